@@ -1,0 +1,39 @@
+# Each target is a line or two that also work by hand, in the virtual environment .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fmt bench clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+setup: .venv/.stamp  ## make .venv with all that is needed
+
+.venv/.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## build examples/hello over two workers and show what moved
+	@$(BIN)/python examples/demo.py
+
+test: setup  ## run all tests
+	$(BIN)/pytest
+
+check: setup  ## lint, formatting, types and the layering table
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_layering.py
+
+fmt: setup  ## format, and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## measure; JSON and plots go to bench/results/
+	$(BIN)/python -m bench
+
+clean:  ## remove .venv and all caches in this folder
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

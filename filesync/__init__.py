@@ -1,0 +1,1 @@
+"""Moves file trees between machines. Knows nothing of builds."""

@@ -1,0 +1,194 @@
+"""What differs between two trees, from their manifests alone.
+
+The diff enters only directories whose digests differ, so it costs what changed and not what is
+there. A directory that only one tree has is one entry of its parent's diff and is not entered:
+whoever needs what is inside can walk it, and who moves it whole need not.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from filesync.digest import Digest
+from filesync.errors import LocalError
+from filesync.manifest import (
+    Directory,
+    Entry,
+    Expansion,
+    File,
+    Manifest,
+    Nodes,
+    Subdirectory,
+    grow,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryDiff:
+    """What differs in one directory that both trees have.
+
+    A subdirectory that both have under one name is in none of the lists: if it differs it has
+    a diff of its own, further on.
+
+    Attributes:
+        path: '/'-separated, no slash at the ends; ``b""`` is the root.
+        old: the directory as it was; None for the root of a tree that starts from nothing.
+        new: the directory as it shall be.
+        tree: the tree digest of ``new``.
+        removed: names that are gone, ascending.
+        added: names that are new, ascending.
+        changed: (old, new) entries of one name, ascending; not two subdirectories.
+    """
+
+    path: bytes
+    old: Directory | None
+    new: Directory
+    tree: Digest
+    removed: tuple[Entry, ...]
+    added: tuple[Entry, ...]
+    changed: tuple[tuple[Entry, Entry], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    path: bytes
+    old: Digest | None
+    new: Digest
+
+
+def diff(old: Manifest | None, new: Manifest) -> Iterator[DirectoryDiff]:
+    """Yield the directories of ``new`` that differ from ``old``, in walk order.
+
+    Without ``old`` the root is one diff that adds everything. Equal trees yield nothing.
+    Memory is that of the directories between the root and the one at hand.
+    """
+    if old is not None and old.tree == new.tree:
+        return
+    stack = [iter((_Pair(b"", old.tree if old is not None else None, new.tree),))]
+    while stack:
+        pair = next(stack[-1], None)
+        if pair is None:
+            stack.pop()
+            continue
+        before = None if old is None or pair.old is None else old.directory(pair.old)
+        one, below = _compare(pair, before, new.directory(pair.new))
+        yield one
+        stack.append(iter(below))
+
+
+def _compare(
+    pair: _Pair, old: Directory | None, new: Directory
+) -> tuple[DirectoryDiff, list[_Pair]]:
+    before = {entry.name: entry for entry in old.entries} if old is not None else {}
+    prefix = pair.path + b"/" if pair.path else b""
+    added: list[Entry] = []
+    changed: list[tuple[Entry, Entry]] = []
+    below: list[_Pair] = []
+    for entry in new.entries:
+        was = before.pop(entry.name, None)
+        if was is None:
+            added.append(entry)
+        elif isinstance(was, Subdirectory) and isinstance(entry, Subdirectory):
+            if was.tree != entry.tree:
+                below.append(_Pair(prefix + entry.name, was.tree, entry.tree))
+        elif was != entry:
+            changed.append((was, entry))
+    removed = tuple(before.values())
+    diff = DirectoryDiff(pair.path, old, new, pair.new, removed, tuple(added), tuple(changed))
+    return diff, below
+
+
+def apply(nodes: Nodes, old: Manifest | None, changes: Iterable[DirectoryDiff]) -> Digest:
+    """Return the tree that ``changes`` make of ``old``, put into ``nodes``.
+
+    ``nodes`` holds ``old`` and the subdirectories that were added.
+    """
+    at = {change.path: change for change in changes}
+    if old is None:
+        return grow(nodes, b"", lambda path: _expand(at[path], None))
+    if not at:
+        return old.tree
+    return grow(nodes, b"", lambda path: _expand(at[path], at))
+
+
+def _expand(change: DirectoryDiff, at: dict[bytes, DirectoryDiff] | None) -> Expansion[bytes]:
+    entries = {entry.name: entry for entry in change.old.entries} if change.old else {}
+    for entry in change.removed:
+        del entries[entry.name]
+    for entry in change.added:
+        if entry.name in entries:
+            raise LocalError(f"{entry.name!r} is added to a directory that has it")
+        entries[entry.name] = entry
+    for was, entry in change.changed:
+        if entries.get(was.name) != was:
+            raise LocalError(f"{was.name!r} is not what the diff started from")
+        entries[entry.name] = entry
+    prefix = change.path + b"/" if change.path else b""
+    below = [
+        (name, prefix + name)
+        for name, entry in entries.items()
+        if at is not None and isinstance(entry, Subdirectory) and prefix + name in at
+    ]
+    for name, _ in below:
+        del entries[name]
+    return Expansion(change.new, list(entries.values()), below)
+
+
+def bytes_to_fetch(basis: Manifest | None, target: Manifest) -> int:
+    """Return the bytes of content that ``target`` needs and the changed part of ``basis`` lacks.
+
+    Each content counts once. Costs what was changed, added and removed, and enters added and
+    removed directories; ``bytes_to_fetch_at_most`` does not.
+    """
+    changes = list(diff(basis, target))
+    have = set[Digest]()
+    if basis is not None:
+        for change in changes:
+            gone = (*change.removed, *(was for was, _ in change.changed))
+            have.update(file.digest for file in _files(basis, gone))
+            if change.old is not None:
+                have.update(e.digest for e in change.old.entries if isinstance(e, File))
+    wanted = {
+        file.digest: file.size
+        for change in changes
+        for file in _files(target, (*change.added, *(entry for _, entry in change.changed)))
+        if file.digest not in have
+    }
+    return sum(wanted.values())
+
+
+def _files(manifest: Manifest, entries: Iterable[Entry]) -> Iterator[File]:
+    """Yield the files among ``entries`` and below them, each directory digest once."""
+    seen = set[Digest]()
+    stack: list[Iterator[Entry]] = [iter(entries)]
+    while stack:
+        for entry in stack[-1]:
+            if isinstance(entry, File):
+                yield entry
+            elif isinstance(entry, Subdirectory) and entry.content not in seen:
+                seen.add(entry.content)
+                stack.append(iter(manifest.directory(entry.tree).entries))
+                break
+        else:
+            stack.pop()
+
+
+def bytes_to_fetch_at_most(basis: Manifest | None, target: Manifest) -> int:
+    """Return a bound on ``bytes_to_fetch`` at the cost of the changed directories only.
+
+    A file that a changed directory of ``basis`` had, or a whole directory that was removed
+    from one, counts nothing under its new name; what lies deeper in an added or removed
+    directory is not looked at.
+    """
+    have = set[Digest]()
+    wanted: dict[Digest, int] = {}
+    for change in diff(basis, target):
+        if change.old is not None:
+            have.update(e.digest for e in change.old.entries if isinstance(e, File))
+        gone = (*change.removed, *(was for was, _ in change.changed))
+        have.update(entry.content for entry in gone if isinstance(entry, Subdirectory))
+        for entry in (*change.added, *(entry for _, entry in change.changed)):
+            if isinstance(entry, File):
+                wanted[entry.digest] = entry.size
+            elif isinstance(entry, Subdirectory):
+                wanted[entry.content] = entry.size
+    return sum(size for content, size in wanted.items() if content not in have)

@@ -1,0 +1,291 @@
+"""Directory descriptors below one root: the only way in which paths of a tree are opened.
+
+A path is walked one name at a time, each relative to its parent's descriptor and never through
+a link, so that nobody who changes the tree meanwhile can lead a reader or writer out of it.
+"""
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from filesync.errors import LocalError, StoreError
+
+DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+MAX_HELD: Final = 256
+"""Descriptors kept open; a walk needs few more than two, the rest saves time."""
+
+
+def shown(path: bytes) -> str:
+    """Return ``path`` for people: quoted, with all that is not printable escaped."""
+    return repr(path.decode("utf-8", "surrogateescape"))
+
+
+def open_root(root: Path) -> int:
+    """Open the directory that an operator named; a link at its end is followed.
+
+    Raises:
+        StoreError: it is not a directory, or cannot be opened.
+    """
+    try:
+        return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise StoreError(f"{shown(os.fsencode(root))}: {exc.strerror}") from exc
+
+
+class DirectoryHandles:
+    """Descriptors of the directories below one root, a bounded number of them held open.
+
+    Paths are bytes, '/'-separated, relative to the root; b"" is the root. Not for two threads
+    at once.
+    """
+
+    def __init__(self, root: Path | int, *, limit: int = MAX_HELD) -> None:
+        """Open ``root``; a descriptor is duplicated and stays the caller's.
+
+        Raises:
+            StoreError: it is not a directory, or cannot be opened.
+        """
+        self._root = os.dup(root) if isinstance(root, int) else open_root(root)
+        self._limit = max(limit, 2)
+        self._held: OrderedDict[bytes, int] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def open(self, path: bytes) -> int:
+        """Return a descriptor of the directory at ``path``, for reading it and for ``dir_fd``.
+
+        It is this object's, and valid until the next call of any of its methods: do not close
+        it. Where two are needed at once, use ``pinned`` for one of them.
+
+        Raises:
+            StoreError: it, or a directory above it, is not there or not a directory (a link to
+                one is not one either), or cannot be opened.
+        """
+        if not path:
+            return self._root
+        fd = self._held.get(path)
+        if fd is not None:
+            self._held.move_to_end(path)
+            return fd
+        return self._walk(path)
+
+    @contextmanager
+    def pinned(self, path: bytes) -> Iterator[int]:
+        """Give a descriptor like ``open``'s that is valid until the end of the block.
+
+        Raises:
+            StoreError: as ``open``.
+        """
+        fd = os.dup(self.open(path))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def forget(self, path: bytes) -> None:
+        """Drop what is held of ``path`` and below it; call it when it is moved or removed."""
+        below = path + b"/" if path else b""
+        for held in [at for at in self._held if at == path or at.startswith(below)]:
+            os.close(self._held.pop(held))
+
+    def close(self) -> None:
+        """Close all descriptors. Idempotent."""
+        self.forget(b"")
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+    def _walk(self, path: bytes) -> int:
+        """Open what is missing between the nearest held directory and ``path``."""
+        end = len(path)
+        fd = self._root
+        while (end := path.rfind(b"/", 0, end)) >= 0:
+            held = self._held.get(path[:end])
+            if held is not None:
+                self._held.move_to_end(path[:end])
+                fd = held
+                break
+        start = end + 1
+        while start <= len(path):
+            end = path.find(b"/", start)
+            end = len(path) if end < 0 else end
+            fd = _open_below(fd, path[start:end], path[:end])
+            self._hold(path[:end], fd)
+            start = end + 1
+        return fd
+
+    def _hold(self, path: bytes, fd: int) -> None:
+        self._held[path] = fd
+        if len(self._held) > self._limit:
+            os.close(self._held.popitem(last=False)[1])
+
+
+def remove_tree(dirfd: int, name: bytes) -> None:
+    """Remove ``name`` in the directory ``dirfd`` with all below it; fine if it is not there.
+
+    Follows no link, leaves alone what is mounted below it, needs neither recursion nor many
+    descriptors however deep the tree is, and opens up read-only directories first.
+
+    Raises:
+        StoreError: something cannot be removed, or is a mount point; names it. What has been
+            removed by then is gone.
+    """
+    try:
+        _unlink_or_remove(dirfd, name)
+    except OSError as exc:
+        raise StoreError(f"{shown(name)} cannot be removed: {exc}") from exc
+
+
+# --- opening --------------------------------------------------------------------------------
+
+
+def _open_below(parent: int, name: bytes, path: bytes) -> int:
+    if name in (b"", b".", b".."):
+        raise LocalError(f"{shown(path)} is not a path below a root")
+    try:
+        return os.open(name, DIRECTORY_FLAGS, dir_fd=parent)
+    except OSError as exc:
+        if exc.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise StoreError(f"{shown(path)} is not a directory") from exc
+        raise StoreError(f"{shown(path)}: {exc.strerror}") from exc
+
+
+# --- removing -------------------------------------------------------------------------------
+
+_MAX_STACK: Final = 64
+"""Directories inside each other that are open at once while a tree is removed."""
+_MAX_REFILLED: Final = 100
+"""Bound on the times that a directory is emptied while somebody fills it."""
+
+
+class _Level:
+    """One directory that is being emptied."""
+
+    def __init__(self, parent: int, name: bytes, mount: bytes) -> None:
+        self.name = name
+        self.fd = _open_to_remove(parent, name)
+        self.todo: list[bytes] = []
+        self.refilled = 0
+        try:
+            if _mount_of(self.fd) != mount:
+                raise StoreError(f"{shown(name)} is a mount point: unmount it first")
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def unlink_files(self) -> None:
+        """Remove all but subdirectories, which are left in ``todo``."""
+        self.todo = []
+        with os.scandir(self.fd) as entries:
+            for entry in entries:
+                name = os.fsencode(entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    self.todo.append(name)
+                else:
+                    _unlink_if_there(self.fd, name)
+
+
+def _unlink_or_remove(dirfd: int, name: bytes) -> None:
+    try:
+        os.unlink(name, dir_fd=dirfd)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        if exc.errno not in (errno.EISDIR, errno.EPERM):
+            raise
+        try:
+            _remove_directory(dirfd, name)
+        except NotADirectoryError:
+            raise exc from None
+
+
+def _remove_directory(dirfd: int, name: bytes) -> None:
+    mount = _mount_of(dirfd)
+    stack = [_Level(dirfd, name, mount)]
+    try:
+        stack[0].unlink_files()
+        while stack:
+            level = stack[-1]
+            if not level.todo:
+                parent = stack[-2].fd if len(stack) > 1 else dirfd
+                if _rmdir(parent, level):
+                    os.close(stack.pop().fd)
+                continue
+            child = level.todo.pop()
+            if len(stack) < _MAX_STACK:
+                stack.append(_Level(level.fd, child, mount))
+                stack[-1].unlink_files()
+            else:
+                # What lies deeper is moved up beside the top and removed from there: descriptors
+                # stay few, and no '..' is trusted.
+                os.close(_Level(level.fd, child, mount).fd)
+                up = b".removed-" + os.urandom(8).hex().encode()
+                os.rename(child, up, src_dir_fd=level.fd, dst_dir_fd=stack[0].fd)
+                stack[0].todo.append(up)
+    finally:
+        for level in stack:
+            os.close(level.fd)
+
+
+def _rmdir(parent: int, level: _Level) -> bool:
+    """Remove an empty directory; False when there is something in it after all."""
+    try:
+        os.rmdir(level.name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        level.refilled += 1
+        if exc.errno != errno.ENOTEMPTY or level.refilled > _MAX_REFILLED:
+            raise
+        level.unlink_files()
+        return False
+    return True
+
+
+def _open_to_remove(parent: int, name: bytes) -> int:
+    try:
+        fd = os.open(name, DIRECTORY_FLAGS, dir_fd=parent)
+    except PermissionError:
+        # Unreadable: opened as a mere place, its mode can be changed without following a link.
+        place = os.open(name, DIRECTORY_FLAGS | os.O_PATH, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{place}", 0o700)
+        finally:
+            os.close(place)
+        fd = os.open(name, DIRECTORY_FLAGS, dir_fd=parent)
+    try:
+        mode = os.fstat(fd).st_mode
+        if mode & 0o700 != 0o700:
+            os.fchmod(fd, 0o700)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _unlink_if_there(dirfd: int, name: bytes) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=dirfd)
+
+
+def _mount_of(fd: int) -> bytes:
+    """Return what names the mount that ``fd`` is in; a bind mount's device would not tell."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        for line in info:
+            if line.startswith(b"mnt_id:"):
+                return line
+    return b""

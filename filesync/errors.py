@@ -1,0 +1,89 @@
+"""What can go wrong while moving trees, split by whose fault it is."""
+
+from typing import ClassVar
+
+
+class FilesyncError(Exception):
+    """Base of every error filesync raises on purpose. ``str()`` is a sentence for a person."""
+
+    code: ClassVar[str] = "filesync"
+    """Stable name used on the wire and in metrics; never reused, never renamed."""
+
+
+class LocalError(FilesyncError):
+    """We broke the contract: a bug in this process. Never retried."""
+
+    code = "local"
+
+
+class UsageError(FilesyncError):
+    """What the user asked for cannot be done; the sentence says what to do instead."""
+
+    code = "usage"
+
+
+class PeerError(FilesyncError):
+    """The peer broke the protocol. Drop its session; the process goes on."""
+
+    code = "peer"
+
+
+class MalformedMessage(PeerError):
+    """Bytes that no version of this protocol can mean."""
+
+    code = "malformed-message"
+
+
+class UnexpectedMessage(PeerError):
+    """A message is legal, but not in this state."""
+
+    code = "unexpected-message"
+
+
+class ContentCorrupt(PeerError):
+    """A peer's bytes do not have the digest they were asked for by."""
+
+    code = "content-corrupt"
+
+
+class MalformedManifest(PeerError):
+    """A directory node breaks a rule of its format: order, names, caps, canonical form."""
+
+    code = "malformed-manifest"
+
+
+class StoreError(FilesyncError):
+    """This disk: no space, no permission, rotten bytes. ``str()`` names the path."""
+
+    code = "store"
+
+
+class NodeMissing(StoreError):
+    """A manifest refers to a directory node that this store does not hold."""
+
+    code = "node-missing"
+
+
+class SourceChanged(FilesyncError):
+    """A file changed again and again while it was read. Names the path; run again."""
+
+    code = "source-changed"
+
+
+class PathMissing(FilesyncError):
+    """A selector names a path that the tree does not have."""
+
+    code = "path-missing"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path!r} is not there"
+
+
+class Unavailable(FilesyncError):
+    """A peer is silent, gone, or no longer has what it offered. Try another replica."""
+
+    code = "unavailable"

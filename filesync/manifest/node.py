@@ -1,0 +1,232 @@
+"""Directory nodes: the entries of one directory, encoded, named by their BLAKE3.
+
+A node is one MessagePack array ``[0, mode, uid, gid, mtime_ns, xattrs, entries]``; an entry is
+an array that begins with its kind's number. Names ascend by bytes. Only the encoding that
+``encode`` gives is valid: ``decode`` encodes again and compares, so that one directory never
+has two digests.
+
+A node has two digests. The *tree* digest is that of its encoding, mtimes and all, and is what
+a sync compares. The *content* digest leaves out mtimes and hard-link groups and is what cache
+keys use: two trees of equal content digests give a build step the same bytes and modes.
+"""
+
+import stat
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+
+from filesync.digest import Digest, WireDigest, digest_of
+from filesync.errors import MalformedManifest
+
+MAX_NODE_BYTES: Final = 32 << 20
+"""Bound on one encoded directory: about 400,000 files in it."""
+MAX_DEPTH: Final = 4000
+"""Bound on directories inside each other."""
+MAX_XATTR_BYTES: Final = 64 << 10
+
+Name = Annotated[bytes, msgspec.Meta(min_length=1, max_length=255)]
+Mode = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
+Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+TimeNs = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Xattr = tuple[Name, Annotated[bytes, msgspec.Meta(max_length=MAX_XATTR_BYTES)]]
+Xattrs = Annotated[tuple[Xattr, ...], msgspec.Meta(max_length=1024)]
+LinkGroup = Annotated[bytes, msgspec.Meta(max_length=8)]
+LINK_GROUP_BYTES: Final = 8
+
+
+class File(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A regular file.
+
+    Attributes:
+        size: bytes of content.
+        digest: BLAKE3 of the content.
+        link: names the hard-link group within this tree (see ``filesync.manifest.links``);
+            empty for a file with one name.
+    """
+
+    name: Name
+    mode: Mode
+    uid: Id
+    gid: Id
+    mtime_ns: TimeNs
+    size: Size
+    digest: WireDigest
+    link: LinkGroup = b""
+    xattrs: Xattrs = ()
+
+
+class Subdirectory(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """A directory below this one; its mode, owner and times are in its own node.
+
+    Attributes:
+        tree: digest of its node.
+        content: its content digest.
+        entries: names below it, at any depth.
+        size: sum of the sizes of the files below it.
+        links: names below it that are in a hard-link group.
+    """
+
+    name: Name
+    tree: WireDigest
+    content: WireDigest
+    entries: Size
+    size: Size
+    links: Size
+
+
+class Symlink(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A symbolic link. ``target`` is kept to the letter and never followed on the way."""
+
+    name: Name
+    uid: Id
+    gid: Id
+    mtime_ns: TimeNs
+    target: Annotated[bytes, msgspec.Meta(min_length=1, max_length=4095)]
+    xattrs: Xattrs = ()
+
+
+class Special(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """A FIFO or a device node; ``mode`` has the type's bits (``stat.S_IFIFO`` …)."""
+
+    name: Name
+    mode: Annotated[int, msgspec.Meta(ge=0, le=0o177777)]
+    uid: Id
+    gid: Id
+    mtime_ns: TimeNs
+    major: Id = 0
+    minor: Id = 0
+    xattrs: Xattrs = ()
+
+
+Entry = File | Subdirectory | Symlink | Special
+
+
+class Directory(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """One directory: its own metadata and its entries, ascending by name."""
+
+    mode: Mode
+    uid: Id
+    gid: Id
+    mtime_ns: TimeNs
+    xattrs: Xattrs
+    entries: tuple[Entry, ...]
+
+    def find(self, name: bytes) -> Entry | None:
+        """Return the entry called ``name``."""
+        low, high = 0, len(self.entries)
+        while low < high:
+            middle = (low + high) // 2
+            if self.entries[middle].name < name:
+                low = middle + 1
+            else:
+                high = middle
+        if low < len(self.entries) and self.entries[low].name == name:
+            return self.entries[low]
+        return None
+
+
+EMPTY_DIRECTORY: Final = Directory(0o755, 0, 0, 0, (), ())
+
+
+class Summary(NamedTuple):
+    """What a parent's entry says of a directory, and how deep it goes."""
+
+    content: Digest
+    entries: int
+    size: int
+    links: int
+    depth: int
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(Directory)
+
+
+def encode(directory: Directory) -> bytes:
+    """Return the node of ``directory``, whose entries must ascend by name."""
+    return _encoder.encode(directory)
+
+
+def decode(data: bytes) -> Directory:
+    """Return the directory in ``data``.
+
+    Raises:
+        MalformedManifest: ``data`` is not what ``encode`` gives for any valid directory.
+    """
+    if len(data) > MAX_NODE_BYTES:
+        raise MalformedManifest(f"a directory node of {len(data)} bytes is over the limit")
+    try:
+        directory = _decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise MalformedManifest(f"not a directory node: {exc}") from exc
+    _check(directory)
+    if _encoder.encode(directory) != data:
+        raise MalformedManifest("a directory node is not in its canonical encoding")
+    return directory
+
+
+def decode_trusted(data: bytes) -> Directory:
+    """Return the directory in ``data``, which ``decode`` has accepted before."""
+    return _decoder.decode(data)
+
+
+def content_digest(directory: Directory) -> Digest:
+    """Return the digest that leaves out mtimes and hard-link groups."""
+    plain = [_without_times(entry) for entry in directory.entries]
+    header = (directory.mode, directory.uid, directory.gid, directory.xattrs)
+    return digest_of(_encoder.encode((1, *header, plain)))
+
+
+def _without_times(entry: Entry) -> Entry:
+    match entry:
+        case File(name, mode, uid, gid, _, size, digest, _, xattrs):
+            return File(name, mode, uid, gid, 0, size, digest, b"", xattrs)
+        case Subdirectory(name, _, content, entries, size, _):
+            return Subdirectory(name, content, content, entries, size, 0)
+        case Symlink(name, uid, gid, _, target, xattrs):
+            return Symlink(name, uid, gid, 0, target, xattrs)
+        case Special(name, mode, uid, gid, _, major, minor, xattrs):
+            return Special(name, mode, uid, gid, 0, major, minor, xattrs)
+
+
+def _check(directory: Directory) -> None:
+    previous = b""
+    for entry in directory.entries:
+        name = entry.name
+        if name <= previous:
+            raise MalformedManifest(f"name {name!r} is not after {previous!r}")
+        if b"/" in name or b"\0" in name or name in (b".", b".."):
+            raise MalformedManifest(f"{name!r} cannot be a name")
+        previous = name
+        if not isinstance(entry, Subdirectory):
+            _check_xattrs(entry.xattrs)
+            _check_kind(entry)
+    _check_xattrs(directory.xattrs)
+
+
+def _check_kind(entry: File | Symlink | Special) -> None:
+    match entry:
+        case File():
+            if entry.link and len(entry.link) != LINK_GROUP_BYTES:
+                raise MalformedManifest(
+                    f"{entry.name!r}: a link group of {len(entry.link)} bytes"
+                )
+        case Symlink():
+            if b"\0" in entry.target:
+                raise MalformedManifest(f"{entry.name!r}: NUL in a link's target")
+        case Special():
+            if stat.S_IFMT(entry.mode) not in (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK):
+                raise MalformedManifest(f"{entry.name!r}: {entry.mode:o} is no special file")
+
+
+def _check_xattrs(xattrs: Xattrs) -> None:
+    if not xattrs:
+        return
+    previous = b""
+    for name, _ in xattrs:
+        if name <= previous or b"\0" in name:
+            raise MalformedManifest(f"xattr {name!r} is out of order or not a name")
+        previous = name
+    if sum(len(name) + len(value) for name, value in xattrs) > MAX_XATTR_BYTES * 4:
+        raise MalformedManifest("more xattr bytes on one file than any file system keeps")

@@ -1,0 +1,333 @@
+"""Manifests: whole trees of directory nodes, and the stores that hold the nodes.
+
+A store holds a node only when it holds all that lies below it, and only when what the node says
+of its subdirectories (content digest, counts) is true. So ``digest in nodes`` means "the whole
+tree is here", and nobody can put a subtree under a content digest that is not its own.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+from filesync.digest import Digest, digest_of, short
+from filesync.errors import MalformedManifest, NodeMissing
+from filesync.manifest.node import (
+    EMPTY_DIRECTORY,
+    MAX_DEPTH,
+    Directory,
+    Entry,
+    File,
+    Subdirectory,
+    Summary,
+    Xattrs,
+    content_digest,
+    decode,
+    decode_trusted,
+    encode,
+)
+
+T = TypeVar("T")
+
+
+class Nodes(Protocol):
+    """Where directory nodes are kept, by digest."""
+
+    def __contains__(self, digest: object) -> bool:
+        """Say whether the whole tree below ``digest`` is here."""
+
+    def read(self, digest: Digest) -> bytes:
+        """Return a node's bytes.
+
+        Raises:
+            NodeMissing: it is not here.
+        """
+
+    def summary(self, digest: Digest) -> Summary:
+        """Return what a parent's entry must say of ``digest``.
+
+        Raises:
+            NodeMissing: it is not here.
+        """
+
+    def write(self, digest: Digest, data: bytes, summary: Summary) -> None:
+        """Keep a node that has been checked. Idempotent."""
+
+
+class MemoryNodes:
+    """Nodes in a dictionary."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[Digest, tuple[bytes, Summary]] = {}
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._nodes
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def read(self, digest: Digest) -> bytes:
+        """Return a node's bytes."""
+        return self._find(digest)[0]
+
+    def summary(self, digest: Digest) -> Summary:
+        """Return what a parent's entry must say of ``digest``."""
+        return self._find(digest)[1]
+
+    def write(self, digest: Digest, data: bytes, summary: Summary) -> None:
+        """Keep a node that has been checked."""
+        self._nodes[digest] = (data, summary)
+
+    def _find(self, digest: Digest) -> tuple[bytes, Summary]:
+        try:
+            return self._nodes[digest]
+        except KeyError:
+            raise NodeMissing(f"directory node {short(digest)} is not in this store") from None
+
+
+class LayeredNodes:
+    """Reads from ``upper``, then from ``lower``; writes to ``upper`` only.
+
+    For a subset or a scan whose new nodes should be known apart from the old ones.
+    """
+
+    def __init__(self, upper: Nodes, lower: Nodes) -> None:
+        self.upper = upper
+        self.lower = lower
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self.upper or digest in self.lower
+
+    def read(self, digest: Digest) -> bytes:
+        """Return a node's bytes."""
+        return self._holder(digest).read(digest)
+
+    def summary(self, digest: Digest) -> Summary:
+        """Return what a parent's entry must say of ``digest``."""
+        return self._holder(digest).summary(digest)
+
+    def write(self, digest: Digest, data: bytes, summary: Summary) -> None:
+        """Keep a node in ``upper``, unless ``lower`` has it."""
+        if digest not in self.lower:
+            self.upper.write(digest, data, summary)
+
+    def _holder(self, digest: Digest) -> Nodes:
+        return self.upper if digest in self.upper else self.lower
+
+
+def accept(nodes: Nodes, data: bytes) -> Digest:
+    """Check a node that came from elsewhere, keep it, and return its digest.
+
+    Its subdirectories must have been accepted before it: send children first.
+
+    Raises:
+        MalformedManifest: it breaks the format, or lies about a subdirectory.
+        NodeMissing: a subdirectory's node is not here.
+    """
+    digest = digest_of(data)
+    if digest in nodes:
+        return digest
+    directory = decode(data)
+    for entry in directory.entries:
+        if isinstance(entry, Subdirectory):
+            true = nodes.summary(entry.tree)
+            if (entry.content, entry.entries, entry.size, entry.links) != true[:4]:
+                raise MalformedManifest(f"{entry.name!r}: what its parent says of it is not so")
+    nodes.write(digest, data, summarise(nodes, directory))
+    return digest
+
+
+def put(nodes: Nodes, directory: Directory) -> Digest:
+    """Encode and keep a directory of our own making; return its tree digest.
+
+    Its entries must ascend by name and its subdirectories be in ``nodes``.
+    """
+    data = encode(directory)
+    digest = digest_of(data)
+    if digest not in nodes:
+        nodes.write(digest, data, summarise(nodes, directory))
+    return digest
+
+
+def summarise(nodes: Nodes, directory: Directory) -> Summary:
+    """Return the summary of ``directory``, whose subdirectories are in ``nodes``.
+
+    Raises:
+        MalformedManifest: it is deeper than ``MAX_DEPTH``.
+    """
+    entries = len(directory.entries)
+    size = links = depth = 0
+    for entry in directory.entries:
+        if isinstance(entry, File):
+            size += entry.size
+            links += bool(entry.link)
+        elif isinstance(entry, Subdirectory):
+            entries += entry.entries
+            size += entry.size
+            links += entry.links
+            depth = max(depth, nodes.summary(entry.tree).depth)
+    if depth >= MAX_DEPTH:
+        raise MalformedManifest(f"more than {MAX_DEPTH} directories inside each other")
+    return Summary(content_digest(directory), entries, size, links, depth + 1)
+
+
+def subdirectory(nodes: Nodes, name: bytes, tree: Digest) -> Subdirectory:
+    """Return the entry by which a parent holds the directory ``tree`` as ``name``."""
+    content, entries, size, links, _ = nodes.summary(tree)
+    return Subdirectory(name, tree, content, entries, size, links)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A whole tree: the digest of its root node and the store that has the nodes."""
+
+    tree: Digest
+    nodes: Nodes
+
+    @property
+    def content(self) -> Digest:
+        """The content digest of the whole tree."""
+        return self.nodes.summary(self.tree).content
+
+    @property
+    def root(self) -> Directory:
+        """The root directory."""
+        return self.directory(self.tree)
+
+    @property
+    def summary(self) -> Summary:
+        """Counts and sizes of the whole tree."""
+        return self.nodes.summary(self.tree)
+
+    def directory(self, tree: Digest) -> Directory:
+        """Return one directory of this tree by its digest."""
+        return decode_trusted(self.nodes.read(tree))
+
+    def find(self, path: bytes) -> Entry | None:
+        """Return the entry at ``path`` ('/'-separated, no link followed), or None.
+
+        The root itself has no entry: an empty path gives None.
+        """
+        directory: Directory | None = self.root
+        entry: Entry | None = None
+        for name in (part for part in path.split(b"/") if part):
+            if directory is None or (entry := directory.find(name)) is None:
+                return None
+            directory = self.directory(entry.tree) if isinstance(entry, Subdirectory) else None
+        return entry
+
+    def walk(self) -> Iterator[tuple[bytes, Entry]]:
+        """Yield (path, entry) of every name but the root's, in walk order.
+
+        A directory comes before what is in it; names ascend within a directory.
+        """
+        stack: list[tuple[bytes, Iterator[Entry]]] = [(b"", iter(self.root.entries))]
+        while stack:
+            prefix, entries = stack[-1]
+            for entry in entries:
+                path = prefix + entry.name
+                yield path, entry
+                if isinstance(entry, Subdirectory):
+                    below = iter(self.directory(entry.tree).entries)
+                    stack.append((path + b"/", below))
+                    break
+            else:
+                stack.pop()
+
+
+@dataclass(slots=True)
+class Expansion(Generic[T]):
+    """A directory on its way: entries that are ready, and subdirectories still to be made.
+
+    Attributes:
+        header: gives mode, owner, times and xattrs; its entries are not looked at.
+        entries: any order.
+        children: (name, what to expand for it).
+        drop_if_empty: leave the directory out when nothing came to be in it.
+    """
+
+    header: Directory
+    entries: list[Entry]
+    children: list[tuple[bytes, T]]
+    drop_if_empty: bool = False
+
+
+def grow(nodes: Nodes, root: T, expand: Callable[[T], Expansion[T]]) -> Digest:
+    """Make a tree bottom-up and return its digest; the one way in which trees are made.
+
+    ``expand`` is called once a directory, parents first, depth first. Memory is that of the
+    directories between the root and the one at hand, however large the tree.
+    """
+    top = expand(root)
+    stack: list[tuple[bytes, Expansion[T]]] = [(b"", top)]
+    while True:
+        name, at = stack[-1]
+        if at.children:
+            child_name, child = at.children.pop()
+            stack.append((child_name, expand(child)))
+            continue
+        stack.pop()
+        if not stack:
+            return put(nodes, with_entries(at.header, at.entries))
+        if at.entries or not at.drop_if_empty:
+            digest = put(nodes, with_entries(at.header, at.entries))
+            stack[-1][1].entries.append(subdirectory(nodes, name, digest))
+
+
+def with_entries(header: Directory, entries: Iterable[Entry]) -> Directory:
+    """Return ``header`` with other entries, put in order."""
+    ordered = tuple(sorted(entries, key=_name))
+    return Directory(
+        header.mode, header.uid, header.gid, header.mtime_ns, header.xattrs, ordered
+    )
+
+
+def with_header(
+    directory: Directory,
+    *,
+    mode: int,
+    uid: int,
+    gid: int,
+    mtime_ns: int,
+    xattrs: Xattrs = (),
+) -> Directory:
+    """Return ``directory`` with other metadata of its own."""
+    return Directory(mode, uid, gid, mtime_ns, xattrs, directory.entries)
+
+
+def missing_nodes(nodes: Nodes, root: Digest, has: Callable[[Digest], bool]) -> Iterator[bytes]:
+    """Yield the nodes below ``root`` that another store lacks, children first.
+
+    ``has`` says whether the other store has a whole tree; what it has is not entered.
+    """
+    manifest = Manifest(root, nodes)
+    seen: set[Digest] = set()
+    stack: list[tuple[Digest, Iterator[Digest]]] = []
+
+    def enter(digest: Digest) -> None:
+        if digest not in seen and not has(digest):
+            seen.add(digest)
+            entries = manifest.directory(digest).entries
+            stack.append((digest, (e.tree for e in entries if isinstance(e, Subdirectory))))
+
+    enter(root)
+    while stack:
+        digest, children = stack[-1]
+        child = next(children, None)
+        if child is not None:
+            enter(child)
+        else:
+            stack.pop()
+            yield nodes.read(digest)
+
+
+def empty_manifest(nodes: Nodes) -> Manifest:
+    """Return the tree of one empty directory, mode 0755, of root."""
+    return Manifest(put(nodes, EMPTY_DIRECTORY), nodes)
+
+
+def _name(entry: Entry) -> bytes:
+    return entry.name
+
+
+ROOT: Final = b""
+"""The path of a tree's root."""

@@ -1,0 +1,1 @@
+"""Moves the contents of offered trees between processes."""

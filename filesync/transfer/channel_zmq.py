@@ -1,0 +1,189 @@
+"""A connection to one other process, whichever of the two has dialled."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import zmq
+import zmq.asyncio
+
+from filesync.errors import FilesyncError, Unavailable
+from filesync.transfer.stats import Counters
+from filesync.transfer.wire import (
+    MAX_HEADER_BYTES,
+    MAX_PAYLOAD_BYTES,
+    AskRecipe,
+    Buffer,
+    Frame,
+    Message,
+    Opened,
+    Recipe,
+    Refuse,
+    Reply,
+    Want,
+    encode,
+)
+
+log = logging.getLogger(__name__)
+
+QUEUED_MESSAGES: Final = 6
+"""Messages that wait in ZeroMQ for one peer to read: about that many MiB of memory."""
+STUCK_S: Final = 60.0
+"""A peer that reads nothing for this long is given up."""
+_COPY_BYTES: Final = 16 << 10
+_LAST_PAUSE_S: Final = 0.02
+
+
+class Sends(Protocol):
+    """A session in which this side sends."""
+
+    def take(self, message: Want | AskRecipe) -> None:
+        """Take a request. Must not block."""
+
+    def end(self) -> None:
+        """Stop sending."""
+
+
+class Receives(Protocol):
+    """A session in which this side receives."""
+
+    def take(self, message: Opened | Frame | Recipe | Refuse, payload: Buffer) -> None:
+        """Take a message. Must not block."""
+
+    def lose(self, error: FilesyncError) -> None:
+        """Take note that the peer is gone."""
+
+
+class Waits(Protocol):
+    """A call that waits for its reply."""
+
+    def take(self, message: Reply, payload: Buffer) -> None:
+        """Take a part of the reply."""
+
+    def lose(self, error: FilesyncError) -> None:
+        """Take note that the peer is gone."""
+
+
+class Channel:
+    """What this process knows of one connection, and how it sends over it.
+
+    Attributes:
+        name: of the peer, for logs.
+        sends: sessions that send, by the number the peer gave them.
+        receives: sessions that receive, by our number.
+        calls: calls that wait, by our number.
+        answering: calls of the peer that are being worked on.
+        served: tokens that the peer has said ``Serve`` for.
+        lost: why the peer is gone; None while it is there.
+        wire_in: bytes that came over this connection.
+        wire_out: bytes sent over it.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.asyncio.Socket,
+        route: tuple[bytes, ...],
+        counters: Counters,
+        *,
+        name: str,
+    ) -> None:
+        self.name = name
+        self.sends: dict[int, Sends] = {}
+        self.receives: dict[int, Receives] = {}
+        self.calls: dict[int, Waits] = {}
+        self.answering = 0
+        self.served: set[bytes] = set()
+        self.lost: FilesyncError | None = None
+        self.on_lost: list[Callable[[FilesyncError], None]] = []
+        self.wire_in = 0
+        self.wire_out = 0
+        self._socket = socket
+        self._route = route
+        self._counters = counters
+        self._turn = asyncio.Lock()
+
+    async def send(self, message: Message, payload: Buffer = b"") -> None:
+        """Send one message, after those that other tasks are sending.
+
+        Waits while the peer is slow. Cancelled, it has sent all of the message or nothing.
+
+        Raises:
+            Unavailable: the peer is gone, or has not read for STUCK_S.
+        """
+        frames = encode(message, payload)
+        async with self._turn:
+            pause, waited = 0.0005, 0.0
+            while not self._send(frames):
+                # ROUTER sockets do not say when one peer of many can be written to again.
+                await asyncio.sleep(pause)
+                waited += pause
+                pause = min(pause * 2, _LAST_PAUSE_S)
+                if waited > STUCK_S:
+                    self.lose(Unavailable(f"{self.name} has stopped reading"))
+        self._count(message, frames)
+
+    def send_nowait(self, message: Message) -> None:
+        """Send a message that nothing depends on, unless the peer is slow or gone."""
+        frames = encode(message)
+        try:
+            if self._send(frames):
+                self._count(message, frames)
+        except Unavailable:
+            log.debug("not sent, peer is gone: peer=%s", self.name)
+
+    def note_received(self, message: Message, payload: Buffer, *, wire_bytes: int) -> None:
+        """Count a message that came."""
+        self.wire_in += wire_bytes
+        self._counters.wire_in += wire_bytes
+        if isinstance(message, Frame):
+            self._counters.data_in += len(payload)
+
+    def lose(self, error: FilesyncError) -> None:
+        """End all that goes over this connection. Idempotent."""
+        if self.lost is not None:
+            return
+        self.lost = error
+        log.info("connection lost: peer=%s reason=%s", self.name, error)
+        for sending in list(self.sends.values()):
+            sending.end()
+        for waiting in [*self.receives.values(), *self.calls.values()]:
+            waiting.lose(error)
+        for tell in self.on_lost:
+            tell(error)
+
+    def _send(self, frames: list[Buffer]) -> bool:
+        if self.lost is not None:
+            raise self.lost
+        is_bulk = len(frames) > 1 and len(frames[1]) >= _COPY_BYTES
+        try:
+            # With NOBLOCK the future that zmq.asyncio returns is done already.
+            self._socket.send_multipart(
+                [*self._route, *frames], flags=zmq.NOBLOCK, copy=not is_bulk
+            ).result()
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as exc:
+            error = Unavailable(f"{self.name} is gone ({exc.strerror})")
+            self.lose(error)
+            raise error from exc
+        return True
+
+    def _count(self, message: Message, frames: list[Buffer]) -> None:
+        wire_bytes = sum(map(len, frames))
+        self.wire_out += wire_bytes
+        self._counters.wire_out += wire_bytes
+        if isinstance(message, Frame):
+            self._counters.data_out += len(frames[1])
+
+
+def bound(socket: zmq.asyncio.Socket) -> None:
+    """Set what every socket of the data plane has: limits on queues, frames and silence."""
+    socket.linger = 0
+    socket.sndhwm = socket.rcvhwm = QUEUED_MESSAGES
+    socket.setsockopt(zmq.MAXMSGSIZE, max(MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES))
+    # A heartbeat waits behind the frame that is on the wire: at 1 Mbit/s that is eight seconds.
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 60_000)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
+    socket.setsockopt(zmq.IPV6, 1)

@@ -1,0 +1,46 @@
+"""What can go wrong between two peers, beyond ``filesync.errors``."""
+
+from filesync.errors import PeerError, Unavailable, UsageError
+
+
+class NotOffered(PeerError):
+    """A receiver asked for a token, a content or a range that is not on offer to it."""
+
+    code = "not-offered"
+
+
+class TooMuchWanted(PeerError):
+    """A receiver has more wants outstanding than any honest one needs."""
+
+    code = "too-much-wanted"
+
+
+class VersionMismatch(Unavailable):
+    """The peer speaks another version of the protocol."""
+
+    code = "version-mismatch"
+
+
+class Refused(Unavailable):
+    """The peer ended the session and said why.
+
+    Attributes:
+        reason: the ``code`` of the peer's own error.
+        detail: its sentence, for people only.
+    """
+
+    code = "refused"
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"the peer refused ({self.reason}): {self.detail}"
+
+
+class InsecureListen(UsageError):
+    """Listening off loopback without encryption was not allowed."""
+
+    code = "insecure-listen"

@@ -1,0 +1,133 @@
+"""Where a session's bytes come down: frames cut into files, files written to the disk."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from filesync.disk.update import WantedFile
+from filesync.transfer.receiver import Find, Piece, is_whole
+from filesync.transfer.recipe import Basis, CopyRange
+from filesync.transfer.wire import Buffer
+
+
+class LargeFile(Protocol):
+    """One file whose content arrives in pieces (``filesync.disk.update.LargeFile``)."""
+
+    @property
+    def basis_fd(self) -> int | None:
+        """The file that it replaces, open for reading."""
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write ``data`` at ``offset``."""
+
+    def copy(self, offset: int, *, basis_offset: int, length: int) -> None:
+        """Copy ``length`` bytes of the basis file."""
+
+    def finish(self) -> None:
+        """Verify the whole content, then put it in place."""
+
+    def abort(self) -> None:
+        """Remove what has been written."""
+
+
+class Update(Protocol):
+    """What a pull writes to (``filesync.disk.update.TreeUpdate``)."""
+
+    def prepare(self) -> object:
+        """Do all that needs no content from elsewhere."""
+
+    def wanted(self) -> Iterator[WantedFile]:
+        """Yield what must be fetched, each content once."""
+
+    def write_small(self, batch: Sequence[tuple[WantedFile, Buffer]]) -> None:
+        """Verify and write whole files."""
+
+    def open_large(self, wanted: WantedFile) -> LargeFile:
+        """Return a file to be written in pieces."""
+
+    def finish(self) -> object:
+        """Put links, copies and directories' metadata in place."""
+
+    def abort(self) -> None:
+        """Remove temporary files."""
+
+
+class Landing:
+    """Writes one session's frames.
+
+    All methods block. ``cut_basis`` may run beside the others, which take turns.
+    """
+
+    def __init__(self, update: Update) -> None:
+        self._update = update
+        self._large: dict[int, LargeFile] = {}
+        self._partial: dict[int, bytearray] = {}
+
+    def store(self, pieces: Sequence[Piece], data: Buffer) -> None:
+        """Write a frame's pieces, which ``data`` holds one after another.
+
+        Raises:
+            ContentCorrupt: a whole file does not have its digest.
+            StoreError: this disk.
+        """
+        view = memoryview(data)
+        batch: list[tuple[WantedFile, Buffer]] = []
+        for file, offset, length in pieces:
+            part, view = view[:length], view[length:]
+            if not is_whole(file):
+                self._opened(file).write(offset, part)
+            elif length == file.size:
+                batch.append((file, part))
+            elif (joined := self._join(file, offset, part)) is not None:
+                batch.append((file, joined))
+        if batch:
+            self._update.write_small(batch)
+
+    def open_basis(self, file: WantedFile) -> int | None:
+        """Open ``file``; return a descriptor of the file that it replaces."""
+        return self._opened(file).basis_fd
+
+    @staticmethod
+    def cut_basis(file: WantedFile, fd: int | None) -> Find:
+        """Return what finds chunks in the file that ``file`` replaces."""
+        if fd is None:
+            return _find_nothing
+        return Basis(lambda at, length: os.pread(fd, length, at), file.replaces).find
+
+    def copy(self, file: WantedFile, copies: Sequence[CopyRange]) -> None:
+        """Copy from the basis."""
+        large = self._opened(file)
+        for offset, basis_offset, length in copies:
+            large.copy(offset, basis_offset=basis_offset, length=length)
+
+    def finish(self, file: WantedFile) -> None:
+        """Verify a large file and put it in place.
+
+        Raises:
+            ContentCorrupt: it is not what was wanted, and is removed.
+        """
+        self._large.pop(file.ticket).finish()
+
+    def abort(self) -> None:
+        """Remove what is half written."""
+        for large in self._large.values():
+            large.abort()
+        self._large.clear()
+        self._partial.clear()
+
+    def _opened(self, file: WantedFile) -> LargeFile:
+        large = self._large.get(file.ticket)
+        if large is None:
+            large = self._large[file.ticket] = self._update.open_large(file)
+        return large
+
+    def _join(self, file: WantedFile, offset: int, part: memoryview) -> bytearray | None:
+        partial = self._partial.setdefault(file.ticket, bytearray())
+        partial += part
+        if len(partial) < file.size:
+            return None
+        return self._partial.pop(file.ticket)
+
+
+def _find_nothing(_: object) -> None:
+    return None

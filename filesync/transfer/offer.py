@@ -1,0 +1,78 @@
+"""Offers: which trees a process lets others read, and by which token."""
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from filesync.digest import Digest
+from filesync.manifest import Manifest
+from filesync.transfer.source_disk import SourceTree
+
+TOKEN_BYTES: Final = 16
+
+
+class Replica(NamedTuple):
+    """Where a tree may be had.
+
+    Attributes:
+        address: the sender's data plane; None if the sender cannot listen and will dial us.
+        token: the offer's.
+    """
+
+    address: str | None
+    token: bytes
+
+
+class Offer:
+    """A tree that whoever knows ``token`` may read, until it is closed.
+
+    Close it, or leave the ``with`` block, before the tree's root is changed or removed.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        root: Path,
+        *,
+        token: bytes | None,
+        on_close: Callable[["Offer"], None],
+    ) -> None:
+        self.token = secrets.token_bytes(TOKEN_BYTES) if token is None else token
+        self.manifest = manifest
+        self.root = root
+        self.source: SourceTree | None = None
+        self.is_closed = False
+        self._on_close = on_close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def tree(self) -> Digest:
+        """The digest of the tree on offer."""
+        return self.manifest.tree
+
+    def close(self) -> None:
+        """Let nobody read it any more; sessions that are open end. Idempotent."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._on_close(self)
+            if self.source is not None:
+                self.source.close()
+                self.source = None
+
+    def open(self) -> SourceTree:
+        """Return what sessions read from; its index is made by the first of them."""
+        if self.source is None:
+            self.source = SourceTree(self.manifest, self.root)
+        return self.source

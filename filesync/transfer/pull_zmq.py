@@ -1,0 +1,242 @@
+"""Runs a Receiver: one session that fetches what an update wants from one replica."""
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor
+from functools import partial
+from typing import Final, ParamSpec, TypeVar, assert_never
+
+from filesync.disk.update import WantedFile
+from filesync.errors import ContentCorrupt, FilesyncError, StoreError, UnexpectedMessage
+from filesync.transfer import codec
+from filesync.transfer.channel_zmq import Channel
+from filesync.transfer.landing_disk import Landing, Update
+from filesync.transfer.receiver import (
+    CopyRanges,
+    Effect,
+    Finish,
+    FinishFile,
+    NeedFiles,
+    OpenBasis,
+    Receiver,
+    Send,
+    Store,
+)
+from filesync.transfer.stats import PullStats
+from filesync.transfer.wire import Buffer, Close, Frame, Opened, Recipe, Refuse
+
+log = logging.getLogger(__name__)
+
+FILES_AT_ONCE: Final = 1024
+_MAX_INBOX: Final = 65_536
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Event = Callable[[float], list[Effect]]
+"""What has happened, to be told to the machine with the time."""
+Turn = Callable[[], Awaitable[Event | None]]
+
+
+class Wanting:
+    """The files of an update that are not in place yet, across replicas.
+
+    What a replica that died has left is given out again before the rest.
+    """
+
+    def __init__(self, update: Update) -> None:
+        self.update = update
+        self._again: deque[WantedFile] = deque()
+        self._rest: Iterator[WantedFile] = update.wanted()
+
+    def take(self, count: int) -> tuple[list[WantedFile], bool]:
+        """Return up to ``count`` files that are not empty, and whether these are the last.
+
+        Blocks. Empty files need nobody's bytes and are written here.
+        """
+        files = [self._again.popleft() for _ in range(min(count, len(self._again)))]
+        fresh = list(itertools.islice(self._rest, count - len(files)))
+        if empty := [(file, b"") for file in fresh if not file.size]:
+            self.update.write_small(empty)
+        is_last = len(files) + len(fresh) < count
+        return files + [file for file in fresh if file.size], is_last
+
+    def give_back(self, files: list[WantedFile]) -> None:
+        """Take back what is not in place."""
+        self._again.extend(files)
+
+
+class Pulling:
+    """One session over ``channel`` that fills an update."""
+
+    def __init__(
+        self,
+        machine: Receiver,
+        channel: Channel,
+        wanting: Wanting,
+        *,
+        pool: Executor,
+        stats: PullStats,
+        on_progress: Callable[[], None],
+    ) -> None:
+        self._machine = machine
+        self._channel = channel
+        self._wanting = wanting
+        self._landing = Landing(wanting.update)
+        self._pool = pool
+        self._stats = stats
+        self._on_progress = on_progress
+        self._loop = asyncio.get_running_loop()
+        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        # What touches the update, in order; None ends it. The window bounds what is in here.
+        self._disk: asyncio.Queue[Turn | None] = asyncio.Queue()
+        self._cuts: set[asyncio.Task[None]] = set()
+        self._is_finished = False
+
+    # --- called by the channel ------------------------------------------------------------
+
+    def take(self, message: Opened | Frame | Recipe | Refuse, payload: Buffer) -> None:
+        """Take a message of this session."""
+        if self._inbox.qsize() > _MAX_INBOX:
+            self.lose(UnexpectedMessage("the peer floods this side with messages"))
+            return
+        self._inbox.put_nowait(lambda now: self._machine.receive(message, payload, now))
+
+    def lose(self, error: FilesyncError) -> None:
+        """End with ``error``: the peer is gone."""
+        self._inbox.put_nowait(partial(_fail, error))
+
+    # --- running --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Fetch everything. What is left after an error goes back to the wanting.
+
+        Raises:
+            PeerError: the peer broke the protocol; it was told.
+            Unavailable: it is gone, silent, or refused.
+            StoreError: this disk.
+        """
+        session = self._machine.session
+        self._channel.receives[session] = self
+        writer = asyncio.create_task(self._take_turns())
+        try:
+            await self._drive()
+        except FilesyncError as exc:
+            self._channel.send_nowait(Close(session, exc.code, str(exc)[:1000]))
+            raise
+        except asyncio.CancelledError:
+            self._channel.send_nowait(Close(session, "cancelled", "no longer wanted"))
+            raise
+        finally:
+            del self._channel.receives[session]
+            await self._stop(writer)
+
+    async def _drive(self) -> None:
+        machine = self._machine
+        effects = machine.start()
+        while True:
+            for effect in effects:
+                await self._perform(effect)
+            if self._is_finished:
+                return
+            try:
+                async with asyncio.timeout_at(machine.deadline):
+                    event = await self._inbox.get()
+            except TimeoutError:
+                machine.expire(self._loop.time())
+                effects = []
+            else:
+                effects = event(self._loop.time())
+
+    async def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send(message):
+                await self._channel.send(message)
+            case Store(coded, payload, raw_bytes, pieces):
+                # Decompressed at once, beside the frame before it; written in turn.
+                plain = self._loop.run_in_executor(
+                    self._pool, codec.decompress, coded, payload, raw_bytes
+                )
+                self._disk.put_nowait(partial(self._store, effect, plain))
+            case OpenBasis(file):
+                self._disk.put_nowait(partial(self._open_basis, file))
+            case CopyRanges():
+                self._disk.put_nowait(partial(self._copy, effect))
+            case FinishFile(file):
+                self._disk.put_nowait(partial(self._finish_file, file))
+            case NeedFiles():
+                self._disk.put_nowait(self._feed)
+            case Finish():
+                self._is_finished = True
+            case _:
+                assert_never(effect)
+
+    async def _take_turns(self) -> None:
+        while (turn := await self._disk.get()) is not None:
+            try:
+                event = await turn()
+            except FilesyncError as exc:
+                event = partial(_fail, exc)
+            except Exception as exc:  # the top of a task: the driver ends with it
+                event = partial(_fail, exc)
+            if event is not None:
+                self._inbox.put_nowait(event)
+
+    async def _stop(self, writer: asyncio.Task[None]) -> None:
+        """End the writer after the turn that it is in, then remove what is half written."""
+        while not self._disk.empty():
+            self._disk.get_nowait()
+        self._disk.put_nowait(None)
+        await asyncio.wait([writer, *self._cuts])
+        await self._in_thread(self._landing.abort)
+        self._wanting.give_back(list(self._machine.pending.values()))
+
+    # --- turns ------------------------------------------------------------------------------
+
+    async def _store(self, effect: Store, plain: asyncio.Future[Buffer]) -> Event:
+        await self._in_thread(self._landing.store, effect.pieces, await plain)
+        self._stats.content_bytes += effect.raw_bytes
+        self._on_progress()
+        return partial(self._machine.stored, effect.pieces)
+
+    async def _open_basis(self, file: WantedFile) -> None:
+        fd = await self._in_thread(self._landing.open_basis, file)
+        cut = asyncio.create_task(self._cut_basis(file, fd))
+        self._cuts.add(cut)
+        cut.add_done_callback(self._cuts.discard)
+
+    async def _cut_basis(self, file: WantedFile, fd: int | None) -> None:
+        try:
+            find = await self._in_thread(self._landing.cut_basis, file, fd)
+        except OSError as exc:
+            self._inbox.put_nowait(partial(_fail, StoreError(f"an old file: {exc.strerror}")))
+        else:
+            self._inbox.put_nowait(partial(self._machine.based, file, find))
+
+    async def _copy(self, effect: CopyRanges) -> Event:
+        await self._in_thread(self._landing.copy, effect.file, effect.copies)
+        copied = sum(length for _, _, length in effect.copies)
+        self._stats.copied_bytes += copied
+        self._on_progress()
+        return partial(self._machine.copied, effect.file, copied)
+
+    async def _finish_file(self, file: WantedFile) -> Event:
+        try:
+            await self._in_thread(self._landing.finish, file)
+        except ContentCorrupt as exc:
+            return partial(self._machine.corrupt, file, exc)
+        self._on_progress()
+        return partial(self._machine.finished, file)
+
+    async def _feed(self) -> Event:
+        files, is_last = await self._in_thread(self._wanting.take, FILES_AT_ONCE)
+        return lambda now: self._machine.add(files, is_last=is_last, now=now)
+
+    async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._loop.run_in_executor(self._pool, partial(call, *args, **kwargs))
+
+
+def _fail(error: Exception, _: float) -> list[Effect]:
+    raise error

@@ -1,0 +1,68 @@
+"""What is counted while trees move."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+@dataclass(slots=True)
+class Counters:
+    """What one process has sent and received since it started.
+
+    Attributes:
+        data_in: bytes of file data, as they came over the wire.
+        data_out: the same, sent.
+        wire_in: bytes of all messages that came, data and all.
+        wire_out: the same, sent.
+    """
+
+    data_in: int = 0
+    data_out: int = 0
+    wire_in: int = 0
+    wire_out: int = 0
+
+
+class Progress(NamedTuple):
+    """How far a pull is.
+
+    Attributes:
+        files: contents in place.
+        content_bytes: bytes of content on disk, fetched or copied from an old file.
+        wire_bytes: bytes of messages that it took so far, both ways.
+    """
+
+    files: int
+    content_bytes: int
+    wire_bytes: int
+
+
+@dataclass(slots=True)
+class ReplicaStats:
+    """What one replica gave."""
+
+    wire_in: int = 0
+    wire_out: int = 0
+    content_bytes: int = 0
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class PullStats:
+    """What a pull took.
+
+    Attributes:
+        files: contents that were fetched.
+        content_bytes: bytes of content fetched, before compression.
+        copied_bytes: bytes that came from the files being replaced instead.
+        wire_in: bytes of all messages that came.
+        wire_out: bytes of all messages sent.
+        seconds: from ``prepare`` to ``finish``.
+        replicas: one for each replica that was tried, in order.
+    """
+
+    files: int = 0
+    content_bytes: int = 0
+    copied_bytes: int = 0
+    wire_in: int = 0
+    wire_out: int = 0
+    seconds: float = 0.0
+    replicas: list[ReplicaStats] = field(default_factory=list)

@@ -1,0 +1,238 @@
+"""Messages of the data plane: who sends what, in which order, within which limits.
+
+A message is one MessagePack header frame and at most one payload frame, which stays outside
+MessagePack so that ZeroMQ moves it without a copy. Every field is hostile until ``decode`` has
+returned; what only a session can judge (is this digest on offer?) is judged in ``sender`` and
+``receiver``.
+
+A connection. The side that dials says ``Hello`` and is answered ``Hello``; a side that speaks
+another VERSION answers ``Refuse`` with session 0. ``Ping`` may be sent at any time and is not
+answered: sending it is how a listener notices that a peer is gone. Whoever has trees to give to
+the listener that it dialled says ``Serve`` for each token. Which side dialled and which side
+sends are independent from here on.
+
+A session moves files of one offered tree, one way. The receiver picks its number, at random, and
+says ``Open``; the sender answers ``Opened``, or ``Refuse``. Then:
+
+* ``Want`` names ranges of contents by digest. A want is the credit: what is wanted may be sent,
+  and nothing else. The receiver wants again only what it has room for, after it has written.
+* ``Frame`` carries the next ``raw_bytes`` bytes of the session's stream, which is all that was
+  wanted, in the order in which it was wanted. Where a frame ends says nothing: it may hold many
+  small files or a piece of one.
+* ``AskRecipe`` asks for a content's chunks from the byte ``offset`` on, which must be where a
+  chunk of that recipe begins; ``Recipe`` answers with the next of them, in the order of the asks.
+  The payload holds 36 bytes a chunk: its length as four big-endian bytes and its BLAKE3.
+* ``Close`` (receiver) and ``Refuse`` (sender) end the session. Nothing answers them.
+
+``Call`` and ``Reply`` carry another protocol's messages over the same connection (see
+``serve_wire``); a reply's payload may come in parts.
+
+Limits: MAX_HEADER_BYTES and MAX_PAYLOAD_BYTES a frame (ZeroMQ drops a peer that goes over),
+MAX_WANT_RANGES a ``Want``; MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_RANGES and
+MAX_OUTSTANDING_ASKS a session; MAX_FRAME_BYTES of content a ``Frame``.
+
+Rules for changing this file: new fields go last and have defaults; tags are never reused; a
+field that changes meaning gets a new name; what an old peer must not ignore raises ``VERSION``.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Annotated, Final
+
+import msgspec
+
+from filesync.digest import WireDigest
+from filesync.errors import MalformedMessage
+
+VERSION: Final = 1
+
+MAX_HEADER_BYTES: Final = 1 << 20
+MAX_FRAME_BYTES: Final = 2 << 20
+"""Bound on the content in one frame; senders of this version put about half of it in."""
+MAX_PAYLOAD_BYTES: Final = MAX_FRAME_BYTES + (64 << 10)
+MAX_WANT_RANGES: Final = 4096
+MAX_OUTSTANDING_BYTES: Final = 64 << 20
+MAX_OUTSTANDING_RANGES: Final = 65_536
+MAX_OUTSTANDING_ASKS: Final = 64
+MAX_BODY_BYTES: Final = 512 << 10
+MAX_DETAIL_CHARS: Final = 4096
+
+SessionId = Annotated[int, msgspec.Meta(ge=1, lt=1 << 63)]
+CallId = Annotated[int, msgspec.Meta(ge=1, lt=1 << 63)]
+Token = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Offset = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Length = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTSTANDING_BYTES)]
+Body = Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
+Code = Annotated[str, msgspec.Meta(max_length=64)]
+Detail = Annotated[str, msgspec.Meta(max_length=MAX_DETAIL_CHARS)]
+Range = tuple[WireDigest, Offset, Length]
+"""A content's digest, the first byte, how many bytes."""
+
+
+class Codec(IntEnum):
+    """How a frame's payload is coded."""
+
+    RAW = 0
+    ZSTD = 1
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="op"):
+    pass
+
+
+class Hello(_Message, frozen=True, tag="hello"):
+    """Either way: the first message of a connection."""
+
+    version: int
+
+
+class Ping(_Message, frozen=True, tag="ping"):
+    """Either way: nothing."""
+
+
+class Serve(_Message, frozen=True, tag="serve"):
+    """Dialler -> listener: the tree behind ``token`` may be opened over this connection."""
+
+    token: Token
+
+
+class Open(_Message, frozen=True, tag="open"):
+    """Receiver -> sender: open the tree behind ``token``, which must be ``tree``."""
+
+    session: SessionId
+    token: Token
+    tree: WireDigest
+
+
+class Opened(_Message, frozen=True, tag="opened"):
+    """Sender -> receiver: ask."""
+
+    session: SessionId
+
+
+class Want(_Message, frozen=True, tag="want"):
+    """Receiver -> sender: send these ranges, in this order."""
+
+    session: SessionId
+    ranges: Annotated[tuple[Range, ...], msgspec.Meta(min_length=1, max_length=MAX_WANT_RANGES)]
+
+
+class Frame(_Message, frozen=True, tag="frame"):
+    """Sender -> receiver: the next ``raw_bytes`` of the stream, in the payload."""
+
+    session: SessionId
+    raw_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_FRAME_BYTES)]
+    codec: Codec = Codec.RAW
+
+
+class AskRecipe(_Message, frozen=True, tag="ask-recipe"):
+    """Receiver -> sender: which chunks does this content have, from ``offset`` on?"""
+
+    session: SessionId
+    digest: WireDigest
+    offset: Offset
+
+
+class Recipe(_Message, frozen=True, tag="recipe"):
+    """Sender -> receiver: the chunks from ``offset`` on, in the payload; at least one."""
+
+    session: SessionId
+    digest: WireDigest
+    offset: Offset
+
+
+class Close(_Message, frozen=True, tag="close"):
+    """Receiver -> sender: the session is over; an empty ``code`` means that all went well."""
+
+    session: SessionId
+    code: Code = ""
+    detail: Detail = ""
+
+
+class Refuse(_Message, frozen=True, tag="refuse"):
+    """Sender -> receiver: the session is over. Session 0: the connection is.
+
+    Attributes:
+        code: ``FilesyncError.code`` of the reason.
+        detail: a sentence for people; no program reads it.
+    """
+
+    session: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+    code: Code
+    detail: Detail = ""
+
+
+class Call(_Message, frozen=True, tag="call"):
+    """Either way: a request of another protocol."""
+
+    call: CallId
+    body: Body
+
+
+class Reply(_Message, frozen=True, tag="reply"):
+    """Either way: the answer to ``Call``; an ``error`` is a code, and ``body`` its sentence.
+
+    Attributes:
+        more: further parts of the payload follow; the last has the body.
+    """
+
+    call: CallId
+    body: Body
+    error: Code = ""
+    more: bool = False
+
+
+Message = (
+    Hello
+    | Ping
+    | Serve
+    | Open
+    | Opened
+    | Want
+    | Frame
+    | AskRecipe
+    | Recipe
+    | Close
+    | Refuse
+    | Call
+    | Reply
+)
+Buffer = bytes | memoryview
+
+_WITH_PAYLOAD: Final = (Frame, Recipe, Reply)
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message, payload: Buffer = b"") -> list[Buffer]:
+    """Return the ZeroMQ frames for ``message``."""
+    header = _encoder.encode(message)
+    return [header, payload] if len(payload) else [header]
+
+
+def decode(frames: Sequence[Buffer]) -> tuple[Message, Buffer]:
+    """Return the message and payload in ``frames``.
+
+    Raises:
+        MalformedMessage: for any input at all that ``encode`` cannot produce.
+    """
+    if not 1 <= len(frames) <= 2:
+        raise MalformedMessage(f"a message of {len(frames)} frames")
+    if len(frames[0]) > MAX_HEADER_BYTES:
+        raise MalformedMessage(f"a header of {len(frames[0])} bytes is over the limit")
+    payload = frames[1] if len(frames) == 2 else b""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise MalformedMessage(f"a payload of {len(payload)} bytes is over the limit")
+    try:
+        message = _decoder.decode(frames[0])
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise MalformedMessage(f"not a message of this protocol: {exc}") from exc
+    _check_payload(message, payload)
+    return message, payload
+
+
+def _check_payload(message: Message, payload: Buffer) -> None:
+    if len(payload) and not isinstance(message, _WITH_PAYLOAD):
+        raise MalformedMessage(f"{type(message).__name__} has no payload")
+    if isinstance(message, Frame | Recipe) and not len(payload):
+        raise MalformedMessage(f"{type(message).__name__} without its payload")

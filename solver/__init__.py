@@ -1,0 +1,1 @@
+"""Decides what runs where and what must move; talks to users."""

@@ -1,0 +1,121 @@
+"""The trees that a user brings: scanned here, sent only where a step reads them."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filesync.digest import Digest
+from filesync.disk.scan import scan
+from filesync.disk.statcache import StatCache
+from filesync.errors import PathMissing, UsageError
+from filesync.manifest import (
+    Directory,
+    Entry,
+    Expansion,
+    File,
+    Manifest,
+    MemoryNodes,
+    Nodes,
+    Special,
+    Subdirectory,
+    Symlink,
+    grow,
+)
+from filesync.select import Selector, select
+from solver.dockerfile import MAIN_CONTEXT, Ignore, ignore_matcher
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A directory as the build sees it.
+
+    Attributes:
+        manifest: what the build reads of it, owned by root.
+        root: where it is.
+    """
+
+    manifest: Manifest
+    root: Path
+
+
+def cache_home() -> Path:
+    """Return the directory for what may be lost without harm."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "filesync"
+
+
+def scan_contexts(
+    roots: Mapping[str, Path], selectors: Mapping[str, Selector], dockerfile: Path
+) -> dict[str, Context]:
+    """Scan each context that a selector reads, and keep what it reads.
+
+    Raises:
+        UsageError: a selector names a path that is not there.
+        StoreError: a directory is not there or not readable.
+    """
+    return {
+        name: _scan(name, roots[name], selector, dockerfile)
+        for name, selector in selectors.items()
+    }
+
+
+def _scan(name: str, root: Path, selector: Selector, dockerfile: Path) -> Context:
+    nodes = MemoryNodes()
+    ignore = read_ignore(root, dockerfile) if name == MAIN_CONTEXT else None
+    with StatCache(_cache_path(root)) as cache:
+        scanned = scan(root, nodes, cache=cache, excludes=ignore)
+    whole = Manifest(scanned.tree, nodes)
+    try:
+        subset = select(whole, selector, nodes)
+    except PathMissing as exc:
+        hint = "; .dockerignore may leave it out" if ignore is not None else ""
+        raise UsageError(f"{exc.path!r} is not in the context {root}{hint}") from exc
+    return Context(owned_by_root(subset, nodes), root)
+
+
+def read_ignore(root: Path, dockerfile: Path) -> Ignore | None:
+    """Return what the context leaves out; the file beside the Dockerfile wins.
+
+    Raises:
+        UsageError: a pattern in it is not valid.
+    """
+    beside = dockerfile.with_name(dockerfile.name + ".dockerignore")
+    for path in (beside, root / ".dockerignore"):
+        if path.is_file():
+            try:
+                return ignore_matcher(path.read_text())
+            except ValueError as exc:
+                raise UsageError(f"{path}: {exc}") from exc
+    return None
+
+
+def owned_by_root(manifest: Manifest, nodes: Nodes) -> Manifest:
+    """Return ``manifest`` with uid and gid 0 throughout, as a context's files have them."""
+
+    def expand(tree: Digest) -> Expansion[Digest]:
+        directory = manifest.directory(tree)
+        children = [(e.name, e.tree) for e in directory.entries if isinstance(e, Subdirectory)]
+        entries = [_of_root(e) for e in directory.entries if not isinstance(e, Subdirectory)]
+        header = Directory(directory.mode, 0, 0, directory.mtime_ns, directory.xattrs, ())
+        return Expansion(header, entries, children)
+
+    return Manifest(grow(nodes, manifest.tree, expand), nodes)
+
+
+def _of_root(entry: File | Symlink | Special) -> Entry:
+    match entry:
+        case File(name, mode, _, _, mtime_ns, size, digest, link, xattrs):
+            return File(name, mode, 0, 0, mtime_ns, size, digest, link, xattrs)
+        case Symlink(name, _, _, mtime_ns, target, xattrs):
+            return Symlink(name, 0, 0, mtime_ns, target, xattrs)
+        case Special(name, mode, _, _, mtime_ns, major, minor, xattrs):
+            return Special(name, mode, 0, 0, mtime_ns, major, minor, xattrs)
+
+
+def _cache_path(root: Path) -> Path:
+    directory = cache_home() / "contexts"
+    directory.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
+    return directory / f"{name}.db"

@@ -1,0 +1,145 @@
+"""A client's connection to the manager."""
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import zmq
+import zmq.asyncio
+
+from filesync.digest import Digest
+from filesync.errors import UsageError
+from filesync.manifest import Manifest, Subdirectory, missing_nodes
+from filesync.manifest.pack import pack_nodes
+from solver.errors import ManagerLost
+from solver.wire import (
+    MAX_DIGESTS,
+    Alive,
+    Denied,
+    FromClient,
+    Have,
+    Lack,
+    ToClient,
+    decode_to_client,
+    encode,
+)
+from worker.wire import orders
+
+T = TypeVar("T", bound=ToClient)
+
+ANSWER_S: Final = 10.0
+"""How long the manager may take to answer a question or to say that it is alive."""
+ALIVE_EVERY_S: Final = 2.0
+
+
+class ManagerLink:
+    """One DEALER to the manager. ``async with ManagerLink(address) as link``.
+
+    Raises, on entering:
+        ManagerLost: nobody answers at ``address``.
+        UsageError: ``address`` is not one.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._heard_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._socket.linger = 500
+        self._socket.setsockopt(zmq.MAXMSGSIZE, orders.MAX_PAYLOAD_BYTES)
+        try:
+            self._socket.connect(self.address)
+            await self.ask(Alive(), Alive)
+        except zmq.ZMQError as exc:
+            self._close()
+            raise UsageError(f"{self.address!r} is no address like tcp://host:port") from exc
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    async def send(self, message: FromClient, payload: bytes = b"") -> None:
+        """Send a message."""
+        await self._socket.send_multipart(encode(message, payload))
+
+    async def receive(self) -> tuple[ToClient, bytes | memoryview]:
+        """Return the next message; asks for a sign of life while none comes.
+
+        Raises:
+            ManagerLost: the manager has been silent for too long.
+        """
+        asked_s = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(ALIVE_EVERY_S):
+                    frames = await self._socket.recv_multipart()
+            except TimeoutError:
+                if time.monotonic() - asked_s > ANSWER_S:
+                    raise ManagerLost(
+                        f"the manager at {self.address} does not answer; what was built is kept:"
+                        " start it again and build again"
+                    ) from None
+                await self.send(Alive())
+                continue
+            message, payload = decode_to_client(frames)
+            if not isinstance(message, Alive):
+                return message, payload
+            asked_s = time.monotonic()
+
+    async def ask(self, question: FromClient, kind: type[T]) -> T:
+        """Send a question and return its answer, the next message of type ``kind``.
+
+        Raises:
+            ManagerLost: no answer in time.
+            UsageError: the manager denied it.
+        """
+        await self.send(question)
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                while True:
+                    message, _ = decode_to_client(await self._socket.recv_multipart())
+                    if isinstance(message, kind):
+                        return message
+                    if isinstance(message, Denied):
+                        raise UsageError(f"the manager refused: {message.detail}")
+        except TimeoutError:
+            raise ManagerLost(
+                f"no manager answers at {self.address}; start one with"
+                f" `filesync manager --listen {self.address}`, or leave --manager out"
+            ) from None
+
+    async def send_tree(self, manifest: Manifest) -> None:
+        """Make sure that the manager has the nodes of ``manifest``.
+
+        What it has is asked level by level, so an unchanged tree costs one question.
+        """
+        lacks: set[Digest] = set()
+        level = [manifest.tree]
+        while level:
+            below: list[Digest] = []
+            for start in range(0, len(level), MAX_DIGESTS):
+                some = tuple(level[start : start + MAX_DIGESTS])
+                below.extend((await self.ask(Have(some), Lack)).trees)
+            lacks.update(below)
+            entries = (entry for tree in below for entry in manifest.directory(tree).entries)
+            fresh = {e.tree for e in entries if isinstance(e, Subdirectory)} - lacks
+            level = sorted(fresh)
+        for pack in pack_nodes(
+            missing_nodes(manifest.nodes, manifest.tree, lambda digest: digest not in lacks)
+        ):
+            await self.send(orders.Nodes(), pack)
+
+    def _close(self) -> None:
+        self._socket.close()
+        self._context.term()

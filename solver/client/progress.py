@@ -1,0 +1,265 @@
+"""Telling a person, or a program, how a build goes."""
+
+import json
+import sys
+import time
+from typing import Protocol, TextIO
+
+import msgspec
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from solver.graph import Graph
+from solver.wire import (
+    Event,
+    Explained,
+    InputUse,
+    StepDone,
+    StepOutput,
+    StepProgress,
+    StepStarted,
+)
+
+MAX_LINE_CHARS = 2000
+
+
+class Progress(Protocol):
+    """Takes a build's events as they come."""
+
+    def begin(self, graph: Graph) -> None:
+        """The build starts."""
+
+    def event(self, event: Event) -> None:
+        """Something happened."""
+
+    def note(self, text: str) -> None:
+        """Say a sentence of the client's own."""
+
+    def close(self) -> None:
+        """The build is over. Idempotent."""
+
+
+def make_progress(kind: str, stream: TextIO | None = None) -> Progress:
+    """Return the progress called ``auto``, ``plain``, ``json`` or ``quiet``."""
+    out = stream if stream is not None else sys.stderr
+    match kind:
+        case "quiet":
+            return Quiet()
+        case "json":
+            return JsonLines(out)
+        case "auto" if out.isatty():
+            return Terminal(out)
+        case _:
+            return Plain(out)
+
+
+class Quiet:
+    """Says nothing."""
+
+    def begin(self, graph: Graph) -> None:
+        """Say nothing."""
+
+    def event(self, event: Event) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Say nothing."""
+
+
+class Plain:
+    """Lines of text, each with its step's number, as BuildKit's plain progress."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._graph: Graph | None = None
+        self._began_s: dict[int, float] = {}
+        self._rests: dict[tuple[int, int], str] = {}
+
+    def begin(self, graph: Graph) -> None:
+        """The build starts."""
+        self._graph = graph
+
+    def event(self, event: Event) -> None:
+        """Print what happened."""
+        match event:
+            case StepStarted(position, worker):
+                self._began_s[position] = time.monotonic()
+                self._line(position, f"{self._name(position)} on {worker}")
+            case StepOutput(position, stream, data):
+                self._output(position, stream, data)
+            case StepDone(position):
+                self._flush(position)
+                self._line(position, done_text(event, self._name(position)))
+                for use in event.inputs:
+                    if use.bytes_moved or use.mode.value != "local":
+                        self._line(position, f"  {use_text(use)}")
+            case Explained(position, lines):
+                for line in lines:
+                    self._line(position, line)
+            case StepProgress():
+                pass
+
+    def note(self, text: str) -> None:
+        """Print a sentence."""
+        print(text, file=self._out, flush=True)  # noqa: T201
+
+    def close(self) -> None:
+        """Print what is left of unfinished lines."""
+        for position, _ in list(self._rests):
+            self._flush(position)
+
+    def _output(self, position: int, stream: int, data: bytes) -> None:
+        text = self._rests.pop((position, stream), "") + data.decode(errors="replace")
+        *lines, rest = text.split("\n")
+        elapsed = time.monotonic() - self._began_s.get(position, time.monotonic())
+        for line in lines:
+            self._line(position, f"{elapsed:.3f} {printable(line)}")
+        if len(rest) > MAX_LINE_CHARS:
+            self._line(position, f"{elapsed:.3f} {printable(rest)}")
+        elif rest:
+            self._rests[position, stream] = rest
+
+    def _flush(self, position: int) -> None:
+        for stream in (1, 2):
+            rest = self._rests.pop((position, stream), "")
+            if rest:
+                self._line(position, printable(rest))
+
+    def _name(self, position: int) -> str:
+        return "" if self._graph is None else self._graph.vertices[position].name
+
+    def _line(self, position: int, text: str) -> None:
+        print(f"#{position + 1} {text}", file=self._out, flush=True)  # noqa: T201
+
+
+class JsonLines:
+    """One JSON object a line, one line an event."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def begin(self, graph: Graph) -> None:
+        """Print the steps."""
+        steps = [{"name": vertex.name, "stage": vertex.stage} for vertex in graph.vertices]
+        self._print({"event": "begin", "steps": steps})
+
+    def event(self, event: Event) -> None:
+        """Print the event."""
+        value = msgspec.to_builtins(event)
+        value["event"] = value.pop("m")
+        if isinstance(event, StepOutput):
+            value["data"] = event.data.decode(errors="replace")
+        self._print(value)
+
+    def note(self, text: str) -> None:
+        """Print a sentence."""
+        self._print({"event": "note", "text": text})
+
+    def close(self) -> None:
+        """Nothing is left to print."""
+
+    def _print(self, value: object) -> None:
+        print(json.dumps(value), file=self._out, flush=True)  # noqa: T201
+
+
+class Terminal:
+    """What runs now, kept in place at the bottom of a terminal; what is done scrolls up."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._console = Console(file=out, highlight=False)
+        self._live = Live(console=self._console, refresh_per_second=8, transient=True)
+        self._graph: Graph | None = None
+        self._running: dict[int, tuple[str, float, str]] = {}
+
+    def begin(self, graph: Graph) -> None:
+        """Start to draw."""
+        self._graph = graph
+        self._live.start()
+
+    def event(self, event: Event) -> None:
+        """Draw what happened."""
+        match event:
+            case StepStarted(position, worker):
+                self._running[position] = (worker, time.monotonic(), "")
+            case StepOutput(position, _, data):
+                lines = data.decode(errors="replace").strip().splitlines()
+                self._last(position, printable(lines[-1])[:80] if lines else "")
+            case StepProgress(position, _, done, total):
+                self._last(position, f"{human(done)} of {human(total)}")
+            case StepDone(position):
+                self._running.pop(position, None)
+                style = "dim" if event.cached else "green"
+                self._console.print(Text(done_text(event, self._name(position)), style))
+                for use in event.inputs:
+                    if use.bytes_moved or use.mode.value != "local":
+                        self._console.print(Text(f"    {use_text(use)}", "cyan"))
+            case Explained(_, lines):
+                for line in lines:
+                    self._console.print(Text(line, "dim"))
+        self._live.update(self._table())
+
+    def note(self, text: str) -> None:
+        """Print a sentence."""
+        self._console.print(text)
+
+    def close(self) -> None:
+        """Stop drawing."""
+        self._live.stop()
+
+    def _last(self, position: int, text: str) -> None:
+        if position in self._running:
+            worker, began_s, _ = self._running[position]
+            self._running[position] = (worker, began_s, text)
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        now_s = time.monotonic()
+        for position, (worker, began_s, last) in sorted(self._running.items()):
+            table.add_row(
+                Text(self._name(position)),
+                Text(worker, "blue"),
+                f"{now_s - began_s:.1f}s",
+                Text(last, "dim"),
+            )
+        return table
+
+    def _name(self, position: int) -> str:
+        return "" if self._graph is None else self._graph.vertices[position].name
+
+
+def done_text(event: StepDone, name: str) -> str:
+    """Return the line that ends a step."""
+    if event.shared:
+        return f"{name} SHARED with an equal step on {event.worker}"
+    if event.cached:
+        return f"{name} CACHED on {event.worker}"
+    return f"{name} DONE {event.seconds:.2f}s on {event.worker}"
+
+
+def use_text(use: InputUse) -> str:
+    """Return the line that tells how an input came."""
+    whole = f", {human(use.bytes_if_layers)} as whole layers" if use.bytes_if_layers else ""
+    files = f" in {use.files_moved} files" if use.files_moved else ""
+    origin = f" from {', '.join(use.workers)}" if use.workers else ""
+    return f"{use.mode}: {use.source}{origin}: {human(use.bytes_moved)}{files} moved{whole}"
+
+
+def human(size: int) -> str:
+    """Return a size for people: ``1.5 MB``."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError(unit)
+
+
+def printable(text: str) -> str:
+    """Return one line of text that cannot steer a terminal; escapes for colour are dropped."""
+    kept = (char if char.isprintable() or char == "\t" else "\ufffd" for char in text)
+    return "".join(kept)[:MAX_LINE_CHARS].rstrip("\ufffd")

@@ -1,0 +1,28 @@
+"""Dockerfiles: text in, build graph and image configuration out. Pure: no files, no clock."""
+
+from solver.dockerfile.convert import convert
+from solver.dockerfile.errors import DockerfileError
+from solver.dockerfile.ignore import Ignore, ignore_matcher
+from solver.dockerfile.options import (
+    MAIN_CONTEXT,
+    BaseImage,
+    Converted,
+    ImageResolver,
+    Options,
+)
+from solver.dockerfile.platform import Platform
+from solver.dockerfile.vertices import with_contexts
+
+__all__ = [
+    "MAIN_CONTEXT",
+    "BaseImage",
+    "Converted",
+    "DockerfileError",
+    "Ignore",
+    "ImageResolver",
+    "Options",
+    "Platform",
+    "convert",
+    "ignore_matcher",
+    "with_contexts",
+]

@@ -1,0 +1,201 @@
+"""COPY and ADD: files from a context, a stage or the Dockerfile itself."""
+
+import posixpath
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from e2b_dockerfile_utils import PatternMatcher, parse_heredoc
+
+from solver.dockerfile.errors import Invalid
+from solver.dockerfile.flags import Flags, parse_flags
+from solver.dockerfile.modes import chmod
+from solver.dockerfile.state import State
+from solver.dockerfile.syntax import Heredoc, Instruction
+from worker.wire.ops import Action, Copy, FileOp, MakeFile
+
+_REMOTE: Final = re.compile(r"(https?|git|ssh)://|git@[^/]*:", re.IGNORECASE)
+_FILE_MODE: Final = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """The words of one COPY or ADD, variables put in."""
+
+    paths: tuple[str, ...]
+    heredocs: tuple[Heredoc, ...]
+    dest: str
+
+
+def apply_copy(state: State, instruction: Instruction) -> None:
+    """Apply COPY or ADD: one file op, one action a source.
+
+    Raises:
+        Invalid: it cannot be done, or not yet.
+    """
+    flags = parse_flags(instruction)
+    _check_supported(flags, instruction.keyword)
+    if flags.switch("link"):
+        note = "--link is taken as a plain copy: its result is not re-used on another base"
+        state.around.warn(instruction.line, f"{instruction.keyword} {note}")
+    words = _read_words(state, instruction)
+    owner, mode = state.expand(flags.text("chown")), state.expand(flags.text("chmod"))
+    if mode:
+        chmod(mode, _FILE_MODE)
+    dest = _destination(state, words.dest)
+    if len(words.paths) + len(words.heredocs) > 1 and not dest.endswith("/"):
+        message = "several sources need a destination that ends in '/'"
+        raise Invalid(f"{instruction.keyword}: {message}, not {words.dest[:200]!r}", words.dest)
+    sources: tuple[int, ...] = ()
+    if words.paths:
+        origin = flags.text("from")
+        sources = (state.source(origin, asked_by=f"{instruction.keyword} --from="),)
+    scratch = state.vertex is None
+    model = Copy(
+        input=0 if scratch else 1,
+        source="",
+        dest=dest,
+        owner=owner,
+        mode=mode,
+        exclude=_excludes(state, flags),
+        parents=bool(flags.switch("parents")),
+        unpack=_unpacks(flags, instruction.keyword),
+    )
+    actions: list[Action] = [_copy(model, path) for path in words.paths]
+    actions += [_make_file(state, model, heredoc) for heredoc in words.heredocs]
+    shown = state.around.words.show(instruction.original, state.variables)
+    state.add(
+        FileOp(tuple(actions), scratch=scratch),
+        sources,
+        instruction=instruction,
+        shown=_headed(shown, instruction.keyword),
+    )
+    state.image.commit(_created_by(instruction.keyword, model, words), layer=True)
+
+
+def has_wildcard(path: str) -> bool:
+    r"""Whether ``path`` has a '*', '?' or '[' that no '\' escapes."""
+    return re.search(r"[*?\[]", re.sub(r"\\.", "", path, flags=re.DOTALL)) is not None
+
+
+def _headed(shown: str, keyword: str) -> str:
+    _, space, rest = shown.partition(" ")
+    return f"{keyword}{space}{rest}"
+
+
+def _check_supported(flags: Flags, keyword: str) -> None:
+    for name in ("checksum", "keep-git-dir"):
+        if name in flags.values:
+            raise Invalid(
+                f"{keyword} --{name} is for remote sources, which are not supported yet",
+                f"--{name}",
+            )
+
+
+def _unpacks(flags: Flags, keyword: str) -> bool:
+    asked = flags.switch("unpack")
+    return keyword == "ADD" if asked is None else asked
+
+
+def _read_words(state: State, instruction: Instruction) -> _Words:
+    if len(instruction.args) < 2:
+        raise Invalid(f"{instruction.keyword} needs at least one source and a destination")
+    *given, last = instruction.args
+    bodies = {heredoc.name: heredoc for heredoc in instruction.heredocs}
+    paths: list[str] = []
+    heredocs: list[Heredoc] = []
+    for word in given:
+        body = bodies.get(_heredoc_name(word)) if bodies else None
+        if body is not None:
+            heredocs.append(body)
+        else:
+            path = state.expand(word)
+            _check_path(path, instruction.keyword)
+            paths.append(path)
+    if bodies and _heredoc_name(last) in bodies:
+        raise Invalid(f"{instruction.keyword}: a heredoc cannot be the destination", last)
+    return _Words(tuple(paths), tuple(heredocs), state.expand(last))
+
+
+def _heredoc_name(word: str) -> str:
+    try:
+        heredoc = parse_heredoc(word)
+    except ValueError:
+        return ""
+    return heredoc.name if heredoc else ""
+
+
+def _check_path(path: str, keyword: str) -> None:
+    if not path:
+        raise Invalid(f"{keyword}: a source cannot be empty")
+    if _REMOTE.match(path):
+        what = (
+            "remote sources are not supported yet" if keyword == "ADD" else "use ADD for URLs"
+        )
+        raise Invalid(f"{keyword} {path[:200]}: {what}", path)
+    if has_wildcard(path):
+        check_pattern(path)
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise Invalid unless ``pattern`` is one of Go's."""
+    try:
+        PatternMatcher(["/" + pattern])
+    except ValueError as error:
+        reason = str(error).rpartition(": ")[2]
+        raise Invalid(f"{pattern[:200]!r}: {reason}", pattern) from error
+
+
+def _excludes(state: State, flags: Flags) -> tuple[str, ...]:
+    patterns = state.expand_all(flags.texts("exclude"))
+    for pattern in patterns:
+        check_pattern(pattern.removeprefix("!"))
+    return patterns
+
+
+def _destination(state: State, dest: str) -> str:
+    """Return the absolute destination; what can only be a directory ends in '/'."""
+    is_directory = dest.rpartition("/")[2] in ("", ".", "..")
+    path = state.absolute(dest)
+    return path if not is_directory or path == "/" else path + "/"
+
+
+def _copy(model: Copy, path: str) -> Copy:
+    if model.parents and "/./" in path:
+        raise Invalid(f"COPY --parents: the pivot '/./' in {path[:200]!r} is not supported yet")
+    if model.parents and "**" in path:
+        raise Invalid(f"COPY --parents: '**' in {path[:200]!r} is not supported yet")
+    source = posixpath.normpath("/" + path.lstrip("/"))
+    return Copy(
+        input=model.input,
+        source=source,
+        dest=model.dest,
+        owner=model.owner,
+        mode=model.mode,
+        exclude=model.exclude,
+        wildcard=has_wildcard(source),
+        parents=model.parents,
+        unpack=model.unpack,
+    )
+
+
+def _make_file(state: State, model: Copy, heredoc: Heredoc) -> MakeFile:
+    text = heredoc.content
+    if heredoc.expand:
+        text = state.around.words.expand_text(text, state.variables)
+    path = model.dest
+    if path.endswith("/"):
+        path = posixpath.normpath(path + heredoc.name.lstrip("/"))
+    if path == "/" or heredoc.name.rpartition("/")[2] in (".", ".."):
+        raise Invalid(f"{heredoc.name!r} cannot name a file", heredoc.name)
+    mode = chmod(model.mode, _FILE_MODE) if model.mode else _FILE_MODE
+    return MakeFile(path, text.encode(), mode=mode, owner=model.owner)
+
+
+def _created_by(keyword: str, model: Copy, words: _Words) -> str:
+    parts = [keyword]
+    parts += ["--parents"] if model.parents else []
+    parts += [f"--chown={model.owner}"] if model.owner else []
+    parts += [f"--chmod={model.mode}"] if model.mode else []
+    parts += [*words.paths, *(f"<<{heredoc.name}" for heredoc in words.heredocs), words.dest]
+    return " ".join(parts) + " # buildkit"

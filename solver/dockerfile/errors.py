@@ -1,0 +1,69 @@
+"""What can be wrong with a Dockerfile."""
+
+from typing import ClassVar, Final
+
+from filesync.errors import UsageError
+
+_SHOWN_CHARS: Final = 120
+
+
+class DockerfileError(UsageError):
+    """A Dockerfile (or a .dockerignore) cannot be used as it stands.
+
+    ``str()`` is the sentence, then the line with the culprit underlined.
+
+    Attributes:
+        filename: as the user named it.
+        line: counted from 1.
+        text: that line, without its line end.
+        message: the sentence alone.
+        mark: the part of ``text`` to underline; empty underlines the whole line.
+    """
+
+    code: ClassVar[str] = "dockerfile"
+
+    def __init__(
+        self, filename: str, line: int, text: str, message: str, mark: str = ""
+    ) -> None:
+        super().__init__(filename, line, text, message, mark)
+        self.filename = filename
+        self.line = line
+        self.text = text
+        self.message = message
+        self.mark = mark
+
+    def __str__(self) -> str:
+        headline = f"{self.filename}:{self.line}: {_printable(self.message)}"
+        text = _printable(self.text.rstrip())
+        mark = _printable(self.mark)
+        start = text.find(mark) if mark else len(text) - len(text.lstrip())
+        if start < 0 or start >= min(len(text), _SHOWN_CHARS):
+            start, mark = len(text) - len(text.lstrip()), ""
+        length = len(mark) or len(text) - start
+        shown = text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
+        length = max(1, min(length, len(shown) - start))
+        gutter = f"{self.line:>4} | "
+        below = " " * (len(gutter) - 2) + "| " + " " * start + "^" * length
+        return f"{headline}\n{gutter}{shown}\n{below}"
+
+
+class Invalid(UsageError):
+    """An instruction says what cannot be done; its line is added where it is known.
+
+    Never leaves this package: it becomes a DockerfileError.
+    """
+
+    code: ClassVar[str] = "invalid-instruction"
+
+    def __init__(self, message: str, mark: str = "") -> None:
+        super().__init__(message, mark)
+        self.message = message
+        self.mark = mark
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` with nothing in it that a terminal would obey."""
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -1,0 +1,83 @@
+"""What the user brings to a Dockerfile, and what comes out of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from filesync.select import Selector
+from solver.dockerfile.platform import Platform
+from solver.graph import Graph
+
+MAIN_CONTEXT: Final = "context"
+"""Name of the context that COPY reads when it names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to build.
+
+    Attributes:
+        target: name or number of the stage to build; empty is the last.
+        build_args: values for ARG.
+        contexts: named contexts: name -> ``local`` (a directory) or ``oci-layout`` (an image).
+        place: name or number of a stage -> labels that a worker must have to run any of its
+            vertices.
+        platform: what to build for.
+        no_cache: run everything, whatever is known.
+    """
+
+    target: str = ""
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    place: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    platform: Platform = field(default_factory=Platform)
+    no_cache: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    """The image behind a named context.
+
+    Attributes:
+        context: the context's name.
+        manifest: ``sha256:…`` of the image manifest.
+        config: the OCI image configuration.
+        paths: the files of the layout that hold the image.
+    """
+
+    context: str
+    manifest: str
+    config: Mapping[str, object]
+    paths: tuple[str, ...]
+
+
+class ImageResolver(Protocol):
+    """Finds the images behind named contexts."""
+
+    def image(self, name: str) -> BaseImage | None:
+        """Return the image behind the ``oci-layout`` context ``name``, None without one.
+
+        It is asked at most once a name, and only for images that the target needs.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A Dockerfile as a graph.
+
+    Attributes:
+        graph: only what the target needs; its ``LocalOp`` vertices have digests of zeros
+            until ``with_contexts`` puts in what a scan found.
+        config: the OCI image configuration of the result, without ``rootfs``.
+        selectors: for each context that is read, the union of what is read of it.
+        warnings: sentences, each with file and line where it has one.
+        stages: name of each stage of the Dockerfile, ``stage-N`` where it has none.
+        target: the name of the stage that was built.
+    """
+
+    graph: Graph
+    config: dict[str, object]
+    selectors: dict[str, Selector]
+    warnings: tuple[str, ...]
+    stages: tuple[str, ...]
+    target: str

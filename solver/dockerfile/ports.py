@@ -1,0 +1,29 @@
+"""What EXPOSE lists."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from solver.dockerfile.errors import Invalid
+
+_PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/([A-Za-z]+))?")
+_PROTOCOLS: Final = ("tcp", "udp", "sctp")
+
+
+def parse_ports(words: Iterable[str]) -> list[str]:
+    """Return ``port/protocol`` for each port of ``80``, ``53/udp``, ``8000-8010``.
+
+    Raises:
+        Invalid: no port.
+    """
+    found: dict[str, None] = {}
+    for word in words:
+        match = _PORT.fullmatch(word)
+        first = int(match[1]) if match else 0
+        last = int(match[2] or match[1]) if match else 0
+        protocol = (match[3] or "tcp").lower() if match else ""
+        if not 0 < first <= last <= 65535 or protocol not in _PROTOCOLS:
+            message = f"{word[:80]!r} is not a port, such as 80, 53/udp or 8000-8010"
+            raise Invalid(message, word)
+        found |= dict.fromkeys(f"{port}/{protocol}" for port in range(first, last + 1))
+    return list(found)

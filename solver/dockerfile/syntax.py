@@ -1,0 +1,226 @@
+"""Dockerfile text as instructions, each with its line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from e2b_dockerfile_utils import (
+    DockerfileAst,
+    DockerfileHeredoc,
+    DockerfileInstruction,
+    DockerfileSyntaxError,
+    chomp_heredoc_content,
+    parse_dockerfile_ast,
+)
+
+from solver.dockerfile.errors import DockerfileError, Invalid
+from solver.dockerfile.suggestion import did_you_mean
+
+MAX_TEXT_CHARS: Final = 1 << 20
+MAX_INSTRUCTIONS: Final = 4096
+
+KEYWORDS: Final = frozenset(
+    {
+        "ADD",
+        "ARG",
+        "CMD",
+        "COPY",
+        "ENTRYPOINT",
+        "ENV",
+        "EXPOSE",
+        "FROM",
+        "HEALTHCHECK",
+        "LABEL",
+        "MAINTAINER",
+        "ONBUILD",
+        "RUN",
+        "SHELL",
+        "STOPSIGNAL",
+        "USER",
+        "VOLUME",
+        "WORKDIR",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Heredoc:
+    """A here-document: ``content`` is ready to use but for its variables.
+
+    Attributes:
+        content: with the leading tabs gone where ``<<-`` asks for it.
+        raw: as it stands in the Dockerfile.
+        expand: the terminator was not quoted.
+    """
+
+    name: str
+    content: str
+    raw: str
+    expand: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction, its continuation lines joined.
+
+    Attributes:
+        keyword: in capitals.
+        flags: ``--name=value`` words, quotes removed.
+        args: for ENV and LABEL triples of name, value and delimiter.
+        json: the arguments were given as a JSON array.
+        line: the first line, counted from 1.
+        original: the joined line.
+        triggered: comes from an ONBUILD of the base.
+    """
+
+    keyword: str
+    flags: tuple[str, ...]
+    args: tuple[str, ...]
+    json: bool
+    heredocs: tuple[Heredoc, ...]
+    line: int
+    original: str
+    triggered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file's name and lines, to point at."""
+
+    filename: str
+    lines: tuple[str, ...]
+
+    def error(self, line: int, message: str, mark: str = "") -> DockerfileError:
+        """Return the error for ``line``, which need not exist."""
+        text = self.lines[line - 1] if 0 < line <= len(self.lines) else ""
+        return DockerfileError(self.filename, line, text, message, mark)
+
+    @contextmanager
+    def at(self, line: int) -> Iterator[None]:
+        """Give what goes wrong inside its line."""
+        try:
+            yield
+        except Invalid as error:
+            raise self.error(line, error.message, error.mark) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A parsed Dockerfile."""
+
+    source: Source
+    instructions: tuple[Instruction, ...]
+    escape: str
+    warnings: tuple[str, ...]
+
+
+def parse(text: str, filename: str) -> Script:
+    """Return the instructions of ``text``.
+
+    Raises:
+        DockerfileError: no Dockerfile, or beyond the bounds of one.
+    """
+    text = text.removeprefix("\ufeff")
+    source = Source(filename, tuple(line.rstrip("\r") for line in text.split("\n")))
+    if len(text) > MAX_TEXT_CHARS:
+        raise source.error(1, f"larger than {MAX_TEXT_CHARS} characters")
+    for number, line in enumerate(source.lines, 1):
+        with source.at(number):
+            check_text(line)
+    ast = _parse(text, source)
+    if len(ast.instructions) > MAX_INSTRUCTIONS:
+        line_number = ast.instructions[MAX_INSTRUCTIONS].start_line
+        raise source.error(line_number, f"more than {MAX_INSTRUCTIONS} instructions")
+    instructions = []
+    for node in ast.instructions:
+        with source.at(node.start_line):
+            instructions.append(_instruction(node))
+    warnings = tuple(
+        f"{filename}:{w.line}: {w.message.splitlines()[0][:200]}" for w in ast.warnings
+    )
+    return Script(source, tuple(instructions), ast.escape_token, warnings)
+
+
+def parse_trigger(text: str, *, line: int) -> Instruction:
+    """Return the instruction that an ONBUILD holds, as if it stood at ``line``.
+
+    Raises:
+        Invalid: not one instruction that may stand there.
+    """
+    try:
+        script = parse(text, "ONBUILD")
+    except DockerfileError as error:
+        raise Invalid(f"ONBUILD {text[:200]}: {error.message}") from error
+    if len(script.instructions) != 1:
+        raise Invalid(f"ONBUILD {text[:200]!r} is not one instruction")
+    found = script.instructions[0]
+    check_trigger(found.keyword)
+    return Instruction(
+        keyword=found.keyword,
+        flags=found.flags,
+        args=found.args,
+        json=found.json,
+        heredocs=found.heredocs,
+        line=line,
+        original=found.original,
+        triggered=True,
+    )
+
+
+def check_trigger(keyword: str) -> None:
+    """Raise Invalid unless ``keyword`` may follow ONBUILD."""
+    if keyword == "ONBUILD":
+        raise Invalid("ONBUILD ONBUILD is not allowed")
+    if keyword in ("FROM", "MAINTAINER"):
+        raise Invalid(f"ONBUILD {keyword} is not allowed", keyword)
+    if keyword not in KEYWORDS:
+        guess = did_you_mean(keyword, KEYWORDS)
+        raise Invalid(f"unknown instruction after ONBUILD: {keyword}{guess}", keyword)
+
+
+def check_text(text: str) -> None:
+    """Raise Invalid where ``text`` could not be a path, an argument or UTF-8."""
+    if "\0" in text:
+        raise Invalid("there is a NUL character in the text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Invalid("the text cannot be written as UTF-8") from None
+
+
+def _parse(text: str, source: Source) -> DockerfileAst:
+    try:
+        return parse_dockerfile_ast(text)
+    except DockerfileSyntaxError as error:
+        _, _, message = str(error).partition(": ")
+        mark = ""
+        if message.startswith("unknown instruction: "):
+            mark = message.removeprefix("unknown instruction: ")
+            message = f"unknown instruction: {mark[:64]}{did_you_mean(mark, KEYWORDS)}"
+        raise source.error(error.line or 1, message, mark) from error
+    except RecursionError:
+        # The library's JSON reader gives no line; the deepest nesting has the most brackets.
+        counts = [line.count("[") for line in source.lines]
+        line = counts.index(max(counts)) + 1
+        raise source.error(line, "brackets are nested too deeply") from None
+
+
+def _instruction(node: DockerfileInstruction) -> Instruction:
+    for arg in node.args:
+        check_text(arg)  # a JSON string can hold what no text file can
+    return Instruction(
+        keyword=node.name,
+        flags=tuple(node.flags),
+        args=tuple(node.args),
+        json=node.json,
+        heredocs=tuple(_heredoc(heredoc) for heredoc in node.heredocs),
+        line=node.start_line,
+        original=node.original.strip(),
+    )
+
+
+def _heredoc(heredoc: DockerfileHeredoc) -> Heredoc:
+    raw = heredoc.content
+    content = chomp_heredoc_content(raw) if heredoc.chomp else raw
+    return Heredoc(heredoc.name, content, raw, heredoc.expand)

@@ -1,0 +1,141 @@
+"""The graph while it grows, and the contexts in it."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from filesync.digest import DIGEST_BYTES, Digest
+from filesync.errors import LocalError
+from filesync.select import Pick, Selector
+from solver.dockerfile.errors import Invalid
+from solver.dockerfile.options import MAIN_CONTEXT, BaseImage
+from solver.graph import MAX_VERTICES, Graph, Vertex, reachable
+from worker.wire.ops import FileOp, ImageOp, LocalOp, MakeDirectory, Op, selector_of
+
+_UNSCANNED: Final = Digest(bytes(DIGEST_BYTES))
+_MAX_PICKS: Final = 10_000
+_EVERYTHING: Final = Selector((Pick("/"),))
+
+
+class Vertices:
+    """Vertices in topological order; what several stages read is there once."""
+
+    def __init__(self) -> None:
+        self._vertices: list[Vertex] = []
+        self._locals: dict[str, int] = {}
+        self._images: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+        self._empty: int | None = None
+
+    def add(self, vertex: Vertex) -> int:
+        """Add a vertex and return its position.
+
+        Raises:
+            Invalid: its op is beyond what may be sent to a worker.
+        """
+        if len(self._vertices) >= MAX_VERTICES:
+            raise Invalid(f"more than {MAX_VERTICES} steps")
+        try:
+            msgspec.msgpack.decode(msgspec.msgpack.encode(vertex.op), type=Op)
+        except (msgspec.ValidationError, UnicodeEncodeError) as error:
+            raise Invalid(f"too large or malformed: {error}") from error
+        self._vertices.append(vertex)
+        return len(self._vertices) - 1
+
+    def local(self, name: str) -> int:
+        """Return the one vertex of the context ``name``."""
+        if name not in self._locals:
+            shown = "load build context" if name == MAIN_CONTEXT else f"load context {name}"
+            op = LocalOp(name, content=_UNSCANNED, tree=_UNSCANNED)
+            self._locals[name] = self.add(Vertex(op, name=f"[internal] {shown}"))
+        return self._locals[name]
+
+    def image(
+        self,
+        base: BaseImage,
+        *,
+        name: str,
+        stage: str,
+        constraints: tuple[tuple[str, str], ...],
+    ) -> int:
+        """Return the vertex of an image; the first to ask names it."""
+        key = (base.context, constraints)
+        if key not in self._images:
+            op = ImageOp(base.manifest)
+            inputs = (self.local(base.context),)
+            self._images[key] = self.add(Vertex(op, inputs, name, stage, constraints))
+        return self._images[key]
+
+    def empty(self) -> int:
+        """Return the vertex of a tree with nothing in it."""
+        if self._empty is None:
+            op = FileOp((MakeDirectory("/"),), scratch=True)
+            self._empty = self.add(Vertex(op, name="FROM scratch"))
+        return self._empty
+
+    def graph(self, target: int) -> Graph:
+        """Return what ``target`` needs, numbered anew."""
+        needed = sorted(reachable(Graph(tuple(self._vertices), target)))
+        positions = {old: new for new, old in enumerate(needed)}
+        vertices = []
+        for old in needed:
+            vertex = self._vertices[old]
+            inputs = tuple(positions[i] for i in vertex.inputs)
+            vertices.append(msgspec.structs.replace(vertex, inputs=inputs))
+        return Graph(tuple(vertices), positions[target])
+
+
+def with_contexts(graph: Graph, digests: Mapping[str, tuple[Digest, Digest]]) -> Graph:
+    """Return ``graph`` with each context's (content digest, tree digest) put in.
+
+    Raises:
+        LocalError: a context of the graph is not in ``digests``.
+    """
+    vertices = []
+    for vertex in graph.vertices:
+        if isinstance(vertex.op, LocalOp):
+            if vertex.op.name not in digests:
+                raise LocalError(f"no digests of the context {vertex.op.name!r}")
+            content, tree = digests[vertex.op.name]
+            op = LocalOp(vertex.op.name, content=content, tree=tree)
+            vertex = msgspec.structs.replace(vertex, op=op)
+        vertices.append(vertex)
+    return Graph(tuple(vertices), graph.target)
+
+
+def context_selectors(
+    graph: Graph, images: Mapping[str, tuple[str, ...]]
+) -> dict[str, Selector]:
+    """Return what ``graph`` reads of each context: the union over its readers.
+
+    Args:
+        graph: the graph.
+        images: the files to read of each context that is an image layout.
+    """
+    names = {i: v.op.name for i, v in enumerate(graph.vertices) if isinstance(v.op, LocalOp)}
+    picks: dict[str, dict[Pick, None]] = {name: {} for name in names.values()}
+    whole = {names[graph.target]} if graph.target in names else set()
+    for vertex in graph.vertices:
+        for number, position in enumerate(vertex.inputs):
+            name = names.get(position)
+            if name is None:
+                continue
+            if isinstance(vertex.op, ImageOp):
+                picks[name] |= {Pick(path): None for path in images[name]}
+                continue
+            selector = selector_of(vertex.op, number)
+            if selector is None:
+                whole.add(name)
+            else:
+                picks[name] |= dict.fromkeys(selector.picks)
+    return {
+        name: _EVERYTHING if name in whole else _union(tuple(found))
+        for name, found in picks.items()
+    }
+
+
+def _union(picks: tuple[Pick, ...]) -> Selector:
+    everything = any(
+        p.path.strip("/.") == "" and not p.exclude and not p.wildcard for p in picks
+    )
+    return _EVERYTHING if everything or len(picks) > _MAX_PICKS else Selector(picks)

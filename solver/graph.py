@@ -1,0 +1,70 @@
+"""The build graph: vertices in topological order, as a client sends it."""
+
+from typing import Annotated, Final
+
+import msgspec
+
+from filesync.digest import Digest, digest_of
+from worker.wire.ops import Op, op_digest
+
+MAX_VERTICES: Final = 10_000
+
+
+class Vertex(msgspec.Struct, frozen=True):
+    """One operation and where its inputs come from.
+
+    Attributes:
+        op: what to do.
+        inputs: positions, in the graph, of the vertices whose results the op reads.
+        name: for people, e.g. ``[build 2/4] RUN make``.
+        stage: name of the Dockerfile stage, or of its number.
+        constraints: labels that a worker must have to run this.
+        ignore_cache: run even when a result is known.
+    """
+
+    op: Op
+    inputs: Annotated[tuple[int, ...], msgspec.Meta(max_length=MAX_VERTICES)] = ()
+    name: str = ""
+    stage: str = ""
+    constraints: tuple[tuple[str, str], ...] = ()
+    ignore_cache: bool = False
+
+
+class Graph(msgspec.Struct, frozen=True):
+    """Vertices, each after all that it reads, and the one whose result is asked for.
+
+    Raises:
+        ValueError: an input that does not come earlier, or a target outside (msgspec turns
+            it into a ValidationError while decoding).
+    """
+
+    vertices: Annotated[tuple[Vertex, ...], msgspec.Meta(max_length=MAX_VERTICES)]
+    target: int
+
+    def __post_init__(self) -> None:
+        for position, vertex in enumerate(self.vertices):
+            if any(not 0 <= i < position for i in vertex.inputs):
+                raise ValueError(f"vertex {position} reads one that does not come before it")
+        if not 0 <= self.target < len(self.vertices):
+            raise ValueError(f"target {self.target} is not in a graph of {len(self.vertices)}")
+
+
+def vertex_digests(graph: Graph) -> list[Digest]:
+    """Return each vertex's identity: its op with the identities of its inputs."""
+    digests: list[Digest] = []
+    for vertex in graph.vertices:
+        parts = [op_digest(vertex.op), *(digests[i] for i in vertex.inputs)]
+        digests.append(digest_of(b"vertex\0" + b"".join(parts)))
+    return digests
+
+
+def reachable(graph: Graph) -> set[int]:
+    """Return the positions of the target and of all that it needs."""
+    found: set[int] = set()
+    todo = [graph.target]
+    while todo:
+        position = todo.pop()
+        if position not in found:
+            found.add(position)
+            todo.extend(graph.vertices[position].inputs)
+    return found

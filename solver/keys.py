@@ -1,0 +1,55 @@
+"""Cache keys: what identifies a step's result.
+
+Each vertex has two. The *definition* key is its op and its inputs' definition keys: known before
+anything runs. The *content* key is its op and the content digests of just what it reads of its
+inputs: known when they are. Either finds the result; a result is kept under both, so an input that
+was rebuilt to the same bytes never re-runs what follows it.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from filesync.digest import Digest, digest_of
+from filesync.manifest import LayeredNodes, Manifest, MemoryNodes, Nodes
+from filesync.select import select
+from solver.graph import Graph
+from worker.wire.ops import ImageOp, Op, op_digest, selector_of
+
+KEY_VERSION: Final = b"filesync key 1\0"
+"""Raised when a result's meaning changes for equal keys: old records are then never found."""
+
+
+def definition_keys(graph: Graph) -> list[Digest]:
+    """Return each vertex's definition key.
+
+    An image is identified by its manifest's digest alone, wherever its layout came from.
+    """
+    keys: list[Digest] = []
+    for vertex in graph.vertices:
+        inputs = () if isinstance(vertex.op, ImageOp) else vertex.inputs
+        keys.append(_key(b"definition\0", vertex.op, [keys[i] for i in inputs]))
+    return keys
+
+
+def content_key(op: Op, contents: Sequence[Digest]) -> Digest:
+    """Return the key of ``op`` for inputs of which it reads what has ``contents``."""
+    return _key(b"content\0", op, contents)
+
+
+def part_read(op: Op, index: int, tree: Manifest) -> Manifest:
+    """Return the subset of input ``index`` that ``op`` reads; ``tree`` itself if all of it.
+
+    New nodes are kept in memory only.
+
+    Raises:
+        PathMissing: the op names a path that the input does not have.
+    """
+    selector = selector_of(op, index)
+    if selector is None:
+        return tree
+    scratch: Nodes = LayeredNodes(MemoryNodes(), tree.nodes)
+    return select(tree, selector, scratch)
+
+
+def _key(kind: bytes, op: Op, parts: Sequence[Digest]) -> Digest:
+    return digest_of(KEY_VERSION + kind + op_digest(op) + b"".join(parts))

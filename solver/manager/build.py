@@ -1,0 +1,276 @@
+"""One build: which steps are known, which must run, and in what order.
+
+A step is solved in this order: its definition key; then its inputs; then its content key; only
+then does it run. Independent steps are solved at the same time, and two steps of equal content
+keys, in one build or in two, run once. A step whose worker is lost runs on another, and an input
+whose last holder is lost is solved again.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from filesync.digest import Digest
+from filesync.errors import FilesyncError, Unavailable
+from filesync.manifest import Manifest
+from solver.errors import NoWorker, OrderFailed, StepFailed
+from solver.keys import content_key, definition_keys, part_read
+from solver.manager.cluster import Cluster
+from solver.manager.deliver import Brought, Delivery, quietly
+from solver.manager.reach import Part, reaches
+from solver.manager.shared import Client, Shared, Solved
+from solver.manager.workers import WorkerLink
+from solver.place import Placement, explain, place
+from solver.wire import Explained, StartBuild, StepDone, StepStarted
+from worker.wire import orders
+from worker.wire.ops import ImageOp, LocalOp, selector_of
+from worker.wire.orders import Ran
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS: Final = 4
+"""How often a step is tried when workers are lost under it."""
+WAIT_FOR_WORKER_S: Final = 15.0
+"""How long a step waits for a worker that fits before it says that there is none."""
+RETRIED: Final = frozenset({"unavailable", "node-missing", "ref-missing", "stale", "cancelled"})
+"""Codes of failures that are not the op's own: place the step again."""
+
+
+class Build:
+    """Solves one client's graph."""
+
+    def __init__(self, shared: Shared, request: StartBuild, client: Client) -> None:
+        self._shared = shared
+        self._request = request
+        self._graph = request.graph
+        self._client = client
+        self._keys = definition_keys(request.graph)
+        self._solving: dict[int, asyncio.Task[Solved]] = {}
+        self._group = asyncio.TaskGroup()
+        self._delivery = Delivery(shared, request.graph, client)
+
+    async def solve_target(self) -> Solved:
+        """Solve the graph's target and return its result, held by at least one worker.
+
+        Raises:
+            StepFailed, NoWorker, FilesyncError: the first thing that went wrong.
+        """
+        try:
+            async with self._group:
+                solved = await self._held(self._graph.target)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        return solved
+
+    async def release(self) -> None:
+        """Let the workers collect this build's sources. Idempotent."""
+        await self._delivery.release()
+
+    # --- solving ------------------------------------------------------------------------------
+
+    async def _solved(self, position: int, *, again: bool = False) -> Solved:
+        task = self._solving.get(position)
+        if task is None or again:
+            task = self._group.create_task(self._solve(position, again=again))
+            self._solving[position] = task
+        return await task
+
+    async def _held(self, position: int) -> Solved:
+        """Return a result that somebody holds, solving it again where nobody does any more."""
+        solved = await self._solved(position)
+        if solved.ref is not None and not self._shared.cluster.holders(solved.ref):
+            solved = await self._solved(position, again=True)
+        return solved
+
+    async def _solve(self, position: int, *, again: bool) -> Solved:
+        vertex = self._graph.vertices[position]
+        if isinstance(vertex.op, LocalOp):
+            return Solved(position, vertex.op.tree, None, "")
+        # An image is what its digest says: running it again cannot give anything else.
+        fixed = isinstance(vertex.op, ImageOp)
+        cacheable = fixed or again or not (self._request.no_cache or vertex.ignore_cache)
+        key = self._keys[position]
+        if cacheable and (found := self._find(position, key)):
+            return self._report_cached(found)
+        parts = await self._parts(position)
+        by_content = content_key(vertex.op, [part.read.content for part in parts])
+        if cacheable and (found := self._find(position, by_content)):
+            await self._add_key(found, key)
+            return self._report_cached(found)
+        return await self._fly(position, (key, by_content))
+
+    async def _parts(self, position: int) -> list[Part]:
+        """Solve a step's inputs and return what the step reads of each."""
+        vertex = self._graph.vertices[position]
+        inputs = await asyncio.gather(*(self._held(i) for i in vertex.inputs))
+        return await asyncio.to_thread(self._select, position, inputs)
+
+    def _select(self, position: int, inputs: Sequence[Solved]) -> list[Part]:
+        vertex = self._graph.vertices[position]
+        parts: list[Part] = []
+        for index, solved in enumerate(inputs):
+            tree = Manifest(solved.tree, self._shared.nodes)
+            try:
+                read = part_read(vertex.op, index, tree)
+            except FilesyncError as exc:
+                source = self._graph.vertices[solved.position].name
+                detail = f"{exc} in {source}" if source else str(exc)
+                raise StepFailed(position, vertex.name, detail, reason=exc.code) from exc
+            partial = selector_of(vertex.op, index) is not None
+            parts.append(Part(solved.position, solved.ref, tree, read, partial))
+        return parts
+
+    def _find(self, position: int, key: Digest) -> Solved | None:
+        shared = self._shared
+        for info in shared.records.find(key):
+            if info.tree in shared.nodes and (held := shared.cluster.holders(info.ref)):
+                return Solved(position, info.tree, info.ref, held[0].name)
+        return None
+
+    def _report_cached(self, found: Solved) -> Solved:
+        self._client.tell(StepDone(found.position, found.worker, cached=True))
+        return found
+
+    async def _add_key(self, found: Solved, key: Digest) -> None:
+        assert found.ref is not None
+        self._shared.records.add_keys(found.ref, [key])
+        for worker in self._shared.cluster.holders(found.ref):
+            await quietly(worker.call(orders.AddKeys(found.ref, (key,))))
+
+    # --- running ------------------------------------------------------------------------------
+
+    async def _fly(self, position: int, keys: tuple[Digest, Digest]) -> Solved:
+        """Run a step, or wait for an equal one that runs already."""
+        flights = self._shared.flights
+        while (flight := flights.get(keys[1])) is not None:
+            landed = await asyncio.shield(flight)
+            if landed is not None:
+                await self._add_key(landed, keys[0])
+                done = StepDone(position, landed.worker, cached=True, shared=True)
+                self._client.tell(done)
+                return replace(landed, position=position)
+        flight = asyncio.get_running_loop().create_future()
+        flights[keys[1]] = flight
+        solved: Solved | None = None
+        try:
+            solved = await self._run(position, keys)
+        finally:
+            del flights[keys[1]]
+            flight.set_result(solved)
+        return solved
+
+    async def _run(self, position: int, keys: tuple[Digest, ...]) -> Solved:
+        vertex = self._graph.vertices[position]
+        failure: FilesyncError | None = None
+        for _ in range(ATTEMPTS):
+            try:
+                return await self._run_once(position, keys)
+            except OrderFailed as exc:
+                if exc.reason not in RETRIED:
+                    raise StepFailed(
+                        position, vertex.name, exc.detail, exc.exit_status, exc.tail, exc.reason
+                    ) from exc
+                failure = exc
+            except Unavailable as exc:
+                failure = exc
+            log.warning("step runs again step=%s reason=%s", vertex.name, failure)
+        raise StepFailed(position, vertex.name, f"gave up after {ATTEMPTS} tries: {failure}")
+
+    async def _run_once(self, position: int, keys: tuple[Digest, ...]) -> Solved:
+        vertex = self._graph.vertices[position]
+        parts = [self._where_now(part) for part in await self._parts(position)]
+        placement = await self._place(position, parts)
+        worker = self._shared.cluster.named(placement.chosen.worker)
+        if worker is None:
+            raise Unavailable(f"worker {placement.chosen.worker} left")
+        began = time.monotonic()
+        worker.running += 1
+        errands: list[Callable[[], Awaitable[None]]] = []
+        try:
+            brought = await self._bring(position, parts, placement, worker, errands)
+            self._client.tell(StepStarted(position, worker.name))
+            run = orders.Run(vertex.op, tuple(b.order for b in brought), keys, vertex.name)
+            ran = await worker.call(run, self._delivery.forward(position))
+        finally:
+            worker.running -= 1
+            for errand in errands:
+                await errand()
+        if not isinstance(ran, Ran):
+            raise OrderFailed(worker.name, "protocol", "answered a run with something else")
+        self._keep(worker, ran, keys)
+        uses = tuple(b.use(report) for b, report in zip(brought, ran.inputs, strict=True))
+        seconds = time.monotonic() - began
+        self._client.tell(StepDone(position, worker.name, False, seconds, uses))
+        return Solved(position, ran.ref.tree, ran.ref.ref, worker.name)
+
+    async def _bring(
+        self,
+        position: int,
+        parts: Sequence[Part],
+        placement: Placement,
+        worker: WorkerLink,
+        errands: list[Callable[[], Awaitable[None]]],
+    ) -> list[Brought]:
+        brought: list[Brought] = []
+        for index, (part, reach) in enumerate(
+            zip(parts, placement.chosen.reaches, strict=True)
+        ):
+            one, errand = await self._delivery.bring(position, index, part, reach, worker)
+            errands.append(errand)
+            brought.append(one)
+        return brought
+
+    def _where_now(self, part: Part) -> Part:
+        """Return ``part`` with the source that a client's tree has got meanwhile."""
+        source = self._delivery.source_of(part.position) if part.ref is None else None
+        return part if source is None else replace(part, ref=source)
+
+    async def _place(self, position: int, parts: Sequence[Part]) -> Placement:
+        vertex = self._graph.vertices[position]
+        cluster = self._shared.cluster
+        deadline = time.monotonic() + WAIT_FOR_WORKER_S
+        while True:
+            records = self._shared.records
+            options = [reaches(part, cluster, records) for part in parts]
+            views = [worker.view() for worker in cluster]
+            placement = place(options, views, constraints=vertex.constraints)
+            if placement is not None:
+                break
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not await cluster.wait_for_join(left_s):
+                raise NoWorker(_nobody(vertex.name, vertex.constraints, cluster))
+        if self._request.explain:
+            self._client.tell(Explained(position, explain(placement)))
+        return placement
+
+    def _keep(self, worker: WorkerLink, ran: Ran, keys: Sequence[Digest]) -> None:
+        """Note a new result and what came to the worker on the way."""
+        shared = self._shared
+        for info in (*ran.pulled, ran.ref):
+            shared.records.add(info)
+            shared.cluster.add_ref(worker, info)
+            worker.learn_tree(shared.nodes, info.tree)
+        shared.records.add_keys(ran.ref.ref, keys)
+
+
+def _nobody(step: str, constraints: Sequence[tuple[str, str]], cluster: Cluster) -> str:
+    if not len(cluster):
+        return f"{step}: no worker is connected; start one with `filesync worker --manager …`"
+    labels = ", ".join(f"{key}={value}" for key, value in constraints)
+    there = "; ".join(
+        f"{w.name} ({', '.join(f'{k}={v}' for k, v in sorted(w.view().labels.items()))})"
+        for w in cluster
+    )
+    return f"{step}: no worker has {labels}; connected are {there}"
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first real failure of a group, however deep."""
+    for exc in group.exceptions:
+        found = _first(exc) if isinstance(exc, BaseExceptionGroup) else exc
+        if not isinstance(found, asyncio.CancelledError):
+            return found
+    return group.exceptions[0]

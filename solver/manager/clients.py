@@ -1,0 +1,186 @@
+"""One connected client: its build, and what it was told."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from filesync.digest import Digest
+from filesync.errors import FilesyncError, NodeMissing
+from filesync.manifest import Nodes, missing_nodes
+from filesync.manifest.pack import pack_nodes
+from solver.errors import InputLost, NoWorker, OrderFailed, StepFailed
+from solver.manager.build import Build
+from solver.manager.deliver import quietly
+from solver.manager.shared import Shared, Solved
+from solver.manager.workers import WorkerLink
+from solver.wire import (
+    BuildFailed,
+    Built,
+    Denied,
+    Event,
+    Exported,
+    ExportRequest,
+    Serve,
+    StartBuild,
+    StepOutput,
+    StepProgress,
+    StopServing,
+    ToClient,
+)
+from worker.wire import orders
+from worker.wire.ops import LocalOp
+from worker.wire.orders import Offered
+
+log = logging.getLogger(__name__)
+
+MAX_QUEUED: Final = 20_000
+"""Messages that may wait for a slow client; beyond it what steps print is dropped."""
+
+Send = Callable[[bytes, ToClient, bytes], Awaitable[None]]
+Traffic = Callable[[], tuple[int, int]]
+"""Bytes that the manager has received and sent so far."""
+
+
+@dataclass(slots=True)
+class ClientLink:
+    """A client by its ZeroMQ identity; one build at a time.
+
+    Messages go out in the order in which they are queued, by one task.
+    """
+
+    identity: bytes
+    shared: Shared
+    send: Send
+    traffic: Traffic
+    last_s: float
+    build: bytes = b""
+    _queue: asyncio.Queue[tuple[ToClient, bytes]] = field(default_factory=asyncio.Queue)
+    _running: asyncio.Task[None] | None = None
+    _exports: list[tuple[WorkerLink, bytes]] = field(default_factory=list)
+
+    # --- what a build needs of its client -----------------------------------------------------
+
+    def tell(self, event: Event) -> None:
+        """Queue an event; never waits."""
+        if self._queue.qsize() > MAX_QUEUED and isinstance(event, StepOutput | StepProgress):
+            return
+        self._queue.put_nowait((event, b""))
+
+    async def serve(self, tree: Digest, address: str) -> bytes:
+        """Have the client serve a tree of its own to a data plane; return the token."""
+        token = secrets.token_bytes(16)
+        self._queue.put_nowait((Serve(tree, address, token), b""))
+        return token
+
+    async def stop_serving(self, token: bytes) -> None:
+        """End that."""
+        self._queue.put_nowait((StopServing(token), b""))
+
+    # --- what the server does with it ---------------------------------------------------------
+
+    def answer(self, message: ToClient, payload: bytes = b"") -> None:
+        """Queue any message."""
+        self._queue.put_nowait((message, payload))
+
+    async def pump(self) -> None:
+        """Send what is queued, until cancelled."""
+        while True:
+            message, payload = await self._queue.get()
+            await self.send(self.identity, message, payload)
+
+    def start(self, request: StartBuild, group: asyncio.TaskGroup) -> None:
+        """Begin a build, unless one runs already."""
+        if self._running is not None:
+            self.answer(Denied("busy", "this client has a build that has not ended"))
+            return
+        unknown = [
+            vertex.op.name
+            for vertex in request.graph.vertices
+            if isinstance(vertex.op, LocalOp) and vertex.op.tree not in self.shared.nodes
+        ]
+        if unknown:
+            self.answer(Denied("node-missing", f"the trees of {unknown} were not sent first"))
+            return
+        self.build = request.build
+        self._running = group.create_task(self._run(request))
+
+    async def end(self) -> None:
+        """Stop the build and let go of what it holds. Idempotent."""
+        task, self._running = self._running, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self, request: StartBuild) -> None:
+        build = Build(self.shared, request, self)
+        before = self.traffic()
+        try:
+            try:
+                await self._build(build, request, before)
+            except FilesyncError as exc:
+                log.info("build failed reason=%s", exc)
+                self.answer(_failure(exc))
+            except Exception as exc:
+                log.exception("build ended by a bug")
+                self.answer(BuildFailed("internal", f"internal error: {exc!r}"))
+            # The exports stay open until the client has taken them and ends the build.
+            await asyncio.Event().wait()
+        finally:
+            await build.release()
+            exports, self._exports = self._exports, []
+            for worker, token in exports:
+                await quietly(worker.call(orders.Release(tokens=(token,))))
+
+    async def _build(self, build: Build, request: StartBuild, before: tuple[int, int]) -> None:
+        solved = await build.solve_target()
+        exported = [await self._export(build, solved, one) for one in request.exports]
+        after = self.traffic()
+        content = self.shared.nodes.summary(solved.tree).content
+        moved = (after[0] - before[0], after[1] - before[1])
+        self.answer(Built(solved.tree, content, tuple(exported), moved))
+
+    async def _export(self, build: Build, solved: Solved, request: ExportRequest) -> Exported:
+        if solved.ref is None:
+            raise NoWorker("the target is a context by itself; there is nothing to export")
+        worker = self.shared.cluster.holder(solved.ref, solved.position)
+        order = orders.Export(solved.ref, request.form, request.config, request.name)
+        offered = await worker.call(order)
+        if not isinstance(offered, Offered):
+            raise OrderFailed(worker.name, "protocol", "answered an export with something else")
+        self._exports.append((worker, offered.token))
+        for pack in pack_nodes(missing_nodes(self.shared.nodes, offered.tree, _nobody_has)):
+            self.answer(orders.Nodes(), pack)
+        return Exported(
+            worker.name,
+            worker.address,
+            offered.token,
+            offered.tree,
+            offered.manifest,
+            offered.config,
+        )
+
+
+def lacking(nodes: Nodes, trees: tuple[Digest, ...]) -> tuple[Digest, ...]:
+    """Return those of ``trees`` that are not here whole."""
+    return tuple(tree for tree in trees if tree not in nodes)
+
+
+def _nobody_has(_: Digest) -> bool:
+    return False
+
+
+def _failure(exc: FilesyncError) -> BuildFailed:
+    match exc:
+        case StepFailed():
+            return BuildFailed(exc.reason, str(exc), exc.position, exc.exit_status, exc.tail)
+        case InputLost():
+            return BuildFailed(exc.code, str(exc), exc.position)
+        case NodeMissing():
+            return BuildFailed(exc.code, f"{exc}; build again")
+        case _:
+            return BuildFailed(exc.code, str(exc))

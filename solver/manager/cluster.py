@@ -1,0 +1,103 @@
+"""All connected workers, and which of them holds which ref.
+
+What is here was announced by the workers and may be stale: a wrong entry costs a round trip.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+from filesync.digest import Digest
+from solver.errors import InputLost
+from solver.manager.workers import WorkerLink
+from worker.wire.orders import RefInfo
+
+SILENCE_S: Final = 10.0
+"""A worker that has said nothing for this long is gone; it says something every second."""
+
+
+class Cluster:
+    """The connected workers by name and by ZeroMQ identity."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, WorkerLink] = {}
+        self._by_identity: dict[bytes, WorkerLink] = {}
+        self._holders: dict[Digest, set[str]] = {}
+        self._joined = asyncio.Event()
+
+    def __iter__(self) -> Iterator[WorkerLink]:
+        return iter(sorted(self._by_name.values(), key=lambda worker: worker.name))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def named(self, name: str) -> WorkerLink | None:
+        """Return the worker called ``name``, if it is connected."""
+        return self._by_name.get(name)
+
+    def identified(self, identity: bytes) -> WorkerLink | None:
+        """Return the worker behind a ZeroMQ identity, if it has registered."""
+        return self._by_identity.get(identity)
+
+    def join(self, worker: WorkerLink) -> None:
+        """Add a worker; what it holds is added with ``add_ref``."""
+        self._by_name[worker.name] = worker
+        self._by_identity[worker.identity] = worker
+        self._joined.set()
+        self._joined = asyncio.Event()
+
+    def leave(self, worker: WorkerLink) -> None:
+        """Take a worker out and fail its orders. Idempotent."""
+        if self._by_name.get(worker.name) is worker:
+            del self._by_name[worker.name]
+        self._by_identity.pop(worker.identity, None)
+        for ref in worker.refs:
+            self._forget_holder(ref, worker.name)
+        worker.refs.clear()
+        worker.lose()
+
+    def silent(self, now_s: float) -> list[WorkerLink]:
+        """Return the workers that have said nothing for too long."""
+        return [w for w in self._by_name.values() if now_s - w.last_s > SILENCE_S]
+
+    async def wait_for_join(self, timeout_s: float) -> bool:
+        """Wait until a worker joins; say whether one did."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._joined.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def add_ref(self, worker: WorkerLink, info: RefInfo) -> None:
+        """Note that ``worker`` holds a ref whole."""
+        worker.refs.add(info.ref)
+        self._holders.setdefault(info.ref, set()).add(worker.name)
+
+    def drop_ref(self, worker: WorkerLink, ref: Digest) -> None:
+        """Note that ``worker`` does not hold a ref after all."""
+        worker.refs.discard(ref)
+        self._forget_holder(ref, worker.name)
+
+    def holders(self, ref: Digest) -> list[WorkerLink]:
+        """Return the workers that hold ``ref``, the least busy first."""
+        held = [self._by_name[name] for name in self._holders.get(ref, ())]
+        return sorted(held, key=lambda worker: (worker.running, worker.name))
+
+    def holder(self, ref: Digest, position: int) -> WorkerLink:
+        """Return the least busy worker that holds ``ref``.
+
+        Raises:
+            InputLost: none does; ``position`` is the step that must run again.
+        """
+        held = self.holders(ref)
+        if not held:
+            raise InputLost(position)
+        return held[0]
+
+    def _forget_holder(self, ref: Digest, name: str) -> None:
+        held = self._holders.get(ref)
+        if held is not None:
+            held.discard(name)
+            if not held:
+                del self._holders[ref]

@@ -1,0 +1,228 @@
+"""Bringing a step's inputs to the worker that will run it.
+
+For each input: ask its holder to open what is read, tell the worker where to take it, and close
+it again afterwards. The bytes go from worker to worker; only manifests pass through here.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from filesync.digest import Digest
+from filesync.errors import FilesyncError
+from filesync.manifest import Manifest
+from solver.errors import OrderFailed
+from solver.graph import Graph
+from solver.manager.reach import Part, by_paths, lacking_links, layer_bytes
+from solver.manager.shared import Client, Shared
+from solver.manager.workers import WorkerLink
+from solver.place import Reach
+from solver.wire import InputUse, StepDone, StepOutput, StepProgress, StepStarted
+from worker.wire import orders
+from worker.wire.ops import selector_of
+from worker.wire.orders import InputOrder, InputReport, Link, Mode, Offered, Ran, Replica
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """How an input will reach its step; ``use`` adds what it took."""
+
+    order: InputOrder
+    source: str
+    workers: tuple[str, ...] = ()
+    bytes_if_layers: int = 0
+
+    def use(self, report: InputReport) -> InputUse:
+        """Return the whole story of this input, for the client."""
+        return InputUse(
+            report.mode,
+            self.source,
+            self.workers,
+            report.bytes_moved,
+            report.files_moved,
+            self.bytes_if_layers,
+            report.seconds,
+        )
+
+
+class Delivery:
+    """Brings inputs to workers for one build, and holds the sources that this made.
+
+    A client's tree (a context) becomes a source on the first worker that needs it and stays
+    there until the build ends, so that the client sends it once.
+    """
+
+    def __init__(self, shared: Shared, graph: Graph, client: Client) -> None:
+        self._shared = shared
+        self._graph = graph
+        self._client = client
+        self._sources: dict[int, Digest] = {}
+        self._locks: dict[int, asyncio.Lock] = {}
+
+    def source_of(self, position: int) -> Digest | None:
+        """Return the source that holds a client's tree, if a worker still has it."""
+        ref = self._sources.get(position)
+        return ref if ref is not None and self._shared.cluster.holders(ref) else None
+
+    async def bring(
+        self, consumer: int, index: int, part: Part, reach: Reach, worker: WorkerLink
+    ) -> tuple[Brought, Callable[[], Awaitable[None]]]:
+        """Make ready for ``worker`` to take one input; return how, and what to do afterwards.
+
+        Raises:
+            InputLost, Unavailable, OrderFailed: a holder is gone or will not; place again.
+        """
+        if part.ref is None:
+            return await self._bring_context(consumer, index, part, worker)
+        name = self._graph.vertices[part.position].name
+        match reach.mode:
+            case Mode.LOCAL:
+                return Brought(orders.FromLocal(part.ref), name), _nothing
+            case Mode.PATHS:
+                return await self._bring_paths(consumer, index, part, reach, worker)
+            case Mode.LAYERS | Mode.REGISTRY:
+                return await self._bring_layers(part, worker)
+
+    async def release(self) -> None:
+        """Let the workers collect this build's sources. Idempotent."""
+        sources, self._sources = self._sources, {}
+        for ref in sources.values():
+            for worker in self._shared.cluster.holders(ref):
+                self._shared.cluster.drop_ref(worker, ref)
+                await quietly(worker.call(orders.Release(sources=(ref,))))
+
+    async def _bring_context(
+        self, consumer: int, index: int, part: Part, worker: WorkerLink
+    ) -> tuple[Brought, Callable[[], Awaitable[None]]]:
+        lock = self._locks.setdefault(part.position, asyncio.Lock())
+        async with lock:
+            ref = self.source_of(part.position)
+            if ref is None:
+                ref = await self._fill_source(part.position, part.tree, worker)
+        held = Part(part.position, ref, part.tree, part.read, part.partial)
+        if ref in worker.refs:
+            name = self._graph.vertices[part.position].name
+            return Brought(orders.FromLocal(ref), name), _nothing
+        reach = by_paths(worker, part.read)
+        return await self._bring_paths(consumer, index, held, reach, worker)
+
+    async def _fill_source(self, position: int, tree: Manifest, worker: WorkerLink) -> Digest:
+        """Run a local op: sync a client's tree to ``worker``; return the source's ref."""
+        vertex = self._graph.vertices[position]
+        began = time.monotonic()
+        self._client.tell(StepStarted(position, worker.name))
+        await worker.send_tree(self._shared.nodes, tree.tree)
+        basis = by_paths(worker, tree).basis
+        token = await self._client.serve(tree.tree, worker.address)
+        try:
+            replica = Replica("client", "", token)
+            order = orders.FromPaths(tree.tree, (replica,), f"context {vertex.name}", basis)
+            run = orders.Run(vertex.op, (order,), (), vertex.name)
+            ran = await worker.call(run, self.forward(position))
+        finally:
+            await self._client.stop_serving(token)
+        if not isinstance(ran, Ran):
+            raise OrderFailed(worker.name, "protocol", "answered a run with something else")
+        self._shared.cluster.add_ref(worker, ran.ref)
+        self._sources[position] = ran.ref.ref
+        brought = Brought(order, vertex.name, ("client",), ran.ref.tar_size)
+        uses = tuple(brought.use(report) for report in ran.inputs)
+        seconds = time.monotonic() - began
+        self._client.tell(StepDone(position, worker.name, False, seconds, uses))
+        return ran.ref.ref
+
+    async def _bring_paths(
+        self, consumer: int, index: int, part: Part, reach: Reach, worker: WorkerLink
+    ) -> tuple[Brought, Callable[[], Awaitable[None]]]:
+        assert part.ref is not None
+        vertex = self._graph.vertices[consumer]
+        source = self._graph.vertices[part.position]
+        holder = self._shared.cluster.holder(part.ref, part.position)
+        selector = selector_of(vertex.op, index) if part.partial else None
+        offered = await self._offered(holder, orders.Offer(part.ref, selector))
+        if offered.tree != part.read.tree:
+            raise OrderFailed(holder.name, "stale", "selected another subset than the manager")
+        await worker.send_tree(part.read.nodes, offered.tree)
+        replica = Replica(holder.name, holder.address, offered.token)
+        key = f"{source.stage}:{source.name}:{vertex.stage}:{vertex.name}"
+        order = orders.FromPaths(offered.tree, (replica,), key, reach.basis)
+        brought = Brought(order, source.name, (holder.name,), self._whole_bytes(part, worker))
+        return brought, _closing(holder, offered.token)
+
+    async def _bring_layers(
+        self, part: Part, worker: WorkerLink
+    ) -> tuple[Brought, Callable[[], Awaitable[None]]]:
+        assert part.ref is not None
+        records = self._shared.records
+        holder = self._shared.cluster.holder(part.ref, part.position)
+        lacking = lacking_links(worker, records.chain(part.ref))
+        request = orders.OfferLayers(tuple(info.ref for info in lacking))
+        offered = await self._offered(holder, request)
+        chain: list[Link] = []
+        for info, layer in zip(lacking, offered.layers, strict=True):
+            bare = _with_layer(info, layer)
+            records.add(bare)
+            chain.append(Link(bare, layer))
+        await worker.send_tree(self._shared.nodes, offered.tree)
+        replica = Replica(holder.name, holder.address, offered.token)
+        order = orders.FromLayers(tuple(chain), offered.tree, (replica,))
+        source = self._graph.vertices[part.position].name
+        size = sum(link.layer.size for link in chain)
+        return Brought(order, source, (holder.name,), size), _closing(holder, offered.token)
+
+    async def _offered(
+        self, holder: WorkerLink, request: orders.Offer | orders.OfferLayers
+    ) -> Offered:
+        offered = await holder.call(request)
+        if not isinstance(offered, Offered):
+            raise OrderFailed(holder.name, "protocol", "answered an offer with something else")
+        return offered
+
+    def _whole_bytes(self, part: Part, worker: WorkerLink) -> int:
+        """Return what it would have taken to move the whole input as layers."""
+        assert part.ref is not None
+        if self._shared.records.ref(part.ref) is None:
+            return part.tree.summary.size
+        chain = self._shared.records.chain(part.ref)
+        return sum(map(layer_bytes, lacking_links(worker, chain)))
+
+    def forward(self, position: int) -> Callable[[orders.Output | orders.Progress], None]:
+        """Return what passes a step's output and progress on to the client."""
+
+        def pass_on(message: orders.Output | orders.Progress) -> None:
+            match message:
+                case orders.Output(_, stream, data):
+                    self._client.tell(StepOutput(position, stream, data))
+                case orders.Progress(_, index, done, total):
+                    self._client.tell(StepProgress(position, index, done, total))
+
+        return pass_on
+
+
+def _with_layer(info: orders.RefInfo, layer: orders.Layer) -> orders.RefInfo:
+    return orders.RefInfo(
+        info.ref, info.tree, info.parent, (), info.created_s, layer, False, info.tar_size
+    )
+
+
+def _closing(holder: WorkerLink, token: bytes) -> Callable[[], Awaitable[None]]:
+    async def close() -> None:
+        await quietly(holder.call(orders.Release(tokens=(token,))))
+
+    return close
+
+
+async def _nothing() -> None:
+    return None
+
+
+async def quietly(call: Awaitable[object]) -> None:
+    """Await a call whose failure costs nothing but a line in the log."""
+    try:
+        await call
+    except FilesyncError as exc:
+        log.debug("left undone reason=%s", exc)

@@ -1,0 +1,103 @@
+"""Cache records: which key has which ref, and what is known of each ref.
+
+Kept in SQLite; all of it can be rebuilt from what the workers announce, and is, as they register.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from filesync.digest import Digest
+from filesync.errors import StoreError
+from worker.wire.orders import RefInfo
+
+SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE refs (ref BLOB PRIMARY KEY, created_s REAL NOT NULL, info BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE keys (key BLOB NOT NULL, ref BLOB NOT NULL, PRIMARY KEY (key, ref)) WITHOUT ROWID;
+CREATE INDEX keys_by_ref ON keys (ref);
+"""
+_decoder: Final = msgspec.msgpack.Decoder(RefInfo)
+
+
+class Records:
+    """The store of cache records. Used from one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._db.executescript(f"{_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
+        elif version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{path} was written by another version (schema {version}, this one is "
+                f"{SCHEMA_VERSION}): give another --state directory, or remove that one"
+            )
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._db.close()
+
+    def add(self, info: RefInfo) -> None:
+        """Keep what is known of a ref, and its keys; a layer once known is not forgotten."""
+        known = self.ref(info.ref)
+        if known is not None and info.layer is None:
+            info = msgspec.structs.replace(info, layer=known.layer)
+        bare = msgspec.structs.replace(info, keys=())
+        if known is None or bare != known:
+            self._db.execute(
+                "INSERT OR REPLACE INTO refs VALUES (?, ?, ?)",
+                (info.ref, info.created_s, msgspec.msgpack.encode(bare)),
+            )
+        self.add_keys(info.ref, info.keys)
+
+    def add_keys(self, ref: Digest, keys: Iterable[Digest]) -> None:
+        """Remember that ``keys`` have the result ``ref``."""
+        rows = [(key, ref) for key in keys]
+        self._db.executemany("INSERT OR IGNORE INTO keys VALUES (?, ?)", rows)
+
+    def find(self, key: Digest) -> list[RefInfo]:
+        """Return the refs that ``key`` has, newest first; somebody may or may not hold them."""
+        rows = self._db.execute(
+            "SELECT info FROM refs JOIN keys USING (ref) WHERE key = ?"
+            " ORDER BY created_s DESC, ref",
+            (key,),
+        )
+        return [_decoder.decode(info) for (info,) in rows]
+
+    def ref(self, ref: Digest) -> RefInfo | None:
+        """Return what is known of ``ref``, without its keys."""
+        row = self._db.execute("SELECT info FROM refs WHERE ref = ?", (ref,)).fetchone()
+        return None if row is None else _decoder.decode(row[0])
+
+    def chain(self, ref: Digest) -> tuple[RefInfo, ...]:
+        """Return ``ref`` and what it was made on top of, parents first.
+
+        Raises:
+            StoreError: a parent is not known here.
+        """
+        links: list[RefInfo] = []
+        at: Digest | None = ref
+        while at is not None:
+            info = self.ref(at)
+            if info is None:
+                raise StoreError(f"the parent {at.hex()[:12]} of a result is not known")
+            links.append(info)
+            at = info.parent
+        return tuple(reversed(links))
+
+    def forget(self, refs: Iterable[Digest]) -> None:
+        """Drop refs that nobody holds any more, with their keys."""
+        rows = [(ref,) for ref in refs]
+        self._db.executemany("DELETE FROM keys WHERE ref = ?", rows)
+        self._db.executemany("DELETE FROM refs WHERE ref = ?", rows)
+
+    def trees(self) -> list[Digest]:
+        """Return the tree digest of every ref that is known."""
+        rows = self._db.execute("SELECT info FROM refs")
+        return [_decoder.decode(info).tree for (info,) in rows]

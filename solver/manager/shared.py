@@ -1,0 +1,55 @@
+"""What the parts of the manager hold in common."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from filesync.digest import Digest
+from filesync.manifest import Nodes
+from solver.manager.cluster import Cluster
+from solver.manager.records import Records
+from solver.wire import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A step's result.
+
+    Attributes:
+        position: the step that has it, in its graph.
+        ref: None for a client's tree, which no worker need have.
+        worker: one that held it when it was found or made.
+    """
+
+    position: int
+    tree: Digest
+    ref: Digest | None
+    worker: str
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all builds of a manager share.
+
+    Attributes:
+        flights: steps that run now, by content key. The future's result is None when the
+            build that ran it gave up; whoever waits then runs it itself.
+    """
+
+    cluster: Cluster
+    records: Records
+    nodes: Nodes
+    flights: dict[Digest, "asyncio.Future[Solved | None]"] = field(default_factory=dict)
+
+
+class Client(Protocol):
+    """A build's client, as the build needs it."""
+
+    def tell(self, event: Event) -> None:
+        """Send an event, in order; never waits."""
+
+    async def serve(self, tree: Digest, address: str) -> bytes:
+        """Have the client serve a tree of its own to a data plane; return the token."""
+
+    async def stop_serving(self, token: bytes) -> None:
+        """End that."""

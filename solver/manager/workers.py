@@ -1,0 +1,142 @@
+"""The workers as the manager sees them: what each holds, and the orders it has."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from filesync.digest import Digest
+from filesync.manifest import Manifest, Nodes, Subdirectory, missing_nodes
+from filesync.manifest.pack import pack_nodes
+from solver.errors import OrderFailed, WorkerLost
+from solver.place import WorkerView
+from solver.wire import WorkerRow
+from worker.wire import orders
+from worker.wire.orders import Failed, Order, OrderBody, Register, Result
+
+Send = Callable[[bytes, orders.ToWorker, bytes], Awaitable[None]]
+"""Send a message and payload to the peer with this ZeroMQ identity."""
+OnEvent = Callable[[orders.Output | orders.Progress], None]
+
+
+@dataclass(slots=True)
+class _Call:
+    answer: asyncio.Future[Result]
+    on_event: OnEvent | None
+
+
+@dataclass(slots=True)
+class WorkerLink:
+    """One connected worker.
+
+    Attributes:
+        refs: what it holds whole.
+        sources: its idle sources, id to tree digest.
+        known: directory nodes that it has for certain, since we told each other.
+        running: steps that were given to it and are not answered.
+        last_s: when it last said something, by the manager's monotonic clock.
+    """
+
+    identity: bytes
+    hello: Register
+    send: Send
+    last_s: float
+    refs: set[Digest] = field(default_factory=set)
+    sources: dict[str, Digest] = field(default_factory=dict)
+    known: set[Digest] = field(default_factory=set)
+    running: int = 0
+    gone: bool = False
+    _calls: dict[int, _Call] = field(default_factory=dict)
+    _last_id: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.hello.worker
+
+    @property
+    def address(self) -> str:
+        """Where its data plane listens."""
+        return self.hello.address
+
+    def view(self) -> WorkerView:
+        """Return what placement needs to know of it."""
+        labels = {"name": self.name, **self.hello.labels}
+        return WorkerView(self.name, labels, self.hello.slots, self.running)
+
+    def row(self) -> WorkerRow:
+        """Return it as a line for people."""
+        hello = self.hello
+        return WorkerRow(
+            hello.worker,
+            hello.address,
+            {"name": self.name, **hello.labels},
+            hello.slots,
+            self.running,
+            len(self.refs),
+            hello.snapshotter,
+        )
+
+    async def call(self, body: OrderBody, on_event: OnEvent | None = None) -> Result:
+        """Give an order and return its answer; a cancelled call cancels the order.
+
+        Raises:
+            OrderFailed: the worker said so.
+            WorkerLost: it went away before it answered.
+        """
+        if self.gone:
+            raise WorkerLost(self.name)
+        self._last_id += 1
+        number = self._last_id
+        call = _Call(asyncio.get_running_loop().create_future(), on_event)
+        self._calls[number] = call
+        try:
+            await self.send(self.identity, Order(number, body), b"")
+            result = await call.answer
+        except asyncio.CancelledError:
+            if not self.gone:
+                await self.send(self.identity, orders.Cancel(number), b"")
+            raise
+        finally:
+            self._calls.pop(number, None)
+        if isinstance(result, Failed):
+            raise OrderFailed(
+                self.name, result.code, result.detail, result.exit_status, result.tail
+            )
+        return result
+
+    async def send_tree(self, nodes: Nodes, tree: Digest) -> None:
+        """Make sure that the worker has the nodes of ``tree``."""
+        lacking = missing_nodes(nodes, tree, self.known.__contains__)
+        for pack in pack_nodes(lacking):
+            await self.send(self.identity, orders.Nodes(), pack)
+        self.learn_tree(nodes, tree)
+
+    def learn_tree(self, nodes: Nodes, tree: Digest) -> None:
+        """Note that the worker has ``tree`` whole."""
+        manifest = Manifest(tree, nodes)
+        stack = [tree]
+        while stack:
+            digest = stack.pop()
+            if digest not in self.known:
+                self.known.add(digest)
+                entries = manifest.directory(digest).entries
+                stack.extend(e.tree for e in entries if isinstance(e, Subdirectory))
+
+    def answer(self, number: int, result: Result) -> None:
+        """Pass an outcome to whoever gave the order; one that nobody waits for is dropped."""
+        call = self._calls.get(number)
+        if call is not None and not call.answer.done():
+            call.answer.set_result(result)
+
+    def event(self, message: orders.Output | orders.Progress) -> None:
+        """Pass what an order printed to whoever gave it."""
+        call = self._calls.get(message.id)
+        if call is not None and call.on_event is not None:
+            call.on_event(message)
+
+    def lose(self) -> None:
+        """Fail every order that it has. Idempotent."""
+        self.gone = True
+        for call in self._calls.values():
+            if not call.answer.done():
+                call.answer.set_exception(WorkerLost(self.name))

@@ -1,0 +1,324 @@
+"""All that a client and a manager say to each other.
+
+A client dials the manager's ROUTER. Before a build it makes sure that the manager has the nodes
+of the trees it offers: ``Have`` asks which of some digests the manager lacks, level by level, and
+``Nodes`` (``worker.wire.orders``) carries those. Then ``StartBuild``; events follow until ``Built``
+or ``BuildFailed``. While the build runs the manager may ask the client to ``Serve`` a tree to a
+worker over the data plane. When the client has taken its exports it says ``EndBuild``, and the
+manager lets go of what it held for that build. A client that falls silent is ended the same way.
+
+The rules for changing this file are those of ``worker.wire.orders``.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import msgspec
+
+from filesync.digest import WireDigest
+from filesync.errors import MalformedMessage
+from solver.graph import Graph
+from worker.wire.ops import Text
+from worker.wire.orders import (
+    MAX_HEADER_BYTES,
+    MAX_PAYLOAD_BYTES,
+    Address,
+    Count,
+    ExportForm,
+    FromWorker,
+    Labels,
+    Mode,
+    Nodes,
+    Sha256,
+    Token,
+    ToWorker,
+    UsageRow,
+)
+
+MAX_DIGESTS: Final = 100_000
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="m"):
+    pass
+
+
+# --- client -> manager ------------------------------------------------------------------------
+
+
+class Have(_Message, frozen=True, tag="have"):
+    """Which of these trees do you lack? -> Lack."""
+
+    trees: Annotated[tuple[WireDigest, ...], msgspec.Meta(max_length=MAX_DIGESTS)]
+
+
+class ExportRequest(msgspec.Struct, frozen=True):
+    """One form in which the client will take the result."""
+
+    form: ExportForm
+    config: bytes = b"{}"
+    name: Text = ""
+
+
+class StartBuild(_Message, frozen=True, tag="start-build"):
+    """Build ``graph``. The client's trees are named by the graph's local ops. -> events.
+
+    Attributes:
+        no_cache: run every step, even those whose result is known.
+        explain: send ``Explained`` for each placement.
+    """
+
+    version: int
+    build: Token
+    graph: Graph
+    exports: tuple[ExportRequest, ...] = ()
+    no_cache: bool = False
+    explain: bool = False
+
+
+class EndBuild(_Message, frozen=True, tag="end-build"):
+    """Stop the build if it runs, and let go of what is held for it."""
+
+    build: Token
+
+
+class Alive(_Message, frozen=True, tag="alive"):
+    """The client is still there. -> Alive."""
+
+
+class ListWorkers(_Message, frozen=True, tag="list-workers"):
+    """-> Workers."""
+
+
+class AskUsage(_Message, frozen=True, tag="ask-usage"):
+    """-> Usages."""
+
+
+class AskPrune(_Message, frozen=True, tag="ask-prune"):
+    """Remove what no build holds, on every worker. -> Usages, of what was removed."""
+
+    all: bool = False
+
+
+# --- manager -> client ------------------------------------------------------------------------
+
+
+class Lack(_Message, frozen=True, tag="lack"):
+    """Those of the trees asked for that are not here."""
+
+    trees: tuple[WireDigest, ...]
+
+
+class Serve(_Message, frozen=True, tag="serve"):
+    """Dial ``address`` on the data plane and serve ``tree`` under ``token`` until told to stop."""
+
+    tree: WireDigest
+    address: Address
+    token: Token
+
+
+class StopServing(_Message, frozen=True, tag="stop-serving"):
+    """The worker has what it needed under ``token``."""
+
+    token: Token
+
+
+class StepStarted(_Message, frozen=True, tag="step-started"):
+    """A step runs on a worker now (it may be said again when that worker is lost)."""
+
+    position: Count
+    worker: Text
+
+
+class StepOutput(_Message, frozen=True, tag="step-output"):
+    """What a step printed."""
+
+    position: Count
+    stream: int
+    data: bytes
+
+
+class StepProgress(_Message, frozen=True, tag="step-progress"):
+    """How far a step's input has come, in bytes of content."""
+
+    position: Count
+    input: Count
+    done_bytes: Count
+    total_bytes: Count
+
+
+class InputUse(msgspec.Struct, frozen=True):
+    """How one input reached its step.
+
+    Attributes:
+        source: name of the step that made it.
+        workers: where it was taken from (``client`` for the client itself).
+        bytes_moved: bytes on the data plane.
+        bytes_if_layers: what its whole layers would have been there: blobs where they have
+            been made, the uncompressed tar where not.
+    """
+
+    mode: Mode
+    source: Text = ""
+    workers: tuple[Text, ...] = ()
+    bytes_moved: Count = 0
+    files_moved: Count = 0
+    bytes_if_layers: Count = 0
+    seconds: float = 0.0
+
+
+class StepDone(_Message, frozen=True, tag="step-done"):
+    """A step has its result.
+
+    Attributes:
+        seconds: from being placed to having the result; 0 when cached.
+        shared: its result came from an equal step that ran at the same time.
+    """
+
+    position: Count
+    worker: Text
+    cached: bool
+    seconds: float = 0.0
+    inputs: tuple[InputUse, ...] = ()
+    shared: bool = False
+
+
+class Explained(_Message, frozen=True, tag="explained"):
+    """Why a step was placed where it was; lines for people."""
+
+    position: Count
+    lines: tuple[Text, ...]
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """An export that is open to the client on a worker's data plane."""
+
+    worker: Text
+    address: Address
+    token: Token
+    tree: WireDigest
+    manifest: tuple[Sha256, Count] | None = None
+    config: Sha256 | None = None
+
+
+class Built(_Message, frozen=True, tag="built"):
+    """The target is built; exports are in the order in which they were asked for.
+
+    Attributes:
+        manager_bytes: bytes that the manager has received and sent since this build began.
+    """
+
+    tree: WireDigest
+    content: WireDigest
+    exports: tuple[Exported, ...] = ()
+    manager_bytes: tuple[Count, Count] = (0, 0)
+
+
+class BuildFailed(_Message, frozen=True, tag="build-failed"):
+    """The build ended without a result.
+
+    Attributes:
+        position: the step at fault, or -1.
+        exit_status: of the command that failed, if one did.
+    """
+
+    code: Text
+    detail: Text
+    position: int = -1
+    exit_status: int | None = None
+    tail: Text = ""
+
+
+class WorkerRow(msgspec.Struct, frozen=True):
+    """A worker as the manager sees it."""
+
+    name: Text
+    address: Address
+    labels: Labels
+    slots: Count
+    running: Count
+    refs: Count
+    snapshotter: Text
+
+
+class Workers(_Message, frozen=True, tag="workers"):
+    """The workers, by name."""
+
+    rows: tuple[WorkerRow, ...]
+
+
+class Usages(_Message, frozen=True, tag="usages"):
+    """Disk use, by worker."""
+
+    rows: tuple[tuple[Text, tuple[UsageRow, ...]], ...]
+
+
+class Denied(_Message, frozen=True, tag="denied"):
+    """The manager will not do that: wrong version, unknown build, malformed message."""
+
+    code: Text
+    detail: Text
+
+
+FromClient = Have | Nodes | StartBuild | EndBuild | Alive | ListWorkers | AskUsage | AskPrune
+Event = StepStarted | StepOutput | StepProgress | StepDone | Explained
+ToClient = (
+    Lack
+    | Nodes
+    | Alive
+    | Serve
+    | StopServing
+    | Event
+    | Built
+    | BuildFailed
+    | Workers
+    | Usages
+    | Denied
+)
+ToManager = FromClient | FromWorker
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_to_client: Final = msgspec.msgpack.Decoder(ToClient)
+_to_manager: Final = msgspec.msgpack.Decoder(ToManager)
+
+Frames = Sequence[bytes | memoryview]
+
+
+def encode(message: ToClient | FromClient | ToWorker, payload: bytes = b"") -> list[bytes]:
+    """Return the frames of ``message``."""
+    header = _encoder.encode(message)
+    return [header, payload] if payload else [header]
+
+
+def decode_to_manager(frames: Frames) -> tuple[ToManager, bytes | memoryview]:
+    """Return what a client or worker sent.
+
+    Raises:
+        MalformedMessage: for anything that ``encode`` cannot give.
+    """
+    _check(frames)
+    try:
+        message = _to_manager.decode(frames[0])
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise MalformedMessage(str(exc)) from exc
+    return message, frames[1] if len(frames) == 2 else b""
+
+
+def decode_to_client(frames: Frames) -> tuple[ToClient, bytes | memoryview]:
+    """Return what a manager sent to a client.
+
+    Raises:
+        MalformedMessage: for anything that ``encode`` cannot give.
+    """
+    _check(frames)
+    try:
+        message = _to_client.decode(frames[0])
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise MalformedMessage(str(exc)) from exc
+    return message, frames[1] if len(frames) == 2 else b""
+
+
+def _check(frames: Frames) -> None:
+    if not 1 <= len(frames) <= 2:
+        raise MalformedMessage(f"{len(frames)} frames")
+    if len(frames[0]) > MAX_HEADER_BYTES or sum(map(len, frames[1:])) > MAX_PAYLOAD_BYTES:
+        raise MalformedMessage(f"a message of {sum(map(len, frames))} bytes")

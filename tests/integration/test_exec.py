@@ -1,0 +1,559 @@
+"""Ops in real containers, on a root made of one busybox."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from filesync.errors import PathMissing, UsageError
+from worker.exec import (
+    BadExec,
+    CommandNotFound,
+    ExecState,
+    NoRuntime,
+    OutputTail,
+    RuntimeFailed,
+    UserUnknown,
+    execute,
+    failure_text,
+    find_runtime,
+)
+from worker.wire.ops import (
+    BindMount,
+    CacheMount,
+    ExecOp,
+    Mount,
+    Network,
+    Sharing,
+    TmpfsMount,
+)
+
+pytestmark = pytest.mark.needs("crun", "busybox", "root")
+
+APPLETS = (
+    "sh ls cat id touch sleep env mount ps stat mkdir rm mv ln hostname head dd mknod kill"
+)
+OLD_NS = 1_000_000_000_000_000_000
+
+
+@dataclass
+class Outcome:
+    status: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
+class Bench:
+    """A root, an input and a worker's state; what was printed so far."""
+
+    root: Path
+    source: Path
+    state: ExecState
+    printed: dict[int, bytearray] = field(
+        default_factory=lambda: {1: bytearray(), 2: bytearray()}
+    )
+
+    async def execute(self, op: ExecOp) -> int:
+        return await execute(
+            op,
+            root=self.root,
+            inputs={1: self.source},
+            state=self.state,
+            on_output=lambda stream, data: self.printed[stream].extend(data),
+        )
+
+    def op(self, op: ExecOp) -> Outcome:
+        for stream in self.printed.values():
+            stream.clear()
+        status = asyncio.run(self.execute(op))
+        return Outcome(status, self.printed[1].decode(), self.printed[2].decode())
+
+    def sh(self, script: str, *mounts: Mount, **fields: Any) -> Outcome:
+        return self.op(ExecOp(args=("sh", "-c", script), mounts=mounts, **fields))
+
+    async def wait_for_output(self, text: bytes) -> None:
+        async with asyncio.timeout(20):
+            while text not in self.printed[1]:
+                await asyncio.sleep(0.01)
+
+    def left_behind(self) -> list[str]:
+        """Return what a run should have removed: scratch, runtime state, mounts."""
+        base = self.root.parent
+        found = [str(path) for name in ("scratch", "runtime") for path in inside(base, name)]
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        return found + [line for line in mounts if str(base) in line]
+
+
+def inside(base: Path, name: str) -> list[Path]:
+    path = base / "state" / name
+    return list(path.iterdir()) if path.exists() else []
+
+
+def make_root(root: Path) -> None:
+    (root / "bin").mkdir(parents=True)
+    busybox = shutil.which("busybox", path=f"{os.environ['PATH']}:/bin:/usr/bin")
+    assert busybox
+    shutil.copy(busybox, root / "bin/busybox")
+    for applet in APPLETS.split():
+        (root / "bin" / applet).symlink_to("busybox")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    root, source = tmp_path / "root", tmp_path / "source"
+    make_root(root)
+    (source / "d").mkdir(parents=True)
+    (source / "d/f").write_text("content")
+    return Bench(root, source, ExecState.open(tmp_path / "state"))
+
+
+def tree(root: Path) -> list[tuple[str, int, int]]:
+    paths = [root, *sorted(root.rglob("*"))]
+    return [(str(p), p.lstat().st_mode, p.lstat().st_mtime_ns) for p in paths]
+
+
+# --- the command ----------------------------------------------------------------------------
+
+
+def test_status_and_both_streams_reach_the_caller(bench: Bench) -> None:
+    assert bench.sh("echo out; echo err >&2; exit 7") == Outcome(7, "out\n", "err\n")
+    assert bench.left_behind() == []
+
+
+def test_command_killed_by_a_signal_has_a_status_above_128(bench: Bench) -> None:
+    assert bench.sh("sh -c 'kill -9 $$'").status == 137
+
+
+def test_output_comes_while_the_command_runs(bench: Bench) -> None:
+    async def scenario() -> None:
+        script = "echo first; while [ ! -e /go ]; do sleep 0.01; done; echo second"
+        async with asyncio.TaskGroup() as group:
+            run = group.create_task(bench.execute(ExecOp(args=("sh", "-c", script))))
+            await bench.wait_for_output(b"first\n")
+            assert not run.done()
+            (bench.root / "go").touch()
+        assert run.result() == 0
+
+    asyncio.run(scenario())
+    assert bench.printed[1] == b"first\nsecond\n"
+
+
+def test_much_output_comes_whole_and_in_bounded_pieces(bench: Bench) -> None:
+    pieces: list[int] = []
+
+    async def scenario() -> int:
+        return await execute(
+            ExecOp(args=("sh", "-c", "dd if=/dev/zero bs=1024 count=8192 2>/dev/null")),
+            root=bench.root,
+            inputs={},
+            state=bench.state,
+            on_output=lambda _, data: pieces.append(len(data)),
+        )
+
+    assert asyncio.run(scenario()) == 0
+    assert sum(pieces) == 8 << 20
+    assert max(pieces) <= 64 << 10
+
+
+def test_failure_text_ends_with_the_commands_last_words(bench: Bench) -> None:
+    tail = OutputTail()
+    op = ExecOp(args=("sh", "-c", "echo no such thing >&2; exit 3"))
+    run = execute(op, root=bench.root, inputs={}, state=bench.state, on_output=tail)
+    status = asyncio.run(run)
+    text = failure_text(op.args, status, tail)
+    assert text.endswith("ended with status 3:\nno such thing")
+
+
+def test_environment_is_the_ops_and_nothing_of_the_worker(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_WORKER", "1")
+    op = ExecOp(
+        args=("env",), env=(("A", "x y"), ("PATH", "/bin")), proxy_env=(("no_proxy", "n"),)
+    )
+    assert sorted(bench.op(op).stdout.splitlines()) == [
+        "A=x y",
+        "HOME=/",
+        "PATH=/bin",
+        "no_proxy=n",
+    ]
+
+
+def test_working_directory_is_made_and_stays(bench: Bench) -> None:
+    assert bench.sh("pwd", cwd="/work/x").stdout == "/work/x\n"
+    assert (bench.root / "work/x").is_dir()
+
+
+def test_working_directory_through_a_link_stays_inside_the_root(
+    bench: Bench, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (bench.root / "link").symlink_to(tmp_path / "outside")
+    bench.sh("true", cwd="/link/x")
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_user_by_name_has_its_groups_and_home(bench: Bench) -> None:
+    (bench.root / "etc").mkdir()
+    (bench.root / "etc/passwd").write_text("ann:x:1000:50::/home/ann:/bin/sh\n")
+    (bench.root / "etc/group").write_text("staff:x:50:\ndisk:x:6:ann\n")
+    found = bench.sh("id -u; id -g; id -G; echo $HOME", user="ann").stdout.split("\n")
+    assert found[:2] == ["1000", "50"]
+    assert sorted(found[2].split()) == ["50", "6"]
+    assert found[3] == "/home/ann"
+    with pytest.raises(UserUnknown, match="eve"):
+        bench.sh("true", user="eve")
+
+
+def test_command_that_is_not_there_is_told_from_one_that_fails(bench: Bench) -> None:
+    with pytest.raises(CommandNotFound, match="no-such-thing"):
+        bench.op(ExecOp(args=("no-such-thing",)))
+    (bench.root / "data").touch()
+    with pytest.raises(CommandNotFound):
+        bench.op(ExecOp(args=("/data",)))
+    assert bench.sh("no-such-thing").status == 127
+    assert bench.left_behind() == []
+
+
+def test_scripts_are_shown_below_dev_pipes(bench: Bench) -> None:
+    files = (("EOF", "#!/bin/sh\necho from $0\n"),)
+    assert (
+        bench.op(ExecOp(args=("/dev/pipes/EOF",), files=files)).stdout
+        == "from /dev/pipes/EOF\n"
+    )
+    assert bench.sh("echo >/dev/pipes/EOF", files=files).status != 0
+
+
+# --- the walls ------------------------------------------------------------------------------
+
+
+def test_dev_is_minimal(bench: Bench) -> None:
+    found = bench.sh("ls /dev").stdout.split()
+    assert set(found) == {
+        *("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue"),
+        *("fd", "stdin", "stdout", "stderr", "core"),
+    }
+
+
+def test_no_device_node_can_be_made_or_opened(bench: Bench) -> None:
+    os.mknod(bench.root / "zero", 0o20666, os.makedev(1, 5))
+    assert bench.sh("mknod /dev/x c 1 5 || mknod /x c 1 5").status != 0
+    assert bench.sh("head -c 1 /zero").status != 0
+
+
+def test_network_none_has_no_interface_but_lo(bench: Bench) -> None:
+    script = "ls /sys/class/net"
+    assert bench.sh(script, network=Network.NONE).stdout.split() == ["lo"]
+
+
+def test_network_host_has_the_hosts_resolver_and_a_name(bench: Bench) -> None:
+    result = bench.sh("cat /etc/resolv.conf; hostname; cat /etc/hostname", hostname="box")
+    resolver = Path("/etc/resolv.conf")
+    expected = resolver.read_text() if resolver.exists() else ""
+    assert result.stdout == f"{expected}box\nbox\n"
+
+
+def test_processes_in_the_background_die_with_the_op(bench: Bench) -> None:
+    started = time.monotonic()
+    result = bench.sh("(while :; do touch /alive; sleep 0.01; done) & sleep 0.2; ps | head -2")
+    assert result.stdout.splitlines()[1].split()[0] == "1"
+    assert time.monotonic() - started < 20
+    (bench.root / "alive").unlink()
+    time.sleep(0.1)
+    assert not (bench.root / "alive").exists()
+
+
+# --- mounts ---------------------------------------------------------------------------------
+
+
+def test_read_only_bind_cannot_be_written(bench: Bench) -> None:
+    result = bench.sh("cat /m/f; echo x >/m/f || touch /m/g", BindMount("/m", 1, "/d"))
+    assert result.stdout == "content"
+    assert result.status != 0
+    assert [path.name for path in (bench.source / "d").iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize("overlay", [True, False])
+def test_writable_bind_loses_what_is_written(
+    bench: Bench, overlay: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not overlay:
+
+        async def never(*_: object) -> bool:
+            return False
+
+        monkeypatch.setattr("worker.exec.execute.is_overlay_possible", never)
+    before = tree(bench.source)
+    script = "echo new >/m/f; mkdir /m/x; cat /m/f; echo one >/file; cat /file"
+    mounts = (
+        BindMount("/m", 1, "/d", writable=True),
+        BindMount("/file", 1, "/d/f", writable=True),
+    )
+    assert bench.sh(script, *mounts) == Outcome(0, "new\none\n", "")
+    assert tree(bench.source) == before
+    assert bench.left_behind() == []
+
+
+def test_bind_of_a_file_and_through_links_inside_the_input(bench: Bench) -> None:
+    (bench.source / "absolute").symlink_to("/d/f")
+    assert bench.sh("cat /x/y", BindMount("/x/y", 1, "absolute")).stdout == "content"
+
+
+def test_bind_source_that_leads_out_of_the_input_is_missing(bench: Bench) -> None:
+    (bench.source / "out").symlink_to("../../../../../../../../etc/passwd")
+    for source in ("out", "/none", "/d/f/x", "../../root"):
+        with pytest.raises(PathMissing):
+            bench.sh("true", BindMount("/m", 1, source))
+    assert bench.left_behind() == []
+
+
+def test_bind_of_a_device_node_is_refused(bench: Bench) -> None:
+    os.mknod(bench.source / "zero", 0o20666, os.makedev(1, 5))
+    with pytest.raises(BadExec):
+        bench.sh("true", BindMount("/m", 1, "zero"))
+
+
+def test_mount_below_a_read_only_bind_does_not_change_the_input(bench: Bench) -> None:
+    (bench.source / "d/there").mkdir()
+    before = tree(bench.source)
+    mounts = (TmpfsMount("/m/there"), BindMount("/m", 1, "/d"))
+    assert bench.sh("touch /m/there/x; ls /m/there", *mounts).stdout == "x\n"
+    with pytest.raises(RuntimeFailed):
+        bench.sh("true", BindMount("/m", 1, "/d"), TmpfsMount("/m/missing"))
+    assert tree(bench.source) == before
+
+
+def test_tmpfs_is_empty_bounded_and_gone_afterwards(bench: Bench) -> None:
+    (bench.root / "t").mkdir()
+    (bench.root / "t/hidden").touch()
+    script = "ls /t; dd if=/dev/zero of=/t/x bs=4096 count=100"
+    result = bench.sh(script, TmpfsMount("/t", size_bytes=4096 * 10))
+    assert result.status != 0
+    assert result.stdout == ""
+    assert [path.name for path in (bench.root / "t").iterdir()] == ["hidden"]
+
+
+def test_mount_points_leave_no_trace_in_the_tree(bench: Bench) -> None:
+    (bench.root / "etc").mkdir()
+    for path in (bench.root, bench.root / "etc"):
+        os.utime(path, ns=(OLD_NS, OLD_NS))
+    before = tree(bench.root)
+    mounts = (
+        BindMount("/a/b/c", 1, "/d"),
+        BindMount("/etc/one", 1, "/d/f"),
+        CacheMount("/root/.cache/x", "c"),
+        TmpfsMount("/a/t"),
+    )
+    result = bench.sh("ls /a/b/c /etc/one /root/.cache/x /a/t /etc/hosts", *mounts)
+    assert result.status == 0
+    assert tree(bench.root) == before
+
+
+def test_what_the_command_leaves_beside_a_mount_point_stays(bench: Bench) -> None:
+    bench.sh("touch /a/kept /etc/kept", TmpfsMount("/a/t"))
+    assert [path.name for path in (bench.root / "a").iterdir()] == ["kept"]
+    assert [path.name for path in (bench.root / "etc").iterdir()] == ["kept"]
+
+
+def test_command_that_swaps_a_parent_for_a_link_harms_nothing(
+    bench: Bench, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    (victim / "t").mkdir(parents=True)
+    result = bench.sh(f"mv /a /b && ln -s {victim} /a", TmpfsMount("/a/t"))
+    assert result.status == 0
+    assert (victim / "t").is_dir()
+    assert not (bench.root / "b/t").exists()
+
+
+@pytest.mark.parametrize(
+    "target", ["/", "/..", "/proc", "/proc/sys/x", "/sys", "/dev", "a/../.."]
+)
+def test_hostile_targets_are_refused(bench: Bench, target: str) -> None:
+    with pytest.raises(BadExec):
+        bench.sh("true", TmpfsMount(target))
+
+
+@pytest.mark.parametrize("link", ["/proc", "/", "../../../..", "loop"])
+def test_links_to_what_may_not_be_covered_are_refused(bench: Bench, link: str) -> None:
+    (bench.root / "loop").symlink_to(link)
+    with pytest.raises(BadExec):
+        bench.sh("true", TmpfsMount("/loop"))
+    assert bench.left_behind() == []
+
+
+def test_target_that_links_out_of_the_root_is_made_inside(bench: Bench, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (bench.root / "absolute").symlink_to(outside)
+    (bench.root / "up").symlink_to("../../../../../../../../" + str(outside))
+    before = tree(bench.root)
+    mounts = (TmpfsMount("/absolute/x"), TmpfsMount("/../up/y"))
+    result = bench.sh(f"ls {outside}", *mounts)
+    assert result.stdout.split() == ["x", "y"]
+    assert list(outside.iterdir()) == []
+    assert tree(bench.root) == before
+
+
+def test_root_whose_proc_is_a_link_is_refused(bench: Bench) -> None:
+    (bench.root / "proc").symlink_to("/bin")
+    with pytest.raises(BadExec, match="/proc"):
+        bench.sh("true")
+
+
+# --- caches ---------------------------------------------------------------------------------
+
+
+def test_cache_outlives_the_op_with_its_mode_and_owner(bench: Bench) -> None:
+    cache = CacheMount("/c", "id", mode=0o711, uid=7, gid=8)
+    assert bench.sh("touch /c/x; stat -c '%a %u %g' /c", cache).stdout == "711 7 8\n"
+    assert bench.sh("ls /c", cache).stdout == "x\n"
+    assert bench.sh("touch /c/y", CacheMount("/c", "id", read_only=True)).status != 0
+
+
+def test_same_cache_twice_in_one_op_does_not_wait_for_itself(bench: Bench) -> None:
+    mounts = [CacheMount(f"/{name}", "id", sharing=Sharing.LOCKED) for name in "ab"]
+    assert bench.sh("touch /a/x; ls /b", *mounts).stdout == "x\n"
+
+
+def run_two(bench: Bench, sharing: Sharing, tmp_path: Path) -> Mapping[str, str]:
+    """Run two ops that each note who is in the cache with them; return what each saw."""
+    seen: dict[str, bytearray] = {"a": bytearray(), "b": bytearray()}
+
+    async def one(name: str) -> None:
+        root = tmp_path / f"root-{name}"
+        make_root(root)
+        script = f"touch /c/{name}; sleep 0.4; ls /c; rm /c/{name}"
+        op = ExecOp(
+            args=("sh", "-c", script), mounts=(CacheMount("/c", "id", sharing=sharing),)
+        )
+        await execute(
+            op,
+            root=root,
+            inputs={},
+            state=bench.state,
+            on_output=lambda _, data: seen[name].extend(data),
+        )
+
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(one("a"))
+            group.create_task(one("b"))
+
+    asyncio.run(scenario())
+    return {name: data.decode() for name, data in seen.items()}
+
+
+def test_shared_cache_is_one_directory_at_once(bench: Bench, tmp_path: Path) -> None:
+    assert "a\nb\n" in run_two(bench, Sharing.SHARED, tmp_path).values()
+
+
+@pytest.mark.parametrize("sharing", [Sharing.PRIVATE, Sharing.LOCKED])
+def test_private_and_locked_users_are_alone(
+    bench: Bench, tmp_path: Path, sharing: Sharing
+) -> None:
+    assert run_two(bench, sharing, tmp_path) == {"a": "a\n", "b": "b\n"}
+    directories = len(list(next((tmp_path / "state/caches").iterdir()).iterdir()))
+    assert directories == (2 if sharing is Sharing.PRIVATE else 1)
+
+
+# --- endings --------------------------------------------------------------------------------
+
+
+def test_cancel_kills_the_container_at_once(bench: Bench) -> None:
+    async def scenario() -> None:
+        op = ExecOp(
+            args=("sh", "-c", "sleep 1000 & echo up; sleep 1000"), mounts=(TmpfsMount("/t"),)
+        )
+        run = asyncio.create_task(bench.execute(op))
+        await bench.wait_for_output(b"up")
+        started = time.monotonic()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert time.monotonic() - started < 5
+
+    before = tree(bench.root)
+    asyncio.run(scenario())
+    assert bench.left_behind() == []
+    assert [entry[0] for entry in tree(bench.root)] == [entry[0] for entry in before]
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.005, 0.01, 0.02, 0.04])
+def test_cancel_while_the_container_starts_leaves_nothing(bench: Bench, delay_s: float) -> None:
+    async def scenario() -> None:
+        op = ExecOp(args=("sleep", "1000"), mounts=(BindMount("/m", 1, writable=True),))
+        run = asyncio.create_task(bench.execute(op))
+        await asyncio.sleep(delay_s)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+    asyncio.run(scenario())
+    assert bench.left_behind() == []
+
+
+WORKER = """
+import asyncio, sys
+from pathlib import Path
+from worker.exec import ExecState, execute
+from worker.wire.ops import BindMount, ExecOp
+
+base = Path(sys.argv[1])
+op = ExecOp(
+    args=("sh", "-c", "touch /up; while :; do touch /alive; sleep 0.01; done"),
+    mounts=(BindMount("/m", 1, writable=True),),
+)
+state = ExecState.open(base / "state")
+run = execute(
+    op,
+    root=base / "root",
+    inputs={1: base / "source"},
+    state=state,
+    on_output=lambda *_: None,
+)
+asyncio.run(run)
+"""
+
+
+def test_recovery_removes_what_a_killed_worker_left(bench: Bench, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path)]) as worker:
+        deadline = time.monotonic() + 20
+        while not (bench.root / "up").exists():
+            assert worker.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        worker.send_signal(signal.SIGKILL)
+    assert bench.left_behind() != []
+    asyncio.run(bench.state.recover())
+    (bench.root / "alive").unlink(missing_ok=True)
+    time.sleep(0.2)
+    assert not (bench.root / "alive").exists()
+    assert bench.left_behind() == []
+
+
+def test_machine_without_a_runtime_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("unshare", "mount", "umount", "stat", "sh"):
+        found = shutil.which(tool)
+        assert found
+        (tools / tool).symlink_to(found)
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(NoRuntime, match="install crun or runc"):
+        find_runtime(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(UsageError, match="RUN needs root"):
+        find_runtime(tmp_path)

@@ -1,0 +1,105 @@
+"""The package graph is a rule, so it is a test. docs/architecture.md shows the same table."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "filesync": (),
+    "worker": ("filesync",),
+    "solver": ("filesync", "worker.wire"),  # what a worker can be told, and nothing else of it
+    "bench": ("filesync", "worker", "solver"),
+}
+IO = {"asyncio", "zmq", "socket", "os", "time", "threading", "subprocess", "random"}
+PURE = [
+    "filesync/digest.py",
+    "filesync/select.py",
+    "worker/wire/ops.py",
+    "solver/graph.py",
+    "solver/dockerfile/",
+]
+"""Modules, and folders of them, that decide and do not touch the world."""
+
+MAX_LINES = 500
+NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
+
+
+def modules(place: str) -> list[Path]:
+    """Return the module ``place``, or those in the folder ``place/``."""
+    path = ROOT / place
+    found = sorted(path.rglob("*.py")) if place.endswith("/") else [path]
+    assert found, f"{place} holds no module"
+    return found
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the dotted names that a module imports, as deep as its text says."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_below(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def breaches(path: Path, package: str) -> list[str]:
+    """Return what a module of ``package`` imports of ours and may not."""
+    allowed = (package, *MAY_IMPORT[package])
+    return [
+        name
+        for name in imports(path)
+        if name.split(".")[0] in MAY_IMPORT and not any(is_below(name, a) for a in allowed)
+    ]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_package_imports_only_the_layers_below_it(package: str) -> None:
+    found = {
+        str(path.relative_to(ROOT)): breaches(path, package) for path in modules(f"{package}/")
+    }
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_the_table_sees_a_breach(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text("import worker\nfrom worker import wire, disk\nimport worker.wire.ops\n")
+    assert breaches(module, "solver") == ["worker", "worker.disk"]
+    assert breaches(module, "filesync") == [
+        "worker",
+        "worker.wire",
+        "worker.disk",
+        "worker.wire.ops",
+    ]
+    assert breaches(module, "bench") == []
+
+
+@pytest.mark.parametrize("place", PURE)
+def test_pure_module_imports_no_io(place: str) -> None:
+    for path in modules(place):
+        touched = {name.split(".")[0] for name in imports(path)} & IO
+        assert not touched, f"{path.relative_to(ROOT)} imports {sorted(touched)}"
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_modules_are_short(package: str) -> None:
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_bytes().splitlines())
+        for path in modules(f"{package}/")
+    }
+    assert {path: count for path, count in lines.items() if count >= MAX_LINES} == {}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_modules_are_named_by_what_they_hold(package: str) -> None:
+    names = {
+        part
+        for path in modules(f"{package}/")
+        for part in path.relative_to(ROOT).with_suffix("").parts
+    }
+    assert not names & NAMELESS

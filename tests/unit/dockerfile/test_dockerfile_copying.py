@@ -1,0 +1,157 @@
+from collections.abc import Callable
+
+import pytest
+
+from solver.dockerfile import Converted, DockerfileError
+from worker.wire.ops import Copy, FileOp, MakeFile
+
+Build = Callable[..., Converted]
+
+
+def last(converted: Converted) -> FileOp:
+    op = converted.graph.vertices[converted.graph.target].op
+    assert isinstance(op, FileOp)
+    return op
+
+
+COPIES = [
+    ("COPY a /b", Copy(0, "/a", "/b")),
+    ("COPY a b", Copy(0, "/a", "/w/b")),
+    ("COPY . .", Copy(0, "/", "/w/")),
+    ("COPY a ..", Copy(0, "/a", "/")),
+    ("COPY a /x/../y/", Copy(0, "/a", "/y/")),
+    ("COPY ../../a/ /", Copy(0, "/a", "/")),
+    ('COPY ["a b", "/c d/"]', Copy(0, "/a b", "/c d/")),
+    ('COPY "a b" /c', Copy(0, "/a b", "/c")),
+    ("COPY *.py /src/", Copy(0, "/*.py", "/src/", wildcard=True)),
+    ("COPY target/*.jar app.jar", Copy(0, "/target/*.jar", "/w/app.jar", wildcard=True)),
+    ("COPY [ab].c /", Copy(0, "/[ab].c", "/", wildcard=True)),
+    (r"COPY a\\*b /", Copy(0, r"/a\*b", "/")),
+    ("COPY --chown=1:2 --chmod=0640 a /", Copy(0, "/a", "/", owner="1:2", mode="0640")),
+    ("COPY --chmod=u=rwX,go=rX a /", Copy(0, "/a", "/", mode="u=rwX,go=rX")),
+    ("COPY --exclude=*.o --exclude=t a /", Copy(0, "/a", "/", exclude=("*.o", "t"))),
+    ("COPY --parents a/b /c/", Copy(0, "/a/b", "/c/", parents=True)),
+    ("COPY $D/$F /", Copy(0, "/dir/f", "/")),
+    ("COPY --chown=$U a ${D}/", Copy(0, "/a", "/w/dir/", owner="me")),
+    ("ADD a.tar /", Copy(0, "/a.tar", "/", unpack=True)),
+    ("ADD --unpack=false a.tar /", Copy(0, "/a.tar", "/")),
+]
+
+
+@pytest.mark.parametrize(("line", "action"), COPIES, ids=[c[0] for c in COPIES])
+def test_copy_says_what_comes_from_where(build: Build, line: str, action: Copy) -> None:
+    converted = build(f"FROM scratch\nARG D=dir F=f U=me\nWORKDIR /w\nWORKDIR /w\n{line}")
+    op = last(converted)
+    (made,) = op.actions
+    assert isinstance(made, Copy)
+    assert (op.scratch, made.input) == (False, 1)
+    fields = {name: getattr(action, name) for name in action.__struct_fields__}
+    assert made == Copy(**fields | {"input": 1})
+
+
+def test_copy_on_an_empty_tree_numbers_its_source_zero(build: Build) -> None:
+    converted = build("FROM scratch\nCOPY a b /c/\nCOPY d /")
+    first, second = (v for v in converted.graph.vertices if isinstance(v.op, FileOp))
+    assert first.op == FileOp((Copy(0, "/a", "/c/"), Copy(0, "/b", "/c/")), scratch=True)
+    assert second.op == FileOp((Copy(1, "/d", "/"),))
+    assert (first.inputs, second.inputs) == ((0,), (1, 0))
+
+
+@pytest.mark.parametrize("origin", ["tools", "TOOLS", "0"])
+def test_copy_reads_an_earlier_stage_by_name_or_number(build: Build, origin: str) -> None:
+    converted = build(
+        f"FROM scratch AS tools\nRUN a\nFROM scratch\nCOPY --from={origin} /bin/x /"
+    )
+    assert converted.graph.vertices[converted.graph.target].inputs == (0,)
+    assert converted.selectors == {}
+
+
+def test_copy_reads_a_named_context(build: Build) -> None:
+    converted = build("FROM scratch\nCOPY --from=docs a /", contexts={"docs": "local"})
+    assert [pick.path for pick in converted.selectors["docs"].picks] == ["/a"]
+
+
+def test_heredoc_is_a_file(build: Build) -> None:
+    converted = build(
+        "FROM scratch\nENV X=1\nCOPY --chmod=755 --chown=me <<EOF /a/run.sh\n"
+        "#!/bin/sh\necho \"$X\" '$X' \\$X\nEOF\n"
+    )
+    data = b"#!/bin/sh\necho \"1\" '1' $X\n"
+    assert last(converted).actions == (MakeFile("/a/run.sh", data, mode=0o755, owner="me"),)
+
+
+def test_heredocs_go_into_a_directory_under_their_names(build: Build) -> None:
+    converted = build(
+        "FROM scratch\nENV X=1\nCOPY file <<'a' <<-b /etc/\n$X\na\n\t\tone\n\tb\n"
+    )
+    assert last(converted).actions == (
+        Copy(0, "/file", "/etc/"),
+        MakeFile("/etc/a", b"$X\n"),
+        MakeFile("/etc/b", b"one\n"),
+    )
+
+
+def test_heredoc_alone_reads_no_context(build: Build) -> None:
+    converted = build("FROM scratch\nCOPY <<EOF /a\nEOF\n")
+    assert [v.inputs for v in converted.graph.vertices] == [()]
+    assert converted.selectors == {}
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("u+x", 0o744),
+        ("+x", 0o755),
+        ("go=", 0o600),
+        ("u=rwX,go=rX", 0o644),
+        ("a+x,u+s", 0o4755),
+        ("g=u", 0o664),
+        ("o-r,+t", 0o1640),
+        ("07777", 0o7777),
+    ],
+)
+def test_mode_of_a_heredoc_is_that_of_chmod(build: Build, mode: str, expected: int) -> None:
+    (action,) = last(build(f"FROM scratch\nCOPY --chmod={mode} <<E /a\nE\n")).actions
+    assert isinstance(action, MakeFile)
+    assert oct(action.mode) == oct(expected)
+
+
+def test_link_is_a_plain_copy_with_a_warning(build: Build) -> None:
+    converted = build("FROM scratch\nCOPY --link a /")
+    assert last(converted) == FileOp((Copy(0, "/a", "/"),), scratch=True)
+    assert converted.warnings[0].startswith(
+        "Dockerfile:2: COPY --link is taken as a plain copy"
+    )
+    assert build("FROM scratch\nCOPY --link=false a /").warnings == ()
+
+
+REFUSED = [
+    ("COPY a b /c", "COPY: several sources need a destination that ends in '/', not '/c'"),
+    ("COPY <<a <<b /c\na\nb", "several sources need a destination"),
+    ("COPY a <<b\nb", "a heredoc cannot be the destination"),
+    ("COPY <<.. /c/\n..", "'..' cannot name a file"),
+    ("COPY $nothing /c", "a source cannot be empty"),
+    ("ADD https://example.org/a /b", "remote sources are not supported yet"),
+    ("ADD git@github.com:a/b.git /b", "remote sources are not supported yet"),
+    ("COPY https://example.org/a /b", "use ADD for URLs"),
+    ("ADD --checksum=sha256:aa a /b", "ADD --checksum is for remote sources"),
+    ("ADD --keep-git-dir a /b", "ADD --keep-git-dir is for remote sources"),
+    ("COPY --chmod=9 a /b", "an octal mode is between 0 and 07777"),
+    ("COPY --chmod=u~x a /b", "not a mode"),
+    ("COPY --parents a/./b /c/", "the pivot '/./'"),
+    ("COPY --parents a/** /c/", "'**' in 'a/**' is not supported yet"),
+    ("COPY [a /b/", "syntax error in pattern"),
+    ("COPY --exclude=[a a /b/", "syntax error in pattern"),
+    (
+        "COPY --from=alpin a /b",
+        "COPY --from=alpin: images from a registry are not supported yet",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), REFUSED, ids=[r[0] for r in REFUSED])
+def test_copy_that_cannot_be_done_is_refused(build: Build, line: str, message: str) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        build(f"FROM scratch\n{line}\n")
+    assert caught.value.line == 2
+    assert message in caught.value.message

@@ -1,0 +1,171 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from solver.dockerfile import Converted, DockerfileError
+from worker.wire.ops import FileOp, MakeDirectory
+
+Build = Callable[..., Converted]
+
+
+def config(converted: Converted) -> Any:  # noqa: ANN401 - JSON
+    return converted.config["config"]
+
+
+def created_by(converted: Converted) -> list[str]:
+    history: Any = converted.config["history"]
+    return [entry["created_by"] for entry in history]
+
+
+SETTINGS = [
+    ("ENV a=1 b='x y'", "Env", ["PATH=/p", "a=1", "b=x y"]),
+    ("ENV PATH=/x:$PATH", "Env", ["PATH=/x:/p"]),
+    ("ENV a b c", "Env", ["PATH=/p", "a=b c"]),
+    ("LABEL a=1 b='$PATH' \"c d\"=$PATH", "Labels", {"a": "1", "b": "$PATH", "c d": "/p"}),
+    ("CMD a b", "Cmd", ["/bin/sh", "-c", "a b"]),
+    ('CMD ["a", "b"]', "Cmd", ["a", "b"]),
+    ("ENTRYPOINT a b", "Entrypoint", ["/bin/sh", "-c", "a b"]),
+    ('ENTRYPOINT ["a"]', "Entrypoint", ["a"]),
+    ("USER $PATH", "User", "/p"),
+    (
+        "EXPOSE 80 53/UDP 8000-8001/tcp",
+        "ExposedPorts",
+        {"80/tcp", "53/udp", "8000/tcp", "8001/tcp"},
+    ),
+    ('VOLUME ["/a", "/b c"]', "Volumes", {"/a", "/b c"}),
+    ("VOLUME /a $PATH", "Volumes", {"/a", "/p"}),
+    ("STOPSIGNAL SIGKILL", "StopSignal", "SIGKILL"),
+    ("STOPSIGNAL rtmin+3", "StopSignal", "rtmin+3"),
+    ("STOPSIGNAL 9", "StopSignal", "9"),
+    ('SHELL ["a", "-b"]', "Shell", ["a", "-b"]),
+    ("WORKDIR a/../b", "WorkingDir", "/b"),
+    ("HEALTHCHECK NONE", "Healthcheck", {"Test": ["NONE"]}),
+    (
+        "HEALTHCHECK --interval=1m30s --timeout=500ms --start-period=1.5s --start-interval=0s"
+        " --retries=3 CMD curl x",
+        "Healthcheck",
+        {
+            "Test": ["CMD-SHELL", "curl x"],
+            "Interval": 90 * 10**9,
+            "Timeout": 5 * 10**8,
+            "StartPeriod": 15 * 10**8,
+            "Retries": 3,
+        },
+    ),
+    ('HEALTHCHECK CMD ["a", "b"]', "Healthcheck", {"Test": ["CMD", "a", "b"]}),
+    ("ONBUILD RUN a $b", "OnBuild", ["RUN a $b"]),
+]
+
+
+@pytest.mark.parametrize(("line", "key", "value"), SETTINGS, ids=[s[0] for s in SETTINGS])
+def test_instruction_sets_the_images_configuration(
+    build: Build, line: str, key: str, value: object
+) -> None:
+    made = config(build(f"FROM scratch\nENV PATH=/p\n{line}"))[key]
+    assert (set(made) if isinstance(value, set) else made) == value
+
+
+def test_configuration_of_the_base_goes_on(build: Build) -> None:
+    image = {
+        "created": "2020-01-01T00:00:00Z",
+        "architecture": "amd64",
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:1"]},
+        "history": [{"created": "2020-01-01T00:00:00Z", "created_by": "base"}],
+        "config": {"Env": ["A=1"], "Labels": {"a": "1"}, "Cmd": ["x"], "Volumes": None},
+    }
+    converted = build("FROM i\nLABEL b=2", contexts={"i": "oci-layout"}, image=image)
+    assert config(converted)["Labels"] == {"a": "1", "b": "2"}
+    assert config(converted)["Cmd"] == ["x"]
+    assert created_by(converted) == ["base", "LABEL b=2"]
+    assert converted.config.keys() == {"architecture", "os", "config", "history"}
+
+
+def test_entrypoint_drops_the_command_of_the_base_but_not_its_own_stages(build: Build) -> None:
+    text = 'FROM scratch AS a\nCMD ["x"]\nFROM a\n'
+    assert config(build(text))["Cmd"] == ["x"]
+    assert "Cmd" not in config(build(text + 'ENTRYPOINT ["e"]'))
+    assert config(build(text + 'CMD ["y"]\nENTRYPOINT ["e"]'))["Cmd"] == ["y"]
+
+
+def test_stage_does_not_change_the_stage_it_starts_from(build: Build) -> None:
+    text = "FROM scratch AS a\nENV x=1\nLABEL l=1\nFROM a AS b\nENV x=2\nLABEL l=2\nFROM a"
+    assert "x=1" in config(build(text))["Env"]
+    assert config(build(text))["Labels"] == {"l": "1"}
+
+
+def test_history_is_what_buildkit_writes(build: Build) -> None:
+    converted = build(
+        "FROM scratch\nARG V=1\nENV A=b\nWORKDIR /w\nCOPY --chown=1 a b /c/\n"
+        'RUN make "$V"\nEXPOSE 80\nVOLUME /v\nCMD ["a", "b\\n"]\nSHELL ["/bin/sh"]\n'
+        "HEALTHCHECK --interval=90s --timeout=250ms CMD x\nUSER u\nSTOPSIGNAL 9\nWORKDIR /\n"
+    )
+    assert created_by(converted) == [
+        "ARG V=1",
+        "ENV A=b",
+        "WORKDIR /w",
+        "COPY --chown=1 a b /c/ # buildkit",
+        'RUN |1 V=1 /bin/sh -c make "$V" # buildkit',
+        "EXPOSE [80/tcp]",
+        "VOLUME [/v]",
+        'CMD ["a" "b\\n"]',
+        "SHELL [/bin/sh]",
+        "HEALTHCHECK {Test:[CMD-SHELL x] Interval:1m30s Timeout:250ms StartPeriod:0s "
+        "StartInterval:0s Retries:0}",
+        "USER u",
+        "STOPSIGNAL 9",
+        "WORKDIR /",
+    ]
+    history: Any = converted.config["history"]
+    layers = [e["created_by"].split()[0] for e in history if not e.get("empty_layer")]
+    assert layers == ["WORKDIR", "COPY", "RUN"]
+
+
+def test_working_directory_is_made_for_the_user_of_the_moment(build: Build) -> None:
+    converted = build("FROM scratch\nUSER me\nWORKDIR /a\nWORKDIR b\nWORKDIR /")
+    assert [vertex.op for vertex in converted.graph.vertices] == [
+        FileOp((MakeDirectory("/a", owner="me"),), scratch=True),
+        FileOp((MakeDirectory("/a/b", owner="me"),)),
+    ]
+
+
+def test_maintainer_is_the_author_with_a_warning(build: Build) -> None:
+    converted = build("FROM scratch\nMAINTAINER A B")
+    assert converted.config["author"] == "A B"
+    assert converted.warnings[0].startswith("Dockerfile:2: MAINTAINER is deprecated")
+
+
+REFUSED = [
+    ("ONBUILD", "ONBUILD needs an instruction"),
+    ("ONBUILD ONBUILD RUN a", "ONBUILD ONBUILD is not allowed"),
+    ("ONBUILD FROM a", "ONBUILD FROM is not allowed"),
+    ("ONBUILD MAINTAINER a", "ONBUILD MAINTAINER is not allowed"),
+    ("ONBUILD RUNN a", "unknown instruction after ONBUILD: RUNN (did you mean RUN?)"),
+    ("EXPOSE", "EXPOSE needs at least one argument"),
+    ("EXPOSE http", "'http' is not a port"),
+    ("EXPOSE 70000", "'70000' is not a port"),
+    ("EXPOSE 2-1", "'2-1' is not a port"),
+    ("EXPOSE 80/icmp", "'80/icmp' is not a port"),
+    ('VOLUME [""]', "a VOLUME cannot be empty"),
+    ("STOPSIGNAL SIGTREM", "'SIGTREM' is not a signal (did you mean SIGTERM?)"),
+    ("STOPSIGNAL 99", "'99' is not a signal"),
+    ("SHELL /bin/sh", "SHELL is followed by a JSON array"),
+    ("HEALTHCHECK", "HEALTHCHECK is followed by CMD or NONE"),
+    ("HEALTHCHECK curl", "HEALTHCHECK is followed by CMD or NONE, not curl"),
+    ("HEALTHCHECK NONE x", "HEALTHCHECK NONE takes nothing else"),
+    ("HEALTHCHECK CMD", "HEALTHCHECK CMD needs a command"),
+    ("HEALTHCHECK --interval=5 CMD x", "'5' is not a duration"),
+    ("HEALTHCHECK --interval=5us CMD x", "--interval cannot be less than 1ms"),
+    ("HEALTHCHECK --retries=-1 CMD x", "--retries is a number"),
+    ("LABEL ''=1", "the name of a label cannot be empty"),
+    ("CMD", "CMD needs at least one argument"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), REFUSED, ids=[r[0] for r in REFUSED])
+def test_setting_that_cannot_be_is_refused(build: Build, line: str, message: str) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        build(f"FROM scratch\n{line}\n")
+    assert caught.value.line == 2
+    assert message in caught.value.message

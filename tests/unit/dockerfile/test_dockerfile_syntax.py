@@ -1,0 +1,121 @@
+from collections.abc import Callable
+
+import pytest
+
+from filesync.errors import UsageError
+from solver.dockerfile import Converted, DockerfileError
+
+Build = Callable[..., Converted]
+
+
+def test_error_shows_the_line_and_underlines_the_culprit(build: Build) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        build("FROM scratch\n\n\n\n\n\n  RUNN make\n")
+    assert str(caught.value) == (
+        "Dockerfile:7: unknown instruction: RUNN (did you mean RUN?)\n"
+        "   7 |   RUNN make\n"
+        "     |   ^^^^"
+    )
+    assert isinstance(caught.value, UsageError)
+    assert (caught.value.filename, caught.value.line) == ("Dockerfile", 7)
+    assert caught.value.text == "  RUNN make"
+
+
+def test_error_without_a_culprit_underlines_the_line(build: Build) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        build("FROM scratch\nUSER")
+    assert str(caught.value) == (
+        "Dockerfile:2: USER needs exactly one argument\n   2 | USER\n     | ^^^^"
+    )
+
+
+def test_error_is_no_way_into_a_terminal(build: Build) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        build("FROM scratch\nR\x1b[2J x")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_error_shows_the_start_of_a_long_line(build: Build) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        build("FROM scratch\nUSER " + "x" * 5000 + "${")
+    assert all(len(line) < 250 for line in str(caught.value).splitlines()[1:])
+
+
+def test_error_can_be_pickled() -> None:
+    import pickle
+
+    error = DockerfileError("Dockerfile", 3, "RUN", "wrong", "RUN")
+    copied = pickle.loads(pickle.dumps(error))
+    assert str(copied) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "COPY --chwon=1 a b",
+            "unknown flag of COPY: --chwon (did you mean --chown?); COPY has ",
+        ),
+        ("ADD --from=x a b", "unknown flag of ADD: --from"),
+        ("WORKDIR --x /a", "WORKDIR has no flags, but is given --x"),
+        ("COPY --chown a b", "--chown needs a value"),
+        ("COPY --chown=1 --chown=2 a b", "--chown is given twice"),
+        ("COPY --link=yes a b", "--link is true or false, not 'yes'"),
+        ("RUN <<EOF", "unterminated heredoc"),
+        ('CMD ["a", 1]', "Only strings are supported in JSON arrays"),
+        ('CMD ["\\u0000"]', "there is a NUL character"),
+        ('CMD ["\\ud800"]', "cannot be written as UTF-8"),
+        ("RUN a\0b", "there is a NUL character"),
+        ("ENV a", "ENV must have two arguments"),
+        ("COPY a", "COPY needs at least one source and a destination"),
+        ("RUN", "RUN needs a command"),
+        ("RUN []", "RUN needs a command"),
+        ("CMD " + "[" * 100_000, "brackets are nested too deeply"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_line_that_cannot_be_read_is_refused(build: Build, line: str, message: str) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        build(f"FROM scratch\n{line}\n")
+    assert caught.value.line == 2
+    assert message in caught.value.message
+
+
+def test_flags_are_checked_in_stages_that_are_not_built_too(build: Build) -> None:
+    with pytest.raises(DockerfileError, match="Dockerfile:2: unknown flag of RUN: --moun"):
+        build("FROM scratch\nRUN --moun=x a\nFROM scratch")
+
+
+def test_what_is_too_large_is_refused(build: Build) -> None:
+    with pytest.raises(DockerfileError, match="larger than 1048576 characters"):
+        build("FROM scratch\n#" + "x" * (1 << 20))
+    with pytest.raises(DockerfileError, match="Dockerfile:4097: more than 4096 instructions"):
+        build("FROM scratch\n" + "USER a\n" * 5000)
+
+
+def test_triggers_cannot_make_more_steps_than_a_graph_has(build: Build) -> None:
+    text = "FROM scratch AS a\n" + "ONBUILD RUN x\n" * 3000
+    text += "".join(f"FROM a AS b{i}\n" for i in range(4)) + "FROM scratch\n"
+    text += "".join(f"COPY --from=b{i} / /\n" for i in range(4))
+    with pytest.raises(DockerfileError, match="more than 10000 steps"):
+        build(text)
+
+
+def test_path_that_no_worker_would_take_is_refused(build: Build) -> None:
+    with pytest.raises(DockerfileError, match="Dockerfile:2: too large or malformed"):
+        build("FROM scratch\nWORKDIR /" + "x" * 5000)
+
+
+def test_escape_directive_makes_a_backslash_plain(build: Build) -> None:
+    converted = build("# escape=`\nFROM scratch\nENV a=c:\\x `\n  b=2")
+    assert {"a=c:\\x", "b=2"} <= set(converted.config["config"]["Env"])  # type: ignore[index]
+
+
+def test_mark_of_byte_order_and_windows_line_ends_are_no_trouble(build: Build) -> None:
+    converted = build("\ufeffFROM scratch\r\nUSER a\r\n")
+    assert converted.config["config"]["User"] == "a"  # type: ignore[index]
+
+
+def test_empty_continuation_line_is_warned_of(build: Build) -> None:
+    (warning,) = build("FROM scratch\nRUN a \\\n\n  b\n").warnings
+    assert warning.startswith("Dockerfile:4: Empty continuation line")

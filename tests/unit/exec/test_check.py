@@ -1,0 +1,89 @@
+import pytest
+
+from worker.exec import BadExec
+from worker.exec.check import check_op, clean_target, environment, is_below
+from worker.wire.ops import BindMount, CacheMount, ExecOp, TmpfsMount
+
+
+def test_ordinary_op_passes() -> None:
+    check_op(
+        ExecOp(
+            args=("make", "all"),
+            env=(("CC", "gcc"), ("EMPTY", "")),
+            cwd="/src",
+            mounts=(
+                BindMount("/src", 1),
+                CacheMount("/root/.cache", "c"),
+                TmpfsMount("/dev/shm"),
+            ),
+            files=(("EOF", "#!/bin/sh\n"),),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        ExecOp(args=("a\0b",)),
+        ExecOp(args=("",)),
+        ExecOp(args=("a", "\ud800")),
+        ExecOp(args=("a",), env=(("A", "x\0"),)),
+        ExecOp(args=("a",), env=(("", "x"),)),
+        ExecOp(args=("a",), env=(("A=B", "x"),)),
+        ExecOp(args=("a",), proxy_env=(("A=B", "x"),)),
+        ExecOp(args=("a",), cwd="src"),
+        ExecOp(args=("a",), cwd="/a\0"),
+        ExecOp(args=("a",), user="a\0"),
+        ExecOp(args=("a",), hostname="-x"),
+        ExecOp(args=("a",), hostname="x" * 65),
+        ExecOp(args=("a",), hostname="a\nb"),
+        ExecOp(args=("a",), files=(("../x", ""),)),
+        ExecOp(args=("a",), files=(("..", ""),)),
+        ExecOp(args=("a",), mounts=(CacheMount("/c", "c", uid=-1),)),
+        ExecOp(args=("a",), mounts=(CacheMount("/c", "c", gid=1 << 32),)),
+        ExecOp(args=("a",), mounts=tuple(TmpfsMount(f"/t{n}") for n in range(257))),
+    ],
+)
+def test_what_cannot_be_passed_to_a_container_is_refused(op: ExecOp) -> None:
+    with pytest.raises(BadExec):
+        check_op(op)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["", "/", "..", "/a/../..", "/proc", "/proc/self", "a/../proc//sys", "/sys/fs", "/dev",
+     "/dev/pts", "/dev/mqueue", "/x\0"],
+)  # fmt: skip
+def test_target_that_would_open_the_container_is_refused(target: str) -> None:
+    with pytest.raises(BadExec):
+        check_op(ExecOp(args=("a",), mounts=(TmpfsMount(target),)))
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [("a/b", "/a/b"), ("//a//b/", "/a/b"), ("/../../etc", "/etc"), ("/a/./b/../c", "/a/c")],
+)
+def test_target_stays_inside_the_root(text: str, clean: str) -> None:
+    assert clean_target(text) == clean
+
+
+def test_below_means_whole_names() -> None:
+    assert is_below("/a/b", "/a")
+    assert is_below("/a", "/a")
+    assert is_below("/a", "/")
+    assert not is_below("/ab", "/a")
+
+
+def test_environment_adds_what_is_missing_and_overrides_nothing() -> None:
+    op = ExecOp(
+        args=("a",),
+        env=(("B", "1"), ("HOME", "/h"), ("http_proxy", "mine")),
+        proxy_env=(("http_proxy", "p"), ("no_proxy", "n")),
+    )
+    assert environment(op, home="/root", path="/bin") == (
+        ("B", "1"),
+        ("HOME", "/h"),
+        ("http_proxy", "mine"),
+        ("no_proxy", "n"),
+        ("PATH", "/bin"),
+    )

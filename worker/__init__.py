@@ -1,0 +1,1 @@
+"""Holds snapshots and runs operations on one machine."""

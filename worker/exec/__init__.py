@@ -1,0 +1,37 @@
+"""Runs one operation's command in a container."""
+
+from worker.exec.caches import CacheDirectories, CacheLease
+from worker.exec.errors import (
+    BadExec,
+    CommandNotFound,
+    NoRuntime,
+    RuntimeFailed,
+    UserUnknown,
+)
+from worker.exec.execute import execute
+from worker.exec.output import OnOutput, OutputTail, failure_text
+from worker.exec.run import Runtime, find_runtime, sweep
+from worker.exec.state import ExecState
+from worker.exec.user import User, read_accounts, resolve_owner, resolve_user
+
+__all__ = [
+    "BadExec",
+    "CacheDirectories",
+    "CacheLease",
+    "CommandNotFound",
+    "ExecState",
+    "NoRuntime",
+    "OnOutput",
+    "OutputTail",
+    "Runtime",
+    "RuntimeFailed",
+    "User",
+    "UserUnknown",
+    "execute",
+    "failure_text",
+    "find_runtime",
+    "read_accounts",
+    "resolve_owner",
+    "resolve_user",
+    "sweep",
+]

@@ -1,0 +1,185 @@
+"""Runs one ExecOp: from the op's words to a container, and the root clean again after it."""
+
+import asyncio
+import dataclasses
+import resource
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from worker.exec.check import check_op, clean_target, environment
+from worker.exec.output import OnOutput
+from worker.exec.policy import DEFAULT_PATH, OPEN_FILES
+from worker.exec.prepare import Preparation, depth
+from worker.exec.run import run_exec, uninterrupted
+from worker.exec.scratch import remove_tree
+from worker.exec.spec import Bind, ContainerSpec, Shown, Throwaway
+from worker.exec.state import ExecState
+from worker.exec.throwaway import is_overlay_possible, without_overlay
+from worker.wire.ops import CacheMount, ExecOp, Network, Sharing
+
+PIPES: Final = "/dev/pipes"
+
+_STRICTEST: Final = (Sharing.LOCKED, Sharing.PRIVATE, Sharing.SHARED)
+
+
+async def execute(
+    op: ExecOp,
+    *,
+    root: Path,
+    inputs: Mapping[int, Path],
+    state: ExecState,
+    on_output: OnOutput,
+) -> int:
+    """Run ``op`` in the directory ``root`` and return the command's exit status.
+
+    Afterwards ``root`` holds what the command left there and the working directory, and no
+    mount-point that was not there before. ``root`` must be nobody else's meanwhile.
+
+    Args:
+        op: what to run.
+        root: the tree of input 0, writable, or an empty directory for ``op.scratch``.
+        inputs: the directories of the other inputs, by number; never written to.
+        state: the worker's.
+        on_output: takes (1 or 2, bytes) as the command prints them; must not raise.
+
+    Raises:
+        BadExec: the op asks for what no container may have.
+        UserUnknown: the op's user is not in the root's account files.
+        PathMissing: an input does not have a bind mount's source.
+        CommandNotFound: the root has no such command.
+        RuntimeFailed: this machine could not set the container up.
+    """
+    check_op(op)
+    async with AsyncExitStack() as stack:
+        caches = await _lease_caches(op, state, stack)
+        scratch = await stack.enter_async_context(_scratch(state))
+        prepared = stack.enter_context(Preparation(root, inputs))
+        spec = _spec(op, prepared, caches, scratch)
+        settled = [
+            await _settled(item, scratch, index) for index, item in enumerate(spec.shown)
+        ]
+        return await run_exec(
+            dataclasses.replace(spec, shown=tuple(settled)),
+            bundle_dir=scratch / "bundle",
+            runtime=state.runtime,
+            on_output=on_output,
+        )
+
+
+def network_files(hostname: str, resolv_conf: bytes) -> dict[str, bytes]:
+    """Return the files below /etc that a container on the host's network is shown. Pure."""
+    names = f"localhost {hostname}"
+    hosts = f"127.0.0.1\t{names}\n::1\t{names} ip6-localhost ip6-loopback\n"
+    return {
+        "hostname": f"{hostname}\n".encode(),
+        "hosts": hosts.encode(),
+        "resolv.conf": resolv_conf,
+    }
+
+
+async def _lease_caches(op: ExecOp, state: ExecState, stack: AsyncExitStack) -> dict[str, Path]:
+    """Acquire each cache once, in the order of ids: two ops never wait for each other."""
+    wanted: dict[str, CacheMount] = {}
+    for mount in op.mounts:
+        if isinstance(mount, CacheMount):
+            known = wanted.setdefault(mount.id, mount)
+            sharing = min(known.sharing, mount.sharing, key=_STRICTEST.index)
+            wanted[mount.id] = msgspec.structs.replace(known, sharing=sharing)
+    leased = {}
+    for name, mount in sorted(wanted.items()):
+        lease = await stack.enter_async_context(state.caches.acquire(mount))
+        leased[name] = lease.path
+    return leased
+
+
+@asynccontextmanager
+async def _scratch(state: ExecState) -> AsyncIterator[Path]:
+    path = state.new_scratch()
+    try:
+        yield path
+    finally:
+        await uninterrupted(asyncio.to_thread(remove_tree, path))
+
+
+def _spec(
+    op: ExecOp,
+    prepared: Preparation,
+    caches: Mapping[str, Path],
+    scratch: Path,
+) -> ContainerSpec:
+    user = prepared.user(op.user)
+    prepared.make_cwd(op.cwd, op.mounts)
+    prepared.place_standard()
+    mounts = sorted(op.mounts, key=lambda mount: depth(clean_target(mount.target)))
+    shown = [prepared.show(mount, caches) for mount in mounts]
+    if op.files:
+        shown.append(_pipes(op, scratch))
+    if op.network is Network.HOST:
+        shown += _network(op, prepared, scratch)
+    return ContainerSpec(
+        args=op.args,
+        root=prepared.root,
+        root_identity=prepared.identity,
+        env=environment(op, home=user.home, path=DEFAULT_PATH),
+        cwd=clean_target(op.cwd),
+        user=user,
+        hostname=op.hostname,
+        network=op.network,
+        shown=tuple(shown),
+        max_open_files=_max_open_files(),
+    )
+
+
+def _max_open_files() -> int:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return OPEN_FILES[1] if hard == resource.RLIM_INFINITY else hard
+
+
+def _pipes(op: ExecOp, scratch: Path) -> Bind:
+    directory = _directory(scratch / "pipes")
+    for name, text in op.files:
+        file = directory / name
+        file.write_text(text, newline="")
+        file.chmod(0o755)
+    return _bind(directory, PIPES, directory=True)
+
+
+def _network(op: ExecOp, prepared: Preparation, scratch: Path) -> list[Shown]:
+    directory = _directory(scratch / "etc")
+    try:
+        resolv_conf = Path("/etc/resolv.conf").read_bytes()
+    except OSError:
+        resolv_conf = b""
+    shown: list[Shown] = []
+    for name, data in network_files(op.hostname, resolv_conf).items():
+        # What the op itself mounts there, or above it, is what it wants to see.
+        if prepared.covering(f"/etc/{name}") is None:
+            file = directory / name
+            file.write_bytes(data)
+            file.chmod(0o644)
+            target = prepared.place(f"/etc/{name}", directory=False)
+            shown.append(_bind(file, target, directory=False))
+    return shown
+
+
+def _directory(path: Path) -> Path:
+    path.mkdir()
+    path.chmod(0o755)
+    return path
+
+
+def _bind(path: Path, target: str, *, directory: bool) -> Bind:
+    status = path.stat()
+    return Bind(path, target, (status.st_dev, status.st_ino), directory=directory)
+
+
+async def _settled(item: Shown, scratch: Path, index: int) -> Shown:
+    if not isinstance(item, Throwaway):
+        return item
+    if item.directory and await is_overlay_possible(item, scratch):
+        return item
+    return await without_overlay(item, scratch / f"copy-{index}")

@@ -1,0 +1,79 @@
+"""The command line that runs a program with a spec's sources mounted, and nobody else. Pure.
+
+The mounts are made in a mount namespace of the program's own. So a killed worker leaves no
+mount behind, and a source is read-only before the runtime sees it, which may create missing
+mount-points in what it mounts.
+
+A source was resolved to an open file; the kernel does not bind what was opened in another
+mount namespace, so it is bound by path and must then have the device and inode of that file.
+While the caller keeps the file open its inode number cannot go to another one.
+
+The namespace is a slave of the worker's: what the worker unmounts meanwhile goes here too,
+where the machine's mounts are shared ones, and is not kept alive by a run that never used it.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from worker.exec.spec import ROOTFS, Bind, ContainerSpec, Identity, Throwaway, staged_name
+
+LOG: Final = "runtime.log"
+"""Where, in the bundle, failures to stage and the runtime's own messages go."""
+
+# Runs in the bundle, with relative paths where an overlay's options need them, since ',' and
+# ':' in them would have to be escaped. A second cgroup hierarchy of the "hybrid" kind makes
+# crun refuse to work even where it is told to leave cgroups alone, so it is not shown to it.
+_SCRIPT: Final = """
+umount -n -l /sys/fs/cgroup/unified 2>/dev/null
+while [ "$1" != -- ]; do
+    mount -n -c -t "$1" -o "$2" -- "$3" "$4" || exit 125
+    if [ -n "$5" ] && [ "$(stat -c %d:%i -- "$4")" != "$5" ]; then
+        echo "$3 is no longer what it was" >&2
+        exit 125
+    fi
+    shift 5
+done 2>>"$0"
+shift
+exec "$@"
+"""
+
+
+def command_line(
+    program: Sequence[str], staging: Sequence[str] = (), *, log: str = "/dev/null"
+) -> list[str]:
+    """Return the words that stage the mounts of ``staging`` and run ``program``."""
+    head = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", _SCRIPT, log]
+    return [*head, *staging, "--", *program]
+
+
+def staging_of(spec: ContainerSpec) -> list[str]:
+    """Return the mounts to stage, five words each: type, options, source, target, identity."""
+    words = ["none", "bind,nodev", str(spec.root), ROOTFS, _text(spec.root_identity)]
+    for index, item in enumerate(spec.shown):
+        match item:
+            case Bind():
+                access = "bind,nodev,ro" if item.read_only else "bind,nodev"
+                target = staged_name(index)
+                words += ["none", access, str(item.source), target, _text(item.identity)]
+            case Throwaway():
+                words += overlay_staging(item, index)
+            case _:
+                pass
+    return words
+
+
+def overlay_staging(item: Throwaway, index: int) -> list[str]:
+    """Return the staging of one overlay; ``overlay_directories`` must be there before it."""
+    lower, upper, work = overlay_directories(index)
+    options = f"nodev,lowerdir={lower},upperdir={upper},workdir={work}"
+    bind = ["none", "bind,nodev,ro", str(item.source), lower, _text(item.identity)]
+    return [*bind, "overlay", options, "overlay", staged_name(index), ""]
+
+
+def overlay_directories(index: int) -> tuple[str, str, str]:
+    """Return where, relative to the bundle, the lower, upper and work directories are."""
+    return f"lower/{index}", f"upper/{index}", f"work/{index}"
+
+
+def _text(identity: Identity) -> str:
+    return f"{identity[0]}:{identity[1]}"

@@ -1,0 +1,252 @@
+"""Runs one container in an OCI runtime and streams what it prints."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from worker.exec.errors import CommandNotFound, NoRuntime, RuntimeFailed
+from worker.exec.launch import LOG, command_line, overlay_directories, staging_of
+from worker.exec.output import OnOutput
+from worker.exec.scratch import remove_tree
+from worker.exec.spec import ROOTFS, Bind, ContainerSpec, Throwaway, config_of, staged_name
+
+log = logging.getLogger(__name__)
+
+READ_BYTES: Final = 64 << 10
+STDOUT: Final = 1
+STDERR: Final = 2
+KILL_RETRY_S: Final = 0.1
+MAX_LOG_BYTES: Final = 64 << 10
+
+_TOOLS: Final = ("unshare", "mount", "umount", "stat", "sh")
+_NOT_FOUND: Final = ("executable file", "open executable", "exec: ", "exec format error")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """An OCI runtime: its program, and the directory where it keeps its containers' state."""
+
+    program: Path
+    run_root: Path
+
+    def words(self, *words: str) -> list[str]:
+        """Return the command line of one of the runtime's commands."""
+        options = ["--root", str(self.run_root)]
+        if self.program.name == "crun":
+            # Ops are not limited, and a worker may itself be where no cgroup can be made.
+            options.append("--cgroup-manager=disabled")
+        return [str(self.program), *options, *words]
+
+
+def find_runtime(run_root: Path) -> Runtime:
+    """Return crun, or else runc, keeping its state in ``run_root``.
+
+    Raises:
+        NoRuntime: this machine or this user cannot run containers; says what to do.
+    """
+    if os.geteuid() != 0:
+        raise NoRuntime("RUN needs root: start the worker as root")
+    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    if missing:
+        raise NoRuntime(f"RUN needs {missing[0]}: install util-linux and coreutils")
+    found = shutil.which("crun") or shutil.which("runc")
+    if found is None:
+        raise NoRuntime("RUN needs an OCI runtime: install crun or runc")
+    return Runtime(Path(found), run_root)
+
+
+async def run_exec(
+    spec: ContainerSpec, *, bundle_dir: Path, runtime: Runtime, on_output: OnOutput
+) -> int:
+    """Run a container to its end and return its command's exit status (128 + n for signal n).
+
+    Makes ``bundle_dir``, whose parent must be there, and removes it. Output is passed on as
+    it comes, in pieces of at most 64 KiB; while ``on_output`` runs the command is held back.
+    When this returns, raises or is cancelled the container and all its processes are gone,
+    and no mount, bundle or runtime state is left.
+
+    Raises:
+        CommandNotFound: the root has no such command, or it cannot be executed.
+        RuntimeFailed: the container could not be set up.
+    """
+    try:
+        _write_bundle(spec, bundle_dir)
+        container = f"filesync-{secrets.token_hex(8)}"
+        status = await _run(container, bundle_dir, spec, runtime, on_output)
+        if status:
+            _raise_runtime_error(spec, bundle_dir / LOG)
+        return status
+    finally:
+        await uninterrupted(asyncio.to_thread(remove_tree, bundle_dir))
+
+
+async def sweep(runtime: Runtime) -> None:
+    """Kill and delete every container in the runtime's state, as a killed worker left them.
+
+    Raises:
+        RuntimeFailed: a container cannot be deleted.
+    """
+    for container in await _containers(runtime):
+        log.warning("container left behind, deleting container=%s", container)
+        await _delete(runtime, container)
+    left = await _containers(runtime)
+    if left:
+        raise RuntimeFailed(f"container {left[0]} of an earlier worker cannot be deleted")
+
+
+async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
+    """Await ``work`` to its end; a cancellation meanwhile is raised after it."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
+def _write_bundle(spec: ContainerSpec, bundle: Path) -> None:
+    bundle.mkdir(mode=0o700)
+    (bundle / ROOTFS).mkdir()
+    (bundle / "mounts").mkdir()
+    for index, item in enumerate(spec.shown):
+        staged = bundle / staged_name(index)
+        match item:
+            case Bind(directory=False):
+                staged.touch()
+            case Bind():
+                staged.mkdir()
+            case Throwaway():
+                staged.mkdir()
+                for name in overlay_directories(index):
+                    (bundle / name).mkdir(parents=True)
+            case _:
+                pass
+    (bundle / "config.json").write_text(json.dumps(config_of(spec, bundle)))
+
+
+async def _run(
+    container: str,
+    bundle: Path,
+    spec: ContainerSpec,
+    runtime: Runtime,
+    on_output: OnOutput,
+) -> int:
+    # The runtime's errors go to a log too: on stderr they are mixed with the command's own.
+    log_options = ("--log", str(bundle / LOG), "--log-format", "json")
+    words = runtime.words(*log_options, "run", "--bundle", str(bundle), container)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command_line(words, staging_of(spec), log=LOG),
+            cwd=bundle,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=_environment(),
+            start_new_session=True,  # a Ctrl-C in the terminal is the worker's to handle
+            limit=READ_BYTES,
+        )
+    except asyncio.CancelledError:
+        # asyncio killed the process, which may have got as far as making the container.
+        await uninterrupted(_delete(runtime, container))
+        raise
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_pump(process.stdout, STDOUT, on_output))
+            group.create_task(_pump(process.stderr, STDERR, on_output))
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            await uninterrupted(_kill(container, process, runtime))
+
+
+async def _pump(reader: asyncio.StreamReader | None, stream: int, on_output: OnOutput) -> None:
+    assert reader is not None
+    while data := await reader.read(READ_BYTES):
+        on_output(stream, data)
+
+
+async def _kill(container: str, process: asyncio.subprocess.Process, runtime: Runtime) -> None:
+    # The runtime may not have registered the container yet, or be about to start it: deleting
+    # is repeated until the process that runs it has ended, which it does with the container.
+    while True:
+        await _delete(runtime, container)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_RETRY_S):
+                await _drain(process)
+            return
+
+
+async def _drain(process: asyncio.subprocess.Process) -> None:
+    # asyncio reports the end of a process only when its pipes have ended too, and a paused
+    # reader never sees that: what is still in the pipes is read and dropped.
+    for reader in (process.stdout, process.stderr):
+        while reader is not None and await reader.read(READ_BYTES):
+            pass
+    await process.wait()
+
+
+async def _containers(runtime: Runtime) -> list[str]:
+    process = await asyncio.create_subprocess_exec(
+        *command_line(runtime.words("list", "--quiet")),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=_environment(),
+    )
+    output, _ = await process.communicate()
+    return output.decode(errors="replace").split()
+
+
+async def _delete(runtime: Runtime, container: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *command_line(runtime.words("delete", "--force", container)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=_environment(),
+    )
+    await process.wait()
+
+
+def _environment() -> dict[str, str]:
+    # Not ours: a runtime acts on variables such as NOTIFY_SOCKET.
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+
+
+def _raise_runtime_error(spec: ContainerSpec, path: Path) -> None:
+    errors = list(_errors_in(path))
+    if not errors:
+        return
+    message = errors[-1]
+    if any(mark in message.lower() for mark in _NOT_FOUND):
+        raise CommandNotFound(spec.args[0], message)
+    raise RuntimeFailed(f"the container could not be started: {message}")
+
+
+def _errors_in(path: Path) -> Iterator[str]:
+    """Yield the error messages of the log: JSON lines of the runtime, text of the launcher."""
+    try:
+        with path.open("rb") as file:
+            lines = file.read(MAX_LOG_BYTES).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            yield line
+            continue
+        if isinstance(record, dict) and record.get("level") in ("error", "fatal"):
+            yield str(record.get("msg", line))

@@ -1,0 +1,1 @@
+"""All that a worker can be told, and what it answers."""

@@ -1,0 +1,451 @@
+"""All that a manager and a worker say to each other, beside the ops themselves.
+
+The worker dials the manager's ROUTER with a DEALER, says ``Register`` and is answered
+``Welcome`` or ``Refused``. From then on the manager sends ``Order``s and the worker answers each
+with exactly one ``Outcome``; ``Output`` and ``Nodes`` may come before it. A manager that hears
+from a worker it does not know (it was restarted) says ``Unknown``, and the worker registers again.
+
+A message is one MessagePack header frame and at most one payload frame. ``Nodes`` is the only
+one with a payload: a pack of directory nodes (``filesync.manifest.pack``), sent before the
+message that speaks of them, so that whoever reads a digest here has the tree behind it.
+
+Rules for changing this file: new fields go last and have defaults; tags are never reused; a
+field that changes meaning gets a new name; what an old peer must not ignore raises ``VERSION``.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Final
+
+import msgspec
+
+from filesync.digest import WireDigest
+from filesync.errors import MalformedMessage
+from filesync.select import Selector
+from worker.wire.ops import Op, Text
+
+VERSION: Final = 1
+MAX_HEADER_BYTES: Final = 16 << 20
+MAX_PAYLOAD_BYTES: Final = 40 << 20
+
+Token = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Labels = Annotated[dict[Label, str], msgspec.Meta(max_length=100)]
+Address = Annotated[str, msgspec.Meta(max_length=255)]
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="m"):
+    pass
+
+
+# --- what a worker holds ----------------------------------------------------------------------
+
+
+class Layer(msgspec.Struct, frozen=True):
+    """A ref's own layer blob, as OCI describes it."""
+
+    media_type: Text
+    digest: Sha256
+    size: Count
+    diff_id: Sha256
+
+
+class RefInfo(msgspec.Struct, frozen=True):
+    """A ref as it stands on one worker.
+
+    Attributes:
+        ref: the ref's identity: its tree and those of its parents.
+        tree: digest of its manifest.
+        parent: the ref that it was made on top of, whose layers come before its own.
+        keys: cache keys that have this result.
+        created_s: seconds since the epoch, by the worker's clock.
+        layer: its own layer, if that has been made.
+        source: it is a partial source, held for one build: never a cache result, never a parent.
+        tar_size: bytes of its own layer as an uncompressed tar, made or not.
+    """
+
+    ref: WireDigest
+    tree: WireDigest
+    parent: WireDigest | None = None
+    keys: tuple[WireDigest, ...] = ()
+    created_s: float = 0.0
+    layer: Layer | None = None
+    source: bool = False
+    tar_size: Count = 0
+
+
+class SourceInfo(msgspec.Struct, frozen=True):
+    """An idle source that a sync may start from."""
+
+    id: Text
+    tree: WireDigest
+
+
+# --- how an input reaches its op --------------------------------------------------------------
+
+
+class Mode(StrEnum):
+    """How an input reaches the worker that reads it."""
+
+    LOCAL = "local"
+    PATHS = "paths"
+    LAYERS = "layers"
+    REGISTRY = "registry"
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """Where bytes may be had. An empty ``address`` means that the holder dials us."""
+
+    worker: Text
+    address: Address
+    token: Token
+
+
+class FromLocal(_Message, frozen=True, tag="local"):
+    """This worker has ``ref``."""
+
+    ref: WireDigest
+
+
+class FromPaths(_Message, frozen=True, tag="paths"):
+    """Sync the tree ``tree`` from one of ``replicas`` into a source.
+
+    Attributes:
+        key: what the source is for, so that the next one like it finds it again.
+        basis: id of the idle source that the manager thinks is nearest; empty for none.
+    """
+
+    tree: WireDigest
+    replicas: tuple[Replica, ...]
+    key: Text = ""
+    basis: Text = ""
+
+
+class Link(msgspec.Struct, frozen=True):
+    """One ref of a chain with the layer that makes it out of its parent."""
+
+    ref: RefInfo
+    layer: Layer
+
+
+class FromLayers(_Message, frozen=True, tag="layers"):
+    """Pull what is missing of ``chain`` (parents first), so that its last ref is here.
+
+    Attributes:
+        blobs: digest of the tree whose files are the blobs that the replicas offer, each
+            named by the hex of its sha256.
+    """
+
+    chain: tuple[Link, ...]
+    blobs: WireDigest
+    replicas: tuple[Replica, ...]
+
+
+InputOrder = FromLocal | FromPaths | FromLayers
+
+
+# --- orders -----------------------------------------------------------------------------------
+
+
+class Run(_Message, frozen=True, tag="run"):
+    """Bring the inputs here, run ``op`` and keep its result under ``keys``. -> Ran."""
+
+    op: Op
+    inputs: tuple[InputOrder, ...]
+    keys: tuple[WireDigest, ...] = ()
+    name: Text = ""
+
+
+class Offer(_Message, frozen=True, tag="offer"):
+    """Open ``ref``, or what ``selector`` leaves of it, to a peer. -> Offered."""
+
+    ref: WireDigest
+    selector: Selector | None = None
+
+
+class OfferLayers(_Message, frozen=True, tag="offer-layers"):
+    """Open the blobs of ``refs`` (parents first), making those not made yet. -> Offered."""
+
+    refs: tuple[WireDigest, ...]
+
+
+class ExportForm(StrEnum):
+    """What a result is turned into for its taker."""
+
+    TREE = "tree"
+    TAR = "tar"
+    OCI = "oci"
+
+
+class Export(_Message, frozen=True, tag="export"):
+    """Make ``ref`` ready to be taken as ``form``. -> Offered.
+
+    Attributes:
+        config: the image configuration, JSON, without its ``rootfs`` (form OCI).
+        name: reference name to write into the layout's index (form OCI); may be empty.
+    """
+
+    ref: WireDigest
+    form: ExportForm
+    config: bytes = b"{}"
+    name: Text = ""
+
+
+class Release(_Message, frozen=True, tag="release"):
+    """Close offers and let go of sources. Unknown ones are fine. -> Finished."""
+
+    tokens: tuple[Token, ...] = ()
+    sources: tuple[WireDigest, ...] = ()
+
+
+class AddKeys(_Message, frozen=True, tag="add-keys"):
+    """Remember that ``keys`` have the result ``ref``. -> Finished."""
+
+    ref: WireDigest
+    keys: tuple[WireDigest, ...]
+
+
+class ReadTree(_Message, frozen=True, tag="read-tree"):
+    """Send the nodes of ``tree``. -> Nodes…, Finished."""
+
+    tree: WireDigest
+
+
+class ReadUsage(_Message, frozen=True, tag="read-usage"):
+    """Say what takes how much disk. -> Usage."""
+
+
+class Prune(_Message, frozen=True, tag="prune"):
+    """Remove what no lease holds: results, idle sources, blobs; with ``all`` caches too. -> Usage.
+
+    The answer says what was removed.
+    """
+
+    all: bool = False
+
+
+OrderBody = (
+    Run | Offer | OfferLayers | Export | Release | AddKeys | ReadTree | ReadUsage | Prune
+)
+
+
+class Order(_Message, frozen=True, tag="order"):
+    """Manager -> worker: do this; answer under the same id."""
+
+    id: Count
+    body: OrderBody
+
+
+class Cancel(_Message, frozen=True, tag="cancel"):
+    """Manager -> worker: stop an order; it is still answered, with Failed if it was stopped."""
+
+    id: Count
+
+
+class Welcome(_Message, frozen=True, tag="welcome"):
+    """Manager -> worker: registered."""
+
+    manager: Text = ""
+
+
+class Refused(_Message, frozen=True, tag="refused"):
+    """Manager -> worker: not registered, and why. The worker ends."""
+
+    code: Text
+    detail: Text
+
+
+class Unknown(_Message, frozen=True, tag="unknown"):
+    """Manager -> worker: register again."""
+
+
+# --- what a worker says -----------------------------------------------------------------------
+
+
+class Register(_Message, frozen=True, tag="register"):
+    """Worker -> manager: who I am and what I hold.
+
+    Attributes:
+        instance: names the state directory, so that a worker that comes back takes its own
+            place and a stranger of the same name is refused.
+        address: where its data plane listens.
+    """
+
+    version: int
+    worker: Label
+    instance: Label
+    labels: Labels
+    slots: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    address: Address
+    snapshotter: Text
+    refs: tuple[RefInfo, ...] = ()
+    sources: tuple[SourceInfo, ...] = ()
+
+
+class Heartbeat(_Message, frozen=True, tag="heartbeat"):
+    """Worker -> manager: alive; the idle sources when they have changed."""
+
+    sources: tuple[SourceInfo, ...] | None = None
+
+
+class Leaving(_Message, frozen=True, tag="leaving"):
+    """Worker -> manager: shutting down."""
+
+
+class Output(_Message, frozen=True, tag="output"):
+    """Worker -> manager: what an op printed; ``stream`` is 1 or 2."""
+
+    id: Count
+    stream: int
+    data: Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
+
+
+class Progress(_Message, frozen=True, tag="progress"):
+    """Worker -> manager: how far an input's transfer has come, in bytes of content."""
+
+    id: Count
+    input: Count
+    done_bytes: Count
+    total_bytes: Count
+
+
+class InputReport(msgspec.Struct, frozen=True):
+    """What it took to bring one input here."""
+
+    mode: Mode
+    bytes_moved: Count = 0
+    files_moved: Count = 0
+    seconds: float = 0.0
+
+
+class Ran(_Message, frozen=True, tag="ran"):
+    """The op succeeded.
+
+    Attributes:
+        ref: the result, new on this worker.
+        pulled: refs that came here as layers on the way.
+        inputs: a report for each input, in order.
+        seconds: of the op alone.
+    """
+
+    ref: RefInfo
+    pulled: tuple[RefInfo, ...] = ()
+    inputs: tuple[InputReport, ...] = ()
+    seconds: float = 0.0
+
+
+class Offered(_Message, frozen=True, tag="offered"):
+    """A tree is open to whoever has ``token``. Its new nodes were sent before.
+
+    Attributes:
+        layers: of OfferLayers, the layer of each ref asked for, in order.
+        manifest: of an OCI export, digest and size of the image manifest.
+        config: of an OCI export, the digest of the image configuration.
+    """
+
+    token: Token
+    tree: WireDigest
+    layers: tuple[Layer, ...] = ()
+    manifest: tuple[Sha256, Count] | None = None
+    config: Sha256 | None = None
+
+
+class UsageRow(msgspec.Struct, frozen=True):
+    """One kind of thing on a worker's disk."""
+
+    kind: Text
+    count: Count
+    size: Count
+
+
+class Usage(_Message, frozen=True, tag="usage"):
+    """What takes, or took, how much disk."""
+
+    rows: tuple[UsageRow, ...]
+
+
+class Finished(_Message, frozen=True, tag="finished"):
+    """The order is done and there is nothing to tell."""
+
+
+class Failed(_Message, frozen=True, tag="failed"):
+    """The order is not done.
+
+    Attributes:
+        code: ``FilesyncError.code`` of the reason.
+        detail: the sentence for people.
+        exit_status: of a command that ran and failed.
+        tail: the last lines that it printed.
+    """
+
+    code: Text
+    detail: Text
+    exit_status: int | None = None
+    tail: Text = ""
+
+
+Result = Ran | Offered | Usage | Finished | Failed
+
+
+class Outcome(_Message, frozen=True, tag="outcome"):
+    """Worker -> manager: the one answer to an order."""
+
+    id: Count
+    result: Result
+
+
+class Nodes(_Message, frozen=True, tag="nodes"):
+    """Either way: a pack of directory nodes, in the payload frame."""
+
+
+ToWorker = Welcome | Refused | Unknown | Order | Cancel | Nodes
+FromWorker = Register | Heartbeat | Leaving | Output | Progress | Outcome | Nodes
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_to_worker: Final = msgspec.msgpack.Decoder(ToWorker)
+_from_worker: Final = msgspec.msgpack.Decoder(FromWorker)
+
+Frames = Sequence[bytes | memoryview]
+
+
+def encode(message: ToWorker | FromWorker, payload: bytes = b"") -> list[bytes]:
+    """Return the frames of ``message``."""
+    header = _encoder.encode(message)
+    return [header, payload] if payload else [header]
+
+
+def decode_to_worker(frames: Frames) -> tuple[ToWorker, bytes | memoryview]:
+    """Return the message and payload that a manager sent.
+
+    Raises:
+        MalformedMessage: for anything that ``encode`` cannot give.
+    """
+    header, payload = _split(frames)
+    try:
+        return _to_worker.decode(header), payload
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise MalformedMessage(str(exc)) from exc
+
+
+def decode_from_worker(frames: Frames) -> tuple[FromWorker, bytes | memoryview]:
+    """Return the message and payload that a worker sent.
+
+    Raises:
+        MalformedMessage: for anything that ``encode`` cannot give.
+    """
+    header, payload = _split(frames)
+    try:
+        return _from_worker.decode(header), payload
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise MalformedMessage(str(exc)) from exc
+
+
+def _split(frames: Frames) -> tuple[bytes | memoryview, bytes | memoryview]:
+    if not 1 <= len(frames) <= 2:
+        raise MalformedMessage(f"{len(frames)} frames")
+    payload = frames[1] if len(frames) == 2 else b""
+    if len(frames[0]) > MAX_HEADER_BYTES or len(payload) > MAX_PAYLOAD_BYTES:
+        raise MalformedMessage(f"frames of {len(frames[0])} and {len(payload)} bytes")
+    return frames[0], payload
