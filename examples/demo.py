@@ -79,7 +79,11 @@ def size(count_bytes: int) -> str:
 
 def rows(step: Step) -> Iterator[tuple[str, ...]]:
     """Yield the table's rows of a step: one an input, the step itself in the first."""
-    head = (escape(step.name), step.worker, "cached" if step.cached else f"{step.seconds:.1f} s")
+    head = (
+        escape(step.name),
+        step.worker,
+        "cached" if step.cached else f"{step.seconds:.1f} s",
+    )
     for item in step.inputs:
         moved = (size(item.bytes_moved), str(item.files_moved), size(item.bytes_if_layers))
         yield (*head, item.mode, " ".join(item.from_workers), *moved)
@@ -129,11 +133,12 @@ def main() -> int:
     metadata = msgspec.json.decode((cache / "metadata.json").read_bytes(), type=Metadata)
     console = Console(highlight=False)
     console.print(table_of(metadata.filesync.steps))
-    console.print(f"The image is in {cache / 'hello.oci.tar'}, its files in {cache / 'hello'}.")
-    console.print(
-        "Run it again: all is cached. Change examples/hello/site/about.txt and run it"
-    )
-    console.print("again: only what that change reaches runs and moves.")
+    for line in (
+        f"The image is in {cache / 'hello.oci.tar'}, its files in {cache / 'hello'}.",
+        "Run it again: all is cached. Change examples/hello/site/about.txt and run it again:",
+        "only what that change reaches runs and moves.",
+    ):
+        console.print(line, soft_wrap=True)
     return 0
 
 

@@ -103,3 +103,27 @@ class InputLost(Unavailable):
 
     def __str__(self) -> str:
         return f"no worker has the result of step {self.position} any more"
+
+
+class BuildError(FilesyncError):
+    """A build ended without a result.
+
+    Attributes:
+        reason: the code of what went wrong.
+        exit_status: of the command that failed, if one did.
+        tail: the last lines that it printed.
+    """
+
+    code = "build-failed"
+
+    def __init__(
+        self, reason: str, detail: str, exit_status: int | None = None, tail: str = ""
+    ) -> None:
+        super().__init__(reason, detail, exit_status, tail)
+        self.reason = reason
+        self.detail = detail
+        self.exit_status = exit_status
+        self.tail = tail
+
+    def __str__(self) -> str:
+        return f"{self.detail}\n{self.tail}".rstrip() if self.tail else self.detail

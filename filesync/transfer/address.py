@@ -7,7 +7,9 @@ from typing import Final
 from filesync.errors import UsageError
 from filesync.transfer.errors import InsecureListen
 
-_TCP: Final = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]]+):(?P<port>\d{1,5}|\*)")
+_TCP: Final = re.compile(
+    r"tcp://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]]+):(?P<port>\d{1,5}|\*)"
+)
 
 
 def check_address(address: str) -> str:

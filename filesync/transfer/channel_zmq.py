@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import zmq
@@ -147,8 +147,10 @@ class Channel:
         log.info("connection lost: peer=%s reason=%s", self.name, error)
         for sending in list(self.sends.values()):
             sending.end()
-        for waiting in [*self.receives.values(), *self.calls.values()]:
-            waiting.lose(error)
+        for receiving in list(self.receives.values()):
+            receiving.lose(error)
+        for call in list(self.calls.values()):
+            call.lose(error)
         for tell in self.on_lost:
             tell(error)
 
@@ -157,10 +159,7 @@ class Channel:
             raise self.lost
         is_bulk = len(frames) > 1 and len(frames[1]) >= _COPY_BYTES
         try:
-            # With NOBLOCK the future that zmq.asyncio returns is done already.
-            self._socket.send_multipart(
-                [*self._route, *frames], flags=zmq.NOBLOCK, copy=not is_bulk
-            ).result()
+            send_nowait(self._socket, [*self._route, *frames], copy=not is_bulk)
         except zmq.Again:
             return False
         except zmq.ZMQError as exc:
@@ -175,6 +174,21 @@ class Channel:
         self._counters.wire_out += wire_bytes
         if isinstance(message, Frame):
             self._counters.data_out += len(frames[1])
+
+
+def send_nowait(
+    socket: zmq.asyncio.Socket, frames: Sequence[Buffer], *, copy: bool = True
+) -> None:
+    """Hand ``frames`` to ``socket``.
+
+    Raises:
+        zmq.Again: there is no room for them now.
+        zmq.ZMQError: there is nobody to send to.
+    """
+    # With NOBLOCK the future that zmq.asyncio returns is done already.
+    future = socket.send_multipart(frames, flags=zmq.NOBLOCK, copy=copy)
+    assert isinstance(future, asyncio.Future)
+    future.result()
 
 
 def bound(socket: zmq.asyncio.Socket) -> None:

@@ -79,7 +79,7 @@ class Landing:
             elif length == file.size:
                 batch.append((file, part))
             elif (joined := self._join(file, offset, part)) is not None:
-                batch.append((file, joined))
+                batch.append((file, memoryview(joined)))
         if batch:
             self._update.write_small(batch)
 

@@ -29,6 +29,9 @@ class Offer:
     """A tree that whoever knows ``token`` may read, until it is closed.
 
     Close it, or leave the ``with`` block, before the tree's root is changed or removed.
+
+    Attributes:
+        on_close: called once, when it is closed.
     """
 
     def __init__(
@@ -44,7 +47,8 @@ class Offer:
         self.root = root
         self.source: SourceTree | None = None
         self.is_closed = False
-        self._on_close = on_close
+        self.on_close: list[Callable[[], None]] = []
+        self._forget = on_close
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +70,9 @@ class Offer:
         """Let nobody read it any more; sessions that are open end. Idempotent."""
         if not self.is_closed:
             self.is_closed = True
-            self._on_close(self)
+            self._forget(self)
+            for tell in list(self.on_close):
+                tell()
             if self.source is not None:
                 self.source.close()
                 self.source = None

@@ -2,31 +2,380 @@
 
 import asyncio
 import logging
-import os
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar, assert_never
 
-import zmq
 import zmq.asyncio
 
 from filesync.digest import Digest
-from filesync.errors import FilesyncError, LocalError, PeerError, Unavailable
+from filesync.errors import (
+    FilesyncError,
+    LocalError,
+    PeerError,
+    Unavailable,
+    UnexpectedMessage,
+)
 from filesync.manifest import Manifest
 from filesync.transfer import calls_zmq
 from filesync.transfer.address import check_address, check_listen_address
+from filesync.transfer.calls_zmq import Answer
 from filesync.transfer.channel_zmq import Channel
-from filesync.transfer.connections_zmq import Dialler, Listener
-from filesync.transfer.dispatch import Dispatch
+from filesync.transfer.connections_zmq import Link, Listener
+from filesync.transfer.errors import TooMuchWanted
 from filesync.transfer.landing_disk import Update
 from filesync.transfer.offer import Offer, Replica
+from filesync.transfer.outgoing_zmq import Outgoing
 from filesync.transfer.pull_zmq import Pulling, Wanting
 from filesync.transfer.receiver import WINDOW_BYTES, Receiver
 from filesync.transfer.stats import Counters, Progress, PullStats, ReplicaStats
-from filesync.transfer.wire import Call, Serve
+from filesync.transfer.wire import (
+    AskRecipe,
+    Buffer,
+    Call,
+    Close,
+    Frame,
+    Hello,
+    Message,
+    Open,
+    Opened,
+    Ping,
+    Recipe,
+    Refuse,
+    Reply,
+    Serve,
+    Want,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_SERVED: Final = 1024
+THREADS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a pull waits for its peers.
+
+    Attributes:
+        opening_s: to connect and greet, and then for the session to be opened.
+        serve_s: for a sender that cannot listen to dial us.
+        stall_s: without progress while something is wanted.
+    """
+
+    opening_s: float = 10.0
+    serve_s: float = 30.0
+    stall_s: float = 60.0
+
+
+_DEFAULT: Final = Timeouts()
+T = TypeVar("T")
+
+
+class DataPlane:
+    """Sends what is on offer and pulls what updates want, over any number of connections.
+
+    Use it as ``async with``: its sockets and tasks live as long as the block.
+
+    Args:
+        listen: address to be dialled at (``tcp://127.0.0.1:0`` takes a free port), or None.
+        answer: answers the requests of another protocol (see ``serve``).
+        allow_insecure: may listen off loopback, where all can read what moves.
+        window_bytes: what one pull has wanted and not written at most.
+
+    Attributes:
+        counters: what this process has sent and received.
+    """
+
+    def __init__(
+        self,
+        listen: str | None = None,
+        *,
+        answer: Answer | None = None,
+        allow_insecure: bool = False,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        self.counters = Counters()
+        self._listen = listen
+        if listen is not None:
+            check_listen_address(listen, allow_insecure=allow_insecure)
+        self._answer = answer
+        self._window_bytes = window_bytes
+        self._links: dict[str, Link] = {}
+        self._served: dict[bytes, Channel] = {}
+        self._awaited: dict[bytes, asyncio.Event] = {}
+        self._listener: Listener | None = None
+        self._tasks = asyncio.TaskGroup()
+        self._running: set[asyncio.Task[None]] = set()
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._context = zmq.asyncio.Context()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="filesync")
+        self._outgoing = Outgoing(self._pool, self._spawn)
+        await self._tasks.__aenter__()
+        if self._listen is not None:
+            self._listener = Listener(self._context, self._listen, self._handle, self.counters)
+            self._spawn(self._listener.run())
+            self._spawn(self._listener.ping())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        gone = Unavailable("this process has closed its data plane")
+        self._outgoing.close()
+        for task in self._running:
+            task.cancel()
+        # Not with the block's own exception: the group would wrap it.
+        await self._tasks.__aexit__(None, None, None)
+        if self._listener is not None:
+            self._listener.close(gone)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._context.term()
+
+    @property
+    def address(self) -> str:
+        """Where others can dial this process.
+
+        Raises:
+            LocalError: it does not listen.
+        """
+        if self._listener is None:
+            raise LocalError("this data plane does not listen")
+        return self._listener.address
+
+    # --- sending ----------------------------------------------------------------------------
+
+    def offer(self, manifest: Manifest, root: Path, token: bytes | None = None) -> Offer:
+        """Let whoever knows the token read ``manifest``'s files below ``root``.
+
+        Without ``token`` one is picked at random. Close the offer when it is over.
+        """
+        return self._outgoing.offer(manifest, root, token)
+
+    async def serve_to(
+        self, address: str, offer: Offer, *, timeouts: Timeouts = _DEFAULT
+    ) -> None:
+        """Dial ``address`` and let it read ``offer`` over that connection, until it is closed.
+
+        For a process that cannot be dialled itself. Cancel it, or close the offer, when the
+        other side has what it wants.
+
+        Raises:
+            Unavailable: nobody answers there, or the connection is lost.
+        """
+        channel = await self.connect(address, timeouts=timeouts)
+        over = asyncio.Event()
+        channel.on_lost.append(lambda _: over.set())
+        offer.on_close.append(over.set)
+        await channel.send(Serve(offer.token))
+        if not offer.is_closed:
+            await over.wait()
+        if channel.lost is not None and not offer.is_closed:
+            raise channel.lost
+
+    # --- pulling ----------------------------------------------------------------------------
+
+    async def pull(
+        self,
+        update: Update,
+        replicas: Sequence[Replica],
+        *,
+        tree: Digest,
+        progress: Callable[[Progress], None] | None = None,
+        timeouts: Timeouts = _DEFAULT,
+    ) -> PullStats:
+        """Fetch all that ``update`` wants from the first of ``replicas`` that has it.
+
+        When a replica fails, the next goes on where it stopped. Prepares and finishes
+        ``update``; on any error, and when cancelled, aborts it. Nobody is asked for anything
+        when nothing is wanted.
+
+        Args:
+            update: where the files go (``TreeUpdate``).
+            replicas: where they may be had, best first.
+            tree: what the replicas' offers must be: the tree whose contents are wanted.
+            progress: called in this task after each frame; must not block.
+            timeouts: how long to wait for each replica.
+
+        Raises:
+            Unavailable: no replica could give all of it; the last one's reason.
+            PeerError: as above, and the reason was a breach of the protocol.
+            StoreError: this disk.
+        """
+        started = monotonic()
+        stats = PullStats()
+        try:
+            await self._in_thread(update.prepare)
+            wanting = Wanting(update)
+            if await self._in_thread(wanting.is_any):
+                pull = _Pull(wanting, tree, stats, progress, timeouts)
+                await self._pull_from_any(pull, replicas)
+            await self._in_thread(update.finish)
+        except BaseException:
+            await self._in_thread(update.abort)
+            raise
+        for replica in stats.replicas:
+            stats.wire_in += replica.wire_in
+            stats.wire_out += replica.wire_out
+        stats.seconds = monotonic() - started
+        return stats
+
+    async def _pull_from_any(self, pull: "_Pull", replicas: Sequence[Replica]) -> None:
+        error: FilesyncError = Unavailable("nobody is known to have this tree")
+        for replica in replicas:
+            replica_stats = ReplicaStats()
+            pull.stats.replicas.append(replica_stats)
+            try:
+                await self._pull_from(pull, replica, replica_stats)
+            except (Unavailable, PeerError) as exc:
+                where = replica.address or "a peer that dials us"
+                log.warning("replica failed: replica=%s reason=%s", where, exc)
+                replica_stats.error = str(exc)
+                error = exc
+            else:
+                return
+        raise error
+
+    async def _pull_from(self, pull: "_Pull", replica: Replica, stats: ReplicaStats) -> None:
+        if replica.address is None:
+            channel = await self._served_by(replica.token, pull.timeouts.serve_s)
+        else:
+            channel = await self.connect(replica.address, timeouts=pull.timeouts)
+        machine = Receiver(
+            secrets.randbits(62) + 1,
+            replica.token,
+            pull.tree,
+            now=asyncio.get_running_loop().time(),
+            window_bytes=self._window_bytes,
+            opening_s=pull.timeouts.opening_s,
+            stall_s=pull.timeouts.stall_s,
+        )
+        files, content = pull.stats.files, pull.stats.content_bytes
+        wire_in, wire_out = channel.wire_in, channel.wire_out
+
+        def note() -> None:
+            pull.stats.files = files + machine.files_done
+            stats.content_bytes = pull.stats.content_bytes - content
+            stats.wire_in = channel.wire_in - wire_in
+            stats.wire_out = channel.wire_out - wire_out
+            pull.report()
+
+        pulling = Pulling(
+            machine, channel, pull.wanting, pool=self._pool, stats=pull.stats, on_progress=note
+        )
+        try:
+            await pulling.run()
+        finally:
+            note()
+
+    async def _served_by(self, token: bytes, serve_s: float) -> Channel:
+        """Wait for a peer to say ``Serve`` for ``token``."""
+        arrived = self._awaited.setdefault(token, asyncio.Event())
+        try:
+            async with asyncio.timeout(serve_s):
+                while (channel := self._served.get(token)) is None or channel.lost is not None:
+                    arrived.clear()
+                    await arrived.wait()
+        except TimeoutError:
+            raise Unavailable("the peer that has the files did not call") from None
+        finally:
+            self._awaited.pop(token, None)
+        return channel
+
+    # --- connections ------------------------------------------------------------------------
+
+    async def connect(self, address: str, *, timeouts: Timeouts = _DEFAULT) -> Channel:
+        """Return the connection to ``address``, dialling if there is none.
+
+        Raises:
+            UsageError: it is no address.
+            Unavailable: nobody answers there.
+        """
+        link = self._links.get(check_address(address))
+        if link is None or link.channel.lost is not None:
+            link = Link(self._context, address, self._handle, self.counters)
+            self._links[address] = link
+            self._spawn(link.run())
+        deadline = asyncio.get_running_loop().time() + timeouts.opening_s
+        return await link.greeted(deadline)
+
+    def _handle(self, channel: Channel, message: Message, payload: Buffer) -> None:
+        """Take one message of a peer that has greeted.
+
+        Raises:
+            PeerError: the whole connection is to be dropped.
+        """
+        match message:
+            case Open() | Want() | AskRecipe() | Close():
+                self._outgoing.take(channel, message)
+            case Opened() | Frame() | Recipe() | Refuse():
+                # What comes for a session that has ended has crossed its end on the way.
+                if receiving := channel.receives.get(message.session):
+                    receiving.take(message, payload)
+            case Serve(token):
+                self._serve(channel, token)
+            case Call():
+                self._spawn(calls_zmq.answer(channel, message, self._answer))
+            case Reply():
+                if waiting := channel.calls.get(message.call):
+                    waiting.take(message, payload)
+            case Ping():
+                pass
+            case Hello():
+                raise UnexpectedMessage("Hello came twice")
+            case _:
+                assert_never(message)
+
+    def _serve(self, channel: Channel, token: bytes) -> None:
+        if len(channel.served) >= MAX_SERVED:
+            raise TooMuchWanted("too many trees on offer over one connection")
+        if not channel.served:
+            channel.on_lost.append(lambda _: self._forget_served(channel))
+        channel.served.add(token)
+        self._served[token] = channel
+        if event := self._awaited.get(token):
+            event.set()
+
+    def _forget_served(self, channel: Channel) -> None:
+        for token in channel.served:
+            if self._served.get(token) is channel:
+                del self._served[token]
+
+    # --- tasks ------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+
+@dataclass(slots=True)
+class _Pull:
+    """What one pull keeps across replicas."""
+
+    wanting: Wanting
+    tree: Digest
+    stats: PullStats
+    progress: Callable[[Progress], None] | None
+    timeouts: Timeouts
+
+    def report(self) -> None:
+        if self.progress is not None:
+            stats = self.stats
+            wire = sum(replica.wire_in + replica.wire_out for replica in stats.replicas)
+            moved = stats.content_bytes + stats.copied_bytes
+            self.progress(Progress(stats.files, moved, wire))

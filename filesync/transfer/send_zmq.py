@@ -101,5 +101,3 @@ class Sending:
             return Frame(self._session, job.raw_bytes, coded), payload
         page = self._tree.recipe(job.digest, job.offset)
         return Recipe(self._session, job.digest, job.offset), page
-
-

@@ -106,7 +106,7 @@ class Plain:
 
     def note(self, text: str) -> None:
         """Print a sentence."""
-        print(text, file=self._out, flush=True)  # noqa: T201
+        print(text, file=self._out, flush=True)
 
     def close(self) -> None:
         """Print what is left of unfinished lines."""
@@ -134,7 +134,7 @@ class Plain:
         return "" if self._graph is None else self._graph.vertices[position].name
 
     def _line(self, position: int, text: str) -> None:
-        print(f"#{position + 1} {text}", file=self._out, flush=True)  # noqa: T201
+        print(f"#{position + 1} {text}", file=self._out, flush=True)
 
 
 class JsonLines:
@@ -164,7 +164,7 @@ class JsonLines:
         """Nothing is left to print."""
 
     def _print(self, value: object) -> None:
-        print(json.dumps(value), file=self._out, flush=True)  # noqa: T201
+        print(json.dumps(value), file=self._out, flush=True)
 
 
 class Terminal:

@@ -14,6 +14,7 @@ from solver.dockerfile.syntax import Instruction, check_trigger
 from worker.wire.ops import FileOp, MakeDirectory
 
 _MIN_DURATION_NS: Final = 10**6
+_MAX_EXPOSED: Final = 1 << 19
 
 
 def apply_env(state: State, instruction: Instruction) -> None:
@@ -106,6 +107,9 @@ def apply_expose(state: State, instruction: Instruction) -> None:
     for arg in instruction.args:
         words += state.around.words.split(arg, state.variables)
     ports = parse_ports(words)
+    state.exposed += len(ports)
+    if state.exposed > _MAX_EXPOSED:
+        raise Invalid(f"more than {_MAX_EXPOSED} ports are listed")
     exposed: dict[str, dict[str, object]] = {port: {} for port in ports}
     state.image.config.exposed_ports = (state.image.config.exposed_ports or {}) | exposed
     state.image.commit(f"EXPOSE {history.plain_list(ports)}")

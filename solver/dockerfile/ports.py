@@ -7,6 +7,9 @@ from typing import Final
 from solver.dockerfile.errors import Invalid
 
 _PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/([A-Za-z]+))?")
+_MAX_PORTS: Final = 1 << 17
+"""Bound on what one instruction lists, a port that is there twice counted twice."""
+
 _PROTOCOLS: Final = ("tcp", "udp", "sctp")
 
 
@@ -17,6 +20,7 @@ def parse_ports(words: Iterable[str]) -> list[str]:
         Invalid: no port.
     """
     found: dict[str, None] = {}
+    count = 0
     for word in words:
         match = _PORT.fullmatch(word)
         first = int(match[1]) if match else 0
@@ -25,5 +29,8 @@ def parse_ports(words: Iterable[str]) -> list[str]:
         if not 0 < first <= last <= 65535 or protocol not in _PROTOCOLS:
             message = f"{word[:80]!r} is not a port, such as 80, 53/udp or 8000-8010"
             raise Invalid(message, word)
+        count += last - first + 1
+        if count > _MAX_PORTS:
+            raise Invalid(f"more than {_MAX_PORTS} ports", word)
         found |= dict.fromkeys(f"{port}/{protocol}" for port in range(first, last + 1))
     return list(found)

@@ -49,7 +49,9 @@ class State:
         vertex: the tree; None is an empty one that has no vertex yet.
         constraints: labels for every vertex of the stage.
         steps: how many vertices have a number in the names.
+        exposed: how many ports were listed, the same ones again too.
         cmd_is_set: by this stage, so that ENTRYPOINT keeps it.
+        asked: names of the ARGs, to tell which build arguments nothing asks for.
     """
 
     stage: Stage
@@ -61,6 +63,7 @@ class State:
     constraints: tuple[tuple[str, str], ...] = ()
     steps: int = 0
     step: int = 0
+    exposed: int = 0
     cmd_is_set: bool = False
     asked: set[str] = field(default_factory=set)
 

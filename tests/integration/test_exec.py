@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 import pytest
 
@@ -45,6 +45,21 @@ APPLETS = (
 OLD_NS = 1_000_000_000_000_000_000
 
 
+class Fields(TypedDict, total=False):
+    """What an op may say beside its command."""
+
+    cwd: str
+    user: str
+    mounts: tuple[Mount, ...]
+    network: Network
+    files: tuple[tuple[str, str], ...]
+    hostname: str
+
+
+def shell(script: str, **fields: Unpack[Fields]) -> ExecOp:
+    return ExecOp(args=("sh", "-c", script), **fields)
+
+
 @dataclass
 class Outcome:
     status: int
@@ -62,6 +77,7 @@ class Bench:
     printed: dict[int, bytearray] = field(
         default_factory=lambda: {1: bytearray(), 2: bytearray()}
     )
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def execute(self, op: ExecOp) -> int:
         return await execute(
@@ -69,8 +85,12 @@ class Bench:
             root=self.root,
             inputs={1: self.source},
             state=self.state,
-            on_output=lambda stream, data: self.printed[stream].extend(data),
+            on_output=self.take,
         )
+
+    def take(self, stream: int, data: bytes) -> None:
+        self.printed[stream] += data
+        self.news.set()
 
     def op(self, op: ExecOp) -> Outcome:
         for stream in self.printed.values():
@@ -78,13 +98,14 @@ class Bench:
         status = asyncio.run(self.execute(op))
         return Outcome(status, self.printed[1].decode(), self.printed[2].decode())
 
-    def sh(self, script: str, *mounts: Mount, **fields: Any) -> Outcome:
-        return self.op(ExecOp(args=("sh", "-c", script), mounts=mounts, **fields))
+    def sh(self, script: str, *mounts: Mount) -> Outcome:
+        return self.op(shell(script, mounts=mounts))
 
     async def wait_for_output(self, text: bytes) -> None:
         async with asyncio.timeout(20):
             while text not in self.printed[1]:
-                await asyncio.sleep(0.01)
+                self.news.clear()
+                await self.news.wait()
 
     def left_behind(self) -> list[str]:
         """Return what a run should have removed: scratch, runtime state, mounts."""
@@ -131,7 +152,7 @@ def test_status_and_both_streams_reach_the_caller(bench: Bench) -> None:
 
 
 def test_command_killed_by_a_signal_has_a_status_above_128(bench: Bench) -> None:
-    assert bench.sh("sh -c 'kill -9 $$'").status == 137
+    assert bench.sh("sh -c 'kill -9 $$'; exit $?").status == 137
 
 
 def test_output_comes_while_the_command_runs(bench: Bench) -> None:
@@ -190,7 +211,7 @@ def test_environment_is_the_ops_and_nothing_of_the_worker(
 
 
 def test_working_directory_is_made_and_stays(bench: Bench) -> None:
-    assert bench.sh("pwd", cwd="/work/x").stdout == "/work/x\n"
+    assert bench.op(shell("pwd", cwd="/work/x")).stdout == "/work/x\n"
     assert (bench.root / "work/x").is_dir()
 
 
@@ -199,7 +220,7 @@ def test_working_directory_through_a_link_stays_inside_the_root(
 ) -> None:
     (tmp_path / "outside").mkdir()
     (bench.root / "link").symlink_to(tmp_path / "outside")
-    bench.sh("true", cwd="/link/x")
+    bench.op(shell("true", cwd="/link/x"))
     assert list((tmp_path / "outside").iterdir()) == []
 
 
@@ -207,12 +228,12 @@ def test_user_by_name_has_its_groups_and_home(bench: Bench) -> None:
     (bench.root / "etc").mkdir()
     (bench.root / "etc/passwd").write_text("ann:x:1000:50::/home/ann:/bin/sh\n")
     (bench.root / "etc/group").write_text("staff:x:50:\ndisk:x:6:ann\n")
-    found = bench.sh("id -u; id -g; id -G; echo $HOME", user="ann").stdout.split("\n")
+    found = bench.op(shell("id -u; id -g; id -G; echo $HOME", user="ann")).stdout.split("\n")
     assert found[:2] == ["1000", "50"]
     assert sorted(found[2].split()) == ["50", "6"]
     assert found[3] == "/home/ann"
     with pytest.raises(UserUnknown, match="eve"):
-        bench.sh("true", user="eve")
+        bench.op(shell("true", user="eve"))
 
 
 def test_command_that_is_not_there_is_told_from_one_that_fails(bench: Bench) -> None:
@@ -231,7 +252,7 @@ def test_scripts_are_shown_below_dev_pipes(bench: Bench) -> None:
         bench.op(ExecOp(args=("/dev/pipes/EOF",), files=files)).stdout
         == "from /dev/pipes/EOF\n"
     )
-    assert bench.sh("echo >/dev/pipes/EOF", files=files).status != 0
+    assert bench.op(shell("echo >/dev/pipes/EOF", files=files)).status != 0
 
 
 # --- the walls ------------------------------------------------------------------------------
@@ -253,11 +274,13 @@ def test_no_device_node_can_be_made_or_opened(bench: Bench) -> None:
 
 def test_network_none_has_no_interface_but_lo(bench: Bench) -> None:
     script = "ls /sys/class/net"
-    assert bench.sh(script, network=Network.NONE).stdout.split() == ["lo"]
+    assert bench.op(shell(script, network=Network.NONE)).stdout.split() == ["lo"]
 
 
 def test_network_host_has_the_hosts_resolver_and_a_name(bench: Bench) -> None:
-    result = bench.sh("cat /etc/resolv.conf; hostname; cat /etc/hostname", hostname="box")
+    result = bench.op(
+        shell("cat /etc/resolv.conf; hostname; cat /etc/hostname", hostname="box")
+    )
     resolver = Path("/etc/resolv.conf")
     expected = resolver.read_text() if resolver.exists() else ""
     assert result.stdout == f"{expected}box\nbox\n"
@@ -292,7 +315,7 @@ def test_writable_bind_loses_what_is_written(
         async def never(*_: object) -> bool:
             return False
 
-        monkeypatch.setattr("worker.exec.execute.is_overlay_possible", never)
+        monkeypatch.setattr("worker.exec.operation.is_overlay_possible", never)
     before = tree(bench.source)
     script = "echo new >/m/f; mkdir /m/x; cat /m/f; echo one >/file; cat /file"
     mounts = (

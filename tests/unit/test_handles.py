@@ -68,7 +68,9 @@ def test_a_path_that_is_not_in_normal_form_is_our_own_bug(tmp_path: Path, path: 
         handles.open(path)
 
 
-def test_a_tree_deeper_than_the_limit_is_walked_with_few_descriptors(tmp_path: Path) -> None:
+def test_a_tree_deeper_than_the_limit_is_walked_with_few_descriptors(
+    tmp_path: Path, here: int
+) -> None:
     deepest = dig(tmp_path, 1500)
     before = open_descriptors()
     with DirectoryHandles(tmp_path, limit=16) as handles:
@@ -79,6 +81,7 @@ def test_a_tree_deeper_than_the_limit_is_walked_with_few_descriptors(tmp_path: P
         handles.open(deepest)
         assert open_descriptors() - before <= 18
     assert open_descriptors() == before
+    remove_tree(here, b"d")
 
 
 def test_a_forgotten_directory_is_opened_anew(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from worker.exec.errors import (
     RuntimeFailed,
     UserUnknown,
 )
-from worker.exec.execute import execute
+from worker.exec.operation import execute
 from worker.exec.output import OnOutput, OutputTail, failure_text
 from worker.exec.run import Runtime, find_runtime, sweep
 from worker.exec.state import ExecState

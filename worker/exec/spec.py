@@ -174,10 +174,11 @@ def _entry(target: str, kind: str, source: str, options: list[str]) -> Config:
 def _nodev_hook(bundle: Path) -> Config:
     # An image may hold device nodes and there is no device cgroup: they must not open. The
     # runtime drops the flag of the staged root when it remounts it, so it is set once more,
-    # in the container's mount namespace, before the root is entered.
-    words = ["mount", "-n", "-c", "-t", "none", "-o", "remount,bind,nodev", "--", "none"]
+    # in the container's mount namespace, before the root is entered. What the runtime writes
+    # to a hook has to be read, or it fails where the hook ends first.
+    script = 'cat >/dev/null; exec mount -n -c -t none -o remount,bind,nodev -- none "$0"'
     return {
-        "path": "/bin/mount",
-        "args": [*words, str(bundle / ROOTFS)],
-        "env": ["PATH=/usr/bin:/bin"],
+        "path": "/bin/sh",
+        "args": ["sh", "-c", script, str(bundle / ROOTFS)],
+        "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
     }

@@ -146,6 +146,7 @@ REFUSED = [
     ("EXPOSE http", "'http' is not a port"),
     ("EXPOSE 70000", "'70000' is not a port"),
     ("EXPOSE 2-1", "'2-1' is not a port"),
+    ("EXPOSE " + "1-65535 " * 3, "more than 131072 ports"),
     ("EXPOSE 80/icmp", "'80/icmp' is not a port"),
     ('VOLUME [""]', "a VOLUME cannot be empty"),
     ("STOPSIGNAL SIGTREM", "'SIGTREM' is not a signal (did you mean SIGTERM?)"),

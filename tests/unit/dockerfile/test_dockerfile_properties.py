@@ -39,6 +39,33 @@ dockerfiles = st.lists(lines, max_size=12).map(
     lambda made: "FROM scratch AS stage\n" + "".join(made)
 )
 
+SOUND = [
+    "FROM scratch AS {n}",
+    "FROM s",
+    "FROM alpine AS {n}",
+    "FROM docs",
+    "COPY a b /c/",
+    "COPY . .",
+    "COPY --from=s /x /y",
+    "COPY --from=alpine /x $A",
+    "COPY --from=docs --exclude=*.o *.c /z/",
+    "ADD a.tar ${{A:-/}}/",
+    "COPY <<EOF /f\n$A\nEOF",
+    "RUN make",
+    "RUN <<EOF\n#!/bin/sh\nEOF",
+    "RUN --mount=from=s,target=/m --mount=target=/c,source=d --mount=type=cache,target=k x",
+    "ENV A=$A/x B={n}",
+    "ARG A=/arg",
+    "WORKDIR w",
+    "USER {n}",
+    "ONBUILD COPY --from=docs o /o",
+    "EXPOSE 80",
+    'ENTRYPOINT ["e"]',
+]
+sound_dockerfiles = st.lists(
+    st.builds(str.format, st.sampled_from(SOUND), n=st.sampled_from("stu")), max_size=20
+).map(lambda made: "\n".join(["FROM scratch AS s", *made, ""]))
+
 
 class Images:
     def image(self, name: str) -> BaseImage | None:
@@ -84,6 +111,14 @@ def test_any_instructions_give_a_sound_graph_or_an_error_with_a_line(text: str) 
     if (made := converted(text)) is not None:
         check(made)
         assert converted(text) == made
+
+
+@given(sound_dockerfiles)
+@settings(max_examples=200, deadline=None)
+def test_sound_instructions_in_any_order_give_a_sound_graph(text: str) -> None:
+    made = converted(text)
+    assert made is not None
+    check(made)
 
 
 @given(st.text(), st.text())

@@ -1,0 +1,163 @@
+"""Reading what identifies a file: its content's digest and its extended attributes."""
+
+import errno
+import os
+import stat
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from filesync.digest import EMPTY, Digest, digest_of
+from filesync.disk.handles import shown
+from filesync.errors import SourceChanged, StoreError
+from filesync.manifest import Xattrs
+
+READ_BYTES: Final = 1 << 20
+MAX_TRIES: Final = 4
+"""A file that changes while it is read is read again three times."""
+
+_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_MAX_XATTR_BYTES: Final = 256 << 10
+
+
+class Gone(Exception):
+    """The name is not there any more, or is no regular file now."""
+
+
+class Content(NamedTuple):
+    """What one read of a file found. ``stat`` and ``digest`` belong to the same moment."""
+
+    stat: os.stat_result
+    digest: Digest
+    xattrs: Xattrs
+    bytes_read: int
+
+
+def read_file(dirfd: int, name: bytes, path: bytes) -> Content:
+    """Read the regular file ``name`` in the directory ``dirfd``; ``path`` is for messages.
+
+    Raises:
+        Gone: it vanished or became something else.
+        SourceChanged: it changed at every try.
+        StoreError: it cannot be read.
+    """
+    try:
+        fd = os.open(name, _FLAGS, dir_fd=dirfd)
+    except OSError as exc:
+        # ELOOP: a link took its place; ENXIO: a socket did.
+        if exc.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            raise Gone from exc
+        raise unreadable(path, exc) from exc
+    try:
+        return _read_open(fd, path)
+    except OSError as exc:
+        raise unreadable(path, exc) from exc
+    finally:
+        os.close(fd)
+
+
+def read_xattrs(place: int | bytes, path: bytes) -> Xattrs:
+    """Return the extended attributes that belong to a tree, in order.
+
+    ``place`` is a descriptor, or a path that is not followed if it is a link.
+
+    Raises:
+        StoreError: there are more than a manifest can hold.
+    """
+    follow = isinstance(place, int)
+    try:
+        names = os.listxattr(place, follow_symlinks=follow)
+    except OSError as exc:
+        if exc.errno in (errno.ENOTSUP, errno.ENOENT):
+            return ()
+        raise
+    if not names:
+        return ()
+    found: list[tuple[bytes, bytes]] = []
+    for name in sorted(os.fsencode(name) for name in names):
+        if is_kept(name):
+            try:
+                found.append((name, os.getxattr(place, name, follow_symlinks=follow)))
+            except OSError as exc:
+                if exc.errno != errno.ENODATA:
+                    raise
+    if sum(len(name) + len(value) for name, value in found) > _MAX_XATTR_BYTES:
+        raise StoreError(f"{shown(path)} has more than {_MAX_XATTR_BYTES} bytes of xattrs")
+    return tuple(found)
+
+
+def is_kept(xattr: bytes) -> bool:
+    """Say whether an extended attribute is part of a tree, and not the machine's own."""
+    space, _, rest = xattr.partition(b".")
+    match space:
+        case b"user":
+            return True
+        case b"trusted":
+            return not rest.startswith(b"overlay.")
+        case b"security":
+            return rest == b"capability"
+        case b"system":
+            return rest.startswith(b"posix_acl_")
+    return False
+
+
+def unreadable(path: bytes, exc: OSError) -> StoreError:
+    """Return the error for a file that this process may not read."""
+    return StoreError(
+        f"{shown(path)} cannot be read: {exc.strerror}; "
+        "make it readable, or leave it out with an ignore pattern"
+    )
+
+
+def changing(path: bytes) -> SourceChanged:
+    """Return the error for a file that gives no rest."""
+    return SourceChanged(
+        f"{shown(path)} changed each time it was read; run again when it rests"
+    )
+
+
+def same_file(a: os.stat_result, b: os.stat_result) -> bool:
+    """Say whether nothing of a file that a stat tells has changed in between."""
+    return (
+        a.st_ino == b.st_ino
+        and a.st_size == b.st_size
+        and a.st_mtime_ns == b.st_mtime_ns
+        and a.st_ctime_ns == b.st_ctime_ns
+    )
+
+
+def _read_open(fd: int, path: bytes) -> Content:
+    before = os.fstat(fd)
+    bytes_read = 0
+    for _ in range(MAX_TRIES):
+        if not stat.S_ISREG(before.st_mode):
+            raise Gone
+        digest, size = _digest(fd, before.st_size)
+        bytes_read += size
+        xattrs = read_xattrs(fd, path)
+        after = os.fstat(fd)
+        if size == after.st_size and same_file(before, after):
+            return Content(after, digest, xattrs, bytes_read)
+        before = after
+    raise changing(path)
+
+
+def _digest(fd: int, size: int) -> tuple[Digest, int]:
+    """Return the digest and length of what ``fd`` has; reads no further than a little past ``size``.
+
+    A file that grows without end must not be read without end.
+    """
+    if size < READ_BYTES:
+        data = os.pread(fd, size + 1, 0)
+        return (digest_of(data), len(data)) if data else (EMPTY, 0)
+    hasher = blake3()
+    done = 0
+    buffer = bytearray(READ_BYTES)
+    view = memoryview(buffer)
+    while done <= size:
+        count = os.preadv(fd, [buffer], done)
+        if not count:
+            break
+        hasher.update(view[:count])
+        done += count
+    return Digest(hasher.digest()), done

@@ -1,0 +1,95 @@
+"""What one process has on offer, and the sessions in which it sends it."""
+
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, Final, assert_never
+
+from filesync.digest import short
+from filesync.errors import FilesyncError, LocalError, UnexpectedMessage
+from filesync.manifest import Manifest
+from filesync.transfer.channel_zmq import Channel
+from filesync.transfer.errors import NotOffered, TooMuchWanted
+from filesync.transfer.offer import Offer
+from filesync.transfer.send_zmq import Sending
+from filesync.transfer.wire import AskRecipe, Close, Open, Refuse, Want
+
+MAX_SESSIONS: Final = 64
+"""Sessions that one peer may have open for us to send."""
+
+
+class Outgoing:
+    """The sending side of a data plane."""
+
+    def __init__(
+        self, pool: Executor, spawn: Callable[[Coroutine[Any, Any, None]], None]
+    ) -> None:
+        self._pool = pool
+        self._spawn = spawn
+        self._offers: dict[bytes, Offer] = {}
+
+    def offer(self, manifest: Manifest, root: Path, token: bytes | None) -> Offer:
+        """Return a new offer, open from now on."""
+        offer = Offer(manifest, root, token=token, on_close=self._forget)
+        if offer.token in self._offers:
+            raise LocalError("this token is on offer already")
+        self._offers[offer.token] = offer
+        return offer
+
+    def close(self) -> None:
+        """Close all offers."""
+        for offer in list(self._offers.values()):
+            offer.close()
+
+    def take(self, channel: Channel, message: Open | Want | AskRecipe | Close) -> None:
+        """Take a receiver's message.
+
+        Raises:
+            UnexpectedMessage: the whole connection is to be dropped.
+        """
+        sending = channel.sends.get(message.session)
+        match message:
+            case Open():
+                if sending is not None:
+                    raise UnexpectedMessage("a session was opened twice")
+                self._open(channel, message)
+            case Want() | AskRecipe():
+                # What comes for a session that has ended has crossed its end on the way.
+                if sending is not None:
+                    sending.take(message)
+            case Close():
+                if sending is not None:
+                    sending.end()
+            case _:
+                assert_never(message)
+
+    def _open(self, channel: Channel, message: Open) -> None:
+        offer = self._offers.get(message.token)
+        error: FilesyncError
+        if len(channel.sends) >= MAX_SESSIONS:
+            error = TooMuchWanted("too many sessions at once")
+        elif offer is None:
+            error = NotOffered("this token is not on offer")
+        elif offer.tree != message.tree:
+            error = NotOffered(
+                f"the tree on offer is {short(offer.tree)}, not the one asked for"
+            )
+        else:
+            sending = Sending(message.session, channel, offer.open(), pool=self._pool)
+            channel.sends[message.session] = sending
+            self._spawn(_run(channel, message.session, sending, offer))
+            return
+        channel.send_nowait(Refuse(message.session, error.code, str(error)))
+
+    def _forget(self, offer: Offer) -> None:
+        del self._offers[offer.token]
+
+
+async def _run(channel: Channel, session: int, sending: Sending, offer: Offer) -> None:
+    offer.on_close.append(sending.end)
+    try:
+        await sending.run()
+    finally:
+        del channel.sends[session]
+        if sending.end in offer.on_close:
+            offer.on_close.remove(sending.end)

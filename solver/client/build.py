@@ -1,0 +1,248 @@
+"""A build from the client's side: offer the trees, follow the events, take what was asked for."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from filesync.overlay import overlay
+
+from filesync.disk.scan import scan
+from filesync.disk.update import TreeUpdate
+from filesync.errors import FilesyncError, UsageError
+from filesync.manifest import Manifest, MemoryNodes
+from filesync.manifest.pack import accept_pack
+from filesync.transfer import DataPlane, Offer, Replica
+from solver.client.contexts import Context, scan_contexts
+from solver.client.layouts import Layout, Layouts
+from solver.client.link_zmq import ManagerLink
+from solver.client.outputs import STDOUT, Output, OutputType, pack_layout
+from solver.client.progress import Progress
+from solver.client.report import BuildReport, metadata
+from solver.dockerfile import Converted, Options, convert, with_contexts
+from solver.errors import BuildError
+from solver.graph import Graph
+from solver.wire import (
+    BuildFailed,
+    Built,
+    Denied,
+    EndBuild,
+    Event,
+    Exported,
+    ExportRequest,
+    Serve,
+    StartBuild,
+    StopServing,
+)
+from worker.wire import orders
+
+MAX_DOCKERFILE_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What the user asks for.
+
+    Attributes:
+        dockerfile: the file, or None for standard input.
+        roots: directories behind contexts, by name (``context`` is the main one).
+        layouts: images behind contexts, by name.
+        tag: name for the image; may be empty.
+    """
+
+    dockerfile: Path
+    text: str
+    options: Options
+    roots: Mapping[str, Path]
+    layouts: Mapping[str, Layout]
+    outputs: Sequence[Output] = ()
+    tag: str = ""
+    explain: bool = False
+    build_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+
+
+def read_dockerfile(path: Path) -> str:
+    """Return the text of a Dockerfile.
+
+    Raises:
+        UsageError: it is not there, not text, or not of a sane size.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_DOCKERFILE_BYTES + 1)
+    except OSError as exc:
+        raise UsageError(f"{path}: {exc.strerror}; name the Dockerfile with -f") from exc
+    if len(data) > MAX_DOCKERFILE_BYTES:
+        raise UsageError(f"{path}: larger than {MAX_DOCKERFILE_BYTES} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"{path}: not UTF-8 text: {exc}") from exc
+
+
+async def run_build(request: BuildRequest, manager: str, progress: Progress) -> dict[str, Any]:
+    """Build, take the exports, and return the metadata file's content.
+
+    Raises:
+        FilesyncError: one sentence about what went wrong; nothing is half-written.
+    """
+    began_s = time.monotonic()
+    layouts = Layouts(request.layouts, request.options.platform)
+    converted = convert(
+        request.text, filename=str(request.dockerfile), options=request.options, images=layouts
+    )
+    for warning in converted.warnings:
+        progress.note(f"warning: {warning}")
+    roots = {**request.roots, **{name: one.path for name, one in request.layouts.items()}}
+    contexts = await asyncio.to_thread(
+        scan_contexts, roots, converted.selectors, request.dockerfile
+    )
+    graph = with_contexts(
+        converted.graph,
+        {name: (c.manifest.content, c.manifest.tree) for name, c in contexts.items()},
+    )
+    async with ManagerLink(manager) as link, DataPlane() as plane:
+        session = _Session(request, graph, contexts, link, plane, progress)
+        return await session.run(converted, began_s)
+
+
+class _Session:
+    """One build over one connection."""
+
+    def __init__(
+        self,
+        request: BuildRequest,
+        graph: Graph,
+        contexts: Mapping[str, Context],
+        link: ManagerLink,
+        plane: DataPlane,
+        progress: Progress,
+    ) -> None:
+        self._request = request
+        self._graph = graph
+        self._contexts = {c.manifest.tree: c for c in contexts.values()}
+        self._link = link
+        self._plane = plane
+        self._progress = progress
+        self._report = BuildReport(graph)
+        self._nodes = MemoryNodes()
+        self._serving: dict[bytes, tuple[Offer, asyncio.Task[None]]] = {}
+
+    async def run(self, converted: Converted, began_s: float) -> dict[str, Any]:
+        for context in self._contexts.values():
+            await self._link.send_tree(context.manifest)
+        self._progress.begin(self._graph)
+        try:
+            await self._link.send(self._start(converted))
+            built = await self._follow()
+            for output, exported in zip(self._request.outputs, built.exports, strict=True):
+                await self._take(output, exported)
+        finally:
+            for token in list(self._serving):
+                await self._stop_serving(token)
+            await self._link.send(EndBuild(self._request.build_id))
+            self._progress.close()
+        seconds = time.monotonic() - began_s
+        return metadata(self._report, built, name=self._request.tag, seconds=seconds)
+
+    def _start(self, converted: Converted) -> StartBuild:
+        config = json.dumps(converted.config, sort_keys=True).encode()
+        exports = tuple(
+            ExportRequest(output.form, config, self._request.tag)
+            for output in self._request.outputs
+        )
+        return StartBuild(
+            orders.VERSION,
+            self._request.build_id,
+            self._graph,
+            exports,
+            self._request.options.no_cache,
+            self._request.explain,
+        )
+
+    async def _follow(self) -> Built:
+        """Take the manager's messages until the build is over."""
+        while True:
+            message, payload = await self._link.receive()
+            match message:
+                case Built():
+                    return message
+                case BuildFailed():
+                    raise BuildError(
+                        message.code, message.detail, message.exit_status, message.tail
+                    )
+                case Denied(_, detail):
+                    raise BuildError("denied", f"the manager refused the build: {detail}")
+                case Serve(tree, address, token):
+                    self._serve(self._contexts[tree], address, token)
+                case StopServing(token):
+                    await self._stop_serving(token)
+                case orders.Nodes():
+                    accept_pack(self._nodes, payload)
+                case _ if isinstance(message, Event):
+                    self._report.add(message)
+                    self._progress.event(message)
+                case _:
+                    pass
+
+    def _serve(self, context: Context, address: str, token: bytes) -> None:
+        offer = self._plane.offer(context.manifest, context.root, token=token)
+        task = asyncio.create_task(self._plane.serve_to(address, offer))
+        self._serving[token] = (offer, task)
+
+    async def _stop_serving(self, token: bytes) -> None:
+        offer, task = self._serving.pop(token, (None, None))
+        if offer is not None and task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, FilesyncError):
+                await task
+            offer.close()
+
+    # --- taking exports -----------------------------------------------------------------------
+
+    async def _take(self, output: Output, exported: Exported) -> None:
+        dest = Path(output.dest)
+        match output.type:
+            case OutputType.LOCAL:
+                await self._pull(exported, dest)
+            case OutputType.OCI if not output.packed:
+                await self._pull(exported, dest)
+            case OutputType.TAR | OutputType.OCI:
+                await self._take_file(output, exported)
+
+    async def _take_file(self, output: Output, exported: Exported) -> None:
+        """Pull into a directory beside the destination, then put one file in place."""
+        to_stdout = output.dest == STDOUT
+        parent = None if to_stdout else Path(output.dest).absolute().parent
+        with tempfile.TemporaryDirectory(prefix=".filesync-", dir=parent) as name:
+            await self._pull(exported, Path(name) / "tree")
+            tree = Path(name) / "tree"
+            result = Path(name) / "result.tar"
+            if output.type is OutputType.OCI:
+                await asyncio.to_thread(pack_layout, tree, result)
+            else:
+                (tree / "tree.tar").replace(result)
+            if to_stdout:
+                with result.open("rb") as file:
+                    await asyncio.to_thread(shutil.copyfileobj, file, sys.stdout.buffer)
+            else:
+                result.replace(output.dest)
+
+    async def _pull(self, exported: Exported, dest: Path) -> None:
+        """Bring an export into ``dest``; other names that are there stay."""
+        dest.mkdir(exist_ok=True)
+        top = Manifest(exported.tree, self._nodes)
+        there = await asyncio.to_thread(scan, dest, self._nodes)
+        basis = Manifest(there.tree, self._nodes)
+        target = overlay(basis, top)
+        update = TreeUpdate(dest, basis=basis, target=target, atomic=True)
+        replica = Replica(exported.address, exported.token)
+        await self._plane.pull(update, [replica], tree=exported.tree)

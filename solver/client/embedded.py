@@ -1,0 +1,129 @@
+"""A manager and its workers as child processes of this one, on loopback.
+
+The children are started with a pipe as standard input and end when it closes (``--until-eof``), so
+that whatever ends this process, a kill -9 too, ends them. Their state outlives them.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from filesync.errors import UsageError
+from solver.client.contexts import cache_home
+from solver.client.link_zmq import ManagerLink
+from solver.errors import NoWorker
+from solver.wire import ListWorkers, Workers
+
+READY_S: Final = 60.0
+"""A worker that cleans up after a kill may need a while to come up."""
+STOP_S: Final = 10.0
+
+
+@contextlib.asynccontextmanager
+async def embedded_cluster(
+    state: Path, *, workers: int, listen: str = "tcp://127.0.0.1:0"
+) -> AsyncIterator[str]:
+    """Run a cluster below ``state`` and give its manager's address once all have joined.
+
+    The workers are called ``w1``, ``w2``, … Leaving stops all of them and waits.
+
+    Raises:
+        UsageError: another process uses ``state``, or a child cannot start; its own
+            sentence is in the error.
+    """
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _only_user(state / "lock"):
+        async with _Children() as children:
+            manager = await children.start(
+                ["manager", "--listen", listen, "--state", str(state / "manager")]
+            )
+            for number in range(1, workers + 1):
+                name = f"w{number}"
+                where = ["--manager", manager, "--listen", "tcp://127.0.0.1:0"]
+                place = ["--state", str(state / name), "--name", name]
+                await children.start(["worker", *where, *place])
+            await _wait_for_workers(manager, workers)
+            yield manager
+
+
+class _Children:
+    """Child processes; each prints its address as its first line once it is ready."""
+
+    def __init__(self) -> None:
+        self._children: list[asyncio.subprocess.Process] = []
+
+    async def __aenter__(self) -> "_Children":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # Workers first, so that they can say that they leave.
+        for child in reversed(self._children):
+            await _stop(child)
+
+    async def start(self, args: Sequence[str]) -> str:
+        """Start ``filesync ARGS`` and return the address that it prints."""
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "filesync",
+            *args,
+            "--until-eof",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=None,
+            # Ctrl-C is for the parent, which then stops its children in order.
+            start_new_session=True,
+        )
+        self._children.append(child)
+        assert child.stdout is not None
+        try:
+            async with asyncio.timeout(READY_S):
+                line = await child.stdout.readline()
+        except TimeoutError:
+            line = b""
+        if not line.strip():
+            raise UsageError(f"the {args[0]} of the embedded cluster did not start; see above")
+        return line.decode().strip()
+
+
+async def _stop(child: asyncio.subprocess.Process) -> None:
+    assert child.stdin is not None
+    child.stdin.close()
+    try:
+        async with asyncio.timeout(STOP_S):
+            await child.wait()
+    except TimeoutError:
+        child.kill()
+        await child.wait()
+
+
+async def _wait_for_workers(manager: str, count: int) -> None:
+    async with ManagerLink(manager) as link:
+        try:
+            async with asyncio.timeout(READY_S):
+                while len((await link.ask(ListWorkers(), Workers)).rows) < count:
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise NoWorker(f"not all of {count} workers joined in {READY_S:.0f} s") from None
+
+
+@contextlib.contextmanager
+def _only_user(path: Path) -> Iterator[None]:
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another build uses {path.parent}; wait for it, or run `filesync up` once and"
+                " give --manager to every build"
+            ) from None
+        yield
+
+
+def default_state() -> Path:
+    """Return where the embedded cluster keeps its state between builds."""
+    return cache_home() / "cluster"

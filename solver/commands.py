@@ -1,0 +1,298 @@
+"""The build engine's commands: build, manager, up, workers, du, prune."""
+
+import asyncio
+import json
+import os
+import platform as host
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from filesync.errors import UsageError
+from filesync.lifetime import wait_for_end
+from solver.client.build import BuildRequest, read_dockerfile, run_build
+from solver.client.embedded import default_state, embedded_cluster
+from solver.client.layouts import SCHEME, Layout, parse_layout
+from solver.client.link_zmq import ManagerLink
+from solver.client.outputs import Output, check_outputs, parse_output
+from solver.client.progress import human, make_progress
+from solver.dockerfile import MAIN_CONTEXT, Options, Platform
+from solver.manager.process import run_manager
+from solver.wire import AskPrune, AskUsage, FromClient, ListWorkers, ToClient, Usages, Workers
+
+T = TypeVar("T", bound=ToClient)
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
+
+_manager_option = click.option(
+    "--manager",
+    envvar="FILESYNC_MANAGER",
+    metavar="ADDR",
+    help="The manager's address, tcp://host:port. Without it an embedded cluster is used.",
+)
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  filesync build -t app:1 .
+  filesync build -o type=local,dest=out --target bin .
+  filesync build --build-context base=oci-layout://./base -o type=oci,dest=app.tar .
+  filesync build --manager tcp://127.0.0.1:7700 --place test=gpu=true .
+"""
+)
+@click.argument("context", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "-f",
+    "--file",
+    "dockerfile",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The Dockerfile.  [default: CONTEXT/Dockerfile]",
+)
+@click.option("-t", "--tag", default="", metavar="NAME", help="Name for the image.")
+@click.option("--target", default="", metavar="STAGE", help="Stage to build.  [default: last]")
+@click.option(
+    "--build-arg", "build_args", multiple=True, metavar="K=V", help="Value of an ARG."
+)
+@click.option(
+    "--build-context",
+    "contexts",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Another context: a directory, or an image as oci-layout://PATH[:TAG].",
+)
+@click.option(
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="SPEC",
+    help="type=local|tar|oci,dest=PATH; more than once for more than one.",
+)
+@click.option(
+    "--place",
+    "places",
+    multiple=True,
+    metavar="STAGE=K=V",
+    help="Run a stage only on workers with this label (name=NAME is a label of every worker).",
+)
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "plain", "json", "quiet"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--no-cache", is_flag=True, help="Run every step.")
+@click.option("--explain", is_flag=True, help="Say why each step runs where it runs.")
+@click.option(
+    "--metadata-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write what was built, and how, as JSON.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Workers of the embedded cluster: w1, w2, …",
+)
+@_manager_option
+def build(
+    context: Path,
+    dockerfile: Path | None,
+    outputs: Sequence[str],
+    metadata_file: Path | None,
+    progress: str,
+    workers: int,
+    manager: str | None,
+    **settings: Any,
+) -> None:
+    """Build a Dockerfile over the workers of a cluster.
+
+    Without --manager (or FILESYNC_MANAGER) a cluster is started on this machine for the time
+    of the build; what it has built is kept for the next one.
+    """
+    parsed = [parse_output(text) for text in outputs]
+    check_outputs(parsed)
+    request = _request(context, dockerfile, parsed, settings)
+    result = asyncio.run(_build(request, manager, workers, progress))
+    if metadata_file is not None:
+        part = metadata_file.with_name(f".{metadata_file.name}.part")
+        part.write_text(json.dumps(result, indent=2) + "\n")
+        part.replace(metadata_file)
+
+
+def _request(
+    context: Path, dockerfile: Path | None, outputs: list[Output], settings: dict[str, Any]
+) -> BuildRequest:
+    if not context.is_dir():
+        raise UsageError(f"{context}: no such directory; give the build's context")
+    roots: dict[str, Path] = {MAIN_CONTEXT: context.resolve()}
+    layouts: dict[str, Layout] = {}
+    for name, value in _pairs("--build-context", settings["contexts"]):
+        if value.startswith(SCHEME):
+            layouts[name] = parse_layout(value)
+        elif Path(value).is_dir():
+            roots[name] = Path(value).resolve()
+        else:
+            raise UsageError(f"--build-context {name}: {value} is no directory")
+    file = dockerfile if dockerfile is not None else context / "Dockerfile"
+    kinds = {name: "local" for name in roots if name != MAIN_CONTEXT}
+    options = Options(
+        target=settings["target"],
+        build_args=dict(_build_arg(text) for text in settings["build_args"]),
+        contexts={**kinds, **dict.fromkeys(layouts, "oci-layout")},
+        place=_places(settings["places"]),
+        platform=Platform("linux", _ARCHITECTURES.get(host.machine(), host.machine())),
+        no_cache=settings["no_cache"],
+    )
+    return BuildRequest(
+        dockerfile=file,
+        text=read_dockerfile(file),
+        options=options,
+        roots=roots,
+        layouts=layouts,
+        outputs=outputs,
+        tag=settings["tag"],
+        explain=settings["explain"],
+    )
+
+
+async def _build(
+    request: BuildRequest, manager: str | None, workers: int, progress: str
+) -> dict[str, Any]:
+    async with AsyncExitStack() as stack:
+        if manager is None:
+            cluster = embedded_cluster(default_state(), workers=workers)
+            manager = await stack.enter_async_context(cluster)
+        return await run_build(request, manager, make_progress(progress))
+
+
+def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"{option} {text}: write it as NAME=VALUE")
+        pairs.append((name, value))
+    return pairs
+
+
+def _build_arg(text: str) -> tuple[str, str]:
+    """Return a build argument; one without '=' is taken from the environment, as docker does."""
+    name, equals, value = text.partition("=")
+    return name, value if equals else os.environ.get(name, "")
+
+
+def _places(texts: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+    places: dict[str, tuple[tuple[str, str], ...]] = {}
+    for stage, label in _pairs("--place", texts):
+        key, equals, value = label.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--place {stage}={label}: write it as STAGE=LABEL=VALUE")
+        places[stage] = (*places.get(stage, ()), (key, value))
+    return places
+
+
+@click.command()
+@click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
+@click.option("--state", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--until-eof", is_flag=True, hidden=True)
+def manager(listen: str, state: Path, until_eof: bool) -> None:
+    """Run a manager: it plans builds and knows who holds what.
+
+    Its address is the first line it prints. Stop it with Ctrl-C; what workers have built is
+    theirs, and a new manager learns it from them.
+    """
+    asyncio.run(
+        run_manager(
+            listen, state, ready=click.echo, stopped=lambda: wait_for_end(until_eof=until_eof)
+        )
+    )
+
+
+@click.command()
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Where to keep state.  [default: the embedded cluster's]",
+)
+def up(workers: int, listen: str, state: Path | None) -> None:
+    """Run a manager and some workers on this machine, until Ctrl-C."""
+
+    async def run() -> None:
+        where = state if state is not None else default_state()
+        async with embedded_cluster(where, workers=workers, listen=listen) as address:
+            click.echo(address)
+            click.echo(f"export FILESYNC_MANAGER={address}   # Ctrl-C stops all", err=True)
+            await wait_for_end()
+
+    asyncio.run(run())
+
+
+@click.command()
+@_manager_option
+def workers(manager: str | None) -> None:
+    """List the workers that are connected to a manager."""
+    rows = _ask(manager, ListWorkers(), Workers).rows
+    table = Table("worker", "address", "slots", "running", "results", "snapshots", "labels")
+    for row in rows:
+        labels = " ".join(f"{key}={value}" for key, value in sorted(row.labels.items()))
+        counts = (str(row.slots), str(row.running), str(row.refs))
+        table.add_row(row.name, row.address, *counts, row.snapshotter, labels)
+    _print(table)
+
+
+@click.command()
+@_manager_option
+def du(manager: str | None) -> None:
+    """Show what takes how much disk on each worker."""
+    _print(_usage_table(_ask(manager, AskUsage(), Usages)))
+
+
+@click.command()
+@click.option("-a", "--all", "everything", is_flag=True, help="Cache mounts' directories too.")
+@_manager_option
+def prune(manager: str | None, everything: bool) -> None:
+    """Remove what no running build uses, and show how much that was."""
+    _print(_usage_table(_ask(manager, AskPrune(everything), Usages)))
+
+
+def _ask(manager: str | None, question: FromClient, kind: type[T]) -> T:
+    async def run() -> T:
+        async with AsyncExitStack() as stack:
+            address = manager
+            if address is None:
+                state = default_state()
+                count = sum(1 for path in state.glob("w[0-9]*") if path.is_dir())
+                if not count:
+                    raise UsageError("nothing was built here yet; or give --manager ADDR")
+                cluster = embedded_cluster(state, workers=count)
+                address = await stack.enter_async_context(cluster)
+            link = await stack.enter_async_context(ManagerLink(address))
+            return await link.ask(question, kind)
+
+    return asyncio.run(run())
+
+
+def _usage_table(usages: Usages) -> Table:
+    table = Table("worker", "what", "count", "size")
+    for name, rows in usages.rows:
+        for row in rows:
+            table.add_row(name, row.kind, f"{row.count:,}", human(row.size))
+    return table
+
+
+def _print(table: Table) -> None:
+    Console(file=sys.stdout).print(table)

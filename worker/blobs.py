@@ -1,0 +1,282 @@
+"""Blobs on this worker's disk, as an OCI image layout: ``blobs/sha256/<hex>``.
+
+Beside the layout stand ``ingest/`` (blobs on their way) and ``facts/<hex>``: the BLAKE3 and size
+of each blob, by which the sync engine moves it. A blob is written to ``ingest/``, verified, its
+facts are written, and only then is it renamed into place. So a kill at any point leaves a
+temporary file, or facts without a blob; ``BlobStore`` removes both when it opens. Nothing is
+flushed to the platter: a blob that was written before the machine last started is read and
+verified again before it is believed, and so is one that somebody else put there.
+"""
+
+import hashlib
+import io
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, NamedTuple, Self
+
+import msgspec
+from blake3 import blake3
+
+from filesync.digest import Digest, WireDigest
+from filesync.errors import ContentCorrupt, LocalError, StoreError
+
+BLOCK_BYTES: Final = 1 << 20
+
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class Blob(NamedTuple):
+    """A blob that is here.
+
+    Attributes:
+        digest: ``sha256:<64 hex>``.
+        size: bytes.
+        content: BLAKE3 of the same bytes.
+    """
+
+    digest: str
+    size: int
+    content: Digest
+
+
+class BlobMissing(StoreError):
+    """A blob is not in this store; another replica or a registry may have it."""
+
+    code = "blob-missing"
+
+
+class _Facts(msgspec.Struct, frozen=True, array_like=True):
+    size: int
+    content: WireDigest
+    boot: str
+
+
+class BlobStore:
+    """The blobs in one directory, which belongs to one process at a time. Thread-safe; blocks."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open or make the store; sweep what a killed process left behind.
+
+        Raises:
+            StoreError: the directory cannot be used.
+        """
+        self.directory = directory
+        self.blobs = directory / "blobs" / "sha256"
+        self._ingest = directory / "ingest"
+        self._facts = directory / "facts"
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        self._lock = threading.Lock()
+        self._known: dict[str, Blob] = {}
+        try:
+            self._make_layout()
+            self._sweep()
+        except OSError as exc:
+            raise StoreError(f"the blob store {directory} cannot be used: {exc}") from exc
+
+    # --- reading --------------------------------------------------------------------------
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._known
+
+    def find(self, digest: str) -> Blob | None:
+        """Return the blob ``digest``, or None where it is not here."""
+        return self._known.get(digest)
+
+    def list(self) -> list[Blob]:
+        """Return all blobs, by digest."""
+        with self._lock:
+            return sorted(self._known.values())
+
+    def path(self, digest: str) -> Path:
+        """Return where the blob ``digest`` is, or would be."""
+        if not _DIGEST.fullmatch(digest):
+            raise LocalError(f"{digest!r} is not the digest of a blob")
+        return self.blobs / digest.removeprefix("sha256:")
+
+    def open(self, digest: str) -> BinaryIO:
+        """Open a blob for reading; the caller closes it, and may read on after a ``remove``.
+
+        Raises:
+            BlobMissing: it is not here.
+        """
+        try:
+            return self.path(digest).open("rb")
+        except FileNotFoundError as exc:
+            raise BlobMissing(f"blob {digest} is not in this store") from exc
+
+    # --- writing --------------------------------------------------------------------------
+
+    def writer(
+        self, *, expected: str | None = None, max_bytes: int | None = None
+    ) -> "BlobWriter":
+        """Return a writer for a blob that comes in pieces."""
+        return BlobWriter(self, self._ingest, expected=expected, max_bytes=max_bytes)
+
+    def ingest(
+        self,
+        data: Iterable[bytes | memoryview] | BinaryIO,
+        *,
+        expected: str | None = None,
+        max_bytes: int | None = None,
+    ) -> Blob:
+        """Write a blob, verify it and keep it; what ``data`` raises leaves nothing behind.
+
+        Raises:
+            ContentCorrupt: it is not ``expected``, or is longer than ``max_bytes``.
+            StoreError: this disk cannot take it.
+        """
+        blocks = _blocks(data) if isinstance(data, io.IOBase) else data
+        with self.writer(expected=expected, max_bytes=max_bytes) as writer:
+            for block in blocks:
+                writer.write(block)
+            return writer.finish()
+
+    def remove(self, digest: str) -> None:
+        """Forget a blob; fine if it is not here. The caller knows that no lease holds it."""
+        with self._lock:
+            self._known.pop(digest, None)
+            self.path(digest).unlink(missing_ok=True)
+            self._facts_of(digest).unlink(missing_ok=True)
+
+    def publish(self, temporary: Path, blob: Blob) -> None:
+        """Take the verified file ``temporary`` in as ``blob``; for ``BlobWriter``."""
+        with self._lock:
+            if blob.digest in self._known:
+                temporary.unlink()
+                return
+            self._write_facts(blob)
+            temporary.rename(self.path(blob.digest))
+            self._known[blob.digest] = blob
+
+    # --- start-up -------------------------------------------------------------------------
+
+    def _make_layout(self) -> None:
+        for directory in (self.blobs, self._ingest, self._facts):
+            directory.mkdir(parents=True, exist_ok=True)
+        for name, text in (
+            ("oci-layout", '{"imageLayoutVersion":"1.0.0"}'),
+            ("index.json", '{"schemaVersion":2,"manifests":[]}'),
+        ):
+            if not (self.directory / name).exists():
+                (self.directory / name).write_text(text, encoding="ascii")
+
+    def _sweep(self) -> None:
+        for left in self._ingest.iterdir():
+            left.unlink()
+        for path in self.blobs.iterdir():
+            digest = f"sha256:{path.name}"
+            if _DIGEST.fullmatch(digest):
+                self._adopt(digest, path)
+        for path in self._facts.iterdir():
+            if f"sha256:{path.name}" not in self._known:
+                path.unlink()
+
+    def _adopt(self, digest: str, path: Path) -> None:
+        facts = self._read_facts(digest)
+        size = path.stat().st_size
+        if facts is not None and (facts.boot, facts.size) == (self._boot, size):
+            self._known[digest] = Blob(digest, size, Digest(facts.content))
+            return
+        sha256, content = hashlib.sha256(), blake3()
+        with path.open("rb") as file:
+            for block in _blocks(file):
+                sha256.update(block)
+                content.update(block)
+        if f"sha256:{sha256.hexdigest()}" != digest:
+            path.unlink()
+            return
+        blob = Blob(digest, size, Digest(content.digest()))
+        self._write_facts(blob)
+        self._known[digest] = blob
+
+    def _facts_of(self, digest: str) -> Path:
+        return self._facts / digest.removeprefix("sha256:")
+
+    def _read_facts(self, digest: str) -> _Facts | None:
+        try:
+            return msgspec.json.decode(self._facts_of(digest).read_bytes(), type=_Facts)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+
+    def _write_facts(self, blob: Blob) -> None:
+        facts = _Facts(blob.size, blob.content, self._boot)
+        # A torn write reads as no facts at all, and the blob is verified again.
+        self._facts_of(blob.digest).write_bytes(msgspec.json.encode(facts))
+
+
+class BlobWriter:
+    """A blob on its way in. Use it as a context: what was not finished is removed at its end."""
+
+    def __init__(
+        self, store: BlobStore, directory: Path, *, expected: str | None, max_bytes: int | None
+    ) -> None:
+        self._store = store
+        self._expected = expected
+        self._max_bytes = max_bytes
+        self._path = directory / secrets.token_hex(8)
+        self._sha256 = hashlib.sha256()
+        self._content = blake3()
+        self.size = 0
+        try:
+            self._file = self._path.open("xb", buffering=0)
+        except OSError as exc:
+            raise StoreError(f"a blob cannot be written: {exc}") from exc
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write the next piece; does not keep it.
+
+        Raises:
+            ContentCorrupt: more came than ``max_bytes``.
+            StoreError: this disk cannot take it.
+        """
+        self.size += len(data)
+        if self._max_bytes is not None and self.size > self._max_bytes:
+            raise ContentCorrupt(f"a blob is longer than {self._max_bytes} bytes")
+        self._sha256.update(data)
+        self._content.update(data)
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as exc:
+            raise StoreError(f"a blob cannot be written: {exc}") from exc
+
+    def finish(self) -> Blob:
+        """Verify what was written and keep it.
+
+        Raises:
+            ContentCorrupt: it is not the blob that was expected.
+            StoreError: this disk cannot take it.
+        """
+        digest = f"sha256:{self._sha256.hexdigest()}"
+        if self._expected not in (None, digest):
+            raise ContentCorrupt(f"a blob should be {self._expected} and is {digest}")
+        blob = Blob(digest, self.size, Digest(self._content.digest()))
+        try:
+            os.fchmod(self._file.fileno(), 0o444)
+            self._store.publish(self._path, blob)
+        except OSError as exc:
+            raise StoreError(f"blob {digest} cannot be kept: {exc}") from exc
+        return blob
+
+
+def _blocks(file: "io.IOBase | BinaryIO") -> Iterator[bytes]:
+    while block := file.read(BLOCK_BYTES):
+        yield block

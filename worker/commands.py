@@ -1,0 +1,84 @@
+"""The worker's command."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from filesync.errors import UsageError
+from filesync.lifetime import wait_for_end
+from worker.process import WorkerOptions, run_worker
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  filesync worker --manager tcp://127.0.0.1:7700 --listen tcp://127.0.0.1:0 --state /var/lib/w1
+  filesync worker --manager tcp://127.0.0.1:7700 --state w2 --name w2 --label gpu=true
+"""
+)
+@click.option(
+    "--manager",
+    required=True,
+    envvar="FILESYNC_MANAGER",
+    metavar="ADDR",
+    help="Whom to work for.",
+)
+@click.option(
+    "--listen",
+    default="tcp://127.0.0.1:0",
+    show_default=True,
+    metavar="ADDR",
+    help="Where other workers take what this one has; port 0 is any free one.",
+)
+@click.option("--state", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--name", default="", help="Name in the cluster.  [default: the host's name]")
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="For --place of a build.")
+@click.option(
+    "--slots", type=click.IntRange(1, 1024), help="Steps at a time.  [default: processors]"
+)
+@click.option(
+    "--snapshotter",
+    type=click.Choice(["auto", "overlay", "copy"]),
+    default="auto",
+    show_default=True,
+    help="How trees are kept: overlayfs needs root; copy works anywhere.",
+)
+@click.option("--until-eof", is_flag=True, hidden=True)
+def worker(
+    manager: str,
+    listen: str,
+    state: Path,
+    name: str,
+    labels: Sequence[str],
+    slots: int | None,
+    snapshotter: str,
+    until_eof: bool,
+) -> None:
+    """Run a worker: it holds trees and runs steps for a manager.
+
+    The address of its data plane is the first line it prints. Stop it with Ctrl-C; what it
+    has built stays in --state and is used again.
+    """
+    options = WorkerOptions(
+        manager=manager,
+        listen=listen,
+        state=state,
+        name=name or socket.gethostname(),
+        labels=dict(_label(text) for text in labels),
+        slots=slots or 0,
+        snapshotter="" if snapshotter == "auto" else snapshotter,
+    )
+    asyncio.run(
+        run_worker(options, ready=click.echo, stopped=lambda: wait_for_end(until_eof=until_eof))
+    )
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--label {text}: write it as KEY=VALUE")
+    return key, value

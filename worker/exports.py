@@ -1,0 +1,138 @@
+"""Results made ready to be taken: one tar, or an OCI image layout."""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, assert_never
+
+from filesync.digest import Digest
+from filesync.disk.scan import scan
+from filesync.errors import LocalError
+from filesync.manifest import Manifest
+from worker import chains
+from worker.layers import write_tar
+from worker.store import Store
+from worker.wire import orders
+from worker.wire.orders import ExportForm, Layer
+
+MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
+CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
+INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
+REF_NAME: Final = "org.opencontainers.image.ref.name"
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A directory that holds an export; closing ``stack`` removes it."""
+
+    manifest: Manifest
+    root: Path
+    stack: contextlib.ExitStack
+    image_manifest: tuple[str, int] | None = None
+    image_config: str | None = None
+
+
+def export(store: Store, order: orders.Export) -> Exported:
+    """Make ``order.ref`` into the form asked for. Blocks.
+
+    Raises:
+        RefMissing: the ref is not here.
+    """
+    with contextlib.ExitStack() as stack:
+        root = store.work / f"export-{secrets.token_hex(8)}"
+        root.mkdir()
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        match order.form:
+            case ExportForm.TAR:
+                with store.view(order.ref) as tree, (root / "tree.tar").open("wb") as file:
+                    write_tar(None, tree.manifest, tree.root, file)
+                scanned = scan(root, store.nodes)
+                return Exported(Manifest(scanned.tree, store.nodes), root, stack.pop_all())
+            case ExportForm.OCI:
+                manifest, config, hints = write_layout(store, order, root)
+                scanned = scan(root, store.nodes, hints=hints)
+                tree = Manifest(scanned.tree, store.nodes)
+                return Exported(tree, root, stack.pop_all(), manifest, config)
+            case ExportForm.TREE:
+                raise LocalError("a tree is offered as it stands")
+            case _:
+                assert_never(order.form)
+
+
+def write_layout(
+    store: Store, order: orders.Export, root: Path
+) -> tuple[tuple[str, int], str, dict[bytes, tuple[int, Digest]]]:
+    """Write the image of a ref as an OCI layout below ``root``.
+
+    The layer blobs are hard links into this worker's own store. Returns the manifest's digest
+    and size, the configuration's digest, and what is known of the blobs' contents.
+    """
+    chain = store.refs.chain(order.ref)
+    layers = [chains.layer_of(store, held) for held in chain]
+    directory = root / "blobs" / "sha256"
+    directory.mkdir(parents=True)
+    hints: dict[bytes, tuple[int, Digest]] = {}
+    for layer in layers:
+        name = layer.digest.removeprefix("sha256:")
+        with contextlib.suppress(FileExistsError):
+            os.link(store.blobs.path(layer.digest), directory / name, follow_symlinks=False)
+        blob = store.blobs.find(layer.digest)
+        if blob is not None:
+            hints[f"blobs/sha256/{name}".encode()] = (blob.size, blob.blake3)
+    config = _dump(image_config(order.config, layers))
+    config_digest = _write(directory, config)
+    manifest = _dump(image_manifest(config_digest, len(config), layers))
+    manifest_digest = _write(directory, manifest)
+    (root / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    index = image_index(manifest_digest, len(manifest), order.name, config)
+    (root / "index.json").write_bytes(_dump(index))
+    return (manifest_digest, len(manifest)), config_digest, hints
+
+
+def image_config(config: bytes, layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return the image configuration with the root filesystem of ``layers``."""
+    value: dict[str, Any] = json.loads(config)
+    value["rootfs"] = {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]}
+    return value
+
+
+def image_manifest(config: str, config_bytes: int, layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return the OCI image manifest."""
+    return {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": {"mediaType": CONFIG_TYPE, "digest": config, "size": config_bytes},
+        "layers": [
+            {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
+            for layer in layers
+        ],
+    }
+
+
+def image_index(manifest: str, size: int, name: str, config: bytes) -> dict[str, Any]:
+    """Return the layout's index: one image, called by the tag of ``name`` if it has one."""
+    value = json.loads(config)
+    descriptor: dict[str, Any] = {"mediaType": MANIFEST_TYPE, "digest": manifest, "size": size}
+    if name:
+        tag = name.rpartition("/")[2].partition(":")[2] or "latest"
+        descriptor["annotations"] = {"io.containerd.image.name": name, REF_NAME: tag}
+    platform = {key: value[key] for key in ("architecture", "os") if key in value}
+    if platform:
+        descriptor["platform"] = platform
+    return {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [descriptor]}
+
+
+def _write(directory: Path, data: bytes) -> str:
+    name = hashlib.sha256(data).hexdigest()
+    (directory / name).write_bytes(data)
+    return f"sha256:{name}"
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

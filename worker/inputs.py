@@ -1,0 +1,154 @@
+"""Brings an op's inputs to this worker, each by the mode that its order says, and holds them there."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, assert_never
+
+from filesync.sources import SourceLease
+
+from filesync.digest import Digest
+from filesync.disk.update import TreeUpdate
+from filesync.manifest import Manifest
+from filesync.transfer import DataPlane, Progress, PullStats, Replica
+from worker import chains
+from worker.store import Store, TreeView
+from worker.wire import orders
+from worker.wire.orders import InputOrder, InputReport, Mode, RefInfo
+
+OnProgress = Callable[[int, int, int], None]
+"""Told (input, bytes done, bytes in all) while an input is on its way."""
+
+
+@dataclass(slots=True)
+class Input:
+    """An input in place.
+
+    Attributes:
+        ref: the ref that it is; None for a partial source, which is no ref.
+        source: the lease of a partial source; taking it (``keep_source``) makes it outlive
+            the op.
+    """
+
+    tree: TreeView
+    ref: Digest | None = None
+    source: SourceLease | None = None
+
+
+class Inputs:
+    """The inputs of one op. ``async with``: they stay in place until the block ends."""
+
+    def __init__(self, store: Store, plane: DataPlane, on_progress: OnProgress) -> None:
+        self._store = store
+        self._plane = plane
+        self._on_progress = on_progress
+        self._stack = AsyncExitStack()
+        self._reports: dict[int, InputReport] = {}
+        self.pulled: tuple[RefInfo, ...] = ()
+
+    @property
+    def reports(self) -> tuple[InputReport, ...]:
+        """What each input took, in order."""
+        return tuple(self._reports[index] for index in sorted(self._reports))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    async def bring_all(self, wanted: Sequence[InputOrder]) -> list[Input]:
+        """Bring every input, at the same time; return them in order.
+
+        Raises:
+            RefMissing, Unavailable, StoreError: the first that failed.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._bring(index, one))
+                    for index, one in enumerate(wanted)
+                ]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _bring(self, index: int, order: InputOrder) -> Input:
+        began_s = time.monotonic()
+        stats = PullStats()
+        match order:
+            case orders.FromLocal(ref):
+                found, mode = await self._view(ref), Mode.LOCAL
+            case orders.FromPaths():
+                found, stats = await self._sync(index, order)
+                mode = Mode.PATHS
+            case orders.FromLayers():
+                stats = await self._pull_chain(index, order)
+                found, mode = await self._view(order.chain[-1].ref.ref), Mode.LAYERS
+            case _:
+                assert_never(order)
+        seconds = time.monotonic() - began_s
+        moved = stats.wire_in + stats.wire_out
+        self._reports[index] = InputReport(mode, moved, stats.files, seconds)
+        return found
+
+    async def _view(self, ref: Digest) -> Input:
+        view = self._store.view(ref)
+        tree = await asyncio.to_thread(view.__enter__)
+        self._stack.push_async_callback(asyncio.to_thread, view.__exit__, None, None, None)
+        return Input(tree, ref)
+
+    async def _sync(self, index: int, order: orders.FromPaths) -> tuple[Input, PullStats]:
+        """Fill an ephemeral source, starting from the idle one that is nearest."""
+        store = self._store
+        target = Manifest(order.tree, store.nodes)
+        sources = store.sources
+        filling = await asyncio.to_thread(sources.take, order.key, basis=order.basis or None)
+        try:
+            basis = None if filling.tree is None else Manifest(filling.tree, store.nodes)
+            update = TreeUpdate(filling.path, basis=basis, target=target)
+            stats = await self._plane.pull(
+                update,
+                [Replica(one.address or None, one.token) for one in order.replicas],
+                tree=order.tree,
+                progress=self._progress(index, target.summary.size),
+            )
+            lease = await asyncio.to_thread(sources.seal, filling, order.tree)
+        except BaseException:
+            await asyncio.to_thread(sources.abandon, filling)
+            raise
+        found = Input(TreeView(target, lease.path), None, lease)
+
+        def release() -> None:
+            if found.source is not None:
+                found.source.release()
+
+        self._stack.push_async_callback(asyncio.to_thread, release)
+        return found, stats
+
+    async def _pull_chain(self, index: int, order: orders.FromLayers) -> PullStats:
+        total = sum(link.layer.size for link in order.chain)
+        stats, pulled = await chains.pull(
+            self._store, self._plane, order, self._progress(index, total)
+        )
+        self.pulled = (*self.pulled, *pulled)
+        return stats
+
+    def _progress(self, index: int, total: int) -> Callable[[Progress], None]:
+        def tell(progress: Progress) -> None:
+            now_s = time.monotonic()
+            if now_s - self._told_s > 0.2:
+                self._told_s = now_s
+                self._on_progress(index, min(progress.content_bytes, total), total)
+
+        return tell
+
+    _told_s = 0.0

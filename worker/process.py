@@ -1,0 +1,277 @@
+"""A worker as a process: its socket to the manager, its data plane, its end."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, assert_never
+
+import zmq
+import zmq.asyncio
+
+from filesync.digest import Digest
+from filesync.disk.statedir import open_state
+from filesync.errors import FilesyncError, PeerError, UsageError
+from filesync.manifest import Manifest, Subdirectory, missing_nodes
+from filesync.manifest.pack import accept_pack, pack_nodes
+from filesync.transfer import DataPlane
+from worker.exec import ExecState, NoRuntime
+from worker.service import Service
+from worker.store import Store
+from worker.wire import orders
+from worker.wire.orders import (
+    VERSION,
+    Cancel,
+    FromWorker,
+    Heartbeat,
+    Leaving,
+    Offered,
+    Order,
+    Outcome,
+    Ran,
+    Refused,
+    Register,
+    SourceInfo,
+    ToWorker,
+    Unknown,
+    Welcome,
+    decode_to_worker,
+    encode,
+)
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S: Final = 1.0
+MAX_QUEUED: Final = 20_000
+"""Messages that may wait for the manager; beyond it what ops print is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How to run a worker.
+
+    Attributes:
+        manager: address of the manager.
+        listen: address of the data plane; port 0 is any free one.
+        snapshotter: ``overlay``, ``copy``, or empty to choose what works here.
+    """
+
+    manager: str
+    listen: str
+    state: Path
+    name: str
+    labels: dict[str, str] = field(default_factory=dict)
+    slots: int = 0
+    snapshotter: str = ""
+
+
+async def run_worker(
+    options: WorkerOptions,
+    *,
+    ready: Callable[[str], None],
+    stopped: Callable[[], Awaitable[None]],
+) -> None:
+    """Work for a manager until ``stopped()`` returns; dials again when the manager restarts.
+
+    ``ready`` is told the data plane's address once the worker listens.
+
+    Raises:
+        UsageError: an address cannot be used, another process has the state directory, or
+            the manager refuses this worker.
+        StoreError: the state directory cannot be used.
+    """
+    with open_state(options.state, kind="worker") as state:
+        store = await asyncio.to_thread(Store.open, state.path, snapshotter=options.snapshotter)
+        exec_state, exec_missing = await _open_exec(state.path / "exec")
+        slots = options.slots or os.cpu_count() or 1
+        try:
+            async with DataPlane(options.listen) as plane:
+                service = Service(
+                    store, plane, exec_state, exec_missing, asyncio.Semaphore(slots)
+                )
+                link = _Link(options, state.instance, slots, service, plane.address)
+                ready(plane.address)
+                try:
+                    await link.run(stopped)
+                finally:
+                    await service.close()
+        finally:
+            await asyncio.to_thread(store.close)
+
+
+async def _open_exec(path: Path) -> tuple[ExecState | None, str]:
+    try:
+        state = ExecState.open(path)
+        await state.recover()
+    except NoRuntime as exc:
+        log.warning("this worker runs no commands reason=%s", exc)
+        return None, str(exc)
+    return state, ""
+
+
+class _Link:
+    """The connection to the manager: registers, takes orders, answers them."""
+
+    def __init__(
+        self, options: WorkerOptions, instance: str, slots: int, service: Service, address: str
+    ) -> None:
+        self._options = options
+        self._instance = instance
+        self._slots = slots
+        self._service = service
+        self._address = address
+        self._orders: dict[int, asyncio.Task[None]] = {}
+        self._known: set[Digest] = set()
+        self._told_sources: tuple[SourceInfo, ...] = ()
+        self._queue: asyncio.Queue[tuple[FromWorker, bytes]] = asyncio.Queue()
+
+    async def run(self, stopped: Callable[[], Awaitable[None]]) -> None:
+        context = zmq.asyncio.Context()
+        socket = context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.MAXMSGSIZE, orders.MAX_PAYLOAD_BYTES)
+        try:
+            socket.connect(self._options.manager)
+        except zmq.ZMQError as exc:
+            socket.close(linger=0)
+            context.term()
+            address = self._options.manager
+            raise UsageError(f"{address!r} is no address like tcp://host:port") from exc
+        try:
+            await self._work(socket, stopped)
+        finally:
+            socket.close(linger=500)
+            context.term()
+
+    async def _work(
+        self, socket: zmq.asyncio.Socket, stopped: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._register()
+        ending = asyncio.ensure_future(stopped())
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._pump(socket)),
+                group.create_task(self._beat()),
+                group.create_task(self._listen(socket, group)),
+            ]
+            await asyncio.wait({ending, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            ending.cancel()
+            for task in (*self._orders.values(), *tasks):
+                task.cancel()
+        await socket.send_multipart(encode(Leaving()))
+
+    def _register(self) -> None:
+        self._known.clear()
+        self._told_sources = self._service.store.idle_sources()
+        options = self._options
+        hello = Register(
+            version=VERSION,
+            worker=options.name,
+            instance=self._instance,
+            labels=options.labels,
+            slots=self._slots,
+            address=self._address,
+            snapshotter=self._service.store.snapshots.name,
+            refs=self._service.store.refs.infos(),
+            sources=self._told_sources,
+        )
+        self._queue.put_nowait((hello, b""))
+
+    async def _pump(self, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            message, payload = await self._queue.get()
+            await socket.send_multipart(encode(message, payload))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            self._tell_sources(Heartbeat())
+
+    def _tell_sources(self, otherwise: Heartbeat | None = None) -> None:
+        """Announce the idle sources if they have changed."""
+        sources = self._service.store.idle_sources()
+        if sources != self._told_sources:
+            self._told_sources = sources
+            self._queue.put_nowait((Heartbeat(sources), b""))
+        elif otherwise is not None:
+            self._queue.put_nowait((otherwise, b""))
+
+    async def _listen(self, socket: zmq.asyncio.Socket, group: asyncio.TaskGroup) -> None:
+        while True:
+            frames = await socket.recv_multipart()
+            try:
+                message, payload = decode_to_worker(frames)
+                self._receive(message, payload, group)
+            except PeerError as exc:
+                log.warning("message from the manager refused reason=%s", exc)
+
+    def _receive(
+        self, message: ToWorker, payload: bytes | memoryview, group: asyncio.TaskGroup
+    ) -> None:
+        match message:
+            case Order(number, body):
+                self._orders[number] = group.create_task(self._perform(number, body))
+            case Cancel(number):
+                task = self._orders.get(number)
+                if task is not None:
+                    task.cancel()
+            case orders.Nodes():
+                self._known.update(accept_pack(self._service.store.nodes, payload))
+            case Unknown():
+                # The manager has restarted: what it asked before it no longer waits for.
+                for task in self._orders.values():
+                    task.cancel()
+                self._register()
+            case Welcome():
+                log.info("registered worker=%s", self._options.name)
+            case Refused(_, detail):
+                raise UsageError(f"the manager refused this worker: {detail}")
+            case _:
+                assert_never(message)
+
+    async def _perform(self, number: int, body: orders.OrderBody) -> None:
+        try:
+            result = await self._service.perform(number, body, self._tell)
+            try:
+                await self._send_trees(body, result)
+            except FilesyncError as exc:
+                result = orders.Failed(exc.code, str(exc))
+            self._tell_sources()
+            self._queue.put_nowait((Outcome(number, result), b""))
+        except asyncio.CancelledError:
+            self._queue.put_nowait(
+                (Outcome(number, orders.Failed("cancelled", "the order was cancelled")), b"")
+            )
+        finally:
+            self._orders.pop(number, None)
+
+    def _tell(self, message: orders.Output | orders.Progress) -> None:
+        if self._queue.qsize() < MAX_QUEUED:
+            self._queue.put_nowait((message, b""))
+
+    async def _send_trees(self, body: orders.OrderBody, result: orders.Result) -> None:
+        """Send the nodes that the manager lacks of what an answer speaks of."""
+        trees: list[Digest] = []
+        if isinstance(body, orders.ReadTree):
+            trees.append(body.tree)
+        if isinstance(result, Ran):
+            trees.extend((*(info.tree for info in result.pulled), result.ref.tree))
+        if isinstance(result, Offered):
+            trees.append(result.tree)
+        nodes = self._service.store.nodes
+        for tree in trees:
+            lacking = missing_nodes(nodes, tree, self._known.__contains__)
+            for pack in await asyncio.to_thread(lambda it=lacking: list(pack_nodes(it))):
+                self._queue.put_nowait((orders.Nodes(), pack))
+            self._learn(Manifest(tree, nodes))
+
+    def _learn(self, manifest: Manifest) -> None:
+        """Note that the manager has a whole tree."""
+        stack = [manifest.tree]
+        while stack:
+            digest = stack.pop()
+            if digest not in self._known:
+                self._known.add(digest)
+                entries = manifest.directory(digest).entries
+                stack.extend(e.tree for e in entries if isinstance(e, Subdirectory))

@@ -1,0 +1,140 @@
+"""The refs that a worker holds, and which snapshot holds each: its part of the cluster's memory."""
+
+import sqlite3
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from filesync.digest import Digest, digest_of
+from filesync.errors import StoreError
+from worker.wire.orders import Layer, RefInfo
+
+SCHEMA_VERSION: Final = 1
+_decoder: Final = msgspec.msgpack.Decoder(RefInfo)
+
+
+class RefMissing(StoreError):
+    """This worker does not hold a ref, whatever the manager believes."""
+
+    code = "ref-missing"
+
+
+def ref_name(parent: Digest | None, tree: Digest) -> Digest:
+    """Return the identity of a result: its tree, and the layers that it stands on."""
+    return digest_of(b"ref\0" + (parent or b"") + tree)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRef:
+    """A ref here and the snapshot that holds it."""
+
+    info: RefInfo
+    snapshot: str
+
+
+class RefStore:
+    """All refs of a worker: in memory, and in SQLite so that they outlive it.
+
+    A row is written after its snapshot is committed, so what a crash can leave is a snapshot
+    without a ref, which start-up removes, and never a ref without a snapshot.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS refs"
+            " (ref BLOB PRIMARY KEY, snapshot TEXT NOT NULL, info BLOB NOT NULL) WITHOUT ROWID"
+        )
+        rows = self._db.execute("SELECT snapshot, info FROM refs")
+        decoded = [HeldRef(_decoder.decode(info), snapshot) for snapshot, info in rows]
+        self._held = {held.info.ref: held for held in decoded}
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._db.close()
+
+    def infos(self) -> tuple[RefInfo, ...]:
+        """Return every ref here, oldest first, so parents before children."""
+        held = sorted(self._held.values(), key=lambda one: one.info.created_s)
+        return tuple(one.info for one in held)
+
+    def snapshots(self) -> set[str]:
+        """Return the snapshots that some ref needs."""
+        return {held.snapshot for held in self._held.values()}
+
+    def find(self, ref: Digest) -> HeldRef | None:
+        """Return a ref, or None if it is not here."""
+        return self._held.get(ref)
+
+    def get(self, ref: Digest) -> HeldRef:
+        """Return a ref.
+
+        Raises:
+            RefMissing: it is not here.
+        """
+        held = self._held.get(ref)
+        if held is None:
+            raise RefMissing(f"this worker does not hold {ref.hex()[:12]} any more")
+        return held
+
+    def chain(self, ref: Digest) -> list[HeldRef]:
+        """Return ``ref`` and all that it stands on, parents first.
+
+        Raises:
+            RefMissing: one of them is not here.
+        """
+        links: list[HeldRef] = []
+        at: Digest | None = ref
+        while at is not None:
+            held = self.get(at)
+            links.append(held)
+            at = held.info.parent
+        links.reverse()
+        return links
+
+    def add(self, info: RefInfo, snapshot: str) -> HeldRef:
+        """Keep a ref. One that is here already keeps its snapshot and gains the keys."""
+        with self._lock:
+            known = self._held.get(info.ref)
+            if known is not None:
+                keys = tuple(dict.fromkeys((*known.info.keys, *info.keys)))
+                layer = known.info.layer or info.layer
+                info = msgspec.structs.replace(known.info, keys=keys, layer=layer)
+                snapshot = known.snapshot
+            held = HeldRef(info, snapshot)
+            self._write(held)
+            return held
+
+    def add_keys(self, ref: Digest, keys: Iterable[Digest]) -> None:
+        """Remember that ``keys`` have the result ``ref``.
+
+        Raises:
+            RefMissing: it is not here.
+        """
+        held = self.get(ref)
+        self.add(msgspec.structs.replace(held.info, keys=tuple(keys)), held.snapshot)
+
+    def set_layer(self, ref: Digest, layer: Layer) -> None:
+        """Record the one layer blob of a ref. Once recorded it is never replaced."""
+        held = self.get(ref)
+        self.add(msgspec.structs.replace(held.info, layer=layer), held.snapshot)
+
+    def remove(self, ref: Digest) -> None:
+        """Forget a ref; call it before its snapshot goes. Idempotent."""
+        with self._lock:
+            self._db.execute("DELETE FROM refs WHERE ref = ?", (ref,))
+            self._held.pop(ref, None)
+
+    def _write(self, held: HeldRef) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO refs VALUES (?, ?, ?)",
+            (held.info.ref, held.snapshot, msgspec.msgpack.encode(held.info)),
+        )
+        self._held[held.info.ref] = held

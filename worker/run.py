@@ -1,0 +1,120 @@
+"""Runs one op on a snapshot and keeps the result as a ref."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from filesync.digest import Digest, digest_of
+from filesync.errors import FilesyncError, LocalError
+from worker import chains
+from worker.exec import ExecState, OutputTail, execute
+from worker.files import InputTree, perform
+from worker.inputs import Input
+from worker.layers import tar_size
+from worker.results import Hints, keep
+from worker.store import Store
+from worker.wire import orders
+from worker.wire.ops import ExecOp, FileOp, ImageOp, LocalOp
+from worker.wire.orders import RefInfo
+
+OnOutput = Callable[[int, bytes], None]
+
+
+class OpFailed(FilesyncError):
+    """The command of an exec ended with another status than 0."""
+
+    code = "command-failed"
+
+    def __init__(self, command: str, exit_status: int, tail: str) -> None:
+        super().__init__(command, exit_status, tail)
+        self.command = command
+        self.exit_status = exit_status
+        self.tail = tail
+
+    def __str__(self) -> str:
+        return f"{self.command!r} did not complete: exit status {self.exit_status}"
+
+
+class CannotExec(FilesyncError):
+    """This worker runs no commands: it is not root, or has no runtime."""
+
+    code = "no-runtime"
+
+
+async def run_op(
+    order: orders.Run,
+    inputs: Sequence[Input],
+    store: Store,
+    exec_state: ExecState | None,
+    exec_missing: str,
+    on_output: OnOutput,
+) -> RefInfo:
+    """Run ``order.op`` on its inputs, which are in place, and return the new ref.
+
+    After an error or a cancellation nothing of it is left.
+
+    Raises:
+        OpFailed: a command's exit status was not 0.
+        FilesyncError: the op cannot be done; the sentence says why.
+    """
+    op = order.op
+    match op:
+        case LocalOp():
+            return _keep_source(inputs, store)
+        case ImageOp():
+            return await asyncio.to_thread(
+                chains.import_image, store, op, inputs[0].tree, order.keys
+            )
+        case FileOp() | ExecOp():
+            pass
+    base = None if op.scratch else _base(inputs)
+    parent = None if base is None else store.refs.get(base).snapshot
+    active = await asyncio.to_thread(store.snapshots.prepare, parent)
+    try:
+        if isinstance(op, FileOp):
+            hints = await asyncio.to_thread(_do_files, op, active.path, inputs)
+        else:
+            if exec_state is None:
+                raise CannotExec(exec_missing)
+            hints = await _do_exec(op, active.path, inputs, exec_state, on_output)
+    except BaseException:
+        await asyncio.shield(asyncio.to_thread(store.snapshots.discard, active))
+        raise
+    return await asyncio.to_thread(keep, store, active, hints, base, order.keys)
+
+
+def _base(inputs: Sequence[Input]) -> Digest:
+    base = inputs[0].ref if inputs else None
+    if base is None:
+        raise LocalError("a partial source cannot be what an op is run on")
+    return base
+
+
+def _do_files(op: FileOp, root: Path, inputs: Sequence[Input]) -> Hints:
+    trees = {i: InputTree(one.tree.root, one.tree.manifest) for i, one in enumerate(inputs)}
+    return perform(op, root=root, inputs=trees, now_ns=time.time_ns()).hints
+
+
+async def _do_exec(
+    op: ExecOp, root: Path, inputs: Sequence[Input], state: ExecState, on_output: OnOutput
+) -> Hints:
+    tail = OutputTail(on_output)
+    paths = {i: one.tree.root for i, one in enumerate(inputs)}
+    status = await execute(op, root=root, inputs=paths, state=state, on_output=tail)
+    if status != 0:
+        raise OpFailed(" ".join(op.args), status, tail.text())
+    return {}
+
+
+def _keep_source(inputs: Sequence[Input], store: Store) -> RefInfo:
+    """Make a client's tree, which has just come, the op's result for the time of the build."""
+    tree = inputs[0].tree
+    lease, inputs[0].source = inputs[0].source, None
+    if lease is None:
+        raise LocalError("a local op's input is always a source")
+    ref = digest_of(b"source\0" + secrets.token_bytes(16))
+    store.hold_source(ref, lease, tree.manifest)
+    size = tar_size(None, tree.manifest)
+    return RefInfo(ref, tree.manifest.tree, created_s=time.time(), source=True, tar_size=size)

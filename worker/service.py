@@ -1,0 +1,187 @@
+"""Carries out a worker's orders: the one place where they are told apart."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import assert_never
+
+from filesync.digest import Digest
+from filesync.errors import FilesyncError
+from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
+from filesync.select import select
+from filesync.transfer import DataPlane, Offer
+from worker import chains, exports
+from worker.exec import ExecState
+from worker.inputs import Inputs
+from worker.run import OpFailed, run_op
+from worker.store import Store
+from worker.wire import orders
+from worker.wire.orders import (
+    Failed,
+    Finished,
+    Layer,
+    Offered,
+    OrderBody,
+    Ran,
+    Result,
+    Usage,
+    UsageRow,
+)
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[orders.Output | orders.Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An offer and what keeps its files in place while it is open."""
+
+    offer: Offer
+    stack: contextlib.ExitStack
+
+    def close(self) -> None:
+        """Close the offer, then let its files go."""
+        self.offer.close()
+        self.stack.close()
+
+
+@dataclass(slots=True)
+class Service:
+    """One worker's work. Orders run at the same time; ops at most ``slots`` at once.
+
+    Args:
+        exec_state: where commands run; None where this machine or user cannot run them, and
+            then ``exec_missing`` says why.
+    """
+
+    store: Store
+    plane: DataPlane
+    exec_state: ExecState | None
+    exec_missing: str
+    slots: asyncio.Semaphore
+    _open: dict[bytes, Open] = field(default_factory=dict)
+
+    async def perform(self, number: int, body: OrderBody, tell: Tell) -> Result:
+        """Carry out one order and return its answer; never raises but when cancelled."""
+        try:
+            return await self._perform(number, body, tell)
+        except OpFailed as exc:
+            return Failed(exc.code, str(exc), exc.exit_status, exc.tail)
+        except FilesyncError as exc:
+            return Failed(exc.code, str(exc))
+        except OSError as exc:
+            log.exception("order failed number=%d", number)
+            return Failed(
+                "store", f"{exc.strerror}: {exc.filename!r}" if exc.filename else str(exc)
+            )
+        except asyncio.CancelledError:
+            raise
+        except Exception as exc:
+            log.exception("order ended by a bug number=%d", number)
+            return Failed("internal", f"internal error: {exc!r}")
+
+    async def close(self) -> None:
+        """Close every offer. Idempotent."""
+        opened, self._open = self._open, {}
+        for one in opened.values():
+            await asyncio.to_thread(one.close)
+
+    async def _perform(self, number: int, body: OrderBody, tell: Tell) -> Result:
+        match body:
+            case orders.Run():
+                return await self._run(number, body, tell)
+            case orders.Offer(ref, selector):
+                return await asyncio.to_thread(self._offer, ref, selector)
+            case orders.OfferLayers(refs):
+                return await self._offer_layers(refs)
+            case orders.Export():
+                return await self._export(body)
+            case orders.Release(tokens, sources):
+                await asyncio.to_thread(self._release, tokens, sources)
+                return Finished()
+            case orders.AddKeys(ref, keys):
+                self.store.refs.add_keys(ref, keys)
+                return Finished()
+            case orders.ReadTree():
+                return Finished()  # the process sends the tree's nodes before any answer
+            case orders.ReadUsage():
+                return Usage(await asyncio.to_thread(self.store.usage))
+            case orders.Prune(everything):
+                return Usage(await asyncio.to_thread(self._prune, everything))
+            case _:
+                assert_never(body)
+
+    async def _run(self, number: int, body: orders.Run, tell: Tell) -> Ran:
+        def output(stream: int, data: bytes) -> None:
+            tell(orders.Output(number, stream, data))
+
+        def progress(index: int, done: int, total: int) -> None:
+            tell(orders.Progress(number, index, done, total))
+
+        async with Inputs(self.store, self.plane, progress) as inputs, self.slots:
+            trees = await inputs.bring_all(body.inputs)
+            began_s = time.monotonic()
+            info = await run_op(
+                body, trees, self.store, self.exec_state, self.exec_missing, output
+            )
+            return Ran(info, inputs.pulled, inputs.reports, time.monotonic() - began_s)
+
+    # --- offers -------------------------------------------------------------------------------
+
+    def _offer(self, ref: Digest, selector: orders.Selector | None) -> Offered:
+        with contextlib.ExitStack() as stack:
+            tree = stack.enter_context(self.store.view(ref))
+            manifest = tree.manifest
+            if selector is not None:
+                scratch = LayeredNodes(MemoryNodes(), self.store.nodes)
+                manifest = select(manifest, selector, scratch)
+            return self._opened(manifest, tree.root, stack.pop_all())
+
+    async def _offer_layers(self, refs: tuple[Digest, ...]) -> Offered:
+        layers = await asyncio.to_thread(chains.make_layers, self.store, refs)
+        manifest = await asyncio.to_thread(chains.blob_tree, self.store, layers)
+        directory = self.store.blobs.directory / "blobs" / "sha256"
+        return self._opened(manifest, directory, contextlib.ExitStack(), tuple(layers))
+
+    async def _export(self, body: orders.Export) -> Offered:
+        match body.form:
+            case orders.ExportForm.TREE:
+                return await asyncio.to_thread(self._offer, body.ref, None)
+            case orders.ExportForm.TAR | orders.ExportForm.OCI:
+                exported = await asyncio.to_thread(exports.export, self.store, body)
+        offered = self._opened(exported.manifest, exported.root, exported.stack)
+        return orders.Offered(
+            offered.token, offered.tree, (), exported.image_manifest, exported.image_config
+        )
+
+    def _opened(
+        self,
+        manifest: Manifest,
+        root: Path,
+        stack: contextlib.ExitStack,
+        layers: tuple[Layer, ...] = (),
+    ) -> Offered:
+        token = secrets.token_bytes(16)
+        offer = self.plane.offer(manifest, root, token)
+        self._open[token] = Open(offer, stack)
+        return Offered(token, manifest.tree, layers)
+
+    def _release(self, tokens: tuple[bytes, ...], sources: tuple[Digest, ...]) -> None:
+        for token in tokens:
+            opened = self._open.pop(token, None)
+            if opened is not None:
+                opened.close()
+        for ref in sources:
+            self.store.release_source(ref)
+
+    def _prune(self, everything: bool) -> tuple[UsageRow, ...]:
+        removed = list(self.store.prune())
+        if everything and self.exec_state is not None:
+            removed.extend(self.store.prune_caches())
+        return tuple(removed)
