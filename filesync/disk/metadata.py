@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
+from filesync.disk.handles import shown
+from filesync.disk.readfile import read_xattrs
 from filesync.errors import StoreError
 from filesync.manifest import Special, Symlink, Xattrs
 
 _REFUSED: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EINVAL)
 """What an ordinary user, or a file system without the feature, is told."""
-_KERNELS_OWN: Final = (b"security.selinux", b"security.ima", b"security.evm")
-"""Xattrs that the machine puts on every file, and that are no part of a tree."""
 DEFAULT_ACL: Final = b"system.posix_acl_default"
 
 
@@ -125,19 +125,11 @@ class Metadata:
         if isinstance(entry, Special) and status.st_mode != entry.mode:
             with self._losing("mode"):
                 chmod_unopened(dirfd, name, stat.S_IMODE(entry.mode), stat.S_IFMT(entry.mode))
-        if entry.xattrs or self._xattrs_below(dirfd, name):
-            self._sync_xattrs(f"/proc/self/fd/{dirfd}/".encode() + name, entry.xattrs)
+        # /proc leads to the held directory; the one name after it is not followed.
+        self._sync_xattrs(b"/proc/self/fd/%d/%s" % (dirfd, name), entry.xattrs)
         with self._losing("mtime"):
             times = (entry.mtime_ns, entry.mtime_ns)
             os.utime(name, ns=times, dir_fd=dirfd, follow_symlinks=False)
-
-    def _xattrs_below(self, dirfd: int, name: bytes) -> bool:
-        # /proc leads to the held directory; the one name after it is not followed.
-        path = f"/proc/self/fd/{dirfd}/".encode() + name
-        try:
-            return bool(os.listxattr(path, follow_symlinks=False))
-        except OSError:
-            return False
 
     def _chown(self, fd: int, entry: HasMetadata, owner: tuple[int, int]) -> None:
         """Change what differs; the group alone where the user is refused."""
@@ -169,7 +161,7 @@ class Metadata:
                 self.lose("mode")
 
     def _sync_xattrs(self, file: int | bytes, wanted: Xattrs) -> None:
-        has = dict(_xattrs_of(file))
+        has = dict(read_xattrs(file, b""))
         for name, value in wanted:
             if has.pop(name, None) != value:
                 self._set_xattr(file, name, value)
@@ -195,24 +187,6 @@ def _owner(entry: HasMetadata) -> tuple[int, int]:
     return entry.uid, entry.gid
 
 
-def _xattrs_of(file: int | bytes) -> Iterator[tuple[bytes, bytes]]:
-    try:
-        names = os.listxattr(file, follow_symlinks=isinstance(file, int))
-    except OSError as exc:
-        if exc.errno != errno.EOPNOTSUPP:
-            raise
-        return
-    for text in names:
-        name = os.fsencode(text)
-        if name in _KERNELS_OWN:
-            continue
-        try:
-            yield name, os.getxattr(file, name, follow_symlinks=isinstance(file, int))
-        except OSError as exc:
-            if exc.errno not in (errno.ENODATA, *_REFUSED):
-                raise
-
-
 def chmod_unopened(dirfd: int, name: bytes, mode: int, kind: int) -> None:
     """Change the mode of ``name``, which cannot be opened, following no link.
 
@@ -224,7 +198,7 @@ def chmod_unopened(dirfd: int, name: bytes, mode: int, kind: int) -> None:
     place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
     try:
         if stat.S_IFMT(os.fstat(place).st_mode) != kind:
-            raise StoreError(f"{name!r} was replaced while it was being updated")
+            raise StoreError(f"{shown(name)} was replaced while it was being updated")
         os.chmod(f"/proc/self/fd/{place}", mode)
     finally:
         os.close(place)
@@ -247,5 +221,5 @@ def open_existing(dirfd: int, name: bytes) -> int:
         os.fchmod(fd, mode)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise StoreError(f"{name!r} was replaced while it was being updated")
+        raise StoreError(f"{shown(name)} was replaced while it was being updated")
     return fd

@@ -7,120 +7,19 @@ that stands under a name is ever written through.
 import errno
 import fcntl
 import os
-import secrets
 import stat
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import count
-from pathlib import Path
+from contextlib import suppress
 from typing import Final
 
 from blake3 import blake3
 
-from filesync.digest import Digest, short
-from filesync.disk.handles import DirectoryHandles, remove_tree, shown
+from filesync.disk.content import PIECE_BYTES, copy_sparse, hash_file, read_piece, write_all
 from filesync.disk.metadata import Created, Metadata
-from filesync.errors import ContentCorrupt, StoreError
+from filesync.disk.work import Place, WorkDirectory
 from filesync.manifest import File
 
-WORK_PREFIX: Final = b".filesync-"
-"""Names at a root that begin so are ours: never part of a tree."""
-PIECE_BYTES: Final = 1 << 20
-_PAGE: Final = 4096
-_ZERO_PAGE: Final = bytes(_PAGE)
 _FICLONE: Final = 0x40049409
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class Directories:
-    """The directories below one root, for several threads at once."""
-
-    def __init__(self, root: Path | int) -> None:
-        self._handles = DirectoryHandles(root)
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def held(self, path: bytes) -> Iterator[int]:
-        """Give a descriptor of the directory at ``path`` until the end of the block.
-
-        Raises:
-            StoreError: it is not there, or is not a directory reached through directories.
-        """
-        with self._lock:
-            fd = os.dup(self._handles.open(path))
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    def forget(self, path: bytes) -> None:
-        """Drop what is held of ``path`` and below it; call it when it is moved."""
-        with self._lock:
-            self._handles.forget(path)
-
-    def close(self) -> None:
-        """Close all descriptors. Idempotent."""
-        with self._lock:
-            self._handles.close()
-
-
-class WorkDirectory:
-    """A private directory for temporary files and for what was moved aside.
-
-    Attributes:
-        fd: its descriptor, held until ``remove``.
-        trash: the directories in it.
-        created: what files made in it get.
-    """
-
-    def __init__(self, parent: int) -> None:
-        """Make it in the directory ``parent``, of which a duplicate is kept."""
-        self._parent = os.dup(parent)
-        self._name = WORK_PREFIX + secrets.token_hex(8).encode()
-        self._numbers = count()
-        self.created = Created()
-        try:
-            os.mkdir(self._name, 0o700, dir_fd=parent)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.fd = os.open(self._name, flags, dir_fd=parent)
-        except BaseException:
-            os.close(self._parent)
-            raise
-        self.trash = Directories(self.fd)
-
-    def free_name(self) -> bytes:
-        """Return a name that was never used in it."""
-        return b"%x" % next(self._numbers)
-
-    def umask(self) -> int:
-        """Return what creating a file takes away from its mode."""
-        name = self.free_name()
-        fd = os.open(name, os.O_WRONLY | _CREATE, 0o777, dir_fd=self.fd)
-        try:
-            return 0o777 & ~os.fstat(fd).st_mode
-        finally:
-            os.close(fd)
-            os.unlink(name, dir_fd=self.fd)
-
-    def remove(self) -> None:
-        """Remove it with all that is in it."""
-        self.trash.close()
-        try:
-            remove_tree(self._parent, self._name)
-        finally:
-            os.close(self.fd)
-            os.close(self._parent)
-
-
-class Place:
-    """A directory that is being filled."""
-
-    __slots__ = ("created", "path")
-
-    def __init__(self, path: bytes) -> None:
-        self.path = path
-        self.created = Created()
 
 
 class Maker:
@@ -177,10 +76,8 @@ class Maker:
         if new.fd >= 0:
             os.close(new.fd)
             new.fd = -1
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(new.name, dir_fd=dirfd if new.is_direct else self._work.fd)
-        except FileNotFoundError:
-            pass
 
     def move(self, name: bytes, dirfd: int, to: bytes) -> None:
         """Rename what the work directory has over what has the name."""
@@ -261,180 +158,3 @@ class NewFile:
         self.entry = entry
         self.created = created
         self.is_direct = is_direct
-
-
-class LargeFile:
-    """One file whose content arrives in pieces, in any order, each byte once.
-
-    For one thread at a time. Ends with ``finish`` or ``abort``.
-
-    Attributes:
-        basis_fd: the file that it replaces, open for reading; None if there is none. It is
-            this object's and is closed at its end.
-    """
-
-    def __init__(
-        self,
-        new: NewFile,
-        basis_fd: int | None,
-        *,
-        place: Callable[[NewFile], None],
-        discard: Callable[[NewFile], None],
-    ) -> None:
-        self.basis_fd = basis_fd
-        self._new = new
-        self._place = place
-        self._discard = discard
-        self._hasher = blake3()
-        self._hashed_bytes = 0
-
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Write ``data`` at ``offset``; pages of it that are all zero become holes.
-
-        Does not keep ``data``.
-
-        Raises:
-            ContentCorrupt: it reaches past the end.
-            StoreError: this disk.
-        """
-        if offset < 0 or offset + len(data) > self._new.entry.size:
-            raise ContentCorrupt(
-                f"{shown(self._new.entry.name)}: bytes past its end of {self._new.entry.size}"
-            )
-        # In order, which is usual, hashing here saves reading everything again at the end.
-        if offset == self._hashed_bytes:
-            self._hasher.update(data)
-            self._hashed_bytes += len(data)
-        with storing(self._new.entry.name):
-            write_sparse(self._new.fd, memoryview(data), offset)
-
-    def copy(self, offset: int, *, basis_offset: int, length: int) -> None:
-        """Write ``length`` bytes that the basis has at ``basis_offset`` at ``offset``.
-
-        Raises:
-            ContentCorrupt: there is no basis, or it ends before, or this file does.
-            StoreError: this disk.
-        """
-        if self.basis_fd is None:
-            raise ContentCorrupt(f"{shown(self._new.entry.name)} replaces nothing")
-        while length > 0:
-            with storing(self._new.entry.name):
-                data = read_piece(self.basis_fd, basis_offset, min(length, PIECE_BYTES))
-            if not data:
-                raise ContentCorrupt(f"{shown(self._new.entry.name)}: its basis ends before")
-            self.write(offset, data)
-            offset += len(data)
-            basis_offset += len(data)
-            length -= len(data)
-
-    def finish(self) -> None:
-        """Verify the whole content, then put the file in place.
-
-        Raises:
-            ContentCorrupt: it is not what was wanted. What was written is removed, and the
-                content is still wanted: ``open_large`` may be called again.
-            StoreError: this disk.
-        """
-        entry = self._new.entry
-        try:
-            with storing(entry.name):
-                if self._hashed_bytes == entry.size:
-                    actual = Digest(self._hasher.digest())
-                else:
-                    actual = hash_file(self._new.fd, entry.size)
-            if actual != entry.digest:
-                raise ContentCorrupt(
-                    f"{shown(entry.name)} has the digest {short(actual)}, "
-                    f"not {short(entry.digest)}"
-                )
-            self._close_basis()
-            self._place(self._new)
-        except BaseException:
-            self.abort()
-            raise
-
-    def abort(self) -> None:
-        """Remove what has been written. Idempotent; does nothing after ``finish``."""
-        self._close_basis()
-        if self._new.fd >= 0:
-            self._discard(self._new)
-
-    def _close_basis(self) -> None:
-        if self.basis_fd is not None:
-            os.close(self.basis_fd)
-            self.basis_fd = None
-
-
-@contextmanager
-def storing(path: bytes) -> Iterator[None]:
-    """Turn what this disk answers into a ``StoreError`` that names ``path`` and below it."""
-    try:
-        yield
-    except OSError as exc:
-        name = exc.filename
-        text = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
-        at = path + b"/" + text if isinstance(text, bytes) and text != path else path
-        raise StoreError(f"{shown(at.lstrip(b'/'))}: {exc.strerror}") from exc
-
-
-def read_piece(fd: int, offset: int, length: int) -> bytes:
-    """Read ``length`` bytes, less at the end of the file only."""
-    data = os.pread(fd, length, offset)
-    while len(data) < length:
-        more = os.pread(fd, length - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return data
-
-
-def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """Write all of ``data`` at ``offset``."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        offset += written
-        view = view[written:]
-
-
-def write_sparse(fd: int, view: memoryview, offset: int) -> None:
-    """Write ``view`` at ``offset`` of a file of zeros, leaving out pages that are all zero."""
-    length = len(view)
-    start = 0
-    at = -offset % _PAGE
-    while at + _PAGE <= length:
-        # One byte decides for nearly every page: 13 us a MiB.
-        if not view[at] and view[at : at + _PAGE] == _ZERO_PAGE:
-            write_all(fd, view[start:at], offset + start)
-            start = at + _PAGE
-        at += _PAGE
-    write_all(fd, view[start:], offset + start)
-
-
-def copy_sparse(source: int, target: int, size: int) -> None:
-    """Copy ``size`` bytes into a file of zeros, holes and pages of zeros left out."""
-    buffer = memoryview(bytearray(PIECE_BYTES))
-    at = 0
-    while at < size:
-        try:
-            at = os.lseek(source, at, os.SEEK_DATA)
-        except OSError as exc:
-            if exc.errno == errno.ENXIO:
-                return
-        at -= at % _PAGE
-        count = os.preadv(source, [buffer[: min(PIECE_BYTES, size - at)]], at)
-        if not count:
-            return
-        write_sparse(target, buffer[:count], at)
-        at += count
-
-
-def hash_file(fd: int, size: int) -> Digest:
-    """Return the BLAKE3 of the first ``size`` bytes."""
-    hasher = blake3()
-    buffer = memoryview(bytearray(min(PIECE_BYTES, max(size, 1))))
-    at = 0
-    while at < size and (count := os.preadv(fd, [buffer], at)):
-        hasher.update(buffer[: min(count, size - at)])
-        at += count
-    return Digest(hasher.digest())

@@ -56,11 +56,12 @@ MAX_OUTSTANDING_RANGES: Final = 65_536
 MAX_OUTSTANDING_ASKS: Final = 64
 MAX_BODY_BYTES: Final = 512 << 10
 MAX_DETAIL_CHARS: Final = 4096
+MAX_INTEGER: Final = (1 << 63) - 1
 
-SessionId = Annotated[int, msgspec.Meta(ge=1, lt=1 << 63)]
-CallId = Annotated[int, msgspec.Meta(ge=1, lt=1 << 63)]
+SessionId = Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
+CallId = Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
 Token = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-Offset = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 Length = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTSTANDING_BYTES)]
 Body = Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
 Code = Annotated[str, msgspec.Meta(max_length=64)]
@@ -157,7 +158,7 @@ class Refuse(_Message, frozen=True, tag="refuse"):
         detail: a sentence for people; no program reads it.
     """
 
-    session: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+    session: Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
     code: Code
     detail: Detail = ""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ READ_BYTES: Final = 64 << 10
 STDOUT: Final = 1
 STDERR: Final = 2
 KILL_RETRY_S: Final = 0.1
+KILL_ATTEMPTS: Final = 50
 MAX_LOG_BYTES: Final = 64 << 10
 
 _TOOLS: Final = ("unshare", "mount", "umount", "stat", "sh")
@@ -180,7 +182,11 @@ async def _pump(reader: asyncio.StreamReader | None, stream: int, on_output: OnO
 async def _kill(container: str, process: asyncio.subprocess.Process, runtime: Runtime) -> None:
     # The runtime may not have registered the container yet, or be about to start it: deleting
     # is repeated until the process that runs it has ended, which it does with the container.
-    while True:
+    # A process that is stuck is killed at last, and the container deleted without it.
+    for attempt in itertools.count():
+        if attempt >= KILL_ATTEMPTS:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
         await _delete(runtime, container)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KILL_RETRY_S):

@@ -64,7 +64,7 @@ SOUND = [
 ]
 sound_dockerfiles = st.lists(
     st.builds(str.format, st.sampled_from(SOUND), n=st.sampled_from("stu")), max_size=20
-).map(lambda made: "\n".join(["FROM scratch AS s", *made, ""]))
+).map(lambda made: "\n".join(["FROM scratch AS s", "FROM s", *made, ""]))
 
 
 class Images:

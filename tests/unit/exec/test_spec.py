@@ -1,8 +1,8 @@
 import json
 from pathlib import Path
 
-from worker.exec.operation import network_files
 from worker.exec.launch import command_line, staging_of
+from worker.exec.operation import network_files
 from worker.exec.output import MAX_TAIL_BYTES, OutputTail, failure_text
 from worker.exec.spec import Bind, ContainerSpec, Throwaway, Tmpfs, config_of
 from worker.exec.user import User
