@@ -5,7 +5,7 @@ import json
 import os
 import platform as host
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,8 @@ from solver.manager.process import run_manager
 from solver.wire import AskPrune, AskUsage, FromClient, ListWorkers, ToClient, Usages, Workers
 
 T = TypeVar("T", bound=ToClient)
+Setting = Any
+"""A click option's value; its type is the option's."""
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
 
@@ -112,7 +114,7 @@ def build(
     progress: str,
     workers: int,
     manager: str | None,
-    **settings: Any,
+    **settings: Setting,
 ) -> None:
     """Build a Dockerfile over the workers of a cluster.
 
@@ -130,7 +132,10 @@ def build(
 
 
 def _request(
-    context: Path, dockerfile: Path | None, outputs: list[Output], settings: dict[str, Any]
+    context: Path,
+    dockerfile: Path | None,
+    outputs: list[Output],
+    settings: Mapping[str, Setting],
 ) -> BuildRequest:
     if not context.is_dir():
         raise UsageError(f"{context}: no such directory; give the build's context")

@@ -86,7 +86,9 @@ class Alive(_Message, frozen=True, tag="alive"):
 
 
 class ListWorkers(_Message, frozen=True, tag="list-workers"):
-    """-> Workers."""
+    """Tell of the workers, once ``at_least`` so many are connected. -> Workers."""
+
+    at_least: Count = 0
 
 
 class AskUsage(_Message, frozen=True, tag="ask-usage"):

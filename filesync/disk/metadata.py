@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 from filesync.disk.handles import shown
-from filesync.disk.readfile import read_xattrs
+from filesync.disk.readfile import is_kept, read_xattrs
 from filesync.errors import StoreError
 from filesync.manifest import Special, Symlink, Xattrs
 
@@ -170,6 +170,10 @@ class Metadata:
                 os.removexattr(file, name, follow_symlinks=isinstance(file, int))
 
     def _set_xattr(self, file: int | bytes, name: bytes, value: bytes) -> None:
+        if not is_kept(name):
+            # A tree must not bring what steers this machine: labels, overlayfs' own marks.
+            self.lose("xattr")
+            return
         with self._losing("xattr"):
             os.setxattr(file, name, value, follow_symlinks=isinstance(file, int))
 

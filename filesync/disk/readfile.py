@@ -89,16 +89,11 @@ def read_xattrs(place: int | bytes, path: bytes) -> Xattrs:
 def is_kept(xattr: bytes) -> bool:
     """Say whether an extended attribute is part of a tree, and not the machine's own."""
     space, _, rest = xattr.partition(b".")
-    match space:
-        case b"user":
-            return True
-        case b"trusted":
-            return not rest.startswith(b"overlay.")
-        case b"security":
-            return rest == b"capability"
-        case b"system":
-            return rest.startswith(b"posix_acl_")
-    return False
+    if space == b"trusted":
+        return not rest.startswith(b"overlay.")
+    if space == b"system":
+        return rest.startswith(b"posix_acl_")
+    return space == b"user" or xattr == b"security.capability"
 
 
 def unreadable(path: bytes, exc: OSError) -> StoreError:

@@ -170,6 +170,8 @@ class _Scan:
         except StoreError as exc:
             if at.path and isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
                 return Expansion(EMPTY_DIRECTORY, [], [], drop_if_empty=True)
+            if isinstance(exc.__cause__, PermissionError):
+                raise unreadable(at.path, exc.__cause__) from exc
             raise
         header = os.fstat(fd)
         noted = self._cache.load(at.path) if self._cache is not None else {}
@@ -196,7 +198,6 @@ class _Scan:
 
     def _read_entries(self, listing: _Listing) -> None:
         noted, fresh, entries = listing.noted, listing.fresh, listing.entries
-        everything = self._excludes is None
         with os.scandir(listing.fd) as found:
             for item in found:
                 name = os.fsencode(item.name)
@@ -204,27 +205,28 @@ class _Scan:
                     st = item.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
+                left_out = self._excludes is not None and self._is_excluded(listing, name)
+                if left_out and not self._may_keep_under(listing, name, st):
+                    continue
                 old = noted.get(name)
-                if (
-                    everything
-                    and old is not None
-                    and old[:5]
-                    == (st.st_size, st.st_mtime_ns, st.st_ctime_ns, st.st_ino, st.st_dev)
-                    and st.st_nlink == 1
-                ):
+                if old is not None and old[:5] == _stamp(st) and st.st_nlink == 1:
                     fresh[name] = old
                     entries.append(_file(name, st, old.digest, old.xattrs))
                 else:
-                    self._read_entry(listing, name, st)
+                    self._read_entry(listing, name, st, only_on_the_way=left_out)
 
-    def _read_entry(self, listing: _Listing, name: bytes, st: os.stat_result) -> None:
-        only_on_the_way = False
-        if self._excludes is not None:
-            path = (listing.prefix + name).decode("utf-8", "surrogateescape")
-            if self._excludes.excludes(path):
-                if not stat.S_ISDIR(st.st_mode) or self._excludes.may_prune(path):
-                    return
-                only_on_the_way = True
+    def _is_excluded(self, listing: _Listing, name: bytes) -> bool:
+        assert self._excludes is not None
+        return self._excludes.excludes(_text(listing.prefix + name))
+
+    def _may_keep_under(self, listing: _Listing, name: bytes, st: os.stat_result) -> bool:
+        assert self._excludes is not None
+        path = _text(listing.prefix + name)
+        return stat.S_ISDIR(st.st_mode) and not self._excludes.may_prune(path)
+
+    def _read_entry(
+        self, listing: _Listing, name: bytes, st: os.stat_result, *, only_on_the_way: bool
+    ) -> None:
         for _ in range(MAX_TRIES):
             try:
                 if stat.S_ISDIR(st.st_mode):
@@ -292,7 +294,7 @@ class _Scan:
             except Gone:
                 with suppress(FileNotFoundError):
                     st = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
-                    self._read_entry(listing, name, st)
+                    self._read_entry(listing, name, st, only_on_the_way=False)
 
     def _add_read(self, listing: _Listing, name: bytes, content: Content) -> None:
         self.files_read += 1
@@ -330,6 +332,10 @@ def _time(st: os.stat_result) -> int:
 
 def _header(st: os.stat_result, xattrs: Xattrs) -> Directory:
     return Directory(st.st_mode & 0o7777, st.st_uid, st.st_gid, _time(st), xattrs, ())
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
 
 
 def _place(dirfd: int, name: bytes) -> bytes:

@@ -130,14 +130,15 @@ class StatCache:
                 self._db.close()
             self._db = None
 
-    def _row(self, query: str, *arguments: bytes) -> Any:
+    def _row(self, query: str, *arguments: bytes) -> tuple[Any, ...] | None:
         if self._db is None:
             return None
         try:
-            return self._db.execute(query, arguments).fetchone()
+            row: tuple[Any, ...] | None = self._db.execute(query, arguments).fetchone()
         except sqlite3.DatabaseError as exc:
             self._fail(exc)
             return None
+        return row
 
     def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         if self._db is None:
@@ -155,9 +156,10 @@ class StatCache:
             StoreError: no file can be made there.
         """
         self.close()
-        if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_CANTOPEN:
+        code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code == sqlite3.SQLITE_CANTOPEN:
             raise StoreError(f"the stat cache {self._path} cannot be opened: {exc}") from exc
-        if isinstance(exc, sqlite3.OperationalError):
+        if code in _PASSING:
             log.warning("stat cache not used path=%s reason=%s", self._path, exc)
             return
         log.warning("stat cache started anew path=%s reason=%s", self._path, exc)
@@ -185,6 +187,17 @@ class StatCache:
             raise
         return db
 
+
+_PASSING: Final = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_NOMEM,
+)
+"""Codes that say nothing against the file itself."""
 
 _UPSERT: Final = """
     INSERT INTO directories (path, data) VALUES (?, ?)

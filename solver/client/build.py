@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import sys
@@ -221,7 +222,7 @@ class _Session:
     async def _take_file(self, output: Output, exported: Exported) -> None:
         """Pull into a directory beside the destination, then put one file in place."""
         to_stdout = output.dest == STDOUT
-        parent = None if to_stdout else Path(output.dest).absolute().parent
+        parent = None if to_stdout else os.path.dirname(output.dest) or "."
         with tempfile.TemporaryDirectory(prefix=".filesync-", dir=parent) as name:
             await self._pull(exported, Path(name) / "tree")
             tree = Path(name) / "tree"
@@ -238,7 +239,8 @@ class _Session:
 
     async def _pull(self, exported: Exported, dest: Path) -> None:
         """Bring an export into ``dest``; other names that are there stay."""
-        dest.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(dest)
         top = Manifest(exported.tree, self._nodes)
         there = await asyncio.to_thread(scan, dest, self._nodes)
         basis = Manifest(there.tree, self._nodes)

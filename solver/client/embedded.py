@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from filesync.errors import UsageError
+from filesync.errors import StoreError, UsageError
 from solver.client.contexts import cache_home
 from solver.client.link_zmq import ManagerLink
 from solver.errors import NoWorker
@@ -35,8 +35,7 @@ async def embedded_cluster(
         UsageError: another process uses ``state``, or a child cannot start; its own
             sentence is in the error.
     """
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _only_user(state / "lock"):
+    with _only_user(state):
         async with _Children() as children:
             manager = await children.start(
                 ["manager", "--listen", listen, "--state", str(state / "manager")]
@@ -103,22 +102,24 @@ async def _stop(child: asyncio.subprocess.Process) -> None:
 
 async def _wait_for_workers(manager: str, count: int) -> None:
     async with ManagerLink(manager) as link:
-        try:
-            async with asyncio.timeout(READY_S):
-                while len((await link.ask(ListWorkers(), Workers)).rows) < count:
-                    await asyncio.sleep(0.02)
-        except TimeoutError:
-            raise NoWorker(f"not all of {count} workers joined in {READY_S:.0f} s") from None
+        rows = (await link.ask(ListWorkers(count), Workers)).rows
+    if len(rows) < count:
+        raise NoWorker(f"only {len(rows)} of {count} workers joined; see what they print above")
 
 
 @contextlib.contextmanager
-def _only_user(path: Path) -> Iterator[None]:
-    with path.open("ab") as file:
+def _only_user(state: Path) -> Iterator[None]:
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (state / "lock").open("ab")
+    except OSError as exc:
+        raise StoreError(f"cannot keep state in {state}: {exc.strerror}") from exc
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"another build uses {path.parent}; wait for it, or run `filesync up` once and"
+                f"another build uses {state}; wait for it, or run `filesync up` once and"
                 " give --manager to every build"
             ) from None
         yield

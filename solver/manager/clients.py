@@ -61,6 +61,10 @@ class ClientLink:
     _queue: asyncio.Queue[tuple[ToClient, bytes]] = field(default_factory=asyncio.Queue)
     _running: asyncio.Task[None] | None = None
     _exports: list[tuple[WorkerLink, bytes]] = field(default_factory=list)
+    _traffic_before: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        self._traffic_before = self.traffic()
 
     # --- what a build needs of its client -----------------------------------------------------
 
@@ -94,6 +98,10 @@ class ClientLink:
 
     def start(self, request: StartBuild, group: asyncio.TaskGroup) -> None:
         """Begin a build, unless one runs already."""
+        if request.version != orders.VERSION:
+            detail = f"client speaks version {request.version}, the manager {orders.VERSION}"
+            self.answer(Denied("version", detail))
+            return
         if self._running is not None:
             self.answer(Denied("busy", "this client has a build that has not ended"))
             return
@@ -118,10 +126,11 @@ class ClientLink:
 
     async def _run(self, request: StartBuild) -> None:
         build = Build(self.shared, request, self)
-        before = self.traffic()
         try:
             try:
-                await self._build(build, request, before)
+                # A worker that has just joined may still be telling what it holds.
+                await self.shared.cluster.wait_until_learnt()
+                await self._build(build, request)
             except FilesyncError as exc:
                 log.info("build failed reason=%s", exc)
                 self.answer(_failure(exc))
@@ -136,10 +145,10 @@ class ClientLink:
             for worker, token in exports:
                 await quietly(worker.call(orders.Release(tokens=(token,))))
 
-    async def _build(self, build: Build, request: StartBuild, before: tuple[int, int]) -> None:
+    async def _build(self, build: Build, request: StartBuild) -> None:
         solved = await build.solve_target()
         exported = [await self._export(build, solved, one) for one in request.exports]
-        after = self.traffic()
+        before, after = self._traffic_before, self.traffic()
         content = self.shared.nodes.summary(solved.tree).content
         moved = (after[0] - before[0], after[1] - before[1])
         self.answer(Built(solved.tree, content, tuple(exported), moved))

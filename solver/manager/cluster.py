@@ -69,6 +69,11 @@ class Cluster:
             return False
         return True
 
+    async def wait_until_learnt(self) -> None:
+        """Wait until what every connected worker holds is known."""
+        for worker in self:
+            await worker.learnt.wait()
+
     def add_ref(self, worker: WorkerLink, info: RefInfo) -> None:
         """Note that ``worker`` holds a ref whole."""
         worker.refs.add(info.ref)

@@ -41,6 +41,10 @@ CLIENT_SILENCE_S = 30.0
 """A client with a build says ``Alive`` every few seconds."""
 
 
+WAIT_FOR_WORKERS_S = 8.0
+"""How long a question for a number of workers waits for them to join."""
+
+
 class Server:
     """Drives the builds of a manager over one bound ROUTER socket.
 
@@ -162,6 +166,8 @@ class Server:
                 self.cluster.add_ref(worker, info)
         except FilesyncError as exc:
             log.warning("not all learnt worker=%s reason=%s", worker.name, exc)
+        finally:
+            worker.learnt.set()
 
     # --- clients ------------------------------------------------------------------------------
 
@@ -174,17 +180,13 @@ class Server:
             case Have(trees):
                 client.answer(Lack(lacking(self._shared.nodes, trees)))
             case StartBuild():
-                if message.version != VERSION:
-                    detail = f"client speaks version {message.version}, the manager {VERSION}"
-                    client.answer(Denied("version", detail))
-                else:
-                    client.start(message, group)
+                client.start(message, group)
             case EndBuild():
                 group.create_task(self._end(client))
             case Alive():
                 client.answer(Alive())
-            case ListWorkers():
-                client.answer(Workers(tuple(worker.row() for worker in self.cluster)))
+            case ListWorkers(at_least):
+                group.create_task(self._list(client, at_least))
             case AskUsage():
                 group.create_task(self._usage(client, orders.ReadUsage()))
             case AskPrune(everything):
@@ -207,6 +209,12 @@ class Server:
         _, pump = self._clients.pop(client.identity, (client, None))
         if pump is not None:
             pump.cancel()
+
+    async def _list(self, client: ClientLink, at_least: int) -> None:
+        deadline_s = time.monotonic() + WAIT_FOR_WORKERS_S
+        while len(self.cluster) < at_least and time.monotonic() < deadline_s:
+            await self.cluster.wait_for_join(deadline_s - time.monotonic())
+        client.answer(Workers(tuple(worker.row() for worker in self.cluster)))
 
     async def _usage(self, client: ClientLink, order: orders.ReadUsage | orders.Prune) -> None:
         rows: list[tuple[str, tuple[orders.UsageRow, ...]]] = []

@@ -34,6 +34,7 @@ class WorkerLink:
         known: directory nodes that it has for certain, since we told each other.
         running: steps that were given to it and are not answered.
         last_s: when it last said something, by the manager's monotonic clock.
+        learnt: set once what it held when it registered is known.
     """
 
     identity: bytes
@@ -45,6 +46,7 @@ class WorkerLink:
     known: set[Digest] = field(default_factory=set)
     running: int = 0
     gone: bool = False
+    learnt: asyncio.Event = field(default_factory=asyncio.Event)
     _calls: dict[int, _Call] = field(default_factory=dict)
     _last_id: int = 0
 
@@ -137,6 +139,7 @@ class WorkerLink:
     def lose(self) -> None:
         """Fail every order that it has. Idempotent."""
         self.gone = True
+        self.learnt.set()
         for call in self._calls.values():
             if not call.answer.done():
                 call.answer.set_exception(WorkerLost(self.name))

@@ -260,9 +260,9 @@ def test_scripts_are_shown_below_dev_pipes(bench: Bench) -> None:
 
 def test_dev_is_minimal(bench: Bench) -> None:
     found = bench.sh("ls /dev").stdout.split()
-    assert set(found) == {
+    assert set(found) - {"core"} == {  # a link into /proc that one runtime makes
         *("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue"),
-        *("fd", "stdin", "stdout", "stderr", "core"),
+        *("fd", "stdin", "stdout", "stderr"),
     }
 
 

@@ -5,7 +5,7 @@ import os
 import stat
 from typing import Final
 
-from filesync.disk.write import copy_sparse, write_all
+from filesync.disk.content import copy_sparse, write_all
 from filesync.errors import StoreError
 from worker.files.tree import text_of
 

@@ -92,9 +92,8 @@ class Copier:
         """Copy the file, link or special file ``entry``, at ``source``, to the path ``target``."""
         above, name = split(target)
         from_above, from_name = split(source)
-        with self._tree.handles.pinned(above) as fd:
-            with changing(target):
-                self._put(self._source.open(from_above), from_name, entry, fd, name, target)
+        with self._tree.handles.pinned(above) as fd, changing(target):
+            self._put(self._source.open(from_above), from_name, entry, fd, name, target)
         self._tree.touch(above)
 
     def _copy_entries(
@@ -197,7 +196,7 @@ class Copier:
         # What was copied under this name is there no more: nothing may be linked to it.
         group = self._groups.pop(path, None)
         if group is not None:
-            del self._first[group]
+            self._first.pop(group, None)
 
     def _make_directory(self, path: bytes) -> bool:
         above = split(path)[0]

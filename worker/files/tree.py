@@ -97,8 +97,18 @@ class Tree:
         """
         if not place.is_directory:
             raise PathInTheWay(f"cannot copy to non-directory: {text_of(place.path)}")
-        path = place.found
-        for name in place.missing:
+        return self.make_below(place.found, place.missing, owner=owner, mode=mode)
+
+    def make_below(
+        self,
+        path: bytes,
+        names: tuple[bytes, ...],
+        *,
+        owner: Owner | None = None,
+        mode: int = 0o755,
+    ) -> bytes:
+        """Make the directories ``names``, each in the one before, below ``path``."""
+        for name in names:
             os.mkdir(name, 0o700, dir_fd=self.handles.open(path))
             self.touch(path)
             path = join(path, name)

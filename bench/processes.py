@@ -1,0 +1,154 @@
+"""A cluster of real processes on loopback, for benchmarks and tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+STOP_S = 20.0
+
+
+class Cluster:
+    """A manager and workers ``w1``, ``w2``, … below ``root``; each can be killed and started again."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        workers: int = 2,
+        arguments: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.root = root
+        self.names = [f"w{number}" for number in range(1, workers + 1)]
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.manager = ""
+        self._arguments = arguments or {}
+
+    def __enter__(self) -> Self:
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.start_manager()
+            for name in self.names:
+                self.start_worker(name)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start_manager(self) -> None:
+        """Start the manager, at the address that it had before if it had one."""
+        listen = self.manager or "tcp://127.0.0.1:0"
+        state = str(self.root / "manager")
+        self.manager = self._start("manager", "--listen", listen, "--state", state)
+
+    def start_worker(self, name: str) -> None:
+        """Start a worker on the state that it had before."""
+        state = str(self.root / name)
+        where = ("--manager", self.manager, "--listen", "tcp://127.0.0.1:0")
+        more = self._arguments.get(name, ())
+        self._start("worker", *where, "--state", state, "--name", name, *more, name=name)
+
+    def kill(self, name: str) -> None:
+        """Kill -9 a process and reap it."""
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        _close(process)
+
+    def stop(self) -> None:
+        """Stop every process as Ctrl-C would, workers first. Idempotent."""
+        for name in sorted(self.processes, key=lambda name: name == "manager"):
+            process = self.processes.pop(name)
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            _close(process)
+
+    def peak_bytes(self, name: str) -> int:
+        """Return the most memory that a process has had resident."""
+        status = Path(f"/proc/{self.processes[name].pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
+    def build(self, context: Path, *arguments: str, check: bool = True) -> "BuildRun":
+        """Run ``filesync build`` against this cluster and return what came of it."""
+        metadata = self.root / "metadata.json"
+        metadata.unlink(missing_ok=True)
+        command = ["build", "--manager", self.manager, "--progress", "plain"]
+        done = run(*command, "--metadata-file", str(metadata), *arguments, str(context))
+        if check and done.returncode != 0:
+            raise RuntimeError(f"the build failed:\n{done.stderr}")
+        value = json.loads(metadata.read_text()) if metadata.exists() else {}
+        return BuildRun(done.returncode, done.stdout, done.stderr, value)
+
+    def _start(self, command: str, *arguments: str, name: str = "manager") -> str:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "filesync", command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=(self.root / f"{name}.log").open("ab"),
+        )
+        self.processes[name] = process
+        assert process.stdout is not None
+        line = process.stdout.readline().decode().strip()
+        if not line:
+            log = (self.root / f"{name}.log").read_text()
+            raise RuntimeError(f"{name} did not start:\n{log}")
+        return line
+
+
+class BuildRun:
+    """One run of ``filesync build``."""
+
+    def __init__(self, status: int, stdout: str, stderr: str, metadata: dict[str, Any]) -> None:
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
+        self.metadata = metadata
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """The metadata's totals."""
+        totals: dict[str, Any] = self.metadata["filesync"]["totals"]
+        return totals
+
+    def step(self, text: str) -> dict[str, Any]:
+        """Return the one step whose name contains ``text``."""
+        steps = [s for s in self.metadata["filesync"]["steps"] if text in s["name"]]
+        if len(steps) != 1:
+            raise LookupError(f"{len(steps)} steps are called {text!r}")
+        found: dict[str, Any] = steps[0]
+        return found
+
+
+def run(
+    *arguments: str, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the ``filesync`` command and return what it printed and its status."""
+    return subprocess.run(
+        [sys.executable, "-m", "filesync", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdout is not None:
+        process.stdout.close()

@@ -1,0 +1,153 @@
+"""The directories of an update: what is in the way goes, what is missing is made."""
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from typing import Final
+
+from filesync.disk.handles import remove_tree
+from filesync.disk.metadata import DEFAULT_ACL, Metadata, chmod_unopened
+from filesync.disk.reuse import Sources
+from filesync.disk.visits import Visit, below
+from filesync.disk.work import WORK_PREFIX, Directories, WorkDirectory, storing
+from filesync.manifest import Directory, Entry, File, Subdirectory, with_entries
+
+_WRITABLE: Final = 0o700
+
+
+def sweep(root: int) -> None:
+    """Remove the work directories that killed updates left in ``root``.
+
+    Raises:
+        StoreError: one cannot be removed.
+    """
+    with os.scandir(root) as entries:
+        names = [os.fsencode(entry.name) for entry in entries]
+    for name in names:
+        if name.startswith(WORK_PREFIX):
+            remove_tree(root, name)
+
+
+def drop_default_acl(fd: int) -> None:
+    """Let what is created in a directory have the modes that it is created with."""
+    with suppress(OSError):
+        os.removexattr(fd, DEFAULT_ACL)
+
+
+class Layout:
+    """Brings directories into being, and at the end gives them their metadata.
+
+    Attributes:
+        moved: the new directories that are old ones, moved as a whole.
+        removed: names that were taken away.
+    """
+
+    def __init__(self, root: Directories, work: WorkDirectory, sources: Sources) -> None:
+        self.moved = set[bytes]()
+        self.removed = 0
+        self._root = root
+        self._work = work
+        self._sources = sources
+        self._touched: list[tuple[bytes, Directory]] = []
+        self._is_root = os.geteuid() == 0
+
+    def clear(self, visit: Visit, *, keep: bool) -> None:
+        """Move aside what is gone, and what is in the way of another kind.
+
+        ``keep`` says that contents may be needed again; without it files are unlinked at once.
+
+        Raises:
+            StoreError: this disk; or it does not hold the basis.
+        """
+        if visit.old is None:
+            return
+        self._open_up(visit.path, visit.old)
+        with self._root.held(visit.path) as dirfd, storing(visit.path):
+            if any(name == DEFAULT_ACL for name, _ in visit.old.xattrs):
+                drop_default_acl(dirfd)
+            for entry in visit.removed:
+                if visit.path or not entry.name.startswith(WORK_PREFIX):
+                    self._take_away(dirfd, entry, keep=keep)
+            for old, new in visit.changes:
+                if old is not None and type(old) is not type(new):
+                    self._take_away(dirfd, old, keep=keep)
+                elif isinstance(old, File) and keep:
+                    self._sources.note_kept(visit.path, old)
+        if keep:
+            for entry in visit.old.entries:
+                if isinstance(entry, File) and visit.new.find(entry.name) == entry:
+                    self._sources.note_kept(visit.path, entry)
+
+    def make(self, visit: Visit) -> None:
+        """Make the new directories in one, or move them there; all are 0700 until ``seal``.
+
+        Raises:
+            StoreError: this disk; or it does not hold the basis.
+        """
+        self._touched.append((visit.path, with_entries(visit.new, ())))
+        fresh = [entry for _, entry in visit.changes if isinstance(entry, Subdirectory)]
+        if not fresh:
+            return
+        with self._root.held(visit.path) as dirfd, storing(visit.path):
+            for entry in fresh:
+                path = below(visit.path, entry.name)
+                # A name of a hard-link group may link to what does not move along.
+                if not entry.links and self._move(dirfd, entry):
+                    self.moved.add(path)
+                else:
+                    os.mkdir(entry.name, _WRITABLE, dir_fd=dirfd)
+
+    def seal(self, metadata: Metadata) -> None:
+        """Give all directories that were entered their metadata, the deepest first.
+
+        Raises:
+            StoreError: this disk.
+        """
+        while self._touched:
+            path, header = self._touched.pop()
+            with self._root.held(path) as fd, storing(path):
+                metadata.sync(fd, header)
+
+    def _open_up(self, path: bytes, header: Directory) -> None:
+        if self._is_root or header.mode & _WRITABLE == _WRITABLE:
+            return
+        mode = header.mode | _WRITABLE
+        if not path:
+            with self._root.held(path) as fd, storing(path):
+                os.fchmod(fd, mode)
+            return
+        parent, _, name = path.rpartition(b"/")
+        with self._root.held(parent) as dirfd, storing(path):
+            chmod_unopened(dirfd, name, mode, stat.S_IFDIR)
+
+    def _take_away(self, dirfd: int, entry: Entry, *, keep: bool) -> None:
+        self.removed += 1
+        is_directory = isinstance(entry, Subdirectory)
+        if not keep and not is_directory:
+            os.unlink(entry.name, dir_fd=dirfd)
+            return
+        name = self._work.free_name()
+        try:
+            os.rename(entry.name, name, src_dir_fd=dirfd, dst_dir_fd=self._work.fd)
+        except PermissionError:
+            if not is_directory:
+                raise
+            # A directory's '..' is written to when it moves, so it must be writable itself.
+            chmod_unopened(dirfd, entry.name, _WRITABLE, stat.S_IFDIR)
+            os.rename(entry.name, name, src_dir_fd=dirfd, dst_dir_fd=self._work.fd)
+        if keep:
+            self._sources.note_aside(entry, name)
+
+    def _move(self, dirfd: int, entry: Subdirectory) -> bool:
+        where = self._sources.take_tree(entry.tree)
+        if where is None:
+            return False
+        with self._work.trash.held(where.path) as source:
+            try:
+                os.rename(where.name, entry.name, src_dir_fd=source, dst_dir_fd=dirfd)
+            except OSError as exc:
+                if exc.errno in (errno.ENOENT, errno.EACCES, errno.EPERM):
+                    return False
+                raise
+        return True

@@ -1,0 +1,567 @@
+"""Scanning a directory on disk, with and without a stat cache."""
+
+import os
+import socket
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from e2b_dockerfile_utils import PatternMatcher
+
+from filesync.digest import EMPTY, Digest, digest_of
+from filesync.disk import readfile
+from filesync.disk import scan as scan_module
+from filesync.disk.handles import remove_tree
+from filesync.disk.readfile import is_kept, read_file
+from filesync.disk.scan import Excludes, Scanned, scan
+from filesync.disk.statcache import FINE_SLACK_NS, StatCache, is_racy
+from filesync.errors import SourceChanged, StoreError
+from filesync.manifest import (
+    Entry,
+    File,
+    Manifest,
+    MemoryNodes,
+    Special,
+    Subdirectory,
+    Symlink,
+    group_name,
+)
+
+Meddle = Callable[[Callable[[], object]], None]
+
+LONG_AGO = 1_000_000_000_123_456_789
+
+
+class Ignore:
+    """Excludes by .dockerignore patterns."""
+
+    def __init__(self, *patterns: str) -> None:
+        self._matcher = PatternMatcher(list(patterns))
+        self.asked: list[str] = []
+
+    def excludes(self, path: str) -> bool:
+        self.asked.append(path)
+        return self._matcher.matches(path)
+
+    def may_prune(self, directory: str) -> bool:
+        return not self._matcher.may_match_under(directory)
+
+
+class Tree:
+    """A directory, and the manifest that the last scan of it gave."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.nodes = MemoryNodes()
+
+    def scan(
+        self,
+        *,
+        cache: StatCache | None = None,
+        excludes: Excludes | None = None,
+        hints: Mapping[bytes, tuple[int, Digest]] | None = None,
+    ) -> Scanned:
+        self.last = scan(self.root, self.nodes, cache=cache, excludes=excludes, hints=hints)
+        return self.last
+
+    def walk(self) -> dict[bytes, Entry]:
+        return dict(Manifest(self.last.tree, self.nodes).walk())
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    (tmp_path / "root").mkdir()
+    return Tree(tmp_path / "root")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[StatCache]:
+    with StatCache(tmp_path / "stat.db") as opened:
+        yield opened
+
+
+@pytest.fixture
+def old_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let files be as old as the tests' own are not: nobody changes them within a tick."""
+    monkeypatch.setattr(scan_module, "is_racy", lambda *_, **__: False)
+
+
+def test_a_file_has_its_stat_and_the_digest_of_its_content(tree: Tree) -> None:
+    path = tree.root / "f"
+    path.write_bytes(b"hello")
+    path.chmod(0o4751)
+    os.utime(path, ns=(0, LONG_AGO))
+    tree.scan()
+    st = path.stat()
+    assert tree.walk() == {
+        b"f": File(b"f", 0o4751, st.st_uid, st.st_gid, LONG_AGO, 5, digest_of(b"hello"))
+    }
+
+
+def test_an_empty_directory_and_an_empty_file_are_entries(tree: Tree) -> None:
+    (tree.root / "d").mkdir()
+    (tree.root / "e").touch()
+    tree.scan()
+    found = tree.walk()
+    assert isinstance(found[b"d"], Subdirectory)
+    assert isinstance(found[b"e"], File)
+    assert found[b"e"].digest == EMPTY
+
+
+def test_the_roots_own_metadata_is_in_its_header(tree: Tree) -> None:
+    tree.root.chmod(0o1751)
+    os.utime(tree.root, ns=(0, -5))
+    tree.scan()
+    root = Manifest(tree.last.tree, tree.nodes).root
+    assert (root.mode, root.mtime_ns) == (0o1751, -5)
+
+
+def test_links_keep_their_targets_to_the_letter(tree: Tree) -> None:
+    (tree.root / "abs").symlink_to("/etc/../etc//passwd")
+    os.symlink(b"\xff/nowhere", os.fsencode(tree.root) + b"/odd\xfe\n")
+    tree.scan()
+    targets = {p: e.target for p, e in tree.walk().items() if isinstance(e, Symlink)}
+    assert targets == {b"abs": b"/etc/../etc//passwd", b"odd\xfe\n": b"\xff/nowhere"}
+
+
+def test_a_fifo_is_kept_and_a_socket_is_counted(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tree.root / "fifo", 0o640)
+    monkeypatch.chdir(tree.root)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("sock")
+    assert tree.scan().skipped == {"socket": 1}
+    assert list(tree.walk()) == [b"fifo"]
+    fifo = tree.walk()[b"fifo"]
+    assert isinstance(fifo, Special)
+    assert stat.S_ISFIFO(fifo.mode)
+
+
+@pytest.mark.needs("root")
+def test_a_device_keeps_its_numbers(tree: Tree) -> None:
+    try:
+        os.mknod(tree.root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 300))
+    except PermissionError:
+        pytest.skip("device nodes may not be made here")
+    tree.scan()
+    device = tree.walk()[b"null"]
+    assert isinstance(device, Special)
+    assert (device.major, device.minor) == (1, 300)
+
+
+def test_names_of_one_file_are_a_group_and_a_name_alone_has_none(tree: Tree) -> None:
+    (tree.root / "a").mkdir()
+    (tree.root / "z").write_bytes(b"x")
+    os.link(tree.root / "z", tree.root / "a/1")
+    (tree.root / "alone").write_bytes(b"y")
+    os.link(tree.root / "alone", tree.root.parent / "outside")
+    assert tree.scan().files_read == 2
+    groups = {p: e.link for p, e in tree.walk().items() if isinstance(e, File)}
+    group = group_name(b"a/1")
+    assert groups == {b"a/1": group, b"alone": b"", b"z": group}
+
+
+def test_large_files_are_read_in_pieces(tree: Tree) -> None:
+    contents = {b"f%d" % i: os.urandom((1 << 20) + i) for i in range(4)}
+    for name, data in contents.items():
+        (tree.root / name.decode()).write_bytes(data)
+    assert tree.scan().bytes_read == sum(map(len, contents.values()))
+    found = {p: e.digest for p, e in tree.walk().items() if isinstance(e, File)}
+    assert found == {name: digest_of(data) for name, data in contents.items()}
+
+
+def test_the_root_may_be_a_link_to_a_directory(tree: Tree, tmp_path: Path) -> None:
+    (tree.root / "f").touch()
+    (tmp_path / "link").symlink_to("root")
+    assert scan(tmp_path / "link", tree.nodes) == tree.scan()
+
+
+@pytest.mark.parametrize("kind", ["file", "nothing"])
+def test_a_root_that_is_no_directory_is_refused(tree: Tree, kind: str) -> None:
+    (tree.root / "file").touch()
+    with pytest.raises(StoreError, match=kind):
+        scan(tree.root / kind, tree.nodes)
+
+
+def test_a_tree_of_1500_levels_is_scanned(tree: Tree) -> None:
+    fd = os.open(tree.root, os.O_DIRECTORY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    tree.scan()
+    assert Manifest(tree.last.tree, tree.nodes).summary.depth == 1501
+    top = os.open(tree.root, os.O_DIRECTORY)
+    remove_tree(top, b"d")
+    os.close(top)
+
+    remove_tree(top, b"d")
+
+
+def test_equal_trees_have_equal_digests_whatever_the_order_of_making(tmp_path: Path) -> None:
+    nodes = MemoryNodes()
+    made = []
+    for top, names in (("x", "abc"), ("y", "cba")):
+        root = tmp_path / top
+        root.mkdir()
+        for name in names:
+            (root / name).write_text("same")
+            os.utime(root / name, ns=(0, LONG_AGO))
+        os.utime(root, ns=(0, LONG_AGO))
+        made.append(scan(root, nodes))
+    assert made[0] == made[1]
+
+
+# --- excludes and hints ---------------------------------------------------------------------
+
+
+def test_excluded_files_are_left_out_and_pruned_directories_not_entered(tree: Tree) -> None:
+    for path in ("src/a.c", "src/a.o", "node_modules/x/y", "docs/keep/me", "docs/drop/me"):
+        (tree.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree.root / path).touch()
+    ignore = Ignore("**/*.o", "node_modules", "docs", "!docs/keep")
+    tree.scan(excludes=ignore)
+    assert sorted(tree.walk()) == [b"docs", b"docs/keep", b"docs/keep/me", b"src", b"src/a.c"]
+    assert "node_modules/x" not in ignore.asked
+
+
+def test_an_excluded_directory_stays_away_when_nothing_in_it_is_taken_back(tree: Tree) -> None:
+    (tree.root / "docs").mkdir()
+    tree.scan(excludes=Ignore("docs", "!docs/keep"))
+    assert tree.walk() == {}
+
+
+def test_a_hinted_file_of_the_right_size_is_not_read(tree: Tree) -> None:
+    (tree.root / "f").write_bytes(b"hello")
+    (tree.root / "g").write_bytes(b"hello!")
+    wrong = digest_of(b"vouched for")
+    scanned = tree.scan(hints={b"f": (5, wrong), b"g": (5, wrong)})
+    assert scanned.files_read == 1
+    found = {p: e.digest for p, e in tree.walk().items() if isinstance(e, File)}
+    assert found == {b"f": wrong, b"g": digest_of(b"hello!")}
+
+
+# --- extended attributes --------------------------------------------------------------------
+
+
+def test_a_trees_own_xattrs_are_kept(tree: Tree) -> None:
+    (tree.root / "f").touch()
+    (tree.root / "d").mkdir()
+    try:
+        os.setxattr(tree.root / "f", "user.b", b"2")
+        os.setxattr(tree.root / "f", "user.a", b"1\x00")
+        os.setxattr(tree.root / "d", "user.d", b"")
+    except OSError:
+        pytest.skip("no xattrs on this file system")
+    tree.scan()
+    file, directory = tree.walk()[b"f"], tree.walk()[b"d"]
+    assert isinstance(file, File)
+    assert isinstance(directory, Subdirectory)
+    assert file.xattrs == ((b"user.a", b"1\x00"), (b"user.b", b"2"))
+    header = Manifest(directory.tree, tree.nodes).root
+    assert header.xattrs == ((b"user.d", b""),)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        (b"user.x", True),
+        (b"trusted.x", True),
+        (b"trusted.overlay.opaque", False),
+        (b"security.capability", True),
+        (b"security.selinux", False),
+        (b"security.ima", False),
+        (b"system.posix_acl_access", True),
+        (b"system.posix_acl_default", True),
+        (b"system.nfs4_acl", False),
+        (b"odd", False),
+    ],
+)
+def test_only_what_belongs_to_a_tree_counts_as_its_xattrs(name: bytes, kept: bool) -> None:
+    assert is_kept(name) is kept
+
+
+# --- the stat cache -------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("old_is_safe")
+def test_an_unchanged_tree_is_not_read_again(tree: Tree, cache: StatCache) -> None:
+    (tree.root / "d").mkdir()
+    (tree.root / "d/f").write_bytes(b"x")
+    (tree.root / "g").write_bytes(b"y")
+    os.link(tree.root / "g", tree.root / "h")
+    first = tree.scan(cache=cache)
+    second = tree.scan(cache=cache)
+    assert (first.files_read, second.files_read, second.bytes_read) == (2, 0, 0)
+    assert (first.tree, first.content) == (second.tree, second.content)
+    assert tree.scan() == first
+
+
+@pytest.mark.usefixtures("old_is_safe")
+def test_a_change_that_keeps_size_and_mtime_is_seen(tree: Tree, cache: StatCache) -> None:
+    path = tree.root / "f"
+    path.write_bytes(b"old")
+    os.utime(path, ns=(LONG_AGO, LONG_AGO))
+    before = tree.scan(cache=cache)
+    (tree.root / "new").write_bytes(b"new")
+    os.utime(tree.root / "new", ns=(LONG_AGO, LONG_AGO))
+    (tree.root / "new").rename(path)
+    after = tree.scan(cache=cache)
+    assert after.files_read == 1
+    assert before.content != after.content
+
+
+@pytest.mark.usefixtures("old_is_safe")
+def test_a_new_mode_needs_no_reading_of_other_files(tree: Tree, cache: StatCache) -> None:
+    for name in "fgh":
+        (tree.root / name).write_text(name)
+    tree.scan(cache=cache)
+    (tree.root / "f").chmod(0o700)
+    assert tree.scan(cache=cache).files_read <= 1
+    file = tree.walk()[b"f"]
+    assert isinstance(file, File)
+    assert file.mode == 0o700
+
+
+def test_a_file_as_young_as_the_scan_is_not_noted(tree: Tree, cache: StatCache) -> None:
+    ahead = 4_000_000_000_000_000_000
+    (tree.root / "f").write_text("f")
+    os.utime(tree.root / "f", ns=(ahead, ahead))
+    tree.scan(cache=cache)
+    assert tree.scan(cache=cache).files_read == 1
+
+
+@pytest.mark.parametrize(
+    ("mtime_ns", "ctime_ns", "racy"),
+    [
+        (5_000_000_001, 5_000_000_001, False),
+        (10_000_000_000 - FINE_SLACK_NS + 1, 1, True),
+        (1, 10_000_000_000 - FINE_SLACK_NS + 1, True),
+        (1, 10_000_000_000 - FINE_SLACK_NS - 1, False),
+        (8_000_000_000, 8_000_000_000, True),
+        (7_000_000_000, 7_000_000_000, False),
+        (20_000_000_000, 1, True),
+    ],
+)
+def test_a_stamp_within_the_slack_before_the_scan_is_racy(
+    mtime_ns: int, ctime_ns: int, racy: bool
+) -> None:
+    assert is_racy(mtime_ns, ctime_ns, started_ns=10_000_000_000) is racy
+
+
+def rows(path: Path) -> set[bytes]:
+    with sqlite3.connect(path) as db:
+        found = {row[0] for row in db.execute("SELECT path FROM directories")}
+    db.close()
+    return found
+
+
+@pytest.mark.usefixtures("old_is_safe")
+def test_directories_that_vanished_are_dropped_from_the_cache(
+    tree: Tree, cache: StatCache, tmp_path: Path
+) -> None:
+    for name in "abc":
+        (tree.root / name).mkdir()
+        (tree.root / name / "f").touch()
+    tree.scan(cache=cache)
+    assert rows(tmp_path / "stat.db") == {b"a", b"b", b"c"}
+    (tree.root / "b/f").unlink()
+    (tree.root / "b").rmdir()
+    (tree.root / "d").mkdir()
+    (tree.root / "d/f").touch()
+    tree.scan(cache=cache)
+    assert rows(tmp_path / "stat.db") == {b"a", b"c", b"d"}
+
+
+@pytest.mark.usefixtures("old_is_safe")
+def test_a_scan_that_fails_drops_nothing(tree: Tree, cache: StatCache, tmp_path: Path) -> None:
+    (tree.root / "a").mkdir()
+    (tree.root / "a/f").touch()
+    tree.scan(cache=cache)
+
+    class Fails(MemoryNodes):
+        def write(self, *_: object) -> None:
+            raise StoreError("full")
+
+    with pytest.raises(StoreError, match="full"):
+        scan(tree.root, Fails(), cache=cache)
+    assert rows(tmp_path / "stat.db") == {b"a"}
+
+
+@pytest.mark.usefixtures("old_is_safe")
+@pytest.mark.parametrize("damage", ["garbage", "version", "table", "row", "half"])
+def test_a_damaged_cache_is_started_anew(tree: Tree, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "stat.db"
+    (tree.root / "f").write_bytes(b"x" * 5000)
+    with StatCache(path) as cache:
+        first = tree.scan(cache=cache)
+    if damage == "garbage":
+        path.write_bytes(os.urandom(9000))
+    elif damage == "half":
+        os.truncate(path, 5000)
+    else:
+        statement = {
+            "version": "PRAGMA user_version = 99",
+            "table": "DROP TABLE directories",
+            "row": "UPDATE directories SET data = x'00'",
+        }[damage]
+        db = sqlite3.connect(path)
+        with db:
+            db.execute(statement)
+        db.close()
+    with StatCache(path) as cache:
+        assert tree.scan(cache=cache) == first
+        assert tree.scan(cache=cache).files_read == 0
+
+
+def test_a_cache_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="nowhere"):
+        StatCache(tmp_path / "nowhere/stat.db")
+
+
+@pytest.mark.usefixtures("old_is_safe")
+def test_a_cache_that_another_process_locks_is_not_used(tree: Tree, tmp_path: Path) -> None:
+    (tree.root / "f").touch()
+    path = tmp_path / "stat.db"
+    with StatCache(path) as cache:
+        db = sqlite3.connect(path, isolation_level=None)
+        db.execute("BEGIN IMMEDIATE")
+        tree.scan(cache=cache)
+        db.execute("ROLLBACK")
+        db.close()
+    assert rows(path) == set()
+
+
+# --- files that change meanwhile ------------------------------------------------------------
+
+
+@pytest.fixture
+def meddle(monkeypatch: pytest.MonkeyPatch) -> Meddle:
+    """Return what makes a function be called each time just before a file is read."""
+
+    def install(action: Callable[[], object]) -> None:
+        real = readfile._digest
+
+        def digest(fd: int, size: int) -> tuple[Digest, int]:
+            found = real(fd, size)
+            action()
+            return found
+
+        monkeypatch.setattr(readfile, "_digest", digest)
+
+    return install
+
+
+@pytest.mark.parametrize("size", [10, 3 << 20])
+def test_a_file_that_changes_once_while_it_is_read_is_read_again(
+    tree: Tree, meddle: Meddle, size: int
+) -> None:
+    path = tree.root / "f"
+    path.write_bytes(b"a" * size)
+    changed = threading.Event()
+
+    def grow_once() -> None:
+        if not changed.is_set():
+            changed.set()
+            with path.open("ab") as file:
+                file.write(b"b")
+
+    meddle(grow_once)
+    tree.scan()
+    file = tree.walk()[b"f"]
+    assert isinstance(file, File)
+    assert (file.size, file.digest) == (size + 1, digest_of(b"a" * size + b"b"))
+
+
+def test_a_file_that_never_rests_is_an_error_that_names_it(tree: Tree, meddle: Meddle) -> None:
+    path = tree.root / "f"
+    path.touch()
+
+    def grow() -> None:
+        with path.open("ab") as file:
+            file.write(b"b")
+
+    meddle(grow)
+    with pytest.raises(SourceChanged, match="'f' changed"):
+        tree.scan()
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_read_again(
+    tree: Tree, meddle: Meddle
+) -> None:
+    path = tree.root / "f"
+    path.write_bytes(b"a" * (2 << 20))
+    meddle(lambda: os.truncate(path, 3) if path.stat().st_size > 3 else None)
+    tree.scan()
+    file = tree.walk()[b"f"]
+    assert isinstance(file, File)
+    assert file.digest == digest_of(b"aaa")
+
+
+@pytest.mark.parametrize("becomes", ["nothing", "link", "fifo", "directory"])
+@pytest.mark.parametrize("size", [1, 2 << 20])
+def test_a_name_that_becomes_something_else_before_it_is_read_costs_no_sibling(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, becomes: str, size: int
+) -> None:
+    for name in ("a", "f", "z"):
+        (tree.root / name).write_bytes(b"x" * size)
+    path = tree.root / "f"
+
+    def swap(dirfd: int, name: bytes, shown: bytes) -> readfile.Content:
+        if name == b"f" and path.is_file() and not path.is_symlink():
+            path.unlink()
+            if becomes == "link":
+                path.symlink_to("/etc/passwd")
+            elif becomes == "fifo":
+                os.mkfifo(path)
+            elif becomes == "directory":
+                path.mkdir()
+        return read_file(dirfd, name, shown)
+
+    monkeypatch.setattr(scan_module, "read_file", swap)
+    tree.scan()
+    kinds: dict[str, list[type]] = {
+        "nothing": [File, File],
+        "link": [File, Symlink, File],
+        "fifo": [File, Special, File],
+        "directory": [File, Subdirectory, File],
+    }
+    assert [type(entry) for entry in tree.walk().values()] == kinds[becomes]
+
+
+def test_a_directory_that_vanishes_before_it_is_read_is_left_out(tree: Tree) -> None:
+    (tree.root / "a").mkdir()
+    (tree.root / "b").mkdir()
+
+    class Removes(Ignore):
+        def excludes(self, path: str) -> bool:
+            if path == "a/f":
+                (root / "b").rmdir()
+            return False
+
+    root = tree.root
+    (root / "a/f").touch()
+    tree.scan(excludes=Removes())
+    assert list(tree.walk()) == [b"a", b"a/f"]
+
+
+def test_a_file_that_may_not_be_read_is_named_with_what_to_do(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree.root / "secret\n").touch()
+    real = os.open
+
+    def refuse(path: Path | bytes, flags: int, *, dir_fd: int | None = None) -> int:
+        if path == b"secret\n":
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StoreError, match=r"'secret\\n' cannot be read.*ignore pattern"):
+        tree.scan()

@@ -1,0 +1,187 @@
+"""Which of an input's paths a Copy names, and where each goes. The rules are BuildKit's.
+
+* A directory gives its contents. The destination directory itself, like all parents that are
+  missing, is made 0755 and belongs to ``owner`` or root; ``mode`` and the source directory's
+  own attributes do not reach it, one that is there is left as it is.
+* A file goes *into* the destination if that ends in '/', is a directory, or if several paths
+  matched; else it becomes the destination.
+* Links in the source path are followed inside the input, links below a copied directory are
+  copied. Links in the destination path are followed inside the tree; below it none is: a link
+  in the way of a file is replaced, in the way of a directory an error, as in BuildKit.
+* With ``parents`` the directories of the source path, from the pivot '/./' on, are made below
+  the destination with their own attributes, and what the path ends in is not followed.
+"""
+
+import os
+from dataclasses import dataclass
+
+from filesync.disk.handles import DirectoryHandles
+from filesync.errors import PathMissing
+from filesync.glob import is_pattern, unescape
+from filesync.manifest import (
+    Directory,
+    Entry,
+    File,
+    LayeredNodes,
+    Manifest,
+    MemoryNodes,
+    Subdirectory,
+)
+from filesync.select import Match, Pick, Selector, clean, matched, resolve, select
+from worker.files.copier import Copier
+from worker.files.mode import parse_mode
+from worker.files.tree import Place, Tree, join, split, text_of
+from worker.files.unpack import unpack
+from worker.wire.ops import Copy
+
+
+@dataclass(frozen=True, slots=True)
+class _Copying:
+    """One Copy under way."""
+
+    op: Copy
+    tree: Tree
+    manifest: Manifest
+    source: DirectoryHandles
+    copier: Copier
+
+
+def copy(tree: Tree, op: Copy, manifest: Manifest, source: DirectoryHandles) -> None:
+    """Run one Copy from the input that ``manifest`` and ``source`` are.
+
+    Raises:
+        PathMissing: a literal source is not there.
+        UsageError: see ``worker.files.errors``; a bad pattern; an unknown owner.
+        StoreError: this disk.
+    """
+    found = matched(manifest, Pick(op.source, exclude=op.exclude, wildcard=op.wildcard))
+    if not found:
+        return
+    copier = Copier(
+        tree, source, owner=tree.owner_of(op.owner), change_mode=parse_mode(op.mode)
+    )
+    copying = _Copying(op, tree, manifest, source, copier)
+    dest = os.fsencode(op.dest)
+    is_into = len(found) > 1 or dest.rpartition(b"/")[2] in (b"", b".")
+    for match in found:
+        if op.parents:
+            _copy_with_parents(copying, match, dest)
+        elif (directory := _directory(manifest, match.real)) is not None:
+            target = _into(tree, copying, dest)
+            reduced, directory = _reduced(copying, match.real, directory)
+            copier.copy_contents(reduced, match.real, directory, target)
+        else:
+            _copy_file(copying, match, dest, is_into=is_into)
+
+
+def _copy_file(copying: _Copying, match: Match, dest: bytes, *, is_into: bool) -> None:
+    tree = copying.tree
+    entry = _entry(copying.manifest, match.real)
+    if copying.op.unpack and isinstance(entry, File) and _unpacked(copying, match.real, dest):
+        return
+    place = tree.find(dest)
+    if is_into or (place.is_directory and not place.missing):
+        target = join(_into(tree, copying, dest), split(match.path)[1])
+    elif place.missing:
+        above = Place(place.found, place.missing[:-1], is_directory=True)
+        target = join(_make(copying, above), place.missing[-1])
+    else:
+        target = place.found
+    copying.copier.copy_entry(match.real, entry, target)
+
+
+def _unpacked(copying: _Copying, source: bytes, dest: bytes) -> bool:
+    op, tree = copying.op, copying.tree
+    above, name = split(source)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(name, flags, dir_fd=copying.source.open(above)), "rb") as file:
+        return unpack(
+            file,
+            tree,
+            lambda: _into(tree, copying, dest),
+            owner=tree.owner_of(op.owner),
+            change_mode=parse_mode(op.mode),
+        )
+
+
+def _copy_with_parents(copying: _Copying, match: Match, dest: bytes) -> None:
+    manifest, copier = copying.manifest, copying.copier
+    names, pivot = _written(copying.op, match)
+    target = _into(copying.tree, copying, dest)
+    for end in range(pivot + 1, len(names)):
+        real = resolve(manifest, b"/".join(names[:end]))
+        header = _directory(manifest, real)
+        if header is None:
+            raise PathMissing(text_of(real))
+        target = join(target, names[end - 1])
+        copier.copy_header(header, target)
+    if not match.path:
+        directory = manifest.root
+    else:
+        entry = _entry(manifest, match.path)
+        target = join(target, names[-1]) if len(names) > pivot else target
+        if not isinstance(entry, Subdirectory):
+            copier.copy_entry(match.path, entry, target)
+            return
+        directory = manifest.directory(entry.tree)
+    reduced, directory = _reduced(copying, match.path, directory)
+    if len(names) > pivot:
+        copier.copy_directory(reduced, match.path, directory, target)
+    else:
+        copier.copy_contents(reduced, match.path, directory, target)
+
+
+def _written(op: Copy, match: Match) -> tuple[list[bytes], int]:
+    """Return the names of the source path as they were asked for, and how many the pivot drops.
+
+    Names of a pattern are those that it matched.
+    """
+    head, pivot, _ = op.source.partition("/./")
+    names = clean(os.fsencode(op.source))
+    if op.wildcard:
+        first = next((i for i, n in enumerate(names) if is_pattern(os.fsdecode(n))), len(names))
+        real = match.path.split(b"/")
+        names = [os.fsencode(unescape(os.fsdecode(name))) for name in names[:first]] + (
+            real[len(real) - (len(names) - first) :]
+        )
+    return names, min(len(clean(os.fsencode(head))), len(names)) if pivot else 0
+
+
+def _into(tree: Tree, copying: _Copying, dest: bytes) -> bytes:
+    """Return the destination directory, made if it was not there."""
+    return _make(copying, tree.find(dest))
+
+
+def _make(copying: _Copying, place: Place) -> bytes:
+    return copying.tree.make_directories(place, owner=copying.tree.owner_of(copying.op.owner))
+
+
+def _reduced(
+    copying: _Copying, path: bytes, directory: Directory
+) -> tuple[Manifest, Directory]:
+    """Return the manifest, and the directory at ``path`` in it, without what is excluded."""
+    manifest = copying.manifest
+    if not copying.op.exclude:
+        return manifest, directory
+    pick = Pick(os.fsdecode(path), exclude=copying.op.exclude)
+    nodes = LayeredNodes(MemoryNodes(), manifest.nodes)
+    reduced = select(manifest, Selector((pick,)), nodes)
+    left = _directory(reduced, path)
+    if left is None:
+        raise PathMissing(text_of(path))
+    return reduced, left
+
+
+def _directory(manifest: Manifest, path: bytes) -> Directory | None:
+    """Return the directory at the real path ``path``; None if something else is there."""
+    if not path:
+        return manifest.root
+    entry = manifest.find(path)
+    return manifest.directory(entry.tree) if isinstance(entry, Subdirectory) else None
+
+
+def _entry(manifest: Manifest, path: bytes) -> Entry:
+    entry = manifest.find(path)
+    if entry is None:
+        raise PathMissing(text_of(path))
+    return entry
