@@ -172,7 +172,7 @@ class _Link:
             labels=options.labels,
             slots=self._slots,
             address=self._address,
-            snapshotter=self._service.store.snapshots.name,
+            snapshotter=self._service.store.snapshots.kind,
             refs=self._service.store.refs.infos(),
             sources=self._told_sources,
         )

@@ -37,5 +37,5 @@ def keep(
     held = store.refs.add(info, committed.id)
     if held.snapshot != committed.id:
         # The same tree on the same parent was here already: one snapshot is enough.
-        store.snapshots.try_remove(committed.id)
+        store.snapshots.remove(committed.id)
     return held.info

@@ -6,7 +6,6 @@ scratch of commands) and ``work/`` (exports and blobs on their way; empty at sta
 """
 
 import contextlib
-import logging
 import os
 import shutil
 import threading
@@ -22,10 +21,8 @@ from filesync.digest import Digest
 from filesync.manifest import Manifest
 from worker.blobs import BlobStore
 from worker.refs import RefStore
-from worker.snapshots import Snapshotter, choose_snapshotter
+from worker.snapshots import SnapshotInUse, Snapshotter, open_snapshotter
 from worker.wire.orders import SourceInfo, UsageRow
-
-log = logging.getLogger(__name__)
 
 MAX_SOURCES: Final = 32
 MAX_SOURCE_BYTES: Final = 20 << 30
@@ -63,16 +60,18 @@ class Store:
             StoreError: the directory cannot be used; says what to do.
         """
         nodes = SqliteNodes(state / "nodes.db")
-        snapshots = choose_snapshotter(state / "snapshots", nodes, name=snapshotter)
+        snapshots = open_snapshotter(state / "snapshots", nodes, kind=snapshotter or None)
         store = cls(state, snapshots, nodes)
         store.recover()
         return store
 
     def recover(self) -> None:
-        """Remove what no row speaks of: snapshots without a ref, work that was under way."""
-        self.snapshots.sweep()
-        known = self.refs.snapshots()
-        self._remove_snapshots(s for s in self.snapshots.list() if s not in known)
+        """Remove what has lost its other half: refs and snapshots; and work that was under way."""
+        here = {snapshot.id for snapshot in self.snapshots.list()}
+        for info in self.refs.infos():
+            if self.refs.get(info.ref).snapshot not in here:
+                self.refs.remove(info.ref)
+        self._remove_snapshots(here - self.refs.snapshots())
         if self.work.exists():
             shutil.rmtree(self.work)
         self.work.mkdir()
@@ -99,9 +98,8 @@ class Store:
             lease, manifest = held_source
             yield TreeView(manifest, lease.path)
             return
-        held = self.refs.get(ref)
-        with self.snapshots.view(held.snapshot) as view:
-            yield TreeView(Manifest(held.info.tree, self.nodes), view.path)
+        with self.snapshots.view(self.refs.get(ref).snapshot) as view:
+            yield TreeView(Manifest(self.refs.get(ref).info.tree, self.nodes), view.path)
 
     def hold_source(self, ref: Digest, lease: SourceLease, manifest: Manifest) -> None:
         """Keep a source as the result ``ref`` until ``release_source``."""
@@ -145,10 +143,10 @@ class Store:
         infos = self.refs.infos()
         for info in reversed(infos):
             held = self.refs.get(info.ref)
-            if self.snapshots.is_busy(held.snapshot):
-                continue
+            # The ref goes first: a kill in between leaves a snapshot that start-up removes.
             self.refs.remove(info.ref)
-            self._remove_snapshots([held.snapshot])
+            if self._remove_snapshots([held.snapshot]):
+                self.refs.add(held.info, held.snapshot)
         kept_layers = {info.layer.digest for info in self.refs.infos() if info.layer}
         for blob in self.blobs.list():
             if blob.digest not in kept_layers:
@@ -176,15 +174,21 @@ class Store:
         with self._lock:
             return [manifest.tree for _, manifest in self._held.values()]
 
-    def _remove_snapshots(self, snapshots: Iterable[str]) -> None:
-        """Remove snapshots, children before the parents they stand on."""
+    def _remove_snapshots(self, snapshots: Iterable[str]) -> list[str]:
+        """Remove snapshots, children before the parents they stand on; return those in use."""
         left = list(snapshots)
-        while left:
-            blocked = [one for one in left if not self.snapshots.try_remove(one)]
+        while True:
+            blocked = [one for one in left if not self._is_removed(one)]
             if len(blocked) == len(left):
-                log.warning("snapshots kept, something stands on them count=%d", len(left))
-                return
+                return blocked
             left = blocked
+
+    def _is_removed(self, snapshot: str) -> bool:
+        try:
+            self.snapshots.remove(snapshot)
+        except SnapshotInUse:
+            return False
+        return True
 
 
 def tree_bytes(path: Path) -> int:

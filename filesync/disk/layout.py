@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -50,7 +51,7 @@ class Layout:
         self._work = work
         self._sources = sources
         self._touched: list[tuple[bytes, Directory]] = []
-        self._is_root = os.geteuid() == 0
+        self._is_superuser = os.geteuid() == 0
 
     def clear(self, visit: Visit, *, keep: bool) -> None:
         """Move aside what is gone, and what is in the way of another kind.
@@ -66,17 +67,12 @@ class Layout:
         with self._root.held(visit.path) as dirfd, storing(visit.path):
             if any(name == DEFAULT_ACL for name, _ in visit.old.xattrs):
                 drop_default_acl(dirfd)
-            for entry in visit.removed:
-                if visit.path or not entry.name.startswith(WORK_PREFIX):
-                    self._take_away(dirfd, entry, keep=keep)
-            for old, new in visit.changes:
-                if old is not None and type(old) is not type(new):
-                    self._take_away(dirfd, old, keep=keep)
-                elif isinstance(old, File) and keep:
-                    self._sources.note_kept(visit.path, old)
+            for entry in _gone(visit):
+                self._take_away(dirfd, entry, keep=keep)
         if keep:
+            gone = {entry.name for entry in _gone(visit)}
             for entry in visit.old.entries:
-                if isinstance(entry, File) and visit.new.find(entry.name) == entry:
+                if isinstance(entry, File) and entry.name not in gone:
                     self._sources.note_kept(visit.path, entry)
 
     def make(self, visit: Visit) -> None:
@@ -110,7 +106,7 @@ class Layout:
                 metadata.sync(fd, header)
 
     def _open_up(self, path: bytes, header: Directory) -> None:
-        if self._is_root or header.mode & _WRITABLE == _WRITABLE:
+        if self._is_superuser or header.mode & _WRITABLE == _WRITABLE:
             return
         mode = header.mode | _WRITABLE
         if not path:
@@ -151,3 +147,13 @@ class Layout:
                     return False
                 raise
         return True
+
+
+def _gone(visit: Visit) -> Iterator[Entry]:
+    for entry in visit.removed:
+        # What a scan may have seen of a killed update was swept.
+        if visit.path or not entry.name.startswith(WORK_PREFIX):
+            yield entry
+    for old, new in visit.changes:
+        if old is not None and type(old) is not type(new):
+            yield old

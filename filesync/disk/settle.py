@@ -176,26 +176,23 @@ class Settler:
         if where is None:
             return False
         holder = self._work.trash if where.in_trash else self._root
-        with _passing_over() as passed:
-            with holder.held(where.path) as source_dir:
-                fd = open_existing(source_dir, where.name)
-                try:
-                    if was is not None:
-                        self._keep(place, dirfd, was)
-                    if where.is_free and self._is_movable(fd, entry):
-                        self._metadata.sync(fd, entry)
-                        os.rename(
-                            where.name, entry.name, src_dir_fd=source_dir, dst_dir_fd=dirfd
-                        )
-                        at = Where(False, place.path, entry.name, is_free=False)
-                        self._sources.files[entry.digest] = at
-                        self._tally.add(files_moved=1)
-                    elif self._maker.copy(place, dirfd, entry, fd, replaces=was is not None):
-                        self._tally.add(files_copied=1, bytes_copied=entry.size)
-                    else:
-                        return False
-                finally:
-                    os.close(fd)
+        with _passing_over() as passed, holder.held(where.path) as source_dir:
+            fd = open_existing(source_dir, where.name)
+            try:
+                if was is not None:
+                    self._keep(place, dirfd, was)
+                if where.is_free and self._is_movable(fd, entry):
+                    self._metadata.sync(fd, entry)
+                    os.rename(where.name, entry.name, src_dir_fd=source_dir, dst_dir_fd=dirfd)
+                    at = Where(False, place.path, entry.name, is_free=False)
+                    self._sources.files[entry.digest] = at
+                    self._tally.add(files_moved=1)
+                elif self._maker.copy(place, dirfd, entry, fd, replaces=was is not None):
+                    self._tally.add(files_copied=1, bytes_copied=entry.size)
+                else:
+                    return False
+            finally:
+                os.close(fd)
         return not passed
 
     @staticmethod
@@ -221,6 +218,32 @@ class Settler:
             del self._sources.files[was.digest]
         else:
             self._sources.files[was.digest] = Where(True, b"", name, not was.link)
+
+    def copy_local(
+        self,
+        directories: Directories,
+        path: bytes,
+        file: File,
+        place: Place,
+        dirfd: int,
+        old: File | None,
+        entry: File,
+    ) -> bool:
+        """Copy ``file`` of another tree, whose directories are given; False if that fails.
+
+        Raises:
+            OSError: this disk is full or broken.
+        """
+        with _passing_over(), directories.held(path) as source_dir:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(file.name, flags, dir_fd=source_dir)
+            try:
+                if self._maker.copy(place, dirfd, entry, fd, replaces=old is not None):
+                    self._tally.add(files_copied=1, bytes_copied=entry.size)
+                    return True
+            finally:
+                os.close(fd)
+        return False
 
     # --- after everything is fetched ------------------------------------------------------
 

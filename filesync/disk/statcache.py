@@ -30,6 +30,7 @@ FINE_SLACK_NS: Final = 20_000_000
 COARSE_SLACK_NS: Final = 2_100_000_000
 """For stamps in whole seconds; FAT's are two apart."""
 _BATCH_ROWS: Final = 500
+_MAX_ROWS: Final = 1 << 26
 _CHECK_BYTES: Final = 8
 
 
@@ -93,9 +94,9 @@ class StatCache:
         """Start a scan: every directory that it loads is one that is still there."""
         self._queue.clear()
         # Which rows were loaded, one byte each; rows that are added later are above its end.
-        self._seen = bytearray(
-            (self._row("SELECT max(rowid) FROM directories") or (0,))[0] or 0
-        )
+        row = self._row("SELECT max(rowid) FROM directories")
+        last = row[0] if row is not None else None
+        self._seen = bytearray(min(last or 0, _MAX_ROWS))
 
     def load(self, directory: bytes) -> Mapping[bytes, Noted]:
         """Return what is noted of the files in ``directory``."""

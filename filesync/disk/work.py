@@ -59,8 +59,8 @@ class WorkDirectory:
     """
 
     def __init__(self, parent: int) -> None:
-        """Make it in the directory ``parent``, of which a duplicate is kept."""
-        self._parent = os.dup(parent)
+        """Make it in the directory ``parent``, a descriptor that is closed with it."""
+        self._parent = parent
         self._name = WORK_PREFIX + secrets.token_hex(8).encode()
         self._numbers = count()
         self.created = Created()

@@ -201,8 +201,6 @@ def test_a_tree_of_1500_levels_is_scanned(tree: Tree) -> None:
     remove_tree(top, b"d")
     os.close(top)
 
-    remove_tree(top, b"d")
-
 
 def test_equal_trees_have_equal_digests_whatever_the_order_of_making(tmp_path: Path) -> None:
     nodes = MemoryNodes()

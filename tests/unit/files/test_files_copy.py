@@ -1,0 +1,252 @@
+"""COPY cases as Docker documents them; each from the whole input and from its subset."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from filesync.errors import PathMissing, UsageError
+from worker.files import BadPath, PathInTheWay
+from worker.wire.ops import Copy
+
+Listing = Mapping[str, str]
+Lay = Callable[[Listing], Path]
+Read = Callable[[Path], dict[str, str]]
+CopyBoth = Callable[..., Path]
+
+SOURCE: Listing = {
+    "a.txt": "a",
+    "b.txt": "b",
+    "c.log": "c",
+    "dir/one": "1",
+    "dir/two.log": "2",
+    "dir/sub/three": "3",
+    "dir/sub/four.log": "4",
+    "dir/inner": "-> one",
+    "dir/dangling": "-> nowhere",
+    "link": "-> dir",
+    "file-link": "-> /dir/sub/three",
+    "up": "-> ../../../../dir/sub",
+    "empty/": "",
+    "m/x/f": "xf",
+    "m/y/f": "yf",
+    "m/y/g": "yg",
+}
+IN_DIR: Listing = {
+    "one": "1",
+    "two.log": "2",
+    "sub/three": "3",
+    "sub/four.log": "4",
+    "inner": "-> one",
+    "dangling": "-> nowhere",
+}
+
+
+def below(directory: str, tree: Listing) -> dict[str, str]:
+    return {f"{directory}/{name}": value for name, value in tree.items()}
+
+
+def copy(source: str, dest: str, *exclude: str, **flags: bool) -> Copy:
+    return Copy(0, source, dest, exclude=exclude, **flags)  # type: ignore[arg-type]
+
+
+CASES: list[tuple[str, Copy, Listing, Listing]] = [
+    ("a file gets the destination's name", copy("a.txt", "/x"), {}, {"x": "a"}),
+    ("missing parents are made", copy("a.txt", "/p/q/x"), {}, {"p/q/x": "a"}),
+    ("a slash means into", copy("a.txt", "/p/"), {}, {"p/a.txt": "a"}),
+    ("a slash and a dot too", copy("a.txt", "/p/."), {}, {"p/a.txt": "a"}),
+    ("an existing directory too", copy("a.txt", "/p"), {"p/": ""}, {"p/a.txt": "a"}),
+    ("the root is one", copy("/a.txt", "/"), {}, {"a.txt": "a"}),
+    ("a file replaces a file", copy("a.txt", "/x"), {"x": "old"}, {"x": "a"}),
+    ("a directory gives its contents", copy("dir", "/d"), {}, below("d", IN_DIR)),
+    ("whatever slashes it has", copy("/dir/", "/d/"), {}, below("d", IN_DIR)),
+    ("the source's '..' stops at the root", copy("../../a.txt", "/x"), {}, {"x": "a"}),
+    ("the destination's too", copy("a.txt", "../../x"), {}, {"x": "a"}),
+    ("an empty directory makes one", copy("empty", "/d"), {}, {"d/": ""}),
+    ("the whole input", copy("/", "/d"), {}, below("d", SOURCE)),
+    (
+        "directories merge",
+        copy("dir/sub", "/d"),
+        {"d/old": "o", "d/three": "t"},
+        {"d/old": "o", "d/three": "3", "d/four.log": "4"},
+    ),
+    ("a source link to a directory", copy("link", "/d"), {}, below("d", IN_DIR)),
+    ("a source through a link", copy("link/sub/three", "/x"), {}, {"x": "3"}),
+    ("a source link to a file", copy("file-link", "/x"), {}, {"x": "3"}),
+    ("keeps the link's name in a directory", copy("file-link", "/d/"), {}, {"d/file-link": "3"}),
+    ("a link that leads up stays inside", copy("up/three", "/x"), {}, {"x": "3"}),
+    (
+        "several matches go into a directory",
+        copy("*.txt", "/d", wildcard=True),
+        {},
+        {"d/a.txt": "a", "d/b.txt": "b"},
+    ),
+    ("one match is a name", copy("c*", "/d", wildcard=True), {}, {"d": "c"}),
+    ("no match copies nothing", copy("*.zip", "/d/", wildcard=True), {}, {}),
+    (
+        "matched directories give their contents",
+        copy("m/*", "/d/", wildcard=True),
+        {},
+        {"d/f": "yf", "d/g": "yg"},
+    ),
+    ("a wildcard on the way", copy("m/*/g", "/d/", wildcard=True), {}, {"d/g": "yg"}),
+    (
+        "a match that is a link is followed",
+        copy("file-*", "/d/", wildcard=True),
+        {},
+        {"d/file-link": "3"},
+    ),
+    (
+        "a match that leads nowhere is kept",
+        copy("dir/dangl*", "/d/", wildcard=True),
+        {},
+        {"d/dangling": "-> nowhere"},
+    ),
+    (
+        "excludes are relative to the directory",
+        copy("dir", "/d", "*.log", "dangling"),
+        {},
+        {"d/one": "1", "d/sub/three": "3", "d/sub/four.log": "4", "d/inner": "-> one"},
+    ),
+    (
+        "two stars reach below",
+        copy("dir", "/d", "**/*.log", "inner", "dangling"),
+        {},
+        {"d/one": "1", "d/sub/three": "3"},
+    ),
+    (
+        "an exclamation mark takes back in",
+        copy("dir", "/d", "*", "!sub/three"),
+        {},
+        {"d/sub/three": "3"},
+    ),
+    (
+        "an excluded match does not count",
+        copy("*", "/d", "*.log", "*.txt", "m", "dir", wildcard=True),
+        {},
+        {
+            **below("d", IN_DIR),
+            "d/x/f": "xf",
+            "d/y/f": "yf",
+            "d/y/g": "yg",
+            "d/file-link": "3",
+            "d/three": "3",
+            "d/four.log": "4",
+        },
+    ),
+    ("a destination link", copy("a.txt", "/l/x"), {"l": "-> /r", "r/": ""}, {"r/x": "a"}),
+    ("one that leads up", copy("a.txt", "/l/x"), {"l": "-> ../../r"}, {"r/x": "a"}),
+    ("a link to a directory at the end", copy("a.txt", "/l"), {"l": "-> r", "r/": ""}, {"r/a.txt": "a"}),
+    ("a link to a file at the end", copy("a.txt", "/l"), {"l": "-> r", "r": "o"}, {"r": "a"}),
+    ("a link to nothing at the end", copy("a.txt", "/l"), {"l": "-> r"}, {"r": "a"}),
+    ("a link for contents", copy("dir/sub", "/l"), {"l": "-> r/s"}, below("r/s", {"three": "3", "four.log": "4"})),
+    (
+        "a link inside the directory is replaced",
+        copy("dir/sub", "/d"),
+        {"d/three": "-> /t", "t": "kept"},
+        {"d/three": "3", "d/four.log": "4", "t": "kept"},
+    ),
+    (
+        "a link replaces a file",
+        copy("dir", "/d", "sub", "*.log", "one", "dangling"),
+        {"d/inner": "file"},
+        {"d/inner": "-> one"},
+    ),
+    ("parents", copy("dir/sub/three", "/d/", parents=True), {}, {"d/dir/sub/three": "3"}),
+    ("parents, from the pivot", copy("dir/./sub/three", "/d/", parents=True), {}, {"d/sub/three": "3"}),
+    (
+        "parents of matches",
+        copy("m/*/f", "/d/", parents=True, wildcard=True),
+        {},
+        {"d/m/x/f": "xf", "d/m/y/f": "yf"},
+    ),
+    (
+        "parents of matches, from the pivot",
+        copy("m/./*/f", "/d", parents=True, wildcard=True),
+        {},
+        {"d/x/f": "xf", "d/y/f": "yf"},
+    ),
+    (
+        "parents of a directory",
+        copy("dir/sub", "/", parents=True),
+        {},
+        {"dir/sub/three": "3", "dir/sub/four.log": "4"},
+    ),
+    ("parents through a link", copy("link/sub/three", "/", parents=True), {}, {"link/sub/three": "3"}),
+    ("parents of everything", copy("dir/sub/./", "/d", parents=True), {}, below("d", {"three": "3", "four.log": "4"})),
+    ("parents of a link keep it", copy("file-link", "/", parents=True), {}, {"file-link": "-> /dir/sub/three"}),
+    (
+        "parents with excludes",
+        copy("dir/sub", "/d", "*.log", parents=True),
+        {},
+        {"d/dir/sub/three": "3"},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("action", "base", "wanted"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_copies_as_docker_does(
+    lay: Lay,
+    copy_both: CopyBoth,
+    read: Read,
+    action: Copy,
+    base: Listing,
+    wanted: Listing,
+) -> None:
+    root = copy_both(lay(SOURCE), base, action)
+
+    links = {name: value for name, value in base.items() if value.startswith("-> ")}
+    found = read(root)
+    assert found == {**{name: links[name] for name in links if name not in wanted}, **wanted}
+
+
+REFUSED: list[tuple[str, Copy, Listing, type[Exception], str]] = [
+    ("a missing source", copy("none", "/x"), {}, PathMissing, "none"),
+    ("a source below a file", copy("a.txt/x", "/x"), {}, PathMissing, "a.txt/x"),
+    ("a directory onto a file", copy("dir", "/x"), {"x": "f"}, PathInTheWay, "cannot copy to non-directory: /x"),
+    ("a file into a file", copy("a.txt", "/x/"), {"x": "f"}, PathInTheWay, "cannot copy to non-directory: /x"),
+    ("matches into a file", copy("*.txt", "/x", wildcard=True), {"x": "f"}, PathInTheWay, "cannot copy to non-directory: /x"),
+    ("below a file", copy("a.txt", "/x/y/z"), {"x": "f"}, PathInTheWay, "cannot copy to non-directory: /x/y/z"),
+    ("a file onto a directory inside one", copy("dir", "/d"), {"d/one/": ""}, PathInTheWay, "cannot replace directory /d/one"),
+    ("a directory onto a file inside one", copy("dir", "/d"), {"d/sub": "f"}, PathInTheWay, "cannot copy to non-directory: /d/sub"),
+    ("a directory onto a link inside one", copy("dir", "/d"), {"d/sub": "-> /t", "t/": ""}, PathInTheWay, "cannot copy to non-directory: /d/sub"),
+    ("a file onto a directory of its name", copy("a.txt", "/d/"), {"d/a.txt/": ""}, PathInTheWay, "cannot replace directory /d/a.txt"),
+    ("a loop of links", copy("a.txt", "/l/x"), {"l": "-> m", "m": "-> l"}, BadPath, "too many links"),
+    ("a link behind nothing", copy("a.txt", "/l/x"), {"l": "-> no/../y"}, BadPath, "leads nowhere"),
+    ("a NUL", copy("a.txt", "/x\0y"), {}, BadPath, "NUL"),
+    ("a bad mode", Copy(0, "a.txt", "/x", mode="0999"), {}, UsageError, "0999"),
+    ("an unknown owner", Copy(0, "a.txt", "/x", owner="nobody"), {}, UsageError, "nobody"),
+    ("a bad pattern", copy("[a", "/x", wildcard=True), {}, UsageError, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("action", "base", "kind", "sentence"),
+    [case[1:] for case in REFUSED],
+    ids=[case[0] for case in REFUSED],
+)
+def test_refuses_by_name(
+    lay: Lay,
+    run: Callable[..., object],
+    action: Copy,
+    base: Listing,
+    kind: type[Exception],
+    sentence: str,
+) -> None:
+    with pytest.raises(kind, match=sentence):
+        run(lay(base), action, source=lay(SOURCE))
+
+
+def test_several_copies_share_one_subset(lay: Lay, copy_both: CopyBoth, read: Read) -> None:
+    root = copy_both(
+        lay(SOURCE),
+        {},
+        copy("*.txt", "/t/", wildcard=True),
+        copy("link/sub", "/s/", "*.log"),
+        copy("m/./y/g", "/t/", parents=True),
+        copy("dir/two.log", "/s/three"),
+    )
+
+    assert read(root) == {"t/a.txt": "a", "t/b.txt": "b", "s/three": "2", "t/y/g": "yg"}
