@@ -98,17 +98,18 @@ class Cluster:
         return BuildRun(done.returncode, done.stdout, done.stderr, value)
 
     def _start(self, command: str, *arguments: str, name: str = "manager") -> str:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "filesync", command, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=(self.root / f"{name}.log").open("ab"),
-        )
+        with (self.root / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "filesync", command, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
         self.processes[name] = process
         assert process.stdout is not None
         line = process.stdout.readline().decode().strip()
         if not line:
-            log = (self.root / f"{name}.log").read_text()
-            raise RuntimeError(f"{name} did not start:\n{log}")
+            said = (self.root / f"{name}.log").read_text()
+            raise RuntimeError(f"{name} did not start:\n{said}")
         return line
 
 

@@ -10,14 +10,14 @@ a pattern's wildcards pass through are real ones, not links to them.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Annotated, Final
+from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 from e2b_dockerfile_utils import PatternMatcher
 
-from filesync.digest import Digest
 from filesync.errors import PathMissing, UsageError
+from filesync.find import Finder, Kept, Place, bytes_of, clean, text_of
 from filesync.glob import compile_name, is_pattern, unescape
 from filesync.manifest import (
     Directory,
@@ -26,13 +26,11 @@ from filesync.manifest import (
     Manifest,
     Nodes,
     Subdirectory,
-    Symlink,
     canonical_links,
     grow,
 )
 
-MAX_LINKS: Final = 255
-"""Bound on the links met while one path is resolved."""
+__all__ = ["Match", "Pick", "Selector", "clean", "matched", "matches", "resolve", "select"]
 
 
 class Pick(msgspec.Struct, frozen=True):
@@ -69,7 +67,7 @@ def select(manifest: Manifest, selector: Selector, nodes: Nodes) -> Manifest:
         PathMissing: a literal path is not there.
         UsageError: a pattern is malformed, or a path has too many links.
     """
-    finder = _Finder(manifest)
+    finder = Finder(manifest)
     for pick in selector.picks:
         _keep_pick(finder, pick)
     if finder.kept.whole:
@@ -86,7 +84,7 @@ def resolve(manifest: Manifest, path: bytes) -> bytes:
         PathMissing: it is not there.
         UsageError: it has too many links.
     """
-    return b"/".join(_Finder(manifest).follow(clean(path)).names)
+    return b"/".join(Finder(manifest).follow(clean(path)).names)
 
 
 def matches(manifest: Manifest, pick: Pick) -> list[bytes]:
@@ -123,43 +121,11 @@ def matched(manifest: Manifest, pick: Pick) -> list[Match]:
     """
     return [
         Match(b"/".join(path), b"/".join(place.names))
-        for path, place in _find(_Finder(manifest), pick, _matcher(pick))
+        for path, place in _find(Finder(manifest), pick, _matcher(pick))
     ]
 
 
-def clean(path: bytes) -> list[bytes]:
-    """Return the names in ``path`` without empty ones and '.'; '..' goes up, at most to the root."""
-    names: list[bytes] = []
-    for name in path.split(b"/"):
-        if name == b"..":
-            del names[-1:]
-        elif name not in (b"", b"."):
-            names.append(name)
-    return names
-
-
 # --- what is kept ---------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Kept:
-    """What to keep at one place: itself, of its entries those in ``below``, and more.
-
-    Attributes:
-        whole: all that is below it.
-        filters: what any of these does not leave out, below it.
-    """
-
-    below: dict[bytes, "_Kept"] = field(default_factory=dict)
-    whole: bool = False
-    filters: list[PatternMatcher] = field(default_factory=list)
-
-    def at(self, names: Iterable[bytes]) -> "_Kept":
-        """Return the place ``names`` below this one; from now on it is kept."""
-        kept = self
-        for name in names:
-            kept = kept.below.setdefault(name, _Kept())
-        return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +153,12 @@ class _Reduced:
     """
 
     directory: Directory
-    kept: _Kept | None
+    kept: Kept | None
     filters: tuple[_Filter, ...]
     drop_if_empty: bool = False
 
 
-def _keep_pick(finder: "_Finder", pick: Pick) -> None:
+def _keep_pick(finder: "Finder", pick: Pick) -> None:
     matcher = _matcher(pick)
     for path, place in _find(finder, pick, matcher):
         finder.kept.at(path)
@@ -203,9 +169,9 @@ def _keep_pick(finder: "_Finder", pick: Pick) -> None:
             kept.filters.append(matcher)
 
 
-def _reduce(finder: "_Finder", at: _Reduced) -> Expansion[_Reduced]:
+def _reduce(finder: "Finder", at: _Reduced) -> Expansion[_Reduced]:
     filters = at.filters
-    below: dict[bytes, _Kept] = {}
+    below: dict[bytes, Kept] = {}
     if at.kept is not None:
         below = at.kept.below
         filters += tuple(_Filter(matcher, "") for matcher in at.kept.filters)
@@ -222,15 +188,15 @@ def _reduce(finder: "_Finder", at: _Reduced) -> Expansion[_Reduced]:
             child = _reduced_child(finder, entry, kept, filters)
             if child is not None:
                 expansion.children.append((entry.name, child))
-        elif kept is not None or any(f.keeps(_text(entry.name)) for f in filters):
+        elif kept is not None or any(f.keeps(text_of(entry.name)) for f in filters):
             expansion.entries.append(entry)
     return expansion
 
 
 def _reduced_child(
-    finder: "_Finder", entry: Subdirectory, kept: _Kept | None, filters: tuple[_Filter, ...]
+    finder: "Finder", entry: Subdirectory, kept: Kept | None, filters: tuple[_Filter, ...]
 ) -> _Reduced | None:
-    name = _text(entry.name)
+    name = text_of(entry.name)
     entered = tuple(f.under(name) for f in filters if f.may_keep_under(name))
     if kept is None and not entered:
         return None
@@ -247,107 +213,41 @@ def _entries(directory: Directory, names: Iterable[bytes]) -> list[Entry]:
 # --- what a pick names ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A real path, and what is there: a directory, or something else."""
-
-    names: tuple[bytes, ...]
-    directory: Directory | None
-
-    @property
-    def is_directory(self) -> bool:
-        return self.directory is not None
-
-
-class _Finder:
-    """Finds paths in one manifest, and notes in ``kept`` whatever it passed on the way."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.root = manifest.root
-        self.kept = _Kept()
-        self._directories: dict[Digest, Directory] = {}
-
-    def directory(self, entry: Subdirectory) -> Directory:
-        """Return the directory of ``entry``; many picks pass through the same few."""
-        found = self._directories.get(entry.tree)
-        if found is None:
-            found = self._directories[entry.tree] = self.manifest.directory(entry.tree)
-        return found
-
-    def follow(self, names: Iterable[bytes], *, follow_last: bool = True) -> _Place:
-        """Resolve ``names`` from the root as the kernel would in a chroot.
-
-        Raises:
-            PathMissing: they lead nowhere.
-            UsageError: more than ``MAX_LINKS`` links.
-        """
-        asked = list(names)
-        todo = asked[::-1]
-        real: list[bytes] = []
-        directories = [self.root]
-        links = 0
-        while todo:
-            name = todo.pop()
-            if name == b"..":
-                self.kept.at(real)
-                del real[-1:]
-                del directories[len(real) + 1 :]
-                continue
-            entry = directories[-1].find(name)
-            if isinstance(entry, Subdirectory):
-                real.append(name)
-                directories.append(self.directory(entry))
-            elif isinstance(entry, Symlink) and (todo or follow_last):
-                self.kept.at([*real, name])
-                links += 1
-                if links > MAX_LINKS:
-                    raise UsageError(f"{_shown(asked)}: more than {MAX_LINKS} links on the way")
-                if entry.target.startswith(b"/"):
-                    del real[:], directories[1:]
-                todo.extend(_parts(entry.target)[::-1])
-            elif entry is None or todo:
-                raise PathMissing(_shown(asked))
-            else:
-                return _Place((*real, name), None)
-        return _Place(tuple(real), directories[-1])
-
-
 def _find(
-    finder: _Finder, pick: Pick, matcher: PatternMatcher | None
-) -> list[tuple[tuple[bytes, ...], _Place]]:
+    finder: Finder, pick: Pick, matcher: PatternMatcher | None
+) -> list[tuple[tuple[bytes, ...], Place]]:
     """Return (path before its last link, place) of all that ``pick`` names."""
-    names = clean(_bytes(pick.path))
-    parts = [_text(name) for name in names]
+    names = clean(bytes_of(pick.path))
+    parts = [text_of(name) for name in names]
     first = next((i for i, part in enumerate(parts) if is_pattern(part)), len(parts))
     if not pick.wildcard or first == len(parts):
         if pick.wildcard:
-            names = [_bytes(unescape(part)) for part in parts]
+            names = [bytes_of(unescape(part)) for part in parts]
         return [_follow_literal(finder, names)]
     found = []
-    prefix = [_bytes(unescape(part)) for part in parts[:first]]
+    prefix = [bytes_of(unescape(part)) for part in parts[:first]]
     for path, entry in _expand(finder, prefix, parts[first:]):
         is_directory = isinstance(entry, Subdirectory)
-        if is_directory or matcher is None or not matcher.matches(_text(path[-1])):
+        if is_directory or matcher is None or not matcher.matches(text_of(path[-1])):
             found.append((path, _follow_match(finder, path)))
     return found
 
 
-def _follow_literal(finder: _Finder, names: list[bytes]) -> tuple[tuple[bytes, ...], _Place]:
+def _follow_literal(finder: Finder, names: list[bytes]) -> tuple[tuple[bytes, ...], Place]:
     place = finder.follow(names)
     before = finder.follow(names, follow_last=False)
     return before.names, place
 
 
-def _follow_match(finder: _Finder, path: tuple[bytes, ...]) -> _Place:
+def _follow_match(finder: Finder, path: tuple[bytes, ...]) -> Place:
     try:
         return finder.follow(path)
     except (PathMissing, UsageError):
-        return _Place(path, None)
+        return Place(path, None)
 
 
 def _expand(
-    finder: _Finder, prefix: list[bytes], parts: list[str]
+    finder: Finder, prefix: list[bytes], parts: list[str]
 ) -> list[tuple[tuple[bytes, ...], Entry]]:
     """Match ``parts`` one level at a time below ``prefix``, in walk order."""
     tests = [compile_name(part) for part in parts]
@@ -365,7 +265,7 @@ def _expand(
             ((*names, entry.name), entry)
             for names, directory in level
             for entry in directory.entries
-            if test(_text(entry.name))
+            if test(text_of(entry.name))
         ]
         level = [
             (names, finder.directory(entry))
@@ -383,19 +283,3 @@ def _matcher(pick: Pick) -> PatternMatcher | None:
     except ValueError as exc:
         raise UsageError(str(exc)) from exc
     return matcher if matcher.patterns else None
-
-
-def _parts(target: bytes) -> list[bytes]:
-    return [name for name in target.split(b"/") if name not in (b"", b".")]
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _shown(names: list[bytes]) -> str:
-    return b"/".join(names).decode("utf-8", "backslashreplace")

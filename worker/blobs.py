@@ -36,12 +36,12 @@ class Blob(NamedTuple):
     Attributes:
         digest: ``sha256:<64 hex>``.
         size: bytes.
-        content: BLAKE3 of the same bytes.
+        blake3: BLAKE3 of the same bytes.
     """
 
     digest: str
     size: int
-    content: Digest
+    blake3: Digest
 
 
 class BlobMissing(StoreError):
@@ -111,27 +111,25 @@ class BlobStore:
 
     # --- writing --------------------------------------------------------------------------
 
-    def writer(
-        self, *, expected: str | None = None, max_bytes: int | None = None
-    ) -> "BlobWriter":
+    def writer(self, *, digest: str | None = None, max_size: int | None = None) -> "BlobWriter":
         """Return a writer for a blob that comes in pieces."""
-        return BlobWriter(self, self._ingest, expected=expected, max_bytes=max_bytes)
+        return BlobWriter(self, self._ingest, digest=digest, max_size=max_size)
 
     def ingest(
         self,
         data: Iterable[bytes | memoryview] | BinaryIO,
         *,
-        expected: str | None = None,
-        max_bytes: int | None = None,
+        digest: str | None = None,
+        max_size: int | None = None,
     ) -> Blob:
         """Write a blob, verify it and keep it; what ``data`` raises leaves nothing behind.
 
         Raises:
-            ContentCorrupt: it is not ``expected``, or is longer than ``max_bytes``.
+            ContentCorrupt: it is not ``digest``, or is longer than ``max_size``.
             StoreError: this disk cannot take it.
         """
         blocks = _blocks(data) if isinstance(data, io.IOBase) else data
-        with self.writer(expected=expected, max_bytes=max_bytes) as writer:
+        with self.writer(digest=digest, max_size=max_size) as writer:
             for block in blocks:
                 writer.write(block)
             return writer.finish()
@@ -204,7 +202,7 @@ class BlobStore:
             return None
 
     def _write_facts(self, blob: Blob) -> None:
-        facts = _Facts(blob.size, blob.content, self._boot)
+        facts = _Facts(blob.size, blob.blake3, self._boot)
         # A torn write reads as no facts at all, and the blob is verified again.
         self._facts_of(blob.digest).write_bytes(msgspec.json.encode(facts))
 
@@ -213,11 +211,11 @@ class BlobWriter:
     """A blob on its way in. Use it as a context: what was not finished is removed at its end."""
 
     def __init__(
-        self, store: BlobStore, directory: Path, *, expected: str | None, max_bytes: int | None
+        self, store: BlobStore, directory: Path, *, digest: str | None, max_size: int | None
     ) -> None:
         self._store = store
-        self._expected = expected
-        self._max_bytes = max_bytes
+        self._expected = digest
+        self._max_size = max_size
         self._path = directory / secrets.token_hex(8)
         self._sha256 = hashlib.sha256()
         self._content = blake3()
@@ -243,12 +241,12 @@ class BlobWriter:
         """Write the next piece; does not keep it.
 
         Raises:
-            ContentCorrupt: more came than ``max_bytes``.
+            ContentCorrupt: more came than ``max_size``.
             StoreError: this disk cannot take it.
         """
         self.size += len(data)
-        if self._max_bytes is not None and self.size > self._max_bytes:
-            raise ContentCorrupt(f"a blob is longer than {self._max_bytes} bytes")
+        if self._max_size is not None and self.size > self._max_size:
+            raise ContentCorrupt(f"a blob is longer than {self._max_size} bytes")
         self._sha256.update(data)
         self._content.update(data)
         left = memoryview(data)

@@ -10,6 +10,7 @@ import click
 from filesync.errors import UsageError
 from filesync.lifetime import wait_for_end
 from worker.process import WorkerOptions, run_worker
+from worker.snapshots import KINDS
 
 
 @click.command(
@@ -42,7 +43,7 @@ Examples:
 )
 @click.option(
     "--snapshotter",
-    type=click.Choice(["auto", "overlay", "copy"]),
+    type=click.Choice(["auto", *KINDS]),
     default="auto",
     show_default=True,
     help="How trees are kept: overlayfs needs root; copy works anywhere.",
@@ -70,7 +71,7 @@ def worker(
         name=name or socket.gethostname(),
         labels=dict(_label(text) for text in labels),
         slots=slots or 0,
-        snapshotter="" if snapshotter == "auto" else snapshotter,
+        snapshotter=None if snapshotter == "auto" else snapshotter,
     )
     asyncio.run(
         run_worker(options, ready=click.echo, stopped=lambda: wait_for_end(until_eof=until_eof))

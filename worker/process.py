@@ -55,7 +55,7 @@ class WorkerOptions:
     Attributes:
         manager: address of the manager.
         listen: address of the data plane; port 0 is any free one.
-        snapshotter: ``overlay``, ``copy``, or empty to choose what works here.
+        snapshotter: ``overlay``, ``copy``, or None to choose what works here.
     """
 
     manager: str
@@ -64,7 +64,7 @@ class WorkerOptions:
     name: str
     labels: dict[str, str] = field(default_factory=dict)
     slots: int = 0
-    snapshotter: str = ""
+    snapshotter: str | None = None
 
 
 async def run_worker(
@@ -257,7 +257,8 @@ class _Link:
             trees.append(body.tree)
         if isinstance(result, Ran):
             trees.extend((*(info.tree for info in result.pulled), result.ref.tree))
-        if isinstance(result, Offered):
+        if isinstance(result, Offered) and not isinstance(body, orders.Offer):
+            # What an offer shows is a part of a ref, and the manager has selected it too.
             trees.append(result.tree)
         nodes = self._service.store.nodes
         for tree in trees:

@@ -53,14 +53,14 @@ class Store:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, state: Path, *, snapshotter: str = "") -> Self:
+    def open(cls, state: Path, *, snapshotter: str | None = None) -> Self:
         """Open the store below ``state`` and clean up what a killed worker left.
 
         Raises:
             StoreError: the directory cannot be used; says what to do.
         """
         nodes = SqliteNodes(state / "nodes.db")
-        snapshots = open_snapshotter(state / "snapshots", nodes, kind=snapshotter or None)
+        snapshots = open_snapshotter(state / "snapshots", nodes, kind=snapshotter)
         store = cls(state, snapshots, nodes)
         store.recover()
         return store

@@ -44,13 +44,16 @@ class Layout:
         removed: names that were taken away.
     """
 
-    def __init__(self, root: Directories, work: WorkDirectory, sources: Sources) -> None:
+    def __init__(
+        self, root: Directories, work: WorkDirectory, *, header: Directory, sources: Sources
+    ) -> None:
+        """Begin with the root, whose metadata shall be ``header``'s: making ``work`` changed it."""
         self.moved = set[bytes]()
         self.removed = 0
         self._root = root
         self._work = work
         self._sources = sources
-        self._touched: list[tuple[bytes, Directory]] = []
+        self._touched: list[tuple[bytes, Directory]] = [(b"", with_entries(header, ()))]
         self._is_superuser = os.geteuid() == 0
 
     def clear(self, visit: Visit, *, keep: bool) -> None:
@@ -81,7 +84,8 @@ class Layout:
         Raises:
             StoreError: this disk; or it does not hold the basis.
         """
-        self._touched.append((visit.path, with_entries(visit.new, ())))
+        if visit.path:
+            self._touched.append((visit.path, with_entries(visit.new, ())))
         fresh = [entry for _, entry in visit.changes if isinstance(entry, Subdirectory)]
         if not fresh:
             return

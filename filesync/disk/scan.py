@@ -44,6 +44,7 @@ from filesync.manifest import (
     group_name,
     grow,
 )
+from filesync.manifest.store import batched
 
 LARGE_BYTES: Final = READ_BYTES
 """Files from this size on are hashed by threads while the small ones are read."""
@@ -105,7 +106,8 @@ def scan(
             cache.begin()
         complete = False
         try:
-            tree = canonical_links(nodes, grow(nodes, _At(b""), scanning.expand))
+            with batched(nodes):
+                tree = canonical_links(nodes, grow(nodes, _At(b""), scanning.expand))
             complete = True
         except MalformedManifest as exc:
             raise StoreError(f"{shown(os.fsencode(root))} fits no manifest: {exc}") from exc

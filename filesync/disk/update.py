@@ -132,7 +132,9 @@ class TreeUpdate:
         """
         self._open()
         sources = Sources(self._basis)
-        self._layout = Layout(self._directories, self._workdir, sources)
+        self._layout = Layout(
+            self._directories, self._workdir, header=self._target.root, sources=sources
+        )
         self._maker = Maker(self._workdir, self._metadata, is_atomic=self._is_atomic)
         self._settler = Settler(
             self._directories,

@@ -44,14 +44,16 @@ def accept_pack(nodes: Nodes, pack: bytes | memoryview) -> list[Digest]:
         MalformedManifest: the pack or a node in it breaks the format.
         NodeMissing: a node came before one that it refers to.
     """
-    return [accept(nodes, node) for node in _unpack(bytes(pack))]
+    return [accept(nodes, node) for node in unpack_nodes(pack)]
 
 
-def _pack(batch: list[bytes]) -> bytes:
-    return zstandard.ZstdCompressor(level=3).compress(_encoder.encode(batch))
+def unpack_nodes(pack: bytes | memoryview) -> list[bytes]:
+    """Return the nodes in ``pack``, unchecked: each is to go through ``accept``.
 
-
-def _unpack(pack: bytes) -> list[bytes]:
+    Raises:
+        MalformedManifest: the pack breaks the format.
+    """
+    pack = bytes(pack)
     try:
         # max_output_size does not bound a frame that states its size, so look first.
         size = zstandard.get_frame_parameters(pack).content_size
@@ -61,3 +63,7 @@ def _unpack(pack: bytes) -> list[bytes]:
         return _decoder.decode(data)
     except (zstandard.ZstdError, msgspec.MsgspecError) as exc:
         raise MalformedManifest(f"not a pack of nodes: {exc}") from exc
+
+
+def _pack(batch: list[bytes]) -> bytes:
+    return zstandard.ZstdCompressor(level=3).compress(_encoder.encode(batch))

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import zstandard
 from filesync.digest import Digest, digest_of, short
 from filesync.errors import NodeMissing, StoreError
 from filesync.manifest.node import MAX_NODE_BYTES, Subdirectory, Summary, decode_trusted
+from filesync.manifest.tree import LayeredNodes, Nodes
 
 VERSION: Final = 1
 _SCHEMA: Final = """
@@ -169,6 +170,7 @@ class SqliteNodes:
                 self._mark(digest, marks)
             # From here on nobody can ask for a tree that is about to go.
             with self._lock:
+                self._flush()
                 for digest in self._vouched:
                     self._mark(digest, marks)
                 return self._remove_unmarked(marks)
@@ -284,6 +286,17 @@ class SqliteNodes:
             f"the manifests in {self._path} cannot be used: {why}; free space if the disk is "
             "full, else stop this process and remove the file: what is lost is scanned again"
         )
+
+
+def batched(nodes: Nodes) -> AbstractContextManager[None]:
+    """Return a transaction of ``nodes``, or of what it writes to, where it has any."""
+    match nodes:
+        case SqliteNodes():
+            return nodes.transaction()
+        case LayeredNodes():
+            return batched(nodes.upper)
+        case _:
+            return nullcontext()
 
 
 class _Hot:

@@ -152,7 +152,7 @@ def summarise(nodes: Nodes, directory: Directory) -> Summary:
     """Return the summary of ``directory``, whose subdirectories are in ``nodes``.
 
     Raises:
-        MalformedManifest: it is deeper than ``MAX_DEPTH``.
+        MalformedManifest: it is deeper than ``MAX_DEPTH``, or larger than a size can say.
     """
     entries = len(directory.entries)
     size = links = depth = 0
@@ -167,6 +167,8 @@ def summarise(nodes: Nodes, directory: Directory) -> Summary:
             depth = max(depth, nodes.summary(entry.tree).depth)
     if depth >= MAX_DEPTH:
         raise MalformedManifest(f"more than {MAX_DEPTH} directories inside each other")
+    if max(size, entries, links) >= 1 << 63:
+        raise MalformedManifest("files of more than 2^63 bytes together")
     return Summary(content_digest(directory), entries, size, links, depth + 1)
 
 

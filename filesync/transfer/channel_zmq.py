@@ -144,7 +144,8 @@ class Channel:
         if self.lost is not None:
             return
         self.lost = error
-        log.info("connection lost: peer=%s reason=%s", self.name, error)
+        level = logging.INFO if self.sends or self.receives or self.calls else logging.DEBUG
+        log.log(level, "connection lost: peer=%s reason=%s", self.name, error)
         for sending in list(self.sends.values()):
             sending.end()
         for receiving in list(self.receives.values()):
@@ -191,7 +192,7 @@ def send_nowait(
     future.result()
 
 
-def bound(socket: zmq.asyncio.Socket) -> None:
+def bound(socket: zmq.asyncio.Socket, address: str) -> None:
     """Set what every socket of the data plane has: limits on queues, frames and silence."""
     socket.linger = 0
     socket.sndhwm = socket.rcvhwm = QUEUED_MESSAGES
@@ -200,4 +201,4 @@ def bound(socket: zmq.asyncio.Socket) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 60_000)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
-    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.IPV6, "[" in address)

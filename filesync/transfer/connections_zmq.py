@@ -43,7 +43,7 @@ class Listener:
         self._counters = counters
         self._channels: dict[bytes, Channel] = {}
         self._socket: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
-        bound(self._socket)
+        bound(self._socket, address)
         # Without it a message to a peer that is gone or slow is dropped and nobody is told.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
@@ -124,7 +124,7 @@ class Link:
         self._handle = handle
         self._address = address
         self._socket: zmq.asyncio.Socket = context.socket(zmq.DEALER)
-        bound(self._socket)
+        bound(self._socket, address)
         self._monitor: zmq.asyncio.Socket = self._socket.get_monitor_socket(
             zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_CLOSED
         )

@@ -37,7 +37,7 @@ def test_a_blob_is_kept_under_its_sha256_with_its_blake3(store: BlobStore) -> No
 
 
 def test_a_blob_can_come_from_a_file_object(store: BlobStore) -> None:
-    assert store.ingest(io.BytesIO(DATA), expected=sha256(DATA)).size == len(DATA)
+    assert store.ingest(io.BytesIO(DATA), digest=sha256(DATA)).size == len(DATA)
 
 
 def test_the_store_is_an_oci_layout(store: BlobStore) -> None:
@@ -47,12 +47,12 @@ def test_the_store_is_an_oci_layout(store: BlobStore) -> None:
 def test_a_blob_that_is_not_the_expected_one_leaves_nothing(store: BlobStore) -> None:
     before = files(store)
     with pytest.raises(ContentCorrupt):
-        store.ingest([DATA], expected=sha256(b"other"))
+        store.ingest([DATA], digest=sha256(b"other"))
     assert files(store) == before
 
 
 def test_a_blob_over_its_limit_is_refused_before_it_is_written(store: BlobStore) -> None:
-    with pytest.raises(ContentCorrupt), store.writer(max_bytes=5) as writer:
+    with pytest.raises(ContentCorrupt), store.writer(max_size=5) as writer:
         writer.write(b"123456")
     assert store.list() == []
 

@@ -5,7 +5,7 @@ the manifest knows. Each directory is finished in one visit: its files, its empt
 subdirectories, its own attributes and time; what comes into the subdirectories later changes
 nothing of it, so few descriptors and no second pass are needed however deep a tree is.
 
-20,000 files of 4 KiB take 0.6 s on tmpfs, 30 us each.
+20,000 files of 4 KiB take 0.40 s on tmpfs, 20 us each; ``cp -a`` takes 0.52 s.
 """
 
 import os

@@ -1,11 +1,9 @@
 """Snapshots as plain directories, each a whole copy: for ordinary users and any file system."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from filesync.disk.handles import open_root, remove_tree
 from filesync.disk.scan import scan
 from filesync.disk.statcache import FINE_SLACK_NS, StatCache
 from filesync.manifest import Manifest
@@ -55,13 +53,8 @@ class CopyDriver:
     def hide(self, number: int) -> None:
         """Nothing was mounted."""
 
-    def destroy(self, number: int) -> None:
-        """Remove the tree."""
-        fd = open_root(self._directory)
-        try:
-            remove_tree(fd, b"%d" % number)
-        finally:
-            os.close(fd)
+    def release(self, number: int) -> None:
+        """Nothing was mounted."""
 
     def _tree(self, number: int) -> Path:
         return self._directory / str(number) / "fs"

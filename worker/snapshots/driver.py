@@ -43,7 +43,7 @@ class Driver(Protocol):
         """Make a writable tree that begins as ``parent``; ``chain`` is empty for no parent.
 
         Raises:
-            StoreError: this disk. What was made until then is there for ``destroy``.
+            StoreError: this disk. What was made until then stays there.
         """
 
     def seal(self, number: int, parent: Manifest, hints: Hints) -> Sealed:
@@ -66,9 +66,9 @@ class Driver(Protocol):
     def hide(self, number: int) -> None:
         """Undo ``show``."""
 
-    def destroy(self, number: int) -> None:
-        """Remove all that there is of ``number``, in use or not; fine if there is nothing.
+    def release(self, number: int) -> None:
+        """Unmount all that there is of ``number``, in use or not, so that it can be removed.
 
         Raises:
-            StoreError: something cannot be removed. What was removed by then is gone.
+            StoreError: the kernel refuses.
         """

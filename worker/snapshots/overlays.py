@@ -74,15 +74,10 @@ class OverlayDriver:
         """Unmount them; a process that still reads there goes on until it closes its files."""
         unmount(self._path(number, "view"), force=True)
 
-    def destroy(self, number: int) -> None:
-        """Unmount and remove everything of ``number``."""
+    def release(self, number: int) -> None:
+        """Unmount everything of ``number``."""
         for name in ("merged", "view"):
             unmount(self._path(number, name), force=True)
-        fd = open_root(self._directory)
-        try:
-            remove_tree(fd, b"%d" % number)
-        finally:
-            os.close(fd)
 
     def _mount(self, overlay: Overlay) -> None:
         try:

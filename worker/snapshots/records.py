@@ -32,6 +32,7 @@ class Record(NamedTuple):
     Attributes:
         number: names its directory.
         parent: the number of the snapshot below it.
+        parent_id: its id.
         tree: its manifest, once committed.
         bytes: what it takes on disk, about.
         boot: which run of the machine it was committed in, until that has been flushed to
@@ -41,6 +42,7 @@ class Record(NamedTuple):
     number: int
     id: str
     parent: int | None
+    parent_id: str | None
     state: State
     tree: Digest | None
     bytes: int
@@ -62,7 +64,10 @@ CREATE TABLE snapshots (
 CREATE INDEX children ON snapshots (parent);
 CREATE TABLE about (kind TEXT NOT NULL) STRICT;
 """
-_COLUMNS: Final = "number, id, parent, state, tree, bytes, boot, created_s"
+_SELECT: Final = """
+SELECT s.number, s.id, s.parent, p.id, s.state, s.tree, s.bytes, s.boot, s.created_s
+FROM snapshots AS s LEFT JOIN snapshots AS p ON p.number = s.parent
+"""
 
 
 class Records:
@@ -81,6 +86,27 @@ class Records:
             self._open(kind)
         except sqlite3.Error as exc:
             raise StoreError(f"{path}: {exc}") from exc
+
+    @staticmethod
+    def kind_of(path: Path) -> str | None:
+        """Return the kind of snapshots that the file is for; None if there is none.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        if not path.exists():
+            return None
+        try:
+            db = sqlite3.connect(path)
+            try:
+                row = db.execute("SELECT kind FROM about").fetchone()
+            finally:
+                db.close()
+        except sqlite3.OperationalError:
+            return None  # a kill came between making the file and filling it
+        except sqlite3.Error as exc:
+            raise StoreError(f"{path}: {exc}") from exc
+        return str(row[0])
 
     def _open(self, kind: str) -> None:
         db = self._db
@@ -139,16 +165,16 @@ class Records:
 
     def find(self, id: str) -> Record | None:
         """Return the row of ``id``."""
-        rows = self._rows(f"SELECT {_COLUMNS} FROM snapshots WHERE id = ?", id)
+        rows = self._rows(f"{_SELECT} WHERE s.id = ?", id)
         return rows[0] if rows else None
 
     def all(self) -> list[Record]:
         """Return all rows, parents first."""
-        return self._rows(f"SELECT {_COLUMNS} FROM snapshots ORDER BY number")
+        return self._rows(f"{_SELECT} ORDER BY s.number")
 
     def has_children(self, number: int) -> bool:
         """Say whether any row stands on ``number``."""
-        return bool(self._rows(f"SELECT {_COLUMNS} FROM snapshots WHERE parent = ?", number))
+        return bool(self._rows(f"{_SELECT} WHERE s.parent = ?", number))
 
     def chain(self, number: int | None) -> list[int]:
         """Return ``number`` and those below it, topmost first."""
@@ -168,7 +194,7 @@ class Records:
     def _rows(self, query: str, *arguments: str | int) -> list[Record]:
         with self._lock:
             rows = self._db.execute(query, arguments).fetchall()
-        return [Record._make(row)._replace(state=State(row[3])) for row in rows]
+        return [Record._make(row)._replace(state=State(row[4])) for row in rows]
 
 
 _CHAIN: Final = """

@@ -17,17 +17,18 @@ drops committed snapshots of which that was not noted, with their children.
 """
 
 import logging
+import os
 import re
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from filesync.digest import Digest
+from filesync.disk.handles import open_root, remove_tree
 from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest, Nodes, empty_manifest
 from worker.snapshots.driver import Driver
@@ -192,17 +193,12 @@ class Snapshotter:
         Raises:
             SnapshotMissing: it is not here.
         """
-        with self._lock:
-            record = self._committed(id)
-            parents = {row.number: row.id for row in self._records.all()}
-        return _committed(record, parents)
+        return _committed(self._committed(id))
 
     def list(self) -> list[Committed]:
         """Return all committed snapshots, parents first."""
-        with self._lock:
-            rows = self._records.all()
-        ids = {row.number: row.id for row in rows}
-        return [_committed(row, ids) for row in rows if row.state is State.COMMITTED]
+        rows = self._records.all()
+        return [_committed(row) for row in rows if row.state is State.COMMITTED]
 
     def view(self, id: str) -> View:
         """Return the whole tree of a committed snapshot, to be read.
@@ -270,22 +266,18 @@ class Snapshotter:
     def _sweep(self) -> None:
         self._driver.open()
         rows = self._records.all()
-        doomed = {row.number for row in rows if self._is_lost(row)}
+        doomed: set[int] = set()
         for row in rows:  # parents come first
-            if row.parent in doomed:
+            if row.parent in doomed or self._is_lost(row):
                 doomed.add(row.number)
-        lost = [r for r in rows if r.number in doomed and r.state is State.COMMITTED]
-        for row in lost:
-            log.warning("snapshot dropped id=%s reason=not-all-on-disk", row.id)
+                if row.state is State.COMMITTED:
+                    log.warning("snapshot dropped id=%s reason=not-all-on-disk", row.id)
         self._records.doom(doomed)
-        numbers = {str(row.number) for row in rows if row.number not in doomed} | {"0"}
-        for left in self._trees.iterdir():
-            if left.name.isdecimal() and left.name not in numbers:
-                doomed.add(int(left.name))
-            elif left.name.startswith(_GONE):
-                doomed.add(int(left.name.removeprefix(_GONE)))
+        keep = {str(row.number) for row in rows if row.number not in doomed} | {"0"}
+        for left in [path.name for path in self._trees.iterdir() if path.name not in keep]:
+            self._remove_tree(left)
         for number in sorted(doomed, reverse=True):  # children before parents
-            self._destroy(number)
+            self._records.delete(number)
 
     def _is_lost(self, row: Record) -> bool:
         return (
@@ -324,17 +316,29 @@ class Snapshotter:
         return Manifest(parent.tree, self._nodes)
 
     def _base_of(self, record: Record) -> Manifest:
-        rows = {row.number: row for row in self._records.all()}
-        return self._base(rows[record.parent] if record.parent is not None else None)
+        parent = record.parent_id
+        return self._base(self._committed(parent) if parent is not None else None)
 
     def _destroy(self, number: int) -> None:
         self._records.doom([number])
-        self._driver.destroy(number)
+        self._driver.release(number)
+        # A crash of the machine can lose the row's turn and keep what was unlinked. Renamed
+        # first, a tree that lacks something is not found under its number.
+        gone = f"gone-{number}"
+        with suppress(FileNotFoundError):
+            (self._trees / str(number)).rename(self._trees / gone)
+            self._remove_tree(gone)
         self._records.delete(number)
 
+    def _remove_tree(self, name: str) -> None:
+        fd = open_root(self._trees)
+        try:
+            remove_tree(fd, os.fsencode(name))
+        finally:
+            os.close(fd)
 
-def _committed(record: Record, ids: Mapping[int, str]) -> Committed:
+
+def _committed(record: Record) -> Committed:
     if record.tree is None:
         raise LocalError(f"snapshot {record.id} is committed and has no manifest")
-    parent = ids[record.parent] if record.parent is not None else None
-    return Committed(record.id, parent, record.tree, record.bytes, record.created_s)
+    return Committed(record.id, record.parent_id, record.tree, record.bytes, record.created_s)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from filesync.disk.scan import scan
-from filesync.manifest import Directory, LayeredNodes, Manifest, MemoryNodes
+from filesync.manifest import Directory, LayeredNodes, Manifest, MemoryNodes, Subdirectory
 from filesync.select import select
 from worker.files import InputTree, perform
 from worker.wire.ops import Action, Copy, FileOp, selector_of
@@ -61,16 +61,15 @@ def subset_of(full: InputTree, op: FileOp, number: int, where: Path) -> InputTre
     nodes = LayeredNodes(MemoryNodes(), full.manifest.nodes)
     subset = select(full.manifest, selector, nodes)
     where.mkdir()
-    for path, entry in sorted(subset.walk(), reverse=True):
+    for path, entry in subset.walk():
         target = where / os.fsdecode(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if hasattr(entry, "tree"):
-            target.mkdir(exist_ok=True)
-            _finish(target, subset.directory(entry.tree))
+        if isinstance(entry, Subdirectory):
+            target.mkdir()
         else:
             os.link(full.root / os.fsdecode(path), target, follow_symlinks=False)
-    for path, entry in sorted(subset.walk(), reverse=True):
-        if hasattr(entry, "tree"):
+    # The deepest first: what is finished must not change any more.
+    for path, entry in reversed(list(subset.walk())):
+        if isinstance(entry, Subdirectory):
             _finish(where / os.fsdecode(path), subset.directory(entry.tree))
     _finish(where, subset.root)
     assert manifest_of(where).tree == subset.tree
@@ -78,6 +77,7 @@ def subset_of(full: InputTree, op: FileOp, number: int, where: Path) -> InputTre
 
 
 def _finish(path: Path, directory: Directory) -> None:
+    os.chown(path, directory.uid, directory.gid)
     for name, value in directory.xattrs:
         os.setxattr(path, name, value)
     path.chmod(directory.mode)

@@ -1,0 +1,83 @@
+"""One tree laid over another."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from filesync.digest import Digest, digest_of
+from filesync.manifest import (
+    Entry,
+    Expansion,
+    File,
+    LayeredNodes,
+    Manifest,
+    MemoryNodes,
+    Nodes,
+    Subdirectory,
+    canonical_links,
+    grow,
+)
+from filesync.manifest.node import LINK_GROUP_BYTES
+
+
+def overlay(base: Manifest, top: Manifest) -> Manifest:
+    """Return ``base`` with all that ``top`` has laid over it.
+
+    Where both have a directory of one name, their entries are united and the directory's own
+    mode, owner and times are ``top``'s, the root's too; where anything else of one name meets,
+    ``top``'s stands alone. New nodes are kept in memory, above those of the two.
+    """
+    if base.tree == top.tree:
+        return top
+    nodes = LayeredNodes(MemoryNodes(), LayeredNodes(top.nodes, base.nodes))
+    base_tree = base.tree
+    if base.summary.links and top.summary.links:
+        # Both name a group by its first path: without this two of one name would become one.
+        base_tree = _with_other_groups(nodes, base_tree)
+    tree = grow(nodes, _Both(base_tree, top.tree), lambda at: _unite(nodes, at))
+    return Manifest(canonical_links(nodes, tree), nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Both:
+    base: Digest
+    top: Digest
+
+
+def _unite(nodes: Nodes, at: _Both) -> Expansion[_Both]:
+    base = Manifest(at.base, nodes).root
+    top = Manifest(at.top, nodes).root
+    entries: dict[bytes, Entry] = {entry.name: entry for entry in base.entries}
+    children: list[tuple[bytes, _Both]] = []
+    for entry in top.entries:
+        below = entries.get(entry.name)
+        if (
+            isinstance(below, Subdirectory)
+            and isinstance(entry, Subdirectory)
+            and below.tree != entry.tree
+        ):
+            del entries[entry.name]
+            children.append((entry.name, _Both(below.tree, entry.tree)))
+        else:
+            entries[entry.name] = entry
+    return Expansion(top, list(entries.values()), children)
+
+
+def _with_other_groups(nodes: Nodes, tree: Digest) -> Digest:
+    manifest = Manifest(tree, nodes)
+
+    def expand(at: Digest) -> Expansion[Digest]:
+        directory = manifest.directory(at)
+        entries: list[Entry] = []
+        children: list[tuple[bytes, Digest]] = []
+        for entry in directory.entries:
+            if isinstance(entry, Subdirectory) and entry.links:
+                children.append((entry.name, entry.tree))
+            elif isinstance(entry, File) and entry.link:
+                other = digest_of(b"base" + entry.link)[:LINK_GROUP_BYTES]
+                entries.append(msgspec.structs.replace(entry, link=other))
+            else:
+                entries.append(entry)
+        return Expansion(directory, entries, children)
+
+    return grow(nodes, tree, expand)

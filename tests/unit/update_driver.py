@@ -1,0 +1,171 @@
+"""Trees on disk for tests of updates: made from short descriptions, scanned, updated."""
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filesync.digest import Digest
+from filesync.disk.scan import scan
+from filesync.disk.update import LocalTree, TreeUpdate, UpdateStats, WantedFile
+from filesync.manifest import File, Manifest, MemoryNodes
+
+SMALL_BYTES = 64 << 10
+
+
+@dataclass(frozen=True)
+class MakeFile:
+    path: str
+    data: bytes = b""
+    mode: int = 0o644
+    mtime_ns: int = 1_000_000_007
+
+
+@dataclass(frozen=True)
+class MakeDirectory:
+    path: str
+    mode: int = 0o755
+    mtime_ns: int = 2_000_000_009
+
+
+@dataclass(frozen=True)
+class MakeSymlink:
+    path: str
+    target: str
+    mtime_ns: int = 3_000_000_011
+
+
+@dataclass(frozen=True)
+class MakeFifo:
+    path: str
+    mode: int = 0o600
+    mtime_ns: int = 4_000_000_013
+
+
+@dataclass(frozen=True)
+class MakeLink:
+    path: str
+    to: str
+
+
+Make = MakeFile | MakeDirectory | MakeSymlink | MakeFifo | MakeLink
+
+
+def build(root: Path, makes: Iterable[Make]) -> None:
+    """Make a tree; what cannot be made because of what is there already is left out."""
+    root.mkdir(exist_ok=True)
+    directories = {root: MakeDirectory("", mtime_ns=5)}
+    for make in makes:
+        path = root / make.path
+        if any(parent.is_symlink() for parent in path.parents):
+            continue
+        for parent in reversed(path.parents):
+            if parent.is_relative_to(root) and not os.path.lexists(parent):
+                with suppress(OSError):
+                    parent.mkdir()
+                    directories[parent] = MakeDirectory("")
+        try:
+            _make(root, path, make)
+        except OSError:
+            continue
+        if isinstance(make, MakeDirectory):
+            directories[path] = make
+    for path, directory in reversed(directories.items()):
+        path.chmod(directory.mode)
+        os.utime(path, ns=(directory.mtime_ns, directory.mtime_ns))
+
+
+def _make(root: Path, path: Path, make: Make) -> None:
+    if os.path.lexists(path):
+        raise FileExistsError
+    match make:
+        case MakeFile():
+            path.write_bytes(make.data)
+            path.chmod(make.mode)
+        case MakeDirectory():
+            path.mkdir()
+            return
+        case MakeSymlink():
+            path.symlink_to(make.target)
+        case MakeFifo():
+            os.mkfifo(path)
+            path.chmod(make.mode)
+        case MakeLink():
+            if not (root / make.to).is_file() or (root / make.to).is_symlink():
+                raise FileNotFoundError
+            os.link(root / make.to, path)
+            return
+    os.utime(path, ns=(make.mtime_ns, make.mtime_ns), follow_symlinks=False)
+
+
+def scanned(root: Path) -> Manifest:
+    nodes = MemoryNodes()
+    return Manifest(scan(root, nodes).tree, nodes)
+
+
+@dataclass
+class Updated:
+    stats: UpdateStats
+    fetched: list[WantedFile] = field(default_factory=list)
+
+    @property
+    def fetched_bytes(self) -> int:
+        return sum(wanted.size for wanted in self.fetched)
+
+
+class Contents:
+    """What a sender has: contents by digest."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self._root = root
+        self._paths: dict[Digest, bytes] = {
+            entry.digest: path for path, entry in manifest.walk() if isinstance(entry, File)
+        }
+
+    def __getitem__(self, digest: Digest) -> bytes:
+        return Path(
+            os.fsdecode(os.path.join(os.fsencode(self._root), self._paths[digest]))
+        ).read_bytes()
+
+
+def hand_in(update: TreeUpdate, wanted: Sequence[WantedFile], contents: Contents) -> None:
+    small = [one for one in wanted if one.size <= SMALL_BYTES]
+    update.write_small([(one, contents[one.digest]) for one in small])
+    for one in wanted:
+        if one.size > SMALL_BYTES:
+            large = update.open_large(one)
+            data = contents[one.digest]
+            for at in range(0, len(data), 50_000):
+                large.write(at, data[at : at + 50_000])
+            large.finish()
+
+
+def update(
+    root: Path,
+    source: Path,
+    *,
+    basis: Manifest | None,
+    target: Manifest,
+    local: Sequence[LocalTree] = (),
+    staging: Path | None = None,
+    atomic: bool = False,
+    preserve_owner: bool = True,
+) -> Updated:
+    """Update ``root`` to ``target``, which ``source`` holds."""
+    one = TreeUpdate(
+        root,
+        basis=basis,
+        target=target,
+        local=local,
+        staging=staging,
+        atomic=atomic,
+        preserve_owner=preserve_owner,
+    )
+    try:
+        one.prepare()
+        wanted = list(one.wanted())
+        hand_in(one, wanted, Contents(source, target))
+        return Updated(one.finish(), wanted)
+    finally:
+        one.abort()
