@@ -1,6 +1,7 @@
 """When a server process ends: on SIGINT, on SIGTERM, or when its parent's pipe closes."""
 
 import asyncio
+import os
 import signal
 import sys
 
@@ -27,6 +28,6 @@ async def wait_for_end(*, until_eof: bool = False) -> None:
 
 
 def _read_or_end(end: asyncio.Event) -> None:
-    if not sys.stdin.buffer.read1(4096):
+    if not os.read(sys.stdin.fileno(), 4096):
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         end.set()

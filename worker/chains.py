@@ -105,9 +105,7 @@ async def pull(
     stats = PullStats()
     if lacking:
         stats = await _fetch_blobs(store, plane, order, on_progress)
-    pulled: list[RefInfo] = []
-    for link in missing:
-        pulled.append(await asyncio.to_thread(_apply_link, store, link))
+    pulled = [await asyncio.to_thread(_apply_link, store, link) for link in missing]
     return stats, tuple(pulled)
 
 

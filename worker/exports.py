@@ -57,8 +57,8 @@ def export(store: Store, order: orders.Export) -> Exported:
             case ExportForm.OCI:
                 manifest, config, hints = write_layout(store, order, root)
                 scanned = scan(root, store.nodes, hints=hints)
-                tree = Manifest(scanned.tree, store.nodes)
-                return Exported(tree, root, stack.pop_all(), manifest, config)
+                layout = Manifest(scanned.tree, store.nodes)
+                return Exported(layout, root, stack.pop_all(), manifest, config)
             case ExportForm.TREE:
                 raise LocalError("a tree is offered as it stands")
             case _:

@@ -263,7 +263,7 @@ class _Link:
         nodes = self._service.store.nodes
         for tree in trees:
             lacking = missing_nodes(nodes, tree, self._known.__contains__)
-            for pack in await asyncio.to_thread(lambda it=lacking: list(pack_nodes(it))):
+            for pack in await asyncio.to_thread(list, pack_nodes(lacking)):
                 self._queue.put_nowait((orders.Nodes(), pack))
             self._learn(Manifest(tree, nodes))
 

@@ -13,7 +13,7 @@ from typing import assert_never
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
-from filesync.select import select
+from filesync.select import Selector, select
 from filesync.transfer import DataPlane, Offer
 from worker import chains, exports
 from worker.exec import ExecState
@@ -134,7 +134,7 @@ class Service:
 
     # --- offers -------------------------------------------------------------------------------
 
-    def _offer(self, ref: Digest, selector: orders.Selector | None) -> Offered:
+    def _offer(self, ref: Digest, selector: Selector | None) -> Offered:
         with contextlib.ExitStack() as stack:
             tree = stack.enter_context(self.store.view(ref))
             manifest = tree.manifest
@@ -150,11 +150,9 @@ class Service:
         return self._opened(manifest, directory, contextlib.ExitStack(), tuple(layers))
 
     async def _export(self, body: orders.Export) -> Offered:
-        match body.form:
-            case orders.ExportForm.TREE:
-                return await asyncio.to_thread(self._offer, body.ref, None)
-            case orders.ExportForm.TAR | orders.ExportForm.OCI:
-                exported = await asyncio.to_thread(exports.export, self.store, body)
+        if body.form is orders.ExportForm.TREE:
+            return await asyncio.to_thread(self._offer, body.ref, None)
+        exported = await asyncio.to_thread(exports.export, self.store, body)
         offered = self._opened(exported.manifest, exported.root, exported.stack)
         return orders.Offered(
             offered.token, offered.tree, (), exported.image_manifest, exported.image_config

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from filesync.manifest.store import SqliteNodes
-from filesync.sources import SourceLease, SourcePool
-
 from filesync.digest import Digest
 from filesync.manifest import Manifest
+from filesync.manifest.store import SqliteNodes
+from filesync.sources import SourceLease, SourcePool
 from worker.blobs import BlobStore
 from worker.refs import RefStore
 from worker.snapshots import SnapshotInUse, Snapshotter, open_snapshotter

@@ -1,6 +1,6 @@
 """Where contents and directories that a target needs may stand already."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
@@ -100,19 +100,3 @@ class Sources:
             return
         if has is not None or len(self.files) < MAX_SOURCES:
             self.files[entry.digest] = where
-
-
-def files_below(manifest: Manifest, seen: set[Digest]) -> Iterator[tuple[bytes, File]]:
-    """Yield (directory's path, file) of a tree, leaving out directories seen before.
-
-    ``seen`` holds content digests of directories, and what is entered is added to it.
-    """
-    stack: list[tuple[bytes, Iterable[Entry]]] = [(b"", manifest.root.entries)]
-    while stack:
-        path, entries = stack.pop()
-        for entry in entries:
-            if isinstance(entry, File):
-                yield path, entry
-            elif isinstance(entry, Subdirectory) and entry.content not in seen:
-                seen.add(entry.content)
-                stack.append((below(path, entry.name), manifest.directory(entry.tree).entries))

@@ -219,32 +219,6 @@ class Settler:
         else:
             self._sources.files[was.digest] = Where(True, b"", name, not was.link)
 
-    def copy_local(
-        self,
-        directories: Directories,
-        path: bytes,
-        file: File,
-        place: Place,
-        dirfd: int,
-        old: File | None,
-        entry: File,
-    ) -> bool:
-        """Copy ``file`` of another tree, whose directories are given; False if that fails.
-
-        Raises:
-            OSError: this disk is full or broken.
-        """
-        with _passing_over(), directories.held(path) as source_dir:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            fd = os.open(file.name, flags, dir_fd=source_dir)
-            try:
-                if self._maker.copy(place, dirfd, entry, fd, replaces=old is not None):
-                    self._tally.add(files_copied=1, bytes_copied=entry.size)
-                    return True
-            finally:
-                os.close(fd)
-        return False
-
     # --- after everything is fetched ------------------------------------------------------
 
     def copy(self, place: Place, dirfd: int, old: Entry | None, entry: File) -> None:

@@ -16,9 +16,8 @@ scan finds as the next basis. Nothing is lost then but the file that was being w
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from blake3 import blake3
 
@@ -26,8 +25,9 @@ from filesync.digest import Digest, short
 from filesync.disk.handles import open_root, shown
 from filesync.disk.large import LargeFile
 from filesync.disk.layout import Layout, drop_default_acl, sweep
+from filesync.disk.local import LocalTree, Missing, copy_contents
 from filesync.disk.metadata import Metadata
-from filesync.disk.reuse import Sources, files_below
+from filesync.disk.reuse import Sources
 from filesync.disk.settle import COPY, LINK, SETTLED, WANTED, Settler
 from filesync.disk.tally import Tally, UpdateStats
 from filesync.disk.visits import Visit, visits
@@ -37,9 +37,6 @@ from filesync.errors import ContentCorrupt, LocalError, MalformedManifest, Store
 from filesync.manifest import File, Manifest, Subdirectory
 
 __all__ = ["LargeFile", "LocalTree", "TreeUpdate", "UpdateStats", "WantedFile"]
-
-_LOCAL_BATCH: Final = 65_536
-"""Contents that are looked for in one walk over the local trees."""
 
 
 class WantedFile(NamedTuple):
@@ -56,19 +53,6 @@ class WantedFile(NamedTuple):
     digest: Digest
     size: int
     replaces: int
-
-
-class LocalTree(NamedTuple):
-    """Another tree on this machine whose contents may be copied."""
-
-    manifest: Manifest
-    root: Path
-
-
-class _Pending(NamedTuple):
-    place: Place
-    entry: File
-    replaces: bool
 
 
 class TreeUpdate:
@@ -119,7 +103,7 @@ class TreeUpdate:
         self._metadata = Metadata(preserve_owner=preserve_owner)
         self._tally = Tally()
         self._states = bytearray()
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Missing] = {}
         self._root: Directories | None = None
         self._work: WorkDirectory | None = None
 
@@ -170,9 +154,10 @@ class TreeUpdate:
 
         Each content above 16 KiB comes once. Called again, it yields what is still missing.
         """
-        for place, ticket, replaces, entry in self._files(WANTED):
-            old_size = replaces.size if replaces is not None else 0
-            self._pending[ticket] = _Pending(place, entry, replaces is not None)
+        for missing in self._files(WANTED):
+            _, ticket, old, entry = missing
+            self._pending[ticket] = missing
+            old_size = old.size if old is not None else 0
             yield WantedFile(ticket, entry.digest, entry.size, old_size)
 
     def write_small(
@@ -206,15 +191,15 @@ class TreeUpdate:
         Raises:
             StoreError: this disk.
         """
-        place, entry, replaces = self._find_pending(wanted)
+        place, _, old, entry = self._find_pending(wanted)
         basis_fd = None
         with self._directories.held(place.path) as dirfd, storing(place.path):
-            if replaces:
+            if old is not None:
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 with suppress(OSError):
                     basis_fd = os.open(entry.name, flags, dir_fd=dirfd)
             try:
-                new = self._maker.open(place, dirfd, entry, replaces=replaces)
+                new = self._maker.open(place, dirfd, entry, replaces=old is not None)
             except BaseException:
                 if basis_fd is not None:
                     os.close(basis_fd)
@@ -326,8 +311,8 @@ class TreeUpdate:
                 elif not isinstance(entry, Subdirectory):
                     self._settler.settle_other(dirfd, old, entry)
 
-    def _files(self, state: int) -> Iterator[tuple[Place, int, File | None, File]]:
-        """Yield (place, ticket, old file, new file) of the files in ``state``."""
+    def _files(self, state: int) -> Iterator[Missing]:
+        """Yield the files in ``state``."""
         states = self._states
         if state not in states:
             return
@@ -338,57 +323,22 @@ class TreeUpdate:
                 if isinstance(entry, File):
                     ticket += 1
                     if states[ticket] == state:
-                        yield place, ticket, old if isinstance(old, File) else None, entry
+                        was = old if isinstance(old, File) else None
+                        yield Missing(place, ticket, was, entry)
 
     def _copy_local(self) -> None:
+        def copy(missing: Missing, source: int, dirfd: int) -> bool:
+            place, _, old, entry = missing
+            if not self._maker.copy(place, dirfd, entry, source, replaces=old is not None):
+                return False
+            self._tally.add(files_copied=1, bytes_copied=entry.size)
+            return True
+
         missing = self._files(WANTED)
-        while batch := list(islice(missing, _LOCAL_BATCH)):
-            wanted: dict[Digest, list[tuple[Place, int, File | None, File]]] = {}
-            for found in batch:
-                wanted.setdefault(found[3].digest, []).append(found)
-            seen = set[Digest]()
-            for manifest, root in self._local:
-                self._copy_from(manifest, root, wanted, seen)
+        for ticket in copy_contents(self._local, missing, root=self._directories, copy=copy):
+            self._states[ticket] = SETTLED
 
-    def _copy_from(
-        self,
-        manifest: Manifest,
-        root: Path,
-        wanted: dict[Digest, list[tuple[Place, int, File | None, File]]],
-        seen: set[Digest],
-    ) -> None:
-        try:
-            directories = Directories(root)
-        except StoreError:
-            return
-        try:
-            for path, file in files_below(manifest, seen):
-                if file.digest in wanted:
-                    left = self._copy_all(directories, path, file, wanted.pop(file.digest))
-                    if left:
-                        wanted[file.digest] = left
-        finally:
-            directories.close()
-
-    def _copy_all(
-        self,
-        directories: Directories,
-        path: bytes,
-        file: File,
-        wanted: list[tuple[Place, int, File | None, File]],
-    ) -> list[tuple[Place, int, File | None, File]]:
-        """Copy one local file to where it is wanted; return where it could not be."""
-        left = []
-        for found in wanted:
-            place, ticket, old, entry = found
-            with self._directories.held(place.path) as dirfd, storing(place.path):
-                if self._settler.copy_local(directories, path, file, place, dirfd, old, entry):
-                    self._states[ticket] = SETTLED
-                else:
-                    left.append(found)
-        return left
-
-    def _find_pending(self, wanted: WantedFile) -> _Pending:
+    def _find_pending(self, wanted: WantedFile) -> Missing:
         try:
             return self._pending[wanted.ticket]
         except KeyError:
@@ -412,7 +362,7 @@ class TreeUpdate:
             found = self._find_pending(wanted)
             if found.place is not place:
                 break
-            put(place, dirfd, found.entry, data, replaces=found.replaces)
+            put(place, dirfd, found.entry, data, replaces=found.old is not None)
             self._states[wanted.ticket] = SETTLED
             pending.pop(wanted.ticket, None)
             at += 1

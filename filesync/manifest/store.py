@@ -331,8 +331,7 @@ def _open(path: Path) -> sqlite3.Connection:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
             db.execute("PRAGMA journal_mode = WAL")
-            db.execute(_SCHEMA)
-            db.execute(f"PRAGMA user_version = {VERSION}")
+            db.executescript(f"BEGIN; {_SCHEMA}; PRAGMA user_version = {VERSION}; COMMIT")
         elif version != VERSION:
             raise StoreError(
                 f"{path} holds manifests of version {version}, and this program knows "

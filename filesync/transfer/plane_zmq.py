@@ -178,11 +178,19 @@ class DataPlane:
         over = asyncio.Event()
         channel.on_lost.append(lambda _: over.set())
         offer.on_close.append(over.set)
-        await channel.send(Serve(offer.token))
+        await self.announce(channel, offer)
         if not offer.is_closed:
             await over.wait()
         if channel.lost is not None and not offer.is_closed:
             raise channel.lost
+
+    async def announce(self, channel: Channel, offer: Offer) -> None:
+        """Tell the listener behind ``channel`` that it may open ``offer`` over it.
+
+        Raises:
+            Unavailable: the connection is lost.
+        """
+        await channel.send(Serve(offer.token))
 
     # --- pulling ----------------------------------------------------------------------------
 

@@ -167,7 +167,7 @@ class TreeServer:
         )
         if place is None or request.dry_run:
             changes = islice(plan.changes(), wire.MAX_CHANGES)
-            return wire.Given(changes=tuple(line[: MAX_DETAIL_CHARS] for line in changes))
+            return wire.Given(changes=tuple(line[:MAX_DETAIL_CHARS] for line in changes))
         if plan.is_done:
             return wire.Given()
         update = TreeUpdate(

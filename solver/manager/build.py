@@ -9,17 +9,17 @@ whose last holder is lost is solved again.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from filesync.digest import Digest
-from filesync.errors import FilesyncError, Unavailable
+from filesync.errors import FilesyncError, NodeMissing, Unavailable
 from filesync.manifest import Manifest
 from solver.errors import NoWorker, OrderFailed, StepFailed
 from solver.keys import content_key, definition_keys, part_read
 from solver.manager.cluster import Cluster
-from solver.manager.deliver import Brought, Delivery, quietly
+from solver.manager.deliver import REF_MISSING, Brought, Delivery, Errands, quietly
 from solver.manager.reach import Part, reaches
 from solver.manager.shared import Client, Shared, Solved
 from solver.manager.workers import WorkerLink
@@ -27,7 +27,7 @@ from solver.place import Placement, explain, place
 from solver.wire import Explained, StartBuild, StepDone, StepStarted
 from worker.wire import orders
 from worker.wire.ops import ImageOp, LocalOp, selector_of
-from worker.wire.orders import Ran
+from worker.wire.orders import FromLocal, Ran
 
 log = logging.getLogger(__name__)
 
@@ -188,18 +188,25 @@ class Build:
             raise Unavailable(f"worker {placement.chosen.worker} left")
         began = time.monotonic()
         worker.running += 1
-        errands: list[Callable[[], Awaitable[None]]] = []
+        errands: Errands = []
         try:
             brought = await self._bring(position, parts, placement, worker, errands)
             self._client.tell(StepStarted(position, worker.name))
             run = orders.Run(vertex.op, tuple(b.order for b in brought), keys, vertex.name)
             ran = await worker.call(run, self._delivery.forward(position))
+        except OrderFailed as exc:
+            if exc.worker == worker.name:
+                self._unlearn(worker, exc.reason, brought)
+            raise
         finally:
             worker.running -= 1
             for errand in errands:
                 await errand()
         if not isinstance(ran, Ran):
             raise OrderFailed(worker.name, "protocol", "answered a run with something else")
+        if len(ran.inputs) != len(brought):
+            detail = f"reports on {len(ran.inputs)} of {len(brought)} inputs"
+            raise OrderFailed(worker.name, "protocol", detail)
         self._keep(worker, ran, keys)
         uses = tuple(b.use(report) for b, report in zip(brought, ran.inputs, strict=True))
         seconds = time.monotonic() - began
@@ -212,21 +219,24 @@ class Build:
         parts: Sequence[Part],
         placement: Placement,
         worker: WorkerLink,
-        errands: list[Callable[[], Awaitable[None]]],
+        errands: Errands,
     ) -> list[Brought]:
         brought: list[Brought] = []
         for index, (part, reach) in enumerate(
             zip(parts, placement.chosen.reaches, strict=True)
         ):
-            one, errand = await self._delivery.bring(position, index, part, reach, worker)
-            errands.append(errand)
-            brought.append(one)
+            brought.append(
+                await self._delivery.bring(position, index, part, reach, worker, errands)
+            )
         return brought
 
     def _where_now(self, part: Part) -> Part:
         """Return ``part`` with the source that a client's tree has got meanwhile."""
         source = self._delivery.source_of(part.position) if part.ref is None else None
-        return part if source is None else replace(part, ref=source)
+        if source is None:
+            return part
+        # A source has no layers: even one that is read whole comes as paths.
+        return replace(part, ref=source, partial=True)
 
     async def _place(self, position: int, parts: Sequence[Part]) -> Placement:
         vertex = self._graph.vertices[position]
@@ -245,6 +255,14 @@ class Build:
         if self._request.explain:
             self._client.tell(Explained(position, explain(placement)))
         return placement
+
+    def _unlearn(self, worker: WorkerLink, reason: str, brought: Sequence[Brought]) -> None:
+        """Believe no longer what a worker's failure shows to be wrong."""
+        if reason == REF_MISSING:
+            here = [b.order.ref for b in brought if isinstance(b.order, FromLocal)]
+            self._shared.cluster.forget(worker, here)
+        elif reason == NodeMissing.code:
+            self._shared.cluster.forget(worker, ())
 
     def _keep(self, worker: WorkerLink, ran: Ran, keys: Sequence[Digest]) -> None:
         """Note a new result and what came to the worker on the way."""

@@ -4,7 +4,7 @@ What is here was announced by the workers and may be stale: a wrong entry costs 
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from filesync.digest import Digest
@@ -75,7 +75,9 @@ class Cluster:
             await worker.learnt.wait()
 
     def add_ref(self, worker: WorkerLink, info: RefInfo) -> None:
-        """Note that ``worker`` holds a ref whole."""
+        """Note that ``worker`` holds a ref whole; one that has left meanwhile holds nothing."""
+        if worker.gone:
+            return
         worker.refs.add(info.ref)
         self._holders.setdefault(info.ref, set()).add(worker.name)
 
@@ -83,6 +85,12 @@ class Cluster:
         """Note that ``worker`` does not hold a ref after all."""
         worker.refs.discard(ref)
         self._forget_holder(ref, worker.name)
+
+    def forget(self, worker: WorkerLink, refs: Iterable[Digest]) -> None:
+        """Note that ``worker`` has removed ``refs``, and directory nodes with them."""
+        worker.known.clear()
+        for ref in refs:
+            self.drop_ref(worker, ref)
 
     def holders(self, ref: Digest) -> list[WorkerLink]:
         """Return the workers that hold ``ref``, the least busy first."""

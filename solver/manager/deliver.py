@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
@@ -22,9 +23,23 @@ from solver.place import Reach
 from solver.wire import InputUse, StepDone, StepOutput, StepProgress, StepStarted
 from worker.wire import orders
 from worker.wire.ops import selector_of
-from worker.wire.orders import InputOrder, InputReport, Link, Mode, Offered, Ran, Replica
+from worker.wire.orders import (
+    InputOrder,
+    InputReport,
+    Link,
+    Mode,
+    Offered,
+    Ran,
+    Replica,
+    Result,
+)
 
 log = logging.getLogger(__name__)
+
+REF_MISSING: Final = "ref-missing"
+"""How a worker says that it does not hold what we believed it did."""
+Errands = list[Callable[[], Awaitable[None]]]
+"""What is to be done once the step has its result or has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +84,32 @@ class Delivery:
         return ref if ref is not None and self._shared.cluster.holders(ref) else None
 
     async def bring(
-        self, consumer: int, index: int, part: Part, reach: Reach, worker: WorkerLink
-    ) -> tuple[Brought, Callable[[], Awaitable[None]]]:
-        """Make ready for ``worker`` to take one input; return how, and what to do afterwards.
+        self,
+        consumer: int,
+        index: int,
+        part: Part,
+        reach: Reach,
+        worker: WorkerLink,
+        errands: Errands,
+    ) -> Brought:
+        """Make ready for ``worker`` to take one input; return how.
+
+        What must be done afterwards is in ``errands`` as soon as it must, so that it is done
+        even when this fails.
 
         Raises:
             InputLost, Unavailable, OrderFailed: a holder is gone or will not; place again.
         """
         if part.ref is None:
-            return await self._bring_context(consumer, index, part, worker)
+            return await self._bring_context(consumer, index, part, worker, errands)
         name = self._graph.vertices[part.position].name
         match reach.mode:
             case Mode.LOCAL:
-                return Brought(orders.FromLocal(part.ref), name), _nothing
+                return Brought(orders.FromLocal(part.ref), name)
             case Mode.PATHS:
-                return await self._bring_paths(consumer, index, part, reach, worker)
+                return await self._bring_paths(consumer, index, part, reach, worker, errands)
             case Mode.LAYERS | Mode.REGISTRY:
-                return await self._bring_layers(part, worker)
+                return await self._bring_layers(part, worker, errands)
 
     async def release(self) -> None:
         """Let the workers collect this build's sources. Idempotent."""
@@ -96,8 +120,8 @@ class Delivery:
                 await quietly(worker.call(orders.Release(sources=(ref,))))
 
     async def _bring_context(
-        self, consumer: int, index: int, part: Part, worker: WorkerLink
-    ) -> tuple[Brought, Callable[[], Awaitable[None]]]:
+        self, consumer: int, index: int, part: Part, worker: WorkerLink, errands: Errands
+    ) -> Brought:
         lock = self._locks.setdefault(part.position, asyncio.Lock())
         async with lock:
             ref = self.source_of(part.position)
@@ -106,9 +130,9 @@ class Delivery:
         held = Part(part.position, ref, part.tree, part.read, part.partial)
         if ref in worker.refs:
             name = self._graph.vertices[part.position].name
-            return Brought(orders.FromLocal(ref), name), _nothing
+            return Brought(orders.FromLocal(ref), name)
         reach = by_paths(worker, part.read)
-        return await self._bring_paths(consumer, index, held, reach, worker)
+        return await self._bring_paths(consumer, index, held, reach, worker, errands)
 
     async def _fill_source(self, position: int, tree: Manifest, worker: WorkerLink) -> Digest:
         """Run a local op: sync a client's tree to ``worker``; return the source's ref."""
@@ -136,32 +160,38 @@ class Delivery:
         return ran.ref.ref
 
     async def _bring_paths(
-        self, consumer: int, index: int, part: Part, reach: Reach, worker: WorkerLink
-    ) -> tuple[Brought, Callable[[], Awaitable[None]]]:
+        self,
+        consumer: int,
+        index: int,
+        part: Part,
+        reach: Reach,
+        worker: WorkerLink,
+        errands: Errands,
+    ) -> Brought:
         assert part.ref is not None
         vertex = self._graph.vertices[consumer]
         source = self._graph.vertices[part.position]
         holder = self._shared.cluster.holder(part.ref, part.position)
         selector = selector_of(vertex.op, index) if part.partial else None
-        offered = await self._offered(holder, orders.Offer(part.ref, selector))
+        offered = await self._offered(holder, orders.Offer(part.ref, selector), errands)
         if offered.tree != part.read.tree:
             raise OrderFailed(holder.name, "stale", "selected another subset than the manager")
         await worker.send_tree(part.read.nodes, offered.tree)
         replica = Replica(holder.name, holder.address, offered.token)
         key = f"{source.stage}:{source.name}:{vertex.stage}:{vertex.name}"
         order = orders.FromPaths(offered.tree, (replica,), key, reach.basis)
-        brought = Brought(order, source.name, (holder.name,), self._whole_bytes(part, worker))
-        return brought, _closing(holder, offered.token)
+        return Brought(order, source.name, (holder.name,), self._whole_bytes(part, worker))
 
-    async def _bring_layers(
-        self, part: Part, worker: WorkerLink
-    ) -> tuple[Brought, Callable[[], Awaitable[None]]]:
+    async def _bring_layers(self, part: Part, worker: WorkerLink, errands: Errands) -> Brought:
         assert part.ref is not None
         records = self._shared.records
         holder = self._shared.cluster.holder(part.ref, part.position)
         lacking = lacking_links(worker, records.chain(part.ref))
         request = orders.OfferLayers(tuple(info.ref for info in lacking))
-        offered = await self._offered(holder, request)
+        offered = await self._offered(holder, request, errands)
+        if len(offered.layers) != len(lacking):
+            detail = f"offered {len(offered.layers)} of {len(lacking)} layers"
+            raise OrderFailed(holder.name, "protocol", detail)
         chain: list[Link] = []
         for info, layer in zip(lacking, offered.layers, strict=True):
             bare = _with_layer(info, layer)
@@ -172,14 +202,33 @@ class Delivery:
         order = orders.FromLayers(tuple(chain), offered.tree, (replica,))
         source = self._graph.vertices[part.position].name
         size = sum(link.layer.size for link in chain)
-        return Brought(order, source, (holder.name,), size), _closing(holder, offered.token)
+        return Brought(order, source, (holder.name,), size)
 
     async def _offered(
-        self, holder: WorkerLink, request: orders.Offer | orders.OfferLayers
+        self,
+        holder: WorkerLink,
+        request: orders.Offer | orders.OfferLayers,
+        errands: Errands,
     ) -> Offered:
-        offered = await holder.call(request)
+        """Have ``holder`` open what is asked for, to be closed by an errand.
+
+        Who is cancelled while it asks waits for the answer: an offer whose token nobody
+        knows would stay open for as long as the worker runs.
+        """
+        asking = asyncio.ensure_future(holder.call(request))
+        try:
+            offered = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            await quietly(_close_late(holder, asking))
+            raise
+        except OrderFailed as exc:
+            if exc.reason == REF_MISSING:
+                asked = (request.ref,) if isinstance(request, orders.Offer) else request.refs
+                self._shared.cluster.forget(holder, asked)
+            raise
         if not isinstance(offered, Offered):
             raise OrderFailed(holder.name, "protocol", "answered an offer with something else")
+        errands.append(_closing(holder, offered.token))
         return offered
 
     def _whole_bytes(self, part: Part, worker: WorkerLink) -> int:
@@ -216,8 +265,10 @@ def _closing(holder: WorkerLink, token: bytes) -> Callable[[], Awaitable[None]]:
     return close
 
 
-async def _nothing() -> None:
-    return None
+async def _close_late(holder: WorkerLink, asking: Awaitable[Result]) -> None:
+    offered = await asking
+    if isinstance(offered, Offered):
+        await holder.call(orders.Release(tokens=(offered.token,)))
 
 
 async def quietly(call: Awaitable[object]) -> None:

@@ -224,9 +224,19 @@ class Server:
             except (OrderFailed, FilesyncError) as exc:
                 log.warning("no answer worker=%s reason=%s", worker.name, exc)
                 continue
+            if isinstance(order, orders.Prune):
+                self._forget_results(worker)
             if isinstance(usage, Usage):
                 rows.append((worker.name, usage.rows))
         client.answer(Usages(tuple(rows)))
+
+    def _forget_results(self, worker: WorkerLink) -> None:
+        """Believe nothing of a pruned worker; what it kept, in use, is learnt again as it is made.
+
+        A build's sources are no results, and no pruning removes them.
+        """
+        results = [ref for ref in worker.refs if self._shared.records.ref(ref) is not None]
+        self.cluster.forget(worker, results)
 
     # --- both ---------------------------------------------------------------------------------
 

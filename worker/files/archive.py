@@ -62,6 +62,7 @@ class Archive:
             if member is None:
                 if self._stream.last not in (b"", _ZERO_BLOCK):
                     raise ArchiveRefused("the archive is damaged: a header makes no sense")
+                self._read_to_end()
                 return
             if member.size < 0:
                 raise ArchiveRefused(f"{member.name!r} says it has {member.size} bytes")
@@ -87,6 +88,14 @@ class Archive:
             raise ArchiveRefused("the archive ends in the middle of a file")
         self._left -= len(data)
         return data
+
+    def _read_to_end(self) -> None:
+        """Read what follows the tar, for the checksum that stands at a compressed stream's end."""
+        try:
+            while self._stream.take(_PIECE_BYTES):
+                pass
+        except _DAMAGED as exc:
+            raise ArchiveRefused(f"the archive is damaged: {exc}") from exc
 
 
 def open_archive(file: IO[bytes]) -> Archive | None:

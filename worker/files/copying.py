@@ -29,8 +29,8 @@ from filesync.manifest import (
 )
 from filesync.select import Match, Pick, Selector, clean, matched, resolve, select
 from worker.files.copier import Copier
-from worker.files.mode import parse_mode
-from worker.files.tree import Place, Tree, join, split, text_of
+from worker.files.mode import ChangeMode, parse_mode
+from worker.files.tree import Owner, Place, Tree, join, split, text_of
 from worker.files.unpack import unpack
 from worker.wire.ops import Copy
 
@@ -44,6 +44,8 @@ class _Copying:
     manifest: Manifest
     source: DirectoryHandles
     copier: Copier
+    owner: Owner | None
+    change_mode: ChangeMode | None
 
 
 def copy(tree: Tree, op: Copy, manifest: Manifest, source: DirectoryHandles) -> None:
@@ -57,17 +59,17 @@ def copy(tree: Tree, op: Copy, manifest: Manifest, source: DirectoryHandles) -> 
     found = matched(manifest, Pick(op.source, exclude=op.exclude, wildcard=op.wildcard))
     if not found:
         return
-    copier = Copier(
-        tree, source, owner=tree.owner_of(op.owner), change_mode=parse_mode(op.mode)
-    )
-    copying = _Copying(op, tree, manifest, source, copier)
+    # Once, before the copy itself can change the account files.
+    owner, change_mode = tree.owner_of(op.owner), parse_mode(op.mode)
+    copier = Copier(tree, source, owner=owner, change_mode=change_mode)
+    copying = _Copying(op, tree, manifest, source, copier, owner, change_mode)
     dest = os.fsencode(op.dest)
     is_into = len(found) > 1 or dest.rpartition(b"/")[2] in (b"", b".")
     for match in found:
         if op.parents:
             _copy_with_parents(copying, match, dest)
         elif (directory := _directory(manifest, match.real)) is not None:
-            target = _into(tree, copying, dest)
+            target = _into(copying, dest)
             reduced, directory = _reduced(copying, match.real, directory)
             copier.copy_contents(reduced, match.real, directory, target)
         else:
@@ -81,7 +83,7 @@ def _copy_file(copying: _Copying, match: Match, dest: bytes, *, is_into: bool) -
         return
     place = tree.find(dest)
     if is_into or (place.is_directory and not place.missing):
-        target = join(_into(tree, copying, dest), split(match.path)[1])
+        target = join(_into(copying, dest), split(match.path)[1])
     elif place.missing:
         above = Place(place.found, place.missing[:-1], is_directory=True)
         target = join(_make(copying, above), place.missing[-1])
@@ -91,23 +93,22 @@ def _copy_file(copying: _Copying, match: Match, dest: bytes, *, is_into: bool) -
 
 
 def _unpacked(copying: _Copying, source: bytes, dest: bytes) -> bool:
-    op, tree = copying.op, copying.tree
     above, name = split(source)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(name, flags, dir_fd=copying.source.open(above)), "rb") as file:
         return unpack(
             file,
-            tree,
-            lambda: _into(tree, copying, dest),
-            owner=tree.owner_of(op.owner),
-            change_mode=parse_mode(op.mode),
+            copying.tree,
+            lambda: _into(copying, dest),
+            owner=copying.owner,
+            change_mode=copying.change_mode,
         )
 
 
 def _copy_with_parents(copying: _Copying, match: Match, dest: bytes) -> None:
     manifest, copier = copying.manifest, copying.copier
     names, pivot = _written(copying.op, match)
-    target = _into(copying.tree, copying, dest)
+    target = _into(copying, dest)
     for end in range(pivot + 1, len(names)):
         real = resolve(manifest, b"/".join(names[:end]))
         header = _directory(manifest, real)
@@ -147,13 +148,13 @@ def _written(op: Copy, match: Match) -> tuple[list[bytes], int]:
     return names, min(len(clean(os.fsencode(head))), len(names)) if pivot else 0
 
 
-def _into(tree: Tree, copying: _Copying, dest: bytes) -> bytes:
+def _into(copying: _Copying, dest: bytes) -> bytes:
     """Return the destination directory, made if it was not there."""
-    return _make(copying, tree.find(dest))
+    return _make(copying, copying.tree.find(dest))
 
 
 def _make(copying: _Copying, place: Place) -> bytes:
-    return copying.tree.make_directories(place, owner=copying.tree.owner_of(copying.op.owner))
+    return copying.tree.make_directories(place, owner=copying.owner)
 
 
 def _reduced(

@@ -15,7 +15,7 @@ from filesync.glob import compile_name, is_pattern, unescape
 from filesync.select import clean
 from worker.files.attributes import Attributes, set_open, set_unopened
 from worker.files.errors import BadPath, PathInTheWay
-from worker.files.tree import Tree, changing, join, split, text_of
+from worker.files.tree import Tree, changing, join, text_of
 from worker.wire.ops import MakeDirectory, MakeFile, MakeSymlink, Remove
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -115,9 +115,12 @@ def _existing(tree: Tree, names: list[str]) -> bytes | None:
         return None
     if above.missing or not above.is_directory:
         return None
-    path = join(above.found, os.fsencode(names[-1]))
+    name = os.fsencode(names[-1])
+    if b"\0" in name:
+        return None
+    path = join(above.found, name)
     try:
-        os.stat(split(path)[1], dir_fd=tree.handles.open(above.found), follow_symlinks=False)
+        os.stat(name, dir_fd=tree.handles.open(above.found), follow_symlinks=False)
     except FileNotFoundError:
         return None
     return path

@@ -332,6 +332,8 @@ def test_an_input_that_is_not_what_its_manifest_says_is_an_error(
         case "socket":
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(os.path.relpath(path))
+        case _:
+            assert kind == "gone"
 
     with pytest.raises(StoreError):
         perform(

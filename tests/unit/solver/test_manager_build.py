@@ -1,0 +1,609 @@
+"""One build against fake workers: what runs, where, how often, and what is left behind."""
+
+import asyncio
+
+import pytest
+
+from solver.errors import NoWorker, StepFailed
+from solver.graph import Graph
+from solver.manager import build as build_module
+from solver.wire import StepDone, StepStarted
+from tests.unit.solver.fakes import FakeWorker, World
+from worker.wire import orders
+from worker.wire.orders import Failed, FromLayers, FromLocal, FromPaths, Mode
+
+SAME = {"out": "the same bytes"}
+
+
+def chain(world: World, *names: str) -> Graph:
+    recipe = world.recipe()
+    at: int | None = None
+    for name in names:
+        at = recipe.run(name, on=at)
+    return recipe.graph()
+
+
+def kinds(worker: FakeWorker) -> list[str]:
+    return [type(order).__name__ for order in worker.orders]
+
+
+def runs(worker: FakeWorker) -> list[orders.Run]:
+    return [order for order in worker.orders if isinstance(order, orders.Run)]
+
+
+# --- order and concurrency ----------------------------------------------------------------------
+
+
+async def test_steps_run_after_what_they_read(world: World) -> None:
+    world.worker("a")
+    await world.build(chain(world, "one", "two", "three"))
+    assert [step for step, _ in world.ran] == ["one", "two", "three"]
+
+
+async def test_independent_steps_run_at_the_same_time(world: World) -> None:
+    world.worker("a")
+    recipe = world.recipe()
+    left, right = recipe.run("left"), recipe.run("right")
+    recipe.run("both", reads={left: "/", right: "/"})
+    world.hold("left", "right")
+    building = asyncio.create_task(world.build(recipe.graph()))
+    await world.wait_for("left")
+    await world.wait_for("right")
+    world.let_go("left", "right")
+    await building
+    assert world.ran_steps() == {"left": 1, "right": 1, "both": 1}
+
+
+async def test_independent_steps_spread_over_workers_when_slots_are_taken(world: World) -> None:
+    world.worker("a", slots=1)
+    world.worker("b", slots=1)
+    recipe = world.recipe()
+    left, right = recipe.run("left"), recipe.run("right")
+    recipe.run("both", reads={left: "/", right: "/"})
+    world.hold("left", "right")
+    building = asyncio.create_task(world.build(recipe.graph()))
+    first, second = await world.wait_for("left"), await world.wait_for("right")
+    assert first is not second
+    world.let_go("left", "right")
+    await building
+
+
+async def test_step_that_the_target_does_not_need_is_not_run(world: World) -> None:
+    world.worker("a")
+    recipe = world.recipe()
+    target = recipe.run("needed")
+    recipe.run("not needed")
+    await world.build(recipe.graph(target))
+    assert world.ran_steps() == {"needed": 1}
+
+
+async def test_step_goes_where_its_labels_are(world: World) -> None:
+    world.worker("a")
+    world.worker("b", labels={"gpu": "yes"})
+    recipe = world.recipe()
+    recipe.run("train", needs=(("gpu", "yes"),))
+    solved = await world.build(recipe.graph())
+    assert solved.worker == "b"
+
+
+async def test_step_waits_for_a_worker_that_fits(world: World) -> None:
+    recipe = world.recipe()
+    recipe.run("train", needs=(("gpu", "yes"),))
+    building = asyncio.create_task(world.build(recipe.graph()))
+    await asyncio.sleep(0)
+    world.worker("a")
+    await asyncio.sleep(0)
+    world.worker("b", labels={"gpu": "yes"})
+    assert (await building).worker == "b"
+
+
+@pytest.mark.parametrize(
+    ("there", "sentence"), [((), "no worker is connected"), (("a",), "no worker has gpu=yes")]
+)
+async def test_step_that_fits_no_worker_ends_the_build_with_a_reason(
+    world: World, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.setattr(build_module, "WAIT_FOR_WORKER_S", 0.0)
+    for name in there:
+        world.worker(name)
+    recipe = world.recipe()
+    recipe.run("train", needs=(("gpu", "yes"),))
+    with pytest.raises(NoWorker, match=f"train: {sentence}"):
+        await world.build(recipe.graph())
+
+
+# --- running once -------------------------------------------------------------------------------
+
+
+async def test_equal_steps_of_one_build_run_once(world: World) -> None:
+    world.worker("a")
+    recipe = world.recipe()
+    first = recipe.run("first", command="make")
+    second = recipe.run("second", command="make")
+    recipe.run("both", reads={first: "/", second: "/"})
+    client = world.client()
+    await world.build(recipe.graph(), client)
+    steps = world.ran_steps()
+    assert steps["first"] + steps["second"] == 1
+    assert sorted(done.shared for done in client.done().values()) == [False, False, True]
+
+
+async def test_equal_steps_of_two_builds_run_once(world: World) -> None:
+    world.worker("a")
+    world.hold("make")
+    first = asyncio.create_task(world.build(chain(world, "make", "left")))
+    await world.wait_for("make")
+    second = asyncio.create_task(world.build(chain(world, "make", "right")))
+    await asyncio.sleep(0)
+    world.let_go("make")
+    await asyncio.gather(first, second)
+    assert world.ran_steps() == {"make": 1, "left": 1, "right": 1}
+
+
+async def test_steps_that_become_equal_by_content_run_once(world: World) -> None:
+    """Their inputs are made by different commands and turn out to be the same."""
+    world.worker("a")
+    world.gives |= {"gcc": SAME, "clang": SAME}
+    recipe = world.recipe()
+    gcc, clang = recipe.run("gcc"), recipe.run("clang")
+    one = recipe.run("test one", on=gcc, command="test")
+    two = recipe.run("test two", on=clang, command="test")
+    recipe.run("both", reads={one: "/", two: "/"})
+    await world.build(recipe.graph())
+    steps = world.ran_steps()
+    assert steps["test one"] + steps["test two"] == 1
+
+
+async def test_build_that_waits_for_another_runs_the_step_itself_if_that_one_is_ended(
+    world: World,
+) -> None:
+    world.worker("a")
+    world.hold("make")
+    first = asyncio.create_task(world.build(chain(world, "make")))
+    await world.wait_for("make")
+    second = asyncio.create_task(world.build(chain(world, "make")))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait({first})
+    await world.wait_for("make")
+    world.let_go("make")
+    await second
+    assert world.ran_steps() == {"make": 2}
+
+
+# --- the cache ----------------------------------------------------------------------------------
+
+
+async def test_second_build_runs_nothing(world: World) -> None:
+    worker = world.worker("a")
+    first = await world.build(chain(world, "one", "two"))
+    worker.orders.clear()
+    client = world.client()
+    assert await world.build(chain(world, "one", "two"), client) == first
+    assert worker.orders == []
+    assert client.events == [StepDone(1, "a", cached=True)]
+
+
+async def test_definition_hit_does_not_look_at_its_inputs(world: World) -> None:
+    """The worker that held only the input is gone; nobody asks for it."""
+    first = world.worker("a", labels={"first": ""})
+    second = world.worker("b")
+    recipe = world.recipe()
+    made = recipe.run("make", needs=(("first", ""),))
+    recipe.run("take", reads={made: "/make"}, needs=(("name", "b"),))
+    await world.build(recipe.graph())
+    world.lose(first)
+    world.ran.clear()
+    second.orders.clear()
+    await world.build(recipe.graph())
+    assert second.orders == []
+    assert world.ran == []
+
+
+async def test_input_rebuilt_to_the_same_bytes_stops_what_follows(world: World) -> None:
+    world.worker("a")
+    world.gives |= {"make -j1": SAME, "make -j8": SAME}
+    await world.build(chain(world, "make -j1", "two", "three"))
+    world.ran.clear()
+    await world.build(chain(world, "make -j8", "two", "three"))
+    assert world.ran_steps() == {"make -j8": 1}
+
+
+async def test_content_hit_is_a_definition_hit_from_then_on(world: World) -> None:
+    worker = world.worker("a")
+    world.gives |= {"make -j1": SAME, "make -j8": SAME}
+    await world.build(chain(world, "make -j1", "two"))
+    await world.build(chain(world, "make -j8", "two"))
+    assert kinds(worker)[-1] == "AddKeys", "the worker remembers it too"
+    worker.orders.clear()
+    await world.build(chain(world, "make -j8", "two"))
+    assert worker.orders == []
+
+
+async def test_change_outside_what_a_step_reads_does_not_run_it_again(world: World) -> None:
+    world.worker("a")
+    recipe = world.recipe()
+    context = recipe.local({"src/main.c": "int", "notes": "old"})
+    recipe.run("compile", reads={context: "/src"})
+    await world.build(recipe.graph())
+    changed = world.recipe()
+    context = changed.local({"src/main.c": "int", "notes": "new"})
+    changed.run("compile", reads={context: "/src"})
+    client = world.client()
+    world.ran.clear()
+    await world.build(changed.graph(), client)
+    assert world.ran == []
+    assert client.served == [], "nor is the context sent"
+
+
+async def test_no_cache_runs_every_step_once(world: World) -> None:
+    world.worker("a")
+    graph = chain(world, "one", "two")
+    await world.build(graph)
+    world.ran.clear()
+    await world.build(graph, no_cache=True)
+    assert world.ran_steps() == {"one": 1, "two": 1}
+
+
+async def test_no_cache_keeps_images_which_cannot_change(world: World) -> None:
+    world.worker("a")
+    recipe = world.recipe()
+    image = recipe.image(recipe.local({"index.json": "{}"}, name="layout"))
+    recipe.run("make", on=image)
+    await world.build(recipe.graph())
+    world.ran.clear()
+    await world.build(recipe.graph(), no_cache=True)
+    assert world.ran_steps() == {"make": 1}
+
+
+async def test_ignore_cache_runs_that_step_and_what_it_changes(world: World) -> None:
+    world.worker("a")
+    recipe = world.recipe()
+    first = recipe.run("one")
+    second = recipe.run("two", on=first, ignore_cache=True)
+    recipe.run("three", on=second)
+    await world.build(recipe.graph())
+    world.ran.clear()
+    await world.build(recipe.graph(second))
+    assert world.ran_steps() == {"two": 1}
+
+
+async def test_record_that_nobody_holds_any_more_is_no_hit(world: World) -> None:
+    first = world.worker("a")
+    await world.build(chain(world, "one"))
+    world.lose(first)
+    world.worker("b")
+    solved = await world.build(chain(world, "one"))
+    assert solved.worker == "b"
+
+
+# --- bringing inputs ----------------------------------------------------------------------------
+
+
+async def test_input_that_is_there_is_not_moved(world: World) -> None:
+    worker = world.worker("a")
+    await world.build(chain(world, "one", "two"))
+    assert kinds(worker) == ["Run", "Run"]
+    (order,) = runs(worker)[1].inputs
+    assert isinstance(order, FromLocal)
+
+
+async def test_subpath_moves_alone_from_worker_to_worker(world: World) -> None:
+    maker = world.worker("a", labels={"first": ""})
+    taker = world.worker("b")
+    world.gives["make"] = {"out/tool": "elf", "out/tool.o": "object", "log": "noise"}
+    recipe = world.recipe()
+    made = recipe.run("make", needs=(("first", ""),))
+    recipe.run("take", reads={made: "/out/tool"}, needs=(("name", "b"),))
+    client = world.client()
+    await world.build(recipe.graph(), client)
+    (order,) = runs(taker)[0].inputs
+    assert isinstance(order, FromPaths)
+    assert [one.worker for one in order.replicas] == ["a"]
+    assert kinds(maker) == ["Run", "Offer", "Release"]
+    (use,) = client.done()[1].inputs
+    assert (use.mode, use.source, use.workers, use.bytes_moved) == (Mode.PATHS, "make", ("a",), 3)
+
+
+async def test_whole_tree_moves_as_layers_and_only_those_that_are_lacking(world: World) -> None:
+    maker = world.worker("a", labels={"first": ""})
+    taker = world.worker("b")
+    here, there = (("first", ""),), (("name", "b"),)
+    recipe = world.recipe()
+    base = recipe.run("base", needs=here)
+    over = recipe.run("over", on=base, needs=here)
+    first = recipe.run("first", on=base, needs=there)
+    await world.build(recipe.graph(first))
+    recipe.run("second", on=over, needs=there)
+    await world.build(recipe.graph())
+    pulled = [order for run in runs(taker) for order in run.inputs]
+    assert all(isinstance(order, FromLayers) for order in pulled)
+    lengths = [len(order.chain) for order in pulled if isinstance(order, FromLayers)]
+    assert lengths == [1, 1], "the base is there when what stands on it is pulled"
+    assert kinds(maker).count("OfferLayers") == 2
+
+
+async def test_context_is_sent_by_the_client_once_though_two_workers_read_it(
+    world: World,
+) -> None:
+    world.worker("a")
+    world.worker("b")
+    recipe = world.recipe()
+    context = recipe.local({"left": "l", "right": "r"})
+    left = recipe.run("left", reads={context: "/left"}, needs=(("name", "a"),))
+    right = recipe.run("right", reads={context: "/right"}, needs=(("name", "b"),))
+    recipe.run("both", reads={left: "/", right: "/"})
+    client = world.client()
+    await world.build(recipe.graph(), client)
+    assert len(client.served) == 1
+    used = [use for at in (left, right) for use in client.done()[at].inputs]
+    assert sorted(use.mode for use in used) == [Mode.LOCAL, Mode.PATHS]
+
+
+async def test_context_read_whole_on_two_workers_is_synced_not_layered(world: World) -> None:
+    world.worker("a")
+    world.worker("b")
+    recipe = world.recipe()
+    layout = recipe.local({"index.json": "{}"}, name="layout")
+    one = recipe.image(layout, "one", manifest="sha256:" + "1" * 64)
+    two = recipe.image(layout, "two", manifest="sha256:" + "2" * 64)
+    first = recipe.run("first", on=one, needs=(("name", "a"),))
+    second = recipe.run("second", on=two, needs=(("name", "b"),))
+    recipe.run("both", reads={first: "/", second: "/"})
+    client = world.client()
+    await world.build(recipe.graph(), client)
+    assert len(client.served) == 1
+
+
+async def test_path_that_an_input_lacks_ends_the_build_and_names_both(world: World) -> None:
+    world.worker("a")
+    recipe = world.recipe()
+    made = recipe.run("make")
+    recipe.run("take", reads={made: "/out/tool"})
+    with pytest.raises(StepFailed) as failed:
+        await world.build(recipe.graph())
+    assert str(failed.value) == "take: 'out/tool' is not there in make"
+    assert (failed.value.position, failed.value.reason) == (1, "path-missing")
+
+
+# --- when things fail ---------------------------------------------------------------------------
+
+
+async def test_failed_step_ends_the_build_and_is_named(world: World) -> None:
+    world.worker("a")
+    world.fails["two"] = [Failed("op-failed", "exit status 3", 3, "last words")]
+    with pytest.raises(StepFailed) as failed:
+        await world.build(chain(world, "one", "two", "three"))
+    error = failed.value
+    assert (error.position, error.name, error.exit_status, error.tail) == (1, "two", 3, "last words")
+    assert world.ran_steps() == {"one": 1, "two": 1}, "and is not tried again"
+
+
+async def test_failed_step_cancels_what_runs_beside_it(world: World) -> None:
+    worker = world.worker("a")
+    recipe = world.recipe()
+    slow, bad = recipe.run("slow"), recipe.run("bad")
+    recipe.run("both", reads={slow: "/", bad: "/"})
+    world.hold("slow", "bad")
+    world.fails["bad"] = [Failed("op-failed", "exit status 1", 1)]
+    building = asyncio.create_task(world.build(recipe.graph()))
+    await world.wait_for("slow")
+    await world.wait_for("bad")
+    world.let_go("bad")
+    with pytest.raises(StepFailed, match="bad"):
+        await building
+    assert len(worker.cancelled) == 1
+
+
+async def test_offers_are_closed_when_the_step_that_takes_them_fails(world: World) -> None:
+    maker = world.worker("a")
+    world.worker("b")
+    world.fails["take"] = [Failed("op-failed", "exit status 1", 1)]
+    recipe = world.recipe()
+    made = recipe.run("make", needs=(("name", "a"),))
+    recipe.run("take", reads={made: "/make"}, needs=(("name", "b"),))
+    with pytest.raises(StepFailed):
+        await world.build(recipe.graph())
+    assert kinds(maker) == ["Run", "Offer", "Release"]
+
+
+async def test_offer_of_another_subset_than_ours_is_closed_and_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = world.worker("a")
+    world.worker("b")
+    lie = world.recipe().local({"something": "else"})
+    monkeypatch.setattr(
+        maker, "_offered", lambda _, honest=maker._offered: honest(world.nodes_of(lie))
+    )
+    recipe = world.recipe()
+    made = recipe.run("make", needs=(("name", "a"),))
+    recipe.run("take", reads={made: "/make"}, needs=(("name", "b"),))
+    with pytest.raises(StepFailed, match="selected another subset"):
+        await world.build(recipe.graph())
+
+
+async def test_step_whose_worker_is_lost_runs_on_another(world: World) -> None:
+    world.worker("a")
+    world.worker("b")
+    world.hold("make")
+    client = world.client()
+    building = asyncio.create_task(world.build(chain(world, "make"), client))
+    world.lose(await world.wait_for("make"))
+    survivor = await world.wait_for("make")
+    world.let_go("make")
+    assert (await building).worker == survivor.link.name == "b"
+    started = [event for event in client.events if isinstance(event, StepStarted)]
+    assert started == [StepStarted(0, "a"), StepStarted(0, "b")]
+
+
+async def test_input_whose_last_holder_is_lost_is_solved_again(world: World) -> None:
+    first = world.worker("a")
+    world.worker("b")
+    recipe = world.recipe()
+    made = recipe.run("make", needs=())
+    recipe.run("take", on=made, needs=(("name", "b"),))
+    world.hold("take")
+    building = asyncio.create_task(world.build(recipe.graph()))
+    await world.wait_for("take")
+    assert world.ran == [("make", "a"), ("take", "b")]
+    world.lose(first)
+    world.fails["take"] = [Failed("unavailable", "the peer is gone")]
+    world.let_go("take")
+    assert (await building).worker == "b"
+    assert world.ran_steps() == {"make": 1, "take": 2}, "b had pulled the input's layers"
+
+
+async def test_lost_input_that_nobody_pulled_runs_again_elsewhere(world: World) -> None:
+    first = world.worker("a")
+    world.worker("b")
+    recipe = world.recipe()
+    made = recipe.run("make")
+    other = recipe.run("other", needs=(("name", "b"),))
+    recipe.run("take", reads={made: "/make", other: "/other"}, needs=(("name", "b"),))
+    world.hold("other")
+    building = asyncio.create_task(world.build(recipe.graph()))
+    await world.wait_for("other")
+    while not first.held:
+        await asyncio.sleep(0)
+    world.lose(first)
+    world.let_go("other")
+    await building
+    assert ("make", "b") in world.ran
+    assert world.ran_steps() == {"make": 2, "other": 1, "take": 1}
+
+
+async def test_context_whose_holder_is_lost_is_sent_again(world: World) -> None:
+    first = world.worker("a")
+    world.worker("b")
+    recipe = world.recipe()
+    context = recipe.local({"file": "text"})
+    recipe.run("take", reads={context: "/file"})
+    world.hold("take")
+    client = world.client()
+    building = asyncio.create_task(world.build(recipe.graph(), client))
+    assert await world.wait_for("take") is first
+    world.lose(first)
+    await world.wait_for("take")
+    world.let_go("take")
+    await building
+    assert [address for _, address in client.served] == ["tcp://a", "tcp://b"]
+
+
+async def test_result_that_a_holder_has_dropped_costs_a_round_trip_and_no_build(
+    world: World,
+) -> None:
+    maker = world.worker("a")
+    world.worker("b")
+    recipe = world.recipe()
+    made = recipe.run("make", needs=(("name", "a"),))
+    await world.build(recipe.graph())
+    maker.held.clear()
+    recipe.run("take", reads={made: "/make"}, needs=(("name", "b"),))
+    world.ran.clear()
+    await world.build(recipe.graph())
+    assert world.ran_steps() == {"make": 1, "take": 1}
+
+
+async def test_local_input_that_the_worker_has_dropped_is_made_again(world: World) -> None:
+    maker = world.worker("a")
+    await world.build(chain(world, "make"))
+    maker.held.clear()
+    world.ran.clear()
+    await world.build(chain(world, "make", "take"))
+    assert world.ran_steps() == {"take": 2, "make": 1}
+
+
+async def test_worker_that_leaves_as_it_answers_is_no_holder(world: World) -> None:
+    first = world.worker("a")
+    world.worker("b")
+    world.hold("make")
+    building = asyncio.create_task(world.build(chain(world, "make")))
+    await world.wait_for("make")
+    answer = first.link.answer
+
+    def answer_and_leave(number: int, result: orders.Result) -> None:
+        answer(number, result)
+        world.lose(first)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(first.link), "answer", lambda _, n, r: answer_and_leave(n, r))
+        world.let_go("make")
+        while "a" in world.workers:
+            await asyncio.sleep(0)
+    solved = await building
+    assert solved.ref is not None
+    assert [one.name for one in world.shared.cluster.holders(solved.ref)] == ["b"]
+
+
+async def test_step_that_loses_its_worker_again_and_again_is_given_up(world: World) -> None:
+    world.worker("a")
+    world.fails["make"] = [Failed("unavailable", "no peer") for _ in range(20)]
+    with pytest.raises(StepFailed, match="gave up after 4 tries: worker a: no peer"):
+        await world.build(chain(world, "make"))
+    assert world.ran_steps() == {"make": 4}
+
+
+async def test_answer_with_too_few_reports_is_the_workers_fault(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = world.worker("a")
+    answer = type(worker.link).answer
+
+    def shortened(link: object, number: int, result: orders.Result) -> None:
+        if isinstance(result, orders.Ran):
+            result = orders.Ran(result.ref)
+        answer(worker.link, number, result)
+
+    monkeypatch.setattr(type(worker.link), "answer", shortened)
+    with pytest.raises(StepFailed, match="reports on 0 of 1 inputs"):
+        await world.build(chain(world, "one", "two"))
+
+
+# --- ending a build -----------------------------------------------------------------------------
+
+
+async def test_cancelled_build_cancels_its_orders(world: World) -> None:
+    worker = world.worker("a")
+    recipe = world.recipe()
+    left, right = recipe.run("left"), recipe.run("right")
+    recipe.run("both", reads={left: "/", right: "/"})
+    world.hold("left", "right")
+    building = asyncio.create_task(world.build(recipe.graph()))
+    await world.wait_for("left")
+    await world.wait_for("right")
+    building.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await building
+    assert sorted(worker.cancelled) == [1, 2]
+
+
+async def test_cancelled_build_closes_its_offers_and_lets_its_context_go(world: World) -> None:
+    world.worker("a")
+    world.worker("b")
+    recipe = world.recipe()
+    context = recipe.local({"file": "text"})
+    made = recipe.run("make", needs=(("name", "a"),))
+    recipe.run("take", reads={context: "/file", made: "/make"}, needs=(("name", "b"),))
+    world.hold("take")
+    building = asyncio.create_task(world.build(recipe.graph()))
+    await world.wait_for("take")
+    assert world.workers["a"].tokens
+    assert world.workers["b"].sources
+    building.cancel()
+    await asyncio.wait({building})
+    world.check_idle()
+
+
+async def test_cancelled_build_leaves_what_another_build_waits_for(world: World) -> None:
+    world.worker("a")
+    world.hold("make")
+    first = asyncio.create_task(world.build(chain(world, "make")))
+    await world.wait_for("make")
+    second = asyncio.create_task(world.build(chain(world, "make", "more")))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.wait({second})
+    world.let_go("make")
+    await first
+    assert world.ran_steps() == {"make": 1}

@@ -1,0 +1,201 @@
+"""Diffs of manifests: what they say, what they cost, and that they can be applied."""
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filesync.diff import apply, bytes_to_fetch, bytes_to_fetch_at_most, diff
+from filesync.digest import Digest, digest_of
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    Directory,
+    Entry,
+    Expansion,
+    File,
+    Manifest,
+    MemoryNodes,
+    Subdirectory,
+    Symlink,
+    empty_manifest,
+    grow,
+    put,
+    subdirectory,
+    with_entries,
+)
+
+names = st.sampled_from([b"a", b"b", b"c", b"\xff"])
+
+
+class Tree(msgspec.Struct):
+    header: Directory
+    files: dict[bytes, Entry]
+    below: dict[bytes, "Tree"]
+
+
+def file(name: bytes, data: bytes, mtime_ns: int = 0) -> File:
+    return File(name, 0o644, 0, 0, mtime_ns, len(data), digest_of(data))
+
+
+headers = st.builds(
+    Directory,
+    st.sampled_from([0o755, 0o700]),
+    st.just(0),
+    st.just(0),
+    st.integers(0, 2),
+    st.just(()),
+    st.just(()),
+)
+leaves = st.one_of(
+    st.builds(file, names, st.sampled_from([b"", b"x", b"yy", b"zzz"]), st.integers(0, 1)),
+    st.builds(
+        Symlink, names, st.just(0), st.just(0), st.just(0), st.sampled_from([b"a", b"b"])
+    ),
+)
+
+
+def _tree(header: Directory, leaves: list[Entry], below: dict[bytes, Tree]) -> Tree:
+    files = {leaf.name: leaf for leaf in leaves if leaf.name not in below}
+    return Tree(header, files, below)
+
+
+flat = st.builds(_tree, headers, st.lists(leaves, max_size=4), st.just({}))
+trees = st.recursive(
+    flat,
+    lambda inner: st.builds(
+        _tree,
+        headers,
+        st.lists(leaves, max_size=4),
+        st.dictionaries(names, inner, max_size=3),
+    ),
+    max_leaves=8,
+)
+
+
+def manifest(nodes: MemoryNodes, tree: Tree) -> Manifest:
+    def expand(at: Tree) -> Expansion[Tree]:
+        return Expansion(at.header, list(at.files.values()), list(at.below.items()))
+
+    return Manifest(grow(nodes, tree, expand), nodes)
+
+
+@given(trees, trees)
+def test_applying_the_diff_of_two_trees_to_the_one_gives_the_other(
+    old: Tree, new: Tree
+) -> None:
+    nodes = MemoryNodes()
+    before, after = manifest(nodes, old), manifest(nodes, new)
+    assert apply(nodes, before, diff(before, after)) == after.tree
+    assert apply(nodes, None, diff(None, after)) == after.tree
+    assert list(diff(after, after)) == []
+
+
+@given(trees, trees)
+def test_a_diff_lists_exactly_the_names_that_differ(old: Tree, new: Tree) -> None:
+    nodes = MemoryNodes()
+    before, after = manifest(nodes, old), manifest(nodes, new)
+    was, shall = dict(before.walk()), dict(after.walk())
+    removed, added, changed = set(), set(), set()
+    for one in diff(before, after):
+        prefix = one.path + b"/" if one.path else b""
+        removed |= {prefix + entry.name for entry in one.removed}
+        added |= {prefix + entry.name for entry in one.added}
+        changed |= {prefix + entry.name for _, entry in one.changed}
+
+    def is_below(path: bytes, tops: set[bytes]) -> bool:
+        return any(path.startswith(top + b"/") for top in tops)
+
+    assert {
+        p for p in was.keys() - shall.keys() if not is_below(p, removed | changed)
+    } == removed
+    assert {p for p in shall.keys() - was.keys() if not is_below(p, added | changed)} == added
+    for path in changed:
+        assert was[path] != shall[path]
+        assert not (
+            isinstance(was[path], Subdirectory) and isinstance(shall[path], Subdirectory)
+        )
+
+
+@given(trees, trees)
+def test_bytes_to_fetch_are_those_of_contents_that_the_basis_lacks(
+    old: Tree, new: Tree
+) -> None:
+    nodes = MemoryNodes()
+    before, after = manifest(nodes, old), manifest(nodes, new)
+
+    def contents(of: Manifest) -> dict[Digest, int]:
+        return {e.digest: e.size for _, e in of.walk() if isinstance(e, File)}
+
+    assert bytes_to_fetch(None, after) == sum(contents(after).values())
+    assert bytes_to_fetch(before, before) == 0
+    exact = bytes_to_fetch(before, after)
+    lacking = contents(after).items() - contents(before).items()
+    assert sum(size for _, size in lacking) <= exact <= bytes_to_fetch_at_most(before, after)
+
+
+class CountingNodes(MemoryNodes):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def read(self, digest: Digest) -> bytes:
+        self.reads += 1
+        return super().read(digest)
+
+
+def wide(nodes: MemoryNodes, data: bytes) -> Manifest:
+    """A tree of 100 directories; the content of one file is ``data``."""
+    entries: list[Entry] = []
+    for number in range(100):
+        name = b"%03d" % number
+        content = data if number == 50 else name
+        below = with_entries(EMPTY_DIRECTORY, [file(b"f", content)])
+        entries.append(subdirectory(nodes, name, put(nodes, below)))
+    return Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, entries)), nodes)
+
+
+def test_only_directories_that_differ_are_read() -> None:
+    nodes = CountingNodes()
+    old, new = wide(nodes, b"old"), wide(nodes, b"newer")
+    nodes.reads = 0
+    changes = list(diff(old, new))
+    assert nodes.reads == 4
+    assert [one.path for one in changes] == [b"", b"050"]
+    assert changes[1].changed == ((file(b"f", b"old"), file(b"f", b"newer")),)
+    assert bytes_to_fetch(old, new) == bytes_to_fetch_at_most(old, new) == 5
+
+
+def test_a_moved_directory_costs_nothing_and_is_not_entered_by_the_cheap_estimate() -> None:
+    nodes = CountingNodes()
+    inner = put(nodes, with_entries(EMPTY_DIRECTORY, [file(b"f", b"content")]))
+    old = put(nodes, with_entries(EMPTY_DIRECTORY, [subdirectory(nodes, b"a", inner)]))
+    new = put(nodes, with_entries(EMPTY_DIRECTORY, [subdirectory(nodes, b"b", inner)]))
+    before, after = Manifest(old, nodes), Manifest(new, nodes)
+    assert bytes_to_fetch(before, after) == 0
+    nodes.reads = 0
+    assert bytes_to_fetch_at_most(before, after) == 0
+    assert nodes.reads == 2
+
+
+def test_a_content_that_the_target_has_twice_counts_once() -> None:
+    nodes = MemoryNodes()
+    twice = put(
+        nodes, with_entries(EMPTY_DIRECTORY, [file(b"a", b"data"), file(b"b", b"data")])
+    )
+    after = Manifest(twice, nodes)
+    assert bytes_to_fetch(None, after) == 4
+    assert bytes_to_fetch(empty_manifest(nodes), after) == 4
+
+
+def test_deep_trees_are_diffed_without_recursion() -> None:
+    nodes = MemoryNodes()
+
+    def deep(data: bytes) -> Manifest:
+        digest = put(nodes, with_entries(EMPTY_DIRECTORY, [file(b"f", data)]))
+        for _ in range(2000):
+            entry = subdirectory(nodes, b"d", digest)
+            digest = put(nodes, with_entries(EMPTY_DIRECTORY, [entry]))
+        return Manifest(digest, nodes)
+
+    old, new = deep(b"1"), deep(b"2")
+    assert sum(1 for _ in diff(old, new)) == 2001
+    assert apply(nodes, old, diff(old, new)) == new.tree

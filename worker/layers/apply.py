@@ -1,0 +1,213 @@
+"""Applying a layer that somebody else made to a tree of ours.
+
+The tree is changed as one reads it: merged, writable, and at rest otherwise. So a whiteout
+removes. Nothing in the layer is believed: names lead nowhere but below the root, links on the
+way are resolved inside it, and what is over a limit ends the work.
+"""
+
+import errno
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple
+
+from blake3 import blake3
+
+from filesync.digest import Digest, digest_of
+from filesync.disk.content import write_all, write_sparse
+from filesync.disk.handles import shown
+from filesync.errors import FilesyncError, StoreError
+from worker.layers.errors import BadLayer
+from worker.layers.member import (
+    DIRECTORY,
+    FILE,
+    LINK,
+    OPAQUE,
+    SYMLINK,
+    WHITEOUT,
+    Member,
+)
+from worker.layers.rooted import Rooted
+from worker.layers.source import Source
+from worker.layers.tarread import read_members
+
+_AUFS: Final = b".wh..wh."
+"""Names that one file system of long ago kept to itself."""
+_PIECE_BYTES: Final = 1 << 20
+_LAYERS_FAULT: Final = (
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EISDIR,
+)
+
+
+class Limits(NamedTuple):
+    """What a layer may be at most; over it, it is refused.
+
+    Attributes:
+        bytes: of the uncompressed tar.
+        entries: members.
+    """
+
+    bytes: int = 64 << 30
+    entries: int = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying a layer did.
+
+    Attributes:
+        diff_id: ``sha256:…`` of the uncompressed tar. Whether it is the right one is for the
+            caller to say, before the tree is committed.
+        size: bytes of that tar.
+        hints: by path, size and content digest of the files that were written.
+        not_kept: how many files lack their owner, mode, mtime or xattrs because this user or
+            this file system cannot set them, by kind.
+    """
+
+    diff_id: str
+    size: int
+    hints: dict[bytes, tuple[int, Digest]] = field(repr=False)
+    not_kept: dict[str, int] = field(default_factory=dict)
+
+
+_DEFAULT: Final = Limits()
+
+
+def apply_layer(stream: BinaryIO, root: Path, *, limits: Limits = _DEFAULT) -> Applied:
+    """Make the tree at ``root`` what the layer says. Blocks.
+
+    ``stream`` gives a tar, plain or compressed by gzip or zstd, as its first bytes tell. The
+    same layer on the same tree gives the same tree on every worker, times included: a directory
+    that no member speaks of keeps its time, and a parent that is missing is made 0755, root's,
+    of 1970.
+
+    Raises:
+        BadLayer: it is no layer, or asks for what cannot be; throw the tree away.
+        StoreError: this disk; throw the tree away.
+    """
+    source = Source(stream, max_bytes=limits.bytes)
+    hints: dict[bytes, tuple[int, Digest]] = {}
+    with Rooted(root) as tree:
+        entries = 0
+        for member in read_members(source):
+            entries += 1
+            if entries > limits.entries:
+                raise BadLayer(f"a layer has more than {limits.entries} members")
+            try:
+                _apply(tree, source, member, hints)
+            except OSError as exc:
+                raise _fault(member, exc) from exc
+        tree.finish()
+        not_kept = tree.metadata.not_kept
+    return Applied(source.finish(), source.position, hints, not_kept)
+
+
+def _apply(
+    tree: Rooted, source: Source, member: Member, hints: dict[bytes, tuple[int, Digest]]
+) -> None:
+    parts = _parts(member.path)
+    if not parts:
+        if member.kind != DIRECTORY:
+            raise BadLayer("the root of a layer is not a directory")
+        tree.set_root(member)
+        return
+    name = parts[-1]
+    if name.startswith(WHITEOUT):
+        _remove(tree, parts)
+        return
+    directory = tree.enter(parts[:-1])
+    path = directory + b"/" + name if directory else name
+    if member.kind == LINK:
+        target = _link_target(tree, member, path)
+        tree.make_link(directory, name, target)
+        if target in hints:
+            hints[path] = hints[target]
+        else:
+            hints.pop(path, None)
+        return
+    hints.pop(path, None)
+    match member.kind:
+        case x if x == DIRECTORY:
+            tree.make_directory(directory, name, member)
+        case x if x == FILE:
+            hints[path] = member.size, _write_file(tree, source, member, directory, name)
+        case x if x == SYMLINK:
+            tree.make_symlink(directory, name, member)
+        case _:
+            tree.make_special(directory, name, member)
+
+
+def _remove(tree: Rooted, parts: list[bytes]) -> None:
+    """Do what a whiteout says. It speaks of what was there before this layer."""
+    name = parts[-1]
+    directory = tree.find_directory(parts[:-1])
+    if directory is None:
+        return
+    if name == OPAQUE:
+        tree.clear_old(directory)
+    elif not name.startswith(_AUFS):
+        gone = name.removeprefix(WHITEOUT)
+        if gone in (b"", b".", b".."):
+            raise BadLayer(f"{shown(b'/'.join(parts))} would remove no name")
+        tree.remove_old(directory, gone)
+
+
+def _link_target(tree: Rooted, member: Member, path: bytes) -> bytes:
+    parts = _parts(member.link)
+    directory = tree.find_directory(parts[:-1]) if parts else None
+    if directory is None:
+        raise BadLayer(f"{shown(path)} links to {shown(member.link)}, which is not there")
+    target = directory + b"/" + parts[-1] if directory else parts[-1]
+    if target == path:
+        raise BadLayer(f"{shown(path)} links to itself")
+    return target
+
+
+def _write_file(
+    tree: Rooted, source: Source, member: Member, directory: bytes, name: bytes
+) -> Digest:
+    if member.size > source.left_bytes:
+        raise BadLayer(f"{shown(member.path)} is over the limit of a layer's bytes")
+    with tree.new_file(directory, name, member) as fd:
+        if member.size <= _PIECE_BYTES:
+            data = source.read(member.size)
+            if len(data) != member.size:
+                raise _cut(member)
+            write_all(fd, data, 0)
+            return digest_of(data)
+        return _write_large(fd, source, member)
+
+
+def _write_large(fd: int, source: Source, member: Member) -> Digest:
+    os.ftruncate(fd, member.size)
+    hasher = blake3()
+    at = 0
+    while at < member.size:
+        piece = source.read(min(_PIECE_BYTES, member.size - at))
+        if not piece:
+            raise _cut(member)
+        hasher.update(piece)
+        write_sparse(fd, memoryview(piece), at)
+        at += len(piece)
+    return Digest(hasher.digest())
+
+
+def _parts(path: bytes) -> list[bytes]:
+    """Return the names in a path. A leading '/' changes nothing; '..' has no business here."""
+    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise BadLayer(f"{shown(path)} leads out of where it is")
+    return parts
+
+
+def _cut(member: Member) -> BadLayer:
+    return BadLayer(f"a layer ends inside {shown(member.path)}")
+
+
+def _fault(member: Member, exc: OSError) -> FilesyncError:
+    text = f"{shown(member.path)}: {exc.strerror}"
+    return BadLayer(text) if exc.errno in _LAYERS_FAULT else StoreError(text)

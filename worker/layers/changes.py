@@ -1,0 +1,133 @@
+"""What a layer says: the members that turn a parent's tree into its child's, from manifests alone.
+
+Members come in walk order, each directory before what is in it. A directory is a member when it
+is new, its own metadata changed, or something directly in it is a member, since unpacking that
+changes its times. What became another kind of thing needs no whiteout: its member replaces it.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from filesync.digest import Digest
+from filesync.manifest import (
+    Directory,
+    Entry,
+    File,
+    Manifest,
+    Special,
+    Subdirectory,
+    Symlink,
+    with_entries,
+)
+from worker.layers.errors import NotALayer
+from worker.layers.hardlinks import link_plan
+from worker.layers.member import (
+    WHITEOUT,
+    Member,
+    directory_member,
+    leaf_member,
+    link_member,
+    whiteout_member,
+)
+
+
+def members(parent: Manifest | None, child: Manifest) -> Iterator[Member]:
+    """Yield the members of the layer that makes ``child`` of ``parent``.
+
+    Without ``parent``, of an empty directory. Equal trees have none. Costs what changed, and
+    the directories that have hard links.
+
+    Raises:
+        NotALayer: a name that begins with ``.wh.`` is added or changed.
+    """
+    if parent is not None and parent.tree == child.tree:
+        return
+    walk = _Walk(parent, child)
+    stack = [walk.directory(_Pair(b"", parent.tree if parent else None, child.tree))]
+    while stack:
+        for found in stack[-1]:
+            if isinstance(found, _Pair):
+                stack.append(walk.directory(found))
+                break
+            yield found
+        else:
+            stack.pop()
+
+
+class _Pair(NamedTuple):
+    """A directory of the child, and what the parent has in its place if that is one."""
+
+    path: bytes
+    old: Digest | None
+    new: Digest
+
+
+class _Walk:
+    def __init__(self, parent: Manifest | None, child: Manifest) -> None:
+        self._parent = parent
+        self._child = child
+        self._links = link_plan(parent, child)
+        # A name can be written though its entry is the same, to be linked anew.
+        self._written = {path for path, target in self._links.items() if target is not None}
+        self._way = {above for path in self._written for above in _above(path)}
+
+    def directory(self, pair: _Pair) -> Iterator[Member | _Pair]:
+        """Yield the members of one directory, and its subdirectories where they belong."""
+        old = None
+        if self._parent is not None and pair.old is not None:
+            old = self._parent.directory(pair.old)
+        new = self._child.directory(pair.new)
+        inside = self._inside(pair.path, old, new)
+        is_direct = any(isinstance(at, Member) or at.old is None for _, at in inside)
+        if is_direct or old is None or with_entries(old, ()) != with_entries(new, ()):
+            yield directory_member(pair.path, new)
+        for _, found in inside:
+            yield found
+
+    def _inside(
+        self, path: bytes, old: Directory | None, new: Directory
+    ) -> list[tuple[bytes, Member | _Pair]]:
+        before = {entry.name: entry for entry in old.entries} if old is not None else {}
+        prefix = path + b"/" if path else b""
+        found: list[tuple[bytes, Member | _Pair]] = []
+        for entry in new.entries:
+            was, at = before.pop(entry.name, None), prefix + entry.name
+            if was == entry and at not in self._way and at not in self._written:
+                continue
+            if (item := self._changed(at, was, entry)) is not None:
+                found.append((entry.name, item))
+        for name in before:
+            _check_name(prefix, name)
+            found.append((name, whiteout_member(path, name)))
+        found.sort(key=_name)
+        return found
+
+    def _changed(self, path: bytes, was: Entry | None, entry: Entry) -> Member | _Pair | None:
+        _check_name(path, entry.name)
+        match entry:
+            case Subdirectory():
+                old = was.tree if isinstance(was, Subdirectory) else None
+                return _Pair(path, old, entry.tree)
+            case File():
+                target = self._links.get(path, path)
+                if target is None:
+                    return None
+                is_file = target == path
+                return leaf_member(path, entry) if is_file else link_member(path, entry, target)
+            case Symlink() | Special():
+                return leaf_member(path, entry)
+
+
+def _check_name(path: bytes, name: bytes) -> None:
+    if name.startswith(WHITEOUT):
+        raise NotALayer(f"{path!r}: in a layer the name {name!r} would remove another")
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """Yield the directories that ``path`` lies in, the root left out."""
+    while path := path.rpartition(b"/")[0]:
+        yield path
+
+
+def _name(found: tuple[bytes, Member | _Pair]) -> bytes:
+    return found[0]

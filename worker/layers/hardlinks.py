@@ -1,0 +1,103 @@
+"""Hard links in a layer: which names are written as files, which as links, which not at all.
+
+An inode of the child is one of the parent's when a name of both has the same content and
+metadata; then that name stays and the others are links to it. An inode of the parent can go on
+in one of the child's only. Where one name of a group has to be written as a link, all but the
+first are: on an overlay linking copies the file up, and names that were left alone would be
+links of the old copy.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from filesync.manifest import Directory, File, Manifest, Subdirectory
+
+LinkPlan = Mapping[bytes, bytes | None]
+"""By path: None if it stays as it is, itself if it is written as a file, else what it links to.
+
+Has the files of which the parent's or the child's group has several names, and no others.
+"""
+
+_Inode = bytes | tuple[bytes]
+"""A group's name, or the path of a file that has no other, which a tuple sets apart."""
+
+
+def link_plan(parent: Manifest | None, child: Manifest) -> LinkPlan:
+    """Return how the hard links of ``child`` are written on top of ``parent``."""
+    paths = {path for tree in (parent, child) if tree for path in _linked(tree)}
+    if not paths:
+        return {}
+    ordered = sorted(paths, key=lambda path: path.split(b"/"))
+    old = _files(parent, ordered) if parent is not None else {}
+    new = _files(child, ordered)
+    stays = {path for path in new if path in old and _same(old[path], new[path])}
+    heirs: dict[_Inode, _Inode] = {}
+    groups: dict[_Inode, list[bytes]] = {}
+    for path in ordered:
+        if path in new:
+            inode = _inode(path, new[path])
+            groups.setdefault(inode, []).append(path)
+            if path in stays:
+                heirs.setdefault(_inode(path, old[path]), inode)
+    plan: dict[bytes, bytes | None] = {}
+    for inode, names in groups.items():
+        kept = [p for p in names if p in stays and heirs[_inode(p, old[p])] == inode]
+        anchor = kept[0] if kept else None
+        if anchor is None:
+            plan.update(dict.fromkeys(names, names[0]))
+            continue
+        source = _inode(anchor, old[anchor])
+        is_whole = all(p in kept and _inode(p, old[p]) == source for p in names)
+        plan.update(dict.fromkeys(names, None if is_whole else anchor))
+        plan[anchor] = None
+    return plan
+
+
+def _inode(path: bytes, entry: File) -> _Inode:
+    return entry.link or (path,)
+
+
+def _same(a: File, b: File) -> bool:
+    return msgspec.structs.replace(a, link=b"") == msgspec.structs.replace(b, link=b"")
+
+
+def _linked(manifest: Manifest) -> Iterator[bytes]:
+    """Yield the paths of files that are in groups, entering only directories that have some."""
+    if not manifest.summary.links:
+        return
+    stack: list[tuple[bytes, Directory]] = [(b"", manifest.root)]
+    while stack:
+        prefix, directory = stack.pop()
+        for entry in directory.entries:
+            if isinstance(entry, File) and entry.link:
+                yield prefix + entry.name
+            elif isinstance(entry, Subdirectory) and entry.links:
+                stack.append((prefix + entry.name + b"/", manifest.directory(entry.tree)))
+
+
+def _files(manifest: Manifest, paths: Iterable[bytes]) -> dict[bytes, File]:
+    """Return the files that stand at ``paths``, reading each directory once."""
+    read: dict[bytes, Directory | None] = {b"": manifest.root}
+
+    def directory(path: bytes) -> Directory | None:
+        todo = []
+        while path not in read:
+            todo.append(path)
+            path = path.rpartition(b"/")[0]
+        for below in reversed(todo):
+            above = read[below.rpartition(b"/")[0]]
+            entry = above.find(below.rpartition(b"/")[2]) if above else None
+            read[below] = (
+                manifest.directory(entry.tree) if isinstance(entry, Subdirectory) else None
+            )
+            path = below
+        return read[path]
+
+    found: dict[bytes, File] = {}
+    for path in paths:
+        where, _, name = path.rpartition(b"/")
+        entry = at.find(name) if (at := directory(where)) else None
+        if isinstance(entry, File):
+            found[path] = entry
+    return found

@@ -1,0 +1,160 @@
+"""Making layers: the tar of what a snapshot changed, compressed, into the blob store.
+
+The same two trees give the same tar on every worker. The compressed bytes depend on the
+libraries' versions too, so a blob is made once and then kept.
+"""
+
+import hashlib
+import os
+import zlib
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, Literal, Protocol
+
+import zstandard
+from blake3 import blake3
+
+from filesync.digest import Digest, digest_of
+from filesync.disk.handles import DirectoryHandles, shown
+from filesync.errors import StoreError
+from filesync.manifest import Manifest
+from worker.blobs import BlobStore
+from worker.layers.changes import members
+from worker.layers.member import END, Member, encode, encoded_size, padding
+from worker.wire.orders import Layer
+
+Compression = Literal["zstd", "gzip", "none"]
+
+MEDIA_TYPES: Final[dict[Compression, str]] = {
+    "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
+    "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
+    "none": "application/vnd.oci.image.layer.v1.tar",
+}
+ZSTD_LEVEL: Final = 3
+GZIP_LEVEL: Final = 6
+_ZSTD_THREADS: Final = 2
+"""One or more give the same bytes, however many; none at all gives others."""
+_PIECE_BYTES: Final = 1 << 20
+_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def make_layer(
+    parent: Manifest | None,
+    child: Manifest,
+    root: Path,
+    blobs: BlobStore,
+    *,
+    compression: Compression = "zstd",
+) -> Layer:
+    """Make the layer that turns ``parent`` into ``child``, which ``root`` holds. Blocks.
+
+    Raises:
+        StoreError: ``root`` does not hold ``child``, or this disk; nothing is kept.
+        NotALayer: the tree has what no layer can say.
+    """
+    diff_id = hashlib.sha256()
+
+    def hashed() -> Iterator[bytes]:
+        for block in tar_blocks(parent, child, root):
+            diff_id.update(block)
+            yield block
+
+    blob = blobs.ingest(compress(hashed(), compression))
+    return Layer(
+        MEDIA_TYPES[compression], blob.digest, blob.size, f"sha256:{diff_id.hexdigest()}"
+    )
+
+
+def write_tar(parent: Manifest | None, child: Manifest, root: Path, file: BinaryIO) -> None:
+    """Write the uncompressed tar of the same layer to ``file``. Blocks.
+
+    Raises:
+        StoreError: ``root`` does not hold ``child``.
+        NotALayer: the tree has what no layer can say.
+    """
+    for block in tar_blocks(parent, child, root):
+        file.write(block)
+
+
+def tar_size(parent: Manifest | None, child: Manifest) -> int:
+    """Return the size of that tar, from the manifests alone.
+
+    Raises:
+        NotALayer: the tree has what no layer can say.
+    """
+    return sum(map(encoded_size, members(parent, child))) + len(END)
+
+
+def tar_blocks(parent: Manifest | None, child: Manifest, root: Path) -> Iterator[bytes]:
+    """Yield that tar in pieces of about 1 MiB; every content is verified on its way.
+
+    Raises:
+        StoreError: ``root`` does not hold ``child``. What was yielded is worth nothing.
+        NotALayer: the tree has what no layer can say.
+    """
+    buffer = bytearray()
+    with DirectoryHandles(root) as handles:
+        for member in members(parent, child):
+            buffer += encode(member)
+            if member.content is not None:
+                for piece in _content(handles, member, member.content):
+                    buffer += piece
+                    if len(buffer) >= _PIECE_BYTES:
+                        yield bytes(buffer)
+                        buffer.clear()
+                buffer += bytes(padding(member.size))
+    yield bytes(buffer + END)
+
+
+def compress(blocks: Iterable[bytes], compression: Compression) -> Iterator[bytes]:
+    """Yield ``blocks`` compressed, without names or times of its own."""
+    if compression == "none":
+        yield from blocks
+        return
+    squeeze: _Compressor = (
+        zlib.compressobj(GZIP_LEVEL, wbits=31)
+        if compression == "gzip"
+        else zstandard.ZstdCompressor(ZSTD_LEVEL, threads=_ZSTD_THREADS).compressobj()
+    )
+    for block in blocks:
+        if piece := squeeze.compress(block):
+            yield piece
+    yield squeeze.flush()
+
+
+class _Compressor(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+def _content(handles: DirectoryHandles, member: Member, content: Digest) -> Iterator[bytes]:
+    """Yield the bytes of a file, and at its end prove that they were the right ones."""
+    directory, _, name = member.path.rpartition(b"/")
+    try:
+        fd = os.open(name, _OPEN, dir_fd=handles.open(directory))
+    except OSError as exc:
+        raise StoreError(f"{shown(member.path)} cannot be read: {exc.strerror}") from exc
+    try:
+        if member.size < _PIECE_BYTES:
+            data = os.read(fd, member.size + 1)
+            is_right = len(data) == member.size and digest_of(data) == content
+            yield data
+        else:
+            is_right = yield from _pieces(fd, member.size, content)
+    except OSError as exc:
+        raise StoreError(f"{shown(member.path)} cannot be read: {exc.strerror}") from exc
+    finally:
+        os.close(fd)
+    if not is_right:
+        raise StoreError(f"{shown(member.path)} on disk is not what its manifest says")
+
+
+def _pieces(fd: int, size: int, content: Digest) -> Generator[bytes, None, bool]:
+    hasher = blake3()
+    left = size
+    while left and (piece := os.read(fd, min(left, _PIECE_BYTES))):
+        hasher.update(piece)
+        left -= len(piece)
+        yield piece
+    return not left and not os.read(fd, 1) and hasher.digest() == content

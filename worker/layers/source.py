@@ -1,0 +1,151 @@
+"""The bytes of a layer's tar as they come out of a decompressor, counted, hashed and bounded."""
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, Final, cast
+
+import zstandard
+
+from worker.layers.errors import BadLayer
+
+_PIECE_BYTES: Final = 1 << 20
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPED: Final = b"\x2a\x4d\x18"
+"""Bytes 1-3 of a frame that holds no data; the first is 0x50 to 0x5f."""
+_MAX_WINDOW_BYTES: Final = 128 << 20
+"""What ``zstd --ultra`` needs; a frame that asks for more is refused."""
+
+
+class Source:
+    """A layer's tar, read in order.
+
+    Attributes:
+        position: bytes read or skipped so far.
+    """
+
+    def __init__(self, stream: BinaryIO, *, max_bytes: int) -> None:
+        """Read what ``stream`` holds: gzip, zstd or plain, as its first bytes say."""
+        self._pieces = decompressed(stream)
+        self._piece = memoryview(b"")
+        self._max_bytes = max_bytes
+        self._out = 0
+        self._sha256 = hashlib.sha256()
+        self.position = 0
+
+    @property
+    def left_bytes(self) -> int:
+        """How many bytes may still come before the limit."""
+        return self._max_bytes - self.position
+
+    def read(self, size: int) -> bytes:
+        """Return the next ``size`` bytes, less at the end only.
+
+        Raises:
+            BadLayer: the compression is broken, or the limit is passed.
+        """
+        if len(self._piece) >= size:
+            data = bytes(self._piece[:size])
+            self._piece = self._piece[size:]
+        else:
+            parts = list(self._take(size))
+            data = b"".join(parts)
+        self.position += len(data)
+        return data
+
+    def skip(self, size: int) -> None:
+        """Pass over the next ``size`` bytes, or all to the end where there are less."""
+        for part in self._take(size):
+            self.position += len(part)
+
+    def finish(self) -> str:
+        """Read to the end and return ``sha256:…`` of everything: the layer's diffID."""
+        while self._next():
+            self.position += len(self._piece)
+            self._piece = memoryview(b"")
+        return f"sha256:{self._sha256.hexdigest()}"
+
+    def _take(self, size: int) -> Iterator[memoryview]:
+        while size and (self._piece or self._next()):
+            part = self._piece[:size]
+            self._piece = self._piece[len(part) :]
+            size -= len(part)
+            yield part
+
+    def _next(self) -> bool:
+        piece = next(self._pieces, b"")
+        self._out += len(piece)
+        if self._out > self._max_bytes:
+            raise BadLayer(f"a layer is over the limit of {self._max_bytes} bytes")
+        self._sha256.update(piece)
+        self._piece = memoryview(piece)
+        return bool(piece)
+
+
+def decompressed(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield what ``stream`` holds in pieces of at most 1 MiB, never an empty one.
+
+    Raises:
+        BadLayer: gzip or zstd data that is broken.
+    """
+    head = stream.read(4)
+    if head.startswith(_GZIP):
+        yield from _gunzip(stream, head)
+    elif head == _ZSTD or (head[1:] == _ZSTD_SKIPPED and head[0] >> 4 == 5):
+        yield from _unzstd(_Joined(head, stream))
+    else:
+        joined = _Joined(head, stream)
+        while piece := joined.read(_PIECE_BYTES):
+            yield piece
+
+
+def _gunzip(stream: BinaryIO, head: bytes) -> Iterator[bytes]:
+    """Yield the content of all members: tools that seek in layers write many."""
+    data = head
+    inflate = zlib.decompressobj(wbits=31)
+    try:
+        while data or (data := stream.read(_PIECE_BYTES)):
+            if piece := inflate.decompress(data, _PIECE_BYTES):
+                yield piece
+            data = inflate.unconsumed_tail
+            if inflate.eof:
+                data = inflate.unused_data
+                if not data.strip(b"\0"):  # padding; more of it may follow
+                    data = b""
+                    while (more := stream.read(_PIECE_BYTES)) and not more.strip(b"\0"):
+                        pass
+                    data = more
+                if not data:
+                    return
+                inflate = zlib.decompressobj(wbits=31)
+    except zlib.error as exc:
+        raise BadLayer(f"broken gzip data: {exc}") from exc
+    raise BadLayer("gzip data ends early")
+
+
+def _unzstd(stream: "_Joined") -> Iterator[bytes]:
+    # Not a decompressobj, whose output no one can bound: four bytes can give 128 KiB. What a
+    # stream_reader does not tell is a frame that ends early; the layer's diffID does.
+    unzip = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+    reader = unzip.stream_reader(
+        cast(BinaryIO, stream), read_across_frames=True, read_size=_PIECE_BYTES
+    )
+    try:
+        while piece := reader.read(_PIECE_BYTES):
+            yield piece
+    except zstandard.ZstdError as exc:
+        raise BadLayer(f"broken zstd data: {exc}") from exc
+
+
+class _Joined:
+    """A stream whose first bytes have been read already."""
+
+    def __init__(self, head: bytes, stream: BinaryIO) -> None:
+        self._head = head
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        """Return at most ``size`` bytes, none at the end only."""
+        head, self._head = self._head, b""
+        return head or self._stream.read(size)
