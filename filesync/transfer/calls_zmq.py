@@ -35,9 +35,9 @@ class PendingCall:
 
     def take(self, message: Reply, payload: Buffer) -> None:
         """Take a part of the reply."""
-        self._payload += payload
         if self.reply.done():
             return
+        self._payload += payload
         if len(self._payload) > MAX_REPLY_BYTES:
             self.lose(MalformedMessage("a reply is over the limit"))
         elif message.error:
@@ -85,6 +85,9 @@ async def answer(channel: Channel, request: Call, handler: Answer | None) -> Non
         if channel.lost is None:
             text = str(exc).encode(errors="replace")[:4096]
             channel.send_nowait(Reply(request.call, text, error=exc.code))
+    except Exception:  # the top of a task: one peer's request must not end the others'
+        log.exception("request failed: peer=%s", channel.name)
+        channel.send_nowait(Reply(request.call, b"internal error", error=LocalError.code))
     finally:
         channel.answering -= 1
 

@@ -1,5 +1,6 @@
 """Directory nodes over a connection: from the root down, only those that the asker lacks."""
 
+import asyncio
 from itertools import islice
 from typing import Final
 
@@ -28,8 +29,8 @@ async def fetch_nodes(channel: Channel, token: bytes, tree: Digest, nodes: Nodes
         body, payload = await call(channel, wire.encode(wire.AskNodes(token, asked)))
         if not isinstance(wire.decode_answer(body), wire.Nodes):
             raise UnexpectedMessage("the answer to a request for nodes is none")
-        fetching.take(unpack_nodes(payload))
-    fetching.settle()
+        await asyncio.to_thread(fetching.take, payload)
+    await asyncio.to_thread(fetching.settle)
     return len(fetching.found)
 
 
@@ -66,7 +67,9 @@ class _Fetching:
     def next_ask(self) -> tuple[Digest, ...]:
         return tuple(islice(self._missing, wire.MAX_ASKED_NODES))
 
-    def take(self, batch: list[bytes]) -> None:
+    def take(self, payload: bytes) -> None:
+        """Take a pack of nodes; memory is bounded by what one tree may have."""
+        batch = unpack_nodes(payload)
         if not batch:
             raise UnexpectedMessage("no node came of those that were asked for")
         for node in batch:

@@ -368,7 +368,13 @@ class DataPlane:
         task.add_done_callback(self._running.discard)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # The thread goes on: nobody may abort the update under its hands.
+            await asyncio.wait([future])
+            raise
 
 
 @dataclass(slots=True)

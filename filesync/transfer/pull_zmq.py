@@ -27,7 +27,15 @@ from filesync.transfer.receiver import (
     Store,
 )
 from filesync.transfer.stats import PullStats
-from filesync.transfer.wire import Buffer, Close, Frame, Opened, Recipe, Refuse
+from filesync.transfer.wire import (
+    MAX_OUTSTANDING_BYTES,
+    Buffer,
+    Close,
+    Frame,
+    Opened,
+    Recipe,
+    Refuse,
+)
 
 log = logging.getLogger(__name__)
 
@@ -102,16 +110,27 @@ class Pulling:
         # What touches the update, in order; None ends it. The window bounds what is in here.
         self._disk: asyncio.Queue[Turn | None] = asyncio.Queue()
         self._cuts: set[asyncio.Task[None]] = set()
+        self._inbox_bytes = 0
+        self._is_flooded = False
         self._is_finished = False
 
     # --- called by the channel ------------------------------------------------------------
 
     def take(self, message: Opened | Frame | Recipe | Refuse, payload: Buffer) -> None:
         """Take a message of this session."""
-        if self._inbox.qsize() > _MAX_INBOX:
-            self.lose(UnexpectedMessage("the peer floods this side with messages"))
+        self._inbox_bytes += len(payload)
+        # No honest peer sends what was not wanted. This bounds what comes before it is judged.
+        if self._inbox_bytes > MAX_OUTSTANDING_BYTES or self._inbox.qsize() > _MAX_INBOX:
+            if not self._is_flooded:
+                self._is_flooded = True
+                self.lose(UnexpectedMessage("the peer floods this side with messages"))
             return
-        self._inbox.put_nowait(lambda now: self._machine.receive(message, payload, now))
+
+        def receive(now: float) -> list[Effect]:
+            self._inbox_bytes -= len(payload)
+            return self._machine.receive(message, payload, now)
+
+        self._inbox.put_nowait(receive)
 
     def lose(self, error: FilesyncError) -> None:
         """End with ``error``: the peer is gone."""
@@ -168,6 +187,7 @@ class Pulling:
                 plain = self._loop.run_in_executor(
                     self._pool, codec.decompress, coded, payload, raw_bytes
                 )
+                plain.add_done_callback(_retrieve)
                 self._disk.put_nowait(partial(self._store, effect, plain))
             case OpenBasis(file):
                 self._disk.put_nowait(partial(self._open_basis, file))
@@ -247,6 +267,12 @@ class Pulling:
 
     async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._loop.run_in_executor(self._pool, partial(call, *args, **kwargs))
+
+
+def _retrieve(future: asyncio.Future[Buffer]) -> None:
+    """Say that the outcome was seen: nobody looks at it once the session has ended."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _fail(error: Exception, _: float) -> list[Effect]:

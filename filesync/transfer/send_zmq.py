@@ -6,7 +6,7 @@ from collections import deque
 from concurrent.futures import Executor
 from typing import Final
 
-from filesync.errors import FilesyncError
+from filesync.errors import FilesyncError, LocalError
 from filesync.transfer import codec
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import TooMuchWanted
@@ -66,6 +66,9 @@ class Sending:
         except FilesyncError as exc:
             log.info("session ended: peer=%s reason=%s", self._channel.name, exc)
             self._channel.send_nowait(Refuse(self._session, exc.code, str(exc)[:1000]))
+        except Exception:  # the top of a task: one session must not end the others
+            log.exception("session failed: peer=%s", self._channel.name)
+            self._channel.send_nowait(Refuse(self._session, LocalError.code, "internal error"))
 
     async def _serve(self) -> None:
         await self._channel.send(Opened(self._session))

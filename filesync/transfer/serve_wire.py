@@ -129,7 +129,7 @@ def decode_request(body: bytes) -> Request:
     """
     try:
         return _requests.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
         raise MalformedMessage(f"not a request to a server of trees: {exc}") from exc
 
 
@@ -141,5 +141,5 @@ def decode_answer(body: bytes) -> Answer:
     """
     try:
         return _answers.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
         raise MalformedMessage(f"not an answer of a server of trees: {exc}") from exc

@@ -31,6 +31,7 @@ class SourceTree:
         self.root = root
         self._places: dict[Digest, tuple[bytes, bytes, int]] = {}
         self._idle: list[DirectoryHandles] = []
+        self._is_closed = False
 
     def load(self) -> None:
         """Index the manifest's contents. Takes some 200 bytes of memory a file."""
@@ -82,7 +83,8 @@ class SourceTree:
         return page
 
     def close(self) -> None:
-        """Close the directories that are held open. Reading opens them again."""
+        """Close the directories that are held open, those in use as soon as they are not."""
+        self._is_closed = True
         while self._idle:
             self._idle.pop().close()
 
@@ -92,13 +94,18 @@ class SourceTree:
         try:
             handles = self._idle.pop()
         except IndexError:
-            handles = DirectoryHandles(self.root, limit=_HELD)
+            try:
+                handles = DirectoryHandles(self.root, limit=_HELD)
+            except StoreError as exc:
+                raise Unavailable(str(exc)) from exc
         try:
             yield handles
         except BaseException:
             handles.close()
             raise
         self._idle.append(handles)
+        if self._is_closed:
+            self.close()
 
     @contextmanager
     def _opened(self, handles: DirectoryHandles, digest: Digest) -> Iterator[int]:

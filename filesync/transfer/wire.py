@@ -226,7 +226,7 @@ def decode(frames: Sequence[Buffer]) -> tuple[Message, Buffer]:
         raise MalformedMessage(f"a payload of {len(payload)} bytes is over the limit")
     try:
         message = _decoder.decode(frames[0])
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
         raise MalformedMessage(f"not a message of this protocol: {exc}") from exc
     _check_payload(message, payload)
     return message, payload

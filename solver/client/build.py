@@ -26,7 +26,7 @@ from solver.client.contexts import Context, scan_contexts
 from solver.client.layouts import Layout, Layouts
 from solver.client.link_zmq import ManagerLink
 from solver.client.outputs import STDOUT, Output, OutputType, pack_layout
-from solver.client.progress import Progress
+from solver.client.progress import Progress, printable
 from solver.client.report import BuildReport, metadata
 from solver.dockerfile import Converted, Options, convert, with_contexts
 from solver.errors import BuildError
@@ -177,9 +177,9 @@ class _Session:
                 case Built():
                     return message
                 case BuildFailed():
-                    raise BuildError(
-                        message.code, message.detail, message.exit_status, message.tail
-                    )
+                    # It ends on a terminal, and its words come from a command or a worker.
+                    detail, tail = _lines(message.detail), _lines(message.tail)
+                    raise BuildError(message.code, detail, message.exit_status, tail)
                 case Denied(_, detail):
                     raise BuildError("denied", f"the manager refused the build: {detail}")
                 case Serve(tree, address, token):
@@ -248,3 +248,7 @@ class _Session:
         update = TreeUpdate(dest, basis=basis, target=target, atomic=True)
         replica = Replica(exported.address, exported.token)
         await self._plane.pull(update, [replica], tree=exported.tree)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.splitlines()))

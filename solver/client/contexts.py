@@ -85,8 +85,8 @@ def read_ignore(root: Path, dockerfile: Path) -> Ignore | None:
     for path in (beside, root / ".dockerignore"):
         if path.is_file():
             try:
-                return ignore_matcher(path.read_text())
-            except ValueError as exc:
+                return ignore_matcher(path.read_text(), filename=str(path))
+            except (OSError, ValueError) as exc:
                 raise UsageError(f"{path}: {exc}") from exc
     return None
 

@@ -1,6 +1,8 @@
 """OCI image layouts that a user gives as named contexts."""
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from solver.dockerfile import BaseImage, Platform
 SCHEME: Final = "oci-layout://"
 MAX_JSON_BYTES: Final = 4 << 20
 REF_NAME: Final = "org.opencontainers.image.ref.name"
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES: Final = frozenset(
     {
         "application/vnd.oci.image.index.v1+json",
@@ -47,6 +50,8 @@ def parse_layout(text: str) -> Layout:
         path, _, tag = rest.rpartition(":")
     if not (Path(path) / "index.json").is_file():
         raise UsageError(f"{path}: no OCI image layout there (it would have an index.json)")
+    if digest and not _DIGEST.fullmatch(digest):
+        raise UsageError(f"{text}: a digest is sha256: and 64 hex digits")
     return Layout(Path(path).resolve(), tag, digest)
 
 
@@ -72,14 +77,15 @@ class Layouts:
             digest = self._for_platform(layout, manifest)
             manifest = _read_blob(layout, digest)
         config_digest = _digest(layout, manifest.get("config"))
-        layers = [_digest(layout, layer) for layer in manifest.get("layers", [])]
+        layers = [_digest(layout, layer) for layer in _objects(manifest, "layers")]
         paths = tuple(map(_blob_path, (digest, config_digest, *layers)))
         return BaseImage(name, digest, _read_blob(layout, config_digest), paths)
 
     def _for_platform(self, layout: Layout, index: Mapping[str, Any]) -> str:
         there: list[str] = []
-        for descriptor in index.get("manifests", []):
-            platform = descriptor.get("platform") or {}
+        for descriptor in _objects(index, "manifests"):
+            platform = descriptor.get("platform")
+            platform = platform if isinstance(platform, dict) else {}
             there.append(f"{platform.get('os')}/{platform.get('architecture')}")
             if there[-1] == f"{self._platform.os}/{self._platform.architecture}":
                 return _digest(layout, descriptor)
@@ -91,8 +97,8 @@ class Layouts:
 
 def _named(layout: Layout) -> str:
     index = _read_json(layout.path / "index.json")
-    descriptors = index.get("manifests", [])
-    names = [(d.get("annotations") or {}).get(REF_NAME, "") for d in descriptors]
+    descriptors = _objects(index, "manifests")
+    names = [_name(descriptor) for descriptor in descriptors]
     if layout.tag and layout.tag in names:
         return _digest(layout, descriptors[names.index(layout.tag)])
     if not layout.tag and len(descriptors) == 1:
@@ -104,9 +110,22 @@ def _named(layout: Layout) -> str:
     )
 
 
+def _objects(value: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return the objects in the list ``key``; what is none is left out."""
+    found = value.get(key)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _name(descriptor: Mapping[str, Any]) -> str:
+    annotations = descriptor.get("annotations")
+    name = annotations.get(REF_NAME) if isinstance(annotations, dict) else None
+    return name if isinstance(name, str) else ""
+
+
 def _digest(layout: Layout, descriptor: object) -> str:
     digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
-    if not isinstance(digest, str) or not digest.startswith("sha256:") or len(digest) != 71:
+    # The digest becomes a path: nothing but hex may follow the algorithm.
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise UsageError(f"{layout.path}: a descriptor without a sha256 digest")
     return digest
 
@@ -116,16 +135,18 @@ def _blob_path(digest: str) -> str:
 
 
 def _read_blob(layout: Layout, digest: str) -> dict[str, Any]:
-    return _read_json(layout.path / _blob_path(digest))
+    return _read_json(layout.path / _blob_path(digest), digest)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, digest: str = "") -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_JSON_BYTES + 1)
         value = json.loads(data) if len(data) <= MAX_JSON_BYTES else None
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise UsageError(f"{path}: not readable as JSON: {exc}") from exc
+    if digest and digest != f"sha256:{hashlib.sha256(data).hexdigest()}":
+        raise UsageError(f"{path}: the layout is damaged: these bytes do not have that digest")
     if not isinstance(value, dict):
         raise UsageError(f"{path}: not a JSON object of a sane size")
     return value

@@ -106,7 +106,7 @@ class Plain:
 
     def note(self, text: str) -> None:
         """Print a sentence."""
-        print(text, file=self._out, flush=True)
+        print(printable(text), file=self._out, flush=True)
 
     def close(self) -> None:
         """Print what is left of unfinished lines."""
@@ -134,7 +134,8 @@ class Plain:
         return "" if self._graph is None else self._graph.vertices[position].name
 
     def _line(self, position: int, text: str) -> None:
-        print(f"#{position + 1} {text}", file=self._out, flush=True)
+        # Names come from a Dockerfile and workers' names from afar: hostile, like output.
+        print(f"#{position + 1} {printable(text)}", file=self._out, flush=True)
 
 
 class JsonLines:
@@ -194,22 +195,25 @@ class Terminal:
             case StepDone(position):
                 self._running.pop(position, None)
                 style = "dim" if event.cached else "green"
-                self._console.print(Text(done_text(event, self._name(position)), style))
+                self._print(done_text(event, self._name(position)), style)
                 for use in event.inputs:
                     if use.bytes_moved or use.mode.value != "local":
-                        self._console.print(Text(f"    {use_text(use)}", "cyan"))
+                        self._print(f"    {use_text(use)}", "cyan")
             case Explained(_, lines):
                 for line in lines:
-                    self._console.print(Text(line, "dim"))
+                    self._print(line, "dim")
         self._live.update(self._table())
 
     def note(self, text: str) -> None:
         """Print a sentence."""
-        self._console.print(text)
+        self._print(text)
 
     def close(self) -> None:
         """Stop drawing."""
         self._live.stop()
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._console.print(Text(printable(text), style))
 
     def _last(self, position: int, text: str) -> None:
         if position in self._running:
@@ -221,8 +225,8 @@ class Terminal:
         now_s = time.monotonic()
         for position, (worker, began_s, last) in sorted(self._running.items()):
             table.add_row(
-                Text(self._name(position)),
-                Text(worker, "blue"),
+                Text(printable(self._name(position))),
+                Text(printable(worker), "blue"),
                 f"{now_s - began_s:.1f}s",
                 Text(last, "dim"),
             )

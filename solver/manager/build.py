@@ -55,9 +55,13 @@ class Build:
     async def solve_target(self) -> Solved:
         """Solve the graph's target and return its result, held by at least one worker.
 
+        May be asked again, when that worker turns out not to hold it.
+
         Raises:
             StepFailed, NoWorker, FilesyncError: the first thing that went wrong.
         """
+        self._solving.clear()
+        self._group = asyncio.TaskGroup()
         try:
             async with self._group:
                 solved = await self._held(self._graph.target)
@@ -189,6 +193,7 @@ class Build:
         began = time.monotonic()
         worker.running += 1
         errands: Errands = []
+        brought: list[Brought] = []
         try:
             brought = await self._bring(position, parts, placement, worker, errands)
             self._client.tell(StepStarted(position, worker.name))

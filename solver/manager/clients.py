@@ -13,8 +13,8 @@ from filesync.errors import FilesyncError, NodeMissing
 from filesync.manifest import Nodes, missing_nodes
 from filesync.manifest.pack import pack_nodes
 from solver.errors import InputLost, NoWorker, OrderFailed, StepFailed
-from solver.manager.build import Build
-from solver.manager.deliver import quietly
+from solver.manager.build import ATTEMPTS, Build
+from solver.manager.deliver import REF_MISSING, quietly
 from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.wire import (
@@ -146,14 +146,30 @@ class ClientLink:
                 await quietly(worker.call(orders.Release(tokens=(token,))))
 
     async def _build(self, build: Build, request: StartBuild) -> None:
+        exported: list[Exported] = []
         solved = await build.solve_target()
-        exported = [await self._export(build, solved, one) for one in request.exports]
+        misses = 0
+        while len(exported) < len(request.exports):
+            try:
+                exported.append(await self._export(solved, request.exports[len(exported)]))
+            except OrderFailed as exc:
+                misses += 1
+                if exc.reason != REF_MISSING or solved.ref is None or misses == ATTEMPTS:
+                    raise
+                self._forget(exc.worker, solved.ref)
+                solved = await build.solve_target()
         before, after = self._traffic_before, self.traffic()
         content = self.shared.nodes.summary(solved.tree).content
         moved = (after[0] - before[0], after[1] - before[1])
         self.answer(Built(solved.tree, content, tuple(exported), moved))
 
-    async def _export(self, build: Build, solved: Solved, request: ExportRequest) -> Exported:
+    def _forget(self, worker: str, ref: Digest) -> None:
+        """Take a worker's word that it does not hold ``ref``."""
+        link = self.shared.cluster.named(worker)
+        if link is not None:
+            self.shared.cluster.forget(link, [ref])
+
+    async def _export(self, solved: Solved, request: ExportRequest) -> Exported:
         if solved.ref is None:
             raise NoWorker("the target is a context by itself; there is nothing to export")
         worker = self.shared.cluster.holder(solved.ref, solved.position)

@@ -17,6 +17,7 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.content import write_all, write_sparse
 from filesync.disk.handles import shown
 from filesync.errors import FilesyncError, StoreError
+from filesync.manifest import MAX_DEPTH
 from worker.layers.errors import BadLayer
 from worker.layers.member import (
     DIRECTORY,
@@ -92,10 +93,8 @@ def apply_layer(stream: BinaryIO, root: Path, *, limits: Limits = _DEFAULT) -> A
     source = Source(stream, max_bytes=limits.bytes)
     hints: dict[bytes, tuple[int, Digest]] = {}
     with Rooted(root) as tree:
-        entries = 0
-        for member in read_members(source):
-            entries += 1
-            if entries > limits.entries:
+        for count, member in enumerate(read_members(source), start=1):
+            if count > limits.entries:
                 raise BadLayer(f"a layer has more than {limits.entries} members")
             try:
                 _apply(tree, source, member, hints)
@@ -121,24 +120,23 @@ def _apply(
         return
     directory = tree.enter(parts[:-1])
     path = directory + b"/" + name if directory else name
+    known = None
     if member.kind == LINK:
         target = _link_target(tree, member, path)
         tree.make_link(directory, name, target)
-        if target in hints:
-            hints[path] = hints[target]
-        else:
-            hints.pop(path, None)
-        return
-    hints.pop(path, None)
-    match member.kind:
-        case x if x == DIRECTORY:
-            tree.make_directory(directory, name, member)
-        case x if x == FILE:
-            hints[path] = member.size, _write_file(tree, source, member, directory, name)
-        case x if x == SYMLINK:
-            tree.make_symlink(directory, name, member)
-        case _:
-            tree.make_special(directory, name, member)
+        known = hints.get(target)
+    elif member.kind == FILE:
+        known = member.size, _write_file(tree, source, member, directory, name)
+    elif member.kind == DIRECTORY:
+        tree.make_directory(directory, name, member)
+    elif member.kind == SYMLINK:
+        tree.make_symlink(directory, name, member)
+    else:
+        tree.make_special(directory, name, member)
+    if known is not None:
+        hints[path] = known
+    else:
+        hints.pop(path, None)
 
 
 def _remove(tree: Rooted, parts: list[bytes]) -> None:
@@ -201,6 +199,8 @@ def _parts(path: bytes) -> list[bytes]:
     parts = [part for part in path.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise BadLayer(f"{shown(path)} leads out of where it is")
+    if len(parts) > MAX_DEPTH:
+        raise BadLayer(f"more than {MAX_DEPTH} directories inside each other")
     return parts
 
 

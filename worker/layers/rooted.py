@@ -88,6 +88,7 @@ class Rooted:
 
     def set_root(self, member: Member) -> None:
         """Give the root itself the metadata of ``member``."""
+        self._open_to_change(b"")
         self._headers[b""] = _header(member)
 
     def make_directory(self, directory: bytes, name: bytes, member: Member) -> None:
@@ -97,6 +98,8 @@ class Rooted:
         if not self._is_directory(fd, name):
             self._clear(fd, directory, name)
             self._make_directory(fd, path, name)
+        else:
+            self._open_to_change(path)
         self._headers[path] = _header(member)
         self._note(path)
 
@@ -228,11 +231,6 @@ class Rooted:
 
     def _is_there(self, path: bytes) -> bool:
         """Say whether a directory is at ``path``, whose own directory is one."""
-        if path in self._headers and path in self._own:
-            with suppress(StoreError):
-                self._handles.open(path)
-                return True
-            return False
         try:
             self._handles.open(path)
         except StoreError as exc:

@@ -61,9 +61,10 @@ class Source:
 
     def finish(self) -> str:
         """Read to the end and return ``sha256:…`` of everything: the layer's diffID."""
+        self.position += len(self._piece)
         while self._next():
             self.position += len(self._piece)
-            self._piece = memoryview(b"")
+        self._piece = memoryview(b"")
         return f"sha256:{self._sha256.hexdigest()}"
 
     def _take(self, size: int) -> Iterator[memoryview]:

@@ -107,7 +107,7 @@ class Snapshotter:
         self._nodes = nodes
         self._driver = driver
         self._records = records
-        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        self._boot = boot_id()
         self._lock = threading.RLock()
         self._busy: set[str] = set()
         self._views: Counter[str] = Counter()
@@ -336,6 +336,11 @@ class Snapshotter:
             remove_tree(fd, os.fsencode(name))
         finally:
             os.close(fd)
+
+
+def boot_id() -> str:
+    """Return what names this run of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def _committed(record: Record) -> Committed:

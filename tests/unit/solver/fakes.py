@@ -152,7 +152,9 @@ class FakeClient:
 class FakeWorker:
     """Answers orders as a worker would; what a step gives is the world's to say."""
 
-    def __init__(self, world: "World", name: str, labels: Mapping[str, str], slots: int) -> None:
+    def __init__(
+        self, world: "World", name: str, labels: Mapping[str, str], slots: int
+    ) -> None:
         self.world = world
         address = f"tcp://{name}"
         hello = Register(VERSION, name, name, dict(labels), slots, address, "fake")
@@ -183,6 +185,9 @@ class FakeWorker:
             result = Failed("cancelled", "the order was cancelled")
         except FilesyncError as exc:
             result = Failed(exc.code, str(exc))
+        self.answer(number, result)
+
+    def answer(self, number: int, result: Result) -> None:
         self.link.answer(number, result)
 
     async def _result(self, body: OrderBody) -> Result:
@@ -190,6 +195,7 @@ class FakeWorker:
             case orders.Run():
                 return await self._run(body)
             case orders.Offer(ref, selector):
+                await self.world.reach("offer", self)
                 if ref not in self.held:
                     return Failed("ref-missing", "not here any more")
                 tree = Manifest(self.held[ref], self.world.nodes)
