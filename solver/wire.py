@@ -23,6 +23,7 @@ from worker.wire.orders import (
     MAX_HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
     Address,
+    Compression,
     Count,
     ExportForm,
     FromWorker,
@@ -57,6 +58,7 @@ class ExportRequest(msgspec.Struct, frozen=True):
     form: ExportForm
     config: bytes = b"{}"
     name: Text = ""
+    compression: Compression = Compression.GZIP
 
 
 class StartBuild(_Message, frozen=True, tag="start-build"):

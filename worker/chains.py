@@ -19,13 +19,13 @@ from filesync.errors import PeerError, StoreError
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, put, with_entries
 from filesync.transfer import DataPlane, Progress, PullStats, Replica
 from worker.blobs import Blob
-from worker.layers import apply_layer, make_layer
+from worker.layers import MEDIA_TYPES, apply_layer, make_layer, recompress
 from worker.refs import HeldRef
 from worker.results import keep
 from worker.store import Store, TreeView
 from worker.wire import orders
 from worker.wire.ops import ImageOp
-from worker.wire.orders import Layer, RefInfo
+from worker.wire.orders import Compression, Layer, RefInfo
 
 MAX_JSON_BYTES: Final = 4 << 20
 MAX_LAYERS: Final = 512
@@ -64,6 +64,23 @@ def layer_of(store: Store, held: HeldRef) -> Layer:
             f"the layer {known.digest} of a result is gone from this worker and cannot be made again"
         )
     store.refs.set_layer(held.info.ref, made)
+    return made
+
+
+def layer_as(store: Store, held: HeldRef, compression: Compression) -> Layer:
+    """Return a ref's layer for an image, compressed as asked if this project made it. Blocks.
+
+    The recorded layer stays what identifies the ref; another compression of it is made once
+    and remembered beside it. A layer that was imported is never compressed anew.
+    """
+    layer = layer_of(store, held)
+    if layer.media_type != MEDIA_TYPES[Compression.ZSTD] or compression is Compression.ZSTD:
+        return layer
+    known = store.refs.variant(layer.digest, compression)
+    if known is not None and known.digest in store.blobs:
+        return known
+    made = recompress(layer, store.blobs, compression)
+    store.refs.add_variant(layer.digest, compression, made)
     return made
 
 

@@ -74,7 +74,7 @@ def write_layout(
     and size, the configuration's digest, and what is known of the blobs' contents.
     """
     chain = store.refs.chain(order.ref)
-    layers = [chains.layer_of(store, held) for held in chain]
+    layers = [chains.layer_as(store, held, order.compression) for held in chain]
     directory = root / "blobs" / "sha256"
     directory.mkdir(parents=True)
     hints: dict[bytes, tuple[int, Digest]] = {}

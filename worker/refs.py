@@ -11,7 +11,7 @@ import msgspec
 
 from filesync.digest import Digest, digest_of
 from filesync.errors import StoreError
-from worker.wire.orders import Layer, RefInfo
+from worker.wire.orders import Compression, Layer, RefInfo
 
 SCHEMA_VERSION: Final = 1
 _decoder: Final = msgspec.msgpack.Decoder(RefInfo)
@@ -51,6 +51,10 @@ class RefStore:
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS refs"
             " (ref BLOB PRIMARY KEY, snapshot TEXT NOT NULL, info BLOB NOT NULL) WITHOUT ROWID"
+        )
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS variants (digest TEXT, compression TEXT,"
+            " layer BLOB NOT NULL, PRIMARY KEY (digest, compression)) WITHOUT ROWID"
         )
         rows = self._db.execute("SELECT snapshot, info FROM refs")
         decoded = [HeldRef(_decoder.decode(info), snapshot) for snapshot, info in rows]
@@ -125,6 +129,22 @@ class RefStore:
         """Record the one layer blob of a ref. Once recorded it is never replaced."""
         held = self.get(ref)
         self.add(msgspec.structs.replace(held.info, layer=layer), held.snapshot)
+
+    def variant(self, digest: str, compression: Compression) -> Layer | None:
+        """Return what is known of a layer's blob ``digest`` in another compression."""
+        row = self._db.execute(
+            "SELECT layer FROM variants WHERE digest = ? AND compression = ?",
+            (digest, compression),
+        ).fetchone()
+        return None if row is None else msgspec.msgpack.decode(row[0], type=Layer)
+
+    def add_variant(self, digest: str, compression: Compression, layer: Layer) -> None:
+        """Remember a layer's blob ``digest`` in another compression."""
+        with self._lock:
+            self._db.execute(
+                "INSERT OR REPLACE INTO variants VALUES (?, ?, ?)",
+                (digest, compression, msgspec.msgpack.encode(layer)),
+            )
 
     def remove(self, ref: Digest) -> None:
         """Forget a ref; call it before its snapshot goes. Idempotent."""

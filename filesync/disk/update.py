@@ -225,6 +225,7 @@ class TreeUpdate:
             MalformedManifest: the target contradicts itself.
             StoreError: this disk.
         """
+        work = self._workdir
         if WANTED in self._states:
             raise LocalError(
                 f"{self._states.count(WANTED)} files of the target are not written"
@@ -233,7 +234,7 @@ class TreeUpdate:
             for place, _, old, entry in self._files(state):
                 with self._directories.held(place.path) as dirfd, storing(place.path):
                     put(place, dirfd, old, entry)
-        self._workdir.remove()
+        work.remove()
         self._work = None
         self._layout.seal(self._metadata)
         self._directories.close()

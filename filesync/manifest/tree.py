@@ -14,6 +14,7 @@ from filesync.errors import MalformedManifest, NodeMissing
 from filesync.manifest.node import (
     EMPTY_DIRECTORY,
     MAX_DEPTH,
+    MAX_NODE_BYTES,
     Directory,
     Entry,
     File,
@@ -140,8 +141,13 @@ def put(nodes: Nodes, directory: Directory) -> Digest:
     """Encode and keep a directory of our own making; return its tree digest.
 
     Its entries must ascend by name and its subdirectories be in ``nodes``.
+
+    Raises:
+        MalformedManifest: it is too large or too deep for anybody to accept.
     """
     data = encode(directory)
+    if len(data) > MAX_NODE_BYTES:
+        raise MalformedManifest(f"a directory node of {len(data)} bytes is over the limit")
     digest = digest_of(data)
     if digest not in nodes:
         nodes.write(digest, data, summarise(nodes, directory))

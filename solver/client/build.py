@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from filesync.overlay import overlay
-
 from filesync.disk.scan import scan
 from filesync.disk.update import TreeUpdate
 from filesync.errors import FilesyncError, UsageError
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.pack import accept_pack
+from filesync.overlay import overlay
 from filesync.transfer import DataPlane, Offer, Replica
 from solver.client.contexts import Context, scan_contexts
 from solver.client.layouts import Layout, Layouts
@@ -157,7 +156,7 @@ class _Session:
     def _start(self, converted: Converted) -> StartBuild:
         config = json.dumps(converted.config, sort_keys=True).encode()
         exports = tuple(
-            ExportRequest(output.form, config, self._request.tag)
+            ExportRequest(output.form, config, self._request.tag, output.compression)
             for output in self._request.outputs
         )
         return StartBuild(

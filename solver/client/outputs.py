@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from filesync.errors import UsageError
-from worker.wire.orders import ExportForm
+from worker.wire.orders import Compression, ExportForm
 
 STDOUT: Final = "-"
+_FIELDS: Final = ("type", "dest", "tar", "compression")
+E = TypeVar("E", bound=StrEnum)
 
 
 class OutputType(StrEnum):
@@ -29,11 +31,13 @@ class Output:
     Attributes:
         dest: a directory, a file, or ``-`` for standard output (types tar and oci).
         packed: type oci as one tar, not as a directory.
+        compression: of an image's layers; docker's default, which every tool reads.
     """
 
     type: OutputType
     dest: str
     packed: bool = True
+    compression: Compression = Compression.GZIP
 
     @property
     def form(self) -> ExportForm:
@@ -48,7 +52,7 @@ class Output:
 
 
 def parse_output(text: str) -> Output:
-    """Return the output that ``type=T,dest=PATH[,tar=false]`` or a plain path asks for.
+    """Return what ``type=T,dest=PATH[,tar=false][,compression=C]`` or a plain path asks for.
 
     Raises:
         UsageError: it cannot be understood, or is of a kind that is not there yet.
@@ -60,19 +64,25 @@ def parse_output(text: str) -> Output:
     fields: dict[str, str] = {}
     for part in text.split(","):
         key, equals, value = part.partition("=")
-        if not equals or key not in ("type", "dest", "tar"):
-            raise UsageError(f"-o {text}: {part!r} is not type=, dest= or tar=")
+        if not equals or key not in _FIELDS:
+            raise UsageError(f"-o {text}: {part!r} is none of {', '.join(_FIELDS)}")
         fields[key] = value
-    try:
-        kind = OutputType(fields.get("type", ""))
-    except ValueError:
-        known = ", ".join(OutputType)
-        raise UsageError(f"-o {text}: the type is one of {known}") from None
+    kind = _one_of(OutputType, fields.get("type", ""), f"-o {text}: the type")
+    compression = _one_of(
+        Compression, fields.get("compression", "gzip"), f"-o {text}: the compression"
+    )
     if not fields.get("dest"):
         raise UsageError(f"-o {text}: say where to: dest=PATH")
     if kind is OutputType.LOCAL and fields["dest"] == STDOUT:
         raise UsageError(f"-o {text}: a directory cannot go to standard output; use type=tar")
-    return Output(kind, fields["dest"], fields.get("tar", "true") != "false")
+    return Output(kind, fields["dest"], fields.get("tar", "true") != "false", compression)
+
+
+def _one_of(choices: type[E], text: str, what: str) -> E:
+    try:
+        return choices(text)
+    except ValueError:
+        raise UsageError(f"{what} is one of {', '.join(choices)}") from None
 
 
 def check_outputs(outputs: Sequence[Output]) -> None:

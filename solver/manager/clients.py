@@ -173,7 +173,9 @@ class ClientLink:
         if solved.ref is None:
             raise NoWorker("the target is a context by itself; there is nothing to export")
         worker = self.shared.cluster.holder(solved.ref, solved.position)
-        order = orders.Export(solved.ref, request.form, request.config, request.name)
+        order = orders.Export(
+            solved.ref, request.form, request.config, request.name, request.compression
+        )
         offered = await worker.call(order)
         if not isinstance(offered, Offered):
             raise OrderFailed(worker.name, "protocol", "answered an export with something else")

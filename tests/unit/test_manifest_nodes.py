@@ -288,6 +288,15 @@ def test_a_node_above_the_limit_is_not_looked_at() -> None:
         decode(bytes(MAX_NODE_BYTES + 1))
 
 
+def test_what_nobody_would_accept_is_not_put_either() -> None:
+    xattrs = tuple((b"user.%d" % i, bytes(65000)) for i in range(4))
+    entries = [Symlink(b"%03d" % i, 0, 0, 0, b"t", xattrs) for i in range(130)]
+    nodes = MemoryNodes()
+    with pytest.raises(MalformedManifest, match="limit"):
+        put(nodes, a_directory(*entries))
+    assert len(nodes) == 0
+
+
 # --- accepting ------------------------------------------------------------------------------
 
 

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import shutil
 import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -12,7 +14,13 @@ from blake3 import blake3
 
 from filesync.digest import digest_of
 from filesync.disk.update import LocalTree, TreeUpdate
-from filesync.errors import ContentCorrupt, LocalError, MalformedManifest, StoreError
+from filesync.errors import (
+    ContentCorrupt,
+    LocalError,
+    MalformedManifest,
+    SourceChanged,
+    StoreError,
+)
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Entry,
@@ -87,11 +95,11 @@ def test_a_changed_file_is_all_that_is_fetched(root: Path, source: Path) -> None
     makes = [MakeFile(f"d{n}/f", b"%d" % n) for n in range(20)]
     build(root, makes)
     build(source, [MakeFile("d7/f", b"other"), *makes])
-    untouched = (root / "d3/f").stat()
+    untouched = (root / "d3/f").stat().st_ctime_ns
     done = sync(root, source)
     assert done.fetched_bytes == 5
     assert done.fetched[0].replaces == 1
-    assert (root / "d3/f").stat() == untouched
+    assert (root / "d3/f").stat().st_ctime_ns == untouched
 
 
 def test_a_moved_directory_is_one_rename_and_wants_nothing(root: Path, source: Path) -> None:
@@ -685,9 +693,43 @@ def test_a_directory_that_becomes_a_link_never_leads_outside(
         hand_in(one, list(one.wanted()), Contents(source, target))
         one.finish()
         assert (tmp_path / "aside/h").exists()
-        with pytest.raises(StoreError):
-            TreeUpdate(root, basis=target, target=tree_of()).prepare()
     one.abort()
+    assert scanned(outside).tree == before.tree
+
+
+def test_a_directory_that_is_flipped_all_the_time_never_leads_outside(
+    root: Path, source: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    build(outside, [MakeFile(f"e/{n}", b"outside") for n in range(3)])
+    before = scanned(outside)
+    names = [f"d/e/{n}" for n in range(3)]
+    build(source, [MakeFile(name, b"new", mode=0o777) for name in names])
+    target = scanned(source)
+    aside = tmp_path / "aside"
+
+    def flip(done: threading.Event) -> None:
+        while not done.is_set():
+            with suppress(OSError):
+                (root / "d").rename(aside)
+                (root / "d").symlink_to(outside)
+                (root / "d").unlink()
+                aside.rename(root / "d")
+
+    for _ in range(60):
+        for path in (root, aside):
+            shutil.rmtree(path, ignore_errors=True)
+        build(root, [MakeFile(name, b"old" * 9) for name in names])
+        basis = scanned(root)
+        done = threading.Event()
+        flipper = threading.Thread(target=flip, args=(done,))
+        flipper.start()
+        try:
+            with suppress(StoreError):
+                update(root, source, basis=basis, target=target)
+        finally:
+            done.set()
+            flipper.join()
     assert scanned(outside).tree == before.tree
 
 

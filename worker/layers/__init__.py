@@ -4,8 +4,8 @@ from worker.layers.apply import Applied, Limits, apply_layer
 from worker.layers.errors import BadLayer, NotALayer
 from worker.layers.make import (
     MEDIA_TYPES,
-    Compression,
     make_layer,
+    recompress,
     tar_blocks,
     tar_size,
     write_tar,
@@ -15,11 +15,11 @@ __all__ = [
     "MEDIA_TYPES",
     "Applied",
     "BadLayer",
-    "Compression",
     "Limits",
     "NotALayer",
     "apply_layer",
     "make_layer",
+    "recompress",
     "tar_blocks",
     "tar_size",
     "write_tar",

@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, Protocol
+from typing import BinaryIO, Final, Protocol
 
 import zstandard
 from blake3 import blake3
@@ -21,14 +21,13 @@ from filesync.manifest import Manifest
 from worker.blobs import BlobStore
 from worker.layers.changes import members
 from worker.layers.member import END, Member, encode, encoded_size, padding
-from worker.wire.orders import Layer
-
-Compression = Literal["zstd", "gzip", "none"]
+from worker.layers.source import decompressed
+from worker.wire.orders import Compression, Layer
 
 MEDIA_TYPES: Final[dict[Compression, str]] = {
-    "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
-    "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
-    "none": "application/vnd.oci.image.layer.v1.tar",
+    Compression.ZSTD: "application/vnd.oci.image.layer.v1.tar+zstd",
+    Compression.GZIP: "application/vnd.oci.image.layer.v1.tar+gzip",
+    Compression.NONE: "application/vnd.oci.image.layer.v1.tar",
 }
 ZSTD_LEVEL: Final = 3
 GZIP_LEVEL: Final = 6
@@ -44,7 +43,7 @@ def make_layer(
     root: Path,
     blobs: BlobStore,
     *,
-    compression: Compression = "zstd",
+    compression: Compression = Compression.ZSTD,
 ) -> Layer:
     """Make the layer that turns ``parent`` into ``child``, which ``root`` holds. Blocks.
 
@@ -63,6 +62,26 @@ def make_layer(
     return Layer(
         MEDIA_TYPES[compression], blob.digest, blob.size, f"sha256:{diff_id.hexdigest()}"
     )
+
+
+def recompress(layer: Layer, blobs: BlobStore, compression: Compression) -> Layer:
+    """Make the same layer, with the same diffID, compressed otherwise. Blocks.
+
+    Raises:
+        StoreError: the blob is not here, or is not what the layer says.
+    """
+    diff_id = hashlib.sha256()
+
+    def hashed(stream: BinaryIO) -> Iterator[bytes]:
+        for block in decompressed(stream):
+            diff_id.update(block)
+            yield block
+        if f"sha256:{diff_id.hexdigest()}" != layer.diff_id:
+            raise StoreError(f"blob {layer.digest} does not hold the layer {layer.diff_id}")
+
+    with blobs.open(layer.digest) as stream:
+        blob = blobs.ingest(compress(hashed(stream), compression))
+    return Layer(MEDIA_TYPES[compression], blob.digest, blob.size, layer.diff_id)
 
 
 def write_tar(parent: Manifest | None, child: Manifest, root: Path, file: BinaryIO) -> None:
@@ -108,12 +127,12 @@ def tar_blocks(parent: Manifest | None, child: Manifest, root: Path) -> Iterator
 
 def compress(blocks: Iterable[bytes], compression: Compression) -> Iterator[bytes]:
     """Yield ``blocks`` compressed, without names or times of its own."""
-    if compression == "none":
+    if compression is Compression.NONE:
         yield from blocks
         return
     squeeze: _Compressor = (
         zlib.compressobj(GZIP_LEVEL, wbits=31)
-        if compression == "gzip"
+        if compression is Compression.GZIP
         else zstandard.ZstdCompressor(ZSTD_LEVEL, threads=_ZSTD_THREADS).compressobj()
     )
     for block in blocks:

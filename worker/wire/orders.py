@@ -179,18 +179,28 @@ class ExportForm(StrEnum):
     OCI = "oci"
 
 
+class Compression(StrEnum):
+    """How a layer's tar is compressed."""
+
+    GZIP = "gzip"
+    ZSTD = "zstd"
+    NONE = "uncompressed"
+
+
 class Export(_Message, frozen=True, tag="export"):
     """Make ``ref`` ready to be taken as ``form``. -> Offered.
 
     Attributes:
         config: the image configuration, JSON, without its ``rootfs`` (form OCI).
         name: reference name to write into the layout's index (form OCI); may be empty.
+        compression: of the layers that were made here; an imported layer stays what it is.
     """
 
     ref: WireDigest
     form: ExportForm
     config: bytes = b"{}"
     name: Text = ""
+    compression: Compression = Compression.GZIP
 
 
 class Release(_Message, frozen=True, tag="release"):

@@ -3,7 +3,6 @@
 import io
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +13,9 @@ from hypothesis import example, given
 
 from filesync.disk.scan import scan
 from filesync.manifest import Manifest, MemoryNodes
+from tests.unit.layers.layer_trees import Tree, build, trees
 from worker.layers import apply_layer, tar_blocks, tar_size
 from worker.snapshots import Snapshotter, open_snapshotter
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from layer_trees import Tree, build, trees
 
 A, B = ("link", 1, b""), ("link", 1, b"")
 OTHER = ("link", 2, b"")

@@ -1,6 +1,7 @@
 import random
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from filesync.transfer.receiver import (
     FinishFile,
     NeedFiles,
     OpenBasis,
+    Piece,
     Receiver,
     Send,
     State,
@@ -76,7 +78,7 @@ def test_it_opens_with_its_token_and_the_tree_that_it_expects() -> None:
 def test_a_small_file_is_wanted_whole_and_stored_and_the_session_closes() -> None:
     machine, effects = moving(FILE_A)
     assert effects == [Send(Want(1, ((FILE_A.digest, 0, 100),)))]
-    store = Store(Codec.RAW, A, 100, ((FILE_A, 0, 100),))
+    store = Store(Codec.RAW, A, 100, (Piece(FILE_A, 0, 100),))
     assert machine.receive(Frame(1, 100), A, 2.0) == [store]
     assert machine.stored(store.pieces, 3.0) == [Send(Close(1)), Finish()]
     assert machine.state is State.CLOSED
@@ -185,7 +187,7 @@ def test_a_replaced_file_costs_its_recipe_and_what_is_not_in_the_old_one() -> No
 
 
 def test_a_new_file_needs_no_recipe() -> None:
-    machine, effects = moving(wanted(NEW))
+    _, effects = moving(wanted(NEW))
     assert not any(isinstance(effect, OpenBasis) for effect in effects)
 
 
@@ -214,7 +216,8 @@ def test_a_recipe_that_lies_makes_the_file_come_whole() -> None:
     assert isinstance(want, Send)
     assert isinstance(want.message, Want)
     put_together(machine, copy)
-    for digest, offset, length in want.message.ranges:
+    effects: list[Effect] = []
+    for _, _, length in want.message.ranges:
         store = machine.receive(Frame(1, length), b"", 5.0)[0]
         assert isinstance(store, Store)
         effects = machine.stored(store.pieces, 5.0)
@@ -297,7 +300,7 @@ class Peer:
                 case NeedFiles():
                     self.turns.append(self.feed)
                 case _:
-                    self.turns.append(lambda effect=effect: self.work(effect))
+                    self.turns.append(partial(self.work, effect))
 
     def feed(self) -> list[Effect]:
         count = self.rng.randint(1, 4)
@@ -378,7 +381,6 @@ def test_every_wanted_byte_arrives_once_and_the_window_holds(
     shapes: list[tuple[int, bool]], window_bytes: int, rng: random.Random
 ) -> None:
     contents = {at: rng.randbytes(size) for at, (size, _) in enumerate(shapes)}
-    # The same tiny content twice is one that is asked for twice.
     old = {
         at: data[len(data) // 3 :] + data[: len(data) // 3]
         for at, data in contents.items()

@@ -1,0 +1,105 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filesync.digest import digest_of
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    Directory,
+    Entry,
+    Expansion,
+    File,
+    Manifest,
+    MemoryNodes,
+    canonical_links,
+    empty_manifest,
+    group_name,
+    grow,
+    link_groups,
+    with_header,
+)
+from filesync.overlay import overlay
+
+Shape = dict[bytes, "Shape | bytes"]
+"""A directory: names, and what they have: a directory, or a file's content."""
+
+
+def manifest(shape: Shape, mode: int = 0o755) -> Manifest:
+    nodes = MemoryNodes()
+    header = with_header(EMPTY_DIRECTORY, mode=mode, uid=0, gid=0, mtime_ns=0)
+
+    def expand(at: Shape) -> Expansion[Shape]:
+        entries: list[Entry] = []
+        children: list[tuple[bytes, Shape]] = []
+        for name, what in at.items():
+            if isinstance(what, bytes):
+                entries.append(File(name, 0o644, 0, 0, 0, len(what), digest_of(what)))
+            else:
+                children.append((name, what))
+        return Expansion(header, entries, children)
+
+    return Manifest(grow(nodes, shape, expand), nodes)
+
+
+def united(base: Shape, top: Shape) -> Shape:
+    """What ``overlay`` should give, the slow way."""
+    result = dict(base)
+    for name, what in top.items():
+        below = base.get(name)
+        if isinstance(below, dict) and isinstance(what, dict):
+            result[name] = united(below, what)
+        else:
+            result[name] = what
+    return result
+
+
+shapes: st.SearchStrategy[Shape] = st.recursive(
+    st.dictionaries(st.sampled_from([b"a", b"b", b"c"]), st.binary(max_size=2), max_size=3),
+    lambda below: st.dictionaries(
+        st.sampled_from([b"a", b"b", b"c"]), below | st.binary(max_size=2), max_size=3
+    ),
+    max_leaves=12,
+)
+
+
+@given(shapes, shapes)
+def test_an_overlay_has_all_of_the_top_and_the_rest_of_the_base(
+    base: Shape, top: Shape
+) -> None:
+    assert overlay(manifest(base), manifest(top)).tree == manifest(united(base, top)).tree
+
+
+@given(shapes)
+def test_a_tree_over_itself_or_over_nothing_is_itself(shape: Shape) -> None:
+    one = manifest(shape)
+    assert overlay(one, one).tree == one.tree
+    assert overlay(empty_manifest(MemoryNodes()), one).tree == one.tree
+
+
+def test_a_directorys_own_mode_is_the_tops() -> None:
+    united = overlay(manifest({b"x": b""}, mode=0o700), manifest({b"y": b""}, mode=0o750))
+    assert united.root.mode == 0o750
+
+
+def linked(*paths: bytes, content: bytes) -> Manifest:
+    nodes = MemoryNodes()
+    entries: list[Entry] = [
+        File(path, 0o644, 0, 0, 0, 1, digest_of(content), group_name(paths[0]))
+        for path in paths
+    ]
+    header: Directory = EMPTY_DIRECTORY
+
+    def expand(_: None) -> Expansion[None]:
+        return Expansion(header, list(entries), [])
+
+    return Manifest(canonical_links(nodes, grow(nodes, None, expand)), nodes)
+
+
+def test_two_groups_of_one_name_do_not_become_one() -> None:
+    both = overlay(linked(b"a", b"b", b"d", content=b"1"), linked(b"a", b"c", content=b"2"))
+    groups = sorted(link_groups(both).values())
+    assert groups == [[b"a", b"c"], [b"b", b"d"]]
+
+
+def test_a_file_that_is_left_alone_in_its_group_has_none() -> None:
+    both = overlay(linked(b"a", b"b", content=b"1"), manifest({b"a": b"2"}))
+    assert link_groups(both) == {}
