@@ -12,7 +12,7 @@ from filesync.disk.metadata import DEFAULT_ACL, Metadata, chmod_unopened
 from filesync.disk.reuse import Sources
 from filesync.disk.visits import Visit, below
 from filesync.disk.work import WORK_PREFIX, Directories, WorkDirectory, storing
-from filesync.manifest import Directory, Entry, File, Subdirectory, with_entries
+from filesync.manifest import Directory, Entry, File, Manifest, Subdirectory, with_entries
 
 _WRITABLE: Final = 0o700
 
@@ -30,6 +30,14 @@ def sweep(root: int) -> None:
             remove_tree(root, name)
 
 
+def open_up(fd: int) -> None:
+    """Let the owner of a directory change it, and what is created there have plain modes."""
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if os.geteuid() != 0 and mode & _WRITABLE != _WRITABLE:
+        os.fchmod(fd, mode | _WRITABLE)
+    drop_default_acl(fd)
+
+
 def drop_default_acl(fd: int) -> None:
     """Let what is created in a directory have the modes that it is created with."""
     with suppress(OSError):
@@ -45,15 +53,16 @@ class Layout:
     """
 
     def __init__(
-        self, root: Directories, work: WorkDirectory, *, header: Directory, sources: Sources
+        self, root: Directories, work: WorkDirectory, *, target: Manifest, sources: Sources
     ) -> None:
-        """Begin with the root, whose metadata shall be ``header``'s: making ``work`` changed it."""
         self.moved = set[bytes]()
         self.removed = 0
         self._root = root
         self._work = work
         self._sources = sources
-        self._touched: list[tuple[bytes, Directory]] = [(b"", with_entries(header, ()))]
+        # Making the work directory has changed the root's mtime, if nothing else will.
+        self._touched: list[tuple[bytes, Directory]] = [(b"", with_entries(target.root, ()))]
+        self._target = target
         self._is_superuser = os.geteuid() == 0
 
     def clear(self, visit: Visit, *, keep: bool) -> None:
@@ -95,6 +104,8 @@ class Layout:
                 # A name of a hard-link group may link to what does not move along.
                 if not entry.links and self._move(dirfd, entry):
                     self.moved.add(path)
+                    header = with_entries(self._target.directory(entry.tree), ())
+                    self._touched.append((path, header))
                 else:
                     os.mkdir(entry.name, _WRITABLE, dir_fd=dirfd)
 
@@ -110,13 +121,10 @@ class Layout:
                 metadata.sync(fd, header)
 
     def _open_up(self, path: bytes, header: Directory) -> None:
-        if self._is_superuser or header.mode & _WRITABLE == _WRITABLE:
+        # The root was opened up before all else.
+        if not path or self._is_superuser or header.mode & _WRITABLE == _WRITABLE:
             return
         mode = header.mode | _WRITABLE
-        if not path:
-            with self._root.held(path) as fd, storing(path):
-                os.fchmod(fd, mode)
-            return
         parent, _, name = path.rpartition(b"/")
         with self._root.held(parent) as dirfd, storing(path):
             chmod_unopened(dirfd, name, mode, stat.S_IFDIR)
@@ -128,13 +136,9 @@ class Layout:
             os.unlink(entry.name, dir_fd=dirfd)
             return
         name = self._work.free_name()
-        try:
-            os.rename(entry.name, name, src_dir_fd=dirfd, dst_dir_fd=self._work.fd)
-        except PermissionError:
-            if not is_directory:
-                raise
-            # A directory's '..' is written to when it moves, so it must be writable itself.
-            chmod_unopened(dirfd, entry.name, _WRITABLE, stat.S_IFDIR)
+        if is_directory:
+            _move_directory(dirfd, entry.name, self._work.fd, name)
+        else:
             os.rename(entry.name, name, src_dir_fd=dirfd, dst_dir_fd=self._work.fd)
         if keep:
             self._sources.note_aside(entry, name)
@@ -145,12 +149,21 @@ class Layout:
             return False
         with self._work.trash.held(where.path) as source:
             try:
-                os.rename(where.name, entry.name, src_dir_fd=source, dst_dir_fd=dirfd)
+                _move_directory(source, where.name, dirfd, entry.name)
             except OSError as exc:
                 if exc.errno in (errno.ENOENT, errno.EACCES, errno.EPERM):
                     return False
                 raise
         return True
+
+
+def _move_directory(from_fd: int, name: bytes, to_fd: int, to: bytes) -> None:
+    try:
+        os.rename(name, to, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+    except PermissionError:
+        # A directory's '..' is written to when it moves, so it must be writable itself.
+        chmod_unopened(from_fd, name, _WRITABLE, stat.S_IFDIR)
+        os.rename(name, to, src_dir_fd=from_fd, dst_dir_fd=to_fd)
 
 
 def _gone(visit: Visit) -> Iterator[Entry]:

@@ -24,7 +24,7 @@ from blake3 import blake3
 from filesync.digest import Digest, short
 from filesync.disk.handles import open_root, shown
 from filesync.disk.large import LargeFile
-from filesync.disk.layout import Layout, drop_default_acl, sweep
+from filesync.disk.layout import Layout, drop_default_acl, open_up, sweep
 from filesync.disk.local import LocalTree, Missing, copy_contents
 from filesync.disk.metadata import Metadata
 from filesync.disk.reuse import Sources
@@ -117,7 +117,7 @@ class TreeUpdate:
         self._open()
         sources = Sources(self._basis)
         self._layout = Layout(
-            self._directories, self._workdir, header=self._target.root, sources=sources
+            self._directories, self._workdir, target=self._target, sources=sources
         )
         self._maker = Maker(self._workdir, self._metadata, is_atomic=self._is_atomic)
         self._settler = Settler(
@@ -280,8 +280,8 @@ class TreeUpdate:
                     os.mkdir(self._path, 0o700)
             self._root = Directories(self._path)
             with self._root.held(b"") as root:
+                open_up(root)
                 sweep(root)
-                drop_default_acl(root)
                 self._work = WorkDirectory(self._open_staging(root))
             drop_default_acl(self._work.fd)
             self._metadata.umask = self._work.umask()

@@ -114,5 +114,6 @@ def storing(path: bytes) -> Iterator[None]:
     except OSError as exc:
         name = exc.filename
         text = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
-        at = path + b"/" + text if isinstance(text, bytes) and text != path else path
-        raise StoreError(f"{shown(at.lstrip(b'/'))}: {exc.strerror}") from exc
+        if isinstance(text, bytes) and text != path:
+            path = path + b"/" + text if path else text
+        raise StoreError(f"{shown(path)}: {exc.strerror}") from exc

@@ -1,17 +1,18 @@
 import gzip
 import io
-import zlib
+from collections.abc import Callable
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.layers import BadLayer, Compression
+from worker.layers import BadLayer
 from worker.layers.make import compress
 from worker.layers.source import Source, decompressed
+from worker.wire.orders import Compression
 
-KINDS: list[Compression] = ["zstd", "gzip", "none"]
+KINDS = list(Compression)
 DATA = b"some text " * 1000
 SKIPPED = b"\x53\x2a\x4d\x18\x04\0\0\0skip"
 
@@ -72,12 +73,9 @@ def test_broken_data_is_a_bad_layer(data: bytes) -> None:
         plain(data)
 
 
-@pytest.mark.parametrize("bomb", [zlib.compress, zstandard.compress, bytes])
-def test_no_more_than_the_limit_comes_out(bomb: object) -> None:
-    zeros = bytes(64 << 20)
-    data = {zlib.compress: lambda: gzip.compress(zeros, 1), bytes: lambda: zeros}.get(
-        bomb, lambda: zstandard.compress(zeros)
-    )()
+@pytest.mark.parametrize("bomb", [gzip.compress, zstandard.compress, bytes])
+def test_no_more_than_the_limit_comes_out(bomb: Callable[[bytes], bytes]) -> None:
+    data = bomb(bytes(64 << 20))
     source = Source(io.BytesIO(data), max_bytes=4 << 20)
     with pytest.raises(BadLayer, match="limit"):
         source.finish()

@@ -77,8 +77,11 @@ def test_any_change_of_an_op_changes_both_keys(op: Op, change: dict[str, Any]) -
 
 @pytest.mark.parametrize(
     ("op", "change"),
-    [(LOCAL, {"tree": digest("newer mtimes")}), (LOCAL, {"name": "other"})]
-    + [(EXEC, {"proxy_env": (("http_proxy", "here"),)})],
+    [
+        (LOCAL, {"tree": digest("newer mtimes")}),
+        (LOCAL, {"name": "other"}),
+        (EXEC, {"proxy_env": (("http_proxy", "here"),)}),
+    ],
 )
 def test_what_cannot_change_a_result_changes_no_key(op: Op, change: dict[str, Any]) -> None:
     changed = msgspec.structs.replace(op, **change)

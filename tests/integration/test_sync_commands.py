@@ -1,0 +1,330 @@
+"""``filesync sync`` and ``filesync serve`` as processes."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from filesync.digest import Digest
+from filesync.disk.scan import scan
+from filesync.manifest import MemoryNodes
+
+COMMAND = [sys.executable, "-m", "filesync"]
+
+
+class Bench:
+    """A directory to work in, and the commands."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.env = os.environ | {"XDG_CACHE_HOME": str(root / "cache")}
+        self.served = root / "served"
+        self.served.mkdir()
+        self._servers: list[subprocess.Popen[str]] = []
+
+    def run(
+        self, *arguments: str | Path, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*COMMAND, *map(str, arguments)],
+            env=self.env,
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    def sync(self, *arguments: str | Path) -> dict[str, Any]:
+        """Sync, and return what it took."""
+        stats = json.loads(self.run("sync", "--json", *arguments).stdout)
+        assert isinstance(stats, dict)
+        return stats
+
+    def fails(self, *arguments: str | Path) -> str:
+        """Run what must fail with one sentence; return it."""
+        done = self.run(*arguments, check=False)
+        assert done.returncode in (1, 2)
+        assert done.stderr.startswith("filesync: error: ")
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    def serve(self, *options: str, root: Path | None = None) -> str:
+        """Start a server; return its address."""
+        server = subprocess.Popen(
+            [*COMMAND, "serve", str(root or self.served), "--listen", "tcp://127.0.0.1:0"]
+            + [*options, "--until-eof"],
+            env=self.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._servers.append(server)
+        assert server.stdout is not None
+        return server.stdout.readline().strip()
+
+    def kill_server(self) -> None:
+        """Kill the server that was started last."""
+        self._servers[-1].kill()
+        self._servers[-1].wait()
+
+    def close(self) -> None:
+        for server in self._servers:
+            server.communicate(timeout=20)
+            assert server.returncode in (0, -signal.SIGKILL)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+def fill(root: Path, *, files: int = 60, seed: int = 1) -> None:
+    rng = random.Random(seed)
+    for number in range(files):
+        path = root / f"d{number % 7}" / f"f{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.randbytes(rng.choice([0, 10, 5000, 80_000, 300_000])))
+    (root / "link").symlink_to("d0/f0")
+    os.link(root / "d1/f1", root / "d2/same as f1")
+    (root / "empty").mkdir()
+    (root / "d3/f3").chmod(0o4750)
+    os.utime(root / "d4/f4", ns=(0, 1_234_567_890_123_456_789))
+    (root / os.fsdecode(b"n\xff\n")).write_bytes(b"an odd name")
+
+
+def tree_of(root: Path) -> Digest:
+    return scan(root, MemoryNodes()).tree
+
+
+# --- on one machine ---------------------------------------------------------------------------
+
+
+def test_a_local_sync_makes_the_same_tree(bench: Bench) -> None:
+    fill(bench.root / "src")
+    bench.sync("src/", "dst")
+    assert tree_of(bench.root / "dst") == tree_of(bench.root / "src")
+    assert bench.sync("src/", "dst")["files"] == 0
+
+
+def test_a_slash_after_the_source_stands_for_what_is_in_it(bench: Bench) -> None:
+    fill(bench.root / "src")
+    bench.sync("src", "dst")
+    assert os.listdir(bench.root / "dst") == ["src"]
+    assert tree_of(bench.root / "dst/src") == tree_of(bench.root / "src")
+
+
+def test_other_names_stay_without_delete_and_go_with_it(bench: Bench) -> None:
+    fill(bench.root / "src")
+    (bench.root / "dst/d1").mkdir(parents=True)
+    (bench.root / "dst/d1/other").write_text("x")
+    bench.sync("src/", "dst/")
+    assert (bench.root / "dst/d1/other").read_text() == "x"
+    assert (bench.root / "dst/d1/f1").exists()
+    bench.sync("--delete", "src/", "dst/")
+    assert tree_of(bench.root / "dst") == tree_of(bench.root / "src")
+
+
+def test_a_dry_run_lists_what_would_change_and_changes_nothing(bench: Bench) -> None:
+    for name in ("src/same", "src/new/x", "src/changed", "dst/same", "dst/changed", "dst/old"):
+        path = bench.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("src" if name == "src/changed" else "dst")
+        os.utime(path, ns=(0, 0))
+    before = tree_of(bench.root / "dst")
+    lines = bench.run("sync", "-n", "--delete", "src/", "dst").stdout.splitlines()
+    assert lines == ["- 'old'", "~ 'changed'", "+ 'new/'", "+ 'new/x'"]
+    assert tree_of(bench.root / "dst") == before
+    bench.run("sync", "-n", "src/", "not there")
+    assert not (bench.root / "not there").exists()
+
+
+def test_what_is_excluded_is_neither_copied_nor_deleted(bench: Bench) -> None:
+    for name in ("src/a.o", "src/a.c", "dst/d/b.o", "dst/d/b.c"):
+        path = bench.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    bench.sync("--delete", "--exclude", "**/*.o", "src/", "dst")
+    found = sorted(str(p.relative_to(bench.root / "dst")) for p in bench.root.glob("dst/**/*"))
+    assert found == ["a.c", "d", "d/b.o"]
+
+
+def test_one_file_goes_to_a_name_or_into_a_directory(bench: Bench) -> None:
+    (bench.root / "file").write_text("text")
+    (bench.root / "dir").mkdir()
+    bench.sync("file", "copy")
+    bench.sync("file", "dir")
+    assert (bench.root / "copy").read_text() == (bench.root / "dir/file").read_text() == "text"
+
+
+def test_a_source_that_is_not_there_is_a_sentence(bench: Bench) -> None:
+    assert "'nowhere' is not there" in bench.fails("sync", "nowhere", "dst")
+
+
+# --- with a server ----------------------------------------------------------------------------
+
+
+def test_a_tree_is_taken_and_then_costs_next_to_nothing(bench: Bench) -> None:
+    fill(bench.served / "tree")
+    address = bench.serve()
+    cold = bench.sync(f"{address}/tree/", "dst")
+    assert tree_of(bench.root / "dst") == tree_of(bench.served / "tree")
+    assert cold["wire_in"] > 1_000_000
+    unchanged = bench.sync(f"{address}/tree/", "dst")
+    assert unchanged["files"] == 0
+    assert unchanged["wire_in"] + unchanged["wire_out"] < 10_000
+
+
+def test_a_changed_file_costs_about_itself(bench: Bench) -> None:
+    fill(bench.served / "tree", files=300)
+    address = bench.serve()
+    bench.sync(f"{address}/tree/", "dst")
+    (bench.served / "tree/d5/f5").write_bytes(random.Random(9).randbytes(50_000))
+    changed = bench.sync(f"{address}/tree/", "dst")
+    assert tree_of(bench.root / "dst") == tree_of(bench.served / "tree")
+    assert changed["files"] == 1
+    assert changed["wire_in"] + changed["wire_out"] < 60_000
+
+
+def test_a_tree_is_given_and_then_costs_next_to_nothing(bench: Bench) -> None:
+    fill(bench.root / "src")
+    address = bench.serve()
+    given = bench.sync("src/", f"{address}/new")
+    assert tree_of(bench.served / "new") == tree_of(bench.root / "src")
+    assert given["wire_out"] > 1_000_000
+    unchanged = bench.sync("src/", f"{address}/new")
+    assert unchanged["wire_in"] + unchanged["wire_out"] < 10_000
+    bench.sync("src", f"{address}/new")
+    assert (bench.served / "new/src/d1/f1").exists()
+    lines = bench.run("sync", "-n", "--delete", "src/", f"{address}/new").stdout
+    assert "- 'src/'" in lines.splitlines()
+    bench.sync("--delete", "src/", f"{address}/new")
+    assert tree_of(bench.served / "new") == tree_of(bench.root / "src")
+
+
+def test_one_file_is_taken_and_given(bench: Bench) -> None:
+    (bench.served / "file").write_text("text")
+    address = bench.serve()
+    bench.sync(f"{address}/file", "here")
+    bench.sync("here", f"{address}/there")
+    assert (bench.served / "there").read_text() == "text"
+
+
+def test_an_insertion_into_a_large_file_moves_little(bench: Bench) -> None:
+    data = random.Random(5).randbytes(64 << 20)
+    (bench.served / "tree").mkdir()
+    (bench.served / "tree/image").write_bytes(data)
+    address = bench.serve()
+    bench.sync(f"{address}/tree/", "dst")
+    inserted = random.Random(6).randbytes(1 << 20)
+    (bench.served / "tree/image").write_bytes(data[: 32 << 20] + inserted + data[32 << 20 :])
+    changed = bench.sync(f"{address}/tree/", "dst")
+    assert tree_of(bench.root / "dst") == tree_of(bench.served / "tree")
+    assert changed["wire_in"] + changed["wire_out"] < 2 << 20
+
+
+def test_a_read_only_server_takes_nothing(bench: Bench) -> None:
+    fill(bench.root / "src", files=10)
+    address = bench.serve("--read-only")
+    assert "read-only" in bench.fails("sync", "src/", f"{address}/new")
+    assert os.listdir(bench.served) == []
+
+
+@pytest.mark.parametrize("path", ["..", "../secret", "a/../../secret", "out", "out/secret"])
+def test_nothing_outside_the_served_directory_is_reached(bench: Bench, path: str) -> None:
+    (bench.root / "secret").mkdir()
+    (bench.root / "secret/secret").write_text("secret")
+    (bench.served / "a").mkdir()
+    (bench.served / "out").symlink_to(bench.root / "secret")
+    address = bench.serve()
+    done = bench.run("sync", f"{address}/{path}/", "dst", check=False)
+    assert done.returncode != 0
+    assert not list(bench.root.glob("dst/**/secret"))
+    fill(bench.root / "src", files=8)
+    bench.fails("sync", "src/", f"{address}/{path}/")
+    assert os.listdir(bench.root / "secret") == ["secret"]
+
+
+def test_a_server_that_is_killed_is_a_sentence_and_the_next_sync_goes_on(bench: Bench) -> None:
+    rng = random.Random(3)
+    for number in range(2000):
+        path = bench.served / "tree" / f"d{number % 50}" / f"f{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.randbytes(40_000))
+    address = bench.serve()
+    client = subprocess.Popen(
+        [*COMMAND, "sync", f"{address}/tree/", "dst"],
+        env=bench.env,
+        cwd=bench.root,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while client.poll() is None and not (bench.root / "dst/d3").is_dir():
+        pass
+    bench.kill_server()
+    _, error = client.communicate(timeout=60)
+    if client.returncode:
+        assert error.startswith("filesync: error: ")
+    there = sum(path.stat().st_size for path in bench.root.glob("dst/d*/f*"))
+    address = bench.serve()
+    rest = bench.sync(f"{address}/tree/", "dst")
+    assert tree_of(bench.root / "dst") == tree_of(bench.served / "tree")
+    assert rest["content_bytes"] <= 80_000_000 - there + 40_000
+
+
+def test_nobody_there_is_a_sentence(bench: Bench) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    assert "tcp://127.0.0.1" in bench.fails("sync", f"tcp://127.0.0.1:{port}/x", "dst")
+
+
+# --- the command itself -----------------------------------------------------------------------
+
+
+def test_help_shows_the_commands_and_examples(bench: Bench) -> None:
+    help = bench.run("--help").stdout
+    assert "sync" in help
+    assert "serve" in help
+    assert "filesync sync" in bench.run("sync", "--help").stdout
+    assert "filesync serve" in bench.run("serve", "--help").stdout
+
+
+def test_the_version_is_shown(bench: Bench) -> None:
+    assert bench.run("--version").stdout.startswith("filesync")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sync"],
+        ["synk"],
+        ["sync", "--what", "a", "b"],
+        ["sync", "tcp://a:1/x", "tcp://b:2/y"],
+        ["sync", "ftp://a/x", "b"],
+        ["serve", ".", "--listen", "tcp://0.0.0.0:0"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(bench: Bench, arguments: list[str]) -> None:
+    done = bench.run(*arguments, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_traceback_is_shown_when_asked_for(bench: Bench) -> None:
+    bench.env["FILESYNC_DEBUG"] = "1"
+    done = bench.run("sync", "nowhere", "dst", check=False)
+    assert "Traceback" in done.stderr
+    assert "PathMissing" in done.stderr

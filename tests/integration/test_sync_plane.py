@@ -1,0 +1,604 @@
+"""Two data planes, and one against peers that break the protocol, over real sockets."""
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import zmq
+import zmq.asyncio
+import zstandard
+
+from filesync.digest import Digest, digest_of
+from filesync.disk.scan import scan
+from filesync.disk.update import TreeUpdate
+from filesync.errors import (
+    ContentCorrupt,
+    FilesyncError,
+    MalformedMessage,
+    Unavailable,
+    UnexpectedMessage,
+)
+from filesync.manifest import Manifest, MemoryNodes
+from filesync.transfer import (
+    DataPlane,
+    InsecureListen,
+    NotOffered,
+    Progress,
+    PullStats,
+    Refused,
+    Replica,
+    Timeouts,
+    recipe,
+    wire,
+)
+from filesync.transfer.errors import TooMuchWanted, VersionMismatch
+from filesync.transfer.wire import Codec
+
+LOOPBACK = "tcp://127.0.0.1:0"
+QUICK = Timeouts(opening_s=5.0, serve_s=5.0, stall_s=0.3)
+
+
+def make_tree(root: Path, files: dict[str, bytes]) -> Manifest:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    nodes = MemoryNodes()
+    return Manifest(scan(root, nodes).tree, nodes)
+
+
+def random_files(seed: int = 0) -> dict[str, bytes]:
+    rng = random.Random(seed)
+    sizes = [0, 1, 100, 4096, 70_000, 256 << 10, 300_000, 3 << 20]
+    files = {f"d{n % 3}/f{n}": rng.randbytes(size) for n, size in enumerate(sizes)}
+    files |= {f"many/{n}": rng.randbytes(rng.randrange(2000)) for n in range(300)}
+    files["text"] = b"the same line again\n" * 50_000
+    return files
+
+
+def update_of(dest: Path, manifest: Manifest) -> TreeUpdate:
+    """Return an update of ``dest``, as it is found, to ``manifest``."""
+    dest.mkdir(exist_ok=True)
+    basis = Manifest(scan(dest, manifest.nodes).tree, manifest.nodes)
+    return TreeUpdate(dest, basis=basis, target=manifest)
+
+
+def tree_of(root: Path) -> Digest:
+    return scan(root, MemoryNodes()).tree
+
+
+async def pull(
+    plane: DataPlane,
+    dest: Path,
+    manifest: Manifest,
+    *replicas: Replica,
+    progress: Callable[[Progress], None] | None = None,
+) -> PullStats:
+    return await plane.pull(
+        update_of(dest, manifest),
+        replicas,
+        tree=manifest.tree,
+        progress=progress,
+        timeouts=QUICK,
+    )
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Manifest:
+    root = tmp_path / "source"
+    root.mkdir()
+    return make_tree(root, random_files())
+
+
+def test_a_tree_is_pulled_from_a_listener(source: Manifest, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            replica = Replica(sender.address, offer.token)
+            stats = await pull(
+                receiver, tmp_path / "dest", source, replica, progress=seen.append
+            )
+            assert tree_of(tmp_path / "dest") == source.tree
+            assert stats.content_bytes == source.summary.size
+            assert seen[-1].content_bytes == stats.content_bytes
+            assert seen[-1].files == stats.files
+            # The text compresses, so less than the content went over the wire.
+            assert receiver.counters.data_in < stats.content_bytes
+            assert sender.counters.data_out == receiver.counters.data_in
+            assert receiver.counters.data_out == sender.counters.data_in == 0
+            assert stats.replicas[0].wire_in == stats.wire_in > receiver.counters.data_in
+
+    asyncio.run(main())
+
+
+def test_a_sender_that_cannot_listen_dials_the_receiver(
+    source: Manifest, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with DataPlane() as sender, DataPlane(LOOPBACK) as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            serving = asyncio.create_task(sender.serve_to(receiver.address, offer))
+            await pull(receiver, tmp_path / "dest", source, Replica(None, offer.token))
+            assert tree_of(tmp_path / "dest") == source.tree
+            offer.close()
+            await serving
+
+    asyncio.run(main())
+
+
+def test_what_is_there_already_is_not_asked_for(source: Manifest, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            await pull(
+                receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
+            )
+            moved = receiver.counters.wire_in
+            await pull(
+                receiver, tmp_path / "dest", source, Replica("tcp://127.0.0.1:1", b"x" * 16)
+            )
+            assert receiver.counters.wire_in == moved
+
+    asyncio.run(main())
+
+
+def test_several_sessions_share_a_connection(source: Manifest, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            replica = Replica(sender.address, offer.token)
+            async with asyncio.TaskGroup() as group:
+                for number in range(4):
+                    group.create_task(
+                        pull(receiver, tmp_path / f"dest{number}", source, replica)
+                    )
+            for number in range(4):
+                assert tree_of(tmp_path / f"dest{number}") == source.tree
+
+    asyncio.run(main())
+
+
+def test_an_insertion_in_a_large_file_moves_little(tmp_path: Path) -> None:
+    old = random.Random(2).randbytes(16 << 20)
+    new = old[: 8 << 20] + random.Random(3).randbytes(1 << 20) + old[8 << 20 :]
+    (tmp_path / "source").mkdir()
+    source = make_tree(tmp_path / "source", {"image": new})
+    (tmp_path / "dest").mkdir()
+    make_tree(tmp_path / "dest", {"image": old})
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            stats = await pull(
+                receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
+            )
+            assert tree_of(tmp_path / "dest") == source.tree
+            assert stats.copied_bytes >= (16 << 20) - (256 << 10)
+            assert stats.wire_in + stats.wire_out < (1 << 20) + (256 << 10)
+
+    asyncio.run(main())
+
+
+# --- replicas that fail -------------------------------------------------------------------------
+
+
+def test_the_next_replica_is_tried_when_one_is_not_there(
+    source: Manifest, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane(LOOPBACK) as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            stats = await pull(
+                receiver,
+                tmp_path / "dest",
+                source,
+                Replica("tcp://127.0.0.1:1", offer.token),
+                Replica(sender.address, b"no such token 16"),
+                Replica(sender.address, offer.token),
+            )
+            assert tree_of(tmp_path / "dest") == source.tree
+            assert [bool(one.error) for one in stats.replicas] == [True, True, False]
+
+    asyncio.run(main())
+
+
+def test_another_replica_goes_on_where_one_has_died(source: Manifest, tmp_path: Path) -> None:
+    async def main() -> None:
+        first = await DataPlane(LOOPBACK).__aenter__()
+        async with DataPlane(LOOPBACK) as second, DataPlane(window_bytes=1 << 20) as receiver:
+            dying = first.offer(source, tmp_path / "source")
+            staying = second.offer(source, tmp_path / "source")
+
+            def die(progress: Progress) -> None:
+                if progress.content_bytes > 1 << 20:
+                    dying.close()
+
+            stats = await pull(
+                receiver,
+                tmp_path / "dest",
+                source,
+                Replica(first.address, dying.token),
+                Replica(second.address, staying.token),
+                progress=die,
+            )
+            assert tree_of(tmp_path / "dest") == source.tree
+            assert stats.replicas[0].error
+            assert stats.replicas[0].content_bytes >= 1 << 20
+            assert stats.replicas[1].content_bytes > 0
+            # At most one large file was under way and had to come again.
+            assert stats.content_bytes <= source.summary.size + (4 << 20)
+        await first.__aexit__(None, None, None)
+
+    asyncio.run(main())
+
+
+def test_no_replica_is_an_error_and_leaves_no_temporary_files(
+    source: Manifest, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with DataPlane() as receiver:
+            with pytest.raises(Unavailable):
+                await pull(receiver, tmp_path / "dest", source)
+        assert not [path for path in (tmp_path / "dest").iterdir() if path.is_file()]
+        assert not list((tmp_path / "dest").glob(".filesync*"))
+
+    asyncio.run(main())
+
+
+def test_a_file_that_changed_after_the_scan_is_told(source: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "source/d2/f2").write_bytes(b"shorter")
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            with pytest.raises(Refused, match="changed after it was scanned") as caught:
+                await pull(
+                    receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
+                )
+            assert caught.value.reason == "source-changed"
+
+    asyncio.run(main())
+
+
+def test_a_file_that_became_a_link_is_not_followed(source: Manifest, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(100))
+    (tmp_path / "source/d2/f2").unlink()
+    (tmp_path / "source/d2/f2").symlink_to(secret)
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            with pytest.raises(Refused):
+                await pull(
+                    receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
+                )
+
+    asyncio.run(main())
+
+
+def test_a_pull_that_is_cancelled_ends_the_session_and_cleans_up(
+    source: Manifest, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            replica = Replica(sender.address, offer.token)
+            started = asyncio.Event()
+            task = asyncio.create_task(
+                pull(
+                    receiver,
+                    tmp_path / "dest",
+                    source,
+                    replica,
+                    progress=lambda _: started.set(),
+                )
+            )
+            await started.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not list((tmp_path / "dest").glob(".filesync*"))
+            await pull(receiver, tmp_path / "dest", source, replica)
+            assert tree_of(tmp_path / "dest") == source.tree
+
+    asyncio.run(main())
+
+
+def test_listening_off_loopback_is_refused() -> None:
+    with pytest.raises(InsecureListen):
+        DataPlane("tcp://0.0.0.0:0")
+
+
+# --- hostile senders ----------------------------------------------------------------------------
+
+SMALL = b"the right content of the one file"
+
+Reply = Callable[[wire.Message], list[tuple[wire.Message, bytes]]]
+
+
+async def hostile_sender(
+    reply: Reply, dest: Path, tmp_path: Path, data: bytes = SMALL
+) -> FilesyncError:
+    """Pull ``data`` from a sender that answers with ``reply``; return what the pull raised."""
+    (tmp_path / "honest").mkdir(exist_ok=True)
+    manifest = make_tree(tmp_path / "honest", {"file": data})
+    context = zmq.asyncio.Context()
+    socket = context.socket(zmq.ROUTER)
+    socket.linger = 0
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+
+    async def answer() -> None:
+        while True:
+            identity, *frames = await socket.recv_multipart()
+            message, _ = wire.decode(frames)
+            for out, payload in reply(message):
+                await socket.send_multipart([identity, *wire.encode(out, payload)])
+
+    task = asyncio.create_task(answer())
+    try:
+        async with DataPlane() as receiver:
+            with pytest.raises(FilesyncError) as caught:
+                await pull(
+                    receiver, dest, manifest, Replica(f"tcp://127.0.0.1:{port}", bytes(16))
+                )
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        context.destroy(linger=0)
+    assert set(os.listdir(dest)) <= {"file"}
+    return caught.value
+
+
+def politely(wants: Callable[[wire.Want], list[tuple[wire.Message, bytes]]]) -> Reply:
+    """Answer like a sender until something is wanted."""
+
+    def reply(message: wire.Message) -> list[tuple[wire.Message, bytes]]:
+        match message:
+            case wire.Hello():
+                return [(wire.Hello(wire.VERSION), b"")]
+            case wire.Open(session):
+                return [(wire.Opened(session), b"")]
+            case wire.Want():
+                return wants(message)
+            case _:
+                return []
+
+    return reply
+
+
+def frame(want: wire.Want, raw_bytes: int, codec: Codec = Codec.RAW) -> wire.Frame:
+    return wire.Frame(want.session, raw_bytes, codec)
+
+
+def bomb(size: int) -> bytes:
+    return zstandard.ZstdCompressor().compress(bytes(size))
+
+
+N = len(SMALL)
+HOSTILE: dict[str, tuple[Callable[[wire.Want], list[tuple[wire.Message, bytes]]], type]] = {
+    "wrong content": (lambda w: [(frame(w, N), SMALL.upper())], ContentCorrupt),
+    "too much": (lambda w: [(frame(w, N + 1), SMALL + b"!")], UnexpectedMessage),
+    "twice": (lambda w: [(frame(w, N - 1), SMALL[:-1])] * 2, UnexpectedMessage),
+    "longer than it says": (lambda w: [(frame(w, N), SMALL + b"!")], MalformedMessage),
+    "bomb": (lambda w: [(frame(w, N, Codec.ZSTD), bomb(256 << 20))], MalformedMessage),
+    "garbage after": (
+        lambda w: [(frame(w, N, Codec.ZSTD), bomb(N) + b"garbage")],
+        MalformedMessage,
+    ),
+    "unasked recipe": (
+        lambda w: [(wire.Recipe(w.session, digest_of(SMALL), 0), bytes(36))],
+        UnexpectedMessage,
+    ),
+    "opened again": (lambda w: [(wire.Opened(w.session), b"")], UnexpectedMessage),
+    "silence": (lambda w: [], Unavailable),
+    "one byte, then silence": (lambda w: [(frame(w, 1), SMALL[:1])], Unavailable),
+    "another session": (lambda w: [(wire.Frame(w.session + 1, N), SMALL)], Unavailable),
+    "refusal": (lambda w: [(wire.Refuse(w.session, "busy", "not now"), b"")], Refused),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_sender_that_breaks_the_protocol_is_dropped(name: str, tmp_path: Path) -> None:
+    answer, error = HOSTILE[name]
+    raised = asyncio.run(hostile_sender(politely(answer), tmp_path / "dest", tmp_path))
+    assert type(raised) is error
+
+
+def test_a_sender_of_another_version_is_named_as_such(tmp_path: Path) -> None:
+    raised = asyncio.run(
+        hostile_sender(lambda _: [(wire.Hello(99), b"")], tmp_path / "dest", tmp_path)
+    )
+    assert isinstance(raised, VersionMismatch)
+
+
+def test_a_recipe_that_lies_does_not_reach_the_file(tmp_path: Path) -> None:
+    old, new = (random.Random(seed).randbytes(200_000) for seed in (1, 2))
+    (tmp_path / "dest").mkdir()
+    (tmp_path / "dest/file").write_bytes(old)
+
+    def reply(message: wire.Message) -> list[tuple[wire.Message, bytes]]:
+        match message:
+            case wire.AskRecipe(session, digest, _):
+                chunks = recipe.cut(lambda at, n: old[at : at + n], 0, len(old))
+                return [(wire.Recipe(session, digest, 0), recipe.pack(chunks))]
+            case wire.Want(session, ranges):
+                size = sum(length for _, _, length in ranges)
+                return [(wire.Frame(session, size), bytes(size))]
+            case _:
+                return politely(lambda _: [])(message)
+
+    raised = asyncio.run(hostile_sender(reply, tmp_path / "dest", tmp_path, new))
+    assert isinstance(raised, ContentCorrupt)
+    assert (tmp_path / "dest/file").read_bytes() == old
+
+
+# --- hostile receivers --------------------------------------------------------------------------
+
+
+class RawPeer:
+    """A DEALER that says what it likes."""
+
+    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.linger = 0
+        self.socket.connect(address)
+
+    async def say(self, message: wire.Message) -> None:
+        await self.socket.send_multipart(wire.encode(message))
+
+    async def hear(self) -> wire.Message:
+        async with asyncio.timeout(5):
+            return wire.decode(await self.socket.recv_multipart())[0]
+
+    async def greet(self) -> None:
+        await self.say(wire.Hello(wire.VERSION))
+        assert isinstance(await self.hear(), wire.Hello)
+
+
+Talk = Callable[[RawPeer, Manifest, bytes], Awaitable[None]]
+
+
+def with_raw_peer(root: Path, talk: Talk) -> None:
+    """Let ``talk`` talk to a data plane that offers a tree, which must then still serve it."""
+    (root / "source").mkdir()
+    manifest = make_tree(root / "source", {"a": SMALL, "big": bytes(1 << 20)})
+
+    async def main() -> None:
+        context = zmq.asyncio.Context()
+        try:
+            async with DataPlane(LOOPBACK) as plane, DataPlane() as honest:
+                offer = plane.offer(manifest, root / "source")
+                await talk(RawPeer(context, plane.address), manifest, offer.token)
+                await pull(honest, root / "dest", manifest, Replica(plane.address, offer.token))
+        finally:
+            context.destroy(linger=0)
+
+    asyncio.run(main())
+
+
+async def opened(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+    await peer.greet()
+    await peer.say(wire.Open(7, token, manifest.tree))
+    assert await peer.hear() == wire.Opened(7)
+
+
+async def is_refused(peer: RawPeer, code: str, session: int = 7) -> None:
+    while not isinstance(message := await peer.hear(), wire.Refuse):
+        pass
+    assert (message.session, message.code) == (session, code)
+
+
+def test_an_unknown_token_is_refused(tmp_path: Path) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await peer.greet()
+        await peer.say(wire.Open(7, bytes(16), manifest.tree))
+        await is_refused(peer, NotOffered.code)
+
+    with_raw_peer(tmp_path, talk)
+
+
+def test_another_tree_than_the_offers_is_refused(tmp_path: Path) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await peer.greet()
+        await peer.say(wire.Open(7, token, digest_of(b"another")))
+        await is_refused(peer, NotOffered.code)
+
+    with_raw_peer(tmp_path, talk)
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [((digest_of(b"x"), 0, 1),), ((digest_of(SMALL), 0, N + 1),), ((digest_of(SMALL), N, 1),)],
+    ids=["not in the tree", "too long", "past the end"],
+)
+def test_a_want_of_what_is_not_on_offer_is_refused(
+    ranges: tuple[wire.Range, ...], tmp_path: Path
+) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await opened(peer, manifest, token)
+        await peer.say(wire.Want(7, ranges))
+        await is_refused(peer, NotOffered.code)
+
+    with_raw_peer(tmp_path, talk)
+
+
+def test_a_million_ranges_are_refused(tmp_path: Path) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await opened(peer, manifest, token)
+        one = (digest_of(bytes(1 << 20)), 0, 1 << 20)
+        for _ in range(20):
+            await peer.say(wire.Want(7, (one,) * 64))
+        await is_refused(peer, TooMuchWanted.code)
+
+    with_raw_peer(tmp_path, talk)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [[b"\xc1"], [b""], [b"\x81\xa2op\xa4what"], [b"x" * 2_000_000], [b"a", b"b", b"c"]],
+    ids=["noise", "nothing", "unknown", "a header of 2 MB", "three frames"],
+)
+def test_frames_that_are_no_message_cost_the_connection(
+    frames: list[bytes], tmp_path: Path
+) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await peer.greet()
+        await peer.socket.send_multipart(frames)
+        await is_refused(peer, MalformedMessage.code, session=0)
+
+    with_raw_peer(tmp_path, talk)
+
+
+def test_who_does_not_greet_is_not_talked_to(tmp_path: Path) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await peer.say(wire.Open(7, token, manifest.tree))
+        await is_refused(peer, UnexpectedMessage.code, session=0)
+
+    with_raw_peer(tmp_path, talk)
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await peer.say(wire.Hello(99))
+        await is_refused(peer, VersionMismatch.code, session=0)
+
+    with_raw_peer(tmp_path, talk)
+
+
+def test_opening_one_session_twice_costs_the_connection(tmp_path: Path) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await opened(peer, manifest, token)
+        await peer.say(wire.Open(7, token, manifest.tree))
+        await is_refused(peer, UnexpectedMessage.code, session=0)
+
+    with_raw_peer(tmp_path, talk)
+
+
+def test_messages_of_sessions_that_are_not_there_change_nothing(tmp_path: Path) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await peer.greet()
+        await peer.say(wire.Want(5, ((digest_of(SMALL), 0, 1),)))
+        await peer.say(wire.Close(5))
+        await peer.socket.send_multipart(wire.encode(wire.Frame(5, 1), b"x"))
+        await peer.socket.send_multipart(wire.encode(wire.Reply(5, b"", ""), b"x"))
+        await peer.say(wire.Call(1, b"\xc1"))
+        assert isinstance(reply := await peer.hear(), wire.Reply)
+        assert reply.error
+
+    with_raw_peer(tmp_path, talk)
+
+
+def test_a_peer_that_does_not_read_holds_up_nobody_and_no_memory(tmp_path: Path) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        peer.socket.rcvhwm = 1
+        await opened(peer, manifest, token)
+        big = (digest_of(bytes(1 << 20)), 0, 1 << 20)
+        await peer.say(wire.Want(7, (big,) * 60))
+
+    with_raw_peer(tmp_path, talk)

@@ -1,0 +1,102 @@
+"""Contexts: what the build reads of a directory, as the build sees it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from filesync.errors import StoreError, UsageError
+from filesync.manifest import Subdirectory
+from filesync.select import Pick, Selector
+from solver.client.contexts import Context, scan_contexts
+
+ALL = Selector((Pick("/"),))
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    place = tmp_path / "context"
+    (place / "src").mkdir(parents=True)
+    (place / "src" / "main.c").write_text("int")
+    (place / "notes").write_text("text")
+    (place / "link").symlink_to("notes")
+    return place
+
+
+def scanned(root: Path, selector: Selector = ALL, *, name: str = "context") -> Context:
+    return scan_contexts({name: root}, {name: selector}, root / "Dockerfile")[name]
+
+
+def paths(context: Context) -> list[str]:
+    return [os.fsdecode(path) for path, _ in context.manifest.walk()]
+
+
+def test_context_is_what_the_build_reads_of_it(root: Path) -> None:
+    assert paths(scanned(root)) == ["link", "notes", "src", "src/main.c"]
+    assert paths(scanned(root, Selector((Pick("src"),)))) == ["src", "src/main.c"]
+    assert scan_contexts({"context": root}, {}, root / "Dockerfile") == {}
+
+
+def test_all_is_owned_by_root(root: Path) -> None:
+    if os.geteuid() == 0:
+        for path in (root, *root.rglob("*")):
+            os.chown(path, 1234, 1234, follow_symlinks=False)
+    manifest = scanned(root).manifest
+    owners = {(manifest.root.uid, manifest.root.gid)}
+    for _, entry in manifest.walk():
+        node = manifest.directory(entry.tree) if isinstance(entry, Subdirectory) else entry
+        owners.add((node.uid, node.gid))
+    assert owners == {(0, 0)}
+
+
+def test_dockerignore_leaves_out_what_it_matches(root: Path) -> None:
+    (root / ".dockerignore").write_text("# comment\nsrc\n!src/main.c\nnotes\n.dockerignore\n")
+    assert paths(scanned(root)) == ["link", "src", "src/main.c"]
+
+
+def test_dockerignore_beside_the_dockerfile_wins(root: Path) -> None:
+    (root / ".dockerignore").write_text("src\n")
+    (root / "Dockerfile.dockerignore").write_text("notes\n*ignore\n")
+    assert paths(scanned(root)) == ["link", "src", "src/main.c"]
+
+
+def test_dockerignore_is_for_the_main_context_only(root: Path) -> None:
+    (root / ".dockerignore").write_text("src\n.dockerignore\n")
+    assert "src/main.c" in paths(scanned(root, name="other"))
+
+
+def test_missing_path_is_one_clear_sentence(root: Path) -> None:
+    with pytest.raises(UsageError) as missing:
+        scanned(root, Selector((Pick("src/none"),)))
+    assert str(missing.value) == f"'src/none' is not in the context {root}"
+
+
+def test_missing_path_that_may_be_ignored_says_so(root: Path) -> None:
+    (root / ".dockerignore").write_text("notes\n")
+    with pytest.raises(UsageError, match=r"'notes' is not in .*; \.dockerignore may leave it"):
+        scanned(root, Selector((Pick("notes"),)))
+
+
+def test_bad_pattern_names_its_file_and_line(root: Path) -> None:
+    (root / ".dockerignore").write_text("good\n[bad\n")
+    with pytest.raises(UsageError, match=r"\.dockerignore:2.*not a pattern"):
+        scanned(root)
+
+
+def test_dockerignore_that_is_not_text_is_one_sentence(root: Path) -> None:
+    (root / ".dockerignore").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"\.dockerignore: "):
+        scanned(root)
+
+
+def test_missing_directory_is_one_sentence(root: Path) -> None:
+    with pytest.raises(StoreError, match="none"):
+        scanned(root / "none")
+
+
+def test_change_of_a_file_is_seen_though_the_scan_remembers(root: Path) -> None:
+    before = scanned(root).manifest.content
+    assert scanned(root).manifest.content == before
+    (root / "notes").write_text("TEXT")
+    assert scanned(root).manifest.content != before

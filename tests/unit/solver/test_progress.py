@@ -1,0 +1,181 @@
+"""Progress: what people and programs are told, and what output cannot do to a terminal."""
+
+import io
+import json
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from solver.client.progress import MAX_LINE_CHARS, human, make_progress, printable
+from solver.graph import Graph, Vertex
+from solver.wire import (
+    Event,
+    Explained,
+    InputUse,
+    StepDone,
+    StepOutput,
+    StepProgress,
+    StepStarted,
+)
+from worker.wire.ops import ExecOp
+from worker.wire.orders import Mode
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J\r\x9b31m\u202e"
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def graph(*names: str) -> Graph:
+    return Graph(tuple(Vertex(ExecOp(("x",)), (), name, "s") for name in names), 0)
+
+
+def told(kind: str, events: Sequence[Event], *, name: str = "RUN make") -> list[str]:
+    out = io.StringIO()
+    progress = make_progress(kind, out)
+    progress.begin(graph(name))
+    for event in events:
+        progress.event(event)
+    progress.close()
+    return out.getvalue().splitlines()
+
+
+def test_plain_tells_of_a_step_line_by_line() -> None:
+    use = InputUse(Mode.PATHS, "[build] make", ("b",), 1500, 2, 3_000_000)
+    lines = told(
+        "plain",
+        [
+            Explained(0, ("chosen a: cheap",)),
+            StepStarted(0, "a"),
+            StepProgress(0, 0, 1, 2),
+            StepDone(0, "a", cached=False, seconds=1.234, inputs=(use, InputUse(Mode.LOCAL))),
+        ],
+    )
+    assert lines == [
+        "#1 chosen a: cheap",
+        "#1 RUN make on a",
+        "#1 RUN make DONE 1.23s on a",
+        "#1   paths: [build] make from b: 1.5 kB in 2 files moved, 3.0 MB as whole layers",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (StepDone(0, "a", cached=True), "#1 RUN make CACHED on a"),
+        (StepDone(0, "a", True, shared=True), "#1 RUN make SHARED with an equal step on a"),
+    ],
+)
+def test_plain_tells_why_a_step_did_not_run(event: Event, line: str) -> None:
+    assert told("plain", [event]) == [line]
+
+
+def test_plain_puts_output_that_comes_in_pieces_into_whole_lines() -> None:
+    pieces = [
+        StepOutput(0, 1, b"one\ntw"),
+        StepOutput(0, 2, b"err\n"),
+        StepOutput(0, 1, b"o\nx"),
+    ]
+    lines = told("plain", [*pieces, StepDone(0, "a", cached=False)])
+    assert [line.split()[-1] for line in lines[:-1]] == ["one", "err", "two", "x"]
+
+
+def test_plain_keeps_the_last_line_of_a_step_that_never_ends() -> None:
+    assert told("plain", [StepOutput(0, 1, b"no newline")]) == ["#1 no newline"]
+
+
+def test_plain_does_not_gather_a_line_without_end() -> None:
+    lines = told("plain", [StepOutput(0, 1, b"x" * 1000)] * 5)
+    assert len(lines) == 2
+    assert max(map(len, lines)) < MAX_LINE_CHARS + 20
+
+
+def test_json_is_one_object_a_line() -> None:
+    use = InputUse(Mode.LOCAL, "one")
+    lines = told(
+        "json",
+        [
+            StepStarted(0, "a"),
+            StepOutput(0, 1, b"\xff\x1b[2J"),
+            StepDone(0, "a", False, inputs=(use,)),
+        ],
+    )
+    events = [json.loads(line) for line in lines]
+    assert [event["event"] for event in events] == [
+        "begin",
+        "step-started",
+        "step-output",
+        "step-done",
+    ]
+    assert events[0]["steps"] == [{"name": "RUN make", "stage": "s"}]
+    assert events[2]["data"] == "\ufffd\x1b[2J"
+    assert events[3]["inputs"][0]["mode"] == "local"
+
+
+def test_quiet_says_nothing() -> None:
+    assert told("quiet", [StepStarted(0, "a"), StepOutput(0, 1, b"x\n")]) == []
+
+
+@pytest.mark.parametrize("kind", ["plain", "json", "auto"])
+@given(data=st.binary(max_size=60))
+def test_output_cannot_steer_a_terminal(kind: str, data: bytes) -> None:
+    hostile = HOSTILE.encode() + data
+    lines = told(kind, [StepOutput(0, 1, hostile), StepDone(0, "a", cached=False)])
+    assert all(char.isprintable() or char == "\t" for line in lines for char in line)
+
+
+@pytest.mark.parametrize("kind", ["plain", "json"])
+def test_names_cannot_steer_a_terminal(kind: str) -> None:
+    lines = told(
+        kind,
+        [
+            Explained(0, (HOSTILE,)),
+            StepStarted(0, HOSTILE),
+            StepDone(0, HOSTILE, False, inputs=(InputUse(Mode.PATHS, HOSTILE, (HOSTILE,)),)),
+        ],
+        name=HOSTILE,
+    )
+    assert all(char.isprintable() for line in lines for char in line)
+
+
+def test_terminal_is_drawn_by_us_and_not_by_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen()
+    progress = make_progress("auto", screen)
+    progress.begin(graph("RUN \x1b]0;name\x07"))
+    progress.event(StepStarted(0, "a\x1b]0;worker\x07"))
+    progress.event(StepOutput(0, 1, b"\x1b]0;output\x07\n"))
+    progress.event(StepDone(0, "a\x1b]0;done\x07", cached=False))
+    progress.note("\x1b]0;note\x07")
+    progress.close()
+    progress.close()
+    assert "\x1b]" not in screen.getvalue()
+    assert "\x07" not in screen.getvalue()
+    assert "DONE" in screen.getvalue()
+
+
+@given(st.text())
+def test_printable_is_one_bounded_line(text: str) -> None:
+    shown = printable(text)
+    assert len(shown) <= MAX_LINE_CHARS
+    assert all(char.isprintable() or char == "\t" or char == "\ufffd" for char in shown)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (1_500_000, "1.5 MB"),
+        (10**13, "10000.0 GB"),
+    ],
+)
+def test_sizes_are_for_people(size: int, text: str) -> None:
+    assert human(size) == text
