@@ -17,8 +17,8 @@ from filesync.select import Selector, select
 from filesync.transfer import DataPlane, Offer
 from worker import chains, exports
 from worker.exec import ExecState
-from worker.inputs import Inputs
-from worker.run import OpFailed, run_op
+from worker.inputs import Inputs, OnProgress
+from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store
 from worker.wire import orders
 from worker.wire.orders import (
@@ -66,6 +66,7 @@ class Service:
     exec_missing: str
     slots: asyncio.Semaphore
     _open: dict[bytes, Open] = field(default_factory=dict)
+    _running: int = 0
 
     async def perform(self, number: int, body: OrderBody, tell: Tell) -> Result:
         """Carry out one order and return its answer; never raises but when cancelled."""
@@ -124,6 +125,13 @@ class Service:
         def progress(index: int, done: int, total: int) -> None:
             tell(orders.Progress(number, index, done, total))
 
+        self._running += 1
+        try:
+            return await self._run_op(body, output, progress)
+        finally:
+            self._running -= 1
+
+    async def _run_op(self, body: orders.Run, output: OnOutput, progress: OnProgress) -> Ran:
         async with Inputs(self.store, self.plane, progress) as inputs, self.slots:
             trees = await inputs.bring_all(body.inputs)
             began_s = time.monotonic()
@@ -179,7 +187,7 @@ class Service:
             self.store.release_source(ref)
 
     def _prune(self, everything: bool) -> tuple[UsageRow, ...]:
-        removed = list(self.store.prune())
+        removed = list(self.store.prune(sweep_nodes=not self._running))
         if everything and self.exec_state is not None:
             removed.extend(self.store.prune_caches())
         return tuple(removed)

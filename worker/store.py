@@ -7,7 +7,6 @@ scratch of commands) and ``work/`` (exports and blobs on their way; empty at sta
 
 import contextlib
 import os
-import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from filesync.digest import Digest
+from filesync.disk.handles import open_root, remove_tree
 from filesync.manifest import Manifest
 from filesync.manifest.store import SqliteNodes
 from filesync.sources import SourceLease, SourcePool
@@ -71,8 +71,7 @@ class Store:
             if self.refs.get(info.ref).snapshot not in here:
                 self.refs.remove(info.ref)
         self._remove_snapshots(here - self.refs.snapshots())
-        if self.work.exists():
-            shutil.rmtree(self.work)
+        remove(self.work)
         self.work.mkdir()
 
     def close(self) -> None:
@@ -136,8 +135,12 @@ class Store:
             UsageRow("caches", len(caches), sum(map(tree_bytes, caches))),
         )
 
-    def prune(self) -> tuple[UsageRow, ...]:
-        """Remove every result, blob and source that is not in use; return what that was."""
+    def prune(self, *, sweep_nodes: bool) -> tuple[UsageRow, ...]:
+        """Remove every result, blob and source that is not in use; return what that was.
+
+        ``sweep_nodes`` removes the manifests that nothing needs any more too. It must be
+        False while an op runs, whose inputs' manifests may have come before their trees.
+        """
         before = self.usage()
         infos = self.refs.infos()
         for info in reversed(infos):
@@ -151,7 +154,9 @@ class Store:
             if blob.digest not in kept_layers:
                 self.blobs.remove(blob.digest)
         self.sources.clear()
-        self.nodes.sweep([*(info.tree for info in self.refs.infos()), *self._source_trees()])
+        if sweep_nodes:
+            trees = [info.tree for info in self.refs.infos()]
+            self.nodes.sweep([*trees, *self.sources.trees()])
         after = {row.kind: row for row in self.usage()}
         return tuple(
             UsageRow(
@@ -166,12 +171,8 @@ class Store:
         caches = list(self.caches.iterdir()) if self.caches.is_dir() else []
         row = UsageRow("caches", len(caches), sum(map(tree_bytes, caches)))
         for cache in caches:
-            shutil.rmtree(cache)
+            remove(cache)
         return (row,)
-
-    def _source_trees(self) -> list[Digest]:
-        with self._lock:
-            return [manifest.tree for _, manifest in self._held.values()]
 
     def _remove_snapshots(self, snapshots: Iterable[str]) -> list[str]:
         """Remove snapshots, children before the parents they stand on; return those in use."""
@@ -188,6 +189,15 @@ class Store:
         except SnapshotInUse:
             return False
         return True
+
+
+def remove(path: Path) -> None:
+    """Remove whatever is at ``path``, however deep; fine if nothing is."""
+    parent = open_root(path.parent)
+    try:
+        remove_tree(parent, os.fsencode(path.name))
+    finally:
+        os.close(parent)
 
 
 def tree_bytes(path: Path) -> int:

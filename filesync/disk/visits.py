@@ -16,8 +16,8 @@ class Visit:
         old: as the basis has it; None when it is new.
         new: as it shall be.
         removed: names that are gone.
-        changes: (old or None, new) of each name that is new or differs. Subdirectories are
-            among them only where there was none before.
+        changes: (old or None, new) of each name that is new or differs, ascending by name.
+            Subdirectories are among them only where there was none before.
     """
 
     path: bytes
@@ -42,7 +42,9 @@ def visits(
     """
     for change in diff(basis, target):
         changes: list[tuple[Entry | None, Entry]] = [(None, entry) for entry in change.added]
-        changes += change.changed
+        if change.changed:
+            changes += change.changed
+            changes.sort(key=lambda pair: pair[1].name)
         yield Visit(change.path, change.old, change.new, change.removed, changes)
         if any(type(entry) is Subdirectory for _, entry in changes):
             yield from _new(target, _subdirectories(change.path, changes, moved), moved)

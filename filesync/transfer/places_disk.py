@@ -100,8 +100,9 @@ def find(places: Places, path: bytes) -> Place:
     """
     try:
         return Place(places.open(path), places.path_of(path), only=None, label=path)
-    except OSError:
-        pass
+    except OSError as exc:
+        if path.endswith(b"/"):
+            raise PathMissing(os.fsdecode(path)) from exc
     directory, name = _split(path)
     try:
         fd = places.open(directory)

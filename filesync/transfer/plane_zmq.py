@@ -241,14 +241,15 @@ class DataPlane:
 
     async def _pull_from_any(self, pull: "_Pull", replicas: Sequence[Replica]) -> None:
         error: FilesyncError = Unavailable("nobody is known to have this tree")
-        for replica in replicas:
+        for at, replica in enumerate(replicas, 1):
             replica_stats = ReplicaStats()
             pull.stats.replicas.append(replica_stats)
             try:
                 await self._pull_from(pull, replica, replica_stats)
             except (Unavailable, PeerError) as exc:
-                where = replica.address or "a peer that dials us"
-                log.warning("replica failed: replica=%s reason=%s", where, exc)
+                if at < len(replicas):
+                    where = replica.address or "a peer that dials us"
+                    log.warning("replica failed: replica=%s reason=%s", where, exc)
                 replica_stats.error = str(exc)
                 error = exc
             else:

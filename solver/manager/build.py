@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Final
 
 from filesync.digest import Digest
-from filesync.errors import FilesyncError, NodeMissing, Unavailable
+from filesync.errors import FilesyncError, Unavailable
 from filesync.manifest import Manifest
 from solver.errors import NoWorker, OrderFailed, StepFailed
 from solver.keys import content_key, definition_keys, part_read
@@ -173,6 +173,7 @@ class Build:
             try:
                 return await self._run_once(position, keys)
             except OrderFailed as exc:
+                self._doubt(exc)
                 if exc.reason not in RETRIED:
                     raise StepFailed(
                         position, vertex.name, exc.detail, exc.exit_status, exc.tail, exc.reason
@@ -182,6 +183,12 @@ class Build:
                 failure = exc
             log.warning("step runs again step=%s reason=%s", vertex.name, failure)
         raise StepFailed(position, vertex.name, f"gave up after {ATTEMPTS} tries: {failure}")
+
+    def _doubt(self, failure: OrderFailed) -> None:
+        """Believe nothing of what a worker was thought to know, when it did not."""
+        worker = self._shared.cluster.named(failure.worker)
+        if worker is not None and failure.reason == "node-missing":
+            worker.known.clear()
 
     async def _run_once(self, position: int, keys: tuple[Digest, ...]) -> Solved:
         vertex = self._graph.vertices[position]
@@ -266,8 +273,6 @@ class Build:
         if reason == REF_MISSING:
             here = [b.order.ref for b in brought if isinstance(b.order, FromLocal)]
             self._shared.cluster.forget(worker, here)
-        elif reason == NodeMissing.code:
-            self._shared.cluster.forget(worker, ())
 
     def _keep(self, worker: WorkerLink, ran: Ran, keys: Sequence[Digest]) -> None:
         """Note a new result and what came to the worker on the way."""

@@ -60,9 +60,9 @@ class Bench:
 
     def serve(self, *options: str, root: Path | None = None) -> str:
         """Start a server; return its address."""
+        words = ["serve", str(root or self.served), "--listen", "tcp://127.0.0.1:0"]
         server = subprocess.Popen(
-            [*COMMAND, "serve", str(root or self.served), "--listen", "tcp://127.0.0.1:0"]
-            + [*options, "--until-eof"],
+            [*COMMAND, *words, "--until-eof", *options],
             env=self.env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -38,6 +38,7 @@ from filesync.transfer.errors import TooMuchWanted, VersionMismatch
 from filesync.transfer.wire import Codec
 
 LOOPBACK = "tcp://127.0.0.1:0"
+PATIENT = Timeouts()
 QUICK = Timeouts(opening_s=5.0, serve_s=5.0, stall_s=0.3)
 
 
@@ -76,13 +77,14 @@ async def pull(
     manifest: Manifest,
     *replicas: Replica,
     progress: Callable[[Progress], None] | None = None,
+    timeouts: Timeouts = PATIENT,
 ) -> PullStats:
     return await plane.pull(
         update_of(dest, manifest),
         replicas,
         tree=manifest.tree,
         progress=progress,
-        timeouts=QUICK,
+        timeouts=timeouts,
     )
 
 
@@ -345,7 +347,11 @@ async def hostile_sender(
         async with DataPlane() as receiver:
             with pytest.raises(FilesyncError) as caught:
                 await pull(
-                    receiver, dest, manifest, Replica(f"tcp://127.0.0.1:{port}", bytes(16))
+                    receiver,
+                    dest,
+                    manifest,
+                    Replica(f"tcp://127.0.0.1:{port}", bytes(16)),
+                    timeouts=QUICK,
                 )
     finally:
         task.cancel()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from filesync.digest import EMPTY
 from filesync.disk.update import LocalTree, TreeUpdate
@@ -31,7 +33,9 @@ from tests.unit.update_driver import (
     MakeFile,
     MakeLink,
     MakeSymlink,
+    any_trees,
     build,
+    check_update,
     scanned,
     update,
 )
@@ -180,5 +184,20 @@ def test_local_trees_that_cannot_be_read_are_passed_over(work: Path) -> None:
         done = update(work / "root", work / "source", basis=None, target=target, local=[local])
         assert len(done.fetched) == 1
         assert scanned(work / "root").tree == target.tree
+
+    as_nobody(check)
+
+
+def test_any_tree_becomes_any_other_for_an_ordinary_user() -> None:
+    trees = any_trees(
+        modes=[0o644, 0o755, 0o400, 0o555, 0o4755, 0o2711],
+        directory_modes=[0o755, 0o700, 0o500, 0o555, 0o2755, 0o1777],
+    )
+
+    @settings(suppress_health_check=[HealthCheck.too_slow], database=None)
+    @given(trees, trees, st.booleans())
+    def check(before: list[Make], changes: list[Make], atomic: bool) -> None:
+        check_update(before, changes, atomic=atomic, stages=False)
+        check_update(before, [*changes[:3], *before], atomic=atomic, stages=True)
 
     as_nobody(check)

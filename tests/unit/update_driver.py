@@ -1,15 +1,27 @@
 """Trees on disk for tests of updates: made from short descriptions, scanned, updated."""
 
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filesync.digest import Digest
+from hypothesis import strategies as st
+
+from filesync.digest import Digest, digest_of
+from filesync.disk.handles import remove_tree
 from filesync.disk.scan import scan
 from filesync.disk.update import LocalTree, TreeUpdate, UpdateStats, WantedFile
-from filesync.manifest import File, Manifest, MemoryNodes
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    Entry,
+    File,
+    Manifest,
+    MemoryNodes,
+    put,
+    with_entries,
+)
 
 SMALL_BYTES = 64 << 10
 
@@ -169,3 +181,69 @@ def update(
         return Updated(one.finish(), wanted)
     finally:
         one.abort()
+
+
+def sync(root: Path, source: Path, *, atomic: bool = False) -> Updated:
+    """Update ``root`` to what ``source`` holds and check that it does."""
+    basis = scanned(root) if root.exists() else None
+    target = scanned(source)
+    done = update(root, source, basis=basis, target=target, atomic=atomic)
+    assert list(scanned(root).walk()) == list(target.walk())
+    assert scanned(root).tree == target.tree
+    return done
+
+
+def tree_of(*entries: Entry) -> Manifest:
+    nodes = MemoryNodes()
+    return Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, entries)), nodes)
+
+
+def file(name: bytes, data: bytes, *, mode: int = 0o644, link: bytes = b"") -> File:
+    me = os.geteuid()
+    return File(name, mode, me, me, 0, len(data), digest_of(data), link)
+
+
+def any_trees(
+    *, modes: Sequence[int], directory_modes: Sequence[int] | None = None
+) -> st.SearchStrategy[list[Make]]:
+    """Small trees of every kind, with a few names and contents, so that much is alike."""
+    paths = st.lists(st.sampled_from("ab0"), min_size=1, max_size=3).map("/".join)
+    disk = bytes(9000) + b"end" + bytes(90_000)
+    contents = st.sampled_from([b"", b"x", b"some text", b"y" * 20_000, b"z" * 70_000, disk])
+    times = st.sampled_from([0, 1_000_000_007, -5, 1_700_000_000_123_456_789])
+    mode = st.sampled_from(modes)
+    targets = st.sampled_from(["a", "../b", "/etc/passwd"])
+    makes: st.SearchStrategy[Make] = st.one_of(
+        st.builds(MakeFile, paths, contents, mode, times),
+        st.builds(MakeDirectory, paths, st.sampled_from(directory_modes or modes), times),
+        st.builds(MakeSymlink, paths, targets, times),
+        st.builds(MakeFifo, paths, mode, times),
+        st.builds(MakeLink, paths, paths),
+    )
+    return st.lists(makes, max_size=14)
+
+
+def check_update(
+    before: list[Make] | None, after: list[Make], *, atomic: bool, stages: bool
+) -> None:
+    """Make two trees, update one to the other, and check that nothing else is left."""
+    work = Path(tempfile.mkdtemp(prefix="update-"))
+    try:
+        root, source = work / "root", work / "source"
+        if before is not None:
+            build(root, before)
+        build(source, after)
+        basis = scanned(root) if before is not None else None
+        target = scanned(source)
+        staging = work if stages else None
+        done = update(root, source, basis=basis, target=target, atomic=atomic, staging=staging)
+        assert done.stats.not_kept == {}
+        assert list(scanned(root).walk()) == list(target.walk())
+        assert scanned(root).tree == target.tree
+        assert sorted(path.name for path in work.iterdir()) == ["root", "source"]
+    finally:
+        handle = os.open(work.parent, os.O_RDONLY)
+        try:
+            remove_tree(handle, os.fsencode(work.name))
+        finally:
+            os.close(handle)

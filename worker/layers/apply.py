@@ -110,15 +110,23 @@ def _apply(
 ) -> None:
     parts = _parts(member.path)
     if not parts:
-        if member.kind != DIRECTORY:
-            raise BadLayer("the root of a layer is not a directory")
         tree.set_root(member)
-        return
-    name = parts[-1]
-    if name.startswith(WHITEOUT):
+    elif any(part.startswith(_AUFS) for part in parts) and parts[-1] != OPAQUE:
+        pass
+    elif parts[-1].startswith(WHITEOUT):
         _remove(tree, parts)
-        return
-    directory = tree.enter(parts[:-1])
+    else:
+        _make(tree, source, member, parts, hints)
+
+
+def _make(
+    tree: Rooted,
+    source: Source,
+    member: Member,
+    parts: list[bytes],
+    hints: dict[bytes, tuple[int, Digest]],
+) -> None:
+    directory, name = tree.enter(parts[:-1]), parts[-1]
     path = directory + b"/" + name if directory else name
     known = None
     if member.kind == LINK:
@@ -147,7 +155,7 @@ def _remove(tree: Rooted, parts: list[bytes]) -> None:
         return
     if name == OPAQUE:
         tree.clear_old(directory)
-    elif not name.startswith(_AUFS):
+    else:
         gone = name.removeprefix(WHITEOUT)
         if gone in (b"", b".", b".."):
             raise BadLayer(f"{shown(b'/'.join(parts))} would remove no name")

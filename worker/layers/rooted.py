@@ -21,7 +21,7 @@ from filesync.disk.readfile import is_kept
 from filesync.errors import StoreError
 from filesync.manifest import MAX_DEPTH, Directory, Special, Symlink
 from worker.layers.errors import BadLayer
-from worker.layers.member import BLOCK, CHARACTER, FIFO, Member
+from worker.layers.member import BLOCK, CHARACTER, DIRECTORY, FIFO, Member
 
 MAX_LINKS: Final = 255
 
@@ -88,6 +88,8 @@ class Rooted:
 
     def set_root(self, member: Member) -> None:
         """Give the root itself the metadata of ``member``."""
+        if member.kind != DIRECTORY:
+            raise BadLayer("the root of a layer is not a directory")
         self._open_to_change(b"")
         self._headers[b""] = _header(member)
 
@@ -107,7 +109,7 @@ class Rooted:
     def new_file(self, directory: bytes, name: bytes, member: Member) -> Iterator[int]:
         """Give a new file to be written, and complete it at the end of the block."""
         fd = self._clear(self._open_to_change(directory), directory, name)
-        new = os.open(name, _CREATE, 0o600, dir_fd=fd)
+        new = os.open(name, _CREATE, member.mode & 0o777, dir_fd=fd)
         try:
             yield new
             created = self._created.setdefault(directory, Created())

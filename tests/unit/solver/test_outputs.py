@@ -40,8 +40,9 @@ def test_output_is_what_its_text_asks_for(text: str, output: Output, form: Expor
         ("dest=x", "the type is one of"),
         ("type=tar", "say where to: dest=PATH"),
         ("type=tar,dest=", "say where to: dest=PATH"),
-        ("type=tar,dst=x", "'dst=x' is not type=, dest= or tar="),
-        ("type=tar,dest=x,more", "'more' is not"),
+        ("type=tar,dst=x", "'dst=x' is none of type, dest, tar"),
+        ("type=oci,dest=x,compression=rar", "the compression is one of "),
+        ("type=tar,dest=x,more", "'more' is none of"),
         ("type=local,dest=-", "use type=tar"),
     ],
 )

@@ -1,0 +1,162 @@
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from filesync.disk.scan import scan
+from filesync.errors import StoreError
+from filesync.manifest import Manifest, MemoryNodes
+from worker.blobs import BlobStore
+from worker.layers import MEDIA_TYPES, apply_layer, make_layer, tar_size
+from worker.wire.orders import Compression, Layer
+
+NODES = MemoryNodes()
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "blobs")
+
+
+@pytest.fixture
+def trees(tmp_path: Path) -> tuple[Path, Path]:
+    """Return the roots of a tree and of one that came of it."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for root in (old, new):
+        (root / "d/sub").mkdir(parents=True)
+        for name in ("f", "d/a", "d/sub/x"):
+            (root / name).write_text(name)
+            os.utime(root / name, (5, 5))
+        os.link(root / "f", root / "d/f2")
+    (old / "d/gone").mkdir()
+    (old / "to-dir").write_text("a file")
+    (old / "to-file").mkdir()
+    (new / "to-dir").mkdir()
+    (new / "to-dir/in").write_text("in")
+    (new / "to-file").write_text("large " * 600_000)
+    (new / "d/a").write_text("changed")
+    (new / "d/link").symlink_to("/f")
+    (new / ("n" * 150)).touch()
+    return old, new
+
+
+def manifest(root: Path) -> Manifest:
+    return Manifest(scan(root, NODES).tree, NODES)
+
+
+@pytest.mark.parametrize("compression", list(Compression))
+def test_a_layer_is_a_blob_with_all_that_oci_says_of_it(
+    trees: tuple[Path, Path], blobs: BlobStore, compression: Compression
+) -> None:
+    old, new = map(manifest, trees)
+    layer = make_layer(old, new, trees[1], blobs, compression=compression)
+    data = blobs.path(layer.digest).read_bytes()
+    assert layer.media_type == MEDIA_TYPES[compression]
+    assert (layer.size, layer.digest) == (
+        len(data),
+        f"sha256:{hashlib.sha256(data).hexdigest()}",
+    )
+    if compression is Compression.GZIP:
+        data = gzip.decompress(data)
+    elif compression is Compression.ZSTD:
+        data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    assert layer.diff_id == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert len(data) == tar_size(old, new)
+    assert make_layer(old, new, trees[1], blobs, compression=compression) == layer
+
+
+@pytest.mark.parametrize("name", ["d/a", "to-file"], ids=["small", "large"])
+@pytest.mark.parametrize("change", ["other", "shorter", "longer", "gone", "link", "fifo"])
+def test_a_tree_that_is_not_its_manifests_gives_no_layer(
+    trees: tuple[Path, Path], blobs: BlobStore, name: str, change: str
+) -> None:
+    new = manifest(trees[1])
+    path = trees[1] / name
+    data = path.read_bytes()
+    path.unlink()
+    match change:
+        case "other":
+            path.write_bytes(data[:-1] + b"?")
+        case "shorter":
+            path.write_bytes(data[:-1])
+        case "longer":
+            path.write_bytes(data + b"?")
+        case "link":
+            path.symlink_to("d/f2")
+        case "fifo":
+            os.mkfifo(path)
+        case _:
+            assert change == "gone"
+    with pytest.raises(StoreError, match=name):
+        make_layer(None, new, trees[1], blobs)
+    assert blobs.list() == []
+    assert os.listdir(blobs.directory / "ingest") == []
+
+
+@pytest.mark.needs("umoci", "root")
+@pytest.mark.parametrize("compression", [Compression.GZIP, Compression.NONE])
+def test_umoci_unpacks_our_layers_to_the_same_tree(
+    trees: tuple[Path, Path], blobs: BlobStore, tmp_path: Path, compression: Compression
+) -> None:
+    old, new = map(manifest, trees)
+    layers = [
+        make_layer(None, old, trees[0], blobs, compression=compression),
+        make_layer(old, new, trees[1], blobs, compression=compression),
+    ]
+    write_image(blobs, layers)
+    subprocess.run(
+        ["umoci", "raw", "unpack", "--image", f"{blobs.directory}:test", tmp_path / "out"],
+        check=True,
+        capture_output=True,
+    )
+    # umoci gives the root the time at which it finished; it is not part of the content.
+    assert manifest(tmp_path / "out").content == new.content
+
+
+@pytest.mark.needs("umoci", "root")
+def test_we_apply_the_layers_that_umoci_makes(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    image = tmp_path / "image"
+
+    def umoci(*words: str | Path) -> None:
+        subprocess.run(["umoci", *words], check=True, capture_output=True)
+
+    umoci("init", "--layout", image)
+    umoci("new", "--image", f"{image}:test")
+    umoci("insert", "--image", f"{image}:test", trees[1], "/tree")
+    umoci("insert", "--image", f"{image}:test", "--whiteout", "/tree/d/sub")
+    store = BlobStore(image)
+    (tmp_path / "out").mkdir()
+    index = json.loads((image / "index.json").read_bytes())
+    (descriptor,) = index["manifests"]
+    for layer in json.loads(store.path(descriptor["digest"]).read_bytes())["layers"]:
+        with store.open(layer["digest"]) as blob:
+            apply_layer(blob, tmp_path / "out")
+    assert not (tmp_path / "out/tree/d/sub").exists()
+    assert (tmp_path / "out/tree/to-file").read_text() == "large " * 600_000
+    assert (tmp_path / "out/tree/f").stat().st_nlink == 2
+
+
+def write_image(blobs: BlobStore, layers: list[Layer]) -> None:
+    """Make the store an image of ``layers``, called ``test``."""
+
+    def add(value: object, kind: str) -> dict[str, object]:
+        blob = blobs.ingest(io.BytesIO(json.dumps(value).encode()))
+        media_type = f"application/vnd.oci.image.{kind}.v1+json"
+        return {"mediaType": media_type, "digest": blob.digest, "size": blob.size}
+
+    rootfs = {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]}
+    config = add({"architecture": "amd64", "os": "linux", "rootfs": rootfs}, "config")
+    descriptors = [
+        {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
+        for layer in layers
+    ]
+    image = add({"schemaVersion": 2, "config": config, "layers": descriptors}, "manifest")
+    image["annotations"] = {"org.opencontainers.image.ref.name": "test"}
+    index = {"schemaVersion": 2, "manifests": [image]}
+    (blobs.directory / "index.json").write_text(json.dumps(index))

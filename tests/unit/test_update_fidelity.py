@@ -1,0 +1,262 @@
+"""Updates keep every kind of metadata and every hard link."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+from blake3 import blake3
+
+from filesync.disk.update import TreeUpdate
+from filesync.errors import (
+    MalformedManifest,
+)
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    Entry,
+    Manifest,
+    MemoryNodes,
+    put,
+    with_entries,
+)
+from tests.unit.update_driver import (
+    MakeFile,
+    MakeLink,
+    MakeSymlink,
+    build,
+    file,
+    scanned,
+    sync,
+    tree_of,
+    update,
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source"
+    path.mkdir()
+    return path
+
+
+# --- fidelity ----------------------------------------------------------------------------
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("atomic", [False, True])
+def test_owners_modes_xattrs_capabilities_and_devices_are_kept(
+    root: Path, source: Path, atomic: bool
+) -> None:
+    makes = [MakeFile(f"d/{n}", b"%d" % n) for n in range(4)]
+    build(root, [*makes, MakeFile("d/stays", b"s"), MakeSymlink("d/l", "x")])
+    build(
+        source,
+        [*makes, MakeFile("d/stays", b"s"), MakeSymlink("d/l", "x"), MakeFile("n/f", b"n")],
+    )
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")
+    for name in ("d/1", "n/f"):
+        os.chown(source / name, 1000, 1001)
+        os.chmod(source / name, 0o6755)
+        os.setxattr(source / name, "security.capability", capability)
+        os.setxattr(source / name, "user.test", b"value\0")
+    os.setxattr(root / "d/stays", "user.old", b"must go")
+    os.setxattr(root / "d", "user.old", b"must go too")
+    os.setxattr(source / "d", "user.directory", b"v")
+    os.chown(source / "n", 12, 13)
+    os.chmod(source / "n", 0o3555)
+    os.chown(source / "d/l", 7, 8, follow_symlinks=False)
+    os.setxattr(source / "d/l", "trusted.t", b"1", follow_symlinks=False)
+    os.mknod(source / "null", 0o640 | stat.S_IFCHR, os.makedev(1, 3))
+    os.mkfifo(source / "fifo")
+    done = sync(root, source, atomic=atomic)
+    assert done.stats.not_kept == {}
+    assert os.getxattr(root / "n/f", "security.capability") == capability
+    assert os.listxattr(root / "d/stays") == []
+
+
+def test_xattrs_that_steer_the_machine_are_not_set(root: Path, source: Path) -> None:
+    xattrs = ((b"trusted.overlay.opaque", b"y"),)
+    entry = msgspec.structs.replace(file(b"f", b""), xattrs=xattrs)
+    done = update(root, source, basis=None, target=tree_of(entry))
+    assert os.listxattr(root / "f") == []
+    assert done.stats.not_kept["xattr"] == 1
+
+
+def test_owners_are_left_alone_on_request(root: Path, source: Path) -> None:
+    entries = [msgspec.structs.replace(file(b"f", b""), uid=1234, gid=1234)]
+    nodes = MemoryNodes()
+    header = msgspec.structs.replace(EMPTY_DIRECTORY, uid=1234)
+    target = Manifest(put(nodes, with_entries(header, entries)), nodes)
+    done = update(root, source, basis=None, target=target, preserve_owner=False)
+    assert (root / "f").stat().st_uid == root.stat().st_uid == os.geteuid()
+    assert done.stats.not_kept == {}
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_the_umask_changes_nothing(root: Path, source: Path, umask: int) -> None:
+    build(source, [MakeFile("d/a", b"1", mode=0o666), MakeFile("d/b", b"2", mode=0o4777)])
+    before = os.umask(umask)
+    try:
+        sync(root, source)
+    finally:
+        os.umask(before)
+
+
+def test_a_default_acl_is_not_inherited(root: Path, source: Path) -> None:
+    acl = bytes.fromhex("02000000 01000700ffffffff 04000500ffffffff 20000000ffffffff")
+    build(root, [MakeFile("d/old", b"1")])
+    for path in (root, root / "d"):
+        os.setxattr(path, "system.posix_acl_default", acl)
+    build(source, [MakeFile("d/old", b"1"), MakeFile("d/new", b"2"), MakeFile("e/f", b"3")])
+    os.setxattr(source / "d", "system.posix_acl_default", acl)
+    sync(root, source)
+
+
+def test_zeros_become_holes(root: Path, source: Path) -> None:
+    build(
+        source,
+        [MakeFile("disk", bytes(8 << 20) + b"end"), MakeFile("copy", bytes(8 << 20) + b"end")],
+    )
+    sync(root, source)
+    for name in ("disk", "copy"):
+        assert (root / name).stat().st_blocks * 512 < 1 << 20
+
+
+def test_names_are_bytes(root: Path, source: Path) -> None:
+    for name in (
+        b"\xff\xfe",
+        b"new\nline",
+        b"\x1b[31m",
+        b"..foo",
+        b"foo..",
+        b"...",
+        b" ",
+        b"-rf",
+    ):
+        os.mkdir(os.fsencode(source) + b"/" + name)
+        with open(os.fsencode(source) + b"/" + name + b"/" + name, "wb") as out:
+            out.write(name)
+    sync(root, source)
+
+
+def test_trees_deeper_than_a_path_can_be_long(root: Path, source: Path) -> None:
+    def deepen(path: Path, data: bytes) -> None:
+        path.mkdir(exist_ok=True)
+        fd = os.open(path, os.O_RDONLY)
+        for _ in range(1500):
+            os.mkdir("directory", dir_fd=fd)
+            below = os.open("directory", os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        out = os.open("f", os.O_WRONLY | os.O_CREAT, dir_fd=fd)
+        os.write(out, data)
+        os.close(out)
+        os.close(fd)
+
+    deepen(source, b"1")
+    nodes = scanned(source)
+    one = TreeUpdate(root, basis=None, target=nodes)
+    one.prepare()
+    one.write_small([(wanted, b"1") for wanted in one.wanted()])
+    one.finish()
+    assert scanned(root).tree == nodes.tree
+    # Python's own rmtree, with which pytest cleans up, would recurse too deep.
+    for path, basis in ((root, nodes), (source, scanned(source))):
+        one = TreeUpdate(path, basis=basis, target=tree_of())
+        one.prepare()
+        one.finish()
+        assert list(path.iterdir()) == []
+
+
+# --- hard links --------------------------------------------------------------------------
+
+
+def test_a_name_that_leaves_its_group_gets_a_private_copy(root: Path, source: Path) -> None:
+    build(root, [MakeFile("a", b"data"), MakeLink("b", "a"), MakeLink("c", "a")])
+    build(
+        source, [MakeFile("a", b"data"), MakeLink("b", "a"), MakeFile("c", b"data", mode=0o600)]
+    )
+    inode = (root / "a").stat().st_ino
+    done = sync(root, source)
+    assert done.fetched == []
+    assert (root / "a").stat().st_ino == (root / "b").stat().st_ino == inode
+
+
+def test_a_group_whose_first_name_did_not_change_is_linked_from_it(
+    root: Path, source: Path
+) -> None:
+    build(root, [MakeFile("a", b"data"), MakeLink("z/b", "a")])
+    build(source, [MakeFile("a", b"data"), MakeLink("z/b", "a"), MakeLink("z/c", "a")])
+    done = sync(root, source)
+    assert done.fetched == []
+    assert done.stats.links_made == 1
+    assert done.stats.files_copied == 0
+
+
+def test_a_group_changes_its_metadata_in_place(root: Path, source: Path) -> None:
+    build(root, [MakeFile("a", b"data"), MakeLink("b", "a")])
+    build(source, [MakeFile("a", b"data", mode=0o600), MakeLink("b", "a")])
+    inode = (root / "a").stat().st_ino
+    done = sync(root, source)
+    assert (root / "b").stat().st_ino == inode
+    assert (done.stats.links_made, done.stats.files_copied) == (0, 0)
+
+
+def test_an_inode_with_a_name_outside_of_the_tree_is_not_changed(
+    root: Path, source: Path, tmp_path: Path
+) -> None:
+    build(root, [MakeFile("a", b"data"), MakeFile("m", b"moved"), MakeSymlink("l", "x")])
+    build(source, [MakeFile("a", b"data", mode=0o777), MakeFile("n", b"moved", mode=0o777)])
+    os.link(root / "a", tmp_path / "snapshot-a")
+    os.link(root / "m", tmp_path / "snapshot-m")
+    done = sync(root, source)
+    assert done.fetched == []
+    for name in ("snapshot-a", "snapshot-m"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o644
+
+
+def test_where_a_file_can_have_no_more_links_it_is_copied(
+    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(source, [MakeFile("a", b"data"), MakeLink("b", "a")])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMLINK, "Too many links")
+
+    target = scanned(source)
+    monkeypatch.setattr(os, "link", refuse)
+    done = update(root, source, basis=None, target=target)
+    assert done.stats.not_kept == {"hard link": 1}
+    assert (root / "b").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        [file(b"a", b"1", link=b"ABCDEFGH"), file(b"b", b"1", link=b"ABCDEFGH")],
+        [
+            file(b"a", b"1", link=blake3(b"a").digest()[:8]),
+            file(b"b", b"1", mode=0o600, link=blake3(b"a").digest()[:8]),
+        ],
+        [
+            file(b"a", b"1", link=blake3(b"a").digest()[:8]),
+            file(b"b", b"22", link=blake3(b"a").digest()[:8]),
+        ],
+    ],
+    ids=["misnamed", "two modes", "two contents"],
+)
+def test_a_group_that_is_not_one_file_is_refused(root: Path, group: list[Entry]) -> None:
+    one = TreeUpdate(root, basis=None, target=tree_of(*group))
+    one.prepare()
+    one.write_small([(wanted, b"1") for wanted in one.wanted()])
+    with pytest.raises(MalformedManifest):
+        one.finish()
+    one.abort()
+    assert not [path for path in root.iterdir() if path.name.startswith(".filesync-")]
