@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -78,27 +79,31 @@ def size(count_bytes: int) -> str:
 
 
 def rows(step: Step) -> Iterator[tuple[str, ...]]:
-    """Yield the table's rows of a step: one an input, the step itself in the first."""
-    head = (
-        escape(step.name),
-        step.worker,
-        "cached" if step.cached else f"{step.seconds:.1f} s",
-    )
+    """Yield the table's rows of a step: the step, then one for each input that had to come."""
+    ran = "cached" if step.cached else f"{step.seconds:.1f} s"
+    here = sum(item.mode == "local" for item in step.inputs)
+    yield (escape(step.name), step.worker, ran, f"local ({here})" if here else "", "", "", "")
     for item in step.inputs:
-        moved = (size(item.bytes_moved), str(item.files_moved), size(item.bytes_if_layers))
-        yield (*head, item.mode, " ".join(item.from_workers), *moved)
-        head = ("", "", "")
-    if not step.inputs:
-        yield (*head, "", "", "", "", "")
+        if item.mode != "local":
+            origin = f"{item.mode} from {' '.join(item.from_workers)}"
+            moved = (size(item.bytes_moved), str(item.files_moved), size(item.bytes_if_layers))
+            yield ("", "", "", origin, *moved)
 
 
 def table_of(steps: list[Step]) -> Table:
     """Return what ran where, and how each input reached it."""
-    table = Table(title="What ran where, and what moved")
-    for heading in ("step", "worker", "ran", "input by", "from"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("moved", "files", "as layers"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table(
+        title="What ran where, and what moved",
+        expand=True,
+        box=SIMPLE,
+        pad_edge=False,
+        padding=0,
+    )
+    table.add_column("step", no_wrap=True, overflow="ellipsis", ratio=1)
+    for heading, width in (("on", 3), ("ran", 7), ("inputs", 18)):
+        table.add_column(heading, no_wrap=True, min_width=width)
+    for heading, width in (("moved", 9), ("files", 6), ("as layers", 10)):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
     for step in steps:
         for row in rows(step):
             table.add_row(*row)
@@ -106,7 +111,7 @@ def table_of(steps: list[Step]) -> Table:
     table.add_section()
     table.add_row(
         f"{sum(not step.cached for step in steps)} of {len(steps)} steps ran",
-        *[""] * 4,
+        *[""] * 3,
         size(sum(item.bytes_moved for item in inputs)),
         str(sum(item.files_moved for item in inputs)),
         size(sum(item.bytes_if_layers for item in inputs)),

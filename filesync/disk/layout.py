@@ -12,6 +12,7 @@ from filesync.disk.metadata import DEFAULT_ACL, Metadata, chmod_unopened
 from filesync.disk.reuse import Sources
 from filesync.disk.visits import Visit, below
 from filesync.disk.work import WORK_PREFIX, Directories, WorkDirectory, storing
+from filesync.errors import StoreError
 from filesync.manifest import Directory, Entry, File, Manifest, Subdirectory, with_entries
 
 _WRITABLE: Final = 0o700
@@ -147,13 +148,15 @@ class Layout:
         where = self._sources.take_tree(entry.tree)
         if where is None:
             return False
-        with self._work.trash.held(where.path) as source:
-            try:
+        try:
+            with self._work.trash.held(where.path) as source:
                 _move_directory(source, where.name, dirfd, entry.name)
-            except OSError as exc:
-                if exc.errno in (errno.ENOENT, errno.EACCES, errno.EPERM):
-                    return False
-                raise
+        except StoreError:
+            return False  # What held it was moved before it, with it.
+        except OSError as exc:
+            if exc.errno in (errno.ENOENT, errno.EACCES, errno.EPERM):
+                return False
+            raise
         return True
 
 

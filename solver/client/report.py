@@ -66,6 +66,12 @@ class BuildReport:
             case _:
                 pass
 
+    def settle(self) -> None:
+        """Take what was never spoken of as cached: a later step's result made it unneeded."""
+        for step in self.steps:
+            if not step.done:
+                step.done = step.cached = True
+
     @property
     def ran(self) -> list[StepReport]:
         """The steps that ran."""
@@ -92,7 +98,8 @@ class BuildReport:
 
 
 def metadata(report: BuildReport, built: Built, *, name: str, seconds: float) -> dict[str, Any]:
-    """Return the content of the metadata file."""
+    """Return the content of the metadata file of a build that succeeded."""
+    report.settle()
     ours = report.as_json()
     ours["totals"]["seconds"] = round(seconds, 3)
     ours["totals"]["manager_bytes_received"] = built.manager_bytes[0]

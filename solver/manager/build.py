@@ -197,15 +197,18 @@ class Build:
         worker = self._shared.cluster.named(placement.chosen.worker)
         if worker is None:
             raise Unavailable(f"worker {placement.chosen.worker} left")
-        began = time.monotonic()
         worker.running += 1
         errands: Errands = []
         brought: list[Brought] = []
         try:
+            # A context that has to be sent first is a step of its own, with its own time.
+            await self._delivery.send_contexts(parts, worker)
+            began = time.monotonic()
             brought = await self._bring(position, parts, placement, worker, errands)
             self._client.tell(StepStarted(position, worker.name))
             run = orders.Run(vertex.op, tuple(b.order for b in brought), keys, vertex.name)
             ran = await worker.call(run, self._delivery.forward(position))
+            seconds = time.monotonic() - began
         except OrderFailed as exc:
             if exc.worker == worker.name:
                 self._unlearn(worker, exc.reason, brought)
@@ -221,7 +224,6 @@ class Build:
             raise OrderFailed(worker.name, "protocol", detail)
         self._keep(worker, ran, keys)
         uses = tuple(b.use(report) for b, report in zip(brought, ran.inputs, strict=True))
-        seconds = time.monotonic() - began
         self._client.tell(StepDone(position, worker.name, False, seconds, uses))
         return Solved(position, ran.ref.tree, ran.ref.ref, worker.name)
 

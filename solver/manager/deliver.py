@@ -7,7 +7,7 @@ it again afterwards. The bytes go from worker to worker; only manifests pass thr
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -111,6 +111,12 @@ class Delivery:
             case Mode.LAYERS | Mode.REGISTRY:
                 return await self._bring_layers(part, worker, errands)
 
+    async def send_contexts(self, parts: Sequence[Part], worker: WorkerLink) -> None:
+        """Have the client's trees among ``parts`` on some worker; on ``worker`` if on none yet."""
+        for part in parts:
+            if part.ref is None:
+                await self._sent(part, worker)
+
     async def release(self) -> None:
         """Let the workers collect this build's sources. Idempotent."""
         sources, self._sources = self._sources, {}
@@ -122,17 +128,21 @@ class Delivery:
     async def _bring_context(
         self, consumer: int, index: int, part: Part, worker: WorkerLink, errands: Errands
     ) -> Brought:
-        lock = self._locks.setdefault(part.position, asyncio.Lock())
-        async with lock:
-            ref = self.source_of(part.position)
-            if ref is None:
-                ref = await self._fill_source(part.position, part.tree, worker)
+        ref = await self._sent(part, worker)
         held = Part(part.position, ref, part.tree, part.read, part.partial)
         if ref in worker.refs:
             name = self._graph.vertices[part.position].name
             return Brought(orders.FromLocal(ref), name)
         reach = by_paths(worker, part.read)
         return await self._bring_paths(consumer, index, held, reach, worker, errands)
+
+    async def _sent(self, part: Part, worker: WorkerLink) -> Digest:
+        """Return the source that holds a client's tree, on ``worker`` if it is the first."""
+        async with self._locks.setdefault(part.position, asyncio.Lock()):
+            ref = self.source_of(part.position)
+            if ref is None:
+                ref = await self._fill_source(part.position, part.tree, worker)
+            return ref
 
     async def _fill_source(self, position: int, tree: Manifest, worker: WorkerLink) -> Digest:
         """Run a local op: sync a client's tree to ``worker``; return the source's ref."""

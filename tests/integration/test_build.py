@@ -4,6 +4,7 @@ import json
 import os
 import random
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -23,10 +24,6 @@ pytestmark = pytest.mark.needs("root")
 
 def content_of(root: Path) -> bytes:
     return scan(root, MemoryNodes()).content
-
-
-def rows(metadata: dict[str, object]) -> str:
-    return json.dumps(metadata, indent=1)
 
 
 SPREAD = """\
@@ -213,7 +210,7 @@ def test_a_worker_that_dies_in_mid_run_does_not_fail_the_build(
     command = ["build", "--manager", cluster.manager, "--progress", "plain"]
     arguments = ["--build-context", base, "-o", f"type=local,dest={out}", str(root)]
     with subprocess.Popen(
-        [os.sys.executable, "-m", "filesync", *command, *arguments],  # type: ignore[attr-defined]
+        [sys.executable, "-m", "filesync", *command, *arguments],
         stderr=subprocess.PIPE,
         text=True,
     ) as build:
@@ -258,12 +255,12 @@ def test_a_killed_worker_comes_back_with_what_it_had(
 
 def wait_for_workers(cluster: Cluster, count: int) -> None:
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
+    while True:
         listed = run("workers", "--manager", cluster.manager)
         if listed.stdout.count("tcp://") >= count:
             return
+        assert time.monotonic() < deadline, f"{listed.stdout}{listed.stderr}"
         time.sleep(0.2)
-    raise AssertionError(f"no {count} workers: {listed.stdout}{listed.stderr}")
 
 
 @pytest.mark.needs("crun", "skopeo", "umoci")

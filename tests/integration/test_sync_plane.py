@@ -325,7 +325,12 @@ Reply = Callable[[wire.Message], list[tuple[wire.Message, bytes]]]
 
 
 async def hostile_sender(
-    reply: Reply, dest: Path, tmp_path: Path, data: bytes = SMALL
+    reply: Reply,
+    dest: Path,
+    tmp_path: Path,
+    *,
+    data: bytes = SMALL,
+    timeouts: Timeouts = PATIENT,
 ) -> FilesyncError:
     """Pull ``data`` from a sender that answers with ``reply``; return what the pull raised."""
     (tmp_path / "honest").mkdir(exist_ok=True)
@@ -351,7 +356,7 @@ async def hostile_sender(
                     dest,
                     manifest,
                     Replica(f"tcp://127.0.0.1:{port}", bytes(16)),
-                    timeouts=QUICK,
+                    timeouts=timeouts,
                 )
     finally:
         task.cancel()
@@ -412,7 +417,10 @@ HOSTILE: dict[str, tuple[Callable[[wire.Want], list[tuple[wire.Message, bytes]]]
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_sender_that_breaks_the_protocol_is_dropped(name: str, tmp_path: Path) -> None:
     answer, error = HOSTILE[name]
-    raised = asyncio.run(hostile_sender(politely(answer), tmp_path / "dest", tmp_path))
+    timeouts = QUICK if error is Unavailable else PATIENT
+    raised = asyncio.run(
+        hostile_sender(politely(answer), tmp_path / "dest", tmp_path, timeouts=timeouts)
+    )
     assert type(raised) is error
 
 
@@ -439,7 +447,7 @@ def test_a_recipe_that_lies_does_not_reach_the_file(tmp_path: Path) -> None:
             case _:
                 return politely(lambda _: [])(message)
 
-    raised = asyncio.run(hostile_sender(reply, tmp_path / "dest", tmp_path, new))
+    raised = asyncio.run(hostile_sender(reply, tmp_path / "dest", tmp_path, data=new))
     assert isinstance(raised, ContentCorrupt)
     assert (tmp_path / "dest/file").read_bytes() == old
 

@@ -85,6 +85,15 @@ def test_a_directory_that_lost_a_part_is_not_moved_as_a_whole(root: Path, source
     sync(root, source)
 
 
+def test_a_directory_that_moved_with_the_one_around_it_is_not_moved_again(
+    root: Path, source: Path
+) -> None:
+    build(root, [MakeFile("gone/x/in/f", b"1")])
+    build(source, [MakeFile("a/x/in/f", b"1"), MakeFile("b/in/f", b"1")])
+    done = sync(root, source)
+    assert done.stats.directories_moved == 1
+
+
 def test_a_renamed_file_is_renamed(root: Path, source: Path) -> None:
     build(root, [MakeFile("a", b"content"), MakeFile("b", b"more")])
     build(source, [MakeFile("sub/new", b"content", mode=0o4711), MakeFile("b", b"more")])

@@ -1,0 +1,81 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from worker.snapshots import SnapshotInUse
+from worker.snapshots.mounts import (
+    Overlay,
+    mount_overlay,
+    mount_points,
+    mounts_below,
+    unmount,
+)
+
+MOUNTINFO = b"""\
+22 1 254:0 / / rw,relatime - ext4 /dev/root rw
+30 22 0:30 / /state\\040dir/trees/1/merged rw - overlay none rw,lowerdir=a
+31 22 0:31 / /b\\134s rw shared:7 - tmpfs tmpfs rw
+"""
+
+
+def test_mount_points_are_read_with_their_odd_characters() -> None:
+    assert mount_points(MOUNTINFO) == [b"/", b"/state dir/trees/1/merged", b"/b\\s"]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    for name in ("low", "high", "upper", "work", "at", "odd name"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "low/f").write_text("low")
+    (tmp_path / "high/f").write_text("high")
+    return tmp_path
+
+
+@pytest.mark.needs("root")
+def test_the_first_lower_directory_is_on_top(base: Path) -> None:
+    before = os.getcwd()
+    mount_overlay(base, Overlay(["high", "low"], "odd name"))
+    try:
+        assert (base / "odd name/f").read_text() == "high"
+        assert mounts_below(base) == [base / "odd name"]
+        assert os.getcwd() == before
+    finally:
+        unmount(base / "odd name")
+    assert mounts_below(base) == []
+
+
+@pytest.mark.needs("root")
+def test_what_is_in_use_is_unmounted_by_force_only(base: Path) -> None:
+    mount_overlay(base, Overlay(["low"], "at", "upper", "work"))
+    with (base / "at/new").open("w"):
+        with pytest.raises(SnapshotInUse):
+            unmount(base / "at")
+        unmount(base / "at", force=True)
+    assert mounts_below(base) == []
+    assert (base / "upper/new").exists()
+
+
+@pytest.mark.needs("root")
+def test_mounts_are_listed_in_the_order_to_unmount_them(base: Path) -> None:
+    (base / "low/inner").mkdir()
+    mount_overlay(base, Overlay(["low", "high"], "at"))
+    mount_overlay(base, Overlay(["high", "low"], "at/inner"))
+    found = mounts_below(base)
+    for path in found:
+        unmount(path)
+    assert found == [base / "at/inner", base / "at"]
+
+
+@pytest.mark.needs("root")
+def test_what_is_not_mounted_needs_no_unmounting(base: Path) -> None:
+    unmount(base / "at")
+    unmount(base / "nowhere")
+
+
+@pytest.mark.needs("root")
+def test_a_mount_that_cannot_be_is_an_error_with_its_reason(base: Path) -> None:
+    with pytest.raises(OSError, match="No such file") as caught:
+        mount_overlay(base, Overlay(["nowhere", "low"], "at"))
+    assert caught.value.errno == errno.ENOENT
