@@ -209,8 +209,13 @@ def _places(texts: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
 @click.command()
 @click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
 @click.option("--state", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--allow-insecure",
+    is_flag=True,
+    help="Listen off loopback, where whoever reaches the port can run commands.",
+)
 @click.option("--until-eof", is_flag=True, hidden=True)
-def manager(listen: str, state: Path, until_eof: bool) -> None:
+def manager(listen: str, state: Path, allow_insecure: bool, until_eof: bool) -> None:
     """Run a manager: it plans builds and knows who holds what.
 
     Its address is the first line it prints. Stop it with Ctrl-C; what workers have built is
@@ -218,7 +223,11 @@ def manager(listen: str, state: Path, until_eof: bool) -> None:
     """
     asyncio.run(
         run_manager(
-            listen, state, ready=click.echo, stopped=lambda: wait_for_end(until_eof=until_eof)
+            listen,
+            state,
+            allow_insecure=allow_insecure,
+            ready=click.echo,
+            stopped=lambda: wait_for_end(until_eof=until_eof),
         )
     )
 

@@ -48,6 +48,11 @@ Examples:
     show_default=True,
     help="How trees are kept: overlayfs needs root; copy works anywhere.",
 )
+@click.option(
+    "--allow-insecure",
+    is_flag=True,
+    help="Listen off loopback, where whoever reaches the port can read what is on offer.",
+)
 @click.option("--until-eof", is_flag=True, hidden=True)
 def worker(
     manager: str,
@@ -57,6 +62,7 @@ def worker(
     labels: Sequence[str],
     slots: int | None,
     snapshotter: str,
+    allow_insecure: bool,
     until_eof: bool,
 ) -> None:
     """Run a worker: it holds trees and runs steps for a manager.
@@ -72,6 +78,7 @@ def worker(
         labels=dict(_label(text) for text in labels),
         slots=slots or 0,
         snapshotter=None if snapshotter == "auto" else snapshotter,
+        allow_insecure=allow_insecure,
     )
     asyncio.run(
         run_worker(options, ready=click.echo, stopped=lambda: wait_for_end(until_eof=until_eof))

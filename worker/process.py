@@ -56,6 +56,7 @@ class WorkerOptions:
         manager: address of the manager.
         listen: address of the data plane; port 0 is any free one.
         snapshotter: ``overlay``, ``copy``, or None to choose what works here.
+        allow_insecure: may listen off loopback, where all can read what it offers.
     """
 
     manager: str
@@ -65,6 +66,7 @@ class WorkerOptions:
     labels: dict[str, str] = field(default_factory=dict)
     slots: int = 0
     snapshotter: str | None = None
+    allow_insecure: bool = False
 
 
 async def run_worker(
@@ -87,7 +89,9 @@ async def run_worker(
         exec_state, exec_missing = await _open_exec(state.path / "exec")
         slots = options.slots or os.cpu_count() or 1
         try:
-            async with DataPlane(options.listen) as plane:
+            async with DataPlane(
+                options.listen, allow_insecure=options.allow_insecure
+            ) as plane:
                 service = Service(
                     store, plane, exec_state, exec_missing, asyncio.Semaphore(slots)
                 )

@@ -35,7 +35,7 @@ def check_listen_address(address: str, *, allow_insecure: bool = False) -> str:
         return address
     raise InsecureListen(
         f"{address} can be reached from other machines and traffic is not encrypted; "
-        "listen on 127.0.0.1 or allow insecure listening"
+        "listen on 127.0.0.1, or say --allow-insecure in a network where you trust everyone"
     )
 
 

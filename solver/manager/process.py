@@ -8,10 +8,10 @@ from typing import Final
 
 import zmq
 import zmq.asyncio
-from filesync.manifest.store import SqliteNodes
 
 from filesync.disk.statedir import open_state
 from filesync.errors import UsageError
+from filesync.manifest.store import SqliteNodes
 from filesync.transfer.address import check_listen_address
 from solver.manager.cluster import Cluster
 from solver.manager.records import Records
@@ -28,6 +28,7 @@ async def run_manager(
     listen: str,
     state: Path,
     *,
+    allow_insecure: bool = False,
     ready: Callable[[str], None],
     stopped: Callable[[], Awaitable[None]],
 ) -> None:
@@ -39,7 +40,7 @@ async def run_manager(
         UsageError: the address cannot be bound; another manager has the directory.
         StoreError: the directory cannot be used.
     """
-    check_listen_address(listen)
+    check_listen_address(listen, allow_insecure=allow_insecure)
     with open_state(state, kind="manager"):
         nodes = SqliteNodes(state / "nodes.db")
         records = Records(state / "records.db")
