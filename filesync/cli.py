@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from filesync.errors import FilesyncError, UsageError
+from filesync.errors import FilesyncError, StoreError, UsageError
 
 GROUP: Final = "filesync.commands"
 _OWN: Final = {"sync": "filesync.commands:sync", "serve": "filesync.commands:serve"}
@@ -91,6 +91,10 @@ def run(arguments: list[str] | None = None) -> int:
         return exc.exit_code
     except FilesyncError as exc:
         return _report(exc)
+    except OSError as exc:
+        return _report(
+            StoreError(f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc))
+        )
     except BaseExceptionGroup as group:
         error = _first_error(group)
         if error is None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from time import monotonic
 
 import click
 from rich.console import Console
@@ -111,23 +112,28 @@ def _shown_progress(wanted: bool | None) -> Iterator[OnProgress]:
     if not (console.is_terminal if wanted is None else wanted):
         yield lambda _: None
         return
-    columns = (
+    bar = Bar(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         DownloadColumn(),
         TransferSpeedColumn(),
+        console=console,
+        transient=True,
     )
-    with Bar(*columns, console=console, transient=True, disable=False) as bar:
-        task = bar.add_task("syncing", total=None)
+    task = bar.add_task("", total=None)
+    # What is over within a second needs no bar, unless it was asked for.
+    show_at_s = monotonic() + (0.0 if wanted else 1.0)
 
-        def show(progress: Progress) -> None:
-            bar.update(
-                task,
-                completed=progress.content_bytes,
-                description=f"{progress.files} files",
-            )
+    def show(progress: Progress) -> None:
+        if monotonic() >= show_at_s:
+            bar.start()
+        files = f"{progress.files} files"
+        bar.update(task, completed=progress.content_bytes, description=files)
 
+    try:
         yield show
+    finally:
+        bar.stop()
 
 
 @click.command(

@@ -15,11 +15,35 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 IO = {"asyncio", "zmq", "socket", "os", "time", "threading", "subprocess", "random"}
 PURE = [
+    "filesync/diff.py",
     "filesync/digest.py",
+    "filesync/find.py",
+    "filesync/glob.py",
+    "filesync/manifest/links.py",
+    "filesync/manifest/node.py",
+    "filesync/manifest/pack.py",
+    "filesync/manifest/patch.py",
+    "filesync/manifest/tree.py",
+    "filesync/overlay.py",
     "filesync/select.py",
-    "worker/wire/ops.py",
-    "solver/graph.py",
+    "filesync/transfer/codec.py",
+    "filesync/transfer/receiver.py",
+    "filesync/transfer/recipe.py",
+    "filesync/transfer/sender.py",
+    "filesync/transfer/wire.py",
+    "solver/client/report.py",
     "solver/dockerfile/",
+    "solver/graph.py",
+    "solver/keys.py",
+    "solver/place.py",
+    "solver/wire.py",
+    "worker/exec/check.py",
+    "worker/exec/policy.py",
+    "worker/exec/spec.py",
+    "worker/layers/changes.py",
+    "worker/layers/hardlinks.py",
+    "worker/layers/member.py",
+    "worker/wire/",
 ]
 """Modules, and folders of them, that decide and do not touch the world."""
 
