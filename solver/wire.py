@@ -10,7 +10,6 @@ manager lets go of what it held for that build. A client that falls silent is en
 The rules for changing this file are those of ``worker.wire.orders``.
 """
 
-from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -20,12 +19,11 @@ from filesync.errors import MalformedMessage
 from solver.graph import Graph
 from worker.wire.ops import Text
 from worker.wire.orders import (
-    MAX_HEADER_BYTES,
-    MAX_PAYLOAD_BYTES,
     Address,
     Compression,
     Count,
     ExportForm,
+    Frames,
     FromWorker,
     Labels,
     Mode,
@@ -34,6 +32,7 @@ from worker.wire.orders import (
     Token,
     ToWorker,
     UsageRow,
+    split_frames,
 )
 
 MAX_DIGESTS: Final = 100_000
@@ -284,8 +283,6 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _to_client: Final = msgspec.msgpack.Decoder(ToClient)
 _to_manager: Final = msgspec.msgpack.Decoder(ToManager)
 
-Frames = Sequence[bytes | memoryview]
-
 
 def encode(message: ToClient | FromClient | ToWorker, payload: bytes = b"") -> list[bytes]:
     """Return the frames of ``message``."""
@@ -299,12 +296,11 @@ def decode_to_manager(frames: Frames) -> tuple[ToManager, bytes | memoryview]:
     Raises:
         MalformedMessage: for anything that ``encode`` cannot give.
     """
-    _check(frames)
+    header, payload = split_frames(frames)
     try:
-        message = _to_manager.decode(frames[0])
+        return _to_manager.decode(header), payload
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise MalformedMessage(str(exc)) from exc
-    return message, frames[1] if len(frames) == 2 else b""
 
 
 def decode_to_client(frames: Frames) -> tuple[ToClient, bytes | memoryview]:
@@ -313,16 +309,8 @@ def decode_to_client(frames: Frames) -> tuple[ToClient, bytes | memoryview]:
     Raises:
         MalformedMessage: for anything that ``encode`` cannot give.
     """
-    _check(frames)
+    header, payload = split_frames(frames)
     try:
-        message = _to_client.decode(frames[0])
+        return _to_client.decode(header), payload
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise MalformedMessage(str(exc)) from exc
-    return message, frames[1] if len(frames) == 2 else b""
-
-
-def _check(frames: Frames) -> None:
-    if not 1 <= len(frames) <= 2:
-        raise MalformedMessage(f"{len(frames)} frames")
-    if len(frames[0]) > MAX_HEADER_BYTES or sum(map(len, frames[1:])) > MAX_PAYLOAD_BYTES:
-        raise MalformedMessage(f"a message of {sum(map(len, frames))} bytes")

@@ -1,6 +1,7 @@
 """A worker as a process: its socket to the manager, its data plane, its end."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,7 @@ import zmq.asyncio
 from filesync.digest import Digest
 from filesync.disk.statedir import open_state
 from filesync.errors import FilesyncError, PeerError, UsageError
-from filesync.manifest import Manifest, Subdirectory, missing_nodes
+from filesync.manifest import Manifest, missing_nodes, note_tree
 from filesync.manifest.pack import accept_pack, pack_nodes
 from filesync.transfer import DataPlane
 from worker.exec import ExecState, NoRuntime
@@ -155,6 +156,7 @@ class _Link:
         ending = asyncio.ensure_future(stopped())
         async with asyncio.TaskGroup() as group:
             tasks = [
+                group.create_task(self._watch(monitor)),
                 group.create_task(self._pump(socket)),
                 group.create_task(self._beat()),
                 group.create_task(self._listen(socket, group)),
@@ -163,7 +165,9 @@ class _Link:
             ending.cancel()
             for task in (*self._orders.values(), *tasks):
                 task.cancel()
-        await socket.send_multipart(encode(Leaving()))
+        # A manager that was long away leaves the socket's queue full: it cannot be told.
+        with contextlib.suppress(zmq.Again):
+            await socket.send_multipart(encode(Leaving()), flags=zmq.NOBLOCK)
 
     def _register(self) -> None:
         self._known.clear()
@@ -198,7 +202,7 @@ class _Link:
         if sources != self._told_sources:
             self._told_sources = sources
             self._queue.put_nowait((Heartbeat(sources), b""))
-        elif otherwise is not None:
+        elif otherwise is not None and self._queue.empty():
             self._queue.put_nowait((otherwise, b""))
 
     async def _listen(self, socket: zmq.asyncio.Socket, group: asyncio.TaskGroup) -> None:
@@ -269,14 +273,4 @@ class _Link:
             lacking = missing_nodes(nodes, tree, self._known.__contains__)
             for pack in await asyncio.to_thread(list, pack_nodes(lacking)):
                 self._queue.put_nowait((orders.Nodes(), pack))
-            self._learn(Manifest(tree, nodes))
-
-    def _learn(self, manifest: Manifest) -> None:
-        """Note that the manager has a whole tree."""
-        stack = [manifest.tree]
-        while stack:
-            digest = stack.pop()
-            if digest not in self._known:
-                self._known.add(digest)
-                entries = manifest.directory(digest).entries
-                stack.extend(e.tree for e in entries if isinstance(e, Subdirectory))
+            note_tree(self._known, Manifest(tree, nodes))

@@ -1,8 +1,9 @@
 """The refs that a worker holds, and which snapshot holds each: its part of the cluster's memory."""
 
+import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,8 +45,24 @@ class RefStore:
     """
 
     def __init__(self, path: Path) -> None:
+        """Open the file, made if missing.
+
+        Raises:
+            StoreError: it cannot be used, or another version wrote it.
+        """
+        self._path = path
         self._lock = threading.Lock()
+        with self._using():
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version not in (0, SCHEMA_VERSION):
+            raise StoreError(
+                f"{path} was written by another version (schema {version}, this one is "
+                f"{SCHEMA_VERSION}): give another --state directory, or remove that one"
+            )
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute(
@@ -56,6 +73,7 @@ class RefStore:
             "CREATE TABLE IF NOT EXISTS variants (digest TEXT, compression TEXT,"
             " layer BLOB NOT NULL, PRIMARY KEY (digest, compression)) WITHOUT ROWID"
         )
+        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         rows = self._db.execute("SELECT snapshot, info FROM refs")
         decoded = [HeldRef(_decoder.decode(info), snapshot) for snapshot, info in rows]
         self._held = {held.info.ref: held for held in decoded}
@@ -132,15 +150,16 @@ class RefStore:
 
     def variant(self, digest: str, compression: Compression) -> Layer | None:
         """Return what is known of a layer's blob ``digest`` in another compression."""
-        row = self._db.execute(
-            "SELECT layer FROM variants WHERE digest = ? AND compression = ?",
-            (digest, compression),
-        ).fetchone()
+        with self._using():
+            row = self._db.execute(
+                "SELECT layer FROM variants WHERE digest = ? AND compression = ?",
+                (digest, compression),
+            ).fetchone()
         return None if row is None else msgspec.msgpack.decode(row[0], type=Layer)
 
     def add_variant(self, digest: str, compression: Compression, layer: Layer) -> None:
         """Remember a layer's blob ``digest`` in another compression."""
-        with self._lock:
+        with self._lock, self._using():
             self._db.execute(
                 "INSERT OR REPLACE INTO variants VALUES (?, ?, ?)",
                 (digest, compression, msgspec.msgpack.encode(layer)),
@@ -148,13 +167,25 @@ class RefStore:
 
     def remove(self, ref: Digest) -> None:
         """Forget a ref; call it before its snapshot goes. Idempotent."""
-        with self._lock:
+        with self._lock, self._using():
             self._db.execute("DELETE FROM refs WHERE ref = ?", (ref,))
             self._held.pop(ref, None)
 
     def _write(self, held: HeldRef) -> None:
-        self._db.execute(
-            "INSERT OR REPLACE INTO refs VALUES (?, ?, ?)",
-            (held.info.ref, held.snapshot, msgspec.msgpack.encode(held.info)),
-        )
+        with self._using():
+            self._db.execute(
+                "INSERT OR REPLACE INTO refs VALUES (?, ?, ?)",
+                (held.info.ref, held.snapshot, msgspec.msgpack.encode(held.info)),
+            )
         self._held[held.info.ref] = held
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[None]:
+        """Turn what SQLite or a damaged row says into a ``StoreError``."""
+        try:
+            yield
+        except (sqlite3.Error, msgspec.DecodeError) as exc:
+            raise StoreError(
+                f"{self._path} cannot be used: {exc}; free space if the disk is full, else give"
+                " another --state directory, or remove that one"
+            ) from exc

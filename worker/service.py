@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import secrets
 import time
@@ -75,17 +76,26 @@ class Service:
         except OpFailed as exc:
             return Failed(exc.code, str(exc), exc.exit_status, exc.tail)
         except FilesyncError as exc:
-            return Failed(exc.code, str(exc))
+            return Failed(exc.code, f"{exc}{self._disk_full(exc)}")
         except OSError as exc:
             log.exception("order failed number=%d", number)
-            return Failed(
-                "store", f"{exc.strerror}: {exc.filename!r}" if exc.filename else str(exc)
-            )
+            detail = f"{exc.strerror}: {exc.filename!r}" if exc.filename else str(exc)
+            return Failed("store", f"{detail}{self._disk_full(exc)}")
         except asyncio.CancelledError:
             raise
         except Exception as exc:
             log.exception("order ended by a bug number=%d", number)
             return Failed("internal", f"internal error: {exc!r}")
+
+    def _disk_full(self, exc: BaseException) -> str:
+        """Return what to do if it was a full disk that made ``exc``."""
+        cause: BaseException | None = exc
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                state = self.store.work.parent
+                return f"; the disk of {state} is full: free space, or run `filesync prune`"
+            cause = cause.__cause__
+        return ""
 
     async def close(self) -> None:
         """Close every offer. Idempotent."""

@@ -328,6 +328,17 @@ def missing_nodes(nodes: Nodes, root: Digest, has: Callable[[Digest], bool]) -> 
             yield nodes.read(digest)
 
 
+def note_tree(known: set[Digest], manifest: Manifest) -> None:
+    """Add every directory of ``manifest`` to ``known``, entering only what is not in it yet."""
+    stack = [manifest.tree]
+    while stack:
+        digest = stack.pop()
+        if digest not in known:
+            known.add(digest)
+            entries = manifest.directory(digest).entries
+            stack.extend(e.tree for e in entries if isinstance(e, Subdirectory))
+
+
 def empty_manifest(nodes: Nodes) -> Manifest:
     """Return the tree of one empty directory, mode 0755, of root."""
     return Manifest(put(nodes, EMPTY_DIRECTORY), nodes)

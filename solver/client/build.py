@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from filesync.disk.scan import scan
 from filesync.disk.update import TreeUpdate
-from filesync.errors import FilesyncError, UsageError
+from filesync.errors import FilesyncError, StoreError, UsageError
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.pack import accept_pack
 from filesync.overlay import overlay
@@ -209,6 +209,15 @@ class _Session:
     # --- taking exports -----------------------------------------------------------------------
 
     async def _take(self, output: Output, exported: Exported) -> None:
+        try:
+            await self._take_as_asked(output, exported)
+        except OSError as exc:
+            raise StoreError(
+                f"cannot write {output.dest}: {exc.strerror or exc}; what was built is kept:"
+                " give another dest"
+            ) from exc
+
+    async def _take_as_asked(self, output: Output, exported: Exported) -> None:
         dest = Path(output.dest)
         match output.type:
             case OutputType.LOCAL:

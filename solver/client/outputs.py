@@ -99,6 +99,21 @@ def check_outputs(outputs: Sequence[Output]) -> None:
             raise UsageError(f"{Path(dest).absolute().parent} is not a directory")
         if dest != STDOUT and not os.access(Path(dest).absolute().parent, os.W_OK):
             raise UsageError(f"{Path(dest).absolute().parent} is not writable")
+    for output in outputs:
+        _check_kind(output)
+
+
+def _check_kind(output: Output) -> None:
+    """Refuse to put a directory in place of a file, or a file in place of a directory."""
+    if output.dest == STDOUT or not os.path.lexists(output.dest):
+        return
+    makes_file = output.type is OutputType.TAR or (
+        output.type is OutputType.OCI and output.packed
+    )
+    if makes_file and Path(output.dest).is_dir():
+        raise UsageError(f"{output.dest} is a directory; name a file for type={output.type}")
+    if not makes_file and not Path(output.dest).is_dir():
+        raise UsageError(f"{output.dest} is no directory; remove it, or give another dest")
 
 
 def pack_layout(layout: Path, dest: Path) -> None:

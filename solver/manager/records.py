@@ -3,8 +3,9 @@
 Kept in SQLite; all of it can be rebuilt from what the workers announce, and is, as they register.
 """
 
+import contextlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +28,20 @@ class Records:
     """The store of cache records. Used from one thread."""
 
     def __init__(self, path: Path) -> None:
+        """Open the file, made if missing.
+
+        Raises:
+            StoreError: it cannot be used, or another version wrote it.
+        """
+        self._path = path
+        with self._using():
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._db.executescript(f"{_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
         elif version != SCHEMA_VERSION:
@@ -50,16 +61,16 @@ class Records:
             info = msgspec.structs.replace(info, layer=known.layer)
         bare = msgspec.structs.replace(info, keys=())
         if known is None or bare != known:
-            self._db.execute(
-                "INSERT OR REPLACE INTO refs VALUES (?, ?, ?)",
-                (info.ref, info.created_s, msgspec.msgpack.encode(bare)),
-            )
+            row = (info.ref, info.created_s, msgspec.msgpack.encode(bare))
+            with self._using():
+                self._db.execute("INSERT OR REPLACE INTO refs VALUES (?, ?, ?)", row)
         self.add_keys(info.ref, info.keys)
 
     def add_keys(self, ref: Digest, keys: Iterable[Digest]) -> None:
         """Remember that ``keys`` have the result ``ref``."""
         rows = [(key, ref) for key in keys]
-        self._db.executemany("INSERT OR IGNORE INTO keys VALUES (?, ?)", rows)
+        with self._using():
+            self._db.executemany("INSERT OR IGNORE INTO keys VALUES (?, ?)", rows)
 
     def find(self, key: Digest) -> list[RefInfo]:
         """Return the refs that ``key`` has, newest first; somebody may or may not hold them."""
@@ -94,10 +105,22 @@ class Records:
     def forget(self, refs: Iterable[Digest]) -> None:
         """Drop refs that nobody holds any more, with their keys."""
         rows = [(ref,) for ref in refs]
-        self._db.executemany("DELETE FROM keys WHERE ref = ?", rows)
-        self._db.executemany("DELETE FROM refs WHERE ref = ?", rows)
+        with self._using():
+            self._db.executemany("DELETE FROM keys WHERE ref = ?", rows)
+            self._db.executemany("DELETE FROM refs WHERE ref = ?", rows)
 
     def trees(self) -> list[Digest]:
         """Return the tree digest of every ref that is known."""
         rows = self._db.execute("SELECT info FROM refs")
         return [_decoder.decode(info).tree for (info,) in rows]
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[None]:
+        """Turn what SQLite says into a ``StoreError``."""
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise StoreError(
+                f"{self._path} cannot be used: {exc}; free space if the disk is full, else remove"
+                " the manager's --state directory: what is lost is learnt again from the workers"
+            ) from exc

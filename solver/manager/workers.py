@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from filesync.digest import Digest
-from filesync.manifest import Manifest, Nodes, Subdirectory, missing_nodes
+from filesync.manifest import Manifest, Nodes, missing_nodes, note_tree
 from filesync.manifest.pack import pack_nodes
 from solver.errors import OrderFailed, WorkerLost
 from solver.place import WorkerView
@@ -115,14 +115,7 @@ class WorkerLink:
 
     def learn_tree(self, nodes: Nodes, tree: Digest) -> None:
         """Note that the worker has ``tree`` whole."""
-        manifest = Manifest(tree, nodes)
-        stack = [tree]
-        while stack:
-            digest = stack.pop()
-            if digest not in self.known:
-                self.known.add(digest)
-                entries = manifest.directory(digest).entries
-                stack.extend(e.tree for e in entries if isinstance(e, Subdirectory))
+        note_tree(self.known, Manifest(tree, nodes))
 
     def answer(self, number: int, result: Result) -> None:
         """Pass an outcome to whoever gave the order; one that nobody waits for is dropped."""

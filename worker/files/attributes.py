@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 
 from filesync.disk.metadata import chmod_unopened
+from filesync.errors import StoreError
 from filesync.manifest import Xattrs
 
 
@@ -26,8 +27,15 @@ class Attributes:
 
 
 def set_open(fd: int, wanted: Attributes) -> None:
-    """Set them on an open file or directory; without ``mtime_ns`` its times are left."""
-    os.fchown(fd, wanted.uid, wanted.gid)
+    """Set them on an open file or directory; without ``mtime_ns`` its times are left.
+
+    Raises:
+        StoreError: this user cannot give files away.
+    """
+    try:
+        os.fchown(fd, wanted.uid, wanted.gid)
+    except PermissionError as exc:
+        raise _not_ours_to_give(wanted) from exc
     os.fchmod(fd, wanted.mode)
     for name, value in wanted.xattrs:
         os.setxattr(fd, name, value)
@@ -36,8 +44,15 @@ def set_open(fd: int, wanted: Attributes) -> None:
 
 
 def set_unopened(dirfd: int, name: bytes, wanted: Attributes) -> None:
-    """Set them on a link, which has no mode, or on a special file; neither is opened."""
-    os.chown(name, wanted.uid, wanted.gid, dir_fd=dirfd, follow_symlinks=False)
+    """Set them on a link, which has no mode, or on a special file; neither is opened.
+
+    Raises:
+        StoreError: this user cannot give files away.
+    """
+    try:
+        os.chown(name, wanted.uid, wanted.gid, dir_fd=dirfd, follow_symlinks=False)
+    except PermissionError as exc:
+        raise _not_ours_to_give(wanted) from exc
     kind = stat.S_IFMT(os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode)
     if kind != stat.S_IFLNK:
         chmod_unopened(dirfd, name, wanted.mode, kind)
@@ -49,3 +64,10 @@ def set_unopened(dirfd: int, name: bytes, wanted: Attributes) -> None:
     if wanted.mtime_ns is not None:
         times = (wanted.mtime_ns, wanted.mtime_ns)
         os.utime(name, ns=times, dir_fd=dirfd, follow_symlinks=False)
+
+
+def _not_ours_to_give(wanted: Attributes) -> StoreError:
+    owner, user = f"{wanted.uid}:{wanted.gid}", f"{os.geteuid()}:{os.getegid()}"
+    return StoreError(
+        f"only root can make files of {owner}: start the worker as root, or use --chown={user}"
+    )

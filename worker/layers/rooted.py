@@ -108,8 +108,12 @@ class Rooted:
     @contextmanager
     def new_file(self, directory: bytes, name: bytes, member: Member) -> Iterator[int]:
         """Give a new file to be written, and complete it at the end of the block."""
-        fd = self._clear(self._open_to_change(directory), directory, name)
-        new = os.open(name, _CREATE, member.mode & 0o777, dir_fd=fd)
+        fd = self._open_to_change(directory)
+        try:
+            new = os.open(name, _CREATE, member.mode & 0o777, dir_fd=fd)
+        except FileExistsError:
+            self._clear(fd, directory, name)
+            new = os.open(name, _CREATE, member.mode & 0o777, dir_fd=fd)
         try:
             yield new
             created = self._created.setdefault(directory, Created())

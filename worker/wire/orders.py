@@ -432,7 +432,7 @@ def decode_to_worker(frames: Frames) -> tuple[ToWorker, bytes | memoryview]:
     Raises:
         MalformedMessage: for anything that ``encode`` cannot give.
     """
-    header, payload = _split(frames)
+    header, payload = split_frames(frames)
     try:
         return _to_worker.decode(header), payload
     except (msgspec.MsgspecError, RecursionError) as exc:
@@ -445,14 +445,19 @@ def decode_from_worker(frames: Frames) -> tuple[FromWorker, bytes | memoryview]:
     Raises:
         MalformedMessage: for anything that ``encode`` cannot give.
     """
-    header, payload = _split(frames)
+    header, payload = split_frames(frames)
     try:
         return _from_worker.decode(header), payload
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise MalformedMessage(str(exc)) from exc
 
 
-def _split(frames: Frames) -> tuple[bytes | memoryview, bytes | memoryview]:
+def split_frames(frames: Frames) -> tuple[bytes | memoryview, bytes | memoryview]:
+    """Return the header and payload of a message of either wire; an absent payload is empty.
+
+    Raises:
+        MalformedMessage: no message has so many frames, or such large ones.
+    """
     if not 1 <= len(frames) <= 2:
         raise MalformedMessage(f"{len(frames)} frames")
     payload = frames[1] if len(frames) == 2 else b""
