@@ -11,6 +11,7 @@ from typing import Final, assert_never
 
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
 
 from filesync.digest import Digest
 from filesync.disk.statedir import open_state
@@ -43,6 +44,9 @@ from worker.wire.orders import (
 )
 
 log = logging.getLogger(__name__)
+
+_CONNECTED: Final = zmq.Event.HANDSHAKE_SUCCEEDED
+_NOT_CONNECTED: Final = zmq.Event.DISCONNECTED | zmq.Event.CONNECT_RETRIED
 
 HEARTBEAT_S: Final = 1.0
 MAX_QUEUED: Final = 20_000
@@ -136,21 +140,27 @@ class _Link:
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.MAXMSGSIZE, orders.MAX_PAYLOAD_BYTES)
+        monitor = socket.get_monitor_socket(_CONNECTED | _NOT_CONNECTED)
         try:
             socket.connect(self._options.manager)
         except zmq.ZMQError as exc:
+            socket.disable_monitor()
             socket.close(linger=0)
             context.term()
             address = self._options.manager
             raise UsageError(f"{address!r} is no address like tcp://host:port") from exc
         try:
-            await self._work(socket, stopped)
+            await self._work(socket, monitor, stopped)
         finally:
+            socket.disable_monitor()
             socket.close(linger=500)
             context.term()
 
     async def _work(
-        self, socket: zmq.asyncio.Socket, stopped: Callable[[], Awaitable[None]]
+        self,
+        socket: zmq.asyncio.Socket,
+        monitor: zmq.asyncio.Socket,
+        stopped: Callable[[], Awaitable[None]],
     ) -> None:
         self._register()
         ending = asyncio.ensure_future(stopped())
@@ -185,6 +195,17 @@ class _Link:
             sources=self._told_sources,
         )
         self._queue.put_nowait((hello, b""))
+
+    async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
+        """Say once that the manager is not there, and once that it is again."""
+        is_missed = False
+        while True:
+            event = (await recv_monitor_message(monitor))["event"]
+            if event & _NOT_CONNECTED and not is_missed:
+                log.warning("no manager at %s; trying until one is", self._options.manager)
+            elif event & _CONNECTED and is_missed:
+                log.warning("the manager at %s is there again", self._options.manager)
+            is_missed = bool(event & _NOT_CONNECTED)
 
     async def _pump(self, socket: zmq.asyncio.Socket) -> None:
         while True:
