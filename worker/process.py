@@ -145,6 +145,7 @@ class _Link:
             socket.connect(self._options.manager)
         except zmq.ZMQError as exc:
             socket.disable_monitor()
+            monitor.close(linger=0)
             socket.close(linger=0)
             context.term()
             address = self._options.manager
@@ -153,6 +154,8 @@ class _Link:
             await self._work(socket, monitor, stopped)
         finally:
             socket.disable_monitor()
+            # Else the context waits for it, for ever.
+            monitor.close(linger=0)
             socket.close(linger=500)
             context.term()
 

@@ -29,6 +29,7 @@ from filesync.disk.readfile import (
     unreadable,
 )
 from filesync.disk.statcache import Noted, StatCache, is_racy
+from filesync.disk.work import WORK_PREFIX
 from filesync.errors import MalformedManifest, StoreError
 from filesync.manifest import (
     EMPTY_DIRECTORY,
@@ -203,6 +204,8 @@ class _Scan:
         with os.scandir(listing.fd) as found:
             for item in found:
                 name = os.fsencode(item.name)
+                if name.startswith(WORK_PREFIX) and not listing.prefix:
+                    continue  # what an update that was killed has left; no part of any tree
                 try:
                     st = item.stat(follow_symlinks=False)
                 except FileNotFoundError:

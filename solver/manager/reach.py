@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from filesync.diff import bytes_to_fetch
+from filesync.diff import bytes_to_fetch_at_most
 from filesync.digest import Digest
 from filesync.manifest import Manifest
 from solver.manager.cluster import Cluster
@@ -64,7 +64,7 @@ def by_paths(worker: WorkerLink, target: Manifest) -> Reach:
     for source, tree in list(worker.sources.items())[:MAX_BASES]:
         if tree not in target.nodes:
             continue
-        moved = bytes_to_fetch(Manifest(tree, target.nodes), target)
+        moved = bytes_to_fetch_at_most(Manifest(tree, target.nodes), target)
         if moved < best.bytes_to_move or (moved == best.bytes_to_move == 0 and not best.basis):
             best = Reach(Mode.PATHS, moved, source)
     return best

@@ -323,6 +323,26 @@ def test_wrong_usage_is_exit_code_2(bench: Bench, arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_an_interrupt_is_exit_code_130(bench: Bench) -> None:
+    # A listener that never answers: the sync waits for its greeting.
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        waiting = subprocess.Popen(
+            [*COMMAND, "sync", f"tcp://127.0.0.1:{port}/x", "dst"],
+            env=bench.env,
+            cwd=bench.root,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with silent.accept()[0]:
+            waiting.send_signal(signal.SIGINT)
+            _, error = waiting.communicate(timeout=30)
+    assert waiting.returncode == 130
+    assert "Traceback" not in error
+
+
 def test_a_traceback_is_shown_when_asked_for(bench: Bench) -> None:
     bench.env["FILESYNC_DEBUG"] = "1"
     done = bench.run("sync", "nowhere", "dst", check=False)

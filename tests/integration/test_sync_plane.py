@@ -31,6 +31,7 @@ from filesync.transfer import (
     Refused,
     Replica,
     Timeouts,
+    connections_zmq,
     recipe,
     wire,
 )
@@ -280,6 +281,34 @@ def test_a_file_that_became_a_link_is_not_followed(source: Manifest, tmp_path: P
                 await pull(
                     receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
                 )
+
+    asyncio.run(main())
+
+
+def test_a_sender_that_dialled_and_died_is_noticed(
+    source: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_zmq, "PING_S", 0.05)
+
+    async def main() -> None:
+        context = zmq.asyncio.Context()
+        async with DataPlane(LOOPBACK) as receiver:
+            token = bytes(16)
+            task = asyncio.create_task(
+                pull(receiver, tmp_path / "dest", source, Replica(None, token))
+            )
+            peer = RawPeer(context, receiver.address)
+            await peer.greet()
+            await peer.say(wire.Serve(token))
+            while not isinstance(message := await peer.hear(), wire.Open):
+                pass
+            await peer.say(wire.Opened(message.session))
+            while not isinstance(await peer.hear(), wire.Want):
+                pass
+            peer.socket.close(linger=0)
+            with pytest.raises(Unavailable, match="is gone"):
+                await task
+        context.destroy(linger=0)
 
     asyncio.run(main())
 

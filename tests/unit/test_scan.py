@@ -563,3 +563,14 @@ def test_a_file_that_may_not_be_read_is_named_with_what_to_do(
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(StoreError, match=r"'secret\\n' cannot be read.*ignore pattern"):
         tree.scan()
+
+
+def test_what_a_killed_update_left_at_the_root_is_no_part_of_the_tree(tmp_path: Path) -> None:
+    nodes = MemoryNodes()
+    (tmp_path / "kept").touch()
+    before = Manifest(scan(tmp_path, nodes).tree, nodes)
+    (tmp_path / ".filesync-0123").mkdir()
+    (tmp_path / ".filesync-0123/left").touch()
+    after = Manifest(scan(tmp_path, nodes).tree, nodes)
+    assert [entry.name for entry in after.root.entries] == [b"kept"]
+    assert after.root.entries == before.root.entries

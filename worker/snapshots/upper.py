@@ -9,6 +9,7 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles, shown
 from filesync.disk.readfile import Gone, read_file, read_xattrs, unreadable
+from filesync.disk.work import WORK_PREFIX
 from filesync.errors import StoreError
 from filesync.manifest import Directory, File, Special, Symlink, Xattrs
 from filesync.manifest.patch import Change
@@ -91,7 +92,9 @@ class _Reading:
         opaque = _xattr(fd, _OPAQUE)
         found = _Found(path, fd, xattr_whiteouts=opaque == b"x")
         for text in os.listdir(fd):
-            self._name(found, os.fsencode(text))
+            name = os.fsencode(text)
+            if path or not name.startswith(WORK_PREFIX):  # no part of a tree, as in a scan
+                self._name(found, name)
         header = Directory(
             stat.S_IMODE(status.st_mode),
             status.st_uid,
