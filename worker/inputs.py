@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, assert_never
 
-from filesync.sources import SourceLease
-
 from filesync.digest import Digest
 from filesync.disk.update import TreeUpdate
 from filesync.manifest import Manifest
+from filesync.sources import SourceLease
 from filesync.transfer import DataPlane, Progress, PullStats, Replica
 from worker import chains
 from worker.store import Store, TreeView
