@@ -15,8 +15,10 @@ from filesync.transfer.wire import (
     MAX_PAYLOAD_BYTES,
     AskRecipe,
     Buffer,
+    Close,
     Frame,
     Message,
+    Open,
     Opened,
     Recipe,
     Refuse,
@@ -46,7 +48,15 @@ class Sends(Protocol):
 
 
 class Receives(Protocol):
-    """A session in which this side receives."""
+    """A session in which this side receives.
+
+    Attributes:
+        wire_in: bytes that came for it, counted by the channel.
+        wire_out: bytes sent for it, likewise.
+    """
+
+    wire_in: int
+    wire_out: int
 
     def take(self, message: Opened | Frame | Recipe | Refuse, payload: Buffer) -> None:
         """Take a message. Must not block."""
@@ -136,6 +146,11 @@ class Channel:
         """Count a message that came."""
         self.wire_in += wire_bytes
         self._counters.wire_in += wire_bytes
+        # Sessions share connections, so what one took cannot be told from the sum.
+        if isinstance(message, Opened | Frame | Recipe | Refuse) and (
+            receiving := self.receives.get(message.session)
+        ):
+            receiving.wire_in += wire_bytes
         if isinstance(message, Frame):
             self._counters.data_in += len(payload)
 
@@ -173,6 +188,10 @@ class Channel:
         wire_bytes = sum(map(len, frames))
         self.wire_out += wire_bytes
         self._counters.wire_out += wire_bytes
+        if isinstance(message, Open | Want | AskRecipe | Close) and (
+            receiving := self.receives.get(message.session)
+        ):
+            receiving.wire_out += wire_bytes
         if isinstance(message, Frame):
             self._counters.data_out += len(frames[1])
 

@@ -163,8 +163,11 @@ class Link:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._close()
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                # Cancelled a second time it must still be closed, or the context never ends.
+                self._close()
 
     async def _receive(self) -> None:
         while self.channel.lost is None:

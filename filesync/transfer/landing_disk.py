@@ -63,8 +63,10 @@ class Landing:
         self._large: dict[int, LargeFile] = {}
         self._partial: dict[int, bytearray] = {}
 
-    def store(self, pieces: Sequence[Piece], data: Buffer) -> None:
+    def store(self, pieces: Sequence[Piece], data: Buffer) -> list[int]:
         """Write a frame's pieces, which ``data`` holds one after another.
+
+        Returns the tickets of the files that are in place now.
 
         Raises:
             ContentCorrupt: a whole file does not have its digest.
@@ -82,6 +84,7 @@ class Landing:
                 batch.append((file, memoryview(joined)))
         if batch:
             self._update.write_small(batch)
+        return [file.ticket for file, _ in batch]
 
     def open_basis(self, file: WantedFile) -> int | None:
         """Open ``file``; return a descriptor of the file that it replaces."""

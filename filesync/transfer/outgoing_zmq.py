@@ -86,10 +86,10 @@ class Outgoing:
 
 
 async def _run(channel: Channel, session: int, sending: Sending, offer: Offer) -> None:
-    offer.on_close.append(sending.end)
+    offer.on_close.append(sending.withdraw)
     try:
         await sending.run()
     finally:
         del channel.sends[session]
-        if sending.end in offer.on_close:
-            offer.on_close.remove(sending.end)
+        if sending.withdraw in offer.on_close:
+            offer.on_close.remove(sending.withdraw)

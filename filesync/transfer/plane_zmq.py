@@ -271,13 +271,12 @@ class DataPlane:
             stall_s=pull.timeouts.stall_s,
         )
         files, content = pull.stats.files, pull.stats.content_bytes
-        wire_in, wire_out = channel.wire_in, channel.wire_out
 
         def note() -> None:
             pull.stats.files = files + machine.files_done
             stats.content_bytes = pull.stats.content_bytes - content
-            stats.wire_in = channel.wire_in - wire_in
-            stats.wire_out = channel.wire_out - wire_out
+            stats.wire_in = pulling.wire_in
+            stats.wire_out = pulling.wire_out
             pull.report()
 
         pulling = Pulling(

@@ -86,7 +86,12 @@ class Wanting:
 
 
 class Pulling:
-    """One session over ``channel`` that fills an update."""
+    """One session over ``channel`` that fills an update.
+
+    Attributes:
+        wire_in: bytes of messages that came for it.
+        wire_out: bytes of messages sent for it.
+    """
 
     def __init__(
         self,
@@ -98,6 +103,8 @@ class Pulling:
         stats: PullStats,
         on_progress: Callable[[], None],
     ) -> None:
+        self.wire_in = 0
+        self.wire_out = 0
         self._machine = machine
         self._channel = channel
         self._wanting = wanting
@@ -110,6 +117,10 @@ class Pulling:
         # What touches the update, in order; None ends it. The window bounds what is in here.
         self._disk: asyncio.Queue[Turn | None] = asyncio.Queue()
         self._cuts: set[asyncio.Task[None]] = set()
+        # Tickets of files in place of which the machine has not been told yet.
+        self._landed: set[int] = set()
+        # Files taken from the wanting that the machine has not been given yet.
+        self._taken: list[WantedFile] = []
         self._inbox_bytes = 0
         self._is_flooded = False
         self._is_finished = False
@@ -220,15 +231,23 @@ class Pulling:
         self._disk.put_nowait(None)
         await asyncio.wait([writer, *self._cuts])
         await self._in_thread(self._landing.abort)
-        self._wanting.give_back(list(self._machine.pending.values()))
+        pending = self._machine.pending.values()
+        left = [file for file in pending if file.ticket not in self._landed]
+        self._wanting.give_back([*left, *self._taken])
 
     # --- turns ------------------------------------------------------------------------------
 
     async def _store(self, effect: Store, plain: asyncio.Future[Buffer]) -> Event:
-        await self._in_thread(self._landing.store, effect.pieces, await plain)
+        tickets = await self._in_thread(self._landing.store, effect.pieces, await plain)
+        self._landed.update(tickets)
         self._stats.content_bytes += effect.raw_bytes
         self._on_progress()
-        return partial(self._machine.stored, effect.pieces)
+
+        def stored(now: float) -> list[Effect]:
+            self._landed.difference_update(tickets)
+            return self._machine.stored(effect.pieces, now)
+
+        return stored
 
     async def _open_basis(self, file: WantedFile) -> None:
         fd = await self._in_thread(self._landing.open_basis, file)
@@ -258,12 +277,24 @@ class Pulling:
             await self._in_thread(self._landing.finish, file)
         except ContentCorrupt as exc:
             return partial(self._machine.corrupt, file, exc)
+        self._landed.add(file.ticket)
         self._on_progress()
-        return partial(self._machine.finished, file)
+
+        def finished(now: float) -> list[Effect]:
+            self._landed.discard(file.ticket)
+            return self._machine.finished(file, now)
+
+        return finished
 
     async def _feed(self) -> Event:
         files, is_last = await self._in_thread(self._wanting.take, FILES_AT_ONCE)
-        return lambda now: self._machine.add(files, is_last=is_last, now=now)
+        self._taken = files
+
+        def add(now: float) -> list[Effect]:
+            self._taken = []
+            return self._machine.add(files, is_last=is_last, now=now)
+
+        return add
 
     async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._loop.run_in_executor(self._pool, partial(call, *args, **kwargs))

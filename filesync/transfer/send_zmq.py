@@ -9,7 +9,7 @@ from typing import Final
 from filesync.errors import FilesyncError, LocalError
 from filesync.transfer import codec
 from filesync.transfer.channel_zmq import Channel
-from filesync.transfer.errors import TooMuchWanted
+from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.sender import Job, Sender, SendFrame
 from filesync.transfer.source_disk import SourceTree
 from filesync.transfer.wire import (
@@ -57,6 +57,12 @@ class Sending:
         """Stop. What is being read is thrown away."""
         if self._task is not None:
             self._task.cancel()
+
+    def withdraw(self) -> None:
+        """Stop because the offer is closed, and tell the peer, who would wait for the rest."""
+        error = NotOffered("the offer was closed")
+        self._channel.send_nowait(Refuse(self._session, error.code, str(error)))
+        self.end()
 
     async def run(self) -> None:
         """Serve the session until ``end`` or an error, which the peer is told."""

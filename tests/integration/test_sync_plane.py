@@ -156,12 +156,16 @@ def test_several_sessions_share_a_connection(source: Manifest, tmp_path: Path) -
             offer = sender.offer(source, tmp_path / "source")
             replica = Replica(sender.address, offer.token)
             async with asyncio.TaskGroup() as group:
-                for number in range(4):
+                pulls = [
                     group.create_task(
                         pull(receiver, tmp_path / f"dest{number}", source, replica)
                     )
+                    for number in range(4)
+                ]
             for number in range(4):
                 assert tree_of(tmp_path / f"dest{number}") == source.tree
+            counted = sum(task.result().wire_in for task in pulls)
+            assert receiver.counters.data_in < counted <= receiver.counters.wire_in
 
     asyncio.run(main())
 
