@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -60,6 +61,16 @@ class Cluster:
         where = ("--manager", self.manager, "--listen", "tcp://127.0.0.1:0")
         more = self._arguments.get(name, ())
         self._start("worker", *where, "--state", state, "--name", name, *more, name=name)
+
+    def wait_for_workers(self) -> None:
+        """Wait until all workers have joined."""
+        deadline_s = time.monotonic() + STOP_S
+        while run("workers", "--manager", self.manager).stdout.count("tcp://") < len(
+            self.names
+        ):
+            if time.monotonic() > deadline_s:
+                raise RuntimeError("not all workers joined")
+            time.sleep(0.1)
 
     def kill(self, name: str) -> None:
         """Kill -9 a process and reap it."""

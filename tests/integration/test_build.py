@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -237,7 +236,7 @@ def test_a_killed_manager_learns_everything_again_from_the_workers(
     for path in (cluster.root / "manager").glob("*.db*"):
         path.unlink()
     cluster.start_manager()
-    wait_for_workers(cluster, 2)
+    cluster.wait_for_workers()
     assert cluster.build(root, *ON_TWO).totals["steps_run"] == 0
 
 
@@ -249,18 +248,8 @@ def test_a_killed_worker_comes_back_with_what_it_had(
     for name in ("w1", "w2"):
         cluster.kill(name)
         cluster.start_worker(name)
-    wait_for_workers(cluster, 2)
+    cluster.wait_for_workers()
     assert cluster.build(root, *ON_TWO).totals["steps_run"] == 0
-
-
-def wait_for_workers(cluster: Cluster, count: int) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        listed = run("workers", "--manager", cluster.manager)
-        if listed.stdout.count("tcp://") >= count:
-            return
-        assert time.monotonic() < deadline, f"{listed.stdout}{listed.stderr}"
-        time.sleep(0.2)
 
 
 @pytest.mark.needs("crun", "skopeo", "umoci")
