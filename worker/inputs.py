@@ -77,7 +77,9 @@ class Inputs:
                     for index, one in enumerate(wanted)
                 ]
         except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            first = failures.exceptions[0]
+            # Its own cause stays: that a disk is full is found there.
+            raise first from first.__cause__
         return [task.result() for task in tasks]
 
     async def _bring(self, index: int, order: InputOrder) -> Input:

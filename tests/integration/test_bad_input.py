@@ -129,7 +129,7 @@ def test_a_database_of_another_version_or_none_is_refused(
 # --- what the machine or the user lacks -----------------------------------------------------------
 
 AS_NOBODY = f"""\
-import os, sys
+import encodings.ascii, encodings.idna, os, sys
 import filesync.cli, solver.commands, worker.commands
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 filesync.cli.main(sys.argv[1:])
@@ -169,7 +169,6 @@ def test_a_worker_that_is_not_root_copies_its_own_and_says_what_it_cannot(
             assert (out / "f").read_text() == "f"
             built = cluster.build(context(COPY, f="f"), check=False)
             assert f"or use --chown={NOBODY}:{NOBODY}" in built.stderr
-            context("FROM base\nRUN true\n")
             root = context("FROM base\nRUN true\n", f="f")
             built = cluster.build(root, "--build-context", base, check=False)
             assert "RUN needs root: start the worker as root" in built.stderr

@@ -1,0 +1,131 @@
+"""One Dockerfile with all that the front end knows, built for real over two workers."""
+
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.processes import Cluster
+
+pytestmark = pytest.mark.needs("root", "crun")
+
+DOCKERFILE = """\
+# syntax=docker/dockerfile:1
+ARG NAME=base
+FROM ${NAME} AS tools
+SHELL ["/bin/sh", "-eu", "-c"]
+ARG LEVEL=3
+ENV MODE=fast LEVEL_ENV=${LEVEL:-none}
+WORKDIR /work
+COPY --chmod=0750 --chown=7:8 script.sh ./
+COPY --exclude=*.tmp tree/ tree/
+ADD bundle.tar.gz unpacked/
+RUN <<EOT
+echo "$MODE $LEVEL $LEVEL_ENV" > said
+cat tree/a > copied
+EOT
+RUN <<EOT
+#!/bin/sh
+echo from a script > scripted
+EOT
+RUN --mount=type=cache,target=/cache echo once >> /cache/log; cp /cache/log cachelog
+RUN --mount=type=tmpfs,target=/scratch echo x > /scratch/x; ls /scratch > listed
+COPY <<EOT written
+level ${LEVEL}
+EOT
+RUN ["/bin/sh", "-c", "echo exec form > executed"]
+RUN --network=none ls /sys/class/net > nets
+
+FROM scratch AS data
+COPY tree/a /deep/a
+COPY tree/b.tmp /deep/b
+
+FROM tools AS final
+USER 7:8
+RUN id -u > /tmp/uid; id -g > /tmp/gid
+USER 0
+RUN --mount=from=data,source=/deep,target=/mnt,rw echo z > /mnt/z; ls /mnt > mounted
+RUN --mount=target=/ctx cat /ctx/script.sh > from-context
+COPY --from=data /deep/* /got/
+EXPOSE 80 53/udp
+VOLUME /data
+LABEL one=1 two="second label"
+STOPSIGNAL SIGQUIT
+HEALTHCHECK --interval=5s --retries=2 CMD true
+ENTRYPOINT ["/work/script.sh"]
+CMD ["arg"]
+"""
+
+
+def test_every_instruction_does_what_docker_does(
+    cluster: Cluster, context: Callable[..., Path], base: str, tmp_path: Path
+) -> None:
+    root = context(
+        DOCKERFILE,
+        **{"script.sh": "#!/bin/sh\necho script\n", "tree__a": "A\n", "tree__b.tmp": "B\n"},
+    )
+    (tmp_path / "inner").write_text("inner\n")
+    with tarfile.open(root / "bundle.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "inner", "dir/inner")
+    out, layout = tmp_path / "out", tmp_path / "layout"
+    outputs = ("-o", f"type=local,dest={out}", "-o", f"type=oci,tar=false,dest={layout}")
+    arguments = ("--build-context", base, "--build-arg", "LEVEL=9", "-t", "all:1")
+    places = ("--place", "data=name=w1", "--place", "final=name=w2")
+    metadata = cluster.build(root, *arguments, *places, *outputs).metadata
+
+    work = out / "work"
+    texts = {
+        "said": "fast 9 9\n",
+        "copied": "A\n",
+        "scripted": "from a script\n",
+        "cachelog": "once\n",
+        "listed": "x\n",
+        "written": "level 9\n",
+        "executed": "exec form\n",
+        "nets": "lo\n",
+        "mounted": "a\nb\nz\n",
+        "from-context": "#!/bin/sh\necho script\n",
+        "unpacked/dir/inner": "inner\n",
+    }
+    assert {name: (work / name).read_text() for name in texts} == texts
+    assert os.listdir(work / "tree") == ["a"]
+    assert (out / "tmp/uid").read_text() + (out / "tmp/gid").read_text() == "7\n8\n"
+    assert sorted(os.listdir(out / "got")) == ["a", "b"]
+    status = (work / "script.sh").stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o750, 7, 8)
+    assert not {"ctx", "cache", "scratch"} & set(os.listdir(out))
+
+    assert metadata["image.name"] == "all:1"
+    config = image_config(layout, metadata["containerimage.config.digest"])["config"]
+    assert config["ExposedPorts"] == {"80/tcp": {}, "53/udp": {}}
+    assert config["Volumes"] == {"/data": {}}
+    assert config["Labels"] == {"one": "1", "two": "second label"}
+    assert config["StopSignal"] == "SIGQUIT"
+    assert config["Healthcheck"]["Interval"] == 5_000_000_000
+    assert config["Entrypoint"] == ["/work/script.sh"]
+    assert config["Cmd"] == ["arg"]
+    assert config["WorkingDir"] == "/work"
+    assert "MODE=fast" in config["Env"]
+    assert not [value for value in config["Env"] if value.startswith("LEVEL=")]
+
+
+def test_history_and_layers_of_an_image_agree(
+    cluster: Cluster, context: Callable[..., Path], base: str, tmp_path: Path
+) -> None:
+    root = context("FROM base\nENV A=b\nRUN echo x > /x\nCMD true\nCOPY Dockerfile /d\n")
+    layout = tmp_path / "layout"
+    arguments = ("--build-context", base, "-o", f"type=oci,tar=false,dest={layout}")
+    metadata = cluster.build(root, *arguments).metadata
+    config = image_config(layout, metadata["containerimage.config.digest"])
+    layers = [entry for entry in config["history"] if not entry.get("empty_layer")]
+    assert len(layers) == len(config["rootfs"]["diff_ids"])
+
+
+def image_config(layout: Path, digest: str) -> dict[str, Any]:
+    path = layout / "blobs" / digest.replace(":", "/")
+    value: dict[str, Any] = json.loads(path.read_bytes())
+    return value
