@@ -248,9 +248,11 @@ def up(workers: int, listen: str, state: Path | None) -> None:
     async def run() -> None:
         where = state if state is not None else default_state()
         async with embedded_cluster(where, workers=workers, listen=listen) as address:
+            ending = asyncio.create_task(wait_for_end())
+            await asyncio.sleep(0)  # so that Ctrl-C works from the first line on
             click.echo(address)
             click.echo(f"export FILESYNC_MANAGER={address}   # Ctrl-C stops all", err=True)
-            await wait_for_end()
+            await ending
 
     asyncio.run(run())
 

@@ -143,8 +143,7 @@ class _Session:
         try:
             await self._link.send(self._start(converted))
             built = await self._follow()
-            for output, exported in zip(self._request.outputs, built.exports, strict=True):
-                await self._take(output, exported)
+            await self._take_all(built)
         finally:
             for token in list(self._serving):
                 await self._stop_serving(token)
@@ -207,6 +206,21 @@ class _Session:
             offer.close()
 
     # --- taking exports -----------------------------------------------------------------------
+
+    async def _take_all(self, built: Built) -> None:
+        # A manager that hears nothing of its client ends the build, and with it the exports.
+        staying = asyncio.create_task(self._stay())
+        try:
+            for output, exported in zip(self._request.outputs, built.exports, strict=True):
+                await self._take(output, exported)
+        finally:
+            staying.cancel()
+            await asyncio.gather(staying, return_exceptions=True)
+
+    async def _stay(self) -> None:
+        """Show the manager that this client is there, and drop what it says."""
+        while True:
+            await self._link.receive()
 
     async def _take(self, output: Output, exported: Exported) -> None:
         try:

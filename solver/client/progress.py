@@ -173,9 +173,14 @@ class Terminal:
 
     def __init__(self, out: TextIO) -> None:
         self._console = Console(file=out, highlight=False)
-        self._live = Live(console=self._console, refresh_per_second=8, transient=True)
         self._graph: Graph | None = None
         self._running: dict[int, tuple[str, float, str]] = {}
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._table,
+            refresh_per_second=8,
+            transient=True,
+        )
 
     def begin(self, graph: Graph) -> None:
         """Start to draw."""
@@ -202,7 +207,6 @@ class Terminal:
             case Explained(_, lines):
                 for line in lines:
                     self._print(line, "dim")
-        self._live.update(self._table())
 
     def note(self, text: str) -> None:
         """Print a sentence."""

@@ -68,10 +68,18 @@ class Server:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
-            while True:
-                identity, *frames = await self._socket.recv_multipart()
-                self._received_bytes += sum(map(len, frames))
-                await self._receive(identity, frames, group)
+            try:
+                await self._take_messages(group)
+            finally:
+                # No answer is read any more, so nothing that ends may wait for one.
+                for worker in self.cluster:
+                    self.cluster.leave(worker)
+
+    async def _take_messages(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            identity, *frames = await self._socket.recv_multipart()
+            self._received_bytes += sum(map(len, frames))
+            await self._receive(identity, frames, group)
 
     async def _receive(
         self, identity: bytes, frames: list[bytes], group: asyncio.TaskGroup

@@ -1,0 +1,125 @@
+"""Builds that are interrupted, or whose worker is killed: what they leave behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.processes import Cluster
+
+ContextMaker = Callable[..., Path]
+SLOW = "FROM base\nRUN echo started; sleep 60\n"
+
+pytestmark = pytest.mark.needs("root", "crun")
+
+
+def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    deadline_s = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.05)
+
+
+def processes_of(text: str) -> list[str]:
+    """Return the command lines of the processes that name ``text``, but for this one."""
+    found: list[str] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in line and path.parent.name != str(os.getpid()):
+            found.append(line)
+    return found
+
+
+def mounts_below(path: Path) -> list[str]:
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in mounts if str(path) in line]
+
+
+def start(*arguments: str, cache: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "filesync", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        # A shell that starts a job in the background has it ignore SIGINT, which is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """Read a process's lines to the first that ``text`` ends."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if line.rstrip().endswith(text):
+            return seen
+    raise AssertionError(f"{text!r} was not said:\n{seen}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_embedded_build_that_is_ended_leaves_no_process_and_no_mount(
+    context: ContextMaker, base: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    cache = tmp_path / "cache"
+    root = context(SLOW)
+    arguments = ("build", "--progress", "plain", "--build-context", base, str(root))
+    with start(*arguments, cache=cache) as build:
+        read_until(build, " started")
+        build.send_signal(number)
+        # Its output stays open as long as a child lives, so it is not read before they ended.
+        status = build.wait(20)
+        wait_until(lambda: not processes_of(str(cache)), "the children did not end")
+        assert build.stdout is not None
+        assert "Traceback" not in build.stdout.read()
+    if number == signal.SIGINT:
+        assert status == 130
+    assert mounts_below(cache) == []
+    worker = cache / "filesync/cluster/w1"
+    assert list((worker / "work").iterdir()) == []
+    assert list((worker / "exec/scratch").iterdir()) == []
+
+
+def test_ctrl_c_of_up_ends_its_children(tmp_path: Path) -> None:
+    with start("up", "--listen", "tcp://127.0.0.1:0", cache=tmp_path) as up:
+        read_until(up, "stops all")
+        up.send_signal(signal.SIGINT)
+        assert up.wait(20) == 0
+        assert up.stdout is not None
+        assert "Traceback" not in up.stdout.read()
+    assert processes_of(str(tmp_path)) == []
+
+
+def test_a_step_that_was_finished_when_its_worker_was_killed_is_cached(
+    clusters: Callable[..., Cluster], context: ContextMaker, base: str, tmp_path: Path
+) -> None:
+    cluster = clusters("one", workers=1)
+    root = context("FROM base\nRUN echo first > /first\nRUN echo started; sleep 60\n")
+    given = ("--build-context", base)
+    arguments = (
+        "build",
+        "--manager",
+        cluster.manager,
+        "--progress",
+        "plain",
+        *given,
+        str(root),
+    )
+    with start(*arguments, cache=tmp_path) as build:
+        read_until(build, " started")
+        cluster.kill("w1")
+        build.kill()
+    cluster.start_worker("w1")
+    (root / "Dockerfile").write_text("FROM base\nRUN echo first > /first\nRUN echo last\n")
+    built = cluster.build(root, *given)
+    assert built.step("RUN echo first")["cached"]
+    assert not built.step("RUN echo last")["cached"]
