@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from filesync.digest import Digest
 from filesync.disk.handles import open_root, remove_tree
+from filesync.disk.statedir import boot_id
 from filesync.errors import LocalError, NodeMissing, StoreError
 from filesync.manifest import Nodes
 
@@ -265,7 +266,7 @@ class SourcePool:
 
     def _recover(self) -> None:
         """Keep what was idle, or sealed for a process that is gone; remove all else."""
-        boot = _boot_id()
+        boot = boot_id()
         if self._execute("SELECT id FROM boots") != [(boot,)]:
             self._execute("DELETE FROM sources")
             self._execute("DELETE FROM boots")
@@ -304,7 +305,3 @@ def _open(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -4,8 +4,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from filesync.digest import Digest, digest_of
-from worker.wire.ops import Op, op_digest
+from worker.wire.ops import Op
 
 MAX_VERTICES: Final = 10_000
 
@@ -47,15 +46,6 @@ class Graph(msgspec.Struct, frozen=True):
                 raise ValueError(f"vertex {position} reads one that does not come before it")
         if not 0 <= self.target < len(self.vertices):
             raise ValueError(f"target {self.target} is not in a graph of {len(self.vertices)}")
-
-
-def vertex_digests(graph: Graph) -> list[Digest]:
-    """Return each vertex's identity: its op with the identities of its inputs."""
-    digests: list[Digest] = []
-    for vertex in graph.vertices:
-        parts = [op_digest(vertex.op), *(digests[i] for i in vertex.inputs)]
-        digests.append(digest_of(b"vertex\0" + b"".join(parts)))
-    return digests
 
 
 def reachable(graph: Graph) -> set[int]:

@@ -94,11 +94,6 @@ def place(
     return Placement(ranked[0], tuple(ranked))
 
 
-def cheapest(reaches: Sequence[Reach]) -> Reach:
-    """Return the way that takes the fewest seconds; the first of equals."""
-    return min(reaches, key=seconds)
-
-
 def seconds(reach: Reach) -> float:
     """Return how long ``reach`` takes."""
     match reach.mode:

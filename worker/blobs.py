@@ -23,6 +23,7 @@ import msgspec
 from blake3 import blake3
 
 from filesync.digest import Digest, WireDigest
+from filesync.disk.statedir import boot_id
 from filesync.errors import ContentCorrupt, LocalError, StoreError
 
 BLOCK_BYTES: Final = 1 << 20
@@ -69,7 +70,7 @@ class BlobStore:
         self.blobs = directory / "blobs" / "sha256"
         self._ingest = directory / "ingest"
         self._facts = directory / "facts"
-        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        self._boot = boot_id()
         self._lock = threading.Lock()
         self._known: dict[str, Blob] = {}
         try:

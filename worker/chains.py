@@ -7,8 +7,6 @@ makes of them by the ref's tree digest; so its replica is equal and exports the 
 
 import asyncio
 import json
-import secrets
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -132,8 +130,7 @@ async def _fetch_blobs(
     order: orders.FromLayers,
     on_progress: Callable[[Progress], None],
 ) -> PullStats:
-    staging = store.work / f"blobs-{secrets.token_hex(8)}"
-    await asyncio.to_thread(staging.mkdir)
+    staging = await asyncio.to_thread(store.make_work, "blobs")
     try:
         target = Manifest(order.blobs, store.nodes)
         update = TreeUpdate(staging, basis=None, target=target)
@@ -145,7 +142,7 @@ async def _fetch_blobs(
             )
         return stats
     finally:
-        await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+        await asyncio.to_thread(store.drop_work, staging)
 
 
 def _ingest(store: Store, path: Path, layer: Layer) -> None:

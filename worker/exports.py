@@ -4,8 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +43,8 @@ def export(store: Store, order: orders.Export) -> Exported:
         RefMissing: the ref is not here.
     """
     with contextlib.ExitStack() as stack:
-        root = store.work / f"export-{secrets.token_hex(8)}"
-        root.mkdir()
-        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        root = store.make_work("export")
+        stack.callback(store.drop_work, root)
         match order.form:
             case ExportForm.TAR:
                 with store.view(order.ref) as tree, (root / "tree.tar").open("wb") as file:

@@ -28,8 +28,7 @@ class Input:
 
     Attributes:
         ref: the ref that it is; None for a partial source, which is no ref.
-        source: the lease of a partial source; taking it (``keep_source``) makes it outlive
-            the op.
+        source: the lease of a partial source; whoever takes it from here releases it.
     """
 
     tree: TreeView
@@ -46,6 +45,7 @@ class Inputs:
         self._on_progress = on_progress
         self._stack = AsyncExitStack()
         self._reports: dict[int, InputReport] = {}
+        self._told_s = 0.0
         self.pulled: tuple[RefInfo, ...] = ()
 
     @property
@@ -151,5 +151,3 @@ class Inputs:
                 self._on_progress(index, min(progress.content_bytes, total), total)
 
         return tell
-
-    _told_s = 0.0

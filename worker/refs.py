@@ -1,7 +1,6 @@
 """The refs that a worker holds, and which snapshot holds each: its part of the cluster's memory."""
 
 import contextlib
-import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,10 +10,17 @@ from typing import Final
 import msgspec
 
 from filesync.digest import Digest, digest_of
+from filesync.disk.database import open_database, using
 from filesync.errors import StoreError
 from worker.wire.orders import Compression, Layer, RefInfo
 
 SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE refs (ref BLOB PRIMARY KEY, snapshot TEXT NOT NULL, info BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE variants (digest TEXT, compression TEXT, layer BLOB NOT NULL,
+    PRIMARY KEY (digest, compression)) WITHOUT ROWID;
+"""
+_REMEDY: Final = "give another --state directory, or remove that one"
 _decoder: Final = msgspec.msgpack.Decoder(RefInfo)
 
 
@@ -53,29 +59,9 @@ class RefStore:
         self._path = path
         self._lock = threading.Lock()
         with self._using():
-            self._open(path)
-
-    def _open(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, SCHEMA_VERSION):
-            raise StoreError(
-                f"{path} was written by another version (schema {version}, this one is "
-                f"{SCHEMA_VERSION}): give another --state directory, or remove that one"
-            )
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS refs"
-            " (ref BLOB PRIMARY KEY, snapshot TEXT NOT NULL, info BLOB NOT NULL) WITHOUT ROWID"
-        )
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS variants (digest TEXT, compression TEXT,"
-            " layer BLOB NOT NULL, PRIMARY KEY (digest, compression)) WITHOUT ROWID"
-        )
-        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        rows = self._db.execute("SELECT snapshot, info FROM refs")
-        decoded = [HeldRef(_decoder.decode(info), snapshot) for snapshot, info in rows]
+            self._db = open_database(path, schema=_SCHEMA, version=SCHEMA_VERSION)
+            rows = self._db.execute("SELECT snapshot, info FROM refs").fetchall()
+            decoded = [HeldRef(_decoder.decode(info), snapshot) for snapshot, info in rows]
         self._held = {held.info.ref: held for held in decoded}
 
     def close(self) -> None:
@@ -183,9 +169,7 @@ class RefStore:
     def _using(self) -> Iterator[None]:
         """Turn what SQLite or a damaged row says into a ``StoreError``."""
         try:
-            yield
-        except (sqlite3.Error, msgspec.DecodeError) as exc:
-            raise StoreError(
-                f"{self._path} cannot be used: {exc}; free space if the disk is full, else give"
-                " another --state directory, or remove that one"
-            ) from exc
+            with using(self._path, remedy=_REMEDY):
+                yield
+        except msgspec.DecodeError as exc:
+            raise StoreError(f"{self._path} cannot be used: {exc}; {_REMEDY}") from exc

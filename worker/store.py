@@ -7,6 +7,7 @@ scratch of commands) and ``work/`` (exports and blobs on their way; empty at sta
 
 import contextlib
 import os
+import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from filesync.digest import Digest
-from filesync.disk.handles import open_root, remove_tree
+from filesync.disk.handles import remove_path
+from filesync.errors import StoreError
 from filesync.manifest import Manifest
 from filesync.manifest.store import SqliteNodes
 from filesync.sources import SourceLease, SourcePool
@@ -71,7 +73,7 @@ class Store:
             if self.refs.get(info.ref).snapshot not in here:
                 self.refs.remove(info.ref)
         self._remove_snapshots(here - self.refs.snapshots())
-        remove(self.work)
+        remove_path(self.work)
         self.work.mkdir()
 
     def close(self) -> None:
@@ -80,6 +82,17 @@ class Store:
         self.refs.close()
         self.snapshots.close()
         self.nodes.close()
+
+    def make_work(self, purpose: str) -> Path:
+        """Return a new empty directory for what is on its way; drop it with ``drop_work``."""
+        path = self.work / f"{purpose}-{secrets.token_hex(8)}"
+        path.mkdir()
+        return path
+
+    def drop_work(self, path: Path) -> None:
+        """Remove a directory of ``make_work``; what cannot be removed goes at the next start."""
+        with contextlib.suppress(StoreError):
+            remove_path(path)
 
     # --- looking at trees ---------------------------------------------------------------------
 
@@ -96,8 +109,9 @@ class Store:
             lease, manifest = held_source
             yield TreeView(manifest, lease.path)
             return
-        with self.snapshots.view(self.refs.get(ref).snapshot) as view:
-            yield TreeView(Manifest(self.refs.get(ref).info.tree, self.nodes), view.path)
+        held = self.refs.get(ref)
+        with self.snapshots.view(held.snapshot) as view:
+            yield TreeView(Manifest(held.info.tree, self.nodes), view.path)
 
     def hold_source(self, ref: Digest, lease: SourceLease, manifest: Manifest) -> None:
         """Keep a source as the result ``ref`` until ``release_source``."""
@@ -113,27 +127,13 @@ class Store:
 
     def idle_sources(self) -> tuple[SourceInfo, ...]:
         """Return the sources that a sync may start from, newest first."""
-        idle = sorted(self.sources.idle(), key=lambda source: -source.used_s)
-        return tuple(SourceInfo(source.id, source.tree) for source in idle)
+        return tuple(SourceInfo(source.id, source.tree) for source in self.sources.idle())
 
     # --- disk use -----------------------------------------------------------------------------
 
     def usage(self) -> tuple[UsageRow, ...]:
         """Return what takes how much disk."""
-        infos = self.refs.infos()
-        blobs = self.blobs.list()
-        idle = self.sources.idle()
-        caches = list(self.caches.iterdir()) if self.caches.is_dir() else []
-        return (
-            UsageRow("results", len(infos), sum(info.tar_size for info in infos)),
-            UsageRow("blobs", len(blobs), sum(blob.size for blob in blobs)),
-            UsageRow(
-                "idle sources",
-                len(idle),
-                sum(self.nodes.summary(source.tree).size for source in idle),
-            ),
-            UsageRow("caches", len(caches), sum(map(tree_bytes, caches))),
-        )
+        return (*self._prunable(), self._caches_row(self._cache_directories()))
 
     def prune(self, *, sweep_nodes: bool) -> tuple[UsageRow, ...]:
         """Remove every result, blob and source that is not in use; return what that was.
@@ -141,7 +141,7 @@ class Store:
         ``sweep_nodes`` removes the manifests that nothing needs any more too. It must be
         False while an op runs, whose inputs' manifests may have come before their trees.
         """
-        before = self.usage()
+        before = self._prunable()
         infos = self.refs.infos()
         for info in reversed(infos):
             held = self.refs.get(info.ref)
@@ -157,22 +157,39 @@ class Store:
         if sweep_nodes:
             trees = [info.tree for info in self.refs.infos()]
             self.nodes.sweep([*trees, *self.sources.trees()])
-        after = {row.kind: row for row in self.usage()}
+        after = {row.kind: row for row in self._prunable()}
         return tuple(
             UsageRow(
                 row.kind, row.count - after[row.kind].count, row.size - after[row.kind].size
             )
             for row in before
-            if row.kind != "caches"
         )
 
     def prune_caches(self) -> tuple[UsageRow, ...]:
         """Remove the directories behind cache mounts; return what that was."""
-        caches = list(self.caches.iterdir()) if self.caches.is_dir() else []
-        row = UsageRow("caches", len(caches), sum(map(tree_bytes, caches)))
+        caches = self._cache_directories()
+        row = self._caches_row(caches)
         for cache in caches:
-            remove(cache)
+            remove_path(cache)
         return (row,)
+
+    def _prunable(self) -> tuple[UsageRow, ...]:
+        infos = self.refs.infos()
+        blobs = self.blobs.list()
+        idle = self.sources.idle()
+        idle_bytes = sum(self.nodes.summary(source.tree).size for source in idle)
+        return (
+            UsageRow("results", len(infos), sum(info.tar_size for info in infos)),
+            UsageRow("blobs", len(blobs), sum(blob.size for blob in blobs)),
+            UsageRow("idle sources", len(idle), idle_bytes),
+        )
+
+    def _cache_directories(self) -> list[Path]:
+        return list(self.caches.iterdir()) if self.caches.is_dir() else []
+
+    @staticmethod
+    def _caches_row(caches: list[Path]) -> UsageRow:
+        return UsageRow("caches", len(caches), sum(map(tree_bytes, caches)))
 
     def _remove_snapshots(self, snapshots: Iterable[str]) -> list[str]:
         """Remove snapshots, children before the parents they stand on; return those in use."""
@@ -189,15 +206,6 @@ class Store:
         except SnapshotInUse:
             return False
         return True
-
-
-def remove(path: Path) -> None:
-    """Remove whatever is at ``path``, however deep; fine if nothing is."""
-    parent = open_root(path.parent)
-    try:
-        remove_tree(parent, os.fsencode(path.name))
-    finally:
-        os.close(parent)
 
 
 def tree_bytes(path: Path) -> int:

@@ -150,6 +150,19 @@ def remove_tree(dirfd: int, name: bytes) -> None:
         raise StoreError(f"{shown(name)} cannot be removed: {exc}") from exc
 
 
+def remove_path(path: Path) -> None:
+    """Remove what is at ``path``, as ``remove_tree`` does; a link at its end is not followed.
+
+    Raises:
+        StoreError: as ``remove_tree``; or the directory that it is in is not there.
+    """
+    parent = open_root(path.parent)
+    try:
+        remove_tree(parent, os.fsencode(path.name))
+    finally:
+        os.close(parent)
+
+
 # --- opening --------------------------------------------------------------------------------
 
 

@@ -52,6 +52,11 @@ def open_state(path: Path, *, kind: str) -> Iterator[StateDirectory]:
         yield StateDirectory(path, _instance(path))
 
 
+def boot_id() -> str:
+    """Return what names this run of the machine: what was not flushed before it may be lost."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
 def _check_version(path: Path, kind: str) -> None:
     ours = _FORMAT.format(kind=kind, version=VERSION)
     marker = path / "format"

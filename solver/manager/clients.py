@@ -57,7 +57,6 @@ class ClientLink:
     send: Send
     traffic: Traffic
     last_s: float
-    build: bytes = b""
     _queue: asyncio.Queue[tuple[ToClient, bytes]] = field(default_factory=asyncio.Queue)
     _running: asyncio.Task[None] | None = None
     _exports: list[tuple[WorkerLink, bytes]] = field(default_factory=list)
@@ -113,7 +112,6 @@ class ClientLink:
         if unknown:
             self.answer(Denied("node-missing", f"the trees of {unknown} were not sent first"))
             return
-        self.build = request.build
         self._running = group.create_task(self._run(request))
 
     async def end(self) -> None:

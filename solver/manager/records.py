@@ -3,15 +3,15 @@
 Kept in SQLite; all of it can be rebuilt from what the workers announce, and is, as they register.
 """
 
-import contextlib
-import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from filesync.digest import Digest
+from filesync.disk.database import open_database, using
 from filesync.errors import StoreError
 from worker.wire.orders import RefInfo
 
@@ -21,6 +21,9 @@ CREATE TABLE refs (ref BLOB PRIMARY KEY, created_s REAL NOT NULL, info BLOB NOT 
 CREATE TABLE keys (key BLOB NOT NULL, ref BLOB NOT NULL, PRIMARY KEY (key, ref)) WITHOUT ROWID;
 CREATE INDEX keys_by_ref ON keys (ref);
 """
+_REMEDY: Final = (
+    "remove the manager's --state directory: what is lost is learnt again from the workers"
+)
 _decoder: Final = msgspec.msgpack.Decoder(RefInfo)
 
 
@@ -35,20 +38,7 @@ class Records:
         """
         self._path = path
         with self._using():
-            self._open(path)
-
-    def _open(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        if version == 0:
-            self._db.executescript(f"{_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
-        elif version != SCHEMA_VERSION:
-            raise StoreError(
-                f"{path} was written by another version (schema {version}, this one is "
-                f"{SCHEMA_VERSION}): give another --state directory, or remove that one"
-            )
+            self._db = open_database(path, schema=_SCHEMA, version=SCHEMA_VERSION)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -114,13 +104,5 @@ class Records:
         rows = self._db.execute("SELECT info FROM refs")
         return [_decoder.decode(info).tree for (info,) in rows]
 
-    @contextlib.contextmanager
-    def _using(self) -> Iterator[None]:
-        """Turn what SQLite says into a ``StoreError``."""
-        try:
-            yield
-        except sqlite3.Error as exc:
-            raise StoreError(
-                f"{self._path} cannot be used: {exc}; free space if the disk is full, else remove"
-                " the manager's --state directory: what is lost is learnt again from the workers"
-            ) from exc
+    def _using(self) -> AbstractContextManager[None]:
+        return using(self._path, remedy=_REMEDY)

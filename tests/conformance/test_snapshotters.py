@@ -570,7 +570,7 @@ KILL_POINTS = [
     ("worker.snapshots.records.Records", "commit"),
     ("worker.snapshots.records.Records", "doom"),
     ("worker.snapshots.records.Records", "delete"),
-    ("worker.snapshots.snapshotter.Snapshotter", "_remove_tree"),
+    ("worker.snapshots.snapshotter", "remove_path"),
     ("worker.snapshots.overlays.OverlayDriver", "_mount"),
     ("worker.snapshots.overlays.OverlayDriver", "_remove"),
     ("worker.snapshots.overlays.OverlayDriver", "seal"),

@@ -235,7 +235,7 @@ def test_after_a_reboot_no_source_is_trusted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sealed(pool, nodes, "key").release()
-    monkeypatch.setattr(sources, "_boot_id", lambda: "another boot")
+    monkeypatch.setattr(sources, "boot_id", lambda: "another boot")
     assert reopen().idle() == []
     assert directories(tmp_path) == set()
 

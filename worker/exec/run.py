@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from filesync.disk.handles import remove_path
 from worker.exec.errors import CommandNotFound, NoRuntime, RuntimeFailed
 from worker.exec.launch import LOG, command_line, overlay_directories, staging_of
 from worker.exec.output import OnOutput
-from worker.exec.scratch import remove_tree
 from worker.exec.spec import ROOTFS, Bind, ContainerSpec, Throwaway, config_of, staged_name
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ async def run_exec(
             _raise_runtime_error(spec, bundle_dir / LOG)
         return status
     finally:
-        await uninterrupted(asyncio.to_thread(remove_tree, bundle_dir))
+        await uninterrupted(asyncio.to_thread(remove_path, bundle_dir))
 
 
 async def sweep(runtime: Runtime) -> None:

@@ -5,9 +5,9 @@ import secrets
 from pathlib import Path
 from typing import Self
 
+from filesync.disk.handles import remove_path
 from worker.exec.caches import CacheDirectories
 from worker.exec.run import Runtime, find_runtime, sweep
-from worker.exec.scratch import remove_tree
 
 
 class ExecState:
@@ -44,10 +44,10 @@ class ExecState:
         """
         await sweep(self.runtime)
         for left in self._scratch.iterdir():
-            remove_tree(left)
+            remove_path(left)
 
     def new_scratch(self) -> Path:
-        """Return a new empty directory; the caller removes it with `remove_tree`."""
+        """Return a new empty directory; the caller removes it with `remove_path`."""
         path = self._scratch / secrets.token_hex(8)
         path.mkdir(mode=0o700)
         return path

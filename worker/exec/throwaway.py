@@ -4,9 +4,9 @@ import asyncio
 import os
 from pathlib import Path
 
+from filesync.disk.handles import remove_path
 from worker.exec.errors import RuntimeFailed
 from worker.exec.launch import command_line, overlay_directories, overlay_staging
-from worker.exec.scratch import remove_tree
 from worker.exec.spec import Bind, Throwaway, staged_name
 
 
@@ -36,7 +36,7 @@ async def is_overlay_possible(item: Throwaway, scratch: Path) -> bool:
             (trial / name).mkdir(parents=True)
         return await _run(*command_line(["true"], overlay_staging(item, 0)), cwd=trial)
     finally:
-        remove_tree(trial)
+        remove_path(trial)
 
 
 async def _run(*words: str, cwd: Path | None = None) -> bool:

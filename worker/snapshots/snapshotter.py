@@ -17,7 +17,6 @@ drops committed snapshots of which that was not noted, with their children.
 """
 
 import logging
-import os
 import re
 import secrets
 import threading
@@ -28,7 +27,8 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from filesync.digest import Digest
-from filesync.disk.handles import open_root, remove_tree
+from filesync.disk.handles import remove_path
+from filesync.disk.statedir import boot_id
 from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest, Nodes, empty_manifest
 from worker.snapshots.driver import Driver
@@ -275,7 +275,7 @@ class Snapshotter:
         self._records.doom(doomed)
         keep = {str(row.number) for row in rows if row.number not in doomed} | {"0"}
         for left in [path.name for path in self._trees.iterdir() if path.name not in keep]:
-            self._remove_tree(left)
+            remove_path(self._trees / left)
         for number in sorted(doomed, reverse=True):  # children before parents
             self._records.delete(number)
 
@@ -327,20 +327,8 @@ class Snapshotter:
         gone = f"gone-{number}"
         with suppress(FileNotFoundError):
             (self._trees / str(number)).rename(self._trees / gone)
-            self._remove_tree(gone)
+            remove_path(self._trees / gone)
         self._records.delete(number)
-
-    def _remove_tree(self, name: str) -> None:
-        fd = open_root(self._trees)
-        try:
-            remove_tree(fd, os.fsencode(name))
-        finally:
-            os.close(fd)
-
-
-def boot_id() -> str:
-    """Return what names this run of the machine."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def _committed(record: Record) -> Committed:

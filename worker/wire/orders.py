@@ -415,7 +415,6 @@ FromWorker = Register | Heartbeat | Leaving | Output | Progress | Outcome | Node
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_worker: Final = msgspec.msgpack.Decoder(ToWorker)
-_from_worker: Final = msgspec.msgpack.Decoder(FromWorker)
 
 Frames = Sequence[bytes | memoryview]
 
@@ -435,19 +434,6 @@ def decode_to_worker(frames: Frames) -> tuple[ToWorker, bytes | memoryview]:
     header, payload = split_frames(frames)
     try:
         return _to_worker.decode(header), payload
-    except (msgspec.MsgspecError, RecursionError) as exc:
-        raise MalformedMessage(str(exc)) from exc
-
-
-def decode_from_worker(frames: Frames) -> tuple[FromWorker, bytes | memoryview]:
-    """Return the message and payload that a worker sent.
-
-    Raises:
-        MalformedMessage: for anything that ``encode`` cannot give.
-    """
-    header, payload = split_frames(frames)
-    try:
-        return _from_worker.decode(header), payload
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise MalformedMessage(str(exc)) from exc
 

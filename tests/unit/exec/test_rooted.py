@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from filesync.disk.handles import remove_path
 from worker.exec.mountpoints import MountPoints
 from worker.exec.rooted import Location, locate, make_directories, open_root
-from worker.exec.scratch import remove_tree
 
 OLD_NS = 1_000_000_000_000_000_000
 
@@ -174,6 +174,6 @@ def test_tree_deeper_than_any_stack_is_removed(tmp_path: Path) -> None:
         fd = child
     os.symlink(tmp_path / "outside", "link", dir_fd=fd)
     os.close(fd)
-    remove_tree(top)
+    remove_path(top)
     assert [path.name for path in tmp_path.iterdir()] == ["outside"]
-    remove_tree(top)
+    remove_path(top)

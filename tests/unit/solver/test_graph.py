@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solver.graph import Graph, Vertex, reachable, vertex_digests
+from solver.graph import Graph, Vertex, reachable
+from solver.keys import definition_keys
 from worker.wire.ops import ExecOp
 
 
@@ -43,4 +44,4 @@ def test_reachable_is_the_target_and_all_that_it_needs() -> None:
 def test_identity_of_a_step_depends_on_its_op_and_inputs_alone(inputs: list[int]) -> None:
     vertices = tuple(vertex("a", *(i for i in inputs if i < at)) for at in range(7))
     named = tuple(msgspec.structs.replace(v, name="other", stage="s") for v in vertices)
-    assert vertex_digests(Graph(vertices, 0)) == vertex_digests(Graph(named, 0))
+    assert definition_keys(Graph(vertices, 0)) == definition_keys(Graph(named, 0))

@@ -82,7 +82,7 @@ def _structs(info: inspect.StructType) -> st.SearchStrategy[Any]:
 
 SIDES: list[tuple[Any, Any, Decode]] = [
     (orders.ToWorker, orders.encode, orders.decode_to_worker),
-    (orders.FromWorker, orders.encode, orders.decode_from_worker),
+    (orders.FromWorker, orders.encode, wire.decode_to_manager),
     (wire.ToClient, wire.encode, wire.decode_to_client),
     (wire.ToManager, wire.encode, wire.decode_to_manager),
 ]
@@ -173,7 +173,7 @@ def test_deep_nesting_is_refused(decode: Decode) -> None:
 
 def test_worker_cannot_speak_as_a_manager() -> None:
     with pytest.raises(MalformedMessage):
-        orders.decode_from_worker(orders.encode(orders.Welcome()))
+        wire.decode_to_manager(orders.encode(orders.Welcome()))
     with pytest.raises(MalformedMessage):
         orders.decode_to_worker(orders.encode(orders.Leaving()))
 
