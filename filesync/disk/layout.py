@@ -3,23 +3,22 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
 from filesync.disk.handles import remove_tree
 from filesync.disk.metadata import DEFAULT_ACL, Metadata, chmod_unopened
 from filesync.disk.reuse import Sources
-from filesync.disk.visits import Visit, below
+from filesync.disk.visits import Needs, Visit, below, gone
 from filesync.disk.work import WORK_PREFIX, Directories, WorkDirectory, storing
 from filesync.errors import StoreError
-from filesync.manifest import Directory, Entry, File, Manifest, Subdirectory, with_entries
+from filesync.manifest import Directory, Entry, Manifest, Subdirectory, with_entries
 
 _WRITABLE: Final = 0o700
 
 
-def sweep(root: int) -> None:
-    """Remove the work directories that killed updates left in ``root``.
+def sweep(root: int, *, keep: bytes) -> None:
+    """Remove the work directories that killed updates left in ``root``, but for ``keep``.
 
     Raises:
         StoreError: one cannot be removed.
@@ -27,7 +26,7 @@ def sweep(root: int) -> None:
     with os.scandir(root) as entries:
         names = [os.fsencode(entry.name) for entry in entries]
     for name in names:
-        if name.startswith(WORK_PREFIX):
+        if name.startswith(WORK_PREFIX) and name != keep:
             remove_tree(root, name)
 
 
@@ -49,15 +48,22 @@ class Layout:
     """Brings directories into being, and at the end gives them their metadata.
 
     Attributes:
-        moved: the new directories that are old ones, moved as a whole.
         removed: names that were taken away.
     """
 
     def __init__(
-        self, root: Directories, work: WorkDirectory, *, target: Manifest, sources: Sources
+        self,
+        root: Directories,
+        work: WorkDirectory,
+        *,
+        target: Manifest,
+        sources: Sources,
+        moved: set[bytes],
     ) -> None:
-        self.moved = set[bytes]()
+        """``moved`` gets the paths of new directories that are old ones, moved as a whole."""
         self.removed = 0
+        self._moved = moved
+        self._has_opened = False
         self._root = root
         self._work = work
         self._sources = sources
@@ -66,10 +72,10 @@ class Layout:
         self._target = target
         self._is_superuser = os.geteuid() == 0
 
-    def clear(self, visit: Visit, *, keep: bool) -> None:
+    def clear(self, visit: Visit, needs: Needs) -> None:
         """Move aside what is gone, and what is in the way of another kind.
 
-        ``keep`` says that contents may be needed again; without it files are unlinked at once.
+        Where nothing is needed again, files are unlinked at once.
 
         Raises:
             StoreError: this disk; or it does not hold the basis.
@@ -80,13 +86,12 @@ class Layout:
         with self._root.held(visit.path) as dirfd, storing(visit.path):
             if any(name == DEFAULT_ACL for name, _ in visit.old.xattrs):
                 drop_default_acl(dirfd)
-            for entry in _gone(visit):
-                self._take_away(dirfd, entry, keep=keep)
-        if keep:
-            gone = {entry.name for entry in _gone(visit)}
-            for entry in visit.old.entries:
-                if isinstance(entry, File) and entry.name not in gone:
-                    self._sources.note_kept(visit.path, entry)
+            for entry in gone(visit):
+                # What a scan may have seen of a killed update was swept.
+                if visit.path or not entry.name.startswith(WORK_PREFIX):
+                    self._take_away(visit.path, dirfd, entry, keep=needs.is_any)
+        if needs.is_any:
+            self._sources.note_stays(visit, needed=needs.digests)
 
     def make(self, visit: Visit) -> None:
         """Make the new directories in one, or move them there; all are 0700 until ``seal``.
@@ -96,17 +101,18 @@ class Layout:
         """
         if visit.path:
             self._touched.append((visit.path, with_entries(visit.new, ())))
-        fresh = [entry for _, entry in visit.changes if isinstance(entry, Subdirectory)]
-        if not fresh:
+        if not visit.fresh:
             return
         with self._root.held(visit.path) as dirfd, storing(visit.path):
-            for entry in fresh:
+            for entry in visit.fresh:
                 path = below(visit.path, entry.name)
                 # A name of a hard-link group may link to what does not move along.
                 if not entry.links and self._move(dirfd, entry):
-                    self.moved.add(path)
-                    header = with_entries(self._target.directory(entry.tree), ())
-                    self._touched.append((path, header))
+                    self._moved.add(path)
+                    # A rename changes the times of the directories above, not its own.
+                    if self._has_opened:
+                        header = with_entries(self._target.directory(entry.tree), ())
+                        self._touched.append((path, header))
                 else:
                     os.mkdir(entry.name, _WRITABLE, dir_fd=dirfd)
 
@@ -130,7 +136,7 @@ class Layout:
         with self._root.held(parent) as dirfd, storing(path):
             chmod_unopened(dirfd, name, mode, stat.S_IFDIR)
 
-    def _take_away(self, dirfd: int, entry: Entry, *, keep: bool) -> None:
+    def _take_away(self, path: bytes, dirfd: int, entry: Entry, *, keep: bool) -> None:
         self.removed += 1
         is_directory = isinstance(entry, Subdirectory)
         if not keep and not is_directory:
@@ -138,11 +144,11 @@ class Layout:
             return
         name = self._work.free_name()
         if is_directory:
-            _move_directory(dirfd, entry.name, self._work.fd, name)
+            self._has_opened |= _move_directory(dirfd, entry.name, self._work.fd, name)
         else:
             os.rename(entry.name, name, src_dir_fd=dirfd, dst_dir_fd=self._work.fd)
         if keep:
-            self._sources.note_aside(entry, name)
+            self._sources.note_aside(path, entry, name)
 
     def _move(self, dirfd: int, entry: Subdirectory) -> bool:
         where = self._sources.take_tree(entry.tree)
@@ -150,7 +156,7 @@ class Layout:
             return False
         try:
             with self._work.trash.held(where.path) as source:
-                _move_directory(source, where.name, dirfd, entry.name)
+                self._has_opened |= _move_directory(source, where.name, dirfd, entry.name)
         except StoreError:
             return False  # What held it was moved before it, with it.
         except OSError as exc:
@@ -160,20 +166,13 @@ class Layout:
         return True
 
 
-def _move_directory(from_fd: int, name: bytes, to_fd: int, to: bytes) -> None:
+def _move_directory(from_fd: int, name: bytes, to_fd: int, to: bytes) -> bool:
+    """Rename a directory; say whether its mode had to be changed for that."""
     try:
         os.rename(name, to, src_dir_fd=from_fd, dst_dir_fd=to_fd)
     except PermissionError:
         # A directory's '..' is written to when it moves, so it must be writable itself.
         chmod_unopened(from_fd, name, _WRITABLE, stat.S_IFDIR)
         os.rename(name, to, src_dir_fd=from_fd, dst_dir_fd=to_fd)
-
-
-def _gone(visit: Visit) -> Iterator[Entry]:
-    for entry in visit.removed:
-        # What a scan may have seen of a killed update was swept.
-        if visit.path or not entry.name.startswith(WORK_PREFIX):
-            yield entry
-    for old, new in visit.changes:
-        if old is not None and type(old) is not type(new):
-            yield old
+        return True
+    return False

@@ -8,10 +8,11 @@ from typing import Final, NamedTuple
 
 from filesync.digest import Digest
 from filesync.disk.visits import below
-from filesync.disk.work import Directories, Place, storing
+from filesync.disk.work import CurrentDirectory, Directories, Place, storing
 from filesync.errors import StoreError
 from filesync.manifest import Entry, File, Manifest, Subdirectory
 
+_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BATCH: Final = 65_536
 """Contents that are looked for in one walk over the local trees; bounds memory to 40 MB."""
 
@@ -78,29 +79,33 @@ def _copy_from(
     root: Directories,
     copy: Copy,
 ) -> Iterator[int]:
-    for path, file in _files_below(manifest, seen):
-        if file.digest not in wanted or (fd := _open(directories, path, file.name)) is None:
-            continue
-        left = []
-        try:
-            for one in wanted.pop(file.digest):
-                with root.held(one.place.path) as dirfd, storing(one.place.path):
-                    is_copied = copy(one, fd, dirfd)
-                if is_copied:
-                    yield one.ticket
-                else:
-                    left.append(one)
-        finally:
-            os.close(fd)
-        if left:
-            wanted[file.digest] = left
-
-
-def _open(directories: Directories, path: bytes, name: bytes) -> int | None:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    source, target = CurrentDirectory(directories), CurrentDirectory(root)
     try:
-        with directories.held(path) as dirfd:
-            return os.open(name, flags, dir_fd=dirfd)
+        for path, file in _files_below(manifest, seen):
+            if file.digest not in wanted or (fd := _open(source, path, file.name)) is None:
+                continue
+            left: list[Missing] = []
+            try:
+                for one in wanted.pop(file.digest):
+                    # Entered for each file, so that an error names the right directory.
+                    with storing(one.place.path):
+                        is_copied = copy(one, fd, target.open(one.place.path))
+                    if is_copied:
+                        yield one.ticket
+                    else:
+                        left.append(one)
+            finally:
+                os.close(fd)
+            if left:
+                wanted[file.digest] = left
+    finally:
+        source.close()
+        target.close()
+
+
+def _open(source: CurrentDirectory, path: bytes, name: bytes) -> int | None:
+    try:
+        return os.open(name, _OPEN, dir_fd=source.open(path))
     except (StoreError, OSError):
         return None
 

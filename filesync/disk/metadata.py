@@ -66,7 +66,8 @@ class Metadata:
     For several threads at once.
 
     Attributes:
-        umask: what creating takes away from a mode; set it before the first ``set_new``.
+        special_bits: of a mode, those that creating a file with it may not give; all, until
+            somebody who knows the umask says otherwise.
     """
 
     def __init__(self, *, preserve_owner: bool) -> None:
@@ -74,7 +75,7 @@ class Metadata:
         self._lock = threading.Lock()
         self._not_kept = Counter[str]()
         self._chown_refused = False
-        self.umask = 0o777
+        self.special_bits = 0o7777
 
     @property
     def not_kept(self) -> dict[str, int]:
@@ -89,14 +90,13 @@ class Metadata:
 
     def set_new(self, fd: int, entry: HasMetadata, created: Created) -> None:
         """Complete a file that was created with ``entry.mode & 0o777``."""
-        is_moded = entry.mode & (0o7000 | self.umask) == 0
         if self._preserve_owner:
             if (owner := created.owner) is None:
                 status = os.fstat(fd)
                 owner = created.owner = (status.st_uid, status.st_gid)
             if owner != (entry.uid, entry.gid):
                 self._chown(fd, entry, owner)
-        if not is_moded:
+        if entry.mode & self.special_bits:
             self._chmod(fd, entry.mode)
         for name, value in entry.xattrs:
             self._set_xattr(fd, name, value)

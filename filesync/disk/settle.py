@@ -98,7 +98,9 @@ class Settler:
                 self._awaited[entry.digest] = (place.path, entry.name)
         return WANTED
 
-    def settle_other(self, dirfd: int, old: Entry | None, entry: Symlink | Special) -> None:
+    def settle_other(
+        self, place: Place, dirfd: int, old: Entry | None, entry: Symlink | Special
+    ) -> None:
         """Put a symbolic link or special file in place.
 
         Raises:
@@ -111,7 +113,7 @@ class Settler:
                 self._metadata.sync_unopened(dirfd, entry.name, entry)
                 self._tally.add(metadata_changed=1)
                 return
-        is_direct = not is_there and not self._is_atomic
+        is_direct = not is_there and (place.is_private or not self._is_atomic)
         fd, name = (dirfd, entry.name) if is_direct else (self._work.fd, self._work.free_name())
         if self._create_other(fd, name, entry):
             self._metadata.sync_unopened(fd, name, entry)
@@ -139,7 +141,7 @@ class Settler:
             raise MalformedManifest(f"{shown(entry.name)} is empty, and its digest is not")
         if was is not None:
             self._keep(place, dirfd, was)
-        self._maker.put(place, dirfd, entry, b"", replaces=was is not None)
+        self._maker.put(place, dirfd, ((entry, b"", was is not None),))
         self._tally.add(files_written=1)
 
     def _change_metadata(self, place: Place, dirfd: int, was: File, entry: File) -> bool:
@@ -242,7 +244,7 @@ class Settler:
         with self._root.held(path) as first:
             if is_there and _inode(first, name) == _inode(dirfd, entry.name):
                 return
-            is_direct = not is_there and not self._is_atomic
+            is_direct = not is_there and (place.is_private or not self._is_atomic)
             to, free = (
                 (dirfd, entry.name) if is_direct else (self._work.fd, self._work.free_name())
             )

@@ -1,10 +1,16 @@
 """Which directories an update enters, and what it does to the names in each."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from filesync.diff import diff
-from filesync.manifest import Directory, Entry, Manifest, Subdirectory
+from filesync.digest import Digest
+from filesync.manifest import Directory, Entry, File, Manifest, Subdirectory
+
+MAX_REMEMBERED: Final = 100_000
+"""Bound on entries of directories that are kept between two walks: about 35 MB. A larger
+update decodes its directories at each walk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +24,7 @@ class Visit:
         removed: names that are gone.
         changes: (old or None, new) of each name that is new or differs, ascending by name.
             Subdirectories are among them only where there was none before.
+        fresh: the subdirectories among the changes.
     """
 
     path: bytes
@@ -25,6 +32,7 @@ class Visit:
     new: Directory
     removed: tuple[Entry, ...]
     changes: list[tuple[Entry | None, Entry]]
+    fresh: list[Subdirectory]
 
 
 def below(path: bytes, name: bytes) -> bytes:
@@ -32,45 +40,156 @@ def below(path: bytes, name: bytes) -> bytes:
     return path + b"/" + name if path else name
 
 
-def visits(
-    basis: Manifest | None, target: Manifest, *, moved: Container[bytes] = ()
-) -> Iterator[Visit]:
-    """Yield the directories to enter, each before those in it; the same at every call.
+def gone(visit: Visit) -> Iterator[Entry]:
+    """Yield what has to go from a directory: names that are gone, or become another kind."""
+    yield from visit.removed
+    for old, new in visit.changes:
+        if old is not None and type(old) is not type(new):
+            yield old
 
-    New directories whose paths are in ``moved`` are there already and are not entered. It is
-    looked at after the visit of the directory above, which may thus still add to it.
+
+class Visits:
+    """The directories to enter, walked several times and always in the same order.
+
+    Attributes:
+        moved: paths of new directories that are there already; they are not entered. Looked
+            at after the visit of the directory above, which may thus still add to it.
+        is_settled: set it when ``moved`` changes no more.
     """
-    for change in diff(basis, target):
-        changes: list[tuple[Entry | None, Entry]] = [(None, entry) for entry in change.added]
-        if change.changed:
-            changes += change.changed
-            changes.sort(key=lambda pair: pair[1].name)
-        yield Visit(change.path, change.old, change.new, change.removed, changes)
-        if any(type(entry) is Subdirectory for _, entry in changes):
-            yield from _new(target, _subdirectories(change.path, changes, moved), moved)
+
+    def __init__(self, basis: Manifest | None, target: Manifest) -> None:
+        self.moved = set[bytes]()
+        self.is_settled = False
+        self._basis = basis
+        self._target = target
+        self._common: list[Visit] | None = None
+        self._all: list[Visit] | None = None
+
+    def common(self) -> Iterator[Visit]:
+        """Yield the directories that both trees have, and the root, parents first."""
+        if self._common is not None:
+            yield from self._common
+            return
+        kept = _Remembered()
+        for change in diff(self._basis, self._target):
+            changes: list[tuple[Entry | None, Entry]] = [(None, new) for new in change.added]
+            if change.changed:
+                changes += change.changed
+                changes.sort(key=_name)
+            fresh = [new for _, new in changes if isinstance(new, Subdirectory)]
+            visit = Visit(change.path, change.old, change.new, change.removed, changes, fresh)
+            kept.add(visit)
+            yield visit
+        self._common = kept.visits
+
+    def __iter__(self) -> Iterator[Visit]:
+        """Yield all directories, each before those in it."""
+        if self._all is not None:
+            yield from self._all
+            return
+        kept = _Remembered() if self.is_settled else None
+        for visit in self._walk():
+            if kept is not None:
+                kept.add(visit)
+            yield visit
+        if kept is not None:
+            self._all = kept.visits
+            if self._all is not None:
+                self._common = None
+
+    def new_below(self, visit: Visit, *, skip: Container[Digest] = ()) -> Iterator[Visit]:
+        """Yield the new directories in one that both trees have, but for the trees ``skip``."""
+        if not visit.fresh:
+            return
+        stack = [self._inside(visit, skip)]
+        while stack:
+            found = next(stack[-1], None)
+            if found is None:
+                stack.pop()
+                continue
+            path, entry = found
+            directory = self._target.directory(entry.tree)
+            entries = directory.entries
+            changes: list[tuple[Entry | None, Entry]] = [(None, entry) for entry in entries]
+            fresh = [entry for entry in entries if isinstance(entry, Subdirectory)]
+            inner = Visit(path, None, directory, (), changes, fresh)
+            yield inner
+            stack.append(self._inside(inner, skip))
+
+    def _walk(self) -> Iterator[Visit]:
+        for visit in self.common():
+            yield visit
+            yield from self.new_below(visit)
+
+    def _inside(
+        self, visit: Visit, skip: Container[Digest]
+    ) -> Iterator[tuple[bytes, Subdirectory]]:
+        for entry in visit.fresh:
+            if entry.tree not in skip:
+                at = below(visit.path, entry.name)
+                if at not in self.moved:
+                    yield at, entry
 
 
-def _new(
-    target: Manifest, first: Iterator[tuple[bytes, Subdirectory]], moved: Container[bytes]
-) -> Iterator[Visit]:
-    stack = [first]
-    while stack:
-        found = next(stack[-1], None)
-        if found is None:
-            stack.pop()
-            continue
-        path, entry = found
-        directory = target.directory(entry.tree)
-        changes: list[tuple[Entry | None, Entry]] = [
-            (None, entry) for entry in directory.entries
-        ]
-        yield Visit(path, None, directory, (), changes)
-        stack.append(_subdirectories(path, changes, moved))
+class _Remembered:
+    """Visits, as long as they are few."""
+
+    def __init__(self) -> None:
+        self.visits: list[Visit] | None = []
+        self._entries = 0
+
+    def add(self, visit: Visit) -> None:
+        if self.visits is None:
+            return
+        self._entries += len(visit.new.entries) + 1
+        if visit.old is not None:
+            self._entries += len(visit.old.entries)
+        if self._entries > MAX_REMEMBERED:
+            self.visits = None
+        else:
+            self.visits.append(visit)
 
 
-def _subdirectories(
-    path: bytes, changes: list[tuple[Entry | None, Entry]], moved: Container[bytes]
-) -> Iterator[tuple[bytes, Subdirectory]]:
-    for _, entry in changes:
-        if isinstance(entry, Subdirectory) and (at := below(path, entry.name)) not in moved:
-            yield at, entry
+class Needs:
+    """Which contents an update needs that the names which get them did not have.
+
+    Attributes:
+        is_any: there are contents or whole directories to look for in the old tree.
+        digests: of the contents; what is in a directory that will be moved is left out.
+    """
+
+    def __init__(self, visits: Visits) -> None:
+        self.is_any = False
+        self.digests: set[Digest] | _Everything = set()
+        removed = {
+            entry.tree
+            for visit in visits.common()
+            for entry in gone(visit)
+            if isinstance(entry, Subdirectory)
+        }
+        for visit in visits.common():
+            self._note(visit.changes)
+            for inner in visits.new_below(visit, skip=removed):
+                self._note(inner.changes)
+
+    def _note(self, changes: Iterable[tuple[Entry | None, Entry]]) -> None:
+        for old, entry in changes:
+            if isinstance(entry, File):
+                has_it = isinstance(old, File) and old.digest == entry.digest and not old.link
+                if entry.size and not has_it:
+                    self.is_any = True
+                    if isinstance(self.digests, set):
+                        self.digests.add(entry.digest)
+            elif isinstance(entry, Subdirectory):
+                self.is_any = True
+        if isinstance(self.digests, set) and len(self.digests) > MAX_REMEMBERED:
+            self.digests = _Everything()
+
+
+class _Everything:
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+def _name(pair: tuple[Entry | None, Entry]) -> bytes:
+    return pair[1].name

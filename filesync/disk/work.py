@@ -24,15 +24,23 @@ class Directories:
         self._handles = DirectoryHandles(root)
         self._lock = threading.Lock()
 
-    @contextmanager
-    def held(self, path: bytes) -> Iterator[int]:
-        """Give a descriptor of the directory at ``path`` until the end of the block.
+    def open(self, path: bytes) -> int:
+        """Return a descriptor of the directory at ``path``, which the caller closes.
 
         Raises:
             StoreError: it is not there, or is not a directory reached through directories.
         """
         with self._lock:
-            fd = os.dup(self._handles.open(path))
+            return os.dup(self._handles.open(path))
+
+    @contextmanager
+    def held(self, path: bytes) -> Iterator[int]:
+        """Give a descriptor of the directory at ``path`` until the end of the block.
+
+        Raises:
+            StoreError: as ``open``.
+        """
+        fd = self.open(path)
         try:
             yield fd
         finally:
@@ -49,18 +57,46 @@ class Directories:
             self._handles.close()
 
 
+class CurrentDirectory:
+    """A descriptor of one directory after another, kept as long as the same one is asked for."""
+
+    def __init__(self, root: Directories) -> None:
+        self._root = root
+        self._path: bytes | None = None
+        self._fd = -1
+
+    def open(self, path: bytes) -> int:
+        """Return a descriptor of the directory at ``path``, valid until the next call.
+
+        Raises:
+            StoreError: as ``Directories.open``.
+        """
+        if path != self._path:
+            self.close()
+            self._fd = self._root.open(path)
+            self._path = path
+        return self._fd
+
+    def close(self) -> None:
+        """Close what is open. Idempotent."""
+        if self._path is not None:
+            self._path = None
+            os.close(self._fd)
+
+
 class WorkDirectory:
     """A private directory for temporary files and for what was moved aside.
 
     Attributes:
-        fd: its descriptor, held until ``remove``.
+        parent: a descriptor of the directory that it is in, held until ``remove``.
+        fd: its own, held as long.
         trash: the directories in it.
         created: what files made in it get.
     """
 
     def __init__(self, parent: int) -> None:
         """Make it in the directory ``parent``, a descriptor that is closed with it."""
-        self._parent = parent
+        self.parent = parent
         self._name = WORK_PREFIX + secrets.token_hex(8).encode()
         self._numbers = count()
         self.created = Created()
@@ -68,7 +104,7 @@ class WorkDirectory:
             os.mkdir(self._name, 0o700, dir_fd=parent)
             self.fd = os.open(self._name, DIRECTORY_FLAGS, dir_fd=parent)
         except BaseException:
-            os.close(self._parent)
+            os.close(self.parent)
             raise
         self.trash = Directories(self.fd)
 
@@ -90,19 +126,26 @@ class WorkDirectory:
         """Remove it with all that is in it."""
         self.trash.close()
         try:
-            remove_tree(self._parent, self._name)
+            remove_tree(self.parent, self._name)
         finally:
             os.close(self.fd)
-            os.close(self._parent)
+            os.close(self.parent)
 
 
 class Place:
-    """A directory that is being filled."""
+    """A directory that is being filled.
 
-    __slots__ = ("created", "path")
+    Attributes:
+        is_private: this update has made it, and it is 0700 until its end: nobody else sees
+            what is half written in it.
+        created: what files made in it get.
+    """
 
-    def __init__(self, path: bytes) -> None:
+    __slots__ = ("created", "is_private", "path")
+
+    def __init__(self, path: bytes, *, is_private: bool) -> None:
         self.path = path
+        self.is_private = is_private
         self.created = Created()
 
 

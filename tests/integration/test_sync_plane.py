@@ -338,9 +338,12 @@ def test_a_pull_that_is_cancelled_ends_the_session_and_cleans_up(
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert not list((tmp_path / "dest").glob(".filesync*"))
+            left = [path.name for path in (tmp_path / "dest").glob(".filesync*")]
+            # What came of a large file stays, for the next pull.
+            assert left in ([], [".filesync-partial"])
             await pull(receiver, tmp_path / "dest", source, replica)
             assert tree_of(tmp_path / "dest") == source.tree
+            assert not list((tmp_path / "dest").glob(".filesync*"))
 
     asyncio.run(main())
 

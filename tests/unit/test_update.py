@@ -164,6 +164,8 @@ def test_contents_of_local_trees_are_copied(root: Path, source: Path, tmp_path: 
     )
     assert [one.size for one in done.fetched] == [1]
     assert scanned(root).tree == target.tree
+    # A hard link would let whoever writes to the other tree write to this one.
+    assert all(path.stat().st_nlink == 1 for path in root.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("size", [5000, 3_000_000])
