@@ -22,6 +22,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
+from tests.unit.counting_nodes import CountingNodes
 
 names = st.sampled_from([b"a", b"b", b"c", b"\xff"])
 
@@ -130,16 +131,6 @@ def test_bytes_to_fetch_are_those_of_contents_that_the_basis_lacks(
     exact = bytes_to_fetch(before, after)
     lacking = contents(after).items() - contents(before).items()
     assert sum(size for _, size in lacking) <= exact <= bytes_to_fetch_at_most(before, after)
-
-
-class CountingNodes(MemoryNodes):
-    def __init__(self) -> None:
-        super().__init__()
-        self.reads = 0
-
-    def read(self, digest: Digest) -> bytes:
-        self.reads += 1
-        return super().read(digest)
 
 
 def wide(nodes: MemoryNodes, data: bytes) -> Manifest:

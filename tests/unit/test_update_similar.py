@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.digest import Digest
 from filesync.disk.similar import MAX_NOTED, Similar
 from filesync.disk.update import TreeUpdate, WantedFile
 from filesync.manifest import EMPTY_DIRECTORY as EMPTY
-from filesync.manifest import File, Manifest, MemoryNodes, put, subdirectory, with_entries
+from filesync.manifest import File, Manifest, put, subdirectory, with_entries
+from tests.unit.counting_nodes import CountingNodes
 from tests.unit.update_driver import (
     MakeFile,
     build,
@@ -214,20 +214,8 @@ def test_a_basis_that_vanished_is_none(root: Path, source: Path) -> None:
 # --- work that is not done ------------------------------------------------------------------
 
 
-class Counted(MemoryNodes):
-    """Nodes that count how often they are read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reads = 0
-
-    def read(self, digest: Digest) -> bytes:
-        self.reads += 1
-        return super().read(digest)
-
-
 def test_a_renamed_directory_is_not_looked_into(root: Path) -> None:
-    nodes = Counted()
+    nodes = CountingNodes()
     full = put(nodes, with_entries(EMPTY, [file(b"f%d" % n, b"%d" % n) for n in range(100)]))
     whole = put(nodes, with_entries(EMPTY, [subdirectory(nodes, b"in", full)]))
     trees = [
