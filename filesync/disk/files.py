@@ -44,8 +44,19 @@ class Files:
         settler: Settler,
         sources: Sources,
         is_made: bool,
+        is_atomic: bool,
     ) -> None:
-        """``is_made`` says that the directories are there already."""
+        """Settle nothing yet.
+
+        Args:
+            root: the tree's directories.
+            visits: those of them that are entered.
+            layout: makes the new ones.
+            settler: puts in place what needs no fetching.
+            sources: what the old tree has.
+            is_made: the new directories are there already.
+            is_atomic: others use the tree meanwhile.
+        """
         self.states = bytearray()
         self._root = root
         self._visits = visits
@@ -53,6 +64,7 @@ class Files:
         self._settler = settler
         self._sources = sources
         self._is_made = is_made
+        self._is_atomic = is_atomic
         self._is_started = False
         self._unsettled: Iterator[Run] | None = self._settle_all()
 
@@ -85,7 +97,7 @@ class Files:
         self.settle()
         ticket = 0
         for visit in self._visits:
-            yield Run(_place(visit), ticket, visit.changes)
+            yield Run(self._place(visit), ticket, visit.changes)
             ticket += sum(type(entry) is File for _, entry in visit.changes)
 
     def find(self, state: State) -> Iterator[Missing]:
@@ -130,7 +142,7 @@ class Files:
         for visit in self._visits:
             if not self._is_made:
                 self._layout.make(visit)
-            place = _place(visit)
+            place = self._place(visit)
             first = len(self.states)
             if visit.changes:
                 with self._root.held(visit.path) as dirfd, storing(visit.path):
@@ -150,7 +162,7 @@ class Files:
             elif not isinstance(entry, Subdirectory):
                 settler.settle_other(place, dirfd, old, entry)
 
-
-def _place(visit: Visit) -> Place:
-    # The root may have been there, and what is there is seen by others.
-    return Place(visit.path, is_private=visit.old is None and bool(visit.path))
+    def _place(self, visit: Visit) -> Place:
+        # The root may have been there, and what is there is seen by others.
+        is_private = visit.old is None and bool(visit.path)
+        return Place(visit.path, is_direct=is_private or not self._is_atomic)

@@ -56,7 +56,6 @@ class Settler:
         metadata: Metadata,
         maker: Maker,
         tally: Tally,
-        is_atomic: bool,
     ) -> None:
         self._root = root
         self._work = work
@@ -66,7 +65,6 @@ class Settler:
         self._metadata = metadata
         self._maker = maker
         self._tally = tally
-        self._is_atomic = is_atomic
         self._awaited: dict[Digest, tuple[bytes, bytes]] = {}
         self._group_sizes: dict[bytes, int] | None = None
         self._firsts: dict[bytes, bytes] | None = None
@@ -113,7 +111,7 @@ class Settler:
                 self._metadata.sync_unopened(dirfd, entry.name, entry)
                 self._tally.add(metadata_changed=1)
                 return
-        is_direct = not is_there and (place.is_private or not self._is_atomic)
+        is_direct = not is_there and place.is_direct
         fd, name = (dirfd, entry.name) if is_direct else (self._work.fd, self._work.free_name())
         if self._create_other(fd, name, entry):
             self._metadata.sync_unopened(fd, name, entry)
@@ -244,7 +242,7 @@ class Settler:
         with self._root.held(path) as first:
             if is_there and _inode(first, name) == _inode(dirfd, entry.name):
                 return
-            is_direct = not is_there and (place.is_private or not self._is_atomic)
+            is_direct = not is_there and place.is_direct
             to, free = (
                 (dirfd, entry.name) if is_direct else (self._work.fd, self._work.free_name())
             )

@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from filesync.disk.files import Files
 from filesync.disk.handles import open_root, shown
@@ -38,6 +39,8 @@ from filesync.errors import LocalError, MalformedManifest, StoreError
 from filesync.manifest import Manifest
 
 __all__ = ["BasisFile", "LargeFile", "LocalTree", "TreeUpdate", "UpdateStats", "WantedFile"]
+
+_Part = TypeVar("_Part")
 
 
 class TreeUpdate:
@@ -213,21 +216,15 @@ class TreeUpdate:
 
     @property
     def _directories(self) -> Directories:
-        if self._root is None:
-            raise LocalError("an update is used before prepare() or after its end")
-        return self._root
+        return _prepared(self._root)
 
     @property
     def _workdir(self) -> WorkDirectory:
-        if self._work is None:
-            raise LocalError("an update is used before prepare() or after its end")
-        return self._work
+        return _prepared(self._work)
 
     @property
     def _files_to_come(self) -> Incoming:
-        if self._incoming is None:
-            raise LocalError("an update is used before prepare() or after its end")
-        return self._incoming
+        return _prepared(self._incoming)
 
     def _open(self) -> None:
         with storing(os.fsencode(self._path)):
@@ -266,9 +263,7 @@ class TreeUpdate:
                 self._layout.clear(visit, needs)
 
     def _make_files(self, *, is_made: bool) -> None:
-        self._maker = Maker(
-            self._workdir, self._partials, self._metadata, is_atomic=self._is_atomic
-        )
+        self._maker = Maker(self._workdir, self._partials, self._metadata)
         self._settler = Settler(
             self._directories,
             self._workdir,
@@ -278,7 +273,6 @@ class TreeUpdate:
             metadata=self._metadata,
             maker=self._maker,
             tally=self._tally,
-            is_atomic=self._is_atomic,
         )
         self._files = Files(
             self._directories,
@@ -287,6 +281,7 @@ class TreeUpdate:
             settler=self._settler,
             sources=self._sources,
             is_made=is_made,
+            is_atomic=self._is_atomic,
         )
         self._incoming = Incoming(
             self._directories,
@@ -316,3 +311,9 @@ class TreeUpdate:
         for ticket in copy_contents(self._local, missing, root=self._directories, copy=copy):
             self._files.states[ticket] = SETTLED
         self._tally.add(files_copied=files, bytes_copied=total)
+
+
+def _prepared(part: _Part | None) -> _Part:
+    if part is None:
+        raise LocalError("an update is used before prepare() or after its end")
+    return part

@@ -136,16 +136,16 @@ class Place:
     """A directory that is being filled.
 
     Attributes:
-        is_private: this update has made it, and it is 0700 until its end: nobody else sees
-            what is half written in it.
+        is_direct: new files may be written under their names: nobody minds who sees them half
+            written, or nobody can, since this update has made it and it is 0700 until its end.
         created: what files made in it get.
     """
 
-    __slots__ = ("created", "is_private", "path")
+    __slots__ = ("created", "is_direct", "path")
 
-    def __init__(self, path: bytes, *, is_private: bool) -> None:
+    def __init__(self, path: bytes, *, is_direct: bool) -> None:
         self.path = path
-        self.is_private = is_private
+        self.is_direct = is_direct
         self.created = Created()
 
 

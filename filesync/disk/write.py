@@ -37,13 +37,10 @@ class Maker:
     and a link afterwards take 18.
     """
 
-    def __init__(
-        self, work: WorkDirectory, partials: Partials, metadata: Metadata, *, is_atomic: bool
-    ) -> None:
+    def __init__(self, work: WorkDirectory, partials: Partials, metadata: Metadata) -> None:
         self._work = work
         self._partials = partials
         self._metadata = metadata
-        self._is_atomic = is_atomic
         self._can_clone = True
 
     def put(self, place: Place, dirfd: int, files: Iterable[tuple[File, Data, bool]]) -> None:
@@ -54,9 +51,8 @@ class Maker:
         """
         work, metadata = self._work, self._metadata
         create, write, utime, close = os.open, os.write, os.utime, os.close
-        is_direct = place.is_private or not self._is_atomic
         for entry, data, replaces in files:
-            beside = replaces or not is_direct
+            beside = replaces or not place.is_direct
             if beside:
                 home, name, created = work.fd, work.free_name(), work.created
             else:
