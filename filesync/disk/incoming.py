@@ -29,8 +29,8 @@ class WantedFile(NamedTuple):
         ticket: names this file within its update.
         digest: BLAKE3 of the content.
         size: bytes of content; never 0.
-        replaces: bytes of old content that is likely to share something with it; 0 if there
-            is none.
+        replaces: bytes that are here and likely to share something with it, in an old file
+            and in what an interrupted update has left of it; 0 if there are none.
     """
 
     ticket: int
@@ -179,14 +179,17 @@ class Incoming:
     def _find_basis(
         self, place: Place, old: Entry | None, entry: File
     ) -> tuple[Where | None, int]:
-        """Return where an old file is that ``entry`` may have content of, and how much of it."""
+        """Return where an old file is that ``entry`` may have content of, if any.
+
+        And how many bytes there are to look at, what an interrupted update has left included.
+        """
+        where: Where | None = None
+        size = 0
         if type(old) is File:
-            return Where(False, place.path, entry.name, is_free=False), old.size
-        if found := self._sources.find_similar(place.path, entry):
-            return found
-        if self._partials.found:
-            return None, self._partials.found.get(entry.digest, 0)
-        return None, 0
+            where, size = Where(False, place.path, entry.name, is_free=False), old.size
+        elif found := self._sources.find_similar(place.path, entry):
+            where, size = found
+        return where, size + self._partials.found.get(entry.digest, 0)
 
     def _find_pending(self, wanted: WantedFile) -> _Pending:
         try:

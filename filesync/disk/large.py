@@ -72,11 +72,6 @@ class LargeFile:
         own = [BasisFile(os.dup(new.fd), new.extents[-1][1])] if new.extents else []
         self.bases = (*own, *bases)
 
-    @property
-    def basis_fd(self) -> int | None:
-        """The first basis, for callers that know of one only."""
-        return self.bases[0].fd if self.bases else None
-
     def write(self, offset: int, data: Data) -> None:
         """Write ``data`` at ``offset``; pages of it that are all zero become holes.
 
@@ -90,7 +85,7 @@ class LargeFile:
         with storing(self._new.entry.name):
             self._write(offset, data)
 
-    def copy(self, offset: int, *, basis: int = 0, basis_offset: int, length: int) -> None:
+    def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
         """Write ``length`` bytes at ``offset`` that ``bases[basis]`` has at ``basis_offset``.
 
         Raises:

@@ -1,12 +1,14 @@
 """Where a session's bytes come down: frames cut into files, files written to the disk."""
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Protocol
 
-from filesync.disk.update import WantedFile
+from filesync.disk.update import BasisFile, WantedFile
 from filesync.transfer.receiver import Find, Piece, is_whole
-from filesync.transfer.recipe import Basis, CopyRange
+from filesync.transfer.recipe import Basis, Chunk, CopyRange
 from filesync.transfer.wire import Buffer
 
 
@@ -14,20 +16,20 @@ class LargeFile(Protocol):
     """One file whose content arrives in pieces (``filesync.disk.update.LargeFile``)."""
 
     @property
-    def basis_fd(self) -> int | None:
-        """The file that it replaces, open for reading."""
+    def bases(self) -> Sequence[BasisFile]:
+        """What it may be copied from, the likeliest first."""
 
     def write(self, offset: int, data: Buffer) -> None:
         """Write ``data`` at ``offset``."""
 
-    def copy(self, offset: int, *, basis_offset: int, length: int) -> None:
-        """Copy ``length`` bytes of the basis file."""
+    def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
+        """Copy ``length`` bytes of ``bases[basis]``."""
 
     def finish(self) -> None:
         """Verify the whole content, then put it in place."""
 
     def abort(self) -> None:
-        """Remove what has been written."""
+        """Let go of it; what has been written may stay for the next update."""
 
 
 class Update(Protocol):
@@ -55,7 +57,10 @@ class Update(Protocol):
 class Landing:
     """Writes one session's frames.
 
-    All methods block. ``cut_basis`` may run beside the others, which take turns.
+    All methods block. ``cut_bases`` may run beside the others, which take turns.
+
+    The bases of a file have one space of offsets, in which ``CopyRange`` names them: one after
+    another, a byte that is nobody's behind each, so that no range reaches from one into the next.
     """
 
     def __init__(self, update: Update) -> None:
@@ -86,22 +91,31 @@ class Landing:
             self._update.write_small(batch)
         return [file.ticket for file, _ in batch]
 
-    def open_basis(self, file: WantedFile) -> int | None:
-        """Open ``file``; return a descriptor of the file that it replaces."""
-        return self._opened(file).basis_fd
+    def open_bases(self, file: WantedFile) -> Sequence[BasisFile]:
+        """Open ``file``; return what it may be copied from, which stays its own."""
+        return self._opened(file).bases
 
     @staticmethod
-    def cut_basis(file: WantedFile, fd: int | None) -> Find:
-        """Return what finds chunks in the file that ``file`` replaces."""
-        if fd is None:
-            return _find_nothing
-        return Basis(lambda at, length: os.pread(fd, length, at), file.replaces).find
+    def cut_bases(bases: Sequence[BasisFile]) -> Find:
+        """Return what finds chunks in ``bases``, in the first that has one."""
+        cuts = [(start, _cut(one)) for start, one in zip(_starts(bases), bases, strict=True)]
+
+        def find(chunk: Chunk) -> int | None:
+            for start, basis in cuts:
+                if (place := basis.find(chunk)) is not None:
+                    return start + place
+            return None
+
+        return find
 
     def copy(self, file: WantedFile, copies: Sequence[CopyRange]) -> None:
-        """Copy from the basis."""
+        """Copy from the bases."""
         large = self._opened(file)
-        for offset, basis_offset, length in copies:
-            large.copy(offset, basis_offset=basis_offset, length=length)
+        starts = _starts(large.bases)
+        for offset, place, length in copies:
+            basis = bisect_right(starts, place) - 1
+            at = place - starts[basis]
+            large.copy(offset, basis=basis, basis_offset=at, length=length)
 
     def finish(self, file: WantedFile) -> None:
         """Verify a large file and put it in place.
@@ -112,7 +126,7 @@ class Landing:
         self._large.pop(file.ticket).finish()
 
     def abort(self) -> None:
-        """Remove what is half written."""
+        """Let go of what is half written."""
         for large in self._large.values():
             large.abort()
         self._large.clear()
@@ -132,5 +146,11 @@ class Landing:
         return self._partial.pop(file.ticket)
 
 
-def _find_nothing(_: object) -> None:
-    return None
+def _starts(bases: Sequence[BasisFile]) -> list[int]:
+    """Return where each of a file's bases begins in their space of offsets."""
+    return list(accumulate((size + 1 for _, size in bases[:-1]), initial=0))[: len(bases)]
+
+
+def _cut(basis: BasisFile) -> Basis:
+    fd, size = basis
+    return Basis(lambda at, length: os.pread(fd, length, at), size)

@@ -4,13 +4,13 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
 from typing import Final, ParamSpec, TypeVar, assert_never
 
-from filesync.disk.update import WantedFile
+from filesync.disk.update import BasisFile, WantedFile
 from filesync.errors import ContentCorrupt, FilesyncError, StoreError, UnexpectedMessage
 from filesync.transfer import codec
 from filesync.transfer.channel_zmq import Channel
@@ -201,7 +201,7 @@ class Pulling:
                 plain.add_done_callback(_retrieve)
                 self._disk.put_nowait(partial(self._store, effect, plain))
             case OpenBasis(file):
-                self._disk.put_nowait(partial(self._open_basis, file))
+                self._disk.put_nowait(partial(self._open_bases, file))
             case CopyRanges():
                 self._disk.put_nowait(partial(self._copy, effect))
             case FinishFile(file):
@@ -249,15 +249,15 @@ class Pulling:
 
         return stored
 
-    async def _open_basis(self, file: WantedFile) -> None:
-        fd = await self._in_thread(self._landing.open_basis, file)
-        cut = asyncio.create_task(self._cut_basis(file, fd))
+    async def _open_bases(self, file: WantedFile) -> None:
+        bases = await self._in_thread(self._landing.open_bases, file)
+        cut = asyncio.create_task(self._cut_bases(file, bases))
         self._cuts.add(cut)
         cut.add_done_callback(self._cuts.discard)
 
-    async def _cut_basis(self, file: WantedFile, fd: int | None) -> None:
+    async def _cut_bases(self, file: WantedFile, bases: Sequence[BasisFile]) -> None:
         try:
-            find = await self._in_thread(self._landing.cut_basis, file, fd)
+            find = await self._in_thread(self._landing.cut_bases, bases)
         except OSError as exc:
             self._inbox.put_nowait(partial(_fail, StoreError(f"an old file: {exc.strerror}")))
         else:

@@ -348,6 +348,39 @@ def test_a_pull_that_is_cancelled_ends_the_session_and_cleans_up(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("old_bytes", "came_bytes"), [(3 << 20, 1 << 20), (1 << 20, 2 << 20), (1000, 2 << 20)]
+)
+def test_an_interrupted_file_is_made_of_what_came_and_of_the_old_one(
+    old_bytes: int, came_bytes: int, tmp_path: Path
+) -> None:
+    new = random.Random(1).randbytes(4 << 20)
+    (tmp_path / "source").mkdir()
+    source = make_tree(tmp_path / "source", {"big": new})
+    dest = tmp_path / "dest"
+    dest.mkdir()
+    # The old file has the new one's end, the interrupted update left the new one's start.
+    (dest / "big").write_bytes(new[-old_bytes:])
+    update = update_of(dest, source)
+    update.prepare()
+    large = update.open_large(next(update.wanted()))
+    large.write(0, new[:came_bytes])
+    large.abort()
+    update.abort()
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            stats = await pull(receiver, dest, source, Replica(sender.address, offer.token))
+            assert tree_of(dest) == source.tree
+            missing = max(len(new) - old_bytes - came_bytes, 0)
+            # A cut chunk at each of the edges comes whole.
+            assert stats.content_bytes <= missing + 4 * recipe.MAX_CHUNK_BYTES
+            assert stats.content_bytes + stats.copied_bytes == len(new)
+
+    asyncio.run(main())
+
+
 def test_listening_off_loopback_is_refused() -> None:
     with pytest.raises(InsecureListen):
         DataPlane("tcp://0.0.0.0:0")
