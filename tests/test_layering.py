@@ -19,6 +19,7 @@ PURE = [
     "filesync/digest.py",
     "filesync/find.py",
     "filesync/glob.py",
+    "filesync/manifest/growth.py",
     "filesync/manifest/links.py",
     "filesync/manifest/node.py",
     "filesync/manifest/pack.py",

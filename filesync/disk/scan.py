@@ -1,56 +1,40 @@
 """Scanning: the manifest of a directory on disk.
 
-A directory is read through its descriptor, one at a time, in walk order. A file costs one
-``fstatat`` when the stat cache knows it, else an open, a read, and a second stat that shows that
-nothing changed in between.
+A directory is read through its descriptor, one at a time, in walk order. A file that the stat
+cache knows costs one ``fstatat``; where all files of a directory are known its node is taken from
+the cache as it is. Else a file costs an open, a read between two ``fstat`` that show that nothing
+changed meanwhile, and a ``flistxattr``.
 """
 
-import errno
 import os
-import stat
 import time
-from collections import Counter
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles, shown
-from filesync.disk.readfile import (
-    MAX_TRIES,
-    READ_BYTES,
-    Content,
-    Gone,
-    changing,
-    read_file,
-    read_xattrs,
-    unreadable,
-)
-from filesync.disk.statcache import Noted, StatCache, is_racy
+from filesync.disk.listing import CTIME, MTIME, Found, Stamp, is_long_ago, look, mark, names_in
+from filesync.disk.readfile import unreadable
+from filesync.disk.reading import Listing, Reader
+from filesync.disk.statcache import Seen, StatCache, is_racy, pack_stamps
 from filesync.disk.work import WORK_PREFIX
 from filesync.errors import MalformedManifest, StoreError
 from filesync.manifest import (
     EMPTY_DIRECTORY,
-    Directory,
-    Entry,
     Expansion,
     File,
+    Known,
     Nodes,
-    Special,
-    Symlink,
-    Xattrs,
     canonical_links,
-    group_name,
     grow,
 )
 from filesync.manifest.store import batched
 
-LARGE_BYTES: Final = READ_BYTES
-"""Files from this size on are hashed by threads while the small ones are read."""
 _THREADS: Final = 2
-_MAX_TIME_NS: Final = (1 << 63) - 1
+_NOT_NOTED: Final = (0, 0, 0)
 
 
 class Excludes(Protocol):
@@ -61,6 +45,10 @@ class Excludes(Protocol):
 
     def may_prune(self, directory: str) -> bool:
         """Say whether all below a directory that is left out is left out as well."""
+
+
+LeaveOut = Callable[[bytes, bool], bool]
+"""(path from the root, is it a directory) -> it is left out, and a directory not entered."""
 
 
 class Scanned(NamedTuple):
@@ -87,11 +75,13 @@ def scan(
     *,
     cache: StatCache | None = None,
     excludes: Excludes | None = None,
+    leave_out: LeaveOut | None = None,
     hints: Mapping[bytes, tuple[int, Digest]] | None = None,
 ) -> Scanned:
     """Put the manifest of the directory ``root`` into ``nodes``. Blocks.
 
-    ``root`` may be a link to a directory. ``hints`` gives (size, digest) of files that the
+    ``root`` may be a link to a directory. What ``leave_out`` says is as if it were not there,
+    with all below it. ``hints`` gives (size, digest) of files that the
     caller has just written and checked: a file of that size at that path is not read.
 
     Names that vanish meanwhile are left out; a file that changes while it is read is read
@@ -102,7 +92,15 @@ def scan(
         StoreError: something cannot be read, or fits no manifest; names it.
     """
     with DirectoryHandles(root) as handles, ThreadPoolExecutor(_THREADS) as pool:
-        scanning = _Scan(handles, pool, cache=cache, excludes=excludes, hints=hints or {})
+        reader = Reader(pool, hints or {})
+        scanning = _Scan(
+            handles,
+            reader,
+            cache=cache,
+            excludes=excludes,
+            leave_out=leave_out,
+            must_look=bool(hints),
+        )
         if cache is not None:
             cache.begin()
         complete = False
@@ -113,11 +111,11 @@ def scan(
         except MalformedManifest as exc:
             raise StoreError(f"{shown(os.fsencode(root))} fits no manifest: {exc}") from exc
         finally:
+            pool.shutdown(cancel_futures=True)
             if cache is not None:
                 cache.end(complete=complete)
     content = nodes.summary(tree).content
-    skipped = dict(scanning.skipped)
-    return Scanned(tree, content, skipped, scanning.bytes_read, scanning.files_read)
+    return Scanned(tree, content, dict(reader.skipped), reader.bytes_read, reader.files_read)
 
 
 class _At(NamedTuple):
@@ -130,41 +128,27 @@ class _At(NamedTuple):
     only_on_the_way: bool = False
 
 
-class _Listing:
-    """One directory while it is read."""
-
-    def __init__(self, at: _At, fd: int, noted: Mapping[bytes, Noted]) -> None:
-        self.fd = fd
-        self.prefix = at.path + b"/" if at.path else b""
-        self.noted = noted
-        self.fresh: dict[bytes, Noted] = {}
-        self.entries: list[Entry] = []
-        self.children: list[tuple[bytes, _At]] = []
-        self.large: list[tuple[bytes, Future[Content]]] = []
-
-
 class _Scan:
     """One scan under way: ``expand`` turns a directory on disk into its entries."""
 
     def __init__(
         self,
         handles: DirectoryHandles,
-        pool: ThreadPoolExecutor,
+        reader: Reader,
         *,
         cache: StatCache | None,
         excludes: Excludes | None,
-        hints: Mapping[bytes, tuple[int, Digest]],
+        leave_out: LeaveOut | None,
+        must_look: bool,
     ) -> None:
+        """``must_look``: stat each file before it is opened; it may need no reading."""
         self._handles = handles
-        self._pool = pool
+        self._reader = reader
         self._cache = cache
         self._excludes = excludes
-        self._hints = hints
+        self._leave_out = leave_out
+        self._must_look = must_look
         self._started_ns = time.time_ns()
-        self._linked: dict[tuple[int, int], tuple[bytes, Noted]] = {}
-        self.skipped: Counter[str] = Counter()
-        self.bytes_read = 0
-        self.files_read = 0
 
     def expand(self, at: _At) -> Expansion[_At]:
         """Read one directory; its subdirectories are left for later."""
@@ -176,173 +160,110 @@ class _Scan:
             if isinstance(exc.__cause__, PermissionError):
                 raise unreadable(at.path, exc.__cause__) from exc
             raise
-        header = os.fstat(fd)
-        noted = self._cache.load(at.path) if self._cache is not None else {}
-        listing = _Listing(at, fd, noted)
         try:
-            xattrs = read_xattrs(fd, at.path)
-            self._read_entries(listing)
-            self._collect(listing)
+            return self._read(at, Listing(at.path, fd))
         except OSError as exc:
             raise unreadable(at.path, exc) from exc
-        finally:
-            for _, future in listing.large:
-                future.cancel()
-        if self._cache is not None and listing.fresh != noted:
-            self._cache.store(at.path, listing.fresh)
+
+    def _read(self, at: _At, listing: Listing) -> Expansion[_At]:
+        on_the_way: set[bytes] = set()
+        found = self._wanted(listing, names_in(listing.fd), on_the_way)
+        seen = self._cache.load(at.path) if self._cache is not None else None
+        known: Known | None = None
+        made: Callable[[Known], None] | None = None
+        if seen is None and not self._must_look:
+            self._reader.read_new(listing, found)
+        else:
+            listing.directories, listing.stamps = look(found)
+            if seen is not None and seen.mark and seen.mark == _mark(listing):
+                known = seen.known()
+                made = self._keeps(at.path, seen.stamps, seen.mark, None)
+            else:
+                listing.noted = seen.noted() if seen is not None else {}
+                self._reader.read_changed(listing)
+        if known is None:
+            self._reader.finish(listing)
+            made = self._notes(listing, seen) if self._cache is not None else None
         # Taken from the end, so that hard-link groups are met, and named, in walk order.
-        listing.children.sort(reverse=True)
+        children = [
+            (name, _At(listing.prefix + name, name in on_the_way))
+            for name in sorted(listing.directories, reverse=True)
+        ]
         return Expansion(
-            _header(header, xattrs),
+            listing.header,
             listing.entries,
-            listing.children,
+            children,
             drop_if_empty=at.only_on_the_way,
+            known=known,
+            made=made,
         )
 
-    def _read_entries(self, listing: _Listing) -> None:
-        noted, fresh, entries = listing.noted, listing.fresh, listing.entries
-        with os.scandir(listing.fd) as found:
-            for item in found:
-                name = os.fsencode(item.name)
-                if name.startswith(WORK_PREFIX) and not listing.prefix:
-                    continue  # what an update that was killed has left; no part of any tree
-                try:
-                    st = item.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                left_out = self._excludes is not None and self._is_excluded(listing, name)
-                if left_out and not self._may_keep_under(listing, name, st):
-                    continue
-                old = noted.get(name)
-                if old is not None and old[:5] == _stamp(st) and st.st_nlink == 1:
-                    fresh[name] = old
-                    entries.append(_file(name, st, old.digest, old.xattrs))
-                else:
-                    self._read_entry(listing, name, st, only_on_the_way=left_out)
+    def _wanted(self, listing: Listing, found: Found, on_the_way: set[bytes]) -> Found:
+        """Return what is not left out; note directories that are but are to be entered."""
+        if not listing.prefix:
+            # What an update that was killed has left is no part of any tree.
+            found = (one for one in found if not one[0].startswith(WORK_PREFIX))
+        if self._leave_out is not None:
+            found = _kept(found, self._leave_out, listing.prefix)
+        if self._excludes is None:
+            return found
+        return _not_excluded(found, self._excludes, listing.prefix, on_the_way)
 
-    def _is_excluded(self, listing: _Listing, name: bytes) -> bool:
-        assert self._excludes is not None
-        return self._excludes.excludes(_text(listing.prefix + name))
+    def _notes(self, listing: Listing, seen: Seen | None) -> Callable[[Known], None]:
+        """Return what notes ``listing`` for the next scan, when its directory is made."""
+        stamps = listing.stamps
+        racy = set[bytes]()
+        if not is_long_ago(stamps, started_ns=self._started_ns):
+            racy = {name for name, stamp in stamps.items() if self._is_racy(stamp)}
+        numbers: list[int] = []
+        listing.entries.sort(key=attrgetter("name"))
+        for entry in listing.entries:
+            if isinstance(entry, File):
+                name = entry.name
+                numbers += _NOT_NOTED if name in racy else stamps[name][CTIME : CTIME + 3]
+        mark = b"" if racy else _mark(listing)
+        return self._keeps(listing.path, pack_stamps(numbers), mark, seen)
 
-    def _may_keep_under(self, listing: _Listing, name: bytes, st: os.stat_result) -> bool:
-        assert self._excludes is not None
-        path = _text(listing.prefix + name)
-        return stat.S_ISDIR(st.st_mode) and not self._excludes.may_prune(path)
+    def _is_racy(self, stamp: Stamp) -> bool:
+        return is_racy(stamp[MTIME], stamp[CTIME], started_ns=self._started_ns)
 
-    def _read_entry(
-        self, listing: _Listing, name: bytes, st: os.stat_result, *, only_on_the_way: bool
-    ) -> None:
-        for _ in range(MAX_TRIES):
-            try:
-                if stat.S_ISDIR(st.st_mode):
-                    at = _At(listing.prefix + name, only_on_the_way)
-                    listing.children.append((name, at))
-                elif stat.S_ISREG(st.st_mode):
-                    self._read_regular(listing, name, st)
-                else:
-                    self._read_other(listing, name, st)
-                return
-            except (Gone, FileNotFoundError):
-                try:
-                    st = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
-                except FileNotFoundError:
-                    return
-        raise changing(listing.prefix + name)
+    def _keeps(
+        self, path: bytes, stamps: bytes, mark: bytes, old: Seen | None
+    ) -> Callable[[Known], None]:
+        """Return what keeps a directory in the cache, unless ``old`` is there and says the same.
 
-    def _read_regular(self, listing: _Listing, name: bytes, st: os.stat_result) -> None:
-        path = listing.prefix + name
-        old = listing.noted.get(name)
-        if old is None and st.st_nlink > 1:
-            old = self._linked.get((st.st_dev, st.st_ino), (b"", None))[1]
-        if old is None or old[:5] != _stamp(st):
-            hint = self._hints.get(path)
-            if hint is None or hint[0] != st.st_size:
-                if st.st_size >= LARGE_BYTES:
-                    future = self._pool.submit(read_file, listing.fd, name, path)
-                    listing.large.append((name, future))
-                else:
-                    self._add_read(listing, name, read_file(listing.fd, name, path))
-                return
-            xattrs = read_xattrs(_place(listing.fd, name), path)
-            old = Noted(*_stamp(st), hint[1], xattrs)
-        self._add(listing, name, st, old)
+        It outlives the reading of all that is below the directory: it holds little.
+        """
 
-    def _read_other(self, listing: _Listing, name: bytes, st: os.stat_result) -> None:
-        path = listing.prefix + name
-        mtime_ns = _time(st)
-        kind = stat.S_IFMT(st.st_mode)
-        if kind == stat.S_IFLNK:
-            try:
-                target = os.readlink(name, dir_fd=listing.fd)
-            except OSError as exc:
-                if exc.errno == errno.EINVAL:
-                    raise Gone from exc
-                raise
-            xattrs = read_xattrs(_place(listing.fd, name), path)
-            entry = Symlink(name, st.st_uid, st.st_gid, mtime_ns, target, xattrs)
-            listing.entries.append(entry)
-        elif kind in (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK):
-            xattrs = read_xattrs(_place(listing.fd, name), path)
-            major, minor = os.major(st.st_rdev), os.minor(st.st_rdev)
-            special = Special(
-                name, st.st_mode, st.st_uid, st.st_gid, mtime_ns, major, minor, xattrs
-            )
-            listing.entries.append(special)
-        else:
-            self.skipped["socket" if kind == stat.S_IFSOCK else "other"] += 1
+        def keep(known: Known) -> None:
+            seen = Seen(known.data, stamps, mark, known.summary, known.below)
+            if self._cache is not None and seen != old:
+                self._cache.keep(path, seen)
 
-    def _collect(self, listing: _Listing) -> None:
-        """Add the large files, whose threads have gone on meanwhile."""
-        for name, future in listing.large:
-            try:
-                self._add_read(listing, name, future.result())
-            except Gone:
-                with suppress(FileNotFoundError):
-                    st = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
-                    self._read_entry(listing, name, st, only_on_the_way=False)
-
-    def _add_read(self, listing: _Listing, name: bytes, content: Content) -> None:
-        self.files_read += 1
-        self.bytes_read += content.bytes_read
-        st = content.stat
-        self._add(listing, name, st, Noted(*_stamp(st), content.digest, content.xattrs))
-
-    def _add(self, listing: _Listing, name: bytes, st: os.stat_result, now: Noted) -> None:
-        """Add a regular file whose stat ``st`` and content ``now`` belong together."""
-        link = b""
-        if st.st_nlink > 1:
-            group = group_name(listing.prefix + name)
-            link = self._linked.setdefault((st.st_dev, st.st_ino), (group, now))[0]
-        if not is_racy(st.st_mtime_ns, st.st_ctime_ns, started_ns=self._started_ns):
-            listing.fresh[name] = now
-        listing.entries.append(_file(name, st, now.digest, now.xattrs, link))
+        return keep
 
 
-def _file(
-    name: bytes, st: os.stat_result, digest: Digest, xattrs: Xattrs, link: bytes = b""
-) -> File:
-    mode = st.st_mode & 0o7777
-    return File(name, mode, st.st_uid, st.st_gid, _time(st), st.st_size, digest, link, xattrs)
+def _mark(listing: Listing) -> bytes:
+    if not listing.is_whole:
+        return b""  # what was skipped is to be counted anew
+    return mark(listing.header, listing.directories, listing.stamps)
 
 
-def _stamp(st: os.stat_result) -> tuple[int, int, int, int, int]:
-    """Return what a ``Noted`` begins with: what shows that a file has changed."""
-    return st.st_size, st.st_mtime_ns, st.st_ctime_ns, st.st_ino, st.st_dev
+def _kept(
+    found: Found, leave_out: LeaveOut, prefix: bytes
+) -> Iterator[tuple[bytes, "os.DirEntry[str]"]]:
+    for name, item in found:
+        if not leave_out(prefix + name, item.is_dir(follow_symlinks=False)):
+            yield name, item
 
 
-def _time(st: os.stat_result) -> int:
-    """Return the mtime; file systems go beyond what 64 bits of nanoseconds can say."""
-    return min(max(st.st_mtime_ns, -_MAX_TIME_NS), _MAX_TIME_NS)
-
-
-def _header(st: os.stat_result, xattrs: Xattrs) -> Directory:
-    return Directory(st.st_mode & 0o7777, st.st_uid, st.st_gid, _time(st), xattrs, ())
-
-
-def _text(path: bytes) -> str:
-    return path.decode("utf-8", "surrogateescape")
-
-
-def _place(dirfd: int, name: bytes) -> bytes:
-    """Return a path to ``name`` for system calls that take no directory descriptor."""
-    return b"/proc/self/fd/%d/%s" % (dirfd, name)
+def _not_excluded(
+    found: Found, excludes: Excludes, prefix: bytes, on_the_way: set[bytes]
+) -> Iterator[tuple[bytes, "os.DirEntry[str]"]]:
+    for name, item in found:
+        path = (prefix + name).decode("utf-8", "surrogateescape")
+        if not excludes.excludes(path):
+            yield name, item
+        elif item.is_dir(follow_symlinks=False) and not excludes.may_prune(path):
+            on_the_way.add(name)
+            yield name, item

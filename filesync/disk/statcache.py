@@ -1,8 +1,8 @@
-"""The stat cache: digests of files that have not changed since they were last read.
+"""The stat cache: what earlier scans saw of directories and files that have not changed since.
 
-One SQLite file, one row a directory, so that a scan holds one directory's entries at a time. It
-is only ever a saving: damaged, or of another version, it is started anew; locked by another
-process or without space it is not used.
+One SQLite file, one row a directory (``Seen``), so that a scan holds one directory's entries at
+a time. It is only ever a saving: damaged, or of another version, it is started anew; locked by
+another process or without space it is not used.
 
 A file that was changed as late as the scan that read it is not noted: it could change again
 within the same tick of the clock, and nothing would show it ("racy git").
@@ -14,22 +14,33 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 from xxhash import xxh3_64_digest
 
-from filesync.digest import WireDigest
+from filesync.digest import EMPTY, Digest, WireDigest, digest_of
 from filesync.errors import StoreError
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    File,
+    Known,
+    Summary,
+    Xattrs,
+    encode,
+    with_entries,
+)
+from filesync.manifest.node import decode_trusted
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 1
+VERSION: Final = 2
 FINE_SLACK_NS: Final = 20_000_000
 """Above the coarsest tick (10 ms) by which kernels stamp files."""
 COARSE_SLACK_NS: Final = 2_100_000_000
 """For stamps in whole seconds; FAT's are two apart."""
 _BATCH_ROWS: Final = 500
+_BATCH_BYTES: Final = 4 << 20
 _MAX_ROWS: Final = 1 << 26
 _CHECK_BYTES: Final = 8
 
@@ -42,13 +53,53 @@ class Noted(NamedTuple):
     ctime_ns: int
     inode: int
     device: int
-    digest: WireDigest
-    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    digest: Digest
+    xattrs: Xattrs = ()
 
 
-Entries = dict[Annotated[bytes, msgspec.Meta(max_length=255)], Noted]
-_decoder: Final = msgspec.msgpack.Decoder(Entries)
+class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a scan saw of one directory.
+
+    Attributes:
+        node: the directory as it was made, encoded.
+        stamps: (ctime_ns, inode, device) of each file in ``node``, one after the other, encoded
+            once more; all 0 for a file that is not noted.
+        mark: what the directory's listing and its stats came to (``listing.mark``): while they
+            come to the same, ``node`` stands for the directory. b"" is never the same.
+        summary: belongs to ``node``; not looked at without a mark.
+        below: (name, tree digest) of the subdirectories in ``node``.
+    """
+
+    node: bytes
+    stamps: bytes
+    mark: bytes = b""
+    summary: Summary = Summary(EMPTY, 0, 0, 0, 1)
+    below: tuple[tuple[bytes, WireDigest], ...] = ()
+
+    def known(self) -> Known:
+        """Return the directory as it was made."""
+        return Known(digest_of(self.node), self.node, self.summary, self.below)
+
+    def noted(self) -> dict[bytes, Noted]:
+        """Return what is noted of the files."""
+        numbers = iter(_stamps_decoder.decode(self.stamps))
+        files = [e for e in decode_trusted(self.node).entries if isinstance(e, File)]
+        stamps = zip(files, numbers, numbers, numbers, strict=False)
+        return {
+            e.name: Noted(e.size, e.mtime_ns, ctime_ns, inode, device, e.digest, e.xattrs)
+            for e, ctime_ns, inode, device in stamps
+            if inode
+        }
+
+
+_decoder: Final = msgspec.msgpack.Decoder(Seen)
+_stamps_decoder: Final = msgspec.msgpack.Decoder(list[int])
 _encoder: Final = msgspec.msgpack.Encoder()
+
+
+def pack_stamps(stamps: Iterable[int]) -> bytes:
+    """Return ``stamps`` as ``Seen`` keeps them."""
+    return _encoder.encode(list(stamps))
 
 
 def is_racy(mtime_ns: int, ctime_ns: int, *, started_ns: int) -> bool:
@@ -71,7 +122,8 @@ class StatCache:
             StoreError: no file can be made there.
         """
         self._path = path
-        self._queue: list[tuple[bytes, bytes]] = []
+        self._queue: list[tuple[bytes, bytearray]] = []
+        self._queued_bytes = 0
         self._seen = bytearray()
         self._db: sqlite3.Connection | None = None
         try:
@@ -93,33 +145,46 @@ class StatCache:
     def begin(self) -> None:
         """Start a scan: every directory that it loads is one that is still there."""
         self._queue.clear()
+        self._queued_bytes = 0
         # Which rows were loaded, one byte each; rows that are added later are above its end.
         row = self._row("SELECT max(rowid) FROM directories")
         last = row[0] if row is not None else None
         self._seen = bytearray(min(last or 0, _MAX_ROWS))
 
-    def load(self, directory: bytes) -> Mapping[bytes, Noted]:
-        """Return what is noted of the files in ``directory``."""
+    def load(self, directory: bytes) -> Seen | None:
+        """Return what was seen of ``directory``."""
         row = self._row("SELECT rowid, data FROM directories WHERE path = ?", directory)
         if row is None:
-            return {}
+            return None
         rowid, data = row
         if rowid <= len(self._seen):
             self._seen[rowid - 1] = 1
         return _unpack(data)
 
+    def keep(self, directory: bytes, seen: Seen) -> None:
+        """Keep what was seen of ``directory``, some time before ``end``."""
+        row = bytearray(_CHECK_BYTES)
+        _encoder.encode_into(seen, row, _CHECK_BYTES)
+        row[:_CHECK_BYTES] = xxh3_64_digest(memoryview(row)[_CHECK_BYTES:])
+        self._queue.append((directory, row))
+        self._queued_bytes += len(row)
+        if len(self._queue) >= _BATCH_ROWS or self._queued_bytes >= _BATCH_BYTES:
+            self._flush()
+
     def store(self, directory: bytes, entries: Mapping[bytes, Noted]) -> None:
-        """Note ``entries`` as all that is known of ``directory``, some time before ``end``."""
-        data = _encoder.encode(entries)
-        self._queue.append((directory, xxh3_64_digest(data) + data))
-        if len(self._queue) >= _BATCH_ROWS:
-            self._write(_UPSERT, self._queue)
-            self._queue.clear()
+        """Keep ``entries`` as all that is known of the files in ``directory``."""
+        files: list[File] = []
+        stamps: list[int] = []
+        for name, noted in sorted(entries.items()):
+            size, mtime_ns, ctime_ns, inode, device, digest, xattrs = noted
+            files.append(File(name, 0, 0, 0, mtime_ns, size, digest, b"", xattrs))
+            stamps += (ctime_ns, inode, device)
+        node = encode(with_entries(EMPTY_DIRECTORY, files))
+        self.keep(directory, Seen(node, pack_stamps(stamps)))
 
     def end(self, *, complete: bool) -> None:
         """Write what is queued; after a complete scan also drop directories that are gone."""
-        self._write(_UPSERT, self._queue)
-        self._queue.clear()
+        self._flush()
         if complete and 0 in self._seen:
             gone = ((at + 1,) for at, seen in enumerate(self._seen) if not seen)
             self._write("DELETE FROM directories WHERE rowid = ?", gone)
@@ -130,6 +195,11 @@ class StatCache:
             with suppress(sqlite3.DatabaseError):
                 self._db.close()
             self._db = None
+
+    def _flush(self) -> None:
+        self._write(_UPSERT, self._queue)
+        self._queue.clear()
+        self._queued_bytes = 0
 
     def _row(self, query: str, *arguments: bytes) -> tuple[Any, ...] | None:
         if self._db is None:
@@ -206,11 +276,11 @@ _UPSERT: Final = """
 """
 
 
-def _unpack(data: bytes) -> Entries:
+def _unpack(data: bytes) -> Seen | None:
     packed = data[_CHECK_BYTES:]
     if xxh3_64_digest(packed) != data[:_CHECK_BYTES]:
-        return {}
+        return None
     try:
         return _decoder.decode(packed)
     except msgspec.MsgspecError:
-        return {}
+        return None

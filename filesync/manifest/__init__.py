@@ -1,5 +1,6 @@
 """Merkle trees of directory nodes: one digest names a whole tree."""
 
+from filesync.manifest.growth import Expansion, Known, grow, with_entries
 from filesync.manifest.links import canonical_links, group_name, link_groups
 from filesync.manifest.node import (
     EMPTY_DIRECTORY,
@@ -17,19 +18,16 @@ from filesync.manifest.node import (
     encode,
 )
 from filesync.manifest.tree import (
-    Expansion,
     LayeredNodes,
     Manifest,
     MemoryNodes,
     Nodes,
     accept,
     empty_manifest,
-    grow,
     missing_nodes,
     note_tree,
     put,
     subdirectory,
-    with_entries,
     with_header,
 )
 
@@ -41,6 +39,7 @@ __all__ = [
     "Entry",
     "Expansion",
     "File",
+    "Known",
     "LayeredNodes",
     "Manifest",
     "MemoryNodes",

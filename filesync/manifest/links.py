@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import msgspec
 
 from filesync.digest import Digest, digest_of
+from filesync.manifest.growth import Expansion, grow
 from filesync.manifest.node import LINK_GROUP_BYTES, Directory, Entry, File, Subdirectory
-from filesync.manifest.tree import Expansion, Manifest, Nodes, grow
+from filesync.manifest.tree import Manifest, Nodes
 
 
 def group_name(first_path: bytes) -> bytes:

@@ -12,6 +12,7 @@ import msgspec
 
 from filesync.digest import Digest, digest_of
 from filesync.errors import LocalError
+from filesync.manifest.growth import Expansion, grow
 from filesync.manifest.links import canonical_links
 from filesync.manifest.node import (
     EMPTY_DIRECTORY,
@@ -23,7 +24,7 @@ from filesync.manifest.node import (
     Subdirectory,
     Symlink,
 )
-from filesync.manifest.tree import Expansion, Manifest, Nodes, grow
+from filesync.manifest.tree import Manifest, Nodes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -364,7 +364,7 @@ def test_unchanged_files_of_a_copy_are_not_read(
         read.append(path)
         return read_file(dirfd, name, path)
 
-    monkeypatch.setattr("filesync.disk.scan.read_file", spy)
+    monkeypatch.setattr("filesync.disk.reading.read_file", spy)
     make(snapshotter, "base", modify, id="next")
     assert sorted(read) == [b"d/sub/x", b"f", b"g"]  # and f because it has two names
 

@@ -155,6 +155,43 @@ def test_only_directories_that_differ_are_read() -> None:
     assert bytes_to_fetch(old, new) == bytes_to_fetch_at_most(old, new) == 5
 
 
+def test_a_diff_of_a_million_entries_reads_what_changed_and_what_is_above_it() -> None:
+    nodes = CountingNodes()
+
+    def million(edited: set[int]) -> Manifest:
+        """1,000 directories, in groups of 40, of 1,000 files each."""
+        plain, other = (
+            put(
+                nodes,
+                with_entries(EMPTY_DIRECTORY, [file(b"%03d" % i, data) for i in range(1000)]),
+            )
+            for data in (b"old", b"new")
+        )
+        groups: list[Entry] = []
+        for first in range(0, 1000, 40):
+            below = [
+                subdirectory(nodes, b"%03d" % i, other if i in edited else plain)
+                for i in range(first, first + 40)
+            ]
+            group = put(nodes, with_entries(EMPTY_DIRECTORY, below))
+            groups.append(subdirectory(nodes, b"%03d" % first, group))
+        return Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, groups)), nodes)
+
+    old = million(set())
+    assert old.summary.entries == 1_001_025
+    new = million(set(range(0, 1000, 100)))
+    nodes.reads = 0
+    changes = list(diff(old, new))
+    assert [one.path for one in changes if one.changed] == [
+        b"%03d/%03d" % (i // 40 * 40, i) for i in range(0, 1000, 100)
+    ]
+    assert len(changes) == 1 + 10 + 10
+    assert nodes.reads == 2 * len(changes)
+    nodes.reads = 0
+    bytes_to_fetch_at_most(old, new)
+    assert nodes.reads == 2 * len(changes)
+
+
 def test_a_moved_directory_costs_nothing_and_is_not_entered_by_the_cheap_estimate() -> None:
     nodes = CountingNodes()
     inner = put(nodes, with_entries(EMPTY_DIRECTORY, [file(b"f", b"content")]))

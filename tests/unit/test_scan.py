@@ -12,10 +12,10 @@ import pytest
 from e2b_dockerfile_utils import PatternMatcher
 
 from filesync.digest import EMPTY, Digest, digest_of
-from filesync.disk import readfile
+from filesync.disk import readfile, reading
 from filesync.disk import scan as scan_module
 from filesync.disk.handles import remove_tree
-from filesync.disk.readfile import is_kept, read_file
+from filesync.disk.readfile import is_kept
 from filesync.disk.scan import Excludes, Scanned, scan
 from filesync.disk.statcache import FINE_SLACK_NS, StatCache, is_racy
 from filesync.errors import SourceChanged, StoreError
@@ -27,6 +27,7 @@ from filesync.manifest import (
     Special,
     Subdirectory,
     Symlink,
+    Xattrs,
     group_name,
 )
 
@@ -368,13 +369,13 @@ def test_directories_that_vanished_are_dropped_from_the_cache(
         (tree.root / name).mkdir()
         (tree.root / name / "f").touch()
     tree.scan(cache=cache)
-    assert rows(tmp_path / "stat.db") == {b"a", b"b", b"c"}
+    assert rows(tmp_path / "stat.db") == {b"", b"a", b"b", b"c"}
     (tree.root / "b/f").unlink()
     (tree.root / "b").rmdir()
     (tree.root / "d").mkdir()
     (tree.root / "d/f").touch()
     tree.scan(cache=cache)
-    assert rows(tmp_path / "stat.db") == {b"a", b"c", b"d"}
+    assert rows(tmp_path / "stat.db") == {b"", b"a", b"c", b"d"}
 
 
 @pytest.mark.usefixtures("old_is_safe")
@@ -389,7 +390,7 @@ def test_a_scan_that_fails_drops_nothing(tree: Tree, cache: StatCache, tmp_path:
 
     with pytest.raises(StoreError, match="full"):
         scan(tree.root, Fails(), cache=cache)
-    assert rows(tmp_path / "stat.db") == {b"a"}
+    assert rows(tmp_path / "stat.db") == {b"", b"a"}
 
 
 @pytest.mark.usefixtures("old_is_safe")
@@ -441,17 +442,17 @@ def test_a_cache_that_another_process_locks_is_not_used(tree: Tree, tmp_path: Pa
 
 @pytest.fixture
 def meddle(monkeypatch: pytest.MonkeyPatch) -> Meddle:
-    """Return what makes a function be called each time just before a file is read."""
+    """Return what makes a function be called each time just after a file was read."""
 
     def install(action: Callable[[], object]) -> None:
-        real = readfile._digest
+        real = readfile.read_xattrs
 
-        def digest(fd: int, size: int) -> tuple[Digest, int]:
-            found = real(fd, size)
-            action()
-            return found
+        def xattrs(place: int | bytes, path: bytes) -> Xattrs:
+            if path:
+                action()
+            return real(place, path)
 
-        monkeypatch.setattr(readfile, "_digest", digest)
+        monkeypatch.setattr(readfile, "read_xattrs", xattrs)
 
     return install
 
@@ -503,15 +504,17 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_read_again(
 
 
 @pytest.mark.parametrize("becomes", ["nothing", "link", "fifo", "directory"])
-@pytest.mark.parametrize("size", [1, 2 << 20])
+@pytest.mark.parametrize(
+    ("reader", "size"), [("read_small", 1), ("read_file", 1), ("read_file", 2 << 20)]
+)
 def test_a_name_that_becomes_something_else_before_it_is_read_costs_no_sibling(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch, becomes: str, size: int
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, becomes: str, reader: str, size: int
 ) -> None:
     for name in ("a", "f", "z"):
         (tree.root / name).write_bytes(b"x" * size)
     path = tree.root / "f"
 
-    def swap(dirfd: int, name: bytes, shown: bytes) -> readfile.Content:
+    def swap(dirfd: int, name: bytes, shown: bytes) -> object:
         if name == b"f" and path.is_file() and not path.is_symlink():
             path.unlink()
             if becomes == "link":
@@ -520,9 +523,11 @@ def test_a_name_that_becomes_something_else_before_it_is_read_costs_no_sibling(
                 os.mkfifo(path)
             elif becomes == "directory":
                 path.mkdir()
-        return read_file(dirfd, name, shown)
+        return real(dirfd, name, shown)
 
-    monkeypatch.setattr(scan_module, "read_file", swap)
+    real: Callable[..., object] = getattr(reading, reader)
+    monkeypatch.setattr(reading, "read_small", lambda *_: None)
+    monkeypatch.setattr(reading, reader, swap)
     tree.scan()
     kinds: dict[str, list[type]] = {
         "nothing": [File, File],
