@@ -13,14 +13,16 @@ from filesync.transfer.stats import Counters
 from filesync.transfer.wire import (
     MAX_HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
-    AskRecipe,
+    AskDeltas,
+    AskRecipes,
     Buffer,
     Close,
+    Deltas,
     Frame,
     Message,
     Open,
     Opened,
-    Recipe,
+    Recipes,
     Refuse,
     Reply,
     Want,
@@ -40,7 +42,7 @@ _LAST_PAUSE_S: Final = 0.02
 class Sends(Protocol):
     """A session in which this side sends."""
 
-    def take(self, message: Want | AskRecipe) -> None:
+    def take(self, message: Want | AskRecipes | AskDeltas, payload: Buffer) -> None:
         """Take a request. Must not block."""
 
     def end(self) -> None:
@@ -58,7 +60,9 @@ class Receives(Protocol):
     wire_in: int
     wire_out: int
 
-    def take(self, message: Opened | Frame | Recipe | Refuse, payload: Buffer) -> None:
+    def take(
+        self, message: Opened | Frame | Recipes | Deltas | Refuse, payload: Buffer
+    ) -> None:
         """Take a message. Must not block."""
 
     def lose(self, error: FilesyncError) -> None:
@@ -147,11 +151,11 @@ class Channel:
         self.wire_in += wire_bytes
         self._counters.wire_in += wire_bytes
         # Sessions share connections, so what one took cannot be told from the sum.
-        if isinstance(message, Opened | Frame | Recipe | Refuse) and (
+        if isinstance(message, Opened | Frame | Recipes | Deltas | Refuse) and (
             receiving := self.receives.get(message.session)
         ):
             receiving.wire_in += wire_bytes
-        if isinstance(message, Frame):
+        if isinstance(message, Frame | Deltas):
             self._counters.data_in += len(payload)
 
     def lose(self, error: FilesyncError) -> None:
@@ -188,11 +192,11 @@ class Channel:
         wire_bytes = sum(map(len, frames))
         self.wire_out += wire_bytes
         self._counters.wire_out += wire_bytes
-        if isinstance(message, Open | Want | AskRecipe | Close) and (
+        if isinstance(message, Open | Want | AskRecipes | AskDeltas | Close) and (
             receiving := self.receives.get(message.session)
         ):
             receiving.wire_out += wire_bytes
-        if isinstance(message, Frame):
+        if isinstance(message, Frame | Deltas):
             self._counters.data_out += len(frames[1])
 
 

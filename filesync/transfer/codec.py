@@ -16,13 +16,15 @@ _KEEP: Final = 0.9
 MAX_WINDOW_BYTES: Final = 8 << 20
 
 
-def compress(data: bytes | bytearray | memoryview) -> tuple[Codec, Buffer]:
+def compress(
+    data: bytes | bytearray | memoryview, *, wanted: bool = True
+) -> tuple[Codec, Buffer]:
     """Return ``data`` coded for the wire; plain where coding would gain less than a tenth.
 
     Two samples are tried first, so bytes that do not compress cost about 20 µs a frame.
     """
     view = memoryview(data)
-    if len(view) < MIN_BYTES or not _seems_to_compress(view):
+    if not wanted or len(view) < MIN_BYTES or not _seems_to_compress(view):
         return Codec.RAW, view
     coded = zstandard.ZstdCompressor(level=LEVEL).compress(view)
     return (Codec.ZSTD, coded) if len(coded) < len(view) * _KEEP else (Codec.RAW, view)

@@ -1,35 +1,51 @@
-"""Where a session's bytes come down: frames cut into files, files written to the disk."""
+"""Where a pull's bytes come down: units cut into files, files written to the disk."""
 
 import os
-from bisect import bisect_right
+import secrets
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from functools import partial
 from typing import Protocol
 
-from filesync.disk.update import BasisFile, WantedFile
-from filesync.transfer.receiver import Find, Piece, is_whole
-from filesync.transfer.recipe import Basis, Chunk, CopyRange
+from blake3 import blake3
+
+from filesync.disk.update import WantedFile
+from filesync.errors import ContentCorrupt
+from filesync.transfer import delta
+from filesync.transfer.recipe import Copy, Index, name_of
+from filesync.transfer.units import Batch, Gap, Piece, Work
 from filesync.transfer.wire import Buffer
 
 
-class LargeFile(Protocol):
-    """One file whose content arrives in pieces (``filesync.disk.update.LargeFile``)."""
+class Basis(Protocol):
+    """An old file, open for reading (``filesync.disk.large.BasisFile``)."""
 
     @property
-    def bases(self) -> Sequence[BasisFile]:
-        """What it may be copied from, the likeliest first."""
+    def fd(self) -> int:
+        """Its descriptor."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes of content."""
+
+
+class LargeFile(Protocol):
+    """One file whose content arrives in pieces (``filesync.disk.large.LargeFile``)."""
+
+    @property
+    def bases(self) -> Sequence[Basis]:
+        """Old files that may share something with it."""
 
     def write(self, offset: int, data: Buffer) -> None:
         """Write ``data`` at ``offset``."""
 
     def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
-        """Copy ``length`` bytes of ``bases[basis]``."""
+        """Copy ``length`` bytes of an old file."""
 
     def finish(self) -> None:
         """Verify the whole content, then put it in place."""
 
     def abort(self) -> None:
-        """Let go of it; what has been written may stay for the next update."""
+        """End without putting it in place."""
 
 
 class Update(Protocol):
@@ -40,6 +56,9 @@ class Update(Protocol):
 
     def wanted(self) -> Iterator[WantedFile]:
         """Yield what must be fetched, each content once."""
+
+    def read_basis(self, wanted: WantedFile, limit: int) -> bytes | None:
+        """Return old content that may share something with it."""
 
     def write_small(self, batch: Sequence[tuple[WantedFile, Buffer]]) -> None:
         """Verify and write whole files."""
@@ -55,102 +74,121 @@ class Update(Protocol):
 
 
 class Landing:
-    """Writes one session's frames.
+    """Writes what the sessions of one pull bring.
 
-    All methods block. ``cut_bases`` may run beside the others, which take turns.
-
-    The bases of a file have one space of offsets, in which ``CopyRange`` names them: one after
-    another, a byte that is nobody's behind each, so that no range reaches from one into the next.
+    All methods block. ``cut_bases`` and ``sign`` may run beside the others, which take turns.
     """
 
     def __init__(self, update: Update) -> None:
         self._update = update
         self._large: dict[int, LargeFile] = {}
-        self._partial: dict[int, bytearray] = {}
 
-    def store(self, pieces: Sequence[Piece], data: Buffer) -> list[int]:
-        """Write a frame's pieces, which ``data`` holds one after another.
-
-        Returns the tickets of the files that are in place now.
+    def store_batch(self, batch: Batch, parts: Sequence[Buffer]) -> None:
+        """Write a batch's files, which ``parts`` hold one after another.
 
         Raises:
-            ContentCorrupt: a whole file does not have its digest.
+            ContentCorrupt: one does not have its digest; nothing was written then.
             StoreError: this disk.
         """
-        view = memoryview(data)
-        batch: list[tuple[WantedFile, Buffer]] = []
-        for file, offset, length in pieces:
-            part, view = view[:length], view[length:]
-            if not is_whole(file):
-                self._opened(file).write(offset, part)
-            elif length == file.size:
-                batch.append((file, part))
-            elif (joined := self._join(file, offset, part)) is not None:
-                batch.append((file, memoryview(joined)))
-        if batch:
-            self._update.write_small(batch)
-        return [file.ticket for file, _ in batch]
+        view = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
+        files: list[tuple[WantedFile, Buffer]] = []
+        at = 0
+        for file in batch.files:
+            files.append((file, view[at : at + file.size]))
+            at += file.size
+        self._update.write_small(files)
 
-    def open_bases(self, file: WantedFile) -> Sequence[BasisFile]:
-        """Open ``file``; return what it may be copied from, which stays its own."""
-        return self._opened(file).bases
+    def store_piece(self, piece: Piece, data: Buffer) -> None:
+        """Write a piece of a large file."""
+        self._opened(piece.work).write(piece.offset, data)
 
-    @staticmethod
-    def cut_bases(bases: Sequence[BasisFile]) -> Find:
-        """Return what finds chunks in ``bases``, in the first that has one."""
-        cuts = [(start, _cut(one)) for start, one in zip(_starts(bases), bases, strict=True)]
+    def cut_bases(self, work: Work) -> Index | None:
+        """Open a large file, and return what its old files have; None if it has none.
 
-        def find(chunk: Chunk) -> int | None:
-            for start, basis in cuts:
-                if (place := basis.find(chunk)) is not None:
-                    return start + place
+        Raises:
+            StoreError: this disk.
+        """
+        bases = self._opened(work).bases
+        if not bases:
             return None
+        return Index([(partial(_read, basis.fd), basis.size) for basis in bases])
 
-        return find
+    def copy(self, work: Work, copies: Sequence[Copy]) -> None:
+        """Copy from the old files. One that became shorter leaves zeros, which will show."""
+        large = self._opened(work)
+        for offset, basis, start, length in copies:
+            try:
+                large.copy(offset, basis=basis, basis_offset=start, length=length)
+            except ContentCorrupt:
+                continue  # the whole file is verified at its end
 
-    def copy(self, file: WantedFile, copies: Sequence[CopyRange]) -> None:
-        """Copy from the bases."""
-        large = self._opened(file)
-        starts = _starts(large.bases)
-        for offset, place, length in copies:
-            basis = bisect_right(starts, place) - 1
-            at = place - starts[basis]
-            large.copy(offset, basis=basis, basis_offset=at, length=length)
+    def sign(self, gaps: Sequence[Gap]) -> tuple[int, list[delta.Pieces | None]]:
+        """Return a fresh key, and for each gap the old bytes signed with it, if there are any."""
+        key = secrets.randbits(63)
+        signed: list[delta.Pieces | None] = []
+        for gap in gaps:
+            data: bytes | None
+            if gap.work is None:
+                data = self._update.read_basis(gap.file, gap.end)
+            else:
+                basis = self._opened(gap.work).bases[gap.basis]
+                data = os.pread(basis.fd, gap.end - gap.start, gap.start)
+            signed.append(delta.cut(data, key) if data else None)
+        return key, signed
 
-    def finish(self, file: WantedFile) -> None:
+    def rebuild(self, gaps: Sequence[Gap], data: Buffer) -> list[Gap]:
+        """Apply deltas and write what is right; return the gaps that are not.
+
+        Raises:
+            MalformedMessage: what came are no deltas for these gaps.
+            StoreError: this disk.
+        """
+        wrong: list[Gap] = []
+        small: list[tuple[WantedFile, Buffer]] = []
+        for gap, one in zip(gaps, delta.split(data, len(gaps)), strict=True):
+            assert gap.pieces is not None
+            made = delta.apply(one, gap.pieces, gap.size)
+            if not _is_right(gap, made):
+                wrong.append(gap)
+            elif gap.work is None:
+                small.append((gap.file, made))
+            else:
+                self._opened(gap.work).write(gap.offset, made)
+        if small:
+            self._update.write_small(small)
+        return wrong
+
+    def finish(self, work: Work) -> None:
         """Verify a large file and put it in place.
 
         Raises:
             ContentCorrupt: it is not what was wanted, and is removed.
         """
-        self._large.pop(file.ticket).finish()
+        self._large.pop(work.file.ticket).finish()
 
     def abort(self) -> None:
-        """Let go of what is half written."""
+        """End what is half written."""
         for large in self._large.values():
             large.abort()
         self._large.clear()
-        self._partial.clear()
 
-    def _opened(self, file: WantedFile) -> LargeFile:
-        large = self._large.get(file.ticket)
+    def _opened(self, work: Work) -> LargeFile:
+        large = self._large.get(work.file.ticket)
         if large is None:
-            large = self._large[file.ticket] = self._update.open_large(file)
+            large = self._large[work.file.ticket] = self._update.open_large(work.file)
         return large
 
-    def _join(self, file: WantedFile, offset: int, part: memoryview) -> bytearray | None:
-        partial = self._partial.setdefault(file.ticket, bytearray())
-        partial += part
-        if len(partial) < file.size:
-            return None
-        return self._partial.pop(file.ticket)
+
+def _is_right(gap: Gap, made: bytes) -> bool:
+    if gap.work is None:
+        return blake3(made).digest() == gap.file.digest
+    view, at = memoryview(made), 0
+    for length, name in gap.chunks:
+        if name_of(view[at : at + length]) != name:
+            return False
+        at += length
+    return True
 
 
-def _starts(bases: Sequence[BasisFile]) -> list[int]:
-    """Return where each of a file's bases begins in their space of offsets."""
-    return list(accumulate((size + 1 for _, size in bases[:-1]), initial=0))[: len(bases)]
-
-
-def _cut(basis: BasisFile) -> Basis:
-    fd, size = basis
-    return Basis(lambda at, length: os.pread(fd, length, at), size)
+def _read(fd: int, offset: int, length: int) -> bytes:
+    return os.pread(fd, length, offset)

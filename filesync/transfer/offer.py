@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Self
 
 from filesync.digest import Digest
 from filesync.manifest import Manifest
+from filesync.transfer.flow import Flow
 from filesync.transfer.source_disk import SourceTree
 
 TOKEN_BYTES: Final = 16
@@ -31,6 +32,8 @@ class Offer:
     Close it, or leave the ``with`` block, before the tree's root is changed or removed.
 
     Attributes:
+        flow: what sessions keep to at least.
+        on_sent: told the bytes of content of each frame that goes.
         on_close: called once, when it is closed.
     """
 
@@ -40,11 +43,15 @@ class Offer:
         root: Path,
         *,
         token: bytes | None,
+        flow: Flow,
+        on_sent: Callable[[int], None] | None,
         on_close: Callable[["Offer"], None],
     ) -> None:
         self.token = secrets.token_bytes(TOKEN_BYTES) if token is None else token
         self.manifest = manifest
         self.root = root
+        self.flow = flow
+        self.on_sent = on_sent
         self.source: SourceTree | None = None
         self.is_closed = False
         self.on_close: list[Callable[[], None]] = []

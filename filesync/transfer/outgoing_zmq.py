@@ -10,9 +10,18 @@ from filesync.errors import FilesyncError, LocalError, UnexpectedMessage
 from filesync.manifest import Manifest
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
+from filesync.transfer.flow import Flow
 from filesync.transfer.offer import Offer
 from filesync.transfer.send_zmq import Sending
-from filesync.transfer.wire import AskRecipe, Close, Open, Refuse, Want
+from filesync.transfer.wire import (
+    AskDeltas,
+    AskRecipes,
+    Buffer,
+    Close,
+    Open,
+    Refuse,
+    Want,
+)
 
 MAX_SESSIONS: Final = 64
 """Sessions that one peer may have open for us to send."""
@@ -28,9 +37,19 @@ class Outgoing:
         self._spawn = spawn
         self._offers: dict[bytes, Offer] = {}
 
-    def offer(self, manifest: Manifest, root: Path, token: bytes | None) -> Offer:
+    def offer(
+        self,
+        manifest: Manifest,
+        root: Path,
+        token: bytes | None,
+        *,
+        flow: Flow,
+        on_sent: Callable[[int], None] | None,
+    ) -> Offer:
         """Return a new offer, open from now on."""
-        offer = Offer(manifest, root, token=token, on_close=self._forget)
+        offer = Offer(
+            manifest, root, token=token, flow=flow, on_sent=on_sent, on_close=self._forget
+        )
         if offer.token in self._offers:
             raise LocalError("this token is on offer already")
         self._offers[offer.token] = offer
@@ -41,7 +60,12 @@ class Outgoing:
         for offer in list(self._offers.values()):
             offer.close()
 
-    def take(self, channel: Channel, message: Open | Want | AskRecipe | Close) -> None:
+    def take(
+        self,
+        channel: Channel,
+        message: Open | Want | AskRecipes | AskDeltas | Close,
+        payload: Buffer,
+    ) -> None:
         """Take a receiver's message.
 
         Raises:
@@ -53,10 +77,10 @@ class Outgoing:
                 if sending is not None:
                     raise UnexpectedMessage("a session was opened twice")
                 self._open(channel, message)
-            case Want() | AskRecipe():
+            case Want() | AskRecipes() | AskDeltas():
                 # What comes for a session that has ended has crossed its end on the way.
                 if sending is not None:
-                    sending.take(message)
+                    sending.take(message, payload)
             case Close():
                 if sending is not None:
                     sending.end()
@@ -75,7 +99,15 @@ class Outgoing:
                 f"the tree on offer is {short(offer.tree)}, not the one asked for"
             )
         else:
-            sending = Sending(message.session, channel, offer.open(), pool=self._pool)
+            asked = Flow(message.compress, message.bytes_per_s)
+            sending = Sending(
+                message.session,
+                channel,
+                offer.open(),
+                flow=offer.flow.stricter(asked),
+                pool=self._pool,
+                on_sent=offer.on_sent,
+            )
             channel.sends[message.session] = sending
             self._spawn(_run(channel, message.session, sending, offer))
             return

@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -15,9 +14,7 @@ import zmq.asyncio
 
 from filesync.digest import Digest
 from filesync.errors import (
-    FilesyncError,
     LocalError,
-    PeerError,
     Unavailable,
     UnexpectedMessage,
 )
@@ -28,24 +25,28 @@ from filesync.transfer.calls_zmq import Answer
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.connections_zmq import Link, Listener
 from filesync.transfer.errors import TooMuchWanted
+from filesync.transfer.fetch import WINDOW_BYTES
+from filesync.transfer.flow import Flow
 from filesync.transfer.landing_disk import Update
 from filesync.transfer.offer import Offer, Replica
 from filesync.transfer.outgoing_zmq import Outgoing
-from filesync.transfer.pull_zmq import Pulling, Wanting
-from filesync.transfer.receiver import WINDOW_BYTES, Receiver
-from filesync.transfer.stats import Counters, Progress, PullStats, ReplicaStats
+from filesync.transfer.pull_zmq import Pull
+from filesync.transfer.stats import Counters, Progress, PullStats
+from filesync.transfer.timeouts import Timeouts
 from filesync.transfer.wire import (
-    AskRecipe,
+    AskDeltas,
+    AskRecipes,
     Buffer,
     Call,
     Close,
+    Deltas,
     Frame,
     Hello,
     Message,
     Open,
     Opened,
     Ping,
-    Recipe,
+    Recipes,
     Refuse,
     Reply,
     Serve,
@@ -58,22 +59,8 @@ MAX_SERVED: Final = 1024
 THREADS: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long a pull waits for its peers.
-
-    Attributes:
-        opening_s: to connect and greet, and then for the session to be opened.
-        serve_s: for a sender that cannot listen to dial us.
-        stall_s: without progress while something is wanted.
-    """
-
-    opening_s: float = 10.0
-    serve_s: float = 30.0
-    stall_s: float = 60.0
-
-
 _DEFAULT: Final = Timeouts()
+_ANY_FLOW: Final = Flow()
 T = TypeVar("T")
 
 
@@ -156,12 +143,27 @@ class DataPlane:
 
     # --- sending ----------------------------------------------------------------------------
 
-    def offer(self, manifest: Manifest, root: Path, token: bytes | None = None) -> Offer:
+    def offer(
+        self,
+        manifest: Manifest,
+        root: Path,
+        token: bytes | None = None,
+        *,
+        flow: Flow = _ANY_FLOW,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> Offer:
         """Let whoever knows the token read ``manifest``'s files below ``root``.
 
-        Without ``token`` one is picked at random. Close the offer when it is over.
+        Close the offer when it is over.
+
+        Args:
+            manifest: what may be read.
+            root: where it stands.
+            token: what names the offer; picked at random without it.
+            flow: what each session keeps to at least.
+            on_sent: told the bytes of content of each frame that goes; must not block.
         """
-        return self._outgoing.offer(manifest, root, token)
+        return self._outgoing.offer(manifest, root, token, flow=flow, on_sent=on_sent)
 
     async def serve_to(
         self, address: str, offer: Offer, *, timeouts: Timeouts = _DEFAULT
@@ -202,12 +204,13 @@ class DataPlane:
         tree: Digest,
         progress: Callable[[Progress], None] | None = None,
         timeouts: Timeouts = _DEFAULT,
+        flow: Flow = _ANY_FLOW,
     ) -> PullStats:
-        """Fetch all that ``update`` wants from the first of ``replicas`` that has it.
+        """Fetch all that ``update`` wants from ``replicas``, several of them at once.
 
-        When a replica fails, the next goes on where it stopped. Prepares and finishes
-        ``update``; on any error, and when cancelled, aborts it. Nobody is asked for anything
-        when nothing is wanted.
+        What one that fails, or is much slower than the others, has not brought is fetched from
+        another, from the middle of a file if need be. Prepares and finishes ``update``; on any
+        error, and when cancelled, aborts it. Nobody is asked for anything when nothing is wanted.
 
         Args:
             update: where the files go (``TreeUpdate``).
@@ -215,6 +218,7 @@ class DataPlane:
             tree: what the replicas' offers must be: the tree whose contents are wanted.
             progress: called in this task after each frame; must not block.
             timeouts: how long to wait for each replica.
+            flow: what the replicas are asked to keep to.
 
         Raises:
             Unavailable: no replica could give all of it; the last one's reason.
@@ -223,12 +227,27 @@ class DataPlane:
         """
         started = monotonic()
         stats = PullStats()
+
+        def note() -> None:
+            if progress is not None:
+                wire = sum(replica.wire_in + replica.wire_out for replica in stats.replicas)
+                moved = stats.content_bytes + stats.copied_bytes
+                progress(Progress(stats.files, moved, wire))
+
         try:
             await self._in_thread(update.prepare)
-            wanting = Wanting(update)
-            if await self._in_thread(wanting.is_any):
-                pull = _Pull(wanting, tree, stats, progress, timeouts)
-                await self._pull_from_any(pull, replicas)
+            await Pull(
+                update,
+                replicas,
+                tree=tree,
+                connect=partial(self._reach, timeouts=timeouts),
+                flow=flow,
+                timeouts=timeouts,
+                window_bytes=self._window_bytes,
+                pool=self._pool,
+                stats=stats,
+                on_progress=note,
+            ).run()
             await self._in_thread(update.finish)
         except BaseException:
             await self._in_thread(update.abort)
@@ -239,53 +258,10 @@ class DataPlane:
         stats.seconds = monotonic() - started
         return stats
 
-    async def _pull_from_any(self, pull: "_Pull", replicas: Sequence[Replica]) -> None:
-        error: FilesyncError = Unavailable("nobody is known to have this tree")
-        for at, replica in enumerate(replicas, 1):
-            replica_stats = ReplicaStats()
-            pull.stats.replicas.append(replica_stats)
-            try:
-                await self._pull_from(pull, replica, replica_stats)
-            except (Unavailable, PeerError) as exc:
-                if at < len(replicas):
-                    where = replica.address or "a peer that dials us"
-                    log.warning("replica failed: replica=%s reason=%s", where, exc)
-                replica_stats.error = str(exc)
-                error = exc
-            else:
-                return
-        raise error
-
-    async def _pull_from(self, pull: "_Pull", replica: Replica, stats: ReplicaStats) -> None:
+    async def _reach(self, replica: Replica, *, timeouts: Timeouts) -> Channel:
         if replica.address is None:
-            channel = await self._served_by(replica.token, pull.timeouts.serve_s)
-        else:
-            channel = await self.connect(replica.address, timeouts=pull.timeouts)
-        machine = Receiver(
-            secrets.randbits(62) + 1,
-            replica.token,
-            pull.tree,
-            now=asyncio.get_running_loop().time(),
-            window_bytes=self._window_bytes,
-            opening_s=pull.timeouts.opening_s,
-            stall_s=pull.timeouts.stall_s,
-        )
-        files, content = pull.stats.files, pull.stats.content_bytes
-
-        def note() -> None:
-            pull.stats.files = files + machine.files_done
-            stats.content_bytes = pull.stats.content_bytes - content
-            stats.wire_in = pulling.wire_in
-            stats.wire_out = pulling.wire_out
-            pull.report()
-
-        pulling = Pulling(
-            machine, channel, pull.wanting, pool=self._pool, stats=pull.stats, on_progress=note
-        )
-        try:
-            await pulling.run()
-        finally:
-            note()
+            return await self._served_by(replica.token, timeouts.serve_s)
+        return await self.connect(replica.address, timeouts=timeouts)
 
     async def _served_by(self, token: bytes, serve_s: float) -> Channel:
         """Wait for a peer to say ``Serve`` for ``token``."""
@@ -325,9 +301,9 @@ class DataPlane:
             PeerError: the whole connection is to be dropped.
         """
         match message:
-            case Open() | Want() | AskRecipe() | Close():
-                self._outgoing.take(channel, message)
-            case Opened() | Frame() | Recipe() | Refuse():
+            case Open() | Want() | AskRecipes() | AskDeltas() | Close():
+                self._outgoing.take(channel, message, payload)
+            case Opened() | Frame() | Recipes() | Deltas() | Refuse():
                 # What comes for a session that has ended has crossed its end on the way.
                 if receiving := channel.receives.get(message.session):
                     receiving.take(message, payload)
@@ -375,21 +351,3 @@ class DataPlane:
             # The thread goes on: nobody may abort the update under its hands.
             await asyncio.wait([future])
             raise
-
-
-@dataclass(slots=True)
-class _Pull:
-    """What one pull keeps across replicas."""
-
-    wanting: Wanting
-    tree: Digest
-    stats: PullStats
-    progress: Callable[[Progress], None] | None
-    timeouts: Timeouts
-
-    def report(self) -> None:
-        if self.progress is not None:
-            stats = self.stats
-            wire = sum(replica.wire_in + replica.wire_out for replica in stats.replicas)
-            moved = stats.content_bytes + stats.copied_bytes
-            self.progress(Progress(stats.files, moved, wire))

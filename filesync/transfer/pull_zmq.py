@@ -1,215 +1,323 @@
-"""Runs a Receiver: one session that fetches what an update wants from one replica."""
+"""Runs a Fetch and the sessions that work for it: one pull, from any number of replicas."""
 
 import asyncio
-import itertools
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Final, ParamSpec, TypeVar, assert_never
 
-from filesync.disk.update import BasisFile, WantedFile
-from filesync.errors import ContentCorrupt, FilesyncError, StoreError, UnexpectedMessage
+from filesync.digest import Digest
+from filesync.errors import (
+    ContentCorrupt,
+    FilesyncError,
+    PeerError,
+    StoreError,
+    Unavailable,
+)
 from filesync.transfer import codec
 from filesync.transfer.channel_zmq import Channel
+from filesync.transfer.fetch import Fetch
+from filesync.transfer.flow import Flow
 from filesync.transfer.landing_disk import Landing, Update
-from filesync.transfer.receiver import (
+from filesync.transfer.offer import Replica
+from filesync.transfer.receiver import Receiver, State
+from filesync.transfer.session_zmq import Event, Incoming, Session
+from filesync.transfer.stats import PullStats, ReplicaStats
+from filesync.transfer.timeouts import Timeouts
+from filesync.transfer.units import (
+    Batch,
+    Coded,
     CopyRanges,
+    CutBases,
     Effect,
-    Finish,
     FinishFile,
     NeedFiles,
-    OpenBasis,
-    Receiver,
-    Send,
-    Store,
+    Piece,
+    RebuildGaps,
+    SignGaps,
+    StoreBatch,
+    StorePiece,
 )
-from filesync.transfer.stats import PullStats
-from filesync.transfer.wire import (
-    MAX_OUTSTANDING_BYTES,
-    Buffer,
-    Close,
-    Frame,
-    Opened,
-    Recipe,
-    Refuse,
-)
+from filesync.transfer.wire import Buffer
 
 log = logging.getLogger(__name__)
 
-FILES_AT_ONCE: Final = 1024
-_MAX_INBOX: Final = 65_536
+FILES_AT_ONCE: Final = 4096
+MAX_SESSIONS: Final = 4
+"""Replicas that serve one pull at once."""
+LAGGARD_S: Final = 2.0
+"""A session that keeps others idle for longer, and is much slower than they are, is left."""
+LAGGARD_TIMES: Final = 4.0
+_LOOK_S: Final = 0.5
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Event = Callable[[float], list[Effect]]
-"""What has happened, to be told to the machine with the time."""
-Turn = Callable[[], Awaitable[Event | None]]
+Connect = Callable[[Replica], Awaitable[Channel]]
+Turn = Callable[[], Awaitable[Event]]
 
 
-class Wanting:
-    """The files of an update that are not in place yet, across replicas.
+class Pull:
+    """Fills one update from ``replicas``.
 
-    What a replica that died has left is given out again before the rest.
-    """
-
-    def __init__(self, update: Update) -> None:
-        self.update = update
-        self._again: deque[WantedFile] = deque()
-        self._rest: Iterator[WantedFile] = update.wanted()
-
-    def is_any(self) -> bool:
-        """Say whether anything is left. Blocks."""
-        files, is_last = self.take(1)
-        while not files and not is_last:
-            files, is_last = self.take(1)
-        self.give_back(files)
-        return bool(files)
-
-    def take(self, count: int) -> tuple[list[WantedFile], bool]:
-        """Return up to ``count`` files that are not empty, and whether these are the last.
-
-        Blocks. Empty files need nobody's bytes and are written here.
-        """
-        files = [self._again.popleft() for _ in range(min(count, len(self._again)))]
-        fresh = list(itertools.islice(self._rest, count - len(files)))
-        if empty := [(file, b"") for file in fresh if not file.size]:
-            self.update.write_small(empty)
-        is_last = len(files) + len(fresh) < count
-        return files + [file for file in fresh if file.size], is_last
-
-    def give_back(self, files: list[WantedFile]) -> None:
-        """Take back what is not in place."""
-        self._again.extend(files)
-
-
-class Pulling:
-    """One session over ``channel`` that fills an update.
-
-    Attributes:
-        wire_in: bytes of messages that came for it.
-        wire_out: bytes of messages sent for it.
+    Args:
+        update: prepared; where the files go.
+        replicas: where they may be had, best first.
+        tree: what the replicas' offers must be.
+        connect: dials a replica, or waits until it has dialled us.
+        flow: what the replicas are asked to keep to.
+        stats: counted into while it runs.
+        on_progress: called after each write.
     """
 
     def __init__(
         self,
-        machine: Receiver,
-        channel: Channel,
-        wanting: Wanting,
+        update: Update,
+        replicas: Sequence[Replica],
         *,
+        tree: Digest,
+        connect: Connect,
+        flow: Flow,
+        timeouts: Timeouts,
+        window_bytes: int,
         pool: Executor,
         stats: PullStats,
         on_progress: Callable[[], None],
     ) -> None:
-        self.wire_in = 0
-        self.wire_out = 0
-        self._machine = machine
-        self._channel = channel
-        self._wanting = wanting
-        self._landing = Landing(wanting.update)
+        self._replicas = list(replicas)
+        self._tree = tree
+        self._connect = connect
+        self._flow = flow
+        self._timeouts = timeouts
         self._pool = pool
         self._stats = stats
         self._on_progress = on_progress
+        self._fetch = Fetch(window_bytes=window_bytes, rate=self._rate)
+        self._landing = Landing(update)
+        self._files = update.wanted()
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         # What touches the update, in order; None ends it. The window bounds what is in here.
         self._disk: asyncio.Queue[Turn | None] = asyncio.Queue()
-        self._cuts: set[asyncio.Task[None]] = set()
-        # Tickets of files in place of which the machine has not been told yet.
-        self._landed: set[int] = set()
-        # Files taken from the wanting that the machine has not been given yet.
-        self._taken: list[WantedFile] = []
-        self._inbox_bytes = 0
-        self._is_flooded = False
-        self._is_finished = False
-
-    # --- called by the channel ------------------------------------------------------------
-
-    def take(self, message: Opened | Frame | Recipe | Refuse, payload: Buffer) -> None:
-        """Take a message of this session."""
-        self._inbox_bytes += len(payload)
-        # No honest peer sends what was not wanted. This bounds what comes before it is judged.
-        if self._inbox_bytes > MAX_OUTSTANDING_BYTES or self._inbox.qsize() > _MAX_INBOX:
-            if not self._is_flooded:
-                self._is_flooded = True
-                self.lose(UnexpectedMessage("the peer floods this side with messages"))
-            return
-
-        def receive(now: float) -> list[Effect]:
-            self._inbox_bytes -= len(payload)
-            return self._machine.receive(message, payload, now)
-
-        self._inbox.put_nowait(receive)
-
-    def lose(self, error: FilesyncError) -> None:
-        """End with ``error``: the peer is gone."""
-        self._inbox.put_nowait(partial(_fail, error))
-
-    # --- running --------------------------------------------------------------------------
+        self._beside: set[asyncio.Task[None]] = set()
+        self._openers: set[asyncio.Task[None]] = set()
+        self._opening = 0
+        self._sessions: dict[int, Session] = {}
+        self._error: FilesyncError = Unavailable("nobody is known to have this tree")
 
     async def run(self) -> None:
-        """Fetch everything. What is left after an error goes back to the wanting.
+        """Fetch everything. Nobody is asked for anything when nothing is wanted.
 
         Raises:
-            PeerError: the peer broke the protocol; it was told.
-            Unavailable: it is gone, silent, or refused.
+            Unavailable: no replica could give all of it; the last one's reason.
+            PeerError: as above, and the reason was a breach of the protocol.
             StoreError: this disk.
         """
-        session = self._machine.session
-        self._channel.receives[session] = self
         writer = asyncio.create_task(self._take_turns())
         try:
-            await self._drive()
-        except FilesyncError as exc:
-            self._channel.send_nowait(Close(session, exc.code, str(exc)[:1000]))
-            raise
+            self._perform()
+            while not self._fetch.is_done:
+                await self._step()
+            for session in list(self._sessions.values()):
+                self._leave(session)
         except asyncio.CancelledError:
-            self._channel.send_nowait(Close(session, "cancelled", "no longer wanted"))
+            for session in list(self._sessions.values()):
+                self._leave(session, "cancelled", "no longer wanted")
+            raise
+        except FilesyncError as exc:
+            for session in list(self._sessions.values()):
+                self._leave(session, exc.code, str(exc))
             raise
         finally:
-            del self._channel.receives[session]
             await self._stop(writer)
 
-    async def _drive(self) -> None:
-        machine = self._machine
-        effects = machine.start()
-        while True:
-            for effect in effects:
-                await self._perform(effect)
-            if self._is_finished:
-                return
-            try:
-                async with asyncio.timeout_at(machine.deadline):
-                    event = await self._inbox.get()
-            except TimeoutError:
-                machine.expire(self._loop.time())
-                effects = []
-            else:
-                effects = event(self._loop.time())
+    async def _step(self) -> None:
+        try:
+            async with asyncio.timeout_at(self._deadline()):
+                event = await self._inbox.get()
+        except TimeoutError:
+            self._expire()
+        else:
+            event()
+            while not self._inbox.empty():
+                self._inbox.get_nowait()()
+        self._leave_laggards()
+        self._advance()
+        self._perform()
+        self._open_more()
 
-    async def _perform(self, effect: Effect) -> None:
+    async def _stop(self, writer: asyncio.Task[None]) -> None:
+        """End the writer after the turn that it is in, then end what is half written."""
+        for task in self._openers:
+            task.cancel()
+        while not self._disk.empty():
+            self._disk.get_nowait()
+        self._disk.put_nowait(None)
+        await asyncio.wait([writer, *self._beside, *self._openers])
+        await self._in_thread(self._landing.abort)
+
+    # --- sessions -----------------------------------------------------------------------------
+
+    def _open_more(self) -> None:
+        """Ask one more replica for help while there is more to do than the sessions take."""
+        busy = len(self._sessions) + self._opening
+        is_needed = not busy or (self._fetch.has_ready and not self._opening)
+        if not self._fetch.has_pending or not is_needed or busy >= MAX_SESSIONS:
+            return
+        if not self._replicas:
+            if not busy:
+                raise self._error
+            return
+        self._opening += 1
+        task = asyncio.create_task(self._open(self._replicas.pop(0)))
+        self._openers.add(task)
+        task.add_done_callback(self._openers.discard)
+
+    async def _open(self, replica: Replica) -> None:
+        stats = ReplicaStats()
+        self._stats.replicas.append(stats)
+        try:
+            channel = await self._connect(replica)
+        except (Unavailable, PeerError) as exc:
+            self._inbox.put_nowait(partial(self._miss, replica, stats, exc))
+        except FilesyncError as exc:
+            self._inbox.put_nowait(partial(_fail, exc))
+        else:
+            self._inbox.put_nowait(partial(self._join, replica, stats, channel))
+
+    def _miss(self, replica: Replica, stats: ReplicaStats, error: FilesyncError) -> None:
+        self._opening -= 1
+        self._note_failed(replica, stats, error)
+
+    def _join(self, replica: Replica, stats: ReplicaStats, channel: Channel) -> None:
+        self._opening -= 1
+        machine = Receiver(
+            self._fetch,
+            secrets.randbits(62) + 1,
+            replica.token,
+            self._tree,
+            now=self._loop.time(),
+            flow=self._flow,
+            opening_s=self._timeouts.opening_s,
+            stall_s=self._timeouts.stall_s,
+        )
+        session = Session(
+            machine, channel, replica, stats, self._inbox, self._on_message, self._fail_session
+        )
+        self._sessions[machine.session] = session
+        session.send(machine.start())
+
+    def _on_message(
+        self,
+        session: Session,
+        message: Incoming,
+        payload: Buffer,
+    ) -> None:
+        session.inbox_bytes -= len(payload)
+        if session.machine.state is State.CLOSED:
+            return
+        try:
+            session.machine.receive(message, payload, self._loop.time())
+        except (Unavailable, PeerError) as exc:
+            self._fail_session(session, exc)
+        session.note()
+
+    def _fail_session(self, session: Session, error: FilesyncError) -> None:
+        if session.machine.state is not State.CLOSED:
+            self._leave(session, error.code, str(error))
+            self._note_failed(session.replica, session.stats, error)
+
+    def _note_failed(self, replica: Replica, stats: ReplicaStats, error: FilesyncError) -> None:
+        stats.error = str(error)
+        self._error = error
+        if self._replicas or self._sessions or self._opening:
+            where = replica.address or "a peer that dials us"
+            log.warning("replica failed: replica=%s reason=%s", where, error)
+
+    def _leave(self, session: Session, code: str = "", detail: str = "") -> None:
+        session.end(session.machine.end(code, detail))
+        del self._sessions[session.machine.session]
+
+    def _leave_laggards(self) -> None:
+        """Leave a session that alone keeps the others idle."""
+        sessions = self._sessions.values()
+        idle = [
+            one.machine.link.bytes_per_s
+            for one in sessions
+            if one.machine.is_idle and one.machine.state is State.MOVING
+        ]
+        if not idle or self._fetch.has_ready:
+            return
+        now = self._loop.time()
+        for session in list(sessions):
+            machine = session.machine
+            if machine.is_idle:
+                continue
+            best = max(idle)
+            need_s = machine.on_wire_bytes / best if best else 0.0
+            if machine.seconds_left(now) > max(LAGGARD_S, LAGGARD_TIMES * need_s):
+                self._fail_session(session, Unavailable("it is much slower than the others"))
+
+    def _advance(self) -> None:
+        is_alone = len(self._sessions) == 1
+        now = self._loop.time()
+        # Room goes first to whoever has least to do, or the first replica would take all of it.
+        for session in sorted(self._sessions.values(), key=_on_wire_bytes):
+            if sent := session.machine.advance(now, is_alone=is_alone):
+                session.send(sent)
+
+    def _deadline(self) -> float | None:
+        deadlines = [
+            session.machine.deadline
+            for session in self._sessions.values()
+            if session.machine.deadline is not None
+        ]
+        if len(self._sessions) > 1:
+            deadlines.append(self._loop.time() + _LOOK_S)
+        return min(deadlines, default=None)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        for session in list(self._sessions.values()):
+            try:
+                session.machine.expire(now)
+            except Unavailable as exc:
+                self._fail_session(session, exc)
+
+    def _rate(self) -> float:
+        rates = [session.machine.link.bytes_per_s for session in self._sessions.values()]
+        return max(rates, default=0.0)
+
+    # --- effects ------------------------------------------------------------------------------
+
+    def _perform(self) -> None:
+        effects = self._fetch.effects
+        while effects:
+            self._begin(effects.popleft())
+
+    def _begin(self, effect: Effect) -> None:
         match effect:
-            case Send(message):
-                await self._channel.send(message)
-            case Store(coded, payload, raw_bytes, _):
-                # Decompressed at once, beside the frame before it; written in turn.
-                plain = self._loop.run_in_executor(
-                    self._pool, codec.decompress, coded, payload, raw_bytes
-                )
-                plain.add_done_callback(_retrieve)
-                self._disk.put_nowait(partial(self._store, effect, plain))
-            case OpenBasis(file):
-                self._disk.put_nowait(partial(self._open_bases, file))
-            case CopyRanges():
-                self._disk.put_nowait(partial(self._copy, effect))
-            case FinishFile(file):
-                self._disk.put_nowait(partial(self._finish_file, file))
             case NeedFiles():
                 self._disk.put_nowait(self._feed)
-            case Finish():
-                self._is_finished = True
+            case StoreBatch():
+                plain = [self._decompressed(part) for part in effect.parts]
+                self._disk.put_nowait(partial(self._store_batch, effect, plain))
+            case StorePiece():
+                one = self._decompressed(effect.data)
+                self._disk.put_nowait(partial(self._store_piece, effect, one))
+            case RebuildGaps():
+                one = self._decompressed(effect.data)
+                self._disk.put_nowait(partial(self._rebuild, effect, one))
+            case CopyRanges():
+                self._disk.put_nowait(partial(self._copy, effect))
+            case FinishFile():
+                self._disk.put_nowait(partial(self._finish_file, effect))
+            case CutBases():
+                self._run_beside(self._cut_bases(effect))
+            case SignGaps():
+                self._run_beside(self._sign(effect))
             case _:
                 assert_never(effect)
 
@@ -217,94 +325,141 @@ class Pulling:
         while (turn := await self._disk.get()) is not None:
             try:
                 event = await turn()
-            except FilesyncError as exc:
-                event = partial(_fail, exc)
             except Exception as exc:  # the top of a task: the driver ends with it
                 event = partial(_fail, exc)
-            if event is not None:
-                self._inbox.put_nowait(event)
+            self._inbox.put_nowait(event)
 
-    async def _stop(self, writer: asyncio.Task[None]) -> None:
-        """End the writer after the turn that it is in, then remove what is half written."""
-        while not self._disk.empty():
-            self._disk.get_nowait()
-        self._disk.put_nowait(None)
-        await asyncio.wait([writer, *self._cuts])
-        await self._in_thread(self._landing.abort)
-        pending = self._machine.pending.values()
-        left = [file for file in pending if file.ticket not in self._landed]
-        self._wanting.give_back([*left, *self._taken])
+    def _run_beside(self, work: Awaitable[Event]) -> None:
+        async def run() -> None:
+            try:
+                event = await work
+            except OSError as exc:
+                event = partial(_fail, StoreError(f"an old file: {exc.strerror}"))
+            except Exception as exc:  # the top of a task: the driver ends with it
+                event = partial(_fail, exc)
+            self._inbox.put_nowait(event)
 
-    # --- turns ------------------------------------------------------------------------------
+        task = asyncio.create_task(run())
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
 
-    async def _store(self, effect: Store, plain: asyncio.Future[Buffer]) -> Event:
-        tickets = await self._in_thread(self._landing.store, effect.pieces, await plain)
-        self._landed.update(tickets)
-        self._stats.content_bytes += effect.raw_bytes
-        self._on_progress()
-
-        def stored(now: float) -> list[Effect]:
-            self._landed.difference_update(tickets)
-            return self._machine.stored(effect.pieces, now)
-
-        return stored
-
-    async def _open_bases(self, file: WantedFile) -> None:
-        bases = await self._in_thread(self._landing.open_bases, file)
-        cut = asyncio.create_task(self._cut_bases(file, bases))
-        self._cuts.add(cut)
-        cut.add_done_callback(self._cuts.discard)
-
-    async def _cut_bases(self, file: WantedFile, bases: Sequence[BasisFile]) -> None:
-        try:
-            find = await self._in_thread(self._landing.cut_bases, bases)
-        except OSError as exc:
-            self._inbox.put_nowait(partial(_fail, StoreError(f"an old file: {exc.strerror}")))
-        else:
-            self._inbox.put_nowait(partial(self._machine.based, file, find))
-
-    async def _copy(self, effect: CopyRanges) -> Event:
-        # A basis that became shorter shows again when the whole file is verified.
-        with suppress(ContentCorrupt):
-            await self._in_thread(self._landing.copy, effect.file, effect.copies)
-        copied = sum(length for _, _, length in effect.copies)
-        self._stats.copied_bytes += copied
-        self._on_progress()
-        return partial(self._machine.copied, effect.file, copied)
-
-    async def _finish_file(self, file: WantedFile) -> Event:
-        try:
-            await self._in_thread(self._landing.finish, file)
-        except ContentCorrupt as exc:
-            return partial(self._machine.corrupt, file, exc)
-        self._landed.add(file.ticket)
-        self._on_progress()
-
-        def finished(now: float) -> list[Effect]:
-            self._landed.discard(file.ticket)
-            return self._machine.finished(file, now)
-
-        return finished
+    def _decompressed(self, data: Coded) -> "asyncio.Future[Buffer]":
+        """Decompress at once, beside what is written before it."""
+        plain = self._loop.run_in_executor(self._pool, codec.decompress, *data)
+        plain.add_done_callback(_retrieve)
+        return plain
 
     async def _feed(self) -> Event:
-        files, is_last = await self._in_thread(self._wanting.take, FILES_AT_ONCE)
-        self._taken = files
+        files = await self._in_thread(lambda: list(islice(self._files, FILES_AT_ONCE)))
+        return partial(self._fetch.add, files, is_last=len(files) < FILES_AT_ONCE)
 
-        def add(now: float) -> list[Effect]:
-            self._taken = []
-            return self._machine.add(files, is_last=is_last, now=now)
+    async def _store_batch(
+        self, effect: StoreBatch, plain: "list[asyncio.Future[Buffer]]"
+    ) -> Event:
+        try:
+            parts = [await one for one in plain]
+            await self._in_thread(self._landing.store_batch, effect.batch, parts)
+        except PeerError as exc:
+            return partial(self._refute, effect.session, exc, effect.batch)
+        self._stats.content_bytes += effect.batch.size
+        return partial(self._stored, effect)
 
-        return add
+    async def _store_piece(self, effect: StorePiece, plain: "asyncio.Future[Buffer]") -> Event:
+        try:
+            data = await plain
+        except PeerError as exc:
+            return partial(self._refute, effect.session, exc, effect.piece)
+        await self._in_thread(self._landing.store_piece, effect.piece, data)
+        self._stats.content_bytes += effect.piece.size
+        return partial(self._stored, effect)
+
+    def _stored(self, effect: StoreBatch | StorePiece) -> None:
+        self._fetch.stored(effect.batch if isinstance(effect, StoreBatch) else effect.piece)
+        self._note_progress()
+
+    def _refute(self, session: int, error: PeerError, unit: Batch | Piece) -> None:
+        """Take back what one session brought, and leave it."""
+        self._fetch.give_back([unit], [])
+        if session in self._sessions:
+            self._fail_session(self._sessions[session], error)
+        else:
+            self._error = error
+
+    async def _rebuild(self, effect: RebuildGaps, plain: "asyncio.Future[Buffer]") -> Event:
+        try:
+            data = await plain
+            wrong = await self._in_thread(self._landing.rebuild, effect.gaps, data)
+        except PeerError as exc:
+            return partial(self._refute_gaps, effect, exc)
+        self._stats.content_bytes += effect.data.raw_bytes
+        size = sum(gap.size for gap in effect.gaps)
+        self._stats.copied_bytes += max(size - effect.data.raw_bytes, 0)
+
+        def rebuilt() -> None:
+            self._fetch.rebuilt(effect.gaps, wrong)
+            self._note_progress()
+
+        return rebuilt
+
+    def _refute_gaps(self, effect: RebuildGaps, error: PeerError) -> None:
+        self._fetch.rebuilt(effect.gaps, effect.gaps)
+        if session := self._sessions.get(effect.session):
+            self._fail_session(session, error)
+
+    async def _copy(self, effect: CopyRanges) -> Event:
+        await self._in_thread(self._landing.copy, effect.work, effect.copies)
+        size = sum(copy.length for copy in effect.copies)
+        self._stats.copied_bytes += size
+
+        def copied() -> None:
+            self._fetch.copied(effect.work, size)
+            self._note_progress()
+
+        return copied
+
+    async def _finish_file(self, effect: FinishFile) -> Event:
+        try:
+            await self._in_thread(self._landing.finish, effect.work)
+        except ContentCorrupt as exc:
+            return partial(self._note_corrupt, effect, exc)
+        return partial(self._finished, effect)
+
+    def _finished(self, effect: FinishFile) -> None:
+        self._fetch.finished(effect.work)
+        self._note_progress()
+
+    def _note_corrupt(self, effect: FinishFile, error: ContentCorrupt) -> None:
+        guilty = self._fetch.corrupt(effect.work)
+        if guilty is not None:
+            self._error = error
+            if session := self._sessions.get(guilty):
+                self._fail_session(session, error)
+
+    async def _cut_bases(self, effect: CutBases) -> Event:
+        index = await self._in_thread(self._landing.cut_bases, effect.work)
+        return partial(self._fetch.based, effect.work, index)
+
+    async def _sign(self, effect: SignGaps) -> Event:
+        key, pieces = await self._in_thread(self._landing.sign, effect.gaps)
+        return partial(self._fetch.signed, effect.gaps, key, pieces)
+
+    def _note_progress(self) -> None:
+        self._stats.files = self._fetch.files_done
+        self._on_progress()
 
     async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._loop.run_in_executor(self._pool, partial(call, *args, **kwargs))
 
 
-def _retrieve(future: asyncio.Future[Buffer]) -> None:
-    """Say that the outcome was seen: nobody looks at it once the session has ended."""
+def _on_wire_bytes(session: Session) -> int:
+    return session.machine.on_wire_bytes
+
+
+def _retrieve(future: "asyncio.Future[Buffer]") -> None:
+    """Say that the outcome was seen: nobody looks at it once the pull has ended."""
     if not future.cancelled():
         future.exception()
 
 
-def _fail(error: Exception, _: float) -> list[Effect]:
+def _fail(error: Exception) -> None:
     raise error

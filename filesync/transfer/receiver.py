@@ -1,127 +1,57 @@
 """The receiving half of a session, without I/O.
 
-Everything that decides what is asked for, and whether what comes was asked for, is in this file.
-Feed it messages, what the disk has done, and the time; perform what it returns, in order.
-
-The sender's frames are one stream of bytes: all that was wanted, in the order of the wants. So
-the machine keeps the wants that are on their way, and cuts each frame by them.
-
-A file is fetched in one of three ways. A small one (``is_whole``) is wanted at once and written
-when all of it is here. A large one is wanted and written piece by piece. A large one that
-replaces another (``is_delta``) is preceded by its recipe, page by page: what the old file has is
-copied, the rest is wanted.
+A session works for one ``Fetch``: it takes units and asks from it, and says of each what came. Feed
+it messages and the time; send what it returns, in order. What it has taken and not brought when
+it ends goes back to the fetch, for another session.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
 
-from filesync.digest import Digest, short
-from filesync.disk.update import WantedFile
-from filesync.errors import ContentCorrupt, Unavailable, UnexpectedMessage
-from filesync.transfer import recipe
+from filesync.digest import Digest
+from filesync.errors import Unavailable, UnexpectedMessage
 from filesync.transfer.errors import Refused
-from filesync.transfer.recipe import Chunk, CopyRange
+from filesync.transfer.fetch import Fetch
+from filesync.transfer.flow import Flow
+from filesync.transfer.policy import Link
+from filesync.transfer.units import (
+    Ask,
+    Batch,
+    Coded,
+    DeltaAsk,
+    Piece,
+    RecipeAsk,
+    StoreBatch,
+    StorePiece,
+    Unit,
+)
 from filesync.transfer.wire import (
-    MAX_OUTSTANDING_BYTES,
-    MAX_WANT_RANGES,
-    AskRecipe,
+    AskDeltas,
+    AskRecipes,
     Buffer,
     Close,
-    Codec,
+    Deltas,
     Frame,
     Open,
     Opened,
-    Range,
-    Recipe,
+    Recipes,
     Refuse,
     Want,
 )
 
 WINDOW_BYTES: Final = 16 << 20
-SMALL_BYTES: Final = 256 << 10
-"""Files up to this size are written whole; larger ones piece by piece."""
-DELTA_BYTES: Final = 64 << 10
-"""A file up to this size travels whole: its recipe would save little and cost a round trip."""
-MAX_DELTAS: Final = 8
-"""Files whose recipes are asked for or being worked off at once."""
-MAX_WINDOW_RANGES: Final = 16_384
+MIN_WINDOW_BYTES: Final = 1 << 20
+WINDOW_S: Final = 0.25
+"""Beside others, a session wants no more than comes within this time, so that the end comes for
+all at once."""
+MAX_ASKS: Final = 16
 PROGRESS_BYTES: Final = 64 << 10
 """What must come within ``stall_s``, unless less is wanted; a byte a second is no progress."""
 
-Find = Callable[[Chunk], int | None]
-
-
-def is_delta(file: WantedFile) -> bool:
-    """Say whether ``file`` is worth a recipe."""
-    return file.size > DELTA_BYTES and file.replaces > recipe.AVG_CHUNK_BYTES
-
-
-def is_whole(file: WantedFile) -> bool:
-    """Say whether ``file`` is written in one go, when all of it is here."""
-    return file.size <= SMALL_BYTES and not is_delta(file)
-
-
-class Piece(NamedTuple):
-    """The next ``length`` bytes of a frame are ``file``'s from ``offset`` on."""
-
-    file: WantedFile
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send ``message`` to the peer."""
-
-    message: Open | Want | AskRecipe | Close
-
-
-@dataclass(frozen=True, slots=True)
-class Store:
-    """Decompress a frame and write its pieces; then call ``stored``."""
-
-    codec: Codec
-    payload: Buffer
-    raw_bytes: int
-    pieces: tuple[Piece, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenBasis:
-    """Open the large file and cut the one that it replaces; then call ``based``."""
-
-    file: WantedFile
-
-
-@dataclass(frozen=True, slots=True)
-class CopyRanges:
-    """Copy from the basis; then call ``copied``."""
-
-    file: WantedFile
-    copies: tuple[CopyRange, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FinishFile:
-    """Verify a large file and put it in place; then call ``finished`` or ``corrupt``."""
-
-    file: WantedFile
-
-
-@dataclass(frozen=True, slots=True)
-class NeedFiles:
-    """Call ``add`` with more files."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """All files are in place."""
-
-
-Effect = Send | Store | OpenBasis | CopyRanges | FinishFile | NeedFiles | Finish
+Sent = tuple[Open | Want | AskRecipes | AskDeltas | Close, Buffer]
+"""A message and its payload."""
 
 
 class State(Enum):
@@ -132,92 +62,71 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class _Work:
-    """A file on its way.
+@dataclass(slots=True)
+class _Wanted:
+    """A unit on its way: ``left`` bytes are to come, ``parts`` have."""
 
-    Attributes:
-        left: bytes that are not on disk yet.
-        planned: up to here it is known where the bytes come from.
-        asked: the offset of the page that is asked for, if one is.
-        page: a page that waits for the basis.
-    """
-
-    __slots__ = ("asked", "file", "find", "is_delta", "left", "page", "planned")
-
-    def __init__(self, file: WantedFile, *, delta: bool) -> None:
-        self.file = file
-        self.is_delta = delta
-        self.left = file.size
-        self.planned = 0 if delta else file.size
-        self.asked: int | None = None
-        self.page: list[Chunk] | None = None
-        self.find: Find | None = None
-
-
-class _Span(NamedTuple):
-    work: _Work
-    offset: int
-    length: int
+    unit: Unit
+    left: int
+    parts: list[Coded]
 
 
 class Receiver:
     """Decides what one session asks for, and takes what comes.
 
     Args:
+        fetch: gives the work.
         session: the session's number, picked at random.
         token: names the offer.
         tree: what the offer must be.
-        window_bytes: wanted and not yet written at most.
+        flow: what the sender is asked to keep to.
         opening_s: the peer must answer the opening within this time.
         stall_s: PROGRESS_BYTES must come within this time, while anything is wanted.
         now: seconds on any monotonic clock; every later ``now`` uses the same one.
 
     Attributes:
         deadline: call ``expire`` then; None while it is not the peer's turn.
-        pending: the files that were added and are not in place, by ticket.
-        files_done: how many are in place.
+        link: what was seen of the way to the peer.
+        content_bytes: what came, before compression.
     """
 
     def __init__(
         self,
+        fetch: Fetch,
         session: int,
         token: bytes,
         tree: Digest,
         *,
         now: float,
-        window_bytes: int = WINDOW_BYTES,
+        flow: Flow,
         opening_s: float = 10.0,
         stall_s: float = 60.0,
     ) -> None:
         self.state = State.OPENING
         self.deadline: float | None = now + opening_s
-        self.pending: dict[int, WantedFile] = {}
-        self.files_done = 0
         self.session = session
-        self._open = Open(session, token, tree)
-        self._window_bytes = min(window_bytes, MAX_OUTSTANDING_BYTES)
+        self.link = Link()
+        self.content_bytes = 0
+        self._fetch = fetch
+        self._open = Open(session, token, tree, flow.compress, flow.bytes_per_s)
         self._stall_s = stall_s
-        self._files: deque[_Work] = deque()
-        self._is_last = False
-        self._is_fed = False
-        self._spans: deque[_Span] = deque()
-        self._stream: deque[_Span] = deque()
-        self._works: dict[int, _Work] = {}
-        self._deltas: dict[Digest, _Work] = {}
+        self._wanted: deque[_Wanted] = deque()
+        self._asked: dict[int, Ask] = {}
+        self._last_ask = 0
         self._on_wire_bytes = 0
-        self._unwritten_bytes = 0
         self._progress_bytes = 0
+        self._seen_at = now
 
-    # --- what comes from the peer ---------------------------------------------------------
+    # --- what comes ---------------------------------------------------------------------------
 
-    def start(self) -> list[Effect]:
+    def start(self) -> list[Sent]:
         """Return what opens the session."""
-        return [Send(self._open)]
+        return [(self._open, b"")]
 
     def receive(
-        self, message: Opened | Frame | Recipe | Refuse, payload: Buffer, now: float
-    ) -> list[Effect]:
-        """Take one message and return what to do about it, in order.
+        self, message: Opened | Frame | Recipes | Deltas | Refuse, payload: Buffer, now: float
+    ) -> None:
+        """Take one message. The fetch has new effects then.
 
         Raises:
             PeerError: the message is not allowed now, or what is in it is wrong. Close the
@@ -226,20 +135,34 @@ class Receiver:
         """
         match message:
             case Refuse():
-                self._close()
                 raise Refused(message.code, message.detail)
             case Opened() if self.state is State.OPENING:
                 self.state = State.MOVING
                 self.deadline = None
+                return
             case Frame() if self.state is State.MOVING:
-                return [self._take(message, payload, now), *self._advance(now)]
-            case Recipe() if self.state is State.MOVING:
-                return [*self._take_recipe(message, payload, now), *self._advance(now)]
+                self._take_frame(Coded(message.codec, payload, message.raw_bytes))
+                self._note_progress(message.raw_bytes, len(payload), now)
+            case Recipes() if self.state is State.MOVING:
+                ask = self._asked.get(message.ask)
+                if not isinstance(ask, RecipeAsk):
+                    raise UnexpectedMessage("recipes came that were not asked for")
+                self._fetch.take_recipes(ask, payload)
+                del self._asked[message.ask]
+                self._note_progress(PROGRESS_BYTES, len(payload), now)
+            case Deltas() if self.state is State.MOVING:
+                ask = self._asked.get(message.ask)
+                if not isinstance(ask, DeltaAsk):
+                    raise UnexpectedMessage("deltas came that were not asked for")
+                del self._asked[message.ask]
+                self.content_bytes += message.raw_bytes
+                coded = Coded(message.codec, payload, message.raw_bytes)
+                self._fetch.take_deltas(self.session, ask, coded)
+                self._note_progress(PROGRESS_BYTES, len(payload), now)
             case _:
                 raise UnexpectedMessage(
                     f"{type(message).__name__} is not allowed while {self.state.value}"
                 )
-        return self._advance(now)
 
     def expire(self, now: float) -> None:
         """Act on the passing of time; call it once ``deadline`` is reached.
@@ -248,192 +171,123 @@ class Receiver:
             Unavailable: the peer has had its time.
         """
         if self.deadline is not None and now >= self.deadline:
-            state = self.state
-            self._close()
-            raise Unavailable(f"the peer fell silent while {state.value}")
+            raise Unavailable(f"the peer fell silent while {self.state.value}")
 
-    # --- what comes from this side --------------------------------------------------------
+    # --- what goes ----------------------------------------------------------------------------
 
-    def add(self, files: Sequence[WantedFile], *, is_last: bool, now: float) -> list[Effect]:
-        """Take more files to fetch, none of them empty; answers ``NeedFiles``."""
-        self._is_fed = False
-        self._is_last = is_last
-        for file in files:
-            self.pending[file.ticket] = file
-            self._files.append(_Work(file, delta=is_delta(file)))
-        return self._advance(now)
+    def advance(self, now: float, *, is_alone: bool) -> list[Sent]:
+        """Take what work there is room for, and return what to send.
 
-    def stored(self, pieces: Sequence[Piece], now: float) -> list[Effect]:
-        """Take note that a frame is written; its room is free again."""
-        effects: list[Effect] = []
-        for file, _, length in pieces:
-            self._unwritten_bytes -= length
-            effects += self._put(self._works[file.ticket], length)
-        return effects + self._advance(now)
-
-    def based(self, file: WantedFile, find: Find, now: float) -> list[Effect]:
-        """Take note that the basis is cut; ``find`` says where in it a chunk is."""
-        work = self._works[file.ticket]
-        work.find = find
-        return self._plan(work) + self._advance(now)
-
-    def copied(self, file: WantedFile, length: int, now: float) -> list[Effect]:
-        """Take note that ``length`` bytes were copied from the basis."""
-        return self._put(self._works[file.ticket], length) + self._advance(now)
-
-    def finished(self, file: WantedFile, now: float) -> list[Effect]:
-        """Take note that a large file is in place."""
-        self._drop(file)
-        return self._advance(now)
-
-    def corrupt(self, file: WantedFile, error: ContentCorrupt, now: float) -> list[Effect]:
-        """Take note that a large file was not what it should be, and has been removed.
-
-        What was put together with the help of an old file is fetched once more, whole: the old
-        file may have changed under our hands, for which the peer is not to blame.
-
-        Raises:
-            ContentCorrupt: it came from the peer as a whole.
+        Args:
+            now: the time.
+            is_alone: no other session works for the fetch.
         """
-        if not self._works.pop(file.ticket).is_delta:
-            raise error
-        self._files.appendleft(_Work(file, delta=False))
-        return self._advance(now)
-
-    # --- inside ---------------------------------------------------------------------------
-
-    def _advance(self, now: float) -> list[Effect]:
         if self.state is not State.MOVING:
             return []
-        effects = self._start_files()
-        effects += self._ask_pages()
-        effects += self._want()
-        if not self._is_last and not self._is_fed and len(self._files) < MAX_WANT_RANGES:
-            self._is_fed = True
-            effects.append(NeedFiles())
-        if self._is_last and not self.pending:
-            self._close()
-            return [*effects, Send(Close(self.session)), Finish()]
-        if not self._on_wire_bytes and not any(
-            work.asked is not None for work in self._deltas.values()
-        ):
+        was_idle = self.is_idle
+        sent: list[Sent] = []
+        while len(self._asked) < MAX_ASKS and (ask := self._fetch.take_ask()):
+            self._last_ask += 1
+            self._asked[self._last_ask] = ask
+            sent.append(self._ask(self._last_ask, ask))
+        window = WINDOW_BYTES if is_alone else self._share()
+        while self._on_wire_bytes < window and (unit := self._fetch.take_unit(self.session)):
+            self._wanted.append(_Wanted(unit, unit.size, []))
+            self._on_wire_bytes += unit.size
+            sent.append((Want(self.session, _ranges(unit)), b""))
+        if self.is_idle:
             self.deadline = None
-        elif self.deadline is None:
+        elif was_idle:
+            self._seen_at = now
             self._progress_bytes = 0
             self.deadline = now + self._stall_s
-        return effects
+        return sent
 
-    def _start_files(self) -> list[Effect]:
-        effects: list[Effect] = []
-        while self._files and len(self._spans) < MAX_WANT_RANGES:
-            work = self._files[0]
-            if work.is_delta:
-                if len(self._deltas) >= MAX_DELTAS:
-                    break
-                self._deltas[work.file.digest] = work
-                effects.append(OpenBasis(work.file))
-            else:
-                self._spans.append(_Span(work, 0, work.file.size))
-            self._works[work.file.ticket] = work
-            self._files.popleft()
-        return effects
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is on its way from the peer."""
+        return not self._wanted and not self._asked
 
-    def _ask_pages(self) -> list[Effect]:
-        effects: list[Effect] = []
-        for work in self._deltas.values():
-            is_idle = work.asked is None and work.page is None
-            if is_idle and len(self._spans) < MAX_WINDOW_RANGES:
-                work.asked = work.planned
-                effects.append(Send(AskRecipe(self.session, work.file.digest, work.planned)))
-        return effects
+    def seconds_left(self, now: float) -> float:
+        """Return how long what is on its way will take at the speed seen, or since its last sign."""
+        silent_s = now - self._seen_at
+        rate = self.link.bytes_per_s
+        return max(silent_s, self._on_wire_bytes / rate if rate else 0.0)
 
-    def _want(self) -> list[Effect]:
-        room = self._window_bytes - self._unwritten_bytes
-        # Fewer and larger wants: wait until a quarter of the window is free.
-        if self._unwritten_bytes and room < self._window_bytes // 4:
-            return []
-        effects: list[Effect] = []
-        ranges: list[Range] = []
-        while self._spans and room > 0 and len(self._stream) < MAX_WINDOW_RANGES:
-            work, offset, length = self._spans[0]
-            # An idle link always asks, or a file larger than the window would never come.
-            if room < length <= SMALL_BYTES and self._unwritten_bytes:
-                break
-            part = min(length, room)
-            if part == length:
-                self._spans.popleft()
-            else:
-                self._spans[0] = _Span(work, offset + part, length - part)
-            room -= part
-            self._unwritten_bytes += part
-            self._on_wire_bytes += part
-            self._stream.append(_Span(work, offset, part))
-            ranges.append((work.file.digest, offset, part))
-            if len(ranges) == MAX_WANT_RANGES:
-                effects.append(Send(Want(self.session, tuple(ranges))))
-                ranges = []
-        if ranges:
-            effects.append(Send(Want(self.session, tuple(ranges))))
-        return effects
+    @property
+    def on_wire_bytes(self) -> int:
+        """Bytes of content that are on their way."""
+        return self._on_wire_bytes
 
-    def _take(self, frame: Frame, payload: Buffer, now: float) -> Store:
-        if frame.raw_bytes > self._on_wire_bytes:
-            raise UnexpectedMessage("a frame holds more than was wanted")
-        self._on_wire_bytes -= frame.raw_bytes
-        self._note_progress(frame.raw_bytes, now)
-        pieces: list[Piece] = []
-        left = frame.raw_bytes
-        while left:
-            work, offset, length = self._stream[0]
-            part = min(length, left)
-            if part == length:
-                self._stream.popleft()
-            else:
-                self._stream[0] = _Span(work, offset + part, length - part)
-            pieces.append(Piece(work.file, offset, part))
-            left -= part
-        return Store(frame.codec, payload, frame.raw_bytes, tuple(pieces))
-
-    def _take_recipe(self, message: Recipe, payload: Buffer, now: float) -> list[Effect]:
-        work = self._deltas.get(message.digest)
-        if work is None or work.asked is None or work.asked != message.offset:
-            raise UnexpectedMessage(f"a recipe of {short(message.digest)} was not asked for")
-        work.page = recipe.unpack(payload, room=work.file.size - work.planned)
-        work.asked = None
-        self._note_progress(PROGRESS_BYTES, now)
-        return self._plan(work)
-
-    def _plan(self, work: _Work) -> list[Effect]:
-        if work.page is None or work.find is None:
-            return []
-        plan = recipe.plan(work.page, work.planned, work.find)
-        work.page = None
-        work.planned = plan.end
-        if plan.end == work.file.size:
-            del self._deltas[work.file.digest]
-        self._spans.extend(_Span(work, offset, length) for offset, length in plan.fetches)
-        return [CopyRanges(work.file, tuple(plan.copies))] if plan.copies else []
-
-    def _put(self, work: _Work, length: int) -> list[Effect]:
-        work.left -= length
-        if work.left:
-            return []
-        if is_whole(work.file):
-            self._drop(work.file)
-            return []
-        return [FinishFile(work.file)]
-
-    def _drop(self, file: WantedFile) -> None:
-        del self._works[file.ticket]
-        del self.pending[file.ticket]
-        self.files_done += 1
-
-    def _note_progress(self, added_bytes: int, now: float) -> None:
-        self._progress_bytes += added_bytes
-        if self._progress_bytes >= PROGRESS_BYTES:
-            self._progress_bytes = 0
-            self.deadline = now + self._stall_s
-
-    def _close(self) -> None:
+    def end(self, code: str = "", detail: str = "") -> Sent:
+        """End the session and give back what it has not brought; return what to send."""
         self.state = State.CLOSED
         self.deadline = None
+        units: list[Unit] = []
+        for wanted in self._wanted:
+            unit = wanted.unit
+            if isinstance(unit, Piece):
+                # Those of its bytes that came are written as they come.
+                unit = Piece(unit.work, unit.offset + unit.size - wanted.left, wanted.left)
+            units.append(unit)
+        self._fetch.give_back(units, list(self._asked.values()))
+        self._fetch.forget(self.session)
+        self._wanted.clear()
+        self._asked.clear()
+        self._on_wire_bytes = 0
+        return Close(self.session, code, detail[:1000]), b""
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _take_frame(self, data: Coded) -> None:
+        if not self._wanted or data.raw_bytes > self._wanted[0].left:
+            raise UnexpectedMessage("a frame holds more than was wanted")
+        wanted = self._wanted[0]
+        unit, done = wanted.unit, wanted.unit.size - wanted.left
+        wanted.left -= data.raw_bytes
+        self._on_wire_bytes -= data.raw_bytes
+        self.content_bytes += data.raw_bytes
+        if not wanted.left:
+            self._wanted.popleft()
+        if isinstance(unit, Piece):
+            unit.work.givers.add(self.session)
+            piece = Piece(unit.work, unit.offset + done, data.raw_bytes)
+            self._fetch.effects.append(StorePiece(self.session, piece, data))
+            return
+        wanted.parts.append(data)
+        if not wanted.left:
+            parts = tuple(wanted.parts)
+            self._fetch.effects.append(StoreBatch(self.session, unit, parts))
+
+    def _ask(self, number: int, ask: Ask) -> Sent:
+        if isinstance(ask, RecipeAsk):
+            stretches = tuple(
+                [(s.work.file.digest, s.offset, s.end, s.level) for s in ask.stretches]
+            )
+            return AskRecipes(self.session, number, stretches), b""
+        items = []
+        signatures = []
+        for gap in ask.gaps:
+            assert gap.pieces is not None
+            items.append((gap.file.digest, gap.offset, gap.size, gap.pieces.count))
+            signatures.append(gap.pieces.signatures)
+        message = AskDeltas(self.session, number, ask.key, tuple(items))
+        return message, b"".join(signatures)
+
+    def _share(self) -> int:
+        wanted = int(self.link.bytes_per_s * WINDOW_S)
+        return min(max(wanted, MIN_WINDOW_BYTES), WINDOW_BYTES)
+
+    def _note_progress(self, raw_bytes: int, wire_bytes: int, now: float) -> None:
+        self.link.note(wire_bytes, now - self._seen_at)
+        self._seen_at = now
+        self._progress_bytes += raw_bytes
+        if self._progress_bytes >= PROGRESS_BYTES or self.is_idle:
+            self._progress_bytes = 0
+            self.deadline = now + self._stall_s
+
+
+def _ranges(unit: Unit) -> tuple[tuple[Digest, int, int], ...]:
+    if isinstance(unit, Batch):
+        return tuple([(file.digest, 0, file.size) for file in unit.files])
+    return ((unit.work.file.digest, unit.offset, unit.size),)

@@ -2,19 +2,26 @@
 
 Both ends cut with FastCDC 2020 by the same parameters, so that bytes they share give chunks they
 share wherever they stand. A cut depends only on what follows the cut before it; a recipe can
-therefore be made page by page from any chunk's first byte, and neither end keeps a state for it.
+therefore be made from any chunk's first byte on, and neither end keeps a state for it.
+
+So that a large content that hardly changed costs no long list, chunks are grouped: a *segment*
+ends after a chunk whose name says so, one in 64, which is a boundary by content again. A segment
+is named by the hash of its chunks' names. Whoever has the segment has all of its chunks.
+
+Names are 16 bytes of BLAKE3: enough for nobody to make two contents of one name, and whatever is
+put together by names is verified as a whole by its full digest.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple
 
+from blake3 import blake3
 from pyfastcdc import FastCDC
 
-from filesync.digest import Digest, digest_of
 from filesync.errors import MalformedMessage
-from filesync.transfer.wire import Buffer
+from filesync.transfer.wire import Buffer, Level
 
 MIN_CHUNK_BYTES: Final = 4 << 10
 AVG_CHUNK_BYTES: Final = 16 << 10
@@ -23,24 +30,38 @@ MAX_CHUNK_BYTES: Final = 64 << 10
 # remote execution API's test vectors; pyfastcdc's own default is another.
 _NORMALIZATION: Final = 2
 
-PAGE_CHUNKS: Final = 8192
-"""Chunks in one ``Recipe`` at most: about 128 MiB of content, 288 kB of payload."""
-_ITEM: Final = Struct(">I32s")
+NAME_BYTES: Final = 16
+SEGMENT_MASK: Final = 0x3F
+"""A chunk whose name's last byte has none of these bits ends a segment."""
+MAX_SEGMENT_CHUNKS: Final = 256
+MAX_SEGMENT_BYTES: Final = MAX_SEGMENT_CHUNKS * MAX_CHUNK_BYTES
+
+PAGE_PARTS: Final = 32_768
+"""Chunks or segments in one ``Recipes`` at most: 640 kB of payload."""
+PAGE_BYTES: Final = 256 << 20
+"""Content that is read for one ``Recipes`` at most: a fifth of a second of work."""
+_PART: Final = Struct(f">I{NAME_BYTES}s")
+_COUNT: Final = Struct(">I")
 _READ_BYTES: Final = 4 << 20
 
 Read = Callable[[int, int], bytes]
 """(offset, length) -> up to ``length`` bytes; fewer only at the end."""
 
 
-class Chunk(NamedTuple):
-    """A piece of a content."""
+class Part(NamedTuple):
+    """A chunk, or a segment: ``length`` bytes of content."""
 
     length: int
-    digest: Digest
+    name: bytes
 
 
-def cut(read: Read, offset: int, end: int, *, limit: int = PAGE_CHUNKS) -> Iterator[Chunk]:
-    """Yield up to ``limit`` chunks of the bytes from ``offset`` to ``end``.
+def name_of(data: Buffer) -> bytes:
+    """Return the name of a chunk."""
+    return blake3(data).digest(NAME_BYTES)
+
+
+def cut(read: Read, offset: int, end: int) -> Iterator[Part]:
+    """Yield the chunks of the bytes from ``offset``, where a chunk begins, to ``end``.
 
     Memory is bounded, whatever the size. Stops early when ``read`` has no more.
     """
@@ -50,7 +71,7 @@ def cut(read: Read, offset: int, end: int, *, limit: int = PAGE_CHUNKS) -> Itera
         max_size=MAX_CHUNK_BYTES,
         normalized_chunking=_NORMALIZATION,
     )
-    while offset < end and limit > 0:
+    while offset < end:
         block = memoryview(read(offset, min(_READ_BYTES, end - offset)))
         if not len(block):
             return
@@ -60,101 +81,160 @@ def cut(read: Read, offset: int, end: int, *, limit: int = PAGE_CHUNKS) -> Itera
             # What follows a cut this near the block's end could move it: cut again from here.
             if not is_last and len(block) - done < MAX_CHUNK_BYTES and done:
                 break
-            yield Chunk(piece.length, digest_of(piece.data))
-            done += piece.length
-            limit -= 1
-            if limit == 0:
-                return
+            length: int = piece.length
+            yield Part(length, name_of(block[done : done + length]))
+            done += length
         offset += done
 
 
-def pack(chunks: Iterable[Chunk]) -> bytes:
-    """Return the payload of a ``Recipe``."""
-    return b"".join(_ITEM.pack(length, digest) for length, digest in chunks)
+def segments(chunks: Iterable[Part]) -> Iterator[Part]:
+    """Yield the segments of ``chunks``, which begin where a segment does."""
+    length = 0
+    names: list[bytes] = []
+    for chunk in chunks:
+        length += chunk.length
+        names.append(chunk.name)
+        if not chunk.name[-1] & SEGMENT_MASK or len(names) == MAX_SEGMENT_CHUNKS:
+            yield Part(length, name_of(b"".join(names)))
+            length, names = 0, []
+    if names:
+        yield Part(length, name_of(b"".join(names)))
 
 
-def unpack(payload: Buffer, *, room: int) -> list[Chunk]:
-    """Return the chunks in ``payload``, which must fit in ``room`` bytes of content.
+# --- on the wire --------------------------------------------------------------------------------
+
+
+def pack(parts: Sequence[Part]) -> bytes:
+    """Return what a ``Recipes`` says of one item: a count, then 20 bytes a part."""
+    return _COUNT.pack(len(parts)) + b"".join([_PART.pack(*part) for part in parts])
+
+
+def unpack(payload: Buffer, rooms: Sequence[tuple[int, Level]]) -> list[list[Part]]:
+    """Return the parts of each item in ``payload``.
+
+    Args:
+        payload: of a ``Recipes``.
+        rooms: for each item that was asked for, the bytes from its offset to its content's end,
+            and what was asked for. Items at the end may have come to nothing.
 
     Raises:
-        MalformedMessage: they do not, or a length is not one that the rules can give.
+        MalformedMessage: the parts do not fit, or have lengths that the rules cannot give.
     """
-    if len(payload) % _ITEM.size or not 1 <= len(payload) // _ITEM.size <= PAGE_CHUNKS:
-        raise MalformedMessage(f"a recipe of {len(payload)} bytes")
-    chunks = [Chunk(length, Digest(name)) for length, name in _ITEM.iter_unpack(payload)]
-    for chunk in chunks:
-        room -= chunk.length
-        if chunk.length > MAX_CHUNK_BYTES or room < 0:
-            raise MalformedMessage("a recipe's chunks are larger than they can be")
+    view = memoryview(payload)
+    found: list[list[Part]] = []
+    while len(view):
+        if len(view) < _COUNT.size or len(found) == len(rooms):
+            raise MalformedMessage("a recipe with something after its end")
+        count = _COUNT.unpack_from(view)[0]
+        size = count * _PART.size
+        if not 1 <= count <= PAGE_PARTS or len(view) - _COUNT.size < size:
+            raise MalformedMessage(f"a recipe of {count} parts in {len(view)} bytes")
+        packed = view[_COUNT.size : _COUNT.size + size]
+        parts = [Part(length, name) for length, name in _PART.iter_unpack(packed)]
+        _check(parts, *rooms[len(found)])
+        found.append(parts)
+        view = view[_COUNT.size + size :]
+    if not found:
+        raise MalformedMessage("a recipe of nothing")
+    return found
+
+
+def _check(parts: Iterable[Part], room: int, level: Level) -> None:
+    largest = MAX_CHUNK_BYTES if level is Level.CHUNKS else MAX_SEGMENT_BYTES
+    for length, _ in parts:
+        room -= length
+        if length > largest or room < 0:
+            raise MalformedMessage("a recipe's parts are larger than they can be")
         # Only a content's last chunk may be short.
-        if chunk.length < MIN_CHUNK_BYTES and (room or not chunk.length):
-            raise MalformedMessage("a recipe's chunk is smaller than it can be")
-    return chunks
+        if length < MIN_CHUNK_BYTES and (room or not length):
+            raise MalformedMessage("a recipe's part is smaller than it can be")
 
 
-class Basis:
-    """The chunks of a file that is about to be replaced, by digest."""
-
-    MAX_CHUNKS: Final = 1 << 20
-    """About 16 GiB of content and 200 MB of memory; what lies beyond is not looked for."""
-
-    def __init__(self, read: Read, size: int) -> None:
-        self._places: dict[bytes, int] = {}
-        offset = 0
-        for length, digest in cut(read, 0, size, limit=self.MAX_CHUNKS):
-            # Half a digest finds a chunk as well as a whole one; the content is verified anyway.
-            self._places.setdefault(digest[:16], offset)
-            offset += length
-
-    def find(self, chunk: Chunk) -> int | None:
-        """Return an offset at which the basis has ``chunk``."""
-        return self._places.get(chunk.digest[:16])
+# --- matching -----------------------------------------------------------------------------------
 
 
-class CopyRange(NamedTuple):
-    """``length`` bytes at ``basis_offset`` of the basis belong at ``offset``."""
+class Copy(NamedTuple):
+    """``length`` bytes of the basis number ``basis``, at ``start`` in it, belong at ``offset``."""
 
     offset: int
-    basis_offset: int
+    basis: int
+    start: int
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do for one page of a recipe: ascending, neighbours joined.
+class Index:
+    """Which chunks and segments some old files have, and where.
 
-    Attributes:
-        copies: what the basis has.
-        fetches: (offset, length) of what it has not.
-        end: the offset after the page.
+    Bounded: about 8 GiB of content and 80 MB of memory; what lies beyond is not looked for.
     """
 
-    copies: list[CopyRange]
-    fetches: list[tuple[int, int]]
+    MAX_CHUNKS: Final = 1 << 19
+
+    def __init__(self, bases: Sequence[tuple[Read, int]]) -> None:
+        """Cut ``bases``, each given by how to read it and its size. Blocks."""
+        self.sizes = [size for _, size in bases]
+        self._chunks: dict[bytes, tuple[int, int]] = {}
+        self._segments: dict[bytes, tuple[int, int]] = {}
+        for number, (read, size) in enumerate(bases):
+            offset = 0
+            for length, name in segments(self._note(number, cut(read, 0, size))):
+                self._segments.setdefault(name, (number, offset))
+                offset += length
+
+    def _note(self, number: int, chunks: Iterator[Part]) -> Iterator[Part]:
+        offset = 0
+        for chunk in chunks:
+            if len(self._chunks) >= self.MAX_CHUNKS:
+                return
+            self._chunks.setdefault(chunk.name, (number, offset))
+            offset += chunk.length
+            yield chunk
+
+    def find(self, part: Part, level: Level) -> tuple[int, int] | None:
+        """Return (number, offset) of a basis that has ``part``."""
+        places = self._chunks if level is Level.CHUNKS else self._segments
+        return places.get(part.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What of a stretch of content the bases have. Ascending, neighbours joined.
+
+    Attributes:
+        copies: what they have.
+        misses: (offset, parts) of each run that they have not.
+        end: the offset after the stretch.
+    """
+
+    copies: list[Copy]
+    misses: list[tuple[int, list[Part]]]
     end: int
 
 
-def plan(chunks: Iterable[Chunk], offset: int, find: Callable[[Chunk], int | None]) -> Plan:
-    """Return how to come by ``chunks``, which begin at ``offset`` of the content."""
-    copies: list[CopyRange] = []
-    fetches: list[tuple[int, int]] = []
-    for chunk in chunks:
-        place = find(chunk)
-        if place is None:
-            if fetches and sum(fetches[-1]) == offset:
-                fetches[-1] = (fetches[-1][0], fetches[-1][1] + chunk.length)
-            else:
-                fetches.append((offset, chunk.length))
+def match(parts: Iterable[Part], offset: int, level: Level, index: Index) -> Match:
+    """Return what of ``parts``, which begin at ``offset`` of their content, is in ``index``."""
+    copies: list[Copy] = []
+    misses: list[tuple[int, list[Part]]] = []
+    is_missing = False
+    for part in parts:
+        place = index.find(part, level)
+        if place is not None:
+            _add(copies, Copy(offset, *place, part.length))
+            is_missing = False
+        elif is_missing:
+            misses[-1][1].append(part)
         else:
-            _add_copy(copies, CopyRange(offset, place, chunk.length))
-        offset += chunk.length
-    return Plan(copies, fetches, offset)
+            misses.append((offset, [part]))
+            is_missing = True
+        offset += part.length
+    return Match(copies, misses, offset)
 
 
-def _add_copy(copies: list[CopyRange], new: CopyRange) -> None:
+def _add(copies: list[Copy], new: Copy) -> None:
     if copies:
-        at, basis_at, length = copies[-1]
-        if at + length == new.offset and basis_at + length == new.basis_offset:
-            copies[-1] = CopyRange(at, basis_at, length + new.length)
+        offset, basis, start, length = copies[-1]
+        ends = (offset + length, basis, start + length)
+        if ends == (new.offset, new.basis, new.start):
+            copies[-1] = Copy(offset, basis, start, length + new.length)
             return
     copies.append(new)

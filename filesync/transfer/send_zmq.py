@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
 
@@ -10,15 +11,18 @@ from filesync.errors import FilesyncError, LocalError
 from filesync.transfer import codec
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
-from filesync.transfer.sender import Job, Sender, SendFrame
+from filesync.transfer.flow import Coding, Compress, Flow, Pace
+from filesync.transfer.sender import Job, SendDeltas, Sender, SendFrame, SendRecipes
 from filesync.transfer.source_disk import SourceTree
 from filesync.transfer.wire import (
     MAX_OUTSTANDING_RANGES,
-    AskRecipe,
+    AskDeltas,
+    AskRecipes,
     Buffer,
+    Deltas,
     Frame,
     Opened,
-    Recipe,
+    Recipes,
     Refuse,
     Want,
 )
@@ -28,29 +32,48 @@ log = logging.getLogger(__name__)
 READ_AHEAD: Final = 3
 """Frames of a session that are being read or wait to be sent."""
 
+Request = Want | AskRecipes | AskDeltas
+Answer = Frame | Recipes | Deltas
+
 
 class Sending:
-    """One session over ``channel`` that sends from ``tree``."""
+    """One session over ``channel`` that sends from ``tree``.
+
+    Args:
+        flow: what this side and the receiver ask of it together.
+        on_sent: told the raw bytes of each answer, once it is on its way.
+    """
 
     def __init__(
-        self, session: int, channel: Channel, tree: SourceTree, *, pool: Executor
+        self,
+        session: int,
+        channel: Channel,
+        tree: SourceTree,
+        *,
+        flow: Flow,
+        pool: Executor,
+        on_sent: Callable[[int], None] | None,
     ) -> None:
         self._session = session
         self._channel = channel
         self._tree = tree
         self._pool = pool
-        self._sender = Sender(tree.size_of)
-        self._inbox: deque[Want | AskRecipe] = deque()
-        self._inbox_ranges = 0
+        self._on_sent = on_sent
+        self._sender = Sender()
+        self._is_plain = flow.compress is Compress.NONE
+        self._coding = Coding(flow.compress)
+        self._pace = Pace(flow.bytes_per_s)
+        self._inbox: deque[tuple[Request, Buffer]] = deque()
+        self._inbox_size = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def take(self, message: Want | AskRecipe) -> None:
+    def take(self, message: Request, payload: Buffer) -> None:
         """Take a request; it is judged once the tree's index is there."""
         # While there is no index nothing is judged: this bounds what waits until then.
-        self._inbox_ranges += len(message.ranges) if isinstance(message, Want) else 1
-        if self._inbox_ranges <= MAX_OUTSTANDING_RANGES:
-            self._inbox.append(message)
+        self._inbox_size += len(message.ranges) if isinstance(message, Want) else 1024
+        if self._inbox_size <= MAX_OUTSTANDING_RANGES:
+            self._inbox.append((message, payload))
         self._wake.set()
 
     def end(self) -> None:
@@ -80,16 +103,18 @@ class Sending:
         await self._channel.send(Opened(self._session))
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._pool, self._tree.load)
-        ahead: deque[asyncio.Future[tuple[Frame | Recipe, Buffer]]] = deque()
+        ahead: deque[asyncio.Future[tuple[Answer, Buffer]]] = deque()
         try:
             while True:
                 self._judge()
                 while len(ahead) < READ_AHEAD and (job := self._sender.next_job()):
-                    ahead.append(loop.run_in_executor(self._pool, self._perform, job))
+                    is_coded = self._coding.is_on
+                    work = loop.run_in_executor(self._pool, self._perform, job, is_coded)
+                    ahead.append(work)
                 if ahead:
                     message, payload = await ahead[0]
                     ahead.popleft()
-                    await self._channel.send(message, payload)
+                    await self._send(message, payload)
                 else:
                     await self._wake.wait()
                     self._wake.clear()
@@ -98,15 +123,33 @@ class Sending:
                 future.cancel()
 
     def _judge(self) -> None:
-        if self._inbox_ranges > MAX_OUTSTANDING_RANGES:
+        if self._inbox_size > MAX_OUTSTANDING_RANGES:
             raise TooMuchWanted("more is wanted at once than a session may have outstanding")
         while self._inbox:
-            self._sender.receive(self._inbox.popleft())
-        self._inbox_ranges = 0
+            self._sender.receive(*self._inbox.popleft())
+        self._inbox_size = 0
 
-    def _perform(self, job: Job) -> tuple[Frame | Recipe, Buffer]:
-        if isinstance(job, SendFrame):
-            coded, payload = codec.compress(self._tree.read(job.ranges))
-            return Frame(self._session, job.raw_bytes, coded), payload
-        page = self._tree.recipe(job.digest, job.offset)
-        return Recipe(self._session, job.digest, job.offset), page
+    async def _send(self, message: Answer, payload: Buffer) -> None:
+        loop = asyncio.get_running_loop()
+        if delay_s := self._pace.delay(len(payload), loop.time()):
+            await asyncio.sleep(delay_s)
+        started = loop.time()
+        await self._channel.send(message, payload)
+        if not isinstance(message, Recipes):
+            waited_s = delay_s + loop.time() - started
+            self._coding.note(len(payload), waited_s)
+            if self._on_sent is not None:
+                self._on_sent(message.raw_bytes)
+
+    def _perform(self, job: Job, is_coded: bool) -> tuple[Answer, Buffer]:
+        match job:
+            case SendFrame(ranges, raw_bytes):
+                coded, payload = codec.compress(self._tree.read(ranges), wanted=is_coded)
+                return Frame(self._session, raw_bytes, coded), payload
+            case SendRecipes(ask, items):
+                return Recipes(self._session, ask), self._tree.recipes(items)
+            case SendDeltas(ask, key, items, signatures):
+                made = self._tree.deltas(key, items, signatures)
+                # Few bytes: worth the try on any link.
+                coded, payload = codec.compress(made, wanted=not self._is_plain)
+                return Deltas(self._session, ask, len(made), coded), payload

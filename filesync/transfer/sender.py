@@ -1,22 +1,28 @@
 """The sending half of a session, without I/O.
 
-It turns wants into the next thing to read. Nothing is read before it is asked for, one frame at a
-time, so a session's memory does not depend on what is wanted of it.
+It turns wants and asks into the next thing to read. Nothing is read before it is asked for, one
+frame at a time, so a session's memory does not depend on what is wanted of it. Whether a content
+is on offer at all is judged when it is read.
 """
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from filesync.digest import Digest, short
-from filesync.transfer.errors import NotOffered, TooMuchWanted
+from filesync.transfer.delta import SIGNATURE_BYTES
+from filesync.transfer.errors import TooMuchWanted
 from filesync.transfer.wire import (
+    MAX_DELTAS_BYTES,
     MAX_OUTSTANDING_ASKS,
     MAX_OUTSTANDING_BYTES,
     MAX_OUTSTANDING_RANGES,
-    AskRecipe,
+    MAX_SIGNATURES,
+    AskDeltas,
+    AskRecipes,
+    Buffer,
+    DeltaItem,
     Range,
+    RecipeItem,
     Want,
 )
 
@@ -35,96 +41,118 @@ class SendFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class SendRecipe:
-    """Cut ``digest`` from ``offset`` on and send a page of its recipe."""
+class SendRecipes:
+    """Cut what ``items`` name and send what goes into one message."""
 
-    digest: Digest
-    offset: int
+    ask: int
+    items: tuple[RecipeItem, ...]
 
 
-Job = SendFrame | SendRecipe
+@dataclass(frozen=True, slots=True)
+class SendDeltas:
+    """Read what ``items`` name and send what differs from what was signed."""
+
+    ask: int
+    key: int
+    items: tuple[DeltaItem, ...]
+    signatures: bytes
+
+
+Job = SendFrame | SendRecipes | SendDeltas
 
 
 class Sender:
     """Decides what one session sends next.
 
     Args:
-        size_of: a content's size, or None if it is not on offer.
         frame_bytes: content in a frame; a single range may make it larger by WHOLE_BYTES.
     """
 
-    def __init__(
-        self, size_of: Callable[[Digest], int | None], *, frame_bytes: int = FRAME_BYTES
-    ) -> None:
-        self._size_of = size_of
+    def __init__(self, *, frame_bytes: int = FRAME_BYTES) -> None:
         self._frame_bytes = frame_bytes
-        self._wants: deque[Range] = deque()
+        self._wants: deque[deque[Range]] = deque()
+        self._ranges = 0
         self._wanted_bytes = 0
-        self._asks: deque[SendRecipe] = deque()
+        self._asks: deque[SendRecipes | SendDeltas] = deque()
 
-    def receive(self, message: Want | AskRecipe) -> None:
+    def receive(self, message: Want | AskRecipes | AskDeltas, payload: Buffer) -> None:
         """Take one request.
 
         Raises:
-            NotOffered: it asks for what the tree does not list, or past a content's end.
-            TooMuchWanted: more is outstanding than a session may have.
+            TooMuchWanted: more is outstanding, or asked for at once, than a session may have.
         """
         match message:
             case Want():
                 self._want(message.ranges)
-            case AskRecipe():
-                self._ask(message)
+            case AskRecipes():
+                self._ask(SendRecipes(message.ask, message.items))
+            case AskDeltas():
+                self._ask_deltas(message, payload)
             case _:
                 assert_never(message)
 
     def next_job(self) -> Job | None:
         """Return what to read and send now, or None when nothing is asked for.
 
-        A recipe goes first: the receiver cannot want anything of that content before it has it.
+        An ask goes first: until it is answered the receiver does not know what to want. A frame
+        never has ranges of two wants, so that a want of a frame's size is answered by one.
         """
         if self._asks:
-            return self._asks.popleft()
+            return self._note_begun(self._asks.popleft())
         if not self._wants:
             return None
+        want = self._wants[0]
         ranges: list[Range] = []
         room = self._frame_bytes
-        while self._wants and room > 0:
-            digest, offset, length = self._wants[0]
+        while want and room > 0:
+            digest, offset, length = want[0]
             if length > room and length <= WHOLE_BYTES and ranges:
                 break
             part = length if length <= max(room, WHOLE_BYTES) else room
             ranges.append((digest, offset, part))
             room -= part
             if part == length:
-                self._wants.popleft()
+                want.popleft()
+                self._ranges -= 1
             else:
-                self._wants[0] = (digest, offset + part, length - part)
-        raw_bytes = sum(part for _, _, part in ranges)
+                want[0] = (digest, offset + part, length - part)
+        if not want:
+            self._wants.popleft()
+        raw_bytes = sum([part for _, _, part in ranges])
         self._wanted_bytes -= raw_bytes
         return SendFrame(tuple(ranges), raw_bytes)
 
+    def _note_begun(self, job: SendRecipes | SendDeltas) -> Job:
+        if isinstance(job, SendDeltas):
+            self._wanted_bytes -= _size(job.items)
+        return job
+
     def _want(self, ranges: tuple[Range, ...]) -> None:
-        added = sum(length for _, _, length in ranges)
-        if (
-            self._wanted_bytes + added > MAX_OUTSTANDING_BYTES
-            or len(self._wants) + len(ranges) > MAX_OUTSTANDING_RANGES
-        ):
+        self._owe(sum([length for _, _, length in ranges]))
+        self._ranges += len(ranges)
+        if self._ranges > MAX_OUTSTANDING_RANGES:
             raise TooMuchWanted("more is wanted at once than a session may have outstanding")
-        for digest, offset, length in ranges:
-            if offset + length > self._size(digest):
-                raise NotOffered(f"content {short(digest)} ends before {offset + length}")
-        self._wants.extend(ranges)
-        self._wanted_bytes += added
+        self._wants.append(deque(ranges))
 
-    def _ask(self, ask: AskRecipe) -> None:
+    def _ask(self, job: SendRecipes | SendDeltas) -> None:
         if len(self._asks) >= MAX_OUTSTANDING_ASKS:
-            raise TooMuchWanted("more recipes are asked for at once than a session may")
-        if ask.offset >= self._size(ask.digest):
-            raise NotOffered(f"content {short(ask.digest)} ends before {ask.offset}")
-        self._asks.append(SendRecipe(ask.digest, ask.offset))
+            raise TooMuchWanted("more is asked for at once than a session may")
+        self._asks.append(job)
 
-    def _size(self, digest: Digest) -> int:
-        size = self._size_of(digest)
-        if size is None:
-            raise NotOffered(f"content {short(digest)} is not in the tree on offer")
-        return size
+    def _ask_deltas(self, message: AskDeltas, payload: Buffer) -> None:
+        size, count = _size(message.items), sum(item[3] for item in message.items)
+        if size > MAX_DELTAS_BYTES or count > MAX_SIGNATURES:
+            raise TooMuchWanted("one ask for deltas is too large")
+        if len(payload) != count * SIGNATURE_BYTES:
+            raise TooMuchWanted(f"{len(payload)} bytes cannot be {count} signatures")
+        self._owe(size)
+        self._ask(SendDeltas(message.ask, message.key, message.items, bytes(payload)))
+
+    def _owe(self, added: int) -> None:
+        self._wanted_bytes += added
+        if self._wanted_bytes > MAX_OUTSTANDING_BYTES:
+            raise TooMuchWanted("more is wanted at once than a session may have outstanding")
+
+
+def _size(items: tuple[DeltaItem, ...]) -> int:
+    return sum(item[2] for item in items)

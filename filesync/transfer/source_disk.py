@@ -2,17 +2,23 @@
 
 import os
 import stat
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from filesync.digest import Digest, short
 from filesync.disk.handles import DirectoryHandles, shown
-from filesync.errors import SourceChanged, StoreError, Unavailable
-from filesync.manifest import File, Manifest
-from filesync.transfer import recipe
-from filesync.transfer.wire import Range
+from filesync.errors import LocalError, SourceChanged, StoreError, Unavailable
+from filesync.manifest import Manifest
+from filesync.transfer import delta, recipe
+from filesync.transfer.contents import Contents, Place
+from filesync.transfer.errors import NotOffered
+from filesync.transfer.recipe import PAGE_BYTES, PAGE_PARTS, Part
+from filesync.transfer.wire import DeltaItem, Level, Range, RecipeItem
 
 # A name may have become a FIFO since the scan: O_NONBLOCK, or opening it would wait for ever.
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -22,71 +28,115 @@ _HELD: Final = 32
 class SourceTree:
     """The files of ``manifest`` below ``root``, by digest.
 
-    All methods block. ``load`` must have returned before ``size_of``, ``read`` and ``recipe`` are
-    called; these may be called from several threads at once.
+    All methods block. ``load`` must have returned before the others are called; these may be
+    called from several threads at once, and raise
+
+    * NotOffered: a content, or a range of one, that the manifest does not list;
+    * SourceChanged: a file is no longer what the manifest says of it;
+    * Unavailable: one is gone, or cannot be read.
     """
 
     def __init__(self, manifest: Manifest, root: Path) -> None:
         self.manifest = manifest
         self.root = root
-        self._places: dict[Digest, tuple[bytes, bytes, int]] = {}
+        self._contents: Contents | None = None
+        self._loading = threading.Lock()
+        self._cuts = _Cuts()
         self._idle: list[DirectoryHandles] = []
         self._is_closed = False
 
     def load(self) -> None:
-        """Index the manifest's contents. Takes some 200 bytes of memory a file."""
-        if self._places:
-            return
-        places: dict[Digest, tuple[bytes, bytes, int]] = {}
-        shared: dict[bytes, bytes] = {}
-        for path, entry in self.manifest.walk():
-            if isinstance(entry, File) and entry.digest not in places:
-                directory = path[: -len(entry.name) - 1]
-                directory = shared.setdefault(directory, directory)
-                places[entry.digest] = (directory, entry.name, entry.size)
-        self._places = places
-
-    def size_of(self, digest: Digest) -> int | None:
-        """Return a content's size, or None if the manifest does not list it."""
-        place = self._places.get(digest)
-        return None if place is None else place[2]
+        """Index the manifest's contents. Takes some ten bytes of memory a file."""
+        with self._loading:
+            if self._contents is None:
+                self._contents = Contents(self.manifest)
 
     def read(self, ranges: Sequence[Range]) -> bytearray:
-        """Return the bytes of ``ranges``, one after another.
-
-        Raises:
-            SourceChanged: a file is no longer what the manifest says of it.
-            Unavailable: one is gone, or cannot be read.
-        """
-        data = bytearray(sum(length for _, _, length in ranges))
+        """Return the bytes of ``ranges``, one after another."""
+        data = bytearray(sum([length for _, _, length in ranges]))
         view = memoryview(data)
         with self._handles() as handles:
+            at = 0
             for digest, offset, length in ranges:
-                part, view = view[:length], view[length:]
-                with self._opened(handles, digest) as fd:
-                    _read_into(fd, part, offset, digest)
+                place = self._find(digest, offset, length)
+                fd = _open(handles, place)
+                try:
+                    _read_into(fd, view[at : at + length], offset, place)
+                finally:
+                    os.close(fd)
+                at += length
         return data
 
-    def recipe(self, digest: Digest, offset: int) -> bytes:
-        """Return the page of a content's recipe that begins at ``offset``.
+    def recipes(self, items: Sequence[RecipeItem]) -> bytes:
+        """Return the payload that answers for as many of ``items`` as go into one message."""
+        pages: list[bytes] = []
+        parts, size = PAGE_PARTS, PAGE_BYTES
+        for digest, offset, end, level in items:
+            place = self._find(digest, offset, max(end - offset, 1))
+            found = self._page(place, offset, end, level, parts, size)
+            pages.append(recipe.pack(found))
+            parts -= len(found)
+            size -= sum(length for length, _ in found)
+            if parts <= 0 or size <= 0:
+                break
+        return b"".join(pages)
 
-        Raises:
-            SourceChanged: the file is no longer what the manifest says of it.
-            Unavailable: it is gone, or cannot be read.
-        """
-        size = self._places[digest][2]
-        with self._handles() as handles, self._opened(handles, digest) as fd:
-            chunks = recipe.cut(lambda at, length: os.pread(fd, length, at), offset, size)
-            page = recipe.pack(chunks)
-        if not page:
-            raise SourceChanged(f"content {short(digest)} became shorter while it was read")
-        return page
+    def deltas(self, key: int, items: Sequence[DeltaItem], signatures: bytes) -> bytes:
+        """Return the payload that answers for all of ``items``."""
+        packed = memoryview(signatures)
+        made: list[bytes] = []
+        data = memoryview(self.read([(digest, at, size) for digest, at, size, _ in items]))
+        for _, _, length, count in items:
+            end = count * delta.SIGNATURE_BYTES
+            made.append(delta.encode(data[:length], packed[:end], key))
+            data, packed = data[length:], packed[end:]
+        return delta.join(made)
 
     def close(self) -> None:
         """Close the directories that are held open, those in use as soon as they are not."""
         self._is_closed = True
         while self._idle:
             self._idle.pop().close()
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _find(self, digest: Digest, offset: int, length: int) -> Place:
+        if self._contents is None:
+            raise LocalError("a source is read before it is loaded")
+        place = self._contents.find(digest)
+        if place is None:
+            raise NotOffered(f"content {short(digest)} is not in the tree on offer")
+        if offset + length > place.file.size:
+            raise NotOffered(f"content {short(digest)} ends before {offset + length}")
+        return place
+
+    def _page(
+        self, place: Place, offset: int, end: int, level: Level, limit: int, size: int
+    ) -> list[Part]:
+        """Return the parts from ``offset`` on, at least one and at most ``limit``."""
+        cached = self._cuts.find(place.file.digest, offset, end)
+        if cached is not None and level is Level.CHUNKS:
+            return cached[:limit]
+        chunks: list[Part] = []
+        with self._handles() as handles:
+            fd = _open(handles, place)
+            try:
+                made = recipe.cut(lambda at, count: os.pread(fd, count, at), offset, end)
+                found: list[Part] = []
+                for part in (
+                    made if level is Level.CHUNKS else recipe.segments(_noting(made, chunks))
+                ):
+                    found.append(part)
+                    size -= part.length
+                    if len(found) == limit or size <= 0:
+                        break
+            finally:
+                os.close(fd)
+        if not found:
+            raise _changed(place)
+        if chunks:
+            self._cuts.note(place.file.digest, offset, chunks)
+        return found
 
     @contextmanager
     def _handles(self) -> Iterator[DirectoryHandles]:
@@ -107,32 +157,87 @@ class SourceTree:
         if self._is_closed:
             self.close()
 
-    @contextmanager
-    def _opened(self, handles: DirectoryHandles, digest: Digest) -> Iterator[int]:
-        directory, name, size = self._places[digest]
-        path = shown(directory + b"/" + name)
-        try:
-            fd = os.open(name, _FILE, dir_fd=handles.open(directory))
-        except OSError as exc:
-            raise Unavailable(f"{path} cannot be read: {exc.strerror}") from exc
-        except StoreError as exc:
-            raise Unavailable(f"{path} cannot be read: {exc}") from exc
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-                raise SourceChanged(f"{path} changed after it was scanned; run again")
-            yield fd
-        finally:
-            os.close(fd)
+
+class _Cut(NamedTuple):
+    """The chunks of a content from ``offsets[0]`` on; the last offset is where they end."""
+
+    offsets: list[int]
+    parts: list[Part]
 
 
-def _read_into(fd: int, view: memoryview, offset: int, digest: Digest) -> None:
+class _Cuts:
+    """The chunks of the contents that were cut last: whoever asked for segments asks for these."""
+
+    MAX_PARTS: Final = 65_536
+
+    def __init__(self) -> None:
+        self._cuts: OrderedDict[Digest, _Cut] = OrderedDict()
+        self._parts = 0
+        self._lock = threading.Lock()
+
+    def note(self, digest: Digest, offset: int, parts: list[Part]) -> None:
+        """Keep the chunks of one content instead of those that were kept of it before."""
+        offsets = [offset]
+        for part in parts:
+            offsets.append(offsets[-1] + part.length)
+        with self._lock:
+            if (old := self._cuts.pop(digest, None)) is not None:
+                self._parts -= len(old.parts)
+            self._cuts[digest] = _Cut(offsets, parts)
+            self._parts += len(parts)
+            while self._parts > self.MAX_PARTS:
+                self._parts -= len(self._cuts.popitem(last=False)[1].parts)
+
+    def find(self, digest: Digest, offset: int, end: int) -> list[Part] | None:
+        """Return the chunks from ``offset`` to ``end`` if all of them are kept."""
+        with self._lock:
+            cut = self._cuts.get(digest)
+        if cut is None or not cut.offsets[0] <= offset < end <= cut.offsets[-1]:
+            return None
+        first, last = bisect_left(cut.offsets, offset), bisect_left(cut.offsets, end)
+        if cut.offsets[first] != offset:
+            return None
+        return cut.parts[first:last]
+
+
+def _noting(parts: Iterator[Part], into: list[Part]) -> Iterator[Part]:
+    for part in parts:
+        into.append(part)
+        yield part
+
+
+def _open(handles: DirectoryHandles, place: Place) -> int:
+    directory, file = place
+    try:
+        fd = os.open(file.name, _FILE, dir_fd=handles.open(directory))
+    except (OSError, StoreError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise Unavailable(f"{_shown(place)} cannot be read: {why}") from exc
+    status = os.fstat(fd)
+    if status.st_size != file.size or not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise _changed(place)
+    return fd
+
+
+def _read_into(fd: int, view: memoryview, offset: int, place: Place) -> None:
     while len(view):
         try:
             count = os.preadv(fd, [view], offset)
         except OSError as exc:
-            raise Unavailable(f"content {short(digest)} cannot be read: {exc}") from exc
+            raise Unavailable(f"{_shown(place)} cannot be read: {exc.strerror}") from exc
         if not count:
-            raise SourceChanged(f"content {short(digest)} became shorter while it was read")
+            raise _changed(place)
+        if count == len(view):
+            return
         view = view[count:]
         offset += count
+
+
+def _changed(place: Place) -> SourceChanged:
+    return SourceChanged(f"{_shown(place)} changed after it was scanned; run again")
+
+
+def _shown(place: Place) -> str:
+    directory, file = place
+    return shown(directory + b"/" + file.name if directory else file.name)

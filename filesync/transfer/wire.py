@@ -19,17 +19,23 @@ says ``Open``; the sender answers ``Opened``, or ``Refuse``. Then:
 * ``Frame`` carries the next ``raw_bytes`` bytes of the session's stream, which is all that was
   wanted, in the order in which it was wanted. Where a frame ends says nothing: it may hold many
   small files or a piece of one.
-* ``AskRecipe`` asks for a content's chunks from the byte ``offset`` on, which must be where a
-  chunk of that recipe begins; ``Recipe`` answers with the next of them, in the order of the asks.
-  The payload holds 36 bytes a chunk: its length as four big-endian bytes and its BLAKE3.
+* ``AskRecipes`` asks how contents are made up: which chunks, or which segments of chunks, stand
+  from an offset on (see ``recipe``). ``Recipes`` answers for as many of its items as go into one
+  message; at least one chunk or segment comes. The receiver asks again for the rest.
+* ``AskDeltas`` asks for ranges of contents by what they differ from bytes that the receiver has,
+  of which the payload holds signatures (see ``delta``). It is the credit for its answer,
+  ``Deltas``, as ``Want`` is for frames.
+* Asks are numbered by the receiver and answered in their order; frames come in the order of the
+  wants. Between the two there is no order.
 * ``Close`` (receiver) and ``Refuse`` (sender) end the session. Nothing answers them.
 
 ``Call`` and ``Reply`` carry another protocol's messages over the same connection (see
 ``serve_wire``); a reply's payload may come in parts.
 
 Limits: MAX_HEADER_BYTES and MAX_PAYLOAD_BYTES a frame (ZeroMQ drops a peer that goes over),
-MAX_WANT_RANGES a ``Want``; MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_RANGES and
-MAX_OUTSTANDING_ASKS a session; MAX_FRAME_BYTES of content a ``Frame``.
+MAX_WANT_RANGES a ``Want``, MAX_ASK_ITEMS an ask; MAX_OUTSTANDING_BYTES,
+MAX_OUTSTANDING_RANGES and MAX_OUTSTANDING_ASKS a session; MAX_FRAME_BYTES of content a ``Frame``;
+MAX_DELTA_BYTES an item, MAX_DELTAS_BYTES and MAX_SIGNATURES an ``AskDeltas``.
 
 Rules for changing this file: new fields go last and have defaults; tags are never reused; a
 field that changes meaning gets a new name; what an old peer must not ignore raises ``VERSION``.
@@ -43,8 +49,9 @@ import msgspec
 
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
+from filesync.transfer.flow import Compress
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_FRAME_BYTES: Final = 2 << 20
@@ -54,11 +61,17 @@ MAX_WANT_RANGES: Final = 4096
 MAX_OUTSTANDING_BYTES: Final = 64 << 20
 MAX_OUTSTANDING_RANGES: Final = 65_536
 MAX_OUTSTANDING_ASKS: Final = 64
+MAX_ASK_ITEMS: Final = 1024
+MAX_DELTA_BYTES: Final = 256 << 10
+MAX_DELTAS_BYTES: Final = 1 << 20
+MAX_SIGNATURES: Final = 65_536
 MAX_BODY_BYTES: Final = 512 << 10
 MAX_DETAIL_CHARS: Final = 4096
 MAX_INTEGER: Final = (1 << 63) - 1
 
 SessionId = Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
+AskId = Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
+Key = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 CallId = Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
 Token = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
@@ -68,6 +81,24 @@ Code = Annotated[str, msgspec.Meta(max_length=64)]
 Detail = Annotated[str, msgspec.Meta(max_length=MAX_DETAIL_CHARS)]
 Range = tuple[WireDigest, Offset, Length]
 """A content's digest, the first byte, how many bytes."""
+
+
+class Level(IntEnum):
+    """What a recipe lists."""
+
+    CHUNKS = 0
+    SEGMENTS = 1
+
+
+RecipeItem = tuple[WireDigest, Offset, Offset, Level]
+"""A content's digest, the offset of a chunk (or segment) in it, the offset to stop at."""
+DeltaItem = tuple[
+    WireDigest,
+    Offset,
+    Annotated[int, msgspec.Meta(ge=1, le=MAX_DELTA_BYTES)],
+    Annotated[int, msgspec.Meta(ge=1, le=MAX_SIGNATURES)],
+]
+"""A content's digest, the first byte, how many bytes; how many signatures are for them."""
 
 
 class Codec(IntEnum):
@@ -98,11 +129,18 @@ class Serve(_Message, frozen=True, tag="serve"):
 
 
 class Open(_Message, frozen=True, tag="open"):
-    """Receiver -> sender: open the tree behind ``token``, which must be ``tree``."""
+    """Receiver -> sender: open the tree behind ``token``, which must be ``tree``.
+
+    Attributes:
+        compress: which frames to compress; ``bytes_per_s``: how much to send a second, 0 for
+            any. The sender may have reasons to be stricter.
+    """
 
     session: SessionId
     token: Token
     tree: WireDigest
+    compress: Compress = Compress.AUTO
+    bytes_per_s: Offset = 0
 
 
 class Opened(_Message, frozen=True, tag="opened"):
@@ -126,20 +164,46 @@ class Frame(_Message, frozen=True, tag="frame"):
     codec: Codec = Codec.RAW
 
 
-class AskRecipe(_Message, frozen=True, tag="ask-recipe"):
-    """Receiver -> sender: which chunks does this content have, from ``offset`` on?"""
+class AskRecipes(_Message, frozen=True, tag="ask-recipes"):
+    """Receiver -> sender: how are these stretches of contents made up?"""
 
     session: SessionId
-    digest: WireDigest
-    offset: Offset
+    ask: AskId
+    items: Annotated[
+        tuple[RecipeItem, ...], msgspec.Meta(min_length=1, max_length=MAX_ASK_ITEMS)
+    ]
 
 
-class Recipe(_Message, frozen=True, tag="recipe"):
-    """Sender -> receiver: the chunks from ``offset`` on, in the payload; at least one."""
+class Recipes(_Message, frozen=True, tag="recipes"):
+    """Sender -> receiver: the answer, in the payload, for the first of the items."""
 
     session: SessionId
-    digest: WireDigest
-    offset: Offset
+    ask: AskId
+
+
+class AskDeltas(_Message, frozen=True, tag="ask-deltas"):
+    """Receiver -> sender: how do these ranges differ from what the payload signs?
+
+    Attributes:
+        key: what the signatures are keyed with, picked at random.
+        items: their signatures stand in the payload one after another.
+    """
+
+    session: SessionId
+    ask: AskId
+    key: Key
+    items: Annotated[
+        tuple[DeltaItem, ...], msgspec.Meta(min_length=1, max_length=MAX_ASK_ITEMS)
+    ]
+
+
+class Deltas(_Message, frozen=True, tag="deltas"):
+    """Sender -> receiver: the answer for all of the items, in the payload."""
+
+    session: SessionId
+    ask: AskId
+    raw_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_FRAME_BYTES)]
+    codec: Codec = Codec.RAW
 
 
 class Close(_Message, frozen=True, tag="close"):
@@ -191,8 +255,10 @@ Message = (
     | Opened
     | Want
     | Frame
-    | AskRecipe
-    | Recipe
+    | AskRecipes
+    | Recipes
+    | AskDeltas
+    | Deltas
     | Close
     | Refuse
     | Call
@@ -200,7 +266,7 @@ Message = (
 )
 Buffer = bytes | memoryview
 
-_WITH_PAYLOAD: Final = (Frame, Recipe, Reply)
+_NEEDS_PAYLOAD: Final = (Frame, Recipes, AskDeltas, Deltas)
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Message)
 
@@ -233,7 +299,8 @@ def decode(frames: Sequence[Buffer]) -> tuple[Message, Buffer]:
 
 
 def _check_payload(message: Message, payload: Buffer) -> None:
-    if len(payload) and not isinstance(message, _WITH_PAYLOAD):
+    if isinstance(message, _NEEDS_PAYLOAD):
+        if not len(payload):
+            raise MalformedMessage(f"{type(message).__name__} without its payload")
+    elif len(payload) and not isinstance(message, Reply):
         raise MalformedMessage(f"{type(message).__name__} has no payload")
-    if isinstance(message, Frame | Recipe) and not len(payload):
-        raise MalformedMessage(f"{type(message).__name__} without its payload")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -32,10 +33,13 @@ from filesync.transfer import (
     Replica,
     Timeouts,
     connections_zmq,
+    delta,
+    pull_zmq,
     recipe,
     wire,
 )
 from filesync.transfer.errors import TooMuchWanted, VersionMismatch
+from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.wire import Codec
 
 LOOPBACK = "tcp://127.0.0.1:0"
@@ -109,7 +113,8 @@ def test_a_tree_is_pulled_from_a_listener(source: Manifest, tmp_path: Path) -> N
             assert tree_of(tmp_path / "dest") == source.tree
             assert stats.content_bytes == source.summary.size
             assert seen[-1].content_bytes == stats.content_bytes
-            assert seen[-1].files == stats.files
+            # Every content but the empty one, once.
+            assert seen[-1].files == stats.files == len(set(random_files().values())) - 1
             # The text compresses, so less than the content went over the wire.
             assert receiver.counters.data_in < stats.content_bytes
             assert sender.counters.data_out == receiver.counters.data_in
@@ -187,6 +192,124 @@ def test_an_insertion_in_a_large_file_moves_little(tmp_path: Path) -> None:
             assert tree_of(tmp_path / "dest") == source.tree
             assert stats.copied_bytes >= (16 << 20) - (256 << 10)
             assert stats.wire_in + stats.wire_out < (1 << 20) + (256 << 10)
+
+    asyncio.run(main())
+
+
+def test_single_bytes_changed_in_a_large_file_move_little(tmp_path: Path) -> None:
+    old = random.Random(2).randbytes(4 << 20)
+    new = bytearray(old)
+    for at in range(16):
+        new[at * 250_000 + 9] ^= 1
+    (tmp_path / "source").mkdir()
+    source = make_tree(tmp_path / "source", {"image": bytes(new)})
+    (tmp_path / "dest").mkdir()
+    make_tree(tmp_path / "dest", {"image": old})
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            stats = await pull(
+                receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
+            )
+            assert tree_of(tmp_path / "dest") == source.tree
+            # A chunk has 16 KiB on average; one such byte costs a piece or two of 512.
+            assert stats.wire_in + stats.wire_out < 16 * (4 << 10)
+
+    asyncio.run(main())
+
+
+def test_a_line_edited_in_small_files_moves_little(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    old = {f"f{n}": rng.randbytes(60_000) for n in range(20)}
+    new = {name: data[:30_000] + b"a line" + data[30_000:] for name, data in old.items()}
+    (tmp_path / "source").mkdir()
+    source = make_tree(tmp_path / "source", new)
+    (tmp_path / "dest").mkdir()
+    make_tree(tmp_path / "dest", old)
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            stats = await pull(
+                receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
+            )
+            assert tree_of(tmp_path / "dest") == source.tree
+            assert stats.wire_in + stats.wire_out < 20 * 4000
+
+    asyncio.run(main())
+
+
+def test_nothing_is_compressed_when_that_is_asked_for(source: Manifest, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            stats = await receiver.pull(
+                update_of(tmp_path / "dest", source),
+                [Replica(sender.address, offer.token)],
+                tree=source.tree,
+                flow=Flow(compress=Compress.NONE),
+            )
+            assert receiver.counters.data_in == stats.content_bytes == source.summary.size
+
+    asyncio.run(main())
+
+
+# --- several replicas ---------------------------------------------------------------------------
+
+
+def test_several_replicas_give_one_file_at_once(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    source = make_tree(tmp_path / "source", {"big": random.Random(4).randbytes(16 << 20)})
+
+    async def main() -> None:
+        async with (
+            DataPlane(LOOPBACK) as one,
+            DataPlane(LOOPBACK) as two,
+            DataPlane(window_bytes=4 << 20) as receiver,
+        ):
+            slowly = Flow(bytes_per_s=32 << 20)
+            offers = [p.offer(source, tmp_path / "source", flow=slowly) for p in (one, two)]
+            stats = await pull(
+                receiver,
+                tmp_path / "dest",
+                source,
+                *[Replica(p.address, o.token) for p, o in zip((one, two), offers, strict=True)],
+            )
+            assert tree_of(tmp_path / "dest") == source.tree
+            assert all(replica.content_bytes >= 4 << 20 for replica in stats.replicas)
+            assert stats.content_bytes == source.summary.size
+
+    asyncio.run(main())
+
+
+def test_a_replica_that_is_much_slower_is_left_in_the_middle_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull_zmq, "LAGGARD_S", 0.2)
+    monkeypatch.setattr(pull_zmq, "_LOOK_S", 0.05)
+    (tmp_path / "source").mkdir()
+    source = make_tree(tmp_path / "source", {"big": random.Random(4).randbytes(16 << 20)})
+
+    async def main() -> None:
+        async with (
+            DataPlane(LOOPBACK) as slow,
+            DataPlane(LOOPBACK) as fast,
+            DataPlane(window_bytes=8 << 20) as receiver,
+        ):
+            crawling = slow.offer(source, tmp_path / "source", flow=Flow(bytes_per_s=128 << 10))
+            offer = fast.offer(source, tmp_path / "source")
+            stats = await pull(
+                receiver,
+                tmp_path / "dest",
+                source,
+                Replica(slow.address, crawling.token),
+                Replica(fast.address, offer.token),
+            )
+            assert tree_of(tmp_path / "dest") == source.tree
+            assert "much slower" in str(stats.replicas[0].error)
+            assert stats.replicas[1].content_bytes >= 14 << 20
+            assert stats.content_bytes == source.summary.size
 
     asyncio.run(main())
 
@@ -471,8 +594,12 @@ HOSTILE: dict[str, tuple[Callable[[wire.Want], list[tuple[wire.Message, bytes]]]
         lambda w: [(frame(w, N, Codec.ZSTD), bomb(N) + b"garbage")],
         MalformedMessage,
     ),
-    "unasked recipe": (
-        lambda w: [(wire.Recipe(w.session, digest_of(SMALL), 0), bytes(36))],
+    "unasked recipes": (
+        lambda w: [(wire.Recipes(w.session, 1), bytes(24))],
+        UnexpectedMessage,
+    ),
+    "unasked deltas": (
+        lambda w: [(wire.Deltas(w.session, 1, N), SMALL)],
         UnexpectedMessage,
     ),
     "opened again": (lambda w: [(wire.Opened(w.session), b"")], UnexpectedMessage),
@@ -507,9 +634,9 @@ def test_a_recipe_that_lies_does_not_reach_the_file(tmp_path: Path) -> None:
 
     def reply(message: wire.Message) -> list[tuple[wire.Message, bytes]]:
         match message:
-            case wire.AskRecipe(session, digest, _):
-                chunks = recipe.cut(lambda at, n: old[at : at + n], 0, len(old))
-                return [(wire.Recipe(session, digest, 0), recipe.pack(chunks))]
+            case wire.AskRecipes(session, ask, _):
+                chunks = list(recipe.cut(lambda at, n: old[at : at + n], 0, len(old)))
+                return [(wire.Recipes(session, ask), recipe.pack(chunks))]
             case wire.Want(session, ranges):
                 size = sum(length for _, _, length in ranges)
                 return [(wire.Frame(session, size), bytes(size))]
@@ -519,6 +646,48 @@ def test_a_recipe_that_lies_does_not_reach_the_file(tmp_path: Path) -> None:
     raised = asyncio.run(hostile_sender(reply, tmp_path / "dest", tmp_path, data=new))
     assert isinstance(raised, ContentCorrupt)
     assert (tmp_path / "dest/file").read_bytes() == old
+
+
+def test_a_delta_that_lies_costs_the_file_once_more_and_no_wrong_byte(tmp_path: Path) -> None:
+    old = random.Random(1).randbytes(50_000)
+    new = old[:25_000] + b"edited" + old[25_006:]
+    (tmp_path / "dest").mkdir()
+    (tmp_path / "dest/file").write_bytes(old)
+    wanted: list[int] = []
+
+    def reply(message: wire.Message) -> list[tuple[wire.Message, bytes]]:
+        match message:
+            case wire.AskDeltas(session, ask, _, _):
+                lie = delta.join([struct.pack(">HHI", 0, 0, len(new)) + bytes(len(new))])
+                return [(wire.Deltas(session, ask, len(lie)), lie)]
+            case wire.Want(session, ranges):
+                wanted.extend(length for _, _, length in ranges)
+                return [(wire.Frame(session, len(new)), bytes(len(new)))]
+            case _:
+                return politely(lambda _: [])(message)
+
+    raised = asyncio.run(hostile_sender(reply, tmp_path / "dest", tmp_path, data=new))
+    assert isinstance(raised, ContentCorrupt)
+    assert wanted == [len(new)]
+    assert (tmp_path / "dest/file").read_bytes() == old
+
+
+def test_a_delta_of_what_is_not_there_is_a_breach(tmp_path: Path) -> None:
+    old = random.Random(1).randbytes(50_000)
+    (tmp_path / "dest").mkdir()
+    (tmp_path / "dest/file").write_bytes(old)
+
+    def reply(message: wire.Message) -> list[tuple[wire.Message, bytes]]:
+        match message:
+            case wire.AskDeltas(session, ask, _, _):
+                lie = delta.join([struct.pack(">HHI", 60_000, 1, 0)])
+                return [(wire.Deltas(session, ask, len(lie)), lie)]
+            case _:
+                return politely(lambda _: [])(message)
+
+    data = old[:25_000] + b"edited" + old[25_006:]
+    raised = asyncio.run(hostile_sender(reply, tmp_path / "dest", tmp_path, data=data))
+    assert isinstance(raised, MalformedMessage)
 
 
 # --- hostile receivers --------------------------------------------------------------------------

@@ -1,21 +1,23 @@
 import random
+import struct
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.digest import Digest, digest_of
 from filesync.errors import MalformedMessage
 from filesync.transfer import recipe
-from filesync.transfer.recipe import Basis, Chunk, CopyRange
+from filesync.transfer.recipe import Copy, Index, Match, Part
+from filesync.transfer.wire import Level
 
 
 def reader(data: bytes) -> recipe.Read:
     return lambda offset, length: data[offset : offset + length]
 
 
-def chunks_of(data: bytes, offset: int = 0, limit: int = 10**6) -> list[Chunk]:
-    return list(recipe.cut(reader(data), offset, len(data), limit=limit))
+def chunks_of(data: bytes, offset: int = 0) -> list[Part]:
+    return list(recipe.cut(reader(data), offset, len(data)))
 
 
 def random_bytes(size: int, seed: int = 0) -> bytes:
@@ -23,35 +25,32 @@ def random_bytes(size: int, seed: int = 0) -> bytes:
 
 
 LONG = random_bytes(9 << 20)
+CHUNKS = chunks_of(LONG)
+SEGMENTS = list(recipe.segments(CHUNKS))
 
 
 def test_chunks_are_the_content_in_order_and_within_their_bounds() -> None:
-    chunks = chunks_of(LONG)
     offset = 0
-    for length, digest in chunks:
-        assert digest == digest_of(LONG[offset : offset + length])
+    for length, name in CHUNKS:
+        assert name == recipe.name_of(LONG[offset : offset + length])
         offset += length
     assert offset == len(LONG)
-    assert all(chunk.length <= recipe.MAX_CHUNK_BYTES for chunk in chunks)
-    assert all(chunk.length >= recipe.MIN_CHUNK_BYTES for chunk in chunks[:-1])
+    assert all(chunk.length <= recipe.MAX_CHUNK_BYTES for chunk in CHUNKS)
+    assert all(chunk.length >= recipe.MIN_CHUNK_BYTES for chunk in CHUNKS[:-1])
 
 
 def test_cutting_in_blocks_gives_what_cutting_at_once_gives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recipe, "_READ_BYTES", len(LONG))
-    at_once = chunks_of(LONG)
-    for block in (recipe.MAX_CHUNK_BYTES + 1, 200_000, 1 << 20):
+    for block in (recipe.MAX_CHUNK_BYTES + 1, 200_000, 1 << 20, len(LONG)):
         monkeypatch.setattr(recipe, "_READ_BYTES", block)
-        assert chunks_of(LONG) == at_once
+        assert chunks_of(LONG) == CHUNKS
 
 
-def test_pages_that_begin_where_the_last_ended_are_the_whole_recipe() -> None:
-    whole = chunks_of(LONG)
-    paged: list[Chunk] = []
-    while len(paged) < len(whole):
-        paged += chunks_of(LONG, sum(chunk.length for chunk in paged), limit=7)
-    assert paged == whole
+def test_cutting_from_any_chunk_on_gives_the_chunks_after_it() -> None:
+    offsets = accumulate((chunk.length for chunk in CHUNKS), initial=0)
+    for number, offset in list(enumerate(offsets))[:: len(CHUNKS) // 7]:
+        assert chunks_of(LONG, offset) == CHUNKS[number:]
 
 
 def test_the_cuts_are_part_of_the_protocol_and_stay_as_they_are() -> None:
@@ -67,86 +66,154 @@ def test_a_file_that_has_become_shorter_ends_the_recipe_early() -> None:
     assert sum(chunk.length for chunk in chunks) == 50_000
 
 
-@given(st.binary(min_size=1, max_size=200_000))
-def test_unpack_inverts_pack(data: bytes) -> None:
-    chunks = chunks_of(data)
-    assert recipe.unpack(recipe.pack(chunks), room=len(data)) == chunks
+# --- segments -----------------------------------------------------------------------------------
 
 
-NAME = Digest(bytes(32))
+def test_segments_hold_all_chunks_in_order_and_few_of_them_each() -> None:
+    assert sum(segment.length for segment in SEGMENTS) == len(LONG)
+    assert len(CHUNKS) / 256 <= len(SEGMENTS) <= len(CHUNKS) / 16
+
+
+def test_a_segment_is_the_same_wherever_it_stands() -> None:
+    moved = list(recipe.segments(chunks_of(LONG[4 << 20 :] + LONG[: 4 << 20])))
+    known = {segment.name for segment in SEGMENTS}
+    same = sum(segment.length for segment in moved if segment.name in known)
+    assert same >= len(LONG) - 4 * max(segment.length for segment in SEGMENTS)
+
+
+def test_a_run_of_chunks_that_never_end_a_segment_is_cut_anyway() -> None:
+    endless = [Part(5000, b"\x01" * 16)] * 1000
+    lengths = [segment.length // 5000 for segment in recipe.segments(endless)]
+    assert lengths == [256, 256, 256, 232]
+
+
+# --- on the wire --------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, len(CHUNKS) - 1), min_size=1, max_size=4))
+def test_unpack_inverts_pack(starts: list[int]) -> None:
+    items = [CHUNKS[start : start + 3] for start in starts]
+    rooms = [(10 * recipe.MAX_CHUNK_BYTES, Level.CHUNKS)] * len(items)
+    # The last chunk of a content may be short, and only that.
+    rooms = [(sum(part.length for part in item), Level.CHUNKS) for item in items]
+    assert recipe.unpack(b"".join(map(recipe.pack, items)), rooms) == items
+
+
+def test_an_answer_may_leave_out_the_last_items() -> None:
+    rooms = [(len(LONG), Level.SEGMENTS), (len(LONG), Level.CHUNKS)]
+    assert recipe.unpack(recipe.pack(SEGMENTS), rooms) == [SEGMENTS]
+
+
+NAME = bytes(16)
+ONE = [Part(5000, NAME)]
 
 
 @pytest.mark.parametrize(
-    ("chunks", "room"),
+    ("payload", "room", "level"),
     [
-        ([], 0),
-        ([Chunk(0, NAME)], 10),
-        ([Chunk(recipe.MAX_CHUNK_BYTES + 1, NAME)], 10**9),
-        ([Chunk(2**32 - 1, NAME)], 10**12),
-        ([Chunk(5000, NAME), Chunk(5001, NAME)], 10_000),
-        ([Chunk(10, NAME)], 10_000),
-        ([Chunk(10, NAME), Chunk(9990, NAME)], 10_000),
-        ([Chunk(5000, NAME)] * (recipe.PAGE_CHUNKS + 1), 10**12),
+        (b"", 10, Level.CHUNKS),
+        (recipe.pack([]), 10, Level.CHUNKS),
+        (recipe.pack([Part(0, NAME)]), 10, Level.CHUNKS),
+        (recipe.pack([Part(recipe.MAX_CHUNK_BYTES + 1, NAME)]), 10**9, Level.CHUNKS),
+        (recipe.pack([Part(recipe.MAX_SEGMENT_BYTES + 1, NAME)]), 10**9, Level.SEGMENTS),
+        (recipe.pack([Part(2**32 - 1, NAME)]), 10**12, Level.SEGMENTS),
+        (recipe.pack([*ONE, Part(5001, NAME)]), 10_000, Level.CHUNKS),
+        (recipe.pack([Part(10, NAME)]), 10_000, Level.CHUNKS),
+        (recipe.pack([Part(10, NAME), Part(9990, NAME)]), 10_000, Level.CHUNKS),
+        (recipe.pack(ONE * (recipe.PAGE_PARTS + 1)), 10**12, Level.CHUNKS),
+        (recipe.pack(ONE)[:-1], 5000, Level.CHUNKS),
+        (recipe.pack(ONE) + b"x", 5000, Level.CHUNKS),
+        (recipe.pack(ONE) * 2, 5000, Level.CHUNKS),
+        (struct.pack(">I", 2**32 - 1) + bytes(20), 5000, Level.CHUNKS),
     ],
     ids=[
-        "none",
+        "nothing",
+        "no parts",
         "empty chunk",
         "large chunk",
-        "huge chunk",
+        "large segment",
+        "huge segment",
         "past the end",
         "short and not last",
         "short before another",
         "too many",
+        "cut",
+        "garbage after",
+        "an item too many",
+        "a count of billions",
     ],
 )
-def test_a_recipe_that_lies_is_refused(chunks: list[Chunk], room: int) -> None:
+def test_recipes_that_lie_are_refused(payload: bytes, room: int, level: Level) -> None:
     with pytest.raises(MalformedMessage):
-        recipe.unpack(recipe.pack(chunks), room=room)
+        recipe.unpack(payload, [(room, level)])
 
 
-def test_a_recipe_that_ends_within_an_item_is_refused() -> None:
-    with pytest.raises(MalformedMessage):
-        recipe.unpack(recipe.pack([Chunk(5000, NAME)])[:-1], room=5000)
+@given(st.binary(max_size=200))
+def test_any_payload_is_recipes_or_malformed(payload: bytes) -> None:
+    try:
+        recipe.unpack(payload, [(10**6, Level.CHUNKS), (10**6, Level.SEGMENTS)])
+    except MalformedMessage:
+        pass
 
 
-def apply(plan: recipe.Plan, start: int, old: bytes, new: bytes) -> bytes:
-    result = bytearray(plan.end - start)
-    for offset, basis_offset, length in plan.copies:
-        result[offset - start : offset - start + length] = old[
-            basis_offset : basis_offset + length
-        ]
-    for offset, length in plan.fetches:
-        result[offset - start : offset - start + length] = new[offset : offset + length]
-    return bytes(result)
+# --- matching -----------------------------------------------------------------------------------
+
+
+def index_of(*bases: bytes) -> Index:
+    return Index([(reader(data), len(data)) for data in bases])
+
+
+def put_together(match: Match, bases: list[bytes], new: bytes) -> bytes:
+    made = bytearray(len(new))
+    for offset, basis, start, length in match.copies:
+        made[offset : offset + length] = bases[basis][start : start + length]
+    for offset, parts in match.misses:
+        length = sum(part.length for part in parts)
+        made[offset : offset + length] = new[offset : offset + length]
+    return bytes(made)
 
 
 @given(st.data())
-def test_what_a_plan_copies_and_fetches_is_the_new_content(data: st.DataObject) -> None:
+def test_what_is_copied_and_what_is_missing_are_the_new_content(data: st.DataObject) -> None:
     old = random_bytes(400_000, data.draw(st.integers(0, 3)))
+    other = random_bytes(100_000, 9)
     at = data.draw(st.integers(0, len(old)))
     gone = data.draw(st.integers(0, 100_000))
-    new = old[:at] + data.draw(st.binary(max_size=5000)) + old[at + gone :] + b"x"
-    basis = Basis(reader(old), len(old))
-    plan = recipe.plan(chunks_of(new), 0, basis.find)
-    assert plan.end == len(new)
-    assert apply(plan, 0, old, new) == new
+    new = old[:at] + data.draw(st.binary(max_size=5000)) + old[at + gone :] + other + b"x"
+    match = recipe.match(chunks_of(new), 0, Level.CHUNKS, index_of(old, other))
+    assert match.end == len(new)
+    assert put_together(match, [old, other], new) == new
 
 
 def test_an_insertion_costs_the_chunks_around_it() -> None:
     new = LONG[: 4 << 20] + b"inserted" + LONG[4 << 20 :]
-    plan = recipe.plan(chunks_of(new), 0, Basis(reader(LONG), len(LONG)).find)
-    assert sum(length for _, length in plan.fetches) <= 3 * recipe.MAX_CHUNK_BYTES
-    assert len(plan.copies) == 2
+    match = recipe.match(chunks_of(new), 0, Level.CHUNKS, index_of(LONG))
+    missing = [part.length for _, parts in match.misses for part in parts]
+    assert sum(missing) <= 3 * recipe.MAX_CHUNK_BYTES
+    assert len(match.copies) == 2
 
 
-def test_neighbours_are_joined() -> None:
-    places = {1: 0, 2: 5, 3: 100}
-    chunks = [Chunk(5, Digest(bytes([n]) * 32)) for n in (1, 2, 3, 8, 9, 1)]
-    plan = recipe.plan(chunks, 1000, lambda chunk: places.get(chunk.digest[0]))
-    assert plan.copies == [
-        CopyRange(1000, 0, 10),
-        CopyRange(1010, 100, 5),
-        CopyRange(1025, 0, 5),
+def test_segments_are_found_as_chunks_are() -> None:
+    match = recipe.match(SEGMENTS, 0, Level.SEGMENTS, index_of(b"", LONG))
+    assert match == Match([Copy(0, 1, 0, len(LONG))], [], len(LONG))
+
+
+def test_neighbours_are_joined_where_they_are_neighbours_in_one_basis() -> None:
+    old = LONG[: sum(chunk.length for chunk in CHUNKS[:4])]
+    a, b, c, d = CHUNKS[:4]
+    unknown = Part(6000, b"?" * 16)
+    match = recipe.match([a, b, d, unknown, unknown, a], 100, Level.CHUNKS, index_of(old))
+    ab, abc = a.length + b.length, a.length + b.length + c.length
+    assert match.copies == [
+        Copy(100, 0, 0, ab),
+        Copy(100 + ab, 0, abc, d.length),
+        Copy(100 + ab + d.length + 12_000, 0, 0, a.length),
     ]
-    assert plan.fetches == [(1015, 10)]
-    assert plan.end == 1030
+    assert match.misses == [(100 + ab + d.length, [unknown, unknown])]
+
+
+def test_an_index_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Index, "MAX_CHUNKS", 10)
+    index = index_of(LONG)
+    assert index.find(CHUNKS[9], Level.CHUNKS) is not None
+    assert index.find(CHUNKS[10], Level.CHUNKS) is None

@@ -2,98 +2,146 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.digest import Digest, digest_of
-from filesync.transfer.errors import NotOffered, TooMuchWanted
-from filesync.transfer.sender import WHOLE_BYTES, Sender, SendFrame, SendRecipe
+from filesync.digest import digest_of
+from filesync.transfer.delta import SIGNATURE_BYTES
+from filesync.transfer.errors import TooMuchWanted
+from filesync.transfer.sender import WHOLE_BYTES, SendDeltas, Sender, SendFrame, SendRecipes
 from filesync.transfer.wire import (
+    MAX_DELTA_BYTES,
+    MAX_DELTAS_BYTES,
     MAX_OUTSTANDING_ASKS,
     MAX_OUTSTANDING_BYTES,
     MAX_OUTSTANDING_RANGES,
+    MAX_SIGNATURES,
     MAX_WANT_RANGES,
-    AskRecipe,
-    Range,
+    AskDeltas,
+    AskRecipes,
+    Level,
     Want,
 )
 
 A, B = digest_of(b"a"), digest_of(b"b")
-SIZES = {A: 10, B: 1 << 40}
 
 
-def sender(frame_bytes: int = 1 << 20) -> Sender:
-    return Sender(SIZES.get, frame_bytes=frame_bytes)
+def want(sender: Sender, *ranges: tuple[int, int]) -> None:
+    sender.receive(Want(1, tuple([(B, at, length) for at, length in ranges])), b"")
 
 
 def test_nothing_is_sent_that_was_not_wanted() -> None:
-    assert sender().next_job() is None
+    assert Sender().next_job() is None
 
 
-def test_small_ranges_share_a_frame_in_the_order_of_the_wants() -> None:
-    s = sender()
-    s.receive(Want(1, ((A, 0, 10), (B, 5, 7))))
-    s.receive(Want(1, ((A, 2, 3),)))
-    assert s.next_job() == SendFrame(((A, 0, 10), (B, 5, 7), (A, 2, 3)), 20)
+def test_small_ranges_of_one_want_share_a_frame_in_their_order() -> None:
+    s = Sender()
+    s.receive(Want(1, ((A, 0, 10), (B, 5, 7))), b"")
+    assert s.next_job() == SendFrame(((A, 0, 10), (B, 5, 7)), 17)
     assert s.next_job() is None
 
 
+def test_a_frame_ends_where_a_want_does() -> None:
+    s = Sender()
+    want(s, (0, 10))
+    want(s, (10, 10))
+    assert s.next_job() == SendFrame(((B, 0, 10),), 10)
+    assert s.next_job() == SendFrame(((B, 10, 10),), 10)
+
+
 def test_a_large_range_is_sent_in_pieces() -> None:
-    s = sender(frame_bytes=1 << 20)
-    s.receive(Want(1, ((B, 100, 5 << 19),)))
+    s = Sender(frame_bytes=1 << 20)
+    want(s, (100, 5 << 19))
     assert s.next_job() == SendFrame(((B, 100, 1 << 20),), 1 << 20)
     assert s.next_job() == SendFrame(((B, 100 + (1 << 20), 1 << 20),), 1 << 20)
     assert s.next_job() == SendFrame(((B, 100 + (2 << 20), 1 << 19),), 1 << 19)
 
 
 def test_a_small_range_is_not_cut_to_fill_a_frame() -> None:
-    s = sender(frame_bytes=1000)
-    s.receive(Want(1, ((B, 0, 600), (B, 600, 600))))
+    s = Sender(frame_bytes=1000)
+    want(s, (0, 600), (600, 600))
     assert s.next_job() == SendFrame(((B, 0, 600),), 600)
     assert s.next_job() == SendFrame(((B, 600, 600),), 600)
 
 
-def test_a_recipe_goes_before_the_frames() -> None:
-    s = sender()
-    s.receive(Want(1, ((A, 0, 10),)))
-    s.receive(AskRecipe(1, B, 77))
-    assert s.next_job() == SendRecipe(B, 77)
+def test_an_ask_goes_before_the_frames() -> None:
+    s = Sender()
+    want(s, (0, 10))
+    items = ((B, 77, 99, Level.CHUNKS),)
+    s.receive(AskRecipes(1, 3, items), b"")
+    assert s.next_job() == SendRecipes(3, items)
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [(digest_of(b"secret"), 0, 1), (A, 0, 11), (A, 10, 1), (A, 2**62, 1)],
-    ids=["another content", "too long", "past the end", "far past the end"],
-)
-def test_what_is_not_on_offer_is_refused(wanted: Range) -> None:
-    with pytest.raises(NotOffered):
-        sender().receive(Want(1, (wanted,)))
+def ask_deltas(size: int, count: int, items: int = 1) -> AskDeltas:
+    return AskDeltas(1, 4, 5, ((B, 0, size, count),) * items)
 
 
-@pytest.mark.parametrize(("digest", "offset"), [(digest_of(b"secret"), 0), (A, 10)])
-def test_a_recipe_of_what_is_not_on_offer_is_refused(digest: Digest, offset: int) -> None:
-    with pytest.raises(NotOffered):
-        sender().receive(AskRecipe(1, digest, offset))
+def test_deltas_are_answered_against_their_signatures() -> None:
+    s = Sender()
+    ask = ask_deltas(100, 2)
+    s.receive(ask, b"abcdefghijkl")
+    assert s.next_job() == SendDeltas(4, 5, ask.items, b"abcdefghijkl")
 
 
 def test_more_bytes_outstanding_than_the_cap_are_refused() -> None:
-    s = sender()
-    s.receive(Want(1, ((B, 0, MAX_OUTSTANDING_BYTES),)))
+    s = Sender()
+    want(s, (0, MAX_OUTSTANDING_BYTES))
     with pytest.raises(TooMuchWanted):
-        s.receive(Want(1, ((B, 0, 1),)))
+        want(s, (0, 1))
+
+
+def test_what_deltas_are_to_make_counts_as_outstanding() -> None:
+    s = Sender()
+    want(s, (0, MAX_OUTSTANDING_BYTES - 10))
+    with pytest.raises(TooMuchWanted):
+        s.receive(ask_deltas(11, 1), bytes(SIGNATURE_BYTES))
+
+
+def test_what_was_sent_is_no_longer_outstanding() -> None:
+    s = Sender()
+    for _ in range(3):
+        want(s, (0, MAX_OUTSTANDING_BYTES))
+        while s.next_job():
+            pass
+        for _ in range(MAX_OUTSTANDING_BYTES // MAX_DELTAS_BYTES):
+            s.receive(ask_deltas(MAX_DELTA_BYTES, 1, 4), bytes(4 * SIGNATURE_BYTES))
+            assert s.next_job()
 
 
 def test_a_million_ranges_are_refused() -> None:
-    s = sender()
+    s = Sender()
     for _ in range(MAX_OUTSTANDING_RANGES // MAX_WANT_RANGES):
-        s.receive(Want(1, ((B, 0, 1),) * MAX_WANT_RANGES))
+        want(s, *[(0, 1)] * MAX_WANT_RANGES)
     with pytest.raises(TooMuchWanted):
-        s.receive(Want(1, ((B, 0, 1),)))
+        want(s, (0, 1))
 
 
-def test_more_recipes_outstanding_than_the_cap_are_refused() -> None:
-    s = sender()
+def test_more_asks_outstanding_than_the_cap_are_refused() -> None:
+    s = Sender()
+    ask = AskRecipes(1, 1, ((B, 0, 1, Level.CHUNKS),))
     for _ in range(MAX_OUTSTANDING_ASKS):
-        s.receive(AskRecipe(1, B, 0))
+        s.receive(ask, b"")
     with pytest.raises(TooMuchWanted):
-        s.receive(AskRecipe(1, B, 0))
+        s.receive(ask, b"")
+
+
+@pytest.mark.parametrize(
+    ("ask", "signatures"),
+    [
+        (ask_deltas(10, 2), 2 * SIGNATURE_BYTES - 1),
+        (ask_deltas(10, 2), 2 * SIGNATURE_BYTES + 1),
+        (ask_deltas(MAX_DELTA_BYTES, 1, 5), 5 * SIGNATURE_BYTES),
+        (ask_deltas(10, MAX_SIGNATURES // 2, 3), 3 * (MAX_SIGNATURES // 2) * SIGNATURE_BYTES),
+    ],
+    ids=[
+        "too few",
+        "too many",
+        "more bytes than an ask may be for",
+        "more than an ask may have",
+    ],
+)
+def test_signatures_that_do_not_fit_their_ask_are_refused(
+    ask: AskDeltas, signatures: int
+) -> None:
+    with pytest.raises(TooMuchWanted):
+        Sender().receive(ask, bytes(signatures))
 
 
 @given(
@@ -103,22 +151,22 @@ def test_more_recipes_outstanding_than_the_cap_are_refused() -> None:
 def test_every_wanted_byte_is_sent_once_and_in_order(
     wants: list[tuple[int, int]], frame_bytes: int
 ) -> None:
-    s = sender(frame_bytes)
-    ranges = [(B, at * 1_000_000, length) for at, length in wants]
+    s = Sender(frame_bytes=frame_bytes)
+    ranges = [(at * 1_000_000, length) for at, length in wants]
     for one in ranges:
-        s.receive(Want(1, (one,)))
+        want(s, one)
     sent: list[tuple[int, int]] = []
     while job := s.next_job():
         assert isinstance(job, SendFrame)
         assert job.raw_bytes == sum(length for _, _, length in job.ranges)
-        assert 0 < job.raw_bytes <= max(frame_bytes + WHOLE_BYTES, WHOLE_BYTES)
+        assert 0 < job.raw_bytes <= frame_bytes + WHOLE_BYTES
         for _, offset, length in job.ranges:
             if sent and sum(sent[-1]) == offset:
                 sent[-1] = (sent[-1][0], sent[-1][1] + length)
             else:
                 sent.append((offset, length))
     joined: list[tuple[int, int]] = []
-    for _, offset, length in ranges:
+    for offset, length in ranges:
         if joined and sum(joined[-1]) == offset:
             joined[-1] = (joined[-1][0], joined[-1][1] + length)
         else:

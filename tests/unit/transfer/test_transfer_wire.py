@@ -8,28 +8,41 @@ from hypothesis import strategies as st
 from filesync.digest import Digest
 from filesync.errors import MalformedMessage
 from filesync.transfer import codec, serve_wire, wire
-from filesync.transfer.wire import Codec
+from filesync.transfer.flow import Compress
+from filesync.transfer.wire import Codec, Level
 
 digests = st.binary(min_size=32, max_size=32).map(Digest)
 ids = st.integers(1, wire.MAX_INTEGER)
 offsets = st.integers(0, wire.MAX_INTEGER)
 tokens = st.binary(min_size=16, max_size=16)
 ranges = st.tuples(digests, offsets, st.integers(1, wire.MAX_OUTSTANDING_BYTES))
+stretches = st.tuples(digests, offsets, offsets, st.sampled_from(wire.Level))
+gaps = st.tuples(
+    digests, offsets, st.integers(1, wire.MAX_DELTA_BYTES), st.integers(1, wire.MAX_SIGNATURES)
+)
 without_payload: st.SearchStrategy[wire.Message] = st.one_of(
     st.builds(wire.Hello, st.integers(0, 100)),
     st.builds(wire.Ping),
     st.builds(wire.Serve, tokens),
-    st.builds(wire.Open, ids, tokens, digests),
+    st.builds(wire.Open, ids, tokens, digests, st.sampled_from(Compress), offsets),
     st.builds(wire.Opened, ids),
     st.builds(wire.Want, ids, st.lists(ranges, min_size=1, max_size=9).map(tuple)),
-    st.builds(wire.AskRecipe, ids, digests, offsets),
+    st.builds(
+        wire.AskRecipes, ids, ids, st.lists(stretches, min_size=1, max_size=9).map(tuple)
+    ),
     st.builds(wire.Close, ids, st.text(max_size=64), st.text(max_size=99)),
     st.builds(wire.Refuse, st.integers(0, 9), st.text(max_size=64), st.text(max_size=99)),
     st.builds(wire.Call, ids, st.binary()),
 )
 with_payload: st.SearchStrategy[wire.Message] = st.one_of(
     st.builds(wire.Frame, ids, st.integers(1, wire.MAX_FRAME_BYTES), st.sampled_from(Codec)),
-    st.builds(wire.Recipe, ids, digests, offsets),
+    st.builds(wire.Recipes, ids, ids),
+    st.builds(
+        wire.AskDeltas, ids, ids, offsets, st.lists(gaps, min_size=1, max_size=9).map(tuple)
+    ),
+    st.builds(
+        wire.Deltas, ids, ids, st.integers(1, wire.MAX_FRAME_BYTES), st.sampled_from(Codec)
+    ),
     st.builds(wire.Reply, ids, st.binary(), st.text(max_size=64), st.booleans()),
 )
 
@@ -82,7 +95,15 @@ DIGEST = Digest(bytes(32))
         wire.Want(1, ((DIGEST, 0, wire.MAX_OUTSTANDING_BYTES + 1),)),
         wire.Want(1, ((DIGEST, -1, 1),)),
         wire.Want(1, ((Digest(b"short"), 0, 1),)),
+        wire.AskRecipes(1, 1, ()),
+        wire.AskRecipes(1, 1, ((DIGEST, 0, 1, Level.CHUNKS),) * (wire.MAX_ASK_ITEMS + 1)),
+        wire.AskRecipes(1, 0, ((DIGEST, 0, 1, Level.CHUNKS),)),
+        wire.AskDeltas(1, 1, 0, ((DIGEST, 0, 0, 1),)),
+        wire.AskDeltas(1, 1, 0, ((DIGEST, 0, wire.MAX_DELTA_BYTES + 1, 1),)),
+        wire.AskDeltas(1, 1, 0, ((DIGEST, 0, 1, wire.MAX_SIGNATURES + 1),)),
+        wire.AskDeltas(1, 1, -1, ((DIGEST, 0, 1, 1),)),
         wire.Open(0, bytes(16), DIGEST),
+        wire.Open(1, bytes(16), DIGEST, Compress.AUTO, -1),
         wire.Open(1, bytes(17), DIGEST),
         wire.Hello(1 << 64),
         wire.Refuse(1, "x" * 65),
@@ -114,6 +135,11 @@ def test_a_frame_needs_its_payload_and_a_ping_has_none() -> None:
         wire.decode(wire.encode(wire.Frame(1, 5)))
     with pytest.raises(MalformedMessage, match="no payload"):
         wire.decode([*wire.encode(wire.Ping()), b"x"])
+
+
+def test_signatures_are_a_payload() -> None:
+    with pytest.raises(MalformedMessage, match="without"):
+        wire.decode(wire.encode(wire.AskDeltas(1, 1, 0, ((DIGEST, 0, 1, 1),))))
 
 
 # --- frames' payloads ---------------------------------------------------------------------------

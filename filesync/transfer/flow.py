@@ -1,0 +1,81 @@
+"""How fast, and how coded, bytes go over the wire."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Compress(StrEnum):
+    """Which frames are compressed."""
+
+    AUTO = "auto"
+    """What gets smaller, where the link is slower than the compressing."""
+    NONE = "none"
+    ZSTD = "zstd"
+    """All that gets smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What one side asks of a transfer; where both ask, the stricter holds.
+
+    Attributes:
+        compress: which frames are compressed.
+        bytes_per_s: bound on what is sent a second; 0 for none.
+    """
+
+    compress: Compress = Compress.AUTO
+    bytes_per_s: int = 0
+
+    def stricter(self, other: "Flow") -> "Flow":
+        """Return what holds when the other side asks for ``other``."""
+        rates = [rate for rate in (self.bytes_per_s, other.bytes_per_s) if rate]
+        is_own = self.compress is not Compress.AUTO
+        return Flow(self.compress if is_own else other.compress, min(rates, default=0))
+
+
+class Coding:
+    """Decides, frame by frame, whether compressing pays.
+
+    A link is known to be slow only when it makes the sender wait, so the first frames are
+    compressed; once FAST_FRAMES in a row went without waiting, the codec is what is slow, and
+    frames go plain until the link makes the sender wait again.
+    """
+
+    FAST_FRAMES: Final = 4
+    SLOW_BYTES_PER_S: Final = 250e6
+    """A link slower than this is helped by zstd, at 350 MB/s and a ratio of two or more."""
+
+    def __init__(self, compress: Compress) -> None:
+        self._compress = compress
+        self._fast_frames = 0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether to try to compress the next frame."""
+        if self._compress is Compress.AUTO:
+            return self._fast_frames < self.FAST_FRAMES
+        return self._compress is Compress.ZSTD
+
+    def note(self, wire_bytes: int, waited_s: float) -> None:
+        """Take note that a frame of ``wire_bytes`` had to wait this long for the link."""
+        if waited_s > wire_bytes / self.SLOW_BYTES_PER_S:
+            self._fast_frames = 0
+        else:
+            self._fast_frames += 1
+
+
+class Pace:
+    """Spreads bytes over time, so that no second has more than its share."""
+
+    def __init__(self, bytes_per_s: int) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._free_at_s = 0.0
+
+    def delay(self, wire_bytes: int, now_s: float) -> float:
+        """Return the seconds to wait before ``wire_bytes`` may be sent; they count as sent."""
+        if not self._bytes_per_s:
+            return 0.0
+        start_s = max(now_s, self._free_at_s)
+        self._free_at_s = start_s + wire_bytes / self._bytes_per_s
+        return start_s - now_s

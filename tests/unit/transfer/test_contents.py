@@ -1,0 +1,65 @@
+from filesync.digest import Digest, digest_of
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    Entry,
+    File,
+    Manifest,
+    MemoryNodes,
+    Symlink,
+    put,
+    subdirectory,
+    with_entries,
+)
+from filesync.transfer.contents import Contents
+
+
+def file(name: bytes, data: bytes) -> File:
+    return File(name, 0o644, 0, 0, 0, len(data), digest_of(data))
+
+
+def three_levels() -> Manifest:
+    """100 directories of 10 files below each of two directories, and a link beside them."""
+    nodes = MemoryNodes()
+    tops: list[Entry] = [Symlink(b"link", 0, 0, 0, b"0/0/0")]
+    for top in range(2):
+        below: list[Entry] = [file(b"here", b"%d" % top)]
+        for middle in range(100):
+            files = [file(b"%d" % n, b"%d %d %d" % (top, middle, n)) for n in range(10)]
+            tree = put(nodes, with_entries(EMPTY_DIRECTORY, files))
+            below.append(subdirectory(nodes, b"%d" % middle, tree))
+        tree = put(nodes, with_entries(EMPTY_DIRECTORY, below))
+        tops.append(subdirectory(nodes, b"%d" % top, tree))
+    return Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, tops)), nodes)
+
+
+def test_every_content_is_found_where_it_is() -> None:
+    contents = Contents(three_levels())
+    for top in range(2):
+        place = contents.find(digest_of(b"%d" % top))
+        assert place is not None
+        assert (place.directory, place.file.name) == (b"%d" % top, b"here")
+        for middle in range(100):
+            for n in range(10):
+                place = contents.find(digest_of(b"%d %d %d" % (top, middle, n)))
+                assert place is not None
+                assert (place.directory, place.file.name) == (
+                    b"%d/%d" % (top, middle),
+                    b"%d" % n,
+                )
+
+
+def test_what_is_not_listed_is_not_found_even_if_its_digest_begins_alike() -> None:
+    contents = Contents(three_levels())
+    listed = digest_of(b"0 0 0")
+    assert contents.find(digest_of(b"another")) is None
+    assert contents.find(Digest(listed[:4] + bytes(28))) is None
+    assert contents.find(Digest(b"\xff" * 32)) is None
+
+
+def test_a_content_that_several_files_have_is_found_in_one_of_them() -> None:
+    nodes = MemoryNodes()
+    files = [file(b"%d" % n, b"same") for n in range(5)]
+    contents = Contents(Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, files)), nodes))
+    place = contents.find(digest_of(b"same"))
+    assert place is not None
+    assert place.file in files

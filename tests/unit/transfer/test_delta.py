@@ -1,0 +1,114 @@
+import random
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filesync.errors import MalformedMessage
+from filesync.transfer import delta
+
+OLD = random.Random(1).randbytes(100_000)
+
+
+def through(old: bytes, new: bytes, key: int = 7) -> tuple[bytes, bytes]:
+    """Return the delta from ``old`` to ``new``, and what it makes of ``old``."""
+    pieces = delta.cut(old, key)
+    made = delta.encode(new, pieces.signatures, key)
+    return made, delta.apply(made, pieces, len(new))
+
+
+@given(st.data())
+def test_what_a_delta_makes_of_the_old_bytes_are_the_new_ones(data: st.DataObject) -> None:
+    old = data.draw(st.one_of(st.binary(max_size=5000), st.just(OLD)))
+    at = data.draw(st.integers(0, len(old)))
+    gone = data.draw(st.integers(0, 3000))
+    again = data.draw(st.integers(0, 2))
+    new = old[:at] + data.draw(st.binary(max_size=2000)) + old[at + gone :] + old * again + b"."
+    assert through(old, new)[1] == new
+
+
+def test_an_edit_costs_the_pieces_around_it() -> None:
+    new = OLD[:50_000] + b"inserted" + OLD[50_000:]
+    made, _ = through(OLD, new)
+    assert len(made) < 4 * delta.CONTENT_PIECE_BYTES
+
+
+def test_bytes_that_moved_cost_no_literals() -> None:
+    made, _ = through(OLD, OLD[60_000:] + OLD[:60_000])
+    assert len(made) < 4 * delta.CONTENT_PIECE_BYTES
+
+
+def test_signatures_differ_from_key_to_key() -> None:
+    one, other = delta.cut(OLD, 1), delta.cut(OLD, 2)
+    assert one.ends == other.ends
+    assert one.signatures != other.signatures
+    assert len(one.signatures) == one.count * delta.SIGNATURE_BYTES
+
+
+def test_bytes_beyond_what_can_be_numbered_are_left_out() -> None:
+    old = random.Random(2).randbytes(20 << 20)
+    pieces = delta.cut(old, 3, average=256)
+    assert pieces.count == 65_535
+    made = delta.encode(old, pieces.signatures, 3, average=256)
+    assert delta.apply(made, pieces, len(old)) == old
+
+
+PIECES = delta.cut(OLD, 7)
+
+
+def op(first: int, copies: int, literal: bytes = b"", length: int | None = None) -> bytes:
+    return (
+        struct.pack(">HHI", first, copies, len(literal) if length is None else length) + literal
+    )
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        op(0, 1)[:-1],
+        op(0, 0, b"x", length=2),
+        op(0, 0, b"x", length=2**32 - 1),
+        op(65_535, 65_535),
+        op(PIECES.count, 1),
+        op(0, PIECES.count) * 50,
+        op(0, 0),
+        b"",
+        op(0, 0, b"x" * 9),
+    ],
+    ids=[
+        "cut within an operation",
+        "cut within a literal",
+        "a literal of gigabytes",
+        "pieces far beyond",
+        "the piece after the last",
+        "a bomb",
+        "an operation of nothing",
+        "nothing",
+        "too few bytes",
+    ],
+)
+def test_a_delta_that_lies_is_refused(lie: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        delta.apply(lie, PIECES, 10)
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_are_a_delta_or_malformed(noise: bytes) -> None:
+    try:
+        assert len(delta.apply(noise, PIECES, 1000)) == 1000
+    except MalformedMessage:
+        pass
+
+
+@given(st.lists(st.binary(max_size=50), max_size=5))
+def test_split_inverts_join(deltas: list[bytes]) -> None:
+    assert [bytes(one) for one in delta.split(delta.join(deltas), len(deltas))] == deltas
+
+
+@given(st.binary(max_size=64), st.integers(0, 4))
+def test_any_payload_is_that_many_deltas_or_malformed(payload: bytes, count: int) -> None:
+    try:
+        assert len(delta.split(payload, count)) == count
+    except MalformedMessage:
+        pass

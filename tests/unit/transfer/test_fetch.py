@@ -1,0 +1,418 @@
+"""A Fetch and its sessions against senders and a disk that answer in any order, and may lie."""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filesync.digest import Digest, digest_of
+from filesync.disk.update import WantedFile
+from filesync.transfer import delta, recipe
+from filesync.transfer.fetch import BATCH_BYTES, DELTA_BYTES, PIECE_BYTES, SMALL_BYTES, Fetch
+from filesync.transfer.flow import Flow
+from filesync.transfer.receiver import Receiver
+from filesync.transfer.units import (
+    Batch,
+    CopyRanges,
+    CutBases,
+    DeltaAsk,
+    Effect,
+    FinishFile,
+    Gap,
+    NeedFiles,
+    Piece,
+    RebuildGaps,
+    RecipeAsk,
+    SignGaps,
+    StoreBatch,
+    StorePiece,
+)
+from filesync.transfer.wire import (
+    AskDeltas,
+    AskRecipes,
+    Deltas,
+    Frame,
+    Level,
+    Opened,
+    Range,
+    Recipes,
+    Want,
+)
+
+Step = Callable[[], None]
+
+
+def wanted(data: bytes, ticket: int = 0, replaces: int = 0) -> WantedFile:
+    return WantedFile(ticket, digest_of(data), len(data), replaces)
+
+
+def reader(data: bytes) -> recipe.Read:
+    return lambda offset, length: data[offset : offset + length]
+
+
+def flipped(data: bytes) -> bytes:
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+class Peer:
+    """A session and the sender that it talks to."""
+
+    def __init__(self, machine: Receiver, *, lies: bool) -> None:
+        self.machine = machine
+        self.lies = lies
+        self.wants: deque[deque[Range]] = deque()
+        self.asks: deque[tuple[AskRecipes | AskDeltas, bytes]] = deque()
+
+
+class World:
+    """Peers and a disk. ``run`` returns when all is in place; it fails when nobody can go on."""
+
+    def __init__(
+        self,
+        contents: list[bytes],
+        old: dict[int, bytes],
+        rng: random.Random,
+        *,
+        window_bytes: int,
+        liars: int = 0,
+        mortal: int = 0,
+    ) -> None:
+        self.rng = rng
+        self.old = old
+        self.contents = contents
+        self.by_digest = {digest_of(data): data for data in contents}
+        self.files = deque(
+            wanted(data, at, len(old.get(at, b""))) for at, data in enumerate(contents)
+        )
+        self.fetch = Fetch(window_bytes=window_bytes)
+        self.window_bytes = window_bytes
+        self.disk = [bytearray(len(data)) for data in contents]
+        self.complete: set[int] = set()
+        self.written = 0
+        self.mortal = mortal
+        self.turns: deque[Step] = deque()
+        self.beside: list[Step] = []
+        self.peers: dict[int, Peer] = {}
+        for number in range(1, 2 + liars + mortal):
+            machine = Receiver(
+                self.fetch, number, bytes(16), digest_of(b""), now=0, flow=Flow()
+            )
+            machine.start()
+            machine.receive(Opened(number), b"", 0.0)
+            self.peers[number] = Peer(machine, lies=number <= liars)
+
+    def run(self) -> None:
+        while True:
+            self.advance()
+            if self.fetch.is_done:
+                break
+            steps: list[Step] = [self.take_turn] if self.turns else []
+            steps += [partial(self.end_beside, one) for one in range(len(self.beside))]
+            for peer in self.peers.values():
+                if peer.wants:
+                    steps.append(partial(self.send_frame, peer))
+                if peer.asks:
+                    steps.append(partial(self.answer, peer))
+            assert steps, "the pull is stuck"
+            self.rng.choice(steps)()
+            if self.mortal and self.rng.random() < 0.02:
+                self.mortal -= 1
+                self.drop(max(self.peers))
+        assert not self.fetch.has_ready
+        assert all(peer.machine.is_idle for peer in self.peers.values())
+
+    def advance(self) -> None:
+        effects = self.fetch.effects
+        while effects:
+            self.begin(effects.popleft())
+        for peer in self.peers.values():
+            is_alone = len(self.peers) == 1
+            for message, payload in peer.machine.advance(0.0, is_alone=is_alone):
+                match message:
+                    case Want(_, ranges):
+                        peer.wants.append(deque(ranges))
+                    case AskRecipes() | AskDeltas():
+                        peer.asks.append((message, bytes(payload)))
+                    case _:
+                        raise AssertionError(message)
+        on_wire = sum(peer.machine.on_wire_bytes for peer in self.peers.values())
+        # What is larger than the window goes alone.
+        assert on_wire <= max(self.window_bytes, BATCH_BYTES + SMALL_BYTES)
+
+    # --- the senders --------------------------------------------------------------------------
+
+    def send_frame(self, peer: Peer) -> None:
+        data = bytearray()
+        room = self.rng.choice([1000, 100_000, 1 << 20])
+        want = peer.wants[0]
+        while want and room:
+            digest, offset, length = want.popleft()
+            part = min(length, room)
+            data += self.by_digest[digest][offset : offset + part]
+            room -= part
+            if part < length:
+                want.appendleft((digest, offset + part, length - part))
+        if not want:
+            peer.wants.popleft()
+        payload = self.said(peer, bytes(data))
+        peer.machine.receive(Frame(peer.machine.session, len(payload)), payload, 0.0)
+
+    def answer(self, peer: Peer) -> None:
+        ask, signatures = peer.asks.popleft()
+        session = peer.machine.session
+        if isinstance(ask, AskRecipes):
+            pages = []
+            for digest, offset, end, level in ask.items[: self.rng.choice([1, 2, 9])]:
+                parts = list(
+                    recipe.cut(reader(self.said(peer, self.by_digest[digest])), offset, end)
+                )
+                if level is Level.SEGMENTS:
+                    parts = list(recipe.segments(parts))
+                pages.append(recipe.pack(parts[: self.rng.choice([1, 5, 1000])]))
+            peer.machine.receive(Recipes(session, ask.ask), b"".join(pages), 0.0)
+            return
+        made = []
+        for digest, offset, length, count in ask.items:
+            mine = count * delta.SIGNATURE_BYTES
+            data = self.said(peer, self.by_digest[digest][offset : offset + length])
+            made.append(delta.encode(data, signatures[:mine], ask.key))
+            signatures = signatures[mine:]
+        payload = delta.join(made)
+        peer.machine.receive(Deltas(session, ask.ask, len(payload)), payload, 0.0)
+
+    def said(self, peer: Peer, data: bytes) -> bytes:
+        return flipped(data) if peer.lies and self.rng.random() < 0.5 else data
+
+    def drop(self, session: int) -> None:
+        if peer := self.peers.pop(session, None):
+            peer.machine.end()
+
+    # --- the disk -----------------------------------------------------------------------------
+
+    def begin(self, effect: Effect) -> None:
+        if isinstance(effect, CutBases | SignGaps):
+            self.beside.append(partial(self.work_beside, effect))
+        else:
+            self.turns.append(partial(self.work, effect))
+
+    def take_turn(self) -> None:
+        self.turns.popleft()()
+
+    def end_beside(self, number: int) -> None:
+        self.beside.pop(number)()
+
+    def work_beside(self, effect: CutBases | SignGaps) -> None:
+        if isinstance(effect, CutBases):
+            old = self.old[effect.work.file.ticket]
+            index = recipe.Index([(reader(old), len(old))]) if old else None
+            self.fetch.based(effect.work, index)
+            return
+        key = self.rng.randrange(1 << 63)
+        signed = [
+            delta.cut(self.old[gap.file.ticket][gap.start : gap.end], key)
+            for gap in effect.gaps
+        ]
+        self.fetch.signed(effect.gaps, key, signed)
+
+    def work(self, effect: Effect) -> None:
+        match effect:
+            case NeedFiles():
+                count = min(self.rng.randint(1, 4), len(self.files))
+                files = [self.files.popleft() for _ in range(count)]
+                self.fetch.add(files, is_last=not self.files)
+            case StoreBatch(session, batch, parts):
+                self.store_batch(
+                    session, batch, b"".join(bytes(part.payload) for part in parts)
+                )
+            case StorePiece(_, piece, data):
+                self.write(piece.work.file.ticket, piece.offset, bytes(data.payload))
+                self.fetch.stored(piece)
+            case CopyRanges(work, copies):
+                for offset, basis, start, length in copies:
+                    assert basis == 0
+                    old = self.old[work.file.ticket][start : start + length]
+                    self.write(work.file.ticket, offset, old.ljust(length, b"\0"))
+                self.fetch.copied(work, sum(copy.length for copy in copies))
+            case RebuildGaps(_, gaps, data):
+                self.rebuild(gaps, bytes(data.payload))
+            case FinishFile(work):
+                if self.is_right(work.file.ticket):
+                    self.fetch.finished(work)
+                elif (guilty := self.fetch.corrupt(work)) is not None:
+                    self.drop(guilty)
+            case _:
+                raise AssertionError(effect)
+
+    def store_batch(self, session: int, batch: Batch, data: bytes) -> None:
+        at = 0
+        for file in batch.files:
+            self.write(file.ticket, 0, data[at : at + file.size])
+            at += file.size
+        if all(self.is_right(file.ticket) for file in batch.files):
+            self.fetch.stored(batch)
+        else:
+            self.fetch.give_back([batch], [])
+            self.drop(session)
+
+    def rebuild(self, gaps: tuple[Gap, ...], data: bytes) -> None:
+        wrong = []
+        for gap, one in zip(gaps, delta.split(data, len(gaps)), strict=True):
+            assert gap.pieces is not None
+            made = delta.apply(one, gap.pieces, gap.size)
+            if made == self.contents[gap.file.ticket][gap.offset : gap.offset + gap.size]:
+                self.write(gap.file.ticket, gap.offset, made)
+                if gap.work is None:
+                    self.complete.add(gap.file.ticket)
+            else:
+                wrong.append(gap)
+        self.fetch.rebuilt(gaps, wrong)
+
+    def write(self, ticket: int, offset: int, data: bytes) -> None:
+        self.disk[ticket][offset : offset + len(data)] = data
+        self.written += len(data)
+
+    def is_right(self, ticket: int) -> bool:
+        if self.disk[ticket] == self.contents[ticket]:
+            self.complete.add(ticket)
+            return True
+        return False
+
+    def is_right_everywhere(self) -> bool:
+        return self.disk == self.contents and self.complete == set(range(len(self.contents)))
+
+
+sizes = st.sampled_from([1, 50, 5000, DELTA_BYTES + 1, SMALL_BYTES, SMALL_BYTES + 1, 1_500_000])
+shapes = st.lists(st.tuples(sizes, st.booleans()), max_size=6)
+windows = st.sampled_from([1000, SMALL_BYTES, 4 << 20])
+
+
+def world(shapes: list[tuple[int, bool]], rng: random.Random, **options: int) -> World:
+    """A file of each size, and where it is said so an old one that shares something with it."""
+    contents = [rng.randbytes(size) for size, _ in shapes]
+    old: dict[int, bytes] = {}
+    for at, data in enumerate(contents):
+        if shapes[at][1]:
+            third = len(data) // 3
+            edited = bytearray(data[third:] + data[:third])
+            edited[len(edited) // 2] ^= 1
+            old[at] = bytes(edited)
+    return World(contents, old, rng, **options)
+
+
+@given(shapes, windows, st.randoms(use_true_random=False))
+def test_every_wanted_byte_is_written_once(
+    shapes: list[tuple[int, bool]], window_bytes: int, rng: random.Random
+) -> None:
+    one = world(shapes, rng, window_bytes=window_bytes)
+    one.run()
+    assert one.is_right_everywhere()
+    assert one.written == sum(map(len, one.contents))
+
+
+@given(shapes, windows, st.integers(1, 3), st.randoms(use_true_random=False))
+def test_what_a_session_that_dies_has_not_brought_others_bring(
+    shapes: list[tuple[int, bool]], window_bytes: int, mortal: int, rng: random.Random
+) -> None:
+    one = world(shapes, rng, window_bytes=window_bytes, mortal=mortal)
+    one.run()
+    assert one.is_right_everywhere()
+
+
+@given(shapes, windows, st.integers(1, 2), st.randoms(use_true_random=False))
+def test_sessions_that_lie_are_found_out_and_an_honest_one_is_enough(
+    shapes: list[tuple[int, bool]], window_bytes: int, liars: int, rng: random.Random
+) -> None:
+    one = world(shapes, rng, window_bytes=window_bytes, liars=liars, mortal=1)
+    honest = liars + 1
+    one.run()
+    assert one.is_right_everywhere()
+    assert honest in one.peers
+
+
+# --- one thing at a time ------------------------------------------------------------------------
+
+
+def fed(*files: WantedFile, rate: float = 0.0) -> Fetch:
+    fetch = Fetch(rate=lambda: rate)
+    fetch.add(files, is_last=True)
+    return fetch
+
+
+def test_nothing_to_fetch_is_done_at_once() -> None:
+    assert fed().is_done
+
+
+def test_thousands_of_tiny_files_go_in_few_units() -> None:
+    files = [WantedFile(n, Digest(n.to_bytes(32, "big")), 10, 0) for n in range(1000)]
+    fetch = fed(*files)
+    assert isinstance(fetch.take_unit(1), Batch)
+    assert fetch.take_unit(1) is None
+
+
+def test_more_is_handed_out_only_after_the_write() -> None:
+    fetch = Fetch(window_bytes=PIECE_BYTES)
+    fetch.add([WantedFile(0, digest_of(b"x"), 2 * PIECE_BYTES, 0)], is_last=True)
+    piece = fetch.take_unit(1)
+    assert isinstance(piece, Piece)
+    assert fetch.take_unit(1) is None
+    fetch.stored(piece)
+    assert fetch.take_unit(1) == Piece(piece.work, PIECE_BYTES, PIECE_BYTES)
+
+
+def test_a_new_file_needs_no_recipe_and_no_delta() -> None:
+    fetch = fed(wanted(bytes(10)), wanted(bytes(SMALL_BYTES + 1)))
+    assert fetch.take_ask() is None
+    assert not any(isinstance(one, CutBases | SignGaps) for one in fetch.effects)
+
+
+def test_segments_are_asked_for_first_where_there_are_many_chunks() -> None:
+    fetch = fed(wanted(bytes(2 << 20), replaces=99), wanted(bytes(1 << 20), 1, replaces=99))
+    ask = fetch.take_ask()
+    assert isinstance(ask, RecipeAsk)
+    assert [one.level for one in ask.stretches] == [Level.SEGMENTS, Level.CHUNKS]
+
+
+def test_an_edited_small_file_is_signed_and_asked_for_as_a_delta() -> None:
+    old = random.Random(1).randbytes(50_000)
+    fetch = fed(wanted(bytes(50_000), replaces=50_000))
+    (sign,) = [one for one in fetch.effects if isinstance(one, SignGaps)]
+    fetch.signed(sign.gaps, 7, [delta.cut(old, 7)])
+    ask = fetch.take_ask()
+    assert isinstance(ask, DeltaAsk)
+    assert (ask.key, ask.gaps) == (7, sign.gaps)
+
+
+def test_a_small_file_whose_old_one_is_gone_is_wanted_whole() -> None:
+    fetch = fed(wanted(bytes(50_000), replaces=50_000))
+    (sign,) = [one for one in fetch.effects if isinstance(one, SignGaps)]
+    fetch.signed(sign.gaps, 7, [None])
+    assert fetch.take_ask() is None
+    assert isinstance(fetch.take_unit(1), Batch)
+
+
+def test_a_file_that_several_gave_and_that_is_wrong_comes_again_from_one_that_lives() -> None:
+    fetch = fed(wanted(bytes(SMALL_BYTES + 1)))
+    piece = fetch.take_unit(1)
+    assert isinstance(piece, Piece)
+    piece.work.givers.update({1, 2, 3})
+    fetch.forget(1)
+    assert fetch.corrupt(piece.work) is None
+    assert fetch.take_unit(3) is None
+    again = fetch.take_unit(2)
+    assert isinstance(again, Piece)
+    again.work.givers.add(2)
+    assert fetch.corrupt(again.work) == 2
+
+
+def test_a_file_whose_givers_are_all_gone_may_come_from_anyone() -> None:
+    fetch = fed(wanted(bytes(SMALL_BYTES + 1)))
+    piece = fetch.take_unit(1)
+    assert isinstance(piece, Piece)
+    piece.work.givers.update({1, 2})
+    fetch.forget(1)
+    fetch.forget(2)
+    fetch.corrupt(piece.work)
+    assert fetch.take_unit(5) is not None

@@ -1,0 +1,49 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filesync.transfer.flow import Coding, Compress, Flow, Pace
+
+flows = st.builds(Flow, st.sampled_from(Compress), st.integers(0, 9))
+
+
+@given(flows, flows)
+def test_the_lower_rate_holds_and_none_is_no_rate(one: Flow, other: Flow) -> None:
+    rates = {one.bytes_per_s, other.bytes_per_s} - {0}
+    assert one.stricter(other).bytes_per_s == min(rates, default=0)
+
+
+@given(flows, flows)
+def test_who_has_a_wish_about_compression_decides_and_the_first_before_the_second(
+    one: Flow, other: Flow
+) -> None:
+    wishes = [flow.compress for flow in (one, other) if flow.compress is not Compress.AUTO]
+    assert one.stricter(other).compress is [*wishes, Compress.AUTO][0]
+
+
+def test_compression_ends_on_a_link_that_never_makes_frames_wait() -> None:
+    coding = Coding(Compress.AUTO)
+    for _ in range(Coding.FAST_FRAMES):
+        assert coding.is_on
+        coding.note(1 << 20, 0.0)
+    assert not coding.is_on
+    coding.note(1 << 20, 1.0)
+    assert coding.is_on
+
+
+def test_what_was_asked_for_is_what_is_done_on_any_link() -> None:
+    for compress, is_on in ((Compress.NONE, False), (Compress.ZSTD, True)):
+        coding = Coding(compress)
+        for waited_s in [0.0] * 10 + [9.0]:
+            coding.note(1 << 20, waited_s)
+            assert coding.is_on is is_on
+
+
+def test_bytes_are_spread_over_time() -> None:
+    pace = Pace(1000)
+    assert [pace.delay(500, 0.0) for _ in range(3)] == [0.0, 0.5, 1.0]
+    assert pace.delay(1, 60.0) == 0.0
+
+
+def test_without_a_rate_nothing_waits() -> None:
+    pace = Pace(0)
+    assert [pace.delay(1 << 40, 0.0) for _ in range(3)] == [0.0] * 3
