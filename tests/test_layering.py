@@ -27,6 +27,7 @@ PURE = [
     "filesync/manifest/tree.py",
     "filesync/overlay.py",
     "filesync/select.py",
+    "filesync/sync/wire.py",
     "filesync/transfer/codec.py",
     "filesync/transfer/delta.py",
     "filesync/transfer/fetch.py",

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from filesync.digest import Digest
 from filesync.errors import MalformedMessage
-from filesync.transfer import codec, serve_wire, wire
+from filesync.sync import wire as sync_wire
+from filesync.transfer import codec, wire
 from filesync.transfer.flow import Compress
 from filesync.transfer.wire import Codec, Level
 
@@ -76,7 +77,7 @@ def test_any_frames_give_a_message_or_malformed_message(frames: list[bytes]) -> 
 
 @given(st.binary(max_size=64))
 def test_any_body_gives_a_request_or_malformed_message(body: bytes) -> None:
-    for decode in (serve_wire.decode_request, serve_wire.decode_answer):
+    for decode in (sync_wire.decode_request, sync_wire.decode_answer):
         try:
             decode(body)
         except MalformedMessage:

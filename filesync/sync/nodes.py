@@ -1,6 +1,5 @@
 """Directory nodes over a connection: from the root down, only those that the asker lacks."""
 
-import asyncio
 from itertools import islice
 from typing import Final
 
@@ -8,8 +7,8 @@ from filesync.digest import Digest, digest_of
 from filesync.errors import MalformedManifest, UnexpectedMessage
 from filesync.manifest import Manifest, Nodes, Subdirectory, accept, decode
 from filesync.manifest.pack import PACK_BYTES, pack_nodes, unpack_nodes
-from filesync.transfer import serve_wire as wire
-from filesync.transfer.calls_zmq import call
+from filesync.sync import wire
+from filesync.sync.asking import ask, in_thread
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
 
@@ -26,11 +25,9 @@ async def fetch_nodes(channel: Channel, token: bytes, tree: Digest, nodes: Nodes
     """
     fetching = _Fetching(tree, nodes)
     while asked := fetching.next_ask():
-        body, payload = await call(channel, wire.encode(wire.AskNodes(token, asked)))
-        if not isinstance(wire.decode_answer(body), wire.Nodes):
-            raise UnexpectedMessage("the answer to a request for nodes is none")
-        await asyncio.to_thread(fetching.take, payload)
-    await asyncio.to_thread(fetching.settle)
+        _, payload = await ask(channel, wire.AskNodes(token, asked), wire.Nodes)
+        await in_thread(fetching.take, payload)
+    await in_thread(fetching.settle)
     return len(fetching.found)
 
 

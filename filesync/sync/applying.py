@@ -1,0 +1,62 @@
+"""One part of a sync, from what is planned to what is done; the same on all sides."""
+
+import os
+from pathlib import Path
+
+from filesync.digest import name_of
+from filesync.disk.update import LocalTree, TreeUpdate, UpdateStats
+from filesync.manifest import Manifest
+from filesync.sync.itemize import itemize
+from filesync.sync.options import Options, SyncStats
+from filesync.sync.plan import Plan
+
+
+class Update(TreeUpdate):
+    """An update of what others may be using, as far as this user may.
+
+    Attributes:
+        done: what it did, when it is finished.
+    """
+
+    def __init__(self, root: Path, plan: Plan, *local: LocalTree) -> None:
+        super().__init__(
+            root,
+            basis=plan.basis,
+            target=plan.target,
+            local=local,
+            # Others may be using what is there: no name ever holds half a file.
+            atomic=True,
+            preserve_owner=os.geteuid() == 0,
+        )
+        self.done: UpdateStats | None = None
+
+    def finish(self) -> UpdateStats:
+        """Put the rest in place; keep what was done."""
+        self.done = super().finish()
+        return self.done
+
+
+def note_source(stats: SyncStats, top: Manifest, skipped: dict[str, int]) -> None:
+    """Count what a part's source holds."""
+    summary = top.summary
+    stats.names += summary.entries
+    stats.size += summary.size
+    stats.trees.append(name_of(top.tree))
+    stats.skipped.update(skipped)
+
+
+def note_plan(
+    stats: SyncStats,
+    plan: Plan,
+    options: Options,
+    *,
+    prefix: bytes,
+    is_sent: bool = False,
+    is_new: bool = False,
+) -> None:
+    """Count what will change, and tell whoever wants to see it."""
+    counts = plan.counts()
+    stats.created += counts.created
+    stats.deleted += counts.deleted
+    if options.on_changes is not None:
+        options.on_changes(itemize(plan, prefix=prefix, is_sent=is_sent, is_new=is_new))

@@ -1,0 +1,106 @@
+"""Syncs from and to a ``filesync serve``."""
+
+import os
+import re
+from collections.abc import Sequence
+from time import monotonic
+from typing import Final, NamedTuple
+
+from filesync.errors import Unavailable, UsageError
+from filesync.sync.asking import Peer
+from filesync.sync.giving import Giving
+from filesync.sync.options import OnProgress, Options, SyncStats
+from filesync.sync.places import LocalPlaces, close_all, find_sources, local_path, not_excluded
+from filesync.sync.taking import take
+from filesync.transfer.plane_zmq import DataPlane
+
+_REMOTE: Final = re.compile(rb"(tcp://[^/]+)(?:/(.*))?", re.DOTALL)
+
+
+class Remote(NamedTuple):
+    """A path below what a ``filesync serve`` serves."""
+
+    address: str
+    path: bytes
+
+
+def parse(text: str) -> Remote | bytes:
+    """Return what a source or destination names: ``tcp://host:port/path``, or a local path."""
+    if match := _REMOTE.fullmatch(os.fsencode(text)):
+        return Remote(os.fsdecode(match[1]), match[2] or b"")
+    if "://" in text:
+        raise UsageError(f"{text}: write it as tcp://host:port/path, or as a local path")
+    return local_path(text)
+
+
+async def sync_from(
+    sources: Sequence[Remote],
+    dest: bytes,
+    options: Options,
+    *,
+    progress: OnProgress | None = None,
+) -> SyncStats:
+    """Make ``dest`` on this machine hold what ``sources`` on one server have.
+
+    Trailing slashes mean what they do in ``sync_local``.
+
+    Raises:
+        UsageError: the sources are not all on one server.
+        PathMissing: the directory above the destination is not there.
+        Unavailable: the server is not there, or refuses.
+        StoreError: this disk.
+    """
+    started = monotonic()
+    address = sources[0].address
+    if any(source.address != address for source in sources):
+        raise UsageError("all sources of one sync must be on one server; sync once for each")
+    async with DataPlane() as plane:
+        peer = await _dial(plane, address)
+        paths = [source.path for source in sources]
+        stats = await take(peer, paths, dest, options, progress)
+    return _timed(stats, peer, started)
+
+
+async def sync_to(
+    sources: Sequence[bytes],
+    dest: Remote,
+    options: Options,
+    *,
+    progress: OnProgress | None = None,
+) -> SyncStats:
+    """Make ``dest`` on a server hold what ``sources`` on this machine have.
+
+    Trailing slashes mean what they do in ``sync_local``.
+
+    Raises:
+        PathMissing: a source is not there.
+        Unavailable: the server is not there, or refuses.
+        StoreError: this disk.
+    """
+    started = monotonic()
+    found = not_excluded(find_sources(LocalPlaces(), sources), options.rules)
+    giving = Giving(found, options, progress, is_directory=len(sources) > 1)
+    try:
+        giving.begin()
+        async with DataPlane(answer=giving.answer) as plane:
+            peer = await _dial(plane, dest.address)
+            await giving.give(peer, dest.path)
+    finally:
+        await giving.stop()
+        close_all(found)
+    return _timed(giving.stats, peer, started)
+
+
+async def _dial(plane: DataPlane, address: str) -> Peer:
+    try:
+        return Peer(plane, await plane.connect(address), address)
+    except Unavailable as exc:
+        if type(exc) is not Unavailable:
+            raise
+        raise Unavailable(f"{exc}; is a `filesync serve` running there?") from exc
+
+
+def _timed(stats: SyncStats, peer: Peer, started: float) -> SyncStats:
+    stats.seconds = monotonic() - started
+    stats.wire_in, stats.wire_out = peer.channel.wire_in, peer.channel.wire_out
+    return stats

@@ -1,0 +1,224 @@
+"""The commands ``sync`` and ``serve``; what they run is imported when it is known what it is."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+PARTIAL: Final = 23
+"""Exit code: done, but not all metadata could be kept."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_CODES: Final = """
+Exit codes: 0 done; 1 failed; 2 wrong usage; 23 all content is there, but something of its
+metadata could not be kept (an owner is no loss to an ordinary user); 130 interrupted.
+"""
+
+
+def default_caches() -> Path:
+    """Return where stat caches are kept: below XDG_CACHE_HOME, or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "filesync"
+
+
+class CommandWithRules(click.Command):
+    """A command that takes --exclude and --include in any order, and keeps it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse ``args``, an --include as the --exclude '+ …' that it stands for."""
+        return super().parse_args(ctx, _in_order(args))
+
+
+def _in_order(args: Sequence[str]) -> list[str]:
+    # Click gathers each option's values by themselves; which came first is lost.
+    rest = iter(args)
+    ordered: list[str] = []
+    for word in rest:
+        if word == "--":
+            return [*ordered, word, *rest]
+        name, equals, value = word.partition("=")
+        if name == "--include" and (equals or (value := next(rest, ""))):
+            is_rule = value == "!" or value[:2] in ("+ ", "- ")
+            ordered.append(f"--exclude={value if is_rule else f'+ {value}'}")
+        else:
+            ordered.append(word)
+    return ordered
+
+
+def rules_options(command: F) -> F:
+    """Add --exclude and --include, as ``excludes``, to a CommandWithRules."""
+    exclude = click.option(
+        "--exclude",
+        "excludes",
+        multiple=True,
+        metavar="PATTERN",
+        help="Leave out, and alone, what matches, by rsync's rules; the first that matches "
+        "decides. Repeatable.",
+    )
+    include = click.option(
+        "--include",
+        "includes",
+        multiple=True,
+        expose_value=False,
+        metavar="PATTERN",
+        help="Do not leave out what matches, whatever later patterns say. Repeatable.",
+    )
+    return exclude(include(command))
+
+
+def as_rules(excludes: Sequence[str]) -> tuple[bytes, ...]:
+    """Return what was given to --exclude and --include as rules."""
+    return tuple(map(os.fsencode, excludes))
+
+
+@click.command(
+    cls=CommandWithRules,
+    epilog=f"""
+\b
+Examples:
+  filesync sync src/ backup/                        what is in src
+  filesync sync src notes.txt backup/               backup/src and backup/notes.txt
+  filesync sync -n -i --delete src/ backup/         what would change
+  filesync sync tcp://127.0.0.1:7701/site/ site/    from a `filesync serve`
+  filesync sync --include '*.c' --include '*/' --exclude '*' src/ tcp://127.0.0.1:7701/src/
+  filesync sync --compress none --bwlimit 20M disk.img tcp://127.0.0.1:7701/
+\b
+Patterns: 'x' matches that name anywhere, '/x' at the top, 'x/' directories only; * and ?
+match within a name, ** across slashes, x/*** a directory and all in it.
+{EXIT_CODES}""",
+)
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True)
+@click.argument("dest", metavar="DST")
+@click.option("--delete", is_flag=True, help="Remove what SRC does not have.")
+@click.option("-n", "--dry-run", is_flag=True, help="Change nothing; list what would change.")
+@click.option(
+    "-i",
+    "--itemize-changes",
+    "--itemize",
+    "itemized",
+    is_flag=True,
+    help="List what changes, as rsync does.",
+)
+@rules_options
+@click.option(
+    "--compress",
+    type=click.Choice(["auto", "none", "zstd"]),
+    default="auto",
+    show_default=True,
+    help="What travels compressed: what that makes faster, nothing, or all that gets smaller.",
+)
+@click.option("-z", "zstd", is_flag=True, help="The same as --compress zstd.")
+@click.option(
+    "--bwlimit",
+    metavar="RATE",
+    default="0",
+    help="At most so much a second: a number is KiB; 1.5M, 200K.",
+)
+@click.option(
+    "-c", "--checksum", is_flag=True, help="Read all files on both sides, changed or not."
+)
+@click.option("--stats", "show_stats", is_flag=True, help="Say what it took.")
+@click.option("--json", "as_json", is_flag=True, help="Say all figures, as one JSON document.")
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Show progress.  [default: on a terminal, after a second]",
+)
+def sync(
+    sources: Sequence[str],
+    dest: str,
+    excludes: Sequence[str],
+    compress: str,
+    bwlimit: str,
+    progress: bool | None,
+    **flags: bool,
+) -> int:
+    """Make DST hold what each SRC has, moving only what DST lacks.
+
+    SRC and DST are local paths; all SRC, or DST, may be tcp://host:port/path, below what a
+    `filesync serve` serves. A SRC that ends in '/' stands for what is in the directory, without
+    it for the directory itself. What is copied is verified by digest. Other names in DST stay,
+    unless --delete is given.
+    """
+    from filesync.sync.options import Options
+    from filesync.sync.rate import parse_rate
+    from filesync.sync.report import as_json, is_partial, notes, summary
+    from filesync.sync.run import Listing, run
+    from filesync.transfer.flow import Compress, Flow
+
+    is_listed = flags["itemized"] or flags["dry_run"]
+    listing = Listing(keep=flags["as_json"])
+    options = Options(
+        delete=flags["delete"],
+        dry_run=flags["dry_run"],
+        checksum=flags["checksum"],
+        rules=as_rules(excludes),
+        flow=Flow(Compress("zstd" if flags["zstd"] else compress), parse_rate(bwlimit)),
+        caches=default_caches(),
+        on_changes=listing.take if is_listed else None,
+    )
+    stats = run(sources, dest, options, listing, progress=progress)
+    for note in notes(stats):
+        click.echo(f"filesync: {note}", err=True)
+    if flags["as_json"]:
+        changes = listing.lines if is_listed else None
+        click.echo(as_json(stats, dry_run=options.dry_run, changes=changes))
+    elif flags["show_stats"]:
+        click.echo(summary(stats))
+    return PARTIAL if is_partial(stats) else 0
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  filesync serve /srv/trees
+  filesync serve /srv/trees --read-only --listen tcp://127.0.0.1:7701
+\b
+Exit codes: 0 stopped by Ctrl-C or SIGTERM; 1 failed; 2 wrong usage, or the port is taken.
+"""
+)
+@click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--listen",
+    default="tcp://127.0.0.1:7701",
+    show_default=True,
+    metavar="ADDR",
+    help="Where to listen; port 0 is any free one.",
+)
+@click.option("--read-only", is_flag=True, help="Let nobody write.")
+@click.option(
+    "--allow-insecure",
+    is_flag=True,
+    help="Listen where other machines can connect, though traffic is neither encrypted nor "
+    "authenticated.",
+)
+@click.option("--until-eof", is_flag=True, hidden=True)
+def serve(
+    root: Path, listen: str, read_only: bool, allow_insecure: bool, until_eof: bool
+) -> None:
+    """Let `filesync sync` take trees from below ROOT, and give trees to it.
+
+    Nothing outside of ROOT can be reached, through links neither. The address is the first line
+    printed. Stop it with Ctrl-C.
+    """
+    asyncio.run(_serve(root, listen, read_only, allow_insecure, until_eof))
+
+
+async def _serve(
+    root: Path, listen: str, read_only: bool, allow_insecure: bool, until_eof: bool
+) -> None:
+    from filesync.lifetime import wait_for_end
+    from filesync.sync.server import TreeServer
+    from filesync.transfer.plane_zmq import DataPlane
+
+    server = TreeServer(root, read_only=read_only, caches=default_caches())
+    async with DataPlane(listen, answer=server.answer, allow_insecure=allow_insecure) as plane:
+        server.use(plane)
+        click.echo(plane.address)
+        sys.stdout.flush()
+        await wait_for_end(until_eof=until_eof)

@@ -1,0 +1,200 @@
+"""Syncs from this machine to a ``filesync serve``."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+
+from filesync.digest import Digest
+from filesync.errors import UnexpectedMessage
+from filesync.manifest import Manifest, MemoryNodes
+from filesync.sync import wire
+from filesync.sync.applying import note_plan, note_source
+from filesync.sync.asking import Peer, ask, in_thread
+from filesync.sync.filter import Filter
+from filesync.sync.nodes import answer_nodes, fetch_nodes
+from filesync.sync.options import OnProgress, Options, SyncStats
+from filesync.sync.places import Source
+from filesync.sync.plan import is_united, make_plan, removal_of
+from filesync.sync.scanning import Found, scan_place
+from filesync.transfer.channel_zmq import Channel
+from filesync.transfer.errors import NotOffered
+from filesync.transfer.offer import TOKEN_BYTES
+from filesync.transfer.stats import Progress
+
+
+class Giving:
+    """Gives ``sources`` to a server: begin, then connect with ``answer``, ``give``, ``stop``.
+
+    Attributes:
+        stats: what it took so far.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        options: Options,
+        progress: OnProgress | None,
+        *,
+        is_directory: bool,
+    ) -> None:
+        self.stats = SyncStats()
+        self._sources = sources
+        self._parts = [source.part for source in sources]
+        self._options = options
+        self._caches = None if options.checksum else options.caches
+        self._progress = progress
+        self._is_directory = is_directory
+        self._nodes = MemoryNodes()
+        self._scans: dict[int, asyncio.Task[Found]] = {}
+        self._given: dict[bytes, Manifest] = {}
+
+    # --- scans --------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start to scan what is given first, while there is no connection yet."""
+        if self._sources:
+            self._scan(len(self._sources) - 1)
+
+    async def stop(self) -> None:
+        """Let no scan go on; whoever closes the sources must wait for this."""
+        for task in self._scans.values():
+            task.cancel()
+        await asyncio.gather(*self._scans.values(), return_exceptions=True)
+
+    def _scan(self, at: int) -> asyncio.Task[Found]:
+        if at not in self._scans:
+            place = self._sources[at].place
+            filter = Filter(self._options.rules, root=self._parts[at].prefix)
+            scanning = in_thread(
+                scan_place, place, self._nodes, filter=filter, caches=self._caches
+            )
+            self._scans[at] = asyncio.create_task(scanning)
+        return self._scans[at]
+
+    # --- what the server asks for -------------------------------------------------------------
+
+    async def answer(self, _: Channel, body: bytes) -> tuple[bytes, bytes]:
+        """Answer a request of the server.
+
+        Raises:
+            PeerError: a client that gives does not answer this.
+        """
+        match wire.decode_request(body):
+            case wire.AskNodes(token, digests):
+                if (manifest := self._given.get(token)) is None:
+                    raise NotOffered("nodes were asked for of a tree that is not given")
+                return wire.encode(wire.Nodes()), await in_thread(
+                    answer_nodes, manifest, digests
+                )
+            case wire.Progressed(files, content_bytes):
+                if self._progress is not None:
+                    self._progress(Progress(files, content_bytes, 0))
+                return wire.encode(wire.Done()), b""
+            case _:
+                raise UnexpectedMessage("a client that gives answers no such request")
+
+    # --- giving -------------------------------------------------------------------------------
+
+    async def give(self, peer: Peer, path: bytes) -> None:
+        """Make ``path`` on the server hold the sources.
+
+        Raises:
+            Unavailable: the server is gone, or refuses.
+            StoreError: this disk.
+        """
+        for at in reversed(range(len(self._sources))):
+            await self._give(peer, path, at)
+
+    async def _give(self, peer: Peer, path: bytes, at: int) -> None:
+        part, options = self._parts[at], self._options
+        scanning = self._scan(at)
+        request = wire.Prepare(
+            path,
+            tuple(sorted(part.names or ())),
+            part.inside,
+            is_directory=self._is_directory,
+            dry_run=options.dry_run,
+            rules=() if options.delete else options.rules,
+            checksum=options.checksum,
+        )
+        prepared, _ = await ask(peer.channel, request, wire.Prepared)
+        there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
+        top, skipped = await scanning
+        note_source(self.stats, top, skipped)
+        is_done = there.tree == top.tree and prepared.rename is None and not prepared.is_new
+        if not is_done and (options.on_changes is not None or options.dry_run):
+            await self._note_plan(peer, at, prepared, there.tree, top)
+        if is_done or options.dry_run:
+            await ask(peer.channel, wire.Drop(prepared.token), wire.Done)
+        else:
+            await self._send(peer, at, prepared.token, top)
+
+    async def _note_plan(
+        self, peer: Peer, at: int, prepared: wire.Prepared, tree: Digest, top: Manifest
+    ) -> None:
+        """Work out what the server will do, from the nodes of what it has."""
+        await fetch_nodes(peer.channel, prepared.token, tree, self._nodes)
+        part, options = self._parts[at], self._options
+        names = part.names
+        if prepared.rename is not None:
+            names = frozenset((prepared.rename,))
+        removal = None
+        if options.delete:
+            removal = removal_of(self._parts, at, await self._tops(), options.rules)
+        plan = await in_thread(
+            make_plan,
+            Manifest(tree, self._nodes),
+            top,
+            self._nodes,
+            names=names,
+            rename=prepared.rename,
+            removal=removal,
+        )
+        # What a real run creates and deletes the server counts.
+        stats = self.stats if options.dry_run else SyncStats()
+        note_plan(
+            stats, plan, options, prefix=part.prefix, is_sent=True, is_new=prepared.is_new
+        )
+
+    async def _tops(self) -> list[Manifest | None]:
+        if not is_united(self._parts):
+            return [None] * len(self._parts)
+        return [(await self._scan(at)).manifest for at in range(len(self._parts))]
+
+    async def _send(self, peer: Peer, at: int, token: bytes, top: Manifest) -> None:
+        options, part = self._options, self._parts[at]
+        others: list[wire.Other] = []
+        spared: frozenset[bytes] = frozenset()
+        if options.delete and (
+            removal := removal_of(self._parts, at, await self._tops(), options.rules)
+        ):
+            spared = removal.spared
+            for other in removal.others:
+                others.append(wire.Other(secrets.token_bytes(TOKEN_BYTES), other.tree))
+                self._given[others[-1].token] = other
+        offer = peer.plane.offer(top, self._sources[at].place.root, flow=options.flow)
+        with offer:
+            self._given[offer.token] = top
+            await peer.plane.announce(peer.channel, offer)
+            request = wire.Give(
+                token,
+                offer.token,
+                top.tree,
+                delete=options.delete and part.names is None,
+                rules=options.rules,
+                others=tuple(others),
+                spared=tuple(sorted(spared)),
+                progress=self._progress is not None,
+            )
+            given, _ = await ask(peer.channel, request, wire.Given)
+        self._given.clear()
+        self._note(given)
+
+    def _note(self, given: wire.Given) -> None:
+        stats = self.stats
+        stats.created += given.created
+        stats.deleted += given.deleted
+        stats.files += given.files
+        stats.content_bytes += given.content_bytes
+        stats.copied_bytes += given.copied_bytes
+        stats.not_kept.update(given.not_kept)

@@ -1,0 +1,246 @@
+"""What changes, a line a name, as ``rsync --itemize-changes`` writes it.
+
+``YXcstpoguax name``: Y is ``>`` or ``<`` for a file that is received or sent, ``c`` for what is
+made on the spot (a directory, a link, a device), ``h`` for a name that is linked to another, ``.``
+for what only gets other metadata. X is the kind: ``f d L D S``. The rest names what differs:
+content (``c``; of a file, where neither size nor time shows it), size, time, permissions, owner,
+group, ACL, xattrs; or is all ``+`` for what is new. ``*deleting`` comes before what is gone.
+"""
+
+import re
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from filesync.diff import diff
+from filesync.digest import Digest
+from filesync.errors import LocalError
+from filesync.manifest import (
+    Directory,
+    Entry,
+    File,
+    Manifest,
+    Special,
+    Subdirectory,
+    Symlink,
+    Xattrs,
+)
+from filesync.sync.plan import Plan
+
+_NEW: Final = "+" * 9
+_SAME: Final = "." * 9
+_ACLS: Final = b"system.posix_acl_"
+_UNPRINTABLE: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\\\\(?=#[0-7]{3})"
+)
+_Known = File | Symlink | Special
+
+
+def itemize(
+    plan: Plan, *, prefix: bytes = b"", is_sent: bool = False, is_new: bool = False
+) -> Iterator[str]:
+    """Yield a line for each name that changes, in walk order.
+
+    What is gone from a directory comes before what changes in it, the deepest first.
+
+    Args:
+        plan: what changes.
+        prefix: what the names begin with: nothing, or a name and a slash.
+        is_sent: it goes to another machine.
+        is_new: the root is made, too.
+    """
+    lines = _Lines(plan, prefix, ">" if not is_sent else "<")
+    for change in diff(plan.basis, plan.target):
+        path = change.path + b"/" if change.path else b""
+        replaced = [old for old, new in change.changed if _kind(old) != _kind(new)]
+        for entry in (*change.removed, *replaced):
+            yield from lines.deleted(path, entry)
+        if is_new and not path:
+            yield f"cd{_NEW} {shown_name(prefix or b'./')}"
+        elif change.old is not None and (differs := _of_header(change.old, change.new)):
+            yield f".d{differs} {shown_name(prefix + path or b'./')}"
+        added = [(None, entry) for entry in change.added]
+        for old, new in sorted([*added, *change.changed], key=lambda pair: pair[1].name):
+            yield from lines.given(path, old, new)
+
+
+def shown_name(name: bytes) -> str:
+    """Return ``name`` on one line: what cannot be printed as '#', after a backslash, and octal."""
+    text = name.decode("utf-8", "surrogateescape")
+    return _UNPRINTABLE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "".join(f"\\#{byte:03o}" for byte in match[0].encode("utf-8", "surrogateescape"))
+
+
+class _Lines:
+    def __init__(self, plan: Plan, prefix: bytes, arrow: str) -> None:
+        self._plan = plan
+        self._prefix = prefix
+        self._arrow = arrow
+        self._first = _first_names(plan.target)
+
+    def deleted(self, path: bytes, entry: Entry) -> Iterator[str]:
+        """Yield a line for ``entry`` of the basis and, before it, for each name below it."""
+        stack: list[tuple[bytes, Entry, Iterator[Entry]]] = []
+        below: Entry | None = entry
+        while below is not None:
+            if isinstance(below, Subdirectory):
+                entries = iter(self._plan.basis.directory(below.tree).entries)
+                stack.append((path, below, entries))
+                path += below.name + b"/"
+            else:
+                yield self._gone(path, below)
+            while stack and (below := next(stack[-1][2], None)) is None:
+                path, done, _ = stack.pop()
+                yield self._gone(path, done)
+            if not stack:
+                return
+
+    def _gone(self, path: bytes, entry: Entry) -> str:
+        slash = b"/" if isinstance(entry, Subdirectory) else b""
+        return f"*deleting   {shown_name(self._prefix + path + entry.name + slash)}"
+
+    def given(self, path: bytes, old: Entry | None, new: Entry) -> Iterator[str]:
+        """Yield a line for ``new`` of the target and for all below it if it is a new directory."""
+        if isinstance(new, Subdirectory):
+            yield self._new(path, new)
+            below = Manifest(new.tree, self._plan.target.nodes)
+            start = path + new.name + b"/"
+            for inner, entry in below.walk():
+                yield self._new(start + inner[: len(inner) - len(entry.name)], entry)
+        elif old is None or isinstance(old, Subdirectory) or _kind(old) != _kind(new):
+            yield self._new(path, new)
+        elif line := self._changed(path, old, new):
+            yield line
+
+    def _new(self, path: bytes, entry: Entry) -> str:
+        name = shown_name(self._prefix + path + entry.name)
+        match entry:
+            case Subdirectory():
+                return f"cd{_NEW} {name}/"
+            case Symlink(target=target):
+                return f"cL{_NEW} {name} -> {shown_name(target)}"
+            case Special():
+                return f"c{_kind(entry)}{_NEW} {name}"
+            case File():
+                leader = self._leader(path, entry)
+                return f"{'h' if leader else self._arrow}f{_NEW} {name}{leader}"
+
+    def _changed(self, path: bytes, old: _Known, new: _Known) -> str:
+        """Return a line for what both trees have; b"" when only its group's name differs."""
+        differs = _differences(old, new)
+        leader, arrow = "", "."
+        if isinstance(old, File) and isinstance(new, File):
+            leader = self._leader(path, new) if old.link != new.link else ""
+            if leader:
+                arrow = "h"
+            elif old.digest != new.digest:
+                arrow = self._arrow
+        elif differs.startswith("c"):
+            arrow = "c"
+        if differs == _SAME:
+            if not leader:
+                return ""
+            differs = " " * 9
+        target = f" -> {shown_name(new.target)}" if isinstance(new, Symlink) else ""
+        name = shown_name(self._prefix + path + new.name)
+        return f"{arrow}{_kind(new)}{differs} {name}{target}{leader}"
+
+    def _leader(self, path: bytes, entry: File) -> str:
+        first = self._first.get(entry.link, b"") if entry.link else b""
+        is_first = not first or first == path + entry.name
+        return "" if is_first else f" => {shown_name(self._prefix + first)}"
+
+
+def _first_names(tree: Manifest) -> dict[bytes, bytes]:
+    """Return the first name of each hard-link group; enters only directories that have some."""
+    first: dict[bytes, bytes] = {}
+    stack = [(b"", tree.tree)] if tree.summary.links else []
+    while stack:
+        path, digest = stack.pop()
+        below: list[tuple[bytes, Digest]] = []
+        for entry in tree.directory(digest).entries:
+            if isinstance(entry, File) and entry.link:
+                first.setdefault(entry.link, path + entry.name)
+            elif isinstance(entry, Subdirectory) and entry.links:
+                below.append((path + entry.name + b"/", entry.tree))
+        stack.extend(reversed(below))
+    return first
+
+
+def _differences(old: _Known, new: _Known) -> str:
+    """Return the nine letters for two entries of one kind."""
+    content = size = False
+    mode = (0, 0)
+    match old, new:
+        case File(), File():
+            size = old.size != new.size
+            is_shown = size or old.mtime_ns != new.mtime_ns
+            content = old.digest != new.digest and not is_shown
+            mode = (old.mode, new.mode)
+        case Symlink(), Symlink():
+            content = old.target != new.target
+        case Special(), Special():
+            mode = (stat.S_IMODE(old.mode), stat.S_IMODE(new.mode))
+            content = _device(old) != _device(new)
+        case _:
+            raise LocalError("two entries of different kinds are compared")
+    return _letters(
+        content,
+        size,
+        old.mtime_ns != new.mtime_ns,
+        mode[0] != mode[1],
+        old.uid != new.uid,
+        old.gid != new.gid,
+        *_xattrs_differ(old.xattrs, new.xattrs),
+    )
+
+
+def _of_header(old: Directory, new: Directory) -> str:
+    """Return the nine letters for a directory itself; "" when nothing of it differs."""
+    letters = _letters(
+        False,
+        False,
+        old.mtime_ns != new.mtime_ns,
+        old.mode != new.mode,
+        old.uid != new.uid,
+        old.gid != new.gid,
+        *_xattrs_differ(old.xattrs, new.xattrs),
+    )
+    return "" if letters == _SAME else letters
+
+
+def _letters(*differ: bool) -> str:
+    """Return letters for content, size, time, mode, owner, group, ACL and xattrs."""
+    letters = [
+        letter if it_does else "." for letter, it_does in zip("cstpogax", differ, strict=True)
+    ]
+    letters.insert(6, ".")  # access and creation times, which are not synced
+    return "".join(letters)
+
+
+def _xattrs_differ(old: Xattrs, new: Xattrs) -> tuple[bool, bool]:
+    """Say whether ACLs differ, and whether other xattrs do."""
+    if old == new:
+        return False, False
+    names = {name for name, _ in set(old) ^ set(new)}
+    acls = {name for name in names if name.startswith(_ACLS)}
+    return bool(acls), bool(names - acls)
+
+
+def _device(entry: Special) -> tuple[int, int, int]:
+    return stat.S_IFMT(entry.mode), entry.major, entry.minor
+
+
+def _kind(entry: Entry) -> str:
+    match entry:
+        case File():
+            return "f"
+        case Subdirectory():
+            return "d"
+        case Symlink():
+            return "L"
+        case Special():
+            return "S" if stat.S_ISFIFO(entry.mode) else "D"

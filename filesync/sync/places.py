@@ -1,0 +1,289 @@
+"""Where a sync reads and writes: directories that an operator, or a peer below a root, names."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+from filesync.disk.handles import DIRECTORY_FLAGS, open_root, shown
+from filesync.errors import PathMissing, StoreError, UsageError
+from filesync.sync.filter import Filter
+from filesync.sync.plan import Part
+
+MAX_NAMES: Final = 1000
+"""Names of one directory that are synced at once; more are more than one part."""
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Place:
+    """A directory, or names in it. Close it when the sync is over.
+
+    Attributes:
+        root: the directory, as a path that leads to it until this is closed.
+        names: what of it; None for all.
+        label: the path for people.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        root: Path | None,
+        *,
+        names: frozenset[bytes] | None,
+        label: bytes,
+    ) -> None:
+        self._fd = fd
+        self.root = Path(f"/proc/self/fd/{fd}") if root is None else root
+        self.names = names
+        self.label = label
+
+    def close(self) -> None:
+        """Let go of the directory. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Places(Protocol):
+    """What paths mean."""
+
+    def open(self, path: bytes) -> int:
+        """Return a new descriptor of the directory ``path``.
+
+        Raises:
+            OSError: it is not there, or no directory.
+        """
+
+    def path_of(self, path: bytes) -> Path | None:
+        """Return a name of the directory ``path`` for this process, if it is safe to use one."""
+
+
+def local_path(text: str) -> bytes:
+    """Return the local path that a user wrote.
+
+    Raises:
+        UsageError: it is empty.
+    """
+    if not text:
+        raise UsageError("an empty path names nothing; write '.' for the current directory")
+    return os.fsencode(text)
+
+
+class LocalPlaces:
+    """Paths that the user of this process gives: links are followed as ever."""
+
+    def open(self, path: bytes) -> int:
+        """Return a new descriptor of the directory ``path``."""
+        return os.open(path or b".", _DIRECTORY)
+
+    def path_of(self, path: bytes) -> Path | None:
+        """Return ``path`` itself."""
+        return Path(os.fsdecode(path or b"."))
+
+
+class ServedPlaces:
+    """Paths below ``root`` that a peer gives: no link is followed, and '..' is refused."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        os.close(open_root(root))
+
+    def open(self, path: bytes) -> int:
+        """Return a new descriptor of the directory ``path``."""
+        fd = open_root(self._root)
+        try:
+            for name in filter(None, path.split(b"/")):
+                if name in (b".", b"..") or b"\0" in name:
+                    raise UsageError(f"{shown(path)} is not a path below the served directory")
+                parent, fd = fd, os.open(name, DIRECTORY_FLAGS, dir_fd=fd)
+                os.close(parent)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def path_of(self, path: bytes) -> Path | None:
+        """Return None: a name could lead elsewhere by the time that it is used."""
+
+
+class Source(NamedTuple):
+    """One part of what is synced, and where it is."""
+
+    place: Place
+    inside: bytes = b""
+
+    @property
+    def part(self) -> Part:
+        """What of the sync it is."""
+        return Part(self.inside, self.place.names)
+
+
+def find_sources(places: Places, paths: Sequence[bytes]) -> list[Source]:
+    """Return what ``paths`` name, in their order; names in one directory as one.
+
+    A directory with a slash at its end stands for what is in it. Where two paths have one last
+    name, the first stands for it. The caller closes the places.
+
+    Raises:
+        PathMissing: something is not there.
+        UsageError: something may not be named.
+    """
+    found: list[Source] = []
+    together: dict[bytes, list[Place]] = {}
+    seen: set[bytes] = set()
+    try:
+        for path in paths:
+            place = _find(places, path)
+            if place.names is None:
+                found.append(Source(place, _inside(path)))
+                continue
+            directory = _split(path)[0]
+            group = together.setdefault(directory, [])
+            fresh = place.names - seen
+            seen |= place.names
+            if group and len(group[-1].names or ()) < MAX_NAMES:
+                place.close()
+                group[-1].names = (group[-1].names or frozenset()) | fresh
+            elif fresh:
+                group.append(place)
+                found.append(Source(place))
+            else:
+                place.close()
+    except BaseException:
+        close_all(found)
+        raise
+    return found
+
+
+def not_excluded(sources: Sequence[Source], rules: Sequence[bytes]) -> list[Source]:
+    """Return ``sources`` without the directories that the rules leave out; close those."""
+    filter = Filter(rules)
+    kept: list[Source] = []
+    for source in sources:
+        if source.inside and filter.excludes(source.inside, True):
+            source.place.close()
+        else:
+            kept.append(source)
+    return kept
+
+
+def close_all(sources: Iterable[Source]) -> None:
+    """Close the places of ``sources``."""
+    for source in sources:
+        source.place.close()
+
+
+def _inside(path: bytes) -> bytes:
+    """Return the name under which the directory ``path`` comes to stand in the destination."""
+    name = path.rpartition(b"/")[2]
+    return b"" if name in (b".", b"..") else name
+
+
+def _find(places: Places, path: bytes) -> Place:
+    """Return the directory that ``path`` names, or the directory of the name that it names."""
+    try:
+        return Place(places.open(path), places.path_of(path), names=None, label=path)
+    except OSError as exc:
+        if path.endswith(b"/"):
+            raise PathMissing(os.fsdecode(path)) from exc
+    directory, name = _split(path)
+    try:
+        fd = places.open(directory)
+    except OSError as exc:
+        raise PathMissing(os.fsdecode(path)) from exc
+    try:
+        os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except OSError as exc:
+        os.close(fd)
+        raise PathMissing(os.fsdecode(path)) from exc
+    return Place(fd, places.path_of(directory), names=frozenset((name,)), label=path)
+
+
+class Target(NamedTuple):
+    """Where a source goes.
+
+    Attributes:
+        place: what is written.
+        rename: what the one name that is given is called there; None for its own name.
+        is_new: the directory was made for it.
+    """
+
+    place: Place
+    rename: bytes | None = None
+    is_new: bool = False
+
+
+def find_target(
+    places: Places,
+    path: bytes,
+    *,
+    part: Part,
+    is_directory: bool = False,
+    make: bool,
+) -> Target:
+    """Return where what is given to ``path`` goes.
+
+    Args:
+        places: what paths mean.
+        path: as it was named.
+        part: what is given. A single name goes to ``path`` itself, unless that is a directory.
+        is_directory: ``path`` is one, or is to be; so it is if it ends in a slash.
+        make: make directories that are missing, though none above ``path``.
+
+    Raises:
+        PathMissing: the directory above is not there; or, without ``make``, this one.
+        StoreError: the directory cannot be made.
+    """
+    rename = None
+    is_new = False
+    directory = path
+    names = part.names
+    if names is not None and len(names) == 1 and not is_directory and not path.endswith(b"/"):
+        try:
+            os.close(places.open(path))
+        except OSError:
+            directory, rename = _split(path)
+    if rename is None:
+        is_new = _make(places, path, make=make)
+        if part.inside:
+            directory = path.rstrip(b"/") + b"/" + part.inside
+            is_new = _make(places, directory, make=make)
+    try:
+        fd = places.open(directory)
+    except OSError as exc:
+        raise PathMissing(os.fsdecode(directory)) from exc
+    if rename is not None:
+        names = frozenset((rename,))
+    return Target(Place(fd, places.path_of(directory), names=names, label=path), rename, is_new)
+
+
+def _make(places: Places, path: bytes, *, make: bool) -> bool:
+    """Make the directory ``path`` unless it is there; say whether it was made."""
+    try:
+        os.close(places.open(path))
+    except FileNotFoundError:
+        if not make:
+            raise PathMissing(os.fsdecode(path)) from None
+    except NotADirectoryError:
+        raise StoreError(f"{shown(path)} is not a directory") from None
+    else:
+        return False
+    directory, name = _split(path)
+    try:
+        parent = places.open(directory)
+    except OSError as exc:
+        raise PathMissing(os.fsdecode(directory)) from exc
+    try:
+        os.mkdir(name, dir_fd=parent)
+    except OSError as exc:
+        raise StoreError(f"{shown(path)} cannot be made: {exc.strerror}") from exc
+    finally:
+        os.close(parent)
+    return True
+
+
+def _split(path: bytes) -> tuple[bytes, bytes]:
+    directory, slash, name = path.rstrip(b"/").rpartition(b"/")
+    if name in (b"", b".", b".."):
+        raise UsageError(f"{shown(path)} does not name a file")
+    return (directory or slash), name

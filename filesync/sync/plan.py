@@ -1,0 +1,221 @@
+"""What one sync is to do: what is there, what shall be, what differs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from filesync.diff import diff
+from filesync.digest import Digest
+from filesync.errors import UsageError
+from filesync.manifest import (
+    Directory,
+    Entry,
+    Expansion,
+    Manifest,
+    Nodes,
+    Subdirectory,
+    canonical_links,
+    grow,
+    put,
+    with_entries,
+)
+from filesync.overlay import overlay
+from filesync.sync.filter import Filter
+
+
+class Counts(NamedTuple):
+    """How many names are new, and how many are gone; what is below them counts as well."""
+
+    created: int
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a place holds and shall hold."""
+
+    basis: Manifest
+    target: Manifest
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing differs."""
+        return self.basis.tree == self.target.tree
+
+    def counts(self) -> Counts:
+        """Count what comes and goes; costs what has changed."""
+        created = deleted = 0
+        for change in diff(self.basis, self.target):
+            created += sum(map(_names, change.added))
+            deleted += sum(map(_names, change.removed))
+        return Counts(created, deleted)
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What ``--delete`` removes: what none of the sources has.
+
+    Attributes:
+        filter: what it leaves alone.
+        others: trees that go to the same place before or after this one.
+        spared: names in the place that are other sources'.
+    """
+
+    filter: Filter
+    others: Sequence[Manifest] = ()
+    spared: frozenset[bytes] = frozenset()
+
+
+class Part(NamedTuple):
+    """One of the sources of a sync.
+
+    Attributes:
+        inside: the name under which a directory comes to stand in the destination; b"" when
+            what is in it goes there, or when it is names.
+        names: what of a directory it is; None for all.
+    """
+
+    inside: bytes = b""
+    names: frozenset[bytes] | None = None
+
+    @property
+    def prefix(self) -> bytes:
+        """What its paths begin with, seen from the transfer's root."""
+        return self.inside + b"/" if self.inside else b""
+
+
+def is_united(parts: Sequence[Part]) -> bool:
+    """Say whether what ``--delete`` removes for one part depends on what others have."""
+    return len(parts) > 1 and any(not part.inside and part.names is None for part in parts)
+
+
+def removal_of(
+    parts: Sequence[Part], at: int, tops: Sequence[Manifest | None], rules: Sequence[bytes]
+) -> Removal | None:
+    """Return what ``--delete`` removes for the part ``at``; nothing, if that is names.
+
+    ``tops`` are the parts' trees, as far as the parts go straight into the destination.
+    """
+    part = parts[at]
+    if part.names is not None:
+        return None
+    filter = Filter(rules, root=part.prefix)
+    if part.inside:
+        return Removal(filter)
+    others: list[Manifest] = []
+    spared: set[bytes] = set()
+    for number, (other, top) in enumerate(zip(parts, tops, strict=True)):
+        if number == at:
+            continue
+        if other.inside:
+            spared.add(other.inside)
+        elif other.names is not None:
+            spared |= other.names
+        elif top is not None:
+            others.append(top)
+    return Removal(filter, others, frozenset(spared))
+
+
+def make_plan(
+    basis: Manifest,
+    top: Manifest,
+    nodes: Nodes,
+    *,
+    names: frozenset[bytes] | None = None,
+    rename: bytes | None = None,
+    removal: Removal | None = None,
+) -> Plan:
+    """Return what brings ``top`` to the place that holds ``basis``.
+
+    Args:
+        basis: what is there.
+        top: what is given.
+        nodes: holds both, and gets what is new.
+        names: what of the place's directory is synced, if it is names; the directory itself
+            is not then.
+        rename: what the one name in ``top`` is called at the place.
+        removal: what goes besides; None for nothing.
+
+    Raises:
+        UsageError: ``top`` is not what it was said to be.
+    """
+    if names is not None:
+        return Plan(basis, Manifest(_with_names(basis, top, nodes, names, rename), nodes))
+    if removal is None:
+        return Plan(basis, overlay(basis, top))
+    if not (removal.filter or removal.others or removal.spared):
+        return Plan(basis, top)
+    kept = canonical_links(nodes, _without_removed(basis, top, nodes, removal))
+    return Plan(basis, overlay(Manifest(kept, nodes), top))
+
+
+def _with_names(
+    basis: Manifest,
+    top: Manifest,
+    nodes: Nodes,
+    names: frozenset[bytes],
+    rename: bytes | None,
+) -> Digest:
+    given = {entry.name: entry for entry in top.root.entries}
+    if any(isinstance(entry, Subdirectory) for entry in given.values()):
+        raise UsageError("what was announced as a file is a directory")
+    if rename is not None and given:
+        if len(given) != 1:
+            raise UsageError("what was announced as one file is more")
+        (entry,) = given.values()
+        given = {rename: msgspec.structs.replace(entry, name=rename)}
+    if not names.issuperset(given):
+        raise UsageError("other names are given than were announced")
+    entries = {entry.name: entry for entry in basis.root.entries} | given
+    return canonical_links(nodes, put(nodes, with_entries(basis.root, entries.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class _At:
+    """A directory of the basis, and what the sources have in its place."""
+
+    directory: Directory
+    prefix: bytes
+    tops: tuple[Manifest, ...]
+
+
+def _without_removed(basis: Manifest, top: Manifest, nodes: Nodes, removal: Removal) -> Digest:
+    """Return the tree of what is left of ``basis``.
+
+    What the filter excludes stays, with the directories that lead to it.
+    """
+
+    def expand(at: _At) -> Expansion[_At]:
+        entries: list[Entry] = []
+        children: list[tuple[bytes, _At]] = []
+        roots = [manifest.root for manifest in at.tops]
+        for entry in at.directory.entries:
+            path = at.prefix + entry.name
+            is_directory = isinstance(entry, Subdirectory)
+            given = [root.find(entry.name) for root in roots]
+            if (
+                removal.filter.excludes(path, is_directory)
+                or (not at.prefix and entry.name in removal.spared)
+                or entry in given
+            ):
+                entries.append(entry)
+            elif isinstance(entry, Subdirectory):
+                below = tuple(
+                    Manifest(one.tree, manifest.nodes)
+                    for one, manifest in zip(given, at.tops, strict=True)
+                    if isinstance(one, Subdirectory)
+                )
+                children.append(
+                    (entry.name, _At(basis.directory(entry.tree), path + b"/", below))
+                )
+            elif any(given):
+                entries.append(entry)
+        return Expansion(at.directory, entries, children, drop_if_empty=not at.tops)
+
+    return grow(nodes, _At(basis.root, b"", (top, *removal.others)), expand)
+
+
+def _names(entry: Entry) -> int:
+    return 1 + (entry.entries if isinstance(entry, Subdirectory) else 0)

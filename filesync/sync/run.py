@@ -1,0 +1,81 @@
+"""One run of ``filesync sync``: from words to figures."""
+
+import asyncio
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+
+from filesync.errors import UsageError
+from filesync.sync.options import Options, SyncStats
+from filesync.sync.shown import ShownProgress
+
+_HAS_SCHEME = re.compile(r"[a-z]+://")
+
+
+class Listing:
+    """Where the lines of what changes go: to standard output as they come, or kept.
+
+    Attributes:
+        lines: what was kept; None if nothing is.
+        progress: what shows progress on the same terminal.
+    """
+
+    def __init__(self, *, keep: bool) -> None:
+        self.lines: list[str] | None = [] if keep else None
+        self.progress: ShownProgress | None = None
+
+    def take(self, changes: Iterator[str]) -> None:
+        """Take all of ``changes``."""
+        if self.lines is not None:
+            self.lines.extend(changes)
+            return
+        with self.progress.hidden() if self.progress is not None else nullcontext():
+            sys.stdout.writelines(f"{line}\n" for line in changes)
+            sys.stdout.flush()
+
+
+def run(
+    sources: Sequence[str],
+    dest: str,
+    options: Options,
+    listing: Listing,
+    *,
+    progress: bool | None,
+) -> SyncStats:
+    """Sync ``sources`` to ``dest``, each a local path or ``tcp://host:port/path``.
+
+    Raises:
+        UsageError: they cannot be synced in one run.
+        FilesyncError: see ``sync_local``, ``sync_from`` and ``sync_to``.
+    """
+    with ShownProgress(progress) as shown:
+        listing.progress = shown
+        remote = [bool(_HAS_SCHEME.match(text)) for text in sources]
+        if any(remote) and (not all(remote) or _HAS_SCHEME.match(dest)):
+            raise UsageError(
+                "either all sources or the destination may be on a server; "
+                "the other side must be on this machine"
+            )
+        if any(remote) or _HAS_SCHEME.match(dest):
+            return _remote(sources, dest, options, shown)
+        from filesync.sync.local import sync_local
+        from filesync.sync.places import local_path
+
+        # Not in a thread: an interrupt is to end it at once.
+        return sync_local([local_path(text) for text in sources], local_path(dest), options)
+
+
+def _remote(
+    sources: Sequence[str], dest: str, options: Options, shown: ShownProgress
+) -> SyncStats:
+    # A local sync needs no sockets: 30 ms less.
+    from filesync.sync.client import Remote, parse, sync_from, sync_to
+
+    progress = shown.note if shown.is_shown else None
+    target = parse(dest)
+    if isinstance(target, Remote):
+        here = [one for one in map(parse, sources) if isinstance(one, bytes)]
+        return asyncio.run(sync_to(here, target, options, progress=progress))
+    there = [one for one in map(parse, sources) if isinstance(one, Remote)]
+    return asyncio.run(sync_from(there, target, options, progress=progress))

@@ -1,0 +1,89 @@
+"""Scans of what a sync reads or writes, and the stat caches for them."""
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from filesync.digest import digest_of
+from filesync.disk.scan import LeaveOut, scan
+from filesync.disk.statcache import StatCache
+from filesync.errors import StoreError
+from filesync.manifest import Manifest, Nodes
+from filesync.sync.filter import Filter
+from filesync.sync.places import Place
+
+CACHED_NAMES_BYTES: Final = 1 << 20
+"""Names that hold less than this together are read sooner than a cache is opened."""
+
+
+class Found(NamedTuple):
+    """What a place holds, and how many names of which kind cannot be part of it."""
+
+    manifest: Manifest
+    skipped: dict[str, int]
+
+
+def scan_place(
+    place: Place,
+    nodes: Nodes,
+    *,
+    filter: Filter | None = None,
+    caches: Path | None,
+) -> Found:
+    """Return what ``place`` names; its nodes go to ``nodes``. Blocks.
+
+    Args:
+        place: what is read.
+        nodes: gets the directory nodes.
+        filter: what is left out.
+        caches: where the stat caches are; None reads every file.
+
+    Raises:
+        StoreError: something cannot be read.
+        SourceChanged: a file changed at every try.
+    """
+    leave_out: LeaveOut | None = filter.excludes if filter else None
+    if place.names is not None:
+        leave_out = _others(place.names, filter)
+    with _cache(place, caches) or nullcontext() as cache:
+        found = scan(place.root, nodes, cache=cache, leave_out=leave_out)
+    return Found(Manifest(found.tree, nodes), dict(found.skipped))
+
+
+def _others(names: frozenset[bytes], filter: Filter | None) -> LeaveOut:
+    """Return what leaves out all but ``names``, and of those what the filter does."""
+
+    def leave_out(path: bytes, is_directory: bool) -> bool:
+        # A name that has become a directory meanwhile is none of those that were asked for.
+        if path not in names or is_directory:
+            return True
+        return filter is not None and filter.excludes(path, is_directory)
+
+    return leave_out
+
+
+def _cache(place: Place, caches: Path | None) -> StatCache | None:
+    """Open the stat cache for ``place``; a sync without one is slower, not wrong."""
+    if caches is None:
+        return None
+    key = os.fsencode(os.path.realpath(place.root))
+    if place.names is not None:
+        if _size(place, place.names) < CACHED_NAMES_BYTES:
+            return None
+        key += b"\0" + b"\0".join(sorted(place.names))
+    try:
+        caches.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return StatCache(caches / f"{digest_of(key).hex()[:32]}.db")
+    except (OSError, StoreError):
+        return None
+
+
+def _size(place: Place, names: frozenset[bytes]) -> int:
+    size = 0
+    for name in names:
+        try:
+            size += os.lstat(os.path.join(os.fsencode(place.root), name)).st_size
+        except OSError:
+            continue
+    return size

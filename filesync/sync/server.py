@@ -1,0 +1,276 @@
+"""``filesync serve``: lets peers take and give trees below one directory."""
+
+import asyncio
+import logging
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self, assert_never
+
+from filesync.disk.handles import shown
+from filesync.errors import (
+    FilesyncError,
+    LocalError,
+    PathMissing,
+    UnexpectedMessage,
+    UsageError,
+)
+from filesync.manifest import Manifest
+from filesync.sync import wire
+from filesync.sync.applying import Update
+from filesync.sync.asking import ask, in_thread
+from filesync.sync.filter import Filter
+from filesync.sync.held import Claims, Held, Stage
+from filesync.sync.nodes import answer_nodes, fetch_nodes
+from filesync.sync.places import Place, ServedPlaces, find_sources, find_target, not_excluded
+from filesync.sync.plan import Part, Plan, Removal, make_plan
+from filesync.transfer.channel_zmq import Channel
+from filesync.transfer.errors import NotOffered, TooMuchWanted
+from filesync.transfer.offer import TOKEN_BYTES, Replica
+from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.stats import Progress
+
+log = logging.getLogger(__name__)
+
+MAX_HELD: Final = 64
+"""Places that one peer may hold at once; each costs a descriptor and its manifest in memory."""
+TELL_S: Final = 0.2
+
+
+class TreeServer:
+    """Answers the requests of ``filesync.sync.wire`` for the directory ``root``.
+
+    Args:
+        root: nothing outside of it is read or written.
+        read_only: give nothing to it.
+        caches: where stat caches are kept.
+    """
+
+    def __init__(self, root: Path, *, read_only: bool, caches: Path | None) -> None:
+        self._places = ServedPlaces(root)
+        self._read_only = read_only
+        self._caches = caches
+        self._held: dict[Channel, dict[bytes, Held]] = {}
+        self._claims = Claims()
+        self._plane: DataPlane | None = None
+
+    def use(self, plane: DataPlane) -> None:
+        """Send and pull over ``plane``, whose ``answer`` this object's is."""
+        self._plane = plane
+
+    async def answer(self, channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+        """Answer one request.
+
+        Raises:
+            FilesyncError: it is refused; the peer is to be told why.
+        """
+        request = wire.decode_request(body)
+        payload = b""
+        result: wire.Answer = wire.Done()
+        match request:
+            case wire.Look():
+                result = self._look(channel, request)
+            case wire.Prepare():
+                result = self._prepare(channel, request)
+            case wire.Scan(token):
+                result = await self._scan(self._find(channel, token), token)
+            case wire.AskNodes(token, digests):
+                manifest = self._find(channel, token).scanned()
+                payload = await in_thread(answer_nodes, manifest, digests)
+                result = wire.Nodes()
+            case wire.Drop(token):
+                self._drop(channel, token)
+            case wire.Give():
+                result = await self._give(channel, request)
+            case wire.Progressed():
+                raise UnexpectedMessage("a server gives nothing away but on demand")
+            case _:
+                assert_never(request)
+        return wire.encode(result), payload
+
+    # --- places -------------------------------------------------------------------------------
+
+    def _look(self, channel: Channel, request: wire.Look) -> wire.Found:
+        caches = None if request.checksum else self._caches
+        found: list[wire.Part] = []
+        for source in not_excluded(find_sources(self._places, request.paths), request.rules):
+            held = Held(source.place, source.part, request.rules, caches, is_offered=True)
+            token = self._hold(channel, held)
+            found.append(
+                wire.Part(token, source.inside, tuple(sorted(source.place.names or ())))
+            )
+        return wire.Found(tuple(found))
+
+    def _prepare(self, channel: Channel, request: wire.Prepare) -> wire.Prepared:
+        if self._read_only and not request.dry_run:
+            raise UsageError("this server is read-only; nothing can be given to it")
+        part = Part(_checked(request.inside), frozenset(map(_checked, request.names)) or None)
+        place, rename, is_new = self._find_target(request, part)
+        claim = None
+        if place is not None and not request.dry_run:
+            try:
+                claim = self._claims.take(place)
+            except BaseException:
+                place.close()
+                raise
+        caches = None if request.checksum else self._caches
+        held = Held(place, part, request.rules, caches, rename=rename, claim=claim)
+        return wire.Prepared(self._hold(channel, held), is_new=is_new, rename=rename)
+
+    def _find_target(
+        self, request: wire.Prepare, part: Part
+    ) -> tuple[Place | None, bytes | None, bool]:
+        """Return a Target, its place None for a dry run to what is not there."""
+        try:
+            return find_target(
+                self._places,
+                request.path,
+                part=part,
+                is_directory=request.is_directory,
+                make=not request.dry_run,
+            )
+        except PathMissing:
+            if not request.dry_run:
+                raise
+            return None, None, True
+
+    def _hold(self, channel: Channel, held: Held) -> bytes:
+        """Keep ``held`` for ``channel``; return its token."""
+        if (mine := self._held.get(channel)) is None:
+            mine = self._held[channel] = {}
+            channel.on_lost.append(lambda _: self._drop_all(channel))
+        if len(mine) >= MAX_HELD or channel.lost is not None:
+            held.close()
+            raise TooMuchWanted(f"more than {MAX_HELD} directories at once; name fewer")
+        token = secrets.token_bytes(TOKEN_BYTES)
+        mine[token] = held
+        return token
+
+    def _find(self, channel: Channel, token: bytes) -> Held:
+        held = self._held.get(channel, {}).get(token)
+        if held is None:
+            raise NotOffered("this token is none of yours")
+        return held
+
+    def _drop(self, channel: Channel, token: bytes) -> None:
+        if held := self._held.get(channel, {}).pop(token, None):
+            held.close()
+
+    def _drop_all(self, channel: Channel) -> None:
+        for held in self._held.pop(channel, {}).values():
+            held.close()
+
+    async def _scan(self, held: Held, token: bytes) -> wire.Scanned:
+        held.use(Stage.NEW)
+        try:
+            held.manifest, skipped = await in_thread(held.scan)
+            if held.is_offered and held.place is not None and held.stage is not Stage.CLOSED:
+                held.offer = self.plane.offer(held.manifest, held.place.root, token)
+        finally:
+            held.leave(Stage.SCANNED)
+        return wire.Scanned(held.manifest.tree, skipped)
+
+    # --- being given --------------------------------------------------------------------------
+
+    async def _give(self, channel: Channel, request: wire.Give) -> wire.Given:
+        held = self._find(channel, request.token)
+        place = held.place
+        if place is None or not held.is_claimed:
+            raise UsageError("what was prepared for a dry run is not written")
+        if request.served not in channel.served:
+            raise NotOffered("the tree to be given is not served over this connection")
+        held.use(Stage.SCANNED)
+        try:
+            plan = await self._plan(channel, request, held, place)
+            if plan.is_done:
+                return wire.Given()
+            return await self._pull(channel, request, Update(place.root, plan), plan)
+        finally:
+            held.leave(Stage.SCANNED)
+            self._drop(channel, request.token)
+
+    async def _plan(
+        self, channel: Channel, request: wire.Give, held: Held, place: Place
+    ) -> Plan:
+        # After the scan: nodes that this side has do not travel.
+        await fetch_nodes(channel, request.served, request.tree, held.nodes)
+        removal = None
+        if request.delete:
+            filter = Filter(request.rules, root=held.part.prefix)
+            others: list[Manifest] = []
+            for other in request.others:
+                await fetch_nodes(channel, other.token, other.tree, held.nodes)
+                others.append(Manifest(other.tree, held.nodes))
+            removal = Removal(filter, others, frozenset(request.spared))
+        return await in_thread(
+            make_plan,
+            held.manifest,
+            Manifest(request.tree, held.nodes),
+            held.nodes,
+            names=place.names,
+            rename=held.rename,
+            removal=removal,
+        )
+
+    async def _pull(
+        self, channel: Channel, request: wire.Give, update: Update, plan: Plan
+    ) -> wire.Given:
+        counts = await in_thread(plan.counts)
+        replica = Replica(None, request.served)
+        async with _Teller(channel, is_wanted=request.progress) as tell:
+            stats = await self.plane.pull(
+                update, [replica], tree=request.tree, progress=tell.note
+            )
+        log.info("given: peer=%s files=%d", channel.name, stats.files)
+        return wire.Given(
+            counts.created,
+            counts.deleted,
+            stats.files,
+            stats.content_bytes,
+            stats.copied_bytes,
+            update.done.not_kept if update.done is not None else {},
+        )
+
+    @property
+    def plane(self) -> DataPlane:
+        """The data plane that this server uses."""
+        if self._plane is None:
+            raise LocalError("a tree server answers before it has a data plane")
+        return self._plane
+
+
+class _Teller:
+    """Tells a peer now and then how far a gift has come, for as long as the block lasts."""
+
+    def __init__(self, channel: Channel, *, is_wanted: bool) -> None:
+        self._channel = channel
+        self._latest = Progress(0, 0, 0)
+        self._task = asyncio.create_task(self._tell()) if is_wanted else None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def note(self, progress: Progress) -> None:
+        """Take note of how far it is."""
+        self._latest = progress
+
+    async def _tell(self) -> None:
+        told = self._latest
+        with suppress(FilesyncError):  # the gift itself shows what is wrong
+            while True:
+                await asyncio.sleep(TELL_S)
+                if self._latest is not told:
+                    told = self._latest
+                    request = wire.Progressed(told.files, told.content_bytes)
+                    await ask(self._channel, request, wire.Done)
+
+
+def _checked(name: bytes) -> bytes:
+    if b"/" in name or b"\0" in name or name in (b".", b".."):
+        raise UsageError(f"{shown(name)} cannot be a name in a directory")
+    return name

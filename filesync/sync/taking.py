@@ -1,0 +1,154 @@
+"""Syncs from a ``filesync serve`` to this machine."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from filesync.manifest import Manifest, MemoryNodes, empty_manifest
+from filesync.sync import wire
+from filesync.sync.applying import Update, note_plan, note_source
+from filesync.sync.asking import Peer, ask, in_thread
+from filesync.sync.filter import Filter
+from filesync.sync.local import open_target
+from filesync.sync.nodes import fetch_nodes
+from filesync.sync.options import OnProgress, Options, SyncStats
+from filesync.sync.places import Target
+from filesync.sync.plan import Part, Plan, Removal, is_united, make_plan, removal_of
+from filesync.sync.scanning import scan_place
+from filesync.transfer.offer import Replica
+
+
+async def take(
+    peer: Peer,
+    paths: Sequence[bytes],
+    dest: bytes,
+    options: Options,
+    progress: OnProgress | None,
+) -> SyncStats:
+    """Make ``dest`` hold what ``paths`` have on the server ``peer``.
+
+    Raises:
+        PathMissing: the directory above the destination is not there.
+        Unavailable: the server is gone, or refuses.
+        StoreError: this disk.
+    """
+    request = wire.Look(tuple(paths), options.rules, options.checksum)
+    found, _ = await ask(peer.channel, request, wire.Found)
+    taking = _Taking(peer, found.parts, dest, options, progress)
+    for at in reversed(range(len(found.parts))):
+        await taking.take(at, is_directory=len(paths) > 1)
+    return taking.stats
+
+
+class _Taking:
+    def __init__(
+        self,
+        peer: Peer,
+        found: Sequence[wire.Part],
+        dest: bytes,
+        options: Options,
+        progress: OnProgress | None,
+    ) -> None:
+        self.stats = SyncStats()
+        self._peer = peer
+        self._found = found
+        self._parts = [Part(one.inside, frozenset(one.names) or None) for one in found]
+        self._dest = dest
+        self._options = options
+        self._caches = None if options.checksum else options.caches
+        self._progress = progress
+        self._nodes = MemoryNodes()
+        self._tops: dict[int, wire.Scanned] = {}
+
+    async def take(self, at: int, *, is_directory: bool) -> None:
+        """Take one part."""
+        part, token = self._parts[at], self._found[at].token
+        target = open_target(self._dest, self._options, part=part, is_directory=is_directory)
+        with ExitStack() as stack:
+            if target is not None:
+                stack.callback(target.place.close)
+            # The server scans while this side does.
+            scanning = asyncio.ensure_future(in_thread(self._scan_target, target, part))
+            try:
+                scanned = await self._scan(at)
+            finally:
+                basis = await scanning
+            # After the scan: nodes that this side has do not travel.
+            await fetch_nodes(self._peer.channel, token, scanned.tree, self._nodes)
+            top = Manifest(scanned.tree, self._nodes)
+            note_source(self.stats, top, scanned.skipped)
+            removal = await self._removal(at)
+            plan = await in_thread(self._plan, target, part, basis, top, removal)
+            if not plan.is_done:
+                note_plan(
+                    self.stats,
+                    plan,
+                    self._options,
+                    prefix=part.prefix,
+                    is_new=target is None or target.is_new,
+                )
+                if target is not None and not self._options.dry_run:
+                    await self._pull(Update(target.place.root, plan), token, scanned)
+        if not is_united(self._parts):
+            await ask(self._peer.channel, wire.Drop(token), wire.Done)
+
+    async def _scan(self, at: int) -> wire.Scanned:
+        """Have the server scan a part, unless it has."""
+        if at not in self._tops:
+            request = wire.Scan(self._found[at].token)
+            self._tops[at], _ = await ask(self._peer.channel, request, wire.Scanned)
+        return self._tops[at]
+
+    def _scan_target(self, target: Target | None, part: Part) -> Manifest:
+        if target is None:
+            return empty_manifest(self._nodes)
+        # What is to be left alone is not looked at, unless a directory may go in which it is.
+        filter = Filter(() if self._options.delete else self._options.rules, root=part.prefix)
+        found = scan_place(target.place, self._nodes, filter=filter, caches=self._caches)
+        return found.manifest
+
+    async def _removal(self, at: int) -> Removal | None:
+        if not self._options.delete:
+            return None
+        tops: list[Manifest | None] = [None] * len(self._parts)
+        if is_united(self._parts):
+            for number, part in enumerate(self._parts):
+                if part == Part():
+                    tree = (await self._scan(number)).tree
+                    token = self._found[number].token
+                    await fetch_nodes(self._peer.channel, token, tree, self._nodes)
+                    tops[number] = Manifest(tree, self._nodes)
+        return removal_of(self._parts, at, tops, self._options.rules)
+
+    def _plan(
+        self,
+        target: Target | None,
+        part: Part,
+        basis: Manifest,
+        top: Manifest,
+        removal: Removal | None,
+    ) -> Plan:
+        return make_plan(
+            basis,
+            top,
+            self._nodes,
+            names=part.names if target is None else target.place.names,
+            rename=None if target is None else target.rename,
+            removal=removal,
+        )
+
+    async def _pull(self, update: Update, token: bytes, scanned: wire.Scanned) -> None:
+        peer, stats = self._peer, self.stats
+        replica = Replica(peer.address, token)
+        pulled = await peer.plane.pull(
+            update,
+            [replica],
+            tree=scanned.tree,
+            progress=self._progress,
+            flow=self._options.flow,
+        )
+        stats.files += pulled.files
+        stats.content_bytes += pulled.content_bytes
+        stats.copied_bytes += pulled.copied_bytes
+        if update.done is not None:
+            stats.not_kept.update(update.done.not_kept)

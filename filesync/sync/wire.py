@@ -1,0 +1,230 @@
+"""What ``filesync serve`` and its clients say to each other, inside ``Call`` and ``Reply``.
+
+To take: ``Look`` -> ``Found``, which names the parts; for each, ``Scan`` -> ``Scanned``, which
+the server makes while the client scans its own side; ``AskNodes`` for the directory nodes that
+the client lacks, from the root down; a session of the data plane with the token; ``Drop``.
+
+To give: ``Prepare`` -> ``Prepared``; ``Scan`` -> ``Scanned``, of what is there, while the client
+scans what it gives; unless the two are the same, the client serves its tree over the connection
+(``wire.Serve``) and says ``Give``. Before it answers ``Given`` the server asks the client for the
+nodes that it lacks, pulls, and says ``Progressed`` now and then if it was asked to. A client that
+shows what would change asks with ``AskNodes`` for what is there and says ``Drop`` instead.
+
+What a connection has asked for and not dropped is closed when the connection is lost.
+
+The rules for changing this file are those of ``filesync.transfer.wire``.
+"""
+
+from typing import Annotated, Final
+
+import msgspec
+
+from filesync.digest import WireDigest
+from filesync.errors import MalformedMessage
+from filesync.transfer.wire import Token
+
+MAX_ASKED_NODES: Final = 4096
+MAX_RULES: Final = 1000
+MAX_PATHS: Final = 1000
+MAX_NAMES: Final = 1000
+MAX_OTHERS: Final = 64
+MAX_KINDS: Final = 64
+
+Path = Annotated[bytes, msgspec.Meta(max_length=4096)]
+Name = Annotated[bytes, msgspec.Meta(max_length=255)]
+Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_NAMES)]
+Rule = Annotated[bytes, msgspec.Meta(max_length=4096)]
+Rules = Annotated[tuple[Rule, ...], msgspec.Meta(max_length=MAX_RULES)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Kind = Annotated[str, msgspec.Meta(max_length=64)]
+Kinds = Annotated[dict[Kind, Count], msgspec.Meta(max_length=MAX_KINDS)]
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="op"):
+    pass
+
+
+class Look(_Message, frozen=True, tag="look"):
+    """Find what ``paths`` name below the served root. -> Found.
+
+    Attributes:
+        rules: what to leave out (see ``filter``).
+        checksum: read every file.
+    """
+
+    paths: Annotated[tuple[Path, ...], msgspec.Meta(min_length=1, max_length=MAX_PATHS)]
+    rules: Rules = ()
+    checksum: bool = False
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One directory, or names in one.
+
+    Attributes:
+        inside: the name under which the directory is to stand in the destination, or b"".
+        names: what it is of the directory; none for all.
+    """
+
+    token: Token
+    inside: Name = b""
+    names: Names = ()
+
+
+class Found(_Message, frozen=True, tag="found"):
+    """It is there; each part is still to be scanned."""
+
+    parts: tuple[Part, ...]
+
+
+class Prepare(_Message, frozen=True, tag="prepare"):
+    """Find, and make, what is to be given to. -> Prepared.
+
+    Attributes:
+        names: what is given, if it is names; a single one goes to ``path`` itself, unless that
+            is a directory.
+        inside: below the directory ``path``, in the directory of this name.
+        is_directory: ``path`` is a directory, or is to be one.
+        dry_run: change nothing.
+        rules: what is not even looked at there; none if anything is to be removed.
+        checksum: read every file.
+    """
+
+    path: Path
+    names: Names = ()
+    inside: Name = b""
+    is_directory: bool = False
+    dry_run: bool = False
+    rules: Rules = ()
+    checksum: bool = False
+
+
+class Prepared(_Message, frozen=True, tag="prepared"):
+    """It is there, or was or would be made (``is_new``); it is still to be scanned."""
+
+    token: Token
+    is_new: bool = False
+    rename: Name | None = None
+
+
+class Scan(_Message, frozen=True, tag="scan"):
+    """Scan what was found or prepared; once. -> Scanned."""
+
+    token: Token
+
+
+class Scanned(_Message, frozen=True, tag="scanned"):
+    """What is there; its nodes may be asked for, and what was found is on offer.
+
+    Attributes:
+        tree: of the directory; of names, of a directory that has nothing else.
+        skipped: what cannot be synced, counted by kind.
+    """
+
+    tree: WireDigest
+    skipped: Kinds = {}
+
+
+class AskNodes(_Message, frozen=True, tag="ask-nodes"):
+    """Send these nodes of a scanned tree. -> Nodes, with as many of them as go in one."""
+
+    token: Token
+    digests: Annotated[
+        tuple[WireDigest, ...], msgspec.Meta(min_length=1, max_length=MAX_ASKED_NODES)
+    ]
+
+
+class Nodes(_Message, frozen=True, tag="nodes"):
+    """At least one of the nodes asked for, in the payload: a pack, in no order to rely on."""
+
+
+class Drop(_Message, frozen=True, tag="drop"):
+    """What was found or prepared is no longer needed. -> Done."""
+
+    token: Token
+
+
+class Done(_Message, frozen=True, tag="done"):
+    """It is done."""
+
+
+class Other(msgspec.Struct, frozen=True):
+    """Another tree that is given to the same place; its nodes may be asked for."""
+
+    token: Token
+    tree: WireDigest
+
+
+class Give(_Message, frozen=True, tag="give"):
+    """Make what was prepared and scanned hold the tree that is served. -> Given.
+
+    Attributes:
+        token: what was prepared; it is dropped when this is answered.
+        served: under which the tree is served.
+        delete: remove other names there; not what ``rules`` leave out, what ``others`` have,
+            and what is ``spared`` in the place itself.
+        progress: say Progressed.
+    """
+
+    token: Token
+    served: Token
+    tree: WireDigest
+    delete: bool = False
+    rules: Rules = ()
+    others: Annotated[tuple[Other, ...], msgspec.Meta(max_length=MAX_OTHERS)] = ()
+    spared: Names = ()
+    progress: bool = False
+
+
+class Given(_Message, frozen=True, tag="given"):
+    """What it took; see ``options.SyncStats``."""
+
+    created: Count = 0
+    deleted: Count = 0
+    files: Count = 0
+    content_bytes: Count = 0
+    copied_bytes: Count = 0
+    not_kept: Kinds = {}
+
+
+class Progressed(_Message, frozen=True, tag="progressed"):
+    """Server -> client: how far a gift has come. -> Done."""
+
+    files: Count = 0
+    content_bytes: Count = 0
+
+
+Request = Look | Prepare | Scan | AskNodes | Drop | Give | Progressed
+Answer = Found | Prepared | Scanned | Nodes | Done | Given
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_requests: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
+_answers: Final[msgspec.msgpack.Decoder[Answer]] = msgspec.msgpack.Decoder(Answer)
+
+
+def encode(message: Request | Answer) -> bytes:
+    """Return the body for ``message``."""
+    return _encoder.encode(message)
+
+
+def decode_request(body: bytes) -> Request:
+    """Return the request in ``body``.
+
+    Raises:
+        MalformedMessage: it is none.
+    """
+    try:
+        return _requests.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+        raise MalformedMessage(f"not a request to a server of trees: {exc}") from exc
+
+
+def decode_answer(body: bytes) -> Answer:
+    """Return the answer in ``body``.
+
+    Raises:
+        MalformedMessage: it is none.
+    """
+    try:
+        return _answers.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+        raise MalformedMessage(f"not an answer of a server of trees: {exc}") from exc
