@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench clean
+.PHONY: help setup demo test check fmt bench bench-sync clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -30,6 +30,9 @@ check: setup  ## lint, formatting, types and the layering table
 fmt: setup  ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-sync: setup  ## filesync sync against rsync, cp and tar; as root, on tmpfs
+	$(BIN)/python -m bench.sync
 
 bench: setup  ## measure; JSON and plots go to bench/results/
 	$(BIN)/python -m bench

@@ -11,7 +11,7 @@ from filesync.sync import wire
 from filesync.sync.applying import note_plan, note_source
 from filesync.sync.asking import Peer, ask, in_thread
 from filesync.sync.filter import Filter
-from filesync.sync.nodes import answer_nodes, fetch_nodes
+from filesync.sync.nodes import answer_deltas, answer_nodes, fetch_nodes
 from filesync.sync.options import OnProgress, Options, SyncStats
 from filesync.sync.places import Source
 from filesync.sync.plan import is_united, make_plan, removal_of
@@ -86,6 +86,11 @@ class Giving:
                 return wire.encode(wire.Nodes()), await in_thread(
                     answer_nodes, manifest, digests
                 )
+            case wire.AskNodeDeltas(token) as asked:
+                if (manifest := self._given.get(token)) is None:
+                    raise NotOffered("nodes were asked for of a tree that is not given")
+                answer, payload = await in_thread(answer_deltas, manifest, asked)
+                return wire.encode(answer), payload
             case wire.Progressed(files, content_bytes):
                 if self._progress is not None:
                     self._progress(Progress(files, content_bytes, 0))
@@ -133,7 +138,7 @@ class Giving:
         self, peer: Peer, at: int, prepared: wire.Prepared, tree: Digest, top: Manifest
     ) -> None:
         """Work out what the server will do, from the nodes of what it has."""
-        await fetch_nodes(peer.channel, prepared.token, tree, self._nodes)
+        await fetch_nodes(peer.channel, prepared.token, tree, self._nodes, basis=top.tree)
         part, options = self._parts[at], self._options
         names = part.names
         if prepared.rename is not None:

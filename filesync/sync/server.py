@@ -21,7 +21,7 @@ from filesync.sync.applying import Update
 from filesync.sync.asking import ask, in_thread
 from filesync.sync.filter import Filter
 from filesync.sync.held import Claims, Held, Stage
-from filesync.sync.nodes import answer_nodes, fetch_nodes
+from filesync.sync.nodes import answer_deltas, answer_nodes, fetch_nodes
 from filesync.sync.places import Place, ServedPlaces, find_sources, find_target, not_excluded
 from filesync.sync.plan import Part, Plan, Removal, make_plan
 from filesync.transfer.channel_zmq import Channel
@@ -78,6 +78,9 @@ class TreeServer:
                 manifest = self._find(channel, token).scanned()
                 payload = await in_thread(answer_nodes, manifest, digests)
                 result = wire.Nodes()
+            case wire.AskNodeDeltas(token):
+                manifest = self._find(channel, token).scanned()
+                result, payload = await in_thread(answer_deltas, manifest, request)
             case wire.Drop(token):
                 self._drop(channel, token)
             case wire.Give():
@@ -193,7 +196,8 @@ class TreeServer:
         self, channel: Channel, request: wire.Give, held: Held, place: Place
     ) -> Plan:
         # After the scan: nodes that this side has do not travel.
-        await fetch_nodes(channel, request.served, request.tree, held.nodes)
+        basis = held.manifest.tree
+        await fetch_nodes(channel, request.served, request.tree, held.nodes, basis=basis)
         removal = None
         if request.delete:
             filter = Filter(request.rules, root=held.part.prefix)

@@ -74,7 +74,9 @@ class _Taking:
             finally:
                 basis = await scanning
             # After the scan: nodes that this side has do not travel.
-            await fetch_nodes(self._peer.channel, token, scanned.tree, self._nodes)
+            await fetch_nodes(
+                self._peer.channel, token, scanned.tree, self._nodes, basis=basis.tree
+            )
             top = Manifest(scanned.tree, self._nodes)
             note_source(self.stats, top, scanned.skipped)
             removal = await self._removal(at)

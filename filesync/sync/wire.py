@@ -1,8 +1,8 @@
 """What ``filesync serve`` and its clients say to each other, inside ``Call`` and ``Reply``.
 
 To take: ``Look`` -> ``Found``, which names the parts; for each, ``Scan`` -> ``Scanned``, which
-the server makes while the client scans its own side; ``AskNodes`` for the directory nodes that
-the client lacks, from the root down; a session of the data plane with the token; ``Drop``.
+the server makes while the client scans its own side; ``AskNodes`` and ``AskNodeDeltas`` for the
+directory nodes that the client lacks, from the root down; a session of the data plane with the token; ``Drop``.
 
 To give: ``Prepare`` -> ``Prepared``; ``Scan`` -> ``Scanned``, of what is there, while the client
 scans what it gives; unless the two are the same, the client serves its tree over the connection
@@ -21,7 +21,8 @@ import msgspec
 
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
-from filesync.transfer.wire import Token
+from filesync.manifest.node import MAX_NODE_BYTES
+from filesync.transfer.wire import Codec, Key, Token
 
 MAX_ASKED_NODES: Final = 4096
 MAX_RULES: Final = 1000
@@ -29,12 +30,16 @@ MAX_PATHS: Final = 1000
 MAX_NAMES: Final = 1000
 MAX_OTHERS: Final = 64
 MAX_KINDS: Final = 64
+MAX_SIGNATURES_BYTES: Final = 128 << 10
+"""Of one ask: its body has a bound."""
+MAX_DELTAS_BYTES: Final = 2 * MAX_NODE_BYTES
 
 Path = Annotated[bytes, msgspec.Meta(max_length=4096)]
 Name = Annotated[bytes, msgspec.Meta(max_length=255)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_NAMES)]
 Rule = Annotated[bytes, msgspec.Meta(max_length=4096)]
 Rules = Annotated[tuple[Rule, ...], msgspec.Meta(max_length=MAX_RULES)]
+Signatures = Annotated[bytes, msgspec.Meta(max_length=MAX_SIGNATURES_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Kind = Annotated[str, msgspec.Meta(max_length=64)]
 Kinds = Annotated[dict[Kind, Count], msgspec.Meta(max_length=MAX_KINDS)]
@@ -137,6 +142,38 @@ class Nodes(_Message, frozen=True, tag="nodes"):
     """At least one of the nodes asked for, in the payload: a pack, in no order to rely on."""
 
 
+class AskNodeDeltas(_Message, frozen=True, tag="ask-node-deltas"):
+    """Send these nodes of a scanned tree by what they differ from others. -> NodeDeltas.
+
+    Attributes:
+        key: what the signatures are keyed with, picked at random.
+        items: each node's digest, and the signatures of the one that the asker has.
+    """
+
+    token: Token
+    key: Key
+    items: Annotated[
+        tuple[tuple[WireDigest, Signatures], ...],
+        msgspec.Meta(min_length=1, max_length=MAX_ASKED_NODES),
+    ]
+
+
+class NodeDeltas(_Message, frozen=True, tag="node-deltas"):
+    """The first of the nodes asked for, in their order, as deltas in the payload.
+
+    Attributes:
+        sizes: of the nodes.
+        raw_bytes: of the payload, decompressed.
+    """
+
+    sizes: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_NODE_BYTES)], ...],
+        msgspec.Meta(min_length=1, max_length=MAX_ASKED_NODES),
+    ]
+    raw_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_DELTAS_BYTES)]
+    codec: Codec = Codec.RAW
+
+
 class Drop(_Message, frozen=True, tag="drop"):
     """What was found or prepared is no longer needed. -> Done."""
 
@@ -193,8 +230,8 @@ class Progressed(_Message, frozen=True, tag="progressed"):
     content_bytes: Count = 0
 
 
-Request = Look | Prepare | Scan | AskNodes | Drop | Give | Progressed
-Answer = Found | Prepared | Scanned | Nodes | Done | Given
+Request = Look | Prepare | Scan | AskNodes | AskNodeDeltas | Drop | Give | Progressed
+Answer = Found | Prepared | Scanned | Nodes | NodeDeltas | Done | Given
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _requests: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)

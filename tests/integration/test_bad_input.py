@@ -129,7 +129,7 @@ def test_a_database_of_another_version_or_none_is_refused(
 # --- what the machine or the user lacks -----------------------------------------------------------
 
 AS_NOBODY = f"""\
-import encodings.ascii, encodings.idna, os, sys
+import encodings.ascii, encodings.idna, importlib.metadata, os, sys
 import filesync.cli, solver.commands, worker.commands
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 filesync.cli.main(sys.argv[1:])

@@ -1,0 +1,254 @@
+"""``filesync sync`` against rsync, cp and tar: ``python -m bench.sync --help``.
+
+Every round runs all tools one after another on the same change of the same source, each with a
+destination of its own; each result is compared with the source by ``rsync -nc``. Bytes are what
+crossed the loopback of a network namespace that holds nothing else, both ways, TCP included.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.results import plot, save
+from bench.sync_rows import Row, rows
+
+RSYNC_PORT: Final = 8730
+SERVE_PORT: Final = 8731
+REST_S: Final = 0.1
+"""A file that changed just before a scan is read again by it: that is not what is measured."""
+CHANGE_S: Final = 1.1
+"""rsync takes a file of the same size and the same second for unchanged."""
+FILESYNC: Final = [sys.executable, "-m", "filesync"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One way to bring the source's content into ``name``'s destination.
+
+    Attributes:
+        command: given source and destination, what to run.
+        is_counted: it uses the network.
+    """
+
+    name: str
+    command: Callable[[str, str], list[str]]
+    is_counted: bool = True
+
+
+def _ours(*options: str) -> Callable[[str, str], list[str]]:
+    url = f"tcp://127.0.0.1:{SERVE_PORT}/"
+    return lambda src, name: [*FILESYNC, "sync", "--delete", *options, f"{src}/", url + name]
+
+
+def _rsync(*options: str) -> Callable[[str, str], list[str]]:
+    url = f"rsync://127.0.0.1:{RSYNC_PORT}/t/"
+    return lambda src, name: ["rsync", "-a", "--delete", *options, f"{src}/", f"{url}{name}/"]
+
+
+def _tar(src: str, name: str) -> list[str]:
+    script = 'mkdir -p "$2" && tar -C "$1" -cf - . | tar -C "$2" -xpf -'
+    return ["sh", "-c", script, "sh", src, name]
+
+
+OURS: Final = Tool("ours", _ours())
+RSYNC: Final = Tool("rsync", _rsync())
+COMPRESSED: Final = (
+    Tool("ours-z", _ours("-z")),
+    Tool("rsync-z", _rsync("-z", "--zc=zstd")),
+)
+LOCAL: Final = (
+    Tool("cp", lambda src, name: ["cp", "-a", f"{src}/.", name], is_counted=False),
+    Tool("tar", _tar, is_counted=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one tool: seconds of wall time, bytes on the wire."""
+
+    seconds: float
+    wire_bytes: int
+
+
+def measure(row: Row, root: Path, rounds: int) -> dict[str, list[Run]]:
+    """Return the runs of every tool for one case."""
+    source, served = root / "src", root / "served"
+    for path in (source, served):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+    row.start(source)
+    tools = [OURS, RSYNC, *(COMPRESSED if row.is_cold else ()), *(LOCAL if row.is_cold else ())]
+    runs: dict[str, list[Run]] = {tool.name: [] for tool in tools}
+    if not row.is_cold:
+        for tool in tools:
+            _run(tool, source, served)
+        time.sleep(REST_S)
+        for tool in tools:
+            _run(tool, source, served)
+    for number in range(rounds):
+        time.sleep(0 if row.is_cold else CHANGE_S)
+        row.change(source, number)
+        for tool in tools:
+            if row.is_cold:
+                shutil.rmtree(served / tool.name, ignore_errors=True)
+                shutil.rmtree(root / "cache", ignore_errors=True)
+            time.sleep(REST_S)
+            runs[tool.name].append(_run(tool, source, served))
+            _compare(source, served / tool.name)
+    return runs
+
+
+def _run(tool: Tool, source: Path, served: Path) -> Run:
+    target = tool.name if tool.is_counted else str(served / tool.name)
+    before = _loopback_bytes()
+    started = time.monotonic()
+    subprocess.run(tool.command(str(source), target), check=True)
+    seconds = time.monotonic() - started
+    return Run(seconds, _loopback_bytes() - before)
+
+
+def _compare(source: Path, dest: Path) -> None:
+    words = ["rsync", "-anci", "--delete", f"{source}/", f"{dest}/"]
+    found = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    if found:
+        raise SystemExit(f"{dest.name} is not what the source is:\n{found[:1000]}")
+
+
+def _loopback_bytes() -> int:
+    """Return what was received on lo; on a loopback this is what was sent."""
+    for line in Path("/proc/self/net/dev").read_text().splitlines():
+        name, _, counts = line.partition(":")
+        if name.strip() == "lo":
+            return int(counts.split()[0])
+    raise SystemExit("this network namespace has no loopback")
+
+
+# --- servers --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def servers(root: Path) -> Iterator[None]:
+    """Run both servers for what is below ``root``."""
+    os.environ["XDG_CACHE_HOME"] = str(root / "cache")
+    (root / "served").mkdir()
+    (root / "rsyncd.conf").write_text(
+        f"port = {RSYNC_PORT}\naddress = 127.0.0.1\nuse chroot = no\n"
+        f"[t]\npath = {root / 'served'}\nread only = no\nuid = 0\ngid = 0\n"
+    )
+    ours = [*FILESYNC, "serve", str(root / "served"), "--listen"]
+    commands = [
+        ["rsync", "--daemon", "--no-detach", f"--config={root / 'rsyncd.conf'}"],
+        [*ours, f"tcp://127.0.0.1:{SERVE_PORT}"],
+    ]
+    running = [subprocess.Popen(one, stdout=subprocess.DEVNULL) for one in commands]
+    try:
+        time.sleep(2)
+        yield
+    finally:
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+# --- what comes of it -----------------------------------------------------------------------------
+
+
+def figures(row: Row, runs: dict[str, list[Run]]) -> dict[str, object]:
+    """Return medians, and the ratios of ours to rsync with the limits that they have."""
+    medians = {
+        name: Run(
+            statistics.median(run.seconds for run in some),
+            int(statistics.median(run.wire_bytes for run in some)),
+        )
+        for name, some in runs.items()
+    }
+    ours, rsync = medians["ours"], medians["rsync"]
+    coded = medians.get("ours-z", ours) if row.bytes_limit < 1 else ours
+    return {
+        "title": row.title,
+        "bytes": {
+            "ratio": round(coded.wire_bytes / rsync.wire_bytes, 4),
+            "limit": row.bytes_limit,
+        },
+        "time": {"ratio": round(ours.seconds / rsync.seconds, 3), "limit": row.time_limit},
+        "medians": {
+            name: {"seconds": round(one.seconds, 4), "wire_bytes": one.wire_bytes}
+            for name, one in medians.items()
+        },
+        "seconds": {
+            name: [round(run.seconds, 4) for run in some] for name, some in runs.items()
+        },
+    }
+
+
+def _table(name: str, found: dict[str, object]) -> str:
+    cells = [f"{name:14}"]
+    for kind in ("bytes", "time"):
+        one = found[kind]
+        assert isinstance(one, dict)
+        verdict = "ok" if one["ratio"] <= one["limit"] else "MISS"
+        cells.append(f"{kind} {one['ratio']:8.4f} (limit {one['limit']:.2f}) {verdict:4}")
+    return "  ".join([*cells, json.dumps(found["medians"])])
+
+
+def _draw(found: dict[str, dict[str, object]]) -> None:
+    groups = []
+    for one in found.values():
+        bars = []
+        for kind in ("bytes", "time"):
+            value = one[kind]
+            assert isinstance(value, dict)
+            bars.append((f"{kind}: filesync / rsync", value["ratio"], f"{value['ratio']:.3f}"))
+            bars.append((f"{kind}: limit", value["limit"], f"{value['limit']:.2f}"))
+        groups.append((str(one["title"]), bars))
+    plot("sync", groups)
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.sync", description=__doc__)
+    parser.add_argument("--row", action="append", choices=rows(is_quick=True), help="only this")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="large files an eighth as large")
+    parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str]) -> None:
+    """Run what ``words`` ask for."""
+    options = _parse(words)
+    if not options.inside:
+        inside = 'ip link set lo up && exec "$0" -m bench.sync --inside "$@"'
+        os.execvp("unshare", ["unshare", "--net", "sh", "-c", inside, sys.executable, *words])
+    found: dict[str, dict[str, object]] = {}
+    with tempfile.TemporaryDirectory(prefix="bench-sync-", dir=options.where) as directory:
+        root = Path(directory)
+        with servers(root):
+            for name, row in rows(is_quick=options.quick).items():
+                if options.row and name not in options.row:
+                    continue
+                try:
+                    found[name] = figures(row, measure(row, root, options.rounds))
+                except (subprocess.CalledProcessError, SystemExit) as exc:
+                    print(f"{name:14}  FAILED: {exc}", flush=True)
+                    continue
+                print(_table(name, found[name]), flush=True)
+    if not options.row:
+        save("sync", {"rounds": options.rounds, "rows": found})
+        _draw(found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,130 @@
+"""Directory nodes on their way from one side to the other, without a connection."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filesync.digest import Digest, digest_of
+from filesync.errors import MalformedMessage, UnexpectedMessage
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    Entry,
+    File,
+    Manifest,
+    MemoryNodes,
+    put,
+    subdirectory,
+    with_entries,
+)
+from filesync.sync import wire
+from filesync.sync.nodes import NodeFetch, answer_deltas, answer_nodes
+from filesync.transfer import delta
+from filesync.transfer.errors import NotOffered
+
+TOKEN = bytes(16)
+
+
+def file(name: bytes, data: bytes) -> File:
+    return File(name, 0o644, 0, 0, 0, len(data), digest_of(data))
+
+
+def tree_of(nodes: MemoryNodes, shape: dict[int, list[int]]) -> Manifest:
+    """A directory for each key, with 100 files, those named in its list edited."""
+    below: list[Entry] = []
+    for number, edited in shape.items():
+        files = [file(b"%03d" % n, b"%d %d %d" % (number, n, n in edited)) for n in range(100)]
+        tree = put(nodes, with_entries(EMPTY_DIRECTORY, files))
+        below.append(subdirectory(nodes, b"%03d" % number, tree))
+    return Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, below)), nodes)
+
+
+def fetch(there: Manifest, here: MemoryNodes, basis: Digest | None) -> tuple[int, int]:
+    """Bring ``there`` into ``here``; return the bytes that went and that came."""
+    sent = came = 0
+    fetching = NodeFetch(TOKEN, there.tree, here, basis=basis)
+    while request := fetching.next_request():
+        sent += len(wire.encode(request))
+        assert len(wire.encode(request)) < 512 << 10
+        if isinstance(request, wire.AskNodes):
+            payload = answer_nodes(there, request.digests)
+            fetching.take_nodes(payload)
+        else:
+            answer, payload = answer_deltas(there, request)
+            fetching.take_deltas(answer, payload)
+        came += len(payload)
+    fetching.settle()
+    assert there.tree in here
+    assert Manifest(there.tree, here).summary == there.summary
+    return sent, came
+
+
+shapes = st.dictionaries(
+    st.integers(0, 5), st.lists(st.integers(0, 99), max_size=3), max_size=4
+)
+
+
+@given(shapes, shapes, st.booleans())
+def test_all_nodes_come_whatever_is_there_already(
+    old: dict[int, list[int]], new: dict[int, list[int]], has_basis: bool
+) -> None:
+    here = MemoryNodes()
+    before = tree_of(here, old)
+    fetch(tree_of(MemoryNodes(), new), here, before.tree if has_basis else None)
+
+
+def test_an_edit_in_each_of_many_directories_costs_a_fraction_of_their_nodes() -> None:
+    there = tree_of(MemoryNodes(), {number: [number] for number in range(100)})
+    here = MemoryNodes()
+    before = tree_of(here, {number: [] for number in range(100)})
+    sent, came = fetch(there, here, before.tree)
+    other = MemoryNodes()
+    tree_of(other, {number: [] for number in range(100)})
+    whole_sent, whole_came = fetch(there, other, None)
+    assert (sent + came) * 3 < whole_sent + whole_came
+
+
+def test_what_is_here_is_not_asked_for() -> None:
+    here = MemoryNodes()
+    there = tree_of(here, {1: []})
+    assert NodeFetch(TOKEN, there.tree, here).next_request() is None
+
+
+def test_a_delta_that_comes_out_wrong_has_the_node_sent_whole() -> None:
+    there = tree_of(MemoryNodes(), {1: [1]})
+    here = MemoryNodes()
+    before = tree_of(here, {1: []})
+    fetching = NodeFetch(TOKEN, there.tree, here, basis=before.tree)
+    request = fetching.next_request()
+    assert isinstance(request, wire.AskNodeDeltas)
+    lie = delta.join([delta.encode(b"x" * 50, b"", request.key)])
+    fetching.take_deltas(wire.NodeDeltas((50,), len(lie)), lie)
+    again = fetching.next_request()
+    assert again == wire.AskNodes(TOKEN, (there.tree,))
+
+
+def test_what_was_not_asked_for_is_refused() -> None:
+    there = tree_of(MemoryNodes(), {1: [1]})
+    here = MemoryNodes()
+    before = tree_of(here, {1: []})
+    fetching = NodeFetch(TOKEN, there.tree, here, basis=before.tree)
+    request = fetching.next_request()
+    assert isinstance(request, wire.AskNodeDeltas)
+    one = delta.encode(b"x", b"", request.key)
+    with pytest.raises(UnexpectedMessage):
+        fetching.take_deltas(wire.NodeDeltas((1, 1), 1), delta.join([one, one]))
+    with pytest.raises(MalformedMessage):
+        fetching.take_deltas(wire.NodeDeltas((1,), 1), delta.join([one]))
+    with pytest.raises(UnexpectedMessage):
+        fetching.take_nodes(answer_nodes(before, (before.tree,)))
+
+
+def test_a_node_of_another_tree_is_not_on_offer() -> None:
+    manifest = tree_of(MemoryNodes(), {1: []})
+    for answer in (
+        lambda: answer_nodes(manifest, (digest_of(b"x"),)),
+        lambda: answer_deltas(
+            manifest, wire.AskNodeDeltas(TOKEN, 1, ((digest_of(b"x"), b""),))
+        ),
+    ):
+        with pytest.raises(NotOffered):
+            answer()
