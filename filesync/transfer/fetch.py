@@ -27,7 +27,7 @@ from typing import Final
 from filesync.disk.update import WantedFile
 from filesync.transfer import recipe
 from filesync.transfer.delta import Pieces
-from filesync.transfer.gaps import SLACK_BYTES, cut_up, replaced
+from filesync.transfer.gaps import Old, cut_up, narrowed, replaced
 from filesync.transfer.policy import delta_pays
 from filesync.transfer.recipe import Index, Part
 from filesync.transfer.units import (
@@ -68,8 +68,9 @@ DELTA_BYTES: Final = 64 << 10
 """A file up to this size needs no recipe: one delta tells all."""
 SEGMENTS_BYTES: Final = 1 << 20
 """A file up to this size has few chunks: segments would only cost a round trip."""
-MAX_DELTA_FILES: Final = 16
-"""Large files whose old ones are cut, or whose recipes are worked off, at once."""
+MAX_DELTA_FILES: Final = 128
+MAX_DELTA_FILES_BYTES: Final = 256 << 20
+"""Large files whose old ones are cut, or whose recipes are worked off, at once; one at least."""
 AHEAD_UNITS: Final = 32
 """Files are asked for when fewer units than this are ready."""
 
@@ -103,6 +104,7 @@ class Fetch:
         self._waiting: deque[Work] = deque()
         self._gaps: list[Gap] = []
         self._cutting = 0
+        self._cutting_bytes = 0
         self._gone: set[int] = set()
 
     @property
@@ -202,7 +204,7 @@ class Fetch:
                 continue
             if file.replaces and delta_pays(file.size, file.replaces, rate):
                 end = min(file.replaces, 2 * DELTA_BYTES)
-                self._gaps.append(Gap(file, None, 0, file.size, (), 0, 0, end))
+                self._gaps.append(Gap(file, None, 0, file.size, (), (Old(0, 0, end),)))
                 continue
             if batch and (size + file.size > BATCH_BYTES or len(batch) == MAX_WANT_RANGES):
                 self._units.append(Batch(tuple(batch), size))
@@ -300,9 +302,16 @@ class Fetch:
             self._units.append(Piece(work, 0, file.size))
 
     def _begin_works(self) -> None:
-        while self._waiting and self._cutting < MAX_DELTA_FILES:
+        while self._waiting and (
+            not self._cutting
+            or (
+                self._cutting < MAX_DELTA_FILES
+                and self._cutting_bytes + self._waiting[0].file.size <= MAX_DELTA_FILES_BYTES
+            )
+        ):
             work = self._waiting.popleft()
             self._cutting += 1
+            self._cutting_bytes += work.file.size
             level = Level.SEGMENTS if work.file.size > SEGMENTS_BYTES else Level.CHUNKS
             self.effects.append(CutBases(work))
             self._stretches.append(Stretch(work, 0, work.file.size, level))
@@ -310,6 +319,7 @@ class Fetch:
     def _end(self, work: Work) -> None:
         if work.is_delta:
             self._cutting -= 1
+            self._cutting_bytes -= work.file.size
             self._begin_works()
 
     def _put(self, work: Work, size: int) -> None:
@@ -374,17 +384,12 @@ class Fetch:
     def _add_gap(self, work: Work, offset: int, size: int, chunks: list[Part]) -> None:
         assert work.index is not None
         old = replaced(offset, size, work.copies, work.index.sizes)
-        if old is None or not delta_pays(size, old[2] - old[1], self._rate()):
+        if not delta_pays(size, sum(one.end - one.start for one in old), self._rate()):
             self._units.append(Piece(work, offset, size))
             return
-        basis, start, end = old
-        for at, count, some in cut_up(chunks):
-            # Where in the old bytes this part of a long gap may be: in proportion, and around.
-            low = start + (end - start) * at // size
-            high = start + (end - start) * (at + count) // size
-            if count < size:
-                low, high = max(low - SLACK_BYTES, start), min(high + SLACK_BYTES, end)
-            self._gaps.append(Gap(work.file, work, offset + at, count, some, basis, low, high))
+        for at, length, some in cut_up(chunks):
+            near = tuple([narrowed(one, at, length, size) for one in old])
+            self._gaps.append(Gap(work.file, work, offset + at, length, some, near))
 
     def _want_gap(self, gap: Gap) -> None:
         if gap.work is None:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from filesync.transfer.recipe import Copy, Part
 from filesync.transfer.wire import MAX_DELTA_BYTES
@@ -11,13 +11,22 @@ SLACK_BYTES: Final = 16 << 10
 """Old bytes that are looked at beyond what a gap should have replaced."""
 
 
+class Old(NamedTuple):
+    """A range of old bytes: those of the basis number ``basis`` from ``start`` to ``end``."""
+
+    basis: int
+    start: int
+    end: int
+
+
 def replaced(
     offset: int, size: int, copies: Sequence[Copy], sizes: Sequence[int]
-) -> tuple[int, int, int] | None:
-    """Return (basis, start, end) of the old bytes that a gap has most likely replaced.
+) -> tuple[Old, ...]:
+    """Return the old bytes that a gap has most likely replaced; none if there are none.
 
-    They are those between what stands before the gap and what stands after it; next to the one
-    of the two that is known; or those at the same place. None if there are none.
+    They are those between what stands before the gap and what stands after it; where these two
+    were no neighbours, what followed the one and what stood in front of the other; or those at
+    the same place.
 
     Args:
         offset: where the gap begins.
@@ -26,27 +35,46 @@ def replaced(
         sizes: of the old files.
     """
     if not sizes:
-        return None
+        return ()
     at = bisect_left(copies, (offset, 0, 0, 0))
     before = copies[at - 1] if at else None
     after = copies[at] if at < len(copies) else None
-    found: tuple[int, int, int]
+    found: list[Old] = []
     if (
         before is not None
         and after is not None
         and before.basis == after.basis
         and 0 <= after.start - before.start - before.length <= 2 * size + SLACK_BYTES
     ):
-        found = before.basis, before.start + before.length, after.start
-    elif before is not None and before.offset + before.length == offset:
-        start = before.start + before.length
-        found = before.basis, start, min(start + size + SLACK_BYTES, sizes[before.basis])
-    elif after is not None and after.offset == offset + size:
-        found = after.basis, max(after.start - size - SLACK_BYTES, 0), after.start
+        found.append(Old(before.basis, before.start + before.length, after.start))
     else:
-        end = min(offset + size + SLACK_BYTES, sizes[0])
-        found = 0, max(min(offset, end) - SLACK_BYTES, 0), end
-    return found if found[1] < found[2] else None
+        room = size + SLACK_BYTES
+        if before is not None and before.offset + before.length == offset:
+            start = before.start + before.length
+            found.append(Old(before.basis, start, min(start + room, sizes[before.basis])))
+        if after is not None and after.offset == offset + size:
+            found.append(Old(after.basis, max(after.start - room, 0), after.start))
+        if not found:
+            end = min(offset + room, sizes[0])
+            found.append(Old(0, max(min(offset, end) - SLACK_BYTES, 0), end))
+    return tuple([old for old in found if old.start < old.end])
+
+
+def narrowed(old: Old, at: int, length: int, size: int) -> Old:
+    """Return where in ``old`` a part of a long gap may be: in proportion, and around.
+
+    Args:
+        old: what the whole gap has replaced.
+        at: where the part begins in the gap.
+        length: its bytes.
+        size: those of the gap.
+    """
+    if length == size:
+        return old
+    span = old.end - old.start
+    low = old.start + span * at // size - SLACK_BYTES
+    high = old.start + span * (at + length) // size + SLACK_BYTES
+    return Old(old.basis, max(low, old.start), min(high, old.end))
 
 
 def cut_up(chunks: Sequence[Part]) -> list[tuple[int, int, list[Part]]]:

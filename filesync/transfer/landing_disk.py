@@ -129,10 +129,12 @@ class Landing:
         for gap in gaps:
             data: bytes | None
             if gap.work is None:
-                data = self._update.read_basis(gap.file, gap.end)
+                data = self._update.read_basis(gap.file, gap.old[0].end)
             else:
-                basis = self._opened(gap.work).bases[gap.basis]
-                data = os.pread(basis.fd, gap.end - gap.start, gap.start)
+                bases = self._opened(gap.work).bases
+                data = b"".join(
+                    [os.pread(bases[n].fd, end - start, start) for n, start, end in gap.old]
+                )
             signed.append(delta.cut(data, key) if data else None)
         return key, signed
 

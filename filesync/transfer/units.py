@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from filesync.disk.update import WantedFile
 from filesync.transfer.delta import Pieces
+from filesync.transfer.gaps import Old
 from filesync.transfer.recipe import Copy, Index, Part
 from filesync.transfer.wire import Buffer, Codec, Level
 
@@ -74,7 +75,7 @@ class Gap:
     Attributes:
         work: of a large file; None for a small one, of which the gap is all.
         chunks: what the range has to turn out to be; empty for a small file.
-        basis: number of the old file that it is signed against, from ``start`` to ``end``.
+        old: the old bytes that it is signed against.
         pieces: the old bytes, once they are signed.
     """
 
@@ -83,9 +84,7 @@ class Gap:
     offset: int
     size: int
     chunks: Sequence[Part]
-    basis: int
-    start: int
-    end: int
+    old: tuple[Old, ...]
     pieces: Pieces | None = None
 
 

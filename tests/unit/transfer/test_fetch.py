@@ -211,11 +211,12 @@ class World:
             self.fetch.based(effect.work, index)
             return
         key = self.rng.randrange(1 << 63)
-        signed = [
-            delta.cut(self.old[gap.file.ticket][gap.start : gap.end], key)
-            for gap in effect.gaps
-        ]
+        signed = [delta.cut(self.old_bytes(gap), key) for gap in effect.gaps]
         self.fetch.signed(effect.gaps, key, signed)
+
+    def old_bytes(self, gap: Gap) -> bytes:
+        old = self.old[gap.file.ticket]
+        return b"".join([old[start:end] for _, start, end in gap.old])
 
     def work(self, effect: Effect) -> None:
         match effect:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.transfer.gaps import SLACK_BYTES, cut_up, replaced
+from filesync.transfer.gaps import SLACK_BYTES, Old, cut_up, narrowed, replaced
 from filesync.transfer.recipe import Copy, Part
 from filesync.transfer.wire import MAX_DELTA_BYTES
 
@@ -13,15 +13,24 @@ MEGA = [1 << 20]
 @pytest.mark.parametrize(
     ("copies", "sizes", "expected"),
     [
-        ([], [], None),
-        ([], [0], None),
-        ([Copy(0, 0, 0, 100 * K), Copy(110 * K, 0, 112 * K, K)], MEGA, (0, 100 * K, 112 * K)),
-        ([Copy(0, 0, 500 * K, 100 * K)], MEGA, (0, 600 * K, 610 * K + SLACK_BYTES)),
-        ([Copy(110 * K, 0, 300 * K, K)], MEGA, (0, 290 * K - SLACK_BYTES, 300 * K)),
-        ([Copy(110 * K, 0, 5 * K, K)], MEGA, (0, 0, 5 * K)),
-        ([Copy(0, 1, 0, 100 * K)], [K, 101 * K], (1, 100 * K, 101 * K)),
-        ([Copy(0, 0, 0, 90 * K)], [105 * K], (0, 84 * K, 105 * K)),
-        ([], [50 * K], (0, 34 * K, 50 * K)),
+        ([], [], ()),
+        ([], [0], ()),
+        (
+            [Copy(0, 0, 0, 100 * K), Copy(110 * K, 0, 112 * K, K)],
+            MEGA,
+            (Old(0, 100 * K, 112 * K),),
+        ),
+        ([Copy(0, 0, 500 * K, 100 * K)], MEGA, (Old(0, 600 * K, 610 * K + SLACK_BYTES),)),
+        ([Copy(110 * K, 0, 300 * K, K)], MEGA, (Old(0, 290 * K - SLACK_BYTES, 300 * K),)),
+        ([Copy(110 * K, 0, 5 * K, K)], MEGA, (Old(0, 0, 5 * K),)),
+        ([Copy(0, 1, 0, 100 * K)], [K, 101 * K], (Old(1, 100 * K, 101 * K),)),
+        ([Copy(0, 0, 0, 90 * K)], [105 * K], (Old(0, 84 * K, 105 * K),)),
+        (
+            [Copy(0, 0, 900 * K, 100 * K), Copy(110 * K, 0, 5 * K, K)],
+            [1005 * K],
+            (Old(0, 1000 * K, 1005 * K), Old(0, 0, 5 * K)),
+        ),
+        ([], [50 * K], (Old(0, 34 * K, 50 * K),)),
     ],
     ids=[
         "no old file",
@@ -32,11 +41,12 @@ MEGA = [1 << 20]
         "not before the old file's start",
         "not past the old file's end",
         "at the same place when no neighbour touches it",
+        "where the end of the old file and its start have come together",
         "the end of an old file that is shorter",
     ],
 )
 def test_a_gap_has_replaced_what_stood_there(
-    copies: list[Copy], sizes: list[int], expected: tuple[int, int, int] | None
+    copies: list[Copy], sizes: list[int], expected: tuple[Old, ...]
 ) -> None:
     assert replaced(100 * K, 10 * K, copies, sizes) == expected
 
@@ -58,10 +68,21 @@ def test_what_is_found_lies_within_an_old_file(
         for at, basis, start, length in copies
         if start + length <= sizes[basis] and (at + length <= offset or at >= offset + size)
     )
-    found = replaced(offset, size, fitting, sizes)
-    if found is not None:
-        basis, start, end = found
+    for basis, start, end in replaced(offset, size, fitting, sizes):
         assert 0 <= start < end <= sizes[basis]
+
+
+@given(st.integers(1, 1 << 20), st.integers(0, 1 << 20), st.integers(1, 1 << 20), places)
+def test_a_part_of_a_gap_is_looked_for_within_what_the_gap_replaced(
+    size: int, at: int, length: int, span: int
+) -> None:
+    at = min(at, size - 1)
+    length = min(length, size - at)
+    old = Old(1, 77, 78 + span)
+    basis, start, end = narrowed(old, at, length, size)
+    assert basis == 1
+    assert old.start <= start < end <= old.end
+    assert narrowed(old, 0, size, size) == old
 
 
 @given(st.lists(st.integers(4096, 64 << 10), min_size=1, max_size=60))
