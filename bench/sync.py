@@ -142,6 +142,9 @@ def _loopback_bytes() -> int:
 def servers(root: Path) -> Iterator[None]:
     """Run both servers for what is below ``root``."""
     os.environ["XDG_CACHE_HOME"] = str(root / "cache")
+    # As an installed program: its modules are compiled once, not for each run.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(root / "compiled")
     (root / "served").mkdir()
     (root / "rsyncd.conf").write_text(
         f"port = {RSYNC_PORT}\naddress = 127.0.0.1\nuse chroot = no\n"
