@@ -5,10 +5,13 @@ from pathlib import Path
 
 from filesync.digest import name_of
 from filesync.disk.update import LocalTree, TreeUpdate, UpdateStats
-from filesync.manifest import Manifest
+from filesync.manifest import Manifest, Nodes, empty_manifest
+from filesync.sync.filter import Filter
 from filesync.sync.itemize import itemize
 from filesync.sync.options import Options, SyncStats
-from filesync.sync.plan import Plan
+from filesync.sync.places import Target
+from filesync.sync.plan import Part, Plan, Removal, make_plan
+from filesync.sync.scanning import scan_place
 
 
 class Update(TreeUpdate):
@@ -60,3 +63,31 @@ def note_plan(
     stats.deleted += counts.deleted
     if options.on_changes is not None:
         options.on_changes(itemize(plan, prefix=prefix, is_sent=is_sent, is_new=is_new))
+
+
+def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Options) -> Manifest:
+    """Return what is where a part goes to on this machine; nothing where a dry run would make it.
+
+    Blocks. See ``scan_place`` for errors.
+    """
+    if target is None:
+        return empty_manifest(nodes)
+    # What is to be left alone is not looked at, unless a directory may go in which it is.
+    filter = Filter(() if options.delete else options.rules, root=part.prefix)
+    return scan_place(target.place, nodes, filter=filter, caches=options.used_caches).manifest
+
+
+def plan_target(
+    target: Target | None,
+    part: Part,
+    basis: Manifest,
+    top: Manifest,
+    nodes: Nodes,
+    *,
+    removal: Removal | None,
+) -> Plan:
+    """Return what brings ``top`` to ``target``, which holds ``basis``; see ``make_plan``."""
+    if target is None:
+        return make_plan(basis, top, nodes, names=part.names, removal=removal)
+    names, rename = target.place.names, target.rename
+    return make_plan(basis, top, nodes, names=names, rename=rename, removal=removal)

@@ -1,4 +1,4 @@
-"""Requests to the other side of a sync, and threads that outlive who waits for them."""
+"""Requests to the other side of a sync, and work in threads."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from filesync.sync import wire
 from filesync.transfer.calls_zmq import call
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.threads import until_done
 from filesync.transfer.wire import MAX_BODY_BYTES
 
 A = TypeVar("A", bound=wire.Answer)
@@ -45,15 +46,5 @@ async def ask(channel: Channel, request: wire.Request, kind: type[A]) -> tuple[A
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return ``work(...)``, made by a thread; cancelled, wait for its end first.
-
-    Whoever closes what a thread uses must not do so under its hands.
-    """
-    future = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()
-        raise
+    """Return ``work(...)``, made by a thread; cancelled, wait for its end first."""
+    return await until_done(asyncio.to_thread(work, *args, **kwargs))

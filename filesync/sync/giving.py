@@ -41,7 +41,6 @@ class Giving:
         self._sources = sources
         self._parts = [source.part for source in sources]
         self._options = options
-        self._caches = None if options.checksum else options.caches
         self._progress = progress
         self._is_directory = is_directory
         self._nodes = MemoryNodes()
@@ -66,7 +65,7 @@ class Giving:
             place = self._sources[at].place
             filter = Filter(self._options.rules, root=self._parts[at].prefix)
             scanning = in_thread(
-                scan_place, place, self._nodes, filter=filter, caches=self._caches
+                scan_place, place, self._nodes, filter=filter, caches=self._options.used_caches
             )
             self._scans[at] = asyncio.create_task(scanning)
         return self._scans[at]

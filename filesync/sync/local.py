@@ -5,21 +5,20 @@ from contextlib import ExitStack
 from time import monotonic
 
 from filesync.disk.update import LocalTree, UpdateStats
-from filesync.errors import PathMissing, SourceChanged
-from filesync.manifest import Manifest, MemoryNodes, empty_manifest
-from filesync.sync.applying import Update, note_plan, note_source
+from filesync.errors import SourceChanged
+from filesync.manifest import Manifest, MemoryNodes
+from filesync.sync.applying import Update, note_plan, note_source, plan_target, scan_target
 from filesync.sync.filter import Filter
 from filesync.sync.options import Options, SyncStats
 from filesync.sync.places import (
     LocalPlaces,
     Source,
-    Target,
     close_all,
     find_sources,
     find_target,
     not_excluded,
 )
-from filesync.sync.plan import Part, Removal, is_united, make_plan, removal_of
+from filesync.sync.plan import Removal, is_united, removal_of
 from filesync.sync.scanning import Found, scan_place
 
 
@@ -46,35 +45,6 @@ def sync_local(paths: Sequence[bytes], dest: bytes, options: Options) -> SyncSta
     return sync.stats
 
 
-def open_target(
-    dest: bytes,
-    options: Options,
-    *,
-    part: Part,
-    is_directory: bool,
-) -> Target | None:
-    """Return where a part goes, or None for a dry run to what is not there.
-
-    See ``find_target`` for the arguments.
-
-    Raises:
-        PathMissing: the directory above the destination is not there.
-        StoreError: it cannot be made.
-    """
-    try:
-        return find_target(
-            LocalPlaces(),
-            dest,
-            part=part,
-            is_directory=is_directory,
-            make=not options.dry_run,
-        )
-    except PathMissing:
-        if not options.dry_run:
-            raise
-        return None
-
-
 class _Sync:
     def __init__(
         self, sources: Sequence[Source], dest: bytes, options: Options, *, is_directory: bool
@@ -83,7 +53,6 @@ class _Sync:
         self._sources = sources
         self._dest = dest
         self._options = options
-        self._caches = None if options.checksum else options.caches
         self._is_directory = is_directory
         self._nodes = MemoryNodes()
         self._parts = [source.part for source in sources]
@@ -93,7 +62,9 @@ class _Sync:
         if at not in self._found:
             filter = Filter(self._options.rules, root=self._parts[at].prefix)
             place = self._sources[at].place
-            self._found[at] = scan_place(place, self._nodes, filter=filter, caches=self._caches)
+            self._found[at] = scan_place(
+                place, self._nodes, filter=filter, caches=self._options.used_caches
+            )
         return self._found[at]
 
     def _removal(self, at: int) -> Removal | None:
@@ -109,25 +80,19 @@ class _Sync:
         part, options = self._parts[at], self._options
         top, skipped = self._scan(at)
         note_source(self.stats, top, skipped)
-        target = open_target(
+        target = find_target(
+            LocalPlaces(),
             self._dest,
-            options,
             part=part,
             is_directory=self._is_directory,
+            dry_run=options.dry_run,
         )
         with ExitStack() as stack:
-            basis = empty_manifest(self._nodes)
             if target is not None:
                 stack.callback(target.place.close)
-                basis = self._scan_target(target, part)
-            plan = make_plan(
-                basis,
-                top,
-                self._nodes,
-                names=part.names if target is None else target.place.names,
-                rename=None if target is None else target.rename,
-                removal=self._removal(at),
-            )
+            basis = scan_target(target, part, self._nodes, options)
+            removal = self._removal(at)
+            plan = plan_target(target, part, basis, top, self._nodes, removal=removal)
             if plan.is_done:
                 return
             note_plan(
@@ -140,13 +105,6 @@ class _Sync:
             if target is not None and not options.dry_run:
                 local = LocalTree(top, self._sources[at].place.root)
                 self._note(_copy(Update(target.place.root, plan, local)))
-
-    def _scan_target(self, target: Target, part: Part) -> Manifest:
-        # What is to be left alone is not looked at, unless a directory may go in which it is.
-        filter = Filter(() if self._options.delete else self._options.rules, root=part.prefix)
-        return scan_place(
-            target.place, self._nodes, filter=filter, caches=self._caches
-        ).manifest
 
     def _note(self, done: UpdateStats) -> None:
         self.stats.files += done.files_copied

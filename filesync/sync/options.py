@@ -35,6 +35,11 @@ class Options:
     caches: Path | None = None
     on_changes: OnChanges | None = None
 
+    @property
+    def used_caches(self) -> Path | None:
+        """Where the stat caches are that scans may believe."""
+        return None if self.checksum else self.caches
+
 
 @dataclass(slots=True)
 class SyncStats:

@@ -219,21 +219,32 @@ def find_target(
     *,
     part: Part,
     is_directory: bool = False,
-    make: bool,
-) -> Target:
-    """Return where what is given to ``path`` goes.
+    dry_run: bool,
+) -> Target | None:
+    """Return where what is given to ``path`` goes, or None for a dry run to what is not there.
 
     Args:
         places: what paths mean.
         path: as it was named.
         part: what is given. A single name goes to ``path`` itself, unless that is a directory.
         is_directory: ``path`` is one, or is to be; so it is if it ends in a slash.
-        make: make directories that are missing, though none above ``path``.
+        dry_run: make no directories; else those that are missing, though none above ``path``.
 
     Raises:
-        PathMissing: the directory above is not there; or, without ``make``, this one.
+        PathMissing: the directory above is not there.
         StoreError: the directory cannot be made.
     """
+    try:
+        return _find_target(places, path, part, is_directory=is_directory, make=not dry_run)
+    except PathMissing:
+        if not dry_run:
+            raise
+        return None
+
+
+def _find_target(
+    places: Places, path: bytes, part: Part, *, is_directory: bool, make: bool
+) -> Target:
     rename = None
     is_new = False
     directory = path

@@ -11,7 +11,6 @@ from filesync.disk.handles import shown
 from filesync.errors import (
     FilesyncError,
     LocalError,
-    PathMissing,
     UnexpectedMessage,
     UsageError,
 )
@@ -108,7 +107,15 @@ class TreeServer:
         if self._read_only and not request.dry_run:
             raise UsageError("this server is read-only; nothing can be given to it")
         part = Part(_checked(request.inside), frozenset(map(_checked, request.names)) or None)
-        place, rename, is_new = self._find_target(request, part)
+        target = find_target(
+            self._places,
+            request.path,
+            part=part,
+            is_directory=request.is_directory,
+            dry_run=request.dry_run,
+        )
+        place = None if target is None else target.place
+        rename = None if target is None else target.rename
         claim = None
         if place is not None and not request.dry_run:
             try:
@@ -118,24 +125,8 @@ class TreeServer:
                 raise
         caches = None if request.checksum else self._caches
         held = Held(place, part, request.rules, caches, rename=rename, claim=claim)
+        is_new = target is None or target.is_new
         return wire.Prepared(self._hold(channel, held), is_new=is_new, rename=rename)
-
-    def _find_target(
-        self, request: wire.Prepare, part: Part
-    ) -> tuple[Place | None, bytes | None, bool]:
-        """Return a Target, its place None for a dry run to what is not there."""
-        try:
-            return find_target(
-                self._places,
-                request.path,
-                part=part,
-                is_directory=request.is_directory,
-                make=not request.dry_run,
-            )
-        except PathMissing:
-            if not request.dry_run:
-                raise
-            return None, None, True
 
     def _hold(self, channel: Channel, held: Held) -> bytes:
         """Keep ``held`` for ``channel``; return its token."""

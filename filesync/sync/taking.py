@@ -4,17 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from filesync.manifest import Manifest, MemoryNodes, empty_manifest
+from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync import wire
-from filesync.sync.applying import Update, note_plan, note_source
+from filesync.sync.applying import Update, note_plan, note_source, plan_target, scan_target
 from filesync.sync.asking import Peer, ask, in_thread
-from filesync.sync.filter import Filter
-from filesync.sync.local import open_target
 from filesync.sync.nodes import fetch_nodes
 from filesync.sync.options import OnProgress, Options, SyncStats
-from filesync.sync.places import Target
-from filesync.sync.plan import Part, Plan, Removal, is_united, make_plan, removal_of
-from filesync.sync.scanning import scan_place
+from filesync.sync.places import LocalPlaces, find_target
+from filesync.sync.plan import Part, Removal, is_united, removal_of
 from filesync.transfer.offer import Replica
 
 
@@ -55,7 +52,6 @@ class _Taking:
         self._parts = [Part(one.inside, frozenset(one.names) or None) for one in found]
         self._dest = dest
         self._options = options
-        self._caches = None if options.checksum else options.caches
         self._progress = progress
         self._nodes = MemoryNodes()
         self._tops: dict[int, wire.Scanned] = {}
@@ -63,12 +59,21 @@ class _Taking:
     async def take(self, at: int, *, is_directory: bool) -> None:
         """Take one part."""
         part, token = self._parts[at], self._found[at].token
-        target = open_target(self._dest, self._options, part=part, is_directory=is_directory)
+        options = self._options
+        target = find_target(
+            LocalPlaces(),
+            self._dest,
+            part=part,
+            is_directory=is_directory,
+            dry_run=options.dry_run,
+        )
         with ExitStack() as stack:
             if target is not None:
                 stack.callback(target.place.close)
             # The server scans while this side does.
-            scanning = asyncio.ensure_future(in_thread(self._scan_target, target, part))
+            scanning = asyncio.ensure_future(
+                in_thread(scan_target, target, part, self._nodes, options)
+            )
             try:
                 scanned = await self._scan(at)
             finally:
@@ -80,16 +85,18 @@ class _Taking:
             top = Manifest(scanned.tree, self._nodes)
             note_source(self.stats, top, scanned.skipped)
             removal = await self._removal(at)
-            plan = await in_thread(self._plan, target, part, basis, top, removal)
+            plan = await in_thread(
+                plan_target, target, part, basis, top, self._nodes, removal=removal
+            )
             if not plan.is_done:
                 note_plan(
                     self.stats,
                     plan,
-                    self._options,
+                    options,
                     prefix=part.prefix,
                     is_new=target is None or target.is_new,
                 )
-                if target is not None and not self._options.dry_run:
+                if target is not None and not options.dry_run:
                     await self._pull(Update(target.place.root, plan), token, scanned)
         if not is_united(self._parts):
             await ask(self._peer.channel, wire.Drop(token), wire.Done)
@@ -100,14 +107,6 @@ class _Taking:
             request = wire.Scan(self._found[at].token)
             self._tops[at], _ = await ask(self._peer.channel, request, wire.Scanned)
         return self._tops[at]
-
-    def _scan_target(self, target: Target | None, part: Part) -> Manifest:
-        if target is None:
-            return empty_manifest(self._nodes)
-        # What is to be left alone is not looked at, unless a directory may go in which it is.
-        filter = Filter(() if self._options.delete else self._options.rules, root=part.prefix)
-        found = scan_place(target.place, self._nodes, filter=filter, caches=self._caches)
-        return found.manifest
 
     async def _removal(self, at: int) -> Removal | None:
         if not self._options.delete:
@@ -121,23 +120,6 @@ class _Taking:
                     await fetch_nodes(self._peer.channel, token, tree, self._nodes)
                     tops[number] = Manifest(tree, self._nodes)
         return removal_of(self._parts, at, tops, self._options.rules)
-
-    def _plan(
-        self,
-        target: Target | None,
-        part: Part,
-        basis: Manifest,
-        top: Manifest,
-        removal: Removal | None,
-    ) -> Plan:
-        return make_plan(
-            basis,
-            top,
-            self._nodes,
-            names=part.names if target is None else target.place.names,
-            rename=None if target is None else target.rename,
-            removal=removal,
-        )
 
     async def _pull(self, update: Update, token: bytes, scanned: wire.Scanned) -> None:
         peer, stats = self._peer, self.stats

@@ -32,6 +32,7 @@ from filesync.transfer.offer import Offer, Replica
 from filesync.transfer.outgoing_zmq import Outgoing
 from filesync.transfer.pull_zmq import Pull
 from filesync.transfer.stats import Counters, Progress, PullStats
+from filesync.transfer.threads import until_done
 from filesync.transfer.timeouts import Timeouts
 from filesync.transfer.wire import (
     AskDeltas,
@@ -230,9 +231,8 @@ class DataPlane:
 
         def note() -> None:
             if progress is not None:
-                wire = sum(replica.wire_in + replica.wire_out for replica in stats.replicas)
                 moved = stats.content_bytes + stats.copied_bytes
-                progress(Progress(stats.files, moved, wire))
+                progress(Progress(stats.files, moved, stats.wire_in + stats.wire_out))
 
         try:
             await self._in_thread(update.prepare)
@@ -252,9 +252,6 @@ class DataPlane:
         except BaseException:
             await self._in_thread(update.abort)
             raise
-        for replica in stats.replicas:
-            stats.wire_in += replica.wire_in
-            stats.wire_out += replica.wire_out
         stats.seconds = monotonic() - started
         return stats
 
@@ -344,10 +341,5 @@ class DataPlane:
         task.add_done_callback(self._running.discard)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        future = asyncio.get_running_loop().run_in_executor(self._pool, call)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            # The thread goes on: nobody may abort the update under its hands.
-            await asyncio.wait([future])
-            raise
+        # Cancelled, the thread goes on: nobody may abort the update under its hands.
+        return await until_done(asyncio.get_running_loop().run_in_executor(self._pool, call))

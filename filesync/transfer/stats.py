@@ -53,8 +53,6 @@ class PullStats:
         files: contents that were fetched.
         content_bytes: bytes of content fetched, before compression.
         copied_bytes: bytes that came from the files being replaced instead.
-        wire_in: bytes of all messages that came.
-        wire_out: bytes of all messages sent.
         seconds: from ``prepare`` to ``finish``.
         replicas: one for each replica that was tried, in order.
     """
@@ -62,7 +60,15 @@ class PullStats:
     files: int = 0
     content_bytes: int = 0
     copied_bytes: int = 0
-    wire_in: int = 0
-    wire_out: int = 0
     seconds: float = 0.0
     replicas: list[ReplicaStats] = field(default_factory=list)
+
+    @property
+    def wire_in(self) -> int:
+        """Bytes of all messages that came."""
+        return sum(replica.wire_in for replica in self.replicas)
+
+    @property
+    def wire_out(self) -> int:
+        """Bytes of all messages sent."""
+        return sum(replica.wire_out for replica in self.replicas)
