@@ -6,10 +6,10 @@ crossed the loopback of a network namespace that holds nothing else, both ways, 
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,7 @@ REST_S: Final = 0.1
 """A file that changed just before a scan is read again by it: that is not what is measured."""
 CHANGE_S: Final = 1.1
 """rsync takes a file of the same size and the same second for unchanged."""
+START_S: Final = 20.0
 FILESYNC: Final = [sys.executable, "-m", "filesync"]
 
 
@@ -64,11 +65,11 @@ def _tar(src: str, name: str) -> list[str]:
 
 OURS: Final = Tool("ours", _ours())
 RSYNC: Final = Tool("rsync", _rsync())
-COMPRESSED: Final = (
+WARM: Final = (OURS, RSYNC)
+COLD: Final = (
+    *WARM,
     Tool("ours-z", _ours("-z")),
     Tool("rsync-z", _rsync("-z", "--zc=zstd")),
-)
-LOCAL: Final = (
     Tool("cp", lambda src, name: ["cp", "-a", f"{src}/.", name], is_counted=False),
     Tool("tar", _tar, is_counted=False),
 )
@@ -89,14 +90,12 @@ def measure(row: Row, root: Path, rounds: int) -> dict[str, list[Run]]:
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
     row.start(source)
-    tools = [OURS, RSYNC, *(COMPRESSED if row.is_cold else ()), *(LOCAL if row.is_cold else ())]
+    tools = COLD if row.is_cold else WARM
     runs: dict[str, list[Run]] = {tool.name: [] for tool in tools}
-    if not row.is_cold:
-        for tool in tools:
-            _run(tool, source, served)
+    # Twice: the first sync fills the destination, the second finds it in the stat caches.
+    for tool in () if row.is_cold else (*WARM, *WARM):
+        _run(tool, source, served)
         time.sleep(REST_S)
-        for tool in tools:
-            _run(tool, source, served)
     for number in range(rounds):
         time.sleep(0 if row.is_cold else CHANGE_S)
         row.change(source, number)
@@ -157,7 +156,8 @@ def servers(root: Path) -> Iterator[None]:
     ]
     running = [subprocess.Popen(one, stdout=subprocess.DEVNULL) for one in commands]
     try:
-        time.sleep(2)
+        for port in (RSYNC_PORT, SERVE_PORT):
+            _wait_for(port)
         yield
     finally:
         for process in running:
@@ -165,57 +165,82 @@ def servers(root: Path) -> Iterator[None]:
             process.wait()
 
 
+def _wait_for(port: int) -> None:
+    """Wait until something listens there."""
+    deadline_s = time.monotonic() + START_S
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if time.monotonic() > deadline_s:
+            raise SystemExit(f"nothing listens on port {port}; is rsync installed?")
+        time.sleep(0.05)
+
+
 # --- what comes of it -----------------------------------------------------------------------------
 
 
-def figures(row: Row, runs: dict[str, list[Run]]) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Ours to rsync's, and what it may be."""
+
+    ratio: float
+    limit: float
+
+    def __str__(self) -> str:
+        """Say it, and whether it is met."""
+        verdict = "ok" if self.ratio <= self.limit else "MISS"
+        return f"{self.ratio:8.4f} (limit {self.limit:.2f}) {verdict:4}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What came of one case: ratios, and for each tool the median and the seconds of its runs."""
+
+    title: str
+    bytes: Ratio
+    time: Ratio
+    medians: dict[str, Run]
+    seconds: dict[str, list[float]]
+
+
+def figures(row: Row, runs: dict[str, list[Run]]) -> Figures:
     """Return medians, and the ratios of ours to rsync with the limits that they have."""
     medians = {
         name: Run(
-            statistics.median(run.seconds for run in some),
+            round(statistics.median(run.seconds for run in some), 4),
             int(statistics.median(run.wire_bytes for run in some)),
         )
         for name, some in runs.items()
     }
     ours, rsync = medians["ours"], medians["rsync"]
-    coded = medians.get("ours-z", ours) if row.bytes_limit < 1 else ours
-    return {
-        "title": row.title,
-        "bytes": {
-            "ratio": round(coded.wire_bytes / rsync.wire_bytes, 4),
-            "limit": row.bytes_limit,
-        },
-        "time": {"ratio": round(ours.seconds / rsync.seconds, 3), "limit": row.time_limit},
-        "medians": {
-            name: {"seconds": round(one.seconds, 4), "wire_bytes": one.wire_bytes}
-            for name, one in medians.items()
-        },
-        "seconds": {
-            name: [round(run.seconds, 4) for run in some] for name, some in runs.items()
-        },
-    }
+    # Where less than all bytes may travel cold, it is with compression.
+    coded = medians["ours-z"] if row.is_cold and row.bytes_limit < 1 else ours
+    return Figures(
+        row.title,
+        Ratio(round(coded.wire_bytes / rsync.wire_bytes, 4), row.bytes_limit),
+        Ratio(round(ours.seconds / rsync.seconds, 3), row.time_limit),
+        medians,
+        {name: [round(run.seconds, 4) for run in some] for name, some in runs.items()},
+    )
 
 
-def _table(name: str, found: dict[str, object]) -> str:
-    cells = [f"{name:14}"]
-    for kind in ("bytes", "time"):
-        one = found[kind]
-        assert isinstance(one, dict)
-        verdict = "ok" if one["ratio"] <= one["limit"] else "MISS"
-        cells.append(f"{kind} {one['ratio']:8.4f} (limit {one['limit']:.2f}) {verdict:4}")
-    return "  ".join([*cells, json.dumps(found["medians"])])
+def _line(name: str, found: Figures) -> str:
+    tools = "  ".join(
+        f"{tool} {run.seconds:.3f} s {run.wire_bytes:,} B"
+        for tool, run in found.medians.items()
+    )
+    return f"{name:14}  bytes {found.bytes}  time {found.time}  {tools}"
 
 
-def _draw(found: dict[str, dict[str, object]]) -> None:
+def _draw(found: dict[str, Figures]) -> None:
     groups = []
     for one in found.values():
         bars = []
-        for kind in ("bytes", "time"):
-            value = one[kind]
-            assert isinstance(value, dict)
-            bars.append((f"{kind}: filesync / rsync", value["ratio"], f"{value['ratio']:.3f}"))
-            bars.append((f"{kind}: limit", value["limit"], f"{value['limit']:.2f}"))
-        groups.append((str(one["title"]), bars))
+        for kind, value in (("bytes", one.bytes), ("time", one.time)):
+            bars.append((f"{kind}: filesync / rsync", value.ratio, f"{value.ratio:.3f}"))
+            bars.append((f"{kind}: limit", value.limit, f"{value.limit:.2f}"))
+        groups.append((one.title, bars))
     plot("sync", groups)
 
 
@@ -235,7 +260,7 @@ def main(words: Sequence[str]) -> None:
     if not options.inside:
         inside = 'ip link set lo up && exec "$0" -m bench.sync --inside "$@"'
         os.execvp("unshare", ["unshare", "--net", "sh", "-c", inside, sys.executable, *words])
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, Figures] = {}
     with tempfile.TemporaryDirectory(prefix="bench-sync-", dir=options.where) as directory:
         root = Path(directory)
         with servers(root):
@@ -247,9 +272,10 @@ def main(words: Sequence[str]) -> None:
                 except (subprocess.CalledProcessError, SystemExit) as exc:
                     print(f"{name:14}  FAILED: {exc}", flush=True)
                     continue
-                print(_table(name, found[name]), flush=True)
+                print(_line(name, found[name]), flush=True)
     if not options.row:
-        save("sync", {"rounds": options.rounds, "rows": found})
+        rounds = {"rounds": options.rounds}
+        save("sync", rounds | {"rows": {name: asdict(one) for name, one in found.items()}})
         _draw(found)
 
 
