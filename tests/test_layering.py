@@ -27,6 +27,8 @@ PURE = [
     "filesync/manifest/tree.py",
     "filesync/overlay.py",
     "filesync/select.py",
+    "filesync/sync/filter.py",
+    "filesync/sync/rate.py",
     "filesync/sync/wire.py",
     "filesync/transfer/codec.py",
     "filesync/transfer/delta.py",

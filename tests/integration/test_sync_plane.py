@@ -175,25 +175,30 @@ def test_several_sessions_share_a_connection(source: Manifest, tmp_path: Path) -
     asyncio.run(main())
 
 
+def updated(root: Path, old: dict[str, bytes], new: dict[str, bytes]) -> PullStats:
+    """Bring a tree of ``old`` files to ``new`` ones over a connection; return what it took."""
+    for name in ("source", "dest"):
+        (root / name).mkdir()
+    source = make_tree(root / "source", new)
+    make_tree(root / "dest", old)
+
+    async def main() -> PullStats:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, root / "source")
+            replica = Replica(sender.address, offer.token)
+            stats = await pull(receiver, root / "dest", source, replica)
+            assert tree_of(root / "dest") == source.tree
+            return stats
+
+    return asyncio.run(main())
+
+
 def test_an_insertion_in_a_large_file_moves_little(tmp_path: Path) -> None:
     old = random.Random(2).randbytes(16 << 20)
     new = old[: 8 << 20] + random.Random(3).randbytes(1 << 20) + old[8 << 20 :]
-    (tmp_path / "source").mkdir()
-    source = make_tree(tmp_path / "source", {"image": new})
-    (tmp_path / "dest").mkdir()
-    make_tree(tmp_path / "dest", {"image": old})
-
-    async def main() -> None:
-        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
-            offer = sender.offer(source, tmp_path / "source")
-            stats = await pull(
-                receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
-            )
-            assert tree_of(tmp_path / "dest") == source.tree
-            assert stats.copied_bytes >= (16 << 20) - (256 << 10)
-            assert stats.wire_in + stats.wire_out < (1 << 20) + (256 << 10)
-
-    asyncio.run(main())
+    stats = updated(tmp_path, {"image": old}, {"image": new})
+    assert stats.copied_bytes >= (16 << 20) - (256 << 10)
+    assert stats.wire_in + stats.wire_out < (1 << 20) + (256 << 10)
 
 
 def test_single_bytes_changed_in_a_large_file_move_little(tmp_path: Path) -> None:
@@ -201,43 +206,17 @@ def test_single_bytes_changed_in_a_large_file_move_little(tmp_path: Path) -> Non
     new = bytearray(old)
     for at in range(16):
         new[at * 250_000 + 9] ^= 1
-    (tmp_path / "source").mkdir()
-    source = make_tree(tmp_path / "source", {"image": bytes(new)})
-    (tmp_path / "dest").mkdir()
-    make_tree(tmp_path / "dest", {"image": old})
-
-    async def main() -> None:
-        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
-            offer = sender.offer(source, tmp_path / "source")
-            stats = await pull(
-                receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
-            )
-            assert tree_of(tmp_path / "dest") == source.tree
-            # A chunk has 16 KiB on average; one such byte costs a piece or two of 512.
-            assert stats.wire_in + stats.wire_out < 16 * (4 << 10)
-
-    asyncio.run(main())
+    stats = updated(tmp_path, {"image": old}, {"image": bytes(new)})
+    # A chunk has 16 KiB on average; one such byte costs a piece or two of 512.
+    assert stats.wire_in + stats.wire_out < 16 * (4 << 10)
 
 
 def test_a_line_edited_in_small_files_moves_little(tmp_path: Path) -> None:
     rng = random.Random(2)
     old = {f"f{n}": rng.randbytes(60_000) for n in range(20)}
     new = {name: data[:30_000] + b"a line" + data[30_000:] for name, data in old.items()}
-    (tmp_path / "source").mkdir()
-    source = make_tree(tmp_path / "source", new)
-    (tmp_path / "dest").mkdir()
-    make_tree(tmp_path / "dest", old)
-
-    async def main() -> None:
-        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
-            offer = sender.offer(source, tmp_path / "source")
-            stats = await pull(
-                receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
-            )
-            assert tree_of(tmp_path / "dest") == source.tree
-            assert stats.wire_in + stats.wire_out < 20 * 4000
-
-    asyncio.run(main())
+    stats = updated(tmp_path, old, new)
+    assert stats.wire_in + stats.wire_out < 20 * 4000
 
 
 def test_nothing_is_compressed_when_that_is_asked_for(source: Manifest, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.diff import apply, bytes_to_fetch, bytes_to_fetch_at_most, diff
-from filesync.digest import Digest, digest_of
+from filesync.digest import Digest
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Directory,
@@ -23,6 +23,7 @@ from filesync.manifest import (
     with_entries,
 )
 from tests.unit.counting_nodes import CountingNodes
+from tests.unit.made import file
 
 names = st.sampled_from([b"a", b"b", b"c", b"\xff"])
 
@@ -31,10 +32,6 @@ class Tree(msgspec.Struct):
     header: Directory
     files: dict[bytes, Entry]
     below: dict[bytes, "Tree"]
-
-
-def file(name: bytes, data: bytes, mtime_ns: int = 0) -> File:
-    return File(name, 0o644, 0, 0, mtime_ns, len(data), digest_of(data))
 
 
 headers = st.builds(

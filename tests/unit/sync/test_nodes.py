@@ -9,7 +9,6 @@ from filesync.errors import MalformedMessage, UnexpectedMessage
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Entry,
-    File,
     Manifest,
     MemoryNodes,
     put,
@@ -20,12 +19,9 @@ from filesync.sync import wire
 from filesync.sync.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.transfer import delta
 from filesync.transfer.errors import NotOffered
+from tests.unit.made import file
 
 TOKEN = bytes(16)
-
-
-def file(name: bytes, data: bytes) -> File:
-    return File(name, 0o644, 0, 0, 0, len(data), digest_of(data))
 
 
 def tree_of(nodes: MemoryNodes, shape: dict[int, list[int]]) -> Manifest:

@@ -2,7 +2,6 @@ from filesync.digest import Digest, digest_of
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Entry,
-    File,
     Manifest,
     MemoryNodes,
     Symlink,
@@ -11,10 +10,7 @@ from filesync.manifest import (
     with_entries,
 )
 from filesync.transfer.contents import Contents
-
-
-def file(name: bytes, data: bytes) -> File:
-    return File(name, 0o644, 0, 0, 0, len(data), digest_of(data))
+from tests.unit.made import file
 
 
 def three_levels() -> Manifest:

@@ -41,16 +41,9 @@ from filesync.transfer.wire import (
     Recipes,
     Want,
 )
+from tests.unit.made import reader, wanted
 
 Step = Callable[[], None]
-
-
-def wanted(data: bytes, ticket: int = 0, replaces: int = 0) -> WantedFile:
-    return WantedFile(ticket, digest_of(data), len(data), replaces)
-
-
-def reader(data: bytes) -> recipe.Read:
-    return lambda offset, length: data[offset : offset + length]
 
 
 def flipped(data: bytes) -> bytes:

@@ -21,13 +21,10 @@ from filesync.transfer.wire import (
     Refuse,
     Want,
 )
+from tests.unit.made import wanted
 
 TOKEN = bytes(16)
 TREE = digest_of(b"tree")
-
-
-def wanted(data: bytes, ticket: int = 0, replaces: int = 0) -> WantedFile:
-    return WantedFile(ticket, digest_of(data), len(data), replaces)
 
 
 def opening(flow: Flow | None = None) -> tuple[Receiver, Fetch]:

@@ -10,10 +10,7 @@ from filesync.errors import MalformedMessage
 from filesync.transfer import recipe
 from filesync.transfer.recipe import Copy, Index, Match, Part
 from filesync.transfer.wire import Level
-
-
-def reader(data: bytes) -> recipe.Read:
-    return lambda offset, length: data[offset : offset + length]
+from tests.unit.made import reader
 
 
 def chunks_of(data: bytes, offset: int = 0) -> list[Part]:
