@@ -6,7 +6,8 @@ whoever needs what is inside can walk it, and who moves it whole need not.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.errors import LocalError
@@ -22,8 +23,7 @@ from filesync.manifest import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryDiff:
+class DirectoryDiff(msgspec.Struct, frozen=True):
     """What differs in one directory that both trees have.
 
     A subdirectory that both have under one name is in none of the lists: if it differs it has
@@ -48,8 +48,7 @@ class DirectoryDiff:
     changed: tuple[tuple[Entry, Entry], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
+class _Pair(msgspec.Struct, frozen=True):
     path: bytes
     old: Digest | None
     new: Digest

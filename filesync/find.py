@@ -5,9 +5,9 @@ nothing but itself. Whatever a path passes is noted: a subset that has it finds 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 from e2b_dockerfile_utils import PatternMatcher
 
 from filesync.digest import Digest
@@ -39,8 +39,7 @@ def bytes_of(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-@dataclass(slots=True)
-class Kept:
+class Kept(msgspec.Struct):
     """What to keep at one place: itself, of its entries those in ``below``, and more.
 
     Attributes:
@@ -48,9 +47,9 @@ class Kept:
         filters: what any of these does not leave out, below it.
     """
 
-    below: dict[bytes, "Kept"] = field(default_factory=dict)
+    below: dict[bytes, "Kept"] = {}
     whole: bool = False
-    filters: list[PatternMatcher] = field(default_factory=list)
+    filters: list[PatternMatcher] = []
 
     def at(self, names: Iterable[bytes]) -> "Kept":
         """Return the place ``names`` below this one; from now on it is kept."""
@@ -60,8 +59,7 @@ class Kept:
         return kept
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A real path, and what is there: a directory, or something else."""
 
     names: tuple[bytes, ...]

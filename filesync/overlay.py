@@ -1,7 +1,5 @@
 """One tree laid over another."""
 
-from dataclasses import dataclass
-
 import msgspec
 
 from filesync.digest import Digest, digest_of
@@ -38,8 +36,7 @@ def overlay(base: Manifest, top: Manifest) -> Manifest:
     return Manifest(canonical_links(nodes, tree), nodes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Both:
+class _Both(msgspec.Struct, frozen=True):
     base: Digest
     top: Digest
 

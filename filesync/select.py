@@ -10,7 +10,6 @@ a pattern's wildcards pass through are real ones, not links to them.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -101,8 +100,7 @@ def matches(manifest: Manifest, pick: Pick) -> list[bytes]:
     return list(dict.fromkeys(match.real for match in matched(manifest, pick)))
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """A path that a pick names, before (``path``) and after (``real``) its last link.
 
     A link that a wildcard matches and that leads nowhere stands for itself.
@@ -128,8 +126,7 @@ def matched(manifest: Manifest, pick: Pick) -> list[Match]:
 # --- what is kept ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Filter:
+class _Filter(msgspec.Struct, frozen=True):
     """A pick's excludes at some directory below what the pick names."""
 
     matcher: PatternMatcher
@@ -145,8 +142,7 @@ class _Filter:
         return _Filter(self.matcher, f"{self.prefix}{name}/")
 
 
-@dataclass(frozen=True, slots=True)
-class _Reduced:
+class _Reduced(msgspec.Struct, frozen=True):
     """A directory of the subset on its way.
 
     ``kept`` is None where only the filters decide.

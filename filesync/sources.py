@@ -18,9 +18,10 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.disk.handles import open_root, remove_tree
@@ -48,8 +49,7 @@ class IdleSource(NamedTuple):
     used_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Filling:
+class Filling(msgspec.Struct, frozen=True):
     """A directory that its holder alone may change, until it is sealed or abandoned.
 
     Attributes:

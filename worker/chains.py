@@ -15,7 +15,9 @@ from filesync.digest import Digest
 from filesync.disk.update import TreeUpdate
 from filesync.errors import PeerError, StoreError
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, put, with_entries
-from filesync.transfer import DataPlane, Progress, PullStats, Replica
+from filesync.transfer.offer import Replica
+from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.stats import Progress, PullStats
 from worker.blobs import Blob
 from worker.layers import MEDIA_TYPES, apply_layer, make_layer, recompress
 from worker.refs import HeldRef

@@ -12,7 +12,9 @@ from filesync.digest import Digest
 from filesync.disk.update import TreeUpdate
 from filesync.manifest import Manifest
 from filesync.sources import SourceLease
-from filesync.transfer import DataPlane, Progress, PullStats, Replica
+from filesync.transfer.offer import Replica
+from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.stats import Progress, PullStats
 from worker import chains
 from worker.store import Store, TreeView
 from worker.wire import orders

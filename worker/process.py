@@ -18,7 +18,7 @@ from filesync.disk.statedir import open_state
 from filesync.errors import FilesyncError, PeerError, UsageError
 from filesync.manifest import Manifest, missing_nodes, note_tree
 from filesync.manifest.pack import accept_pack, pack_nodes
-from filesync.transfer import DataPlane
+from filesync.transfer.plane_zmq import DataPlane
 from worker.exec import ExecState, NoRuntime
 from worker.service import Service
 from worker.store import Store

@@ -15,7 +15,8 @@ from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.select import Selector, select
-from filesync.transfer import DataPlane, Offer
+from filesync.transfer.offer import Offer
+from filesync.transfer.plane_zmq import DataPlane
 from worker import chains, exports
 from worker.exec import ExecState
 from worker.inputs import Inputs, OnProgress

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.disk.listing import (
@@ -74,8 +75,7 @@ class Listing:
         self.is_whole = True
 
 
-@dataclass(slots=True)
-class _Linked:
+class _Linked(msgspec.Struct):
     """A file with several names, some of them met: its group, and how many are to come."""
 
     group: bytes

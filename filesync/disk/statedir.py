@@ -4,9 +4,10 @@ import contextlib
 import fcntl
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from filesync.errors import StoreError, UsageError
 
@@ -14,8 +15,7 @@ VERSION: Final = "1"
 _FORMAT: Final = "filesync {kind} state {version}\n"
 
 
-@dataclass(frozen=True, slots=True)
-class StateDirectory:
+class StateDirectory(msgspec.Struct, frozen=True):
     """A directory that this process owns while the block that opened it runs.
 
     Attributes:

@@ -2,11 +2,11 @@
 
 import threading
 from collections import Counter
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateStats:
+class UpdateStats(msgspec.Struct, frozen=True):
     """What an update did.
 
     Attributes:

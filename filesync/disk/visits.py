@@ -1,8 +1,9 @@
 """Which directories an update enters, and what it does to the names in each."""
 
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from filesync.diff import diff
 from filesync.digest import Digest
@@ -13,8 +14,7 @@ MAX_REMEMBERED: Final = 100_000
 update decodes its directories at each walk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
+class Visit(msgspec.Struct, frozen=True):
     """One directory of the target that is new or differs.
 
     Attributes:

@@ -1,9 +1,10 @@
 """Growing: the one way in which trees are made, bottom-up, one directory at a time."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final, Generic, TypeVar
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.manifest.node import (
@@ -21,8 +22,7 @@ T = TypeVar("T")
 _by_name: Final = attrgetter("name")
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """A directory as it was once made.
 
     Attributes:
@@ -38,8 +38,7 @@ class Known:
     below: tuple[tuple[bytes, Digest], ...]
 
 
-@dataclass(slots=True)
-class Expansion(Generic[T]):
+class Expansion(msgspec.Struct, Generic[T]):
     """A directory on its way: entries that are ready, and subdirectories still to be made.
 
     Attributes:
@@ -61,13 +60,12 @@ class Expansion(Generic[T]):
     made: Callable[[Known], None] | None = None
 
 
-@dataclass(slots=True)
-class _Level(Generic[T]):
+class _Level(msgspec.Struct, Generic[T]):
     """One of the directories between the root and the one at hand."""
 
     name: bytes
     at: Expansion[T]
-    below: list[Subdirectory] = field(default_factory=list)
+    below: list[Subdirectory] = []
 
 
 def grow(nodes: Nodes, root: T, expand: Callable[[T], Expansion[T]]) -> Digest:

@@ -7,8 +7,6 @@ can take a group's first member away; ``canonical_links`` names the groups again
 only subtrees that have links in them.
 """
 
-from dataclasses import dataclass
-
 import msgspec
 
 from filesync.digest import Digest, digest_of
@@ -38,8 +36,7 @@ def link_groups(manifest: Manifest) -> dict[bytes, list[bytes]]:
     return groups
 
 
-@dataclass(frozen=True, slots=True)
-class _At:
+class _At(msgspec.Struct, frozen=True):
     directory: Directory
     path: bytes
 

@@ -6,7 +6,6 @@ kept by digest and never read, so a patch costs what changed and not what there 
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -27,8 +26,7 @@ from filesync.manifest.node import (
 from filesync.manifest.tree import Manifest, Nodes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Change:
+class Change(msgspec.Struct, frozen=True, eq=False):
     """What changed in one directory.
 
     Attributes:
@@ -45,11 +43,10 @@ class Change:
     opaque: bool = False
     entries: Sequence[File | Symlink | Special] = ()
     removed: Collection[bytes] = frozenset()
-    children: Mapping[bytes, "Change"] = field(default_factory=dict)
+    children: Mapping[bytes, "Change"] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class _At:
+class _At(msgspec.Struct, frozen=True):
     old: Directory | None
     change: Change
 

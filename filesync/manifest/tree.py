@@ -7,8 +7,9 @@ tree is here", and nobody can put a subtree under a content digest that is not i
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from filesync.digest import Digest, digest_of, short
 from filesync.errors import MalformedManifest, NodeMissing
@@ -190,8 +191,7 @@ def subdirectory(nodes: Nodes, name: bytes, tree: Digest) -> Subdirectory:
     return Subdirectory(name, tree, content, entries, size, links)
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True):
     """A whole tree: the digest of its root node and the store that has the nodes."""
 
     tree: Digest

@@ -3,14 +3,13 @@
 import os
 from pathlib import Path
 
-from filesync.digest import name_of
 from filesync.disk.update import LocalTree, TreeUpdate, UpdateStats
 from filesync.manifest import Manifest, Nodes, empty_manifest
 from filesync.sync.filter import Filter
-from filesync.sync.itemize import itemize
-from filesync.sync.options import Options, SyncStats
+from filesync.sync.options import Options
+from filesync.sync.part import Part, Removal
 from filesync.sync.places import Target
-from filesync.sync.plan import Part, Plan, Removal, make_plan
+from filesync.sync.plan import Plan, make_plan
 from filesync.sync.scanning import scan_place
 
 
@@ -37,32 +36,6 @@ class Update(TreeUpdate):
         """Put the rest in place; keep what was done."""
         self.done = super().finish()
         return self.done
-
-
-def note_source(stats: SyncStats, top: Manifest, skipped: dict[str, int]) -> None:
-    """Count what a part's source holds."""
-    summary = top.summary
-    stats.names += summary.entries
-    stats.size += summary.size
-    stats.trees.append(name_of(top.tree))
-    stats.skipped.update(skipped)
-
-
-def note_plan(
-    stats: SyncStats,
-    plan: Plan,
-    options: Options,
-    *,
-    prefix: bytes,
-    is_sent: bool = False,
-    is_new: bool = False,
-) -> None:
-    """Count what will change, and tell whoever wants to see it."""
-    counts = plan.counts()
-    stats.created += counts.created
-    stats.deleted += counts.deleted
-    if options.on_changes is not None:
-        options.on_changes(itemize(plan, prefix=prefix, is_sent=is_sent, is_new=is_new))
 
 
 def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Options) -> Manifest:

@@ -8,10 +8,9 @@ from typing import Final, NamedTuple
 
 from filesync.errors import Unavailable, UsageError
 from filesync.sync.asking import Peer
-from filesync.sync.giving import Giving
-from filesync.sync.options import OnProgress, Options, SyncStats
+from filesync.sync.options import OnProgress, Options
 from filesync.sync.places import LocalPlaces, close_all, find_sources, local_path, not_excluded
-from filesync.sync.taking import take
+from filesync.sync.stats import SyncStats
 from filesync.transfer.plane_zmq import DataPlane
 
 _REMOTE: Final = re.compile(rb"(tcp://[^/]+)(?:/(.*))?", re.DOTALL)
@@ -50,6 +49,8 @@ async def sync_from(
         Unavailable: the server is not there, or refuses.
         StoreError: this disk.
     """
+    from filesync.sync.taking import take
+
     started = monotonic()
     address = sources[0].address
     if any(source.address != address for source in sources):
@@ -77,6 +78,8 @@ async def sync_to(
         Unavailable: the server is not there, or refuses.
         StoreError: this disk.
     """
+    from filesync.sync.giving import Giving
+
     started = monotonic()
     found = not_excluded(find_sources(LocalPlaces(), sources), options.rules)
     giving = Giving(found, options, progress, is_directory=len(sources) > 1)

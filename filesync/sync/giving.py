@@ -1,25 +1,32 @@
-"""Syncs from this machine to a ``filesync serve``."""
+"""Syncs from this machine to a ``filesync serve``.
+
+Where both sides turn out to have the same, most of what a sync may need is not: it is imported
+when it is needed.
+"""
 
 import asyncio
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filesync.digest import Digest
 from filesync.errors import UnexpectedMessage
-from filesync.manifest import Manifest, MemoryNodes
+from filesync.manifest.tree import Manifest, MemoryNodes, Nodes
 from filesync.sync import wire
-from filesync.sync.applying import note_plan, note_source
 from filesync.sync.asking import Peer, ask, in_thread
 from filesync.sync.filter import Filter
-from filesync.sync.nodes import answer_deltas, answer_nodes, fetch_nodes
-from filesync.sync.options import OnProgress, Options, SyncStats
-from filesync.sync.places import Source
-from filesync.sync.plan import is_united, make_plan, removal_of
-from filesync.sync.scanning import Found, scan_place
+from filesync.sync.options import OnProgress, Options
+from filesync.sync.part import is_united, removal_of
+from filesync.sync.places import Place, Source
+from filesync.sync.stats import SyncStats
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.offer import TOKEN_BYTES
 from filesync.transfer.stats import Progress
+
+if TYPE_CHECKING:
+    from filesync.sync.scanning import Found
 
 
 class Giving:
@@ -60,12 +67,12 @@ class Giving:
             task.cancel()
         await asyncio.gather(*self._scans.values(), return_exceptions=True)
 
-    def _scan(self, at: int) -> asyncio.Task[Found]:
+    def _scan(self, at: int) -> "asyncio.Task[Found]":
         if at not in self._scans:
             place = self._sources[at].place
             filter = Filter(self._options.rules, root=self._parts[at].prefix)
             scanning = in_thread(
-                scan_place, place, self._nodes, filter=filter, caches=self._options.used_caches
+                _scan, place, self._nodes, filter=filter, caches=self._options.used_caches
             )
             self._scans[at] = asyncio.create_task(scanning)
         return self._scans[at]
@@ -78,6 +85,8 @@ class Giving:
         Raises:
             PeerError: a client that gives does not answer this.
         """
+        from filesync.sync.nodes import answer_deltas, answer_nodes
+
         match wire.decode_request(body):
             case wire.AskNodes(token, digests):
                 if (manifest := self._given.get(token)) is None:
@@ -124,7 +133,7 @@ class Giving:
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
         there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
         top, skipped = await scanning
-        note_source(self.stats, top, skipped)
+        self.stats.note_source(top, skipped)
         is_done = there.tree == top.tree and prepared.rename is None and not prepared.is_new
         if not is_done and (options.on_changes is not None or options.dry_run):
             await self._note_plan(peer, at, prepared, there.tree, top)
@@ -137,6 +146,10 @@ class Giving:
         self, peer: Peer, at: int, prepared: wire.Prepared, tree: Digest, top: Manifest
     ) -> None:
         """Work out what the server will do, from the nodes of what it has."""
+        from filesync.sync.nodes import fetch_nodes
+        from filesync.sync.noting import note_plan
+        from filesync.sync.plan import make_plan
+
         await fetch_nodes(peer.channel, prepared.token, tree, self._nodes, basis=top.tree)
         part, options = self._parts[at], self._options
         names = part.names
@@ -202,3 +215,10 @@ class Giving:
         stats.content_bytes += given.content_bytes
         stats.copied_bytes += given.copied_bytes
         stats.not_kept.update(given.not_kept)
+
+
+def _scan(place: Place, nodes: Nodes, *, filter: Filter, caches: Path | None) -> "Found":
+    """Scan in a thread; what that needs is imported while the server is being called."""
+    from filesync.sync.scanning import scan_place
+
+    return scan_place(place, nodes, filter=filter, caches=caches)

@@ -8,8 +8,8 @@ from pathlib import Path
 from filesync.errors import StoreError, UnexpectedMessage, UsageError
 from filesync.manifest import Manifest, MemoryNodes, empty_manifest
 from filesync.sync.filter import Filter
+from filesync.sync.part import Part
 from filesync.sync.places import Place
-from filesync.sync.plan import Part
 from filesync.sync.scanning import Found, scan_place
 from filesync.transfer.offer import Offer
 

@@ -7,9 +7,11 @@ from time import monotonic
 from filesync.disk.update import LocalTree, UpdateStats
 from filesync.errors import SourceChanged
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.sync.applying import Update, note_plan, note_source, plan_target, scan_target
+from filesync.sync.applying import Update, plan_target, scan_target
 from filesync.sync.filter import Filter
-from filesync.sync.options import Options, SyncStats
+from filesync.sync.noting import note_plan
+from filesync.sync.options import Options
+from filesync.sync.part import Removal, is_united, removal_of
 from filesync.sync.places import (
     LocalPlaces,
     Source,
@@ -18,8 +20,8 @@ from filesync.sync.places import (
     find_target,
     not_excluded,
 )
-from filesync.sync.plan import Removal, is_united, removal_of
 from filesync.sync.scanning import Found, scan_place
+from filesync.sync.stats import SyncStats
 
 
 def sync_local(paths: Sequence[bytes], dest: bytes, options: Options) -> SyncStats:
@@ -79,7 +81,7 @@ class _Sync:
         """Sync one source."""
         part, options = self._parts[at], self._options
         top, skipped = self._scan(at)
-        note_source(self.stats, top, skipped)
+        self.stats.note_source(top, skipped)
         target = find_target(
             LocalPlaces(),
             self._dest,

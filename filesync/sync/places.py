@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, Protocol
 from filesync.disk.handles import DIRECTORY_FLAGS, open_root, shown
 from filesync.errors import PathMissing, StoreError, UsageError
 from filesync.sync.filter import Filter
-from filesync.sync.plan import Part
+from filesync.sync.part import Part
 
 MAX_NAMES: Final = 1000
 """Names of one directory that are synced at once; more are more than one part."""

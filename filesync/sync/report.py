@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
-from filesync.sync.options import SyncStats
+from msgspec.structs import asdict
+
+from filesync.sync.stats import SyncStats
 
 
 def summary(stats: SyncStats) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 from filesync.errors import UsageError
-from filesync.sync.options import Options, SyncStats
+from filesync.sync.options import Options
 from filesync.sync.shown import ShownProgress
+from filesync.sync.stats import SyncStats
 
 _HAS_SCHEME = re.compile(r"[a-z]+://")
 

@@ -21,8 +21,9 @@ from filesync.sync.asking import ask, in_thread
 from filesync.sync.filter import Filter
 from filesync.sync.held import Claims, Held, Stage
 from filesync.sync.nodes import answer_deltas, answer_nodes, fetch_nodes
+from filesync.sync.part import Part, Removal
 from filesync.sync.places import Place, ServedPlaces, find_sources, find_target, not_excluded
-from filesync.sync.plan import Part, Plan, Removal, make_plan
+from filesync.sync.plan import Plan, make_plan
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.offer import TOKEN_BYTES, Replica

@@ -6,12 +6,14 @@ from contextlib import ExitStack
 
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync import wire
-from filesync.sync.applying import Update, note_plan, note_source, plan_target, scan_target
+from filesync.sync.applying import Update, plan_target, scan_target
 from filesync.sync.asking import Peer, ask, in_thread
 from filesync.sync.nodes import fetch_nodes
-from filesync.sync.options import OnProgress, Options, SyncStats
+from filesync.sync.noting import note_plan
+from filesync.sync.options import OnProgress, Options
+from filesync.sync.part import Part, Removal, is_united, removal_of
 from filesync.sync.places import LocalPlaces, find_target
-from filesync.sync.plan import Part, Removal, is_united, removal_of
+from filesync.sync.stats import SyncStats
 from filesync.transfer.offer import Replica
 
 
@@ -83,7 +85,7 @@ class _Taking:
                 self._peer.channel, token, scanned.tree, self._nodes, basis=basis.tree
             )
             top = Manifest(scanned.tree, self._nodes)
-            note_source(self.stats, top, scanned.skipped)
+            self.stats.note_source(top, scanned.skipped)
             removal = await self._removal(at)
             plan = await in_thread(
                 plan_target, target, part, basis, top, self._nodes, removal=removal

@@ -1,24 +1,5 @@
-"""Moves the contents of offered trees between processes."""
+"""Moves the contents of offered trees between processes.
 
-from filesync.transfer.address import check_address, check_listen_address
-from filesync.transfer.errors import InsecureListen, NotOffered, Refused
-from filesync.transfer.offer import Offer, Replica
-from filesync.transfer.plane_zmq import DataPlane
-from filesync.transfer.stats import Counters, Progress, PullStats, ReplicaStats
-from filesync.transfer.timeouts import Timeouts
-
-__all__ = [
-    "Counters",
-    "DataPlane",
-    "InsecureListen",
-    "NotOffered",
-    "Offer",
-    "Progress",
-    "PullStats",
-    "Refused",
-    "Replica",
-    "ReplicaStats",
-    "Timeouts",
-    "check_address",
-    "check_listen_address",
-]
+There is no list of names here: who only sends needs nothing of what receives, and a command's
+start is counted in milliseconds. Import from the modules.
+"""

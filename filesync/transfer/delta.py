@@ -14,10 +14,10 @@ copy (16 bits), how many (16 bits), the length of the literal that follows them 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
+import msgspec
 from pyfastcdc import FastCDC
 from xxhash import xxh3_64_digest
 
@@ -34,8 +34,7 @@ _OP: Final = Struct(">HHI")
 _LENGTH: Final = Struct(">I")
 
 
-@dataclass(frozen=True, slots=True)
-class Pieces:
+class Pieces(msgspec.Struct, frozen=True):
     """Old bytes, and where they are cut.
 
     Attributes:

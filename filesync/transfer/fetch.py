@@ -27,6 +27,7 @@ from typing import Final
 from filesync.disk.update import WantedFile
 from filesync.transfer import recipe
 from filesync.transfer.delta import Pieces
+from filesync.transfer.flow import WINDOW_BYTES
 from filesync.transfer.gaps import Old, cut_up, narrowed, replaced
 from filesync.transfer.policy import delta_pays
 from filesync.transfer.recipe import Index, Part
@@ -58,8 +59,6 @@ from filesync.transfer.wire import (
     Level,
 )
 
-WINDOW_BYTES: Final = 32 << 20
-"""Wanted and not yet written, all replicas together."""
 BATCH_BYTES: Final = 1 << 20
 PIECE_BYTES: Final = 4 << 20
 SMALL_BYTES: Final = 256 << 10

@@ -1,8 +1,12 @@
 """How fast, and how coded, bytes go over the wire."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
+
+WINDOW_BYTES: Final = 32 << 20
+"""Wanted and not yet written, all replicas of a pull together."""
 
 
 class Compress(StrEnum):
@@ -15,8 +19,7 @@ class Compress(StrEnum):
     """All that gets smaller."""
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(msgspec.Struct, frozen=True):
     """What one side asks of a transfer; where both ask, the stricter holds.
 
     Attributes:

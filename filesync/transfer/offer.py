@@ -4,12 +4,14 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from filesync.digest import Digest
 from filesync.manifest import Manifest
 from filesync.transfer.flow import Flow
-from filesync.transfer.source_disk import SourceTree
+
+if TYPE_CHECKING:
+    from filesync.transfer.source_disk import SourceTree
 
 TOKEN_BYTES: Final = 16
 
@@ -84,8 +86,10 @@ class Offer:
                 self.source.close()
                 self.source = None
 
-    def open(self) -> SourceTree:
+    def open(self) -> "SourceTree":
         """Return what sessions read from; its index is made by the first of them."""
+        from filesync.transfer.source_disk import SourceTree
+
         if self.source is None:
             self.source = SourceTree(self.manifest, self.root)
         return self.source

@@ -1,7 +1,8 @@
 """When a delta is worth its trouble. Pure: told of bytes and times, asked for verdicts."""
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 WIRE_S_PER_BYTE: Final = 8e-9
 """What a byte costs at least: others use the link as well, and few are faster than 1 Gbit/s."""
@@ -17,8 +18,7 @@ SAMPLE_S: Final = 0.05
 _WEIGHT: Final = 0.25
 
 
-@dataclass(slots=True)
-class Link:
+class Link(msgspec.Struct):
     """What has been seen of the way to one peer.
 
     Attributes:

@@ -6,9 +6,10 @@ it ends goes back to the fetch, for another session.
 """
 
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.errors import Unavailable, UnexpectedMessage
@@ -62,8 +63,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-@dataclass(slots=True)
-class _Wanted:
+class _Wanted(msgspec.Struct):
     """A unit on its way: ``left`` bytes are to come, ``parts`` have."""
 
     unit: Unit

@@ -13,10 +13,10 @@ put together by names is verified as a whole by its full digest.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple
 
+import msgspec
 from blake3 import blake3
 from pyfastcdc import FastCDC
 
@@ -196,8 +196,7 @@ class Index:
         return places.get(part.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """What of a stretch of content the bases have. Ascending, neighbours joined.
 
     Attributes:

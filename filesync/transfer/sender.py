@@ -6,8 +6,9 @@ is on offer at all is judged when it is read.
 """
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Final, assert_never
+
+import msgspec
 
 from filesync.transfer.delta import SIGNATURE_BYTES
 from filesync.transfer.errors import TooMuchWanted
@@ -32,24 +33,21 @@ WHOLE_BYTES: Final = 256 << 10
 """A range up to this size is not cut in two to fill a frame."""
 
 
-@dataclass(frozen=True, slots=True)
-class SendFrame:
+class SendFrame(msgspec.Struct, frozen=True):
     """Read ``ranges`` and send them as one frame of ``raw_bytes``."""
 
     ranges: tuple[Range, ...]
     raw_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class SendRecipes:
+class SendRecipes(msgspec.Struct, frozen=True):
     """Cut what ``items`` name and send what goes into one message."""
 
     ask: int
     items: tuple[RecipeItem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SendDeltas:
+class SendDeltas(msgspec.Struct, frozen=True):
     """Read what ``items`` name and send what differs from what was signed."""
 
     ask: int

@@ -1,11 +1,11 @@
 """What is counted while trees move."""
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
 
-@dataclass(slots=True)
-class Counters:
+
+class Counters(msgspec.Struct):
     """What one process has sent and received since it started.
 
     Attributes:
@@ -35,8 +35,7 @@ class Progress(NamedTuple):
     wire_bytes: int
 
 
-@dataclass(slots=True)
-class ReplicaStats:
+class ReplicaStats(msgspec.Struct):
     """What one replica gave."""
 
     wire_in: int = 0
@@ -45,8 +44,7 @@ class ReplicaStats:
     error: str | None = None
 
 
-@dataclass(slots=True)
-class PullStats:
+class PullStats(msgspec.Struct):
     """What a pull took.
 
     Attributes:
@@ -61,7 +59,7 @@ class PullStats:
     content_bytes: int = 0
     copied_bytes: int = 0
     seconds: float = 0.0
-    replicas: list[ReplicaStats] = field(default_factory=list)
+    replicas: list[ReplicaStats] = []
 
     @property
     def wire_in(self) -> int:

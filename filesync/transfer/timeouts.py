@@ -1,10 +1,9 @@
 """How long peers are waited for."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(msgspec.Struct, frozen=True):
     """How long a pull waits for its peers.
 
     Attributes:

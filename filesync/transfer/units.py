@@ -5,8 +5,9 @@ A session is handed a ``Unit`` to want or an ``Ask`` to put; an ``Effect`` says 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from filesync.disk.update import WantedFile
 from filesync.transfer.delta import Pieces
@@ -49,8 +50,7 @@ class Stretch(NamedTuple):
     level: Level
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Small files that are wanted whole, one after another."""
 
     files: tuple[WantedFile, ...]
@@ -68,8 +68,7 @@ class Piece(NamedTuple):
 Unit = Batch | Piece
 
 
-@dataclass(slots=True, eq=False)
-class Gap:
+class Gap(msgspec.Struct, eq=False):
     """A range that is asked for as a delta.
 
     Attributes:
@@ -88,8 +87,7 @@ class Gap:
     pieces: Pieces | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeAsk:
+class RecipeAsk(msgspec.Struct, frozen=True):
     """Ask for the recipes of ``stretches``; then call ``take_recipes``."""
 
     stretches: tuple[Stretch, ...]
@@ -100,8 +98,7 @@ class RecipeAsk:
         return 0
 
 
-@dataclass(frozen=True, slots=True)
-class DeltaAsk:
+class DeltaAsk(msgspec.Struct, frozen=True):
     """Ask for ``gaps`` as deltas; then call ``take_deltas``."""
 
     key: int
@@ -124,13 +121,11 @@ class Coded(NamedTuple):
     raw_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class NeedFiles:
+class NeedFiles(msgspec.Struct, frozen=True):
     """Call ``add`` with more files."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoreBatch:
+class StoreBatch(msgspec.Struct, frozen=True):
     """Write a batch, which ``parts`` hold one after another; then call ``stored``.
 
     If a file is not what it should be, ``session`` is to blame, and ``give_back`` the batch.
@@ -141,8 +136,7 @@ class StoreBatch:
     parts: tuple[Coded, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StorePiece:
+class StorePiece(msgspec.Struct, frozen=True):
     """Write ``data`` at ``piece.offset``; then call ``stored``."""
 
     session: int
@@ -150,30 +144,26 @@ class StorePiece:
     data: Coded
 
 
-@dataclass(frozen=True, slots=True)
-class CutBases:
+class CutBases(msgspec.Struct, frozen=True):
     """Open the large file and cut the old files that it may share with; then call ``based``."""
 
     work: Work
 
 
-@dataclass(frozen=True, slots=True)
-class CopyRanges:
+class CopyRanges(msgspec.Struct, frozen=True):
     """Copy from old files; then call ``copied``."""
 
     work: Work
     copies: tuple[Copy, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SignGaps:
+class SignGaps(msgspec.Struct, frozen=True):
     """Read and sign what ``gaps`` replace; then call ``signed``."""
 
     gaps: tuple[Gap, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RebuildGaps:
+class RebuildGaps(msgspec.Struct, frozen=True):
     """Apply deltas, prove and write what comes out; then call ``rebuilt``."""
 
     session: int
@@ -181,8 +171,7 @@ class RebuildGaps:
     data: Coded
 
 
-@dataclass(frozen=True, slots=True)
-class FinishFile:
+class FinishFile(msgspec.Struct, frozen=True):
     """Verify a large file and put it in place; then call ``finished`` or ``corrupt``."""
 
     work: Work

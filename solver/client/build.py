@@ -20,7 +20,8 @@ from filesync.errors import FilesyncError, StoreError, UsageError
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.pack import accept_pack
 from filesync.overlay import overlay
-from filesync.transfer import DataPlane, Offer, Replica
+from filesync.transfer.offer import Offer, Replica
+from filesync.transfer.plane_zmq import DataPlane
 from solver.client.contexts import Context, scan_contexts
 from solver.client.layouts import Layout, Layouts
 from solver.client.link_zmq import ManagerLink

@@ -23,23 +23,19 @@ from filesync.errors import (
     UnexpectedMessage,
 )
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.transfer import (
-    DataPlane,
+from filesync.transfer import connections_zmq, delta, pull_zmq, recipe, wire
+from filesync.transfer.errors import (
     InsecureListen,
     NotOffered,
-    Progress,
-    PullStats,
     Refused,
-    Replica,
-    Timeouts,
-    connections_zmq,
-    delta,
-    pull_zmq,
-    recipe,
-    wire,
+    TooMuchWanted,
+    VersionMismatch,
 )
-from filesync.transfer.errors import TooMuchWanted, VersionMismatch
 from filesync.transfer.flow import Compress, Flow
+from filesync.transfer.offer import Replica
+from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.stats import Progress, PullStats
+from filesync.transfer.timeouts import Timeouts
 from filesync.transfer.wire import Codec
 
 LOOPBACK = "tcp://127.0.0.1:0"

@@ -1,7 +1,8 @@
 import pytest
 
 from filesync.errors import UsageError
-from filesync.transfer import InsecureListen, check_address, check_listen_address
+from filesync.transfer.address import check_address, check_listen_address
+from filesync.transfer.errors import InsecureListen
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,23 @@
+"""What a plan comes to, for the figures and for whoever wants to see it."""
+
+from filesync.sync.itemize import itemize
+from filesync.sync.options import Options
+from filesync.sync.plan import Plan
+from filesync.sync.stats import SyncStats
+
+
+def note_plan(
+    stats: SyncStats,
+    plan: Plan,
+    options: Options,
+    *,
+    prefix: bytes,
+    is_sent: bool = False,
+    is_new: bool = False,
+) -> None:
+    """Count what will change, and tell whoever wants to see it."""
+    counts = plan.counts()
+    stats.created += counts.created
+    stats.deleted += counts.deleted
+    if options.on_changes is not None:
+        options.on_changes(itemize(plan, prefix=prefix, is_sent=is_sent, is_new=is_new))

@@ -1,0 +1,73 @@
+"""The parts of a sync: its sources, and what ``--delete`` removes for each of them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from filesync.manifest.tree import Manifest
+from filesync.sync.filter import Filter
+
+
+class Removal(msgspec.Struct, frozen=True):
+    """What ``--delete`` removes: what none of the sources has.
+
+    Attributes:
+        filter: what it leaves alone.
+        others: trees that go to the same place before or after this one.
+        spared: names in the place that are other sources'.
+    """
+
+    filter: Filter
+    others: Sequence[Manifest] = ()
+    spared: frozenset[bytes] = frozenset()
+
+
+class Part(NamedTuple):
+    """One of the sources of a sync.
+
+    Attributes:
+        inside: the name under which a directory comes to stand in the destination; b"" when
+            what is in it goes there, or when it is names.
+        names: what of a directory it is; None for all.
+    """
+
+    inside: bytes = b""
+    names: frozenset[bytes] | None = None
+
+    @property
+    def prefix(self) -> bytes:
+        """What its paths begin with, seen from the transfer's root."""
+        return self.inside + b"/" if self.inside else b""
+
+
+def is_united(parts: Sequence[Part]) -> bool:
+    """Say whether what ``--delete`` removes for one part depends on what others have."""
+    return len(parts) > 1 and any(not part.inside and part.names is None for part in parts)
+
+
+def removal_of(
+    parts: Sequence[Part], at: int, tops: Sequence[Manifest | None], rules: Sequence[bytes]
+) -> Removal | None:
+    """Return what ``--delete`` removes for the part ``at``; nothing, if that is names.
+
+    ``tops`` are the parts' trees, as far as the parts go straight into the destination.
+    """
+    part = parts[at]
+    if part.names is not None:
+        return None
+    filter = Filter(rules, root=part.prefix)
+    if part.inside:
+        return Removal(filter)
+    others: list[Manifest] = []
+    spared: set[bytes] = set()
+    for number, (other, top) in enumerate(zip(parts, tops, strict=True)):
+        if number == at:
+            continue
+        if other.inside:
+            spared.add(other.inside)
+        elif other.names is not None:
+            spared |= other.names
+        elif top is not None:
+            others.append(top)
+    return Removal(filter, others, frozenset(spared))
