@@ -100,6 +100,19 @@ class Files:
             yield Run(self._place(visit), ticket, visit.changes)
             ticket += sum(type(entry) is File for _, entry in visit.changes)
 
+    def settle_one(self, visit: Visit) -> Run:
+        """Settle one directory, which is there; its files get the next tickets.
+
+        Raises:
+            MalformedManifest, StoreError: as ``settle``.
+        """
+        place = self._place(visit)
+        first = len(self.states)
+        if visit.changes:
+            with self._root.held(visit.path) as dirfd, storing(visit.path):
+                self._settle(place, dirfd, visit.changes)
+        return Run(place, first, visit.changes)
+
     def find(self, state: State) -> Iterator[Missing]:
         """Yield the files in ``state``."""
         self.settle()
@@ -142,12 +155,7 @@ class Files:
         for visit in self._visits:
             if not self._is_made:
                 self._layout.make(visit)
-            place = self._place(visit)
-            first = len(self.states)
-            if visit.changes:
-                with self._root.held(visit.path) as dirfd, storing(visit.path):
-                    self._settle(place, dirfd, visit.changes)
-            yield Run(place, first, visit.changes)
+            yield self.settle_one(visit)
 
     def _settle(self, place: Place, dirfd: int, changes: list[Change]) -> None:
         settler, add = self._settler, self.states.append

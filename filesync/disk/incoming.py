@@ -9,7 +9,7 @@ from blake3 import blake3
 
 from filesync.digest import Digest, short
 from filesync.disk.content import read_piece
-from filesync.disk.files import Files
+from filesync.disk.files import Files, Run
 from filesync.disk.large import BasisFile, LargeFile
 from filesync.disk.metadata import open_existing
 from filesync.disk.partial import Partials
@@ -85,19 +85,24 @@ class Incoming:
 
     def wanted(self) -> Iterator[WantedFile]:
         """Yield what must be fetched."""
+        for run in self._files.runs():
+            yield from self.wanted_of(run)
+
+    def wanted_of(self, run: Run) -> Iterator[WantedFile]:
+        """Yield what must be fetched of one directory."""
         pending, states = self._pending, self._files.states
         has_bases = self._sources.has_similar or self._partials.found
-        for place, ticket, changes in self._files.runs():
-            for old, entry in changes:
-                if type(entry) is not File:
-                    continue
-                if states[ticket] == WANTED:
-                    basis, size = None, 0
-                    if old is not None or has_bases:
-                        basis, size = self._find_basis(place, old, entry)
-                    pending[ticket] = (place, entry, type(old) is File, basis)
-                    yield WantedFile(ticket, entry.digest, entry.size, size)
-                ticket += 1
+        place, ticket, changes = run
+        for old, entry in changes:
+            if type(entry) is not File:
+                continue
+            if states[ticket] == WANTED:
+                basis, size = None, 0
+                if old is not None or has_bases:
+                    basis, size = self._find_basis(place, old, entry)
+                pending[ticket] = (place, entry, type(old) is File, basis)
+                yield WantedFile(ticket, entry.digest, entry.size, size)
+            ticket += 1
 
     def write_small(self, batch: Sequence[tuple[WantedFile, Data]]) -> None:
         """Verify and write whole files."""

@@ -68,7 +68,7 @@ class Layout:
         self._work = work
         self._sources = sources
         # Making the work directory has changed the root's mtime, if nothing else will.
-        self._touched: list[tuple[bytes, Directory]] = [(b"", with_entries(target.root, ()))]
+        self._touched = {b"": with_entries(target.root, ())}
         self._target = target
         self._is_superuser = os.geteuid() == 0
 
@@ -99,8 +99,7 @@ class Layout:
         Raises:
             StoreError: this disk; or it does not hold the basis.
         """
-        if visit.path:
-            self._touched.append((visit.path, with_entries(visit.new, ())))
+        self.touch(visit)
         if not visit.fresh:
             return
         with self._root.held(visit.path) as dirfd, storing(visit.path):
@@ -112,9 +111,21 @@ class Layout:
                     # A rename changes the times of the directories above, not its own.
                     if self._has_opened:
                         header = with_entries(self._target.directory(entry.tree), ())
-                        self._touched.append((path, header))
+                        self._touched[path] = header
                 else:
-                    os.mkdir(entry.name, _WRITABLE, dir_fd=dirfd)
+                    self.make_one(dirfd, entry.name)
+
+    def make_one(self, dirfd: int, name: bytes) -> None:
+        """Make the directory ``name`` in the directory ``dirfd``.
+
+        Raises:
+            OSError: this disk.
+        """
+        os.mkdir(name, _WRITABLE, dir_fd=dirfd)
+
+    def touch(self, visit: Visit) -> None:
+        """Take note that a directory needs its metadata in the end."""
+        self._touched[visit.path] = with_entries(visit.new, ())
 
     def seal(self, metadata: Metadata) -> None:
         """Give all directories that were entered their metadata, the deepest first.
@@ -122,8 +133,8 @@ class Layout:
         Raises:
             StoreError: this disk.
         """
-        while self._touched:
-            path, header = self._touched.pop()
+        for path in sorted(self._touched, key=_depth, reverse=True):
+            header = self._touched.pop(path)
             with self._root.held(path) as fd, storing(path):
                 metadata.sync(fd, header)
 
@@ -164,6 +175,10 @@ class Layout:
                 return False
             raise
         return True
+
+
+def _depth(path: bytes) -> int:
+    return path.count(b"/") + 1 if path else 0
 
 
 def _move_directory(from_fd: int, name: bytes, to_fd: int, to: bytes) -> bool:

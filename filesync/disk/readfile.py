@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from blake3 import blake3
@@ -19,6 +20,10 @@ MAX_TRIES: Final = 4
 
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MAX_XATTR_BYTES: Final = 256 << 10
+
+
+Keep = Callable[[Digest, bytes], None]
+"""Takes a content and its digest; must not block."""
 
 
 class Gone(Exception):
@@ -57,10 +62,12 @@ def read_file(dirfd: int, name: bytes, path: bytes) -> Content:
         os.close(fd)
 
 
-def read_small(dirfd: int, name: bytes, path: bytes) -> tuple[Stamp, Digest, Xattrs] | None:
+def read_small(
+    dirfd: int, name: bytes, path: bytes, keep: Keep | None = None
+) -> tuple[Stamp, Digest, Xattrs] | None:
     """Read a small regular file with one name in as few calls as prove what was read.
 
-    None where that is not what it is, where it changed meanwhile or cannot be read: then
+    ``keep`` is given what was read. None where that is not what it is, where it changed meanwhile or cannot be read: then
     ``read_file`` reads it, or says why not.
 
     Raises:
@@ -85,7 +92,10 @@ def read_small(dirfd: int, name: bytes, path: bytes) -> tuple[Stamp, Digest, Xat
             or after[MTIME] != before.st_mtime_ns
         ):
             return None
-        return after, Digest(blake3(data).digest()), xattrs
+        digest = Digest(blake3(data).digest())
+        if keep is not None:
+            keep(digest, data)
+        return after, digest, xattrs
     except OSError:
         return None
     finally:

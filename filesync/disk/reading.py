@@ -30,6 +30,7 @@ from filesync.disk.readfile import (
     READ_BYTES,
     Content,
     Gone,
+    Keep,
     changing,
     read_file,
     read_small,
@@ -93,10 +94,18 @@ class Reader:
     """
 
     def __init__(
-        self, pool: ThreadPoolExecutor, hints: Mapping[bytes, tuple[int, Digest]]
+        self,
+        pool: ThreadPoolExecutor,
+        hints: Mapping[bytes, tuple[int, Digest]],
+        *,
+        keep: Keep | None = None,
     ) -> None:
-        """Read large files on ``pool``, and those in ``hints`` (size, digest) not at all."""
+        """Read large files on ``pool``, and those in ``hints`` (size, digest) not at all.
+
+        ``keep`` is given what small files hold.
+        """
         self._pool = pool
+        self._keep = keep
         self._hints = hints
         self._linked: dict[tuple[int, int], _Linked] = {}
         self.skipped: Counter[str] = Counter()
@@ -106,10 +115,10 @@ class Reader:
     def read_new(self, listing: Listing, found: Found) -> None:
         """Read a directory of which nothing is known: no file needs a stat before it is opened."""
         fd, prefix = listing.fd, listing.prefix
-        stamps, entries = listing.stamps, listing.entries
+        stamps, entries, keep = listing.stamps, listing.entries, self._keep
         for name, item in found:
             if item.is_file(follow_symlinks=False):
-                small = read_small(fd, name, prefix + name)
+                small = read_small(fd, name, prefix + name, keep)
                 if small is not None:
                     stamp, digest, xattrs = small
                     stamps[name] = stamp

@@ -51,6 +51,16 @@ LeaveOut = Callable[[bytes, bool], bool]
 """(path from the root, is it a directory) -> it is left out, and a directory not entered."""
 
 
+class Watcher(Protocol):
+    """Is told what a scan has done, while it goes on."""
+
+    def directory_done(self, path: bytes, tree: Digest) -> None:
+        """Take note that a directory is in the store, with all that is in it."""
+
+    def content_read(self, digest: Digest, content: bytes) -> None:
+        """Take note of the whole content of a small file that was read."""
+
+
 class Scanned(NamedTuple):
     """What a scan found.
 
@@ -77,12 +87,15 @@ def scan(
     excludes: Excludes | None = None,
     leave_out: LeaveOut | None = None,
     hints: Mapping[bytes, tuple[int, Digest]] | None = None,
+    watcher: Watcher | None = None,
 ) -> Scanned:
     """Put the manifest of the directory ``root`` into ``nodes``. Blocks.
 
     ``root`` may be a link to a directory. What ``leave_out`` says is as if it were not there,
     with all below it. ``hints`` gives (size, digest) of files that the
     caller has just written and checked: a file of that size at that path is not read.
+    ``watcher`` is told of directories as they are done; if there are hard links across them the
+    tree that is returned may name their groups otherwise.
 
     Names that vanish meanwhile are left out; a file that changes while it is read is read
     again. Sockets are skipped.
@@ -92,7 +105,7 @@ def scan(
         StoreError: something cannot be read, or fits no manifest; names it.
     """
     with DirectoryHandles(root) as handles, ThreadPoolExecutor(_THREADS) as pool:
-        reader = Reader(pool, hints or {})
+        reader = Reader(pool, hints or {}, keep=watcher.content_read if watcher else None)
         scanning = _Scan(
             handles,
             reader,
@@ -106,7 +119,8 @@ def scan(
         complete = False
         try:
             with batched(nodes):
-                tree = canonical_links(nodes, grow(nodes, _At(b""), scanning.expand))
+                tree = grow(nodes, _At(b""), scanning.expand, done=_telling(watcher))
+                tree = canonical_links(nodes, tree)
             complete = True
         except MalformedManifest as exc:
             raise StoreError(f"{shown(os.fsencode(root))} fits no manifest: {exc}") from exc
@@ -241,6 +255,13 @@ class _Scan:
                 self._cache.keep(path, seen)
 
         return keep
+
+
+def _telling(watcher: Watcher | None) -> Callable[[_At, Digest], None] | None:
+    if watcher is None:
+        return None
+    tell = watcher.directory_done
+    return lambda at, tree: tell(at.path, tree)
 
 
 def _mark(listing: Listing) -> bytes:

@@ -43,7 +43,11 @@ _DISK_IS_ILL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Settler:
-    """Puts in place what needs no fetching. Its caller holds the directories."""
+    """Puts in place what needs no fetching. Its caller holds the directories.
+
+    Attributes:
+        target: the whole tree; looked at when hard links are made, at the end.
+    """
 
     def __init__(
         self,
@@ -60,7 +64,7 @@ class Settler:
         self._root = root
         self._work = work
         self._basis = basis
-        self._target = target
+        self.target = target
         self._sources = sources
         self._metadata = metadata
         self._maker = maker
@@ -273,10 +277,10 @@ class Settler:
 
     def _first(self, place: Place, entry: File) -> bytes:
         if self._firsts is None:
-            groups = link_groups(self._target)
+            groups = link_groups(self.target)
             self._firsts = {group: paths[0] for group, paths in groups.items()}
         first = self._firsts[entry.link]
-        found = self._target.find(first)
+        found = self.target.find(first)
         is_one = isinstance(found, File) and found == msgspec.structs.replace(
             entry, name=found.name
         )

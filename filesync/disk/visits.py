@@ -7,8 +7,21 @@ import msgspec
 
 from filesync.diff import diff
 from filesync.digest import Digest
-from filesync.manifest import Directory, Entry, File, Manifest, Subdirectory
+from filesync.disk.handles import shown
+from filesync.errors import MalformedManifest
+from filesync.manifest import (
+    Directory,
+    Entry,
+    File,
+    Manifest,
+    Nodes,
+    Subdirectory,
+    empty_manifest,
+    is_name,
+)
 
+MAX_PATH_BYTES: Final = 256 << 20
+"""Bound on the paths of all directories that arrive: two million of a hundred bytes."""
 MAX_REMEMBERED: Final = 100_000
 """Bound on entries of directories that are kept between two walks: about 35 MB. A larger
 update decodes its directories at each walk."""
@@ -108,11 +121,7 @@ class Visits:
                 stack.pop()
                 continue
             path, entry = found
-            directory = self._target.directory(entry.tree)
-            entries = directory.entries
-            changes: list[tuple[Entry | None, Entry]] = [(None, entry) for entry in entries]
-            fresh = [entry for entry in entries if isinstance(entry, Subdirectory)]
-            inner = Visit(path, None, directory, (), changes, fresh)
+            inner = _new_visit(path, self._target.directory(entry.tree))
             yield inner
             stack.append(self._inside(inner, skip))
 
@@ -129,6 +138,67 @@ class Visits:
                 at = below(visit.path, entry.name)
                 if at not in self.moved:
                     yield at, entry
+
+
+class ArrivedVisits(Visits):
+    """The directories of a new tree, in the order in which they came: each after those in it.
+
+    Attributes:
+        tree: the root's digest; None until it has come, as the last one.
+    """
+
+    def __init__(self, nodes: Nodes) -> None:
+        super().__init__(None, empty_manifest(nodes))
+        self.tree: Digest | None = None
+        self._nodes = nodes
+        self._path_bytes = 0
+        self._arrived: list[tuple[bytes, Digest]] = []
+        self._unclaimed: dict[bytes, dict[bytes, Digest]] = {}
+
+    def arrive(self, path: bytes, tree: Digest) -> Visit:
+        """Take the next directory, whose node is in the store; return what is to be done there.
+
+        Raises:
+            MalformedManifest: it does not hold just those that came for it, or comes after the
+                root.
+        """
+        self._check(path)
+        visit = self._visit(path, tree)
+        came = self._unclaimed.pop(path, {})
+        is_whole = came == {one.name: one.tree for one in visit.fresh}
+        is_orphaned = not path and self._unclaimed
+        if not is_whole or is_orphaned or self.tree is not None:
+            raise MalformedManifest(f"{shown(path)} does not hold the directories that came")
+        self._arrived.append((path, tree))
+        parent, _, name = path.rpartition(b"/")
+        if name:
+            self._unclaimed.setdefault(parent, {})[name] = tree
+        else:
+            self.tree = tree
+        return visit
+
+    def _check(self, path: bytes) -> None:
+        if path and not all(map(is_name, path.split(b"/"))):
+            raise MalformedManifest(f"{shown(path)} is no path of a directory")
+        self._path_bytes += len(path)
+        if self._path_bytes > MAX_PATH_BYTES:
+            raise MalformedManifest("paths of directories are too long, all together")
+
+    def __iter__(self) -> Iterator[Visit]:
+        """Yield all that have come."""
+        for path, tree in self._arrived:
+            yield self._visit(path, tree)
+
+    def _visit(self, path: bytes, tree: Digest) -> Visit:
+        return _new_visit(path, Manifest(tree, self._nodes).root)
+
+
+def _new_visit(path: bytes, directory: Directory) -> Visit:
+    """Return the visit of a directory in which all is new."""
+    entries = directory.entries
+    changes: list[tuple[Entry | None, Entry]] = [(None, entry) for entry in entries]
+    fresh = [entry for entry in entries if isinstance(entry, Subdirectory)]
+    return Visit(path, None, directory, (), changes, fresh)
 
 
 class _Remembered:

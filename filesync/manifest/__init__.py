@@ -16,6 +16,7 @@ from filesync.manifest.node import (
     Xattrs,
     decode,
     encode,
+    is_name,
 )
 from filesync.manifest.tree import (
     LayeredNodes,
@@ -56,6 +57,7 @@ __all__ = [
     "encode",
     "group_name",
     "grow",
+    "is_name",
     "link_groups",
     "missing_nodes",
     "note_tree",

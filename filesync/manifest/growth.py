@@ -64,26 +64,36 @@ class _Level(msgspec.Struct, Generic[T]):
     """One of the directories between the root and the one at hand."""
 
     name: bytes
+    of: T
     at: Expansion[T]
     below: list[Subdirectory] = []
 
 
-def grow(nodes: Nodes, root: T, expand: Callable[[T], Expansion[T]]) -> Digest:
+def grow(
+    nodes: Nodes,
+    root: T,
+    expand: Callable[[T], Expansion[T]],
+    *,
+    done: Callable[[T, Digest], None] | None = None,
+) -> Digest:
     """Make a tree and return its digest.
 
     ``expand`` is called once a directory, parents first, depth first, children from the last to
-    the first. Memory is that of the directories between the root and the one at hand, however
-    large the tree.
+    the first. ``done`` is told of each that is not dropped, when it is in ``nodes`` with all
+    that is in it. Memory is that of the directories between the root and the one at hand,
+    however large the tree.
     """
-    stack = [_Level(b"", expand(root))]
+    stack = [_Level(b"", root, expand(root))]
     while True:
         level = stack[-1]
         if level.at.children:
             name, child = level.at.children.pop()
-            stack.append(_Level(name, expand(child)))
+            stack.append(_Level(name, child, expand(child)))
             continue
         stack.pop()
         tree = _finish(nodes, level, may_drop=bool(stack))
+        if done is not None and tree is not None:
+            done(level.of, tree)
         if not stack:
             assert tree is not None
             return tree

@@ -23,9 +23,10 @@ MAX_NODE_BYTES: Final = 32 << 20
 """Bound on one encoded directory: about 400,000 files in it."""
 MAX_DEPTH: Final = 4000
 """Bound on directories inside each other."""
+MAX_NAME_BYTES: Final = 255
 MAX_XATTR_BYTES: Final = 64 << 10
 
-Name = Annotated[bytes, msgspec.Meta(min_length=1, max_length=255)]
+Name = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_NAME_BYTES)]
 Mode = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
 Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -200,6 +201,16 @@ def _without_times(entry: Entry) -> tuple[object, ...]:
             return (4, name, mode, uid, gid, 0, major, minor, xattrs)
 
 
+def is_name(name: bytes) -> bool:
+    """Say whether ``name`` can be that of an entry."""
+    return (
+        0 < len(name) <= MAX_NAME_BYTES
+        and b"/" not in name
+        and b"\0" not in name
+        and name not in _NO_NAMES
+    )
+
+
 def _check(directory: Directory) -> None:
     # Whole lists at a time: a loop over the names takes six times as long.
     names = [entry.name for entry in directory.entries]
@@ -208,7 +219,7 @@ def _check(directory: Directory) -> None:
         raise MalformedManifest(f"name {names[at + 1]!r} is not after {names[at]!r}")
     joined = b"".join(names)
     if b"/" in joined or b"\0" in joined or not _NO_NAMES.isdisjoint(names):
-        bad = next(n for n in names if b"/" in n or b"\0" in n or n in _NO_NAMES)
+        bad = next(name for name in names if not is_name(name))
         raise MalformedManifest(f"{bad!r} cannot be a name")
     for entry in directory.entries:
         if isinstance(entry, File):

@@ -5,7 +5,7 @@ nodes into packs of about ``PACK_BYTES``; a node above that travels alone.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 import zstandard
@@ -15,10 +15,14 @@ from filesync.errors import MalformedManifest
 from filesync.manifest.node import MAX_NODE_BYTES
 from filesync.manifest.tree import Nodes, accept
 
+T = TypeVar("T")
+
 PACK_BYTES: Final = 1 << 20
 MAX_PACK_BYTES: Final = MAX_NODE_BYTES + PACK_BYTES
 
 _Node = Annotated[bytes, msgspec.Meta(max_length=MAX_NODE_BYTES)]
+_Kept = Annotated[int, msgspec.Meta(ge=0)]
+_directories_decoder: Final = msgspec.msgpack.Decoder(list[tuple[_Kept, bytes, _Node]])
 _decoder: Final = msgspec.msgpack.Decoder(list[_Node])
 _encoder: Final = msgspec.msgpack.Encoder()
 
@@ -31,10 +35,10 @@ def pack_nodes(nodes: Iterable[bytes]) -> Iterator[bytes]:
         batch.append(node)
         size += len(node)
         if size >= PACK_BYTES:
-            yield _pack(batch)
+            yield _compress(_encoder.encode(batch))
             batch, size = [], 0
     if batch:
-        yield _pack(batch)
+        yield _compress(_encoder.encode(batch))
 
 
 def accept_pack(nodes: Nodes, pack: bytes | memoryview) -> list[Digest]:
@@ -53,6 +57,40 @@ def unpack_nodes(pack: bytes | memoryview) -> list[bytes]:
     Raises:
         MalformedManifest: the pack breaks the format.
     """
+    return _decode(_decoder, pack)
+
+
+def pack_directories(directories: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return one pack of (path, node); neighbours' paths are written by what they share."""
+    items: list[tuple[int, bytes, bytes]] = []
+    shared = b""
+    for path, node in directories:
+        while not path.startswith(shared):
+            shared = shared.rpartition(b"/")[0]
+        items.append((len(shared), path[len(shared) :], node))
+        shared = path
+    return _compress(_encoder.encode(items))
+
+
+def unpack_directories(pack: bytes | memoryview) -> list[tuple[bytes, bytes]]:
+    """Return (path, node) of each in ``pack``, unchecked.
+
+    Raises:
+        MalformedManifest: the pack breaks the format.
+    """
+    found: list[tuple[bytes, bytes]] = []
+    path = b""
+    size = 0
+    for kept, rest, node in _decode(_directories_decoder, pack):
+        path = path[:kept] + rest
+        size += len(path)
+        if size > MAX_PACK_BYTES:
+            raise MalformedManifest("the paths in a pack are too long")
+        found.append((path, node))
+    return found
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], pack: bytes | memoryview) -> T:
     pack = bytes(pack)
     try:
         # max_output_size does not bound a frame that states its size, so look first.
@@ -60,10 +98,10 @@ def unpack_nodes(pack: bytes | memoryview) -> list[bytes]:
         if size > MAX_PACK_BYTES:
             raise MalformedManifest(f"a pack of nodes claims {size} bytes")
         data = zstandard.ZstdDecompressor().decompress(pack, allow_extra_data=False)
-        return _decoder.decode(data)
+        return decoder.decode(data)
     except (zstandard.ZstdError, msgspec.MsgspecError) as exc:
         raise MalformedManifest(f"not a pack of nodes: {exc}") from exc
 
 
-def _pack(batch: list[bytes]) -> bytes:
-    return zstandard.ZstdCompressor(level=3).compress(_encoder.encode(batch))
+def _compress(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=3).compress(data)

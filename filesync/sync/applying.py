@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from filesync.disk.arriving import ArrivingUpdate
 from filesync.disk.update import LocalTree, TreeUpdate, UpdateStats
 from filesync.manifest import Manifest, Nodes, empty_manifest
 from filesync.sync.filter import Filter
@@ -30,6 +31,23 @@ class Update(TreeUpdate):
             atomic=True,
             preserve_owner=os.geteuid() == 0,
         )
+        self.done: UpdateStats | None = None
+
+    def finish(self) -> UpdateStats:
+        """Put the rest in place; keep what was done."""
+        self.done = super().finish()
+        return self.done
+
+
+class GrowingUpdate(ArrivingUpdate):
+    """As ``Update``, of an empty directory to a tree whose directories are still to come.
+
+    Attributes:
+        done: what it did, when it is finished.
+    """
+
+    def __init__(self, root: Path, nodes: Nodes) -> None:
+        super().__init__(root, nodes, atomic=True, preserve_owner=os.geteuid() == 0)
         self.done: UpdateStats | None = None
 
     def finish(self) -> UpdateStats:

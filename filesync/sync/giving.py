@@ -7,26 +7,22 @@ when it is needed.
 import asyncio
 import secrets
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filesync.digest import Digest
 from filesync.errors import UnexpectedMessage
-from filesync.manifest.tree import Manifest, MemoryNodes, Nodes
+from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync import wire
 from filesync.sync.asking import Peer, ask, in_thread
 from filesync.sync.filter import Filter
+from filesync.sync.growing import GrowingScan
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import is_united, removal_of
-from filesync.sync.places import Place, Source
+from filesync.sync.places import Source
 from filesync.sync.stats import SyncStats
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.offer import TOKEN_BYTES
 from filesync.transfer.stats import Progress
-
-if TYPE_CHECKING:
-    from filesync.sync.scanning import Found
 
 
 class Giving:
@@ -51,8 +47,9 @@ class Giving:
         self._progress = progress
         self._is_directory = is_directory
         self._nodes = MemoryNodes()
-        self._scans: dict[int, asyncio.Task[Found]] = {}
+        self._scans: dict[int, GrowingScan] = {}
         self._given: dict[bytes, Manifest] = {}
+        self._growing: dict[bytes, GrowingScan] = {}
 
     # --- scans --------------------------------------------------------------------------------
 
@@ -63,18 +60,19 @@ class Giving:
 
     async def stop(self) -> None:
         """Let no scan go on; whoever closes the sources must wait for this."""
-        for task in self._scans.values():
+        tasks = [scan.task for scan in self._scans.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._scans.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _scan(self, at: int) -> "asyncio.Task[Found]":
+    def _scan(self, at: int) -> GrowingScan:
         if at not in self._scans:
-            place = self._sources[at].place
-            filter = Filter(self._options.rules, root=self._parts[at].prefix)
-            scanning = in_thread(
-                _scan, place, self._nodes, filter=filter, caches=self._options.used_caches
+            self._scans[at] = GrowingScan(
+                self._sources[at].place,
+                self._nodes,
+                filter=Filter(self._options.rules, root=self._parts[at].prefix),
+                caches=self._options.used_caches,
             )
-            self._scans[at] = asyncio.create_task(scanning)
         return self._scans[at]
 
     # --- what the server asks for -------------------------------------------------------------
@@ -99,6 +97,13 @@ class Giving:
                     raise NotOffered("nodes were asked for of a tree that is not given")
                 answer, payload = await in_thread(answer_deltas, manifest, asked)
                 return wire.encode(answer), payload
+            case wire.AskDirectories(token):
+                if (scan := self._growing.get(token)) is None:
+                    raise NotOffered("directories were asked for of a tree that is not given")
+                done, payload = await scan.directories()
+                if done.tree is not None:
+                    self._given[token] = Manifest(done.tree, self._nodes)
+                return wire.encode(done), payload
             case wire.Progressed(files, content_bytes):
                 if self._progress is not None:
                     self._progress(Progress(files, content_bytes, 0))
@@ -120,7 +125,7 @@ class Giving:
 
     async def _give(self, peer: Peer, path: bytes, at: int) -> None:
         part, options = self._parts[at], self._options
-        scanning = self._scan(at)
+        scan = self._scan(at)
         request = wire.Prepare(
             path,
             tuple(sorted(part.names or ())),
@@ -131,8 +136,12 @@ class Giving:
             checksum=options.checksum,
         )
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
+        if prepared.is_empty and part.names is None and options.on_changes is None:
+            await self._send_growing(peer, at, prepared.token)
+            return
+        scan.tree.forget()
         there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
-        top, skipped = await scanning
+        top, skipped = await scan.task
         self.stats.note_source(top, skipped)
         is_done = there.tree == top.tree and prepared.rename is None and not prepared.is_new
         if not is_done and (options.on_changes is not None or options.dry_run):
@@ -176,7 +185,35 @@ class Giving:
     async def _tops(self) -> list[Manifest | None]:
         if not is_united(self._parts):
             return [None] * len(self._parts)
-        return [(await self._scan(at)).manifest for at in range(len(self._parts))]
+        return [(await self._scan(at).task).manifest for at in range(len(self._parts))]
+
+    async def _send_growing(self, peer: Peer, at: int, token: bytes) -> None:
+        """Give to an empty directory: all will be wanted, so nothing waits for the scan's end."""
+        scan = self._scan(at)
+        served = secrets.token_bytes(TOKEN_BYTES)
+        root = self._sources[at].place.root
+        with peer.plane.offer_growing(
+            scan.tree, root, served, flow=self._options.flow
+        ) as offer:
+            self._growing[served] = scan
+            await peer.plane.announce(peer.channel, offer)
+            request = wire.GiveGrowing(
+                token, served, offer.tree, progress=self._progress is not None
+            )
+            asking = asyncio.create_task(ask(peer.channel, request, wire.Given))
+            try:
+                # A scan that fails says better why than the server, which is told of it.
+                await asyncio.wait({asking, scan.task}, return_when=asyncio.FIRST_EXCEPTION)
+                top, skipped = await scan.task
+                given, _ = await asking
+            finally:
+                asking.cancel()
+                await asyncio.wait({asking})
+                scan.tree.forget()
+        self._growing.clear()
+        self._given.clear()
+        self.stats.note_source(top, skipped)
+        self._note(given)
 
     async def _send(self, peer: Peer, at: int, token: bytes, top: Manifest) -> None:
         options, part = self._options, self._parts[at]
@@ -215,10 +252,3 @@ class Giving:
         stats.content_bytes += given.content_bytes
         stats.copied_bytes += given.copied_bytes
         stats.not_kept.update(given.not_kept)
-
-
-def _scan(place: Place, nodes: Nodes, *, filter: Filter, caches: Path | None) -> "Found":
-    """Scan in a thread; what that needs is imported while the server is being called."""
-    from filesync.sync.scanning import scan_place
-
-    return scan_place(place, nodes, filter=filter, caches=caches)

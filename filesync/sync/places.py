@@ -37,6 +37,14 @@ class Place:
         self.names = names
         self.label = label
 
+    @property
+    def is_empty(self) -> bool:
+        """It is all of a directory, with nothing in it whatever."""
+        if self.names is not None:
+            return False
+        with os.scandir(self._fd) as found:
+            return next(found, None) is None
+
     def close(self) -> None:
         """Let go of the directory. Idempotent."""
         if self._fd >= 0:

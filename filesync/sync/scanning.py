@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from filesync.digest import digest_of
-from filesync.disk.scan import LeaveOut, scan
+from filesync.disk.scan import LeaveOut, Watcher, scan
 from filesync.disk.statcache import StatCache
 from filesync.errors import StoreError
 from filesync.manifest import Manifest, Nodes
@@ -30,6 +30,7 @@ def scan_place(
     *,
     filter: Filter | None = None,
     caches: Path | None,
+    watcher: Watcher | None = None,
 ) -> Found:
     """Return what ``place`` names; its nodes go to ``nodes``. Blocks.
 
@@ -38,6 +39,7 @@ def scan_place(
         nodes: gets the directory nodes.
         filter: what is left out.
         caches: where the stat caches are; None reads every file.
+        watcher: is told what has been done (see ``scan``).
 
     Raises:
         StoreError: something cannot be read.
@@ -47,7 +49,7 @@ def scan_place(
     if place.names is not None:
         leave_out = _others(place.names, filter)
     with _cache(place, caches) or nullcontext() as cache:
-        found = scan(place.root, nodes, cache=cache, leave_out=leave_out)
+        found = scan(place.root, nodes, cache=cache, leave_out=leave_out, watcher=watcher)
     return Found(Manifest(found.tree, nodes), dict(found.skipped))
 
 

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self, assert_never
 
+import msgspec
+
 from filesync.disk.handles import shown
 from filesync.errors import (
     FilesyncError,
@@ -14,9 +16,10 @@ from filesync.errors import (
     UnexpectedMessage,
     UsageError,
 )
-from filesync.manifest import Manifest
+from filesync.manifest import Manifest, is_name
 from filesync.sync import wire
-from filesync.sync.applying import Update
+from filesync.sync.applying import GrowingUpdate, Update
+from filesync.sync.arriving import Arrivals
 from filesync.sync.asking import ask, in_thread
 from filesync.sync.filter import Filter
 from filesync.sync.held import Claims, Held, Stage
@@ -28,6 +31,7 @@ from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.offer import TOKEN_BYTES, Replica
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.pull_zmq import Feed
 from filesync.transfer.stats import Progress
 
 log = logging.getLogger(__name__)
@@ -85,7 +89,9 @@ class TreeServer:
                 self._drop(channel, token)
             case wire.Give():
                 result = await self._give(channel, request)
-            case wire.Progressed():
+            case wire.GiveGrowing():
+                result = await self._give_growing(channel, request)
+            case wire.Progressed() | wire.AskDirectories():
                 raise UnexpectedMessage("a server gives nothing away but on demand")
             case _:
                 assert_never(request)
@@ -127,7 +133,9 @@ class TreeServer:
         caches = None if request.checksum else self._caches
         held = Held(place, part, request.rules, caches, rename=rename, claim=claim)
         is_new = target is None or target.is_new
-        return wire.Prepared(self._hold(channel, held), is_new=is_new, rename=rename)
+        is_empty = claim is not None and place is not None and place.is_empty
+        token = self._hold(channel, held)
+        return wire.Prepared(token, is_new=is_new, rename=rename, is_empty=is_empty)
 
     def _hold(self, channel: Channel, held: Held) -> bytes:
         """Keep ``held`` for ``channel``; return its token."""
@@ -167,19 +175,53 @@ class TreeServer:
 
     # --- being given --------------------------------------------------------------------------
 
-    async def _give(self, channel: Channel, request: wire.Give) -> wire.Given:
+    def _find_given(
+        self, channel: Channel, request: wire.Give | wire.GiveGrowing
+    ) -> tuple[Held, Place]:
         held = self._find(channel, request.token)
-        place = held.place
-        if place is None or not held.is_claimed:
+        if held.place is None or not held.is_claimed:
             raise UsageError("what was prepared for a dry run is not written")
         if request.served not in channel.served:
             raise NotOffered("the tree to be given is not served over this connection")
+        return held, held.place
+
+    async def _give_growing(self, channel: Channel, request: wire.GiveGrowing) -> wire.Given:
+        held, place = self._find_given(channel, request)
+        held.use(Stage.NEW)
+        try:
+            if not place.is_empty:
+                raise UsageError("it is not empty any more; try again")
+            update = GrowingUpdate(place.root, held.nodes)
+            arrivals = Arrivals(channel, request.served, update, held.nodes)
+            given = await self._fill(channel, request, update, feed=arrivals.feed)
+            held.manifest = update.made
+            given = msgspec.structs.replace(given, created=held.manifest.summary.entries)
+            if arrivals.tree is None or arrivals.tree == held.manifest.tree:
+                return given
+            # Only hard-link groups can have other names in the end: nothing more is fetched.
+            tree = arrivals.tree
+            await fetch_nodes(
+                channel, request.served, tree, held.nodes, basis=held.manifest.tree
+            )
+            plan = Plan(held.manifest, Manifest(tree, held.nodes))
+            await self._fill(channel, request, Update(place.root, plan))
+            return given
+        finally:
+            held.leave(Stage.SCANNED)
+            self._drop(channel, request.token)
+
+    async def _give(self, channel: Channel, request: wire.Give) -> wire.Given:
+        held, place = self._find_given(channel, request)
         held.use(Stage.SCANNED)
         try:
             plan = await self._plan(channel, request, held, place)
             if plan.is_done:
                 return wire.Given()
-            return await self._pull(channel, request, Update(place.root, plan), plan)
+            counts = await in_thread(plan.counts)
+            given = await self._fill(channel, request, Update(place.root, plan))
+            return msgspec.structs.replace(
+                given, created=counts.created, deleted=counts.deleted
+            )
         finally:
             held.leave(Stage.SCANNED)
             self._drop(channel, request.token)
@@ -208,23 +250,25 @@ class TreeServer:
             removal=removal,
         )
 
-    async def _pull(
-        self, channel: Channel, request: wire.Give, update: Update, plan: Plan
+    async def _fill(
+        self,
+        channel: Channel,
+        request: wire.Give | wire.GiveGrowing,
+        update: Update | GrowingUpdate,
+        *,
+        feed: Feed | None = None,
     ) -> wire.Given:
-        counts = await in_thread(plan.counts)
         replica = Replica(None, request.served)
         async with _Teller(channel, is_wanted=request.progress) as tell:
             stats = await self.plane.pull(
-                update, [replica], tree=request.tree, progress=tell.note
+                update, [replica], tree=request.tree, progress=tell.note, feed=feed
             )
         log.info("given: peer=%s files=%d", channel.name, stats.files)
         return wire.Given(
-            counts.created,
-            counts.deleted,
-            stats.files,
-            stats.content_bytes,
-            stats.copied_bytes,
-            update.done.not_kept if update.done is not None else {},
+            files=stats.files,
+            content_bytes=stats.content_bytes,
+            copied_bytes=stats.copied_bytes,
+            not_kept=update.done.not_kept if update.done is not None else {},
         )
 
     @property
@@ -267,6 +311,6 @@ class _Teller:
 
 
 def _checked(name: bytes) -> bytes:
-    if b"/" in name or b"\0" in name or name in (b".", b".."):
+    if name and not is_name(name):
         raise UsageError(f"{shown(name)} cannot be a name in a directory")
     return name

@@ -104,11 +104,16 @@ class Prepare(_Message, frozen=True, tag="prepare"):
 
 
 class Prepared(_Message, frozen=True, tag="prepared"):
-    """It is there, or was or would be made (``is_new``); it is still to be scanned."""
+    """It is there, or was or would be made (``is_new``); it is still to be scanned.
+
+    Attributes:
+        is_empty: it is a directory with nothing in it, and may be given to as it is.
+    """
 
     token: Token
     is_new: bool = False
     rename: Name | None = None
+    is_empty: bool = False
 
 
 class Scan(_Message, frozen=True, tag="scan"):
@@ -212,6 +217,39 @@ class Give(_Message, frozen=True, tag="give"):
     progress: bool = False
 
 
+class GiveGrowing(_Message, frozen=True, tag="give-growing"):
+    """Make what was prepared, and is empty, hold a tree that is still being scanned. -> Given.
+
+    Attributes:
+        token: what was prepared; it is dropped when this is answered.
+        served: under which the tree is served.
+        tree: what stands for the tree's digest until that is known.
+        progress: say Progressed.
+    """
+
+    token: Token
+    served: Token
+    tree: WireDigest
+    progress: bool = False
+
+
+class AskDirectories(_Message, frozen=True, tag="ask-directories"):
+    """Server -> client: send what is done of a tree that is being scanned. -> Directories."""
+
+    token: Token
+
+
+class Directories(_Message, frozen=True, tag="directories"):
+    """What was done since the last time, in the payload: a pack, each after those in it.
+
+    Attributes:
+        tree: of the whole, with the last of them, which is the root. Its hard-link groups may
+            have other names than those in what was sent; its nodes may be asked for.
+    """
+
+    tree: WireDigest | None = None
+
+
 class Given(_Message, frozen=True, tag="given"):
     """What it took; see ``options.SyncStats``."""
 
@@ -230,8 +268,19 @@ class Progressed(_Message, frozen=True, tag="progressed"):
     content_bytes: Count = 0
 
 
-Request = Look | Prepare | Scan | AskNodes | AskNodeDeltas | Drop | Give | Progressed
-Answer = Found | Prepared | Scanned | Nodes | NodeDeltas | Done | Given
+Request = (
+    Look
+    | Prepare
+    | Scan
+    | AskNodes
+    | AskNodeDeltas
+    | Drop
+    | Give
+    | GiveGrowing
+    | AskDirectories
+    | Progressed
+)
+Answer = Found | Prepared | Scanned | Nodes | NodeDeltas | Directories | Done | Given
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _requests: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)

@@ -1,14 +1,14 @@
-"""Which contents a manifest lists, and where, in a few bytes a file."""
+"""Which contents directories list, and where, in a few bytes a file."""
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
 from filesync.errors import MalformedManifest
-from filesync.manifest import Entry, File, Manifest, Subdirectory
+from filesync.manifest import Entry, File, Manifest, Nodes, Subdirectory
 
 _HOT_DIRECTORIES: Final = 64
 _ORDINAL_BITS: Final = 32
@@ -21,8 +21,16 @@ class Place(NamedTuple):
     file: File
 
 
+class Listed(NamedTuple):
+    """A directory: its path, its node's digest, what is in it."""
+
+    path: bytes
+    tree: Digest
+    entries: tuple[Entry, ...]
+
+
 class Contents:
-    """The files of a manifest by content digest. For several threads at once.
+    """The files of some directories by content digest. For several threads at once.
 
     Takes eight bytes a name and some hundred a directory: a sorted array of the first half of
     a digest's first eight bytes and the entry's ordinal in walk order. Directories are decoded
@@ -30,21 +38,21 @@ class Contents:
     for one after another.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
-        """Walk the whole manifest. Blocks.
+    def __init__(self, nodes: Nodes, directories: Iterable[Listed]) -> None:
+        """List ``directories``, whose nodes are in ``nodes``.
 
         Raises:
-            MalformedManifest: it has more than 2^32 names.
+            MalformedManifest: they have more than 2^32 names.
         """
-        self._manifest = manifest
+        self._nodes = nodes
         self._paths: list[bytes] = []
         self._trees: list[Digest] = []
         self._firsts = array("Q")
         self._entries = lru_cache(_HOT_DIRECTORIES)(self._decode)
-        self._keys = array("Q", sorted(self._walk()))
+        self._keys = array("Q", sorted(self._list(directories)))
 
     def find(self, digest: Digest) -> Place | None:
-        """Return a file that has this content, or None if the manifest lists none."""
+        """Return a file that has this content, or None if none of the directories lists any."""
         prefix = int.from_bytes(digest[:4], "big") << _ORDINAL_BITS
         at = bisect_left(self._keys, prefix)
         while at < len(self._keys) and (ordinal := self._keys[at] - prefix) >> 32 == 0:
@@ -55,26 +63,60 @@ class Contents:
             at += 1
         return None
 
-    def _walk(self) -> Iterator[int]:
-        stack: list[tuple[bytes, Digest]] = [(b"", self._manifest.tree)]
+    def _list(self, directories: Iterable[Listed]) -> Iterator[int]:
         ordinal = 0
-        while stack:
-            path, tree = stack.pop()
-            entries = self._manifest.directory(tree).entries
+        for path, tree, entries in directories:
             self._paths.append(path)
             self._trees.append(tree)
             self._firsts.append(ordinal)
-            prefix = path + b"/" if path else b""
-            below: list[tuple[bytes, Digest]] = []
             for entry in entries:
                 if type(entry) is File:
                     yield int.from_bytes(entry.digest[:4], "big") << _ORDINAL_BITS | ordinal
-                elif type(entry) is Subdirectory:
-                    below.append((prefix + entry.name, entry.tree))
                 ordinal += 1
-            stack += reversed(below)
             if ordinal >> _ORDINAL_BITS:
                 raise MalformedManifest("a tree of more names than can be offered")
 
     def _decode(self, number: int) -> tuple[Entry, ...]:
-        return self._manifest.directory(self._trees[number]).entries
+        return Manifest(self._trees[number], self._nodes).root.entries
+
+
+class GrowingContents:
+    """The contents of directories that come one after another. For several threads at once.
+
+    What is looked for is most often in what came last but a little: there the search begins.
+    """
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._segments: list[Contents] = []
+        self._hint = 0
+
+    def add(self, directories: Iterable[Listed]) -> None:
+        """Add what came next; many directories at once, since each time costs each search."""
+        self._segments.append(Contents(self._nodes, directories))
+
+    def find(self, digest: Digest) -> Place | None:
+        """Return a file that has this content, or None if none that came has it."""
+        count = len(self._segments)
+        for step in range(count):
+            at = (self._hint + step) % count
+            if (place := self._segments[at].find(digest)) is not None:
+                self._hint = at
+                return place
+        return None
+
+
+def directories_of(manifest: Manifest) -> Iterator[Listed]:
+    """Yield all directories of ``manifest``, in walk order."""
+    stack: list[tuple[bytes, Digest]] = [(b"", manifest.tree)]
+    while stack:
+        path, tree = stack.pop()
+        entries = manifest.directory(tree).entries
+        yield Listed(path, tree, entries)
+        prefix = path + b"/" if path else b""
+        below = [
+            (prefix + entry.name, entry.tree)
+            for entry in entries
+            if type(entry) is Subdirectory
+        ]
+        stack += reversed(below)

@@ -2,12 +2,10 @@
 
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from filesync.digest import Digest
-from filesync.manifest import Manifest
 from filesync.transfer.flow import Flow
 
 if TYPE_CHECKING:
@@ -34,6 +32,7 @@ class Offer:
     Close it, or leave the ``with`` block, before the tree's root is changed or removed.
 
     Attributes:
+        tree: its digest, or what stands for it while it is not known.
         flow: what sessions keep to at least.
         on_sent: told the bytes of content of each frame that goes.
         on_close: called once, when it is closed.
@@ -41,8 +40,8 @@ class Offer:
 
     def __init__(
         self,
-        manifest: Manifest,
-        root: Path,
+        tree: Digest,
+        open_source: "Callable[[], SourceTree]",
         *,
         token: bytes | None,
         flow: Flow,
@@ -50,8 +49,8 @@ class Offer:
         on_close: Callable[["Offer"], None],
     ) -> None:
         self.token = secrets.token_bytes(TOKEN_BYTES) if token is None else token
-        self.manifest = manifest
-        self.root = root
+        self.tree = tree
+        self._open_source = open_source
         self.flow = flow
         self.on_sent = on_sent
         self.source: SourceTree | None = None
@@ -70,11 +69,6 @@ class Offer:
     ) -> None:
         self.close()
 
-    @property
-    def tree(self) -> Digest:
-        """The digest of the tree on offer."""
-        return self.manifest.tree
-
     def close(self) -> None:
         """Let nobody read it any more; sessions that are open end. Idempotent."""
         if not self.is_closed:
@@ -88,8 +82,6 @@ class Offer:
 
     def open(self) -> "SourceTree":
         """Return what sessions read from; its index is made by the first of them."""
-        from filesync.transfer.source_disk import SourceTree
-
         if self.source is None:
-            self.source = SourceTree(self.manifest, self.root)
+            self.source = self._open_source()
         return self.source

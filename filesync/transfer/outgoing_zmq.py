@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from filesync.digest import short
+from filesync.digest import Digest, short
 from filesync.errors import FilesyncError, LocalError, UnexpectedMessage
-from filesync.manifest import Manifest
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.flow import Flow
@@ -24,6 +22,7 @@ from filesync.transfer.wire import (
 
 if TYPE_CHECKING:
     from filesync.transfer.send_zmq import Sending
+    from filesync.transfer.source_disk import SourceTree
 
 MAX_SESSIONS: Final = 64
 """Sessions that one peer may have open for us to send."""
@@ -41,8 +40,8 @@ class Outgoing:
 
     def offer(
         self,
-        manifest: Manifest,
-        root: Path,
+        tree: Digest,
+        open_source: "Callable[[], SourceTree]",
         token: bytes | None,
         *,
         flow: Flow,
@@ -50,7 +49,7 @@ class Outgoing:
     ) -> Offer:
         """Return a new offer, open from now on."""
         offer = Offer(
-            manifest, root, token=token, flow=flow, on_sent=on_sent, on_close=self._forget
+            tree, open_source, token=token, flow=flow, on_sent=on_sent, on_close=self._forget
         )
         if offer.token in self._offers:
             raise LocalError("this token is on offer already")

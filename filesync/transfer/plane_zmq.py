@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, assert_never
 
 import zmq.asyncio
 
-from filesync.digest import Digest
+from filesync.digest import DIGEST_BYTES, Digest
 from filesync.errors import (
     LocalError,
     Unavailable,
@@ -52,7 +54,10 @@ from filesync.transfer.wire import (
 )
 
 if TYPE_CHECKING:
+    from filesync.transfer.growing import GrowingTree
     from filesync.transfer.landing_disk import Update
+    from filesync.transfer.pull_zmq import Feed
+    from filesync.transfer.source_disk import SourceTree
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +114,9 @@ class DataPlane:
         self._outgoing = Outgoing(self._pool, self._spawn)
         await self._tasks.__aenter__()
         if self._listen is not None:
+            # Its first peer is not to wait for what a command that dials may never need.
+            for name in ("pull_zmq", "send_zmq"):
+                import_module(f"filesync.transfer.{name}")
             self._listener = Listener(self._context, self._listen, self._handle, self.counters)
             self._spawn(self._listener.run())
             self._spawn(self._listener.ping())
@@ -164,7 +172,32 @@ class DataPlane:
             flow: what each session keeps to at least.
             on_sent: told the bytes of content of each frame that goes; must not block.
         """
-        return self._outgoing.offer(manifest, root, token, flow=flow, on_sent=on_sent)
+
+        def open_source() -> "SourceTree":
+            from filesync.transfer.contents import Contents, directories_of
+            from filesync.transfer.source_disk import SourceTree
+
+            return SourceTree(root, lambda: Contents(manifest.nodes, directories_of(manifest)))
+
+        return self._outgoing.offer(
+            manifest.tree, open_source, token, flow=flow, on_sent=on_sent
+        )
+
+    def offer_growing(
+        self, growing: "GrowingTree", root: Path, token: bytes, *, flow: Flow = _ANY_FLOW
+    ) -> Offer:
+        """Offer what is done of a tree that is still being scanned; else as ``offer``.
+
+        Until it is known which tree it is, a digest that is made up stands for it.
+        """
+
+        def open_source() -> "SourceTree":
+            from filesync.transfer.source_disk import SourceTree
+
+            return SourceTree(root, lambda: growing.contents, growing.recent)
+
+        made_up = Digest(secrets.token_bytes(DIGEST_BYTES))
+        return self._outgoing.offer(made_up, open_source, token, flow=flow, on_sent=None)
 
     async def serve_to(
         self, address: str, offer: Offer, *, timeouts: Timeouts = _DEFAULT
@@ -206,6 +239,7 @@ class DataPlane:
         progress: Callable[[Progress], None] | None = None,
         timeouts: Timeouts = _DEFAULT,
         flow: Flow = _ANY_FLOW,
+        feed: "Feed | None" = None,
     ) -> PullStats:
         """Fetch all that ``update`` wants from ``replicas``, several of them at once.
 
@@ -220,6 +254,8 @@ class DataPlane:
             progress: called in this task after each frame; must not block.
             timeouts: how long to wait for each replica.
             flow: what the replicas are asked to keep to.
+            feed: returns what more is wanted, and whether that is all; without it, what
+                ``update.wanted`` yields.
 
         Raises:
             Unavailable: no replica could give all of it; the last one's reason.
@@ -250,6 +286,7 @@ class DataPlane:
                 pool=self._pool,
                 stats=stats,
                 on_progress=note,
+                feed=feed,
             ).run()
             await self._in_thread(update.finish)
         except BaseException:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Final, ParamSpec, TypeVar, assert_never
 
 from filesync.digest import Digest
+from filesync.disk.incoming import WantedFile
 from filesync.errors import (
     ContentCorrupt,
     FilesyncError,
@@ -57,6 +58,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Connect = Callable[[Replica], Awaitable[Channel]]
 Turn = Callable[[], Awaitable[Event]]
+Feed = Callable[[], Awaitable[tuple[Sequence[WantedFile], bool]]]
+"""Returns what more is wanted, which may be nothing yet, and whether that is all."""
 
 
 class Pull:
@@ -70,6 +73,7 @@ class Pull:
         flow: what the replicas are asked to keep to.
         stats: counted into while it runs.
         on_progress: called after each write.
+        feed: says what is wanted; without it, ``update`` does.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Pull:
         pool: Executor,
         stats: PullStats,
         on_progress: Callable[[], None],
+        feed: Feed | None = None,
     ) -> None:
         self._replicas = list(replicas)
         self._tree = tree
@@ -94,6 +99,7 @@ class Pull:
         self._pool = pool
         self._stats = stats
         self._on_progress = on_progress
+        self._feed_from = feed
         self._fetch = Fetch(window_bytes=window_bytes, rate=self._rate)
         self._landing = Landing(update)
         self._files = update.wanted()
@@ -299,6 +305,9 @@ class Pull:
 
     def _begin(self, effect: Effect) -> None:
         match effect:
+            case NeedFiles() if self._feed_from is not None:
+                # It may have to wait; what came before is written meanwhile.
+                self._run_beside(self._feed_by(self._feed_from), self._openers)
             case NeedFiles():
                 self._disk.put_nowait(self._feed)
             case StoreBatch():
@@ -329,7 +338,9 @@ class Pull:
                 event = partial(_fail, exc)
             self._inbox.put_nowait(event)
 
-    def _run_beside(self, work: Awaitable[Event]) -> None:
+    def _run_beside(
+        self, work: Awaitable[Event], tasks: "set[asyncio.Task[None]] | None" = None
+    ) -> None:
         async def run() -> None:
             try:
                 event = await work
@@ -339,15 +350,20 @@ class Pull:
                 event = partial(_fail, exc)
             self._inbox.put_nowait(event)
 
+        tasks = self._beside if tasks is None else tasks
         task = asyncio.create_task(run())
-        self._beside.add(task)
-        task.add_done_callback(self._beside.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     def _decompressed(self, data: Coded) -> "asyncio.Future[Buffer]":
         """Decompress at once, beside what is written before it."""
         plain = self._loop.run_in_executor(self._pool, codec.decompress, *data)
         plain.add_done_callback(_retrieve)
         return plain
+
+    async def _feed_by(self, feed: Feed) -> Event:
+        files, is_last = await feed()
+        return partial(self._fetch.add, files, is_last=is_last)
 
     async def _feed(self) -> Event:
         files = await self._in_thread(lambda: list(islice(self._files, FILES_AT_ONCE)))

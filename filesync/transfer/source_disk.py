@@ -5,18 +5,18 @@ import stat
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from filesync.digest import Digest, short
 from filesync.disk.handles import DirectoryHandles, shown
 from filesync.errors import LocalError, SourceChanged, StoreError, Unavailable
-from filesync.manifest import Manifest
 from filesync.transfer import delta, recipe
-from filesync.transfer.contents import Contents, Place
+from filesync.transfer.contents import Place
 from filesync.transfer.errors import NotOffered
+from filesync.transfer.growing import Recent
 from filesync.transfer.recipe import PAGE_BYTES, PAGE_PARTS, Part
 from filesync.transfer.wire import DeltaItem, Level, Range, RecipeItem
 
@@ -25,31 +25,48 @@ _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _HELD: Final = 32
 
 
+class Finds(Protocol):
+    """Knows which contents there are (``Contents``, ``GrowingContents``)."""
+
+    def find(self, digest: Digest) -> Place | None:
+        """Return a file that has this content."""
+
+
 class SourceTree:
-    """The files of ``manifest`` below ``root``, by digest.
+    """Files below ``root``, by digest.
 
     All methods block. ``load`` must have returned before the others are called; these may be
     called from several threads at once, and raise
 
-    * NotOffered: a content, or a range of one, that the manifest does not list;
-    * SourceChanged: a file is no longer what the manifest says of it;
+    * NotOffered: a content, or a range of one, that is not listed;
+    * SourceChanged: a file is no longer what its entry says of it;
     * Unavailable: one is gone, or cannot be read.
     """
 
-    def __init__(self, manifest: Manifest, root: Path) -> None:
-        self.manifest = manifest
+    def __init__(
+        self, root: Path, list_contents: Callable[[], Finds], recent: Recent | None = None
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            root: where the files are.
+            list_contents: returns what may be read; called once, by ``load``.
+            recent: contents that need not be read again.
+        """
         self.root = root
-        self._contents: Contents | None = None
+        self._list_contents = list_contents
+        self._recent = recent
+        self._contents: Finds | None = None
         self._loading = threading.Lock()
         self._cuts = _Cuts()
         self._idle: list[DirectoryHandles] = []
         self._is_closed = False
 
     def load(self) -> None:
-        """Index the manifest's contents. Takes some ten bytes of memory a file."""
+        """List the contents. May take some ten bytes of memory a file."""
         with self._loading:
             if self._contents is None:
-                self._contents = Contents(self.manifest)
+                self._contents = self._list_contents()
 
     def read(self, ranges: Sequence[Range]) -> bytearray:
         """Return the bytes of ``ranges``, one after another."""
@@ -58,6 +75,10 @@ class SourceTree:
         with self._handles() as handles:
             at = 0
             for digest, offset, length in ranges:
+                if self._recent and (content := self._recent.take(digest, offset, length)):
+                    view[at : at + length] = content
+                    at += length
+                    continue
                 place = self._find(digest, offset, length)
                 fd = _open(handles, place)
                 try:

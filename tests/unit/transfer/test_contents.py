@@ -9,7 +9,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.transfer.contents import Contents
+from filesync.transfer.contents import Contents, directories_of
 from tests.unit.made import file
 
 
@@ -28,8 +28,12 @@ def three_levels() -> Manifest:
     return Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, tops)), nodes)
 
 
+def contents_of(manifest: Manifest) -> Contents:
+    return Contents(manifest.nodes, directories_of(manifest))
+
+
 def test_every_content_is_found_where_it_is() -> None:
-    contents = Contents(three_levels())
+    contents = contents_of(three_levels())
     for top in range(2):
         place = contents.find(digest_of(b"%d" % top))
         assert place is not None
@@ -45,7 +49,7 @@ def test_every_content_is_found_where_it_is() -> None:
 
 
 def test_what_is_not_listed_is_not_found_even_if_its_digest_begins_alike() -> None:
-    contents = Contents(three_levels())
+    contents = contents_of(three_levels())
     listed = digest_of(b"0 0 0")
     assert contents.find(digest_of(b"another")) is None
     assert contents.find(Digest(listed[:4] + bytes(28))) is None
@@ -55,7 +59,7 @@ def test_what_is_not_listed_is_not_found_even_if_its_digest_begins_alike() -> No
 def test_a_content_that_several_files_have_is_found_in_one_of_them() -> None:
     nodes = MemoryNodes()
     files = [file(b"%d" % n, b"same") for n in range(5)]
-    contents = Contents(Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, files)), nodes))
+    contents = contents_of(Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, files)), nodes))
     place = contents.find(digest_of(b"same"))
     assert place is not None
     assert place.file in files

@@ -1,0 +1,214 @@
+"""Trees whose directories come one by one: what is made of them, and what is refused."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+
+from filesync.digest import Digest
+from filesync.disk.arriving import ArrivingUpdate
+from filesync.disk.handles import remove_path
+from filesync.disk.incoming import WantedFile
+from filesync.disk.scan import scan
+from filesync.errors import LocalError, MalformedManifest
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    Entry,
+    MemoryNodes,
+    put,
+    subdirectory,
+    with_entries,
+)
+from tests.unit.made import file
+from tests.unit.update_driver import (
+    Contents,
+    Make,
+    MakeFile,
+    any_trees,
+    build,
+    hand_in,
+    scanned,
+)
+
+Done = tuple[bytes, Digest]
+
+
+class Watched:
+    """What a scan says while it goes on."""
+
+    def __init__(self) -> None:
+        self.done: list[Done] = []
+        self.read: dict[Digest, bytes] = {}
+
+    def directory_done(self, path: bytes, tree: Digest) -> None:
+        self.done.append((path, tree))
+
+    def content_read(self, digest: Digest, content: bytes) -> None:
+        self.read[digest] = content
+
+
+def watched(root: Path) -> tuple[MemoryNodes, Watched]:
+    nodes, watcher = MemoryNodes(), Watched()
+    scan(root, nodes, watcher=watcher)
+    return nodes, watcher
+
+
+def made(directories: dict[bytes, list[Entry]]) -> tuple[MemoryNodes, list[Done]]:
+    """Return nodes of directories, given each after those in it, and (path, digest) of each."""
+    nodes = MemoryNodes()
+    done: list[Done] = []
+    for path, entries in directories.items():
+        inside = [
+            subdirectory(nodes, at.rpartition(b"/")[2], tree)
+            for at, tree in done
+            if at and at.rpartition(b"/")[0] == path
+        ]
+        ordered: list[Entry] = sorted([*entries, *inside], key=lambda entry: entry.name)
+        done.append((path, put(nodes, with_entries(EMPTY_DIRECTORY, ordered))))
+    return nodes, done
+
+
+def add_all(update: ArrivingUpdate, done: Iterable[Done], contents: Contents) -> None:
+    for one in done:
+        hand_in(update, update.add([one]), contents)
+
+
+@given(any_trees(modes=[0o644, 0o400, 0o4755], directory_modes=[0o755, 0o500, 0o1777]))
+def test_a_tree_that_arrives_is_the_same_whatever_is_in_it(makes: list[Make]) -> None:
+    work = Path(tempfile.mkdtemp(prefix="arriving-"))
+    try:
+        root, source = work / "root", work / "source"
+        build(source, makes)
+        nodes, watcher = watched(source)
+        root.mkdir()
+        update = ArrivingUpdate(root, nodes)
+        update.prepare()
+        add_all(update, watcher.done, Contents(source, scanned(source)))
+        update.finish()
+        assert list(scanned(root).walk()) == list(scanned(source).walk())
+        assert scanned(root).tree == scanned(source).tree
+        assert sorted(path.name for path in work.iterdir()) == ["root", "source"]
+    finally:
+        remove_path(work)
+
+
+def test_files_are_in_place_before_the_root_is_known(tmp_path: Path) -> None:
+    source, root = tmp_path / "source", tmp_path / "root"
+    build(source, [MakeFile("a/b/deep", b"first"), MakeFile("z", b"last")])
+    nodes, watcher = watched(source)
+    assert [path for path, _ in watcher.done] == [b"a/b", b"a", b""]
+    root.mkdir()
+    update = ArrivingUpdate(root, nodes)
+    update.prepare()
+    contents = Contents(source, scanned(source))
+    add_all(update, watcher.done[:1], contents)
+    assert (root / "a/b/deep").read_bytes() == b"first"
+    add_all(update, watcher.done[1:], contents)
+    update.finish()
+    assert scanned(root).tree == scanned(source).tree
+
+
+def test_what_small_files_hold_is_told_once_and_with_its_digest(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    build(source, [MakeFile("a", b"one"), MakeFile("d/b", b"two")])
+    _, watcher = watched(source)
+    assert sorted(watcher.read.values()) == [b"one", b"two"]
+    assert watcher.read.keys() == {file(b"", data).digest for data in (b"one", b"two")}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [b"..", b"a/..", b"/a", b"a/", b"a//b", b".", b"a\0b", b"x" * 256],
+)
+def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path, path: bytes) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    nodes, [(_, tree)] = made({b"": []})
+    update = ArrivingUpdate(root, nodes)
+    update.prepare()
+    with pytest.raises(MalformedManifest, match="is no path"):
+        update.add([(path, tree)])
+    update.abort()
+    assert sorted(os.listdir(tmp_path)) == ["root"]
+
+
+@pytest.mark.parametrize(
+    "directories",
+    [
+        {b"a": [], b"": [], b"b": []},  # one after the root
+        {b"": [], b"x": []},
+        {b"a/b": [], b"a": [], b"c/d": [], b"": []},  # one whose parent never came
+    ],
+)
+def test_directories_that_are_no_one_tree_are_refused(
+    tmp_path: Path, directories: dict[bytes, list[Entry]]
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    nodes, done = made(directories)
+    update = ArrivingUpdate(root, nodes)
+    update.prepare()
+    with pytest.raises(MalformedManifest, match="does not hold"):
+        update.add(done)
+    update.abort()
+
+
+def test_a_root_that_holds_another_directory_than_came_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    nodes, done = made({b"a": [file(b"f", b"1")], b"": []})
+    other = put(nodes, with_entries(EMPTY_DIRECTORY, [file(b"f", b"2")]))
+    update = ArrivingUpdate(root, nodes)
+    update.prepare()
+    with pytest.raises(MalformedManifest, match="does not hold"):
+        update.add([(b"a", other), done[-1]])
+    update.abort()
+
+
+def test_our_own_names_are_reserved(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    nodes, done = made({b"": [file(b".filesync-x", b"1")]})
+    update = ArrivingUpdate(root, nodes)
+    update.prepare()
+    with pytest.raises(MalformedManifest, match="reserved"):
+        update.add(done)
+    update.abort()
+
+
+def test_without_its_root_a_tree_is_not_finished_and_what_came_is_found(
+    tmp_path: Path,
+) -> None:
+    source, root = tmp_path / "source", tmp_path / "root"
+    build(source, [MakeFile("a/f", b"data"), MakeFile("b/g", b"more")])
+    nodes, watcher = watched(source)
+    root.mkdir()
+    update = ArrivingUpdate(root, nodes)
+    update.prepare()
+    add_all(update, watcher.done[:1], Contents(source, scanned(source)))
+    with pytest.raises(LocalError):
+        update.finish()
+    update.abort()
+    found = scanned(root).find(b"a/f")
+    assert found == scanned(source).find(b"a/f")
+    assert os.listdir(root) == ["a"]
+
+
+def test_a_large_content_that_is_there_twice_is_wanted_once(tmp_path: Path) -> None:
+    source, root = tmp_path / "source", tmp_path / "root"
+    build(source, [MakeFile("a/f", b"x" * 50_000), MakeFile("b/f", b"x" * 50_000)])
+    nodes, watcher = watched(source)
+    root.mkdir()
+    update = ArrivingUpdate(root, nodes)
+    update.prepare()
+    wanted: list[WantedFile] = []
+    for one in watcher.done:
+        more = update.add([one])
+        hand_in(update, more, Contents(source, scanned(source)))
+        wanted += more
+    update.finish()
+    assert [one.size for one in wanted] == [50_000]
+    assert scanned(root).tree == scanned(source).tree

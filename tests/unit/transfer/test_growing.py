@@ -1,0 +1,86 @@
+"""Trees that are offered while they are scanned: what is handed on, found and kept."""
+
+from filesync.digest import digest_of
+from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, decode, put, with_entries
+from filesync.transfer.growing import HANDED_DIRECTORIES, GrowingTree, Recent
+from tests.unit.made import file
+
+
+class Grown:
+    def __init__(self) -> None:
+        self.nodes = MemoryNodes()
+        self.told = 0
+        self.tree = GrowingTree(self.nodes, self._tell)
+
+    def done(self, name: bytes, files: int = 1) -> None:
+        entries = [file(b"%05d" % n, name + b"%d" % n) for n in range(files)]
+        tree = put(self.nodes, with_entries(EMPTY_DIRECTORY, entries))
+        self.tree.directory_done(name, tree)
+
+    def _tell(self) -> None:
+        self.told += 1
+
+
+def test_little_waits_for_more_and_the_end_waits_for_nothing() -> None:
+    grown = Grown()
+    grown.done(b"a")
+    assert (grown.told, grown.tree.is_ready) == (0, False)
+    grown.done(b"b", files=4000)
+    assert (grown.told, grown.tree.is_ready) == (1, True)
+    assert [path for path, _ in grown.tree.take().directories] == [b"a", b"b"]
+    assert not grown.tree.is_ready
+    grown.tree.end(digest_of(b"tree"))
+    assert (grown.told, grown.tree.is_ready) == (2, True)
+    assert grown.tree.take() == ([], digest_of(b"tree"))
+
+
+def test_the_tree_is_known_with_the_last_directories_only() -> None:
+    grown = Grown()
+    for n in range(HANDED_DIRECTORIES + 1):
+        grown.done(b"%d" % n)
+    grown.tree.end(digest_of(b"tree"))
+    first, last = grown.tree.take(), grown.tree.take()
+    assert (len(first.directories), first.tree) == (HANDED_DIRECTORIES, None)
+    assert (len(last.directories), last.tree) == (1, digest_of(b"tree"))
+
+
+def test_contents_are_offered_once_their_directory_was_handed_on() -> None:
+    grown = Grown()
+    for n in range(5):
+        grown.done(b"%d" % n, files=10)
+        content = digest_of(b"%d7" % n)
+        assert grown.tree.contents.find(content) is None
+        ((path, node),) = grown.tree.take().directories
+        assert (path, len(decode(node).entries)) == (b"%d" % n, 10)
+        place = grown.tree.contents.find(content)
+        assert place is not None
+        assert (place.directory, place.file.name) == (b"%d" % n, b"00007")
+    for n in range(5):
+        assert grown.tree.contents.find(digest_of(b"%d3" % n)) is not None
+    assert grown.tree.contents.find(digest_of(b"none")) is None
+
+
+def test_what_nobody_will_take_is_not_kept() -> None:
+    grown = Grown()
+    grown.done(b"a")
+    grown.tree.content_read(digest_of(b"x"), b"x")
+    grown.tree.forget()
+    grown.done(b"b", files=4000)
+    grown.tree.content_read(digest_of(b"y"), b"y")
+    assert grown.told == 0
+    assert grown.tree.take().directories == []
+    assert grown.tree.recent.take(digest_of(b"x"), 0, 1) is None
+    assert grown.tree.recent.take(digest_of(b"y"), 0, 1) is None
+
+
+def test_a_recent_content_is_given_whole_and_once_and_makes_room() -> None:
+    recent = Recent(10)
+    recent.keep(digest_of(b"123456"), b"123456")
+    recent.keep(digest_of(b"abcdef"), b"abcdef")  # no room
+    assert recent.take(digest_of(b"123456"), 1, 5) is None
+    assert recent.take(digest_of(b"123456"), 0, 5) is None
+    assert recent.take(digest_of(b"abcdef"), 0, 6) is None
+    assert recent.take(digest_of(b"123456"), 0, 6) == b"123456"
+    assert recent.take(digest_of(b"123456"), 0, 6) is None
+    recent.keep(digest_of(b"abcdef"), b"abcdef")
+    assert recent.take(digest_of(b"abcdef"), 0, 6) == b"abcdef"
