@@ -92,7 +92,8 @@ class ArrivingUpdate(TreeUpdate):
         """
         if self._arrived.tree is None:
             raise LocalError("a tree is finished before its root has come")
-        self._settler.target = Manifest(self._arrived.tree, self._nodes)
+        self._settler.target = self.made
+        self._tally.add(created=self.made.summary.entries)
         return super().finish()
 
     @property

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import Final, cast
 
@@ -107,11 +107,7 @@ def mark(
     return digest_of(packed)
 
 
-def is_long_ago(stamps: Mapping[bytes, Stamp], *, started_ns: int) -> bool:
-    """Say that for a scan that began at ``started_ns`` nothing here is racy, whatever the slack.
-
-    False says nothing: each file is to be asked.
-    """
-    values = stamps.values()
-    times = chain(map(itemgetter(MTIME), values), map(itemgetter(CTIME), values))
-    return max(times, default=0) < started_ns - COARSE_SLACK_NS
+def recent(stamps: Mapping[bytes, Stamp], started_ns: int) -> list[bytes]:
+    """Return the names that may be racy for a scan that began at ``started_ns``."""
+    limit = started_ns - COARSE_SLACK_NS
+    return [name for name, one in stamps.items() if one[MTIME] >= limit or one[CTIME] >= limit]

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles, shown
-from filesync.disk.listing import CTIME, MTIME, Found, Stamp, is_long_ago, look, mark, names_in
+from filesync.disk.listing import CTIME, MTIME, Found, Stamp, look, mark, names_in, recent
 from filesync.disk.readfile import unreadable
 from filesync.disk.reading import Listing, Reader
 from filesync.disk.statcache import Seen, StatCache, is_racy, pack_stamps
@@ -193,7 +193,7 @@ class _Scan:
                 known = seen.known()
                 made = self._keeps(at.path, seen.stamps, seen.mark, None)
             else:
-                listing.noted = seen.noted() if seen is not None else {}
+                listing.seen = seen.files() if seen is not None else {}
                 self._reader.read_changed(listing)
         if known is None:
             self._reader.finish(listing)
@@ -226,9 +226,8 @@ class _Scan:
     def _notes(self, listing: Listing, seen: Seen | None) -> Callable[[Known], None]:
         """Return what notes ``listing`` for the next scan, when its directory is made."""
         stamps = listing.stamps
-        racy = set[bytes]()
-        if not is_long_ago(stamps, started_ns=self._started_ns):
-            racy = {name for name, stamp in stamps.items() if self._is_racy(stamp)}
+        maybe = recent(stamps, self._started_ns)
+        racy = {name for name in maybe if self._is_racy(stamps[name])}
         numbers: list[int] = []
         listing.entries.sort(key=attrgetter("name"))
         for entry in listing.entries:

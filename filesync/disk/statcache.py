@@ -57,6 +57,15 @@ class Noted(NamedTuple):
     xattrs: Xattrs = ()
 
 
+SeenFile = tuple[File, int, int, int]
+"""A file as it was made, and (ctime_ns, inode, device). A plain tuple: there are many."""
+
+
+def noted(file: File, ctime_ns: int, inode: int, device: int) -> Noted:
+    """Return what is known of a file's content."""
+    return Noted(file.size, file.mtime_ns, ctime_ns, inode, device, file.digest, file.xattrs)
+
+
 class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a scan saw of one directory.
 
@@ -80,16 +89,16 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
         """Return the directory as it was made."""
         return Known(digest_of(self.node), self.node, self.summary, self.below)
 
-    def noted(self) -> dict[bytes, Noted]:
-        """Return what is noted of the files."""
+    def files(self) -> dict[bytes, SeenFile]:
+        """Return what is noted of the files, by name."""
         numbers = iter(_stamps_decoder.decode(self.stamps))
         files = [e for e in decode_trusted(self.node).entries if isinstance(e, File)]
         stamps = zip(files, numbers, numbers, numbers, strict=False)
-        return {
-            e.name: Noted(e.size, e.mtime_ns, ctime_ns, inode, device, e.digest, e.xattrs)
-            for e, ctime_ns, inode, device in stamps
-            if inode
-        }
+        return {seen[0].name: seen for seen in stamps if seen[2]}
+
+    def noted(self) -> dict[bytes, Noted]:
+        """Return the same as what can be known of another name for the same files."""
+        return {name: noted(*seen) for name, seen in self.files().items()}
 
 
 _decoder: Final = msgspec.msgpack.Decoder(Seen)

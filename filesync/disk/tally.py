@@ -10,6 +10,8 @@ class UpdateStats(msgspec.Struct, frozen=True):
     """What an update did.
 
     Attributes:
+        created: names that are new; what is in a new directory counts as well.
+        deleted: names that are gone, likewise.
         files_written: contents that were handed in, and empty files.
         bytes_written: their bytes.
         files_copied: contents that were copied from the old tree, another local tree, or
@@ -24,6 +26,8 @@ class UpdateStats(msgspec.Struct, frozen=True):
             "hard link", because this user or file system cannot keep it.
     """
 
+    created: int
+    deleted: int
     files_written: int
     bytes_written: int
     files_copied: int
@@ -54,6 +58,8 @@ class Tally:
         with self._lock:
             count = self._counts
             return UpdateStats(
+                created=count["created"],
+                deleted=count["deleted"],
                 files_written=count["files_written"],
                 bytes_written=count["bytes_written"],
                 files_copied=count["files_copied"],

@@ -32,7 +32,7 @@ from filesync.disk.partial import PARTIAL_NAME, Partials
 from filesync.disk.reuse import Sources
 from filesync.disk.settle import COPY, LINK, SETTLED, WANTED, Settler
 from filesync.disk.tally import Tally, UpdateStats
-from filesync.disk.visits import Needs, Visits
+from filesync.disk.visits import Needs, Visits, count
 from filesync.disk.work import WORK_PREFIX, Directories, WorkDirectory, storing
 from filesync.disk.write import Data, Maker
 from filesync.errors import LocalError, MalformedManifest, StoreError
@@ -257,6 +257,8 @@ class TreeUpdate:
 
     def _clear(self) -> None:
         """Move away what is gone or in the way, and note what of it may be of use."""
+        counts = count(self._visits.common())
+        self._tally.add(created=counts.created, deleted=counts.deleted)
         if self._basis is not None and self._basis.root.entries:
             needs = Needs(self._visits)
             for visit in self._visits.common():

@@ -1,7 +1,7 @@
 """Which directories an update enters, and what it does to the names in each."""
 
 from collections.abc import Container, Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -218,6 +218,26 @@ class _Remembered:
             self.visits = None
         else:
             self.visits.append(visit)
+
+
+class Counts(NamedTuple):
+    """How many names are new, and how many are gone; what is below them counts as well."""
+
+    created: int
+    deleted: int
+
+
+def count(visits: Iterable[Visit]) -> Counts:
+    """Count what comes and goes in directories that both trees have."""
+    created = deleted = 0
+    for visit in visits:
+        created += sum(_names(new) for old, new in visit.changes if old is None)
+        deleted += sum(map(_names, visit.removed))
+    return Counts(created, deleted)
+
+
+def _names(entry: Entry) -> int:
+    return 1 + (entry.entries if isinstance(entry, Subdirectory) else 0)
 
 
 class Needs:

@@ -17,6 +17,7 @@ from filesync.manifest.node import (
     decode,
     encode,
     is_name,
+    subdirectories,
 )
 from filesync.manifest.tree import (
     LayeredNodes,
@@ -62,6 +63,7 @@ __all__ = [
     "missing_nodes",
     "note_tree",
     "put",
+    "subdirectories",
     "subdirectory",
     "with_entries",
     "with_header",

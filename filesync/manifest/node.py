@@ -177,6 +177,46 @@ def decode_trusted(data: bytes) -> Directory:
     return _decoder.decode(data)
 
 
+class _Sketch(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """A ``Directory`` of which only the subdirectories are looked at."""
+
+    mode: msgspec.Raw
+    uid: msgspec.Raw
+    gid: msgspec.Raw
+    mtime_ns: msgspec.Raw
+    xattrs: msgspec.Raw
+    entries: list[msgspec.Raw]
+
+
+_sketches: Final = msgspec.msgpack.Decoder(_Sketch)
+_subdirectories: Final = msgspec.msgpack.Decoder(Subdirectory)
+_SUBDIRECTORY: Final = b"\x97\x02"
+"""What the canonical encoding of a ``Subdirectory`` begins with: seven fields, its tag."""
+
+
+def subdirectories(data: bytes) -> list[Subdirectory]:
+    """Return the subdirectories in a node, which need not have been checked.
+
+    Most nodes have none and cost next to nothing; the others cost two thirds of ``decode``.
+
+    Raises:
+        MalformedManifest: it is no node, as far as was looked.
+    """
+    if len(data) > MAX_NODE_BYTES:
+        raise MalformedManifest(f"a directory node of {len(data)} bytes is over the limit")
+    if _SUBDIRECTORY not in data:
+        return []
+    try:
+        entries = _sketches.decode(data).entries
+        return [
+            _subdirectories.decode(entry)
+            for entry in entries
+            if bytes(memoryview(entry)[:2]) == _SUBDIRECTORY
+        ]
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise MalformedManifest(f"not a directory node: {exc}") from exc
+
+
 def content_digest(directory: Directory) -> Digest:
     """Return the digest that leaves out mtimes and hard-link groups."""
     header = (directory.mode, directory.uid, directory.gid, directory.xattrs)

@@ -176,10 +176,8 @@ class Giving:
             rename=prepared.rename,
             removal=removal,
         )
-        # What a real run creates and deletes the server counts.
-        stats = self.stats if options.dry_run else SyncStats()
         note_plan(
-            stats, plan, options, prefix=part.prefix, is_sent=True, is_new=prepared.is_new
+            self.stats, plan, options, prefix=part.prefix, is_sent=True, is_new=prepared.is_new
         )
 
     async def _tops(self) -> list[Manifest | None]:

@@ -109,6 +109,8 @@ class _Sync:
                 self._note(_copy(Update(target.place.root, plan, local)))
 
     def _note(self, done: UpdateStats) -> None:
+        self.stats.created += done.created
+        self.stats.deleted += done.deleted
         self.stats.files += done.files_copied
         self.stats.content_bytes += done.bytes_copied
         self.stats.not_kept.update(done.not_kept)

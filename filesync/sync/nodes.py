@@ -9,7 +9,7 @@ from typing import Final
 
 from filesync.digest import Digest, digest_of
 from filesync.errors import MalformedManifest, UnexpectedMessage
-from filesync.manifest import Manifest, Nodes, Subdirectory, accept, decode
+from filesync.manifest import Manifest, Nodes, accept, subdirectories
 from filesync.manifest.pack import PACK_BYTES, pack_nodes, unpack_nodes
 from filesync.sync import wire
 from filesync.sync.asking import ask, in_thread
@@ -210,4 +210,4 @@ class NodeFetch:
 
     @staticmethod
     def _subdirectories(node: bytes) -> dict[bytes, Digest]:
-        return {e.name: e.tree for e in decode(node).entries if isinstance(e, Subdirectory)}
+        return {entry.name: entry.tree for entry in subdirectories(node)}

@@ -15,9 +15,10 @@ def note_plan(
     is_sent: bool = False,
     is_new: bool = False,
 ) -> None:
-    """Count what will change, and tell whoever wants to see it."""
-    counts = plan.counts()
-    stats.created += counts.created
-    stats.deleted += counts.deleted
+    """Tell whoever wants to see it what will change, and count it if it is not to be done."""
+    if options.dry_run:
+        counts = plan.counts()
+        stats.created += counts.created
+        stats.deleted += counts.deleted
     if options.on_changes is not None:
         options.on_changes(itemize(plan, prefix=prefix, is_sent=is_sent, is_new=is_new))

@@ -1,11 +1,9 @@
 """What one sync is to do: what is there, what shall be, what differs."""
 
-from typing import NamedTuple
-
 import msgspec
 
-from filesync.diff import diff
 from filesync.digest import Digest
+from filesync.disk.visits import Counts, Visits, count
 from filesync.errors import UsageError
 from filesync.manifest import (
     Directory,
@@ -23,13 +21,6 @@ from filesync.overlay import overlay
 from filesync.sync.part import Removal
 
 
-class Counts(NamedTuple):
-    """How many names are new, and how many are gone; what is below them counts as well."""
-
-    created: int
-    deleted: int
-
-
 class Plan(msgspec.Struct, frozen=True):
     """What a place holds and shall hold."""
 
@@ -43,11 +34,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     def counts(self) -> Counts:
         """Count what comes and goes; costs what has changed."""
-        created = deleted = 0
-        for change in diff(self.basis, self.target):
-            created += sum(map(_names, change.added))
-            deleted += sum(map(_names, change.removed))
-        return Counts(created, deleted)
+        return count(Visits(self.basis, self.target).common())
 
 
 def make_plan(
@@ -146,7 +133,3 @@ def _without_removed(basis: Manifest, top: Manifest, nodes: Nodes, removal: Remo
         return Expansion(at.directory, entries, children, drop_if_empty=not at.tops)
 
     return grow(nodes, _At(basis.root, b"", (top, *removal.others)), expand)
-
-
-def _names(entry: Entry) -> int:
-    return 1 + (entry.entries if isinstance(entry, Subdirectory) else 0)

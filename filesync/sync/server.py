@@ -7,8 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self, assert_never
 
-import msgspec
-
 from filesync.disk.handles import shown
 from filesync.errors import (
     FilesyncError,
@@ -195,7 +193,6 @@ class TreeServer:
             arrivals = Arrivals(channel, request.served, update, held.nodes)
             given = await self._fill(channel, request, update, feed=arrivals.feed)
             held.manifest = update.made
-            given = msgspec.structs.replace(given, created=held.manifest.summary.entries)
             if arrivals.tree is None or arrivals.tree == held.manifest.tree:
                 return given
             # Only hard-link groups can have other names in the end: nothing more is fetched.
@@ -217,11 +214,7 @@ class TreeServer:
             plan = await self._plan(channel, request, held, place)
             if plan.is_done:
                 return wire.Given()
-            counts = await in_thread(plan.counts)
-            given = await self._fill(channel, request, Update(place.root, plan))
-            return msgspec.structs.replace(
-                given, created=counts.created, deleted=counts.deleted
-            )
+            return await self._fill(channel, request, Update(place.root, plan))
         finally:
             held.leave(Stage.SCANNED)
             self._drop(channel, request.token)
@@ -264,11 +257,14 @@ class TreeServer:
                 update, [replica], tree=request.tree, progress=tell.note, feed=feed
             )
         log.info("given: peer=%s files=%d", channel.name, stats.files)
+        assert update.done is not None  # it was finished, or there was an error
         return wire.Given(
-            files=stats.files,
-            content_bytes=stats.content_bytes,
-            copied_bytes=stats.copied_bytes,
-            not_kept=update.done.not_kept if update.done is not None else {},
+            update.done.created,
+            update.done.deleted,
+            stats.files,
+            stats.content_bytes,
+            stats.copied_bytes,
+            update.done.not_kept,
         )
 
     @property

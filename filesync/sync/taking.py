@@ -137,4 +137,6 @@ class _Taking:
         stats.content_bytes += pulled.content_bytes
         stats.copied_bytes += pulled.copied_bytes
         if update.done is not None:
+            stats.created += update.done.created
+            stats.deleted += update.done.deleted
             stats.not_kept.update(update.done.not_kept)

@@ -514,7 +514,7 @@ def test_a_name_that_becomes_something_else_before_it_is_read_costs_no_sibling(
         (tree.root / name).write_bytes(b"x" * size)
     path = tree.root / "f"
 
-    def swap(dirfd: int, name: bytes, shown: bytes) -> object:
+    def swap(dirfd: int, name: bytes, *more: object) -> object:
         if name == b"f" and path.is_file() and not path.is_symlink():
             path.unlink()
             if becomes == "link":
@@ -523,7 +523,7 @@ def test_a_name_that_becomes_something_else_before_it_is_read_costs_no_sibling(
                 os.mkfifo(path)
             elif becomes == "directory":
                 path.mkdir()
-        return real(dirfd, name, shown)
+        return real(dirfd, name, *more)
 
     real: Callable[..., object] = getattr(reading, reader)
     monkeypatch.setattr(reading, "read_small", lambda *_: None)
