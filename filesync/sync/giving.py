@@ -191,7 +191,7 @@ class Giving:
         served = secrets.token_bytes(TOKEN_BYTES)
         root = self._sources[at].place.root
         with peer.plane.offer_growing(
-            scan.tree, root, served, flow=self._options.flow
+            scan.tree, root, served, flow=self._options.flow.to(peer.address)
         ) as offer:
             self._growing[served] = scan
             await peer.plane.announce(peer.channel, offer)
@@ -224,7 +224,8 @@ class Giving:
             for other in removal.others:
                 others.append(wire.Other(secrets.token_bytes(TOKEN_BYTES), other.tree))
                 self._given[others[-1].token] = other
-        offer = peer.plane.offer(top, self._sources[at].place.root, flow=options.flow)
+        root = self._sources[at].place.root
+        offer = peer.plane.offer(top, root, flow=options.flow.to(peer.address))
         with offer:
             self._given[offer.token] = top
             await peer.plane.announce(peer.channel, offer)

@@ -39,6 +39,12 @@ def check_listen_address(address: str, *, allow_insecure: bool = False) -> str:
     )
 
 
+def is_here(address: str) -> bool:
+    """Say whether ``address`` can be on this machine only."""
+    match = _TCP.fullmatch(address)
+    return match is None or _is_loopback(match["host"].strip("[]"))
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -5,6 +5,8 @@ from typing import Final
 
 import msgspec
 
+from filesync.transfer.address import is_here
+
 WINDOW_BYTES: Final = 32 << 20
 """Wanted and not yet written, all replicas of a pull together."""
 
@@ -29,6 +31,16 @@ class Flow(msgspec.Struct, frozen=True):
 
     compress: Compress = Compress.AUTO
     bytes_per_s: int = 0
+
+    def to(self, address: str | None) -> "Flow":
+        """Return what is asked of the way to ``address``: nothing gets faster on one machine.
+
+        There the sender waits for the disk of the receiver, which takes no less time for bytes
+        that came compressed: of 40,000 small files it cost a tenth of the sender's time.
+        """
+        if self.compress is Compress.AUTO and address is not None and is_here(address):
+            return Flow(Compress.NONE, self.bytes_per_s)
+        return self
 
     def stricter(self, other: "Flow") -> "Flow":
         """Return what holds when the other side asks for ``other``."""

@@ -205,7 +205,7 @@ class Pull:
             replica.token,
             self._tree,
             now=self._loop.time(),
-            flow=self._flow,
+            flow=self._flow.to(replica.address),
             opening_s=self._timeouts.opening_s,
             stall_s=self._timeouts.stall_s,
         )

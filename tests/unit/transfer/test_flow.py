@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,3 +48,21 @@ def test_bytes_are_spread_over_time() -> None:
 def test_without_a_rate_nothing_waits() -> None:
     pace = Pace(0)
     assert [pace.delay(1 << 40, 0.0) for _ in range(3)] == [0.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("address", "compress"),
+    [
+        ("tcp://127.0.0.1:1", Compress.NONE),
+        ("tcp://[::1]:1", Compress.NONE),
+        ("ipc:///tmp/x", Compress.NONE),
+        ("tcp://10.1.2.3:1", Compress.AUTO),
+        ("tcp://example.org:1", Compress.AUTO),
+        (None, Compress.AUTO),
+    ],
+)
+def test_nothing_is_compressed_on_the_way_to_this_machine_unless_asked_for(
+    address: str | None, compress: Compress
+) -> None:
+    assert Flow(Compress.AUTO, 7).to(address) == Flow(compress, 7)
+    assert Flow(Compress.ZSTD).to(address) == Flow(Compress.ZSTD)
