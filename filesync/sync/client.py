@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.errors import Unavailable, UsageError
 from filesync.sync.asking import Peer
@@ -12,6 +12,9 @@ from filesync.sync.options import OnProgress, Options
 from filesync.sync.places import LocalPlaces, close_all, find_sources, local_path, not_excluded
 from filesync.sync.stats import SyncStats
 from filesync.transfer.plane_zmq import DataPlane
+
+if TYPE_CHECKING:
+    from filesync.keys import KeyPair
 
 _REMOTE: Final = re.compile(rb"(tcp://[^/]+)(?:/(.*))?", re.DOTALL)
 
@@ -55,7 +58,7 @@ async def sync_from(
     address = sources[0].address
     if any(source.address != address for source in sources):
         raise UsageError("all sources of one sync must be on one server; sync once for each")
-    async with DataPlane() as plane:
+    async with DataPlane(own=_own_key(address, options)) as plane:
         peer = await _dial(plane, address)
         paths = [source.path for source in sources]
         stats = await take(peer, paths, dest, options, progress)
@@ -85,13 +88,22 @@ async def sync_to(
     giving = Giving(found, options, progress, is_directory=len(sources) > 1)
     try:
         giving.begin()
-        async with DataPlane(answer=giving.answer) as plane:
+        own = _own_key(dest.address, options)
+        async with DataPlane(answer=giving.answer, own=own) as plane:
             peer = await _dial(plane, dest.address)
             await giving.give(peer, dest.path)
     finally:
         await giving.stop()
         close_all(found)
     return _timed(giving.stats, peer, started)
+
+
+def _own_key(address: str, options: Options) -> "KeyPair | None":
+    if "@" not in address:
+        return None
+    from filesync.keys import key_for
+
+    return key_for(address, options.key)
 
 
 async def _dial(plane: DataPlane, address: str) -> Peer:

@@ -5,9 +5,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+
+from filesync.key_options import key_option, listen_keys, listen_options
+
+if TYPE_CHECKING:
+    from filesync.sync.server import TreeServer
+    from filesync.transfer.plane_zmq import DataPlane
 
 PARTIAL: Final = 23
 """Exit code: done, but not all metadata could be kept."""
@@ -86,6 +92,7 @@ Examples:
   filesync sync tcp://127.0.0.1:7701/site/ site/    from a `filesync serve`
   filesync sync --include '*.c' --include '*/' --exclude '*' src/ tcp://127.0.0.1:7701/src/
   filesync sync --compress none --bwlimit 20M disk.img tcp://127.0.0.1:7701/
+  filesync sync tcp://KEY@192.0.2.7:7701/site/ site/    encrypted; see `filesync keygen --help`
 \b
 Patterns: 'x' matches that name anywhere, '/x' at the top, 'x/' directories only; * and ?
 match within a name, ** across slashes, x/*** a directory and all in it.
@@ -128,6 +135,7 @@ match within a name, ** across slashes, x/*** a directory and all in it.
     default=None,
     help="Show progress.  [default: on a terminal, after a second]",
 )
+@key_option
 def sync(
     sources: Sequence[str],
     dest: str,
@@ -135,12 +143,13 @@ def sync(
     compress: str,
     bwlimit: str,
     progress: bool | None,
+    key: Path | None,
     **flags: bool,
 ) -> int:
     """Make DST hold what each SRC has, moving only what DST lacks.
 
     SRC and DST are local paths; all SRC, or DST, may be tcp://host:port/path, below what a
-    `filesync serve` serves. A SRC that ends in '/' stands for what is in the directory, without
+    `filesync serve` serves; with KEY@ before the host if that one uses keys. A SRC that ends in '/' stands for what is in the directory, without
     it for the directory itself. What is copied is verified by digest. Other names in DST stay,
     unless --delete is given.
     """
@@ -160,6 +169,7 @@ def sync(
         flow=Flow(Compress("zstd" if flags["zstd"] else compress), parse_rate(bwlimit)),
         caches=default_caches(),
         on_changes=listing.take if is_listed else None,
+        key=key,
     )
     stats = run(sources, dest, options, listing, progress=progress)
     for note in notes(stats):
@@ -178,6 +188,7 @@ def sync(
 Examples:
   filesync serve /srv/trees
   filesync serve /srv/trees --read-only --listen tcp://127.0.0.1:7701
+  filesync serve /srv/trees --listen tcp://192.0.2.7:7701 --allow /etc/filesync/allow
 \b
 Exit codes: 0 stopped by Ctrl-C or SIGTERM; 1 failed; 2 wrong usage, or the port is taken.
 """
@@ -191,33 +202,42 @@ Exit codes: 0 stopped by Ctrl-C or SIGTERM; 1 failed; 2 wrong usage, or the port
     help="Where to listen; port 0 is any free one.",
 )
 @click.option("--read-only", is_flag=True, help="Let nobody write.")
-@click.option(
-    "--allow-insecure",
-    is_flag=True,
-    help="Listen where other machines can connect, though traffic is neither encrypted nor "
-    "authenticated.",
-)
+@listen_options
 @click.option("--until-eof", is_flag=True, hidden=True)
 def serve(
-    root: Path, listen: str, read_only: bool, allow_insecure: bool, until_eof: bool
+    root: Path,
+    listen: str,
+    read_only: bool,
+    key: Path | None,
+    allow: Path | None,
+    allow_insecure: bool,
+    until_eof: bool,
 ) -> None:
     """Let `filesync sync` take trees from below ROOT, and give trees to it.
 
     Nothing outside of ROOT can be reached, through links neither. The address is the first line
-    printed. Stop it with Ctrl-C.
+    printed; with --allow it has this machine's key before the @, as `filesync sync` needs it.
+    Stop it with Ctrl-C.
     """
-    asyncio.run(_serve(root, listen, read_only, allow_insecure, until_eof))
-
-
-async def _serve(
-    root: Path, listen: str, read_only: bool, allow_insecure: bool, until_eof: bool
-) -> None:
-    from filesync.lifetime import wait_for_end
     from filesync.sync.server import TreeServer
     from filesync.transfer.plane_zmq import DataPlane
 
     server = TreeServer(root, read_only=read_only, caches=default_caches())
-    async with DataPlane(listen, answer=server.answer, allow_insecure=allow_insecure) as plane:
+    own, allowed = listen_keys(key, allow)
+    plane = DataPlane(
+        listen,
+        answer=server.answer,
+        own=own,
+        allows=None if allowed is None else allowed.allows,
+        allow_insecure=allow_insecure,
+    )
+    asyncio.run(_serve(server, plane, until_eof))
+
+
+async def _serve(server: "TreeServer", plane: "DataPlane", until_eof: bool) -> None:
+    from filesync.lifetime import wait_for_end
+
+    async with plane:
         server.use(plane)
         click.echo(plane.address)
         sys.stdout.flush()

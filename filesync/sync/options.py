@@ -24,6 +24,7 @@ class Options(msgspec.Struct, frozen=True):
         flow: how fast, and how coded, bytes go over the wire.
         caches: where stat caches are kept; None for none.
         on_changes: is told what changes.
+        key: file of the secret key to dial with; None for the one that keygen makes.
     """
 
     delete: bool = False
@@ -33,6 +34,7 @@ class Options(msgspec.Struct, frozen=True):
     flow: Flow = msgspec.field(default_factory=Flow)
     caches: Path | None = None
     on_changes: OnChanges | None = None
+    key: Path | None = None
 
     @property
     def used_caches(self) -> Path | None:

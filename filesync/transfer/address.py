@@ -1,41 +1,94 @@
-"""Addresses of processes, and where it is safe to listen."""
+"""Addresses of processes, and where it is safe to listen.
+
+``tcp://host:port``, or ``tcp://KEY@host:port`` where KEY is the public key, in hex, of the one that
+listens there: whoever dials believes nobody else, and proves itself with its own key.
+"""
 
 import ipaddress
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from filesync.errors import UsageError
 from filesync.transfer.errors import InsecureListen
 
 _TCP: Final = re.compile(
-    r"tcp://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]]+):(?P<port>\d{1,5}|\*)"
+    r"tcp://(?:(?P<key>[0-9a-f]{64})@)?"
+    r"(?P<where>(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]@]+):(?P<port>\d{1,5}|\*))"
 )
 
 
-def check_address(address: str) -> str:
-    """Return ``address`` if it is one that ZeroMQ can be told.
+class Address(NamedTuple):
+    """Where to dial, as ZeroMQ is told, and the key that has to be there."""
+
+    endpoint: str
+    key: bytes | None
+
+
+def parse_address(address: str) -> Address:
+    """Return what ``address`` says.
 
     Raises:
-        UsageError: it is neither ``tcp://host:port`` nor ``ipc://…`` nor ``inproc://…``.
+        UsageError: it is neither ``tcp://[KEY@]host:port`` nor ``ipc://…`` nor ``inproc://…``.
     """
-    if address.startswith(("ipc://", "inproc://")) or _TCP.fullmatch(address):
-        return address
-    raise UsageError(f"{address!r} is not an address; write it like tcp://127.0.0.1:7701")
+    if address.startswith(("ipc://", "inproc://")):
+        return Address(address, None)
+    if match := _TCP.fullmatch(address):
+        key = match["key"]
+        return Address(f"tcp://{match['where']}", bytes.fromhex(key) if key else None)
+    raise UsageError(
+        f"{address!r} is not an address; write it like tcp://127.0.0.1:7701, "
+        "or with the other side's key as tcp://KEY@192.0.2.7:7701"
+    )
 
 
-def check_listen_address(address: str, *, allow_insecure: bool = False) -> str:
-    """Return ``address`` if listening there cannot be reached from another machine.
+def check_address(address: str) -> str:
+    """Return ``address`` if it is one.
 
     Raises:
-        UsageError: it is not an address.
-        InsecureListen: it is not on loopback, and ``allow_insecure`` is not set.
+        UsageError: see ``parse_address``.
+    """
+    parse_address(address)
+    return address
+
+
+def key_in(address: str) -> bytes | None:
+    """Return the key in ``address``; None if it has none, or is none."""
+    match = _TCP.fullmatch(address)
+    return bytes.fromhex(match["key"]) if match and match["key"] else None
+
+
+def with_key(endpoint: str, key: bytes) -> str:
+    """Return the address of who listens at ``endpoint`` with the public key ``key``."""
+    return f"tcp://{key.hex()}@{endpoint.removeprefix('tcp://')}"
+
+
+def check_listen_address(
+    address: str, *, allow_insecure: bool = False, has_keys: bool = False
+) -> str:
+    """Return ``address`` if it is safe to listen there.
+
+    Args:
+        address: where.
+        allow_insecure: the user trusts everyone who can reach it.
+        has_keys: only those whose keys are known get in.
+
+    Raises:
+        UsageError: it is not an address to listen at.
+        InsecureListen: it can be reached from another machine, and neither of both is so.
     """
     match = _TCP.fullmatch(check_address(address))
-    if match is None or allow_insecure or _is_loopback(match["host"].strip("[]")):
+    if match is None:
+        if has_keys:
+            raise UsageError(f"{address}: only tcp:// addresses can be listened at with keys")
+        return address
+    if match["key"]:
+        raise UsageError(f"{address}: where to listen takes no key; --key is what is used")
+    if has_keys or allow_insecure or _is_loopback(match["host"].strip("[]")):
         return address
     raise InsecureListen(
-        f"{address} can be reached from other machines and traffic is not encrypted; "
-        "listen on 127.0.0.1, or say --allow-insecure in a network where you trust everyone"
+        f"{address} can be reached from other machines and traffic is not encrypted; say "
+        "who may connect with --allow FILE (see `filesync keygen --help`), listen on 127.0.0.1, "
+        "or say --allow-insecure in a network where you trust everyone"
     )
 
 

@@ -35,6 +35,12 @@ QUEUED_MESSAGES: Final = 6
 """Messages that wait in ZeroMQ for one peer to read: about that many MiB of memory."""
 STUCK_S: Final = 60.0
 """A peer that reads nothing for this long is given up."""
+HANDSHAKE_EVENTS: Final = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+"""What ``curve_zmq.handshake_failure`` makes a sentence of."""
 _COPY_BYTES: Final = 16 << 10
 _LAST_PAUSE_S: Final = 0.02
 

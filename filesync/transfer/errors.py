@@ -40,6 +40,12 @@ class Refused(Unavailable):
         return f"the peer refused ({self.reason}): {self.detail}"
 
 
+class NotLetIn(Unavailable):
+    """Keys do not fit: the peer does not know ours, or is not who it should be."""
+
+    code = "not-let-in"
+
+
 class InsecureListen(UsageError):
     """Listening off loopback without encryption was not allowed."""
 

@@ -22,10 +22,10 @@ from filesync.errors import (
 )
 from filesync.manifest import Manifest
 from filesync.transfer import calls_zmq
-from filesync.transfer.address import check_address, check_listen_address
+from filesync.transfer.address import check_address, check_listen_address, with_key
 from filesync.transfer.calls_zmq import Answer
 from filesync.transfer.channel_zmq import Channel
-from filesync.transfer.connections_zmq import Link, Listener
+from filesync.transfer.connections_zmq import Link
 from filesync.transfer.errors import TooMuchWanted
 from filesync.transfer.flow import WINDOW_BYTES, Flow
 from filesync.transfer.offer import Offer, Replica
@@ -54,8 +54,12 @@ from filesync.transfer.wire import (
 )
 
 if TYPE_CHECKING:
+    from filesync.keys import Allows, KeyPair
+    from filesync.transfer.curve_zmq import Gate
     from filesync.transfer.growing import GrowingTree
+    from filesync.transfer.guard_zmq import SocketGuard
     from filesync.transfer.landing_disk import Update
+    from filesync.transfer.listener_zmq import Listener
     from filesync.transfer.pull_zmq import Feed
     from filesync.transfer.source_disk import SourceTree
 
@@ -63,6 +67,8 @@ log = logging.getLogger(__name__)
 
 MAX_SERVED: Final = 1024
 THREADS: Final = 4
+GUARD_AFTER_S: Final = 0.1
+"""A connection that this side has dialled is guarded from then on."""
 
 
 _DEFAULT: Final = Timeouts()
@@ -78,7 +84,9 @@ class DataPlane:
     Args:
         listen: address to be dialled at (``tcp://127.0.0.1:0`` takes a free port), or None.
         answer: answers the requests of another protocol (see ``serve``).
-        allow_insecure: may listen off loopback, where all can read what moves.
+        own: what this process proves itself with to those whose addresses take a key.
+        allows: if given, who may dial in, by their keys; all is encrypted then. It takes ``own``.
+        allow_insecure: may listen off loopback without keys, where all can read what moves.
         window_bytes: what one pull has wanted and not written at most.
 
     Attributes:
@@ -90,13 +98,21 @@ class DataPlane:
         listen: str | None = None,
         *,
         answer: Answer | None = None,
+        own: "KeyPair | None" = None,
+        allows: "Allows | None" = None,
         allow_insecure: bool = False,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
         self.counters = Counters()
         self._listen = listen
         if listen is not None:
-            check_listen_address(listen, allow_insecure=allow_insecure)
+            has_keys = allows is not None
+            check_listen_address(listen, allow_insecure=allow_insecure, has_keys=has_keys)
+        self._own = own
+        self._allows = allows
+        self._gate: Gate | None = None
+        self._guard: SocketGuard | None = None
+        self._is_closed = False
         self._answer = answer
         self._window_bytes = window_bytes
         self._links: dict[str, Link] = {}
@@ -117,10 +133,33 @@ class DataPlane:
             # Its first peer is not to wait for what a command that dials may never need.
             for name in ("pull_zmq", "send_zmq"):
                 import_module(f"filesync.transfer.{name}")
-            self._listener = Listener(self._context, self._listen, self._handle, self.counters)
+            try:
+                self._listener = self._open_listener(self._listen)
+            except BaseException:
+                self._close_guards()
+                raise
             self._spawn(self._listener.run())
             self._spawn(self._listener.ping())
         return self
+
+    def _open_listener(self, listen: str) -> "Listener":
+        from filesync.transfer.listener_zmq import Listener
+
+        self._guard = self._new_guard()
+        if self._allows is not None:
+            from filesync.transfer.curve_zmq import Gate
+
+            if self._own is None:
+                raise LocalError("who listens with keys needs one")
+            self._gate = Gate(self._context, self._own, self._allows)
+        return Listener(
+            self._context,
+            listen,
+            self._handle,
+            self.counters,
+            guard=self._guard,
+            gate=self._gate,
+        )
 
     async def __aexit__(
         self,
@@ -129,6 +168,7 @@ class DataPlane:
         traceback: TracebackType | None,
     ) -> None:
         gone = Unavailable("this process has closed its data plane")
+        self._is_closed = True
         self._outgoing.close()
         for task in self._running:
             task.cancel()
@@ -136,19 +176,35 @@ class DataPlane:
         await self._tasks.__aexit__(None, None, None)
         if self._listener is not None:
             self._listener.close(gone)
+        self._close_guards()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._context.term()
 
+    def _new_guard(self) -> "SocketGuard":
+        from filesync.transfer.guard_zmq import SocketGuard
+        from filesync.transfer.listener_zmq import LIMITS
+
+        return SocketGuard(LIMITS, asyncio.get_running_loop())
+
+    def _close_guards(self) -> None:
+        if self._gate is not None:
+            self._gate.stop()
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+
     @property
     def address(self) -> str:
-        """Where others can dial this process.
+        """Where others can dial this process; with its key, if they need it.
 
         Raises:
             LocalError: it does not listen.
         """
         if self._listener is None:
             raise LocalError("this data plane does not listen")
-        return self._listener.address
+        if self._gate is None or self._own is None:
+            return self._listener.address
+        return with_key(self._listener.address, self._own.public)
 
     # --- sending ----------------------------------------------------------------------------
 
@@ -325,11 +381,28 @@ class DataPlane:
         """
         link = self._links.get(check_address(address))
         if link is None or link.channel.lost is not None:
-            link = Link(self._context, address, self._handle, self.counters)
+            link = Link(
+                self._context,
+                address,
+                self._handle,
+                self.counters,
+                own=self._own,
+            )
             self._links[address] = link
             self._spawn(link.run())
+            # A sync that is over by then has no need of the thread, which takes milliseconds.
+            wait_s = GUARD_AFTER_S if self._guard is None else 0.0
+            asyncio.get_running_loop().call_later(wait_s, self._watch, link)
         deadline = asyncio.get_running_loop().time() + timeouts.opening_s
         return await link.greeted(deadline)
+
+    def _watch(self, link: Link) -> None:
+        if self._is_closed or link.channel.lost is not None:
+            return
+        if self._guard is None:
+            self._guard = self._new_guard()
+            self._guard.start()
+        link.watch(self._guard)
 
     def _handle(self, channel: Channel, message: Message, payload: Buffer) -> None:
         """Take one message of a peer that has greeted.

@@ -23,7 +23,7 @@ from filesync.errors import (
     UnexpectedMessage,
 )
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.transfer import connections_zmq, delta, pull_zmq, recipe, wire
+from filesync.transfer import delta, listener_zmq, pull_zmq, recipe, wire
 from filesync.transfer.errors import (
     InsecureListen,
     NotOffered,
@@ -390,7 +390,7 @@ def test_a_file_that_became_a_link_is_not_followed(source: Manifest, tmp_path: P
 def test_a_sender_that_dialled_and_died_is_noticed(
     source: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections_zmq, "PING_S", 0.05)
+    monkeypatch.setattr(listener_zmq, "PING_S", 0.05)
 
     async def main() -> None:
         context = zmq.asyncio.Context()

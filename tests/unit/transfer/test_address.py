@@ -1,7 +1,13 @@
 import pytest
 
 from filesync.errors import UsageError
-from filesync.transfer.address import check_address, check_listen_address
+from filesync.transfer.address import (
+    check_address,
+    check_listen_address,
+    key_in,
+    parse_address,
+    with_key,
+)
 from filesync.transfer.errors import InsecureListen
 
 
@@ -36,3 +42,31 @@ def test_listening_where_others_can_connect_must_be_allowed(address: str) -> Non
 def test_what_is_no_address_is_refused_with_an_example(address: str) -> None:
     with pytest.raises(UsageError, match="tcp://127"):
         check_address(address)
+
+
+KEY = bytes(range(32))
+WITH_KEY = f"tcp://{KEY.hex()}@192.0.2.7:7701"
+
+
+def test_an_address_can_say_which_key_is_there() -> None:
+    assert parse_address(WITH_KEY) == ("tcp://192.0.2.7:7701", KEY)
+    assert parse_address("tcp://[::1]:1") == ("tcp://[::1]:1", None)
+    assert with_key("tcp://192.0.2.7:7701", KEY) == WITH_KEY
+    assert key_in(WITH_KEY) == KEY
+    assert key_in("tcp://192.0.2.7:7701") is key_in("nonsense") is None
+
+
+@pytest.mark.parametrize("key", ["", "ab", KEY.hex() + "0", KEY.hex().upper(), "user:password"])
+def test_what_is_no_key_makes_no_address(key: str) -> None:
+    with pytest.raises(UsageError, match="KEY@"):
+        check_address(f"tcp://{key}@192.0.2.7:7701")
+
+
+def test_with_keys_any_place_is_safe_to_listen_at() -> None:
+    assert check_listen_address("tcp://0.0.0.0:1", has_keys=True) == "tcp://0.0.0.0:1"
+
+
+@pytest.mark.parametrize("address", [WITH_KEY, "ipc:///run/filesync.sock"])
+def test_where_to_listen_takes_no_key_and_keys_take_tcp(address: str) -> None:
+    with pytest.raises(UsageError, match="key"):
+        check_listen_address(address, has_keys=True)

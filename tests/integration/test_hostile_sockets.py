@@ -1,0 +1,247 @@
+"""A `filesync serve` against peers that speak ZMTP by hand, to take its memory or its place."""
+
+import re
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from filesync.transfer.wire import VERSION, Hello, Ping, encode
+
+MAX_PEAK_BYTES = 400 << 20
+"""An unfinished message of empty frames takes 32 bytes of ZeroMQ for each that travels."""
+CUT_S = 20.0
+
+
+def greeting(mechanism: bytes) -> bytes:
+    signature = b"\xff" + bytes(8) + b"\x7f"
+    return signature + b"\x03\x00" + mechanism.ljust(20, b"\0") + bytes(32)
+
+
+def frame(body: bytes, *, more: bool = False) -> bytes:
+    if len(body) > 255:
+        return struct.pack(">BQ", 2 | more, len(body)) + body
+    return bytes([more, len(body)]) + body
+
+
+def ready() -> bytes:
+    kind = b"DEALER"
+    body = b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind
+    return bytes([4, len(body)]) + body
+
+
+def hello() -> bytes:
+    return b"".join(frame(bytes(part)) for part in encode(Hello(VERSION)))
+
+
+class Server:
+    """A server as a process, what it has served, and sockets to it."""
+
+    def __init__(self, root: Path, *options: str, descriptors: int | None = None) -> None:
+        self._root = root
+        self._peers = ExitStack()
+        served = root / "served"
+        served.mkdir()
+        (served / "file").write_bytes(bytes(1 << 20))
+        limit = "" if descriptors is None else f"ulimit -n {descriptors} && "
+        command = [sys.executable, "-m", "filesync", "serve", str(served), *options]
+        self._errors = (root / "errors").open("w")
+        self.process = subprocess.Popen(
+            ["sh", "-c", f'{limit}exec "$@"', "sh", *command, "--listen", "tcp://127.0.0.1:0"],
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+        self._port = int(self.address.rpartition(":")[2])
+
+    def close(self) -> None:
+        self._peers.close()
+        self.process.terminate()
+        self.process.communicate(timeout=20)
+        self._errors.close()
+        assert self.process.returncode == 0
+
+    def connect(self) -> socket.socket:
+        """Return a connection that is closed when this is, if not before."""
+        peer = socket.create_connection(("127.0.0.1", self._port), timeout=CUT_S)
+        return self._peers.enter_context(peer)
+
+    def handshake(self) -> socket.socket:
+        peer = self.connect()
+        peer.sendall(greeting(b"NULL") + ready())
+        read(peer, 64 + len(ready()))
+        return peer
+
+    def greet(self) -> socket.socket:
+        peer = self.handshake()
+        peer.sendall(hello())
+        read(peer, len(hello()))
+        return peer
+
+    def peak_bytes(self) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) * 1024
+
+    def errors(self) -> str:
+        return (self._root / "errors").read_text()
+
+    def serves(self) -> bool:
+        """Whether an honest peer still gets what it wants."""
+        dest = self._root / f"dest{time.monotonic_ns()}"
+        command = ["sync", f"{self.address}/", str(dest)]
+        subprocess.run([sys.executable, "-m", "filesync", *command], check=True, timeout=60)
+        return (dest / "file").read_bytes() == bytes(1 << 20)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    running = Server(tmp_path)
+    yield running
+    running.close()
+
+
+def read(peer: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        some = peer.recv(size - len(data))
+        assert some, "the server has hung up"
+        data += some
+    return data
+
+
+def send_until_cut(peer: socket.socket, data: bytes, *, at_most: int = 2 << 30) -> int:
+    """Send ``data`` again and again; return how many bytes went before the server hung up."""
+    sent = 0
+    while sent < at_most:
+        try:
+            sent += peer.send(data)
+        except ConnectionError:
+            return sent
+    pytest.fail(f"the server took {sent} bytes")
+
+
+def is_cut(peer: socket.socket) -> bool:
+    """Wait until the server has hung up; what it says meanwhile is passed over."""
+    try:
+        while peer.recv(1 << 16):
+            pass
+    except ConnectionError:
+        return True
+    return True
+
+
+def send_slowly(peer: socket.socket, data: bytes) -> int:
+    """Send a few bytes a second; return how many went before the server hung up."""
+    for sent in range(len(data)):
+        try:
+            peer.sendall(data[sent : sent + 1])
+        except ConnectionError:
+            return sent
+        time.sleep(0.3)
+    return len(data)
+
+
+FLOODS = {
+    "large frames": frame(bytes(1 << 20), more=True),
+    "small frames": frame(b"x" * 40, more=True) * 20_000,
+    "frames of nothing": frame(b"", more=True) * 50_000,
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=list(FLOODS))
+def test_a_message_without_end_is_cut_off_and_takes_little_memory(
+    flood: bytes, server: Server
+) -> None:
+    send_until_cut(server.greet(), flood)
+    send_until_cut(server.handshake(), flood)
+    assert server.peak_bytes() < MAX_PEAK_BYTES
+    assert "no whole message" in server.errors()
+    assert server.serves()
+
+
+def test_many_at_once_without_end_take_no_more(server: Server) -> None:
+    peers = [server.greet() for _ in range(40)]
+    # Each stays below what one message may have; all together do not.
+    part = frame(bytes(1 << 20), more=True) * 3
+    sent_by = 0
+    for peer in peers:
+        try:
+            peer.sendall(part)
+            sent_by += 1
+        except ConnectionError:
+            break
+    time.sleep(0.5)
+    assert server.peak_bytes() < MAX_PEAK_BYTES
+    if sent_by * len(part) > 140 << 20:
+        assert "unfinished" in server.errors()
+    assert server.serves()
+
+
+def test_a_frame_that_claims_8_gib_is_not_waited_for(server: Server) -> None:
+    peer = server.greet()
+    peer.sendall(struct.pack(">BQ", 2, 8 << 30))
+    assert is_cut(peer)
+    assert server.serves()
+
+
+def test_messages_of_nonsense_cost_the_connection(server: Server) -> None:
+    send_until_cut(server.greet(), frame(bytes(100_000)), at_most=64 << 30)
+    assert server.peak_bytes() < MAX_PEAK_BYTES
+    assert server.errors().count("\n") < 20
+    assert server.serves()
+
+
+def test_who_says_nothing_or_too_little_is_cut_in_time(server: Server) -> None:
+    silent, slow, mute = server.connect(), server.connect(), server.handshake()
+    began = time.monotonic()
+    said = send_slowly(slow, greeting(b"NULL") + ready())
+    assert 0 < said < 64
+    assert is_cut(silent)
+    assert is_cut(mute)
+    assert 5 < time.monotonic() - began < CUT_S
+    assert server.serves()
+
+
+def test_a_greeted_peer_that_is_silent_may_stay(server: Server) -> None:
+    peer = server.greet()
+    time.sleep(12)
+    peer.sendall(b"".join(frame(bytes(part)) for part in encode(Ping())))
+    assert server.serves()
+    peer.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        is_cut(peer)
+
+
+def test_ten_thousand_connections_leave_room_for_an_honest_one(server: Server) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        for _ in range(min(10_000, hard - 500)):
+            server.connect()
+        assert server.serves()
+        assert len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) < 1_500
+        assert "too many connections" in server.errors()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert server.peak_bytes() < MAX_PEAK_BYTES
+
+
+def test_a_server_with_few_descriptors_survives_more_connections_than_those(
+    tmp_path: Path,
+) -> None:
+    server = Server(tmp_path, descriptors=256)
+    try:
+        for _ in range(900):
+            server.connect()
+        assert server.serves()
+    finally:
+        server.close()

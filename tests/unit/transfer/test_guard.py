@@ -1,0 +1,133 @@
+from filesync.transfer.guard import PATIENCE_TURNS, REFUSAL_S, Connections, Cut, Limits
+
+LIMITS = Limits(
+    connections=3,
+    greeting_bytes=100,
+    message_bytes=1_000,
+    queued_bytes=5_000,
+    greeting_s=10.0,
+    unfinished_bytes=1_500,
+)
+
+
+def greeted(*fds: int) -> Connections:
+    book = Connections(LIMITS)
+    for fd in fds:
+        book.opened(fd, 0.0)
+        book.greeted(fd)
+    return book
+
+
+def after_turns(book: Connections, turns: int = PATIENCE_TURNS) -> list[int]:
+    for _ in range(turns):
+        book.turned()
+    return [cut.fd for cut in book.verdicts(0.0)]
+
+
+def test_whole_messages_may_bring_any_number_of_bytes() -> None:
+    book = greeted(1)
+    for came in range(1_000, 100_000, 1_000):
+        book.read(1, came)
+        book.delivered(1)
+        assert after_turns(book) == []
+
+
+def test_more_than_a_message_that_is_none_is_cut_after_some_turns_of_the_loop() -> None:
+    book = greeted(1)
+    book.read(1, 1_001)
+    assert book.awaits_turn
+    assert after_turns(book, PATIENCE_TURNS - 1) == []
+    assert after_turns(book, 1) == [1]
+    assert len(book) == 0
+
+
+def test_messages_may_wait_for_a_busy_loop_up_to_a_limit() -> None:
+    book = greeted(1)
+    book.read(1, 5_000)
+    assert book.verdicts(0.0) == []
+    book.read(1, 5_001)
+    assert [cut.fd for cut in book.verdicts(0.0)] == [1]
+
+
+def test_a_message_that_is_taken_in_time_saves_its_connection() -> None:
+    book = greeted(1)
+    book.read(1, 1_001)
+    after_turns(book, PATIENCE_TURNS - 1)
+    book.delivered(1)
+    assert not book.awaits_turn
+    assert after_turns(book) == []
+
+
+def test_who_has_not_greeted_may_bring_little() -> None:
+    book = Connections(LIMITS)
+    book.opened(1, 0.0)
+    book.read(1, 101)
+    assert after_turns(book) == [1]
+
+
+def test_who_does_not_greet_in_time_is_cut_however_slowly_it_talks() -> None:
+    book = Connections(LIMITS)
+    book.opened(1, 0.0)
+    book.opened(2, 5.0)
+    book.opened(3, 5.0)
+    book.greeted(3)
+    for second in range(10):
+        book.read(1, second)
+        assert book.verdicts(float(second)) == []
+    assert book.wake_s(9.0) == 1.0
+    assert [cut.fd for cut in book.verdicts(10.0)] == [1]
+    assert [cut.fd for cut in book.verdicts(100.0)] == [2]
+    assert book.wake_s(100.0) is None
+
+
+def test_who_is_refused_has_a_moment_to_read_why_and_cannot_greet_again() -> None:
+    book = greeted(1)
+    book.refused(1, 50.0)
+    book.greeted(1)
+    assert book.wake_s(50.0) == REFUSAL_S
+    book.refused(1, 50.0 + REFUSAL_S)
+    assert book.verdicts(50.0 + REFUSAL_S) == [Cut(1, "it was refused")]
+
+
+def test_of_too_many_connections_the_oldest_that_has_not_greeted_goes() -> None:
+    book = greeted(1)
+    for fd in (2, 3, 4):
+        book.opened(fd, 0.0)
+    assert [cut.fd for cut in book.verdicts(0.0)] == [2]
+
+
+def test_too_many_that_have_greeted_cost_the_newest_its_place() -> None:
+    book = greeted(1, 2, 3, 4)
+    assert [cut.fd for cut in book.verdicts(0.0)] == [4]
+
+
+def test_all_unfinished_messages_together_are_bounded() -> None:
+    book = greeted(1, 2, 3)
+    book.read(1, 400)
+    book.read(2, 600)
+    book.read(3, 500)
+    assert not book.awaits_turn
+    book.read(3, 501)
+    assert after_turns(book) == [2]
+    assert not book.awaits_turn
+
+
+def test_a_number_that_is_used_again_is_another_connection() -> None:
+    book = greeted(1)
+    book.read(1, 900)
+    book.closed(1)
+    book.opened(1, 0.0)
+    book.read(1, 50)
+    assert not book.awaits_turn
+    book.read(1, 101)
+    assert after_turns(book) == [1]
+
+
+def test_what_is_said_of_strangers_is_nothing() -> None:
+    book = Connections(LIMITS)
+    book.delivered(-1)
+    book.greeted(7)
+    book.refused(7, 0.0)
+    book.read(7, 1 << 40)
+    book.closed(7)
+    assert book.verdicts(1e9) == []
