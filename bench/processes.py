@@ -53,7 +53,8 @@ class Cluster:
         """Start the manager, at the address that it had before if it had one."""
         listen = self.manager or "tcp://127.0.0.1:0"
         state = str(self.root / "manager")
-        self.manager = self._start("manager", "--listen", listen, "--state", state)
+        more = self._arguments.get("manager", ())
+        self.manager = self._start("manager", "--listen", listen, "--state", state, *more)
 
     def start_worker(self, name: str) -> None:
         """Start a worker on the state that it had before."""

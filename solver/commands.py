@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from filesync.errors import UsageError
+from filesync.key_options import key_option, listen_keys, listen_options
+from filesync.keys import KeyPair, key_for
 from filesync.lifetime import wait_for_end
 from solver.client.build import BuildRequest, read_dockerfile, run_build
 from solver.client.embedded import default_state, embedded_cluster
@@ -36,7 +38,8 @@ _manager_option = click.option(
     "--manager",
     envvar="FILESYNC_MANAGER",
     metavar="ADDR",
-    help="The manager's address, tcp://host:port. Without it an embedded cluster is used.",
+    help="The manager's address, tcp://[KEY@]host:port, as it prints it. Without it an embedded "
+    "cluster is used.",
 )
 
 
@@ -106,6 +109,7 @@ Examples:
     help="Workers of the embedded cluster: w1, w2, …",
 )
 @_manager_option
+@key_option
 def build(
     context: Path,
     dockerfile: Path | None,
@@ -114,6 +118,7 @@ def build(
     progress: str,
     workers: int,
     manager: str | None,
+    key: Path | None,
     **settings: Setting,
 ) -> None:
     """Build a Dockerfile over the workers of a cluster.
@@ -124,7 +129,8 @@ def build(
     parsed = [parse_output(text) for text in outputs]
     check_outputs(parsed)
     request = _request(context, dockerfile, parsed, settings)
-    result = asyncio.run(_build(request, manager, workers, progress))
+    own = key_for(manager, key) if manager is not None else None
+    result = asyncio.run(_build(request, manager, own, workers, progress))
     if metadata_file is not None:
         part = metadata_file.with_name(f".{metadata_file.name}.part")
         part.write_text(json.dumps(result, indent=2) + "\n")
@@ -171,13 +177,13 @@ def _request(
 
 
 async def _build(
-    request: BuildRequest, manager: str | None, workers: int, progress: str
+    request: BuildRequest, manager: str | None, own: KeyPair | None, workers: int, progress: str
 ) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         if manager is None:
             cluster = embedded_cluster(default_state(), workers=workers)
             manager = await stack.enter_async_context(cluster)
-        return await run_build(request, manager, make_progress(progress))
+        return await run_build(request, manager, make_progress(progress), own)
 
 
 def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
@@ -206,25 +212,40 @@ def _places(texts: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
     return places
 
 
-@click.command()
+@click.command(
+    epilog="""
+\b
+Examples:
+  filesync manager --state /var/lib/filesync/manager
+  filesync manager --listen tcp://192.0.2.1:7700 --allow /etc/filesync/allow \\
+      --state /var/lib/filesync/manager
+"""
+)
 @click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
 @click.option("--state", required=True, type=click.Path(path_type=Path), metavar="DIR")
-@click.option(
-    "--allow-insecure",
-    is_flag=True,
-    help="Listen off loopback, where whoever reaches the port can run commands.",
-)
+@listen_options
 @click.option("--until-eof", is_flag=True, hidden=True)
-def manager(listen: str, state: Path, allow_insecure: bool, until_eof: bool) -> None:
+def manager(
+    listen: str,
+    state: Path,
+    key: Path | None,
+    allow: Path | None,
+    allow_insecure: bool,
+    until_eof: bool,
+) -> None:
     """Run a manager: it plans builds and knows who holds what.
 
-    Its address is the first line it prints. Stop it with Ctrl-C; what workers have built is
-    theirs, and a new manager learns it from them.
+    Its address is the first line it prints. Whoever it lets in can run commands on its workers;
+    with --allow those are who has one of the keys, and the workers let in the same. Stop it with
+    Ctrl-C; what workers have built is theirs, and a new manager learns it from them.
     """
+    own, allowed = listen_keys(key, allow)
     asyncio.run(
         run_manager(
             listen,
             state,
+            own=own,
+            allowed=allowed,
             allow_insecure=allow_insecure,
             ready=click.echo,
             stopped=lambda: wait_for_end(until_eof=until_eof),
@@ -259,9 +280,10 @@ def up(workers: int, listen: str, state: Path | None) -> None:
 
 @click.command()
 @_manager_option
-def workers(manager: str | None) -> None:
+@key_option
+def workers(manager: str | None, key: Path | None) -> None:
     """List the workers that are connected to a manager."""
-    rows = _ask(manager, ListWorkers(), Workers).rows
+    rows = _ask(manager, key, ListWorkers(), Workers).rows
     table = Table("worker", "address", "slots", "running", "results", "snapshots", "labels")
     for row in rows:
         labels = " ".join(f"{key}={value}" for key, value in sorted(row.labels.items()))
@@ -272,20 +294,22 @@ def workers(manager: str | None) -> None:
 
 @click.command()
 @_manager_option
-def du(manager: str | None) -> None:
+@key_option
+def du(manager: str | None, key: Path | None) -> None:
     """Show what takes how much disk on each worker."""
-    _print(_usage_table(_ask(manager, AskUsage(), Usages)))
+    _print(_usage_table(_ask(manager, key, AskUsage(), Usages)))
 
 
 @click.command()
 @click.option("-a", "--all", "everything", is_flag=True, help="Cache mounts' directories too.")
 @_manager_option
-def prune(manager: str | None, everything: bool) -> None:
+@key_option
+def prune(manager: str | None, key: Path | None, everything: bool) -> None:
     """Remove what no running build uses, and show how much that was."""
-    _print(_usage_table(_ask(manager, AskPrune(everything), Usages)))
+    _print(_usage_table(_ask(manager, key, AskPrune(everything), Usages)))
 
 
-def _ask(manager: str | None, question: FromClient, kind: type[T]) -> T:
+def _ask(manager: str | None, key: Path | None, question: FromClient, kind: type[T]) -> T:
     async def run() -> T:
         async with AsyncExitStack() as stack:
             address = manager
@@ -296,7 +320,8 @@ def _ask(manager: str | None, question: FromClient, kind: type[T]) -> T:
                     raise UsageError("nothing was built here yet; or give --manager ADDR")
                 cluster = embedded_cluster(state, workers=count)
                 address = await stack.enter_async_context(cluster)
-            link = await stack.enter_async_context(ManagerLink(address))
+            own = key_for(address, key)
+            link = await stack.enter_async_context(ManagerLink(address, own))
             return await link.ask(question, kind)
 
     return asyncio.run(run())

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from filesync.errors import UsageError
+from filesync.key_options import insecure_option, key_option
+from filesync.keys import key_for
 from filesync.lifetime import wait_for_end
 from worker.process import WorkerOptions, run_worker
 from worker.snapshots import KINDS
@@ -19,6 +21,7 @@ from worker.snapshots import KINDS
 Examples:
   filesync worker --manager tcp://127.0.0.1:7700 --listen tcp://127.0.0.1:0 --state /var/lib/w1
   filesync worker --manager tcp://127.0.0.1:7700 --state w2 --name w2 --label gpu=true
+  filesync worker --manager tcp://KEY@192.0.2.1:7700 --listen tcp://192.0.2.7:0 --state /var/lib/w1
 """
 )
 @click.option(
@@ -26,7 +29,7 @@ Examples:
     required=True,
     envvar="FILESYNC_MANAGER",
     metavar="ADDR",
-    help="Whom to work for.",
+    help="Whom to work for, tcp://[KEY@]host:port, as it prints it.",
 )
 @click.option(
     "--listen",
@@ -48,11 +51,8 @@ Examples:
     show_default=True,
     help="How trees are kept: overlayfs needs root; copy works anywhere.",
 )
-@click.option(
-    "--allow-insecure",
-    is_flag=True,
-    help="Listen off loopback, where whoever reaches the port can read what is on offer.",
-)
+@key_option
+@insecure_option
 @click.option("--until-eof", is_flag=True, hidden=True)
 def worker(
     manager: str,
@@ -62,13 +62,15 @@ def worker(
     labels: Sequence[str],
     slots: int | None,
     snapshotter: str,
+    key: Path | None,
     allow_insecure: bool,
     until_eof: bool,
 ) -> None:
     """Run a worker: it holds trees and runs steps for a manager.
 
     The address of its data plane is the first line it prints. Stop it with Ctrl-C; what it
-    has built stays in --state and is used again.
+    has built stays in --state and is used again. With the manager's key in its address all is
+    encrypted, and this worker lets in whom the manager does.
     """
     options = WorkerOptions(
         manager=manager,
@@ -78,6 +80,7 @@ def worker(
         labels=dict(_label(text) for text in labels),
         slots=slots or 0,
         snapshotter=None if snapshotter == "auto" else snapshotter,
+        own=key_for(manager, key),
         allow_insecure=allow_insecure,
     )
     asyncio.run(

@@ -16,8 +16,12 @@ from zmq.utils.monitor import recv_monitor_message
 from filesync.digest import Digest
 from filesync.disk.statedir import open_state
 from filesync.errors import FilesyncError, PeerError, UsageError
+from filesync.keys import KeyPair, PublicKey
 from filesync.manifest import Manifest, missing_nodes, note_tree
 from filesync.manifest.pack import accept_pack, pack_nodes
+from filesync.transfer.address import parse_address
+from filesync.transfer.channel_zmq import HANDSHAKE_EVENTS
+from filesync.transfer.curve_zmq import dial, handshake_failure
 from filesync.transfer.plane_zmq import DataPlane
 from worker.exec import ExecState, NoRuntime
 from worker.service import Service
@@ -49,6 +53,7 @@ _CONNECTED: Final = zmq.Event.HANDSHAKE_SUCCEEDED
 _NOT_CONNECTED: Final = zmq.Event.DISCONNECTED | zmq.Event.CONNECT_RETRIED
 
 HEARTBEAT_S: Final = 1.0
+REDIAL_S: Final = 2.0
 MAX_QUEUED: Final = 20_000
 """Messages that may wait for the manager; beyond it what ops print is dropped."""
 
@@ -61,7 +66,8 @@ class WorkerOptions:
         manager: address of the manager.
         listen: address of the data plane; port 0 is any free one.
         snapshotter: ``overlay``, ``copy``, or None to choose what works here.
-        allow_insecure: may listen off loopback, where all can read what it offers.
+        own: what it proves itself with, if the manager's address takes a key.
+        allow_insecure: may listen off loopback without keys, where all can read what it offers.
     """
 
     manager: str
@@ -71,6 +77,7 @@ class WorkerOptions:
     labels: dict[str, str] = field(default_factory=dict)
     slots: int = 0
     snapshotter: str | None = None
+    own: KeyPair | None = None
     allow_insecure: bool = False
 
 
@@ -93,14 +100,18 @@ async def run_worker(
         store = await asyncio.to_thread(Store.open, state.path, snapshotter=options.snapshotter)
         exec_state, exec_missing = await _open_exec(state.path / "exec")
         slots = options.slots or os.cpu_count() or 1
+        allowed = set[PublicKey]()
         try:
             async with DataPlane(
-                options.listen, allow_insecure=options.allow_insecure
+                options.listen,
+                own=options.own,
+                allows=allowed.__contains__ if options.own is not None else None,
+                allow_insecure=options.allow_insecure,
             ) as plane:
                 service = Service(
                     store, plane, exec_state, exec_missing, asyncio.Semaphore(slots)
                 )
-                link = _Link(options, state.instance, slots, service, plane.address)
+                link = _Link(options, state.instance, slots, service, plane.address, allowed)
                 ready(plane.address)
                 try:
                     await link.run(stopped)
@@ -121,16 +132,27 @@ async def _open_exec(path: Path) -> tuple[ExecState | None, str]:
 
 
 class _Link:
-    """The connection to the manager: registers, takes orders, answers them."""
+    """The connection to the manager: registers, takes orders, answers them.
+
+    Args:
+        allowed: whom the data plane lets in; kept here as the manager says.
+    """
 
     def __init__(
-        self, options: WorkerOptions, instance: str, slots: int, service: Service, address: str
+        self,
+        options: WorkerOptions,
+        instance: str,
+        slots: int,
+        service: Service,
+        address: str,
+        allowed: set[PublicKey],
     ) -> None:
         self._options = options
         self._instance = instance
         self._slots = slots
         self._service = service
         self._address = address
+        self._allowed = allowed
         self._orders: dict[int, asyncio.Task[None]] = {}
         self._known: set[Digest] = set()
         self._told_sources: tuple[SourceInfo, ...] = ()
@@ -140,17 +162,9 @@ class _Link:
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.MAXMSGSIZE, orders.MAX_PAYLOAD_BYTES)
-        monitor = socket.get_monitor_socket(_CONNECTED | _NOT_CONNECTED)
+        monitor = socket.get_monitor_socket(_CONNECTED | _NOT_CONNECTED | HANDSHAKE_EVENTS)
         try:
-            socket.connect(self._options.manager)
-        except zmq.ZMQError as exc:
-            socket.disable_monitor()
-            monitor.close(linger=0)
-            socket.close(linger=0)
-            context.term()
-            address = self._options.manager
-            raise UsageError(f"{address!r} is no address like tcp://host:port") from exc
-        try:
+            self._dial(socket)
             await self._work(socket, monitor, stopped)
         finally:
             socket.disable_monitor()
@@ -158,6 +172,13 @@ class _Link:
             monitor.close(linger=0)
             socket.close(linger=500)
             context.term()
+
+    def _dial(self, socket: zmq.asyncio.Socket) -> None:
+        address = self._options.manager
+        try:
+            dial(socket, address, self._options.own)
+        except zmq.ZMQError as exc:
+            raise UsageError(f"{address!r} is no address like tcp://host:port") from exc
 
     async def _work(
         self,
@@ -169,7 +190,7 @@ class _Link:
         ending = asyncio.ensure_future(stopped())
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._watch(monitor)),
+                group.create_task(self._watch(socket, monitor)),
                 group.create_task(self._pump(socket)),
                 group.create_task(self._beat()),
                 group.create_task(self._listen(socket, group)),
@@ -199,16 +220,26 @@ class _Link:
         )
         self._queue.put_nowait((hello, b""))
 
-    async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
+    async def _watch(self, socket: zmq.asyncio.Socket, monitor: zmq.asyncio.Socket) -> None:
         """Say once that the manager is not there, and once that it is again."""
         is_missed = False
         while True:
             event = (await recv_monitor_message(monitor))["event"]
-            if event & _NOT_CONNECTED and not is_missed:
+            if event & HANDSHAKE_EVENTS:
+                if not is_missed:
+                    address, own = self._options.manager, self._options.own
+                    log.warning("%s; trying again", handshake_failure(event, address, own))
+                if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                    # ZeroMQ gives up for good; whoever adds the key need not come here for that.
+                    await asyncio.sleep(REDIAL_S)
+                    # What it had for the manager is lost, so that one will ask for it.
+                    socket.disconnect(parse_address(self._options.manager).endpoint)
+                    self._dial(socket)
+            elif event & _NOT_CONNECTED and not is_missed:
                 log.warning("no manager at %s; trying until one is", self._options.manager)
             elif event & _CONNECTED and is_missed:
                 log.warning("the manager at %s is there again", self._options.manager)
-            is_missed = bool(event & _NOT_CONNECTED)
+            is_missed = not event & _CONNECTED
 
     async def _pump(self, socket: zmq.asyncio.Socket) -> None:
         while True:
@@ -250,6 +281,9 @@ class _Link:
                     task.cancel()
             case orders.Nodes():
                 self._known.update(accept_pack(self._service.store.nodes, payload))
+            case orders.Allow(keys):
+                self._allowed.clear()
+                self._allowed.update(map(PublicKey, keys))
             case Unknown():
                 # The manager has restarted: what it asked before it no longer waits for.
                 for task in self._orders.values():

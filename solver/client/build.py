@@ -17,6 +17,7 @@ from typing import Any, Final
 from filesync.disk.scan import scan
 from filesync.disk.update import TreeUpdate
 from filesync.errors import FilesyncError, StoreError, UsageError
+from filesync.keys import KeyPair
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.pack import accept_pack
 from filesync.overlay import overlay
@@ -89,8 +90,12 @@ def read_dockerfile(path: Path) -> str:
         raise UsageError(f"{path}: not UTF-8 text: {exc}") from exc
 
 
-async def run_build(request: BuildRequest, manager: str, progress: Progress) -> dict[str, Any]:
+async def run_build(
+    request: BuildRequest, manager: str, progress: Progress, own: KeyPair | None = None
+) -> dict[str, Any]:
     """Build, take the exports, and return the metadata file's content.
+
+    ``own`` is what this client proves itself with if the manager's address takes a key.
 
     Raises:
         FilesyncError: one sentence about what went wrong; nothing is half-written.
@@ -110,7 +115,7 @@ async def run_build(request: BuildRequest, manager: str, progress: Progress) -> 
         converted.graph,
         {name: (c.manifest.content, c.manifest.tree) for name, c in contexts.items()},
     )
-    async with ManagerLink(manager) as link, DataPlane() as plane:
+    async with ManagerLink(manager, own) as link, DataPlane(own=own) as plane:
         session = _Session(request, graph, contexts, link, plane, progress)
         return await session.run(converted, began_s)
 

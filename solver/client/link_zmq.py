@@ -10,8 +10,11 @@ import zmq.asyncio
 
 from filesync.digest import Digest
 from filesync.errors import UsageError
+from filesync.keys import KeyPair
 from filesync.manifest import Manifest, Subdirectory, missing_nodes
 from filesync.manifest.pack import pack_nodes
+from filesync.transfer.channel_zmq import HANDSHAKE_EVENTS
+from filesync.transfer.curve_zmq import dial, wait_for_failure
 from solver.errors import ManagerLost
 from solver.wire import (
     MAX_DIGESTS,
@@ -38,11 +41,13 @@ class ManagerLink:
 
     Raises, on entering:
         ManagerLost: nobody answers at ``address``.
+        NotLetIn: keys do not fit.
         UsageError: ``address`` is not one.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, own: KeyPair | None = None) -> None:
         self.address = address
+        self._own = own
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._heard_s = 0.0
@@ -51,8 +56,7 @@ class ManagerLink:
         self._socket.linger = 500
         self._socket.setsockopt(zmq.MAXMSGSIZE, orders.MAX_PAYLOAD_BYTES)
         try:
-            self._socket.connect(self.address)
-            await self.ask(Alive(), Alive)
+            await self._connect()
         except zmq.ZMQError as exc:
             self._close()
             raise UsageError(f"{self.address!r} is no address like tcp://host:port") from exc
@@ -60,6 +64,25 @@ class ManagerLink:
             self._close()
             raise
         return self
+
+    async def _connect(self) -> None:
+        """Dial, and hear from the manager once, or why it does not let this client in."""
+        monitor: zmq.asyncio.Socket = self._socket.get_monitor_socket(HANDSHAKE_EVENTS)
+        dial(self._socket, self.address, self._own)
+        asking = asyncio.create_task(self.ask(Alive(), Alive))
+        failing = asyncio.create_task(wait_for_failure(monitor, self.address, self._own))
+        tasks = (asking, failing)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise failing.result()
+            asking.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._socket.disable_monitor()
+            monitor.close(linger=0)
 
     async def __aexit__(
         self,

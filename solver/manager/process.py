@@ -11,8 +11,12 @@ import zmq.asyncio
 
 from filesync.disk.statedir import open_state
 from filesync.errors import UsageError
+from filesync.keys import AllowFile, KeyPair
 from filesync.manifest.store import SqliteNodes
-from filesync.transfer.address import check_listen_address
+from filesync.transfer.address import check_listen_address, with_key
+from filesync.transfer.curve_zmq import Gate
+from filesync.transfer.guard import Limits
+from filesync.transfer.guard_zmq import SocketGuard
 from solver.manager.cluster import Cluster
 from solver.manager.records import Records
 from solver.manager.server_zmq import Server
@@ -22,33 +26,50 @@ from worker.wire import orders
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 4096
+QUEUED_MESSAGES: Final = 32
+"""Messages of one peer that wait in ZeroMQ."""
+LIMITS: Final = Limits(
+    connections=MAX_CONNECTIONS,
+    greeting_bytes=orders.MAX_HEADER_BYTES + (64 << 10),
+    message_bytes=orders.MAX_HEADER_BYTES + orders.MAX_PAYLOAD_BYTES + (64 << 10),
+    queued_bytes=256 << 20,
+)
 
 
 async def run_manager(
     listen: str,
     state: Path,
     *,
+    own: KeyPair | None = None,
+    allowed: AllowFile | None = None,
     allow_insecure: bool = False,
     ready: Callable[[str], None],
     stopped: Callable[[], Awaitable[None]],
 ) -> None:
     """Serve on ``listen`` with the state in ``state`` until ``stopped()`` returns.
 
-    ``ready`` is told the bound address.
+    ``ready`` is told the bound address. With ``allowed`` only those connect whose keys it has,
+    to this manager, which proves itself with ``own``, and to the workers.
 
     Raises:
         UsageError: the address cannot be bound; another manager has the directory.
         StoreError: the directory cannot be used.
     """
-    check_listen_address(listen, allow_insecure=allow_insecure)
+    check_listen_address(listen, allow_insecure=allow_insecure, has_keys=allowed is not None)
     with open_state(state, kind="manager"):
         nodes = SqliteNodes(state / "nodes.db")
         records = Records(state / "records.db")
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.ROUTER)
+        guard = SocketGuard(LIMITS, asyncio.get_running_loop())
+        server = Server(Shared(Cluster(), records, nodes), socket, guard, allowed)
+        gate = Gate(context, own, server.lets_in) if own is not None else None
         try:
-            address = _bind(socket, listen)
-            server = Server(Shared(Cluster(), records, nodes), socket)
+            if gate is not None:
+                gate.guard(socket)
+            address = _bind(socket, listen, guard)
+            if own is not None:
+                address = with_key(address, own.public)
             serving = asyncio.create_task(server.run())
             ready(address)
             log.info("manager ready address=%s", address)
@@ -61,15 +82,21 @@ async def run_manager(
             await asyncio.gather(serving, waiting, return_exceptions=True)
         finally:
             socket.close(linger=500)
+            if gate is not None:
+                gate.stop()
+            guard.close()
             context.term()
             records.close()
             nodes.close()
 
 
-def _bind(socket: zmq.asyncio.Socket, listen: str) -> str:
+def _bind(socket: zmq.asyncio.Socket, listen: str, guard: SocketGuard) -> str:
+    socket.rcvhwm = QUEUED_MESSAGES
     socket.setsockopt(zmq.MAXMSGSIZE, orders.MAX_PAYLOAD_BYTES)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.BACKLOG, MAX_CONNECTIONS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
+    guard.start(socket)
     try:
         socket.bind(listen)
     except zmq.ZMQError as exc:

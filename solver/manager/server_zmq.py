@@ -3,13 +3,18 @@
 import asyncio
 import logging
 import time
-from typing import assert_never
+from contextlib import suppress
+from typing import NamedTuple, assert_never
 
 import zmq
 import zmq.asyncio
 
 from filesync.errors import FilesyncError, MalformedMessage, PeerError, StoreError
+from filesync.keys import AllowFile, PublicKey
 from filesync.manifest.pack import accept_pack
+from filesync.transfer.address import key_in
+from filesync.transfer.curve_zmq import key_of
+from filesync.transfer.guard_zmq import SocketGuard, came_by
 from solver.errors import OrderFailed
 from solver.manager.clients import ClientLink, lacking
 from solver.manager.cluster import Cluster
@@ -45,16 +50,35 @@ WAIT_FOR_WORKERS_S = 8.0
 """How long a question for a number of workers waits for them to join."""
 
 
+class _Peer(NamedTuple):
+    """Who sent a message: its route, the key that it has proved to have, its connection."""
+
+    identity: bytes
+    key: PublicKey | None
+    fd: int
+
+
 class Server:
     """Drives the builds of a manager over one bound ROUTER socket.
 
     Args:
-        socket: a bound ROUTER; owned and closed by the caller.
+        socket: a ROUTER, bound by the time of ``run``; owned and closed by the caller.
+        guard: watches the socket.
+        allowed: whose keys are let in, here and by the workers; None where none are used.
     """
 
-    def __init__(self, shared: Shared, socket: zmq.asyncio.Socket) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        socket: zmq.asyncio.Socket,
+        guard: SocketGuard,
+        allowed: AllowFile | None = None,
+    ) -> None:
         self._shared = shared
         self._socket = socket
+        self._guard = guard
+        self._allowed = allowed
+        self._asked_for = asyncio.Event()
         self._clients: dict[bytes, tuple[ClientLink, asyncio.Task[None]]] = {}
         self._received_bytes = 0
         self._sent_bytes = 0
@@ -68,6 +92,8 @@ class Server:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
+            if self._allowed is not None:
+                group.create_task(self._share(self._allowed))
             try:
                 await self._take_messages(group)
             finally:
@@ -77,18 +103,24 @@ class Server:
 
     async def _take_messages(self, group: asyncio.TaskGroup) -> None:
         while True:
-            identity, *frames = await self._socket.recv_multipart()
+            received = await self._socket.recv_multipart(copy=False)
+            fd = came_by(received[-1])
+            self._guard.delivered(fd)
+            identity, *frames = (frame.bytes for frame in received)
             self._received_bytes += sum(map(len, frames))
-            await self._receive(identity, frames, group)
+            key = key_of(received[-1]) if self._allowed is not None else None
+            await self._receive(_Peer(identity, key, fd), frames, group)
 
     async def _receive(
-        self, identity: bytes, frames: list[bytes], group: asyncio.TaskGroup
+        self, peer: _Peer, frames: list[bytes], group: asyncio.TaskGroup
     ) -> None:
+        identity = peer.identity
         try:
             message, payload = decode_to_manager(frames)
+            self._guard.greeted(peer.fd)
             match message:
                 case orders.Nodes():
-                    self._take_nodes(identity, payload)
+                    self._take_nodes(peer, payload)
                 case (
                     orders.Register()
                     | orders.Heartbeat()
@@ -97,7 +129,7 @@ class Server:
                     | orders.Progress()
                     | orders.Outcome()
                 ):
-                    await self._from_worker(identity, message, group)
+                    await self._from_worker(peer, message, group)
                 case _:
                     self._from_client(identity, message, group)
         except MalformedMessage as exc:
@@ -107,24 +139,53 @@ class Server:
             log.warning("message not taken reason=%s", exc)
             await self._send(identity, Denied(exc.code, str(exc)))
 
-    def _take_nodes(self, identity: bytes, payload: bytes | memoryview) -> None:
+    def _take_nodes(self, peer: _Peer, payload: bytes | memoryview) -> None:
         taken = accept_pack(self._shared.nodes, payload)
-        worker = self.cluster.identified(identity)
+        worker = self._worker(peer)
         if worker is not None:
             worker.known.update(taken)
             worker.last_s = time.monotonic()
 
+    # --- keys ---------------------------------------------------------------------------------
+
+    def lets_in(self, key: PublicKey) -> bool:
+        """May whoever has ``key`` connect?"""
+        assert self._allowed is not None
+        is_allowed = self._allowed.allows(key)
+        self._asked_for.set()
+        return is_allowed
+
+    async def _share(self, allowed: AllowFile) -> None:
+        """Tell the workers whom to let in whenever that changes, until cancelled."""
+        told = allowed.keys
+        while True:
+            # At once when somebody new comes, who will soon dial a worker.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._asked_for.wait()
+            self._asked_for.clear()
+            allowed.refresh()
+            if allowed.keys == told:
+                continue
+            told = allowed.keys
+            for worker in self.cluster:
+                await self._send(worker.identity, orders.Allow(tuple(told)))
+
     # --- workers ------------------------------------------------------------------------------
 
+    def _worker(self, peer: _Peer) -> WorkerLink | None:
+        worker = self.cluster.identified(peer.identity)
+        return worker if worker is not None and worker.key == peer.key else None
+
     async def _from_worker(
-        self, identity: bytes, message: FromWorker, group: asyncio.TaskGroup
+        self, peer: _Peer, message: FromWorker, group: asyncio.TaskGroup
     ) -> None:
         if isinstance(message, orders.Register):
-            await self._register(identity, message, group)
+            await self._register(peer, message, group)
             return
-        worker = self.cluster.identified(identity)
+        worker = self._worker(peer)
         if worker is None:
-            await self._send(identity, orders.Unknown())
+            await self._send(peer.identity, orders.Unknown())
             return
         worker.last_s = time.monotonic()
         match message:
@@ -144,14 +205,22 @@ class Server:
                 assert_never(message)
 
     async def _register(
-        self, identity: bytes, hello: orders.Register, group: asyncio.TaskGroup
+        self, peer: _Peer, hello: orders.Register, group: asyncio.TaskGroup
     ) -> None:
+        identity = peer.identity
         known = self.cluster.named(hello.worker)
         if hello.version != VERSION:
             detail = f"worker speaks version {hello.version}, the manager {VERSION}"
             await self._send(identity, orders.Refused("version", detail))
             return
-        if known is not None and known.hello.instance != hello.instance:
+        if key_in(hello.address) != peer.key:
+            detail = f"its address {hello.address} does not have the key that it connects with"
+            await self._send(identity, orders.Refused("key", detail))
+            return
+        if known is not None and (known.hello.instance, known.key) != (
+            hello.instance,
+            peer.key,
+        ):
             detail = f"a worker named {hello.worker} is connected already; give another --name"
             await self._send(identity, orders.Refused("name-taken", detail))
             return
@@ -160,6 +229,8 @@ class Server:
         worker = WorkerLink(identity, hello, self._send, time.monotonic())
         worker.sources = {source.id: source.tree for source in hello.sources}
         self.cluster.join(worker)
+        if self._allowed is not None:
+            await self._send(identity, orders.Allow(tuple(self._allowed.keys)))
         await self._send(identity, orders.Welcome())
         log.info("worker joined worker=%s refs=%d", hello.worker, len(hello.refs))
         group.create_task(self._learn(worker))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from filesync.digest import Digest
 from filesync.manifest import Manifest, Nodes, missing_nodes, note_tree
 from filesync.manifest.pack import pack_nodes
+from filesync.transfer.address import key_in
 from solver.errors import OrderFailed, WorkerLost
 from solver.place import WorkerView
 from solver.wire import WorkerRow
@@ -59,6 +60,11 @@ class WorkerLink:
     def address(self) -> str:
         """Where its data plane listens."""
         return self.hello.address
+
+    @property
+    def key(self) -> bytes | None:
+        """The key that its connection and its data plane have; None where none are used."""
+        return key_in(self.hello.address)
 
     def view(self) -> WorkerView:
         """Return what placement needs to know of it."""

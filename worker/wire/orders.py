@@ -4,6 +4,7 @@ The worker dials the manager's ROUTER with a DEALER, says ``Register`` and is an
 ``Welcome`` or ``Refused``. From then on the manager sends ``Order``s and the worker answers each
 with exactly one ``Outcome``; ``Output`` and ``Nodes`` may come before it. A manager that hears
 from a worker it does not know (it was restarted) says ``Unknown``, and the worker registers again.
+Where keys are used, ``Allow`` tells the worker whom its data plane lets in.
 
 A message is one MessagePack header frame and at most one payload frame. ``Nodes`` is the only
 one with a payload: a pack of directory nodes (``filesync.manifest.pack``), sent before the
@@ -27,8 +28,10 @@ from worker.wire.ops import Op, Text
 VERSION: Final = 1
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_PAYLOAD_BYTES: Final = 40 << 20
+MAX_KEYS: Final = 20_000
 
 Token = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
@@ -267,6 +270,15 @@ class Refused(_Message, frozen=True, tag="refused"):
     detail: Text
 
 
+class Allow(_Message, frozen=True, tag="allow"):
+    """Manager -> worker: whose keys its data plane lets in from now on, and no others.
+
+    Sent where keys are used: before ``Welcome``, and when they have changed.
+    """
+
+    keys: Annotated[tuple[Key, ...], msgspec.Meta(max_length=MAX_KEYS)]
+
+
 class Unknown(_Message, frozen=True, tag="unknown"):
     """Manager -> worker: register again."""
 
@@ -280,7 +292,8 @@ class Register(_Message, frozen=True, tag="register"):
     Attributes:
         instance: names the state directory, so that a worker that comes back takes its own
             place and a stranger of the same name is refused.
-        address: where its data plane listens.
+        address: where its data plane listens; with the key that this connection is made with,
+            if it is made with one.
     """
 
     version: int
@@ -410,7 +423,7 @@ class Nodes(_Message, frozen=True, tag="nodes"):
     """Either way: a pack of directory nodes, in the payload frame."""
 
 
-ToWorker = Welcome | Refused | Unknown | Order | Cancel | Nodes
+ToWorker = Welcome | Refused | Allow | Unknown | Order | Cancel | Nodes
 FromWorker = Register | Heartbeat | Leaving | Output | Progress | Outcome | Nodes
 
 _encoder: Final = msgspec.msgpack.Encoder()
