@@ -8,6 +8,7 @@ import pytest
 
 from filesync.sync import wire as sync_wire
 from filesync.transfer import recipe, wire
+from filesync.transfer.listener_zmq import LIMITS as LIMITS_OF_CONNECTIONS
 
 TEXT = (Path(__file__).parents[3] / "docs/protocol.md").read_text()
 LIMITS = re.findall(r"^\| `(MAX_\w+)` \| ([\d,]+) \|", TEXT, re.MULTILINE)
@@ -32,3 +33,15 @@ def test_the_text_is_about_this_version_and_these_chunks() -> None:
     assert f"Version: {wire.VERSION}." in TEXT
     assert recipe.MIN_CHUNK_BYTES == 4 << 10
     assert (recipe.AVG_CHUNK_BYTES, recipe.MAX_CHUNK_BYTES) == (16 << 10, 64 << 10)
+
+
+def test_the_text_says_what_connections_may_take() -> None:
+    for limit in (
+        LIMITS_OF_CONNECTIONS.connections,
+        LIMITS_OF_CONNECTIONS.greeting_bytes,
+        LIMITS_OF_CONNECTIONS.message_bytes,
+        LIMITS_OF_CONNECTIONS.unfinished_bytes,
+    ):
+        assert f"{limit:,}" in TEXT
+    assert f"to greet | {LIMITS_OF_CONNECTIONS.greeting_s:.0f} s" in TEXT
+    assert LIMITS_OF_CONNECTIONS.queued_bytes == 8 * LIMITS_OF_CONNECTIONS.message_bytes
