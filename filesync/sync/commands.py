@@ -239,6 +239,8 @@ async def _serve(server: "TreeServer", plane: "DataPlane", until_eof: bool) -> N
 
     async with plane:
         server.use(plane)
+        ending = asyncio.create_task(wait_for_end(until_eof=until_eof))
+        await asyncio.sleep(0)  # so that it ends as it should from the first line on
         click.echo(plane.address)
         sys.stdout.flush()
-        await wait_for_end(until_eof=until_eof)
+        await ending
