@@ -239,7 +239,12 @@ class Giving:
                 spared=tuple(sorted(spared)),
                 progress=self._progress is not None,
             )
-            given, _ = await ask(peer.channel, request, wire.Given)
+            # The server works out what it lacks; what is here is listed meanwhile.
+            listing = asyncio.create_task(in_thread(offer.load))
+            try:
+                given, _ = await ask(peer.channel, request, wire.Given)
+            finally:
+                await asyncio.wait({listing})
         self._given.clear()
         self._note(given)
 

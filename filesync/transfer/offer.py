@@ -80,6 +80,10 @@ class Offer:
                 self.source.close()
                 self.source = None
 
+    def load(self) -> None:
+        """List what may be read, before the first session needs it. Blocks; for any thread."""
+        self.open().load()
+
     def open(self) -> "SourceTree":
         """Return what sessions read from; its index is made by the first of them."""
         if self.source is None:
