@@ -29,6 +29,7 @@ from filesync.transfer.units import (
     Unit,
 )
 from filesync.transfer.wire import (
+    MAX_OUTSTANDING_RANGES,
     AskDeltas,
     AskRecipes,
     Buffer,
@@ -48,6 +49,8 @@ WINDOW_S: Final = 0.25
 """Beside others, a session wants no more than comes within this time, so that the end comes for
 all at once."""
 MAX_ASKS: Final = 16
+MAX_RANGES: Final = MAX_OUTSTANDING_RANGES // 2
+"""Wanted and not come: 16 MiB of very small files are more than a sender takes at once."""
 PROGRESS_BYTES: Final = 64 << 10
 """What must come within ``stall_s``, unless less is wanted; a byte a second is no progress."""
 
@@ -114,6 +117,7 @@ class Receiver:
         self._asked: dict[int, Ask] = {}
         self._last_ask = 0
         self._on_wire_bytes = 0
+        self._on_wire_ranges = 0
         self._progress_bytes = 0
         self._seen_at = now
 
@@ -191,10 +195,16 @@ class Receiver:
             self._asked[self._last_ask] = ask
             sent.append(self._ask(self._last_ask, ask))
         window = WINDOW_BYTES if is_alone else self._share()
-        while self._on_wire_bytes < window and (unit := self._fetch.take_unit(self.session)):
+        while (
+            self._on_wire_bytes < window
+            and self._on_wire_ranges < MAX_RANGES
+            and (unit := self._fetch.take_unit(self.session))
+        ):
+            ranges = _ranges(unit)
             self._wanted.append(_Wanted(unit, unit.size, []))
             self._on_wire_bytes += unit.size
-            sent.append((Want(self.session, _ranges(unit)), b""))
+            self._on_wire_ranges += len(ranges)
+            sent.append((Want(self.session, ranges), b""))
         if self.is_idle:
             self.deadline = None
         elif was_idle:
@@ -249,6 +259,7 @@ class Receiver:
         self.content_bytes += data.raw_bytes
         if not wanted.left:
             self._wanted.popleft()
+            self._on_wire_ranges -= len(unit.files) if isinstance(unit, Batch) else 1
         if isinstance(unit, Piece):
             unit.work.givers.add(self.session)
             piece = Piece(unit.work, unit.offset + done, data.raw_bytes)

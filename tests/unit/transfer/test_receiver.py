@@ -8,8 +8,10 @@ from filesync.transfer.errors import Refused
 from filesync.transfer.fetch import SMALL_BYTES, Fetch
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.receiver import PROGRESS_BYTES, Receiver, State
+from filesync.transfer.sender import Sender, SendFrame
 from filesync.transfer.units import Batch, Coded, CutBases, StoreBatch, StorePiece
 from filesync.transfer.wire import (
+    MAX_OUTSTANDING_RANGES,
     AskRecipes,
     Close,
     Codec,
@@ -83,6 +85,23 @@ def test_a_batch_is_stored_when_all_its_frames_are_here() -> None:
     (effect,) = fetch.effects
     assert isinstance(effect, StoreBatch)
     assert [part.raw_bytes for part in effect.parts] == [60, 40]
+
+
+def test_tiny_files_are_wanted_only_as_many_at_once_as_a_sender_takes() -> None:
+    files = [wanted(b"x", ticket) for ticket in range(2 * MAX_OUTSTANDING_RANGES)]
+    machine, _, asked = moving(*files)
+    sender = Sender()
+    for _ in range(len(files)):
+        for want in asked:
+            assert isinstance(want, Want)
+            sender.receive(want, b"")
+        job = sender.next_job()
+        assert isinstance(job, SendFrame)
+        machine.receive(Frame(1, job.raw_bytes), b"x" * job.raw_bytes, 2.0)
+        if machine.is_idle:
+            return
+        asked = [message for message, _ in machine.advance(2.0, is_alone=True)]
+    raise AssertionError("not done though there was a frame for each file")
 
 
 def test_a_large_file_is_stored_as_it_comes() -> None:
