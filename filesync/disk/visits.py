@@ -103,7 +103,7 @@ class Visits:
         kept = _Remembered() if self.is_settled else None
         for visit in self._walk():
             if kept is not None:
-                kept.add(visit)
+                kept.add(visit, to_come=sum(entry.entries for entry in self._entered(visit)))
             yield visit
         if kept is not None:
             self._all = kept.visits
@@ -133,11 +133,14 @@ class Visits:
     def _inside(
         self, visit: Visit, skip: Container[Digest]
     ) -> Iterator[tuple[bytes, Subdirectory]]:
-        for entry in visit.fresh:
+        for entry in self._entered(visit):
             if entry.tree not in skip:
-                at = below(visit.path, entry.name)
-                if at not in self.moved:
-                    yield at, entry
+                yield below(visit.path, entry.name), entry
+
+    def _entered(self, visit: Visit) -> Iterator[Subdirectory]:
+        for entry in visit.fresh:
+            if below(visit.path, entry.name) not in self.moved:
+                yield entry
 
 
 class ArrivedVisits(Visits):
@@ -208,13 +211,14 @@ class _Remembered:
         self.visits: list[Visit] | None = []
         self._entries = 0
 
-    def add(self, visit: Visit) -> None:
+    def add(self, visit: Visit, *, to_come: int = 0) -> None:
+        """Keep one, unless it or the ``to_come`` entries below it are too many."""
         if self.visits is None:
             return
         self._entries += len(visit.new.entries) + 1
         if visit.old is not None:
             self._entries += len(visit.old.entries)
-        if self._entries > MAX_REMEMBERED:
+        if self._entries + to_come > MAX_REMEMBERED:
             self.visits = None
         else:
             self.visits.append(visit)

@@ -114,11 +114,12 @@ class NodeFetch:
         self._missing: dict[Digest, Digest | None] = {} if tree in nodes else {tree: basis}
         self._signed: list[tuple[Digest, delta.Pieces]] = []
         self._bytes = 0
+        self._count = 0
 
     @property
     def count(self) -> int:
         """How many nodes came."""
-        return len(self._found)
+        return self._count
 
     def next_request(self) -> wire.AskNodes | wire.AskNodeDeltas | None:
         """Return what to ask next; None when all is here."""
@@ -179,7 +180,7 @@ class NodeFetch:
                 self._missing[digest] = None
 
     def settle(self) -> None:
-        """Accept what was found, children before parents.
+        """Accept what was found, children before parents, and let go of it.
 
         Raises:
             MalformedManifest: it is no tree.
@@ -193,11 +194,13 @@ class NodeFetch:
                 continue
             stack.pop()
             if digest not in self._nodes:
-                accept(self._nodes, self._found[digest])
+                # Kept both here and there, a tree's nodes would be in memory twice.
+                accept(self._nodes, self._found.pop(digest))
 
     def _take(self, digest: Digest, node: bytes) -> None:
         basis = self._missing.pop(digest)
         self._found[digest] = node
+        self._count += 1
         self._bytes += len(node)
         known = {} if basis is None else self._subdirectories(self._nodes.read(basis))
         below = self._subdirectories(node)

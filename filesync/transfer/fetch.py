@@ -72,6 +72,8 @@ MAX_DELTA_FILES_BYTES: Final = 256 << 20
 """Large files whose old ones are cut, or whose recipes are worked off, at once; one at least."""
 AHEAD_UNITS: Final = 32
 """Files are asked for when fewer units than this are ready."""
+MAX_PENDING_FILES: Final = 16_384
+"""Nor when so many are not in place: each takes some 900 bytes of memory here, however small."""
 
 
 class Fetch:
@@ -329,10 +331,12 @@ class Fetch:
     def _settle(self, count: int) -> None:
         self._pending -= count
         self.files_done += count
+        self._feed()
 
     def _feed(self) -> None:
         ready = len(self._units) + len(self._asks) + len(self._waiting)
-        if not self._is_last and not self._is_fed and ready < AHEAD_UNITS:
+        is_low = ready < AHEAD_UNITS and self._pending < MAX_PENDING_FILES
+        if is_low and not self._is_last and not self._is_fed:
             self._is_fed = True
             self.effects.append(NeedFiles())
 

@@ -1,5 +1,7 @@
 """Directory nodes on their way from one side to the other, without a connection."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,3 +126,20 @@ def test_a_node_of_another_tree_is_not_on_offer() -> None:
     ):
         with pytest.raises(NotOffered):
             answer()
+
+
+def test_what_is_settled_is_not_kept_a_second_time() -> None:
+    there = tree_of(MemoryNodes(), {number: [] for number in range(200)})
+    here = MemoryNodes()
+    fetching = NodeFetch(TOKEN, there.tree, here)
+    tracemalloc.start()
+    try:
+        while isinstance(request := fetching.next_request(), wire.AskNodes):
+            fetching.take_nodes(answer_nodes(there, request.digests))
+        came_bytes, _ = tracemalloc.get_traced_memory()
+        fetching.settle()
+        settled_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert fetching.count == 201
+    assert settled_bytes < came_bytes * 1.2

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from filesync.digest import Digest, digest_of
 from filesync.disk.update import WantedFile
 from filesync.transfer import delta, recipe
-from filesync.transfer.fetch import BATCH_BYTES, DELTA_BYTES, PIECE_BYTES, SMALL_BYTES, Fetch
+from filesync.transfer.fetch import (
+    BATCH_BYTES,
+    DELTA_BYTES,
+    MAX_PENDING_FILES,
+    PIECE_BYTES,
+    SMALL_BYTES,
+    Fetch,
+)
 from filesync.transfer.flow import Flow
 from filesync.transfer.receiver import Receiver
 from filesync.transfer.units import (
@@ -344,6 +351,19 @@ def test_thousands_of_tiny_files_go_in_few_units() -> None:
     fetch = fed(*files)
     assert isinstance(fetch.take_unit(1), Batch)
     assert fetch.take_unit(1) is None
+
+
+def test_no_more_files_are_asked_for_while_very_many_are_not_in_place() -> None:
+    fetch = Fetch()
+    fetch.effects.clear()
+    files = [WantedFile(n, digest_of(b"x"), 1, 0) for n in range(MAX_PENDING_FILES)]
+    fetch.add(files, is_last=False)
+    taken = []
+    while unit := fetch.take_unit(1):
+        taken.append(unit)
+    assert not fetch.effects
+    fetch.stored(taken[0])
+    assert list(fetch.effects) == [NeedFiles()]
 
 
 def test_more_is_handed_out_only_after_the_write() -> None:
