@@ -98,9 +98,10 @@ class Landing:
             at += file.size
         self._update.write_small(files)
 
-    def store_piece(self, piece: Piece, data: Buffer) -> None:
-        """Write a piece of a large file."""
-        self._opened(piece.work).write(piece.offset, data)
+    def store_pieces(self, pieces: Sequence[tuple[Piece, Buffer]]) -> None:
+        """Write pieces of large files."""
+        for piece, data in pieces:
+            self._opened(piece.work).write(piece.offset, data)
 
     def cut_bases(self, work: Work) -> Index | None:
         """Open a large file, and return what its old files have; None if it has none.

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Final
 
@@ -29,8 +29,8 @@ from filesync.transfer.wire import (
 
 log = logging.getLogger(__name__)
 
-READ_AHEAD: Final = 3
-"""Frames of a session that are being read or wait to be sent."""
+READ_AHEAD: Final = 2
+"""Jobs, or pairs of them, of a session that are being read or wait to be sent."""
 
 Request = Want | AskRecipes | AskDeltas
 Answer = Frame | Recipes | Deltas
@@ -103,24 +103,33 @@ class Sending:
         await self._channel.send(Opened(self._session))
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._pool, self._tree.load)
-        ahead: deque[asyncio.Future[tuple[Answer, Buffer]]] = deque()
+        ahead: deque[asyncio.Future[list[tuple[Answer, Buffer]]]] = deque()
         try:
             while True:
                 self._judge()
-                while len(ahead) < READ_AHEAD and (job := self._sender.next_job()):
+                while len(ahead) < READ_AHEAD and (jobs := self._next_jobs()):
                     is_coded = self._coding.is_on
-                    work = loop.run_in_executor(self._pool, self._perform, job, is_coded)
+                    work = loop.run_in_executor(self._pool, self._perform_all, jobs, is_coded)
                     ahead.append(work)
                 if ahead:
-                    message, payload = await ahead[0]
+                    answers = await ahead[0]
                     ahead.popleft()
-                    await self._send(message, payload)
+                    for message, payload in answers:
+                        await self._send(message, payload)
                 else:
                     await self._wake.wait()
                     self._wake.clear()
         finally:
             for future in ahead:
                 future.cancel()
+
+    def _next_jobs(self) -> list[Job]:
+        """Return what one thread is to read next: two plain frames, for a hop to it costs 50 us."""
+        jobs: list[Job] = []
+        count = 1 if self._coding.is_on else 2
+        while len(jobs) < count and (job := self._sender.next_job()):
+            jobs.append(job)
+        return jobs
 
     def _judge(self) -> None:
         if self._inbox_size > MAX_OUTSTANDING_RANGES:
@@ -140,6 +149,9 @@ class Sending:
             self._coding.note(len(payload), waited_s)
             if self._on_sent is not None:
                 self._on_sent(message.raw_bytes)
+
+    def _perform_all(self, jobs: Sequence[Job], is_coded: bool) -> list[tuple[Answer, Buffer]]:
+        return [self._perform(job, is_coded) for job in jobs]
 
     def _perform(self, job: Job, is_coded: bool) -> tuple[Answer, Buffer]:
         match job:

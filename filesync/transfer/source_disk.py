@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from filesync.digest import Digest, short
+from filesync.disk.content import read_piece
 from filesync.disk.handles import DirectoryHandles, shown
 from filesync.errors import LocalError, SourceChanged, StoreError, Unavailable
 from filesync.transfer import delta, recipe
@@ -68,8 +69,10 @@ class SourceTree:
             if self._contents is None:
                 self._contents = self._list_contents()
 
-    def read(self, ranges: Sequence[Range]) -> bytearray:
+    def read(self, ranges: Sequence[Range]) -> bytes | bytearray:
         """Return the bytes of ``ranges``, one after another."""
+        if len(ranges) == 1:
+            return self._read_one(*ranges[0])
         data = bytearray(sum([length for _, _, length in ranges]))
         view = memoryview(data)
         with self._handles() as handles:
@@ -86,6 +89,20 @@ class SourceTree:
                 finally:
                     os.close(fd)
                 at += length
+        return data
+
+    def _read_one(self, digest: Digest, offset: int, length: int) -> bytes:
+        place = self._find(digest, offset, length)
+        with self._handles() as handles:
+            fd = _open(handles, place)
+            try:
+                data = read_piece(fd, offset, length)
+            except OSError as exc:
+                raise Unavailable(f"{_shown(place)} cannot be read: {exc.strerror}") from exc
+            finally:
+                os.close(fd)
+        if len(data) != length:
+            raise _changed(place)
         return data
 
     def recipes(self, items: Sequence[RecipeItem]) -> bytes:
