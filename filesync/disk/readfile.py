@@ -3,7 +3,8 @@
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 from blake3 import blake3
@@ -15,6 +16,9 @@ from filesync.errors import SourceChanged, StoreError
 from filesync.manifest import Xattrs
 
 READ_BYTES: Final = 1 << 20
+_LARGE_BYTES: Final = 16 << 20
+_AHEAD_BYTES: Final = 4 << 20
+"""Of a file from _LARGE_BYTES on, read by a thread while what came before is hashed."""
 MAX_TRIES: Final = 4
 """A file that changes while it is read is read again three times."""
 
@@ -193,12 +197,31 @@ def _digest(fd: int, size: int) -> tuple[Digest, int]:
         return (digest_of(data), len(data)) if data else (EMPTY, 0)
     hasher = blake3()
     done = 0
-    buffer = bytearray(READ_BYTES)
-    view = memoryview(buffer)
-    while done <= size:
-        count = os.preadv(fd, [buffer], done)
-        if not count:
-            break
-        hasher.update(view[:count])
-        done += count
+    for block in _read_ahead(fd, size) if size >= _LARGE_BYTES else _read_on(fd, size):
+        hasher.update(block)
+        done += len(block)
     return Digest(hasher.digest()), done
+
+
+def _read_on(fd: int, size: int) -> Iterator[memoryview]:
+    """Yield what ``fd`` has, each block until the next one is asked for."""
+    buffer = memoryview(bytearray(READ_BYTES))
+    at = 0
+    while at <= size and (count := os.preadv(fd, [buffer], at)):
+        yield buffer[:count]
+        at += count
+
+
+def _read_ahead(fd: int, size: int) -> Iterator[memoryview]:
+    """As ``_read_on``, the next block read by a thread: reading costs as much as hashing."""
+    this, other = memoryview(bytearray(_AHEAD_BYTES)), memoryview(bytearray(_AHEAD_BYTES))
+    with ThreadPoolExecutor(1) as thread:
+        at, reading = 0, thread.submit(os.preadv, fd, [this], 0)
+        while count := reading.result():
+            at += count
+            if at <= size:
+                reading = thread.submit(os.preadv, fd, [other], at)
+            yield this[:count]
+            if at > size:
+                return
+            this, other = other, this

@@ -167,7 +167,8 @@ def test_names_of_one_file_are_a_group_and_a_name_alone_has_none(tree: Tree) -> 
 
 
 def test_large_files_are_read_in_pieces(tree: Tree) -> None:
-    contents = {b"f%d" % i: os.urandom((1 << 20) + i) for i in range(4)}
+    sizes = [*range(1 << 20, (1 << 20) + 4), 16 << 20, (18 << 20) + 1]
+    contents = {b"f%d" % i: os.urandom(size) for i, size in enumerate(sizes)}
     for name, data in contents.items():
         (tree.root / name.decode()).write_bytes(data)
     assert tree.scan().bytes_read == sum(map(len, contents.values()))
@@ -457,7 +458,7 @@ def meddle(monkeypatch: pytest.MonkeyPatch) -> Meddle:
     return install
 
 
-@pytest.mark.parametrize("size", [10, 3 << 20])
+@pytest.mark.parametrize("size", [10, 3 << 20, 17 << 20])
 def test_a_file_that_changes_once_while_it_is_read_is_read_again(
     tree: Tree, meddle: Meddle, size: int
 ) -> None:
@@ -491,11 +492,12 @@ def test_a_file_that_never_rests_is_an_error_that_names_it(tree: Tree, meddle: M
         tree.scan()
 
 
+@pytest.mark.parametrize("size", [2 << 20, 17 << 20])
 def test_a_file_that_is_cut_short_while_it_is_read_is_read_again(
-    tree: Tree, meddle: Meddle
+    tree: Tree, meddle: Meddle, size: int
 ) -> None:
     path = tree.root / "f"
-    path.write_bytes(b"a" * (2 << 20))
+    path.write_bytes(b"a" * size)
     meddle(lambda: os.truncate(path, 3) if path.stat().st_size > 3 else None)
     tree.scan()
     file = tree.walk()[b"f"]
