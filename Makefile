@@ -31,8 +31,8 @@ fmt: setup  ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-sync: setup  ## filesync sync against rsync, cp and tar; as root, on tmpfs
-	$(BIN)/python -m bench.sync
+bench-sync: setup  ## the transfer engine, also against rsync, cp and tar; as root, on tmpfs
+	set -e; for one in sync throughput running_pair diff growth; do $(BIN)/python -m bench.$$one; done
 
 bench: setup  ## measure; JSON and plots go to bench/results/
 	$(BIN)/python -m bench

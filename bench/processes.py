@@ -94,9 +94,7 @@ class Cluster:
 
     def peak_bytes(self, name: str) -> int:
         """Return the most memory that a process has had resident."""
-        status = Path(f"/proc/{self.processes[name].pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
+        return peak_bytes(self.processes[name].pid)
 
     def build(self, context: Path, *arguments: str, check: bool = True) -> "BuildRun":
         """Run ``filesync build`` against this cluster and return what came of it."""
@@ -160,6 +158,13 @@ def run(
         check=False,
         env={**os.environ, **(env or {})},
     )
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a running process has had resident."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parent / "results")
 _BAR, _GAP, _WIDTH, _LABEL = 22, 14, 520, 230
 
 
@@ -36,7 +36,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def save(name: str, value: Mapping[str, Any]) -> Path:
     """Write ``name.json`` and print it."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     text = json.dumps({"machine": machine(), **value}, indent=2)
     path.write_text(text + "\n")
@@ -46,7 +46,7 @@ def save(name: str, value: Mapping[str, Any]) -> Path:
 
 def plot(name: str, groups: Sequence[tuple[str, Sequence[tuple[str, float, str]]]]) -> Path:
     """Write ``name.svg``: a group of bars each, (label, value, how to write the value)."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     parts: list[str] = []
     y = 10
     for title, bars in groups:

@@ -105,7 +105,7 @@ def measure(row: Row, root: Path, rounds: int) -> dict[str, list[Run]]:
                 shutil.rmtree(root / "cache", ignore_errors=True)
             time.sleep(REST_S)
             runs[tool.name].append(_run(tool, source, served))
-            _compare(source, served / tool.name)
+            compare(source, served / tool.name)
     return runs
 
 
@@ -118,7 +118,8 @@ def _run(tool: Tool, source: Path, served: Path) -> Run:
     return Run(seconds, _loopback_bytes() - before)
 
 
-def _compare(source: Path, dest: Path) -> None:
+def compare(source: Path, dest: Path) -> None:
+    """Compare two trees, contents and all, by rsync."""
     words = ["rsync", "-anci", "--delete", f"{source}/", f"{dest}/"]
     found = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     if found:

@@ -1,7 +1,12 @@
 """Trees to measure on: the same bytes for the same seed."""
 
+import os
 import random
 from pathlib import Path
+from typing import Final
+
+PER_DIRECTORY: Final = 100
+"""Files in a directory, and directories in one, of a tree of many small files."""
 
 WORDS = [
     "layer",
@@ -68,3 +73,17 @@ def write_tree(
             directory.mkdir(parents=True)
         size = rng.randrange(mean // 2, mean * 3 // 2)
         (directory / f"f{number:06d}").write_bytes(content(rng, size, is_text=number % 2 == 0))
+
+
+def write_small_files(root: Path, files: int) -> None:
+    """Write ``files`` different files of some 200 bytes, a hundred in each directory."""
+    for first in range(0, files, PER_DIRECTORY):
+        number = first // PER_DIRECTORY
+        path = root / f"d{number // PER_DIRECTORY:03}" / f"s{number % PER_DIRECTORY:02}"
+        path.mkdir(parents=True)
+        directory = os.open(path, os.O_DIRECTORY)
+        for at in range(first, min(first + PER_DIRECTORY, files)):
+            fd = os.open(b"f%02d" % (at - first), os.O_WRONLY | os.O_CREAT, dir_fd=directory)
+            os.write(fd, b"%d\n" % at * (1 + at % 50))
+            os.close(fd)
+        os.close(directory)

@@ -1,0 +1,41 @@
+"""Every benchmark of the transfer engine runs, at a size at which it says nothing about speed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.sync import compare
+
+BENCHES = {
+    "diff": ["--directories", "200", "--repeats", "2"],
+    "growth": ["--files", "10", "--files", "210", "--rounds", "1"],
+    "running_pair": ["--files", "210", "--repeats", "2"],
+    "throughput": ["--mib", "20", "--rounds", "1"],
+}
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_a_bench_runs_verifies_its_output_and_saves_figures_and_a_plot(
+    name: str, tmp_path: Path
+) -> None:
+    where = [] if name == "diff" else ["--where", str(tmp_path)]
+    words = [sys.executable, "-m", f"bench.{name}", *BENCHES[name], *where]
+    env = {**os.environ, "BENCH_RESULTS": str(tmp_path / "results")}
+    subprocess.run(words, check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
+    saved: dict[str, Any] = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+    assert saved["machine"]["cores"] == os.cpu_count()
+    assert "<rect" in (tmp_path / "results" / f"{name}.svg").read_text()
+
+
+def test_a_tree_that_is_not_the_source_fails_the_comparison(tmp_path: Path) -> None:
+    for name, content in (("a", "one"), ("b", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(content)
+        os.utime(tmp_path / name / "file", (1, 1))
+    with pytest.raises(SystemExit, match="not what the source is"):
+        compare(tmp_path / "a", tmp_path / "b")
