@@ -13,6 +13,8 @@ from filesync.manifest import Manifest, Nodes
 from filesync.transfer.contents import GrowingContents, Listed
 
 RECENT_BYTES: Final = 32 << 20
+_CONTENT_BYTES: Final = 250
+"""What a content takes besides its bytes: of very small files more than they are."""
 HANDED_BYTES: Final = 160 << 10
 """Of the nodes that are handed on at once: 2,000 names, some 20 ms of the scan of small files."""
 HANDED_DIRECTORIES: Final = 1000
@@ -32,8 +34,9 @@ class Recent:
     def keep(self, digest: Digest, content: bytes) -> None:
         """Keep a content, if there is room."""
         with self._lock:
-            if len(content) <= self._room and digest not in self._contents:
-                self._room -= len(content)
+            size = len(content) + _CONTENT_BYTES
+            if size <= self._room and digest not in self._contents:
+                self._room -= size
                 self._contents[digest] = content
 
     def take(self, digest: Digest, offset: int, length: int) -> bytes | None:
@@ -43,7 +46,7 @@ class Recent:
             if content is None or offset or length != len(content):
                 return None
             del self._contents[digest]
-            self._room += length
+            self._room += length + _CONTENT_BYTES
             return content
 
     def close(self) -> None:
