@@ -97,6 +97,11 @@ class ArrivingUpdate(TreeUpdate):
         return super().finish()
 
     @property
+    def is_whole(self) -> bool:
+        """The root has come, and so has all that is in it."""
+        return self._arrived.tree is not None
+
+    @property
     def made(self) -> Manifest:
         """What the directory holds, once it is finished.
 

@@ -52,6 +52,8 @@ class Arrivals:
         request = wire.AskDirectories(self._token)
         answer, payload = await ask(self._channel, request, wire.Directories)
         wanted = await in_thread(self._add, payload)
+        if answer.tree is not None and not self._update.is_whole:
+            raise MalformedManifest("a tree was named before its root came")
         self.tree = answer.tree
         return wanted, answer.tree is not None
 

@@ -70,6 +70,10 @@ SEGMENTS_BYTES: Final = 1 << 20
 MAX_DELTA_FILES: Final = 128
 MAX_DELTA_FILES_BYTES: Final = 256 << 20
 """Large files whose old ones are cut, or whose recipes are worked off, at once; one at least."""
+CUT_BYTES: Final = 4 << 20
+"""Files whose old ones are cut by one turn of a thread: a turn costs as much as 100 kB."""
+FEW_BYTES: Final = 512 << 10
+"""Gaps of less than this together wait while old files are being cut: each ask has its price."""
 AHEAD_UNITS: Final = 32
 """Files are asked for when fewer units than this are ready."""
 MAX_PENDING_FILES: Final = 16_384
@@ -104,6 +108,7 @@ class Fetch:
         self._stretches: deque[Stretch] = deque()
         self._waiting: deque[Work] = deque()
         self._gaps: list[Gap] = []
+        self._unbased = 0
         self._cutting = 0
         self._cutting_bytes = 0
         self._gone: set[int] = set()
@@ -226,12 +231,14 @@ class Fetch:
         else:
             self._put(unit.work, unit.size)
 
-    def based(self, work: Work, index: Index | None) -> None:
+    def based(self, works: Sequence[tuple[Work, Index | None]]) -> None:
         """Take note of what the old files have; None when there are none after all."""
-        work.index = index if index is not None else Index([])
-        pages, work.pages = work.pages, []
-        for stretch, parts in pages:
-            self._plan(stretch, parts)
+        self._unbased -= len(works)
+        for work, index in works:
+            work.index = index if index is not None else Index([])
+            pages, work.pages = work.pages, []
+            for stretch, parts in pages:
+                self._plan(stretch, parts)
         self._flush_gaps()
 
     def copied(self, work: Work, size: int) -> None:
@@ -303,6 +310,7 @@ class Fetch:
             self._units.append(Piece(work, 0, file.size))
 
     def _begin_works(self) -> None:
+        begun: list[Work] = []
         while self._waiting and (
             not self._cutting
             or (
@@ -314,8 +322,17 @@ class Fetch:
             self._cutting += 1
             self._cutting_bytes += work.file.size
             level = Level.SEGMENTS if work.file.size > SEGMENTS_BYTES else Level.CHUNKS
-            self.effects.append(CutBases(work))
             self._stretches.append(Stretch(work, 0, work.file.size, level))
+            begun.append(work)
+            if sum(work.file.size for work in begun) >= CUT_BYTES:
+                self._cut(begun)
+                begun = []
+        if begun:
+            self._cut(begun)
+
+    def _cut(self, works: Sequence[Work]) -> None:
+        self._unbased += len(works)
+        self.effects.append(CutBases(tuple(works)))
 
     def _end(self, work: Work) -> None:
         if work.is_delta:
@@ -401,7 +418,9 @@ class Fetch:
             self._units.append(Piece(gap.work, gap.offset, gap.size))
 
     def _flush_gaps(self) -> None:
-        """Have gaps signed, as many at once as fit into one ask."""
+        """Have gaps signed, as many at once as fit into one ask; a few wait for more to come."""
+        if self._unbased and sum(gap.size for gap in self._gaps) < FEW_BYTES:
+            return
         batch: list[Gap] = []
         size = 0
         for gap in self._gaps:

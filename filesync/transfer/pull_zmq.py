@@ -57,6 +57,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Connect = Callable[[Replica], Awaitable[Channel]]
 Turn = Callable[[], Awaitable[Event]]
+Job = Callable[[], Event]
+"""What a thread does in a turn, together with others."""
 Feed = Callable[[], Awaitable[tuple[Sequence[WantedFile], bool]]]
 """Returns what more is wanted, which may be nothing yet, and whether that is all."""
 
@@ -108,6 +110,7 @@ class Pull:
         self._disk: asyncio.Queue[Turn | None] = asyncio.Queue()
         # What the next of these turns writes, all at once: a hop to a thread costs 50 us.
         self._pieces: list[tuple[StorePiece, asyncio.Future[Buffer]]] = []
+        self._jobs: list[Job] = []
         self._beside: set[asyncio.Task[None]] = set()
         self._openers: set[asyncio.Task[None]] = set()
         self._opening = 0
@@ -320,9 +323,9 @@ class Pull:
                 one = decoded(effect.data, self._pool)
                 self._disk.put_nowait(partial(self._rebuild, effect, one))
             case CopyRanges():
-                self._disk.put_nowait(partial(self._copy, effect))
+                self._queue_job(partial(self._copy, effect))
             case FinishFile():
-                self._disk.put_nowait(partial(self._finish_file, effect))
+                self._queue_job(partial(self._finish_file, effect))
             case CutBases():
                 self._run_beside(self._cut_bases(effect))
             case SignGaps():
@@ -334,6 +337,11 @@ class Pull:
         self._pieces.append((effect, decoded(effect.data, self._pool)))
         if len(self._pieces) == 1:
             self._disk.put_nowait(self._store_pieces)
+
+    def _queue_job(self, job: Job) -> None:
+        self._jobs.append(job)
+        if len(self._jobs) == 1:
+            self._disk.put_nowait(self._do_jobs)
 
     async def _take_turns(self) -> None:
         while (turn := await self._disk.get()) is not None:
@@ -392,12 +400,7 @@ class Pull:
                 events.append(partial(self._stored, effect))
                 self._stats.content_bytes += effect.piece.size
         await self._in_thread(self._landing.store_pieces, stored)
-
-        def tell() -> None:
-            for event in events:
-                event()
-
-        return tell
+        return partial(_tell, events)
 
     def _stored(self, effect: StoreBatch | StorePiece) -> None:
         self._fetch.stored(effect.batch if isinstance(effect, StoreBatch) else effect.piece)
@@ -432,20 +435,24 @@ class Pull:
         if session := self._sessions.get(effect.session):
             self._fail_session(session, error)
 
-    async def _copy(self, effect: CopyRanges) -> Event:
-        await self._in_thread(self._landing.copy, effect.work, effect.copies)
+    async def _do_jobs(self) -> Event:
+        jobs, self._jobs = self._jobs, []
+        return partial(_tell, await self._in_thread(lambda: [job() for job in jobs]))
+
+    def _copy(self, effect: CopyRanges) -> Event:
+        self._landing.copy(effect.work, effect.copies)
         size = sum(copy.length for copy in effect.copies)
-        self._stats.copied_bytes += size
 
         def copied() -> None:
+            self._stats.copied_bytes += size
             self._fetch.copied(effect.work, size)
             self._note_progress()
 
         return copied
 
-    async def _finish_file(self, effect: FinishFile) -> Event:
+    def _finish_file(self, effect: FinishFile) -> Event:
         try:
-            await self._in_thread(self._landing.finish, effect.work)
+            self._landing.finish(effect.work)
         except ContentCorrupt as exc:
             return partial(self._note_corrupt, effect, exc)
         return partial(self._finished, effect)
@@ -462,8 +469,10 @@ class Pull:
                 self._fail_session(session, error)
 
     async def _cut_bases(self, effect: CutBases) -> Event:
-        index = await self._in_thread(self._landing.cut_bases, effect.work)
-        return partial(self._fetch.based, effect.work, index)
+        based = await self._in_thread(
+            lambda: [(work, self._landing.cut_bases(work)) for work in effect.works]
+        )
+        return partial(self._fetch.based, based)
 
     async def _sign(self, effect: SignGaps) -> Event:
         key, pieces = await self._in_thread(self._landing.sign, effect.gaps)
@@ -479,6 +488,11 @@ class Pull:
 
 def _on_wire_bytes(session: Session) -> int:
     return session.machine.on_wire_bytes
+
+
+def _tell(events: Sequence[Event]) -> None:
+    for event in events:
+        event()
 
 
 def _fail(error: Exception) -> None:

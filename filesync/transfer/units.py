@@ -145,9 +145,9 @@ class StorePiece(msgspec.Struct, frozen=True):
 
 
 class CutBases(msgspec.Struct, frozen=True):
-    """Open the large file and cut the old files that it may share with; then call ``based``."""
+    """Open the large files and cut the old files that they may share with; then call ``based``."""
 
-    work: Work
+    works: tuple[Work, ...]
 
 
 class CopyRanges(msgspec.Struct, frozen=True):

@@ -36,6 +36,7 @@ from filesync.transfer.units import (
     SignGaps,
     StoreBatch,
     StorePiece,
+    Work,
 )
 from filesync.transfer.wire import (
     AskDeltas,
@@ -206,13 +207,15 @@ class World:
 
     def work_beside(self, effect: CutBases | SignGaps) -> None:
         if isinstance(effect, CutBases):
-            old = self.old[effect.work.file.ticket]
-            index = recipe.Index([(reader(old), len(old))]) if old else None
-            self.fetch.based(effect.work, index)
+            self.fetch.based([(work, self.index_of(work)) for work in effect.works])
             return
         key = self.rng.randrange(1 << 63)
         signed = [delta.cut(self.old_bytes(gap), key) for gap in effect.gaps]
         self.fetch.signed(effect.gaps, key, signed)
+
+    def index_of(self, work: Work) -> recipe.Index | None:
+        old = self.old[work.file.ticket]
+        return recipe.Index([(reader(old), len(old))]) if old else None
 
     def old_bytes(self, gap: Gap) -> bytes:
         old = self.old[gap.file.ticket]
