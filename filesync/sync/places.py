@@ -163,6 +163,17 @@ def find_sources(places: Places, paths: Sequence[bytes]) -> list[Source]:
     return found
 
 
+def is_named(part: Part, paths: Iterable[bytes]) -> bool:
+    """Say whether ``part`` has only what ``paths`` name, under the names that they give it.
+
+    Whoever takes from a peer asks this: the peer must not choose what is written where.
+    """
+    if part.names is None:
+        return part.inside in {_inside(path) for path in paths}
+    last = {path.rpartition(b"/")[2] for path in paths} - {b"", b".", b".."}
+    return not part.inside and part.names <= last
+
+
 def not_excluded(sources: Sequence[Source], rules: Sequence[bytes]) -> list[Source]:
     """Return ``sources`` without the directories that the rules leave out; close those."""
     filter = Filter(rules)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync import wire
 from filesync.sync.applying import Update, plan_target, scan_target
@@ -12,7 +13,7 @@ from filesync.sync.nodes import fetch_nodes
 from filesync.sync.noting import note_plan
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Part, Removal, is_united, removal_of
-from filesync.sync.places import LocalPlaces, find_target
+from filesync.sync.places import LocalPlaces, find_target, is_named
 from filesync.sync.stats import SyncStats
 from filesync.transfer.offer import Replica
 
@@ -28,12 +29,14 @@ async def take(
 
     Raises:
         PathMissing: the directory above the destination is not there.
+        PeerError: the server gives what was not asked for, or is no tree.
         Unavailable: the server is gone, or refuses.
         StoreError: this disk.
     """
     request = wire.Look(tuple(paths), options.rules, options.checksum)
     found, _ = await ask(peer.channel, request, wire.Found)
     taking = _Taking(peer, found.parts, dest, options, progress)
+    taking.check(paths)
     for at in reversed(range(len(found.parts))):
         await taking.take(at, is_directory=len(paths) > 1)
     return taking.stats
@@ -57,6 +60,18 @@ class _Taking:
         self._progress = progress
         self._nodes = MemoryNodes()
         self._tops: dict[int, wire.Scanned] = {}
+
+    def check(self, paths: Sequence[bytes]) -> None:
+        """Check that what was found is what ``paths`` name.
+
+        Raises:
+            UnexpectedMessage: it is more, or is to stand elsewhere.
+        """
+        if len(self._parts) > len(paths):
+            raise UnexpectedMessage("the server gives more than was asked for")
+        for part in self._parts:
+            if not is_named(part, paths):
+                raise UnexpectedMessage("the server gives something else than was asked for")
 
     async def take(self, at: int, *, is_directory: bool) -> None:
         """Take one part."""
