@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.errors import Unavailable, UsageError
 from filesync.sync.asking import Peer
+from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.places import LocalPlaces, close_all, find_sources, local_path, not_excluded
 from filesync.sync.stats import SyncStats
@@ -84,7 +85,7 @@ async def sync_to(
     from filesync.sync.giving import Giving
 
     started = monotonic()
-    found = not_excluded(find_sources(LocalPlaces(), sources), options.rules)
+    found = not_excluded(find_sources(LocalPlaces(), sources), Filter(options.rules))
     giving = Giving(found, options, progress, is_directory=len(sources) > 1)
     try:
         giving.begin()

@@ -2,7 +2,7 @@
 
 import enum
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from filesync.errors import StoreError, UnexpectedMessage, UsageError
@@ -43,7 +43,7 @@ class Held:
         self,
         place: Place | None,
         part: Part,
-        rules: Sequence[bytes],
+        filter: Filter,
         caches: Path | None,
         *,
         is_offered: bool = False,
@@ -59,7 +59,7 @@ class Held:
         self.manifest = empty_manifest(self.nodes)
         self.offer: Offer | None = None
         self.stage = Stage.NEW
-        self._filter = Filter(rules, root=part.prefix)
+        self._filter = filter
         self._caches = caches
         self._claim = claim
         self._is_used = False

@@ -38,7 +38,7 @@ def sync_local(paths: Sequence[bytes], dest: bytes, options: Options) -> SyncSta
     """
     started = monotonic()
     with ExitStack() as stack:
-        sources = not_excluded(find_sources(LocalPlaces(), paths), options.rules)
+        sources = not_excluded(find_sources(LocalPlaces(), paths), Filter(options.rules))
         stack.callback(close_all, sources)
         sync = _Sync(sources, dest, options, is_directory=len(paths) > 1)
         for at in reversed(range(len(sources))):

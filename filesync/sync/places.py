@@ -126,7 +126,9 @@ class Source(NamedTuple):
         return Part(self.inside, self.place.names)
 
 
-def find_sources(places: Places, paths: Sequence[bytes]) -> list[Source]:
+def find_sources(
+    places: Places, paths: Sequence[bytes], *, most: int | None = None
+) -> list[Source]:
     """Return what ``paths`` name, in their order; names in one directory as one.
 
     A directory with a slash at its end stands for what is in it. Where two paths have one last
@@ -134,13 +136,15 @@ def find_sources(places: Places, paths: Sequence[bytes]) -> list[Source]:
 
     Raises:
         PathMissing: something is not there.
-        UsageError: something may not be named.
+        UsageError: something may not be named, or more than ``most`` directories are.
     """
     found: list[Source] = []
     together: dict[bytes, list[Place]] = {}
     seen: set[bytes] = set()
     try:
         for path in paths:
+            if most is not None and len(found) == most:
+                raise UsageError(f"more than {most} directories at once; name fewer")
             place = _find(places, path)
             if place.names is None:
                 found.append(Source(place, _inside(path)))
@@ -174,9 +178,8 @@ def is_named(part: Part, paths: Iterable[bytes]) -> bool:
     return not part.inside and part.names <= last
 
 
-def not_excluded(sources: Sequence[Source], rules: Sequence[bytes]) -> list[Source]:
-    """Return ``sources`` without the directories that the rules leave out; close those."""
-    filter = Filter(rules)
+def not_excluded(sources: Sequence[Source], filter: Filter) -> list[Source]:
+    """Return ``sources`` without the directories that ``filter`` leaves out; close those."""
     kept: list[Source] = []
     for source in sources:
         if source.inside and filter.excludes(source.inside, True):

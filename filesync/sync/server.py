@@ -99,19 +99,25 @@ class TreeServer:
 
     def _look(self, channel: Channel, request: wire.Look) -> wire.Found:
         caches = None if request.checksum else self._caches
+        # Before anything is open: it may fail.
+        filter = Filter(request.rules)
+        sources = find_sources(self._places, request.paths, most=MAX_HELD)
+        helds: list[Held] = []
+        for source in not_excluded(sources, filter):
+            below = Filter(request.rules, root=source.part.prefix)
+            helds.append(Held(source.place, source.part, below, caches, is_offered=True))
         found: list[wire.Part] = []
-        for source in not_excluded(find_sources(self._places, request.paths), request.rules):
-            held = Held(source.place, source.part, request.rules, caches, is_offered=True)
-            token = self._hold(channel, held)
-            found.append(
-                wire.Part(token, source.inside, tuple(sorted(source.place.names or ())))
-            )
+        for token, held in zip(self._hold(channel, *helds), helds, strict=True):
+            inside, names = held.part
+            found.append(wire.Part(token, inside, tuple(sorted(names or ()))))
         return wire.Found(tuple(found))
 
     def _prepare(self, channel: Channel, request: wire.Prepare) -> wire.Prepared:
         if self._read_only and not request.dry_run:
             raise UsageError("this server is read-only; nothing can be given to it")
         part = Part(_checked(request.inside), frozenset(map(_checked, request.names)) or None)
+        # Before anything is open, or is claimed: it may fail.
+        filter = Filter(request.rules, root=part.prefix)
         target = find_target(
             self._places,
             request.path,
@@ -129,23 +135,24 @@ class TreeServer:
                 place.close()
                 raise
         caches = None if request.checksum else self._caches
-        held = Held(place, part, request.rules, caches, rename=rename, claim=claim)
+        held = Held(place, part, filter, caches, rename=rename, claim=claim)
         is_new = target is None or target.is_new
         is_empty = claim is not None and place is not None and place.is_empty
-        token = self._hold(channel, held)
+        (token,) = self._hold(channel, held)
         return wire.Prepared(token, is_new=is_new, rename=rename, is_empty=is_empty)
 
-    def _hold(self, channel: Channel, held: Held) -> bytes:
-        """Keep ``held`` for ``channel``; return its token."""
+    def _hold(self, channel: Channel, *helds: Held) -> list[bytes]:
+        """Keep ``helds`` for ``channel``, all of them or none; return their tokens."""
         if (mine := self._held.get(channel)) is None:
             mine = self._held[channel] = {}
             channel.on_lost.append(lambda _: self._drop_all(channel))
-        if len(mine) >= MAX_HELD or channel.lost is not None:
-            held.close()
+        if len(mine) + len(helds) > MAX_HELD or channel.lost is not None:
+            for held in helds:
+                held.close()
             raise TooMuchWanted(f"more than {MAX_HELD} directories at once; name fewer")
-        token = secrets.token_bytes(TOKEN_BYTES)
-        mine[token] = held
-        return token
+        tokens = [secrets.token_bytes(TOKEN_BYTES) for _ in helds]
+        mine.update(zip(tokens, helds, strict=True))
+        return tokens
 
     def _find(self, channel: Channel, token: bytes) -> Held:
         held = self._held.get(channel, {}).get(token)

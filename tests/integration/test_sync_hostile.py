@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from filesync.digest import Digest
 from filesync.disk.scan import scan
-from filesync.errors import FilesyncError, MalformedManifest, PeerError, UnexpectedMessage
+from filesync.errors import FilesyncError, MalformedManifest, PeerError, UnexpectedMessage, UsageError
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put, subdirectory, with_entries
 from filesync.sync import wire
 from filesync.sync.client import Remote, sync_from
 from filesync.sync.nodes import answer_deltas, answer_nodes
 from filesync.sync.options import Options
-from filesync.transfer import DataPlane
+from filesync.sync.server import TreeServer
+from filesync.transfer import DataPlane, NotOffered, Refused, calls_zmq, connections_zmq
 from filesync.transfer.channel_zmq import Channel
+from filesync.transfer.errors import TooMuchWanted
 
 LOOPBACK = "tcp://127.0.0.1:0"
 TOKEN = bytes(16)
@@ -124,3 +127,146 @@ def test_what_was_asked_for_is_taken(
     (tmp_path / "home").mkdir()
     assert LyingServer(evil, part).gives(asked, tmp_path / "home") is None
     assert (tmp_path / "home" / lands).read_text() == "planted"
+
+
+# --- clients ------------------------------------------------------------------------------------
+
+Ask = Callable[[wire.Request], Awaitable[wire.Answer]]
+Talk = Callable[[Ask], Awaitable[None]]
+TOO_MANY_STARS = b"*a" * 100
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture(autouse=True)
+def _quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a listener notice soon that a peer is gone."""
+    monkeypatch.setattr(connections_zmq, "PING_S", 0.1)
+
+
+def with_server(root: Path, talk: Talk) -> None:
+    """Let ``talk`` ask a server of ``root`` what it likes; nothing stays open there afterwards."""
+
+    async def main() -> None:
+        server = TreeServer(root, read_only=False, caches=None)
+        async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+            server.use(plane)
+            before = open_descriptors()
+            async with DataPlane() as client:
+                channel = await client.connect(plane.address)
+
+                async def ask(request: wire.Request) -> wire.Answer:
+                    body, _ = await calls_zmq.call(channel, wire.encode(request))
+                    return wire.decode_answer(body)
+
+                await talk(ask)
+            async with asyncio.timeout(20):
+                while open_descriptors() > before:
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+
+
+async def refused(ask: Ask, request: wire.Request, reason: type[FilesyncError]) -> None:
+    with pytest.raises(Refused) as caught:
+        await ask(request)
+    assert caught.value.reason == reason.code
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Path:
+    root = tmp_path / "served"
+    for number in range(100):
+        (root / f"d{number}").mkdir(parents=True)
+    return root
+
+
+def test_what_was_found_is_let_go_of_when_a_rule_makes_no_sense(served: Path) -> None:
+    async def talk(ask: Ask) -> None:
+        await refused(ask, wire.Look((b"d1", b"d2"), (TOO_MANY_STARS,)), UsageError)
+
+    with_server(served, talk)
+
+
+def test_what_was_found_is_let_go_of_when_it_is_too_much(served: Path) -> None:
+    async def talk(ask: Ask) -> None:
+        paths = tuple([b"d%d" % number for number in range(100)])
+        await refused(ask, wire.Look(paths), UsageError)
+        half = wire.Look(paths[:40])
+        await ask(half)
+        before = open_descriptors()
+        await refused(ask, half, TooMuchWanted)
+        assert open_descriptors() == before
+
+    with_server(served, talk)
+
+
+def test_what_was_prepared_is_let_go_of_when_a_rule_makes_no_sense(served: Path) -> None:
+    async def talk(ask: Ask) -> None:
+        await refused(ask, wire.Prepare(b"d1/", rules=(TOO_MANY_STARS,)), UsageError)
+        prepared = await ask(wire.Prepare(b"d1/"))
+        assert isinstance(prepared, wire.Prepared)
+        await ask(wire.Drop(prepared.token))
+
+    with_server(served, talk)
+
+
+@pytest.mark.parametrize("path", [b"..", b"d1/../..", b"a\0b", b"link", b"link/x"])
+def test_a_path_out_of_the_served_directory_is_refused(
+    path: bytes, served: Path, tmp_path: Path
+) -> None:
+    (served / "link").symlink_to(tmp_path)
+    before = names_below(tmp_path)
+
+    async def talk(ask: Ask) -> None:
+        for request in (wire.Look((path + b"/",)), wire.Prepare(path + b"/")):
+            with pytest.raises(Refused):
+                await ask(request)
+
+    with_server(served, talk)
+    assert names_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [b"..", b".", b"a/b", b"/x", b"a\0b"])
+def test_a_name_that_is_none_is_not_prepared(name: bytes, served: Path, tmp_path: Path) -> None:
+    before = names_below(tmp_path)
+
+    async def talk(ask: Ask) -> None:
+        await refused(ask, wire.Prepare(b"d1/", inside=name), UsageError)
+        await refused(ask, wire.Prepare(b"d1/", names=(name,)), UsageError)
+
+    with_server(served, talk)
+    assert names_below(tmp_path) == before
+
+
+def test_what_another_connection_holds_is_not_yours(served: Path) -> None:
+    async def talk(ask: Ask) -> None:
+        for request in (
+            wire.Scan(TOKEN),
+            wire.AskNodes(TOKEN, (Digest(bytes(32)),)),
+            wire.AskNodeDeltas(TOKEN, 1, ((Digest(bytes(32)), b""),)),
+            wire.Give(TOKEN, TOKEN, Digest(bytes(32))),
+        ):
+            await refused(ask, request, NotOffered)
+
+    with_server(served, talk)
+
+
+def test_what_is_asked_out_of_turn_is_refused(served: Path) -> None:
+    async def talk(ask: Ask) -> None:
+        found = await ask(wire.Look((b"d1",)))
+        assert isinstance(found, wire.Found)
+        token = found.parts[0].token
+        nodes = wire.AskNodes(token, (Digest(bytes(32)),))
+        await refused(ask, nodes, UnexpectedMessage)
+        await ask(wire.Scan(token))
+        await refused(ask, wire.Scan(token), UnexpectedMessage)
+        await refused(ask, nodes, NotOffered)
+        await refused(ask, wire.Give(token, TOKEN, Digest(bytes(32))), UsageError)
+        await refused(ask, wire.Progressed(1, 1), UnexpectedMessage)
+        await ask(wire.Drop(token))
+        await refused(ask, nodes, NotOffered)
+
+    with_server(served, talk)
