@@ -5,6 +5,8 @@ from filesync.manifest.links import canonical_links, group_name, link_groups
 from filesync.manifest.node import (
     EMPTY_DIRECTORY,
     MAX_DEPTH,
+    MAX_ENTRIES,
+    MAX_LINKS,
     MAX_NODE_BYTES,
     Directory,
     Entry,
@@ -36,6 +38,8 @@ from filesync.manifest.tree import (
 __all__ = [
     "EMPTY_DIRECTORY",
     "MAX_DEPTH",
+    "MAX_ENTRIES",
+    "MAX_LINKS",
     "MAX_NODE_BYTES",
     "Directory",
     "Entry",

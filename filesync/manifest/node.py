@@ -24,6 +24,10 @@ MAX_NODE_BYTES: Final = 32 << 20
 MAX_DEPTH: Final = 4000
 """Bound on directories inside each other."""
 MAX_NAME_BYTES: Final = 255
+MAX_ENTRIES: Final = 1 << 27
+"""Bound on the names in one tree. Sixty nodes, each twice in the next, would have 2^60."""
+MAX_LINKS: Final = 1 << 24
+"""Bound on those in hard-link groups; who looks through the groups holds their paths."""
 MAX_XATTR_BYTES: Final = 64 << 10
 
 Name = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_NAME_BYTES)]

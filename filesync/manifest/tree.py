@@ -16,6 +16,8 @@ from filesync.errors import MalformedManifest, NodeMissing
 from filesync.manifest.node import (
     EMPTY_DIRECTORY,
     MAX_DEPTH,
+    MAX_ENTRIES,
+    MAX_LINKS,
     MAX_NODE_BYTES,
     Directory,
     Entry,
@@ -165,7 +167,8 @@ def summarise(nodes: Nodes, directory: Directory) -> Summary:
     """Return the summary of ``directory``, whose subdirectories are in ``nodes``.
 
     Raises:
-        MalformedManifest: it is deeper than ``MAX_DEPTH``, or larger than a size can say.
+        MalformedManifest: it is deeper than ``MAX_DEPTH``, has more than ``MAX_ENTRIES`` names or
+            ``MAX_LINKS`` links, or is larger than a size can say.
     """
     entries = len(directory.entries)
     size = links = depth = 0
@@ -180,7 +183,11 @@ def summarise(nodes: Nodes, directory: Directory) -> Summary:
             depth = max(depth, nodes.summary(entry.tree).depth)
     if depth >= MAX_DEPTH:
         raise MalformedManifest(f"more than {MAX_DEPTH} directories inside each other")
-    if max(size, entries, links) >= 1 << 63:
+    if entries > MAX_ENTRIES or links > MAX_LINKS:
+        raise MalformedManifest(
+            f"a tree of more than {MAX_ENTRIES:,} names, or {MAX_LINKS:,} hard links"
+        )
+    if size >= 1 << 63:
         raise MalformedManifest("files of more than 2^63 bytes together")
     return Summary(content_digest(directory), entries, size, links, depth + 1)
 

@@ -12,6 +12,8 @@ from filesync.errors import MalformedManifest, NodeMissing
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     MAX_DEPTH,
+    MAX_ENTRIES,
+    MAX_LINKS,
     MAX_NODE_BYTES,
     Directory,
     Entry,
@@ -347,6 +349,19 @@ def test_a_tree_deeper_than_the_limit_is_refused() -> None:
     data = encode(a_directory(subdirectory(nodes, b"d", deepest)))
     with pytest.raises(MalformedManifest, match="inside each other"):
         accept(nodes, data)
+
+
+@pytest.mark.parametrize("link", [b"", GROUP])
+def test_few_nodes_that_stand_for_more_names_than_anybody_has_are_refused(link: bytes) -> None:
+    nodes = MemoryNodes()
+    digest = put(nodes, a_directory(a_file(b"a", link=link), a_file(b"b", link=link)))
+    with pytest.raises(MalformedManifest, match="names"):
+        for _ in range(60):
+            twice = [subdirectory(nodes, name, digest) for name in (b"a", b"b")]
+            digest = accept(nodes, encode(a_directory(*twice)))
+    assert nodes.summary(digest).entries <= MAX_ENTRIES
+    assert nodes.summary(digest).links <= MAX_LINKS
+    assert len(nodes) < 30
 
 
 def test_sizes_whose_sum_is_no_size_are_refused() -> None:
