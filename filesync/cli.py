@@ -25,6 +25,21 @@ _OWN: Final = {
 _LEVELS: Final = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
+class OneLine(logging.Formatter):
+    """Formats a record as one line that steers no terminal, whoever its words are from."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line, before any traceback."""
+        return escaped(super().formatMessage(record))
+
+
+def escaped(text: str, *, keep: str = "") -> str:
+    """Return ``text`` with all that is not printable, and not in ``keep``, escaped."""
+    return "".join(
+        char if char.isprintable() or char in keep else ascii(char)[1:-1] for char in text
+    )
+
+
 class PluginGroup(click.Group):
     """A group of our own commands and the entry points of GROUP, loaded when they are used."""
 
@@ -82,10 +97,10 @@ def filesync(verbose: int) -> None:
     traceback with each error.
     """
     level = os.environ.get("FILESYNC_LOG", "").upper() or _LEVELS[min(verbose, 2)]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine("%(levelname)s %(name)s: %(message)s"))
     try:
-        logging.basicConfig(
-            level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-        )
+        logging.basicConfig(level=level, handlers=[handler])
     except ValueError:
         raise UsageError(
             f"FILESYNC_LOG={level} is no level: debug, info, warning or error"
@@ -125,7 +140,7 @@ def run(arguments: list[str] | None = None) -> int:
 def _report(exc: FilesyncError) -> int:
     if os.environ.get("FILESYNC_DEBUG") == "1":
         raise exc
-    text = str(exc) or type(exc).__name__
+    text = escaped(str(exc) or type(exc).__name__, keep="\n\t")
     click.echo(f"filesync: error: {text}", err=True)
     return 2 if isinstance(exc, UsageError) else 1
 

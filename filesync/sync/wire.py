@@ -41,7 +41,7 @@ Rule = Annotated[bytes, msgspec.Meta(max_length=4096)]
 Rules = Annotated[tuple[Rule, ...], msgspec.Meta(max_length=MAX_RULES)]
 Signatures = Annotated[bytes, msgspec.Meta(max_length=MAX_SIGNATURES_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
-Kind = Annotated[str, msgspec.Meta(max_length=64)]
+Kind = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z ]*\Z")]
 Kinds = Annotated[dict[Kind, Count], msgspec.Meta(max_length=MAX_KINDS)]
 
 

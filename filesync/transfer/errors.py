@@ -26,7 +26,7 @@ class Refused(Unavailable):
 
     Attributes:
         reason: the ``code`` of the peer's own error.
-        detail: its sentence, for people only.
+        detail: its sentence, for people only, on one line.
     """
 
     code = "refused"
@@ -34,7 +34,7 @@ class Refused(Unavailable):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
         self.reason = reason
-        self.detail = detail
+        self.detail = " ".join(detail.split())
 
     def __str__(self) -> str:
         return f"the peer refused ({self.reason}): {self.detail}"

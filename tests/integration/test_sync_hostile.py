@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -9,14 +10,22 @@ import pytest
 
 from filesync.digest import Digest
 from filesync.disk.scan import scan
-from filesync.errors import FilesyncError, MalformedManifest, PeerError, UnexpectedMessage, UsageError
-from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put, subdirectory, with_entries
+from filesync.errors import (
+    FilesyncError,
+    UnexpectedMessage,
+    UsageError,
+)
+from filesync.manifest import (
+    Manifest,
+    MemoryNodes,
+)
 from filesync.sync import wire
 from filesync.sync.client import Remote, sync_from
 from filesync.sync.nodes import answer_deltas, answer_nodes
 from filesync.sync.options import Options
 from filesync.sync.server import TreeServer
 from filesync.transfer import DataPlane, NotOffered, Refused, calls_zmq, connections_zmq
+from filesync.transfer.calls_zmq import Answer
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import TooMuchWanted
 
@@ -129,6 +138,47 @@ def test_what_was_asked_for_is_taken(
     assert (tmp_path / "home" / lands).read_text() == "planted"
 
 
+async def shown_by_the_command(answer: Answer, dest: Path) -> str:
+    """Return what ``filesync sync`` says when it takes from a server that says ``answer``."""
+    async with DataPlane(LOOPBACK, answer=answer) as plane:
+        command = [
+            sys.executable,
+            "-m",
+            "filesync",
+            "-vv",
+            "sync",
+            f"{plane.address}/a",
+            str(dest),
+        ]
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        _, said = await process.communicate()
+    assert process.returncode == 1
+    return said.decode()
+
+
+def test_what_a_server_says_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    async def answer(_: Channel, body: bytes) -> tuple[bytes, bytes]:
+        raise UsageError("no\nfilesync: done\x1b]0;title\x07\x9b2J")
+
+    said = asyncio.run(shown_by_the_command(answer, tmp_path / "dest"))
+    assert "no filesync: done\\x1b]0;title\\x07\\x9b2J" in said
+    assert all(char.isprintable() for line in said.splitlines() for char in line)
+
+
+def test_what_a_server_skipped_is_told_in_plain_words(evil: Path, tmp_path: Path) -> None:
+    server = LyingServer(evil, wire.Part(TOKEN, b"a"))
+    scanned = wire.Scanned(server.manifest.tree, {"\x1b[2J": 1})
+
+    async def answer(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+        if isinstance(wire.decode_request(body), wire.Scan):
+            return wire.encode(scanned), b""
+        return await server.answer(channel, body)
+
+    assert "not an answer of a server of trees" in asyncio.run(
+        shown_by_the_command(answer, tmp_path / "dest")
+    )
+
+
 # --- clients ------------------------------------------------------------------------------------
 
 Ask = Callable[[wire.Request], Awaitable[wire.Answer]]
@@ -162,9 +212,11 @@ def with_server(root: Path, talk: Talk) -> None:
                     return wire.decode_answer(body)
 
                 await talk(ask)
-            async with asyncio.timeout(20):
-                while open_descriptors() > before:
-                    await asyncio.sleep(0.05)
+            for _ in range(400):
+                if open_descriptors() <= before:
+                    return
+                await asyncio.sleep(0.05)
+            raise AssertionError("descriptors stay open")
 
     asyncio.run(main())
 
