@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench bench-sync clean
+.PHONY: help setup demo test check fuzz fmt bench bench-sync clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -27,6 +27,10 @@ check: setup  ## lint, formatting, types and the layering table
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_layering.py
 
+fuzz: setup  ## fuzz what peers send, a minute for each target
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz
+
 fmt: setup  ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -38,5 +42,5 @@ bench: setup  ## measure; JSON and plots go to bench/results/
 	$(BIN)/python -m bench
 
 clean:  ## remove .venv and all caches in this folder
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

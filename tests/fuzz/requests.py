@@ -1,0 +1,134 @@
+"""What ``filesync serve`` and its clients say to each other, and what comes of it without a disk."""
+
+import random
+from typing import Final
+
+from filesync.digest import digest_of
+from filesync.errors import MalformedMessage, PeerError, UsageError
+from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put, with_entries
+from filesync.sync import wire
+from filesync.sync.filter import Filter
+from filesync.sync.nodes import NodeFetch, answer_deltas, answer_nodes
+from filesync.sync.places import is_named
+from filesync.sync.plan import Part
+from filesync.transfer import delta
+from tests.fuzz import mutation
+from tests.fuzz.mutation import Mutate
+from tests.unit.made import file
+
+REQUEST: Final = b"r"
+ANSWER: Final = b"a"
+TOKEN: Final = bytes(16)
+PATHS: Final = (b"a/b", b"c/", b"..", b"d")
+KEY: Final = 5
+
+
+def _manifest(mtime_ns: int) -> Manifest:
+    nodes = MemoryNodes()
+    files = [file(b"%03d" % number, b"x", mtime_ns * (number == 50)) for number in range(100)]
+    return Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, files)), nodes)
+
+
+OLD: Final = _manifest(0)
+NEW: Final = _manifest(1)
+
+
+def fuzz(data: bytes) -> None:
+    """Take ``data`` as a kind, the body's length, the body and a payload."""
+    kind, size, rest = data[:1], int.from_bytes(data[1:3], "big"), data[3:]
+    body, payload = rest[:size], rest[size:]
+    try:
+        if kind == REQUEST:
+            request = wire.decode_request(body)
+            assert wire.decode_request(wire.encode(request)) == request
+            _answer(request)
+        elif kind == ANSWER:
+            answer = wire.decode_answer(body)
+            assert wire.decode_answer(wire.encode(answer)) == answer
+            _take(answer, payload)
+    except (MalformedMessage, PeerError, UsageError):
+        pass
+
+
+def mutated(data: bytes, rng: random.Random, mutate: Mutate) -> bytes:
+    """Return ``data`` with something in its body or payload changed."""
+    kind, size, rest = data[:1], int.from_bytes(data[1:3], "big"), data[3:]
+    body, payload = rest[:size], rest[size:]
+    if payload and rng.random() < 0.5:
+        return _input(kind, body, mutate(payload))
+    return _input(kind, mutation.mutated(body, rng, mutate)[:65_535], payload)
+
+
+def seeds() -> list[bytes]:
+    """Return one input for each request and each answer."""
+    rules = (b"- *.o", b"+ a/**/b", b"!", b"[[:alpha:]]*", b"dir/***")
+    node = OLD.nodes.read(OLD.tree)
+    signed = delta.cut(node, KEY, average=delta.NODE_PIECE_BYTES)
+    asked = wire.AskNodeDeltas(TOKEN, KEY, ((NEW.tree, signed.signatures),))
+    answered, deltas = answer_deltas(NEW, asked)
+    requests: list[wire.Request] = [
+        wire.Look(PATHS, rules, True),
+        wire.Prepare(b"a", (b"x", b"y"), b"in", rules=rules),
+        wire.Scan(TOKEN),
+        wire.AskNodes(TOKEN, (NEW.tree, digest_of(b"?"))),
+        asked,
+        wire.Drop(TOKEN),
+        wire.Give(
+            TOKEN, TOKEN, NEW.tree, True, rules, (wire.Other(TOKEN, OLD.tree),), (b"x",), True
+        ),
+        wire.Progressed(1, 2),
+    ]
+    answers: list[tuple[wire.Answer, bytes]] = [
+        (wire.Found((wire.Part(TOKEN, b"b"), wire.Part(TOKEN, b"", (b"d", b"b")))), b""),
+        (wire.Prepared(TOKEN, True, b"name"), b""),
+        (wire.Scanned(NEW.tree, {"socket": 1}), b""),
+        (wire.Nodes(), answer_nodes(NEW, (NEW.tree,))),
+        (answered, deltas),
+        (wire.Done(), b""),
+        (wire.Given(1, 2, 3, 4, 5, {"owner": 1}), b""),
+    ]
+    made = [_input(REQUEST, wire.encode(request), b"") for request in requests]
+    return made + [_input(ANSWER, wire.encode(answer), more) for answer, more in answers]
+
+
+def _input(kind: bytes, body: bytes, payload: bytes) -> bytes:
+    return kind + len(body).to_bytes(2, "big") + body + payload
+
+
+def _copy(manifest: Manifest) -> MemoryNodes:
+    nodes = MemoryNodes()
+    nodes.write(manifest.tree, manifest.nodes.read(manifest.tree), manifest.summary)
+    return nodes
+
+
+def _answer(request: wire.Request) -> None:
+    match request:
+        case wire.AskNodes(_, digests):
+            answer_nodes(NEW, digests)
+        case wire.AskNodeDeltas():
+            answer_deltas(NEW, request)
+        case wire.Look(paths, rules) | wire.Prepare(names=paths, rules=rules):
+            filter = Filter(rules)
+            for path in paths:
+                filter.excludes(path, False)
+        case _:
+            pass
+
+
+def _take(answer: wire.Answer, payload: bytes) -> None:
+    match answer:
+        case wire.Found(parts):
+            for part in parts:
+                if is_named(Part(part.inside, frozenset(part.names) or None), PATHS):
+                    assert {part.inside, *part.names} <= {b"", b"b", b"d"}
+        case wire.Nodes():
+            fetch = NodeFetch(TOKEN, NEW.tree, MemoryNodes())
+            fetch.next_request()
+            fetch.take_nodes(payload)
+            fetch.settle()
+        case wire.NodeDeltas():
+            fetch = NodeFetch(TOKEN, NEW.tree, _copy(OLD), basis=OLD.tree)
+            fetch.next_request()
+            fetch.take_deltas(answer, payload)
+        case _:
+            pass
