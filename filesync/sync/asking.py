@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 from filesync.errors import UnexpectedMessage, UsageError
 from filesync.sync import wire
@@ -12,6 +12,8 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.threads import until_done
 from filesync.transfer.wire import MAX_BODY_BYTES
 
+STALL_S: Final = 60.0
+_MAY_TAKE_LONG: Final = (wire.Scan, wire.Give)
 A = TypeVar("A", bound=wire.Answer)
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,12 +33,13 @@ async def ask(channel: Channel, request: wire.Request, kind: type[A]) -> tuple[A
     Raises:
         UsageError: the request is too long.
         UnexpectedMessage: the answer is of another kind.
-        Unavailable: the connection is lost, or the peer refuses.
+        Unavailable: the connection is lost, or the peer refuses or is silent.
     """
     body = wire.encode(request)
     if len(body) > MAX_BODY_BYTES:
         raise UsageError("too many names or patterns for one sync; give fewer at once")
-    answered, payload = await call(channel, body)
+    stall_s = None if isinstance(request, _MAY_TAKE_LONG) else STALL_S
+    answered, payload = await call(channel, body, stall_s=stall_s)
     answer = wire.decode_answer(answered)
     if not isinstance(answer, kind):
         raise UnexpectedMessage(

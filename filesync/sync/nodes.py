@@ -20,6 +20,8 @@ from filesync.transfer.wire import Buffer
 
 MAX_NODES: Final = 1 << 22
 MAX_NODES_BYTES: Final = 1 << 30
+CUT_BYTES: Final = 16 << 20
+"""Nodes that are cut for one answer: it can be small however many they are."""
 
 
 async def fetch_nodes(
@@ -76,14 +78,15 @@ def answer_deltas(
     """
     sizes: list[int] = []
     deltas: list[bytes] = []
-    total = 0
+    total = cut = 0
     for digest, signatures in asked.items:
         node = _offered(manifest, digest)
         made = delta.encode(node, signatures, asked.key, average=delta.NODE_PIECE_BYTES)
         sizes.append(len(node))
         deltas.append(made)
         total += len(made)
-        if total >= PACK_BYTES:
+        cut += len(node)
+        if total >= PACK_BYTES or cut >= CUT_BYTES:
             break
     joined = delta.join(deltas)
     coding, payload = codec.compress(joined)

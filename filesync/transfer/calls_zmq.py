@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from filesync.errors import FilesyncError, LocalError, MalformedMessage, UsageError
+from filesync.errors import FilesyncError, LocalError, MalformedMessage, Unavailable, UsageError
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import Refused
 from filesync.transfer.wire import Buffer, Call, Reply
@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 PART_BYTES: Final = 1 << 20
 MAX_REPLY_BYTES: Final = 64 << 20
+STALL_BYTES: Final = 64 << 10
+"""What is less is no progress."""
 MAX_ANSWERING: Final = 16
 """Calls of one peer that are worked on at once; no honest one has more than a few."""
 
@@ -45,25 +47,46 @@ class PendingCall:
         elif not message.more:
             self.reply.set_result((message.body, bytes(self._payload)))
 
+    async def replied(self, stall_s: float | None) -> tuple[bytes, bytes]:
+        """Return the reply's body and payload.
+
+        Raises:
+            Unavailable: not STALL_BYTES more of it came within ``stall_s``, or the peer is gone.
+        """
+        while True:
+            seen = len(self._payload)
+            try:
+                async with asyncio.timeout(stall_s):
+                    return await asyncio.shield(self.reply)
+            except TimeoutError:
+                if len(self._payload) < seen + STALL_BYTES:
+                    raise Unavailable("the peer does not answer") from None
+
     def lose(self, error: FilesyncError) -> None:
         """Give up."""
         if not self.reply.done():
             self.reply.set_exception(error)
 
 
-async def call(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+async def call(
+    channel: Channel, body: bytes, *, stall_s: float | None = None
+) -> tuple[bytes, bytes]:
     """Send a request and return its answer's body and payload.
 
-    Waits as long as the connection stands: what is asked for may take its time.
+    Args:
+        channel: to whom.
+        body: the request.
+        stall_s: within this time the next part of the answer must come; None if what is asked
+            for may take its time: then it is waited for as long as the connection stands.
 
     Raises:
-        Unavailable: the connection is lost, or the peer answered with an error (Refused).
+        Unavailable: the connection is lost, the answer is late, or it is an error (Refused).
     """
     number = next(_ids)
     waiting = channel.calls[number] = PendingCall()
     try:
         await channel.send(Call(number, body))
-        return await waiting.reply
+        return await waiting.replied(stall_s)
     finally:
         del channel.calls[number]
 

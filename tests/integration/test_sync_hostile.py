@@ -12,6 +12,7 @@ from filesync.digest import Digest
 from filesync.disk.scan import scan
 from filesync.errors import (
     FilesyncError,
+    Unavailable,
     UnexpectedMessage,
     UsageError,
 )
@@ -19,7 +20,7 @@ from filesync.manifest import (
     Manifest,
     MemoryNodes,
 )
-from filesync.sync import wire
+from filesync.sync import asking, wire
 from filesync.sync.client import Remote, sync_from
 from filesync.sync.nodes import answer_deltas, answer_nodes
 from filesync.sync.options import Options
@@ -136,6 +137,23 @@ def test_what_was_asked_for_is_taken(
     (tmp_path / "home").mkdir()
     assert LyingServer(evil, part).gives(asked, tmp_path / "home") is None
     assert (tmp_path / "home" / lands).read_text() == "planted"
+
+
+def test_a_server_that_does_not_answer_is_left(
+    evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = LyingServer(evil, wire.Part(TOKEN, b"a"))
+
+    async def silent(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+        if isinstance(wire.decode_request(body), wire.AskNodes | wire.AskNodeDeltas):
+            await asyncio.Event().wait()
+        return await LyingServer.answer(server, channel, body)
+
+    monkeypatch.setattr(asking, "STALL_S", 0.2)
+    monkeypatch.setattr(server, "answer", silent)
+    error = server.gives([b"a"], tmp_path)
+    assert type(error) is Unavailable
+    assert not (tmp_path / "a/f").exists()
 
 
 async def shown_by_the_command(answer: Answer, dest: Path) -> str:

@@ -116,6 +116,16 @@ def test_what_was_not_asked_for_is_refused() -> None:
         fetching.take_nodes(answer_nodes(before, (before.tree,)))
 
 
+def test_no_ask_has_more_cut_than_an_answer_is_worth() -> None:
+    files = [file(b"%06d" % number, b"x") for number in range(60_000)]
+    nodes = MemoryNodes()
+    large = Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, files)), nodes)
+    signed = delta.cut(nodes.read(large.tree), 1, average=delta.NODE_PIECE_BYTES)
+    item = (large.tree, signed.signatures)
+    answer, _ = answer_deltas(large, wire.AskNodeDeltas(TOKEN, 1, (item,) * 1000))
+    assert 1 < sum(answer.sizes) // len(nodes.read(large.tree)) < 10
+
+
 def test_a_node_of_another_tree_is_not_on_offer() -> None:
     manifest = tree_of(MemoryNodes(), {1: []})
     for answer in (
