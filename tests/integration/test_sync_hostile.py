@@ -2,36 +2,57 @@
 
 import asyncio
 import os
+import stat
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
+import zstandard
+from msgspec.structs import replace
 
-from filesync.digest import Digest
+from filesync.digest import Digest, digest_of
 from filesync.disk.scan import scan
 from filesync.errors import (
     FilesyncError,
+    MalformedManifest,
     Unavailable,
     UnexpectedMessage,
     UsageError,
 )
 from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    Directory,
+    Entry,
+    File,
     Manifest,
     MemoryNodes,
+    Special,
+    Subdirectory,
+    Symlink,
+    accept,
+    encode,
+    subdirectory,
 )
+from filesync.manifest.pack import pack_nodes
 from filesync.sync import asking, wire
 from filesync.sync.client import Remote, sync_from
-from filesync.sync.nodes import answer_deltas, answer_nodes
+from filesync.sync.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.options import Options
 from filesync.sync.server import TreeServer
-from filesync.transfer import DataPlane, NotOffered, Refused, calls_zmq, connections_zmq
+from filesync.transfer import DataPlane, NotOffered, Refused, calls_zmq, connections_zmq, delta
 from filesync.transfer.calls_zmq import Answer
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import TooMuchWanted
+from tests.unit.made import file
 
 LOOPBACK = "tcp://127.0.0.1:0"
 TOKEN = bytes(16)
+
+
+def zstd(nodes: list[bytes]) -> bytes:
+    return zstandard.ZstdCompressor().compress(msgspec.msgpack.encode(nodes))
 
 
 class LyingServer:
@@ -137,6 +158,123 @@ def test_what_was_asked_for_is_taken(
     (tmp_path / "home").mkdir()
     assert LyingServer(evil, part).gives(asked, tmp_path / "home") is None
     assert (tmp_path / "home" / lands).read_text() == "planted"
+
+
+def a_file(name: bytes) -> File:
+    return file(name, b"x")
+
+
+def nodes_of(*entries: Entry) -> list[bytes]:
+    """Return the node of a directory that has ``entries``, however wrong they are."""
+    return [encode(Directory(0o755, 0, 0, 0, (), entries))]
+
+
+def below(node: bytes, **lies: object) -> Subdirectory:
+    """Return what a parent says of an empty or one-file directory ``node``, but for ``lies``."""
+    nodes = MemoryNodes()
+    return replace(subdirectory(nodes, b"d", accept(nodes, node)), **lies)
+
+
+def chain(depth: int) -> list[bytes]:
+    """Return the nodes of that many directories inside each other, the outermost last."""
+    nodes = [encode(EMPTY_DIRECTORY)]
+    content = digest_of(b"a lie, and nobody gets as far as to see it")
+    for number in range(depth):
+        entry = Subdirectory(b"d", digest_of(nodes[-1]), content, number, 0, 0)
+        nodes += nodes_of(entry)
+    return nodes
+
+
+(LEAF,) = nodes_of(a_file(b"x"))
+TEN_MILLION = 10_000_000
+HOSTILE_TREES: dict[str, list[bytes]] = {
+    "a name that is ..": nodes_of(a_file(b"..")),
+    "a name that is .": nodes_of(a_file(b".")),
+    "a name with a slash": nodes_of(a_file(b"a/b")),
+    "an absolute name": nodes_of(a_file(b"/etc/passwd")),
+    "a name with NUL": nodes_of(a_file(b"a\0b")),
+    "a name of 256 bytes": nodes_of(a_file(b"n" * 256)),
+    "one name twice": nodes_of(a_file(b"a"), a_file(b"a")),
+    "a file and a directory of one name": nodes_of(a_file(b"d"), below(LEAF)),
+    "names out of order": nodes_of(a_file(b"b"), a_file(b"a")),
+    "a link and a file below it": nodes_of(Symlink(b"d", 0, 0, 0, b"../../etc"), below(LEAF)),
+    "an empty target": nodes_of(Symlink(b"l", 0, 0, 0, b"")),
+    "a target with NUL": nodes_of(Symlink(b"l", 0, 0, 0, b"a\0b")),
+    "a socket": nodes_of(Special(b"s", stat.S_IFSOCK | 0o644, 0, 0, 0)),
+    "ten million names announced": [LEAF, *nodes_of(below(LEAF, entries=TEN_MILLION))],
+    "a content digest of another tree": [LEAF, *nodes_of(below(LEAF, content=digest_of(b"")))],
+    "bytes after its end": [LEAF + b"\0"],
+    "a hundred thousand lists in each other": [b"\x91" * 100_000],
+    "4,100 directories in each other": chain(4_100),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE_TREES)
+def test_a_tree_that_is_none_is_not_taken(
+    what: str, evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = LyingServer(evil, wire.Part(TOKEN))
+    nodes = {digest_of(node): node for node in HOSTILE_TREES[what]}
+    root = list(nodes)[-1]
+
+    async def lie(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+        match wire.decode_request(body):
+            case wire.Scan():
+                return wire.encode(wire.Scanned(root)), b""
+            case wire.AskNodes(_, digests):
+                return wire.encode(wire.Nodes()), next(
+                    pack_nodes([nodes[one] for one in digests])
+                )
+            case wire.AskNodeDeltas(_, key, items):
+                size = len(nodes[items[0][0]])
+                joined = delta.join([delta.encode(nodes[items[0][0]], b"", key)])
+                return wire.encode(wire.NodeDeltas((size,), len(joined))), joined
+            case _:
+                return await LyingServer.answer(server, channel, body)
+
+    monkeypatch.setattr(server, "answer", lie)
+    before = names_below(tmp_path)
+    error = server.gives([b"a/"], tmp_path / "home")
+    assert type(error) is MalformedManifest
+    assert names_below(tmp_path) - before <= {"home"}
+
+
+@pytest.mark.parametrize(
+    ("pack", "reason"),
+    [
+        (b"", MalformedManifest),
+        (b"no pack", MalformedManifest),
+        (zstd([LEAF])[:-1], MalformedManifest),
+        (zstd([LEAF]) + b"!", MalformedManifest),
+        (zstd([LEAF]) * 2, MalformedManifest),
+        (b"\x28\xb5\x2f\xfd\xc0\x00" + (1 << 40).to_bytes(8, "little"), MalformedManifest),
+        (b"\x50\x2a\x4d\x18\x04\x00\x00\x00skip", MalformedManifest),
+        (zstd([bytes(256 << 20)]), MalformedManifest),
+        (zstd([]), UnexpectedMessage),
+        (zstd([LEAF, LEAF]), UnexpectedMessage),
+        (zstd([encode(EMPTY_DIRECTORY)]), UnexpectedMessage),
+    ],
+    ids=[
+        "nothing",
+        "noise",
+        "cut",
+        "garbage after",
+        "two frames",
+        "a tebibyte claimed",
+        "a skippable frame",
+        "a bomb",
+        "no nodes",
+        "a node twice",
+        "another node",
+    ],
+)
+def test_a_pack_that_is_not_what_was_asked_for_is_refused(
+    pack: bytes, reason: type[FilesyncError]
+) -> None:
+    fetch = NodeFetch(TOKEN, digest_of(LEAF), MemoryNodes())
+    assert fetch.next_request() == wire.AskNodes(TOKEN, (digest_of(LEAF),))
+    with pytest.raises(reason):
+        fetch.take_nodes(pack)
 
 
 def test_a_server_that_does_not_answer_is_left(
