@@ -4,9 +4,10 @@ import asyncio
 import os
 import random
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 import zmq
 import zmq.asyncio
@@ -488,7 +489,9 @@ def test_listening_off_loopback_is_refused() -> None:
 
 SMALL = b"the right content of the one file"
 
-Reply = Callable[[wire.Message], list[tuple[wire.Message, bytes]]]
+Said = tuple[wire.Message, bytes] | list[bytes] | None
+"""A message and its payload, or frames as they are; None closes the connection."""
+Reply = Callable[[wire.Message], Iterable[Said]]
 
 
 async def hostile_sender(
@@ -498,6 +501,7 @@ async def hostile_sender(
     *,
     data: bytes = SMALL,
     timeouts: Timeouts = PATIENT,
+    pause_s: float = 0.0,
 ) -> FilesyncError:
     """Pull ``data`` from a sender that answers with ``reply``; return what the pull raised."""
     (tmp_path / "honest").mkdir(exist_ok=True)
@@ -511,10 +515,17 @@ async def hostile_sender(
         while True:
             identity, *frames = await socket.recv_multipart()
             message, _ = wire.decode(frames)
-            for out, payload in reply(message):
-                await socket.send_multipart([identity, *wire.encode(out, payload)])
+            for said in reply(message):
+                if said is None:
+                    socket.close()
+                    return
+                out = said if isinstance(said, list) else wire.encode(*said)
+                await socket.send_multipart([identity, *out])
+                await asyncio.sleep(pause_s)
 
     task = asyncio.create_task(answer())
+    forget_peak()
+    before = peak_bytes()
     try:
         async with DataPlane() as receiver:
             with pytest.raises(FilesyncError) as caught:
@@ -530,13 +541,26 @@ async def hostile_sender(
         await asyncio.wait([task])
         context.destroy(linger=0)
     assert set(os.listdir(dest)) <= {"file"}
+    assert peak_bytes() - before < 64 << 20
     return caught.value
 
 
-def politely(wants: Callable[[wire.Want], list[tuple[wire.Message, bytes]]]) -> Reply:
+def forget_peak() -> None:
+    """Let ``peak_bytes`` begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process had since then."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = (line for line in lines if line.startswith("VmHWM"))
+    return int(peak.split()[1]) << 10
+
+
+def politely(wants: Callable[[wire.Want], Iterable[Said]]) -> Reply:
     """Answer like a sender until something is wanted."""
 
-    def reply(message: wire.Message) -> list[tuple[wire.Message, bytes]]:
+    def reply(message: wire.Message) -> Iterable[Said]:
         match message:
             case wire.Hello():
                 return [(wire.Hello(wire.VERSION), b"")]
@@ -554,21 +578,49 @@ def frame(want: wire.Want, raw_bytes: int, codec: Codec = Codec.RAW) -> wire.Fra
     return wire.Frame(want.session, raw_bytes, codec)
 
 
-def bomb(size: int) -> bytes:
-    return zstandard.ZstdCompressor().compress(bytes(size))
+def raw_frame(want: wire.Want, **fields: int) -> bytes:
+    """Return the header of a frame, whatever it says."""
+    said = {"op": "frame", "session": want.session, "raw_bytes": N, "codec": 0} | fields
+    return msgspec.msgpack.encode(said)
+
+
+def zstd(size: int) -> bytes:
+    """Return the frame for ``size`` zeros, made without having them."""
+    stream = zstandard.ZstdCompressor().compressobj(size=size)
+    return b"".join([stream.compress(bytes(n)) for n in pieces(size)]) + stream.flush()
+
+
+def pieces(size: int) -> list[int]:
+    return [min(1 << 20, size - at) for at in range(0, size, 1 << 20)]
+
+
+def zstd_header(descriptor: int, window: int, size: bytes) -> bytes:
+    return b"\x28\xb5\x2f\xfd" + bytes([descriptor, window]) + size + bytes(40)
 
 
 N = len(SMALL)
-HOSTILE: dict[str, tuple[Callable[[wire.Want], list[tuple[wire.Message, bytes]]], type]] = {
+SKIPPABLE = b"\x50\x2a\x4d\x18\x04\x00\x00\x00skip"
+COMPRESSED: dict[str, bytes] = {
+    "bomb": zstd(256 << 20),
+    "a tebibyte claimed": zstd_header(0xC0, 0, (1 << 40).to_bytes(8, "little")),
+    "a window of 2 GiB": zstd_header(0x80, 21 << 3, N.to_bytes(4, "little")),
+    "garbage after": zstd(N) + b"garbage",
+    "two frames": zstd(N) * 2,
+    "a frame and a skippable one": zstd(N) + SKIPPABLE,
+    "a skippable frame": SKIPPABLE,
+    "a cut frame": zstd(N)[:-1],
+    "no size": zstandard.ZstdCompressor(write_content_size=False).compress(bytes(N)),
+    "noise": SMALL,
+}
+HOSTILE: dict[str, tuple[Callable[[wire.Want], Iterable[Said]], type]] = {
+    "one flipped bit": (
+        lambda w: [(frame(w, N), SMALL[:-1] + bytes([SMALL[-1] ^ 1]))],
+        ContentCorrupt,
+    ),
     "wrong content": (lambda w: [(frame(w, N), SMALL.upper())], ContentCorrupt),
     "too much": (lambda w: [(frame(w, N + 1), SMALL + b"!")], UnexpectedMessage),
     "twice": (lambda w: [(frame(w, N - 1), SMALL[:-1])] * 2, UnexpectedMessage),
     "longer than it says": (lambda w: [(frame(w, N), SMALL + b"!")], MalformedMessage),
-    "bomb": (lambda w: [(frame(w, N, Codec.ZSTD), bomb(256 << 20))], MalformedMessage),
-    "garbage after": (
-        lambda w: [(frame(w, N, Codec.ZSTD), bomb(N) + b"garbage")],
-        MalformedMessage,
-    ),
     "unasked recipes": (
         lambda w: [(wire.Recipes(w.session, 1), bytes(24))],
         UnexpectedMessage,
@@ -581,8 +633,23 @@ HOSTILE: dict[str, tuple[Callable[[wire.Want], list[tuple[wire.Message, bytes]]]
     "silence": (lambda w: [], Unavailable),
     "one byte, then silence": (lambda w: [(frame(w, 1), SMALL[:1])], Unavailable),
     "another session": (lambda w: [(wire.Frame(w.session + 1, N), SMALL)], Unavailable),
+    "half, then gone": (lambda w: [(frame(w, 9), SMALL[:9]), None], Unavailable),
+    "an unknown message": (lambda w: [[b"\x81\xa2op\xa4what"]], MalformedMessage),
+    "noise": (lambda w: [[b"\xc1"]], MalformedMessage),
+    "an unknown codec": (lambda w: [[raw_frame(w, codec=9), SMALL]], MalformedMessage),
+    "no bytes": (lambda w: [[raw_frame(w, raw_bytes=0), SMALL]], MalformedMessage),
+    "2^63 bytes": (lambda w: [[raw_frame(w, raw_bytes=1 << 63), SMALL]], MalformedMessage),
+    "a frame without its payload": (lambda w: [[raw_frame(w)]], MalformedMessage),
+    "three frames": (lambda w: [[raw_frame(w), SMALL, SMALL]], MalformedMessage),
     "refusal": (lambda w: [(wire.Refuse(w.session, "busy", "not now"), b"")], Refused),
 }
+
+
+def compressed(data: bytes) -> Callable[[wire.Want], Iterable[Said]]:
+    return lambda want: [(frame(want, N, Codec.ZSTD), data)]
+
+
+HOSTILE |= {name: (compressed(data), MalformedMessage) for name, data in COMPRESSED.items()}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -593,6 +660,43 @@ def test_a_sender_that_breaks_the_protocol_is_dropped(name: str, tmp_path: Path)
         hostile_sender(politely(answer), tmp_path / "dest", tmp_path, timeouts=timeouts)
     )
     assert type(raised) is error
+
+
+def test_a_byte_at_a_time_is_no_progress(tmp_path: Path) -> None:
+    def drip(want: wire.Want) -> Iterable[Said]:
+        return ((frame(want, 1), b"x") for _ in range(1 << 20))
+
+    raised = asyncio.run(
+        hostile_sender(
+            politely(drip),
+            tmp_path / "dest",
+            tmp_path,
+            data=bytes(200_000),
+            timeouts=QUICK,
+            pause_s=0.01,
+        )
+    )
+    assert type(raised) is Unavailable
+
+
+def test_what_comes_after_a_session_was_given_up_costs_nothing(tmp_path: Path) -> None:
+    closed: list[wire.Close] = []
+
+    def flood(message: wire.Message) -> Iterable[Said]:
+        match message:
+            case wire.Want():
+                return [(wire.Frame(message.session, N), SMALL.upper())]
+            case wire.Close(session):
+                closed.append(message)
+                late = (wire.Frame(session, 1 << 20), bytes(1 << 20))
+                answers = (wire.Recipes(session, 1), bytes(24)), (wire.Opened(session), b"")
+                return (late, *answers) * 200
+            case _:
+                return politely(lambda _: [])(message)
+
+    raised = asyncio.run(hostile_sender(flood, tmp_path / "dest", tmp_path))
+    assert type(raised) is ContentCorrupt
+    assert closed
 
 
 def test_a_sender_of_another_version_is_named_as_such(tmp_path: Path) -> None:
@@ -607,7 +711,7 @@ def test_a_recipe_that_lies_does_not_reach_the_file(tmp_path: Path) -> None:
     (tmp_path / "dest").mkdir()
     (tmp_path / "dest/file").write_bytes(old)
 
-    def reply(message: wire.Message) -> list[tuple[wire.Message, bytes]]:
+    def reply(message: wire.Message) -> Iterable[Said]:
         match message:
             case wire.AskRecipes(session, ask, _):
                 chunks = list(recipe.cut(lambda at, n: old[at : at + n], 0, len(old)))
@@ -630,7 +734,7 @@ def test_a_delta_that_lies_costs_the_file_once_more_and_no_wrong_byte(tmp_path: 
     (tmp_path / "dest/file").write_bytes(old)
     wanted: list[int] = []
 
-    def reply(message: wire.Message) -> list[tuple[wire.Message, bytes]]:
+    def reply(message: wire.Message) -> Iterable[Said]:
         match message:
             case wire.AskDeltas(session, ask, _, _):
                 lie = delta.join([struct.pack(">HHI", 0, 0, len(new)) + bytes(len(new))])
@@ -652,7 +756,7 @@ def test_a_delta_of_what_is_not_there_is_a_breach(tmp_path: Path) -> None:
     (tmp_path / "dest").mkdir()
     (tmp_path / "dest/file").write_bytes(old)
 
-    def reply(message: wire.Message) -> list[tuple[wire.Message, bytes]]:
+    def reply(message: wire.Message) -> Iterable[Said]:
         match message:
             case wire.AskDeltas(session, ask, _, _):
                 lie = delta.join([struct.pack(">HHI", 60_000, 1, 0)])
@@ -672,6 +776,8 @@ class RawPeer:
     """A DEALER that says what it likes."""
 
     def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
+        self.context = context
+        self.address = address
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.connect(address)
@@ -778,6 +884,70 @@ def test_frames_that_are_no_message_cost_the_connection(
         await peer.greet()
         await peer.socket.send_multipart(frames)
         await is_refused(peer, MalformedMessage.code, session=0)
+
+    with_raw_peer(tmp_path, talk)
+
+
+@pytest.mark.parametrize("length", [0, -1, 1 << 63, (1 << 64) - 1, (64 << 20) + 1])
+def test_a_credit_that_is_none_costs_the_connection(length: int, tmp_path: Path) -> None:
+    want = {"op": "want", "session": 7, "ranges": [[digest_of(SMALL), 0, length]]}
+
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await opened(peer, manifest, token)
+        await peer.socket.send(msgspec.msgpack.encode(want))
+        await is_refused(peer, MalformedMessage.code, session=0)
+
+    with_raw_peer(tmp_path, talk)
+
+
+def test_a_million_digests_in_one_message_cost_the_connection(tmp_path: Path) -> None:
+    ranges = [[digest_of(SMALL), 0, 1]] * 1_000_000
+    message = msgspec.msgpack.encode({"op": "want", "session": 7, "ranges": ranges})
+
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await opened(peer, manifest, token)
+        monitor = peer.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        forget_peak()
+        before = peak_bytes()
+        await peer.socket.send(message, copy=False)
+        async with asyncio.timeout(5):
+            await monitor.recv_multipart()
+        peer.socket.disable_monitor()
+        assert peak_bytes() - before < 20 << 20
+
+    with_raw_peer(tmp_path, talk)
+
+
+def test_a_token_is_worth_nothing_once_its_offer_is_closed(tmp_path: Path) -> None:
+    manifest = make_tree(tmp_path, {"a": SMALL})
+
+    async def main() -> None:
+        context = zmq.asyncio.Context()
+        try:
+            async with DataPlane(LOOPBACK) as plane:
+                peer = RawPeer(context, plane.address)
+                with plane.offer(manifest, tmp_path) as offer:
+                    await opened(peer, manifest, offer.token)
+                await is_refused(peer, NotOffered.code)
+                await peer.say(wire.Open(8, offer.token, manifest.tree))
+                await is_refused(peer, NotOffered.code, session=8)
+        finally:
+            context.destroy(linger=0)
+
+    asyncio.run(main())
+
+
+def test_a_session_is_of_the_connection_that_opened_it(tmp_path: Path) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await opened(peer, manifest, token)
+        other = RawPeer(peer.context, peer.address)
+        await other.greet()
+        await other.say(wire.Want(7, ((digest_of(SMALL), 0, 1),)))
+        await other.say(wire.Close(7))
+        await other.say(wire.Call(1, b""))
+        assert isinstance(await other.hear(), wire.Reply)
+        await peer.say(wire.Want(7, ((digest_of(SMALL), 0, 1),)))
+        assert await peer.hear() == wire.Frame(7, 1)
 
     with_raw_peer(tmp_path, talk)
 
