@@ -22,9 +22,8 @@ from pyfastcdc import FastCDC
 from xxhash import xxh3_64_digest
 
 from filesync.errors import MalformedMessage
-from filesync.transfer.wire import MAX_SIGNATURES, Buffer
+from filesync.transfer.wire import MAX_SIGNATURES, SIGNATURE_BYTES, Buffer
 
-SIGNATURE_BYTES: Final = 6
 CONTENT_PIECE_BYTES: Final = 512
 NODE_PIECE_BYTES: Final = 256
 """Directory nodes have small entries, of which few change."""

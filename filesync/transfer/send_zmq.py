@@ -30,7 +30,11 @@ from filesync.transfer.wire import (
 log = logging.getLogger(__name__)
 
 READ_AHEAD: Final = 2
-"""Jobs, or pairs of them, of a session that are being read or wait to be sent."""
+"""Jobs, or pairs of them, of a session that are being read or wait to be sent; one, where a peer has
+many sessions: a connection is no faster for more, and each peer may leave its frames unread."""
+FEW_SESSIONS: Final = 8
+_BYTES_A_RANGE: Final = 192
+"""Bytes of a payload that weigh as much as a range: 20 of the largest asks are too much."""
 
 Request = Want | AskRecipes | AskDeltas
 Answer = Frame | Recipes | Deltas
@@ -71,7 +75,10 @@ class Sending:
     def take(self, message: Request, payload: Buffer) -> None:
         """Take a request; it is judged once the tree's index is there."""
         # While there is no index nothing is judged: this bounds what waits until then.
-        self._inbox_size += len(message.ranges) if isinstance(message, Want) else 1024
+        if isinstance(message, Want):
+            self._inbox_size += len(message.ranges)
+        else:
+            self._inbox_size += 1024 + len(payload) // _BYTES_A_RANGE
         if self._inbox_size <= MAX_OUTSTANDING_RANGES:
             self._inbox.append((message, payload))
         self._wake.set()
@@ -107,7 +114,8 @@ class Sending:
         try:
             while True:
                 self._judge()
-                while len(ahead) < READ_AHEAD and (jobs := self._next_jobs()):
+                limit = READ_AHEAD if len(self._channel.sends) <= FEW_SESSIONS else 1
+                while len(ahead) < limit and (jobs := self._next_jobs()):
                     is_coded = self._coding.is_on
                     work = loop.run_in_executor(self._pool, self._perform_all, jobs, is_coded)
                     ahead.append(work)

@@ -10,14 +10,15 @@ from typing import Final, assert_never
 
 import msgspec
 
-from filesync.transfer.delta import SIGNATURE_BYTES
 from filesync.transfer.errors import TooMuchWanted
 from filesync.transfer.wire import (
     MAX_DELTAS_BYTES,
     MAX_OUTSTANDING_ASKS,
     MAX_OUTSTANDING_BYTES,
     MAX_OUTSTANDING_RANGES,
+    MAX_OUTSTANDING_SIGNATURES,
     MAX_SIGNATURES,
+    SIGNATURE_BYTES,
     AskDeltas,
     AskRecipes,
     Buffer,
@@ -72,6 +73,7 @@ class Sender:
         self._ranges = 0
         self._wanted_bytes = 0
         self._asks: deque[SendRecipes | SendDeltas] = deque()
+        self._signatures = 0
 
     def receive(self, message: Want | AskRecipes | AskDeltas, payload: Buffer) -> None:
         """Take one request.
@@ -123,6 +125,7 @@ class Sender:
     def _note_begun(self, job: SendRecipes | SendDeltas) -> Job:
         if isinstance(job, SendDeltas):
             self._wanted_bytes -= _size(job.items)
+            self._signatures -= _signatures(job.items)
         return job
 
     def _want(self, ranges: tuple[Range, ...]) -> None:
@@ -138,12 +141,15 @@ class Sender:
         self._asks.append(job)
 
     def _ask_deltas(self, message: AskDeltas, payload: Buffer) -> None:
-        size, count = _size(message.items), sum(item[3] for item in message.items)
+        size, count = _size(message.items), _signatures(message.items)
         if size > MAX_DELTAS_BYTES or count > MAX_SIGNATURES:
             raise TooMuchWanted("one ask for deltas is too large")
         if len(payload) != count * SIGNATURE_BYTES:
             raise TooMuchWanted(f"{len(payload)} bytes cannot be {count} signatures")
         self._owe(size)
+        self._signatures += count
+        if self._signatures > MAX_OUTSTANDING_SIGNATURES:
+            raise TooMuchWanted("more signatures wait at once than a session may have")
         self._ask(SendDeltas(message.ask, message.key, message.items, bytes(payload)))
 
     def _owe(self, added: int) -> None:
@@ -154,3 +160,7 @@ class Sender:
 
 def _size(items: tuple[DeltaItem, ...]) -> int:
     return sum(item[2] for item in items)
+
+
+def _signatures(items: tuple[DeltaItem, ...]) -> int:
+    return sum(item[3] for item in items)

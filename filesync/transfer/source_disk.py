@@ -19,7 +19,7 @@ from filesync.transfer.contents import Place
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.growing import Recent
 from filesync.transfer.recipe import PAGE_BYTES, PAGE_PARTS, Part
-from filesync.transfer.wire import DeltaItem, Level, Range, RecipeItem
+from filesync.transfer.wire import SIGNATURE_BYTES, DeltaItem, Level, Range, RecipeItem
 
 # A name may have become a FIFO since the scan: O_NONBLOCK, or opening it would wait for ever.
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -125,7 +125,7 @@ class SourceTree:
         made: list[bytes] = []
         data = memoryview(self.read([(digest, at, size) for digest, at, size, _ in items]))
         for _, _, length, count in items:
-            end = count * delta.SIGNATURE_BYTES
+            end = count * SIGNATURE_BYTES
             made.append(delta.encode(data[:length], packed[:end], key))
             data, packed = data[length:], packed[end:]
         return delta.join(made)

@@ -34,7 +34,7 @@ says ``Open``; the sender answers ``Opened``, or ``Refuse``. Then:
 
 Limits: MAX_HEADER_BYTES and MAX_PAYLOAD_BYTES a frame (ZeroMQ drops a peer that goes over),
 MAX_WANT_RANGES a ``Want``, MAX_ASK_ITEMS an ask; MAX_OUTSTANDING_BYTES,
-MAX_OUTSTANDING_RANGES and MAX_OUTSTANDING_ASKS a session; MAX_FRAME_BYTES of content a ``Frame``;
+MAX_OUTSTANDING_RANGES, MAX_OUTSTANDING_ASKS and MAX_OUTSTANDING_SIGNATURES a session; MAX_FRAME_BYTES of content a ``Frame``;
 MAX_DELTA_BYTES an item, MAX_DELTAS_BYTES and MAX_SIGNATURES an ``AskDeltas``.
 
 Rules for changing this file: new fields go last and have defaults; tags are never reused; a
@@ -65,6 +65,8 @@ MAX_ASK_ITEMS: Final = 1024
 MAX_DELTA_BYTES: Final = 256 << 10
 MAX_DELTAS_BYTES: Final = 1 << 20
 MAX_SIGNATURES: Final = 65_536
+MAX_OUTSTANDING_SIGNATURES: Final = 1 << 20
+SIGNATURE_BYTES: Final = 6
 MAX_BODY_BYTES: Final = 512 << 10
 MAX_DETAIL_CHARS: Final = 4096
 MAX_INTEGER: Final = (1 << 63) - 1
@@ -302,5 +304,8 @@ def _check_payload(message: Message, payload: Buffer) -> None:
     if isinstance(message, _NEEDS_PAYLOAD):
         if not len(payload):
             raise MalformedMessage(f"{type(message).__name__} without its payload")
+        # At once: an ask may wait long before a session judges it.
+        if isinstance(message, AskDeltas) and len(payload) > MAX_SIGNATURES * SIGNATURE_BYTES:
+            raise MalformedMessage("more signatures than one ask may have")
     elif len(payload) and not isinstance(message, Reply):
         raise MalformedMessage(f"{type(message).__name__} has no payload")

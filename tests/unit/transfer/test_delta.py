@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from filesync.errors import MalformedMessage
 from filesync.transfer import delta
+from filesync.transfer.wire import SIGNATURE_BYTES
 
 OLD = random.Random(1).randbytes(100_000)
 
@@ -43,7 +44,7 @@ def test_signatures_differ_from_key_to_key() -> None:
     one, other = delta.cut(OLD, 1), delta.cut(OLD, 2)
     assert one.ends == other.ends
     assert one.signatures != other.signatures
-    assert len(one.signatures) == one.count * delta.SIGNATURE_BYTES
+    assert len(one.signatures) == one.count * SIGNATURE_BYTES
 
 
 def test_bytes_beyond_what_can_be_numbered_are_left_out() -> None:

@@ -39,6 +39,7 @@ from filesync.transfer.units import (
     Work,
 )
 from filesync.transfer.wire import (
+    SIGNATURE_BYTES,
     AskDeltas,
     AskRecipes,
     Deltas,
@@ -177,7 +178,7 @@ class World:
             return
         made = []
         for digest, offset, length, count in ask.items:
-            mine = count * delta.SIGNATURE_BYTES
+            mine = count * SIGNATURE_BYTES
             data = self.said(peer, self.by_digest[digest][offset : offset + length])
             made.append(delta.encode(data, signatures[:mine], ask.key))
             signatures = signatures[mine:]

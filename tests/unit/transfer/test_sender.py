@@ -3,7 +3,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.digest import digest_of
-from filesync.transfer.delta import SIGNATURE_BYTES
 from filesync.transfer.errors import TooMuchWanted
 from filesync.transfer.sender import WHOLE_BYTES, SendDeltas, Sender, SendFrame, SendRecipes
 from filesync.transfer.wire import (
@@ -12,8 +11,10 @@ from filesync.transfer.wire import (
     MAX_OUTSTANDING_ASKS,
     MAX_OUTSTANDING_BYTES,
     MAX_OUTSTANDING_RANGES,
+    MAX_OUTSTANDING_SIGNATURES,
     MAX_SIGNATURES,
     MAX_WANT_RANGES,
+    SIGNATURE_BYTES,
     AskDeltas,
     AskRecipes,
     Level,
@@ -111,6 +112,18 @@ def test_a_million_ranges_are_refused() -> None:
         want(s, *[(0, 1)] * MAX_WANT_RANGES)
     with pytest.raises(TooMuchWanted):
         want(s, (0, 1))
+
+
+def test_more_signatures_outstanding_than_the_cap_are_refused_until_some_are_used() -> None:
+    sender = Sender()
+    payload = bytes(MAX_SIGNATURES * SIGNATURE_BYTES)
+    item = (A, 0, 1, MAX_SIGNATURES)
+    for number in range(1, MAX_OUTSTANDING_SIGNATURES // MAX_SIGNATURES + 1):
+        sender.receive(AskDeltas(1, number, 0, (item,)), payload)
+    assert isinstance(sender.next_job(), SendDeltas)
+    sender.receive(AskDeltas(1, 98, 0, (item,)), payload)
+    with pytest.raises(TooMuchWanted):
+        sender.receive(AskDeltas(1, 99, 0, (item,)), payload)
 
 
 def test_more_asks_outstanding_than_the_cap_are_refused() -> None:

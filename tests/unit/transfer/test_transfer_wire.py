@@ -138,7 +138,10 @@ def test_a_frame_needs_its_payload_and_a_ping_has_none() -> None:
         wire.decode([*wire.encode(wire.Ping()), b"x"])
 
 
-def test_signatures_are_a_payload() -> None:
+def test_signatures_are_a_payload_and_no_more_than_one_ask_may_have() -> None:
+    ask = wire.encode(wire.AskDeltas(1, 1, 0, ((DIGEST, 0, 1, 1),)))[0]
+    with pytest.raises(MalformedMessage, match="more signatures"):
+        wire.decode([ask, bytes(wire.MAX_SIGNATURES * wire.SIGNATURE_BYTES + 1)])
     with pytest.raises(MalformedMessage, match="without"):
         wire.decode(wire.encode(wire.AskDeltas(1, 1, 0, ((DIGEST, 0, 1, 1),))))
 
