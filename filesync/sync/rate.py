@@ -8,6 +8,7 @@ from filesync.errors import UsageError
 _RATE: Final = re.compile(
     r"(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<unit>[KMGTP]?)(?P<base>B|IB|)", re.I
 )
+_MAX_BYTES_PER_S: Final = 1 << 62
 _POWER: Final = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
@@ -30,6 +31,8 @@ def parse_rate(text: str) -> int:
         rate = float(match["number"]) * (1000 if base == "B" else 1024) ** _POWER[unit]
     if not rate:
         return 0
+    if rate > _MAX_BYTES_PER_S:
+        raise UsageError(f"{text!r} is more than any link has; 0 is no limit")
     if rate < 512:
         raise UsageError(
             f"{text!r} is too slow; the least is 512 bytes a second, 0 is no limit"

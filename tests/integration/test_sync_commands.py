@@ -431,6 +431,9 @@ def test_the_version_is_shown(bench: Bench) -> None:
         ["sync", "tcp://a:1/x", "tcp://b:2/y"],
         ["sync", "ftp://a/x", "b"],
         ["serve", ".", "--listen", "tcp://0.0.0.0:0"],
+        ["sync", "tcp://*:80/x", "d"],
+        ["sync", "tcp://a\x01b:80/x", "d"],
+        ["sync", "--bwlimit", "9" * 400, "d/", "e"],
     ],
     ids=" ".join,
 )
