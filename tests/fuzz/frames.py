@@ -25,6 +25,8 @@ SMALL: Final = b"a small file"
 TREE: Final = digest_of(b"tree")
 
 Frames = list[wire.Buffer]
+Said = tuple[wire.Message, bytes]
+"""A message and its payload."""
 
 
 def fuzz(data: bytes) -> None:
@@ -76,7 +78,7 @@ def mutated(data: bytes, rng: random.Random, mutate: Mutate) -> bytes:
     return b"".join(map(_input, found))
 
 
-def joined(*sent: tuple[wire.Message, bytes]) -> bytes:
+def joined(*sent: Said) -> bytes:
     """Return what ``messages`` cuts into ``sent``."""
     return b"".join([_input(wire.encode(*one)) for one in sent])
 
@@ -93,7 +95,7 @@ def seeds() -> list[bytes]:
     return [*map(joined, sent), joined(*sent[5:9]), joined(*sent[8:11]), whole]
 
 
-def _sent() -> list[tuple[wire.Message, bytes]]:
+def _sent() -> list[Said]:
     one = (digest_of(SMALL), 0, len(SMALL))
     text = b"line after line\n" * 100
     coded, packed = codec.compress(text)
@@ -122,7 +124,7 @@ def _sent() -> list[tuple[wire.Message, bytes]]:
     ]
 
 
-def _deltas_after(recipes: tuple[wire.Message, bytes]) -> tuple[wire.Message, bytes]:
+def _deltas_after(recipes: Said) -> Said:
     """Return the answer to what a session asks once it has the recipe of the large file."""
     machine, (message, payload) = _moving(), recipes
     assert isinstance(message, wire.Recipes)

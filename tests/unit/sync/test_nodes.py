@@ -1,13 +1,16 @@
 """Directory nodes on their way from one side to the other, without a connection."""
 
+import random
 import tracemalloc
 
+import msgspec
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.digest import Digest, digest_of
-from filesync.errors import MalformedMessage, UnexpectedMessage
+from filesync.errors import MalformedMessage, PeerError, UnexpectedMessage
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Entry,
@@ -68,6 +71,56 @@ def test_all_nodes_come_whatever_is_there_already(
     here = MemoryNodes()
     before = tree_of(here, old)
     fetch(tree_of(MemoryNodes(), new), here, before.tree if has_basis else None)
+
+
+@given(shapes, shapes, st.randoms(use_true_random=False))
+def test_a_peer_that_lies_now_and_then_gives_that_tree_or_is_found_out(
+    old: dict[int, list[int]], new: dict[int, list[int]], rng: random.Random
+) -> None:
+    """It may leave out, put in another order, repeat, damage, and put in what is of elsewhere."""
+    here, there = MemoryNodes(), tree_of(MemoryNodes(), new)
+    other = tree_of(MemoryNodes(), {77: [7]})
+    fetching = NodeFetch(TOKEN, there.tree, here, basis=tree_of(here, old).tree)
+    before = len(here)
+    try:
+        while request := fetching.next_request():
+            if isinstance(request, wire.AskNodes):
+                nodes = [there.nodes.read(digest) for digest in request.digests]
+                fetching.take_nodes(pack(lied(nodes, other, rng)))
+            else:
+                asked = [there.nodes.read(digest) for digest, _ in request.items]
+                some = lied(asked, other, rng)
+                made = delta.join([delta.encode(node, b"", request.key) for node in some])
+                answer = wire.NodeDeltas(tuple(map(len, some)), len(made))
+                fetching.take_deltas(answer, made)
+        fetching.settle()
+    except PeerError:
+        assert len(here) == before
+    else:
+        assert there.tree in here
+        assert Manifest(there.tree, here).summary == there.summary
+
+
+def lied(nodes: list[bytes], other: Manifest, rng: random.Random) -> list[bytes]:
+    nodes = nodes[: rng.randint(1, len(nodes))]
+    match rng.randrange(12):
+        case 0:
+            rng.shuffle(nodes)
+        case 1:
+            nodes.append(nodes[0])
+        case 2:
+            nodes.append(other.nodes.read(other.tree))
+        case 3:
+            nodes[0] = nodes[0][:-1] + bytes([nodes[0][-1] ^ 1])
+        case 4:
+            nodes = nodes[:-1]
+        case _:
+            pass
+    return nodes
+
+
+def pack(nodes: list[bytes]) -> bytes:
+    return zstandard.ZstdCompressor().compress(msgspec.msgpack.encode(nodes))
 
 
 def test_an_edit_in_each_of_many_directories_costs_a_fraction_of_their_nodes() -> None:

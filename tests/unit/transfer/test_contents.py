@@ -1,7 +1,10 @@
+from hypothesis import given
+
 from filesync.digest import Digest, digest_of
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Entry,
+    File,
     Manifest,
     MemoryNodes,
     Symlink,
@@ -11,6 +14,7 @@ from filesync.manifest import (
 )
 from filesync.transfer.contents import Contents, directories_of
 from tests.unit.made import file
+from tests.unit.test_overlay import Shape, manifest, shapes
 
 
 def three_levels() -> Manifest:
@@ -63,3 +67,17 @@ def test_a_content_that_several_files_have_is_found_in_one_of_them() -> None:
     place = contents.find(digest_of(b"same"))
     assert place is not None
     assert place.file in files
+
+
+@given(shapes)
+def test_whatever_is_found_is_there_and_all_that_is_there_is_found(shape: Shape) -> None:
+    tree = manifest(shape)
+    contents = Contents(tree)
+    for path, entry in tree.walk():
+        if isinstance(entry, File):
+            place = contents.find(entry.digest)
+            assert place is not None
+            assert place.file.digest == entry.digest
+            assert tree.find(place.directory + b"/" + place.file.name) == place.file
+        assert tree.find(path) == entry
+    assert contents.find(digest_of(b"another")) is None

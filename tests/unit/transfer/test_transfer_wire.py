@@ -1,5 +1,6 @@
 import os
 
+import msgspec
 import pytest
 import zstandard
 from hypothesis import example, given
@@ -21,6 +22,7 @@ stretches = st.tuples(digests, offsets, offsets, st.sampled_from(wire.Level))
 gaps = st.tuples(
     digests, offsets, st.integers(1, wire.MAX_DELTA_BYTES), st.integers(1, wire.MAX_SIGNATURES)
 )
+payloads: st.SearchStrategy[list[wire.Buffer]] = st.lists(st.binary(min_size=1), max_size=1)
 without_payload: st.SearchStrategy[wire.Message] = st.one_of(
     st.builds(wire.Hello, st.integers(0, 100)),
     st.builds(wire.Ping),
@@ -82,6 +84,31 @@ def test_any_body_gives_a_request_or_malformed_message(body: bytes) -> None:
             decode(body)
         except MalformedMessage:
             pass
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 64) - 1)
+    | st.binary()
+    | st.text(),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(), below, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(without_payload | with_payload, st.data())
+def test_a_message_with_a_field_that_is_anything_is_one_or_malformed(
+    message: wire.Message, data: st.DataObject
+) -> None:
+    fields = msgspec.msgpack.decode(wire.encode(message)[0])
+    fields[data.draw(st.sampled_from(sorted(fields)))] = data.draw(anything)
+    frames: list[wire.Buffer] = [msgspec.msgpack.encode(fields), *data.draw(payloads)]
+    try:
+        found, payload = wire.decode(frames)
+    except MalformedMessage:
+        return
+    assert wire.decode(wire.encode(found, payload)) == (found, payload)
 
 
 DIGEST = Digest(bytes(32))
@@ -157,6 +184,17 @@ TEXT = b"".join(b"line %d of a text\n" % number for number in range(5000))
 def test_decompress_inverts_compress(data: bytes) -> None:
     coded, payload = codec.compress(data)
     assert bytes(codec.decompress(coded, payload, len(data))) == data
+
+
+@given(st.binary(max_size=60), st.sampled_from(Codec), st.integers(1, 300), st.booleans())
+def test_any_payload_is_that_many_bytes_or_malformed(
+    data: bytes, coded: Codec, raw_bytes: int, is_frame: bool
+) -> None:
+    payload = zstd(data * 5) if is_frame else data
+    try:
+        assert len(codec.decompress(coded, payload, raw_bytes)) == raw_bytes
+    except MalformedMessage:
+        pass
 
 
 def test_text_is_compressed_and_random_bytes_are_not() -> None:

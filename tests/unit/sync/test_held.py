@@ -1,0 +1,93 @@
+"""What a connection holds is let go of once, when nobody uses it any more, whatever happens in which order."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from filesync.errors import UnexpectedMessage, UsageError
+from filesync.sync.filter import Filter
+from filesync.sync.held import Claims, Held, Stage
+from filesync.sync.places import LocalPlaces, Place, find_sources
+from filesync.sync.plan import Part
+
+
+class WatchedPlace(Place):
+    """A place that counts how often it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(-1, Path("/"), names=None, label=b"/")
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class HeldMachine(RuleBasedStateMachine):
+    """One held place, a task that uses it now and then, and a connection that may be lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = WatchedPlace()
+        self.released = 0
+        self.is_used = self.is_closed = False
+        self.held = Held(self.place, Part(), Filter([]), None, claim=self.release)
+
+    def release(self) -> None:
+        self.released += 1
+
+    @rule(stage=st.sampled_from([Stage.NEW, Stage.SCANNED]))
+    def use(self, stage: Stage) -> None:
+        if self.held.stage is stage:
+            self.held.use(stage)
+            self.is_used = True
+        else:
+            with pytest.raises(UnexpectedMessage):
+                self.held.use(stage)
+
+    @precondition(lambda self: self.is_used)
+    @rule()
+    def leave(self) -> None:
+        self.held.leave(Stage.SCANNED)
+        self.is_used = False
+
+    @rule()
+    def close(self) -> None:
+        self.held.close()
+        self.is_closed = True
+
+    @rule()
+    def ask_for_nodes(self) -> None:
+        if self.held.stage is Stage.SCANNED:
+            assert self.held.scanned() is self.held.manifest
+        else:
+            with pytest.raises(UnexpectedMessage):
+                self.held.scanned()
+
+    @invariant()
+    def it_is_let_go_of_once_and_never_under_a_users_hands(self) -> None:
+        expected = int(self.is_closed and not self.is_used)
+        assert self.place.closed == self.released == expected
+        assert (self.held.stage is Stage.CLOSED) is self.is_closed
+
+
+TestHeld = HeldMachine.TestCase
+
+
+def test_a_directory_is_claimed_once_under_whatever_name(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "link").symlink_to("d")
+    claims = Claims()
+    one, other = (
+        find_sources(LocalPlaces(), [os.fsencode(tmp_path / name) + b"/"])[0].place
+        for name in ("d", "link")
+    )
+    give_back = claims.take(one)
+    with pytest.raises(UsageError, match="someone else"):
+        claims.take(other)
+    give_back()
+    claims.take(other)
+    one.close()
+    other.close()

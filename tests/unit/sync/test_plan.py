@@ -1,0 +1,155 @@
+"""What a sync leaves and removes, against a model of nested dictionaries."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from filesync.errors import FilesyncError, UsageError
+from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
+from filesync.sync.client import Remote, parse
+from filesync.sync.filter import Filter
+from filesync.sync.places import LocalPlaces, close_all, find_sources, is_named
+from filesync.sync.plan import Part, Removal, is_united, make_plan
+from filesync.sync.rate import parse_rate
+from tests.unit.test_overlay import Shape, manifest, shapes, united
+
+rules = st.lists(
+    st.sampled_from([b"- a", b"- b/", b"+ c", b"- *", b"- /a/b", b"+ */", b"- a/***", b"!"]),
+    max_size=3,
+)
+
+
+def left(
+    base: Shape,
+    tops: Sequence[Shape],
+    filter: Filter,
+    spared: frozenset[bytes],
+    prefix: bytes = b"",
+) -> Shape:
+    """Return what of ``base`` is not removed."""
+    kept: Shape = {}
+    for name, what in base.items():
+        path, is_directory = prefix + name, isinstance(what, dict)
+        given = [top[name] for top in tops if name in top]
+        if filter.excludes(path, is_directory) or (not prefix and name in spared):
+            kept[name] = what
+        elif isinstance(what, dict):
+            below = [one for one in given if isinstance(one, dict)]
+            rest = left(what, below, filter, spared, path + b"/")
+            if rest or below:
+                kept[name] = rest
+        elif given:
+            kept[name] = what
+    return kept
+
+
+@given(
+    shapes, shapes, st.lists(shapes, max_size=2), rules, st.sets(st.sampled_from([b"a", b"b"]))
+)
+def test_delete_removes_what_no_source_has_and_no_rule_leaves_alone(
+    base: Shape, top: Shape, others: list[Shape], lines: list[bytes], spared: set[bytes]
+) -> None:
+    filter = Filter(lines)
+    there, given, *more = map(manifest, (base, top, *others))
+    nodes = together(there, given, *more)
+    removal = Removal(filter, [Manifest(one.tree, nodes) for one in more], frozenset(spared))
+    plan = make_plan(
+        Manifest(there.tree, nodes), Manifest(given.tree, nodes), nodes, removal=removal
+    )
+    kept = left(base, [top, *others], filter, frozenset(spared))
+    assert plan.target.tree == manifest(united(kept, top)).tree
+
+
+@given(shapes, shapes)
+def test_without_delete_nothing_is_removed(base: Shape, top: Shape) -> None:
+    there, given = manifest(base), manifest(top)
+    nodes = together(there, given)
+    plan = make_plan(Manifest(there.tree, nodes), Manifest(given.tree, nodes), nodes)
+    assert plan.target.tree == manifest(united(base, top)).tree
+
+
+names = st.frozensets(st.sampled_from([b"a", b"b", b"c"]), min_size=1)
+
+
+@given(shapes, shapes, names, st.none() | st.sampled_from([b"a", b"d"]))
+def test_names_that_were_announced_are_all_that_changes(
+    base: Shape, top: Shape, announced: frozenset[bytes], rename: bytes | None
+) -> None:
+    there, given = manifest(base), manifest(top)
+    nodes = together(there, given)
+    if rename is not None:
+        announced = frozenset((rename,))
+    renamed = {rename: next(iter(top.values()))} if rename is not None and top else top
+    try:
+        plan = make_plan(
+            Manifest(there.tree, nodes),
+            Manifest(given.tree, nodes),
+            nodes,
+            names=announced,
+            rename=rename,
+        )
+    except UsageError:
+        is_one = rename is None or len(top) <= 1
+        has_directory = any(isinstance(what, dict) for what in top.values())
+        assert has_directory or not is_one or not announced.issuperset(renamed)
+    else:
+        assert announced.issuperset(renamed)
+        assert plan.target.tree == manifest(base | renamed).tree
+
+
+def together(*trees: Manifest) -> LayeredNodes:
+    """Return a store that has all the trees."""
+    nodes = LayeredNodes(MemoryNodes(), MemoryNodes())
+    for tree in trees:
+        nodes = LayeredNodes(nodes, tree.nodes)
+    return nodes
+
+
+# --- what the words on the command line mean --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tree")
+    for path in ("a/b/f", "a/f", "f", "c/d/f"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+some_paths = st.lists(
+    st.sampled_from([b"a", b"a/", b"a/b", b"a/f", b"f", b".", b"a/..", b"./a//b/", b"c/d/f"]),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(some_paths)
+@example([b"a/f", b"f", b"c/d/f"])
+def test_what_a_server_finds_is_what_a_client_lets_it_give(
+    tree: Path, paths: list[bytes]
+) -> None:
+    found = find_sources(LocalPlaces(), [os.fsencode(tree) + b"/" + path for path in paths])
+    assert len(found) <= len(paths)
+    for source in found:
+        assert is_named(source.part, paths)
+        assert not is_named(source.part._replace(inside=b"other"), paths)
+        assert not is_named(Part(b"", frozenset((b"other",))), paths)
+    assert is_united([Part(), Part(b"x")])
+    close_all(found)
+
+
+@given(st.text(max_size=20))
+@example("9" * 400)
+@example("tcp://x:1/\udc80")
+def test_any_words_are_a_rate_and_a_place_or_refused(text: str) -> None:
+    for read in (parse_rate, parse):
+        try:
+            found = read(text)
+        except FilesyncError:
+            continue
+        assert isinstance(found, int | bytes | Remote)

@@ -1,0 +1,142 @@
+"""What ``filesync serve`` and its clients say: every message is read as it was written."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filesync.digest import Digest
+from filesync.errors import MalformedMessage
+from filesync.manifest import MAX_NODE_BYTES
+from filesync.sync import wire
+from filesync.transfer.wire import MAX_INTEGER, Codec
+
+DIGEST = Digest(bytes(32))
+TOKEN = bytes(16)
+digests = st.binary(min_size=32, max_size=32).map(Digest)
+tokens = st.binary(min_size=16, max_size=16)
+names = st.binary(max_size=255)
+some_names = st.lists(names, max_size=3).map(tuple)
+rules = st.lists(st.binary(max_size=99), max_size=3).map(tuple)
+counts = st.integers(0, (1 << 64) - 1)
+kinds = st.dictionaries(st.sampled_from(["owner", "socket", "a kind"]), counts)
+sizes = st.lists(st.integers(1, MAX_NODE_BYTES), min_size=1, max_size=3).map(tuple)
+parts = st.lists(st.builds(wire.Part, tokens, names, some_names), max_size=3).map(tuple)
+items = st.lists(st.tuples(digests, st.binary(max_size=99)), min_size=1, max_size=3).map(tuple)
+others = st.lists(st.builds(wire.Other, tokens, digests), max_size=3).map(tuple)
+flags = st.booleans()
+
+requests: st.SearchStrategy[wire.Request] = st.one_of(
+    st.builds(wire.Look, st.lists(names, min_size=1, max_size=3).map(tuple), rules, flags),
+    st.builds(wire.Prepare, names, some_names, names, flags, flags, rules, flags),
+    st.builds(wire.Scan, tokens),
+    st.builds(wire.AskNodes, tokens, st.lists(digests, min_size=1, max_size=3).map(tuple)),
+    st.builds(wire.AskNodeDeltas, tokens, st.integers(0, MAX_INTEGER), items),
+    st.builds(wire.Drop, tokens),
+    st.builds(wire.Give, tokens, tokens, digests, flags, rules, others, some_names, flags),
+    st.builds(wire.Progressed, counts, counts),
+)
+answers: st.SearchStrategy[wire.Answer] = st.one_of(
+    st.builds(wire.Found, parts),
+    st.builds(wire.Prepared, tokens, flags, st.none() | names),
+    st.builds(wire.Scanned, digests, kinds),
+    st.builds(wire.Nodes),
+    st.builds(
+        wire.NodeDeltas, sizes, st.integers(1, wire.MAX_DELTAS_BYTES), st.sampled_from(Codec)
+    ),
+    st.builds(wire.Done),
+    st.builds(wire.Given, counts, counts, counts, counts, counts, kinds),
+)
+
+
+@given(requests)
+def test_a_request_is_decoded_as_it_was_encoded(request: wire.Request) -> None:
+    assert wire.decode_request(wire.encode(request)) == request
+
+
+@given(answers)
+def test_an_answer_is_decoded_as_it_was_encoded(answer: wire.Answer) -> None:
+    assert wire.decode_answer(wire.encode(answer)) == answer
+
+
+@given(requests, answers)
+def test_a_request_is_no_answer_and_an_answer_is_no_request(
+    request: wire.Request, answer: wire.Answer
+) -> None:
+    with pytest.raises(MalformedMessage):
+        wire.decode_answer(wire.encode(request))
+    with pytest.raises(MalformedMessage):
+        wire.decode_request(wire.encode(answer))
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 64) - 1)
+    | st.binary()
+    | st.text(),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(), below, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.one_of(requests, answers), st.data())
+def test_a_message_with_a_field_that_is_anything_is_one_or_malformed(
+    message: wire.Request | wire.Answer, data: st.DataObject
+) -> None:
+    fields = msgspec.msgpack.decode(wire.encode(message))
+    fields[data.draw(st.sampled_from(sorted(fields)))] = data.draw(anything)
+    body = msgspec.msgpack.encode(fields)
+    for decode in (wire.decode_request, wire.decode_answer):
+        try:
+            found = decode(body)
+        except MalformedMessage:
+            continue
+        assert decode(wire.encode(found)) == found
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.Look(()),
+        wire.Look((b"x" * 4097,)),
+        wire.Look((b"x",) * (wire.MAX_PATHS + 1)),
+        wire.Look((b"x",), (b"r",) * (wire.MAX_RULES + 1)),
+        wire.Look((b"x",), (b"r" * 4097,)),
+        wire.Prepare(b"x", (b"n",) * (wire.MAX_NAMES + 1)),
+        wire.Prepare(b"x", (b"n" * 256,)),
+        wire.Scan(bytes(15)),
+        wire.AskNodes(TOKEN, ()),
+        wire.AskNodes(TOKEN, (DIGEST,) * (wire.MAX_ASKED_NODES + 1)),
+        wire.AskNodes(TOKEN, (Digest(bytes(31)),)),
+        wire.AskNodeDeltas(TOKEN, -1, ((DIGEST, b""),)),
+        wire.AskNodeDeltas(TOKEN, 1, ((DIGEST, bytes(wire.MAX_SIGNATURES_BYTES + 1)),)),
+        wire.Give(TOKEN, TOKEN, DIGEST, others=(wire.Other(TOKEN, DIGEST),) * 65),
+        wire.Progressed(-1),
+    ],
+    ids=lambda message: repr(message)[:40],
+)
+def test_a_request_beyond_a_cap_is_refused(message: wire.Request) -> None:
+    with pytest.raises(MalformedMessage):
+        wire.decode_request(wire.encode(message))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.Scanned(DIGEST, {str(n): 1 for n in range(wire.MAX_KINDS + 1)}),
+        wire.Scanned(DIGEST, {"k" * 65: 1}),
+        wire.Scanned(DIGEST, {"a\nline": 1}),
+        wire.Scanned(DIGEST, {"k": -1}),
+        wire.NodeDeltas((), 1),
+        wire.NodeDeltas((0,), 1),
+        wire.NodeDeltas((MAX_NODE_BYTES + 1,), 1),
+        wire.NodeDeltas((1,), wire.MAX_DELTAS_BYTES + 1),
+        wire.NodeDeltas((1,), 0),
+        wire.Prepared(TOKEN, rename=b"n" * 256),
+    ],
+    ids=lambda message: repr(message)[:40],
+)
+def test_an_answer_beyond_a_cap_is_refused(message: wire.Answer) -> None:
+    with pytest.raises(MalformedMessage):
+        wire.decode_answer(wire.encode(message))
