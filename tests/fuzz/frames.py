@@ -91,8 +91,13 @@ def _input(frames: Frames) -> bytes:
 def seeds() -> list[bytes]:
     """Return one input for each message, and some for whole sessions."""
     sent = _sent()
-    whole = joined(sent[6], sent[9], _deltas_after(sent[9]))
-    return [*map(joined, sent), joined(*sent[5:9]), joined(*sent[8:11]), whole]
+    return [*map(joined, sent), joined(*sent[5:9]), joined(*sent[8:11]), joined(*honest())]
+
+
+def honest() -> list[Said]:
+    """Return what an honest sender says to the session that ``fuzz`` has, but for ``Opened``."""
+    sent = _sent()
+    return [sent[6], sent[9], _deltas_after(sent[9])]
 
 
 def _sent() -> list[Said]:

@@ -67,6 +67,10 @@ said: st.SearchStrategy[frames.Said] = st.one_of(
 )
 
 
-@given(st.lists(said, max_size=8))
-def test_any_messages_are_taken_or_a_breach(messages: list[frames.Said]) -> None:
-    frames.fuzz(frames.joined(*messages))
+honest = frames.honest()
+
+
+@given(st.integers(0, len(honest)), st.lists(said | st.sampled_from(honest), max_size=6))
+def test_any_messages_are_taken_or_a_breach(count: int, messages: list[frames.Said]) -> None:
+    """After as many as ``count`` of an honest sender's."""
+    frames.fuzz(frames.joined(*honest[:count], *messages))
