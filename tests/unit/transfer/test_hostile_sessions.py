@@ -1,6 +1,6 @@
 """Both ends of a session against peers that say any messages at all, in any order."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filesync.digest import digest_of
@@ -70,6 +70,7 @@ said: st.SearchStrategy[frames.Said] = st.one_of(
 honest = frames.honest()
 
 
+@settings(max_examples=300)
 @given(st.integers(0, len(honest)), st.lists(said | st.sampled_from(honest), max_size=6))
 def test_any_messages_are_taken_or_a_breach(count: int, messages: list[frames.Said]) -> None:
     """After as many as ``count`` of an honest sender's."""
