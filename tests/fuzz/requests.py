@@ -9,8 +9,8 @@ from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put, with_
 from filesync.sync import wire
 from filesync.sync.filter import Filter
 from filesync.sync.nodes import NodeFetch, answer_deltas, answer_nodes
+from filesync.sync.part import Part
 from filesync.sync.places import is_named
-from filesync.sync.plan import Part
 from filesync.transfer import delta
 from tests.fuzz import mutation
 from tests.fuzz.mutation import Mutate

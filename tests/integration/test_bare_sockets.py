@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from filesync.errors import Unavailable
-from filesync.transfer import DataPlane, Replica, Timeouts
+from filesync.transfer.offer import Replica
+from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.timeouts import Timeouts
 from tests.integration.test_sync_plane import (
     LOOPBACK,
     SMALL,

@@ -41,10 +41,11 @@ from filesync.sync.client import Remote, sync_from
 from filesync.sync.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.options import Options
 from filesync.sync.server import TreeServer
-from filesync.transfer import DataPlane, NotOffered, Refused, calls_zmq, connections_zmq, delta
+from filesync.transfer import calls_zmq, connections_zmq, delta
 from filesync.transfer.calls_zmq import Answer
 from filesync.transfer.channel_zmq import Channel
-from filesync.transfer.errors import TooMuchWanted
+from filesync.transfer.errors import NotOffered, Refused, TooMuchWanted
+from filesync.transfer.plane_zmq import DataPlane
 from tests.unit.made import file
 
 LOOPBACK = "tcp://127.0.0.1:0"

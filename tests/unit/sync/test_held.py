@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from filesync.errors import UnexpectedMessage, UsageError
 from filesync.sync.filter import Filter
 from filesync.sync.held import Claims, Held, Stage
+from filesync.sync.part import Part
 from filesync.sync.places import LocalPlaces, Place, find_sources
-from filesync.sync.plan import Part
 
 
 class WatchedPlace(Place):
