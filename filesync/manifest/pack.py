@@ -94,9 +94,9 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], pack: bytes | memoryview) -> T:
     pack = bytes(pack)
     try:
         # max_output_size does not bound a frame that states its size, so look first.
-        size = zstandard.get_frame_parameters(pack).content_size
-        if size > MAX_PACK_BYTES:
-            raise MalformedManifest(f"a pack of nodes claims {size} bytes")
+        claims = zstandard.get_frame_parameters(pack)
+        if max(claims.content_size, claims.window_size) > MAX_PACK_BYTES:
+            raise MalformedManifest(f"a pack of nodes claims {claims.content_size} bytes")
         data = zstandard.ZstdDecompressor().decompress(pack, allow_extra_data=False)
         return decoder.decode(data)
     except (zstandard.ZstdError, msgspec.MsgspecError) as exc:

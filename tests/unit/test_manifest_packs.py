@@ -38,8 +38,9 @@ def test_any_bytes_are_a_pack_or_malformed(data: bytes) -> None:
 
 def test_a_pack_that_says_it_is_too_large_is_not_opened() -> None:
     claim = (MAX_PACK_BYTES + 1).to_bytes(8, "little")
-    with pytest.raises(MalformedManifest, match="claims"):
-        unpack_nodes(b"\x28\xb5\x2f\xfd\xc0\x00" + claim + bytes(99))
+    for frame in (b"\xc0\x00" + claim, b"\x80" + bytes([17 << 3]) + bytes([9, 0, 0, 0])):
+        with pytest.raises(MalformedManifest, match="claims"):
+            unpack_nodes(b"\x28\xb5\x2f\xfd" + frame + bytes(99))
 
 
 def test_a_pack_of_what_is_no_list_of_bytes_is_refused() -> None:
