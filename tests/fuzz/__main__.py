@@ -1,7 +1,8 @@
 """Fuzz what peers send: ``python -m tests.fuzz [SECONDS [TARGET...]]``; ends with 1 if it finds something.
 
 Each target runs that long (60 s by default) on one core, from a corpus in ``.fuzz`` that it keeps and
-adds to. What it finds lies in ``.fuzz/found``; put it into ``found.py`` with its repair.
+adds to. What it finds lies in ``.fuzz/found``; put it into FOUND of the tests
+with its repair.
 """
 
 import re

@@ -3,9 +3,10 @@
 import pytest
 
 from tests.fuzz import frames, manifests, requests
-from tests.fuzz.found import FOUND
 
 TARGETS = {"frames": frames, "manifests": manifests, "requests": requests}
+FOUND: list[tuple[str, bytes]] = []
+"""What ``make fuzz`` has found, each by its target's name. Nothing so far."""
 SEEDS = [(name, data) for name, target in TARGETS.items() for data in target.seeds()]
 
 
