@@ -13,7 +13,7 @@ from filesync.transfer.threads import until_done
 from filesync.transfer.wire import MAX_BODY_BYTES
 
 STALL_S: Final = 60.0
-_MAY_TAKE_LONG: Final = (wire.Scan, wire.Give)
+_MAY_TAKE_LONG: Final = (wire.Scan, wire.Give, wire.GiveGrowing)
 A = TypeVar("A", bound=wire.Answer)
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -137,8 +137,8 @@ class TreeServer:
         caches = None if request.checksum else self._caches
         held = Held(place, part, filter, caches, rename=rename, claim=claim)
         is_new = target is None or target.is_new
-        is_empty = claim is not None and place is not None and place.is_empty
         (token,) = self._hold(channel, held)
+        is_empty = claim is not None and place is not None and place.is_empty
         return wire.Prepared(token, is_new=is_new, rename=rename, is_empty=is_empty)
 
     def _hold(self, channel: Channel, *helds: Held) -> list[bytes]:

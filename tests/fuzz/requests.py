@@ -4,8 +4,10 @@ import random
 from typing import Final
 
 from filesync.digest import digest_of
-from filesync.errors import MalformedMessage, PeerError, UsageError
-from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put, with_entries
+from filesync.disk.visits import ArrivedVisits
+from filesync.errors import MalformedMessage, NodeMissing, PeerError, UsageError
+from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, accept, put, with_entries
+from filesync.manifest.pack import pack_directories, unpack_directories
 from filesync.sync import wire
 from filesync.sync.filter import Filter
 from filesync.sync.nodes import NodeFetch, answer_deltas, answer_nodes
@@ -46,7 +48,7 @@ def fuzz(data: bytes) -> None:
             answer = wire.decode_answer(body)
             assert wire.decode_answer(wire.encode(answer)) == answer
             _take(answer, payload)
-    except (MalformedMessage, PeerError, UsageError):
+    except (MalformedMessage, NodeMissing, PeerError, UsageError):
         pass
 
 
@@ -76,6 +78,8 @@ def seeds() -> list[bytes]:
         wire.Give(
             TOKEN, TOKEN, NEW.tree, True, rules, (wire.Other(TOKEN, OLD.tree),), (b"x",), True
         ),
+        wire.GiveGrowing(TOKEN, TOKEN, NEW.tree),
+        wire.AskDirectories(TOKEN),
         wire.Progressed(1, 2),
     ]
     answers: list[tuple[wire.Answer, bytes]] = [
@@ -84,6 +88,7 @@ def seeds() -> list[bytes]:
         (wire.Scanned(NEW.tree, {"socket": 1}), b""),
         (wire.Nodes(), answer_nodes(NEW, (NEW.tree,))),
         (answered, deltas),
+        (wire.Directories(NEW.tree), pack_directories([(b"a/b", node), (b"", node)])),
         (wire.Done(), b""),
         (wire.Given(1, 2, 3, 4, 5, {"owner": 1}), b""),
     ]
@@ -126,6 +131,12 @@ def _take(answer: wire.Answer, payload: bytes) -> None:
             fetch.next_request()
             fetch.take_nodes(payload)
             fetch.settle()
+        case wire.Directories():
+            nodes = MemoryNodes()
+            arrived = ArrivedVisits(nodes)
+            for path, node in unpack_directories(payload):
+                visit = arrived.arrive(path, accept(nodes, node))
+                assert not {b".", b".."} & set(visit.path.split(b"/"))
         case wire.NodeDeltas():
             fetch = NodeFetch(TOKEN, NEW.tree, _copy(OLD), basis=OLD.tree)
             fetch.next_request()

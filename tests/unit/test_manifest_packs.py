@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from filesync.errors import MalformedManifest, NodeMissing
 from filesync.manifest import Manifest, MemoryNodes, missing_nodes
-from filesync.manifest.pack import MAX_PACK_BYTES, accept_pack, pack_nodes, unpack_nodes
+from filesync.manifest.pack import (
+    MAX_PACK_BYTES,
+    accept_pack,
+    pack_directories,
+    pack_nodes,
+    unpack_directories,
+    unpack_nodes,
+)
 from filesync.sync.manifest_file import _read, manifest_chunks, read_manifest, write_manifest
 from tests.unit.test_overlay import Shape, manifest, shapes
 
@@ -19,6 +26,14 @@ from tests.unit.test_overlay import Shape, manifest, shapes
 @given(st.lists(st.binary(max_size=200), max_size=20))
 def test_unpack_inverts_pack(nodes: list[bytes]) -> None:
     assert [one for pack in pack_nodes(nodes) for one in unpack_nodes(pack)] == nodes
+
+
+paths = st.lists(st.sampled_from([b"a", b"ab", b"a.b"]), max_size=4).map(b"/".join)
+
+
+@given(st.lists(st.tuples(paths, st.binary(max_size=20)), max_size=20))
+def test_unpack_inverts_pack_for_directories(directories: list[tuple[bytes, bytes]]) -> None:
+    assert unpack_directories(pack_directories(directories)) == directories
 
 
 def test_large_nodes_travel_alone() -> None:
@@ -33,6 +48,10 @@ def test_any_bytes_are_a_pack_or_malformed(data: bytes) -> None:
         try:
             accept_pack(MemoryNodes(), pack)
         except (MalformedManifest, NodeMissing):
+            pass
+        try:
+            unpack_directories(pack)
+        except MalformedManifest:
             pass
 
 

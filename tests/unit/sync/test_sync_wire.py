@@ -34,11 +34,14 @@ requests: st.SearchStrategy[wire.Request] = st.one_of(
     st.builds(wire.AskNodeDeltas, tokens, st.integers(0, MAX_INTEGER), items),
     st.builds(wire.Drop, tokens),
     st.builds(wire.Give, tokens, tokens, digests, flags, rules, others, some_names, flags),
+    st.builds(wire.GiveGrowing, tokens, tokens, digests, flags),
+    st.builds(wire.AskDirectories, tokens),
     st.builds(wire.Progressed, counts, counts),
 )
 answers: st.SearchStrategy[wire.Answer] = st.one_of(
     st.builds(wire.Found, parts),
-    st.builds(wire.Prepared, tokens, flags, st.none() | names),
+    st.builds(wire.Prepared, tokens, flags, st.none() | names, flags),
+    st.builds(wire.Directories, st.none() | digests),
     st.builds(wire.Scanned, digests, kinds),
     st.builds(wire.Nodes),
     st.builds(

@@ -72,7 +72,7 @@ def test_a_content_that_several_files_have_is_found_in_one_of_them() -> None:
 @given(shapes)
 def test_whatever_is_found_is_there_and_all_that_is_there_is_found(shape: Shape) -> None:
     tree = manifest(shape)
-    contents = Contents(tree)
+    contents = Contents(tree.nodes, directories_of(tree))
     for path, entry in tree.walk():
         if isinstance(entry, File):
             place = contents.find(entry.digest)
