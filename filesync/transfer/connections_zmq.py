@@ -9,7 +9,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
-from filesync.errors import FilesyncError, PeerError, Unavailable
+from filesync.errors import FilesyncError, PeerError, Unavailable, UsageError
 from filesync.transfer.channel_zmq import HANDSHAKE_EVENTS, Channel, bound
 from filesync.transfer.errors import Refused, VersionMismatch
 from filesync.transfer.stats import Counters
@@ -107,12 +107,15 @@ class Link:
         return self.channel
 
     def _dial(self) -> None:
-        if "@" not in self._address:
-            self._socket.connect(self._address)
-            return
-        from filesync.transfer.curve_zmq import dial
+        try:
+            if "@" not in self._address:
+                self._socket.connect(self._address)
+                return
+            from filesync.transfer.curve_zmq import dial
 
-        dial(self._socket, self._address, self._own)
+            dial(self._socket, self._address, self._own)
+        except zmq.ZMQError as exc:
+            raise UsageError(f"cannot connect to {self._address}: {exc.strerror}") from exc
 
     async def run(self) -> None:
         """Take messages until the connection is lost or this is cancelled; then close it."""

@@ -41,7 +41,7 @@ from filesync.sync.client import Remote, sync_from
 from filesync.sync.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.options import Options
 from filesync.sync.server import TreeServer
-from filesync.transfer import calls_zmq, connections_zmq, delta
+from filesync.transfer import calls_zmq, delta, listener_zmq
 from filesync.transfer.calls_zmq import Answer
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, Refused, TooMuchWanted
@@ -353,7 +353,7 @@ def open_descriptors() -> int:
 @pytest.fixture(autouse=True)
 def _quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a listener notice soon that a peer is gone."""
-    monkeypatch.setattr(connections_zmq, "PING_S", 0.1)
+    monkeypatch.setattr(listener_zmq, "PING_S", 0.1)
 
 
 def with_server(root: Path, talk: Talk) -> None:
