@@ -178,8 +178,8 @@ def _perform(receiver: Receiver) -> list[Sent]:
                     codec.decompress(*part)
             case StorePiece(_, _, data):
                 codec.decompress(*data)
-            case CutBases(work):
-                fetch.based(work, INDEX)
+            case CutBases(works):
+                fetch.based([(work, INDEX) for work in works])
             case SignGaps(gaps):
                 signed = [delta.cut(OLD[gap.offset :][: gap.size], 5) for gap in gaps]
                 fetch.signed(gaps, 5, signed)
