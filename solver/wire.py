@@ -17,18 +17,16 @@ import msgspec
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from solver.graph import Graph
+from worker.wire.images import Compression, Count, Sha256
 from worker.wire.ops import Text
 from worker.wire.orders import (
     Address,
-    Compression,
-    Count,
     ExportForm,
     Frames,
     FromWorker,
     Labels,
     Mode,
     Nodes,
-    Sha256,
     Token,
     ToWorker,
     UsageRow,

@@ -53,6 +53,10 @@ PURE = [
     "worker/layers/changes.py",
     "worker/layers/hardlinks.py",
     "worker/layers/member.py",
+    "worker/registry/challenge.py",
+    "worker/registry/manifest.py",
+    "worker/registry/ranges.py",
+    "worker/registry/retry.py",
     "worker/wire/",
 ]
 """Modules, and folders of them, that decide and do not touch the world."""

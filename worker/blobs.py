@@ -6,6 +6,9 @@ facts are written, and only then is it renamed into place. So a kill at any poin
 temporary file, or facts without a blob; ``BlobStore`` removes both when it opens. Nothing is
 flushed to the platter: a blob that was written before the machine last started is read and
 verified again before it is believed, and so is one that somebody else put there.
+
+``partial/<hex>`` is the beginning of a blob that comes from afar: what was written of it when its
+transfer was cut, or its process killed. It is proved with the rest, once that has come.
 """
 
 import hashlib
@@ -14,7 +17,10 @@ import os
 import re
 import secrets
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, NamedTuple, Self
@@ -27,6 +33,8 @@ from filesync.disk.statedir import boot_id
 from filesync.errors import ContentCorrupt, LocalError, StoreError
 
 BLOCK_BYTES: Final = 1 << 20
+KEEP_PARTIAL_S: Final = 7 * 86400.0
+"""What nobody has gone on with for so long is removed at the next start."""
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -69,7 +77,9 @@ class BlobStore:
         self.directory = directory
         self.blobs = directory / "blobs" / "sha256"
         self._ingest = directory / "ingest"
+        self._partial = directory / "partial"
         self._facts = directory / "facts"
+        self._held: Counter[str] = Counter()
         self._boot = boot_id()
         self._lock = threading.Lock()
         self._known: dict[str, Blob] = {}
@@ -114,7 +124,19 @@ class BlobStore:
 
     def writer(self, *, digest: str | None = None, max_size: int | None = None) -> "BlobWriter":
         """Return a writer for a blob that comes in pieces."""
-        return BlobWriter(self, self._ingest, digest=digest, max_size=max_size)
+        path = self._ingest / secrets.token_hex(8)
+        return BlobWriter(self, path, digest=digest, max_size=max_size)
+
+    def resume(self, digest: str, size: int) -> "BlobWriter":
+        """Return the writer of a blob of ``size`` bytes, after what an earlier one left of it.
+
+        Its ``size`` says how much that is. One writer of a digest at a time. Reads what is there.
+
+        Raises:
+            StoreError: this disk cannot take it.
+        """
+        path = self._partial / self.path(digest).name
+        return BlobWriter(self, path, digest=digest, max_size=size, keep=True)
 
     def ingest(
         self,
@@ -134,6 +156,28 @@ class BlobStore:
             for block in blocks:
                 writer.write(block)
             return writer.finish()
+
+    @contextmanager
+    def holding(self, digests: Iterable[str]) -> Iterator[None]:
+        """Keep blobs, here or on their way, from being pruned while the block runs."""
+        held = Counter(digests)
+        with self._lock:
+            self._held.update(held)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held -= held
+
+    def is_held(self, digest: str) -> bool:
+        """Whether somebody needs a blob now that no ref speaks of yet."""
+        return digest in self._held
+
+    def drop_partial(self) -> None:
+        """Remove what was left of transfers that nobody goes on with."""
+        for path in self._partial.iterdir():
+            if not self.is_held(f"sha256:{path.name}"):
+                path.unlink(missing_ok=True)
 
     def remove(self, digest: str) -> None:
         """Forget a blob; fine if it is not here. The caller knows that no lease holds it."""
@@ -155,7 +199,7 @@ class BlobStore:
     # --- start-up -------------------------------------------------------------------------
 
     def _make_layout(self) -> None:
-        for directory in (self.blobs, self._ingest, self._facts):
+        for directory in (self.blobs, self._ingest, self._partial, self._facts):
             directory.mkdir(parents=True, exist_ok=True)
         for name, text in (
             ("oci-layout", '{"imageLayoutVersion":"1.0.0"}'),
@@ -167,6 +211,10 @@ class BlobStore:
     def _sweep(self) -> None:
         for left in self._ingest.iterdir():
             left.unlink()
+        now_s = time.time()
+        for left in self._partial.iterdir():
+            if now_s - left.stat().st_mtime > KEEP_PARTIAL_S or f"sha256:{left.name}" in self:
+                left.unlink()
         for path in self.blobs.iterdir():
             digest = f"sha256:{path.name}"
             if _DIGEST.fullmatch(digest):
@@ -209,20 +257,32 @@ class BlobStore:
 
 
 class BlobWriter:
-    """A blob on its way in. Use it as a context: what was not finished is removed at its end."""
+    """A blob on its way in. Use it as a context: what was not finished is removed at its end.
+
+    With ``keep`` it is left for the next writer, unless it is wrong or this disk is full.
+    """
 
     def __init__(
-        self, store: BlobStore, directory: Path, *, digest: str | None, max_size: int | None
+        self,
+        store: BlobStore,
+        path: Path,
+        *,
+        digest: str | None,
+        max_size: int | None,
+        keep: bool = False,
     ) -> None:
         self._store = store
         self._expected = digest
         self._max_size = max_size
-        self._path = directory / secrets.token_hex(8)
+        self._path = path
+        self._keep = keep
         self._sha256 = hashlib.sha256()
         self._content = blake3()
         self.size = 0
         try:
-            self._file = self._path.open("xb", buffering=0)
+            self._file = self._path.open("a+b" if keep else "xb", buffering=0)
+            if keep:
+                self._take_up()
         except OSError as exc:
             raise StoreError(f"a blob cannot be written: {exc}") from exc
 
@@ -236,7 +296,26 @@ class BlobWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._file.close()
-        self._path.unlink(missing_ok=True)
+        if not self._keep or isinstance(exc, ContentCorrupt | StoreError):
+            self._path.unlink(missing_ok=True)
+
+    def restart(self) -> None:
+        """Forget what was written."""
+        self._file.truncate(0)
+        self._sha256 = hashlib.sha256()
+        self._content = blake3()
+        self.size = 0
+
+    def _take_up(self) -> None:
+        """Go on after what is there already, if that is not too much."""
+        self._file.seek(0)
+        for block in _blocks(self._file):
+            self._sha256.update(block)
+            self._content.update(block)
+            self.size += len(block)
+            if self._max_size is not None and self.size > self._max_size:
+                self.restart()
+                return
 
     def write(self, data: bytes | memoryview) -> None:
         """Write the next piece; does not keep it.

@@ -24,8 +24,9 @@ from worker.refs import HeldRef
 from worker.results import keep
 from worker.store import Store, TreeView
 from worker.wire import orders
+from worker.wire.images import Compression
 from worker.wire.ops import ImageOp
-from worker.wire.orders import Compression, Layer, RefInfo
+from worker.wire.orders import Layer, RefInfo
 
 MAX_JSON_BYTES: Final = 4 << 20
 MAX_LAYERS: Final = 512

@@ -12,7 +12,8 @@ import msgspec
 from filesync.digest import Digest, digest_of
 from filesync.disk.database import open_database, using
 from filesync.errors import StoreError
-from worker.wire.orders import Compression, Layer, RefInfo
+from worker.wire.images import Compression
+from worker.wire.orders import Layer, RefInfo
 
 SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = """

@@ -151,8 +151,9 @@ class Store:
                 self.refs.add(held.info, held.snapshot)
         kept_layers = {info.layer.digest for info in self.refs.infos() if info.layer}
         for blob in self.blobs.list():
-            if blob.digest not in kept_layers:
+            if blob.digest not in kept_layers and not self.blobs.is_held(blob.digest):
                 self.blobs.remove(blob.digest)
+        self.blobs.drop_partial()
         self.sources.clear()
         if sweep_nodes:
             trees = [info.tree for info in self.refs.infos()]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from filesync.errors import UsageError
-from worker.wire.orders import Compression, ExportForm
+from worker.wire.images import Compression
+from worker.wire.orders import ExportForm
 
 STDOUT: Final = "-"
 _FIELDS: Final = ("type", "dest", "tar", "compression")

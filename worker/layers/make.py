@@ -22,7 +22,8 @@ from worker.blobs import BlobStore
 from worker.layers.changes import members
 from worker.layers.member import END, Member, encode, encoded_size, padding
 from worker.layers.source import decompressed
-from worker.wire.orders import Compression, Layer
+from worker.wire.images import Compression
+from worker.wire.orders import Layer
 
 MEDIA_TYPES: Final[dict[Compression, str]] = {
     Compression.ZSTD: "application/vnd.oci.image.layer.v1.tar+zstd",

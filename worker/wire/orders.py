@@ -23,6 +23,7 @@ import msgspec
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from filesync.select import Selector
+from worker.wire.images import Compression, Count, Sha256
 from worker.wire.ops import Op, Text
 
 VERSION: Final = 1
@@ -32,8 +33,6 @@ MAX_KEYS: Final = 20_000
 
 Token = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
-Count = Annotated[int, msgspec.Meta(ge=0)]
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Labels = Annotated[dict[Label, str], msgspec.Meta(max_length=100)]
 Address = Annotated[str, msgspec.Meta(max_length=255)]
@@ -180,14 +179,6 @@ class ExportForm(StrEnum):
     TREE = "tree"
     TAR = "tar"
     OCI = "oci"
-
-
-class Compression(StrEnum):
-    """How a layer's tar is compressed."""
-
-    GZIP = "gzip"
-    ZSTD = "zstd"
-    NONE = "uncompressed"
 
 
 class Export(_Message, frozen=True, tag="export"):

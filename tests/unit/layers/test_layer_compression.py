@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from worker.layers import BadLayer
 from worker.layers.make import compress
 from worker.layers.source import Source, decompressed
-from worker.wire.orders import Compression
+from worker.wire.images import Compression
 
 KINDS = list(Compression)
 DATA = b"some text " * 1000

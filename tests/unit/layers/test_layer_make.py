@@ -14,7 +14,8 @@ from filesync.errors import StoreError
 from filesync.manifest import Manifest, MemoryNodes
 from worker.blobs import BlobStore
 from worker.layers import MEDIA_TYPES, apply_layer, make_layer, tar_size
-from worker.wire.orders import Compression, Layer
+from worker.wire.images import Compression
+from worker.wire.orders import Layer
 
 NODES = MemoryNodes()
 

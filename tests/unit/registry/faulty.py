@@ -1,0 +1,186 @@
+"""A registry on loopback that serves one image and does wrong as it is told."""
+
+import contextlib
+import hashlib
+import json
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+
+
+def sha256(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+@dataclass
+class Fault:
+    """One wrong answer.
+
+    Attributes:
+        cut: bytes of the body after which the connection breaks.
+        stall: after ``cut`` bytes nothing more comes, and the connection stays.
+        length: what Content-Length says, whatever the body is.
+    """
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    cut: int | None = None
+    stall: bool = False
+    length: int | None = None
+
+
+@dataclass
+class Request:
+    """What a client asked."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+class FaultyRegistry:
+    """Serves ``blobs`` and ``manifests`` (by tag and digest) of any repository.
+
+    ``faults[path]`` are answered first, one a request, in order; a path has no ``/v2/`` and may
+    be given with its method: ``HEAD lib/app/manifests/1``.
+    """
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.manifests: dict[str, tuple[bytes, str]] = {}
+        self.faults: dict[str, list[Fault]] = defaultdict(list)
+        self.requests: list[Request] = []
+        self.ranges = True
+        self.closing = threading.Event()
+        registry = self
+
+        class Handler(_Handler):
+            owner = registry
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = False
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def add_blob(self, data: bytes) -> dict[str, Any]:
+        self.blobs[sha256(data)] = data
+        return {"digest": sha256(data), "size": len(data)}
+
+    def add_image(
+        self, tag: str, *layers: bytes, config: bytes = b"{}", layer_type: str = LAYER_TYPE
+    ) -> str:
+        """Serve an image made of ``layers`` under ``tag``; return its manifest's digest."""
+        value = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": {"mediaType": CONFIG_TYPE, **self.add_blob(config)},
+            "layers": [{"mediaType": layer_type, **self.add_blob(one)} for one in layers],
+        }
+        return self.add_manifest(tag, value, MANIFEST_TYPE)
+
+    def add_manifest(self, tag: str, value: object, media_type: str) -> str:
+        data = json.dumps(value).encode()
+        self.manifests[tag] = self.manifests[sha256(data)] = (data, media_type)
+        return sha256(data)
+
+    def asked(self, part: str, *, method: str = "GET") -> list[Request]:
+        """Return the requests of a method whose path contains ``part``."""
+        return [one for one in self.requests if one.method == method and part in one.path]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    owner: FaultyRegistry
+    protocol_version = "HTTP/1.1"
+
+    def handle(self) -> None:
+        # A client that has had enough hangs up.
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        sent = self.rfile.read(length)
+        request = Request(self.command, self.path, dict(self.headers), sent)
+        self.owner.requests.append(request)
+        fault = self._fault()
+        if fault is not None:
+            body = fault.body if fault.body is not None else self._truth()[2]
+            self._answer(fault.status, fault.headers, body, fault)
+        else:
+            status, headers, body = self._truth()
+            self._answer(status, headers, body, None)
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET
+
+    def _fault(self) -> Fault | None:
+        path = self.path.removeprefix("/v2/").partition("?")[0]
+        for key in (f"{self.command} {path}", path):
+            if self.owner.faults[key]:
+                return self.owner.faults[key].pop(0)
+        return None
+
+    def _truth(self) -> tuple[int, dict[str, str], bytes]:
+        _, _, name = self.path.partition("?")[0].rpartition("/")
+        if "/manifests/" in self.path and name in self.owner.manifests:
+            data, kind = self.owner.manifests[name]
+            return 200, {"Content-Type": kind, "Docker-Content-Digest": sha256(data)}, data
+        if "/blobs/" in self.path and name in self.owner.blobs:
+            return self._blob(self.owner.blobs[name])
+        return 404, {}, b'{"errors": [{"code": "NOT_FOUND", "message": "no such thing"}]}'
+
+    def _blob(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
+        at = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        if not at or not self.owner.ranges:
+            return 200, {}, data
+        if at >= len(data):
+            return 416, {}, b""
+        return 206, {"Content-Range": f"bytes {at}-{len(data) - 1}/{len(data)}"}, data[at:]
+
+    def _answer(
+        self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None
+    ) -> None:
+        length = len(body) if fault is None or fault.length is None else fault.length
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        cut = None if fault is None else fault.cut
+        self.wfile.write(body if cut is None else body[:cut])
+        if fault is not None and fault.stall:
+            self.wfile.flush()
+            self.owner.closing.wait()
+        if cut is not None or length != len(body):
+            self.close_connection = True

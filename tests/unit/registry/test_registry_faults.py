@@ -1,0 +1,540 @@
+"""Pulls from a registry that does wrong: each is a retry or a clear error, nothing half-kept."""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.registry.faulty import (
+    MANIFEST_TYPE,
+    Fault,
+    FaultyRegistry,
+    sha256,
+)
+from worker.blobs import BlobStore
+from worker.registry import (
+    BadRegistry,
+    Host,
+    NotInRegistry,
+    Platform,
+    Registries,
+    RegistryBusy,
+    RegistryDenied,
+    RegistryError,
+    RegistryUnavailable,
+)
+from worker.registry.client_http import RegistryClient
+from worker.registry.images_http import Transfers
+from worker.wire.images import Credential, Reference
+
+LAYER = random.Random(1).randbytes(3_000_000)
+DIGEST = sha256(LAYER)
+BLOB = f"app/blobs/{DIGEST}"
+LINUX = Platform("linux", "amd64")
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.registry.retry.FIRST_WAIT_S", 0.001)
+
+
+@pytest.fixture
+def registry() -> Iterator[FaultyRegistry]:
+    with FaultyRegistry() as running:
+        running.add_image("1", LAYER, config=b'{"os": "linux"}')
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "blobs")
+
+
+class Puller:
+    """A worker's half of a pull, with times that suit a test."""
+
+    def __init__(
+        self,
+        registry: FaultyRegistry,
+        store: BlobStore,
+        *,
+        hosts: dict[str, Host] | None = None,
+        credential: Credential | None = None,
+    ) -> None:
+        self.registry = registry
+        self.store = store
+        self.registries = Registries(hosts or {registry.host: Host(http=True)})
+        self.credentials = () if credential is None else (credential,)
+        self.transfers = Transfers(store)
+        self.came = 0
+
+    async def _resolve(self, tag: str) -> tuple[str, bytes]:
+        async with RegistryClient(self.registries, self.credentials, silent_s=0.5) as client:
+            name = Reference(self.registry.host, "app", tag)
+            return await self.transfers.resolve(client, name, LINUX)
+
+    async def _pull(self, digest: str) -> None:
+        async with RegistryClient(self.registries, self.credentials, silent_s=0.5) as client:
+            image = Reference(self.registry.host, "app", "", digest)
+            await self.transfers.pull(client, image, lambda _: None, self._count)
+
+    def _count(self, size: int) -> None:
+        self.came += size
+
+    def resolve(self, tag: str = "1") -> tuple[str, bytes]:
+        return asyncio.run(self._resolve(tag))
+
+    def pull(self, tag: str = "1") -> None:
+        asyncio.run(self._pull(sha256(self.registry.manifests[tag][0])))
+
+    def pull_twice_at_once(self) -> None:
+        async def both() -> None:
+            digest = sha256(self.registry.manifests["1"][0])
+            await asyncio.gather(self._pull(digest), self._pull(digest))
+
+        asyncio.run(both())
+
+
+@pytest.fixture
+def puller(registry: FaultyRegistry, store: BlobStore) -> Puller:
+    return Puller(registry, store)
+
+
+def partial(store: BlobStore) -> Path:
+    return store.directory / "partial" / DIGEST.removeprefix("sha256:")
+
+
+def leftovers(store: BlobStore) -> list[Path]:
+    return [*(store.directory / "partial").iterdir(), *(store.directory / "ingest").iterdir()]
+
+
+# --- what goes well --------------------------------------------------------------------------
+
+
+def test_a_tag_means_a_manifest_and_a_configuration(puller: Puller) -> None:
+    digest, config = puller.resolve()
+    assert digest == sha256(puller.registry.manifests["1"][0])
+    assert config == b'{"os": "linux"}'
+
+
+def test_a_tag_that_means_what_it_meant_costs_one_head(puller: Puller) -> None:
+    first = puller.resolve()
+    puller.registry.requests.clear()
+    assert puller.resolve() == first
+    assert [one.method for one in puller.registry.requests] == ["HEAD"]
+
+
+def test_a_pull_brings_each_blob_once(puller: Puller) -> None:
+    puller.pull()
+    assert puller.store.path(DIGEST).read_bytes() == LAYER
+    puller.pull()
+    assert len(puller.registry.asked(BLOB)) == 1
+    assert leftovers(puller.store) == []
+
+
+def test_two_pulls_of_one_image_at_once_download_it_once(puller: Puller) -> None:
+    puller.pull_twice_at_once()
+    assert len(puller.registry.asked(BLOB)) == 1
+    assert puller.came == len(LAYER) + len(b'{"os": "linux"}')
+
+
+# --- what is asked again ---------------------------------------------------------------------
+
+
+def test_a_body_that_is_cut_goes_on_where_it_ended(puller: Puller) -> None:
+    puller.registry.faults[BLOB] = [Fault(cut=1_000_000)]
+    puller.pull()
+    first, second = puller.registry.asked(BLOB)
+    assert "Range" not in first.headers
+    assert second.headers["Range"] == "bytes=1000000-"
+    assert puller.store.path(DIGEST).read_bytes() == LAYER
+    assert puller.came == len(LAYER) + len(b'{"os": "linux"}')
+
+
+def test_a_body_that_stalls_goes_on_over_another_connection(puller: Puller) -> None:
+    puller.registry.faults[BLOB] = [Fault(cut=1_500_000, stall=True)]
+    puller.pull()
+    assert puller.registry.asked(BLOB)[1].headers["Range"] == "bytes=1500000-"
+    assert puller.store.path(DIGEST).read_bytes() == LAYER
+
+
+def test_a_registry_without_ranges_is_read_from_the_beginning_again(puller: Puller) -> None:
+    puller.registry.ranges = False
+    puller.registry.faults[BLOB] = [Fault(cut=1_500_000)]
+    puller.pull()
+    assert puller.store.path(DIGEST).read_bytes() == LAYER
+
+
+def test_a_registry_that_refuses_a_range_is_read_from_the_beginning_again(
+    puller: Puller,
+) -> None:
+    puller.registry.faults[BLOB] = [Fault(cut=1_500_000), Fault(status=416, body=b"")]
+    puller.pull()
+    assert "Range" not in puller.registry.asked(BLOB)[2].headers
+    assert puller.store.path(DIGEST).read_bytes() == LAYER
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_an_error_that_may_pass_is_asked_again(puller: Puller, status: int) -> None:
+    puller.registry.faults[BLOB] = [Fault(status=status, body=b""), Fault(status=status)]
+    puller.pull()
+    assert len(puller.registry.asked(BLOB)) == 3
+
+
+def test_a_wait_that_is_asked_for_is_kept(
+    puller: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def remember(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("worker.registry.trouble_http.asyncio.sleep", remember)
+    puller.registry.faults[BLOB] = [Fault(status=429, headers={"Retry-After": "3"}, body=b"")]
+    puller.pull()
+    assert waits == [3.0]
+
+
+# --- what is an error ------------------------------------------------------------------------
+
+
+def refused(puller: Puller, error: type[RegistryError], says: str) -> None:
+    """The pull fails with this sentence, and of the layer nothing is kept."""
+    with pytest.raises(error, match=says):
+        puller.pull()
+    assert DIGEST not in puller.store
+    assert not puller.store.path(DIGEST).exists()
+
+
+def test_a_rate_limit_of_an_hour_is_told_at_once(puller: Puller) -> None:
+    puller.registry.faults[BLOB] = [Fault(status=429, headers={"Retry-After": "3600"})]
+    refused(puller, RegistryBusy, "too many requests; it asks to wait 3600 s. Log in")
+    assert len(puller.registry.asked(BLOB)) == 1
+
+
+def test_a_registry_that_goes_on_failing_is_given_up(puller: Puller) -> None:
+    puller.registry.faults[BLOB] = [Fault(status=500, body=b"") for _ in range(20)]
+    refused(puller, RegistryUnavailable, f"{puller.registry.host}/app: status 500")
+    assert len(puller.registry.asked(BLOB)) == 6
+
+
+def test_a_missing_blob_is_told_in_the_registrys_words(puller: Puller) -> None:
+    del puller.registry.blobs[DIGEST]
+    refused(puller, NotInRegistry, "/app: not found: no such thing")
+    assert len(puller.registry.asked(BLOB)) == 1
+
+
+def test_a_missing_tag_is_told(puller: Puller) -> None:
+    with pytest.raises(NotInRegistry, match="/app: not found"):
+        puller.resolve("none")
+
+
+def test_a_blob_of_other_bytes_is_refused_and_not_kept(puller: Puller) -> None:
+    puller.registry.faults[BLOB] = [Fault(body=bytes(len(LAYER)))]
+    refused(puller, BadRegistry, f"a blob should be {DIGEST}")
+    assert not partial(puller.store).exists()
+
+
+def test_a_blob_that_is_longer_than_its_manifest_says_is_refused(puller: Puller) -> None:
+    puller.registry.faults[BLOB] = [Fault(body=LAYER + b"x")]
+    refused(puller, BadRegistry, "has 3000001 bytes where the manifest says 3000000")
+
+
+def test_a_blob_that_is_shorter_than_its_manifest_says_is_refused(puller: Puller) -> None:
+    puller.registry.faults[BLOB] = [Fault(body=LAYER[:-1])]
+    refused(puller, BadRegistry, "has 2999999 bytes where the manifest says 3000000")
+
+
+def test_a_range_of_other_bytes_is_refused(puller: Puller) -> None:
+    wrong = {"Content-Range": f"bytes 0-{len(LAYER) - 1}/{len(LAYER)}"}
+    puller.registry.faults[BLOB] = [Fault(cut=1_500_000), Fault(status=206, headers=wrong)]
+    refused(puller, BadRegistry, "bytes 1500000- of 3000000 were asked for")
+
+
+def test_a_manifest_of_other_bytes_is_refused(puller: Puller) -> None:
+    digest = puller.registry.add_image("2", b"another")
+    other, kind = puller.registry.manifests["2"]
+    puller.registry.manifests[sha256(puller.registry.manifests["1"][0])] = (other, kind)
+    refused(puller, BadRegistry, f"came as {digest}")
+
+
+def test_a_tag_whose_digest_is_a_lie_is_refused(puller: Puller) -> None:
+    lie = {"Docker-Content-Digest": "sha256:" + "0" * 64, "Content-Type": MANIFEST_TYPE}
+    puller.registry.faults["GET app/manifests/1"] = [Fault(headers=lie)]
+    with pytest.raises(BadRegistry, match="the manifest sha256:0000"):
+        puller.resolve()
+
+
+def test_a_manifest_under_another_type_is_refused(puller: Puller) -> None:
+    kind = "application/vnd.oci.image.index.v1+json"
+    puller.registry.faults["GET app/manifests/1"] = [Fault(headers={"Content-Type": kind})]
+    with pytest.raises(BadRegistry, match=r"calls itself .* came as"):
+        puller.resolve()
+
+
+def test_a_manifest_without_end_is_refused(puller: Puller) -> None:
+    puller.registry.faults["GET app/manifests/1"] = [Fault(body=b" " * (5 << 20))]
+    with pytest.raises(BadRegistry, match="an answer of more than 4194304 bytes"):
+        puller.resolve()
+
+
+def test_an_index_in_an_index_is_refused(puller: Puller) -> None:
+    kind = "application/vnd.oci.image.index.v1+json"
+    inner = {"schemaVersion": 2, "mediaType": kind, "manifests": []}
+    digest = puller.registry.add_manifest("inner", inner, kind)
+    size = len(puller.registry.manifests["inner"][0])
+    platform = {"os": "linux", "architecture": "amd64"}
+    entry = {"mediaType": kind, "digest": digest, "size": size, "platform": platform}
+    puller.registry.add_manifest("outer", inner | {"manifests": [entry]}, kind)
+    with pytest.raises(BadRegistry, match="an index in an index"):
+        puller.resolve("outer")
+
+
+def test_an_image_of_another_size_than_its_index_says_is_refused(puller: Puller) -> None:
+    digest = sha256(puller.registry.manifests["1"][0])
+    kind = "application/vnd.oci.image.index.v1+json"
+    platform = {"os": "linux", "architecture": "amd64"}
+    entry = {"mediaType": MANIFEST_TYPE, "digest": digest, "size": 7, "platform": platform}
+    puller.registry.add_manifest("all", {"schemaVersion": 2, "manifests": [entry]}, kind)
+    with pytest.raises(BadRegistry, match="not 7"):
+        puller.resolve("all")
+
+
+def test_a_registry_that_is_not_there_is_told(puller: Puller) -> None:
+    host = "127.0.0.1:1"
+    puller.registry.requests.clear()
+    puller.registries = Registries({host: Host(http=True)})
+
+    async def resolve() -> None:
+        async with RegistryClient(puller.registries) as client:
+            await puller.transfers.resolve(client, Reference(host, "app", "1"), LINUX)
+
+    with pytest.raises(RegistryUnavailable, match=r"127\.0\.0\.1:1: cannot be reached"):
+        asyncio.run(resolve())
+
+
+def test_plain_http_is_spoken_only_where_the_configuration_says_so(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    puller = Puller(registry, store, hosts={"other:1": Host(http=True)})
+    with pytest.raises(RegistryError, match=r"does not speak TLS .*`http = true`"):
+        puller.resolve()
+    assert registry.requests == []
+
+
+# --- kills and rotten disks ------------------------------------------------------------------
+
+
+def test_what_a_killed_pull_left_is_not_asked_for_again(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    partial(store).write_bytes(LAYER[:2_000_000])
+    puller = Puller(registry, BlobStore(store.directory))
+    puller.pull()
+    assert registry.asked(BLOB)[0].headers["Range"] == "bytes=2000000-"
+    assert puller.store.path(DIGEST).read_bytes() == LAYER
+    assert leftovers(puller.store) == []
+
+
+def test_a_killed_pull_that_had_all_asks_for_nothing(puller: Puller) -> None:
+    partial(puller.store).write_bytes(LAYER)
+    puller.pull()
+    assert puller.registry.asked(BLOB) == []
+    assert puller.store.path(DIGEST).read_bytes() == LAYER
+
+
+def test_rotten_bytes_of_a_killed_pull_are_found_and_fetched_anew(puller: Puller) -> None:
+    partial(puller.store).write_bytes(b"?" + LAYER[1:2_000_000])
+    puller.pull()
+    assert "Range" not in puller.registry.asked(BLOB)[1].headers
+    assert puller.store.path(DIGEST).read_bytes() == LAYER
+
+
+def test_more_than_the_blob_of_a_killed_pull_is_thrown_away(puller: Puller) -> None:
+    partial(puller.store).write_bytes(LAYER + b"more")
+    puller.pull()
+    assert puller.store.path(DIGEST).read_bytes() == LAYER
+
+
+def test_a_prune_removes_what_a_killed_pull_left_unless_it_is_going_on(
+    store: BlobStore,
+) -> None:
+    partial(store).write_bytes(LAYER[:100])
+    with store.holding([DIGEST]):
+        store.drop_partial()
+        assert partial(store).exists()
+    store.drop_partial()
+    assert not partial(store).exists()
+
+
+# --- who asks, and whom ----------------------------------------------------------------------
+
+BASIC = Fault(status=401, headers={"WWW-Authenticate": 'Basic realm="r"'}, body=b"")
+
+
+def bearer(registry: FaultyRegistry) -> Fault:
+    realm = f'Bearer realm="http://{registry.host}/token",service="s",scope="x"'
+    return Fault(status=401, headers={"WWW-Authenticate": realm}, body=b"")
+
+
+def test_a_password_is_shown_when_it_is_asked_for(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    puller = Puller(registry, store, credential=Credential(registry.host, "me", "pässword"))
+    registry.faults[BLOB] = [BASIC]
+    puller.pull()
+    first, second = registry.asked(BLOB)
+    assert "Authorization" not in first.headers
+    assert second.headers["Authorization"] == "Basic bWU6cMOkc3N3b3Jk"
+
+
+def test_a_password_that_is_refused_is_shown_once(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    puller = Puller(registry, store, credential=Credential(registry.host, "me", "wrong"))
+    registry.faults[BLOB] = [BASIC] * 5
+    with pytest.raises(RegistryDenied, match="access denied to the user of your login") as info:
+        puller.pull()
+    assert "wrong" not in str(info.value)
+    assert len(registry.asked(BLOB)) == 2
+
+
+def test_who_has_no_password_is_told_to_log_in(puller: Puller) -> None:
+    puller.registry.faults[BLOB] = [BASIC]
+    refused(puller, RegistryDenied, f"run `docker login {puller.registry.host}`")
+
+
+def test_a_token_is_fetched_for_the_repository_and_used(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    puller = Puller(registry, store, credential=Credential(registry.host, "me", "secret"))
+    registry.faults[BLOB] = [bearer(registry)]
+    registry.faults["/token"] = [Fault(body=b'{"token": "T"}')]
+    puller.pull()
+    (asked,) = registry.asked("/token")
+    assert asked.path == "/token?service=s&scope=repository%3Aapp%3Apull"
+    assert asked.headers["Authorization"] == "Basic bWU6c2VjcmV0"
+    assert registry.asked(BLOB)[1].headers["Authorization"] == "Bearer T"
+
+
+def test_an_identity_token_is_traded_for_a_token(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    credential = Credential(registry.host, identity_token="long-lived")
+    puller = Puller(registry, store, credential=credential)
+    registry.faults[BLOB] = [bearer(registry)]
+    registry.faults["/token"] = [Fault(body=b'{"access_token": "T"}')]
+    puller.pull()
+    (asked,) = registry.asked("/token", method="POST")
+    assert b"grant_type=refresh_token" in asked.body
+    assert b"refresh_token=long-lived" in asked.body
+    assert registry.asked(BLOB)[1].headers["Authorization"] == "Bearer T"
+
+
+def test_a_token_that_has_run_out_is_fetched_anew(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    puller = Puller(registry, store)
+    digest = sha256(registry.manifests["1"][0])
+    registry.faults[f"app/manifests/{digest}"] = [bearer(registry)]
+    registry.faults[BLOB] = [bearer(registry)]
+    registry.faults["/token"] = [Fault(body=b'{"token": "T1"}'), Fault(body=b'{"token": "T2"}')]
+    puller.pull()
+    shown = [one.headers.get("Authorization") for one in registry.asked(BLOB)]
+    assert shown == ["Bearer T1", "Bearer T2"]
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"[]", b"", b'{"token": "a\\nb"}', b'{"token": 5}'])
+def test_a_token_server_that_gives_none_is_told(puller: Puller, answer: bytes) -> None:
+    puller.registry.faults[BLOB] = [bearer(puller.registry)]
+    puller.registry.faults["/token"] = [Fault(body=answer)]
+    refused(puller, BadRegistry, "its token server gave no token")
+
+
+def test_a_token_server_in_plain_http_that_nobody_named_gets_no_password(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    with FaultyRegistry() as thief:
+        puller = Puller(registry, store, credential=Credential(registry.host, "me", "secret"))
+        realm = f'Bearer realm="http://{thief.host}/token"'
+        registry.faults[BLOB] = [Fault(status=401, headers={"WWW-Authenticate": realm})]
+        refused(puller, BadRegistry, "not encrypted and not configured")
+        assert thief.requests == []
+
+
+def test_a_redirect_is_followed_without_the_credential(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    with FaultyRegistry() as storage:
+        storage.blobs = dict(registry.blobs)
+        hosts = {registry.host: Host(http=True), storage.host: Host(http=True)}
+        credential = Credential(registry.host, "me", "secret")
+        puller = Puller(registry, store, hosts=hosts, credential=credential)
+        there = {"Location": f"http://{storage.host}/v2/{BLOB}?signature=s"}
+        registry.faults[BLOB] = [BASIC, Fault(status=307, headers=there, body=b"")]
+        puller.pull()
+        (taken,) = storage.asked(BLOB)
+        assert "Authorization" not in taken.headers
+    assert store.path(DIGEST).read_bytes() == LAYER
+
+
+def test_where_it_redirects_to_may_not_ask_for_the_password(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    with FaultyRegistry() as thief:
+        hosts = {registry.host: Host(http=True), thief.host: Host(http=True)}
+        credential = Credential(registry.host, "me", "secret")
+        puller = Puller(registry, store, hosts=hosts, credential=credential)
+        there = {"Location": f"http://{thief.host}/v2/{BLOB}"}
+        registry.faults[BLOB] = [Fault(status=307, headers=there, body=b"")]
+        thief.faults[BLOB] = [BASIC]
+        refused(puller, RegistryDenied, "access denied")
+        assert all("Authorization" not in one.headers for one in thief.requests)
+
+
+def test_a_redirect_to_plain_http_that_nobody_named_is_refused(puller: Puller) -> None:
+    there = {"Location": "http://169.254.169.254/secrets"}
+    puller.registry.faults[BLOB] = [Fault(status=302, headers=there, body=b"")]
+    refused(puller, BadRegistry, "not encrypted and not configured")
+
+
+def test_redirects_in_a_circle_end(puller: Puller) -> None:
+    there = {"Location": f"/v2/{BLOB}"}
+    puller.registry.faults[BLOB] = [Fault(status=302, headers=there, body=b"")] * 9
+    refused(puller, BadRegistry, "more than 5 redirects")
+
+
+# --- mirrors ---------------------------------------------------------------------------------
+
+
+def test_a_mirror_is_asked_first_and_its_failure_is_made_good_at_home(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    with FaultyRegistry() as mirror:
+        mirror.add_image("1", LAYER, config=b'{"os": "linux"}')
+        hosts = {
+            registry.host: Host(http=True, mirrors=(f"{mirror.host}/cache",)),
+            mirror.host: Host(http=True),
+        }
+        credential = Credential(registry.host, "me", "secret")
+        puller = Puller(registry, store, hosts=hosts, credential=credential)
+        mirror.faults[f"cache/{BLOB}"] = [Fault(body=bytes(len(LAYER)))]
+        puller.pull()
+        assert [one.path.split("/")[2] for one in mirror.requests] == ["cache"] * 3
+        assert [one.path for one in registry.requests] == [f"/v2/{BLOB}"]
+        assert all("Authorization" not in one.headers for one in mirror.requests)
+    assert store.path(DIGEST).read_bytes() == LAYER
+
+
+def test_a_mirror_that_is_down_costs_nothing_but_time(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    hosts = {
+        registry.host: Host(http=True, mirrors=("127.0.0.1:1",)),
+        "127.0.0.1:1": Host(http=True),
+    }
+    assert Puller(registry, store, hosts=hosts).resolve()[1] == b'{"os": "linux"}'

@@ -1,0 +1,27 @@
+"""Registries by OCI's distribution protocol. The modules ``*_http`` take httpx: import them late."""
+
+from worker.registry.config import Host, Registries, read_registries
+from worker.registry.errors import (
+    BadRegistry,
+    NotInRegistry,
+    RegistryBusy,
+    RegistryDenied,
+    RegistryError,
+    RegistryUnavailable,
+)
+from worker.registry.manifest import LAYER_TYPES, Platform, parse_manifest
+
+__all__ = [
+    "LAYER_TYPES",
+    "BadRegistry",
+    "Host",
+    "NotInRegistry",
+    "Platform",
+    "Registries",
+    "RegistryBusy",
+    "RegistryDenied",
+    "RegistryError",
+    "RegistryUnavailable",
+    "parse_manifest",
+    "read_registries",
+]

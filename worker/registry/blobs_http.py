@@ -1,0 +1,209 @@
+"""Manifests and blobs of one repository: taken with proof, and given."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import httpx
+
+from filesync.errors import ContentCorrupt
+from filesync.transfer.threads import until_done
+from worker.blobs import BLOCK_BYTES, Blob, BlobStore, BlobWriter
+from worker.registry.client_http import read_all
+from worker.registry.errors import BadRegistry, NotInRegistry
+from worker.registry.manifest import ACCEPT, MAX_JSON_BYTES, Descriptor
+from worker.registry.ranges import body_start, range_header
+from worker.registry.repository_http import Body, Repository
+from worker.registry.retry import Failure
+from worker.registry.trouble_http import Trouble, retrying
+
+OnBytes = Callable[[int], None]
+"""Told the number of bytes that have just come or gone."""
+_DIGEST_HEADER: Final = "docker-content-digest"
+
+
+# --- taking -----------------------------------------------------------------------------------
+
+
+async def manifest_digest(place: Repository, tag: str) -> str:
+    """Return the digest behind a tag, as the registry says; empty where it does not say.
+
+    Registries that count pulls do not count this.
+    """
+
+    async def once() -> str:
+        where = f"manifests/{tag}"
+        async with place.exchange("HEAD", where, headers={"Accept": ACCEPT}) as response:
+            digest: str = response.headers.get(_DIGEST_HEADER, "")
+            return digest
+
+    return await retrying(once)
+
+
+async def get_manifest(place: Repository, name: str) -> tuple[bytes, str]:
+    """Return a manifest and the type that it came as; ``name`` is a tag or a digest.
+
+    Raises:
+        BadRegistry: it does not have the digest asked for, or the one that came with it.
+    """
+
+    async def once() -> tuple[bytes, str]:
+        where = f"manifests/{name}"
+        async with place.exchange("GET", where, headers={"Accept": ACCEPT}) as response:
+            data = await read_all(response, MAX_JSON_BYTES)
+            digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+            told = response.headers.get(_DIGEST_HEADER, "")
+            wanted = name if ":" in name else told
+            if wanted.startswith("sha256:") and wanted != digest:
+                raise BadRegistry(f"{place.name}: the manifest {wanted} came as {digest}")
+            return data, response.headers.get("content-type", "")
+
+    return await retrying(once)
+
+
+async def get_blob(
+    place: Repository, descriptor: Descriptor, blobs: BlobStore, on_bytes: OnBytes
+) -> Blob:
+    """Bring a blob into ``blobs``, from where an earlier try left off.
+
+    What has come stays there when this is cancelled, or the process killed.
+
+    Raises:
+        RegistryError: it is not to be had whole and right from this place.
+        StoreError: this disk cannot take it.
+    """
+    found = blobs.find(descriptor.digest)
+    if found is not None:
+        return found
+    for _ in range(2):
+        writer = await asyncio.to_thread(blobs.resume, descriptor.digest, descriptor.size)
+        had = writer.size
+        try:
+            with writer:
+                await _fill(place, descriptor, writer, on_bytes)
+                return await until_done(asyncio.to_thread(writer.finish))
+        except ContentCorrupt as exc:
+            # What an earlier process left may be rotten; what has just come whole is not.
+            if not had:
+                raise BadRegistry(f"{place.name}: {exc}") from exc
+    raise AssertionError("a blob from its beginning is right or wrong")
+
+
+async def _fill(
+    place: Repository, descriptor: Descriptor, writer: BlobWriter, on_bytes: OnBytes
+) -> None:
+    came = 0
+
+    async def once() -> None:
+        nonlocal came
+        at = writer.size
+        if at == descriptor.size and at:
+            return
+        where = f"blobs/{descriptor.digest}"
+        headers = range_header(at)
+        async with place.exchange("GET", where, headers=headers, allowed=(416,)) as response:
+            if response.status_code == 416:
+                writer.restart()
+                raise Trouble(
+                    Failure.CUT, f"{place.name}: {descriptor.digest} ends before {at}"
+                )
+            start = body_start(
+                response.status_code,
+                content_range=response.headers.get("content-range", ""),
+                content_length=response.headers.get("content-length", ""),
+                at=at,
+                size=descriptor.size,
+            )
+            if start != at:
+                writer.restart()
+            async for block in _blocks(response):
+                await until_done(asyncio.to_thread(writer.write, block))
+                came += len(block)
+                on_bytes(len(block))
+        if writer.size != descriptor.size:
+            raise BadRegistry(
+                f"{place.name}: {descriptor.digest} ends after {writer.size} bytes, and its"
+                f" manifest says {descriptor.size}"
+            )
+
+    await retrying(once, gained=lambda: came)
+
+
+async def _blocks(response: httpx.Response) -> AsyncIterator[memoryview]:
+    """Yield a body in large blocks; where it breaks off, what came before that too."""
+    block = bytearray()
+    try:
+        async for piece in response.aiter_raw():
+            block += piece
+            if len(block) >= BLOCK_BYTES:
+                yield memoryview(block)
+                block = bytearray()
+    except httpx.TransportError:
+        yield memoryview(block)
+        raise
+    yield memoryview(block)
+
+
+# --- giving -----------------------------------------------------------------------------------
+
+
+async def has_blob(place: Repository, digest: str) -> bool:
+    """Whether the registry has a blob in this repository."""
+
+    async def once() -> bool:
+        try:
+            async with place.exchange("HEAD", f"blobs/{digest}"):
+                return True
+        except NotInRegistry:
+            return False
+
+    return await retrying(once)
+
+
+async def put_blob(
+    place: Repository, digest: str, size: int, body: Body, *, mount_from: str = ""
+) -> bool:
+    """Give a blob to a registry; return False where it took it from ``mount_from`` by itself.
+
+    Raises:
+        RegistryError: it does not take it.
+    """
+    mount = f"?mount={digest}&from={mount_from}" if mount_from else ""
+
+    async def once() -> bool:
+        where = f"blobs/uploads/{mount}"
+        async with place.exchange("POST", where, headers={"Content-Length": "0"}) as response:
+            if response.status_code == 201 and mount:
+                return False
+            to = response.headers.get("location", "")
+        if not to:
+            raise BadRegistry(f"{place.name}: it does not say where to send a blob")
+        target = f"{to}{'&' if '?' in to else '?'}digest={digest}"
+        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+        async with place.exchange("PUT", target, headers=headers, body=body) as response:
+            _check_digest(place, digest, response.headers.get(_DIGEST_HEADER, ""))
+            return True
+
+    return await retrying(once)
+
+
+async def put_manifest(place: Repository, tag: str, data: bytes, media_type: str) -> None:
+    """Publish a manifest under a tag. All that it speaks of must be there."""
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+    async def body() -> AsyncIterator[bytes]:
+        yield data
+
+    async def once() -> None:
+        headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
+        where = f"manifests/{tag}"
+        async with place.exchange("PUT", where, headers=headers, body=body) as response:
+            _check_digest(place, digest, response.headers.get(_DIGEST_HEADER, ""))
+
+    await retrying(once)
+
+
+def _check_digest(place: Repository, sent: str, told: str) -> None:
+    if told.startswith("sha256:") and told != sent:
+        raise BadRegistry(f"{place.name}: it took {sent} as {told}")

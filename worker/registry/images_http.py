@@ -1,0 +1,230 @@
+"""Images: what a name means, and bringing one into a blob store or out of it."""
+
+import asyncio
+import logging
+import re
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
+
+from filesync.transfer.threads import until_done
+from worker.blobs import BLOCK_BYTES, BlobStore
+from worker.registry.blobs_http import (
+    OnBytes,
+    get_blob,
+    get_manifest,
+    has_blob,
+    manifest_digest,
+    put_blob,
+)
+from worker.registry.client_http import RegistryClient
+from worker.registry.errors import BadRegistry, NotInRegistry, RegistryError
+from worker.registry.manifest import (
+    MAX_JSON_BYTES,
+    Descriptor,
+    ImageManifest,
+    Index,
+    Platform,
+    choose,
+    parse_manifest,
+)
+from worker.registry.repository_http import Body, Repository, places
+from worker.wire.images import Reference
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 4
+"""Blobs of one image on their way at the same time."""
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+T = TypeVar("T")
+
+
+class Transfers:
+    """Images between registries and one blob store; a digest is on its way once at a time."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def resolve(
+        self, client: RegistryClient, reference: Reference, platform: Platform
+    ) -> tuple[str, bytes]:
+        """Return the digest of an image's manifest, and its configuration.
+
+        Raises:
+            RegistryError: there is none, or none for ``platform``.
+        """
+
+        async def at(place: Repository) -> tuple[str, bytes]:
+            name = reference.digest or reference.tag
+            digest, found = await self._manifest(place, name, None)
+            if isinstance(found, Index):
+                try:
+                    chosen = choose(found, platform)
+                except NotInRegistry as exc:
+                    raise NotInRegistry(f"{reference}: {exc}") from exc
+                digest, found = await self._manifest(place, chosen.digest, chosen.size)
+                if isinstance(found, Index):
+                    raise BadRegistry(f"{reference}: an index in an index")
+            return digest, await self._config(place, found.config)
+
+        return await _anywhere(places(client, reference), at)
+
+    async def pull(
+        self, client: RegistryClient, image: Reference, on_total: OnBytes, on_bytes: OnBytes
+    ) -> None:
+        """Bring all blobs of the image with the digest in ``image`` into the store.
+
+        What is there already is not asked for; a cut transfer goes on where it ended.
+
+        Raises:
+            RegistryError: not all are to be had, or not right.
+            StoreError: this disk cannot take them.
+        """
+        where = places(client, image)
+
+        async def manifest(place: Repository) -> ImageManifest:
+            _, found = await self._manifest(place, image.digest, None)
+            if isinstance(found, Index):
+                raise BadRegistry(f"{image}: an index where an image was asked for")
+            return found
+
+        found = await _anywhere(where, manifest)
+        lacking = {
+            one.digest: one
+            for one in (found.config, *found.layers)
+            if one.digest not in self._blobs
+        }
+        on_total(sum(one.size for one in lacking.values()))
+        await _at_once(self._blob(where, one, on_bytes) for one in lacking.values())
+
+    async def _blob(
+        self, where: Sequence[Repository], descriptor: Descriptor, on_bytes: OnBytes
+    ) -> None:
+        lock = self._locks.setdefault(descriptor.digest, asyncio.Lock())
+        async with lock:
+            await _anywhere(
+                where, lambda place: get_blob(place, descriptor, self._blobs, on_bytes)
+            )
+
+    async def _config(self, place: Repository, descriptor: Descriptor) -> bytes:
+        if descriptor.size > MAX_JSON_BYTES:
+            raise BadRegistry(f"{place.name}: a configuration of {descriptor.size} bytes")
+        lock = self._locks.setdefault(descriptor.digest, asyncio.Lock())
+        async with lock:
+            await get_blob(place, descriptor, self._blobs, lambda _: None)
+        return await asyncio.to_thread(self._read, descriptor.digest)
+
+    async def _manifest(
+        self, place: Repository, name: str, size: int | None
+    ) -> tuple[str, ImageManifest | Index]:
+        """Return a manifest and its digest; from the store, if it has what ``name`` means."""
+        digest = name if ":" in name else await _behind(place, name)
+        content_type = ""
+        if _DIGEST.fullmatch(digest) and digest in self._blobs:
+            data = await asyncio.to_thread(self._read, digest)
+        else:
+            data, content_type = await get_manifest(place, name)
+        if size not in (None, len(data)):
+            raise BadRegistry(f"{place.name}: a manifest of {len(data)} bytes, not {size}")
+        try:
+            found = parse_manifest(data, content_type=content_type)
+        except BadRegistry as exc:
+            raise BadRegistry(f"{place.name}:{name}: {exc}") from exc
+        blob = await asyncio.to_thread(self._blobs.ingest, [data])
+        return blob.digest, found
+
+    def _read(self, digest: str) -> bytes:
+        with self._blobs.open(digest) as file:
+            return file.read(MAX_JSON_BYTES)
+
+    # --- giving -------------------------------------------------------------------------------
+
+    async def push_blobs(
+        self,
+        place: Repository,
+        digests: Iterable[str],
+        sources: Mapping[str, str],
+        on_bytes: OnBytes,
+    ) -> int:
+        """Give the registry those blobs that it lacks; return how many it had elsewhere.
+
+        Args:
+            place: the repository to put them into.
+            digests: blobs of the store.
+            sources: by digest, another repository of the registry that may have it.
+            on_bytes: told of bytes that go.
+        """
+        mounted = 0
+
+        async def push(digest: str) -> None:
+            nonlocal mounted
+            if await has_blob(place, digest):
+                return
+            blob = self._blobs.find(digest)
+            size = 0 if blob is None else blob.size
+            body = _file_body(self._blobs, digest, on_bytes)
+            source = sources.get(digest, "")
+            mounted += not await put_blob(place, digest, size, body, mount_from=source)
+
+        await _at_once(push(digest) for digest in dict.fromkeys(digests))
+        return mounted
+
+
+def _file_body(blobs: BlobStore, digest: str, on_bytes: OnBytes) -> Body:
+    async def body() -> AsyncIterator[bytes]:
+        with blobs.open(digest) as file:
+            while piece := await until_done(asyncio.to_thread(file.read, BLOCK_BYTES)):
+                yield piece
+                on_bytes(len(piece))
+
+    return body
+
+
+async def _behind(place: Repository, tag: str) -> str:
+    try:
+        return await manifest_digest(place, tag)
+    except BadRegistry:
+        return ""  # it may be one that knows no HEAD
+
+
+async def _anywhere(
+    where: Sequence[Repository], take: Callable[[Repository], Awaitable[T]]
+) -> T:
+    """Return what the first place gives; the last is the image's home, whose word is final."""
+    for mirror in where[:-1]:
+        try:
+            return await take(mirror)
+        except RegistryError as exc:
+            log.warning("mirror left out reason=%s", exc)
+    return await take(where[-1])
+
+
+async def _at_once(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all of ``work``, some at a time; the first failure ends it all."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(doing: Coroutine[Any, Any, None]) -> None:
+        async with slots:
+            await doing
+
+    todo = list(work)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for doing in todo:
+                group.create_task(one(doing))
+    except BaseExceptionGroup as failures:
+        first = failures.exceptions[0]
+        raise first from first.__cause__
+    finally:
+        for doing in todo:
+            doing.close()

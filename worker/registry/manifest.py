@@ -1,0 +1,159 @@
+"""Image manifests and indexes, OCI's and docker's schema 2, out of bytes nobody vouches for. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import msgspec
+
+from worker.registry.errors import BadRegistry, NotInRegistry
+
+MAX_JSON_BYTES: Final = 4 << 20
+"""Bound on a manifest, an index and a configuration; registries have the same."""
+MAX_LAYERS: Final = 512
+MAX_MANIFESTS: Final = 1000
+
+OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+MANIFESTS: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+INDEXES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
+ACCEPT: Final = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
+_CONFIGS: Final = frozenset(
+    {
+        "application/vnd.oci.image.config.v1+json",
+        "application/vnd.docker.container.image.v1+json",
+    }
+)
+LAYER_TYPES: Final = {
+    "application/vnd.docker.image.rootfs.diff.tar": "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
+}
+"""Docker's types of layers, and what an OCI manifest calls the same bytes."""
+_LAYERS: Final = frozenset(LAYER_TYPES.values())
+_SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+"
+_VARIANTS: Final = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
+"""The variant that is meant where none is said."""
+
+_Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+_Type = Annotated[str, msgspec.Meta(max_length=255)]
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """What an image is for, in Go's words."""
+
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
+    """A blob or manifest by type, digest and size."""
+
+    media_type: _Type
+    digest: _Sha256
+    size: Annotated[int, msgspec.Meta(ge=0, lt=1 << 50)]
+    platform: Platform | None = None
+
+
+class _Document(msgspec.Struct, frozen=True, rename="camel"):
+    schema_version: int
+    media_type: _Type = ""
+    config: Descriptor | None = None
+    layers: Annotated[list[Descriptor], msgspec.Meta(max_length=MAX_LAYERS)] | None = None
+    manifests: Annotated[list[Descriptor], msgspec.Meta(max_length=MAX_MANIFESTS)] | None = None
+
+
+_decoder: Final = msgspec.json.Decoder(_Document)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageManifest:
+    """What one image is made of; ``layers`` parents first."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Images of several platforms."""
+
+    manifests: tuple[Descriptor, ...]
+
+
+def parse_manifest(data: bytes, *, content_type: str = "") -> ImageManifest | Index:
+    """Return what ``data`` says; ``content_type`` is what its bearer says that it is.
+
+    Raises:
+        BadRegistry: no image manifest or index, or one that could be read as both.
+    """
+    told = content_type.partition(";")[0].strip()
+    if told.startswith(_SCHEMA_1):
+        raise BadRegistry("its manifest is docker's schema 1, which nobody should use any more")
+    try:
+        document = _decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+        raise BadRegistry(f"no image manifest: {exc}") from exc
+    if document.schema_version != 2:
+        raise BadRegistry(f"a manifest of schema {document.schema_version}; 2 is understood")
+    kind = document.media_type or told
+    if told in MANIFESTS | INDEXES and kind != told:
+        raise BadRegistry(f"a manifest that calls itself {kind} came as {told}")
+    return _index(document, kind) if document.manifests is not None else _image(document, kind)
+
+
+def _index(document: _Document, kind: str) -> Index:
+    # What can be read as an index and as an image is read differently by the next tool.
+    if document.layers is not None or document.config is not None or kind in MANIFESTS:
+        raise BadRegistry("a manifest that is an index and an image at once")
+    return Index(tuple(document.manifests or ()))
+
+
+def _image(document: _Document, kind: str) -> ImageManifest:
+    if kind in INDEXES or document.config is None or document.layers is None:
+        raise BadRegistry("a manifest without a configuration and layers")
+    if document.config.media_type not in _CONFIGS:
+        raise BadRegistry(f"not an image, but an artifact: {document.config.media_type}")
+    for layer in document.layers:
+        if LAYER_TYPES.get(layer.media_type, layer.media_type) not in _LAYERS:
+            raise BadRegistry(f"a layer of the unknown type {layer.media_type}")
+    return ImageManifest(document.config, tuple(document.layers))
+
+
+def choose(index: Index, wanted: Platform) -> Descriptor:
+    """Return the index's manifest for a platform: the nearest variant, then the first.
+
+    Raises:
+        NotInRegistry: there is none for that platform.
+    """
+    ranks = [(_rank(one.platform, wanted), one) for one in index.manifests]
+    fitting = [(rank, one) for rank, one in ranks if rank is not None]
+    if fitting:
+        return min(fitting, key=lambda pair: pair[0])[1]
+    raise NotInRegistry(f"there is no image for {wanted}, but {_listed(index.manifests)}")
+
+
+def _rank(there: Platform | None, wanted: Platform) -> int | None:
+    """Return how far a platform's variant is from the one wanted; None where it cannot run."""
+    if there is None or (there.os, there.architecture) != (wanted.os, wanted.architecture):
+        return None
+    usual = _VARIANTS.get(wanted.architecture, "")
+    have, want = there.variant or usual, wanted.variant or usual
+    if have == want:
+        return 0
+    # A processor runs what was made for an earlier variant of it: arm/v6 on v7.
+    if have[:1] == want[:1] == "v" and have[1:].isdigit() and want[1:].isdigit():
+        step = int(want[1:]) - int(have[1:])
+        return step if step > 0 else None
+    return None
+
+
+def _listed(manifests: Sequence[Descriptor]) -> str:
+    names = {str(one.platform) for one in manifests if one.platform is not None}
+    return "for " + ", ".join(sorted(names - {"unknown/unknown"})[:20]) if names else "none"

@@ -1,0 +1,96 @@
+"""What the failure of a request means, and asking again."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import httpx
+
+from worker.registry.errors import (
+    BadRegistry,
+    RegistryBusy,
+    RegistryError,
+    RegistryUnavailable,
+)
+from worker.registry.retry import Failure, wait_before_retry
+
+log = logging.getLogger(__name__)
+
+GAIN_BYTES: Final = 64 << 10
+"""An attempt that brought so much was no failure: the count of those begins anew."""
+
+T = TypeVar("T")
+
+
+class Trouble(Exception):
+    """A request failed in a way that may pass. Never leaves this package."""
+
+    def __init__(
+        self, failure: Failure, text: str, *, status: int = 0, asked_s: float | None = None
+    ) -> None:
+        super().__init__(failure, text, status, asked_s)
+        self.failure = failure
+        self.text = text
+        self.status = status
+        self.asked_s = asked_s
+
+    def settled(self) -> RegistryError:
+        """Return the error to give up with."""
+        if self.status == 429:
+            wait = "" if self.asked_s is None else f"; it asks to wait {self.asked_s:.0f} s"
+            return RegistryBusy(f"{self.text}: too many requests{wait}. Log in, or try later")
+        return RegistryUnavailable(self.text)
+
+
+async def retrying(
+    once: Callable[[], Awaitable[T]], *, gained: Callable[[], int] = lambda: 0
+) -> T:
+    """Do ``once`` until it does not fail in a way that may pass.
+
+    Args:
+        once: one attempt.
+        gained: bytes that all attempts have brought so far.
+
+    Raises:
+        RegistryError: it went on failing, or failed for good.
+    """
+    failed = 0
+    while True:
+        before = gained()
+        try:
+            return await once()
+        except Trouble as exc:
+            failed = 1 if gained() - before >= GAIN_BYTES else failed + 1
+            wait_s = wait_before_retry(exc.failure, failed=failed, asked_s=exc.asked_s)
+            if wait_s is None:
+                raise exc.settled() from exc
+            log.info("asked again reason=%s wait_s=%.2f", exc.text, wait_s)
+            await asyncio.sleep(wait_s)
+
+
+def trouble(exc: httpx.TransportError, name: str) -> Trouble | RegistryError:
+    """Return what the failure of a connection means."""
+    cause: BaseException | None = exc
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return RegistryError(
+            f"{name}: nobody we know vouches for its certificate ({cause.verify_message});"
+            " configure its `ca`"
+        )
+    if isinstance(cause, ssl.SSLError) and isinstance(exc, httpx.ConnectError):
+        return RegistryError(
+            f"{name}: it does not speak TLS ({cause.reason}); if it is meant to speak plain"
+            " HTTP, configure it with `http = true`"
+        )
+    if isinstance(exc, httpx.UnsupportedProtocol):
+        return BadRegistry(f"{name}: {exc}")
+    if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
+        return Trouble(
+            Failure.UNREACHED, f"{name}: cannot be reached: {str(exc) or 'no answer'}"
+        )
+    if isinstance(exc, httpx.TimeoutException):
+        return Trouble(Failure.STALLED, f"{name}: it fell silent")
+    return Trouble(Failure.CUT, f"{name}: the connection broke: {exc}")

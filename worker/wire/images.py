@@ -1,0 +1,223 @@
+"""Images in registries: their names as docker spells them, and what a worker can be told of them.
+
+The messages are part of ``worker.wire.orders``, and the rules for changing them are its.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Final
+
+import msgspec
+
+from filesync.digest import WireDigest
+from filesync.errors import UsageError
+
+DOCKER_HOST: Final = "docker.io"
+MAX_NAME_CHARS: Final = 255
+MAX_REFERENCE_CHARS: Final = 512
+
+_HOST: Final = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
+    r"|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+)
+_PATH: Final = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*")
+_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class BadReference(UsageError):
+    """A text that names no image."""
+
+    code = "bad-reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An image in a registry.
+
+    Attributes:
+        host: the registry, ``docker.io`` where the user named none; with a port if it has one.
+        path: the repository in it, ``library/alpine``.
+        tag: may be empty where there is a digest.
+        digest: ``sha256:…`` of a manifest or index, or empty. It decides, whatever the tag says.
+    """
+
+    host: str
+    path: str
+    tag: str = ""
+    digest: str = ""
+
+    @property
+    def repository(self) -> str:
+        """Host and path, which name where blobs are."""
+        return f"{self.host}/{self.path}"
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.repository}{tag}{'@' if self.digest else ''}{self.digest}"
+
+
+def parse_reference(text: str) -> Reference:
+    """Return the image that ``text`` names, with all that docker's users leave out.
+
+    ``alpine`` is ``docker.io/library/alpine:latest``. A first part with a dot, a colon or a
+    capital letter is a host, and so is ``localhost``.
+
+    Raises:
+        BadReference: it names none.
+    """
+    if len(text) > MAX_REFERENCE_CHARS:
+        raise BadReference(f"{text[:40]!r}… is too long to name an image")
+    rest, at, digest = text.partition("@")
+    if at and not _DIGEST.fullmatch(digest):
+        raise BadReference(f"{text!r}: a digest is sha256: and 64 hex digits")
+    host, slash, path = rest.partition("/")
+    if not slash or not _is_host(host):
+        host, path = DOCKER_HOST, rest
+    path, colon, tag = path.partition(":")
+    if colon and not _TAG.fullmatch(tag):
+        raise BadReference(f"{text!r}: {tag!r} is no tag")
+    if host in ("index.docker.io", "registry-1.docker.io"):
+        host = DOCKER_HOST
+    if host == DOCKER_HOST and "/" not in path:
+        path = f"library/{path}"
+    _check(text, host, path)
+    return Reference(host, path, tag or ("" if digest else "latest"), digest)
+
+
+def _check(text: str, host: str, path: str) -> None:
+    if not _HOST.fullmatch(host):
+        raise BadReference(f"{text!r}: {host!r} is no host")
+    if not all(map(_PATH.fullmatch, path.split("/"))):
+        raise BadReference(
+            f"{text!r} names no image: a name is small letters and digits, with single '.', "
+            "'_', '-' and '/' between them"
+        )
+    if len(host) + len(path) + 1 > MAX_NAME_CHARS:
+        raise BadReference(f"{text!r} is too long to name an image")
+
+
+def _is_host(part: str) -> bool:
+    return part == "localhost" or "." in part or ":" in part or part != part.lower()
+
+
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Name = Annotated[str, msgspec.Meta(max_length=MAX_REFERENCE_CHARS)]
+Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=100)]
+MAX_CONFIG_BYTES: Final = 4 << 20
+Config = Annotated[bytes, msgspec.Meta(max_length=MAX_CONFIG_BYTES)]
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """What a user shows to one registry. It is passed on, and never stored or shown.
+
+    Attributes:
+        host: the only registry that may see it.
+        user: with ``secret``; empty where there is an identity token.
+        secret: a password or access token.
+        identity_token: OAuth's refresh token.
+    """
+
+    host: Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARS)]
+    user: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    secret: Annotated[str, msgspec.Meta(max_length=64 << 10)] = ""
+    identity_token: Annotated[str, msgspec.Meta(max_length=64 << 10)] = ""
+
+    def __repr__(self) -> str:
+        return f"Credential({self.host!r})"
+
+
+def credential_for(host: str, credentials: tuple[Credential, ...]) -> Credential | None:
+    """Return the one that ``host`` may see."""
+    return next((one for one in credentials if one.host == host), None)
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="m"):
+    pass
+
+
+class ResolveImage(_Message, frozen=True, tag="resolve-image"):
+    """Ask the registry what ``name`` is for a platform. -> Resolved.
+
+    Attributes:
+        name: a reference with nothing left out.
+    """
+
+    name: Name
+    os: Name
+    architecture: Name
+    variant: Name = ""
+    credential: Credential | None = None
+
+
+class Resolved(_Message, frozen=True, tag="resolved"):
+    """An image is there.
+
+    Attributes:
+        manifest: digest of its manifest (not of an index).
+        config: its configuration, JSON.
+    """
+
+    manifest: Sha256
+    config: Config
+
+
+class FromRegistry(_Message, frozen=True, tag="registry"):
+    """Pull an image's blobs into this worker's store; what is there already does not move.
+
+    Attributes:
+        repository: host and path.
+        manifest: digest of the image's manifest.
+    """
+
+    repository: Name
+    manifest: Sha256
+    credential: Credential | None = None
+
+
+class Compression(StrEnum):
+    """How a layer's tar is compressed."""
+
+    GZIP = "gzip"
+    ZSTD = "zstd"
+    NONE = "uncompressed"
+
+
+class PushImage(_Message, frozen=True, tag="push-image"):
+    """Push ``ref`` as an image to ``names``; the manifest is that of an OCI export. -> Pushed.
+
+    Attributes:
+        config: the image configuration, JSON, without its ``rootfs``.
+        names: references with a tag and nothing left out.
+        compression: of the layers that were made here; an imported layer stays what it is.
+        level: of that compression; None is the usual one.
+        credentials: for the registries of ``names``.
+        sources: (repository, manifest) of the images that it may be made of: a registry that
+            has a layer in another repository of its own need not be sent it.
+    """
+
+    ref: WireDigest
+    config: Config
+    names: Names
+    compression: Compression = Compression.GZIP
+    level: int | None = None
+    credentials: Annotated[tuple[Credential, ...], msgspec.Meta(max_length=100)] = ()
+    sources: Annotated[tuple[tuple[Name, Sha256], ...], msgspec.Meta(max_length=1000)] = ()
+
+
+class Pushed(_Message, frozen=True, tag="pushed"):
+    """An image is in its registries.
+
+    Attributes:
+        manifest: its digest and size.
+        config: the digest of its configuration.
+        bytes_sent: of blobs; those that the registries had already are not among them.
+        mounted: layers that a registry took from another repository of its own.
+    """
+
+    manifest: tuple[Sha256, Count]
+    config: Sha256
+    bytes_sent: Count = 0
+    mounted: Count = 0
