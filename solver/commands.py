@@ -24,7 +24,7 @@ from solver.client.layouts import SCHEME, Layout, parse_layout
 from solver.client.link_zmq import ManagerLink
 from solver.client.outputs import Output, check_outputs, parse_output
 from solver.client.progress import human, make_progress
-from solver.dockerfile import MAIN_CONTEXT, Options, Platform
+from solver.dockerfile import IMAGE_SCHEME, MAIN_CONTEXT, Options, Platform
 from solver.manager.process import run_manager
 from solver.wire import AskPrune, AskUsage, FromClient, ListWorkers, ToClient, Usages, Workers
 
@@ -71,7 +71,7 @@ Examples:
     "contexts",
     multiple=True,
     metavar="NAME=PATH",
-    help="Another context: a directory, or an image as oci-layout://PATH[:TAG].",
+    help="Another context: a directory, oci-layout://PATH[:TAG] or docker-image://IMAGE.",
 )
 @click.option(
     "-o",
@@ -147,19 +147,25 @@ def _request(
         raise UsageError(f"{context}: no such directory; give the build's context")
     roots: dict[str, Path] = {MAIN_CONTEXT: context.resolve()}
     layouts: dict[str, Layout] = {}
+    images: dict[str, str] = {}
     for name, value in _pairs("--build-context", settings["contexts"]):
         if value.startswith(SCHEME):
             layouts[name] = parse_layout(value)
+        elif value.startswith(IMAGE_SCHEME):
+            images[name] = value
         elif Path(value).is_dir():
             roots[name] = Path(value).resolve()
         else:
-            raise UsageError(f"--build-context {name}: {value} is no directory")
+            raise UsageError(
+                f"--build-context {name}: {value} is no directory; an image in a registry is"
+                f" {IMAGE_SCHEME}{value}"
+            )
     file = dockerfile if dockerfile is not None else context / "Dockerfile"
     kinds = {name: "local" for name in roots if name != MAIN_CONTEXT}
     options = Options(
         target=settings["target"],
         build_args=dict(_build_arg(text) for text in settings["build_args"]),
-        contexts={**kinds, **dict.fromkeys(layouts, "oci-layout")},
+        contexts={**kinds, **dict.fromkeys(layouts, "oci-layout"), **images},
         place=_places(settings["places"]),
         platform=Platform("linux", _ARCHITECTURES.get(host.machine(), host.machine())),
         no_cache=settings["no_cache"],

@@ -17,7 +17,7 @@ import msgspec
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from solver.graph import Graph
-from worker.wire.images import Compression, Count, Sha256
+from worker.wire.images import Compression, Config, Count, Credential, Name, Sha256
 from worker.wire.ops import Text
 from worker.wire.orders import (
     Address,
@@ -64,6 +64,7 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
     Attributes:
         no_cache: run every step, even those whose result is known.
         explain: send ``Explained`` for each placement.
+        credentials: for the registries of the graph's images; forgotten when the build ends.
     """
 
     version: int
@@ -72,6 +73,22 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
     exports: tuple[ExportRequest, ...] = ()
     no_cache: bool = False
     explain: bool = False
+    credentials: Annotated[tuple[Credential, ...], msgspec.Meta(max_length=100)] = ()
+
+
+class AskImage(_Message, frozen=True, tag="ask-image"):
+    """What is the image ``name`` for this platform? A worker asks its registry. -> FoundImage.
+
+    Attributes:
+        name: a reference with nothing left out.
+        credential: for the name's registry, passed on and forgotten.
+    """
+
+    name: Name
+    os: Name
+    architecture: Name
+    variant: Name = ""
+    credential: Credential | None = None
 
 
 class EndBuild(_Message, frozen=True, tag="end-build"):
@@ -107,6 +124,19 @@ class Lack(_Message, frozen=True, tag="lack"):
     """Those of the trees asked for that are not here."""
 
     trees: tuple[WireDigest, ...]
+
+
+class FoundImage(_Message, frozen=True, tag="found-image"):
+    """The image is there.
+
+    Attributes:
+        manifest: digest of the image manifest.
+        config: the image configuration, JSON.
+    """
+
+    name: Name
+    manifest: Sha256
+    config: Config
 
 
 class Serve(_Message, frozen=True, tag="serve"):
@@ -260,12 +290,15 @@ class Denied(_Message, frozen=True, tag="denied"):
     detail: Text
 
 
-FromClient = Have | Nodes | StartBuild | EndBuild | Alive | ListWorkers | AskUsage | AskPrune
+FromClient = (
+    Have | Nodes | StartBuild | EndBuild | Alive | ListWorkers | AskUsage | AskPrune | AskImage
+)
 Event = StepStarted | StepOutput | StepProgress | StepDone | Explained
 ToClient = (
     Lack
     | Nodes
     | Alive
+    | FoundImage
     | Serve
     | StopServing
     | Event

@@ -19,8 +19,9 @@ from filesync.transfer.offer import Replica
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.stats import Progress, PullStats
 from worker.blobs import Blob
-from worker.layers import MEDIA_TYPES, apply_layer, make_layer, recompress
+from worker.layers import MEDIA_TYPES, Limits, apply_layer, limits_of, make_layer, recompress
 from worker.refs import HeldRef
+from worker.registry import LAYER_TYPES
 from worker.results import keep
 from worker.store import Store, TreeView
 from worker.wire import orders
@@ -164,14 +165,19 @@ def _apply_link(store: Store, link: orders.Link) -> RefInfo:
 
 
 def _apply(
-    store: Store, layer: Layer, parent: Digest | None, keys: Sequence[Digest]
+    store: Store,
+    layer: Layer,
+    parent: Digest | None,
+    keys: Sequence[Digest],
+    *,
+    limits: Limits | None = None,
 ) -> RefInfo:
     """Make the ref that ``layer`` gives on top of ``parent``, and record its layer."""
     below = None if parent is None else store.refs.get(parent).snapshot
     active = store.snapshots.prepare(below)
     try:
         with store.blobs.open(layer.digest) as blob:
-            applied = apply_layer(blob, active.path)
+            applied = apply_layer(blob, active.path, limits=limits or Limits())
         if applied.diff_id != layer.diff_id:
             raise ImageMalformed(
                 f"layer {layer.digest} does not have the diffID {layer.diff_id}"
@@ -210,12 +216,16 @@ def import_image(
     info: RefInfo | None = None
     for descriptor, diff_id in zip(descriptors, diff_ids, strict=True):
         blob = _take_blob(store, layout.root, _text(descriptor, "digest"), None)
-        layer = Layer(_text(descriptor, "mediaType"), blob.digest, blob.size, str(diff_id))
-        last = descriptor is descriptors[-1]
-        info = _apply(store, layer, parent, keys if last else ())
+        media_type = _text(descriptor, "mediaType")
+        media_type = LAYER_TYPES.get(media_type, media_type)
+        layer = Layer(media_type, blob.digest, blob.size, str(diff_id))
+        info = store.refs.find_child(parent, layer) or _apply(
+            store, layer, parent, (), limits=limits_of(blob.size)
+        )
         parent = info.ref
     assert info is not None
-    return info
+    store.refs.add_keys(info.ref, keys)
+    return store.refs.get(info.ref).info
 
 
 def _take_blob(store: Store, layout: Path, digest: str, max_size: int | None) -> Blob:

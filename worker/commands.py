@@ -12,6 +12,7 @@ from filesync.key_options import insecure_option, key_option
 from filesync.keys import key_for
 from filesync.lifetime import wait_for_end
 from worker.process import WorkerOptions, run_worker
+from worker.registry import DEFAULT_FILE, read_registries
 from worker.snapshots import KINDS
 
 
@@ -53,6 +54,13 @@ Examples:
 )
 @key_option
 @insecure_option
+@click.option(
+    "--registries",
+    envvar="FILESYNC_REGISTRIES",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help=f"Mirrors, CAs and plain HTTP, as in buildkitd.toml.  [default: {DEFAULT_FILE}]",
+)
 @click.option("--until-eof", is_flag=True, hidden=True)
 def worker(
     manager: str,
@@ -64,6 +72,7 @@ def worker(
     snapshotter: str,
     key: Path | None,
     allow_insecure: bool,
+    registries: Path | None,
     until_eof: bool,
 ) -> None:
     """Run a worker: it holds trees and runs steps for a manager.
@@ -82,6 +91,7 @@ def worker(
         snapshotter=None if snapshotter == "auto" else snapshotter,
         own=key_for(manager, key),
         allow_insecure=allow_insecure,
+        registries=read_registries(registries),
     )
     asyncio.run(
         run_worker(options, ready=click.echo, stopped=lambda: wait_for_end(until_eof=until_eof))

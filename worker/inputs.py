@@ -3,21 +3,23 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, assert_never
 
 from filesync.digest import Digest
 from filesync.disk.update import TreeUpdate
-from filesync.manifest import Manifest
+from filesync.manifest import EMPTY_DIRECTORY, Manifest, put
 from filesync.sources import SourceLease
 from filesync.transfer.offer import Replica
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.stats import Progress, PullStats
 from worker import chains
+from worker.images import Images
 from worker.store import Store, TreeView
 from worker.wire import orders
+from worker.wire.images import FromRegistry
 from worker.wire.orders import InputOrder, InputReport, Mode, RefInfo
 
 OnProgress = Callable[[int, int, int], None]
@@ -41,11 +43,15 @@ class Input:
 class Inputs:
     """The inputs of one op. ``async with``: they stay in place until the block ends."""
 
-    def __init__(self, store: Store, plane: DataPlane, on_progress: OnProgress) -> None:
+    def __init__(
+        self, store: Store, plane: DataPlane, images: Images, on_progress: OnProgress
+    ) -> None:
         self._store = store
+        self._images = images
         self._plane = plane
         self._on_progress = on_progress
         self._stack = AsyncExitStack()
+        self._holds = self._stack.enter_context(ExitStack())
         self._reports: dict[int, InputReport] = {}
         self._told_s = 0.0
         self.pulled: tuple[RefInfo, ...] = ()
@@ -86,7 +92,7 @@ class Inputs:
 
     async def _bring(self, index: int, order: InputOrder) -> Input:
         began_s = time.monotonic()
-        stats = PullStats()
+        stats, from_registry = PullStats(), 0
         match order:
             case orders.FromLocal(ref):
                 found, mode = await self._view(ref), Mode.LOCAL
@@ -96,10 +102,13 @@ class Inputs:
             case orders.FromLayers():
                 stats = await self._pull_chain(index, order)
                 found, mode = await self._view(order.chain[-1].ref.ref), Mode.LAYERS
+            case FromRegistry():
+                found, from_registry = await self._pull_image(index, order)
+                mode = Mode.REGISTRY
             case _:
                 assert_never(order)
         seconds = time.monotonic() - began_s
-        moved = stats.wire_in + stats.wire_out
+        moved = stats.wire_in + stats.wire_out + from_registry
         self._reports[index] = InputReport(mode, moved, stats.files, seconds)
         return found
 
@@ -144,6 +153,17 @@ class Inputs:
         )
         self.pulled = (*self.pulled, *pulled)
         return stats
+
+    async def _pull_image(self, index: int, order: FromRegistry) -> tuple[Input, int]:
+        """Have an image's blobs in the store, which is an image layout: that is the input."""
+        holds = self._holds.enter_context(ExitStack())
+        moved = await self._images.pull(
+            order,
+            holds=holds,
+            on_share=lambda done, total: self._on_progress(index, done, total),
+        )
+        nothing = Manifest(put(self._store.nodes, EMPTY_DIRECTORY), self._store.nodes)
+        return Input(TreeView(nothing, self._store.blobs.directory)), moved
 
     def _progress(self, index: int, total: int) -> Callable[[Progress], None]:
         def tell(progress: Progress) -> None:

@@ -24,6 +24,8 @@ from filesync.transfer.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.curve_zmq import dial, handshake_failure
 from filesync.transfer.plane_zmq import DataPlane
 from worker.exec import ExecState, NoRuntime
+from worker.images import Images
+from worker.registry import Registries
 from worker.service import Service
 from worker.store import Store
 from worker.wire import orders
@@ -67,6 +69,7 @@ class WorkerOptions:
         listen: address of the data plane; port 0 is any free one.
         snapshotter: ``overlay``, ``copy``, or None to choose what works here.
         own: what it proves itself with, if the manager's address takes a key.
+        registries: how to reach those that are not reached as all others are.
         allow_insecure: may listen off loopback without keys, where all can read what it offers.
     """
 
@@ -79,6 +82,7 @@ class WorkerOptions:
     snapshotter: str | None = None
     own: KeyPair | None = None
     allow_insecure: bool = False
+    registries: Registries = field(default_factory=Registries)
 
 
 async def run_worker(
@@ -108,8 +112,9 @@ async def run_worker(
                 allows=allowed.__contains__ if options.own is not None else None,
                 allow_insecure=options.allow_insecure,
             ) as plane:
+                images = Images(store, options.registries)
                 service = Service(
-                    store, plane, exec_state, exec_missing, asyncio.Semaphore(slots)
+                    store, plane, images, exec_state, exec_missing, asyncio.Semaphore(slots)
                 )
                 link = _Link(options, state.instance, slots, service, plane.address, allowed)
                 ready(plane.address)

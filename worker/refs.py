@@ -108,6 +108,13 @@ class RefStore:
         links.reverse()
         return links
 
+    def find_child(self, parent: Digest | None, layer: Layer) -> RefInfo | None:
+        """Return the ref that ``layer`` makes on top of ``parent``, if that was done before."""
+        for held in self._held.values():
+            if held.info.parent == parent and held.info.layer == layer:
+                return held.info
+        return None
+
     def add(self, info: RefInfo, snapshot: str) -> HeldRef:
         """Keep a ref. One that is here already keeps its snapshot and gains the keys."""
         with self._lock:

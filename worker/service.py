@@ -19,10 +19,13 @@ from filesync.transfer.offer import Offer
 from filesync.transfer.plane_zmq import DataPlane
 from worker import chains, exports
 from worker.exec import ExecState
+from worker.images import Images
 from worker.inputs import Inputs, OnProgress
 from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store
 from worker.wire import orders
+from worker.wire.images import ResolveImage
+from worker.wire.ops import ImageOp
 from worker.wire.orders import (
     Failed,
     Finished,
@@ -64,6 +67,7 @@ class Service:
 
     store: Store
     plane: DataPlane
+    images: Images
     exec_state: ExecState | None
     exec_missing: str
     slots: asyncio.Semaphore
@@ -122,10 +126,10 @@ class Service:
                 return Finished()
             case orders.ReadTree():
                 return Finished()  # the process sends the tree's nodes before any answer
-            case orders.ReadUsage():
-                return Usage(await asyncio.to_thread(self.store.usage))
-            case orders.Prune(everything):
-                return Usage(await asyncio.to_thread(self._prune, everything))
+            case ResolveImage():
+                return await self.images.resolve(body)
+            case orders.ReadUsage() | orders.Prune():
+                return Usage(await asyncio.to_thread(self._usage, body))
             case _:
                 assert_never(body)
 
@@ -143,13 +147,16 @@ class Service:
             self._running -= 1
 
     async def _run_op(self, body: orders.Run, output: OnOutput, progress: OnProgress) -> Ran:
-        async with Inputs(self.store, self.plane, progress) as inputs, self.slots:
+        async with Inputs(self.store, self.plane, self.images, progress) as inputs, self.slots:
             trees = await inputs.bring_all(body.inputs)
             began_s = time.monotonic()
             info = await run_op(
                 body, trees, self.store, self.exec_state, self.exec_missing, output
             )
-            return Ran(info, inputs.pulled, inputs.reports, time.monotonic() - began_s)
+            pulled = inputs.pulled
+            if isinstance(body.op, ImageOp):
+                pulled = tuple(held.info for held in self.store.refs.chain(info.ref)[:-1])
+            return Ran(info, pulled, inputs.reports, time.monotonic() - began_s)
 
     # --- offers -------------------------------------------------------------------------------
 
@@ -197,8 +204,10 @@ class Service:
         for ref in sources:
             self.store.release_source(ref)
 
-    def _prune(self, everything: bool) -> tuple[UsageRow, ...]:
+    def _usage(self, body: orders.ReadUsage | orders.Prune) -> tuple[UsageRow, ...]:
+        if isinstance(body, orders.ReadUsage):
+            return self.store.usage()
         removed = list(self.store.prune(sweep_nodes=not self._running))
-        if everything and self.exec_state is not None:
+        if body.all and self.exec_state is not None:
             removed.extend(self.store.prune_caches())
         return tuple(removed)

@@ -24,12 +24,14 @@ from filesync.overlay import overlay
 from filesync.transfer.offer import Offer, Replica
 from filesync.transfer.plane_zmq import DataPlane
 from solver.client.contexts import Context, scan_contexts
+from solver.client.credentials import Logins
+from solver.client.images import KnownImages, convert_with_images, credentials_for
 from solver.client.layouts import Layout, Layouts
 from solver.client.link_zmq import ManagerLink
 from solver.client.outputs import STDOUT, Output, OutputType, pack_layout
 from solver.client.progress import Progress, printable
 from solver.client.report import BuildReport, metadata
-from solver.dockerfile import Converted, Options, convert, with_contexts
+from solver.dockerfile import Converted, Options, with_contexts
 from solver.errors import BuildError
 from solver.graph import Graph
 from solver.wire import (
@@ -45,6 +47,7 @@ from solver.wire import (
     StopServing,
 )
 from worker.wire import orders
+from worker.wire.images import Credential
 
 MAX_DOCKERFILE_BYTES: Final = 1 << 20
 
@@ -101,23 +104,29 @@ async def run_build(
         FilesyncError: one sentence about what went wrong; nothing is half-written.
     """
     began_s = time.monotonic()
-    layouts = Layouts(request.layouts, request.options.platform)
-    converted = convert(
-        request.text, filename=str(request.dockerfile), options=request.options, images=layouts
-    )
-    for warning in converted.warnings:
-        progress.note(f"warning: {warning}")
-    roots = {**request.roots, **{name: one.path for name, one in request.layouts.items()}}
-    contexts = await asyncio.to_thread(
-        scan_contexts, roots, converted.selectors, request.dockerfile
-    )
-    graph = with_contexts(
-        converted.graph,
-        {name: (c.manifest.content, c.manifest.tree) for name, c in contexts.items()},
-    )
+    images = KnownImages(Layouts(request.layouts, request.options.platform))
+    logins = Logins()
     async with ManagerLink(manager, own) as link, DataPlane(own=own) as plane:
+        converted = await convert_with_images(
+            request.text,
+            filename=str(request.dockerfile),
+            options=request.options,
+            images=images,
+            link=link,
+            logins=logins,
+        )
+        for warning in converted.warnings:
+            progress.note(f"warning: {warning}")
+        roots = {**request.roots, **{name: one.path for name, one in request.layouts.items()}}
+        contexts = await asyncio.to_thread(
+            scan_contexts, roots, converted.selectors, request.dockerfile
+        )
+        graph = with_contexts(
+            converted.graph,
+            {name: (c.manifest.content, c.manifest.tree) for name, c in contexts.items()},
+        )
         session = _Session(request, graph, contexts, link, plane, progress)
-        return await session.run(converted, began_s)
+        return await session.run(converted, began_s, logins)
 
 
 class _Session:
@@ -142,12 +151,13 @@ class _Session:
         self._nodes = MemoryNodes()
         self._serving: dict[bytes, tuple[Offer, asyncio.Task[None]]] = {}
 
-    async def run(self, converted: Converted, began_s: float) -> dict[str, Any]:
+    async def run(self, converted: Converted, began_s: float, logins: Logins) -> dict[str, Any]:
+        credentials = await credentials_for(self._graph, logins)
         for context in self._contexts.values():
             await self._link.send_tree(context.manifest)
         self._progress.begin(self._graph)
         try:
-            await self._link.send(self._start(converted))
+            await self._link.send(self._start(converted, credentials))
             built = await self._follow()
             await self._take_all(built)
         finally:
@@ -158,7 +168,7 @@ class _Session:
         seconds = time.monotonic() - began_s
         return metadata(self._report, built, name=self._request.tag, seconds=seconds)
 
-    def _start(self, converted: Converted) -> StartBuild:
+    def _start(self, converted: Converted, credentials: tuple[Credential, ...]) -> StartBuild:
         config = json.dumps(converted.config, sort_keys=True).encode()
         exports = tuple(
             ExportRequest(output.form, config, self._request.tag, output.compression)
@@ -171,6 +181,7 @@ class _Session:
             exports,
             self._request.options.no_cache,
             self._request.explain,
+            credentials,
         )
 
     async def _follow(self) -> Built:

@@ -15,11 +15,13 @@ from filesync.manifest import Manifest, Subdirectory, missing_nodes
 from filesync.manifest.pack import pack_nodes
 from filesync.transfer.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.curve_zmq import dial, wait_for_failure
-from solver.errors import ManagerLost
+from solver.errors import BuildError, ManagerLost
 from solver.wire import (
     MAX_DIGESTS,
     Alive,
+    AskImage,
     Denied,
+    FoundImage,
     FromClient,
     Have,
     Lack,
@@ -141,6 +143,24 @@ class ManagerLink:
                 f"no manager answers at {self.address}; start one with"
                 f" `filesync manager --listen {self.address}`, or leave --manager out"
             ) from None
+
+    async def ask_image(self, question: AskImage) -> FoundImage:
+        """Return what an image's name means; a registry may take its time.
+
+        Raises:
+            ManagerLost: the manager has been silent for too long.
+            BuildError: no such image, or its registry would not say.
+        """
+        await self.send(question)
+        while True:
+            message, _ = await self.receive()
+            match message:
+                case FoundImage(name) if name == question.name:
+                    return message
+                case Denied(code, detail):
+                    raise BuildError(code, detail)
+                case _:
+                    pass
 
     async def send_tree(self, manifest: Manifest) -> None:
         """Make sure that the manager has the nodes of ``manifest``.

@@ -11,9 +11,11 @@ from solver.dockerfile.options import (
     Options,
 )
 from solver.dockerfile.platform import Platform
+from solver.dockerfile.stages import IMAGE_SCHEME
 from solver.dockerfile.vertices import with_contexts
 
 __all__ = [
+    "IMAGE_SCHEME",
     "MAIN_CONTEXT",
     "BaseImage",
     "Converted",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from filesync.errors import FilesyncError
 from solver.dockerfile.copying import apply_copy
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.flags import parse_flags
@@ -37,6 +38,7 @@ from solver.dockerfile.platform import Platform, parse_platform, platform_args
 from solver.dockerfile.running import apply_run, mount_origins
 from solver.dockerfile.stages import (
     FromContext,
+    FromImage,
     FromScratch,
     FromStage,
     Origin,
@@ -221,7 +223,7 @@ class _Conversion:
                 needs |= self._needs(instruction, stage)
         return _Plan(stage, origin, base, instructions, frozenset(needs))
 
-    def _replacement(self, stage: Stage) -> FromContext | None:
+    def _replacement(self, stage: Stage) -> FromContext | FromImage | None:
         return find_context(stage.name, self._options.contexts) if stage.name else None
 
     def _find(self, name: str, stage: Stage, *, asked_by: str) -> Origin:
@@ -258,20 +260,28 @@ class _Conversion:
                     if instruction.keyword == "ONBUILD":
                         with self._source.at(instruction.line):
                             texts.append(trigger_of(instruction))
-            case FromContext(name, is_image=True):
-                image = read_image(self._image(name).config, name=name)
+            case FromContext(name, is_image=True) | FromImage(name):
+                image = read_image(self._image(origin).config, name=name)
                 texts += image.config.on_build or []
             case FromContext() | FromScratch():
                 pass
         return tuple(parse_trigger(text, line=stage.line) for text in texts)
 
-    def _image(self, name: str) -> BaseImage:
-        if name not in self._found:
-            image = self._images.image(name)
-            if image is None:
-                raise Invalid(f"there is no image behind the context {name}")
-            self._found[name] = image
-        return self._found[name]
+    def _image(self, origin: FromContext | FromImage) -> BaseImage:
+        if origin.name not in self._found:
+            self._found[origin.name] = self._find_image(origin)
+        return self._found[origin.name]
+
+    def _find_image(self, origin: FromContext | FromImage) -> BaseImage:
+        if isinstance(origin, FromImage):
+            try:
+                return self._images.registry_image(origin.name)
+            except FilesyncError as error:
+                raise Invalid(f"{error}{origin.guess}") from error
+        image = self._images.image(origin.name)
+        if image is None:
+            raise Invalid(f"there is no image behind the context {origin.name}")
+        return image
 
     def _check_platform(self, stage: Stage) -> None:
         if not stage.platform:
@@ -305,7 +315,7 @@ class _Conversion:
             parent = self._states[plan.origin.index]
             variables, vertex = parent.variables.copy(), parent.vertex
             image = copy.deepcopy(parent.image)
-        elif isinstance(plan.origin, FromContext):
+        elif isinstance(plan.origin, FromContext | FromImage):
             image = self._context_image(plan.origin, stage)
         # What a base asks of those who build on it was done by now.
         image.config.on_build = None
@@ -319,15 +329,15 @@ class _Conversion:
             constraints=self._places.get(stage.index, ()),
             steps=_count_steps(plan),
         )
-        if isinstance(plan.origin, FromContext):
+        if isinstance(plan.origin, FromContext | FromImage):
             shown = state.next_name(f"FROM {plan.base}")
             state.vertex = self._context_tree(plan.origin, state.constraints, stage, shown)
         return state
 
-    def _context_image(self, origin: FromContext, stage: Stage) -> Image:
-        if not origin.is_image:
+    def _context_image(self, origin: FromContext | FromImage, stage: Stage) -> Image:
+        if isinstance(origin, FromContext) and not origin.is_image:
             return empty_image(self._options.platform)
-        image = read_image(self._image(origin.name).config, name=origin.name)
+        image = read_image(self._image(origin).config, name=origin.name)
         if image.config.working_dir:
             path = image.config.working_dir.lstrip("/")
             image.config.working_dir = posixpath.normpath(f"/{path}")
@@ -345,16 +355,16 @@ class _Conversion:
 
     def _context_tree(
         self,
-        origin: FromContext,
+        origin: FromContext | FromImage,
         constraints: tuple[tuple[str, str], ...],
         stage: Stage,
         shown: str,
     ) -> int:
         vertices = self._around.vertices
-        if not origin.is_image:
+        if isinstance(origin, FromContext) and not origin.is_image:
             return vertices.local(origin.name)
         return vertices.image(
-            self._image(origin.name), name=shown, stage=stage.label, constraints=constraints
+            self._image(origin), name=shown, stage=stage.label, constraints=constraints
         )
 
     def _tree(self, name: str, stage: Stage, *, asked_by: str) -> int:
@@ -364,7 +374,7 @@ class _Conversion:
             case FromStage(index):
                 vertex = self._states[index].vertex
                 return self._around.vertices.empty() if vertex is None else vertex
-            case FromContext():
+            case FromContext() | FromImage():
                 constraints = self._places.get(stage.index, ())
                 return self._context_tree(origin, constraints, stage, f"FROM {name}")
             case FromScratch():
@@ -373,4 +383,4 @@ class _Conversion:
 
 def _count_steps(plan: _Plan) -> int:
     steps = sum(1 for instruction in plan.instructions if instruction.keyword in _NUMBERED)
-    return steps + 1 if isinstance(plan.origin, FromContext) else steps
+    return steps + 1 if isinstance(plan.origin, FromContext | FromImage) else steps

@@ -19,7 +19,8 @@ class Options:
     Attributes:
         target: name or number of the stage to build; empty is the last.
         build_args: values for ARG.
-        contexts: named contexts: name -> ``local`` (a directory) or ``oci-layout`` (an image).
+        contexts: named contexts: name -> ``local`` (a directory), ``oci-layout`` (an image) or
+            ``docker-image://REFERENCE`` (one in a registry).
         place: name or number of a stage -> labels that a worker must have to run any of its
             vertices.
         platform: what to build for.
@@ -36,28 +37,34 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class BaseImage:
-    """The image behind a named context.
+    """The image behind a named context or a reference.
 
     Attributes:
-        context: the context's name.
+        context: the context's name; empty for an image in a registry.
         manifest: ``sha256:…`` of the image manifest.
         config: the OCI image configuration.
         paths: the files of the layout that hold the image.
+        repository: where an image in a registry is.
     """
 
     context: str
     manifest: str
     config: Mapping[str, object]
-    paths: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+    repository: str = ""
 
 
 class ImageResolver(Protocol):
-    """Finds the images behind named contexts."""
+    """Finds images. It is asked at most once a name, and only for those that the target needs."""
 
     def image(self, name: str) -> BaseImage | None:
-        """Return the image behind the ``oci-layout`` context ``name``, None without one.
+        """Return the image behind the ``oci-layout`` context ``name``, None without one."""
 
-        It is asked at most once a name, and only for images that the target needs.
+    def registry_image(self, reference: str) -> BaseImage:
+        """Return an image in a registry.
+
+        Raises:
+            FilesyncError: it cannot be had; the sentence says why.
         """
 
 

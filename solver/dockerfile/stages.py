@@ -9,9 +9,11 @@ from solver.dockerfile.errors import Invalid
 from solver.dockerfile.flags import parse_flags
 from solver.dockerfile.suggestion import did_you_mean
 from solver.dockerfile.syntax import Instruction, Script
+from worker.wire.images import BadReference, parse_reference
 
 MAX_STAGES: Final = 256
 SCRATCH: Final = "scratch"
+IMAGE_SCHEME: Final = "docker-image://"
 
 _STAGE_NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,255}")
 
@@ -68,7 +70,20 @@ class FromContext:
     is_image: bool
 
 
-Origin = FromScratch | FromStage | FromContext
+@dataclass(frozen=True, slots=True)
+class FromImage:
+    """An image in a registry.
+
+    Attributes:
+        name: its reference, with nothing left out.
+        guess: what else the user may have meant, for the error when there is no such image.
+    """
+
+    name: str
+    guess: str = ""
+
+
+Origin = FromScratch | FromStage | FromContext | FromImage
 
 
 def split(script: Script) -> Layout:
@@ -122,13 +137,15 @@ def find_target(target: str, stages: Sequence[Stage]) -> Stage:
     raise Invalid(f"there is no stage {target[:80]!r}{guess}")
 
 
-def find_context(name: str, contexts: Mapping[str, str]) -> FromContext | None:
+def find_context(name: str, contexts: Mapping[str, str]) -> FromContext | FromImage | None:
     """Return the named context that stands for ``name``; ``alpine`` is ``alpine:latest``."""
     wanted = _familiar(name)
     if wanted in (SCRATCH, "context"):
         return None
     for context, kind in contexts.items():
         if context == name or _familiar(context) == wanted:
+            if kind.startswith(IMAGE_SCHEME):
+                return _image(kind.removeprefix(IMAGE_SCHEME), f"the context {context}: ")
             if kind not in ("local", "oci-layout"):
                 raise Invalid(f"the context {context} is of an unknown kind: {kind!r}")
             return FromContext(context, is_image=kind == "oci-layout")
@@ -146,7 +163,7 @@ def find_origin(
     """Return what ``name`` means to the stage with number ``before``.
 
     The nearest earlier stage of that name, whatever the case of its letters, then a named
-    context, then an earlier stage's number.
+    context, then an earlier stage's number, then an image in a registry.
 
     Raises:
         Invalid: none of these; ``asked_by`` (``FROM``, ``COPY --from=``) is in the sentence.
@@ -165,11 +182,14 @@ def find_origin(
     if named or (number is not None and number < len(stages)):
         raise Invalid(f"{asked_by}{name}: a stage can only read an earlier stage", name)
     guess = did_you_mean(name, [stage.name for stage in stages[:before]] + list(contexts))
-    raise Invalid(
-        f"{asked_by}{name[:200]}: images from a registry are not supported yet{guess}; give it "
-        f"as a named context: --build-context {name[:200]}=oci-layout://PATH",
-        name,
-    )
+    return _image(name, asked_by, guess)
+
+
+def _image(name: str, asked_by: str, guess: str = "") -> FromImage:
+    try:
+        return FromImage(str(parse_reference(name)), guess)
+    except BadReference as error:
+        raise Invalid(f"{asked_by}{error}{guess}", name) from error
 
 
 def _stage(index: int, head: Instruction, body: tuple[Instruction, ...]) -> Stage:

@@ -59,10 +59,10 @@ class Vertices:
         constraints: tuple[tuple[str, str], ...],
     ) -> int:
         """Return the vertex of an image; the first to ask names it."""
-        key = (base.context, constraints)
+        key = (base.context or f"{base.repository}@{base.manifest}", constraints)
         if key not in self._images:
-            op = ImageOp(base.manifest)
-            inputs = (self.local(base.context),)
+            op = ImageOp(base.manifest, base.repository)
+            inputs = () if base.repository else (self.local(base.context),)
             self._images[key] = self.add(Vertex(op, inputs, name, stage, constraints))
         return self._images[key]
 

@@ -19,7 +19,14 @@ from filesync.manifest import Manifest
 from solver.errors import NoWorker, OrderFailed, StepFailed
 from solver.keys import content_key, definition_keys, part_read
 from solver.manager.cluster import Cluster
-from solver.manager.deliver import REF_MISSING, Brought, Delivery, Errands, quietly
+from solver.manager.deliver import (
+    REF_MISSING,
+    Brought,
+    Delivery,
+    Errands,
+    from_registry,
+    quietly,
+)
 from solver.manager.reach import Part, reaches
 from solver.manager.shared import Client, Shared, Solved
 from solver.manager.workers import WorkerLink
@@ -236,6 +243,9 @@ class Build:
         errands: Errands,
     ) -> list[Brought]:
         brought: list[Brought] = []
+        op = self._graph.vertices[position].op
+        if isinstance(op, ImageOp) and op.repository:
+            brought.append(from_registry(op, self._request.credentials))
         for index, (part, reach) in enumerate(
             zip(parts, placement.chosen.reaches, strict=True)
         ):

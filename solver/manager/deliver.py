@@ -22,7 +22,8 @@ from solver.manager.workers import WorkerLink
 from solver.place import Reach
 from solver.wire import InputUse, StepDone, StepOutput, StepProgress, StepStarted
 from worker.wire import orders
-from worker.wire.ops import selector_of
+from worker.wire.images import Credential, FromRegistry, credential_for
+from worker.wire.ops import ImageOp, selector_of
 from worker.wire.orders import (
     InputOrder,
     InputReport,
@@ -62,6 +63,12 @@ class Brought:
             self.bytes_if_layers,
             report.seconds,
         )
+
+
+def from_registry(op: ImageOp, credentials: tuple[Credential, ...]) -> Brought:
+    """Return how an image comes to whoever runs ``op``: from its registry, by itself."""
+    credential = credential_for(op.repository.partition("/")[0], credentials)
+    return Brought(FromRegistry(op.repository, op.manifest, credential), op.repository)
 
 
 class Delivery:

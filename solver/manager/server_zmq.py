@@ -18,10 +18,12 @@ from filesync.transfer.guard_zmq import SocketGuard, came_by
 from solver.errors import OrderFailed
 from solver.manager.clients import ClientLink, lacking
 from solver.manager.cluster import Cluster
+from solver.manager.images import find_image
 from solver.manager.shared import Shared
 from solver.manager.workers import WorkerLink
 from solver.wire import (
     Alive,
+    AskImage,
     AskPrune,
     AskUsage,
     Denied,
@@ -266,6 +268,8 @@ class Server:
                 client.answer(Alive())
             case ListWorkers(at_least):
                 group.create_task(self._list(client, at_least))
+            case AskImage():
+                group.create_task(self._find_image(client, message))
             case AskUsage():
                 group.create_task(self._usage(client, orders.ReadUsage()))
             case AskPrune(everything):
@@ -294,6 +298,14 @@ class Server:
         while len(self.cluster) < at_least and time.monotonic() < deadline_s:
             await self.cluster.wait_for_join(deadline_s - time.monotonic())
         client.answer(Workers(tuple(worker.row() for worker in self.cluster)))
+
+    async def _find_image(self, client: ClientLink, question: AskImage) -> None:
+        try:
+            client.answer(await find_image(self.cluster, question))
+        except OrderFailed as exc:
+            client.answer(Denied(exc.reason, exc.detail))
+        except FilesyncError as exc:
+            client.answer(Denied(exc.code, str(exc)))
 
     async def _usage(self, client: ClientLink, order: orders.ReadUsage | orders.Prune) -> None:
         rows: list[tuple[str, tuple[orders.UsageRow, ...]]] = []

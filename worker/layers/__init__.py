@@ -1,6 +1,6 @@
 """Layers: what a snapshot changed of its parent, as an OCI layer blob, made and applied."""
 
-from worker.layers.apply import Applied, Limits, apply_layer
+from worker.layers.apply import Applied, Limits, apply_layer, limits_of
 from worker.layers.errors import BadLayer, NotALayer
 from worker.layers.make import (
     MEDIA_TYPES,
@@ -18,6 +18,7 @@ __all__ = [
     "Limits",
     "NotALayer",
     "apply_layer",
+    "limits_of",
     "make_layer",
     "recompress",
     "tar_blocks",

@@ -76,6 +76,15 @@ class Applied:
 
 
 _DEFAULT: Final = Limits()
+EXPANSION: Final = 1000
+"""How many times its size a stranger's layer may expand; gzip cannot do more for a file of zeros."""
+FREE_BYTES: Final = 4 << 30
+"""What any layer may expand to."""
+
+
+def limits_of(blob_bytes: int) -> Limits:
+    """Return the limits of a stranger's layer whose blob has so many bytes."""
+    return Limits(min(_DEFAULT.bytes, max(FREE_BYTES, EXPANSION * blob_bytes)))
 
 
 def apply_layer(stream: BinaryIO, root: Path, *, limits: Limits = _DEFAULT) -> Applied:

@@ -1,6 +1,6 @@
 """Registries by OCI's distribution protocol. The modules ``*_http`` take httpx: import them late."""
 
-from worker.registry.config import Host, Registries, read_registries
+from worker.registry.config import DEFAULT_FILE, Host, Registries, read_registries
 from worker.registry.errors import (
     BadRegistry,
     NotInRegistry,
@@ -12,6 +12,7 @@ from worker.registry.errors import (
 from worker.registry.manifest import LAYER_TYPES, Platform, parse_manifest
 
 __all__ = [
+    "DEFAULT_FILE",
     "LAYER_TYPES",
     "BadRegistry",
     "Host",

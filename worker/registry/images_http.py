@@ -46,6 +46,7 @@ AT_ONCE: Final = 4
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 T = TypeVar("T")
+OnBegin = Callable[[Sequence[Descriptor]], None]
 
 
 class Transfers:
@@ -80,11 +81,12 @@ class Transfers:
         return await _anywhere(places(client, reference), at)
 
     async def pull(
-        self, client: RegistryClient, image: Reference, on_total: OnBytes, on_bytes: OnBytes
+        self, client: RegistryClient, image: Reference, begin: OnBegin, on_bytes: OnBytes
     ) -> None:
         """Bring all blobs of the image with the digest in ``image`` into the store.
 
         What is there already is not asked for; a cut transfer goes on where it ended.
+        ``begin`` is told of all of them before any comes.
 
         Raises:
             RegistryError: not all are to be had, or not right.
@@ -99,12 +101,9 @@ class Transfers:
             return found
 
         found = await _anywhere(where, manifest)
-        lacking = {
-            one.digest: one
-            for one in (found.config, *found.layers)
-            if one.digest not in self._blobs
-        }
-        on_total(sum(one.size for one in lacking.values()))
+        blobs = (found.config, *found.layers)
+        begin(blobs)
+        lacking = {one.digest: one for one in blobs if one.digest not in self._blobs}
         await _at_once(self._blob(where, one, on_bytes) for one in lacking.values())
 
     async def _blob(

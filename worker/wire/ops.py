@@ -172,13 +172,16 @@ class LocalOp(_Message, frozen=True, tag="local"):
 
 
 class ImageOp(_Message, frozen=True, tag="image"):
-    """The root filesystem of an image in the OCI layout that input 0 holds.
+    """The root filesystem of an image in the OCI layout that input 0 holds, or in a registry.
 
     Attributes:
         manifest: ``sha256:...`` of the image manifest (not of an index).
+        repository: host and path in a registry; there is then no input. Not part of the op's
+            digest: an image is the same wherever it comes from.
     """
 
     manifest: Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+    repository: PathText = ""
 
 
 class FileOp(_Message, frozen=True, tag="file"):
@@ -233,7 +236,9 @@ def op_digest(op: Op) -> Digest:
             op = msgspec.structs.replace(op, tree=op.content, name="")
         case ExecOp():
             op = msgspec.structs.replace(op, proxy_env=())
-        case ImageOp() | FileOp():
+        case ImageOp():
+            op = msgspec.structs.replace(op, repository="")
+        case FileOp():
             pass
     return digest_of(msgspec.msgpack.encode(op))
 

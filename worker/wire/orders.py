@@ -23,7 +23,14 @@ import msgspec
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from filesync.select import Selector
-from worker.wire.images import Compression, Count, Sha256
+from worker.wire.images import (
+    Compression,
+    Count,
+    FromRegistry,
+    Resolved,
+    ResolveImage,
+    Sha256,
+)
 from worker.wire.ops import Op, Text
 
 VERSION: Final = 1
@@ -145,7 +152,7 @@ class FromLayers(_Message, frozen=True, tag="layers"):
     replicas: tuple[Replica, ...]
 
 
-InputOrder = FromLocal | FromPaths | FromLayers
+InputOrder = FromLocal | FromPaths | FromLayers | FromRegistry
 
 
 # --- orders -----------------------------------------------------------------------------------
@@ -231,7 +238,16 @@ class Prune(_Message, frozen=True, tag="prune"):
 
 
 OrderBody = (
-    Run | Offer | OfferLayers | Export | Release | AddKeys | ReadTree | ReadUsage | Prune
+    Run
+    | Offer
+    | OfferLayers
+    | Export
+    | Release
+    | AddKeys
+    | ReadTree
+    | ReadUsage
+    | Prune
+    | ResolveImage
 )
 
 
@@ -400,7 +416,7 @@ class Failed(_Message, frozen=True, tag="failed"):
     tail: Text = ""
 
 
-Result = Ran | Offered | Usage | Finished | Failed
+Result = Ran | Offered | Usage | Finished | Failed | Resolved
 
 
 class Outcome(_Message, frozen=True, tag="outcome"):

@@ -143,8 +143,8 @@ REFUSED = [
     ("COPY [a /b/", "syntax error in pattern"),
     ("COPY --exclude=[a a /b/", "syntax error in pattern"),
     (
-        "COPY --from=alpin a /b",
-        "COPY --from=alpin: images from a registry are not supported yet",
+        "COPY --from=nothing a /b",
+        "it is not there",
     ),
 ]
 

@@ -73,6 +73,9 @@ class Images:
             name, "sha256:" + "0" * 64, {"config": {"Env": ["a=b"]}}, ("index.json",)
         )
 
+    def registry_image(self, reference: str) -> BaseImage:
+        return BaseImage("", "sha256:" + "1" * 64, {}, repository=f"a.io/{reference[:9]}")
+
 
 def converted(text: str) -> Converted | None:
     """Return the graph, or None where the error says where it is."""

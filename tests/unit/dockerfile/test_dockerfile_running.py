@@ -151,7 +151,7 @@ REFUSED = [
     ("--mount=target x", "'target' is not key=value"),
     ("--mount=type=tmpfs,target=/t,size=big x", "'big' is not a size"),
     ("--mount=target=/a,from=$x x", "a variable cannot be used here"),
-    ("--mount=target=/a,from=debian x", "--from=debian: images from a registry"),
+    ("--mount=target=/a,from=Debian x", "--from='Debian' names no image"),
     (
         "--network=hosst x",
         "--network is default, host or none, not 'hosst' (did you mean host?)",

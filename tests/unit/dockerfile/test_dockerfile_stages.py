@@ -2,12 +2,14 @@ from collections.abc import Callable
 
 import pytest
 
+from filesync.errors import LocalError
 from solver.dockerfile import BaseImage, Converted, DockerfileError, Options, Platform, convert
 from solver.graph import Vertex
-from worker.wire.ops import ExecOp, FileOp, ImageOp, LocalOp, MakeDirectory
+from worker.wire.ops import ExecOp, FileOp, ImageOp, LocalOp, MakeDirectory, op_digest
 
 Build = Callable[..., Converted]
 
+MANIFEST = "sha256:" + "a" * 64
 ALPINE = {"alpine": "oci-layout"}
 
 
@@ -136,8 +138,8 @@ def test_every_stage_may_read_a_context_that_is_loaded_once(build: Build) -> Non
 def test_arguments_before_the_first_from_are_put_into_froms(build: Build) -> None:
     text = "ARG BASE=alp\nARG NAME=${BASE}ine\nFROM ${NAME}"
     assert isinstance(target(build(text, contexts=ALPINE)).op, ImageOp)
-    with pytest.raises(DockerfileError, match=r"Dockerfile:3: FROM debian: images from a"):
-        build(text, contexts=ALPINE, build_args={"NAME": "debian"})
+    with pytest.raises(DockerfileError, match=r"Dockerfile:3: it is not there"):
+        build(text, contexts=ALPINE, build_args={"NAME": "nothing"})
 
 
 @pytest.mark.parametrize(
@@ -219,6 +221,9 @@ def test_resolver_is_asked_once_and_only_for_what_is_needed() -> None:
             asked.append(name)
             return BaseImage(name, "sha256:" + "b" * 64, {}, ("index.json",))
 
+        def registry_image(self, reference: str) -> BaseImage:
+            raise LocalError(f"nobody named {reference}")
+
     text = "FROM a AS x\nFROM b AS y\nFROM b\nCOPY --from=b / /\nCOPY --from=y / /"
     options = Options(contexts={"a": "oci-layout", "b": "oci-layout"})
     convert(text, filename="Dockerfile", options=options, images=Images())
@@ -226,16 +231,15 @@ def test_resolver_is_asked_once_and_only_for_what_is_needed() -> None:
 
 
 REFUSED = [
-    (
-        "FROM alpine",
-        1,
-        "FROM alpine: images from a registry are not supported yet; give it as a",
-    ),
+    ("FROM Alpine", 1, "FROM 'Alpine' names no image"),
+    ("FROM a@sha256:0", 1, "a digest is sha256: and 64 hex digits"),
+    ("FROM nothing", 1, "it is not there"),
     ("FROM scratch AS 1a", 1, "'1a' cannot name a stage"),
     ("FROM scratch IN b", 1, "FROM is followed by a name"),
     ("FROM", 1, "FROM is followed by a name"),
     ("FROM $nothing", 1, "FROM $nothing names nothing"),
-    ("FROM scratch AS build\nFROM biuld", 2, "(did you mean build?)"),
+    ("FROM scratch AS build\nFROM nothing/biuld", 2, "it is not there"),
+    ("FROM scratch AS nothing2\nFROM nothing1", 2, "not there (did you mean nothing2?)"),
     ("RUN a\nFROM scratch", 1, "RUN before the first FROM; only ARG may be"),
     ("ARG a=1", 1, "there is no FROM"),
     ("# nothing", 1, "the Dockerfile is empty"),
@@ -286,10 +290,52 @@ def test_base_image_with_a_bad_configuration_or_trigger_is_refused(build: Build)
         assert caught.value.line == 1
 
 
+DIGEST = "sha256:" + "d" * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("alpine", "docker.io/library/alpine"),
+        ("ghcr.io/a/b:v1", "ghcr.io/a/b"),
+        (f"localhost:5000/a@{DIGEST}", "localhost:5000/a"),
+    ],
+)
+def test_name_of_nothing_else_is_an_image_in_a_registry(
+    build: Build, name: str, repository: str
+) -> None:
+    converted = build(f"FROM {name}", image={"config": {"Env": ["A=1"]}})
+    (vertex,) = converted.graph.vertices
+    assert vertex.op == ImageOp(MANIFEST, repository)
+    assert vertex.inputs == ()
+    assert converted.selectors == {}
+    assert "A=1" in converted.config["config"]["Env"]  # type: ignore[index]
+
+
+def test_image_in_a_registry_is_copied_from_and_mounted(build: Build) -> None:
+    text = "FROM scratch\nCOPY --from=b.io/x /a /a\nRUN --mount=from=b.io/x,target=/b x"
+    graph = build(text).graph
+    images = [v for v in graph.vertices if isinstance(v.op, ImageOp)]
+    assert [v.op for v in images] == [ImageOp(MANIFEST, "b.io/x")]
+
+
+def test_named_context_stands_for_an_image_in_a_registry(build: Build) -> None:
+    contexts = {"alpine": "docker-image://mirror.io/alpine:edge"}
+    (vertex,) = build("FROM alpine", contexts=contexts).graph.vertices
+    assert vertex.op == ImageOp(MANIFEST, "mirror.io/alpine")
+
+
+def test_image_is_one_op_wherever_it_comes_from() -> None:
+    assert op_digest(ImageOp(MANIFEST, "a.io/x")) == op_digest(ImageOp(MANIFEST))
+
+
 def test_context_without_an_image_is_refused() -> None:
     class NoImages:
         def image(self, name: str) -> BaseImage | None:
             return None
+
+        def registry_image(self, reference: str) -> BaseImage:
+            raise LocalError(f"nobody named {reference}")
 
     options = Options(contexts=ALPINE)
     with pytest.raises(DockerfileError, match="no image behind the context alpine"):

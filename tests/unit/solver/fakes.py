@@ -27,6 +27,7 @@ from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.wire import Event, StartBuild, StepDone
 from worker.wire import orders
+from worker.wire.images import FromRegistry, ResolveImage
 from worker.wire.ops import BindMount, ExecOp, ImageOp, LocalOp
 from worker.wire.orders import (
     VERSION,
@@ -165,6 +166,7 @@ class FakeWorker:
         self.held: dict[Digest, Digest] = {}
         self.sources: set[Digest] = set()
         self.tokens: set[bytes] = set()
+        self.says: list[Result] = []
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def _send(self, _: bytes, message: ToWorker, payload: bytes) -> None:
@@ -194,6 +196,8 @@ class FakeWorker:
         match body:
             case orders.Run():
                 return await self._run(body)
+            case ResolveImage():
+                return self.says.pop(0)
             case orders.Offer(ref, selector):
                 await self.world.reach("offer", self)
                 if ref not in self.held:
@@ -235,6 +239,8 @@ class FakeWorker:
                     self.held |= {link.ref.ref: link.ref.tree for link in chain}
                     pulled.extend(link.ref for link in chain)
                     trees.append(chain[-1].ref.tree)
+                case FromRegistry():
+                    self.world.registries.append(order)
         if (failure := await self.world.reach(run.name, self)) is not None:
             return failure
         reports = tuple(map(self._report, run.inputs))
@@ -261,6 +267,8 @@ class FakeWorker:
                 return InputReport(Mode.PATHS, self.world.nodes.summary(tree).size, 1)
             case FromLayers(chain):
                 return InputReport(Mode.LAYERS, sum(link.layer.size for link in chain))
+            case FromRegistry():
+                return InputReport(Mode.REGISTRY, 1000)
 
 
 class World:
@@ -269,6 +277,7 @@ class World:
     Attributes:
         gives: files that a step makes, by its name; without one it makes a file of its own.
         fails: what a step answers instead, once for each answer in the list.
+        registries: what workers were told to take from registries.
         ran: (step, worker) of each Run order, in order.
     """
 
@@ -280,6 +289,7 @@ class World:
         self.gives: dict[str, Listing] = {}
         self.fails: dict[str, list[Failed]] = {}
         self.ran: list[tuple[str, str]] = []
+        self.registries: list[FromRegistry] = []
         self.numbers = itertools.count(1)
         self._gates: dict[str, asyncio.Event] = {}
         self._reached: dict[str, asyncio.Queue[FakeWorker]] = {}
@@ -378,5 +388,5 @@ def _base(run: orders.Run) -> Digest | None:
             return ref
         case FromLayers(chain):
             return chain[-1].ref.ref
-        case FromPaths():
+        case FromPaths() | FromRegistry():
             return None

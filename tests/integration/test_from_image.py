@@ -1,0 +1,372 @@
+"""FROM images in real registries: the bytes go straight to the worker that needs them."""
+
+import base64
+import json
+import os
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.processes import BuildRun, Cluster
+from filesync.disk.scan import scan
+from filesync.manifest import MemoryNodes
+from tests.integration.registries import RealRegistry, skopeo
+
+ContextMaker = Callable[..., Path]
+
+pytestmark = pytest.mark.needs(
+    "root", "docker-registry", "htpasswd", "openssl", "skopeo", "umoci"
+)
+
+BIG = random.Random(3).randbytes(4_000_000)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[RealRegistry]:
+    with RealRegistry(tmp_path / "registry") as running:
+        yield running
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An image of three layers that umoci made, with a whiteout and a hard link."""
+    layout = tmp_path / "image"
+    umoci(tmp_path, "init", "--layout", str(layout))
+    umoci(tmp_path, "new", "--image", f"{layout}:1")
+    tag = ("--image", f"{layout}:1")
+    first = tmp_path / "first"
+    (first / "etc").mkdir(parents=True)
+    (first / "etc/name").write_text("first\n")
+    (first / "etc/gone").write_text("gone\n")
+    os.link(first / "etc/name", first / "etc/link")
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "big").write_bytes(BIG)
+    umoci(tmp_path, "insert", *tag, str(first), "/")
+    umoci(tmp_path, "insert", *tag, str(second), "/data")
+    umoci(tmp_path, "insert", *tag, "--whiteout", "/etc/gone")
+    config = ("config", *tag, "--architecture", "amd64", "--os", "linux")
+    umoci(tmp_path, *config, "--config.env", "COLOUR=green", "--config.workingdir", "/data")
+    return layout
+
+
+def umoci(cwd: Path, *arguments: str) -> None:
+    subprocess.run(["umoci", *arguments], cwd=cwd, check=True, capture_output=True)
+
+
+def unpacked(layout: Path, where: Path) -> Path:
+    umoci(where.parent, "unpack", "--image", f"{layout}:1", str(where))
+    return where / "rootfs"
+
+
+def content_of(root: Path) -> bytes:
+    return scan(root, MemoryNodes()).content
+
+
+def push(layout: Path, registry: RealRegistry, name: str, *options: str) -> None:
+    where = f"docker://{registry.host}/{name}"
+    skopeo("copy", "--dest-tls-verify=false", *options, f"oci:{layout}:1", where)
+
+
+def start(tmp_path: Path, registries: str, name: str = "cluster", workers: int = 2) -> Cluster:
+    """Return a cluster, not yet started, whose workers know of ``registries``."""
+    path = tmp_path / f"{name}.toml"
+    path.write_text(registries)
+    arguments = {f"w{n}": ("--registries", str(path)) for n in range(1, workers + 1)}
+    return Cluster(tmp_path / name, workers=workers, arguments=arguments)
+
+
+def plain(registry: RealRegistry) -> str:
+    return f'[registry."{registry.host}"]\nhttp = true\n'
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, registry: RealRegistry) -> Iterator[Cluster]:
+    with start(tmp_path, plain(registry)) as running:
+        yield running
+
+
+def pulled_bytes(built: BuildRun) -> int:
+    steps = built.metadata["filesync"]["steps"]
+    uses = [use for step in steps for use in step["inputs"]]
+    return sum(use["bytes_moved"] for use in uses if use["mode"] == "registry")
+
+
+def layer_bytes(layout: Path) -> int:
+    index = json.loads((layout / "index.json").read_text())
+    digest = index["manifests"][0]["digest"].removeprefix("sha256:")
+    manifest = json.loads((layout / "blobs/sha256" / digest).read_text())
+    return sum(one["size"] for one in (manifest["config"], *manifest["layers"]))
+
+
+def login(tmp_path: Path, host: str, user: str, password: str) -> Path:
+    """Write what ``docker login`` leaves; return the directory."""
+    home = tmp_path / "docker"
+    home.mkdir()
+    auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+    (home / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    return home
+
+
+# --- pulling ---------------------------------------------------------------------------------
+
+
+def test_an_image_comes_by_tag_and_is_what_umoci_unpacks(
+    cluster: Cluster,
+    registry: RealRegistry,
+    image: Path,
+    context: ContextMaker,
+    tmp_path: Path,
+) -> None:
+    push(image, registry, "team/app:1")
+    root = context(f"FROM {registry.host}/team/app:1\n")
+    built = cluster.build(root, "-o", f"type=local,dest={tmp_path / 'out'}")
+    assert content_of(tmp_path / "out") == content_of(unpacked(image, tmp_path / "bundle"))
+    assert 0 < layer_bytes(image) - pulled_bytes(built) < 2_000  # the configuration came before
+    assert built.step("FROM")["inputs"][0]["source"] == f"{registry.host}/team/app"
+
+
+def test_neither_manager_nor_client_carries_any_of_it(
+    cluster: Cluster, registry: RealRegistry, image: Path, context: ContextMaker
+) -> None:
+    push(image, registry, "app:1")
+    totals = cluster.build(context(f"FROM {registry.host}/app:1\n")).totals
+    assert totals["bytes_moved"] > len(BIG)
+    assert totals["manager_bytes_received"] + totals["manager_bytes_sent"] < 50_000
+
+
+def test_an_image_by_digest_and_its_layout_are_one_result(
+    cluster: Cluster, registry: RealRegistry, image: Path, context: ContextMaker
+) -> None:
+    push(image, registry, "app:1")
+    index = json.loads((image / "index.json").read_text())
+    digest = index["manifests"][0]["digest"]
+    assert not cluster.build(context(f"FROM {registry.host}/app@{digest}\n")).step("FROM")[
+        "cached"
+    ]
+    layout = f"base=oci-layout://{image}"
+    again = cluster.build(context("FROM base\n"), "--build-context", layout)
+    assert again.totals["steps_run"] == 0
+
+
+def test_a_tag_that_did_not_move_runs_and_pulls_nothing(
+    cluster: Cluster, registry: RealRegistry, image: Path, context: ContextMaker
+) -> None:
+    push(image, registry, "app:1")
+    root = context(f"FROM {registry.host}/app:1\nCOPY Dockerfile /\n")
+    cluster.build(root)
+    blobs = registry.requests("GET", "/blobs/")
+    totals = cluster.build(root).totals
+    assert totals["steps_run"] == totals["bytes_moved"] == 0
+    assert registry.requests("GET", "/blobs/") == blobs
+
+
+def test_a_tag_that_moved_pulls_only_the_new_layer(
+    cluster: Cluster,
+    registry: RealRegistry,
+    image: Path,
+    context: ContextMaker,
+    tmp_path: Path,
+) -> None:
+    push(image, registry, "app:1")
+    root = context(f"FROM {registry.host}/app:1\n")
+    where = ("--place", "stage-0=name=w1")
+    cluster.build(root, *where)
+    (tmp_path / "third").write_text("new")
+    umoci(tmp_path, "insert", "--image", f"{image}:1", str(tmp_path / "third"), "/third")
+    push(image, registry, "app:1")
+    built = cluster.build(root, *where, "-o", f"type=local,dest={tmp_path / 'out'}")
+    assert 0 < pulled_bytes(built) < 10_000
+    assert (tmp_path / "out/third").read_text() == "new"
+
+
+def test_an_image_of_several_layers_moves_on_to_another_worker_as_layers(
+    cluster: Cluster,
+    registry: RealRegistry,
+    image: Path,
+    context: ContextMaker,
+    tmp_path: Path,
+) -> None:
+    push(image, registry, "app:1")
+    root = context(
+        f"FROM {registry.host}/app:1 AS one\nFROM one AS two\nCOPY Dockerfile /added\n"
+    )
+    places = ("--place", "one=name=w1", "--place", "two=name=w2")
+    built = cluster.build(root, *places, "-o", f"type=local,dest={tmp_path / 'out'}")
+    assert (tmp_path / "out/data/big").read_bytes() == BIG
+    assert pulled_bytes(built) > 0
+
+
+def test_the_image_of_the_builds_platform_is_taken_from_an_index(
+    cluster: Cluster,
+    registry: RealRegistry,
+    image: Path,
+    context: ContextMaker,
+    tmp_path: Path,
+) -> None:
+    config = ("config", "--image", f"{image}:1")
+    umoci(
+        tmp_path, *config, "--tag", "arm", "--architecture", "arm64", "--config.env", "CPU=arm"
+    )
+    index = json.loads((image / "index.json").read_text())
+    both = []
+    for descriptor in index["manifests"]:
+        name = descriptor["annotations"]["org.opencontainers.image.ref.name"]
+        architecture = "arm64" if name == "arm" else "amd64"
+        both.append(
+            {key: descriptor[key] for key in ("mediaType", "digest", "size")}
+            | {"platform": {"os": "linux", "architecture": architecture}}
+        )
+    (tmp_path / "multi/blobs").mkdir(parents=True)
+    (tmp_path / "multi/blobs/sha256").symlink_to(image / "blobs/sha256")
+    (tmp_path / "multi/oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    kind = "application/vnd.oci.image.index.v1+json"
+    data = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": both}).encode()
+    made = subprocess.run(["sha256sum"], input=data, capture_output=True, check=True).stdout
+    digest = made.decode().split()[0]
+    (image / "blobs/sha256" / digest).write_bytes(data)
+    entry = {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(data)}
+    entry["annotations"] = {"org.opencontainers.image.ref.name": "1"}
+    top = {"schemaVersion": 2, "manifests": [entry]}
+    (tmp_path / "multi/index.json").write_text(json.dumps(top))
+    push(tmp_path / "multi", registry, "app:1", "--all")
+    root = context(f"FROM {registry.host}/app:1\n")
+    layout = tmp_path / "out"
+    cluster.build(root, "-o", f"type=oci,tar=false,dest={layout}")
+    assert "COLOUR=green" in skopeo("inspect", "--config", f"oci:{layout}")
+    assert '"amd64"' in skopeo("inspect", "--config", f"oci:{layout}")
+    assert "CPU=arm" not in skopeo("inspect", "--config", f"oci:{layout}")
+
+
+def test_dockers_schema_2_builds_and_is_exported_as_oci(
+    cluster: Cluster,
+    registry: RealRegistry,
+    image: Path,
+    context: ContextMaker,
+    tmp_path: Path,
+) -> None:
+    push(image, registry, "app:1", "--format", "v2s2")
+    root = context(f"FROM {registry.host}/app:1\nCOPY Dockerfile /added\n")
+    layout = tmp_path / "out"
+    cluster.build(root, "-t", "app:1", "-o", f"type=oci,tar=false,dest={layout}")
+    raw = json.loads(skopeo("inspect", "--raw", f"oci:{layout}:1"))
+    assert {one["mediaType"] for one in raw["layers"]} == {
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+    }
+    rootfs = unpacked(layout, tmp_path / "bundle")
+    assert (rootfs / "data/big").read_bytes() == BIG
+    assert not (rootfs / "etc/gone").exists()
+
+
+# --- how registries are reached --------------------------------------------------------------
+
+
+def test_a_registry_is_known_by_its_ca_and_its_user_by_dockers_login(
+    image: Path, context: ContextMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "correct-horse"
+    with (
+        RealRegistry(tmp_path / "tls", tls=True, user="me", password=secret) as registry,
+        start(tmp_path, f'[registry."{registry.host}"]\nca = ["{registry.ca}"]\n') as cluster,
+    ):
+        push(image, registry, "app:1", f"--dest-creds=me:{secret}")
+        root = context(f"FROM {registry.host}/app:1\n")
+        refused = cluster.build(root, check=False)
+        assert f"run `docker login {registry.host}`" in refused.stderr
+        home = login(tmp_path, registry.host, "me", secret)
+        monkeypatch.setenv("DOCKER_CONFIG", str(home))
+        assert pulled_bytes(cluster.build(root)) > len(BIG)
+        cluster.stop()
+        kept = [path for path in cluster.root.rglob("*") if path.is_file()]
+        auth = base64.b64encode(f"me:{secret}".encode())
+        for path in kept:
+            data = path.read_bytes()
+            assert secret.encode() not in data, path
+            assert auth not in data, path
+
+
+def test_a_registry_that_nobody_vouches_for_is_not_spoken_to(
+    image: Path, context: ContextMaker, tmp_path: Path
+) -> None:
+    with (
+        RealRegistry(tmp_path / "tls", tls=True) as registry,
+        start(tmp_path, "", workers=1) as cluster,
+    ):
+        push(image, registry, "app:1")
+        failed = cluster.build(context(f"FROM {registry.host}/app:1\n"), check=False)
+        assert failed.status != 0
+        assert "nobody we know vouches for its certificate" in failed.stderr
+        assert "configure its `ca`" in failed.stderr
+
+
+def test_a_credential_helper_is_asked_for_that_registry(
+    image: Path, context: ContextMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RealRegistry(tmp_path / "basic", user="me", password="secret") as registry:
+        push(image, registry, "app:1", "--dest-creds=me:secret")
+        bin_, home = tmp_path / "bin", tmp_path / "docker"
+        bin_.mkdir()
+        home.mkdir()
+        helper = bin_ / "docker-credential-test"
+        answer = '{"ServerURL": "x", "Username": "me", "Secret": "secret"}'
+        helper.write_text(
+            f"#!/bin/sh\nread host\necho $1 $host >> {tmp_path}/asked\necho '{answer}'\n"
+        )
+        helper.chmod(0o755)
+        config = {"credHelpers": {registry.host: "test"}}
+        (home / "config.json").write_text(json.dumps(config))
+        monkeypatch.setenv("DOCKER_CONFIG", str(home))
+        monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
+        with start(tmp_path, plain(registry), workers=1) as cluster:
+            cluster.build(context(f"FROM {registry.host}/app:1\n"))
+        asked = (tmp_path / "asked").read_text().splitlines()
+        assert set(asked) == {f"get {registry.host}"}
+
+
+def test_a_mirror_is_asked_before_the_registry_itself(
+    registry: RealRegistry, image: Path, context: ContextMaker, tmp_path: Path
+) -> None:
+    push(image, registry, "cache/team/app:1")
+    config = (
+        f'{plain(registry)}[registry."nowhere.invalid"]\nmirrors = ["{registry.host}/cache"]\n'
+    )
+    with start(tmp_path, config, workers=1) as cluster:
+        assert pulled_bytes(cluster.build(context("FROM nowhere.invalid/team/app:1\n"))) > len(
+            BIG
+        )
+
+
+def test_an_image_that_is_not_there_fails_the_build_at_its_line(
+    cluster: Cluster, registry: RealRegistry, context: ContextMaker
+) -> None:
+    text = f"FROM scratch AS tools\nFROM {registry.host}/none:1\nCOPY --from=tools / /\n"
+    failed = cluster.build(context(text), check=False)
+    assert failed.status == 2
+    assert f"Dockerfile:2: {registry.host}/none: not found" in failed.stderr
+
+
+# --- kills -----------------------------------------------------------------------------------
+
+
+def test_a_worker_killed_while_it_pulls_goes_on_from_what_it_had(
+    registry: RealRegistry, image: Path, context: ContextMaker, tmp_path: Path
+) -> None:
+    push(image, registry, "app:1")
+    with start(tmp_path, plain(registry), workers=1) as cluster:
+        root = context(f"FROM {registry.host}/app:1\n")
+        index = json.loads((image / "index.json").read_text())
+        name = index["manifests"][0]["digest"].removeprefix("sha256:")
+        manifest = json.loads((image / "blobs/sha256" / name).read_text())
+        big = max(manifest["layers"], key=lambda one: int(one["size"]))
+        # What a kill at 3 MB leaves: put there, for a registry on loopback is too quick to hit.
+        cluster.kill("w1")
+        blob = (image / "blobs/sha256" / big["digest"].removeprefix("sha256:")).read_bytes()
+        partial = cluster.root / "w1/blobs/partial" / big["digest"].removeprefix("sha256:")
+        partial.write_bytes(blob[:3_000_000])
+        cluster.start_worker("w1")
+        built = cluster.build(root, "-o", f"type=local,dest={tmp_path / 'out'}")
+        assert pulled_bytes(built) < len(blob) - 2_900_000
+        assert (tmp_path / "out/data/big").read_bytes() == BIG
