@@ -22,7 +22,13 @@ from solver.client.build import BuildRequest, read_dockerfile, run_build
 from solver.client.embedded import default_state, embedded_cluster
 from solver.client.layouts import SCHEME, Layout, parse_layout
 from solver.client.link_zmq import ManagerLink
-from solver.client.outputs import Output, check_outputs, parse_output
+from solver.client.outputs import (
+    Output,
+    OutputType,
+    check_outputs,
+    parse_output,
+    with_tags,
+)
 from solver.client.progress import human, make_progress
 from solver.dockerfile import IMAGE_SCHEME, MAIN_CONTEXT, Options, Platform
 from solver.manager.process import run_manager
@@ -50,6 +56,7 @@ Examples:
   filesync build -t app:1 .
   filesync build -o type=local,dest=out --target bin .
   filesync build --build-context base=oci-layout://./base -o type=oci,dest=app.tar .
+  filesync build -t registry.example/team/app:1 --push .
   filesync build --manager tcp://127.0.0.1:7700 --place test=gpu=true .
 """
 )
@@ -61,7 +68,15 @@ Examples:
     type=click.Path(dir_okay=False, path_type=Path),
     help="The Dockerfile.  [default: CONTEXT/Dockerfile]",
 )
-@click.option("-t", "--tag", default="", metavar="NAME", help="Name for the image.")
+@click.option(
+    "-t",
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="NAME",
+    help="Name for the image; more than once for more than one.",
+)
+@click.option("--push", is_flag=True, help="The same as -o type=registry: push to every --tag.")
 @click.option("--target", default="", metavar="STAGE", help="Stage to build.  [default: last]")
 @click.option(
     "--build-arg", "build_args", multiple=True, metavar="K=V", help="Value of an ARG."
@@ -79,7 +94,7 @@ Examples:
     "outputs",
     multiple=True,
     metavar="SPEC",
-    help="type=local|tar|oci,dest=PATH; more than once for more than one.",
+    help="type=local|tar|oci,dest=PATH or type=registry[,name=NAME]; may be repeated.",
 )
 @click.option(
     "--place",
@@ -127,6 +142,9 @@ def build(
     of the build; what it has built is kept for the next one.
     """
     parsed = [parse_output(text) for text in outputs]
+    if settings["push"] and all(output.form is not None for output in parsed):
+        parsed.append(Output(OutputType.REGISTRY, ""))
+    parsed = with_tags(parsed, settings["tags"])
     check_outputs(parsed)
     request = _request(context, dockerfile, parsed, settings)
     own = key_for(manager, key) if manager is not None else None
@@ -177,7 +195,7 @@ def _request(
         roots=roots,
         layouts=layouts,
         outputs=outputs,
-        tag=settings["tag"],
+        tag=",".join(settings["tags"]),
         explain=settings["explain"],
     )
 

@@ -17,7 +17,16 @@ import msgspec
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from solver.graph import Graph
-from worker.wire.images import Compression, Config, Count, Credential, Name, Sha256
+from worker.wire.images import (
+    Compression,
+    Config,
+    Count,
+    Credential,
+    Name,
+    Names,
+    Pushed,
+    Sha256,
+)
 from worker.wire.ops import Text
 from worker.wire.orders import (
     Address,
@@ -56,6 +65,20 @@ class ExportRequest(msgspec.Struct, frozen=True):
     config: bytes = b"{}"
     name: Text = ""
     compression: Compression = Compression.GZIP
+    level: int | None = None
+
+
+class PushRequest(msgspec.Struct, frozen=True):
+    """Where the client wants the result pushed to, and as what.
+
+    Attributes:
+        names: references with a tag and nothing left out.
+    """
+
+    config: Config
+    names: Names
+    compression: Compression = Compression.GZIP
+    level: int | None = None
 
 
 class StartBuild(_Message, frozen=True, tag="start-build"):
@@ -64,7 +87,9 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
     Attributes:
         no_cache: run every step, even those whose result is known.
         explain: send ``Explained`` for each placement.
-        credentials: for the registries of the graph's images; forgotten when the build ends.
+        credentials: for the registries of the graph's images and of ``pushes``; forgotten when
+            the build ends.
+        pushes: done by a worker that holds the result, after the exports are open.
     """
 
     version: int
@@ -74,6 +99,7 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
     no_cache: bool = False
     explain: bool = False
     credentials: Annotated[tuple[Credential, ...], msgspec.Meta(max_length=100)] = ()
+    pushes: Annotated[tuple[PushRequest, ...], msgspec.Meta(max_length=100)] = ()
 
 
 class AskImage(_Message, frozen=True, tag="ask-image"):
@@ -213,6 +239,15 @@ class StepDone(_Message, frozen=True, tag="step-done"):
     shared: bool = False
 
 
+class PushProgress(_Message, frozen=True, tag="push-progress"):
+    """How far a push has come, in bytes of layers; what a registry has already is not sent."""
+
+    names: Names
+    worker: Text
+    done_bytes: Count = 0
+    total_bytes: Count = 0
+
+
 class Explained(_Message, frozen=True, tag="explained"):
     """Why a step was placed where it was; lines for people."""
 
@@ -235,6 +270,7 @@ class Built(_Message, frozen=True, tag="built"):
     """The target is built; exports are in the order in which they were asked for.
 
     Attributes:
+        pushed: what came of each push, in the order in which they were asked for.
         manager_bytes: bytes that the manager has received and sent since this build began.
     """
 
@@ -242,6 +278,7 @@ class Built(_Message, frozen=True, tag="built"):
     content: WireDigest
     exports: tuple[Exported, ...] = ()
     manager_bytes: tuple[Count, Count] = (0, 0)
+    pushed: tuple[Pushed, ...] = ()
 
 
 class BuildFailed(_Message, frozen=True, tag="build-failed"):
@@ -293,7 +330,7 @@ class Denied(_Message, frozen=True, tag="denied"):
 FromClient = (
     Have | Nodes | StartBuild | EndBuild | Alive | ListWorkers | AskUsage | AskPrune | AskImage
 )
-Event = StepStarted | StepOutput | StepProgress | StepDone | Explained
+Event = StepStarted | StepOutput | StepProgress | StepDone | PushProgress | Explained
 ToClient = (
     Lack
     | Nodes

@@ -69,20 +69,24 @@ def layer_of(store: Store, held: HeldRef) -> Layer:
     return made
 
 
-def layer_as(store: Store, held: HeldRef, compression: Compression) -> Layer:
+def layer_as(
+    store: Store, held: HeldRef, compression: Compression, level: int | None = None
+) -> Layer:
     """Return a ref's layer for an image, compressed as asked if this project made it. Blocks.
 
     The recorded layer stays what identifies the ref; another compression of it is made once
     and remembered beside it. A layer that was imported is never compressed anew.
     """
     layer = layer_of(store, held)
-    if layer.media_type != MEDIA_TYPES[Compression.ZSTD] or compression is Compression.ZSTD:
+    is_ours = layer.media_type == MEDIA_TYPES[Compression.ZSTD] and not layer.imported
+    if not is_ours or (compression is Compression.ZSTD and level is None):
         return layer
-    known = store.refs.variant(layer.digest, compression)
+    form = compression if level is None else f"{compression}:{level}"
+    known = store.refs.variant(layer.digest, form)
     if known is not None and known.digest in store.blobs:
         return known
-    made = recompress(layer, store.blobs, compression)
-    store.refs.add_variant(layer.digest, compression, made)
+    made = recompress(layer, store.blobs, compression, level)
+    store.refs.add_variant(layer.digest, form, made)
     return made
 
 
@@ -218,7 +222,7 @@ def import_image(
         blob = _take_blob(store, layout.root, _text(descriptor, "digest"), None)
         media_type = _text(descriptor, "mediaType")
         media_type = LAYER_TYPES.get(media_type, media_type)
-        layer = Layer(media_type, blob.digest, blob.size, str(diff_id))
+        layer = Layer(media_type, blob.digest, blob.size, str(diff_id), imported=True)
         info = store.refs.find_child(parent, layer) or _apply(
             store, layer, parent, (), limits=limits_of(blob.size)
         )

@@ -17,6 +17,7 @@ from worker import chains
 from worker.layers import write_tar
 from worker.store import Store
 from worker.wire import orders
+from worker.wire.images import Compression
 from worker.wire.orders import ExportForm, Layer
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -34,6 +35,15 @@ class Exported:
     stack: contextlib.ExitStack
     image_manifest: tuple[str, int] | None = None
     image_config: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image; ``config`` and ``manifest`` are the bytes that their digests are of."""
+
+    layers: tuple[Layer, ...]
+    config: bytes
+    manifest: bytes
 
 
 def export(store: Store, order: orders.Export) -> Exported:
@@ -70,26 +80,43 @@ def write_layout(
     The layer blobs are hard links into this worker's own store. Returns the manifest's digest
     and size, the configuration's digest, and what is known of the blobs' contents.
     """
-    chain = store.refs.chain(order.ref)
-    layers = [chains.layer_as(store, held, order.compression) for held in chain]
+    image = assemble(
+        store, order.ref, order.config, compression=order.compression, level=order.level
+    )
     directory = root / "blobs" / "sha256"
     directory.mkdir(parents=True)
     hints: dict[bytes, tuple[int, Digest]] = {}
-    for layer in layers:
+    for layer in image.layers:
         name = layer.digest.removeprefix("sha256:")
         with contextlib.suppress(FileExistsError):
             os.link(store.blobs.path(layer.digest), directory / name, follow_symlinks=False)
         blob = store.blobs.find(layer.digest)
         if blob is not None:
             hints[f"blobs/sha256/{name}".encode()] = (blob.size, blob.blake3)
-    config = _dump(image_config(order.config, layers))
-    config_digest = _write(directory, config)
-    manifest = _dump(image_manifest(config_digest, len(config), layers))
-    manifest_digest = _write(directory, manifest)
+    for data in (image.config, image.manifest):
+        (directory / sha256(data).removeprefix("sha256:")).write_bytes(data)
+    manifest = (sha256(image.manifest), len(image.manifest))
     (root / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
-    index = image_index(manifest_digest, len(manifest), order.name, config)
+    index = image_index(*manifest, order.name, image.config)
     (root / "index.json").write_bytes(_dump(index))
-    return (manifest_digest, len(manifest)), config_digest, hints
+    return manifest, sha256(image.config), hints
+
+
+def assemble(
+    store: Store, ref: Digest, config: bytes, *, compression: Compression, level: int | None
+) -> Image:
+    """Return the image of a ref; its layers are in the store. Blocks.
+
+    It is the same wherever it goes, and whichever worker that holds the ref makes it.
+
+    Raises:
+        RefMissing: the ref is not here.
+    """
+    chain = store.refs.chain(ref)
+    layers = [chains.layer_as(store, held, compression, level) for held in chain]
+    full = _dump(image_config(config, layers))
+    manifest = _dump(image_manifest(sha256(full), len(full), layers))
+    return Image(tuple(layers), full, manifest)
 
 
 def image_config(config: bytes, layers: Sequence[Layer]) -> dict[str, Any]:
@@ -113,22 +140,24 @@ def image_manifest(config: str, config_bytes: int, layers: Sequence[Layer]) -> d
 
 
 def image_index(manifest: str, size: int, name: str, config: bytes) -> dict[str, Any]:
-    """Return the layout's index: one image, called by the tag of ``name`` if it has one."""
+    """Return the layout's index: one image, called by each of the names in ``name``."""
     value = json.loads(config)
-    descriptor: dict[str, Any] = {"mediaType": MANIFEST_TYPE, "digest": manifest, "size": size}
-    if name:
-        tag = name.rpartition("/")[2].partition(":")[2] or "latest"
-        descriptor["annotations"] = {"io.containerd.image.name": name, REF_NAME: tag}
+    image: dict[str, Any] = {"mediaType": MANIFEST_TYPE, "digest": manifest, "size": size}
     platform = {key: value[key] for key in ("architecture", "os") if key in value}
     if platform:
-        descriptor["platform"] = platform
-    return {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [descriptor]}
+        image["platform"] = platform
+    called = [image | _called(one) for one in name.split(",") if one]
+    return {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": called or [image]}
 
 
-def _write(directory: Path, data: bytes) -> str:
-    name = hashlib.sha256(data).hexdigest()
-    (directory / name).write_bytes(data)
-    return f"sha256:{name}"
+def _called(name: str) -> dict[str, Any]:
+    tag = name.rpartition("/")[2].partition(":")[2] or "latest"
+    return {"annotations": {"io.containerd.image.name": name, REF_NAME: tag}}
+
+
+def sha256(data: bytes) -> str:
+    """Return the digest by which OCI names ``data``."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _dump(value: object) -> bytes:

@@ -4,16 +4,22 @@ Bytes go straight between this worker and the registry. A user's credential is u
 order that brought it, and then forgotten.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from worker.registry import Platform, Registries
+from filesync.errors import UsageError
+from worker import exports
+from worker.registry import ImageManifest, Platform, Registries, parse_manifest
 from worker.store import Store
 from worker.wire.images import (
     Credential,
     FromRegistry,
+    Pushed,
+    PushImage,
+    Reference,
     Resolved,
     ResolveImage,
     parse_reference,
@@ -36,6 +42,20 @@ class Images:
         self._store = store
         self._registries = registries
         self._opened: Transfers | None = None
+
+    async def perform(
+        self, order: ResolveImage | PushImage, on_share: OnShare
+    ) -> Resolved | Pushed:
+        """Carry out an order that is about registries alone.
+
+        Raises:
+            RegistryError: a registry would not, or could not.
+        """
+        match order:
+            case ResolveImage():
+                return await self.resolve(order)
+            case PushImage():
+                return await self.push(order, on_share)
 
     async def resolve(self, order: ResolveImage) -> Resolved:
         """Return what a name means now.
@@ -73,6 +93,52 @@ class Images:
             await self._transfers().pull(client, image, begin, meter.add)
         return meter.done
 
+    async def push(self, order: PushImage, on_share: OnShare) -> Pushed:
+        """Push a result as an image. Under its names it is there whole, or as it was before.
+
+        Raises:
+            RefMissing: the result is not here.
+            RegistryError: a registry does not take it.
+        """
+        store = self._store
+        image = await asyncio.to_thread(
+            exports.assemble,
+            store,
+            order.ref,
+            order.config,
+            compression=order.compression,
+            level=order.level,
+        )
+        layers = [layer.digest for layer in image.layers]
+        config = exports.sha256(image.config)
+        meter = Meter(on_share)
+        meter.total = sum(layer.size for layer in image.layers)
+        mounted = 0
+        with store.blobs.holding([*layers, config]):
+            await asyncio.to_thread(store.blobs.ingest, [image.config])
+            async with self._client(*order.credentials) as client:
+                for names in _by_repository(order.names):
+                    sources = await asyncio.to_thread(self._sources, order, names[0])
+                    mounted += await self._transfers().push(
+                        client, names, image.manifest, [*layers, config], sources, meter.add
+                    )
+        manifest = (exports.sha256(image.manifest), len(image.manifest))
+        return Pushed(manifest, config, meter.done, mounted)
+
+    def _sources(self, order: PushImage, home: Reference) -> dict[str, str]:
+        """Return by digest in which other repository of ``home``'s registry a layer may be."""
+        found: dict[str, str] = {}
+        for repository, manifest in order.sources:
+            host, _, path = repository.partition("/")
+            blob = self._store.blobs.find(manifest)
+            if host != home.host or path == home.path or blob is None:
+                continue
+            with self._store.blobs.open(manifest) as file:
+                image = parse_manifest(file.read())
+            if isinstance(image, ImageManifest):
+                found |= {layer.digest: path for layer in image.layers}
+        return found
+
     def _client(self, *credentials: Credential | None) -> "RegistryClient":
         from worker.registry.client_http import RegistryClient
 
@@ -84,6 +150,17 @@ class Images:
         if self._opened is None:
             self._opened = Transfers(self._store.blobs)
         return self._opened
+
+
+def _by_repository(names: Sequence[str]) -> list[list[Reference]]:
+    """Return the references that ``names`` are, those of one repository together."""
+    found: dict[str, list[Reference]] = {}
+    for name in names:
+        reference = parse_reference(name)
+        if reference.digest or not reference.tag:
+            raise UsageError(f"{name}: a digest is not chosen, it is made; push to a tag")
+        found.setdefault(reference.repository, []).append(reference)
+    return list(found.values())
 
 
 class Meter:

@@ -12,7 +12,6 @@ import msgspec
 from filesync.digest import Digest, digest_of
 from filesync.disk.database import open_database, using
 from filesync.errors import StoreError
-from worker.wire.images import Compression
 from worker.wire.orders import Layer, RefInfo
 
 SCHEMA_VERSION: Final = 1
@@ -142,21 +141,24 @@ class RefStore:
         held = self.get(ref)
         self.add(msgspec.structs.replace(held.info, layer=layer), held.snapshot)
 
-    def variant(self, digest: str, compression: Compression) -> Layer | None:
-        """Return what is known of a layer's blob ``digest`` in another compression."""
+    def variant(self, digest: str, form: str) -> Layer | None:
+        """Return what is known of a layer's blob ``digest`` in another compression.
+
+        ``form`` names it, and its level where that is not the usual one.
+        """
         with self._using():
             row = self._db.execute(
                 "SELECT layer FROM variants WHERE digest = ? AND compression = ?",
-                (digest, compression),
+                (digest, form),
             ).fetchone()
         return None if row is None else msgspec.msgpack.decode(row[0], type=Layer)
 
-    def add_variant(self, digest: str, compression: Compression, layer: Layer) -> None:
-        """Remember a layer's blob ``digest`` in another compression."""
+    def add_variant(self, digest: str, form: str, layer: Layer) -> None:
+        """Remember a layer's blob ``digest`` in the compression that ``form`` names."""
         with self._lock, self._using():
             self._db.execute(
                 "INSERT OR REPLACE INTO variants VALUES (?, ?, ?)",
-                (digest, compression, msgspec.msgpack.encode(layer)),
+                (digest, form, msgspec.msgpack.encode(layer)),
             )
 
     def remove(self, ref: Digest) -> None:

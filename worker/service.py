@@ -19,12 +19,12 @@ from filesync.transfer.offer import Offer
 from filesync.transfer.plane_zmq import DataPlane
 from worker import chains, exports
 from worker.exec import ExecState
-from worker.images import Images
+from worker.images import Images, OnShare
 from worker.inputs import Inputs, OnProgress
 from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store
 from worker.wire import orders
-from worker.wire.images import ResolveImage
+from worker.wire.images import PushImage, ResolveImage
 from worker.wire.ops import ImageOp
 from worker.wire.orders import (
     Failed,
@@ -126,12 +126,16 @@ class Service:
                 return Finished()
             case orders.ReadTree():
                 return Finished()  # the process sends the tree's nodes before any answer
-            case ResolveImage():
-                return await self.images.resolve(body)
+            case ResolveImage() | PushImage():
+                return await self.images.perform(body, self._share(number, tell))
             case orders.ReadUsage() | orders.Prune():
                 return Usage(await asyncio.to_thread(self._usage, body))
             case _:
                 assert_never(body)
+
+    @staticmethod
+    def _share(number: int, tell: Tell) -> OnShare:
+        return lambda done, total: tell(orders.Progress(number, 0, done, total))
 
     async def _run(self, number: int, body: orders.Run, tell: Tell) -> Ran:
         def output(stream: int, data: bytes) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from filesync.disk.scan import scan
 from filesync.disk.update import TreeUpdate
-from filesync.errors import FilesyncError, StoreError, UsageError
+from filesync.errors import FilesyncError, LocalError, StoreError, UsageError
 from filesync.keys import KeyPair
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.pack import accept_pack
@@ -29,7 +29,7 @@ from solver.client.images import KnownImages, convert_with_images, credentials_f
 from solver.client.layouts import Layout, Layouts
 from solver.client.link_zmq import ManagerLink
 from solver.client.outputs import STDOUT, Output, OutputType, pack_layout
-from solver.client.progress import Progress, printable
+from solver.client.progress import Progress, human, printable
 from solver.client.report import BuildReport, metadata
 from solver.dockerfile import Converted, Options, with_contexts
 from solver.errors import BuildError
@@ -42,6 +42,7 @@ from solver.wire import (
     Event,
     Exported,
     ExportRequest,
+    PushRequest,
     Serve,
     StartBuild,
     StopServing,
@@ -60,7 +61,7 @@ class BuildRequest:
         dockerfile: the file, or None for standard input.
         roots: directories behind contexts, by name (``context`` is the main one).
         layouts: images behind contexts, by name.
-        tag: name for the image; may be empty.
+        tag: names for the image, with commas between them; may be empty.
     """
 
     dockerfile: Path
@@ -152,7 +153,8 @@ class _Session:
         self._serving: dict[bytes, tuple[Offer, asyncio.Task[None]]] = {}
 
     async def run(self, converted: Converted, began_s: float, logins: Logins) -> dict[str, Any]:
-        credentials = await credentials_for(self._graph, logins)
+        pushed = [name for output in self._request.outputs for name in output.names]
+        credentials = await credentials_for(self._graph, pushed, logins)
         for context in self._contexts.values():
             await self._link.send_tree(context.manifest)
         self._progress.begin(self._graph)
@@ -171,8 +173,9 @@ class _Session:
     def _start(self, converted: Converted, credentials: tuple[Credential, ...]) -> StartBuild:
         config = json.dumps(converted.config, sort_keys=True).encode()
         exports = tuple(
-            ExportRequest(output.form, config, self._request.tag, output.compression)
+            ExportRequest(form, config, self._request.tag, output.compression, output.level)
             for output in self._request.outputs
+            if (form := output.form) is not None
         )
         return StartBuild(
             orders.VERSION,
@@ -182,6 +185,11 @@ class _Session:
             self._request.options.no_cache,
             self._request.explain,
             credentials,
+            tuple(
+                PushRequest(config, output.names, output.compression, output.level)
+                for output in self._request.outputs
+                if output.form is None
+            ),
         )
 
     async def _follow(self) -> Built:
@@ -228,8 +236,14 @@ class _Session:
         # A manager that hears nothing of its client ends the build, and with it the exports.
         staying = asyncio.create_task(self._stay())
         try:
-            for output, exported in zip(self._request.outputs, built.exports, strict=True):
+            taken = [one for one in self._request.outputs if one.form is not None]
+            for output, exported in zip(taken, built.exports, strict=True):
                 await self._take(output, exported)
+            pushed = [one for one in self._request.outputs if one.form is None]
+            for output, push in zip(pushed, built.pushed, strict=True):
+                for name in output.names:
+                    sent = f"{human(push.bytes_sent)} sent"
+                    self._progress.note(f"pushed {name}@{push.manifest[0]} ({sent})")
         finally:
             staying.cancel()
             await asyncio.gather(staying, return_exceptions=True)
@@ -257,6 +271,8 @@ class _Session:
                 await self._pull(exported, dest)
             case OutputType.TAR | OutputType.OCI:
                 await self._take_file(output, exported)
+            case OutputType.IMAGE | OutputType.REGISTRY:
+                raise LocalError("what is pushed is not taken")
 
     async def _take_file(self, output: Output, exported: Exported) -> None:
         """Pull into a directory beside the destination, then put one file in place."""

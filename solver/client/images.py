@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from filesync.errors import FilesyncError
@@ -104,12 +105,15 @@ async def _look_up(
     return BaseImage("", found.manifest, config, repository=reference.repository)
 
 
-async def credentials_for(graph: Graph, logins: Logins) -> tuple[Credential, ...]:
-    """Return the user's credentials for the registries of a graph's images."""
+async def credentials_for(
+    graph: Graph, pushed: Sequence[str], logins: Logins
+) -> tuple[Credential, ...]:
+    """Return the user's credentials for the registries of a graph's images and of names."""
     hosts = {
         vertex.op.repository.partition("/")[0]
         for vertex in graph.vertices
         if isinstance(vertex.op, ImageOp) and vertex.op.repository
     }
+    hosts |= {parse_reference(name).host for name in pushed}
     found = [await asyncio.to_thread(logins.find, host) for host in sorted(hosts)]
     return tuple(one for one in found if one is not None)

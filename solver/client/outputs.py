@@ -1,19 +1,29 @@
 """What becomes of the result: the ``-o`` option and taking the exports."""
 
+import csv
 import os
 import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
 from filesync.errors import UsageError
-from worker.wire.images import Compression
+from worker.wire.images import Compression, Reference, parse_reference
 from worker.wire.orders import ExportForm
 
 STDOUT: Final = "-"
-_FIELDS: Final = ("type", "dest", "tar", "compression")
+_FIELDS: Final = (
+    "type",
+    "dest",
+    "tar",
+    "name",
+    "push",
+    "compression",
+    "compression-level",
+)
+_LEVELS: Final = {Compression.GZIP: range(10), Compression.ZSTD: range(1, 23)}
 E = TypeVar("E", bound=StrEnum)
 
 
@@ -23,6 +33,8 @@ class OutputType(StrEnum):
     LOCAL = "local"
     TAR = "tar"
     OCI = "oci"
+    IMAGE = "image"
+    REGISTRY = "registry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +42,24 @@ class Output:
     """One ``-o``.
 
     Attributes:
-        dest: a directory, a file, or ``-`` for standard output (types tar and oci).
+        dest: a directory, a file, or ``-`` for standard output (types tar and oci); empty for
+            an image that is pushed.
         packed: type oci as one tar, not as a directory.
         compression: of an image's layers; docker's default, which every tool reads.
+        level: of that compression; None is the usual one.
+        names: of an image that is pushed; empty takes those of ``--tag``.
     """
 
     type: OutputType
     dest: str
     packed: bool = True
     compression: Compression = Compression.GZIP
+    level: int | None = None
+    names: tuple[str, ...] = ()
 
     @property
-    def form(self) -> ExportForm:
-        """What to ask of the worker."""
+    def form(self) -> ExportForm | None:
+        """What to ask of the worker; None where nothing comes here, but is pushed."""
         match self.type:
             case OutputType.LOCAL:
                 return ExportForm.TREE
@@ -50,10 +67,12 @@ class Output:
                 return ExportForm.TAR
             case OutputType.OCI:
                 return ExportForm.OCI
+            case OutputType.IMAGE | OutputType.REGISTRY:
+                return None
 
 
 def parse_output(text: str) -> Output:
-    """Return what ``type=T,dest=PATH[,tar=false][,compression=C]`` or a plain path asks for.
+    """Return what ``type=T,KEY=VALUE,…`` or a plain path asks for; a value may be quoted as CSV.
 
     Raises:
         UsageError: it cannot be understood, or is of a kind that is not there yet.
@@ -62,21 +81,87 @@ def parse_output(text: str) -> Output:
         return Output(OutputType.TAR, STDOUT)
     if "=" not in text:
         return Output(OutputType.LOCAL, text)
-    fields: dict[str, str] = {}
-    for part in text.split(","):
-        key, equals, value = part.partition("=")
-        if not equals or key not in _FIELDS:
-            raise UsageError(f"-o {text}: {part!r} is none of {', '.join(_FIELDS)}")
-        fields[key] = value
+    fields = _fields(text)
     kind = _one_of(OutputType, fields.get("type", ""), f"-o {text}: the type")
-    compression = _one_of(
-        Compression, fields.get("compression", "gzip"), f"-o {text}: the compression"
-    )
+    compression, level = _compression(text, fields)
+    if kind in (OutputType.IMAGE, OutputType.REGISTRY):
+        return Output(
+            kind,
+            "",
+            compression=compression,
+            level=level,
+            names=_pushed_names(text, kind, fields),
+        )
     if not fields.get("dest"):
         raise UsageError(f"-o {text}: say where to: dest=PATH")
     if kind is OutputType.LOCAL and fields["dest"] == STDOUT:
         raise UsageError(f"-o {text}: a directory cannot go to standard output; use type=tar")
-    return Output(kind, fields["dest"], fields.get("tar", "true") != "false", compression)
+    packed = fields.get("tar", "true") != "false"
+    return Output(kind, fields["dest"], packed, compression, level)
+
+
+def _fields(text: str) -> dict[str, str]:
+    try:
+        (parts,) = csv.reader([text], strict=True)
+    except (csv.Error, ValueError) as exc:
+        raise UsageError(f"-o {text}: {exc}") from exc
+    fields: dict[str, str] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals or key not in _FIELDS:
+            raise UsageError(f"-o {text}: {part!r} is none of {', '.join(_FIELDS)}")
+        fields[key] = value
+    return fields
+
+
+def _compression(text: str, fields: Mapping[str, str]) -> tuple[Compression, int | None]:
+    asked = fields.get("compression", "gzip")
+    if asked == "estargz":
+        raise UsageError(f"-o {text}: estargz is not supported yet; use gzip or zstd")
+    compression = _one_of(Compression, asked, f"-o {text}: the compression")
+    level = fields.get("compression-level", "")
+    if not level:
+        return compression, None
+    levels = _LEVELS.get(compression, range(0))
+    if not level.isascii() or not level.isdigit() or int(level[:9]) not in levels:
+        known = f"{levels[0]} to {levels[-1]}" if levels else "none at all"
+        raise UsageError(f"-o {text}: the levels of {compression} are {known}")
+    return compression, int(level)
+
+
+def _pushed_names(text: str, kind: OutputType, fields: Mapping[str, str]) -> tuple[str, ...]:
+    if fields.get("dest") or "tar" in fields:
+        raise UsageError(f"-o {text}: type={kind} goes to a registry and has no dest")
+    if kind is OutputType.IMAGE and fields.get("push") != "true":
+        raise UsageError(
+            f"-o {text}: an image is kept by the workers anyway; say push=true to push it, or"
+            " use type=oci,dest=PATH"
+        )
+    return tuple(str(_push_target(name)) for name in fields.get("name", "").split(",") if name)
+
+
+def _push_target(name: str) -> Reference:
+    reference = parse_reference(name)
+    if reference.digest:
+        raise UsageError(f"{name}: a digest is not chosen, it is made; push to a tag")
+    return reference
+
+
+def with_tags(outputs: Sequence[Output], tags: Sequence[str]) -> list[Output]:
+    """Return ``outputs``, those that are pushed without a name under ``tags``.
+
+    Raises:
+        UsageError: there is no name to push under, or it is none.
+    """
+    named: list[Output] = []
+    for output in outputs:
+        if output.form is None and not output.names:
+            if not tags:
+                raise UsageError("a push needs a name: give -t REGISTRY/NAME:TAG")
+            names = tuple(str(_push_target(tag)) for tag in tags)
+            output = replace(output, names=tuple(dict.fromkeys(names)))
+        named.append(output)
+    return named
 
 
 def _one_of(choices: type[E], text: str, what: str) -> E:
@@ -92,6 +177,7 @@ def check_outputs(outputs: Sequence[Output]) -> None:
     Raises:
         UsageError: two outputs to one place, or a parent directory that is not there.
     """
+    outputs = [output for output in outputs if output.form is not None]
     dests = [output.dest for output in outputs]
     for dest in dests:
         if dests.count(dest) > 1:

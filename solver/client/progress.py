@@ -16,6 +16,7 @@ from solver.wire import (
     Event,
     Explained,
     InputUse,
+    PushProgress,
     StepDone,
     StepOutput,
     StepProgress,
@@ -101,7 +102,9 @@ class Plain:
             case Explained(position, lines):
                 for line in lines:
                     self._line(position, line)
-            case StepProgress():
+            case PushProgress(names, worker, 0):
+                self.note(f"pushing {', '.join(names)} from {worker}")
+            case StepProgress() | PushProgress():
                 pass
 
     def note(self, text: str) -> None:
@@ -175,6 +178,7 @@ class Terminal:
         self._console = Console(file=out, highlight=False)
         self._graph: Graph | None = None
         self._running: dict[int, tuple[str, float, str]] = {}
+        self._push: tuple[str, float, str, str] | None = None
         self._live = Live(
             console=self._console,
             get_renderable=self._table,
@@ -204,6 +208,10 @@ class Terminal:
                 for use in event.inputs:
                     if use.bytes_moved or use.mode.value != "local":
                         self._print(f"    {use_text(use)}", "cyan")
+            case PushProgress(names, worker, done, total):
+                began_s = self._push[1] if self._push else time.monotonic()
+                last = f"{human(done)} of {human(total)}" if total else ""
+                self._push = (f"pushing {', '.join(names)}", began_s, worker, last)
             case Explained(_, lines):
                 for line in lines:
                     self._print(line, "dim")
@@ -227,9 +235,13 @@ class Terminal:
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
         now_s = time.monotonic()
-        for position, (worker, began_s, last) in sorted(self._running.items()):
+        rows = [
+            (self._name(position), began_s, worker, last)
+            for position, (worker, began_s, last) in sorted(self._running.items())
+        ]
+        for name, began_s, worker, last in [*rows, *([self._push] if self._push else [])]:
             table.add_row(
-                Text(printable(self._name(position))),
+                Text(printable(name)),
                 Text(printable(worker), "blue"),
                 f"{now_s - began_s:.1f}s",
                 Text(last, "dim"),

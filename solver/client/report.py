@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from solver.graph import Graph
-from solver.wire import Built, Event, StepDone, StepStarted
+from solver.wire import Built, Event, Exported, StepDone, StepStarted
+from worker.wire.images import Pushed
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
@@ -105,11 +106,15 @@ def metadata(report: BuildReport, built: Built, *, name: str, seconds: float) ->
     ours["totals"]["manager_bytes_received"] = built.manager_bytes[0]
     ours["totals"]["manager_bytes_sent"] = built.manager_bytes[1]
     ours["content"] = f"blake3:{built.content.hex()}"
+    if built.pushed:
+        ours["totals"]["bytes_pushed"] = sum(one.bytes_sent for one in built.pushed)
+        ours["totals"]["layers_mounted"] = sum(one.mounted for one in built.pushed)
     return {**_image_json(built, name), "filesync": ours}
 
 
 def _image_json(built: Built, name: str) -> Mapping[str, Any]:
-    image = next((e for e in built.exports if e.manifest is not None), None)
+    images: list[Exported | Pushed] = [*built.pushed, *built.exports]
+    image = next((one for one in images if one.manifest is not None), None)
     if image is None or image.manifest is None:
         return {"image.name": name} if name else {}
     digest, size = image.manifest

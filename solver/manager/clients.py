@@ -12,9 +12,10 @@ from filesync.digest import Digest
 from filesync.errors import FilesyncError, NodeMissing
 from filesync.manifest import Nodes, missing_nodes
 from filesync.manifest.pack import pack_nodes
-from solver.errors import InputLost, NoWorker, OrderFailed, StepFailed
+from solver.errors import InputLost, NoWorker, OrderFailed, StepFailed, WorkerLost
 from solver.manager.build import ATTEMPTS, Build
 from solver.manager.deliver import REF_MISSING, quietly
+from solver.manager.images import push_order
 from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.wire import (
@@ -24,6 +25,7 @@ from solver.wire import (
     Event,
     Exported,
     ExportRequest,
+    PushProgress,
     Serve,
     StartBuild,
     StepOutput,
@@ -32,6 +34,7 @@ from solver.wire import (
     ToClient,
 )
 from worker.wire import orders
+from worker.wire.images import Pushed
 from worker.wire.ops import LocalOp
 from worker.wire.orders import Offered
 
@@ -69,7 +72,9 @@ class ClientLink:
 
     def tell(self, event: Event) -> None:
         """Queue an event; never waits."""
-        if self._queue.qsize() > MAX_QUEUED and isinstance(event, StepOutput | StepProgress):
+        if self._queue.qsize() > MAX_QUEUED and isinstance(
+            event, StepOutput | StepProgress | PushProgress
+        ):
             return
         self._queue.put_nowait((event, b""))
 
@@ -145,21 +150,28 @@ class ClientLink:
 
     async def _build(self, build: Build, request: StartBuild) -> None:
         exported: list[Exported] = []
+        pushed: list[Pushed] = []
         solved = await build.solve_target()
         misses = 0
-        while len(exported) < len(request.exports):
+        while len(exported) < len(request.exports) or len(pushed) < len(request.pushes):
             try:
-                exported.append(await self._export(solved, request.exports[len(exported)]))
-            except OrderFailed as exc:
+                if len(exported) < len(request.exports):
+                    exported.append(await self._export(solved, request.exports[len(exported)]))
+                else:
+                    pushed.append(await self._push(solved, request, len(pushed)))
+            except (OrderFailed, WorkerLost) as exc:
                 misses += 1
-                if exc.reason != REF_MISSING or solved.ref is None or misses == ATTEMPTS:
+                if solved.ref is None or misses == ATTEMPTS:
                     raise
-                self._forget(exc.worker, solved.ref)
+                if isinstance(exc, OrderFailed):
+                    if exc.reason != REF_MISSING:
+                        raise
+                    self._forget(exc.worker, solved.ref)
                 solved = await build.solve_target()
         before, after = self._traffic_before, self.traffic()
         content = self.shared.nodes.summary(solved.tree).content
         moved = (after[0] - before[0], after[1] - before[1])
-        self.answer(Built(solved.tree, content, tuple(exported), moved))
+        self.answer(Built(solved.tree, content, tuple(exported), moved, tuple(pushed)))
 
     def _forget(self, worker: str, ref: Digest) -> None:
         """Take a worker's word that it does not hold ``ref``."""
@@ -172,7 +184,12 @@ class ClientLink:
             raise NoWorker("the target is a context by itself; there is nothing to export")
         worker = self.shared.cluster.holder(solved.ref, solved.position)
         order = orders.Export(
-            solved.ref, request.form, request.config, request.name, request.compression
+            solved.ref,
+            request.form,
+            request.config,
+            request.name,
+            request.compression,
+            request.level,
         )
         offered = await worker.call(order)
         if not isinstance(offered, Offered):
@@ -188,6 +205,25 @@ class ClientLink:
             offered.manifest,
             offered.config,
         )
+
+    async def _push(self, solved: Solved, request: StartBuild, number: int) -> Pushed:
+        """Have a worker that holds the result push it."""
+        if solved.ref is None:
+            raise NoWorker("the target is a context by itself; there is nothing to push")
+        worker = self.shared.cluster.holder(solved.ref, solved.position)
+        asked = request.pushes[number]
+        order = push_order(solved.ref, asked, request)
+
+        def progress(event: orders.Output | orders.Progress) -> None:
+            if isinstance(event, orders.Progress):
+                done = (event.done_bytes, event.total_bytes)
+                self.tell(PushProgress(asked.names, worker.name, *done))
+
+        self.tell(PushProgress(asked.names, worker.name))
+        pushed = await worker.call(order, progress)
+        if not isinstance(pushed, Pushed):
+            raise OrderFailed(worker.name, "protocol", "answered a push with something else")
+        return pushed
 
 
 def lacking(nodes: Nodes, trees: tuple[Digest, ...]) -> tuple[Digest, ...]:

@@ -3,15 +3,36 @@
 import time
 from typing import Final
 
+from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
 from solver.errors import NoWorker, OrderFailed
 from solver.manager.cluster import Cluster
-from solver.wire import AskImage, FoundImage
-from worker.wire.images import Resolved, ResolveImage
+from solver.wire import AskImage, FoundImage, PushRequest, StartBuild
+from worker.wire.images import PushImage, Resolved, ResolveImage, parse_reference
+from worker.wire.ops import ImageOp
 
 WAIT_FOR_WORKER_S: Final = 15.0
 ELSEWHERE: Final = frozenset({"registry-unavailable"})
 """Codes of failures that may be one worker's own: it cannot reach what another can."""
+
+
+def push_order(ref: Digest, asked: PushRequest, request: StartBuild) -> PushImage:
+    """Return the order to push ``ref``, with the credentials that it needs and no others."""
+    hosts = {parse_reference(name).host for name in asked.names}
+    images = [
+        (vertex.op.repository, vertex.op.manifest)
+        for vertex in request.graph.vertices
+        if isinstance(vertex.op, ImageOp) and vertex.op.repository.partition("/")[0] in hosts
+    ]
+    return PushImage(
+        ref,
+        asked.config,
+        asked.names,
+        asked.compression,
+        asked.level,
+        tuple(one for one in request.credentials if one.host in hosts),
+        tuple(images),
+    )
 
 
 async def find_image(cluster: Cluster, question: AskImage) -> FoundImage:

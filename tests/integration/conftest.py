@@ -1,5 +1,6 @@
 """What tests of real processes share: a base image and clusters."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.processes import Cluster
+from tests.integration.registries import BIG, RealRegistry, plain, start, umoci
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -57,3 +59,38 @@ def clusters(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
             return stack.enter_context(Cluster(tmp_path / name, workers=workers))
 
         yield start
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[RealRegistry]:
+    with RealRegistry(tmp_path / "registry") as running:
+        yield running
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An image of three layers that umoci made, with a whiteout and a hard link."""
+    layout = tmp_path / "image"
+    umoci(tmp_path, "init", "--layout", str(layout))
+    umoci(tmp_path, "new", "--image", f"{layout}:1")
+    tag = ("--image", f"{layout}:1")
+    first = tmp_path / "first"
+    (first / "etc").mkdir(parents=True)
+    (first / "etc/name").write_text("first\n")
+    (first / "etc/gone").write_text("gone\n")
+    os.link(first / "etc/name", first / "etc/link")
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "big").write_bytes(BIG)
+    umoci(tmp_path, "insert", *tag, str(first), "/")
+    umoci(tmp_path, "insert", *tag, str(second), "/data")
+    umoci(tmp_path, "insert", *tag, "--whiteout", "/etc/gone")
+    config = ("config", *tag, "--architecture", "amd64", "--os", "linux")
+    umoci(tmp_path, *config, "--config.env", "COLOUR=green", "--config.workingdir", "/data")
+    return layout
+
+
+@pytest.fixture
+def registry_cluster(tmp_path: Path, registry: RealRegistry) -> Iterator[Cluster]:
+    with start(tmp_path, plain(registry)) as running:
+        yield running

@@ -1,20 +1,31 @@
 """Debian's docker-registry on loopback, for tests."""
 
+import base64
 import json
+import random
 import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bench.processes import BuildRun, Cluster
+from filesync.disk.scan import scan
+from filesync.manifest import MemoryNodes
+
 START_S = 20.0
+BIG = random.Random(3).randbytes(4_000_000)
+"""The one large file of the image that tests use."""
 
 
 @dataclass
@@ -136,6 +147,95 @@ class RealRegistry:
         )
 
 
+class TokenServer:
+    """Gives ``user`` tokens that a docker-registry whose ``token_ca`` is ``ca`` believes.
+
+    Attributes:
+        asked: the scopes of each request, and whether the password was right.
+    """
+
+    def __init__(self, root: Path, user: str, password: str) -> None:
+        root.mkdir()
+        make_certificate(root)
+        self.ca = root / "server.pem"
+        self.user = user
+        self.asked: list[tuple[list[str], bool]] = []
+        self._root = root
+        self._expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+                status, body = server.answer(
+                    query.get("scope", []), self.headers.get("Authorization", "")
+                )
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = False
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def answer(self, scopes: list[str], authorization: str) -> tuple[int, bytes]:
+        is_right = authorization == self._expected
+        self.asked.append((scopes, is_right))
+        if not is_right:
+            return 401, b"{}"
+        access = []
+        for scope in scopes:
+            kind, name, actions = scope.split(":")
+            access.append({"type": kind, "name": name, "actions": actions.split(",")})
+        return 200, json.dumps({"token": self._signed(access)}).encode()
+
+    def _signed(self, access: list[dict[str, Any]]) -> str:
+        pem = self.ca.read_text()
+        chain = ["".join(pem.partition("CERTIFICATE-----")[2].partition("-----")[0].split())]
+        now = int(time.time())
+        claims = {
+            "iss": "test",
+            "aud": "test",
+            "sub": self.user,
+            "exp": now + 300,
+            "nbf": now - 10,
+            "iat": now,
+            "jti": "1",
+            "access": access,
+        }
+        header = {"typ": "JWT", "alg": "RS256", "x5c": chain}
+        signed = b".".join(_url64(json.dumps(part).encode()) for part in (header, claims))
+        key = self._root / "server.key"
+        command = ["openssl", "dgst", "-sha256", "-sign", str(key)]
+        signature = subprocess.run(
+            command, input=signed, capture_output=True, check=True
+        ).stdout
+        return (signed + b"." + _url64(signature)).decode()
+
+
+def _url64(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
 def skopeo(*arguments: str) -> str:
     """Run skopeo; it trusts everybody."""
     command = ["skopeo", "--insecure-policy", *arguments]
@@ -166,3 +266,58 @@ def make_certificate(root: Path) -> None:
     (root / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
     sign = ("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key")
     run(*sign, "-CAcreateserial", "-days", "2", "-extfile", "names", "-out", "server.pem")
+
+
+# --- images ---------------------------------------------------------------------------------
+
+
+def umoci(cwd: Path, *arguments: str) -> None:
+    subprocess.run(["umoci", *arguments], cwd=cwd, check=True, capture_output=True)
+
+
+def unpacked(layout: Path, where: Path) -> Path:
+    umoci(where.parent, "unpack", "--image", f"{layout}:1", str(where))
+    return where / "rootfs"
+
+
+def content_of(root: Path) -> bytes:
+    return scan(root, MemoryNodes()).content
+
+
+def push(layout: Path, registry: RealRegistry, name: str, *options: str) -> None:
+    where = f"docker://{registry.host}/{name}"
+    skopeo("copy", "--dest-tls-verify=false", *options, f"oci:{layout}:1", where)
+
+
+def start(tmp_path: Path, registries: str, name: str = "cluster", workers: int = 2) -> Cluster:
+    """Return a cluster, not yet started, whose workers know of ``registries``."""
+    path = tmp_path / f"{name}.toml"
+    path.write_text(registries)
+    arguments = {f"w{n}": ("--registries", str(path)) for n in range(1, workers + 1)}
+    return Cluster(tmp_path / name, workers=workers, arguments=arguments)
+
+
+def plain(registry: RealRegistry) -> str:
+    return f'[registry."{registry.host}"]\nhttp = true\n'
+
+
+def pulled_bytes(built: BuildRun) -> int:
+    steps = built.metadata["filesync"]["steps"]
+    uses = [use for step in steps for use in step["inputs"]]
+    return sum(use["bytes_moved"] for use in uses if use["mode"] == "registry")
+
+
+def layer_bytes(layout: Path) -> int:
+    index = json.loads((layout / "index.json").read_text())
+    digest = index["manifests"][0]["digest"].removeprefix("sha256:")
+    manifest = json.loads((layout / "blobs/sha256" / digest).read_text())
+    return sum(one["size"] for one in (manifest["config"], *manifest["layers"]))
+
+
+def login(tmp_path: Path, host: str, user: str, password: str) -> Path:
+    """Write what ``docker login`` leaves; return the directory."""
+    home = tmp_path / "docker"
+    home.mkdir()
+    auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+    (home / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    return home

@@ -3,17 +3,27 @@
 import base64
 import json
 import os
-import random
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench.processes import BuildRun, Cluster
-from filesync.disk.scan import scan
-from filesync.manifest import MemoryNodes
-from tests.integration.registries import RealRegistry, skopeo
+from bench.processes import Cluster
+from tests.integration.registries import (
+    BIG,
+    RealRegistry,
+    content_of,
+    layer_bytes,
+    login,
+    plain,
+    pulled_bytes,
+    push,
+    skopeo,
+    start,
+    umoci,
+    unpacked,
+)
 
 ContextMaker = Callable[..., Path]
 
@@ -21,101 +31,12 @@ pytestmark = pytest.mark.needs(
     "root", "docker-registry", "htpasswd", "openssl", "skopeo", "umoci"
 )
 
-BIG = random.Random(3).randbytes(4_000_000)
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[RealRegistry]:
-    with RealRegistry(tmp_path / "registry") as running:
-        yield running
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """An image of three layers that umoci made, with a whiteout and a hard link."""
-    layout = tmp_path / "image"
-    umoci(tmp_path, "init", "--layout", str(layout))
-    umoci(tmp_path, "new", "--image", f"{layout}:1")
-    tag = ("--image", f"{layout}:1")
-    first = tmp_path / "first"
-    (first / "etc").mkdir(parents=True)
-    (first / "etc/name").write_text("first\n")
-    (first / "etc/gone").write_text("gone\n")
-    os.link(first / "etc/name", first / "etc/link")
-    second = tmp_path / "second"
-    second.mkdir()
-    (second / "big").write_bytes(BIG)
-    umoci(tmp_path, "insert", *tag, str(first), "/")
-    umoci(tmp_path, "insert", *tag, str(second), "/data")
-    umoci(tmp_path, "insert", *tag, "--whiteout", "/etc/gone")
-    config = ("config", *tag, "--architecture", "amd64", "--os", "linux")
-    umoci(tmp_path, *config, "--config.env", "COLOUR=green", "--config.workingdir", "/data")
-    return layout
-
-
-def umoci(cwd: Path, *arguments: str) -> None:
-    subprocess.run(["umoci", *arguments], cwd=cwd, check=True, capture_output=True)
-
-
-def unpacked(layout: Path, where: Path) -> Path:
-    umoci(where.parent, "unpack", "--image", f"{layout}:1", str(where))
-    return where / "rootfs"
-
-
-def content_of(root: Path) -> bytes:
-    return scan(root, MemoryNodes()).content
-
-
-def push(layout: Path, registry: RealRegistry, name: str, *options: str) -> None:
-    where = f"docker://{registry.host}/{name}"
-    skopeo("copy", "--dest-tls-verify=false", *options, f"oci:{layout}:1", where)
-
-
-def start(tmp_path: Path, registries: str, name: str = "cluster", workers: int = 2) -> Cluster:
-    """Return a cluster, not yet started, whose workers know of ``registries``."""
-    path = tmp_path / f"{name}.toml"
-    path.write_text(registries)
-    arguments = {f"w{n}": ("--registries", str(path)) for n in range(1, workers + 1)}
-    return Cluster(tmp_path / name, workers=workers, arguments=arguments)
-
-
-def plain(registry: RealRegistry) -> str:
-    return f'[registry."{registry.host}"]\nhttp = true\n'
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, registry: RealRegistry) -> Iterator[Cluster]:
-    with start(tmp_path, plain(registry)) as running:
-        yield running
-
-
-def pulled_bytes(built: BuildRun) -> int:
-    steps = built.metadata["filesync"]["steps"]
-    uses = [use for step in steps for use in step["inputs"]]
-    return sum(use["bytes_moved"] for use in uses if use["mode"] == "registry")
-
-
-def layer_bytes(layout: Path) -> int:
-    index = json.loads((layout / "index.json").read_text())
-    digest = index["manifests"][0]["digest"].removeprefix("sha256:")
-    manifest = json.loads((layout / "blobs/sha256" / digest).read_text())
-    return sum(one["size"] for one in (manifest["config"], *manifest["layers"]))
-
-
-def login(tmp_path: Path, host: str, user: str, password: str) -> Path:
-    """Write what ``docker login`` leaves; return the directory."""
-    home = tmp_path / "docker"
-    home.mkdir()
-    auth = base64.b64encode(f"{user}:{password}".encode()).decode()
-    (home / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
-    return home
-
 
 # --- pulling ---------------------------------------------------------------------------------
 
 
 def test_an_image_comes_by_tag_and_is_what_umoci_unpacks(
-    cluster: Cluster,
+    registry_cluster: Cluster,
     registry: RealRegistry,
     image: Path,
     context: ContextMaker,
@@ -123,49 +44,49 @@ def test_an_image_comes_by_tag_and_is_what_umoci_unpacks(
 ) -> None:
     push(image, registry, "team/app:1")
     root = context(f"FROM {registry.host}/team/app:1\n")
-    built = cluster.build(root, "-o", f"type=local,dest={tmp_path / 'out'}")
+    built = registry_cluster.build(root, "-o", f"type=local,dest={tmp_path / 'out'}")
     assert content_of(tmp_path / "out") == content_of(unpacked(image, tmp_path / "bundle"))
     assert 0 < layer_bytes(image) - pulled_bytes(built) < 2_000  # the configuration came before
     assert built.step("FROM")["inputs"][0]["source"] == f"{registry.host}/team/app"
 
 
 def test_neither_manager_nor_client_carries_any_of_it(
-    cluster: Cluster, registry: RealRegistry, image: Path, context: ContextMaker
+    registry_cluster: Cluster, registry: RealRegistry, image: Path, context: ContextMaker
 ) -> None:
     push(image, registry, "app:1")
-    totals = cluster.build(context(f"FROM {registry.host}/app:1\n")).totals
+    totals = registry_cluster.build(context(f"FROM {registry.host}/app:1\n")).totals
     assert totals["bytes_moved"] > len(BIG)
     assert totals["manager_bytes_received"] + totals["manager_bytes_sent"] < 50_000
 
 
 def test_an_image_by_digest_and_its_layout_are_one_result(
-    cluster: Cluster, registry: RealRegistry, image: Path, context: ContextMaker
+    registry_cluster: Cluster, registry: RealRegistry, image: Path, context: ContextMaker
 ) -> None:
     push(image, registry, "app:1")
     index = json.loads((image / "index.json").read_text())
     digest = index["manifests"][0]["digest"]
-    assert not cluster.build(context(f"FROM {registry.host}/app@{digest}\n")).step("FROM")[
-        "cached"
-    ]
+    assert not registry_cluster.build(context(f"FROM {registry.host}/app@{digest}\n")).step(
+        "FROM"
+    )["cached"]
     layout = f"base=oci-layout://{image}"
-    again = cluster.build(context("FROM base\n"), "--build-context", layout)
+    again = registry_cluster.build(context("FROM base\n"), "--build-context", layout)
     assert again.totals["steps_run"] == 0
 
 
 def test_a_tag_that_did_not_move_runs_and_pulls_nothing(
-    cluster: Cluster, registry: RealRegistry, image: Path, context: ContextMaker
+    registry_cluster: Cluster, registry: RealRegistry, image: Path, context: ContextMaker
 ) -> None:
     push(image, registry, "app:1")
     root = context(f"FROM {registry.host}/app:1\nCOPY Dockerfile /\n")
-    cluster.build(root)
+    registry_cluster.build(root)
     blobs = registry.requests("GET", "/blobs/")
-    totals = cluster.build(root).totals
+    totals = registry_cluster.build(root).totals
     assert totals["steps_run"] == totals["bytes_moved"] == 0
     assert registry.requests("GET", "/blobs/") == blobs
 
 
 def test_a_tag_that_moved_pulls_only_the_new_layer(
-    cluster: Cluster,
+    registry_cluster: Cluster,
     registry: RealRegistry,
     image: Path,
     context: ContextMaker,
@@ -174,17 +95,17 @@ def test_a_tag_that_moved_pulls_only_the_new_layer(
     push(image, registry, "app:1")
     root = context(f"FROM {registry.host}/app:1\n")
     where = ("--place", "stage-0=name=w1")
-    cluster.build(root, *where)
+    registry_cluster.build(root, *where)
     (tmp_path / "third").write_text("new")
     umoci(tmp_path, "insert", "--image", f"{image}:1", str(tmp_path / "third"), "/third")
     push(image, registry, "app:1")
-    built = cluster.build(root, *where, "-o", f"type=local,dest={tmp_path / 'out'}")
+    built = registry_cluster.build(root, *where, "-o", f"type=local,dest={tmp_path / 'out'}")
     assert 0 < pulled_bytes(built) < 10_000
     assert (tmp_path / "out/third").read_text() == "new"
 
 
 def test_an_image_of_several_layers_moves_on_to_another_worker_as_layers(
-    cluster: Cluster,
+    registry_cluster: Cluster,
     registry: RealRegistry,
     image: Path,
     context: ContextMaker,
@@ -195,13 +116,13 @@ def test_an_image_of_several_layers_moves_on_to_another_worker_as_layers(
         f"FROM {registry.host}/app:1 AS one\nFROM one AS two\nCOPY Dockerfile /added\n"
     )
     places = ("--place", "one=name=w1", "--place", "two=name=w2")
-    built = cluster.build(root, *places, "-o", f"type=local,dest={tmp_path / 'out'}")
+    built = registry_cluster.build(root, *places, "-o", f"type=local,dest={tmp_path / 'out'}")
     assert (tmp_path / "out/data/big").read_bytes() == BIG
     assert pulled_bytes(built) > 0
 
 
 def test_the_image_of_the_builds_platform_is_taken_from_an_index(
-    cluster: Cluster,
+    registry_cluster: Cluster,
     registry: RealRegistry,
     image: Path,
     context: ContextMaker,
@@ -235,14 +156,14 @@ def test_the_image_of_the_builds_platform_is_taken_from_an_index(
     push(tmp_path / "multi", registry, "app:1", "--all")
     root = context(f"FROM {registry.host}/app:1\n")
     layout = tmp_path / "out"
-    cluster.build(root, "-o", f"type=oci,tar=false,dest={layout}")
+    registry_cluster.build(root, "-o", f"type=oci,tar=false,dest={layout}")
     assert "COLOUR=green" in skopeo("inspect", "--config", f"oci:{layout}")
     assert '"amd64"' in skopeo("inspect", "--config", f"oci:{layout}")
     assert "CPU=arm" not in skopeo("inspect", "--config", f"oci:{layout}")
 
 
 def test_dockers_schema_2_builds_and_is_exported_as_oci(
-    cluster: Cluster,
+    registry_cluster: Cluster,
     registry: RealRegistry,
     image: Path,
     context: ContextMaker,
@@ -251,7 +172,7 @@ def test_dockers_schema_2_builds_and_is_exported_as_oci(
     push(image, registry, "app:1", "--format", "v2s2")
     root = context(f"FROM {registry.host}/app:1\nCOPY Dockerfile /added\n")
     layout = tmp_path / "out"
-    cluster.build(root, "-t", "app:1", "-o", f"type=oci,tar=false,dest={layout}")
+    registry_cluster.build(root, "-t", "app:1", "-o", f"type=oci,tar=false,dest={layout}")
     raw = json.loads(skopeo("inspect", "--raw", f"oci:{layout}:1"))
     assert {one["mediaType"] for one in raw["layers"]} == {
         "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -340,10 +261,10 @@ def test_a_mirror_is_asked_before_the_registry_itself(
 
 
 def test_an_image_that_is_not_there_fails_the_build_at_its_line(
-    cluster: Cluster, registry: RealRegistry, context: ContextMaker
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker
 ) -> None:
     text = f"FROM scratch AS tools\nFROM {registry.host}/none:1\nCOPY --from=tools / /\n"
-    failed = cluster.build(context(text), check=False)
+    failed = registry_cluster.build(context(text), check=False)
     assert failed.status == 2
     assert f"Dockerfile:2: {registry.host}/none: not found" in failed.stderr
 

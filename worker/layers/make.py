@@ -34,10 +34,6 @@ ZSTD_LEVEL: Final = 3
 GZIP_LEVEL: Final = 6
 _ZSTD_THREADS: Final = 2
 """One or more give the same bytes, however many; none at all gives others."""
-# The default job size, 8 MiB, takes 60 MB more memory and gains nothing.
-_ZSTD: Final = zstandard.ZstdCompressionParameters.from_level(
-    ZSTD_LEVEL, threads=_ZSTD_THREADS, job_size=1 << 20
-)
 _PIECE_BYTES: Final = 1 << 20
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -69,7 +65,9 @@ def make_layer(
     )
 
 
-def recompress(layer: Layer, blobs: BlobStore, compression: Compression) -> Layer:
+def recompress(
+    layer: Layer, blobs: BlobStore, compression: Compression, level: int | None = None
+) -> Layer:
     """Make the same layer, with the same diffID, compressed otherwise. Blocks.
 
     Raises:
@@ -85,7 +83,7 @@ def recompress(layer: Layer, blobs: BlobStore, compression: Compression) -> Laye
             raise StoreError(f"blob {layer.digest} does not hold the layer {layer.diff_id}")
 
     with blobs.open(layer.digest) as stream:
-        blob = blobs.ingest(compress(hashed(stream), compression))
+        blob = blobs.ingest(compress(hashed(stream), compression, level))
     return Layer(MEDIA_TYPES[compression], blob.digest, blob.size, layer.diff_id)
 
 
@@ -130,20 +128,31 @@ def tar_blocks(parent: Manifest | None, child: Manifest, root: Path) -> Iterator
     yield bytes(buffer + END)
 
 
-def compress(blocks: Iterable[bytes], compression: Compression) -> Iterator[bytes]:
-    """Yield ``blocks`` compressed, without names or times of its own."""
+def compress(
+    blocks: Iterable[bytes], compression: Compression, level: int | None = None
+) -> Iterator[bytes]:
+    """Yield ``blocks`` compressed, without names or times of its own; level None is the usual."""
     if compression is Compression.NONE:
         yield from blocks
         return
     squeeze: _Compressor = (
-        zlib.compressobj(GZIP_LEVEL, wbits=31)
+        zlib.compressobj(GZIP_LEVEL if level is None else level, wbits=31)
         if compression is Compression.GZIP
-        else zstandard.ZstdCompressor(compression_params=_ZSTD).compressobj()
+        else zstandard.ZstdCompressor(
+            compression_params=_zstd(ZSTD_LEVEL if level is None else level)
+        ).compressobj()
     )
     for block in blocks:
         if piece := squeeze.compress(block):
             yield piece
     yield squeeze.flush()
+
+
+def _zstd(level: int) -> zstandard.ZstdCompressionParameters:
+    # The default job size, 8 MiB, takes 60 MB more memory and gains nothing.
+    return zstandard.ZstdCompressionParameters.from_level(
+        level, threads=_ZSTD_THREADS, job_size=1 << 20
+    )
 
 
 class _Compressor(Protocol):

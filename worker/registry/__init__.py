@@ -9,13 +9,14 @@ from worker.registry.errors import (
     RegistryError,
     RegistryUnavailable,
 )
-from worker.registry.manifest import LAYER_TYPES, Platform, parse_manifest
+from worker.registry.manifest import LAYER_TYPES, ImageManifest, Platform, parse_manifest
 
 __all__ = [
     "DEFAULT_FILE",
     "LAYER_TYPES",
     "BadRegistry",
     "Host",
+    "ImageManifest",
     "NotInRegistry",
     "Platform",
     "Registries",

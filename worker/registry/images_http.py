@@ -24,11 +24,13 @@ from worker.registry.blobs_http import (
     has_blob,
     manifest_digest,
     put_blob,
+    put_manifest,
 )
 from worker.registry.client_http import RegistryClient
 from worker.registry.errors import BadRegistry, NotInRegistry, RegistryError
 from worker.registry.manifest import (
     MAX_JSON_BYTES,
+    OCI_MANIFEST,
     Descriptor,
     ImageManifest,
     Index,
@@ -148,32 +150,58 @@ class Transfers:
 
     # --- giving -------------------------------------------------------------------------------
 
-    async def push_blobs(
+    async def push(
+        self,
+        client: RegistryClient,
+        names: Sequence[Reference],
+        manifest: bytes,
+        digests: Sequence[str],
+        sources: Mapping[str, str],
+        on_bytes: OnBytes,
+    ) -> int:
+        """Push an image under ``names``, which are of one repository.
+
+        Blobs that it lacks are sent, and only when all are there is the manifest. Returns how
+        many it took from another repository.
+
+        Args:
+            client: whose credential is shown.
+            names: each with a tag.
+            manifest: its bytes.
+            digests: blobs of the store, the configuration's too.
+            sources: by digest, another repository of the registry that may have it.
+            on_bytes: told of bytes that go.
+
+        Raises:
+            RegistryError: the registry does not take it; what it did take has no name there.
+        """
+        home = names[0]
+        reads = {f"repository:{source}:pull" for source in sources.values()}
+        scopes = (f"repository:{home.path}:pull,push", *sorted(reads))
+        place = Repository(client, home.host, home.path, scopes)
+        mounted = await self._push_blobs(place, digests, sources, on_bytes)
+        for name in names:
+            await put_manifest(place, name.tag, manifest, OCI_MANIFEST)
+        return mounted
+
+    async def _push_blobs(
         self,
         place: Repository,
         digests: Iterable[str],
         sources: Mapping[str, str],
         on_bytes: OnBytes,
     ) -> int:
-        """Give the registry those blobs that it lacks; return how many it had elsewhere.
-
-        Args:
-            place: the repository to put them into.
-            digests: blobs of the store.
-            sources: by digest, another repository of the registry that may have it.
-            on_bytes: told of bytes that go.
-        """
         mounted = 0
 
         async def push(digest: str) -> None:
             nonlocal mounted
             if await has_blob(place, digest):
                 return
-            blob = self._blobs.find(digest)
-            size = 0 if blob is None else blob.size
+            size = self._blobs.path(digest).stat().st_size
             body = _file_body(self._blobs, digest, on_bytes)
             source = sources.get(digest, "")
-            mounted += not await put_blob(place, digest, size, body, mount_from=source)
+            if not await put_blob(place, digest, size, body, mount_from=source):
+                mounted += 1
 
         await _at_once(push(digest) for digest in dict.fromkeys(digests))
         return mounted

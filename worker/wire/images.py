@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from filesync.digest import WireDigest
 from filesync.errors import UsageError
 
 DOCKER_HOST: Final = "docker.io"
@@ -182,3 +183,41 @@ class Compression(StrEnum):
     GZIP = "gzip"
     ZSTD = "zstd"
     NONE = "uncompressed"
+
+
+class PushImage(_Message, frozen=True, tag="push-image"):
+    """Push ``ref`` as an image to ``names``; the manifest is that of an OCI export. -> Pushed.
+
+    Attributes:
+        config: the image configuration, JSON, without its ``rootfs``.
+        names: references with a tag and nothing left out.
+        compression: of the layers that were made here; an imported layer stays what it is.
+        level: of that compression; None is the usual one.
+        credentials: for the registries of ``names``.
+        sources: (repository, manifest) of the images that it may be made of: a registry that
+            has a layer in another repository of its own need not be sent it.
+    """
+
+    ref: WireDigest
+    config: Config
+    names: Names
+    compression: Compression = Compression.GZIP
+    level: int | None = None
+    credentials: Annotated[tuple[Credential, ...], msgspec.Meta(max_length=100)] = ()
+    sources: Annotated[tuple[tuple[Name, Sha256], ...], msgspec.Meta(max_length=1000)] = ()
+
+
+class Pushed(_Message, frozen=True, tag="pushed"):
+    """An image is in its registries.
+
+    Attributes:
+        manifest: its digest and size.
+        config: the digest of its configuration.
+        bytes_sent: of blobs; those that the registries had already are not among them.
+        mounted: layers that a registry took from another repository of its own.
+    """
+
+    manifest: tuple[Sha256, Count]
+    config: Sha256
+    bytes_sent: Count = 0
+    mounted: Count = 0

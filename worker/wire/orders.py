@@ -27,6 +27,8 @@ from worker.wire.images import (
     Compression,
     Count,
     FromRegistry,
+    Pushed,
+    PushImage,
     Resolved,
     ResolveImage,
     Sha256,
@@ -53,12 +55,17 @@ class _Message(msgspec.Struct, frozen=True, tag_field="m"):
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """A ref's own layer blob, as OCI describes it."""
+    """A ref's own layer blob, as OCI describes it.
+
+    Attributes:
+        imported: it came with an image, and stays what it is: it is never compressed otherwise.
+    """
 
     media_type: Text
     digest: Sha256
     size: Count
     diff_id: Sha256
+    imported: bool = False
 
 
 class RefInfo(msgspec.Struct, frozen=True):
@@ -193,8 +200,10 @@ class Export(_Message, frozen=True, tag="export"):
 
     Attributes:
         config: the image configuration, JSON, without its ``rootfs`` (form OCI).
-        name: reference name to write into the layout's index (form OCI); may be empty.
+        name: reference names to write into the layout's index (form OCI), with commas between
+            them; may be empty.
         compression: of the layers that were made here; an imported layer stays what it is.
+        level: of that compression; None is the usual one.
     """
 
     ref: WireDigest
@@ -202,6 +211,7 @@ class Export(_Message, frozen=True, tag="export"):
     config: bytes = b"{}"
     name: Text = ""
     compression: Compression = Compression.GZIP
+    level: int | None = None
 
 
 class Release(_Message, frozen=True, tag="release"):
@@ -248,6 +258,7 @@ OrderBody = (
     | ReadUsage
     | Prune
     | ResolveImage
+    | PushImage
 )
 
 
@@ -416,7 +427,7 @@ class Failed(_Message, frozen=True, tag="failed"):
     tail: Text = ""
 
 
-Result = Ran | Offered | Usage | Finished | Failed | Resolved
+Result = Ran | Offered | Usage | Finished | Failed | Resolved | Pushed
 
 
 class Outcome(_Message, frozen=True, tag="outcome"):

@@ -151,12 +151,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _truth(self) -> tuple[int, dict[str, str], bytes]:
         _, _, name = self.path.partition("?")[0].rpartition("/")
+        if self.command in ("POST", "PUT"):
+            return self._take(name)
         if "/manifests/" in self.path and name in self.owner.manifests:
             data, kind = self.owner.manifests[name]
             return 200, {"Content-Type": kind, "Docker-Content-Digest": sha256(data)}, data
         if "/blobs/" in self.path and name in self.owner.blobs:
             return self._blob(self.owner.blobs[name])
         return 404, {}, b'{"errors": [{"code": "NOT_FOUND", "message": "no such thing"}]}'
+
+    def _take(self, name: str) -> tuple[int, dict[str, str], bytes]:
+        body = self.owner.requests[-1].body
+        if self.command == "POST":
+            return 202, {"Location": f"{self.path.partition('?')[0]}session?state=s"}, b""
+        if "/manifests/" in self.path:
+            self.owner.manifests[name] = (body, self.headers["Content-Type"])
+        else:
+            self.owner.blobs[sha256(body)] = body
+        return 201, {"Docker-Content-Digest": sha256(body)}, b""
 
     def _blob(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
         at = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))

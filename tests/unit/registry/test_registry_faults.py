@@ -78,9 +78,9 @@ class Puller:
     async def _pull(self, digest: str) -> None:
         async with RegistryClient(self.registries, self.credentials, silent_s=0.5) as client:
             image = Reference(self.registry.host, "app", "", digest)
-            await self.transfers.pull(client, image, lambda _: None, self._count)
+            await self.transfers.pull(client, image, lambda _: None, self.count)
 
-    def _count(self, size: int) -> None:
+    def count(self, size: int) -> None:
         self.came += size
 
     def resolve(self, tag: str = "1") -> tuple[str, bytes]:
@@ -538,3 +538,99 @@ def test_a_mirror_that_is_down_costs_nothing_but_time(
         "127.0.0.1:1": Host(http=True),
     }
     assert Puller(registry, store, hosts=hosts).resolve()[1] == b'{"os": "linux"}'
+
+
+# --- pushing ---------------------------------------------------------------------------------
+
+MANIFEST = b'{"schemaVersion": 2}'
+
+
+async def give(puller: Puller, *tags: str, sources: dict[str, str] | None = None) -> int:
+    async with RegistryClient(puller.registries, puller.credentials, silent_s=0.5) as client:
+        names = [Reference(puller.registry.host, "new", tag) for tag in tags or ("2",)]
+        return await puller.transfers.push(
+            client, names, MANIFEST, [DIGEST], sources or {}, puller.count
+        )
+
+
+@pytest.fixture
+def pusher(registry: FaultyRegistry, store: BlobStore) -> Puller:
+    """A store with a layer and a registry without it."""
+    store.ingest([LAYER])
+    registry.blobs.clear()
+    registry.manifests.clear()
+    return Puller(registry, store)
+
+
+def test_a_push_sends_the_blobs_and_then_the_manifest(pusher: Puller) -> None:
+    assert asyncio.run(give(pusher, "2", "latest")) == 0
+    assert pusher.registry.blobs[DIGEST] == LAYER
+    assert pusher.registry.manifests["2"] == (MANIFEST, MANIFEST_TYPE)
+    methods = [one.method for one in pusher.registry.requests]
+    assert methods == ["HEAD", "POST", "PUT", "PUT", "PUT"]
+    upload = pusher.registry.requests[2]
+    assert upload.path == f"/v2/new/blobs/uploads/session?state=s&digest={DIGEST}"
+    assert pusher.came == len(LAYER)
+
+
+def test_an_upload_that_fails_in_a_way_that_may_pass_is_made_again_whole(
+    pusher: Puller,
+) -> None:
+    session = "PUT new/blobs/uploads/session"
+    pusher.registry.faults[session] = [Fault(status=502, body=b""), Fault(status=503, body=b"")]
+    asyncio.run(give(pusher))
+    assert pusher.registry.blobs[DIGEST] == LAYER
+    sent = pusher.registry.asked("session", method="PUT")
+    assert [one.body for one in sent] == [LAYER] * 3
+
+
+def test_a_login_asked_for_in_the_middle_of_a_push_is_shown(pusher: Puller) -> None:
+    pusher.credentials = (Credential(pusher.registry.host, "me", "secret"),)
+    pusher.registry.faults["PUT new/blobs/uploads/session"] = [BASIC]
+    asyncio.run(give(pusher))
+    assert pusher.registry.asked("session", method="PUT")[1].body == LAYER
+
+
+@pytest.mark.parametrize(
+    ("where", "fault", "says"),
+    [
+        ("POST new/blobs/uploads/", Fault(status=202, body=b""), "does not say where to send"),
+        ("POST new/blobs/uploads/", Fault(status=405, body=b""), "status 405"),
+        (
+            "POST new/blobs/uploads/",
+            Fault(status=202, headers={"Location": "http://other.invalid/x"}, body=b""),
+            "not encrypted and not configured",
+        ),
+        (
+            "PUT new/blobs/uploads/session",
+            Fault(status=201, headers={"Docker-Content-Digest": "sha256:" + "0" * 64}),
+            f"it took {DIGEST} as sha256:0000",
+        ),
+        (
+            "PUT new/blobs/uploads/session",
+            Fault(status=400, body=b'{"errors": [{"message": "digest invalid"}]}'),
+            "status 400: digest invalid",
+        ),
+        ("PUT new/blobs/uploads/session", Fault(status=303, body=b""), "may not be"),
+    ],
+)
+def test_a_push_that_is_refused_publishes_nothing(
+    pusher: Puller, where: str, fault: Fault, says: str
+) -> None:
+    pusher.registry.faults[where] = [fault]
+    with pytest.raises(BadRegistry, match=says):
+        asyncio.run(give(pusher))
+    assert pusher.registry.manifests == {}
+
+
+def test_a_layer_is_mounted_where_the_registry_has_it(pusher: Puller) -> None:
+    pusher.registry.faults["POST new/blobs/uploads/"] = [Fault(status=201, body=b"")]
+    assert asyncio.run(give(pusher, sources={DIGEST: "team/base"})) == 1
+    (asked,) = pusher.registry.asked("uploads", method="POST")
+    assert asked.path == f"/v2/new/blobs/uploads/?mount={DIGEST}&from=team/base"
+    assert pusher.came == 0
+
+
+def test_a_layer_that_cannot_be_mounted_is_sent(pusher: Puller) -> None:
+    assert asyncio.run(give(pusher, sources={DIGEST: "team/base"})) == 0
+    assert pusher.registry.blobs[DIGEST] == LAYER

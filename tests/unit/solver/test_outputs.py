@@ -7,10 +7,18 @@ from pathlib import Path
 import pytest
 
 from filesync.errors import UsageError
-from solver.client.outputs import Output, OutputType, check_outputs, pack_layout, parse_output
+from solver.client.outputs import (
+    Output,
+    OutputType,
+    check_outputs,
+    pack_layout,
+    parse_output,
+    with_tags,
+)
+from worker.wire.images import Compression
 from worker.wire.orders import ExportForm
 
-LOCAL, TAR, OCI = OutputType
+LOCAL, TAR, OCI, IMAGE, REGISTRY = OutputType
 
 
 @pytest.mark.parametrize(
@@ -80,3 +88,57 @@ def test_pack_that_fails_leaves_what_was_there_and_nothing_else(tmp_path: Path) 
     with pytest.raises(OSError, match=r"out\.tar"):
         pack_layout(tmp_path / "layout", tmp_path / "out.tar")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layout", "out.tar"]
+
+
+# --- pushes ----------------------------------------------------------------------------------
+
+
+def test_an_image_is_pushed_under_its_own_names() -> None:
+    names = ("docker.io/library/a:1", "b.io/c:latest")
+    for text in (
+        'type=image,"name=a:1,b.io/c",push=true',
+        'type=registry,"name=a:1,b.io/c"',
+    ):
+        (output,) = with_tags([parse_output(text)], ["other:1"])
+        assert (output.form, output.names) == (None, names)
+
+
+def test_an_image_without_names_is_pushed_under_the_tags() -> None:
+    tags = ["a.io/b:1", "a.io/b:2", "a.io/b:1"]
+    (output,) = with_tags([parse_output("type=registry")], tags)
+    assert output.names == ("a.io/b:1", "a.io/b:2")
+
+
+def test_a_layers_compression_may_have_a_level() -> None:
+    output = parse_output("type=oci,dest=a,compression=zstd,compression-level=22")
+    assert (output.compression, output.level) == (Compression.ZSTD, 22)
+    assert parse_output("type=registry,compression-level=0").level == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("type=image,name=a", "say push=true"),
+        ("type=image,name=a,push=false", "say push=true"),
+        ("type=registry,dest=a", "has no dest"),
+        ("type=registry,tar=false", "has no dest"),
+        ("type=registry,name=A", "names no image"),
+        ("type=registry,name=a@sha256:" + "a" * 64, "it is made; push to a tag"),
+        ("type=registry,compression=estargz", "estargz is not supported yet"),
+        ("type=registry,compression=lzma", "the compression is one of gzip, zstd"),
+        ("type=registry,compression-level=10", "the levels of gzip are 0 to 9"),
+        ("type=registry,compression=zstd,compression-level=0", "of zstd are 1 to 22"),
+        ("type=registry,compression=zstd,compression-level=-1", "of zstd are 1 to 22"),
+        ("type=oci,dest=a,compression=uncompressed,compression-level=1", "are none at all"),
+        ("type=registry,push-by-digest=true", "is none of type, dest"),
+        ('type=registry,"name=a', "unexpected end of data"),
+    ],
+)
+def test_a_push_that_cannot_be_is_refused(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parse_output(text)
+
+
+def test_a_push_without_any_name_is_refused() -> None:
+    with pytest.raises(UsageError, match="a push needs a name: give -t"):
+        with_tags([parse_output("type=registry")], [])

@@ -1,0 +1,341 @@
+"""Results pushed to real registries, from the worker that holds them."""
+
+import gzip
+import hashlib
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from bench.processes import Cluster
+from tests.integration.registries import (
+    BIG,
+    RealRegistry,
+    TokenServer,
+    content_of,
+    login,
+    plain,
+    pulled_bytes,
+    push,
+    skopeo,
+    start,
+    unpacked,
+)
+
+ContextMaker = Callable[..., Path]
+
+pytestmark = pytest.mark.needs(
+    "root", "docker-registry", "htpasswd", "openssl", "skopeo", "umoci"
+)
+
+
+def inspected(registry: RealRegistry, name: str) -> dict[str, object]:
+    where = f"docker://{registry.host}/{name}"
+    found: dict[str, object] = json.loads(skopeo("inspect", "--tls-verify=false", where))
+    return found
+
+
+def copied(registry: RealRegistry, name: str, layout: Path) -> Path:
+    """Copy an image out of a registry into a layout, as ``1``."""
+    source = f"docker://{registry.host}/{name}"
+    skopeo("copy", "--src-tls-verify=false", source, f"oci:{layout}:1")
+    return layout
+
+
+def test_what_is_pushed_is_what_a_layout_holds_and_others_unpack_it(
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker, tmp_path: Path
+) -> None:
+    text = "FROM scratch\nCOPY big /data/big\nENV A=b\nCOPY Dockerfile /etc/\n"
+    root = context(text, big=BIG)
+    name = f"{registry.host}/team/app:1"
+    layout, tree = tmp_path / "layout", tmp_path / "tree"
+    built = registry_cluster.build(
+        root,
+        *("-t", name, "--push"),
+        *("-o", f"type=oci,tar=false,dest={layout}", "-o", f"type=local,dest={tree}"),
+    )
+    digest = built.metadata["containerimage.digest"]
+    index = json.loads((layout / "index.json").read_text())
+    assert index["manifests"][0]["digest"] == digest
+    assert inspected(registry, "team/app:1")["Digest"] == digest
+    assert f"pushed {name}@{digest}" in built.stderr
+    again = copied(registry, "team/app:1", tmp_path / "again")
+    assert content_of(unpacked(again, tmp_path / "bundle")) == content_of(tree)
+    assert built.totals["bytes_pushed"] > len(BIG)
+
+
+def test_neither_manager_nor_client_carries_what_is_pushed(
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker
+) -> None:
+    root = context("FROM scratch\nCOPY big /big\n", big=BIG)
+    built = registry_cluster.build(root, "-t", f"{registry.host}/app:1", "--push")
+    totals = built.totals
+    assert totals["bytes_pushed"] > len(BIG)
+    assert totals["manager_bytes_received"] + totals["manager_bytes_sent"] < 50_000
+
+
+def test_what_the_registry_has_is_not_sent_again(
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker
+) -> None:
+    root = context("FROM scratch\nCOPY big /big\n", big=BIG)
+    push_it = ("-t", f"{registry.host}/app:1", "--push")
+    first = registry_cluster.build(root, *push_it)
+    again = registry_cluster.build(root, *push_it)
+    assert again.totals["bytes_pushed"] == 0
+    assert again.metadata["containerimage.digest"] == first.metadata["containerimage.digest"]
+
+
+def test_every_tag_of_every_registry_has_the_same_image(
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker
+) -> None:
+    root = context("FROM scratch\nCOPY Dockerfile /\n")
+    names = [f"{registry.host}/{name}" for name in ("app:1", "app:latest", "other/app:1")]
+    tags = [word for name in names for word in ("-t", name)]
+    built = registry_cluster.build(root, *tags, "-o", "type=image,push=true")
+    digest = built.metadata["containerimage.digest"]
+    for name in ("app:1", "app:latest", "other/app:1"):
+        assert inspected(registry, name)["Digest"] == digest
+
+
+def test_two_workers_that_hold_a_result_push_and_export_it_alike(
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker, tmp_path: Path
+) -> None:
+    text = (
+        "FROM scratch AS one\nCOPY big /big\nCOPY Dockerfile /etc/\n"
+        "FROM one AS two\nCOPY Dockerfile /two\n"
+    )
+    root = context(text, big=BIG)
+    cluster = registry_cluster
+    cluster.build(root, "--place", "one=name=w1", "--place", "two=name=w2")
+    digests = []
+    for other, mine in (("w2", "w1"), ("w1", "w2")):
+        cluster.kill(other)
+        name = f"{registry.host}/{mine}:1"
+        layout = tmp_path / mine
+        export = f"type=oci,tar=false,dest={layout}"
+        built = cluster.build(root, "--target", "one", "-t", name, "--push", "-o", export)
+        assert built.totals["steps_run"] == 0
+        index = json.loads((layout / "index.json").read_text())
+        digests += [index["manifests"][0]["digest"], inspected(registry, f"{mine}:1")["Digest"]]
+        cluster.start_worker(other)
+        cluster.wait_for_workers()
+    assert len(set(digests)) == 1
+
+
+def test_what_one_cluster_pushed_another_pulls_and_pushes_as_the_same_bytes(
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker, tmp_path: Path
+) -> None:
+    root = context("FROM scratch\nCOPY big /big\nCOPY Dockerfile /etc/\n", big=BIG)
+    name = f"{registry.host}/app:1"
+    zstd = "type=registry,compression=zstd"
+    first = registry_cluster.build(root, "-t", name, "-o", zstd)
+    layers = inspected(registry, "app:1")["Layers"]
+    assert isinstance(layers, list)
+    root = context(f"FROM {name}\nCOPY Dockerfile /added\n")
+    with start(tmp_path, plain(registry), name="other", workers=1) as other:
+        built = other.build(root, "-t", f"{registry.host}/app:2", "--push")
+        assert pulled_bytes(built) > len(BIG)
+    assert built.metadata["containerimage.digest"] != first.metadata["containerimage.digest"]
+    # The base's layers stay zstd: they are not made anew because this push says nothing of it.
+    after = inspected(registry, "app:2")["Layers"]
+    assert isinstance(after, list)
+    assert after[:2] == layers
+    assert built.totals["bytes_pushed"] < 10_000
+
+
+def test_a_base_layer_is_mounted_from_the_repository_that_has_it(
+    registry_cluster: Cluster, registry: RealRegistry, image: Path, context: ContextMaker
+) -> None:
+    push(image, registry, "team/base:1")
+    root = context(f"FROM {registry.host}/team/base:1\nCOPY Dockerfile /added\n")
+    built = registry_cluster.build(root, "-t", f"{registry.host}/team/app:1", "--push")
+    assert built.totals["layers_mounted"] == 3
+    assert built.totals["bytes_pushed"] < 10_000
+    assert (
+        inspected(registry, "team/app:1")["Digest"] == built.metadata["containerimage.digest"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "suffix"),
+    [
+        ("compression=zstd,compression-level=19", "zstd"),
+        ("compression=gzip,compression-level=1", "gzip"),
+        ("compression=uncompressed", "tar"),
+    ],
+)
+def test_layers_are_compressed_as_asked(
+    registry_cluster: Cluster,
+    registry: RealRegistry,
+    context: ContextMaker,
+    options: str,
+    suffix: str,
+) -> None:
+    root = context("FROM scratch\nCOPY text /text\n", text="some words " * 100_000)
+    name = f"{registry.host}/app:1"
+    registry_cluster.build(root, "-t", name, "-o", f"type=registry,{options}")
+    where = f"docker://{name}"
+    raw = json.loads(skopeo("inspect", "--tls-verify=false", "--raw", where))
+    assert raw["layers"][0]["mediaType"].endswith(suffix)
+    config = json.loads(skopeo("inspect", "--tls-verify=false", "--config", where))
+    with registry.get(f"/v2/app/blobs/{raw['layers'][0]['digest']}") as answer:
+        layer = opened(answer.read(), suffix)
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(layer).hexdigest()}"]
+
+
+def opened(blob: bytes, suffix: str) -> bytes:
+    if suffix == "zstd":
+        return zstandard.ZstdDecompressor().decompressobj().decompress(blob)
+    return gzip.decompress(blob) if suffix == "gzip" else blob
+
+
+def test_a_level_of_compression_changes_the_blob_and_not_the_layer(
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker
+) -> None:
+    words = "".join(f"{number * 7919 % 10_007} " for number in range(200_000))
+    root = context("FROM scratch\nCOPY text /text\n", text=words)
+    sizes, configs = [], set()
+    for level in ("1", "9"):
+        options = f"type=registry,name={registry.host}/app:{level},compression-level={level}"
+        registry_cluster.build(root, "-o", options)
+        where = f"docker://{registry.host}/app:{level}"
+        raw = json.loads(skopeo("inspect", "--tls-verify=false", "--raw", where))
+        sizes.append(raw["layers"][0]["size"])
+        configs.add(raw["config"]["digest"])
+    assert sizes[0] > sizes[1]
+    assert len(configs) == 1
+
+
+# --- who may ---------------------------------------------------------------------------------
+
+
+def test_a_push_over_tls_shows_the_users_password(
+    context: ContextMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = context("FROM scratch\nCOPY Dockerfile /\n")
+    with (
+        RealRegistry(tmp_path / "tls", tls=True, user="me", password="secret") as registry,
+        start(tmp_path, f'[registry."{registry.host}"]\nca = ["{registry.ca}"]\n') as cluster,
+    ):
+        push_it = ("-t", f"{registry.host}/app:1", "--push")
+        refused = cluster.build(root, *push_it, check=False)
+        assert refused.status == 1
+        assert f"run `docker login {registry.host}`" in refused.stderr
+        monkeypatch.setenv("DOCKER_CONFIG", str(login(tmp_path, registry.host, "me", "secret")))
+        cluster.build(root, *push_it)
+        wrong = tmp_path / "wrong"
+        wrong.mkdir()
+        home = login(wrong, registry.host, "me", "mistyped")
+        monkeypatch.setenv("DOCKER_CONFIG", str(home))
+        refused = cluster.build(root, *push_it, check=False)
+        assert "access denied" in refused.stderr
+        assert "mistyped" not in refused.stderr
+        logs = "".join(path.read_text() for path in cluster.root.glob("*.log"))
+        assert "mistyped" not in logs
+
+
+def test_tokens_are_fetched_for_just_what_is_done(
+    image: Path, context: ContextMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        TokenServer(tmp_path / "tokens", "me", "secret") as tokens,
+        RealRegistry(
+            tmp_path / "registry",
+            token=f"http://{tokens.host}/token",
+            token_ca=tokens.ca,
+        ) as registry,
+    ):
+        home = login(tmp_path, registry.host, "me", "secret")
+        monkeypatch.setenv("DOCKER_CONFIG", str(home))
+        push(image, registry, "base:1", f"--authfile={home}/config.json")
+        tokens.asked.clear()
+        config = f'{plain(registry)}[registry."{tokens.host}"]\nhttp = true\n'
+        with start(tmp_path, config, workers=1) as cluster:
+            root = context(f"FROM {registry.host}/base:1\nCOPY Dockerfile /added\n")
+            built = cluster.build(root, "-t", f"{registry.host}/app:1", "--push")
+            assert built.totals["layers_mounted"] == 3
+        scopes = {tuple(asked) for asked, _ in tokens.asked}
+        assert scopes == {
+            ("repository:base:pull",),
+            ("repository:app:pull,push", "repository:base:pull"),
+        }
+        assert all(is_right for _, is_right in tokens.asked)
+
+
+# --- what goes wrong -------------------------------------------------------------------------
+
+
+def test_a_registry_that_is_not_there_fails_the_build_and_keeps_its_result(
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker
+) -> None:
+    root = context("FROM scratch\nCOPY Dockerfile /\n")
+    push_it = ("-t", f"{registry.host}/app:1", "--push")
+    registry.stop()
+    failed = registry_cluster.build(root, *push_it, check=False)
+    assert failed.status == 1
+    assert f"{registry.host}: cannot be reached" in failed.stderr
+    registry.start()
+    assert registry_cluster.build(root, *push_it).totals["steps_run"] == 0
+
+
+def test_a_push_to_no_name_is_refused_before_the_build(
+    registry_cluster: Cluster, context: ContextMaker
+) -> None:
+    failed = registry_cluster.build(context("FROM scratch\n"), "--push", check=False)
+    assert failed.status == 2
+    assert "a push needs a name: give -t" in failed.stderr
+
+
+def bomb() -> tuple[bytes, str]:
+    """Return a layer of one file of five gigabytes of zeros, and its diffID."""
+    member = tarfile.TarInfo("zeros")
+    member.size = 5 << 30
+    block = bytes(64 << 20)
+    squeeze = zstandard.ZstdCompressor().compressobj()
+    diff_id = hashlib.sha256()
+    pieces = []
+    for piece in (member.tobuf(), *[block] * (member.size // len(block)), bytes(1024)):
+        pieces.append(squeeze.compress(piece))
+        diff_id.update(piece)
+    return b"".join((*pieces, squeeze.flush())), f"sha256:{diff_id.hexdigest()}"
+
+
+def layout_of(layout: Path, layer: bytes, diff_id: str) -> Path:
+    """Write an image of one zstd layer, as ``1``."""
+    (layout / "blobs/sha256").mkdir(parents=True)
+
+    def write(data: bytes, media_type: str) -> dict[str, object]:
+        name = hashlib.sha256(data).hexdigest()
+        (layout / "blobs/sha256" / name).write_bytes(data)
+        return {"mediaType": media_type, "digest": f"sha256:{name}", "size": len(data)}
+
+    kind = "application/vnd.oci.image."
+    rootfs = {"type": "layers", "diff_ids": [diff_id]}
+    config = {"os": "linux", "architecture": "amd64", "rootfs": rootfs}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{kind}manifest.v1+json",
+        "config": write(json.dumps(config).encode(), f"{kind}config.v1+json"),
+        "layers": [write(layer, f"{kind}layer.v1.tar+zstd")],
+    }
+    top = write(json.dumps(manifest).encode(), f"{kind}manifest.v1+json")
+    top["annotations"] = {"org.opencontainers.image.ref.name": "1"}
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return layout
+
+
+def test_a_layer_that_expands_a_thousandfold_is_refused(
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker, tmp_path: Path
+) -> None:
+    layer, diff_id = bomb()
+    assert len(layer) < 1_000_000
+    push(layout_of(tmp_path / "bomb", layer, diff_id), registry, "bomb:1")
+    failed = registry_cluster.build(context(f"FROM {registry.host}/bomb:1\n"), check=False)
+    assert failed.status == 1
+    assert "'zeros' is over the limit of a layer's bytes" in failed.stderr
+    kept = sum(path.stat().st_blocks for path in (registry_cluster.root).rglob("zeros"))
+    assert kept == 0
