@@ -241,6 +241,8 @@ def _failure(exc: FilesyncError) -> BuildFailed:
             return BuildFailed(exc.reason, str(exc), exc.position, exc.exit_status, exc.tail)
         case InputLost():
             return BuildFailed(exc.code, str(exc), exc.position)
+        case OrderFailed():
+            return BuildFailed(exc.reason, str(exc))
         case NodeMissing():
             return BuildFailed(exc.code, f"{exc}; build again")
         case _:

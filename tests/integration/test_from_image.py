@@ -1,10 +1,14 @@
 """FROM images in real registries: the bytes go straight to the worker that needs them."""
 
 import base64
+import io
 import json
 import os
 import subprocess
+import tarfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,6 +28,7 @@ from tests.integration.registries import (
     umoci,
     unpacked,
 )
+from tests.unit.registry.faulty import Fault, FaultyRegistry, sha256
 
 ContextMaker = Callable[..., Path]
 
@@ -273,21 +278,38 @@ def test_an_image_that_is_not_there_fails_the_build_at_its_line(
 
 
 def test_a_worker_killed_while_it_pulls_goes_on_from_what_it_had(
-    registry: RealRegistry, image: Path, context: ContextMaker, tmp_path: Path
+    context: ContextMaker, tmp_path: Path
 ) -> None:
-    push(image, registry, "app:1")
-    with start(tmp_path, plain(registry), workers=1) as cluster:
+    with (
+        FaultyRegistry() as registry,
+        start(tmp_path, f'[registry."{registry.host}"]\nhttp = true\n', workers=1) as cluster,
+    ):
+        layer = tar_of("big", BIG)
+        blob = f"app/blobs/{sha256(layer)}"
+        rootfs = {"type": "layers", "diff_ids": [sha256(layer)]}
+        config = {"os": "linux", "architecture": "amd64", "rootfs": rootfs}
+        registry.add_image("1", layer, config=json.dumps(config).encode())
+        registry.faults[blob] = [Fault(cut=3_500_000, stall=True)]
         root = context(f"FROM {registry.host}/app:1\n")
-        index = json.loads((image / "index.json").read_text())
-        name = index["manifests"][0]["digest"].removeprefix("sha256:")
-        manifest = json.loads((image / "blobs/sha256" / name).read_text())
-        big = max(manifest["layers"], key=lambda one: int(one["size"]))
-        # What a kill at 3 MB leaves: put there, for a registry on loopback is too quick to hit.
-        cluster.kill("w1")
-        blob = (image / "blobs/sha256" / big["digest"].removeprefix("sha256:")).read_bytes()
-        partial = cluster.root / "w1/blobs/partial" / big["digest"].removeprefix("sha256:")
-        partial.write_bytes(blob[:3_000_000])
-        cluster.start_worker("w1")
-        built = cluster.build(root, "-o", f"type=local,dest={tmp_path / 'out'}")
-        assert pulled_bytes(built) < len(blob) - 2_900_000
-        assert (tmp_path / "out/data/big").read_bytes() == BIG
+        out = tmp_path / "out"
+        with ThreadPoolExecutor(1) as pool:
+            building = pool.submit(cluster.build, root, "-o", f"type=local,dest={out}")
+            partial = cluster.root / "w1/blobs/partial" / sha256(layer).removeprefix("sha256:")
+            while not partial.exists() or partial.stat().st_size < 3 << 20:
+                time.sleep(0.02)
+            cluster.kill("w1")
+            cluster.start_worker("w1")
+            building.result()
+        first, second = registry.asked(blob)
+        assert "Range" not in first.headers
+        assert int(second.headers["Range"].strip("bytes=-")) >= 3 << 20
+        assert (out / "big").read_bytes() == BIG
+
+
+def tar_of(name: str, data: bytes) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
