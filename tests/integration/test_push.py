@@ -89,15 +89,21 @@ def test_what_the_registry_has_is_not_sent_again(
 
 
 def test_every_tag_of_every_registry_has_the_same_image(
-    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker, tmp_path: Path
 ) -> None:
     root = context("FROM scratch\nCOPY Dockerfile /\n")
     names = [f"{registry.host}/{name}" for name in ("app:1", "app:latest", "other/app:1")]
     tags = [word for name in names for word in ("-t", name)]
-    built = registry_cluster.build(root, *tags, "-o", "type=image,push=true")
+    layout = tmp_path / "layout"
+    export = ("-o", f"type=oci,tar=false,dest={layout}")
+    built = registry_cluster.build(root, *tags, "-o", "type=image,push=true", *export)
     digest = built.metadata["containerimage.digest"]
     for name in ("app:1", "app:latest", "other/app:1"):
         assert inspected(registry, name)["Digest"] == digest
+    index = json.loads((layout / "index.json").read_text())["manifests"]
+    called = [one["annotations"]["io.containerd.image.name"] for one in index]
+    assert called == names
+    assert {one["digest"] for one in index} == {digest}
 
 
 def test_two_workers_that_hold_a_result_push_and_export_it_alike(

@@ -35,7 +35,7 @@ from worker.wire.images import (
 )
 from worker.wire.ops import Op, Text
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_PAYLOAD_BYTES: Final = 40 << 20
 MAX_KEYS: Final = 20_000

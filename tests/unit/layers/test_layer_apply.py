@@ -11,7 +11,7 @@ from filesync.digest import digest_of
 from filesync.disk.scan import scan
 from filesync.errors import StoreError
 from filesync.manifest import MemoryNodes
-from worker.layers import Applied, BadLayer, Limits, apply_layer
+from worker.layers import Applied, BadLayer, Limits, apply_layer, limits_of
 from worker.layers.member import (
     BLOCK,
     CHARACTER,
@@ -347,6 +347,16 @@ def test_a_planted_link_does_not_lead_out(root: Path, target: bytes) -> None:
 def test_a_hard_link_to_a_link_is_that_link(root: Path) -> None:
     apply(root, symlink(b"l", b"../outside/secret"), link(b"m", b"l"))
     assert os.readlink(root / "m") == "../outside/secret"
+
+
+@pytest.mark.parametrize(
+    ("blob_bytes", "limit"),
+    [(0, 4 << 30), (1_000_000, 4 << 30), (10 << 20, 10_000 << 20), (1 << 30, 64 << 30)],
+)
+def test_a_strangers_layer_may_expand_a_thousandfold_and_no_more(
+    blob_bytes: int, limit: int
+) -> None:
+    assert limits_of(blob_bytes).bytes == limit
 
 
 @pytest.mark.parametrize("limits", [Limits(bytes=2000), Limits(entries=2)])

@@ -14,6 +14,7 @@ from solver.wire import (
     Event,
     Explained,
     InputUse,
+    PushProgress,
     StepDone,
     StepOutput,
     StepProgress,
@@ -94,6 +95,13 @@ def test_plain_does_not_gather_a_line_without_end() -> None:
     lines = told("plain", [StepOutput(0, 1, b"x" * 1000)] * 5)
     assert len(lines) == 2
     assert max(map(len, lines)) < MAX_LINE_CHARS + 20
+
+
+def test_a_push_is_told_when_it_begins() -> None:
+    names = ("a.io/b:1", "a.io/b:\x1b2")
+    events = [PushProgress(names, "w1"), PushProgress(names, "w1", 5, 10)]
+    assert told("plain", events) == ["pushing a.io/b:1, a.io/b:\ufffd2 from w1"]
+    assert [json.loads(line)["done_bytes"] for line in told("json", events)[1:]] == [0, 5]
 
 
 def test_json_is_one_object_a_line() -> None:
