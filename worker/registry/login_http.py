@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import httpx
 import msgspec
@@ -10,7 +11,7 @@ from worker.registry.challenge import Challenge, pick_challenge
 from worker.registry.client_http import RegistryClient, read_all
 from worker.registry.config import Host
 from worker.registry.errors import BadRegistry, RegistryDenied
-from worker.registry.retry import Failure, is_transient
+from worker.registry.retry import Failure, is_transient, retry_after_s
 from worker.registry.trouble_http import Trouble, trouble
 from worker.wire.images import Credential
 
@@ -60,7 +61,8 @@ class Login:
                     f"{self._name}: it denies access and does not say what it wants"
                 )
             if challenge.scheme == "basic":
-                if self._credential is None or shown:
+                # An identity token is for token servers; a registry that asks this way has none.
+                if self._credential is None or not self._credential.user or shown:
                     raise self.denied("")
                 self.authorization = _basic(self._credential)
             else:
@@ -92,7 +94,10 @@ class Login:
             raise self.denied(" by its token server")
         if is_transient(status):
             text = f"{self._name}: status {status} of its token server"
-            raise Trouble(Failure.ANSWERED, text, status=status)
+            asked_s = retry_after_s(
+                response.headers.get("retry-after", ""), now=datetime.now(UTC)
+            )
+            raise Trouble(Failure.ANSWERED, text, status=status, asked_s=asked_s)
         if status != 200:
             raise BadRegistry(f"{self._name}: status {status} of its token server")
 

@@ -140,6 +140,11 @@ def test_two_pulls_of_one_image_at_once_download_it_once(puller: Puller) -> None
     assert puller.came == len(LAYER) + len(b'{"os": "linux"}')
 
 
+def test_a_registry_that_knows_no_head_is_asked_for_the_manifest_itself(puller: Puller) -> None:
+    puller.registry.faults["HEAD app/manifests/1"] = [Fault(status=405, body=b"")]
+    assert puller.resolve()[1] == b'{"os": "linux"}'
+
+
 # --- what is asked again ---------------------------------------------------------------------
 
 
@@ -435,6 +440,15 @@ def test_an_identity_token_is_traded_for_a_token(
     assert registry.asked(BLOB)[1].headers["Authorization"] == "Bearer T"
 
 
+def test_an_identity_token_is_not_shown_as_a_password(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    credential = Credential(registry.host, identity_token="long-lived")
+    registry.faults[BLOB] = [BASIC]
+    refused(Puller(registry, store, credential=credential), RegistryDenied, "access denied")
+    assert all("Authorization" not in one.headers for one in registry.requests)
+
+
 def test_a_token_that_has_run_out_is_fetched_anew(
     registry: FaultyRegistry, store: BlobStore
 ) -> None:
@@ -446,6 +460,13 @@ def test_a_token_that_has_run_out_is_fetched_anew(
     puller.pull()
     shown = [one.headers.get("Authorization") for one in registry.asked(BLOB)]
     assert shown == ["Bearer T1", "Bearer T2"]
+
+
+def test_a_token_server_that_asks_to_wait_for_long_is_told(puller: Puller) -> None:
+    puller.registry.faults[BLOB] = [bearer(puller.registry)]
+    busy = Fault(status=429, headers={"Retry-After": "900"}, body=b"")
+    puller.registry.faults["/token"] = [busy]
+    refused(puller, RegistryBusy, "token server: too many requests; it asks to wait 900 s")
 
 
 @pytest.mark.parametrize("answer", [b"{}", b"[]", b"", b'{"token": "a\\nb"}', b'{"token": 5}'])
