@@ -9,6 +9,8 @@ from blake3 import blake3
 from filesync.digest import Digest
 
 PIECE_BYTES: Final = 1 << 20
+HOLE_BYTES: Final = 8192
+"""Files smaller than this are written as they are: a hole in them would save next to nothing."""
 _PAGE: Final = 4096
 _ZERO_PAGE: Final = bytes(_PAGE)
 
@@ -33,6 +35,16 @@ def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
         view = view[written:]
 
 
+def write_new(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of ``data`` to a new file, pages of it that are all zero as holes."""
+    view = memoryview(data)
+    if any(not view[at] and view[at : at + _PAGE] == _ZERO_PAGE for at in range(0, len(view), _PAGE)):
+        os.ftruncate(fd, len(view))
+        write_sparse(fd, view, 0)
+    else:
+        write_all(fd, view, 0)
+
+
 def write_sparse(fd: int, view: memoryview, offset: int) -> None:
     """Write ``view`` at ``offset`` of a file of zeros, leaving out pages that are all zero."""
     length = len(view)
@@ -44,7 +56,9 @@ def write_sparse(fd: int, view: memoryview, offset: int) -> None:
             write_all(fd, view[start:at], offset + start)
             start = at + _PAGE
         at += _PAGE
-    write_all(fd, view[start:], offset + start)
+    if start <= at < length and view[at:] == _ZERO_PAGE[: length - at]:
+        length = at
+    write_all(fd, view[start:length], offset + start)
 
 
 def copy_sparse(source: int, target: int, size: int) -> None:

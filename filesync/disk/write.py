@@ -14,7 +14,15 @@ from typing import Final
 
 from blake3 import blake3
 
-from filesync.disk.content import PIECE_BYTES, copy_sparse, hash_file, read_piece, write_all
+from filesync.disk.content import (
+    HOLE_BYTES,
+    PIECE_BYTES,
+    copy_sparse,
+    hash_file,
+    read_piece,
+    write_all,
+    write_new,
+)
 from filesync.disk.metadata import Metadata
 from filesync.disk.partial import Partials
 from filesync.disk.work import Place, WorkDirectory
@@ -59,7 +67,9 @@ class Maker:
                 home, name, created = dirfd, entry.name, place.created
             fd = create(name, _WRITE, entry.mode & 0o777, dir_fd=home)
             try:
-                if data and write(fd, data) != len(data):
+                if len(data) >= HOLE_BYTES:
+                    write_new(fd, data)
+                elif data and write(fd, data) != len(data):
                     write_all(fd, data, 0)
                 if (
                     entry.mode & metadata.special_bits
