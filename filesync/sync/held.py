@@ -1,11 +1,9 @@
 """What one connection to a server of trees has found, or prepared, and not dropped."""
 
 import enum
-import os
-from collections.abc import Callable
 from pathlib import Path
 
-from filesync.errors import StoreError, UnexpectedMessage, UsageError
+from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes, empty_manifest
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
@@ -48,12 +46,12 @@ class Held:
         *,
         is_offered: bool = False,
         rename: bytes | None = None,
-        claim: Callable[[], None] | None = None,
+        is_claimed: bool = False,
     ) -> None:
         self.place = place
         self.part = part
         self.is_offered = is_offered
-        self.is_claimed = claim is not None
+        self.is_claimed = is_claimed
         self.rename = rename
         self.nodes = MemoryNodes()
         self.manifest = empty_manifest(self.nodes)
@@ -61,7 +59,6 @@ class Held:
         self.stage = Stage.NEW
         self._filter = filter
         self._caches = caches
-        self._claim = claim
         self._is_used = False
 
     def use(self, stage: Stage) -> None:
@@ -113,27 +110,3 @@ class Held:
     def _release(self) -> None:
         if self.place is not None:
             self.place.close()
-        if self._claim is not None:
-            self._claim()
-
-
-class Claims:
-    """Which directories are being written; nobody else may meanwhile."""
-
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
-
-    def take(self, place: Place) -> Callable[[], None]:
-        """Claim the directory; return what gives it back.
-
-        Raises:
-            UsageError: somebody has it.
-        """
-        try:
-            key = os.path.realpath(place.root)
-        except OSError as exc:
-            raise StoreError(f"{place.root}: {exc.strerror}") from exc
-        if key in self._taken:
-            raise UsageError("someone else is giving to this directory; try again later")
-        self._taken.add(key)
-        return lambda: self._taken.discard(key)

@@ -1,5 +1,6 @@
 """Where a sync reads and writes: directories that an operator, or a peer below a root, names."""
 
+import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -44,6 +45,21 @@ class Place:
             return False
         with os.scandir(self._fd) as found:
             return next(found, None) is None
+
+    def claim(self) -> None:
+        """Keep others from giving to the directory, until it is closed or this process ends.
+
+        Raises:
+            StoreError: somebody else is giving to it.
+        """
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"someone else is giving to {shown(self.label)}; try again later"
+            ) from None
+        except OSError:
+            return  # a file system without locks
 
     def close(self) -> None:
         """Let go of the directory. Idempotent."""
@@ -250,11 +266,12 @@ def find_target(
         path: as it was named.
         part: what is given. A single name goes to ``path`` itself, unless that is a directory.
         is_directory: ``path`` is one, or is to be; so it is if it ends in a slash.
-        dry_run: make no directories; else those that are missing, though none above ``path``.
+        dry_run: make no directories, and claim none; else make those that are missing, though
+            none above ``path``.
 
     Raises:
         PathMissing: the directory above is not there.
-        StoreError: the directory cannot be made.
+        StoreError: the directory cannot be made, or somebody else is giving to it.
     """
     try:
         return _find_target(places, path, part, is_directory=is_directory, make=not dry_run)
@@ -287,7 +304,14 @@ def _find_target(
         raise PathMissing(os.fsdecode(directory)) from exc
     if rename is not None:
         names = frozenset((rename,))
-    return Target(Place(fd, places.path_of(directory), names=names, label=path), rename, is_new)
+    place = Place(fd, places.path_of(directory), names=names, label=path)
+    if make:
+        try:
+            place.claim()
+        except StoreError:
+            place.close()
+            raise
+    return Target(place, rename, is_new)
 
 
 def _make(places: Places, path: bytes, *, make: bool) -> bool:
@@ -308,6 +332,8 @@ def _make(places: Places, path: bytes, *, make: bool) -> bool:
         raise PathMissing(os.fsdecode(directory)) from exc
     try:
         os.mkdir(name, dir_fd=parent)
+    except FileExistsError:
+        return False  # somebody else made it just now
     except OSError as exc:
         raise StoreError(f"{shown(path)} cannot be made: {exc.strerror}") from exc
     finally:

@@ -20,7 +20,7 @@ from filesync.sync.applying import GrowingUpdate, Update
 from filesync.sync.arriving import Arrivals
 from filesync.sync.asking import ask, in_thread
 from filesync.sync.filter import Filter
-from filesync.sync.held import Claims, Held, Stage
+from filesync.sync.held import Held, Stage
 from filesync.sync.nodes import answer_deltas, answer_nodes, fetch_nodes
 from filesync.sync.part import Part, Removal
 from filesync.sync.places import Place, ServedPlaces, find_sources, find_target, not_excluded
@@ -31,6 +31,7 @@ from filesync.transfer.offer import TOKEN_BYTES, Replica
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.pull_zmq import Feed
 from filesync.transfer.stats import Progress
+from filesync.transfer.wire import Ping
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,6 @@ class TreeServer:
         self._read_only = read_only
         self._caches = caches
         self._held: dict[Channel, dict[bytes, Held]] = {}
-        self._claims = Claims()
         self._plane: DataPlane | None = None
 
     def use(self, plane: DataPlane) -> None:
@@ -118,6 +118,9 @@ class TreeServer:
         part = Part(_checked(request.inside), frozenset(map(_checked, request.names)) or None)
         # Before anything is open, or is claimed: it may fail.
         filter = Filter(request.rules, root=part.prefix)
+        # Who was giving to it may have been killed: that shows when something is sent there.
+        for other in list(self._held):
+            other.send_nowait(Ping())
         target = find_target(
             self._places,
             request.path,
@@ -127,15 +130,10 @@ class TreeServer:
         )
         place = None if target is None else target.place
         rename = None if target is None else target.rename
-        claim = None
-        if place is not None and not request.dry_run:
-            try:
-                claim = self._claims.take(place)
-            except BaseException:
-                place.close()
-                raise
         caches = None if request.checksum else self._caches
-        held = Held(place, part, filter, caches, rename=rename, claim=claim)
+        held = Held(
+            place, part, filter, caches, rename=rename, is_claimed=not request.dry_run
+        )
         is_new = target is None or target.is_new
         (token,) = self._hold(channel, held)
         is_empty = claim is not None and place is not None and place.is_empty
