@@ -65,9 +65,22 @@ class NodeMissing(StoreError):
 
 
 class SourceChanged(FilesyncError):
-    """A file changed again and again while it was read. Names the path; run again."""
+    """A file changed again and again while it was read, or after it was scanned; run again.
+
+    Attributes:
+        detail: the sentence, which names the path.
+        path: from the scanned root on; b"" where it is not known.
+    """
 
     code = "source-changed"
+
+    def __init__(self, detail: str, path: bytes = b"") -> None:
+        super().__init__(detail, path)
+        self.detail = detail
+        self.path = path
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class PathMissing(FilesyncError):

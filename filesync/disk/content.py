@@ -38,7 +38,10 @@ def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
 def write_new(fd: int, data: bytes | bytearray | memoryview) -> None:
     """Write all of ``data`` to a new file, pages of it that are all zero as holes."""
     view = memoryview(data)
-    if any(not view[at] and view[at : at + _PAGE] == _ZERO_PAGE for at in range(0, len(view), _PAGE)):
+    if any(
+        not view[at] and view[at : at + _PAGE] == _ZERO_PAGE
+        for at in range(0, len(view), _PAGE)
+    ):
         os.ftruncate(fd, len(view))
         write_sparse(fd, view, 0)
     else:

@@ -157,7 +157,7 @@ def unreadable(path: bytes, exc: OSError) -> StoreError:
 def changing(path: bytes) -> SourceChanged:
     """Return the error for a file that gives no rest."""
     return SourceChanged(
-        f"{shown(path)} changed each time it was read; run again when it rests"
+        f"{shown(path)} changed each time it was read; run again when it rests", path
     )
 
 

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 PARTIAL: Final = 23
 """Exit code: done, but not all metadata could be kept."""
+CHANGED: Final = 24
+"""Exit code: done, but for files that changed each time they were read."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_CODES: Final = """
 Exit codes: 0 done; 1 failed; 2 wrong usage; 23 all content is there, but something of its
-metadata could not be kept (an owner is no loss to an ordinary user); 130 interrupted.
+metadata could not be kept (an owner is no loss to an ordinary user); 24 done, but for files
+that changed each time they were read, which are named; 130 interrupted.
 """
 
 
@@ -179,6 +182,8 @@ def sync(
         click.echo(as_json(stats, dry_run=options.dry_run, changes=changes))
     elif flags["show_stats"]:
         click.echo(summary(stats))
+    if stats.changing:
+        return CHANGED
     return PARTIAL if is_partial(stats) else 0
 
 

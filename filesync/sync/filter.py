@@ -17,7 +17,9 @@ from typing import Final
 from filesync.errors import UsageError
 
 MAX_WILDCARDS: Final = 64
+MAX_RULE_BYTES: Final = 4096
 _WILD: Final = re.compile(rb"[*?\[]")
+_SPECIAL: Final = re.compile(rb"[*?\[\\]")
 _STARS: Final = re.compile(rb"\*+")
 _NAMED: Final = re.compile(rb"\[:([^]]*):\]")
 _RANGE: Final = re.compile(rb"-(?!\])\\?(.)", re.DOTALL)
@@ -79,6 +81,19 @@ class Filter:
                 if rule.match(text):
                     return not rule.is_include
         return False
+
+
+def literal(path: bytes) -> bytes | None:
+    """Return a rule that excludes just ``path``, from the transfer's root on.
+
+    None if there is none that a filter, or a peer, would take.
+    """
+    pattern = path
+    if _WILD.search(path):
+        pattern = _SPECIAL.sub(rb"\\\g<0>", path)
+    if len(_WILD.findall(path)) > MAX_WILDCARDS or len(pattern) + 3 > MAX_RULE_BYTES:
+        return None
+    return b"- /" + pattern
 
 
 class _Rule:

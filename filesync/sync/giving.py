@@ -7,12 +7,14 @@ when it is needed.
 import asyncio
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 
 from filesync.digest import Digest
-from filesync.errors import UnexpectedMessage
+from filesync.errors import FilesyncError, UnexpectedMessage
 from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync import wire
 from filesync.sync.asking import Peer, ask, in_thread
+from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.growing import GrowingScan
 from filesync.sync.options import OnProgress, Options
@@ -117,15 +119,17 @@ class Giving:
         """Make ``path`` on the server hold the sources.
 
         Raises:
+            SourceChanged, ContentCorrupt: see ``changes_of``.
             Unavailable: the server is gone, or refuses.
             StoreError: this disk.
         """
         for at in reversed(range(len(self._sources))):
-            await self._give(peer, path, at)
+            with changes_of(self._parts[at]):
+                await self._give(peer, path, at)
 
     async def _give(self, peer: Peer, path: bytes, at: int) -> None:
         part, options = self._parts[at], self._options
-        scan = self._scan(at)
+        self._scan(at)
         request = wire.Prepare(
             path,
             tuple(sorted(part.names or ())),
@@ -136,7 +140,17 @@ class Giving:
             checksum=options.checksum,
         )
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
-        if prepared.is_empty and part.names is None and options.on_changes is None:
+        try:
+            await self._fill(peer, at, prepared)
+        except FilesyncError:
+            # Nobody else may give to it while this side holds it: the next attempt neither.
+            with suppress(FilesyncError):
+                await ask(peer.channel, wire.Drop(prepared.token), wire.Done)
+            raise
+
+    async def _fill(self, peer: Peer, at: int, prepared: wire.Prepared) -> None:
+        options, scan = self._options, self._scan(at)
+        if prepared.is_empty and self._parts[at].names is None and options.on_changes is None:
             await self._send_growing(peer, at, prepared.token)
             return
         scan.tree.forget()
@@ -202,7 +216,11 @@ class Giving:
             try:
                 # A scan that fails says better why than the server, which is told of it.
                 await asyncio.wait({asking, scan.task}, return_when=asyncio.FIRST_EXCEPTION)
-                top, skipped = await scan.task
+                try:
+                    top, skipped = await scan.task
+                except FilesyncError:
+                    await asyncio.wait({asking})  # the next attempt needs what it holds
+                    raise
                 given, _ = await asking
             finally:
                 asking.cancel()

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from time import monotonic
 
+from filesync.digest import Digest
+from filesync.disk.handles import shown
 from filesync.disk.update import LocalTree, UpdateStats
 from filesync.errors import SourceChanged
-from filesync.manifest import Manifest, MemoryNodes
+from filesync.manifest import File, Manifest, MemoryNodes
 from filesync.sync.applying import Update, plan_target, scan_target
+from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.noting import note_plan
 from filesync.sync.options import Options
@@ -33,7 +36,7 @@ def sync_local(paths: Sequence[bytes], dest: bytes, options: Options) -> SyncSta
 
     Raises:
         PathMissing: a source, or the directory above the destination, is not there.
-        SourceChanged: a source changed meanwhile; run again.
+        SourceChanged: a source changed meanwhile; names it as seen from the transfer's root.
         StoreError: this disk.
     """
     started = monotonic()
@@ -42,7 +45,8 @@ def sync_local(paths: Sequence[bytes], dest: bytes, options: Options) -> SyncSta
         stack.callback(close_all, sources)
         sync = _Sync(sources, dest, options, is_directory=len(paths) > 1)
         for at in reversed(range(len(sources))):
-            sync.part(at)
+            with changes_of(sources[at].part):
+                sync.part(at)
     sync.stats.seconds = monotonic() - started
     return sync.stats
 
@@ -106,7 +110,7 @@ class _Sync:
             )
             if target is not None and not options.dry_run:
                 local = LocalTree(top, self._sources[at].place.root)
-                self._note(_copy(Update(target.place.root, plan, local)))
+                self._note(_copy(Update(target.place.root, plan, local), top))
 
     def _note(self, done: UpdateStats) -> None:
         self.stats.created += done.created
@@ -116,12 +120,20 @@ class _Sync:
         self.stats.not_kept.update(done.not_kept)
 
 
-def _copy(update: Update) -> UpdateStats:
+def _copy(update: Update, source: Manifest) -> UpdateStats:
     try:
         update.prepare()
-        if next(update.wanted(), None) is not None:
-            raise SourceChanged("the source changed while it was copied; run again")
+        if (missing := next(update.wanted(), None)) is not None:
+            raise _changed(source, missing.digest)
         return update.finish()
     except BaseException:
         update.abort()
         raise
+
+
+def _changed(source: Manifest, digest: Digest) -> SourceChanged:
+    paths = (
+        p for p, entry in source.walk() if isinstance(entry, File) and entry.digest == digest
+    )
+    path = next(paths, b"")
+    return SourceChanged(f"{shown(path)} changed while it was copied; run again", path)

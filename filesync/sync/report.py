@@ -38,12 +38,16 @@ def as_json(stats: SyncStats, *, dry_run: bool, changes: Sequence[str] | None) -
 
 
 def notes(stats: SyncStats) -> list[str]:
-    """Return a sentence for what was skipped, and one for what could not be kept."""
+    """Return sentences for what was skipped, could not be kept, or would not rest."""
     lines = []
     if skipped := _counted(stats.skipped):
         lines.append(f"skipped, as it cannot be part of a tree: {skipped}")
     if not_kept := _counted(stats.not_kept):
         lines.append(f"could not be kept here, as this user or file system cannot: {not_kept}")
+    lines += [
+        f"{path!r} changed each time it was read, and was left as it was; run again"
+        for path in stats.changing
+    ]
     return lines
 
 

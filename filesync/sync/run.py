@@ -1,15 +1,20 @@
 """One run of ``filesync sync``: from words to figures."""
 
 import asyncio
+import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
-from filesync.errors import UsageError
+from filesync.errors import ContentCorrupt, SourceChanged, UsageError
+from filesync.sync.changing import Attempts
 from filesync.sync.options import Options
 from filesync.sync.shown import ShownProgress
 from filesync.sync.stats import SyncStats
+
+log = logging.getLogger(__name__)
 
 _HAS_SCHEME = re.compile(r"[a-z]+://")
 
@@ -46,7 +51,10 @@ def run(
 ) -> SyncStats:
     """Sync ``sources`` to ``dest``, each a local path or ``tcp://host:port/path``.
 
+    What changes meanwhile is read again; what never rests is left as it was (see ``changing``).
+
     Raises:
+        SourceChanged: too much changes.
         UsageError: they cannot be synced in one run.
         FilesyncError: see ``sync_local``, ``sync_from`` and ``sync_to``.
     """
@@ -58,13 +66,25 @@ def run(
                 "either all sources or the destination may be on a server; "
                 "the other side must be on this machine"
             )
-        if any(remote) or _HAS_SCHEME.match(dest):
-            return _remote(sources, dest, options, shown)
-        from filesync.sync.local import sync_local
-        from filesync.sync.places import local_path
+        attempts = Attempts(options)
+        attempt = _remote if any(remote) or _HAS_SCHEME.match(dest) else _local
+        while True:
+            try:
+                stats = attempt(sources, dest, attempts.options, shown)
+            except (SourceChanged, ContentCorrupt) as exc:
+                attempts.note(exc)
+                log.info("begun again: reason=%s", exc)
+            else:
+                stats.changing = [os.fsdecode(path) for path in attempts.left_out]
+                return stats
 
-        # Not in a thread: an interrupt is to end it at once.
-        return sync_local([local_path(text) for text in sources], local_path(dest), options)
+
+def _local(sources: Sequence[str], dest: str, options: Options, _: ShownProgress) -> SyncStats:
+    from filesync.sync.local import sync_local
+    from filesync.sync.places import local_path
+
+    # Not in a thread: an interrupt is to end it at once.
+    return sync_local([local_path(text) for text in sources], local_path(dest), options)
 
 
 def _remote(

@@ -19,6 +19,7 @@ from filesync.sync import wire
 from filesync.sync.applying import GrowingUpdate, Update
 from filesync.sync.arriving import Arrivals
 from filesync.sync.asking import ask, in_thread
+from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.held import Held, Stage
 from filesync.sync.nodes import answer_deltas, answer_nodes, fetch_nodes
@@ -258,9 +259,10 @@ class TreeServer:
     ) -> wire.Given:
         replica = Replica(None, request.served)
         async with _Teller(channel, is_wanted=request.progress) as tell:
-            stats = await self.plane.pull(
-                update, [replica], tree=request.tree, progress=tell.note, feed=feed
-            )
+            with changes_of(Part()):  # what the giver says has changed, the giver is told
+                stats = await self.plane.pull(
+                    update, [replica], tree=request.tree, progress=tell.note, feed=feed
+                )
         log.info("given: peer=%s files=%d", channel.name, stats.files)
         assert update.done is not None  # it was finished, or there was an error
         return wire.Given(

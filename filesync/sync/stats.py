@@ -24,6 +24,8 @@ class SyncStats(msgspec.Struct):
         trees: what was read, by digest, one for each part.
         skipped: what cannot be synced, counted by kind.
         not_kept: names that lack something of their metadata, counted by kind.
+        changing: paths in the source that changed each time they were read, and were left as
+            they were at the destination.
     """
 
     names: int = 0
@@ -39,6 +41,7 @@ class SyncStats(msgspec.Struct):
     trees: list[str] = []
     skipped: Counter[str] = msgspec.field(default_factory=Counter)
     not_kept: Counter[str] = msgspec.field(default_factory=Counter)
+    changing: list[str] = []
 
     def note_source(self, top: Manifest, skipped: Mapping[str, int]) -> None:
         """Count what a part's source holds."""

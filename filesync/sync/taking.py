@@ -9,6 +9,7 @@ from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync import wire
 from filesync.sync.applying import Update, plan_target, scan_target
 from filesync.sync.asking import Peer, ask, in_thread
+from filesync.sync.changing import changes_of
 from filesync.sync.nodes import fetch_nodes
 from filesync.sync.noting import note_plan
 from filesync.sync.options import OnProgress, Options
@@ -28,6 +29,7 @@ async def take(
     """Make ``dest`` hold what ``paths`` have on the server ``peer``.
 
     Raises:
+        SourceChanged, ContentCorrupt: see ``changes_of``.
         PathMissing: the directory above the destination is not there.
         PeerError: the server gives what was not asked for, or is no tree.
         Unavailable: the server is gone, or refuses.
@@ -38,7 +40,8 @@ async def take(
     taking = _Taking(peer, found.parts, dest, options, progress)
     taking.check(paths)
     for at in reversed(range(len(found.parts))):
-        await taking.take(at, is_directory=len(paths) > 1)
+        with changes_of(taking.parts[at]):
+            await taking.take(at, is_directory=len(paths) > 1)
     return taking.stats
 
 
@@ -54,7 +57,7 @@ class _Taking:
         self.stats = SyncStats()
         self._peer = peer
         self._found = found
-        self._parts = [Part(one.inside, frozenset(one.names) or None) for one in found]
+        self.parts = [Part(one.inside, frozenset(one.names) or None) for one in found]
         self._dest = dest
         self._options = options
         self._progress = progress
@@ -75,7 +78,7 @@ class _Taking:
 
     async def take(self, at: int, *, is_directory: bool) -> None:
         """Take one part."""
-        part, token = self._parts[at], self._found[at].token
+        part, token = self.parts[at], self._found[at].token
         options = self._options
         target = find_target(
             LocalPlaces(),
@@ -115,7 +118,7 @@ class _Taking:
                 )
                 if target is not None and not options.dry_run:
                     await self._pull(Update(target.place.root, plan), token, scanned)
-        if not is_united(self._parts):
+        if not is_united(self.parts):
             await ask(self._peer.channel, wire.Drop(token), wire.Done)
 
     async def _scan(self, at: int) -> wire.Scanned:
@@ -128,15 +131,15 @@ class _Taking:
     async def _removal(self, at: int) -> Removal | None:
         if not self._options.delete:
             return None
-        tops: list[Manifest | None] = [None] * len(self._parts)
-        if is_united(self._parts):
-            for number, part in enumerate(self._parts):
+        tops: list[Manifest | None] = [None] * len(self.parts)
+        if is_united(self.parts):
+            for number, part in enumerate(self.parts):
                 if part == Part():
                     tree = (await self._scan(number)).tree
                     token = self._found[number].token
                     await fetch_nodes(self._peer.channel, token, tree, self._nodes)
                     tops[number] = Manifest(tree, self._nodes)
-        return removal_of(self._parts, at, tops, self._options.rules)
+        return removal_of(self.parts, at, tops, self._options.rules)
 
     async def _pull(self, update: Update, token: bytes, scanned: wire.Scanned) -> None:
         peer, stats = self._peer, self.stats

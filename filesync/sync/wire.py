@@ -22,6 +22,7 @@ import msgspec
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from filesync.manifest.node import MAX_NODE_BYTES
+from filesync.sync.filter import MAX_RULE_BYTES
 from filesync.transfer.wire import Codec, Key, Token
 
 MAX_ASKED_NODES: Final = 4096
@@ -37,7 +38,7 @@ MAX_DELTAS_BYTES: Final = 2 * MAX_NODE_BYTES
 Path = Annotated[bytes, msgspec.Meta(max_length=4096)]
 Name = Annotated[bytes, msgspec.Meta(max_length=255)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_NAMES)]
-Rule = Annotated[bytes, msgspec.Meta(max_length=4096)]
+Rule = Annotated[bytes, msgspec.Meta(max_length=MAX_RULE_BYTES)]
 Rules = Annotated[tuple[Rule, ...], msgspec.Meta(max_length=MAX_RULES)]
 Signatures = Annotated[bytes, msgspec.Meta(max_length=MAX_SIGNATURES_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0)]

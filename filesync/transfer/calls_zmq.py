@@ -9,7 +9,7 @@ from typing import Final
 from filesync.errors import FilesyncError, LocalError, MalformedMessage, Unavailable, UsageError
 from filesync.transfer.channel_zmq import Channel
 from filesync.transfer.errors import Refused
-from filesync.transfer.wire import Buffer, Call, Reply
+from filesync.transfer.wire import Buffer, Call, Reply, error_path
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,9 @@ class PendingCall:
         if len(self._payload) > MAX_REPLY_BYTES:
             self.lose(MalformedMessage("a reply is over the limit"))
         elif message.error:
-            self.lose(Refused(message.error, message.body.decode(errors="replace")))
+            self.lose(
+                Refused(message.error, message.body.decode(errors="replace"), message.path)
+            )
         elif not message.more:
             self.reply.set_result((message.body, bytes(self._payload)))
 
@@ -107,7 +109,7 @@ async def answer(channel: Channel, request: Call, handler: Answer | None) -> Non
         log.info("request refused: peer=%s reason=%s", channel.name, exc)
         if channel.lost is None:
             text = str(exc).encode(errors="replace")[:4096]
-            channel.send_nowait(Reply(request.call, text, error=exc.code))
+            channel.send_nowait(Reply(request.call, text, error=exc.code, path=error_path(exc)))
     except Exception:  # the top of a task: one peer's request must not end the others'
         log.exception("request failed: peer=%s", channel.name)
         channel.send_nowait(Reply(request.call, b"internal error", error=LocalError.code))

@@ -27,14 +27,17 @@ class Refused(Unavailable):
     Attributes:
         reason: the ``code`` of the peer's own error.
         detail: its sentence, for people only, on one line.
+        path: of what changed there, from the root of the tree that was asked for on; b"" if
+            that is not the reason.
     """
 
     code = "refused"
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
+    def __init__(self, reason: str, detail: str, path: bytes = b"") -> None:
+        super().__init__(reason, detail, path)
         self.reason = reason
         self.detail = " ".join(detail.split())
+        self.path = path
 
     def __str__(self) -> str:
         return f"the peer refused ({self.reason}): {self.detail}"

@@ -139,7 +139,7 @@ class Receiver:
         """
         match message:
             case Refuse():
-                raise Refused(message.code, message.detail)
+                raise Refused(message.code, message.detail, message.path)
             case Opened() if self.state is State.OPENING:
                 self.state = State.MOVING
                 self.deadline = None

@@ -25,6 +25,7 @@ from filesync.transfer.wire import (
     Recipes,
     Refuse,
     Want,
+    error_path,
 )
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,8 @@ class Sending:
             await self._serve()
         except FilesyncError as exc:
             log.info("session ended: peer=%s reason=%s", self._channel.name, exc)
-            self._channel.send_nowait(Refuse(self._session, exc.code, str(exc)[:1000]))
+            detail, path = str(exc)[:1000], error_path(exc)
+            self._channel.send_nowait(Refuse(self._session, exc.code, detail, path))
         except Exception:  # the top of a task: one session must not end the others
             log.exception("session failed: peer=%s", self._channel.name)
             self._channel.send_nowait(Refuse(self._session, LocalError.code, "internal error"))

@@ -1,5 +1,6 @@
 """Reading the contents of an offered tree from the disk."""
 
+import errno
 import os
 import stat
 import threading
@@ -23,6 +24,8 @@ from filesync.transfer.wire import SIGNATURE_BYTES, DeltaItem, Level, Range, Rec
 
 # A name may have become a FIFO since the scan: O_NONBLOCK, or opening it would wait for ever.
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CHANGED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+"""What opening a file says if another kind stands there now, or nothing."""
 _HELD: Final = 32
 
 
@@ -40,8 +43,8 @@ class SourceTree:
     called from several threads at once, and raise
 
     * NotOffered: a content, or a range of one, that is not listed;
-    * SourceChanged: a file is no longer what its entry says of it;
-    * Unavailable: one is gone, or cannot be read.
+    * SourceChanged: a file is no longer what its entry says of it, or is gone;
+    * Unavailable: one cannot be read.
     """
 
     def __init__(
@@ -249,6 +252,9 @@ def _open(handles: DirectoryHandles, place: Place) -> int:
     try:
         fd = os.open(file.name, _FILE, dir_fd=handles.open(directory))
     except (OSError, StoreError) as exc:
+        cause = exc if isinstance(exc, OSError) else exc.__cause__
+        if isinstance(cause, OSError) and cause.errno in _CHANGED:
+            raise _changed(place) from exc
         why = exc.strerror if isinstance(exc, OSError) else exc
         raise Unavailable(f"{_shown(place)} cannot be read: {why}") from exc
     status = os.fstat(fd)
@@ -273,9 +279,15 @@ def _read_into(fd: int, view: memoryview, offset: int, place: Place) -> None:
 
 
 def _changed(place: Place) -> SourceChanged:
-    return SourceChanged(f"{_shown(place)} changed after it was scanned; run again")
+    return SourceChanged(
+        f"{_shown(place)} changed after it was scanned; run again", _path(place)
+    )
 
 
 def _shown(place: Place) -> str:
+    return shown(_path(place))
+
+
+def _path(place: Place) -> bytes:
     directory, file = place
-    return shown(directory + b"/" + file.name if directory else file.name)
+    return directory + b"/" + file.name if directory else file.name

@@ -48,7 +48,7 @@ from typing import Annotated, Final
 import msgspec
 
 from filesync.digest import WireDigest
-from filesync.errors import MalformedMessage
+from filesync.errors import FilesyncError, MalformedMessage, SourceChanged
 from filesync.transfer.flow import Compress
 
 VERSION: Final = 2
@@ -69,6 +69,7 @@ MAX_OUTSTANDING_SIGNATURES: Final = 1 << 20
 SIGNATURE_BYTES: Final = 6
 MAX_BODY_BYTES: Final = 512 << 10
 MAX_DETAIL_CHARS: Final = 4096
+MAX_ERROR_PATH_BYTES: Final = 4096
 MAX_INTEGER: Final = (1 << 63) - 1
 
 SessionId = Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
@@ -81,6 +82,7 @@ Length = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTSTANDING_BYTES)]
 Body = Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
 Code = Annotated[str, msgspec.Meta(max_length=64)]
 Detail = Annotated[str, msgspec.Meta(max_length=MAX_DETAIL_CHARS)]
+ErrorPath = Annotated[bytes, msgspec.Meta(max_length=MAX_ERROR_PATH_BYTES)]
 Range = tuple[WireDigest, Offset, Length]
 """A content's digest, the first byte, how many bytes."""
 
@@ -222,11 +224,13 @@ class Refuse(_Message, frozen=True, tag="refuse"):
     Attributes:
         code: ``FilesyncError.code`` of the reason.
         detail: a sentence for people; no program reads it.
+        path: of the file that has changed since the tree was scanned, if that is the reason.
     """
 
     session: Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
     code: Code
     detail: Detail = ""
+    path: ErrorPath = b""
 
 
 class Call(_Message, frozen=True, tag="call"):
@@ -236,17 +240,25 @@ class Call(_Message, frozen=True, tag="call"):
     body: Body
 
 
+def error_path(error: FilesyncError) -> bytes:
+    """Return what goes into the ``path`` of a message about ``error``; nothing if it is too long."""
+    path = error.path if isinstance(error, SourceChanged) else b""
+    return path if len(path) <= MAX_ERROR_PATH_BYTES else b""
+
+
 class Reply(_Message, frozen=True, tag="reply"):
     """Either way: the answer to ``Call``; an ``error`` is a code, and ``body`` its sentence.
 
     Attributes:
         more: further parts of the payload follow; the last has the body.
+        path: of the file that the error is about: of one that changed as it was read.
     """
 
     call: CallId
     body: Body
     error: Code = ""
     more: bool = False
+    path: ErrorPath = b""
 
 
 Message = (

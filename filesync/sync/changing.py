@@ -1,0 +1,84 @@
+"""Sources that change while they are synced: what is tried again, and what is left as it was.
+
+A change is found where a file is read and found to be another than was scanned, or where what
+arrives has not the digest that was scanned. The sync is begun again then: what has arrived is found
+by its scan and does not travel twice, and what has changed is scanned as it is now. A file that
+spoils attempt after attempt is left out, and alone at the destination, so that all others arrive.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from msgspec.structs import replace
+
+from filesync.errors import ContentCorrupt, SourceChanged
+from filesync.sync.filter import literal
+from filesync.sync.options import Options
+from filesync.sync.part import Part
+from filesync.transfer.errors import Refused
+
+MAX_ATTEMPTS: Final = 12
+MAX_SPOILT: Final = 2
+"""Attempts that one file may spoil."""
+
+
+class Attempts:
+    """The attempts of one sync.
+
+    Attributes:
+        options: of the next one.
+        left_out: paths, from the transfer's root on, that are left as they were.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.left_out: list[bytes] = []
+        self._spoilt: Counter[bytes] = Counter()
+
+    def note(self, error: SourceChanged | ContentCorrupt) -> None:
+        """Take note that a change has spoilt the last one.
+
+        Raises:
+            SourceChanged, ContentCorrupt: ``error``, if another is not worth it.
+        """
+        path = error.path if isinstance(error, SourceChanged) else b""
+        self._spoilt[path] += 1
+        if self._spoilt[path] < MAX_SPOILT:
+            return
+        rule = literal(path) if path else None
+        if rule is None or self._spoilt.total() >= MAX_ATTEMPTS:
+            raise error
+        self.left_out.append(path)
+        self.options = replace(self.options, rules=(rule, *_in_force(self.options.rules)))
+
+
+@contextmanager
+def changes_of(part: Part) -> Iterator[None]:
+    """Raise what this side or a peer finds changed in ``part`` by its path in the transfer.
+
+    Raises:
+        SourceChanged: something changed.
+        ContentCorrupt: what a peer was given has not the digest that it should have.
+    """
+    try:
+        yield
+    except SourceChanged as exc:
+        if not exc.path or not part.prefix:
+            raise
+        raise SourceChanged(exc.detail, part.prefix + exc.path) from exc
+    except Refused as exc:
+        if exc.reason == SourceChanged.code:
+            path = part.prefix + exc.path if exc.path else b""
+            raise SourceChanged(exc.detail, path) from exc
+        if exc.reason == ContentCorrupt.code:
+            raise ContentCorrupt(exc.detail) from exc
+        raise
+
+
+def _in_force(rules: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Return ``rules`` without a '!' and those before it, which it cancels."""
+    if b"!" not in rules:
+        return rules
+    return rules[len(rules) - rules[::-1].index(b"!") :]
