@@ -45,10 +45,12 @@ class Attempts:
         """
         path = error.path if isinstance(error, SourceChanged) else b""
         self._spoilt[path] += 1
+        if self._spoilt.total() >= MAX_ATTEMPTS:
+            raise error
         if self._spoilt[path] < MAX_SPOILT:
             return
         rule = literal(path) if path else None
-        if rule is None or self._spoilt.total() >= MAX_ATTEMPTS:
+        if rule is None:
             raise error
         self.left_out.append(path)
         self.options = replace(self.options, rules=(rule, *_in_force(self.options.rules)))

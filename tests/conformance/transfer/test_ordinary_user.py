@@ -1,0 +1,131 @@
+"""The same by a user who may do nothing special, on both sides."""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from tests.conformance.transfer.conftest import Stage
+from tests.conformance.transfer.look import differences, look
+from tests.conformance.transfer.test_kinds import CAP_NET_RAW, make
+from tests.conformance.transfer.tools import NOBODY, Claim, Tool, claimants, every_tool
+
+
+def give_away(root: Path) -> None:
+    """Make all of a tree the ordinary user's."""
+    for path in (root, *root.rglob("*")):
+        mode = path.lstat().st_mode
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+        if not stat.S_ISLNK(mode):
+            path.chmod(stat.S_IMODE(mode))
+
+
+def read_only(root: Path, *, version: int) -> Path:
+    """Make a tree of read-only directories, in one of two versions."""
+    for name in ("same", "ro/changed", "ro/in/changed", f"ro/only{version}", f"d{version}/f"):
+        data = name if name == "same" else f"{name} {version}"
+        make(root / name, data.encode(), mode=0o400 if version == 1 else 0o444)
+    make(root / "file or directory" / "in" if version == 1 else root / "file or directory")
+    for name, mode in (("ro/in", 0o500), ("ro", 0o555), (f"d{version}", 0o500)):
+        (root / name).chmod(mode)
+    root.chmod(0o555)
+    give_away(root)
+    return root
+
+
+@every_tool
+def test_read_only_directories_come_change_and_go(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    empty = stage.root / "empty"
+    empty.mkdir(mode=0o700)
+    os.chown(empty, NOBODY, NOBODY)
+    for src in (
+        read_only(stage.src, version=1),
+        read_only(stage.root / "other", version=2),
+        stage.src,
+        empty,
+    ):
+        ordinary.must_sync(src, stage.dst)
+        assert differences(src, stage.dst) == []
+
+
+@every_tool
+def test_a_destination_in_a_read_only_directory_is_filled(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "d/file", b"1")
+    stage.dst.mkdir(mode=0o700)
+    for root in (stage.src, stage.dst):
+        give_away(root)
+    ordinary.must_sync(stage.src, stage.dst)  # starts servers, which write beside it
+    make(stage.src / "d/file", b"2, now")
+    give_away(stage.src)
+    stage.root.chmod(0o555)
+    try:
+        ordinary.must_sync(stage.src, stage.dst)
+        assert differences(stage.src, stage.dst) == []
+    finally:
+        stage.root.chmod(0o755)
+
+
+@every_tool
+def test_a_destination_that_cannot_be_made_is_a_sentence_that_names_it(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "file", b"1")
+    shut = stage.root / "shut"
+    shut.mkdir(mode=0o555)
+    done = ordinary.sync(stage.src, shut / "dst")
+    assert done.code not in (0, 2)
+    assert "shut/dst" in done.err
+    assert os.listdir(shut) == []
+
+
+@every_tool
+def test_an_owner_is_no_loss_to_who_cannot_give_files_away(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for number in range(5):
+        make(stage.src / f"d/{number}", b"%d" % number, owner=number * 1000)
+    (stage.src / "link").symlink_to("d")
+    ordinary.must_sync(stage.src, stage.dst)
+    wanted, found = look(stage.src), look(stage.dst)
+    assert {path: seen._replace(owner=(0, 0)) for path, seen in wanted.items()} == {
+        path: seen._replace(owner=(0, 0)) for path, seen in found.items()
+    }
+    assert {seen.owner for seen in found.values()} == {(NOBODY, NOBODY)}
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_what_cannot_be_kept_is_told_once_by_kind_and_count(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for number in range(3):
+        make(stage.src / f"file{number}", b"1")
+        os.setxattr(stage.src / f"file{number}", "security.capability", CAP_NET_RAW)
+        os.mknod(stage.src / f"device{number}", stat.S_IFCHR | 0o644, os.makedev(1, 3))
+    make(stage.src / "plain", b"2")
+    give_away(stage.src)
+    for number in range(3):
+        os.setxattr(stage.src / f"file{number}", "security.capability", CAP_NET_RAW)
+    done = ordinary.sync(stage.src, stage.dst)
+    assert done.code == 23
+    (line,) = [line for line in done.err.splitlines() if "could not be kept" in line]
+    assert re.search(r"device of 3\b", line)
+    assert re.search(r"xattr of 3\b", line)
+    assert sorted(os.listdir(stage.dst)) == ["file0", "file1", "file2", "plain"]
+    assert (stage.dst / "file0").read_bytes() == b"1"
+
+
+@every_tool
+def test_a_source_that_may_not_be_read_is_named(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "d/secret", b"1", mode=0o600)
+    make(stage.src / "d/open", b"2")
+    done = ordinary.sync(stage.src, stage.dst)
+    assert done.code != 0
+    assert "d/secret" in done.err
+    assert "ermission denied" in done.err
+    assert not (stage.dst / "d/secret").exists()

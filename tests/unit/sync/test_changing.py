@@ -1,0 +1,108 @@
+"""Which attempts of a sync are worth it, and what is left out of the next."""
+
+import pytest
+
+from filesync.errors import ContentCorrupt, SourceChanged, Unavailable
+from filesync.sync.changing import MAX_ATTEMPTS, Attempts, changes_of
+from filesync.sync.filter import Filter, literal
+from filesync.sync.options import Options
+from filesync.sync.part import Part
+from filesync.transfer.errors import Refused
+
+
+def changed(path: bytes) -> SourceChanged:
+    return SourceChanged(f"{path!r} changed", path)
+
+
+def test_a_file_that_spoils_two_attempts_is_left_out_of_the_third() -> None:
+    attempts = Attempts(Options(rules=(b"+ log",)))
+    attempts.note(changed(b"d/log"))
+    assert (attempts.left_out, attempts.options.rules) == ([], (b"+ log",))
+    attempts.note(changed(b"other"))
+    attempts.note(changed(b"d/log"))
+    assert attempts.left_out == [b"d/log"]
+    filter = Filter(attempts.options.rules)
+    assert filter.excludes(b"d/log", False)
+    assert not filter.excludes(b"log", False)
+
+
+def test_rules_that_are_cancelled_do_not_cancel_what_is_left_out() -> None:
+    attempts = Attempts(Options(rules=(b"- a", b"!", b"- b", b"!", b"- c")))
+    for _ in range(2):
+        attempts.note(changed(b"x"))
+    filter = Filter(attempts.options.rules)
+    assert [filter.excludes(name, False) for name in (b"x", b"a", b"b", b"c")] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_what_has_no_name_is_tried_once_more_and_then_raised() -> None:
+    attempts = Attempts(Options())
+    attempts.note(ContentCorrupt("not what was scanned"))
+    with pytest.raises(ContentCorrupt):
+        attempts.note(ContentCorrupt("not what was scanned"))
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_attempts_end_however_many_files_change(times: int) -> None:
+    attempts = Attempts(Options())
+    for number in range(MAX_ATTEMPTS - 1):
+        attempts.note(changed(b"%d" % (number // times)))
+    assert len(attempts.left_out) == (MAX_ATTEMPTS // 2 - 1 if times == 2 else 0)
+    with pytest.raises(SourceChanged):
+        attempts.note(changed(b"another"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"a",
+        b"d/a b",
+        b"*",
+        b"a*b?[c]\\d/**/***",
+        b"back\\slash",
+        b"new\nline\xff",
+        b"- x",
+        b"!",
+    ],
+)
+def test_a_literal_rule_matches_its_path_and_no_other(path: bytes) -> None:
+    rule = literal(path)
+    assert rule is not None
+    filter = Filter((rule,))
+    for is_directory in (False, True):
+        assert filter.excludes(path, is_directory)
+    for other in (b"x", b"x/" + path, path + b"x", path[:-1] + b"x", b"acb" + path[3:]):
+        assert not filter.excludes(other, False) or other == path
+
+
+@pytest.mark.parametrize("path", [b"*" * 65, b"d/" * 2500 + b"f"])
+def test_a_path_that_no_rule_can_name_is_raised(path: bytes) -> None:
+    assert literal(path) is None
+    attempts = Attempts(Options())
+    attempts.note(changed(path))
+    with pytest.raises(SourceChanged):
+        attempts.note(changed(path))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [changed(b"f"), Refused("source-changed", "f changed", b"f")],
+    ids=["here", "there"],
+)
+def test_a_change_is_named_as_the_transfer_names_it(error: Exception) -> None:
+    with pytest.raises(SourceChanged) as caught, changes_of(Part(b"inside")):
+        raise error
+    assert caught.value.path == b"inside/f"
+
+
+def test_other_refusals_stay_what_they_are() -> None:
+    with pytest.raises(ContentCorrupt), changes_of(Part()):
+        raise Refused("content-corrupt", "wrong")
+    for error in (Refused("store", "no space"), Unavailable("gone")):
+        with pytest.raises(Unavailable) as caught, changes_of(Part()):
+            raise error
+        assert caught.value is error
