@@ -132,12 +132,10 @@ class TreeServer:
         place = None if target is None else target.place
         rename = None if target is None else target.rename
         caches = None if request.checksum else self._caches
-        held = Held(
-            place, part, filter, caches, rename=rename, is_claimed=not request.dry_run
-        )
+        held = Held(place, part, filter, caches, rename=rename, is_claimed=not request.dry_run)
         is_new = target is None or target.is_new
+        is_empty = held.is_claimed and place is not None and place.is_empty
         (token,) = self._hold(channel, held)
-        is_empty = claim is not None and place is not None and place.is_empty
         return wire.Prepared(token, is_new=is_new, rename=rename, is_empty=is_empty)
 
     def _hold(self, channel: Channel, *helds: Held) -> list[bytes]:

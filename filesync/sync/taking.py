@@ -70,9 +70,9 @@ class _Taking:
         Raises:
             UnexpectedMessage: it is more, or is to stand elsewhere.
         """
-        if len(self._parts) > len(paths):
+        if len(self.parts) > len(paths):
             raise UnexpectedMessage("the server gives more than was asked for")
-        for part in self._parts:
+        for part in self.parts:
             if not is_named(part, paths):
                 raise UnexpectedMessage("the server gives something else than was asked for")
 
