@@ -277,8 +277,11 @@ class Settler:
 
     def _first(self, place: Place, entry: File) -> bytes:
         if self._firsts is None:
-            groups = link_groups(self.target)
-            self._firsts = {group: paths[0] for group, paths in groups.items()}
+            # Of a tree that arrived the first name is not always the first in walk order.
+            self._firsts = {
+                group: next((path for path in paths if group_name(path) == group), paths[0])
+                for group, paths in link_groups(self.target).items()
+            }
         first = self._firsts[entry.link]
         found = self.target.find(first)
         is_one = isinstance(found, File) and found == msgspec.structs.replace(

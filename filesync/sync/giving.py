@@ -103,8 +103,6 @@ class Giving:
                 if (scan := self._growing.get(token)) is None:
                     raise NotOffered("directories were asked for of a tree that is not given")
                 done, payload = await scan.directories()
-                if done.tree is not None:
-                    self._given[token] = Manifest(done.tree, self._nodes)
                 return wire.encode(done), payload
             case wire.Progressed(files, content_bytes):
                 if self._progress is not None:
@@ -227,7 +225,6 @@ class Giving:
                 await asyncio.wait({asking})
                 scan.tree.forget()
         self._growing.clear()
-        self._given.clear()
         self.stats.note_source(top, skipped)
         self._note(given)
 

@@ -14,7 +14,7 @@ from filesync.errors import (
     UnexpectedMessage,
     UsageError,
 )
-from filesync.manifest import Manifest, is_name
+from filesync.manifest import Manifest, canonical_links, is_name
 from filesync.sync import wire
 from filesync.sync.applying import GrowingUpdate, Update
 from filesync.sync.arriving import Arrivals
@@ -196,16 +196,9 @@ class TreeServer:
             update = GrowingUpdate(place.root, held.nodes)
             arrivals = Arrivals(channel, request.served, update, held.nodes)
             given = await self._fill(channel, request, update, feed=arrivals.feed)
-            held.manifest = update.made
-            if arrivals.tree is None or arrivals.tree == held.manifest.tree:
-                return given
-            # Only hard-link groups can have other names in the end: nothing more is fetched.
-            tree = arrivals.tree
-            await fetch_nodes(
-                channel, request.served, tree, held.nodes, basis=held.manifest.tree
-            )
-            plan = Plan(held.manifest, Manifest(tree, held.nodes))
-            await self._fill(channel, request, Update(place.root, plan))
+            made = await in_thread(canonical_links, held.nodes, update.made.tree)
+            if made != arrivals.tree:
+                raise UnexpectedMessage("the tree that came is not the one that was scanned")
             return given
         finally:
             held.leave(Stage.SCANNED)

@@ -244,8 +244,8 @@ class Directories(_Message, frozen=True, tag="directories"):
     """What was done since the last time, in the payload: a pack, each after those in it.
 
     Attributes:
-        tree: of the whole, with the last of them, which is the root. Its hard-link groups may
-            have other names than those in what was sent; its nodes may be asked for.
+        tree: of the whole, with the last of them, which is the root: what comes of what was
+            sent when its hard-link groups are named by the rule (``manifest.links``).
     """
 
     tree: WireDigest | None = None
