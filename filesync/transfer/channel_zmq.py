@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 import zmq
@@ -41,6 +41,8 @@ HANDSHAKE_EVENTS: Final = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
 """What ``curve_zmq.handshake_failure`` makes a sentence of."""
+_ENCRYPTED_BYTES: Final = 33
+"""What CURVE adds to a frame: a command's name, a nonce, a check and the frame's flags."""
 _COPY_BYTES: Final = 16 << 10
 _LAST_PAUSE_S: Final = 0.02
 
@@ -231,3 +233,12 @@ def bound(socket: zmq.asyncio.Socket, address: str) -> None:
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 60_000)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
     socket.setsockopt(zmq.IPV6, "[" in address)
+
+
+def wire_bytes_of(lengths: Iterable[int], *, is_encrypted: bool) -> int:
+    """Return what a message took on the wire, by the lengths of its frames."""
+    total = 0
+    for length in lengths:
+        body = length + _ENCRYPTED_BYTES if is_encrypted else length
+        total += body + (2 if body < 256 else 9)
+    return total

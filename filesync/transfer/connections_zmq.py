@@ -10,10 +10,10 @@ import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
 from filesync.errors import FilesyncError, PeerError, Unavailable, UsageError
-from filesync.transfer.channel_zmq import HANDSHAKE_EVENTS, Channel, bound
+from filesync.transfer.channel_zmq import HANDSHAKE_EVENTS, Channel, bound, wire_bytes_of
 from filesync.transfer.errors import Refused, VersionMismatch
 from filesync.transfer.stats import Counters
-from filesync.transfer.wire import VERSION, Buffer, Hello, Message, Refuse, decode
+from filesync.transfer.wire import VERSION, Buffer, Hello, Message, Ping, Refuse, decode
 
 if TYPE_CHECKING:
     from filesync.keys import KeyPair
@@ -54,7 +54,7 @@ class Link:
         self._guard: SocketGuard | None = None
         self._own = own
         self._fd = -1
-        self._has_brought = False
+        self._brought = 0
         self._socket: zmq.asyncio.Socket = context.socket(zmq.DEALER)
         bound(self._socket, address)
         self._monitor: zmq.asyncio.Socket = self._socket.get_monitor_socket(
@@ -88,8 +88,7 @@ class Link:
         guard.opened(self._fd)
         if self._greeted.done():
             guard.greeted(self._fd)
-        if self._has_brought:
-            guard.delivered(self._fd)
+        guard.delivered(self._fd, self._brought)
 
     async def greeted(self, deadline: float) -> Channel:
         """Return the channel, once the peer has answered; ``run`` must be running.
@@ -139,11 +138,13 @@ class Link:
     async def _receive(self) -> None:
         while self.channel.lost is None:
             frames = await self._socket.recv_multipart(copy=False)
-            self._has_brought = True
+            buffers = [frame.buffer for frame in frames]
+            size = wire_bytes_of(map(len, buffers), is_encrypted="@" in self._address)
+            self._brought += size
             if self._guard is not None:
-                self._guard.delivered(self._fd)
+                self._guard.delivered(self._fd, size)
             try:
-                self._take([frame.buffer for frame in frames])
+                self._take(buffers)
             except PeerError as exc:
                 log.warning("peer dropped: peer=%s reason=%s", self._address, exc)
                 self.channel.send_nowait(Refuse(0, exc.code, str(exc)[:1000]))
@@ -194,6 +195,9 @@ class Link:
                 self.channel.lose(VersionMismatch(f"{self._address} speaks version {version}"))
             case Refuse(0, code, detail):
                 self.channel.lose(Refused(code, detail))
+            case Ping():
+                # The other side's guard forgives heartbeats only to those who say something.
+                self.channel.send_nowait(message)
             case _:
                 self._handle(self.channel, message, payload)
 

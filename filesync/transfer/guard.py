@@ -1,9 +1,9 @@
 """Which connections have to be cut, so that no peer takes this process's memory or its place.
 
 ZeroMQ's own limits bound the length of a frame and the number of whole messages that wait, but not
-the frames of a message that never ends. So this goes by what each connection has brought since it
-last brought a whole message: an honest one is never ahead by more than one message, or, as long as
-nobody takes them, by those that may wait. Pure: readings and times in, verdicts out.
+the frames of a message that never ends. So this goes by what each connection has brought beyond the
+whole messages that were taken from it: an honest one is never ahead by more than one message, or, as
+long as nobody takes them, by those that may wait. Pure: readings and times in, verdicts out.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,8 @@ PATIENCE_TURNS: Final = 3
 
 REFUSAL_S: Final = 1.0
 """What a refused peer has to read why."""
+SLACK_BYTES: Final = 4 << 10
+"""Bytes of handshake and heartbeats that are forgiven whenever a whole message was taken."""
 
 
 class Limits(NamedTuple):
@@ -48,10 +50,11 @@ class Cut(NamedTuple):
 
 class _Connection(msgspec.Struct):
     is_greeted: bool = False
-    is_fresh: bool = False  # it has brought a whole message since it was last read
-    taken: int = 0  # bytes that had come when it last was fresh
-    held: int = 0  # bytes that have come since
-    over_at: int | None = None  # the turn at which it went over its limit
+    is_fresh: bool = False  # a whole message was taken since it was last read
+    taken: int = 0  # bytes of whole messages that were taken, and what was forgiven
+    held: int = 0  # bytes that have come beyond those
+    since: int = 0  # the turn at which a message was last taken, or bytes came after none
+    over_at: int | None = None  # the turn since which it has been over its limit without that
 
 
 class Connections:
@@ -98,19 +101,27 @@ class Connections:
             self._silent.pop(fd, None)
             self._refused.setdefault(fd, now)
 
-    def delivered(self, fd: int) -> None:
-        """A whole message of this connection was taken."""
+    def delivered(self, fd: int, wire_bytes: int) -> None:
+        """A whole message of this connection was taken; see ``channel_zmq.wire_bytes_of``."""
         if connection := self._all.get(fd):
             connection.is_fresh = True
-            self._hold(fd, connection, 0)
+            connection.taken += wire_bytes
+            connection.since = self._turn
+            if connection.over_at is not None:
+                connection.over_at = self._turn
+            self._hold(fd, connection, max(0, connection.held - wire_bytes))
 
     def read(self, fd: int, came_bytes: int) -> None:
         """ZeroMQ has read ``came_bytes`` of this connection, ever."""
         if connection := self._all.get(fd):
-            if connection.is_fresh:
-                connection.is_fresh = False
-                connection.taken = came_bytes
-            self._hold(fd, connection, max(0, came_bytes - connection.taken))
+            connection.taken = min(connection.taken, came_bytes)
+            held = came_bytes - connection.taken
+            if connection.is_fresh and held <= SLACK_BYTES:
+                connection.taken, held = came_bytes, 0
+            connection.is_fresh = False
+            if not connection.held:
+                connection.since = self._turn
+            self._hold(fd, connection, held)
 
     def turned(self) -> None:
         """The event loop has come round: whole messages that waited before have been taken."""
@@ -153,11 +164,23 @@ class Connections:
             fd = next(iter(self._refused or self._silent or reversed(self._all)))
             cuts.append(Cut(fd, "too many connections"))
             self.closed(fd)
-        if self._held_over_at is not None and self._turn - self._held_over_at >= PATIENCE_TURNS:
-            fd = max(self._all, key=lambda fd: (self._all[fd].held, fd))
-            cuts.append(Cut(fd, "too much is unfinished, and most of it here"))
-            self.closed(fd)
+        while (most := self._most_unfinished()) is not None:
+            cuts.append(Cut(most, "too much is unfinished, and most of it here"))
+            self.closed(most)
         return cuts
+
+    def _most_unfinished(self) -> int | None:
+        """Return who holds most of too much; what moves is no one's unfinished message."""
+        if self._held_over_at is None or self._turn - self._held_over_at < PATIENCE_TURNS:
+            return None
+        stuck = {
+            fd: connection.held
+            for fd, connection in self._all.items()
+            if self._turn - connection.since >= PATIENCE_TURNS
+        }
+        if sum(stuck.values()) <= self._limits.unfinished_bytes:
+            return None
+        return max(stuck, key=lambda fd: (stuck[fd], fd))
 
     def _on_notice(self) -> Iterator[tuple[int, float, float, str]]:
         """Yield who has least time to greet, and to take a refusal: whom, since when, how long."""

@@ -65,6 +65,7 @@ class SocketGuard:
         self._epoll.register(self._wake, select.EPOLLIN)
         self._hold = os.dup(self._wake)
         self._monitor: zmq.Socket[bytes] | None = None
+        self._unread: set[int] = set()
         self._is_turning = False
         self._untold = 0
         self._tell_at = 0.0
@@ -100,9 +101,9 @@ class SocketGuard:
         """A connection has ended."""
         self._notes.append(partial(self._closed, fd))
 
-    def delivered(self, fd: int) -> None:
+    def delivered(self, fd: int, wire_bytes: int) -> None:
         """A whole message of a connection was taken."""
-        self._notes.append(partial(self._book.delivered, fd))
+        self._notes.append(partial(self._book.delivered, fd, wire_bytes))
 
     def greeted(self, fd: int) -> None:
         """A peer has greeted."""
@@ -119,7 +120,7 @@ class SocketGuard:
         # ZeroMQ's descriptor says nothing before its socket has been read dry once.
         timeout_s: float | None = 0.0
         while not self._stop.is_set():
-            active = [fd for fd, _ in self._epoll.poll(timeout_s)]
+            active = {fd for fd, _ in self._epoll.poll(timeout_s)}
             if self._wake in active:
                 os.eventfd_read(self._wake)
             # What a note is about was seen by the monitor before; not so the other way round.
@@ -131,7 +132,8 @@ class SocketGuard:
             self._judge()
             # Bytes come in many small events; one look for all of them.
             self._stop.wait(TICK_S)
-            timeout_s = TICK_S if self._book.awaits_turn else self._book.wake_s(monotonic())
+            is_waiting = self._book.awaits_turn or self._unread
+            timeout_s = TICK_S if is_waiting else self._book.wake_s(monotonic())
 
     def _take_events(self) -> None:
         if self._monitor is None:
@@ -176,13 +178,19 @@ class SocketGuard:
         self._book.closed(fd)
         self._ends.pop(fd, None)
 
-    def _look(self, active: list[int]) -> None:
+    def _look(self, active: set[int]) -> None:
+        active |= self._unread
+        self._unread.clear()
         for fd in active:
             if (ends := self._ends.get(fd)) is None:
                 continue
             with suppress(OSError), self._held(fd) as own:
                 if _ends(own) == ends:
-                    self._book.read(fd, _came_bytes(own))
+                    came, unread = _came_bytes(own)
+                    self._book.read(fd, came - unread)
+                    if unread:
+                        # ZeroMQ is about to read it, which nothing will tell.
+                        self._unread.add(fd)
 
     def _judge(self) -> None:
         for cut in self._book.verdicts(monotonic()):
@@ -234,12 +242,12 @@ def _ends(own: socket.socket) -> Ends:
     return own.getsockname(), own.getpeername()
 
 
-def _came_bytes(own: socket.socket) -> int:
-    """Return how many bytes ZeroMQ has read from a connection."""
-    info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+def _came_bytes(own: socket.socket) -> tuple[int, int]:
+    """Return how many bytes have come by a connection, and how many of them ZeroMQ has not read."""
     unread = fcntl.ioctl(own, termios.FIONREAD, b"\0\0\0\0")
+    info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     came = struct.unpack_from("Q", info, _BYTES_RECEIVED)[0]
-    return int(came) - int(struct.unpack("i", unread)[0])
+    return int(came), int(struct.unpack("i", unread)[0])
 
 
 def _shut(own: socket.socket) -> None:

@@ -8,7 +8,13 @@ import zmq
 import zmq.asyncio
 
 from filesync.errors import FilesyncError, PeerError, Unavailable, UnexpectedMessage, UsageError
-from filesync.transfer.channel_zmq import QUEUED_MESSAGES, Channel, bound, send_nowait
+from filesync.transfer.channel_zmq import (
+    QUEUED_MESSAGES,
+    Channel,
+    bound,
+    send_nowait,
+    wire_bytes_of,
+)
 from filesync.transfer.connections_zmq import Handle
 from filesync.transfer.errors import VersionMismatch
 from filesync.transfer.guard import Limits
@@ -68,6 +74,7 @@ class Listener:
         self._handle = handle
         self._counters = counters
         self._guard = guard
+        self._is_encrypted = gate is not None
         self._channels: dict[bytes, Channel] = {}
         self._socket: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
         bound(self._socket, address)
@@ -89,8 +96,9 @@ class Listener:
         while True:
             frames = await self._socket.recv_multipart(copy=False)
             fd = came_by(frames[-1])
-            self._guard.delivered(fd)
             identity, *rest = (frame.buffer for frame in frames)
+            size = wire_bytes_of(map(len, rest), is_encrypted=self._is_encrypted)
+            self._guard.delivered(fd, size)
             self._take(bytes(identity), rest, fd)
 
     async def ping(self) -> None:

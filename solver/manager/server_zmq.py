@@ -13,6 +13,7 @@ from filesync.errors import FilesyncError, MalformedMessage, PeerError, StoreErr
 from filesync.keys import AllowFile, PublicKey
 from filesync.manifest.pack import accept_pack
 from filesync.transfer.address import key_in
+from filesync.transfer.channel_zmq import wire_bytes_of
 from filesync.transfer.curve_zmq import key_of
 from filesync.transfer.guard_zmq import SocketGuard, came_by
 from solver.errors import OrderFailed
@@ -107,10 +108,13 @@ class Server:
         while True:
             received = await self._socket.recv_multipart(copy=False)
             fd = came_by(received[-1])
-            self._guard.delivered(fd)
             identity, *frames = (frame.bytes for frame in received)
+            is_encrypted = self._allowed is not None
+            self._guard.delivered(
+                fd, wire_bytes_of(map(len, frames), is_encrypted=is_encrypted)
+            )
             self._received_bytes += sum(map(len, frames))
-            key = key_of(received[-1]) if self._allowed is not None else None
+            key = key_of(received[-1]) if is_encrypted else None
             await self._receive(_Peer(identity, key, fd), frames, group)
 
     async def _receive(

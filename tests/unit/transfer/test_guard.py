@@ -1,4 +1,11 @@
-from filesync.transfer.guard import PATIENCE_TURNS, REFUSAL_S, Connections, Cut, Limits
+from filesync.transfer.guard import (
+    PATIENCE_TURNS,
+    REFUSAL_S,
+    SLACK_BYTES,
+    Connections,
+    Cut,
+    Limits,
+)
 
 LIMITS = Limits(
     connections=3,
@@ -28,7 +35,7 @@ def test_whole_messages_may_bring_any_number_of_bytes() -> None:
     book = greeted(1)
     for came in range(1_000, 100_000, 1_000):
         book.read(1, came)
-        book.delivered(1)
+        book.delivered(1, 1_000)
         assert after_turns(book) == []
 
 
@@ -53,9 +60,54 @@ def test_a_message_that_is_taken_in_time_saves_its_connection() -> None:
     book = greeted(1)
     book.read(1, 1_001)
     after_turns(book, PATIENCE_TURNS - 1)
-    book.delivered(1)
+    book.delivered(1, 900)
     assert not book.awaits_turn
     assert after_turns(book) == []
+
+
+def test_what_comes_behind_a_whole_message_counts_whenever_it_is_seen() -> None:
+    book = greeted(1)
+    book.read(1, 50)
+    book.delivered(1, 50)
+    book.read(1, 50 + 1_001 + SLACK_BYTES)
+    assert after_turns(book) == [1]
+
+
+def test_a_queue_that_is_always_full_is_fine_as_long_as_it_moves() -> None:
+    book = greeted(1)
+    for turn in range(100):
+        book.read(1, 4_000 + turn * 1_000)
+        assert after_turns(book, PATIENCE_TURNS - 1) == []
+        book.delivered(1, 1_000)
+
+
+def test_full_queues_of_many_are_fine_too_and_the_one_that_is_stuck_is_not() -> None:
+    book = greeted(1, 2, 3)
+    cuts = []
+    for turn in range(10):
+        for fd in (1, 2):
+            book.read(fd, 800 + turn * 800)
+        book.read(3, min(900, 300 * turn))
+        cuts += after_turns(book, 1)
+        for fd in (1, 2):
+            book.delivered(fd, 800)
+    assert cuts == []
+    for fd in (1, 2, 3):
+        book.read(fd, 100_000)
+    assert set(after_turns(book)) == {1, 2, 3}
+
+
+def test_heartbeats_are_forgiven_when_a_message_is_taken_and_not_more_than_those() -> None:
+    book = greeted(1)
+    came = 0
+    for _ in range(100):
+        came += 100 + SLACK_BYTES
+        book.delivered(1, 100)
+        book.read(1, came)
+    assert not book.awaits_turn
+    book.delivered(1, 100)
+    book.read(1, came + 100 + SLACK_BYTES + 1)
+    assert book.awaits_turn
 
 
 def test_who_has_not_greeted_may_bring_little() -> None:
@@ -125,7 +177,7 @@ def test_a_number_that_is_used_again_is_another_connection() -> None:
 
 def test_what_is_said_of_strangers_is_nothing() -> None:
     book = Connections(LIMITS)
-    book.delivered(-1)
+    book.delivered(-1, 1)
     book.greeted(7)
     book.refused(7, 0.0)
     book.read(7, 1 << 40)
