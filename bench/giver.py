@@ -14,15 +14,15 @@ from typing import Any, Final, Self
 
 from bench.processes import peak_bytes
 from filesync.digest import Digest
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
 from filesync.errors import UnexpectedMessage
 from filesync.lifetime import wait_for_end
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.sync import wire
-from filesync.sync.nodes import answer_nodes
-from filesync.transfer.channel_zmq import Channel
-from filesync.transfer.offer import Replica
+from filesync.sync.remote import wire
+from filesync.sync.remote.nodes import answer_nodes
+from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.replica import Replica
 
 ASK_TREE: Final = b"tree?"
 STOP_S: Final = 20.0

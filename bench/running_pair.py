@@ -20,10 +20,10 @@ from bench.giver import ASK_TREE, Giver
 from bench.results import plot, save, spread
 from bench.trees import write_small_files
 from filesync.digest import Digest
-from filesync.disk.update import TreeUpdate
+from filesync.disk.updating.update import TreeUpdate
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.sync.nodes import fetch_nodes
-from filesync.transfer.calls_zmq import call
+from filesync.sync.remote.nodes import fetch_nodes
+from filesync.transfer.connection.calls_zmq import call
 from filesync.transfer.plane_zmq import DataPlane
 
 SIZES: Final = (1_000, 40_000, 400_000)

@@ -29,9 +29,9 @@ from blake3 import blake3
 
 from bench.giver import Giver
 from bench.results import plot, save, spread
-from filesync.disk.update import TreeUpdate
+from filesync.disk.updating.update import TreeUpdate
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.sync.nodes import fetch_nodes
+from filesync.sync.remote.nodes import fetch_nodes
 from filesync.transfer.plane_zmq import DataPlane
 
 MIB: Final = 1 << 20

@@ -19,8 +19,8 @@ GROUP: Final = "filesync.commands"
 _OWN: Final = {
     "sync": "filesync.sync.commands",
     "serve": "filesync.sync.commands",
-    "manifest": "filesync.sync.manifest_commands",
-    "keygen": "filesync.keygen",
+    "manifest": "filesync.sync.manifests.commands",
+    "keygen": "filesync.keys.commands",
 }
 """The modules of our own commands: found without a look at what is installed, which takes 30 ms."""
 _LEVELS: Final = (logging.WARNING, logging.INFO, logging.DEBUG)

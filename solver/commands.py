@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from filesync.errors import UsageError
-from filesync.key_options import key_option, listen_keys, listen_options
-from filesync.keys import KeyPair, key_for
+from filesync.keys.files import KeyPair, key_for
+from filesync.keys.options import key_option, listen_keys, listen_options
 from filesync.lifetime import wait_for_end
 from solver.client.build import BuildRequest, read_dockerfile, run_build
 from solver.client.embedded import default_state, embedded_cluster

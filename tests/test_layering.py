@@ -13,6 +13,28 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "solver": ("filesync", "worker.wire"),  # what a worker can be told, and nothing else of it
     "bench": ("filesync", "worker", "solver"),
 }
+ROOMS: dict[str, tuple[str, ...]] = {
+    "filesync.manifest": ("disk", "keys", "transfer", "sync"),
+    "filesync.disk": ("keys", "transfer", "sync"),
+    "filesync.disk.scanning": ("disk.updating",),
+    "filesync.keys": ("disk", "manifest", "transfer", "sync"),
+    "filesync.transfer": ("sync",),
+    "filesync.transfer.connection": (
+        "disk",
+        "transfer.coding",
+        "transfer.receive",
+        "transfer.send",
+    ),
+    "filesync.transfer.coding": (
+        "disk",
+        "transfer.connection",
+        "transfer.receive",
+        "transfer.send",
+    ),
+    "filesync.transfer.receive": ("transfer.send", "transfer.plane_zmq"),
+    "filesync.transfer.send": ("transfer.receive", "transfer.plane_zmq"),
+}
+"""The rooms of ``filesync``, and what in it each may not import."""
 IO = {"asyncio", "zmq", "socket", "os", "time", "threading", "subprocess", "random"}
 PURE = [
     "filesync/diff.py",
@@ -29,17 +51,17 @@ PURE = [
     "filesync/select.py",
     "filesync/sync/filter.py",
     "filesync/sync/rate.py",
-    "filesync/sync/wire.py",
-    "filesync/transfer/codec.py",
-    "filesync/transfer/delta.py",
-    "filesync/transfer/fetch.py",
+    "filesync/sync/remote/wire.py",
+    "filesync/transfer/coding/codec.py",
+    "filesync/transfer/coding/delta.py",
+    "filesync/transfer/receive/fetch.py",
     "filesync/transfer/flow.py",
-    "filesync/transfer/gaps.py",
-    "filesync/transfer/policy.py",
-    "filesync/transfer/receiver.py",
-    "filesync/transfer/recipe.py",
-    "filesync/transfer/sender.py",
-    "filesync/transfer/units.py",
+    "filesync/transfer/receive/gaps.py",
+    "filesync/transfer/receive/policy.py",
+    "filesync/transfer/receive/receiver.py",
+    "filesync/transfer/coding/recipe.py",
+    "filesync/transfer/send/sender.py",
+    "filesync/transfer/receive/units.py",
     "filesync/transfer/wire.py",
     "solver/client/report.py",
     "solver/dockerfile/",
@@ -102,6 +124,18 @@ def test_package_imports_only_the_layers_below_it(package: str) -> None:
         str(path.relative_to(ROOT)): breaches(path, package) for path in modules(f"{package}/")
     }
     assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_room_imports_only_the_floors_below_it(room: str) -> None:
+    upper = [f"filesync.{name}" for name in ROOMS[room]]
+    found = {
+        str(path.relative_to(ROOT)): name
+        for path in modules(room.replace(".", "/") + "/")
+        for name in imports(path)
+        if any(is_below(name, one) for one in upper)
+    }
+    assert found == {}
 
 
 def test_the_table_sees_a_breach(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from filesync.digest import Digest
-from filesync.disk.update import TreeUpdate
+from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import PeerError, StoreError
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, put, with_entries
-from filesync.transfer.offer import Replica
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
 from worker.blobs import Blob
 from worker.layers import MEDIA_TYPES, Limits, apply_layer, limits_of, make_layer, recompress

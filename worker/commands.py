@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from filesync.errors import UsageError
-from filesync.key_options import insecure_option, key_option
-from filesync.keys import key_for
+from filesync.keys.files import key_for
+from filesync.keys.options import insecure_option, key_option
 from filesync.lifetime import wait_for_end
 from worker.process import WorkerOptions, run_worker
 from worker.registry import DEFAULT_FILE, read_registries

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, assert_never
 
 from filesync.digest import Digest
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
 from filesync.errors import LocalError
 from filesync.manifest import Manifest
 from worker import chains

@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Self, assert_never
 
 from filesync.digest import Digest
-from filesync.disk.update import TreeUpdate
+from filesync.disk.updating.update import TreeUpdate
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, put
 from filesync.sources import SourceLease
-from filesync.transfer.offer import Replica
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
 from worker import chains
 from worker.images import Images

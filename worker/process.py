@@ -16,12 +16,12 @@ from zmq.utils.monitor import recv_monitor_message
 from filesync.digest import Digest
 from filesync.disk.statedir import open_state
 from filesync.errors import FilesyncError, PeerError, UsageError
-from filesync.keys import KeyPair, PublicKey
+from filesync.keys.files import KeyPair, PublicKey
 from filesync.manifest import Manifest, missing_nodes, note_tree
 from filesync.manifest.pack import accept_pack, pack_nodes
-from filesync.transfer.address import parse_address
-from filesync.transfer.channel_zmq import HANDSHAKE_EVENTS
-from filesync.transfer.curve_zmq import dial, handshake_failure
+from filesync.transfer.connection.address import parse_address
+from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
+from filesync.transfer.connection.curve_zmq import dial, handshake_failure
 from filesync.transfer.plane_zmq import DataPlane
 from worker.exec import ExecState, NoRuntime
 from worker.images import Images

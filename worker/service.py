@@ -15,8 +15,8 @@ from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.select import Selector, select
-from filesync.transfer.offer import Offer
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.send.offer import Offer
 from worker import chains, exports
 from worker.exec import ExecState
 from worker.images import Images, OnShare

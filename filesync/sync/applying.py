@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from filesync.disk.arriving import ArrivingUpdate
-from filesync.disk.update import LocalTree, TreeUpdate, UpdateStats
+from filesync.disk.updating.arriving import ArrivingUpdate
+from filesync.disk.updating.update import LocalTree, TreeUpdate, UpdateStats
 from filesync.manifest import Manifest, Nodes, empty_manifest
 from filesync.sync.filter import Filter
 from filesync.sync.options import Options

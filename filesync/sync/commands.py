@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from filesync.key_options import key_option, listen_keys, listen_options
+from filesync.keys.options import key_option, listen_keys, listen_options
 
 if TYPE_CHECKING:
-    from filesync.sync.server import TreeServer
+    from filesync.sync.remote.server import TreeServer
     from filesync.transfer.plane_zmq import DataPlane
 
 PARTIAL: Final = 23
@@ -158,8 +158,8 @@ def sync(
     """
     from filesync.sync.options import Options
     from filesync.sync.rate import parse_rate
-    from filesync.sync.report import as_json, is_partial, notes, summary
     from filesync.sync.run import Listing, run
+    from filesync.sync.saying.report import as_json, is_partial, notes, summary
     from filesync.transfer.flow import Compress, Flow
 
     is_listed = flags["itemized"] or flags["dry_run"]
@@ -224,7 +224,7 @@ def serve(
     printed; with --allow it has this machine's key before the @, as `filesync sync` needs it.
     Stop it with Ctrl-C.
     """
-    from filesync.sync.server import TreeServer
+    from filesync.sync.remote.server import TreeServer
     from filesync.transfer.plane_zmq import DataPlane
 
     server = TreeServer(root, read_only=read_only, caches=default_caches())

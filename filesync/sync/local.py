@@ -6,13 +6,12 @@ from time import monotonic
 
 from filesync.digest import Digest
 from filesync.disk.handles import shown
-from filesync.disk.update import LocalTree, UpdateStats
+from filesync.disk.updating.update import LocalTree, UpdateStats
 from filesync.errors import SourceChanged
 from filesync.manifest import File, Manifest, MemoryNodes
 from filesync.sync.applying import Update, plan_target, scan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
-from filesync.sync.noting import note_plan
 from filesync.sync.options import Options
 from filesync.sync.part import Removal, is_united, removal_of
 from filesync.sync.places import (
@@ -23,8 +22,9 @@ from filesync.sync.places import (
     find_target,
     not_excluded,
 )
+from filesync.sync.saying.noting import note_plan
+from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, scan_place
-from filesync.sync.stats import SyncStats
 
 
 def sync_local(paths: Sequence[bytes], dest: bytes, options: Options) -> SyncStats:

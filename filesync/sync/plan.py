@@ -3,7 +3,7 @@
 import msgspec
 
 from filesync.digest import Digest
-from filesync.disk.visits import Counts, Visits, count
+from filesync.disk.updating.visits import Counts, Visits, count
 from filesync.errors import UsageError
 from filesync.manifest import (
     Directory,

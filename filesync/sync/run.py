@@ -11,8 +11,8 @@ from contextlib import nullcontext
 from filesync.errors import ContentCorrupt, SourceChanged, UsageError
 from filesync.sync.changing import Attempts
 from filesync.sync.options import Options
-from filesync.sync.shown import ShownProgress
-from filesync.sync.stats import SyncStats
+from filesync.sync.saying.shown import ShownProgress
+from filesync.sync.saying.stats import SyncStats
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def _remote(
     sources: Sequence[str], dest: str, options: Options, shown: ShownProgress
 ) -> SyncStats:
     # A local sync needs no sockets: 30 ms less.
-    from filesync.sync.client import Remote, parse, sync_from, sync_to
+    from filesync.sync.remote.client import Remote, parse, sync_from, sync_to
 
     progress = shown.note if shown.is_shown else None
     target = parse(dest)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from filesync.digest import digest_of
-from filesync.disk.scan import LeaveOut, Watcher, scan
-from filesync.disk.statcache import StatCache
+from filesync.disk.scanning.scan import LeaveOut, Watcher, scan
+from filesync.disk.scanning.statcache import StatCache
 from filesync.errors import StoreError
 from filesync.manifest import Manifest, Nodes
 from filesync.sync.filter import Filter

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from filesync.transfer.address import is_here
+from filesync.transfer.connection.address import is_here
 
 WINDOW_BYTES: Final = 32 << 20
 """Wanted and not yet written, all replicas of a pull together."""

@@ -21,15 +21,16 @@ from filesync.errors import (
     UnexpectedMessage,
 )
 from filesync.manifest import Manifest
-from filesync.transfer import calls_zmq
-from filesync.transfer.address import check_address, check_listen_address, with_key
-from filesync.transfer.calls_zmq import Answer
-from filesync.transfer.channel_zmq import Channel
-from filesync.transfer.connections_zmq import Link
+from filesync.transfer.connection import calls_zmq
+from filesync.transfer.connection.address import check_address, check_listen_address, with_key
+from filesync.transfer.connection.calls_zmq import Answer
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.connection.link_zmq import Link
 from filesync.transfer.errors import TooMuchWanted
 from filesync.transfer.flow import WINDOW_BYTES, Flow
-from filesync.transfer.offer import Offer, Replica
-from filesync.transfer.outgoing_zmq import Outgoing
+from filesync.transfer.replica import Replica
+from filesync.transfer.send.offer import Offer
+from filesync.transfer.send.outgoing_zmq import Outgoing
 from filesync.transfer.stats import Counters, Progress, PullStats
 from filesync.transfer.threads import until_done
 from filesync.transfer.timeouts import Timeouts
@@ -54,14 +55,14 @@ from filesync.transfer.wire import (
 )
 
 if TYPE_CHECKING:
-    from filesync.keys import Allows, KeyPair
-    from filesync.transfer.curve_zmq import Gate
-    from filesync.transfer.growing import GrowingTree
-    from filesync.transfer.guard_zmq import SocketGuard
-    from filesync.transfer.landing_disk import Update
-    from filesync.transfer.listener_zmq import Listener
-    from filesync.transfer.pull_zmq import Feed
-    from filesync.transfer.source_disk import SourceTree
+    from filesync.keys.files import Allows, KeyPair
+    from filesync.transfer.connection.curve_zmq import Gate
+    from filesync.transfer.connection.guard_zmq import SocketGuard
+    from filesync.transfer.connection.listener_zmq import Listener
+    from filesync.transfer.receive.landing_disk import Update
+    from filesync.transfer.receive.pull_zmq import Feed
+    from filesync.transfer.send.growing import GrowingTree
+    from filesync.transfer.send.source_disk import SourceTree
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class DataPlane:
         await self._tasks.__aenter__()
         if self._listen is not None:
             # Its first peer is not to wait for what a command that dials may never need.
-            for name in ("pull_zmq", "send_zmq"):
+            for name in ("receive.pull_zmq", "send.send_zmq"):
                 import_module(f"filesync.transfer.{name}")
             try:
                 self._listener = self._open_listener(self._listen)
@@ -143,11 +144,11 @@ class DataPlane:
         return self
 
     def _open_listener(self, listen: str) -> "Listener":
-        from filesync.transfer.listener_zmq import Listener
+        from filesync.transfer.connection.listener_zmq import Listener
 
         self._guard = self._new_guard()
         if self._allows is not None:
-            from filesync.transfer.curve_zmq import Gate
+            from filesync.transfer.connection.curve_zmq import Gate
 
             if self._own is None:
                 raise LocalError("who listens with keys needs one")
@@ -181,8 +182,8 @@ class DataPlane:
         self._context.term()
 
     def _new_guard(self) -> "SocketGuard":
-        from filesync.transfer.guard_zmq import SocketGuard
-        from filesync.transfer.listener_zmq import LIMITS
+        from filesync.transfer.connection.guard_zmq import SocketGuard
+        from filesync.transfer.connection.listener_zmq import LIMITS
 
         return SocketGuard(LIMITS, asyncio.get_running_loop())
 
@@ -230,8 +231,8 @@ class DataPlane:
         """
 
         def open_source() -> "SourceTree":
-            from filesync.transfer.contents import Contents, directories_of
-            from filesync.transfer.source_disk import SourceTree
+            from filesync.transfer.send.contents import Contents, directories_of
+            from filesync.transfer.send.source_disk import SourceTree
 
             return SourceTree(root, lambda: Contents(manifest.nodes, directories_of(manifest)))
 
@@ -248,7 +249,7 @@ class DataPlane:
         """
 
         def open_source() -> "SourceTree":
-            from filesync.transfer.source_disk import SourceTree
+            from filesync.transfer.send.source_disk import SourceTree
 
             return SourceTree(root, lambda: growing.contents, growing.recent)
 
@@ -319,7 +320,7 @@ class DataPlane:
             StoreError: this disk.
         """
         # Who only sends needs nothing of what receives: 20 ms less to start with.
-        from filesync.transfer.pull_zmq import Pull
+        from filesync.transfer.receive.pull_zmq import Pull
 
         started = monotonic()
         stats = PullStats()

@@ -30,7 +30,7 @@ says ``Open``; the sender answers ``Opened``, or ``Refuse``. Then:
 * ``Close`` (receiver) and ``Refuse`` (sender) end the session. Nothing answers them.
 
 ``Call`` and ``Reply`` carry another protocol's messages over the same connection (see
-``filesync.sync.wire``); a reply's payload may come in parts.
+``filesync.sync.remote.wire``); a reply's payload may come in parts.
 
 Limits: MAX_HEADER_BYTES and MAX_PAYLOAD_BYTES a frame (ZeroMQ drops a peer that goes over),
 MAX_WANT_RANGES a ``Want``, MAX_ASK_ITEMS an ask; MAX_OUTSTANDING_BYTES,

@@ -14,15 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from filesync.disk.scan import scan
-from filesync.disk.update import TreeUpdate
+from filesync.disk.scanning.scan import scan
+from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import FilesyncError, LocalError, StoreError, UsageError
-from filesync.keys import KeyPair
+from filesync.keys.files import KeyPair
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.pack import accept_pack
 from filesync.overlay import overlay
-from filesync.transfer.offer import Offer, Replica
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.replica import Replica
+from filesync.transfer.send.offer import Offer
 from solver.client.contexts import Context, scan_contexts
 from solver.client.credentials import Logins
 from solver.client.images import KnownImages, convert_with_images, credentials_for

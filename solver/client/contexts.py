@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filesync.digest import Digest
-from filesync.disk.scan import scan
-from filesync.disk.statcache import StatCache
+from filesync.disk.scanning.scan import scan
+from filesync.disk.scanning.statcache import StatCache
 from filesync.errors import PathMissing, UsageError
 from filesync.manifest import (
     Directory,

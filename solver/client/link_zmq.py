@@ -10,11 +10,11 @@ import zmq.asyncio
 
 from filesync.digest import Digest
 from filesync.errors import UsageError
-from filesync.keys import KeyPair
+from filesync.keys.files import KeyPair
 from filesync.manifest import Manifest, Subdirectory, missing_nodes
 from filesync.manifest.pack import pack_nodes
-from filesync.transfer.channel_zmq import HANDSHAKE_EVENTS
-from filesync.transfer.curve_zmq import dial, wait_for_failure
+from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
+from filesync.transfer.connection.curve_zmq import dial, wait_for_failure
 from solver.errors import BuildError, ManagerLost
 from solver.wire import (
     MAX_DIGESTS,

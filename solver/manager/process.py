@@ -11,12 +11,12 @@ import zmq.asyncio
 
 from filesync.disk.statedir import open_state
 from filesync.errors import UsageError
-from filesync.keys import AllowFile, KeyPair
+from filesync.keys.files import AllowFile, KeyPair
 from filesync.manifest.store import SqliteNodes
-from filesync.transfer.address import check_listen_address, with_key
-from filesync.transfer.curve_zmq import Gate
-from filesync.transfer.guard import Limits
-from filesync.transfer.guard_zmq import SocketGuard
+from filesync.transfer.connection.address import check_listen_address, with_key
+from filesync.transfer.connection.curve_zmq import Gate
+from filesync.transfer.connection.guard import Limits
+from filesync.transfer.connection.guard_zmq import SocketGuard
 from solver.manager.cluster import Cluster
 from solver.manager.records import Records
 from solver.manager.server_zmq import Server

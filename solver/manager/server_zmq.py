@@ -10,12 +10,12 @@ import zmq
 import zmq.asyncio
 
 from filesync.errors import FilesyncError, MalformedMessage, PeerError, StoreError
-from filesync.keys import AllowFile, PublicKey
+from filesync.keys.files import AllowFile, PublicKey
 from filesync.manifest.pack import accept_pack
-from filesync.transfer.address import key_in
-from filesync.transfer.channel_zmq import wire_bytes_of
-from filesync.transfer.curve_zmq import key_of
-from filesync.transfer.guard_zmq import SocketGuard, came_by
+from filesync.transfer.connection.address import key_in
+from filesync.transfer.connection.channel_zmq import wire_bytes_of
+from filesync.transfer.connection.curve_zmq import key_of
+from filesync.transfer.connection.guard_zmq import SocketGuard, came_by
 from solver.errors import OrderFailed
 from solver.manager.clients import ClientLink, lacking
 from solver.manager.cluster import Cluster

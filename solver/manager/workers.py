@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from filesync.digest import Digest
 from filesync.manifest import Manifest, Nodes, missing_nodes, note_tree
 from filesync.manifest.pack import pack_nodes
-from filesync.transfer.address import key_in
+from filesync.transfer.connection.address import key_in
 from solver.errors import OrderFailed, WorkerLost
 from solver.place import WorkerView
 from solver.wire import WorkerRow

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import Digest, digest_of
-from filesync.disk.readfile import Content, read_file
-from filesync.disk.scan import scan
+from filesync.disk.scanning.readfile import Content, read_file
+from filesync.disk.scanning.scan import scan
 from filesync.errors import LocalError, StoreError, UsageError
 from filesync.manifest import Manifest, MemoryNodes, empty_manifest, link_groups
 from worker.snapshots import (
@@ -364,7 +364,7 @@ def test_unchanged_files_of_a_copy_are_not_read(
         read.append(path)
         return read_file(dirfd, name, path)
 
-    monkeypatch.setattr("filesync.disk.reading.read_file", spy)
+    monkeypatch.setattr("filesync.disk.scanning.reading.read_file", spy)
     make(snapshotter, "base", modify, id="next")
     assert sorted(read) == [b"d/sub/x", b"f", b"g"]  # and f because it has two names
 

@@ -5,15 +5,22 @@ from collections.abc import Iterator
 from typing import Final
 
 from filesync.digest import digest_of
-from filesync.disk.update import WantedFile
+from filesync.disk.updating.update import WantedFile
 from filesync.errors import MalformedMessage, PeerError
-from filesync.transfer import codec, delta, recipe, wire
+from filesync.transfer import wire
+from filesync.transfer.coding import codec, delta, recipe
 from filesync.transfer.errors import Refused
-from filesync.transfer.fetch import Fetch
 from filesync.transfer.flow import Flow
-from filesync.transfer.receiver import Receiver, Sent
-from filesync.transfer.sender import Sender
-from filesync.transfer.units import CutBases, RebuildGaps, SignGaps, StoreBatch, StorePiece
+from filesync.transfer.receive.fetch import Fetch
+from filesync.transfer.receive.receiver import Receiver, Sent
+from filesync.transfer.receive.units import (
+    CutBases,
+    RebuildGaps,
+    SignGaps,
+    StoreBatch,
+    StorePiece,
+)
+from filesync.transfer.send.sender import Sender
 from tests.fuzz import mutation
 from tests.fuzz.mutation import Mutate
 

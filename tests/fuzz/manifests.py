@@ -28,7 +28,7 @@ from filesync.manifest import (
     with_entries,
 )
 from filesync.manifest.pack import accept_pack, unpack_nodes
-from filesync.sync.manifest_file import _read, manifest_chunks
+from filesync.sync.manifests.file import _read, manifest_chunks
 from tests.fuzz import mutation
 from tests.fuzz.mutation import Mutate
 

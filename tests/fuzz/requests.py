@@ -4,16 +4,16 @@ import random
 from typing import Final
 
 from filesync.digest import digest_of
-from filesync.disk.visits import ArrivedVisits
+from filesync.disk.updating.visits import ArrivedVisits
 from filesync.errors import MalformedMessage, NodeMissing, PeerError, UsageError
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, accept, put, with_entries
 from filesync.manifest.pack import pack_directories, unpack_directories
-from filesync.sync import wire
 from filesync.sync.filter import Filter
-from filesync.sync.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.part import Part
 from filesync.sync.places import is_named
-from filesync.transfer import delta
+from filesync.sync.remote import wire
+from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
+from filesync.transfer.coding import delta
 from tests.fuzz import mutation
 from tests.fuzz.mutation import Mutate
 from tests.unit.made import file

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bench.processes import BuildRun, Cluster
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
 from filesync.manifest import MemoryNodes
 
 START_S = 20.0

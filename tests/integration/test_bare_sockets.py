@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from filesync.errors import Unavailable
-from filesync.transfer.offer import Replica
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.replica import Replica
 from filesync.transfer.timeouts import Timeouts
 from tests.integration.test_sync_plane import (
     LOOPBACK,

@@ -13,9 +13,9 @@ import pytest
 import zmq.asyncio
 
 from bench.processes import Cluster, run
-from filesync.keys import KeyPair, public_path, read_key
-from filesync.transfer.address import with_key
-from filesync.transfer.curve_zmq import dial
+from filesync.keys.files import KeyPair, public_path, read_key
+from filesync.transfer.connection.address import with_key
+from filesync.transfer.connection.curve_zmq import dial
 from worker.wire import orders
 
 

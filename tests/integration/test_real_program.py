@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bench.processes import BuildRun, Cluster
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
 from filesync.manifest import MemoryNodes
 
 CALCULATOR = Path(__file__).parent / "calculator"

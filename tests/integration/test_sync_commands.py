@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from filesync.digest import Digest
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
 from filesync.manifest import MemoryNodes
 
 COMMAND = [sys.executable, "-m", "filesync"]

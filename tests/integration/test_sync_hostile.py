@@ -13,7 +13,7 @@ import zstandard
 from msgspec.structs import replace
 
 from filesync.digest import Digest, digest_of
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
 from filesync.errors import (
     FilesyncError,
     MalformedManifest,
@@ -36,14 +36,15 @@ from filesync.manifest import (
     subdirectory,
 )
 from filesync.manifest.pack import pack_nodes
-from filesync.sync import asking, wire
-from filesync.sync.client import Remote, sync_from
-from filesync.sync.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.options import Options
-from filesync.sync.server import TreeServer
-from filesync.transfer import calls_zmq, delta, listener_zmq
-from filesync.transfer.calls_zmq import Answer
-from filesync.transfer.channel_zmq import Channel
+from filesync.sync.remote import asking, wire
+from filesync.sync.remote.client import Remote, sync_from
+from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
+from filesync.sync.remote.server import TreeServer
+from filesync.transfer.coding import delta
+from filesync.transfer.connection import calls_zmq, listener_zmq
+from filesync.transfer.connection.calls_zmq import Answer
+from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, Refused, TooMuchWanted
 from filesync.transfer.plane_zmq import DataPlane
 from tests.unit.made import file

@@ -14,8 +14,8 @@ import zmq.asyncio
 import zstandard
 
 from filesync.digest import Digest, digest_of
-from filesync.disk.scan import scan
-from filesync.disk.update import TreeUpdate
+from filesync.disk.scanning.scan import scan
+from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import (
     ContentCorrupt,
     FilesyncError,
@@ -24,7 +24,9 @@ from filesync.errors import (
     UnexpectedMessage,
 )
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.transfer import delta, listener_zmq, pull_zmq, recipe, wire
+from filesync.transfer import wire
+from filesync.transfer.coding import delta, recipe
+from filesync.transfer.connection import listener_zmq
 from filesync.transfer.errors import (
     InsecureListen,
     NotOffered,
@@ -33,8 +35,9 @@ from filesync.transfer.errors import (
     VersionMismatch,
 )
 from filesync.transfer.flow import Compress, Flow
-from filesync.transfer.offer import Replica
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.receive import pull_zmq
+from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.timeouts import Timeouts
 from filesync.transfer.wire import Codec

@@ -6,7 +6,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from filesync.transfer.channel_zmq import wire_bytes_of
+from filesync.transfer.connection.channel_zmq import wire_bytes_of
 
 LENGTHS = [0, 1, 33, 221, 222, 223, 254, 255, 256, 5_000, 1 << 20]
 

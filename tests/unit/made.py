@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from filesync.digest import digest_of
-from filesync.disk.update import WantedFile
+from filesync.disk.updating.update import WantedFile
 from filesync.manifest import File
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from filesync.errors import UsageError
-from filesync.keys import (
+from filesync.keys.files import (
     AllowFile,
     PublicKey,
     key_for,

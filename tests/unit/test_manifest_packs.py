@@ -19,7 +19,7 @@ from filesync.manifest.pack import (
     unpack_directories,
     unpack_nodes,
 )
-from filesync.sync.manifest_file import _read, manifest_chunks, read_manifest, write_manifest
+from filesync.sync.manifests.file import _read, manifest_chunks, read_manifest, write_manifest
 from tests.unit.test_overlay import Shape, manifest, shapes
 
 

@@ -12,12 +12,12 @@ import pytest
 from e2b_dockerfile_utils import PatternMatcher
 
 from filesync.digest import EMPTY, Digest, digest_of
-from filesync.disk import readfile, reading
-from filesync.disk import scan as scan_module
 from filesync.disk.handles import remove_tree
-from filesync.disk.readfile import is_kept
-from filesync.disk.scan import Excludes, Scanned, scan
-from filesync.disk.statcache import FINE_SLACK_NS, StatCache, is_racy
+from filesync.disk.scanning import readfile, reading
+from filesync.disk.scanning import scan as scan_module
+from filesync.disk.scanning.readfile import is_kept
+from filesync.disk.scanning.scan import Excludes, Scanned, scan
+from filesync.disk.scanning.statcache import FINE_SLACK_NS, StatCache, is_racy
 from filesync.errors import SourceChanged, StoreError
 from filesync.manifest import (
     Entry,

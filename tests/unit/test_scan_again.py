@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from filesync.digest import digest_of
-from filesync.disk import listing, reading
-from filesync.disk import scan as scan_module
-from filesync.disk import statcache as statcache_module
-from filesync.disk.listing import Stamp, mark
-from filesync.disk.scan import Excludes, Scanned, scan
-from filesync.disk.statcache import Noted, Seen, StatCache
+from filesync.disk.scanning import listing, reading
+from filesync.disk.scanning import scan as scan_module
+from filesync.disk.scanning import statcache as statcache_module
+from filesync.disk.scanning.listing import Stamp, mark
+from filesync.disk.scanning.scan import Excludes, Scanned, scan
+from filesync.disk.scanning.statcache import Noted, Seen, StatCache
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, MemoryNodes, growth
 from filesync.manifest import node as node_module
 

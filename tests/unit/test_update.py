@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from filesync.disk.update import LocalTree
+from filesync.disk.updating.update import LocalTree
 from tests.unit.update_driver import (
     MakeDirectory,
     MakeFile,

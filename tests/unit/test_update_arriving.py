@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 
 from filesync.digest import Digest
-from filesync.disk.arriving import ArrivingUpdate
 from filesync.disk.handles import remove_path
-from filesync.disk.incoming import WantedFile
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
+from filesync.disk.updating.arriving import ArrivingUpdate
+from filesync.disk.updating.incoming import WantedFile
 from filesync.errors import LocalError, MalformedManifest
 from filesync.manifest import (
     EMPTY_DIRECTORY,

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from filesync.disk.update import TreeUpdate
+from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import (
     ContentCorrupt,
     LocalError,

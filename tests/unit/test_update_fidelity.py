@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from blake3 import blake3
 
-from filesync.disk.update import TreeUpdate
+from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import (
     MalformedManifest,
 )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from filesync.disk.local import LocalTree
-from filesync.disk.update import TreeUpdate
+from filesync.disk.updating.local import LocalTree
+from filesync.disk.updating.update import TreeUpdate
 from tests.unit.update_driver import Contents, MakeFile, build, hand_in, scanned, update
 
 LARGE = b"2" * 3_000_000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from filesync.disk.update import TreeUpdate
+from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import (
     LocalError,
     MalformedManifest,

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from filesync.digest import EMPTY
-from filesync.disk.update import LocalTree, TreeUpdate
+from filesync.disk.updating.update import LocalTree, TreeUpdate
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Directory,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.disk.similar import MAX_NOTED, Similar
-from filesync.disk.update import TreeUpdate, WantedFile
+from filesync.disk.updating.similar import MAX_NOTED, Similar
+from filesync.disk.updating.update import TreeUpdate, WantedFile
 from filesync.manifest import EMPTY_DIRECTORY as EMPTY
 from filesync.manifest import File, Manifest, put, subdirectory, with_entries
 from tests.unit.counting_nodes import CountingNodes

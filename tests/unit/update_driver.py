@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from filesync.digest import Digest, digest_of
 from filesync.disk.handles import remove_tree
-from filesync.disk.scan import scan
-from filesync.disk.update import LocalTree, TreeUpdate, UpdateStats, WantedFile
+from filesync.disk.scanning.scan import scan
+from filesync.disk.updating.update import LocalTree, TreeUpdate, UpdateStats, WantedFile
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Entry,

@@ -10,7 +10,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from filesync.disk.metadata import chmod_unopened
+from filesync.disk.updating.metadata import chmod_unopened
 from filesync.errors import StoreError
 from filesync.manifest import Xattrs
 

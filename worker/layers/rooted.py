@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from filesync.disk.handles import DirectoryHandles, remove_tree, shown
-from filesync.disk.metadata import DEFAULT_ACL, Created, Metadata
-from filesync.disk.readfile import is_kept
+from filesync.disk.scanning.readfile import is_kept
+from filesync.disk.updating.metadata import DEFAULT_ACL, Created, Metadata
 from filesync.errors import StoreError
 from filesync.manifest import MAX_DEPTH, Directory, Special, Symlink
 from worker.layers.errors import BadLayer

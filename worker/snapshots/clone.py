@@ -9,8 +9,8 @@ from typing import Final
 
 from filesync.disk.content import copy_sparse
 from filesync.disk.handles import DirectoryHandles, shown
-from filesync.disk.metadata import Created, Metadata, open_existing
-from filesync.disk.statcache import Noted, StatCache
+from filesync.disk.scanning.statcache import Noted, StatCache
+from filesync.disk.updating.metadata import Created, Metadata, open_existing
 from filesync.errors import StoreError
 from filesync.manifest import Directory, Entry, File, Manifest, Special, Subdirectory
 

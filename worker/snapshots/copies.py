@@ -4,8 +4,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from filesync.disk.scan import scan
-from filesync.disk.statcache import FINE_SLACK_NS, StatCache
+from filesync.disk.scanning.scan import scan
+from filesync.disk.scanning.statcache import FINE_SLACK_NS, StatCache
 from filesync.manifest import Manifest
 from worker.snapshots.clone import clone_tree
 from worker.snapshots.driver import Sealed

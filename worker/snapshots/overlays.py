@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from filesync.disk.handles import DirectoryHandles, open_root, remove_tree
-from filesync.disk.metadata import Metadata
+from filesync.disk.updating.metadata import Metadata
 from filesync.errors import StoreError
 from filesync.manifest import Manifest
 from filesync.manifest.patch import patch

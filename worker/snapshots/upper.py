@@ -8,8 +8,8 @@ from typing import Final
 
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles, shown
-from filesync.disk.readfile import Gone, read_file, read_xattrs, unreadable
-from filesync.disk.work import WORK_PREFIX
+from filesync.disk.reserved import WORK_PREFIX
+from filesync.disk.scanning.readfile import Gone, read_file, read_xattrs, unreadable
 from filesync.errors import StoreError
 from filesync.manifest import Directory, File, Special, Symlink, Xattrs
 from filesync.manifest.patch import Change

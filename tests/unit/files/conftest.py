@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
 from filesync.manifest import Directory, LayeredNodes, Manifest, MemoryNodes, Subdirectory
 from filesync.select import select
 from worker.files import InputTree, perform

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import digest_of
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
 from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest, MemoryNodes
 from worker.files import BadMode, InputTree, perform

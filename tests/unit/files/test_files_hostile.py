@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
 from filesync.errors import FilesyncError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes, Subdirectory
 from filesync.select import select

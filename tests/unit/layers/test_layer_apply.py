@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import digest_of
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
 from filesync.errors import StoreError
 from filesync.manifest import MemoryNodes
 from worker.layers import Applied, BadLayer, Limits, apply_layer, limits_of

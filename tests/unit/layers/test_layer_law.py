@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
 from filesync.manifest import Manifest, MemoryNodes
 from tests.unit.layers.layer_trees import Tree, build, trees
 from worker.layers import apply_layer, tar_blocks, tar_size

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from filesync.disk.scan import scan
+from filesync.disk.scanning.scan import scan
 from filesync.errors import StoreError
 from filesync.manifest import Manifest, MemoryNodes
 from worker.blobs import BlobStore

@@ -20,9 +20,9 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.sync import wire
-from filesync.sync.nodes import NodeFetch, answer_deltas, answer_nodes
-from filesync.transfer import delta
+from filesync.sync.remote import wire
+from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
+from filesync.transfer.coding import delta
 from filesync.transfer.errors import NotOffered
 from tests.unit.made import file
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from filesync.digest import Digest
 from filesync.errors import MalformedMessage
 from filesync.manifest import MAX_NODE_BYTES
-from filesync.sync import wire
+from filesync.sync.remote import wire
 from filesync.transfer.wire import MAX_INTEGER, Codec
 
 DIGEST = Digest(bytes(32))

@@ -1,7 +1,7 @@
 import pytest
 
 from filesync.errors import UsageError
-from filesync.transfer.address import (
+from filesync.transfer.connection.address import (
     check_address,
     check_listen_address,
     key_in,

@@ -12,7 +12,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.transfer.contents import Contents, directories_of
+from filesync.transfer.send.contents import Contents, directories_of
 from tests.unit.made import file
 from tests.unit.test_overlay import Shape, manifest, shapes
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.errors import MalformedMessage
-from filesync.transfer import delta
+from filesync.transfer.coding import delta
 from filesync.transfer.wire import SIGNATURE_BYTES
 
 OLD = random.Random(1).randbytes(100_000)

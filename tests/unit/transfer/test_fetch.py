@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.digest import Digest, digest_of
-from filesync.disk.update import WantedFile
-from filesync.transfer import delta, recipe
-from filesync.transfer.fetch import (
+from filesync.disk.updating.update import WantedFile
+from filesync.transfer.coding import delta, recipe
+from filesync.transfer.flow import Flow
+from filesync.transfer.receive.fetch import (
     BATCH_BYTES,
     DELTA_BYTES,
     MAX_PENDING_FILES,
@@ -19,9 +20,8 @@ from filesync.transfer.fetch import (
     SMALL_BYTES,
     Fetch,
 )
-from filesync.transfer.flow import Flow
-from filesync.transfer.receiver import Receiver
-from filesync.transfer.units import (
+from filesync.transfer.receive.receiver import Receiver
+from filesync.transfer.receive.units import (
     Batch,
     CopyRanges,
     CutBases,

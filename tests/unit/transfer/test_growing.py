@@ -2,7 +2,7 @@
 
 from filesync.digest import digest_of
 from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, decode, put, with_entries
-from filesync.transfer.growing import HANDED_DIRECTORIES, GrowingTree, Recent
+from filesync.transfer.send.growing import HANDED_DIRECTORIES, GrowingTree, Recent
 from tests.unit.made import file
 
 

@@ -1,4 +1,4 @@
-from filesync.transfer.guard import (
+from filesync.transfer.connection.guard import (
     PATIENCE_TURNS,
     REFUSAL_S,
     SLACK_BYTES,

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filesync.digest import digest_of
-from filesync.transfer import delta, recipe, wire
+from filesync.transfer import wire
+from filesync.transfer.coding import delta, recipe
 from filesync.transfer.wire import Codec, Level
 from tests.fuzz import frames
 

@@ -1,6 +1,6 @@
 import pytest
 
-from filesync.transfer.policy import SAMPLE_S, Link, delta_pays
+from filesync.transfer.receive.policy import SAMPLE_S, Link, delta_pays
 
 GIGABIT = 125e6
 

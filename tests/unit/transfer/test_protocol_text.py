@@ -6,9 +6,10 @@ from typing import get_args
 
 import pytest
 
-from filesync.sync import wire as sync_wire
-from filesync.transfer import recipe, wire
-from filesync.transfer.listener_zmq import LIMITS as LIMITS_OF_CONNECTIONS
+from filesync.sync.remote import wire as sync_wire
+from filesync.transfer import wire
+from filesync.transfer.coding import recipe
+from filesync.transfer.connection.listener_zmq import LIMITS as LIMITS_OF_CONNECTIONS
 
 TEXT = (Path(__file__).parents[3] / "docs/protocol.md").read_text()
 LIMITS = re.findall(r"^\| `(MAX_\w+)` \| ([\d,]+) \|", TEXT, re.MULTILINE)

@@ -1,15 +1,15 @@
 import pytest
 
 from filesync.digest import digest_of
-from filesync.disk.update import WantedFile
+from filesync.disk.updating.update import WantedFile
 from filesync.errors import MalformedMessage, Unavailable, UnexpectedMessage
-from filesync.transfer import recipe
+from filesync.transfer.coding import recipe
 from filesync.transfer.errors import Refused
-from filesync.transfer.fetch import SMALL_BYTES, Fetch
 from filesync.transfer.flow import Compress, Flow
-from filesync.transfer.receiver import PROGRESS_BYTES, Receiver, State
-from filesync.transfer.sender import Sender, SendFrame
-from filesync.transfer.units import Batch, Coded, CutBases, StoreBatch, StorePiece
+from filesync.transfer.receive.fetch import SMALL_BYTES, Fetch
+from filesync.transfer.receive.receiver import PROGRESS_BYTES, Receiver, State
+from filesync.transfer.receive.units import Batch, Coded, CutBases, StoreBatch, StorePiece
+from filesync.transfer.send.sender import Sender, SendFrame
 from filesync.transfer.wire import (
     MAX_OUTSTANDING_RANGES,
     AskRecipes,

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.errors import MalformedMessage
-from filesync.transfer import recipe
-from filesync.transfer.recipe import Copy, Index, Match, Part
+from filesync.transfer.coding import recipe
+from filesync.transfer.coding.recipe import Copy, Index, Match, Part
 from filesync.transfer.wire import Level
 from tests.unit.made import reader
 

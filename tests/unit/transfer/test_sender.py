@@ -4,7 +4,13 @@ from hypothesis import strategies as st
 
 from filesync.digest import digest_of
 from filesync.transfer.errors import TooMuchWanted
-from filesync.transfer.sender import WHOLE_BYTES, SendDeltas, Sender, SendFrame, SendRecipes
+from filesync.transfer.send.sender import (
+    WHOLE_BYTES,
+    SendDeltas,
+    Sender,
+    SendFrame,
+    SendRecipes,
+)
 from filesync.transfer.wire import (
     MAX_DELTA_BYTES,
     MAX_DELTAS_BYTES,

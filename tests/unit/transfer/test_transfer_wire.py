@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from filesync.digest import Digest
 from filesync.errors import MalformedMessage
-from filesync.sync import wire as sync_wire
-from filesync.transfer import codec, wire
+from filesync.sync.remote import wire as sync_wire
+from filesync.transfer import wire
+from filesync.transfer.coding import codec
 from filesync.transfer.flow import Compress
 from filesync.transfer.wire import Codec, Level
 

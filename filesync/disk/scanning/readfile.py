@@ -1,0 +1,227 @@
+"""Reading what identifies a file: its content's digest and its extended attributes."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from filesync.digest import EMPTY, Digest, digest_of
+from filesync.disk.handles import shown
+from filesync.disk.scanning.listing import CTIME, MTIME, SIZE, Stamp, stamp_of
+from filesync.errors import SourceChanged, StoreError
+from filesync.manifest import Xattrs
+
+READ_BYTES: Final = 1 << 20
+_LARGE_BYTES: Final = 16 << 20
+_AHEAD_BYTES: Final = 4 << 20
+"""Of a file from _LARGE_BYTES on, read by a thread while what came before is hashed."""
+MAX_TRIES: Final = 4
+"""A file that changes while it is read is read again three times."""
+
+_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_MAX_XATTR_BYTES: Final = 256 << 10
+
+
+Keep = Callable[[Digest, bytes], None]
+"""Takes a content and its digest; must not block."""
+
+
+class Gone(Exception):
+    """The name is not there any more, or is no regular file now."""
+
+
+class Content(NamedTuple):
+    """What one read of a file found. ``stat`` and ``digest`` belong to the same moment."""
+
+    stat: os.stat_result
+    digest: Digest
+    xattrs: Xattrs
+    bytes_read: int
+
+
+def read_file(dirfd: int, name: bytes, path: bytes) -> Content:
+    """Read the regular file ``name`` in the directory ``dirfd``; ``path`` is for messages.
+
+    Raises:
+        Gone: it vanished or became something else.
+        SourceChanged: it changed at every try.
+        StoreError: it cannot be read.
+    """
+    try:
+        fd = os.open(name, _FLAGS, dir_fd=dirfd)
+    except OSError as exc:
+        # ELOOP: a link took its place; ENXIO: a socket did.
+        if exc.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            raise Gone from exc
+        raise unreadable(path, exc) from exc
+    try:
+        return _read_open(fd, path)
+    except OSError as exc:
+        raise unreadable(path, exc) from exc
+    finally:
+        os.close(fd)
+
+
+def read_small(
+    dirfd: int, name: bytes, path: bytes, keep: Keep | None = None
+) -> tuple[Stamp, Digest, Xattrs] | None:
+    """Read a small regular file with one name in as few calls as prove what was read.
+
+    ``keep`` is given what was read. None where that is not what it is, where it changed meanwhile or cannot be read: then
+    ``read_file`` reads it, or says why not.
+
+    Raises:
+        StoreError: it has more xattrs than a manifest can hold.
+    """
+    try:
+        fd = os.open(name, _FLAGS, dir_fd=dirfd)
+    except OSError:
+        return None
+    try:
+        before = os.fstat(fd)
+        size = before.st_size
+        if size >= READ_BYTES or before.st_nlink != 1 or not stat.S_ISREG(before.st_mode):
+            return None
+        data = os.read(fd, size + 1)
+        xattrs = read_xattrs(fd, path)
+        after = stamp_of(os.fstat(fd))
+        if (
+            len(data) != size
+            or after[SIZE] != size
+            or after[CTIME] != before.st_ctime_ns
+            or after[MTIME] != before.st_mtime_ns
+        ):
+            return None
+        digest = Digest(blake3(data).digest())
+        if keep is not None:
+            keep(digest, data)
+        return after, digest, xattrs
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def read_xattrs(place: int | bytes, path: bytes) -> Xattrs:
+    """Return the extended attributes that belong to a tree, in order.
+
+    ``place`` is a descriptor, or a path that is not followed if it is a link.
+
+    Raises:
+        StoreError: there are more than a manifest can hold.
+    """
+    follow = isinstance(place, int)
+    try:
+        names = os.listxattr(place) if follow else os.listxattr(place, follow_symlinks=False)
+    except OSError as exc:
+        if exc.errno in (errno.ENOTSUP, errno.ENOENT):
+            return ()
+        raise
+    if not names:
+        return ()
+    found: list[tuple[bytes, bytes]] = []
+    for name in sorted(os.fsencode(name) for name in names):
+        if is_kept(name):
+            try:
+                found.append((name, os.getxattr(place, name, follow_symlinks=follow)))
+            except OSError as exc:
+                if exc.errno != errno.ENODATA:
+                    raise
+    if sum(len(name) + len(value) for name, value in found) > _MAX_XATTR_BYTES:
+        raise StoreError(f"{shown(path)} has more than {_MAX_XATTR_BYTES} bytes of xattrs")
+    return tuple(found)
+
+
+def is_kept(xattr: bytes) -> bool:
+    """Say whether an extended attribute is part of a tree, and not the machine's own."""
+    space, _, rest = xattr.partition(b".")
+    if space == b"trusted":
+        return not rest.startswith(b"overlay.")
+    if space == b"system":
+        return rest.startswith(b"posix_acl_")
+    return space == b"user" or xattr == b"security.capability"
+
+
+def unreadable(path: bytes, exc: OSError) -> StoreError:
+    """Return the error for a file that this process may not read."""
+    return StoreError(
+        f"{shown(path)} cannot be read: {exc.strerror}; "
+        "make it readable, or leave it out with an ignore pattern"
+    )
+
+
+def changing(path: bytes) -> SourceChanged:
+    """Return the error for a file that gives no rest."""
+    return SourceChanged(
+        f"{shown(path)} changed each time it was read; run again when it rests", path
+    )
+
+
+def same_file(a: os.stat_result, b: os.stat_result) -> bool:
+    """Say whether nothing of a file that a stat tells has changed in between."""
+    return (
+        a.st_ino == b.st_ino
+        and a.st_size == b.st_size
+        and a.st_mtime_ns == b.st_mtime_ns
+        and a.st_ctime_ns == b.st_ctime_ns
+    )
+
+
+def _read_open(fd: int, path: bytes) -> Content:
+    before = os.fstat(fd)
+    bytes_read = 0
+    for _ in range(MAX_TRIES):
+        if not stat.S_ISREG(before.st_mode):
+            raise Gone
+        digest, size = _digest(fd, before.st_size)
+        bytes_read += size
+        xattrs = read_xattrs(fd, path)
+        after = os.fstat(fd)
+        if size == after.st_size and same_file(before, after):
+            return Content(after, digest, xattrs, bytes_read)
+        before = after
+    raise changing(path)
+
+
+def _digest(fd: int, size: int) -> tuple[Digest, int]:
+    """Return the digest and length of what ``fd`` has; reads no further than a little past ``size``.
+
+    A file that grows without end must not be read without end.
+    """
+    if size < READ_BYTES:
+        data = os.pread(fd, size + 1, 0)
+        return (digest_of(data), len(data)) if data else (EMPTY, 0)
+    hasher = blake3()
+    done = 0
+    for block in _read_ahead(fd, size) if size >= _LARGE_BYTES else _read_on(fd, size):
+        hasher.update(block)
+        done += len(block)
+    return Digest(hasher.digest()), done
+
+
+def _read_on(fd: int, size: int) -> Iterator[memoryview]:
+    """Yield what ``fd`` has, each block until the next one is asked for."""
+    buffer = memoryview(bytearray(READ_BYTES))
+    at = 0
+    while at <= size and (count := os.preadv(fd, [buffer], at)):
+        yield buffer[:count]
+        at += count
+
+
+def _read_ahead(fd: int, size: int) -> Iterator[memoryview]:
+    """As ``_read_on``, the next block read by a thread: reading costs as much as hashing."""
+    this, other = memoryview(bytearray(_AHEAD_BYTES)), memoryview(bytearray(_AHEAD_BYTES))
+    with ThreadPoolExecutor(1) as thread:
+        at, reading = 0, thread.submit(os.preadv, fd, [this], 0)
+        while count := reading.result():
+            at += count
+            if at <= size:
+                reading = thread.submit(os.preadv, fd, [other], at)
+            yield this[:count]
+            if at > size:
+                return
+            this, other = other, this

@@ -1,0 +1,298 @@
+"""Scanning: the manifest of a directory on disk.
+
+A directory is read through its descriptor, one at a time, in walk order. A file that the stat
+cache knows costs one ``fstatat``; where all files of a directory are known its node is taken from
+the cache as it is. Else a file costs an open, a read between two ``fstat`` that show that nothing
+changed meanwhile, and a ``flistxattr``.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+from filesync.digest import Digest
+from filesync.disk.handles import DirectoryHandles, shown
+from filesync.disk.reserved import WORK_PREFIX
+from filesync.disk.scanning.listing import (
+    CTIME,
+    MTIME,
+    Found,
+    Stamp,
+    look,
+    mark,
+    names_in,
+    recent,
+)
+from filesync.disk.scanning.readfile import unreadable
+from filesync.disk.scanning.reading import Listing, Reader
+from filesync.disk.scanning.statcache import Seen, StatCache, is_racy, pack_stamps
+from filesync.errors import MalformedManifest, StoreError
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    Expansion,
+    File,
+    Known,
+    Nodes,
+    canonical_links,
+    grow,
+)
+from filesync.manifest.store import batched
+
+_THREADS: Final = 2
+_NOT_NOTED: Final = (0, 0, 0)
+
+
+class Excludes(Protocol):
+    """What a scan leaves out. Paths are relative to its root, bad bytes as surrogates."""
+
+    def excludes(self, path: str) -> bool:
+        """Say whether ``path`` is left out. Asked also below excluded directories."""
+
+    def may_prune(self, directory: str) -> bool:
+        """Say whether all below a directory that is left out is left out as well."""
+
+
+LeaveOut = Callable[[bytes, bool], bool]
+"""(path from the root, is it a directory) -> it is left out, and a directory not entered."""
+
+
+class Watcher(Protocol):
+    """Is told what a scan has done, while it goes on."""
+
+    def directory_done(self, path: bytes, tree: Digest) -> None:
+        """Take note that a directory is in the store, with all that is in it."""
+
+    def content_read(self, digest: Digest, content: bytes) -> None:
+        """Take note of the whole content of a small file that was read."""
+
+
+class Scanned(NamedTuple):
+    """What a scan found.
+
+    Attributes:
+        tree: tree digest of the root; its nodes are in the store that the scan was given.
+        content: content digest of the root.
+        skipped: what cannot be part of a tree, counted by kind (``socket``, ``changing``).
+        bytes_read: content that was read; what a cache or hint knew was not.
+        files_read: files that were read.
+    """
+
+    tree: Digest
+    content: Digest
+    skipped: Mapping[str, int]
+    bytes_read: int
+    files_read: int
+
+
+def scan(
+    root: Path,
+    nodes: Nodes,
+    *,
+    cache: StatCache | None = None,
+    excludes: Excludes | None = None,
+    leave_out: LeaveOut | None = None,
+    hints: Mapping[bytes, tuple[int, Digest]] | None = None,
+    watcher: Watcher | None = None,
+) -> Scanned:
+    """Put the manifest of the directory ``root`` into ``nodes``. Blocks.
+
+    ``root`` may be a link to a directory. What ``leave_out`` says is as if it were not there,
+    with all below it. ``hints`` gives (size, digest) of files that the
+    caller has just written and checked: a file of that size at that path is not read.
+    ``watcher`` is told of directories as they are done; if there are hard links across them the
+    tree that is returned may name their groups otherwise.
+
+    Names that vanish meanwhile are left out; a file that changes while it is read is read
+    again. Sockets are skipped.
+
+    Raises:
+        SourceChanged: a file changed at every try.
+        StoreError: something cannot be read, or fits no manifest; names it.
+    """
+    with DirectoryHandles(root) as handles, ThreadPoolExecutor(_THREADS) as pool:
+        reader = Reader(pool, hints or {}, keep=watcher.content_read if watcher else None)
+        scanning = _Scan(
+            handles,
+            reader,
+            cache=cache,
+            excludes=excludes,
+            leave_out=leave_out,
+            must_look=bool(hints),
+        )
+        if cache is not None:
+            cache.begin()
+        complete = False
+        try:
+            with batched(nodes):
+                tree = grow(nodes, _At(b""), scanning.expand, done=_telling(watcher))
+                tree = canonical_links(nodes, tree)
+            complete = True
+        except MalformedManifest as exc:
+            raise StoreError(f"{shown(os.fsencode(root))} fits no manifest: {exc}") from exc
+        finally:
+            pool.shutdown(cancel_futures=True)
+            if cache is not None:
+                cache.end(complete=complete)
+    content = nodes.summary(tree).content
+    return Scanned(tree, content, dict(reader.skipped), reader.bytes_read, reader.files_read)
+
+
+class _At(NamedTuple):
+    """A directory to be read.
+
+    ``only_on_the_way``: it is left out itself, and kept for what is taken back in below it.
+    """
+
+    path: bytes
+    only_on_the_way: bool = False
+
+
+class _Scan:
+    """One scan under way: ``expand`` turns a directory on disk into its entries."""
+
+    def __init__(
+        self,
+        handles: DirectoryHandles,
+        reader: Reader,
+        *,
+        cache: StatCache | None,
+        excludes: Excludes | None,
+        leave_out: LeaveOut | None,
+        must_look: bool,
+    ) -> None:
+        """``must_look``: stat each file before it is opened; it may need no reading."""
+        self._handles = handles
+        self._reader = reader
+        self._cache = cache
+        self._excludes = excludes
+        self._leave_out = leave_out
+        self._must_look = must_look
+        self._started_ns = time.time_ns()
+
+    def expand(self, at: _At) -> Expansion[_At]:
+        """Read one directory; its subdirectories are left for later."""
+        try:
+            fd = self._handles.open(at.path)
+        except StoreError as exc:
+            if at.path and isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
+                return Expansion(EMPTY_DIRECTORY, [], [], drop_if_empty=True)
+            if isinstance(exc.__cause__, PermissionError):
+                raise unreadable(at.path, exc.__cause__) from exc
+            raise
+        try:
+            return self._read(at, Listing(at.path, fd))
+        except OSError as exc:
+            raise unreadable(at.path, exc) from exc
+
+    def _read(self, at: _At, listing: Listing) -> Expansion[_At]:
+        on_the_way: set[bytes] = set()
+        found = self._wanted(listing, names_in(listing.fd), on_the_way)
+        seen = self._cache.load(at.path) if self._cache is not None else None
+        known: Known | None = None
+        made: Callable[[Known], None] | None = None
+        if seen is None and not self._must_look:
+            self._reader.read_new(listing, found)
+        else:
+            listing.directories, listing.stamps = look(found)
+            if seen is not None and seen.mark and seen.mark == _mark(listing):
+                known = seen.known()
+                made = self._keeps(at.path, seen.stamps, seen.mark, None)
+            else:
+                listing.seen = seen.files() if seen is not None else {}
+                self._reader.read_changed(listing)
+        if known is None:
+            self._reader.finish(listing)
+            made = self._notes(listing, seen) if self._cache is not None else None
+        # Taken from the end, so that hard-link groups are met, and named, in walk order.
+        children = [
+            (name, _At(listing.prefix + name, name in on_the_way))
+            for name in sorted(listing.directories, reverse=True)
+        ]
+        return Expansion(
+            listing.header,
+            listing.entries,
+            children,
+            drop_if_empty=at.only_on_the_way,
+            known=known,
+            made=made,
+        )
+
+    def _wanted(self, listing: Listing, found: Found, on_the_way: set[bytes]) -> Found:
+        """Return what is not left out; note directories that are but are to be entered."""
+        if not listing.prefix:
+            # What an update that was killed has left is no part of any tree.
+            found = (one for one in found if not one[0].startswith(WORK_PREFIX))
+        if self._leave_out is not None:
+            found = _kept(found, self._leave_out, listing.prefix)
+        if self._excludes is None:
+            return found
+        return _not_excluded(found, self._excludes, listing.prefix, on_the_way)
+
+    def _notes(self, listing: Listing, seen: Seen | None) -> Callable[[Known], None]:
+        """Return what notes ``listing`` for the next scan, when its directory is made."""
+        stamps = listing.stamps
+        maybe = recent(stamps, self._started_ns)
+        racy = {name for name in maybe if self._is_racy(stamps[name])}
+        numbers: list[int] = []
+        listing.entries.sort(key=attrgetter("name"))
+        for entry in listing.entries:
+            if isinstance(entry, File):
+                name = entry.name
+                numbers += _NOT_NOTED if name in racy else stamps[name][CTIME : CTIME + 3]
+        mark = b"" if racy else _mark(listing)
+        return self._keeps(listing.path, pack_stamps(numbers), mark, seen)
+
+    def _is_racy(self, stamp: Stamp) -> bool:
+        return is_racy(stamp[MTIME], stamp[CTIME], started_ns=self._started_ns)
+
+    def _keeps(
+        self, path: bytes, stamps: bytes, mark: bytes, old: Seen | None
+    ) -> Callable[[Known], None]:
+        """Return what keeps a directory in the cache, unless ``old`` is there and says the same.
+
+        It outlives the reading of all that is below the directory: it holds little.
+        """
+
+        def keep(known: Known) -> None:
+            seen = Seen(known.data, stamps, mark, known.summary, known.below)
+            if self._cache is not None and seen != old:
+                self._cache.keep(path, seen)
+
+        return keep
+
+
+def _telling(watcher: Watcher | None) -> Callable[[_At, Digest], None] | None:
+    if watcher is None:
+        return None
+    tell = watcher.directory_done
+    return lambda at, tree: tell(at.path, tree)
+
+
+def _mark(listing: Listing) -> bytes:
+    if not listing.is_whole:
+        return b""  # what was skipped is to be counted anew
+    return mark(listing.header, listing.directories, listing.stamps)
+
+
+def _kept(
+    found: Found, leave_out: LeaveOut, prefix: bytes
+) -> Iterator[tuple[bytes, "os.DirEntry[str]"]]:
+    for name, item in found:
+        if not leave_out(prefix + name, item.is_dir(follow_symlinks=False)):
+            yield name, item
+
+
+def _not_excluded(
+    found: Found, excludes: Excludes, prefix: bytes, on_the_way: set[bytes]
+) -> Iterator[tuple[bytes, "os.DirEntry[str]"]]:
+    for name, item in found:
+        path = (prefix + name).decode("utf-8", "surrogateescape")
+        if not excludes.excludes(path):
+            yield name, item
+        elif item.is_dir(follow_symlinks=False) and not excludes.may_prune(path):
+            on_the_way.add(name)
+            yield name, item

@@ -1,0 +1,1 @@
+"""From one tree in a directory to another."""

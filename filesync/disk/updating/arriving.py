@@ -1,0 +1,133 @@
+"""Making a tree whose directories come one by one, while its source is still being scanned.
+
+Each directory comes after those in it, for that is the order in which their digests are known. So
+files can be asked for and written long before the root is known; the root, which comes last,
+proves that all that came before is one tree.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from filesync.digest import Digest
+from filesync.disk.handles import shown
+from filesync.disk.reserved import WORK_PREFIX
+from filesync.disk.updating.incoming import WantedFile
+from filesync.disk.updating.layout import Layout
+from filesync.disk.updating.reuse import Sources
+from filesync.disk.updating.update import TreeUpdate, UpdateStats
+from filesync.disk.updating.visits import ArrivedVisits, Visit
+from filesync.disk.updating.work import storing
+from filesync.errors import LocalError, MalformedManifest
+from filesync.manifest import Manifest, Nodes, empty_manifest
+
+
+class ArrivingUpdate(TreeUpdate):
+    """Makes the directory ``root``, which is empty, hold a tree that is not known yet.
+
+    Call ``prepare``; then ``add`` for the directories as they come, writing what it returns as
+    with any ``TreeUpdate``; then ``finish``, after the root has come. Or ``abort``: what is
+    there then is proved, and is found by the scan of the next update.
+    """
+
+    def __init__(
+        self, root: Path, nodes: Nodes, *, atomic: bool = False, preserve_owner: bool = True
+    ) -> None:
+        """Touch nothing yet. ``nodes`` must have each directory's node before it is added."""
+        super().__init__(
+            root,
+            basis=None,
+            target=empty_manifest(nodes),
+            atomic=atomic,
+            preserve_owner=preserve_owner,
+        )
+        self._nodes = nodes
+        self._arrived = ArrivedVisits(nodes)
+        self._made = {b""}
+
+    def prepare(self) -> None:
+        """Do what must be done before any directory comes. Blocks; call it once.
+
+        Raises:
+            StoreError: this disk.
+        """
+        self._open()
+        self._visits = self._arrived
+        self._sources = Sources(None)
+        self._layout = Layout(
+            self._directories,
+            self._workdir,
+            target=self._target,
+            sources=self._sources,
+            moved=self._visits.moved,
+        )
+        self._make_files(is_made=True)
+        self._files.settle()  # of none: each is settled when it comes
+
+    def wanted(self) -> Iterator[WantedFile]:
+        """Yield nothing: ``add`` says what is wanted."""
+        return iter(())
+
+    def add(self, directories: Sequence[tuple[bytes, Digest]]) -> list[WantedFile]:
+        """Make (path, tree digest) of the directories that came next; return what to fetch.
+
+        Blocks. For one thread at a time; others may write meanwhile.
+
+        Raises:
+            MalformedManifest: they are no tree; see also ``TreeUpdate``.
+            StoreError: this disk.
+        """
+        wanted: list[WantedFile] = []
+        for path, tree in directories:
+            visit = self._arrived.arrive(path, tree)
+            self._check(visit)
+            self._make(path)
+            self._layout.touch(visit)
+            wanted += self._files_to_come.wanted_of(self._files.settle_one(visit))
+        return wanted
+
+    def finish(self) -> UpdateStats:
+        """Put the rest in place. Blocks.
+
+        Raises:
+            LocalError: the root has not come; and as ``TreeUpdate.finish``.
+        """
+        if self._arrived.tree is None:
+            raise LocalError("a tree is finished before its root has come")
+        self._settler.target = self.made
+        self._tally.add(created=self.made.summary.entries)
+        return super().finish()
+
+    @property
+    def is_whole(self) -> bool:
+        """The root has come, and so has all that is in it."""
+        return self._arrived.tree is not None
+
+    @property
+    def made(self) -> Manifest:
+        """What the directory holds, once it is finished.
+
+        Raises:
+            LocalError: the root has not come.
+        """
+        if self._arrived.tree is None:
+            raise LocalError("a tree is asked for before its root has come")
+        return Manifest(self._arrived.tree, self._nodes)
+
+    def _check(self, visit: Visit) -> None:
+        top = visit.path.partition(b"/")[0]
+        for name in (top, *([] if top else [entry.name for entry in visit.new.entries])):
+            if name.startswith(WORK_PREFIX):
+                raise MalformedManifest(f"{shown(name)} is a reserved name")
+
+    def _make(self, path: bytes) -> None:
+        """Make a directory, and those above it that are not there yet."""
+        missing: list[bytes] = []
+        while path not in self._made:
+            missing.append(path)
+            path = path.rpartition(b"/")[0]
+        while missing:
+            path = missing.pop()
+            self._made.add(path)
+            parent, _, name = path.rpartition(b"/")
+            with self._directories.held(parent) as dirfd, storing(path):
+                self._layout.make_one(dirfd, name)

@@ -1,0 +1,176 @@
+"""The files of an update: numbered in walk order, and how far each one is."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from filesync.disk.updating.layout import Layout
+from filesync.disk.updating.local import Missing
+from filesync.disk.updating.reuse import Sources
+from filesync.disk.updating.settle import COPIED_BYTES, WANTED, Settler, State
+from filesync.disk.updating.visits import Visit, Visits
+from filesync.disk.updating.work import Directories, Place, storing
+from filesync.manifest import Entry, File, Subdirectory
+
+Change = tuple[Entry | None, Entry]
+
+
+class Run(NamedTuple):
+    """The files of one directory.
+
+    Attributes:
+        place: the directory.
+        first: the ticket of the first of them; the others follow.
+        changes: as of its ``Visit``; other entries than files have no ticket.
+    """
+
+    place: Place
+    first: int
+    changes: list[Change]
+
+
+class Files:
+    """Settles the directories of an update one after another, and knows the state of each file.
+
+    Attributes:
+        states: of each file by its ticket, one byte each; as long as the walk has come.
+    """
+
+    def __init__(
+        self,
+        root: Directories,
+        visits: Visits,
+        *,
+        layout: Layout,
+        settler: Settler,
+        sources: Sources,
+        is_made: bool,
+        is_atomic: bool,
+    ) -> None:
+        """Settle nothing yet.
+
+        Args:
+            root: the tree's directories.
+            visits: those of them that are entered.
+            layout: makes the new ones.
+            settler: puts in place what needs no fetching.
+            sources: what the old tree has.
+            is_made: the new directories are there already.
+            is_atomic: others use the tree meanwhile.
+        """
+        self.states = bytearray()
+        self._root = root
+        self._visits = visits
+        self._layout = layout
+        self._settler = settler
+        self._sources = sources
+        self._is_made = is_made
+        self._is_atomic = is_atomic
+        self._is_started = False
+        self._unsettled: Iterator[Run] | None = self._settle_all()
+
+    def settle(self) -> None:
+        """Settle all that has not been settled yet.
+
+        Raises:
+            MalformedManifest: the target contradicts itself.
+            StoreError: this disk.
+        """
+        if self._unsettled is not None:
+            self._is_started = True
+            for _ in self._unsettled:
+                pass
+            self._unsettled = None
+
+    def runs(self) -> Iterator[Run]:
+        """Yield the files by directory, in walk order; at first, settle each just before.
+
+        Raises:
+            MalformedManifest, StoreError: as ``settle``.
+        """
+        if self._unsettled is not None and not self._is_started:
+            self._is_started = True
+            # Not ``yield from``: what is left is settled even when this generator is dropped.
+            while (run := next(self._unsettled, None)) is not None:
+                yield run
+            self._unsettled = None
+            return
+        self.settle()
+        ticket = 0
+        for visit in self._visits:
+            yield Run(self._place(visit), ticket, visit.changes)
+            ticket += sum(type(entry) is File for _, entry in visit.changes)
+
+    def settle_one(self, visit: Visit) -> Run:
+        """Settle one directory, which is there; its files get the next tickets.
+
+        Raises:
+            MalformedManifest, StoreError: as ``settle``.
+        """
+        place = self._place(visit)
+        first = len(self.states)
+        if visit.changes:
+            with self._root.held(visit.path) as dirfd, storing(visit.path):
+                self._settle(place, dirfd, visit.changes)
+        return Run(place, first, visit.changes)
+
+    def find(self, state: State) -> Iterator[Missing]:
+        """Yield the files in ``state``."""
+        self.settle()
+        if state in self.states:
+            for run in self.runs():
+                yield from self.of_run(run, state)
+
+    def of_run(self, run: Run, state: State) -> Iterator[Missing]:
+        """Yield those files of one directory that are in ``state``."""
+        states, place = self.states, run.place
+        ticket = run.first - 1
+        for old, entry in run.changes:
+            if type(entry) is not File:
+                continue
+            ticket += 1
+            if states[ticket] == state:
+                was = old if type(old) is File else None
+                yield Missing(place, ticket, was, entry)
+
+    def put_later(
+        self, state: State, put: Callable[[Place, int, Entry | None, File], None]
+    ) -> None:
+        """Put the files in ``state`` in place, given their directories' descriptors.
+
+        Raises:
+            MalformedManifest: the target contradicts itself.
+            StoreError: this disk.
+        """
+        if state not in self.states:
+            return
+        for run in self.runs():
+            found = list(self.of_run(run, state))
+            if not found:
+                continue
+            with self._root.held(run.place.path) as dirfd, storing(run.place.path):
+                for place, _, old, entry in found:
+                    put(place, dirfd, old, entry)
+
+    def _settle_all(self) -> Iterator[Run]:
+        for visit in self._visits:
+            if not self._is_made:
+                self._layout.make(visit)
+            yield self.settle_one(visit)
+
+    def _settle(self, place: Place, dirfd: int, changes: list[Change]) -> None:
+        settler, add = self._settler, self.states.append
+        has_nothing = not self._sources.has_any
+        for old, entry in changes:
+            if isinstance(entry, File):
+                is_plain = has_nothing and old is None and not entry.link
+                if is_plain and 0 < entry.size <= COPIED_BYTES:
+                    add(WANTED)
+                else:
+                    add(settler.settle(place, dirfd, old, entry))
+            elif not isinstance(entry, Subdirectory):
+                settler.settle_other(place, dirfd, old, entry)
+
+    def _place(self, visit: Visit) -> Place:
+        # The root may have been there, and what is there is seen by others.
+        is_private = visit.old is None and bool(visit.path)
+        return Place(visit.path, is_direct=is_private or not self._is_atomic)

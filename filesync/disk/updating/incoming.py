@@ -1,0 +1,213 @@
+"""Contents that come from elsewhere: asked for one by one, verified, written where they belong."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from filesync.digest import Digest, short
+from filesync.disk.content import read_piece
+from filesync.disk.updating.files import Files, Run
+from filesync.disk.updating.large import BasisFile, LargeFile
+from filesync.disk.updating.metadata import open_existing
+from filesync.disk.updating.partial import Partials
+from filesync.disk.updating.reuse import Sources, Where
+from filesync.disk.updating.settle import SETTLED, WANTED
+from filesync.disk.updating.tally import Tally
+from filesync.disk.updating.work import Directories, Place, WorkDirectory, storing
+from filesync.disk.updating.write import Data, Maker, NewFile
+from filesync.errors import ContentCorrupt, LocalError, StoreError
+from filesync.manifest import Entry, File
+
+
+class WantedFile(NamedTuple):
+    """A content that must come from elsewhere.
+
+    Attributes:
+        ticket: names this file within its update.
+        digest: BLAKE3 of the content.
+        size: bytes of content; never 0.
+        replaces: bytes that are here and likely to share something with it, in an old file
+            and in what an interrupted update has left of it; 0 if there are none.
+    """
+
+    ticket: int
+    digest: Digest
+    size: int
+    replaces: int
+
+
+_Pending = tuple[Place, File, bool, Where | None]
+"""A file that was asked for: its directory, its entry, whether it replaces a file there, and
+where its basis is. A plain tuple: there is one for each file."""
+
+
+class _Run:
+    """What is left of a batch, from its next file on."""
+
+    __slots__ = ("one", "place", "rest")
+
+    def __init__(
+        self,
+        place: Place,
+        one: tuple[WantedFile, Data],
+        rest: Iterator[tuple[WantedFile, Data]],
+    ) -> None:
+        self.place = place
+        self.one: tuple[WantedFile, Data] | None = one
+        self.rest = rest
+
+
+class Incoming:
+    """The files of an update that must come; its methods are those of ``TreeUpdate``."""
+
+    def __init__(
+        self,
+        root: Directories,
+        work: WorkDirectory,
+        *,
+        files: Files,
+        sources: Sources,
+        partials: Partials,
+        maker: Maker,
+        tally: Tally,
+    ) -> None:
+        self._root = root
+        self._work = work
+        self._files = files
+        self._sources = sources
+        self._partials = partials
+        self._maker = maker
+        self._tally = tally
+        self._pending: dict[int, _Pending] = {}
+
+    def wanted(self) -> Iterator[WantedFile]:
+        """Yield what must be fetched."""
+        for run in self._files.runs():
+            yield from self.wanted_of(run)
+
+    def wanted_of(self, run: Run) -> Iterator[WantedFile]:
+        """Yield what must be fetched of one directory."""
+        pending, states = self._pending, self._files.states
+        has_bases = self._sources.has_similar or self._partials.found
+        place, ticket, changes = run
+        for old, entry in changes:
+            if type(entry) is not File:
+                continue
+            if states[ticket] == WANTED:
+                basis, size = None, 0
+                if old is not None or has_bases:
+                    basis, size = self._find_basis(place, old, entry)
+                pending[ticket] = (place, entry, type(old) is File, basis)
+                yield WantedFile(ticket, entry.digest, entry.size, size)
+            ticket += 1
+
+    def write_small(self, batch: Sequence[tuple[WantedFile, Data]]) -> None:
+        """Verify and write whole files."""
+        total = 0
+        for (_, digest, size, _), data in batch:
+            if len(data) != size or blake3(data).digest() != digest:
+                raise ContentCorrupt(
+                    f"{len(data)} bytes that came for {short(digest)} are not it"
+                )
+            total += size
+        rest = iter(batch)
+        one = next(rest, None)
+        while one is not None:
+            place = self._find_pending(one[0])[0]
+            run = _Run(place, one, rest)
+            with self._root.held(place.path) as dirfd, storing(place.path):
+                self._maker.put(place, dirfd, self._settling(run))
+            one = run.one
+        self._tally.add(files_written=len(batch), bytes_written=total)
+
+    def read_basis(self, wanted: WantedFile, limit: int) -> bytes | None:
+        """Return the start of the old content that ``wanted`` replaces."""
+        found = self._pending.get(wanted.ticket)
+        if found is None or (basis := found[3]) is None or limit <= 0:
+            return None
+        try:
+            with self._opened_basis(basis) as fd:
+                return read_piece(fd, 0, min(limit, os.fstat(fd).st_size))
+        except (OSError, StoreError):
+            return None
+
+    def open_large(self, wanted: WantedFile) -> LargeFile:
+        """Return a file to be written in pieces."""
+        place, entry, _, basis = self._find_pending(wanted)
+        bases: list[BasisFile] = []
+        if basis is not None:
+            with suppress(OSError, StoreError), self._opened_basis(basis) as fd:
+                bases.append(BasisFile(os.dup(fd), os.fstat(fd).st_size))
+        try:
+            with storing(place.path):
+                new = self._maker.open(entry)
+        except BaseException:
+            for fd, _ in bases:
+                os.close(fd)
+            raise
+
+        def put_in_place(new: NewFile) -> None:
+            with self._root.held(place.path) as dirfd, storing(place.path):
+                self._maker.place(new, dirfd)
+            self._files.states[wanted.ticket] = SETTLED
+            self._pending.pop(wanted.ticket, None)
+            self._tally.add(files_written=1, bytes_written=entry.size)
+
+        def discard(new: NewFile, keep: bool) -> None:
+            with storing(place.path):
+                self._maker.discard(new, keep=keep)
+
+        return LargeFile(new, bases, place=put_in_place, discard=discard)
+
+    def _settling(self, run: _Run) -> Iterator[tuple[File, Data, bool]]:
+        """Yield what ``Maker.put`` takes, and note each as done when the next is asked for.
+
+        Ends at the first file of another directory, which is left in ``run``.
+        """
+        pending, states, place = self._pending, self._files.states, run.place
+        while (one := run.one) is not None:
+            wanted, data = one
+            ticket = wanted[0]
+            if ticket not in pending:
+                self._find_pending(wanted)
+            of, entry, replaces, _ = pending[ticket]
+            if of is not place:
+                return
+            yield entry, data, replaces
+            states[ticket] = SETTLED
+            del pending[ticket]
+            run.one = next(run.rest, None)
+
+    def _find_basis(
+        self, place: Place, old: Entry | None, entry: File
+    ) -> tuple[Where | None, int]:
+        """Return where an old file is that ``entry`` may have content of, if any.
+
+        And how many bytes there are to look at, what an interrupted update has left included.
+        """
+        where: Where | None = None
+        size = 0
+        if type(old) is File:
+            where, size = Where(False, place.path, entry.name, is_free=False), old.size
+        elif found := self._sources.find_similar(place.path, entry):
+            where, size = found
+        return where, size + self._partials.found.get(entry.digest, 0)
+
+    def _find_pending(self, wanted: WantedFile) -> _Pending:
+        try:
+            return self._pending[wanted.ticket]
+        except KeyError:
+            raise LocalError(f"ticket {wanted.ticket} is not wanted") from None
+
+    @contextmanager
+    def _opened_basis(self, basis: Where) -> Iterator[int]:
+        holder = self._work.trash if basis.in_trash else self._root
+        with holder.held(basis.path) as dirfd:
+            fd = open_existing(dirfd, basis.name)
+        try:
+            yield fd
+        finally:
+            os.close(fd)

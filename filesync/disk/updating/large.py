@@ -1,0 +1,225 @@
+"""Files whose content arrives in pieces."""
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from filesync.digest import Digest, short
+from filesync.disk.content import PIECE_BYTES, hash_file, write_all, write_sparse
+from filesync.disk.handles import shown
+from filesync.disk.updating.work import storing
+from filesync.disk.updating.write import Data, NewFile
+from filesync.errors import ContentCorrupt
+
+_MAX_AHEAD: Final = 4096
+"""Bound on pieces that came before what stands in front of them; beyond it all is read again."""
+
+
+class BasisFile(NamedTuple):
+    """An old file that may share content with a new one.
+
+    Attributes:
+        fd: open for reading; the ``LargeFile``'s own, closed at its end.
+        size: its bytes.
+    """
+
+    fd: int
+    size: int
+
+
+class LargeFile:
+    """One file whose content arrives in pieces, in any order, each byte once.
+
+    For one thread at a time. Ends with ``finish`` or ``abort``.
+
+    Where an earlier update was interrupted, what it has left of this very content is the first
+    of ``bases``, and the file that is being written at once: what it has at its own offset
+    costs no writing. What nobody has written yet reads as zeros there.
+
+    Attributes:
+        bases: what it may be copied from, the likeliest first; none of them is verified.
+    """
+
+    def __init__(
+        self,
+        new: NewFile,
+        bases: Sequence[BasisFile],
+        *,
+        place: Callable[[NewFile], None],
+        discard: Callable[[NewFile, bool], None],
+    ) -> None:
+        """Take ``new`` and the descriptors of ``bases`` over.
+
+        Args:
+            new: the file, empty or partly written.
+            bases: other files than ``new``.
+            place: puts the file under its name.
+            discard: closes it instead; told whether what is in it may be right.
+        """
+        self._new = new
+        self._place = place
+        self._discard = discard
+        self._hasher = blake3()
+        self._hashed_bytes = 0
+        # Pieces behind the first gap: where each begins, and where it ends.
+        self._ahead: dict[int, int] = {}
+        self._is_hashed_again = False
+        self._buffer = memoryview(b"")
+        self._is_resumed = bool(new.extents)
+        own = [BasisFile(os.dup(new.fd), new.extents[-1][1])] if new.extents else []
+        self.bases = (*own, *bases)
+
+    def write(self, offset: int, data: Data) -> None:
+        """Write ``data`` at ``offset``; pages of it that are all zero become holes.
+
+        Does not keep ``data``.
+
+        Raises:
+            ContentCorrupt: it reaches past the end.
+            StoreError: this disk.
+        """
+        self._check(offset, len(data))
+        with storing(self._new.entry.name):
+            self._write(offset, data)
+
+    def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
+        """Write ``length`` bytes at ``offset`` that ``bases[basis]`` has at ``basis_offset``.
+
+        Raises:
+            ContentCorrupt: there is no such basis, or it ends before, or this file does.
+            StoreError: this disk.
+        """
+        name = self._new.entry.name
+        if not 0 <= basis < len(self.bases) or basis_offset < 0:
+            raise ContentCorrupt(f"{shown(name)} has no basis {basis}")
+        self._check(offset, length)
+        is_own = self._is_resumed and basis == 0
+        with storing(name):
+            if is_own and offset == basis_offset:
+                self._note(offset, length)
+                return
+            # On tmpfs reading, hashing and writing make 1.7 GB/s, where copy_file_range, which
+            # must read everything again to hash it, makes 1.5.
+            while length > 0:
+                count = min(length, PIECE_BYTES)
+                data = self._read(self.bases[basis].fd, basis_offset, count)
+                if not data:
+                    raise ContentCorrupt(f"{shown(name)}: its basis ends before")
+                if is_own:
+                    self._blank(data, basis_offset)
+                self._write(offset, data)
+                offset += len(data)
+                basis_offset += len(data)
+                length -= len(data)
+
+    def finish(self) -> None:
+        """Verify the whole content, then put the file in place.
+
+        Raises:
+            ContentCorrupt: it is not what was wanted. What was written is removed, and the
+                content is still wanted: ``open_large`` may be called again.
+            StoreError: this disk.
+        """
+        entry = self._new.entry
+        try:
+            with storing(entry.name):
+                actual = self._digest()
+            if actual != entry.digest:
+                self._close(keep=False)
+                raise ContentCorrupt(
+                    f"{shown(entry.name)} has the digest {short(actual)}, "
+                    f"not {short(entry.digest)}"
+                )
+            self._place(self._new)
+        finally:
+            self._close(keep=True)
+
+    def abort(self) -> None:
+        """Let go of it. Idempotent; does nothing after ``finish``.
+
+        What has been written stays for whoever wants the same content next, in this update or
+        the one after it.
+        """
+        self._close(keep=True)
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def _check(self, offset: int, length: int) -> None:
+        size = self._new.entry.size
+        if offset < 0 or length < 0 or offset + length > size:
+            raise ContentCorrupt(f"{shown(self._new.entry.name)}: bytes past its end of {size}")
+
+    def _write(self, offset: int, data: Data) -> None:
+        if self._is_resumed and self._had_data(offset, offset + len(data)):
+            write_all(self._new.fd, data, offset)
+        else:
+            write_sparse(self._new.fd, memoryview(data), offset)
+        # In order, which is usual, hashing here saves reading everything again at the end.
+        if offset == self._hashed_bytes and not self._is_hashed_again:
+            self._hasher.update(data)
+            self._hashed_bytes += len(data)
+            self._catch_up()
+        else:
+            self._note(offset, len(data))
+
+    def _note(self, offset: int, length: int) -> None:
+        """Note what is in the file and shall be hashed when all before it is."""
+        if offset < self._hashed_bytes or len(self._ahead) >= _MAX_AHEAD:
+            # What is hashed must not change after it.
+            self._is_hashed_again = True
+        if not self._is_hashed_again:
+            self._ahead[offset] = offset + length
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        while (end := self._ahead.pop(self._hashed_bytes, 0)) > self._hashed_bytes:
+            while (at := self._hashed_bytes) < end:
+                data = self._read(self._new.fd, at, min(end - at, PIECE_BYTES))
+                if not data:
+                    self._is_hashed_again = True
+                    return
+                self._hasher.update(data)
+                self._hashed_bytes += len(data)
+
+    def _read(self, fd: int, offset: int, length: int) -> memoryview:
+        if not self._buffer:
+            self._buffer = memoryview(bytearray(PIECE_BYTES))
+        return self._buffer[: os.preadv(fd, [self._buffer[:length]], offset)]
+
+    def _blank(self, data: memoryview, offset: int) -> None:
+        """Make zeros of what was a hole when this file was opened: it may be filled by now."""
+        at, end = offset, offset + len(data)
+        extents = self._new.extents
+        for index in range(bisect_right(extents, at, key=_end), len(extents)):
+            start, stop = extents[index]
+            if start >= end:
+                break
+            if start > at:
+                data[at - offset : start - offset] = bytes(start - at)
+            at = stop
+        if at < end:
+            data[at - offset :] = bytes(end - at)
+
+    def _had_data(self, offset: int, end: int) -> bool:
+        extents = self._new.extents
+        index = bisect_right(extents, offset, key=_end)
+        return index < len(extents) and extents[index][0] < end
+
+    def _digest(self) -> Digest:
+        entry = self._new.entry
+        if self._hashed_bytes == entry.size and not self._is_hashed_again:
+            return Digest(self._hasher.digest())
+        return hash_file(self._new.fd, entry.size)
+
+    def _close(self, *, keep: bool) -> None:
+        for fd, _ in self.bases:
+            os.close(fd)
+        self.bases = ()
+        self._discard(self._new, keep)
+
+
+def _end(extent: tuple[int, int]) -> int:
+    return extent[1]

@@ -1,0 +1,229 @@
+"""Owner, mode, times and xattrs of what stands on disk.
+
+The order is data, owner, mode, xattrs, times: a change of owner or content drops
+``security.capability`` and the setuid bit, and everything but the last step changes a time.
+"""
+
+import errno
+import os
+import stat
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from filesync.disk.handles import shown
+from filesync.disk.scanning.readfile import is_kept, read_xattrs
+from filesync.errors import StoreError
+from filesync.manifest import Special, Symlink, Xattrs
+
+_REFUSED: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EINVAL)
+"""What an ordinary user, or a file system without the feature, is told."""
+DEFAULT_ACL: Final = b"system.posix_acl_default"
+
+
+class HasMetadata(Protocol):
+    """A file's or a directory's entry."""
+
+    @property
+    def mode(self) -> int:
+        """Permission bits with setuid, setgid and sticky."""
+
+    @property
+    def uid(self) -> int:
+        """The owner."""
+
+    @property
+    def gid(self) -> int:
+        """The group."""
+
+    @property
+    def mtime_ns(self) -> int:
+        """Nanoseconds since 1970."""
+
+    @property
+    def xattrs(self) -> Xattrs:
+        """Names and values, ascending."""
+
+
+class Created:
+    """What files get that are created in one directory: learnt from the first of them.
+
+    Looking costs one ``fstat`` a directory, and is right with setgid directories, ``grpid``
+    mounts and file servers that map users.
+    """
+
+    __slots__ = ("owner",)
+
+    def __init__(self) -> None:
+        self.owner: tuple[int, int] | None = None
+
+
+class Metadata:
+    """Sets metadata; what cannot be kept here is counted by kind and is no error.
+
+    For several threads at once.
+
+    Attributes:
+        special_bits: of a mode, those that creating a file with it may not give; all, until
+            somebody who knows the umask says otherwise.
+    """
+
+    def __init__(self, *, preserve_owner: bool) -> None:
+        self._preserve_owner = preserve_owner
+        self._lock = threading.Lock()
+        self._not_kept = Counter[str]()
+        self._chown_refused = False
+        self.special_bits = 0o7777
+
+    @property
+    def not_kept(self) -> dict[str, int]:
+        """How many files lack their "owner", "mode", "mtime", "xattr" or "device" by kind."""
+        with self._lock:
+            return dict(self._not_kept)
+
+    def lose(self, kind: str) -> None:
+        """Count something that cannot be kept."""
+        with self._lock:
+            self._not_kept[kind] += 1
+
+    def set_new(self, fd: int, entry: HasMetadata, created: Created) -> None:
+        """Complete a file that was created with ``entry.mode & 0o777``."""
+        if self._preserve_owner:
+            if (owner := created.owner) is None:
+                status = os.fstat(fd)
+                owner = created.owner = (status.st_uid, status.st_gid)
+            if owner != (entry.uid, entry.gid):
+                self._chown(fd, entry, owner)
+        if entry.mode & self.special_bits:
+            self._chmod(fd, entry.mode)
+        for name, value in entry.xattrs:
+            self._set_xattr(fd, name, value)
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def sync(self, fd: int, entry: HasMetadata) -> None:
+        """Make an existing file's or directory's metadata ``entry``'s; touch only what differs."""
+        status = os.fstat(fd)
+        is_owned = (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
+        is_chowned = self._preserve_owner and not is_owned
+        if is_chowned:
+            self._chown(fd, entry, (status.st_uid, status.st_gid))
+        if stat.S_IMODE(status.st_mode) != entry.mode or (is_chowned and entry.mode & 0o6000):
+            self._chmod(fd, entry.mode)
+        self._sync_xattrs(fd, entry.xattrs)
+        if status.st_mtime_ns != entry.mtime_ns:
+            with self._losing("mtime"):
+                os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def sync_unopened(self, dirfd: int, name: bytes, entry: Symlink | Special) -> None:
+        """Do the same to a link or special file, which is not opened."""
+        status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+        if self._preserve_owner and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+            with self._losing("owner"):
+                os.chown(name, entry.uid, entry.gid, dir_fd=dirfd, follow_symlinks=False)
+        if isinstance(entry, Special) and status.st_mode != entry.mode:
+            with self._losing("mode"):
+                chmod_unopened(dirfd, name, stat.S_IMODE(entry.mode), stat.S_IFMT(entry.mode))
+        # /proc leads to the held directory; the one name after it is not followed.
+        self._sync_xattrs(b"/proc/self/fd/%d/%s" % (dirfd, name), entry.xattrs)
+        with self._losing("mtime"):
+            times = (entry.mtime_ns, entry.mtime_ns)
+            os.utime(name, ns=times, dir_fd=dirfd, follow_symlinks=False)
+
+    def _chown(self, fd: int, entry: HasMetadata, owner: tuple[int, int]) -> None:
+        """Change what differs; the group alone where the user is refused."""
+        uid, gid = (
+            -1 if want == has else want for want, has in zip(_owner(entry), owner, strict=True)
+        )
+        if uid == -1 or not self._chown_refused:
+            try:
+                os.fchown(fd, uid, gid)
+            except OSError as exc:
+                if exc.errno not in _REFUSED:
+                    raise
+                self._chown_refused |= uid != -1
+            else:
+                return
+        self.lose("owner")
+        if uid != -1 and gid != -1:
+            try:
+                os.fchown(fd, -1, gid)
+            except OSError as exc:
+                if exc.errno not in _REFUSED:
+                    raise
+
+    def _chmod(self, fd: int, mode: int) -> None:
+        with self._losing("mode"):
+            os.fchmod(fd, mode)
+            # The kernel drops setgid silently for a group that the user is not in.
+            if mode & 0o2000 and not os.fstat(fd).st_mode & 0o2000:
+                self.lose("mode")
+
+    def _sync_xattrs(self, file: int | bytes, wanted: Xattrs) -> None:
+        has = dict(read_xattrs(file, b""))
+        for name, value in wanted:
+            if has.pop(name, None) != value:
+                self._set_xattr(file, name, value)
+        for name in has:
+            with self._losing("xattr"):
+                os.removexattr(file, name, follow_symlinks=isinstance(file, int))
+
+    def _set_xattr(self, file: int | bytes, name: bytes, value: bytes) -> None:
+        if not is_kept(name):
+            # A tree must not bring what steers this machine: labels, overlayfs' own marks.
+            self.lose("xattr")
+            return
+        with self._losing("xattr"):
+            os.setxattr(file, name, value, follow_symlinks=isinstance(file, int))
+
+    @contextmanager
+    def _losing(self, kind: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            if exc.errno not in _REFUSED:
+                raise
+            self.lose(kind)
+
+
+def _owner(entry: HasMetadata) -> tuple[int, int]:
+    return entry.uid, entry.gid
+
+
+def chmod_unopened(dirfd: int, name: bytes, mode: int, kind: int) -> None:
+    """Change the mode of ``name``, which cannot be opened, following no link.
+
+    Raises:
+        StoreError: it is not of the type ``kind`` any more.
+        OSError: it is not there, or not ours.
+    """
+    # Python's chmod by dir_fd follows links. A descriptor of the mere place does not.
+    place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+    try:
+        if stat.S_IFMT(os.fstat(place).st_mode) != kind:
+            raise StoreError(f"{shown(name)} was replaced while it was being updated")
+        os.chmod(f"/proc/self/fd/{place}", mode)
+    finally:
+        os.close(place)
+
+
+def open_existing(dirfd: int, name: bytes) -> int:
+    """Open a regular file for reading, giving its owner the right to first if need be.
+
+    Raises:
+        StoreError: it is not a regular file any more.
+        OSError: it is not there, or not ours.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=dirfd)
+    except PermissionError:
+        mode = stat.S_IMODE(os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode)
+        chmod_unopened(dirfd, name, mode | 0o400, stat.S_IFREG)
+        fd = os.open(name, flags, dir_fd=dirfd)
+        os.fchmod(fd, mode)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise StoreError(f"{shown(name)} was replaced while it was being updated")
+    return fd

@@ -1,0 +1,214 @@
+"""Partial files: large contents on their way, which outlive an update that does not finish.
+
+Each is a file named by its content's digest, in one directory beside the work directory. What is
+written in it stands where it belongs; the rest is a hole. Nothing in it is trusted: who goes on
+from it proves it piece by piece, and the whole is hashed before it gets its name.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import threading
+from collections.abc import Container
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from filesync.digest import Digest
+from filesync.disk.handles import DIRECTORY_FLAGS, remove_tree
+from filesync.disk.reserved import WORK_PREFIX
+
+PARTIAL_NAME: Final = WORK_PREFIX + b"partial"
+_DIGEST_BYTES: Final = 32
+_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MAX_EXTENTS: Final = 65_536
+_ROOM_BYTES: Final = 4 << 20
+"""With less than this left on its disk no partial file is kept: others need the room more."""
+_NOT_THERE: Final = (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES)
+
+
+class Partial(NamedTuple):
+    """One partial file, open and locked.
+
+    Attributes:
+        fd: for reading and writing.
+        name: in the directory of partial files.
+        extents: (start, end) of what it held when it was opened, ascending; none if it is new.
+    """
+
+    fd: int
+    name: bytes
+    extents: list[tuple[int, int]]
+
+
+class Partials:
+    """The partial files beside one work directory. For several threads at once.
+
+    Attributes:
+        fd: their directory; -1 as long as there is none.
+        found: the bytes that each held when it was last let go of, by digest.
+    """
+
+    def __init__(self, parent: int) -> None:
+        """They are in the directory ``parent``, a descriptor that stays the caller's."""
+        self._parent = parent
+        self._lock = threading.Lock()
+        self.fd = -1
+        self.found: dict[Digest, int] = {}
+
+    def look(self) -> None:
+        """Find what is there; call it once.
+
+        What is not ours is removed: nobody but this user can have had a hand in the rest.
+
+        Raises:
+            StoreError, OSError: what stands in the way cannot be removed.
+        """
+        self.fd = self._open()
+        for name in os.listdir(self.fd) if self.fd >= 0 else ():
+            digest = _digest_of(name)
+            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            if digest is None or not _is_ours(status):
+                remove_tree(self.fd, os.fsencode(name))
+            else:
+                self.found[digest] = status.st_blocks * 512
+
+    def keep_only(self, wanted: Container[Digest]) -> None:
+        """Remove those that are not wanted any more."""
+        for digest in [digest for digest in self.found if digest not in wanted]:
+            del self.found[digest]
+            with suppress(FileNotFoundError):
+                os.unlink(_name_of(digest), dir_fd=self.fd)
+
+    def take(self, digest: Digest, size: int) -> Partial | None:
+        """Open the partial file of a content of ``size`` bytes, or make one.
+
+        None if another update is writing it.
+
+        Raises:
+            OSError: this disk.
+        """
+        with self._lock:
+            if self.fd < 0:
+                with suppress(FileExistsError):
+                    os.mkdir(PARTIAL_NAME, 0o700, dir_fd=self._parent)
+                self.fd = os.open(PARTIAL_NAME, DIRECTORY_FLAGS, dir_fd=self._parent)
+        name = _name_of(digest)
+        fd = self._open_old(name) if digest in self.found else -1
+        try:
+            if fd < 0:
+                fd = os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it may have put it in place before we had the lock.
+            there = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            if there.st_ino != os.fstat(fd).st_ino:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+            os.ftruncate(fd, size)
+            return Partial(fd, name, _extents(fd, size))
+        except (FileExistsError, FileNotFoundError, BlockingIOError):
+            if fd >= 0:
+                os.close(fd)
+            return None
+        except BaseException:
+            if fd >= 0:
+                os.close(fd)
+            raise
+
+    def release(self, fd: int, digest: Digest, *, keep: bool) -> None:
+        """Close one that is not put in place.
+
+        Not kept is one with nothing in it, and any on a disk that is full.
+        """
+        try:
+            held_bytes = os.fstat(fd).st_blocks * 512 if keep and _has_room(fd) else 0
+            if held_bytes:
+                self.found[digest] = held_bytes
+                return
+            self.found.pop(digest, None)
+            with suppress(FileNotFoundError):
+                os.unlink(_name_of(digest), dir_fd=self.fd)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Let go of the directory; it stays if something is in it. Idempotent."""
+        with self._lock:
+            if self.fd >= 0:
+                os.close(self.fd)
+                self.fd = -1
+                with suppress(OSError):
+                    os.rmdir(PARTIAL_NAME, dir_fd=self._parent)
+
+    def _open(self) -> int:
+        try:
+            fd = os.open(PARTIAL_NAME, DIRECTORY_FLAGS, dir_fd=self._parent)
+        except FileNotFoundError:
+            return -1
+        except OSError:
+            remove_tree(self._parent, PARTIAL_NAME)
+            return -1
+        status = os.fstat(fd)
+        if status.st_uid == os.geteuid() and not status.st_mode & 0o077:
+            return fd
+        os.close(fd)
+        remove_tree(self._parent, PARTIAL_NAME)
+        return -1
+
+    def _open_old(self, name: bytes) -> int:
+        try:
+            fd = os.open(name, _FLAGS, dir_fd=self.fd)
+        except OSError as exc:
+            if exc.errno not in _NOT_THERE:
+                raise
+            return -1
+        # One that was linked from elsewhere meanwhile must not be written to.
+        if _is_ours(os.fstat(fd)):
+            return fd
+        os.close(fd)
+        os.unlink(name, dir_fd=self.fd)
+        return -1
+
+
+def _has_room(fd: int) -> bool:
+    disk = os.fstatvfs(fd)
+    return disk.f_bavail * disk.f_frsize >= _ROOM_BYTES
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    return (
+        stat.S_ISREG(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and status.st_nlink == 1
+        and not status.st_mode & 0o7177
+    )
+
+
+def _extents(fd: int, size: int) -> list[tuple[int, int]]:
+    """Return where a file has data; a file of too many pieces is emptied and has none."""
+    found: list[tuple[int, int]] = []
+    at = 0
+    try:
+        while at < size and len(found) <= _MAX_EXTENTS:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+            at = os.lseek(fd, start, os.SEEK_HOLE)
+            found.append((start, at))
+    except OSError as exc:
+        if exc.errno != errno.ENXIO:
+            raise
+    if len(found) > _MAX_EXTENTS:
+        os.ftruncate(fd, 0)
+        os.ftruncate(fd, size)
+        return []
+    return found
+
+
+def _name_of(digest: Digest) -> bytes:
+    return digest.hex().encode()
+
+
+def _digest_of(name: str) -> Digest | None:
+    try:
+        digest = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return Digest(digest) if len(digest) == _DIGEST_BYTES and digest.hex() == name else None

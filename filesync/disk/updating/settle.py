@@ -1,0 +1,327 @@
+"""The names of an update: each gets its content from nearby, or is left to be fetched."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Literal
+
+import msgspec
+
+from filesync.digest import EMPTY, Digest
+from filesync.disk.handles import shown
+from filesync.disk.updating.metadata import Metadata, open_existing
+from filesync.disk.updating.reuse import MAX_SOURCES, Sources, Where
+from filesync.disk.updating.tally import Tally
+from filesync.disk.updating.visits import below
+from filesync.disk.updating.work import Directories, Place, WorkDirectory
+from filesync.disk.updating.write import Maker
+from filesync.errors import MalformedManifest, StoreError
+from filesync.manifest import (
+    Entry,
+    File,
+    Manifest,
+    Special,
+    Symlink,
+    group_name,
+    link_groups,
+)
+
+WANTED: Final = 0
+SETTLED: Final = 1
+COPY: Final = 2
+LINK: Final = 3
+State = Literal[0, 1, 2, 3]
+"""Of one file: its content must come; all is done; it is a copy, or a link, of another file
+of the target and is made at the end."""
+
+COPIED_BYTES: Final = 16 << 10
+"""Files above this size are fetched once however often the target has them."""
+_NOT_LINKED: Final = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP)
+_DISK_IS_ILL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+class Settler:
+    """Puts in place what needs no fetching. Its caller holds the directories.
+
+    Attributes:
+        target: the whole tree; looked at when hard links are made, at the end.
+    """
+
+    def __init__(
+        self,
+        root: Directories,
+        work: WorkDirectory,
+        *,
+        basis: Manifest | None,
+        target: Manifest,
+        sources: Sources,
+        metadata: Metadata,
+        maker: Maker,
+        tally: Tally,
+    ) -> None:
+        self._root = root
+        self._work = work
+        self._basis = basis
+        self.target = target
+        self._sources = sources
+        self._metadata = metadata
+        self._maker = maker
+        self._tally = tally
+        self._awaited: dict[Digest, tuple[bytes, bytes]] = {}
+        self._group_sizes: dict[bytes, int] | None = None
+        self._firsts: dict[bytes, bytes] | None = None
+
+    # --- before anything is fetched -------------------------------------------------------
+
+    def settle(self, place: Place, dirfd: int, old: Entry | None, entry: File) -> State:
+        """Put one file in place if that can be done from what is here; say what is left.
+
+        Raises:
+            MalformedManifest: an empty file has a digest that no empty file has.
+            StoreError, OSError: this disk.
+        """
+        if entry.link and group_name(below(place.path, entry.name)) != entry.link:
+            return LINK
+        was = old if isinstance(old, File) else None
+        if was is not None and (was.digest, was.size) == (entry.digest, entry.size):
+            if self._change_metadata(place, dirfd, was, entry):
+                return SETTLED
+        elif entry.size and self._reuse(place, dirfd, was, entry):
+            return SETTLED
+        if not entry.size:
+            self._make_empty(place, dirfd, was, entry)
+            return SETTLED
+        if entry.size > COPIED_BYTES:
+            if entry.digest in self._awaited:
+                return COPY
+            if len(self._awaited) < MAX_SOURCES:
+                self._awaited[entry.digest] = (place.path, entry.name)
+        return WANTED
+
+    def settle_other(
+        self, place: Place, dirfd: int, old: Entry | None, entry: Symlink | Special
+    ) -> None:
+        """Put a symbolic link or special file in place.
+
+        Raises:
+            StoreError, OSError: this disk.
+        """
+        is_there = type(old) is type(entry)
+        if is_there and _is_same_but_metadata(old, entry):
+            status = os.stat(entry.name, dir_fd=dirfd, follow_symlinks=False)
+            if status.st_nlink == 1:
+                self._metadata.sync_unopened(dirfd, entry.name, entry)
+                self._tally.add(metadata_changed=1)
+                return
+        is_direct = not is_there and place.is_direct
+        fd, name = (dirfd, entry.name) if is_direct else (self._work.fd, self._work.free_name())
+        if self._create_other(fd, name, entry):
+            self._metadata.sync_unopened(fd, name, entry)
+            if not is_direct:
+                self._maker.move(name, dirfd, entry.name)
+        elif is_there:
+            os.unlink(entry.name, dir_fd=dirfd)
+
+    def _create_other(self, fd: int, name: bytes, entry: Symlink | Special) -> bool:
+        if isinstance(entry, Symlink):
+            os.symlink(entry.target, name, dir_fd=fd)
+            return True
+        try:
+            device = os.makedev(entry.major, entry.minor)
+            os.mknod(name, entry.mode & ~0o7077, device, dir_fd=fd)
+        except OSError as exc:
+            if exc.errno not in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            self._metadata.lose("device")
+            return False
+        return True
+
+    def _make_empty(self, place: Place, dirfd: int, was: File | None, entry: File) -> None:
+        if entry.digest != EMPTY:
+            raise MalformedManifest(f"{shown(entry.name)} is empty, and its digest is not")
+        if was is not None:
+            self._keep(place, dirfd, was)
+        self._maker.put(place, dirfd, ((entry, b"", was is not None),))
+        self._tally.add(files_written=1)
+
+    def _change_metadata(self, place: Place, dirfd: int, was: File, entry: File) -> bool:
+        """Give a file other metadata; a copy of it, where other names share its inode."""
+        with _passing_over() as passed:
+            fd = open_existing(dirfd, entry.name)
+            try:
+                if os.fstat(fd).st_nlink <= self._names_of(was, entry):
+                    self._metadata.sync(fd, entry)
+                    self._tally.add(metadata_changed=1)
+                elif self._maker.copy(place, dirfd, entry, fd, replaces=True):
+                    self._tally.add(files_copied=1, bytes_copied=entry.size)
+                else:
+                    return False
+            finally:
+                os.close(fd)
+        return not passed
+
+    def _names_of(self, was: File, entry: File) -> int:
+        """Return how many names the inode of ``was`` has if all of them shall change alike."""
+        if not was.link:
+            return 1
+        if was.link != entry.link or self._basis is None:
+            return 0
+        if self._group_sizes is None:
+            groups = link_groups(self._basis)
+            self._group_sizes = {group: len(paths) for group, paths in groups.items()}
+        return self._group_sizes.get(was.link, 0)
+
+    # --- from elsewhere in the old tree ---------------------------------------------------
+
+    def _reuse(self, place: Place, dirfd: int, was: File | None, entry: File) -> bool:
+        where = self._sources.file(entry.digest)
+        if where is None:
+            return False
+        holder = self._work.trash if where.in_trash else self._root
+        with _passing_over() as passed, holder.held(where.path) as source_dir:
+            fd = open_existing(source_dir, where.name)
+            try:
+                if was is not None:
+                    self._keep(place, dirfd, was)
+                if where.is_free and self._is_movable(fd, entry):
+                    self._metadata.sync(fd, entry)
+                    os.rename(where.name, entry.name, src_dir_fd=source_dir, dst_dir_fd=dirfd)
+                    at = Where(False, place.path, entry.name, is_free=False)
+                    self._sources.files[entry.digest] = at
+                    self._tally.add(files_moved=1)
+                elif self._maker.copy(place, dirfd, entry, fd, replaces=was is not None):
+                    self._tally.add(files_copied=1, bytes_copied=entry.size)
+                else:
+                    return False
+            finally:
+                os.close(fd)
+        return not passed
+
+    @staticmethod
+    def _is_movable(fd: int, entry: File) -> bool:
+        status = os.fstat(fd)
+        return status.st_nlink == 1 and status.st_size == entry.size
+
+    def _keep(self, place: Place, dirfd: int, was: File) -> None:
+        """Keep the content of a file that is about to be replaced, if it may be needed."""
+        here = Where(False, place.path, was.name, is_free=False)
+        if self._sources.files.get(was.digest) != here:
+            return
+        name = self._work.free_name()
+        try:
+            os.link(
+                was.name,
+                name,
+                src_dir_fd=dirfd,
+                dst_dir_fd=self._work.fd,
+                follow_symlinks=False,
+            )
+        except OSError:
+            del self._sources.files[was.digest]
+        else:
+            self._sources.files[was.digest] = Where(True, b"", name, not was.link)
+
+    # --- after everything is fetched ------------------------------------------------------
+
+    def copy(self, place: Place, dirfd: int, old: Entry | None, entry: File) -> None:
+        """Make a file whose content another file of the target has by now.
+
+        Raises:
+            StoreError, OSError: this disk.
+        """
+        path, name = self._awaited[entry.digest]
+        self._copy_from(path, name, place, dirfd, old, entry)
+
+    def link(self, place: Place, dirfd: int, old: Entry | None, entry: File) -> None:
+        """Link a name to the first one of its hard-link group, or copy where that cannot be.
+
+        Raises:
+            MalformedManifest: the group's names are not one file.
+            StoreError, OSError: this disk.
+        """
+        path, _, name = self._first(place, entry).rpartition(b"/")
+        is_there = isinstance(old, File)
+        with self._root.held(path) as first:
+            if is_there and _inode(first, name) == _inode(dirfd, entry.name):
+                return
+            is_direct = not is_there and place.is_direct
+            to, free = (
+                (dirfd, entry.name) if is_direct else (self._work.fd, self._work.free_name())
+            )
+            try:
+                os.link(name, free, src_dir_fd=first, dst_dir_fd=to, follow_symlinks=False)
+            except OSError as exc:
+                if exc.errno not in _NOT_LINKED:
+                    raise
+                self._metadata.lose("hard link")
+                self._copy_from(path, name, place, dirfd, old, entry)
+                return
+        if not is_direct:
+            self._maker.move(free, dirfd, entry.name)
+        self._tally.add(links_made=1)
+
+    def _copy_from(
+        self, path: bytes, name: bytes, place: Place, dirfd: int, old: Entry | None, entry: File
+    ) -> None:
+        with self._root.held(path) as source_dir:
+            fd = open_existing(source_dir, name)
+            try:
+                is_there = isinstance(old, File)
+                if not self._maker.copy(place, dirfd, entry, fd, replaces=is_there):
+                    raise StoreError(f"{shown(below(path, name))} changed during the update")
+            finally:
+                os.close(fd)
+        self._tally.add(files_copied=1, bytes_copied=entry.size)
+
+    def _first(self, place: Place, entry: File) -> bytes:
+        if self._firsts is None:
+            # Of a tree that arrived the first name is not always the first in walk order.
+            self._firsts = {
+                group: next((path for path in paths if group_name(path) == group), paths[0])
+                for group, paths in link_groups(self.target).items()
+            }
+        first = self._firsts[entry.link]
+        found = self.target.find(first)
+        is_one = isinstance(found, File) and found == msgspec.structs.replace(
+            entry, name=found.name
+        )
+        if not is_one or first == below(place.path, entry.name):
+            raise MalformedManifest(
+                f"{shown(below(place.path, entry.name))} is not one file with {shown(first)}"
+            )
+        return first
+
+
+def _is_same_but_metadata(old: Entry | None, entry: Symlink | Special) -> bool:
+    match old, entry:
+        case Symlink(), Symlink():
+            return old.target == entry.target
+        case Special(), Special():
+            return (stat.S_IFMT(old.mode), old.major, old.minor) == (
+                stat.S_IFMT(entry.mode),
+                entry.major,
+                entry.minor,
+            )
+        case _:
+            return False
+
+
+def _inode(dirfd: int, name: bytes) -> tuple[int, int]:
+    status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def _passing_over() -> Iterator[list[Exception]]:
+    """Collect what keeps a source from being used; only what ails the disk is raised."""
+    passed: list[Exception] = []
+    try:
+        yield passed
+    except StoreError as exc:
+        passed.append(exc)
+    except OSError as exc:
+        if exc.errno in _DISK_IS_ILL:
+            raise
+        passed.append(exc)

@@ -1,0 +1,322 @@
+"""Turning a directory that holds one tree into one that holds another.
+
+What the two trees have in common is not touched. What is gone is moved aside, and what the
+target needs of it is moved back from there; what only other local trees have is copied; the rest
+is wanted from elsewhere, and handed in file by file.
+
+Directories are reached through descriptors, one name at a time, so that nobody who changes the
+tree meanwhile can have us write outside of it. New ones are 0700 from their making to the end,
+when they get their metadata, the deepest first. A hard-link group's first name in walk order
+gets the content; the others are linked to it at the end.
+
+An update that did not finish leaves the directory between the trees: scan it, and take what the
+scan finds as the next basis. Of a large file that was being written, what had come stays among
+the partial files (``filesync.disk.updating.partial``), under a name that no scan sees, for the next update
+that wants this content. What the next one does not want is removed at its start.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from filesync.disk.handles import open_root, shown
+from filesync.disk.reserved import WORK_PREFIX
+from filesync.disk.updating.files import Files
+from filesync.disk.updating.incoming import Incoming, WantedFile
+from filesync.disk.updating.large import BasisFile, LargeFile
+from filesync.disk.updating.layout import Layout, drop_default_acl, open_up, sweep
+from filesync.disk.updating.local import LocalTree, Missing, copy_contents
+from filesync.disk.updating.metadata import Metadata
+from filesync.disk.updating.partial import PARTIAL_NAME, Partials
+from filesync.disk.updating.reuse import Sources
+from filesync.disk.updating.settle import COPY, LINK, SETTLED, WANTED, Settler
+from filesync.disk.updating.tally import Tally, UpdateStats
+from filesync.disk.updating.visits import Needs, Visits, count
+from filesync.disk.updating.work import Directories, WorkDirectory, storing
+from filesync.disk.updating.write import Data, Maker
+from filesync.errors import LocalError, MalformedManifest, StoreError
+from filesync.manifest import Manifest
+
+__all__ = ["BasisFile", "LargeFile", "LocalTree", "TreeUpdate", "UpdateStats", "WantedFile"]
+
+_Part = TypeVar("_Part")
+
+
+class TreeUpdate:
+    """Makes the directory ``root``, which holds ``basis``, hold ``target``.
+
+    Call ``prepare``; then ``wanted``, and for each file that it yields ``write_small`` or
+    ``open_large``, from any thread and in any order; then ``finish``. Or ``abort`` at any point.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        basis: Manifest | None,
+        target: Manifest,
+        local: Sequence[LocalTree] = (),
+        staging: Path | None = None,
+        atomic: bool = False,
+        preserve_owner: bool = True,
+    ) -> None:
+        """Touch nothing yet.
+
+        Args:
+            root: the directory. Without a basis it is empty, or is made.
+            basis: what it holds, exactly.
+            target: what it shall hold.
+            local: trees to copy contents from. What is not there any more, or has rotted, is
+                wanted instead.
+            staging: a directory on the root's file system for temporary and partial files,
+                of this root's alone; without it they are below the root.
+            atomic: nobody else sees half a file under any name, and no replaced file is
+                missing, because others use the directory meanwhile. In a directory that is
+                new, files are written under their names all the same: it is 0700 until the
+                end, so that only this user and the superuser can look in. A name that changes
+                its kind is missing for a while.
+            preserve_owner: set owners, as far as this user may.
+
+        Raises:
+            MalformedManifest: the target has one of our temporary names.
+        """
+        for entry in target.root.entries:
+            if entry.name.startswith(WORK_PREFIX):
+                raise MalformedManifest(f"{shown(entry.name)} is a reserved name")
+        self._path = root
+        self._basis = basis
+        self._target = target
+        self._local = local
+        self._staging = staging
+        self._is_atomic = atomic
+        self._metadata = Metadata(preserve_owner=preserve_owner)
+        self._tally = Tally()
+        self._incoming: Incoming | None = None
+        self._root: Directories | None = None
+        self._work: WorkDirectory | None = None
+
+    def prepare(self) -> None:
+        """Do what must be done before any content comes from elsewhere. Blocks; call it once.
+
+        Raises:
+            MalformedManifest: the target contradicts itself.
+            StoreError: this disk; or the root does not hold the basis.
+        """
+        self._open()
+        sources = self._sources = Sources(self._basis)
+        self._visits = Visits(self._basis, self._target)
+        self._layout = Layout(
+            self._directories,
+            self._workdir,
+            target=self._target,
+            sources=sources,
+            moved=self._visits.moved,
+        )
+        self._clear()
+        is_made = sources.has_trees
+        if is_made:
+            # Directories move whole before any file is taken out of them.
+            for visit in self._visits:
+                self._layout.make(visit)
+        self._visits.is_settled = True
+        self._make_files(is_made=is_made)
+        if sources.has_any or self._local:
+            # What comes must not replace what something else can still be made of.
+            self._files.settle()
+            self._copy_local()
+        if found := self._partials.found:
+            self._partials.keep_only(
+                {one.entry.digest for one in self._files.find(WANTED)} & found.keys()
+            )
+
+    def wanted(self) -> Iterator[WantedFile]:
+        """Yield what must be fetched, directory by directory in walk order, as it is asked for.
+
+        Each content above 16 KiB comes once. Called again, it yields what is still missing. For
+        one thread at a time; others may write meanwhile.
+
+        Raises:
+            MalformedManifest, StoreError: as ``prepare``, which leaves to this what nothing
+                else waits for, so that the first files can be asked for at once.
+        """
+        return self._files_to_come.wanted()
+
+    def write_small(self, batch: Sequence[tuple[WantedFile, Data]]) -> None:
+        """Verify and write whole files. Blocks; several threads may call it at once.
+
+        Does not keep the data.
+
+        Raises:
+            ContentCorrupt: one does not have its digest. Nothing was written then, and all of
+                the batch is still wanted.
+            StoreError: this disk.
+        """
+        self._files_to_come.write_small(batch)
+
+    def read_basis(self, wanted: WantedFile, limit: int) -> bytes | None:
+        """Return the start of the old content that ``wanted`` replaces, ``limit`` bytes at most.
+
+        It is what the disk has now, and proved by nothing: verify what is made of it. None if
+        there is none. For any thread.
+        """
+        return self._files_to_come.read_basis(wanted, limit)
+
+    def open_large(self, wanted: WantedFile) -> LargeFile:
+        """Return a file to be written in pieces, by one thread at a time.
+
+        Raises:
+            StoreError: this disk.
+        """
+        return self._files_to_come.open_large(wanted)
+
+    def finish(self) -> UpdateStats:
+        """Put copies, links and directories' metadata in place. Blocks.
+
+        Raises:
+            LocalError: not all that was wanted has been written.
+            MalformedManifest: the target contradicts itself.
+            StoreError: this disk.
+        """
+        work = self._workdir
+        self._files.settle()
+        if left := self._files.states.count(WANTED):
+            raise LocalError(f"{left} files of the target are not written")
+        self._files.put_later(COPY, self._settler.copy)
+        self._files.put_later(LINK, self._settler.link)
+        self._partials.close()
+        work.remove()
+        self._work = self._incoming = None
+        self._layout.seal(self._metadata)
+        self._directories.close()
+        self._root = None
+        return self._tally.stats(
+            moved=len(self._visits.moved),
+            removed=self._layout.removed,
+            not_kept=self._metadata.not_kept,
+        )
+
+    def abort(self) -> None:
+        """Remove temporary files as far as possible, and close what is open. Idempotent.
+
+        Abort the large files first. What was done to the directory stays done, and what has
+        come of large files stays for the next update that wants them.
+        """
+        self._incoming = None
+        if self._work is not None:
+            self._partials.close()
+            with suppress(StoreError):
+                self._work.remove()
+            self._work = None
+        if self._root is not None:
+            self._root.close()
+            self._root = None
+
+    # --- inside ---------------------------------------------------------------------------
+
+    @property
+    def _directories(self) -> Directories:
+        return _prepared(self._root)
+
+    @property
+    def _workdir(self) -> WorkDirectory:
+        return _prepared(self._work)
+
+    @property
+    def _files_to_come(self) -> Incoming:
+        return _prepared(self._incoming)
+
+    def _open(self) -> None:
+        with storing(os.fsencode(self._path)):
+            if self._basis is None:
+                with suppress(FileExistsError):
+                    os.mkdir(self._path, 0o700)
+            self._root = Directories(self._path)
+            with self._root.held(b"") as root:
+                open_up(root)
+                # Without staging the partial files are here, and are looked at below.
+                sweep(root, keep=b"" if self._staging is not None else PARTIAL_NAME)
+                self._work = WorkDirectory(self._open_staging(root))
+                self._partials = Partials(self._work.parent)
+            drop_default_acl(self._work.fd)
+            self._metadata.special_bits = 0o7000 | self._work.umask()
+            self._partials.look()
+
+    def _open_staging(self, root: int) -> int:
+        """Return a descriptor that the work directory will close."""
+        if self._staging is None:
+            return os.dup(root)
+        fd = open_root(self._staging)
+        if os.fstat(fd).st_dev != os.fstat(root).st_dev:
+            os.close(fd)
+            raise StoreError(
+                f"{self._staging} is on another file system than {self._path}, and cannot be "
+                "its staging directory"
+            )
+        return fd
+
+    def _clear(self) -> None:
+        """Move away what is gone or in the way, and note what of it may be of use."""
+        counts = count(self._visits.common())
+        self._tally.add(created=counts.created, deleted=counts.deleted)
+        if self._basis is not None and self._basis.root.entries:
+            needs = Needs(self._visits)
+            for visit in self._visits.common():
+                self._layout.clear(visit, needs)
+
+    def _make_files(self, *, is_made: bool) -> None:
+        self._maker = Maker(self._workdir, self._partials, self._metadata)
+        self._settler = Settler(
+            self._directories,
+            self._workdir,
+            basis=self._basis,
+            target=self._target,
+            sources=self._sources,
+            metadata=self._metadata,
+            maker=self._maker,
+            tally=self._tally,
+        )
+        self._files = Files(
+            self._directories,
+            self._visits,
+            layout=self._layout,
+            settler=self._settler,
+            sources=self._sources,
+            is_made=is_made,
+            is_atomic=self._is_atomic,
+        )
+        self._incoming = Incoming(
+            self._directories,
+            self._workdir,
+            files=self._files,
+            sources=self._sources,
+            partials=self._partials,
+            maker=self._maker,
+            tally=self._tally,
+        )
+
+    def _copy_local(self) -> None:
+        files = total = 0
+
+        def copy(missing: Missing, source: int, dirfd: int) -> bool:
+            place, _, old, entry = missing
+            if not self._maker.copy(place, dirfd, entry, source, replaces=old is not None):
+                return False
+            nonlocal files, total
+            files += 1
+            total += entry.size
+            return True
+
+        if not self._local:
+            return
+        missing = self._files.find(WANTED)
+        for ticket in copy_contents(self._local, missing, root=self._directories, copy=copy):
+            self._files.states[ticket] = SETTLED
+        self._tally.add(files_copied=files, bytes_copied=total)
+
+
+def _prepared(part: _Part | None) -> _Part:
+    if part is None:
+        raise LocalError("an update is used before prepare() or after its end")
+    return part

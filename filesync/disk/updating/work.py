@@ -1,0 +1,159 @@
+"""Where an update works: the directories of its tree, and a private one for what is on its way."""
+
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, remove_tree, shown
+from filesync.disk.reserved import WORK_PREFIX
+from filesync.disk.updating.metadata import Created
+from filesync.errors import StoreError
+
+
+class Directories:
+    """The directories below one root, for several threads at once."""
+
+    def __init__(self, root: Path | int) -> None:
+        self._handles = DirectoryHandles(root)
+        self._lock = threading.Lock()
+
+    def open(self, path: bytes) -> int:
+        """Return a descriptor of the directory at ``path``, which the caller closes.
+
+        Raises:
+            StoreError: it is not there, or is not a directory reached through directories.
+        """
+        with self._lock:
+            return os.dup(self._handles.open(path))
+
+    @contextmanager
+    def held(self, path: bytes) -> Iterator[int]:
+        """Give a descriptor of the directory at ``path`` until the end of the block.
+
+        Raises:
+            StoreError: as ``open``.
+        """
+        fd = self.open(path)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def forget(self, path: bytes) -> None:
+        """Drop what is held of ``path`` and below it; call it when it is moved."""
+        with self._lock:
+            self._handles.forget(path)
+
+    def close(self) -> None:
+        """Close all descriptors. Idempotent."""
+        with self._lock:
+            self._handles.close()
+
+
+class CurrentDirectory:
+    """A descriptor of one directory after another, kept as long as the same one is asked for."""
+
+    def __init__(self, root: Directories) -> None:
+        self._root = root
+        self._path: bytes | None = None
+        self._fd = -1
+
+    def open(self, path: bytes) -> int:
+        """Return a descriptor of the directory at ``path``, valid until the next call.
+
+        Raises:
+            StoreError: as ``Directories.open``.
+        """
+        if path != self._path:
+            self.close()
+            self._fd = self._root.open(path)
+            self._path = path
+        return self._fd
+
+    def close(self) -> None:
+        """Close what is open. Idempotent."""
+        if self._path is not None:
+            self._path = None
+            os.close(self._fd)
+
+
+class WorkDirectory:
+    """A private directory for temporary files and for what was moved aside.
+
+    Attributes:
+        parent: a descriptor of the directory that it is in, held until ``remove``.
+        fd: its own, held as long.
+        trash: the directories in it.
+        created: what files made in it get.
+    """
+
+    def __init__(self, parent: int) -> None:
+        """Make it in the directory ``parent``, a descriptor that is closed with it."""
+        self.parent = parent
+        self._name = WORK_PREFIX + secrets.token_hex(8).encode()
+        self._numbers = count()
+        self.created = Created()
+        try:
+            os.mkdir(self._name, 0o700, dir_fd=parent)
+            self.fd = os.open(self._name, DIRECTORY_FLAGS, dir_fd=parent)
+        except BaseException:
+            os.close(self.parent)
+            raise
+        self.trash = Directories(self.fd)
+
+    def free_name(self) -> bytes:
+        """Return a name that was never used in it."""
+        return b"%x" % next(self._numbers)
+
+    def umask(self) -> int:
+        """Return what creating a file takes away from its mode."""
+        name = self.free_name()
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777, dir_fd=self.fd)
+        try:
+            return 0o777 & ~os.fstat(fd).st_mode
+        finally:
+            os.close(fd)
+            os.unlink(name, dir_fd=self.fd)
+
+    def remove(self) -> None:
+        """Remove it with all that is in it."""
+        self.trash.close()
+        try:
+            remove_tree(self.parent, self._name)
+        finally:
+            os.close(self.fd)
+            os.close(self.parent)
+
+
+class Place:
+    """A directory that is being filled.
+
+    Attributes:
+        is_direct: new files may be written under their names: nobody minds who sees them half
+            written, or nobody can, since this update has made it and it is 0700 until its end.
+        created: what files made in it get.
+    """
+
+    __slots__ = ("created", "is_direct", "path")
+
+    def __init__(self, path: bytes, *, is_direct: bool) -> None:
+        self.path = path
+        self.is_direct = is_direct
+        self.created = Created()
+
+
+@contextmanager
+def storing(path: bytes) -> Iterator[None]:
+    """Turn what this disk answers into a ``StoreError`` that names ``path`` and below it."""
+    try:
+        yield
+    except OSError as exc:
+        name = exc.filename
+        text = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+        if isinstance(text, bytes) and text != path:
+            path = path + b"/" + text if path else text
+        raise StoreError(f"{shown(path)}: {exc.strerror}") from exc

@@ -1,0 +1,213 @@
+"""Making files: under a name that is free, or beside and renamed over.
+
+Everything happens in directories that are held open, by names of one component; nothing
+that stands under a name is ever written through.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from blake3 import blake3
+
+from filesync.disk.content import (
+    HOLE_BYTES,
+    PIECE_BYTES,
+    copy_sparse,
+    hash_file,
+    read_piece,
+    write_all,
+    write_new,
+)
+from filesync.disk.updating.metadata import Metadata
+from filesync.disk.updating.partial import Partials
+from filesync.disk.updating.work import Place, WorkDirectory
+from filesync.manifest import File
+
+Data = bytes | bytearray | memoryview
+
+_FICLONE: Final = 0x40049409
+_CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRITE: Final = os.O_WRONLY | _CREATE
+
+
+class Maker:
+    """Makes files in directories that the caller holds. For several threads at once.
+
+    A file is written beside and renamed to its name where somebody could see it half written:
+    where there was a file of that name, and in an atomic update wherever others can look. In
+    a directory that this update has made, which is 0700 until its end, files are written under
+    their names: of 16.5 us a small file that saves 5 (create, write, utime; tmpfs). O_TMPFILE
+    and a link afterwards take 18.
+    """
+
+    def __init__(self, work: WorkDirectory, partials: Partials, metadata: Metadata) -> None:
+        self._work = work
+        self._partials = partials
+        self._metadata = metadata
+        self._can_clone = True
+
+    def put(self, place: Place, dirfd: int, files: Iterable[tuple[File, Data, bool]]) -> None:
+        """Make files of ``place``, which ``dirfd`` is, one after another.
+
+        Each is (entry, content, whether it replaces a file); the content was verified. The next
+        one is asked for when one is in place.
+        """
+        work, metadata = self._work, self._metadata
+        create, write, utime, close = os.open, os.write, os.utime, os.close
+        for entry, data, replaces in files:
+            beside = replaces or not place.is_direct
+            if beside:
+                home, name, created = work.fd, work.free_name(), work.created
+            else:
+                home, name, created = dirfd, entry.name, place.created
+            fd = create(name, _WRITE, entry.mode & 0o777, dir_fd=home)
+            try:
+                if len(data) >= HOLE_BYTES:
+                    write_new(fd, data)
+                elif data and write(fd, data) != len(data):
+                    write_all(fd, data, 0)
+                if (
+                    entry.mode & metadata.special_bits
+                    or entry.xattrs
+                    or (entry.uid, entry.gid) != created.owner
+                ):
+                    metadata.set_new(fd, entry, created)
+                else:
+                    mtime_ns = entry.mtime_ns
+                    utime(fd, ns=(mtime_ns, mtime_ns))
+            except BaseException:
+                close(fd)
+                os.unlink(name, dir_fd=home)
+                raise
+            close(fd)
+            if beside:
+                os.rename(name, entry.name, src_dir_fd=home, dst_dir_fd=dirfd)
+
+    def move(self, name: bytes, dirfd: int, to: bytes) -> None:
+        """Rename what the work directory has over what has the name."""
+        os.rename(name, to, src_dir_fd=self._work.fd, dst_dir_fd=dirfd)
+
+    def copy(
+        self, place: Place, dirfd: int, entry: File, source: int, *, replaces: bool
+    ) -> bool:
+        """Make ``entry`` of the content of the open file ``source``, if that is still right.
+
+        Returns:
+            False, with nothing made, when its content is not ``entry``'s.
+        """
+        status = os.fstat(source)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
+            return False
+        if entry.size <= PIECE_BYTES:
+            data = read_piece(source, 0, entry.size)
+            if len(data) != entry.size or blake3(data).digest() != entry.digest:
+                return False
+            self.put(place, dirfd, ((entry, data, replaces),))
+            return True
+        new = self._open_beside(entry)
+        try:
+            if not self._clone(source, new.fd):
+                copy_sparse(source, new.fd, entry.size)
+            # What was written is read again: the source may change while it is copied. A clone
+            # is as long as the source is by then.
+            is_whole = os.fstat(new.fd).st_size == entry.size
+            if not is_whole or hash_file(new.fd, entry.size) != entry.digest:
+                self.discard(new, keep=False)
+                return False
+            self.place(new, dirfd)
+        except BaseException:
+            self.discard(new, keep=False)
+            raise
+        return True
+
+    # --- files that come in pieces ----------------------------------------------------------
+
+    def open(self, entry: File) -> "NewFile":
+        """Open a file that ``place`` makes ``entry`` of; what is left of an earlier one, if any.
+
+        Until then nobody but its owner can read it.
+        """
+        partial = self._partials.take(entry.digest, entry.size)
+        if partial is None:
+            return self._open_beside(entry)
+        fd, name, extents = partial
+        return NewFile(fd, name, entry, extents, is_partial=True)
+
+    def place(self, new: "NewFile", dirfd: int) -> None:
+        """Complete a file whose content was verified, and put it under its name."""
+        self._metadata.sync(new.fd, new.entry)
+        home = self._partials.fd if new.is_partial else self._work.fd
+        os.rename(new.name, new.entry.name, src_dir_fd=home, dst_dir_fd=dirfd)
+        os.close(new.fd)
+        new.fd = -1
+
+    def discard(self, new: "NewFile", *, keep: bool) -> None:
+        """Close a file that is not placed. Idempotent.
+
+        ``keep`` says that what is in it may be right; the next update can go on from there.
+        """
+        if new.fd < 0:
+            return
+        fd, new.fd = new.fd, -1
+        if new.is_partial:
+            self._partials.release(fd, new.entry.digest, keep=keep)
+            return
+        os.close(fd)
+        with suppress(FileNotFoundError):
+            os.unlink(new.name, dir_fd=self._work.fd)
+
+    def _open_beside(self, entry: File) -> "NewFile":
+        name = self._work.free_name()
+        fd = os.open(name, os.O_RDWR | _CREATE, 0o600, dir_fd=self._work.fd)
+        try:
+            os.ftruncate(fd, entry.size)
+        except BaseException:
+            os.close(fd)
+            os.unlink(name, dir_fd=self._work.fd)
+            raise
+        return NewFile(fd, name, entry, [], is_partial=False)
+
+    def _clone(self, source: int, target: int) -> bool:
+        if not self._can_clone:
+            return False
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError as exc:
+            # Another file system may hold the next source, so that alone is not remembered.
+            self._can_clone = exc.errno == errno.EXDEV
+            return False
+        return True
+
+
+class NewFile:
+    """A file on its way to its name.
+
+    Attributes:
+        fd: for reading and writing; -1 once it is placed or discarded.
+        name: its name in the work directory, or in that of the partial files.
+        entry: what it shall be.
+        extents: (start, end) of what an earlier update has left in it.
+        is_partial: it is among the partial files, and may stay there.
+    """
+
+    __slots__ = ("entry", "extents", "fd", "is_partial", "name")
+
+    def __init__(
+        self,
+        fd: int,
+        name: bytes,
+        entry: File,
+        extents: list[tuple[int, int]],
+        *,
+        is_partial: bool,
+    ) -> None:
+        self.fd = fd
+        self.name = name
+        self.entry = entry
+        self.extents = extents
+        self.is_partial = is_partial

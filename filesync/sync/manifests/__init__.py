@@ -1,0 +1,1 @@
+"""``filesync manifest``: what a tree holds, as a file."""

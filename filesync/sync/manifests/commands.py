@@ -1,0 +1,150 @@
+"""The command ``manifest``: trees without their contents, as files."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from filesync.errors import UsageError
+from filesync.manifest import Manifest, MemoryNodes
+from filesync.sync.commands import CommandWithRules, as_rules, default_caches, rules_options
+from filesync.sync.filter import Filter
+from filesync.sync.manifests.file import (
+    is_manifest,
+    manifest_chunks,
+    read_manifest,
+    write_manifest,
+)
+from filesync.sync.manifests.listing import json_lines, lines
+from filesync.sync.places import LocalPlaces, close_all, find_sources
+from filesync.sync.plan import Plan
+from filesync.sync.saying.itemize import itemize
+from filesync.sync.scanning import scan_place
+
+DIFFERENT = 1
+_PATH = click.Path(path_type=Path, exists=True)
+
+
+class _WriteByDefault(click.Group):
+    """A group whose command is ``write`` when none is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = ["write", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_WriteByDefault,
+    epilog="""
+\b
+Examples:
+  filesync manifest -o site.tree site/            write what is in site
+  filesync manifest show site.tree                a readable listing; of a directory, too
+  filesync manifest verify site.tree /mnt/site    is that the same tree? what differs?
+  filesync manifest diff monday.tree site/        what a sync from the first would find
+\b
+A PATH that is called like a command is written ./PATH.
+Exit codes: 0 done, the same; 1 failed, or the trees differ; 2 wrong usage; 130 interrupted.
+""",
+)
+def manifest() -> None:
+    """Write down a directory's names, metadata and digests, and compare with it later.
+
+    One digest stands for all of a tree: equal digests, equal trees, to the last bit of content.
+    """
+
+
+@manifest.command(cls=CommandWithRules)
+@click.argument("path", type=_PATH)
+@click.option("-o", "--output", metavar="FILE", help="Where to; '-' is standard output.")
+@rules_options
+def write(path: Path, output: str | None, excludes: Sequence[str]) -> None:
+    """Scan PATH and write its manifest; print its digest."""
+    found = _scan(path, as_rules(excludes), checksum=False)
+    if output == "-":
+        if sys.stdout.isatty():
+            raise UsageError(
+                "a manifest is no text; give a file with -o, or use `manifest show`"
+            )
+        sys.stdout.buffer.writelines(manifest_chunks(found))
+        return
+    if output is not None:
+        write_manifest(Path(output), found)
+    click.echo(_sentence(found))
+
+
+@manifest.command(cls=CommandWithRules)
+@click.argument("path", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@rules_options
+def show(path: Path, as_json: bool, excludes: Sequence[str]) -> None:
+    """List what the manifest, or directory, PATH holds."""
+    found = _load(path, as_rules(excludes))
+    if as_json:
+        sys.stdout.writelines(json_lines(found))
+    else:
+        _print(lines(found))
+        _print((_sentence(found),))
+
+
+@manifest.command(cls=CommandWithRules)
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("path", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@rules_options
+def verify(file: Path, path: Path, excludes: Sequence[str]) -> int:
+    """Read all of PATH and say what of it is not as FILE says: exit code 1."""
+    return _compare(read_manifest(file), _scan(path, as_rules(excludes), checksum=True))
+
+
+@manifest.command(cls=CommandWithRules)
+@click.argument("old", type=_PATH)
+@click.argument("new", type=_PATH)
+@rules_options
+def diff(old: Path, new: Path, excludes: Sequence[str]) -> int:
+    """Say what NEW has that OLD has not, each a manifest or a directory."""
+    rules = as_rules(excludes)
+    return _compare(_load(old, rules), _load(new, rules))
+
+
+def _compare(old: Manifest, new: Manifest) -> int:
+    if old.tree == new.tree:
+        return 0
+    _print(itemize(Plan(old, new)))
+    return DIFFERENT
+
+
+def _load(path: Path, rules: Sequence[bytes]) -> Manifest:
+    """Return the manifest in the file ``path``, or of what is there."""
+    if path.is_file():
+        with path.open("rb") as file:
+            is_one = is_manifest(file)
+        if is_one:
+            return read_manifest(path)
+    return _scan(path, rules, checksum=False)
+
+
+def _scan(path: Path, rules: Sequence[bytes], *, checksum: bool) -> Manifest:
+    sources = find_sources(LocalPlaces(), [str(path).encode(errors="surrogateescape")])
+    try:
+        caches = None if checksum else default_caches()
+        found = scan_place(sources[0].place, MemoryNodes(), filter=Filter(rules), caches=caches)
+    finally:
+        close_all(sources)
+    for kind, count in sorted(found.skipped.items()):
+        click.echo(
+            f"filesync: skipped, as it cannot be part of a tree: {kind} of {count}", err=True
+        )
+    return found.manifest
+
+
+def _sentence(found: Manifest) -> str:
+    from filesync.digest import name_of
+
+    summary = found.summary
+    return f"{name_of(found.tree)}  {summary.entries:,} names, {summary.size:,} bytes"
+
+
+def _print(text: Iterable[str]) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in text)

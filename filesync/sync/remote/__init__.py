@@ -1,0 +1,1 @@
+"""Syncs with a ``filesync serve``: what both sides say, and do."""

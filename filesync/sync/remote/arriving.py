@@ -1,0 +1,68 @@
+"""Directories over a connection while the peer's scan goes on: what to fetch first is known then."""
+
+from collections.abc import Sequence
+
+from filesync.digest import Digest
+from filesync.disk.updating.arriving import ArrivingUpdate
+from filesync.disk.updating.incoming import WantedFile
+from filesync.errors import MalformedManifest
+from filesync.manifest import Nodes, accept
+from filesync.manifest.pack import unpack_directories
+from filesync.sync.remote import wire
+from filesync.sync.remote.asking import ask, in_thread
+from filesync.sync.remote.nodes import MAX_NODES, MAX_NODES_BYTES
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.wire import Buffer
+
+
+class Arrivals:
+    """Asks a peer for directories, adds them to an update, and says what files that wants.
+
+    Args:
+        channel: to the peer.
+        token: what the peer knows its tree by.
+        update: of the place where the tree is to be.
+        nodes: gets the directory nodes; the update's own.
+
+    Attributes:
+        tree: the whole tree as the peer's scan had it in the end; None until then.
+    """
+
+    def __init__(
+        self, channel: Channel, token: bytes, update: ArrivingUpdate, nodes: Nodes
+    ) -> None:
+        self.tree: Digest | None = None
+        self._channel = channel
+        self._token = token
+        self._update = update
+        self._nodes = nodes
+        self._count = 0
+        self._bytes = 0
+
+    async def feed(self) -> tuple[Sequence[WantedFile], bool]:
+        """Return what is wanted of the directories that were done since the last time.
+
+        For ``DataPlane.pull``.
+
+        Raises:
+            PeerError: what came is no tree, or is too large.
+            Unavailable: the peer is gone, or refused.
+            StoreError: this disk.
+        """
+        request = wire.AskDirectories(self._token)
+        answer, payload = await ask(self._channel, request, wire.Directories)
+        wanted = await in_thread(self._add, payload)
+        if answer.tree is not None and not self._update.is_whole:
+            raise MalformedManifest("a tree was named before its root came")
+        self.tree = answer.tree
+        return wanted, answer.tree is not None
+
+    def _add(self, payload: Buffer) -> list[WantedFile]:
+        found: list[tuple[bytes, Digest]] = []
+        for path, node in unpack_directories(payload) if payload else ():
+            found.append((path, accept(self._nodes, node)))
+            self._count += 1
+            self._bytes += len(node)
+        if self._count > MAX_NODES or self._bytes > MAX_NODES_BYTES:
+            raise MalformedManifest("the tree has more directories than this side takes")
+        return self._update.add(found)

@@ -1,0 +1,273 @@
+"""Syncs from this machine to a ``filesync serve``.
+
+Where both sides turn out to have the same, most of what a sync may need is not: it is imported
+when it is needed.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+
+from filesync.digest import Digest
+from filesync.errors import FilesyncError, UnexpectedMessage
+from filesync.manifest.tree import Manifest, MemoryNodes
+from filesync.sync.changing import changes_of
+from filesync.sync.filter import Filter
+from filesync.sync.options import OnProgress, Options
+from filesync.sync.part import is_united, removal_of
+from filesync.sync.places import Source
+from filesync.sync.remote import wire
+from filesync.sync.remote.asking import Peer, ask, in_thread
+from filesync.sync.remote.growing import GrowingScan
+from filesync.sync.saying.stats import SyncStats
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.errors import NotOffered
+from filesync.transfer.send.offer import TOKEN_BYTES
+from filesync.transfer.stats import Progress
+
+
+class Giving:
+    """Gives ``sources`` to a server: begin, then connect with ``answer``, ``give``, ``stop``.
+
+    Attributes:
+        stats: what it took so far.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        options: Options,
+        progress: OnProgress | None,
+        *,
+        is_directory: bool,
+    ) -> None:
+        self.stats = SyncStats()
+        self._sources = sources
+        self._parts = [source.part for source in sources]
+        self._options = options
+        self._progress = progress
+        self._is_directory = is_directory
+        self._nodes = MemoryNodes()
+        self._scans: dict[int, GrowingScan] = {}
+        self._given: dict[bytes, Manifest] = {}
+        self._growing: dict[bytes, GrowingScan] = {}
+
+    # --- scans --------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start to scan what is given first, while there is no connection yet."""
+        if self._sources:
+            self._scan(len(self._sources) - 1)
+
+    async def stop(self) -> None:
+        """Let no scan go on; whoever closes the sources must wait for this."""
+        tasks = [scan.task for scan in self._scans.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _scan(self, at: int) -> GrowingScan:
+        if at not in self._scans:
+            self._scans[at] = GrowingScan(
+                self._sources[at].place,
+                self._nodes,
+                filter=Filter(self._options.rules, root=self._parts[at].prefix),
+                caches=self._options.used_caches,
+            )
+        return self._scans[at]
+
+    # --- what the server asks for -------------------------------------------------------------
+
+    async def answer(self, _: Channel, body: bytes) -> tuple[bytes, bytes]:
+        """Answer a request of the server.
+
+        Raises:
+            PeerError: a client that gives does not answer this.
+        """
+        from filesync.sync.remote.nodes import answer_deltas, answer_nodes
+
+        match wire.decode_request(body):
+            case wire.AskNodes(token, digests):
+                if (manifest := self._given.get(token)) is None:
+                    raise NotOffered("nodes were asked for of a tree that is not given")
+                return wire.encode(wire.Nodes()), await in_thread(
+                    answer_nodes, manifest, digests
+                )
+            case wire.AskNodeDeltas(token) as asked:
+                if (manifest := self._given.get(token)) is None:
+                    raise NotOffered("nodes were asked for of a tree that is not given")
+                answer, payload = await in_thread(answer_deltas, manifest, asked)
+                return wire.encode(answer), payload
+            case wire.AskDirectories(token):
+                if (scan := self._growing.get(token)) is None:
+                    raise NotOffered("directories were asked for of a tree that is not given")
+                done, payload = await scan.directories()
+                return wire.encode(done), payload
+            case wire.Progressed(files, content_bytes):
+                if self._progress is not None:
+                    self._progress(Progress(files, content_bytes, 0))
+                return wire.encode(wire.Done()), b""
+            case _:
+                raise UnexpectedMessage("a client that gives answers no such request")
+
+    # --- giving -------------------------------------------------------------------------------
+
+    async def give(self, peer: Peer, path: bytes) -> None:
+        """Make ``path`` on the server hold the sources.
+
+        Raises:
+            SourceChanged, ContentCorrupt: see ``changes_of``.
+            Unavailable: the server is gone, or refuses.
+            StoreError: this disk.
+        """
+        for at in reversed(range(len(self._sources))):
+            with changes_of(self._parts[at]):
+                await self._give(peer, path, at)
+
+    async def _give(self, peer: Peer, path: bytes, at: int) -> None:
+        part, options = self._parts[at], self._options
+        self._scan(at)
+        request = wire.Prepare(
+            path,
+            tuple(sorted(part.names or ())),
+            part.inside,
+            is_directory=self._is_directory,
+            dry_run=options.dry_run,
+            rules=() if options.delete else options.rules,
+            checksum=options.checksum,
+        )
+        prepared, _ = await ask(peer.channel, request, wire.Prepared)
+        try:
+            await self._fill(peer, at, prepared)
+        except FilesyncError:
+            # Nobody else may give to it while this side holds it: the next attempt neither.
+            with suppress(FilesyncError):
+                await ask(peer.channel, wire.Drop(prepared.token), wire.Done)
+            raise
+
+    async def _fill(self, peer: Peer, at: int, prepared: wire.Prepared) -> None:
+        options, scan = self._options, self._scan(at)
+        if prepared.is_empty and self._parts[at].names is None and options.on_changes is None:
+            await self._send_growing(peer, at, prepared.token)
+            return
+        scan.tree.forget()
+        there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
+        top, skipped = await scan.task
+        self.stats.note_source(top, skipped)
+        is_done = there.tree == top.tree and prepared.rename is None and not prepared.is_new
+        if not is_done and (options.on_changes is not None or options.dry_run):
+            await self._note_plan(peer, at, prepared, there.tree, top)
+        if is_done or options.dry_run:
+            await ask(peer.channel, wire.Drop(prepared.token), wire.Done)
+        else:
+            await self._send(peer, at, prepared.token, top)
+
+    async def _note_plan(
+        self, peer: Peer, at: int, prepared: wire.Prepared, tree: Digest, top: Manifest
+    ) -> None:
+        """Work out what the server will do, from the nodes of what it has."""
+        from filesync.sync.plan import make_plan
+        from filesync.sync.remote.nodes import fetch_nodes
+        from filesync.sync.saying.noting import note_plan
+
+        await fetch_nodes(peer.channel, prepared.token, tree, self._nodes, basis=top.tree)
+        part, options = self._parts[at], self._options
+        names = part.names
+        if prepared.rename is not None:
+            names = frozenset((prepared.rename,))
+        removal = None
+        if options.delete:
+            removal = removal_of(self._parts, at, await self._tops(), options.rules)
+        plan = await in_thread(
+            make_plan,
+            Manifest(tree, self._nodes),
+            top,
+            self._nodes,
+            names=names,
+            rename=prepared.rename,
+            removal=removal,
+        )
+        note_plan(
+            self.stats, plan, options, prefix=part.prefix, is_sent=True, is_new=prepared.is_new
+        )
+
+    async def _tops(self) -> list[Manifest | None]:
+        if not is_united(self._parts):
+            return [None] * len(self._parts)
+        return [(await self._scan(at).task).manifest for at in range(len(self._parts))]
+
+    async def _send_growing(self, peer: Peer, at: int, token: bytes) -> None:
+        """Give to an empty directory: all will be wanted, so nothing waits for the scan's end."""
+        scan = self._scan(at)
+        served = secrets.token_bytes(TOKEN_BYTES)
+        root = self._sources[at].place.root
+        with peer.plane.offer_growing(
+            scan.tree, root, served, flow=self._options.flow.to(peer.address)
+        ) as offer:
+            self._growing[served] = scan
+            await peer.plane.announce(peer.channel, offer)
+            request = wire.GiveGrowing(
+                token, served, offer.tree, progress=self._progress is not None
+            )
+            asking = asyncio.create_task(ask(peer.channel, request, wire.Given))
+            try:
+                # A scan that fails says better why than the server, which is told of it.
+                await asyncio.wait({asking, scan.task}, return_when=asyncio.FIRST_EXCEPTION)
+                try:
+                    top, skipped = await scan.task
+                except FilesyncError:
+                    await asyncio.wait({asking})  # the next attempt needs what it holds
+                    raise
+                given, _ = await asking
+            finally:
+                asking.cancel()
+                await asyncio.wait({asking})
+                scan.tree.forget()
+        self._growing.clear()
+        self.stats.note_source(top, skipped)
+        self._note(given)
+
+    async def _send(self, peer: Peer, at: int, token: bytes, top: Manifest) -> None:
+        options, part = self._options, self._parts[at]
+        others: list[wire.Other] = []
+        spared: frozenset[bytes] = frozenset()
+        if options.delete and (
+            removal := removal_of(self._parts, at, await self._tops(), options.rules)
+        ):
+            spared = removal.spared
+            for other in removal.others:
+                others.append(wire.Other(secrets.token_bytes(TOKEN_BYTES), other.tree))
+                self._given[others[-1].token] = other
+        root = self._sources[at].place.root
+        offer = peer.plane.offer(top, root, flow=options.flow.to(peer.address))
+        with offer:
+            self._given[offer.token] = top
+            await peer.plane.announce(peer.channel, offer)
+            request = wire.Give(
+                token,
+                offer.token,
+                top.tree,
+                delete=options.delete and part.names is None,
+                rules=options.rules,
+                others=tuple(others),
+                spared=tuple(sorted(spared)),
+                progress=self._progress is not None,
+            )
+            # The server works out what it lacks; what is here is listed meanwhile.
+            listing = asyncio.create_task(in_thread(offer.load))
+            try:
+                given, _ = await ask(peer.channel, request, wire.Given)
+            finally:
+                await asyncio.wait({listing})
+        self._given.clear()
+        self._note(given)
+
+    def _note(self, given: wire.Given) -> None:
+        stats = self.stats
+        stats.created += given.created
+        stats.deleted += given.deleted
+        stats.files += given.files
+        stats.content_bytes += given.content_bytes
+        stats.copied_bytes += given.copied_bytes
+        stats.not_kept.update(given.not_kept)

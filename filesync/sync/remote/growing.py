@@ -1,0 +1,81 @@
+"""The scan of what is given: whole in the end, and directory by directory until then."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from filesync.manifest.tree import Nodes
+from filesync.sync.filter import Filter
+from filesync.sync.places import Place
+from filesync.sync.remote import wire
+from filesync.sync.remote.asking import in_thread
+from filesync.transfer.send.growing import GrowingTree
+
+if TYPE_CHECKING:
+    from filesync.sync.scanning import Found
+
+PATIENCE_S: Final = 5.0
+"""Who asks for directories is told sooner or later that there are none yet, and asks again."""
+
+
+class GrowingScan:
+    """A scan in a thread, for the loop that it was begun in.
+
+    Attributes:
+        task: gives what was found; await it, or cancel it and wait for its end.
+        tree: what was done so far.
+    """
+
+    def __init__(
+        self, place: Place, nodes: Nodes, *, filter: Filter, caches: Path | None
+    ) -> None:
+        """Begin."""
+        loop = asyncio.get_running_loop()
+        self._more = asyncio.Event()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(self._more.set)
+
+        self.tree = GrowingTree(nodes, tell)
+        self.task: asyncio.Task[Found] = asyncio.create_task(
+            in_thread(_scan, place, nodes, filter, caches, self.tree)
+        )
+
+    async def directories(self) -> tuple[wire.Directories, bytes]:
+        """Return what was done since the last time, if need be a while later.
+
+        Raises:
+            StoreError: something cannot be read; see ``scan_place``.
+        """
+        more = asyncio.create_task(self._more.wait())
+        try:
+            await asyncio.wait(
+                {more, self.task},
+                timeout=PATIENCE_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            more.cancel()
+        if self.task.done():
+            self.task.result()
+        self._more.clear()
+        return await in_thread(_hand_on, self.tree)
+
+
+def _scan(
+    place: Place, nodes: Nodes, filter: Filter, caches: Path | None, growing: GrowingTree
+) -> "Found":
+    # What this needs is imported while the server is being called.
+    from filesync.sync.scanning import scan_place
+
+    found = scan_place(place, nodes, filter=filter, caches=caches, watcher=growing)
+    growing.end(found.manifest.tree)
+    return found
+
+
+def _hand_on(growing: GrowingTree) -> tuple[wire.Directories, bytes]:
+    from filesync.manifest.pack import pack_directories
+
+    handed = growing.take()
+    payload = pack_directories(handed.directories) if handed.directories else b""
+    return wire.Directories(handed.tree), payload

@@ -1,0 +1,112 @@
+"""What one connection to a server of trees has found, or prepared, and not dropped."""
+
+import enum
+from pathlib import Path
+
+from filesync.errors import UnexpectedMessage
+from filesync.manifest import Manifest, MemoryNodes, empty_manifest
+from filesync.sync.filter import Filter
+from filesync.sync.part import Part
+from filesync.sync.places import Place
+from filesync.sync.scanning import Found, scan_place
+from filesync.transfer.send.offer import Offer
+
+
+class Stage(enum.Enum):
+    """How far it is."""
+
+    NEW = enum.auto()
+    BUSY = enum.auto()
+    SCANNED = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Held:
+    """A place, from the request that found it to the one that drops it.
+
+    While it is ``BUSY`` somebody uses the place: closed meanwhile, it is let go of after that.
+
+    Attributes:
+        place: None for what a dry run would make.
+        part: what of the sync it is.
+        is_offered: it is to be taken from.
+        is_claimed: it is to be given to, and nobody else gives to it.
+        rename: what the one name that is given is called there.
+        manifest: what was scanned; until then, nothing.
+        offer: under which what was scanned is on offer.
+        nodes: the manifest's, and those that come for it.
+    """
+
+    def __init__(
+        self,
+        place: Place | None,
+        part: Part,
+        filter: Filter,
+        caches: Path | None,
+        *,
+        is_offered: bool = False,
+        rename: bytes | None = None,
+        is_claimed: bool = False,
+    ) -> None:
+        self.place = place
+        self.part = part
+        self.is_offered = is_offered
+        self.is_claimed = is_claimed
+        self.rename = rename
+        self.nodes = MemoryNodes()
+        self.manifest = empty_manifest(self.nodes)
+        self.offer: Offer | None = None
+        self.stage = Stage.NEW
+        self._filter = filter
+        self._caches = caches
+        self._is_used = False
+
+    def use(self, stage: Stage) -> None:
+        """Go from ``stage`` to ``BUSY``.
+
+        Raises:
+            UnexpectedMessage: it is at another.
+        """
+        if self.stage is not stage:
+            raise UnexpectedMessage(
+                f"this is {self.stage.name.lower()}, not {stage.name.lower()}"
+            )
+        self.stage = Stage.BUSY
+        self._is_used = True
+
+    def leave(self, stage: Stage) -> None:
+        """Go on from ``BUSY``, unless it was closed meanwhile."""
+        self._is_used = False
+        if self.stage is Stage.CLOSED:
+            self._release()
+        else:
+            self.stage = stage
+
+    def scan(self) -> Found:
+        """Scan the place. Blocks."""
+        if self.place is None:
+            return Found(self.manifest, {})
+        return scan_place(self.place, self.nodes, filter=self._filter, caches=self._caches)
+
+    def scanned(self) -> Manifest:
+        """Return what was found.
+
+        Raises:
+            UnexpectedMessage: nothing was yet.
+        """
+        if self.stage is not Stage.SCANNED:
+            raise UnexpectedMessage("nodes were asked for before anything was scanned")
+        return self.manifest
+
+    def close(self) -> None:
+        """Let go of it, as soon as nobody uses it. Idempotent."""
+        if self.stage is not Stage.CLOSED:
+            self.stage = Stage.CLOSED
+            if self.offer is not None:
+                self.offer.close()
+            if not self._is_used:
+                self._release()
+
+    def _release(self) -> None:
+        if self.place is not None:
+            self.place.close()

@@ -1,0 +1,219 @@
+"""Directory nodes over a connection: from the root down, only those that the asker lacks.
+
+A node of which the asker has an older one, of the same place, comes as a delta against that:
+directories have many entries, of which few change.
+"""
+
+import secrets
+from typing import Final
+
+from filesync.digest import Digest, digest_of
+from filesync.errors import MalformedManifest, UnexpectedMessage
+from filesync.manifest import Manifest, Nodes, accept, subdirectories
+from filesync.manifest.pack import PACK_BYTES, pack_nodes, unpack_nodes
+from filesync.sync.remote import wire
+from filesync.sync.remote.asking import ask, in_thread
+from filesync.transfer.coding import codec, delta
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.errors import NotOffered
+from filesync.transfer.wire import Buffer
+
+MAX_NODES: Final = 1 << 22
+MAX_NODES_BYTES: Final = 1 << 30
+CUT_BYTES: Final = 16 << 20
+"""Nodes that are cut for one answer: it can be small however many they are."""
+
+
+async def fetch_nodes(
+    channel: Channel, token: bytes, tree: Digest, nodes: Nodes, *, basis: Digest | None = None
+) -> int:
+    """Bring the tree's nodes into ``nodes``; return how many came.
+
+    Args:
+        channel: to who has the tree.
+        token: what the peer knows it by.
+        tree: its digest.
+        nodes: what is here already.
+        basis: a tree in ``nodes`` that is most likely much like it.
+
+    Raises:
+        PeerError: what came are not the nodes asked for, or is no tree, or is too large.
+        Unavailable: the peer is gone, or refused.
+    """
+    fetch = NodeFetch(token, tree, nodes, basis=basis)
+    while request := await in_thread(fetch.next_request):
+        if isinstance(request, wire.AskNodes):
+            _, payload = await ask(channel, request, wire.Nodes)
+            await in_thread(fetch.take_nodes, payload)
+        else:
+            answer, payload = await ask(channel, request, wire.NodeDeltas)
+            await in_thread(fetch.take_deltas, answer, payload)
+    await in_thread(fetch.settle)
+    return fetch.count
+
+
+def answer_nodes(manifest: Manifest, asked: tuple[Digest, ...]) -> bytes:
+    """Return a pack of the first of the nodes that were asked for.
+
+    Raises:
+        NotOffered: one is not the tree's.
+    """
+    batch: list[bytes] = []
+    size = 0
+    for digest in asked:
+        batch.append(_offered(manifest, digest))
+        size += len(batch[-1])
+        if size >= PACK_BYTES:
+            break
+    return next(pack_nodes(batch))
+
+
+def answer_deltas(
+    manifest: Manifest, asked: wire.AskNodeDeltas
+) -> tuple[wire.NodeDeltas, bytes]:
+    """Return the first of the nodes that were asked for as deltas.
+
+    Raises:
+        NotOffered: one is not the tree's.
+    """
+    sizes: list[int] = []
+    deltas: list[bytes] = []
+    total = cut = 0
+    for digest, signatures in asked.items:
+        node = _offered(manifest, digest)
+        made = delta.encode(node, signatures, asked.key, average=delta.NODE_PIECE_BYTES)
+        sizes.append(len(node))
+        deltas.append(made)
+        total += len(made)
+        cut += len(node)
+        if total >= PACK_BYTES or cut >= CUT_BYTES:
+            break
+    joined = delta.join(deltas)
+    coding, payload = codec.compress(joined)
+    return wire.NodeDeltas(tuple(sizes), len(joined), coding), bytes(payload)
+
+
+def _offered(manifest: Manifest, digest: Digest) -> bytes:
+    if digest not in manifest.nodes:
+        raise NotOffered("a directory node was asked for that is not in the tree on offer")
+    return manifest.nodes.read(digest)
+
+
+class NodeFetch:
+    """The nodes of one tree on their way. Without I/O; one request at a time.
+
+    Memory is bounded by what one tree may have. The arguments are those of ``fetch_nodes``.
+    """
+
+    def __init__(
+        self, token: bytes, tree: Digest, nodes: Nodes, *, basis: Digest | None = None
+    ) -> None:
+        self._token = token
+        self._tree = tree
+        self._nodes = nodes
+        self._found: dict[Digest, bytes] = {}
+        self._children: dict[Digest, list[Digest]] = {}
+        # What is still to come, and the older node of each.
+        self._missing: dict[Digest, Digest | None] = {} if tree in nodes else {tree: basis}
+        self._signed: list[tuple[Digest, delta.Pieces]] = []
+        self._bytes = 0
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """How many nodes came."""
+        return self._count
+
+    def next_request(self) -> wire.AskNodes | wire.AskNodeDeltas | None:
+        """Return what to ask next; None when all is here."""
+        whole: list[Digest] = []
+        self._signed = []
+        key, size = secrets.randbits(63), 0
+        for digest, basis in self._missing.items():
+            if basis is None:
+                whole.append(digest)
+            elif not whole:
+                pieces = delta.cut(self._nodes.read(basis), key, average=delta.NODE_PIECE_BYTES)
+                size += len(pieces.signatures)
+                if size > wire.MAX_SIGNATURES_BYTES:
+                    break
+                self._signed.append((digest, pieces))
+            if len(whole) + len(self._signed) == wire.MAX_ASKED_NODES:
+                break
+        if self._signed:
+            items = tuple([(digest, pieces.signatures) for digest, pieces in self._signed])
+            return wire.AskNodeDeltas(self._token, key, items)
+        if not whole:
+            # What is left has more signatures than go into an ask.
+            whole = list(self._missing)[:1]
+        return wire.AskNodes(self._token, tuple(whole)) if whole else None
+
+    def take_nodes(self, payload: Buffer) -> None:
+        """Take a pack of nodes.
+
+        Raises:
+            PeerError: it holds none, or what was not asked for.
+        """
+        batch = unpack_nodes(payload)
+        if not batch:
+            raise UnexpectedMessage("no node came of those that were asked for")
+        for node in batch:
+            digest = digest_of(node)
+            if digest not in self._missing:
+                raise UnexpectedMessage("a directory node came that was not asked for")
+            self._take(digest, node)
+
+    def take_deltas(self, answer: wire.NodeDeltas, payload: Buffer) -> None:
+        """Take deltas; what comes of one and is not right is asked for as it is.
+
+        Raises:
+            PeerError: they are no deltas for what was asked for.
+        """
+        if len(answer.sizes) > len(self._signed):
+            raise UnexpectedMessage("directory nodes came that were not asked for")
+        joined = codec.decompress(answer.codec, payload, answer.raw_bytes)
+        deltas = delta.split(joined, len(answer.sizes))
+        for (digest, pieces), size, one in zip(
+            self._signed, answer.sizes, deltas, strict=False
+        ):
+            node = delta.apply(one, pieces, size)
+            if digest_of(node) == digest:
+                self._take(digest, node)
+            else:
+                self._missing[digest] = None
+
+    def settle(self) -> None:
+        """Accept what was found, children before parents, and let go of it.
+
+        Raises:
+            MalformedManifest: it is no tree.
+        """
+        stack = [self._tree] if self._found else []
+        while stack:
+            digest = stack[-1]
+            below = [c for c in self._children.pop(digest, []) if c not in self._nodes]
+            if below:
+                stack.extend(below)
+                continue
+            stack.pop()
+            if digest not in self._nodes:
+                # Kept both here and there, a tree's nodes would be in memory twice.
+                accept(self._nodes, self._found.pop(digest))
+
+    def _take(self, digest: Digest, node: bytes) -> None:
+        basis = self._missing.pop(digest)
+        self._found[digest] = node
+        self._count += 1
+        self._bytes += len(node)
+        known = {} if basis is None else self._subdirectories(self._nodes.read(basis))
+        below = self._subdirectories(node)
+        self._children[digest] = list(below.values())
+        for name, tree in below.items():
+            if tree not in self._found and tree not in self._nodes:
+                self._missing.setdefault(tree, known.get(name))
+        if len(self._found) + len(self._missing) > MAX_NODES or self._bytes > MAX_NODES_BYTES:
+            raise MalformedManifest("the tree has more directories than this side takes")
+
+    @staticmethod
+    def _subdirectories(node: bytes) -> dict[bytes, Digest]:
+        return {entry.name: entry.tree for entry in subdirectories(node)}

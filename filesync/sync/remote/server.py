@@ -1,0 +1,311 @@
+"""``filesync serve``: lets peers take and give trees below one directory."""
+
+import asyncio
+import logging
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self, assert_never
+
+from filesync.disk.handles import shown
+from filesync.errors import (
+    FilesyncError,
+    LocalError,
+    UnexpectedMessage,
+    UsageError,
+)
+from filesync.manifest import Manifest, canonical_links, is_name
+from filesync.sync.applying import GrowingUpdate, Update
+from filesync.sync.changing import changes_of
+from filesync.sync.filter import Filter
+from filesync.sync.part import Part, Removal
+from filesync.sync.places import Place, ServedPlaces, find_sources, find_target, not_excluded
+from filesync.sync.plan import Plan, make_plan
+from filesync.sync.remote import wire
+from filesync.sync.remote.arriving import Arrivals
+from filesync.sync.remote.asking import ask, in_thread
+from filesync.sync.remote.held import Held, Stage
+from filesync.sync.remote.nodes import answer_deltas, answer_nodes, fetch_nodes
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.errors import NotOffered, TooMuchWanted
+from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.receive.pull_zmq import Feed
+from filesync.transfer.replica import Replica
+from filesync.transfer.send.offer import TOKEN_BYTES
+from filesync.transfer.stats import Progress
+from filesync.transfer.wire import Ping
+
+log = logging.getLogger(__name__)
+
+MAX_HELD: Final = 64
+"""Places that one peer may hold at once; each costs a descriptor and its manifest in memory."""
+TELL_S: Final = 0.2
+
+
+class TreeServer:
+    """Answers the requests of ``filesync.sync.remote.wire`` for the directory ``root``.
+
+    Args:
+        root: nothing outside of it is read or written.
+        read_only: give nothing to it.
+        caches: where stat caches are kept.
+    """
+
+    def __init__(self, root: Path, *, read_only: bool, caches: Path | None) -> None:
+        self._places = ServedPlaces(root)
+        self._read_only = read_only
+        self._caches = caches
+        self._held: dict[Channel, dict[bytes, Held]] = {}
+        self._plane: DataPlane | None = None
+
+    def use(self, plane: DataPlane) -> None:
+        """Send and pull over ``plane``, whose ``answer`` this object's is."""
+        self._plane = plane
+
+    async def answer(self, channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+        """Answer one request.
+
+        Raises:
+            FilesyncError: it is refused; the peer is to be told why.
+        """
+        request = wire.decode_request(body)
+        payload = b""
+        result: wire.Answer = wire.Done()
+        match request:
+            case wire.Look():
+                result = self._look(channel, request)
+            case wire.Prepare():
+                result = self._prepare(channel, request)
+            case wire.Scan(token):
+                result = await self._scan(self._find(channel, token), token)
+            case wire.AskNodes(token, digests):
+                manifest = self._find(channel, token).scanned()
+                payload = await in_thread(answer_nodes, manifest, digests)
+                result = wire.Nodes()
+            case wire.AskNodeDeltas(token):
+                manifest = self._find(channel, token).scanned()
+                result, payload = await in_thread(answer_deltas, manifest, request)
+            case wire.Drop(token):
+                self._drop(channel, token)
+            case wire.Give():
+                result = await self._give(channel, request)
+            case wire.GiveGrowing():
+                result = await self._give_growing(channel, request)
+            case wire.Progressed() | wire.AskDirectories():
+                raise UnexpectedMessage("a server gives nothing away but on demand")
+            case _:
+                assert_never(request)
+        return wire.encode(result), payload
+
+    # --- places -------------------------------------------------------------------------------
+
+    def _look(self, channel: Channel, request: wire.Look) -> wire.Found:
+        caches = None if request.checksum else self._caches
+        # Before anything is open: it may fail.
+        filter = Filter(request.rules)
+        sources = find_sources(self._places, request.paths, most=MAX_HELD)
+        helds: list[Held] = []
+        for source in not_excluded(sources, filter):
+            below = Filter(request.rules, root=source.part.prefix)
+            helds.append(Held(source.place, source.part, below, caches, is_offered=True))
+        found: list[wire.Part] = []
+        for token, held in zip(self._hold(channel, *helds), helds, strict=True):
+            inside, names = held.part
+            found.append(wire.Part(token, inside, tuple(sorted(names or ()))))
+        return wire.Found(tuple(found))
+
+    def _prepare(self, channel: Channel, request: wire.Prepare) -> wire.Prepared:
+        if self._read_only and not request.dry_run:
+            raise UsageError("this server is read-only; nothing can be given to it")
+        part = Part(_checked(request.inside), frozenset(map(_checked, request.names)) or None)
+        # Before anything is open, or is claimed: it may fail.
+        filter = Filter(request.rules, root=part.prefix)
+        # Who was giving to it may have been killed: that shows when something is sent there.
+        for other in list(self._held):
+            other.send_nowait(Ping())
+        target = find_target(
+            self._places,
+            request.path,
+            part=part,
+            is_directory=request.is_directory,
+            dry_run=request.dry_run,
+        )
+        place = None if target is None else target.place
+        rename = None if target is None else target.rename
+        caches = None if request.checksum else self._caches
+        held = Held(place, part, filter, caches, rename=rename, is_claimed=not request.dry_run)
+        is_new = target is None or target.is_new
+        is_empty = held.is_claimed and place is not None and place.is_empty
+        (token,) = self._hold(channel, held)
+        return wire.Prepared(token, is_new=is_new, rename=rename, is_empty=is_empty)
+
+    def _hold(self, channel: Channel, *helds: Held) -> list[bytes]:
+        """Keep ``helds`` for ``channel``, all of them or none; return their tokens."""
+        if (mine := self._held.get(channel)) is None:
+            mine = self._held[channel] = {}
+            channel.on_lost.append(lambda _: self._drop_all(channel))
+        if len(mine) + len(helds) > MAX_HELD or channel.lost is not None:
+            for held in helds:
+                held.close()
+            raise TooMuchWanted(f"more than {MAX_HELD} directories at once; name fewer")
+        tokens = [secrets.token_bytes(TOKEN_BYTES) for _ in helds]
+        mine.update(zip(tokens, helds, strict=True))
+        return tokens
+
+    def _find(self, channel: Channel, token: bytes) -> Held:
+        held = self._held.get(channel, {}).get(token)
+        if held is None:
+            raise NotOffered("this token is none of yours")
+        return held
+
+    def _drop(self, channel: Channel, token: bytes) -> None:
+        if held := self._held.get(channel, {}).pop(token, None):
+            held.close()
+
+    def _drop_all(self, channel: Channel) -> None:
+        for held in self._held.pop(channel, {}).values():
+            held.close()
+
+    async def _scan(self, held: Held, token: bytes) -> wire.Scanned:
+        held.use(Stage.NEW)
+        try:
+            held.manifest, skipped = await in_thread(held.scan)
+            if held.is_offered and held.place is not None and held.stage is not Stage.CLOSED:
+                held.offer = self.plane.offer(held.manifest, held.place.root, token)
+        finally:
+            held.leave(Stage.SCANNED)
+        return wire.Scanned(held.manifest.tree, skipped)
+
+    # --- being given --------------------------------------------------------------------------
+
+    def _find_given(
+        self, channel: Channel, request: wire.Give | wire.GiveGrowing
+    ) -> tuple[Held, Place]:
+        held = self._find(channel, request.token)
+        if held.place is None or not held.is_claimed:
+            raise UsageError("what was prepared for a dry run is not written")
+        if request.served not in channel.served:
+            raise NotOffered("the tree to be given is not served over this connection")
+        return held, held.place
+
+    async def _give_growing(self, channel: Channel, request: wire.GiveGrowing) -> wire.Given:
+        held, place = self._find_given(channel, request)
+        held.use(Stage.NEW)
+        try:
+            if not place.is_empty:
+                raise UsageError("it is not empty any more; try again")
+            update = GrowingUpdate(place.root, held.nodes)
+            arrivals = Arrivals(channel, request.served, update, held.nodes)
+            given = await self._fill(channel, request, update, feed=arrivals.feed)
+            made = await in_thread(canonical_links, held.nodes, update.made.tree)
+            if made != arrivals.tree:
+                raise UnexpectedMessage("the tree that came is not the one that was scanned")
+            return given
+        finally:
+            held.leave(Stage.SCANNED)
+            self._drop(channel, request.token)
+
+    async def _give(self, channel: Channel, request: wire.Give) -> wire.Given:
+        held, place = self._find_given(channel, request)
+        held.use(Stage.SCANNED)
+        try:
+            plan = await self._plan(channel, request, held, place)
+            if plan.is_done:
+                return wire.Given()
+            return await self._fill(channel, request, Update(place.root, plan))
+        finally:
+            held.leave(Stage.SCANNED)
+            self._drop(channel, request.token)
+
+    async def _plan(
+        self, channel: Channel, request: wire.Give, held: Held, place: Place
+    ) -> Plan:
+        # After the scan: nodes that this side has do not travel.
+        basis = held.manifest.tree
+        await fetch_nodes(channel, request.served, request.tree, held.nodes, basis=basis)
+        removal = None
+        if request.delete:
+            filter = Filter(request.rules, root=held.part.prefix)
+            others: list[Manifest] = []
+            for other in request.others:
+                await fetch_nodes(channel, other.token, other.tree, held.nodes)
+                others.append(Manifest(other.tree, held.nodes))
+            removal = Removal(filter, others, frozenset(request.spared))
+        return await in_thread(
+            make_plan,
+            held.manifest,
+            Manifest(request.tree, held.nodes),
+            held.nodes,
+            names=place.names,
+            rename=held.rename,
+            removal=removal,
+        )
+
+    async def _fill(
+        self,
+        channel: Channel,
+        request: wire.Give | wire.GiveGrowing,
+        update: Update | GrowingUpdate,
+        *,
+        feed: Feed | None = None,
+    ) -> wire.Given:
+        replica = Replica(None, request.served)
+        async with _Teller(channel, is_wanted=request.progress) as tell:
+            with changes_of(Part()):  # what the giver says has changed, the giver is told
+                stats = await self.plane.pull(
+                    update, [replica], tree=request.tree, progress=tell.note, feed=feed
+                )
+        log.info("given: peer=%s files=%d", channel.name, stats.files)
+        assert update.done is not None  # it was finished, or there was an error
+        return wire.Given(
+            update.done.created,
+            update.done.deleted,
+            stats.files,
+            stats.content_bytes,
+            stats.copied_bytes,
+            update.done.not_kept,
+        )
+
+    @property
+    def plane(self) -> DataPlane:
+        """The data plane that this server uses."""
+        if self._plane is None:
+            raise LocalError("a tree server answers before it has a data plane")
+        return self._plane
+
+
+class _Teller:
+    """Tells a peer now and then how far a gift has come, for as long as the block lasts."""
+
+    def __init__(self, channel: Channel, *, is_wanted: bool) -> None:
+        self._channel = channel
+        self._latest = Progress(0, 0, 0)
+        self._task = asyncio.create_task(self._tell()) if is_wanted else None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def note(self, progress: Progress) -> None:
+        """Take note of how far it is."""
+        self._latest = progress
+
+    async def _tell(self) -> None:
+        told = self._latest
+        with suppress(FilesyncError):  # the gift itself shows what is wrong
+            while True:
+                await asyncio.sleep(TELL_S)
+                if self._latest is not told:
+                    told = self._latest
+                    request = wire.Progressed(told.files, told.content_bytes)
+                    await ask(self._channel, request, wire.Done)
+
+
+def _checked(name: bytes) -> bytes:
+    if name and not is_name(name):
+        raise UsageError(f"{shown(name)} cannot be a name in a directory")
+    return name

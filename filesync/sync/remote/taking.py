@@ -1,0 +1,160 @@
+"""Syncs from a ``filesync serve`` to this machine."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from filesync.errors import UnexpectedMessage
+from filesync.manifest import Manifest, MemoryNodes
+from filesync.sync.applying import Update, plan_target, scan_target
+from filesync.sync.changing import changes_of
+from filesync.sync.options import OnProgress, Options
+from filesync.sync.part import Part, Removal, is_united, removal_of
+from filesync.sync.places import LocalPlaces, find_target, is_named
+from filesync.sync.remote import wire
+from filesync.sync.remote.asking import Peer, ask, in_thread
+from filesync.sync.remote.nodes import fetch_nodes
+from filesync.sync.saying.noting import note_plan
+from filesync.sync.saying.stats import SyncStats
+from filesync.transfer.replica import Replica
+
+
+async def take(
+    peer: Peer,
+    paths: Sequence[bytes],
+    dest: bytes,
+    options: Options,
+    progress: OnProgress | None,
+) -> SyncStats:
+    """Make ``dest`` hold what ``paths`` have on the server ``peer``.
+
+    Raises:
+        SourceChanged, ContentCorrupt: see ``changes_of``.
+        PathMissing: the directory above the destination is not there.
+        PeerError: the server gives what was not asked for, or is no tree.
+        Unavailable: the server is gone, or refuses.
+        StoreError: this disk.
+    """
+    request = wire.Look(tuple(paths), options.rules, options.checksum)
+    found, _ = await ask(peer.channel, request, wire.Found)
+    taking = _Taking(peer, found.parts, dest, options, progress)
+    taking.check(paths)
+    for at in reversed(range(len(found.parts))):
+        with changes_of(taking.parts[at]):
+            await taking.take(at, is_directory=len(paths) > 1)
+    return taking.stats
+
+
+class _Taking:
+    def __init__(
+        self,
+        peer: Peer,
+        found: Sequence[wire.Part],
+        dest: bytes,
+        options: Options,
+        progress: OnProgress | None,
+    ) -> None:
+        self.stats = SyncStats()
+        self._peer = peer
+        self._found = found
+        self.parts = [Part(one.inside, frozenset(one.names) or None) for one in found]
+        self._dest = dest
+        self._options = options
+        self._progress = progress
+        self._nodes = MemoryNodes()
+        self._tops: dict[int, wire.Scanned] = {}
+
+    def check(self, paths: Sequence[bytes]) -> None:
+        """Check that what was found is what ``paths`` name.
+
+        Raises:
+            UnexpectedMessage: it is more, or is to stand elsewhere.
+        """
+        if len(self.parts) > len(paths):
+            raise UnexpectedMessage("the server gives more than was asked for")
+        for part in self.parts:
+            if not is_named(part, paths):
+                raise UnexpectedMessage("the server gives something else than was asked for")
+
+    async def take(self, at: int, *, is_directory: bool) -> None:
+        """Take one part."""
+        part, token = self.parts[at], self._found[at].token
+        options = self._options
+        target = find_target(
+            LocalPlaces(),
+            self._dest,
+            part=part,
+            is_directory=is_directory,
+            dry_run=options.dry_run,
+        )
+        with ExitStack() as stack:
+            if target is not None:
+                stack.callback(target.place.close)
+            # The server scans while this side does.
+            scanning = asyncio.ensure_future(
+                in_thread(scan_target, target, part, self._nodes, options)
+            )
+            try:
+                scanned = await self._scan(at)
+            finally:
+                basis = await scanning
+            # After the scan: nodes that this side has do not travel.
+            await fetch_nodes(
+                self._peer.channel, token, scanned.tree, self._nodes, basis=basis.tree
+            )
+            top = Manifest(scanned.tree, self._nodes)
+            self.stats.note_source(top, scanned.skipped)
+            removal = await self._removal(at)
+            plan = await in_thread(
+                plan_target, target, part, basis, top, self._nodes, removal=removal
+            )
+            if not plan.is_done:
+                note_plan(
+                    self.stats,
+                    plan,
+                    options,
+                    prefix=part.prefix,
+                    is_new=target is None or target.is_new,
+                )
+                if target is not None and not options.dry_run:
+                    await self._pull(Update(target.place.root, plan), token, scanned)
+        if not is_united(self.parts):
+            await ask(self._peer.channel, wire.Drop(token), wire.Done)
+
+    async def _scan(self, at: int) -> wire.Scanned:
+        """Have the server scan a part, unless it has."""
+        if at not in self._tops:
+            request = wire.Scan(self._found[at].token)
+            self._tops[at], _ = await ask(self._peer.channel, request, wire.Scanned)
+        return self._tops[at]
+
+    async def _removal(self, at: int) -> Removal | None:
+        if not self._options.delete:
+            return None
+        tops: list[Manifest | None] = [None] * len(self.parts)
+        if is_united(self.parts):
+            for number, part in enumerate(self.parts):
+                if part == Part():
+                    tree = (await self._scan(number)).tree
+                    token = self._found[number].token
+                    await fetch_nodes(self._peer.channel, token, tree, self._nodes)
+                    tops[number] = Manifest(tree, self._nodes)
+        return removal_of(self.parts, at, tops, self._options.rules)
+
+    async def _pull(self, update: Update, token: bytes, scanned: wire.Scanned) -> None:
+        peer, stats = self._peer, self.stats
+        replica = Replica(peer.address, token)
+        pulled = await peer.plane.pull(
+            update,
+            [replica],
+            tree=scanned.tree,
+            progress=self._progress,
+            flow=self._options.flow,
+        )
+        stats.files += pulled.files
+        stats.content_bytes += pulled.content_bytes
+        stats.copied_bytes += pulled.copied_bytes
+        if update.done is not None:
+            stats.created += update.done.created
+            stats.deleted += update.done.deleted
+            stats.not_kept.update(update.done.not_kept)

@@ -1,0 +1,63 @@
+"""What a sync took, for people and for programs."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import asdict
+
+from filesync.sync.saying.stats import SyncStats
+
+
+def summary(stats: SyncStats) -> str:
+    """Return a few lines like those of ``rsync --stats``."""
+    seconds = max(stats.seconds, 0.001)
+    moved = stats.wire_in + stats.wire_out or stats.content_bytes
+    return "\n".join(
+        (
+            f"Number of names: {stats.names:,}",
+            f"Number of created names: {stats.created:,}",
+            f"Number of deleted names: {stats.deleted:,}",
+            f"Number of files transferred: {stats.files:,}",
+            f"Total file size: {stats.size:,} bytes",
+            f"Literal data: {stats.content_bytes:,} bytes",
+            f"Matched data: {stats.copied_bytes:,} bytes",
+            f"Total bytes sent: {stats.wire_out:,}",
+            f"Total bytes received: {stats.wire_in:,}",
+            f"Time: {stats.seconds:.3f} s, {moved / seconds:,.0f} bytes/s, "
+            f"speedup {stats.size / max(moved, 1):.2f}",
+        )
+    )
+
+
+def as_json(stats: SyncStats, *, dry_run: bool, changes: Sequence[str] | None) -> str:
+    """Return one document with all the figures; ``changes`` only if they were asked for."""
+    document = asdict(stats) | {"dry_run": dry_run}
+    if changes is not None:
+        document["changes"] = list(changes)
+    return json.dumps(document)
+
+
+def notes(stats: SyncStats) -> list[str]:
+    """Return sentences for what was skipped, could not be kept, or would not rest."""
+    lines = []
+    if skipped := _counted(stats.skipped):
+        lines.append(f"skipped, as it cannot be part of a tree: {skipped}")
+    if not_kept := _counted(stats.not_kept):
+        lines.append(f"could not be kept here, as this user or file system cannot: {not_kept}")
+    lines += [
+        f"{path!r} changed each time it was read, and was left as it was; run again"
+        for path in stats.changing
+    ]
+    return lines
+
+
+def is_partial(stats: SyncStats) -> bool:
+    """Say whether something that matters could not be kept.
+
+    Only the superuser gives files away: for anybody else an owner is no loss, as in rsync.
+    """
+    return bool(stats.not_kept.keys() - {"owner"})
+
+
+def _counted(kinds: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind} of {count:,}" for kind, count in sorted(kinds.items()))

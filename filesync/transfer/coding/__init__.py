@@ -1,0 +1,1 @@
+"""What travels instead of contents: compressed frames, recipes of chunks, deltas."""

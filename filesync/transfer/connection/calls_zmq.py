@@ -1,0 +1,125 @@
+"""Requests of another protocol over a data plane's connections, and their answers."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from filesync.errors import FilesyncError, LocalError, MalformedMessage, Unavailable, UsageError
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.errors import Refused
+from filesync.transfer.wire import Buffer, Call, Reply, error_path
+
+log = logging.getLogger(__name__)
+
+PART_BYTES: Final = 1 << 20
+MAX_REPLY_BYTES: Final = 64 << 20
+STALL_BYTES: Final = 64 << 10
+"""What is less is no progress."""
+MAX_ANSWERING: Final = 16
+"""Calls of one peer that are worked on at once; no honest one has more than a few."""
+
+Answer = Callable[[Channel, bytes], Awaitable[tuple[bytes, bytes]]]
+"""(connection, body) -> (body, payload)."""
+
+_ids = itertools.count(1)
+
+
+class PendingCall:
+    """One call that waits for its reply."""
+
+    def __init__(self) -> None:
+        self.reply: asyncio.Future[tuple[bytes, bytes]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._payload = bytearray()
+
+    def take(self, message: Reply, payload: Buffer) -> None:
+        """Take a part of the reply."""
+        if self.reply.done():
+            return
+        self._payload += payload
+        if len(self._payload) > MAX_REPLY_BYTES:
+            self.lose(MalformedMessage("a reply is over the limit"))
+        elif message.error:
+            self.lose(
+                Refused(message.error, message.body.decode(errors="replace"), message.path)
+            )
+        elif not message.more:
+            self.reply.set_result((message.body, bytes(self._payload)))
+
+    async def replied(self, stall_s: float | None) -> tuple[bytes, bytes]:
+        """Return the reply's body and payload.
+
+        Raises:
+            Unavailable: not STALL_BYTES more of it came within ``stall_s``, or the peer is gone.
+        """
+        while True:
+            seen = len(self._payload)
+            try:
+                async with asyncio.timeout(stall_s):
+                    return await asyncio.shield(self.reply)
+            except TimeoutError:
+                if len(self._payload) < seen + STALL_BYTES:
+                    raise Unavailable("the peer does not answer") from None
+
+    def lose(self, error: FilesyncError) -> None:
+        """Give up."""
+        if not self.reply.done():
+            self.reply.set_exception(error)
+
+
+async def call(
+    channel: Channel, body: bytes, *, stall_s: float | None = None
+) -> tuple[bytes, bytes]:
+    """Send a request and return its answer's body and payload.
+
+    Args:
+        channel: to whom.
+        body: the request.
+        stall_s: within this time the next part of the answer must come; None if what is asked
+            for may take its time: then it is waited for as long as the connection stands.
+
+    Raises:
+        Unavailable: the connection is lost, the answer is late, or it is an error (Refused).
+    """
+    number = next(_ids)
+    waiting = channel.calls[number] = PendingCall()
+    try:
+        await channel.send(Call(number, body))
+        return await waiting.replied(stall_s)
+    finally:
+        del channel.calls[number]
+
+
+async def answer(channel: Channel, request: Call, handler: Answer | None) -> None:
+    """Answer one request. Never raises for what went wrong in it: the peer is told."""
+    channel.answering += 1
+    try:
+        if channel.answering > MAX_ANSWERING:
+            raise UsageError("too many requests at once")
+        if handler is None:
+            raise UsageError("this process answers no requests")
+        body, payload = await handler(channel, request.body)
+        if len(payload) > MAX_REPLY_BYTES:
+            raise LocalError("a reply is over the limit")
+        await _reply(channel, request.call, body, payload)
+    except FilesyncError as exc:
+        log.info("request refused: peer=%s reason=%s", channel.name, exc)
+        if channel.lost is None:
+            text = str(exc).encode(errors="replace")[:4096]
+            channel.send_nowait(Reply(request.call, text, error=exc.code, path=error_path(exc)))
+    except Exception:  # the top of a task: one peer's request must not end the others'
+        log.exception("request failed: peer=%s", channel.name)
+        channel.send_nowait(Reply(request.call, b"internal error", error=LocalError.code))
+    finally:
+        channel.answering -= 1
+
+
+async def _reply(channel: Channel, number: int, body: bytes, payload: bytes) -> None:
+    view = memoryview(payload)
+    while len(view) > PART_BYTES:
+        await channel.send(Reply(number, b"", more=True), view[:PART_BYTES])
+        view = view[PART_BYTES:]
+    await channel.send(Reply(number, body), view)

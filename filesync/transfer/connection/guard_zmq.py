@@ -1,0 +1,256 @@
+"""Cuts connections of ZeroMQ's sockets that take too much; see ``guard`` for which those are.
+
+A thread of its own, since a busy event loop must not let a peer fill the memory meanwhile. It sleeps
+until a connection brings something, and then looks at most every ``TICK_S``. ZeroMQ says which file
+descriptors its connections have and which of them each message came by, and the kernel how many
+bytes each has brought; a connection is cut by shutting its descriptor down, which ZeroMQ takes for
+the peer's end.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import resource
+import select
+import socket
+import struct
+import termios
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from time import monotonic
+from typing import Final
+
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
+
+from filesync.transfer.connection.guard import Connections, Limits
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.005
+_WATCHED: Final = select.EPOLLIN | select.EPOLLET
+_TCP_INFO_BYTES: Final = 136
+_BYTES_RECEIVED: Final = 128
+"""Where ``tcpi_bytes_received`` is in ``struct tcp_info``."""
+
+Ends = tuple[object, object]
+"""A connection's two addresses: a descriptor's number may be another's the next moment."""
+
+
+class SocketGuard:
+    """Watches the connections of a listening socket, and those that it is told of.
+
+    What it is told may come from any thread. Close it before the context is terminated.
+
+    Args:
+        limits: what connections may take; half of the descriptors that this process may have
+            are enough for them.
+        loop: the event loop that takes the messages.
+    """
+
+    def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        self._book = Connections(limits._replace(connections=min(limits.connections, most)))
+        self._ends: dict[int, Ends] = {}
+        self._notes: deque[Callable[[], None]] = deque()
+        self._epoll = select.epoll()
+        self._stop = threading.Event()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._hold = os.dup(self._wake)
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._unread: set[int] = set()
+        self._is_turning = False
+        self._untold = 0
+        self._tell_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="filesync-guard", daemon=True)
+
+    def start(self, listener: zmq.asyncio.Socket | None = None) -> None:
+        """Begin to watch ``listener``, which is not bound yet, and what it will be told of."""
+        if listener is not None:
+            self._monitor = _monitor(listener)
+            self._epoll.register(self._monitor.FD, select.EPOLLIN)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop. A listener that was given must have been closed, or not be monitored any more."""
+        self._stop.set()
+        if self._thread.is_alive():
+            os.eventfd_write(self._wake, 1)
+            self._thread.join()
+        if self._monitor is not None:
+            self._monitor.close(linger=0)
+        self._epoll.close()
+        os.close(self._hold)
+        os.close(self._wake)
+
+    # --- what is told -----------------------------------------------------------------------
+
+    def opened(self, fd: int) -> None:
+        """A connection that this side has dialled is there."""
+        self._notes.append(partial(self._opened, fd))
+        os.eventfd_write(self._wake, 1)
+
+    def closed(self, fd: int) -> None:
+        """A connection has ended."""
+        self._notes.append(partial(self._closed, fd))
+
+    def delivered(self, fd: int, wire_bytes: int) -> None:
+        """A whole message of a connection was taken."""
+        self._notes.append(partial(self._book.delivered, fd, wire_bytes))
+
+    def greeted(self, fd: int) -> None:
+        """A peer has greeted."""
+        self._notes.append(partial(self._book.greeted, fd))
+
+    def refused(self, fd: int) -> None:
+        """A peer was refused for good."""
+        self._notes.append(lambda: self._book.refused(fd, monotonic()))
+        os.eventfd_write(self._wake, 1)
+
+    # --- the thread -------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        # ZeroMQ's descriptor says nothing before its socket has been read dry once.
+        timeout_s: float | None = 0.0
+        while not self._stop.is_set():
+            active = {fd for fd, _ in self._epoll.poll(timeout_s)}
+            if self._wake in active:
+                os.eventfd_read(self._wake)
+            # What a note is about was seen by the monitor before; not so the other way round.
+            notes = len(self._notes)
+            self._take_events()
+            for _ in range(notes):
+                self._notes.popleft()()
+            self._look(active)
+            self._judge()
+            # Bytes come in many small events; one look for all of them.
+            self._stop.wait(TICK_S)
+            is_waiting = self._book.awaits_turn or self._unread
+            timeout_s = TICK_S if is_waiting else self._book.wake_s(monotonic())
+
+    def _take_events(self) -> None:
+        if self._monitor is None:
+            return
+        while True:
+            try:
+                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._opened(event["value"])
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
+                self._closed(event["value"])
+
+    @contextmanager
+    def _held(self, fd: int) -> Iterator[socket.socket]:
+        """Hold on to what ``fd`` is now, for the block: its number may become another's.
+
+        Takes no new descriptor: when there are none left is when connections have to be cut.
+
+        Raises:
+            OSError: it is no socket, or not any more.
+        """
+        os.dup2(fd, self._hold, inheritable=False)
+        try:
+            own = socket.socket(fileno=self._hold)
+            try:
+                yield own
+            finally:
+                own.detach()
+        finally:
+            os.dup2(self._wake, self._hold, inheritable=False)
+
+    def _opened(self, fd: int) -> None:
+        with suppress(OSError), self._held(fd) as own:  # it may have gone again
+            self._ends[fd] = _ends(own)
+            self._book.opened(fd, monotonic())
+        with suppress(OSError):  # or be watched already
+            self._epoll.register(fd, _WATCHED)
+
+    def _closed(self, fd: int) -> None:
+        self._book.closed(fd)
+        self._ends.pop(fd, None)
+
+    def _look(self, active: set[int]) -> None:
+        active |= self._unread
+        self._unread.clear()
+        for fd in active:
+            if (ends := self._ends.get(fd)) is None:
+                continue
+            with suppress(OSError), self._held(fd) as own:
+                if _ends(own) == ends:
+                    came, unread = _came_bytes(own)
+                    self._book.read(fd, came - unread)
+                    if unread:
+                        # ZeroMQ is about to read it, which nothing will tell.
+                        self._unread.add(fd)
+
+    def _judge(self) -> None:
+        for cut in self._book.verdicts(monotonic()):
+            ends = self._ends.pop(cut.fd)
+            with suppress(OSError), self._held(cut.fd) as own:
+                if _ends(own) == ends:
+                    _shut(own)
+                    self._tell(ends[1], cut.reason)
+        if self._book.awaits_turn and not self._is_turning:
+            self._is_turning = True
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._notes.append, self._turned)
+
+    def _tell(self, peer: object, reason: str) -> None:
+        """Log a cut, a line a second at most: strangers must not fill the log."""
+        self._untold += 1
+        if (now := monotonic()) >= self._tell_at:
+            log.warning(
+                "connections cut: count=%d last=%s reason=%s", self._untold, peer, reason
+            )
+            self._untold, self._tell_at = 0, now + 1.0
+
+    def _turned(self) -> None:
+        self._is_turning = False
+        self._book.turned()
+
+
+def came_by(frame: zmq.Frame) -> int:
+    """Return the descriptor of the connection that brought ``frame``; -1 if that is not known."""
+    try:
+        fd = frame.get(zmq.SRCFD)
+    except zmq.ZMQError:  # not by a socket of the kernel's
+        return -1
+    assert isinstance(fd, int)
+    return fd
+
+
+def _monitor(listener: zmq.asyncio.Socket) -> "zmq.Socket[bytes]":
+    address = f"inproc://filesync-guard-{os.urandom(8).hex()}"
+    listener.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+    # The thread's own, of the same context but without asyncio.
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(listener.context.underlying)
+    monitor = context.socket(zmq.PAIR)
+    monitor.connect(address)
+    return monitor
+
+
+def _ends(own: socket.socket) -> Ends:
+    return own.getsockname(), own.getpeername()
+
+
+def _came_bytes(own: socket.socket) -> tuple[int, int]:
+    """Return how many bytes have come by a connection, and how many of them ZeroMQ has not read."""
+    unread = fcntl.ioctl(own, termios.FIONREAD, b"\0\0\0\0")
+    info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    came = struct.unpack_from("Q", info, _BYTES_RECEIVED)[0]
+    return int(came), int(struct.unpack("i", unread)[0])
+
+
+def _shut(own: socket.socket) -> None:
+    # Without lingering the peer learns it at once, and the kernel keeps nothing for it.
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    own.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,160 @@
+"""The socket of a data plane that others dial."""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+import zmq
+import zmq.asyncio
+
+from filesync.errors import FilesyncError, PeerError, Unavailable, UnexpectedMessage, UsageError
+from filesync.transfer.connection.channel_zmq import (
+    QUEUED_MESSAGES,
+    Channel,
+    bound,
+    send_nowait,
+    wire_bytes_of,
+)
+from filesync.transfer.connection.guard import Limits
+from filesync.transfer.connection.guard_zmq import SocketGuard, came_by
+from filesync.transfer.connection.link_zmq import Handle
+from filesync.transfer.errors import VersionMismatch
+from filesync.transfer.stats import Counters
+from filesync.transfer.wire import (
+    MAX_HEADER_BYTES,
+    MAX_PAYLOAD_BYTES,
+    VERSION,
+    Hello,
+    Message,
+    Ping,
+    Refuse,
+    decode,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from filesync.transfer.connection.curve_zmq import Gate
+
+log = logging.getLogger(__name__)
+
+MAX_CHANNELS: Final = 1024
+PING_S: Final = 5.0
+_MESSAGE_BYTES: Final = MAX_HEADER_BYTES + MAX_PAYLOAD_BYTES + (64 << 10)
+LIMITS: Final = Limits(
+    connections=MAX_CHANNELS + 256,
+    greeting_bytes=4 << 10,
+    message_bytes=_MESSAGE_BYTES,
+    # Those in the queue, one that does not fit, and one that is being read.
+    queued_bytes=(QUEUED_MESSAGES + 2) * _MESSAGE_BYTES,
+)
+
+
+class Listener:
+    """The one ROUTER that others dial.
+
+    Args:
+        context: owned by the caller, as all that follows.
+        address: where to listen.
+        handle: is given each message.
+        counters: of what comes and goes.
+        guard: cuts connections that take too much; not started yet.
+        gate: lets in whom it allows; None lets in everyone.
+    """
+
+    def __init__(
+        self,
+        context: zmq.asyncio.Context,
+        address: str,
+        handle: Handle,
+        counters: Counters,
+        *,
+        guard: SocketGuard,
+        gate: "Gate | None" = None,
+    ) -> None:
+        self._handle = handle
+        self._counters = counters
+        self._guard = guard
+        self._is_encrypted = gate is not None
+        self._channels: dict[bytes, Channel] = {}
+        self._socket: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
+        bound(self._socket, address)
+        self._socket.setsockopt(zmq.BACKLOG, LIMITS.connections)
+        # Without it a message to a peer that is gone or slow is dropped and nobody is told.
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        if gate is not None:
+            gate.guard(self._socket)
+        guard.start(self._socket)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as exc:
+            self._socket.close()
+            raise UsageError(f"cannot listen on {address}: {exc.strerror}") from exc
+        self.address = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+    async def run(self) -> None:
+        """Take messages until cancelled."""
+        while True:
+            frames = await self._socket.recv_multipart(copy=False)
+            fd = came_by(frames[-1])
+            identity, *rest = (frame.buffer for frame in frames)
+            size = wire_bytes_of(map(len, rest), is_encrypted=self._is_encrypted)
+            self._guard.delivered(fd, size)
+            self._take(bytes(identity), rest, fd)
+
+    async def ping(self) -> None:
+        """Find out which peers are gone, until cancelled."""
+        while True:
+            await asyncio.sleep(PING_S)
+            for identity, channel in list(self._channels.items()):
+                channel.send_nowait(Ping())
+                if channel.lost is not None:
+                    del self._channels[identity]
+
+    def close(self, error: FilesyncError) -> None:
+        """End all connections with ``error``."""
+        for channel in self._channels.values():
+            channel.lose(error)
+        self._socket.close(linger=200)
+
+    def _take(self, identity: bytes, frames: list[memoryview], fd: int) -> None:
+        channel = self._channels.get(identity)
+        try:
+            message, payload = decode(frames)
+            if channel is None:
+                self._greet(identity, message, fd)
+                return
+            channel.note_received(message, payload, wire_bytes=sum(map(len, frames)))
+            self._handle(channel, message, payload)
+        except PeerError as exc:
+            # One who never greeted could fill the log.
+            level = logging.DEBUG if channel is None else logging.WARNING
+            log.log(level, "peer dropped: peer=%s reason=%s", identity.hex(), exc)
+            self._refuse(identity, exc)
+            self._guard.refused(fd)
+            if channel is not None:
+                channel.lose(exc)
+        if channel is not None and channel.lost is not None:
+            self._channels.pop(identity, None)
+
+    def _greet(self, identity: bytes, message: Message, fd: int) -> None:
+        """Take a peer's first message; nothing is remembered of one that is not ``Hello``."""
+        if not isinstance(message, Hello):
+            raise UnexpectedMessage(f"{type(message).__name__} came before Hello")
+        if message.version != VERSION:
+            self._refuse(identity, VersionMismatch(f"this side speaks version {VERSION}"))
+        elif len(self._channels) >= MAX_CHANNELS:
+            self._refuse(identity, Unavailable("this side has too many connections"))
+        else:
+            channel = Channel(
+                self._socket, (identity,), self._counters, name=f"in:{identity.hex()}"
+            )
+            self._channels[identity] = channel
+            self._guard.greeted(fd)
+            channel.send_nowait(Hello(VERSION))
+
+    def _refuse(self, identity: bytes, error: FilesyncError) -> None:
+        refusal = encode(Refuse(0, error.code, str(error)[:1000]))
+        try:
+            send_nowait(self._socket, [identity, *refusal])
+        except zmq.ZMQError:
+            log.debug("refusal not sent: peer=%s", identity.hex())

@@ -1,0 +1,434 @@
+"""What one pull has to fetch, and where each byte is to come from. Without I/O.
+
+A ``Fetch`` is fed files, and hands out units of work to the sessions of its replicas: ranges to
+want, and questions to ask. It belongs to the pull and not to a session, so several replicas work
+off one queue, and what one leaves undone another gets, from the middle of a file if need be.
+
+A file comes in one of four ways:
+
+* small ones are wanted whole, many in a ``Batch``;
+* a small one that replaces another is asked for as a delta against it, where that pays;
+* a large one is wanted ``Piece`` by piece;
+* a large one that replaces another is preceded by its recipe, segments first, then the chunks of
+  segments that no old file has. What old files have is copied. What is missing between two
+  copies has replaced what stood between them there: it is asked for as a delta against that,
+  where that pays, and wanted as it is otherwise.
+
+The driver performs ``effects`` and tells of them by the methods that their docstrings name. All
+that is put together is verified by whoever writes it; what turns out wrong is fetched once more
+without the help of old files, for which no peer is to blame.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from filesync.disk.updating.update import WantedFile
+from filesync.transfer.coding import recipe
+from filesync.transfer.coding.delta import Pieces
+from filesync.transfer.coding.recipe import Index, Part
+from filesync.transfer.flow import WINDOW_BYTES
+from filesync.transfer.receive.gaps import Old, cut_up, narrowed, replaced
+from filesync.transfer.receive.policy import delta_pays
+from filesync.transfer.receive.units import (
+    Ask,
+    Batch,
+    Coded,
+    CopyRanges,
+    CutBases,
+    DeltaAsk,
+    Effect,
+    FinishFile,
+    Gap,
+    NeedFiles,
+    Piece,
+    RebuildGaps,
+    RecipeAsk,
+    SignGaps,
+    Stretch,
+    Unit,
+    Work,
+)
+from filesync.transfer.wire import (
+    MAX_ASK_ITEMS,
+    MAX_DELTAS_BYTES,
+    MAX_SIGNATURES,
+    MAX_WANT_RANGES,
+    Buffer,
+    Level,
+)
+
+BATCH_BYTES: Final = 1 << 20
+PIECE_BYTES: Final = 4 << 20
+SMALL_BYTES: Final = 256 << 10
+"""Files up to this size are written whole; larger ones piece by piece."""
+DELTA_BYTES: Final = 64 << 10
+"""A file up to this size needs no recipe: one delta tells all."""
+SEGMENTS_BYTES: Final = 1 << 20
+"""A file up to this size has few chunks: segments would only cost a round trip."""
+MAX_DELTA_FILES: Final = 128
+MAX_DELTA_FILES_BYTES: Final = 256 << 20
+"""Large files whose old ones are cut, or whose recipes are worked off, at once; one at least."""
+CUT_BYTES: Final = 4 << 20
+"""Files whose old ones are cut by one turn of a thread: a turn costs as much as 100 kB."""
+FEW_BYTES: Final = 512 << 10
+"""Gaps of less than this together wait while old files are being cut: each ask has its price."""
+AHEAD_UNITS: Final = 32
+"""Files are asked for when fewer units than this are ready."""
+MAX_PENDING_FILES: Final = 16_384
+"""Nor when so many are not in place: each takes some 900 bytes of memory here, however small."""
+
+
+class Fetch:
+    """Decides what a pull fetches next.
+
+    Args:
+        window_bytes: wanted and not yet written at most.
+        rate: the fastest link to any replica in bytes per second; 0 while unknown.
+
+    Attributes:
+        effects: what to do now, in order; the driver takes them out.
+        files_done: files that are in place.
+    """
+
+    def __init__(
+        self, *, window_bytes: int = WINDOW_BYTES, rate: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self.effects: deque[Effect] = deque([NeedFiles()])
+        self.files_done = 0
+        self._window_bytes = window_bytes
+        self._rate = rate
+        self._unwritten_bytes = 0
+        self._pending = 0
+        self._is_last = False
+        self._is_fed = True
+        self._units: deque[Unit] = deque()
+        self._asks: deque[Ask] = deque()
+        self._stretches: deque[Stretch] = deque()
+        self._waiting: deque[Work] = deque()
+        self._gaps: list[Gap] = []
+        self._unbased = 0
+        self._cutting = 0
+        self._cutting_bytes = 0
+        self._gone: set[int] = set()
+
+    @property
+    def is_done(self) -> bool:
+        """All files are in place, and there are no more."""
+        return self._is_last and not self._pending
+
+    @property
+    def has_pending(self) -> bool:
+        """Files that were added are not all in place."""
+        return bool(self._pending)
+
+    @property
+    def has_ready(self) -> bool:
+        """Something could be handed to a session now."""
+        return bool(self._units or self._asks or self._stretches)
+
+    # --- what sessions take, and give back --------------------------------------------------
+
+    def take_ask(self) -> Ask | None:
+        """Return what to ask next. What deltas will hold counts as unwritten from now on."""
+        if self._stretches:
+            count = min(len(self._stretches), MAX_ASK_ITEMS)
+            return RecipeAsk(tuple([self._stretches.popleft() for _ in range(count)]))
+        if self._asks and self._has_room(self._asks[0].size):
+            ask = self._asks.popleft()
+            self._unwritten_bytes += ask.size
+            return ask
+        return None
+
+    def take_unit(self, session: int) -> Unit | None:
+        """Return what ``session`` is to want next; it counts as unwritten from now on."""
+        for _ in range(len(self._units)):
+            unit = self._units[0]
+            if isinstance(unit, Piece) and unit.work.only not in (None, session):
+                self._units.rotate(-1)
+                continue
+            taken = self._cut_off(unit) if isinstance(unit, Piece) else self._take_batch(unit)
+            if taken is not None:
+                self._unwritten_bytes += taken.size
+                self._feed()
+            return taken
+        return None
+
+    def give_back(self, units: Sequence[Unit], asks: Sequence[Ask]) -> None:
+        """Take back what a session has not brought; another will."""
+        for ask in reversed(asks):
+            self._unwritten_bytes -= ask.size
+            if isinstance(ask, RecipeAsk):
+                self._stretches.extendleft(reversed(ask.stretches))
+            else:
+                self._asks.appendleft(ask)
+        for unit in reversed(units):
+            self._unwritten_bytes -= unit.size
+            self._units.appendleft(unit)
+
+    def forget(self, session: int) -> None:
+        """Let others give what only ``session`` might: it is gone."""
+        self._gone.add(session)
+        for unit in self._units:
+            if isinstance(unit, Piece) and unit.work.only == session:
+                unit.work.only = None
+
+    def take_recipes(self, ask: RecipeAsk, payload: Buffer) -> None:
+        """Take the answer to an ask.
+
+        Raises:
+            MalformedMessage: it is none. The ask is still to be given back.
+        """
+        rooms = [(stretch.end - stretch.offset, stretch.level) for stretch in ask.stretches]
+        found = recipe.unpack(payload, rooms)
+        self._stretches.extendleft(reversed(ask.stretches[len(found) :]))
+        for stretch, parts in zip(ask.stretches, found, strict=False):
+            if stretch.work.index is None:
+                stretch.work.pages.append((stretch, parts))
+            else:
+                self._plan(stretch, parts)
+        self._flush_gaps()
+
+    def take_deltas(self, session: int, ask: DeltaAsk, data: Coded) -> None:
+        """Take the answer to an ask."""
+        self.effects.append(RebuildGaps(session, ask.gaps, data))
+
+    # --- what the disk has done -------------------------------------------------------------
+
+    def add(self, files: Sequence[WantedFile], *, is_last: bool) -> None:
+        """Take more files to fetch, none of them empty; answers ``NeedFiles``."""
+        self._is_fed = False
+        self._is_last = is_last
+        self._pending += len(files)
+        batch: list[WantedFile] = []
+        size = 0
+        rate = self._rate()
+        for file in files:
+            if file.size > SMALL_BYTES or (file.replaces and file.size > DELTA_BYTES):
+                self._add_large(file)
+                continue
+            if file.replaces and delta_pays(file.size, file.replaces, rate):
+                end = min(file.replaces, 2 * DELTA_BYTES)
+                self._gaps.append(Gap(file, None, 0, file.size, (), (Old(0, 0, end),)))
+                continue
+            if batch and (size + file.size > BATCH_BYTES or len(batch) == MAX_WANT_RANGES):
+                self._units.append(Batch(tuple(batch), size))
+                batch, size = [], 0
+            batch.append(file)
+            size += file.size
+        if batch:
+            self._units.append(Batch(tuple(batch), size))
+        self._flush_gaps()
+        self._begin_works()
+        self._feed()
+
+    def stored(self, unit: Unit) -> None:
+        """Take note that a unit is written."""
+        self._unwritten_bytes -= unit.size
+        if isinstance(unit, Batch):
+            self._settle(len(unit.files))
+        else:
+            self._put(unit.work, unit.size)
+
+    def based(self, works: Sequence[tuple[Work, Index | None]]) -> None:
+        """Take note of what the old files have; None when there are none after all."""
+        self._unbased -= len(works)
+        for work, index in works:
+            work.index = index if index is not None else Index([])
+            pages, work.pages = work.pages, []
+            for stretch, parts in pages:
+                self._plan(stretch, parts)
+        self._flush_gaps()
+
+    def copied(self, work: Work, size: int) -> None:
+        """Take note that ``size`` bytes were copied."""
+        self._put(work, size)
+
+    def signed(self, gaps: Sequence[Gap], key: int, pieces: Sequence[Pieces | None]) -> None:
+        """Take the signatures of what the gaps replace; None where that is not there any more."""
+        batch: list[Gap] = []
+        size = count = 0
+        for gap, signed in zip(gaps, pieces, strict=True):
+            if signed is None or not signed.count:
+                self._want_gap(gap)
+                continue
+            gap.pieces = signed
+            is_full = (
+                size + gap.size > MAX_DELTAS_BYTES or count + signed.count > MAX_SIGNATURES
+            )
+            if batch and (is_full or len(batch) == MAX_ASK_ITEMS):
+                self._asks.append(DeltaAsk(key, tuple(batch)))
+                batch, size, count = [], 0, 0
+            batch.append(gap)
+            size += gap.size
+            count += signed.count
+        if batch:
+            self._asks.append(DeltaAsk(key, tuple(batch)))
+
+    def rebuilt(self, gaps: Sequence[Gap], wrong: Sequence[Gap]) -> None:
+        """Take note that gaps are written, but for those that did not turn out right."""
+        for gap in gaps:
+            self._unwritten_bytes -= gap.size
+            gap.pieces = None
+            if gap in wrong:
+                self._want_gap(gap)
+            elif gap.work is None:
+                self._settle(1)
+            else:
+                self._put(gap.work, gap.size)
+
+    def finished(self, work: Work) -> None:
+        """Take note that a large file is in place."""
+        self._end(work)
+        self._settle(1)
+
+    def corrupt(self, work: Work) -> int | None:
+        """Take note that a large file was not what it should be, and has been removed.
+
+        It is fetched once more: without old files if they may have been wrong, else by one
+        session alone, so that it will be known who gives wrong bytes. Returns the session for
+        which it is known now; the caller leaves it.
+        """
+        self._end(work)
+        again = Work(work.file, is_delta=False)
+        self._units.appendleft(Piece(again, 0, work.file.size))
+        if work.is_delta:
+            return None
+        if len(work.givers) == 1:
+            return min(work.givers)
+        again.only = min(work.givers - self._gone, default=None)
+        return None
+
+    # --- files --------------------------------------------------------------------------------
+
+    def _add_large(self, file: WantedFile) -> None:
+        work = Work(file, is_delta=bool(file.replaces))
+        if work.is_delta:
+            self._waiting.append(work)
+        else:
+            self._units.append(Piece(work, 0, file.size))
+
+    def _begin_works(self) -> None:
+        begun: list[Work] = []
+        while self._waiting and (
+            not self._cutting
+            or (
+                self._cutting < MAX_DELTA_FILES
+                and self._cutting_bytes + self._waiting[0].file.size <= MAX_DELTA_FILES_BYTES
+            )
+        ):
+            work = self._waiting.popleft()
+            self._cutting += 1
+            self._cutting_bytes += work.file.size
+            level = Level.SEGMENTS if work.file.size > SEGMENTS_BYTES else Level.CHUNKS
+            self._stretches.append(Stretch(work, 0, work.file.size, level))
+            begun.append(work)
+            if sum(work.file.size for work in begun) >= CUT_BYTES:
+                self._cut(begun)
+                begun = []
+        if begun:
+            self._cut(begun)
+
+    def _cut(self, works: Sequence[Work]) -> None:
+        self._unbased += len(works)
+        self.effects.append(CutBases(tuple(works)))
+
+    def _end(self, work: Work) -> None:
+        if work.is_delta:
+            self._cutting -= 1
+            self._cutting_bytes -= work.file.size
+            self._begin_works()
+
+    def _put(self, work: Work, size: int) -> None:
+        work.left -= size
+        if not work.left:
+            self.effects.append(FinishFile(work))
+
+    def _settle(self, count: int) -> None:
+        self._pending -= count
+        self.files_done += count
+        self._feed()
+
+    def _feed(self) -> None:
+        ready = len(self._units) + len(self._asks) + len(self._waiting)
+        is_low = ready < AHEAD_UNITS and self._pending < MAX_PENDING_FILES
+        if is_low and not self._is_last and not self._is_fed:
+            self._is_fed = True
+            self.effects.append(NeedFiles())
+
+    # --- room ---------------------------------------------------------------------------------
+
+    def _has_room(self, size: int) -> bool:
+        # An idle link always gets something, or what is larger than the window would never come.
+        return self._unwritten_bytes + size <= self._window_bytes or not self._unwritten_bytes
+
+    def _take_batch(self, batch: Batch) -> Batch | None:
+        if not self._has_room(batch.size):
+            return None
+        self._units.popleft()
+        return batch
+
+    def _cut_off(self, piece: Piece) -> Piece | None:
+        room = max(self._window_bytes - self._unwritten_bytes, 0)
+        size = min(piece.size, PIECE_BYTES, room)
+        is_crumb = size < min(piece.size, PIECE_BYTES) // 4
+        if not size or (is_crumb and self._unwritten_bytes):
+            return None
+        if size == piece.size:
+            self._units.popleft()
+        else:
+            rest = Piece(piece.work, piece.offset + size, piece.size - size)
+            self._units[0] = rest
+        return Piece(piece.work, piece.offset, size)
+
+    # --- recipes ------------------------------------------------------------------------------
+
+    def _plan(self, stretch: Stretch, parts: list[Part]) -> None:
+        work, offset, end, level = stretch
+        assert work.index is not None
+        found = recipe.match(parts, offset, level, work.index)
+        if found.copies:
+            at = bisect_left(work.copies, found.copies[0])
+            work.copies[at:at] = found.copies
+            self.effects.append(CopyRanges(work, tuple(found.copies)))
+        if found.end < end:
+            self._stretches.append(Stretch(work, found.end, end, level))
+        for start, missing in found.misses:
+            stop = start + sum(part.length for part in missing)
+            if level is Level.SEGMENTS:
+                self._stretches.append(Stretch(work, start, stop, Level.CHUNKS))
+            else:
+                self._add_gap(work, start, stop - start, missing)
+
+    def _add_gap(self, work: Work, offset: int, size: int, chunks: list[Part]) -> None:
+        assert work.index is not None
+        old = replaced(offset, size, work.copies, work.index.sizes)
+        if not delta_pays(size, sum(one.end - one.start for one in old), self._rate()):
+            self._units.append(Piece(work, offset, size))
+            return
+        for at, length, some in cut_up(chunks):
+            near = tuple([narrowed(one, at, length, size) for one in old])
+            self._gaps.append(Gap(work.file, work, offset + at, length, some, near))
+
+    def _want_gap(self, gap: Gap) -> None:
+        if gap.work is None:
+            self._units.append(Batch((gap.file,), gap.size))
+        else:
+            self._units.append(Piece(gap.work, gap.offset, gap.size))
+
+    def _flush_gaps(self) -> None:
+        """Have gaps signed, as many at once as fit into one ask; a few wait for more to come."""
+        if self._unbased and sum(gap.size for gap in self._gaps) < FEW_BYTES:
+            return
+        batch: list[Gap] = []
+        size = 0
+        for gap in self._gaps:
+            if batch and size + gap.size > MAX_DELTAS_BYTES:
+                self.effects.append(SignGaps(tuple(batch)))
+                batch, size = [], 0
+            batch.append(gap)
+            size += gap.size
+        if batch:
+            self.effects.append(SignGaps(tuple(batch)))
+        self._gaps.clear()

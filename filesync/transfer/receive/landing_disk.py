@@ -1,0 +1,197 @@
+"""Where a pull's bytes come down: units cut into files, files written to the disk."""
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+from blake3 import blake3
+
+from filesync.disk.updating.update import WantedFile
+from filesync.errors import ContentCorrupt
+from filesync.transfer.coding import delta
+from filesync.transfer.coding.recipe import Copy, Index, name_of
+from filesync.transfer.receive.units import Batch, Gap, Piece, Work
+from filesync.transfer.wire import Buffer
+
+
+class Basis(Protocol):
+    """An old file, open for reading (``filesync.disk.updating.large.BasisFile``)."""
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes of content."""
+
+
+class LargeFile(Protocol):
+    """One file whose content arrives in pieces (``filesync.disk.updating.large.LargeFile``)."""
+
+    @property
+    def bases(self) -> Sequence[Basis]:
+        """Old files that may share something with it."""
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write ``data`` at ``offset``."""
+
+    def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
+        """Copy ``length`` bytes of an old file."""
+
+    def finish(self) -> None:
+        """Verify the whole content, then put it in place."""
+
+    def abort(self) -> None:
+        """End without putting it in place."""
+
+
+class Update(Protocol):
+    """What a pull writes to (``filesync.disk.updating.update.TreeUpdate``)."""
+
+    def prepare(self) -> object:
+        """Do all that needs no content from elsewhere."""
+
+    def wanted(self) -> Iterator[WantedFile]:
+        """Yield what must be fetched, each content once."""
+
+    def read_basis(self, wanted: WantedFile, limit: int) -> bytes | None:
+        """Return old content that may share something with it."""
+
+    def write_small(self, batch: Sequence[tuple[WantedFile, Buffer]]) -> None:
+        """Verify and write whole files."""
+
+    def open_large(self, wanted: WantedFile) -> LargeFile:
+        """Return a file to be written in pieces."""
+
+    def finish(self) -> object:
+        """Put links, copies and directories' metadata in place."""
+
+    def abort(self) -> None:
+        """Remove temporary files."""
+
+
+class Landing:
+    """Writes what the sessions of one pull bring.
+
+    All methods block. ``cut_bases`` and ``sign`` may run beside the others, which take turns.
+    """
+
+    def __init__(self, update: Update) -> None:
+        self._update = update
+        self._large: dict[int, LargeFile] = {}
+
+    def store_batch(self, batch: Batch, parts: Sequence[Buffer]) -> None:
+        """Write a batch's files, which ``parts`` hold one after another.
+
+        Raises:
+            ContentCorrupt: one does not have its digest; nothing was written then.
+            StoreError: this disk.
+        """
+        view = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
+        files: list[tuple[WantedFile, Buffer]] = []
+        at = 0
+        for file in batch.files:
+            files.append((file, view[at : at + file.size]))
+            at += file.size
+        self._update.write_small(files)
+
+    def store_pieces(self, pieces: Sequence[tuple[Piece, Buffer]]) -> None:
+        """Write pieces of large files."""
+        for piece, data in pieces:
+            self._opened(piece.work).write(piece.offset, data)
+
+    def cut_bases(self, work: Work) -> Index | None:
+        """Open a large file, and return what its old files have; None if it has none.
+
+        Raises:
+            StoreError: this disk.
+        """
+        bases = self._opened(work).bases
+        if not bases:
+            return None
+        return Index([(partial(_read, basis.fd), basis.size) for basis in bases])
+
+    def copy(self, work: Work, copies: Sequence[Copy]) -> None:
+        """Copy from the old files. One that became shorter leaves zeros, which will show."""
+        large = self._opened(work)
+        for offset, basis, start, length in copies:
+            try:
+                large.copy(offset, basis=basis, basis_offset=start, length=length)
+            except ContentCorrupt:
+                continue  # the whole file is verified at its end
+
+    def sign(self, gaps: Sequence[Gap]) -> tuple[int, list[delta.Pieces | None]]:
+        """Return a fresh key, and for each gap the old bytes signed with it, if there are any."""
+        key = secrets.randbits(63)
+        signed: list[delta.Pieces | None] = []
+        for gap in gaps:
+            data: bytes | None
+            if gap.work is None:
+                data = self._update.read_basis(gap.file, gap.old[0].end)
+            else:
+                bases = self._opened(gap.work).bases
+                data = b"".join(
+                    [os.pread(bases[n].fd, end - start, start) for n, start, end in gap.old]
+                )
+            signed.append(delta.cut(data, key) if data else None)
+        return key, signed
+
+    def rebuild(self, gaps: Sequence[Gap], data: Buffer) -> list[Gap]:
+        """Apply deltas and write what is right; return the gaps that are not.
+
+        Raises:
+            MalformedMessage: what came are no deltas for these gaps.
+            StoreError: this disk.
+        """
+        wrong: list[Gap] = []
+        small: list[tuple[WantedFile, Buffer]] = []
+        for gap, one in zip(gaps, delta.split(data, len(gaps)), strict=True):
+            assert gap.pieces is not None
+            made = delta.apply(one, gap.pieces, gap.size)
+            if not _is_right(gap, made):
+                wrong.append(gap)
+            elif gap.work is None:
+                small.append((gap.file, made))
+            else:
+                self._opened(gap.work).write(gap.offset, made)
+        if small:
+            self._update.write_small(small)
+        return wrong
+
+    def finish(self, work: Work) -> None:
+        """Verify a large file and put it in place.
+
+        Raises:
+            ContentCorrupt: it is not what was wanted, and is removed.
+        """
+        self._large.pop(work.file.ticket).finish()
+
+    def abort(self) -> None:
+        """End what is half written."""
+        for large in self._large.values():
+            large.abort()
+        self._large.clear()
+
+    def _opened(self, work: Work) -> LargeFile:
+        large = self._large.get(work.file.ticket)
+        if large is None:
+            large = self._large[work.file.ticket] = self._update.open_large(work.file)
+        return large
+
+
+def _is_right(gap: Gap, made: bytes) -> bool:
+    if gap.work is None:
+        return blake3(made).digest() == gap.file.digest
+    view, at = memoryview(made), 0
+    for length, name in gap.chunks:
+        if name_of(view[at : at + length]) != name:
+            return False
+        at += length
+    return True
+
+
+def _read(fd: int, offset: int, length: int) -> bytes:
+    return os.pread(fd, length, offset)

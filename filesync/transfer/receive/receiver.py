@@ -1,0 +1,304 @@
+"""The receiving half of a session, without I/O.
+
+A session works for one ``Fetch``: it takes units and asks from it, and says of each what came. Feed
+it messages and the time; send what it returns, in order. What it has taken and not brought when
+it ends goes back to the fetch, for another session.
+"""
+
+from collections import deque
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from filesync.digest import Digest
+from filesync.errors import Unavailable, UnexpectedMessage
+from filesync.transfer.errors import Refused
+from filesync.transfer.flow import Flow
+from filesync.transfer.receive.fetch import Fetch
+from filesync.transfer.receive.policy import Link
+from filesync.transfer.receive.units import (
+    Ask,
+    Batch,
+    Coded,
+    DeltaAsk,
+    Piece,
+    RecipeAsk,
+    StoreBatch,
+    StorePiece,
+    Unit,
+)
+from filesync.transfer.wire import (
+    MAX_OUTSTANDING_RANGES,
+    AskDeltas,
+    AskRecipes,
+    Buffer,
+    Close,
+    Deltas,
+    Frame,
+    Open,
+    Opened,
+    Recipes,
+    Refuse,
+    Want,
+)
+
+WINDOW_BYTES: Final = 16 << 20
+MIN_WINDOW_BYTES: Final = 1 << 20
+WINDOW_S: Final = 0.25
+"""Beside others, a session wants no more than comes within this time, so that the end comes for
+all at once."""
+MAX_ASKS: Final = 16
+MAX_RANGES: Final = MAX_OUTSTANDING_RANGES // 2
+"""Wanted and not come: 16 MiB of very small files are more than a sender takes at once."""
+PROGRESS_BYTES: Final = 64 << 10
+"""What must come within ``stall_s``, unless less is wanted; a byte a second is no progress."""
+
+Sent = tuple[Open | Want | AskRecipes | AskDeltas | Close, Buffer]
+"""A message and its payload."""
+
+
+class State(Enum):
+    """Where a session is."""
+
+    OPENING = "opening"
+    MOVING = "moving"
+    CLOSED = "closed"
+
+
+class _Wanted(msgspec.Struct):
+    """A unit on its way: ``left`` bytes are to come, ``parts`` have."""
+
+    unit: Unit
+    left: int
+    parts: list[Coded]
+
+
+class Receiver:
+    """Decides what one session asks for, and takes what comes.
+
+    Args:
+        fetch: gives the work.
+        session: the session's number, picked at random.
+        token: names the offer.
+        tree: what the offer must be.
+        flow: what the sender is asked to keep to.
+        opening_s: the peer must answer the opening within this time.
+        stall_s: PROGRESS_BYTES must come within this time, while anything is wanted.
+        now: seconds on any monotonic clock; every later ``now`` uses the same one.
+
+    Attributes:
+        deadline: call ``expire`` then; None while it is not the peer's turn.
+        link: what was seen of the way to the peer.
+        content_bytes: what came, before compression.
+    """
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        session: int,
+        token: bytes,
+        tree: Digest,
+        *,
+        now: float,
+        flow: Flow,
+        opening_s: float = 10.0,
+        stall_s: float = 60.0,
+    ) -> None:
+        self.state = State.OPENING
+        self.deadline: float | None = now + opening_s
+        self.session = session
+        self.link = Link()
+        self.content_bytes = 0
+        self._fetch = fetch
+        self._open = Open(session, token, tree, flow.compress, flow.bytes_per_s)
+        self._stall_s = stall_s
+        self._wanted: deque[_Wanted] = deque()
+        self._asked: dict[int, Ask] = {}
+        self._last_ask = 0
+        self._on_wire_bytes = 0
+        self._on_wire_ranges = 0
+        self._progress_bytes = 0
+        self._seen_at = now
+
+    # --- what comes ---------------------------------------------------------------------------
+
+    def start(self) -> list[Sent]:
+        """Return what opens the session."""
+        return [(self._open, b"")]
+
+    def receive(
+        self, message: Opened | Frame | Recipes | Deltas | Refuse, payload: Buffer, now: float
+    ) -> None:
+        """Take one message. The fetch has new effects then.
+
+        Raises:
+            PeerError: the message is not allowed now, or what is in it is wrong. Close the
+                session.
+            Refused: the peer ended it.
+        """
+        match message:
+            case Refuse():
+                raise Refused(message.code, message.detail, message.path)
+            case Opened() if self.state is State.OPENING:
+                self.state = State.MOVING
+                self.deadline = None
+                return
+            case Frame() if self.state is State.MOVING:
+                self._take_frame(Coded(message.codec, payload, message.raw_bytes))
+                self._note_progress(message.raw_bytes, len(payload), now)
+            case Recipes() if self.state is State.MOVING:
+                ask = self._asked.get(message.ask)
+                if not isinstance(ask, RecipeAsk):
+                    raise UnexpectedMessage("recipes came that were not asked for")
+                self._fetch.take_recipes(ask, payload)
+                del self._asked[message.ask]
+                self._note_progress(PROGRESS_BYTES, len(payload), now)
+            case Deltas() if self.state is State.MOVING:
+                ask = self._asked.get(message.ask)
+                if not isinstance(ask, DeltaAsk):
+                    raise UnexpectedMessage("deltas came that were not asked for")
+                del self._asked[message.ask]
+                self.content_bytes += message.raw_bytes
+                coded = Coded(message.codec, payload, message.raw_bytes)
+                self._fetch.take_deltas(self.session, ask, coded)
+                self._note_progress(PROGRESS_BYTES, len(payload), now)
+            case _:
+                raise UnexpectedMessage(
+                    f"{type(message).__name__} is not allowed while {self.state.value}"
+                )
+
+    def expire(self, now: float) -> None:
+        """Act on the passing of time; call it once ``deadline`` is reached.
+
+        Raises:
+            Unavailable: the peer has had its time.
+        """
+        if self.deadline is not None and now >= self.deadline:
+            raise Unavailable(f"the peer fell silent while {self.state.value}")
+
+    # --- what goes ----------------------------------------------------------------------------
+
+    def advance(self, now: float, *, is_alone: bool) -> list[Sent]:
+        """Take what work there is room for, and return what to send.
+
+        Args:
+            now: the time.
+            is_alone: no other session works for the fetch.
+        """
+        if self.state is not State.MOVING:
+            return []
+        was_idle = self.is_idle
+        sent: list[Sent] = []
+        while len(self._asked) < MAX_ASKS and (ask := self._fetch.take_ask()):
+            self._last_ask += 1
+            self._asked[self._last_ask] = ask
+            sent.append(self._ask(self._last_ask, ask))
+        window = WINDOW_BYTES if is_alone else self._share()
+        while (
+            self._on_wire_bytes < window
+            and self._on_wire_ranges < MAX_RANGES
+            and (unit := self._fetch.take_unit(self.session))
+        ):
+            ranges = _ranges(unit)
+            self._wanted.append(_Wanted(unit, unit.size, []))
+            self._on_wire_bytes += unit.size
+            self._on_wire_ranges += len(ranges)
+            sent.append((Want(self.session, ranges), b""))
+        if self.is_idle:
+            self.deadline = None
+        elif was_idle:
+            self._seen_at = now
+            self._progress_bytes = 0
+            self.deadline = now + self._stall_s
+        return sent
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is on its way from the peer."""
+        return not self._wanted and not self._asked
+
+    def seconds_left(self, now: float) -> float:
+        """Return how long what is on its way will take at the speed seen, or since its last sign."""
+        silent_s = now - self._seen_at
+        rate = self.link.bytes_per_s
+        return max(silent_s, self._on_wire_bytes / rate if rate else 0.0)
+
+    @property
+    def on_wire_bytes(self) -> int:
+        """Bytes of content that are on their way."""
+        return self._on_wire_bytes
+
+    def end(self, code: str = "", detail: str = "") -> Sent:
+        """End the session and give back what it has not brought; return what to send."""
+        self.state = State.CLOSED
+        self.deadline = None
+        units: list[Unit] = []
+        for wanted in self._wanted:
+            unit = wanted.unit
+            if isinstance(unit, Piece):
+                # Those of its bytes that came are written as they come.
+                unit = Piece(unit.work, unit.offset + unit.size - wanted.left, wanted.left)
+            units.append(unit)
+        self._fetch.give_back(units, list(self._asked.values()))
+        self._fetch.forget(self.session)
+        self._wanted.clear()
+        self._asked.clear()
+        self._on_wire_bytes = 0
+        return Close(self.session, code, detail[:1000]), b""
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _take_frame(self, data: Coded) -> None:
+        if not self._wanted or data.raw_bytes > self._wanted[0].left:
+            raise UnexpectedMessage("a frame holds more than was wanted")
+        wanted = self._wanted[0]
+        unit, done = wanted.unit, wanted.unit.size - wanted.left
+        wanted.left -= data.raw_bytes
+        self._on_wire_bytes -= data.raw_bytes
+        self.content_bytes += data.raw_bytes
+        if not wanted.left:
+            self._wanted.popleft()
+            self._on_wire_ranges -= len(unit.files) if isinstance(unit, Batch) else 1
+        if isinstance(unit, Piece):
+            unit.work.givers.add(self.session)
+            piece = Piece(unit.work, unit.offset + done, data.raw_bytes)
+            self._fetch.effects.append(StorePiece(self.session, piece, data))
+            return
+        wanted.parts.append(data)
+        if not wanted.left:
+            parts = tuple(wanted.parts)
+            self._fetch.effects.append(StoreBatch(self.session, unit, parts))
+
+    def _ask(self, number: int, ask: Ask) -> Sent:
+        if isinstance(ask, RecipeAsk):
+            stretches = tuple(
+                [(s.work.file.digest, s.offset, s.end, s.level) for s in ask.stretches]
+            )
+            return AskRecipes(self.session, number, stretches), b""
+        items = []
+        signatures = []
+        for gap in ask.gaps:
+            assert gap.pieces is not None
+            items.append((gap.file.digest, gap.offset, gap.size, gap.pieces.count))
+            signatures.append(gap.pieces.signatures)
+        message = AskDeltas(self.session, number, ask.key, tuple(items))
+        return message, b"".join(signatures)
+
+    def _share(self) -> int:
+        wanted = int(self.link.bytes_per_s * WINDOW_S)
+        return min(max(wanted, MIN_WINDOW_BYTES), WINDOW_BYTES)
+
+    def _note_progress(self, raw_bytes: int, wire_bytes: int, now: float) -> None:
+        self.link.note(wire_bytes, now - self._seen_at)
+        self._seen_at = now
+        self._progress_bytes += raw_bytes
+        if self._progress_bytes >= PROGRESS_BYTES or self.is_idle:
+            self._progress_bytes = 0
+            self.deadline = now + self._stall_s
+
+
+def _ranges(unit: Unit) -> tuple[tuple[Digest, int, int], ...]:
+    if isinstance(unit, Batch):
+        return tuple([(file.digest, 0, file.size) for file in unit.files])
+    return ((unit.work.file.digest, unit.offset, unit.size),)

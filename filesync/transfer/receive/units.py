@@ -1,0 +1,189 @@
+"""What a pull is made of: work for sessions to do, and effects for the disk to perform.
+
+A session is handed a ``Unit`` to want or an ``Ask`` to put; an ``Effect`` says by which method of
+``Fetch`` its outcome is told.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from filesync.disk.updating.update import WantedFile
+from filesync.transfer.coding.delta import Pieces
+from filesync.transfer.coding.recipe import Copy, Index, Part
+from filesync.transfer.receive.gaps import Old
+from filesync.transfer.wire import Buffer, Codec, Level
+
+
+class Work:
+    """A large file on its way.
+
+    Attributes:
+        left: bytes that are not on disk yet.
+        index: what its old files have; None while that is not known.
+        pages: parts of its recipe that wait for the index.
+        copies: what was found in old files, ascending.
+        givers: sessions that gave bytes of it.
+        only: the one session that may give more of it; None for any.
+    """
+
+    __slots__ = ("copies", "file", "givers", "index", "is_delta", "left", "only", "pages")
+
+    def __init__(self, file: WantedFile, *, is_delta: bool) -> None:
+        self.file = file
+        self.is_delta = is_delta
+        self.left = file.size
+        self.index: Index | None = None
+        self.pages: list[tuple[Stretch, list[Part]]] = []
+        self.copies: list[Copy] = []
+        self.givers = set[int]()
+        self.only: int | None = None
+
+
+class Stretch(NamedTuple):
+    """A stretch of a file of which the recipe is asked for."""
+
+    work: Work
+    offset: int
+    end: int
+    level: Level
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Small files that are wanted whole, one after another."""
+
+    files: tuple[WantedFile, ...]
+    size: int
+
+
+class Piece(NamedTuple):
+    """A range of a large file."""
+
+    work: Work
+    offset: int
+    size: int
+
+
+Unit = Batch | Piece
+
+
+class Gap(msgspec.Struct, eq=False):
+    """A range that is asked for as a delta.
+
+    Attributes:
+        work: of a large file; None for a small one, of which the gap is all.
+        chunks: what the range has to turn out to be; empty for a small file.
+        old: the old bytes that it is signed against.
+        pieces: the old bytes, once they are signed.
+    """
+
+    file: WantedFile
+    work: Work | None
+    offset: int
+    size: int
+    chunks: Sequence[Part]
+    old: tuple[Old, ...]
+    pieces: Pieces | None = None
+
+
+class RecipeAsk(msgspec.Struct, frozen=True):
+    """Ask for the recipes of ``stretches``; then call ``take_recipes``."""
+
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of content that the answer holds."""
+        return 0
+
+
+class DeltaAsk(msgspec.Struct, frozen=True):
+    """Ask for ``gaps`` as deltas; then call ``take_deltas``."""
+
+    key: int
+    gaps: tuple[Gap, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of content that the answer holds at most."""
+        return sum(gap.size for gap in self.gaps)
+
+
+Ask = RecipeAsk | DeltaAsk
+
+
+class Coded(NamedTuple):
+    """A payload as it came: ``raw_bytes`` once it is decompressed."""
+
+    codec: Codec
+    payload: Buffer
+    raw_bytes: int
+
+
+class NeedFiles(msgspec.Struct, frozen=True):
+    """Call ``add`` with more files."""
+
+
+class StoreBatch(msgspec.Struct, frozen=True):
+    """Write a batch, which ``parts`` hold one after another; then call ``stored``.
+
+    If a file is not what it should be, ``session`` is to blame, and ``give_back`` the batch.
+    """
+
+    session: int
+    batch: Batch
+    parts: tuple[Coded, ...]
+
+
+class StorePiece(msgspec.Struct, frozen=True):
+    """Write ``data`` at ``piece.offset``; then call ``stored``."""
+
+    session: int
+    piece: Piece
+    data: Coded
+
+
+class CutBases(msgspec.Struct, frozen=True):
+    """Open the large files and cut the old files that they may share with; then call ``based``."""
+
+    works: tuple[Work, ...]
+
+
+class CopyRanges(msgspec.Struct, frozen=True):
+    """Copy from old files; then call ``copied``."""
+
+    work: Work
+    copies: tuple[Copy, ...]
+
+
+class SignGaps(msgspec.Struct, frozen=True):
+    """Read and sign what ``gaps`` replace; then call ``signed``."""
+
+    gaps: tuple[Gap, ...]
+
+
+class RebuildGaps(msgspec.Struct, frozen=True):
+    """Apply deltas, prove and write what comes out; then call ``rebuilt``."""
+
+    session: int
+    gaps: tuple[Gap, ...]
+    data: Coded
+
+
+class FinishFile(msgspec.Struct, frozen=True):
+    """Verify a large file and put it in place; then call ``finished`` or ``corrupt``."""
+
+    work: Work
+
+
+Effect = (
+    NeedFiles
+    | StoreBatch
+    | StorePiece
+    | CutBases
+    | CopyRanges
+    | SignGaps
+    | RebuildGaps
+    | FinishFile
+)

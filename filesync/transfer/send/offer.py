@@ -1,0 +1,79 @@
+"""Offers: which trees a process lets others read, and by which token."""
+
+import secrets
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from filesync.digest import Digest
+from filesync.transfer.flow import Flow
+
+if TYPE_CHECKING:
+    from filesync.transfer.send.source_disk import SourceTree
+
+TOKEN_BYTES: Final = 16
+
+
+class Offer:
+    """A tree that whoever knows ``token`` may read, until it is closed.
+
+    Close it, or leave the ``with`` block, before the tree's root is changed or removed.
+
+    Attributes:
+        tree: its digest, or what stands for it while it is not known.
+        flow: what sessions keep to at least.
+        on_sent: told the bytes of content of each frame that goes.
+        on_close: called once, when it is closed.
+    """
+
+    def __init__(
+        self,
+        tree: Digest,
+        open_source: "Callable[[], SourceTree]",
+        *,
+        token: bytes | None,
+        flow: Flow,
+        on_sent: Callable[[int], None] | None,
+        on_close: Callable[["Offer"], None],
+    ) -> None:
+        self.token = secrets.token_bytes(TOKEN_BYTES) if token is None else token
+        self.tree = tree
+        self._open_source = open_source
+        self.flow = flow
+        self.on_sent = on_sent
+        self.source: SourceTree | None = None
+        self.is_closed = False
+        self.on_close: list[Callable[[], None]] = []
+        self._forget = on_close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let nobody read it any more; sessions that are open end. Idempotent."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._forget(self)
+            for tell in list(self.on_close):
+                tell()
+            if self.source is not None:
+                self.source.close()
+                self.source = None
+
+    def load(self) -> None:
+        """List what may be read, before the first session needs it. Blocks; for any thread."""
+        self.open().load()
+
+    def open(self) -> "SourceTree":
+        """Return what sessions read from; its index is made by the first of them."""
+        if self.source is None:
+            self.source = self._open_source()
+        return self.source

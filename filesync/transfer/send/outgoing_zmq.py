@@ -1,0 +1,131 @@
+"""What one process has on offer, and the sessions in which it sends it."""
+
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, Final, assert_never
+
+from filesync.digest import Digest, short
+from filesync.errors import FilesyncError, LocalError, UnexpectedMessage
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.errors import NotOffered, TooMuchWanted
+from filesync.transfer.flow import Flow
+from filesync.transfer.send.offer import Offer
+from filesync.transfer.wire import (
+    AskDeltas,
+    AskRecipes,
+    Buffer,
+    Close,
+    Open,
+    Refuse,
+    Want,
+)
+
+if TYPE_CHECKING:
+    from filesync.transfer.send.send_zmq import Sending
+    from filesync.transfer.send.source_disk import SourceTree
+
+MAX_SESSIONS: Final = 64
+"""Sessions that one peer may have open for us to send."""
+
+
+class Outgoing:
+    """The sending side of a data plane."""
+
+    def __init__(
+        self, pool: Executor, spawn: Callable[[Coroutine[Any, Any, None]], None]
+    ) -> None:
+        self._pool = pool
+        self._spawn = spawn
+        self._offers: dict[bytes, Offer] = {}
+
+    def offer(
+        self,
+        tree: Digest,
+        open_source: "Callable[[], SourceTree]",
+        token: bytes | None,
+        *,
+        flow: Flow,
+        on_sent: Callable[[int], None] | None,
+    ) -> Offer:
+        """Return a new offer, open from now on."""
+        offer = Offer(
+            tree, open_source, token=token, flow=flow, on_sent=on_sent, on_close=self._forget
+        )
+        if offer.token in self._offers:
+            raise LocalError("this token is on offer already")
+        self._offers[offer.token] = offer
+        return offer
+
+    def close(self) -> None:
+        """Close all offers."""
+        for offer in list(self._offers.values()):
+            offer.close()
+
+    def take(
+        self,
+        channel: Channel,
+        message: Open | Want | AskRecipes | AskDeltas | Close,
+        payload: Buffer,
+    ) -> None:
+        """Take a receiver's message.
+
+        Raises:
+            UnexpectedMessage: the whole connection is to be dropped.
+        """
+        sending = channel.sends.get(message.session)
+        match message:
+            case Open():
+                if sending is not None:
+                    raise UnexpectedMessage("a session was opened twice")
+                self._open(channel, message)
+            case Want() | AskRecipes() | AskDeltas():
+                # What comes for a session that has ended has crossed its end on the way.
+                if sending is not None:
+                    sending.take(message, payload)
+            case Close():
+                if sending is not None:
+                    sending.end()
+            case _:
+                assert_never(message)
+
+    def _open(self, channel: Channel, message: Open) -> None:
+        offer = self._offers.get(message.token)
+        error: FilesyncError
+        if len(channel.sends) >= MAX_SESSIONS:
+            error = TooMuchWanted("too many sessions at once")
+        elif offer is None:
+            error = NotOffered("this token is not on offer")
+        elif offer.tree != message.tree:
+            error = NotOffered(
+                f"the tree on offer is {short(offer.tree)}, not the one asked for"
+            )
+        else:
+            # Who gives what the other side has sends nothing: 10 ms less to start with.
+            from filesync.transfer.send.send_zmq import Sending
+
+            asked = Flow(message.compress, message.bytes_per_s)
+            sending = Sending(
+                message.session,
+                channel,
+                offer.open(),
+                flow=offer.flow.stricter(asked),
+                pool=self._pool,
+                on_sent=offer.on_sent,
+            )
+            channel.sends[message.session] = sending
+            self._spawn(_run(channel, message.session, sending, offer))
+            return
+        channel.send_nowait(Refuse(message.session, error.code, str(error)))
+
+    def _forget(self, offer: Offer) -> None:
+        del self._offers[offer.token]
+
+
+async def _run(channel: Channel, session: int, sending: "Sending", offer: Offer) -> None:
+    offer.on_close.append(sending.withdraw)
+    try:
+        await sending.run()
+    finally:
+        del channel.sends[session]
+        if sending.withdraw in offer.on_close:
+            offer.on_close.remove(sending.withdraw)

@@ -1,0 +1,177 @@
+"""Runs a Sender: reads, compresses and sends what one session wants."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Final
+
+from filesync.errors import FilesyncError, LocalError
+from filesync.transfer.coding import codec
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.errors import NotOffered, TooMuchWanted
+from filesync.transfer.flow import Coding, Compress, Flow, Pace
+from filesync.transfer.send.sender import Job, SendDeltas, Sender, SendFrame, SendRecipes
+from filesync.transfer.send.source_disk import SourceTree
+from filesync.transfer.wire import (
+    MAX_OUTSTANDING_RANGES,
+    AskDeltas,
+    AskRecipes,
+    Buffer,
+    Deltas,
+    Frame,
+    Opened,
+    Recipes,
+    Refuse,
+    Want,
+    error_path,
+)
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD: Final = 2
+"""Jobs, or pairs of them, of a session that are being read or wait to be sent; one, where a peer has
+many sessions: a connection is no faster for more, and each peer may leave its frames unread."""
+FEW_SESSIONS: Final = 8
+_BYTES_A_RANGE: Final = 192
+"""Bytes of a payload that weigh as much as a range: 20 of the largest asks are too much."""
+
+Request = Want | AskRecipes | AskDeltas
+Answer = Frame | Recipes | Deltas
+
+
+class Sending:
+    """One session over ``channel`` that sends from ``tree``.
+
+    Args:
+        flow: what this side and the receiver ask of it together.
+        on_sent: told the raw bytes of each answer, once it is on its way.
+    """
+
+    def __init__(
+        self,
+        session: int,
+        channel: Channel,
+        tree: SourceTree,
+        *,
+        flow: Flow,
+        pool: Executor,
+        on_sent: Callable[[int], None] | None,
+    ) -> None:
+        self._session = session
+        self._channel = channel
+        self._tree = tree
+        self._pool = pool
+        self._on_sent = on_sent
+        self._sender = Sender()
+        self._is_plain = flow.compress is Compress.NONE
+        self._coding = Coding(flow.compress)
+        self._pace = Pace(flow.bytes_per_s)
+        self._inbox: deque[tuple[Request, Buffer]] = deque()
+        self._inbox_size = 0
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def take(self, message: Request, payload: Buffer) -> None:
+        """Take a request; it is judged once the tree's index is there."""
+        # While there is no index nothing is judged: this bounds what waits until then.
+        if isinstance(message, Want):
+            self._inbox_size += len(message.ranges)
+        else:
+            self._inbox_size += 1024 + len(payload) // _BYTES_A_RANGE
+        if self._inbox_size <= MAX_OUTSTANDING_RANGES:
+            self._inbox.append((message, payload))
+        self._wake.set()
+
+    def end(self) -> None:
+        """Stop. What is being read is thrown away."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def withdraw(self) -> None:
+        """Stop because the offer is closed, and tell the peer, who would wait for the rest."""
+        error = NotOffered("the offer was closed")
+        self._channel.send_nowait(Refuse(self._session, error.code, str(error)))
+        self.end()
+
+    async def run(self) -> None:
+        """Serve the session until ``end`` or an error, which the peer is told."""
+        self._task = asyncio.current_task()
+        try:
+            await self._serve()
+        except FilesyncError as exc:
+            log.info("session ended: peer=%s reason=%s", self._channel.name, exc)
+            detail, path = str(exc)[:1000], error_path(exc)
+            self._channel.send_nowait(Refuse(self._session, exc.code, detail, path))
+        except Exception:  # the top of a task: one session must not end the others
+            log.exception("session failed: peer=%s", self._channel.name)
+            self._channel.send_nowait(Refuse(self._session, LocalError.code, "internal error"))
+
+    async def _serve(self) -> None:
+        await self._channel.send(Opened(self._session))
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._pool, self._tree.load)
+        ahead: deque[asyncio.Future[list[tuple[Answer, Buffer]]]] = deque()
+        try:
+            while True:
+                self._judge()
+                limit = READ_AHEAD if len(self._channel.sends) <= FEW_SESSIONS else 1
+                while len(ahead) < limit and (jobs := self._next_jobs()):
+                    is_coded = self._coding.is_on
+                    work = loop.run_in_executor(self._pool, self._perform_all, jobs, is_coded)
+                    ahead.append(work)
+                if ahead:
+                    answers = await ahead[0]
+                    ahead.popleft()
+                    for message, payload in answers:
+                        await self._send(message, payload)
+                else:
+                    await self._wake.wait()
+                    self._wake.clear()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def _next_jobs(self) -> list[Job]:
+        """Return what one thread is to read next: two plain frames, for a hop to it costs 50 us."""
+        jobs: list[Job] = []
+        count = 1 if self._coding.is_on else 2
+        while len(jobs) < count and (job := self._sender.next_job()):
+            jobs.append(job)
+        return jobs
+
+    def _judge(self) -> None:
+        if self._inbox_size > MAX_OUTSTANDING_RANGES:
+            raise TooMuchWanted("more is wanted at once than a session may have outstanding")
+        while self._inbox:
+            self._sender.receive(*self._inbox.popleft())
+        self._inbox_size = 0
+
+    async def _send(self, message: Answer, payload: Buffer) -> None:
+        loop = asyncio.get_running_loop()
+        if delay_s := self._pace.delay(len(payload), loop.time()):
+            await asyncio.sleep(delay_s)
+        started = loop.time()
+        await self._channel.send(message, payload)
+        if not isinstance(message, Recipes):
+            waited_s = delay_s + loop.time() - started
+            self._coding.note(len(payload), waited_s)
+            if self._on_sent is not None:
+                self._on_sent(message.raw_bytes)
+
+    def _perform_all(self, jobs: Sequence[Job], is_coded: bool) -> list[tuple[Answer, Buffer]]:
+        return [self._perform(job, is_coded) for job in jobs]
+
+    def _perform(self, job: Job, is_coded: bool) -> tuple[Answer, Buffer]:
+        match job:
+            case SendFrame(ranges, raw_bytes):
+                coded, payload = codec.compress(self._tree.read(ranges), wanted=is_coded)
+                return Frame(self._session, raw_bytes, coded), payload
+            case SendRecipes(ask, items):
+                return Recipes(self._session, ask), self._tree.recipes(items)
+            case SendDeltas(ask, key, items, signatures):
+                made = self._tree.deltas(key, items, signatures)
+                # Few bytes: worth the try on any link.
+                coded, payload = codec.compress(made, wanted=not self._is_plain)
+                return Deltas(self._session, ask, len(made), coded), payload

@@ -1,0 +1,293 @@
+"""Reading the contents of an offered tree from the disk."""
+
+import errno
+import os
+import stat
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+from filesync.digest import Digest, short
+from filesync.disk.content import read_piece
+from filesync.disk.handles import DirectoryHandles, shown
+from filesync.errors import LocalError, SourceChanged, StoreError, Unavailable
+from filesync.transfer.coding import delta, recipe
+from filesync.transfer.coding.recipe import PAGE_BYTES, PAGE_PARTS, Part
+from filesync.transfer.errors import NotOffered
+from filesync.transfer.send.contents import Place
+from filesync.transfer.send.growing import Recent
+from filesync.transfer.wire import SIGNATURE_BYTES, DeltaItem, Level, Range, RecipeItem
+
+# A name may have become a FIFO since the scan: O_NONBLOCK, or opening it would wait for ever.
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CHANGED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+"""What opening a file says if another kind stands there now, or nothing."""
+_HELD: Final = 32
+
+
+class Finds(Protocol):
+    """Knows which contents there are (``Contents``, ``GrowingContents``)."""
+
+    def find(self, digest: Digest) -> Place | None:
+        """Return a file that has this content."""
+
+
+class SourceTree:
+    """Files below ``root``, by digest.
+
+    All methods block. ``load`` must have returned before the others are called; these may be
+    called from several threads at once, and raise
+
+    * NotOffered: a content, or a range of one, that is not listed;
+    * SourceChanged: a file is no longer what its entry says of it, or is gone;
+    * Unavailable: one cannot be read.
+    """
+
+    def __init__(
+        self, root: Path, list_contents: Callable[[], Finds], recent: Recent | None = None
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            root: where the files are.
+            list_contents: returns what may be read; called once, by ``load``.
+            recent: contents that need not be read again.
+        """
+        self.root = root
+        self._list_contents = list_contents
+        self._recent = recent
+        self._contents: Finds | None = None
+        self._loading = threading.Lock()
+        self._cuts = _Cuts()
+        self._idle: list[DirectoryHandles] = []
+        self._is_closed = False
+
+    def load(self) -> None:
+        """List the contents. May take some ten bytes of memory a file."""
+        with self._loading:
+            if self._contents is None:
+                self._contents = self._list_contents()
+
+    def read(self, ranges: Sequence[Range]) -> bytes | bytearray:
+        """Return the bytes of ``ranges``, one after another."""
+        if len(ranges) == 1:
+            return self._read_one(*ranges[0])
+        data = bytearray(sum([length for _, _, length in ranges]))
+        view = memoryview(data)
+        with self._handles() as handles:
+            at = 0
+            for digest, offset, length in ranges:
+                if self._recent and (content := self._recent.take(digest, offset, length)):
+                    view[at : at + length] = content
+                    at += length
+                    continue
+                place = self._find(digest, offset, length)
+                fd = _open(handles, place)
+                try:
+                    _read_into(fd, view[at : at + length], offset, place)
+                finally:
+                    os.close(fd)
+                at += length
+        return data
+
+    def _read_one(self, digest: Digest, offset: int, length: int) -> bytes:
+        place = self._find(digest, offset, length)
+        with self._handles() as handles:
+            fd = _open(handles, place)
+            try:
+                data = read_piece(fd, offset, length)
+            except OSError as exc:
+                raise Unavailable(f"{_shown(place)} cannot be read: {exc.strerror}") from exc
+            finally:
+                os.close(fd)
+        if len(data) != length:
+            raise _changed(place)
+        return data
+
+    def recipes(self, items: Sequence[RecipeItem]) -> bytes:
+        """Return the payload that answers for as many of ``items`` as go into one message."""
+        pages: list[bytes] = []
+        parts, size = PAGE_PARTS, PAGE_BYTES
+        for digest, offset, end, level in items:
+            place = self._find(digest, offset, max(end - offset, 1))
+            found = self._page(place, offset, end, level, parts, size)
+            pages.append(recipe.pack(found))
+            parts -= len(found)
+            size -= sum(length for length, _ in found)
+            if parts <= 0 or size <= 0:
+                break
+        return b"".join(pages)
+
+    def deltas(self, key: int, items: Sequence[DeltaItem], signatures: bytes) -> bytes:
+        """Return the payload that answers for all of ``items``."""
+        packed = memoryview(signatures)
+        made: list[bytes] = []
+        data = memoryview(self.read([(digest, at, size) for digest, at, size, _ in items]))
+        for _, _, length, count in items:
+            end = count * SIGNATURE_BYTES
+            made.append(delta.encode(data[:length], packed[:end], key))
+            data, packed = data[length:], packed[end:]
+        return delta.join(made)
+
+    def close(self) -> None:
+        """Close the directories that are held open, those in use as soon as they are not."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _find(self, digest: Digest, offset: int, length: int) -> Place:
+        if self._contents is None:
+            raise LocalError("a source is read before it is loaded")
+        place = self._contents.find(digest)
+        if place is None:
+            raise NotOffered(f"content {short(digest)} is not in the tree on offer")
+        if offset + length > place.file.size:
+            raise NotOffered(f"content {short(digest)} ends before {offset + length}")
+        return place
+
+    def _page(
+        self, place: Place, offset: int, end: int, level: Level, limit: int, size: int
+    ) -> list[Part]:
+        """Return the parts from ``offset`` on, at least one and at most ``limit``."""
+        cached = self._cuts.find(place.file.digest, offset, end)
+        if cached is not None and level is Level.CHUNKS:
+            return cached[:limit]
+        chunks: list[Part] = []
+        with self._handles() as handles:
+            fd = _open(handles, place)
+            try:
+                made = recipe.cut(lambda at, count: os.pread(fd, count, at), offset, end)
+                found: list[Part] = []
+                for part in (
+                    made if level is Level.CHUNKS else recipe.segments(_noting(made, chunks))
+                ):
+                    found.append(part)
+                    size -= part.length
+                    if len(found) == limit or size <= 0:
+                        break
+            finally:
+                os.close(fd)
+        if not found:
+            raise _changed(place)
+        if chunks:
+            self._cuts.note(place.file.digest, offset, chunks)
+        return found
+
+    @contextmanager
+    def _handles(self) -> Iterator[DirectoryHandles]:
+        # One for each thread that reads, kept for the next frame: its neighbours are there.
+        try:
+            handles = self._idle.pop()
+        except IndexError:
+            try:
+                handles = DirectoryHandles(self.root, limit=_HELD)
+            except StoreError as exc:
+                raise Unavailable(str(exc)) from exc
+        try:
+            yield handles
+        except BaseException:
+            handles.close()
+            raise
+        self._idle.append(handles)
+        if self._is_closed:
+            self.close()
+
+
+class _Cut(NamedTuple):
+    """The chunks of a content from ``offsets[0]`` on; the last offset is where they end."""
+
+    offsets: list[int]
+    parts: list[Part]
+
+
+class _Cuts:
+    """The chunks of the contents that were cut last: whoever asked for segments asks for these."""
+
+    MAX_PARTS: Final = 65_536
+
+    def __init__(self) -> None:
+        self._cuts: OrderedDict[Digest, _Cut] = OrderedDict()
+        self._parts = 0
+        self._lock = threading.Lock()
+
+    def note(self, digest: Digest, offset: int, parts: list[Part]) -> None:
+        """Keep the chunks of one content instead of those that were kept of it before."""
+        offsets = [offset]
+        for part in parts:
+            offsets.append(offsets[-1] + part.length)
+        with self._lock:
+            if (old := self._cuts.pop(digest, None)) is not None:
+                self._parts -= len(old.parts)
+            self._cuts[digest] = _Cut(offsets, parts)
+            self._parts += len(parts)
+            while self._parts > self.MAX_PARTS:
+                self._parts -= len(self._cuts.popitem(last=False)[1].parts)
+
+    def find(self, digest: Digest, offset: int, end: int) -> list[Part] | None:
+        """Return the chunks from ``offset`` to ``end`` if all of them are kept."""
+        with self._lock:
+            cut = self._cuts.get(digest)
+        if cut is None or not cut.offsets[0] <= offset < end <= cut.offsets[-1]:
+            return None
+        first, last = bisect_left(cut.offsets, offset), bisect_left(cut.offsets, end)
+        if cut.offsets[first] != offset:
+            return None
+        return cut.parts[first:last]
+
+
+def _noting(parts: Iterator[Part], into: list[Part]) -> Iterator[Part]:
+    for part in parts:
+        into.append(part)
+        yield part
+
+
+def _open(handles: DirectoryHandles, place: Place) -> int:
+    directory, file = place
+    try:
+        fd = os.open(file.name, _FILE, dir_fd=handles.open(directory))
+    except (OSError, StoreError) as exc:
+        cause = exc if isinstance(exc, OSError) else exc.__cause__
+        if isinstance(cause, OSError) and cause.errno in _CHANGED:
+            raise _changed(place) from exc
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise Unavailable(f"{_shown(place)} cannot be read: {why}") from exc
+    status = os.fstat(fd)
+    if status.st_size != file.size or not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise _changed(place)
+    return fd
+
+
+def _read_into(fd: int, view: memoryview, offset: int, place: Place) -> None:
+    while len(view):
+        try:
+            count = os.preadv(fd, [view], offset)
+        except OSError as exc:
+            raise Unavailable(f"{_shown(place)} cannot be read: {exc.strerror}") from exc
+        if not count:
+            raise _changed(place)
+        if count == len(view):
+            return
+        view = view[count:]
+        offset += count
+
+
+def _changed(place: Place) -> SourceChanged:
+    return SourceChanged(
+        f"{_shown(place)} changed after it was scanned; run again", _path(place)
+    )
+
+
+def _shown(place: Place) -> str:
+    return shown(_path(place))
+
+
+def _path(place: Place) -> bytes:
+    directory, file = place
+    return directory + b"/" + file.name if directory else file.name
