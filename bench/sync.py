@@ -186,10 +186,12 @@ class Ratio:
     """Ours to rsync's, and what it may be."""
 
     ratio: float
-    limit: float
+    limit: float | None
 
     def __str__(self) -> str:
         """Say it, and whether it is met."""
+        if self.limit is None:
+            return f"{self.ratio:8.4f} (no limit)       "
         verdict = "ok" if self.ratio <= self.limit else "MISS"
         return f"{self.ratio:8.4f} (limit {self.limit:.2f}) {verdict:4}"
 
@@ -216,7 +218,8 @@ def figures(row: Row, runs: dict[str, list[Run]]) -> Figures:
     }
     ours, rsync = medians["ours"], medians["rsync"]
     # Where less than all bytes may travel cold, it is with compression.
-    coded = medians["ours-z"] if row.is_cold and row.bytes_limit < 1 else ours
+    is_coded = row.is_cold and row.bytes_limit is not None and row.bytes_limit < 1
+    coded = medians["ours-z"] if is_coded else ours
     return Figures(
         row.title,
         Ratio(round(coded.wire_bytes / rsync.wire_bytes, 4), row.bytes_limit),
@@ -240,7 +243,8 @@ def _draw(found: dict[str, Figures]) -> None:
         bars = []
         for kind, value in (("bytes", one.bytes), ("time", one.time)):
             bars.append((f"{kind}: filesync / rsync", value.ratio, f"{value.ratio:.3f}"))
-            bars.append((f"{kind}: limit", value.limit, f"{value.limit:.2f}"))
+            if value.limit is not None:
+                bars.append((f"{kind}: limit", value.limit, f"{value.limit:.2f}"))
         groups.append((one.title, bars))
     plot("sync", groups)
 

@@ -20,19 +20,24 @@ class Row:
         start: writes the tree into an empty directory.
         change: changes it for a round, which is told by its number.
         is_cold: each round starts with an empty destination and no stat cache.
-        bytes_limit: of the ratio of bytes on the wire to rsync's; time_limit: of the time.
+        bytes_limit: of the ratio of bytes on the wire to rsync's; time_limit: of the time. None
+            where nothing is to be reached.
     """
 
     title: str
     start: Callable[[Path], None]
     change: Callable[[Path, int], None]
     is_cold: bool
-    bytes_limit: float
-    time_limit: float
+    bytes_limit: float | None
+    time_limit: float | None
 
 
 def unchanged(root: Path, number: int) -> None:
     """Change nothing."""
+
+
+def nothing(root: Path) -> None:
+    """Write nothing."""
 
 
 @cache
@@ -146,6 +151,8 @@ def rows(*, is_quick: bool) -> dict[str, Row]:
     large, huge = (32 * MIB, 128 * MIB) if is_quick else (256 * MIB, 1024 * MIB)
     file = random_file(large)
     return {
+        # What no other row can be faster than: two programs start, and agree that all is done.
+        "nothing": Row("an empty tree", nothing, unchanged, False, None, None),
         "small-cold": Row("40,000 small files, cold", small_files, unchanged, True, 0.4, 0.7),
         "small-same": Row("the same, unchanged", small_files, unchanged, False, 0.02, 1.0),
         "small-edited": Row(
