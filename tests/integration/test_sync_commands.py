@@ -282,6 +282,17 @@ def test_a_tree_is_given_and_then_costs_next_to_nothing(bench: Bench) -> None:
     assert tree_of(bench.served / "new") == tree_of(bench.root / "src")
 
 
+def test_a_hard_link_that_is_scanned_before_its_groups_first_name_is_given(
+    bench: Bench,
+) -> None:
+    """A directory's files are scanned before those of the directories in it."""
+    (bench.root / "src/a").mkdir(parents=True)
+    (bench.root / "src/a/first").write_text("text")
+    os.link(bench.root / "src/a/first", bench.root / "src/zz")
+    bench.sync("src/", f"{bench.serve()}/new")
+    assert tree_of(bench.served / "new") == tree_of(bench.root / "src")
+
+
 def test_one_file_is_taken_and_given(bench: Bench) -> None:
     (bench.served / "file").write_text("text")
     address = bench.serve()

@@ -64,7 +64,8 @@ def become_link(path: Path) -> None:
 
 
 def lose_directory(path: Path) -> None:
-    path.parent.rename(path.parent.with_name("moved " + path.parent.name))
+    path.unlink()
+    path.parent.rmdir()
 
 
 CHANGES = [
