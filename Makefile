@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: help setup demo test check fuzz fmt bench bench-sync clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 setup: .venv/.stamp  ## make .venv with all that is needed
 

@@ -1,6 +1,14 @@
-"""Names that are ours."""
+"""Names at a root that are ours: what an update that did not finish has left there."""
 
+import re
 from typing import Final
 
 WORK_PREFIX: Final = b".filesync-"
-"""Names at a root that begin so are ours: never part of a tree."""
+"""A work directory's name; sixteen hex digits follow."""
+PARTIAL_NAME: Final = b".filesync-partial"
+_WORK: Final = re.compile(rb"\.filesync-[0-9a-f]{16}")
+
+
+def is_reserved(name: bytes) -> bool:
+    """Say whether ``name``, at a root, is ours: never part of a tree, and removed when found."""
+    return name == PARTIAL_NAME or _WORK.fullmatch(name) is not None

@@ -25,7 +25,6 @@ from filesync.errors import StoreError, UsageError
 
 log = logging.getLogger(__name__)
 
-KEY_BYTES: Final = 32
 MAX_FILE_BYTES: Final = 1 << 20
 _SECRET_KIND: Final = "filesync-secret-key-1"
 _HEX: Final = re.compile(r"[0-9a-f]{64}")

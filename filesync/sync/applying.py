@@ -1,10 +1,11 @@
 """One part of a sync, from what is planned to what is done; the same on all sides."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from filesync.disk.updating.arriving import ArrivingUpdate
-from filesync.disk.updating.update import LocalTree, TreeUpdate, UpdateStats
+from filesync.disk.updating.update import LocalTree, TreeUpdate
 from filesync.manifest import Manifest, Nodes, empty_manifest
 from filesync.sync.filter import Filter
 from filesync.sync.options import Options
@@ -15,45 +16,32 @@ from filesync.sync.scanning import scan_place
 
 
 class Update(TreeUpdate):
-    """An update of what others may be using, as far as this user may.
+    """An update of what others may be using, as far as this user may."""
 
-    Attributes:
-        done: what it did, when it is finished.
-    """
-
-    def __init__(self, root: Path, plan: Plan, *local: LocalTree) -> None:
+    def __init__(
+        self,
+        root: Path,
+        plan: Plan,
+        *local: LocalTree,
+        on_copied: Callable[[int], None] | None = None,
+    ) -> None:
         super().__init__(
             root,
             basis=plan.basis,
             target=plan.target,
             local=local,
+            on_copied=on_copied,
             # Others may be using what is there: no name ever holds half a file.
             atomic=True,
             preserve_owner=os.geteuid() == 0,
         )
-        self.done: UpdateStats | None = None
-
-    def finish(self) -> UpdateStats:
-        """Put the rest in place; keep what was done."""
-        self.done = super().finish()
-        return self.done
 
 
-class GrowingUpdate(ArrivingUpdate):
-    """As ``Update``, of an empty directory to a tree whose directories are still to come.
-
-    Attributes:
-        done: what it did, when it is finished.
-    """
+class Arrival(ArrivingUpdate):
+    """The same, of an empty directory to a tree whose directories are still to come."""
 
     def __init__(self, root: Path, nodes: Nodes) -> None:
         super().__init__(root, nodes, atomic=True, preserve_owner=os.geteuid() == 0)
-        self.done: UpdateStats | None = None
-
-    def finish(self) -> UpdateStats:
-        """Put the rest in place; keep what was done."""
-        self.done = super().finish()
-        return self.done
 
 
 def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Options) -> Manifest:

@@ -131,6 +131,17 @@ match within a name, ** across slashes, x/*** a directory and all in it.
 @click.option(
     "-c", "--checksum", is_flag=True, help="Read all files on both sides, changed or not."
 )
+@click.option(
+    "-a",
+    "-r",
+    "-H",
+    "-A",
+    "-X",
+    "all_kept",
+    is_flag=True,
+    expose_value=False,
+    help="Nothing more: what these keep in rsync is always kept.",
+)
 @click.option("--stats", "show_stats", is_flag=True, help="Say what it took.")
 @click.option("--json", "as_json", is_flag=True, help="Say all figures, as one JSON document.")
 @click.option(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from time import monotonic
+from time import monotonic, sleep
 
 from filesync.digest import Digest
 from filesync.disk.handles import shown
@@ -12,7 +12,7 @@ from filesync.manifest import File, Manifest, MemoryNodes
 from filesync.sync.applying import Update, plan_target, scan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
-from filesync.sync.options import Options
+from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal, is_united, removal_of
 from filesync.sync.places import (
     LocalPlaces,
@@ -25,9 +25,17 @@ from filesync.sync.places import (
 from filesync.sync.saying.noting import note_plan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, scan_place
+from filesync.transfer.flow import Pace
+from filesync.transfer.stats import Progress
 
 
-def sync_local(paths: Sequence[bytes], dest: bytes, options: Options) -> SyncStats:
+def sync_local(
+    paths: Sequence[bytes],
+    dest: bytes,
+    options: Options,
+    *,
+    progress: OnProgress | None = None,
+) -> SyncStats:
     """Make ``dest`` hold what ``paths`` have, all on this machine. Blocks.
 
     A path that ends in '/' is what is in the directory; without it, the directory itself, which
@@ -43,7 +51,7 @@ def sync_local(paths: Sequence[bytes], dest: bytes, options: Options) -> SyncSta
     with ExitStack() as stack:
         sources = not_excluded(find_sources(LocalPlaces(), paths), Filter(options.rules))
         stack.callback(close_all, sources)
-        sync = _Sync(sources, dest, options, is_directory=len(paths) > 1)
+        sync = _Sync(sources, dest, options, is_directory=len(paths) > 1, progress=progress)
         for at in reversed(range(len(sources))):
             with changes_of(sources[at].part):
                 sync.part(at)
@@ -53,9 +61,18 @@ def sync_local(paths: Sequence[bytes], dest: bytes, options: Options) -> SyncSta
 
 class _Sync:
     def __init__(
-        self, sources: Sequence[Source], dest: bytes, options: Options, *, is_directory: bool
+        self,
+        sources: Sequence[Source],
+        dest: bytes,
+        options: Options,
+        *,
+        is_directory: bool,
+        progress: OnProgress | None,
     ) -> None:
         self.stats = SyncStats()
+        self._progress = progress
+        self._pace = Pace(options.flow.bytes_per_s)
+        self._copied = Progress(0, 0, 0)
         self._sources = sources
         self._dest = dest
         self._options = options
@@ -110,7 +127,16 @@ class _Sync:
             )
             if target is not None and not options.dry_run:
                 local = LocalTree(top, self._sources[at].place.root)
-                self._note(_copy(Update(target.place.root, plan, local), top))
+                update = Update(target.place.root, plan, local, on_copied=self._note_copied)
+                self._note(_copy(update, top))
+
+    def _note_copied(self, size: int) -> None:
+        files, content_bytes, _ = self._copied
+        self._copied = Progress(files + 1, content_bytes + size, 0)
+        if self._progress is not None:
+            self._progress(self._copied)
+        if delay_s := self._pace.delay(size, monotonic()):
+            sleep(delay_s)
 
     def _note(self, done: UpdateStats) -> None:
         self.stats.created += done.created

@@ -79,12 +79,16 @@ def run(
                 return stats
 
 
-def _local(sources: Sequence[str], dest: str, options: Options, _: ShownProgress) -> SyncStats:
+def _local(
+    sources: Sequence[str], dest: str, options: Options, shown: ShownProgress
+) -> SyncStats:
     from filesync.sync.local import sync_local
     from filesync.sync.places import local_path
 
     # Not in a thread: an interrupt is to end it at once.
-    return sync_local([local_path(text) for text in sources], local_path(dest), options)
+    progress = shown.note if shown.is_shown else None
+    paths = [local_path(text) for text in sources]
+    return sync_local(paths, local_path(dest), options, progress=progress)
 
 
 def _remote(

@@ -210,8 +210,8 @@ def make_odd_files(at: Path) -> None:
         file.write(b"island")
     write(at / os.fsdecode(b"d/\xfe\xff"))
     write(at / ("n" * 255))
-    write(at / ".filesync-left")
-    write(at / "d/.filesync-kept")
+    write(at / ".filesync-0123456789abcdef")
+    write(at / "d/.filesync-0123456789abcdef")
 
 
 def make_devices(at: Path) -> None:

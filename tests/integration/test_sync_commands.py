@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -479,3 +480,24 @@ def test_a_traceback_is_shown_when_asked_for(bench: Bench) -> None:
     done = bench.run("sync", "nowhere", "dst", check=False)
     assert "Traceback" in done.stderr
     assert "PathMissing" in done.stderr
+
+
+def test_names_that_only_look_like_ours_are_synced_and_left_alone(bench: Bench) -> None:
+    (bench.root / "src").mkdir()
+    (bench.root / "src/.filesync-notes").write_text("mine")
+    (bench.root / "dest/.filesync-dir").mkdir(parents=True)
+    (bench.root / "dest/.filesync-dir/file").write_text("mine, too")
+    bench.sync("src/", "dest")
+    assert (bench.root / "dest/.filesync-notes").read_text() == "mine"
+    assert (bench.root / "dest/.filesync-dir/file").read_text() == "mine, too"
+
+
+def test_a_local_sync_keeps_to_a_rate_and_takes_what_rsync_users_type(bench: Bench) -> None:
+    (bench.root / "src").mkdir()
+    for number in range(4):
+        (bench.root / f"src/{number}").write_bytes(bytes([number]) * 100_000)
+    started = time.monotonic()
+    bench.sync("-a", "--bwlimit", "400KB", "src/", "dest")
+    # The last file need not be waited for.
+    assert time.monotonic() - started > 0.7
+    assert tree_of(bench.root / "dest") == tree_of(bench.root / "src")

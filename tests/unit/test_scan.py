@@ -576,8 +576,8 @@ def test_what_a_killed_update_left_at_the_root_is_no_part_of_the_tree(tmp_path: 
     nodes = MemoryNodes()
     (tmp_path / "kept").touch()
     before = Manifest(scan(tmp_path, nodes).tree, nodes)
-    (tmp_path / ".filesync-0123").mkdir()
-    (tmp_path / ".filesync-0123/left").touch()
+    (tmp_path / ".filesync-0123456789abcdef").mkdir()
+    (tmp_path / ".filesync-0123456789abcdef/left").touch()
     after = Manifest(scan(tmp_path, nodes).tree, nodes)
     assert [entry.name for entry in after.root.entries] == [b"kept"]
     assert after.root.entries == before.root.entries

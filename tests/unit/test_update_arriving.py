@@ -171,7 +171,7 @@ def test_a_root_that_holds_another_directory_than_came_is_refused(tmp_path: Path
 def test_our_own_names_are_reserved(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    nodes, done = made({b"": [file(b".filesync-x", b"1")]})
+    nodes, done = made({b"": [file(b".filesync-0123456789abcdef", b"1")]})
     update = ArrivingUpdate(root, nodes)
     update.prepare()
     with pytest.raises(MalformedManifest, match="reserved"):

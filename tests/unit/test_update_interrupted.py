@@ -82,13 +82,15 @@ def test_what_a_killed_update_left_is_swept(root: Path, source: Path) -> None:
 
 def test_a_target_with_one_of_our_names_is_refused(root: Path) -> None:
     with pytest.raises(MalformedManifest):
-        TreeUpdate(root, basis=None, target=tree_of(file(b".filesync-0123", b"")))
+        TreeUpdate(root, basis=None, target=tree_of(file(b".filesync-0123456789abcdef", b"")))
     nodes = MemoryNodes()
-    inner = put(nodes, with_entries(EMPTY_DIRECTORY, [file(b".filesync-0123", b"")]))
+    inner = put(
+        nodes, with_entries(EMPTY_DIRECTORY, [file(b".filesync-0123456789abcdef", b"")])
+    )
     entry = subdirectory(nodes, b"d", inner)
     target = Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, [entry])), nodes)
     update(root, root, basis=None, target=target)
-    assert (root / "d/.filesync-0123").exists()
+    assert (root / "d/.filesync-0123456789abcdef").exists()
 
 
 def test_staging_keeps_the_root_free_of_other_names(root: Path, tmp_path: Path) -> None:

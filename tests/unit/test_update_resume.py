@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.disk.handles import remove_path
+from filesync.disk.reserved import PARTIAL_NAME
 from filesync.disk.updating.large import LargeFile
-from filesync.disk.updating.partial import PARTIAL_NAME
 from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import ContentCorrupt
 from filesync.manifest import Manifest

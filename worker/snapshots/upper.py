@@ -8,7 +8,7 @@ from typing import Final
 
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles, shown
-from filesync.disk.reserved import WORK_PREFIX
+from filesync.disk.reserved import is_reserved
 from filesync.disk.scanning.readfile import Gone, read_file, read_xattrs, unreadable
 from filesync.errors import StoreError
 from filesync.manifest import Directory, File, Special, Symlink, Xattrs
@@ -93,7 +93,7 @@ class _Reading:
         found = _Found(path, fd, xattr_whiteouts=opaque == b"x")
         for text in os.listdir(fd):
             name = os.fsencode(text)
-            if path or not name.startswith(WORK_PREFIX):  # no part of a tree, as in a scan
+            if path or not is_reserved(name):  # no part of a tree, as in a scan
                 self._name(found, name)
         header = Directory(
             stat.S_IMODE(status.st_mode),

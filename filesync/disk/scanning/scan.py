@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles, shown
-from filesync.disk.reserved import WORK_PREFIX
+from filesync.disk.reserved import is_reserved
 from filesync.disk.scanning.listing import (
     CTIME,
     MTIME,
@@ -225,7 +225,7 @@ class _Scan:
         """Return what is not left out; note directories that are but are to be entered."""
         if not listing.prefix:
             # What an update that was killed has left is no part of any tree.
-            found = (one for one in found if not one[0].startswith(WORK_PREFIX))
+            found = (one for one in found if not is_reserved(one[0]))
         if self._leave_out is not None:
             found = _kept(found, self._leave_out, listing.prefix)
         if self._excludes is None:

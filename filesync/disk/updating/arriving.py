@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filesync.digest import Digest
 from filesync.disk.handles import shown
-from filesync.disk.reserved import WORK_PREFIX
+from filesync.disk.reserved import is_reserved
 from filesync.disk.updating.incoming import WantedFile
 from filesync.disk.updating.layout import Layout
 from filesync.disk.updating.reuse import Sources
@@ -116,7 +116,7 @@ class ArrivingUpdate(TreeUpdate):
     def _check(self, visit: Visit) -> None:
         top = visit.path.partition(b"/")[0]
         for name in (top, *([] if top else [entry.name for entry in visit.new.entries])):
-            if name.startswith(WORK_PREFIX):
+            if is_reserved(name):
                 raise MalformedManifest(f"{shown(name)} is a reserved name")
 
     def _make(self, path: bytes) -> None:

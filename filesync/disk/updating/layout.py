@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from filesync.disk.handles import remove_tree
-from filesync.disk.reserved import WORK_PREFIX
+from filesync.disk.reserved import is_reserved
 from filesync.disk.updating.metadata import DEFAULT_ACL, Metadata, chmod_unopened
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.visits import Needs, Visit, below, gone
@@ -27,7 +27,7 @@ def sweep(root: int, *, keep: bytes) -> None:
     with os.scandir(root) as entries:
         names = [os.fsencode(entry.name) for entry in entries]
     for name in names:
-        if name.startswith(WORK_PREFIX) and name != keep:
+        if is_reserved(name) and name != keep:
             remove_tree(root, name)
 
 
@@ -89,7 +89,7 @@ class Layout:
                 drop_default_acl(dirfd)
             for entry in gone(visit):
                 # What a scan may have seen of a killed update was swept.
-                if visit.path or not entry.name.startswith(WORK_PREFIX):
+                if visit.path or not is_reserved(entry.name):
                     self._take_away(visit.path, dirfd, entry, keep=needs.is_any)
         if needs.is_any:
             self._sources.note_stays(visit, needed=needs.digests)

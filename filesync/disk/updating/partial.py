@@ -16,9 +16,8 @@ from typing import Final, NamedTuple
 
 from filesync.digest import Digest
 from filesync.disk.handles import DIRECTORY_FLAGS, remove_tree
-from filesync.disk.reserved import WORK_PREFIX
+from filesync.disk.reserved import PARTIAL_NAME
 
-PARTIAL_NAME: Final = WORK_PREFIX + b"partial"
 _DIGEST_BYTES: Final = 32
 _FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_EXTENTS: Final = 65_536

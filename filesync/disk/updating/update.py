@@ -16,20 +16,20 @@ that wants this content. What the next one does not want is removed at its start
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from filesync.disk.handles import open_root, shown
-from filesync.disk.reserved import WORK_PREFIX
+from filesync.disk.reserved import PARTIAL_NAME, is_reserved
 from filesync.disk.updating.files import Files
 from filesync.disk.updating.incoming import Incoming, WantedFile
 from filesync.disk.updating.large import BasisFile, LargeFile
 from filesync.disk.updating.layout import Layout, drop_default_acl, open_up, sweep
 from filesync.disk.updating.local import LocalTree, Missing, copy_contents
 from filesync.disk.updating.metadata import Metadata
-from filesync.disk.updating.partial import PARTIAL_NAME, Partials
+from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.settle import COPY, LINK, SETTLED, WANTED, Settler
 from filesync.disk.updating.tally import Tally, UpdateStats
@@ -49,6 +49,9 @@ class TreeUpdate:
 
     Call ``prepare``; then ``wanted``, and for each file that it yields ``write_small`` or
     ``open_large``, from any thread and in any order; then ``finish``. Or ``abort`` at any point.
+
+    Attributes:
+        done: what it did, once it is finished.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class TreeUpdate:
         basis: Manifest | None,
         target: Manifest,
         local: Sequence[LocalTree] = (),
+        on_copied: Callable[[int], None] | None = None,
         staging: Path | None = None,
         atomic: bool = False,
         preserve_owner: bool = True,
@@ -70,6 +74,7 @@ class TreeUpdate:
             target: what it shall hold.
             local: trees to copy contents from. What is not there any more, or has rotted, is
                 wanted instead.
+            on_copied: told the bytes of each file that was copied from ``local``; may wait.
             staging: a directory on the root's file system for temporary and partial files,
                 of this root's alone; without it they are below the root.
             atomic: nobody else sees half a file under any name, and no replaced file is
@@ -83,16 +88,18 @@ class TreeUpdate:
             MalformedManifest: the target has one of our temporary names.
         """
         for entry in target.root.entries:
-            if entry.name.startswith(WORK_PREFIX):
+            if is_reserved(entry.name):
                 raise MalformedManifest(f"{shown(entry.name)} is a reserved name")
         self._path = root
         self._basis = basis
         self._target = target
         self._local = local
+        self._on_copied = on_copied
         self._staging = staging
         self._is_atomic = atomic
         self._metadata = Metadata(preserve_owner=preserve_owner)
         self._tally = Tally()
+        self.done: UpdateStats | None = None
         self._incoming: Incoming | None = None
         self._root: Directories | None = None
         self._work: WorkDirectory | None = None
@@ -191,11 +198,12 @@ class TreeUpdate:
         self._layout.seal(self._metadata)
         self._directories.close()
         self._root = None
-        return self._tally.stats(
+        self.done = self._tally.stats(
             moved=len(self._visits.moved),
             removed=self._layout.removed,
             not_kept=self._metadata.not_kept,
         )
+        return self.done
 
     def abort(self) -> None:
         """Remove temporary files as far as possible, and close what is open. Idempotent.
@@ -306,6 +314,8 @@ class TreeUpdate:
             nonlocal files, total
             files += 1
             total += entry.size
+            if self._on_copied is not None:
+                self._on_copied(entry.size)
             return True
 
         if not self._local:

@@ -1,5 +1,6 @@
 """Where an update works: the directories of its tree, and a private one for what is on its way."""
 
+import errno
 import os
 import secrets
 import threading
@@ -156,4 +157,10 @@ def storing(path: bytes) -> Iterator[None]:
         text = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
         if isinstance(text, bytes) and text != path:
             path = path + b"/" + text if path else text
-        raise StoreError(f"{shown(path)}: {exc.strerror}") from exc
+        raise StoreError(f"{shown(path)}: {exc.strerror}{_advice(exc)}") from exc
+
+
+def _advice(exc: OSError) -> str:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "; make room and run again: what has arrived is kept"
+    return ""

@@ -223,8 +223,8 @@ class Giving:
             finally:
                 asking.cancel()
                 await asyncio.wait({asking})
+                self._growing.clear()
                 scan.tree.forget()
-        self._growing.clear()
         self.stats.note_source(top, skipped)
         self._note(given)
 
@@ -260,7 +260,7 @@ class Giving:
                 given, _ = await ask(peer.channel, request, wire.Given)
             finally:
                 await asyncio.wait({listing})
-        self._given.clear()
+                self._given.clear()
         self._note(given)
 
     def _note(self, given: wire.Given) -> None:

@@ -15,7 +15,7 @@ from filesync.errors import (
     UsageError,
 )
 from filesync.manifest import Manifest, canonical_links, is_name
-from filesync.sync.applying import GrowingUpdate, Update
+from filesync.sync.applying import Arrival, Update
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
@@ -194,7 +194,7 @@ class TreeServer:
         try:
             if not place.is_empty:
                 raise UsageError("it is not empty any more; try again")
-            update = GrowingUpdate(place.root, held.nodes)
+            update = Arrival(place.root, held.nodes)
             arrivals = Arrivals(channel, request.served, update, held.nodes)
             given = await self._fill(channel, request, update, feed=arrivals.feed)
             made = await in_thread(canonical_links, held.nodes, update.made.tree)
@@ -245,7 +245,7 @@ class TreeServer:
         self,
         channel: Channel,
         request: wire.Give | wire.GiveGrowing,
-        update: Update | GrowingUpdate,
+        update: Update | Arrival,
         *,
         feed: Feed | None = None,
     ) -> wire.Given:

@@ -8,7 +8,9 @@ To give: ``Prepare`` -> ``Prepared``; ``Scan`` -> ``Scanned``, of what is there,
 scans what it gives; unless the two are the same, the client serves its tree over the connection
 (``wire.Serve``) and says ``Give``. Before it answers ``Given`` the server asks the client for the
 nodes that it lacks, pulls, and says ``Progressed`` now and then if it was asked to. A client that
-shows what would change asks with ``AskNodes`` for what is there and says ``Drop`` instead.
+shows what would change asks with ``AskNodes`` for what is there and says ``Drop`` instead. To what
+is empty: ``Prepare`` -> ``Prepared``, then ``GiveGrowing`` while the client scans; the server says
+``AskDirectories`` -> ``Directories`` again and again, and pulls what they list meanwhile.
 
 What a connection has asked for and not dropped is closed when the connection is lost.
 
@@ -252,7 +254,7 @@ class Directories(_Message, frozen=True, tag="directories"):
 
 
 class Given(_Message, frozen=True, tag="given"):
-    """What it took; see ``options.SyncStats``."""
+    """What it took; see ``saying.stats.SyncStats``."""
 
     created: Count = 0
     deleted: Count = 0

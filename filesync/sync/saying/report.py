@@ -45,7 +45,7 @@ def notes(stats: SyncStats) -> list[str]:
     if not_kept := _counted(stats.not_kept):
         lines.append(f"could not be kept here, as this user or file system cannot: {not_kept}")
     lines += [
-        f"{path!r} changed each time it was read, and was left as it was; run again"
+        f"{path!r} changed each time it was read, and was left out; run again"
         for path in stats.changing
     ]
     return lines
@@ -60,4 +60,6 @@ def is_partial(stats: SyncStats) -> bool:
 
 
 def _counted(kinds: Mapping[str, int]) -> str:
-    return ", ".join(f"{kind} of {count:,}" for kind, count in sorted(kinds.items()))
+    return ", ".join(
+        f"{count:,} {kind}{'s' * (count != 1)}" for kind, count in sorted(kinds.items())
+    )
