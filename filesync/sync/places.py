@@ -81,6 +81,9 @@ class Places(Protocol):
     def path_of(self, path: bytes) -> Path | None:
         """Return a name of the directory ``path`` for this process, if it is safe to use one."""
 
+    def is_link(self, path: bytes) -> bool:
+        """Say whether ``open`` would follow a link at the end of ``path``."""
+
 
 def local_path(text: str) -> bytes:
     """Return the local path that a user wrote.
@@ -103,6 +106,10 @@ class LocalPlaces:
     def path_of(self, path: bytes) -> Path | None:
         """Return ``path`` itself."""
         return Path(os.fsdecode(path or b"."))
+
+    def is_link(self, path: bytes) -> bool:
+        """Say whether ``path`` is a link."""
+        return os.path.islink(path)
 
 
 class ServedPlaces:
@@ -128,6 +135,10 @@ class ServedPlaces:
 
     def path_of(self, path: bytes) -> Path | None:
         """Return None: a name could lead elsewhere by the time that it is used."""
+
+    def is_link(self, path: bytes) -> bool:
+        """Say no: none is followed."""
+        return False
 
 
 class Source(NamedTuple):
@@ -218,8 +229,13 @@ def _inside(path: bytes) -> bytes:
 
 
 def _find(places: Places, path: bytes) -> Place:
-    """Return the directory that ``path`` names, or the directory of the name that it names."""
+    """Return the directory that ``path`` names, or the directory of the name that it names.
+
+    A link is a name, unless a slash follows it.
+    """
     try:
+        if not path.endswith(b"/") and places.is_link(path):
+            raise NotADirectoryError
         return Place(places.open(path), places.path_of(path), names=None, label=path)
     except OSError as exc:
         if path.endswith(b"/"):

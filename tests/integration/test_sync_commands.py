@@ -501,3 +501,15 @@ def test_a_local_sync_keeps_to_a_rate_and_takes_what_rsync_users_type(bench: Ben
     # The last file need not be waited for.
     assert time.monotonic() - started > 0.7
     assert tree_of(bench.root / "dest") == tree_of(bench.root / "src")
+
+
+def test_a_link_to_a_directory_is_a_link_unless_a_slash_follows(bench: Bench) -> None:
+    (bench.served / "d").mkdir()
+    (bench.served / "d/file").write_text("text")
+    (bench.served / "to-d").symlink_to("d")
+    for source in (str(bench.served), bench.serve()):
+        bench.sync(f"{source}/to-d", "out/")
+        assert os.readlink(bench.root / "out/to-d") == "d"
+        (bench.root / "out/to-d").unlink()
+    bench.sync(f"{bench.served}/to-d/", "inside")
+    assert (bench.root / "inside/file").read_text() == "text"
