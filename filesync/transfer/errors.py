@@ -40,7 +40,7 @@ class Refused(Unavailable):
         self.path = path
 
     def __str__(self) -> str:
-        return f"the peer refused ({self.reason}): {self.detail}"
+        return f"the other side refused: {self.detail}"
 
 
 class NotLetIn(Unavailable):
