@@ -24,12 +24,13 @@ from filesync.overlay import overlay
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import Offer
+from solver.client.archive import add_docker_manifest, pack_layout
 from solver.client.contexts import Context, scan_contexts
 from solver.client.credentials import Logins
 from solver.client.images import KnownImages, convert_with_images, credentials_for
 from solver.client.layouts import Layout, Layouts
 from solver.client.link_zmq import ManagerLink
-from solver.client.outputs import STDOUT, Output, OutputType, pack_layout
+from solver.client.outputs import STDOUT, Output, OutputType
 from solver.client.progress import Progress, human, printable
 from solver.client.report import BuildReport, metadata
 from solver.dockerfile import Converted, Options, with_contexts
@@ -50,6 +51,7 @@ from solver.wire import (
 )
 from worker.wire import orders
 from worker.wire.images import Credential
+from worker.wire.orders import ExportForm
 
 MAX_DOCKERFILE_BYTES: Final = 1 << 20
 
@@ -154,7 +156,8 @@ class _Session:
         self._serving: dict[bytes, tuple[Offer, asyncio.Task[None]]] = {}
 
     async def run(self, converted: Converted, began_s: float, logins: Logins) -> dict[str, Any]:
-        pushed = [name for output in self._request.outputs for name in output.names]
+        outputs = self._request.outputs
+        pushed = [name for output in outputs if output.form is None for name in output.names]
         credentials = await credentials_for(self._graph, pushed, logins)
         for context in self._contexts.values():
             await self._link.send_tree(context.manifest)
@@ -174,7 +177,9 @@ class _Session:
     def _start(self, converted: Converted, credentials: tuple[Credential, ...]) -> StartBuild:
         config = json.dumps(converted.config, sort_keys=True).encode()
         exports = tuple(
-            ExportRequest(form, config, self._request.tag, output.compression, output.level)
+            ExportRequest(
+                form, config, ",".join(output.names), output.compression, output.level
+            )
             for output in self._request.outputs
             if (form := output.form) is not None
         )
@@ -265,15 +270,12 @@ class _Session:
 
     async def _take_as_asked(self, output: Output, exported: Exported) -> None:
         dest = Path(output.dest)
-        match output.type:
-            case OutputType.LOCAL:
-                await self._pull(exported, dest)
-            case OutputType.OCI if not output.packed:
-                await self._pull(exported, dest)
-            case OutputType.TAR | OutputType.OCI:
-                await self._take_file(output, exported)
-            case OutputType.IMAGE | OutputType.REGISTRY:
-                raise LocalError("what is pushed is not taken")
+        if output.form is None:
+            raise LocalError("what is pushed is not taken")
+        if output.is_directory:
+            await self._pull(exported, dest)
+        else:
+            await self._take_file(output, exported)
 
     async def _take_file(self, output: Output, exported: Exported) -> None:
         """Pull into a directory beside the destination, then put one file in place."""
@@ -283,7 +285,9 @@ class _Session:
             await self._pull(exported, Path(name) / "tree")
             tree = Path(name) / "tree"
             result = Path(name) / "result.tar"
-            if output.type is OutputType.OCI:
+            if output.type is OutputType.DOCKER:
+                await asyncio.to_thread(add_docker_manifest, tree)
+            if output.form is ExportForm.OCI:
                 await asyncio.to_thread(pack_layout, tree, result)
             else:
                 (tree / "tree.tar").replace(result)

@@ -2,8 +2,7 @@
 
 import csv
 import os
-import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +32,7 @@ class OutputType(StrEnum):
     LOCAL = "local"
     TAR = "tar"
     OCI = "oci"
+    DOCKER = "docker"
     IMAGE = "image"
     REGISTRY = "registry"
 
@@ -42,12 +42,12 @@ class Output:
     """One ``-o``.
 
     Attributes:
-        dest: a directory, a file, or ``-`` for standard output (types tar and oci); empty for
-            an image that is pushed.
+        dest: a directory, a file, or ``-`` for standard output (what is one file); empty for an
+            image that is pushed.
         packed: type oci as one tar, not as a directory.
         compression: of an image's layers; docker's default, which every tool reads.
         level: of that compression; None is the usual one.
-        names: of an image that is pushed; empty takes those of ``--tag``.
+        names: of an image, with nothing left out; empty takes those of ``--tag``.
     """
 
     type: OutputType
@@ -65,10 +65,20 @@ class Output:
                 return ExportForm.TREE
             case OutputType.TAR:
                 return ExportForm.TAR
-            case OutputType.OCI:
+            case OutputType.OCI | OutputType.DOCKER:
                 return ExportForm.OCI
             case OutputType.IMAGE | OutputType.REGISTRY:
                 return None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it has names and a manifest, and is not just files."""
+        return self.form in (ExportForm.OCI, None)
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether many files go to ``dest``."""
+        return self.type is OutputType.LOCAL or not self.packed
 
 
 def parse_output(text: str) -> Output:
@@ -92,12 +102,13 @@ def parse_output(text: str) -> Output:
             level=level,
             names=_pushed_names(text, kind, fields),
         )
+    _check_fields(text, kind, fields)
     if not fields.get("dest"):
         raise UsageError(f"-o {text}: say where to: dest=PATH")
     if kind is OutputType.LOCAL and fields["dest"] == STDOUT:
         raise UsageError(f"-o {text}: a directory cannot go to standard output; use type=tar")
     packed = fields.get("tar", "true") != "false"
-    return Output(kind, fields["dest"], packed, compression, level)
+    return Output(kind, fields["dest"], packed, compression, level, _names(fields))
 
 
 def _fields(text: str) -> dict[str, str]:
@@ -137,29 +148,45 @@ def _pushed_names(text: str, kind: OutputType, fields: Mapping[str, str]) -> tup
             f"-o {text}: an image is kept by the workers anyway; say push=true to push it, or"
             " use type=oci,dest=PATH"
         )
-    return tuple(str(_push_target(name)) for name in fields.get("name", "").split(",") if name)
+    return _names(fields)
 
 
-def _push_target(name: str) -> Reference:
+def _check_fields(text: str, kind: OutputType, fields: Mapping[str, str]) -> None:
+    if fields.get("push", "false") != "false":
+        raise UsageError(f"-o {text}: type={kind} is not pushed; use type=registry")
+    if "name" in fields and kind not in (OutputType.OCI, OutputType.DOCKER):
+        raise UsageError(f"-o {text}: type={kind} is no image and has no name")
+    if kind is OutputType.DOCKER and fields.get("tar") == "false":
+        raise UsageError(f"-o {text}: docker reads one file; type=oci can be a directory")
+
+
+def _names(fields: Mapping[str, str]) -> tuple[str, ...]:
+    return _targets(name for name in fields.get("name", "").split(",") if name)
+
+
+def _targets(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(_target(name)) for name in names))
+
+
+def _target(name: str) -> Reference:
     reference = parse_reference(name)
     if reference.digest:
-        raise UsageError(f"{name}: a digest is not chosen, it is made; push to a tag")
+        raise UsageError(f"{name}: a digest is not chosen, it is made; name a tag")
     return reference
 
 
 def with_tags(outputs: Sequence[Output], tags: Sequence[str]) -> list[Output]:
-    """Return ``outputs``, those that are pushed without a name under ``tags``.
+    """Return ``outputs``, the images among them without a name under ``tags``.
 
     Raises:
         UsageError: there is no name to push under, or it is none.
     """
     named: list[Output] = []
     for output in outputs:
-        if output.form is None and not output.names:
-            if not tags:
+        if output.is_image and not output.names:
+            if output.form is None and not tags:
                 raise UsageError("a push needs a name: give -t REGISTRY/NAME:TAG")
-            names = tuple(str(_push_target(tag)) for tag in tags)
-            output = replace(output, names=tuple(dict.fromkeys(names)))
+            output = replace(output, names=_targets(tags))
         named.append(output)
     return named
 
@@ -194,29 +221,7 @@ def _check_kind(output: Output) -> None:
     """Refuse to put a directory in place of a file, or a file in place of a directory."""
     if output.dest == STDOUT or not os.path.lexists(output.dest):
         return
-    makes_file = output.type is OutputType.TAR or (
-        output.type is OutputType.OCI and output.packed
-    )
-    if makes_file and Path(output.dest).is_dir():
+    if not output.is_directory and Path(output.dest).is_dir():
         raise UsageError(f"{output.dest} is a directory; name a file for type={output.type}")
-    if not makes_file and not Path(output.dest).is_dir():
+    if output.is_directory and not Path(output.dest).is_dir():
         raise UsageError(f"{output.dest} is no directory; remove it, or give another dest")
-
-
-def pack_layout(layout: Path, dest: Path) -> None:
-    """Write an image layout as one tar, deterministic, in place of what is at ``dest``."""
-    part = dest.with_name(f".{dest.name}.part")
-    try:
-        with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
-            for path in sorted(layout.rglob("*")):
-                info = tar.gettarinfo(path, path.relative_to(layout).as_posix())
-                info.uid = info.gid = info.mtime = 0
-                info.uname = info.gname = ""
-                if info.isfile():
-                    with path.open("rb") as file:
-                        tar.addfile(info, file)
-                else:
-                    tar.addfile(info)
-        part.replace(dest)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,7 +1,5 @@
-"""The ``-o`` option, and the tar around an image layout."""
+"""The ``-o`` option."""
 
-import os
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,14 +9,13 @@ from solver.client.outputs import (
     Output,
     OutputType,
     check_outputs,
-    pack_layout,
     parse_output,
     with_tags,
 )
 from worker.wire.images import Compression
 from worker.wire.orders import ExportForm
 
-LOCAL, TAR, OCI, IMAGE, REGISTRY = OutputType
+LOCAL, TAR, OCI, DOCKER, IMAGE, REGISTRY = OutputType
 
 
 @pytest.mark.parametrize(
@@ -34,6 +31,7 @@ LOCAL, TAR, OCI, IMAGE, REGISTRY = OutputType
         ("type=oci,dest=-", Output(OCI, "-"), ExportForm.OCI),
         ("type=oci,dest=out,tar=true", Output(OCI, "out"), ExportForm.OCI),
         ("type=oci,dest=out,tar=false", Output(OCI, "out", packed=False), ExportForm.OCI),
+        ("type=docker,dest=out", Output(DOCKER, "out"), ExportForm.OCI),
     ],
 )
 def test_output_is_what_its_text_asks_for(text: str, output: Output, form: ExportForm) -> None:
@@ -44,7 +42,11 @@ def test_output_is_what_its_text_asks_for(text: str, output: Output, form: Expor
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("type=docker,dest=x", "the type is one of local, tar, oci"),
+        ("type=ducker,dest=x", "the type is one of local, tar, oci, docker"),
+        ("type=docker", "say where to: dest=PATH"),
+        ("type=docker,dest=x,tar=false", "docker reads one file"),
+        ("type=docker,dest=x,push=true", "type=docker is not pushed; use type=registry"),
+        ("type=tar,dest=x,name=a", "type=tar is no image and has no name"),
         ("dest=x", "the type is one of"),
         ("type=tar", "say where to: dest=PATH"),
         ("type=tar,dest=", "say where to: dest=PATH"),
@@ -69,27 +71,6 @@ def test_destinations_that_cannot_work_are_refused_before_the_build(tmp_path: Pa
         check_outputs([Output(TAR, str(tmp_path / "missing" / "a"))])
 
 
-def test_packed_layout_depends_on_its_files_alone(tmp_path: Path) -> None:
-    for name, stamp in (("one", 1), ("two", 2)):
-        (tmp_path / name / "blobs").mkdir(parents=True)
-        for path in (tmp_path / name / "index.json", tmp_path / name / "blobs" / "x"):
-            path.write_text(path.name)
-            os.utime(path, (stamp, stamp))
-        pack_layout(tmp_path / name, tmp_path / f"{name}.tar")
-    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
-    with tarfile.open(tmp_path / "one.tar") as tar:
-        assert tar.getnames() == ["blobs", "blobs/x", "index.json"]
-
-
-def test_pack_that_fails_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "layout").mkdir()
-    (tmp_path / "layout" / "index.json").write_text("{}")
-    (tmp_path / "out.tar").mkdir()
-    with pytest.raises(OSError, match=r"out\.tar"):
-        pack_layout(tmp_path / "layout", tmp_path / "out.tar")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["layout", "out.tar"]
-
-
 # --- pushes ----------------------------------------------------------------------------------
 
 
@@ -109,6 +90,23 @@ def test_an_image_without_names_is_pushed_under_the_tags() -> None:
     assert output.names == ("a.io/b:1", "a.io/b:2")
 
 
+def test_a_file_that_holds_an_image_has_its_own_names_or_else_the_tags() -> None:
+    tags = ["app:1", "b.io/app"]
+    named, tagged, tree = with_tags(
+        [
+            parse_output("type=docker,dest=a,name=own"),
+            parse_output("type=oci,dest=b"),
+            parse_output("type=tar,dest=c"),
+        ],
+        tags,
+    )
+    assert named.names == ("docker.io/library/own:latest",)
+    assert tagged.names == ("docker.io/library/app:1", "b.io/app:latest")
+    assert tree.names == ()
+    (bare,) = with_tags([parse_output("type=docker,dest=a")], [])
+    assert bare.names == ()
+
+
 def test_a_layers_compression_may_have_a_level() -> None:
     output = parse_output("type=oci,dest=a,compression=zstd,compression-level=22")
     assert (output.compression, output.level) == (Compression.ZSTD, 22)
@@ -123,7 +121,7 @@ def test_a_layers_compression_may_have_a_level() -> None:
         ("type=registry,dest=a", "has no dest"),
         ("type=registry,tar=false", "has no dest"),
         ("type=registry,name=A", "names no image"),
-        ("type=registry,name=a@sha256:" + "a" * 64, "it is made; push to a tag"),
+        ("type=registry,name=a@sha256:" + "a" * 64, "it is made; name a tag"),
         ("type=registry,compression=estargz", "estargz is not supported yet"),
         ("type=registry,compression=lzma", "the compression is one of gzip, zstd"),
         ("type=registry,compression-level=10", "the levels of gzip are 0 to 9"),
