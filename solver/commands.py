@@ -26,11 +26,18 @@ from solver.client.outputs import (
     Output,
     OutputType,
     check_outputs,
+    image_names,
     parse_output,
     with_tags,
 )
 from solver.client.progress import human, make_progress
-from solver.dockerfile import IMAGE_SCHEME, MAIN_CONTEXT, Options, Platform
+from solver.dockerfile import (
+    IMAGE_SCHEME,
+    MAIN_CONTEXT,
+    SOURCE_DATE_EPOCH,
+    Options,
+    Platform,
+)
 from solver.manager.process import run_manager
 from solver.wire import AskPrune, AskUsage, FromClient, ListWorkers, ToClient, Usages, Workers
 
@@ -38,6 +45,8 @@ T = TypeVar("T", bound=ToClient)
 Setting = Any
 """A click option's value; its type is the option's."""
 
+YEAR_10000_S = 253_402_300_800
+"""OCI's times have four digits for the year."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
 
 _manager_option = click.option(
@@ -81,6 +90,7 @@ Examples:
 @click.option(
     "--build-arg", "build_args", multiple=True, metavar="K=V", help="Value of an ARG."
 )
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="Label for the image.")
 @click.option(
     "--build-context",
     "contexts",
@@ -94,7 +104,7 @@ Examples:
     "outputs",
     multiple=True,
     metavar="SPEC",
-    help="type=local|tar|oci,dest=PATH or type=registry[,name=NAME]; may be repeated.",
+    help="type=local|tar|oci|docker,dest=PATH or type=registry[,name=NAME]; may be repeated.",
 )
 @click.option(
     "--place",
@@ -145,8 +155,8 @@ def build(
     if settings["push"] and all(output.form is not None for output in parsed):
         parsed.append(Output(OutputType.REGISTRY, ""))
     parsed = with_tags(parsed, settings["tags"])
-    check_outputs(parsed)
     request = _request(context, dockerfile, parsed, settings)
+    check_outputs(parsed, epoch_s=request.options.epoch_s)
     own = key_for(manager, key) if manager is not None else None
     result = asyncio.run(_build(request, manager, own, workers, progress))
     if metadata_file is not None:
@@ -178,15 +188,20 @@ def _request(
                 f"--build-context {name}: {value} is no directory; an image in a registry is"
                 f" {IMAGE_SCHEME}{value}"
             )
+    build_args = dict(_build_arg(text) for text in settings["build_args"])
+    if SOURCE_DATE_EPOCH in os.environ:
+        build_args.setdefault(SOURCE_DATE_EPOCH, os.environ[SOURCE_DATE_EPOCH])
     file = dockerfile if dockerfile is not None else context / "Dockerfile"
     kinds = {name: "local" for name in roots if name != MAIN_CONTEXT}
     options = Options(
         target=settings["target"],
-        build_args=dict(_build_arg(text) for text in settings["build_args"]),
+        build_args=build_args,
         contexts={**kinds, **dict.fromkeys(layouts, "oci-layout"), **images},
         place=_places(settings["places"]),
         platform=Platform("linux", _ARCHITECTURES.get(host.machine(), host.machine())),
         no_cache=settings["no_cache"],
+        labels=dict(_label(text) for text in settings["labels"]),
+        epoch_s=_epoch_s(build_args.get(SOURCE_DATE_EPOCH, "")),
     )
     return BuildRequest(
         dockerfile=file,
@@ -195,7 +210,7 @@ def _request(
         roots=roots,
         layouts=layouts,
         outputs=outputs,
-        tag=",".join(settings["tags"]),
+        tag=",".join(image_names(settings["tags"])),
         explain=settings["explain"],
     )
 
@@ -224,6 +239,22 @@ def _build_arg(text: str) -> tuple[str, str]:
     """Return a build argument; one without '=' is taken from the environment, as docker does."""
     name, equals, value = text.partition("=")
     return name, value if equals else os.environ.get(name, "")
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name:
+        raise UsageError(f"--label {text}: write it as NAME=VALUE")
+    return name, value
+
+
+def _epoch_s(text: str) -> int | None:
+    """Return the time that SOURCE_DATE_EPOCH gives; empty is none."""
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text[:13]) >= YEAR_10000_S:
+        raise UsageError(f"{SOURCE_DATE_EPOCH}={text[:40]}: give whole seconds since 1970")
+    return int(text)
 
 
 def _places(texts: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:

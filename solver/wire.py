@@ -18,12 +18,14 @@ from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from solver.graph import Graph
 from worker.wire.images import (
+    Annotations,
     Compression,
     Config,
     Count,
     Credential,
     Name,
     Names,
+    NewestTime,
     Pushed,
     Sha256,
 )
@@ -66,6 +68,8 @@ class ExportRequest(msgspec.Struct, frozen=True):
     name: Text = ""
     compression: Compression = Compression.GZIP
     level: int | None = None
+    annotations: Annotations = msgspec.field(default_factory=dict)
+    newest_s: NewestTime = None
 
 
 class PushRequest(msgspec.Struct, frozen=True):
@@ -79,6 +83,8 @@ class PushRequest(msgspec.Struct, frozen=True):
     names: Names
     compression: Compression = Compression.GZIP
     level: int | None = None
+    annotations: Annotations = msgspec.field(default_factory=dict)
+    newest_s: NewestTime = None
 
 
 class StartBuild(_Message, frozen=True, tag="start-build"):

@@ -19,7 +19,15 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
 from worker.blobs import Blob
-from worker.layers import MEDIA_TYPES, Limits, apply_layer, limits_of, make_layer, recompress
+from worker.layers import (
+    MEDIA_TYPES,
+    LayerForm,
+    Limits,
+    apply_layer,
+    limits_of,
+    make_layer,
+    recompress,
+)
 from worker.refs import HeldRef
 from worker.registry import LAYER_TYPES
 from worker.results import keep
@@ -56,11 +64,7 @@ def layer_of(store: Store, held: HeldRef) -> Layer:
     known = held.info.layer
     if known is not None and known.digest in store.blobs:
         return known
-    parent = held.info.parent
-    before = None if parent is None else Manifest(store.refs.get(parent).info.tree, store.nodes)
-    after = Manifest(held.info.tree, store.nodes)
-    with store.snapshots.view(held.snapshot) as view:
-        made = make_layer(before, after, view.path, store.blobs)
+    made = _make(store, held, LayerForm())
     if known is not None and made.digest != known.digest:
         raise StoreError(
             f"the layer {known.digest} of a result is gone from this worker and cannot be made again"
@@ -69,24 +73,32 @@ def layer_of(store: Store, held: HeldRef) -> Layer:
     return made
 
 
-def layer_as(
-    store: Store, held: HeldRef, compression: Compression, level: int | None = None
-) -> Layer:
-    """Return a ref's layer for an image, compressed as asked if this project made it. Blocks.
+def _make(store: Store, held: HeldRef, form: LayerForm) -> Layer:
+    parent = held.info.parent
+    before = None if parent is None else Manifest(store.refs.get(parent).info.tree, store.nodes)
+    after = Manifest(held.info.tree, store.nodes)
+    with store.snapshots.view(held.snapshot) as view:
+        return make_layer(before, after, view.path, store.blobs, form)
 
-    The recorded layer stays what identifies the ref; another compression of it is made once
-    and remembered beside it. A layer that was imported is never compressed anew.
+
+def layer_as(store: Store, held: HeldRef, form: LayerForm) -> Layer:
+    """Return a ref's layer for an image, in the form asked for if this project made it. Blocks.
+
+    The recorded layer stays what identifies the ref; another form of it is made once and
+    remembered beside it. A layer that was imported is never made anew.
     """
     layer = layer_of(store, held)
     is_ours = layer.media_type == MEDIA_TYPES[Compression.ZSTD] and not layer.imported
-    if not is_ours or (compression is Compression.ZSTD and level is None):
+    if not is_ours or form == LayerForm():
         return layer
-    form = compression if level is None else f"{compression}:{level}"
-    known = store.refs.variant(layer.digest, form)
+    known = store.refs.variant(layer.digest, str(form))
     if known is not None and known.digest in store.blobs:
         return known
-    made = recompress(layer, store.blobs, compression, level)
-    store.refs.add_variant(layer.digest, form, made)
+    if form.newest_s is None:
+        made = recompress(layer, store.blobs, form.compression, form.level)
+    else:
+        made = _make(store, held, form)
+    store.refs.add_variant(layer.digest, str(form), made)
     return made
 
 

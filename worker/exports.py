@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, assert_never
@@ -14,10 +14,10 @@ from filesync.disk.scanning.scan import scan
 from filesync.errors import LocalError
 from filesync.manifest import Manifest
 from worker import chains
-from worker.layers import write_tar
+from worker.layers import LayerForm, write_tar
 from worker.store import Store
 from worker.wire import orders
-from worker.wire.images import Compression
+from worker.wire.images import PushImage
 from worker.wire.orders import ExportForm, Layer
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -80,9 +80,7 @@ def write_layout(
     The layer blobs are hard links into this worker's own store. Returns the manifest's digest
     and size, the configuration's digest, and what is known of the blobs' contents.
     """
-    image = assemble(
-        store, order.ref, order.config, compression=order.compression, level=order.level
-    )
+    image = assemble(store, order)
     directory = root / "blobs" / "sha256"
     directory.mkdir(parents=True)
     hints: dict[bytes, tuple[int, Digest]] = {}
@@ -102,20 +100,19 @@ def write_layout(
     return manifest, sha256(image.config), hints
 
 
-def assemble(
-    store: Store, ref: Digest, config: bytes, *, compression: Compression, level: int | None
-) -> Image:
-    """Return the image of a ref; its layers are in the store. Blocks.
+def assemble(store: Store, order: orders.Export | PushImage) -> Image:
+    """Return the image that an order is about; its layers are in the store. Blocks.
 
     It is the same wherever it goes, and whichever worker that holds the ref makes it.
 
     Raises:
         RefMissing: the ref is not here.
     """
-    chain = store.refs.chain(ref)
-    layers = [chains.layer_as(store, held, compression, level) for held in chain]
-    full = _dump(image_config(config, layers))
-    manifest = _dump(image_manifest(sha256(full), len(full), layers))
+    form = LayerForm(order.compression, order.level, order.newest_s)
+    layers = [chains.layer_as(store, held, form) for held in store.refs.chain(order.ref)]
+    full = _dump(image_config(order.config, layers))
+    described = image_manifest(sha256(full), len(full), layers, annotations=order.annotations)
+    manifest = _dump(described)
     return Image(tuple(layers), full, manifest)
 
 
@@ -126,9 +123,15 @@ def image_config(config: bytes, layers: Sequence[Layer]) -> dict[str, Any]:
     return value
 
 
-def image_manifest(config: str, config_bytes: int, layers: Sequence[Layer]) -> dict[str, Any]:
+def image_manifest(
+    config: str,
+    config_bytes: int,
+    layers: Sequence[Layer],
+    *,
+    annotations: Mapping[str, str],
+) -> dict[str, Any]:
     """Return the OCI image manifest."""
-    return {
+    manifest: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "config": {"mediaType": CONFIG_TYPE, "digest": config, "size": config_bytes},
@@ -137,6 +140,7 @@ def image_manifest(config: str, config_bytes: int, layers: Sequence[Layer]) -> d
             for layer in layers
         ],
     }
+    return manifest | {"annotations": dict(annotations)} if annotations else manifest
 
 
 def image_index(manifest: str, size: int, name: str, config: bytes) -> dict[str, Any]:

@@ -101,14 +101,7 @@ class Images:
             RegistryError: a registry does not take it.
         """
         store = self._store
-        image = await asyncio.to_thread(
-            exports.assemble,
-            store,
-            order.ref,
-            order.config,
-            compression=order.compression,
-            level=order.level,
-        )
+        image = await asyncio.to_thread(exports.assemble, store, order)
         layers = [layer.digest for layer in image.layers]
         config = exports.sha256(image.config)
         meter = Meter(on_share)

@@ -172,13 +172,25 @@ class _Session:
             await self._link.send(EndBuild(self._request.build_id))
             self._progress.close()
         seconds = time.monotonic() - began_s
-        return metadata(self._report, built, name=self._request.tag, seconds=seconds)
+        # What is pushed comes first in the metadata, as in ``Built``.
+        images = sorted(
+            (one for one in outputs if one.is_image), key=lambda one: one.form is not None
+        )
+        name = ",".join(images[0].names) if images else self._request.tag
+        return metadata(self._report, built, name=name, seconds=seconds)
 
     def _start(self, converted: Converted, credentials: tuple[Credential, ...]) -> StartBuild:
         config = json.dumps(converted.config, sort_keys=True).encode()
+        epoch_s = self._request.options.epoch_s
         exports = tuple(
             ExportRequest(
-                form, config, ",".join(output.names), output.compression, output.level
+                form,
+                config,
+                ",".join(output.names),
+                output.compression,
+                output.level,
+                dict(output.annotations),
+                epoch_s if output.rewrite else None,
             )
             for output in self._request.outputs
             if (form := output.form) is not None
@@ -192,7 +204,14 @@ class _Session:
             self._request.explain,
             credentials,
             tuple(
-                PushRequest(config, output.names, output.compression, output.level)
+                PushRequest(
+                    config,
+                    output.names,
+                    output.compression,
+                    output.level,
+                    dict(output.annotations),
+                    epoch_s if output.rewrite else None,
+                )
                 for output in self._request.outputs
                 if output.form is None
             ),

@@ -3,12 +3,13 @@
 import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
 from filesync.errors import UsageError
+from solver.client.annotations import annotation_name
 from worker.wire.images import Compression, Reference, parse_reference
 from worker.wire.orders import ExportForm
 
@@ -21,6 +22,7 @@ _FIELDS: Final = (
     "push",
     "compression",
     "compression-level",
+    "rewrite-timestamp",
 )
 _LEVELS: Final = {Compression.GZIP: range(10), Compression.ZSTD: range(1, 23)}
 E = TypeVar("E", bound=StrEnum)
@@ -48,6 +50,8 @@ class Output:
         compression: of an image's layers; docker's default, which every tool reads.
         level: of that compression; None is the usual one.
         names: of an image, with nothing left out; empty takes those of ``--tag``.
+        annotations: of an image's manifest.
+        rewrite: files in layers that are newer than SOURCE_DATE_EPOCH get its time.
     """
 
     type: OutputType
@@ -56,6 +60,8 @@ class Output:
     compression: Compression = Compression.GZIP
     level: int | None = None
     names: tuple[str, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    rewrite: bool = False
 
     @property
     def form(self) -> ExportForm | None:
@@ -91,38 +97,44 @@ def parse_output(text: str) -> Output:
         return Output(OutputType.TAR, STDOUT)
     if "=" not in text:
         return Output(OutputType.LOCAL, text)
-    fields = _fields(text)
+    fields, annotations = _fields(text)
     kind = _one_of(OutputType, fields.get("type", ""), f"-o {text}: the type")
     compression, level = _compression(text, fields)
+    rewrite = fields.get("rewrite-timestamp", "false") != "false"
     if kind in (OutputType.IMAGE, OutputType.REGISTRY):
-        return Output(
-            kind,
-            "",
-            compression=compression,
-            level=level,
-            names=_pushed_names(text, kind, fields),
-        )
+        names = _pushed_names(text, kind, fields)
+        return Output(kind, "", True, compression, level, names, annotations, rewrite)
+    if kind in (OutputType.LOCAL, OutputType.TAR) and (annotations or rewrite):
+        what = "rewrite-timestamp" if rewrite else "annotations"
+        raise UsageError(f"-o {text}: type={kind} is no image, and takes no {what}")
     _check_fields(text, kind, fields)
     if not fields.get("dest"):
         raise UsageError(f"-o {text}: say where to: dest=PATH")
     if kind is OutputType.LOCAL and fields["dest"] == STDOUT:
         raise UsageError(f"-o {text}: a directory cannot go to standard output; use type=tar")
     packed = fields.get("tar", "true") != "false"
-    return Output(kind, fields["dest"], packed, compression, level, _names(fields))
+    names = _names(fields)
+    return Output(kind, fields["dest"], packed, compression, level, names, annotations, rewrite)
 
 
-def _fields(text: str) -> dict[str, str]:
+def _fields(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the fields, and the annotations by name."""
     try:
         (parts,) = csv.reader([text], strict=True)
     except (csv.Error, ValueError) as exc:
         raise UsageError(f"-o {text}: {exc}") from exc
     fields: dict[str, str] = {}
+    annotations: dict[str, str] = {}
     for part in parts:
         key, equals, value = part.partition("=")
-        if not equals or key not in _FIELDS:
-            raise UsageError(f"-o {text}: {part!r} is none of {', '.join(_FIELDS)}")
-        fields[key] = value
-    return fields
+        if equals and (name := annotation_name(key)):
+            annotations[name] = value
+        elif equals and key in _FIELDS:
+            fields[key] = value
+        else:
+            known = f"{', '.join(_FIELDS)}, annotation.NAME"
+            raise UsageError(f"-o {text}: {part!r} is none of {known}")
+    return fields, annotations
 
 
 def _compression(text: str, fields: Mapping[str, str]) -> tuple[Compression, int | None]:
@@ -161,10 +173,15 @@ def _check_fields(text: str, kind: OutputType, fields: Mapping[str, str]) -> Non
 
 
 def _names(fields: Mapping[str, str]) -> tuple[str, ...]:
-    return _targets(name for name in fields.get("name", "").split(",") if name)
+    return image_names(name for name in fields.get("name", "").split(",") if name)
 
 
-def _targets(names: Iterable[str]) -> tuple[str, ...]:
+def image_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names that an image is given, each once and with nothing left out.
+
+    Raises:
+        UsageError: one is no name of an image.
+    """
     return tuple(dict.fromkeys(str(_target(name)) for name in names))
 
 
@@ -186,7 +203,7 @@ def with_tags(outputs: Sequence[Output], tags: Sequence[str]) -> list[Output]:
         if output.is_image and not output.names:
             if output.form is None and not tags:
                 raise UsageError("a push needs a name: give -t REGISTRY/NAME:TAG")
-            output = replace(output, names=_targets(tags))
+            output = replace(output, names=image_names(tags))
         named.append(output)
     return named
 
@@ -198,12 +215,15 @@ def _one_of(choices: type[E], text: str, what: str) -> E:
         raise UsageError(f"{what} is one of {', '.join(choices)}") from None
 
 
-def check_outputs(outputs: Sequence[Output]) -> None:
-    """Refuse destinations that cannot work, before anything is built.
+def check_outputs(outputs: Sequence[Output], *, epoch_s: int | None = None) -> None:
+    """Refuse what cannot work, before anything is built.
 
     Raises:
-        UsageError: two outputs to one place, or a parent directory that is not there.
+        UsageError: two outputs to one place, a parent directory that is not there, or times to
+            be rewritten to none.
     """
+    if epoch_s is None and any(output.rewrite for output in outputs):
+        raise UsageError("rewrite-timestamp=true needs the time, in SOURCE_DATE_EPOCH")
     outputs = [output for output in outputs if output.form is not None]
     dests = [output.dest for output in outputs]
     for dest in dests:

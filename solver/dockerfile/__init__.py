@@ -12,11 +12,13 @@ from solver.dockerfile.options import (
 )
 from solver.dockerfile.platform import Platform
 from solver.dockerfile.stages import IMAGE_SCHEME
+from solver.dockerfile.variables import SOURCE_DATE_EPOCH
 from solver.dockerfile.vertices import with_contexts
 
 __all__ = [
     "IMAGE_SCHEME",
     "MAIN_CONTEXT",
+    "SOURCE_DATE_EPOCH",
     "BaseImage",
     "Converted",
     "DockerfileError",

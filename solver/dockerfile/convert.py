@@ -135,6 +135,9 @@ class _Conversion:
         for index in sorted(plans):
             self._build(plans[index])
         target = self._states[self._target.index]
+        if self._options.labels:
+            labels = target.image.config.labels or {}
+            target.image.config.labels = {**labels, **self._options.labels}
         vertices = self._around.vertices
         with self._source.at(self._target.line):
             vertex = vertices.empty() if target.vertex is None else target.vertex
@@ -143,7 +146,7 @@ class _Conversion:
         self._warn_of_unused_args()
         return Converted(
             graph=graph,
-            config=target.image.as_config(),
+            config=target.image.as_config(self._options.created),
             selectors=context_selectors(graph, paths),
             warnings=tuple(self._warnings),
             stages=tuple(stage.label for stage in self._stages),

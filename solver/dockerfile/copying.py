@@ -70,7 +70,7 @@ def apply_copy(state: State, instruction: Instruction) -> None:
         instruction=instruction,
         shown=_headed(shown, instruction.keyword),
     )
-    state.image.commit(_created_by(instruction.keyword, model, words), layer=True)
+    state.commit(_created_by(instruction.keyword, model, words), layer=True)
 
 
 def has_wildcard(path: str) -> bool:

@@ -64,10 +64,12 @@ class Image(msgspec.Struct, omit_defaults=True):
     config: RunConfig = msgspec.field(default_factory=RunConfig)
     history: list[HistoryEntry] | None = None
 
-    def commit(self, created_by: str, *, layer: bool = False) -> None:
+    def commit(
+        self, created_by: str, *, layer: bool = False, created: str | None = None
+    ) -> None:
         """Add an instruction to the history."""
         text = created_by[:_MAX_CREATED_BY_CHARS]
-        entry = HistoryEntry(created_by=text, comment=_COMMENT, empty_layer=not layer)
+        entry = HistoryEntry(created, text, comment=_COMMENT, empty_layer=not layer)
         self.history = [*(self.history or ()), entry]
 
     @property
@@ -80,9 +82,11 @@ class Image(msgspec.Struct, omit_defaults=True):
         """Absolute."""
         return self.config.working_dir or "/"
 
-    def as_config(self) -> dict[str, object]:
-        """Return the JSON object."""
+    def as_config(self, created: str | None = None) -> dict[str, object]:
+        """Return the JSON object of an image that was made at a time, or that tells none."""
         plain: dict[str, object] = msgspec.to_builtins(self)
+        if created is not None:
+            plain["created"] = created
         return {"architecture": "", "os": "", "config": {}, "history": []} | plain
 
 

@@ -23,7 +23,7 @@ def apply_env(state: State, instruction: Instruction) -> None:
     for name, value in pairs:
         state.variables.set_env(name, value)
     state.write_env()
-    state.image.commit("ENV " + " ".join(f"{name}={value}" for name, value in pairs))
+    state.commit("ENV " + " ".join(f"{name}={value}" for name, value in pairs))
 
 
 def apply_label(state: State, instruction: Instruction) -> None:
@@ -35,7 +35,7 @@ def apply_label(state: State, instruction: Instruction) -> None:
             raise Invalid("the name of a label cannot be empty")
         labels[name] = value
     state.image.config.labels = labels
-    state.image.commit("LABEL " + " ".join(f"{name}={value}" for name, value in pairs))
+    state.commit("LABEL " + " ".join(f"{name}={value}" for name, value in pairs))
 
 
 def apply_arg(state: State, instruction: Instruction) -> None:
@@ -54,7 +54,7 @@ def apply_arg(state: State, instruction: Instruction) -> None:
         state.variables.declare(name, value)
         state.asked.add(name)
         shown.append(name if value is None else f"{name}={value}")
-    state.image.commit("ARG " + " ".join(shown))
+    state.commit("ARG " + " ".join(shown))
 
 
 def apply_workdir(state: State, instruction: Instruction) -> None:
@@ -66,21 +66,21 @@ def apply_workdir(state: State, instruction: Instruction) -> None:
         op = FileOp((action,), scratch=state.vertex is None)
         shown = state.around.words.show(instruction.original, state.variables)
         state.add(op, (), instruction=instruction, shown=shown)
-    state.image.commit(f"WORKDIR {path}", layer=path != "/")
+    state.commit(f"WORKDIR {path}", layer=path != "/")
 
 
 def apply_user(state: State, instruction: Instruction) -> None:
     """Apply USER."""
     user = state.expand(_one(instruction))
     state.image.config.user = user
-    state.image.commit(f"USER {user}")
+    state.commit(f"USER {user}")
 
 
 def apply_cmd(state: State, instruction: Instruction) -> None:
     """Apply CMD."""
     state.image.config.cmd = _command(state, instruction)
     state.cmd_is_set = True
-    state.image.commit(f"CMD {history.quoted_list(state.image.config.cmd)}")
+    state.commit(f"CMD {history.quoted_list(state.image.config.cmd)}")
 
 
 def apply_entrypoint(state: State, instruction: Instruction) -> None:
@@ -89,7 +89,7 @@ def apply_entrypoint(state: State, instruction: Instruction) -> None:
     state.image.config.entrypoint = command
     if not state.cmd_is_set:
         state.image.config.cmd = None
-    state.image.commit(f"ENTRYPOINT {history.quoted_list(command)}")
+    state.commit(f"ENTRYPOINT {history.quoted_list(command)}")
 
 
 def apply_shell(state: State, instruction: Instruction) -> None:
@@ -97,7 +97,7 @@ def apply_shell(state: State, instruction: Instruction) -> None:
     if not instruction.json or not instruction.args:
         raise Invalid('SHELL is followed by a JSON array, such as ["/bin/bash", "-c"]')
     state.image.config.shell = list(instruction.args)
-    state.image.commit(f"SHELL {history.plain_list(instruction.args)}")
+    state.commit(f"SHELL {history.plain_list(instruction.args)}")
 
 
 def apply_expose(state: State, instruction: Instruction) -> None:
@@ -112,7 +112,7 @@ def apply_expose(state: State, instruction: Instruction) -> None:
         raise Invalid(f"more than {_MAX_EXPOSED} ports are listed")
     exposed: dict[str, dict[str, object]] = {port: {} for port in ports}
     state.image.config.exposed_ports = (state.image.config.exposed_ports or {}) | exposed
-    state.image.commit(f"EXPOSE {history.plain_list(ports)}")
+    state.commit(f"EXPOSE {history.plain_list(ports)}")
 
 
 def apply_volume(state: State, instruction: Instruction) -> None:
@@ -123,7 +123,7 @@ def apply_volume(state: State, instruction: Instruction) -> None:
         raise Invalid("a VOLUME cannot be empty")
     added: dict[str, dict[str, object]] = {volume: {} for volume in volumes}
     state.image.config.volumes = (state.image.config.volumes or {}) | added
-    state.image.commit(f"VOLUME {history.plain_list(volumes)}")
+    state.commit(f"VOLUME {history.plain_list(volumes)}")
 
 
 def apply_stopsignal(state: State, instruction: Instruction) -> None:
@@ -131,7 +131,7 @@ def apply_stopsignal(state: State, instruction: Instruction) -> None:
     signal = state.expand(_one(instruction))
     check_signal(signal)
     state.image.config.stop_signal = signal
-    state.image.commit(f"STOPSIGNAL {signal}")
+    state.commit(f"STOPSIGNAL {signal}")
 
 
 def apply_maintainer(state: State, instruction: Instruction) -> None:
@@ -139,7 +139,7 @@ def apply_maintainer(state: State, instruction: Instruction) -> None:
     state.image.author = _one(instruction)
     message = 'MAINTAINER is deprecated; use LABEL org.opencontainers.image.authors="…"'
     state.around.warn(instruction.line, message)
-    state.image.commit(f"MAINTAINER {state.image.author}")
+    state.commit(f"MAINTAINER {state.image.author}")
 
 
 def apply_onbuild(state: State, instruction: Instruction) -> None:
@@ -187,7 +187,7 @@ def apply_healthcheck(state: State, instruction: Instruction) -> None:
         start_interval=durations_ns["StartInterval"],
         retries=retries,
     )
-    state.image.commit(f"HEALTHCHECK {history.health(test, durations_ns, retries)}")
+    state.commit(f"HEALTHCHECK {history.health(test, durations_ns, retries)}")
 
 
 def _durations(instruction: Instruction) -> dict[str, int]:

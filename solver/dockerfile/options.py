@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from filesync.select import Selector
@@ -25,6 +26,8 @@ class Options:
             vertices.
         platform: what to build for.
         no_cache: run everything, whatever is known.
+        labels: for the image, above those of the Dockerfile.
+        epoch_s: when the image says that it was made, in seconds since 1970; None is nothing.
     """
 
     target: str = ""
@@ -33,6 +36,15 @@ class Options:
     place: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     platform: Platform = field(default_factory=Platform)
     no_cache: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    epoch_s: int | None = None
+
+    @property
+    def created(self) -> str | None:
+        """``epoch_s`` as OCI writes times."""
+        if self.epoch_s is None:
+            return None
+        return datetime.fromtimestamp(self.epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True, slots=True)

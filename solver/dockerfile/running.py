@@ -61,7 +61,7 @@ def apply_run(state: State, instruction: Instruction) -> None:
     )
     shown = state.around.words.show(_shown(instruction), state.variables)
     state.add(op, sources, instruction=instruction, shown=shown)
-    state.image.commit(_created_by(state, command), layer=True)
+    state.commit(_created_by(state, command), layer=True)
 
 
 def mount_origins(instruction: Instruction) -> tuple[str, ...]:

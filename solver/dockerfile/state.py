@@ -80,6 +80,11 @@ class State:
         """Put the variables into the image."""
         self.image.config.env = [f"{k}={v}" for k, v in self.variables.env.items()]
 
+    def commit(self, created_by: str, *, layer: bool = False) -> None:
+        """Add an instruction to the image's history."""
+        created = self.around.options.created
+        self.image.commit(created_by, layer=layer, created=created)
+
     def expand(self, word: str) -> str:
         """Return ``word`` with this stage's variables put in."""
         return self.around.words.expand(word, self.variables)

@@ -7,6 +7,7 @@ from solver.dockerfile.errors import Invalid
 
 _PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 _MAX_VARIABLES: Final = 4096
+SOURCE_DATE_EPOCH: Final = "SOURCE_DATE_EPOCH"
 
 
 class Variables(Mapping[str, str]):
@@ -84,4 +85,6 @@ def proxy_pairs(build_args: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 def is_predefined(name: str) -> bool:
     """Whether a build argument needs no ARG to be of use."""
-    return name.upper() in _PROXIES or name.startswith("BUILDKIT_")
+    if name.upper() in _PROXIES or name == SOURCE_DATE_EPOCH:
+        return True
+    return name.startswith("BUILDKIT_")

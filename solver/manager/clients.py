@@ -190,6 +190,8 @@ class ClientLink:
             request.name,
             request.compression,
             request.level,
+            request.annotations,
+            request.newest_s,
         )
         offered = await worker.call(order)
         if not isinstance(offered, Offered):

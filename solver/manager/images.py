@@ -32,6 +32,8 @@ def push_order(ref: Digest, asked: PushRequest, request: StartBuild) -> PushImag
         asked.level,
         tuple(one for one in request.credentials if one.host in hosts),
         tuple(images),
+        asked.annotations,
+        asked.newest_s,
     )
 
 

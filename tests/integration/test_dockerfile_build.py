@@ -99,7 +99,7 @@ def test_every_instruction_does_what_docker_does(
     assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o750, 7, 8)
     assert not {"ctx", "cache", "scratch"} & set(os.listdir(out))
 
-    assert metadata["image.name"] == "all:1"
+    assert metadata["image.name"] == "docker.io/library/all:1"
     config = image_config(layout, metadata["containerimage.config.digest"])["config"]
     assert config["ExposedPorts"] == {"80/tcp": {}, "53/udp": {}}
     assert config["Volumes"] == {"/data": {}}

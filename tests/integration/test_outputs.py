@@ -1,6 +1,7 @@
 """Images in files, read by the programs that others read them with."""
 
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -55,3 +56,127 @@ def test_a_docker_archive_is_the_same_bytes_each_time_and_a_layout_too(
     with tarfile.open(archives[0]) as tar:
         assert {"manifest.json", "index.json", "oci-layout"} <= set(tar.getnames())
     skopeo("inspect", f"oci-archive:{archives[0]}")
+
+
+def layout_of(
+    cluster: Cluster, root: Path, layout: Path, *arguments: str, spec: str = ""
+) -> dict[str, dict[str, object]]:
+    """Build into a layout and return what it holds of the image: manifest and config."""
+    output = f"type=oci,tar=false,dest={layout},name=a:1{spec}"
+    built = cluster.build(root, "-o", output, *arguments).metadata
+    digests = {
+        "manifest": built["containerimage.digest"],
+        "config": built["containerimage.config.digest"],
+    }
+    return {
+        what: json.loads((layout / "blobs" / digest.replace(":", "/")).read_text())
+        for what, digest in digests.items()
+    }
+
+
+def test_labels_and_annotations_are_in_the_image_and_not_in_its_layers(
+    cluster: Cluster, context: ContextMaker, tmp_path: Path
+) -> None:
+    root = context(TEXT, one="1", two="2")
+    plain = layout_of(cluster, root, tmp_path / "plain")
+    told = layout_of(
+        cluster,
+        root,
+        tmp_path / "told",
+        *("--label", "of=command", "--label", "empty"),
+        spec=",annotation.org.opencontainers.image.title=A title,annotation-manifest.b=c",
+    )
+    assert told["manifest"]["annotations"] == {
+        "org.opencontainers.image.title": "A title",
+        "b": "c",
+    }
+    assert "annotations" not in plain["manifest"]
+    assert told["manifest"]["layers"] == plain["manifest"]["layers"]
+    taken = json.loads(skopeo("inspect", f"oci:{tmp_path / 'told'}:1"))
+    assert taken["Labels"] == {"of": "command", "empty": ""}
+    skopeo("copy", f"oci:{tmp_path / 'told'}:1", f"dir:{tmp_path / 'again'}")
+    again = json.loads((tmp_path / "again" / "manifest.json").read_text())
+    assert again["annotations"] == told["manifest"]["annotations"]
+
+
+def test_source_date_epoch_is_when_the_image_says_it_was_made(
+    cluster: Cluster,
+    context: ContextMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = context(TEXT, one="1", two="2")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    by_environment = layout_of(cluster, root, tmp_path / "environment")
+    by_argument = layout_of(
+        cluster, root, tmp_path / "argument", "--build-arg", "SOURCE_DATE_EPOCH=86400"
+    )
+    nothing = layout_of(
+        cluster, root, tmp_path / "nothing", "--build-arg", "SOURCE_DATE_EPOCH="
+    )
+    assert created(by_environment["config"]) == {"2001-09-09T01:46:40Z"}
+    assert created(by_argument["config"]) == {"1970-01-02T00:00:00Z"}
+    assert created(nothing["config"]) == {None}
+    assert by_environment["manifest"]["layers"] == nothing["manifest"]["layers"]
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    refused = cluster.build(root, check=False)
+    assert "SOURCE_DATE_EPOCH=yesterday: give whole seconds since 1970" in refused.stderr
+
+
+def created(config: dict[str, object]) -> set[object]:
+    """Return all times in a configuration; None stands for one that is not there."""
+    history = config["history"]
+    assert isinstance(history, list)
+    return {config.get("created"), *(entry.get("created") for entry in history)}
+
+
+def test_rewritten_times_make_one_image_of_files_that_differ_in_newer_times_alone(
+    cluster: Cluster, context: ContextMaker, tmp_path: Path
+) -> None:
+    root = context(TEXT, one="1" * 100_000, two="2")
+    epoch = ("--build-arg", "SOURCE_DATE_EPOCH=1000000", "--no-cache")
+    os.utime(root / "two", (5000, 5000))
+    manifests = []
+    for stamp in (1_500_000, 2_000_000):
+        os.utime(root / "one", (stamp, stamp))
+        layout = tmp_path / f"layout-{stamp}"
+        image = layout_of(cluster, root, layout, *epoch, spec=",rewrite-timestamp=true")
+        manifests.append(image["manifest"])
+    assert manifests[0] == manifests[1]
+    tree = unpacked(tmp_path / "layout-2000000", tmp_path / "bundle")
+    assert (tree / "data" / "one").read_text() == "1" * 100_000
+    times = {path.name: path.stat().st_mtime for path in tree.rglob("*")}
+    assert times == {"data": 1_000_000, "one": 1_000_000, "two": 5000}
+    as_is = layout_of(cluster, root, tmp_path / "as-is", *epoch)
+    assert as_is["manifest"] != manifests[0]
+
+
+def test_two_workers_rewrite_times_alike_and_leave_a_base_images_layers_as_they_are(
+    clusters: Callable[..., Cluster], context: ContextMaker, tmp_path: Path
+) -> None:
+    cluster, elsewhere = clusters("here"), clusters("elsewhere", workers=1)
+    base, layout = tmp_path / "base", tmp_path / "layout"
+    layout_of(elsewhere, context("FROM scratch\nCOPY Dockerfile /base\n"), base)
+    text = "FROM base AS make\nCOPY one /one\nFROM make AS take\nCOPY one /more\n"
+    root = context(text, one="1")
+    under = ("--build-context", f"base=oci-layout://{base}:1")
+    epoch = ("--build-arg", "SOURCE_DATE_EPOCH=1000000")
+    images = []
+    for place in ("w1", "w2"):
+        where = ("--place", f"make=name={place}", "--place", f"take=name={place}")
+        images.append(
+            layout_of(
+                cluster,
+                root,
+                layout,
+                *(*under, *epoch, *where, "--no-cache"),
+                spec=",rewrite-timestamp=true,compression=zstd",
+            )
+        )
+    assert images[0] == images[1]
+    below = json.loads((base / "index.json").read_text())["manifests"][0]["digest"]
+    manifest = json.loads((base / "blobs" / below.replace(":", "/")).read_text())
+    layers = images[0]["manifest"]["layers"]
+    assert isinstance(layers, list)
+    assert layers[0]["digest"] == manifest["layers"][0]["digest"]
+    assert len(layers) == 3

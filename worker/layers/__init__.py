@@ -4,6 +4,7 @@ from worker.layers.apply import Applied, Limits, apply_layer, limits_of
 from worker.layers.errors import BadLayer, NotALayer
 from worker.layers.make import (
     MEDIA_TYPES,
+    LayerForm,
     make_layer,
     recompress,
     tar_blocks,
@@ -15,6 +16,7 @@ __all__ = [
     "MEDIA_TYPES",
     "Applied",
     "BadLayer",
+    "LayerForm",
     "Limits",
     "NotALayer",
     "apply_layer",

@@ -8,6 +8,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -38,13 +39,32 @@ _PIECE_BYTES: Final = 1 << 20
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+@dataclass(frozen=True, slots=True)
+class LayerForm:
+    """How the layer of two trees is written; the usual one needs no saying.
+
+    Attributes:
+        level: of the compression; None is the usual one.
+        newest_s: seconds since 1970; what is newer is written as if it were from then.
+    """
+
+    compression: Compression = Compression.ZSTD
+    level: int | None = None
+    newest_s: int | None = None
+
+    def __str__(self) -> str:
+        level = "" if self.level is None else f":{self.level}"
+        return (
+            f"{self.compression}{level}{'' if self.newest_s is None else f'@{self.newest_s}'}"
+        )
+
+
 def make_layer(
     parent: Manifest | None,
     child: Manifest,
     root: Path,
     blobs: BlobStore,
-    *,
-    compression: Compression = Compression.ZSTD,
+    form: LayerForm = LayerForm(),
 ) -> Layer:
     """Make the layer that turns ``parent`` into ``child``, which ``root`` holds. Blocks.
 
@@ -55,13 +75,13 @@ def make_layer(
     diff_id = hashlib.sha256()
 
     def hashed() -> Iterator[bytes]:
-        for block in tar_blocks(parent, child, root):
+        for block in tar_blocks(parent, child, root, newest_s=form.newest_s):
             diff_id.update(block)
             yield block
 
-    blob = blobs.ingest(compress(hashed(), compression))
+    blob = blobs.ingest(compress(hashed(), form.compression, form.level))
     return Layer(
-        MEDIA_TYPES[compression], blob.digest, blob.size, f"sha256:{diff_id.hexdigest()}"
+        MEDIA_TYPES[form.compression], blob.digest, blob.size, f"sha256:{diff_id.hexdigest()}"
     )
 
 
@@ -107,7 +127,9 @@ def tar_size(parent: Manifest | None, child: Manifest) -> int:
     return sum(map(encoded_size, members(parent, child))) + len(END)
 
 
-def tar_blocks(parent: Manifest | None, child: Manifest, root: Path) -> Iterator[bytes]:
+def tar_blocks(
+    parent: Manifest | None, child: Manifest, root: Path, *, newest_s: int | None = None
+) -> Iterator[bytes]:
     """Yield that tar in pieces of about 1 MiB; every content is verified on its way.
 
     Raises:
@@ -117,7 +139,7 @@ def tar_blocks(parent: Manifest | None, child: Manifest, root: Path) -> Iterator
     buffer = bytearray()
     with DirectoryHandles(root) as handles:
         for member in members(parent, child):
-            buffer += encode(member)
+            buffer += encode(member if newest_s is None else _aged(member, newest_s))
             if member.content is not None:
                 for piece in _content(handles, member, member.content):
                     buffer += piece
@@ -126,6 +148,10 @@ def tar_blocks(parent: Manifest | None, child: Manifest, root: Path) -> Iterator
                         buffer.clear()
                 buffer += bytes(padding(member.size))
     yield bytes(buffer + END)
+
+
+def _aged(member: Member, newest_s: int) -> Member:
+    return member._replace(mtime_ns=min(member.mtime_ns, newest_s * 1_000_000_000))
 
 
 def compress(

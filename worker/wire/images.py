@@ -108,6 +108,11 @@ Name = Annotated[str, msgspec.Meta(max_length=MAX_REFERENCE_CHARS)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=100)]
 MAX_CONFIG_BYTES: Final = 4 << 20
 Config = Annotated[bytes, msgspec.Meta(max_length=MAX_CONFIG_BYTES)]
+Annotations = Annotated[
+    dict[Name, Annotated[str, msgspec.Meta(max_length=64 << 10)]], msgspec.Meta(max_length=100)
+]
+NewestTime = Annotated[int, msgspec.Meta(ge=0, lt=1 << 38)] | None
+"""Seconds since 1970 that no file of a layer is newer than; None leaves times as they are."""
 
 
 class Credential(msgspec.Struct, frozen=True):
@@ -196,6 +201,8 @@ class PushImage(_Message, frozen=True, tag="push-image"):
         credentials: for the registries of ``names``.
         sources: (repository, manifest) of the images that it may be made of: a registry that
             has a layer in another repository of its own need not be sent it.
+        annotations: of the image manifest.
+        newest_s: for the layers that were made here; an imported layer stays what it is.
     """
 
     ref: WireDigest
@@ -205,6 +212,8 @@ class PushImage(_Message, frozen=True, tag="push-image"):
     level: int | None = None
     credentials: Annotated[tuple[Credential, ...], msgspec.Meta(max_length=100)] = ()
     sources: Annotated[tuple[tuple[Name, Sha256], ...], msgspec.Meta(max_length=1000)] = ()
+    annotations: Annotations = msgspec.field(default_factory=dict)
+    newest_s: NewestTime = None
 
 
 class Pushed(_Message, frozen=True, tag="pushed"):

@@ -24,9 +24,11 @@ from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from filesync.select import Selector
 from worker.wire.images import (
+    Annotations,
     Compression,
     Count,
     FromRegistry,
+    NewestTime,
     Pushed,
     PushImage,
     Resolved,
@@ -35,7 +37,7 @@ from worker.wire.images import (
 )
 from worker.wire.ops import Op, Text
 
-VERSION: Final = 2
+VERSION: Final = 3
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_PAYLOAD_BYTES: Final = 40 << 20
 MAX_KEYS: Final = 20_000
@@ -204,6 +206,8 @@ class Export(_Message, frozen=True, tag="export"):
             them; may be empty.
         compression: of the layers that were made here; an imported layer stays what it is.
         level: of that compression; None is the usual one.
+        annotations: of the image manifest (form OCI).
+        newest_s: for the layers that were made here; an imported layer stays what it is.
     """
 
     ref: WireDigest
@@ -212,6 +216,8 @@ class Export(_Message, frozen=True, tag="export"):
     name: Text = ""
     compression: Compression = Compression.GZIP
     level: int | None = None
+    annotations: Annotations = msgspec.field(default_factory=dict)
+    newest_s: NewestTime = None
 
 
 class Release(_Message, frozen=True, tag="release"):

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from solver.dockerfile import Converted, DockerfileError
-from worker.wire.ops import FileOp, MakeDirectory
+from worker.wire.ops import ExecOp, FileOp, MakeDirectory
 
 Build = Callable[..., Converted]
 
@@ -80,6 +80,37 @@ def test_configuration_of_the_base_goes_on(build: Build) -> None:
     assert config(converted)["Cmd"] == ["x"]
     assert created_by(converted) == ["base", "LABEL b=2"]
     assert converted.config.keys() == {"architecture", "os", "config", "history"}
+
+
+def test_times_are_those_of_the_base_and_the_epoch_for_what_was_added(build: Build) -> None:
+    image = {
+        "created": "2020-01-01T00:00:00Z",
+        "history": [{"created": "2020-01-01T00:00:00Z", "created_by": "base"}],
+    }
+    text = "FROM i AS a\nLABEL b=2\nFROM a\nCOPY c c"
+    converted = build(text, contexts={"i": "oci-layout"}, image=image, epoch_s=1)
+    history: Any = converted.config["history"]
+    ours = "1970-01-01T00:00:01Z"
+    assert [entry["created"] for entry in history] == ["2020-01-01T00:00:00Z", ours, ours]
+    assert converted.config["created"] == ours
+
+
+def test_labels_of_the_user_are_above_those_of_the_dockerfile(build: Build) -> None:
+    text = "FROM scratch AS a\nLABEL a=1 b=2\nFROM a"
+    converted = build(text, labels={"b": "3", "c": ""})
+    assert config(converted)["Labels"] == {"a": "1", "b": "3", "c": ""}
+    assert config(build("FROM scratch", labels={"a": "1"}))["Labels"] == {"a": "1"}
+    assert created_by(converted) == ["LABEL a=1 b=2"]
+
+
+def test_source_date_epoch_needs_no_arg(build: Build) -> None:
+    given = {"SOURCE_DATE_EPOCH": "1"}
+    assert build("FROM scratch\nRUN x", build_args=given).warnings == ()
+    (vertex,) = build(
+        "FROM scratch\nARG SOURCE_DATE_EPOCH\nRUN x", build_args=given
+    ).graph.vertices
+    assert isinstance(vertex.op, ExecOp)
+    assert ("SOURCE_DATE_EPOCH", "1") in vertex.op.env
 
 
 def test_entrypoint_drops_the_command_of_the_base_but_not_its_own_stages(build: Build) -> None:

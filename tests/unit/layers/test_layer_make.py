@@ -4,6 +4,7 @@ import io
 import json
 import os
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from filesync.disk.scanning.scan import scan
 from filesync.errors import StoreError
 from filesync.manifest import Manifest, MemoryNodes
 from worker.blobs import BlobStore
-from worker.layers import MEDIA_TYPES, apply_layer, make_layer, tar_size
+from worker.layers import MEDIA_TYPES, LayerForm, apply_layer, make_layer, tar_size
 from worker.wire.images import Compression
 from worker.wire.orders import Layer
 
@@ -56,7 +57,7 @@ def test_a_layer_is_a_blob_with_all_that_oci_says_of_it(
     trees: tuple[Path, Path], blobs: BlobStore, compression: Compression
 ) -> None:
     old, new = map(manifest, trees)
-    layer = make_layer(old, new, trees[1], blobs, compression=compression)
+    layer = make_layer(old, new, trees[1], blobs, LayerForm(compression))
     data = blobs.path(layer.digest).read_bytes()
     assert layer.media_type == MEDIA_TYPES[compression]
     assert (layer.size, layer.digest) == (
@@ -69,7 +70,7 @@ def test_a_layer_is_a_blob_with_all_that_oci_says_of_it(
         data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
     assert layer.diff_id == f"sha256:{hashlib.sha256(data).hexdigest()}"
     assert len(data) == tar_size(old, new)
-    assert make_layer(old, new, trees[1], blobs, compression=compression) == layer
+    assert make_layer(old, new, trees[1], blobs, LayerForm(compression)) == layer
 
 
 @pytest.mark.parametrize("name", ["d/a", "to-file"], ids=["small", "large"])
@@ -107,8 +108,8 @@ def test_umoci_unpacks_our_layers_to_the_same_tree(
 ) -> None:
     old, new = map(manifest, trees)
     layers = [
-        make_layer(None, old, trees[0], blobs, compression=compression),
-        make_layer(old, new, trees[1], blobs, compression=compression),
+        make_layer(None, old, trees[0], blobs, LayerForm(compression)),
+        make_layer(old, new, trees[1], blobs, LayerForm(compression)),
     ]
     write_image(blobs, layers)
     subprocess.run(
@@ -161,3 +162,41 @@ def write_image(blobs: BlobStore, layers: list[Layer]) -> None:
     image["annotations"] = {"org.opencontainers.image.ref.name": "test"}
     index = {"schemaVersion": 2, "manifests": [image]}
     (blobs.directory / "index.json").write_text(json.dumps(index))
+
+
+def test_a_newest_time_changes_times_that_are_newer_and_nothing_else(
+    trees: tuple[Path, Path], blobs: BlobStore
+) -> None:
+    new = manifest(trees[1])
+    as_is, rewritten = (
+        tar_members(blobs, make_layer(None, new, trees[1], blobs, form))
+        for form in (
+            LayerForm(Compression.NONE),
+            LayerForm(Compression.NONE, newest_s=1000),
+        )
+    )
+    assert {mtime for _, mtime in rewritten} == {5, 1000}
+    assert rewritten == [(said, min(mtime, 1000)) for said, mtime in as_is]
+
+
+def tar_members(blobs: BlobStore, layer: Layer) -> list[tuple[object, float]]:
+    """Return all that a tar says of each member, and its time."""
+    found: list[tuple[object, float]] = []
+    with tarfile.open(blobs.path(layer.digest)) as tar:
+        for one in tar:
+            file = tar.extractfile(one) if one.isreg() else None
+            data = b"" if file is None else file.read()
+            owner = (one.uid, one.gid)
+            said = (one.name, one.type, one.mode, owner, one.linkname, data)
+            found.append((said, one.mtime))
+    return found
+
+
+def test_each_form_of_a_layer_has_a_name_of_its_own() -> None:
+    forms = [
+        LayerForm(compression, level, newest_s)
+        for compression in Compression
+        for level in (None, 1)
+        for newest_s in (None, 1, 2)
+    ]
+    assert len(set(map(str, forms))) == len(forms)

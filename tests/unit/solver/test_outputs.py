@@ -46,6 +46,8 @@ def test_output_is_what_its_text_asks_for(text: str, output: Output, form: Expor
         ("type=docker", "say where to: dest=PATH"),
         ("type=docker,dest=x,tar=false", "docker reads one file"),
         ("type=docker,dest=x,push=true", "type=docker is not pushed; use type=registry"),
+        ("type=tar,dest=x,annotation.a=b", "type=tar is no image, and takes no annotations"),
+        ("type=local,dest=x,rewrite-timestamp=true", "and takes no rewrite-timestamp"),
         ("type=tar,dest=x,name=a", "type=tar is no image and has no name"),
         ("dest=x", "the type is one of"),
         ("type=tar", "say where to: dest=PATH"),
@@ -82,6 +84,35 @@ def test_an_image_is_pushed_under_its_own_names() -> None:
     ):
         (output,) = with_tags([parse_output(text)], ["other:1"])
         assert (output.form, output.names) == (None, names)
+
+
+def test_annotations_are_those_of_the_manifest() -> None:
+    text = 'type=registry,annotation.a.b=c=d,annotation-manifest.e=,"annotation.f=g,h"'
+    assert parse_output(text).annotations == {"a.b": "c=d", "e": "", "f": "g,h"}
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("annotation-index.a", "only an image's manifest takes annotations"),
+        ("annotation-index-descriptor.a", "only an image's manifest takes annotations"),
+        ("annotation-manifest-descriptor.a", "only an image's manifest takes annotations"),
+        ("annotation[linux/amd64].a", "an image is for one platform; write annotation.a"),
+        ("annotation-layer.a", "is none of type, dest"),
+        ("annotation.", "is none of type, dest"),
+    ],
+)
+def test_an_annotation_of_what_is_not_there_is_refused(key: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parse_output(f"type=oci,dest=a,{key}=b")
+
+
+def test_times_are_rewritten_to_a_time_that_is_given() -> None:
+    output = parse_output("type=oci,dest=/a,rewrite-timestamp=true")
+    assert output.rewrite
+    check_outputs([output], epoch_s=0)
+    with pytest.raises(UsageError, match="needs the time, in SOURCE_DATE_EPOCH"):
+        check_outputs([output])
 
 
 def test_an_image_without_names_is_pushed_under_the_tags() -> None:
