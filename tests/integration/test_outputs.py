@@ -31,6 +31,7 @@ def test_a_docker_archive_is_the_image_of_the_layout_under_its_tags(
         *("-o", f"type=local,dest={tree}"),
     )
     digest = built.metadata["containerimage.config.digest"]
+    assert built.metadata["image.name"] == "docker.io/library/app:1,b.io/app:latest"
     where = f"docker-archive:{archive}"
     raw = json.loads(skopeo("inspect", "--raw", where))
     assert raw["config"]["digest"] == digest

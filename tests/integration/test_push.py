@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,30 @@ def test_what_is_pushed_is_what_a_layout_holds_and_others_unpack_it(
     again = copied(registry, "team/app:1", tmp_path / "again")
     assert content_of(unpacked(again, tmp_path / "bundle")) == content_of(tree)
     assert built.totals["bytes_pushed"] > len(BIG)
+
+
+def test_what_is_pushed_has_the_annotations_and_times_of_what_is_exported(
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker, tmp_path: Path
+) -> None:
+    root = context("FROM scratch\nCOPY Dockerfile /\n")
+    os.utime(root / "Dockerfile", (5000, 5000))
+    name, layout = f"{registry.host}/app:1", tmp_path / "layout"
+    asked = "annotation.a=b,rewrite-timestamp=true"
+    built = registry_cluster.build(
+        root,
+        *("--build-arg", "SOURCE_DATE_EPOCH=1000"),
+        *("-o", f"type=registry,name={name},{asked}"),
+        *("-o", f"type=oci,tar=false,dest={layout},{asked}"),
+    )
+    digest = built.metadata["containerimage.digest"]
+    index = json.loads((layout / "index.json").read_text())
+    assert index["manifests"][0]["digest"] == digest
+    assert inspected(registry, "app:1")["Digest"] == digest
+    again = copied(registry, "app:1", tmp_path / "again")
+    manifest = json.loads((again / "blobs" / digest.replace(":", "/")).read_text())
+    assert manifest["annotations"] == {"a": "b"}
+    assert (unpacked(again, tmp_path / "bundle") / "Dockerfile").stat().st_mtime == 1000
+    assert built.metadata["image.name"] == name
 
 
 def test_neither_manager_nor_client_carries_what_is_pushed(
