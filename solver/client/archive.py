@@ -19,6 +19,8 @@ def pack_layout(layout: Path, dest: Path) -> None:
                 info = tar.gettarinfo(path, path.relative_to(layout).as_posix())
                 info.uid = info.gid = info.mtime = 0
                 info.uname = info.gname = ""
+                # Whatever umask it was written under, here and on the worker.
+                info.mode = 0o755 if info.isdir() else 0o644
                 if info.isfile():
                     with path.open("rb") as file:
                         tar.addfile(info, file)

@@ -14,11 +14,13 @@ A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 
 
 def test_packed_layout_depends_on_its_files_alone(tmp_path: Path) -> None:
-    for name, stamp in (("one", 1), ("two", 2)):
+    for name, stamp, mode in (("one", 1, 0o600), ("two", 2, 0o664)):
         (tmp_path / name / "blobs").mkdir(parents=True)
         for path in (tmp_path / name / "index.json", tmp_path / name / "blobs" / "x"):
             path.write_text(path.name)
+            path.chmod(mode)
             os.utime(path, (stamp, stamp))
+        (tmp_path / name / "blobs").chmod(mode | 0o110)
         pack_layout(tmp_path / name, tmp_path / f"{name}.tar")
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
     with tarfile.open(tmp_path / "one.tar") as tar:
