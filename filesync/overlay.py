@@ -1,5 +1,7 @@
 """One tree laid over another."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from filesync.digest import Digest, digest_of
@@ -17,13 +19,16 @@ from filesync.manifest import (
 )
 from filesync.manifest.node import LINK_GROUP_BYTES
 
+Stays = Callable[[bytes, Entry | None], bool]
+"""Whether what ``base`` has at a path, or nothing, stays where ``top`` has no directory."""
 
-def overlay(base: Manifest, top: Manifest) -> Manifest:
+
+def overlay(base: Manifest, top: Manifest, *, stays: Stays | None = None) -> Manifest:
     """Return ``base`` with all that ``top`` has laid over it.
 
     Where both have a directory of one name, their entries are united and the directory's own
     mode, owner and times are ``top``'s, the root's too; where anything else of one name meets,
-    ``top``'s stands alone. New nodes are kept in memory, above those of the two.
+    ``top``'s stands alone, unless ``stays`` says that it is left out. New nodes are kept in memory, above those of the two.
     """
     if base.tree == top.tree:
         return top
@@ -32,16 +37,18 @@ def overlay(base: Manifest, top: Manifest) -> Manifest:
     if base.summary.links and top.summary.links:
         # Both name a group by its first path: without this two of one name would become one.
         base_tree = _with_other_groups(nodes, base_tree)
-    tree = grow(nodes, _Both(base_tree, top.tree), lambda at: _unite(nodes, at))
+    root = _Both(base_tree, top.tree, b"")
+    tree = grow(nodes, root, lambda at: _unite(nodes, at, stays))
     return Manifest(canonical_links(nodes, tree), nodes)
 
 
 class _Both(msgspec.Struct, frozen=True):
     base: Digest
     top: Digest
+    prefix: bytes
 
 
-def _unite(nodes: Nodes, at: _Both) -> Expansion[_Both]:
+def _unite(nodes: Nodes, at: _Both, stays: Stays | None) -> Expansion[_Both]:
     base = Manifest(at.base, nodes).root
     top = Manifest(at.top, nodes).root
     entries: dict[bytes, Entry] = {entry.name: entry for entry in base.entries}
@@ -54,8 +61,13 @@ def _unite(nodes: Nodes, at: _Both) -> Expansion[_Both]:
             and below.tree != entry.tree
         ):
             del entries[entry.name]
-            children.append((entry.name, _Both(below.tree, entry.tree)))
-        else:
+            prefix = at.prefix + entry.name + b"/"
+            children.append((entry.name, _Both(below.tree, entry.tree, prefix)))
+        elif (
+            stays is None
+            or isinstance(entry, Subdirectory)
+            or not stays(at.prefix + entry.name, below)
+        ):
             entries[entry.name] = entry
     return Expansion(top, list(entries.values()), children)
 

@@ -13,6 +13,7 @@ from filesync.sync.part import Part, Removal
 from filesync.sync.places import Target
 from filesync.sync.plan import Plan, make_plan
 from filesync.sync.scanning import scan_place
+from filesync.sync.unseen import Unseen
 
 
 class Update(TreeUpdate):
@@ -51,9 +52,14 @@ def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Option
     """
     if target is None:
         return empty_manifest(nodes)
-    # What is to be left alone is not looked at, unless a directory may go in which it is.
-    filter = Filter(() if options.delete else options.rules, root=part.prefix)
+    filter = unseen_filter(part, options)
     return scan_place(target.place, nodes, filter=filter, caches=options.used_caches).manifest
+
+
+def unseen_filter(part: Part, options: Options) -> Filter:
+    """Return what a scan of where a part goes to leaves out."""
+    # What is to be left alone is not looked at, unless a directory may go in which it is.
+    return Filter(() if options.delete else options.rules, root=part.prefix)
 
 
 def plan_target(
@@ -64,9 +70,21 @@ def plan_target(
     nodes: Nodes,
     *,
     removal: Removal | None,
+    unseen: Filter,
 ) -> Plan:
-    """Return what brings ``top`` to ``target``, which holds ``basis``; see ``make_plan``."""
+    """Return what brings ``top`` to ``target``, which holds ``basis``; see ``make_plan``.
+
+    Blocks. ``unseen`` is what the scan of the basis left out.
+    """
     if target is None:
         return make_plan(basis, top, nodes, names=part.names, removal=removal)
-    names, rename = target.place.names, target.rename
-    return make_plan(basis, top, nodes, names=names, rename=rename, removal=removal)
+    with Unseen(target.place, unseen) as left_out:
+        return make_plan(
+            basis,
+            top,
+            nodes,
+            names=target.place.names,
+            rename=target.rename,
+            removal=removal,
+            unseen=left_out,
+        )

@@ -9,7 +9,7 @@ from filesync.disk.handles import shown
 from filesync.disk.updating.update import LocalTree, UpdateStats
 from filesync.errors import SourceChanged
 from filesync.manifest import File, Manifest, MemoryNodes
-from filesync.sync.applying import Update, plan_target, scan_target
+from filesync.sync.applying import Update, plan_target, scan_target, unseen_filter
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
@@ -115,7 +115,16 @@ class _Sync:
                 stack.callback(target.place.close)
             basis = scan_target(target, part, self._nodes, options)
             removal = self._removal(at)
-            plan = plan_target(target, part, basis, top, self._nodes, removal=removal)
+            plan = plan_target(
+                target,
+                part,
+                basis,
+                top,
+                self._nodes,
+                removal=removal,
+                unseen=unseen_filter(part, options),
+            )
+            self.stats.note_left_out(plan.left_out, prefix=part.prefix)
             if plan.is_done:
                 return
             note_plan(

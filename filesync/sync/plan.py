@@ -17,15 +17,22 @@ from filesync.manifest import (
     put,
     with_entries,
 )
-from filesync.overlay import overlay
+from filesync.overlay import Stays, overlay
 from filesync.sync.part import Removal
+from filesync.sync.unseen import Unseen
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a place holds and shall hold."""
+    """What a place holds and shall hold.
+
+    Attributes:
+        left_out: paths of what is given that will not be there, as a directory stands in its
+            place and stays.
+    """
 
     basis: Manifest
     target: Manifest
+    left_out: tuple[bytes, ...] = ()
 
     @property
     def is_done(self) -> bool:
@@ -45,8 +52,12 @@ def make_plan(
     names: frozenset[bytes] | None = None,
     rename: bytes | None = None,
     removal: Removal | None = None,
+    unseen: Unseen | None = None,
 ) -> Plan:
     """Return what brings ``top`` to the place that holds ``basis``.
+
+    A directory with anything in it that is not to be removed stays, and what else has its name
+    in ``top`` is left out.
 
     Args:
         basis: what is there.
@@ -56,38 +67,76 @@ def make_plan(
             is not then.
         rename: what the one name in ``top`` is called at the place.
         removal: what goes besides; None for nothing.
+        unseen: what the place has that ``basis`` does not show; None for nothing.
 
     Raises:
         UsageError: ``top`` is not what it was said to be.
+        StoreError: what is unseen cannot be read.
     """
+    standing = _Standing(unseen, is_cleared=removal is not None)
     if names is not None:
-        return Plan(basis, Manifest(_with_names(basis, top, nodes, names, rename), nodes))
+        tree = _with_names(basis, top, nodes, _Names(names, rename, standing.stays))
+        return Plan(basis, Manifest(tree, nodes), tuple(standing.left_out))
     if removal is None:
-        return Plan(basis, overlay(basis, top))
-    if not (removal.filter or removal.others or removal.spared):
-        return Plan(basis, top)
-    kept = canonical_links(nodes, _without_removed(basis, top, nodes, removal))
-    return Plan(basis, overlay(Manifest(kept, nodes), top))
+        target = overlay(basis, top, stays=standing.stays)
+    elif removal.filter or removal.others or removal.spared:
+        kept = canonical_links(nodes, _without_removed(basis, top, nodes, removal))
+        target = overlay(Manifest(kept, nodes), top, stays=standing.stays)
+    else:
+        target = top
+    return Plan(basis, target, tuple(standing.left_out))
 
 
-def _with_names(
-    basis: Manifest,
-    top: Manifest,
-    nodes: Nodes,
-    names: frozenset[bytes],
-    rename: bytes | None,
-) -> Digest:
+class _Standing:
+    """Directories that stay where something else is given.
+
+    Attributes:
+        left_out: the paths that were asked for and stay, as they were asked for.
+    """
+
+    def __init__(self, unseen: Unseen | None, *, is_cleared: bool) -> None:
+        """``is_cleared``: what may be removed is not there any more."""
+        self.left_out: list[bytes] = []
+        self._unseen = unseen
+        self._is_cleared = is_cleared
+
+    def stays(self, path: bytes, below: Entry | None) -> bool:
+        is_kept = self._is_kept(path, below)
+        if is_kept:
+            self.left_out.append(path)
+        return is_kept
+
+    def _is_kept(self, path: bytes, below: Entry | None) -> bool:
+        if isinstance(below, Subdirectory):
+            if self._is_cleared or below.entries:
+                return True
+            return self._unseen is not None and self._unseen.is_in(path)
+        return below is None and self._unseen is not None and self._unseen.is_directory(path)
+
+
+class _Names(msgspec.Struct, frozen=True):
+    """What of a directory is synced, as in ``make_plan``."""
+
+    names: frozenset[bytes]
+    rename: bytes | None
+    stays: Stays
+
+
+def _with_names(basis: Manifest, top: Manifest, nodes: Nodes, of: _Names) -> Digest:
     given = {entry.name: entry for entry in top.root.entries}
     if any(isinstance(entry, Subdirectory) for entry in given.values()):
         raise UsageError("what was announced as a file is a directory")
-    if rename is not None and given:
+    if of.rename is not None and given:
         if len(given) != 1:
             raise UsageError("what was announced as one file is more")
         (entry,) = given.values()
-        given = {rename: msgspec.structs.replace(entry, name=rename)}
-    if not names.issuperset(given):
+        given = {of.rename: msgspec.structs.replace(entry, name=of.rename)}
+    if not of.names.issuperset(given):
         raise UsageError("other names are given than were announced")
-    entries = {entry.name: entry for entry in basis.root.entries} | given
+    entries: dict[bytes, Entry] = {entry.name: entry for entry in basis.root.entries}
+    for name, one in given.items():
+        if not of.stays(name, entries.get(name)):
+            entries[name] = one
     return canonical_links(nodes, put(nodes, with_entries(basis.root, entries.values())))
 
 

@@ -105,6 +105,11 @@ def fill(root: Path, *, files: int = 60, seed: int = 1) -> None:
     (root / os.fsdecode(b"n\xff\n")).write_bytes(b"an odd name")
 
 
+def make(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
 def tree_of(root: Path) -> Digest:
     return scan(root, MemoryNodes()).tree
 
@@ -213,6 +218,89 @@ def test_the_first_pattern_that_matches_decides(bench: Bench, order: list[str] |
     words = order or ["--exclude", "*.o", "--include", "keep.o"]
     bench.sync(*words, "src/", "dst")
     assert sorted(os.listdir(bench.root / "dst")) == ["b.c", "keep.o"][: 2 if order else 1]
+
+
+@pytest.fixture(params=["local", "to a server", "from a server"])
+def ways(bench: Bench, request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Return what stands before the paths of the source and of the destination."""
+    if request.param == "local":
+        return "", "served/"
+    address = bench.serve(root=bench.root) + "/"
+    return ("", address + "served/") if request.param == "to a server" else (address, "served/")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [],
+        ["--exclude=z"],
+        ["--exclude=doc"],
+        ["--exclude=l/"],
+        ["--delete", "--exclude=z"],
+        ["--delete", "--exclude=l/"],
+    ],
+)
+def test_a_directory_that_is_not_to_be_removed_stays_where_a_file_is_given(
+    bench: Bench, ways: tuple[str, str], rules: list[str]
+) -> None:
+    make(bench.root / "src/in/l", b"a")
+    make(bench.root / "src/other", b"other")
+    (bench.root / "src/l").symlink_to("other")
+    for path in ("l/z/doc", "in/l/z/doc"):
+        make(bench.served / path, b"precious")
+    for _ in range(2):
+        done = bench.run("sync", *rules, f"{ways[0]}src/", ways[1], check=False)
+        assert done.returncode == 23
+        for path in ("l", "in/l"):
+            assert f"filesync: '{path}' was left out: a directory" in done.stderr
+            assert (bench.served / path / "z/doc").read_bytes() == b"precious"
+        assert (bench.served / "other").read_bytes() == b"other"
+
+
+def test_a_directory_that_may_go_makes_way(bench: Bench, ways: tuple[str, str]) -> None:
+    make(bench.root / "src/l", b"a")
+    make(bench.root / "src/empty", b"b")
+    make(bench.served / "l/z/doc", b"gone")
+    (bench.served / "empty").mkdir()
+    done = bench.run("sync", "--exclude=*.o", f"{ways[0]}src/", ways[1], check=False)
+    assert done.returncode == 23
+    assert (bench.served / "empty").read_bytes() == b"b"
+    bench.run("sync", "--delete", "--exclude=*.o", f"{ways[0]}src/", ways[1])
+    assert tree_of(bench.served) == tree_of(bench.root / "src")
+
+
+def test_a_directory_where_one_of_several_files_goes_keeps_no_other_from_it(
+    bench: Bench, ways: tuple[str, str]
+) -> None:
+    for name in ("one", "two"):
+        make(bench.root / "src" / name, b"a")
+    make(bench.served / "one/doc", b"precious")
+    files = [f"{ways[0]}src/{name}" for name in ("one", "two")]
+    done = bench.run("sync", "--json", *files, ways[1], check=False)
+    assert done.returncode == 23
+    figures = json.loads(done.stdout)
+    assert (figures["left_out"], figures["left_out_paths"]) == (1, ["one"])
+    assert (bench.served / "one/doc").read_bytes() == b"precious"
+    assert (bench.served / "two").read_bytes() == b"a"
+
+
+def test_a_dry_run_says_what_would_be_left_out(bench: Bench, ways: tuple[str, str]) -> None:
+    make(bench.root / "src/sub/l", b"a")
+    make(bench.served / "src/sub/l/doc", b"precious")
+    done = bench.run("sync", "--dry-run", f"{ways[0]}src", ways[1], check=False)
+    assert done.returncode == 23
+    assert "'src/sub/l' was left out" in done.stderr
+    assert "sub/l" not in done.stdout
+
+
+def test_what_is_left_out_is_named_up_to_a_number(bench: Bench, ways: tuple[str, str]) -> None:
+    for number in range(130):
+        make(bench.root / f"src/f{number}", b"a")
+        make(bench.served / f"f{number}/doc", b"precious")
+    done = bench.run("sync", f"{ways[0]}src/", ways[1], check=False)
+    assert done.returncode == 23
+    assert done.stderr.count("was left out: ") == 100
+    assert "30 more were left out" in done.stderr
 
 
 def test_several_sources_go_to_one_destination(bench: Bench) -> None:

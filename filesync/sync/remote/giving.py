@@ -188,6 +188,8 @@ class Giving:
             rename=prepared.rename,
             removal=removal,
         )
+        if options.dry_run:  # otherwise the server says it, who knows more of what is there
+            self.stats.note_left_out(plan.left_out, prefix=part.prefix)
         note_plan(
             self.stats, plan, options, prefix=part.prefix, is_sent=True, is_new=prepared.is_new
         )
@@ -262,6 +264,7 @@ class Giving:
                 await asyncio.wait({listing})
                 self._given.clear()
         self._note(given)
+        self.stats.note_left_out(given.left_out, prefix=part.prefix, unnamed=given.unnamed)
 
     def _note(self, given: wire.Given) -> None:
         stats = self.stats

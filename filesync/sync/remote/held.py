@@ -27,6 +27,7 @@ class Held:
     While it is ``BUSY`` somebody uses the place: closed meanwhile, it is let go of after that.
 
     Attributes:
+        filter: what the scan leaves out.
         place: None for what a dry run would make.
         part: what of the sync it is.
         is_offered: it is to be taken from.
@@ -57,7 +58,7 @@ class Held:
         self.manifest = empty_manifest(self.nodes)
         self.offer: Offer | None = None
         self.stage = Stage.NEW
-        self._filter = filter
+        self.filter = filter
         self._caches = caches
         self._is_used = False
 
@@ -86,7 +87,7 @@ class Held:
         """Scan the place. Blocks."""
         if self.place is None:
             return Found(self.manifest, {})
-        return scan_place(self.place, self.nodes, filter=self._filter, caches=self._caches)
+        return scan_place(self.place, self.nodes, filter=self.filter, caches=self._caches)
 
     def scanned(self) -> Manifest:
         """Return what was found.

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self, assert_never
 
+import msgspec
+
 from filesync.disk.handles import shown
 from filesync.errors import (
     FilesyncError,
@@ -15,12 +17,19 @@ from filesync.errors import (
     UsageError,
 )
 from filesync.manifest import Manifest, canonical_links, is_name
-from filesync.sync.applying import Arrival, Update
+from filesync.sync.applying import Arrival, Update, plan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
-from filesync.sync.places import Place, ServedPlaces, find_sources, find_target, not_excluded
-from filesync.sync.plan import Plan, make_plan
+from filesync.sync.places import (
+    Place,
+    ServedPlaces,
+    Target,
+    find_sources,
+    find_target,
+    not_excluded,
+)
+from filesync.sync.plan import Plan
 from filesync.sync.remote import wire
 from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import ask, in_thread
@@ -210,9 +219,14 @@ class TreeServer:
         held.use(Stage.SCANNED)
         try:
             plan = await self._plan(channel, request, held, place)
-            if plan.is_done:
-                return wire.Given()
-            return await self._fill(channel, request, Update(place.root, plan))
+            given = wire.Given()
+            if not plan.is_done:
+                given = await self._fill(channel, request, Update(place.root, plan))
+            named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]
+            named = named[: wire.MAX_NAMED]
+            return msgspec.structs.replace(
+                given, left_out=tuple(named), unnamed=len(plan.left_out) - len(named)
+            )
         finally:
             held.leave(Stage.SCANNED)
             self._drop(channel, request.token)
@@ -232,13 +246,14 @@ class TreeServer:
                 others.append(Manifest(other.tree, held.nodes))
             removal = Removal(filter, others, frozenset(request.spared))
         return await in_thread(
-            make_plan,
+            plan_target,
+            Target(place, held.rename),
+            held.part,
             held.manifest,
             Manifest(request.tree, held.nodes),
             held.nodes,
-            names=place.names,
-            rename=held.rename,
             removal=removal,
+            unseen=held.filter,
         )
 
     async def _fill(

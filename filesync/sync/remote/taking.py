@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.sync.applying import Update, plan_target, scan_target
+from filesync.sync.applying import Update, plan_target, scan_target, unseen_filter
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Part, Removal, is_united, removal_of
@@ -106,8 +106,16 @@ class _Taking:
             self.stats.note_source(top, scanned.skipped)
             removal = await self._removal(at)
             plan = await in_thread(
-                plan_target, target, part, basis, top, self._nodes, removal=removal
+                plan_target,
+                target,
+                part,
+                basis,
+                top,
+                self._nodes,
+                removal=removal,
+                unseen=unseen_filter(part, options),
             )
+            self.stats.note_left_out(plan.left_out, prefix=part.prefix)
             if not plan.is_done:
                 note_plan(
                     self.stats,

@@ -33,11 +33,13 @@ MAX_PATHS: Final = 1000
 MAX_NAMES: Final = 1000
 MAX_OTHERS: Final = 64
 MAX_KINDS: Final = 64
+MAX_NAMED: Final = 100
+MAX_PATH_BYTES: Final = 4096
 MAX_SIGNATURES_BYTES: Final = 128 << 10
 """Of one ask: its body has a bound."""
 MAX_DELTAS_BYTES: Final = 2 * MAX_NODE_BYTES
 
-Path = Annotated[bytes, msgspec.Meta(max_length=4096)]
+Path = Annotated[bytes, msgspec.Meta(max_length=MAX_PATH_BYTES)]
 Name = Annotated[bytes, msgspec.Meta(max_length=255)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_NAMES)]
 Rule = Annotated[bytes, msgspec.Meta(max_length=MAX_RULE_BYTES)]
@@ -254,7 +256,12 @@ class Directories(_Message, frozen=True, tag="directories"):
 
 
 class Given(_Message, frozen=True, tag="given"):
-    """What it took; see ``saying.stats.SyncStats``."""
+    """What it took; see ``saying.stats.SyncStats``.
+
+    Attributes:
+        left_out: paths of what was given and is not there, as a directory stands in its place.
+        unnamed: how many more there are.
+    """
 
     created: Count = 0
     deleted: Count = 0
@@ -262,6 +269,8 @@ class Given(_Message, frozen=True, tag="given"):
     content_bytes: Count = 0
     copied_bytes: Count = 0
     not_kept: Kinds = {}
+    left_out: Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_NAMED)] = ()
+    unnamed: Count = 0
 
 
 class Progressed(_Message, frozen=True, tag="progressed"):

@@ -38,12 +38,18 @@ def as_json(stats: SyncStats, *, dry_run: bool, changes: Sequence[str] | None) -
 
 
 def notes(stats: SyncStats) -> list[str]:
-    """Return sentences for what was skipped, could not be kept, or would not rest."""
+    """Return sentences for what was skipped, could not be kept, was left out, or would not rest."""
     lines = []
     if skipped := _counted(stats.skipped):
         lines.append(f"skipped, as it cannot be part of a tree: {skipped}")
     if not_kept := _counted(stats.not_kept):
         lines.append(f"could not be kept here, as this user or file system cannot: {not_kept}")
+    lines += [
+        f"{path!r} was left out: a directory stands in its place, and is not to be removed"
+        for path in stats.left_out_paths
+    ]
+    if more := stats.left_out - len(stats.left_out_paths):
+        lines.append(f"{more:,} more were left out, as a directory stands in their place")
     lines += [
         f"{path!r} changed each time it was read, and was left out; run again"
         for path in stats.changing
@@ -52,11 +58,11 @@ def notes(stats: SyncStats) -> list[str]:
 
 
 def is_partial(stats: SyncStats) -> bool:
-    """Say whether something that matters could not be kept.
+    """Say whether something was left out, or something that matters could not be kept.
 
     Only the superuser gives files away: for anybody else an owner is no loss, as in rsync.
     """
-    return bool(stats.not_kept.keys() - {"owner"})
+    return bool(stats.left_out or stats.not_kept.keys() - {"owner"})
 
 
 def _counted(kinds: Mapping[str, int]) -> str:

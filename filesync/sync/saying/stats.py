@@ -1,12 +1,17 @@
 """What a sync took."""
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
 from filesync.digest import name_of
 from filesync.manifest.tree import Manifest
+
+MAX_NAMED: Final = 100
+"""What is left out is told by name up to here, then by number."""
 
 
 class SyncStats(msgspec.Struct):
@@ -24,6 +29,8 @@ class SyncStats(msgspec.Struct):
         trees: what was read, by digest, one for each part.
         skipped: what cannot be synced, counted by kind.
         not_kept: names that lack something of their metadata, counted by kind.
+        left_out: names of the source that are not at the destination, as a directory stands in
+            their place and stays; left_out_paths: the first of them.
         changing: paths in the source that changed each time they were read, and were left as
             they were at the destination.
     """
@@ -41,6 +48,8 @@ class SyncStats(msgspec.Struct):
     trees: list[str] = []
     skipped: Counter[str] = msgspec.field(default_factory=Counter)
     not_kept: Counter[str] = msgspec.field(default_factory=Counter)
+    left_out: int = 0
+    left_out_paths: list[str] = []
     changing: list[str] = []
 
     def note_source(self, top: Manifest, skipped: Mapping[str, int]) -> None:
@@ -50,3 +59,9 @@ class SyncStats(msgspec.Struct):
         self.size += summary.size
         self.trees.append(name_of(top.tree))
         self.skipped.update(skipped)
+
+    def note_left_out(self, paths: Sequence[bytes], *, prefix: bytes, unnamed: int = 0) -> None:
+        """Count what is left out of a part whose paths begin with ``prefix``."""
+        self.left_out += len(paths) + unnamed
+        named = paths[: max(MAX_NAMED - len(self.left_out_paths), 0)]
+        self.left_out_paths += [os.fsdecode(prefix + path) for path in named]

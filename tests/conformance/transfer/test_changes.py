@@ -104,3 +104,18 @@ def test_content_that_neither_size_nor_time_shows_arrives(tool: Tool, stage: Sta
         os.utime(root / "file", ns=(0, 0))
         tool.must_sync(stage.src, stage.dst)
         assert differences(stage.src, stage.dst) == []
+
+
+@every_tool
+def test_what_is_left_alone_keeps_the_directory_that_a_file_would_replace(
+    tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "name", b"file")
+    make(stage.src / "other", b"arrives")
+    make(stage.dst / "name/in/kept", b"precious")
+    for _ in range(2):
+        done = tool.sync(stage.src, stage.dst, excludes=["kept"])
+        assert done.code == 23
+        assert "name" in done.err
+        assert (stage.dst / "name/in/kept").read_bytes() == b"precious"
+        assert (stage.dst / "other").read_bytes() == b"arrives"

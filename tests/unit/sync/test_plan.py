@@ -62,15 +62,39 @@ def test_delete_removes_what_no_source_has_and_no_rule_leaves_alone(
         Manifest(there.tree, nodes), Manifest(given.tree, nodes), nodes, removal=removal
     )
     kept = left(base, [top, *others], filter, frozenset(spared))
-    assert plan.target.tree == manifest(united(kept, top)).tree
+    without, left_out = fitting(kept, top, is_cleared=bool(lines or others or spared))
+    assert plan.target.tree == manifest(united(kept, without)).tree
+    assert sorted(plan.left_out) == sorted(left_out)
 
 
 @given(shapes, shapes)
+@example({b"a": {b"b": b"1"}}, {b"a": b"2"})
 def test_without_delete_nothing_is_removed(base: Shape, top: Shape) -> None:
     there, given = manifest(base), manifest(top)
     nodes = together(there, given)
     plan = make_plan(Manifest(there.tree, nodes), Manifest(given.tree, nodes), nodes)
-    assert plan.target.tree == manifest(united(base, top)).tree
+    without, left_out = fitting(base, top, is_cleared=False)
+    assert plan.target.tree == manifest(united(base, without)).tree
+    assert sorted(plan.left_out) == sorted(left_out)
+
+
+def fitting(
+    base: Shape, top: Shape, *, is_cleared: bool, prefix: bytes = b""
+) -> tuple[Shape, list[bytes]]:
+    """Return what of ``top`` meets no directory that stays, and the paths of the rest."""
+    kept: Shape = {}
+    left_out: list[bytes] = []
+    for name, what in top.items():
+        below = base.get(name)
+        if isinstance(what, dict) and isinstance(below, dict):
+            at = prefix + name + b"/"
+            kept[name], more = fitting(below, what, is_cleared=is_cleared, prefix=at)
+            left_out += more
+        elif isinstance(below, dict) and not isinstance(what, dict) and (below or is_cleared):
+            left_out.append(prefix + name)
+        else:
+            kept[name] = what
+    return kept, left_out
 
 
 names = st.frozensets(st.sampled_from([b"a", b"b", b"c"]), min_size=1)
@@ -99,7 +123,9 @@ def test_names_that_were_announced_are_all_that_changes(
         assert has_directory or not is_one or not announced.issuperset(renamed)
     else:
         assert announced.issuperset(renamed)
-        assert plan.target.tree == manifest(base | renamed).tree
+        without, left_out = fitting(base, renamed, is_cleared=False)
+        assert plan.target.tree == manifest(base | without).tree
+        assert sorted(plan.left_out) == sorted(left_out)
 
 
 def together(*trees: Manifest) -> LayeredNodes:

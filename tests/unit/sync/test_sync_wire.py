@@ -48,7 +48,9 @@ answers: st.SearchStrategy[wire.Answer] = st.one_of(
         wire.NodeDeltas, sizes, st.integers(1, wire.MAX_DELTAS_BYTES), st.sampled_from(Codec)
     ),
     st.builds(wire.Done),
-    st.builds(wire.Given, counts, counts, counts, counts, counts, kinds),
+    st.builds(
+        wire.Given, counts, counts, counts, counts, counts, kinds, st.just((b"l",)), counts
+    ),
 )
 
 
