@@ -52,6 +52,7 @@ PURE = [
     "filesync/sync/filter.py",
     "filesync/sync/rate.py",
     "filesync/sync/remote/wire.py",
+    "filesync/sync/shadow.py",
     "filesync/transfer/coding/codec.py",
     "filesync/transfer/coding/delta.py",
     "filesync/transfer/receive/fetch.py",

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from filesync.transfer.plane_zmq import DataPlane
 
 PARTIAL: Final = 23
-"""Exit code: done, but not all metadata could be kept."""
+"""Exit code: done, but not all metadata could be kept, or names met directories that stay."""
 CHANGED: Final = 24
 """Exit code: done, but for files that changed each time they were read."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_CODES: Final = """
-Exit codes: 0 done; 1 failed; 2 wrong usage; 23 all content is there, but something of its
-metadata could not be kept (an owner is no loss to an ordinary user); 24 done, but for files
+Exit codes: 0 done; 1 failed; 2 wrong usage; 23 done, but some metadata could
+not be kept (an owner is no loss to an ordinary user), or a name was left out for a directory
+that is not to be removed; 24 done, but for files
 that changed each time they were read, which are named; 130 interrupted.
 """
 

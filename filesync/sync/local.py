@@ -25,6 +25,7 @@ from filesync.sync.places import (
 from filesync.sync.saying.noting import note_plan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, scan_place
+from filesync.sync.shadow import shadowing, unshadowed
 from filesync.transfer.flow import Pace
 from filesync.transfer.stats import Progress
 
@@ -103,6 +104,8 @@ class _Sync:
         part, options = self._parts[at], self._options
         top, skipped = self._scan(at)
         self.stats.note_source(top, skipped)
+        tops = {number: self._scan(number).manifest for number in shadowing(self._parts, at)}
+        given = unshadowed(self._parts, at, {at: top} | tops, self._nodes)
         target = find_target(
             LocalPlaces(),
             self._dest,
@@ -119,7 +122,7 @@ class _Sync:
                 target,
                 part,
                 basis,
-                top,
+                given,
                 self._nodes,
                 removal=removal,
                 unseen=unseen_filter(part, options),

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from filesync.disk.handles import DirectoryHandles
+from filesync.disk.updating.work import storing
 from filesync.errors import StoreError
 from filesync.sync.filter import Filter
 from filesync.sync.places import Place
@@ -44,7 +45,7 @@ class Unseen:
             StoreError: it cannot be read.
         """
         fd = self._handles.open(path)
-        with os.scandir(fd) as found:
+        with storing(path), os.scandir(fd) as found:
             return next(found, None) is not None
 
     def is_directory(self, path: bytes) -> bool:

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -282,6 +283,33 @@ def test_a_directory_where_one_of_several_files_goes_keeps_no_other_from_it(
     assert (figures["left_out"], figures["left_out_paths"]) == (1, ["one"])
     assert (bench.served / "one/doc").read_bytes() == b"precious"
     assert (bench.served / "two").read_bytes() == b"a"
+
+
+@pytest.mark.parametrize("delete", [[], ["--delete"]])
+def test_the_first_of_two_sources_stands_and_a_second_run_changes_nothing(
+    bench: Bench, ways: tuple[str, str], delete: list[str]
+) -> None:
+    for name, data in (("p", b"first"), ("q", b"the second")):
+        make(bench.root / name / "a", data)
+        make(bench.root / name / "d/b", data)
+        make(bench.root / name / f"d/of {name}", data)
+        os.link(bench.root / name / "a", bench.root / name / f"linked {name}")
+        (bench.root / name / "d").chmod(0o750 if name == "p" else 0o705)
+    make(bench.root / "p/file", b"first")
+    make(bench.root / "q/file/in", b"the second")
+    make(bench.root / "o/a", b"of all")
+    sources = [f"{ways[0]}{path}" for path in ("o/a", "p/", "q/")]
+    for _ in range(2):  # the second time the destination is not empty
+        bench.run("sync", *delete, *sources, ways[1])
+        assert (bench.served / "a").read_bytes() == b"of all"
+        assert (bench.served / "d/b").read_bytes() == b"first"
+        assert (bench.served / "file").read_bytes() == b"first"
+        assert stat.S_IMODE((bench.served / "d").stat().st_mode) == 0o750
+        assert (bench.served / "linked q").read_bytes() == b"the second"
+        assert sorted(os.listdir(bench.served / "d")) == ["b", "of p", "of q"]
+        assert bench.run("sync", "-i", *delete, *sources, ways[1]).stdout == ""
+        make(bench.served / "d/b", b"changed")
+        make(bench.served / "d/of q", b"changed")
 
 
 def test_a_dry_run_says_what_would_be_left_out(bench: Bench, ways: tuple[str, str]) -> None:

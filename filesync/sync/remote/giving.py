@@ -21,6 +21,7 @@ from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask, in_thread
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.saying.stats import SyncStats
+from filesync.sync.shadow import shadowing, unshadowed
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.send.offer import TOKEN_BYTES
@@ -148,13 +149,19 @@ class Giving:
 
     async def _fill(self, peer: Peer, at: int, prepared: wire.Prepared) -> None:
         options, scan = self._options, self._scan(at)
-        if prepared.is_empty and self._parts[at].names is None and options.on_changes is None:
+        if (
+            prepared.is_empty
+            and self._parts[at].names is None
+            and options.on_changes is None
+            and not shadowing(self._parts, at)
+        ):
             await self._send_growing(peer, at, prepared.token)
             return
         scan.tree.forget()
         there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
         top, skipped = await scan.task
         self.stats.note_source(top, skipped)
+        top = await self._unshadowed(at, top)
         is_done = there.tree == top.tree and prepared.rename is None and not prepared.is_new
         if not is_done and (options.on_changes is not None or options.dry_run):
             await self._note_plan(peer, at, prepared, there.tree, top)
@@ -193,6 +200,12 @@ class Giving:
         note_plan(
             self.stats, plan, options, prefix=part.prefix, is_sent=True, is_new=prepared.is_new
         )
+
+    async def _unshadowed(self, at: int, top: Manifest) -> Manifest:
+        tops = {at: top}
+        for number in shadowing(self._parts, at):
+            tops[number] = (await self._scan(number).task).manifest
+        return await in_thread(unshadowed, self._parts, at, tops, self._nodes)
 
     async def _tops(self) -> list[Manifest | None]:
         if not is_united(self._parts):

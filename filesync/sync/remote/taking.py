@@ -16,6 +16,7 @@ from filesync.sync.remote.asking import Peer, ask, in_thread
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.saying.noting import note_plan
 from filesync.sync.saying.stats import SyncStats
+from filesync.sync.shadow import shadowing, unshadowed
 from filesync.transfer.replica import Replica
 
 
@@ -104,13 +105,14 @@ class _Taking:
             )
             top = Manifest(scanned.tree, self._nodes)
             self.stats.note_source(top, scanned.skipped)
+            given = await self._unshadowed(at, top)
             removal = await self._removal(at)
             plan = await in_thread(
                 plan_target,
                 target,
                 part,
                 basis,
-                top,
+                given,
                 self._nodes,
                 removal=removal,
                 unseen=unseen_filter(part, options),
@@ -136,6 +138,16 @@ class _Taking:
             self._tops[at], _ = await ask(self._peer.channel, request, wire.Scanned)
         return self._tops[at]
 
+    async def _top(self, at: int) -> Manifest:
+        """Return the whole tree of a part."""
+        tree = (await self._scan(at)).tree
+        await fetch_nodes(self._peer.channel, self._found[at].token, tree, self._nodes)
+        return Manifest(tree, self._nodes)
+
+    async def _unshadowed(self, at: int, top: Manifest) -> Manifest:
+        tops = {number: await self._top(number) for number in shadowing(self.parts, at)}
+        return await in_thread(unshadowed, self.parts, at, {at: top} | tops, self._nodes)
+
     async def _removal(self, at: int) -> Removal | None:
         if not self._options.delete:
             return None
@@ -143,10 +155,7 @@ class _Taking:
         if is_united(self.parts):
             for number, part in enumerate(self.parts):
                 if part == Part():
-                    tree = (await self._scan(number)).tree
-                    token = self._found[number].token
-                    await fetch_nodes(self._peer.channel, token, tree, self._nodes)
-                    tops[number] = Manifest(tree, self._nodes)
+                    tops[number] = await self._top(number)
         return removal_of(self.parts, at, tops, self._options.rules)
 
     async def _pull(self, update: Update, token: bytes, scanned: wire.Scanned) -> None:
