@@ -64,6 +64,7 @@ PURE = [
     "filesync/transfer/send/sender.py",
     "filesync/transfer/receive/units.py",
     "filesync/transfer/wire.py",
+    "solver/cacheconfig.py",
     "solver/client/report.py",
     "solver/dockerfile/",
     "solver/graph.py",
