@@ -152,8 +152,7 @@ def check_layers(config: CacheConfig) -> None:
                 raise BadCacheConfig(f"layer {place} stands on itself or on too many others")
             above.append(at)
             at = config.layers[at].parent
-        for number, one in enumerate(reversed(above), depth[at] + 1):
-            depth[one] = number
+        depth |= {one: n for n, one in enumerate(reversed(above), depth[at] + 1)}
         if depth[place] > MAX_DEPTH:
             raise BadCacheConfig(f"layer {place} stands on itself or on too many others")
 

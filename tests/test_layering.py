@@ -65,6 +65,7 @@ PURE = [
     "filesync/transfer/receive/units.py",
     "filesync/transfer/wire.py",
     "solver/cacheconfig.py",
+    "solver/cachegraph.py",
     "solver/client/report.py",
     "solver/dockerfile/",
     "solver/graph.py",

@@ -1,0 +1,166 @@
+"""What a cache tells of build steps, as records of a cache config, and which records fit a graph.
+
+A step's record is named by its op alone. Each of its inputs may be the record of the step that
+made it (as in a definition key) or the record of just the content that the op reads of it (as in
+a content key). Pure.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+
+from filesync.digest import Digest
+from solver.cacheconfig import (
+    NO_PARENT,
+    CacheConfig,
+    CacheInput,
+    CacheLayer,
+    CacheRecord,
+    CacheResult,
+    ChainedResult,
+    chain_of,
+)
+from solver.graph import Graph
+from solver.keys import KEY_VERSION
+from worker.wire.ops import ImageOp, Op, op_digest
+from worker.wire.orders import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class CachedStep:
+    """One step, as it goes into a cache.
+
+    Attributes:
+        inputs: places, among the steps, of those that it reads; each comes before it.
+        contents: for each input the content that the op reads of it, None where not known.
+        chain: the blobs of its result, lowest first; empty where the cache has none.
+        created_s: when that was made, in seconds since the epoch.
+    """
+
+    op: Op
+    inputs: tuple[int, ...] = ()
+    contents: tuple[Digest | None, ...] = ()
+    chain: tuple[str, ...] = ()
+    created_s: float = 0.0
+
+
+def op_record(op: Op) -> str:
+    """Return the digest of the records of ``op``."""
+    return _named(op_digest(op), "@0")
+
+
+def content_record(content: Digest) -> str:
+    """Return the digest of the record that any input with ``content`` is."""
+    return _named(content, "@-1")
+
+
+def _named(digest: Digest, output: str) -> str:
+    text = KEY_VERSION + f"{digest.hex()}{output}".encode()
+    return f"sha256:{sha256(text).hexdigest()}"
+
+
+def inputs_of(graph: Graph, position: int) -> tuple[int, ...]:
+    """Return the inputs that identify a step: an image has none, wherever it comes from."""
+    vertex = graph.vertices[position]
+    return () if isinstance(vertex.op, ImageOp) else vertex.inputs
+
+
+def config_of(steps: Sequence[CachedStep]) -> CacheConfig:
+    """Return the config that tells of ``steps``, in no particular order."""
+    layers: dict[tuple[str, ...], int] = {}
+    records: list[CacheRecord] = []
+    contents: dict[Digest, int] = {}
+    for known in sorted({one for step in steps for one in step.contents if one is not None}):
+        contents[known] = len(steps) + len(contents)
+    for step in steps:
+        for length in range(1, len(step.chain) + 1):
+            layers.setdefault(step.chain[:length], len(layers))
+        alternatives = [[CacheInput(link=place)] for place in step.inputs]
+        for content, links in zip(step.contents, alternatives, strict=True):
+            if content is not None:
+                links.append(CacheInput(link=contents[content]))
+        made = datetime.fromtimestamp(int(step.created_s), UTC)
+        results = (CacheResult(layers[step.chain], made),) if step.chain else ()
+        inputs = tuple(map(tuple, alternatives))
+        records.append(CacheRecord(results, (), op_record(step.op), inputs))
+    records += [CacheRecord(digest=content_record(known)) for known in contents]
+    chains = [CacheLayer(c[-1], layers.get(c[:-1], NO_PARENT)) for c in layers]
+    return CacheConfig(tuple(chains), tuple(records))
+
+
+class CacheMatch:
+    """Which records of one config the steps of one graph are, as far as is known.
+
+    Args:
+        layers: by digest, the blobs that can be had. A result that needs another is none.
+    """
+
+    def __init__(self, config: CacheConfig, layers: Mapping[str, Layer], graph: Graph) -> None:
+        self._config = config
+        self._layers = layers
+        self._graph = graph
+        self._named: dict[str, list[int]] = {}
+        for place, record in enumerate(config.records):
+            self._named.setdefault(record.digest, []).append(place)
+        self._fits: list[set[int]] = []
+        for position in range(len(graph.vertices)):
+            self._fits.append(set())
+            self._fits[position] = self._find(position, ())
+
+    def by_definition(self, position: int) -> list[tuple[Layer, ...]]:
+        """Return the results of a step by what is known before anything runs, newest first."""
+        return self._results(self._fits[position])
+
+    def by_content(self, position: int, contents: Sequence[Digest]) -> list[tuple[Layer, ...]]:
+        """Return the results of a step that reads ``contents``, newest first."""
+        self._fits[position] |= self._find(position, contents)
+        return self._results(self._fits[position])
+
+    def _find(self, position: int, contents: Sequence[Digest]) -> set[int]:
+        name = op_record(self._graph.vertices[position].op)
+        inputs = inputs_of(self._graph, position)
+        allowed = [set(self._fits[place]) for place in inputs]
+        for places, content in zip(allowed, contents, strict=False):
+            places.update(self._named.get(content_record(content), ()))
+        return {
+            place
+            for place in self._named.get(name, ())
+            if _fit(self._config.records[place], allowed)
+        }
+
+    def _results(self, places: Iterable[int]) -> list[tuple[Layer, ...]]:
+        found: dict[tuple[Layer, ...], float] = {}
+        for place in sorted(places):
+            record = self._config.records[place]
+            results: list[CacheResult | ChainedResult] = [*record.layers, *record.chains]
+            for result in results:
+                chain = self._chain(result)
+                if chain:
+                    when = result.created_at
+                    age = 0.0 if when is None else -when.timestamp()
+                    found[chain] = min(age, found.get(chain, age))
+        return sorted(found, key=lambda chain: (found[chain], [one.digest for one in chain]))
+
+    def _chain(self, result: CacheResult | ChainedResult) -> tuple[Layer, ...]:
+        """Return a result's layers; none where one of them is not to be had."""
+        if isinstance(result, CacheResult):
+            places = chain_of(self._config, result.layer)
+        else:
+            places = result.layers
+        blobs = [self._config.layers[place].blob for place in places]
+        if not all(blob in self._layers for blob in blobs):
+            return ()
+        return tuple(self._layers[blob] for blob in blobs)
+
+
+def _fit(record: CacheRecord, allowed: Sequence[set[int]]) -> bool:
+    """Say whether each input of a record may be what a step's input is.
+
+    What only a selector's rest of a record is enough for is not used: an op of ours names
+    what it reads itself.
+    """
+    return len(record.inputs) == len(allowed) and all(
+        any(not one.selector and one.link in places for one in alternatives)
+        for alternatives, places in zip(record.inputs, allowed, strict=True)
+    )

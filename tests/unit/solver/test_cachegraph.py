@@ -1,0 +1,124 @@
+"""Steps as cache records, and back: a record fits what a cache key would fit."""
+
+from solver.cacheconfig import CacheConfig, canonical, decode, encode
+from solver.cachegraph import CachedStep, CacheMatch, config_of, content_record, op_record
+from solver.graph import Graph, Vertex
+from tests.unit.solver.fakes import IMAGE, digest
+from worker.wire.ops import Copy, ExecOp, FileOp, ImageOp, LocalOp, Op
+from worker.wire.orders import Layer
+
+BASE = ImageOp(IMAGE, "registry.example/base")
+RUN = ExecOp(("make",))
+TAKE = FileOp((Copy(0, "/out", "/"),), scratch=True)
+CONTEXT = LocalOp("context", digest("content"), digest("tree"))
+
+
+def layer(name: str) -> Layer:
+    return Layer("application/tar", f"sha256:{name.ljust(64, '0')}", 5, f"sha256:{'d' * 64}")
+
+
+A, B, C = layer("a"), layer("b"), layer("c")
+LAYERS = {one.digest: one for one in (A, B, C)}
+
+
+def graph(*ops: Op, inputs: tuple[tuple[int, ...], ...]) -> Graph:
+    vertices = tuple(Vertex(op, links) for op, links in zip(ops, inputs, strict=True))
+    return Graph(vertices, len(vertices) - 1)
+
+
+BUILD = graph(BASE, RUN, TAKE, inputs=((), (0,), (1,)))
+OUT = digest("what is read of the run's result")
+
+
+def written() -> CacheConfig:
+    steps = (
+        CachedStep(BASE),
+        CachedStep(RUN, (0,), (digest("base"),), (A.digest, B.digest), 7.9),
+        CachedStep(TAKE, (1,), (OUT,), (C.digest,), 8),
+    )
+    return decode(encode(config_of(steps)))
+
+
+def test_each_step_is_found_again_by_its_definition() -> None:
+    match = CacheMatch(written(), LAYERS, BUILD)
+    assert match.by_definition(0) == []  # a root is named, and has no result
+    assert match.by_definition(1) == [(A, B)]
+    assert match.by_definition(2) == [(C,)]
+
+
+def test_the_records_say_what_an_input_may_be_instead() -> None:
+    config = written()
+    places = {record.digest: place for place, record in enumerate(config.records)}
+    take = config.records[places[op_record(TAKE)]]
+    assert {one.link for one in take.inputs[0]} == {
+        places[op_record(RUN)],
+        places[content_record(OUT)],
+    }
+    assert [config.layers[one.layer].blob for one in take.layers] == [C.digest]
+
+
+def test_a_changed_step_is_not_found_and_what_reads_the_same_of_it_is() -> None:
+    other = graph(BASE, ExecOp(("make", "-j2")), TAKE, inputs=((), (0,), (1,)))
+    match = CacheMatch(written(), LAYERS, other)
+    assert match.by_definition(1) == match.by_definition(2) == []
+    assert match.by_content(1, [digest("another base")]) == []
+    assert match.by_content(2, [digest("another output")]) == []
+    assert match.by_content(2, [OUT]) == [(C,)]
+
+
+def test_what_follows_a_step_found_by_content_is_found_by_its_definition() -> None:
+    steps = (
+        CachedStep(CONTEXT),
+        CachedStep(TAKE, (0,), (OUT,), (A.digest,)),
+        CachedStep(RUN, (1,), (None,), (A.digest, B.digest)),
+    )
+    changed = LocalOp("context", digest("changed"), digest("tree"))
+    match = CacheMatch(
+        config_of(steps), LAYERS, graph(changed, TAKE, RUN, inputs=((), (0,), (1,)))
+    )
+    assert match.by_content(1, [OUT]) == [(A,)]
+    assert match.by_content(2, [digest("whole tree")]) == [(A, B)]
+
+
+def test_an_input_in_another_place_or_one_more_of_it_is_another_step() -> None:
+    two = FileOp((Copy(0, "/a", "/"), Copy(1, "/b", "/")), scratch=True)
+    steps = (
+        CachedStep(BASE),
+        CachedStep(RUN),
+        CachedStep(two, (0, 1), (None, None), (A.digest,)),
+    )
+    config = config_of(steps)
+    for inputs, found in (((0, 1), [(A,)]), ((1, 0), []), ((0,), []), ((0, 1, 1), [])):
+        tried = graph(BASE, RUN, two, inputs=((), (), inputs))
+        assert CacheMatch(config, LAYERS, tried).by_definition(2) == found
+
+
+def test_a_result_with_a_blob_that_is_not_there_is_none() -> None:
+    match = CacheMatch(written(), {B.digest: B, C.digest: C}, BUILD)
+    assert match.by_definition(1) == []
+    assert match.by_definition(2) == [(C,)]
+
+
+def test_of_two_results_the_newer_is_tried_first() -> None:
+    steps = (CachedStep(RUN, chain=(A.digest,), created_s=5),)
+    newer = (CachedStep(RUN, chain=(B.digest,), created_s=9),)
+    first, second = config_of(steps), config_of(newer)
+    both = CacheConfig(
+        (*first.layers, *second.layers),
+        (
+            *first.records,
+            *(
+                type(one)(tuple(type(r)(1, r.created_at) for r in one.layers), (), one.digest)
+                for one in second.records
+            ),
+        ),
+    )
+    only = graph(RUN, inputs=((),))
+    assert CacheMatch(both, LAYERS, only).by_definition(0) == [(B,), (A,)]
+    assert CacheMatch(canonical(both), LAYERS, only).by_definition(0) == [(B,)]
+
+
+def test_equal_steps_give_equal_bytes_whatever_stands_beside_them() -> None:
+    steps = (CachedStep(BASE), CachedStep(RUN, (0,), (None,), (A.digest,)))
+    twice = (*steps, CachedStep(BASE), CachedStep(RUN, (2,), (None,), (A.digest,)))
+    assert encode(config_of(twice)) == encode(config_of(steps))
