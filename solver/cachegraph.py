@@ -12,6 +12,7 @@ from hashlib import sha256
 
 from filesync.digest import Digest
 from solver.cacheconfig import (
+    MAX_DEPTH,
     NO_PARENT,
     CacheConfig,
     CacheInput,
@@ -149,7 +150,7 @@ class CacheMatch:
         else:
             places = result.layers
         blobs = [self._config.layers[place].blob for place in places]
-        if not all(blob in self._layers for blob in blobs):
+        if len(blobs) > MAX_DEPTH or not all(blob in self._layers for blob in blobs):
             return ()
         return tuple(self._layers[blob] for blob in blobs)
 

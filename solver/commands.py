@@ -19,6 +19,7 @@ from filesync.keys.files import KeyPair, key_for
 from filesync.keys.options import key_option, listen_keys, listen_options
 from filesync.lifetime import wait_for_end
 from solver.client.build import BuildRequest, read_dockerfile, run_build
+from solver.client.caches import parse_cache_from, parse_cache_to
 from solver.client.embedded import default_state, embedded_cluster
 from solver.client.layouts import SCHEME, Layout, parse_layout
 from solver.client.link_zmq import ManagerLink
@@ -105,6 +106,20 @@ Examples:
     multiple=True,
     metavar="SPEC",
     help="type=local|tar|oci|docker,dest=PATH or type=registry[,name=NAME]; may be repeated.",
+)
+@click.option(
+    "--cache-to",
+    "cache_to",
+    multiple=True,
+    metavar="SPEC",
+    help="Write a cache: type=local,dest=DIR[,mode=min|max]; may be repeated.",
+)
+@click.option(
+    "--cache-from",
+    "cache_from",
+    multiple=True,
+    metavar="SPEC",
+    help="Use a cache: type=local,src=DIR; may be repeated.",
 )
 @click.option(
     "--place",
@@ -211,6 +226,8 @@ def _request(
         layouts=layouts,
         outputs=outputs,
         tag=",".join(image_names(settings["tags"])),
+        cache_to=[parse_cache_to(text) for text in settings["cache_to"]],
+        cache_from=[parse_cache_from(text) for text in settings["cache_from"]],
         explain=settings["explain"],
     )
 

@@ -10,12 +10,15 @@ manager lets go of what it held for that build. A client that falls silent is en
 The rules for changing this file are those of ``worker.wire.orders``.
 """
 
+from enum import StrEnum
 from typing import Annotated, Final
 
 import msgspec
 
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
+from filesync.select import Selector
+from solver.cacheconfig import MAX_CONFIG_BYTES, MAX_ITEMS
 from solver.graph import Graph
 from worker.wire.images import (
     Annotations,
@@ -36,6 +39,7 @@ from worker.wire.orders import (
     Frames,
     FromWorker,
     Labels,
+    Layer,
     Mode,
     Nodes,
     Token,
@@ -87,6 +91,28 @@ class PushRequest(msgspec.Struct, frozen=True):
     newest_s: NewestTime = None
 
 
+class CacheFrom(msgspec.Struct, frozen=True):
+    """A cache that the client has.
+
+    Attributes:
+        config: a cache config v0, as it was found.
+        layers: the blobs that are there, and what they are said to be.
+        tree: the directory of the blobs, each named by the hex of its sha256. Its nodes were
+            sent before; the client serves any part of it.
+    """
+
+    config: Annotated[bytes, msgspec.Meta(max_length=MAX_CONFIG_BYTES)]
+    layers: Annotated[tuple[Layer, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+    tree: WireDigest
+
+
+class CacheMode(StrEnum):
+    """Which results a cache holds: those that the target stands on, or all that are known."""
+
+    MIN = "min"
+    MAX = "max"
+
+
 class StartBuild(_Message, frozen=True, tag="start-build"):
     """Build ``graph``. The client's trees are named by the graph's local ops. -> events.
 
@@ -96,6 +122,8 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
         credentials: for the registries of the graph's images and of ``pushes``; forgotten when
             the build ends.
         pushes: done by a worker that holds the result, after the exports are open.
+        caches: looked into for what no worker holds, in this order.
+        cache_modes: the caches that the client will take.
     """
 
     version: int
@@ -106,6 +134,8 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
     explain: bool = False
     credentials: Annotated[tuple[Credential, ...], msgspec.Meta(max_length=100)] = ()
     pushes: Annotated[tuple[PushRequest, ...], msgspec.Meta(max_length=100)] = ()
+    caches: Annotated[tuple[CacheFrom, ...], msgspec.Meta(max_length=100)] = ()
+    cache_modes: Annotated[tuple[CacheMode, ...], msgspec.Meta(max_length=100)] = ()
 
 
 class AskImage(_Message, frozen=True, tag="ask-image"):
@@ -172,11 +202,16 @@ class FoundImage(_Message, frozen=True, tag="found-image"):
 
 
 class Serve(_Message, frozen=True, tag="serve"):
-    """Dial ``address`` on the data plane and serve ``tree`` under ``token`` until told to stop."""
+    """Dial ``address`` on the data plane and serve ``tree`` under ``token`` until told to stop.
+
+    Attributes:
+        part: serve just what this leaves of ``tree``; None for all.
+    """
 
     tree: WireDigest
     address: Address
     token: Token
+    part: Selector | None = None
 
 
 class StopServing(_Message, frozen=True, tag="stop-serving"):
@@ -272,11 +307,26 @@ class Exported(msgspec.Struct, frozen=True):
     config: Sha256 | None = None
 
 
+class CacheMade(msgspec.Struct, frozen=True):
+    """A cache that is ready to be taken.
+
+    Attributes:
+        config: cache config v0.
+        layers: each blob that it names, in the order in which the config first does.
+        blobs: where they are: trees of files named by the hex of their sha256.
+    """
+
+    config: bytes
+    layers: tuple[Layer, ...]
+    blobs: tuple[Exported, ...]
+
+
 class Built(_Message, frozen=True, tag="built"):
     """The target is built; exports are in the order in which they were asked for.
 
     Attributes:
         pushed: what came of each push, in the order in which they were asked for.
+        caches: one for each of ``cache_modes``, in their order.
         manager_bytes: bytes that the manager has received and sent since this build began.
     """
 
@@ -285,6 +335,7 @@ class Built(_Message, frozen=True, tag="built"):
     exports: tuple[Exported, ...] = ()
     manager_bytes: tuple[Count, Count] = (0, 0)
     pushed: tuple[Pushed, ...] = ()
+    caches: tuple[CacheMade, ...] = ()
 
 
 class BuildFailed(_Message, frozen=True, tag="build-failed"):

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from filesync.digest import Digest
 from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import PeerError, StoreError
@@ -35,10 +37,9 @@ from worker.store import Store, TreeView
 from worker.wire import orders
 from worker.wire.images import Compression
 from worker.wire.ops import ImageOp
-from worker.wire.orders import Layer, RefInfo
+from worker.wire.orders import MAX_LAYERS, Layer, RefInfo
 
 MAX_JSON_BYTES: Final = 4 << 20
-MAX_LAYERS: Final = 512
 
 
 class ImageMalformed(PeerError):
@@ -219,22 +220,41 @@ def import_image(
     Raises:
         ImageMalformed: a blob is missing, or is not what its digest says.
     """
-    manifest = _json(_take_blob(store, layout.root, op.manifest, MAX_JSON_BYTES), store)
+    blobs = layout.root / "blobs" / "sha256"
+    manifest = _json(_take_blob(store, blobs, op.manifest, MAX_JSON_BYTES), store)
     config_digest = _text(manifest.get("config"), "digest")
-    config = _json(_take_blob(store, layout.root, config_digest, MAX_JSON_BYTES), store)
+    config = _json(_take_blob(store, blobs, config_digest, MAX_JSON_BYTES), store)
     diff_ids = (config.get("rootfs") or {}).get("diff_ids")
     descriptors = manifest.get("layers")
     if not isinstance(diff_ids, list) or not isinstance(descriptors, list):
         raise ImageMalformed("an image without a list of layers and their diff_ids")
     if len(diff_ids) != len(descriptors) or not 1 <= len(descriptors) <= MAX_LAYERS:
         raise ImageMalformed(f"{len(descriptors)} layers and {len(diff_ids)} diff_ids")
-    parent: Digest | None = None
-    info: RefInfo | None = None
+    layers: list[Layer] = []
     for descriptor, diff_id in zip(descriptors, diff_ids, strict=True):
-        blob = _take_blob(store, layout.root, _text(descriptor, "digest"), None)
         media_type = _text(descriptor, "mediaType")
         media_type = LAYER_TYPES.get(media_type, media_type)
-        layer = Layer(media_type, blob.digest, blob.size, str(diff_id), imported=True)
+        digest = _text(descriptor, "digest")
+        layers.append(Layer(media_type, digest, 0, str(diff_id), imported=True))
+    return import_layers(store, layers, blobs, keys)
+
+
+def import_layers(
+    store: Store, layers: Sequence[Layer], blobs: Path, keys: Sequence[Digest]
+) -> RefInfo:
+    """Make the refs that ``layers`` (lowest first) give; return the top one. Blocks.
+
+    Blobs that the store lacks are files in ``blobs``, named by their hex. What is said of
+    their sizes is not looked at.
+
+    Raises:
+        ImageMalformed, BadLayer: a blob is missing, or is not what its digest says.
+    """
+    parent: Digest | None = None
+    info: RefInfo | None = None
+    for told in layers:
+        blob = _take_blob(store, blobs, told.digest, None)
+        layer = msgspec.structs.replace(told, size=blob.size)
         info = store.refs.find_child(parent, layer) or _apply(
             store, layer, parent, (), limits=limits_of(blob.size)
         )
@@ -244,11 +264,11 @@ def import_image(
     return store.refs.get(info.ref).info
 
 
-def _take_blob(store: Store, layout: Path, digest: str, max_size: int | None) -> Blob:
+def _take_blob(store: Store, blobs: Path, digest: str, max_size: int | None) -> Blob:
     found = store.blobs.find(digest)
     if found is not None:
         return found
-    path = layout / "blobs" / "sha256" / _hex(digest)
+    path = blobs / _hex(digest)
     try:
         with path.open("rb") as file:
             return store.blobs.ingest(file, digest=digest, max_size=max_size)

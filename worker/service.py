@@ -110,7 +110,7 @@ class Service:
 
     async def _perform(self, number: int, body: OrderBody, tell: Tell) -> Result:
         match body:
-            case orders.Run():
+            case orders.Run() | orders.ImportChain():
                 return await self._run(number, body, tell)
             case orders.Offer(ref, selector):
                 return await asyncio.to_thread(self._offer, ref, selector)
@@ -137,7 +137,7 @@ class Service:
     def _share(number: int, tell: Tell) -> OnShare:
         return lambda done, total: tell(orders.Progress(number, 0, done, total))
 
-    async def _run(self, number: int, body: orders.Run, tell: Tell) -> Ran:
+    async def _run(self, number: int, body: orders.Run | orders.ImportChain, tell: Tell) -> Ran:
         def output(stream: int, data: bytes) -> None:
             tell(orders.Output(number, stream, data))
 
@@ -146,6 +146,8 @@ class Service:
 
         self._running += 1
         try:
+            if isinstance(body, orders.ImportChain):
+                return await self._import_chain(body, progress)
             return await self._run_op(body, output, progress)
         finally:
             self._running -= 1
@@ -161,6 +163,18 @@ class Service:
             if isinstance(body.op, ImageOp):
                 pulled = tuple(held.info for held in self.store.refs.chain(info.ref)[:-1])
             return Ran(info, pulled, inputs.reports, time.monotonic() - began_s)
+
+    async def _import_chain(self, body: orders.ImportChain, progress: OnProgress) -> Ran:
+        store = self.store
+        began_s = time.monotonic()
+        async with Inputs(store, self.plane, self.images, progress) as inputs:
+            (source,) = await inputs.bring_all([body.input])
+            with store.blobs.holding([layer.digest for layer in body.layers]):
+                info = await asyncio.to_thread(
+                    chains.import_layers, store, body.layers, source.tree.root, body.keys
+                )
+            below = tuple(held.info for held in store.refs.chain(info.ref)[:-1])
+            return Ran(info, below, inputs.reports, time.monotonic() - began_s)
 
     # --- offers -------------------------------------------------------------------------------
 

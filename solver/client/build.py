@@ -21,10 +21,19 @@ from filesync.keys.files import KeyPair
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.pack import accept_pack
 from filesync.overlay import overlay
+from filesync.select import Selector, select
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import Offer
 from solver.client.archive import add_docker_manifest, pack_layout
+from solver.client.caches import (
+    CANNOT_READ,
+    CacheSource,
+    CacheTo,
+    check_sent,
+    read_cache,
+    write_cache,
+)
 from solver.client.contexts import Context, scan_contexts
 from solver.client.credentials import Logins
 from solver.client.images import KnownImages, convert_with_images, credentials_for
@@ -39,6 +48,8 @@ from solver.graph import Graph
 from solver.wire import (
     BuildFailed,
     Built,
+    CacheFrom,
+    CacheMade,
     Denied,
     EndBuild,
     Event,
@@ -73,6 +84,8 @@ class BuildRequest:
     roots: Mapping[str, Path]
     layouts: Mapping[str, Layout]
     outputs: Sequence[Output] = ()
+    cache_to: Sequence[CacheTo] = ()
+    cache_from: Sequence[CacheSource] = ()
     tag: str = ""
     explain: bool = False
     build_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
@@ -129,8 +142,21 @@ async def run_build(
             converted.graph,
             {name: (c.manifest.content, c.manifest.tree) for name, c in contexts.items()},
         )
-        session = _Session(request, graph, contexts, link, plane, progress)
+        caches = await asyncio.to_thread(_read_caches, request, progress)
+        session = _Session(request, graph, contexts, caches, link, plane, progress)
         return await session.run(converted, began_s, logins)
+
+
+def _read_caches(request: BuildRequest, progress: Progress) -> list[tuple[CacheFrom, Context]]:
+    """Return the caches that can be read: a build must not fail for one that is not there yet."""
+    found: list[tuple[CacheFrom, Context]] = []
+    for source in request.cache_from:
+        try:
+            found.append(read_cache(source))
+        except CANNOT_READ as exc:
+            progress.note(f"warning: --cache-from {source.src} is not used: {exc}")
+    check_sent([cache for cache, _ in found])
+    return found
 
 
 class _Session:
@@ -141,13 +167,16 @@ class _Session:
         request: BuildRequest,
         graph: Graph,
         contexts: Mapping[str, Context],
+        caches: Sequence[tuple[CacheFrom, Context]],
         link: ManagerLink,
         plane: DataPlane,
         progress: Progress,
     ) -> None:
         self._request = request
         self._graph = graph
-        self._contexts = {c.manifest.tree: c for c in contexts.values()}
+        served = [*contexts.values(), *(blobs for _, blobs in caches)]
+        self._contexts = {c.manifest.tree: c for c in served}
+        self._caches = tuple(cache for cache, _ in caches)
         self._link = link
         self._plane = plane
         self._progress = progress
@@ -215,6 +244,8 @@ class _Session:
                 for output in self._request.outputs
                 if output.form is None
             ),
+            self._caches,
+            tuple(to.mode for to in self._request.cache_to),
         )
 
     async def _follow(self) -> Built:
@@ -230,8 +261,8 @@ class _Session:
                     raise BuildError(message.code, detail, message.exit_status, tail)
                 case Denied(_, detail):
                     raise BuildError("denied", f"the manager refused the build: {detail}")
-                case Serve(tree, address, token):
-                    self._serve(self._contexts[tree], address, token)
+                case Serve(tree, address, token, part):
+                    self._serve(self._contexts[tree], address, token, part)
                 case StopServing(token):
                     await self._stop_serving(token)
                 case orders.Nodes():
@@ -242,8 +273,13 @@ class _Session:
                 case _:
                     pass
 
-    def _serve(self, context: Context, address: str, token: bytes) -> None:
-        offer = self._plane.offer(context.manifest, context.root, token=token)
+    def _serve(
+        self, context: Context, address: str, token: bytes, part: Selector | None
+    ) -> None:
+        manifest = context.manifest
+        if part is not None:
+            manifest = select(manifest, part, manifest.nodes)
+        offer = self._plane.offer(manifest, context.root, token=token)
         task = asyncio.create_task(self._plane.serve_to(address, offer))
         self._serving[token] = (offer, task)
 
@@ -269,6 +305,8 @@ class _Session:
                 for name in output.names:
                     sent = f"{human(push.bytes_sent)} sent"
                     self._progress.note(f"pushed {name}@{push.manifest[0]} ({sent})")
+            for to, made in zip(self._request.cache_to, built.caches, strict=True):
+                await self._take_cache(to, made)
         finally:
             staying.cancel()
             await asyncio.gather(staying, return_exceptions=True)
@@ -277,6 +315,19 @@ class _Session:
         """Show the manager that this client is there, and drop what it says."""
         while True:
             await self._link.receive()
+
+    async def _take_cache(self, to: CacheTo, made: CacheMade) -> None:
+        """Bring a cache's blobs into its layout, and then what names them."""
+        try:
+            blobs = to.dest / "blobs" / "sha256"
+            blobs.mkdir(parents=True, exist_ok=True)
+            for exported in made.blobs:
+                await self._pull(exported, blobs)
+        except OSError as exc:
+            detail = f"cannot write the cache {to.dest}: {exc.strerror or exc}"
+            raise StoreError(detail) from exc
+        digest = await asyncio.to_thread(write_cache, made, to)
+        self._progress.note(f"cache {to.dest}@{digest} ({len(made.layers)} layers)")
 
     async def _take(self, output: Output, exported: Exported) -> None:
         try:

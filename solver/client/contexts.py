@@ -64,7 +64,7 @@ def scan_contexts(
 def _scan(name: str, root: Path, selector: Selector, dockerfile: Path) -> Context:
     nodes = MemoryNodes()
     ignore = read_ignore(root, dockerfile) if name == MAIN_CONTEXT else None
-    with StatCache(_cache_path(root)) as cache:
+    with StatCache(cache_path(root)) as cache:
         scanned = scan(root, nodes, cache=cache, excludes=ignore)
     whole = Manifest(scanned.tree, nodes)
     try:
@@ -114,7 +114,8 @@ def _of_root(entry: File | Symlink | Special) -> Entry:
             return Special(name, mode, 0, 0, mtime_ns, major, minor, xattrs)
 
 
-def _cache_path(root: Path) -> Path:
+def cache_path(root: Path) -> Path:
+    """Return where what is known of the files of a directory is kept from build to build."""
     directory = cache_home() / "contexts"
     directory.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(os.fsencode(root)).hexdigest()[:32]

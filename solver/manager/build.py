@@ -18,6 +18,7 @@ from filesync.errors import FilesyncError, Unavailable
 from filesync.manifest import Manifest
 from solver.errors import NoWorker, OrderFailed, StepFailed
 from solver.keys import content_key, definition_keys, part_read
+from solver.manager.caches import CachedResult, Caches, missed
 from solver.manager.cluster import Cluster
 from solver.manager.deliver import (
     REF_MISSING,
@@ -58,6 +59,7 @@ class Build:
         self._solving: dict[int, asyncio.Task[Solved]] = {}
         self._group = asyncio.TaskGroup()
         self._delivery = Delivery(shared, request.graph, client)
+        self._caches = Caches(shared, client, request.caches, request.graph)
 
     async def solve_target(self) -> Solved:
         """Solve the graph's target and return its result, held by at least one worker.
@@ -106,11 +108,22 @@ class Build:
         key = self._keys[position]
         if cacheable and (found := self._find(position, key)):
             return self._report_cached(found)
+        if cacheable and (
+            brought := await self._import(
+                position, (key,), self._caches.by_definition(position)
+            )
+        ):
+            return brought
         parts = await self._parts(position)
         by_content = content_key(vertex.op, [part.read.content for part in parts])
         if cacheable and (found := self._find(position, by_content)):
             await self._add_key(found, key)
             return self._report_cached(found)
+        if cacheable:
+            contents = [part.read.content for part in parts]
+            known = self._caches.by_content(position, contents)
+            if brought := await self._import(position, (key, by_content), known):
+                return brought
         return await self._fly(position, (key, by_content))
 
     async def _parts(self, position: int) -> list[Part]:
@@ -150,6 +163,32 @@ class Build:
         self._shared.records.add_keys(found.ref, [key])
         for worker in self._shared.cluster.holders(found.ref):
             await quietly(worker.call(orders.AddKeys(found.ref, (key,))))
+
+    async def _import(
+        self, position: int, keys: tuple[Digest, ...], known: Sequence[CachedResult]
+    ) -> Solved | None:
+        """Bring a result out of the client's caches to a worker; None where none is good."""
+        for found in known:
+            began = time.monotonic()
+            placement = await self._place(position, ())
+            worker = self._shared.cluster.named(placement.chosen.worker)
+            if worker is None:
+                continue
+            worker.running += 1
+            try:
+                forward = self._delivery.forward(position)
+                ran, brought = await self._caches.bring(found, worker, keys, forward)
+            except FilesyncError as exc:
+                missed(found, exc)
+                continue
+            finally:
+                worker.running -= 1
+            self._keep(worker, ran, keys)
+            uses = (brought.use(ran.inputs[0]),)
+            seconds = time.monotonic() - began
+            self._client.tell(StepDone(position, worker.name, True, seconds, uses))
+            return Solved(position, ran.ref.tree, ran.ref.ref, worker.name)
+        return None
 
     # --- running ------------------------------------------------------------------------------
 

@@ -12,8 +12,10 @@ from filesync.digest import Digest
 from filesync.errors import FilesyncError, NodeMissing
 from filesync.manifest import Nodes, missing_nodes
 from filesync.manifest.pack import pack_nodes
+from filesync.select import Selector
 from solver.errors import InputLost, NoWorker, OrderFailed, StepFailed, WorkerLost
 from solver.manager.build import ATTEMPTS, Build
+from solver.manager.cachemaking import make_cache
 from solver.manager.deliver import REF_MISSING, quietly
 from solver.manager.images import push_order
 from solver.manager.shared import Shared, Solved
@@ -21,6 +23,7 @@ from solver.manager.workers import WorkerLink
 from solver.wire import (
     BuildFailed,
     Built,
+    CacheMade,
     Denied,
     Event,
     Exported,
@@ -78,10 +81,10 @@ class ClientLink:
             return
         self._queue.put_nowait((event, b""))
 
-    async def serve(self, tree: Digest, address: str) -> bytes:
-        """Have the client serve a tree of its own to a data plane; return the token."""
+    async def serve(self, tree: Digest, address: str, part: Selector | None = None) -> bytes:
+        """Have the client serve a tree of its own, or a part, to a data plane; return the token."""
         token = secrets.token_bytes(16)
-        self._queue.put_nowait((Serve(tree, address, token), b""))
+        self._queue.put_nowait((Serve(tree, address, token, part), b""))
         return token
 
     async def stop_serving(self, token: bytes) -> None:
@@ -114,6 +117,7 @@ class ClientLink:
             for vertex in request.graph.vertices
             if isinstance(vertex.op, LocalOp) and vertex.op.tree not in self.shared.nodes
         ]
+        unknown += ["cache" for cache in request.caches if cache.tree not in self.shared.nodes]
         if unknown:
             self.answer(Denied("node-missing", f"the trees of {unknown} were not sent first"))
             return
@@ -128,9 +132,10 @@ class ClientLink:
                 await task
 
     async def _run(self, request: StartBuild) -> None:
-        build = Build(self.shared, request, self)
+        build: Build | None = None
         try:
             try:
+                build = Build(self.shared, request, self)
                 # A worker that has just joined may still be telling what it holds.
                 await self.shared.cluster.wait_until_learnt()
                 await self._build(build, request)
@@ -143,7 +148,8 @@ class ClientLink:
             # The exports stay open until the client has taken them and ends the build.
             await asyncio.Event().wait()
         finally:
-            await build.release()
+            if build is not None:
+                await build.release()
             exports, self._exports = self._exports, []
             for worker, token in exports:
                 await quietly(worker.call(orders.Release(tokens=(token,))))
@@ -151,14 +157,23 @@ class ClientLink:
     async def _build(self, build: Build, request: StartBuild) -> None:
         exported: list[Exported] = []
         pushed: list[Pushed] = []
+        caches: list[CacheMade] = []
         solved = await build.solve_target()
         misses = 0
-        while len(exported) < len(request.exports) or len(pushed) < len(request.pushes):
+        while True:
             try:
                 if len(exported) < len(request.exports):
                     exported.append(await self._export(solved, request.exports[len(exported)]))
-                else:
+                elif len(pushed) < len(request.pushes):
                     pushed.append(await self._push(solved, request, len(pushed)))
+                elif len(caches) < len(request.cache_modes):
+                    mode = request.cache_modes[len(caches)]
+                    made = make_cache(
+                        self.shared, request.graph, solved, mode, self._open_layers
+                    )
+                    caches.append(await made)
+                else:
+                    break
             except (OrderFailed, WorkerLost) as exc:
                 misses += 1
                 if solved.ref is None or misses == ATTEMPTS:
@@ -171,7 +186,8 @@ class ClientLink:
         before, after = self._traffic_before, self.traffic()
         content = self.shared.nodes.summary(solved.tree).content
         moved = (after[0] - before[0], after[1] - before[1])
-        self.answer(Built(solved.tree, content, tuple(exported), moved, tuple(pushed)))
+        done = (tuple(exported), moved, tuple(pushed), tuple(caches))
+        self.answer(Built(solved.tree, content, *done))
 
     def _forget(self, worker: str, ref: Digest) -> None:
         """Take a worker's word that it does not hold ``ref``."""
@@ -196,9 +212,7 @@ class ClientLink:
         offered = await worker.call(order)
         if not isinstance(offered, Offered):
             raise OrderFailed(worker.name, "protocol", "answered an export with something else")
-        self._exports.append((worker, offered.token))
-        for pack in pack_nodes(missing_nodes(self.shared.nodes, offered.tree, _nobody_has)):
-            self.answer(orders.Nodes(), pack)
+        self._keep_open(worker, offered)
         return Exported(
             worker.name,
             worker.address,
@@ -207,6 +221,20 @@ class ClientLink:
             offered.manifest,
             offered.config,
         )
+
+    async def _open_layers(self, worker: WorkerLink, order: orders.OfferLayers) -> Offered:
+        """Have a worker open layers until the client has taken them."""
+        offered = await worker.call(order)
+        if not isinstance(offered, Offered):
+            raise OrderFailed(worker.name, "protocol", "answered an offer with something else")
+        self._keep_open(worker, offered)
+        return offered
+
+    def _keep_open(self, worker: WorkerLink, offered: Offered) -> None:
+        """Let the client know what was opened for it, and close that when the build ends."""
+        self._exports.append((worker, offered.token))
+        for pack in pack_nodes(missing_nodes(self.shared.nodes, offered.tree, _nobody_has)):
+            self.answer(orders.Nodes(), pack)
 
     async def _push(self, solved: Solved, request: StartBuild, number: int) -> Pushed:
         """Have a worker that holds the result push it."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from filesync.digest import Digest
 from filesync.manifest import Nodes
+from filesync.select import Selector
 from solver.manager.cluster import Cluster
 from solver.manager.records import Records
 from solver.wire import Event
@@ -48,8 +49,8 @@ class Client(Protocol):
     def tell(self, event: Event) -> None:
         """Send an event, in order; never waits."""
 
-    async def serve(self, tree: Digest, address: str) -> bytes:
-        """Have the client serve a tree of its own to a data plane; return the token."""
+    async def serve(self, tree: Digest, address: str, part: Selector | None = None) -> bytes:
+        """Have the client serve a tree of its own, or a part, to a data plane; return the token."""
 
     async def stop_serving(self, token: bytes) -> None:
         """End that."""

@@ -41,6 +41,7 @@ VERSION: Final = 3
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_PAYLOAD_BYTES: Final = 40 << 20
 MAX_KEYS: Final = 20_000
+MAX_LAYERS: Final = 512
 
 Token = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -176,6 +177,19 @@ class Run(_Message, frozen=True, tag="run"):
     name: Text = ""
 
 
+class ImportChain(_Message, frozen=True, tag="import-chain"):
+    """Make the ref that a chain of foreign layers gives, and keep it under ``keys``. -> Ran.
+
+    Attributes:
+        layers: lowest first. A blob that is not here yet is a file of the input, named by the
+            hex of its sha256.
+    """
+
+    layers: Annotated[tuple[Layer, ...], msgspec.Meta(min_length=1, max_length=MAX_LAYERS)]
+    input: InputOrder
+    keys: tuple[WireDigest, ...] = ()
+
+
 class Offer(_Message, frozen=True, tag="offer"):
     """Open ``ref``, or what ``selector`` leaves of it, to a peer. -> Offered."""
 
@@ -255,6 +269,7 @@ class Prune(_Message, frozen=True, tag="prune"):
 
 OrderBody = (
     Run
+    | ImportChain
     | Offer
     | OfferLayers
     | Export

@@ -18,7 +18,7 @@ from filesync.manifest import (
     Nodes,
     grow,
 )
-from filesync.select import select
+from filesync.select import Selector, select
 from solver.graph import Graph, Vertex
 from solver.manager.build import Build
 from solver.manager.cluster import Cluster
@@ -137,7 +137,7 @@ class FakeClient:
     def tell(self, event: Event) -> None:
         self.events.append(event)
 
-    async def serve(self, tree: Digest, address: str) -> bytes:
+    async def serve(self, tree: Digest, address: str, part: Selector | None = None) -> bytes:
         self.served.append((tree, address))
         token = b"client" + len(self.served).to_bytes(10, "big")
         self.open.add(token)
