@@ -4,8 +4,9 @@ A client dials the manager's ROUTER. Before a build it makes sure that the manag
 of the trees it offers: ``Have`` asks which of some digests the manager lacks, level by level, and
 ``Nodes`` (``worker.wire.orders``) carries those. Then ``StartBuild``; events follow until ``Built``
 or ``BuildFailed``. While the build runs the manager may ask the client to ``Serve`` a tree to a
-worker over the data plane. When the client has taken its exports it says ``EndBuild``, and the
-manager lets go of what it held for that build. A client that falls silent is ended the same way.
+worker over the data plane: a context, or the part of a cache that a result needs. When the client
+has taken its exports it says ``EndBuild``, and the manager lets go of what it held for that build.
+A client that falls silent is ended the same way.
 
 The rules for changing this file are those of ``worker.wire.orders``.
 """

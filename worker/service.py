@@ -167,7 +167,7 @@ class Service:
     async def _import_chain(self, body: orders.ImportChain, progress: OnProgress) -> Ran:
         store = self.store
         began_s = time.monotonic()
-        async with Inputs(store, self.plane, self.images, progress) as inputs:
+        async with Inputs(store, self.plane, self.images, progress) as inputs, self.slots:
             (source,) = await inputs.bring_all([body.input])
             with store.blobs.holding([layer.digest for layer in body.layers]):
                 info = await asyncio.to_thread(

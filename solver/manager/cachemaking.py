@@ -1,5 +1,6 @@
 """Making a cache of a build: which results go into it, and which workers have their blobs."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -41,7 +42,7 @@ async def make_cache(
     """
     if target.ref is None:
         raise NoWorker("the target is a context by itself; there is nothing to cache")
-    plan = _plan(shared, graph, target)
+    plan = await _plan(shared, graph, target)
     stands_on = {info.ref for info in shared.records.chain(target.ref)}
     chains: dict[Digest, tuple[Digest, ...]] = {}
     for vertex, info in zip(_vertices(graph), plan.results, strict=True):
@@ -71,7 +72,7 @@ def _vertices(graph: Graph) -> list[int]:
     return sorted(found)
 
 
-def _plan(shared: Shared, graph: Graph, target: Solved) -> _Plan:
+async def _plan(shared: Shared, graph: Graph, target: Solved) -> _Plan:
     keys = definition_keys(graph)
     plan = _Plan()
     places: dict[int, int] = {}
@@ -84,10 +85,8 @@ def _plan(shared: Shared, graph: Graph, target: Solved) -> _Plan:
             info = _held(shared, keys[position])
         tree = op.tree if isinstance(op, LocalOp) else None if info is None else info.tree
         inputs = tuple(places[one] for one in inputs_of(graph, position))
-        contents = tuple(
-            _content(graph, position, index, plan.trees[place])
-            for index, place in enumerate(inputs)
-        )
+        trees = [plan.trees[place] for place in inputs]
+        contents = await asyncio.to_thread(_contents, graph, position, trees)
         places[position] = len(plan.steps)
         plan.steps.append(CachedStep(op, inputs, contents))
         plan.results.append(info)
@@ -101,6 +100,12 @@ def _held(shared: Shared, key: Digest) -> RefInfo | None:
         if info.tree in shared.nodes and shared.cluster.holders(info.ref):
             return info
     return None
+
+
+def _contents(
+    graph: Graph, position: int, trees: Sequence[Manifest | None]
+) -> tuple[Digest | None, ...]:
+    return tuple(_content(graph, position, index, tree) for index, tree in enumerate(trees))
 
 
 def _content(graph: Graph, position: int, index: int, tree: Manifest | None) -> Digest | None:
