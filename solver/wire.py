@@ -314,7 +314,8 @@ class CacheMade(msgspec.Struct, frozen=True):
     Attributes:
         config: cache config v0.
         layers: each blob that it names, in the order in which the config first does.
-        blobs: where they are: trees of files named by the hex of their sha256.
+        blobs: where they are: trees of files named by the hex of their sha256. A blob that is
+            in none of them is in a cache that the client has.
     """
 
     config: bytes

@@ -31,6 +31,7 @@ from solver.client.caches import (
     CacheSource,
     CacheTo,
     check_sent,
+    copy_known,
     read_cache,
     write_cache,
 )
@@ -177,6 +178,7 @@ class _Session:
         served = [*contexts.values(), *(blobs for _, blobs in caches)]
         self._contexts = {c.manifest.tree: c for c in served}
         self._caches = tuple(cache for cache, _ in caches)
+        self._cache_roots = [blobs.root for _, blobs in caches]
         self._link = link
         self._plane = plane
         self._progress = progress
@@ -323,6 +325,7 @@ class _Session:
             blobs.mkdir(parents=True, exist_ok=True)
             for exported in made.blobs:
                 await self._pull(exported, blobs)
+            await asyncio.to_thread(copy_known, made, blobs, self._cache_roots)
         except OSError as exc:
             detail = f"cannot write the cache {to.dest}: {exc.strerror or exc}"
             raise StoreError(detail) from exc

@@ -3,9 +3,10 @@
 import csv
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -146,6 +147,29 @@ def write_cache(made: CacheMade, to: CacheTo) -> str:
     except OSError as exc:
         raise StoreError(f"cannot write the cache {to.dest}: {exc.strerror or exc}") from exc
     return str(entry["digest"])
+
+
+def copy_known(made: CacheMade, blobs: Path, sources: Sequence[Path]) -> None:
+    """Copy the layers that ``blobs`` lacks out of the caches that have them. Blocks.
+
+    Raises:
+        StoreError: none has it, or its bytes are not what its digest says.
+    """
+    for layer in made.layers:
+        name = layer.digest.removeprefix("sha256:")
+        if (blobs / name).exists():
+            continue
+        source = next((one / name for one in sources if (one / name).is_file()), None)
+        if source is None:
+            raise StoreError(f"{layer.digest} is gone from the cache that had it")
+        part = blobs / f".{name}.part"
+        shutil.copyfile(source, part)
+        with part.open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+        if digest != name:
+            part.unlink()
+            raise StoreError(f"{source} is damaged: remove it, and build again")
+        part.replace(blobs / name)
 
 
 def _descriptor(layer: Layer) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Build:
         self._solving: dict[int, asyncio.Task[Solved]] = {}
         self._group = asyncio.TaskGroup()
         self._delivery = Delivery(shared, request.graph, client)
-        self._caches = Caches(shared, client, request.caches, request.graph)
+        self.caches = Caches(shared, client, request.caches, request.graph)
 
     async def solve_target(self) -> Solved:
         """Solve the graph's target and return its result, held by at least one worker.
@@ -109,9 +109,7 @@ class Build:
         if cacheable and (found := self._find(position, key)):
             return self._report_cached(found)
         if cacheable and (
-            brought := await self._import(
-                position, (key,), self._caches.by_definition(position)
-            )
+            brought := await self._import(position, (key,), self.caches.by_definition(position))
         ):
             return brought
         parts = await self._parts(position)
@@ -121,7 +119,7 @@ class Build:
             return self._report_cached(found)
         if cacheable:
             contents = [part.read.content for part in parts]
-            known = self._caches.by_content(position, contents)
+            known = self.caches.by_content(position, contents)
             if brought := await self._import(position, (key, by_content), known):
                 return brought
         return await self._fly(position, (key, by_content))
@@ -177,7 +175,7 @@ class Build:
             worker.running += 1
             try:
                 forward = self._delivery.forward(position)
-                ran, brought = await self._caches.bring(found, worker, keys, forward)
+                ran, brought = await self.caches.bring(found, worker, keys, forward)
             except FilesyncError as exc:
                 missed(found, exc)
                 continue

@@ -1,17 +1,18 @@
 """Making a cache of a build: which results go into it, and which workers have their blobs."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import Manifest
-from solver.cacheconfig import canonical, encode
-from solver.cachegraph import CachedStep, config_of, inputs_of
+from solver.cacheconfig import CacheConfig, canonical, encode
+from solver.cachegraph import CachedStep, config_of, inputs_of, merged
 from solver.errors import NoWorker, OrderFailed
 from solver.graph import Graph, reachable
 from solver.keys import definition_keys, part_read
+from solver.manager.caches import Caches
 from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.wire import CacheMade, CacheMode, Exported
@@ -33,9 +34,12 @@ class _Plan:
 
 
 async def make_cache(
-    shared: Shared, graph: Graph, target: Solved, mode: CacheMode, opened: Open
+    shared: Shared, graph: Graph, target: Solved, mode: CacheMode, caches: Caches, opened: Open
 ) -> CacheMade:
     """Return a cache of ``graph``, whose target was just solved; its blobs are open.
+
+    With mode max, what the client's own ``caches`` have of the graph goes on: those blobs it
+    has itself.
 
     Raises:
         OrderFailed, WorkerLost: a worker does not hold what it was thought to.
@@ -56,10 +60,18 @@ async def make_cache(
         _with_result(step, info, chains, layers)
         for step, info in zip(plan.steps, plan.results, strict=True)
     ]
-    config = canonical(config_of(steps))
+    own = config_of(steps)
+    parts: list[tuple[CacheConfig, Collection[int]]] = [(own, range(len(own.records)))]
+    if mode is CacheMode.MAX:
+        parts += caches.kept()
+    config = canonical(merged(parts))
     by_digest = {layer.digest: layer for layer in layers.values()}
-    order = dict.fromkeys(layer.blob for layer in config.layers)
-    return CacheMade(encode(config), tuple(by_digest[blob] for blob in order), tuple(blobs))
+    found = [
+        by_digest.get(blob) or caches.layer(blob)
+        for blob in dict.fromkeys(layer.blob for layer in config.layers)
+    ]
+    known = tuple(layer for layer in found if layer is not None)
+    return CacheMade(encode(config), known, tuple(blobs))
 
 
 def _vertices(graph: Graph) -> list[int]:

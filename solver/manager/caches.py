@@ -10,7 +10,7 @@ from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.select import Pick, Selector, select
-from solver.cacheconfig import decode
+from solver.cacheconfig import CacheConfig, decode
 from solver.cachegraph import CacheMatch
 from solver.errors import OrderFailed
 from solver.graph import Graph
@@ -50,6 +50,7 @@ class Caches:
         """
         self._shared = shared
         self._client = client
+        self._layers = {one.digest: one for cache in caches for one in cache.layers}
         self._matches = [
             (
                 cache.tree,
@@ -75,6 +76,14 @@ class Caches:
             for tree, match in self._matches
             for chain in match.by_content(position, contents)
         ]
+
+    def kept(self) -> list[tuple[CacheConfig, set[int]]]:
+        """Return what of each cache is of this graph: records, and their places."""
+        return [match.kept() for _, match in self._matches]
+
+    def layer(self, blob: str) -> Layer | None:
+        """Return what is known of a blob that the client has in a cache."""
+        return self._layers.get(blob)
 
     async def bring(
         self,

@@ -169,7 +169,12 @@ class ClientLink:
                 elif len(caches) < len(request.cache_modes):
                     mode = request.cache_modes[len(caches)]
                     made = make_cache(
-                        self.shared, request.graph, solved, mode, self._open_layers
+                        self.shared,
+                        request.graph,
+                        solved,
+                        mode,
+                        build.caches,
+                        self._open_layers,
                     )
                     caches.append(await made)
                 else:

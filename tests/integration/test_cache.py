@@ -113,6 +113,33 @@ def test_with_the_results_of_stages_only_what_changed_runs(
     assert again.step("cat /made /first")["cached"]
 
 
+def test_a_cache_that_goes_from_job_to_job_loses_nothing_that_was_not_looked_at(
+    clusters: Clusters, context: ContextMaker, base: str, tmp_path: Path
+) -> None:
+    root = context(DOCKERFILE, input="some input\n")
+    one, two = tmp_path / "one", tmp_path / "two"
+    to = ("--cache-to", f"type=local,dest={one},mode=max")
+    clusters("first", workers=1).build(root, "--build-context", base, *to)
+    # The target is found at once, and nothing is learnt of the steps before it.
+    onward = (
+        "--cache-from",
+        f"type=local,src={one}",
+        "--cache-to",
+        f"type=local,dest={two},mode=max",
+    )
+    middle = clusters("second", workers=1).build(root, "--build-context", base, *onward)
+    assert ran(middle) == []
+    before, after = cached(one)[1], cached(two)[1]
+    assert after["layers"] == before["layers"]
+    for layer in after["layers"]:
+        blob(two, layer["blob"])
+    from_cache = ("--cache-from", f"type=local,src={two}")
+    last = clusters("third", workers=1).build(
+        root, "--build-context", base, "--target", "tools", *from_cache
+    )
+    assert ran(last) == []
+
+
 def test_the_worker_takes_the_blobs_from_the_client_and_the_manager_carries_none(
     clusters: Clusters, context: ContextMaker, base: str, tmp_path: Path
 ) -> None:

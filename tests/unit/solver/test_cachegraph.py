@@ -1,7 +1,14 @@
 """Steps as cache records, and back: a record fits what a cache key would fit."""
 
 from solver.cacheconfig import CacheConfig, canonical, decode, encode
-from solver.cachegraph import CachedStep, CacheMatch, config_of, content_record, op_record
+from solver.cachegraph import (
+    CachedStep,
+    CacheMatch,
+    config_of,
+    content_record,
+    merged,
+    op_record,
+)
 from solver.graph import Graph, Vertex
 from tests.unit.solver.fakes import IMAGE, digest
 from worker.wire.ops import Copy, ExecOp, FileOp, ImageOp, LocalOp, Op
@@ -122,3 +129,25 @@ def test_equal_steps_give_equal_bytes_whatever_stands_beside_them() -> None:
     steps = (CachedStep(BASE), CachedStep(RUN, (0,), (None,), (A.digest,)))
     twice = (*steps, CachedStep(BASE), CachedStep(RUN, (2,), (None,), (A.digest,)))
     assert encode(config_of(twice)) == encode(config_of(steps))
+
+
+def test_what_is_merged_has_what_is_of_the_graph_and_all_that_it_names() -> None:
+    config = written()
+    match = CacheMatch(config, LAYERS, BUILD)
+    kept, places = match.kept()
+    assert [config.records[place].digest for place in sorted(places)] == sorted(
+        [op_record(RUN), op_record(TAKE)]
+    )
+    assert canonical(merged([(kept, places), (kept, places)])) == config
+    # Of another graph that shares the run alone, only that stays.
+    other = graph(BASE, RUN, inputs=((), (0,)))
+    kept, places = CacheMatch(config, LAYERS, other).kept()
+    small = merged([(kept, places)])
+    assert {layer.blob for layer in small.layers} == {A.digest, B.digest}
+    assert {one.digest for one in small.records} == {
+        op_record(BASE),
+        op_record(RUN),
+        content_record(digest("base")),
+    }
+    # And what has lost a blob is left behind.
+    assert CacheMatch(config, {C.digest: C}, other).kept()[1] == set()
