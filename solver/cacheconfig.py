@@ -185,7 +185,7 @@ def canonical(config: CacheConfig) -> CacheConfig:
     """Return ``config`` with equal layers and records made one, in an order of their own.
 
     Layers are ordered by blob and what they stand on, records by digest, number of inputs and
-    what the inputs may be. Of several results a record keeps the newest.
+    what the inputs may be. Of several results a record keeps the newest, and the time when it was first made.
 
     Raises:
         BadCacheConfig: it is not consistent.
@@ -245,10 +245,18 @@ def _canonical_records(
 def _newest(
     records: Sequence[CacheRecord], new_layer: Sequence[int], blobs: Sequence[_Chain]
 ) -> tuple[tuple[CacheResult, ...], tuple[ChainedResult, ...]]:
-    """Return the newest result of equal records; of equally new ones the first by its blobs."""
-    plain = [result for record in records for result in record.layers]
-    if plain:
-        best = min(plain, key=lambda one: (_age(one.created_at), blobs[one.layer]))
+    """Return the newest result of equal records; of equally new ones the first by its blobs.
+
+    The same layers again are no newer than they were: a cache that is imported and exported
+    again stays what it is.
+    """
+    first: dict[_Chain, CacheResult] = {}
+    for result in (result for record in records for result in record.layers):
+        known = first.setdefault(blobs[result.layer], result)
+        if _age(result.created_at) > _age(known.created_at):
+            first[blobs[result.layer]] = result
+    if first:
+        best = min(first.values(), key=lambda one: (_age(one.created_at), blobs[one.layer]))
         return (CacheResult(new_layer[best.layer], best.created_at),), ()
     chained = [
         ChainedResult(tuple(new_layer[i] for i in one.layers), one.created_at)

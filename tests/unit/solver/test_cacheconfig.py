@@ -58,12 +58,12 @@ def test_a_parent_that_is_left_out_is_the_first_layer() -> None:
     assert decode(encode(config)) == config
 
 
-def test_of_equal_records_the_newest_result_stays() -> None:
+def test_of_equal_records_the_newest_result_stays_with_the_time_it_was_first_made() -> None:
     layers = (CacheLayer("a", NO_PARENT), CacheLayer("b", NO_PARENT))
-    old, new = datetime(2020, 1, 1, tzinfo=UTC), datetime(2021, 1, 1, tzinfo=UTC)
+    old, new, newest = (datetime(year, 1, 1, tzinfo=UTC) for year in (2020, 2021, 2022))
     records = tuple(
         CacheRecord((CacheResult(layer, when),), digest="r")
-        for layer, when in ((0, old), (1, new), (0, None))
+        for layer, when in ((0, old), (1, new), (0, new), (1, newest))
     )
     (record,) = canonical(CacheConfig(layers, records)).records
     assert record.layers == (CacheResult(1, new),)
