@@ -35,9 +35,9 @@ from worker.registry import LAYER_TYPES
 from worker.results import keep
 from worker.store import Store, TreeView
 from worker.wire import orders
-from worker.wire.images import Compression
+from worker.wire.images import MAX_LAYERS, Compression
 from worker.wire.ops import ImageOp
-from worker.wire.orders import MAX_LAYERS, Layer, RefInfo
+from worker.wire.orders import Layer, RefInfo
 
 MAX_JSON_BYTES: Final = 4 << 20
 

@@ -12,10 +12,12 @@ import msgspec
 
 from filesync.digest import WireDigest
 from filesync.errors import UsageError
+from worker.wire.ops import Text
 
 DOCKER_HOST: Final = "docker.io"
 MAX_NAME_CHARS: Final = 255
 MAX_REFERENCE_CHARS: Final = 512
+MAX_LAYERS: Final = 512
 
 _HOST: Final = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
@@ -113,6 +115,20 @@ Annotations = Annotated[
 ]
 NewestTime = Annotated[int, msgspec.Meta(ge=0, lt=1 << 38)] | None
 """Seconds since 1970 that no file of a layer is newer than; None leaves times as they are."""
+
+
+class Layer(msgspec.Struct, frozen=True):
+    """A ref's own layer blob, as OCI describes it.
+
+    Attributes:
+        imported: it came with an image, and stays what it is: it is never compressed otherwise.
+    """
+
+    media_type: Text
+    digest: Sha256
+    size: Count
+    diff_id: Sha256
+    imported: bool = False
 
 
 class Credential(msgspec.Struct, frozen=True):

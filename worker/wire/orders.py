@@ -24,6 +24,7 @@ from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from filesync.select import Selector
 from worker.wire.images import (
+    MAX_LAYERS,
     Annotations,
     Compression,
     Count,
@@ -35,13 +36,13 @@ from worker.wire.images import (
     ResolveImage,
     Sha256,
 )
+from worker.wire.images import Layer as Layer
 from worker.wire.ops import Op, Text
 
-VERSION: Final = 3
+VERSION: Final = 4
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_PAYLOAD_BYTES: Final = 40 << 20
 MAX_KEYS: Final = 20_000
-MAX_LAYERS: Final = 512
 
 Token = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -55,20 +56,6 @@ class _Message(msgspec.Struct, frozen=True, tag_field="m"):
 
 
 # --- what a worker holds ----------------------------------------------------------------------
-
-
-class Layer(msgspec.Struct, frozen=True):
-    """A ref's own layer blob, as OCI describes it.
-
-    Attributes:
-        imported: it came with an image, and stays what it is: it is never compressed otherwise.
-    """
-
-    media_type: Text
-    digest: Sha256
-    size: Count
-    diff_id: Sha256
-    imported: bool = False
 
 
 class RefInfo(msgspec.Struct, frozen=True):
