@@ -16,6 +16,12 @@ MAX_NAMES: Final = 1000
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
+class Claimed(StoreError):
+    """Somebody else is giving to the directory. Try again later."""
+
+    code = "claimed"
+
+
 class Place:
     """A directory, or names in it. Close it when the sync is over.
 
@@ -50,12 +56,12 @@ class Place:
         """Keep others from giving to the directory, until it is closed or this process ends.
 
         Raises:
-            StoreError: somebody else is giving to it.
+            Claimed: somebody else is giving to it.
         """
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreError(
+            raise Claimed(
                 f"someone else is giving to {shown(self.label)}; try again later"
             ) from None
         except OSError:
@@ -287,7 +293,8 @@ def find_target(
 
     Raises:
         PathMissing: the directory above is not there.
-        StoreError: the directory cannot be made, or somebody else is giving to it.
+        Claimed: somebody else is giving to it.
+        StoreError: the directory cannot be made.
     """
     try:
         return _find_target(places, path, part, is_directory=is_directory, make=not dry_run)

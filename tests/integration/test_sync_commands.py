@@ -18,6 +18,7 @@ import pytest
 from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
 from filesync.manifest import MemoryNodes
+from tests.conformance.transfer.look import bytes_below
 
 COMMAND = [sys.executable, "-m", "filesync"]
 
@@ -478,6 +479,28 @@ def test_a_server_that_is_killed_is_a_sentence_and_the_next_sync_goes_on(bench: 
     rest = bench.sync(f"{address}/tree/", "dst")
     assert tree_of(bench.root / "dst") == tree_of(bench.served / "tree")
     assert rest["content_bytes"] <= 80_000_000 - there + 40_000
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_who_was_killed_while_giving_is_not_in_the_way_of_the_very_next_sync(
+    bench: Bench, is_there: bool
+) -> None:
+    fill(bench.root / "src")
+    address = bench.serve()
+    given = bench.served / "given"
+    if is_there:
+        bench.sync("src/", f"{address}/given/")
+    size = 48 << 20
+    (bench.root / "src/large").write_bytes(random.Random(5).randbytes(size))
+    words = ["sync", "--bwlimit", "20M", "src/", f"{address}/given/"]
+    for part in (1, 2):
+        giving = subprocess.Popen([*COMMAND, *words], env=bench.env, cwd=bench.root)
+        while giving.poll() is None and bytes_below(given) < part * size // 4:
+            pass
+        giving.kill()
+        assert giving.wait() == -signal.SIGKILL
+    bench.sync("src/", f"{address}/given/")
+    assert tree_of(given) == tree_of(bench.root / "src")
 
 
 def test_nobody_there_is_a_sentence(bench: Bench) -> None:

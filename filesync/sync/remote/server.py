@@ -5,6 +5,7 @@ import logging
 import secrets
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Final, Self, assert_never
 
 import msgspec
@@ -22,6 +23,7 @@ from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
 from filesync.sync.places import (
+    Claimed,
     Place,
     ServedPlaces,
     Target,
@@ -49,6 +51,9 @@ log = logging.getLogger(__name__)
 MAX_HELD: Final = 64
 """Places that one peer may hold at once; each costs a descriptor and its manifest in memory."""
 TELL_S: Final = 0.2
+CLAIM_S: Final = 2.0
+"""How long a gift waits for a place that somebody else holds, who may have been killed."""
+CLAIM_AGAIN_S: Final = 0.05
 
 
 class TreeServer:
@@ -84,7 +89,7 @@ class TreeServer:
             case wire.Look():
                 result = self._look(channel, request)
             case wire.Prepare():
-                result = self._prepare(channel, request)
+                result = await self._prepare(channel, request)
             case wire.Scan(token):
                 result = await self._scan(self._find(channel, token), token)
             case wire.AskNodes(token, digests):
@@ -123,22 +128,13 @@ class TreeServer:
             found.append(wire.Part(token, inside, tuple(sorted(names or ()))))
         return wire.Found(tuple(found))
 
-    def _prepare(self, channel: Channel, request: wire.Prepare) -> wire.Prepared:
+    async def _prepare(self, channel: Channel, request: wire.Prepare) -> wire.Prepared:
         if self._read_only and not request.dry_run:
             raise UsageError("this server is read-only; nothing can be given to it")
         part = Part(_checked(request.inside), frozenset(map(_checked, request.names)) or None)
         # Before anything is open, or is claimed: it may fail.
         filter = Filter(request.rules, root=part.prefix)
-        # Who was giving to it may have been killed: that shows when something is sent there.
-        for other in list(self._held):
-            other.send_nowait(Ping())
-        target = find_target(
-            self._places,
-            request.path,
-            part=part,
-            is_directory=request.is_directory,
-            dry_run=request.dry_run,
-        )
+        target = await self._find_target(channel, request, part)
         place = None if target is None else target.place
         rename = None if target is None else target.rename
         caches = None if request.checksum else self._caches
@@ -148,15 +144,39 @@ class TreeServer:
         (token,) = self._hold(channel, held)
         return wire.Prepared(token, is_new=is_new, rename=rename, is_empty=is_empty)
 
+    async def _find_target(
+        self, channel: Channel, request: wire.Prepare, part: Part
+    ) -> Target | None:
+        """As ``find_target``, but wait for what peers that were killed still hold."""
+        end = monotonic() + CLAIM_S
+        while True:
+            try:
+                return find_target(
+                    self._places,
+                    request.path,
+                    part=part,
+                    is_directory=request.is_directory,
+                    dry_run=request.dry_run,
+                )
+            except Claimed:
+                if monotonic() > end:
+                    raise
+            # Who is dead shows where something is sent to it, once all that it sent has been read.
+            for other, helds in list(self._held.items()):
+                if other is not channel and any(held.is_claimed for held in helds.values()):
+                    other.send_nowait(Ping())
+            await asyncio.sleep(CLAIM_AGAIN_S)
+
     def _hold(self, channel: Channel, *helds: Held) -> list[bytes]:
         """Keep ``helds`` for ``channel``, all of them or none; return their tokens."""
-        if (mine := self._held.get(channel)) is None:
-            mine = self._held[channel] = {}
-            channel.on_lost.append(lambda _: self._drop_all(channel))
+        mine = self._held.get(channel, {})
         if len(mine) + len(helds) > MAX_HELD or channel.lost is not None:
             for held in helds:
                 held.close()
             raise TooMuchWanted(f"more than {MAX_HELD} directories at once; name fewer")
+        if channel not in self._held:
+            self._held[channel] = mine
+            channel.on_lost.append(lambda _: self._drop_all(channel))
         tokens = [secrets.token_bytes(TOKEN_BYTES) for _ in helds]
         mine.update(zip(tokens, helds, strict=True))
         return tokens
