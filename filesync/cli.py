@@ -1,8 +1,8 @@
 """The ``filesync`` command: finds its subcommands, and turns errors into sentences.
 
 Exit codes: 0 done; 1 it failed, and a sentence on standard error says why; 2 the command line
-makes no sense; 23 done, but not all metadata could be kept here; 24 done, but for files that
-changed each time they were read (both as rsync's); 130 interrupted.
+makes no sense; 23 done, but not all could be read, or not all metadata be kept here; 24 done, but
+for files that changed each time they were read (both as rsync's); 130 interrupted.
 """
 
 import logging
@@ -80,8 +80,8 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.group(
     cls=PluginGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 23 not all metadata kept, 24 some files "
-    "never rested, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 23 not all read, or not all metadata "
+    "kept, 24 some files never rested, 130 interrupted.",
 )
 @click.option(
     "--version",

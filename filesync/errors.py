@@ -64,6 +64,27 @@ class NodeMissing(StoreError):
     code = "node-missing"
 
 
+class Unreadable(StoreError):
+    """This process may not, or cannot, read a file or directory.
+
+    Attributes:
+        detail: the sentence, which names the path.
+        path: from the scanned root on.
+        errno: why, as the system says it.
+    """
+
+    code = "unreadable"
+
+    def __init__(self, detail: str, path: bytes, errno: int) -> None:
+        super().__init__(detail, path, errno)
+        self.detail = detail
+        self.path = path
+        self.errno = errno
+
+    def __str__(self) -> str:
+        return self.detail
+
+
 class SourceChanged(FilesyncError):
     """A file changed again and again while it was read, or after it was scanned; run again.
 

@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from filesync.transfer.plane_zmq import DataPlane
 
 PARTIAL: Final = 23
-"""Exit code: done, but not all metadata could be kept, or names met directories that stay."""
+"""Exit code: done, but for what could not be read or kept, or met a directory that stays."""
 CHANGED: Final = 24
 """Exit code: done, but for files that changed each time they were read."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_CODES: Final = """
-Exit codes: 0 done; 1 failed; 2 wrong usage; 23 done, but some metadata could
-not be kept (an owner is no loss to an ordinary user), or a name was left out for a directory
-that is not to be removed; 24 done, but for files
-that changed each time they were read, which are named; 130 interrupted.
+Exit codes: 0 done; 1 failed; 2 wrong usage; 23 done, but for files or directories of the source
+that cannot be read, which are named (nothing is deleted then), for metadata that could not be
+kept (an owner is no loss to an ordinary user), or for names left out for a directory that is not
+to be removed; 24 done, but for files that changed each time they were read, which are named;
+130 interrupted.
 """
 
 
@@ -171,7 +172,7 @@ def sync(
     from filesync.sync.options import Options
     from filesync.sync.rate import parse_rate
     from filesync.sync.run import Listing, run
-    from filesync.sync.saying.report import as_json, is_partial, notes, summary
+    from filesync.sync.saying.report import as_json, is_partial, is_unread, notes, summary
     from filesync.transfer.flow import Compress, Flow
 
     is_listed = flags["itemized"] or flags["dry_run"]
@@ -187,16 +188,16 @@ def sync(
         key=key,
     )
     stats = run(sources, dest, options, listing, progress=progress)
-    for note in notes(stats):
+    for note in notes(stats, delete=options.delete):
         click.echo(f"filesync: {note}", err=True)
     if flags["as_json"]:
         changes = listing.lines if is_listed else None
         click.echo(as_json(stats, dry_run=options.dry_run, changes=changes))
     elif flags["show_stats"]:
         click.echo(summary(stats))
-    if stats.changing:
+    if stats.changing and not is_unread(stats):
         return CHANGED
-    return PARTIAL if is_partial(stats) else 0
+    return PARTIAL if is_unread(stats) or is_partial(stats) else 0
 
 
 @click.command(

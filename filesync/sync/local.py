@@ -87,12 +87,19 @@ class _Sync:
             filter = Filter(self._options.rules, root=self._parts[at].prefix)
             place = self._sources[at].place
             self._found[at] = scan_place(
-                place, self._nodes, filter=filter, caches=self._options.used_caches
+                place,
+                self._nodes,
+                filter=filter,
+                caches=self._options.used_caches,
+                skip_unreadable=True,
             )
         return self._found[at]
 
     def _removal(self, at: int) -> Removal | None:
-        if not self._options.delete:
+        # What could not be read is not gone, nor is what is below it.
+        if not self._options.delete or any(
+            self._scan(number).unreadable for number in range(len(self._parts))
+        ):
             return None
         tops: list[Manifest | None] = [None] * len(self._parts)
         if is_united(self._parts):
@@ -102,8 +109,9 @@ class _Sync:
     def part(self, at: int) -> None:
         """Sync one source."""
         part, options = self._parts[at], self._options
-        top, skipped = self._scan(at)
+        top, skipped, unreadable = self._scan(at)
         self.stats.note_source(top, skipped)
+        self.stats.note_unreadable(unreadable, prefix=part.prefix)
         tops = {number: self._scan(number).manifest for number in shadowing(self._parts, at)}
         given = unshadowed(self._parts, at, {at: top} | tops, self._nodes)
         target = find_target(

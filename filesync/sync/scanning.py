@@ -1,6 +1,7 @@
 """Scans of what a sync reads or writes, and the stat caches for them."""
 
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,10 +19,17 @@ CACHED_NAMES_BYTES: Final = 1 << 20
 
 
 class Found(NamedTuple):
-    """What a place holds, and how many names of which kind cannot be part of it."""
+    """What a place holds.
+
+    Attributes:
+        manifest: the tree.
+        skipped: how many names of which kind cannot be part of it.
+        unreadable: what was left out as it could not be read, and why (errno).
+    """
 
     manifest: Manifest
-    skipped: dict[str, int]
+    skipped: Mapping[str, int]
+    unreadable: Mapping[bytes, int]
 
 
 def scan_place(
@@ -31,6 +39,7 @@ def scan_place(
     filter: Filter | None = None,
     caches: Path | None,
     watcher: Watcher | None = None,
+    skip_unreadable: bool = False,
 ) -> Found:
     """Return what ``place`` names; its nodes go to ``nodes``. Blocks.
 
@@ -40,17 +49,26 @@ def scan_place(
         filter: what is left out.
         caches: where the stat caches are; None reads every file.
         watcher: is told what has been done (see ``scan``).
+        skip_unreadable: leave out what cannot be read.
 
     Raises:
-        StoreError: something cannot be read.
+        Unreadable: something cannot be read.
+        StoreError: something fits no manifest.
         SourceChanged: a file changed at every try.
     """
     leave_out: LeaveOut | None = filter.excludes if filter else None
     if place.names is not None:
         leave_out = _others(place.names, filter)
     with _cache(place, caches) or nullcontext() as cache:
-        found = scan(place.root, nodes, cache=cache, leave_out=leave_out, watcher=watcher)
-    return Found(Manifest(found.tree, nodes), dict(found.skipped))
+        found = scan(
+            place.root,
+            nodes,
+            cache=cache,
+            leave_out=leave_out,
+            watcher=watcher,
+            skip_unreadable=skip_unreadable,
+        )
+    return Found(Manifest(found.tree, nodes), found.skipped, found.unreadable)
 
 
 def _others(names: frozenset[bytes], filter: Filter | None) -> LeaveOut:

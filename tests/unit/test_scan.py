@@ -568,7 +568,7 @@ def test_a_file_that_may_not_be_read_is_named_with_what_to_do(
         return real(path, flags, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(StoreError, match=r"'secret\\n' cannot be read.*ignore pattern"):
+    with pytest.raises(StoreError, match=r"'secret\\n' cannot be read.*exclude it"):
         tree.scan()
 
 

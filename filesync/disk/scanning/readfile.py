@@ -12,7 +12,7 @@ from blake3 import blake3
 from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.handles import shown
 from filesync.disk.scanning.listing import CTIME, MTIME, SIZE, Stamp, stamp_of
-from filesync.errors import SourceChanged, StoreError
+from filesync.errors import SourceChanged, StoreError, Unreadable
 from filesync.manifest import Xattrs
 
 READ_BYTES: Final = 1 << 20
@@ -49,7 +49,8 @@ def read_file(dirfd: int, name: bytes, path: bytes) -> Content:
     Raises:
         Gone: it vanished or became something else.
         SourceChanged: it changed at every try.
-        StoreError: it cannot be read.
+        Unreadable: it cannot be read.
+        StoreError: it has more xattrs than a manifest can hold.
     """
     try:
         fd = os.open(name, _FLAGS, dir_fd=dirfd)
@@ -146,11 +147,12 @@ def is_kept(xattr: bytes) -> bool:
     return space == b"user" or xattr == b"security.capability"
 
 
-def unreadable(path: bytes, exc: OSError) -> StoreError:
+def unreadable(path: bytes, exc: OSError) -> Unreadable:
     """Return the error for a file that this process may not read."""
-    return StoreError(
-        f"{shown(path)} cannot be read: {exc.strerror}; "
-        "make it readable, or leave it out with an ignore pattern"
+    return Unreadable(
+        f"{shown(path)} cannot be read: {exc.strerror}; make it readable, or exclude it",
+        path,
+        exc.errno or errno.EIO,
     )
 
 

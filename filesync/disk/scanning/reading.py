@@ -37,6 +37,7 @@ from filesync.disk.scanning.readfile import (
     read_xattrs,
 )
 from filesync.disk.scanning.statcache import Noted, SeenFile, noted
+from filesync.errors import Unreadable
 from filesync.manifest import Entry, File, Special, Symlink, Xattrs, group_name
 
 LARGE_BYTES: Final = READ_BYTES
@@ -89,6 +90,7 @@ class Reader:
 
     Attributes:
         skipped: what cannot be part of a tree, by kind.
+        unreadable: what was left out as it could not be read, and why (errno).
         bytes_read: content that was read.
         files_read: files that were read.
     """
@@ -99,16 +101,19 @@ class Reader:
         hints: Mapping[bytes, tuple[int, Digest]],
         *,
         keep: Keep | None = None,
+        skip_unreadable: bool = False,
     ) -> None:
         """Read large files on ``pool``, and those in ``hints`` (size, digest) not at all.
 
-        ``keep`` is given what small files hold.
+        ``keep`` is given what small files hold. What cannot be read is left out, or an error.
         """
         self._pool = pool
         self._keep = keep
         self._hints = hints
         self._linked: dict[tuple[int, int], _Linked] = {}
+        self._skip_unreadable = skip_unreadable
         self.skipped: Counter[str] = Counter()
+        self.unreadable: dict[bytes, int] = {}
         self.bytes_read = 0
         self.files_read = 0
 
@@ -166,6 +171,9 @@ class Reader:
             except (Gone, FileNotFoundError):
                 if not self._look_again(listing, name):
                     return
+            except Unreadable as exc:
+                self._skip(listing, name, exc)
+                return
         raise changing(listing.prefix + name)
 
     def _look_again(self, listing: Listing, name: bytes) -> bool:
@@ -230,6 +238,23 @@ class Reader:
             except Gone:
                 if self._look_again(listing, name):
                     self._read_entry(listing, name)
+            except Unreadable as exc:
+                self._skip(listing, name, exc)
+
+    def _skip(self, listing: Listing, name: bytes, error: Unreadable) -> None:
+        self.note_unreadable(error)
+        del listing.stamps[name]
+        listing.is_whole = False
+
+    def note_unreadable(self, error: Unreadable) -> None:
+        """Take note of what is to be left out.
+
+        Raises:
+            Unreadable: ``error``, if nothing may be left out, and never the root.
+        """
+        if not self._skip_unreadable or not error.path:
+            raise error
+        self.unreadable[error.path] = error.errno
 
     def _add_read(self, listing: Listing, name: bytes, content: Content) -> None:
         self.files_read += 1

@@ -77,6 +77,7 @@ class Scanned(NamedTuple):
         tree: tree digest of the root; its nodes are in the store that the scan was given.
         content: content digest of the root.
         skipped: what cannot be part of a tree, counted by kind (``socket``, ``changing``).
+        unreadable: what was left out as it could not be read, and why (errno).
         bytes_read: content that was read; what a cache or hint knew was not.
         files_read: files that were read.
     """
@@ -84,6 +85,7 @@ class Scanned(NamedTuple):
     tree: Digest
     content: Digest
     skipped: Mapping[str, int]
+    unreadable: Mapping[bytes, int]
     bytes_read: int
     files_read: int
 
@@ -97,6 +99,7 @@ def scan(
     leave_out: LeaveOut | None = None,
     hints: Mapping[bytes, tuple[int, Digest]] | None = None,
     watcher: Watcher | None = None,
+    skip_unreadable: bool = False,
 ) -> Scanned:
     """Put the manifest of the directory ``root`` into ``nodes``. Blocks.
 
@@ -107,14 +110,21 @@ def scan(
     tree that is returned may name their groups otherwise.
 
     Names that vanish meanwhile are left out; a file that changes while it is read is read
-    again. Sockets are skipped.
+    again. Sockets are skipped, and with ``skip_unreadable`` files and directories that cannot
+    be read, though not the root.
 
     Raises:
         SourceChanged: a file changed at every try.
-        StoreError: something cannot be read, or fits no manifest; names it.
+        Unreadable: something cannot be read.
+        StoreError: something fits no manifest; names it.
     """
     with DirectoryHandles(root) as handles, ThreadPoolExecutor(_THREADS) as pool:
-        reader = Reader(pool, hints or {}, keep=watcher.content_read if watcher else None)
+        reader = Reader(
+            pool,
+            hints or {},
+            keep=watcher.content_read if watcher else None,
+            skip_unreadable=skip_unreadable,
+        )
         scanning = _Scan(
             handles,
             reader,
@@ -138,7 +148,14 @@ def scan(
             if cache is not None:
                 cache.end(complete=complete)
     content = nodes.summary(tree).content
-    return Scanned(tree, content, dict(reader.skipped), reader.bytes_read, reader.files_read)
+    return Scanned(
+        tree,
+        content,
+        dict(reader.skipped),
+        reader.unreadable,
+        reader.bytes_read,
+        reader.files_read,
+    )
 
 
 class _At(NamedTuple):
@@ -181,12 +198,17 @@ class _Scan:
             if at.path and isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
                 return Expansion(EMPTY_DIRECTORY, [], [], drop_if_empty=True)
             if isinstance(exc.__cause__, PermissionError):
-                raise unreadable(at.path, exc.__cause__) from exc
+                return self._skip(at, exc.__cause__)
             raise
         try:
             return self._read(at, Listing(at.path, fd))
         except OSError as exc:
-            raise unreadable(at.path, exc) from exc
+            return self._skip(at, exc)
+
+    def _skip(self, at: _At, exc: OSError) -> Expansion[_At]:
+        """Leave out a directory that cannot be read, or raise."""
+        self._reader.note_unreadable(unreadable(at.path, exc))
+        return Expansion(EMPTY_DIRECTORY, [], [], drop_if_empty=True)
 
     def _read(self, at: _At, listing: Listing) -> Expansion[_At]:
         on_the_way: set[bytes] = set()

@@ -8,6 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, UnexpectedMessage
@@ -26,6 +27,9 @@ from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.send.offer import TOKEN_BYTES
 from filesync.transfer.stats import Progress
+
+if TYPE_CHECKING:
+    from filesync.sync.scanning import Found
 
 
 class Giving:
@@ -149,18 +153,14 @@ class Giving:
 
     async def _fill(self, peer: Peer, at: int, prepared: wire.Prepared) -> None:
         options, scan = self._options, self._scan(at)
-        if (
-            prepared.is_empty
-            and self._parts[at].names is None
-            and options.on_changes is None
-            and not shadowing(self._parts, at)
-        ):
+        is_alone = len(self._parts) == 1 or not options.delete  # see ``_deletes``
+        is_whole = self._parts[at].names is None and not shadowing(self._parts, at)
+        if prepared.is_empty and is_whole and is_alone and options.on_changes is None:
             await self._send_growing(peer, at, prepared.token)
             return
         scan.tree.forget()
         there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
-        top, skipped = await scan.task
-        self.stats.note_source(top, skipped)
+        top = self._note_source(at, await scan.task)
         top = await self._unshadowed(at, top)
         is_done = there.tree == top.tree and prepared.rename is None and not prepared.is_new
         if not is_done and (options.on_changes is not None or options.dry_run):
@@ -184,7 +184,7 @@ class Giving:
         if prepared.rename is not None:
             names = frozenset((prepared.rename,))
         removal = None
-        if options.delete:
+        if await self._deletes():
             removal = removal_of(self._parts, at, await self._tops(), options.rules)
         plan = await in_thread(
             make_plan,
@@ -206,6 +206,16 @@ class Giving:
         for number in shadowing(self._parts, at):
             tops[number] = (await self._scan(number).task).manifest
         return await in_thread(unshadowed, self._parts, at, tops, self._nodes)
+
+    async def _deletes(self) -> bool:
+        """Say whether to delete: not if a part could not be read; what seems gone may be there."""
+        if not self._options.delete:
+            return False
+        for at in range(len(self._parts)):
+            self._scan(at).tree.forget()
+            if (await self._scan(at).task).unreadable:
+                return False
+        return True
 
     async def _tops(self) -> list[Manifest | None]:
         if not is_united(self._parts):
@@ -230,7 +240,7 @@ class Giving:
                 # A scan that fails says better why than the server, which is told of it.
                 await asyncio.wait({asking, scan.task}, return_when=asyncio.FIRST_EXCEPTION)
                 try:
-                    top, skipped = await scan.task
+                    found = await scan.task
                 except FilesyncError:
                     await asyncio.wait({asking})  # the next attempt needs what it holds
                     raise
@@ -240,14 +250,15 @@ class Giving:
                 await asyncio.wait({asking})
                 self._growing.clear()
                 scan.tree.forget()
-        self.stats.note_source(top, skipped)
+        self._note_source(at, found)
         self._note(given)
 
     async def _send(self, peer: Peer, at: int, token: bytes, top: Manifest) -> None:
         options, part = self._options, self._parts[at]
         others: list[wire.Other] = []
         spared: frozenset[bytes] = frozenset()
-        if options.delete and (
+        deletes = await self._deletes()
+        if deletes and (
             removal := removal_of(self._parts, at, await self._tops(), options.rules)
         ):
             spared = removal.spared
@@ -263,7 +274,7 @@ class Giving:
                 token,
                 offer.token,
                 top.tree,
-                delete=options.delete and part.names is None,
+                delete=deletes and part.names is None,
                 rules=options.rules,
                 others=tuple(others),
                 spared=tuple(sorted(spared)),
@@ -278,6 +289,11 @@ class Giving:
                 self._given.clear()
         self._note(given)
         self.stats.note_left_out(given.left_out, prefix=part.prefix, unnamed=given.unnamed)
+
+    def _note_source(self, at: int, found: "Found") -> Manifest:
+        self.stats.note_source(found.manifest, found.skipped)
+        self.stats.note_unreadable(found.unreadable, prefix=self._parts[at].prefix)
+        return found.manifest
 
     def _note(self, given: wire.Given) -> None:
         stats = self.stats

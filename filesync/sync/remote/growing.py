@@ -68,7 +68,9 @@ def _scan(
     # What this needs is imported while the server is being called.
     from filesync.sync.scanning import scan_place
 
-    found = scan_place(place, nodes, filter=filter, caches=caches, watcher=growing)
+    found = scan_place(
+        place, nodes, filter=filter, caches=caches, watcher=growing, skip_unreadable=True
+    )
     growing.end(found.manifest.tree)
     return found
 

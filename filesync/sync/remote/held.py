@@ -33,6 +33,7 @@ class Held:
         is_offered: it is to be taken from.
         is_claimed: it is to be given to, and nobody else gives to it.
         rename: what the one name that is given is called there.
+        is_used: somebody uses the place.
         manifest: what was scanned; until then, nothing.
         offer: under which what was scanned is on offer.
         nodes: the manifest's, and those that come for it.
@@ -60,7 +61,7 @@ class Held:
         self.stage = Stage.NEW
         self.filter = filter
         self._caches = caches
-        self._is_used = False
+        self.is_used = False
 
     def use(self, stage: Stage) -> None:
         """Go from ``stage`` to ``BUSY``.
@@ -73,11 +74,11 @@ class Held:
                 f"this is {self.stage.name.lower()}, not {stage.name.lower()}"
             )
         self.stage = Stage.BUSY
-        self._is_used = True
+        self.is_used = True
 
     def leave(self, stage: Stage) -> None:
         """Go on from ``BUSY``, unless it was closed meanwhile."""
-        self._is_used = False
+        self.is_used = False
         if self.stage is Stage.CLOSED:
             self._release()
         else:
@@ -86,8 +87,14 @@ class Held:
     def scan(self) -> Found:
         """Scan the place. Blocks."""
         if self.place is None:
-            return Found(self.manifest, {})
-        return scan_place(self.place, self.nodes, filter=self.filter, caches=self._caches)
+            return Found(self.manifest, {}, {})
+        return scan_place(
+            self.place,
+            self.nodes,
+            filter=self.filter,
+            caches=self._caches,
+            skip_unreadable=self.is_offered,
+        )
 
     def scanned(self) -> Manifest:
         """Return what was found.
@@ -105,7 +112,7 @@ class Held:
             self.stage = Stage.CLOSED
             if self.offer is not None:
                 self.offer.close()
-            if not self._is_used:
+            if not self.is_used:
                 self._release()
 
     def _release(self) -> None:

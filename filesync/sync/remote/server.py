@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Final, Self, assert_never
+from weakref import WeakSet
 
 import msgspec
 
@@ -52,7 +53,9 @@ MAX_HELD: Final = 64
 """Places that one peer may hold at once; each costs a descriptor and its manifest in memory."""
 TELL_S: Final = 0.2
 CLAIM_S: Final = 2.0
-"""How long a gift waits for a place that somebody else holds, who may have been killed."""
+"""How long a gift waits for a place that somebody held who is lost."""
+NOTICE_S: Final = 0.2
+"""How long it takes to see that somebody is lost: all that he has sent is read before that."""
 CLAIM_AGAIN_S: Final = 0.05
 
 
@@ -70,6 +73,7 @@ class TreeServer:
         self._read_only = read_only
         self._caches = caches
         self._held: dict[Channel, dict[bytes, Held]] = {}
+        self._lost: WeakSet[Held] = WeakSet()  # what is being given to by lost peers
         self._plane: DataPlane | None = None
 
     def use(self, plane: DataPlane) -> None:
@@ -148,7 +152,7 @@ class TreeServer:
         self, channel: Channel, request: wire.Prepare, part: Part
     ) -> Target | None:
         """As ``find_target``, but wait for what peers that were killed still hold."""
-        end = monotonic() + CLAIM_S
+        began = monotonic()
         while True:
             try:
                 return find_target(
@@ -159,9 +163,10 @@ class TreeServer:
                     dry_run=request.dry_run,
                 )
             except Claimed:
-                if monotonic() > end:
+                is_ending = any(held.is_used for held in self._lost)
+                if monotonic() - began > (CLAIM_S if is_ending else NOTICE_S):
                     raise
-            # Who is dead shows where something is sent to it, once all that it sent has been read.
+            # Who is lost shows where something is sent to it.
             for other, helds in list(self._held.items()):
                 if other is not channel and any(held.is_claimed for held in helds.values()):
                     other.send_nowait(Ping())
@@ -194,16 +199,19 @@ class TreeServer:
     def _drop_all(self, channel: Channel) -> None:
         for held in self._held.pop(channel, {}).values():
             held.close()
+            if held.is_claimed and held.is_used:
+                self._lost.add(held)
 
     async def _scan(self, held: Held, token: bytes) -> wire.Scanned:
         held.use(Stage.NEW)
         try:
-            held.manifest, skipped = await in_thread(held.scan)
+            found = await in_thread(held.scan)
+            held.manifest = found.manifest
             if held.is_offered and held.place is not None and held.stage is not Stage.CLOSED:
                 held.offer = self.plane.offer(held.manifest, held.place.root, token)
         finally:
             held.leave(Stage.SCANNED)
-        return wire.Scanned(held.manifest.tree, skipped)
+        return wire.scanned(found.manifest.tree, found.skipped, found.unreadable)
 
     # --- being given --------------------------------------------------------------------------
 

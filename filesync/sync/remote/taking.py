@@ -105,6 +105,9 @@ class _Taking:
             )
             top = Manifest(scanned.tree, self._nodes)
             self.stats.note_source(top, scanned.skipped)
+            self.stats.note_unreadable(
+                scanned.unreadable, prefix=part.prefix, unnamed=scanned.unnamed
+            )
             given = await self._unshadowed(at, top)
             removal = await self._removal(at)
             plan = await in_thread(
@@ -149,7 +152,7 @@ class _Taking:
         return await in_thread(unshadowed, self.parts, at, {at: top} | tops, self._nodes)
 
     async def _removal(self, at: int) -> Removal | None:
-        if not self._options.delete:
+        if not self._options.delete or not await self._is_all_read():
             return None
         tops: list[Manifest | None] = [None] * len(self.parts)
         if is_united(self.parts):
@@ -157,6 +160,11 @@ class _Taking:
                 if part == Part():
                     tops[number] = await self._top(number)
         return removal_of(self.parts, at, tops, self._options.rules)
+
+    async def _is_all_read(self) -> bool:
+        """Say whether the server could read all parts: else what is not there may be yet."""
+        found = [await self._scan(number) for number in range(len(self.parts))]
+        return not any(one.unreadable or one.unnamed for one in found)
 
     async def _pull(self, update: Update, token: bytes, scanned: wire.Scanned) -> None:
         peer, stats = self._peer, self.stats

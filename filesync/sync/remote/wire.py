@@ -17,11 +17,13 @@ What a connection has asked for and not dropped is closed when the connection is
 The rules for changing this file are those of ``filesync.transfer.wire``.
 """
 
+from collections.abc import Mapping
+from itertools import islice
 from typing import Annotated, Final
 
 import msgspec
 
-from filesync.digest import WireDigest
+from filesync.digest import Digest, WireDigest
 from filesync.errors import MalformedMessage
 from filesync.manifest.node import MAX_NODE_BYTES
 from filesync.sync.filter import MAX_RULE_BYTES
@@ -30,11 +32,12 @@ from filesync.transfer.wire import Codec, Key, Token
 MAX_ASKED_NODES: Final = 4096
 MAX_RULES: Final = 1000
 MAX_PATHS: Final = 1000
+MAX_PATH_BYTES: Final = 4096
 MAX_NAMES: Final = 1000
 MAX_OTHERS: Final = 64
 MAX_KINDS: Final = 64
 MAX_NAMED: Final = 100
-MAX_PATH_BYTES: Final = 4096
+"""Paths that are named; of others it is said how many there are."""
 MAX_SIGNATURES_BYTES: Final = 128 << 10
 """Of one ask: its body has a bound."""
 MAX_DELTAS_BYTES: Final = 2 * MAX_NODE_BYTES
@@ -47,6 +50,7 @@ Rules = Annotated[tuple[Rule, ...], msgspec.Meta(max_length=MAX_RULES)]
 Signatures = Annotated[bytes, msgspec.Meta(max_length=MAX_SIGNATURES_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Kind = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z ]*\Z")]
+Errno = Annotated[int, msgspec.Meta(ge=1, le=4095)]
 Kinds = Annotated[dict[Kind, Count], msgspec.Meta(max_length=MAX_KINDS)]
 
 
@@ -133,10 +137,23 @@ class Scanned(_Message, frozen=True, tag="scanned"):
     Attributes:
         tree: of the directory; of names, of a directory that has nothing else.
         skipped: what cannot be synced, counted by kind.
+        unreadable: what was left out as it cannot be read, and why; as much as goes in.
+        unnamed: how many more were.
     """
 
     tree: WireDigest
     skipped: Kinds = {}
+    unreadable: Annotated[dict[Path, Errno], msgspec.Meta(max_length=MAX_NAMED)] = {}
+    unnamed: Count = 0
+
+
+def scanned(
+    tree: Digest, skipped: Mapping[str, int], unreadable: Mapping[bytes, int]
+) -> Scanned:
+    """Return what says what was found, with as many names as go in."""
+    named = {path: why for path, why in unreadable.items() if len(path) <= MAX_PATH_BYTES}
+    named = dict(islice(named.items(), MAX_NAMED))
+    return Scanned(tree, dict(skipped), named, len(unreadable) - len(named))
 
 
 class AskNodes(_Message, frozen=True, tag="ask-nodes"):

@@ -37,8 +37,8 @@ def as_json(stats: SyncStats, *, dry_run: bool, changes: Sequence[str] | None) -
     return json.dumps(document)
 
 
-def notes(stats: SyncStats) -> list[str]:
-    """Return sentences for what was skipped, could not be kept, was left out, or would not rest."""
+def notes(stats: SyncStats, *, delete: bool) -> list[str]:
+    """Return sentences for what was skipped, not kept, not read or left out, or would not rest."""
     lines = []
     if skipped := _counted(stats.skipped):
         lines.append(f"skipped, as it cannot be part of a tree: {skipped}")
@@ -54,7 +54,20 @@ def notes(stats: SyncStats) -> list[str]:
         f"{path!r} changed each time it was read, and was left out; run again"
         for path in stats.changing
     ]
+    lines += [
+        f"{path!r} cannot be read: {why}; it was left out"
+        for path, why in stats.unreadable.items()
+    ]
+    if stats.unnamed:
+        lines.append(f"{stats.unnamed:,} more cannot be read; they were left out")
+    if delete and is_unread(stats):
+        lines.append("nothing was deleted, as not all of the source could be read")
     return lines
+
+
+def is_unread(stats: SyncStats) -> bool:
+    """Say whether something in the source could not be read."""
+    return bool(stats.unreadable or stats.unnamed)
 
 
 def is_partial(stats: SyncStats) -> bool:

@@ -33,6 +33,9 @@ class SyncStats(msgspec.Struct):
             their place and stays; left_out_paths: the first of them.
         changing: paths in the source that changed each time they were read, and were left as
             they were at the destination.
+        unreadable: paths in the source that could not be read, and why; they were left as
+            they were at the destination, and nothing was deleted.
+        unnamed: how many more could not be read.
     """
 
     names: int = 0
@@ -51,6 +54,8 @@ class SyncStats(msgspec.Struct):
     left_out: int = 0
     left_out_paths: list[str] = []
     changing: list[str] = []
+    unreadable: dict[str, str] = {}
+    unnamed: int = 0
 
     def note_source(self, top: Manifest, skipped: Mapping[str, int]) -> None:
         """Count what a part's source holds."""
@@ -65,3 +70,11 @@ class SyncStats(msgspec.Struct):
         self.left_out += len(paths) + unnamed
         named = paths[: max(MAX_NAMED - len(self.left_out_paths), 0)]
         self.left_out_paths += [os.fsdecode(prefix + path) for path in named]
+
+    def note_unreadable(
+        self, unreadable: Mapping[bytes, int], *, prefix: bytes, unnamed: int = 0
+    ) -> None:
+        """Take note of what in a part, whose paths begin with ``prefix``, could not be read."""
+        for path, why in unreadable.items():
+            self.unreadable[os.fsdecode(prefix + path)] = os.strerror(why)
+        self.unnamed += unnamed

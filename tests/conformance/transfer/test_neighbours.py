@@ -159,7 +159,7 @@ def test_a_second_writer_is_refused_with_a_sentence_or_comes_after_the_first(
     sources = two_sources(stage)
     refused = 0
     for _ in range(5):
-        running = [tool.start(src, stage.dst) for src in sources]
+        running = [tool.start(src, stage.dst, rate="12M") for src in sources]
         ended = [one.wait() for one in running]
         codes = sorted(one.code for one in ended)
         assert codes[0] == 0, ended

@@ -5,10 +5,19 @@ import re
 import stat
 from pathlib import Path
 
+from filesync.sync.remote.wire import MAX_NAMED
 from tests.conformance.transfer.conftest import Stage
 from tests.conformance.transfer.look import differences, look
 from tests.conformance.transfer.test_kinds import CAP_NET_RAW, make
-from tests.conformance.transfer.tools import NOBODY, Claim, Tool, claimants, every_tool
+from tests.conformance.transfer.tools import (
+    NOBODY,
+    TIMEOUT_S,
+    Claim,
+    Tool,
+    claimants,
+    every_tool,
+    filesync_process,
+)
 
 
 def give_away(root: Path) -> None:
@@ -119,13 +128,80 @@ def test_what_cannot_be_kept_is_told_once_by_kind_and_count(
 
 
 @every_tool
-def test_a_source_that_may_not_be_read_is_named(
+def test_what_may_not_be_read_is_named_and_all_else_comes(
     ordinary: Tool, tool: Tool, stage: Stage
 ) -> None:
     make(stage.src / "d/secret", b"1", mode=0o600)
-    make(stage.src / "d/open", b"2")
+    make(stage.src / "large secret", bytes(3 << 20), mode=0o600)
+    make(stage.src / "shut/in", b"2")
+    make(stage.src / "d/open", b"3")
+    (stage.src / "shut").chmod(0o700)
+    for _ in range(2):
+        done = ordinary.sync(stage.src, stage.dst)
+        assert done.code == 23
+        for name in ("d/secret", "large secret", "shut"):
+            (line,) = {line for line in done.err.splitlines() if name in line}
+            assert "ermission denied" in line
+        assert (stage.dst / "d/open").read_bytes() == b"3"
+        assert not (stage.dst / "d/secret").exists()
+        assert not (stage.dst / "shut/in").exists()
+        make(stage.src / "d/open", b"3")
+    (stage.src / "d/secret").chmod(0o644)
+    (stage.src / "large secret").chmod(0o644)
+    (stage.src / "shut").chmod(0o755)
+    ordinary.must_sync(stage.src, stage.dst)
+    assert (stage.dst / "d/secret").read_bytes() == b"1"
+    assert (stage.dst / "large secret").stat().st_size == 3 << 20
+    assert (stage.dst / "shut/in").read_bytes() == b"2"
+
+
+@every_tool
+def test_nothing_is_deleted_while_a_directory_cannot_be_read(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for name in ("gone", "shut/in", "same"):
+        make(stage.src / name, b"1")
+    ordinary.must_sync(stage.src, stage.dst)
+    (stage.src / "gone").unlink()
+    make(stage.src / "same", b"2, now")
+    (stage.src / "shut").chmod(0o700)
     done = ordinary.sync(stage.src, stage.dst)
-    assert done.code != 0
-    assert "d/secret" in done.err
-    assert "ermission denied" in done.err
-    assert not (stage.dst / "d/secret").exists()
+    assert done.code == 23
+    assert (stage.dst / "gone").read_bytes() == b"1"
+    assert (stage.dst / "shut/in").read_bytes() == b"1"
+    assert (stage.dst / "same").read_bytes() == b"2, now"
+    (stage.src / "shut").chmod(0o755)
+    ordinary.must_sync(stage.src, stage.dst)
+    assert sorted(os.listdir(stage.dst)) == ["same", "shut"]
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_nothing_of_any_source_is_deleted_while_one_cannot_be_read(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for name in ("a/secret", "b/gone", "b/stays"):
+        make(stage.src / name, b"1")
+    ordinary.must_sync(stage.src, stage.dst)
+    for number in range(MAX_NAMED + 50):
+        make(stage.src / f"a/secret{number}", b"1", mode=0o600)
+    (stage.src / "b/gone").unlink()
+    sources, dest = (f"{stage.src}/a", f"{stage.src}/b"), f"{stage.dst}"
+    match tool.name:
+        case "filesync-to-server":
+            dest = f"{ordinary.servers.filesync()}/dst"
+        case "filesync-from-server":
+            address = ordinary.servers.filesync()
+            sources = (f"{address}/src/a", f"{address}/src/b")
+        case _:
+            pass
+    running = filesync_process(
+        ["sync", "--delete", *sources, dest], user=NOBODY, cache=ordinary.servers.cache
+    )
+    _, err = running.communicate(timeout=TIMEOUT_S)
+    assert running.returncode == 23, err
+    assert len(re.findall(r"a/secret\d+' cannot be read", err)) >= MAX_NAMED
+    assert "nothing was deleted" in err
+    is_cut = tool.name == "filesync-from-server"
+    assert ("50 more cannot be read" in err) == is_cut
+    assert sorted(os.listdir(stage.dst / "b")) == ["gone", "stays"]
+    assert os.listdir(stage.dst / "a") == ["secret"]
