@@ -17,8 +17,10 @@ def test_the_lower_rate_holds_and_none_is_no_rate(one: Flow, other: Flow) -> Non
 def test_who_has_a_wish_about_compression_decides_and_the_first_before_the_second(
     one: Flow, other: Flow
 ) -> None:
-    wishes = [flow.compress for flow in (one, other) if flow.compress is not Compress.AUTO]
-    assert one.stricter(other).compress is [*wishes, Compress.AUTO][0]
+    both = (one.compress, other.compress)
+    wishes = [it for it in both if it in (Compress.NONE, Compress.ZSTD)]
+    nearness = [it for it in both if it is Compress.DELTAS]
+    assert one.stricter(other).compress is [*wishes, *nearness, Compress.AUTO][0]
 
 
 def test_compression_ends_on_a_link_that_never_makes_frames_wait() -> None:
@@ -53,15 +55,15 @@ def test_without_a_rate_nothing_waits() -> None:
 @pytest.mark.parametrize(
     ("address", "compress"),
     [
-        ("tcp://127.0.0.1:1", Compress.NONE),
-        ("tcp://[::1]:1", Compress.NONE),
-        ("ipc:///tmp/x", Compress.NONE),
+        ("tcp://127.0.0.1:1", Compress.DELTAS),
+        ("tcp://[::1]:1", Compress.DELTAS),
+        ("ipc:///tmp/x", Compress.DELTAS),
         ("tcp://10.1.2.3:1", Compress.AUTO),
         ("tcp://example.org:1", Compress.AUTO),
         (None, Compress.AUTO),
     ],
 )
-def test_nothing_is_compressed_on_the_way_to_this_machine_unless_asked_for(
+def test_only_deltas_are_compressed_on_the_way_to_this_machine_unless_asked_for(
     address: str | None, compress: Compress
 ) -> None:
     assert Flow(Compress.AUTO, 7).to(address) == Flow(compress, 7)
