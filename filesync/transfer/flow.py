@@ -16,8 +16,8 @@ class Compress(StrEnum):
 
     AUTO = "auto"
     """What gets smaller, where the link is slower than the compressing."""
-    DELTAS = "deltas"
-    """Deltas only, which are few bytes; what ``AUTO`` comes to on one machine."""
+    LITTLE = "little"
+    """Deltas and the first frame, which are few bytes; what ``AUTO`` comes to on one machine."""
     NONE = "none"
     ZSTD = "zstd"
     """All that gets smaller."""
@@ -41,7 +41,7 @@ class Flow(msgspec.Struct, frozen=True):
         that came compressed: of 40,000 small files it cost a tenth of the sender's time.
         """
         if self.compress is Compress.AUTO and address is not None and is_here(address):
-            return Flow(Compress.DELTAS, self.bytes_per_s)
+            return Flow(Compress.LITTLE, self.bytes_per_s)
         return self
 
     def stricter(self, other: "Flow") -> "Flow":
@@ -49,7 +49,7 @@ class Flow(msgspec.Struct, frozen=True):
         rates = [rate for rate in (self.bytes_per_s, other.bytes_per_s) if rate]
         both = (self.compress, other.compress)
         asked = [one for one in both if one in (Compress.NONE, Compress.ZSTD)]
-        least = Compress.DELTAS if Compress.DELTAS in both else Compress.AUTO
+        least = Compress.LITTLE if Compress.LITTLE in both else Compress.AUTO
         return Flow(asked[0] if asked else least, min(rates, default=0))
 
 
@@ -68,16 +68,20 @@ class Coding:
     def __init__(self, compress: Compress) -> None:
         self._compress = compress
         self._fast_frames = 0
+        self._frames = 0
 
     @property
     def is_on(self) -> bool:
         """Whether to try to compress the next frame."""
+        if self._compress is Compress.LITTLE:
+            return not self._frames
         if self._compress is Compress.AUTO:
             return self._fast_frames < self.FAST_FRAMES
         return self._compress is Compress.ZSTD
 
     def note(self, wire_bytes: int, waited_s: float) -> None:
         """Take note that a frame of ``wire_bytes`` had to wait this long for the link."""
+        self._frames += 1
         if waited_s > wire_bytes / self.SLOW_BYTES_PER_S:
             self._fast_frames = 0
         else:

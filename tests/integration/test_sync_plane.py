@@ -115,8 +115,8 @@ def test_a_tree_is_pulled_from_a_listener(source: Manifest, tmp_path: Path) -> N
             assert seen[-1].content_bytes == stats.content_bytes
             # Every content but the empty one, once.
             assert seen[-1].files == stats.files == len(set(random_files().values())) - 1
-            # On one machine nothing gets faster by being compressed.
-            assert receiver.counters.data_in == stats.content_bytes
+            # On one machine nothing gets faster by being compressed: the first frame alone is.
+            assert 0 < stats.content_bytes - receiver.counters.data_in < 1 << 20
             assert sender.counters.data_out == receiver.counters.data_in
             assert receiver.counters.data_out == sender.counters.data_in == 0
             assert stats.replicas[0].wire_in == stats.wire_in > receiver.counters.data_in

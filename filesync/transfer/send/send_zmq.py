@@ -154,11 +154,11 @@ class Sending:
             await asyncio.sleep(delay_s)
         started = loop.time()
         await self._channel.send(message, payload)
-        if not isinstance(message, Recipes):
+        if isinstance(message, Frame):
             waited_s = delay_s + loop.time() - started
             self._coding.note(len(payload), waited_s)
-            if self._on_sent is not None:
-                self._on_sent(message.raw_bytes)
+        if not isinstance(message, Recipes) and self._on_sent is not None:
+            self._on_sent(message.raw_bytes)
 
     def _perform_all(self, jobs: Sequence[Job], is_coded: bool) -> list[tuple[Answer, Buffer]]:
         return [self._perform(job, is_coded) for job in jobs]

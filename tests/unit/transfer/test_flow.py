@@ -19,7 +19,7 @@ def test_who_has_a_wish_about_compression_decides_and_the_first_before_the_secon
 ) -> None:
     both = (one.compress, other.compress)
     wishes = [it for it in both if it in (Compress.NONE, Compress.ZSTD)]
-    nearness = [it for it in both if it is Compress.DELTAS]
+    nearness = [it for it in both if it is Compress.LITTLE]
     assert one.stricter(other).compress is [*wishes, *nearness, Compress.AUTO][0]
 
 
@@ -55,16 +55,23 @@ def test_without_a_rate_nothing_waits() -> None:
 @pytest.mark.parametrize(
     ("address", "compress"),
     [
-        ("tcp://127.0.0.1:1", Compress.DELTAS),
-        ("tcp://[::1]:1", Compress.DELTAS),
-        ("ipc:///tmp/x", Compress.DELTAS),
+        ("tcp://127.0.0.1:1", Compress.LITTLE),
+        ("tcp://[::1]:1", Compress.LITTLE),
+        ("ipc:///tmp/x", Compress.LITTLE),
         ("tcp://10.1.2.3:1", Compress.AUTO),
         ("tcp://example.org:1", Compress.AUTO),
         (None, Compress.AUTO),
     ],
 )
-def test_only_deltas_are_compressed_on_the_way_to_this_machine_unless_asked_for(
+def test_little_is_compressed_on_the_way_to_this_machine_unless_more_is_asked_for(
     address: str | None, compress: Compress
 ) -> None:
     assert Flow(Compress.AUTO, 7).to(address) == Flow(compress, 7)
     assert Flow(Compress.ZSTD).to(address) == Flow(Compress.ZSTD)
+
+
+def test_of_little_the_first_frame_is_compressed_whatever_the_link() -> None:
+    coding = Coding(Compress.LITTLE)
+    assert coding.is_on
+    coding.note(1 << 20, 10.0)
+    assert not coding.is_on
