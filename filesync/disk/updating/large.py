@@ -186,7 +186,8 @@ class LargeFile:
 
     def _read(self, fd: int, offset: int, length: int) -> memoryview:
         if not self._buffer:
-            self._buffer = memoryview(bytearray(PIECE_BYTES))
+            size = min(self._new.entry.size, PIECE_BYTES)  # zeroing more would cost more
+            self._buffer = memoryview(bytearray(size))
         return self._buffer[: os.preadv(fd, [self._buffer[:length]], offset)]
 
     def _blank(self, data: memoryview, offset: int) -> None:
