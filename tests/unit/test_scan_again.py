@@ -318,6 +318,41 @@ def test_the_mark_of_a_listing_tells_all_that_a_stat_tells() -> None:
     assert b"" not in marks
 
 
+def test_a_directory_that_was_renamed_is_not_read_again(
+    tmp_path: Path, cache: StatCache
+) -> None:
+    root = tmp_path / "r"
+    a_tree(root)
+    scan(root, MemoryNodes(), cache=cache)
+    (root / "a").rename(root / "c/moved")
+    found = scan(root, MemoryNodes(), cache=cache)
+    assert found.files_read == 0
+    assert found == scan(root, MemoryNodes())._replace(files_read=0, bytes_read=0)
+    # It is known by its new name from now on, and what has the old one is another directory.
+    shutil.copytree(root / "c/moved", root / "a", symlinks=True)
+    again = scan(root, MemoryNodes(), cache=cache)
+    assert again.files_read == 20
+    assert again == scan(root, MemoryNodes())._replace(
+        files_read=again.files_read, bytes_read=again.bytes_read
+    )
+
+
+def test_another_directory_with_the_inode_of_one_that_is_gone_is_read(
+    tmp_path: Path, cache: StatCache
+) -> None:
+    root = tmp_path / "r"
+    (root / "old").mkdir(parents=True)
+    (root / "old/f").write_text("old")
+    scan(root, MemoryNodes(), cache=cache)
+    inode = (root / "old").stat().st_ino
+    (root / "old").rename(root / "new")
+    (root / "new/f").unlink()
+    (root / "new/f").write_text("new")
+    assert (root / "new").stat().st_ino == inode
+    found = scan(root, MemoryNodes(), cache=cache)
+    assert found == scan(root, MemoryNodes())
+
+
 def test_names_of_one_file_and_times_beyond_64_bits_give_no_mark() -> None:
     linked: Stamp = (*STAMP[:8], 2)
     late: Stamp = (5, 1 << 70, *STAMP[2:])

@@ -52,6 +52,7 @@ class Listing:
     """One directory while it is read.
 
     Attributes:
+        inode: the directory's own.
         directories: names of subdirectories.
         stamps: of all else, in the order of the directory.
         seen: what is known of files in it.
@@ -68,7 +69,9 @@ class Listing:
         self.path = path
         self.fd = fd
         self.prefix = path + b"/" if path else b""
-        self.header = header_of(os.fstat(fd), read_xattrs(fd, path))
+        status = os.fstat(fd)
+        self.inode = status.st_ino
+        self.header = header_of(status, read_xattrs(fd, path))
         self.directories: list[bytes] = []
         self.stamps: dict[bytes, Stamp] = {}
         self.seen: Mapping[bytes, SeenFile] = {}

@@ -213,7 +213,7 @@ class _Scan:
     def _read(self, at: _At, listing: Listing) -> Expansion[_At]:
         on_the_way: set[bytes] = set()
         found = self._wanted(listing, names_in(listing.fd), on_the_way)
-        seen = self._cache.load(at.path) if self._cache is not None else None
+        seen = self._cache.load(at.path, listing.inode) if self._cache is not None else None
         known: Known | None = None
         made: Callable[[Known], None] | None = None
         if seen is None and not self._must_look:
@@ -222,7 +222,7 @@ class _Scan:
             listing.directories, listing.stamps = look(found)
             if seen is not None and seen.mark and seen.mark == _mark(listing):
                 known = seen.known()
-                made = self._keeps(at.path, seen.stamps, seen.mark, None)
+                made = self._keeps(listing, seen.stamps, seen.mark, None)
             else:
                 listing.seen = seen.files() if seen is not None else {}
                 self._reader.read_changed(listing)
@@ -266,23 +266,24 @@ class _Scan:
                 name = entry.name
                 numbers += _NOT_NOTED if name in racy else stamps[name][CTIME : CTIME + 3]
         mark = b"" if racy else _mark(listing)
-        return self._keeps(listing.path, pack_stamps(numbers), mark, seen)
+        return self._keeps(listing, pack_stamps(numbers), mark, seen)
 
     def _is_racy(self, stamp: Stamp) -> bool:
         return is_racy(stamp[MTIME], stamp[CTIME], started_ns=self._started_ns)
 
     def _keeps(
-        self, path: bytes, stamps: bytes, mark: bytes, old: Seen | None
+        self, listing: Listing, stamps: bytes, mark: bytes, old: Seen | None
     ) -> Callable[[Known], None]:
         """Return what keeps a directory in the cache, unless ``old`` is there and says the same.
 
         It outlives the reading of all that is below the directory: it holds little.
         """
+        path, inode = listing.path, listing.inode
 
         def keep(known: Known) -> None:
             seen = Seen(known.data, stamps, mark, known.summary, known.below)
             if self._cache is not None and seen != old:
-                self._cache.keep(path, seen)
+                self._cache.keep(path, seen, inode)
 
         return keep
 

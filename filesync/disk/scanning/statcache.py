@@ -1,7 +1,7 @@
 """The stat cache: what earlier scans saw of directories and files that have not changed since.
 
 One SQLite file, one row a directory (``Seen``), so that a scan holds one directory's entries at
-a time. It is only ever a saving: damaged, or of another version, it is started anew; locked by
+a time. A directory that was renamed is found again by its inode. It is only ever a saving: damaged, or of another version, it is started anew; locked by
 another process or without space it is not used.
 
 A file that was changed as late as the scan that read it is not noted: it could change again
@@ -34,7 +34,7 @@ from filesync.manifest.node import decode_trusted
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 2
+VERSION: Final = 3
 FINE_SLACK_NS: Final = 20_000_000
 """Above the coarsest tick (10 ms) by which kernels stamp files."""
 COARSE_SLACK_NS: Final = 2_100_000_000
@@ -131,7 +131,7 @@ class StatCache:
             StoreError: no file can be made there.
         """
         self._path = path
-        self._queue: list[tuple[bytes, bytearray]] = []
+        self._queue: list[tuple[bytes, int, bytearray]] = []
         self._queued_bytes = 0
         self._seen = bytearray()
         self._db: sqlite3.Connection | None = None
@@ -160,9 +160,19 @@ class StatCache:
         last = row[0] if row is not None else None
         self._seen = bytearray(min(last or 0, _MAX_ROWS))
 
-    def load(self, directory: bytes) -> Seen | None:
-        """Return what was seen of ``directory``."""
-        row = self._row("SELECT rowid, data FROM directories WHERE path = ?", directory)
+    def load(self, directory: bytes, inode: int = 0) -> Seen | None:
+        """Return what was seen of ``directory``, under this path or under the one it had before.
+
+        ``inode`` is its number, 0 where that is not to be looked for. A number that another
+        directory has had before does no harm: what was seen is compared with what is there.
+        """
+        row = self._row(f"{_SELECT} WHERE path = ?", directory)
+        if row is None and inode:
+            row = self._row(f"{_SELECT} WHERE inode = ?", inode)
+            if row is not None:
+                self._write(
+                    "UPDATE directories SET path = ? WHERE rowid = ?", [(directory, row[0])]
+                )
         if row is None:
             return None
         rowid, data = row
@@ -170,12 +180,12 @@ class StatCache:
             self._seen[rowid - 1] = 1
         return _unpack(data)
 
-    def keep(self, directory: bytes, seen: Seen) -> None:
-        """Keep what was seen of ``directory``, some time before ``end``."""
+    def keep(self, directory: bytes, seen: Seen, inode: int = 0) -> None:
+        """Keep what was seen of ``directory``, some time before ``end``; see ``load``."""
         row = bytearray(_CHECK_BYTES)
         _encoder.encode_into(seen, row, _CHECK_BYTES)
         row[:_CHECK_BYTES] = xxh3_64_digest(memoryview(row)[_CHECK_BYTES:])
-        self._queue.append((directory, row))
+        self._queue.append((directory, inode, row))
         self._queued_bytes += len(row)
         if len(self._queue) >= _BATCH_ROWS or self._queued_bytes >= _BATCH_BYTES:
             self._flush()
@@ -210,7 +220,7 @@ class StatCache:
         self._queue.clear()
         self._queued_bytes = 0
 
-    def _row(self, query: str, *arguments: bytes) -> tuple[Any, ...] | None:
+    def _row(self, query: str, *arguments: bytes | int) -> tuple[Any, ...] | None:
         if self._db is None:
             return None
         try:
@@ -257,11 +267,14 @@ class StatCache:
                 if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                     raise sqlite3.DatabaseError(f"version {version}, not {VERSION}")
                 db.execute("PRAGMA journal_mode = WAL")
-                db.execute("CREATE TABLE directories (path BLOB UNIQUE NOT NULL, data BLOB)")
+                db.execute(
+                    "CREATE TABLE directories (path BLOB UNIQUE NOT NULL, inode INTEGER, data BLOB)"
+                )
+                db.execute("CREATE INDEX by_inode ON directories (inode)")
                 db.execute(f"PRAGMA user_version = {VERSION}")
             db.execute("PRAGMA synchronous = NORMAL")
             # A column that is not there must show now and not in the middle of a scan.
-            db.execute("SELECT rowid, path, data FROM directories LIMIT 1").fetchone()
+            db.execute("SELECT rowid, path, inode, data FROM directories LIMIT 1").fetchone()
         except BaseException:
             db.close()
             raise
@@ -279,9 +292,10 @@ _PASSING: Final = (
 )
 """Codes that say nothing against the file itself."""
 
+_SELECT: Final = "SELECT rowid, data FROM directories"
 _UPSERT: Final = """
-    INSERT INTO directories (path, data) VALUES (?, ?)
-    ON CONFLICT (path) DO UPDATE SET data = excluded.data
+    INSERT INTO directories (path, inode, data) VALUES (?, ?, ?)
+    ON CONFLICT (path) DO UPDATE SET inode = excluded.inode, data = excluded.data
 """
 
 
