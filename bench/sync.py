@@ -1,4 +1,7 @@
-"""``filesync sync`` against rsync, cp and tar: ``python -m bench.sync --help``.
+"""``filesync sync`` against rsync, cp and tar, and the least that is possible.
+
+``python -m bench.sync --help``. "floor" is a plain program of the same libraries (``bench.floor``):
+where even that misses a limit, the limit cannot be met.
 
 Every round runs all tools one after another on the same change of the same source, each with a
 destination of its own; each result is compared with the source by ``rsync -nc``. Bytes are what
@@ -26,12 +29,14 @@ from bench.sync_rows import Row, rows
 
 RSYNC_PORT: Final = 8730
 SERVE_PORT: Final = 8731
+FLOOR_PORT: Final = 8732
 REST_S: Final = 0.1
 """A file that changed just before a scan is read again by it: that is not what is measured."""
 CHANGE_S: Final = 1.1
 """rsync takes a file of the same size and the same second for unchanged."""
 START_S: Final = 20.0
 FILESYNC: Final = [sys.executable, "-m", "filesync"]
+FLOOR: Final = f"tcp://127.0.0.1:{FLOOR_PORT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,10 @@ def _rsync(*options: str) -> Callable[[str, str], list[str]]:
     return lambda src, name: ["rsync", "-a", "--delete", *options, f"{src}/", f"{url}{name}/"]
 
 
+def _floor(src: str, name: str) -> list[str]:
+    return [sys.executable, "-m", "bench.floor", "give", src, FLOOR, name]
+
+
 def _tar(src: str, name: str) -> list[str]:
     script = 'mkdir -p "$2" && tar -C "$1" -cf - . | tar -C "$2" -xpf -'
     return ["sh", "-c", script, "sh", src, name]
@@ -65,7 +74,7 @@ def _tar(src: str, name: str) -> list[str]:
 
 OURS: Final = Tool("ours", _ours())
 RSYNC: Final = Tool("rsync", _rsync())
-WARM: Final = (OURS, RSYNC)
+WARM: Final = (OURS, RSYNC, Tool("floor", _floor))
 COLD: Final = (
     *WARM,
     Tool("ours-z", _ours("-z")),
@@ -154,10 +163,11 @@ def servers(root: Path) -> Iterator[None]:
     commands = [
         ["rsync", "--daemon", "--no-detach", f"--config={root / 'rsyncd.conf'}"],
         [*ours, f"tcp://127.0.0.1:{SERVE_PORT}"],
+        [sys.executable, "-m", "bench.floor", "serve", str(root / "served"), FLOOR],
     ]
     running = [subprocess.Popen(one, stdout=subprocess.DEVNULL) for one in commands]
     try:
-        for port in (RSYNC_PORT, SERVE_PORT):
+        for port in (RSYNC_PORT, SERVE_PORT, FLOOR_PORT):
             _wait_for(port)
         yield
     finally:
