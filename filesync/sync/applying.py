@@ -15,6 +15,18 @@ from filesync.sync.plan import Plan, make_plan
 from filesync.sync.scanning import scan_place
 from filesync.sync.unseen import Unseen
 
+Owner = tuple[int, int]
+"""A user and a group, by number."""
+
+
+def only_owner() -> Owner | None:
+    """Return whom all belongs to that this process writes; None if it may give files away.
+
+    What it is given is to be looked at as if it belonged to this one (``owned_by``): else all
+    would seem to have changed, each time.
+    """
+    return None if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+
 
 class Update(TreeUpdate):
     """An update of what others may be using, as far as this user may."""
@@ -34,7 +46,7 @@ class Update(TreeUpdate):
             on_copied=on_copied,
             # Others may be using what is there: no name ever holds half a file.
             atomic=True,
-            preserve_owner=os.geteuid() == 0,
+            preserve_owner=only_owner() is None,
         )
 
 
@@ -42,7 +54,7 @@ class Arrival(ArrivingUpdate):
     """The same, of an empty directory to a tree whose directories are still to come."""
 
     def __init__(self, root: Path, nodes: Nodes) -> None:
-        super().__init__(root, nodes, atomic=True, preserve_owner=os.geteuid() == 0)
+        super().__init__(root, nodes, atomic=True, preserve_owner=only_owner() is None)
 
 
 def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Options) -> Manifest:

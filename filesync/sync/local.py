@@ -9,7 +9,8 @@ from filesync.disk.handles import shown
 from filesync.disk.updating.update import LocalTree, UpdateStats
 from filesync.errors import SourceChanged
 from filesync.manifest import File, Manifest, MemoryNodes
-from filesync.sync.applying import Update, plan_target, scan_target, unseen_filter
+from filesync.manifest.owner import owned_by
+from filesync.sync.applying import Update, only_owner, plan_target, scan_target, unseen_filter
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
@@ -86,13 +87,17 @@ class _Sync:
         if at not in self._found:
             filter = Filter(self._options.rules, root=self._parts[at].prefix)
             place = self._sources[at].place
-            self._found[at] = scan_place(
+            found = scan_place(
                 place,
                 self._nodes,
                 filter=filter,
                 caches=self._options.used_caches,
                 skip_unreadable=True,
             )
+            if owner := only_owner():
+                owned = owned_by(found.manifest, self._nodes, *owner)
+                found = found._replace(manifest=owned)
+            self._found[at] = found
         return self._found[at]
 
     def _removal(self, at: int) -> Removal | None:

@@ -16,8 +16,9 @@ from filesync.disk.scanning.scan import scan
 from filesync.disk.scanning.statcache import StatCache
 from filesync.errors import PeerError, StoreError, UsageError
 from filesync.manifest import File, Manifest, MemoryNodes
+from filesync.manifest.owner import owned_by
 from solver.cacheconfig import MAX_CONFIG_BYTES, MAX_ITEMS, MEDIA_TYPE, BadCacheConfig, decode
-from solver.client.contexts import Context, cache_path, owned_by_root
+from solver.client.contexts import Context, cache_path
 from solver.wire import CacheFrom, CacheMade, CacheMode
 from worker.wire.orders import Layer
 
@@ -304,7 +305,7 @@ def _scan(blobs: Path) -> Context:
     nodes = MemoryNodes()
     with StatCache(cache_path(blobs)) as cache:
         scanned = scan(blobs, nodes, cache=cache)
-    return Context(owned_by_root(Manifest(scanned.tree, nodes), nodes), blobs)
+    return Context(owned_by(Manifest(scanned.tree, nodes), nodes, 0, 0), blobs)
 
 
 def _layers(described: Sequence[_Descriptor], blobs: Manifest) -> list[Layer]:

@@ -6,23 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
 from filesync.disk.scanning.statcache import StatCache
 from filesync.errors import PathMissing, UsageError
-from filesync.manifest import (
-    Directory,
-    Entry,
-    Expansion,
-    File,
-    Manifest,
-    MemoryNodes,
-    Nodes,
-    Special,
-    Subdirectory,
-    Symlink,
-    grow,
-)
+from filesync.manifest import Manifest, MemoryNodes
+from filesync.manifest.owner import owned_by
 from filesync.select import Selector, select
 from solver.dockerfile import MAIN_CONTEXT, Ignore, ignore_matcher
 
@@ -72,7 +60,7 @@ def _scan(name: str, root: Path, selector: Selector, dockerfile: Path) -> Contex
     except PathMissing as exc:
         hint = "; .dockerignore may leave it out" if ignore is not None else ""
         raise UsageError(f"{exc.path!r} is not in the context {root}{hint}") from exc
-    return Context(owned_by_root(subset, nodes), root)
+    return Context(owned_by(subset, nodes, 0, 0), root)
 
 
 def read_ignore(root: Path, dockerfile: Path) -> Ignore | None:
@@ -89,29 +77,6 @@ def read_ignore(root: Path, dockerfile: Path) -> Ignore | None:
             except (OSError, ValueError) as exc:
                 raise UsageError(f"{path}: {exc}") from exc
     return None
-
-
-def owned_by_root(manifest: Manifest, nodes: Nodes) -> Manifest:
-    """Return ``manifest`` with uid and gid 0 throughout, as a context's files have them."""
-
-    def expand(tree: Digest) -> Expansion[Digest]:
-        directory = manifest.directory(tree)
-        children = [(e.name, e.tree) for e in directory.entries if isinstance(e, Subdirectory)]
-        entries = [_of_root(e) for e in directory.entries if not isinstance(e, Subdirectory)]
-        header = Directory(directory.mode, 0, 0, directory.mtime_ns, directory.xattrs, ())
-        return Expansion(header, entries, children)
-
-    return Manifest(grow(nodes, manifest.tree, expand), nodes)
-
-
-def _of_root(entry: File | Symlink | Special) -> Entry:
-    match entry:
-        case File(name, mode, _, _, mtime_ns, size, digest, link, xattrs):
-            return File(name, mode, 0, 0, mtime_ns, size, digest, link, xattrs)
-        case Symlink(name, _, _, mtime_ns, target, xattrs):
-            return Symlink(name, 0, 0, mtime_ns, target, xattrs)
-        case Special(name, mode, _, _, mtime_ns, major, minor, xattrs):
-            return Special(name, mode, 0, 0, mtime_ns, major, minor, xattrs)
 
 
 def cache_path(root: Path) -> Path:

@@ -54,6 +54,8 @@ class Giving:
         self._progress = progress
         self._is_directory = is_directory
         self._nodes = MemoryNodes()
+        self._owner: wire.Owner | None = None
+        self._owned: dict[int, Manifest] = {}
         self._scans: dict[int, GrowingScan] = {}
         self._given: dict[bytes, Manifest] = {}
         self._growing: dict[bytes, GrowingScan] = {}
@@ -143,6 +145,7 @@ class Giving:
             checksum=options.checksum,
         )
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
+        self._owner = prepared.owner
         try:
             await self._fill(peer, at, prepared)
         except FilesyncError:
@@ -160,8 +163,8 @@ class Giving:
             return
         scan.tree.forget()
         there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
-        top = self._note_source(at, await scan.task)
-        top = await self._unshadowed(at, top)
+        self._note_source(at, await scan.task)
+        top = await self._unshadowed(at)
         is_done = there.tree == top.tree and prepared.rename is None and not prepared.is_new
         if not is_done and (options.on_changes is not None or options.dry_run):
             await self._note_plan(peer, at, prepared, there.tree, top)
@@ -201,10 +204,20 @@ class Giving:
             self.stats, plan, options, prefix=part.prefix, is_sent=True, is_new=prepared.is_new
         )
 
-    async def _unshadowed(self, at: int, top: Manifest) -> Manifest:
-        tops = {at: top}
-        for number in shadowing(self._parts, at):
-            tops[number] = (await self._scan(number).task).manifest
+    async def _top(self, at: int) -> Manifest:
+        """Return the tree of a source, as it can be kept there."""
+        top = (await self._scan(at).task).manifest
+        if self._owner is None:
+            return top
+        if at not in self._owned:
+            from filesync.manifest.owner import owned_by
+
+            self._owned[at] = await in_thread(owned_by, top, self._nodes, *self._owner)
+        return self._owned[at]
+
+    async def _unshadowed(self, at: int) -> Manifest:
+        numbers = (at, *shadowing(self._parts, at))
+        tops = {number: await self._top(number) for number in numbers}
         return await in_thread(unshadowed, self._parts, at, tops, self._nodes)
 
     async def _deletes(self) -> bool:
@@ -220,7 +233,7 @@ class Giving:
     async def _tops(self) -> list[Manifest | None]:
         if not is_united(self._parts):
             return [None] * len(self._parts)
-        return [(await self._scan(at).task).manifest for at in range(len(self._parts))]
+        return [await self._top(at) for at in range(len(self._parts))]
 
     async def _send_growing(self, peer: Peer, at: int, token: bytes) -> None:
         """Give to an empty directory: all will be wanted, so nothing waits for the scan's end."""
@@ -290,10 +303,9 @@ class Giving:
         self._note(given)
         self.stats.note_left_out(given.left_out, prefix=part.prefix, unnamed=given.unnamed)
 
-    def _note_source(self, at: int, found: "Found") -> Manifest:
+    def _note_source(self, at: int, found: "Found") -> None:
         self.stats.note_source(found.manifest, found.skipped)
         self.stats.note_unreadable(found.unreadable, prefix=self._parts[at].prefix)
-        return found.manifest
 
     def _note(self, given: wire.Given) -> None:
         stats = self.stats

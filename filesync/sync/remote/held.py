@@ -5,6 +5,8 @@ from pathlib import Path
 
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes, empty_manifest
+from filesync.manifest.owner import owned_by
+from filesync.sync.applying import Owner
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Place
@@ -84,17 +86,20 @@ class Held:
         else:
             self.stage = stage
 
-    def scan(self) -> Found:
-        """Scan the place. Blocks."""
+    def scan(self, owner: Owner | None = None) -> Found:
+        """Scan the place; say that all of it is the ``owner``'s, if there is one. Blocks."""
         if self.place is None:
             return Found(self.manifest, {}, {})
-        return scan_place(
+        found = scan_place(
             self.place,
             self.nodes,
             filter=self.filter,
             caches=self._caches,
             skip_unreadable=self.is_offered,
         )
+        if owner is None:
+            return found
+        return found._replace(manifest=owned_by(found.manifest, self.nodes, *owner))
 
     def scanned(self) -> Manifest:
         """Return what was found.

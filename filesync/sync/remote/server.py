@@ -19,7 +19,7 @@ from filesync.errors import (
     UsageError,
 )
 from filesync.manifest import Manifest, canonical_links, is_name
-from filesync.sync.applying import Arrival, Update, plan_target
+from filesync.sync.applying import Arrival, Update, only_owner, plan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
@@ -94,8 +94,8 @@ class TreeServer:
                 result = self._look(channel, request)
             case wire.Prepare():
                 result = await self._prepare(channel, request)
-            case wire.Scan(token):
-                result = await self._scan(self._find(channel, token), token)
+            case wire.Scan(token, owner):
+                result = await self._scan(self._find(channel, token), token, owner)
             case wire.AskNodes(token, digests):
                 manifest = self._find(channel, token).scanned()
                 payload = await in_thread(answer_nodes, manifest, digests)
@@ -146,7 +146,7 @@ class TreeServer:
         is_new = target is None or target.is_new
         is_empty = held.is_claimed and place is not None and place.is_empty
         (token,) = self._hold(channel, held)
-        return wire.Prepared(token, is_new=is_new, rename=rename, is_empty=is_empty)
+        return wire.Prepared(token, is_new, rename, is_empty, only_owner())
 
     async def _find_target(
         self, channel: Channel, request: wire.Prepare, part: Part
@@ -202,10 +202,10 @@ class TreeServer:
             if held.is_claimed and held.is_used:
                 self._lost.add(held)
 
-    async def _scan(self, held: Held, token: bytes) -> wire.Scanned:
+    async def _scan(self, held: Held, token: bytes, owner: wire.Owner | None) -> wire.Scanned:
         held.use(Stage.NEW)
         try:
-            found = await in_thread(held.scan)
+            found = await in_thread(held.scan, owner)
             held.manifest = found.manifest
             if held.is_offered and held.place is not None and held.stage is not Stage.CLOSED:
                 held.offer = self.plane.offer(held.manifest, held.place.root, token)

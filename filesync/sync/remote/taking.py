@@ -6,7 +6,13 @@ from contextlib import ExitStack
 
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.sync.applying import Update, plan_target, scan_target, unseen_filter
+from filesync.sync.applying import (
+    Update,
+    only_owner,
+    plan_target,
+    scan_target,
+    unseen_filter,
+)
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Part, Removal, is_united, removal_of
@@ -137,7 +143,7 @@ class _Taking:
     async def _scan(self, at: int) -> wire.Scanned:
         """Have the server scan a part, unless it has."""
         if at not in self._tops:
-            request = wire.Scan(self._found[at].token)
+            request = wire.Scan(self._found[at].token, only_owner())
             self._tops[at], _ = await ask(self._peer.channel, request, wire.Scanned)
         return self._tops[at]
 

@@ -51,6 +51,8 @@ Signatures = Annotated[bytes, msgspec.Meta(max_length=MAX_SIGNATURES_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Kind = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z ]*\Z")]
 Errno = Annotated[int, msgspec.Meta(ge=1, le=4095)]
+Id = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+Owner = tuple[Id, Id]
 Kinds = Annotated[dict[Kind, Count], msgspec.Meta(max_length=MAX_KINDS)]
 
 
@@ -117,18 +119,25 @@ class Prepared(_Message, frozen=True, tag="prepared"):
 
     Attributes:
         is_empty: it is a directory with nothing in it, and may be given to as it is.
+        owner: the user and group that all will belong to, where it is not kept.
     """
 
     token: Token
     is_new: bool = False
     rename: Name | None = None
     is_empty: bool = False
+    owner: Owner | None = None
 
 
 class Scan(_Message, frozen=True, tag="scan"):
-    """Scan what was found or prepared; once. -> Scanned."""
+    """Scan what was found or prepared; once. -> Scanned.
+
+    Attributes:
+        owner: say of all that was found that it belongs to this user and group.
+    """
 
     token: Token
+    owner: Owner | None = None
 
 
 class Scanned(_Message, frozen=True, tag="scanned"):

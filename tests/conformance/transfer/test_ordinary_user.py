@@ -106,6 +106,22 @@ def test_an_owner_is_no_loss_to_who_cannot_give_files_away(
     assert {seen.owner for seen in found.values()} == {(NOBODY, NOBODY)}
 
 
+@claimants(Claim.NO_LISTS)
+def test_files_of_others_are_not_told_of_again_to_who_cannot_give_files_away(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for number in range(300):
+        make(stage.src / f"{number % 3}/a name of some length {number}", b"1", owner=number)
+    os.chown(stage.src / "0", 7, 7)
+    (stage.src / "link").symlink_to("0")
+    ordinary.must_sync(stage.src, stage.dst)
+    assert ordinary.must_sync(stage.src, stage.dst).moved < 2_000
+    make(stage.src / "1/new", b"2", owner=8)
+    ordinary.must_sync(stage.src, stage.dst)
+    assert (stage.dst / "1/new").read_bytes() == b"2"
+    assert look(stage.dst)[b"1/new"].owner == (NOBODY, NOBODY)
+
+
 @claimants(Claim.NAMES_LOSSES)
 def test_what_cannot_be_kept_is_told_once_by_kind_and_count(
     ordinary: Tool, tool: Tool, stage: Stage

@@ -43,6 +43,7 @@ class Claim(enum.Enum):
     LEAVES_ALONE = "what is left out is not changed through another name either"
     REREADS = "a source that changes is read again, and what arrives is what is there"
     NAMES_LOSSES = "what cannot be kept is told once, by kind and count"
+    NO_LISTS = "what has not changed costs no list of it"
     RESUMES_INSIDE = "a large file goes on from the middle"
     ONE_WRITER = "a second writer is refused with a sentence"
     HOLDS_DIRECTORIES = "nobody who plants links leads it out of the destination"
