@@ -115,6 +115,12 @@ class Server:
             )
             self._received_bytes += sum(map(len, frames))
             key = key_of(received[-1]) if is_encrypted else None
+            if key is not None and self._allowed is not None and key not in self._allowed.keys:
+                log.warning(
+                    "message not taken, the key is not allowed any more: key=%s", key.hex()
+                )
+                self._guard.refused(fd)
+                continue
             await self._receive(_Peer(identity, key, fd), frames, group)
 
     async def _receive(

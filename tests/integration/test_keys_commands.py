@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from bench.processes import Cluster, run
 from filesync.keys.files import KeyPair, public_path, read_key
 from filesync.transfer.connection.address import with_key
 from filesync.transfer.connection.curve_zmq import dial
+from filesync.transfer.connection.listener_zmq import PING_S
+from filesync.transfer.plane_zmq import DataPlane
 from worker.wire import orders
 
 
@@ -340,6 +343,20 @@ def test_a_worker_that_is_let_in_later_joins_and_is_known_to_the_others(
         assert worker.returncode == 0
 
 
+def test_a_worker_whose_key_is_taken_out_is_soon_no_worker_any_more(
+    keyed: Cluster, machines: MachineKeys, tmp_path: Path
+) -> None:
+    keyed.wait_for_workers()
+    allow = tmp_path / "machines" / "allow"
+    lines = allow.read_text().splitlines(keepends=True)
+    allow.write_text("".join(line for line in lines if not line.endswith(" w2\n")))
+    assert len(allow.read_text().splitlines()) == len(lines) - 1
+    deadline_s = time.monotonic() + 30
+    while "w2" in run("workers", "--manager", keyed.manager).stdout:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
+
+
 @pytest.mark.parametrize("whose", ["w1", "client"])
 def test_a_key_is_only_good_for_its_own_machine(
     whose: str, keyed: Cluster, machines: MachineKeys, tmp_path: Path
@@ -370,3 +387,21 @@ async def answer_to(message: orders.FromWorker, manager: str, own: KeyPair) -> o
             return orders.decode_to_worker(await dealer.recv_multipart())[0]
     finally:
         context.destroy(linger=0)
+
+
+def test_who_is_connected_is_cut_when_its_key_is_taken_out_of_the_file(bench: Bench) -> None:
+    address = bench.serve_with_keys()
+    assert bench.sync(address, "friend") == ""
+
+    async def hold() -> str:
+        own = read_key(Path(bench.key("friend")))
+        async with DataPlane(own=own) as plane:
+            channel = await plane.connect(address)
+            bench.allow.write_text("# nobody\n")
+            lost = asyncio.Event()
+            channel.on_lost.append(lambda _: lost.set())
+            async with asyncio.timeout(3 * PING_S):
+                await lost.wait()
+            return str(channel.lost)
+
+    assert "not allowed any more" in asyncio.run(hold())

@@ -916,6 +916,7 @@ def test_a_million_digests_in_one_message_cost_the_connection(tmp_path: Path) ->
         async with asyncio.timeout(5):
             await monitor.recv_multipart()
         peer.socket.disable_monitor()
+        monitor.close()
         assert peak_bytes() - before < 20 << 20
 
     with_raw_peer(tmp_path, talk)

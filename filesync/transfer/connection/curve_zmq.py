@@ -94,6 +94,10 @@ class Gate:
             log.warning("peer not let in, its key is not allowed: key=%s", public.hex())
         return is_allowed
 
+    def is_still_open(self, key: "PublicKey") -> bool:
+        """Say whether who was let in with ``key`` would be let in now."""
+        return self._allows(key)
+
     def stop(self) -> None:
         """Let nobody in any more."""
         self._authenticator.stop()

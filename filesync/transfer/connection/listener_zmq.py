@@ -15,10 +15,11 @@ from filesync.transfer.connection.channel_zmq import (
     send_nowait,
     wire_bytes_of,
 )
+from filesync.transfer.connection.curve_zmq import key_of
 from filesync.transfer.connection.guard import Limits
 from filesync.transfer.connection.guard_zmq import SocketGuard, came_by
 from filesync.transfer.connection.link_zmq import Handle
-from filesync.transfer.errors import VersionMismatch
+from filesync.transfer.errors import NotLetIn, VersionMismatch
 from filesync.transfer.stats import Counters
 from filesync.transfer.wire import (
     MAX_HEADER_BYTES,
@@ -33,6 +34,7 @@ from filesync.transfer.wire import (
 )
 
 if TYPE_CHECKING:
+    from filesync.keys.files import PublicKey
     from filesync.transfer.connection.curve_zmq import Gate
 
 log = logging.getLogger(__name__)
@@ -74,8 +76,10 @@ class Listener:
         self._handle = handle
         self._counters = counters
         self._guard = guard
-        self._is_encrypted = gate is not None
+        self._gate = gate
         self._channels: dict[bytes, Channel] = {}
+        # Of each channel: where it came in, and where keys are used, with which.
+        self._entrances: dict[bytes, tuple[int, PublicKey | None]] = {}
         self._socket: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
         bound(self._socket, address)
         self._socket.setsockopt(zmq.BACKLOG, LIMITS.connections)
@@ -95,20 +99,25 @@ class Listener:
         """Take messages until cancelled."""
         while True:
             frames = await self._socket.recv_multipart(copy=False)
-            fd = came_by(frames[-1])
             identity, *rest = (frame.buffer for frame in frames)
-            size = wire_bytes_of(map(len, rest), is_encrypted=self._is_encrypted)
-            self._guard.delivered(fd, size)
-            self._take(bytes(identity), rest, fd)
+            size = wire_bytes_of(map(len, rest), is_encrypted=self._gate is not None)
+            self._guard.delivered(came_by(frames[-1]), size)
+            self._take(bytes(identity), rest, frames[-1])
 
     async def ping(self) -> None:
-        """Find out which peers are gone, until cancelled."""
+        """Find out which peers are gone, or are not let in any more, until cancelled."""
         while True:
             await asyncio.sleep(PING_S)
             for identity, channel in list(self._channels.items()):
-                channel.send_nowait(Ping())
+                fd, key = self._entrances[identity]
+                if self._gate is None or key is None or self._gate.is_still_open(key):
+                    channel.send_nowait(Ping())
+                else:
+                    self._drop(
+                        identity, fd, NotLetIn("this machine's key is not allowed any more")
+                    )
                 if channel.lost is not None:
-                    del self._channels[identity]
+                    self._forget(identity)
 
     def close(self, error: FilesyncError) -> None:
         """End all connections with ``error``."""
@@ -116,27 +125,36 @@ class Listener:
             channel.lose(error)
         self._socket.close(linger=200)
 
-    def _take(self, identity: bytes, frames: list[memoryview], fd: int) -> None:
+    def _take(self, identity: bytes, frames: list[memoryview], last: zmq.Frame) -> None:
         channel = self._channels.get(identity)
         try:
             message, payload = decode(frames)
             if channel is None:
-                self._greet(identity, message, fd)
+                self._greet(identity, message, last)
                 return
             channel.note_received(message, payload, wire_bytes=sum(map(len, frames)))
             self._handle(channel, message, payload)
         except PeerError as exc:
-            # One who never greeted could fill the log.
-            level = logging.DEBUG if channel is None else logging.WARNING
-            log.log(level, "peer dropped: peer=%s reason=%s", identity.hex(), exc)
-            self._refuse(identity, exc)
-            self._guard.refused(fd)
-            if channel is not None:
-                channel.lose(exc)
+            self._drop(identity, came_by(last), exc)
         if channel is not None and channel.lost is not None:
-            self._channels.pop(identity, None)
+            self._forget(identity)
 
-    def _greet(self, identity: bytes, message: Message, fd: int) -> None:
+    def _drop(self, identity: bytes, fd: int, error: FilesyncError) -> None:
+        """Tell a peer why, and let its connection be cut."""
+        channel = self._channels.get(identity)
+        # One who never greeted could fill the log.
+        level = logging.DEBUG if channel is None else logging.WARNING
+        log.log(level, "peer dropped: peer=%s reason=%s", identity.hex(), error)
+        self._refuse(identity, error)
+        self._guard.refused(fd)
+        if channel is not None:
+            channel.lose(error)
+
+    def _forget(self, identity: bytes) -> None:
+        self._channels.pop(identity, None)
+        self._entrances.pop(identity, None)
+
+    def _greet(self, identity: bytes, message: Message, last: zmq.Frame) -> None:
         """Take a peer's first message; nothing is remembered of one that is not ``Hello``."""
         if not isinstance(message, Hello):
             raise UnexpectedMessage(f"{type(message).__name__} came before Hello")
@@ -148,7 +166,9 @@ class Listener:
             channel = Channel(
                 self._socket, (identity,), self._counters, name=f"in:{identity.hex()}"
             )
+            fd = came_by(last)
             self._channels[identity] = channel
+            self._entrances[identity] = (fd, key_of(last) if self._gate else None)
             self._guard.greeted(fd)
             channel.send_nowait(Hello(VERSION))
 
