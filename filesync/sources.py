@@ -207,10 +207,13 @@ class SourcePool:
             )
             self._discard(self._surplus())
 
-    def clear(self) -> None:
-        """Remove every idle source."""
+    def remove(self, source: str) -> bool:
+        """Remove an idle source; return whether it was there and idle."""
         with self._lock:
-            self._discard([one.id for one in self.idle()])
+            is_idle = any(one.id == source for one in self.idle())
+            if is_idle:
+                self._discard([source])
+            return is_idle
 
     # --- removing -----------------------------------------------------------------------------
 

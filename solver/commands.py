@@ -1,4 +1,4 @@
-"""The build engine's commands: build, manager, up, workers, du, prune."""
+"""The build engine's commands: build, manager, up, workers."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
@@ -18,11 +18,11 @@ from filesync.errors import UsageError
 from filesync.keys.files import KeyPair, key_for
 from filesync.keys.options import key_option, listen_keys, listen_options
 from filesync.lifetime import wait_for_end
+from solver.client.asking import ask_manager
 from solver.client.build import BuildRequest, read_dockerfile, run_build
 from solver.client.caches import parse_cache_from, parse_cache_to
 from solver.client.embedded import default_state, embedded_cluster
 from solver.client.layouts import SCHEME, Layout, parse_layout
-from solver.client.link_zmq import ManagerLink
 from solver.client.outputs import (
     Output,
     OutputType,
@@ -31,7 +31,7 @@ from solver.client.outputs import (
     parse_output,
     with_tags,
 )
-from solver.client.progress import human, make_progress
+from solver.client.progress import make_progress
 from solver.dockerfile import (
     IMAGE_SCHEME,
     MAIN_CONTEXT,
@@ -40,9 +40,8 @@ from solver.dockerfile import (
     Platform,
 )
 from solver.manager.process import run_manager
-from solver.wire import AskPrune, AskUsage, FromClient, ListWorkers, ToClient, Usages, Workers
+from solver.wire import ListWorkers, Workers
 
-T = TypeVar("T", bound=ToClient)
 Setting = Any
 """A click option's value; its type is the option's."""
 
@@ -50,7 +49,7 @@ YEAR_10000_S = 253_402_300_800
 """OCI's times have four digits for the year."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
 
-_manager_option = click.option(
+manager_option = click.option(
     "--manager",
     envvar="FILESYNC_MANAGER",
     metavar="ADDR",
@@ -148,7 +147,7 @@ Examples:
     show_default=True,
     help="Workers of the embedded cluster: w1, w2, …",
 )
-@_manager_option
+@manager_option
 @key_option
 def build(
     context: Path,
@@ -351,61 +350,14 @@ def up(workers: int, listen: str, state: Path | None) -> None:
 
 
 @click.command()
-@_manager_option
+@manager_option
 @key_option
 def workers(manager: str | None, key: Path | None) -> None:
     """List the workers that are connected to a manager."""
-    rows = _ask(manager, key, ListWorkers(), Workers).rows
+    rows = ask_manager(manager, key, ListWorkers(), Workers).rows
     table = Table("worker", "address", "slots", "running", "results", "snapshots", "labels")
     for row in rows:
         labels = " ".join(f"{key}={value}" for key, value in sorted(row.labels.items()))
         counts = (str(row.slots), str(row.running), str(row.refs))
         table.add_row(row.name, row.address, *counts, row.snapshotter, labels)
-    _print(table)
-
-
-@click.command()
-@_manager_option
-@key_option
-def du(manager: str | None, key: Path | None) -> None:
-    """Show what takes how much disk on each worker."""
-    _print(_usage_table(_ask(manager, key, AskUsage(), Usages)))
-
-
-@click.command()
-@click.option("-a", "--all", "everything", is_flag=True, help="Cache mounts' directories too.")
-@_manager_option
-@key_option
-def prune(manager: str | None, key: Path | None, everything: bool) -> None:
-    """Remove what no running build uses, and show how much that was."""
-    _print(_usage_table(_ask(manager, key, AskPrune(everything), Usages)))
-
-
-def _ask(manager: str | None, key: Path | None, question: FromClient, kind: type[T]) -> T:
-    async def run() -> T:
-        async with AsyncExitStack() as stack:
-            address = manager
-            if address is None:
-                state = default_state()
-                count = sum(1 for path in state.glob("w[0-9]*") if path.is_dir())
-                if not count:
-                    raise UsageError("nothing was built here yet; or give --manager ADDR")
-                cluster = embedded_cluster(state, workers=count)
-                address = await stack.enter_async_context(cluster)
-            own = key_for(address, key)
-            link = await stack.enter_async_context(ManagerLink(address, own))
-            return await link.ask(question, kind)
-
-    return asyncio.run(run())
-
-
-def _usage_table(usages: Usages) -> Table:
-    table = Table("worker", "what", "count", "size")
-    for name, rows in usages.rows:
-        for row in rows:
-            table.add_row(name, row.kind, f"{row.count:,}", human(row.size))
-    return table
-
-
-def _print(table: Table) -> None:
     Console(file=sys.stdout).print(table)

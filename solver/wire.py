@@ -21,6 +21,7 @@ from filesync.errors import MalformedMessage
 from filesync.select import Selector
 from solver.cacheconfig import MAX_CONFIG_BYTES, MAX_ITEMS
 from solver.graph import Graph
+from worker.wire.disk import PrunePolicy, Usage
 from worker.wire.images import (
     Annotations,
     Compression,
@@ -45,7 +46,6 @@ from worker.wire.orders import (
     Nodes,
     Token,
     ToWorker,
-    UsageRow,
     split_frames,
 )
 
@@ -171,13 +171,16 @@ class ListWorkers(_Message, frozen=True, tag="list-workers"):
 
 
 class AskUsage(_Message, frozen=True, tag="ask-usage"):
-    """-> Usages."""
+    """What takes how much disk, with ``verbose`` thing by thing? -> Usages."""
+
+    verbose: bool = False
 
 
-class AskPrune(_Message, frozen=True, tag="ask-prune"):
-    """Remove what no build holds, on every worker. -> Usages, of what was removed."""
+class AskPrune(_Message, frozen=True, tag="ask-prune-by"):
+    """Remove by ``policy`` what nobody holds, on every worker. -> Usages, of what was removed."""
 
-    all: bool = False
+    policy: PrunePolicy = PrunePolicy()
+    verbose: bool = False
 
 
 # --- manager -> client ------------------------------------------------------------------------
@@ -373,10 +376,11 @@ class Workers(_Message, frozen=True, tag="workers"):
     rows: tuple[WorkerRow, ...]
 
 
-class Usages(_Message, frozen=True, tag="usages"):
-    """Disk use, by worker."""
+class Usages(_Message, frozen=True, tag="disk-usages"):
+    """Disk use, by worker; and which workers did not answer, and why."""
 
-    rows: tuple[tuple[Text, tuple[UsageRow, ...]], ...]
+    workers: tuple[tuple[Text, Usage], ...]
+    failed: tuple[tuple[Text, Text], ...] = ()
 
 
 class Denied(_Message, frozen=True, tag="denied"):

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, NamedTuple, Self
@@ -53,6 +53,14 @@ class Blob(NamedTuple):
     blake3: Digest
 
 
+class Partial(NamedTuple):
+    """The beginning of a blob, and when it last grew, in seconds since the epoch."""
+
+    digest: str
+    size: int
+    grown_s: float
+
+
 class BlobMissing(StoreError):
     """A blob is not in this store; another replica or a registry may have it."""
 
@@ -80,6 +88,7 @@ class BlobStore:
         self._partial = directory / "partial"
         self._facts = directory / "facts"
         self._held: Counter[str] = Counter()
+        self._opened_s: dict[str, float] = {}
         self._boot = boot_id()
         self._lock = threading.Lock()
         self._known: dict[str, Blob] = {}
@@ -116,9 +125,11 @@ class BlobStore:
             BlobMissing: it is not here.
         """
         try:
-            return self.path(digest).open("rb")
+            file = self.path(digest).open("rb")
         except FileNotFoundError as exc:
             raise BlobMissing(f"blob {digest} is not in this store") from exc
+        self._opened_s[digest] = time.time()
+        return file
 
     # --- writing --------------------------------------------------------------------------
 
@@ -173,18 +184,46 @@ class BlobStore:
         """Whether somebody needs a blob now that no ref speaks of yet."""
         return digest in self._held
 
-    def drop_partial(self) -> None:
-        """Remove what was left of transfers that nobody goes on with."""
-        for path in self._partial.iterdir():
-            if not self.is_held(f"sha256:{path.name}"):
-                path.unlink(missing_ok=True)
+    def partials(self) -> tuple[Partial, ...]:
+        """Return what there is of blobs whose transfer was cut, or is under way, by digest."""
+        found = []
+        for path in sorted(self._partial.iterdir()):
+            with suppress(FileNotFoundError):
+                stat = path.stat()
+                found.append(Partial(f"sha256:{path.name}", stat.st_size, stat.st_mtime))
+        return tuple(found)
 
-    def remove(self, digest: str) -> None:
-        """Forget a blob; fine if it is not here. The caller knows that no lease holds it."""
+    def drop_partial(self, digest: str) -> bool:
+        """Remove what is there of a blob on its way; return False where somebody goes on with it."""
         with self._lock:
+            if self.is_held(digest):
+                return False
+            (self._partial / self.path(digest).name).unlink(missing_ok=True)
+            return True
+
+    def used_s(self, digest: str) -> float:
+        """Return when a blob was last opened, or came, in seconds since the epoch; 0 for none.
+
+        Of what was opened before this process was there, only that it came is known.
+        """
+        opened = self._opened_s.get(digest)
+        if opened is not None:
+            return opened
+        try:
+            return self.path(digest).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def remove(self, digest: str) -> bool:
+        """Forget a blob, here or not; return False where somebody holds it, and it stays."""
+        with self._lock:
+            if self.is_held(digest):
+                return False
             self._known.pop(digest, None)
+            self._opened_s.pop(digest, None)
             self.path(digest).unlink(missing_ok=True)
             self._facts_of(digest).unlink(missing_ok=True)
+            return True
 
     def publish(self, temporary: Path, blob: Blob) -> None:
         """Take the verified file ``temporary`` in as ``blob``; for ``BlobWriter``."""

@@ -11,9 +11,11 @@ from filesync.errors import UsageError
 from filesync.keys.files import key_for
 from filesync.keys.options import insecure_option, key_option
 from filesync.lifetime import wait_for_end
+from filesync.quantities import parse_duration, parse_size
 from worker.process import WorkerOptions, run_worker
 from worker.registry import DEFAULT_FILE, read_registries
 from worker.snapshots import KINDS
+from worker.wire.disk import PrunePolicy
 
 
 @click.command(
@@ -22,6 +24,7 @@ from worker.snapshots import KINDS
 Examples:
   filesync worker --manager tcp://127.0.0.1:7700 --listen tcp://127.0.0.1:0 --state /var/lib/w1
   filesync worker --manager tcp://127.0.0.1:7700 --state w2 --name w2 --label gpu=true
+  filesync worker --manager tcp://127.0.0.1:7700 --state w3 --gc-keep-storage 20GB
   filesync worker --manager tcp://KEY@192.0.2.1:7700 --listen tcp://192.0.2.7:0 --state /var/lib/w1
 """
 )
@@ -61,6 +64,21 @@ Examples:
     metavar="FILE",
     help=f"Mirrors, CAs and plain HTTP, as in buildkitd.toml.  [default: {DEFAULT_FILE}]",
 )
+@click.option(
+    "--gc-keep-storage",
+    metavar="SIZE",
+    help="Hold --state to so much, such as 20GB: what was used least recently goes first.",
+)
+@click.option(
+    "--gc-min-free",
+    metavar="SIZE",
+    help="Let so much of the disk be free, as far as --state can go.",
+)
+@click.option(
+    "--gc-keep-duration",
+    metavar="TIME",
+    help="Remove what was not used for so long, such as 168h.",
+)
 @click.option("--until-eof", is_flag=True, hidden=True)
 def worker(
     manager: str,
@@ -73,6 +91,9 @@ def worker(
     key: Path | None,
     allow_insecure: bool,
     registries: Path | None,
+    gc_keep_storage: str | None,
+    gc_min_free: str | None,
+    gc_keep_duration: str | None,
     until_eof: bool,
 ) -> None:
     """Run a worker: it holds trees and runs steps for a manager.
@@ -92,10 +113,23 @@ def worker(
         own=key_for(manager, key),
         allow_insecure=allow_insecure,
         registries=read_registries(registries),
+        policies=_policies(gc_keep_storage, gc_min_free, gc_keep_duration),
     )
     asyncio.run(
         run_worker(options, ready=click.echo, stopped=lambda: wait_for_end(until_eof=until_eof))
     )
+
+
+def _policies(
+    keep: str | None, free: str | None, unused: str | None
+) -> tuple[PrunePolicy, ...]:
+    policies: list[PrunePolicy] = []
+    if unused is not None:
+        policies.append(PrunePolicy(unused_s=parse_duration(unused) / 1e9))
+    if keep is not None or free is not None:
+        bounds = [None if text is None else parse_size(text) for text in (keep, free)]
+        policies.append(PrunePolicy(max_used_bytes=bounds[0], min_free_bytes=bounds[1]))
+    return tuple(policies)
 
 
 def _label(text: str) -> tuple[str, str]:

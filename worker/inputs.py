@@ -148,6 +148,9 @@ class Inputs:
 
     async def _pull_chain(self, index: int, order: orders.FromLayers) -> PullStats:
         total = sum(link.layer.size for link in order.chain)
+        # Between its coming and its being a ref's, nothing else says that a blob is needed.
+        blobs = [link.layer.digest for link in order.chain]
+        self._holds.enter_context(self._store.blobs.holding(blobs))
         stats, pulled = await chains.pull(
             self._store, self._plane, order, self._progress(index, total)
         )

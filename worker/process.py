@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +24,14 @@ from filesync.transfer.connection.address import parse_address
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, handshake_failure
 from filesync.transfer.plane_zmq import DataPlane
+from worker.diskkeeper import DiskKeeper
 from worker.exec import ExecState, NoRuntime
 from worker.images import Images
 from worker.registry import Registries
 from worker.service import Service
 from worker.store import Store
 from worker.wire import orders
+from worker.wire.disk import Crowded, Prune, PrunePolicy
 from worker.wire.orders import (
     VERSION,
     Cancel,
@@ -56,6 +59,8 @@ _NOT_CONNECTED: Final = zmq.Event.DISCONNECTED | zmq.Event.CONNECT_RETRIED
 
 HEARTBEAT_S: Final = 1.0
 REDIAL_S: Final = 2.0
+LOOK_AT_DISK_S: Final = 5.0
+LOOK_ANYWAY_S: Final = 600.0
 MAX_QUEUED: Final = 20_000
 """Messages that may wait for the manager; beyond it what ops print is dropped."""
 
@@ -70,6 +75,7 @@ class WorkerOptions:
         snapshotter: ``overlay``, ``copy``, or None to choose what works here.
         own: what it proves itself with, if the manager's address takes a key.
         registries: how to reach those that are not reached as all others are.
+        policies: what the state directory is held to; without one it grows until it is pruned.
         allow_insecure: may listen off loopback without keys, where all can read what it offers.
     """
 
@@ -83,6 +89,7 @@ class WorkerOptions:
     own: KeyPair | None = None
     allow_insecure: bool = False
     registries: Registries = field(default_factory=Registries)
+    policies: tuple[PrunePolicy, ...] = ()
 
 
 async def run_worker(
@@ -113,9 +120,9 @@ async def run_worker(
                 allow_insecure=options.allow_insecure,
             ) as plane:
                 images = Images(store, options.registries)
-                service = Service(
-                    store, plane, images, exec_state, exec_missing, asyncio.Semaphore(slots)
-                )
+                disk = DiskKeeper(store, exec_state)
+                turns = asyncio.Semaphore(slots)
+                service = Service(store, plane, images, exec_state, exec_missing, turns, disk)
                 link = _Link(options, state.instance, slots, service, plane.address, allowed)
                 ready(plane.address)
                 try:
@@ -161,6 +168,7 @@ class _Link:
         self._orders: dict[int, asyncio.Task[None]] = {}
         self._known: set[Digest] = set()
         self._told_sources: tuple[SourceInfo, ...] = ()
+        self._has_worked = True
         self._queue: asyncio.Queue[tuple[FromWorker, bytes]] = asyncio.Queue()
 
     async def run(self, stopped: Callable[[], Awaitable[None]]) -> None:
@@ -198,6 +206,7 @@ class _Link:
                 group.create_task(self._watch(socket, monitor)),
                 group.create_task(self._pump(socket)),
                 group.create_task(self._beat()),
+                group.create_task(self._watch_disk()),
                 group.create_task(self._listen(socket, group)),
             ]
             await asyncio.wait({ending, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -265,6 +274,20 @@ class _Link:
         elif otherwise is not None and self._queue.empty():
             self._queue.put_nowait((otherwise, b""))
 
+    async def _watch_disk(self) -> None:
+        """Tell the manager when there is more than may be; look after orders, and now and then."""
+        policies = self._options.policies
+        looked_s = time.monotonic()
+        while True:
+            await asyncio.sleep(LOOK_AT_DISK_S)
+            now_s = time.monotonic()
+            is_due = self._has_worked or now_s - looked_s >= LOOK_ANYWAY_S
+            if not policies or not is_due:
+                continue
+            self._has_worked, looked_s = False, now_s
+            if await self._service.disk.is_crowded(policies):
+                self._queue.put_nowait((Crowded(policies), b""))
+
     async def _listen(self, socket: zmq.asyncio.Socket, group: asyncio.TaskGroup) -> None:
         while True:
             frames = await socket.recv_multipart()
@@ -316,6 +339,7 @@ class _Link:
             )
         finally:
             self._orders.pop(number, None)
+            self._has_worked |= not isinstance(body, Prune)
 
     def _tell(self, message: orders.Output | orders.Progress) -> None:
         if self._queue.qsize() < MAX_QUEUED:

@@ -20,6 +20,11 @@ CREATE TABLE refs (ref BLOB PRIMARY KEY, snapshot TEXT NOT NULL, info BLOB NOT N
 CREATE TABLE variants (digest TEXT, compression TEXT, layer BLOB NOT NULL,
     PRIMARY KEY (digest, compression)) WITHOUT ROWID;
 """
+_USES: Final = """
+CREATE TABLE IF NOT EXISTS uses (ref BLOB PRIMARY KEY, used_s REAL NOT NULL) WITHOUT ROWID
+"""
+USE_STEP_S: Final = 60.0
+"""A ref's use is not written down more often: so exactly is it known after a restart."""
 _REMEDY: Final = "give another --state directory, or remove that one"
 _decoder: Final = msgspec.msgpack.Decoder(RefInfo)
 
@@ -60,9 +65,13 @@ class RefStore:
         self._lock = threading.Lock()
         with self._using():
             self._db = open_database(path, schema=_SCHEMA, version=SCHEMA_VERSION)
+            self._db.execute(_USES)
             rows = self._db.execute("SELECT snapshot, info FROM refs").fetchall()
+            used = self._db.execute("SELECT ref, used_s FROM uses").fetchall()
             decoded = [HeldRef(_decoder.decode(info), snapshot) for snapshot, info in rows]
         self._held = {held.info.ref: held for held in decoded}
+        self._used_s: dict[Digest, float] = dict(used)
+        self._written_s = dict(self._used_s)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -161,11 +170,36 @@ class RefStore:
                 (digest, form, msgspec.msgpack.encode(layer)),
             )
 
+    def variants(self) -> list[tuple[str, str]]:
+        """Return (digest of a layer, digest of the same in another compression) of all."""
+        with self._using():
+            rows = self._db.execute("SELECT digest, layer FROM variants").fetchall()
+            decode = msgspec.msgpack.Decoder(Layer).decode
+            return [(digest, decode(layer).digest) for digest, layer in rows]
+
+    def used_s(self, info: RefInfo) -> float:
+        """Return when a ref was last used, or made, in seconds since the epoch."""
+        return max(info.created_s, self._used_s.get(info.ref, 0.0))
+
+    def touch(self, ref: Digest, now_s: float) -> None:
+        """Remember that a ref is used now; one that is not here is fine."""
+        held = self._held.get(ref)
+        if held is None:
+            return
+        with self._lock, self._using():
+            before_s, self._used_s[ref] = self._written_s.get(ref, 0.0), now_s
+            if now_s - max(before_s, held.info.created_s) >= USE_STEP_S:
+                self._written_s[ref] = now_s
+                self._db.execute("INSERT OR REPLACE INTO uses VALUES (?, ?)", (ref, now_s))
+
     def remove(self, ref: Digest) -> None:
         """Forget a ref; call it before its snapshot goes. Idempotent."""
         with self._lock, self._using():
             self._db.execute("DELETE FROM refs WHERE ref = ?", (ref,))
+            self._db.execute("DELETE FROM uses WHERE ref = ?", (ref,))
             self._held.pop(ref, None)
+            self._used_s.pop(ref, None)
+            self._written_s.pop(ref, None)
 
     def _write(self, held: HeldRef) -> None:
         with self._using():

@@ -18,12 +18,14 @@ from filesync.select import Selector, select
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.offer import Offer
 from worker import chains, exports
+from worker.diskkeeper import DiskKeeper
 from worker.exec import ExecState
 from worker.images import Images, OnShare
 from worker.inputs import Inputs, OnProgress
 from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store
 from worker.wire import orders
+from worker.wire.disk import Prune, ReadHoldings, ReadUsage, Touch
 from worker.wire.images import PushImage, ResolveImage
 from worker.wire.ops import ImageOp
 from worker.wire.orders import (
@@ -34,8 +36,6 @@ from worker.wire.orders import (
     OrderBody,
     Ran,
     Result,
-    Usage,
-    UsageRow,
 )
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class Service:
     exec_state: ExecState | None
     exec_missing: str
     slots: asyncio.Semaphore
+    disk: DiskKeeper
     _open: dict[bytes, Open] = field(default_factory=dict)
     _running: int = 0
 
@@ -128,8 +129,8 @@ class Service:
                 return Finished()  # the process sends the tree's nodes before any answer
             case ResolveImage() | PushImage():
                 return await self.images.perform(body, self._share(number, tell))
-            case orders.ReadUsage() | orders.Prune():
-                return Usage(await asyncio.to_thread(self._usage, body))
+            case ReadUsage() | Prune() | ReadHoldings() | Touch():
+                return await self.disk.perform(body, sweep_nodes=lambda: not self._running)
             case _:
                 assert_never(body)
 
@@ -189,9 +190,11 @@ class Service:
 
     async def _offer_layers(self, refs: tuple[Digest, ...]) -> Offered:
         layers = await asyncio.to_thread(chains.make_layers, self.store, refs)
-        manifest = await asyncio.to_thread(chains.blob_tree, self.store, layers)
-        directory = self.store.blobs.directory / "blobs" / "sha256"
-        return self._opened(manifest, directory, contextlib.ExitStack(), tuple(layers))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.store.blobs.holding([layer.digest for layer in layers]))
+            manifest = await asyncio.to_thread(chains.blob_tree, self.store, layers)
+            directory = self.store.blobs.directory / "blobs" / "sha256"
+            return self._opened(manifest, directory, stack.pop_all(), tuple(layers))
 
     async def _export(self, body: orders.Export) -> Offered:
         if body.form is orders.ExportForm.TREE:
@@ -221,11 +224,3 @@ class Service:
                 opened.close()
         for ref in sources:
             self.store.release_source(ref)
-
-    def _usage(self, body: orders.ReadUsage | orders.Prune) -> tuple[UsageRow, ...]:
-        if isinstance(body, orders.ReadUsage):
-            return self.store.usage()
-        removed = list(self.store.prune(sweep_nodes=not self._running))
-        if body.all and self.exec_state is not None:
-            removed.extend(self.store.prune_caches())
-        return tuple(removed)

@@ -6,9 +6,9 @@ scratch of commands) and ``work/`` (exports and blobs on their way; empty at sta
 """
 
 import contextlib
-import os
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from filesync.sources import SourceLease, SourcePool
 from worker.blobs import BlobStore
 from worker.refs import RefStore
 from worker.snapshots import SnapshotInUse, Snapshotter, open_snapshotter
-from worker.wire.orders import SourceInfo, UsageRow
+from worker.wire.orders import SourceInfo
 
 MAX_SOURCES: Final = 32
 MAX_SOURCE_BYTES: Final = 20 << 30
@@ -72,7 +72,7 @@ class Store:
         for info in self.refs.infos():
             if self.refs.get(info.ref).snapshot not in here:
                 self.refs.remove(info.ref)
-        self._remove_snapshots(here - self.refs.snapshots())
+        self.remove_snapshots(here - self.refs.snapshots())
         remove_path(self.work)
         self.work.mkdir()
 
@@ -110,6 +110,7 @@ class Store:
             yield TreeView(manifest, lease.path)
             return
         held = self.refs.get(ref)
+        self.refs.touch(ref, time.time())
         with self.snapshots.view(held.snapshot) as view:
             yield TreeView(Manifest(held.info.tree, self.nodes), view.path)
 
@@ -129,70 +130,7 @@ class Store:
         """Return the sources that a sync may start from, newest first."""
         return tuple(SourceInfo(source.id, source.tree) for source in self.sources.idle())
 
-    # --- disk use -----------------------------------------------------------------------------
-
-    def usage(self) -> tuple[UsageRow, ...]:
-        """Return what takes how much disk."""
-        return (*self._prunable(), self._caches_row(self._cache_directories()))
-
-    def prune(self, *, sweep_nodes: bool) -> tuple[UsageRow, ...]:
-        """Remove every result, blob and source that is not in use; return what that was.
-
-        ``sweep_nodes`` removes the manifests that nothing needs any more too. It must be
-        False while an op runs, whose inputs' manifests may have come before their trees.
-        """
-        before = self._prunable()
-        infos = self.refs.infos()
-        for info in reversed(infos):
-            held = self.refs.get(info.ref)
-            # The ref goes first: a kill in between leaves a snapshot that start-up removes.
-            self.refs.remove(info.ref)
-            if self._remove_snapshots([held.snapshot]):
-                self.refs.add(held.info, held.snapshot)
-        kept_layers = {info.layer.digest for info in self.refs.infos() if info.layer}
-        for blob in self.blobs.list():
-            if blob.digest not in kept_layers and not self.blobs.is_held(blob.digest):
-                self.blobs.remove(blob.digest)
-        self.blobs.drop_partial()
-        self.sources.clear()
-        if sweep_nodes:
-            trees = [info.tree for info in self.refs.infos()]
-            self.nodes.sweep([*trees, *self.sources.trees()])
-        after = {row.kind: row for row in self._prunable()}
-        return tuple(
-            UsageRow(
-                row.kind, row.count - after[row.kind].count, row.size - after[row.kind].size
-            )
-            for row in before
-        )
-
-    def prune_caches(self) -> tuple[UsageRow, ...]:
-        """Remove the directories behind cache mounts; return what that was."""
-        caches = self._cache_directories()
-        row = self._caches_row(caches)
-        for cache in caches:
-            remove_path(cache)
-        return (row,)
-
-    def _prunable(self) -> tuple[UsageRow, ...]:
-        infos = self.refs.infos()
-        blobs = self.blobs.list()
-        idle = self.sources.idle()
-        idle_bytes = sum(self.nodes.summary(source.tree).size for source in idle)
-        return (
-            UsageRow("results", len(infos), sum(info.tar_size for info in infos)),
-            UsageRow("blobs", len(blobs), sum(blob.size for blob in blobs)),
-            UsageRow("idle sources", len(idle), idle_bytes),
-        )
-
-    def _cache_directories(self) -> list[Path]:
-        return list(self.caches.iterdir()) if self.caches.is_dir() else []
-
-    @staticmethod
-    def _caches_row(caches: list[Path]) -> UsageRow:
-        return UsageRow("caches", len(caches), sum(map(tree_bytes, caches)))
-
-    def _remove_snapshots(self, snapshots: Iterable[str]) -> list[str]:
+    def remove_snapshots(self, snapshots: Iterable[str]) -> list[str]:
         """Remove snapshots, children before the parents they stand on; return those in use."""
         left = list(snapshots)
         while True:
@@ -207,13 +145,3 @@ class Store:
         except SnapshotInUse:
             return False
         return True
-
-
-def tree_bytes(path: Path) -> int:
-    """Return the bytes that the files below ``path`` take on disk."""
-    total = 0
-    for directory, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(directory, name)).st_blocks * 512
-    return total

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from solver.dockerfile.quantities import format_duration
+from filesync.quantities import format_duration
 
 _ESCAPES: Final = {
     "\a": "\\a",

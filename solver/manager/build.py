@@ -8,6 +8,7 @@ whose last holder is lost is solved again.
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,6 +35,7 @@ from solver.manager.workers import WorkerLink
 from solver.place import Placement, explain, place
 from solver.wire import Explained, StartBuild, StepDone, StepStarted
 from worker.wire import orders
+from worker.wire.disk import Touch
 from worker.wire.ops import ImageOp, LocalOp, selector_of
 from worker.wire.orders import FromLocal, Ran
 
@@ -55,6 +57,7 @@ class Build:
         self._request = request
         self._graph = request.graph
         self._client = client
+        self._holder = secrets.token_bytes(16)
         self._keys = definition_keys(request.graph)
         self._solving: dict[int, asyncio.Task[Solved]] = {}
         self._group = asyncio.TaskGroup()
@@ -79,8 +82,13 @@ class Build:
         return solved
 
     async def release(self) -> None:
-        """Let the workers collect this build's sources. Idempotent."""
+        """Let the workers collect this build's sources and what it held. Idempotent."""
         await self._delivery.release()
+        held = self._shared.leases.release(self._holder)
+        # After the sources: what they were for is worth more than they are.
+        for worker in self._shared.cluster:
+            if used := held & worker.refs:
+                await quietly(worker.call(Touch(tuple(sorted(used)))))
 
     # --- solving ------------------------------------------------------------------------------
 
@@ -89,7 +97,10 @@ class Build:
         if task is None or again:
             task = self._group.create_task(self._solve(position, again=again))
             self._solving[position] = task
-        return await task
+        solved = await task
+        if solved.ref is not None:
+            self._shared.leases.hold(self._holder, [solved.ref])
+        return solved
 
     async def _held(self, position: int) -> Solved:
         """Return a result that somebody holds, solving it again where nobody does any more."""

@@ -20,6 +20,7 @@ from solver.errors import OrderFailed
 from solver.manager.clients import ClientLink, lacking
 from solver.manager.cluster import Cluster
 from solver.manager.images import find_image
+from solver.manager.pruning import Pruning
 from solver.manager.shared import Shared
 from solver.manager.workers import WorkerLink
 from solver.wire import (
@@ -35,13 +36,13 @@ from solver.wire import (
     ListWorkers,
     StartBuild,
     ToClient,
-    Usages,
     Workers,
     decode_to_manager,
     encode,
 )
 from worker.wire import orders
-from worker.wire.orders import VERSION, FromWorker, ToWorker, Usage
+from worker.wire.disk import Crowded
+from worker.wire.orders import VERSION, FromWorker, ToWorker
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Server:
         self._socket = socket
         self._guard = guard
         self._allowed = allowed
+        self._pruning = Pruning(shared)
         self._asked_for = asyncio.Event()
         self._clients: dict[bytes, tuple[ClientLink, asyncio.Task[None]]] = {}
         self._received_bytes = 0
@@ -140,6 +142,7 @@ class Server:
                     | orders.Output()
                     | orders.Progress()
                     | orders.Outcome()
+                    | Crowded()
                 ):
                     await self._from_worker(peer, message, group)
                 case _:
@@ -211,6 +214,8 @@ class Server:
                 worker.event(message)
             case orders.Outcome(number, result):
                 worker.answer(number, result)
+            case Crowded(policies):
+                group.create_task(self._pruning.relieve(worker, policies))
             case orders.Nodes():
                 pass
             case _:
@@ -280,10 +285,8 @@ class Server:
                 group.create_task(self._list(client, at_least))
             case AskImage():
                 group.create_task(self._find_image(client, message))
-            case AskUsage():
-                group.create_task(self._usage(client, orders.ReadUsage()))
-            case AskPrune(everything):
-                group.create_task(self._usage(client, orders.Prune(everything)))
+            case AskUsage() | AskPrune():
+                group.create_task(self._usage(client, message))
             case orders.Nodes():
                 pass
             case _:
@@ -317,27 +320,12 @@ class Server:
         except FilesyncError as exc:
             client.answer(Denied(exc.code, str(exc)))
 
-    async def _usage(self, client: ClientLink, order: orders.ReadUsage | orders.Prune) -> None:
-        rows: list[tuple[str, tuple[orders.UsageRow, ...]]] = []
-        for worker in self.cluster:
-            try:
-                usage = await worker.call(order)
-            except (OrderFailed, FilesyncError) as exc:
-                log.warning("no answer worker=%s reason=%s", worker.name, exc)
-                continue
-            if isinstance(order, orders.Prune):
-                self._forget_results(worker)
-            if isinstance(usage, Usage):
-                rows.append((worker.name, usage.rows))
-        client.answer(Usages(tuple(rows)))
-
-    def _forget_results(self, worker: WorkerLink) -> None:
-        """Believe nothing of a pruned worker; what it kept, in use, is learnt again as it is made.
-
-        A build's sources are no results, and no pruning removes them.
-        """
-        results = [ref for ref in worker.refs if self._shared.records.ref(ref) is not None]
-        self.cluster.forget(worker, results)
+    async def _usage(self, client: ClientLink, question: AskUsage | AskPrune) -> None:
+        match question:
+            case AskUsage(verbose):
+                client.answer(await self._pruning.usage(verbose=verbose))
+            case AskPrune(policy, verbose):
+                client.answer(await self._pruning.prune(policy, verbose=verbose))
 
     # --- both ---------------------------------------------------------------------------------
 

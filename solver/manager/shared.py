@@ -8,6 +8,7 @@ from filesync.digest import Digest
 from filesync.manifest import Nodes
 from filesync.select import Selector
 from solver.manager.cluster import Cluster
+from solver.manager.leases import Leases
 from solver.manager.records import Records
 from solver.wire import Event
 
@@ -35,12 +36,14 @@ class Shared:
     Attributes:
         flights: steps that run now, by content key. The future's result is None when the
             build that ran it gave up; whoever waits then runs it itself.
+        leases: results that builds, and others who asked, hold.
     """
 
     cluster: Cluster
     records: Records
     nodes: Nodes
     flights: dict[Digest, "asyncio.Future[Solved | None]"] = field(default_factory=dict)
+    leases: Leases = field(default_factory=Leases)
 
 
 class Client(Protocol):

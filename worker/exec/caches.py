@@ -8,7 +8,7 @@ the same time; those are kept and used again. A directory belongs to one exclusi
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,9 +69,27 @@ class CacheDirectories:
         try:
             path = self._root / name / str(number)
             _make(path, mount)
+            os.utime(path.parent)  # when it was last used
             yield CacheLease(path, number)
         finally:
+            with suppress(FileNotFoundError):
+                os.utime(self._root / name)
             self._give_back(name, number)
+
+    def in_use(self) -> frozenset[str]:
+        """Return the names, which are those of directories, of the caches that somebody uses."""
+        return frozenset(self._uses)
+
+    def detach(self, name: str, to: Path) -> bool:
+        """Rename a cache's directory to ``to``; return False where somebody uses it.
+
+        Does not wait: it must be called in the event loop, so that nobody acquires it meanwhile.
+        """
+        if name in self._uses:
+            return False
+        with suppress(FileNotFoundError):
+            (self._root / name).rename(to)
+        return True
 
     async def _take(self, name: str, sharing: Sharing) -> int:
         while (number := choose(self._uses.get(name, {}), sharing)) is None:

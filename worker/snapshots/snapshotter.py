@@ -200,6 +200,17 @@ class Snapshotter:
         rows = self._records.all()
         return [_committed(row) for row in rows if row.state is State.COMMITTED]
 
+    def in_use(self) -> set[str]:
+        """Return the snapshots that are being read, or that a tree is being made on."""
+        with self._lock:
+            reading = {id for id, count in self._views.items() if count > 0}
+            made_on = {
+                row.parent_id
+                for row in self._records.all()
+                if row.state is State.ACTIVE and row.parent_id is not None
+            }
+            return reading | made_on
+
     def view(self, id: str) -> View:
         """Return the whole tree of a committed snapshot, to be read.
 

@@ -23,6 +23,7 @@ import msgspec
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from filesync.select import Selector
+from worker.wire.disk import Crowded, Holdings, Prune, ReadHoldings, ReadUsage, Touch, Usage
 from worker.wire.images import (
     MAX_LAYERS,
     Annotations,
@@ -39,7 +40,7 @@ from worker.wire.images import (
 from worker.wire.images import Layer as Layer
 from worker.wire.ops import Op, Text
 
-VERSION: Final = 4
+VERSION: Final = 5
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_PAYLOAD_BYTES: Final = 40 << 20
 MAX_KEYS: Final = 20_000
@@ -241,19 +242,6 @@ class ReadTree(_Message, frozen=True, tag="read-tree"):
     tree: WireDigest
 
 
-class ReadUsage(_Message, frozen=True, tag="read-usage"):
-    """Say what takes how much disk. -> Usage."""
-
-
-class Prune(_Message, frozen=True, tag="prune"):
-    """Remove what no lease holds: results, idle sources, blobs; with ``all`` caches too. -> Usage.
-
-    The answer says what was removed.
-    """
-
-    all: bool = False
-
-
 OrderBody = (
     Run
     | ImportChain
@@ -265,6 +253,8 @@ OrderBody = (
     | ReadTree
     | ReadUsage
     | Prune
+    | ReadHoldings
+    | Touch
     | ResolveImage
     | PushImage
 )
@@ -401,20 +391,6 @@ class Offered(_Message, frozen=True, tag="offered"):
     config: Sha256 | None = None
 
 
-class UsageRow(msgspec.Struct, frozen=True):
-    """One kind of thing on a worker's disk."""
-
-    kind: Text
-    count: Count
-    size: Count
-
-
-class Usage(_Message, frozen=True, tag="usage"):
-    """What takes, or took, how much disk."""
-
-    rows: tuple[UsageRow, ...]
-
-
 class Finished(_Message, frozen=True, tag="finished"):
     """The order is done and there is nothing to tell."""
 
@@ -435,7 +411,7 @@ class Failed(_Message, frozen=True, tag="failed"):
     tail: Text = ""
 
 
-Result = Ran | Offered | Usage | Finished | Failed | Resolved | Pushed
+Result = Ran | Offered | Usage | Holdings | Finished | Failed | Resolved | Pushed
 
 
 class Outcome(_Message, frozen=True, tag="outcome"):
@@ -450,7 +426,7 @@ class Nodes(_Message, frozen=True, tag="nodes"):
 
 
 ToWorker = Welcome | Refused | Allow | Unknown | Order | Cancel | Nodes
-FromWorker = Register | Heartbeat | Leaving | Output | Progress | Outcome | Nodes
+FromWorker = Register | Heartbeat | Leaving | Output | Progress | Outcome | Nodes | Crowded
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_worker: Final = msgspec.msgpack.Decoder(ToWorker)

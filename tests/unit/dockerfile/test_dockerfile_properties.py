@@ -2,6 +2,7 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from filesync.quantities import format_duration, parse_duration
 from solver.dockerfile import (
     BaseImage,
     Converted,
@@ -10,7 +11,6 @@ from solver.dockerfile import (
     convert,
     ignore_matcher,
 )
-from solver.dockerfile.quantities import format_duration, parse_duration
 from solver.graph import Graph, reachable
 from worker.wire.ops import LocalOp
 

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from filesync.digest import Digest, digest_of
@@ -27,6 +27,7 @@ from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.wire import Event, StartBuild, StepDone
 from worker.wire import orders
+from worker.wire.disk import Holdings, Prune, ReadHoldings, ReadUsage, Touch
 from worker.wire.images import FromRegistry, ResolveImage
 from worker.wire.ops import BindMount, ExecOp, ImageOp, LocalOp
 from worker.wire.orders import (
@@ -162,17 +163,23 @@ class FakeWorker:
         self.link = WorkerLink(name.encode(), hello, self._send, 0.0)
         self.link.learnt.set()
         self.orders: list[OrderBody] = []
+        self.touched: set[Digest] = set()
+        self.holdings = Holdings()
         self.cancelled: list[int] = []
         self.held: dict[Digest, Digest] = {}
         self.sources: set[Digest] = set()
         self.tokens: set[bytes] = set()
         self.says: list[Result] = []
+        self.answers: Callable[[], Result] = lambda: self.says.pop(0)
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def _send(self, _: bytes, message: ToWorker, payload: bytes) -> None:
         match message:
             case Order(number, body):
-                self.orders.append(body)
+                if isinstance(body, Touch):
+                    self.touched.update(body.refs)
+                else:
+                    self.orders.append(body)
                 self._tasks[number] = asyncio.create_task(self._perform(number, body))
             case Cancel(number):
                 self.cancelled.append(number)
@@ -209,6 +216,10 @@ class FakeWorker:
             case orders.OfferLayers(refs):
                 blobs = plant(self.world.nodes, {ref.hex(): "blob" for ref in refs})
                 return self._offered(blobs.tree, tuple(map(layer_of, refs)))
+            case ReadHoldings():
+                return self.holdings
+            case ReadUsage() | Prune():
+                return self.answers()
             case Release(tokens, sources):
                 self.tokens.difference_update(tokens)
                 self.sources.difference_update(sources)

@@ -1,0 +1,41 @@
+"""One question to a manager, from a command that does no more."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TypeVar
+
+from filesync.errors import UsageError
+from filesync.keys.files import key_for
+from solver.client.embedded import default_state, embedded_cluster
+from solver.client.link_zmq import ManagerLink
+from solver.wire import FromClient, ToClient
+
+T = TypeVar("T", bound=ToClient)
+
+
+def ask_manager(
+    manager: str | None, key: Path | None, question: FromClient, kind: type[T]
+) -> T:
+    """Return the answer of the manager at an address, or of the embedded cluster.
+
+    Raises:
+        UsageError: there is neither.
+        FilesyncError: it does not answer.
+    """
+
+    async def run() -> T:
+        async with AsyncExitStack() as stack:
+            address = manager
+            if address is None:
+                state = default_state()
+                count = sum(1 for path in state.glob("w[0-9]*") if path.is_dir())
+                if not count:
+                    raise UsageError("nothing was built here yet; or give --manager ADDR")
+                cluster = embedded_cluster(state, workers=count)
+                address = await stack.enter_async_context(cluster)
+            own = key_for(address, key)
+            link = await stack.enter_async_context(ManagerLink(address, own))
+            return await link.ask(question, kind)
+
+    return asyncio.run(run())

@@ -1,0 +1,137 @@
+"""What ``prune`` is asked for, in docker's words, and what its tables say. Pure."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from rich.table import Table
+
+from filesync.errors import UsageError
+from filesync.quantities import parse_duration, parse_size
+from solver.client.progress import human
+from solver.wire import Usages
+from worker.wire.disk import Kind, PrunePolicy
+
+_FROM_BUILDKIT: Final = {
+    "regular": (Kind.RESULT, Kind.BLOB, Kind.PARTIAL),
+    "source.local": (Kind.SOURCE,),
+    "exec.cachemount": (Kind.CACHE,),
+}
+"""BuildKit's types of records, and what of it is kept here."""
+_USUAL: Final = tuple(kind for kind in Kind if kind is not Kind.CACHE)
+_ID_CHARS: Final = 25
+_STEPS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def prune_policy(
+    filters: Iterable[str],
+    *,
+    everything: bool,
+    reserved: str | None = None,
+    max_used: str | None = None,
+    min_free: str | None = None,
+) -> PrunePolicy:
+    """Return what the options of a prune ask for.
+
+    Raises:
+        UsageError: one cannot be understood.
+    """
+    kinds: list[Kind] = []
+    unused_s = 0.0
+    for text in filters:
+        name, _, value = text.partition("=")
+        if name == "type":
+            kinds.extend(_kinds(value))
+        elif name in ("until", "unused-for"):
+            unused_s = max(unused_s, parse_duration(value) / 1e9)
+        else:
+            raise UsageError(f"--filter {text}: write until=TIME, such as 24h, or type=KIND")
+    bounds = [
+        None if text is None else parse_size(text) for text in (reserved, max_used, min_free)
+    ]
+    chosen = tuple(dict.fromkeys(kinds)) or (tuple(Kind) if everything else _USUAL)
+    return PrunePolicy(chosen, unused_s, *bounds)
+
+
+def _kinds(text: str) -> tuple[Kind, ...]:
+    if text in _FROM_BUILDKIT:
+        return _FROM_BUILDKIT[text]
+    try:
+        return (Kind(text),)
+    except ValueError:
+        known = ", ".join((*Kind, *_FROM_BUILDKIT))
+        raise UsageError(f"--filter type={text}: the types are {known}") from None
+
+
+# --- what is shown ----------------------------------------------------------------------------
+
+
+def usage_tables(usages: Usages, *, now_s: float, verbose: bool) -> list[Table]:
+    """Return what takes how much disk, and what of it could go."""
+    tables = [_things(usages, "now", now_s=now_s)] if verbose else []
+    columns = ("worker", "what", "count", "size", "reclaimable", "last used")
+    table = _table(*columns, right=("count", "size", "reclaimable", "last used"))
+    size = reclaimable = 0
+    for name, usage in usages.workers:
+        for row in usage.rows:
+            size += row.size
+            reclaimable += row.reclaimable
+            sums = (f"{row.count:,}", human(row.size), human(row.reclaimable))
+            table.add_row(name, _plural(row.kind), *sums, _ago(row.used_s, now_s))
+    _add_failed(table, usages)
+    table.add_section()
+    table.add_row("total", "", "", human(size), human(reclaimable), "")
+    return [*tables, table]
+
+
+def prune_tables(usages: Usages, *, now_s: float, verbose: bool) -> list[Table]:
+    """Return what was removed, and what stayed that should have gone."""
+    tables = [_things(usages, "removed", now_s=now_s)] if verbose else []
+    table = _table("worker", "what", "count", "size", "became", right=("count", "size"))
+    freed = 0
+    for name, usage in usages.workers:
+        for row in usage.rows:
+            freed += row.size
+            table.add_row(name, _plural(row.kind), f"{row.count:,}", human(row.size), "removed")
+        for kept in usage.kept:
+            why = f"kept: {kept.why}"
+            table.add_row(name, _plural(kept.kind), f"{kept.count:,}", human(kept.size), why)
+    _add_failed(table, usages)
+    table.add_section()
+    table.add_row("total", "", "", human(freed), "removed")
+    return [*tables, table]
+
+
+def _things(usages: Usages, otherwise: str, *, now_s: float) -> Table:
+    table = _table("worker", "what", "id", "size", "last used", "", right=("size", "last used"))
+    state = "reclaimable" if otherwise == "now" else otherwise
+    for name, usage in usages.workers:
+        for item in usage.items:
+            used = _ago(item.used_s, now_s)
+            why = item.why or state
+            table.add_row(name, item.kind, item.id[:_ID_CHARS], human(item.size), used, why)
+    return table
+
+
+def _table(*columns: str, right: Sequence[str]) -> Table:
+    table = Table()
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left")
+    return table
+
+
+def _add_failed(table: Table, usages: Usages) -> None:
+    for name, why in usages.failed:
+        table.add_row(name, f"no answer: {why}")
+
+
+def _plural(kind: Kind) -> str:
+    return f"{kind}s"
+
+
+def _ago(used_s: float, now_s: float) -> str:
+    """Return how long ago something was, in one unit; empty for never."""
+    if not used_s:
+        return ""
+    past_s = max(0, int(now_s - used_s))
+    size, unit = next((step for step in _STEPS if past_s >= step[0]), _STEPS[-1])
+    return f"{past_s // size} {unit} ago"

@@ -1,0 +1,155 @@
+"""What workers keep and let go of: du, prune, and bounds that a worker keeps by itself."""
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.processes import Cluster, run
+
+ContextMaker = Callable[..., Path]
+
+pytestmark = pytest.mark.needs("root", "crun")
+
+MEGABYTE = b"m" * (1 << 20)
+
+
+def asked(cluster: Cluster, *command: str) -> str:
+    done = run(*command, "--manager", cluster.manager, env={"COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rows(table: str, kind: str) -> list[list[str]]:
+    """Return the cells of a table's rows about ``kind``, the worker's name first."""
+    lines = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in table.splitlines()]
+    return [cells for cells in lines if cells[1:2] == [kind]]
+
+
+def count(table: str, kind: str) -> int:
+    return sum(int(cells[2]) for cells in rows(table, kind))
+
+
+def test_prune_says_what_went_and_a_build_makes_it_again(
+    cluster: Cluster, context: ContextMaker
+) -> None:
+    root = context("FROM scratch\nCOPY big /big\n", big=MEGABYTE)
+    cluster.build(root)
+    before = asked(cluster, "du")
+    assert count(before, "results") == 1
+    assert count(before, "idle-sources") == 1
+    assert {cells[4] for cells in rows(before, "results")} == {"1.1 MB", "0 B"}
+    pruned = asked(cluster, "prune", "--force")
+    assert [cells[-1] for cells in rows(pruned, "results")] == ["removed"]
+    assert count(asked(cluster, "du"), "results") == 0
+    assert cluster.build(root).totals["steps_run"] == 2  # the context and the copy
+
+
+def test_what_was_used_within_the_time_stays(cluster: Cluster, context: ContextMaker) -> None:
+    cluster.build(context("FROM scratch\nCOPY Dockerfile /\n"))
+    assert rows(asked(cluster, "prune", "-a", "--filter", "until=1h"), "results") == []
+    time.sleep(1.1)
+    assert count(asked(cluster, "prune", "--filter", "until=1s"), "results") == 1
+
+
+def test_a_kind_is_pruned_alone_and_cache_mounts_only_when_they_are_meant(
+    cluster: Cluster, context: ContextMaker, base: str
+) -> None:
+    text = "FROM base\nRUN --mount=type=cache,target=/c echo much > /c/file\n"
+    cluster.build(context(text), "--build-context", base)
+    asked(cluster, "prune", "--filter", "type=result")
+    left = asked(cluster, "du")
+    assert count(left, "results") == 0
+    assert count(left, "cache-mounts") == 1
+    assert count(asked(cluster, "prune"), "cache-mounts") == 0
+    assert count(asked(cluster, "prune", "--all"), "cache-mounts") == 1
+    assert not list((cluster.root / "w1/exec/caches").iterdir())
+
+
+def test_the_space_that_is_kept_holds_what_was_used_last(
+    clusters: Callable[..., Cluster], context: ContextMaker
+) -> None:
+    one = clusters("one", workers=1)
+    text = "FROM scratch AS {0}\nCOPY {0} /big\n"
+    stages = "".join(text.format(name) for name in ("old", "new"))
+    root = context(stages, old=b"o" * (1 << 20), new=b"n" * (1 << 20))
+    one.build(root, "--target", "old")
+    one.build(root, "--target", "new")
+    asked(one, "prune", "--keep-storage", "1200k")
+    assert count(asked(one, "du"), "results") == 1
+    assert count(asked(one, "du"), "idle-sources") == 0
+    assert one.build(root, "--target", "new").totals["steps_run"] == 0
+    assert one.build(root, "--target", "old").totals["steps_run"] > 0
+
+
+def test_what_a_running_build_holds_is_kept_and_told(
+    clusters: Callable[..., Cluster], context: ContextMaker, base: str, tmp_path: Path
+) -> None:
+    one = clusters("one", workers=1)
+    text = (
+        "FROM base AS done\nRUN echo a > /a\nFROM base\nRUN sleep 4\nCOPY --from=done /a /a\n"
+    )
+    root = context(text)
+    built = []
+    building = threading.Thread(
+        target=lambda: built.append(one.build(root, "--build-context", base))
+    )
+    building.start()
+    deadline_s = time.monotonic() + 20
+    while count(asked(one, "du"), "results") < 2:
+        assert time.monotonic() < deadline_s
+    pruned = asked(one, "prune", "--all")
+    building.join()
+    why = {cells[-1] for cells in rows(pruned, "results")}
+    assert "kept: a build holds it" in why
+    assert built[0].status == 0
+    assert built[0].step("RUN echo a")["cached"] is False
+    assert count(asked(one, "prune"), "results") == 4
+
+
+def test_verbose_names_each_thing_and_why_it_stays(
+    cluster: Cluster, context: ContextMaker, tmp_path: Path
+) -> None:
+    root = context("FROM scratch\nCOPY Dockerfile /a\nCOPY Dockerfile /b\n")
+    cluster.build(root, "-o", f"type=oci,dest={tmp_path / 'out.tar'}")
+    shown = asked(cluster, "du", "--verbose")
+    results = rows(shown, "result")
+    assert len(results) == 2
+    assert all(cells[-1] == "reclaimable" for cells in results)
+    blobs = rows(shown, "blob")
+    assert all(cells[2].startswith("sha256:") for cells in blobs)
+    gone = rows(asked(cluster, "prune", "--verbose"), "result")
+    assert {cells[2] for cells in gone} == {cells[2] for cells in results}
+
+
+@pytest.mark.parametrize(
+    ("bound", "left"), [(("--gc-keep-storage", "1200k"), 1), (("--gc-keep-duration", "1s"), 0)]
+)
+def test_a_worker_holds_itself_to_its_bounds(
+    context: ContextMaker, tmp_path: Path, bound: tuple[str, str], left: int
+) -> None:
+    text = "FROM scratch AS {0}\nCOPY {0} /big\n"
+    names = ("a", "b", "c")
+    stages = "".join(text.format(name) for name in names)
+    root = context(stages, **{name: name.encode() * (1 << 20) for name in names})
+    arguments = {"w1": bound}
+    with Cluster(tmp_path / "cluster", workers=1, arguments=arguments) as cluster:
+        for name in names:
+            cluster.build(root, "--target", name)
+        deadline_s = time.monotonic() + 40
+        while count(asked(cluster, "du"), "results") > left:
+            assert time.monotonic() < deadline_s, asked(cluster, "du", "--verbose")
+            time.sleep(0.5)
+        if left:
+            assert cluster.build(root, "--target", "c").totals["steps_run"] == 0
+        assert cluster.build(root, "--target", "a").totals["steps_run"] > 0
+
+
+def test_a_size_that_is_none_is_refused(tmp_path: Path) -> None:
+    where = ("--manager", "tcp://127.0.0.1:1", "--state", str(tmp_path / "w"))
+    refused = run("worker", *where, "--gc-keep-storage", "lots")
+    assert refused.returncode == 2
+    assert "'lots' is not a size, such as 64m or 1g" in refused.stderr

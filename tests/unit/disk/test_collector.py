@@ -1,0 +1,157 @@
+"""A worker's store, counted and pruned: real files, real databases."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from filesync.digest import Digest
+from worker.chains import layer_as, layer_of
+from worker.collector import BEING_READ, BY_BUILD, LAST_COPY, ON_ITS_WAY, Collector
+from worker.layers import LayerForm
+from worker.results import keep
+from worker.store import Store
+from worker.wire.disk import Holds, Kind, PrunePolicy, Usage
+from worker.wire.images import Compression
+from worker.wire.orders import RefInfo
+
+ALL = PrunePolicy()
+NOTHING = Holds()
+OTHER = "sha256:" + "5" * 64
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(tmp_path, snapshotter="copy")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def make(store: Store) -> Callable[..., RefInfo]:
+    """Make a result with one file, on top of another."""
+
+    def made(name: str, parent: Digest | None = None) -> RefInfo:
+        below = None if parent is None else store.refs.get(parent).snapshot
+        active = store.snapshots.prepare(below)
+        (active.path / name).write_text(name * 1000)
+        return keep(store, active, {}, parent, ())
+
+    return made
+
+
+def pruned(store: Store, holds: Holds = NOTHING, policy: PrunePolicy = ALL) -> Usage:
+    collector = Collector(store)
+    return collector.remove(collector.plan([policy], holds, ()), (), verbose=False)
+
+
+def counts(usage: Usage) -> dict[Kind, int]:
+    return {row.kind: row.count for row in usage.rows if row.count}
+
+
+def test_a_chain_goes_from_the_top_and_its_layers_after_it(
+    store: Store, make: Callable[..., RefInfo]
+) -> None:
+    base = make("base")
+    top = make("top", base.ref)
+    for info in (base, top):
+        layer_of(store, store.refs.get(info.ref))
+    usage = pruned(store)
+    assert counts(usage) == {Kind.RESULT: 2, Kind.BLOB: 2}
+    assert usage.refs == (top.ref, base.ref)
+    assert not usage.kept
+    assert store.snapshots.list() == []
+    assert list(store.blobs.blobs.iterdir()) == []
+
+
+def test_what_is_held_or_read_stays_with_what_it_stands_on(
+    store: Store, make: Callable[..., RefInfo]
+) -> None:
+    base = make("base")
+    held, read, free = (make(name, base.ref) for name in ("held", "read", "free"))
+    layer = layer_of(store, store.refs.get(base.ref))
+    with store.view(read.ref):
+        usage = pruned(store, Holds(refs=(held.ref,)))
+    assert usage.refs == (free.ref,)
+    assert {BY_BUILD, BEING_READ} <= {row.why for row in usage.kept}
+    assert layer.digest in store.blobs
+    assert pruned(store).refs[-1] == base.ref
+
+
+def test_a_result_that_comes_into_use_after_the_plan_stays_and_so_does_its_parent(
+    store: Store, make: Callable[..., RefInfo]
+) -> None:
+    base = make("base")
+    top = make("top", base.ref)
+    collector = Collector(store)
+    plan = collector.plan([ALL], Holds(), ())
+    with store.view(top.ref):
+        usage = collector.remove(plan, (), verbose=True)
+        assert usage.refs == ()
+    assert [item.why for item in usage.items] == [BEING_READ, "it has come into use"]
+    with store.view(top.ref) as tree:
+        assert (tree.root / "base").exists()
+
+
+def test_the_last_copy_of_a_published_blob_stays_though_its_result_goes(
+    store: Store, make: Callable[..., RefInfo]
+) -> None:
+    info = make("one")
+    layer = layer_of(store, store.refs.get(info.ref))
+    usage = pruned(store, Holds(last_copies=(layer.digest,)))
+    assert usage.refs == (info.ref,)
+    assert [row.why for row in usage.kept] == [LAST_COPY]
+    assert layer.digest in store.blobs
+    assert counts(pruned(store)) == {Kind.BLOB: 1}
+
+
+def test_another_form_of_a_layer_goes_alone_only_where_another_worker_has_it(
+    store: Store, make: Callable[..., RefInfo]
+) -> None:
+    info = make("one")
+    held = store.refs.get(info.ref)
+    own, pushed = layer_of(store, held), layer_as(store, held, LayerForm(Compression.GZIP))
+    assert own.digest != pushed.digest
+    assert Collector(store).holdings().variants == ((own.digest, pushed.digest),)
+    blobs = PrunePolicy(kinds=(Kind.BLOB,))
+    assert counts(pruned(store, Holds(), blobs)) == {}
+    assert counts(pruned(store, Holds(copied=(own.digest, pushed.digest)), blobs)) == {
+        Kind.BLOB: 1
+    }
+    assert own.digest in store.blobs
+    assert pushed.digest not in store.blobs
+
+
+def test_beginnings_of_blobs_are_counted_and_go_unless_somebody_goes_on_with_them(
+    store: Store,
+) -> None:
+    with store.blobs.resume(OTHER, 1000) as writer:
+        writer.write(b"x" * 300)
+    row = next(r for r in Collector(store).usage(Holds(), (), verbose=False).rows if r.size)
+    assert (row.kind, row.count, row.size, row.reclaimable) == (Kind.PARTIAL, 1, 300, 300)
+    with store.blobs.holding([OTHER]):
+        assert [kept.why for kept in pruned(store).kept] == [ON_ITS_WAY]
+    assert counts(pruned(store)) == {Kind.PARTIAL: 1}
+
+
+def test_when_a_result_was_used_outlives_the_worker(
+    tmp_path: Path, store: Store, make: Callable[..., RefInfo]
+) -> None:
+    old, new = make("old"), make("new")
+    later_s = time.time() + 3600
+    store.refs.touch(old.ref, later_s)
+    store.close()
+    again = Store.open(tmp_path, snapshotter="copy")
+    assert again.refs.used_s(old) == later_s
+    assert again.refs.used_s(new) == new.created_s
+    again.close()
+
+
+def test_a_blob_is_used_when_it_is_opened(store: Store) -> None:
+    blob = store.blobs.ingest([b"data"])
+    os.utime(store.blobs.path(blob.digest), (50, 50))
+    assert store.blobs.used_s(blob.digest) == 50
+    store.blobs.open(blob.digest).close()
+    assert store.blobs.used_s(blob.digest) > 50
