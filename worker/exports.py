@@ -110,10 +110,14 @@ def assemble(store: Store, order: orders.Export | PushImage) -> Image:
     """
     form = LayerForm(order.compression, order.level, order.newest_s)
     layers = [chains.layer_as(store, held, form) for held in store.refs.chain(order.ref)]
-    full = _dump(image_config(order.config, layers))
-    described = image_manifest(sha256(full), len(full), layers, annotations=order.annotations)
-    manifest = _dump(described)
-    return Image(tuple(layers), full, manifest)
+    return image_of(layers, order.config, order.annotations)
+
+
+def image_of(layers: Sequence[Layer], config: bytes, annotations: Mapping[str, str]) -> Image:
+    """Return the image of ``layers``, lowest first; ``config`` is without its ``rootfs``."""
+    full = _dump(image_config(config, layers))
+    manifest = image_manifest(sha256(full), len(full), layers, annotations=annotations)
+    return Image(tuple(layers), full, _dump(manifest))
 
 
 def image_config(config: bytes, layers: Sequence[Layer]) -> dict[str, Any]:

@@ -6,20 +6,22 @@ order that brought it, and then forgotten.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from filesync.errors import UsageError
 from worker import exports
-from worker.registry import ImageManifest, Platform, Registries, parse_manifest
+from worker.registry import LAYER_TYPES, ImageManifest, Platform, Registries, parse_manifest
 from worker.store import Store
 from worker.wire.images import (
     Credential,
     FromRegistry,
+    Layer,
     Pushed,
     PushImage,
     Reference,
+    RelayImage,
     Resolved,
     ResolveImage,
     parse_reference,
@@ -27,7 +29,7 @@ from worker.wire.images import (
 
 if TYPE_CHECKING:
     from worker.registry.client_http import RegistryClient
-    from worker.registry.images_http import Transfers
+    from worker.registry.images_http import Given, Transfers
     from worker.registry.manifest import Descriptor
 
 OnShare = Callable[[int, int], None]
@@ -44,7 +46,7 @@ class Images:
         self._opened: Transfers | None = None
 
     async def perform(
-        self, order: ResolveImage | PushImage, on_share: OnShare
+        self, order: ResolveImage | PushImage | RelayImage, on_share: OnShare
     ) -> Resolved | Pushed:
         """Carry out an order that is about registries alone.
 
@@ -56,6 +58,8 @@ class Images:
                 return await self.resolve(order)
             case PushImage():
                 return await self.push(order, on_share)
+            case RelayImage():
+                return await self.relay(order, on_share)
 
     async def resolve(self, order: ResolveImage) -> Resolved:
         """Return what a name means now.
@@ -100,21 +104,67 @@ class Images:
             RefMissing: the result is not here.
             RegistryError: a registry does not take it.
         """
-        store = self._store
-        image = await asyncio.to_thread(exports.assemble, store, order)
+        image = await asyncio.to_thread(exports.assemble, self._store, order)
+        async with self._client(*order.credentials) as client:
+
+            async def sources(home: Reference) -> dict[str, str]:
+                return await asyncio.to_thread(self._sources, order, home)
+
+            return await self._send(client, image, order.names, sources, Meter(on_share))
+
+    async def relay(self, order: RelayImage, on_share: OnShare) -> Pushed:
+        """Push an image in a registry as another; what that one lacks of it goes through here.
+
+        Nothing of it is kept but what describes it. A registry that has a layer, here or in
+        another repository of its own, is not sent it.
+
+        Raises:
+            RegistryError: one registry does not give it, or the other does not take it.
+        """
+        asked = order.source
+        source = parse_reference(f"{asked.repository}@{asked.manifest}")
+        meter = Meter(on_share)
+        async with self._client(asked.credential, *order.credentials) as client:
+            found, diff_ids = await self._transfers().describe(client, source)
+            image = exports.image_of(_layers(found, diff_ids), order.config, order.annotations)
+            elsewhere = self._transfers().elsewhere(client, source, found, meter.add)
+
+            async def sources(home: Reference) -> dict[str, str]:
+                is_near = home.host == source.host and home.path != source.path
+                return dict.fromkeys(elsewhere, source.path) if is_near else {}
+
+            return await self._send(
+                client, image, order.names, sources, meter, elsewhere=elsewhere
+            )
+
+    async def _send(
+        self,
+        client: "RegistryClient",
+        image: exports.Image,
+        names: Sequence[str],
+        sources: Callable[[Reference], Awaitable[Mapping[str, str]]],
+        meter: "Meter",
+        *,
+        elsewhere: "Mapping[str, Given] | None" = None,
+    ) -> Pushed:
+        """Push an image under ``names``; ``sources`` says where a registry may have its layers."""
+        blobs = self._store.blobs
         layers = [layer.digest for layer in image.layers]
         config = exports.sha256(image.config)
-        meter = Meter(on_share)
         meter.total = sum(layer.size for layer in image.layers)
         mounted = 0
-        with store.blobs.holding([*layers, config]):
-            await asyncio.to_thread(store.blobs.ingest, [image.config])
-            async with self._client(*order.credentials) as client:
-                for names in _by_repository(order.names):
-                    sources = await asyncio.to_thread(self._sources, order, names[0])
-                    mounted += await self._transfers().push(
-                        client, names, image.manifest, [*layers, config], sources, meter.add
-                    )
+        with blobs.holding([*layers, config]):
+            await asyncio.to_thread(blobs.ingest, [image.config])
+            for ones in _by_repository(names):
+                mounted += await self._transfers().push(
+                    client,
+                    ones,
+                    image.manifest,
+                    [*layers, config],
+                    await sources(ones[0]),
+                    meter.add,
+                    elsewhere=elsewhere or {},
+                )
         manifest = (exports.sha256(image.manifest), len(image.manifest))
         return Pushed(manifest, config, meter.done, mounted)
 
@@ -143,6 +193,16 @@ class Images:
         if self._opened is None:
             self._opened = Transfers(self._store.blobs)
         return self._opened
+
+
+def _layers(image: ImageManifest, diff_ids: Sequence[str]) -> list[Layer]:
+    """Return an image's layers as they would be if it had been pulled."""
+    return [
+        Layer(
+            LAYER_TYPES.get(one.media_type, one.media_type), one.digest, one.size, diff_id, True
+        )
+        for one, diff_id in zip(image.layers, diff_ids, strict=True)
+    ]
 
 
 def _by_repository(names: Sequence[str]) -> list[list[Reference]]:

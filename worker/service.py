@@ -26,7 +26,7 @@ from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store
 from worker.wire import orders
 from worker.wire.disk import Prune, ReadHoldings, ReadUsage, Touch
-from worker.wire.images import PushImage, ResolveImage
+from worker.wire.images import PushImage, RelayImage, ResolveImage
 from worker.wire.ops import ImageOp
 from worker.wire.orders import (
     Failed,
@@ -127,7 +127,7 @@ class Service:
                 return Finished()
             case orders.ReadTree():
                 return Finished()  # the process sends the tree's nodes before any answer
-            case ResolveImage() | PushImage():
+            case ResolveImage() | PushImage() | RelayImage():
                 return await self.images.perform(body, self._share(number, tell))
             case ReadUsage() | Prune() | ReadHoldings() | Touch():
                 return await self.disk.perform(body, sweep_nodes=lambda: not self._running)

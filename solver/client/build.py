@@ -208,7 +208,8 @@ class _Session:
             (one for one in outputs if one.is_image), key=lambda one: one.form is not None
         )
         name = ",".join(images[0].names) if images else self._request.tag
-        return metadata(self._report, built, name=name, seconds=seconds)
+        moved = (self._plane.counters.data_in, self._plane.counters.data_out)
+        return metadata(self._report, built, name=name, seconds=seconds, client_bytes=moved)
 
     def _start(self, converted: Converted, credentials: tuple[Credential, ...]) -> StartBuild:
         config = json.dumps(converted.config, sort_keys=True).encode()
@@ -306,6 +307,8 @@ class _Session:
             for output, push in zip(pushed, built.pushed, strict=True):
                 for name in output.names:
                     sent = f"{human(push.bytes_sent)} sent"
+                    if push.mounted:
+                        sent += f", {push.mounted} layers mounted"
                     self._progress.note(f"pushed {name}@{push.manifest[0]} ({sent})")
             for to, made in zip(self._request.cache_to, built.caches, strict=True):
                 await self._take_cache(to, made)

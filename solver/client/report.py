@@ -98,14 +98,26 @@ class BuildReport:
         }
 
 
-def metadata(report: BuildReport, built: Built, *, name: str, seconds: float) -> dict[str, Any]:
-    """Return the content of the metadata file of a build that succeeded."""
+def metadata(
+    report: BuildReport,
+    built: Built,
+    *,
+    name: str,
+    seconds: float,
+    client_bytes: tuple[int, int] = (0, 0),
+) -> dict[str, Any]:
+    """Return the content of the metadata file of a build that succeeded.
+
+    ``client_bytes`` is what the client's data plane has received and sent of file data.
+    """
     report.settle()
     ours = report.as_json()
     ours["totals"]["seconds"] = round(seconds, 3)
     ours["totals"]["manager_bytes_received"] = built.manager_bytes[0]
     ours["totals"]["manager_bytes_sent"] = built.manager_bytes[1]
-    ours["content"] = f"blake3:{built.content.hex()}"
+    ours["totals"]["client_bytes_received"], ours["totals"]["client_bytes_sent"] = client_bytes
+    if built.content is not None:
+        ours["content"] = f"blake3:{built.content.hex()}"
     if built.pushed:
         ours["totals"]["bytes_pushed"] = sum(one.bytes_sent for one in built.pushed)
         ours["totals"]["layers_mounted"] = sum(one.mounted for one in built.pushed)

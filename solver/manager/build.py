@@ -81,6 +81,23 @@ class Build:
             raise _first(group) from None
         return solved
 
+    def is_known(self, position: int) -> bool:
+        """Whether a worker holds the result of a step, by its definition."""
+        return self._find(position, self._keys[position]) is not None
+
+    async def worker_for(self, position: int) -> WorkerLink:
+        """Return the worker that would run a step which has no inputs.
+
+        Raises:
+            NoWorker: none may.
+            Unavailable: it has left just now.
+        """
+        placement = await self._place(position, ())
+        worker = self._shared.cluster.named(placement.chosen.worker)
+        if worker is None:
+            raise Unavailable(f"worker {placement.chosen.worker} left")
+        return worker
+
     async def release(self) -> None:
         """Let the workers collect this build's sources and what it held. Idempotent."""
         await self._delivery.release()

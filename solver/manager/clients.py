@@ -17,7 +17,7 @@ from solver.errors import InputLost, NoWorker, OrderFailed, StepFailed, WorkerLo
 from solver.manager.build import ATTEMPTS, Build
 from solver.manager.cachemaking import make_cache
 from solver.manager.deliver import REF_MISSING, quietly
-from solver.manager.images import push_order
+from solver.manager.images import only_pushed, push_order, relay_order
 from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.wire import (
@@ -37,7 +37,7 @@ from solver.wire import (
     ToClient,
 )
 from worker.wire import orders
-from worker.wire.images import Pushed
+from worker.wire.images import Pushed, PushImage, RelayImage
 from worker.wire.ops import LocalOp
 from worker.wire.orders import Offered
 
@@ -155,6 +155,15 @@ class ClientLink:
                 await quietly(worker.call(orders.Release(tokens=(token,))))
 
     async def _build(self, build: Build, request: StartBuild) -> None:
+        image, target = only_pushed(request), request.graph.target
+        if image is not None and not build.is_known(target):
+            worker = await build.worker_for(target)
+            relayed = [
+                await self._pushed(worker, relay_order(image, asked, request), asked.names)
+                for asked in request.pushes
+            ]
+            self.answer(Built(None, None, (), self._moved(), tuple(relayed)))
+            return
         exported: list[Exported] = []
         pushed: list[Pushed] = []
         caches: list[CacheMade] = []
@@ -188,11 +197,14 @@ class ClientLink:
                         raise
                     self._forget(exc.worker, solved.ref)
                 solved = await build.solve_target()
-        before, after = self._traffic_before, self.traffic()
         content = self.shared.nodes.summary(solved.tree).content
-        moved = (after[0] - before[0], after[1] - before[1])
-        done = (tuple(exported), moved, tuple(pushed), tuple(caches))
+        done = (tuple(exported), self._moved(), tuple(pushed), tuple(caches))
         self.answer(Built(solved.tree, content, *done))
+
+    def _moved(self) -> tuple[int, int]:
+        """Return the bytes that the manager has received and sent since this client came."""
+        before, after = self._traffic_before, self.traffic()
+        return after[0] - before[0], after[1] - before[1]
 
     def _forget(self, worker: str, ref: Digest) -> None:
         """Take a worker's word that it does not hold ``ref``."""
@@ -247,14 +259,17 @@ class ClientLink:
             raise NoWorker("the target is a context by itself; there is nothing to push")
         worker = self.shared.cluster.holder(solved.ref, solved.position)
         asked = request.pushes[number]
-        order = push_order(solved.ref, asked, request)
+        return await self._pushed(worker, push_order(solved.ref, asked, request), asked.names)
 
+    async def _pushed(
+        self, worker: WorkerLink, order: PushImage | RelayImage, names: tuple[str, ...]
+    ) -> Pushed:
         def progress(event: orders.Output | orders.Progress) -> None:
             if isinstance(event, orders.Progress):
                 done = (event.done_bytes, event.total_bytes)
-                self.tell(PushProgress(asked.names, worker.name, *done))
+                self.tell(PushProgress(names, worker.name, *done))
 
-        self.tell(PushProgress(asked.names, worker.name))
+        self.tell(PushProgress(names, worker.name))
         pushed = await worker.call(order, progress)
         if not isinstance(pushed, Pushed):
             raise OrderFailed(worker.name, "protocol", "answered a push with something else")

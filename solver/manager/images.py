@@ -8,7 +8,16 @@ from filesync.errors import FilesyncError, Unavailable
 from solver.errors import NoWorker, OrderFailed
 from solver.manager.cluster import Cluster
 from solver.wire import AskImage, FoundImage, PushRequest, StartBuild
-from worker.wire.images import PushImage, Resolved, ResolveImage, parse_reference
+from worker.wire.images import (
+    Credential,
+    FromRegistry,
+    PushImage,
+    RelayImage,
+    Resolved,
+    ResolveImage,
+    credential_for,
+    parse_reference,
+)
 from worker.wire.ops import ImageOp
 
 WAIT_FOR_WORKER_S: Final = 15.0
@@ -18,7 +27,7 @@ ELSEWHERE: Final = frozenset({"registry-unavailable"})
 
 def push_order(ref: Digest, asked: PushRequest, request: StartBuild) -> PushImage:
     """Return the order to push ``ref``, with the credentials that it needs and no others."""
-    hosts = {parse_reference(name).host for name in asked.names}
+    hosts = _hosts(asked)
     images = [
         (vertex.op.repository, vertex.op.manifest)
         for vertex in request.graph.vertices
@@ -30,11 +39,35 @@ def push_order(ref: Digest, asked: PushRequest, request: StartBuild) -> PushImag
         asked.names,
         asked.compression,
         asked.level,
-        tuple(one for one in request.credentials if one.host in hosts),
+        _shown(request, hosts),
         tuple(images),
         asked.annotations,
         asked.newest_s,
     )
+
+
+def relay_order(image: ImageOp, asked: PushRequest, request: StartBuild) -> RelayImage:
+    """Return the order to push an image that is in a registry, without bringing it to a worker."""
+    credential = credential_for(image.repository.partition("/")[0], request.credentials)
+    source = FromRegistry(image.repository, image.manifest, credential)
+    shown = _shown(request, _hosts(asked))
+    return RelayImage(source, asked.config, asked.names, shown, asked.annotations)
+
+
+def _hosts(asked: PushRequest) -> set[str]:
+    return {parse_reference(name).host for name in asked.names}
+
+
+def _shown(request: StartBuild, hosts: set[str]) -> tuple[Credential, ...]:
+    return tuple(one for one in request.credentials if one.host in hosts)
+
+
+def only_pushed(request: StartBuild) -> ImageOp | None:
+    """Return the image in a registry that a build's target is, if it is pushed on and no more."""
+    op = request.graph.vertices[request.graph.target].op
+    if request.exports or request.cache_modes or not request.pushes:
+        return None
+    return op if isinstance(op, ImageOp) and op.repository else None
 
 
 async def find_image(cluster: Cluster, question: AskImage) -> FoundImage:

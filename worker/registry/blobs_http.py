@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
-from typing import Final
 
 import httpx
 
@@ -14,13 +13,13 @@ from worker.registry.client_http import read_all
 from worker.registry.errors import BadRegistry, NotInRegistry
 from worker.registry.manifest import ACCEPT, MAX_JSON_BYTES, Descriptor
 from worker.registry.ranges import body_start, range_header
-from worker.registry.repository_http import Body, Repository
+from worker.registry.repository_http import Repository
 from worker.registry.retry import Failure
 from worker.registry.trouble_http import Trouble, retrying
+from worker.registry.upload_http import DIGEST_HEADER, Content, Upload, check_digest
 
 OnBytes = Callable[[int], None]
 """Told the number of bytes that have just come or gone."""
-_DIGEST_HEADER: Final = "docker-content-digest"
 
 
 # --- taking -----------------------------------------------------------------------------------
@@ -35,7 +34,7 @@ async def manifest_digest(place: Repository, tag: str) -> str:
     async def once() -> str:
         where = f"manifests/{tag}"
         async with place.exchange("HEAD", where, headers={"Accept": ACCEPT}) as response:
-            digest: str = response.headers.get(_DIGEST_HEADER, "")
+            digest: str = response.headers.get(DIGEST_HEADER, "")
             return digest
 
     return await retrying(once)
@@ -53,7 +52,7 @@ async def get_manifest(place: Repository, name: str) -> tuple[bytes, str]:
         async with place.exchange("GET", where, headers={"Accept": ACCEPT}) as response:
             data = await read_all(response, MAX_JSON_BYTES)
             digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-            told = response.headers.get(_DIGEST_HEADER, "")
+            told = response.headers.get(DIGEST_HEADER, "")
             wanted = name if ":" in name else told
             if wanted.startswith("sha256:") and wanted != digest:
                 raise BadRegistry(f"{place.name}: the manifest {wanted} came as {digest}")
@@ -162,30 +161,15 @@ async def has_blob(place: Repository, digest: str) -> bool:
 
 
 async def put_blob(
-    place: Repository, digest: str, size: int, body: Body, *, mount_from: str = ""
+    place: Repository, digest: str, size: int, content: Content, *, mount_from: str = ""
 ) -> bool:
     """Give a blob to a registry; return False where it took it from ``mount_from`` by itself.
 
     Raises:
         RegistryError: it does not take it.
     """
-    mount = f"?mount={digest}&from={mount_from}" if mount_from else ""
-
-    async def once() -> bool:
-        where = f"blobs/uploads/{mount}"
-        async with place.exchange("POST", where, headers={"Content-Length": "0"}) as response:
-            if response.status_code == 201 and mount:
-                return False
-            to = response.headers.get("location", "")
-        if not to:
-            raise BadRegistry(f"{place.name}: it does not say where to send a blob")
-        target = f"{to}{'&' if '?' in to else '?'}digest={digest}"
-        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
-        async with place.exchange("PUT", target, headers=headers, body=body) as response:
-            _check_digest(place, digest, response.headers.get(_DIGEST_HEADER, ""))
-            return True
-
-    return await retrying(once)
+    upload = Upload(place, digest, size, content, mount_from=mount_from)
+    return await retrying(upload.once, gained=lambda: upload.at)
 
 
 async def put_manifest(place: Repository, tag: str, data: bytes, media_type: str) -> None:
@@ -199,11 +183,6 @@ async def put_manifest(place: Repository, tag: str, data: bytes, media_type: str
         headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
         where = f"manifests/{tag}"
         async with place.exchange("PUT", where, headers=headers, body=body) as response:
-            _check_digest(place, digest, response.headers.get(_DIGEST_HEADER, ""))
+            check_digest(place, digest, response.headers.get(DIGEST_HEADER, ""))
 
     await retrying(once)
-
-
-def _check_digest(place: Repository, sent: str, told: str) -> None:
-    if told.startswith("sha256:") and told != sent:
-        raise BadRegistry(f"{place.name}: it took {sent} as {told}")

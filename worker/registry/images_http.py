@@ -12,8 +12,11 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, Final, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
+
+import msgspec
 
 from filesync.transfer.threads import until_done
 from worker.blobs import BLOCK_BYTES, BlobStore
@@ -38,7 +41,9 @@ from worker.registry.manifest import (
     choose,
     parse_manifest,
 )
-from worker.registry.repository_http import Body, Repository, places
+from worker.registry.relay_http import content_at
+from worker.registry.repository_http import Repository, places
+from worker.registry.upload_http import Content
 from worker.wire.images import Reference
 
 log = logging.getLogger(__name__)
@@ -49,6 +54,24 @@ _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 T = TypeVar("T")
 OnBegin = Callable[[Sequence[Descriptor]], None]
+
+
+class Given(NamedTuple):
+    """A blob that is to be pushed: its size, and how to have its bytes."""
+
+    size: int
+    content: Content
+
+
+class _RootFs(msgspec.Struct):
+    diff_ids: list[Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]]
+
+
+class _Config(msgspec.Struct):
+    rootfs: _RootFs
+
+
+NOTHING: Final[Mapping[str, Given]] = MappingProxyType({})
 
 
 class Transfers:
@@ -95,18 +118,52 @@ class Transfers:
             StoreError: this disk cannot take them.
         """
         where = places(client, image)
+        found = await self._image(where, image)
+        blobs = (found.config, *found.layers)
+        begin(blobs)
+        lacking = {one.digest: one for one in blobs if one.digest not in self._blobs}
+        await _at_once(self._blob(where, one, on_bytes) for one in lacking.values())
 
+    async def describe(
+        self, client: RegistryClient, image: Reference
+    ) -> tuple[ImageManifest, list[str]]:
+        """Return the manifest of an image by digest and the diffIDs of its layers; no layer comes.
+
+        Raises:
+            RegistryError: they are not to be had, or do not belong together.
+        """
+        where = places(client, image)
+        found = await self._image(where, image)
+        config = await _anywhere(where, lambda place: self._config(place, found.config))
+        try:
+            diff_ids = msgspec.json.decode(config, type=_Config).rootfs.diff_ids
+        except msgspec.MsgspecError as exc:
+            raise BadRegistry(f"{image}: no image configuration: {exc}") from exc
+        if len(diff_ids) != len(found.layers):
+            raise BadRegistry(
+                f"{image}: {len(found.layers)} layers and {len(diff_ids)} diff_ids"
+            )
+        return found, diff_ids
+
+    def elsewhere(
+        self, client: RegistryClient, image: Reference, found: ImageManifest, on_bytes: OnBytes
+    ) -> dict[str, Given]:
+        """Return how to have the layers of an image that are not in the store."""
+        where = places(client, image)
+        return {
+            one.digest: Given(one.size, content_at(where, one, on_bytes))
+            for one in found.layers
+            if one.digest not in self._blobs
+        }
+
+    async def _image(self, where: Sequence[Repository], image: Reference) -> ImageManifest:
         async def manifest(place: Repository) -> ImageManifest:
             _, found = await self._manifest(place, image.digest, None)
             if isinstance(found, Index):
                 raise BadRegistry(f"{image}: an index where an image was asked for")
             return found
 
-        found = await _anywhere(where, manifest)
-        blobs = (found.config, *found.layers)
-        begin(blobs)
-        lacking = {one.digest: one for one in blobs if one.digest not in self._blobs}
-        await _at_once(self._blob(where, one, on_bytes) for one in lacking.values())
+        return await _anywhere(where, manifest)
 
     async def _blob(
         self, where: Sequence[Repository], descriptor: Descriptor, on_bytes: OnBytes
@@ -158,6 +215,8 @@ class Transfers:
         digests: Sequence[str],
         sources: Mapping[str, str],
         on_bytes: OnBytes,
+        *,
+        elsewhere: Mapping[str, Given] = NOTHING,
     ) -> int:
         """Push an image under ``names``, which are of one repository.
 
@@ -168,9 +227,10 @@ class Transfers:
             client: whose credential is shown.
             names: each with a tag.
             manifest: its bytes.
-            digests: blobs of the store, the configuration's too.
+            digests: its blobs, the configuration's too.
             sources: by digest, another repository of the registry that may have it.
             on_bytes: told of bytes that go.
+            elsewhere: by digest, the blobs that are not in the store.
 
         Raises:
             RegistryError: the registry does not take it; what it did take has no name there.
@@ -179,7 +239,7 @@ class Transfers:
         reads = {f"repository:{source}:pull" for source in sources.values()}
         scopes = (f"repository:{home.path}:pull,push", *sorted(reads))
         place = Repository(client, home.host, home.path, scopes)
-        mounted = await self._push_blobs(place, digests, sources, on_bytes)
+        mounted = await self._push_blobs(place, digests, sources, on_bytes, elsewhere)
         for name in names:
             await put_manifest(place, name.tag, manifest, OCI_MANIFEST)
         return mounted
@@ -190,6 +250,7 @@ class Transfers:
         digests: Iterable[str],
         sources: Mapping[str, str],
         on_bytes: OnBytes,
+        elsewhere: Mapping[str, Given],
     ) -> int:
         mounted = 0
 
@@ -197,24 +258,26 @@ class Transfers:
             nonlocal mounted
             if await has_blob(place, digest):
                 return
-            size = self._blobs.path(digest).stat().st_size
-            body = _file_body(self._blobs, digest, on_bytes)
+            given = elsewhere.get(digest) or self._own(digest, on_bytes)
             source = sources.get(digest, "")
-            if not await put_blob(place, digest, size, body, mount_from=source):
+            if not await put_blob(place, digest, *given, mount_from=source):
                 mounted += 1
 
         await _at_once(push(digest) for digest in dict.fromkeys(digests))
         return mounted
 
+    def _own(self, digest: str, on_bytes: OnBytes) -> Given:
+        async def content(start: int, end: int) -> AsyncIterator[bytes]:
+            with self._blobs.open(digest) as file:
+                file.seek(start)
+                while piece := await until_done(
+                    asyncio.to_thread(file.read, min(BLOCK_BYTES, end - start))
+                ):
+                    start += len(piece)
+                    yield piece
+                    on_bytes(len(piece))
 
-def _file_body(blobs: BlobStore, digest: str, on_bytes: OnBytes) -> Body:
-    async def body() -> AsyncIterator[bytes]:
-        with blobs.open(digest) as file:
-            while piece := await until_done(asyncio.to_thread(file.read, BLOCK_BYTES)):
-                yield piece
-                on_bytes(len(piece))
-
-    return body
+        return Given(self._blobs.path(digest).stat().st_size, content)
 
 
 async def _behind(place: Repository, tag: str) -> str:

@@ -232,6 +232,23 @@ class PushImage(_Message, frozen=True, tag="push-image"):
     newest_s: NewestTime = None
 
 
+class RelayImage(_Message, frozen=True, tag="relay-image"):
+    """Push the layers of an image in a registry, which need not be here, as another. -> Pushed.
+
+    What is pushed is what would be if the image had been pulled here and pushed as a result.
+
+    Attributes:
+        source: the image, with the credential for its own registry.
+        config: as for PushImage, and so are those after it.
+    """
+
+    source: FromRegistry
+    config: Config
+    names: Names
+    credentials: Annotated[tuple[Credential, ...], msgspec.Meta(max_length=100)] = ()
+    annotations: Annotations = msgspec.field(default_factory=dict)
+
+
 class Pushed(_Message, frozen=True, tag="pushed"):
     """An image is in its registries.
 

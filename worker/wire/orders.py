@@ -33,6 +33,7 @@ from worker.wire.images import (
     NewestTime,
     Pushed,
     PushImage,
+    RelayImage,
     Resolved,
     ResolveImage,
     Sha256,
@@ -257,6 +258,7 @@ OrderBody = (
     | Touch
     | ResolveImage
     | PushImage
+    | RelayImage
 )
 
 

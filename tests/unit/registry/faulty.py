@@ -27,6 +27,7 @@ class Fault:
         cut: bytes of the body after which the connection breaks.
         stall: after ``cut`` bytes nothing more comes, and the connection stays.
         length: what Content-Length says, whatever the body is.
+        take: bytes of the request's body after which the connection breaks; they are kept.
     """
 
     status: int = 200
@@ -35,6 +36,7 @@ class Fault:
     cut: int | None = None
     stall: bool = False
     length: int | None = None
+    take: int | None = None
 
 
 @dataclass
@@ -50,16 +52,18 @@ class Request:
 class FaultyRegistry:
     """Serves ``blobs`` and ``manifests`` (by tag and digest) of any repository.
 
-    ``faults[path]`` are answered first, one a request, in order; a path has no ``/v2/`` and may
+    ``faults[path]`` are answered first, one a request, in order, None as it should be; a path has no ``/v2/`` and may
     be given with its method: ``HEAD lib/app/manifests/1``.
     """
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, tuple[bytes, str]] = {}
-        self.faults: dict[str, list[Fault]] = defaultdict(list)
+        self.faults: dict[str, list[Fault | None]] = defaultdict(list)
         self.requests: list[Request] = []
         self.ranges = True
+        self.upload = bytearray()
+        self.forgets_cut_uploads = False
         self.closing = threading.Event()
         registry = self
 
@@ -129,11 +133,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
-        sent = self.rfile.read(length)
+        fault = self._fault()
+        is_cut = fault is not None and fault.take is not None
+        sent = self.rfile.read(fault.take if fault is not None and is_cut else length)
         request = Request(self.command, self.path, dict(self.headers), sent)
         self.owner.requests.append(request)
-        fault = self._fault()
-        if fault is not None:
+        if is_cut:
+            self.owner.upload += sent
+            self.close_connection = True
+        elif fault is not None:
             body = fault.body if fault.body is not None else self._truth()[2]
             self._answer(fault.status, fault.headers, body, fault)
         else:
@@ -151,8 +159,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _truth(self) -> tuple[int, dict[str, str], bytes]:
         _, _, name = self.path.partition("?")[0].rpartition("/")
-        if self.command in ("POST", "PUT"):
+        if self.command in ("POST", "PUT", "PATCH"):
             return self._take(name)
+        if "/uploads/" in self.path:
+            return self._upload(204)
         if "/manifests/" in self.path and name in self.owner.manifests:
             data, kind = self.owner.manifests[name]
             return 200, {"Content-Type": kind, "Docker-Content-Digest": sha256(data)}, data
@@ -163,12 +173,28 @@ class _Handler(BaseHTTPRequestHandler):
     def _take(self, name: str) -> tuple[int, dict[str, str], bytes]:
         body = self.owner.requests[-1].body
         if self.command == "POST":
+            self.owner.upload.clear()
             return 202, {"Location": f"{self.path.partition('?')[0]}session?state=s"}, b""
+        if self.command == "PATCH":
+            begin = int(self.headers["Content-Range"].partition("-")[0])
+            if begin != len(self.owner.upload):
+                return 416, {}, b""
+            self.owner.upload += body
+            return self._upload(202)
         if "/manifests/" in self.path:
             self.owner.manifests[name] = (body, self.headers["Content-Type"])
         else:
+            body = bytes(self.owner.upload) + body
+            if f"digest={sha256(body)}" not in self.path:
+                return 400, {}, b'{"errors": [{"message": "digest invalid"}]}'
             self.owner.blobs[sha256(body)] = body
         return 201, {"Docker-Content-Digest": sha256(body)}, b""
+
+    def _upload(self, status: int) -> tuple[int, dict[str, str], bytes]:
+        if status == 204 and self.owner.forgets_cut_uploads:
+            return 404, {}, b'{"errors": [{"code": "BLOB_UPLOAD_INVALID"}]}'
+        end = max(0, len(self.owner.upload) - 1)
+        return status, {"Location": self.path, "Range": f"0-{end}"}, b""
 
     def _blob(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
         at = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))

@@ -1,0 +1,128 @@
+"""One blob on its way into a registry: whole, or in chunks, of which a cut costs one at most."""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Final
+
+from worker.registry.errors import BadRegistry
+from worker.registry.repository_http import Repository
+from worker.registry.retry import Failure
+from worker.registry.trouble_http import Trouble
+
+CHUNK_BYTES: Final = 64 << 20
+DIGEST_HEADER: Final = "docker-content-digest"
+_RANGE: Final = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
+_NO_SESSION: Final = (400, 404, 410, 416)
+_NO_CHUNKS: Final = (405, 501)
+_OCTETS: Final = {"Content-Type": "application/octet-stream"}
+
+Content = Callable[[int, int], AsyncIterator[bytes]]
+"""Gives the bytes of a blob from one offset to another, each time anew."""
+
+
+class Upload:
+    """An upload that may be tried more than once, and goes on where the last try ended.
+
+    Attributes:
+        at: how much of it the registry has for certain.
+    """
+
+    def __init__(
+        self, place: Repository, digest: str, size: int, content: Content, *, mount_from: str
+    ) -> None:
+        self._place = place
+        self._digest = digest
+        self._size = size
+        self._content = content
+        self._mount_from = mount_from
+        self._in_chunks = size > CHUNK_BYTES
+        self._to = ""
+        self.at = 0
+
+    async def once(self) -> bool:
+        """Do what is left to do; return False where the registry took the blob from elsewhere.
+
+        Raises:
+            Trouble: it may go better the next time.
+            RegistryError: the registry does not take it.
+        """
+        if self._to:
+            await self._ask()
+        if not self._to and await self._is_mounted():
+            return False
+        if self._in_chunks:
+            await self._send_chunks()
+            await self._finish(self._size)
+        else:
+            # Who has half of a small blob is not asked for the rest: it is begun anew.
+            to, self._to = self._to, ""
+            await self._finish(0, to)
+        return True
+
+    async def _is_mounted(self) -> bool:
+        """Begin a session, unless the registry has the blob elsewhere and takes it from there."""
+        mount = f"?mount={self._digest}&from={self._mount_from}" if self._mount_from else ""
+        where, headers = f"blobs/uploads/{mount}", {"Content-Length": "0"}
+        async with self._place.exchange("POST", where, headers=headers) as response:
+            if response.status_code == 201 and mount:
+                return True
+            self._to, self.at = response.headers.get("location", ""), 0
+        if not self._to:
+            raise BadRegistry(f"{self._place.name}: it does not say where to send a blob")
+        return False
+
+    async def _ask(self) -> None:
+        """Learn what there is of the session; one that the registry forgot is begun anew."""
+        exchange = self._place.exchange("GET", self._to, allowed=(*_NO_SESSION, *_NO_CHUNKS))
+        async with exchange as response:
+            found = _RANGE.fullmatch(response.headers.get("range", ""))
+            at = 0 if found is None else int(found[1]) + 1
+            if response.status_code == 204 and at <= self._size:
+                # A session with nothing in it says 0-0, and so does one with a byte.
+                self.at = 0 if at == 1 else at
+                self._to = response.headers.get("location", self._to)
+            else:
+                self._to, self.at = "", 0
+
+    async def _send_chunks(self) -> None:
+        while self._in_chunks and self.at < self._size:
+            end = min(self.at + CHUNK_BYTES, self._size)
+            headers = {
+                **_OCTETS,
+                "Content-Length": str(end - self.at),
+                "Content-Range": f"{self.at}-{end - 1}",
+            }
+            async with self._place.exchange(
+                "PATCH",
+                self._to,
+                headers=headers,
+                body=partial(self._content, self.at, end),
+                allowed=(*_NO_SESSION, *_NO_CHUNKS),
+            ) as response:
+                status = response.status_code
+                self._to = response.headers.get("location", self._to)
+            if status in _NO_CHUNKS:
+                self._in_chunks, self._to = False, ""
+            if status >= 400:
+                raise Trouble(Failure.CUT, f"{self._place.name}: a chunk was not taken")
+            self.at = end
+
+    async def _finish(self, sent: int, to: str = "") -> None:
+        to = to or self._to
+        target = f"{to}{'&' if '?' in to else '?'}digest={self._digest}"
+        headers = {**_OCTETS, "Content-Length": str(self._size - sent)}
+        async with self._place.exchange(
+            "PUT", target, headers=headers, body=partial(self._content, sent, self._size)
+        ) as response:
+            check_digest(self._place, self._digest, response.headers.get(DIGEST_HEADER, ""))
+
+
+def check_digest(place: Repository, sent: str, told: str) -> None:
+    """Refuse a registry that says that it took something else.
+
+    Raises:
+        BadRegistry: it does.
+    """
+    if told.startswith("sha256:") and told != sent:
+        raise BadRegistry(f"{place.name}: it took {sent} as {told}")
