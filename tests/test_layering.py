@@ -166,6 +166,11 @@ def test_pure_module_imports_no_io(place: str) -> None:
         assert not touched, f"{path.relative_to(ROOT)} imports {sorted(touched)}"
 
 
+def test_the_manager_has_no_data_plane() -> None:
+    named = {name for path in modules("solver/manager/") for name in imports(path)}
+    assert not {name for name in named if is_below(name, "filesync.transfer.plane_zmq")}
+
+
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_modules_are_short(package: str) -> None:
     lines = {
