@@ -22,6 +22,7 @@ from solver.client.asking import ask_manager
 from solver.client.build import BuildRequest, read_dockerfile, run_build
 from solver.client.caches import parse_cache_from, parse_cache_to
 from solver.client.embedded import default_state, embedded_cluster
+from solver.client.epoch import parse_epoch
 from solver.client.layouts import SCHEME, Layout, parse_layout
 from solver.client.outputs import (
     Output,
@@ -29,6 +30,7 @@ from solver.client.outputs import (
     check_outputs,
     image_names,
     parse_output,
+    with_epoch,
     with_tags,
 )
 from solver.client.progress import make_progress
@@ -45,8 +47,6 @@ from solver.wire import ListWorkers, Workers
 Setting = Any
 """A click option's value; its type is the option's."""
 
-YEAR_10000_S = 253_402_300_800
-"""OCI's times have four digits for the year."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
 
 manager_option = click.option(
@@ -168,9 +168,10 @@ def build(
     parsed = [parse_output(text) for text in outputs]
     if settings["push"] and all(output.form is not None for output in parsed):
         parsed.append(Output(OutputType.REGISTRY, ""))
-    parsed = with_tags(parsed, settings["tags"])
+    epoch_s = _epoch_s(settings["build_args"])
+    parsed = with_epoch(with_tags(parsed, settings["tags"]), epoch_s)
     request = _request(context, dockerfile, parsed, settings)
-    check_outputs(parsed, epoch_s=request.options.epoch_s)
+    check_outputs(parsed, platform=str(request.options.platform))
     own = key_for(manager, key) if manager is not None else None
     result = asyncio.run(_build(request, manager, own, workers, progress))
     if metadata_file is not None:
@@ -202,9 +203,7 @@ def _request(
                 f"--build-context {name}: {value} is no directory; an image in a registry is"
                 f" {IMAGE_SCHEME}{value}"
             )
-    build_args = dict(_build_arg(text) for text in settings["build_args"])
-    if SOURCE_DATE_EPOCH in os.environ:
-        build_args.setdefault(SOURCE_DATE_EPOCH, os.environ[SOURCE_DATE_EPOCH])
+    build_args = _build_args(settings["build_args"])
     file = dockerfile if dockerfile is not None else context / "Dockerfile"
     kinds = {name: "local" for name in roots if name != MAIN_CONTEXT}
     options = Options(
@@ -215,7 +214,7 @@ def _request(
         platform=Platform("linux", _ARCHITECTURES.get(host.machine(), host.machine())),
         no_cache=settings["no_cache"],
         labels=dict(_label(text) for text in settings["labels"]),
-        epoch_s=_epoch_s(build_args.get(SOURCE_DATE_EPOCH, "")),
+        epoch_s=_epoch_s(settings["build_args"]),
     )
     return BuildRequest(
         dockerfile=file,
@@ -264,13 +263,15 @@ def _label(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _epoch_s(text: str) -> int | None:
-    """Return the time that SOURCE_DATE_EPOCH gives; empty is none."""
-    if not text:
-        return None
-    if not text.isascii() or not text.isdigit() or int(text[:13]) >= YEAR_10000_S:
-        raise UsageError(f"{SOURCE_DATE_EPOCH}={text[:40]}: give whole seconds since 1970")
-    return int(text)
+def _build_args(texts: Sequence[str]) -> dict[str, str]:
+    build_args = dict(_build_arg(text) for text in texts)
+    if SOURCE_DATE_EPOCH in os.environ:
+        build_args.setdefault(SOURCE_DATE_EPOCH, os.environ[SOURCE_DATE_EPOCH])
+    return build_args
+
+
+def _epoch_s(texts: Sequence[str]) -> int | None:
+    return parse_epoch(_build_args(texts).get(SOURCE_DATE_EPOCH, ""), SOURCE_DATE_EPOCH)
 
 
 def _places(texts: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:

@@ -66,7 +66,7 @@ class Have(_Message, frozen=True, tag="have"):
 
 
 class ExportRequest(msgspec.Struct, frozen=True):
-    """One form in which the client will take the result."""
+    """One form in which the client will take the result; see ``worker.wire.orders.Export``."""
 
     form: ExportForm
     config: bytes = b"{}"
@@ -75,6 +75,8 @@ class ExportRequest(msgspec.Struct, frozen=True):
     level: int | None = None
     annotations: Annotations = msgspec.field(default_factory=dict)
     newest_s: NewestTime = None
+    descriptor_annotations: Annotations = msgspec.field(default_factory=dict)
+    time_s: NewestTime = None
 
 
 class PushRequest(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
 from filesync.errors import LocalError
 from filesync.manifest import Manifest
+from filesync.retime import with_times
 from worker import chains
 from worker.layers import LayerForm, write_tar
 from worker.store import Store
@@ -58,7 +59,7 @@ def export(store: Store, order: orders.Export) -> Exported:
         match order.form:
             case ExportForm.TAR:
                 with store.view(order.ref) as tree, (root / "tree.tar").open("wb") as file:
-                    write_tar(None, tree.manifest, tree.root, file)
+                    write_tar(None, timed(store, tree.manifest, order), tree.root, file)
                 scanned = scan(root, store.nodes)
                 return Exported(Manifest(scanned.tree, store.nodes), root, stack.pop_all())
             case ExportForm.OCI:
@@ -70,6 +71,13 @@ def export(store: Store, order: orders.Export) -> Exported:
                 raise LocalError("a tree is offered as it stands")
             case _:
                 assert_never(order.form)
+
+
+def timed(store: Store, tree: Manifest, order: orders.Export) -> Manifest:
+    """Return a tree with the time that an order wants all of it to have, if it wants one."""
+    if order.time_s is None:
+        return tree
+    return with_times(tree, store.nodes, mtime_ns=order.time_s * 1_000_000_000)
 
 
 def write_layout(
@@ -95,7 +103,9 @@ def write_layout(
         (directory / sha256(data).removeprefix("sha256:")).write_bytes(data)
     manifest = (sha256(image.manifest), len(image.manifest))
     (root / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
-    index = image_index(*manifest, order.name, image.config)
+    index = image_index(
+        *manifest, order.name, image.config, annotations=order.descriptor_annotations
+    )
     (root / "index.json").write_bytes(_dump(index))
     return manifest, sha256(image.config), hints
 
@@ -147,20 +157,25 @@ def image_manifest(
     return manifest | {"annotations": dict(annotations)} if annotations else manifest
 
 
-def image_index(manifest: str, size: int, name: str, config: bytes) -> dict[str, Any]:
+def image_index(
+    manifest: str, size: int, name: str, config: bytes, *, annotations: Mapping[str, str]
+) -> dict[str, Any]:
     """Return the layout's index: one image, called by each of the names in ``name``."""
     value = json.loads(config)
     image: dict[str, Any] = {"mediaType": MANIFEST_TYPE, "digest": manifest, "size": size}
     platform = {key: value[key] for key in ("architecture", "os") if key in value}
     if platform:
         image["platform"] = platform
-    called = [image | _called(one) for one in name.split(",") if one]
-    return {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": called or [image]}
+    told = [{**annotations, **_called(one)} for one in name.split(",") if one]
+    images = [
+        image | {"annotations": one} if one else image for one in told or [dict(annotations)]
+    ]
+    return {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": images}
 
 
-def _called(name: str) -> dict[str, Any]:
+def _called(name: str) -> dict[str, str]:
     tag = name.rpartition("/")[2].partition(":")[2] or "latest"
-    return {"annotations": {"io.containerd.image.name": name, REF_NAME: tag}}
+    return {"io.containerd.image.name": name, REF_NAME: tag}
 
 
 def sha256(data: bytes) -> str:

@@ -188,6 +188,12 @@ class Service:
                 manifest = select(manifest, selector, scratch)
             return self._opened(manifest, tree.root, stack.pop_all())
 
+    def _offer_tree(self, body: orders.Export) -> Offered:
+        with contextlib.ExitStack() as stack:
+            tree = stack.enter_context(self.store.view(body.ref))
+            manifest = exports.timed(self.store, tree.manifest, body)
+            return self._opened(manifest, tree.root, stack.pop_all())
+
     async def _offer_layers(self, refs: tuple[Digest, ...]) -> Offered:
         layers = await asyncio.to_thread(chains.make_layers, self.store, refs)
         with contextlib.ExitStack() as stack:
@@ -198,7 +204,7 @@ class Service:
 
     async def _export(self, body: orders.Export) -> Offered:
         if body.form is orders.ExportForm.TREE:
-            return await asyncio.to_thread(self._offer, body.ref, None)
+            return await asyncio.to_thread(self._offer_tree, body)
         exported = await asyncio.to_thread(exports.export, self.store, body)
         offered = self._opened(exported.manifest, exported.root, exported.stack)
         return orders.Offered(

@@ -1,7 +1,7 @@
 """Annotations of ``-o``, spelt as BuildKit spells them."""
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from filesync.errors import UsageError
 
@@ -11,8 +11,21 @@ _KEY: Final = re.compile(
 )
 
 
-def annotation_name(key: str) -> str | None:
-    """Return what ``annotation.NAME`` or ``annotation-manifest.NAME`` names; None for other keys.
+class AnnotationKey(NamedTuple):
+    """What an annotation is called and of what it is.
+
+    Attributes:
+        of_descriptor: of what an index says of the image, and not of its manifest.
+        platform: the only one that it is for; empty for any.
+    """
+
+    name: str
+    of_descriptor: bool
+    platform: str
+
+
+def annotation_key(key: str) -> AnnotationKey | None:
+    """Return what ``annotation.NAME`` and its like name; None for other keys.
 
     Raises:
         UsageError: it is an annotation of what an image here has not.
@@ -20,13 +33,12 @@ def annotation_name(key: str) -> str | None:
     found = _KEY.fullmatch(key)
     if found is None:
         return None
-    if found["platform"] is not None:
+    what, name = found["what"] or "manifest", found["name"]
+    if what.startswith("index"):
         raise UsageError(
-            f"{key}: an image is for one platform; write annotation.{found['name']}"
+            f"{key}: an image of one platform has no index of its own that could be annotated;"
+            f" write annotation.{name} or annotation-manifest-descriptor.{name}"
         )
-    if found["what"] not in (None, "manifest"):
-        raise UsageError(
-            f"{key}: only an image's manifest takes annotations, for it is one image without an"
-            f" index of its own; write annotation.{found['name']}"
-        )
-    return found["name"]
+    if found["platform"] == "":
+        raise UsageError(f"{key}: name the platform, such as annotation[linux/amd64].{name}")
+    return AnnotationKey(name, what == "manifest-descriptor", found["platform"] or "")

@@ -37,6 +37,7 @@ from solver.client.caches import (
 )
 from solver.client.contexts import Context, scan_contexts
 from solver.client.credentials import Logins
+from solver.client.epoch import config_at, oci_time
 from solver.client.images import KnownImages, convert_with_images, credentials_for
 from solver.client.layouts import Layout, Layouts
 from solver.client.link_zmq import ManagerLink
@@ -66,6 +67,7 @@ from worker.wire.images import Credential
 from worker.wire.orders import ExportForm
 
 MAX_DOCKERFILE_BYTES: Final = 1 << 20
+CREATED: Final = "org.opencontainers.image.created"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,21 +210,35 @@ class _Session:
             (one for one in outputs if one.is_image), key=lambda one: one.form is not None
         )
         name = ",".join(images[0].names) if images else self._request.tag
+        annotations = _of_descriptor(images[0]) if images else {}
         moved = (self._plane.counters.data_in, self._plane.counters.data_out)
-        return metadata(self._report, built, name=name, seconds=seconds, client_bytes=moved)
+        return metadata(
+            self._report,
+            built,
+            name=name,
+            seconds=seconds,
+            client_bytes=moved,
+            annotations=annotations,
+        )
 
     def _start(self, converted: Converted, credentials: tuple[Credential, ...]) -> StartBuild:
-        config = json.dumps(converted.config, sort_keys=True).encode()
-        epoch_s = self._request.options.epoch_s
+        def config(output: Output) -> bytes:
+            epoch_s = output.epoch_s
+            if epoch_s == self._request.options.epoch_s:
+                epoch_s = None  # it is so already
+            return json.dumps(config_at(converted.config, epoch_s), sort_keys=True).encode()
+
         exports = tuple(
             ExportRequest(
                 form,
-                config,
+                config(output),
                 ",".join(output.names),
                 output.compression,
                 output.level,
                 dict(output.annotations),
-                epoch_s if output.rewrite else None,
+                output.epoch_s if output.rewrite and output.is_image else None,
+                dict(output.descriptor_annotations),
+                None if output.is_image else output.epoch_s,
             )
             for output in self._request.outputs
             if (form := output.form) is not None
@@ -237,12 +253,12 @@ class _Session:
             credentials,
             tuple(
                 PushRequest(
-                    config,
+                    config(output),
                     output.names,
                     output.compression,
                     output.level,
                     dict(output.annotations),
-                    epoch_s if output.rewrite else None,
+                    output.epoch_s if output.rewrite else None,
                 )
                 for output in self._request.outputs
                 if output.form is None
@@ -384,6 +400,12 @@ class _Session:
         update = TreeUpdate(dest, basis=basis, target=target, atomic=True)
         replica = Replica(exported.address, exported.token)
         await self._plane.pull(update, [replica], tree=exported.tree)
+
+
+def _of_descriptor(image: Output) -> dict[str, str]:
+    """Return the annotations of an image's descriptor, as the metadata file has them."""
+    made = {} if image.epoch_s is None else {CREATED: oci_time(image.epoch_s)}
+    return made | dict(image.descriptor_annotations)
 
 
 def _lines(text: str) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from filesync.errors import UsageError
-from solver.client.annotations import annotation_name
+from solver.client.annotations import AnnotationKey, annotation_key
+from solver.client.epoch import parse_epoch
 from worker.wire.images import Compression, Reference, parse_reference
 from worker.wire.orders import ExportForm
 
@@ -23,6 +24,7 @@ _FIELDS: Final = (
     "compression",
     "compression-level",
     "rewrite-timestamp",
+    "source-date-epoch",
 )
 _LEVELS: Final = {Compression.GZIP: range(10), Compression.ZSTD: range(1, 23)}
 E = TypeVar("E", bound=StrEnum)
@@ -51,7 +53,11 @@ class Output:
         level: of that compression; None is the usual one.
         names: of an image, with nothing left out; empty takes those of ``--tag``.
         annotations: of an image's manifest.
-        rewrite: files in layers that are newer than SOURCE_DATE_EPOCH get its time.
+        descriptor_annotations: of the manifest's descriptor in a layout's index.
+        platforms: those that annotations name.
+        rewrite: files in layers that are newer than ``epoch_s`` get its time.
+        epoch_s: when an image says that it was made, and what all files are from that are no
+            image, in seconds since 1970; None is SOURCE_DATE_EPOCH, if there is one.
     """
 
     type: OutputType
@@ -62,6 +68,9 @@ class Output:
     names: tuple[str, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
     rewrite: bool = False
+    descriptor_annotations: Mapping[str, str] = field(default_factory=dict)
+    platforms: frozenset[str] = frozenset()
+    epoch_s: int | None = None
 
     @property
     def form(self) -> ExportForm | None:
@@ -98,15 +107,14 @@ def parse_output(text: str) -> Output:
     if "=" not in text:
         return Output(OutputType.LOCAL, text)
     fields, annotations = _fields(text)
+    told = _told(text, fields, annotations)
     kind = _one_of(OutputType, fields.get("type", ""), f"-o {text}: the type")
     compression, level = _compression(text, fields)
-    rewrite = fields.get("rewrite-timestamp", "false") != "false"
     if kind in (OutputType.IMAGE, OutputType.REGISTRY):
         names = _pushed_names(text, kind, fields)
-        return Output(kind, "", True, compression, level, names, annotations, rewrite)
-    if kind in (OutputType.LOCAL, OutputType.TAR) and (annotations or rewrite):
-        what = "rewrite-timestamp" if rewrite else "annotations"
-        raise UsageError(f"-o {text}: type={kind} is no image, and takes no {what}")
+        return replace(Output(kind, "", True, compression, level, names), **told)
+    if kind in (OutputType.LOCAL, OutputType.TAR) and annotations:
+        raise UsageError(f"-o {text}: type={kind} is no image, and takes no annotations")
     _check_fields(text, kind, fields)
     if not fields.get("dest"):
         raise UsageError(f"-o {text}: say where to: dest=PATH")
@@ -114,21 +122,40 @@ def parse_output(text: str) -> Output:
         raise UsageError(f"-o {text}: a directory cannot go to standard output; use type=tar")
     packed = fields.get("tar", "true") != "false"
     names = _names(fields)
-    return Output(kind, fields["dest"], packed, compression, level, names, annotations, rewrite)
+    return replace(Output(kind, fields["dest"], packed, compression, level, names), **told)
 
 
-def _fields(text: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the fields, and the annotations by name."""
+def _told(
+    text: str, fields: Mapping[str, str], annotations: Mapping[AnnotationKey, str]
+) -> dict[str, Any]:
+    """Return the attributes of an output that are the same for every type."""
+    # Those for one platform are said last, so they stand.
+    ordered = sorted(annotations.items(), key=lambda pair: bool(pair[0].platform))
+    return {
+        "annotations": {key.name: value for key, value in ordered if not key.of_descriptor},
+        "descriptor_annotations": {
+            key.name: value for key, value in ordered if key.of_descriptor
+        },
+        "platforms": frozenset(key.platform for key in annotations if key.platform),
+        "rewrite": fields.get("rewrite-timestamp", "false") != "false",
+        "epoch_s": parse_epoch(
+            fields.get("source-date-epoch", ""), f"-o {text}: source-date-epoch"
+        ),
+    }
+
+
+def _fields(text: str) -> tuple[dict[str, str], dict[AnnotationKey, str]]:
+    """Return the fields, and the annotations."""
     try:
         (parts,) = csv.reader([text], strict=True)
     except (csv.Error, ValueError) as exc:
         raise UsageError(f"-o {text}: {exc}") from exc
     fields: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    annotations: dict[AnnotationKey, str] = {}
     for part in parts:
         key, equals, value = part.partition("=")
-        if equals and (name := annotation_name(key)):
-            annotations[name] = value
+        if equals and (annotation := annotation_key(key)):
+            annotations[annotation] = value
         elif equals and key in _FIELDS:
             fields[key] = value
         else:
@@ -215,15 +242,31 @@ def _one_of(choices: type[E], text: str, what: str) -> E:
         raise UsageError(f"{what} is one of {', '.join(choices)}") from None
 
 
-def check_outputs(outputs: Sequence[Output], *, epoch_s: int | None = None) -> None:
-    """Refuse what cannot work, before anything is built.
+def with_epoch(outputs: Sequence[Output], epoch_s: int | None) -> list[Output]:
+    """Return ``outputs``, those without a time of their own at SOURCE_DATE_EPOCH.
 
     Raises:
-        UsageError: two outputs to one place, a parent directory that is not there, or times to
-            be rewritten to none.
+        UsageError: times are to be rewritten to none.
     """
-    if epoch_s is None and any(output.rewrite for output in outputs):
+    timed = [
+        replace(output, epoch_s=epoch_s) if output.epoch_s is None else output
+        for output in outputs
+    ]
+    if any(output.rewrite and output.epoch_s is None for output in timed):
         raise UsageError("rewrite-timestamp=true needs the time, in SOURCE_DATE_EPOCH")
+    return timed
+
+
+def check_outputs(outputs: Sequence[Output], *, platform: str = "") -> None:
+    """Refuse what cannot work, before anything is built for ``platform``.
+
+    Raises:
+        UsageError: two outputs to one place, a parent directory that is not there, or an
+            annotation for another platform.
+    """
+    for other in sorted({name for output in outputs for name in output.platforms}):
+        if other != platform:
+            raise UsageError(f"annotation[{other}]: the image is for {platform} alone")
     outputs = [output for output in outputs if output.form is not None]
     dests = [output.dest for output in outputs]
     for dest in dests:

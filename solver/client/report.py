@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from solver.graph import Graph
@@ -9,6 +10,7 @@ from solver.wire import Built, Event, Exported, StepDone, StepStarted
 from worker.wire.images import Pushed
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +107,12 @@ def metadata(
     name: str,
     seconds: float,
     client_bytes: tuple[int, int] = (0, 0),
+    annotations: Mapping[str, str] = NONE,
 ) -> dict[str, Any]:
     """Return the content of the metadata file of a build that succeeded.
 
-    ``client_bytes`` is what the client's data plane has received and sent of file data.
+    ``client_bytes`` is what the client's data plane has received and sent of file data,
+    ``annotations`` those of the image's descriptor.
     """
     report.settle()
     ours = report.as_json()
@@ -121,22 +125,21 @@ def metadata(
     if built.pushed:
         ours["totals"]["bytes_pushed"] = sum(one.bytes_sent for one in built.pushed)
         ours["totals"]["layers_mounted"] = sum(one.mounted for one in built.pushed)
-    return {**_image_json(built, name), "filesync": ours}
+    return {**_image_json(built, name, annotations), "filesync": ours}
 
 
-def _image_json(built: Built, name: str) -> Mapping[str, Any]:
+def _image_json(built: Built, name: str, annotations: Mapping[str, str]) -> Mapping[str, Any]:
     images: list[Exported | Pushed] = [*built.pushed, *built.exports]
     image = next((one for one in images if one.manifest is not None), None)
     if image is None or image.manifest is None:
         return {"image.name": name} if name else {}
     digest, size = image.manifest
+    descriptor: dict[str, Any] = {"mediaType": MANIFEST_TYPE, "digest": digest, "size": size}
+    if annotations:
+        descriptor["annotations"] = dict(annotations)
     found: dict[str, Any] = {
         "containerimage.config.digest": image.config,
-        "containerimage.descriptor": {
-            "mediaType": MANIFEST_TYPE,
-            "digest": digest,
-            "size": size,
-        },
+        "containerimage.descriptor": descriptor,
         "containerimage.digest": digest,
     }
     return {**found, "image.name": name} if name else found

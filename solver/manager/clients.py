@@ -225,6 +225,8 @@ class ClientLink:
             request.level,
             request.annotations,
             request.newest_s,
+            request.descriptor_annotations,
+            request.time_s,
         )
         offered = await worker.call(order)
         if not isinstance(offered, Offered):

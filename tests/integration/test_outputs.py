@@ -100,6 +100,48 @@ def test_labels_and_annotations_are_in_the_image_and_not_in_its_layers(
     assert again["annotations"] == told["manifest"]["annotations"]
 
 
+def test_what_an_index_says_of_an_image_may_be_annotated_too(
+    cluster: Cluster, context: ContextMaker, tmp_path: Path
+) -> None:
+    root = context("FROM scratch\nCOPY Dockerfile /\n")
+    layout = tmp_path / "layout"
+    spec = "annotation-manifest-descriptor.a=b,source-date-epoch=86400,name=x:1"
+    built = cluster.build(root, "-o", f"type=oci,tar=false,dest={layout},{spec}").metadata
+    (image,) = json.loads((layout / "index.json").read_text())["manifests"]
+    assert image["annotations"]["a"] == "b"
+    assert image["annotations"]["org.opencontainers.image.ref.name"] == "1"
+    assert built["containerimage.descriptor"] == {
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": image["digest"],
+        "size": image["size"],
+        "annotations": {"a": "b", "org.opencontainers.image.created": "1970-01-02T00:00:00Z"},
+    }
+    refused = cluster.build(
+        root, "-o", f"type=oci,dest={tmp_path}/x,annotation-index.a=b", check=False
+    )
+    assert refused.status == 2
+    assert "has no index of its own that could be annotated" in refused.stderr
+
+
+def test_each_output_may_have_a_time_of_its_own_and_trees_have_it_throughout(
+    cluster: Cluster, context: ContextMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = context(TEXT, one="1", two="2")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000")
+    image = layout_of(cluster, root, tmp_path / "own", spec=",source-date-epoch=86400")
+    assert image["config"]["created"] == "1970-01-02T00:00:00Z"
+    tree, tar = tmp_path / "tree", tmp_path / "tree.tar"
+    outputs = (f"type=local,dest={tree}", f"type=tar,dest={tar},source-date-epoch=2000")
+    cluster.build(root, *(word for output in outputs for word in ("-o", output)))
+    assert {path.stat().st_mtime for path in (tree, *tree.rglob("*"))} == {1000}
+    with tarfile.open(tar) as packed:
+        assert {member.mtime for member in packed} == {2000}
+    assert (tree / "data" / "one").read_text() == "1"
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    cluster.build(root, "-o", f"type=local,dest={tree}")
+    assert (tree / "data" / "one").stat().st_mtime == (root / "one").stat().st_mtime
+
+
 def test_source_date_epoch_is_when_the_image_says_it_was_made(
     cluster: Cluster,
     context: ContextMaker,

@@ -211,6 +211,9 @@ class Export(_Message, frozen=True, tag="export"):
         level: of that compression; None is the usual one.
         annotations: of the image manifest (form OCI).
         newest_s: for the layers that were made here; an imported layer stays what it is.
+        descriptor_annotations: of the image in the layout's index (form OCI).
+        time_s: what all files are from, in seconds since 1970 (forms TREE and TAR); None
+            leaves them their own.
     """
 
     ref: WireDigest
@@ -221,6 +224,8 @@ class Export(_Message, frozen=True, tag="export"):
     level: int | None = None
     annotations: Annotations = msgspec.field(default_factory=dict)
     newest_s: NewestTime = None
+    descriptor_annotations: Annotations = msgspec.field(default_factory=dict)
+    time_s: NewestTime = None
 
 
 class Release(_Message, frozen=True, tag="release"):

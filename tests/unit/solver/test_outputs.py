@@ -1,5 +1,6 @@
 """The ``-o`` option."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from solver.client.outputs import (
     OutputType,
     check_outputs,
     parse_output,
+    with_epoch,
     with_tags,
 )
 from worker.wire.images import Compression
@@ -47,7 +49,7 @@ def test_output_is_what_its_text_asks_for(text: str, output: Output, form: Expor
         ("type=docker,dest=x,tar=false", "docker reads one file"),
         ("type=docker,dest=x,push=true", "type=docker is not pushed; use type=registry"),
         ("type=tar,dest=x,annotation.a=b", "type=tar is no image, and takes no annotations"),
-        ("type=local,dest=x,rewrite-timestamp=true", "and takes no rewrite-timestamp"),
+        ("type=oci,dest=x,source-date-epoch=now", "source-date-epoch=now: give whole seconds"),
         ("type=tar,dest=x,name=a", "type=tar is no image and has no name"),
         ("dest=x", "the type is one of"),
         ("type=tar", "say where to: dest=PATH"),
@@ -94,10 +96,9 @@ def test_annotations_are_those_of_the_manifest() -> None:
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("annotation-index.a", "only an image's manifest takes annotations"),
-        ("annotation-index-descriptor.a", "only an image's manifest takes annotations"),
-        ("annotation-manifest-descriptor.a", "only an image's manifest takes annotations"),
-        ("annotation[linux/amd64].a", "an image is for one platform; write annotation.a"),
+        ("annotation-index.a", "an image of one platform has no index of its own"),
+        ("annotation-index-descriptor.a", "write annotation.a or annotation-manifest-desc"),
+        ("annotation[].a", r"name the platform, such as annotation\[linux/amd64\].a"),
         ("annotation-layer.a", "is none of type, dest"),
         ("annotation.", "is none of type, dest"),
     ],
@@ -110,9 +111,29 @@ def test_an_annotation_of_what_is_not_there_is_refused(key: str, says: str) -> N
 def test_times_are_rewritten_to_a_time_that_is_given() -> None:
     output = parse_output("type=oci,dest=/a,rewrite-timestamp=true")
     assert output.rewrite
-    check_outputs([output], epoch_s=0)
+    (timed,) = with_epoch([output], 0)
+    assert timed.epoch_s == 0
     with pytest.raises(UsageError, match="needs the time, in SOURCE_DATE_EPOCH"):
-        check_outputs([output])
+        with_epoch([output], None)
+
+
+def test_an_output_may_have_a_time_of_its_own() -> None:
+    texts = ("type=oci,dest=a,source-date-epoch=5", "type=tar,dest=b,source-date-epoch=")
+    own, common = with_epoch([parse_output(text) for text in texts], 7)
+    assert (own.epoch_s, common.epoch_s) == (5, 7)
+
+
+def test_annotations_of_a_descriptor_are_apart_and_those_for_the_platform_count_most() -> None:
+    text = (
+        "type=oci,dest=a,annotation[linux/amd64].x=special,annotation.x=general,"
+        "annotation-manifest-descriptor.y=d,annotation-manifest[linux/amd64].z=m"
+    )
+    output = parse_output(text)
+    assert output.annotations == {"x": "special", "z": "m"}
+    assert output.descriptor_annotations == {"y": "d"}
+    check_outputs([replace(output, dest="-")], platform="linux/amd64")
+    with pytest.raises(UsageError, match="the image is for linux/arm64 alone"):
+        check_outputs([replace(output, dest="-")], platform="linux/arm64")
 
 
 def test_an_image_without_names_is_pushed_under_the_tags() -> None:
