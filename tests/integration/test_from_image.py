@@ -299,10 +299,12 @@ def test_a_worker_killed_while_it_pulls_goes_on_from_what_it_had(
                 time.sleep(0.02)
             cluster.kill("w1")
             cluster.start_worker("w1")
-            building.result()
+            built = building.result()
         first, second = registry.asked(blob)
         assert "Range" not in first.headers
-        assert int(second.headers["Range"].strip("bytes=-")) >= 3 << 20
+        at = int(second.headers["Range"].strip("bytes=-"))
+        assert at >= 3 << 20
+        assert pulled_bytes(built) == len(layer) - at
         assert (out / "big").read_bytes() == BIG
 
 
