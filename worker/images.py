@@ -131,7 +131,7 @@ class Images:
 
             async def sources(home: Reference) -> dict[str, str]:
                 is_near = home.host == source.host and home.path != source.path
-                return dict.fromkeys(elsewhere, source.path) if is_near else {}
+                return {one.digest: source.path for one in found.layers} if is_near else {}
 
             return await self._send(
                 client, image, order.names, sources, meter, elsewhere=elsewhere

@@ -29,6 +29,7 @@ from solver.wire import (
     Exported,
     ExportRequest,
     PushProgress,
+    PushRequest,
     Serve,
     StartBuild,
     StepOutput,
@@ -38,7 +39,7 @@ from solver.wire import (
 )
 from worker.wire import orders
 from worker.wire.images import Pushed, PushImage, RelayImage
-from worker.wire.ops import LocalOp
+from worker.wire.ops import ImageOp, LocalOp
 from worker.wire.orders import Offered
 
 log = logging.getLogger(__name__)
@@ -155,12 +156,10 @@ class ClientLink:
                 await quietly(worker.call(orders.Release(tokens=(token,))))
 
     async def _build(self, build: Build, request: StartBuild) -> None:
-        image, target = only_pushed(request), request.graph.target
-        if image is not None and not build.is_known(target):
-            worker = await build.worker_for(target)
+        image = only_pushed(request)
+        if image is not None and not build.is_known(request.graph.target):
             relayed = [
-                await self._pushed(worker, relay_order(image, asked, request), asked.names)
-                for asked in request.pushes
+                await self._relay(build, image, asked, request) for asked in request.pushes
             ]
             self.answer(Built(None, None, (), self._moved(), tuple(relayed)))
             return
@@ -262,6 +261,21 @@ class ClientLink:
         worker = self.shared.cluster.holder(solved.ref, solved.position)
         asked = request.pushes[number]
         return await self._pushed(worker, push_order(solved.ref, asked, request), asked.names)
+
+    async def _relay(
+        self, build: Build, image: ImageOp, asked: PushRequest, request: StartBuild
+    ) -> Pushed:
+        """Have a worker push an image on that is in a registry; another, if the first is lost."""
+        order = relay_order(image, asked, request)
+        misses = 0
+        while True:
+            worker = await build.worker_for(request.graph.target)
+            try:
+                return await self._pushed(worker, order, asked.names)
+            except WorkerLost:
+                misses += 1
+                if misses == ATTEMPTS:
+                    raise
 
     async def _pushed(
         self, worker: WorkerLink, order: PushImage | RelayImage, names: tuple[str, ...]

@@ -125,6 +125,23 @@ def test_verbose_names_each_thing_and_why_it_stays(
     assert {cells[2] for cells in gone} == {cells[2] for cells in results}
 
 
+def test_the_last_copy_of_an_exported_layer_stays_while_its_result_lives_elsewhere(
+    cluster: Cluster, context: ContextMaker, tmp_path: Path
+) -> None:
+    text = "FROM scratch AS one\nCOPY big /big\nFROM one AS two\nCOPY Dockerfile /two\n"
+    root = context(text, big=MEGABYTE)
+    cluster.build(root, "--place", "one=name=w1", "--place", "two=name=w2")
+    # As gzip, on the first of the workers that hold it; the other has the layer as it was built.
+    out = ("-o", f"type=oci,dest={tmp_path / 'out.tar'}")
+    cluster.build(root, "--target", "one", *out)
+    kept = rows(asked(cluster, "prune"), "blobs")
+    assert ["w1", "1"] in [[cells[0], cells[2]] for cells in kept if "last copy" in cells[-1]]
+    assert {cells[0] for cells in kept if "last copy" in cells[-1]} == {"w1"}
+    # By now its result is nowhere any more.
+    assert count(asked(cluster, "prune"), "blobs") == 1
+    assert count(asked(cluster, "du"), "blobs") == 0
+
+
 @pytest.mark.parametrize(
     ("bound", "left"), [(("--gc-keep-storage", "1200k"), 1), (("--gc-keep-duration", "1s"), 0)]
 )
