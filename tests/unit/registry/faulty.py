@@ -62,7 +62,7 @@ class FaultyRegistry:
         self.faults: dict[str, list[Fault | None]] = defaultdict(list)
         self.requests: list[Request] = []
         self.ranges = True
-        self.upload = bytearray()
+        self.uploads: dict[str, bytearray] = {}
         self.forgets_cut_uploads = False
         self.closing = threading.Event()
         registry = self
@@ -139,13 +139,13 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, self.path, dict(self.headers), sent)
         self.owner.requests.append(request)
         if is_cut:
-            self.owner.upload += sent
+            self._session.extend(sent)
             self.close_connection = True
         elif fault is not None:
-            body = fault.body if fault.body is not None else self._truth()[2]
+            body = fault.body if fault.body is not None else self._truth(sent)[2]
             self._answer(fault.status, fault.headers, body, fault)
         else:
-            status, headers, body = self._truth()
+            status, headers, body = self._truth(sent)
             self._answer(status, headers, body, None)
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_GET
@@ -157,10 +157,16 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.owner.faults[key].pop(0)
         return None
 
-    def _truth(self) -> tuple[int, dict[str, str], bytes]:
+    @property
+    def _session(self) -> bytearray:
+        """What has come in the upload that this request is of."""
+        state = self.path.partition("state=")[2].partition("&")[0]
+        return self.owner.uploads.setdefault(state, bytearray())
+
+    def _truth(self, sent: bytes) -> tuple[int, dict[str, str], bytes]:
         _, _, name = self.path.partition("?")[0].rpartition("/")
         if self.command in ("POST", "PUT", "PATCH"):
-            return self._take(name)
+            return self._take(name, sent)
         if "/uploads/" in self.path:
             return self._upload(204)
         if "/manifests/" in self.path and name in self.owner.manifests:
@@ -170,21 +176,21 @@ class _Handler(BaseHTTPRequestHandler):
             return self._blob(self.owner.blobs[name])
         return 404, {}, b'{"errors": [{"code": "NOT_FOUND", "message": "no such thing"}]}'
 
-    def _take(self, name: str) -> tuple[int, dict[str, str], bytes]:
-        body = self.owner.requests[-1].body
+    def _take(self, name: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
         if self.command == "POST":
-            self.owner.upload.clear()
-            return 202, {"Location": f"{self.path.partition('?')[0]}session?state=s"}, b""
+            state = f"s{len(self.owner.uploads)}"
+            self.owner.uploads[state] = bytearray()
+            return 202, {"Location": f"{self.path.partition('?')[0]}session?state={state}"}, b""
         if self.command == "PATCH":
             begin = int(self.headers["Content-Range"].partition("-")[0])
-            if begin != len(self.owner.upload):
+            if begin != len(self._session):
                 return 416, {}, b""
-            self.owner.upload += body
+            self._session.extend(body)
             return self._upload(202)
         if "/manifests/" in self.path:
             self.owner.manifests[name] = (body, self.headers["Content-Type"])
         else:
-            body = bytes(self.owner.upload) + body
+            body = bytes(self._session) + body
             if f"digest={sha256(body)}" not in self.path:
                 return 400, {}, b'{"errors": [{"message": "digest invalid"}]}'
             self.owner.blobs[sha256(body)] = body
@@ -193,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _upload(self, status: int) -> tuple[int, dict[str, str], bytes]:
         if status == 204 and self.owner.forgets_cut_uploads:
             return 404, {}, b'{"errors": [{"code": "BLOB_UPLOAD_INVALID"}]}'
-        end = max(0, len(self.owner.upload) - 1)
+        end = max(0, len(self._session) - 1)
         return status, {"Location": self.path, "Range": f"0-{end}"}, b""
 
     def _blob(self, data: bytes) -> tuple[int, dict[str, str], bytes]:

@@ -590,7 +590,7 @@ def test_a_push_sends_the_blobs_and_then_the_manifest(pusher: Puller) -> None:
     methods = [one.method for one in pusher.registry.requests]
     assert methods == ["HEAD", "POST", "PUT", "PUT", "PUT"]
     upload = pusher.registry.requests[2]
-    assert upload.path == f"/v2/new/blobs/uploads/session?state=s&digest={DIGEST}"
+    assert upload.path == f"/v2/new/blobs/uploads/session?state=s0&digest={DIGEST}"
     assert pusher.came == len(LAYER)
 
 
