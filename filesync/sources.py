@@ -138,6 +138,10 @@ class SourcePool:
             IdleSource(source, Digest(tree), key, used_s) for source, tree, key, used_s in rows
         ]
 
+    def path_of(self, source: IdleSource) -> Path:
+        """Return where an idle source is, or was: whoever takes it may change it meanwhile."""
+        return self._trees / source.id
+
     def trees(self) -> list[Digest]:
         """Return the trees of all sources, idle and leased: a sweep of ``nodes`` keeps them."""
         rows = self._execute("SELECT DISTINCT tree FROM sources WHERE tree NOT NULL")

@@ -225,6 +225,18 @@ class BlobStore:
             self._facts_of(digest).unlink(missing_ok=True)
             return True
 
+    def adopt(self, path: Path, blob: Blob) -> None:
+        """Take the file ``path`` in as ``blob``, whose bytes the caller has proved. Moves it.
+
+        Raises:
+            StoreError: this disk cannot take it.
+        """
+        try:
+            path.chmod(0o444)
+            self.publish(path, blob)
+        except OSError as exc:
+            raise StoreError(f"blob {blob.digest} cannot be kept: {exc}") from exc
+
     def publish(self, temporary: Path, blob: Blob) -> None:
         """Take the verified file ``temporary`` in as ``blob``; for ``BlobWriter``."""
         with self._lock:

@@ -1,11 +1,9 @@
-"""Layer chains: making a ref's blobs once, and making refs out of blobs that came from elsewhere.
+"""Layer chains: making a ref's blobs once, and making refs out of layers.
 
-A ref's layer is written once, by the worker that built it, and recorded. A worker that pulls a
-chain gets those very blobs, proves each by its digest and diffID, and proves the tree that it
-makes of them by the ref's tree digest; so its replica is equal and exports the same image.
+A ref's layer is written once, by the worker that built it, and recorded; it is the same on every
+worker that the ref comes to (``arrivals``), so each exports the same image.
 """
 
-import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,15 +12,13 @@ from typing import Any, Final
 import msgspec
 
 from filesync.digest import Digest
-from filesync.disk.updating.update import TreeUpdate
-from filesync.errors import PeerError, StoreError
+from filesync.errors import PeerError
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, put, with_entries
-from filesync.transfer.plane_zmq import DataPlane
-from filesync.transfer.replica import Replica
-from filesync.transfer.stats import Progress, PullStats
-from worker.blobs import Blob
+from worker import skeletons
+from worker.blobs import Blob, BlobMissing
 from worker.layers import (
     MEDIA_TYPES,
+    Applied,
     LayerForm,
     Limits,
     apply_layer,
@@ -30,16 +26,17 @@ from worker.layers import (
     make_layer,
     recompress,
 )
+from worker.layers.skeleton import SkeletonWriter
 from worker.refs import HeldRef
 from worker.registry import LAYER_TYPES
 from worker.results import keep
 from worker.store import Store, TreeView
-from worker.wire import orders
 from worker.wire.images import MAX_LAYERS, Compression
 from worker.wire.ops import ImageOp
 from worker.wire.orders import Layer, RefInfo
 
 MAX_JSON_BYTES: Final = 4 << 20
+_NO_STRANGERS: Final = Limits()
 
 
 class ImageMalformed(PeerError):
@@ -51,35 +48,55 @@ class ImageMalformed(PeerError):
 # --- making blobs -----------------------------------------------------------------------------
 
 
-def make_layers(store: Store, refs: Sequence[Digest]) -> list[Layer]:
-    """Return the layer of each ref, making and recording those that are not made. Blocks.
+def layer_of(store: Store, held: HeldRef) -> Layer:
+    """Return a ref's own layer, its blob in the store: made now if it never was. Blocks.
 
     Raises:
-        RefMissing: a ref is not here.
+        BlobMissing: the layer came here without its blob, which cannot be made again.
     """
-    return [layer_of(store, store.refs.get(ref)) for ref in refs]
-
-
-def layer_of(store: Store, held: HeldRef) -> Layer:
-    """Return a ref's own layer, made now if it never was. Blocks."""
     known = held.info.layer
-    if known is not None and known.digest in store.blobs:
+    if known is None:
+        return _make_first(store, held)
+    if known.digest not in store.blobs:
+        if skeletons.find(store, known) is None and not known.imported:
+            _remake(store, held, known)
+        else:
+            skeletons.restore_blob(store, held, known)
+    return known
+
+
+def movable_layer_of(store: Store, held: HeldRef) -> Layer:
+    """Return the same, where its skeleton will do as well as its blob. Blocks."""
+    known = held.info.layer
+    if known is not None and skeletons.find(store, known) is not None:
         return known
-    made = _make(store, held, LayerForm())
-    if known is not None and made.digest != known.digest:
-        raise StoreError(
-            f"the layer {known.digest} of a result is gone from this worker and cannot be made again"
-        )
+    return layer_of(store, held)
+
+
+def _make_first(store: Store, held: HeldRef) -> Layer:
+    with skeletons.noting(store) as noted:
+        made = _make(store, held, LayerForm(), noted.writer)
+        noted.keep(made)
     store.refs.set_layer(held.info.ref, made)
     return made
 
 
-def _make(store: Store, held: HeldRef, form: LayerForm) -> Layer:
+def _remake(store: Store, held: HeldRef, known: Layer) -> None:
+    made = _make(store, held, LayerForm())
+    if made.digest != known.digest:
+        raise BlobMissing(
+            f"the layer {known.digest} of a result is gone from this worker and cannot be made again"
+        )
+
+
+def _make(
+    store: Store, held: HeldRef, form: LayerForm, skeleton: SkeletonWriter | None = None
+) -> Layer:
     parent = held.info.parent
     before = None if parent is None else Manifest(store.refs.get(parent).info.tree, store.nodes)
     after = Manifest(held.info.tree, store.nodes)
     with store.snapshots.view(held.snapshot) as view:
-        return make_layer(before, after, view.path, store.blobs, form)
+        return make_layer(before, after, view.path, store.blobs, form, skeleton)
 
 
 def layer_as(store: Store, held: HeldRef, form: LayerForm) -> Layer:
@@ -88,19 +105,30 @@ def layer_as(store: Store, held: HeldRef, form: LayerForm) -> Layer:
     The recorded layer stays what identifies the ref; another form of it is made once and
     remembered beside it. A layer that was imported is never made anew.
     """
+    known = held.info.layer
+    # The blob of a layer that came without it is made, or fetched, only if it is needed.
+    if known is not None and (other := _known_form(store, known, form)) is not None:
+        return other
     layer = layer_of(store, held)
-    is_ours = layer.media_type == MEDIA_TYPES[Compression.ZSTD] and not layer.imported
-    if not is_ours or form == LayerForm():
+    if not _is_ours(layer) or form == LayerForm():
         return layer
-    known = store.refs.variant(layer.digest, str(form))
-    if known is not None and known.digest in store.blobs:
-        return known
     if form.newest_s is None:
         made = recompress(layer, store.blobs, form.compression, form.level)
     else:
         made = _make(store, held, form)
     store.refs.add_variant(layer.digest, str(form), made)
     return made
+
+
+def _is_ours(layer: Layer) -> bool:
+    return layer.media_type == MEDIA_TYPES[Compression.ZSTD] and not layer.imported
+
+
+def _known_form(store: Store, layer: Layer, form: LayerForm) -> Layer | None:
+    if form == LayerForm() or not _is_ours(layer):
+        return None
+    known = store.refs.variant(layer.digest, str(form))
+    return known if known is not None and known.digest in store.blobs else None
 
 
 def blob_tree(store: Store, layers: Sequence[Layer]) -> Manifest:
@@ -118,83 +146,29 @@ def _hex(digest: str) -> str:
     return digest.removeprefix("sha256:")
 
 
-# --- pulling a chain --------------------------------------------------------------------------
+# --- applying ---------------------------------------------------------------------------------
 
 
-async def pull(
-    store: Store,
-    plane: DataPlane,
-    order: orders.FromLayers,
-    on_progress: Callable[[Progress], None],
-) -> tuple[PullStats, tuple[RefInfo, ...]]:
-    """Make every ref of a chain be here; return what moved and which refs are new.
-
-    What is here already is not asked for. A pull that was cut goes on with the blobs that
-    were verified.
-
-    Raises:
-        Unavailable: no replica has the blobs.
-        ImageMalformed: a blob does not give the tree that it should.
-    """
-    missing = [link for link in order.chain if store.refs.find(link.ref.ref) is None]
-    lacking = [link for link in missing if link.layer.digest not in store.blobs]
-    stats = PullStats()
-    if lacking:
-        stats = await _fetch_blobs(store, plane, order, on_progress)
-    pulled = [await asyncio.to_thread(_apply_link, store, link) for link in missing]
-    return stats, tuple(pulled)
-
-
-async def _fetch_blobs(
-    store: Store,
-    plane: DataPlane,
-    order: orders.FromLayers,
-    on_progress: Callable[[Progress], None],
-) -> PullStats:
-    staging = await asyncio.to_thread(store.make_work, "blobs")
-    try:
-        target = Manifest(order.blobs, store.nodes)
-        update = TreeUpdate(staging, basis=None, target=target)
-        replicas = [Replica(one.address or None, one.token) for one in order.replicas]
-        stats = await plane.pull(update, replicas, tree=order.blobs, progress=on_progress)
-        for link in order.chain:
-            await asyncio.to_thread(
-                _ingest, store, staging / _hex(link.layer.digest), link.layer
-            )
-        return stats
-    finally:
-        await asyncio.to_thread(store.drop_work, staging)
-
-
-def _ingest(store: Store, path: Path, layer: Layer) -> None:
-    if layer.digest in store.blobs or not path.exists():
-        return
-    with path.open("rb") as file:
-        store.blobs.ingest(file, digest=layer.digest, max_size=layer.size)
-
-
-def _apply_link(store: Store, link: orders.Link) -> RefInfo:
-    info = _apply(store, link.layer, link.ref.parent, link.ref.keys)
-    if info.tree != link.ref.tree:
-        store.refs.remove(info.ref)
-        raise ImageMalformed(f"layer {link.layer.digest} does not give the tree that it should")
-    return info
-
-
-def _apply(
+def apply(
     store: Store,
     layer: Layer,
     parent: Digest | None,
     keys: Sequence[Digest],
+    unpack: Callable[[Path], Applied],
     *,
-    limits: Limits | None = None,
+    tree: Digest | None = None,
 ) -> RefInfo:
-    """Make the ref that ``layer`` gives on top of ``parent``, and record its layer."""
+    """Make the ref that ``layer`` gives on top of ``parent``, and record its layer. Blocks.
+
+    ``unpack`` does to the directory that it is given what the layer says.
+
+    Raises:
+        ImageMalformed: that was another layer, or does not give ``tree``. Nothing is kept.
+    """
     below = None if parent is None else store.refs.get(parent).snapshot
     active = store.snapshots.prepare(below)
     try:
-        with store.blobs.open(layer.digest) as blob:
-            applied = apply_layer(blob, active.path, limits=limits or Limits())
+        applied = unpack(active.path)
         if applied.diff_id != layer.diff_id:
             raise ImageMalformed(
                 f"layer {layer.digest} does not have the diffID {layer.diff_id}"
@@ -203,8 +177,32 @@ def _apply(
         store.snapshots.discard(active)
         raise
     info = keep(store, active, applied.hints, parent, keys)
+    if tree is not None and info.tree != tree:
+        store.refs.remove(info.ref)
+        raise ImageMalformed(f"layer {layer.digest} does not give the tree that it should")
     store.refs.set_layer(info.ref, layer)
     return store.refs.get(info.ref).info
+
+
+def apply_blob(
+    store: Store,
+    layer: Layer,
+    parent: Digest | None,
+    keys: Sequence[Digest],
+    *,
+    limits: Limits = _NO_STRANGERS,
+    tree: Digest | None = None,
+) -> RefInfo:
+    """Do that with the layer's blob, which is in the store; note its skeleton. Blocks."""
+    with skeletons.noting(store) as noted:
+
+        def unpack(root: Path) -> Applied:
+            with store.blobs.open(layer.digest) as blob:
+                applied = apply_layer(blob, root, limits=limits, skeleton=noted.writer)
+            noted.keep(layer, {digest for _, digest in applied.hints.values()})
+            return applied
+
+        return apply(store, layer, parent, keys, unpack, tree=tree)
 
 
 # --- images from an OCI layout ----------------------------------------------------------------
@@ -255,7 +253,7 @@ def import_layers(
     for told in layers:
         blob = _take_blob(store, blobs, told.digest, None)
         layer = msgspec.structs.replace(told, size=blob.size)
-        info = store.refs.find_child(parent, layer) or _apply(
+        info = store.refs.find_child(parent, layer) or apply_blob(
             store, layer, parent, (), limits=limits_of(blob.size)
         )
         parent = info.ref

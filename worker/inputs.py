@@ -15,7 +15,7 @@ from filesync.sources import SourceLease
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
-from worker import chains
+from worker.arrivals import Arrivals
 from worker.images import Images
 from worker.store import Store, TreeView
 from worker.wire import orders
@@ -44,9 +44,15 @@ class Inputs:
     """The inputs of one op. ``async with``: they stay in place until the block ends."""
 
     def __init__(
-        self, store: Store, plane: DataPlane, images: Images, on_progress: OnProgress
+        self,
+        store: Store,
+        plane: DataPlane,
+        images: Images,
+        arrivals: Arrivals,
+        on_progress: OnProgress,
     ) -> None:
         self._store = store
+        self._arrivals = arrivals
         self._images = images
         self._plane = plane
         self._on_progress = on_progress
@@ -151,9 +157,7 @@ class Inputs:
         # Between its coming and its being a ref's, nothing else says that a blob is needed.
         blobs = [link.layer.digest for link in order.chain]
         self._holds.enter_context(self._store.blobs.holding(blobs))
-        stats, pulled = await chains.pull(
-            self._store, self._plane, order, self._progress(index, total)
-        )
+        stats, pulled = await self._arrivals.pull(order, self._progress(index, total))
         self.pulled = (*self.pulled, *pulled)
         return stats
 

@@ -24,6 +24,7 @@ from filesync.transfer.connection.address import parse_address
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, handshake_failure
 from filesync.transfer.plane_zmq import DataPlane
+from worker.arrivals import Arrivals
 from worker.diskkeeper import DiskKeeper
 from worker.exec import ExecState, NoRuntime
 from worker.images import Images
@@ -121,8 +122,16 @@ async def run_worker(
             ) as plane:
                 images = Images(store, options.registries)
                 disk = DiskKeeper(store, exec_state)
-                turns = asyncio.Semaphore(slots)
-                service = Service(store, plane, images, exec_state, exec_missing, turns, disk)
+                service = Service(
+                    store,
+                    plane,
+                    images,
+                    Arrivals(store, plane),
+                    exec_state,
+                    exec_missing,
+                    asyncio.Semaphore(slots),
+                    disk,
+                )
                 link = _Link(options, state.instance, slots, service, plane.address, allowed)
                 ready(plane.address)
                 try:

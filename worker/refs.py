@@ -15,6 +15,8 @@ from filesync.errors import StoreError
 from worker.wire.orders import Layer, RefInfo
 
 SCHEMA_VERSION: Final = 1
+SKELETON: Final = "skeleton"
+"""The form of a layer that is its tar without the contents (``worker.layers.skeleton``)."""
 _SCHEMA: Final = """
 CREATE TABLE refs (ref BLOB PRIMARY KEY, snapshot TEXT NOT NULL, info BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE variants (digest TEXT, compression TEXT, layer BLOB NOT NULL,

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
+import msgspec
+
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.select import Selector, select
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.offer import Offer
-from worker import chains, exports
+from worker import chains, exports, skeletons
+from worker.arrivals import Arrivals
 from worker.diskkeeper import DiskKeeper
 from worker.exec import ExecState
 from worker.images import Images, OnShare
@@ -33,6 +36,7 @@ from worker.wire.orders import (
     Finished,
     Layer,
     Offered,
+    OfferedParts,
     OrderBody,
     Ran,
     Result,
@@ -68,6 +72,7 @@ class Service:
     store: Store
     plane: DataPlane
     images: Images
+    arrivals: Arrivals
     exec_state: ExecState | None
     exec_missing: str
     slots: asyncio.Semaphore
@@ -115,8 +120,8 @@ class Service:
                 return await self._run(number, body, tell)
             case orders.Offer(ref, selector):
                 return await asyncio.to_thread(self._offer, ref, selector)
-            case orders.OfferLayers(refs):
-                return await self._offer_layers(refs)
+            case orders.OfferLayers() | orders.PullBlobs():
+                return await self._layers(body)
             case orders.Export():
                 return await self._export(body)
             case orders.Release(tokens, sources):
@@ -154,7 +159,7 @@ class Service:
             self._running -= 1
 
     async def _run_op(self, body: orders.Run, output: OnOutput, progress: OnProgress) -> Ran:
-        async with Inputs(self.store, self.plane, self.images, progress) as inputs, self.slots:
+        async with self._inputs(progress) as inputs, self.slots:
             trees = await inputs.bring_all(body.inputs)
             began_s = time.monotonic()
             info = await run_op(
@@ -165,10 +170,13 @@ class Service:
                 pulled = tuple(held.info for held in self.store.refs.chain(info.ref)[:-1])
             return Ran(info, pulled, inputs.reports, time.monotonic() - began_s)
 
+    def _inputs(self, progress: OnProgress) -> Inputs:
+        return Inputs(self.store, self.plane, self.images, self.arrivals, progress)
+
     async def _import_chain(self, body: orders.ImportChain, progress: OnProgress) -> Ran:
         store = self.store
         began_s = time.monotonic()
-        async with Inputs(store, self.plane, self.images, progress) as inputs, self.slots:
+        async with self._inputs(progress) as inputs, self.slots:
             (source,) = await inputs.bring_all([body.input])
             with store.blobs.holding([layer.digest for layer in body.layers]):
                 info = await asyncio.to_thread(
@@ -194,13 +202,35 @@ class Service:
             manifest = exports.timed(self.store, tree.manifest, body)
             return self._opened(manifest, tree.root, stack.pop_all())
 
-    async def _offer_layers(self, refs: tuple[Digest, ...]) -> Offered:
-        layers = await asyncio.to_thread(chains.make_layers, self.store, refs)
+    async def _layers(self, body: orders.OfferLayers | orders.PullBlobs) -> Offered | Finished:
+        if isinstance(body, orders.OfferLayers):
+            return await asyncio.to_thread(self._offer_layers, body.refs, body.blobs_only)
+        await self.arrivals.pull_blobs(body)
+        return Finished()
+
+    def _offer_layers(self, refs: tuple[Digest, ...], blobs_only: bool) -> Offered:
+        store = self.store
+        held = [store.refs.get(ref) for ref in refs]
+        find = chains.layer_of if blobs_only else chains.movable_layer_of
+        layers = [find(store, one) for one in held]
+        found = [None if blobs_only else skeletons.find(store, one) for one in layers]
+        blobs = chains.blob_tree(store, [*layers, *(one for one in found if one is not None)])
+        parts: list[OfferedParts | None] = []
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self.store.blobs.holding([layer.digest for layer in layers]))
-            manifest = await asyncio.to_thread(chains.blob_tree, self.store, layers)
-            directory = self.store.blobs.directory / "blobs" / "sha256"
-            return self._opened(manifest, directory, stack.pop_all(), tuple(layers))
+            stack.enter_context(store.blobs.holding([one.digest for one in layers]))
+            for ref, skeleton in zip(refs, found, strict=True):
+                parts.append(self._offer_parts(ref, skeleton, stack) if skeleton else None)
+            opened = self._opened(blobs, store.blobs.blobs, stack.pop_all())
+        return msgspec.structs.replace(opened, layers=tuple(layers), parts=tuple(parts))
+
+    def _offer_parts(
+        self, ref: Digest, skeleton: Layer, stack: contextlib.ExitStack
+    ) -> OfferedParts:
+        """Open the tree of a ref, which has what its layer's skeleton refers to."""
+        tree = stack.enter_context(self.store.view(ref))
+        offer = self.plane.offer(tree.manifest, tree.root)
+        stack.callback(offer.close)
+        return OfferedParts(skeleton, offer.token)
 
     async def _export(self, body: orders.Export) -> Offered:
         if body.form is orders.ExportForm.TREE:
@@ -216,12 +246,11 @@ class Service:
         manifest: Manifest,
         root: Path,
         stack: contextlib.ExitStack,
-        layers: tuple[Layer, ...] = (),
     ) -> Offered:
         token = secrets.token_bytes(16)
         offer = self.plane.offer(manifest, root, token)
         self._open[token] = Open(offer, stack)
-        return Offered(token, manifest.tree, layers)
+        return Offered(token, manifest.tree)
 
     def _release(self, tokens: tuple[bytes, ...], sources: tuple[Digest, ...]) -> None:
         for token in tokens:

@@ -2,7 +2,8 @@
 
 Below the state directory: ``nodes.db`` (manifests), ``refs.db`` (which ref is which snapshot),
 ``snapshots/``, ``blobs/`` (an OCI layout), ``sources/`` (ephemeral sources), ``exec/`` (caches and
-scratch of commands) and ``work/`` (exports and blobs on their way; empty at start).
+scratch of commands), ``arriving/`` (what has come of layers that are not whole yet, by ref) and
+``work/`` (exports on their way; empty at start).
 """
 
 import contextlib
@@ -20,8 +21,8 @@ from filesync.errors import StoreError
 from filesync.manifest import Manifest
 from filesync.manifest.store import SqliteNodes
 from filesync.sources import SourceLease, SourcePool
-from worker.blobs import BlobStore
-from worker.refs import RefStore
+from worker.blobs import KEEP_PARTIAL_S, BlobStore
+from worker.refs import SKELETON, RefStore
 from worker.snapshots import SnapshotInUse, Snapshotter, open_snapshotter
 from worker.wire.orders import SourceInfo
 
@@ -50,6 +51,8 @@ class Store:
         )
         self.work = state / "work"
         self.caches = state / "exec" / "caches"
+        self._arriving = state / "arriving"
+        self._arriving_now: set[Path] = set()
         self._held: dict[Digest, tuple[SourceLease, Manifest]] = {}
         self._lock = threading.Lock()
 
@@ -75,6 +78,10 @@ class Store:
         self.remove_snapshots(here - self.refs.snapshots())
         remove_path(self.work)
         self.work.mkdir()
+        self._arriving.mkdir(exist_ok=True, mode=0o700)
+        for left in self._arriving.iterdir():
+            if time.time() - left.stat().st_mtime > KEEP_PARTIAL_S:
+                remove_path(left)
 
     def close(self) -> None:
         """Close every file. Idempotent."""
@@ -91,6 +98,25 @@ class Store:
 
     def drop_work(self, path: Path) -> None:
         """Remove a directory of ``make_work``; what cannot be removed goes at the next start."""
+        with contextlib.suppress(StoreError):
+            remove_path(path)
+
+    @contextlib.contextmanager
+    def arriving(self, ref: Digest) -> Iterator[Path]:
+        """Give the place, made or not, where a layer arrives: the same for the same ref.
+
+        What is there outlives the block, and this process; no prune takes it meanwhile. One
+        block of a ref at a time.
+        """
+        path = self._arriving / ref.hex()
+        self._arriving_now.add(path)
+        try:
+            yield path
+        finally:
+            self._arriving_now.discard(path)
+
+    def drop_arriving(self, path: Path) -> None:
+        """Remove what has arrived, once it is of no more use."""
         with contextlib.suppress(StoreError):
             remove_path(path)
 

@@ -145,7 +145,7 @@ async def _open_layers(
     layers: dict[Digest, Layer] = {}
     blobs: list[Exported] = []
     for worker, refs in asked.values():
-        offered = await opened(worker, orders.OfferLayers(tuple(refs)))
+        offered = await opened(worker, orders.OfferLayers(tuple(refs), blobs_only=True))
         if len(offered.layers) != len(refs):
             detail = f"offered {len(offered.layers)} of {len(refs)} layers"
             raise OrderFailed(worker.name, "protocol", detail)

@@ -14,6 +14,7 @@ from filesync.manifest import Nodes, missing_nodes
 from filesync.manifest.pack import pack_nodes
 from filesync.select import Selector
 from solver.errors import InputLost, NoWorker, OrderFailed, StepFailed, WorkerLost
+from solver.manager.blobs import call_with_blobs
 from solver.manager.build import ATTEMPTS, Build
 from solver.manager.cachemaking import make_cache
 from solver.manager.deliver import REF_MISSING, quietly
@@ -227,7 +228,7 @@ class ClientLink:
             request.descriptor_annotations,
             request.time_s,
         )
-        offered = await worker.call(order)
+        offered = await call_with_blobs(self.shared, worker, self._chain(solved.ref), order)
         if not isinstance(offered, Offered):
             raise OrderFailed(worker.name, "protocol", "answered an export with something else")
         self._keep_open(worker, offered)
@@ -242,11 +243,14 @@ class ClientLink:
 
     async def _open_layers(self, worker: WorkerLink, order: orders.OfferLayers) -> Offered:
         """Have a worker open layers until the client has taken them."""
-        offered = await worker.call(order)
+        offered = await call_with_blobs(self.shared, worker, order.refs, order)
         if not isinstance(offered, Offered):
             raise OrderFailed(worker.name, "protocol", "answered an offer with something else")
         self._keep_open(worker, offered)
         return offered
+
+    def _chain(self, ref: Digest) -> list[Digest]:
+        return [info.ref for info in self.shared.records.chain(ref)]
 
     def _keep_open(self, worker: WorkerLink, offered: Offered) -> None:
         """Let the client know what was opened for it, and close that when the build ends."""
@@ -286,7 +290,8 @@ class ClientLink:
                 self.tell(PushProgress(names, worker.name, *done))
 
         self.tell(PushProgress(names, worker.name))
-        pushed = await worker.call(order, progress)
+        chain = self._chain(solved.ref)
+        pushed = await call_with_blobs(self.shared, worker, chain, order, progress)
         if not isinstance(pushed, Pushed):
             raise OrderFailed(worker.name, "protocol", "answered a push with something else")
         return pushed

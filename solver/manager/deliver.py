@@ -5,6 +5,7 @@ it again afterwards. The bytes go from worker to worker; only manifests pass thr
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,8 +15,9 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import Manifest
-from solver.errors import OrderFailed
+from solver.errors import OrderFailed, WorkerLost
 from solver.graph import Graph
+from solver.manager.links import blob_replicas, links_of
 from solver.manager.reach import Part, by_paths, lacking_links, layer_bytes
 from solver.manager.shared import Client, Shared
 from solver.manager.workers import WorkerLink
@@ -27,7 +29,6 @@ from worker.wire.ops import ImageOp, selector_of
 from worker.wire.orders import (
     InputOrder,
     InputReport,
-    Link,
     Mode,
     Offered,
     Ran,
@@ -37,6 +38,10 @@ from worker.wire.orders import (
 
 log = logging.getLogger(__name__)
 
+MAX_HOLDERS: Final = 3
+"""Workers that one target takes the same layers from at the same time."""
+SHARED_BYTES: Final = 16 << 20
+"""Layers that are smaller together come from one holder: to ask others takes as long."""
 REF_MISSING: Final = "ref-missing"
 """How a worker says that it does not hold what we believed it did."""
 Errands = list[Callable[[], Awaitable[None]]]
@@ -205,21 +210,27 @@ class Delivery:
         holder = self._shared.cluster.holder(part.ref, part.position)
         lacking = lacking_links(worker, records.chain(part.ref))
         request = orders.OfferLayers(tuple(info.ref for info in lacking))
-        offered = await self._offered(holder, request, errands)
-        if len(offered.layers) != len(lacking):
-            detail = f"offered {len(offered.layers)} of {len(lacking)} layers"
+        offers = [(holder, await self._offered(holder, request, errands))]
+        first = offers[0][1]
+        if len(first.layers) != len(lacking):
+            detail = f"offered {len(first.layers)} of {len(lacking)} layers"
             raise OrderFailed(holder.name, "protocol", detail)
-        chain: list[Link] = []
-        for info, layer in zip(lacking, offered.layers, strict=True):
-            bare = _with_layer(info, layer)
-            records.add(bare)
-            chain.append(Link(bare, layer))
-        await worker.send_tree(self._shared.nodes, offered.tree)
-        replica = Replica(holder.name, holder.address, offered.token)
-        order = orders.FromLayers(tuple(chain), offered.tree, (replica,))
+        if sum(layer.size for layer in first.layers) >= SHARED_BYTES:
+            # The first has made what was not made; these have only to open it.
+            others = [
+                one for one in self._shared.cluster.holders(part.ref) if one is not holder
+            ]
+            for other in others[: MAX_HOLDERS - 1]:
+                with contextlib.suppress(OrderFailed, WorkerLost):
+                    offers.append((other, await self._offered(other, request, errands)))
+        chain = links_of(lacking, offers)
+        for link in chain:
+            records.add(link.ref)
+        await worker.send_tree(self._shared.nodes, first.tree)
+        order = orders.FromLayers(chain, first.tree, blob_replicas(offers))
         source = self._graph.vertices[part.position].name
         size = sum(link.layer.size for link in chain)
-        return Brought(order, source, (holder.name,), size)
+        return Brought(order, source, tuple(one.name for one, _ in offers), size)
 
     async def _offered(
         self,
@@ -267,12 +278,6 @@ class Delivery:
                     self._client.tell(StepProgress(position, index, done, total))
 
         return pass_on
-
-
-def _with_layer(info: orders.RefInfo, layer: orders.Layer) -> orders.RefInfo:
-    return orders.RefInfo(
-        info.ref, info.tree, info.parent, (), info.created_s, layer, False, info.tar_size
-    )
 
 
 def _closing(holder: WorkerLink, token: bytes) -> Callable[[], Awaitable[None]]:

@@ -1,25 +1,31 @@
 """Layers: what a snapshot changed of its parent, as an OCI layer blob, made and applied."""
 
-from worker.layers.apply import Applied, Limits, apply_layer, limits_of
-from worker.layers.errors import BadLayer, NotALayer
+from worker.layers.apply import Applied, Limits, apply_layer, apply_tar, limits_of
+from worker.layers.errors import BadLayer, BadSkeleton, NotALayer
 from worker.layers.make import (
     MEDIA_TYPES,
     LayerForm,
+    compress,
     make_layer,
     recompress,
     tar_blocks,
     tar_size,
     write_tar,
 )
+from worker.layers.source import Stream
 
 __all__ = [
     "MEDIA_TYPES",
     "Applied",
     "BadLayer",
+    "BadSkeleton",
     "LayerForm",
     "Limits",
     "NotALayer",
+    "Stream",
     "apply_layer",
+    "apply_tar",
+    "compress",
     "limits_of",
     "make_layer",
     "recompress",

@@ -6,10 +6,12 @@ way are resolved inside it, and what is over a limit ends the work.
 """
 
 import errno
+import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from blake3 import blake3
 
@@ -18,6 +20,7 @@ from filesync.disk.content import write_all, write_sparse
 from filesync.disk.handles import shown
 from filesync.errors import FilesyncError, StoreError
 from filesync.manifest import MAX_DEPTH
+from worker.layers.ahead import ReadAhead
 from worker.layers.errors import BadLayer
 from worker.layers.member import (
     DIRECTORY,
@@ -29,7 +32,8 @@ from worker.layers.member import (
     Member,
 )
 from worker.layers.rooted import Rooted
-from worker.layers.source import Source
+from worker.layers.skeleton import SkeletonWriter
+from worker.layers.source import Source, Stream, decompressed, hashed
 from worker.layers.tarread import read_members
 
 _AUFS: Final = b".wh..wh."
@@ -87,21 +91,39 @@ def limits_of(blob_bytes: int) -> Limits:
     return Limits(min(_DEFAULT.bytes, max(FREE_BYTES, EXPANSION * blob_bytes)))
 
 
-def apply_layer(stream: BinaryIO, root: Path, *, limits: Limits = _DEFAULT) -> Applied:
+def apply_layer(
+    stream: Stream,
+    root: Path,
+    *,
+    limits: Limits = _DEFAULT,
+    skeleton: SkeletonWriter | None = None,
+) -> Applied:
     """Make the tree at ``root`` what the layer says. Blocks.
 
     ``stream`` gives a tar, plain or compressed by gzip or zstd, as its first bytes tell. The
     same layer on the same tree gives the same tree on every worker, times included: a directory
     that no member speaks of keeps its time, and a parent that is missing is made 0755, root's,
-    of 1970.
+    of 1970. ``skeleton`` is told the tar as it goes by; the caller finishes it.
 
     Raises:
         BadLayer: it is no layer, or asks for what cannot be; throw the tree away.
         StoreError: this disk; throw the tree away.
     """
-    source = Source(stream, max_bytes=limits.bytes)
+    return apply_tar(decompressed(stream), root, limits=limits, skeleton=skeleton)
+
+
+def apply_tar(
+    pieces: Iterable[bytes],
+    root: Path,
+    *,
+    limits: Limits = _DEFAULT,
+    skeleton: SkeletonWriter | None = None,
+) -> Applied:
+    """Do the same with a tar that is plain; a thread makes ``pieces`` and hashes them."""
+    diff_id = hashlib.sha256()
     hints: dict[bytes, tuple[int, Digest]] = {}
-    with Rooted(root) as tree:
+    with ReadAhead(hashed(pieces, diff_id)) as coming, Rooted(root) as tree:
+        source = Source(coming, max_bytes=limits.bytes, skeleton=skeleton)
         for count, member in enumerate(read_members(source), start=1):
             if count > limits.entries:
                 raise BadLayer(f"a layer has more than {limits.entries} members")
@@ -111,7 +133,8 @@ def apply_layer(stream: BinaryIO, root: Path, *, limits: Limits = _DEFAULT) -> A
                 raise _fault(member, exc) from exc
         tree.finish()
         not_kept = tree.metadata.not_kept
-    return Applied(source.finish(), source.position, hints, not_kept)
+        source.finish()
+    return Applied(f"sha256:{diff_id.hexdigest()}", source.position, hints, not_kept)
 
 
 def _apply(
@@ -189,12 +212,15 @@ def _write_file(
         raise BadLayer(f"{shown(member.path)} is over the limit of a layer's bytes")
     with tree.new_file(directory, name, member) as fd:
         if member.size <= _PIECE_BYTES:
-            data = source.read(member.size)
+            data = source.read_content(member.size)
             if len(data) != member.size:
                 raise _cut(member)
             write_all(fd, data, 0)
-            return digest_of(data)
-        return _write_large(fd, source, member)
+            digest = digest_of(data)
+        else:
+            digest = _write_large(fd, source, member)
+    source.end_content(digest, member.size)
+    return digest
 
 
 def _write_large(fd: int, source: Source, member: Member) -> Digest:
@@ -202,7 +228,7 @@ def _write_large(fd: int, source: Source, member: Member) -> Digest:
     hasher = blake3()
     at = 0
     while at < member.size:
-        piece = source.read(min(_PIECE_BYTES, member.size - at))
+        piece = source.read_content(min(_PIECE_BYTES, member.size - at))
         if not piece:
             raise _cut(member)
         hasher.update(piece)

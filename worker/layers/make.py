@@ -22,7 +22,8 @@ from filesync.manifest import Manifest
 from worker.blobs import BlobStore
 from worker.layers.changes import members
 from worker.layers.member import END, Member, encode, encoded_size, padding
-from worker.layers.source import decompressed
+from worker.layers.skeleton import SkeletonWriter
+from worker.layers.source import decompressed, hashed
 from worker.wire.images import Compression
 from worker.wire.orders import Layer
 
@@ -65,21 +66,19 @@ def make_layer(
     root: Path,
     blobs: BlobStore,
     form: LayerForm = LayerForm(),
+    skeleton: SkeletonWriter | None = None,
 ) -> Layer:
     """Make the layer that turns ``parent`` into ``child``, which ``root`` holds. Blocks.
+
+    ``skeleton`` is told the tar as it goes by; the caller finishes it.
 
     Raises:
         StoreError: ``root`` does not hold ``child``, or this disk; nothing is kept.
         NotALayer: the tree has what no layer can say.
     """
     diff_id = hashlib.sha256()
-
-    def hashed() -> Iterator[bytes]:
-        for block in tar_blocks(parent, child, root, newest_s=form.newest_s):
-            diff_id.update(block)
-            yield block
-
-    blob = blobs.ingest(compress(hashed(), form.compression, form.level))
+    tar = tar_blocks(parent, child, root, newest_s=form.newest_s, skeleton=skeleton)
+    blob = blobs.ingest(compress(hashed(tar, diff_id), form.compression, form.level))
     return Layer(
         MEDIA_TYPES[form.compression], blob.digest, blob.size, f"sha256:{diff_id.hexdigest()}"
     )
@@ -95,15 +94,13 @@ def recompress(
     """
     diff_id = hashlib.sha256()
 
-    def hashed(stream: BinaryIO) -> Iterator[bytes]:
-        for block in decompressed(stream):
-            diff_id.update(block)
-            yield block
+    def proved(stream: BinaryIO) -> Iterator[bytes]:
+        yield from hashed(decompressed(stream), diff_id)
         if f"sha256:{diff_id.hexdigest()}" != layer.diff_id:
             raise StoreError(f"blob {layer.digest} does not hold the layer {layer.diff_id}")
 
     with blobs.open(layer.digest) as stream:
-        blob = blobs.ingest(compress(hashed(stream), compression, level))
+        blob = blobs.ingest(compress(proved(stream), compression, level))
     return Layer(MEDIA_TYPES[compression], blob.digest, blob.size, layer.diff_id)
 
 
@@ -128,9 +125,16 @@ def tar_size(parent: Manifest | None, child: Manifest) -> int:
 
 
 def tar_blocks(
-    parent: Manifest | None, child: Manifest, root: Path, *, newest_s: int | None = None
+    parent: Manifest | None,
+    child: Manifest,
+    root: Path,
+    *,
+    newest_s: int | None = None,
+    skeleton: SkeletonWriter | None = None,
 ) -> Iterator[bytes]:
     """Yield that tar in pieces of about 1 MiB; every content is verified on its way.
+
+    ``skeleton`` is told the same.
 
     Raises:
         StoreError: ``root`` does not hold ``child``. What was yielded is worth nothing.
@@ -139,7 +143,13 @@ def tar_blocks(
     buffer = bytearray()
     with DirectoryHandles(root) as handles:
         for member in members(parent, child):
-            buffer += encode(member if newest_s is None else _aged(member, newest_s))
+            header = encode(member if newest_s is None else _aged(member, newest_s))
+            buffer += header
+            if skeleton is not None:
+                skeleton.literal(header)
+                if member.content is not None:
+                    skeleton.content(member.content, member.size)
+                skeleton.literal(bytes(padding(member.size)))
             if member.content is not None:
                 for piece in _content(handles, member, member.content):
                     buffer += piece
@@ -147,6 +157,8 @@ def tar_blocks(
                         yield bytes(buffer)
                         buffer.clear()
                 buffer += bytes(padding(member.size))
+    if skeleton is not None:
+        skeleton.literal(END)
     yield bytes(buffer + END)
 
 

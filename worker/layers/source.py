@@ -1,13 +1,14 @@
-"""The bytes of a layer's tar as they come out of a decompressor, counted, hashed and bounded."""
+"""The bytes of a layer's tar as they come out of a decompressor, counted and bounded."""
 
-import hashlib
 import zlib
-from collections.abc import Iterator
-from typing import BinaryIO, Final, cast
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, Final, Protocol, cast
 
 import zstandard
 
+from filesync.digest import Digest
 from worker.layers.errors import BadLayer
+from worker.layers.skeleton import SkeletonWriter
 
 _PIECE_BYTES: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
@@ -25,13 +26,19 @@ class Source:
         position: bytes read or skipped so far.
     """
 
-    def __init__(self, stream: BinaryIO, *, max_bytes: int) -> None:
-        """Read what ``stream`` holds: gzip, zstd or plain, as its first bytes say."""
-        self._pieces = decompressed(stream)
+    def __init__(
+        self,
+        pieces: Iterable[bytes],
+        *,
+        max_bytes: int,
+        skeleton: SkeletonWriter | None = None,
+    ) -> None:
+        """Read the plain tar that ``pieces`` are; note it in ``skeleton``."""
+        self._pieces = iter(pieces)
         self._piece = memoryview(b"")
         self._max_bytes = max_bytes
+        self._skeleton = skeleton
         self._out = 0
-        self._sha256 = hashlib.sha256()
         self.position = 0
 
     @property
@@ -45,6 +52,13 @@ class Source:
         Raises:
             BadLayer: the compression is broken, or the limit is passed.
         """
+        data = self.read_content(size)
+        if self._skeleton is not None:
+            self._skeleton.literal(data)
+        return data
+
+    def read_content(self, size: int) -> bytes:
+        """Return the same, where it is of a file: ``end_content`` says which, at its end."""
         if len(self._piece) >= size:
             data = bytes(self._piece[:size])
             self._piece = self._piece[size:]
@@ -54,18 +68,27 @@ class Source:
         self.position += len(data)
         return data
 
+    def end_content(self, digest: Digest, size: int) -> None:
+        """Take note that the last ``size`` bytes were this content."""
+        if self._skeleton is not None:
+            self._skeleton.content(digest, size)
+
     def skip(self, size: int) -> None:
         """Pass over the next ``size`` bytes, or all to the end where there are less."""
         for part in self._take(size):
-            self.position += len(part)
+            self._pass(part)
 
-    def finish(self) -> str:
-        """Read to the end and return ``sha256:…`` of everything: the layer's diffID."""
-        self.position += len(self._piece)
+    def finish(self) -> None:
+        """Read to the end."""
+        self._pass(self._piece)
         while self._next():
-            self.position += len(self._piece)
+            self._pass(self._piece)
         self._piece = memoryview(b"")
-        return f"sha256:{self._sha256.hexdigest()}"
+
+    def _pass(self, part: memoryview) -> None:
+        self.position += len(part)
+        if self._skeleton is not None:
+            self._skeleton.literal(part)
 
     def _take(self, size: int) -> Iterator[memoryview]:
         while size and (self._piece or self._next()):
@@ -79,12 +102,32 @@ class Source:
         self._out += len(piece)
         if self._out > self._max_bytes:
             raise BadLayer(f"a layer is over the limit of {self._max_bytes} bytes")
-        self._sha256.update(piece)
         self._piece = memoryview(piece)
         return bool(piece)
 
 
-def decompressed(stream: BinaryIO) -> Iterator[bytes]:
+class Stream(Protocol):
+    """What bytes are read from, in order."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most ``size`` bytes, none at the end only."""
+
+
+class Hash(Protocol):
+    """What ``hashlib`` makes."""
+
+    def update(self, data: bytes, /) -> object:
+        """Take the next bytes."""
+
+
+def hashed(pieces: Iterable[bytes], into: Hash) -> Iterator[bytes]:
+    """Yield ``pieces``, each after ``into`` has taken it."""
+    for piece in pieces:
+        into.update(piece)
+        yield piece
+
+
+def decompressed(stream: Stream) -> Iterator[bytes]:
     """Yield what ``stream`` holds in pieces of at most 1 MiB, never an empty one.
 
     Raises:
@@ -101,7 +144,7 @@ def decompressed(stream: BinaryIO) -> Iterator[bytes]:
             yield piece
 
 
-def _gunzip(stream: BinaryIO, head: bytes) -> Iterator[bytes]:
+def _gunzip(stream: Stream, head: bytes) -> Iterator[bytes]:
     """Yield the content of all members: tools that seek in layers write many."""
     data = head
     inflate = zlib.decompressobj(wbits=31)
@@ -142,7 +185,7 @@ def _unzstd(stream: "_Joined") -> Iterator[bytes]:
 class _Joined:
     """A stream whose first bytes have been read already."""
 
-    def __init__(self, head: bytes, stream: BinaryIO) -> None:
+    def __init__(self, head: bytes, stream: Stream) -> None:
         self._head = head
         self._stream = stream
 

@@ -39,6 +39,16 @@ from worker.wire.images import (
     Sha256,
 )
 from worker.wire.images import Layer as Layer
+from worker.wire.layers import Address as Address
+from worker.wire.layers import FromLayers as FromLayers
+from worker.wire.layers import Link as Link
+from worker.wire.layers import LinkParts as LinkParts
+from worker.wire.layers import OfferedParts as OfferedParts
+from worker.wire.layers import OfferLayers as OfferLayers
+from worker.wire.layers import PullBlobs as PullBlobs
+from worker.wire.layers import RefInfo as RefInfo
+from worker.wire.layers import Replica as Replica
+from worker.wire.layers import Token as Token
 from worker.wire.ops import Op, Text
 
 VERSION: Final = 5
@@ -46,11 +56,9 @@ MAX_HEADER_BYTES: Final = 16 << 20
 MAX_PAYLOAD_BYTES: Final = 40 << 20
 MAX_KEYS: Final = 20_000
 
-Token = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Labels = Annotated[dict[Label, str], msgspec.Meta(max_length=100)]
-Address = Annotated[str, msgspec.Meta(max_length=255)]
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="m"):
@@ -58,30 +66,6 @@ class _Message(msgspec.Struct, frozen=True, tag_field="m"):
 
 
 # --- what a worker holds ----------------------------------------------------------------------
-
-
-class RefInfo(msgspec.Struct, frozen=True):
-    """A ref as it stands on one worker.
-
-    Attributes:
-        ref: the ref's identity: its tree and those of its parents.
-        tree: digest of its manifest.
-        parent: the ref that it was made on top of, whose layers come before its own.
-        keys: cache keys that have this result.
-        created_s: seconds since the epoch, by the worker's clock.
-        layer: its own layer, if that has been made.
-        source: it is a partial source, held for one build: never a cache result, never a parent.
-        tar_size: bytes of its own layer as an uncompressed tar, made or not.
-    """
-
-    ref: WireDigest
-    tree: WireDigest
-    parent: WireDigest | None = None
-    keys: tuple[WireDigest, ...] = ()
-    created_s: float = 0.0
-    layer: Layer | None = None
-    source: bool = False
-    tar_size: Count = 0
 
 
 class SourceInfo(msgspec.Struct, frozen=True):
@@ -103,14 +87,6 @@ class Mode(StrEnum):
     REGISTRY = "registry"
 
 
-class Replica(msgspec.Struct, frozen=True):
-    """Where bytes may be had. An empty ``address`` means that the holder dials us."""
-
-    worker: Text
-    address: Address
-    token: Token
-
-
 class FromLocal(_Message, frozen=True, tag="local"):
     """This worker has ``ref``."""
 
@@ -129,26 +105,6 @@ class FromPaths(_Message, frozen=True, tag="paths"):
     replicas: tuple[Replica, ...]
     key: Text = ""
     basis: Text = ""
-
-
-class Link(msgspec.Struct, frozen=True):
-    """One ref of a chain with the layer that makes it out of its parent."""
-
-    ref: RefInfo
-    layer: Layer
-
-
-class FromLayers(_Message, frozen=True, tag="layers"):
-    """Pull what is missing of ``chain`` (parents first), so that its last ref is here.
-
-    Attributes:
-        blobs: digest of the tree whose files are the blobs that the replicas offer, each
-            named by the hex of its sha256.
-    """
-
-    chain: tuple[Link, ...]
-    blobs: WireDigest
-    replicas: tuple[Replica, ...]
 
 
 InputOrder = FromLocal | FromPaths | FromLayers | FromRegistry
@@ -184,12 +140,6 @@ class Offer(_Message, frozen=True, tag="offer"):
 
     ref: WireDigest
     selector: Selector | None = None
-
-
-class OfferLayers(_Message, frozen=True, tag="offer-layers"):
-    """Open the blobs of ``refs`` (parents first), making those not made yet. -> Offered."""
-
-    refs: tuple[WireDigest, ...]
 
 
 class ExportForm(StrEnum):
@@ -253,6 +203,7 @@ OrderBody = (
     | ImportChain
     | Offer
     | OfferLayers
+    | PullBlobs
     | Export
     | Release
     | AddKeys
@@ -389,6 +340,7 @@ class Offered(_Message, frozen=True, tag="offered"):
         layers: of OfferLayers, the layer of each ref asked for, in order.
         manifest: of an OCI export, digest and size of the image manifest.
         config: of an OCI export, the digest of the image configuration.
+        parts: of OfferLayers, what each layer is made of, where that is on offer too.
     """
 
     token: Token
@@ -396,6 +348,7 @@ class Offered(_Message, frozen=True, tag="offered"):
     layers: tuple[Layer, ...] = ()
     manifest: tuple[Sha256, Count] | None = None
     config: Sha256 | None = None
+    parts: tuple[OfferedParts | None, ...] = ()
 
 
 class Finished(_Message, frozen=True, tag="finished"):

@@ -19,7 +19,7 @@ from worker.layers.member import (
     encoded_size,
     padding,
 )
-from worker.layers.source import Source
+from worker.layers.source import Source, decompressed
 from worker.layers.tarread import MAX_HEADER_BYTES, read_members
 
 names = st.binary(min_size=1, max_size=300).filter(lambda name: b"\0" not in name)
@@ -46,7 +46,7 @@ members = st.builds(
 
 
 def read(data: bytes) -> list[Member]:
-    return list(read_members(Source(io.BytesIO(data), max_bytes=1 << 30)))
+    return list(read_members(Source(decompressed(io.BytesIO(data)), max_bytes=1 << 30)))
 
 
 @given(members)
