@@ -85,6 +85,8 @@ PURE = [
     "worker/layers/changes.py",
     "worker/layers/hardlinks.py",
     "worker/layers/member.py",
+    "worker/layers/skeleton.py",
+    "worker/layers/way.py",
     "worker/registry/challenge.py",
     "worker/registry/manifest.py",
     "worker/registry/ranges.py",
