@@ -52,19 +52,22 @@ class Source:
         Raises:
             BadLayer: the compression is broken, or the limit is passed.
         """
-        data = self.read_content(size)
+        data = bytes(self.read_content(size))
         if self._skeleton is not None:
             self._skeleton.literal(data)
         return data
 
-    def read_content(self, size: int) -> bytes:
-        """Return the same, where it is of a file: ``end_content`` says which, at its end."""
+    def read_content(self, size: int) -> bytes | memoryview:
+        """Return the same, where it is of a file: ``end_content`` says which, at its end.
+
+        It is not copied where that can be avoided: most of a layer is contents.
+        """
+        data: bytes | memoryview
         if len(self._piece) >= size:
-            data = bytes(self._piece[:size])
+            data = self._piece[:size]
             self._piece = self._piece[size:]
         else:
-            parts = list(self._take(size))
-            data = b"".join(parts)
+            data = b"".join(self._take(size))
         self.position += len(data)
         return data
 

@@ -73,11 +73,13 @@ def _body(source: Source, size: int) -> bytes:
 def _parse(block: bytes) -> tuple[Member, int]:
     """Return the member of a plain header, and its size as that says it."""
     checksum = _number(block[148:156])
-    blank = block[:148] + b" " * 8 + block[156:]
-    # Some writers of old summed signed bytes.
-    total = sum(blank)
-    if checksum != total and checksum != total - 256 * sum(byte > 127 for byte in blank):
-        raise BadLayer("not a tar header: its checksum is wrong")
+    # The checksum's own field counts as blanks.
+    total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    if checksum != total:
+        # Some writers of old summed signed bytes.
+        blank = block[:148] + block[156:]
+        if checksum != total - 256 * sum(byte > 127 for byte in blank):
+            raise BadLayer("not a tar header: its checksum is wrong")
     path = _text(block[:100])
     if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
         path = prefix + b"/" + path
