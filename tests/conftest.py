@@ -1,5 +1,7 @@
-"""What all tests share: hypothesis profiles, `needs`, and runs in which nothing may be skipped."""
+"""What all tests share: hypothesis profiles, `needs`, coroutines, and runs in which nothing may be skipped."""
 
+import asyncio
+import inspect
 import os
 import shutil
 from typing import Final
@@ -34,6 +36,17 @@ def lacking(need: str) -> str | None:
     if shutil.which(need, path=SEARCH):
         return None
     return f"{need} is not installed: apt-get install {PACKAGES.get(need, need)}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a coroutine test; with hypothesis or without it the others are pytest's own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in wanted}
+    asyncio.run(pyfuncitem.obj(**arguments))
+    return True
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -176,9 +176,13 @@ def apply(
     except BaseException:
         store.snapshots.discard(active)
         raise
+    here = store.refs.snapshots()
     info = keep(store, active, applied.hints, parent, keys)
     if tree is not None and info.tree != tree:
-        store.refs.remove(info.ref)
+        snapshot = store.refs.get(info.ref).snapshot
+        if snapshot not in here:
+            store.refs.remove(info.ref)
+            store.snapshots.remove(snapshot)
         raise ImageMalformed(f"layer {layer.digest} does not give the tree that it should")
     store.refs.set_layer(info.ref, layer)
     return store.refs.get(info.ref).info
