@@ -142,7 +142,7 @@ class Collector:
 
     def _partials(self) -> list[Item]:
         blobs = self._store.blobs
-        return [
+        found = [
             Item(
                 Key(Kind.PARTIAL, one.digest),
                 one.size,
@@ -151,6 +151,11 @@ class Collector:
             )
             for one in blobs.partials()
         ]
+        for path in self._store.left_arriving():
+            with contextlib.suppress(FileNotFoundError):
+                grown_s = path.stat().st_mtime
+                found.append(Item(Key(Kind.PARTIAL, path.name), tree_bytes(path), grown_s))
+        return found
 
     def _sources(self) -> list[Item]:
         found: list[Item] = []
@@ -213,11 +218,21 @@ class Collector:
             case Kind.BLOB:
                 return "" if store.blobs.remove(id) else ON_ITS_WAY
             case Kind.PARTIAL:
-                return "" if store.blobs.drop_partial(id) else ON_ITS_WAY
+                return "" if self._is_partial_removed(id) else ON_ITS_WAY
             case Kind.SOURCE:
                 return "" if store.sources.remove(id) else IN_USE
             case Kind.CACHE:
                 return "" if id in detached else IN_USE
+
+    def _is_partial_removed(self, id: str) -> bool:
+        """Remove the beginning of a blob, or what has arrived of a ref's layer."""
+        if id.startswith("sha256:"):
+            return self._store.blobs.drop_partial(id)
+        for path in self._store.left_arriving():
+            if path.name == id:
+                self._store.drop_arriving(path)
+                return True
+        return False
 
     def _is_result_removed(self, ref: Digest) -> bool:
         store = self._store

@@ -6,7 +6,7 @@ import errno
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
@@ -34,7 +34,6 @@ from worker.wire.ops import ImageOp
 from worker.wire.orders import (
     Failed,
     Finished,
-    Layer,
     Offered,
     OfferedParts,
     OrderBody,
@@ -49,15 +48,17 @@ Tell = Callable[[orders.Output | orders.Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """An offer and what keeps its files in place while it is open."""
+    """Offers under one token, and what keeps their files in place while they are open."""
 
-    offer: Offer
+    offers: tuple[Offer, ...]
     stack: contextlib.ExitStack
 
-    def close(self) -> None:
-        """Close the offer, then let its files go."""
-        self.offer.close()
-        self.stack.close()
+    async def close(self) -> None:
+        """Close the offers, then let their files go."""
+        # Who reads now is told so over a socket, which is the event loop's.
+        for offer in self.offers:
+            offer.close()
+        await asyncio.to_thread(self.stack.close)
 
 
 @dataclass(slots=True)
@@ -112,7 +113,7 @@ class Service:
         """Close every offer. Idempotent."""
         opened, self._open = self._open, {}
         for one in opened.values():
-            await asyncio.to_thread(one.close)
+            await one.close()
 
     async def _perform(self, number: int, body: OrderBody, tell: Tell) -> Result:
         match body:
@@ -125,7 +126,7 @@ class Service:
             case orders.Export():
                 return await self._export(body)
             case orders.Release(tokens, sources):
-                await asyncio.to_thread(self._release, tokens, sources)
+                await self._release(tokens, sources)
                 return Finished()
             case orders.AddKeys(ref, keys):
                 self.store.refs.add_keys(ref, keys)
@@ -216,21 +217,19 @@ class Service:
         found = [None if blobs_only else skeletons.find(store, one) for one in layers]
         blobs = chains.blob_tree(store, [*layers, *(one for one in found if one is not None)])
         parts: list[OfferedParts | None] = []
+        offers: list[Offer] = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(store.blobs.holding([one.digest for one in layers]))
             for ref, skeleton in zip(refs, found, strict=True):
-                parts.append(self._offer_parts(ref, skeleton, stack) if skeleton else None)
-            opened = self._opened(blobs, store.blobs.blobs, stack.pop_all())
+                if skeleton is None:
+                    parts.append(None)
+                    continue
+                # The whole tree has all that the layer's skeleton refers to.
+                tree = stack.enter_context(store.view(ref))
+                offers.append(self.plane.offer(tree.manifest, tree.root))
+                parts.append(OfferedParts(skeleton, offers[-1].token))
+            opened = self._opened(blobs, store.blobs.blobs, stack.pop_all(), offers)
         return msgspec.structs.replace(opened, layers=tuple(layers), parts=tuple(parts))
-
-    def _offer_parts(
-        self, ref: Digest, skeleton: Layer, stack: contextlib.ExitStack
-    ) -> OfferedParts:
-        """Open the tree of a ref, which has what its layer's skeleton refers to."""
-        tree = stack.enter_context(self.store.view(ref))
-        offer = self.plane.offer(tree.manifest, tree.root)
-        stack.callback(offer.close)
-        return OfferedParts(skeleton, offer.token)
 
     async def _export(self, body: orders.Export) -> Offered:
         if body.form is orders.ExportForm.TREE:
@@ -246,16 +245,17 @@ class Service:
         manifest: Manifest,
         root: Path,
         stack: contextlib.ExitStack,
+        others: Sequence[Offer] = (),
     ) -> Offered:
         token = secrets.token_bytes(16)
         offer = self.plane.offer(manifest, root, token)
-        self._open[token] = Open(offer, stack)
+        self._open[token] = Open((offer, *others), stack)
         return Offered(token, manifest.tree)
 
-    def _release(self, tokens: tuple[bytes, ...], sources: tuple[Digest, ...]) -> None:
+    async def _release(self, tokens: tuple[bytes, ...], sources: tuple[Digest, ...]) -> None:
         for token in tokens:
             opened = self._open.pop(token, None)
             if opened is not None:
-                opened.close()
+                await opened.close()
         for ref in sources:
-            self.store.release_source(ref)
+            await asyncio.to_thread(self.store.release_source, ref)

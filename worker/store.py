@@ -22,7 +22,7 @@ from filesync.manifest import Manifest
 from filesync.manifest.store import SqliteNodes
 from filesync.sources import SourceLease, SourcePool
 from worker.blobs import KEEP_PARTIAL_S, BlobStore
-from worker.refs import SKELETON, RefStore
+from worker.refs import RefStore
 from worker.snapshots import SnapshotInUse, Snapshotter, open_snapshotter
 from worker.wire.orders import SourceInfo
 
@@ -119,6 +119,10 @@ class Store:
         """Remove what has arrived, once it is of no more use."""
         with contextlib.suppress(StoreError):
             remove_path(path)
+
+    def left_arriving(self) -> list[Path]:
+        """Return where something has arrived that nobody goes on with now."""
+        return [path for path in self._arriving.iterdir() if path not in self._arriving_now]
 
     # --- looking at trees ---------------------------------------------------------------------
 

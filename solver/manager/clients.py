@@ -290,7 +290,7 @@ class ClientLink:
                 self.tell(PushProgress(names, worker.name, *done))
 
         self.tell(PushProgress(names, worker.name))
-        chain = self._chain(solved.ref)
+        chain = self._chain(order.ref) if isinstance(order, PushImage) else []
         pushed = await call_with_blobs(self.shared, worker, chain, order, progress)
         if not isinstance(pushed, Pushed):
             raise OrderFailed(worker.name, "protocol", "answered a push with something else")

@@ -26,6 +26,7 @@ from filesync.manifest.pack import accept_pack, pack_nodes
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.stats import Progress
 from worker.arrivals import Arrivals
+from worker.diskkeeper import DiskKeeper
 from worker.images import Images
 from worker.registry import Registries
 from worker.results import keep
@@ -49,7 +50,10 @@ class Side:
         self.arrivals = Arrivals(self.store, self.plane)
         images = Images(self.store, Registries())
         slots = asyncio.Semaphore(2)
-        self.service = Service(self.store, self.plane, images, self.arrivals, None, "", slots)
+        disk = DiskKeeper(self.store, None)
+        self.service = Service(
+            self.store, self.plane, images, self.arrivals, None, "", slots, disk
+        )
         return self
 
     async def __aexit__(
