@@ -45,17 +45,24 @@ class Kept(msgspec.Struct):
     Attributes:
         whole: all that is below it.
         filters: what any of these does not leave out, below it.
+        is_read: its own attributes, where it is a directory on the way.
     """
 
     below: dict[bytes, "Kept"] = {}
     whole: bool = False
     filters: list[PatternMatcher] = []
+    is_read: bool = False
 
-    def at(self, names: Iterable[bytes]) -> "Kept":
-        """Return the place ``names`` below this one; from now on it is kept."""
+    def at(self, names: Iterable[bytes], *, read: bool = False) -> "Kept":
+        """Return the place ``names`` below this one; from now on it is kept.
+
+        With ``read`` the attributes of all from here to there are too.
+        """
         kept = self
+        kept.is_read |= read
         for name in names:
             kept = kept.below.setdefault(name, Kept())
+            kept.is_read |= read
         return kept
 
 

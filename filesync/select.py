@@ -3,6 +3,8 @@
 A subset has all that an operation needs to find what it reads, by the same path, as if the
 whole tree were there: every directory and link on the way, what links lead to, and all below a
 directory that is named. For every pick, ``matches`` gives the same on a tree and on its subset.
+Of a directory that is only on the way nobody reads the attributes, so a subset has it as a
+neutral one: its digests depend on what is read and on nothing else.
 
 The rules are those of Dockerfile's COPY: links are followed inside the root only, '..' never
 leaves it, a path's own '..' is removed before any link is looked at, and the directories that
@@ -19,6 +21,7 @@ from filesync.errors import PathMissing, UsageError
 from filesync.find import Finder, Kept, Place, bytes_of, clean, text_of
 from filesync.glob import compile_name, is_pattern, unescape
 from filesync.manifest import (
+    EMPTY_DIRECTORY,
     Directory,
     Entry,
     Expansion,
@@ -42,11 +45,13 @@ class Pick(msgspec.Struct, frozen=True):
         wildcard: ``path`` is a pattern ('*' and '?' stop at '/'); one that matches nothing
             picks nothing. Without it, or without a wildcard in it, a path that is not there
             is an error.
+        parents: the attributes of the directories on the way are read too.
     """
 
     path: Annotated[str, msgspec.Meta(max_length=4096)]
     exclude: Annotated[tuple[str, ...], msgspec.Meta(max_length=10_000)] = ()
     wildcard: bool = False
+    parents: bool = False
 
 
 class Selector(msgspec.Struct, frozen=True):
@@ -60,7 +65,7 @@ def select(manifest: Manifest, selector: Selector, nodes: Nodes) -> Manifest:
 
     New directory nodes go to ``nodes``, which must also hold ``manifest``'s own (a
     ``LayeredNodes`` over them does). Only directories on the way are read; one that is picked
-    whole keeps its digest. The root's header is always there, even with no picks.
+    whole keeps its digest. The root is always there, even with no picks.
 
     Raises:
         PathMissing: a literal path is not there.
@@ -157,8 +162,8 @@ class _Reduced(msgspec.Struct, frozen=True):
 def _keep_pick(finder: "Finder", pick: Pick) -> None:
     matcher = _matcher(pick)
     for path, place in _find(finder, pick, matcher):
-        finder.kept.at(path)
-        kept = finder.kept.at(place.names)
+        finder.kept.at(path, read=pick.parents)
+        kept = finder.kept.at(place.names, read=pick.parents)
         if not place.is_directory or matcher is None:
             kept.whole = True
         else:
@@ -171,9 +176,9 @@ def _reduce(finder: "Finder", at: _Reduced) -> Expansion[_Reduced]:
     if at.kept is not None:
         below = at.kept.below
         filters += tuple(_Filter(matcher, "") for matcher in at.kept.filters)
-    expansion: Expansion[_Reduced] = Expansion(
-        at.directory, [], [], drop_if_empty=at.drop_if_empty
-    )
+    is_read = bool(filters) or at.kept is None or at.kept.is_read
+    header = at.directory if is_read else EMPTY_DIRECTORY
+    expansion: Expansion[_Reduced] = Expansion(header, [], [], drop_if_empty=at.drop_if_empty)
     # Without filters only the kept names matter, and a directory may have many others.
     candidates = at.directory.entries if filters else _entries(at.directory, below)
     for entry in candidates:

@@ -7,7 +7,7 @@ from e2b_dockerfile_utils import PatternMatcher
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.digest import digest_of
+from filesync.digest import Digest, digest_of
 from filesync.errors import PathMissing, UsageError
 from filesync.glob import compile_name
 from filesync.manifest import (
@@ -22,6 +22,10 @@ from filesync.manifest import (
     Symlink,
     group_name,
     grow,
+    put,
+    subdirectory,
+    with_entries,
+    with_header,
 )
 from filesync.select import Match, Pick, Selector, matched, matches, resolve, select
 
@@ -395,3 +399,47 @@ def test_selecting_then_walking_is_filtering_the_walk(tree: Tree, pick: Pick) ->
     for extra in walked - wanted:
         # Only what leads somewhere: a parent, a link, or what a link's own path passes.
         assert extra in links or isinstance(got.find(extra), Subdirectory)
+
+
+# --- attributes of directories on the way ---------------------------------------------------
+
+
+def attributed(way: int) -> Manifest:
+    nodes = MemoryNodes()
+
+    def directory(mode: int, entries: list[Entry], below: dict[bytes, Digest]) -> Digest:
+        found = [subdirectory(nodes, name, tree) for name, tree in below.items()]
+        header = with_header(EMPTY_DIRECTORY, mode=mode, uid=way, gid=way, mtime_ns=way)
+        return put(nodes, with_entries(header, [*entries, *found]))
+
+    picked = directory(0o700, [File(b"f", 0o644, 0, 0, 0, 1, digest_of(b"x"))], {})
+    on_the_way = directory(way, [], {b"picked": picked})
+    return Manifest(directory(way, [], {b"way": on_the_way}), nodes)
+
+
+def test_the_attributes_of_a_directory_on_the_way_are_not_read() -> None:
+    pick = Pick("way/picked/f")
+    assert subset(attributed(0o711), pick).tree == subset(attributed(0o755), pick).tree
+    got = subset(attributed(0o711), Pick("way/picked"))
+    assert got.root.mode == 0o755
+    found = got.find(b"way/picked")
+    assert isinstance(found, Subdirectory)
+    assert got.directory(found.tree).mode == 0o700
+
+
+def test_a_pick_with_parents_reads_the_attributes_of_all_on_the_way() -> None:
+    got = subset(attributed(0o711), Pick("way/picked/f", parents=True))
+    found = got.find(b"way")
+    assert isinstance(found, Subdirectory)
+    assert (got.root.mode, got.directory(found.tree).mode) == (0o711, 0o711)
+
+
+@given(TREES, st.lists(PICKS, min_size=1, max_size=3))
+def test_a_part_of_a_subset_is_that_part_of_the_tree(tree: Tree, picks: list[Pick]) -> None:
+    manifest = plant(tree)
+    try:
+        parts = [subset(manifest, pick).tree for pick in picks]
+        together = subset(manifest, *picks)
+    except (PathMissing, UsageError):
+        return
+    assert [subset(together, pick).tree for pick in picks] == parts

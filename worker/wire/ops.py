@@ -262,7 +262,7 @@ def _file_selector(op: FileOp, index: int) -> Selector | None:
     if index == 0 and not op.scratch:
         return None
     picks = [
-        Pick(a.source, exclude=a.exclude, wildcard=a.wildcard)
+        Pick(a.source, exclude=a.exclude, wildcard=a.wildcard, parents=a.parents)
         for a in op.actions
         if isinstance(a, Copy) and a.input == index
     ]
