@@ -18,12 +18,14 @@ from worker import skeletons
 from worker.blobs import Blob, BlobMissing
 from worker.layers import (
     MEDIA_TYPES,
+    SEEKABLE,
     Applied,
     LayerForm,
     Limits,
     apply_layer,
     limits_of,
     make_layer,
+    own_names,
     recompress,
 )
 from worker.layers.skeleton import SkeletonWriter
@@ -31,7 +33,7 @@ from worker.refs import HeldRef
 from worker.registry import LAYER_TYPES
 from worker.results import keep
 from worker.store import Store, TreeView
-from worker.wire.images import MAX_LAYERS, Compression
+from worker.wire.images import MAX_LAYERS, MAX_REFERENCE_CHARS, Compression
 from worker.wire.ops import ImageOp
 from worker.wire.orders import Layer, RefInfo
 
@@ -112,10 +114,10 @@ def layer_as(store: Store, held: HeldRef, form: LayerForm) -> Layer:
     layer = layer_of(store, held)
     if not _is_ours(layer) or form == LayerForm():
         return layer
-    if form.newest_s is None:
-        made = recompress(layer, store.blobs, form.compression, form.level)
-    else:
+    if form.is_other_tar:
         made = _make(store, held, form)
+    else:
+        made = recompress(layer, store.blobs, form.compression, form.level)
     store.refs.add_variant(layer.digest, str(form), made)
     return made
 
@@ -202,7 +204,13 @@ def apply_blob(
 
         def unpack(root: Path) -> Applied:
             with store.blobs.open(layer.digest) as blob:
-                applied = apply_layer(blob, root, limits=limits, skeleton=noted.writer)
+                applied = apply_layer(
+                    blob,
+                    root,
+                    limits=limits,
+                    skeleton=noted.writer,
+                    without=own_names(layer),
+                )
             noted.keep(layer, {digest for _, digest in applied.hints.values()})
             return applied
 
@@ -237,7 +245,9 @@ def import_image(
         media_type = _text(descriptor, "mediaType")
         media_type = LAYER_TYPES.get(media_type, media_type)
         digest = _text(descriptor, "digest")
-        layers.append(Layer(media_type, digest, 0, str(diff_id), imported=True))
+        layers.append(
+            Layer(media_type, digest, 0, str(diff_id), True, _annotations(descriptor))
+        )
     return import_layers(store, layers, blobs, keys)
 
 
@@ -287,6 +297,18 @@ def _json(blob: Blob, store: Store) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ImageMalformed(f"{blob.digest} is not a JSON object")
     return value
+
+
+def _annotations(descriptor: object) -> tuple[tuple[str, str], ...]:
+    """Return what a layer's descriptor says of how it can be read in parts."""
+    found = descriptor.get("annotations") if isinstance(descriptor, dict) else None
+    if not isinstance(found, dict):
+        return ()
+    return tuple(
+        (name, found[name])
+        for name in sorted(SEEKABLE)
+        if isinstance(found.get(name), str) and len(found[name]) <= MAX_REFERENCE_CHARS
+    )
 
 
 def _text(value: object, key: str) -> str:

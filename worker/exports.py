@@ -149,12 +149,14 @@ def image_manifest(
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "config": {"mediaType": CONFIG_TYPE, "digest": config, "size": config_bytes},
-        "layers": [
-            {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
-            for layer in layers
-        ],
+        "layers": [_described(layer) for layer in layers],
     }
     return manifest | {"annotations": dict(annotations)} if annotations else manifest
+
+
+def _described(layer: Layer) -> dict[str, Any]:
+    value = {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
+    return value | ({"annotations": dict(layer.annotations)} if layer.annotations else {})
 
 
 def image_index(

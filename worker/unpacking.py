@@ -20,7 +20,7 @@ from filesync.manifest import (
 )
 from worker import chains, skeletons
 from worker.blobs import Blob
-from worker.layers import Applied, Stream, apply_layer, apply_tar
+from worker.layers import Applied, Stream, apply_layer, apply_tar, own_names
 from worker.layers.rebuild import rebuilt_tar
 from worker.layers.skeleton import read_skeleton, skeleton_limits_of
 from worker.store import Store
@@ -61,7 +61,9 @@ def apply_parts(
     def unpack(root: Path) -> Applied:
         with store.blobs.open(parts.skeleton.digest) as stream:
             return apply_tar(
-                rebuilt_tar(read_skeleton(stream, limits=limits), target, staging), root
+                rebuilt_tar(read_skeleton(stream, limits=limits), target, staging),
+                root,
+                without=own_names(link.layer),
             )
 
     ref = link.ref
@@ -85,7 +87,9 @@ def apply_arrived(store: Store, link: Link, staging: Path, blob: Blob) -> RefInf
             def unpack(root: Path) -> Applied:
                 with path.open("rb") as file:
                     stream = _Hashing(file)
-                    applied = apply_layer(stream, root, skeleton=noted.writer)
+                    applied = apply_layer(
+                        stream, root, skeleton=noted.writer, without=own_names(link.layer)
+                    )
                     stream.prove(blob.digest)
                 noted.keep(link.layer, {digest for _, digest in applied.hints.values()})
                 return applied

@@ -26,7 +26,11 @@ _FIELDS: Final = (
     "rewrite-timestamp",
     "source-date-epoch",
 )
-_LEVELS: Final = {Compression.GZIP: range(10), Compression.ZSTD: range(1, 23)}
+_LEVELS: Final = {
+    Compression.GZIP: range(10),
+    Compression.ESTARGZ: range(10),
+    Compression.ZSTD: range(1, 23),
+}
 E = TypeVar("E", bound=StrEnum)
 
 
@@ -166,8 +170,6 @@ def _fields(text: str) -> tuple[dict[str, str], dict[AnnotationKey, str]]:
 
 def _compression(text: str, fields: Mapping[str, str]) -> tuple[Compression, int | None]:
     asked = fields.get("compression", "gzip")
-    if asked == "estargz":
-        raise UsageError(f"-o {text}: estargz is not supported yet; use gzip or zstd")
     compression = _one_of(Compression, asked, f"-o {text}: the compression")
     level = fields.get("compression-level", "")
     if not level:

@@ -2,6 +2,7 @@
 
 from worker.layers.apply import Applied, Limits, apply_layer, apply_tar, limits_of
 from worker.layers.errors import BadLayer, BadSkeleton, NotALayer
+from worker.layers.estargz import OWN_NAMES, own_names
 from worker.layers.make import (
     MEDIA_TYPES,
     LayerForm,
@@ -13,9 +14,13 @@ from worker.layers.make import (
     write_tar,
 )
 from worker.layers.source import Stream
+from worker.layers.toc import SEEKABLE, TOC_DIGEST
 
 __all__ = [
     "MEDIA_TYPES",
+    "OWN_NAMES",
+    "SEEKABLE",
+    "TOC_DIGEST",
     "Applied",
     "BadLayer",
     "BadSkeleton",
@@ -28,6 +33,7 @@ __all__ = [
     "compress",
     "limits_of",
     "make_layer",
+    "own_names",
     "recompress",
     "tar_blocks",
     "tar_size",

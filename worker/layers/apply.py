@@ -8,7 +8,7 @@ way are resolved inside it, and what is over a limit ends the work.
 import errno
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -97,19 +97,23 @@ def apply_layer(
     *,
     limits: Limits = _DEFAULT,
     skeleton: SkeletonWriter | None = None,
+    without: Container[bytes] = (),
 ) -> Applied:
     """Make the tree at ``root`` what the layer says. Blocks.
 
     ``stream`` gives a tar, plain or compressed by gzip or zstd, as its first bytes tell. The
     same layer on the same tree gives the same tree on every worker, times included: a directory
     that no member speaks of keeps its time, and a parent that is missing is made 0755, root's,
-    of 1970. ``skeleton`` is told the tar as it goes by; the caller finishes it.
+    of 1970. ``skeleton`` is told the tar as it goes by; the caller finishes it. Members called as
+    ``without`` says are passed over: they are the format's own.
 
     Raises:
         BadLayer: it is no layer, or asks for what cannot be; throw the tree away.
         StoreError: this disk; throw the tree away.
     """
-    return apply_tar(decompressed(stream), root, limits=limits, skeleton=skeleton)
+    return apply_tar(
+        decompressed(stream), root, limits=limits, skeleton=skeleton, without=without
+    )
 
 
 def apply_tar(
@@ -118,6 +122,7 @@ def apply_tar(
     *,
     limits: Limits = _DEFAULT,
     skeleton: SkeletonWriter | None = None,
+    without: Container[bytes] = (),
 ) -> Applied:
     """Do the same with a tar that is plain; a thread makes ``pieces`` and hashes them."""
     diff_id = hashlib.sha256()
@@ -127,6 +132,8 @@ def apply_tar(
         for count, member in enumerate(read_members(source), start=1):
             if count > limits.entries:
                 raise BadLayer(f"a layer has more than {limits.entries} members")
+            if member.path in without:
+                continue
             try:
                 _apply(tree, source, member, hints)
             except OSError as exc:
@@ -140,7 +147,7 @@ def apply_tar(
 def _apply(
     tree: Rooted, source: Source, member: Member, hints: dict[bytes, tuple[int, Digest]]
 ) -> None:
-    parts = _parts(member.path)
+    parts = path_parts(member.path)
     if not parts:
         tree.set_root(member)
     elif any(part.startswith(_AUFS) for part in parts) and parts[-1] != OPAQUE:
@@ -195,7 +202,7 @@ def _remove(tree: Rooted, parts: list[bytes]) -> None:
 
 
 def _link_target(tree: Rooted, member: Member, path: bytes) -> bytes:
-    parts = _parts(member.link)
+    parts = path_parts(member.link)
     directory = tree.find_directory(parts[:-1]) if parts else None
     if directory is None:
         raise BadLayer(f"{shown(path)} links to {shown(member.link)}, which is not there")
@@ -237,8 +244,12 @@ def _write_large(fd: int, source: Source, member: Member) -> Digest:
     return Digest(hasher.digest())
 
 
-def _parts(path: bytes) -> list[bytes]:
-    """Return the names in a path. A leading '/' changes nothing; '..' has no business here."""
+def path_parts(path: bytes) -> list[bytes]:
+    """Return the names in a path. A leading '/' changes nothing; '..' has no business here.
+
+    Raises:
+        BadLayer: it has '..', or is deeper than a tree can be.
+    """
     parts = [part for part in path.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise BadLayer(f"{shown(path)} leads out of where it is")

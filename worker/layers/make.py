@@ -17,10 +17,11 @@ from blake3 import blake3
 
 from filesync.digest import Digest, digest_of
 from filesync.disk.handles import DirectoryHandles, shown
-from filesync.errors import StoreError
+from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest
 from worker.blobs import BlobStore
 from worker.layers.changes import members
+from worker.layers.estargz import EstargzWriter
 from worker.layers.member import END, Member, encode, encoded_size, padding
 from worker.layers.skeleton import SkeletonWriter
 from worker.layers.source import decompressed, hashed
@@ -30,6 +31,7 @@ from worker.wire.orders import Layer
 MEDIA_TYPES: Final[dict[Compression, str]] = {
     Compression.ZSTD: "application/vnd.oci.image.layer.v1.tar+zstd",
     Compression.GZIP: "application/vnd.oci.image.layer.v1.tar+gzip",
+    Compression.ESTARGZ: "application/vnd.oci.image.layer.v1.tar+gzip",
     Compression.NONE: "application/vnd.oci.image.layer.v1.tar",
 }
 ZSTD_LEVEL: Final = 3
@@ -52,6 +54,11 @@ class LayerForm:
     compression: Compression = Compression.ZSTD
     level: int | None = None
     newest_s: int | None = None
+
+    @property
+    def is_other_tar(self) -> bool:
+        """Whether the tar is another one than the layer's own, and so its diffID."""
+        return self.newest_s is not None or self.compression is Compression.ESTARGZ
 
     def __str__(self) -> str:
         level = "" if self.level is None else f":{self.level}"
@@ -76,6 +83,17 @@ def make_layer(
         StoreError: ``root`` does not hold ``child``, or this disk; nothing is kept.
         NotALayer: the tree has what no layer can say.
     """
+    if form.compression is Compression.ESTARGZ:
+        writer = EstargzWriter(GZIP_LEVEL if form.level is None else form.level)
+        parts = _tar_parts(parent, child, root, newest_s=form.newest_s)
+        blob = blobs.ingest(writer.blocks(parts))
+        return Layer(
+            MEDIA_TYPES[form.compression],
+            blob.digest,
+            blob.size,
+            writer.diff_id,
+            annotations=writer.annotations,
+        )
     diff_id = hashlib.sha256()
     tar = tar_blocks(parent, child, root, newest_s=form.newest_s, skeleton=skeleton)
     blob = blobs.ingest(compress(hashed(tar, diff_id), form.compression, form.level))
@@ -88,6 +106,8 @@ def recompress(
     layer: Layer, blobs: BlobStore, compression: Compression, level: int | None = None
 ) -> Layer:
     """Make the same layer, with the same diffID, compressed otherwise. Blocks.
+
+    Not as eStargz, whose table is in the tar, and gives it another diffID.
 
     Raises:
         StoreError: the blob is not here, or is not what the layer says.
@@ -141,25 +161,35 @@ def tar_blocks(
         NotALayer: the tree has what no layer can say.
     """
     buffer = bytearray()
-    with DirectoryHandles(root) as handles:
-        for member in members(parent, child):
-            header = encode(member if newest_s is None else _aged(member, newest_s))
-            buffer += header
-            if skeleton is not None:
-                skeleton.literal(header)
-                if member.content is not None:
-                    skeleton.content(member.content, member.size)
-                skeleton.literal(bytes(padding(member.size)))
+    for member, content in _tar_parts(parent, child, root, newest_s=newest_s):
+        header = encode(member)
+        buffer += header
+        if skeleton is not None:
+            skeleton.literal(header)
             if member.content is not None:
-                for piece in _content(handles, member, member.content):
-                    buffer += piece
-                    if len(buffer) >= _PIECE_BYTES:
-                        yield bytes(buffer)
-                        buffer.clear()
-                buffer += bytes(padding(member.size))
+                skeleton.content(member.content, member.size)
+            skeleton.literal(bytes(padding(member.size)))
+        for piece in content:
+            buffer += piece
+            if len(buffer) >= _PIECE_BYTES:
+                yield bytes(buffer)
+                buffer.clear()
+        buffer += bytes(padding(member.size))
     if skeleton is not None:
         skeleton.literal(END)
     yield bytes(buffer + END)
+
+
+def _tar_parts(
+    parent: Manifest | None, child: Manifest, root: Path, *, newest_s: int | None
+) -> Iterator[tuple[Member, Iterator[bytes]]]:
+    """Yield the members, each with its content, which is to be read before the next one."""
+    with DirectoryHandles(root) as handles:
+        for member in members(parent, child):
+            content: Iterator[bytes] = iter(())
+            if member.content is not None:
+                content = _content(handles, member, member.content)
+            yield member if newest_s is None else _aged(member, newest_s), content
 
 
 def _aged(member: Member, newest_s: int) -> Member:
@@ -169,7 +199,13 @@ def _aged(member: Member, newest_s: int) -> Member:
 def compress(
     blocks: Iterable[bytes], compression: Compression, level: int | None = None
 ) -> Iterator[bytes]:
-    """Yield ``blocks`` compressed, without names or times of its own; level None is the usual."""
+    """Yield ``blocks`` compressed, without names or times of its own; level None is the usual.
+
+    Raises:
+        LocalError: asked for eStargz, which is no compression of a tar as it stands.
+    """
+    if compression is Compression.ESTARGZ:
+        raise LocalError("an eStargz layer is made of members, not of a tar")
     if compression is Compression.NONE:
         yield from blocks
         return

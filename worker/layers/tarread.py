@@ -4,7 +4,7 @@ Known are ustar, what came before it, GNU's and PAX's long names and large numbe
 that container tools write. Sparse files are refused: nobody writes them into layers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from filesync.manifest import Xattrs
@@ -24,7 +24,9 @@ MAX_HEADER_BYTES: Final = 1 << 20
 MAX_ID: Final = (1 << 32) - 2
 """The last number would tell chown to leave the owner alone."""
 
-_MAX_TIME_NS: Final = (1 << 63) - 1
+MAX_TIME_NS: Final = (1 << 63) - 1
+"""What a manifest can say of a time."""
+
 _SECOND_NS: Final = 1_000_000_000
 _MAX_XATTR_BYTES: Final = 64 << 10
 _MAX_XATTRS_BYTES: Final = 256 << 10
@@ -130,28 +132,40 @@ class _Extra:
             gid=_pax_number(pax, b"gid", member.gid),
             mtime_ns=_pax_time(pax) if pax.get(b"mtime") else member.mtime_ns,
             size=0 if member.kind[0] in _HEADER_ONLY else _pax_number(pax, b"size", size),
-            xattrs=_xattrs(pax),
+            xattrs=check_xattrs(
+                (key.removeprefix(XATTR), value)
+                for key, value in pax.items()
+                if key.startswith(XATTR)
+            ),
         )
-        _check(member)
+        check_member(member)
         return member
 
 
-def _check(member: Member) -> None:
+def check_member(member: Member) -> None:
+    """Refuse what no file can be.
+
+    Raises:
+        BadLayer: it says why.
+    """
     path = member.path
     if b"\0" in path or b"\0" in member.link:
         raise BadLayer(f"{path!r}: NUL in a name")
     if not 0 <= member.uid <= MAX_ID or not 0 <= member.gid <= MAX_ID:
         raise BadLayer(f"{path!r} is owned by {member.uid}:{member.gid}")
-    if member.size < 0 or abs(member.mtime_ns) > _MAX_TIME_NS:
+    if member.size < 0 or abs(member.mtime_ns) > MAX_TIME_NS:
         raise BadLayer(f"{path!r} has a size or time that no file has")
     if not 0 <= member.major < 1 << 12 or not 0 <= member.minor < 1 << 20:
         raise BadLayer(f"{path!r} is device {member.major}:{member.minor}")
 
 
-def _xattrs(pax: dict[bytes, bytes]) -> Xattrs:
-    found = sorted(
-        (key.removeprefix(XATTR), value) for key, value in pax.items() if key.startswith(XATTR)
-    )
+def check_xattrs(xattrs: Iterable[tuple[bytes, bytes]]) -> Xattrs:
+    """Return ``xattrs`` in order.
+
+    Raises:
+        BadLayer: no file can have them.
+    """
+    found = sorted(xattrs)
     for name, value in found:
         if not 0 < len(name) <= 255 or b"\0" in name or len(value) > _MAX_XATTR_BYTES:
             raise BadLayer(f"an xattr that no file system keeps: {name!r}")

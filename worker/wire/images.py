@@ -122,6 +122,7 @@ class Layer(msgspec.Struct, frozen=True):
 
     Attributes:
         imported: it came with an image, and stays what it is: it is never compressed otherwise.
+        annotations: of its descriptor, by name: how parts of it can be read.
     """
 
     media_type: Text
@@ -129,6 +130,7 @@ class Layer(msgspec.Struct, frozen=True):
     size: Count
     diff_id: Sha256
     imported: bool = False
+    annotations: Annotated[tuple[tuple[Name, Name], ...], msgspec.Meta(max_length=20)] = ()
 
 
 class Credential(msgspec.Struct, frozen=True):
@@ -203,6 +205,7 @@ class Compression(StrEnum):
 
     GZIP = "gzip"
     ZSTD = "zstd"
+    ESTARGZ = "estargz"
     NONE = "uncompressed"
 
 

@@ -12,7 +12,7 @@ from worker.layers.make import compress
 from worker.layers.source import Source, decompressed
 from worker.wire.images import Compression
 
-KINDS = list(Compression)
+KINDS = [Compression.GZIP, Compression.ZSTD, Compression.NONE]
 DATA = b"some text " * 1000
 SKIPPED = b"\x53\x2a\x4d\x18\x04\0\0\0skip"
 

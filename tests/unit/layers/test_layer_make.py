@@ -52,7 +52,7 @@ def manifest(root: Path) -> Manifest:
     return Manifest(scan(root, NODES).tree, NODES)
 
 
-@pytest.mark.parametrize("compression", list(Compression))
+@pytest.mark.parametrize("compression", [Compression.GZIP, Compression.ZSTD, Compression.NONE])
 def test_a_layer_is_a_blob_with_all_that_oci_says_of_it(
     trees: tuple[Path, Path], blobs: BlobStore, compression: Compression
 ) -> None:

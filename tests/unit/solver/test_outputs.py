@@ -174,7 +174,7 @@ def test_a_layers_compression_may_have_a_level() -> None:
         ("type=registry,tar=false", "has no dest"),
         ("type=registry,name=A", "names no image"),
         ("type=registry,name=a@sha256:" + "a" * 64, "it is made; name a tag"),
-        ("type=registry,compression=estargz", "estargz is not supported yet"),
+        ("type=oci,dest=a,compression=estargz,compression-level=10", "of estargz are 0 to 9"),
         ("type=registry,compression=lzma", "the compression is one of gzip, zstd"),
         ("type=registry,compression-level=10", "the levels of gzip are 0 to 9"),
         ("type=registry,compression=zstd,compression-level=0", "of zstd are 1 to 22"),
