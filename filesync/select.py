@@ -32,7 +32,17 @@ from filesync.manifest import (
     grow,
 )
 
-__all__ = ["Match", "Pick", "Selector", "clean", "matched", "matches", "resolve", "select"]
+__all__ = [
+    "Match",
+    "Pick",
+    "Selector",
+    "clean",
+    "matched",
+    "matches",
+    "pattern_of",
+    "resolve",
+    "select",
+]
 
 
 class Pick(msgspec.Struct, frozen=True):
@@ -128,6 +138,16 @@ def matched(manifest: Manifest, pick: Pick) -> list[Match]:
     ]
 
 
+def pattern_of(pick: Pick) -> tuple[list[bytes], list[str]]:
+    """Return the names that a pick's path begins with, and the parts that match names below them."""
+    names = clean(bytes_of(pick.path))
+    if not pick.wildcard:
+        return names, []
+    parts = [text_of(name) for name in names]
+    first = next((i for i, part in enumerate(parts) if is_pattern(part)), len(parts))
+    return [bytes_of(unescape(part)) for part in parts[:first]], parts[first:]
+
+
 # --- what is kept ---------------------------------------------------------------------------
 
 
@@ -218,16 +238,11 @@ def _find(
     finder: Finder, pick: Pick, matcher: PatternMatcher | None
 ) -> list[tuple[tuple[bytes, ...], Place]]:
     """Return (path before its last link, place) of all that ``pick`` names."""
-    names = clean(bytes_of(pick.path))
-    parts = [text_of(name) for name in names]
-    first = next((i for i, part in enumerate(parts) if is_pattern(part)), len(parts))
-    if not pick.wildcard or first == len(parts):
-        if pick.wildcard:
-            names = [bytes_of(unescape(part)) for part in parts]
-        return [_follow_literal(finder, names)]
+    prefix, patterns = pattern_of(pick)
+    if not patterns:
+        return [_follow_literal(finder, prefix)]
     found = []
-    prefix = [bytes_of(unescape(part)) for part in parts[:first]]
-    for path, entry in _expand(finder, prefix, parts[first:]):
+    for path, entry in _expand(finder, prefix, patterns):
         is_directory = isinstance(entry, Subdirectory)
         if is_directory or matcher is None or not matcher.matches(text_of(path[-1])):
             found.append((path, _follow_match(finder, path)))

@@ -8,7 +8,7 @@ way are resolved inside it, and what is over a limit ends the work.
 import errno
 import hashlib
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -150,7 +150,7 @@ def _apply(
     parts = path_parts(member.path)
     if not parts:
         tree.set_root(member)
-    elif any(part.startswith(_AUFS) for part in parts) and parts[-1] != OPAQUE:
+    elif is_aufs(parts):
         pass
     elif parts[-1].startswith(WHITEOUT):
         _remove(tree, parts)
@@ -242,6 +242,11 @@ def _write_large(fd: int, source: Source, member: Member) -> Digest:
         write_sparse(fd, memoryview(piece), at)
         at += len(piece)
     return Digest(hasher.digest())
+
+
+def is_aufs(parts: Sequence[bytes]) -> bool:
+    """Whether a member is one that a file system of long ago kept to itself, and nobody reads."""
+    return any(part.startswith(_AUFS) for part in parts) and parts[-1] != OPAQUE
 
 
 def path_parts(path: bytes) -> list[bytes]:

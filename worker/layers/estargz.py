@@ -24,7 +24,7 @@ from worker.layers.toc import (
     UNCOMPRESSED_SIZE,
     TocEntry,
     chunk_entry,
-    entry_of,
+    toc_entry,
     write_toc,
 )
 from worker.wire.images import Layer
@@ -77,7 +77,7 @@ class EstargzWriter:
                 between = yield from self._file(between, member, content)
             else:
                 between += encode(member)
-                self._entries.append(entry_of(member))
+                self._entries.append(toc_entry(member))
             if len(between) >= CHUNK_BYTES:
                 yield self._packed(between)
                 between = b""
@@ -92,7 +92,7 @@ class EstargzWriter:
         yield self._packed(before + encode(member))
         whole = hashlib.sha256()
         first = len(self._entries)
-        entry = entry_of(member)
+        entry = toc_entry(member)
         at = 0
         for chunk in _chunks(content):
             whole.update(chunk)

@@ -8,6 +8,7 @@ import struct
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
+from filesync.disk.scanning.readfile import is_kept
 from filesync.manifest import Directory, File, Special, Symlink, Xattrs
 from worker.layers.errors import NotALayer
 
@@ -36,6 +37,8 @@ _MAX_ID: Final = 0o7777777
 _MAX_SIZE: Final = 0o77777777777
 _SECOND_NS: Final = 1_000_000_000
 _SPECIALS: Final = {stat.S_IFCHR: CHARACTER, stat.S_IFBLK: BLOCK, stat.S_IFIFO: FIFO}
+
+_TYPES: Final = {kind: mode for mode, kind in _SPECIALS.items()}
 
 
 class Member(NamedTuple):
@@ -89,6 +92,28 @@ def leaf_member(path: bytes, entry: File | Symlink | Special) -> Member:
             kind = _SPECIALS[stat.S_IFMT(mode)]
             mode = stat.S_IMODE(mode)
             return Member(path, kind, mode, uid, gid, mtime_ns, 0, b"", major, minor, xattrs)
+
+
+def directory_of(member: Member) -> Directory:
+    """Return what a directory's member says of it, without the xattrs that are a machine's own."""
+    xattrs = _kept(member.xattrs)
+    return Directory(member.mode, member.uid, member.gid, member.mtime_ns, xattrs, ())
+
+
+def leaf_entry(member: Member, name: bytes, content: Digest) -> File | Symlink | Special:
+    """Return the entry ``name`` that a member makes, a file's with the content ``content``."""
+    _, kind, mode, uid, gid, mtime_ns, size, link, major, minor, xattrs, _ = member
+    xattrs = _kept(xattrs)
+    if kind == FILE:
+        return File(name, mode, uid, gid, mtime_ns, size, content, xattrs=xattrs)
+    if kind == SYMLINK:
+        return Symlink(name, uid, gid, mtime_ns, link, xattrs)
+    mode |= _TYPES[kind]
+    return Special(name, mode, uid, gid, mtime_ns, major, minor, xattrs)
+
+
+def _kept(xattrs: Xattrs) -> Xattrs:
+    return tuple(one for one in xattrs if is_kept(one[0]))
 
 
 def link_member(path: bytes, entry: File, target: bytes) -> Member:

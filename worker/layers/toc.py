@@ -252,7 +252,7 @@ def _time_ns(text: str) -> int:
 # --- writing ----------------------------------------------------------------------------------
 
 
-def entry_of(member: Member) -> TocEntry:
+def toc_entry(member: Member) -> TocEntry:
     """Return what a table says of ``member``, but for its content.
 
     Raises:
