@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from filesync.errors import UsageError
 from worker import exports
+from worker.parts.part import ImagePart
 from worker.registry import LAYER_TYPES, ImageManifest, Platform, Registries, parse_manifest
 from worker.store import Store
 from worker.wire.images import (
@@ -96,6 +97,23 @@ class Images:
         async with self._client(order.credential) as client:
             await self._transfers().pull(client, image, begin, meter.add)
         return meter.done
+
+    async def read_parts(self, order: FromRegistry, on_share: OnShare) -> ImagePart:
+        """Have what ``order.selector`` names of an image in a source, which the caller releases.
+
+        Raises:
+            NotInParts: the image has to be taken whole.
+            RegistryError, BadLayer: it is not to be had, or no image can be so.
+            StoreError: this disk cannot take it.
+        """
+        from worker.parts.importing_http import import_part
+
+        image = parse_reference(f"{order.repository}@{order.manifest}")
+        meter = Meter(on_share)
+        async with self._client(order.credential) as client:
+            return await import_part(
+                self._store, self._transfers(), client, image, order, meter
+            )
 
     async def push(self, order: PushImage, on_share: OnShare) -> Pushed:
         """Push a result as an image. Under its names it is there whole, or as it was before.
@@ -224,6 +242,10 @@ class Meter:
         self.done = 0
         self._on_share = on_share
         self._told_s = 0.0
+
+    def expect(self, size: int) -> None:
+        """Note that ``size`` bytes more will come."""
+        self.total += size
 
     def add(self, size: int) -> None:
         """Count ``size`` more bytes."""

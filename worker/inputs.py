@@ -1,6 +1,7 @@
 """Brings an op's inputs to this worker, each by the mode that its order says, and holds them there."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
@@ -17,10 +18,14 @@ from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
 from worker.arrivals import Arrivals
 from worker.images import Images
+from worker.parts.errors import NotInParts
+from worker.parts.part import ImagePart
 from worker.store import Store, TreeView
 from worker.wire import orders
 from worker.wire.images import FromRegistry
 from worker.wire.orders import InputOrder, InputReport, Mode, RefInfo
+
+log = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int, int], None]
 """Told (input, bytes done, bytes in all) while an input is on its way."""
@@ -98,7 +103,7 @@ class Inputs:
 
     async def _bring(self, index: int, order: InputOrder) -> Input:
         began_s = time.monotonic()
-        stats, from_registry = PullStats(), 0
+        stats, from_registry, whole = PullStats(), 0, 0
         match order:
             case orders.FromLocal(ref):
                 found, mode = await self._view(ref), Mode.LOCAL
@@ -109,13 +114,19 @@ class Inputs:
                 stats = await self._pull_chain(index, order)
                 found, mode = await self._view(order.chain[-1].ref.ref), Mode.LAYERS
             case FromRegistry():
-                found, from_registry = await self._pull_image(index, order)
+                part = await self._read_parts(index, order)
+                if part is None:
+                    found, from_registry = await self._pull_image(index, order)
+                else:
+                    found = self._leased(part.tree, part.lease)
+                    from_registry, whole = part.bytes_moved, part.bytes_whole
+                    stats.files = part.files
                 mode = Mode.REGISTRY
             case _:
                 assert_never(order)
         seconds = time.monotonic() - began_s
         moved = stats.wire_in + stats.wire_out + from_registry
-        self._reports[index] = InputReport(mode, moved, stats.files, seconds)
+        self._reports[index] = InputReport(mode, moved, stats.files, seconds, whole)
         return found
 
     async def _view(self, ref: Digest) -> Input:
@@ -143,14 +154,17 @@ class Inputs:
         except BaseException:
             await asyncio.to_thread(sources.abandon, filling)
             raise
-        found = Input(TreeView(target, lease.path), None, lease)
+        return self._leased(TreeView(target, lease.path), lease), stats
+
+    def _leased(self, tree: TreeView, lease: SourceLease) -> Input:
+        found = Input(tree, None, lease)
 
         def release() -> None:
             if found.source is not None:
                 found.source.release()
 
         self._stack.push_async_callback(asyncio.to_thread, release)
-        return found, stats
+        return found
 
     async def _pull_chain(self, index: int, order: orders.FromLayers) -> PullStats:
         total = sum(link.layer.size for link in order.chain)
@@ -160,6 +174,18 @@ class Inputs:
         stats, pulled = await self._arrivals.pull(order, self._progress(index, total))
         self.pulled = (*self.pulled, *pulled)
         return stats
+
+    async def _read_parts(self, index: int, order: FromRegistry) -> ImagePart | None:
+        """Have what is read of an image in a source; None where it has to be taken whole."""
+        if order.selector is None:
+            return None
+        try:
+            return await self._images.read_parts(
+                order, lambda done, total: self._on_progress(index, done, total)
+            )
+        except NotInParts as exc:
+            log.info("image taken whole image=%s reason=%s", order.manifest[:19], exc)
+            return None
 
     async def _pull_image(self, index: int, order: FromRegistry) -> tuple[Input, int]:
         """Have an image's blobs in the store, which is an image layout: that is the input."""

@@ -63,6 +63,8 @@ async def run_op(
     match op:
         case LocalOp():
             return _keep_source(inputs, store)
+        case ImageOp() if inputs[0].source is not None:
+            return _keep_source(inputs, store)
         case ImageOp():
             return await asyncio.to_thread(
                 chains.import_image, store, op, inputs[0].tree, order.keys
@@ -109,11 +111,14 @@ async def _do_exec(
 
 
 def _keep_source(inputs: Sequence[Input], store: Store) -> RefInfo:
-    """Make a client's tree, which has just come, the op's result for the time of the build."""
+    """Make a client's tree, or a part of an image, which has just come, the op's result.
+
+    It is that for the time of the build.
+    """
     tree = inputs[0].tree
     lease, inputs[0].source = inputs[0].source, None
     if lease is None:
-        raise LocalError("a local op's input is always a source")
+        raise LocalError("the input of such an op is always a source")
     ref = digest_of(b"source\0" + secrets.token_bytes(16))
     store.hold_source(ref, lease, tree.manifest)
     size = tar_size(None, tree.manifest)

@@ -167,7 +167,7 @@ class Service:
                 body, trees, self.store, self.exec_state, self.exec_missing, output
             )
             pulled = inputs.pulled
-            if isinstance(body.op, ImageOp):
+            if isinstance(body.op, ImageOp) and not info.source:
                 pulled = tuple(held.info for held in self.store.refs.chain(info.ref)[:-1])
             return Ran(info, pulled, inputs.reports, time.monotonic() - began_s)
 

@@ -18,6 +18,7 @@ from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
 from filesync.manifest import Manifest
 from solver.errors import NoWorker, OrderFailed, StepFailed
+from solver.imageparts import image_parts
 from solver.keys import content_key, definition_keys, part_read
 from solver.manager.caches import CachedResult, Caches, missed
 from solver.manager.cluster import Cluster
@@ -62,6 +63,7 @@ class Build:
         self._solving: dict[int, asyncio.Task[Solved]] = {}
         self._group = asyncio.TaskGroup()
         self._delivery = Delivery(shared, request.graph, client)
+        self._image_parts = image_parts(request.graph)
         self.caches = Caches(shared, client, request.caches, request.graph)
 
     async def solve_target(self) -> Solved:
@@ -150,6 +152,9 @@ class Build:
             known = self.caches.by_content(position, contents)
             if brought := await self._import(position, (key, by_content), known):
                 return brought
+        if position in self._image_parts:
+            # Its result is a source of this build's own, and no other build's.
+            return await self._run(position, (key, by_content))
         return await self._fly(position, (key, by_content))
 
     async def _parts(self, position: int) -> list[Part]:
@@ -209,7 +214,7 @@ class Build:
                 continue
             finally:
                 worker.running -= 1
-            self._keep(worker, ran, keys)
+            self._keep(position, worker, ran, keys)
             uses = (brought.use(ran.inputs[0]),)
             seconds = time.monotonic() - began
             self._client.tell(StepDone(position, worker.name, True, seconds, uses))
@@ -294,7 +299,7 @@ class Build:
         if len(ran.inputs) != len(brought):
             detail = f"reports on {len(ran.inputs)} of {len(brought)} inputs"
             raise OrderFailed(worker.name, "protocol", detail)
-        self._keep(worker, ran, keys)
+        self._keep(position, worker, ran, keys)
         uses = tuple(b.use(report) for b, report in zip(brought, ran.inputs, strict=True))
         self._client.tell(StepDone(position, worker.name, False, seconds, uses))
         return Solved(position, ran.ref.tree, ran.ref.ref, worker.name)
@@ -310,7 +315,8 @@ class Build:
         brought: list[Brought] = []
         op = self._graph.vertices[position].op
         if isinstance(op, ImageOp) and op.repository:
-            brought.append(from_registry(op, self._request.credentials))
+            asked = self._image_parts.get(position)
+            brought.append(from_registry(op, self._request.credentials, asked))
         for index, (part, reach) in enumerate(
             zip(parts, placement.chosen.reaches, strict=True)
         ):
@@ -351,9 +357,14 @@ class Build:
             here = [b.order.ref for b in brought if isinstance(b.order, FromLocal)]
             self._shared.cluster.forget(worker, here)
 
-    def _keep(self, worker: WorkerLink, ran: Ran, keys: Sequence[Digest]) -> None:
+    def _keep(
+        self, position: int, worker: WorkerLink, ran: Ran, keys: Sequence[Digest]
+    ) -> None:
         """Note a new result and what came to the worker on the way."""
         shared = self._shared
+        if ran.ref.source:
+            self._delivery.hold(position, worker, ran.ref)
+            return
         for info in (*ran.pulled, ran.ref):
             shared.records.add(info)
             shared.cluster.add_ref(worker, info)

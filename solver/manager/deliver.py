@@ -15,6 +15,7 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import Manifest
+from filesync.select import Selector
 from solver.errors import OrderFailed, WorkerLost
 from solver.graph import Graph
 from solver.manager.links import blob_replicas, links_of
@@ -65,22 +66,25 @@ class Brought:
             self.workers,
             report.bytes_moved,
             report.files_moved,
-            self.bytes_if_layers,
+            self.bytes_if_layers or report.bytes_whole,
             report.seconds,
         )
 
 
-def from_registry(op: ImageOp, credentials: tuple[Credential, ...]) -> Brought:
-    """Return how an image comes to whoever runs ``op``: from its registry, by itself."""
+def from_registry(
+    op: ImageOp, credentials: tuple[Credential, ...], part: Selector | None = None
+) -> Brought:
+    """Return how an image, or a part of it, comes to whoever runs ``op``: from its registry."""
     credential = credential_for(op.repository.partition("/")[0], credentials)
-    return Brought(FromRegistry(op.repository, op.manifest, credential), op.repository)
+    return Brought(FromRegistry(op.repository, op.manifest, credential, part), op.repository)
 
 
 class Delivery:
     """Brings inputs to workers for one build, and holds the sources that this made.
 
     A client's tree (a context) becomes a source on the first worker that needs it and stays
-    there until the build ends, so that the client sends it once.
+    there until the build ends, so that the client sends it once. So does what the build reads of
+    an image, so that it is read once.
     """
 
     def __init__(self, shared: Shared, graph: Graph, client: Client) -> None:
@@ -94,6 +98,12 @@ class Delivery:
         """Return the source that holds a client's tree, if a worker still has it."""
         ref = self._sources.get(position)
         return ref if ref is not None and self._shared.cluster.holders(ref) else None
+
+    def hold(self, position: int, worker: WorkerLink, source: orders.RefInfo) -> None:
+        """Note that a worker has a step's result as a source, which is let go of at the end."""
+        self._shared.cluster.add_ref(worker, source)
+        worker.learn_tree(self._shared.nodes, source.tree)
+        self._sources[position] = source.ref
 
     async def bring(
         self,
@@ -173,8 +183,7 @@ class Delivery:
             await self._client.stop_serving(token)
         if not isinstance(ran, Ran):
             raise OrderFailed(worker.name, "protocol", "answered a run with something else")
-        self._shared.cluster.add_ref(worker, ran.ref)
-        self._sources[position] = ran.ref.ref
+        self.hold(position, worker, ran.ref)
         brought = Brought(order, vertex.name, ("client",), ran.ref.tar_size)
         uses = tuple(brought.use(report) for report in ran.inputs)
         seconds = time.monotonic() - began

@@ -1,13 +1,12 @@
 """zstd:chunked: where a layer that containers/storage wrote has its table of contents. Read only."""
 
 import re
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import zstandard
 
 from worker.layers.errors import BadLayer
-from worker.layers.toc import CHECKSUM, MAX_TOC_BYTES, POSITION
+from worker.layers.toc import MAX_TOC_BYTES
 
 _POSITION: Final = re.compile(r"([0-9]{1,15}):([0-9]{1,15}):([0-9]{1,15}):([0-9]{1,3})")
 _JSON: Final = "1"
@@ -21,10 +20,10 @@ class TocPlace(NamedTuple):
     size: int
 
 
-def toc_place(annotations: Mapping[str, str], blob_bytes: int) -> TocPlace | None:
-    """Return where a layer's table is; None where it says nothing that is understood here."""
-    match = _POSITION.fullmatch(annotations.get(POSITION, ""))
-    if match is None or match[4] != _JSON or CHECKSUM not in annotations:
+def toc_place(position: str, blob_bytes: int) -> TocPlace | None:
+    """Return where a layer's table is, as its annotation says; None where that is not understood."""
+    match = _POSITION.fullmatch(position)
+    if match is None or match[4] != _JSON:
         return None
     begin, packed, size = int(match[1]), int(match[2]), int(match[3])
     if packed > MAX_TOC_BYTES or size > MAX_TOC_BYTES or begin + packed > blob_bytes:

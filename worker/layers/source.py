@@ -15,7 +15,7 @@ _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPED: Final = b"\x2a\x4d\x18"
 """Bytes 1-3 of a frame that holds no data; the first is 0x50 to 0x5f."""
-_MAX_WINDOW_BYTES: Final = 128 << 20
+MAX_WINDOW_BYTES: Final = 128 << 20
 """What ``zstd --ultra`` needs; a frame that asks for more is refused."""
 
 
@@ -174,7 +174,7 @@ def _gunzip(stream: Stream, head: bytes) -> Iterator[bytes]:
 def _unzstd(stream: "_Joined") -> Iterator[bytes]:
     # Not a decompressobj, whose output no one can bound: four bytes can give 128 KiB. What a
     # stream_reader does not tell is a frame that ends early; the layer's diffID does.
-    unzip = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+    unzip = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
     reader = unzip.stream_reader(
         cast(BinaryIO, stream), read_across_frames=True, read_size=_PIECE_BYTES
     )

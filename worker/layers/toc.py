@@ -33,9 +33,20 @@ MAX_TOC_BYTES: Final = 64 << 20
 
 TOC_DIGEST: Final = "containerd.io/snapshot/stargz/toc.digest"
 UNCOMPRESSED_SIZE: Final = "io.containers.estargz.uncompressed-size"
-CHECKSUM: Final = "io.github.containers.zstd-chunked.manifest-checksum"
-POSITION: Final = "io.github.containers.zstd-chunked.manifest-position"
-SEEKABLE: Final = frozenset({TOC_DIGEST, UNCOMPRESSED_SIZE, CHECKSUM, POSITION})
+ZSTD_CHUNKED: Final = (
+    (
+        "io.github.containers.zstd-chunked.manifest-checksum",
+        "io.github.containers.zstd-chunked.manifest-position",
+    ),
+    (
+        "io.containers.zstd-chunked.manifest-checksum",
+        "io.containers.zstd-chunked.manifest-position",
+    ),
+)
+"""Where a zstd:chunked layer's table is: its digest and its place, now and as they once were."""
+SEEKABLE: Final = frozenset(
+    {TOC_DIGEST, UNCOMPRESSED_SIZE, *(name for pair in ZSTD_CHUNKED for name in pair)}
+)
 """Annotations of a layer by which it can be read in parts."""
 
 _SECOND_NS: Final = 1_000_000_000

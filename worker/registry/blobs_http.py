@@ -12,7 +12,7 @@ from worker.blobs import BLOCK_BYTES, Blob, BlobStore, BlobWriter
 from worker.registry.client_http import read_all
 from worker.registry.errors import BadRegistry, NotInRegistry
 from worker.registry.manifest import ACCEPT, MAX_JSON_BYTES, Descriptor
-from worker.registry.ranges import body_start, range_header
+from worker.registry.ranges import body_start, check_part, part_header, range_header
 from worker.registry.repository_http import Repository
 from worker.registry.retry import Failure
 from worker.registry.trouble_http import Trouble, retrying
@@ -127,6 +127,94 @@ async def _fill(
             )
 
     await retrying(once, gained=lambda: came)
+
+
+Take = Callable[[memoryview], None]
+"""Takes bytes in order; called in a thread, one call at a time."""
+
+
+async def get_part(
+    place: Repository,
+    descriptor: Descriptor,
+    begin: int,
+    end: int,
+    take: Take,
+    on_bytes: OnBytes,
+) -> None:
+    """Give ``take`` the bytes of a blob from ``begin`` to before ``end``. Nothing is kept.
+
+    Nothing proves them: whoever takes them must.
+
+    Raises:
+        NoRanges: this place gives whole blobs only. Nothing was taken.
+        RegistryError: they are not to be had from this place.
+    """
+    at = begin
+
+    async def once() -> None:
+        nonlocal at
+        headers = part_header(at, end)
+        where = f"blobs/{descriptor.digest}"
+        async with place.exchange("GET", where, headers=headers) as response:
+            content_range = response.headers.get("content-range", "")
+            check_part(
+                response.status_code,
+                content_range=content_range,
+                begin=at,
+                end=end,
+                size=descriptor.size,
+            )
+            async for block in _blocks(response):
+                if len(block) > end - at:
+                    raise BadRegistry(f"{place.name}: more bytes came than were asked for")
+                await until_done(asyncio.to_thread(take, block))
+                at += len(block)
+                on_bytes(len(block))
+        if at != end:
+            raise Trouble(Failure.CUT, f"{place.name}: {descriptor.digest} was cut at {at}")
+
+    await retrying(once, gained=lambda: at - begin)
+
+
+async def stream_blob(
+    place: Repository, descriptor: Descriptor, take: Take, on_bytes: OnBytes
+) -> None:
+    """Give ``take`` a whole blob. Nothing is kept; it is proved once this returns.
+
+    Raises:
+        RegistryError: it is not to be had whole and right from this place.
+    """
+    at = 0
+    sha256 = hashlib.sha256()
+
+    async def once() -> None:
+        nonlocal at
+        where = f"blobs/{descriptor.digest}"
+        async with place.exchange("GET", where, headers=range_header(at)) as response:
+            start = body_start(
+                response.status_code,
+                content_range=response.headers.get("content-range", ""),
+                content_length=response.headers.get("content-length", ""),
+                at=at,
+                size=descriptor.size,
+            )
+            seen = at - start  # one that knows no ranges begins anew
+            async for block in _blocks(response):
+                on_bytes(len(block))
+                new, seen = block[seen:], max(0, seen - len(block))
+                if len(new) > descriptor.size - at:
+                    break
+                await until_done(asyncio.to_thread(take, new))
+                sha256.update(new)
+                at += len(new)
+        if at != descriptor.size:
+            raise BadRegistry(
+                f"{place.name}: {descriptor.digest} does not end after {descriptor.size} bytes"
+            )
+
+    await retrying(once, gained=lambda: at)
+    if f"sha256:{sha256.hexdigest()}" != descriptor.digest:
+        raise BadRegistry(f"{place.name}: {descriptor.digest} came as {sha256.hexdigest()}")
 
 
 async def _blocks(response: httpx.Response) -> AsyncIterator[memoryview]:

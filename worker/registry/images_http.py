@@ -103,7 +103,7 @@ class Transfers:
                     raise BadRegistry(f"{reference}: an index in an index")
             return digest, await self._config(place, found.config)
 
-        return await _anywhere(places(client, reference), at)
+        return await anywhere(places(client, reference), at)
 
     async def pull(
         self, client: RegistryClient, image: Reference, begin: OnBegin, on_bytes: OnBytes
@@ -118,11 +118,11 @@ class Transfers:
             StoreError: this disk cannot take them.
         """
         where = places(client, image)
-        found = await self._image(where, image)
+        found = await self.manifest(where, image)
         blobs = (found.config, *found.layers)
         begin(blobs)
         lacking = {one.digest: one for one in blobs if one.digest not in self._blobs}
-        await _at_once(self._blob(where, one, on_bytes) for one in lacking.values())
+        await at_once(self._blob(where, one, on_bytes) for one in lacking.values())
 
     async def describe(
         self, client: RegistryClient, image: Reference
@@ -133,8 +133,8 @@ class Transfers:
             RegistryError: they are not to be had, or do not belong together.
         """
         where = places(client, image)
-        found = await self._image(where, image)
-        config = await _anywhere(where, lambda place: self._config(place, found.config))
+        found = await self.manifest(where, image)
+        config = await anywhere(where, lambda place: self._config(place, found.config))
         try:
             diff_ids = msgspec.json.decode(config, type=_Config).rootfs.diff_ids
         except msgspec.MsgspecError as exc:
@@ -156,21 +156,27 @@ class Transfers:
             if one.digest not in self._blobs
         }
 
-    async def _image(self, where: Sequence[Repository], image: Reference) -> ImageManifest:
-        async def manifest(place: Repository) -> ImageManifest:
+    async def manifest(self, where: Sequence[Repository], image: Reference) -> ImageManifest:
+        """Return the manifest with the digest in ``image``, which is then in the store.
+
+        Raises:
+            RegistryError: it is not to be had, or is none of an image.
+        """
+
+        async def at(place: Repository) -> ImageManifest:
             _, found = await self._manifest(place, image.digest, None)
             if isinstance(found, Index):
                 raise BadRegistry(f"{image}: an index where an image was asked for")
             return found
 
-        return await _anywhere(where, manifest)
+        return await anywhere(where, at)
 
     async def _blob(
         self, where: Sequence[Repository], descriptor: Descriptor, on_bytes: OnBytes
     ) -> None:
         lock = self._locks.setdefault(descriptor.digest, asyncio.Lock())
         async with lock:
-            await _anywhere(
+            await anywhere(
                 where, lambda place: get_blob(place, descriptor, self._blobs, on_bytes)
             )
 
@@ -263,7 +269,7 @@ class Transfers:
             if not await put_blob(place, digest, *given, mount_from=source):
                 mounted += 1
 
-        await _at_once(push(digest) for digest in dict.fromkeys(digests))
+        await at_once(push(digest) for digest in dict.fromkeys(digests))
         return mounted
 
     def _own(self, digest: str, on_bytes: OnBytes) -> Given:
@@ -287,10 +293,14 @@ async def _behind(place: Repository, tag: str) -> str:
         return ""  # it may be one that knows no HEAD
 
 
-async def _anywhere(
+async def anywhere(
     where: Sequence[Repository], take: Callable[[Repository], Awaitable[T]]
 ) -> T:
-    """Return what the first place gives; the last is the image's home, whose word is final."""
+    """Return what the first place gives; the last is the image's home, whose word is final.
+
+    Raises:
+        RegistryError: none gives it.
+    """
     for mirror in where[:-1]:
         try:
             return await take(mirror)
@@ -299,7 +309,7 @@ async def _anywhere(
     return await take(where[-1])
 
 
-async def _at_once(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+async def at_once(work: Iterable[Coroutine[Any, Any, None]]) -> None:
     """Do all of ``work``, some at a time; the first failure ends it all."""
     slots = asyncio.Semaphore(AT_ONCE)
 

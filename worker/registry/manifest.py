@@ -59,6 +59,12 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     digest: _Sha256
     size: Annotated[int, msgspec.Meta(ge=0, lt=1 << 50)]
     platform: Platform | None = None
+    annotations: object = None
+
+    def annotation(self, name: str) -> str:
+        """Return an annotation; empty where there is none."""
+        found = self.annotations.get(name) if isinstance(self.annotations, dict) else None
+        return found if isinstance(found, str) else ""
 
 
 class _Document(msgspec.Struct, frozen=True, rename="camel"):

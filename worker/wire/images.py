@@ -12,6 +12,7 @@ import msgspec
 
 from filesync.digest import WireDigest
 from filesync.errors import UsageError
+from filesync.select import Selector
 from worker.wire.ops import Text
 
 DOCKER_HOST: Final = "docker.io"
@@ -193,11 +194,14 @@ class FromRegistry(_Message, frozen=True, tag="registry"):
     Attributes:
         repository: host and path.
         manifest: digest of the image's manifest.
+        selector: what is read of the image. Where that can be told without applying its layers,
+            it alone comes, as a source; else the blobs do.
     """
 
     repository: Name
     manifest: Sha256
     credential: Credential | None = None
+    selector: Selector | None = None
 
 
 class Compression(StrEnum):

@@ -309,12 +309,17 @@ class Progress(_Message, frozen=True, tag="progress"):
 
 
 class InputReport(msgspec.Struct, frozen=True):
-    """What it took to bring one input here."""
+    """What it took to bring one input here.
+
+    Attributes:
+        bytes_whole: of an image that was read in parts, what all its layers would have been.
+    """
 
     mode: Mode
     bytes_moved: Count = 0
     files_moved: Count = 0
     seconds: float = 0.0
+    bytes_whole: Count = 0
 
 
 class Ran(_Message, frozen=True, tag="ran"):
