@@ -72,7 +72,9 @@ def test_a_file_of_an_image_comes_alone_and_no_layer_is_stored(
     # The manifest, the configuration, and the layers that the two COPY made.
     assert sorted(blobs_of(registry_cluster))[-1] < 20_000
     step = built.step(f"FROM {registry.host}/app:1")
-    assert 0 <= layer_bytes(image) - pulled_bytes(built) < 2_000  # the configuration came before
+    assert (
+        0 <= layer_bytes(image) - pulled_bytes(built) < 2_000
+    )  # the configuration came before
     assert [use["mode"] for use in step["inputs"]] == ["registry"]
 
 

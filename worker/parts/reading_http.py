@@ -92,7 +92,6 @@ class ImageReader:
             if found is not None:
                 break
             layer = await self._list(descriptor, image, candidates)
-            await asyncio.to_thread(candidates.note, layer.members)
             await asyncio.to_thread(image.add, layer.members)
             self._listed.append(layer)
             found = await asyncio.to_thread(image.found)
@@ -111,10 +110,12 @@ class ImageReader:
                 self._where, lambda place: get_listing(place, descriptor, self._on_bytes)
             )
             if listed is not None:
-                chunks = [one.chunks or () for one in listed]
-                return _Layer(descriptor, [one.member for one in listed], chunks)
+                members = [one.member for one in listed]
+                await asyncio.to_thread(candidates.note, members)
+                return _Layer(descriptor, members, [one.chunks or () for one in listed])
 
         def keep(leaf: Leaf) -> bool:
+            candidates.note([leaf.member])
             parts = path_parts(leaf.member.path)
             return candidates.has(parts) and not image.hides(parts)
 

@@ -18,7 +18,7 @@ _PIECE_BYTES: Final = 1 << 20
 T = TypeVar("T")
 Take = Callable[[memoryview], None]
 Keep = Callable[[Leaf], bool]
-"""Asked of each file, in order, whether its content is to be kept."""
+"""Told of each member, in order; says whether its content is to be kept, if it is a file."""
 
 
 def list_stream(
@@ -47,7 +47,7 @@ def list_stream(
             raise BadLayer(f"a layer has more than {limits.entries} members")
         leaf = Leaf(layer, len(members), member)
         members.append(member)
-        if member.kind == FILE and member.size and keep(leaf):
+        if keep(leaf) and member.kind == FILE and member.size:
             at = 0
             for piece in _content(source, member):
                 spool.write(leaf, at, piece)

@@ -203,12 +203,15 @@ class _Handler(BaseHTTPRequestHandler):
         return status, {"Location": self.path, "Range": f"0-{end}"}, b""
 
     def _blob(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
-        at = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
-        if not at or not self.owner.ranges:
+        asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=")
+        first, _, last = asked.partition("-")
+        at, end = int(first), int(last or len(data) - 1) + 1
+        if asked == "0-" or not self.owner.ranges:
             return 200, {}, data
         if at >= len(data):
             return 416, {}, b""
-        return 206, {"Content-Range": f"bytes {at}-{len(data) - 1}/{len(data)}"}, data[at:]
+        end = min(end, len(data))
+        return 206, {"Content-Range": f"bytes {at}-{end - 1}/{len(data)}"}, data[at:end]
 
     def _answer(
         self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None
