@@ -94,6 +94,9 @@ class Recipe:
         tree = plant(self._nodes, listing, mtime_ns=mtime_ns)
         return self._add(Vertex(LocalOp(name, tree.content, tree.tree), (), name))
 
+    def pulled(self, name: str = "FROM a.io/app", manifest: str = IMAGE) -> int:
+        return self._add(Vertex(ImageOp(manifest, "a.io/app"), (), name))
+
     def image(self, layout: int, name: str = "image", manifest: str = IMAGE) -> int:
         return self._add(Vertex(ImageOp(manifest), (layout,), name))
 
@@ -258,7 +261,13 @@ class FakeWorker:
         return Ran(self._keep(run, trees), tuple(pulled), reports)
 
     def _keep(self, run: orders.Run, trees: list[Digest]) -> RefInfo:
-        if isinstance(run.op, LocalOp):
+        asked = [one.selector for one in run.inputs if isinstance(one, FromRegistry)]
+        if asked and asked[0] is not None and not self.world.takes_images_whole:
+            whole = Manifest(self.world.outcome(run.name, trees), self.world.nodes)
+            trees = [select(whole, asked[0], self.world.nodes).tree]
+        elif asked:
+            asked = []
+        if isinstance(run.op, LocalOp) or asked:
             ref = digest(f"source {next(self.world.numbers)}")
             self.sources.add(ref)
             info = RefInfo(ref, trees[0], source=True, tar_size=10)
@@ -279,7 +288,9 @@ class FakeWorker:
             case FromLayers(chain):
                 return InputReport(Mode.LAYERS, sum(link.layer.size for link in chain))
             case FromRegistry():
-                return InputReport(Mode.REGISTRY, 1000)
+                return InputReport(
+                    Mode.REGISTRY, 1000, bytes_whole=5000 if order.selector else 0
+                )
 
 
 class World:
@@ -290,6 +301,7 @@ class World:
         fails: what a step answers instead, once for each answer in the list.
         registries: what workers were told to take from registries.
         ran: (step, worker) of each Run order, in order.
+        takes_images_whole: workers cannot read images in parts.
     """
 
     def __init__(self, state: Path) -> None:
@@ -301,6 +313,7 @@ class World:
         self.fails: dict[str, list[Failed]] = {}
         self.ran: list[tuple[str, str]] = []
         self.registries: list[FromRegistry] = []
+        self.takes_images_whole = False
         self.numbers = itertools.count(1)
         self._gates: dict[str, asyncio.Event] = {}
         self._reached: dict[str, asyncio.Queue[FakeWorker]] = {}

@@ -4,13 +4,15 @@ import asyncio
 
 import pytest
 
+from filesync.select import Pick, Selector
 from solver.errors import NoWorker, OrderFailed
 from solver.graph import Graph, Vertex
+from solver.keys import definition_keys
 from solver.manager import images as images_module
 from solver.manager.build import Build
 from solver.manager.images import find_image
 from solver.wire import AskImage, FoundImage, StartBuild
-from tests.unit.solver.fakes import IMAGE, World
+from tests.unit.solver.fakes import IMAGE, Recipe, World
 from worker.wire.images import Credential, FromRegistry, Resolved, ResolveImage
 from worker.wire.ops import ExecOp, ImageOp
 from worker.wire.orders import VERSION, Failed, Mode
@@ -93,3 +95,89 @@ async def test_without_workers_a_name_waits_for_one_and_then_says_so(
     monkeypatch.setattr(images_module, "WAIT_FOR_WORKER_S", 0.0)
     with pytest.raises(NoWorker, match="no worker is connected"):
         await find_image(world.shared.cluster, QUESTION)
+
+
+# --- images that are read in parts --------------------------------------------------------------
+
+
+APP = {"etc/name": "app", "etc/other": "x", "usr/big": "big"}
+
+
+def reading(world: World, *paths: str) -> Recipe:
+    """Return a graph whose steps each read a path of one image."""
+    world.gives["FROM a.io/app"] = APP
+    recipe = world.recipe()
+    image = recipe.pulled()
+    steps = [recipe.run(f"read {path}", reads={image: path}) for path in paths]
+    recipe.run("all", reads=dict.fromkeys(steps, "/"))
+    return recipe
+
+
+async def test_what_steps_read_of_an_image_is_read_once_as_one_source(world: World) -> None:
+    world.worker("a")
+    world.worker("b")
+    client = world.client()
+    await world.build(reading(world, "etc/name", "usr/big").graph(), client)
+    asked = Selector((Pick("etc/name"), Pick("usr/big")))
+    assert world.registries == [FromRegistry("a.io/app", IMAGE, None, asked)]
+    (use,) = client.done()[0].inputs
+    assert (use.mode, use.bytes_moved, use.bytes_if_layers) == (Mode.REGISTRY, 1000, 5000)
+    # It was let go of at the end, and nobody can find it by a key.
+    assert world.shared.records.find(definition_keys(GRAPH)[0]) == []
+    assert all(not worker.sources for worker in world.workers.values())
+
+
+async def test_a_part_and_the_whole_image_have_the_same_content_key(world: World) -> None:
+    world.worker("a")
+    await world.build(reading(world, "etc").graph())
+    assert world.ran_steps() == {"FROM a.io/app": 1, "read etc": 1, "all": 1}
+    # Another image, which is needed whole, has the same there.
+    recipe = world.recipe()
+    other = recipe.pulled("FROM other", "sha256:" + "b" * 64)
+    world.gives["FROM other"] = {**APP, "usr/big": "another"}
+    first = recipe.run("read etc", reads={other: "etc"})
+    recipe.run("on it", on=other, reads={first: "/"})
+    await world.build(recipe.graph())
+    assert world.ran_steps() == {"FROM other": 1, "on it": 1}
+
+
+async def test_an_image_that_is_here_whole_is_not_read_in_parts(world: World) -> None:
+    world.worker("a")
+    world.gives["FROM a.io/app"] = APP
+    await world.build(GRAPH)
+    world.registries.clear()
+    await world.build(reading(world, "etc").graph())
+    assert world.registries == []
+
+
+async def test_an_image_that_had_to_be_taken_whole_is_a_result_like_any_other(
+    world: World,
+) -> None:
+    world.worker("a")
+    world.takes_images_whole = True
+    await world.build(reading(world, "etc").graph())
+    world.ran_steps()
+    await world.build(GRAPH)
+    assert world.ran_steps() == {}
+
+
+async def test_a_part_whose_worker_is_lost_is_read_again(world: World) -> None:
+    first = world.worker("a")
+    world.hold("read etc")
+    building = asyncio.create_task(world.build(reading(world, "etc").graph()))
+    await world.wait_for("read etc")
+    world.worker("b")
+    world.lose(first)
+    world.let_go("read etc")
+    await building
+    assert [worker for step, worker in world.ran if step == "FROM a.io/app"] == ["a", "b"]
+
+
+async def test_two_builds_each_read_their_own_part(world: World) -> None:
+    world.worker("a", slots=4)
+    await asyncio.gather(
+        world.build(reading(world, "etc/name").graph()),
+        world.build(reading(world, "usr").graph()),
+    )
+    parts = {order.selector for order in world.registries}
+    assert parts == {Selector((Pick("etc/name"),)), Selector((Pick("usr"),))}
