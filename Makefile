@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fuzz fmt bench bench-sync clean
+.PHONY: help setup demo test check fuzz fmt bench bench-import bench-sync clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -37,6 +37,9 @@ fmt: setup  ## format, and fix what can be fixed
 
 bench-sync: setup  ## the transfer engine, also against rsync, cp and tar; as root, on tmpfs
 	set -e; for one in sync throughput running_pair diff growth; do $(BIN)/python -m bench.$$one; done
+
+bench-import: setup  ## 40 MB out of an image in docker-registry; as root, on tmpfs, with skopeo
+	$(BIN)/python -m bench.importing
 
 bench: setup  ## measure; JSON and plots go to bench/results/
 	$(BIN)/python -m bench

@@ -18,7 +18,6 @@ from worker import skeletons
 from worker.blobs import Blob, BlobMissing
 from worker.layers import (
     MEDIA_TYPES,
-    SEEKABLE,
     Applied,
     LayerForm,
     Limits,
@@ -27,13 +26,14 @@ from worker.layers import (
     make_layer,
     own_names,
     recompress,
+    seekable_annotations,
 )
 from worker.layers.skeleton import SkeletonWriter
 from worker.refs import HeldRef
 from worker.registry import LAYER_TYPES
 from worker.results import keep
 from worker.store import Store, TreeView
-from worker.wire.images import MAX_LAYERS, MAX_REFERENCE_CHARS, Compression
+from worker.wire.images import MAX_LAYERS, Compression
 from worker.wire.ops import ImageOp
 from worker.wire.orders import Layer, RefInfo
 
@@ -245,9 +245,8 @@ def import_image(
         media_type = _text(descriptor, "mediaType")
         media_type = LAYER_TYPES.get(media_type, media_type)
         digest = _text(descriptor, "digest")
-        layers.append(
-            Layer(media_type, digest, 0, str(diff_id), True, _annotations(descriptor))
-        )
+        annotations = seekable_annotations(descriptor.get("annotations"))
+        layers.append(Layer(media_type, digest, 0, str(diff_id), True, annotations))
     return import_layers(store, layers, blobs, keys)
 
 
@@ -297,18 +296,6 @@ def _json(blob: Blob, store: Store) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ImageMalformed(f"{blob.digest} is not a JSON object")
     return value
-
-
-def _annotations(descriptor: object) -> tuple[tuple[str, str], ...]:
-    """Return what a layer's descriptor says of how it can be read in parts."""
-    found = descriptor.get("annotations") if isinstance(descriptor, dict) else None
-    if not isinstance(found, dict):
-        return ()
-    return tuple(
-        (name, found[name])
-        for name in sorted(SEEKABLE)
-        if isinstance(found.get(name), str) and len(found[name]) <= MAX_REFERENCE_CHARS
-    )
 
 
 def _text(value: object, key: str) -> str:

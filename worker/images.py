@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from filesync.errors import UsageError
 from worker import exports
+from worker.layers import seekable_annotations
 from worker.parts.part import ImagePart
 from worker.registry import LAYER_TYPES, ImageManifest, Platform, Registries, parse_manifest
 from worker.store import Store
@@ -217,7 +218,12 @@ def _layers(image: ImageManifest, diff_ids: Sequence[str]) -> list[Layer]:
     """Return an image's layers as they would be if it had been pulled."""
     return [
         Layer(
-            LAYER_TYPES.get(one.media_type, one.media_type), one.digest, one.size, diff_id, True
+            LAYER_TYPES.get(one.media_type, one.media_type),
+            one.digest,
+            one.size,
+            diff_id,
+            True,
+            seekable_annotations(one.annotations),
         )
         for one, diff_id in zip(image.layers, diff_ids, strict=True)
     ]

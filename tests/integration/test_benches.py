@@ -32,6 +32,19 @@ def test_a_bench_runs_verifies_its_output_and_saves_figures_and_a_plot(
     assert "<rect" in (tmp_path / "results" / f"{name}.svg").read_text()
 
 
+@pytest.mark.needs("root", "docker-registry", "skopeo")
+def test_importing_a_part_of_an_image_takes_little_more_than_its_chunks(tmp_path: Path) -> None:
+    sizes = ["--files", "300", "--bytes", "20000000", "--needed-bytes", "3000000"]
+    words = [sys.executable, "-m", "bench.importing", *sizes, "--repeats", "1"]
+    env = {**os.environ, "BENCH_RESULTS": str(tmp_path / "results")}
+    command = [*words, "--where", str(tmp_path)]
+    subprocess.run(command, check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
+    saved: dict[str, Any] = json.loads((tmp_path / "results/importing.json").read_text())
+    assert 1 <= saved["over_chunks"]["together"] <= 1.15
+    assert saved["runs"]["gzip_together"]["stored_bytes"] < 10_000
+    assert "<rect" in (tmp_path / "results/importing.svg").read_text()
+
+
 def test_a_tree_that_is_not_the_source_fails_the_comparison(tmp_path: Path) -> None:
     for name, content in (("a", "one"), ("b", "two")):
         (tmp_path / name).mkdir()

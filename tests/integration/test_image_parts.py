@@ -311,10 +311,13 @@ def test_what_is_pushed_as_estargz_is_built_upon_and_pushed_as_the_same_bytes(
         fresh.build(
             root, "-o", f"type=registry,name={registry.host}/more:1,compression=estargz"
         )
+        on = context(f"FROM {registry.host}/{name}\nENV A=b\n")
+        fresh.build(on, "-o", f"type=registry,name={registry.host}/on:1")
     before = manifest_of(registry, name)["layers"]
     after = manifest_of(registry, "more:1")["layers"]
     assert after[: len(before)] == before
     assert len(after) == len(before) + 1
+    assert manifest_of(registry, "on:1")["layers"] == before
 
 
 def blob_file(registry: RealRegistry, digest: str) -> Path:

@@ -14,12 +14,11 @@ from worker.layers.make import (
     write_tar,
 )
 from worker.layers.source import Stream
-from worker.layers.toc import SEEKABLE, TOC_DIGEST
+from worker.layers.toc import TOC_DIGEST, seekable_annotations
 
 __all__ = [
     "MEDIA_TYPES",
     "OWN_NAMES",
-    "SEEKABLE",
     "TOC_DIGEST",
     "Applied",
     "BadLayer",
@@ -35,6 +34,7 @@ __all__ = [
     "make_layer",
     "own_names",
     "recompress",
+    "seekable_annotations",
     "tar_blocks",
     "tar_size",
     "write_tar",

@@ -44,10 +44,10 @@ ZSTD_CHUNKED: Final = (
     ),
 )
 """Where a zstd:chunked layer's table is: its digest and its place, now and as they once were."""
-SEEKABLE: Final = frozenset(
+_SEEKABLE: Final = frozenset(
     {TOC_DIGEST, UNCOMPRESSED_SIZE, *(name for pair in ZSTD_CHUNKED for name in pair)}
 )
-"""Annotations of a layer by which it can be read in parts."""
+_MAX_ANNOTATION_CHARS: Final = 255
 
 _SECOND_NS: Final = 1_000_000_000
 _KINDS: Final = {
@@ -130,6 +130,21 @@ class Listed(NamedTuple):
 
     member: Member
     chunks: tuple[Chunk, ...] | None = ()
+
+
+def seekable_annotations(said: object) -> tuple[tuple[str, str], ...]:
+    """Return what a descriptor's annotations say of how its layer can be read in parts.
+
+    They stay with a layer wherever it goes; the others are its image's.
+    """
+    if not isinstance(said, dict):
+        return ()
+    known = ((name, said.get(name)) for name in sorted(_SEEKABLE))
+    return tuple(
+        (name, value)
+        for name, value in known
+        if isinstance(value, str) and len(value) <= _MAX_ANNOTATION_CHARS
+    )
 
 
 # --- reading ----------------------------------------------------------------------------------
