@@ -137,9 +137,10 @@ class ImageReader:
                 spool=self._spool,
             )
 
-        if descriptor.digest in self._blobs:
-            with self._blobs.open(descriptor.digest) as blob:
-                return await until_done(asyncio.to_thread(work, blob))
+        with self._blobs.holding([descriptor.digest]):
+            if descriptor.digest in self._blobs:
+                with self._blobs.open(descriptor.digest) as blob:
+                    return await until_done(asyncio.to_thread(work, blob))
         self._expect(descriptor.size)
 
         async def at(place: Repository) -> list[Member]:

@@ -1,8 +1,10 @@
 """A layer's tar while it streams by: its members are listed, a few contents are kept."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Container, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Final, TypeVar
 
 from filesync.transfer.threads import until_done
@@ -72,34 +74,45 @@ async def through_pipe(
 ) -> T:
     """Do ``work`` in a thread, on a stream of what ``give`` hands to the function it is given.
 
-    What ``give`` raises is raised, however the work ended; it is done before this returns.
+    What ``give`` raises is raised, however the work ended; it is done before this returns. Work
+    that finds the stream to be no layer lets ``give`` come to its end all the same.
     """
     reading, writing = os.pipe()
-    reader = asyncio.ensure_future(asyncio.to_thread(_work, reading, work))
+    # A thread of its own: were all of the loop's to wait for bytes, none would be left to write.
+    with ThreadPoolExecutor(1, thread_name_prefix="layer-reader") as thread:
+        loop = asyncio.get_running_loop()
+        reader = loop.run_in_executor(thread, _work, reading, work)
 
-    def put(data: memoryview) -> None:
-        while data:
-            data = data[os.write(writing, data) :]
+        def put(data: memoryview) -> None:
+            while data:
+                data = data[os.write(writing, data) :]
 
-    failure: BaseException | None = None
-    try:
-        await give(put)
-    except BrokenPipeError:
-        pass  # the work has failed, and says why
-    except BaseException as exc:
-        failure = exc
-    os.close(writing)
-    if failure is not None:
-        await asyncio.wait([reader])
-        if not reader.cancelled():
+        try:
+            # A broken pipe says that the work has failed, and the work says why.
+            with contextlib.suppress(BrokenPipeError):
+                await give(put)
+        except BaseException:
+            os.close(writing)
+            await asyncio.wait([reader])
             reader.exception()
-        raise failure
-    return await until_done(reader)
+            raise
+        os.close(writing)
+        return await until_done(reader)
 
 
 def _work(reading: int, work: Callable[[BinaryIO], T]) -> T:
     with open(reading, "rb", buffering=_PIECE_BYTES) as stream:
-        done = work(stream)
-        while stream.read(_PIECE_BYTES):
-            pass  # padding; who gives must not be cut off
+        try:
+            done = work(stream)
+        except BadLayer:
+            # Whether these are the right bytes is known at their end only: if they are not, it
+            # is no fault of the layer's, and another place may have it.
+            _drain(stream)
+            raise
+        _drain(stream)  # padding
         return done
+
+
+def _drain(stream: BinaryIO) -> None:
+    while stream.read(_PIECE_BYTES):
+        pass

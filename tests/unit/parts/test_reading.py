@@ -4,10 +4,13 @@ import asyncio
 import gzip
 import random
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from filesync.errors import StoreError
 from filesync.manifest import MemoryNodes
 from filesync.select import Pick, Selector
 from tests.unit.registry.faulty import (
@@ -23,6 +26,7 @@ from worker.layers.member import DIRECTORY, END, FILE, LINK, SYMLINK, Member, en
 from worker.parts.errors import NotInParts
 from worker.parts.reading_http import ImageReader
 from worker.parts.spool import Spool
+from worker.parts.streaming import through_pipe
 from worker.registry import BadRegistry, Host, Registries, RegistryUnavailable
 from worker.registry.client_http import RegistryClient
 from worker.registry.images_http import Transfers
@@ -298,13 +302,14 @@ def test_a_blob_of_other_bytes_is_refused(form: Form, image: Image) -> None:
         image.read("big")
 
 
+@pytest.mark.parametrize("at", [20, 5_000_000])
 @FORMS
-def test_a_mirror_that_gives_other_bytes_is_left_out(form: Form, image: Image) -> None:
+def test_a_mirror_that_gives_other_bytes_is_left_out(form: Form, at: int, image: Image) -> None:
     image.add(form, BOTTOM)
     with FaultyRegistry() as mirror:
         mirror.blobs, mirror.manifests = dict(image.registry.blobs), image.registry.manifests
         blob = mirror.blobs[image.layers[0]]
-        mirror.blobs[image.layers[0]] = blob[:5_000_000] + b"!" + blob[5_000_001:]
+        mirror.blobs[image.layers[0]] = blob[:at] + b"!!!" + blob[at + 3 :]
         image.mirrors = (mirror.host,)
         assert image.read("big") == {"big": BIG}
         assert mirror.asked("/blobs/")
@@ -329,3 +334,44 @@ def test_a_layer_with_a_name_that_leads_out_is_refused(
     image.add(form, [(Member(name, FILE, size=1), b"x")])
     with pytest.raises(BadLayer):
         image.read("*")
+
+
+# --- streams ----------------------------------------------------------------------------------
+
+
+def test_more_streams_at_once_than_there_are_threads_all_come_to_their_end() -> None:
+    async def one(number: int) -> int:
+        async def give(put: Callable[[memoryview], None]) -> None:
+            for _ in range(5):
+                await asyncio.to_thread(put, memoryview(bytes(100_000)))
+
+        return await through_pipe(give, lambda stream: number + len(stream.read()))
+
+    async def all_of_them() -> list[int]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        return await asyncio.gather(*map(one, range(10)))
+
+    assert asyncio.run(all_of_them()) == [500_000 + number for number in range(10)]
+
+
+def test_work_that_fails_says_why_and_what_fails_before_it_comes_first() -> None:
+    async def give(put: Callable[[memoryview], None]) -> None:
+        await asyncio.to_thread(put, memoryview(bytes(3 << 20)))
+
+    def full(stream: BinaryIO) -> None:
+        raise StoreError("the disk is full")
+
+    with pytest.raises(StoreError, match="full"):
+        asyncio.run(through_pipe(give, full))
+
+    def no_layer(stream: BinaryIO) -> None:
+        raise BadLayer("no layer")
+
+    async def lie(put: Callable[[memoryview], None]) -> None:
+        await give(put)
+        raise BadRegistry("other bytes")
+
+    with pytest.raises(BadLayer):
+        asyncio.run(through_pipe(give, no_layer))
+    with pytest.raises(BadRegistry):
+        asyncio.run(through_pipe(lie, no_layer))
