@@ -26,14 +26,13 @@ from worker.layers import (
     make_layer,
     own_names,
     recompress,
-    seekable_annotations,
 )
 from worker.layers.skeleton import SkeletonWriter
 from worker.refs import HeldRef
 from worker.registry import LAYER_TYPES
 from worker.results import keep
 from worker.store import Store, TreeView
-from worker.wire.images import MAX_LAYERS, Compression
+from worker.wire.images import MAX_LAYERS, Compression, seekable_annotations
 from worker.wire.ops import ImageOp
 from worker.wire.orders import Layer, RefInfo
 

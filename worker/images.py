@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 from filesync.errors import UsageError
 from worker import exports
-from worker.layers import seekable_annotations
 from worker.parts.part import ImagePart
 from worker.registry import LAYER_TYPES, ImageManifest, Platform, Registries, parse_manifest
 from worker.store import Store
@@ -27,6 +26,7 @@ from worker.wire.images import (
     Resolved,
     ResolveImage,
     parse_reference,
+    seekable_annotations,
 )
 
 if TYPE_CHECKING:

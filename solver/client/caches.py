@@ -20,6 +20,7 @@ from filesync.manifest.owner import owned_by
 from solver.cacheconfig import MAX_CONFIG_BYTES, MAX_ITEMS, MEDIA_TYPE, BadCacheConfig, decode
 from solver.client.contexts import Context, cache_path
 from solver.wire import CacheFrom, CacheMade, CacheMode
+from worker.wire.images import seekable_annotations
 from worker.wire.orders import Layer
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -174,7 +175,7 @@ def copy_known(made: CacheMade, blobs: Path, sources: Sequence[Path]) -> None:
 
 
 def _descriptor(layer: Layer) -> dict[str, Any]:
-    annotations = {DIFF_ID: layer.diff_id}
+    annotations = {**dict(layer.annotations), DIFF_ID: layer.diff_id}
     if not layer.imported:
         annotations[MADE] = "true"
     bare = {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
@@ -319,7 +320,14 @@ def _layers(described: Sequence[_Descriptor], blobs: Manifest) -> list[Layer]:
         if size is None or not _SHA256.match(one.digest) or not _SHA256.match(diff_id):
             continue
         imported = annotations.get(MADE) != "true"
-        found[one.digest] = Layer(one.media_type, one.digest, size, diff_id, imported)
+        found[one.digest] = Layer(
+            one.media_type,
+            one.digest,
+            size,
+            diff_id,
+            imported,
+            seekable_annotations(annotations),
+        )
     return list(found.values())
 
 

@@ -14,12 +14,10 @@ from worker.layers.make import (
     write_tar,
 )
 from worker.layers.source import Stream
-from worker.layers.toc import TOC_DIGEST, seekable_annotations
 
 __all__ = [
     "MEDIA_TYPES",
     "OWN_NAMES",
-    "TOC_DIGEST",
     "Applied",
     "BadLayer",
     "BadSkeleton",
@@ -34,7 +32,6 @@ __all__ = [
     "make_layer",
     "own_names",
     "recompress",
-    "seekable_annotations",
     "tar_blocks",
     "tar_size",
     "write_tar",

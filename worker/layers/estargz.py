@@ -20,14 +20,12 @@ from worker.layers.member import BLOCK_BYTES as _BLOCK
 from worker.layers.member import END, FILE, Member, encode, padding
 from worker.layers.toc import (
     MAX_TOC_BYTES,
-    TOC_DIGEST,
-    UNCOMPRESSED_SIZE,
     TocEntry,
     chunk_entry,
     toc_entry,
     write_toc,
 )
-from worker.wire.images import Layer
+from worker.wire.images import TOC_DIGEST, UNCOMPRESSED_SIZE, Layer
 
 TOC_NAME: Final = b"stargz.index.json"
 LANDMARK: Final = b".no.prefetch.landmark"

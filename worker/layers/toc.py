@@ -31,24 +31,6 @@ from worker.layers.tarread import MAX_TIME_NS, check_member, check_xattrs
 MAX_TOC_BYTES: Final = 64 << 20
 """Bound on a table as JSON: 200,000 files as they are, and memory for what could be made up."""
 
-TOC_DIGEST: Final = "containerd.io/snapshot/stargz/toc.digest"
-UNCOMPRESSED_SIZE: Final = "io.containers.estargz.uncompressed-size"
-ZSTD_CHUNKED: Final = (
-    (
-        "io.github.containers.zstd-chunked.manifest-checksum",
-        "io.github.containers.zstd-chunked.manifest-position",
-    ),
-    (
-        "io.containers.zstd-chunked.manifest-checksum",
-        "io.containers.zstd-chunked.manifest-position",
-    ),
-)
-"""Where a zstd:chunked layer's table is: its digest and its place, now and as they once were."""
-_SEEKABLE: Final = frozenset(
-    {TOC_DIGEST, UNCOMPRESSED_SIZE, *(name for pair in ZSTD_CHUNKED for name in pair)}
-)
-_MAX_ANNOTATION_CHARS: Final = 255
-
 _SECOND_NS: Final = 1_000_000_000
 _KINDS: Final = {
     "dir": DIRECTORY,
@@ -130,21 +112,6 @@ class Listed(NamedTuple):
 
     member: Member
     chunks: tuple[Chunk, ...] | None = ()
-
-
-def seekable_annotations(said: object) -> tuple[tuple[str, str], ...]:
-    """Return what a descriptor's annotations say of how its layer can be read in parts.
-
-    They stay with a layer wherever it goes; the others are its image's.
-    """
-    if not isinstance(said, dict):
-        return ()
-    known = ((name, said.get(name)) for name in sorted(_SEEKABLE))
-    return tuple(
-        (name, value)
-        for name, value in known
-        if isinstance(value, str) and len(value) <= _MAX_ANNOTATION_CHARS
-    )
 
 
 # --- reading ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from filesync.errors import LocalError
 from filesync.select import Selector
 from filesync.transfer.threads import until_done
 from worker.blobs import BlobStore
-from worker.layers import OWN_NAMES, TOC_DIGEST, limits_of
+from worker.layers import OWN_NAMES, limits_of
 from worker.layers.apply import path_parts
 from worker.layers.member import Member
 from worker.layers.toc import Chunk
@@ -32,6 +32,7 @@ from worker.registry.images_http import anywhere, at_once
 from worker.registry.manifest import Descriptor, ImageManifest
 from worker.registry.ranges import ranges
 from worker.registry.repository_http import Repository
+from worker.wire.images import TOC_DIGEST
 
 
 @dataclass(frozen=True, slots=True)

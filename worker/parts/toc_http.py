@@ -5,12 +5,13 @@ import hashlib
 from worker.layers import OWN_NAMES, BadLayer, limits_of
 from worker.layers.chunked import toc_place, unpacked_toc
 from worker.layers.estargz import FOOTER_BYTES, toc_member, toc_offset
-from worker.layers.toc import MAX_TOC_BYTES, TOC_DIGEST, ZSTD_CHUNKED, Listed, read_toc
+from worker.layers.toc import MAX_TOC_BYTES, Listed, read_toc
 from worker.registry.blobs_http import OnBytes, get_part
 from worker.registry.errors import BadRegistry
 from worker.registry.manifest import Descriptor
 from worker.registry.ranges import NoRanges
 from worker.registry.repository_http import Repository
+from worker.wire.images import TOC_DIGEST, ZSTD_CHUNKED
 
 
 async def get_listing(

@@ -118,6 +118,24 @@ NewestTime = Annotated[int, msgspec.Meta(ge=0, lt=1 << 38)] | None
 """Seconds since 1970 that no file of a layer is newer than; None leaves times as they are."""
 
 
+TOC_DIGEST: Final = "containerd.io/snapshot/stargz/toc.digest"
+UNCOMPRESSED_SIZE: Final = "io.containers.estargz.uncompressed-size"
+ZSTD_CHUNKED: Final = (
+    (
+        "io.github.containers.zstd-chunked.manifest-checksum",
+        "io.github.containers.zstd-chunked.manifest-position",
+    ),
+    (
+        "io.containers.zstd-chunked.manifest-checksum",
+        "io.containers.zstd-chunked.manifest-position",
+    ),
+)
+"""Where a zstd:chunked layer's table is: its digest and its place, now and as they once were."""
+_SEEKABLE: Final = frozenset(
+    {TOC_DIGEST, UNCOMPRESSED_SIZE, *(name for pair in ZSTD_CHUNKED for name in pair)}
+)
+
+
 class Layer(msgspec.Struct, frozen=True):
     """A ref's own layer blob, as OCI describes it.
 
@@ -132,6 +150,21 @@ class Layer(msgspec.Struct, frozen=True):
     diff_id: Sha256
     imported: bool = False
     annotations: Annotated[tuple[tuple[Name, Name], ...], msgspec.Meta(max_length=20)] = ()
+
+
+def seekable_annotations(said: object) -> tuple[tuple[str, str], ...]:
+    """Return what a descriptor's annotations say of how its layer can be read in parts.
+
+    They stay with a layer wherever it goes; the others are its image's.
+    """
+    if not isinstance(said, dict):
+        return ()
+    known = ((name, said.get(name)) for name in sorted(_SEEKABLE))
+    return tuple(
+        (name, value)
+        for name, value in known
+        if isinstance(value, str) and len(value) <= MAX_REFERENCE_CHARS
+    )
 
 
 class Credential(msgspec.Struct, frozen=True):

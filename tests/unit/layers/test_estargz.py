@@ -30,8 +30,8 @@ from worker.layers.estargz import (
     toc_offset,
 )
 from worker.layers.member import FILE, Member, encode, padding
-from worker.layers.toc import TOC_DIGEST, UNCOMPRESSED_SIZE, Listed, read_toc
-from worker.wire.images import Compression
+from worker.layers.toc import Listed, read_toc
+from worker.wire.images import TOC_DIGEST, UNCOMPRESSED_SIZE, Compression
 from worker.wire.orders import Layer
 
 BIG = os.urandom(CHUNK_BYTES + 1000) + bytes(CHUNK_BYTES)

@@ -21,6 +21,7 @@ from solver.client.caches import (
 )
 from solver.wire import CacheFrom, CacheMade, CacheMode
 from tests.unit.solver.fakes import digest
+from worker.wire.images import TOC_DIGEST
 from worker.wire.orders import Layer
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -128,7 +129,8 @@ def test_what_is_no_cache_says_why(tmp_path: Path) -> None:
 def test_what_is_written_is_read_again_beside_other_tags(tmp_path: Path, image: bool) -> None:
     layout = tmp_path / "cache"
     mine = Layer(GZIP, put(layout, BLOB), len(BLOB), DIFF_ID)
-    base = Layer(GZIP, put(layout, b"base"), 4, DIFF_ID, imported=True)
+    seekable = ((TOC_DIGEST, DIFF_ID),)
+    base = Layer(GZIP, put(layout, b"base"), 4, DIFF_ID, imported=True, annotations=seekable)
     made = CacheMade(config_for(mine.digest), (mine, base), ())
     first = write_cache(made, CacheTo(layout, CacheMode.MAX, image, "one"))
     assert write_cache(made, CacheTo(layout, CacheMode.MAX, image, "two")) == first
