@@ -13,8 +13,8 @@ next order goes on.
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -22,7 +22,8 @@ from weakref import WeakValueDictionary
 
 from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
-from filesync.disk.updating.update import LocalTree, TreeUpdate
+from filesync.disk.updating.local import LocalTree
+from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import PeerError, Unavailable
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, MemoryNodes, put, with_entries
 from filesync.transfer.flow import Compress, Flow
@@ -31,6 +32,7 @@ from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.threads import until_done
 from worker.blobs import Blob
+from worker.layers.rebuild import ContentGone
 from worker.layers.skeleton import contents_of, read_skeleton, skeleton_limits_of
 from worker.layers.way import Choice, Way, choose_trees, is_worth_a_look, way_of
 from worker.store import Store
@@ -112,23 +114,41 @@ class Arrivals:
             if self._store.refs.find(link.ref.ref) is not None:
                 return None
             with self._store.arriving(link.ref.ref) as staging:
-                async with moving.slots:
-                    apply = await self._fetch(link, staging, moving)
-                if below is not None:
-                    await below
-                return await _in_thread(apply)
+                try:
+                    return await self._fetch_and_apply(link, staging, below, moving)
+                except ContentGone as exc:
+                    log.warning("nothing here is used for a layer any more reason=%s", exc)
+                    moving.uses_nearby = False
+                    return await self._fetch_and_apply(link, staging, below, moving)
+
+    async def _fetch_and_apply(
+        self,
+        link: Link,
+        staging: Path,
+        below: "asyncio.Task[RefInfo | None] | None",
+        moving: "_Moving",
+    ) -> RefInfo:
+        async with AsyncExitStack() as holds:
+            async with moving.slots:
+                apply = await self._fetch(link, staging, moving, holds)
+            if below is not None:
+                await below
+            return await _in_thread(apply)
 
     async def _fetch(
-        self, link: Link, staging: Path, moving: "_Moving"
+        self, link: Link, staging: Path, moving: "_Moving", holds: AsyncExitStack
     ) -> Callable[[], RefInfo]:
-        """Have what a layer is made of on this disk; return what applies it. Blocks, that one."""
+        """Have what a layer is made of on this disk; return what applies it. Blocks, that one.
+
+        ``holds`` keeps in place what it reads.
+        """
         store = self._store
         if link.layer.digest in store.blobs:
             return functools.partial(apply_held, store, link)
         has_blob = moving.offers(link.layer)
         if link.parts is not None and link.parts.skeleton.digest in store.blobs:
             try:
-                apply = await self._fetch_parts(link, link.parts, staging, moving)
+                apply = await self._fetch_parts(link, link.parts, staging, moving, holds)
             except (PeerError, Unavailable) as exc:
                 if not has_blob:
                     raise
@@ -142,43 +162,38 @@ class Arrivals:
         return functools.partial(apply_arrived, store, link, staging, moving.blob(link.layer))
 
     async def _fetch_parts(
-        self, link: Link, parts: LinkParts, staging: Path, moving: "_Moving"
-    ) -> Callable[[], RefInfo] | None:
-        """Have a layer's contents in ``staging``; None where its blob is the better way."""
-        wanted = await _in_thread(self._wanted, parts)
-        nearby, holds = await _in_thread(self._nearby, wanted)
-        try:
-            way = way_of(
-                blob_bytes=link.layer.size if moving.offers(link.layer) else None,
-                skeleton_bytes=parts.skeleton.size,
-                wanted_bytes=sum(wanted.values()),
-                found_bytes=nearby.found_bytes,
-            )
-            if way is Way.BLOB:
-                return None
-            target = contents_tree(wanted)
-            await self._pull_parts(link, parts, target, nearby.trees, staging, moving)
-        finally:
-            await _in_thread(holds.close)
-        return functools.partial(apply_parts, self._store, link, parts, target, staging)
-
-    async def _pull_parts(
         self,
         link: Link,
         parts: LinkParts,
-        target: Manifest,
-        local: Sequence[LocalTree],
         staging: Path,
         moving: "_Moving",
-    ) -> None:
+        holds: AsyncExitStack,
+    ) -> Callable[[], RefInfo] | None:
+        """Have a layer's contents here; None where its blob is the better way."""
+        wanted = await _in_thread(self._wanted, parts)
+        nearby = _Nearby([], wanted)
+        if moving.uses_nearby:
+            nearby, views = await _in_thread(self._nearby, wanted)
+            holds.push_async_callback(_in_thread, views.close)
+        way = way_of(
+            blob_bytes=link.layer.size if moving.offers(link.layer) else None,
+            skeleton_bytes=parts.skeleton.size,
+            wanted_bytes=sum(wanted.values()),
+            lacking_bytes=sum(nearby.lacking.values()),
+        )
+        if way is Way.BLOB:
+            return None
+        target = contents_tree(nearby.lacking)
         basis = await _in_thread(_arrived, staging, target.nodes)
-        update = TreeUpdate(staging, basis=basis, target=target, local=local)
-        replicas = _replicas(parts.replicas)
+        update = TreeUpdate(staging, basis=basis, target=target)
+        replicas, told = _replicas(parts.replicas), moving.progress()
         moving.add(
             await self._plane.pull(
-                update, replicas, tree=link.ref.tree, progress=moving.progress(), flow=_SQUEEZED
+                update, replicas, tree=link.ref.tree, progress=told, flow=_SQUEEZED
             )
         )
+        trees = [LocalTree(target, staging), *nearby.trees]
+        return functools.partial(apply_parts, self._store, link, parts, trees, staging)
 
     async def _pull_flat(
         self, entries: Sequence[File], staging: Path, moving: "_Moving"
@@ -239,7 +254,7 @@ class Arrivals:
             return contents_of(read_skeleton(stream, limits=limits))
 
     def _nearby(self, wanted: dict[Digest, int]) -> tuple["_Nearby", ExitStack]:
-        """Choose trees here to copy contents from, and hold them in place."""
+        """Choose trees here to read contents from, and hold them in place."""
         store = self._store
         refs = store.refs.infos()[::-1][:MAX_CANDIDATES]
         idle = store.sources.idle()[:MAX_CANDIDATES]
@@ -253,26 +268,31 @@ class Arrivals:
                     view = stack.enter_context(store.view(refs[number].ref))
                     local.append(LocalTree(tree, view.root))
                 else:
-                    # Who takes it meanwhile may change it: what is copied is verified.
+                    # Who takes it meanwhile may change it: what is read is verified.
                     local.append(
                         LocalTree(tree, store.sources.path_of(idle[number - len(refs)]))
                     )
-            return _Nearby(local, choice.found_bytes), stack.pop_all()
+            return _Nearby(local, choice.lacking), stack.pop_all()
 
 
 @dataclass(frozen=True, slots=True)
 class _Nearby:
-    trees: list[LocalTree]
-    found_bytes: int
+    trees: Sequence[LocalTree]
+    lacking: Mapping[Digest, int]
 
 
 @dataclass(slots=True)
 class _Moving:
-    """One pull: what it is told to do, and how far it is."""
+    """One pull: what it is told to do, and how far it is.
+
+    Attributes:
+        uses_nearby: contents may be read from other trees here.
+    """
 
     order: orders.FromLayers | orders.PullBlobs
     on_progress: Callable[[Progress], None]
     stats: PullStats = field(default_factory=lambda: PullStats(replicas=[]))
+    uses_nearby: bool = True
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     _offered: dict[bytes, File] = field(default_factory=dict)
     _under_way: list[Progress] = field(default_factory=list)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from filesync.digest import Digest
+from filesync.disk.updating.local import LocalTree
 from filesync.errors import ContentCorrupt, FilesyncError
 from filesync.manifest import Manifest
 from worker.blobs import BlobMissing, BlobWriter
@@ -80,7 +81,7 @@ def restore_blob(store: Store, held: HeldRef, layer: Layer) -> None:
             store.snapshots.view(held.snapshot) as view,
             store.blobs.open(skeleton.digest) as stream,
         ):
-            tar = rebuilt_tar(read_skeleton(stream), tree, view.path)
+            tar = rebuilt_tar(read_skeleton(stream), [LocalTree(tree, view.path)])
             store.blobs.ingest(
                 compress(tar, compression), digest=layer.digest, max_size=layer.size
             )

@@ -2,11 +2,12 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from filesync.digest import Digest
+from filesync.disk.updating.local import LocalTree
 from filesync.errors import ContentCorrupt, PeerError
 from filesync.manifest import (
     Directory,
@@ -53,15 +54,21 @@ def apply_held(store: Store, link: Link) -> RefInfo:
 
 
 def apply_parts(
-    store: Store, link: Link, parts: LinkParts, target: Manifest, staging: Path
+    store: Store, link: Link, parts: LinkParts, trees: Sequence[LocalTree], staging: Path
 ) -> RefInfo:
-    """Put the tar together and apply it as it comes; remember that there is no blob. Blocks."""
+    """Put the tar together and apply it as it comes; remember its skeleton. Blocks.
+
+    The contents are in ``trees``, one of which is ``staging``.
+
+    Raises:
+        ContentGone: one is not; the others stay.
+    """
     limits = skeleton_limits_of(parts.skeleton.size)
 
     def unpack(root: Path) -> Applied:
         with store.blobs.open(parts.skeleton.digest) as stream:
             return apply_tar(
-                rebuilt_tar(read_skeleton(stream, limits=limits), target, staging),
+                rebuilt_tar(read_skeleton(stream, limits=limits), trees),
                 root,
                 without=own_names(link.layer),
             )

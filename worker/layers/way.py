@@ -8,9 +8,8 @@ from filesync.digest import Digest
 from filesync.manifest import File, Manifest, Subdirectory
 
 WORTH: Final = 0.75
-"""A blob is one file, compressed once, and goes to its place while it is unpacked. Its parts have
-to be copied from other trees, compressed frame by frame and put together, which costs about as much
-time as they save on a fast link unless they save a good share of the bytes."""
+"""A blob is one file that is compressed already. Parts are compressed frame by frame, written down,
+and read again here and there to be put together: that is worth a good share of the bytes."""
 SMALL_BLOB_BYTES: Final = 256 << 10
 """A blob that is no larger comes at once: to ask for its skeleton first takes as long."""
 SKELETON_SHARE: Final = 0.25
@@ -35,7 +34,7 @@ def is_worth_a_look(blob_bytes: int | None, skeleton_bytes: int) -> bool:
 
 
 def way_of(
-    *, blob_bytes: int | None, skeleton_bytes: int, wanted_bytes: int, found_bytes: int
+    *, blob_bytes: int | None, skeleton_bytes: int, wanted_bytes: int, lacking_bytes: int
 ) -> Way:
     """Return how a layer comes for few bytes, and by its blob where it makes little difference.
 
@@ -43,26 +42,26 @@ def way_of(
         blob_bytes: None where nobody offers the blob.
         skeleton_bytes: of the compressed skeleton.
         wanted_bytes: of all contents, each counted once.
-        found_bytes: of those that are here.
+        lacking_bytes: of those that are not here.
     """
     if blob_bytes is None:
         return Way.PARTS
     # Contents travel compressed too, about as well as all of them did in the blob.
     shrink = min(1.0, blob_bytes / max(1, wanted_bytes))
-    parts_bytes = skeleton_bytes + (wanted_bytes - found_bytes) * shrink
+    parts_bytes = skeleton_bytes + lacking_bytes * shrink
     return Way.PARTS if parts_bytes < blob_bytes * WORTH else Way.BLOB
 
 
 class Choice(NamedTuple):
-    """Trees to copy contents from.
+    """Trees to read contents from.
 
     Attributes:
         trees: which of the candidates, ascending.
-        found_bytes: what they have of what is wanted.
+        lacking: what none of them has.
     """
 
     trees: tuple[int, ...]
-    found_bytes: int
+    lacking: Mapping[Digest, int]
 
 
 def choose_trees(wanted: Mapping[Digest, int], candidates: Iterable[Manifest]) -> Choice:
@@ -78,7 +77,7 @@ def choose_trees(wanted: Mapping[Digest, int], candidates: Iterable[Manifest]) -
             chosen.append(number)
         if not left:
             break
-    return Choice(tuple(chosen), sum(wanted.values()) - sum(left.values()))
+    return Choice(tuple(chosen), left)
 
 
 def _files_of(manifest: Manifest, seen: set[Digest]) -> Iterator[File]:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from filesync.digest import Digest, digest_of
 from filesync.disk.scanning.scan import scan
-from filesync.errors import SourceChanged
+from filesync.disk.updating.local import LocalTree
 from filesync.manifest import Manifest, MemoryNodes
 from tests.unit.layers.layer_trees import Tree, build, trees
 from tests.unit.layers.test_layer_law import scratch
 from worker.layers import BadSkeleton, apply_layer, tar_blocks
-from worker.layers.rebuild import rebuilt_tar
+from worker.layers.rebuild import ContentGone, rebuilt_tar
 from worker.layers.skeleton import (
     MAGIC,
     MAX_LITERAL_BYTES,
@@ -186,7 +186,7 @@ def rebuilt(skeleton: bytes, root: Path) -> bytes:
     """Make the tar again from the tree that applying it gave."""
     nodes = MemoryNodes()
     tree = Manifest(scan(root, nodes).tree, nodes)
-    return b"".join(rebuilt_tar(read_skeleton(io.BytesIO(skeleton)), tree, root))
+    return b"".join(rebuilt_tar(read_skeleton(io.BytesIO(skeleton)), [LocalTree(tree, root)]))
 
 
 @pytest.mark.needs("root")
@@ -200,7 +200,9 @@ def test_our_own_layers_come_back_and_maker_and_taker_note_the_same(tree: Tree) 
         writer = SkeletonWriter(out.write)
         tar = b"".join(tar_blocks(None, manifest, root, skeleton=writer))
         writer.finish()
-        again = rebuilt_tar(read_skeleton(io.BytesIO(out.getvalue())), manifest, root)
+        again = rebuilt_tar(
+            read_skeleton(io.BytesIO(out.getvalue())), [LocalTree(manifest, root)]
+        )
         assert b"".join(again) == tar
         assert noted(tar, at / "out")[0] == out.getvalue()
 
@@ -260,15 +262,38 @@ def test_a_content_that_the_tree_does_not_have_is_seen_by_who_notes(tmp_path: Pa
     assert (tmp_path / "out" / "twice").read_bytes() == b"second"
 
 
-@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x"])
-def test_a_file_of_another_size_is_not_put_into_the_tar(
-    tmp_path: Path, change: Callable[[bytes], bytes]
-) -> None:
-    root = tmp_path / "tree"
-    root.mkdir()
-    (root / "file").write_bytes(b"content")
+def trees_of(root: Path, *contents: bytes) -> list[LocalTree]:
+    """Make a tree of one file for each content."""
     nodes = MemoryNodes()
-    tree = Manifest(scan(root, nodes).tree, nodes)
-    (root / "file").write_bytes(change(b"content"))
-    with pytest.raises(SourceChanged):
-        list(rebuilt_tar([Content(CONTENT, 7)], tree, root))
+    made: list[LocalTree] = []
+    for number, data in enumerate(contents):
+        at = root / str(number)
+        at.mkdir()
+        (at / "file").write_bytes(data)
+        made.append(LocalTree(Manifest(scan(at, nodes).tree, nodes), at))
+    return made
+
+
+@pytest.mark.parametrize("size", [7, 3_000_000])
+@pytest.mark.parametrize(
+    "rotten", [lambda data: data[:-1], lambda data: data + b"x", lambda data: bytes(len(data))]
+)
+def test_what_has_rotted_is_not_put_into_the_tar(
+    tmp_path: Path, rotten: Callable[[bytes], bytes], size: int
+) -> None:
+    data = b"x" * size
+    (tree,) = trees_of(tmp_path, data)
+    part = Content(digest_of(data), size)
+    assert b"".join(rebuilt_tar([part], [tree])) == data
+    (tree.root / "file").write_bytes(rotten(data))
+    with pytest.raises(ContentGone):
+        list(rebuilt_tar([part], [tree]))
+
+
+def test_a_content_is_read_where_it_is_still_right(tmp_path: Path) -> None:
+    data = b"content"
+    gone, rotten, right = trees_of(tmp_path, data, data, data)
+    (gone.root / "file").unlink()
+    (rotten.root / "file").write_bytes(b"CONTENT")
+    part = Content(digest_of(data), len(data))
+    assert b"".join(rebuilt_tar([b"<", part], [gone, rotten, right])) == b"<content"

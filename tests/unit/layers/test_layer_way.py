@@ -34,12 +34,17 @@ MB = 1_000_000
 def test_parts_come_where_they_save_a_good_share_of_the_blob(
     blob: int | None, found: int, way: Way
 ) -> None:
-    asked = way_of(blob_bytes=blob, skeleton_bytes=MB, wanted_bytes=100 * MB, found_bytes=found)
+    asked = way_of(
+        blob_bytes=blob,
+        skeleton_bytes=MB,
+        wanted_bytes=100 * MB,
+        lacking_bytes=100 * MB - found,
+    )
     assert asked is way
 
 
 def test_a_layer_of_headers_alone_comes_as_its_blob() -> None:
-    assert way_of(blob_bytes=MB, skeleton_bytes=MB, wanted_bytes=0, found_bytes=0) is Way.BLOB
+    assert way_of(blob_bytes=MB, skeleton_bytes=MB, wanted_bytes=0, lacking_bytes=0) is Way.BLOB
 
 
 def test_a_skeleton_is_looked_at_only_where_it_can_save_much() -> None:
@@ -72,7 +77,7 @@ def test_only_trees_that_add_something_are_chosen() -> None:
     need = wanted(b"one", b"three", b"seven", b"eleven")
     choice = choose_trees(need, [nothing, first, same, other])
     assert choice.trees == (1, 3)
-    assert choice.found_bytes == len(b"onethreeseven")
+    assert choice.lacking == wanted(b"eleven")
 
 
 def test_the_search_ends_when_all_is_found() -> None:
@@ -82,7 +87,7 @@ def test_the_search_ends_when_all_is_found() -> None:
 
     choice = choose_trees(wanted(b"one"), candidates())
     assert choice.trees == (0,)
-    assert choice.found_bytes == 3
+    assert choice.lacking == {}
 
 
 def test_a_directory_is_looked_into_once_however_many_trees_have_it() -> None:
