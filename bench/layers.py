@@ -65,7 +65,7 @@ def measure(root: Path, context: Path, *, with_umoci: bool) -> dict[str, Any]:
     shutil.rmtree(root / "cluster")
     (layer,) = layers_of(layout)
     found["blob_bytes"] = (layout / "blobs/sha256" / layer).stat().st_size
-    found["make"] = {"seconds": make(context / "big", root / "blobs", layer)}
+    found["make"] = {"seconds": make(context / "big", root / "blobs")}
     others = {"registry": layout} | ({"registry_umoci": root / "gzip"} if with_umoci else {})
     for name, image in others.items():
         parts = by_registry(image, root, root / "out", umoci=name != "registry")
@@ -128,8 +128,8 @@ def retire(cluster: Cluster, name: str) -> None:
     shutil.rmtree(cluster.root / name)
 
 
-def make(source: Path, where: Path, digest: str) -> float:
-    """Return the seconds that it takes to make the layer's blob, which must come out the same."""
+def make(source: Path, where: Path) -> float:
+    """Return the seconds that it takes to make a layer's blob of the same tree."""
     nodes = MemoryNodes()
     tree = Manifest(scan(source, nodes).tree, nodes)
     blobs = BlobStore(where)
@@ -137,8 +137,8 @@ def make(source: Path, where: Path, digest: str) -> float:
     layer = make_layer(None, tree, source, blobs)
     seconds = time.monotonic() - began
     shutil.rmtree(where)
-    if layer.size == 0:
-        raise SystemExit(f"made another layer than {digest}")
+    if not layer.size:
+        raise SystemExit("made nothing")
     return seconds
 
 

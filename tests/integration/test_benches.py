@@ -19,6 +19,22 @@ BENCHES = {
 }
 
 
+LAYERS = ["--files", "60", "--bytes", "3000000", "--rounds", "1"]
+NEEDS = ("root", "ip", "rsync", "zstd", "skopeo", "umoci", "docker-registry")
+
+
+@pytest.mark.needs(*NEEDS)
+def test_the_bench_of_layers_runs_verifies_its_output_and_saves_figures(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "bench.layers", *LAYERS, "--where", str(tmp_path)]
+    env = {**os.environ, "BENCH_RESULTS": str(tmp_path / "results")}
+    subprocess.run(words, check=True, env=env, timeout=300, stdout=subprocess.DEVNULL)
+    saved: dict[str, Any] = json.loads((tmp_path / "results" / "layers.json").read_text())
+    (run,) = saved["runs"]
+    assert run["blob_bytes"] < run["made"]["data_bytes"] < run["registry"]["wire_bytes"]
+    assert run["near"]["data_bytes"] < 0.2 * run["blob_bytes"]
+    assert "<rect" in (tmp_path / "results" / "layers.svg").read_text()
+
+
 @pytest.mark.parametrize("name", BENCHES)
 def test_a_bench_runs_verifies_its_output_and_saves_figures_and_a_plot(
     name: str, tmp_path: Path
