@@ -21,7 +21,7 @@ def test_every_test_that_is_named_is_there() -> None:
     defined = {
         name
         for path in (ROOT / "tests").rglob("test_*.py")
-        for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
+        for name in re.findall(r"^(?:async )?def (test_\w+)\(", path.read_text(), re.MULTILINE)
     }
     assert {name for row in ROWS for name in re.findall(r"`(test_\w+)`", row[-1])} <= defined
 
