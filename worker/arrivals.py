@@ -32,11 +32,19 @@ from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.threads import until_done
 from worker.blobs import Blob
+from worker.coming import CameOtherwise, ComingFile, ComingUpdate
 from worker.layers.rebuild import ContentGone
 from worker.layers.skeleton import contents_of, read_skeleton, skeleton_limits_of
 from worker.layers.way import Choice, Way, choose_trees, is_worth_a_look, way_of
 from worker.store import Store
-from worker.unpacking import adopt, apply_arrived, apply_held, apply_parts, contents_tree
+from worker.unpacking import (
+    adopt,
+    apply_coming,
+    apply_held,
+    apply_parts,
+    contents_tree,
+    take_in,
+)
 from worker.wire import orders
 from worker.wire.orders import Layer, Link, LinkParts, RefInfo
 
@@ -129,18 +137,80 @@ class Arrivals:
         moving: "_Moving",
     ) -> RefInfo:
         async with AsyncExitStack() as holds:
-            async with moving.slots:
-                apply = await self._fetch(link, staging, moving, holds)
+            apply = await self._fetch(link, staging, moving, holds)
+            if apply is None:
+                return await self._stream(link, staging, below, moving)
             if below is not None:
                 await below
             return await _in_thread(apply)
 
+    async def _stream(
+        self,
+        link: Link,
+        staging: Path,
+        below: "asyncio.Task[RefInfo | None] | None",
+        moving: "_Moving",
+    ) -> RefInfo:
+        """Have a layer's blob come, and apply it while it does."""
+        blob = moving.blob(link.layer)
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+        coming = ComingFile(
+            staging / moving.entry(link.layer).name.decode(),
+            blob.size,
+            on_begun=functools.partial(loop.call_soon_threadsafe, begun.set),
+        )
+        entries = [moving.entry(link.layer)]
+        pulling = asyncio.ensure_future(self._pull_flat(entries, staging, moving, coming))
+
+        def ended(_: object) -> None:
+            coming.end()
+            begun.set()
+
+        pulling.add_done_callback(ended)
+        is_refused = False
+        try:
+            # Who applies has a thread wait: not before the pull needs none of these any more.
+            await begun.wait()
+            if below is not None:
+                await below
+            try:
+                info = await self._apply_coming(link, coming)
+            except CameOtherwise:
+                await pulling
+                coming.rewind()
+                info = await self._apply_coming(link, coming)
+            await pulling
+        except PeerError:
+            is_refused = not pulling.done() or pulling.exception() is None
+            raise
+        finally:
+            pulling.cancel()
+            await asyncio.wait([pulling])
+            coming.close()
+            if is_refused:
+                await _in_thread(self._store.drop_arriving, staging)
+        await _in_thread(take_in, self._store, blob, staging)
+        return info
+
+    async def _apply_coming(self, link: Link, coming: ComingFile) -> RefInfo:
+        applying = asyncio.ensure_future(
+            asyncio.to_thread(apply_coming, self._store, link, coming)
+        )
+        try:
+            return await asyncio.shield(applying)
+        except asyncio.CancelledError:
+            coming.stop()
+            await asyncio.wait([applying])
+            if not applying.cancelled():
+                applying.exception()
+            raise
+
     async def _fetch(
         self, link: Link, staging: Path, moving: "_Moving", holds: AsyncExitStack
-    ) -> Callable[[], RefInfo]:
+    ) -> Callable[[], RefInfo] | None:
         """Have what a layer is made of on this disk; return what applies it. Blocks, that one.
 
-        ``holds`` keeps in place what it reads.
+        None if its blob has yet to come. ``holds`` keeps in place what is read.
         """
         store = self._store
         if link.layer.digest in store.blobs:
@@ -158,8 +228,7 @@ class Arrivals:
                     return apply
         if not has_blob:
             raise Unavailable(f"nobody offers the layer {link.layer.digest}")
-        await self._pull_flat([moving.entry(link.layer)], staging, moving)
-        return functools.partial(apply_arrived, store, link, staging, moving.blob(link.layer))
+        return None
 
     async def _fetch_parts(
         self,
@@ -187,29 +256,35 @@ class Arrivals:
         basis = await _in_thread(_arrived, staging, target.nodes)
         update = TreeUpdate(staging, basis=basis, target=target)
         replicas, told = _replicas(parts.replicas), moving.progress()
-        moving.add(
-            await self._plane.pull(
-                update, replicas, tree=link.ref.tree, progress=told, flow=_SQUEEZED
+        async with moving.slots:
+            moving.add(
+                await self._plane.pull(
+                    update, replicas, tree=link.ref.tree, progress=told, flow=_SQUEEZED
+                )
             )
-        )
         trees = [LocalTree(target, staging), *nearby.trees]
         return functools.partial(apply_parts, self._store, link, parts, trees, staging)
 
     async def _pull_flat(
-        self, entries: Sequence[File], staging: Path, moving: "_Moving"
+        self,
+        entries: Sequence[File],
+        staging: Path,
+        moving: "_Moving",
+        coming: ComingFile | None = None,
     ) -> None:
+        """Pull blobs into ``staging``; ``coming`` is told of it, where it is but one."""
         nodes = MemoryNodes()
         target = Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, entries)), nodes)
-        basis = await _in_thread(_arrived, staging, nodes)
-        update = TreeUpdate(staging, basis=basis, target=target)
-        moving.add(
-            await self._plane.pull(
-                update,
+        async with moving.slots:
+            basis = await _in_thread(_arrived, staging, nodes)
+            update = TreeUpdate(staging, basis=basis, target=target)
+            stats = await self._plane.pull(
+                update if coming is None else ComingUpdate(update, coming),
                 moving.replicas,
                 tree=moving.order.blobs,
                 progress=moving.progress(),
             )
-        )
+        moving.add(stats)
 
     # --- what is decided by -------------------------------------------------------------------
 

@@ -84,30 +84,31 @@ def apply_parts(
     return info
 
 
-def apply_arrived(store: Store, link: Link, staging: Path, blob: Blob) -> RefInfo:
-    """Apply a blob that lies in ``staging``, proving it meanwhile, and take it in. Blocks."""
-    path = staging / blob.digest.removeprefix("sha256:")
+def apply_coming(store: Store, link: Link, coming: Stream) -> RefInfo:
+    """Apply a blob while it comes, proving it meanwhile. Blocks.
+
+    Raises:
+        CameOtherwise: what ``coming`` raises.
+        ContentCorrupt, ImageMalformed, BadLayer: it is not the blob, or not that layer.
+    """
     ref = link.ref
-    try:
-        with skeletons.noting(store) as noted:
+    with skeletons.noting(store) as noted:
 
-            def unpack(root: Path) -> Applied:
-                with path.open("rb") as file:
-                    stream = _Hashing(file)
-                    applied = apply_layer(
-                        stream, root, skeleton=noted.writer, without=own_names(link.layer)
-                    )
-                    stream.prove(blob.digest)
-                noted.keep(link.layer, {digest for _, digest in applied.hints.values()})
-                return applied
+        def unpack(root: Path) -> Applied:
+            stream = _Hashing(coming)
+            own = own_names(link.layer)
+            applied = apply_layer(stream, root, skeleton=noted.writer, without=own)
+            stream.prove(link.layer.digest)
+            noted.keep(link.layer, {digest for _, digest in applied.hints.values()})
+            return applied
 
-            info = chains.apply(store, link.layer, ref.parent, ref.keys, unpack, tree=ref.tree)
-    except PeerError:
-        store.drop_arriving(staging)
-        raise
-    store.blobs.adopt(path, blob)
+        return chains.apply(store, link.layer, ref.parent, ref.keys, unpack, tree=ref.tree)
+
+
+def take_in(store: Store, blob: Blob, staging: Path) -> None:
+    """Take a blob in that is proved and whole in ``staging``. Blocks."""
+    store.blobs.adopt(staging / blob.digest.removeprefix("sha256:"), blob)
     store.drop_arriving(staging)
-    return info
 
 
 def adopt(store: Store, layer: Layer, staging: Path, blob: Blob) -> None:

@@ -115,6 +115,10 @@ class LargeFile:
                 basis_offset += len(data)
                 length -= len(data)
 
+    def fileno(self) -> int:
+        """Return what is written to, open for reading too, until ``finish`` or ``abort``."""
+        return self._new.fd
+
     def finish(self) -> None:
         """Verify the whole content, then put the file in place.
 

@@ -1,0 +1,152 @@
+"""A file that can be read from its start while it still comes."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from filesync.disk.updating.large import BasisFile, LargeFile
+from filesync.disk.updating.update import TreeUpdate, WantedFile
+from filesync.errors import StoreError
+from filesync.transfer.wire import Buffer
+
+
+class CameOtherwise(StoreError):
+    """What was read of a file is not what it came to be, or it did not come to its end."""
+
+    code = "came-otherwise"
+
+
+class ComingFile:
+    """Reads a file of ``size`` bytes that an update writes, and that then is at ``path``.
+
+    One thread reads; another writes, by ``ComingUpdate``. What is read is not verified yet.
+    """
+
+    def __init__(self, path: Path, size: int, *, on_begun: Callable[[], object]) -> None:
+        """``on_begun`` is called, from the thread that writes, when there is something to read."""
+        self._path = path
+        self._size = size
+        self._on_begun = on_begun
+        self._changed = threading.Condition()
+        self._fd = -1
+        self._at = 0
+        self._come = 0
+        self._ahead: dict[int, int] = {}
+        self._is_over = False
+        self._is_broken = False
+
+    # --- for who reads ------------------------------------------------------------------------
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes, at most ``size``; waits for them. None at the end only.
+
+        Raises:
+            CameOtherwise: the file came to be another.
+        """
+        with self._changed:
+            while self._at == self._come < self._size and not self._is_over:
+                self._changed.wait()
+            if self._is_broken:
+                raise CameOtherwise(f"{self._path.name} comes no more, or came anew")
+            if self._fd < 0:
+                self._open()
+            left = self._come - self._at
+        if self._at == self._size:
+            return b""
+        data = os.pread(self._fd, left if size < 0 else min(size, left), self._at)
+        if not data:
+            raise CameOtherwise(f"{self._path.name} did not come to its end")
+        self._at += len(data)
+        return data
+
+    def stop(self) -> None:
+        """Have the reader fail at once; for any thread."""
+        with self._changed:
+            self._is_broken = self._is_over = True
+            self._changed.notify_all()
+
+    def rewind(self) -> None:
+        """Begin again, with the file as it has come."""
+        with self._changed:
+            self._at, self._is_broken = 0, False
+
+    def close(self) -> None:
+        """Close the file; nobody reads any more. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> None:
+        """Open what needed no writing in pieces: it is under its name."""
+        try:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as exc:
+            raise CameOtherwise(f"{self._path.name} did not come") from exc
+        self._come = min(os.fstat(self._fd).st_size, self._size)
+
+    # --- for who writes -----------------------------------------------------------------------
+
+    def begin(self, fd: int) -> None:
+        """Read from ``fd``, which is dupped, what is noted from now on."""
+        with self._changed:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._is_broken = self._at > 0
+            self._fd, self._come = os.dup(fd), 0
+            self._ahead.clear()
+            self._changed.notify_all()
+        self._on_begun()
+
+    def note(self, offset: int, length: int) -> None:
+        """Take note that these bytes are written; each is once."""
+        with self._changed:
+            self._ahead[offset] = offset + length
+            while (end := self._ahead.pop(self._come, None)) is not None:
+                self._come = end
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Nothing more will be written. Idempotent; for any thread."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+
+class ComingUpdate:
+    """An update of one file that tells a ``ComingFile`` of what it writes."""
+
+    def __init__(self, update: TreeUpdate, coming: ComingFile) -> None:
+        self._update = update
+        self._coming = coming
+        self.prepare = update.prepare
+        self.wanted = update.wanted
+        self.read_basis = update.read_basis
+        self.write_small = update.write_small
+        self.finish = update.finish
+        self.abort = update.abort
+
+    def open_large(self, wanted: WantedFile) -> "_Told":
+        """Return the file, to be written in pieces."""
+        return _Told(self._update.open_large(wanted), self._coming)
+
+
+class _Told:
+    def __init__(self, large: LargeFile, coming: ComingFile) -> None:
+        self._large = large
+        self._coming = coming
+        self.finish = large.finish
+        self.abort = large.abort
+        coming.begin(large.fileno())
+
+    @property
+    def bases(self) -> Sequence[BasisFile]:
+        return self._large.bases
+
+    def write(self, offset: int, data: Buffer) -> None:
+        self._large.write(offset, data)
+        self._coming.note(offset, len(data))
+
+    def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
+        self._large.copy(offset, basis=basis, basis_offset=basis_offset, length=length)
+        self._coming.note(offset, length)
