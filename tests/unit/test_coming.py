@@ -5,6 +5,7 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def read_all(file: ComingFile) -> bytes:
 @given(st.lists(st.integers(1, len(DATA) - 1), max_size=8, unique=True), st.randoms())
 def test_pieces_may_come_in_any_order(cuts: list[int], order: random.Random) -> None:
     edges = [0, *sorted(cuts), len(DATA)]
-    pieces = list(zip(edges, edges[1:], strict=False))
+    pieces = list(pairwise(edges))
     order.shuffle(pieces)
     with scratch() as at, ThreadPoolExecutor(1) as pool:
         fd = os.open(at / "file", os.O_RDWR | os.O_CREAT)
