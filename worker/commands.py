@@ -66,16 +66,19 @@ Examples:
 )
 @click.option(
     "--gc-keep-storage",
+    envvar="FILESYNC_GC_KEEP_STORAGE",
     metavar="SIZE",
     help="Hold --state to so much, such as 20GB: what was used least recently goes first.",
 )
 @click.option(
     "--gc-min-free",
+    envvar="FILESYNC_GC_MIN_FREE",
     metavar="SIZE",
     help="Let so much of the disk be free, as far as --state can go.",
 )
 @click.option(
     "--gc-keep-duration",
+    envvar="FILESYNC_GC_KEEP_DURATION",
     metavar="TIME",
     help="Remove what was not used for so long, such as 168h.",
 )

@@ -324,7 +324,8 @@ class _Session:
                 for name in output.names:
                     sent = f"{human(push.bytes_sent)} sent"
                     if push.mounted:
-                        sent += f", {push.mounted} layers mounted"
+                        layers = "1 layer" if push.mounted == 1 else f"{push.mounted} layers"
+                        sent += f", {layers} mounted"
                     self._progress.note(f"pushed {name}@{push.manifest[0]} ({sent})")
             for to, made in zip(self._request.cache_to, built.caches, strict=True):
                 await self._take_cache(to, made)

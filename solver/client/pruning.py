@@ -1,7 +1,7 @@
 """What ``prune`` is asked for, in docker's words, and what its tables say. Pure."""
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from rich.table import Table
 
@@ -18,7 +18,8 @@ _FROM_BUILDKIT: Final = {
 }
 """BuildKit's types of records, and what of it is kept here."""
 _USUAL: Final = tuple(kind for kind in Kind if kind is not Kind.CACHE)
-_ID_CHARS: Final = 25
+_ID_CHARS: Final = 19
+"""As many as make twelve digits of a sha256."""
 _STEPS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -72,7 +73,10 @@ def usage_tables(usages: Usages, *, now_s: float, verbose: bool) -> list[Table]:
     table = _table(*columns, right=("count", "size", "reclaimable", "last used"))
     size = reclaimable = 0
     for name, usage in usages.workers:
-        for row in usage.rows:
+        rows = [row for row in usage.rows if row.count]
+        if not rows:
+            table.add_row(name, "nothing")
+        for row in rows:
             size += row.size
             reclaimable += row.reclaimable
             sums = (f"{row.count:,}", human(row.size), human(row.reclaimable))
@@ -102,7 +106,8 @@ def prune_tables(usages: Usages, *, now_s: float, verbose: bool) -> list[Table]:
 
 
 def _things(usages: Usages, otherwise: str, *, now_s: float) -> Table:
-    table = _table("worker", "what", "id", "size", "last used", "", right=("size", "last used"))
+    columns = ("worker", "what", "id", "size", "last used", "state")
+    table = _table(*columns, right=("size", "last used"))
     state = "reclaimable" if otherwise == "now" else otherwise
     for name, usage in usages.workers:
         for item in usage.items:
@@ -115,7 +120,8 @@ def _things(usages: Usages, otherwise: str, *, now_s: float) -> Table:
 def _table(*columns: str, right: Sequence[str]) -> Table:
     table = Table()
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left")
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, justify=justify, no_wrap=column == "id")
     return table
 
 
