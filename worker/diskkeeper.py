@@ -39,6 +39,10 @@ class DiskKeeper:
         sweep_nodes: Callable[[], bool],
     ) -> Usage | Holdings | Finished:
         """Carry out an order; ``sweep_nodes`` says whether manifests that nothing needs may go."""
+        if isinstance(order, Touch):
+            for ref in order.refs:
+                self._store.refs.touch(ref, time.time())
+            return Finished()
         async with self._lock:
             match order:
                 case ReadUsage(holds, verbose):
@@ -52,10 +56,6 @@ class DiskKeeper:
                     return usage_of
                 case ReadHoldings():
                     return await asyncio.to_thread(self._collector.holdings)
-                case Touch(refs):
-                    for ref in refs:
-                        self._store.refs.touch(ref, time.time())
-                    return Finished()
 
     async def is_crowded(self, policies: Sequence[PrunePolicy]) -> bool:
         """Whether the policies would remove something that nobody here holds."""

@@ -294,8 +294,11 @@ class _Link:
             if not policies or not is_due:
                 continue
             self._has_worked, looked_s = False, now_s
-            if await self._service.disk.is_crowded(policies):
-                self._queue.put_nowait((Crowded(policies), b""))
+            try:
+                if await self._service.disk.is_crowded(policies):
+                    self._queue.put_nowait((Crowded(policies), b""))
+            except (FilesyncError, OSError) as exc:
+                log.warning("cannot see what the disk holds reason=%s", exc)
 
     async def _listen(self, socket: zmq.asyncio.Socket, group: asyncio.TaskGroup) -> None:
         while True:

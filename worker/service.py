@@ -136,9 +136,13 @@ class Service:
             case ResolveImage() | PushImage() | RelayImage():
                 return await self.images.perform(body, self._share(number, tell))
             case ReadUsage() | Prune() | ReadHoldings() | Touch():
-                return await self.disk.perform(body, sweep_nodes=lambda: not self._running)
+                return await self.disk.perform(body, sweep_nodes=self._is_idle)
             case _:
                 assert_never(body)
+
+    def _is_idle(self) -> bool:
+        """Whether nobody needs a manifest but those of what is kept."""
+        return not self._running and not self._open
 
     @staticmethod
     def _share(number: int, tell: Tell) -> OnShare:

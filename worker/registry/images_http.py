@@ -184,9 +184,10 @@ class Transfers:
         if descriptor.size > MAX_JSON_BYTES:
             raise BadRegistry(f"{place.name}: a configuration of {descriptor.size} bytes")
         lock = self._locks.setdefault(descriptor.digest, asyncio.Lock())
-        async with lock:
-            await get_blob(place, descriptor, self._blobs, lambda _: None)
-        return await asyncio.to_thread(self._read, descriptor.digest)
+        with self._blobs.holding([descriptor.digest]):
+            async with lock:
+                await get_blob(place, descriptor, self._blobs, lambda _: None)
+            return await asyncio.to_thread(self._read, descriptor.digest)
 
     async def _manifest(
         self, place: Repository, name: str, size: int | None
