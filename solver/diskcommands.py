@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from filesync.errors import UsageError
+from filesync.errors import Unavailable
 from filesync.keys.options import key_option
 from solver.client.asking import ask_manager
 from solver.client.pruning import prune_policy, prune_tables, usage_tables
@@ -89,7 +89,7 @@ def prune(
     usages = ask_manager(manager, key, AskPrune(policy, verbose), Usages)
     _print(prune_tables(usages, now_s=time.time(), verbose=verbose))
     if usages.failed:
-        raise UsageError("not every worker has answered")
+        raise Unavailable("not every worker has answered")
 
 
 def _print(tables: Iterable[Table]) -> None:

@@ -33,6 +33,12 @@ def count(table: str, kind: str) -> int:
     return sum(int(cells[2]) for cells in rows(table, kind))
 
 
+def until_results(cluster: Cluster, number: int) -> None:
+    deadline_s = time.monotonic() + 30
+    while count(asked(cluster, "du"), "results") < number:
+        assert time.monotonic() < deadline_s
+
+
 def test_prune_says_what_went_and_a_build_makes_it_again(
     cluster: Cluster, context: ContextMaker
 ) -> None:
@@ -99,9 +105,7 @@ def test_what_a_running_build_holds_is_kept_and_told(
         target=lambda: built.append(one.build(root, "--build-context", base))
     )
     building.start()
-    deadline_s = time.monotonic() + 20
-    while count(asked(one, "du"), "results") < 2:
-        assert time.monotonic() < deadline_s
+    until_results(one, 2)
     pruned = asked(one, "prune", "--all")
     building.join()
     why = {cells[-1] for cells in rows(pruned, "results")}
@@ -109,6 +113,31 @@ def test_what_a_running_build_holds_is_kept_and_told(
     assert built[0].status == 0
     assert built[0].step("RUN echo a")["cached"] is False
     assert count(asked(one, "prune"), "results") == 4
+
+
+def test_what_a_build_holds_is_held_though_its_worker_is_killed_and_comes_back(
+    clusters: Callable[..., Cluster], context: ContextMaker, base: str
+) -> None:
+    cluster = clusters("two")
+    text = (
+        "FROM base AS done\nRUN echo a > /a\n"
+        "FROM base AS slow\nRUN sleep 12\nCOPY --from=done /a /a\n"
+    )
+    root = context(text)
+    built = []
+    where = ("--place", "done=name=w1", "--place", "slow=name=w2", "--build-context", base)
+    building = threading.Thread(target=lambda: built.append(cluster.build(root, *where)))
+    building.start()
+    until_results(cluster, 3)
+    cluster.kill("w1")
+    cluster.start_worker("w1")
+    cluster.wait_for_workers()
+    kept = rows(asked(cluster, "prune", "--all"), "results")
+    building.join()
+    assert "w1" in {cells[0] for cells in kept if cells[-1] == "kept: a build holds it"}
+    assert built[0].step("RUN echo")["worker"] == "w1"
+    # The lease has ended with the build.
+    assert not [c for c in rows(asked(cluster, "prune"), "results") if "kept" in c[-1]]
 
 
 def test_verbose_names_each_thing_and_why_it_stays(

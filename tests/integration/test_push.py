@@ -1,5 +1,6 @@
 """Results pushed to real registries, from the worker that holds them."""
 
+import asyncio
 import gzip
 import hashlib
 import json
@@ -25,6 +26,12 @@ from tests.integration.registries import (
     start,
     unpacked,
 )
+from worker.blobs import BlobStore
+from worker.registry import Host, Registries
+from worker.registry.blobs_http import put_blob
+from worker.registry.client_http import RegistryClient
+from worker.registry.images_http import Transfers
+from worker.registry.repository_http import Repository
 
 ContextMaker = Callable[..., Path]
 
@@ -189,6 +196,26 @@ def test_a_base_layer_is_mounted_from_the_repository_that_has_it(
     assert (
         inspected(registry, "team/app:1")["Digest"] == built.metadata["containerimage.digest"]
     )
+
+
+def test_a_large_blob_goes_up_in_chunks_that_the_registry_puts_together(
+    registry: RealRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.registry.upload_http.CHUNK_BYTES", 1_500_000)
+    store = BlobStore(tmp_path / "blobs")
+    blob = store.ingest([BIG])
+
+    async def give() -> None:
+        known = Registries({registry.host: Host(http=True)})
+        async with RegistryClient(known) as client:
+            place = Repository(client, registry.host, "app", ("repository:app:pull,push",))
+            content = Transfers(store).own(blob.digest, lambda _: None)
+            assert await put_blob(place, blob.digest, *content)
+
+    asyncio.run(give())
+    assert registry.requests('"PATCH') == 3
+    with registry.get(f"/v2/app/blobs/{blob.digest}") as answer:
+        assert answer.read() == BIG
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ class Transfers:
             nonlocal mounted
             if await has_blob(place, digest):
                 return
-            given = elsewhere.get(digest) or self._own(digest, on_bytes)
+            given = elsewhere.get(digest) or self.own(digest, on_bytes)
             source = sources.get(digest, "")
             if not await put_blob(place, digest, *given, mount_from=source):
                 mounted += 1
@@ -273,7 +273,9 @@ class Transfers:
         await at_once(push(digest) for digest in dict.fromkeys(digests))
         return mounted
 
-    def _own(self, digest: str, on_bytes: OnBytes) -> Given:
+    def own(self, digest: str, on_bytes: OnBytes) -> Given:
+        """Return how to give a blob of the store."""
+
         async def content(start: int, end: int) -> AsyncIterator[bytes]:
             with self._blobs.open(digest) as file:
                 file.seek(start)

@@ -1,4 +1,5 @@
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -108,5 +109,33 @@ def test_cancelled_wait_takes_nothing(tmp_path: Path) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await waiting
         await take(caches)
+
+    asyncio.run(scenario())
+
+
+def test_directory_that_is_in_use_is_not_detached(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        caches = CacheDirectories(tmp_path / "caches")
+        async with caches.acquire(mount(Sharing.SHARED)) as lease:
+            (name,) = caches.in_use()
+            assert lease.path.parent.name == name
+            assert not caches.detach(name, tmp_path / "aside")
+            (lease.path / "kept").touch()
+        assert caches.in_use() == frozenset()
+        assert caches.detach(name, tmp_path / "aside")
+        assert (tmp_path / "aside/0/kept").exists()
+        assert caches.detach(name, tmp_path / "again"), "one that is gone is out of the way"
+        async with caches.acquire(mount(Sharing.SHARED)) as lease:
+            assert not (lease.path / "kept").exists()
+
+    asyncio.run(scenario())
+
+
+def test_use_of_a_cache_is_the_time_of_its_directory(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        caches = CacheDirectories(tmp_path)
+        async with caches.acquire(mount(Sharing.SHARED)) as lease:
+            os.utime(lease.path.parent, (50, 50))
+        assert lease.path.parent.stat().st_mtime > 50
 
     asyncio.run(scenario())
