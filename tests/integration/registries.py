@@ -1,12 +1,14 @@
 """Debian's docker-registry on loopback, for tests."""
 
 import base64
+import io
 import json
 import random
 import shutil
 import socket
 import ssl
 import subprocess
+import tarfile
 import threading
 import time
 import urllib.error
@@ -282,6 +284,15 @@ def unpacked(layout: Path, where: Path) -> Path:
 
 def content_of(root: Path) -> bytes:
     return scan(root, MemoryNodes()).content
+
+
+def tar_of(name: str, data: bytes) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
 
 
 def push(layout: Path, registry: RealRegistry, name: str, *options: str) -> None:

@@ -1,11 +1,9 @@
 """FROM images in real registries: the bytes go straight to the worker that needs them."""
 
 import base64
-import io
 import json
 import os
 import subprocess
-import tarfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from tests.integration.registries import (
     push,
     skopeo,
     start,
+    tar_of,
     umoci,
     unpacked,
 )
@@ -306,12 +305,3 @@ def test_a_worker_killed_while_it_pulls_goes_on_from_what_it_had(
         assert at >= 3 << 20
         assert pulled_bytes(built) == len(layer) - at
         assert (out / "big").read_bytes() == BIG
-
-
-def tar_of(name: str, data: bytes) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        member = tarfile.TarInfo(name)
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
-    return file.getvalue()

@@ -1,7 +1,9 @@
 """An image that nobody reads is not brought to a worker: it is pushed on, or its result is known."""
 
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,10 @@ from tests.integration.registries import (
     push,
     skopeo,
     start,
+    tar_of,
     unpacked,
 )
+from tests.unit.registry.faulty import Fault, FaultyRegistry, sha256
 
 ContextMaker = Callable[..., Path]
 
@@ -146,3 +150,30 @@ def test_an_image_whose_steps_are_all_cached_is_not_pulled(
     assert blob_reads(registry, image) == before
     assert built.metadata["filesync"]["content"] == first.metadata["filesync"]["content"]
     assert BIG in [path.read_bytes() for path in (tmp_path / "out").rglob("big")]
+
+
+def test_a_worker_killed_while_it_pushes_an_image_on_is_replaced_by_another(
+    registry: RealRegistry, context: ContextMaker, tmp_path: Path
+) -> None:
+    with FaultyRegistry() as source:
+        layer = tar_of("big", BIG)
+        blob = f"app/blobs/{sha256(layer)}"
+        rootfs = {"type": "layers", "diff_ids": [sha256(layer)]}
+        config = {"os": "linux", "architecture": "amd64", "rootfs": rootfs}
+        source.add_image("1", layer, config=json.dumps(config).encode())
+        source.faults[blob] = [Fault(cut=1_000_000, stall=True)]
+        plain_source = f'[registry."{source.host}"]\nhttp = true\n'
+        root = context(f"FROM {source.host}/app:1\n")
+        with start(tmp_path, plain(registry) + plain_source) as cluster:
+            push_it = ("-t", f"{registry.host}/app:1", "--push")
+            with ThreadPoolExecutor(1) as pool:
+                building = pool.submit(cluster.build, root, *push_it)
+                while not source.asked(blob):
+                    time.sleep(0.02)
+                cluster.kill("w1")
+                built = building.result()
+        assert "from w2" in built.stderr
+    where = f"docker://{registry.host}/app:1"
+    inspected = json.loads(skopeo("inspect", "--tls-verify=false", where))
+    assert inspected["Digest"] == built.metadata["containerimage.digest"]
+    assert inspected["Layers"] == [sha256(layer)]

@@ -296,8 +296,13 @@ def test_a_push_over_tls_shows_the_users_password(
         assert "mistyped" not in logs
 
 
+@pytest.mark.parametrize("step", ["COPY Dockerfile /added", "LABEL only=told"])
 def test_tokens_are_fetched_for_just_what_is_done(
-    image: Path, context: ContextMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image: Path,
+    context: ContextMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
 ) -> None:
     with (
         TokenServer(tmp_path / "tokens", "me", "secret") as tokens,
@@ -313,7 +318,7 @@ def test_tokens_are_fetched_for_just_what_is_done(
         tokens.asked.clear()
         config = f'{plain(registry)}[registry."{tokens.host}"]\nhttp = true\n'
         with start(tmp_path, config, workers=1) as cluster:
-            root = context(f"FROM {registry.host}/base:1\nCOPY Dockerfile /added\n")
+            root = context(f"FROM {registry.host}/base:1\n{step}\n")
             built = cluster.build(root, "-t", f"{registry.host}/app:1", "--push")
             assert built.totals["layers_mounted"] == 3
         scopes = {tuple(asked) for asked, _ in tokens.asked}
