@@ -11,6 +11,7 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.errors import NodeMissing
 from worker.garbage import Item, Key, Plan, choose, reasons
+from worker.refs import SKELETON
 from worker.snapshots import SnapshotInUse
 from worker.store import Store
 from worker.wire.disk import (
@@ -83,7 +84,10 @@ class Collector:
             if info.layer is not None
         ]
         blobs = tuple(blob.digest for blob in store.blobs.list())
-        return Holdings(blobs, tuple(layers), tuple(store.refs.variants()))
+        published = [
+            (layer, other) for layer, form, other in store.refs.variants() if form != SKELETON
+        ]
+        return Holdings(blobs, tuple(layers), tuple(published))
 
     # --- counting -----------------------------------------------------------------------------
 
@@ -103,8 +107,9 @@ class Collector:
         in_use = store.snapshots.in_use()
         leased, copied = set(holds.refs), set(holds.copied)
         variants: dict[str, list[str]] = {}
-        for layer, other in store.refs.variants():
-            if other not in copied:
+        for layer, form, other in store.refs.variants():
+            # What a layer was published as may be had from where it is; a skeleton is how it moves.
+            if form == SKELETON or other not in copied:
                 variants.setdefault(layer, []).append(other)
         found: list[Item] = []
         for info in store.refs.infos():

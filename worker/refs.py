@@ -172,12 +172,13 @@ class RefStore:
                 (digest, form, msgspec.msgpack.encode(layer)),
             )
 
-    def variants(self) -> list[tuple[str, str]]:
-        """Return (digest of a layer, digest of the same in another compression) of all."""
+    def variants(self) -> list[tuple[str, str, str]]:
+        """Return (digest of a layer, form, digest of it in that form) of all."""
+        query = "SELECT digest, compression, layer FROM variants"
         with self._using():
-            rows = self._db.execute("SELECT digest, layer FROM variants").fetchall()
+            rows = self._db.execute(query).fetchall()
             decode = msgspec.msgpack.Decoder(Layer).decode
-            return [(digest, decode(layer).digest) for digest, layer in rows]
+            return [(digest, form, decode(layer).digest) for digest, form, layer in rows]
 
     def used_s(self, info: RefInfo) -> float:
         """Return when a ref was last used, or made, in seconds since the epoch."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import Digest
+from worker import skeletons
 from worker.chains import layer_as, layer_of
 from worker.collector import BEING_READ, BY_BUILD, LAST_COPY, ON_ITS_WAY, Collector
 from worker.layers import LayerForm
@@ -59,7 +60,7 @@ def test_a_chain_goes_from_the_top_and_its_layers_after_it(
     for info in (base, top):
         layer_of(store, store.refs.get(info.ref))
     usage = pruned(store)
-    assert counts(usage) == {Kind.RESULT: 2, Kind.BLOB: 2}
+    assert counts(usage) == {Kind.RESULT: 2, Kind.BLOB: 4}, "each layer and its skeleton"
     assert usage.refs == (top.ref, base.ref)
     assert not usage.kept
     assert store.snapshots.list() == []
@@ -122,6 +123,20 @@ def test_another_form_of_a_layer_goes_alone_only_where_another_worker_has_it(
     }
     assert own.digest in store.blobs
     assert pushed.digest not in store.blobs
+
+
+def test_a_skeleton_is_no_published_blob_and_goes_with_its_result_alone(
+    store: Store, make: Callable[..., RefInfo]
+) -> None:
+    info = make("one")
+    layer = layer_of(store, store.refs.get(info.ref))
+    skeleton = skeletons.find(store, layer)
+    assert skeleton is not None
+    assert Collector(store).holdings().variants == ()
+    blobs = PrunePolicy(kinds=(Kind.BLOB,))
+    assert counts(pruned(store, Holds(copied=(skeleton.digest,)), blobs)) == {}
+    pruned(store)
+    assert skeleton.digest not in store.blobs
 
 
 def test_beginnings_of_blobs_are_counted_and_go_unless_somebody_goes_on_with_them(
