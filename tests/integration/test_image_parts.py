@@ -320,6 +320,25 @@ def test_what_is_pushed_as_estargz_is_built_upon_and_pushed_as_the_same_bytes(
     assert manifest_of(registry, "on:1")["layers"] == before
 
 
+def test_an_estargz_image_moves_on_to_another_worker_as_layers(
+    seekable: Callable[[str], str],
+    registry: RealRegistry,
+    context: ContextMaker,
+    tmp_path: Path,
+) -> None:
+    name = seekable("estargz")
+    text = f"FROM {registry.host}/{name} AS one\nFROM one AS two\nCOPY Dockerfile /added\n"
+    places = ("--place", "one=name=w1", "--place", "two=name=w2")
+    out = tmp_path / "out"
+    with start(tmp_path, plain(registry), "fresh") as fresh:
+        built = fresh.build(context(text), *places, "-o", f"type=local,dest={out}")
+    assert "layers" in {
+        use["mode"] for step in built.metadata["filesync"]["steps"] for use in step["inputs"]
+    }
+    assert sorted(path.name for path in out.iterdir()) == ["added", "data"]
+    assert (out / "data/big").read_bytes() == BIG + BIG[:700_000]
+
+
 def blob_file(registry: RealRegistry, digest: str) -> Path:
     (found,) = registry.root.glob(f"storage/**/blobs/sha256/*/{digest[7:]}/data")
     return found
