@@ -7,7 +7,7 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from solver.errors import OrderFailed
-from solver.manager.deliver import quietly
+from solver.manager.offers import quietly
 from solver.manager.shared import Shared
 from solver.manager.workers import OnEvent, WorkerLink
 from worker.wire import orders

@@ -17,8 +17,8 @@ from solver.errors import InputLost, NoWorker, OrderFailed, StepFailed, WorkerLo
 from solver.manager.blobs import call_with_blobs
 from solver.manager.build import ATTEMPTS, Build
 from solver.manager.cachemaking import make_cache
-from solver.manager.deliver import REF_MISSING, quietly
 from solver.manager.images import only_pushed, push_order, relay_order
+from solver.manager.offers import REF_MISSING, quietly
 from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.wire import (

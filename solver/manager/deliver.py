@@ -5,20 +5,17 @@ it again afterwards. The bytes go from worker to worker; only manifests pass thr
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from filesync.digest import Digest
-from filesync.errors import FilesyncError
 from filesync.manifest import Manifest
 from filesync.select import Selector
-from solver.errors import OrderFailed, WorkerLost
+from solver.errors import OrderFailed
 from solver.graph import Graph
-from solver.manager.links import blob_replicas, links_of
+from solver.manager.offers import Errands, open_chain, open_offer, quietly
 from solver.manager.reach import Part, by_paths, lacking_links, layer_bytes
 from solver.manager.shared import Client, Shared
 from solver.manager.workers import WorkerLink
@@ -31,22 +28,11 @@ from worker.wire.orders import (
     InputOrder,
     InputReport,
     Mode,
-    Offered,
     Ran,
     Replica,
-    Result,
 )
 
 log = logging.getLogger(__name__)
-
-MAX_HOLDERS: Final = 3
-"""Workers that one target takes the same layers from at the same time."""
-SHARED_BYTES: Final = 16 << 20
-"""Layers that are smaller together come from one holder: to ask others takes as long."""
-REF_MISSING: Final = "ref-missing"
-"""How a worker says that it does not hold what we believed it did."""
-Errands = list[Callable[[], Awaitable[None]]]
-"""What is to be done once the step has its result or has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +190,9 @@ class Delivery:
         source = self._graph.vertices[part.position]
         holder = self._shared.cluster.holder(part.ref, part.position)
         selector = selector_of(vertex.op, index) if part.partial else None
-        offered = await self._offered(holder, orders.Offer(part.ref, selector), errands)
+        offered = await open_offer(
+            self._shared, holder, orders.Offer(part.ref, selector), errands
+        )
         if offered.tree != part.read.tree:
             raise OrderFailed(holder.name, "stale", "selected another subset than the manager")
         await worker.send_tree(part.read.nodes, offered.tree)
@@ -215,58 +203,15 @@ class Delivery:
 
     async def _bring_layers(self, part: Part, worker: WorkerLink, errands: Errands) -> Brought:
         assert part.ref is not None
-        records = self._shared.records
         holder = self._shared.cluster.holder(part.ref, part.position)
-        lacking = lacking_links(worker, records.chain(part.ref))
-        request = orders.OfferLayers(tuple(info.ref for info in lacking))
-        offers = [(holder, await self._offered(holder, request, errands))]
-        first = offers[0][1]
-        if len(first.layers) != len(lacking):
-            detail = f"offered {len(first.layers)} of {len(lacking)} layers"
-            raise OrderFailed(holder.name, "protocol", detail)
-        if sum(layer.size for layer in first.layers) >= SHARED_BYTES:
-            # The first has made what was not made; these have only to open it.
-            others = [
-                one for one in self._shared.cluster.holders(part.ref) if one is not holder
-            ]
-            for other in others[: MAX_HOLDERS - 1]:
-                with contextlib.suppress(OrderFailed, WorkerLost):
-                    offers.append((other, await self._offered(other, request, errands)))
-        chain = links_of(lacking, offers)
-        for link in chain:
-            records.add(link.ref)
-        await worker.send_tree(self._shared.nodes, first.tree)
-        order = orders.FromLayers(chain, first.tree, blob_replicas(offers))
+        holders = self._shared.cluster.holders(part.ref)
+        lacking = lacking_links(worker, self._shared.records.chain(part.ref))
+        order, givers = await open_chain(
+            self._shared, [holder, *holders], worker, lacking, errands
+        )
         source = self._graph.vertices[part.position].name
-        size = sum(link.layer.size for link in chain)
-        return Brought(order, source, tuple(one.name for one, _ in offers), size)
-
-    async def _offered(
-        self,
-        holder: WorkerLink,
-        request: orders.Offer | orders.OfferLayers,
-        errands: Errands,
-    ) -> Offered:
-        """Have ``holder`` open what is asked for, to be closed by an errand.
-
-        Who is cancelled while it asks waits for the answer: an offer whose token nobody
-        knows would stay open for as long as the worker runs.
-        """
-        asking = asyncio.ensure_future(holder.call(request))
-        try:
-            offered = await asyncio.shield(asking)
-        except asyncio.CancelledError:
-            await quietly(_close_late(holder, asking))
-            raise
-        except OrderFailed as exc:
-            if exc.reason == REF_MISSING:
-                asked = (request.ref,) if isinstance(request, orders.Offer) else request.refs
-                self._shared.cluster.forget(holder, asked)
-            raise
-        if not isinstance(offered, Offered):
-            raise OrderFailed(holder.name, "protocol", "answered an offer with something else")
-        errands.append(_closing(holder, offered.token))
-        return offered
+        size = sum(link.layer.size for link in order.chain)
+        return Brought(order, source, givers, size)
 
     def _whole_bytes(self, part: Part, worker: WorkerLink) -> int:
         """Return what it would have taken to move the whole input as layers."""
@@ -287,24 +232,3 @@ class Delivery:
                     self._client.tell(StepProgress(position, index, done, total))
 
         return pass_on
-
-
-def _closing(holder: WorkerLink, token: bytes) -> Callable[[], Awaitable[None]]:
-    async def close() -> None:
-        await quietly(holder.call(orders.Release(tokens=(token,))))
-
-    return close
-
-
-async def _close_late(holder: WorkerLink, asking: Awaitable[Result]) -> None:
-    offered = await asking
-    if isinstance(offered, Offered):
-        await holder.call(orders.Release(tokens=(offered.token,)))
-
-
-async def quietly(call: Awaitable[object]) -> None:
-    """Await a call whose failure costs nothing but a line in the log."""
-    try:
-        await call
-    except FilesyncError as exc:
-        log.debug("left undone reason=%s", exc)
