@@ -17,12 +17,9 @@ from typing import Annotated, Final
 
 import msgspec
 
-from filesync.errors import PeerError
+from filesync.errors import LocalError
+from worker.wire.caches import MAX_CACHE_BYTES, MAX_ITEMS, BadCacheConfig
 
-MEDIA_TYPE: Final = "application/vnd.buildkit.cacheconfig.v0"
-MAX_CONFIG_BYTES: Final = 8 << 20
-"""Bound on a config. BuildKit's own reader stops at 1 MiB."""
-MAX_ITEMS: Final = 100_000
 MAX_DEPTH: Final = 512
 """Layers on top of each other: as many as an image may have."""
 NO_PARENT: Final = -1
@@ -30,12 +27,6 @@ NO_PARENT: Final = -1
 _Digest = Annotated[str, msgspec.Meta(max_length=255)]
 _Index = Annotated[int, msgspec.Meta(ge=0, lt=MAX_ITEMS)]
 _Chain = tuple[str, ...]
-
-
-class BadCacheConfig(PeerError):
-    """A cache that does not say what it must, or of which nothing can be told."""
-
-    code = "cache-malformed"
 
 
 class LayerAnnotations(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -105,9 +96,32 @@ def encode(config: CacheConfig) -> bytes:
         BadCacheConfig: it is not consistent, or too large for anybody to read.
     """
     data = msgspec.json.encode(canonical(config))
-    if len(data) > MAX_CONFIG_BYTES:
+    if len(data) > MAX_CACHE_BYTES:
         raise BadCacheConfig(f"a cache config of {len(data)} bytes; the limit is 8 MiB")
     return data
+
+
+def encode_inline(config: CacheConfig) -> bytes:
+    """Return just the records, as BuildKit writes them into an image; layers by place in it.
+
+    Nothing is said of times: an image must not differ for when its steps were run.
+
+    Args:
+        config: whose results are the image's layers, from the lowest up to some layer.
+    """
+    config = canonical(config)
+    chains = [chain_of(config, place) for place in range(len(config.layers))]
+    longest = max(chains, key=len, default=())
+    if any(chain != longest[: len(chain)] for chain in chains):
+        raise LocalError("a result in an inline cache that is no part of the image")
+    records = [
+        msgspec.structs.replace(
+            record,
+            layers=tuple(CacheResult(len(chains[one.layer]) - 1) for one in record.layers),
+        )
+        for record in config.records
+    ]
+    return msgspec.json.encode(records)
 
 
 def decode(data: bytes) -> CacheConfig:
@@ -116,7 +130,7 @@ def decode(data: bytes) -> CacheConfig:
     Raises:
         BadCacheConfig: it is none, too large, or not consistent.
     """
-    if len(data) > MAX_CONFIG_BYTES:
+    if len(data) > MAX_CACHE_BYTES:
         raise BadCacheConfig(f"a cache config of {len(data)} bytes; the limit is 8 MiB")
     try:
         config = _decoder.decode(data)

@@ -5,7 +5,7 @@ made it (as in a definition key) or the record of just the content that the op r
 a content key). Pure.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -90,59 +90,6 @@ def config_of(steps: Sequence[CachedStep]) -> CacheConfig:
     return CacheConfig(tuple(chains), tuple(records))
 
 
-def merged(parts: Iterable[tuple[CacheConfig, Collection[int]]]) -> CacheConfig:
-    """Return one config with some records of each of ``parts``, and all that these name.
-
-    What is only named by them has no result there.
-    """
-    layers: list[CacheLayer] = []
-    records: list[CacheRecord] = []
-    for config, wanted in parts:
-        named = _named_by(config, wanted)
-        used = sorted({at for place in wanted for at in _layers_of(config, place)})
-        layer_at = {old: len(layers) + n for n, old in enumerate(used)}
-        record_at = {old: len(records) + n for n, old in enumerate(named)}
-        for old in used:
-            parent = config.layers[old].parent
-            layers.append(CacheLayer(config.layers[old].blob, layer_at.get(parent, NO_PARENT)))
-        for old in named:
-            record = config.records[old]
-            inputs = tuple(
-                tuple(CacheInput(link=record_at[i.link], selector=i.selector) for i in one)
-                for one in record.inputs
-            )
-            results: tuple[CacheResult, ...] = ()
-            chained: tuple[ChainedResult, ...] = ()
-            if old in wanted:
-                results = tuple(
-                    CacheResult(layer_at[one.layer], one.created_at) for one in record.layers
-                )
-                chained = tuple(
-                    ChainedResult(tuple(layer_at[at] for at in one.layers), one.created_at)
-                    for one in record.chains
-                )
-            records.append(CacheRecord(results, chained, record.digest, inputs))
-    return CacheConfig(tuple(layers), tuple(records))
-
-
-def _named_by(config: CacheConfig, wanted: Iterable[int]) -> list[int]:
-    found: set[int] = set()
-    todo = list(wanted)
-    while todo:
-        place = todo.pop()
-        if place not in found:
-            found.add(place)
-            todo.extend(one.link for links in config.records[place].inputs for one in links)
-    return sorted(found)
-
-
-def _layers_of(config: CacheConfig, place: int) -> set[int]:
-    record = config.records[place]
-    tops = [one.layer for one in record.layers]
-    tops += [at for one in record.chains for at in one.layers]
-    return {at for top in tops for at in chain_of(config, top)}
-
-
 class CacheMatch:
     """Which records of one config the steps of one graph are, as far as is known.
 
@@ -171,10 +118,10 @@ class CacheMatch:
         self._fits[position] |= self._find(position, contents)
         return self._results(self._fits[position])
 
-    def kept(self) -> tuple[CacheConfig, set[int]]:
+    def kept(self) -> tuple[CacheConfig, frozenset[int]]:
         """Return the config and which of its records are of this graph and have what they name."""
         fitting = set().union(*self._fits)
-        return self._config, {place for place in fitting if self._is_whole(place)}
+        return self._config, frozenset(place for place in fitting if self._is_whole(place))
 
     def _is_whole(self, place: int) -> bool:
         record = self._config.records[place]

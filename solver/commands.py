@@ -20,7 +20,13 @@ from filesync.keys.options import key_option, listen_keys, listen_options
 from filesync.lifetime import wait_for_end
 from solver.client.asking import ask_manager
 from solver.client.build import BuildRequest, read_dockerfile, run_build
-from solver.client.caches import parse_cache_from, parse_cache_to
+from solver.client.cacheoptions import (
+    INLINE_ARG,
+    InlineCache,
+    check_inline,
+    parse_cache_from,
+    parse_cache_to,
+)
 from solver.client.embedded import default_state, embedded_cluster
 from solver.client.epoch import parse_epoch
 from solver.client.layouts import SCHEME, Layout, parse_layout
@@ -66,6 +72,8 @@ Examples:
   filesync build -o type=local,dest=out --target bin .
   filesync build --build-context base=oci-layout://./base -o type=oci,dest=app.tar .
   filesync build -t registry.example/team/app:1 --push .
+  filesync build --cache-to type=registry,ref=registry.example/team/app:cache,mode=max \\
+      --cache-from registry.example/team/app:cache .
   filesync build --manager tcp://127.0.0.1:7700 --place test=gpu=true .
 """
 )
@@ -111,14 +119,16 @@ Examples:
     "cache_to",
     multiple=True,
     metavar="SPEC",
-    help="Write a cache: type=local,dest=DIR[,mode=min|max]; may be repeated.",
+    help="Write a cache: type=registry,ref=NAME[,mode=min|max], type=local,dest=DIR[,mode=min|max] or "
+    "type=inline, into the image; may be repeated.",
 )
 @click.option(
     "--cache-from",
     "cache_from",
     multiple=True,
     metavar="SPEC",
-    help="Use a cache: type=local,src=DIR; may be repeated.",
+    help="Use a cache: type=registry,ref=NAME, which may be an image with one in it, or "
+    "type=local,src=DIR; may be repeated.",
 )
 @click.option(
     "--place",
@@ -216,6 +226,11 @@ def _request(
         labels=dict(_label(text) for text in settings["labels"]),
         epoch_s=_epoch_s(settings["build_args"]),
     )
+    cache_to = [parse_cache_to(text) for text in settings["cache_to"]]
+    if build_args.get(INLINE_ARG, "") not in ("", "0", "false"):
+        cache_to.append(InlineCache())
+    elif InlineCache() in cache_to:
+        check_inline(outputs)
     return BuildRequest(
         dockerfile=file,
         text=read_dockerfile(file),
@@ -224,7 +239,7 @@ def _request(
         layouts=layouts,
         outputs=outputs,
         tag=",".join(image_names(settings["tags"])),
-        cache_to=[parse_cache_to(text) for text in settings["cache_to"]],
+        cache_to=cache_to,
         cache_from=[parse_cache_from(text) for text in settings["cache_from"]],
         explain=settings["explain"],
     )

@@ -11,7 +11,6 @@ A client that falls silent is ended the same way.
 The rules for changing this file are those of ``worker.wire.orders``.
 """
 
-from enum import StrEnum
 from typing import Annotated, Final
 
 import msgspec
@@ -19,7 +18,13 @@ import msgspec
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from filesync.select import Selector
-from solver.cacheconfig import MAX_CONFIG_BYTES, MAX_ITEMS
+from solver.cachewire import CacheFrom as CacheFrom
+from solver.cachewire import CacheInRegistry as CacheInRegistry
+from solver.cachewire import CacheMade as CacheMade
+from solver.cachewire import CacheMode as CacheMode
+from solver.cachewire import CachePush as CachePush
+from solver.cachewire import CachePushed as CachePushed
+from solver.cachewire import Exported as Exported
 from solver.graph import Graph
 from worker.wire.disk import PrunePolicy, Usage
 from worker.wire.images import (
@@ -41,7 +46,6 @@ from worker.wire.orders import (
     Frames,
     FromWorker,
     Labels,
-    Layer,
     Mode,
     Nodes,
     Token,
@@ -94,28 +98,6 @@ class PushRequest(msgspec.Struct, frozen=True):
     newest_s: NewestTime = None
 
 
-class CacheFrom(msgspec.Struct, frozen=True):
-    """A cache that the client has.
-
-    Attributes:
-        config: a cache config v0, as it was found.
-        layers: the blobs that are there, and what they are said to be.
-        tree: the directory of the blobs, each named by the hex of its sha256. Its nodes were
-            sent before; the client serves any part of it.
-    """
-
-    config: Annotated[bytes, msgspec.Meta(max_length=MAX_CONFIG_BYTES)]
-    layers: Annotated[tuple[Layer, ...], msgspec.Meta(max_length=MAX_ITEMS)]
-    tree: WireDigest
-
-
-class CacheMode(StrEnum):
-    """Which results a cache holds: those that the target stands on, or all that are known."""
-
-    MIN = "min"
-    MAX = "max"
-
-
 class StartBuild(_Message, frozen=True, tag="start-build"):
     """Build ``graph``. The client's trees are named by the graph's local ops. -> events.
 
@@ -127,6 +109,8 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
         pushes: done by a worker that holds the result, after the exports are open.
         caches: looked into for what no worker holds, in this order.
         cache_modes: the caches that the client will take.
+        cache_pushes: the caches that workers push.
+        inline_cache: images are exported and pushed with their own cache records in them.
     """
 
     version: int
@@ -137,8 +121,12 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
     explain: bool = False
     credentials: Annotated[tuple[Credential, ...], msgspec.Meta(max_length=100)] = ()
     pushes: Annotated[tuple[PushRequest, ...], msgspec.Meta(max_length=100)] = ()
-    caches: Annotated[tuple[CacheFrom, ...], msgspec.Meta(max_length=100)] = ()
+    caches: Annotated[
+        tuple[CacheFrom | CacheInRegistry, ...], msgspec.Meta(max_length=100)
+    ] = ()
     cache_modes: Annotated[tuple[CacheMode, ...], msgspec.Meta(max_length=100)] = ()
+    cache_pushes: Annotated[tuple[CachePush, ...], msgspec.Meta(max_length=100)] = ()
+    inline_cache: bool = False
 
 
 class AskImage(_Message, frozen=True, tag="ask-image"):
@@ -295,37 +283,17 @@ class PushProgress(_Message, frozen=True, tag="push-progress"):
     total_bytes: Count = 0
 
 
+class Warned(_Message, frozen=True, tag="warned"):
+    """Something was left out and the build goes on; a sentence for people."""
+
+    text: Text
+
+
 class Explained(_Message, frozen=True, tag="explained"):
     """Why a step was placed where it was; lines for people."""
 
     position: Count
     lines: tuple[Text, ...]
-
-
-class Exported(msgspec.Struct, frozen=True):
-    """An export that is open to the client on a worker's data plane."""
-
-    worker: Text
-    address: Address
-    token: Token
-    tree: WireDigest
-    manifest: tuple[Sha256, Count] | None = None
-    config: Sha256 | None = None
-
-
-class CacheMade(msgspec.Struct, frozen=True):
-    """A cache that is ready to be taken.
-
-    Attributes:
-        config: cache config v0.
-        layers: each blob that it names, in the order in which the config first does.
-        blobs: where they are: trees of files named by the hex of their sha256. A blob that is
-            in none of them is in a cache that the client has.
-    """
-
-    config: bytes
-    layers: tuple[Layer, ...]
-    blobs: tuple[Exported, ...]
 
 
 class Built(_Message, frozen=True, tag="built"):
@@ -335,6 +303,7 @@ class Built(_Message, frozen=True, tag="built"):
         tree: with ``content``, None for an image that was pushed from registry to registry.
         pushed: what came of each push, in the order in which they were asked for.
         caches: one for each of ``cache_modes``, in their order.
+        caches_pushed: one for each of ``cache_pushes``, in their order.
         manager_bytes: bytes that the manager has received and sent since this build began.
     """
 
@@ -344,6 +313,7 @@ class Built(_Message, frozen=True, tag="built"):
     manager_bytes: tuple[Count, Count] = (0, 0)
     pushed: tuple[Pushed, ...] = ()
     caches: tuple[CacheMade, ...] = ()
+    caches_pushed: tuple[CachePushed, ...] = ()
 
 
 class BuildFailed(_Message, frozen=True, tag="build-failed"):
@@ -405,6 +375,7 @@ ToClient = (
     | Serve
     | StopServing
     | Event
+    | Warned
     | Built
     | BuildFailed
     | Workers

@@ -70,6 +70,8 @@ PURE = [
     "solver/cachegraph.py",
     "solver/client/epoch.py",
     "solver/client/pruning.py",
+    "solver/cachemerge.py",
+    "solver/cachewire.py",
     "solver/client/report.py",
     "solver/dockerfile/",
     "solver/graph.py",

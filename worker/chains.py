@@ -29,10 +29,9 @@ from worker.layers import (
 )
 from worker.layers.skeleton import SkeletonWriter
 from worker.refs import HeldRef
-from worker.registry import LAYER_TYPES
 from worker.results import keep
 from worker.store import Store, TreeView
-from worker.wire.images import MAX_LAYERS, Compression, seekable_annotations
+from worker.wire.images import LAYER_TYPES, MAX_LAYERS, Compression, seekable_annotations
 from worker.wire.ops import ImageOp
 from worker.wire.orders import Layer, RefInfo
 
@@ -47,6 +46,21 @@ class ImageMalformed(PeerError):
 
 
 # --- making blobs -----------------------------------------------------------------------------
+
+
+def make_layers(
+    store: Store, refs: Sequence[Digest], form: LayerForm | None = None
+) -> list[Layer]:
+    """Return the layer of each ref, its blob in the store: made now if it never was. Blocks.
+
+    With ``form`` those that this project made are in that form.
+
+    Raises:
+        RefMissing: a ref is not here.
+        BlobMissing: a layer came here without its blob, which cannot be made again.
+    """
+    held = [store.refs.get(ref) for ref in refs]
+    return [layer_as(store, one, form or LayerForm()) for one in held]
 
 
 def layer_of(store: Store, held: HeldRef) -> Layer:

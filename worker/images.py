@@ -1,4 +1,4 @@
-"""What a worker does with registries: looks names up, pulls images' blobs, and pushes results.
+"""What a worker does with registries: looks names up, pulls blobs, pushes results and caches.
 
 Bytes go straight between this worker and the registry. A user's credential is used for the one
 order that brought it, and then forgotten.
@@ -11,11 +11,22 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from filesync.errors import UsageError
-from worker import exports
+from worker import chains, exports
+from worker.layers import LayerForm
 from worker.parts.part import ImagePart
-from worker.registry import LAYER_TYPES, ImageManifest, Platform, Registries, parse_manifest
+from worker.registry import ImageManifest, Platform, Registries, parse_manifest
 from worker.store import Store
+from worker.wire.caches import (
+    CacheFound,
+    FromRepository,
+    LayersPushed,
+    PushLayers,
+    PushManifest,
+    ReadCache,
+)
 from worker.wire.images import (
+    LAYER_TYPES,
+    Compression,
     Credential,
     FromRegistry,
     Layer,
@@ -28,12 +39,14 @@ from worker.wire.images import (
     parse_reference,
     seekable_annotations,
 )
+from worker.wire.orders import Finished
 
 if TYPE_CHECKING:
     from worker.registry.client_http import RegistryClient
     from worker.registry.images_http import Given, Transfers
     from worker.registry.manifest import Descriptor
 
+RegistryOrder = ResolveImage | PushImage | RelayImage | ReadCache | PushLayers | PushManifest
 OnShare = Callable[[int, int], None]
 """Told (bytes done, bytes in all)."""
 TELL_EVERY_S: Final = 0.2
@@ -48,8 +61,8 @@ class Images:
         self._opened: Transfers | None = None
 
     async def perform(
-        self, order: ResolveImage | PushImage | RelayImage, on_share: OnShare
-    ) -> Resolved | Pushed:
+        self, order: RegistryOrder, on_share: OnShare
+    ) -> Resolved | Pushed | CacheFound | LayersPushed | Finished:
         """Carry out an order that is about registries alone.
 
         Raises:
@@ -62,6 +75,13 @@ class Images:
                 return await self.push(order, on_share)
             case RelayImage():
                 return await self.relay(order, on_share)
+            case ReadCache():
+                return await self.read_cache(order)
+            case PushLayers():
+                return await self.push_layers(order, on_share)
+            case PushManifest():
+                await self.push_manifest(order)
+                return Finished()
 
     async def resolve(self, order: ResolveImage) -> Resolved:
         """Return what a name means now.
@@ -187,6 +207,105 @@ class Images:
         manifest = (exports.sha256(image.manifest), len(image.manifest))
         return Pushed(manifest, config, meter.done, mounted)
 
+    # --- caches -------------------------------------------------------------------------------
+
+    async def read_cache(self, order: ReadCache) -> CacheFound:
+        """Return the cache that a name means now.
+
+        Raises:
+            RegistryError, BadCacheConfig: nothing, or nothing that can be understood.
+        """
+        wanted = Platform(order.os, order.architecture, order.variant)
+        async with self._client(order.credential) as client:
+            reference = parse_reference(order.name)
+            return await self._transfers().read_cache(client, reference, wanted)
+
+    async def pull_layers(
+        self, order: FromRepository, *, holds: ExitStack, on_share: OnShare
+    ) -> int:
+        """Have blobs of a repository in the store, kept while ``holds`` is open.
+
+        Returns the bytes that had to come.
+
+        Raises:
+            RegistryError: not all are to be had.
+            StoreError: this disk cannot take them.
+        """
+        meter = Meter(on_share)
+        digests = [layer.digest for layer in order.layers]
+        holds.enter_context(self._store.blobs.holding(digests))
+        async with self._client(order.credential) as client:
+            repository = parse_reference(order.repository)
+            await self._transfers().pull_layers(client, repository, digests, meter.add)
+        return meter.done
+
+    async def push_layers(self, order: PushLayers, on_share: OnShare) -> LayersPushed:
+        """Have layers of results, and of other repositories, in a repository.
+
+        Raises:
+            RefMissing: a result is not here.
+            RegistryError: a registry does not take them, or does not give them.
+        """
+        store = self._store
+        home = parse_reference(order.repository)
+        layers = await asyncio.to_thread(
+            chains.make_layers, store, order.refs, _form(order.compression, order.level)
+        )
+        meter = Meter(on_share)
+        meter.total = sum(layer.size for layer in layers)
+        digests = [layer.digest for layer in layers]
+        sources: dict[str, str] = {}
+        with ExitStack() as holds:
+            for other in order.others:
+                lacking = await self._carry(other, home, order.credential, holds)
+                digests += lacking
+                host, _, path = other.repository.partition("/")
+                if host == home.host:
+                    sources |= dict.fromkeys(lacking, path)
+            holds.enter_context(store.blobs.holding(digests))
+            async with self._client(order.credential) as client:
+                mounted = await self._transfers().push_blobs(
+                    client, home, digests, sources, meter.add
+                )
+        return LayersPushed(tuple(layers), meter.done, mounted)
+
+    async def _carry(
+        self,
+        other: FromRepository,
+        home: Reference,
+        credential: Credential | None,
+        holds: ExitStack,
+    ) -> list[str]:
+        """Bring here what ``home`` lacks of another repository; return the digests."""
+        async with self._client(credential) as client:
+            digests = [layer.digest for layer in other.layers]
+            lacking = await self._transfers().lacking(client, home, digests)
+        some = tuple(layer for layer in other.layers if layer.digest in lacking)
+        order = FromRepository(other.repository, some, other.credential)
+        await self.pull_layers(order, holds=holds, on_share=lambda *_: None)
+        return lacking
+
+    async def push_manifest(self, order: PushManifest) -> None:
+        """Give a manifest a name, once its config is there too.
+
+        Raises:
+            RegistryError: the registry does not take it.
+        """
+        (names,) = _by_repository([order.name])
+        config = exports.sha256(order.config)
+        with self._store.blobs.holding([config]):
+            await asyncio.to_thread(self._store.blobs.ingest, [order.config])
+            async with self._client(order.credential) as client:
+                await self._transfers().push(
+                    client,
+                    names,
+                    order.manifest,
+                    [config],
+                    {},
+                    lambda _: None,
+                    media_type=order.media_type,
+                )
+
     def _sources(self, order: PushImage, home: Reference) -> dict[str, str]:
         """Return by digest in which other repository of ``home``'s registry a layer may be."""
         found: dict[str, str] = {}
@@ -227,6 +346,10 @@ def _layers(image: ImageManifest, diff_ids: Sequence[str]) -> list[Layer]:
         )
         for one, diff_id in zip(image.layers, diff_ids, strict=True)
     ]
+
+
+def _form(compression: Compression | None, level: int | None) -> LayerForm:
+    return LayerForm() if compression is None else LayerForm(compression, level)
 
 
 def _by_repository(names: Sequence[str]) -> list[list[Reference]]:

@@ -22,6 +22,7 @@ from worker.parts.errors import NotInParts
 from worker.parts.part import ImagePart
 from worker.store import Store, TreeView
 from worker.wire import orders
+from worker.wire.caches import FromRepository
 from worker.wire.images import FromRegistry
 from worker.wire.orders import InputOrder, InputReport, Mode, RefInfo
 
@@ -113,6 +114,9 @@ class Inputs:
             case orders.FromLayers():
                 stats = await self._pull_chain(index, order)
                 found, mode = await self._view(order.chain[-1].ref.ref), Mode.LAYERS
+            case FromRepository():
+                found, from_registry = await self._pull_layers(index, order)
+                mode = Mode.REGISTRY
             case FromRegistry():
                 part = await self._read_parts(index, order)
                 if part is None:
@@ -189,14 +193,25 @@ class Inputs:
 
     async def _pull_image(self, index: int, order: FromRegistry) -> tuple[Input, int]:
         """Have an image's blobs in the store, which is an image layout: that is the input."""
-        holds = self._holds.enter_context(ExitStack())
         moved = await self._images.pull(
             order,
-            holds=holds,
+            holds=self._holds.enter_context(ExitStack()),
             on_share=lambda done, total: self._on_progress(index, done, total),
         )
+        return self._in_store(), moved
+
+    async def _pull_layers(self, index: int, order: FromRepository) -> tuple[Input, int]:
+        """Have blobs of a repository in the store."""
+        moved = await self._images.pull_layers(
+            order,
+            holds=self._holds.enter_context(ExitStack()),
+            on_share=lambda done, total: self._on_progress(index, done, total),
+        )
+        return self._in_store(), moved
+
+    def _in_store(self) -> Input:
         nothing = Manifest(put(self._store.nodes, EMPTY_DIRECTORY), self._store.nodes)
-        return Input(TreeView(nothing, self._store.blobs.directory)), moved
+        return Input(TreeView(nothing, self._store.blobs.directory))
 
     def _progress(self, index: int, total: int) -> Callable[[Progress], None]:
         def tell(progress: Progress) -> None:

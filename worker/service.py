@@ -28,6 +28,7 @@ from worker.inputs import Inputs, OnProgress
 from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store
 from worker.wire import orders
+from worker.wire.caches import PushLayers, PushManifest, ReadCache
 from worker.wire.disk import Prune, ReadHoldings, ReadUsage, Touch
 from worker.wire.images import PushImage, RelayImage, ResolveImage
 from worker.wire.ops import ImageOp
@@ -133,7 +134,14 @@ class Service:
                 return Finished()
             case orders.ReadTree():
                 return Finished()  # the process sends the tree's nodes before any answer
-            case ResolveImage() | PushImage() | RelayImage():
+            case (
+                ResolveImage()
+                | PushImage()
+                | RelayImage()
+                | ReadCache()
+                | PushLayers()
+                | PushManifest()
+            ):
                 return await self.images.perform(body, self._share(number, tell))
             case ReadUsage() | Prune() | ReadHoldings() | Touch():
                 return await self.disk.perform(body, sweep_nodes=self._is_idle)

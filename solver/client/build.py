@@ -26,10 +26,9 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import Offer
 from solver.client.archive import add_docker_manifest, pack_layout
+from solver.client.cacheoptions import CacheSource, CacheTo, InlineCache, RegistrySource
 from solver.client.caches import (
     CANNOT_READ,
-    CacheSource,
-    CacheTo,
     check_sent,
     copy_known,
     read_cache,
@@ -51,7 +50,10 @@ from solver.wire import (
     BuildFailed,
     Built,
     CacheFrom,
+    CacheInRegistry,
     CacheMade,
+    CachePush,
+    CachePushed,
     Denied,
     EndBuild,
     Event,
@@ -61,6 +63,7 @@ from solver.wire import (
     Serve,
     StartBuild,
     StopServing,
+    Warned,
 )
 from worker.wire import orders
 from worker.wire.images import Credential
@@ -87,11 +90,28 @@ class BuildRequest:
     roots: Mapping[str, Path]
     layouts: Mapping[str, Layout]
     outputs: Sequence[Output] = ()
-    cache_to: Sequence[CacheTo] = ()
-    cache_from: Sequence[CacheSource] = ()
+    cache_to: Sequence[CacheTo | CachePush | InlineCache] = ()
+    cache_from: Sequence[CacheSource | RegistrySource] = ()
     tag: str = ""
     explain: bool = False
     build_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+
+    @property
+    def local_caches(self) -> list[CacheTo]:
+        """The caches that come to this machine."""
+        return [one for one in self.cache_to if isinstance(one, CacheTo)]
+
+    @property
+    def pushed_caches(self) -> list[CachePush]:
+        """The caches that workers push."""
+        return [one for one in self.cache_to if isinstance(one, CachePush)]
+
+    @property
+    def registry_names(self) -> list[str]:
+        """What is read from registries or pushed there, beside the images of the graph."""
+        pushed = [name for one in self.outputs if one.form is None for name in one.names]
+        read = [one.name for one in self.cache_from if isinstance(one, RegistrySource)]
+        return [*pushed, *read, *(one.name for one in self.pushed_caches)]
 
 
 def read_dockerfile(path: Path) -> str:
@@ -150,16 +170,33 @@ async def run_build(
         return await session.run(converted, began_s, logins)
 
 
-def _read_caches(request: BuildRequest, progress: Progress) -> list[tuple[CacheFrom, Context]]:
+def _read_caches(request: BuildRequest, progress: Progress) -> "_FoundCaches":
     """Return the caches that can be read: a build must not fail for one that is not there yet."""
-    found: list[tuple[CacheFrom, Context]] = []
+    found: list[CacheFrom | CacheInRegistry] = []
+    contexts: list[Context] = []
+    platform = request.options.platform
     for source in request.cache_from:
+        if isinstance(source, RegistrySource):
+            wanted = (platform.os, platform.architecture, platform.variant)
+            found.append(CacheInRegistry(source.name, *wanted))
+            continue
         try:
-            found.append(read_cache(source))
+            cache, blobs = read_cache(source)
         except CANNOT_READ as exc:
             progress.note(f"warning: --cache-from {source.src} is not used: {exc}")
-    check_sent([cache for cache, _ in found])
-    return found
+        else:
+            found.append(cache)
+            contexts.append(blobs)
+    check_sent([cache for cache in found if isinstance(cache, CacheFrom)])
+    return _FoundCaches(tuple(found), contexts)
+
+
+@dataclass(frozen=True, slots=True)
+class _FoundCaches:
+    """The caches to be looked into, in their order, and the blobs of those that are here."""
+
+    sources: tuple[CacheFrom | CacheInRegistry, ...]
+    contexts: list[Context]
 
 
 class _Session:
@@ -170,17 +207,17 @@ class _Session:
         request: BuildRequest,
         graph: Graph,
         contexts: Mapping[str, Context],
-        caches: Sequence[tuple[CacheFrom, Context]],
+        caches: _FoundCaches,
         link: ManagerLink,
         plane: DataPlane,
         progress: Progress,
     ) -> None:
         self._request = request
         self._graph = graph
-        served = [*contexts.values(), *(blobs for _, blobs in caches)]
+        served = [*contexts.values(), *caches.contexts]
         self._contexts = {c.manifest.tree: c for c in served}
-        self._caches = tuple(cache for cache, _ in caches)
-        self._cache_roots = [blobs.root for _, blobs in caches]
+        self._caches = caches.sources
+        self._cache_roots = [blobs.root for blobs in caches.contexts]
         self._link = link
         self._plane = plane
         self._progress = progress
@@ -190,8 +227,8 @@ class _Session:
 
     async def run(self, converted: Converted, began_s: float, logins: Logins) -> dict[str, Any]:
         outputs = self._request.outputs
-        pushed = [name for output in outputs if output.form is None for name in output.names]
-        credentials = await credentials_for(self._graph, pushed, logins)
+        names = self._request.registry_names
+        credentials = await credentials_for(self._graph, names, logins)
         for context in self._contexts.values():
             await self._link.send_tree(context.manifest)
         self._progress.begin(self._graph)
@@ -264,7 +301,9 @@ class _Session:
                 if output.form is None
             ),
             self._caches,
-            tuple(to.mode for to in self._request.cache_to),
+            tuple(to.mode for to in self._request.local_caches),
+            tuple(self._request.pushed_caches),
+            any(isinstance(to, InlineCache) for to in self._request.cache_to),
         )
 
     async def _follow(self) -> Built:
@@ -286,6 +325,8 @@ class _Session:
                     await self._stop_serving(token)
                 case orders.Nodes():
                     accept_pack(self._nodes, payload)
+                case Warned(text):
+                    self._progress.note(f"warning: {text}")
                 case _ if isinstance(message, Event):
                     self._report.add(message)
                     self._progress.event(message)
@@ -327,8 +368,11 @@ class _Session:
                         layers = "1 layer" if push.mounted == 1 else f"{push.mounted} layers"
                         sent += f", {layers} mounted"
                     self._progress.note(f"pushed {name}@{push.manifest[0]} ({sent})")
-            for to, made in zip(self._request.cache_to, built.caches, strict=True):
+            for to, made in zip(self._request.local_caches, built.caches, strict=True):
                 await self._take_cache(to, made)
+            caches = zip(self._request.pushed_caches, built.caches_pushed, strict=True)
+            for asked, done in caches:
+                self._tell_cache(asked, done)
         finally:
             staying.cancel()
             await asyncio.gather(staying, return_exceptions=True)
@@ -338,7 +382,23 @@ class _Session:
         while True:
             await self._link.receive()
 
+    def _tell_cache(self, asked: CachePush, done: CachePushed) -> None:
+        if done.failure:
+            reason = f"--cache-to {asked.name} was not written: {done.failure}"
+            self._progress.note(f"warning: {reason}")
+            return
+        sent = f"{done.layers} layers, {human(done.bytes_sent)} sent"
+        self._progress.note(f"cache {asked.name}@{done.manifest} ({sent})")
+
     async def _take_cache(self, to: CacheTo, made: CacheMade) -> None:
+        try:
+            await self._write_cache(to, made)
+        except FilesyncError as exc:
+            if not to.ignore_error:
+                raise
+            self._progress.note(f"warning: --cache-to {to.dest} was not written: {exc}")
+
+    async def _write_cache(self, to: CacheTo, made: CacheMade) -> None:
         """Bring a cache's blobs into its layout, and then what names them."""
         try:
             blobs = to.dest / "blobs" / "sha256"

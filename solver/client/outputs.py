@@ -113,7 +113,7 @@ def parse_output(text: str) -> Output:
     fields, annotations = _fields(text)
     told = _told(text, fields, annotations)
     kind = _one_of(OutputType, fields.get("type", ""), f"-o {text}: the type")
-    compression, level = _compression(text, fields)
+    compression, level = compression_of(f"-o {text}", fields)
     if kind in (OutputType.IMAGE, OutputType.REGISTRY):
         names = _pushed_names(text, kind, fields)
         return replace(Output(kind, "", True, compression, level, names), **told)
@@ -168,16 +168,21 @@ def _fields(text: str) -> tuple[dict[str, str], dict[AnnotationKey, str]]:
     return fields, annotations
 
 
-def _compression(text: str, fields: Mapping[str, str]) -> tuple[Compression, int | None]:
+def compression_of(option: str, fields: Mapping[str, str]) -> tuple[Compression, int | None]:
+    """Return the compression and level that an option's fields ask for.
+
+    Raises:
+        UsageError: there is none such; ``option`` begins the sentence.
+    """
     asked = fields.get("compression", "gzip")
-    compression = _one_of(Compression, asked, f"-o {text}: the compression")
+    compression = _one_of(Compression, asked, f"{option}: the compression")
     level = fields.get("compression-level", "")
     if not level:
         return compression, None
     levels = _LEVELS.get(compression, range(0))
     if not level.isascii() or not level.isdigit() or int(level[:9]) not in levels:
         known = f"{levels[0]} to {levels[-1]}" if levels else "none at all"
-        raise UsageError(f"-o {text}: the levels of {compression} are {known}")
+        raise UsageError(f"{option}: the levels of {compression} are {known}")
     return compression, int(level)
 
 

@@ -58,7 +58,7 @@ class Build:
         self._group = asyncio.TaskGroup()
         self._delivery = Delivery(shared, request.graph, client)
         self._image_parts = image_parts(request.graph)
-        self.caches = Caches(shared, client, request.caches, request.graph)
+        self.caches = Caches(shared, client, request.caches, request.graph, request.credentials)
 
     async def solve_target(self) -> Solved:
         """Solve the graph's target and return its result, held by at least one worker.
@@ -68,6 +68,7 @@ class Build:
         Raises:
             StepFailed, NoWorker, FilesyncError: the first thing that went wrong.
         """
+        await self.caches.open()
         self._solving.clear()
         self._group = asyncio.TaskGroup()
         try:

@@ -1,36 +1,57 @@
 """Making a cache of a build: which results go into it, and which workers have their blobs."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import base64
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import Manifest
-from solver.cacheconfig import CacheConfig, canonical, encode
-from solver.cachegraph import CachedStep, config_of, inputs_of, merged
+from solver.cacheconfig import CacheConfig, canonical, encode, encode_inline
+from solver.cachegraph import CachedStep, config_of, inputs_of
+from solver.cachemerge import joined, merged
 from solver.errors import NoWorker, OrderFailed
 from solver.graph import Graph, reachable
 from solver.keys import definition_keys, part_read
-from solver.manager.caches import Caches
+from solver.manager.caches import Caches, InRepository, KeptCache, WithClient
 from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.wire import CacheMade, CacheMode, Exported
 from worker.wire import orders
+from worker.wire.caches import INLINE, BadCacheConfig
+from worker.wire.images import MAX_CONFIG_BYTES
 from worker.wire.ops import ImageOp, LocalOp
 from worker.wire.orders import Layer, Offered, RefInfo
 
 Open = Callable[[WorkerLink, orders.OfferLayers], Awaitable[Offered]]
 """Has a worker open layers until the build's client has taken them."""
+Ask = Callable[[WorkerLink, tuple[Digest, ...]], Awaitable[tuple[Layer, ...]]]
+"""Has a worker give, somehow, the layers of some refs; returns what they are, in order."""
+Chains = Mapping[Digest, tuple[Digest, ...]]
+"""For each ref that a cache has, the refs that it stands on and itself, lowest first."""
 
 
 @dataclass(slots=True)
-class _Plan:
+class Plan:
     """What is known of a graph's steps: all of it was announced, nothing is asked."""
 
     steps: list[CachedStep] = field(default_factory=list)
     results: list[RefInfo | None] = field(default_factory=list)
     trees: list[Manifest | None] = field(default_factory=list)
+    chains: dict[Digest, tuple[Digest, ...]] = field(default_factory=dict)
+
+    def config(self, layers: Mapping[Digest, Layer], kept: Sequence[KeptCache]) -> CacheConfig:
+        """Return the config of the steps, and of what the build's own caches have of them."""
+        steps = [
+            _with_result(step, info, self.chains, layers)
+            for step, info in zip(self.steps, self.results, strict=True)
+        ]
+        own = config_of(steps)
+        parts = [(own, frozenset(range(len(own.records))))]
+        parts += [(one.config, one.records) for one in kept]
+        return canonical(joined(merged(parts)))
 
 
 async def make_cache(
@@ -44,34 +65,80 @@ async def make_cache(
     Raises:
         OrderFailed, WorkerLost: a worker does not hold what it was thought to.
     """
+    plan = await plan_cache(shared, graph, target, mode)
+    blobs: list[Exported] = []
+
+    async def ask(worker: WorkerLink, refs: tuple[Digest, ...]) -> tuple[Layer, ...]:
+        offered = await opened(worker, orders.OfferLayers(refs, blobs_only=True))
+        blobs.append(Exported(worker.name, worker.address, offered.token, offered.tree))
+        return offered.layers
+
+    layers = await ask_holders(shared, target, plan.chains, ask)
+    kept = caches.kept(WithClient) if mode is CacheMode.MAX else []
+    config = plan.config(layers, kept)
+    return CacheMade(encode(config), named_layers(config, layers, kept), tuple(blobs))
+
+
+def named_layers(
+    config: CacheConfig, layers: Mapping[Digest, Layer], kept: Sequence[KeptCache]
+) -> tuple[Layer, ...]:
+    """Return the layers that a config names, in the order in which it first does."""
+    known = {layer.digest: layer for one in kept for layer in one.layers}
+    known |= {layer.digest: layer for layer in layers.values()}
+    named = dict.fromkeys(layer.blob for layer in config.layers)
+    return tuple(known[blob] for blob in named if blob in known)
+
+
+async def with_inline_cache(
+    shared: Shared, graph: Graph, target: Solved, caches: Caches, image_config: bytes
+) -> bytes:
+    """Return an image's configuration with what a cache tells of the steps that it is made of.
+
+    What the build's own ``caches`` tell of them goes on, so that an image that was not built
+    anew has the cache that it had.
+
+    Raises:
+        BadCacheConfig: it would be larger than a configuration may be.
+    """
+    plan = await plan_cache(shared, graph, target, CacheMode.MIN)
+    assert target.ref is not None
+    chain = shared.records.chain(target.ref)
+    # What stands for a layer is its ref: in an image layers are known by their place.
+    names = {info.ref: Layer("", info.ref.hex(), 0, "") for info in chain}
+    image = [(info.layer.diff_id if info.layer else "", info.ref.hex()) for info in chain]
+    kept = [one.in_image(image) for one in caches.kept(WithClient, InRepository)]
+    records = encode_inline(plan.config(names, kept))
+    value = json.loads(image_config)
+    value[INLINE] = base64.b64encode(records).decode()
+    data = json.dumps(value, sort_keys=True).encode()
+    if len(data) > MAX_CONFIG_BYTES:
+        raise BadCacheConfig(
+            f"an image configuration of {len(data)} bytes with its cache; use --cache-to"
+            " type=registry for a build of so many steps"
+        )
+    return data
+
+
+# --- what goes into it ------------------------------------------------------------------------
+
+
+async def plan_cache(shared: Shared, graph: Graph, target: Solved, mode: CacheMode) -> Plan:
+    """Return the steps that go into a cache, and which of their results do.
+
+    Raises:
+        NoWorker: there is no result that could be cached.
+    """
     if target.ref is None:
         raise NoWorker("the target is a context by itself; there is nothing to cache")
     plan = await _plan(shared, graph, target)
     stands_on = {info.ref for info in shared.records.chain(target.ref)}
-    chains: dict[Digest, tuple[Digest, ...]] = {}
     for vertex, info in zip(_vertices(graph), plan.results, strict=True):
         # An image has its blobs in its own registry or layout: as a result it is not cached.
         if info is None or isinstance(graph.vertices[vertex].op, ImageOp):
             continue
         if mode is CacheMode.MAX or info.ref in stands_on:
-            chains[info.ref] = tuple(one.ref for one in shared.records.chain(info.ref))
-    layers, blobs = await _open_layers(shared, target, chains, opened)
-    steps = [
-        _with_result(step, info, chains, layers)
-        for step, info in zip(plan.steps, plan.results, strict=True)
-    ]
-    own = config_of(steps)
-    parts: list[tuple[CacheConfig, Collection[int]]] = [(own, range(len(own.records)))]
-    if mode is CacheMode.MAX:
-        parts += caches.kept()
-    config = canonical(merged(parts))
-    by_digest = {layer.digest: layer for layer in layers.values()}
-    found = [
-        by_digest.get(blob) or caches.layer(blob)
-        for blob in dict.fromkeys(layer.blob for layer in config.layers)
-    ]
-    known = tuple(layer for layer in found if layer is not None)
-    return CacheMade(encode(config), known, tuple(blobs))
+            plan.chains[info.ref] = tuple(one.ref for one in shared.records.chain(info.ref))
+    return plan
 
 
 def _vertices(graph: Graph) -> list[int]:
@@ -84,9 +151,9 @@ def _vertices(graph: Graph) -> list[int]:
     return sorted(found)
 
 
-async def _plan(shared: Shared, graph: Graph, target: Solved) -> _Plan:
+async def _plan(shared: Shared, graph: Graph, target: Solved) -> Plan:
     keys = definition_keys(graph)
-    plan = _Plan()
+    plan = Plan()
     places: dict[int, int] = {}
     for position in _vertices(graph):
         op = graph.vertices[position].op
@@ -130,10 +197,14 @@ def _content(graph: Graph, position: int, index: int, tree: Manifest | None) -> 
         return None
 
 
-async def _open_layers(
-    shared: Shared, target: Solved, chains: dict[Digest, tuple[Digest, ...]], opened: Open
-) -> tuple[dict[Digest, Layer], list[Exported]]:
-    """Have each ref's layer opened by one worker that holds it; return them, and where they are."""
+async def ask_holders(
+    shared: Shared, target: Solved, chains: Chains, ask: Ask
+) -> dict[Digest, Layer]:
+    """Have each ref's layer given by one worker that holds it; return the layers.
+
+    Raises:
+        OrderFailed, WorkerLost: a worker does not hold what it was thought to.
+    """
     asked: dict[str, tuple[WorkerLink, list[Digest]]] = {}
     seen: set[Digest] = set()
     for top, chain in chains.items():
@@ -143,22 +214,20 @@ async def _open_layers(
                 seen.add(ref)
                 asked.setdefault(worker.name, (worker, []))[1].append(ref)
     layers: dict[Digest, Layer] = {}
-    blobs: list[Exported] = []
     for worker, refs in asked.values():
-        offered = await opened(worker, orders.OfferLayers(tuple(refs), blobs_only=True))
-        if len(offered.layers) != len(refs):
-            detail = f"offered {len(offered.layers)} of {len(refs)} layers"
+        given = await ask(worker, tuple(refs))
+        if len(given) != len(refs):
+            detail = f"offered {len(given)} of {len(refs)} layers"
             raise OrderFailed(worker.name, "protocol", detail)
-        layers |= zip(refs, offered.layers, strict=True)
-        blobs.append(Exported(worker.name, worker.address, offered.token, offered.tree))
-    return layers, blobs
+        layers |= zip(refs, given, strict=True)
+    return layers
 
 
 def _with_result(
     step: CachedStep,
     info: RefInfo | None,
-    chains: dict[Digest, tuple[Digest, ...]],
-    layers: dict[Digest, Layer],
+    chains: Chains,
+    layers: Mapping[Digest, Layer],
 ) -> CachedStep:
     chain: Sequence[Digest] = () if info is None else chains.get(info.ref, ())
     if info is None or not chain:

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, NodeMissing
 from filesync.manifest import Nodes, missing_nodes
@@ -16,7 +18,8 @@ from filesync.select import Selector
 from solver.errors import InputLost, NoWorker, OrderFailed, StepFailed, WorkerLost
 from solver.manager.blobs import call_with_blobs
 from solver.manager.build import ATTEMPTS, Build
-from solver.manager.cachemaking import make_cache
+from solver.manager.cachemaking import make_cache, with_inline_cache
+from solver.manager.cachepushing import push_cache
 from solver.manager.images import only_pushed, push_order, relay_order
 from solver.manager.offers import REF_MISSING, quietly
 from solver.manager.shared import Shared, Solved
@@ -24,7 +27,9 @@ from solver.manager.workers import WorkerLink
 from solver.wire import (
     BuildFailed,
     Built,
+    CacheFrom,
     CacheMade,
+    CachePushed,
     Denied,
     Event,
     Exported,
@@ -37,6 +42,7 @@ from solver.wire import (
     StepProgress,
     StopServing,
     ToClient,
+    Warned,
 )
 from worker.wire import orders
 from worker.wire.images import Pushed, PushImage, RelayImage
@@ -51,6 +57,16 @@ MAX_QUEUED: Final = 20_000
 Send = Callable[[bytes, ToClient, bytes], Awaitable[None]]
 Traffic = Callable[[], tuple[int, int]]
 """Bytes that the manager has received and sent so far."""
+
+
+@dataclass(slots=True)
+class _Made:
+    """What a build's client gets of the result, as far as it has been made."""
+
+    exported: list[Exported] = field(default_factory=list)
+    pushed: list[Pushed] = field(default_factory=list)
+    caches: list[CacheMade] = field(default_factory=list)
+    caches_pushed: list[CachePushed] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -75,7 +91,7 @@ class ClientLink:
 
     # --- what a build needs of its client -----------------------------------------------------
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: Event | Warned) -> None:
         """Queue an event; never waits."""
         if self._queue.qsize() > MAX_QUEUED and isinstance(
             event, StepOutput | StepProgress | PushProgress
@@ -119,7 +135,11 @@ class ClientLink:
             for vertex in request.graph.vertices
             if isinstance(vertex.op, LocalOp) and vertex.op.tree not in self.shared.nodes
         ]
-        unknown += ["cache" for cache in request.caches if cache.tree not in self.shared.nodes]
+        unknown += [
+            "cache"
+            for cache in request.caches
+            if isinstance(cache, CacheFrom) and cache.tree not in self.shared.nodes
+        ]
         if unknown:
             self.answer(Denied("node-missing", f"the trees of {unknown} were not sent first"))
             return
@@ -164,29 +184,12 @@ class ClientLink:
             ]
             self.answer(Built(None, None, (), self._moved(), tuple(relayed)))
             return
-        exported: list[Exported] = []
-        pushed: list[Pushed] = []
-        caches: list[CacheMade] = []
+        made = _Made()
         solved = await build.solve_target()
         misses = 0
         while True:
             try:
-                if len(exported) < len(request.exports):
-                    exported.append(await self._export(solved, request.exports[len(exported)]))
-                elif len(pushed) < len(request.pushes):
-                    pushed.append(await self._push(solved, request, len(pushed)))
-                elif len(caches) < len(request.cache_modes):
-                    mode = request.cache_modes[len(caches)]
-                    made = make_cache(
-                        self.shared,
-                        request.graph,
-                        solved,
-                        mode,
-                        build.caches,
-                        self._open_layers,
-                    )
-                    caches.append(await made)
-                else:
+                if not await self._make_next(build, request, solved, made):
                     break
             except (OrderFailed, WorkerLost) as exc:
                 misses += 1
@@ -198,8 +201,40 @@ class ClientLink:
                     self._forget(exc.worker, solved.ref)
                 solved = await build.solve_target()
         content = self.shared.nodes.summary(solved.tree).content
-        done = (tuple(exported), self._moved(), tuple(pushed), tuple(caches))
-        self.answer(Built(solved.tree, content, *done))
+        done = (tuple(made.exported), self._moved(), tuple(made.pushed))
+        caches = (tuple(made.caches), tuple(made.caches_pushed))
+        self.answer(Built(solved.tree, content, *done, *caches))
+
+    async def _make_next(
+        self, build: Build, request: StartBuild, solved: Solved, made: "_Made"
+    ) -> bool:
+        """Make the next thing that was asked for of the result; False when all is made."""
+        if len(made.exported) < len(request.exports):
+            made.exported.append(await self._export(build, solved, request, len(made.exported)))
+        elif len(made.pushed) < len(request.pushes):
+            made.pushed.append(await self._push(build, solved, request, len(made.pushed)))
+        elif len(made.caches) < len(request.cache_modes):
+            mode = request.cache_modes[len(made.caches)]
+            cache = make_cache(
+                self.shared, request.graph, solved, mode, build.caches, self._open_layers
+            )
+            made.caches.append(await cache)
+        elif len(made.caches_pushed) < len(request.cache_pushes):
+            asked = request.cache_pushes[len(made.caches_pushed)]
+            made.caches_pushed.append(
+                await push_cache(
+                    self.shared,
+                    request.graph,
+                    solved,
+                    asked,
+                    build.caches,
+                    request.credentials,
+                    self.tell,
+                )
+            )
+        else:
+            return False
+        return True
 
     def _moved(self) -> tuple[int, int]:
         """Return the bytes that the manager has received and sent since this client came."""
@@ -212,21 +247,39 @@ class ClientLink:
         if link is not None:
             self.shared.cluster.forget(link, [ref])
 
-    async def _export(self, solved: Solved, request: ExportRequest) -> Exported:
+    async def _image_config(
+        self,
+        build: Build,
+        solved: Solved,
+        request: StartBuild,
+        asked: ExportRequest | PushRequest,
+    ) -> bytes:
+        """Return an image's configuration, with a cache in it if one was asked for."""
+        is_image = isinstance(asked, PushRequest) or asked.form is orders.ExportForm.OCI
+        if not (request.inline_cache and is_image):
+            return asked.config
+        return await with_inline_cache(
+            self.shared, request.graph, solved, build.caches, asked.config
+        )
+
+    async def _export(
+        self, build: Build, solved: Solved, request: StartBuild, number: int
+    ) -> Exported:
         if solved.ref is None:
             raise NoWorker("the target is a context by itself; there is nothing to export")
         worker = self.shared.cluster.holder(solved.ref, solved.position)
+        asked = request.exports[number]
         order = orders.Export(
             solved.ref,
-            request.form,
-            request.config,
-            request.name,
-            request.compression,
-            request.level,
-            request.annotations,
-            request.newest_s,
-            request.descriptor_annotations,
-            request.time_s,
+            asked.form,
+            await self._image_config(build, solved, request, asked),
+            asked.name,
+            asked.compression,
+            asked.level,
+            asked.annotations,
+            asked.newest_s,
+            asked.descriptor_annotations,
+            asked.time_s,
         )
         offered = await call_with_blobs(self.shared, worker, self._chain(solved.ref), order)
         if not isinstance(offered, Offered):
@@ -258,13 +311,17 @@ class ClientLink:
         for pack in pack_nodes(missing_nodes(self.shared.nodes, offered.tree, _nobody_has)):
             self.answer(orders.Nodes(), pack)
 
-    async def _push(self, solved: Solved, request: StartBuild, number: int) -> Pushed:
+    async def _push(
+        self, build: Build, solved: Solved, request: StartBuild, number: int
+    ) -> Pushed:
         """Have a worker that holds the result push it."""
         if solved.ref is None:
             raise NoWorker("the target is a context by itself; there is nothing to push")
         worker = self.shared.cluster.holder(solved.ref, solved.position)
         asked = request.pushes[number]
-        return await self._pushed(worker, push_order(solved.ref, asked, request), asked.names)
+        config = await self._image_config(build, solved, request, asked)
+        order = push_order(solved.ref, msgspec.structs.replace(asked, config=config), request)
+        return await self._pushed(worker, order, asked.names)
 
     async def _relay(
         self, build: Build, image: ImageOp, asked: PushRequest, request: StartBuild

@@ -1,13 +1,14 @@
 """Names of images: some worker asks their registry, for the bytes go to workers and not here."""
 
 import time
-from typing import Final
+from typing import Final, TypeVar
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
 from solver.errors import NoWorker, OrderFailed
 from solver.manager.cluster import Cluster
 from solver.wire import AskImage, FoundImage, PushRequest, StartBuild
+from worker.wire.caches import CacheFound, ReadCache
 from worker.wire.images import (
     Credential,
     FromRegistry,
@@ -23,6 +24,7 @@ from worker.wire.ops import ImageOp
 WAIT_FOR_WORKER_S: Final = 15.0
 ELSEWHERE: Final = frozenset({"registry-unavailable"})
 """Codes of failures that may be one worker's own: it cannot reach what another can."""
+T = TypeVar("T", Resolved, CacheFound)
 
 
 def push_order(ref: Digest, asked: PushRequest, request: StartBuild) -> PushImage:
@@ -65,7 +67,8 @@ def _shown(request: StartBuild, hosts: set[str]) -> tuple[Credential, ...]:
 def only_pushed(request: StartBuild) -> ImageOp | None:
     """Return the image in a registry that a build's target is, if it is pushed on and no more."""
     op = request.graph.vertices[request.graph.target].op
-    if request.exports or request.cache_modes or not request.pushes:
+    caches = request.cache_modes or request.cache_pushes
+    if request.exports or caches or not request.pushes:
         return None
     return op if isinstance(op, ImageOp) and op.repository else None
 
@@ -84,11 +87,22 @@ async def find_image(cluster: Cluster, question: AskImage) -> FoundImage:
         question.variant,
         question.credential,
     )
+    found = await ask_any(cluster, order, Resolved)
+    return FoundImage(question.name, found.manifest, found.config)
+
+
+async def ask_any(cluster: Cluster, order: ResolveImage | ReadCache, answer: type[T]) -> T:
+    """Have a worker ask a registry; try others if it cannot reach it.
+
+    Raises:
+        OrderFailed: the registry's word, through the last worker that was asked.
+        NoWorker: nobody is there to ask it.
+    """
     deadline_s = time.monotonic() + WAIT_FOR_WORKER_S
     while not len(cluster):
         if not await cluster.wait_for_join(deadline_s - time.monotonic()):
             raise NoWorker(
-                f"{question.name}: no worker is connected that could ask its registry; start one"
+                f"{order.name}: no worker is connected that could ask its registry; start one"
                 " with `filesync worker --manager …`"
             )
     failure: FilesyncError | None = None
@@ -102,8 +116,8 @@ async def find_image(cluster: Cluster, question: AskImage) -> FoundImage:
         except Unavailable as exc:
             failure = exc
         else:
-            if isinstance(found, Resolved):
-                return FoundImage(question.name, found.manifest, found.config)
+            if isinstance(found, answer):
+                return found
             failure = OrderFailed(worker.name, "protocol", "answered with something else")
     assert failure is not None
     raise failure

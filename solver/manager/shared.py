@@ -10,7 +10,7 @@ from filesync.select import Selector
 from solver.manager.cluster import Cluster
 from solver.manager.leases import Leases
 from solver.manager.records import Records
-from solver.wire import Event
+from solver.wire import Event, Warned
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Shared:
 class Client(Protocol):
     """A build's client, as the build needs it."""
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: Event | Warned) -> None:
         """Send an event, in order; never waits."""
 
     async def serve(self, tree: Digest, address: str, part: Selector | None = None) -> bytes:

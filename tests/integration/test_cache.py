@@ -196,13 +196,23 @@ def test_a_damaged_cache_is_a_miss_and_the_build_goes_on(
 @pytest.mark.parametrize(
     ("option", "why"),
     [
-        (("--cache-to", "type=registry,ref=r.example/c"), "not supported yet"),
-        (("--cache-from", "type=inline"), "not supported yet"),
+        (("--cache-to", "type=registry,ref=r.example/c,tag=x"), "is none of"),
+        (("--cache-to", "type=registry,mode=max"), "ref=REGISTRY/NAME:TAG"),
+        (("--cache-to", f"r.example/c@sha256:{'1' * 64}"), "name a tag"),
+        (
+            ("--cache-to", "type=registry,ref=r.example/c,oci-mediatypes=false"),
+            "image-manifest",
+        ),
+        (("--cache-to", "type=registry,ref=r.example/c,compression=best"), "gzip"),
+        (("--cache-to", "type=inline"), "there is none: give -t NAME --push"),
+        (("--cache-to", "type=inline,mode=max"), "mode=min"),
+        (("--cache-from", "type=inline"), "type=registry,ref=IMAGE"),
         (("--cache-to", "type=local"), "dest=DIR"),
         (("--cache-to", "type=local,dest=c,mode=some"), "min, max"),
         (("--cache-to", "type=local,dest=c,compression=zstd"), "is none of"),
         (("--cache-from", "type=local,src=c,digest=sha256:../x"), "64 hex digits"),
-        (("--cache-from", "somewhere"), "type=local"),
+        (("--cache-from", "Not A Name"), "names no image"),
+        (("--cache-from", "type=s3,bucket=b"), "the type is one of"),
     ],
 )
 def test_an_option_that_is_not_there_is_a_clear_error(

@@ -9,11 +9,10 @@ from worker.registry.errors import (
     RegistryError,
     RegistryUnavailable,
 )
-from worker.registry.manifest import LAYER_TYPES, ImageManifest, Platform, parse_manifest
+from worker.registry.manifest import ImageManifest, Platform, parse_manifest
 
 __all__ = [
     "DEFAULT_FILE",
-    "LAYER_TYPES",
     "BadRegistry",
     "Host",
     "ImageManifest",

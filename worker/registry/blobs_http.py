@@ -61,6 +61,43 @@ async def get_manifest(place: Repository, name: str) -> tuple[bytes, str]:
     return await retrying(once)
 
 
+async def get_bytes(place: Repository, digest: str, *, max_bytes: int) -> bytes:
+    """Return a small blob without keeping it.
+
+    Raises:
+        BadRegistry: it is not ``digest``, or is larger than ``max_bytes``.
+    """
+
+    async def once() -> bytes:
+        async with place.exchange("GET", f"blobs/{digest}") as response:
+            return await read_all(response, max_bytes)
+
+    data = await retrying(once)
+    came = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    if came != digest:
+        raise BadRegistry(f"{place.name}: the blob {digest} came as {came}")
+    return data
+
+
+async def blob_size(place: Repository, digest: str) -> int:
+    """Return how many bytes the registry says that a blob has.
+
+    Raises:
+        BadRegistry: it does not say.
+        NotInRegistry: it does not have it.
+    """
+
+    async def once() -> str:
+        async with place.exchange("HEAD", f"blobs/{digest}") as response:
+            length: str = response.headers.get("content-length", "")
+            return length
+
+    length = await retrying(once)
+    if not length.isascii() or not length.isdigit() or int(length[:18]) >= 1 << 50:
+        raise BadRegistry(f"{place.name}: it does not say how large {digest} is")
+    return int(length)
+
+
 async def get_blob(
     place: Repository, descriptor: Descriptor, blobs: BlobStore, on_bytes: OnBytes
 ) -> Blob:

@@ -22,6 +22,7 @@ from filesync.transfer.threads import until_done
 from worker.blobs import BLOCK_BYTES, BlobStore
 from worker.registry.blobs_http import (
     OnBytes,
+    blob_size,
     get_blob,
     get_manifest,
     has_blob,
@@ -29,6 +30,7 @@ from worker.registry.blobs_http import (
     put_blob,
     put_manifest,
 )
+from worker.registry.caches_http import read_cache
 from worker.registry.client_http import RegistryClient
 from worker.registry.errors import BadRegistry, NotInRegistry, RegistryError
 from worker.registry.manifest import (
@@ -44,6 +46,7 @@ from worker.registry.manifest import (
 from worker.registry.relay_http import content_at
 from worker.registry.repository_http import Repository, places
 from worker.registry.upload_http import Content
+from worker.wire.caches import CacheFound
 from worker.wire.images import Reference
 
 log = logging.getLogger(__name__)
@@ -212,6 +215,46 @@ class Transfers:
         with self._blobs.open(digest) as file:
             return file.read(MAX_JSON_BYTES)
 
+    async def pull_layers(
+        self,
+        client: RegistryClient,
+        repository: Reference,
+        digests: Iterable[str],
+        on_bytes: OnBytes,
+    ) -> None:
+        """Bring blobs of a repository into the store; what is there already is not asked for.
+
+        Raises:
+            RegistryError: not all are to be had, or not right.
+            StoreError: this disk cannot take them.
+        """
+        where = places(client, repository)
+        lacking = [one for one in dict.fromkeys(digests) if one not in self._blobs]
+        await at_once(self._sized(where, digest, on_bytes) for digest in lacking)
+
+    async def _sized(self, where: Sequence[Repository], digest: str, on_bytes: OnBytes) -> None:
+        """Bring a blob of which nobody has said how large it is."""
+
+        async def at(place: Repository) -> None:
+            size = await blob_size(place, digest)
+            await get_blob(place, Descriptor("", digest, size), self._blobs, on_bytes)
+
+        async with self._locks.setdefault(digest, asyncio.Lock()):
+            await anywhere(where, at)
+
+    async def read_cache(
+        self, client: RegistryClient, reference: Reference, platform: Platform
+    ) -> CacheFound:
+        """Return a cache, or the one that an image has in itself.
+
+        Raises:
+            RegistryError: there is nothing of that name, or it cannot be had.
+            BadCacheConfig: there is no cache in it, or one that cannot be understood.
+        """
+        return await anywhere(
+            places(client, reference), lambda place: read_cache(place, reference, platform)
+        )
+
     # --- giving -------------------------------------------------------------------------------
 
     async def push(
@@ -224,6 +267,7 @@ class Transfers:
         on_bytes: OnBytes,
         *,
         elsewhere: Mapping[str, Given] = NOTHING,
+        media_type: str = OCI_MANIFEST,
     ) -> int:
         """Push an image under ``names``, which are of one repository.
 
@@ -238,18 +282,43 @@ class Transfers:
             sources: by digest, another repository of the registry that may have it.
             on_bytes: told of bytes that go.
             elsewhere: by digest, the blobs that are not in the store.
+            media_type: of ``manifest``.
 
         Raises:
             RegistryError: the registry does not take it; what it did take has no name there.
         """
         home = names[0]
-        reads = {f"repository:{source}:pull" for source in sources.values()}
-        scopes = (f"repository:{home.path}:pull,push", *sorted(reads))
-        place = Repository(client, home.host, home.path, scopes)
+        place = _writable(client, home, sources.values())
         mounted = await self._push_blobs(place, digests, sources, on_bytes, elsewhere)
         for name in names:
-            await put_manifest(place, name.tag, manifest, OCI_MANIFEST)
+            await put_manifest(place, name.tag, manifest, media_type)
         return mounted
+
+    async def push_blobs(
+        self,
+        client: RegistryClient,
+        home: Reference,
+        digests: Iterable[str],
+        sources: Mapping[str, str],
+        on_bytes: OnBytes,
+    ) -> int:
+        """Push blobs of the store, and nothing that names them; see ``push``."""
+        place = _writable(client, home, sources.values())
+        return await self._push_blobs(place, digests, sources, on_bytes, NOTHING)
+
+    async def lacking(
+        self, client: RegistryClient, home: Reference, digests: Iterable[str]
+    ) -> list[str]:
+        """Return those of ``digests`` that a repository does not have."""
+        place = _writable(client, home, ())
+        missing: set[str] = set()
+
+        async def ask(digest: str) -> None:
+            if not await has_blob(place, digest):
+                missing.add(digest)
+
+        await at_once(ask(digest) for digest in dict.fromkeys(digests))
+        return sorted(missing)
 
     async def _push_blobs(
         self,
@@ -287,6 +356,13 @@ class Transfers:
                     on_bytes(len(piece))
 
         return Given(self._blobs.path(digest).stat().st_size, content)
+
+
+def _writable(client: RegistryClient, home: Reference, reads: Iterable[str]) -> Repository:
+    """Return a repository to push to, which may take blobs from those in ``reads``."""
+    scopes = {f"repository:{path}:pull" for path in reads}
+    scope = f"repository:{home.path}:pull,push"
+    return Repository(client, home.host, home.path, (scope, *sorted(scopes)))
 
 
 async def _behind(place: Repository, tag: str) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import msgspec
 
 from worker.registry.errors import BadRegistry, NotInRegistry
+from worker.wire.images import LAYER_TYPES
 
 MAX_JSON_BYTES: Final = 4 << 20
 """Bound on a manifest, an index and a configuration; registries have the same."""
@@ -26,12 +27,6 @@ _CONFIGS: Final = frozenset(
         "application/vnd.docker.container.image.v1+json",
     }
 )
-LAYER_TYPES: Final = {
-    "application/vnd.docker.image.rootfs.diff.tar": "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
-}
-"""Docker's types of layers, and what an OCI manifest calls the same bytes."""
 _LAYERS: Final = frozenset(LAYER_TYPES.values())
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+"
 _VARIANTS: Final = {"arm64": "v8", "arm": "v7", "amd64": "v1"}

@@ -19,6 +19,12 @@ DOCKER_HOST: Final = "docker.io"
 MAX_NAME_CHARS: Final = 255
 MAX_REFERENCE_CHARS: Final = 512
 MAX_LAYERS: Final = 512
+LAYER_TYPES: Final = {
+    "application/vnd.docker.image.rootfs.diff.tar": "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
+}
+"""Docker's types of layers, and what an OCI manifest calls the same bytes."""
 
 _HOST: Final = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"

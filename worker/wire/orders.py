@@ -23,6 +23,14 @@ import msgspec
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from filesync.select import Selector
+from worker.wire.caches import (
+    CacheFound,
+    FromRepository,
+    LayersPushed,
+    PushLayers,
+    PushManifest,
+    ReadCache,
+)
 from worker.wire.disk import Crowded, Holdings, Prune, ReadHoldings, ReadUsage, Touch, Usage
 from worker.wire.images import (
     MAX_LAYERS,
@@ -107,7 +115,7 @@ class FromPaths(_Message, frozen=True, tag="paths"):
     basis: Text = ""
 
 
-InputOrder = FromLocal | FromPaths | FromLayers | FromRegistry
+InputOrder = FromLocal | FromPaths | FromLayers | FromRegistry | FromRepository
 
 
 # --- orders -----------------------------------------------------------------------------------
@@ -215,6 +223,9 @@ OrderBody = (
     | ResolveImage
     | PushImage
     | RelayImage
+    | ReadCache
+    | PushLayers
+    | PushManifest
 )
 
 
@@ -376,7 +387,18 @@ class Failed(_Message, frozen=True, tag="failed"):
     tail: Text = ""
 
 
-Result = Ran | Offered | Usage | Holdings | Finished | Failed | Resolved | Pushed
+Result = (
+    Ran
+    | Offered
+    | Usage
+    | Holdings
+    | Finished
+    | Failed
+    | Resolved
+    | Pushed
+    | CacheFound
+    | LayersPushed
+)
 
 
 class Outcome(_Message, frozen=True, tag="outcome"):

@@ -25,8 +25,9 @@ from solver.manager.cluster import Cluster
 from solver.manager.records import Records
 from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
-from solver.wire import Event, StartBuild, StepDone
+from solver.wire import Event, StartBuild, StepDone, Warned
 from worker.wire import orders
+from worker.wire.caches import FromRepository
 from worker.wire.disk import Holdings, Prune, ReadHoldings, ReadUsage, Touch
 from worker.wire.images import FromRegistry, ResolveImage
 from worker.wire.ops import BindMount, ExecOp, ImageOp, LocalOp
@@ -134,11 +135,11 @@ class FakeClient:
     """Keeps what it is told, and the trees that it is asked to serve."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[Event | Warned] = []
         self.served: list[tuple[Digest, str]] = []
         self.open: set[bytes] = set()
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: Event | Warned) -> None:
         self.events.append(event)
 
     async def serve(self, tree: Digest, address: str, part: Selector | None = None) -> bytes:
@@ -253,7 +254,7 @@ class FakeWorker:
                     self.held |= {link.ref.ref: link.ref.tree for link in chain}
                     pulled.extend(link.ref for link in chain)
                     trees.append(chain[-1].ref.tree)
-                case FromRegistry():
+                case FromRegistry() | FromRepository():
                     self.world.registries.append(order)
         if (failure := await self.world.reach(run.name, self)) is not None:
             return failure
@@ -291,6 +292,8 @@ class FakeWorker:
                 return InputReport(
                     Mode.REGISTRY, 1000, bytes_whole=5000 if order.selector else 0
                 )
+            case FromRepository():
+                return InputReport(Mode.REGISTRY, 1000)
 
 
 class World:
@@ -312,7 +315,7 @@ class World:
         self.gives: dict[str, Listing] = {}
         self.fails: dict[str, list[Failed]] = {}
         self.ran: list[tuple[str, str]] = []
-        self.registries: list[FromRegistry] = []
+        self.registries: list[FromRegistry | FromRepository] = []
         self.takes_images_whole = False
         self.numbers = itertools.count(1)
         self._gates: dict[str, asyncio.Event] = {}
@@ -412,5 +415,5 @@ def _base(run: orders.Run) -> Digest | None:
             return ref
         case FromLayers(chain):
             return chain[-1].ref.ref
-        case FromPaths() | FromRegistry():
+        case FromPaths() | FromRegistry() | FromRepository():
             return None

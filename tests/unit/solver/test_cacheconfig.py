@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solver.cacheconfig import (
-    MAX_CONFIG_BYTES,
     NO_PARENT,
-    BadCacheConfig,
     CacheConfig,
     CacheInput,
     CacheLayer,
@@ -22,6 +20,7 @@ from solver.cacheconfig import (
     decode,
     encode,
 )
+from worker.wire.caches import MAX_CACHE_BYTES, BadCacheConfig
 
 
 def sha(start: str) -> str:
@@ -111,7 +110,7 @@ def test_a_config_larger_than_buildkits_own_limit_is_read_and_one_without_bound_
     assert len(data) > 3 << 20
     assert len(decode(data).layers) == 40_000
     with pytest.raises(BadCacheConfig, match="8 MiB"):
-        decode(b" " * (MAX_CONFIG_BYTES + 1))
+        decode(b" " * (MAX_CACHE_BYTES + 1))
 
 
 def test_a_chain_of_records_of_any_length_is_read_without_recursion() -> None:

@@ -1,16 +1,19 @@
 """Steps as cache records, and back: a record fits what a cache key would fit."""
 
-from solver.cacheconfig import CacheConfig, canonical, decode, encode
+import msgspec
+
+from solver.cacheconfig import CacheConfig, canonical, decode, encode, encode_inline
 from solver.cachegraph import (
     CachedStep,
     CacheMatch,
     config_of,
     content_record,
-    merged,
     op_record,
 )
+from solver.cachemerge import in_image, joined, merged
 from solver.graph import Graph, Vertex
 from tests.unit.solver.fakes import IMAGE, digest
+from worker.wire.caches import INLINE, parse_inline
 from worker.wire.ops import Copy, ExecOp, FileOp, ImageOp, LocalOp, Op
 from worker.wire.orders import Layer
 
@@ -151,3 +154,56 @@ def test_what_is_merged_has_what_is_of_the_graph_and_all_that_it_names() -> None
     }
     # And what has lost a blob is left behind.
     assert CacheMatch(config, {C.digest: C}, other).kept()[1] == set()
+
+
+def test_two_tellings_of_one_step_are_joined_whatever_each_knew_of_its_inputs() -> None:
+    full = [
+        CachedStep(BASE),
+        CachedStep(RUN, (0,), (digest("base"),), (A.digest,), 5.0),
+        CachedStep(TAKE, (1,), (OUT,), (A.digest, B.digest), 6.0),
+    ]
+    # Who found the last step at once has never seen what it reads.
+    blind = [
+        CachedStep(BASE),
+        CachedStep(RUN, (0,), (None,)),
+        CachedStep(TAKE, (1,), (None,), (A.digest, B.digest), 6.0),
+    ]
+    one, other = config_of(full), config_of(blind)
+    both = [(other, range(len(other.records))), (one, range(len(one.records)))]
+    for parts in (both, both[::-1]):
+        assert canonical(joined(merged(parts))) == canonical(one)
+    # Another step with the same op, whose input is something else, stays another.
+    apart = config_of([CachedStep(RUN), CachedStep(TAKE, (0,), (digest("x"),), (C.digest,))])
+    parts = [(one, range(len(one.records))), (apart, range(len(apart.records)))]
+    takes = [r for r in joined(merged(parts)).records if r.digest == op_record(TAKE)]
+    assert len(takes) == 2
+
+
+def test_an_inline_cache_has_the_results_that_are_layers_of_the_image() -> None:
+    def diff(name: str) -> str:
+        return f"sha256:{name * 64}"
+
+    layers = {
+        one.digest: Layer(one.media_type, one.digest, 1, diff(name))
+        for one, name in ((A, "a"), (B, "b"), (C, "c"))
+    }
+    config = config_of(
+        [
+            CachedStep(BASE),
+            CachedStep(RUN, (0,), (None,), (A.digest,), 5.0),
+            CachedStep(TAKE, (1,), (None,), (A.digest, B.digest), 6.0),
+            CachedStep(TAKE, (0,), (None,), (C.digest,), 6.0),
+        ]
+    )
+    found = in_image(config, layers, [(diff("a"), "first"), (diff("b"), "second")])
+    assert [one.layer for record in found.records for one in record.layers] == [0, 1]
+    written = msgspec.json.decode(encode_inline(found))
+    places = [one["layer"] for record in written for one in record.get("layers", ())]
+    assert sorted(places) == [0, 1]
+    image = {INLINE: encode_inline(found), "rootfs": {"diff_ids": [diff("a"), diff("b")]}}
+    again = parse_inline(msgspec.json.encode(image), [("t", A.digest, 1), ("t", B.digest, 2)])
+    assert again is not None
+    text, named = again
+    assert [one.diff_id for one in named] == [diff("a"), diff("b")]
+    match = CacheMatch(decode(text), {one.digest: one for one in named}, BUILD)
+    assert match.by_definition(2) == [named]

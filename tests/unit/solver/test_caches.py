@@ -8,19 +8,11 @@ from typing import Any
 import pytest
 
 from filesync.errors import FilesyncError, UsageError
-from solver.cacheconfig import MEDIA_TYPE
-from solver.client.caches import (
-    CANNOT_READ,
-    CacheSource,
-    CacheTo,
-    check_sent,
-    parse_cache_from,
-    parse_cache_to,
-    read_cache,
-    write_cache,
-)
+from solver.client.cacheoptions import CacheSource, CacheTo, parse_cache_from, parse_cache_to
+from solver.client.caches import CANNOT_READ, check_sent, read_cache, write_cache
 from solver.wire import CacheFrom, CacheMade, CacheMode
 from tests.unit.solver.fakes import digest
+from worker.wire.caches import CACHE_TYPE
 from worker.wire.images import TOC_DIGEST
 from worker.wire.orders import Layer
 
@@ -58,7 +50,7 @@ def foreign(layout: Path, *, form: str = "image", **change: object) -> CacheSour
         "size": len(BLOB),
         "annotations": {"containerd.io/uncompressed": DIFF_ID, "buildkit/createdat": "now"},
     } | change
-    config = {"mediaType": MEDIA_TYPE, "digest": put(layout, config_for(name_of(BLOB)))}
+    config = {"mediaType": CACHE_TYPE, "digest": put(layout, config_for(name_of(BLOB)))}
     manifest: dict[str, Any] = {"schemaVersion": 2, "later": [None]}
     if form == "image":
         manifest |= {"config": config, "layers": [layer]}
