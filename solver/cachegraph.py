@@ -23,7 +23,7 @@ from solver.cacheconfig import (
     chain_of,
 )
 from solver.graph import Graph
-from solver.keys import KEY_VERSION
+from solver.keys import KEY_VERSION, content_key, definition_keys
 from worker.wire.ops import ImageOp, Op, op_digest
 from worker.wire.orders import Layer
 
@@ -54,6 +54,11 @@ def op_record(op: Op) -> str:
 def content_record(content: Digest) -> str:
     """Return the digest of the record that any input with ``content`` is."""
     return _named(content, "@-1")
+
+
+def key_record(key: Digest) -> str:
+    """Return the digest of the record that has the result of a cache key, and no inputs."""
+    return _named(key, "@key")
 
 
 def _named(digest: Digest, output: str) -> str:
@@ -90,6 +95,16 @@ def config_of(steps: Sequence[CachedStep]) -> CacheConfig:
     return CacheConfig(tuple(chains), tuple(records))
 
 
+def config_of_key(key: Digest, chain: Sequence[str]) -> CacheConfig:
+    """Return the config that tells of one result: its blobs, lowest first, and the key that it has.
+
+    It says no time, which would be another on each worker.
+    """
+    layers = tuple(CacheLayer(blob, at - 1) for at, blob in enumerate(chain))
+    record = CacheRecord((CacheResult(len(chain) - 1),), (), key_record(key))
+    return CacheConfig(layers, (record,))
+
+
 class CacheMatch:
     """Which records of one config the steps of one graph are, as far as is known.
 
@@ -105,9 +120,9 @@ class CacheMatch:
         for place, record in enumerate(config.records):
             self._named.setdefault(record.digest, []).append(place)
         self._fits: list[set[int]] = []
-        for position in range(len(graph.vertices)):
+        for position, key in enumerate(definition_keys(graph)):
             self._fits.append(set())
-            self._fits[position] = self._find(position, ())
+            self._fits[position] = self._find(position, ()) | self._by_key(key)
 
     def by_definition(self, position: int) -> list[tuple[Layer, ...]]:
         """Return the results of a step by what is known before anything runs, newest first."""
@@ -115,13 +130,18 @@ class CacheMatch:
 
     def by_content(self, position: int, contents: Sequence[Digest]) -> list[tuple[Layer, ...]]:
         """Return the results of a step that reads ``contents``, newest first."""
-        self._fits[position] |= self._find(position, contents)
+        key = content_key(self._graph.vertices[position].op, contents)
+        self._fits[position] |= self._find(position, contents) | self._by_key(key)
         return self._results(self._fits[position])
 
     def kept(self) -> tuple[CacheConfig, frozenset[int]]:
         """Return the config and which of its records are of this graph and have what they name."""
         fitting = set().union(*self._fits)
         return self._config, frozenset(place for place in fitting if self._is_whole(place))
+
+    def _by_key(self, key: Digest) -> set[int]:
+        found = self._named.get(key_record(key), ())
+        return {place for place in found if not self._config.records[place].inputs}
 
     def _is_whole(self, place: int) -> bool:
         record = self._config.records[place]

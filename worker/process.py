@@ -28,6 +28,7 @@ from worker.arrivals import Arrivals
 from worker.diskkeeper import DiskKeeper
 from worker.exec import ExecState, NoRuntime
 from worker.images import Images
+from worker.leases import Leases
 from worker.registry import Registries
 from worker.service import Service
 from worker.store import Store
@@ -131,6 +132,7 @@ async def run_worker(
                     exec_missing,
                     asyncio.Semaphore(slots),
                     disk,
+                    Leases(store),
                 )
                 link = _Link(options, state.instance, slots, service, plane.address, allowed)
                 ready(plane.address)
@@ -273,6 +275,7 @@ class _Link:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             self._tell_sources(Heartbeat())
+            await asyncio.to_thread(self._service.leases.expire)
 
     def _tell_sources(self, otherwise: Heartbeat | None = None) -> None:
         """Announce the idle sources if they have changed."""

@@ -25,12 +25,22 @@ from worker.diskkeeper import DiskKeeper
 from worker.exec import ExecState
 from worker.images import Images, OnShare
 from worker.inputs import Inputs, OnProgress
+from worker.leases import Leases
 from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store
 from worker.wire import orders
 from worker.wire.caches import PushLayers, PushManifest, ReadCache
 from worker.wire.disk import Prune, ReadHoldings, ReadUsage, Touch
 from worker.wire.images import PushImage, RelayImage, ResolveImage
+from worker.wire.leases import (
+    AskLacking,
+    EndLeases,
+    Hold,
+    HoldCached,
+    Pull,
+    PutBlob,
+    RenewLeases,
+)
 from worker.wire.ops import ImageOp
 from worker.wire.orders import (
     Failed,
@@ -79,6 +89,7 @@ class Service:
     exec_missing: str
     slots: asyncio.Semaphore
     disk: DiskKeeper
+    leases: Leases
     _open: dict[bytes, Open] = field(default_factory=dict)
     _running: int = 0
 
@@ -111,29 +122,28 @@ class Service:
         return ""
 
     async def close(self) -> None:
-        """Close every offer. Idempotent."""
+        """Close every offer, and let go of what is held. Idempotent."""
         opened, self._open = self._open, {}
         for one in opened.values():
             await one.close()
+        await asyncio.to_thread(self.leases.close)
 
     async def _perform(self, number: int, body: OrderBody, tell: Tell) -> Result:
         match body:
-            case orders.Run() | orders.ImportChain():
+            case orders.Run() | orders.ImportChain() | Pull():
                 return await self._run(number, body, tell)
-            case orders.Offer(ref, selector):
-                return await asyncio.to_thread(self._offer, ref, selector)
             case orders.OfferLayers() | orders.PullBlobs():
                 return await self._layers(body)
-            case orders.Export():
+            case orders.Offer() | orders.Export():
                 return await self._export(body)
             case orders.Release(tokens, sources):
                 await self._release(tokens, sources)
                 return Finished()
-            case orders.AddKeys(ref, keys):
-                self.store.refs.add_keys(ref, keys)
+            case orders.AddKeys() | orders.ReadTree():
+                # A tree's nodes are sent by the process, before any answer.
+                if isinstance(body, orders.AddKeys):
+                    self.store.refs.add_keys(body.ref, body.keys)
                 return Finished()
-            case orders.ReadTree():
-                return Finished()  # the process sends the tree's nodes before any answer
             case (
                 ResolveImage()
                 | PushImage()
@@ -143,6 +153,8 @@ class Service:
                 | PushManifest()
             ):
                 return await self.images.perform(body, self._share(number, tell))
+            case HoldCached() | Hold() | RenewLeases() | EndLeases() | AskLacking() | PutBlob():
+                return await asyncio.to_thread(self.leases.perform, body)
             case ReadUsage() | Prune() | ReadHoldings() | Touch():
                 return await self.disk.perform(body, sweep_nodes=self._is_idle)
             case _:
@@ -156,7 +168,9 @@ class Service:
     def _share(number: int, tell: Tell) -> OnShare:
         return lambda done, total: tell(orders.Progress(number, 0, done, total))
 
-    async def _run(self, number: int, body: orders.Run | orders.ImportChain, tell: Tell) -> Ran:
+    async def _run(
+        self, number: int, body: orders.Run | orders.ImportChain | Pull, tell: Tell
+    ) -> Ran:
         def output(stream: int, data: bytes) -> None:
             tell(orders.Output(number, stream, data))
 
@@ -167,6 +181,8 @@ class Service:
         try:
             if isinstance(body, orders.ImportChain):
                 return await self._import_chain(body, progress)
+            if isinstance(body, Pull):
+                return await self._pull(body, progress)
             return await self._run_op(body, output, progress)
         finally:
             self._running -= 1
@@ -197,6 +213,15 @@ class Service:
                 )
             below = tuple(held.info for held in store.refs.chain(info.ref)[:-1])
             return Ran(info, below, inputs.reports, time.monotonic() - began_s)
+
+    async def _pull(self, body: Pull, progress: OnProgress) -> Ran:
+        store = self.store
+        async with self._inputs(progress) as inputs:
+            await inputs.bring_all([] if body.input is None else [body.input])
+            for ref, keys in body.keys:
+                store.refs.add_keys(ref, keys)
+            await asyncio.to_thread(self.leases.hold, body.lease, body.ref, body.seconds)
+            return Ran(store.refs.get(body.ref).info, inputs.pulled, inputs.reports)
 
     # --- offers -------------------------------------------------------------------------------
 
@@ -243,7 +268,9 @@ class Service:
             opened = self._opened(blobs, store.blobs.blobs, stack.pop_all(), offers)
         return msgspec.structs.replace(opened, layers=tuple(layers), parts=tuple(parts))
 
-    async def _export(self, body: orders.Export) -> Offered:
+    async def _export(self, body: orders.Offer | orders.Export) -> Offered:
+        if isinstance(body, orders.Offer):
+            return await asyncio.to_thread(self._offer, body.ref, body.selector)
         if body.form is orders.ExportForm.TREE:
             return await asyncio.to_thread(self._offer_tree, body)
         exported = await asyncio.to_thread(exports.export, self.store, body)

@@ -67,10 +67,13 @@ from solver.wire import (
 )
 from worker.wire import orders
 from worker.wire.images import Credential
+from worker.wire.ops import LocalOp
 from worker.wire.orders import ExportForm
 
 MAX_DOCKERFILE_BYTES: Final = 1 << 20
 CREATED: Final = "org.opencontainers.image.created"
+KEY_CHARS: Final = 16
+"""Of a cache key, as people are shown it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +244,8 @@ class _Session:
                 await self._stop_serving(token)
             await self._link.send(EndBuild(self._request.build_id))
             self._progress.close()
+        if self._request.explain:
+            self._tell_keys()
         seconds = time.monotonic() - began_s
         # What is pushed comes first in the metadata, as in ``Built``.
         images = sorted(
@@ -257,6 +262,12 @@ class _Session:
             client_bytes=moved,
             annotations=annotations,
         )
+
+    def _tell_keys(self) -> None:
+        """Say under which key each result can be asked for (``filesync transfer-cache``)."""
+        for vertex, step in zip(self._graph.vertices, self._report.steps, strict=True):
+            if not isinstance(vertex.op, LocalOp):
+                self._progress.note(f"key {step.key[:KEY_CHARS]}  {step.name}")
 
     def _start(self, converted: Converted, credentials: tuple[Credential, ...]) -> StartBuild:
         def config(output: Output) -> bytes:

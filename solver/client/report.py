@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from solver.graph import Graph
+from solver.keys import definition_keys
 from solver.wire import Built, Event, Exported, StepDone, StepStarted
 from worker.wire.images import Pushed
 
@@ -28,10 +29,11 @@ class InputReport:
 
 @dataclass(slots=True)
 class StepReport:
-    """One step of the graph, in graph order."""
+    """One step of the graph, in graph order; ``key`` is its cache key, in hex."""
 
     name: str
     stage: str
+    key: str = ""
     worker: str = ""
     cached: bool = False
     seconds: float = 0.0
@@ -43,7 +45,10 @@ class BuildReport:
     """Collects a build's events into one account of it."""
 
     def __init__(self, graph: Graph) -> None:
-        self.steps = [StepReport(vertex.name, vertex.stage) for vertex in graph.vertices]
+        self.steps = [
+            StepReport(vertex.name, vertex.stage, key.hex())
+            for vertex, key in zip(graph.vertices, definition_keys(graph), strict=True)
+        ]
 
     def add(self, event: Event) -> None:
         """Take an event; those that say nothing of the outcome are ignored."""

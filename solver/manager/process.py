@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,7 @@ from filesync.transfer.connection.guard import Limits
 from filesync.transfer.connection.guard_zmq import SocketGuard
 from solver.manager.cluster import Cluster
 from solver.manager.records import Records
+from solver.manager.replicas import Replicas
 from solver.manager.server_zmq import Server
 from solver.manager.shared import Shared
 from worker.wire import orders
@@ -36,20 +39,34 @@ LIMITS: Final = Limits(
 )
 
 
-async def run_manager(
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """A manager that serves.
+
+    Attributes:
+        address: where workers and clients dial it.
+        replicas: what can be done with the results on its workers.
+        serving: ends only if it fails.
+    """
+
+    address: str
+    replicas: Replicas
+    serving: "asyncio.Task[None]"
+
+
+@asynccontextmanager
+async def open_manager(
     listen: str,
     state: Path,
     *,
     own: KeyPair | None = None,
     allowed: AllowFile | None = None,
     allow_insecure: bool = False,
-    ready: Callable[[str], None],
-    stopped: Callable[[], Awaitable[None]],
-) -> None:
-    """Serve on ``listen`` with the state in ``state`` until ``stopped()`` returns.
+) -> AsyncIterator[Manager]:
+    """Serve on ``listen`` with the state in ``state`` while the block runs.
 
-    ``ready`` is told the bound address. With ``allowed`` only those connect whose keys it has,
-    to this manager, which proves itself with ``own``, and to the workers.
+    With ``allowed`` only those connect whose keys it has, to this manager, which proves itself
+    with ``own``, and to the workers.
 
     Raises:
         UsageError: the address cannot be bound; another manager has the directory.
@@ -71,15 +88,12 @@ async def run_manager(
             if own is not None:
                 address = with_key(address, own.public)
             serving = asyncio.create_task(server.run())
-            ready(address)
             log.info("manager ready address=%s", address)
-            waiting = asyncio.ensure_future(stopped())
-            await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-            if serving.done():
-                serving.result()
-            serving.cancel()
-            await asyncio.gather(serving, waiting, return_exceptions=True)
+            try:
+                yield Manager(address, server.replicas, serving)
+            finally:
+                serving.cancel()
+                await asyncio.gather(serving, return_exceptions=True)
         finally:
             socket.close(linger=500)
             if gate is not None:
@@ -88,6 +102,35 @@ async def run_manager(
             context.term()
             records.close()
             nodes.close()
+
+
+async def run_manager(
+    listen: str,
+    state: Path,
+    *,
+    own: KeyPair | None = None,
+    allowed: AllowFile | None = None,
+    allow_insecure: bool = False,
+    ready: Callable[[str], None],
+    stopped: Callable[[], Awaitable[None]],
+) -> None:
+    """Serve as ``open_manager`` does until ``stopped()`` returns.
+
+    ``ready`` is told the bound address.
+
+    Raises:
+        UsageError, StoreError: as ``open_manager``.
+    """
+    async with open_manager(
+        listen, state, own=own, allowed=allowed, allow_insecure=allow_insecure
+    ) as manager:
+        ready(manager.address)
+        waiting = asyncio.ensure_future(stopped())
+        await asyncio.wait({manager.serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        if manager.serving.done():
+            manager.serving.result()
 
 
 def _bind(socket: zmq.asyncio.Socket, listen: str, guard: SocketGuard) -> str:

@@ -47,8 +47,11 @@ class Records:
     def add(self, info: RefInfo) -> None:
         """Keep what is known of a ref, and its keys; a layer once known is not forgotten."""
         known = self.ref(info.ref)
-        if known is not None and info.layer is None:
-            info = msgspec.structs.replace(info, layer=known.layer)
+        if known is not None:
+            # A copy came later than the result was made, and is as old as that.
+            made_s = min(known.created_s, info.created_s)
+            layer = info.layer or known.layer
+            info = msgspec.structs.replace(info, layer=layer, created_s=made_s)
         bare = msgspec.structs.replace(info, keys=())
         if known is None or bare != known:
             row = (info.ref, info.created_s, msgspec.msgpack.encode(bare))
@@ -70,6 +73,20 @@ class Records:
             (key,),
         )
         return [_decoder.decode(info) for (info,) in rows]
+
+    def keys(self, ref: Digest) -> tuple[Digest, ...]:
+        """Return the keys that have the result ``ref``, in order."""
+        rows = self._db.execute("SELECT key FROM keys WHERE ref = ? ORDER BY key", (ref,))
+        return tuple(key for (key,) in rows)
+
+    def keys_like(self, prefix: str) -> list[Digest]:
+        """Return the keys whose hex begins with ``prefix``, in order; a few if there are many."""
+        low, high = prefix.ljust(64, "0"), prefix.ljust(64, "f")
+        rows = self._db.execute(
+            "SELECT DISTINCT key FROM keys WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 10",
+            (bytes.fromhex(low), bytes.fromhex(high)),
+        )
+        return [key for (key,) in rows]
 
     def ref(self, ref: Digest) -> RefInfo | None:
         """Return what is known of ``ref``, without its keys."""

@@ -21,6 +21,7 @@ from solver.manager.clients import ClientLink, lacking
 from solver.manager.cluster import Cluster
 from solver.manager.images import find_image
 from solver.manager.pruning import Pruning
+from solver.manager.replicas import Replicas
 from solver.manager.shared import Shared
 from solver.manager.workers import WorkerLink
 from solver.wire import (
@@ -69,6 +70,9 @@ class Server:
         socket: a ROUTER, bound by the time of ``run``; owned and closed by the caller.
         guard: watches the socket.
         allowed: whose keys are let in, here and by the workers; None where none are used.
+
+    Attributes:
+        replicas: what can be done with the results on the workers.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Server:
         self._guard = guard
         self._allowed = allowed
         self._pruning = Pruning(shared)
+        self.replicas = Replicas(shared)
         self._asked_for = asyncio.Event()
         self._clients: dict[bytes, tuple[ClientLink, asyncio.Task[None]]] = {}
         self._received_bytes = 0
@@ -97,6 +102,7 @@ class Server:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
+            group.create_task(self.replicas.keep())
             if self._allowed is not None:
                 group.create_task(self._share(self._allowed))
             try:

@@ -28,6 +28,7 @@ from filesync.transfer.stats import Progress
 from worker.arrivals import Arrivals
 from worker.diskkeeper import DiskKeeper
 from worker.images import Images
+from worker.leases import Leases
 from worker.registry import Registries
 from worker.results import keep
 from worker.service import Service
@@ -52,7 +53,15 @@ class Side:
         slots = asyncio.Semaphore(2)
         disk = DiskKeeper(self.store, None)
         self.service = Service(
-            self.store, self.plane, images, self.arrivals, None, "", slots, disk
+            self.store,
+            self.plane,
+            images,
+            self.arrivals,
+            None,
+            "",
+            slots,
+            disk,
+            Leases(self.store),
         )
         return self
 

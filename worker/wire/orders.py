@@ -57,6 +57,7 @@ from worker.wire.layers import PullBlobs as PullBlobs
 from worker.wire.layers import RefInfo as RefInfo
 from worker.wire.layers import Replica as Replica
 from worker.wire.layers import Token as Token
+from worker.wire.leases import BlobPut, Held, Lacking, LeaseOrder, Pull
 from worker.wire.ops import Op, Text
 
 VERSION: Final = 5
@@ -226,6 +227,8 @@ OrderBody = (
     | ReadCache
     | PushLayers
     | PushManifest
+    | LeaseOrder
+    | Pull
 )
 
 
@@ -398,6 +401,9 @@ Result = (
     | Pushed
     | CacheFound
     | LayersPushed
+    | Held
+    | Lacking
+    | BlobPut
 )
 
 

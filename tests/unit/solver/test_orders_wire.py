@@ -66,7 +66,7 @@ def _plain(info: inspect.Type) -> st.SearchStrategy[Any]:
         case inspect.BoolType():
             return st.booleans()
         case inspect.FloatType():
-            return st.floats(allow_nan=False)
+            return st.floats(info.ge, info.le, allow_nan=False)
         case inspect.NoneType():
             return st.none()
         case _:
