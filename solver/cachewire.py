@@ -4,6 +4,7 @@ The messages are part of ``solver.wire``, and the rules for changing them are it
 """
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -114,3 +115,35 @@ class CachePushed(msgspec.Struct, frozen=True):
     layers: Count = 0
     bytes_sent: Count = 0
     failure: Text = ""
+
+
+class TransferCache(_Message, frozen=True, tag="transfer-cache"):
+    """Have one worker fetch a cached result from another. -> CacheTransferred.
+
+    Attributes:
+        key: the hex of its cache key, or enough of the beginning.
+        dry_run: only say what would move.
+    """
+
+    key: Annotated[str, msgspec.Meta(min_length=8, max_length=64)]
+    source: Text
+    target: Text
+    dry_run: bool = False
+
+
+class CacheTransferred(_Message, frozen=True, tag="cache-transferred"):
+    """The target has it; or would have, had it not been a dry run.
+
+    Attributes:
+        key: in full.
+        layers: of the result.
+        lacking_bytes: of those layers that the target lacked, at most: one that never was made
+            counts as its plain tar.
+        bytes_moved: what it took on the data plane.
+    """
+
+    key: WireDigest
+    layers: Count
+    lacking_bytes: Count
+    bytes_moved: Count = 0
+    seconds: float = 0.0

@@ -24,7 +24,9 @@ from solver.cachewire import CacheMade as CacheMade
 from solver.cachewire import CacheMode as CacheMode
 from solver.cachewire import CachePush as CachePush
 from solver.cachewire import CachePushed as CachePushed
+from solver.cachewire import CacheTransferred as CacheTransferred
 from solver.cachewire import Exported as Exported
+from solver.cachewire import TransferCache as TransferCache
 from solver.graph import Graph
 from worker.wire.disk import PrunePolicy, Usage
 from worker.wire.images import (
@@ -364,7 +366,16 @@ class Denied(_Message, frozen=True, tag="denied"):
 
 
 FromClient = (
-    Have | Nodes | StartBuild | EndBuild | Alive | ListWorkers | AskUsage | AskPrune | AskImage
+    Have
+    | Nodes
+    | StartBuild
+    | EndBuild
+    | Alive
+    | ListWorkers
+    | AskUsage
+    | AskPrune
+    | AskImage
+    | TransferCache
 )
 Event = StepStarted | StepOutput | StepProgress | StepDone | PushProgress | Explained
 ToClient = (
@@ -380,6 +391,7 @@ ToClient = (
     | BuildFailed
     | Workers
     | Usages
+    | CacheTransferred
     | Denied
 )
 ToManager = FromClient | FromWorker

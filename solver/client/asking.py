@@ -5,9 +5,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeVar
 
-from filesync.errors import UsageError
 from filesync.keys.files import key_for
-from solver.client.embedded import default_state, embedded_cluster
+from solver.client.embedded import cluster_built_here
 from solver.client.link_zmq import ManagerLink
 from solver.wire import FromClient, ToClient
 
@@ -28,12 +27,7 @@ def ask_manager(
         async with AsyncExitStack() as stack:
             address = manager
             if address is None:
-                state = default_state()
-                count = sum(1 for path in state.glob("w[0-9]*") if path.is_dir())
-                if not count:
-                    raise UsageError("nothing was built here yet; or give --manager ADDR")
-                cluster = embedded_cluster(state, workers=count)
-                address = await stack.enter_async_context(cluster)
+                address = await stack.enter_async_context(cluster_built_here())
             own = key_for(address, key)
             link = await stack.enter_async_context(ManagerLink(address, own))
             return await link.ask(question, kind)

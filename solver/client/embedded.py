@@ -128,3 +128,18 @@ def _only_user(state: Path) -> Iterator[None]:
 def default_state() -> Path:
     """Return where the embedded cluster keeps its state between builds."""
     return cache_home() / "cluster"
+
+
+@contextlib.asynccontextmanager
+async def cluster_built_here() -> AsyncIterator[str]:
+    """Start the embedded cluster with all the workers that it ever had; give its address.
+
+    Raises:
+        UsageError: it never had one.
+    """
+    state = default_state()
+    count = sum(1 for path in state.glob("w[0-9]*") if path.is_dir())
+    if not count:
+        raise UsageError("nothing was built here yet; or give --manager ADDR")
+    async with embedded_cluster(state, workers=count) as address:
+        yield address

@@ -22,7 +22,9 @@ from solver.manager.cachemaking import make_cache, with_inline_cache
 from solver.manager.cachepushing import push_cache
 from solver.manager.images import only_pushed, push_order, relay_order
 from solver.manager.offers import REF_MISSING, quietly
+from solver.manager.replicas import Replicas
 from solver.manager.shared import Shared, Solved
+from solver.manager.transferring import transfer_cache
 from solver.manager.workers import WorkerLink
 from solver.wire import (
     BuildFailed,
@@ -42,6 +44,7 @@ from solver.wire import (
     StepProgress,
     StopServing,
     ToClient,
+    TransferCache,
     Warned,
 )
 from worker.wire import orders
@@ -144,6 +147,26 @@ class ClientLink:
             self.answer(Denied("node-missing", f"the trees of {unknown} were not sent first"))
             return
         self._running = group.create_task(self._run(request))
+
+    def start_transfer(
+        self, request: TransferCache, replicas: Replicas, group: asyncio.TaskGroup
+    ) -> None:
+        """Begin to move a result, in place of a build; it ends with its client."""
+        if self._running is not None:
+            self.answer(Denied("busy", "this client has a build that has not ended"))
+            return
+        self._running = group.create_task(self._transfer(request, replicas))
+
+    async def _transfer(self, request: TransferCache, replicas: Replicas) -> None:
+        try:
+            self.answer(await transfer_cache(replicas, request))
+        except OrderFailed as exc:
+            self.answer(Denied(exc.reason, str(exc)))
+        except FilesyncError as exc:
+            self.answer(Denied(exc.code, str(exc)))
+        except Exception as exc:
+            log.exception("transfer ended by a bug")
+            self.answer(Denied("internal", f"internal error: {exc!r}"))
 
     async def end(self) -> None:
         """Stop the build and let go of what it holds. Idempotent."""

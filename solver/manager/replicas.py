@@ -41,7 +41,16 @@ from worker.wire.leases import (
     RenewLeases,
 )
 from worker.wire.ops import LocalOp
-from worker.wire.orders import Layer, Offered, OrderBody, Ran, RefInfo, Replica, Result
+from worker.wire.orders import (
+    InputReport,
+    Layer,
+    Offered,
+    OrderBody,
+    Ran,
+    RefInfo,
+    Replica,
+    Result,
+)
 
 LEASE_S: Final = 60.0
 """How long a lease outlives a manager that has died."""
@@ -268,14 +277,20 @@ class Replicas:
 
     async def pull(self, worker: str, transfer: Transfer) -> WorkerRef:
         """Have a worker fetch a result; see ``Worker.pull``."""
+        return (await self.pull_reported(worker, transfer))[0]
+
+    async def pull_reported(
+        self, worker: str, transfer: Transfer
+    ) -> tuple[WorkerRef, InputReport | None]:
+        """Do the same, and return what it took; None where nothing was lacking."""
         link, ref = self._link(worker), transfer.target.ref
-        async with self._pulls.pulled(link, transfer):
+        async with self._pulls.pulled(link, transfer) as report:
             lease = secrets.token_bytes(16)
             held = await self._asked(link, Hold(ref, lease, LEASE_S), Held)
             if held.ref is None:
                 raise Unavailable(f"{worker} does not hold what it has just pulled")
             self.leases[lease] = worker
-            return self.worker_ref(worker, ref, lease)
+            return self.worker_ref(worker, ref, lease), report
 
     async def bytes_to_pull(self, worker: str, held: WorkerRef) -> int:
         """Return how many bytes of layers a worker lacks of a result, at most. Makes nothing.

@@ -37,6 +37,7 @@ from solver.wire import (
     ListWorkers,
     StartBuild,
     ToClient,
+    TransferCache,
     Workers,
     decode_to_manager,
     encode,
@@ -283,6 +284,8 @@ class Server:
                 client.answer(Lack(lacking(self._shared.nodes, trees)))
             case StartBuild():
                 client.start(message, group)
+            case TransferCache():
+                client.start_transfer(message, self.replicas, group)
             case EndBuild():
                 group.create_task(self._end(client))
             case Alive():

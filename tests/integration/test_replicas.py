@@ -267,7 +267,7 @@ async def test_layers_are_populated_once_and_the_config_is_a_cache(
         transfer = await ref.transfer()
         assert transfer == await ref.transfer()
         layers = [one.layer for one in transfer.target.chain()]
-        assert [one["blob"] for one in config["layers"]] == [one.digest for one in layers]
+        assert {one["blob"] for one in config["layers"]} == {one.digest for one in layers}
         # On another worker the same result has the same config, byte for byte.
         await replicas.worker("w2").pull(transfer)
         assert await replicas.populate_cache_layers("w2", key) == digest
@@ -422,3 +422,66 @@ async def test_what_a_manager_held_that_does_not_renew_it_is_free_again(
                 await asyncio.sleep(2.5)
                 await prune(there)
         await ref.release()
+
+
+# --- transfer-cache ---------------------------------------------------------------------------
+
+
+def transfer(cluster: Cluster, *arguments: str) -> tuple[int, str]:
+    done = run("transfer-cache", "--manager", cluster.manager, *arguments)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_result_is_moved_by_the_key_that_a_build_explains(
+    cluster: Cluster, context: ContextMaker
+) -> None:
+    root = context(TEXT, **FILES)
+    built = cluster.build(root, "--explain", "--target", "tools")
+    step = built.step("COPY docs")
+    (line,) = [
+        line
+        for line in built.stderr.splitlines()
+        if line.startswith("key ") and "COPY docs" in line
+    ]
+    key = line.split()[1]
+    assert step["key"].startswith(key)
+    source = step["worker"]
+    target = "w2" if source == "w1" else "w1"
+    status, told = transfer(cluster, "--dry-run", key, source, target)
+    assert status == 0
+    at_most = int(told.split(": ")[1].split()[0])
+    assert 0 < at_most <= 2 * len(BIG)
+    # A dry run moves nothing: it would be the same again.
+    assert transfer(cluster, "-n", key, source, target) == (status, told)
+    status, told = transfer(cluster, step["key"], source, target)
+    assert status == 0
+    assert 0 < int(told.split(": ")[1].split()[0]) <= at_most
+    assert f"from {source} to {target}" in told
+    assert "nothing to move" in transfer(cluster, key, source, target)[1]
+    # What was moved is a result there like any other.
+    cluster.kill(source)
+    again = cluster.build(root, "--target", "tools")
+    assert (again.step("COPY docs")["cached"], again.totals["steps_run"]) == (True, 0)
+    cluster.start_worker(source)
+
+
+def test_what_cannot_be_moved_says_what_to_do(cluster: Cluster, context: ContextMaker) -> None:
+    root = context("FROM scratch\nCOPY docs /docs\n", **FILES)
+    step = cluster.build(root).step("COPY docs")
+    key, source = step["key"], step["worker"]
+    other = "w2" if source == "w1" else "w1"
+
+    def refused(why: str, *arguments: str) -> None:
+        status, told = transfer(cluster, *arguments)
+        assert status != 0
+        assert why in told
+        assert "Traceback" not in told
+
+    refused("8 digits of it at least", "xyz", source, other)
+    refused("name another worker", key, source, source)
+    refused("connected: w1, w2", key, source, "w9")
+    refused("connected: w1, w2", key, "w9", source)
+    refused("filesync build --explain", "0" * 16, source, other)
+    refused(f"{source} should: name it instead", key, other, source)
+    manual = run("transfer-cache", "--help").stdout
+    assert "filesync transfer-cache -n" in manual

@@ -2,6 +2,7 @@
 
 from solver.client.report import BuildReport, metadata
 from solver.graph import Graph, Vertex
+from solver.keys import definition_keys
 from solver.wire import Built, Exported, InputUse, StepDone, StepOutput, StepStarted
 from tests.unit.solver.fakes import IMAGE, digest
 from worker.wire.ops import ExecOp
@@ -29,6 +30,7 @@ def test_step_tells_where_it_ran_and_how_its_inputs_came() -> None:
     assert reported().as_json()["steps"][1] == {
         "name": "two",
         "stage": "build",
+        "key": definition_keys(GRAPH)[1].hex(),
         "worker": "a",
         "cached": False,
         "seconds": 1.234568,
