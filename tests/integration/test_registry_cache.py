@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.processes import BuildRun, Cluster
+from bench.processes import BuildRun, Cluster, run
 from tests.integration.registries import (
     RealRegistry,
     login,
@@ -180,6 +180,25 @@ def test_the_same_cache_is_the_same_manifest_and_sends_nothing_again(
     assert manifest_of(registry, "app:one") == manifest_of(registry, "app:two")
     assert " 0 B sent" not in lines[0]
     assert " 0 B sent" in lines[1]
+
+
+def test_a_cache_written_after_a_result_was_copied_is_the_same_bytes(
+    fresh: Clusters, registry: RealRegistry, context: ContextMaker
+) -> None:
+    root = context("FROM scratch\nCOPY input /\n", input="some input\n" * 1000)
+    cluster = fresh("first")
+    to = ("--cache-to", f"type=registry,ref={registry.host}/app:one")
+    step = cluster.build(root, *to).step("COPY")
+    other = "w2" if step["worker"] == "w1" else "w1"
+    moved = run(
+        "transfer-cache", "--manager", cluster.manager, step["key"], step["worker"], other
+    )
+    assert moved.returncode == 0, moved.stderr
+    # The copy alone is left to write it.
+    cluster.kill(step["worker"])
+    again = cluster.build(root, "--cache-to", f"type=registry,ref={registry.host}/app:two")
+    assert ran(again) == []
+    assert manifest_of(registry, "app:one") == manifest_of(registry, "app:two")
 
 
 @pytest.mark.parametrize("compression", ["gzip", "uncompressed"])

@@ -8,12 +8,19 @@ from typing import Any
 import pytest
 
 from filesync.errors import FilesyncError, UsageError
-from solver.client.cacheoptions import CacheSource, CacheTo, parse_cache_from, parse_cache_to
+from solver.client.cacheoptions import (
+    CacheSource,
+    CacheTo,
+    InlineCache,
+    RegistrySource,
+    parse_cache_from,
+    parse_cache_to,
+)
 from solver.client.caches import CANNOT_READ, check_sent, read_cache, write_cache
-from solver.wire import CacheFrom, CacheMade, CacheMode
+from solver.wire import CacheFrom, CacheMade, CacheMode, CachePush
 from tests.unit.solver.fakes import digest
 from worker.wire.caches import CACHE_TYPE
-from worker.wire.images import TOC_DIGEST
+from worker.wire.images import TOC_DIGEST, Compression
 from worker.wire.orders import Layer
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -153,3 +160,21 @@ def test_options_mean_what_buildkit_means_by_them(tmp_path: Path) -> None:
     for text in (f"type=local,dest={tmp_path}/no/c", "type=local,dest=/etc/hostname"):
         with pytest.raises(UsageError, match="not a directory"):
             parse_cache_to(text)
+
+
+def test_a_cache_in_a_registry_is_asked_for_in_buildkits_words() -> None:
+    name = "registry.example/team/app:cache"
+    assert parse_cache_to(name) == CachePush(name)
+    assert parse_cache_to(f"type=registry,ref={name}") == CachePush(name)
+    options = (
+        "mode=max,image-manifest=false,oci-mediatypes=false,compression=gzip,"
+        "compression-level=9,force-compression=true,ignore-error=true"
+    )
+    assert parse_cache_to(f"type=registry,ref={name},{options}") == CachePush(
+        name, CacheMode.MAX, False, False, Compression.GZIP, 9, True
+    )
+    assert parse_cache_to("type=inline,mode=min") == InlineCache()
+    assert parse_cache_from("user/app") == RegistrySource("docker.io/user/app:latest")
+    assert parse_cache_from(f"type=registry,ref={name}") == RegistrySource(name)
+    pinned = f"registry.example/app@sha256:{'1' * 64}"
+    assert parse_cache_from(pinned) == RegistrySource(pinned)

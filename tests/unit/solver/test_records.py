@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from filesync.digest import Digest
 from filesync.errors import StoreError
 from solver.manager.records import SCHEMA_VERSION, Records
 from tests.unit.solver.fakes import digest, layer_of
@@ -100,3 +101,23 @@ def test_records_of_another_version_say_what_to_do(tmp_path: Path) -> None:
     other.close()
     with pytest.raises(StoreError, match="give another --state directory, or remove that one"):
         Records(path)
+
+
+def test_a_copy_that_came_later_does_not_make_a_result_younger(records: Records) -> None:
+    records.add(ONE)
+    records.add(msgspec.structs.replace(ONE, created_s=9.0))
+    known = records.ref(ONE.ref)
+    assert known is not None
+    assert known.created_s == ONE.created_s
+
+
+def test_the_beginning_of_a_key_is_enough_to_find_it(records: Records) -> None:
+    first, second = (Digest(bytes([0xAB, 0xCD, 0xEF, n]) + bytes(28)) for n in (1, 2))
+    records.add(ONE)
+    records.add_keys(ONE.ref, [second, first])
+    assert records.keys_like("abcdef01") == [first]
+    assert records.keys_like(second.hex()) == [second]
+    assert records.keys_like("abcdef0") == [first, second]
+    assert records.keys_like("00000000") == []
+    assert records.keys(ONE.ref) == tuple(sorted([first, second, *ONE.keys]))
+    assert records.keys(TWO.ref) == ()
