@@ -10,7 +10,10 @@ from filesync.transfer.wire import Buffer, Codec
 LEVEL: Final = 2
 """Of 1, 2 and 3 the fastest on ELF and on source text (340 MB/s a core, ratio 2.3 and 3.9 by 1 MiB
 frames), and never slower than 1 on what does not compress."""
-SAMPLE_BYTES: Final = 8 << 10
+SAMPLE_BYTES: Final = 4 << 10
+SAMPLES: Final = 8
+"""A frame of many small files, of all kinds, is judged by some of them: by two, every fourth went plain
+of which half would have become a quarter."""
 MIN_BYTES: Final = 512
 _KEEP: Final = 0.9
 MAX_WINDOW_BYTES: Final = 8 << 20
@@ -21,7 +24,7 @@ def compress(
 ) -> tuple[Codec, Buffer]:
     """Return ``data`` coded for the wire; plain where coding would gain less than a tenth.
 
-    Two samples are tried first, so bytes that do not compress cost about 20 µs a frame.
+    Samples are tried first, so bytes that do not compress cost about 50 µs a frame.
     """
     view = memoryview(data)
     if not wanted or len(view) < MIN_BYTES or not _seems_to_compress(view):
@@ -31,12 +34,12 @@ def compress(
 
 
 def _seems_to_compress(view: memoryview) -> bool:
-    if len(view) <= 4 * SAMPLE_BYTES:
+    if len(view) <= 2 * SAMPLES * SAMPLE_BYTES:
         return True
-    # A header can compress where the body does not, so the samples are in the middle of the halves.
+    # A header can compress where the body does not, so no sample is at an end.
     compressor = zstandard.ZstdCompressor(level=1)
-    for quarter in (1, 3):
-        start = len(view) * quarter // 4
+    for odd in range(1, 2 * SAMPLES, 2):
+        start = len(view) * odd // (2 * SAMPLES)
         sample = view[start : start + SAMPLE_BYTES]
         if len(compressor.compress(sample)) < len(sample) * _KEEP:
             return True
