@@ -14,6 +14,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,7 +170,6 @@ class Arrivals:
         pulling.add_done_callback(ended)
         is_refused = False
         try:
-            # Who applies has a thread wait: not before the pull needs none of these any more.
             await begun.wait()
             if below is not None:
                 await below
@@ -193,9 +193,12 @@ class Arrivals:
         return info
 
     async def _apply_coming(self, link: Link, coming: ComingFile) -> RefInfo:
-        applying = asyncio.ensure_future(
-            asyncio.to_thread(apply_coming, self._store, link, coming)
+        # A thread of its own: it waits for a peer, and those that all share must not.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="layer")
+        applying = asyncio.get_running_loop().run_in_executor(
+            thread, apply_coming, self._store, link, coming
         )
+        thread.shutdown(wait=False)
         try:
             return await asyncio.shield(applying)
         except asyncio.CancelledError:
