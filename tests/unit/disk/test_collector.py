@@ -139,6 +139,17 @@ def test_a_skeleton_is_no_published_blob_and_goes_with_its_result_alone(
     assert skeleton.digest not in store.blobs
 
 
+def test_what_has_arrived_of_a_layer_is_counted_and_goes_unless_somebody_goes_on_with_it(
+    store: Store,
+) -> None:
+    with store.arriving(Digest(bytes(32))) as path:
+        path.mkdir()
+        (path / "some").write_bytes(b"x" * 100)
+        assert counts(pruned(store)) == {}
+    assert counts(pruned(store)) == {Kind.PARTIAL: 1}
+    assert not path.exists()
+
+
 def test_beginnings_of_blobs_are_counted_and_go_unless_somebody_goes_on_with_them(
     store: Store,
 ) -> None:
