@@ -7,7 +7,7 @@ what they say would be said of another place. Links are followed as ``filesync.s
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -15,8 +15,7 @@ import msgspec
 
 from filesync.digest import Digest, digest_of
 from filesync.errors import UsageError
-from filesync.find import MAX_LINKS, Kept, text_of
-from filesync.glob import compile_name
+from filesync.find import Kept
 from filesync.manifest import (
     Directory,
     Entry,
@@ -31,8 +30,8 @@ from filesync.manifest import (
     grow,
 )
 from filesync.manifest.node import LINK_GROUP_BYTES
-from filesync.select import Pick, Selector, pattern_of, select
-from worker.layers.member import SYMLINK, Member, directory_of, leaf_entry
+from filesync.select import Selector, select
+from worker.layers.member import Member, directory_of, leaf_entry
 from worker.parts.errors import NotInParts
 from worker.parts.listing import (
     MADE_ON_THE_WAY,
@@ -45,16 +44,9 @@ from worker.parts.listing import (
     is_there,
     list_layer,
 )
+from worker.parts.probe import Absent, Probe, Unread
 
 NO_CONTENT: Final = digest_of(b"")
-
-
-class _Unread(Exception):
-    """It is for the next layer to say."""
-
-
-class _Absent(Exception):
-    """It is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +139,7 @@ class TopDown:
             leaves: dict[Digest, Leaf] = {}
             nodes = MemoryNodes()
             tree = grow(nodes, _At(self.root, probe.kept), lambda at: self._expand(at, leaves))
-        except _Unread:
+        except Unread:
             return None
         scratch = LayeredNodes(MemoryNodes(), nodes)
         return Found(select(Manifest(tree, nodes), Selector(tuple(picks)), scratch), leaves)
@@ -180,8 +172,8 @@ class TopDown:
                 expansion.entries.append(leaf_entry(leaf.member, name, made_up))
         return expansion
 
-    def _probe(self, root: Branch) -> "_Probe":
-        return _Probe(root, self._leaf, is_whole=self.is_whole)
+    def _probe(self, root: Branch) -> Probe:
+        return Probe(root, self._leaf, is_whole=self.is_whole)
 
     def _leaf(self, node: Leaf | Lower) -> Leaf:
         """Return the file behind a name; a hard link may lead into the layers below its own."""
@@ -191,7 +183,7 @@ class TopDown:
                 lay_under(root, list_layer(number, self._read[number]))
             try:
                 _, found = self._probe(root).follow(node.path, follow_last=False)
-            except (_Absent, UsageError) as exc:
+            except (Absent, UsageError) as exc:
                 raise NotInParts("a hard link to what is not there") from exc
             if isinstance(found, Branch):
                 raise NotInParts("a hard link to a directory")
@@ -230,129 +222,3 @@ def _lay_on_nothing(above: Branch, name: bytes, there: Branch) -> None:
     else:
         there.header = there.header or MADE_ON_THE_WAY
         there.is_closed = True
-
-
-# --- what a selector names ----------------------------------------------------------------------
-
-
-class _Probe:
-    """Finds what picks name, and notes in ``kept`` whatever it passes on the way."""
-
-    def __init__(
-        self, root: Branch, leaf: Callable[[Leaf | Lower], Leaf], *, is_whole: bool
-    ) -> None:
-        self.kept = Kept()
-        self._root = root
-        self._leaf = leaf
-        self._is_whole = is_whole
-
-    def finds(self, pick: Pick) -> bool:
-        """Note all that a pick names; False where it is an error to ask for it."""
-        patterns: list[str] = []
-        try:
-            prefix, patterns = pattern_of(pick)
-            tests = [compile_name(part) for part in patterns]
-            if not tests:
-                self._pick(prefix)
-                return True
-            names, start = self.follow(prefix)
-        except UsageError:
-            return False
-        except _Absent:
-            return bool(patterns)
-        level = [(names, start)]
-        for test in tests:
-            level = [
-                ((*above, name), node)
-                for above, at in level
-                if isinstance(at, Branch)
-                for name, node in self._entries(at, above)
-                if test(text_of(name))
-            ]
-        for path, _ in level:
-            self._pick(path, may_dangle=True)
-        return True
-
-    def _pick(self, names: Sequence[bytes], *, may_dangle: bool = False) -> None:
-        before, _ = self.follow(names, follow_last=False)
-        self.kept.at(before)
-        try:
-            real, node = self.follow(names)
-        except (_Absent, UsageError):
-            if not may_dangle:
-                raise
-            return
-        self.kept.at(real).whole = True
-        if isinstance(node, Branch):
-            self._check_all(node)
-
-    def follow(
-        self, names: Sequence[bytes], *, follow_last: bool = True
-    ) -> tuple[tuple[bytes, ...], Node]:
-        """Resolve ``names`` from the root as ``filesync.find.Finder.follow`` does.
-
-        Raises:
-            _Unread, _Absent: see there.
-            UsageError: more than ``MAX_LINKS`` links.
-        """
-        todo = list(names)[::-1]
-        real: list[bytes] = []
-        at = [self._root]
-        links = 0
-        while todo:
-            name = todo.pop()
-            if name == b"..":
-                self.kept.at(real)
-                del real[-1:]
-                del at[len(real) + 1 :]
-                continue
-            node = self._look(at[-1], name)
-            if isinstance(node, Branch):
-                real.append(name)
-                at.append(node)
-                continue
-            member = self._leaf(node).member
-            text = member.link if member.kind == SYMLINK else None
-            if text is None or not (todo or follow_last):
-                if todo:
-                    raise _Absent
-                return (*real, name), node
-            self.kept.at([*real, name])
-            links += 1
-            if links > MAX_LINKS:
-                raise UsageError(f"more than {MAX_LINKS} links on the way")
-            if text.startswith(b"/"):
-                del real[:], at[1:]
-            todo.extend([part for part in text.split(b"/") if part not in (b"", b".")][::-1])
-        return tuple(real), at[-1]
-
-    def _look(self, at: Branch, name: bytes) -> Node:
-        node = at.below.get(name)
-        if name not in at.below and not self._is_known(at):
-            raise _Unread
-        if node is None or (isinstance(node, Branch) and not is_there(node)):
-            raise _Absent
-        return node
-
-    def _is_known(self, at: Branch) -> bool:
-        return at.is_closed or self._is_whole
-
-    def _entries(self, at: Branch, names: Sequence[bytes]) -> list[tuple[bytes, Node]]:
-        if not self._is_known(at):
-            raise _Unread
-        self.kept.at(names)
-        return [
-            (name, node)
-            for name, node in at.below.items()
-            if node is not None and (not isinstance(node, Branch) or is_there(node))
-        ]
-
-    def _check_all(self, branch: Branch) -> None:
-        """Raise ``_Unread`` unless all that is below is known."""
-        todo = [branch]
-        while todo:
-            at = todo.pop()
-            is_nameless = at is self._root and at.header is None
-            if (is_nameless or not at.is_closed) and not self._is_whole:
-                raise _Unread
-            todo.extend(node for node in at.below.values() if isinstance(node, Branch))

@@ -53,9 +53,11 @@ def content(layer: int, number: int, size: int) -> bytes:
     return (b"%d %d " % (layer, number) * size)[:size]
 
 
-def read(layers: Sequence[Layer], *paths: str, wildcard: bool = True) -> tuple[TopDown, int]:
+def read(
+    layers: Sequence[Layer], *paths: str, wildcard: bool = True, parents: bool = False
+) -> tuple[TopDown, int]:
     """Read ``layers``, topmost first, until ``paths`` are known; say how many that took."""
-    selector = Selector(tuple(Pick(path, wildcard=wildcard) for path in paths))
+    selector = Selector(tuple(Pick(p, wildcard=wildcard, parents=parents) for p in paths))
     image = TopDown(selector, len(layers))
     for count, layer in enumerate(layers, start=1):
         image.add(layer)
@@ -199,6 +201,7 @@ PATHS = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join)
 MEMBERS = st.one_of(
     st.builds(d, PATHS, st.sampled_from([0o755, 0o700])),
     st.builds(d, PATHS),
+    st.just(d(".", 0o711)),
     st.builds(f, PATHS, st.integers(0, 2)),
     st.builds(f, PATHS),
     st.builds(ln, PATHS, st.sampled_from(["a", "/b", "../c", "b/c", "/a/../b"])),
@@ -257,13 +260,14 @@ def applied(layers: Sequence[Layer], at: Path) -> Manifest:
 
 @pytest.mark.needs("root")
 @settings(max_examples=400)
-@given(LAYERS, ASKED)
-@example([[hard("b", "a/l")], [d("a"), ln("a/l", "/c")], [f("c")]], ["b"])
-@example([[opaque("a"), f("a/b/c")], [d("a/b", 0o700), f("a/b/a")]], ["a"])
-@example([[f("a/b/c"), opaque("a")], [d("a/b", 0o700), f("a/b/a")]], ["a"])
-@example([[f("a/b"), gone("a")], [d("a", 0o700), f("a/c")]], ["*"])
+@given(LAYERS, ASKED, st.booleans())
+@example([[hard("b", "a/l")], [d("a"), ln("a/l", "/c")], [f("c")]], ["b"], False)
+@example([[opaque("a"), f("a/b/c")], [d("a/b", 0o700), f("a/b/a")]], ["a"], False)
+@example([[f("a/b/c"), opaque("a")], [d("a/b", 0o700), f("a/b/a")]], ["a"], False)
+@example([[f("a/b"), gone("a")], [d("a", 0o700), f("a/c")]], ["*"], False)
+@example([[d("a"), f("a/b")], [d(".", 0o711), d("a", 0o700)]], ["a/b"], True)
 def test_what_is_found_is_what_applying_all_layers_gives(
-    layers: list[Layer], asked: list[str]
+    layers: list[Layer], asked: list[str], parents: bool
 ) -> None:
     with scratch() as at:
         try:
@@ -271,7 +275,7 @@ def test_what_is_found_is_what_applying_all_layers_gives(
         except BadLayer:
             return
         try:
-            found = read(layers, *asked)[0].found()
+            found = read(layers, *asked, parents=parents)[0].found()
         except NotInParts:
             return
     assert found is not None
@@ -281,7 +285,7 @@ def test_what_is_found_is_what_applying_all_layers_gives(
     }
     picks: list[Pick] = []
     for path in asked:
-        pick = Pick(path, wildcard=True)
+        pick = Pick(path, wildcard=True, parents=parents)
         try:
             select(whole, Selector((pick,)), LayeredNodes(MemoryNodes(), whole.nodes))
         except (PathMissing, UsageError):
