@@ -8,15 +8,12 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
+from bench.registry import Registry
 from worker.layers import apply_layer
-
-START_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,49 +40,14 @@ def loopback_bytes() -> int:
     raise SystemExit("this network namespace has no loopback")
 
 
-@contextmanager
-def registry(root: Path) -> Iterator[str]:
-    """Run Debian's docker-registry on ``root``; give its host."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{probe.getsockname()[1]}"
-    root.mkdir()
-    storage = {"filesystem": {"rootdirectory": str(root / "storage")}}
-    http = {"addr": host, "secret": "s"}
-    config = {"version": 0.1, "log": {"level": "error"}, "storage": storage, "http": http}
-    (root / "config.json").write_text(json.dumps(config))  # JSON is YAML
-    command = ["docker-registry", "serve", str(root / "config.json")]
-    with (root / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        _wait_for(host)
-        yield host
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(root)
-
-
-def _wait_for(host: str) -> None:
-    address, _, port = host.rpartition(":")
-    deadline_s = time.monotonic() + START_S
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex((address, int(port))) == 0:
-                return
-        if time.monotonic() > deadline_s:
-            raise SystemExit("docker-registry does not listen; is it installed?")
-        time.sleep(0.05)
-
-
 def by_registry(layout: Path, root: Path, into: Path, *, umoci: bool) -> dict[str, Took]:
     """Push the image ``layout:x``, pull it to another layout, unpack it ``into`` a directory.
 
     It is unpacked by umoci, or by this project's own code: Debian's umoci knows no zstd.
     """
     target = root / "pulled"
-    with registry(root / "registry") as host:
-        name = f"docker://{host}/a:x"
+    with Registry(root / "registry") as registry:
+        name = f"docker://{registry.host}/a:x"
         quiet = ["skopeo", "copy", "--quiet"]
         push = [*quiet, "--dest-tls-verify=false", f"oci:{layout}", name]
         pull = [*quiet, "--src-tls-verify=false", name, f"oci:{target}:x"]

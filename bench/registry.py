@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -16,7 +17,7 @@ _SENT: Final = re.compile(r'"GET /v2/\S+/blobs/\S+ HTTP/1\.1" 20[06] ([0-9]+)')
 
 
 class Registry:
-    """A registry below ``root``.
+    """A registry below ``root``, which is made for it and removed at the end.
 
     Attributes:
         host: where it listens.
@@ -26,12 +27,14 @@ class Registry:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.host = f"127.0.0.1:{probe.getsockname()[1]}"
+        self._root = root
         self._log = root / "log"
         self._config = root / "config.json"
         storage = {"filesystem": {"rootdirectory": str(root / "storage")}}
         http = {"addr": self.host, "secret": "s"}
         root.mkdir()
-        self._config.write_text(json.dumps({"version": 0.1, "storage": storage, "http": http}))
+        config = {"version": 0.1, "log": {"level": "error"}, "storage": storage, "http": http}
+        self._config.write_text(json.dumps(config))  # JSON is YAML
 
     def __enter__(self) -> Self:
         with self._log.open("ab") as log:
@@ -65,3 +68,4 @@ class Registry:
     def _stop(self) -> None:
         self._process.terminate()
         self._process.wait()
+        shutil.rmtree(self._root)
