@@ -214,7 +214,8 @@ class Caches:
 
     def _part(self, tree: Digest, part: Selector) -> Manifest:
         whole = Manifest(tree, self._shared.nodes)
-        return select(whole, part, LayeredNodes(MemoryNodes(), self._shared.nodes))
+        scratch = LayeredNodes(MemoryNodes(), self._shared.nodes)
+        return self._shared.keep(select(whole, part, scratch))
 
 
 async def _import(

@@ -195,7 +195,8 @@ class Delivery:
         )
         if offered.tree != part.read.tree:
             raise OrderFailed(holder.name, "stale", "selected another subset than the manager")
-        await worker.send_tree(part.read.nodes, offered.tree)
+        read = await asyncio.to_thread(self._shared.keep, part.read)
+        await worker.send_tree(read.nodes, read.tree)
         replica = Replica(holder.name, holder.address, offered.token)
         key = f"{source.stage}:{source.name}:{vertex.stage}:{vertex.name}"
         order = orders.FromPaths(offered.tree, (replica,), key, reach.basis)

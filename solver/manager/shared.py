@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from filesync.digest import Digest
-from filesync.manifest import Nodes
+from filesync.manifest import Manifest, Nodes, accept, missing_nodes
 from filesync.select import Selector
 from solver.manager.cluster import Cluster
 from solver.manager.leases import Leases
@@ -44,6 +44,15 @@ class Shared:
     nodes: Nodes
     flights: dict[Digest, "asyncio.Future[Solved | None]"] = field(default_factory=dict)
     leases: Leases = field(default_factory=Leases)
+
+    def keep(self, tree: Manifest) -> Manifest:
+        """Return ``tree``, with its nodes kept here.
+
+        What a worker was sent it does not send back, and a result may be what was read for it.
+        """
+        for node in missing_nodes(tree.nodes, tree.tree, self.nodes.__contains__):
+            accept(self.nodes, node)
+        return Manifest(tree.tree, self.nodes)
 
 
 class Client(Protocol):
