@@ -188,6 +188,7 @@ def test_any_other_end_is_none_of_estargz(end: bytes) -> None:
         gzip.compress(encode(Member(b"other", FILE, size=2)) + b"{}" + bytes(padding(2))),
         gzip.compress(encode(Member(b"stargz.index.json", FILE))[:100]),
     ],
+    ids=["nothing", "no gzip", "an empty tar", "another file", "half a header"],
 )
 def test_a_table_that_is_not_there_is_a_bad_layer(packed: bytes) -> None:
     with pytest.raises(BadLayer):
