@@ -18,8 +18,8 @@ setup: .venv/.stamp  ## make .venv with all that is needed
 demo: setup  ## build examples/hello over two workers and show what moved
 	@$(BIN)/python examples/demo.py
 
-test: setup  ## run all tests
-	$(BIN)/pytest
+test: setup  ## run all tests, on all cores
+	$(BIN)/pytest -n auto --dist worksteal
 
 check: setup  ## lint, formatting, types and the layering table
 	$(BIN)/ruff check .
