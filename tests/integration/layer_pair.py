@@ -141,7 +141,7 @@ async def take(where: Path, giver: Side, order: FromLayers, *, kill_at: int = 0)
     write(where, giver, order)
     words = ["-m", "tests.integration.layer_pair", str(where), str(kill_at)]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *words, stdout=subprocess.PIPE
+        sys.executable, *words, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
     out, _ = await process.communicate()
     assert process.returncode is not None

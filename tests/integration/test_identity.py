@@ -109,6 +109,8 @@ def test_a_result_that_moved_is_no_miss_in_the_next_run(
     # Nor is it one for a manager that knows of nothing but what that worker says.
     cluster.kill("manager")
     cluster.start_manager()
+    cluster.names.remove("w1")
+    cluster.wait_for_workers()
     again = cluster.build(root, "--target", "two")
     assert again.totals["steps_run"] == again.totals["bytes_moved"] == 0
 
