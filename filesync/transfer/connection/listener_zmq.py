@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import zmq
 import zmq.asyncio
@@ -51,6 +51,14 @@ LIMITS: Final = Limits(
 )
 
 
+class _Peer(NamedTuple):
+    """Who has greeted: where it came in, and where keys are used, with which."""
+
+    channel: Channel
+    fd: int
+    key: "PublicKey | None"
+
+
 class Listener:
     """The one ROUTER that others dial.
 
@@ -77,9 +85,7 @@ class Listener:
         self._counters = counters
         self._guard = guard
         self._gate = gate
-        self._channels: dict[bytes, Channel] = {}
-        # Of each channel: where it came in, and where keys are used, with which.
-        self._entrances: dict[bytes, tuple[int, PublicKey | None]] = {}
+        self._peers: dict[bytes, _Peer] = {}
         self._socket: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
         bound(self._socket, address)
         self._socket.setsockopt(zmq.BACKLOG, LIMITS.connections)
@@ -108,8 +114,7 @@ class Listener:
         """Find out which peers are gone, or are not let in any more, until cancelled."""
         while True:
             await asyncio.sleep(PING_S)
-            for identity, channel in list(self._channels.items()):
-                fd, key = self._entrances[identity]
+            for identity, (channel, fd, key) in list(self._peers.items()):
                 if self._gate is None or key is None or self._gate.is_still_open(key):
                     channel.send_nowait(Ping())
                 else:
@@ -117,16 +122,17 @@ class Listener:
                         identity, fd, NotLetIn("this machine's key is not allowed any more")
                     )
                 if channel.lost is not None:
-                    self._forget(identity)
+                    del self._peers[identity]
 
     def close(self, error: FilesyncError) -> None:
         """End all connections with ``error``."""
-        for channel in self._channels.values():
-            channel.lose(error)
+        for peer in self._peers.values():
+            peer.channel.lose(error)
         self._socket.close(linger=200)
 
     def _take(self, identity: bytes, frames: list[memoryview], last: zmq.Frame) -> None:
-        channel = self._channels.get(identity)
+        peer = self._peers.get(identity)
+        channel = None if peer is None else peer.channel
         try:
             message, payload = decode(frames)
             if channel is None:
@@ -137,22 +143,18 @@ class Listener:
         except PeerError as exc:
             self._drop(identity, came_by(last), exc)
         if channel is not None and channel.lost is not None:
-            self._forget(identity)
+            self._peers.pop(identity, None)
 
     def _drop(self, identity: bytes, fd: int, error: FilesyncError) -> None:
         """Tell a peer why, and let its connection be cut."""
-        channel = self._channels.get(identity)
+        peer = self._peers.get(identity)
         # One who never greeted could fill the log.
-        level = logging.DEBUG if channel is None else logging.WARNING
+        level = logging.DEBUG if peer is None else logging.WARNING
         log.log(level, "peer dropped: peer=%s reason=%s", identity.hex(), error)
         self._refuse(identity, error)
         self._guard.refused(fd)
-        if channel is not None:
-            channel.lose(error)
-
-    def _forget(self, identity: bytes) -> None:
-        self._channels.pop(identity, None)
-        self._entrances.pop(identity, None)
+        if peer is not None:
+            peer.channel.lose(error)
 
     def _greet(self, identity: bytes, message: Message, last: zmq.Frame) -> None:
         """Take a peer's first message; nothing is remembered of one that is not ``Hello``."""
@@ -160,15 +162,14 @@ class Listener:
             raise UnexpectedMessage(f"{type(message).__name__} came before Hello")
         if message.version != VERSION:
             self._refuse(identity, VersionMismatch(f"this side speaks version {VERSION}"))
-        elif len(self._channels) >= MAX_CHANNELS:
+        elif len(self._peers) >= MAX_CHANNELS:
             self._refuse(identity, Unavailable("this side has too many connections"))
         else:
             channel = Channel(
                 self._socket, (identity,), self._counters, name=f"in:{identity.hex()}"
             )
             fd = came_by(last)
-            self._channels[identity] = channel
-            self._entrances[identity] = (fd, key_of(last) if self._gate else None)
+            self._peers[identity] = _Peer(channel, fd, key_of(last) if self._gate else None)
             self._guard.greeted(fd)
             channel.send_nowait(Hello(VERSION))
 
