@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import zmq
@@ -32,13 +32,9 @@ Stamp = tuple[int, int, int, int, int]
 """(mode, uid, gid, size, mtime_ns)"""
 Chunk = tuple[int, bytes]
 """(length, name)"""
+Told = list[tuple[str, Stamp, bytes]]
+"""(path, stamp, digest of the content) of each whole file in a frame"""
 Socket = zmq.Socket[bytes]
-
-
-class Small(NamedTuple):
-    """Whole files of one frame: (path, stamp, digest of the content), and their contents after it."""
-
-    files: list[tuple[str, Stamp, bytes]]
 
 
 def listing(root: Path) -> dict[str, Stamp]:
@@ -125,7 +121,7 @@ def _packed(value: object) -> bytes:
 
 
 def _give_small(server: Socket, source: Path, files: list[tuple[str, Stamp]]) -> None:
-    told: list[tuple[str, Stamp, bytes]] = []
+    told: Told = []
     data = bytearray()
     for path, stamp in files:
         fd = os.open(source / path, os.O_RDONLY)
@@ -213,9 +209,7 @@ class Server:
         """Write small files."""
         root = os.open(self._at, os.O_RDONLY)
         at = 0
-        for path, stamp, digest in msgspec.msgpack.decode(
-            told, type=Small.__annotations__["files"]
-        ):
+        for path, stamp, digest in msgspec.msgpack.decode(told, type=Told):
             content = data[at : at + stamp[3]]
             at += stamp[3]
             _verify(blake3(content).digest(), digest, path)
