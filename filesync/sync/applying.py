@@ -12,17 +12,14 @@ from filesync.sync.options import Options
 from filesync.sync.part import Part, Removal
 from filesync.sync.places import Target
 from filesync.sync.plan import Plan, make_plan
-from filesync.sync.scanning import scan_place
+from filesync.sync.scanning import Owner, scan_place
 from filesync.sync.unseen import Unseen
-
-Owner = tuple[int, int]
-"""A user and a group, by number."""
 
 
 def only_owner() -> Owner | None:
     """Return whom all belongs to that this process writes; None if it may give files away.
 
-    What it is given is to be looked at as if it belonged to this one (``owned_by``): else all
+    What it is given is to be looked at as if it belonged to this one (``Found.owned``): else all
     would seem to have changed, each time.
     """
     return None if os.geteuid() == 0 else (os.geteuid(), os.getegid())

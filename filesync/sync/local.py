@@ -9,7 +9,6 @@ from filesync.disk.handles import shown
 from filesync.disk.updating.update import LocalTree, UpdateStats
 from filesync.errors import SourceChanged
 from filesync.manifest import File, Manifest, MemoryNodes
-from filesync.manifest.owner import owned_by
 from filesync.sync.applying import Update, only_owner, plan_target, scan_target, unseen_filter
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
@@ -87,17 +86,13 @@ class _Sync:
         if at not in self._found:
             filter = Filter(self._options.rules, root=self._parts[at].prefix)
             place = self._sources[at].place
-            found = scan_place(
+            self._found[at] = scan_place(
                 place,
                 self._nodes,
                 filter=filter,
                 caches=self._options.used_caches,
                 skip_unreadable=True,
-            )
-            if owner := only_owner():
-                owned = owned_by(found.manifest, self._nodes, *owner)
-                found = found._replace(manifest=owned)
-            self._found[at] = found
+            ).owned(only_owner(), self._nodes)
         return self._found[at]
 
     def _removal(self, at: int) -> Removal | None:

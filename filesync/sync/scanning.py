@@ -11,9 +11,12 @@ from filesync.disk.scanning.scan import LeaveOut, Watcher, scan
 from filesync.disk.scanning.statcache import StatCache
 from filesync.errors import StoreError
 from filesync.manifest import Manifest, Nodes
+from filesync.manifest.owner import owned_by
 from filesync.sync.filter import Filter
 from filesync.sync.places import Place
 
+Owner = tuple[int, int]
+"""A user and a group, by number."""
 CACHED_NAMES_BYTES: Final = 1 << 20
 """Names that hold less than this together are read sooner than a cache is opened."""
 
@@ -30,6 +33,12 @@ class Found(NamedTuple):
     manifest: Manifest
     skipped: Mapping[str, int]
     unreadable: Mapping[bytes, int]
+
+    def owned(self, owner: Owner | None, nodes: Nodes) -> "Found":
+        """Return the same as if all of it belonged to ``owner``, if there is one."""
+        if owner is None:
+            return self
+        return self._replace(manifest=owned_by(self.manifest, nodes, *owner))
 
 
 def scan_place(

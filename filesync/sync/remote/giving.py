@@ -206,13 +206,10 @@ class Giving:
 
     async def _top(self, at: int) -> Manifest:
         """Return the tree of a source, as it can be kept there."""
-        top = (await self._scan(at).task).manifest
-        if self._owner is None:
-            return top
         if at not in self._owned:
-            from filesync.manifest.owner import owned_by
-
-            self._owned[at] = await in_thread(owned_by, top, self._nodes, *self._owner)
+            found = await self._scan(at).task
+            owned = await in_thread(found.owned, self._owner, self._nodes)
+            self._owned[at] = owned.manifest
         return self._owned[at]
 
     async def _unshadowed(self, at: int) -> Manifest:

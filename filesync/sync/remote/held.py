@@ -5,12 +5,10 @@ from pathlib import Path
 
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes, empty_manifest
-from filesync.manifest.owner import owned_by
-from filesync.sync.applying import Owner
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Place
-from filesync.sync.scanning import Found, scan_place
+from filesync.sync.scanning import Found, Owner, scan_place
 from filesync.transfer.send.offer import Offer
 
 
@@ -90,16 +88,13 @@ class Held:
         """Scan the place; say that all of it is the ``owner``'s, if there is one. Blocks."""
         if self.place is None:
             return Found(self.manifest, {}, {})
-        found = scan_place(
+        return scan_place(
             self.place,
             self.nodes,
             filter=self.filter,
             caches=self._caches,
             skip_unreadable=self.is_offered,
-        )
-        if owner is None:
-            return found
-        return found._replace(manifest=owned_by(found.manifest, self.nodes, *owner))
+        ).owned(owner, self.nodes)
 
     def scanned(self) -> Manifest:
         """Return what was found.
