@@ -18,15 +18,15 @@ import msgspec
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from filesync.select import Selector
-from solver.cachewire import CacheFrom as CacheFrom
-from solver.cachewire import CacheInRegistry as CacheInRegistry
-from solver.cachewire import CacheMade as CacheMade
-from solver.cachewire import CacheMode as CacheMode
-from solver.cachewire import CachePush as CachePush
-from solver.cachewire import CachePushed as CachePushed
-from solver.cachewire import CacheTransferred as CacheTransferred
-from solver.cachewire import Exported as Exported
-from solver.cachewire import TransferCache as TransferCache
+from solver.caches.wire import CacheFrom as CacheFrom
+from solver.caches.wire import CacheInRegistry as CacheInRegistry
+from solver.caches.wire import CacheMade as CacheMade
+from solver.caches.wire import CacheMode as CacheMode
+from solver.caches.wire import CachePush as CachePush
+from solver.caches.wire import CachePushed as CachePushed
+from solver.caches.wire import CacheTransferred as CacheTransferred
+from solver.caches.wire import Exported as Exported
+from solver.caches.wire import TransferCache as TransferCache
 from solver.graph import Graph
 from worker.wire.disk import PrunePolicy, Usage
 from worker.wire.images import (

@@ -13,6 +13,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "solver": ("filesync", "worker.wire"),  # what a worker can be told, and nothing else of it
     "bench": ("filesync", "worker", "solver"),
 }
+_TOP = ("images", "inputs", "run", "service", "process")
 ROOMS: dict[str, tuple[str, ...]] = {
     "filesync.manifest": ("disk", "keys", "transfer", "sync"),
     "filesync.disk": ("keys", "transfer", "sync"),
@@ -33,8 +34,35 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "filesync.transfer.receive": ("transfer.send", "transfer.plane_zmq"),
     "filesync.transfer.send": ("transfer.receive", "transfer.plane_zmq"),
+    "worker.wire": (
+        "blobs",
+        "layers",
+        "store",
+        "exec",
+        "files",
+        "moving",
+        "garbage",
+        "registry",
+    ),
+    "worker.snapshots": ("blobs", "layers", "store", "exec", "files", "moving", "registry"),
+    "worker.blobs": ("layers", "snapshots", "store", "exec", "files", "moving", "registry"),
+    "worker.exec": ("blobs", "layers", "snapshots", "store", "files", "moving", "registry"),
+    "worker.files": ("blobs", "layers", "snapshots", "store", "moving", "registry"),
+    "worker.layers": ("snapshots", "store", "exec", "files", "moving", "registry", "parts"),
+    "worker.registry": ("layers", "snapshots", "store", "exec", "files", "moving", "parts"),
+    "worker.store": ("exec", "files", "garbage", "moving", "registry", "parts"),
+    "worker.parts": ("exec", "files", "garbage", "moving", *_TOP),
+    "worker.moving": ("exec", "files", "garbage", "registry", "parts", *_TOP),
+    "worker.garbage": ("files", "moving", "registry", "parts", *_TOP),
+    "solver.caches": ("client", "commands", "dockerfile", "manager", "wire"),
+    "solver.dockerfile": ("caches", "client", "commands", "manager", "wire"),
+    "solver.client": ("commands", "manager", "place"),
+    "solver.manager": ("client", "commands", "dockerfile"),
+    "solver.manager.moving": ("manager.build", "manager.clients", "manager.caches"),
+    "solver.manager.caches": ("manager.build", "manager.clients", "manager.results"),
+    "solver.manager.results": ("manager.build", "manager.clients", "manager.caches"),
 }
-"""The rooms of ``filesync``, and what in it each may not import."""
+"""Rooms, and what in their own package each may not import."""
 IO = {"asyncio", "zmq", "socket", "os", "time", "threading", "subprocess", "random"}
 PURE = [
     "filesync/diff.py",
@@ -66,24 +94,24 @@ PURE = [
     "filesync/transfer/send/sender.py",
     "filesync/transfer/receive/units.py",
     "filesync/transfer/wire.py",
-    "solver/cacheconfig.py",
-    "solver/cachegraph.py",
-    "solver/client/epoch.py",
+    "solver/caches/config.py",
+    "solver/caches/graph.py",
+    "solver/client/outputs/epoch.py",
     "solver/client/pruning.py",
-    "solver/cachemerge.py",
-    "solver/cachewire.py",
-    "solver/client/report.py",
+    "solver/caches/merge.py",
+    "solver/caches/wire.py",
+    "solver/client/outputs/report.py",
     "solver/dockerfile/",
     "solver/graph.py",
     "solver/keys.py",
-    "solver/manager/lastcopies.py",
-    "solver/manager/leases.py",
+    "solver/manager/results/lastcopies.py",
+    "solver/manager/results/leases.py",
     "solver/place.py",
     "solver/wire.py",
     "worker/exec/check.py",
     "worker/exec/policy.py",
     "worker/exec/spec.py",
-    "worker/garbage.py",
+    "worker/garbage/choice.py",
     "worker/layers/changes.py",
     "worker/layers/hardlinks.py",
     "worker/layers/member.py",
@@ -107,6 +135,10 @@ def modules(place: str) -> list[Path]:
     found = sorted(path.rglob("*.py")) if place.endswith("/") else [path]
     assert found, f"{place} holds no module"
     return found
+
+
+def module(name: str) -> Path:
+    return ROOT / f"{name.replace('.', '/')}.py"
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -142,7 +174,9 @@ def test_package_imports_only_the_layers_below_it(package: str) -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_room_imports_only_the_floors_below_it(room: str) -> None:
-    upper = [f"filesync.{name}" for name in ROOMS[room]]
+    package = room.split(".")[0]
+    upper = [f"{package}.{name}" for name in ROOMS[room]]
+    assert all((ROOT / one.replace(".", "/")).exists() or module(one).exists() for one in upper)
     found = {
         str(path.relative_to(ROOT)): name
         for path in modules(room.replace(".", "/") + "/")

@@ -14,8 +14,8 @@ from filesync.disk.scanning.scan import scan
 from filesync.errors import LocalError
 from filesync.manifest import Manifest
 from filesync.retime import with_times
-from worker import chains
 from worker.layers import LayerForm, write_tar
+from worker.moving import chains
 from worker.store import Store
 from worker.wire import orders
 from worker.wire.images import PushImage

@@ -5,16 +5,17 @@ order that brought it, and then forgotten.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from filesync.errors import UsageError
-from worker import chains, exports
+from worker import exports
 from worker.layers import LayerForm
+from worker.moving import chains
 from worker.parts.part import ImagePart
 from worker.registry import ImageManifest, Platform, Registries, parse_manifest
+from worker.registry.meter import Meter, OnShare
 from worker.store import Store
 from worker.wire.caches import (
     CacheFound,
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
     from worker.registry.manifest import Descriptor
 
 RegistryOrder = ResolveImage | PushImage | RelayImage | ReadCache | PushLayers | PushManifest
-OnShare = Callable[[int, int], None]
-"""Told (bytes done, bytes in all)."""
-TELL_EVERY_S: Final = 0.2
 
 
 class Images:
@@ -361,25 +359,3 @@ def _by_repository(names: Sequence[str]) -> list[list[Reference]]:
             raise UsageError(f"{name}: a digest is not chosen, it is made; push to a tag")
         found.setdefault(reference.repository, []).append(reference)
     return list(found.values())
-
-
-class Meter:
-    """Counts bytes and tells of them, now and then."""
-
-    def __init__(self, on_share: OnShare) -> None:
-        self.total = 0
-        self.done = 0
-        self._on_share = on_share
-        self._told_s = 0.0
-
-    def expect(self, size: int) -> None:
-        """Note that ``size`` bytes more will come."""
-        self.total += size
-
-    def add(self, size: int) -> None:
-        """Count ``size`` more bytes."""
-        self.done += size
-        now_s = time.monotonic()
-        if now_s - self._told_s > TELL_EVERY_S:
-            self._told_s = now_s
-            self._on_share(min(self.done, self.total), self.total)

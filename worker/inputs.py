@@ -16,8 +16,8 @@ from filesync.sources import SourceLease
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
-from worker.arrivals import Arrivals
 from worker.images import Images
+from worker.moving.arrivals import Arrivals
 from worker.parts.errors import NotInParts
 from worker.parts.part import ImagePart
 from worker.store import Store, TreeView

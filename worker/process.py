@@ -24,14 +24,14 @@ from filesync.transfer.connection.address import parse_address
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, handshake_failure
 from filesync.transfer.plane_zmq import DataPlane
-from worker.arrivals import Arrivals
-from worker.diskkeeper import DiskKeeper
 from worker.exec import ExecState, NoRuntime
+from worker.garbage.keeper import DiskKeeper
 from worker.images import Images
-from worker.leases import Leases
+from worker.moving.arrivals import Arrivals
 from worker.registry import Registries
 from worker.service import Service
 from worker.store import Store
+from worker.store.leases import Leases
 from worker.wire import orders
 from worker.wire.disk import Crowded, Prune, PrunePolicy
 from worker.wire.orders import (

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from filesync.digest import Digest, digest_of
 from filesync.errors import FilesyncError, LocalError
-from worker import chains
 from worker.exec import ExecState, OutputTail, execute
 from worker.files import InputTree, perform
 from worker.inputs import Input
 from worker.layers import tar_size
-from worker.results import Hints, keep
+from worker.moving import chains
 from worker.store import Store
+from worker.store.results import Hints, keep
 from worker.wire import orders
 from worker.wire.ops import ExecOp, FileOp, ImageOp, LocalOp
 from worker.wire.orders import RefInfo

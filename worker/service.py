@@ -19,15 +19,17 @@ from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.select import Selector, select
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.offer import Offer
-from worker import chains, exports, skeletons
-from worker.arrivals import Arrivals
-from worker.diskkeeper import DiskKeeper
+from worker import exports
 from worker.exec import ExecState
-from worker.images import Images, OnShare
+from worker.garbage.keeper import DiskKeeper
+from worker.images import Images
 from worker.inputs import Inputs, OnProgress
-from worker.leases import Leases
+from worker.moving import chains, skeletons
+from worker.moving.arrivals import Arrivals
+from worker.registry.meter import OnShare
 from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store
+from worker.store.leases import Leases
 from worker.wire import orders
 from worker.wire.caches import PushLayers, PushManifest, ReadCache
 from worker.wire.disk import Prune, ReadHoldings, ReadUsage, Touch

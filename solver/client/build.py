@@ -25,24 +25,24 @@ from filesync.select import Selector, select
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import Offer
-from solver.client.archive import add_docker_manifest, pack_layout
-from solver.client.cacheoptions import CacheSource, CacheTo, InlineCache, RegistrySource
-from solver.client.caches import (
+from solver.client.caches.local import (
     CANNOT_READ,
     check_sent,
     copy_known,
     read_cache,
     write_cache,
 )
+from solver.client.caches.options import CacheSource, CacheTo, InlineCache, RegistrySource
 from solver.client.contexts import Context, scan_contexts
 from solver.client.credentials import Logins
-from solver.client.epoch import config_at, oci_time
 from solver.client.images import KnownImages, convert_with_images, credentials_for
 from solver.client.layouts import Layout, Layouts
 from solver.client.link_zmq import ManagerLink
-from solver.client.outputs import STDOUT, Output, OutputType
+from solver.client.outputs.archive import add_docker_manifest, pack_layout
+from solver.client.outputs.epoch import config_at, oci_time
+from solver.client.outputs.outputs import STDOUT, Output, OutputType
+from solver.client.outputs.report import BuildReport, metadata
 from solver.client.progress import Progress, human, printable
-from solver.client.report import BuildReport, metadata
 from solver.dockerfile import Converted, Options, with_contexts
 from solver.errors import BuildError
 from solver.graph import Graph

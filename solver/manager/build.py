@@ -20,11 +20,11 @@ from filesync.manifest import Manifest
 from solver.errors import NoWorker, OrderFailed, StepFailed
 from solver.imageparts import image_parts
 from solver.keys import content_key, definition_keys, part_read
-from solver.manager.caches import CachedResult, Caches, missed
+from solver.manager.caches.importing import CachedResult, Caches, missed
 from solver.manager.cluster import Cluster
-from solver.manager.deliver import Brought, Delivery, from_registry
-from solver.manager.offers import REF_MISSING, Errands, quietly
-from solver.manager.reach import Part, reaches
+from solver.manager.moving.deliver import Brought, Delivery, from_registry
+from solver.manager.moving.offers import REF_MISSING, Errands, quietly
+from solver.manager.moving.reach import Part, reaches
 from solver.manager.shared import Client, Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.place import Placement, explain, place

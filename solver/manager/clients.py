@@ -16,15 +16,15 @@ from filesync.manifest import Nodes, missing_nodes
 from filesync.manifest.pack import pack_nodes
 from filesync.select import Selector
 from solver.errors import InputLost, NoWorker, OrderFailed, StepFailed, WorkerLost
-from solver.manager.blobs import call_with_blobs
 from solver.manager.build import ATTEMPTS, Build
-from solver.manager.cachemaking import make_cache, with_inline_cache
-from solver.manager.cachepushing import push_cache
+from solver.manager.caches.making import make_cache, with_inline_cache
+from solver.manager.caches.pushing import push_cache
 from solver.manager.images import only_pushed, push_order, relay_order
-from solver.manager.offers import REF_MISSING, quietly
-from solver.manager.replicas import Replicas
+from solver.manager.moving.blobs import call_with_blobs
+from solver.manager.moving.offers import REF_MISSING, quietly
+from solver.manager.results.replicas import Replicas
+from solver.manager.results.transferring import transfer_cache
 from solver.manager.shared import Shared, Solved
-from solver.manager.transferring import transfer_cache
 from solver.manager.workers import WorkerLink
 from solver.wire import (
     BuildFailed,

@@ -21,7 +21,7 @@ from filesync.transfer.connection.guard import Limits
 from filesync.transfer.connection.guard_zmq import SocketGuard
 from solver.manager.cluster import Cluster
 from solver.manager.records import Records
-from solver.manager.replicas import Replicas
+from solver.manager.results.replicas import Replicas
 from solver.manager.server_zmq import Server
 from solver.manager.shared import Shared
 from worker.wire import orders

@@ -20,8 +20,8 @@ from solver.errors import OrderFailed
 from solver.manager.clients import ClientLink, lacking
 from solver.manager.cluster import Cluster
 from solver.manager.images import find_image
-from solver.manager.pruning import Pruning
-from solver.manager.replicas import Replicas
+from solver.manager.results.pruning import Pruning
+from solver.manager.results.replicas import Replicas
 from solver.manager.shared import Shared
 from solver.manager.workers import WorkerLink
 from solver.wire import (

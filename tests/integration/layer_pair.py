@@ -25,14 +25,14 @@ from filesync.manifest import missing_nodes
 from filesync.manifest.pack import accept_pack, pack_nodes
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.stats import Progress
-from worker.arrivals import Arrivals
-from worker.diskkeeper import DiskKeeper
+from worker.garbage.keeper import DiskKeeper
 from worker.images import Images
-from worker.leases import Leases
+from worker.moving.arrivals import Arrivals
 from worker.registry import Registries
-from worker.results import keep
 from worker.service import Service
 from worker.store import Store
+from worker.store.leases import Leases
+from worker.store.results import keep
 from worker.wire import orders
 from worker.wire.orders import FromLayers, Link, LinkParts, Offered, RefInfo, Replica
 

@@ -12,11 +12,11 @@ from filesync.digest import digest_of
 from filesync.errors import FilesyncError, PeerError, Unavailable
 from filesync.manifest import Manifest
 from tests.integration.layer_pair import Side, take
-from worker import skeletons
-from worker.chains import ImageMalformed
 from worker.layers import BadSkeleton
 from worker.layers.member import END, FILE, Member, encode, padding
 from worker.layers.skeleton import Content, SkeletonWriter, read_skeleton
+from worker.moving import skeletons
+from worker.moving.chains import ImageMalformed
 from worker.store import Store
 from worker.wire.orders import FromLayers, Layer, Link, RefInfo
 

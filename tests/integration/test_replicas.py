@@ -14,9 +14,9 @@ from bench.processes import BuildRun, Cluster, run
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable, UsageError
 from filesync.select import Pick, Selector
-from solver.manager import replicas as replicas_module
 from solver.manager.process import open_manager
-from solver.manager.replicas import Replicas, WorkerRef
+from solver.manager.results import replicas as replicas_module
+from solver.manager.results.replicas import Replicas, WorkerRef
 from solver.manager.workers import OnEvent, WorkerLink
 from worker.wire.caches import cache_manifest
 from worker.wire.orders import Layer, OrderBody, Result

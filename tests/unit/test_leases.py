@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import Digest
-from worker.collector import Collector
-from worker.leases import Leases
-from worker.refs import RefMissing
-from worker.results import keep
+from worker.garbage.collector import Collector
 from worker.store import Store
+from worker.store.leases import Leases
+from worker.store.refs import RefMissing
+from worker.store.results import keep
 from worker.wire.disk import Holds, PrunePolicy
 from worker.wire.leases import (
     AskLacking,

@@ -23,7 +23,7 @@ from worker.store import Store, TreeView
 from worker.wire.images import FromRegistry, Reference
 
 if TYPE_CHECKING:
-    from worker.images import Meter
+    from worker.registry.meter import Meter
 
 
 async def import_part(

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import Digest
-from worker import skeletons
-from worker.chains import layer_as, layer_of
-from worker.collector import BEING_READ, BY_BUILD, LAST_COPY, ON_ITS_WAY, Collector
+from worker.garbage.collector import BEING_READ, BY_BUILD, LAST_COPY, ON_ITS_WAY, Collector
 from worker.layers import LayerForm
-from worker.results import keep
+from worker.moving import skeletons
+from worker.moving.chains import layer_as, layer_of
 from worker.store import Store
+from worker.store.results import keep
 from worker.wire.disk import Holds, Kind, PrunePolicy, Usage
 from worker.wire.images import Compression
 from worker.wire.orders import RefInfo

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.garbage import Item, Key, choose, goal_bytes, reasons
+from worker.garbage.choice import Item, Key, choose, goal_bytes, reasons
 from worker.wire.disk import Kind, PrunePolicy
 
 NOW = 1000.0

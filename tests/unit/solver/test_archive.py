@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from filesync.errors import UsageError
-from solver.client.archive import add_docker_manifest, docker_name, pack_layout
+from solver.client.outputs.archive import add_docker_manifest, docker_name, pack_layout
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 

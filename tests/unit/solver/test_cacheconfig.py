@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solver.cacheconfig import (
+from solver.caches.config import (
     NO_PARENT,
     CacheConfig,
     CacheInput,

@@ -2,15 +2,15 @@
 
 import msgspec
 
-from solver.cacheconfig import CacheConfig, canonical, decode, encode, encode_inline
-from solver.cachegraph import (
+from solver.caches.config import CacheConfig, canonical, decode, encode, encode_inline
+from solver.caches.graph import (
     CachedStep,
     CacheMatch,
     config_of,
     content_record,
     op_record,
 )
-from solver.cachemerge import in_image, joined, merged
+from solver.caches.merge import in_image, joined, merged
 from solver.graph import Graph, Vertex
 from tests.unit.solver.fakes import IMAGE, digest
 from worker.wire.caches import INLINE, parse_inline

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from filesync.errors import FilesyncError, UsageError
-from solver.client.cacheoptions import (
+from solver.client.caches.local import CANNOT_READ, check_sent, read_cache, write_cache
+from solver.client.caches.options import (
     CacheSource,
     CacheTo,
     InlineCache,
@@ -16,7 +17,6 @@ from solver.client.cacheoptions import (
     parse_cache_from,
     parse_cache_to,
 )
-from solver.client.caches import CANNOT_READ, check_sent, read_cache, write_cache
 from solver.wire import CacheFrom, CacheMade, CacheMode, CachePush
 from tests.unit.solver.fakes import digest
 from worker.wire.caches import CACHE_TYPE

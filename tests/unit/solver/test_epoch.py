@@ -3,7 +3,7 @@
 import pytest
 
 from filesync.errors import UsageError
-from solver.client.epoch import YEAR_10000_S, config_at, oci_time, parse_epoch
+from solver.client.outputs.epoch import YEAR_10000_S, config_at, oci_time, parse_epoch
 
 
 def test_a_time_is_whole_seconds_or_nothing() -> None:

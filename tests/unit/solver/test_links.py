@@ -1,6 +1,6 @@
 """What a worker is told of layers, from what their holders offer."""
 
-from solver.manager.links import blob_replicas, links_of
+from solver.manager.moving.links import blob_replicas, links_of
 from solver.manager.workers import WorkerLink
 from tests.unit.solver.fakes import FakeWorker, World, digest
 from worker.wire.orders import Layer, Offered, OfferedParts, RefInfo

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from filesync.errors import UsageError
-from solver.client.outputs import (
+from solver.client.outputs.outputs import (
     Output,
     OutputType,
     check_outputs,

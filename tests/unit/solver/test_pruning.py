@@ -3,7 +3,7 @@
 import asyncio
 
 from filesync.digest import digest_of
-from solver.manager.pruning import Pruning
+from solver.manager.results.pruning import Pruning
 from tests.unit.solver.fakes import FakeWorker, World
 from worker.wire.disk import Holdings, Holds, Kind, Prune, PrunePolicy, ReadUsage, Usage
 from worker.wire.orders import Failed, RefInfo

@@ -1,6 +1,6 @@
 """The account of a build, and the metadata file."""
 
-from solver.client.report import BuildReport, metadata
+from solver.client.outputs.report import BuildReport, metadata
 from solver.graph import Graph, Vertex
 from solver.keys import definition_keys
 from solver.wire import Built, Exported, InputUse, StepDone, StepOutput, StepStarted

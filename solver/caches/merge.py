@@ -1,0 +1,187 @@
+"""Putting caches together: what several of them tell of one graph, told once. Pure."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+import msgspec
+
+from solver.caches.config import (
+    NO_PARENT,
+    CacheConfig,
+    CacheInput,
+    CacheLayer,
+    CacheRecord,
+    CacheResult,
+    ChainedResult,
+    chain_of,
+    inputs_first,
+)
+from worker.wire.orders import Layer
+
+Alternatives = set[tuple[str, int]]
+"""What an input may be: selectors and records."""
+
+
+def merged(parts: Iterable[tuple[CacheConfig, Collection[int]]]) -> CacheConfig:
+    """Return one config with some records of each of ``parts``, and all that these name.
+
+    What is only named by them has no result there.
+    """
+    layers: list[CacheLayer] = []
+    records: list[CacheRecord] = []
+    for config, wanted in parts:
+        named = _named_by(config, wanted)
+        used = sorted({at for place in wanted for at in _layers_of(config, place)})
+        layer_at = {old: len(layers) + n for n, old in enumerate(used)}
+        record_at = {old: len(records) + n for n, old in enumerate(named)}
+        for old in used:
+            parent = config.layers[old].parent
+            layers.append(CacheLayer(config.layers[old].blob, layer_at.get(parent, NO_PARENT)))
+        for old in named:
+            record = config.records[old]
+            inputs = tuple(
+                tuple(CacheInput(link=record_at[i.link], selector=i.selector) for i in one)
+                for one in record.inputs
+            )
+            results: tuple[CacheResult, ...] = ()
+            chained: tuple[ChainedResult, ...] = ()
+            if old in wanted:
+                results = tuple(
+                    CacheResult(layer_at[one.layer], one.created_at) for one in record.layers
+                )
+                chained = tuple(
+                    ChainedResult(tuple(layer_at[at] for at in one.layers), one.created_at)
+                    for one in record.chains
+                )
+            records.append(CacheRecord(results, chained, record.digest, inputs))
+    return CacheConfig(tuple(layers), tuple(records))
+
+
+def _named_by(config: CacheConfig, wanted: Iterable[int]) -> list[int]:
+    found: set[int] = set()
+    todo = list(wanted)
+    while todo:
+        place = todo.pop()
+        if place not in found:
+            found.add(place)
+            todo.extend(one.link for links in config.records[place].inputs for one in links)
+    return sorted(found)
+
+
+def _layers_of(config: CacheConfig, place: int) -> set[int]:
+    record = config.records[place]
+    tops = [one.layer for one in record.layers]
+    tops += [at for one in record.chains for at in one.layers]
+    return {at for top in tops for at in chain_of(config, top)}
+
+
+def joined(config: CacheConfig) -> CacheConfig:
+    """Return ``config`` with the records of one step made one.
+
+    Two records of an op are of one step if each input may be something that they agree on: then
+    it may be whatever either says. One of them may have been written by who knew the content of
+    an input, and the other by who had never seen that input.
+    """
+    first = list(range(len(config.records)))
+
+    def of(place: int) -> int:
+        while first[place] != place:
+            place = first[place]
+        return place
+
+    known: dict[int, list[Alternatives]] = {}
+    order = inputs_first(config)
+    while True:
+        known = _inputs_by_step(config, order, of)
+        steps: dict[str, list[int]] = {}
+        changed = False
+        for place in known:
+            same = steps.setdefault(config.records[place].digest, [])
+            other = next((one for one in same if _agree(known[one], known[place])), None)
+            if other is None:
+                same.append(place)
+            else:
+                first[place] = other
+                changed = True
+        if not changed:
+            return _relinked(config, known, of)
+
+
+def _inputs_by_step(
+    config: CacheConfig, order: Sequence[int], of: Callable[[int], int]
+) -> dict[int, list[Alternatives]]:
+    known: dict[int, list[Alternatives]] = {}
+    for place in order:
+        found = [
+            {(one.selector, of(one.link)) for one in some}
+            for some in config.records[place].inputs
+        ]
+        mine = known.setdefault(of(place), found)
+        for alternatives, more in zip(mine, found, strict=True):
+            alternatives |= more
+    return known
+
+
+def _agree(one: list[Alternatives], other: list[Alternatives]) -> bool:
+    return len(one) == len(other) and all(a & b for a, b in zip(one, other, strict=True))
+
+
+def _relinked(
+    config: CacheConfig, known: Mapping[int, list[Alternatives]], of: Callable[[int], int]
+) -> CacheConfig:
+    placed = {place: at for at, place in enumerate(known)}
+    results: dict[int, tuple[list[CacheResult], list[ChainedResult]]] = {}
+    for place, record in enumerate(config.records):
+        layers, chains = results.setdefault(of(place), ([], []))
+        layers += record.layers
+        chains += record.chains
+    records = [
+        CacheRecord(
+            tuple(results[place][0]),
+            tuple(results[place][1]),
+            config.records[place].digest,
+            tuple(
+                tuple(
+                    CacheInput(link=placed[link], selector=selector)
+                    for selector, link in sorted(alternatives)
+                )
+                for alternatives in inputs
+            ),
+        )
+        for place, inputs in known.items()
+    ]
+    return CacheConfig(config.layers, tuple(records))
+
+
+def in_image(
+    config: CacheConfig,
+    layers: Mapping[str, Layer],
+    image: Sequence[tuple[str, str]],
+) -> CacheConfig:
+    """Return ``config`` with only those results that are an image's layers, from the lowest up.
+
+    Args:
+        config: a consistent one.
+        layers: what is known of its blobs.
+        image: for each layer, lowest first, its diffID and the name that it is to have.
+    """
+    diff_ids = [diff_id for diff_id, _ in image]
+
+    def place_in_image(chain: Sequence[int]) -> int | None:
+        blobs = [layers.get(config.layers[place].blob) for place in chain]
+        found = [blob.diff_id for blob in blobs if blob is not None]
+        is_there = len(found) == len(blobs) and found == diff_ids[: len(found)]
+        return len(found) - 1 if found and is_there else None
+
+    records: list[CacheRecord] = []
+    for record in config.records:
+        chains = [(chain_of(config, one.layer), one.created_at) for one in record.layers]
+        chains += [(one.layers, one.created_at) for one in record.chains]
+        places = {
+            place: when
+            for chain, when in chains
+            if (place := place_in_image(chain)) is not None
+        }
+        results = tuple(CacheResult(place, when) for place, when in places.items())
+        records.append(msgspec.structs.replace(record, layers=results, chains=()))
+    named = tuple(CacheLayer(name, at - 1) for at, (_, name) in enumerate(image))
+    return CacheConfig(named, tuple(records))

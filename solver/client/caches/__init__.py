@@ -1,0 +1,1 @@
+"""Caches as their user names them, and those on this machine."""

@@ -1,0 +1,379 @@
+"""The build engine's commands: build, manager, up, workers."""
+
+import asyncio
+import json
+import os
+import platform as host
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from filesync.errors import UsageError
+from filesync.keys.files import KeyPair, key_for
+from filesync.keys.options import key_option, listen_keys, listen_options
+from filesync.lifetime import wait_for_end
+from solver.client.asking import ask_manager
+from solver.client.build import BuildRequest, read_dockerfile, run_build
+from solver.client.caches.options import (
+    INLINE_ARG,
+    InlineCache,
+    check_inline,
+    parse_cache_from,
+    parse_cache_to,
+)
+from solver.client.embedded import default_state, embedded_cluster
+from solver.client.layouts import SCHEME, Layout, parse_layout
+from solver.client.outputs.epoch import parse_epoch
+from solver.client.outputs.outputs import (
+    Output,
+    OutputType,
+    check_outputs,
+    image_names,
+    parse_output,
+    with_epoch,
+    with_tags,
+)
+from solver.client.progress import make_progress
+from solver.dockerfile import (
+    IMAGE_SCHEME,
+    MAIN_CONTEXT,
+    SOURCE_DATE_EPOCH,
+    Options,
+    Platform,
+)
+from solver.manager.process import run_manager
+from solver.wire import ListWorkers, Workers
+
+Setting = Any
+"""A click option's value; its type is the option's."""
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
+
+manager_option = click.option(
+    "--manager",
+    envvar="FILESYNC_MANAGER",
+    metavar="ADDR",
+    help="The manager's address, tcp://[KEY@]host:port, as it prints it. Without it an embedded "
+    "cluster is used.",
+)
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  filesync build -t app:1 .
+  filesync build -o type=local,dest=out --target bin .
+  filesync build --build-context base=oci-layout://./base -o type=oci,dest=app.tar .
+  filesync build -t registry.example/team/app:1 --push .
+  filesync build --cache-to type=registry,ref=registry.example/team/app:cache,mode=max \\
+      --cache-from registry.example/team/app:cache .
+  filesync build --manager tcp://127.0.0.1:7700 --place test=gpu=true .
+"""
+)
+@click.argument("context", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "-f",
+    "--file",
+    "dockerfile",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The Dockerfile.  [default: CONTEXT/Dockerfile]",
+)
+@click.option(
+    "-t",
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="NAME",
+    help="Name for the image; more than once for more than one.",
+)
+@click.option("--push", is_flag=True, help="The same as -o type=registry: push to every --tag.")
+@click.option("--target", default="", metavar="STAGE", help="Stage to build.  [default: last]")
+@click.option(
+    "--build-arg", "build_args", multiple=True, metavar="K=V", help="Value of an ARG."
+)
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="Label for the image.")
+@click.option(
+    "--build-context",
+    "contexts",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Another context: a directory, oci-layout://PATH[:TAG] or docker-image://IMAGE.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="SPEC",
+    help="type=local|tar|oci|docker,dest=PATH or type=registry[,name=NAME]; may be repeated.",
+)
+@click.option(
+    "--cache-to",
+    "cache_to",
+    multiple=True,
+    metavar="SPEC",
+    help="Write a cache: type=registry,ref=NAME[,mode=min|max], type=local,dest=DIR[,mode=min|max] or "
+    "type=inline, into the image; may be repeated.",
+)
+@click.option(
+    "--cache-from",
+    "cache_from",
+    multiple=True,
+    metavar="SPEC",
+    help="Use a cache: type=registry,ref=NAME, which may be an image with one in it, or "
+    "type=local,src=DIR; may be repeated.",
+)
+@click.option(
+    "--place",
+    "places",
+    multiple=True,
+    metavar="STAGE=K=V",
+    help="Run a stage only on workers with this label (name=NAME is a label of every worker).",
+)
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "plain", "json", "quiet"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--no-cache", is_flag=True, help="Run every step.")
+@click.option("--explain", is_flag=True, help="Say why each step runs where it runs.")
+@click.option(
+    "--metadata-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write what was built, and how, as JSON.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Workers of the embedded cluster: w1, w2, …",
+)
+@manager_option
+@key_option
+def build(
+    context: Path,
+    dockerfile: Path | None,
+    outputs: Sequence[str],
+    metadata_file: Path | None,
+    progress: str,
+    workers: int,
+    manager: str | None,
+    key: Path | None,
+    **settings: Setting,
+) -> None:
+    """Build a Dockerfile over the workers of a cluster.
+
+    Without --manager (or FILESYNC_MANAGER) a cluster is started on this machine for the time
+    of the build; what it has built is kept for the next one.
+    """
+    parsed = [parse_output(text) for text in outputs]
+    if settings["push"] and all(output.form is not None for output in parsed):
+        parsed.append(Output(OutputType.REGISTRY, ""))
+    epoch_s = _epoch_s(settings["build_args"])
+    parsed = with_epoch(with_tags(parsed, settings["tags"]), epoch_s)
+    request = _request(context, dockerfile, parsed, settings)
+    check_outputs(parsed, platform=str(request.options.platform))
+    own = key_for(manager, key) if manager is not None else None
+    result = asyncio.run(_build(request, manager, own, workers, progress))
+    if metadata_file is not None:
+        part = metadata_file.with_name(f".{metadata_file.name}.part")
+        part.write_text(json.dumps(result, indent=2) + "\n")
+        part.replace(metadata_file)
+
+
+def _request(
+    context: Path,
+    dockerfile: Path | None,
+    outputs: list[Output],
+    settings: Mapping[str, Setting],
+) -> BuildRequest:
+    if not context.is_dir():
+        raise UsageError(f"{context}: no such directory; give the build's context")
+    roots: dict[str, Path] = {MAIN_CONTEXT: context.resolve()}
+    layouts: dict[str, Layout] = {}
+    images: dict[str, str] = {}
+    for name, value in _pairs("--build-context", settings["contexts"]):
+        if value.startswith(SCHEME):
+            layouts[name] = parse_layout(value)
+        elif value.startswith(IMAGE_SCHEME):
+            images[name] = value
+        elif Path(value).is_dir():
+            roots[name] = Path(value).resolve()
+        else:
+            raise UsageError(
+                f"--build-context {name}: {value} is no directory; an image in a registry is"
+                f" {IMAGE_SCHEME}{value}"
+            )
+    build_args = _build_args(settings["build_args"])
+    file = dockerfile if dockerfile is not None else context / "Dockerfile"
+    kinds = {name: "local" for name in roots if name != MAIN_CONTEXT}
+    options = Options(
+        target=settings["target"],
+        build_args=build_args,
+        contexts={**kinds, **dict.fromkeys(layouts, "oci-layout"), **images},
+        place=_places(settings["places"]),
+        platform=Platform("linux", _ARCHITECTURES.get(host.machine(), host.machine())),
+        no_cache=settings["no_cache"],
+        labels=dict(_label(text) for text in settings["labels"]),
+        epoch_s=_epoch_s(settings["build_args"]),
+    )
+    cache_to = [parse_cache_to(text) for text in settings["cache_to"]]
+    if build_args.get(INLINE_ARG, "") not in ("", "0", "false"):
+        cache_to.append(InlineCache())
+    elif InlineCache() in cache_to:
+        check_inline(outputs)
+    return BuildRequest(
+        dockerfile=file,
+        text=read_dockerfile(file),
+        options=options,
+        roots=roots,
+        layouts=layouts,
+        outputs=outputs,
+        tag=",".join(image_names(settings["tags"])),
+        cache_to=cache_to,
+        cache_from=[parse_cache_from(text) for text in settings["cache_from"]],
+        explain=settings["explain"],
+    )
+
+
+async def _build(
+    request: BuildRequest, manager: str | None, own: KeyPair | None, workers: int, progress: str
+) -> dict[str, Any]:
+    async with AsyncExitStack() as stack:
+        if manager is None:
+            cluster = embedded_cluster(default_state(), workers=workers)
+            manager = await stack.enter_async_context(cluster)
+        return await run_build(request, manager, make_progress(progress), own)
+
+
+def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"{option} {text}: write it as NAME=VALUE")
+        pairs.append((name, value))
+    return pairs
+
+
+def _build_arg(text: str) -> tuple[str, str]:
+    """Return a build argument; one without '=' is taken from the environment, as docker does."""
+    name, equals, value = text.partition("=")
+    return name, value if equals else os.environ.get(name, "")
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name:
+        raise UsageError(f"--label {text}: write it as NAME=VALUE")
+    return name, value
+
+
+def _build_args(texts: Sequence[str]) -> dict[str, str]:
+    build_args = dict(_build_arg(text) for text in texts)
+    if SOURCE_DATE_EPOCH in os.environ:
+        build_args.setdefault(SOURCE_DATE_EPOCH, os.environ[SOURCE_DATE_EPOCH])
+    return build_args
+
+
+def _epoch_s(texts: Sequence[str]) -> int | None:
+    return parse_epoch(_build_args(texts).get(SOURCE_DATE_EPOCH, ""), SOURCE_DATE_EPOCH)
+
+
+def _places(texts: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+    places: dict[str, tuple[tuple[str, str], ...]] = {}
+    for stage, label in _pairs("--place", texts):
+        key, equals, value = label.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--place {stage}={label}: write it as STAGE=LABEL=VALUE")
+        places[stage] = (*places.get(stage, ()), (key, value))
+    return places
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  filesync manager --state /var/lib/filesync/manager
+  filesync manager --listen tcp://192.0.2.1:7700 --allow /etc/filesync/allow \\
+      --state /var/lib/filesync/manager
+"""
+)
+@click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
+@click.option("--state", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@listen_options
+@click.option("--until-eof", is_flag=True, hidden=True)
+def manager(
+    listen: str,
+    state: Path,
+    key: Path | None,
+    allow: Path | None,
+    allow_insecure: bool,
+    until_eof: bool,
+) -> None:
+    """Run a manager: it plans builds and knows who holds what.
+
+    Its address is the first line it prints. Whoever it lets in can run commands on its workers;
+    with --allow those are who has one of the keys, and the workers let in the same. Stop it with
+    Ctrl-C; what workers have built is theirs, and a new manager learns it from them.
+    """
+    own, allowed = listen_keys(key, allow)
+    asyncio.run(
+        run_manager(
+            listen,
+            state,
+            own=own,
+            allowed=allowed,
+            allow_insecure=allow_insecure,
+            ready=click.echo,
+            stopped=lambda: wait_for_end(until_eof=until_eof),
+        )
+    )
+
+
+@click.command()
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Where to keep state.  [default: the embedded cluster's]",
+)
+def up(workers: int, listen: str, state: Path | None) -> None:
+    """Run a manager and some workers on this machine, until Ctrl-C."""
+
+    async def run() -> None:
+        where = state if state is not None else default_state()
+        async with embedded_cluster(where, workers=workers, listen=listen) as address:
+            ending = asyncio.create_task(wait_for_end())
+            await asyncio.sleep(0)  # so that Ctrl-C works from the first line on
+            click.echo(address)
+            click.echo(f"export FILESYNC_MANAGER={address}   # Ctrl-C stops all", err=True)
+            await ending
+
+    asyncio.run(run())
+
+
+@click.command()
+@manager_option
+@key_option
+def workers(manager: str | None, key: Path | None) -> None:
+    """List the workers that are connected to a manager."""
+    rows = ask_manager(manager, key, ListWorkers(), Workers).rows
+    table = Table("worker", "address", "slots", "running", "results", "snapshots", "labels")
+    for row in rows:
+        labels = " ".join(f"{key}={value}" for key, value in sorted(row.labels.items()))
+        counts = (str(row.slots), str(row.running), str(row.refs))
+        table.add_row(row.name, row.address, *counts, row.snapshotter, labels)
+    Console(file=sys.stdout).print(table)

@@ -1,0 +1,1 @@
+"""How inputs can reach a worker, and are brought there."""

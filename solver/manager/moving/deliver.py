@@ -1,0 +1,235 @@
+"""Bringing a step's inputs to the worker that will run it.
+
+For each input: ask its holder to open what is read, tell the worker where to take it, and close
+it again afterwards. The bytes go from worker to worker; only manifests pass through here.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from filesync.digest import Digest
+from filesync.manifest import Manifest
+from filesync.select import Selector
+from solver.errors import OrderFailed
+from solver.graph import Graph
+from solver.manager.moving.offers import Errands, open_chain, open_offer, quietly
+from solver.manager.moving.reach import Part, by_paths, lacking_links, layer_bytes
+from solver.manager.shared import Client, Shared
+from solver.manager.workers import WorkerLink
+from solver.place import Reach
+from solver.wire import InputUse, StepDone, StepOutput, StepProgress, StepStarted
+from worker.wire import orders
+from worker.wire.images import Credential, FromRegistry, credential_for
+from worker.wire.ops import ImageOp, selector_of
+from worker.wire.orders import (
+    InputOrder,
+    InputReport,
+    Mode,
+    Ran,
+    Replica,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """How an input will reach its step; ``use`` adds what it took."""
+
+    order: InputOrder
+    source: str
+    workers: tuple[str, ...] = ()
+    bytes_if_layers: int = 0
+
+    def use(self, report: InputReport) -> InputUse:
+        """Return the whole story of this input, for the client."""
+        return InputUse(
+            report.mode,
+            self.source,
+            self.workers,
+            report.bytes_moved,
+            report.files_moved,
+            self.bytes_if_layers or report.bytes_whole,
+            report.seconds,
+        )
+
+
+def from_registry(
+    op: ImageOp, credentials: tuple[Credential, ...], part: Selector | None = None
+) -> Brought:
+    """Return how an image, or a part of it, comes to whoever runs ``op``: from its registry."""
+    credential = credential_for(op.repository.partition("/")[0], credentials)
+    return Brought(FromRegistry(op.repository, op.manifest, credential, part), op.repository)
+
+
+class Delivery:
+    """Brings inputs to workers for one build, and holds the sources that this made.
+
+    A client's tree (a context) becomes a source on the first worker that needs it and stays
+    there until the build ends, so that the client sends it once. So does what the build reads of
+    an image, so that it is read once.
+    """
+
+    def __init__(self, shared: Shared, graph: Graph, client: Client) -> None:
+        self._shared = shared
+        self._graph = graph
+        self._client = client
+        self._sources: dict[int, Digest] = {}
+        self._locks: dict[int, asyncio.Lock] = {}
+
+    def source_of(self, position: int) -> Digest | None:
+        """Return the source that holds a client's tree, if a worker still has it."""
+        ref = self._sources.get(position)
+        return ref if ref is not None and self._shared.cluster.holders(ref) else None
+
+    def hold(self, position: int, worker: WorkerLink, source: orders.RefInfo) -> None:
+        """Note that a worker has a step's result as a source, which is let go of at the end."""
+        self._shared.cluster.add_ref(worker, source)
+        worker.learn_tree(self._shared.nodes, source.tree)
+        self._sources[position] = source.ref
+
+    async def bring(
+        self,
+        consumer: int,
+        index: int,
+        part: Part,
+        reach: Reach,
+        worker: WorkerLink,
+        errands: Errands,
+    ) -> Brought:
+        """Make ready for ``worker`` to take one input; return how.
+
+        What must be done afterwards is in ``errands`` as soon as it must, so that it is done
+        even when this fails.
+
+        Raises:
+            InputLost, Unavailable, OrderFailed: a holder is gone or will not; place again.
+        """
+        if part.ref is None:
+            return await self._bring_context(consumer, index, part, worker, errands)
+        name = self._graph.vertices[part.position].name
+        match reach.mode:
+            case Mode.LOCAL:
+                return Brought(orders.FromLocal(part.ref), name)
+            case Mode.PATHS:
+                return await self._bring_paths(consumer, index, part, reach, worker, errands)
+            case Mode.LAYERS | Mode.REGISTRY:
+                return await self._bring_layers(part, worker, errands)
+
+    async def send_contexts(self, parts: Sequence[Part], worker: WorkerLink) -> None:
+        """Have the client's trees among ``parts`` on some worker; on ``worker`` if on none yet."""
+        for part in parts:
+            if part.ref is None:
+                await self._sent(part, worker)
+
+    async def release(self) -> None:
+        """Let the workers collect this build's sources. Idempotent."""
+        sources, self._sources = self._sources, {}
+        for ref in sources.values():
+            for worker in self._shared.cluster.holders(ref):
+                self._shared.cluster.drop_ref(worker, ref)
+                await quietly(worker.call(orders.Release(sources=(ref,))))
+
+    async def _bring_context(
+        self, consumer: int, index: int, part: Part, worker: WorkerLink, errands: Errands
+    ) -> Brought:
+        ref = await self._sent(part, worker)
+        held = Part(part.position, ref, part.tree, part.read, part.partial)
+        if ref in worker.refs:
+            name = self._graph.vertices[part.position].name
+            return Brought(orders.FromLocal(ref), name)
+        reach = by_paths(worker, part.read)
+        return await self._bring_paths(consumer, index, held, reach, worker, errands)
+
+    async def _sent(self, part: Part, worker: WorkerLink) -> Digest:
+        """Return the source that holds a client's tree, on ``worker`` if it is the first."""
+        async with self._locks.setdefault(part.position, asyncio.Lock()):
+            ref = self.source_of(part.position)
+            if ref is None:
+                ref = await self._fill_source(part.position, part.tree, worker)
+            return ref
+
+    async def _fill_source(self, position: int, tree: Manifest, worker: WorkerLink) -> Digest:
+        """Run a local op: sync a client's tree to ``worker``; return the source's ref."""
+        vertex = self._graph.vertices[position]
+        began = time.monotonic()
+        self._client.tell(StepStarted(position, worker.name))
+        await worker.send_tree(self._shared.nodes, tree.tree)
+        basis = by_paths(worker, tree).basis
+        token = await self._client.serve(tree.tree, worker.address)
+        try:
+            replica = Replica("client", "", token)
+            order = orders.FromPaths(tree.tree, (replica,), f"context {vertex.name}", basis)
+            run = orders.Run(vertex.op, (order,), (), vertex.name)
+            ran = await worker.call(run, self.forward(position))
+        finally:
+            await self._client.stop_serving(token)
+        if not isinstance(ran, Ran):
+            raise OrderFailed(worker.name, "protocol", "answered a run with something else")
+        self.hold(position, worker, ran.ref)
+        brought = Brought(order, vertex.name, ("client",), ran.ref.tar_size)
+        uses = tuple(brought.use(report) for report in ran.inputs)
+        seconds = time.monotonic() - began
+        self._client.tell(StepDone(position, worker.name, False, seconds, uses))
+        return ran.ref.ref
+
+    async def _bring_paths(
+        self,
+        consumer: int,
+        index: int,
+        part: Part,
+        reach: Reach,
+        worker: WorkerLink,
+        errands: Errands,
+    ) -> Brought:
+        assert part.ref is not None
+        vertex = self._graph.vertices[consumer]
+        source = self._graph.vertices[part.position]
+        holder = self._shared.cluster.holder(part.ref, part.position)
+        selector = selector_of(vertex.op, index) if part.partial else None
+        offered = await open_offer(
+            self._shared, holder, orders.Offer(part.ref, selector), errands
+        )
+        if offered.tree != part.read.tree:
+            raise OrderFailed(holder.name, "stale", "selected another subset than the manager")
+        read = await asyncio.to_thread(self._shared.keep, part.read)
+        await worker.send_tree(read.nodes, read.tree)
+        replica = Replica(holder.name, holder.address, offered.token)
+        key = f"{source.stage}:{source.name}:{vertex.stage}:{vertex.name}"
+        order = orders.FromPaths(offered.tree, (replica,), key, reach.basis)
+        return Brought(order, source.name, (holder.name,), self._whole_bytes(part, worker))
+
+    async def _bring_layers(self, part: Part, worker: WorkerLink, errands: Errands) -> Brought:
+        assert part.ref is not None
+        holder = self._shared.cluster.holder(part.ref, part.position)
+        holders = self._shared.cluster.holders(part.ref)
+        lacking = lacking_links(worker, self._shared.records.chain(part.ref))
+        order, givers = await open_chain(
+            self._shared, [holder, *holders], worker, lacking, errands
+        )
+        source = self._graph.vertices[part.position].name
+        size = sum(link.layer.size for link in order.chain)
+        return Brought(order, source, givers, size)
+
+    def _whole_bytes(self, part: Part, worker: WorkerLink) -> int:
+        """Return what it would have taken to move the whole input as layers."""
+        assert part.ref is not None
+        if self._shared.records.ref(part.ref) is None:
+            return part.tree.summary.size
+        chain = self._shared.records.chain(part.ref)
+        return sum(map(layer_bytes, lacking_links(worker, chain)))
+
+    def forward(self, position: int) -> Callable[[orders.Output | orders.Progress], None]:
+        """Return what passes a step's output and progress on to the client."""
+
+        def pass_on(message: orders.Output | orders.Progress) -> None:
+            match message:
+                case orders.Output(_, stream, data):
+                    self._client.tell(StepOutput(position, stream, data))
+                case orders.Progress(_, index, done, total):
+                    self._client.tell(StepProgress(position, index, done, total))
+
+        return pass_on

@@ -1,0 +1,112 @@
+"""What workers are asked to open to each other, and how it is closed again."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from filesync.errors import FilesyncError
+from solver.errors import OrderFailed, WorkerLost
+from solver.manager.moving.links import blob_replicas, links_of
+from solver.manager.shared import Shared
+from solver.manager.workers import WorkerLink
+from worker.wire import orders
+from worker.wire.orders import FromLayers, Offered, OfferLayers, RefInfo, Result
+
+log = logging.getLogger(__name__)
+
+MAX_HOLDERS: Final = 3
+"""Workers that one target takes the same layers from at the same time."""
+SHARED_BYTES: Final = 16 << 20
+"""Layers that are smaller together come from one holder: to ask others takes as long."""
+REF_MISSING: Final = "ref-missing"
+"""How a worker says that it does not hold what we believed it did."""
+Errands = list[Callable[[], Awaitable[None]]]
+"""What is to be done once a transfer has ended, well or not."""
+
+
+async def open_chain(
+    shared: Shared,
+    holders: Sequence[WorkerLink],
+    worker: WorkerLink,
+    lacking: Sequence[RefInfo],
+    errands: Errands,
+) -> tuple[FromLayers, tuple[str, ...]]:
+    """Have holders open the layers of ``lacking`` (parents first) to ``worker``.
+
+    Returns the order to pull them, and who opened them. The first holder makes those that
+    never were made, and they are known from then on; others are asked too where the layers
+    are large. What closes them again is in ``errands``.
+
+    Raises:
+        OrderFailed, WorkerLost: the first does not hold them, or is gone.
+    """
+    holder = holders[0]
+    others = [one for one in holders if one is not holder]
+    request = OfferLayers(tuple(info.ref for info in lacking))
+    offers = [(holder, await open_offer(shared, holder, request, errands))]
+    first = offers[0][1]
+    if len(first.layers) != len(lacking):
+        detail = f"offered {len(first.layers)} of {len(lacking)} layers"
+        raise OrderFailed(holder.name, "protocol", detail)
+    if sum(layer.size for layer in first.layers) >= SHARED_BYTES:
+        # The first has made what was not made; these have only to open it.
+        for other in others[: MAX_HOLDERS - 1]:
+            with contextlib.suppress(OrderFailed, WorkerLost):
+                offers.append((other, await open_offer(shared, other, request, errands)))
+    chain = links_of(lacking, offers)
+    for link in chain:
+        shared.records.add(link.ref)
+    await worker.send_tree(shared.nodes, first.tree)
+    order = FromLayers(chain, first.tree, blob_replicas(offers))
+    return order, tuple(one.name for one, _ in offers)
+
+
+async def open_offer(
+    shared: Shared,
+    holder: WorkerLink,
+    request: orders.Offer | OfferLayers,
+    errands: Errands,
+) -> Offered:
+    """Have ``holder`` open what is asked for, to be closed by an errand.
+
+    Who is cancelled while it asks waits for the answer: an offer whose token nobody
+    knows would stay open for as long as the worker runs.
+    """
+    asking = asyncio.ensure_future(holder.call(request))
+    try:
+        offered = await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        await quietly(_close_late(holder, asking))
+        raise
+    except OrderFailed as exc:
+        if exc.reason == REF_MISSING:
+            asked = (request.ref,) if isinstance(request, orders.Offer) else request.refs
+            shared.cluster.forget(holder, asked)
+        raise
+    if not isinstance(offered, Offered):
+        raise OrderFailed(holder.name, "protocol", "answered an offer with something else")
+    errands.append(_closing(holder, offered.token))
+    return offered
+
+
+def _closing(holder: WorkerLink, token: bytes) -> Callable[[], Awaitable[None]]:
+    async def close() -> None:
+        await quietly(holder.call(orders.Release(tokens=(token,))))
+
+    return close
+
+
+async def _close_late(holder: WorkerLink, asking: Awaitable[Result]) -> None:
+    offered = await asking
+    if isinstance(offered, Offered):
+        await holder.call(orders.Release(tokens=(offered.token,)))
+
+
+async def quietly(call: Awaitable[object]) -> None:
+    """Await a call whose failure costs nothing but a line in the log."""
+    try:
+        await call
+    except FilesyncError as exc:
+        log.debug("left undone reason=%s", exc)

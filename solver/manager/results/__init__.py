@@ -1,0 +1,1 @@
+"""Results without a build: found, held, moved, pruned."""

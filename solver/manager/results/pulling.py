@@ -1,0 +1,142 @@
+"""Results on their way from worker to worker without a build: each once at a time."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from filesync.digest import Digest
+from filesync.errors import FilesyncError, Unavailable
+from solver.errors import OrderFailed
+from solver.manager.moving.offers import Errands, open_chain, quietly
+from solver.manager.shared import Shared
+from solver.manager.workers import WorkerLink
+from solver.transfer import Transfer, Transferable
+from worker.wire.leases import AskLacking, EndLeases, Lacking, Pull
+from worker.wire.orders import FromLayers, InputReport, Ran
+
+log = logging.getLogger(__name__)
+
+HOLD_S: Final = 60.0
+"""How long a result that was pulled is held for those who waited, to hold it themselves."""
+ELSEWHERE: Final = frozenset({"unavailable", "node-missing", "ref-missing", "stale"})
+"""Codes of a taker's failures that another giver may not cause."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    lease: bytes
+    task: "asyncio.Task[InputReport | None]"
+    waiting: int = 0
+
+
+class Pulls:
+    """Pulls that are under way, by worker and result."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._flights: dict[tuple[str, Digest], _Flight] = {}
+
+    @contextlib.asynccontextmanager
+    async def pulled(
+        self, link: WorkerLink, transfer: Transfer
+    ) -> AsyncIterator[InputReport | None]:
+        """Have a result be on a worker, where it stays while the block runs.
+
+        Gives what it took; None where nothing was lacking. Who comes while it is under way
+        waits for the same pull; it is cancelled with the last who waits.
+
+        Raises:
+            Unavailable: nobody can give it.
+            OrderFailed, WorkerLost: the worker cannot take it.
+        """
+        place = (link.name, transfer.target.ref)
+        flight = self._flights.get(place)
+        if flight is None:
+            lease = secrets.token_bytes(16)
+            task = asyncio.create_task(self._pull(link, transfer, lease))
+            flight = self._flights[place] = _Flight(lease, task)
+        flight.waiting += 1
+        try:
+            yield await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting:
+                del self._flights[place]
+                flight.task.cancel()
+                await asyncio.gather(flight.task, return_exceptions=True)
+                await quietly(link.call(EndLeases((flight.lease,))))
+
+    async def _pull(
+        self, link: WorkerLink, transfer: Transfer, lease: bytes
+    ) -> InputReport | None:
+        chain = transfer.target.chain()
+        lacking = await self._lacking(link, chain)
+        if not lacking:
+            await self._order(link, chain, None, lease)
+            return None
+        failure: FilesyncError | None = None
+        holders = self._holders(link, transfer)
+        for at, holder in enumerate(holders):
+            errands: Errands = []
+            try:
+                infos = [one.info for one in lacking]
+                source, _ = await open_chain(self._shared, holders[at:], link, infos, errands)
+                ran = await self._order(link, chain, source, lease)
+            except (OrderFailed, Unavailable) as exc:
+                if _is_takers(exc, link):
+                    raise
+                log.warning("not pulled from=%s reason=%s", holder.name, exc)
+                failure = exc
+            else:
+                return ran.inputs[0] if ran.inputs else None
+            finally:
+                for errand in errands:
+                    await errand()
+        detail = f": {failure}" if failure is not None else ""
+        raise Unavailable(f"no worker can give {transfer.target.ref.hex()[:16]}{detail}")
+
+    async def _lacking(
+        self, link: WorkerLink, chain: Sequence[Transferable]
+    ) -> list[Transferable]:
+        """Ask what the worker lacks of a chain, whatever it was thought to have."""
+        answer = await link.call(AskLacking(tuple(one.ref for one in chain)))
+        if not isinstance(answer, Lacking):
+            raise OrderFailed(link.name, "protocol", "answered with something else")
+        for ref in answer.refs:
+            self._shared.cluster.drop_ref(link, ref)
+        return [one for one in chain if one.ref in answer.refs]
+
+    def _holders(self, link: WorkerLink, transfer: Transfer) -> list[WorkerLink]:
+        """Return who may give it: the one that offered it, then others by load."""
+        found = self._shared.cluster.holders(transfer.target.ref)
+        found.sort(key=lambda one: one.name != transfer.holder)
+        return [one for one in found if one is not link]
+
+    async def _order(
+        self,
+        link: WorkerLink,
+        chain: Sequence[Transferable],
+        source: FromLayers | None,
+        lease: bytes,
+    ) -> Ran:
+        keys = tuple((one.ref, one.keys) for one in chain if one.keys)
+        order = Pull(chain[-1].ref, source, keys, lease, HOLD_S)
+        ran = await link.call(order)
+        if not isinstance(ran, Ran):
+            raise OrderFailed(link.name, "protocol", "answered a pull with something else")
+        for info in (*ran.pulled, ran.ref):
+            self._shared.records.add(info)
+            self._shared.cluster.add_ref(link, info)
+            link.learn_tree(self._shared.nodes, info.tree)
+        return ran
+
+
+def _is_takers(exc: OrderFailed | Unavailable, link: WorkerLink) -> bool:
+    """Whether a pull failed for what is wrong at the taker, whoever gives."""
+    return (
+        isinstance(exc, OrderFailed) and exc.worker == link.name and exc.reason not in ELSEWHERE
+    )

@@ -1,0 +1,1 @@
+"""What may go from a worker's disk, and its going."""

@@ -1,0 +1,91 @@
+"""A worker's orders about its disk, and whether it is crowded."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from worker.exec import ExecState
+from worker.garbage.choice import Plan
+from worker.garbage.collector import Collector
+from worker.store import Store
+from worker.wire.disk import (
+    Holdings,
+    Holds,
+    Kind,
+    Prune,
+    PrunePolicy,
+    ReadHoldings,
+    ReadUsage,
+    Touch,
+    Usage,
+)
+from worker.wire.orders import Finished
+
+
+class DiskKeeper:
+    """Looks after what is in ``store`` and in the caches of ``exec_state``."""
+
+    def __init__(self, store: Store, exec_state: ExecState | None) -> None:
+        self._store = store
+        self._exec_state = exec_state
+        self._collector = Collector(store)
+        self._lock = asyncio.Lock()
+
+    async def perform(
+        self,
+        order: ReadUsage | Prune | ReadHoldings | Touch,
+        *,
+        sweep_nodes: Callable[[], bool],
+    ) -> Usage | Holdings | Finished:
+        """Carry out an order; ``sweep_nodes`` says whether manifests that nothing needs may go."""
+        if isinstance(order, Touch):
+            for ref in order.refs:
+                self._store.refs.touch(ref, time.time())
+            return Finished()
+        async with self._lock:
+            match order:
+                case ReadUsage(holds, verbose):
+                    caches = self._caches_in_use()
+                    usage = self._collector.usage
+                    return await asyncio.to_thread(usage, holds, caches, verbose=verbose)
+                case Prune(policies, holds, verbose):
+                    usage_of = await self._prune(policies, holds, verbose=verbose)
+                    if sweep_nodes():
+                        await asyncio.to_thread(self._collector.sweep_nodes)
+                    return usage_of
+                case ReadHoldings():
+                    return await asyncio.to_thread(self._collector.holdings)
+
+    async def is_crowded(self, policies: Sequence[PrunePolicy]) -> bool:
+        """Whether the policies would remove something that nobody here holds."""
+        async with self._lock:
+            plan = await self._plan(policies, Holds())
+            return bool(plan.remove)
+
+    async def _plan(self, policies: Sequence[PrunePolicy], holds: Holds) -> Plan:
+        return await asyncio.to_thread(
+            self._collector.plan, policies, holds, self._caches_in_use()
+        )
+
+    async def _prune(
+        self, policies: Sequence[PrunePolicy], holds: Holds, *, verbose: bool
+    ) -> Usage:
+        plan = await self._plan(policies, holds)
+        aside = await asyncio.to_thread(self._store.make_work, "caches")
+        try:
+            detached = self._detach(plan, aside)
+            removing = self._collector.remove
+            return await asyncio.to_thread(removing, plan, detached, verbose=verbose)
+        finally:
+            await asyncio.to_thread(self._store.drop_work, aside)
+
+    def _detach(self, plan: Plan, aside: Path) -> set[str]:
+        if self._exec_state is None:
+            return set()
+        caches = self._exec_state.caches
+        names = [item.key.id for item in plan.remove if item.key.kind is Kind.CACHE]
+        return {name for name in names if caches.detach(name, aside / name)}
+
+    def _caches_in_use(self) -> frozenset[str]:
+        return frozenset() if self._exec_state is None else self._exec_state.caches.in_use()

@@ -1,0 +1,318 @@
+"""Layer chains: making a ref's blobs once, and making refs out of layers.
+
+A ref's layer is written once, by the worker that built it, and recorded; it is the same on every
+worker that the ref comes to (``arrivals``), so each exports the same image.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from filesync.digest import Digest
+from filesync.errors import PeerError
+from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, put, with_entries
+from worker.blobs import Blob, BlobMissing
+from worker.layers import (
+    MEDIA_TYPES,
+    Applied,
+    LayerForm,
+    Limits,
+    apply_layer,
+    limits_of,
+    make_layer,
+    own_names,
+    recompress,
+)
+from worker.layers.skeleton import SkeletonWriter
+from worker.moving import skeletons
+from worker.store import Store, TreeView
+from worker.store.refs import HeldRef
+from worker.store.results import keep
+from worker.wire.images import LAYER_TYPES, MAX_LAYERS, Compression, seekable_annotations
+from worker.wire.ops import ImageOp
+from worker.wire.orders import Layer, RefInfo
+
+MAX_JSON_BYTES: Final = 4 << 20
+_NO_STRANGERS: Final = Limits()
+
+
+class ImageMalformed(PeerError):
+    """An image is not what its manifest says, or its manifest is no OCI image manifest."""
+
+    code = "image-malformed"
+
+
+# --- making blobs -----------------------------------------------------------------------------
+
+
+def make_layers(
+    store: Store, refs: Sequence[Digest], form: LayerForm | None = None
+) -> list[Layer]:
+    """Return the layer of each ref, its blob in the store: made now if it never was. Blocks.
+
+    With ``form`` those that this project made are in that form.
+
+    Raises:
+        RefMissing: a ref is not here.
+        BlobMissing: a layer came here without its blob, which cannot be made again.
+    """
+    held = [store.refs.get(ref) for ref in refs]
+    return [layer_as(store, one, form or LayerForm()) for one in held]
+
+
+def layer_of(store: Store, held: HeldRef) -> Layer:
+    """Return a ref's own layer, its blob in the store: made now if it never was. Blocks.
+
+    Raises:
+        BlobMissing: the layer came here without its blob, which cannot be made again.
+    """
+    known = held.info.layer
+    if known is None:
+        return _make_first(store, held)
+    if known.digest not in store.blobs:
+        if skeletons.find(store, known) is None and not known.imported:
+            _remake(store, held, known)
+        else:
+            skeletons.restore_blob(store, held, known)
+    return known
+
+
+def movable_layer_of(store: Store, held: HeldRef) -> Layer:
+    """Return the same, where its skeleton will do as well as its blob. Blocks."""
+    known = held.info.layer
+    if known is not None and skeletons.find(store, known) is not None:
+        return known
+    return layer_of(store, held)
+
+
+def _make_first(store: Store, held: HeldRef) -> Layer:
+    with skeletons.noting(store) as noted:
+        made = _make(store, held, LayerForm(), noted.writer)
+        noted.keep(made)
+    store.refs.set_layer(held.info.ref, made)
+    return made
+
+
+def _remake(store: Store, held: HeldRef, known: Layer) -> None:
+    made = _make(store, held, LayerForm())
+    if made.digest != known.digest:
+        raise BlobMissing(
+            f"the layer {known.digest} of a result is gone from this worker and cannot be made again"
+        )
+
+
+def _make(
+    store: Store, held: HeldRef, form: LayerForm, skeleton: SkeletonWriter | None = None
+) -> Layer:
+    parent = held.info.parent
+    before = None if parent is None else Manifest(store.refs.get(parent).info.tree, store.nodes)
+    after = Manifest(held.info.tree, store.nodes)
+    with store.snapshots.view(held.snapshot) as view:
+        return make_layer(before, after, view.path, store.blobs, form, skeleton)
+
+
+def layer_as(store: Store, held: HeldRef, form: LayerForm) -> Layer:
+    """Return a ref's layer for an image, in the form asked for if this project made it. Blocks.
+
+    The recorded layer stays what identifies the ref; another form of it is made once and
+    remembered beside it. A layer that was imported is never made anew.
+    """
+    known = held.info.layer
+    # The blob of a layer that came without it is made, or fetched, only if it is needed.
+    if known is not None and (other := _known_form(store, known, form)) is not None:
+        return other
+    layer = layer_of(store, held)
+    if not _is_ours(layer) or form == LayerForm():
+        return layer
+    if form.is_other_tar:
+        made = _make(store, held, form)
+    else:
+        made = recompress(layer, store.blobs, form.compression, form.level)
+    store.refs.add_variant(layer.digest, str(form), made)
+    return made
+
+
+def _is_ours(layer: Layer) -> bool:
+    return layer.media_type == MEDIA_TYPES[Compression.ZSTD] and not layer.imported
+
+
+def _known_form(store: Store, layer: Layer, form: LayerForm) -> Layer | None:
+    if form == LayerForm() or not _is_ours(layer):
+        return None
+    known = store.refs.variant(layer.digest, str(form))
+    return known if known is not None and known.digest in store.blobs else None
+
+
+def blob_tree(store: Store, layers: Sequence[Layer]) -> Manifest:
+    """Return the tree whose files are the blobs of ``layers``, each named by its hex."""
+    blobs = {layer.digest: store.blobs.find(layer.digest) for layer in layers}
+    files = [_blob_file(blob) for blob in blobs.values() if blob is not None]
+    return Manifest(put(store.nodes, with_entries(EMPTY_DIRECTORY, files)), store.nodes)
+
+
+def _blob_file(blob: Blob) -> File:
+    return File(_hex(blob.digest).encode(), 0o644, 0, 0, 0, blob.size, blob.blake3)
+
+
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")
+
+
+# --- applying ---------------------------------------------------------------------------------
+
+
+def apply(
+    store: Store,
+    layer: Layer,
+    parent: Digest | None,
+    keys: Sequence[Digest],
+    unpack: Callable[[Path], Applied],
+    *,
+    tree: Digest | None = None,
+) -> RefInfo:
+    """Make the ref that ``layer`` gives on top of ``parent``, and record its layer. Blocks.
+
+    ``unpack`` does to the directory that it is given what the layer says.
+
+    Raises:
+        ImageMalformed: that was another layer, or does not give ``tree``. Nothing is kept.
+    """
+    below = None if parent is None else store.refs.get(parent).snapshot
+    active = store.snapshots.prepare(below)
+    try:
+        applied = unpack(active.path)
+        if applied.diff_id != layer.diff_id:
+            raise ImageMalformed(
+                f"layer {layer.digest} does not have the diffID {layer.diff_id}"
+            )
+    except BaseException:
+        store.snapshots.discard(active)
+        raise
+    here = store.refs.snapshots()
+    info = keep(store, active, applied.hints, parent, keys)
+    if tree is not None and info.tree != tree:
+        snapshot = store.refs.get(info.ref).snapshot
+        if snapshot not in here:
+            store.refs.remove(info.ref)
+            store.snapshots.remove(snapshot)
+        raise ImageMalformed(f"layer {layer.digest} does not give the tree that it should")
+    store.refs.set_layer(info.ref, layer)
+    return store.refs.get(info.ref).info
+
+
+def apply_blob(
+    store: Store,
+    layer: Layer,
+    parent: Digest | None,
+    keys: Sequence[Digest],
+    *,
+    limits: Limits = _NO_STRANGERS,
+    tree: Digest | None = None,
+) -> RefInfo:
+    """Do that with the layer's blob, which is in the store; note its skeleton. Blocks."""
+    with skeletons.noting(store) as noted:
+
+        def unpack(root: Path) -> Applied:
+            with store.blobs.open(layer.digest) as blob:
+                applied = apply_layer(
+                    blob,
+                    root,
+                    limits=limits,
+                    skeleton=noted.writer,
+                    without=own_names(layer),
+                )
+            noted.keep(layer, {digest for _, digest in applied.hints.values()})
+            return applied
+
+        return apply(store, layer, parent, keys, unpack, tree=tree)
+
+
+# --- images from an OCI layout ----------------------------------------------------------------
+
+
+def import_image(
+    store: Store, op: ImageOp, layout: TreeView, keys: Sequence[Digest]
+) -> RefInfo:
+    """Make the root filesystem of an image in a layout directory; return its top ref. Blocks.
+
+    The image's own blobs become the layers of its refs, so what is built on it shares them.
+
+    Raises:
+        ImageMalformed: a blob is missing, or is not what its digest says.
+    """
+    blobs = layout.root / "blobs" / "sha256"
+    manifest = _json(_take_blob(store, blobs, op.manifest, MAX_JSON_BYTES), store)
+    config_digest = _text(manifest.get("config"), "digest")
+    config = _json(_take_blob(store, blobs, config_digest, MAX_JSON_BYTES), store)
+    diff_ids = (config.get("rootfs") or {}).get("diff_ids")
+    descriptors = manifest.get("layers")
+    if not isinstance(diff_ids, list) or not isinstance(descriptors, list):
+        raise ImageMalformed("an image without a list of layers and their diff_ids")
+    if len(diff_ids) != len(descriptors) or not 1 <= len(descriptors) <= MAX_LAYERS:
+        raise ImageMalformed(f"{len(descriptors)} layers and {len(diff_ids)} diff_ids")
+    layers: list[Layer] = []
+    for descriptor, diff_id in zip(descriptors, diff_ids, strict=True):
+        media_type = _text(descriptor, "mediaType")
+        media_type = LAYER_TYPES.get(media_type, media_type)
+        digest = _text(descriptor, "digest")
+        annotations = seekable_annotations(descriptor.get("annotations"))
+        layers.append(Layer(media_type, digest, 0, str(diff_id), True, annotations))
+    return import_layers(store, layers, blobs, keys)
+
+
+def import_layers(
+    store: Store, layers: Sequence[Layer], blobs: Path, keys: Sequence[Digest]
+) -> RefInfo:
+    """Make the refs that ``layers`` (lowest first) give; return the top one. Blocks.
+
+    Blobs that the store lacks are files in ``blobs``, named by their hex. What is said of
+    their sizes is not looked at.
+
+    Raises:
+        ImageMalformed, BadLayer: a blob is missing, or is not what its digest says.
+    """
+    parent: Digest | None = None
+    info: RefInfo | None = None
+    for told in layers:
+        blob = _take_blob(store, blobs, told.digest, None)
+        layer = msgspec.structs.replace(told, size=blob.size)
+        info = store.refs.find_child(parent, layer) or apply_blob(
+            store, layer, parent, (), limits=limits_of(blob.size)
+        )
+        parent = info.ref
+    assert info is not None
+    store.refs.add_keys(info.ref, keys)
+    return store.refs.get(info.ref).info
+
+
+def _take_blob(store: Store, blobs: Path, digest: str, max_size: int | None) -> Blob:
+    found = store.blobs.find(digest)
+    if found is not None:
+        return found
+    path = blobs / _hex(digest)
+    try:
+        with path.open("rb") as file:
+            return store.blobs.ingest(file, digest=digest, max_size=max_size)
+    except FileNotFoundError:
+        raise ImageMalformed(f"the image layout lacks the blob {digest}") from None
+
+
+def _json(blob: Blob, store: Store) -> dict[str, Any]:
+    with store.blobs.open(blob.digest) as file:
+        try:
+            value = json.loads(file.read(MAX_JSON_BYTES))
+        except ValueError as exc:
+            raise ImageMalformed(f"{blob.digest} is not JSON: {exc}") from exc
+    if not isinstance(value, dict):
+        raise ImageMalformed(f"{blob.digest} is not a JSON object")
+    return value
+
+
+def _text(value: object, key: str) -> str:
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, str):
+        raise ImageMalformed(f"a descriptor without {key}")
+    return found

@@ -1,0 +1,41 @@
+"""Keeping what an op or a layer made: a committed snapshot, known as a ref."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from filesync.digest import Digest
+from filesync.manifest import Manifest
+from worker.layers import tar_size
+from worker.snapshots import Active
+from worker.store.refs import ref_name
+from worker.store.store import Store
+from worker.wire.orders import RefInfo
+
+Hints = Mapping[bytes, tuple[int, Digest]]
+"""Path -> size and content digest of files whose content is known for certain."""
+
+
+def keep(
+    store: Store,
+    active: Active,
+    hints: Hints,
+    parent: Digest | None,
+    keys: Sequence[Digest],
+) -> RefInfo:
+    """Commit a snapshot on top of ``parent`` and keep it as a ref. Blocks."""
+    committed = store.snapshots.commit(active, hints=hints)
+    before = None if parent is None else Manifest(store.refs.get(parent).info.tree, store.nodes)
+    size = tar_size(before, Manifest(committed.tree, store.nodes))
+    info = RefInfo(
+        ref=ref_name(parent, committed.tree),
+        tree=committed.tree,
+        parent=parent,
+        keys=tuple(keys),
+        created_s=time.time(),
+        tar_size=size,
+    )
+    held = store.refs.add(info, committed.id)
+    if held.snapshot != committed.id:
+        # The same tree on the same parent was here already: one snapshot is enough.
+        store.snapshots.remove(committed.id)
+    return held.info
