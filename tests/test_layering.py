@@ -105,7 +105,7 @@ PURE = [
     "solver/graph.py",
     "solver/keys.py",
     "solver/manager/results/lastcopies.py",
-    "solver/manager/results/leases.py",
+    "solver/manager/leases.py",
     "solver/place.py",
     "solver/wire.py",
     "worker/exec/check.py",

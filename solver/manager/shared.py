@@ -8,8 +8,8 @@ from filesync.digest import Digest
 from filesync.manifest import Manifest, Nodes, accept, missing_nodes
 from filesync.select import Selector
 from solver.manager.cluster import Cluster
+from solver.manager.leases import Leases
 from solver.manager.records import Records
-from solver.manager.results.leases import Leases
 from solver.wire import Event, Warned
 
 

@@ -1,8 +1,8 @@
 """What is held, and which blob has its last copy where."""
 
 from filesync.digest import Digest, digest_of
+from solver.manager.leases import Leases
 from solver.manager.results.lastcopies import Holder, holds_of
-from solver.manager.results.leases import Leases
 from worker.wire.disk import Holdings, Holds
 
 
