@@ -19,7 +19,7 @@ from filesync.keys.files import KeyPair, key_for
 from filesync.keys.options import key_option, listen_keys, listen_options
 from filesync.lifetime import wait_for_end
 from solver.client.asking import ask_manager
-from solver.client.build import BuildRequest, read_dockerfile, run_build
+from solver.client.build import run_build
 from solver.client.caches.options import (
     INLINE_ARG,
     InlineCache,
@@ -40,6 +40,7 @@ from solver.client.outputs.outputs import (
     with_tags,
 )
 from solver.client.progress import make_progress
+from solver.client.request import BuildRequest, read_dockerfile
 from solver.dockerfile import (
     IMAGE_SCHEME,
     MAIN_CONTEXT,

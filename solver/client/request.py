@@ -1,0 +1,153 @@
+"""What a user asks of a build, and how a manager is told of it."""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from filesync.errors import UsageError
+from solver.client.caches.options import CacheSource, CacheTo, InlineCache, RegistrySource
+from solver.client.layouts import Layout
+from solver.client.outputs.epoch import config_at
+from solver.client.outputs.outputs import Output
+from solver.dockerfile import Options
+from solver.graph import Graph
+from solver.wire import (
+    CacheFrom,
+    CacheInRegistry,
+    CachePush,
+    ExportRequest,
+    PushRequest,
+    StartBuild,
+)
+from worker.wire import orders
+from worker.wire.images import Credential
+from worker.wire.orders import ExportForm
+
+MAX_DOCKERFILE_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What the user asks for.
+
+    Attributes:
+        dockerfile: the file, or None for standard input.
+        roots: directories behind contexts, by name (``context`` is the main one).
+        layouts: images behind contexts, by name.
+        tag: names for the image, with commas between them; may be empty.
+    """
+
+    dockerfile: Path
+    text: str
+    options: Options
+    roots: Mapping[str, Path]
+    layouts: Mapping[str, Layout]
+    outputs: Sequence[Output] = ()
+    cache_to: Sequence[CacheTo | CachePush | InlineCache] = ()
+    cache_from: Sequence[CacheSource | RegistrySource] = ()
+    tag: str = ""
+    explain: bool = False
+    build_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+
+    @property
+    def local_caches(self) -> list[CacheTo]:
+        """The caches that come to this machine."""
+        return [one for one in self.cache_to if isinstance(one, CacheTo)]
+
+    @property
+    def pushed_caches(self) -> list[CachePush]:
+        """The caches that workers push."""
+        return [one for one in self.cache_to if isinstance(one, CachePush)]
+
+    @property
+    def registry_names(self) -> list[str]:
+        """What is read from registries or pushed there, beside the images of the graph."""
+        pushed = [name for one in self.outputs if one.form is None for name in one.names]
+        read = [one.name for one in self.cache_from if isinstance(one, RegistrySource)]
+        return [*pushed, *read, *(one.name for one in self.pushed_caches)]
+
+
+def read_dockerfile(path: Path) -> str:
+    """Return the text of a Dockerfile.
+
+    Raises:
+        UsageError: it is not there, not text, or not of a sane size.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_DOCKERFILE_BYTES + 1)
+    except OSError as exc:
+        raise UsageError(f"{path}: {exc.strerror}; name the Dockerfile with -f") from exc
+    if len(data) > MAX_DOCKERFILE_BYTES:
+        raise UsageError(f"{path}: larger than {MAX_DOCKERFILE_BYTES} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"{path}: not UTF-8 text: {exc}") from exc
+
+
+def start_order(
+    request: BuildRequest,
+    graph: Graph,
+    config: Mapping[str, Any],
+    caches: tuple[CacheFrom | CacheInRegistry, ...],
+    credentials: tuple[Credential, ...],
+) -> StartBuild:
+    """Return the order that starts a build; ``config`` is the result's image configuration."""
+    return StartBuild(
+        orders.VERSION,
+        request.build_id,
+        graph,
+        tuple(
+            _exported(output, form, _config(request, output, config))
+            for output in request.outputs
+            if (form := output.form) is not None
+        ),
+        request.options.no_cache,
+        request.explain,
+        credentials,
+        tuple(
+            _pushed(output, _config(request, output, config))
+            for output in request.outputs
+            if output.form is None
+        ),
+        caches,
+        tuple(to.mode for to in request.local_caches),
+        tuple(request.pushed_caches),
+        any(isinstance(to, InlineCache) for to in request.cache_to),
+    )
+
+
+def _config(request: BuildRequest, output: Output, config: Mapping[str, Any]) -> bytes:
+    epoch_s = output.epoch_s
+    if epoch_s == request.options.epoch_s:
+        epoch_s = None  # it is so already
+    return json.dumps(config_at(config, epoch_s), sort_keys=True).encode()
+
+
+def _exported(output: Output, form: ExportForm, config: bytes) -> ExportRequest:
+    return ExportRequest(
+        form,
+        config,
+        ",".join(output.names),
+        output.compression,
+        output.level,
+        dict(output.annotations),
+        output.epoch_s if output.rewrite and output.is_image else None,
+        dict(output.descriptor_annotations),
+        None if output.is_image else output.epoch_s,
+    )
+
+
+def _pushed(output: Output, config: bytes) -> PushRequest:
+    return PushRequest(
+        config,
+        output.names,
+        output.compression,
+        output.level,
+        dict(output.annotations),
+        output.epoch_s if output.rewrite else None,
+    )
