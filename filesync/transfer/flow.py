@@ -53,41 +53,6 @@ class Flow(msgspec.Struct, frozen=True):
         return Flow(asked[0] if asked else least, min(rates, default=0))
 
 
-class Coding:
-    """Decides, frame by frame, whether compressing pays.
-
-    A link is known to be slow only when it makes the sender wait, so the first frames are
-    compressed; once FAST_FRAMES in a row went without waiting, the codec is what is slow, and
-    frames go plain until the link makes the sender wait again.
-    """
-
-    FAST_FRAMES: Final = 4
-    SLOW_BYTES_PER_S: Final = 250e6
-    """A link slower than this is helped by zstd, at 350 MB/s and a ratio of two or more."""
-
-    def __init__(self, compress: Compress) -> None:
-        self._compress = compress
-        self._fast_frames = 0
-        self._frames = 0
-
-    @property
-    def is_on(self) -> bool:
-        """Whether to try to compress the next frame."""
-        if self._compress is Compress.LITTLE:
-            return not self._frames
-        if self._compress is Compress.AUTO:
-            return self._fast_frames < self.FAST_FRAMES
-        return self._compress is Compress.ZSTD
-
-    def note(self, wire_bytes: int, waited_s: float) -> None:
-        """Take note that a frame of ``wire_bytes`` had to wait this long for the link."""
-        self._frames += 1
-        if waited_s > wire_bytes / self.SLOW_BYTES_PER_S:
-            self._fast_frames = 0
-        else:
-            self._fast_frames += 1
-
-
 class Pace:
     """Spreads bytes over time, so that no second has more than its share."""
 

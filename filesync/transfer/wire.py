@@ -18,7 +18,8 @@ says ``Open``; the sender answers ``Opened``, or ``Refuse``. Then:
   and nothing else. The receiver wants again only what it has room for, after it has written.
 * ``Frame`` carries the next ``raw_bytes`` bytes of the session's stream, which is all that was
   wanted, in the order in which it was wanted. Where a frame ends says nothing: it may hold many
-  small files or a piece of one.
+  small files or a piece of one. It may be coded together with the frames before it
+  (``Codec.STREAM``), so frames are made plain in the order in which they come.
 * ``AskRecipes`` asks how contents are made up: which chunks, or which segments of chunks, stand
   from an offset on (see ``recipe``). ``Recipes`` answers for as many of its items as go into one
   message; at least one chunk or segment comes. The receiver asks again for the rest.
@@ -51,7 +52,7 @@ from filesync.digest import WireDigest
 from filesync.errors import FilesyncError, MalformedMessage, SourceChanged
 from filesync.transfer.flow import Compress
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_FRAME_BYTES: Final = 2 << 20
@@ -110,6 +111,9 @@ class Codec(IntEnum):
 
     RAW = 0
     ZSTD = 1
+    """A zstd frame of its own."""
+    STREAM = 2
+    """A piece of the session's one zstd frame, after all that went before with this codec."""
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="op"):

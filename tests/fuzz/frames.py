@@ -9,11 +9,13 @@ from filesync.disk.updating.update import WantedFile
 from filesync.errors import MalformedMessage, PeerError
 from filesync.transfer import wire
 from filesync.transfer.coding import codec, delta, recipe
+from filesync.transfer.coding.stream import StreamDecoder, StreamEncoder
 from filesync.transfer.errors import Refused
 from filesync.transfer.flow import Flow
 from filesync.transfer.receive.fetch import Fetch
 from filesync.transfer.receive.receiver import Receiver, Sent
 from filesync.transfer.receive.units import (
+    Coded,
     CutBases,
     RebuildGaps,
     SignGaps,
@@ -38,7 +40,7 @@ Said = tuple[wire.Message, bytes]
 
 def fuzz(data: bytes) -> None:
     """Take ``data`` as messages, each after its two lengths, at both ends of a session."""
-    receiver, sender = _moving(), Sender()
+    receiver, sender, decoder = _moving(), Sender(), StreamDecoder()
     for frames in messages(data):
         try:
             message, payload = wire.decode(frames)
@@ -46,7 +48,7 @@ def fuzz(data: bytes) -> None:
             return
         assert wire.decode(wire.encode(message, payload)) == (message, payload)
         try:
-            _take(receiver, sender, message, payload)
+            _take(receiver, sender, decoder, message, payload)
         except (PeerError, Refused):
             return
 
@@ -133,6 +135,7 @@ def _sent() -> list[Said]:
         (wire.Refuse(SESSION, "unavailable", "why"), b""),
         (wire.Call(1, b"body"), b""),
         (wire.Reply(1, b"body", "", True), b"part"),
+        (wire.Frame(SESSION, len(SMALL), wire.Codec.STREAM), StreamEncoder().encode(SMALL)),
     ]
 
 
@@ -141,7 +144,7 @@ def _deltas_after(recipes: Said) -> Said:
     machine, (message, payload) = _moving(), recipes
     assert isinstance(message, wire.Recipes)
     machine.receive(message, payload, 0.0)
-    sent = _perform(machine) + _perform(machine)
+    sent = _perform(machine, StreamDecoder()) + _perform(machine, StreamDecoder())
     (asked, signatures) = next(one for one in sent if isinstance(one[0], wire.AskDeltas))
     assert isinstance(asked, wire.AskDeltas)
     ((_, offset, size, _),) = asked.items
@@ -156,17 +159,21 @@ def _moving() -> Receiver:
     fetch.add([small, WantedFile(1, digest_of(NEW), len(NEW), len(OLD))], is_last=True)
     machine = Receiver(fetch, SESSION, TOKEN, TREE, now=0.0, flow=Flow())
     machine.receive(wire.Opened(SESSION), b"", 0.0)
-    _perform(machine)
+    _perform(machine, StreamDecoder())
     return machine
 
 
 def _take(
-    receiver: Receiver, sender: Sender, message: wire.Message, payload: wire.Buffer
+    receiver: Receiver,
+    sender: Sender,
+    decoder: StreamDecoder,
+    message: wire.Message,
+    payload: wire.Buffer,
 ) -> None:
     match message:
         case wire.Opened() | wire.Frame() | wire.Recipes() | wire.Deltas() | wire.Refuse():
             receiver.receive(message, payload, 1.0)
-            _perform(receiver)
+            _perform(receiver, decoder)
         case wire.Want() | wire.AskRecipes() | wire.AskDeltas():
             sender.receive(message, payload)
             while sender.next_job():
@@ -175,16 +182,23 @@ def _take(
             pass
 
 
-def _perform(receiver: Receiver) -> list[Sent]:
+def _plain(data: Coded, decoder: StreamDecoder) -> None:
+    if data.codec is wire.Codec.STREAM:
+        decoder.decode(data.payload, data.raw_bytes)
+    else:
+        codec.decompress(*data)
+
+
+def _perform(receiver: Receiver, decoder: StreamDecoder) -> list[Sent]:
     """Do what the disk would do, as far as a peer's bytes have a part in it; return what to send."""
     fetch = receiver._fetch
     while fetch.effects:
         match fetch.effects.popleft():
             case StoreBatch(_, _, parts):
                 for part in parts:
-                    codec.decompress(*part)
+                    _plain(part, decoder)
             case StorePiece(_, _, data):
-                codec.decompress(*data)
+                _plain(data, decoder)
             case CutBases(works):
                 fetch.based([(work, INDEX) for work in works])
             case SignGaps(gaps):

@@ -26,6 +26,7 @@ from filesync.errors import (
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.transfer import wire
 from filesync.transfer.coding import delta, recipe
+from filesync.transfer.coding.stream import StreamEncoder
 from filesync.transfer.connection import listener_zmq
 from filesync.transfer.errors import (
     InsecureListen,
@@ -38,6 +39,7 @@ from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive import pull_zmq
 from filesync.transfer.replica import Replica
+from filesync.transfer.send import outgoing_zmq
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.timeouts import Timeouts
 from filesync.transfer.wire import Codec
@@ -232,6 +234,40 @@ def test_nothing_is_compressed_when_that_is_asked_for(source: Manifest, tmp_path
             assert receiver.counters.data_in == stats.content_bytes == source.summary.size
 
     asyncio.run(main())
+
+
+def neighbours(count: int) -> dict[str, bytes]:
+    """Return files that resemble each other, and of which no frame holds two."""
+    text = random.Random(3).randbytes(600_000).hex().encode()
+    return {f"f{n}": text[n * 1000 :] for n in range(count)}
+
+
+@pytest.mark.parametrize("sessions", [1, 3])
+def test_files_that_resemble_their_neighbours_take_few_bytes(
+    sessions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outgoing_zmq, "MAX_STREAMS", 1)
+    (tmp_path / "source").mkdir()
+    source = make_tree(tmp_path / "source", neighbours(6))
+
+    async def main() -> list[PullStats]:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source", flow=Flow(Compress.ZSTD))
+            replica = Replica(sender.address, offer.token)
+            async with asyncio.TaskGroup() as group:
+                pulls = [
+                    group.create_task(pull(receiver, tmp_path / f"dest{n}", source, replica))
+                    for n in range(sessions)
+                ]
+            for number in range(sessions):
+                assert tree_of(tmp_path / f"dest{number}") == source.tree
+            return [task.result() for task in pulls]
+
+    taken = sorted(stats.wire_in for stats in asyncio.run(main()))
+    whole = source.summary.size
+    assert taken[0] < whole / 4
+    # Who comes when there is no room for another stream gets frames that stand alone.
+    assert all(one > whole / 2 for one in taken[1:])
 
 
 # --- several replicas ---------------------------------------------------------------------------
@@ -652,7 +688,19 @@ def compressed(data: bytes) -> Callable[[wire.Want], Iterable[Said]]:
     return lambda want: [(frame(want, N, Codec.ZSTD), data)]
 
 
+def streamed(data: bytes) -> Callable[[wire.Want], Iterable[Said]]:
+    return lambda want: [(frame(want, N, Codec.STREAM), data)]
+
+
+STREAMED: dict[str, bytes] = {
+    "a stream's bomb": StreamEncoder().encode(bytes(256 << 20)),
+    "a piece of more": StreamEncoder().encode(SMALL + b"!"),
+    "a piece of less": StreamEncoder().encode(SMALL[:-1]),
+    "a cut piece": StreamEncoder().encode(SMALL)[:-1],
+    "no stream": SMALL,
+}
 HOSTILE |= {name: (compressed(data), MalformedMessage) for name, data in COMPRESSED.items()}
+HOSTILE |= {name: (streamed(data), MalformedMessage) for name, data in STREAMED.items()}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

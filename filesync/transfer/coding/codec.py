@@ -27,13 +27,16 @@ def compress(
     Samples are tried first, so bytes that do not compress cost about 50 µs a frame.
     """
     view = memoryview(data)
-    if not wanted or len(view) < MIN_BYTES or not _seems_to_compress(view):
+    if not wanted or not seems_to_compress(view):
         return Codec.RAW, view
     coded = zstandard.ZstdCompressor(level=LEVEL).compress(view)
     return (Codec.ZSTD, coded) if len(coded) < len(view) * _KEEP else (Codec.RAW, view)
 
 
-def _seems_to_compress(view: memoryview) -> bool:
+def seems_to_compress(view: memoryview) -> bool:
+    """Return whether ``view`` is worth the try, by some samples of it."""
+    if len(view) < MIN_BYTES:
+        return False
     if len(view) <= 2 * SAMPLES * SAMPLE_BYTES:
         return True
     # A header can compress where the body does not, so no sample is at an end.
@@ -47,7 +50,7 @@ def _seems_to_compress(view: memoryview) -> bool:
 
 
 def decompress(codec: Codec, payload: Buffer, raw_bytes: int) -> Buffer:
-    """Return the ``raw_bytes`` bytes that ``payload`` stands for.
+    """Return the ``raw_bytes`` bytes that ``payload``, which stands alone, stands for.
 
     Never allocates more than that: the frame's own claims are read before it is opened, since
     zstandard obeys the size that a frame states over any ``max_output_size``.
@@ -59,6 +62,8 @@ def decompress(codec: Codec, payload: Buffer, raw_bytes: int) -> Buffer:
         if len(payload) != raw_bytes:
             raise MalformedMessage(f"{len(payload)} bytes in a frame that says {raw_bytes}")
         return payload
+    if codec is Codec.STREAM:
+        raise MalformedMessage("a piece of a stream where none is")
     try:
         claims = zstandard.get_frame_parameters(payload)
         if claims.content_size != raw_bytes or claims.window_size > MAX_WINDOW_BYTES:

@@ -20,7 +20,7 @@ from filesync.errors import (
 )
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
-from filesync.transfer.receive.decoding import decoded
+from filesync.transfer.receive.decoding import Decoding
 from filesync.transfer.receive.fetch import Fetch
 from filesync.transfer.receive.landing_disk import Landing, Update
 from filesync.transfer.receive.receiver import Receiver, State
@@ -115,6 +115,7 @@ class Pull:
         self._openers: set[asyncio.Task[None]] = set()
         self._opening = 0
         self._sessions: dict[int, Session] = {}
+        self._decoded = Decoding(pool).decoded
         self._error: FilesyncError = Unavailable("nobody is known to have this tree")
 
     async def run(self) -> None:
@@ -219,12 +220,7 @@ class Pull:
         self._sessions[machine.session] = session
         session.send(machine.start())
 
-    def _on_message(
-        self,
-        session: Session,
-        message: Incoming,
-        payload: Buffer,
-    ) -> None:
+    def _on_message(self, session: Session, message: Incoming, payload: Buffer) -> None:
         session.inbox_bytes -= len(payload)
         if session.machine.state is State.CLOSED:
             return
@@ -315,12 +311,12 @@ class Pull:
             case NeedFiles():
                 self._disk.put_nowait(self._feed)
             case StoreBatch():
-                plain = [decoded(part, self._pool) for part in effect.parts]
+                plain = [self._decoded(effect.session, part) for part in effect.parts]
                 self._disk.put_nowait(partial(self._store_batch, effect, plain))
             case StorePiece():
                 self._queue_piece(effect)
             case RebuildGaps():
-                one = decoded(effect.data, self._pool)
+                one = self._decoded(effect.session, effect.data)
                 self._disk.put_nowait(partial(self._rebuild, effect, one))
             case CopyRanges():
                 self._queue_job(partial(self._copy, effect))
@@ -334,7 +330,7 @@ class Pull:
                 assert_never(effect)
 
     def _queue_piece(self, effect: StorePiece) -> None:
-        self._pieces.append((effect, decoded(effect.data, self._pool)))
+        self._pieces.append((effect, self._decoded(effect.session, effect.data)))
         if len(self._pieces) == 1:
             self._disk.put_nowait(self._store_pieces)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_SESSIONS: Final = 64
 """Sessions that one peer may have open for us to send."""
+MAX_STREAMS: Final = 16
+"""Sessions at once, of all peers, whose frames may be coded as a stream: each takes 10 MB."""
 
 
 class Outgoing:
@@ -37,6 +39,7 @@ class Outgoing:
         self._pool = pool
         self._spawn = spawn
         self._offers: dict[bytes, Offer] = {}
+        self._sessions = 0
 
     def offer(
         self,
@@ -111,21 +114,25 @@ class Outgoing:
                 flow=offer.flow.stricter(asked),
                 pool=self._pool,
                 on_sent=offer.on_sent,
+                may_stream=self._sessions < MAX_STREAMS,
             )
             channel.sends[message.session] = sending
-            self._spawn(_run(channel, message.session, sending, offer))
+            self._sessions += 1
+            self._spawn(self._run(channel, message.session, sending, offer))
             return
         channel.send_nowait(Refuse(message.session, error.code, str(error)))
 
     def _forget(self, offer: Offer) -> None:
         del self._offers[offer.token]
 
-
-async def _run(channel: Channel, session: int, sending: "Sending", offer: Offer) -> None:
-    offer.on_close.append(sending.withdraw)
-    try:
-        await sending.run()
-    finally:
-        del channel.sends[session]
-        if sending.withdraw in offer.on_close:
-            offer.on_close.remove(sending.withdraw)
+    async def _run(
+        self, channel: Channel, session: int, sending: "Sending", offer: Offer
+    ) -> None:
+        offer.on_close.append(sending.withdraw)
+        try:
+            await sending.run()
+        finally:
+            self._sessions -= 1
+            del channel.sends[session]
+            if sending.withdraw in offer.on_close:
+                offer.on_close.remove(sending.withdraw)

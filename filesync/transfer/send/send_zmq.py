@@ -9,9 +9,11 @@ from typing import Final
 
 from filesync.errors import FilesyncError, LocalError
 from filesync.transfer.coding import codec
+from filesync.transfer.coding.choice import Coding
+from filesync.transfer.coding.stream import StreamEncoder
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
-from filesync.transfer.flow import Coding, Compress, Flow, Pace
+from filesync.transfer.flow import Compress, Flow, Pace
 from filesync.transfer.send.sender import Job, SendDeltas, Sender, SendFrame, SendRecipes
 from filesync.transfer.send.source_disk import SourceTree
 from filesync.transfer.wire import (
@@ -19,6 +21,7 @@ from filesync.transfer.wire import (
     AskDeltas,
     AskRecipes,
     Buffer,
+    Codec,
     Deltas,
     Frame,
     Opened,
@@ -39,6 +42,7 @@ _BYTES_A_RANGE: Final = 192
 
 Request = Want | AskRecipes | AskDeltas
 Answer = Frame | Recipes | Deltas
+Work = asyncio.Future[list[tuple[Answer, Buffer]]]
 
 
 class Sending:
@@ -47,6 +51,7 @@ class Sending:
     Args:
         flow: what this side and the receiver ask of it together.
         on_sent: told the raw bytes of each answer, once it is on its way.
+        may_stream: whether its frames may be coded as one stream, which takes memory.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Sending:
         flow: Flow,
         pool: Executor,
         on_sent: Callable[[int], None] | None,
+        may_stream: bool,
     ) -> None:
         self._session = session
         self._channel = channel
@@ -66,7 +72,9 @@ class Sending:
         self._on_sent = on_sent
         self._sender = Sender()
         self._is_plain = flow.compress is Compress.NONE
-        self._coding = Coding(flow.compress)
+        self._coding = Coding(flow.compress, may_stream=may_stream)
+        self._encoder: StreamEncoder | None = None
+        self._last_piece: Work | None = None
         self._pace = Pace(flow.bytes_per_s)
         self._inbox: deque[tuple[Request, Buffer]] = deque()
         self._inbox_size = 0
@@ -112,15 +120,11 @@ class Sending:
         await self._channel.send(Opened(self._session))
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._pool, self._tree.load)
-        ahead: deque[asyncio.Future[list[tuple[Answer, Buffer]]]] = deque()
+        ahead: deque[Work] = deque()
         try:
             while True:
                 self._judge()
-                limit = READ_AHEAD if len(self._channel.sends) <= FEW_SESSIONS else 1
-                while len(ahead) < limit and (jobs := self._next_jobs()):
-                    is_coded = self._coding.is_on
-                    work = loop.run_in_executor(self._pool, self._perform_all, jobs, is_coded)
-                    ahead.append(work)
+                self._read_ahead(ahead)
                 if ahead:
                     answers = await ahead[0]
                     ahead.popleft()
@@ -130,16 +134,43 @@ class Sending:
                     await self._wake.wait()
                     self._wake.clear()
         finally:
-            for future in ahead:
-                future.cancel()
+            for work in ahead:
+                work.cancel()
 
-    def _next_jobs(self) -> list[Job]:
-        """Return what one thread is to read next: two plain frames, for a hop to it costs 50 us."""
-        jobs: list[Job] = []
-        count = 1 if self._coding.is_on else 2
-        while len(jobs) < count and (job := self._sender.next_job()):
-            jobs.append(job)
-        return jobs
+    def _read_ahead(self, ahead: deque[Work]) -> None:
+        limit = READ_AHEAD if len(self._channel.sends) <= FEW_SESSIONS else 1
+        while len(ahead) < limit and (job := self._sender.next_job()):
+            coded = self._coding.codec
+            work: Work
+            if coded is Codec.STREAM and isinstance(job, SendFrame):
+                work = self._last_piece = asyncio.create_task(
+                    self._stream(job, self._last_piece)
+                )
+            else:
+                jobs = [job]
+                # A hop to a thread costs 50 us, so it reads two frames that are not coded.
+                if coded is Codec.RAW and (another := self._sender.next_job()):
+                    jobs.append(another)
+                work = asyncio.get_running_loop().run_in_executor(
+                    self._pool, self._perform_all, jobs, coded
+                )
+            ahead.append(work)
+
+    async def _stream(self, job: SendFrame, before: Work | None) -> list[tuple[Answer, Buffer]]:
+        """Read a frame, and code it once the one before it is."""
+        loop = asyncio.get_running_loop()
+        data = await loop.run_in_executor(self._pool, self._tree.read, job.ranges)
+        if before is not None:
+            await asyncio.wait([before])
+        frame = await loop.run_in_executor(self._pool, self._encode, job, memoryview(data))
+        return [frame]
+
+    def _encode(self, job: SendFrame, data: memoryview) -> tuple[Answer, Buffer]:
+        if not codec.seems_to_compress(data):
+            return Frame(self._session, job.raw_bytes), data
+        if self._encoder is None:
+            self._encoder = StreamEncoder()
+        return Frame(self._session, job.raw_bytes, Codec.STREAM), self._encoder.encode(data)
 
     def _judge(self) -> None:
         if self._inbox_size > MAX_OUTSTANDING_RANGES:
@@ -160,13 +191,14 @@ class Sending:
         if not isinstance(message, Recipes) and self._on_sent is not None:
             self._on_sent(message.raw_bytes)
 
-    def _perform_all(self, jobs: Sequence[Job], is_coded: bool) -> list[tuple[Answer, Buffer]]:
-        return [self._perform(job, is_coded) for job in jobs]
+    def _perform_all(self, jobs: Sequence[Job], coded: Codec) -> list[tuple[Answer, Buffer]]:
+        return [self._perform(job, coded) for job in jobs]
 
-    def _perform(self, job: Job, is_coded: bool) -> tuple[Answer, Buffer]:
+    def _perform(self, job: Job, wanted: Codec) -> tuple[Answer, Buffer]:
         match job:
             case SendFrame(ranges, raw_bytes):
-                coded, payload = codec.compress(self._tree.read(ranges), wanted=is_coded)
+                data = self._tree.read(ranges)
+                coded, payload = codec.compress(data, wanted=wanted is not Codec.RAW)
                 return Frame(self._session, raw_bytes, coded), payload
             case SendRecipes(ask, items):
                 return Recipes(self._session, ask), self._tree.recipes(items)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.transfer.flow import Coding, Compress, Flow, Pace
+from filesync.transfer.flow import Compress, Flow, Pace
 
 flows = st.builds(Flow, st.sampled_from(Compress), st.integers(0, 9))
 
@@ -21,24 +21,6 @@ def test_who_has_a_wish_about_compression_decides_and_the_first_before_the_secon
     wishes = [it for it in both if it in (Compress.NONE, Compress.ZSTD)]
     nearness = [it for it in both if it is Compress.LITTLE]
     assert one.stricter(other).compress is [*wishes, *nearness, Compress.AUTO][0]
-
-
-def test_compression_ends_on_a_link_that_never_makes_frames_wait() -> None:
-    coding = Coding(Compress.AUTO)
-    for _ in range(Coding.FAST_FRAMES):
-        assert coding.is_on
-        coding.note(1 << 20, 0.0)
-    assert not coding.is_on
-    coding.note(1 << 20, 1.0)
-    assert coding.is_on
-
-
-def test_what_was_asked_for_is_what_is_done_on_any_link() -> None:
-    for compress, is_on in ((Compress.NONE, False), (Compress.ZSTD, True)):
-        coding = Coding(compress)
-        for waited_s in [0.0] * 10 + [9.0]:
-            coding.note(1 << 20, waited_s)
-            assert coding.is_on is is_on
 
 
 def test_bytes_are_spread_over_time() -> None:
@@ -68,10 +50,3 @@ def test_little_is_compressed_on_the_way_to_this_machine_unless_more_is_asked_fo
 ) -> None:
     assert Flow(Compress.AUTO, 7).to(address) == Flow(compress, 7)
     assert Flow(Compress.ZSTD).to(address) == Flow(Compress.ZSTD)
-
-
-def test_of_little_the_first_frame_is_compressed_whatever_the_link() -> None:
-    coding = Coding(Compress.LITTLE)
-    assert coding.is_on
-    coding.note(1 << 20, 10.0)
-    assert not coding.is_on
