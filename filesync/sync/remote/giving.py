@@ -92,20 +92,9 @@ class Giving:
         Raises:
             PeerError: a client that gives does not answer this.
         """
-        from filesync.sync.remote.nodes import answer_deltas, answer_nodes
-
         match wire.decode_request(body):
-            case wire.AskNodes(token, digests):
-                if (manifest := self._given.get(token)) is None:
-                    raise NotOffered("nodes were asked for of a tree that is not given")
-                return wire.encode(wire.Nodes()), await in_thread(
-                    answer_nodes, manifest, digests
-                )
-            case wire.AskNodeDeltas(token) as asked:
-                if (manifest := self._given.get(token)) is None:
-                    raise NotOffered("nodes were asked for of a tree that is not given")
-                answer, payload = await in_thread(answer_deltas, manifest, asked)
-                return wire.encode(answer), payload
+            case wire.AskNodes() | wire.AskNodeDeltas() as asked:
+                return await self._answer_nodes(asked)
             case wire.AskDirectories(token):
                 if (scan := self._growing.get(token)) is None:
                     raise NotOffered("directories were asked for of a tree that is not given")
@@ -117,6 +106,20 @@ class Giving:
                 return wire.encode(wire.Done()), b""
             case _:
                 raise UnexpectedMessage("a client that gives answers no such request")
+
+    async def _answer_nodes(
+        self, asked: wire.AskNodes | wire.AskNodeDeltas
+    ) -> tuple[bytes, bytes]:
+        from filesync.sync.remote.nodes import answer_deltas, answer_nodes
+
+        if (manifest := self._given.get(asked.token)) is None:
+            raise NotOffered("nodes were asked for of a tree that is not given")
+        if isinstance(asked, wire.AskNodes):
+            return wire.encode(wire.Nodes()), await in_thread(
+                answer_nodes, manifest, asked.digests
+            )
+        answer, payload = await in_thread(answer_deltas, manifest, asked)
+        return wire.encode(answer), payload
 
     # --- giving -------------------------------------------------------------------------------
 
