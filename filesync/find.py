@@ -4,8 +4,8 @@ Links are followed inside the root only and '..' never leaves it, so a hostile t
 nothing but itself. Whatever a path passes is noted: a subset that has it finds the same.
 """
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 from e2b_dockerfile_utils import PatternMatcher
@@ -66,6 +66,67 @@ class Kept(msgspec.Struct):
         return kept
 
 
+D = TypeVar("D")
+L = TypeVar("L")
+
+
+class End(NamedTuple, Generic[L]):
+    """What is no directory: a walk ends there, unless it is a link and leads to ``target``."""
+
+    node: L
+    target: bytes | None = None
+
+
+def walk(
+    root: D,
+    names: Iterable[bytes],
+    look: Callable[[D, bytes], D | End[L] | None],
+    kept: Kept,
+    *,
+    follow_last: bool = True,
+) -> tuple[tuple[bytes, ...], D | L]:
+    """Resolve ``names`` from ``root`` as the kernel would in a chroot: the real path, what is there.
+
+    ``look`` says what a directory has under a name, None if nothing; what it raises ends the
+    walk. Links, and what stands before a '..', are noted in ``kept``.
+
+    Raises:
+        PathMissing: they lead nowhere.
+        UsageError: more than ``MAX_LINKS`` links.
+    """
+    asked = list(names)
+    todo = asked[::-1]
+    real: list[bytes] = []
+    above = [root]
+    links = 0
+    while todo:
+        name = todo.pop()
+        if name == b"..":
+            kept.at(real)
+            del real[-1:]
+            del above[len(real) + 1 :]
+            continue
+        there = look(above[-1], name)
+        if there is None:
+            raise PathMissing(_shown(asked))
+        if not isinstance(there, End):
+            real.append(name)
+            above.append(there)
+        elif there.target is not None and (todo or follow_last):
+            kept.at([*real, name])
+            links += 1
+            if links > MAX_LINKS:
+                raise UsageError(f"{_shown(asked)!r}: more than {MAX_LINKS} links on the way")
+            if there.target.startswith(b"/"):
+                del real[:], above[1:]
+            todo.extend(_parts(there.target)[::-1])
+        elif todo:
+            raise PathMissing(_shown(asked))
+        else:
+            return (*real, name), there.node
+    return tuple(real), above[-1]
+
+
 class Place(msgspec.Struct, frozen=True):
     """A real path, and what is there: a directory, or something else."""
 
@@ -95,43 +156,16 @@ class Finder:
         return found
 
     def follow(self, names: Iterable[bytes], *, follow_last: bool = True) -> Place:
-        """Resolve ``names`` from the root as the kernel would in a chroot.
+        """Resolve ``names`` from the root; see ``walk`` for what that raises."""
+        return Place(*walk(self.root, names, self._look, self.kept, follow_last=follow_last))
 
-        Raises:
-            PathMissing: they lead nowhere.
-            UsageError: more than ``MAX_LINKS`` links.
-        """
-        asked = list(names)
-        todo = asked[::-1]
-        real: list[bytes] = []
-        directories = [self.root]
-        links = 0
-        while todo:
-            name = todo.pop()
-            if name == b"..":
-                self.kept.at(real)
-                del real[-1:]
-                del directories[len(real) + 1 :]
-                continue
-            entry = directories[-1].find(name)
-            if isinstance(entry, Subdirectory):
-                real.append(name)
-                directories.append(self.directory(entry))
-            elif isinstance(entry, Symlink) and (todo or follow_last):
-                self.kept.at([*real, name])
-                links += 1
-                if links > MAX_LINKS:
-                    raise UsageError(
-                        f"{_shown(asked)!r}: more than {MAX_LINKS} links on the way"
-                    )
-                if entry.target.startswith(b"/"):
-                    del real[:], directories[1:]
-                todo.extend(_parts(entry.target)[::-1])
-            elif entry is None or todo:
-                raise PathMissing(_shown(asked))
-            else:
-                return Place((*real, name), None)
-        return Place(tuple(real), directories[-1])
+    def _look(self, at: Directory, name: bytes) -> Directory | End[None] | None:
+        entry = at.find(name)
+        if isinstance(entry, Subdirectory):
+            return self.directory(entry)
+        if entry is None:
+            return None
+        return End(None, entry.target if isinstance(entry, Symlink) else None)
 
 
 def _parts(target: bytes) -> list[bytes]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from filesync.errors import UsageError
-from filesync.find import MAX_LINKS, Kept, text_of
+from filesync.errors import PathMissing, UsageError
+from filesync.find import End, Kept, text_of, walk
 from filesync.glob import compile_name
 from filesync.select import Pick, pattern_of
 from worker.layers.member import SYMLINK
@@ -12,10 +12,6 @@ from worker.parts.listing import Branch, Leaf, Lower, Node, is_there
 
 class Unread(Exception):
     """It is for the next layer to say."""
-
-
-class Absent(Exception):
-    """It is not there."""
 
 
 class Probe:
@@ -43,9 +39,9 @@ class Probe:
             names, start = self.follow(prefix)
         except UsageError:
             return False
-        except Absent:
+        except PathMissing:
             return bool(patterns)
-        level = [(names, start)]
+        level: list[tuple[tuple[bytes, ...], Node]] = [(names, start)]
         for test in tests:
             level = [
                 ((*above, name), node)
@@ -63,7 +59,7 @@ class Probe:
         self.kept.at(before)
         try:
             real, node = self.follow(names)
-        except (Absent, UsageError):
+        except (PathMissing, UsageError):
             if not may_dangle:
                 raise
             return
@@ -73,51 +69,22 @@ class Probe:
 
     def follow(
         self, names: Sequence[bytes], *, follow_last: bool = True
-    ) -> tuple[tuple[bytes, ...], Node]:
-        """Resolve ``names`` from the root as ``filesync.find.Finder.follow`` does.
+    ) -> tuple[tuple[bytes, ...], Branch | Leaf]:
+        """Resolve ``names`` from the root; ``walk`` says what else it raises.
 
         Raises:
-            Unread, Absent: see there.
-            UsageError: more than ``MAX_LINKS`` links.
+            Unread: see there.
         """
-        todo = list(names)[::-1]
-        real: list[bytes] = []
-        at = [self._root]
-        links = 0
-        while todo:
-            name = todo.pop()
-            if name == b"..":
-                self.kept.at(real)
-                del real[-1:]
-                del at[len(real) + 1 :]
-                continue
-            node = self._look(at[-1], name)
-            if isinstance(node, Branch):
-                real.append(name)
-                at.append(node)
-                continue
-            member = self._leaf(node).member
-            text = member.link if member.kind == SYMLINK else None
-            if text is None or not (todo or follow_last):
-                if todo:
-                    raise Absent
-                return (*real, name), node
-            self.kept.at([*real, name])
-            links += 1
-            if links > MAX_LINKS:
-                raise UsageError(f"more than {MAX_LINKS} links on the way")
-            if text.startswith(b"/"):
-                del real[:], at[1:]
-            todo.extend([part for part in text.split(b"/") if part not in (b"", b".")][::-1])
-        return tuple(real), at[-1]
+        return walk(self._root, names, self._look, self.kept, follow_last=follow_last)
 
-    def _look(self, at: Branch, name: bytes) -> Node:
-        node = at.below.get(name)
+    def _look(self, at: Branch, name: bytes) -> Branch | End[Leaf] | None:
         if name not in at.below and not self._is_known(at):
             raise Unread
-        if node is None or (isinstance(node, Branch) and not is_there(node)):
-            raise Absent
-        return node
+        node = at.below.get(name)
+        if node is None or isinstance(node, Branch):
+            return node if node is not None and is_there(node) else None
+        leaf = self._leaf(node)
+        return End(leaf, leaf.member.link if leaf.member.kind == SYMLINK else None)
 
     def _is_known(self, at: Branch) -> bool:
         return at.is_closed or self._is_whole

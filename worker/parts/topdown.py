@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from filesync.digest import Digest, digest_of
-from filesync.errors import UsageError
+from filesync.errors import PathMissing, UsageError
 from filesync.find import Kept
 from filesync.manifest import (
     Directory,
@@ -44,7 +44,7 @@ from worker.parts.listing import (
     is_there,
     list_layer,
 )
-from worker.parts.probe import Absent, Probe, Unread
+from worker.parts.probe import Probe, Unread
 
 NO_CONTENT: Final = digest_of(b"")
 
@@ -177,18 +177,18 @@ class TopDown:
 
     def _leaf(self, node: Leaf | Lower) -> Leaf:
         """Return the file behind a name; a hard link may lead into the layers below its own."""
-        while isinstance(node, Lower):
-            root = Branch()
-            for number in range(node.layer + 1, len(self._read)):
-                lay_under(root, list_layer(number, self._read[number]))
-            try:
-                _, found = self._probe(root).follow(node.path, follow_last=False)
-            except (Absent, UsageError) as exc:
-                raise NotInParts("a hard link to what is not there") from exc
-            if isinstance(found, Branch):
-                raise NotInParts("a hard link to a directory")
-            node = found
-        return node
+        if not isinstance(node, Lower):
+            return node
+        root = Branch()
+        for number in range(node.layer + 1, len(self._read)):
+            lay_under(root, list_layer(number, self._read[number]))
+        try:
+            _, found = self._probe(root).follow(node.path, follow_last=False)
+        except (PathMissing, UsageError) as exc:
+            raise NotInParts("a hard link to what is not there") from exc
+        if isinstance(found, Branch):
+            raise NotInParts("a hard link to a directory")
+        return found
 
 
 def lay_under(upper: Branch, lower: Branch) -> None:
