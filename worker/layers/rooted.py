@@ -56,6 +56,7 @@ class Rooted:
         self._created: dict[bytes, Created] = {}
         self._own = {b""}
         self._resolved: dict[bytes, bytes] = {}
+        self._knows_umask = False
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +110,8 @@ class Rooted:
     def new_file(self, directory: bytes, name: bytes, member: Member) -> Iterator[int]:
         """Give a new file to be written, and complete it at the end of the block."""
         fd = self._open_to_change(directory)
+        if not self._knows_umask:
+            self._learn_umask(fd)
         try:
             new = os.open(name, _CREATE, member.mode & 0o777, dir_fd=fd)
         except FileExistsError:
@@ -286,6 +289,16 @@ class Rooted:
             if mode & 0o700 != 0o700 and os.geteuid() != 0:
                 os.fchmod(fd, mode | 0o700)
         return fd
+
+    def _learn_umask(self, fd: int) -> None:
+        """Find out what creating a file takes away from its mode: most need no ``fchmod`` then."""
+        self._knows_umask = True
+        with suppress(OSError):  # not every file system can make a file without a name
+            new = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o777, dir_fd=fd)
+            try:
+                self.metadata.special_bits = 0o7000 | (0o777 & ~os.fstat(new).st_mode)
+            finally:
+                os.close(new)
 
     def _clear(self, fd: int, directory: bytes, name: bytes) -> int:
         """Remove ``name``, whatever it is, and return ``fd``, which stays valid."""

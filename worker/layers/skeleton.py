@@ -88,8 +88,8 @@ class SkeletonWriter:
         self._write = write
         self._zstd = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
         self._literal = bytearray()
+        self._plain = bytearray(MAGIC)
         self._size = 0
-        self._put(MAGIC)
 
     def literal(self, data: bytes | memoryview) -> None:
         """Note the next bytes of the tar. Does not keep ``data``."""
@@ -113,7 +113,7 @@ class SkeletonWriter:
         """Note that the tar is at its end, and write what is left."""
         self._end_literal()
         self._put(bytes((_END,)) + _SIZE.pack(self._size))
-        self._write(self._zstd.flush())
+        self._write(self._zstd.compress(self._plain) + self._zstd.flush())
 
     def _end_literal(self) -> None:
         if self._literal:
@@ -124,8 +124,11 @@ class SkeletonWriter:
         self._put(bytes((_LITERAL,)) + _LENGTH.pack(len(data)) + data)
 
     def _put(self, data: bytes | bytearray) -> None:
-        if piece := self._zstd.compress(data):
-            self._write(piece)
+        # Gathered: each call of the compressor lets another thread have the interpreter.
+        self._plain += data
+        if len(self._plain) >= MAX_LITERAL_BYTES:
+            self._write(self._zstd.compress(self._plain))
+            self._plain.clear()
 
 
 def read_skeleton(stream: BinaryIO, *, limits: SkeletonLimits = _DEFAULT) -> Iterator[Part]:

@@ -78,6 +78,8 @@ class Source:
 
     def skip(self, size: int) -> None:
         """Pass over the next ``size`` bytes, or all to the end where there are less."""
+        if not size:
+            return
         for part in self._take(size):
             self._pass(part)
 

@@ -4,8 +4,10 @@ Known are ustar, what came before it, GNU's and PAX's long names and large numbe
 that container tools write. Sparse files are refused: nobody writes them into layers.
 """
 
+import struct
+import zlib
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from filesync.manifest import Xattrs
 from worker.layers.errors import BadLayer
@@ -31,9 +33,29 @@ _SECOND_NS: Final = 1_000_000_000
 _MAX_XATTR_BYTES: Final = 64 << 10
 _MAX_XATTRS_BYTES: Final = 256 << 10
 
-_PLAIN: Final = frozenset(b"\x0007")
-_HEADER_ONLY: Final = frozenset(b"123456")
+_PLAIN: Final = (b"\0", b"0", b"7")
+_HEADER_ONLY: Final = (b"1", b"2", b"3", b"4", b"5", b"6")
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
+_LAYOUT: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s66x8s8s155s12x")
+_ZEROS: Final = bytes(BLOCK_BYTES)
+
+
+class _Header(NamedTuple):
+    """The fields of a block, as they stand there."""
+
+    path: bytes
+    mode: bytes
+    uid: bytes
+    gid: bytes
+    size: bytes
+    mtime: bytes
+    checksum: bytes
+    kind: bytes
+    link: bytes
+    magic: bytes
+    major: bytes
+    minor: bytes
+    prefix: bytes
 
 
 def read_members(source: Source) -> Iterator[Member]:
@@ -46,16 +68,17 @@ def read_members(source: Source) -> Iterator[Member]:
         BadLayer: it is no tar, ends early, or has what is not known here.
     """
     extra = _Extra()
-    while (block := source.read(BLOCK_BYTES)) != bytes(BLOCK_BYTES):
+    while (block := source.read(BLOCK_BYTES)) != _ZEROS:
         if not block:
             return  # many writers end with less than they should
         if len(block) != BLOCK_BYTES:
             raise BadLayer("a layer ends inside a header")
-        member, size = _parse(block)
-        if member.kind in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL):
-            extra.take(member.kind, _body(source, size))
+        header = _Header._make(_LAYOUT.unpack(block))
+        _check_sum(block, header)
+        if header.kind in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL):
+            extra.take(header.kind, _body(source, _number(header.size)))
             continue
-        member = extra.complete(member, size)
+        member = extra.complete(header)
         extra = _Extra()
         end = source.position + member.size
         yield member
@@ -72,36 +95,22 @@ def _body(source: Source, size: int) -> bytes:
     return body
 
 
-def _parse(block: bytes) -> tuple[Member, int]:
-    """Return the member of a plain header, and its size as that says it."""
-    checksum = _number(block[148:156])
+def _check_sum(block: bytes, header: _Header) -> None:
     # The checksum's own field counts as blanks.
-    total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    checksum = _number(header.checksum)
+    total = _sum(block) - _sum(header.checksum) + 8 * ord(" ")
     if checksum != total:
         # Some writers of old summed signed bytes.
         blank = block[:148] + block[156:]
         if checksum != total - 256 * sum(byte > 127 for byte in blank):
             raise BadLayer("not a tar header: its checksum is wrong")
-    path = _text(block[:100])
-    if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
-        path = prefix + b"/" + path
-    kind = block[156:157]
-    if kind[0] in _PLAIN:
-        kind = DIRECTORY if kind == b"\0" and path.endswith(b"/") else FILE
-    has_device = kind in (b"3", b"4")
-    member = Member(
-        path,
-        kind,
-        _number(block[100:108]) & 0o7777,
-        _number(block[108:116]),
-        _number(block[116:124]),
-        _number(block[136:148]) * _SECOND_NS,
-        0,
-        _text(block[157:257]),
-        _number(block[329:337]) if has_device else 0,
-        _number(block[337:345]) if has_device else 0,
-    )
-    return member, _number(block[124:136])
+
+
+def _sum(block: bytes) -> int:
+    """Return the sum of at most 512 bytes, in a tenth of the time that ``sum`` takes."""
+    # The low half of an Adler-32 is one more than the sum, modulo what 256 bytes do not reach.
+    half = BLOCK_BYTES // 2
+    return (zlib.adler32(block[:half]) & 0xFFFF) + (zlib.adler32(block[half:]) & 0xFFFF) - 2
 
 
 class _Extra:
@@ -118,28 +127,45 @@ class _Extra:
         elif kind != _PAX_GLOBAL:
             self._long[kind] = _text(body)
 
-    def complete(self, member: Member, size: int) -> Member:
-        """Return ``member`` with what is known of it, checked."""
-        pax = self._pax
-        if member.kind == b"S" or any(key.startswith(b"GNU.sparse") for key in pax):
-            raise BadLayer(f"{member.path!r} is a sparse file, which layers do not have")
-        if member.kind not in b"0123456":
-            raise BadLayer(f"{member.path!r} is of the unknown kind {member.kind!r}")
-        member = member._replace(
-            path=pax.get(b"path") or self._long.get(_LONG_NAME) or member.path,
-            link=pax.get(b"linkpath") or self._long.get(_LONG_LINK) or member.link,
-            uid=_pax_number(pax, b"uid", member.uid),
-            gid=_pax_number(pax, b"gid", member.gid),
-            mtime_ns=_pax_time(pax) if pax.get(b"mtime") else member.mtime_ns,
-            size=0 if member.kind[0] in _HEADER_ONLY else _pax_number(pax, b"size", size),
-            xattrs=check_xattrs(
-                (key.removeprefix(XATTR), value)
-                for key, value in pax.items()
-                if key.startswith(XATTR)
-            ),
+    def complete(self, header: _Header) -> Member:
+        """Return the member that ``header`` begins, with all that is known of it, checked."""
+        pax, long = self._pax, self._long
+        path = pax.get(b"path") or long.get(_LONG_NAME) or _path(header)
+        kind = _kind(header)
+        if kind == b"S" or any(key.startswith(b"GNU.sparse") for key in pax):
+            raise BadLayer(f"{path!r} is a sparse file, which layers do not have")
+        if kind not in _HEADER_ONLY and kind != FILE:
+            raise BadLayer(f"{path!r} is of the unknown kind {kind!r}")
+        has_device = kind in (b"3", b"4")
+        member = Member(
+            path,
+            kind,
+            _number(header.mode) & 0o7777,
+            _pax_number(pax, b"uid", header.uid),
+            _pax_number(pax, b"gid", header.gid),
+            _pax_time(pax) if pax.get(b"mtime") else _number(header.mtime) * _SECOND_NS,
+            0 if kind in _HEADER_ONLY else _pax_number(pax, b"size", header.size),
+            pax.get(b"linkpath") or long.get(_LONG_LINK) or _text(header.link),
+            _number(header.major) if has_device else 0,
+            _number(header.minor) if has_device else 0,
+            _pax_xattrs(pax),
         )
         check_member(member)
         return member
+
+
+def _path(header: _Header) -> bytes:
+    path = _text(header.path)
+    if header.magic == b"ustar\0" and (prefix := _text(header.prefix)):
+        return prefix + b"/" + path
+    return path
+
+
+def _kind(header: _Header) -> bytes:
+    """Return the kind; before there was one for directories, their names ended in '/'."""
+    if header.kind not in _PLAIN:
+        return header.kind
+    return DIRECTORY if header.kind == b"\0" and _path(header).endswith(b"/") else FILE
 
 
 def check_member(member: Member) -> None:
@@ -188,9 +214,15 @@ def _pax_records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         at = end
 
 
-def _pax_number(pax: dict[bytes, bytes], key: bytes, default: int) -> int:
+def _pax_number(pax: dict[bytes, bytes], key: bytes, field: bytes) -> int:
+    """Return what ``pax`` says, else what the plain header's field does."""
     text = pax.get(key)
-    return _digits(text) if text else default
+    return _digits(text) if text else _number(field)
+
+
+def _pax_xattrs(pax: dict[bytes, bytes]) -> Xattrs:
+    found = [(key[len(XATTR) :], pax[key]) for key in pax if key.startswith(XATTR)]
+    return check_xattrs(found) if found else ()
 
 
 def _pax_time(pax: dict[bytes, bytes]) -> int:
@@ -212,7 +244,15 @@ def _text(field: bytes) -> bytes:
 
 
 def _number(field: bytes) -> int:
-    """Return a header's number: octal, or big-endian with the first bit set."""
+    """Return a header's number."""
+    try:
+        return int(field.rstrip(b"\0 "), 8)
+    except ValueError:
+        return _other_number(field)
+
+
+def _other_number(field: bytes) -> int:
+    """Return a number that is not just octal digits: none, cut short, or in base 256."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big", signed=False) & ((1 << (len(field) * 8 - 1)) - 1)
         negative = 1 << (len(field) * 8 - 2)

@@ -192,7 +192,7 @@ def apply(
         store.snapshots.discard(active)
         raise
     here = store.refs.snapshots()
-    info = keep(store, active, applied.hints, parent, keys)
+    info = keep(store, active, applied.hints, parent, keys, tar_bytes=applied.size)
     if tree is not None and info.tree != tree:
         snapshot = store.refs.get(info.ref).snapshot
         if snapshot not in here:

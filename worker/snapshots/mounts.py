@@ -35,6 +35,7 @@ _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
 _AT_FDCWD: Final = -100
 _ATTR_READ_ONLY: Final = 1
 _MS_READ_ONLY: Final = 1
+_MS_BIND: Final = 4096
 _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 _CLONE_FS: Final = 0x200
@@ -70,6 +71,20 @@ def mount_overlay(base: Path, overlay: Overlay) -> None:
         OSError: what the kernel says.
     """
     _run_in(base, lambda: _mount(overlay))
+
+
+def mount_bind(base: Path, source: str, target: str) -> None:
+    """Show a directory at another place; both are relative to ``base``.
+
+    Raises:
+        OSError: what the kernel says.
+    """
+
+    def bind() -> None:
+        flags = ctypes.c_ulong(_MS_BIND)
+        _check(_libc.mount(os.fsencode(source), os.fsencode(target), None, flags, None))
+
+    _run_in(base, bind)
 
 
 def unmount(path: Path, *, force: bool = False) -> None:

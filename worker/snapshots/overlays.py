@@ -1,7 +1,8 @@
 """Snapshots as overlay layers: each keeps only what it changed of its parent. Needs root."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,13 @@ from filesync.errors import StoreError
 from filesync.manifest import Manifest
 from filesync.manifest.patch import patch
 from worker.snapshots.driver import Sealed
-from worker.snapshots.mounts import Overlay, mount_overlay, mounts_below, unmount
+from worker.snapshots.mounts import (
+    Overlay,
+    mount_bind,
+    mount_overlay,
+    mounts_below,
+    unmount,
+)
 from worker.snapshots.upper import Hints, read_upper
 
 _EMPTY: Final = 0
@@ -22,7 +29,8 @@ class OverlayDriver:
     """``<number>/fs`` is the upper directory, and later a lower one.
 
     While it is written to, ``<number>/work`` is the kernel's and the tree is mounted at
-    ``<number>/merged``; a sealed tree is shown, read-only, at ``<number>/view``.
+    ``<number>/merged``; a sealed tree is shown, read-only, at ``<number>/view``. A tree with no
+    parent is its upper directory: a bind mount instead of an overlay takes a seventh off unpacking.
 
     Hard links behave as on any overlay: a file of the parent that is written to becomes one of
     its own, and its other names keep the old content.
@@ -51,7 +59,11 @@ class OverlayDriver:
         finally:
             os.close(fd)
         upper, work, merged = f"{number}/fs", f"{number}/work", f"{number}/merged"
-        self._mount(Overlay(_lowers(chain), merged, upper, work))
+        with self._mounting(merged):
+            if chain:
+                mount_overlay(self._directory, Overlay(_lowers(chain), merged, upper, work))
+            else:
+                mount_bind(self._directory, upper, merged)
         return self._path(number, "merged")
 
     def seal(self, number: int, parent: Manifest, hints: Hints) -> Sealed:
@@ -67,7 +79,8 @@ class OverlayDriver:
         """Mount the layers read-only."""
         path = self._path(chain[0], "view")
         path.mkdir(mode=0o700, exist_ok=True)
-        self._mount(Overlay(_lowers(chain), f"{chain[0]}/view"))
+        with self._mounting(f"{chain[0]}/view"):
+            mount_overlay(self._directory, Overlay(_lowers(chain), f"{chain[0]}/view"))
         return path
 
     def hide(self, number: int) -> None:
@@ -79,12 +92,13 @@ class OverlayDriver:
         for name in ("merged", "view"):
             unmount(self._path(number, name), force=True)
 
-    def _mount(self, overlay: Overlay) -> None:
+    @contextmanager
+    def _mounting(self, target: str) -> Iterator[None]:
         try:
-            mount_overlay(self._directory, overlay)
+            yield
         except OSError as exc:
-            where = self._directory / overlay.target
-            raise StoreError(f"no overlay can be mounted at {where}: {exc}") from exc
+            where = self._directory / target
+            raise StoreError(f"no snapshot can be mounted at {where}: {exc}") from exc
 
     def _remove(self, number: int, *names: bytes) -> None:
         fd = open_root(self._directory / str(number))

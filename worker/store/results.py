@@ -21,21 +21,31 @@ def keep(
     hints: Hints,
     parent: Digest | None,
     keys: Sequence[Digest],
+    *,
+    tar_bytes: int | None = None,
 ) -> RefInfo:
-    """Commit a snapshot on top of ``parent`` and keep it as a ref. Blocks."""
+    """Commit a snapshot on top of ``parent`` and keep it as a ref. Blocks.
+
+    ``tar_bytes`` is the size of its layer's tar, where it came as one.
+    """
     committed = store.snapshots.commit(active, hints=hints)
-    before = None if parent is None else Manifest(store.refs.get(parent).info.tree, store.nodes)
-    size = tar_size(before, Manifest(committed.tree, store.nodes))
+    if tar_bytes is None:
+        tar_bytes = _tar_bytes(store, parent, committed.tree)
     info = RefInfo(
         ref=ref_name(parent, committed.tree),
         tree=committed.tree,
         parent=parent,
         keys=tuple(keys),
         created_s=time.time(),
-        tar_size=size,
+        tar_size=tar_bytes,
     )
     held = store.refs.add(info, committed.id)
     if held.snapshot != committed.id:
         # The same tree on the same parent was here already: one snapshot is enough.
         store.snapshots.remove(committed.id)
     return held.info
+
+
+def _tar_bytes(store: Store, parent: Digest | None, tree: Digest) -> int:
+    before = None if parent is None else Manifest(store.refs.get(parent).info.tree, store.nodes)
+    return tar_size(before, Manifest(tree, store.nodes))
