@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable
 from typing import Final
 
 from blake3 import blake3
@@ -24,6 +25,22 @@ def read_piece(fd: int, offset: int, length: int) -> bytes:
             break
         data += more
     return data
+
+
+def reading(fd: int) -> Callable[[int, int], memoryview]:
+    """Return what reads (offset, length) of a file; what it returns is good until the next call.
+
+    A fresh buffer for each call would cost as much as the reading.
+    """
+    buffer = memoryview(bytearray())
+
+    def read(offset: int, length: int) -> memoryview:
+        nonlocal buffer
+        if len(buffer) < length:
+            buffer = memoryview(bytearray(length))
+        return buffer[: os.preadv(fd, [buffer[:length]], offset)]
+
+    return read
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:

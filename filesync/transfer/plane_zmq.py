@@ -5,7 +5,7 @@ import logging
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from time import monotonic
@@ -56,6 +56,7 @@ from filesync.transfer.wire import (
 
 if TYPE_CHECKING:
     from filesync.keys.files import Allows, KeyPair
+    from filesync.transfer.coding.recipecache import RecipeCache
     from filesync.transfer.connection.curve_zmq import Gate
     from filesync.transfer.connection.guard_zmq import SocketGuard
     from filesync.transfer.connection.listener_zmq import Listener
@@ -207,6 +208,22 @@ class DataPlane:
             return self._listener.address
         return with_key(self._listener.address, self._own.public)
 
+    # --- recipes ----------------------------------------------------------------------------
+
+    @cached_property
+    def _cut(self) -> "RecipeCache":
+        """Of what this side has cut itself, to send it."""
+        from filesync.transfer.coding.recipecache import RecipeCache
+
+        return RecipeCache()
+
+    @cached_property
+    def _landed(self) -> "RecipeCache":
+        """Of what was put together here. Peers have told them: nobody else is told them again."""
+        from filesync.transfer.coding.recipecache import RecipeCache
+
+        return RecipeCache()
+
     # --- sending ----------------------------------------------------------------------------
 
     def offer(
@@ -217,6 +234,7 @@ class DataPlane:
         *,
         flow: Flow = _ANY_FLOW,
         on_sent: Callable[[int], None] | None = None,
+        recipes: "RecipeCache | None" = None,
     ) -> Offer:
         """Let whoever knows the token read ``manifest``'s files below ``root``.
 
@@ -228,13 +246,18 @@ class DataPlane:
             token: what names the offer; picked at random without it.
             flow: what each session keeps to at least.
             on_sent: told the bytes of content of each frame that goes; must not block.
+            recipes: of contents that were cut already; else those of all offers together.
         """
 
         def open_source() -> "SourceTree":
             from filesync.transfer.send.contents import Contents, directories_of
             from filesync.transfer.send.source_disk import SourceTree
 
-            return SourceTree(root, lambda: Contents(manifest.nodes, directories_of(manifest)))
+            return SourceTree(
+                root,
+                lambda: Contents(manifest.nodes, directories_of(manifest)),
+                recipes=self._cut if recipes is None else recipes,
+            )
 
         return self._outgoing.offer(
             manifest.tree, open_source, token, flow=flow, on_sent=on_sent
@@ -344,6 +367,7 @@ class DataPlane:
                 stats=stats,
                 on_progress=note,
                 feed=feed,
+                recipes=self._landed,
             ).run()
             await self._in_thread(update.finish)
         except BaseException:

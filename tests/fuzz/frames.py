@@ -215,5 +215,7 @@ def _perform(receiver: Receiver, decoder: StreamDecoder) -> list[Sent]:
     return receiver.advance(1.0, is_alone=True)
 
 
-INDEX: Final = recipe.Index([(lambda at, n: OLD[at : at + n], len(OLD))])
+INDEX: Final = recipe.Index(
+    [(recipe.cut(lambda at, n: OLD[at : at + n], 0, len(OLD)), len(OLD))]
+)
 SENT: Final = [wire.encode(*one) for one in _sent()]

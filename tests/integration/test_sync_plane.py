@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import struct
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -37,7 +37,7 @@ from filesync.transfer.errors import (
 )
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.plane_zmq import DataPlane
-from filesync.transfer.receive import pull_zmq
+from filesync.transfer.receive import landing_disk, pull_zmq
 from filesync.transfer.replica import Replica
 from filesync.transfer.send import outgoing_zmq
 from filesync.transfer.stats import Progress, PullStats
@@ -211,6 +211,67 @@ def test_single_bytes_changed_in_a_large_file_move_little(tmp_path: Path) -> Non
     stats = updated(tmp_path, {"image": old}, {"image": bytes(new)})
     # A chunk has 16 KiB on average; one such byte costs a piece or two of 512.
     assert stats.wire_in + stats.wire_out < 16 * (4 << 10)
+
+
+def test_a_file_that_was_put_together_here_is_not_cut_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(3)
+    versions = [rng.randbytes(4 << 20)]
+    for _ in range(3):
+        at = rng.randrange(4 << 20)
+        versions.append(versions[-1][:at] + b"inserted" + versions[-1][at:])
+    (tmp_path / "source").mkdir()
+    make_tree(tmp_path / "dest", {"file": versions[0]})
+    cut: list[int] = []
+
+    def counting(read: recipe.Read, offset: int, end: int) -> Iterator[recipe.Part]:
+        cut.append(end - offset)
+        return recipe.cut(read, offset, end)
+
+    monkeypatch.setattr(landing_disk, "cut", counting)
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            for version in versions[1:]:
+                manifest = make_tree(tmp_path / "source", {"file": version})
+                with sender.offer(manifest, tmp_path / "source") as offer:
+                    replica = Replica(sender.address, offer.token)
+                    stats = await pull(receiver, tmp_path / "dest", manifest, replica)
+                assert (tmp_path / "dest/file").read_bytes() == version
+                assert stats.content_bytes < 100_000
+
+    asyncio.run(main())
+    assert cut == [len(versions[0])]
+
+
+def test_an_old_file_that_is_not_what_its_recipe_says_costs_bytes_alone(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    first, second = rng.randbytes(4 << 20), rng.randbytes(4 << 20)
+    (tmp_path / "source").mkdir()
+    make_tree(tmp_path / "dest", {"file": first})
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+
+            async def bring(content: bytes, *, rot: bool = False) -> PullStats:
+                manifest = make_tree(tmp_path / "source", {"file": content})
+                with sender.offer(manifest, tmp_path / "source") as offer:
+                    replica = Replica(sender.address, offer.token)
+                    update = update_of(tmp_path / "dest", manifest)
+                    if rot:
+                        (tmp_path / "dest/file").write_bytes(second)
+                    stats = await receiver.pull(update, [replica], tree=manifest.tree)
+                assert (tmp_path / "dest/file").read_bytes() == content
+                return stats
+
+            await bring(first + b"1")
+            stats = await bring(first + b"2", rot=True)
+            assert stats.content_bytes >= len(first)
+            # What was told of it then is not believed any more, and cutting it helps again.
+            assert (await bring(first + b"3")).content_bytes < 100_000
+
+    asyncio.run(main())
 
 
 def test_a_line_edited_in_small_files_moves_little(tmp_path: Path) -> None:

@@ -39,9 +39,11 @@ class WantedFile(NamedTuple):
     replaces: int
 
 
-_Pending = tuple[Place, File, bool, Where | None]
+_Basis = tuple[Where, Digest]
+"""Where an old file is, and what it should hold."""
+_Pending = tuple[Place, File, bool, _Basis | None]
 """A file that was asked for: its directory, its entry, whether it replaces a file there, and
-where its basis is. A plain tuple: there is one for each file."""
+its basis. A plain tuple: there is one for each file."""
 
 
 class _Run:
@@ -129,7 +131,7 @@ class Incoming:
         if found is None or (basis := found[3]) is None or limit <= 0:
             return None
         try:
-            with self._opened_basis(basis) as fd:
+            with self._opened_basis(basis[0]) as fd:
                 return read_piece(fd, 0, min(limit, os.fstat(fd).st_size))
         except (OSError, StoreError):
             return None
@@ -139,14 +141,15 @@ class Incoming:
         place, entry, _, basis = self._find_pending(wanted)
         bases: list[BasisFile] = []
         if basis is not None:
-            with suppress(OSError, StoreError), self._opened_basis(basis) as fd:
-                bases.append(BasisFile(os.dup(fd), os.fstat(fd).st_size))
+            where, digest = basis
+            with suppress(OSError, StoreError), self._opened_basis(where) as fd:
+                bases.append(BasisFile(os.dup(fd), os.fstat(fd).st_size, digest))
         try:
             with storing(place.path):
                 new = self._maker.open(entry)
         except BaseException:
-            for fd, _ in bases:
-                os.close(fd)
+            for one in bases:
+                os.close(one.fd)
             raise
 
         def put_in_place(new: NewFile) -> None:
@@ -183,18 +186,20 @@ class Incoming:
 
     def _find_basis(
         self, place: Place, old: Entry | None, entry: File
-    ) -> tuple[Where | None, int]:
-        """Return where an old file is that ``entry`` may have content of, if any.
+    ) -> tuple[_Basis | None, int]:
+        """Return an old file that ``entry`` may have content of, if any.
 
         And how many bytes there are to look at, what an interrupted update has left included.
         """
-        where: Where | None = None
+        basis: _Basis | None = None
         size = 0
         if type(old) is File:
-            where, size = Where(False, place.path, entry.name, is_free=False), old.size
+            where = Where(False, place.path, entry.name, is_free=False)
+            basis, size = (where, old.digest), old.size
         elif found := self._sources.find_similar(place.path, entry):
-            where, size = found
-        return where, size + self._partials.found.get(entry.digest, 0)
+            where, size, digest = found
+            basis = (where, digest)
+        return basis, size + self._partials.found.get(entry.digest, 0)
 
     def _find_pending(self, wanted: WantedFile) -> _Pending:
         try:

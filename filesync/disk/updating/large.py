@@ -24,10 +24,12 @@ class BasisFile(NamedTuple):
     Attributes:
         fd: open for reading; the ``LargeFile``'s own, closed at its end.
         size: its bytes.
+        digest: of what it should hold; None where nobody knows.
     """
 
     fd: int
     size: int
+    digest: Digest | None = None
 
 
 class LargeFile:
@@ -220,8 +222,8 @@ class LargeFile:
         return hash_file(self._new.fd, entry.size)
 
     def _close(self, *, keep: bool) -> None:
-        for fd, _ in self.bases:
-            os.close(fd)
+        for basis in self.bases:
+            os.close(basis.fd)
         self.bases = ()
         self._discard(self._new, keep)
 

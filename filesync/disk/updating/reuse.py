@@ -113,8 +113,8 @@ class Sources:
             self._note_files()
         return self.files.get(digest)
 
-    def find_similar(self, path: bytes, entry: File) -> tuple[Where, int] | None:
-        """Return where an old file is that ``entry`` may be an edit of, and its size.
+    def find_similar(self, path: bytes, entry: File) -> tuple[Where, int, Digest] | None:
+        """Return where an old file is that ``entry`` may be an edit of, its size and content.
 
         ``entry`` is new in the directory ``path``. What was replaced since has other content.
         """
@@ -124,7 +124,7 @@ class Sources:
         if old is None:
             return None
         where = self.files.get(old.digest) or Where(False, old.path, old.name, is_free=False)
-        return where, old.size
+        return where, old.size, old.digest
 
     def take_tree(self, tree: Digest) -> Where | None:
         """Return where a whole directory is, which the caller moves away from there."""

@@ -12,7 +12,10 @@ Names are 16 bytes of BLAKE3: enough for nobody to make two contents of one name
 put together by names is verified as a whole by its full digest.
 """
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import sub
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -41,11 +44,12 @@ PAGE_PARTS: Final = 32_768
 PAGE_BYTES: Final = 256 << 20
 """Content that is read for one ``Recipes`` at most: a fifth of a second of work."""
 _PART: Final = Struct(f">I{NAME_BYTES}s")
+_NAME: Final = Struct(f"{NAME_BYTES}s")
 _COUNT: Final = Struct(">I")
-_READ_BYTES: Final = 4 << 20
+READ_BYTES: Final = 4 << 20
 
-Read = Callable[[int, int], bytes]
-"""(offset, length) -> up to ``length`` bytes; fewer only at the end."""
+Read = Callable[[int, int], Buffer]
+"""(offset, length) -> up to ``length`` bytes; fewer only at the end. Good until the next call."""
 
 
 class Part(NamedTuple):
@@ -60,31 +64,73 @@ def name_of(data: Buffer) -> bytes:
     return blake3(data).digest(NAME_BYTES)
 
 
+class Cutter:
+    """Cuts a content that comes block by block; its memory does not depend on its size."""
+
+    def __init__(self) -> None:
+        self._fast = FastCDC(
+            AVG_CHUNK_BYTES,
+            min_size=MIN_CHUNK_BYTES,
+            max_size=MAX_CHUNK_BYTES,
+            normalized_chunking=_NORMALIZATION,
+        )
+        self._tail = b""
+
+    def cut(self, block: Buffer) -> list[memoryview]:
+        """Return the chunks that are known now, which may be views of ``block``."""
+        view = memoryview(block)
+        found: list[memoryview] = []
+        start = 0
+        if self._tail:
+            joined = memoryview(self._tail + view[:MAX_CHUNK_BYTES])
+            done = self._cut(joined, len(self._tail), found)
+            if done < len(self._tail):
+                self._tail = bytes(joined[done:])
+                return found
+            start = done - len(self._tail)
+        view = view[start:]
+        self._tail = bytes(view[self._cut(view, len(view), found) :])
+        return found
+
+    def rest(self) -> list[memoryview]:
+        """Return the last chunks: no more blocks come."""
+        tail, self._tail = memoryview(self._tail), b""
+        pieces = self._fast.cut_buf(tail) if tail else ()
+        return [tail[piece.offset : piece.offset + piece.length] for piece in pieces]
+
+    def _cut(self, view: memoryview, until: int, found: list[memoryview]) -> int:
+        """Add the chunks that begin before ``until`` to ``found``; return where they end.
+
+        What comes after ``view`` could move a cut this near its end.
+        """
+        done = 0
+        if len(view) >= MAX_CHUNK_BYTES:
+            for piece in self._fast.cut_buf(view):
+                if done >= until or len(view) - done < MAX_CHUNK_BYTES:
+                    break
+                found.append(view[done : done + piece.length])
+                done += piece.length
+        return done
+
+
+def named(pieces: Iterable[memoryview]) -> list[Part]:
+    """Return chunks with their names."""
+    return [Part(len(piece), name_of(piece)) for piece in pieces]
+
+
 def cut(read: Read, offset: int, end: int) -> Iterator[Part]:
     """Yield the chunks of the bytes from ``offset``, where a chunk begins, to ``end``.
 
-    Memory is bounded, whatever the size. Stops early when ``read`` has no more.
+    Stops early when ``read`` has no more.
     """
-    cutter = FastCDC(
-        AVG_CHUNK_BYTES,
-        min_size=MIN_CHUNK_BYTES,
-        max_size=MAX_CHUNK_BYTES,
-        normalized_chunking=_NORMALIZATION,
-    )
+    cutter = Cutter()
     while offset < end:
-        block = memoryview(read(offset, min(_READ_BYTES, end - offset)))
+        block = read(offset, min(READ_BYTES, end - offset))
         if not len(block):
-            return
-        is_last = offset + len(block) >= end
-        done = 0
-        for piece in cutter.cut_buf(block):
-            # What follows a cut this near the block's end could move it: cut again from here.
-            if not is_last and len(block) - done < MAX_CHUNK_BYTES and done:
-                break
-            length: int = piece.length
-            yield Part(length, name_of(block[done : done + length]))
-            done += length
-        offset += done
+            break
+        offset += len(block)
+        yield from named(cutter.cut(block))
+    yield from named(cutter.rest())
 
 
 def segments(chunks: Iterable[Part]) -> Iterator[Part]:
@@ -99,6 +145,62 @@ def segments(chunks: Iterable[Part]) -> Iterator[Part]:
             length, names = 0, []
     if names:
         yield Part(length, name_of(b"".join(names)))
+
+
+class Recipe:
+    """The chunks of a stretch of content, in 24 bytes each.
+
+    Attributes:
+        start: where the stretch begins.
+        ends: where each chunk ends.
+        names: of all chunks, one after another.
+    """
+
+    def __init__(self, start: int, parts: Iterable[Part] = ()) -> None:
+        self.start = start
+        self.ends = array("Q")
+        self.names = bytearray()
+        for part in parts:
+            self.add(part)
+
+    def __len__(self) -> int:
+        """Return how many chunks there are."""
+        return len(self.ends)
+
+    @property
+    def end(self) -> int:
+        """Where the last chunk ends."""
+        return self.ends[-1] if self.ends else self.start
+
+    def add(self, part: Part) -> None:
+        """Add the chunk that comes next."""
+        self.ends.append(self.end + part.length)
+        self.names += part.name
+
+    def extend(self, following: "Recipe") -> None:
+        """Add the chunks of the stretch that comes next."""
+        self.ends += following.ends
+        self.names += following.names
+
+    def parts(self, offset: int, end: int) -> list[Part] | None:
+        """Return the chunks from ``offset`` to ``end``; None if it has not just these."""
+        first, last = self._border(offset), self._border(end)
+        if first is None or last is None or first >= last:
+            return None
+        ends = [offset, *self.ends[first:last]]
+        lengths = map(sub, ends[1:], ends)
+        names = memoryview(self.names)[first * NAME_BYTES : last * NAME_BYTES]
+        return [
+            Part(length, name)
+            for length, (name,) in zip(lengths, _NAME.iter_unpack(names), strict=True)
+        ]
+
+    def _border(self, offset: int) -> int | None:
+        """Return how many chunks there are before ``offset``, if one ends there."""
+        if offset == self.start:
+            return 0
+        at = bisect_left(self.ends, offset)
+        return at + 1 if at < len(self.ends) and self.ends[at] == offset else None
 
 
 # --- on the wire --------------------------------------------------------------------------------
@@ -170,25 +272,31 @@ class Index:
 
     MAX_CHUNKS: Final = 1 << 19
 
-    def __init__(self, bases: Sequence[tuple[Read, int]]) -> None:
-        """Cut ``bases``, each given by how to read it and its size. Blocks."""
+    def __init__(self, bases: Sequence[tuple[Iterable[Part], int]]) -> None:
+        """Note ``bases``, each given by its chunks and its size."""
         self.sizes = [size for _, size in bases]
         self._chunks: dict[bytes, tuple[int, int]] = {}
         self._segments: dict[bytes, tuple[int, int]] = {}
-        for number, (read, size) in enumerate(bases):
+        self._recipes: list[Recipe] = []
+        for number, (chunks, _) in enumerate(bases):
+            self._recipes.append(Recipe(0))
             offset = 0
-            for length, name in segments(self._note(number, cut(read, 0, size))):
+            for length, name in segments(self._note(number, chunks)):
                 self._segments.setdefault(name, (number, offset))
                 offset += length
 
-    def _note(self, number: int, chunks: Iterator[Part]) -> Iterator[Part]:
-        offset = 0
+    def _note(self, number: int, chunks: Iterable[Part]) -> Iterator[Part]:
+        recipe = self._recipes[number]
         for chunk in chunks:
             if len(self._chunks) >= self.MAX_CHUNKS:
                 return
-            self._chunks.setdefault(chunk.name, (number, offset))
-            offset += chunk.length
+            self._chunks.setdefault(chunk.name, (number, recipe.end))
+            recipe.add(chunk)
             yield chunk
+
+    def chunks(self, copy: "Copy") -> Sequence[Part]:
+        """Return the chunks of what ``copy`` takes, if they are known."""
+        return self._recipes[copy.basis].parts(copy.start, copy.start + copy.length) or ()
 
     def find(self, part: Part, level: Level) -> tuple[int, int] | None:
         """Return (number, offset) of a basis that has ``part``."""

@@ -388,6 +388,11 @@ class Fetch:
         work, offset, end, level = stretch
         assert work.index is not None
         found = recipe.match(parts, offset, level, work.index)
+        if level is Level.CHUNKS:
+            work.note(offset, parts)
+        else:
+            for copy in found.copies:
+                work.note(copy.offset, work.index.chunks(copy))
         if found.copies:
             at = bisect_left(work.copies, found.copies[0])
             work.copies[at:at] = found.copies

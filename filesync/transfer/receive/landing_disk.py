@@ -2,16 +2,18 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from blake3 import blake3
 
+from filesync.digest import Digest
+from filesync.disk.content import reading
 from filesync.disk.updating.update import WantedFile
 from filesync.errors import ContentCorrupt
 from filesync.transfer.coding import delta
-from filesync.transfer.coding.recipe import Copy, Index, name_of
+from filesync.transfer.coding.recipe import Copy, Index, Part, cut, name_of
+from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.receive.units import Batch, Gap, Piece, Work
 from filesync.transfer.wire import Buffer
 
@@ -26,6 +28,10 @@ class Basis(Protocol):
     @property
     def size(self) -> int:
         """Its bytes of content."""
+
+    @property
+    def digest(self) -> Digest | None:
+        """Of what it should hold."""
 
 
 class LargeFile(Protocol):
@@ -79,8 +85,10 @@ class Landing:
     All methods block. ``cut_bases`` and ``sign`` may run beside the others, which take turns.
     """
 
-    def __init__(self, update: Update) -> None:
+    def __init__(self, update: Update, recipes: RecipeCache) -> None:
+        """Write to ``update``. ``recipes`` are of what was put together here, or is now."""
         self._update = update
+        self._recipes = recipes
         self._large: dict[int, LargeFile] = {}
 
     def store_batch(self, batch: Batch, parts: Sequence[Buffer]) -> None:
@@ -106,13 +114,22 @@ class Landing:
     def cut_bases(self, work: Work) -> Index | None:
         """Open a large file, and return what its old files have; None if it has none.
 
+        One that was put together here lately is not read.
+
         Raises:
             StoreError: this disk.
         """
         bases = self._opened(work).bases
         if not bases:
             return None
-        return Index([(partial(_read, basis.fd), basis.size) for basis in bases])
+        return Index([(self._chunks_of(basis), basis.size) for basis in bases])
+
+    def _chunks_of(self, basis: Basis) -> Iterable[Part]:
+        if basis.digest is not None:
+            known = self._recipes.find(basis.digest, 0, basis.size)
+            if known is not None:
+                return known
+        return cut(reading(basis.fd), 0, basis.size)
 
     def copy(self, work: Work, copies: Sequence[Copy]) -> None:
         """Copy from the old files. One that became shorter leaves zeros, which will show."""
@@ -167,7 +184,16 @@ class Landing:
         Raises:
             ContentCorrupt: it is not what was wanted, and is removed.
         """
-        self._large.pop(work.file.ticket).finish()
+        large = self._large.pop(work.file.ticket)
+        digests = [basis.digest for basis in large.bases if basis.digest is not None]
+        try:
+            large.finish()
+        except ContentCorrupt:
+            for digest in digests:
+                self._recipes.forget(digest)
+            raise
+        if (made := work.recipe()) is not None:
+            self._recipes.note(work.file.digest, made)
 
     def abort(self) -> None:
         """End what is half written."""
@@ -191,7 +217,3 @@ def _is_right(gap: Gap, made: bytes) -> bool:
             return False
         at += length
     return True
-
-
-def _read(fd: int, offset: int, length: int) -> bytes:
-    return os.pread(fd, length, offset)

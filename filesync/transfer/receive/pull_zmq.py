@@ -18,6 +18,7 @@ from filesync.errors import (
     StoreError,
     Unavailable,
 )
+from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
 from filesync.transfer.receive.decoding import Decoding
@@ -75,6 +76,7 @@ class Pull:
         stats: counted into while it runs.
         on_progress: called after each write.
         feed: says what is wanted; without it, ``update`` does.
+        recipes: of what was put together here.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Pull:
         stats: PullStats,
         on_progress: Callable[[], None],
         feed: Feed | None = None,
+        recipes: RecipeCache,
     ) -> None:
         self._replicas = list(replicas)
         self._tree = tree
@@ -102,7 +105,7 @@ class Pull:
         self._on_progress = on_progress
         self._feed_from = feed
         self._fetch = Fetch(window_bytes=window_bytes, rate=self._rate)
-        self._landing = Landing(update)
+        self._landing = Landing(update, recipes)
         self._files = update.wanted()
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()

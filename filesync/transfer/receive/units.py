@@ -4,16 +4,20 @@ A session is handed a ``Unit`` to want or an ``Ask`` to put; an ``Effect`` says 
 ``Fetch`` its outcome is told.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 import msgspec
 
 from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding.delta import Pieces
-from filesync.transfer.coding.recipe import Copy, Index, Part
+from filesync.transfer.coding.recipe import Copy, Index, Part, Recipe
 from filesync.transfer.receive.gaps import Old
 from filesync.transfer.wire import Buffer, Codec, Level
+
+MAX_RECIPE_BYTES: Final = 2 << 30
+"""Of larger files no recipe is kept: memory must not depend on their size."""
 
 
 class Work:
@@ -28,7 +32,17 @@ class Work:
         only: the one session that may give more of it; None for any.
     """
 
-    __slots__ = ("copies", "file", "givers", "index", "is_delta", "left", "only", "pages")
+    __slots__ = (
+        "_chunks",
+        "copies",
+        "file",
+        "givers",
+        "index",
+        "is_delta",
+        "left",
+        "only",
+        "pages",
+    )
 
     def __init__(self, file: WantedFile, *, is_delta: bool) -> None:
         self.file = file
@@ -39,6 +53,21 @@ class Work:
         self.copies: list[Copy] = []
         self.givers = set[int]()
         self.only: int | None = None
+        self._chunks: list[Recipe] = []
+
+    def note(self, offset: int, chunks: Iterable[Part]) -> None:
+        """Take note of the chunks from ``offset`` on."""
+        if self.file.size <= MAX_RECIPE_BYTES:
+            self._chunks.append(Recipe(offset, chunks))
+
+    def recipe(self) -> Recipe | None:
+        """Return the recipe of the whole content, if all its chunks were noted."""
+        whole = Recipe(0)
+        for chunks in sorted(self._chunks, key=attrgetter("start")):
+            if chunks.start != whole.end:
+                return None
+            whole.extend(chunks)
+        return whole if whole.end == self.file.size else None
 
 
 class Stretch(NamedTuple):

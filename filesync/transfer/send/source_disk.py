@@ -4,19 +4,18 @@ import errno
 import os
 import stat
 import threading
-from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from filesync.digest import Digest, short
-from filesync.disk.content import read_piece
+from filesync.disk.content import read_piece, reading
 from filesync.disk.handles import DirectoryHandles, shown
 from filesync.errors import LocalError, SourceChanged, StoreError, Unavailable
 from filesync.transfer.coding import delta, recipe
-from filesync.transfer.coding.recipe import PAGE_BYTES, PAGE_PARTS, Part
+from filesync.transfer.coding.recipe import PAGE_BYTES, PAGE_PARTS, Part, Recipe
+from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.send.contents import Place
 from filesync.transfer.send.growing import Recent
@@ -48,7 +47,11 @@ class SourceTree:
     """
 
     def __init__(
-        self, root: Path, list_contents: Callable[[], Finds], recent: Recent | None = None
+        self,
+        root: Path,
+        list_contents: Callable[[], Finds],
+        recent: Recent | None = None,
+        recipes: RecipeCache | None = None,
     ) -> None:
         """Read nothing yet.
 
@@ -56,13 +59,14 @@ class SourceTree:
             root: where the files are.
             list_contents: returns what may be read; called once, by ``load``.
             recent: contents that need not be read again.
+            recipes: of contents that need not be cut again; gets those that were cut.
         """
         self.root = root
         self._list_contents = list_contents
         self._recent = recent
         self._contents: Finds | None = None
         self._loading = threading.Lock()
-        self._cuts = _Cuts()
+        self._recipes = RecipeCache() if recipes is None else recipes
         self._idle: list[DirectoryHandles] = []
         self._is_closed = False
 
@@ -155,28 +159,24 @@ class SourceTree:
         self, place: Place, offset: int, end: int, level: Level, limit: int, size: int
     ) -> list[Part]:
         """Return the parts from ``offset`` on, at least one and at most ``limit``."""
-        cached = self._cuts.find(place.file.digest, offset, end)
-        if cached is not None and level is Level.CHUNKS:
-            return cached[:limit]
-        chunks: list[Part] = []
+        known = self._recipes.find(place.file.digest, offset, end)
+        if known is not None:
+            return _first(
+                known if level is Level.CHUNKS else recipe.segments(known), limit, size
+            )
+        chunks = Recipe(offset)
         with self._handles() as handles:
             fd = _open(handles, place)
             try:
-                made = recipe.cut(lambda at, count: os.pread(fd, count, at), offset, end)
-                found: list[Part] = []
-                for part in (
-                    made if level is Level.CHUNKS else recipe.segments(_noting(made, chunks))
-                ):
-                    found.append(part)
-                    size -= part.length
-                    if len(found) == limit or size <= 0:
-                        break
+                made = _noting(recipe.cut(reading(fd), offset, end), chunks)
+                found = _first(
+                    made if level is Level.CHUNKS else recipe.segments(made), limit, size
+                )
             finally:
                 os.close(fd)
         if not found:
             raise _changed(place)
-        if chunks:
-            self._cuts.note(place.file.digest, offset, chunks)
+        self._recipes.note(place.file.digest, chunks)
         return found
 
     @contextmanager
@@ -199,52 +199,21 @@ class SourceTree:
             self.close()
 
 
-class _Cut(NamedTuple):
-    """The chunks of a content from ``offsets[0]`` on; the last offset is where they end."""
-
-    offsets: list[int]
-    parts: list[Part]
-
-
-class _Cuts:
-    """The chunks of the contents that were cut last: whoever asked for segments asks for these."""
-
-    MAX_PARTS: Final = 65_536
-
-    def __init__(self) -> None:
-        self._cuts: OrderedDict[Digest, _Cut] = OrderedDict()
-        self._parts = 0
-        self._lock = threading.Lock()
-
-    def note(self, digest: Digest, offset: int, parts: list[Part]) -> None:
-        """Keep the chunks of one content instead of those that were kept of it before."""
-        offsets = [offset]
-        for part in parts:
-            offsets.append(offsets[-1] + part.length)
-        with self._lock:
-            if (old := self._cuts.pop(digest, None)) is not None:
-                self._parts -= len(old.parts)
-            self._cuts[digest] = _Cut(offsets, parts)
-            self._parts += len(parts)
-            while self._parts > self.MAX_PARTS:
-                self._parts -= len(self._cuts.popitem(last=False)[1].parts)
-
-    def find(self, digest: Digest, offset: int, end: int) -> list[Part] | None:
-        """Return the chunks from ``offset`` to ``end`` if all of them are kept."""
-        with self._lock:
-            cut = self._cuts.get(digest)
-        if cut is None or not cut.offsets[0] <= offset < end <= cut.offsets[-1]:
-            return None
-        first, last = bisect_left(cut.offsets, offset), bisect_left(cut.offsets, end)
-        if cut.offsets[first] != offset:
-            return None
-        return cut.parts[first:last]
-
-
-def _noting(parts: Iterator[Part], into: list[Part]) -> Iterator[Part]:
+def _noting(parts: Iterator[Part], into: Recipe) -> Iterator[Part]:
     for part in parts:
-        into.append(part)
+        into.add(part)
         yield part
+
+
+def _first(parts: Iterable[Part], limit: int, size: int) -> list[Part]:
+    """Return at most ``limit`` parts, and none after those that have ``size`` bytes."""
+    found: list[Part] = []
+    for part in parts:
+        found.append(part)
+        size -= part.length
+        if len(found) == limit or size <= 0:
+            break
+    return found
 
 
 def _open(handles: DirectoryHandles, place: Place) -> int:

@@ -93,6 +93,7 @@ class World:
         self.window_bytes = window_bytes
         self.disk = [bytearray(len(data)) for data in contents]
         self.complete: set[int] = set()
+        self.recipes: dict[int, recipe.Recipe | None] = {}
         self.written = 0
         self.mortal = mortal
         self.turns: deque[Step] = deque()
@@ -216,7 +217,7 @@ class World:
 
     def index_of(self, work: Work) -> recipe.Index | None:
         old = self.old[work.file.ticket]
-        return recipe.Index([(reader(old), len(old))]) if old else None
+        return recipe.Index([(recipe.cut(reader(old), 0, len(old)), len(old))]) if old else None
 
     def old_bytes(self, gap: Gap) -> bytes:
         old = self.old[gap.file.ticket]
@@ -245,6 +246,7 @@ class World:
                 self.rebuild(gaps, bytes(data.payload))
             case FinishFile(work):
                 if self.is_right(work.file.ticket):
+                    self.recipes[work.file.ticket] = work.recipe()
                     self.fetch.finished(work)
                 elif (guilty := self.fetch.corrupt(work)) is not None:
                     self.drop(guilty)
@@ -315,6 +317,22 @@ def test_every_wanted_byte_is_written_once(
     one.run()
     assert one.is_right_everywhere()
     assert one.written == sum(map(len, one.contents))
+
+
+@given(shapes, windows, st.integers(0, 1), st.randoms(use_true_random=False))
+def test_the_recipe_of_what_was_put_together_is_known_without_cutting_it(
+    shapes: list[tuple[int, bool]], window_bytes: int, mortal: int, rng: random.Random
+) -> None:
+    one = world(shapes, rng, window_bytes=window_bytes, mortal=mortal)
+    one.run()
+    for ticket, made in one.recipes.items():
+        content = one.contents[ticket]
+        if ticket not in one.old:
+            assert made is None
+        else:
+            assert made is not None
+            cut = list(recipe.cut(reader(content), 0, len(content)))
+            assert made.parts(0, len(content)) == cut
 
 
 @given(shapes, windows, st.integers(1, 3), st.randoms(use_true_random=False))

@@ -40,7 +40,7 @@ def test_cutting_in_blocks_gives_what_cutting_at_once_gives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for block in (recipe.MAX_CHUNK_BYTES + 1, 200_000, 1 << 20, len(LONG)):
-        monkeypatch.setattr(recipe, "_READ_BYTES", block)
+        monkeypatch.setattr(recipe, "READ_BYTES", block)
         assert chunks_of(LONG) == CHUNKS
 
 
@@ -61,6 +61,42 @@ EXPECTED_CUTS = [17431, 21718, 17560, 18620, 8833, 15838]
 def test_a_file_that_has_become_shorter_ends_the_recipe_early() -> None:
     chunks = list(recipe.cut(reader(LONG[:50_000]), 0, 200_000))
     assert sum(chunk.length for chunk in chunks) == 50_000
+
+
+@given(st.lists(st.integers(1, 200_000), max_size=20), st.integers(0, 300_000))
+def test_blocks_of_any_size_are_cut_alike(sizes: list[int], rest: int) -> None:
+    cutter = recipe.Cutter()
+    pieces: list[bytes] = []
+    at = 0
+    for size in (*sizes, rest):
+        block = bytearray(LONG[at : at + size])
+        pieces += map(bytes, cutter.cut(memoryview(block)))
+        block[:] = bytes(len(block))  # nobody may look at it any more
+        at += size
+    pieces += map(bytes, cutter.rest())
+    assert b"".join(pieces) == LONG[:at]
+    assert [len(piece) for piece in pieces] == [part.length for part in chunks_of(LONG[:at])]
+
+
+def test_a_recipe_gives_the_chunks_between_any_two_of_their_borders() -> None:
+    made = recipe.Recipe(0, CHUNKS[:50])
+    made.extend(recipe.Recipe(made.end, CHUNKS[50:]))
+    borders = [*accumulate((chunk.length for chunk in CHUNKS), initial=0)]
+    assert len(made) == len(CHUNKS)
+    for first, last in ((0, len(CHUNKS)), (0, 1), (49, 51), (7, 300), (len(CHUNKS) - 1, None)):
+        end = borders[last] if last is not None else len(LONG)
+        assert made.parts(borders[first], end) == CHUNKS[first:last]
+    for offset, end in (
+        (0, 0),
+        (1, borders[3]),
+        (0, 5),
+        (borders[3], borders[2]),
+        (0, 1 << 40),
+    ):
+        assert made.parts(offset, end) is None
+    later = recipe.Recipe(borders[9], CHUNKS[9:20])
+    assert later.parts(borders[9], borders[12]) == CHUNKS[9:12]
+    assert later.parts(0, borders[12]) is None
 
 
 # --- segments -----------------------------------------------------------------------------------
@@ -157,7 +193,7 @@ def test_any_payload_is_recipes_or_malformed(payload: bytes) -> None:
 
 
 def index_of(*bases: bytes) -> Index:
-    return Index([(reader(data), len(data)) for data in bases])
+    return Index([(recipe.cut(reader(data), 0, len(data)), len(data)) for data in bases])
 
 
 def put_together(match: Match, bases: list[bytes], new: bytes) -> bytes:
