@@ -274,7 +274,7 @@ class DataPlane:
         def open_source() -> "SourceTree":
             from filesync.transfer.send.source_disk import SourceTree
 
-            return SourceTree(root, lambda: growing.contents, growing.recent)
+            return SourceTree(root, lambda: growing.contents, growing.recent, growing.recipes)
 
         made_up = Digest(secrets.token_bytes(DIGEST_BYTES))
         return self._outgoing.offer(made_up, open_source, token, flow=flow, on_sent=None)

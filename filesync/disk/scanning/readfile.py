@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from blake3 import blake3
 
@@ -30,6 +30,19 @@ Keep = Callable[[Digest, bytes], None]
 """Takes a content and its digest; must not block."""
 
 
+class Beside(Protocol):
+    """Makes something else of a large file, block by block, while it is hashed."""
+
+    def begin(self, block: memoryview) -> None:
+        """Start on ``block``, which comes next; return at once."""
+
+    def finish(self) -> None:
+        """Return when the block is not needed any more."""
+
+    def end(self, digest: Digest | None) -> None:
+        """Take note that all has come, and what it was; None if it changed meanwhile, or failed."""
+
+
 class Gone(Exception):
     """The name is not there any more, or is no regular file now."""
 
@@ -43,8 +56,12 @@ class Content(NamedTuple):
     bytes_read: int
 
 
-def read_file(dirfd: int, name: bytes, path: bytes) -> Content:
+def read_file(
+    dirfd: int, name: bytes, path: bytes, beside: Callable[[int], Beside | None] | None = None
+) -> Content:
     """Read the regular file ``name`` in the directory ``dirfd``; ``path`` is for messages.
+
+    ``beside`` is told its size, and returns who is shown it, at each try.
 
     Raises:
         Gone: it vanished or became something else.
@@ -60,7 +77,7 @@ def read_file(dirfd: int, name: bytes, path: bytes) -> Content:
             raise Gone from exc
         raise unreadable(path, exc) from exc
     try:
-        return _read_open(fd, path)
+        return _read_open(fd, path, beside)
     except OSError as exc:
         raise unreadable(path, exc) from exc
     finally:
@@ -173,19 +190,29 @@ def same_file(a: os.stat_result, b: os.stat_result) -> bool:
     )
 
 
-def _read_open(fd: int, path: bytes) -> Content:
+def _read_open(fd: int, path: bytes, beside: Callable[[int], Beside | None] | None) -> Content:
     before = os.fstat(fd)
     bytes_read = 0
     for _ in range(MAX_TRIES):
         if not stat.S_ISREG(before.st_mode):
             raise Gone
-        digest, size = _digest(fd, before.st_size)
-        bytes_read += size
-        xattrs = read_xattrs(fd, path)
-        after = os.fstat(fd)
-        if size == after.st_size and same_file(before, after):
-            return Content(after, digest, xattrs, bytes_read)
-        before = after
+        other = beside(before.st_size) if beside is not None else None
+        found: Digest | None = None
+        try:
+            if other is None:
+                digest, size = _digest(fd, before.st_size)
+            else:
+                digest, size = _digest_beside(fd, before.st_size, other)
+            bytes_read += size
+            xattrs = read_xattrs(fd, path)
+            after = os.fstat(fd)
+            if size == after.st_size and same_file(before, after):
+                found = digest
+                return Content(after, digest, xattrs, bytes_read)
+            before = after
+        finally:
+            if other is not None:
+                other.end(found)
     raise changing(path)
 
 
@@ -202,6 +229,22 @@ def _digest(fd: int, size: int) -> tuple[Digest, int]:
     for block in _read_ahead(fd, size) if size >= _LARGE_BYTES else _read_on(fd, size):
         hasher.update(block)
         done += len(block)
+    return Digest(hasher.digest()), done
+
+
+def _digest_beside(fd: int, size: int, other: Beside) -> tuple[Digest, int]:
+    """As ``_digest``, while ``other`` is shown each block."""
+    this, next_one = memoryview(bytearray(_AHEAD_BYTES)), memoryview(bytearray(_AHEAD_BYTES))
+    hasher = blake3()
+    done = 0
+    count = os.preadv(fd, [this], 0)
+    while count:
+        other.begin(this[:count])
+        hasher.update(this[:count])
+        done += count
+        count = os.preadv(fd, [next_one], done) if done <= size else 0
+        other.finish()
+        this, next_one = next_one, this
     return Digest(hasher.digest()), done
 
 

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final
@@ -28,6 +28,7 @@ from filesync.disk.scanning.listing import (
 from filesync.disk.scanning.readfile import (
     MAX_TRIES,
     READ_BYTES,
+    Beside,
     Content,
     Gone,
     Keep,
@@ -104,14 +105,17 @@ class Reader:
         hints: Mapping[bytes, tuple[int, Digest]],
         *,
         keep: Keep | None = None,
+        beside: Callable[[int], Beside | None] | None = None,
         skip_unreadable: bool = False,
     ) -> None:
         """Read large files on ``pool``, and those in ``hints`` (size, digest) not at all.
 
-        ``keep`` is given what small files hold. What cannot be read is left out, or an error.
+        ``keep`` is given what small files hold; ``beside`` is asked, by size, who is shown a
+        large file that has changed since it was noted. What cannot be read is left out, or an error.
         """
         self._pool = pool
         self._keep = keep
+        self._beside = beside
         self._hints = hints
         self._linked: dict[tuple[int, int], _Linked] = {}
         self._skip_unreadable = skip_unreadable
@@ -198,7 +202,9 @@ class Reader:
             hint = self._hints.get(path)
             if hint is None or hint[0] != stamp[SIZE]:
                 if stamp[SIZE] >= LARGE_BYTES:
-                    future = self._pool.submit(read_file, listing.fd, name, path)
+                    # One that was there before has most likely been edited.
+                    beside = self._beside if seen is not None else None
+                    future = self._pool.submit(read_file, listing.fd, name, path, beside)
                     listing.large.append((name, future))
                 else:
                     self._add_read(listing, name, read_file(listing.fd, name, path))

@@ -27,7 +27,7 @@ from filesync.disk.scanning.listing import (
     names_in,
     recent,
 )
-from filesync.disk.scanning.readfile import unreadable
+from filesync.disk.scanning.readfile import Beside, unreadable
 from filesync.disk.scanning.reading import Listing, Reader
 from filesync.disk.scanning.statcache import Seen, StatCache, is_racy, pack_stamps
 from filesync.errors import MalformedManifest, StoreError
@@ -68,6 +68,9 @@ class Watcher(Protocol):
 
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of the whole content of a small file that was read."""
+
+    def beside(self, size: int) -> Beside | None:
+        """Return who is shown a large file that has changed while it is hashed, if anybody."""
 
 
 class Scanned(NamedTuple):
@@ -123,6 +126,7 @@ def scan(
             pool,
             hints or {},
             keep=watcher.content_read if watcher else None,
+            beside=watcher.beside if watcher else None,
             skip_unreadable=skip_unreadable,
         )
         scanning = _Scan(

@@ -279,7 +279,8 @@ class Giving:
                 others.append(wire.Other(secrets.token_bytes(TOKEN_BYTES), other.tree))
                 self._given[others[-1].token] = other
         root = self._sources[at].place.root
-        offer = peer.plane.offer(top, root, flow=options.flow.to(peer.address))
+        flow = options.flow.to(peer.address)
+        offer = peer.plane.offer(top, root, flow=flow, recipes=self._scan(at).tree.recipes)
         with offer:
             self._given[offer.token] = top
             await peer.plane.announce(peer.channel, offer)

@@ -39,6 +39,8 @@ SEGMENT_MASK: Final = 0x3F
 MAX_SEGMENT_CHUNKS: Final = 256
 MAX_SEGMENT_BYTES: Final = MAX_SEGMENT_CHUNKS * MAX_CHUNK_BYTES
 
+MAX_RECIPE_BYTES: Final = 2 << 30
+"""Of larger contents no recipe is kept: memory must not depend on their size."""
 PAGE_PARTS: Final = 32_768
 """Chunks or segments in one ``Recipes`` at most: 640 kB of payload."""
 PAGE_BYTES: Final = 256 << 20

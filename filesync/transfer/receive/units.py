@@ -6,18 +6,15 @@ A session is handed a ``Unit`` to want or an ``Ask`` to put; an ``Effect`` says 
 
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding.delta import Pieces
-from filesync.transfer.coding.recipe import Copy, Index, Part, Recipe
+from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES, Copy, Index, Part, Recipe
 from filesync.transfer.receive.gaps import Old
 from filesync.transfer.wire import Buffer, Codec, Level
-
-MAX_RECIPE_BYTES: Final = 2 << 30
-"""Of larger files no recipe is kept: memory must not depend on their size."""
 
 
 class Work:

@@ -6,11 +6,15 @@ tree away hands the directories on, in that order, and sends contents that need 
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.digest import Digest
 from filesync.manifest import Manifest, Nodes
 from filesync.transfer.send.contents import GrowingContents, Listed
+
+if TYPE_CHECKING:
+    from filesync.transfer.coding.cutting import Cutting
+    from filesync.transfer.coding.recipecache import RecipeCache
 
 RECENT_BYTES: Final = 32 << 20
 _CONTENT_BYTES: Final = 250
@@ -72,12 +76,14 @@ class GrowingTree:
     Attributes:
         contents: of the directories that were handed on.
         recent: what was read of them and of those to come.
+        recipes: of large files that have changed; None as long as there is none.
         on_done: called by the scan's thread when there is more to ``take``.
     """
 
     def __init__(self, nodes: Nodes, on_done: Callable[[], None]) -> None:
         self.contents = GrowingContents(nodes)
         self.recent = Recent()
+        self.recipes: RecipeCache | None = None
         self.on_done = on_done
         self._nodes = nodes
         self._lock = threading.Lock()
@@ -100,6 +106,19 @@ class GrowingTree:
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of a small file's content."""
         self.recent.keep(digest, content)
+
+    def beside(self, size: int) -> "Cutting | None":
+        """Have a large file cut while it is hashed: who has its old content will ask for that."""
+        from filesync.transfer.coding.cutting import Cutting
+        from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
+        from filesync.transfer.coding.recipecache import RecipeCache
+
+        if size > MAX_RECIPE_BYTES:
+            return None
+        with self._lock:
+            if self.recipes is None:
+                self.recipes = RecipeCache()
+        return Cutting(self.recipes)
 
     def end(self, tree: Digest) -> None:
         """Take note that all directories are done, and of what the whole is."""
