@@ -49,6 +49,9 @@ class Watched:
     def content_read(self, digest: Digest, content: bytes) -> None:
         self.read[digest] = content
 
+    def beside(self, size: int) -> None:
+        """Nobody is shown a large file."""
+
 
 def watched(root: Path) -> tuple[MemoryNodes, Watched]:
     nodes, watcher = MemoryNodes(), Watched()
