@@ -128,6 +128,16 @@ def test_links_keep_their_targets_to_the_letter(tree: Tree) -> None:
     assert targets == {b"abs": b"/etc/../etc//passwd", b"odd\xfe\n": b"\xff/nowhere"}
 
 
+def test_names_that_share_a_link_or_a_fifo_are_kept_apart_and_counted(tree: Tree) -> None:
+    os.mkfifo(tree.root / "fifo")
+    (tree.root / "link").symlink_to("fifo")
+    for name in ("fifo", "link"):
+        os.link(tree.root / name, tree.root / f"{name}2", follow_symlinks=False)
+    assert tree.scan().skipped == {"FIFO hard link": 2, "symlink hard link": 2}
+    assert tree.scan().skipped == {"FIFO hard link": 2, "symlink hard link": 2}
+    assert list(tree.walk()) == [b"fifo", b"fifo2", b"link", b"link2"]
+
+
 def test_a_fifo_is_kept_and_a_socket_is_counted(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:

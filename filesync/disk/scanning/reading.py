@@ -236,8 +236,16 @@ class Reader:
             special = Special(name, mode, uid, gid, fitting(mtime_ns), major, minor, xattrs)
             listing.entries.append(special)
         else:
-            listing.is_whole = False
-            self.skipped["socket" if kind == stat.S_IFSOCK else "other"] += 1
+            self._note_skipped(listing, "socket" if kind == stat.S_IFSOCK else "other")
+            return
+        if stamp[NLINK] > 1:
+            # Each name becomes one of its own.
+            kinds = {stat.S_IFLNK: "symlink", stat.S_IFIFO: "FIFO"}
+            self._note_skipped(listing, f"{kinds.get(kind, 'device')} hard link")
+
+    def _note_skipped(self, listing: Listing, kind: str) -> None:
+        listing.is_whole = False
+        self.skipped[kind] += 1
 
     def finish(self, listing: Listing) -> None:
         """Add the large files, whose threads have gone on meanwhile."""
