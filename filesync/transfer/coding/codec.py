@@ -49,6 +49,11 @@ def seems_to_compress(view: memoryview) -> bool:
     return False
 
 
+def is_hole(data: bytes | bytearray) -> bool:
+    """Return whether ``data``, of which there is some, is nothing but zeros."""
+    return not data[0] and not data[-1] and data == bytes(len(data))
+
+
 def decompress(codec: Codec, payload: Buffer, raw_bytes: int) -> Buffer:
     """Return the ``raw_bytes`` bytes that ``payload``, which stands alone, stands for.
 

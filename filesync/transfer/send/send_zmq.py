@@ -198,7 +198,10 @@ class Sending:
         match job:
             case SendFrame(ranges, raw_bytes):
                 data = self._tree.read(ranges)
-                coded, payload = codec.compress(data, wanted=wanted is not Codec.RAW)
+                # A hole is a few bytes on any link.
+                is_hole = not self._is_plain and codec.is_hole(data)
+                is_wanted = is_hole or wanted is not Codec.RAW
+                coded, payload = codec.compress(data, wanted=is_wanted)
                 return Frame(self._session, raw_bytes, coded), payload
             case SendRecipes(ask, items):
                 return Recipes(self._session, ask), self._tree.recipes(items)
