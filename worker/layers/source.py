@@ -187,6 +187,21 @@ def _unzstd(stream: "_Joined") -> Iterator[bytes]:
         raise BadLayer(f"broken zstd data: {exc}") from exc
 
 
+class Pieces:
+    """A stream of the pieces that somebody else makes; none of them is empty."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._left = b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return what is left of a piece, at most ``size`` bytes, or else of the next one."""
+        piece = self._left or next(self._pieces, b"")
+        cut = len(piece) if size < 0 else size
+        self._left = piece[cut:]
+        return piece[:cut]
+
+
 class _Joined:
     """A stream whose first bytes have been read already."""
 

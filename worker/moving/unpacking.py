@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,14 +21,17 @@ from filesync.manifest import (
 )
 from worker.blobs import Blob
 from worker.layers import Applied, Stream, apply_layer, apply_tar, own_names
+from worker.layers.ahead import ReadAhead
 from worker.layers.rebuild import rebuilt_tar
 from worker.layers.skeleton import read_skeleton, skeleton_limits_of
+from worker.layers.source import Pieces, hashed
 from worker.moving import chains, skeletons
 from worker.store import Store
 from worker.wire.orders import Layer, Link, LinkParts, RefInfo
 
 FLAT: Final = 4096
 """Contents that go into one directory; more go into one for each first byte of their digests."""
+_PIECE_BYTES: Final = 1 << 20
 _PRIVATE: Final = Directory(0o700, 0, 0, 0, (), ())
 
 
@@ -95,10 +98,14 @@ def apply_coming(store: Store, link: Link, coming: Stream) -> RefInfo:
     with skeletons.noting(store) as noted:
 
         def unpack(root: Path) -> Applied:
-            stream = _Hashing(coming)
-            own = own_names(link.layer)
-            applied = apply_layer(stream, root, skeleton=noted.writer, without=own)
-            stream.prove(link.layer.digest)
+            sha256, own = hashlib.sha256(), own_names(link.layer)
+            # A thread for this hash alone: what decompresses and takes the other has more to do.
+            with ReadAhead(hashed(_pieces(coming), sha256)) as pieces:
+                stream = Pieces(pieces)
+                applied = apply_layer(stream, root, skeleton=noted.writer, without=own)
+                while stream.read():
+                    pass  # what follows the layer is of the blob too
+            _prove(link.layer, sha256.hexdigest())
             noted.keep(link.layer, {digest for _, digest in applied.hints.values()})
             return applied
 
@@ -115,30 +122,15 @@ def adopt(store: Store, layer: Layer, staging: Path, blob: Blob) -> None:
     """Take a blob in whose bytes the engine has proved by their BLAKE3 only. Blocks."""
     path = staging / blob.digest.removeprefix("sha256:")
     with path.open("rb") as file:
-        _Hashing(file).prove(layer.digest)
+        _prove(layer, hashlib.file_digest(file, "sha256").hexdigest())
     store.blobs.adopt(path, blob)
 
 
-class _Hashing:
-    """A file whose SHA-256 is taken while it is read from its start to its end."""
+def _pieces(stream: Stream) -> Iterator[bytes]:
+    while piece := stream.read(_PIECE_BYTES):
+        yield piece
 
-    def __init__(self, file: Stream) -> None:
-        self._file = file
-        self._sha256 = hashlib.sha256()
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self._sha256.update(data)
-        return data
-
-    def prove(self, digest: str) -> None:
-        """Read to the end.
-
-        Raises:
-            ContentCorrupt: the digest is another.
-        """
-        while self.read(1 << 20):
-            pass
-        actual = f"sha256:{self._sha256.hexdigest()}"
-        if actual != digest:
-            raise ContentCorrupt(f"a blob should be {digest} and is {actual}")
+def _prove(layer: Layer, sha256: str) -> None:
+    if layer.digest != f"sha256:{sha256}":
+        raise ContentCorrupt(f"a blob should be {layer.digest} and is sha256:{sha256}")
