@@ -124,10 +124,14 @@ def apply_tar(
     skeleton: SkeletonWriter | None = None,
     without: Container[bytes] = (),
 ) -> Applied:
-    """Do the same with a tar that is plain; a thread makes ``pieces`` and hashes them."""
+    """Do the same with a tar that is plain; one thread makes ``pieces``, another hashes them."""
     diff_id = hashlib.sha256()
     hints: dict[bytes, tuple[int, Digest]] = {}
-    with ReadAhead(hashed(pieces, diff_id)) as coming, Rooted(root) as tree:
+    with (
+        ReadAhead(pieces) as made,
+        ReadAhead(hashed(made, diff_id)) as coming,
+        Rooted(root) as tree,
+    ):
         source = Source(coming, max_bytes=limits.bytes, skeleton=skeleton)
         for count, member in enumerate(read_members(source), start=1):
             if count > limits.entries:

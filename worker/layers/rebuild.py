@@ -34,15 +34,18 @@ def rebuilt_tar(parts: Iterable[Part], trees: Sequence[LocalTree]) -> Iterator[b
     """
     with ExitStack() as stack:
         sources = [stack.enter_context(_opened(tree)) for tree in trees]
-        buffer = bytearray()
+        gathered: list[bytes | bytearray] = []
+        size = 0
         for part in parts:
             for piece in _pieces(part, sources):
-                if buffer and len(buffer) + len(piece) > _PIECE_BYTES:
-                    yield bytes(buffer)
-                    buffer.clear()
-                buffer += piece
-        if buffer:
-            yield bytes(buffer)
+                if gathered and size + len(piece) > _PIECE_BYTES:
+                    yield b"".join(gathered)
+                    gathered.clear()
+                    size = 0
+                gathered.append(piece)
+                size += len(piece)
+        if gathered:
+            yield b"".join(gathered)
 
 
 @contextmanager
