@@ -23,8 +23,12 @@ from worker.wire.caches import MAX_CACHE_BYTES, MAX_ITEMS, BadCacheConfig
 MAX_DEPTH: Final = 512
 """Layers on top of each other: as many as an image may have."""
 NO_PARENT: Final = -1
+MAX_CHAINED: Final = 4_000_000
+"""Layers that all layers and results stand on, counted anew for each: what is done with a config
+takes as long as that, and 8 MiB can say a hundred times as much."""
 
 _Digest = Annotated[str, msgspec.Meta(max_length=255)]
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _Index = Annotated[int, msgspec.Meta(ge=0, lt=MAX_ITEMS)]
 _Chain = tuple[str, ...]
 
@@ -35,7 +39,7 @@ class LayerAnnotations(msgspec.Struct, frozen=True, omit_defaults=True, rename="
     media_type: str = ""
     diff_id: str = msgspec.field(default="", name="diffID")
     size: int = 0
-    created_at: datetime | None = None
+    created_at: _Time | None = None
 
 
 class CacheLayer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -53,14 +57,14 @@ class CacheResult(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
     """A result: the layer at ``layer`` and all that it stands on."""
 
     layer: _Index
-    created_at: datetime | None = None
+    created_at: _Time | None = None
 
 
 class ChainedResult(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     """A result: exactly these layers, lowest first, whatever parents they have."""
 
     layers: tuple[_Index, ...]
-    created_at: datetime | None = None
+    created_at: _Time | None = None
 
 
 class CacheInput(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -153,7 +157,7 @@ def check_layers(config: CacheConfig) -> None:
     """Make sure that every layer's chain of parents ends, and soon enough.
 
     Raises:
-        BadCacheConfig: a parent is not there, or stands on its own child.
+        BadCacheConfig: a parent is not there, or stands on its own child; or they are too long.
     """
     depth = {NO_PARENT: 0}
     for place in range(len(config.layers)):
@@ -169,6 +173,9 @@ def check_layers(config: CacheConfig) -> None:
         depth |= {one: n for n, one in enumerate(reversed(above), depth[at] + 1)}
         if depth[place] > MAX_DEPTH:
             raise BadCacheConfig(f"layer {place} stands on itself or on too many others")
+    results = (result.layer for record in config.records for result in record.layers)
+    if sum(depth.values()) + sum(depth.get(layer, 0) for layer in results) > MAX_CHAINED:
+        raise BadCacheConfig(f"its results stand on more than {MAX_CHAINED} layers")
 
 
 def inputs_first(config: CacheConfig) -> list[int]:
@@ -280,7 +287,7 @@ def _newest(
     return (), tuple(sorted(chained, key=lambda one: (_age(one.created_at), one.layers))[:1])
 
 
-def _age(created_at: datetime | None) -> float:
+def _age(created_at: _Time | None) -> float:
     """Return what sorts the newest first; what says no time is oldest."""
     return 0.0 if created_at is None else -(created_at.timestamp() + (1 << 37))
 

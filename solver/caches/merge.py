@@ -1,6 +1,7 @@
 """Putting caches together: what several of them tell of one graph, told once. Pure."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -19,6 +20,9 @@ from worker.wire.orders import Layer
 
 Alternatives = set[tuple[str, int]]
 """What an input may be: selectors and records."""
+MAX_ALIKE: Final = 50
+"""Steps of one op that another is compared with; a hostile cache could have a hundred thousand."""
+MAX_PASSES: Final = 10
 
 
 def merged(parts: Iterable[tuple[CacheConfig, Collection[int]]]) -> CacheConfig:
@@ -71,7 +75,12 @@ def _layers_of(config: CacheConfig, place: int) -> set[int]:
     record = config.records[place]
     tops = [one.layer for one in record.layers]
     tops += [at for one in record.chains for at in one.layers]
-    return {at for top in tops for at in chain_of(config, top)}
+    found = {NO_PARENT}
+    for at in tops:
+        while at not in found:
+            found.add(at)
+            at = config.layers[at].parent
+    return found - {NO_PARENT}
 
 
 def joined(config: CacheConfig) -> CacheConfig:
@@ -82,43 +91,50 @@ def joined(config: CacheConfig) -> CacheConfig:
     an input, and the other by who had never seen that input.
     """
     first = list(range(len(config.records)))
-
-    def of(place: int) -> int:
-        while first[place] != place:
-            place = first[place]
-        return place
-
-    known: dict[int, list[Alternatives]] = {}
     order = inputs_first(config)
-    while True:
-        known = _inputs_by_step(config, order, of)
-        steps: dict[str, list[int]] = {}
-        changed = False
-        for place in known:
-            same = steps.setdefault(config.records[place].digest, [])
-            other = next((one for one in same if _agree(known[one], known[place])), None)
-            if other is None:
-                same.append(place)
-            else:
-                first[place] = other
-                changed = True
-        if not changed:
-            return _relinked(config, known, of)
+    # What two records say together may be what a third agrees with: then it takes another pass.
+    for _ in range(MAX_PASSES):
+        if not _join(config, _inputs_by_step(config, order, first), first):
+            break
+    return _relinked(config, _inputs_by_step(config, order, first), first)
 
 
 def _inputs_by_step(
-    config: CacheConfig, order: Sequence[int], of: Callable[[int], int]
+    config: CacheConfig, order: Sequence[int], first: Sequence[int]
 ) -> dict[int, list[Alternatives]]:
     known: dict[int, list[Alternatives]] = {}
     for place in order:
-        found = [
-            {(one.selector, of(one.link)) for one in some}
-            for some in config.records[place].inputs
-        ]
-        mine = known.setdefault(of(place), found)
+        inputs = config.records[place].inputs
+        found = [{(one.selector, _step(first, one.link)) for one in some} for some in inputs]
+        mine = known.setdefault(_step(first, place), found)
         for alternatives, more in zip(mine, found, strict=True):
             alternatives |= more
     return known
+
+
+def _join(config: CacheConfig, known: dict[int, list[Alternatives]], first: list[int]) -> bool:
+    """Note in ``first`` which of the steps ``known``, inputs first, are one; say if any are."""
+    steps: dict[str, list[int]] = {}
+    found = False
+    for step, inputs in known.items():
+        # Inputs that became one a moment ago count as one here.
+        mine = [{(selector, _step(first, link)) for selector, link in one} for one in inputs]
+        same = steps.setdefault(config.records[step].digest, [])
+        other = next((one for one in same[:MAX_ALIKE] if _agree(known[one], mine)), None)
+        known[step] = mine
+        if other is None:
+            same.append(step)
+            continue
+        first[step], found = other, True
+        for alternatives, more in zip(known[other], mine, strict=True):
+            alternatives |= more
+    return found
+
+
+def _step(first: Sequence[int], place: int) -> int:
+    while first[place] != place:
+        place = first[place]
+    return place
 
 
 def _agree(one: list[Alternatives], other: list[Alternatives]) -> bool:
@@ -126,12 +142,12 @@ def _agree(one: list[Alternatives], other: list[Alternatives]) -> bool:
 
 
 def _relinked(
-    config: CacheConfig, known: Mapping[int, list[Alternatives]], of: Callable[[int], int]
+    config: CacheConfig, known: Mapping[int, list[Alternatives]], first: Sequence[int]
 ) -> CacheConfig:
     placed = {place: at for at, place in enumerate(known)}
     results: dict[int, tuple[list[CacheResult], list[ChainedResult]]] = {}
     for place, record in enumerate(config.records):
-        layers, chains = results.setdefault(of(place), ([], []))
+        layers, chains = results.setdefault(_step(first, place), ([], []))
         layers += record.layers
         chains += record.chains
     records = [

@@ -12,7 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-TARGETS: Final = ("frames", "manifests", "requests")
+TARGETS: Final = (
+    *("frames", "manifests", "requests"),
+    *("skeletons", "tables", "images", "caches"),
+)
 KEPT: Final = Path(".fuzz")
 RSS_MB: Final = 512
 SLOW_S: Final = 10

@@ -1,4 +1,4 @@
-"""Changes to what a MessagePack message says: blind changes to its bytes seldom give another message."""
+"""Changes to what MessagePack or JSON says: blind changes to its bytes seldom give another message."""
 
 import random
 from collections.abc import Callable
@@ -27,15 +27,17 @@ Mutate = Callable[[bytes], bytes]
 """Changes bytes at random, as the fuzzer sees fit."""
 
 
-def mutated(body: bytes, rng: random.Random, mutate: Mutate) -> bytes:
+def mutated(body: bytes, rng: random.Random, mutate: Mutate, *, json: bool = False) -> bytes:
     """Return ``body`` with something in it changed; as bytes, if it is no message."""
+    form = msgspec.json if json else msgspec.msgpack
     if rng.random() < 0.2:
         return mutate(body)
     try:
-        value = msgspec.msgpack.decode(body)
-        return msgspec.msgpack.encode(_changed(value, rng, mutate, 0))
+        changed = _changed(form.decode(body), rng, mutate, 0)
+        made: bytes = form.encode(changed)
     except (msgspec.MsgspecError, RecursionError, UnicodeError, OverflowError, TypeError):
         return mutate(body)
+    return made
 
 
 def _changed(value: Any, rng: random.Random, mutate: Mutate, depth: int) -> Any:  # noqa: ANN401

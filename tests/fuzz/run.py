@@ -14,7 +14,7 @@ MEMORY_BYTES: Final = 2 << 30
 
 def main() -> None:
     name = sys.argv.pop(1)
-    with atheris.instrument_imports(include=["filesync"]):
+    with atheris.instrument_imports(include=["filesync", "worker", "solver"]):
         target = import_module(f"tests.fuzz.{name}")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 

@@ -1,10 +1,12 @@
 """The targets of ``make fuzz`` run on their seeds, and on what was once found, in every test run."""
 
+from importlib import import_module
+
 import pytest
 
-from tests.fuzz import frames, manifests, requests
+from tests.fuzz import __main__ as fuzzing
 
-TARGETS = {"frames": frames, "manifests": manifests, "requests": requests}
+TARGETS = {name: import_module(f"tests.fuzz.{name}") for name in fuzzing.TARGETS}
 FOUND: list[tuple[str, bytes]] = []
 """What ``make fuzz`` has found, each by its target's name. Nothing so far."""
 SEEDS = [(name, data) for name, target in TARGETS.items() for data in target.seeds()]

@@ -13,10 +13,8 @@ from collections.abc import (
     Sequence,
 )
 from types import MappingProxyType
-from typing import Annotated, Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
-
-import msgspec
 
 from filesync.transfer.threads import until_done
 from worker.blobs import BLOCK_BYTES, BlobStore
@@ -41,6 +39,7 @@ from worker.registry.manifest import (
     Index,
     Platform,
     choose,
+    diff_ids_of,
     parse_manifest,
 )
 from worker.registry.relay_http import content_at
@@ -64,14 +63,6 @@ class Given(NamedTuple):
 
     size: int
     content: Content
-
-
-class _RootFs(msgspec.Struct):
-    diff_ids: list[Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]]
-
-
-class _Config(msgspec.Struct):
-    rootfs: _RootFs
 
 
 NOTHING: Final[Mapping[str, Given]] = MappingProxyType({})
@@ -139,9 +130,9 @@ class Transfers:
         found = await self.manifest(where, image)
         config = await anywhere(where, lambda place: self._config(place, found.config))
         try:
-            diff_ids = msgspec.json.decode(config, type=_Config).rootfs.diff_ids
-        except msgspec.MsgspecError as exc:
-            raise BadRegistry(f"{image}: no image configuration: {exc}") from exc
+            diff_ids = diff_ids_of(config)
+        except BadRegistry as exc:
+            raise BadRegistry(f"{image}: {exc}") from exc
         if len(diff_ids) != len(found.layers):
             raise BadRegistry(
                 f"{image}: {len(found.layers)} layers and {len(diff_ids)} diff_ids"

@@ -81,7 +81,7 @@ class Login:
             await response.aclose()
         try:
             found = msgspec.json.decode(answer, type=_TokenAnswer)
-        except msgspec.MsgspecError as exc:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
             raise BadRegistry(f"{self._name}: its token server gave no token: {exc}") from exc
         token = found.token or found.access_token
         if not token or not token.isascii() or not token.isprintable():

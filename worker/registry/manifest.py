@@ -70,7 +70,16 @@ class _Document(msgspec.Struct, frozen=True, rename="camel"):
     manifests: Annotated[list[Descriptor], msgspec.Meta(max_length=MAX_MANIFESTS)] | None = None
 
 
+class _RootFs(msgspec.Struct, frozen=True):
+    diff_ids: Annotated[list[_Sha256], msgspec.Meta(max_length=MAX_LAYERS)]
+
+
+class _Config(msgspec.Struct, frozen=True):
+    rootfs: _RootFs
+
+
 _decoder: Final = msgspec.json.Decoder(_Document)
+_config_decoder: Final = msgspec.json.Decoder(_Config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,18 @@ def _image(document: _Document, kind: str) -> ImageManifest:
         if LAYER_TYPES.get(layer.media_type, layer.media_type) not in _LAYERS:
             raise BadRegistry(f"a layer of the unknown type {layer.media_type}")
     return ImageManifest(document.config, tuple(document.layers))
+
+
+def diff_ids_of(config: bytes) -> list[str]:
+    """Return the diffIDs of an image's layers, lowest first, as its configuration says them.
+
+    Raises:
+        BadRegistry: it is none.
+    """
+    try:
+        return _config_decoder.decode(config).rootfs.diff_ids
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+        raise BadRegistry(f"no image configuration: {exc}") from exc
 
 
 def choose(index: Index, wanted: Platform) -> Descriptor:

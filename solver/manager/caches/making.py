@@ -75,7 +75,7 @@ async def make_cache(
 
     layers = await ask_holders(shared, target, plan.chains, ask)
     kept = caches.kept(WithClient) if mode is CacheMode.MAX else []
-    config = plan.config(layers, kept)
+    config = await asyncio.to_thread(plan.config, layers, kept)
     return CacheMade(encode(config), named_layers(config, layers, kept), tuple(blobs))
 
 

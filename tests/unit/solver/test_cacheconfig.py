@@ -209,3 +209,22 @@ def test_any_bytes_are_a_config_or_refused(data: bytes) -> None:
     except BadCacheConfig:
         return
     assert decode(encode(config)) == canonical(config)
+
+
+def test_a_config_whose_chains_are_too_long_together_is_refused() -> None:
+    chain = [{"blob": "a", "parent": at - 1} for at in range(500)]
+    wide = [*chain, *({"blob": str(n), "parent": 499} for n in range(8000))]
+    with pytest.raises(BadCacheConfig, match="more than"):
+        decode(json.dumps({"layers": wide}).encode())
+    records = [{"digest": "r", "layers": [{"layer": 499}] * 8000}]
+    with pytest.raises(BadCacheConfig, match="more than"):
+        decode(json.dumps({"layers": chain, "records": records}).encode())
+    decode(json.dumps({"layers": wide[:7000], "records": []}).encode())
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00", "2026-01-01", "x", 5])
+def test_a_time_that_is_none_is_refused(text: object) -> None:
+    record = {"digest": "r", "layers": [{"layer": 0, "createdAt": text}]}
+    value = {"layers": [{"blob": "a", "parent": -1}], "records": [record]}
+    with pytest.raises(BadCacheConfig):
+        decode(json.dumps(value).encode())

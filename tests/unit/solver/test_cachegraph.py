@@ -1,8 +1,18 @@
 """Steps as cache records, and back: a record fits what a cache key would fit."""
 
 import msgspec
+import pytest
 
-from solver.caches.config import CacheConfig, canonical, decode, encode, encode_inline
+from solver.caches import merge
+from solver.caches.config import (
+    CacheConfig,
+    CacheInput,
+    CacheRecord,
+    canonical,
+    decode,
+    encode,
+    encode_inline,
+)
 from solver.caches.graph import (
     CachedStep,
     CacheMatch,
@@ -207,3 +217,44 @@ def test_an_inline_cache_has_the_results_that_are_layers_of_the_image() -> None:
     assert [one.diff_id for one in named] == [diff("a"), diff("b")]
     match = CacheMatch(decode(text), {one.digest: one for one in named}, BUILD)
     assert match.by_definition(2) == [named]
+
+
+def test_many_steps_of_one_op_are_not_all_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+    agree = merge._agree
+
+    def counting(*two: list[merge.Alternatives]) -> bool:
+        nonlocal asked
+        asked += 1
+        return agree(*two)
+
+    monkeypatch.setattr(merge, "_agree", counting)
+    roots = tuple(CacheRecord(digest=str(number)) for number in range(3000))
+    others = tuple(
+        CacheRecord(digest="step", inputs=((CacheInput(link=number),),))
+        for number in range(3000)
+    )
+    config = CacheConfig((), roots + others)
+    assert joined(config) == CacheConfig((), roots + others)
+    assert asked <= 3000 * merge.MAX_ALIKE
+
+
+def test_steps_are_joined_through_any_number_of_others() -> None:
+    records = [CacheRecord(digest="root"), CacheRecord(digest="root")]
+    for level in range(300):
+        links = ((len(records) - 2,), (len(records) - 1,))
+        records += [
+            CacheRecord(digest=f"step {level}", inputs=((CacheInput(link=one),),))
+            for (one,) in links
+        ]
+    assert len(joined(CacheConfig((), tuple(records))).records) == 301
+
+
+def test_what_a_third_record_says_joins_two() -> None:
+    roots = (CacheRecord(digest="a"), CacheRecord(digest="b"))
+    a, b = CacheInput(link=0), CacheInput(link=1)
+    steps = tuple(CacheRecord(digest="step", inputs=(one,)) for one in ((a,), (b,), (a, b)))
+    assert joined(CacheConfig((), roots + steps)).records == (
+        *roots,
+        CacheRecord(digest="step", inputs=((a, b),)),
+    )
