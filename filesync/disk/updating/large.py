@@ -1,21 +1,18 @@
 """Files whose content arrives in pieces."""
 
 import os
+import threading
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
-
-from blake3 import blake3
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from filesync.digest import Digest, short
-from filesync.disk.content import PIECE_BYTES, hash_file, write_all, write_sparse
+from filesync.disk.content import PIECE_BYTES, write_all, write_sparse
 from filesync.disk.handles import shown
+from filesync.disk.updating.trailing import BESIDE_BYTES, TrailingHash
 from filesync.disk.updating.work import storing
 from filesync.disk.updating.write import Data, NewFile
 from filesync.errors import ContentCorrupt
-
-_MAX_AHEAD: Final = 4096
-"""Bound on pieces that came before what stands in front of them; beyond it all is read again."""
 
 
 class BasisFile(NamedTuple):
@@ -64,11 +61,7 @@ class LargeFile:
         self._new = new
         self._place = place
         self._discard = discard
-        self._hasher = blake3()
-        self._hashed_bytes = 0
-        # Pieces behind the first gap: where each begins, and where it ends.
-        self._ahead: dict[int, int] = {}
-        self._is_hashed_again = False
+        self._hash = TrailingHash(new.fd, new.entry.size)
         self._buffer = memoryview(b"")
         self._is_resumed = bool(new.extents)
         own = [BasisFile(os.dup(new.fd), new.extents[-1][1])] if new.extents else []
@@ -86,6 +79,8 @@ class LargeFile:
         self._check(offset, len(data))
         with storing(self._new.entry.name):
             self._write(offset, data)
+            # In order, which is usual, hashing it now saves reading it again.
+            self._hash.write(offset, data)
 
     def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
         """Write ``length`` bytes at ``offset`` that ``bases[basis]`` has at ``basis_offset``.
@@ -101,10 +96,8 @@ class LargeFile:
         is_own = self._is_resumed and basis == 0
         with storing(name):
             if is_own and offset == basis_offset:
-                self._note(offset, length)
+                self._hash.note(offset, length)
                 return
-            # On tmpfs reading, hashing and writing make 1.7 GB/s, where copy_file_range, which
-            # must read everything again to hash it, makes 1.5.
             while length > 0:
                 count = min(length, PIECE_BYTES)
                 data = self._read(self.bases[basis].fd, basis_offset, count)
@@ -113,6 +106,7 @@ class LargeFile:
                 if is_own:
                     self._blank(data, basis_offset)
                 self._write(offset, data)
+                self._hash.copied(offset, data)
                 offset += len(data)
                 basis_offset += len(data)
                 length -= len(data)
@@ -132,7 +126,7 @@ class LargeFile:
         entry = self._new.entry
         try:
             with storing(entry.name):
-                actual = self._digest()
+                actual = self._hash.digest()
             if actual != entry.digest:
                 self._close(keep=False)
                 raise ContentCorrupt(
@@ -163,32 +157,6 @@ class LargeFile:
             write_all(self._new.fd, data, offset)
         else:
             write_sparse(self._new.fd, memoryview(data), offset)
-        # In order, which is usual, hashing here saves reading everything again at the end.
-        if offset == self._hashed_bytes and not self._is_hashed_again:
-            self._hasher.update(data)
-            self._hashed_bytes += len(data)
-            self._catch_up()
-        else:
-            self._note(offset, len(data))
-
-    def _note(self, offset: int, length: int) -> None:
-        """Note what is in the file and shall be hashed when all before it is."""
-        if offset < self._hashed_bytes or len(self._ahead) >= _MAX_AHEAD:
-            # What is hashed must not change after it.
-            self._is_hashed_again = True
-        if not self._is_hashed_again:
-            self._ahead[offset] = offset + length
-            self._catch_up()
-
-    def _catch_up(self) -> None:
-        while (end := self._ahead.pop(self._hashed_bytes, 0)) > self._hashed_bytes:
-            while (at := self._hashed_bytes) < end:
-                data = self._read(self._new.fd, at, min(end - at, PIECE_BYTES))
-                if not data:
-                    self._is_hashed_again = True
-                    return
-                self._hasher.update(data)
-                self._hashed_bytes += len(data)
 
     def _read(self, fd: int, offset: int, length: int) -> memoryview:
         if not self._buffer:
@@ -215,17 +183,21 @@ class LargeFile:
         index = bisect_right(extents, offset, key=_end)
         return index < len(extents) and extents[index][0] < end
 
-    def _digest(self) -> Digest:
-        entry = self._new.entry
-        if self._hashed_bytes == entry.size and not self._is_hashed_again:
-            return Digest(self._hasher.digest())
-        return hash_file(self._new.fd, entry.size)
-
     def _close(self, *, keep: bool) -> None:
-        for basis in self.bases:
-            os.close(basis.fd)
-        self.bases = ()
+        bases, self.bases = self.bases, ()
+        self._hash.close()
+        is_placed = self._new.fd < 0
         self._discard(self._new, keep)
+        if is_placed and sum(basis.size for basis in bases) >= BESIDE_BYTES:
+            # With its last descriptor the old file goes: 30 ms for 256 MiB, for nobody to wait.
+            threading.Thread(target=_close_all, args=(bases,), name="filesync-close").start()
+        else:
+            _close_all(bases)
+
+
+def _close_all(files: Iterable[BasisFile]) -> None:
+    for file in files:
+        os.close(file.fd)
 
 
 def _end(extent: tuple[int, int]) -> int:

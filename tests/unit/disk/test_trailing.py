@@ -1,0 +1,138 @@
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filesync.digest import Digest, digest_of
+from filesync.disk.updating import trailing
+from filesync.disk.updating.trailing import TrailingHash
+
+SIZE = 40_000
+DATA = random.Random(1).randbytes(SIZE)
+
+
+@contextmanager
+def file() -> Iterator[int]:
+    fd = os.memfd_create("file")
+    os.ftruncate(fd, SIZE)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def fd() -> Iterator[int]:
+    with file() as fd:
+        yield fd
+
+
+@pytest.fixture(params=["inline", "beside"])
+def _beside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "beside":
+        monkeypatch.setattr(trailing, "BESIDE_BYTES", 1)
+
+
+cuts = st.lists(st.integers(1, SIZE - 1), unique=True, max_size=30).map(sorted)
+
+
+@given(cuts, st.booleans(), st.randoms(use_true_random=False))
+def test_the_order_of_writing_does_not_matter(
+    cuts: list[int], beside: bool, rng: random.Random
+) -> None:
+    runs = list(zip([0, *cuts], [*cuts, SIZE], strict=True))
+    rng.shuffle(runs)
+    with file() as fd, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trailing, "BESIDE_BYTES", 1 if beside else SIZE + 1)
+        assert digest_of_what_is_written(fd, runs, rng) == digest_of(DATA)
+
+
+def digest_of_what_is_written(
+    fd: int, runs: list[tuple[int, int]], rng: random.Random
+) -> Digest:
+    trail = TrailingHash(fd, SIZE)
+    for start, end in runs:
+        data = DATA[start:end]
+        os.pwrite(fd, data, start)
+        match rng.randrange(3):
+            case 0:
+                trail.write(start, data)
+            case 1:
+                trail.copied(start, memoryview(data))
+            case _:
+                trail.note(start, len(data))
+    digest = trail.digest()
+    trail.close()
+    return digest
+
+
+@pytest.mark.usefixtures("_beside")
+@pytest.mark.parametrize("order", [(0, 1, 0), (1, 0, 0), (0, 1, 1)])
+def test_what_is_written_over_is_read_again(fd: int, order: tuple[int, ...]) -> None:
+    half = SIZE // 2
+    trail = TrailingHash(fd, SIZE)
+    for turn, part in enumerate(order):
+        data = (
+            DATA[part * half : (part + 1) * half]
+            if turn == 2 or part != order[2]
+            else b"?" * half
+        )
+        os.pwrite(fd, data, part * half)
+        trail.write(part * half, data)
+    assert trail.digest() == digest_of(DATA)
+    trail.close()
+
+
+@pytest.mark.usefixtures("_beside")
+def test_what_nobody_has_written_is_hashed_as_it_is(fd: int) -> None:
+    trail = TrailingHash(fd, SIZE)
+    os.pwrite(fd, DATA[10_000:], 10_000)
+    trail.note(10_000, SIZE - 10_000)
+    assert trail.digest() == digest_of(bytes(10_000) + DATA[10_000:])
+    trail.close()
+
+
+@pytest.mark.usefixtures("_beside")
+def test_a_file_that_became_shorter_has_the_digest_of_what_is_left(fd: int) -> None:
+    trail = TrailingHash(fd, SIZE)
+    os.pwrite(fd, DATA[:1000], 0)
+    os.ftruncate(fd, 1000)
+    trail.note(0, SIZE)
+    assert trail.digest() == digest_of(DATA[:1000])
+    trail.close()
+    trail.close()
+
+
+def test_in_order_nothing_is_read_again(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    preadv = os.preadv
+
+    def counting(fd: int, buffers: list[memoryview], offset: int) -> int:
+        read.append(preadv(fd, buffers, offset))
+        return read[-1]
+
+    monkeypatch.setattr(os, "preadv", counting)
+    monkeypatch.setattr(trailing, "BESIDE_BYTES", 1)
+    trail = TrailingHash(fd, SIZE)
+    os.pwrite(fd, DATA, 0)
+    for at in range(0, 30_000, 10_000):
+        trail.write(at, DATA[at : at + 10_000])
+    assert not read
+    trail.note(30_000, 10_000)
+    assert trail.digest() == digest_of(DATA)
+    assert read == [10_000]
+    trail.close()
+
+
+def test_many_runs_in_front_of_a_gap_cost_no_memory_and_give_the_digest(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trailing, "_MAX_AHEAD", 3)
+    trail = TrailingHash(fd, SIZE)
+    os.pwrite(fd, DATA, 0)
+    for at in range(2, SIZE, 2):
+        trail.note(at, 1)
+    assert trail.digest() == digest_of(DATA)
+    trail.close()
