@@ -1,14 +1,19 @@
 """Scans of what a sync reads or writes, and the stat caches for them."""
 
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
+
 from filesync.digest import digest_of
 from filesync.disk.scanning.scan import LeaveOut, Watcher, scan
-from filesync.disk.scanning.statcache import StatCache
+from filesync.disk.scanning.statcache import SeenFile, StatCache, is_racy
+from filesync.disk.updating.tally import PlacedFile
 from filesync.errors import StoreError
 from filesync.manifest import Manifest, Nodes
 from filesync.manifest.owner import owned_by
@@ -78,6 +83,60 @@ def scan_place(
             skip_unreadable=skip_unreadable,
         )
     return Found(Manifest(found.tree, nodes), found.skipped, found.unreadable)
+
+
+def note_placed(place: Place, caches: Path | None, placed: Sequence[PlacedFile]) -> None:
+    """Have the next scan of ``place`` not read again what was just proved and written there.
+
+    Blocks. Directories that no scan has noted are left alone.
+    """
+    settled = [one for one in placed if _is_settled(one)]
+    if not settled or (cache := _cache(place, caches)) is None:
+        return
+    with cache:
+        for path, files in groupby(sorted(settled, key=_directory), key=_directory):
+            seen = cache.load(path)
+            inode = _inode(place, path)
+            if seen is not None and inode:
+                cache.keep(path, seen.with_files(map(_seen_file, files)), inode)
+        cache.end(complete=False)
+
+
+def _is_settled(placed: PlacedFile) -> bool:
+    """Say whether any change from now on shows by what a stat tells.
+
+    It has the time of its content, so writing to it shows, unless that time is of this very tick
+    of the clock. Another user could set that back within the tick: who may do so is not trusted.
+    """
+    _, entry, status = placed
+    return (
+        status.st_uid == os.geteuid()
+        and not status.st_mode & 0o022
+        and status.st_nlink == 1
+        and status.st_size == entry.size
+        and status.st_mtime_ns == entry.mtime_ns
+        and not (entry.xattrs or entry.link)
+        and not is_racy(entry.mtime_ns, entry.mtime_ns, started_ns=status.st_ctime_ns)
+    )
+
+
+def _seen_file(placed: PlacedFile) -> SeenFile:
+    _, entry, status = placed
+    file = msgspec.structs.replace(
+        entry, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid, gid=status.st_gid
+    )
+    return file, status.st_ctime_ns, status.st_ino, status.st_dev
+
+
+def _directory(placed: PlacedFile) -> bytes:
+    return placed.path
+
+
+def _inode(place: Place, path: bytes) -> int:
+    try:
+        return os.lstat(os.path.join(os.fsencode(place.root), path, b".")).st_ino
+    except OSError:
+        return 0
 
 
 def _others(names: frozenset[bytes], filter: Filter | None) -> LeaveOut:

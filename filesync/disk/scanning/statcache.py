@@ -12,6 +12,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -95,6 +96,23 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
         files = [e for e in decode_trusted(self.node).entries if isinstance(e, File)]
         stamps = zip(files, numbers, numbers, numbers, strict=False)
         return {seen[0].name: seen for seen in stamps if seen[2]}
+
+    def with_files(self, new: Iterable[SeenFile]) -> "Seen":
+        """Return the same with other files, in place of those that have their names."""
+        numbers = iter(_stamps_decoder.decode(self.stamps))
+        node = decode_trusted(self.node)
+        entries = {entry.name: entry for entry in node.entries}
+        stamps = {
+            entry.name: (next(numbers), next(numbers), next(numbers))
+            for entry in node.entries
+            if isinstance(entry, File)
+        }
+        for file, ctime_ns, inode, device in new:
+            entries[file.name] = file
+            stamps[file.name] = (ctime_ns, inode, device)
+        made = with_entries(node, [entries[name] for name in sorted(entries)])
+        kept = chain.from_iterable(stamps[e.name] for e in made.entries if isinstance(e, File))
+        return Seen(encode(made), pack_stamps(kept))
 
     def noted(self) -> dict[bytes, Noted]:
         """Return the same as what can be known of another name for the same files."""

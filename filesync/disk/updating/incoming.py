@@ -15,7 +15,7 @@ from filesync.disk.updating.metadata import open_existing
 from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.reuse import Sources, Where
 from filesync.disk.updating.settle import SETTLED, WANTED
-from filesync.disk.updating.tally import Tally
+from filesync.disk.updating.tally import PlacedFile, Tally
 from filesync.disk.updating.work import Directories, Place, WorkDirectory, storing
 from filesync.disk.updating.write import Data, Maker, NewFile
 from filesync.errors import ContentCorrupt, LocalError, StoreError
@@ -154,7 +154,8 @@ class Incoming:
 
         def put_in_place(new: NewFile) -> None:
             with self._root.held(place.path) as dirfd, storing(place.path):
-                self._maker.place(new, dirfd)
+                status = self._maker.place(new, dirfd)
+            self._tally.note(PlacedFile(place.path, entry, status))
             self._files.states[wanted.ticket] = SETTLED
             self._pending.pop(wanted.ticket, None)
             self._tally.add(files_written=1, bytes_written=entry.size)

@@ -32,14 +32,22 @@ from filesync.disk.updating.metadata import Metadata
 from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.settle import COPY, LINK, SETTLED, WANTED, Settler
-from filesync.disk.updating.tally import Tally, UpdateStats
+from filesync.disk.updating.tally import PlacedFile, Tally, UpdateStats
 from filesync.disk.updating.visits import Needs, Visits, count
 from filesync.disk.updating.work import Directories, WorkDirectory, storing
 from filesync.disk.updating.write import Data, Maker
 from filesync.errors import LocalError, MalformedManifest, StoreError
 from filesync.manifest import Manifest
 
-__all__ = ["BasisFile", "LargeFile", "LocalTree", "TreeUpdate", "UpdateStats", "WantedFile"]
+__all__ = [
+    "BasisFile",
+    "LargeFile",
+    "LocalTree",
+    "PlacedFile",
+    "TreeUpdate",
+    "UpdateStats",
+    "WantedFile",
+]
 
 _Part = TypeVar("_Part")
 
@@ -52,6 +60,7 @@ class TreeUpdate:
 
     Attributes:
         done: what it did, once it is finished.
+        placed: the first of the large files that it has proved and put in place.
     """
 
     def __init__(
@@ -177,6 +186,10 @@ class TreeUpdate:
             StoreError: this disk.
         """
         return self._files_to_come.open_large(wanted)
+
+    @property
+    def placed(self) -> Sequence[PlacedFile]:  # noqa: D102 - see the class
+        return self._tally.placed
 
     def finish(self) -> UpdateStats:
         """Put copies, links and directories' metadata in place. Blocks.

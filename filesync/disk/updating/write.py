@@ -138,13 +138,15 @@ class Maker:
         fd, name, extents = partial
         return NewFile(fd, name, entry, extents, is_partial=True)
 
-    def place(self, new: "NewFile", dirfd: int) -> None:
-        """Complete a file whose content was verified, and put it under its name."""
+    def place(self, new: "NewFile", dirfd: int) -> os.stat_result:
+        """Complete a file whose content was verified, put it under its name, and look at it."""
         self._metadata.sync(new.fd, new.entry)
         home = self._partials.fd if new.is_partial else self._work.fd
         os.rename(new.name, new.entry.name, src_dir_fd=home, dst_dir_fd=dirfd)
+        status = os.fstat(new.fd)
         os.close(new.fd)
         new.fd = -1
+        return status
 
     def discard(self, new: "NewFile", *, keep: bool) -> None:
         """Close a file that is not placed. Idempotent.

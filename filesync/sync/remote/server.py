@@ -38,6 +38,7 @@ from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import ask, in_thread
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.nodes import answer_deltas, answer_nodes, fetch_nodes
+from filesync.sync.scanning import note_placed
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.plane_zmq import DataPlane
@@ -249,7 +250,9 @@ class TreeServer:
             plan = await self._plan(channel, request, held, place)
             given = wire.Given()
             if not plan.is_done:
-                given = await self._fill(channel, request, Update(place.root, plan))
+                update = Update(place.root, plan)
+                given = await self._fill(channel, request, update)
+                await in_thread(note_placed, place, self._caches, update.placed)
             named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]
             named = named[: wire.MAX_NAMED]
             return msgspec.structs.replace(

@@ -339,6 +339,24 @@ def match(parts: Iterable[Part], offset: int, level: Level, index: Index) -> Mat
     return Match(copies, misses, offset)
 
 
+def sliced(copies: Iterable[Copy], limit: int) -> Iterator[list[Copy]]:
+    """Yield ``copies`` again, cut where need be into lists of at most ``limit`` bytes each."""
+    some: list[Copy] = []
+    room = limit
+    for offset, basis, start, length in copies:
+        done = 0
+        while done < length:
+            part = min(room, length - done)
+            some.append(Copy(offset + done, basis, start + done, part))
+            done += part
+            room -= part
+            if not room:
+                yield some
+                some, room = [], limit
+    if some:
+        yield some
+
+
 def _add(copies: list[Copy], new: Copy) -> None:
     if copies:
         offset, basis, start, length = copies[-1]

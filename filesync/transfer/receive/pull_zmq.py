@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -22,7 +23,7 @@ from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
 from filesync.transfer.receive.decoding import Decoding
-from filesync.transfer.receive.fetch import Fetch
+from filesync.transfer.receive.fetch import COPY_BYTES, Fetch
 from filesync.transfer.receive.landing_disk import Landing, Update
 from filesync.transfer.receive.receiver import Receiver, State
 from filesync.transfer.receive.session_zmq import Event, Incoming, Session
@@ -114,6 +115,7 @@ class Pull:
         # What the next of these turns writes, all at once: a hop to a thread costs 50 us.
         self._pieces: list[tuple[StorePiece, asyncio.Future[Buffer]]] = []
         self._jobs: list[Job] = []
+        self._copies: deque[CopyRanges] = deque()
         self._beside: set[asyncio.Task[None]] = set()
         self._openers: set[asyncio.Task[None]] = set()
         self._opening = 0
@@ -322,7 +324,7 @@ class Pull:
                 one = self._decoded(effect.session, effect.data)
                 self._disk.put_nowait(partial(self._rebuild, effect, one))
             case CopyRanges():
-                self._queue_job(partial(self._copy, effect))
+                self._queue_copies(effect)
             case FinishFile():
                 self._queue_job(partial(self._finish_file, effect))
             case CutBases():
@@ -336,6 +338,11 @@ class Pull:
         self._pieces.append((effect, self._decoded(effect.session, effect.data)))
         if len(self._pieces) == 1:
             self._disk.put_nowait(self._store_pieces)
+
+    def _queue_copies(self, effect: CopyRanges) -> None:
+        self._copies.append(effect)
+        if len(self._copies) == 1:
+            self._disk.put_nowait(self._copy_some)
 
     def _queue_job(self, job: Job) -> None:
         self._jobs.append(job)
@@ -438,13 +445,23 @@ class Pull:
         jobs, self._jobs = self._jobs, []
         return partial(_tell, await self._in_thread(lambda: [job() for job in jobs]))
 
+    async def _copy_some(self) -> Event:
+        """Copy for one turn; what has come meanwhile is written before the next."""
+        some = [self._copies.popleft()]
+        size = some[0].size
+        while self._copies and size + self._copies[0].size <= COPY_BYTES:
+            some.append(self._copies.popleft())
+            size += some[-1].size
+        if self._copies:
+            self._disk.put_nowait(self._copy_some)
+        return partial(_tell, await self._in_thread(lambda: [self._copy(one) for one in some]))
+
     def _copy(self, effect: CopyRanges) -> Event:
         self._landing.copy(effect.work, effect.copies)
-        size = sum(copy.length for copy in effect.copies)
 
         def copied() -> None:
-            self._stats.copied_bytes += size
-            self._fetch.copied(effect.work, size)
+            self._stats.copied_bytes += effect.size
+            self._fetch.copied(effect.work, effect.size)
             self._note_progress()
 
         return copied

@@ -182,6 +182,11 @@ class CopyRanges(msgspec.Struct, frozen=True):
     work: Work
     copies: tuple[Copy, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes that are copied."""
+        return sum(copy.length for copy in self.copies)
+
 
 class SignGaps(msgspec.Struct, frozen=True):
     """Read and sign what ``gaps`` replace; then call ``signed``."""

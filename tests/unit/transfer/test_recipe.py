@@ -1,6 +1,7 @@
 import random
 import struct
-from itertools import accumulate
+from collections.abc import Iterable
+from itertools import accumulate, chain
 
 import pytest
 from hypothesis import given
@@ -243,6 +244,31 @@ def test_neighbours_are_joined_where_they_are_neighbours_in_one_basis() -> None:
         Copy(100 + ab + d.length + 12_000, 0, 0, a.length),
     ]
     assert match.misses == [(100 + ab + d.length, [unknown, unknown])]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 10**6), st.integers(1, 50)), max_size=9
+    ),
+    st.integers(1, 60),
+)
+def test_copies_are_sliced_without_losing_a_byte(
+    shapes: list[tuple[int, int, int]], limit: int
+) -> None:
+    copies: list[Copy] = []
+    offset = 0
+    for basis, start, length in shapes:
+        copies.append(Copy(offset, basis, start, length))
+        offset += length + 1
+
+    def bytes_of(copies: Iterable[Copy]) -> list[tuple[int, int, int]]:
+        return [(c.offset + n, c.basis, c.start + n) for c in copies for n in range(c.length)]
+
+    slices = list(recipe.sliced(copies, limit))
+    assert bytes_of(chain.from_iterable(slices)) == bytes_of(copies)
+    sizes = [sum(copy.length for copy in some) for some in slices]
+    assert sizes[:-1] == [limit] * len(sizes[:-1])
+    assert all(0 < size <= limit for size in sizes)
 
 
 def test_an_index_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,146 @@
+"""What an update has proved and written need not be read by the next scan, and what changed is."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from filesync.disk.scanning import reading
+from filesync.disk.scanning import scan as scan_module
+from filesync.disk.scanning.readfile import Content, read_file
+from filesync.disk.updating.update import TreeUpdate
+from filesync.manifest import Manifest, MemoryNodes
+from filesync.sync.places import LocalPlaces, Place
+from filesync.sync.scanning import note_placed, scan_place
+from tests.unit.update_driver import MakeFile, build
+
+OLD, NEW, SAME = b"old" * (1 << 20), b"new" * (1 << 20), b"same" * (1 << 19)
+NAMES = ("d/large", "d/other", "d/small")
+
+
+@pytest.fixture(autouse=True)
+def _old_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let scans believe in files as young as these are; what was placed is judged as ever."""
+    monkeypatch.setattr(scan_module, "is_racy", lambda *_, **__: False)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Names of the files that scans read."""
+    names: list[bytes] = []
+
+    def counting(dirfd: int, name: bytes, *rest: object) -> Content:
+        names.append(name)
+        real: Callable[..., Content] = read_file
+        return real(dirfd, name, *rest)
+
+    monkeypatch.setattr(reading, "read_file", counting)
+    return names
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    build(tmp_path / "dest", makes(OLD))
+    places = LocalPlaces()
+    root = os.fsencode(tmp_path / "dest")
+    place = Place(places.open(root), places.path_of(root), names=None, label=root)
+    yield place
+    place.close()
+
+
+def makes(large: bytes, **kinds: int) -> list[MakeFile]:
+    return [
+        MakeFile("d/large", large, **kinds),
+        MakeFile("d/other", SAME),
+        MakeFile("d/small", b"small"),
+    ]
+
+
+def scanned(place: Place, tmp_path: Path) -> Manifest:
+    return scan_place(place, MemoryNodes(), caches=tmp_path / "caches").manifest
+
+
+def update(place: Place, tmp_path: Path, *, noted: bool = True, **kinds: int) -> Manifest:
+    """Bring a new large file; return what is there now."""
+    build(tmp_path / "source", makes(NEW, **kinds))
+    nodes = MemoryNodes()
+    basis = scan_place(place, nodes, caches=tmp_path / "caches").manifest
+    source = Place(os.open(tmp_path / "source", os.O_RDONLY), None, names=None, label=b"")
+    target = scan_place(source, nodes, caches=None).manifest
+    source.close()
+    one = TreeUpdate(place.root, basis=basis, target=target, atomic=True)
+    one.prepare()
+    for wanted in one.wanted():
+        large = one.open_large(wanted)
+        large.write(0, NEW)
+        large.finish()
+    one.finish()
+    if noted:
+        note_placed(place, tmp_path / "caches", one.placed)
+    return target
+
+
+def test_a_large_file_that_was_put_in_place_is_not_read_by_the_next_scan(
+    place: Place, tmp_path: Path, read: list[bytes]
+) -> None:
+    target = update(place, tmp_path)
+    read.clear()
+    assert scanned(place, tmp_path).tree == target.tree
+    assert not read
+
+
+def test_the_scan_finds_what_one_without_a_cache_does(place: Place, tmp_path: Path) -> None:
+    update(place, tmp_path)
+    warm = scanned(place, tmp_path)
+    assert warm.tree == scan_place(place, MemoryNodes(), caches=None).manifest.tree
+    assert warm.tree == scanned(place, tmp_path).tree
+
+
+def test_a_change_after_it_was_put_in_place_is_seen(
+    place: Place, tmp_path: Path, read: list[bytes]
+) -> None:
+    target = update(place, tmp_path)
+    with (tmp_path / "dest/d/large").open("r+b") as file:
+        file.write(b"N")
+    read.clear()
+    assert scanned(place, tmp_path).tree != target.tree
+    assert read == [b"large"]
+
+
+def test_without_a_note_it_is_read(place: Place, tmp_path: Path, read: list[bytes]) -> None:
+    target = update(place, tmp_path, noted=False)
+    read.clear()
+    assert scanned(place, tmp_path).tree == target.tree
+    assert read == [b"large"]
+
+
+def test_what_others_may_write_to_is_read(
+    place: Place, tmp_path: Path, read: list[bytes]
+) -> None:
+    target = update(place, tmp_path, mode=0o664)
+    read.clear()
+    assert scanned(place, tmp_path).tree == target.tree
+    assert read == [b"large"]
+
+
+def test_what_is_as_new_as_its_own_placing_is_read(
+    place: Place, tmp_path: Path, read: list[bytes]
+) -> None:
+    # A write within the same tick of the clock could not be told from none.
+    soon_ns = (os.stat(tmp_path).st_mtime_ns // 10**9 + 3600) * 10**9 + 1
+    target = update(place, tmp_path, mtime_ns=soon_ns)
+    read.clear()
+    assert scanned(place, tmp_path).tree == target.tree
+    assert read == [b"large"]
+
+
+def test_a_directory_that_no_scan_has_noted_is_left_alone(
+    place: Place, tmp_path: Path, read: list[bytes]
+) -> None:
+    target = update(place, tmp_path, noted=False)
+    note_placed(place, tmp_path / "none", ())
+    assert not (tmp_path / "none").exists()
+    read.clear()
+    assert scanned(place, tmp_path).tree == target.tree
+    assert read == [b"large"]
