@@ -49,7 +49,7 @@ class Watched:
     def content_read(self, digest: Digest, content: bytes) -> None:
         self.read[digest] = content
 
-    def beside(self, size: int) -> None:
+    def beside(self, old: Digest, size: int) -> None:
         """Nobody is shown a large file."""
 
 

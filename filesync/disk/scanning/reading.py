@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -105,13 +106,13 @@ class Reader:
         hints: Mapping[bytes, tuple[int, Digest]],
         *,
         keep: Keep | None = None,
-        beside: Callable[[int], Beside | None] | None = None,
+        beside: Callable[[Digest, int], Beside | None] | None = None,
         skip_unreadable: bool = False,
     ) -> None:
         """Read large files on ``pool``, and those in ``hints`` (size, digest) not at all.
 
-        ``keep`` is given what small files hold; ``beside`` is asked, by size, who is shown a
-        large file that has changed since it was noted. What cannot be read is left out, or an error.
+        ``keep`` is given what small files hold; ``beside`` is asked, by what was noted of it
+        and by its size, who is shown a large file that has changed. What cannot be read is left out, or an error.
         """
         self._pool = pool
         self._keep = keep
@@ -203,7 +204,9 @@ class Reader:
             if hint is None or hint[0] != stamp[SIZE]:
                 if stamp[SIZE] >= LARGE_BYTES:
                     # One that was there before has most likely been edited.
-                    beside = self._beside if seen is not None else None
+                    beside = None
+                    if self._beside is not None and seen is not None:
+                        beside = partial(self._beside, seen[0].digest)
                     future = self._pool.submit(read_file, listing.fd, name, path, beside)
                     listing.large.append((name, future))
                 else:

@@ -69,8 +69,11 @@ class Watcher(Protocol):
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of the whole content of a small file that was read."""
 
-    def beside(self, size: int) -> Beside | None:
-        """Return who is shown a large file that has changed while it is hashed, if anybody."""
+    def beside(self, old: Digest, size: int) -> Beside | None:
+        """Return who is shown a large file while it is hashed, if anybody.
+
+        It has ``size`` bytes now, and had the ``old`` content when it was noted.
+        """
 
 
 class Scanned(NamedTuple):

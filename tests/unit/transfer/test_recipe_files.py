@@ -1,0 +1,99 @@
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from filesync.digest import digest_of
+from filesync.transfer.coding import recipe, recipes_disk
+from filesync.transfer.coding.cutting import Cutting
+from filesync.transfer.coding.recipe import MAX_CHUNK_BYTES, Part, Recipe
+from filesync.transfer.coding.recipecache import RecipeCache
+from filesync.transfer.coding.recipes_disk import RecipeFiles
+from tests.unit.made import reader
+
+RNG = random.Random(1)
+PARTS = [Part(RNG.randrange(4096, 65_536), RNG.randbytes(16)) for _ in range(40)]
+MADE = Recipe(0, PARTS)
+A, B = digest_of(b"a"), digest_of(b"b")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> RecipeFiles:
+    return RecipeFiles(tmp_path / "recipes")
+
+
+def test_what_was_saved_is_loaded_by_another_process(
+    files: RecipeFiles, tmp_path: Path
+) -> None:
+    files.save(A, MADE)
+    loaded = RecipeFiles(tmp_path / "recipes").load(A)
+    assert loaded is not None
+    assert loaded.parts(0, MADE.end) == PARTS
+    assert [loaded[at] for at in range(len(loaded))] == PARTS
+    assert [loaded.find(part.name) for part in PARTS] == list(range(len(PARTS)))
+    assert files.load(B) is None
+    assert os.listdir(tmp_path / "recipes") == [A.hex()]
+
+
+def test_a_damaged_recipe_is_as_good_as_none(files: RecipeFiles, tmp_path: Path) -> None:
+    files.save(A, MADE)
+    path = tmp_path / "recipes" / A.hex()
+    data = path.read_bytes()
+    for at in range(0, len(data), 37):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert files.load(A) is None
+        path.write_bytes(data[:at])
+        assert files.load(A) is None
+
+
+@pytest.mark.parametrize("length", [0, MAX_CHUNK_BYTES + 1])
+def test_a_recipe_of_chunks_that_cannot_be_is_none(files: RecipeFiles, length: int) -> None:
+    files.save(A, Recipe(0, [*PARTS, Part(length, bytes(16)), *PARTS]))
+    assert files.load(A) is None
+
+
+def test_those_that_were_kept_last_stay(
+    files: RecipeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes_disk, "MAX_FILES", 3)
+    digests = [digest_of(bytes([n])) for n in range(6)]
+    for age, digest in enumerate(digests):
+        files.save(digest, MADE)
+        os.utime(tmp_path / "recipes" / digest.hex(), (age, age))
+    files.save(A, MADE)
+    assert set(os.listdir(tmp_path / "recipes")) == {d.hex() for d in (*digests[-2:], A)}
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    files = RecipeFiles(tmp_path / "file" / "recipes")
+    files.save(A, MADE)
+    assert files.load(A) is None
+
+
+def test_a_cutting_leaves_the_recipe_to_this_process_and_the_next(files: RecipeFiles) -> None:
+    old = RNG.randbytes(3 << 20)
+    new = old[: 1 << 20] + b"inserted" + old[1 << 20 :]
+    for content, before in ((old, A), (new, digest_of(old))):
+        recipes = RecipeCache()
+        cutting = Cutting(before, recipes=recipes, files=files)
+        for at in range(0, len(content), 1 << 20):
+            cutting.begin(memoryview(content)[at : at + (1 << 20)])
+            cutting.finish()
+        cutting.end(digest_of(content))
+        made = list(recipe.cut(reader(content), 0, len(content)))
+        assert recipes.find(digest_of(content), 0, len(content)) == made
+        loaded = files.load(digest_of(content))
+        assert loaded is not None
+        assert loaded.parts(0, len(content)) == made
+
+
+def test_what_changed_while_it_was_cut_leaves_no_recipe(files: RecipeFiles) -> None:
+    recipes = RecipeCache()
+    cutting = Cutting(A, recipes=recipes, files=files)
+    cutting.begin(memoryview(bytes(1000)))
+    cutting.finish()
+    cutting.end(None)
+    assert files.load(A) is None
+    assert recipes.find(A, 0, 1000) is None
