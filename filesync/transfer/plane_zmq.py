@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from filesync.transfer.connection.curve_zmq import Gate
     from filesync.transfer.connection.guard_zmq import SocketGuard
     from filesync.transfer.connection.listener_zmq import Listener
+    from filesync.transfer.receive.effects import Feed
     from filesync.transfer.receive.landing_disk import Update
-    from filesync.transfer.receive.pull_zmq import Feed
     from filesync.transfer.send.growing import GrowingTree
     from filesync.transfer.send.source_disk import SourceTree
 

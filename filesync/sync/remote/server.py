@@ -42,7 +42,7 @@ from filesync.sync.scanning import note_placed
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.plane_zmq import DataPlane
-from filesync.transfer.receive.pull_zmq import Feed
+from filesync.transfer.receive.effects import Feed
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import TOKEN_BYTES
 from filesync.transfer.stats import Progress

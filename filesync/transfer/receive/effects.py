@@ -1,0 +1,302 @@
+"""What a pull's fetch wants done, done: contents made plain, written, copied, proved, cut and signed."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from itertools import islice
+from typing import Final, ParamSpec, TypeVar, assert_never
+
+from filesync.disk.updating.incoming import WantedFile
+from filesync.errors import ContentCorrupt, PeerError, StoreError
+from filesync.transfer.coding.recipecache import RecipeCache
+from filesync.transfer.receive.decoding import Decoding
+from filesync.transfer.receive.fetch import COPY_BYTES, Fetch
+from filesync.transfer.receive.landing_disk import Landing, Update
+from filesync.transfer.receive.session_zmq import Event
+from filesync.transfer.receive.units import (
+    Batch,
+    CopyRanges,
+    CutBases,
+    Effect,
+    FinishFile,
+    NeedFiles,
+    Piece,
+    RebuildGaps,
+    SignGaps,
+    StoreBatch,
+    StorePiece,
+)
+from filesync.transfer.stats import PullStats
+from filesync.transfer.wire import Buffer
+
+FILES_AT_ONCE: Final = 4096
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Turn = Callable[[], Awaitable[Event]]
+Job = Callable[[], Event]
+"""What a thread does in a turn, together with others."""
+Feed = Callable[[], Awaitable[tuple[Sequence[WantedFile], bool]]]
+"""Returns what more is wanted, which may be nothing yet, and whether that is all."""
+Blame = Callable[[int, PeerError], None]
+"""Leaves a session that brought what is wrong, if it is still there."""
+
+
+class Effects:
+    """Performs the effects of ``fetch`` on ``update``, and puts what came of each into ``inbox``.
+
+    Args:
+        feed: says what is wanted; without it, ``update`` does.
+        recipes: of what was put together here.
+        blame: called when it turns out that a session brought something wrong.
+        on_progress: called after each write.
+    """
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        update: Update,
+        inbox: asyncio.Queue[Event],
+        *,
+        pool: Executor,
+        stats: PullStats,
+        feed: Feed | None,
+        recipes: RecipeCache,
+        blame: Blame,
+        on_progress: Callable[[], None],
+    ) -> None:
+        self._fetch = fetch
+        self._inbox = inbox
+        self._pool = pool
+        self._stats = stats
+        self._feed_from = feed
+        self._blame = blame
+        self._on_progress = on_progress
+        self._landing = Landing(update, recipes)
+        self._files = update.wanted()
+        self._decoded = Decoding(pool).decoded
+        # What touches the update, in order; None ends it. The window bounds what is in here.
+        self._disk: asyncio.Queue[Turn | None] = asyncio.Queue()
+        # What the next of these turns writes, all at once: a hop to a thread costs 50 us.
+        self._pieces: list[tuple[StorePiece, asyncio.Future[Buffer]]] = []
+        self._jobs: list[Job] = []
+        self._copies: deque[CopyRanges] = deque()
+        self._beside: set[asyncio.Task[None]] = set()
+        self._feeding: set[asyncio.Task[None]] = set()
+        self._writer = asyncio.create_task(self._take_turns())
+
+    def perform(self) -> None:
+        """Begin whatever the fetch wants done now."""
+        effects = self._fetch.effects
+        while effects:
+            self._begin(effects.popleft())
+
+    async def stop(self) -> None:
+        """End after the turn that is being taken, then end what is half written."""
+        for task in self._feeding:
+            task.cancel()
+        while not self._disk.empty():
+            self._disk.get_nowait()
+        self._disk.put_nowait(None)
+        await asyncio.wait([self._writer, *self._beside, *self._feeding])
+        await self._in_thread(self._landing.abort)
+
+    def _begin(self, effect: Effect) -> None:
+        match effect:
+            case NeedFiles() if self._feed_from is not None:
+                # It may have to wait; what came before is written meanwhile.
+                self._run_beside(self._feed_by(self._feed_from), self._feeding)
+            case NeedFiles():
+                self._disk.put_nowait(self._feed)
+            case StoreBatch():
+                plain = [self._decoded(effect.session, part) for part in effect.parts]
+                self._disk.put_nowait(partial(self._store_batch, effect, plain))
+            case StorePiece():
+                self._queue_piece(effect)
+            case RebuildGaps():
+                one = self._decoded(effect.session, effect.data)
+                self._disk.put_nowait(partial(self._rebuild, effect, one))
+            case CopyRanges():
+                self._queue_copies(effect)
+            case FinishFile():
+                self._queue_job(partial(self._finish_file, effect))
+            case CutBases():
+                self._run_beside(self._cut_bases(effect))
+            case SignGaps():
+                self._run_beside(self._sign(effect))
+            case _:
+                assert_never(effect)
+
+    def _queue_piece(self, effect: StorePiece) -> None:
+        self._pieces.append((effect, self._decoded(effect.session, effect.data)))
+        if len(self._pieces) == 1:
+            self._disk.put_nowait(self._store_pieces)
+
+    def _queue_copies(self, effect: CopyRanges) -> None:
+        self._copies.append(effect)
+        if len(self._copies) == 1:
+            self._disk.put_nowait(self._copy_some)
+
+    def _queue_job(self, job: Job) -> None:
+        self._jobs.append(job)
+        if len(self._jobs) == 1:
+            self._disk.put_nowait(self._do_jobs)
+
+    async def _take_turns(self) -> None:
+        while (turn := await self._disk.get()) is not None:
+            try:
+                event = await turn()
+            except Exception as exc:  # the top of a task: the driver ends with it
+                event = partial(_fail, exc)
+            self._inbox.put_nowait(event)
+
+    def _run_beside(
+        self, work: Awaitable[Event], tasks: "set[asyncio.Task[None]] | None" = None
+    ) -> None:
+        async def run() -> None:
+            try:
+                event = await work
+            except OSError as exc:
+                event = partial(_fail, StoreError(f"an old file: {exc.strerror}"))
+            except Exception as exc:  # the top of a task: the driver ends with it
+                event = partial(_fail, exc)
+            self._inbox.put_nowait(event)
+
+        tasks = self._beside if tasks is None else tasks
+        task = asyncio.create_task(run())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def _feed_by(self, feed: Feed) -> Event:
+        files, is_last = await feed()
+        return partial(self._fetch.add, files, is_last=is_last)
+
+    async def _feed(self) -> Event:
+        files = await self._in_thread(lambda: list(islice(self._files, FILES_AT_ONCE)))
+        return partial(self._fetch.add, files, is_last=len(files) < FILES_AT_ONCE)
+
+    async def _store_batch(
+        self, effect: StoreBatch, plain: "list[asyncio.Future[Buffer]]"
+    ) -> Event:
+        try:
+            parts = [await one for one in plain]
+            await self._in_thread(self._landing.store_batch, effect.batch, parts)
+        except PeerError as exc:
+            return partial(self._refute, effect.session, exc, effect.batch)
+        self._stats.content_bytes += effect.batch.size
+        return partial(self._stored, effect)
+
+    async def _store_pieces(self) -> Event:
+        batch, self._pieces = self._pieces, []
+        events: list[Event] = []
+        stored: list[tuple[Piece, Buffer]] = []
+        for effect, plain in batch:
+            try:
+                stored.append((effect.piece, await plain))
+            except PeerError as exc:
+                events.append(partial(self._refute, effect.session, exc, effect.piece))
+            else:
+                events.append(partial(self._stored, effect))
+                self._stats.content_bytes += effect.piece.size
+        await self._in_thread(self._landing.store_pieces, stored)
+        return partial(_tell, events)
+
+    def _stored(self, effect: StoreBatch | StorePiece) -> None:
+        self._fetch.stored(effect.batch if isinstance(effect, StoreBatch) else effect.piece)
+        self._note_progress()
+
+    def _refute(self, session: int, error: PeerError, unit: Batch | Piece) -> None:
+        """Take back what one session brought, and leave it."""
+        self._fetch.give_back([unit], [])
+        self._blame(session, error)
+
+    async def _rebuild(self, effect: RebuildGaps, plain: "asyncio.Future[Buffer]") -> Event:
+        try:
+            data = await plain
+            wrong = await self._in_thread(self._landing.rebuild, effect.gaps, data)
+        except PeerError as exc:
+            return partial(self._refute_gaps, effect, exc)
+        self._stats.content_bytes += effect.data.raw_bytes
+        size = sum(gap.size for gap in effect.gaps)
+        self._stats.copied_bytes += max(size - effect.data.raw_bytes, 0)
+
+        def rebuilt() -> None:
+            self._fetch.rebuilt(effect.gaps, wrong)
+            self._note_progress()
+
+        return rebuilt
+
+    def _refute_gaps(self, effect: RebuildGaps, error: PeerError) -> None:
+        self._fetch.rebuilt(effect.gaps, effect.gaps)
+        self._blame(effect.session, error)
+
+    async def _do_jobs(self) -> Event:
+        jobs, self._jobs = self._jobs, []
+        return partial(_tell, await self._in_thread(lambda: [job() for job in jobs]))
+
+    async def _copy_some(self) -> Event:
+        """Copy for one turn; what has come meanwhile is written before the next."""
+        some = [self._copies.popleft()]
+        size = some[0].size
+        while self._copies and size + self._copies[0].size <= COPY_BYTES:
+            some.append(self._copies.popleft())
+            size += some[-1].size
+        if self._copies:
+            self._disk.put_nowait(self._copy_some)
+        return partial(_tell, await self._in_thread(lambda: [self._copy(one) for one in some]))
+
+    def _copy(self, effect: CopyRanges) -> Event:
+        self._landing.copy(effect.work, effect.copies)
+
+        def copied() -> None:
+            self._stats.copied_bytes += effect.size
+            self._fetch.copied(effect.work, effect.size)
+            self._note_progress()
+
+        return copied
+
+    def _finish_file(self, effect: FinishFile) -> Event:
+        try:
+            self._landing.finish(effect.work)
+        except ContentCorrupt as exc:
+            return partial(self._note_corrupt, effect, exc)
+        return partial(self._finished, effect)
+
+    def _finished(self, effect: FinishFile) -> None:
+        self._fetch.finished(effect.work)
+        self._note_progress()
+
+    def _note_corrupt(self, effect: FinishFile, error: ContentCorrupt) -> None:
+        guilty = self._fetch.corrupt(effect.work)
+        if guilty is not None:
+            self._blame(guilty, error)
+
+    async def _cut_bases(self, effect: CutBases) -> Event:
+        based = await self._in_thread(
+            lambda: [(work, self._landing.cut_bases(work)) for work in effect.works]
+        )
+        return partial(self._fetch.based, based)
+
+    async def _sign(self, effect: SignGaps) -> Event:
+        key, pieces = await self._in_thread(self._landing.sign, effect.gaps)
+        return partial(self._fetch.signed, effect.gaps, key, pieces)
+
+    def _note_progress(self) -> None:
+        self._stats.files = self._fetch.files_done
+        self._on_progress()
+
+    async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, partial(call, *args, **kwargs)
+        )
+
+
+def _tell(events: Sequence[Event]) -> None:
+    for event in events:
+        event()
+
+
+def _fail(error: Exception) -> None:
+    raise error
