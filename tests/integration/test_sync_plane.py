@@ -620,11 +620,11 @@ async def hostile_sender(
     data: bytes = SMALL,
     timeouts: Timeouts = PATIENT,
     pause_s: float = 0.0,
-    until: Callable[[], bool] = lambda: True,
+    until: asyncio.Event | None = None,
 ) -> FilesyncError:
     """Pull ``data`` from a sender that answers with ``reply``; return what the pull raised.
 
-    The connection lasts until then, and ``until`` it may end.
+    The connection lasts until then, and ``until`` that is set.
     """
     (tmp_path / "honest").mkdir(exist_ok=True)
     manifest = make_tree(tmp_path / "honest", {"file": data})
@@ -658,9 +658,8 @@ async def hostile_sender(
                     Replica(f"tcp://127.0.0.1:{port}", bytes(16)),
                     timeouts=timeouts,
                 )
-            async with asyncio.timeout(20):
-                while not until():
-                    await asyncio.sleep(0.01)
+            if until is not None:
+                await asyncio.wait_for(until.wait(), 20)
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -817,23 +816,21 @@ def test_a_byte_at_a_time_is_no_progress(tmp_path: Path) -> None:
 
 
 def test_what_comes_after_a_session_was_given_up_costs_nothing(tmp_path: Path) -> None:
-    closed: list[wire.Close] = []
+    closed = asyncio.Event()
 
     def flood(message: wire.Message) -> Iterable[Said]:
         match message:
             case wire.Want():
                 return [(wire.Frame(message.session, N), SMALL.upper())]
             case wire.Close(session):
-                closed.append(message)
+                closed.set()
                 late = (wire.Frame(session, 1 << 20), bytes(1 << 20))
                 answers = (wire.Recipes(session, 1), bytes(24)), (wire.Opened(session), b"")
                 return (late, *answers) * 200
             case _:
                 return politely(lambda _: [])(message)
 
-    raised = asyncio.run(
-        hostile_sender(flood, tmp_path / "dest", tmp_path, until=lambda: bool(closed))
-    )
+    raised = asyncio.run(hostile_sender(flood, tmp_path / "dest", tmp_path, until=closed))
     assert type(raised) is ContentCorrupt
 
 
