@@ -20,6 +20,7 @@ from filesync.disk.handles import DirectoryHandles, shown
 from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest
 from worker.blobs import BlobStore
+from worker.layers.ahead import ReadAhead
 from worker.layers.changes import members
 from worker.layers.estargz import EstargzWriter
 from worker.layers.member import END, Member, encode, encoded_size, padding
@@ -96,7 +97,8 @@ def make_layer(
         )
     diff_id = hashlib.sha256()
     tar = tar_blocks(parent, child, root, newest_s=form.newest_s, skeleton=skeleton)
-    blob = blobs.ingest(compress(hashed(tar, diff_id), form.compression, form.level))
+    with ReadAhead(tar) as read:
+        blob = blobs.ingest(compress(hashed(read, diff_id), form.compression, form.level))
     return Layer(
         MEDIA_TYPES[form.compression], blob.digest, blob.size, f"sha256:{diff_id.hexdigest()}"
     )
@@ -160,24 +162,29 @@ def tar_blocks(
         StoreError: ``root`` does not hold ``child``. What was yielded is worth nothing.
         NotALayer: the tree has what no layer can say.
     """
-    buffer = bytearray()
+    gathered: list[bytes] = []
+    size = 0
     for member, content in _tar_parts(parent, child, root, newest_s=newest_s):
         header = encode(member)
-        buffer += header
+        gathered.append(header)
+        size += len(header)
         if skeleton is not None:
             skeleton.literal(header)
             if member.content is not None:
                 skeleton.content(member.content, member.size)
             skeleton.literal(bytes(padding(member.size)))
         for piece in content:
-            buffer += piece
-            if len(buffer) >= _PIECE_BYTES:
-                yield bytes(buffer)
-                buffer.clear()
-        buffer += bytes(padding(member.size))
+            gathered.append(piece)
+            size += len(piece)
+            if size >= _PIECE_BYTES:
+                yield b"".join(gathered)
+                gathered.clear()
+                size = 0
+        gathered.append(bytes(padding(member.size)))
+        size += padding(member.size)
     if skeleton is not None:
         skeleton.literal(END)
-    yield bytes(buffer + END)
+    yield b"".join((*gathered, END))
 
 
 def _tar_parts(
