@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
-from filesync.digest import Digest, digest_of
+from filesync.digest import Digest
 from filesync.disk.content import write_all, write_sparse
 from filesync.disk.handles import shown
 from filesync.errors import FilesyncError, StoreError
@@ -32,7 +32,7 @@ from worker.layers.member import (
     Member,
 )
 from worker.layers.rooted import Rooted
-from worker.layers.skeleton import SkeletonWriter
+from worker.layers.skeleton import Proved, SkeletonWriter
 from worker.layers.source import Source, Stream, decompressed, hashed
 from worker.layers.tarread import read_members
 
@@ -123,16 +123,16 @@ def apply_tar(
     limits: Limits = _DEFAULT,
     skeleton: SkeletonWriter | None = None,
     without: Container[bytes] = (),
+    proved: Proved | None = None,
 ) -> Applied:
-    """Do the same with a tar that is plain; one thread makes ``pieces``, another hashes them."""
+    """Do the same with a tar that is plain; a thread makes ``pieces`` and hashes them.
+
+    What is in a piece may be noted in ``proved`` before it is made; that is not hashed again.
+    """
     diff_id = hashlib.sha256()
     hints: dict[bytes, tuple[int, Digest]] = {}
-    with (
-        ReadAhead(pieces) as made,
-        ReadAhead(hashed(made, diff_id)) as coming,
-        Rooted(root) as tree,
-    ):
-        source = Source(coming, max_bytes=limits.bytes, skeleton=skeleton)
+    with ReadAhead(hashed(pieces, diff_id)) as coming, Rooted(root) as tree:
+        source = Source(coming, max_bytes=limits.bytes, skeleton=skeleton, proved=proved)
         for count, member in enumerate(read_members(source), start=1):
             if count > limits.entries:
                 raise BadLayer(f"a layer has more than {limits.entries} members")
@@ -227,7 +227,7 @@ def _write_file(
             if len(data) != member.size:
                 raise _cut(member)
             write_all(fd, data, 0)
-            digest = digest_of(data)
+            digest = source.digest_of_last(data)
         else:
             digest = _write_large(fd, source, member)
     source.end_content(digest, member.size)

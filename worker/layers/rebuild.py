@@ -12,7 +12,7 @@ from filesync.errors import SourceChanged, StoreError, Unavailable
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.send.contents import Contents, directories_of
 from filesync.transfer.send.source_disk import SourceTree
-from worker.layers.skeleton import Content, Part
+from worker.layers.skeleton import Content, Part, Proved
 
 _PIECE_BYTES: Final = 1 << 20
 _NOT_THERE: Final = (NotOffered, SourceChanged, Unavailable)
@@ -24,8 +24,12 @@ class ContentGone(StoreError):
     code = "content-gone"
 
 
-def rebuilt_tar(parts: Iterable[Part], trees: Sequence[LocalTree]) -> Iterator[bytes]:
+def rebuilt_tar(
+    parts: Iterable[Part], trees: Sequence[LocalTree], *, proved: Proved | None = None
+) -> Iterator[bytes]:
     """Yield the tar in pieces of at most 1 MiB; every content is verified on its way. Blocks.
+
+    Contents that are verified before they are yielded are noted in ``proved``: all but large ones.
 
     Raises:
         BadSkeleton: what ``parts`` raises.
@@ -35,8 +39,11 @@ def rebuilt_tar(parts: Iterable[Part], trees: Sequence[LocalTree]) -> Iterator[b
     with ExitStack() as stack:
         sources = [stack.enter_context(_opened(tree)) for tree in trees]
         gathered: list[bytes | bytearray] = []
-        size = 0
+        at = size = 0
         for part in parts:
+            if proved is not None and isinstance(part, Content) and part.size <= _PIECE_BYTES:
+                proved[at] = part
+            at += _size(part)
             for piece in _pieces(part, sources):
                 if gathered and size + len(piece) > _PIECE_BYTES:
                     yield b"".join(gathered)
@@ -46,6 +53,10 @@ def rebuilt_tar(parts: Iterable[Part], trees: Sequence[LocalTree]) -> Iterator[b
                 size += len(piece)
         if gathered:
             yield b"".join(gathered)
+
+
+def _size(part: Part) -> int:
+    return part.size if isinstance(part, Content) else len(part)
 
 
 @contextmanager

@@ -46,6 +46,8 @@ class Content(NamedTuple):
 
 
 Part = bytes | Content
+Proved = dict[int, Content]
+"""By where they begin in a tar, contents whose bytes there are known to have their digest."""
 
 
 class SkeletonLimits(NamedTuple):

@@ -6,9 +6,9 @@ from typing import BinaryIO, Final, Protocol, cast
 
 import zstandard
 
-from filesync.digest import Digest
+from filesync.digest import Digest, digest_of
 from worker.layers.errors import BadLayer
-from worker.layers.skeleton import SkeletonWriter
+from worker.layers.skeleton import Proved, SkeletonWriter
 
 _PIECE_BYTES: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
@@ -32,12 +32,17 @@ class Source:
         *,
         max_bytes: int,
         skeleton: SkeletonWriter | None = None,
+        proved: Proved | None = None,
     ) -> None:
-        """Read the plain tar that ``pieces`` are; note it in ``skeleton``."""
+        """Read the plain tar that ``pieces`` are; note it in ``skeleton``.
+
+        Who makes a piece may note in ``proved``, before, what is in it.
+        """
         self._pieces = iter(pieces)
         self._piece = memoryview(b"")
         self._max_bytes = max_bytes
         self._skeleton = skeleton
+        self._proved: Proved = {} if proved is None else proved
         self._out = 0
         self.position = 0
 
@@ -70,6 +75,13 @@ class Source:
             data = b"".join(self._take(size))
         self.position += len(data)
         return data
+
+    def digest_of_last(self, data: bytes | memoryview) -> Digest:
+        """Return the digest of ``data``, which is the whole content that was read last."""
+        proved = self._proved.pop(self.position - len(data), None)
+        if proved is not None and proved.size == len(data):
+            return proved.digest
+        return digest_of(data)
 
     def end_content(self, digest: Digest, size: int) -> None:
         """Take note that the last ``size`` bytes were this content."""

@@ -23,7 +23,7 @@ from worker.blobs import Blob
 from worker.layers import Applied, Stream, apply_layer, apply_tar, own_names
 from worker.layers.ahead import ReadAhead
 from worker.layers.rebuild import rebuilt_tar
-from worker.layers.skeleton import read_skeleton, skeleton_limits_of
+from worker.layers.skeleton import Proved, read_skeleton, skeleton_limits_of
 from worker.layers.source import Pieces, hashed
 from worker.moving import chains, skeletons
 from worker.store import Store
@@ -69,12 +69,12 @@ def apply_parts(
     limits = skeleton_limits_of(parts.skeleton.size)
 
     def unpack(root: Path) -> Applied:
+        proved: Proved = {}
         with store.blobs.open(parts.skeleton.digest) as stream:
-            return apply_tar(
-                rebuilt_tar(read_skeleton(stream, limits=limits), trees),
-                root,
-                without=own_names(link.layer),
-            )
+            tar = rebuilt_tar(read_skeleton(stream, limits=limits), trees, proved=proved)
+            # Two threads: to read files takes longer than to hash them, and than to write them.
+            with ReadAhead(tar) as pieces:
+                return apply_tar(pieces, root, without=own_names(link.layer), proved=proved)
 
     ref = link.ref
     try:
