@@ -99,6 +99,10 @@ async def test_two_orders_for_one_chain_fetch_it_once(tmp_path: Path) -> None:
             (below.tree, above.tree)
         )
         assert content_of(taker.store, above) == SMALL | {"big": BIG[:5_000_000]}
+        # Who took a layer counted its tar; who committed it reckons that from the manifests.
+        assert {info.ref: info.tar_size for info in taker.store.refs.infos()} == {
+            info.ref: info.tar_size for info in (below, above)
+        }
 
 
 async def test_who_waits_for_a_pull_that_is_cancelled_goes_on_with_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from filesync.digest import digest_of
 from filesync.disk.scanning.scan import scan
 from filesync.errors import StoreError
 from filesync.manifest import MemoryNodes
-from worker.layers import Applied, BadLayer, Limits, apply_layer, limits_of
+from worker.layers import Applied, BadLayer, Limits, apply_layer, apply_tar, limits_of
 from worker.layers.member import (
     BLOCK,
     CHARACTER,
@@ -25,6 +25,7 @@ from worker.layers.member import (
     encode,
     padding,
 )
+from worker.layers.skeleton import Content
 
 Part = tuple[Member, bytes]
 root_only = pytest.mark.needs("root")
@@ -70,6 +71,20 @@ def listing(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
 
 
+def test_a_content_that_is_proved_where_it_stands_is_not_hashed_again(root: Path) -> None:
+    parts = [file(b"proved", b"a" * 600), file(b"longer", b"b" * 700), file(b"own", b"c")]
+    told = digest_of(b"what only who proved it knows")
+    first = len(encode(parts[0][0]))
+    second = first + 600 + padding(600) + len(encode(parts[1][0]))
+    proved = {first: Content(told, 600), second: Content(told, 600)}
+    done = apply_tar([tar(parts)], root, proved=proved)
+    assert done.hints == {
+        b"proved": (600, told),
+        b"longer": (700, digest_of(b"b" * 700)),
+        b"own": (1, digest_of(b"c")),
+    }
+
+
 # --- what layers say --------------------------------------------------------------------------
 
 
@@ -81,6 +96,33 @@ def test_files_are_written_with_their_metadata_and_known_afterwards(root: Path) 
     assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (0o4711, 7)
     assert (root / "d").stat().st_mtime_ns == 7
     assert done.hints == {b"d/f": (5, digest_of(b"bytes")), b"e": (0, digest_of(b""))}
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o777])
+def test_files_get_their_modes_whatever_the_umask(root: Path, umask: int) -> None:
+    modes = {
+        b"f%d" % n: mode for n, mode in enumerate((0o644, 0o777, 0o600, 0, 0o2755, 0o4711))
+    }
+    before = os.umask(umask)
+    try:
+        apply(root, *(file(name, mode=mode) for name, mode in modes.items()))
+    finally:
+        os.umask(before)
+    found = {name: (root / name.decode()).stat().st_mode for name in modes}
+    assert {name: stat.S_IMODE(mode) for name, mode in found.items()} == modes
+
+
+def test_a_mode_that_creating_gave_is_not_set_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed: list[int] = []
+    monkeypatch.setattr(os, "fchmod", lambda fd, mode: changed.append(mode))
+    before = os.umask(0o022)
+    try:
+        apply(root, *(file(b"f%o" % mode, mode=mode) for mode in (0o644, 0o755, 0o600, 0o664)))
+    finally:
+        os.umask(before)
+    assert changed == [0o664]
 
 
 def test_missing_parents_are_made_alike_everywhere(root: Path) -> None:

@@ -1,5 +1,6 @@
 import gzip
 import io
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from worker.layers import BadLayer
 from worker.layers.make import compress
-from worker.layers.source import Source, decompressed
+from worker.layers.source import Pieces, Source, decompressed
 from worker.wire.images import Compression
 
 KINDS = [Compression.GZIP, Compression.ZSTD, Compression.NONE]
@@ -91,3 +92,18 @@ def test_a_source_reads_and_skips_across_pieces_and_counts() -> None:
     assert source.read(100) == b"end"
     assert source.read(1) == b""
     assert source.position == (3 << 20) + 3
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9)), st.lists(st.integers(1, 12), min_size=1))
+def test_a_stream_of_pieces_gives_their_bytes_however_it_is_read(
+    pieces: list[bytes], sizes: list[int]
+) -> None:
+    stream = Pieces(pieces)
+    found = []
+    for size in itertools.cycle(sizes):
+        found.append(stream.read(size))
+        assert len(found[-1]) <= size
+        if not found[-1]:
+            break
+    assert b"".join(found) == b"".join(pieces)
+    assert stream.read() == b""

@@ -150,6 +150,18 @@ def test_gnu_names_of_any_length_and_numbers_of_any_size_are_read() -> None:
     assert (found.uid, found.mtime_ns) == (1 << 30, -5_000_000_000)
 
 
+def test_a_header_of_the_highest_bytes_has_its_sum() -> None:
+    high = b"\xff" * 100
+    # A symlink's header with a prefix; the checksum's field counts as blanks.
+    block = bytearray(encode(Member(b"n" * 100, SYMLINK, link=b"l" * 100)))
+    block[:100] = block[157:257] = high
+    block[345:500] = b"\xff" * 155
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    (member,) = read(bytes(block) + END)
+    assert (member.path, member.link) == (b"\xff" * 155 + b"/" + high, high)
+
+
 def test_an_old_tars_directory_is_known_by_its_slash() -> None:
     header = bytearray(tarfile.TarInfo("dir").tobuf(tarfile.USTAR_FORMAT))
     header[:4], header[156:157], header[257:265] = b"dir/", b"\0", bytes(8)

@@ -24,6 +24,7 @@ from worker.layers.skeleton import (
     MAX_LITERAL_BYTES,
     Content,
     Part,
+    Proved,
     SkeletonLimits,
     SkeletonWriter,
     contents_of,
@@ -297,3 +298,17 @@ def test_a_content_is_read_where_it_is_still_right(tmp_path: Path) -> None:
     (rotten.root / "file").write_bytes(b"CONTENT")
     part = Content(digest_of(data), len(data))
     assert b"".join(rebuilt_tar([b"<", part], [gone, rotten, right])) == b"<content"
+
+
+def test_small_contents_are_noted_where_they_stand_before_they_are_given(
+    tmp_path: Path,
+) -> None:
+    small, large = b"small", bytes(range(256)) * 8192
+    trees = trees_of(tmp_path, small, large)
+    parts = [Content(digest_of(data), len(data)) for data in (small, large, small)]
+    proved: Proved = {}
+    pieces = rebuilt_tar([b"<<", *parts], trees, proved=proved)
+    assert next(pieces).startswith(b"<<small")
+    assert proved[2] == parts[0]
+    list(pieces)
+    assert proved == {2: parts[0], 2 + len(small) + len(large): parts[2]}
