@@ -27,6 +27,7 @@ from solver.caches.wire import CachePushed as CachePushed
 from solver.caches.wire import CacheTransferred as CacheTransferred
 from solver.caches.wire import Exported as Exported
 from solver.caches.wire import TransferCache as TransferCache
+from solver.caches.wire import TransferProgress as TransferProgress
 from solver.graph import Graph
 from worker.wire.disk import PrunePolicy, Usage
 from worker.wire.images import (
@@ -377,7 +378,15 @@ FromClient = (
     | AskImage
     | TransferCache
 )
-Event = StepStarted | StepOutput | StepProgress | StepDone | PushProgress | Explained
+Event = (
+    StepStarted
+    | StepOutput
+    | StepProgress
+    | StepDone
+    | PushProgress
+    | TransferProgress
+    | Explained
+)
 ToClient = (
     Lack
     | Nodes

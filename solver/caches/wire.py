@@ -123,12 +123,28 @@ class TransferCache(_Message, frozen=True, tag="transfer-cache"):
     Attributes:
         key: the hex of its cache key, or enough of the beginning.
         dry_run: only say what would move.
+        progress: answer with TransferProgress too, as it goes on.
     """
 
     key: Annotated[str, msgspec.Meta(min_length=8, max_length=64)]
     source: Text
     target: Text
     dry_run: bool = False
+    progress: bool = False
+
+
+class TransferProgress(_Message, frozen=True, tag="transfer-progress"):
+    """How far a result has come from one worker to another, in bytes of content.
+
+    Attributes:
+        total_bytes: at most, until the target has seen what it has of them.
+    """
+
+    key: WireDigest
+    source: Text
+    target: Text
+    done_bytes: Count = 0
+    total_bytes: Count = 0
 
 
 class CacheTransferred(_Message, frozen=True, tag="cache-transferred"):

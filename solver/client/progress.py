@@ -21,6 +21,7 @@ from solver.wire import (
     StepOutput,
     StepProgress,
     StepStarted,
+    TransferProgress,
 )
 
 MAX_LINE_CHARS = 2000
@@ -29,8 +30,8 @@ MAX_LINE_CHARS = 2000
 class Progress(Protocol):
     """Takes a build's events as they come."""
 
-    def begin(self, graph: Graph) -> None:
-        """The build starts."""
+    def begin(self, graph: Graph | None) -> None:
+        """The build starts; or something that has no steps."""
 
     def event(self, event: Event) -> None:
         """Something happened."""
@@ -59,7 +60,7 @@ def make_progress(kind: str, stream: TextIO | None = None) -> Progress:
 class Quiet:
     """Says nothing."""
 
-    def begin(self, graph: Graph) -> None:
+    def begin(self, graph: Graph | None) -> None:
         """Say nothing."""
 
     def event(self, event: Event) -> None:
@@ -81,7 +82,7 @@ class Plain:
         self._began_s: dict[int, float] = {}
         self._rests: dict[tuple[int, int], str] = {}
 
-    def begin(self, graph: Graph) -> None:
+    def begin(self, graph: Graph | None) -> None:
         """The build starts."""
         self._graph = graph
 
@@ -102,9 +103,9 @@ class Plain:
             case Explained(position, lines):
                 for line in lines:
                     self._line(position, line)
-            case PushProgress(names, worker, 0):
-                self.note(f"pushing {', '.join(names)} from {worker}")
-            case StepProgress() | PushProgress():
+            case PushProgress(done_bytes=0) | TransferProgress(done_bytes=0):
+                self.note("{} from {}".format(*moving(event)))
+            case StepProgress() | PushProgress() | TransferProgress():
                 pass
 
     def note(self, text: str) -> None:
@@ -147,9 +148,10 @@ class JsonLines:
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
-    def begin(self, graph: Graph) -> None:
+    def begin(self, graph: Graph | None) -> None:
         """Print the steps."""
-        steps = [{"name": vertex.name, "stage": vertex.stage} for vertex in graph.vertices]
+        vertices = () if graph is None else graph.vertices
+        steps = [{"name": vertex.name, "stage": vertex.stage} for vertex in vertices]
         self._print({"event": "begin", "steps": steps})
 
     def event(self, event: Event) -> None:
@@ -178,7 +180,7 @@ class Terminal:
         self._console = Console(file=out, highlight=False)
         self._graph: Graph | None = None
         self._running: dict[int, tuple[str, float, str]] = {}
-        self._push: tuple[str, float, str, str] | None = None
+        self._moving: tuple[str, float, str, str] | None = None
         self._live = Live(
             console=self._console,
             get_renderable=self._table,
@@ -186,7 +188,7 @@ class Terminal:
             transient=True,
         )
 
-    def begin(self, graph: Graph) -> None:
+    def begin(self, graph: Graph | None) -> None:
         """Start to draw."""
         self._graph = graph
         self._live.start()
@@ -208,10 +210,8 @@ class Terminal:
                 for use in event.inputs:
                     if use.bytes_moved or use.mode.value != "local":
                         self._print(f"    {use_text(use)}", "cyan")
-            case PushProgress(names, worker, done, total):
-                began_s = self._push[1] if self._push else time.monotonic()
-                last = f"{human(done)} of {human(total)}" if total else ""
-                self._push = (f"pushing {', '.join(names)}", began_s, worker, last)
+            case PushProgress() | TransferProgress():
+                self._moves(event)
             case Explained(_, lines):
                 for line in lines:
                     self._print(line, "dim")
@@ -227,6 +227,13 @@ class Terminal:
     def _print(self, text: str, style: str = "") -> None:
         self._console.print(Text(printable(text), style))
 
+    def _moves(self, event: PushProgress | TransferProgress) -> None:
+        what, giver = moving(event)
+        began_s = self._moving[1] if self._moving else time.monotonic()
+        total = event.total_bytes
+        last = f"{human(event.done_bytes)} of {human(total)}" if total else ""
+        self._moving = (what, began_s, giver, last)
+
     def _last(self, position: int, text: str) -> None:
         if position in self._running:
             worker, began_s, _ = self._running[position]
@@ -239,7 +246,7 @@ class Terminal:
             (self._name(position), began_s, worker, last)
             for position, (worker, began_s, last) in sorted(self._running.items())
         ]
-        for name, began_s, worker, last in [*rows, *([self._push] if self._push else [])]:
+        for name, began_s, worker, last in [*rows, *([self._moving] if self._moving else [])]:
             table.add_row(
                 Text(printable(name)),
                 Text(printable(worker), "blue"),
@@ -250,6 +257,13 @@ class Terminal:
 
     def _name(self, position: int) -> str:
         return "" if self._graph is None else self._graph.vertices[position].name
+
+
+def moving(event: PushProgress | TransferProgress) -> tuple[str, str]:
+    """Return what is on its way and where to, and the worker that gives it."""
+    if isinstance(event, PushProgress):
+        return f"pushing {', '.join(event.names)}", event.worker
+    return f"moving {event.key.hex()[:16]} to {event.target}", event.source
 
 
 def done_text(event: StepDone, name: str) -> str:

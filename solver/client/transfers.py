@@ -6,9 +6,9 @@ import secrets
 from filesync.errors import UsageError
 from filesync.keys.files import KeyPair
 from solver.client.link_zmq import ManagerLink
-from solver.client.progress import human, printable
+from solver.client.progress import Progress, human, printable
 from solver.errors import BuildError
-from solver.wire import CacheTransferred, Denied, EndBuild, TransferCache
+from solver.wire import CacheTransferred, Denied, EndBuild, TransferCache, TransferProgress
 
 _KEY = re.compile(r"[0-9a-f]{8,64}")
 
@@ -26,26 +26,32 @@ def transfer_order(key: str, source: str, target: str, *, dry_run: bool) -> Tran
         )
     if source == target:
         raise UsageError(f"{source} is where it is already; name another worker")
-    return TransferCache(key.lower(), source, target, dry_run)
+    return TransferCache(key.lower(), source, target, dry_run, progress=True)
 
 
-async def run_transfer(order: TransferCache, manager: str, own: KeyPair | None) -> str:
-    """Have it done; return what to tell. Cancelled, it is stopped.
+async def run_transfer(
+    order: TransferCache, manager: str, own: KeyPair | None, progress: Progress
+) -> str:
+    """Have it done; return what to tell in the end. Cancelled, it is stopped.
 
     Raises:
         ManagerLost: nobody answers.
         BuildError: it could not be done; says why.
     """
     async with ManagerLink(manager, own) as link:
+        progress.begin(None)
         try:
             await link.send(order)
             while True:
                 message, _ = await link.receive()
+                if isinstance(message, TransferProgress):
+                    progress.event(message)
                 if isinstance(message, CacheTransferred):
                     return _story(order, message)
                 if isinstance(message, Denied):
                     raise BuildError(message.code, printable(message.detail))
         finally:
+            progress.close()
             await link.send(EndBuild(secrets.token_bytes(16)))
 
 

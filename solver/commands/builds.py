@@ -63,6 +63,12 @@ manager_option = click.option(
     help="The manager's address, tcp://[KEY@]host:port, as it prints it. Without it an embedded "
     "cluster is used.",
 )
+progress_option = click.option(
+    "--progress",
+    type=click.Choice(["auto", "plain", "json", "quiet"]),
+    default="auto",
+    show_default=True,
+)
 
 
 @click.command(
@@ -138,12 +144,7 @@ Examples:
     metavar="STAGE=K=V",
     help="Run a stage only on workers with this label (name=NAME is a label of every worker).",
 )
-@click.option(
-    "--progress",
-    type=click.Choice(["auto", "plain", "json", "quiet"]),
-    default="auto",
-    show_default=True,
-)
+@progress_option
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--explain", is_flag=True, help="Say why each step runs where it runs.")
 @click.option(

@@ -9,8 +9,9 @@ import click
 from filesync.keys.files import key_for
 from filesync.keys.options import key_option
 from solver.client.embedded import cluster_built_here
+from solver.client.progress import make_progress
 from solver.client.transfers import run_transfer, transfer_order
-from solver.commands.builds import manager_option
+from solver.commands.builds import manager_option, progress_option
 from solver.wire import TransferCache
 
 
@@ -29,6 +30,7 @@ Examples:
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.option("-n", "--dry-run", is_flag=True, help="Move nothing; print the bytes that would.")
+@progress_option
 @manager_option
 @key_option
 def transfer_cache(
@@ -36,6 +38,7 @@ def transfer_cache(
     source: str,
     target: str,
     dry_run: bool,
+    progress: str,
     manager: str | None,
     key: Path | None,
 ) -> None:
@@ -45,12 +48,15 @@ def transfer_cache(
     straight from FROM; afterwards TO has the result as if it had built it.
     """
     order = transfer_order(cache_key, source, target, dry_run=dry_run)
-    click.echo(asyncio.run(_transfer(order, manager, key)))
+    click.echo(asyncio.run(_transfer(order, manager, key, progress)))
 
 
-async def _transfer(order: TransferCache, manager: str | None, key: Path | None) -> str:
+async def _transfer(
+    order: TransferCache, manager: str | None, key: Path | None, progress: str
+) -> str:
     async with AsyncExitStack() as stack:
         address = manager
         if address is None:
             address = await stack.enter_async_context(cluster_built_here())
-        return await run_transfer(order, address, key_for(address, key))
+        told = make_progress(progress)
+        return await run_transfer(order, address, key_for(address, key), told)

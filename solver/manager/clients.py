@@ -45,6 +45,7 @@ from solver.wire import (
     StopServing,
     ToClient,
     TransferCache,
+    TransferProgress,
     Warned,
 )
 from worker.wire import orders
@@ -97,7 +98,7 @@ class ClientLink:
     def tell(self, event: Event | Warned) -> None:
         """Queue an event; never waits."""
         if self._queue.qsize() > MAX_QUEUED and isinstance(
-            event, StepOutput | StepProgress | PushProgress
+            event, StepOutput | StepProgress | PushProgress | TransferProgress
         ):
             return
         self._queue.put_nowait((event, b""))
@@ -159,7 +160,7 @@ class ClientLink:
 
     async def _transfer(self, request: TransferCache, replicas: Replicas) -> None:
         try:
-            self.answer(await transfer_cache(replicas, request))
+            self.answer(await transfer_cache(replicas, request, self.tell))
         except OrderFailed as exc:
             self.answer(Denied(exc.reason, str(exc)))
         except FilesyncError as exc:

@@ -1,5 +1,6 @@
-"""A `filesync serve` against peers that speak ZMTP by hand, to take its memory or its place."""
+"""`filesync serve` and `sync` against peers that speak ZMTP by hand, to take memory or a place."""
 
+import os
 import re
 import resource
 import socket
@@ -31,8 +32,7 @@ def frame(body: bytes, *, more: bool = False) -> bytes:
     return bytes([more, len(body)]) + body
 
 
-def ready() -> bytes:
-    kind = b"DEALER"
+def ready(kind: bytes = b"DEALER") -> bytes:
     body = b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind
     return bytes([4, len(body)]) + body
 
@@ -242,3 +242,53 @@ def test_a_server_with_few_descriptors_survives_more_connections_than_those(
         assert server.serves()
     finally:
         server.close()
+
+
+# --- listeners that are dialled --------------------------------------------------------------------
+
+
+def dialled(tmp_path: Path, first: bytes, flood: bytes) -> tuple[int, int, str]:
+    """Have ``filesync sync`` dial a listener that greets so and then floods it.
+
+    Returns its status, the most memory it had and what it said.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+        port = listener.getsockname()[1]
+        command = ["sync", f"tcp://127.0.0.1:{port}/", str(tmp_path / "dest")]
+        errors = stack.enter_context((tmp_path / "errors").open("w"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "filesync", *command], stdout=errors, stderr=errors
+        )
+        stack.callback(process.kill)
+        listener.settimeout(CUT_S)
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(CUT_S)
+            peer.sendall(greeting(b"NULL") + ready(b"ROUTER"))
+            read(peer, 64 + len(ready()) + len(hello()))
+            peer.sendall(first)
+            send_until_cut(peer, flood)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, used.ru_maxrss * 1024, (tmp_path / "errors").read_text()
+
+
+@pytest.mark.parametrize("first", [b"", hello()], ids=["no greeting", "a greeting"])
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=list(FLOODS))
+def test_a_listener_whose_message_never_ends_takes_little_memory_of_who_dialled(
+    flood: bytes, first: bytes, tmp_path: Path
+) -> None:
+    status, peak_bytes, said = dialled(tmp_path, first, flood)
+    assert status == 1
+    assert peak_bytes < MAX_PEAK_BYTES
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("first", [b"", hello()], ids=["no greeting", "a greeting"])
+def test_a_listener_that_says_nonsense_takes_little_memory_of_who_dialled(
+    first: bytes, tmp_path: Path
+) -> None:
+    status, peak_bytes, said = dialled(tmp_path, first, frame(bytes(100_000)))
+    assert status == 1
+    assert peak_bytes < MAX_PEAK_BYTES
+    assert said.count("\n") < 20

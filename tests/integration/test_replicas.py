@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -463,6 +464,37 @@ def test_a_result_is_moved_by_the_key_that_a_build_explains(
     again = cluster.build(root, "--target", "tools")
     assert (again.step("COPY docs")["cached"], again.totals["steps_run"]) == (True, 0)
     cluster.start_worker(source)
+
+
+def test_a_move_shows_how_far_it_has_come(cluster: Cluster, context: ContextMaker) -> None:
+    root = context("FROM scratch\nCOPY big /\n", big=random.Random(9).randbytes(30_000_000))
+    step = cluster.build(root).step("COPY big")
+    key, source = step["key"], step["worker"]
+    target = "w2" if source == "w1" else "w1"
+    command = ("transfer-cache", "--manager", cluster.manager, "--progress", "json")
+    dry = run(*command, "-n", key, source, target)
+    assert [json.loads(line)["event"] for line in dry.stderr.splitlines()] == ["begin"]
+    done = run(*command, key, source, target)
+    assert "moved from" in done.stdout
+    _, first, *events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (first["source"], first["target"], first["done_bytes"]) == (source, target, 0)
+    assert {event["event"] for event in (first, *events)} == {"transfer-progress"}
+    come = [event["done_bytes"] for event in events]
+    assert come == sorted(come)
+    assert 0 < come[-1] <= events[-1]["total_bytes"]
+    assert 30_000_000 <= events[-1]["total_bytes"] <= first["total_bytes"]
+
+
+def test_a_move_says_on_no_terminal_just_what_it_is_about_to_do(
+    cluster: Cluster, context: ContextMaker
+) -> None:
+    step = cluster.build(context("FROM scratch\nCOPY docs /docs\n", **FILES)).step("COPY docs")
+    key, source = step["key"], step["worker"]
+    target = "w2" if source == "w1" else "w1"
+    done = run("transfer-cache", "--manager", cluster.manager, key, source, target)
+    assert done.stderr == f"moving {key[:16]} to {target} from {source}\n"
+    command = ("transfer-cache", "--manager", cluster.manager, "--progress", "quiet")
+    assert run(*command, key, source, target).stderr == ""
 
 
 def test_what_cannot_be_moved_says_what_to_do(cluster: Cluster, context: ContextMaker) -> None:

@@ -13,10 +13,10 @@ from filesync.errors import FilesyncError, Unavailable
 from solver.errors import OrderFailed
 from solver.manager.moving.offers import Errands, open_chain, quietly
 from solver.manager.shared import Shared
-from solver.manager.workers import WorkerLink
+from solver.manager.workers import OnEvent, WorkerLink
 from solver.transfer import Transfer, Transferable
 from worker.wire.leases import AskLacking, EndLeases, Lacking, Pull
-from worker.wire.orders import FromLayers, InputReport, Ran
+from worker.wire.orders import FromLayers, InputReport, Output, Progress, Ran
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ ELSEWHERE: Final = frozenset({"unavailable", "node-missing", "ref-missing", "sta
 class _Flight:
     lease: bytes
     task: "asyncio.Task[InputReport | None]"
+    told: list[OnEvent]
     waiting: int = 0
 
 
@@ -42,12 +43,13 @@ class Pulls:
 
     @contextlib.asynccontextmanager
     async def pulled(
-        self, link: WorkerLink, transfer: Transfer
+        self, link: WorkerLink, transfer: Transfer, tell: OnEvent = lambda _: None
     ) -> AsyncIterator[InputReport | None]:
         """Have a result be on a worker, where it stays while the block runs.
 
         Gives what it took; None where nothing was lacking. Who comes while it is under way
-        waits for the same pull; it is cancelled with the last who waits.
+        waits for the same pull; it is cancelled with the last who waits. ``tell`` is told of
+        what the worker says meanwhile.
 
         Raises:
             Unavailable: nobody can give it.
@@ -57,13 +59,16 @@ class Pulls:
         flight = self._flights.get(place)
         if flight is None:
             lease = secrets.token_bytes(16)
-            task = asyncio.create_task(self._pull(link, transfer, lease))
-            flight = self._flights[place] = _Flight(lease, task)
+            told: list[OnEvent] = []
+            task = asyncio.create_task(self._pull(link, transfer, lease, told))
+            flight = self._flights[place] = _Flight(lease, task, told)
         flight.waiting += 1
+        flight.told.append(tell)
         try:
             yield await asyncio.shield(flight.task)
         finally:
             flight.waiting -= 1
+            flight.told.remove(tell)
             if not flight.waiting:
                 del self._flights[place]
                 flight.task.cancel()
@@ -71,12 +76,12 @@ class Pulls:
                 await quietly(link.call(EndLeases((flight.lease,))))
 
     async def _pull(
-        self, link: WorkerLink, transfer: Transfer, lease: bytes
+        self, link: WorkerLink, transfer: Transfer, lease: bytes, told: Sequence[OnEvent]
     ) -> InputReport | None:
         chain = transfer.target.chain()
         lacking = await self._lacking(link, chain)
         if not lacking:
-            await self._order(link, chain, None, lease)
+            await self._order(link, chain, None, lease, told)
             return None
         failure: FilesyncError | None = None
         holders = self._holders(link, transfer)
@@ -85,7 +90,7 @@ class Pulls:
             try:
                 infos = [one.info for one in lacking]
                 source, _ = await open_chain(self._shared, holders[at:], link, infos, errands)
-                ran = await self._order(link, chain, source, lease)
+                ran = await self._order(link, chain, source, lease, told)
             except (OrderFailed, Unavailable) as exc:
                 if _is_takers(exc, link):
                     raise
@@ -122,10 +127,16 @@ class Pulls:
         chain: Sequence[Transferable],
         source: FromLayers | None,
         lease: bytes,
+        told: Sequence[OnEvent],
     ) -> Ran:
         keys = tuple((one.ref, one.keys) for one in chain if one.keys)
         order = Pull(chain[-1].ref, source, keys, lease, HOLD_S)
-        ran = await link.call(order)
+
+        def tell(event: Output | Progress) -> None:
+            for one in told:
+                one(event)
+
+        ran = await link.call(order, tell)
         if not isinstance(ran, Ran):
             raise OrderFailed(link.name, "protocol", "answered a pull with something else")
         for info in (*ran.pulled, ran.ref):

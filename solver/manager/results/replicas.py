@@ -25,7 +25,7 @@ from solver.manager.moving.offers import Errands, open_offer, quietly
 from solver.manager.moving.reach import layer_bytes
 from solver.manager.results.pulling import Pulls
 from solver.manager.shared import Shared
-from solver.manager.workers import WorkerLink
+from solver.manager.workers import OnEvent, WorkerLink
 from solver.transfer import Transfer, Transferable
 from worker.wire import orders
 from worker.wire.images import MAX_LAYERS
@@ -280,11 +280,14 @@ class Replicas:
         return (await self.pull_reported(worker, transfer))[0]
 
     async def pull_reported(
-        self, worker: str, transfer: Transfer
+        self, worker: str, transfer: Transfer, tell: OnEvent = lambda _: None
     ) -> tuple[WorkerRef, InputReport | None]:
-        """Do the same, and return what it took; None where nothing was lacking."""
+        """Do the same, and return what it took; None where nothing was lacking.
+
+        ``tell`` is told how far it has come.
+        """
         link, ref = self._link(worker), transfer.target.ref
-        async with self._pulls.pulled(link, transfer) as report:
+        async with self._pulls.pulled(link, transfer, tell) as report:
             lease = secrets.token_bytes(16)
             held = await self._asked(link, Hold(ref, lease, LEASE_S), Held)
             if held.ref is None:

@@ -2,13 +2,18 @@
 
 import re
 import time
+from collections.abc import Callable
 from typing import Final
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from solver.manager.results.replicas import Replicas, WorkerRef
-from solver.wire import CacheTransferred, TransferCache
+from solver.wire import CacheTransferred, TransferCache, TransferProgress
+from worker.wire.orders import Output, Progress
 
+Tell = Callable[[TransferProgress], None]
 _HEX: Final = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -18,8 +23,12 @@ class NotTransferable(FilesyncError):
     code = "not-transferable"
 
 
-async def transfer_cache(replicas: Replicas, asked: TransferCache) -> CacheTransferred:
+async def transfer_cache(
+    replicas: Replicas, asked: TransferCache, tell: Tell
+) -> CacheTransferred:
     """Have the target fetch the result from the source, unless it is a dry run.
+
+    ``tell`` is told how far it has come, if that was asked for.
 
     Raises:
         UsageError, NotTransferable: a worker or result is not there.
@@ -35,17 +44,32 @@ async def transfer_cache(replicas: Replicas, asked: TransferCache) -> CacheTrans
     try:
         lacking_bytes = await replicas.bytes_to_pull(target.name, held)
         layers = len(replicas.shared.records.chain(held.ref))
-        moved = 0 if asked.dry_run else await _move(replicas, held, target.name)
+        begun = TransferProgress(key, asked.source, target.name, 0, lacking_bytes)
+        moved = 0
+        if not asked.dry_run:
+            moved = await _move(replicas, held, begun, tell if asked.progress else _untold)
         seconds = time.monotonic() - began_s
         return CacheTransferred(key, layers, lacking_bytes, moved, seconds)
     finally:
         await held.release()
 
 
-async def _move(replicas: Replicas, held: WorkerRef, target: str) -> int:
-    copy, report = await replicas.pull_reported(target, await held.transfer())
+async def _move(
+    replicas: Replicas, held: WorkerRef, begun: TransferProgress, tell: Tell
+) -> int:
+    def progress(event: Output | Progress) -> None:
+        if isinstance(event, Progress):
+            come = {"done_bytes": event.done_bytes, "total_bytes": event.total_bytes}
+            tell(msgspec.structs.replace(begun, **come))
+
+    tell(begun)
+    copy, report = await replicas.pull_reported(begun.target, await held.transfer(), progress)
     await copy.release()
     return 0 if report is None else report.bytes_moved
+
+
+def _untold(_: TransferProgress) -> None:
+    pass
 
 
 def _key(replicas: Replicas, prefix: str) -> Digest:

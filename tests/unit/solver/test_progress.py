@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from filesync.digest import digest_of
 from solver.client.progress import MAX_LINE_CHARS, human, make_progress, printable
 from solver.graph import Graph, Vertex
 from solver.wire import (
@@ -19,6 +20,7 @@ from solver.wire import (
     StepOutput,
     StepProgress,
     StepStarted,
+    TransferProgress,
 )
 from worker.wire.ops import ExecOp
 from worker.wire.orders import Mode
@@ -187,3 +189,15 @@ def test_printable_is_one_bounded_line(text: str) -> None:
 )
 def test_sizes_are_for_people(size: int, text: str) -> None:
     assert human(size) == text
+
+
+def test_a_terminal_shows_how_far_a_move_has_come() -> None:
+    out = Screen()
+    progress = make_progress("auto", out)
+    progress.begin(None)
+    progress.event(TransferProgress(digest_of(b""), "w1", f"w2{HOSTILE}", 1_500_000, 4_000_000))
+    progress.close()
+    drawn = out.getvalue()
+    assert "moving af1349b9f5f9a1a6 to w2" in drawn
+    assert "1.5 MB of 4.0 MB" in drawn
+    assert "\x1b]0;" not in drawn
