@@ -1,6 +1,7 @@
 """The worker's command."""
 
 import asyncio
+import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from filesync.keys.files import key_for
 from filesync.keys.options import insecure_option, key_option
 from filesync.lifetime import wait_for_end
 from filesync.quantities import parse_duration, parse_size
+from worker.garbage.choice import default_policy
 from worker.process import WorkerOptions, run_worker
 from worker.registry import DEFAULT_FILE, read_registries
 from worker.snapshots import KINDS
@@ -25,6 +27,7 @@ Examples:
   filesync worker --manager tcp://127.0.0.1:7700 --listen tcp://127.0.0.1:0 --state /var/lib/w1
   filesync worker --manager tcp://127.0.0.1:7700 --state w2 --name w2 --label gpu=true
   filesync worker --manager tcp://127.0.0.1:7700 --state w3 --gc-keep-storage 20GB
+  filesync worker --manager tcp://127.0.0.1:7700 --state w4 --gc-min-free 0    # remove nothing
   filesync worker --manager tcp://KEY@192.0.2.1:7700 --listen tcp://192.0.2.7:0 --state /var/lib/w1
 """
 )
@@ -74,7 +77,9 @@ Examples:
     "--gc-min-free",
     envvar="FILESYNC_GC_MIN_FREE",
     metavar="SIZE",
-    help="Let so much of the disk be free, as far as --state can go.",
+    help="Let so much of the disk be free, as far as --state can go; 0 for no such bound.  "
+    "[default, without another --gc-…: a tenth of the disk and 2GB at least, and --state may "
+    "take as much in any case]",
 )
 @click.option(
     "--gc-keep-duration",
@@ -116,7 +121,7 @@ def worker(
         own=key_for(manager, key),
         allow_insecure=allow_insecure,
         registries=read_registries(registries),
-        policies=_policies(gc_keep_storage, gc_min_free, gc_keep_duration),
+        policies=_policies(state, gc_keep_storage, gc_min_free, gc_keep_duration),
     )
     asyncio.run(
         run_worker(options, ready=click.echo, stopped=lambda: wait_for_end(until_eof=until_eof))
@@ -124,8 +129,11 @@ def worker(
 
 
 def _policies(
-    keep: str | None, free: str | None, unused: str | None
+    state: Path, keep: str | None, free: str | None, unused: str | None
 ) -> tuple[PrunePolicy, ...]:
+    if keep is None and free is None and unused is None:
+        there = next(path for path in (state, *state.absolute().parents) if path.exists())
+        return (default_policy(shutil.disk_usage(there).total),)
     policies: list[PrunePolicy] = []
     if unused is not None:
         policies.append(PrunePolicy(unused_s=parse_duration(unused) / 1e9))

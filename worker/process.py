@@ -77,7 +77,7 @@ class WorkerOptions:
         snapshotter: ``overlay``, ``copy``, or None to choose what works here.
         own: what it proves itself with, if the manager's address takes a key.
         registries: how to reach those that are not reached as all others are.
-        policies: what the state directory is held to; without one it grows until it is pruned.
+        policies: what the state directory is held to; without one it grows until it is pruned by order.
         allow_insecure: may listen off loopback without keys, where all can read what it offers.
     """
 

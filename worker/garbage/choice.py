@@ -44,6 +44,23 @@ class Plan:
     kept: tuple[tuple[Item, str], ...]
 
 
+def default_policy(disk_bytes: int) -> PrunePolicy:
+    """Return what holds a worker that was given no bounds, on a file system of that size.
+
+    A tenth of it, at least 2 GiB, is kept free; but as much is left in any case, so a disk that
+    others have filled costs nobody all results.
+    """
+    room = max(disk_bytes // 10, 2 << 30)
+    return PrunePolicy(reserved_bytes=room, min_free_bytes=room)
+
+
+def may_remove(policy: PrunePolicy, free_bytes: int) -> bool:
+    """Say whether a policy could want anything to go, whatever there is."""
+    if policy.min_free_bytes is None or policy.max_used_bytes is not None:
+        return True
+    return free_bytes < policy.min_free_bytes
+
+
 def choose(
     items: Iterable[Item], policy: PrunePolicy, *, now_s: float, free_bytes: int
 ) -> Plan:

@@ -1,12 +1,14 @@
 """A worker's orders about its disk, and whether it is crowded."""
 
 import asyncio
+import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from worker.exec import ExecState
-from worker.garbage.choice import Plan
+from worker.garbage.choice import Plan, may_remove
 from worker.garbage.collector import Collector
 from worker.store import Store
 from worker.wire.disk import (
@@ -21,6 +23,8 @@ from worker.wire.disk import (
     Usage,
 )
 from worker.wire.orders import Finished
+
+log = logging.getLogger(__name__)
 
 
 class DiskKeeper:
@@ -51,6 +55,7 @@ class DiskKeeper:
                     return await asyncio.to_thread(usage, holds, caches, verbose=verbose)
                 case Prune(policies, holds, verbose):
                     usage_of = await self._prune(policies, holds, verbose=verbose)
+                    _log_removed(usage_of)
                     if sweep_nodes():
                         await asyncio.to_thread(self._collector.sweep_nodes)
                     return usage_of
@@ -59,6 +64,9 @@ class DiskKeeper:
 
     async def is_crowded(self, policies: Sequence[PrunePolicy]) -> bool:
         """Whether the policies would remove something that nobody here holds."""
+        free_bytes = shutil.disk_usage(self._store.work).free
+        if not any(may_remove(policy, free_bytes) for policy in policies):
+            return False  # counting takes time, and a default policy must not cost any
         async with self._lock:
             plan = await self._plan(policies, Holds())
             return bool(plan.remove)
@@ -89,3 +97,8 @@ class DiskKeeper:
 
     def _caches_in_use(self) -> frozenset[str]:
         return frozenset() if self._exec_state is None else self._exec_state.caches.in_use()
+
+
+def _log_removed(usage: Usage) -> None:
+    for row in usage.rows:
+        log.info("removed kind=%s count=%d bytes=%d", row.kind, row.count, row.size)

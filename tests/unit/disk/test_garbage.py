@@ -1,9 +1,21 @@
 """Which things a policy takes: order, bounds, and what stands in the way."""
 
+import shutil
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.garbage.choice import Item, Key, choose, goal_bytes, reasons
+from worker.commands import _policies
+from worker.garbage.choice import (
+    Item,
+    Key,
+    choose,
+    default_policy,
+    goal_bytes,
+    may_remove,
+    reasons,
+)
 from worker.wire.disk import Kind, PrunePolicy
 
 NOW = 1000.0
@@ -142,3 +154,51 @@ def test_whatever_is_removed_nothing_that_stays_lacks_what_it_needs(
         could = {key for key, why in reasons(list(left.values())).items() if not why}
         needed = {need for one in left.values() for need in one.needs}
         assert not {key for key in could - needed if key.kind in kinds}
+
+
+# --- without bounds ---------------------------------------------------------------------------
+
+GIB = 1 << 30
+
+
+def gone(used: int, free: int, disk: int) -> list[str]:
+    """Return what goes, in order, of so many results of 1 GiB on such a disk, in GiB."""
+    policy = default_policy(disk * GIB)
+    items = [item(f"r{n:03}", n, size=GIB) for n in range(used)]
+    found = removed(policy, *items, free_bytes=free * GIB)
+    assert may_remove(policy, free * GIB) or not found
+    return found
+
+
+def test_without_bounds_a_tenth_of_the_disk_is_kept_free() -> None:
+    assert gone(used=40, free=10, disk=100) == []
+    assert gone(used=40, free=7, disk=100) == ["r000", "r001", "r002"]
+
+
+def test_without_bounds_as_much_is_left_however_full_others_have_made_the_disk() -> None:
+    assert gone(used=10, free=0, disk=100) == []
+    assert gone(used=12, free=0, disk=100) == ["r000", "r001"]
+    assert gone(used=2, free=0, disk=4) == []
+
+
+@given(
+    st.integers(0, 50),
+    st.integers(0, 50),
+    st.sampled_from([None, 5]),
+    st.sampled_from([None, 9]),
+)
+def test_a_policy_that_could_remove_nothing_removes_nothing(
+    used: int, free: int, max_used: int | None, min_free: int | None
+) -> None:
+    policy = PrunePolicy(max_used_bytes=max_used, min_free_bytes=min_free)
+    items = [Item(Key(Kind.RESULT, str(n)), 1, n) for n in range(used)]
+    if not may_remove(policy, free):
+        assert choose(items, policy, now_s=1000, free_bytes=free).remove == ()
+
+
+def test_no_bound_at_all_is_asked_for_by_none_free(tmp_path: Path) -> None:
+    (none,) = _policies(tmp_path, None, "0", None)
+    assert not may_remove(none, 0)
+    assert _policies(tmp_path, "1g", None, None) == (PrunePolicy(max_used_bytes=GIB),)
+    default = _policies(tmp_path / "not/there/yet", None, None, None)
+    assert default == (default_policy(shutil.disk_usage(tmp_path).total),)
