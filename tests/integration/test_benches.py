@@ -12,6 +12,7 @@ import pytest
 from bench.sync import compare
 
 BENCHES = {
+    "limits": ["--mib", "4", "--rounds", "1"],
     "diff": ["--directories", "200", "--repeats", "2"],
     "growth": ["--files", "10", "--files", "210", "--rounds", "1"],
     "running_pair": ["--files", "210", "--repeats", "2"],

@@ -77,10 +77,9 @@ class LargeFile:
             StoreError: this disk.
         """
         self._check(offset, len(data))
-        with storing(self._new.entry.name):
+        # In order, which is usual, hashing it now saves reading it again.
+        with storing(self._new.entry.name), self._hash.writing(offset, data):
             self._write(offset, data)
-            # In order, which is usual, hashing it now saves reading it again.
-            self._hash.write(offset, data)
 
     def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
         """Write ``length`` bytes at ``offset`` that ``bases[basis]`` has at ``basis_offset``.

@@ -1,0 +1,170 @@
+"""What do the parts of a large file's transfer take, and how fast can the whole be for that?
+
+``python -m bench.limits --help``. Each part alone, by one core, in this Python with the libraries that
+filesync uses: starting, reading from the page cache, BLAKE3, cutting by FastCDC, naming chunks,
+writing a new file, freeing one, and ZeroMQ over loopback TCP (CPU of both ends). Then, for the cases of
+``bench.sync`` that are one large file, what must be done in any case: start, and after that the CPU
+time of both sides' work spread evenly over all cores. Nothing that is made of these parts can be faster.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from bench.results import plot, save, spread
+from bench.throughput import drain
+from filesync.transfer.coding import recipe
+
+MIB: Final = 1 << 20
+CASES: Final[dict[str, tuple[str, ...]]] = {
+    # Both sides read and hash; who sends cuts and names, too, or would not know what is new.
+    "cold": ("read", "hash", "send", "hash", "write"),
+    "edited, inserted, moved": ("read", "hash", "cut", "name", "read", "hash", "write"),
+    "appended": ("read", "hash", "read", "hash", "write"),
+}
+START: Final = "import asyncio, msgspec, zmq.asyncio, blake3"
+
+
+class Parts:
+    """The parts, for one file of ``mib`` MiB; each method does one, and returns nothing of use."""
+
+    def __init__(self, root: Path, mib: int) -> None:
+        self._path, self._new = root / "file", root / "new"
+        self._mib = mib
+        with self._path.open("wb") as file:
+            for _ in range(mib):
+                file.write(os.urandom(MIB))
+        self._data = memoryview(self._path.read_bytes())
+        self._chunks = list(recipe.cut(self._read, 0, len(self._data)))
+
+    def measure(self) -> dict[str, float]:
+        """Return the seconds that each part took."""
+        self._new.unlink(missing_ok=True)
+        parts = (self.start, self.read, self.hash, self.cut, self.name, self.write, self.free)
+        seconds = {part.__name__: _timed(part) for part in parts}
+        seconds["send"] = max((self._send(5) - self._send(1)) / 4, 0.0)
+        return seconds
+
+    def _send(self, times: int) -> float:
+        """Return the CPU time of both ends that move it so often, and of starting one of them."""
+        return _cpu(lambda: drain(times * self._mib, None, None))
+
+    def start(self) -> None:
+        """Start a Python that has what a transfer needs."""
+        subprocess.run([sys.executable, "-c", START], check=True)
+
+    def read(self) -> None:
+        """Read the file from the page cache."""
+        buffer = memoryview(bytearray(MIB))
+        with self._path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+    def hash(self) -> None:
+        """Hash it, from memory."""
+        hasher = blake3()
+        for block in self._blocks():
+            hasher.update(block)
+
+    def cut(self) -> None:
+        """Find its chunks, without naming them: from what it takes with names, these are taken."""
+        for _ in recipe.cut(self._read, 0, len(self._data)):
+            pass
+
+    def name(self) -> None:
+        """Name its chunks."""
+        at = 0
+        for length, _ in self._chunks:
+            recipe.name_of(self._data[at : at + length])
+            at += length
+
+    def write(self) -> None:
+        """Write it to a new file."""
+        with self._new.open("wb", buffering=0) as file:
+            for block in self._blocks():
+                file.write(block)
+
+    def free(self) -> None:
+        """Remove that file."""
+        self._new.unlink()
+
+    def _read(self, offset: int, length: int) -> memoryview:
+        return self._data[offset : offset + length]
+
+    def _blocks(self) -> Iterator[memoryview]:
+        return (self._data[at : at + MIB] for at in range(0, len(self._data), MIB))
+
+
+def _timed(part: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    part()
+    return time.perf_counter() - started
+
+
+def _cpu(part: Callable[[], object]) -> float:
+    """Return the CPU time that this process and its children spend on ``part``."""
+
+    def spent() -> float:
+        who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        used = [resource.getrusage(one) for one in who]
+        return sum(one.ru_utime + one.ru_stime for one in used)
+
+    before = spent()
+    part()
+    return spent() - before
+
+
+def least(parts: dict[str, float], case: Sequence[str], *, factor: float, cores: int) -> float:
+    """Return the seconds below which a case cannot be, for a file ``factor`` times as large."""
+    return parts["start"] + factor * sum(parts[name] for name in case) / cores
+
+
+def main(words: Sequence[str]) -> None:
+    """Measure and save."""
+    parser = argparse.ArgumentParser(prog="python -m bench.limits", description=__doc__)
+    parser.add_argument("--mib", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
+    options = parser.parse_args(words)
+    with tempfile.TemporaryDirectory(prefix="bench-limits-", dir=options.where) as directory:
+        bench = Parts(Path(directory), options.mib)
+        runs = [bench.measure() for _ in range(options.rounds)]
+    for run in runs:
+        run["cut"] = max(run["cut"] - run["name"], 0.0)
+    report(options.mib, runs)
+
+
+def report(mib: int, runs: Sequence[dict[str, float]]) -> None:
+    """Print, save and draw what came of it."""
+    parts = {name: min(run[name] for run in runs) for name in runs[0]}
+    cores = os.cpu_count() or 1
+    # Of the rows of bench.sync only the cold one has a file of 1 GiB.
+    limits = {
+        title: least(parts, case, factor=(1024 if title == "cold" else 256) / mib, cores=cores)
+        for title, case in CASES.items()
+    }
+    for title, seconds in limits.items():
+        print(f"limits: {title:24} not below {seconds:.2f} s", flush=True)
+    save(
+        "limits",
+        {
+            "mib": mib,
+            "parts_s": {name: spread([run[name] for run in runs]) for name in parts},
+            "least_s": {title: round(seconds, 3) for title, seconds in limits.items()},
+        },
+    )
+    bars = [(name, seconds, f"{1000 * seconds:.0f} ms") for name, seconds in parts.items()]
+    plot("limits", [(f"the parts of moving {mib} MiB, one core", bars)])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
