@@ -394,8 +394,7 @@ class Fetch:
         if level is Level.CHUNKS:
             work.note(offset, parts)
         else:
-            for copy in found.copies:
-                work.note(copy.offset, work.index.chunks(copy))
+            work.note_taken(found.copies)
         if found.copies:
             at = bisect_left(work.copies, found.copies[0])
             work.copies[at:at] = found.copies

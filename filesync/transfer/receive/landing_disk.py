@@ -186,13 +186,14 @@ class Landing:
         """
         large = self._large.pop(work.file.ticket)
         digests = [basis.digest for basis in large.bases if basis.digest is not None]
+        made = work.recipe()  # while a thread hashes what was written last
         try:
             large.finish()
         except ContentCorrupt:
             for digest in digests:
                 self._recipes.forget(digest)
             raise
-        if (made := work.recipe()) is not None:
+        if made is not None:
             self._recipes.note(work.file.digest, made)
 
     def abort(self) -> None:

@@ -31,6 +31,7 @@ class Work:
 
     __slots__ = (
         "_chunks",
+        "_taken",
         "copies",
         "file",
         "givers",
@@ -51,16 +52,25 @@ class Work:
         self.givers = set[int]()
         self.only: int | None = None
         self._chunks: list[Recipe] = []
+        self._taken: list[Copy] = []
 
     def note(self, offset: int, chunks: Iterable[Part]) -> None:
         """Take note of the chunks from ``offset`` on."""
         if self.file.size <= MAX_RECIPE_BYTES:
             self._chunks.append(Recipe(offset, chunks))
 
+    def note_taken(self, copies: Iterable[Copy]) -> None:
+        """Take note of what is taken from old files, whose chunks the index knows."""
+        if self.file.size <= MAX_RECIPE_BYTES:
+            self._taken += copies
+
     def recipe(self) -> Recipe | None:
-        """Return the recipe of the whole content, if all its chunks were noted."""
+        """Return the recipe of the whole content, if all its chunks were noted. Takes a while."""
         whole = Recipe(0)
-        for chunks in sorted(self._chunks, key=attrgetter("start")):
+        known = list(self._chunks)
+        if self.index is not None:
+            known += [Recipe(copy.offset, self.index.chunks(copy)) for copy in self._taken]
+        for chunks in sorted(known, key=attrgetter("start")):
             if chunks.start != whole.end:
                 return None
             whole.extend(chunks)
