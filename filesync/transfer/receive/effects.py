@@ -1,7 +1,6 @@
 """What a pull's fetch wants done, done: contents made plain, written, copied, proved, cut and signed."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -11,8 +10,9 @@ from typing import Final, ParamSpec, TypeVar, assert_never
 from filesync.disk.updating.incoming import WantedFile
 from filesync.errors import ContentCorrupt, PeerError, StoreError
 from filesync.transfer.coding.recipecache import RecipeCache
+from filesync.transfer.receive.copying import Copying
 from filesync.transfer.receive.decoding import Decoding
-from filesync.transfer.receive.fetch import COPY_BYTES, Fetch
+from filesync.transfer.receive.fetch import Fetch
 from filesync.transfer.receive.landing_disk import Landing, Update
 from filesync.transfer.receive.session_zmq import Event
 from filesync.transfer.receive.units import (
@@ -36,8 +36,6 @@ FILES_AT_ONCE: Final = 4096
 P = ParamSpec("P")
 T = TypeVar("T")
 Turn = Callable[[], Awaitable[Event]]
-Job = Callable[[], Event]
-"""What a thread does in a turn, together with others."""
 Feed = Callable[[], Awaitable[tuple[Sequence[WantedFile], bool]]]
 """Returns what more is wanted, which may be nothing yet, and whether that is all."""
 Blame = Callable[[int, PeerError], None]
@@ -81,8 +79,8 @@ class Effects:
         self._disk: asyncio.Queue[Turn | None] = asyncio.Queue()
         # What the next of these turns writes, all at once: a hop to a thread costs 50 us.
         self._pieces: list[tuple[StorePiece, asyncio.Future[Buffer]]] = []
-        self._jobs: list[Job] = []
-        self._copies: deque[CopyRanges] = deque()
+        self._finishing: list[FinishFile] = []
+        self._copies = Copying()
         self._beside: set[asyncio.Task[None]] = set()
         self._feeding: set[asyncio.Task[None]] = set()
         self._writer = asyncio.create_task(self._take_turns())
@@ -121,7 +119,7 @@ class Effects:
             case CopyRanges():
                 self._queue_copies(effect)
             case FinishFile():
-                self._queue_job(partial(self._finish_file, effect))
+                self._queue_finish(effect)
             case CutBases():
                 self._run_beside(self._cut_bases(effect))
             case SignGaps():
@@ -135,14 +133,14 @@ class Effects:
             self._disk.put_nowait(self._store_pieces)
 
     def _queue_copies(self, effect: CopyRanges) -> None:
-        self._copies.append(effect)
+        self._copies.add(effect)
         if len(self._copies) == 1:
             self._disk.put_nowait(self._copy_some)
 
-    def _queue_job(self, job: Job) -> None:
-        self._jobs.append(job)
-        if len(self._jobs) == 1:
-            self._disk.put_nowait(self._do_jobs)
+    def _queue_finish(self, effect: FinishFile) -> None:
+        self._finishing.append(effect)
+        if len(self._finishing) == 1:
+            self._disk.put_nowait(self._finish_files)
 
     async def _take_turns(self) -> None:
         while (turn := await self._disk.get()) is not None:
@@ -232,30 +230,23 @@ class Effects:
         self._fetch.rebuilt(effect.gaps, effect.gaps)
         self._blame(effect.session, error)
 
-    async def _do_jobs(self) -> Event:
-        jobs, self._jobs = self._jobs, []
-        return partial(_tell, await self._in_thread(lambda: [job() for job in jobs]))
-
     async def _copy_some(self) -> Event:
         """Copy for one turn; what has come meanwhile is written before the next."""
-        some = [self._copies.popleft()]
-        size = some[0].size
-        while self._copies and size + self._copies[0].size <= COPY_BYTES:
-            some.append(self._copies.popleft())
-            size += some[-1].size
+        some = self._copies.take()
         if self._copies:
             self._disk.put_nowait(self._copy_some)
-        return partial(_tell, await self._in_thread(lambda: [self._copy(one) for one in some]))
+        await self._in_thread(self._landing.copy, some)
+        return partial(self._copied, some)
 
-    def _copy(self, effect: CopyRanges) -> Event:
-        self._landing.copy(effect.work, effect.copies)
-
-        def copied() -> None:
+    def _copied(self, effects: Sequence[CopyRanges]) -> None:
+        for effect in effects:
             self._stats.copied_bytes += effect.size
             self._fetch.copied(effect.work, effect.size)
-            self._note_progress()
+        self._note_progress()
 
-        return copied
+    async def _finish_files(self) -> Event:
+        some, self._finishing = self._finishing, []
+        return partial(_tell, await self._in_thread(lambda: list(map(self._finish_file, some))))
 
     def _finish_file(self, effect: FinishFile) -> Event:
         try:

@@ -73,8 +73,8 @@ MAX_DELTA_FILES_BYTES: Final = 256 << 20
 """Large files whose old ones are cut, or whose recipes are worked off, at once; one at least."""
 CUT_BYTES: Final = 4 << 20
 """Files whose old ones are cut by one turn of a thread: a turn costs as much as 100 kB."""
-COPY_BYTES: Final = 8 << 20
-"""Copied in one turn: 5 ms. What comes meanwhile is written in between."""
+COPY_BYTES: Final = 4 << 20
+"""Copied at once: what comes meanwhile is written in between."""
 FEW_BYTES: Final = 512 << 10
 """Gaps of less than this together wait while old files are being cut: each ask has its price."""
 AHEAD_UNITS: Final = 32

@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from blake3 import blake3
@@ -12,9 +13,9 @@ from filesync.disk.content import reading
 from filesync.disk.updating.update import WantedFile
 from filesync.errors import ContentCorrupt
 from filesync.transfer.coding import delta
-from filesync.transfer.coding.recipe import Copy, Index, Part, cut, name_of
+from filesync.transfer.coding.recipe import Index, Part, cut, name_of
 from filesync.transfer.coding.recipecache import RecipeCache
-from filesync.transfer.receive.units import Batch, Gap, Piece, Work
+from filesync.transfer.receive.units import Batch, CopyRanges, Gap, Piece, Work
 from filesync.transfer.wire import Buffer
 
 
@@ -131,14 +132,13 @@ class Landing:
                 return known
         return cut(reading(basis.fd), 0, basis.size)
 
-    def copy(self, work: Work, copies: Sequence[Copy]) -> None:
+    def copy(self, effects: Sequence[CopyRanges]) -> None:
         """Copy from the old files. One that became shorter leaves zeros, which will show."""
-        large = self._opened(work)
-        for offset, basis, start, length in copies:
-            try:
-                large.copy(offset, basis=basis, basis_offset=start, length=length)
-            except ContentCorrupt:
-                continue  # the whole file is verified at its end
+        for effect in effects:
+            large = self._opened(effect.work)
+            for offset, basis, start, length in effect.copies:
+                with suppress(ContentCorrupt):  # the whole file is verified at its end
+                    large.copy(offset, basis=basis, basis_offset=start, length=length)
 
     def sign(self, gaps: Sequence[Gap]) -> tuple[int, list[delta.Pieces | None]]:
         """Return a fresh key, and for each gap the old bytes signed with it, if there are any."""
