@@ -6,6 +6,8 @@ whoever needs what is inside can walk it, and who moves it whole need not.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import compress, repeat
+from operator import ne
 
 import msgspec
 
@@ -77,12 +79,16 @@ def diff(old: Manifest | None, new: Manifest) -> Iterator[DirectoryDiff]:
 def _compare(
     pair: _Pair, old: Directory | None, new: Directory
 ) -> tuple[DirectoryDiff, list[_Pair]]:
-    before = {entry.name: entry for entry in old.entries} if old is not None else {}
+    olds = old.entries if old is not None else ()
+    # Most are equal and in the same place: looking for all of them by name takes twice as long.
+    differs = [*map(ne, olds, new.entries)]
+    differs += repeat(True, max(len(olds), len(new.entries)) - len(differs))
+    before = {entry.name: entry for entry in compress(olds, differs)}
     prefix = pair.path + b"/" if pair.path else b""
     added: list[Entry] = []
     changed: list[tuple[Entry, Entry]] = []
     below: list[_Pair] = []
-    for entry in new.entries:
+    for entry in compress(new.entries, differs):
         was = before.pop(entry.name, None)
         if was is None:
             added.append(entry)
