@@ -6,6 +6,7 @@ is there has all of its tree. A process has one store per file and may use it fr
 
 import sqlite3
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -38,6 +39,9 @@ INSERT OR IGNORE INTO nodes (digest, content, entries, size, links, depth, packe
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 
+SLICE_NODES: Final = 1000
+"""Nodes that a sweep removes at once: some 10 ms in which others wait."""
+BETWEEN_SLICES_S: Final = 0.002
 _PENDING_NODES: Final = 2000
 _PENDING_BYTES: Final = 4 << 20
 _HOT_BYTES: Final = 16 << 20
@@ -96,6 +100,7 @@ class SqliteNodes:
             StoreError: the file is damaged.
         """
         with self._lock:
+            self._vouch(digest)
             data = self._hot.get(digest)
             if data is None and digest in self._pending:
                 data = self._pending[digest][0]
@@ -155,7 +160,8 @@ class SqliteNodes:
         """Remove every node that no root in ``live`` reaches; return how many. Blocks.
 
         Does nothing while a transaction is open or another sweep runs: call again later. Trees
-        that are made or asked for meanwhile stay, though ``live`` does not name them.
+        that are made or asked for meanwhile stay, though ``live`` does not name them. Others
+        wait for one slice of it at most.
 
         Raises:
             StoreError: the file is damaged.
@@ -168,12 +174,7 @@ class SqliteNodes:
         try:
             for digest in live:
                 self._mark(digest, marks)
-            # From here on nobody can ask for a tree that is about to go.
-            with self._lock:
-                self._flush()
-                for digest in self._vouched:
-                    self._mark(digest, marks)
-                return self._remove_unmarked(marks)
+            return self._remove_unmarked(marks)
         finally:
             with self._lock:
                 self._vouched = None
@@ -196,16 +197,48 @@ class SqliteNodes:
                 stack += [e.tree for e in node.entries if isinstance(e, Subdirectory)]
 
     def _remove_unmarked(self, marks: bytearray) -> int:
-        gone = [
-            number
-            for (number,) in self._rows("SELECT number FROM nodes")
-            if number >= len(marks) or not marks[number]
-        ]
-        # One transaction: a parent must never outlive what is below it.
-        self._execute_all("DELETE FROM nodes WHERE number = ?", [(number,) for number in gone])
-        self._summaries.clear()
-        self._hot.clear()
-        return len(gone)
+        """Remove rows a slice at a time, so that nobody waits for long; return how many.
+
+        A directory's row comes after those of what is below it. So going backwards no parent
+        outlives what is below it, wherever a crash cuts this off; and of a tree that is asked
+        for between two slices, and is still here, all is here.
+        """
+        with self._lock:
+            self._flush()
+            rows = self._rows("SELECT number FROM nodes ORDER BY number DESC")
+        left = [number for (number,) in rows if not _is_marked(marks, number)]
+        removed = 0
+        for at in range(0, len(left), SLICE_NODES):
+            self._mark_vouched(marks)
+            with self._lock:
+                # From here on nobody can ask for a tree that is about to go.
+                self._mark_vouched(marks)
+                some = left[at : at + SLICE_NODES]
+                gone = [(number,) for number in some if not _is_marked(marks, number)]
+                self._execute_all("DELETE FROM nodes WHERE number = ?", gone)
+                self._summaries.clear()
+                self._hot.clear()
+            removed += len(gone)
+            time.sleep(BETWEEN_SLICES_S)
+        return removed
+
+    def _mark_vouched(self, marks: bytearray) -> None:
+        """Mark the trees that somebody was told of since this was last done."""
+        with self._lock:
+            self._flush()
+            vouched, self._vouched = self._vouched or set(), set()
+        for digest in vouched:
+            self._mark(digest, marks)
+
+    def usage(self) -> tuple[int, int]:
+        """Return how many nodes are on disk, and what they take there in bytes."""
+        with self._lock:
+            ((count,),) = self._rows("SELECT COUNT(*) FROM nodes")
+            pages, free, size = (
+                self._rows(f"PRAGMA {name}")[0][0]
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        return count, (pages - free) * size
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -286,6 +319,10 @@ class SqliteNodes:
             f"the manifests in {self._path} cannot be used: {why}; free space if the disk is "
             "full, else stop this process and remove the file: what is lost is scanned again"
         )
+
+
+def _is_marked(marks: bytearray, number: int) -> bool:
+    return number < len(marks) and bool(marks[number])
 
 
 def batched(nodes: Nodes) -> AbstractContextManager[None]:

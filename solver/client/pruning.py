@@ -9,7 +9,7 @@ from filesync.errors import UsageError
 from filesync.quantities import parse_duration, parse_size
 from solver.client.progress import human
 from solver.wire import Usages
-from worker.wire.disk import Kind, PrunePolicy
+from worker.wire.disk import REMOVABLE, Kind, PrunePolicy
 
 _FROM_BUILDKIT: Final = {
     "regular": (Kind.RESULT, Kind.BLOB, Kind.PARTIAL),
@@ -17,7 +17,7 @@ _FROM_BUILDKIT: Final = {
     "exec.cachemount": (Kind.CACHE,),
 }
 """BuildKit's types of records, and what of it is kept here."""
-_USUAL: Final = tuple(kind for kind in Kind if kind is not Kind.CACHE)
+_USUAL: Final = tuple(kind for kind in REMOVABLE if kind is not Kind.CACHE)
 _ID_CHARS: Final = 19
 """As many as make twelve digits of a sha256."""
 _STEPS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -49,18 +49,18 @@ def prune_policy(
     bounds = [
         None if text is None else parse_size(text) for text in (reserved, max_used, min_free)
     ]
-    chosen = tuple(dict.fromkeys(kinds)) or (tuple(Kind) if everything else _USUAL)
+    chosen = tuple(dict.fromkeys(kinds)) or (REMOVABLE if everything else _USUAL)
     return PrunePolicy(chosen, unused_s, *bounds)
 
 
 def _kinds(text: str) -> tuple[Kind, ...]:
     if text in _FROM_BUILDKIT:
         return _FROM_BUILDKIT[text]
-    try:
-        return (Kind(text),)
-    except ValueError:
-        known = ", ".join((*Kind, *_FROM_BUILDKIT))
-        raise UsageError(f"--filter type={text}: the types are {known}") from None
+    by_name = {str(kind): kind for kind in REMOVABLE}
+    if text in by_name:
+        return (by_name[text],)
+    known = ", ".join((*by_name, *_FROM_BUILDKIT))
+    raise UsageError(f"--filter type={text}: the types are {known}")
 
 
 # --- what is shown ----------------------------------------------------------------------------

@@ -1,8 +1,12 @@
 """What every store of directory nodes does, whatever it keeps them in."""
 
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,6 +33,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
+from filesync.manifest import store as store_module
 from filesync.manifest.store import SqliteNodes
 
 SOME_FILE = File(b"f", 0o644, 0, 0, 0, 5, digest_of(b"hello"))
@@ -265,6 +270,75 @@ def test_what_is_made_or_asked_for_during_a_sweep_stays(store: SqliteNodes) -> N
     assert gone not in store
     for root in (kept, asked, *made):
         assert list(Manifest(root, store).walk()) is not None
+
+
+def test_what_is_asked_for_between_two_slices_of_a_sweep_stays_whole(
+    store: SqliteNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees = [a_tree(store, b"below", b"%d" % number) for number in range(6)]
+    made: list[Digest] = []
+    slices = 0
+
+    def between(_: float) -> None:
+        nonlocal slices
+        slices += 1
+        if slices == 3:
+            assert store.read(trees[1])  # of the last ones that go
+            assert trees[-1] not in store
+            made.append(a_tree(store, b"below", b"5"))  # is made again
+            made.append(a_tree(store, b"new", b"0"))  # stands on what would have gone
+
+    monkeypatch.setattr(store_module, "SLICE_NODES", 2)
+    monkeypatch.setattr(time, "sleep", between)
+    assert store.sweep([trees[2]]) > 0
+    assert slices > 3
+    for root in (trees[1], trees[2], *made):
+        assert len(list(Manifest(root, store).walk())) == 3
+    assert [number for number, root in enumerate(trees) if root in store] == [1, 2, 5]
+
+
+KILLED_SWEEP = """
+import os, signal, sys
+from pathlib import Path
+from filesync.digest import Digest
+from filesync.manifest import store
+nodes = store.SqliteNodes(Path(sys.argv[1]))
+slices = 0
+def between(_):
+    global slices
+    slices += 1
+    if slices == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+store.SLICE_NODES = 3
+store.time.sleep = between
+nodes.sweep([Digest(bytes.fromhex(sys.argv[3]))])
+"""
+
+
+@pytest.mark.parametrize("slices", [1, 4, 9])
+def test_a_sweep_that_is_killed_leaves_no_directory_without_what_is_below_it(
+    tmp_path: Path, slices: int
+) -> None:
+    store = in_sqlite(tmp_path)
+    trees = [a_tree(store, b"shared", b"%d" % number, b"below") for number in range(20)]
+    before, _ = store.usage()
+    store.close()
+    where = (str(tmp_path / "nodes.db"), str(slices), trees[3].hex())
+    killed = subprocess.run([sys.executable, "-c", KILLED_SWEEP, *where])
+    assert killed.returncode == -signal.SIGKILL
+    store = in_sqlite(tmp_path)
+    after, size = store.usage()
+    assert 0 < after < before
+    assert size > 0
+    left = [root for root in trees if root in store]
+    assert trees[3] in left
+    for root in left:
+        assert len(list(Manifest(root, store).walk())) == 4
+    # The next sweep completes it, and what has gone can be made again.
+    store.sweep([trees[3]])
+    assert [root for root in trees if root in store] == [trees[3]]
+    assert a_tree(store, b"shared", b"19", b"below") == trees[19]
+    store.close()
 
 
 def test_a_file_of_another_version_is_refused_with_what_to_do(tmp_path: Path) -> None:

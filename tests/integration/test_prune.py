@@ -56,6 +56,25 @@ def test_prune_says_what_went_and_a_build_makes_it_again(
     assert cluster.build(root).totals["steps_run"] == 2  # the context and the copy
 
 
+def test_manifests_are_shown_and_go_with_what_they_are_of(
+    cluster: Cluster, context: ContextMaker
+) -> None:
+    many = {f"src__d{n}__f": str(n) for n in range(40)}
+    root = context("FROM scratch AS one\nCOPY src /a\nFROM scratch\nCOPY src/d1 /b\n", **many)
+    place = ("--place", "one=name=w1", "--place", "1=name=w1")
+    cluster.build(root, *place, "--target", "one")
+    before = count(asked(cluster, "du"), "manifests")
+    assert before > 40
+    cluster.build(root, *place)
+    pruned = asked(cluster, "prune", "--keep-storage", "0", "--filter", "type=regular")
+    assert count(pruned, "manifests") > 0
+    asked(cluster, "prune", "--all")
+    assert rows(asked(cluster, "du"), "manifests") == []
+    # The manager finds out that what it had sent is there no more.
+    assert cluster.build(root, *place, "--target", "one").totals["steps_run"] == 2
+    assert cluster.build(root, *place).status == 0
+
+
 def test_what_was_used_within_the_time_stays(cluster: Cluster, context: ContextMaker) -> None:
     cluster.build(context("FROM scratch\nCOPY Dockerfile /\n"))
     assert rows(asked(cluster, "prune", "-a", "--filter", "until=1h"), "results") == []

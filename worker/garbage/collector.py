@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from filesync.digest import Digest
-from filesync.errors import NodeMissing
+from filesync.errors import LocalError, NodeMissing
 from worker.garbage.choice import Item, Key, Plan, choose, reasons
 from worker.snapshots import SnapshotInUse
 from worker.store import Store
 from worker.store.refs import SKELETON
 from worker.wire.disk import (
     MAX_SHOWN,
+    REMOVABLE,
     Holdings,
     Holds,
     KeptRow,
@@ -52,9 +53,10 @@ class Collector:
                 sum(item.size for item in own if not why[item.key]),
                 max((item.used_s for item in own), default=0.0),
             )
-            for kind in Kind
+            for kind in REMOVABLE
         )
-        return Usage(rows, (), _shown(items, why) if verbose else ())
+        manifests = UsageRow(Kind.MANIFEST, *self._store.nodes.usage())
+        return Usage((*rows, manifests), (), _shown(items, why) if verbose else ())
 
     def plan(
         self, policies: Iterable[PrunePolicy], holds: Holds, caches: Collection[str]
@@ -228,6 +230,8 @@ class Collector:
                 return "" if store.sources.remove(id) else IN_USE
             case Kind.CACHE:
                 return "" if id in detached else IN_USE
+            case Kind.MANIFEST:
+                raise LocalError("manifests are swept, not removed one by one")
 
     def _is_partial_removed(self, id: str) -> bool:
         """Remove the beginning of a blob, or what has arrived of a ref's layer."""
@@ -253,14 +257,17 @@ class Collector:
             return False
         return True
 
-    def sweep_nodes(self) -> None:
-        """Remove the manifests that nothing here needs.
+    def sweep_nodes(self) -> UsageRow:
+        """Remove the manifests that nothing here needs; return what went.
 
         Not while an op runs, whose inputs' manifests may have come before their trees.
         """
         store = self._store
         trees = [info.tree for info in store.refs.infos()]
-        store.nodes.sweep([*trees, *store.sources.trees()])
+        _, before = store.nodes.usage()
+        count = store.nodes.sweep([*trees, *store.sources.trees()])
+        _, after = store.nodes.usage()
+        return UsageRow(Kind.MANIFEST, count, max(0, before - after))
 
 
 def tree_bytes(path: Path) -> int:

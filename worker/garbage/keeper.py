@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from worker.exec import ExecState
 from worker.garbage.choice import Plan, may_remove
 from worker.garbage.collector import Collector
@@ -55,9 +57,11 @@ class DiskKeeper:
                     return await asyncio.to_thread(usage, holds, caches, verbose=verbose)
                 case Prune(policies, holds, verbose):
                     usage_of = await self._prune(policies, holds, verbose=verbose)
-                    _log_removed(usage_of)
                     if sweep_nodes():
-                        await asyncio.to_thread(self._collector.sweep_nodes)
+                        swept = await asyncio.to_thread(self._collector.sweep_nodes)
+                        rows = (*usage_of.rows, *([swept] if swept.count else []))
+                        usage_of = msgspec.structs.replace(usage_of, rows=rows)
+                    _log_removed(usage_of)
                     return usage_of
                 case ReadHoldings():
                     return await asyncio.to_thread(self._collector.holdings)

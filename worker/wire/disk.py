@@ -27,6 +27,12 @@ class Kind(StrEnum):
     PARTIAL = "partial-blob"
     SOURCE = "idle-source"
     CACHE = "cache-mount"
+    MANIFEST = "manifest"
+    """Directory nodes. They go by themselves with what they are of; no policy takes them."""
+
+
+REMOVABLE: Final = tuple(kind for kind in Kind if kind is not Kind.MANIFEST)
+"""What a policy may name."""
 
 
 class PrunePolicy(msgspec.Struct, frozen=True):
@@ -42,7 +48,7 @@ class PrunePolicy(msgspec.Struct, frozen=True):
         min_free_bytes: so much should be free on the file system.
     """
 
-    kinds: tuple[Kind, ...] = tuple(Kind)
+    kinds: tuple[Kind, ...] = REMOVABLE
     unused_s: float = 0.0
     reserved_bytes: Count | None = None
     max_used_bytes: Count | None = None
