@@ -7,7 +7,6 @@ registry says it has sent; beside them stands what the chunks that are needed ta
 For comparison skopeo takes the whole image, which is what others do first.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from bench.partial import compare, write_needed
+from bench.partial import compare, options_of, write_needed
 from bench.processes import Cluster
 from bench.registry import Registry
 from bench.results import plot, save, spread
@@ -44,13 +43,7 @@ ASKED: Final = {"together": "/need/", "scattered": "/big/*/*0[07]"}
 
 def main() -> None:
     """Measure, verify and save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=20_000)
-    parser.add_argument("--bytes", type=int, default=1_500_000_000)
-    parser.add_argument("--needed-bytes", type=int, default=40_000_000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--where", type=Path, default=Path("/dev/shm"))
-    options = parser.parse_args()
+    options = options_of(__doc__)
     with tempfile.TemporaryDirectory(prefix="filesync-bench-", dir=options.where) as name:
         root = Path(name)
         tree = root / "tree"

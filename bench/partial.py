@@ -29,14 +29,8 @@ COPY marker-{number} /marker
 
 def main() -> None:
     """Measure, verify and save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=20_000)
-    parser.add_argument("--bytes", type=int, default=1_500_000_000)
-    parser.add_argument("--needed-bytes", type=int, default=40_000_000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--directory", type=Path, default=Path("/dev/shm"))
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="filesync-bench-", dir=options.directory) as name:
+    options = options_of(__doc__)
+    with tempfile.TemporaryDirectory(prefix="filesync-bench-", dir=options.where) as name:
         root = Path(name)
         context = root / "context"
         write_tree(context / "big", files=options.files, total=options.bytes, seed=1)
@@ -59,6 +53,17 @@ def main() -> None:
         },
     )
     draw(runs)
+
+
+def options_of(question: str | None) -> argparse.Namespace:
+    """Return the sizes that are asked for of a bench that reads a part of something large."""
+    parser = argparse.ArgumentParser(description=question)
+    parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--bytes", type=int, default=1_500_000_000)
+    parser.add_argument("--needed-bytes", type=int, default=40_000_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--where", type=Path, default=Path("/dev/shm"))
+    return parser.parse_args()
 
 
 def draw(runs: list[dict[str, float]]) -> None:
