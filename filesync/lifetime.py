@@ -1,9 +1,44 @@
-"""When a server process ends: on SIGINT, on SIGTERM, or when its parent's pipe closes."""
+"""When a process ends: a command on SIGINT, a server on SIGTERM too, or when its parent's pipe closes."""
 
 import asyncio
 import os
 import signal
 import sys
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def run_command(work: Coroutine[Any, Any, T]) -> T:
+    """Run ``work`` as ``asyncio.run`` does, and cancel it on SIGINT.
+
+    That by itself can be late: a signal just before the loop falls asleep, or one that another
+    thread takes, does not wake it, and it goes on until something else happens.
+
+    Raises:
+        KeyboardInterrupt: it was cancelled so.
+    """
+
+    async def main() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        loop.add_signal_handler(signal.SIGINT, interrupt, task)
+        return await work
+
+    interrupted = False
+
+    def interrupt(task: asyncio.Task[T]) -> None:
+        nonlocal interrupted
+        interrupted = True
+        task.cancel()
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
 
 
 async def wait_for_end(*, until_eof: bool = False) -> None:

@@ -1,6 +1,5 @@
 """One run of ``filesync sync``: from words to figures."""
 
-import asyncio
 import logging
 import os
 import re
@@ -9,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 from filesync.errors import ContentCorrupt, SourceChanged, UsageError
+from filesync.lifetime import run_command
 from filesync.sync.changing import Attempts
 from filesync.sync.options import Options
 from filesync.sync.saying.shown import ShownProgress
@@ -101,6 +101,6 @@ def _remote(
     target = parse(dest)
     if isinstance(target, Remote):
         here = [one for one in map(parse, sources) if isinstance(one, bytes)]
-        return asyncio.run(sync_to(here, target, options, progress=progress))
+        return run_command(sync_to(here, target, options, progress=progress))
     there = [one for one in map(parse, sources) if isinstance(one, Remote)]
-    return asyncio.run(sync_from(there, target, options, progress=progress))
+    return run_command(sync_from(there, target, options, progress=progress))

@@ -1,11 +1,11 @@
 """One question to a manager, from a command that does no more."""
 
-import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeVar
 
 from filesync.keys.files import key_for
+from filesync.lifetime import run_command
 from solver.client.embedded import cluster_built_here
 from solver.client.link_zmq import ManagerLink
 from solver.wire import FromClient, ToClient
@@ -32,4 +32,4 @@ def ask_manager(
             link = await stack.enter_async_context(ManagerLink(address, own))
             return await link.ask(question, kind)
 
-    return asyncio.run(run())
+    return run_command(run())

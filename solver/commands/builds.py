@@ -17,7 +17,7 @@ from rich.table import Table
 from filesync.errors import UsageError
 from filesync.keys.files import KeyPair, key_for
 from filesync.keys.options import key_option, listen_keys, listen_options
-from filesync.lifetime import wait_for_end
+from filesync.lifetime import run_command, wait_for_end
 from solver.client.asking import ask_manager
 from solver.client.build import run_build
 from solver.client.caches.options import (
@@ -185,7 +185,7 @@ def build(
     request = _request(context, dockerfile, parsed, settings)
     check_outputs(parsed, platform=str(request.options.platform))
     own = key_for(manager, key) if manager is not None else None
-    result = asyncio.run(_build(request, manager, own, workers, progress))
+    result = run_command(_build(request, manager, own, workers, progress))
     if metadata_file is not None:
         part = metadata_file.with_name(f".{metadata_file.name}.part")
         part.write_text(json.dumps(result, indent=2) + "\n")

@@ -1,6 +1,5 @@
 """Commands about cached results: transfer-cache."""
 
-import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import click
 
 from filesync.keys.files import key_for
 from filesync.keys.options import key_option
+from filesync.lifetime import run_command
 from solver.client.embedded import cluster_built_here
 from solver.client.progress import make_progress
 from solver.client.transfers import run_transfer, transfer_order
@@ -48,7 +48,7 @@ def transfer_cache(
     straight from FROM; afterwards TO has the result as if it had built it.
     """
     order = transfer_order(cache_key, source, target, dry_run=dry_run)
-    click.echo(asyncio.run(_transfer(order, manager, key, progress)))
+    click.echo(run_command(_transfer(order, manager, key, progress)))
 
 
 async def _transfer(

@@ -183,7 +183,6 @@ class Effects:
             await self._in_thread(self._landing.store_batch, effect.batch, parts)
         except PeerError as exc:
             return partial(self._refute, effect.session, exc, effect.batch)
-        self._stats.content_bytes += effect.batch.size
         return partial(self._stored, effect)
 
     async def _store_pieces(self) -> Event:
@@ -197,12 +196,13 @@ class Effects:
                 events.append(partial(self._refute, effect.session, exc, effect.piece))
             else:
                 events.append(partial(self._stored, effect))
-                self._stats.content_bytes += effect.piece.size
         await self._in_thread(self._landing.store_pieces, stored)
         return partial(_tell, events)
 
     def _stored(self, effect: StoreBatch | StorePiece) -> None:
-        self._fetch.stored(effect.batch if isinstance(effect, StoreBatch) else effect.piece)
+        unit = effect.batch if isinstance(effect, StoreBatch) else effect.piece
+        self._stats.content_bytes += unit.size
+        self._fetch.stored(unit)
         self._note_progress()
 
     def _refute(self, session: int, error: PeerError, unit: Batch | Piece) -> None:
