@@ -77,9 +77,11 @@ class LargeFile:
             StoreError: this disk.
         """
         self._check(offset, len(data))
-        # In order, which is usual, hashing it now saves reading it again.
-        with storing(self._new.entry.name), self._hash.writing(offset, data):
+        with storing(self._new.entry.name):
             self._write(offset, data)
+            # In order, which is usual, hashing it now saves reading it again. Beside the writing,
+            # by a thread, it takes as long on two cores: the sender needs the other one.
+            self._hash.write(offset, data)
 
     def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
         """Write ``length`` bytes at ``offset`` that ``bases[basis]`` has at ``basis_offset``.

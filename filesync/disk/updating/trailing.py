@@ -1,9 +1,7 @@
 """The digest of a file that is being written, in any order: hashed as far as it is there."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Final
 
 from blake3 import blake3
@@ -48,28 +46,6 @@ class TrailingHash:
             return
         self._hasher.update(data)
         self._done += len(data)
-        self._follow()
-
-    @contextmanager
-    def writing(self, offset: int, data: Buffer) -> Iterator[None]:
-        """As ``write``, around the writing of ``data``: a thread hashes it beside that."""
-        if (
-            self._size < BESIDE_BYTES
-            or len(data) < PIECE_BYTES
-            or not self._begin(offset, data)
-        ):
-            yield
-            self.write(offset, data)
-            return
-        hashing = self._beside().submit(self._hasher.update, data)
-        try:
-            yield
-        except BaseException:
-            self._is_void = True
-            raise
-        finally:
-            hashing.result()
-            self._done += len(data)
         self._follow()
 
     def copied(self, offset: int, data: memoryview) -> None:
@@ -123,11 +99,6 @@ class TrailingHash:
             self._begun += len(data)
             return True
 
-    def _beside(self) -> ThreadPoolExecutor:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="filesync-hash")
-        return self._thread
-
     def _follow(self) -> None:
         if self._size < BESIDE_BYTES:
             self._trail()
@@ -135,7 +106,9 @@ class TrailingHash:
         with self._lock:
             if self._trailing is not None or self._begun not in self._ends:
                 return
-            self._trailing = self._beside().submit(self._trail)
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="filesync-hash")
+            self._trailing = self._thread.submit(self._trail)
 
     def _trail(self) -> None:
         """Hash what is there behind what was hashed, until there is a gap."""

@@ -46,7 +46,6 @@ def test_the_order_of_writing_does_not_matter(
     rng.shuffle(runs)
     with file() as fd, pytest.MonkeyPatch.context() as patch:
         patch.setattr(trailing, "BESIDE_BYTES", 1 if beside else SIZE + 1)
-        patch.setattr(trailing, "PIECE_BYTES", 1000)
         assert digest_of_what_is_written(fd, runs, rng) == digest_of(DATA)
 
 
@@ -56,10 +55,6 @@ def digest_of_what_is_written(
     trail = TrailingHash(fd, SIZE)
     for start, end in runs:
         data = DATA[start:end]
-        if rng.randrange(4) == 3:
-            with trail.writing(start, data):
-                os.pwrite(fd, data, start)
-            continue
         os.pwrite(fd, data, start)
         match rng.randrange(3):
             case 0:
@@ -107,18 +102,6 @@ def test_a_file_that_became_shorter_has_the_digest_of_what_is_left(fd: int) -> N
     trail.note(0, SIZE)
     assert trail.digest() == digest_of(DATA[:1000])
     trail.close()
-    trail.close()
-
-
-def test_what_could_not_be_written_is_hashed_as_it_is_in_the_file(
-    fd: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trailing, "BESIDE_BYTES", 1)
-    monkeypatch.setattr(trailing, "PIECE_BYTES", 1000)
-    trail = TrailingHash(fd, SIZE)
-    with pytest.raises(OSError, match="full"), trail.writing(0, DATA):
-        raise OSError("the disk is full")
-    assert trail.digest() == digest_of(bytes(SIZE))
     trail.close()
 
 
