@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def run_command(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` as ``asyncio.run`` does, and cancel it on SIGINT.
+    """Run ``work`` as ``asyncio.run`` does, in the main thread, and cancel it on SIGINT.
 
-    That by itself can be late: a signal just before the loop falls asleep, or one that another
+    ``asyncio.run`` alone can be late: a signal just before the loop falls asleep, or one that another
     thread takes, does not wake it, and it goes on until something else happens.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import io
 import random
+from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
@@ -133,7 +134,7 @@ def _parts(plain: bytes) -> list[Part]:
         return []
 
 
-def written(parts: list[Part]) -> bytes:
+def written(parts: Iterable[Part]) -> bytes:
     """Return the skeleton that has these parts."""
     out = io.BytesIO()
     writer = SkeletonWriter(out.write)

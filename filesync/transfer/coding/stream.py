@@ -10,11 +10,11 @@ from typing import IO, Final, cast
 import zstandard
 
 from filesync.errors import MalformedMessage
-from filesync.transfer.coding.codec import MAX_WINDOW_BYTES
+from filesync.transfer.coding.codec import LEVEL, MAX_WINDOW_BYTES
 from filesync.transfer.wire import MAX_FRAME_BYTES, Buffer
 
 _PARAMETERS: Final = zstandard.ZstdCompressionParameters.from_level(
-    2, window_log=MAX_WINDOW_BYTES.bit_length() - 1, hash_log=18
+    LEVEL, window_log=MAX_WINDOW_BYTES.bit_length() - 1, hash_log=18
 )
 """A larger table finds little more, and takes a third of the speed: it leaves the processor's cache."""
 

@@ -15,6 +15,7 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.local import LocalTree
 from filesync.manifest import Manifest, MemoryNodes
+from tests.fuzz.skeletons import written
 from tests.unit.layers.layer_trees import Tree, build, trees
 from tests.unit.layers.test_layer_law import scratch
 from worker.layers import BadSkeleton, apply_layer, tar_blocks
@@ -46,18 +47,6 @@ parts = st.lists(
     max_size=12,
 )
 WIDE = SkeletonLimits(tar_bytes=1 << 60)
-
-
-def written(these: Iterable[Part]) -> bytes:
-    out = io.BytesIO()
-    writer = SkeletonWriter(out.write)
-    for part in these:
-        if isinstance(part, Content):
-            writer.content(*part)
-        else:
-            writer.literal(part)
-    writer.finish()
-    return out.getvalue()
 
 
 def read(data: bytes, limits: SkeletonLimits = WIDE) -> list[Part]:
