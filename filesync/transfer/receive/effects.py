@@ -32,6 +32,8 @@ from filesync.transfer.stats import PullStats
 from filesync.transfer.wire import Buffer
 
 FILES_AT_ONCE: Final = 4096
+BATCHES_AT_ONCE: Final = 4
+"""Written in one turn of the disk, so that credit goes back while there is more to write."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,6 +80,7 @@ class Effects:
         # What touches the update, in order; None ends it. The window bounds what is in here.
         self._disk: asyncio.Queue[Turn | None] = asyncio.Queue()
         # What the next of these turns writes, all at once: a hop to a thread costs 50 us.
+        self._batches: list[tuple[StoreBatch, list[asyncio.Future[Buffer]]]] = []
         self._pieces: list[tuple[StorePiece, asyncio.Future[Buffer]]] = []
         self._finishing: list[FinishFile] = []
         self._copies = Copying()
@@ -109,8 +112,7 @@ class Effects:
             case NeedFiles():
                 self._disk.put_nowait(self._feed)
             case StoreBatch():
-                plain = [self._decoded(effect.session, part) for part in effect.parts]
-                self._disk.put_nowait(partial(self._store_batch, effect, plain))
+                self._queue_batch(effect)
             case StorePiece():
                 self._queue_piece(effect)
             case RebuildGaps():
@@ -126,6 +128,12 @@ class Effects:
                 self._run_beside(self._sign(effect))
             case _:
                 assert_never(effect)
+
+    def _queue_batch(self, effect: StoreBatch) -> None:
+        plain = [self._decoded(effect.session, part) for part in effect.parts]
+        self._batches.append((effect, plain))
+        if len(self._batches) == 1:
+            self._disk.put_nowait(self._store_batches)
 
     def _queue_piece(self, effect: StorePiece) -> None:
         self._pieces.append((effect, self._decoded(effect.session, effect.data)))
@@ -175,12 +183,24 @@ class Effects:
         files = await self._in_thread(lambda: list(islice(self._files, FILES_AT_ONCE)))
         return partial(self._fetch.add, files, is_last=len(files) < FILES_AT_ONCE)
 
-    async def _store_batch(
-        self, effect: StoreBatch, plain: "list[asyncio.Future[Buffer]]"
-    ) -> Event:
+    async def _store_batches(self) -> Event:
+        """Write what has come meanwhile, each batch proved and told of by itself."""
+        some, self._batches = self._batches[:BATCHES_AT_ONCE], self._batches[BATCHES_AT_ONCE:]
+        if self._batches:
+            self._disk.put_nowait(self._store_batches)
+        events: list[Event] = []
+        plain: list[tuple[StoreBatch, list[Buffer]]] = []
+        for effect, parts in some:
+            try:
+                plain.append((effect, [await part for part in parts]))
+            except PeerError as exc:
+                events.append(partial(self._refute, effect.session, exc, effect.batch))
+        events += await self._in_thread(lambda: [self._store_batch(*one) for one in plain])
+        return partial(_tell, events)
+
+    def _store_batch(self, effect: StoreBatch, parts: Sequence[Buffer]) -> Event:
         try:
-            parts = [await one for one in plain]
-            await self._in_thread(self._landing.store_batch, effect.batch, parts)
+            self._landing.store_batch(effect.batch, parts)
         except PeerError as exc:
             return partial(self._refute, effect.session, exc, effect.batch)
         return partial(self._stored, effect)
