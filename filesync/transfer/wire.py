@@ -52,7 +52,7 @@ from filesync.digest import WireDigest
 from filesync.errors import FilesyncError, MalformedMessage, SourceChanged
 from filesync.transfer.flow import Compress
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_FRAME_BYTES: Final = 2 << 20

@@ -25,6 +25,9 @@ from filesync.errors import MalformedMessage
 from filesync.transfer.wire import MAX_SIGNATURES, SIGNATURE_BYTES, Buffer
 
 CONTENT_PIECE_BYTES: Final = 512
+LONG_BYTES: Final = 64 << 10
+"""A chunk's bound. Of what is longer, short pieces' signatures are more bytes than an edit costs."""
+LONG_PIECE_BYTES: Final = 1024
 NODE_PIECE_BYTES: Final = 256
 """Directory nodes have small entries, of which few change."""
 _NORMALIZATION: Final = 2
@@ -50,6 +53,11 @@ class Pieces(msgspec.Struct, frozen=True):
     def count(self) -> int:
         """How many pieces there are."""
         return len(self.ends)
+
+
+def piece_bytes(size: int) -> int:
+    """Return the average length of the pieces where ``size`` bytes are asked for as a delta."""
+    return CONTENT_PIECE_BYTES if size <= LONG_BYTES else LONG_PIECE_BYTES
 
 
 def cut(data: Buffer, key: int, *, average: int = CONTENT_PIECE_BYTES) -> Pieces:

@@ -153,7 +153,9 @@ class Landing:
                 data = b"".join(
                     [os.pread(bases[n].fd, end - start, start) for n, start, end in gap.old]
                 )
-            signed.append(delta.cut(data, key) if data else None)
+            signed.append(
+                delta.cut(data, key, average=delta.piece_bytes(gap.size)) if data else None
+            )
         return key, signed
 
     def rebuild(self, gaps: Sequence[Gap], data: Buffer) -> list[Gap]:

@@ -133,7 +133,11 @@ class SourceTree:
         data = memoryview(self.read([(digest, at, size) for digest, at, size, _ in items]))
         for _, _, length, count in items:
             end = count * SIGNATURE_BYTES
-            made.append(delta.encode(data[:length], packed[:end], key))
+            made.append(
+                delta.encode(
+                    data[:length], packed[:end], key, average=delta.piece_bytes(length)
+                )
+            )
             data, packed = data[length:], packed[end:]
         return delta.join(made)
 

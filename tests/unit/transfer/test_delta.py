@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.errors import MalformedMessage
-from filesync.transfer.coding import delta
+from filesync.transfer.coding import delta, recipe
 from filesync.transfer.wire import SIGNATURE_BYTES
 
 OLD = random.Random(1).randbytes(100_000)
@@ -33,6 +33,15 @@ def test_an_edit_costs_the_pieces_around_it() -> None:
     new = OLD[:50_000] + b"inserted" + OLD[50_000:]
     made, _ = through(OLD, new)
     assert len(made) < 4 * delta.CONTENT_PIECE_BYTES
+
+
+def test_of_long_contents_an_edit_costs_less_than_the_signatures_of_short_pieces() -> None:
+    def signed(size: int) -> int:
+        average = delta.piece_bytes(size)
+        return delta.cut(OLD[:size], 7, average=average).count * SIGNATURE_BYTES
+
+    assert delta.LONG_BYTES == recipe.MAX_CHUNK_BYTES
+    assert signed(len(OLD)) < signed(delta.LONG_BYTES)
 
 
 def test_bytes_that_moved_cost_no_literals() -> None:
