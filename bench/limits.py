@@ -1,10 +1,11 @@
-"""What do the parts of a large file's transfer take, and how fast can the whole be for that?
+"""What do the parts of a transfer take, and how fast can the whole be for that?
 
 ``python -m bench.limits --help``. Each part alone, by one core, in this Python with the libraries that
 filesync uses: starting, reading from the page cache, BLAKE3, cutting by FastCDC, naming chunks,
-writing a new file, freeing one, and ZeroMQ over loopback TCP (CPU of both ends). Then, for the cases of
-``bench.sync`` that are one large file, what must be done in any case: start, and after that the CPU
-time of both sides' work spread evenly over all cores. Nothing that is made of these parts can be faster.
+signing documents of 100 kB and answering that with deltas, writing a new file, freeing one, and ZeroMQ
+over loopback TCP (CPU of both ends). Then, for cases of ``bench.sync``, what must be done in any case:
+start, and after that the CPU time of both sides' work spread evenly over all cores. Nothing that is
+made of these parts can be faster.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from blake3 import blake3
 
 from bench.results import plot, save, spread
 from bench.throughput import drain
-from filesync.transfer.coding import recipe
+from filesync.transfer.coding import delta, recipe
 
 MIB: Final = 1 << 20
 CASES: Final[dict[str, tuple[str, ...]]] = {
@@ -30,7 +31,15 @@ CASES: Final[dict[str, tuple[str, ...]]] = {
     "cold": ("read", "hash", "send", "hash", "write"),
     "edited, inserted, moved": ("read", "hash", "cut", "name", "read", "hash", "write"),
     "appended": ("read", "hash", "read", "hash", "write"),
+    # Who gives reads twice, first to find out what has changed.
+    "a line edited in each": (
+        *("read", "hash", "read", "answer"),
+        *("read", "sign", "hash", "write"),
+    ),
 }
+BYTES: Final = {"cold": 1024 * MIB, "a line edited in each": 200 * 100_000}
+"""What a case moves or goes through, where it is not 256 MiB."""
+DOCUMENT_BYTES: Final = 100_000
 START: Final = "import asyncio, msgspec, zmq.asyncio, blake3"
 
 
@@ -45,12 +54,14 @@ class Parts:
                 file.write(os.urandom(MIB))
         self._data = memoryview(self._path.read_bytes())
         self._chunks = list(recipe.cut(self._read, 0, len(self._data)))
+        self._signed: list[delta.Pieces] = []
+        self._average = delta.piece_bytes(DOCUMENT_BYTES)
 
     def measure(self) -> dict[str, float]:
         """Return the seconds that each part took."""
         self._new.unlink(missing_ok=True)
-        parts = (self.start, self.read, self.hash, self.cut, self.name, self.write, self.free)
-        seconds = {part.__name__: _timed(part) for part in parts}
+        parts = (self.start, self.read, self.hash, self.cut, self.name, self.sign, self.answer)
+        seconds = {part.__name__: _timed(part) for part in (*parts, self.write, self.free)}
         seconds["send"] = max((self._send(5) - self._send(1)) / 4, 0.0)
         return seconds
 
@@ -87,6 +98,15 @@ class Parts:
             recipe.name_of(self._data[at : at + length])
             at += length
 
+    def sign(self) -> None:
+        """Sign it, as so many documents."""
+        self._signed = [delta.cut(one, 1, average=self._average) for one in self._documents()]
+
+    def answer(self) -> None:
+        """Answer that with deltas, which find that nothing has changed."""
+        for one, old in zip(self._documents(), self._signed, strict=True):
+            delta.encode(one, old.signatures, 1, average=self._average)
+
     def write(self) -> None:
         """Write it to a new file."""
         with self._new.open("wb", buffering=0) as file:
@@ -101,7 +121,13 @@ class Parts:
         return self._data[offset : offset + length]
 
     def _blocks(self) -> Iterator[memoryview]:
-        return (self._data[at : at + MIB] for at in range(0, len(self._data), MIB))
+        return self._cut_in(MIB)
+
+    def _documents(self) -> Iterator[memoryview]:
+        return self._cut_in(DOCUMENT_BYTES)
+
+    def _cut_in(self, size: int) -> Iterator[memoryview]:
+        return (self._data[at : at + size] for at in range(0, len(self._data), size))
 
 
 def _timed(part: Callable[[], None]) -> float:
@@ -147,9 +173,8 @@ def report(mib: int, runs: Sequence[dict[str, float]]) -> None:
     """Print, save and draw what came of it."""
     parts = {name: min(run[name] for run in runs) for name in runs[0]}
     cores = os.cpu_count() or 1
-    # Of the rows of bench.sync only the cold one has a file of 1 GiB.
     limits = {
-        title: least(parts, case, factor=(1024 if title == "cold" else 256) / mib, cores=cores)
+        title: least(parts, case, factor=BYTES.get(title, 256 * MIB) / (mib * MIB), cores=cores)
         for title, case in CASES.items()
     }
     for title, seconds in limits.items():
