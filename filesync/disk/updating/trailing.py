@@ -19,7 +19,8 @@ _MAX_AHEAD: Final = 4096
 class TrailingHash:
     """BLAKE3 of a file, taken from its start on while it is written by one thread at a time.
 
-    What was written must not change after it. If it does, all is read again in the end.
+    What was written must not change after it. If it does, or bytes are told of twice, all is read
+    again in the end.
     """
 
     def __init__(self, fd: int, size: int) -> None:
@@ -30,6 +31,7 @@ class TrailingHash:
         self._hasher = blake3()
         self._done = 0
         self._begun = 0
+        self._told = 0
         # Runs behind the first gap: where each begins and ends, and the other way round.
         self._ends: dict[int, int] = {}
         self._starts: dict[int, int] = {}
@@ -44,6 +46,7 @@ class TrailingHash:
         if not self._begin(offset, data):
             self.note(offset, len(data))
             return
+        self._told += len(data)
         self._hasher.update(data)
         self._done += len(data)
         self._follow()
@@ -60,6 +63,7 @@ class TrailingHash:
 
     def note(self, offset: int, length: int) -> None:
         """Take note of what is in the file, and is to be read when all before it is there."""
+        self._told += length
         with self._lock:
             if offset < self._begun or len(self._ends) >= _MAX_AHEAD:
                 self._is_void = True
@@ -78,7 +82,8 @@ class TrailingHash:
         """
         if (trailing := self._trailing) is not None:
             trailing.result()
-        if self._done == self._size and not self._is_void:
+        # With none told of twice, none was hashed that was written over.
+        if self._done == self._told == self._size and not self._is_void:
             return Digest(self._hasher.digest())
         return hash_file(self._fd, self._size)
 
@@ -128,6 +133,6 @@ class TrailingHash:
             if end is None or self._is_closed:
                 self._trailing = None
                 return None
-            del self._starts[end]
+            self._starts.pop(end, None)  # gone already if another run that ends here had it
             self._begun = end
             return end

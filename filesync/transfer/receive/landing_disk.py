@@ -162,11 +162,13 @@ class Landing:
         """Apply deltas and write what is right; return the gaps that are not.
 
         Raises:
-            MalformedMessage: what came are no deltas for these gaps.
+            MalformedMessage: what came are no deltas for these gaps. Nothing was written then.
             StoreError: this disk.
         """
         wrong: list[Gap] = []
         small: list[tuple[WantedFile, Buffer]] = []
+        # All of them are fetched again if one is malformed, and each byte is written once.
+        large: list[tuple[Work, int, bytes]] = []
         for gap, one in zip(gaps, delta.split(data, len(gaps)), strict=True):
             assert gap.pieces is not None
             made = delta.apply(one, gap.pieces, gap.size)
@@ -175,7 +177,9 @@ class Landing:
             elif gap.work is None:
                 small.append((gap.file, made))
             else:
-                self._opened(gap.work).write(gap.offset, made)
+                large.append((gap.work, gap.offset, made))
+        for work, offset, made in large:
+            self._opened(work).write(offset, made)
         if small:
             self._update.write_small(small)
         return wrong

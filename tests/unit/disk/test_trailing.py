@@ -86,6 +86,28 @@ def test_what_is_written_over_is_read_again(fd: int, order: tuple[int, ...]) -> 
 
 
 @pytest.mark.usefixtures("_beside")
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [(50, 100), (100, 200), (50, 100), (0, 50), (100, 200)],
+        [(50, 100), (100, 200), (100, 150), (150, 200), (200, 300), (0, 50), (50, 300)],
+    ],
+)
+def test_what_is_told_of_twice_is_hashed_as_the_disk_has_it(
+    fd: int, runs: list[tuple[int, int]]
+) -> None:
+    trail = TrailingHash(fd, SIZE)
+    last = runs[-1]
+    disk = DATA[: last[0]] + b"?" * (last[1] - last[0]) + DATA[last[1] :]
+    os.pwrite(fd, disk, 0)
+    for start, end in [*runs, (last[1], SIZE)]:
+        # A write of zeros leaves what is there, as nobody is to write to one place twice.
+        trail.write(start, DATA[start:end])
+    assert trail.digest() == digest_of(disk)
+    trail.close()
+
+
+@pytest.mark.usefixtures("_beside")
 def test_what_nobody_has_written_is_hashed_as_it_is(fd: int) -> None:
     trail = TrailingHash(fd, SIZE)
     os.pwrite(fd, DATA[10_000:], 10_000)
