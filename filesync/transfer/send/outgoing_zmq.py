@@ -118,6 +118,8 @@ class Outgoing:
             )
             channel.sends[message.session] = sending
             self._sessions += 1
+            # At once: the offer, and the session, may end before the task has begun.
+            offer.on_close.append(sending.withdraw)
             self._spawn(self._run(channel, message.session, sending, offer))
             return
         channel.send_nowait(Refuse(message.session, error.code, str(error)))
@@ -128,7 +130,6 @@ class Outgoing:
     async def _run(
         self, channel: Channel, session: int, sending: "Sending", offer: Offer
     ) -> None:
-        offer.on_close.append(sending.withdraw)
         try:
             await sending.run()
         finally:

@@ -80,6 +80,7 @@ class Sending:
         self._inbox_size = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_ended = False
 
     def take(self, message: Request, payload: Buffer) -> None:
         """Take a request; it is judged once the tree's index is there."""
@@ -93,7 +94,8 @@ class Sending:
         self._wake.set()
 
     def end(self) -> None:
-        """Stop. What is being read is thrown away."""
+        """Stop, or never begin. What is being read is thrown away."""
+        self._is_ended = True
         if self._task is not None:
             self._task.cancel()
 
@@ -105,6 +107,8 @@ class Sending:
 
     async def run(self) -> None:
         """Serve the session until ``end`` or an error, which the peer is told."""
+        if self._is_ended:
+            return
         self._task = asyncio.current_task()
         try:
             await self._serve()

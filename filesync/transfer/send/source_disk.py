@@ -5,7 +5,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -144,8 +144,9 @@ class SourceTree:
     def close(self) -> None:
         """Close the directories that are held open, those in use as soon as they are not."""
         self._is_closed = True
-        while self._idle:
-            self._idle.pop().close()
+        with suppress(IndexError):  # threads take from it and put into it meanwhile
+            while True:
+                self._idle.pop().close()
 
     # --- inside ---------------------------------------------------------------------------
 
@@ -176,6 +177,8 @@ class SourceTree:
                 found = _first(
                     made if level is Level.CHUNKS else recipe.segments(made), limit, size
                 )
+            except OSError as exc:
+                raise Unavailable(f"{_shown(place)} cannot be read: {exc.strerror}") from exc
             finally:
                 os.close(fd)
         if not found:

@@ -1,0 +1,60 @@
+"""Sessions that send, from their opening to their end."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import zmq
+import zmq.asyncio
+
+from filesync.digest import EMPTY
+from filesync.errors import Unavailable
+from filesync.manifest import MemoryNodes
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.flow import Flow
+from filesync.transfer.send.contents import Contents
+from filesync.transfer.send.offer import Offer
+from filesync.transfer.send.outgoing_zmq import Outgoing
+from filesync.transfer.send.source_disk import SourceTree
+from filesync.transfer.stats import Counters
+from filesync.transfer.wire import Close, Open
+
+End = Callable[[Outgoing, Channel, Offer], None]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda outgoing, channel, _: outgoing.take(channel, Close(7), b""),
+        lambda _, channel, __: channel.lose(Unavailable("gone")),
+        lambda _, __, offer: offer.close(),
+    ],
+    ids=["closed", "lost", "withdrawn"],
+)
+def test_a_session_that_ends_before_it_has_begun_is_over(tmp_path: Path, end: End) -> None:
+    async def main() -> None:
+        context = zmq.asyncio.Context()
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                # Nobody reads: a session that began would wait for ever to say so.
+                channel = Channel(context.socket(zmq.DEALER), (), Counters(), name="peer")
+                outgoing = Outgoing(pool, lambda work: tasks.append(asyncio.create_task(work)))
+                source = SourceTree(tmp_path, lambda: Contents(MemoryNodes(), []))
+                offer = outgoing.offer(EMPTY, lambda: source, None, flow=Flow(), on_sent=None)
+                # What comes together is taken together, before any task has its turn.
+                outgoing.take(channel, Open(7, offer.token, EMPTY), b"")
+                end(outgoing, channel, offer)
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                is_done = [task.done() for task in tasks]
+                for task in tasks:
+                    task.cancel()
+                assert is_done == [True]
+                assert not channel.sends
+        finally:
+            context.destroy(linger=0)
+
+    asyncio.run(main())
