@@ -122,6 +122,19 @@ def test_what_small_files_hold_is_told_once_and_with_its_digest(tmp_path: Path) 
     assert watcher.read.keys() == {file(b"", data).digest for data in (b"one", b"two")}
 
 
+@pytest.mark.parametrize("path", [b"/".join([b"d"] * 4000), b"/".join([b"d" * 255] * 3999)])
+def test_a_path_that_goes_too_deep_makes_no_directory(tmp_path: Path, path: bytes) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    nodes = MemoryNodes()
+    update = ArrivingUpdate(root, nodes)
+    update.prepare()
+    with pytest.raises(MalformedManifest, match="paths of directories"):
+        update.add([(path, put(nodes, EMPTY_DIRECTORY))])
+    update.abort()
+    assert not list(root.iterdir())
+
+
 @pytest.mark.parametrize(
     "path",
     [b"..", b"a/..", b"/a", b"a/", b"a//b", b".", b"a\0b", b"x" * 256],

@@ -15,7 +15,7 @@ from filesync.disk.updating.incoming import WantedFile
 from filesync.disk.updating.layout import Layout
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.update import TreeUpdate, UpdateStats
-from filesync.disk.updating.visits import ArrivedVisits, Visit
+from filesync.disk.updating.visits import MAX_PATH_BYTES, ArrivedVisits, Visit
 from filesync.disk.updating.work import storing
 from filesync.errors import LocalError, MalformedManifest
 from filesync.manifest import Manifest, Nodes, empty_manifest
@@ -43,6 +43,7 @@ class ArrivingUpdate(TreeUpdate):
         self._nodes = nodes
         self._arrived = ArrivedVisits(nodes)
         self._made = {b""}
+        self._made_bytes = 0
 
     def prepare(self) -> None:
         """Do what must be done before any directory comes. Blocks; call it once.
@@ -123,6 +124,10 @@ class ArrivingUpdate(TreeUpdate):
         """Make a directory, and those above it that are not there yet."""
         missing: list[bytes] = []
         while path not in self._made:
+            # Those above it are as long as it is, and may be thousands.
+            self._made_bytes += len(path)
+            if self._made_bytes > MAX_PATH_BYTES:
+                raise MalformedManifest("paths of directories are too long, all together")
             missing.append(path)
             path = path.rpartition(b"/")[0]
         while missing:

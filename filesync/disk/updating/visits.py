@@ -19,6 +19,7 @@ from filesync.manifest import (
     empty_manifest,
     is_name,
 )
+from filesync.manifest.node import MAX_DEPTH
 
 MAX_PATH_BYTES: Final = 256 << 20
 """Bound on the paths of all directories that arrive: two million of a hundred bytes."""
@@ -181,11 +182,12 @@ class ArrivedVisits(Visits):
         return visit
 
     def _check(self, path: bytes) -> None:
+        self._path_bytes += len(path)
+        # The root is one of the directories inside each other.
+        if self._path_bytes > MAX_PATH_BYTES or path.count(b"/") + 2 > MAX_DEPTH:
+            raise MalformedManifest("paths of directories are too long, or too many")
         if path and not all(map(is_name, path.split(b"/"))):
             raise MalformedManifest(f"{shown(path)} is no path of a directory")
-        self._path_bytes += len(path)
-        if self._path_bytes > MAX_PATH_BYTES:
-            raise MalformedManifest("paths of directories are too long, all together")
 
     def __iter__(self) -> Iterator[Visit]:
         """Yield all that have come."""
