@@ -19,11 +19,16 @@ T = TypeVar("T")
 
 PACK_BYTES: Final = 1 << 20
 MAX_PACK_BYTES: Final = MAX_NODE_BYTES + PACK_BYTES
+MAX_PACK_NODES: Final = PACK_BYTES // 8 + 1
+"""No node has fewer bytes than eight. Of kilobytes, zstd makes millions that have none."""
 
 _Node = Annotated[bytes, msgspec.Meta(max_length=MAX_NODE_BYTES)]
 _Kept = Annotated[int, msgspec.Meta(ge=0)]
-_directories_decoder: Final = msgspec.msgpack.Decoder(list[tuple[_Kept, bytes, _Node]])
-_decoder: Final = msgspec.msgpack.Decoder(list[_Node])
+_most: Final = msgspec.Meta(max_length=MAX_PACK_NODES)
+_directories_decoder: Final = msgspec.msgpack.Decoder(
+    Annotated[list[tuple[_Kept, bytes, _Node]], _most]
+)
+_decoder: Final = msgspec.msgpack.Decoder(Annotated[list[_Node], _most])
 _encoder: Final = msgspec.msgpack.Encoder()
 
 

@@ -13,6 +13,7 @@ from filesync.errors import MalformedManifest, NodeMissing
 from filesync.manifest import Manifest, MemoryNodes, missing_nodes
 from filesync.manifest.pack import (
     MAX_PACK_BYTES,
+    MAX_PACK_NODES,
     accept_pack,
     pack_directories,
     pack_nodes,
@@ -60,6 +61,17 @@ def test_a_pack_that_says_it_is_too_large_is_not_opened() -> None:
     for frame in (b"\xc0\x00" + claim, b"\x80" + bytes([17 << 3]) + bytes([9, 0, 0, 0])):
         with pytest.raises(MalformedManifest, match="claims"):
             unpack_nodes(b"\x28\xb5\x2f\xfd" + frame + bytes(99))
+
+
+def test_a_pack_of_more_nodes_than_have_room_in_one_is_not_unpacked() -> None:
+    nodes = [bytes(8)] * MAX_PACK_NODES
+    assert len(unpack_nodes(zstandard.compress(msgspec.msgpack.encode(nodes)))) == len(nodes)
+    packed = zstandard.compress(msgspec.msgpack.encode([b""] * (MAX_PACK_NODES + 1)))
+    with pytest.raises(MalformedManifest, match="not a pack"):
+        unpack_nodes(packed)
+    directories = [(0, b"", b"")] * (MAX_PACK_NODES + 1)
+    with pytest.raises(MalformedManifest, match="not a pack"):
+        unpack_directories(zstandard.compress(msgspec.msgpack.encode(directories)))
 
 
 def test_a_pack_of_what_is_no_list_of_bytes_is_refused() -> None:
