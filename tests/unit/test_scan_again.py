@@ -18,7 +18,7 @@ from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning import statcache as statcache_module
 from filesync.disk.scanning.listing import Stamp, mark
 from filesync.disk.scanning.scan import Excludes, Scanned, scan
-from filesync.disk.scanning.statcache import Noted, Seen, StatCache
+from filesync.disk.scanning.statcache import Noted, Seen, StatCache, pack_stamps
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, MemoryNodes, growth
 from filesync.manifest import node as node_module
 
@@ -351,6 +351,16 @@ def test_another_directory_with_the_inode_of_one_that_is_gone_is_read(
     assert (root / "new").stat().st_ino == inode
     found = scan(root, MemoryNodes(), cache=cache)
     assert found == scan(root, MemoryNodes())
+
+
+@pytest.mark.parametrize("inode", [(1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_a_directory_is_found_by_an_inode_of_all_64_bits(cache: StatCache, inode: int) -> None:
+    seen = Seen(b"", pack_stamps([]))
+    cache.begin()
+    cache.keep(b"old", seen, inode)
+    cache.end(complete=True)
+    assert cache.load(b"new", inode) == seen
+    assert cache.load(b"other", inode ^ (1 << 63)) is None
 
 
 def test_names_of_one_file_and_times_beyond_64_bits_give_no_mark() -> None:

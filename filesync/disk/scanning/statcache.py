@@ -186,7 +186,7 @@ class StatCache:
         """
         row = self._row(f"{_SELECT} WHERE path = ?", directory)
         if row is None and inode:
-            row = self._row(f"{_SELECT} WHERE inode = ?", inode)
+            row = self._row(f"{_SELECT} WHERE inode = ?", _signed(inode))
             if row is not None:
                 self._write(
                     "UPDATE directories SET path = ? WHERE rowid = ?", [(directory, row[0])]
@@ -203,7 +203,7 @@ class StatCache:
         row = bytearray(_CHECK_BYTES)
         _encoder.encode_into(seen, row, _CHECK_BYTES)
         row[:_CHECK_BYTES] = xxh3_64_digest(memoryview(row)[_CHECK_BYTES:])
-        self._queue.append((directory, inode, row))
+        self._queue.append((directory, _signed(inode), row))
         self._queued_bytes += len(row)
         if len(self._queue) >= _BATCH_ROWS or self._queued_bytes >= _BATCH_BYTES:
             self._flush()
@@ -315,6 +315,11 @@ _UPSERT: Final = """
     INSERT INTO directories (path, inode, data) VALUES (?, ?, ?)
     ON CONFLICT (path) DO UPDATE SET inode = excluded.inode, data = excluded.data
 """
+
+
+def _signed(inode: int) -> int:
+    """Return ``inode`` as SQLite can hold it; overlayfs, FUSE and NFS use all of its 64 bits."""
+    return inode - (1 << 64) if inode >> 63 else inode
 
 
 def _unpack(data: bytes) -> Seen | None:
