@@ -190,15 +190,9 @@ class _Level:
 
     def __init__(self, parent: int, name: bytes, mount: bytes) -> None:
         self.name = name
-        self.fd = _open_to_remove(parent, name)
+        self.fd = _open_to_remove(parent, name, mount)
         self.todo: list[bytes] = []
         self.refilled = 0
-        try:
-            if _mount_of(self.fd) != mount:
-                raise StoreError(f"{shown(name)} is a mount point: unmount it first")
-        except BaseException:
-            os.close(self.fd)
-            raise
 
     def unlink_files(self) -> None:
         """Remove all but subdirectories, which are left in ``todo``."""
@@ -269,25 +263,19 @@ def _rmdir(parent: int, level: _Level) -> bool:
     return True
 
 
-def _open_to_remove(parent: int, name: bytes) -> int:
+def _open_to_remove(parent: int, name: bytes, mount: bytes) -> int:
+    """Open a directory that its owner can read and change from now on."""
+    # Opened as a mere place, its mode can be changed without following a link, if it is readable
+    # or not; but what is mounted there is not ours, and keeps its mode.
+    place = os.open(name, DIRECTORY_FLAGS | os.O_PATH, dir_fd=parent)
     try:
-        fd = os.open(name, DIRECTORY_FLAGS, dir_fd=parent)
-    except PermissionError:
-        # Unreadable: opened as a mere place, its mode can be changed without following a link.
-        place = os.open(name, DIRECTORY_FLAGS | os.O_PATH, dir_fd=parent)
-        try:
+        if _mount_of(place) != mount:
+            raise StoreError(f"{shown(name)} is a mount point: unmount it first")
+        if os.fstat(place).st_mode & 0o700 != 0o700:
             os.chmod(f"/proc/self/fd/{place}", 0o700)
-        finally:
-            os.close(place)
-        fd = os.open(name, DIRECTORY_FLAGS, dir_fd=parent)
-    try:
-        mode = os.fstat(fd).st_mode
-        if mode & 0o700 != 0o700:
-            os.fchmod(fd, 0o700)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+        return os.open(b".", DIRECTORY_FLAGS, dir_fd=place)
+    finally:
+        os.close(place)
 
 
 def _unlink_if_there(dirfd: int, name: bytes) -> None:

@@ -201,3 +201,17 @@ def test_what_is_mounted_below_a_tree_is_left_alone(tmp_path: Path, here: int) -
     finally:
         os.system(f"umount {tmp_path}/t/mnt")
     assert (tmp_path / "kept/file").exists()
+
+
+@pytest.mark.needs("root")
+def test_what_is_mounted_below_a_tree_keeps_its_mode(tmp_path: Path, here: int) -> None:
+    (tmp_path / "kept").mkdir(mode=0o555)
+    (tmp_path / "t/mnt").mkdir(parents=True)
+    if os.system(f"mount --bind {tmp_path}/kept {tmp_path}/t/mnt") != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with pytest.raises(StoreError, match="mount point"):
+            remove_tree(here, b"t")
+    finally:
+        os.system(f"umount {tmp_path}/t/mnt")
+    assert (tmp_path / "kept").stat().st_mode & 0o7777 == 0o555
