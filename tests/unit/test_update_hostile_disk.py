@@ -10,6 +10,7 @@ import pytest
 
 from filesync.disk.updating.local import LocalTree
 from filesync.disk.updating.update import TreeUpdate
+from filesync.errors import StoreError
 from tests.unit.update_driver import Contents, MakeFile, build, hand_in, scanned, update
 
 LARGE = b"2" * 3_000_000
@@ -110,3 +111,29 @@ def test_a_staging_directory_that_becomes_a_link_never_leads_outside(
     assert scanned(outside).tree == before.tree
     assert scanned(root).tree == target.tree
     assert list((tmp_path / "aside").iterdir()) == []
+
+
+@pytest.mark.needs("root")
+def test_an_update_that_cannot_remove_what_is_gone_closes_what_is_its_own_and_no_more(
+    tmp_path: Path,
+) -> None:
+    root, source = tmp_path / "root", tmp_path / "source"
+    build(root, [MakeFile("gone/mnt/f")])
+    build(source, [MakeFile("f")])
+    if os.system(f"mount --bind {source} {root}/gone/mnt") != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        basis, target = scanned(root), scanned(source)
+        one = TreeUpdate(root, basis=basis, target=target)
+        one.prepare()
+        hand_in(one, list(one.wanted()), Contents(source, target))
+        with pytest.raises(StoreError, match="mount point"):
+            one.finish()
+        # These get the numbers of the descriptors that were closed.
+        others = [os.open(source, os.O_DIRECTORY) for _ in range(16)]
+        one.abort()
+        for fd in others:
+            os.close(fd)
+    finally:
+        os.system(f"umount {root}/.filesync-*/*/mnt")
+    assert (source / "f").exists()

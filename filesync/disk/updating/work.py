@@ -121,13 +121,20 @@ class WorkDirectory:
             os.unlink(name, dir_fd=self.fd)
 
     def remove(self) -> None:
-        """Remove it with all that is in it."""
+        """Remove it with all that is in it. Idempotent: what could not be removed stays.
+
+        Raises:
+            StoreError: something cannot be removed; names it.
+        """
+        if self.fd < 0:
+            return
         self.trash.close()
         try:
             remove_tree(self.parent, self._name)
         finally:
             os.close(self.fd)
             os.close(self.parent)
+            self.fd = self.parent = -1
 
 
 class Place:
