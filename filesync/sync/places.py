@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 
 from filesync.disk.handles import DIRECTORY_FLAGS, open_root, shown
 from filesync.errors import PathMissing, StoreError, UsageError
+from filesync.manifest.node import is_name
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 
@@ -346,6 +347,8 @@ def _make(places: Places, path: bytes, *, make: bool) -> bool:
             raise PathMissing(os.fsdecode(path)) from None
     except NotADirectoryError:
         raise StoreError(f"{shown(path)} is not a directory") from None
+    except OSError as exc:
+        raise StoreError(f"{shown(path)} cannot be opened: {exc.strerror}") from exc
     else:
         return False
     directory, name = _split(path)
@@ -366,6 +369,6 @@ def _make(places: Places, path: bytes, *, make: bool) -> bool:
 
 def _split(path: bytes) -> tuple[bytes, bytes]:
     directory, slash, name = path.rstrip(b"/").rpartition(b"/")
-    if name in (b"", b".", b".."):
+    if not is_name(name):
         raise UsageError(f"{shown(path)} does not name a file")
     return (directory or slash), name
