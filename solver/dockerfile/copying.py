@@ -9,13 +9,13 @@ from e2b_dockerfile_utils import PatternMatcher, parse_heredoc
 
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.flags import Flags, parse_flags
-from solver.dockerfile.modes import chmod
+from solver.dockerfile.modes import check_mode
 from solver.dockerfile.state import State
 from solver.dockerfile.syntax import Heredoc, Instruction
+from solver.graph import Vertex
 from worker.wire.ops import Action, Copy, FileOp, MakeFile
 
 _REMOTE: Final = re.compile(r"(https?|git|ssh)://|git@[^/]*:", re.IGNORECASE)
-_FILE_MODE: Final = 0o644
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,21 @@ def apply_copy(state: State, instruction: Instruction) -> None:
     words = _read_words(state, instruction)
     owner, mode = state.expand(flags.text("chown")), state.expand(flags.text("chmod"))
     if mode:
-        chmod(mode, _FILE_MODE)
+        check_mode(mode)
     dest = _destination(state, words.dest)
     if len(words.paths) + len(words.heredocs) > 1 and not dest.endswith("/"):
         message = "several sources need a destination that ends in '/'"
         raise Invalid(f"{instruction.keyword}: {message}, not {words.dest[:200]!r}", words.dest)
-    sources: tuple[int, ...] = ()
+    sources: list[int] = []
     if words.paths:
         origin = flags.text("from")
-        sources = (state.source(origin, asked_by=f"{instruction.keyword} --from="),)
+        sources.append(state.source(origin, asked_by=f"{instruction.keyword} --from="))
+    if words.heredocs:
+        sources.append(_documents(state, words.heredocs))
     scratch = state.vertex is None
+    first_input = 0 if scratch else 1
     model = Copy(
-        input=0 if scratch else 1,
+        input=first_input,
         source="",
         dest=dest,
         owner=owner,
@@ -62,11 +65,12 @@ def apply_copy(state: State, instruction: Instruction) -> None:
         unpack=_unpacks(flags, instruction.keyword),
     )
     actions: list[Action] = [_copy(model, path) for path in words.paths]
-    actions += [_make_file(state, model, heredoc) for heredoc in words.heredocs]
+    last_input = first_input + len(sources) - 1
+    actions += [_copy_document(model, heredoc, last_input) for heredoc in words.heredocs]
     shown = state.around.words.show(instruction.original, state.variables)
     state.add(
         FileOp(tuple(actions), scratch=scratch),
-        sources,
+        tuple(sources),
         instruction=instruction,
         shown=_headed(shown, instruction.keyword),
     )
@@ -179,17 +183,37 @@ def _copy(model: Copy, path: str) -> Copy:
     )
 
 
-def _make_file(state: State, model: Copy, heredoc: Heredoc) -> MakeFile:
-    text = heredoc.content
-    if heredoc.expand:
-        text = state.around.words.expand_text(text, state.variables)
-    path = model.dest
-    if path.endswith("/"):
-        path = posixpath.normpath(path + heredoc.name.lstrip("/"))
-    if path == "/" or heredoc.name.rpartition("/")[2] in (".", ".."):
+def _documents(state: State, heredocs: tuple[Heredoc, ...]) -> int:
+    """Return the vertex of a tree that holds just ``heredocs``.
+
+    They are then copied as any file is, so that the destination means the same for both: it may
+    be a directory or a link to one, and its missing parents have the owner.
+    """
+    files: list[Action] = []
+    for heredoc in heredocs:
+        text = heredoc.content
+        if heredoc.expand:
+            text = state.around.words.expand_text(text, state.variables)
+        files.append(MakeFile(_document_path(heredoc), text.encode()))
+    vertex = Vertex(
+        FileOp(tuple(files), scratch=True),
+        inputs=(),
+        name="[internal] prepare inline document",
+        stage=state.stage.label,
+        constraints=state.constraints,
+    )
+    return state.around.vertices.add(vertex)
+
+
+def _document_path(heredoc: Heredoc) -> str:
+    if heredoc.name.rpartition("/")[2] in ("", ".", ".."):
         raise Invalid(f"{heredoc.name!r} cannot name a file", heredoc.name)
-    mode = chmod(model.mode, _FILE_MODE) if model.mode else _FILE_MODE
-    return MakeFile(path, text.encode(), mode=mode, owner=model.owner)
+    return posixpath.normpath("/" + heredoc.name.lstrip("/"))
+
+
+def _copy_document(model: Copy, heredoc: Heredoc, number: int) -> Copy:
+    source = _document_path(heredoc)
+    return Copy(number, source, model.dest, owner=model.owner, mode=model.mode)
 
 
 def _created_by(keyword: str, model: Copy, words: _Words) -> str:

@@ -4,14 +4,12 @@ import posixpath
 from dataclasses import dataclass
 from typing import Final
 
-from e2b_dockerfile_utils import parse_heredoc
-
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.flags import Flags, parse_flags
 from solver.dockerfile.mounts import MountWords, parse_mount
 from solver.dockerfile.state import State
 from solver.dockerfile.suggestion import did_you_mean
-from solver.dockerfile.syntax import Heredoc, Instruction
+from solver.dockerfile.syntax import Heredoc, Instruction, is_heredoc
 from solver.dockerfile.variables import proxy_pairs
 from worker.wire.ops import (
     BindMount,
@@ -101,17 +99,10 @@ def _command(state: State, instruction: Instruction) -> _Command:
     shell = state.image.shell
     if not instruction.heredocs:
         return _Command((*shell, text))
-    if _is_lone_heredoc(text):
+    if is_heredoc(text):
         return _scripted(shell, instruction.heredocs[0])
     bodies = "".join(f"\n{heredoc.raw}{heredoc.name}" for heredoc in instruction.heredocs)
     return _Command((*shell, text + bodies))
-
-
-def _is_lone_heredoc(text: str) -> bool:
-    try:
-        return parse_heredoc(text) is not None
-    except ValueError:
-        return False
 
 
 def _scripted(shell: tuple[str, ...], heredoc: Heredoc) -> _Command:
@@ -190,7 +181,7 @@ def _sharing(words: MountWords) -> Sharing:
 def _shown(instruction: Instruction) -> str:
     _, space, rest = instruction.original.partition(" ")
     shown = f"{instruction.keyword}{space}{rest}"
-    if instruction.heredocs and _is_lone_heredoc(" ".join(instruction.args)):
+    if instruction.heredocs and is_heredoc(" ".join(instruction.args)):
         lines = instruction.heredocs[0].content.strip().splitlines() or [""]
         more = "..." if len(lines) > 1 else ""
         return f"{shown} ({lines[0]}{more})"

@@ -12,6 +12,7 @@ from e2b_dockerfile_utils import (
     DockerfileSyntaxError,
     chomp_heredoc_content,
     parse_dockerfile_ast,
+    parse_heredoc,
 )
 
 from solver.dockerfile.errors import DockerfileError, Invalid
@@ -194,16 +195,38 @@ def _parse(text: str, source: Source) -> DockerfileAst:
         return parse_dockerfile_ast(text)
     except DockerfileSyntaxError as error:
         _, _, message = str(error).partition(": ")
-        mark = ""
+        at, mark = error.line or 1, ""
         if message.startswith("unknown instruction: "):
+            if line := _trigger_with_heredoc(source.lines[: at - 1]):
+                what = "a here-document after ONBUILD is not supported yet"
+                raise source.error(line, what, "<<") from error
             mark = message.removeprefix("unknown instruction: ")
             message = f"unknown instruction: {mark[:64]}{did_you_mean(mark, KEYWORDS)}"
-        raise source.error(error.line or 1, message, mark) from error
+        raise source.error(at, message, mark) from error
     except RecursionError:
         # The library's JSON reader gives no line; the deepest nesting has the most brackets.
         counts = [line.count("[") for line in source.lines]
         line = counts.index(max(counts)) + 1
         raise source.error(line, "brackets are nested too deeply") from None
+
+
+def _trigger_with_heredoc(lines: tuple[str, ...]) -> int:
+    """Return the line of an ONBUILD with a heredoc in ``lines``, which parse; 0 if there is none.
+
+    The library takes the heredoc's text for instructions, and no line of it is at fault.
+    """
+    for node in parse_dockerfile_ast("\n".join(lines)).instructions:
+        if node.name == "ONBUILD" and any(map(is_heredoc, node.original.split())):
+            return node.start_line
+    return 0
+
+
+def is_heredoc(word: str) -> bool:
+    """Whether ``word`` begins a heredoc."""
+    try:
+        return parse_heredoc(word) is not None
+    except ValueError:
+        return False
 
 
 def _instruction(node: DockerfileInstruction) -> Instruction:

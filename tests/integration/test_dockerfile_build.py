@@ -113,6 +113,38 @@ def test_every_instruction_does_what_docker_does(
     assert not [value for value in config["Env"] if value.startswith("LEVEL=")]
 
 
+HEREDOCS = """\
+FROM base
+RUN mkdir /folder && ln -s folder /link
+COPY <<one /folder
+1
+one
+COPY <<two /link
+2
+two
+COPY --chown=7:8 --chmod=u+x,go= <<three /new/below/
+3
+three
+"""
+
+
+def test_a_heredoc_goes_where_a_file_would(
+    cluster: Cluster, context: Callable[..., Path], base: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    outputs = ("-o", f"type=local,dest={out}", "--place", "stage-0=name=w1")
+    cluster.build(context(HEREDOCS), "--build-context", base, *outputs)
+
+    assert (out / "folder/one").read_text() == "1\n"
+    assert (out / "folder/two").read_text() == "2\n"
+    assert (out / "link").is_symlink()
+    three = (out / "new/below/three").stat()
+    assert (three.st_mode & 0o7777, three.st_uid, three.st_gid) == (0o700, 7, 8)
+    for made in ("new", "new/below"):
+        status = (out / made).stat()
+        assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o755, 7, 8)
+
+
 def test_history_and_layers_of_an_image_agree(
     cluster: Cluster, context: Callable[..., Path], base: str, tmp_path: Path
 ) -> None:

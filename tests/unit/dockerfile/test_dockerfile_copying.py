@@ -71,49 +71,48 @@ def test_copy_reads_a_named_context(build: Build) -> None:
     assert [pick.path for pick in converted.selectors["docs"].picks] == ["/a"]
 
 
-def test_heredoc_is_a_file(build: Build) -> None:
+def documents(converted: Converted) -> FileOp:
+    """Return the op that makes the last step's heredocs."""
+    vertex = converted.graph.vertices[converted.graph.target]
+    op = converted.graph.vertices[vertex.inputs[-1]].op
+    assert isinstance(op, FileOp)
+    assert op.scratch
+    return op
+
+
+def test_heredoc_is_copied_from_a_tree_of_its_own(build: Build) -> None:
     converted = build(
         "FROM scratch\nENV X=1\nCOPY --chmod=755 --chown=me <<EOF /a/run.sh\n"
         "#!/bin/sh\necho \"$X\" '$X' \\$X\nEOF\n"
     )
     data = b"#!/bin/sh\necho \"1\" '1' $X\n"
-    assert last(converted).actions == (MakeFile("/a/run.sh", data, mode=0o755, owner="me"),)
+    assert last(converted).actions == (Copy(0, "/EOF", "/a/run.sh", owner="me", mode="755"),)
+    assert documents(converted).actions == (MakeFile("/EOF", data),)
 
 
 def test_heredocs_go_into_a_directory_under_their_names(build: Build) -> None:
     converted = build(
-        "FROM scratch\nENV X=1\nCOPY file <<'a' <<-b /etc/\n$X\na\n\t\tone\n\tb\n"
+        "FROM scratch\nENV X=1\nCOPY --exclude=a file <<'a' <<-b /etc/\n$X\na\n\t\tone\n\tb\n"
     )
     assert last(converted).actions == (
-        Copy(0, "/file", "/etc/"),
-        MakeFile("/etc/a", b"$X\n"),
-        MakeFile("/etc/b", b"one\n"),
+        Copy(0, "/file", "/etc/", exclude=("a",)),
+        Copy(1, "/a", "/etc/"),
+        Copy(1, "/b", "/etc/"),
     )
+    made = documents(converted).actions
+    assert made == (MakeFile("/a", b"$X\n"), MakeFile("/b", b"one\n"))
+
+
+def test_heredoc_is_made_where_its_stage_runs(build: Build) -> None:
+    text = "FROM scratch AS s\nCOPY <<EOF /a\nEOF\n"
+    converted = build(text, place={"s": (("gpu", "true"),)})
+    assert {v.constraints for v in converted.graph.vertices} == {(("gpu", "true"),)}
 
 
 def test_heredoc_alone_reads_no_context(build: Build) -> None:
     converted = build("FROM scratch\nCOPY <<EOF /a\nEOF\n")
-    assert [v.inputs for v in converted.graph.vertices] == [()]
+    assert [v.inputs for v in converted.graph.vertices] == [(), (0,)]
     assert converted.selectors == {}
-
-
-@pytest.mark.parametrize(
-    ("mode", "expected"),
-    [
-        ("u+x", 0o744),
-        ("+x", 0o755),
-        ("go=", 0o600),
-        ("u=rwX,go=rX", 0o644),
-        ("a+x,u+s", 0o4755),
-        ("g=u", 0o664),
-        ("o-r,+t", 0o1640),
-        ("07777", 0o7777),
-    ],
-)
-def test_mode_of_a_heredoc_is_that_of_chmod(build: Build, mode: str, expected: int) -> None:
-    (action,) = last(build(f"FROM scratch\nCOPY --chmod={mode} <<E /a\nE\n")).actions
-    assert isinstance(action, MakeFile)
-    assert oct(action.mode) == oct(expected)
 
 
 def test_link_is_a_plain_copy_with_a_warning(build: Build) -> None:

@@ -172,6 +172,8 @@ REFUSED = [
     ("ONBUILD ONBUILD RUN a", "ONBUILD ONBUILD is not allowed"),
     ("ONBUILD FROM a", "ONBUILD FROM is not allowed"),
     ("ONBUILD MAINTAINER a", "ONBUILD MAINTAINER is not allowed"),
+    ("ONBUILD RUN <<EOF\necho a\nEOF", "a here-document after ONBUILD is not supported yet"),
+    ("ONBUILD COPY a <<-E /\nRUN b\n\tE", "a here-document after ONBUILD is not supported"),
     ("ONBUILD RUNN a", "unknown instruction after ONBUILD: RUNN (did you mean RUN?)"),
     ("EXPOSE", "EXPOSE needs at least one argument"),
     ("EXPOSE http", "'http' is not a port"),

@@ -119,3 +119,10 @@ def test_mark_of_byte_order_and_windows_line_ends_are_no_trouble(build: Build) -
 def test_empty_continuation_line_is_warned_of(build: Build) -> None:
     (warning,) = build("FROM scratch\nRUN a \\\n\n  b\n").warnings
     assert warning.startswith("Dockerfile:4: Empty continuation line")
+
+
+def test_onbuild_inside_a_heredoc_is_not_blamed_for_an_unknown_instruction(
+    build: Build,
+) -> None:
+    with pytest.raises(DockerfileError, match="unknown instruction: NOPE"):
+        build("FROM scratch\nRUN <<A\nONBUILD RUN <<B\nA\nNOPE\n")

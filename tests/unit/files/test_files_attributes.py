@@ -153,6 +153,9 @@ def test_a_mode_is_for_all_that_is_copied(lay: Lay, copy_both: CopyBoth) -> None
         ("+X", 0o644, True, 0o755),
         ("+X", 0o744, False, 0o755),
         ("u-x+w", 0o500, False, 0o600),
+        ("a+x,u+s", 0o644, False, 0o4755),
+        ("o-r,+t", 0o644, False, 0o1640),
+        ("u=rwX,go=rX", 0o644, False, 0o644),
     ],
 )
 def test_modes_are_those_of_chmod(
