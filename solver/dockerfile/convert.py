@@ -135,6 +135,9 @@ class _Conversion:
         for index in sorted(plans):
             self._build(plans[index])
         target = self._states[self._target.index]
+        if target.vertex is None:
+            # An image has a layer, even if nothing is in it.
+            target.commit("FROM scratch", layer=True)
         if self._options.labels:
             labels = target.image.config.labels or {}
             target.image.config.labels = {**labels, **self._options.labels}
@@ -334,11 +337,13 @@ class _Conversion:
         )
         if isinstance(plan.origin, FromContext | FromImage):
             shown = state.next_name(f"FROM {plan.base}")
-            state.vertex = self._context_tree(plan.origin, state.constraints, stage, shown)
+            state.vertex = self._base_tree(plan.origin, state.constraints, stage, shown)
+            if _is_directory(plan.origin):
+                state.commit(f"FROM {plan.base}", layer=True)
         return state
 
     def _context_image(self, origin: FromContext | FromImage, stage: Stage) -> Image:
-        if isinstance(origin, FromContext) and not origin.is_image:
+        if _is_directory(origin):
             return empty_image(self._options.platform)
         image = read_image(self._image(origin).config, name=origin.name)
         if image.config.working_dir:
@@ -356,7 +361,7 @@ class _Conversion:
             )
         return image
 
-    def _context_tree(
+    def _base_tree(
         self,
         origin: FromContext | FromImage,
         constraints: tuple[tuple[str, str], ...],
@@ -364,8 +369,10 @@ class _Conversion:
         shown: str,
     ) -> int:
         vertices = self._around.vertices
-        if isinstance(origin, FromContext) and not origin.is_image:
-            return vertices.local(origin.name)
+        if _is_directory(origin):
+            return vertices.taken(
+                origin.name, shown=shown, stage=stage.label, constraints=constraints
+            )
         return vertices.image(
             self._image(origin), name=shown, stage=stage.label, constraints=constraints
         )
@@ -373,15 +380,22 @@ class _Conversion:
     def _tree(self, name: str, stage: Stage, *, asked_by: str) -> int:
         """Return the vertex behind a ``from`` of ``stage``."""
         origin = self._find(name, stage, asked_by=asked_by)
+        vertices = self._around.vertices
         match origin:
             case FromStage(index):
                 vertex = self._states[index].vertex
-                return self._around.vertices.empty() if vertex is None else vertex
+                return vertices.empty() if vertex is None else vertices.readable(vertex)
+            case FromContext(context, is_image=False):
+                return vertices.local(context)
             case FromContext() | FromImage():
                 constraints = self._places.get(stage.index, ())
-                return self._context_tree(origin, constraints, stage, f"FROM {name}")
+                return self._base_tree(origin, constraints, stage, f"FROM {name}")
             case FromScratch():
-                return self._around.vertices.empty()
+                return vertices.empty()
+
+
+def _is_directory(origin: Origin) -> bool:
+    return isinstance(origin, FromContext) and not origin.is_image
 
 
 def _count_steps(plan: _Plan) -> int:

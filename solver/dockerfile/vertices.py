@@ -11,7 +11,7 @@ from filesync.select import Pick, Selector
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.options import MAIN_CONTEXT, BaseImage
 from solver.graph import MAX_VERTICES, Graph, Vertex, reachable
-from worker.wire.ops import FileOp, ImageOp, LocalOp, MakeDirectory, Op, selector_of
+from worker.wire.ops import Copy, FileOp, ImageOp, LocalOp, MakeDirectory, Op, selector_of
 
 _UNSCANNED: Final = Digest(bytes(DIGEST_BYTES))
 _MAX_PICKS: Final = 10_000
@@ -25,6 +25,7 @@ class Vertices:
         self._vertices: list[Vertex] = []
         self._locals: dict[str, int] = {}
         self._images: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+        self._taken: dict[int, int] = {}
         self._empty: int | None = None
 
     def add(self, vertex: Vertex) -> int:
@@ -49,6 +50,25 @@ class Vertices:
             op = LocalOp(name, content=_UNSCANNED, tree=_UNSCANNED)
             self._locals[name] = self.add(Vertex(op, name=f"[internal] {shown}"))
         return self._locals[name]
+
+    def taken(
+        self,
+        name: str,
+        *,
+        shown: str,
+        stage: str,
+        constraints: tuple[tuple[str, str], ...],
+    ) -> int:
+        """Return a vertex of all of the context ``name``, which ops can change."""
+        source = self.local(name)
+        op = FileOp((Copy(0, "/", "/"),), scratch=True)
+        vertex = self.add(Vertex(op, (source,), shown, stage, constraints))
+        self._taken[vertex] = source
+        return vertex
+
+    def readable(self, position: int) -> int:
+        """Return the vertex to read parts of a tree from: of a context, the context itself."""
+        return self._taken.get(position, position)
 
     def image(
         self,

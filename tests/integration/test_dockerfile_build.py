@@ -145,12 +145,41 @@ def test_a_heredoc_goes_where_a_file_would(
         assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o755, 7, 8)
 
 
-def test_history_and_layers_of_an_image_agree(
+def test_a_directory_is_built_upon(
     cluster: Cluster, context: Callable[..., Path], base: str, tmp_path: Path
 ) -> None:
-    root = context("FROM base\nENV A=b\nRUN echo x > /x\nCMD true\nCOPY Dockerfile /d\n")
+    text = "FROM docs AS d\nCOPY here /usr/\nFROM base\nCOPY --from=d /usr/ /got/\n"
+    root = context(text, here="1\n")
+    docs = tmp_path / "docs"
+    (docs / "usr").mkdir(parents=True)
+    (docs / "usr/page").write_text("page\n")
+    out = tmp_path / "out"
+    places = ("--place", "d=name=w1", "--place", "stage-1=name=w2")
+    contexts = ("--build-context", base, "--build-context", f"docs={docs}")
+    cluster.build(root, *contexts, *places, "-o", f"type=local,dest={out}")
+    assert sorted(os.listdir(out / "got")) == ["here", "page"]
+
+    plain = tmp_path / "plain"
+    cluster.build(root, *contexts, "--target", "d", "-o", f"type=local,dest={plain}")
+    assert (plain / "usr/page").read_text() == "page\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM base\nENV A=b\nRUN echo x > /x\nCMD true\nCOPY Dockerfile /d\n",
+        "FROM scratch\nENV A=b\n",
+        "FROM docs\nENV A=b\n",
+        "FROM docs\nENV A=b\nCOPY Dockerfile /d\n",
+    ],
+)
+def test_history_and_layers_of_an_image_agree(
+    cluster: Cluster, context: Callable[..., Path], base: str, tmp_path: Path, text: str
+) -> None:
+    root = context(text)
     layout = tmp_path / "layout"
-    arguments = ("--build-context", base, "-o", f"type=oci,tar=false,dest={layout}")
+    contexts = ("--build-context", base, "--build-context", f"docs={root}")
+    arguments = (*contexts, "-o", f"type=oci,tar=false,dest={layout}")
     metadata = cluster.build(root, *arguments).metadata
     config = image_config(layout, metadata["containerimage.config.digest"])
     layers = [entry for entry in config["history"] if not entry.get("empty_layer")]

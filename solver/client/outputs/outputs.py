@@ -106,6 +106,9 @@ def parse_output(text: str) -> Output:
     Raises:
         UsageError: it cannot be understood, or is of a kind that is not there yet.
     """
+    if not text:
+        # Path("") is the current directory, which nobody means to fill with an unset variable.
+        raise UsageError("-o: it is empty; say a directory, or type=TYPE,dest=PATH")
     if text == STDOUT:
         return Output(OutputType.TAR, STDOUT)
     if "=" not in text:

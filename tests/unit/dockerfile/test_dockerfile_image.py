@@ -100,7 +100,7 @@ def test_labels_of_the_user_are_above_those_of_the_dockerfile(build: Build) -> N
     converted = build(text, labels={"b": "3", "c": ""})
     assert config(converted)["Labels"] == {"a": "1", "b": "3", "c": ""}
     assert config(build("FROM scratch", labels={"a": "1"}))["Labels"] == {"a": "1"}
-    assert created_by(converted) == ["LABEL a=1 b=2"]
+    assert created_by(converted) == ["LABEL a=1 b=2", "FROM scratch"]
 
 
 def test_source_date_epoch_needs_no_arg(build: Build) -> None:

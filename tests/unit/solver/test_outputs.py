@@ -66,6 +66,11 @@ def test_output_that_cannot_be_is_one_sentence(text: str, sentence: str) -> None
     assert str(refused.value).startswith(f"-o {text}: ")
 
 
+def test_output_of_an_unset_variable_does_not_fill_the_current_directory() -> None:
+    with pytest.raises(UsageError, match="it is empty"):
+        parse_output("")
+
+
 def test_destinations_that_cannot_work_are_refused_before_the_build(tmp_path: Path) -> None:
     good = Output(TAR, str(tmp_path / "a"))
     check_outputs([good, Output(OCI, str(tmp_path / "b")), Output(TAR, "-")])
