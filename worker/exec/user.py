@@ -4,8 +4,9 @@ Two rules live here and they differ on purpose:
 
 * USER (`resolve_user`), what a command runs as: a user without a group has the group that
   ``/etc/passwd`` gives it (0 if it is a number without an entry) and its supplementary groups.
-* chown (`resolve_owner`), what copied files belong to: a user without a group has the group
-  of the *same number* as the user.
+* chown (`resolve_owner`), what copied files belong to: a user by name has the group that
+  ``/etc/passwd`` gives it, one by number the group of the *same number*, as in BuildKit. Docker's
+  manual says the same number for both.
 
 All but `read_accounts` is pure and takes the files' bytes.
 """
@@ -100,9 +101,11 @@ def resolve_owner(text: str, passwd: bytes, group: bytes) -> tuple[int, int]:
     wanted, _, wanted_group = text.partition(":")
     if not wanted:
         raise UserUnknown(f"{text!r} names no user")
-    number = _number(wanted)
-    uid = _find_account(wanted, parse_passwd(passwd)).uid if number is None else number
-    return uid, _find_gid(wanted_group, parse_group(group)) if wanted_group else uid
+    uid = gid = _number(wanted)
+    if uid is None or gid is None:
+        account = _find_account(wanted, parse_passwd(passwd))
+        uid, gid = account.uid, account.gid
+    return uid, _find_gid(wanted_group, parse_group(group)) if wanted_group else gid
 
 
 def read_accounts(root_fd: int) -> tuple[bytes, bytes]:

@@ -63,14 +63,14 @@ def test_user_that_the_files_do_not_name_is_refused(text: str) -> None:
     [
         ("0", (0, 0)),
         ("1000", (1000, 1000)),
-        ("ann", (1000, 1000)),
-        ("ann:", (1000, 1000)),
+        ("ann", (1000, 50)),
+        ("ann:", (1000, 50)),
         ("ann:staff", (1000, 50)),
         ("7:8", (7, 8)),
         ("7:disk", (7, 6)),
     ],
 )
-def test_owner_without_a_group_has_the_group_of_the_same_number(
+def test_owner_has_its_accounts_group_by_name_and_the_same_number_by_number(
     text: str, owner: tuple[int, int]
 ) -> None:
     assert resolve_owner(text, PASSWD, GROUP) == owner
