@@ -168,6 +168,8 @@ class Fetch:
                 self._asks.appendleft(ask)
         for unit in reversed(units):
             self._unwritten_bytes -= unit.size
+            if isinstance(unit, Piece) and unit.work.only in self._gone:
+                unit.work.only = None  # it ended before its last frame proved unreadable
             self._units.appendleft(unit)
 
     def forget(self, session: int) -> None:

@@ -452,3 +452,19 @@ def test_a_file_whose_givers_are_all_gone_may_come_from_anyone() -> None:
     fetch.forget(2)
     fetch.corrupt(piece.work)
     assert fetch.take_unit(5) is not None
+
+
+def test_what_proves_unreadable_after_its_only_giver_is_gone_may_come_from_anyone() -> None:
+    fetch = fed(wanted(bytes(SMALL_BYTES + 1)))
+    piece = fetch.take_unit(1)
+    assert isinstance(piece, Piece)
+    piece.work.givers.update({1, 2})
+    fetch.stored(piece)
+    fetch.corrupt(piece.work)
+    again = fetch.take_unit(1)
+    assert isinstance(again, Piece)
+    assert again.work.only == 1
+    # All of it has come and is still being made plain; the session ends before that fails.
+    fetch.forget(1)
+    fetch.give_back([again], [])
+    assert fetch.take_unit(2) == again
