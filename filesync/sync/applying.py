@@ -1,18 +1,20 @@
 """One part of a sync, from what is planned to what is done; the same on all sides."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from filesync.disk.handles import shown
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.update import LocalTree, TreeUpdate
-from filesync.manifest import Manifest, Nodes, empty_manifest
+from filesync.errors import Unreadable
+from filesync.manifest import Manifest, Nodes, Subdirectory, empty_manifest
 from filesync.sync.filter import Filter
 from filesync.sync.options import Options
 from filesync.sync.part import Part, Removal
 from filesync.sync.places import Target
 from filesync.sync.plan import Plan, make_plan
-from filesync.sync.scanning import Owner, scan_place
+from filesync.sync.scanning import Found, Owner, scan_place
 from filesync.sync.unseen import Unseen
 
 
@@ -54,15 +56,64 @@ class Arrival(ArrivingUpdate):
         super().__init__(root, nodes, atomic=True, preserve_owner=only_owner() is None)
 
 
-def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Options) -> Manifest:
+def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Options) -> Found:
     """Return what is where a part goes to on this machine; nothing where a dry run would make it.
 
-    Blocks. See ``scan_place`` for errors.
+    Blocks. What cannot be read there need not be: see ``check_shut``. See ``scan_place`` for errors.
     """
     if target is None:
-        return empty_manifest(nodes)
-    filter = unseen_filter(part, options)
-    return scan_place(target.place, nodes, filter=filter, caches=options.used_caches).manifest
+        return Found(empty_manifest(nodes), {}, {})
+    return scan_place(
+        target.place,
+        nodes,
+        filter=unseen_filter(part, options),
+        caches=options.used_caches,
+        skip_unreadable=True,
+        keep_unreadable=True,
+    )
+
+
+def check_shut(
+    shut: Mapping[bytes, int],
+    dest: bytes,
+    part: Part,
+    given: Manifest,
+    removal: Removal | None,
+) -> None:
+    """Check that nothing is to be done with directories that a target's scan could not read.
+
+    Args:
+        shut: their paths, and why (errno).
+        dest: the target's path, for people.
+        part: what goes there.
+        given: its tree.
+        removal: what is to be removed; of what is in those nothing can be told.
+
+    Raises:
+        Unreadable: something is.
+    """
+    for path, why in shut.items():
+        is_left_alone = removal is None or _is_spared(path, given, removal)
+        if given.find(path) is not None or not is_left_alone:
+            there = dest.rstrip(b"/") + b"/" + part.prefix + path
+            raise Unreadable(
+                f"{shown(there)}, at the destination, cannot be read: {os.strerror(why)}; "
+                "make it readable, or exclude it",
+                path,
+                why,
+            )
+
+
+def _is_spared(path: bytes, given: Manifest, removal: Removal) -> bool:
+    """Say whether the directory ``path``, which is not given, is left alone."""
+    names = path.split(b"/")
+    above = b"/".join(names[:-1])
+    if names[0] in removal.spared:
+        return True
+    if above and not isinstance(given.find(above), Subdirectory):
+        return False  # what it is in is to go
+    tops = (b"/".join(names[:count]) for count in range(1, len(names) + 1))
+    return any(removal.filter.excludes(top, is_directory=True) for top in tops)
 
 
 def unseen_filter(part: Part, options: Options) -> Filter:

@@ -9,7 +9,14 @@ from filesync.disk.handles import shown
 from filesync.disk.updating.update import LocalTree, UpdateStats
 from filesync.errors import SourceChanged
 from filesync.manifest import File, Manifest, MemoryNodes
-from filesync.sync.applying import Update, only_owner, plan_target, scan_target, unseen_filter
+from filesync.sync.applying import (
+    Update,
+    check_shut,
+    only_owner,
+    plan_target,
+    scan_target,
+    unseen_filter,
+)
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
@@ -124,8 +131,9 @@ class _Sync:
         with ExitStack() as stack:
             if target is not None:
                 stack.callback(target.place.close)
-            basis = scan_target(target, part, self._nodes, options)
+            basis, _, shut = scan_target(target, part, self._nodes, options)
             removal = self._removal(at)
+            check_shut(shut, self._dest, part, given, removal)
             plan = plan_target(
                 target,
                 part,

@@ -96,10 +96,15 @@ def local_path(text: str) -> bytes:
     """Return the local path that a user wrote.
 
     Raises:
-        UsageError: it is empty.
+        UsageError: it is empty; or it is what rsync has for a path on another machine.
     """
     if not text:
         raise UsageError("an empty path names nothing; write '.' for the current directory")
+    if ":" in text.partition("/")[0] and not os.path.lexists(text):
+        raise UsageError(
+            f"{text}: no remote shell is used; write tcp://host:port/path, as a `filesync serve` "
+            f"there prints it, or ./{text} for a name on this machine"
+        )
     return os.fsencode(text)
 
 
@@ -170,6 +175,7 @@ def find_sources(
 
     Raises:
         PathMissing: something is not there.
+        StoreError: something cannot be reached, or is no directory though a slash follows.
         UsageError: something may not be named, or more than ``most`` directories are.
     """
     found: list[Source] = []
@@ -246,18 +252,27 @@ def _find(places: Places, path: bytes) -> Place:
         return Place(places.open(path), places.path_of(path), names=None, label=path)
     except OSError as exc:
         if path.endswith(b"/"):
-            raise PathMissing(os.fsdecode(path)) from exc
+            raise _not_found(path, exc) from exc
     directory, name = _split(path)
     try:
         fd = places.open(directory)
     except OSError as exc:
-        raise PathMissing(os.fsdecode(path)) from exc
+        raise _not_found(path, exc) from exc
     try:
         os.stat(name, dir_fd=fd, follow_symlinks=False)
     except OSError as exc:
         os.close(fd)
-        raise PathMissing(os.fsdecode(path)) from exc
+        raise _not_found(path, exc) from exc
     return Place(fd, places.path_of(directory), names=frozenset((name,)), label=path)
+
+
+def _not_found(path: bytes, exc: OSError) -> PathMissing | StoreError:
+    """Return what says why ``path`` could not be opened: that it is not there, or else."""
+    if isinstance(exc, NotADirectoryError) and path.endswith(b"/"):
+        return StoreError(f"{shown(path)} is not a directory; name it without the last slash")
+    if isinstance(exc, FileNotFoundError | NotADirectoryError):
+        return PathMissing(os.fsdecode(path))
+    return StoreError(f"{shown(path)} cannot be read: {exc.strerror}")
 
 
 class Target(NamedTuple):
@@ -325,7 +340,7 @@ def _find_target(
     try:
         fd = places.open(directory)
     except OSError as exc:
-        raise PathMissing(os.fsdecode(directory)) from exc
+        raise _not_found(directory, exc) from exc
     if rename is not None:
         names = frozenset((rename,))
     place = Place(fd, places.path_of(directory), names=names, label=path)
@@ -355,7 +370,7 @@ def _make(places: Places, path: bytes, *, make: bool) -> bool:
     try:
         parent = places.open(directory)
     except OSError as exc:
-        raise PathMissing(os.fsdecode(directory)) from exc
+        raise _not_found(directory, exc) from exc
     try:
         os.mkdir(name, dir_fd=parent)
     except FileExistsError:

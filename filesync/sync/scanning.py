@@ -54,6 +54,7 @@ def scan_place(
     caches: Path | None,
     watcher: Watcher | None = None,
     skip_unreadable: bool = False,
+    keep_unreadable: bool = False,
 ) -> Found:
     """Return what ``place`` names; its nodes go to ``nodes``. Blocks.
 
@@ -64,6 +65,7 @@ def scan_place(
         caches: where the stat caches are; None reads every file.
         watcher: is told what has been done (see ``scan``).
         skip_unreadable: leave out what cannot be read.
+        keep_unreadable: not files, though (see ``scan``).
 
     Raises:
         Unreadable: something cannot be read.
@@ -81,6 +83,7 @@ def scan_place(
             leave_out=leave_out,
             watcher=watcher,
             skip_unreadable=skip_unreadable,
+            keep_unreadable=keep_unreadable,
         )
     return Found(Manifest(found.tree, nodes), found.skipped, found.unreadable)
 

@@ -186,6 +186,23 @@ def test_a_source_that_is_not_there_is_a_sentence(bench: Bench) -> None:
     assert "'nowhere' is not there" in bench.fails("sync", "nowhere", "dst")
 
 
+def test_a_file_with_a_slash_after_it_is_said_to_be_no_directory(bench: Bench) -> None:
+    make(bench.root / "file", b"1")
+    assert "'file/' is not a directory" in bench.fails("sync", "file/", "dst")
+
+
+def test_a_path_as_rsync_has_it_for_another_machine_makes_no_directory_here(
+    bench: Bench,
+) -> None:
+    make(bench.root / "src/file", b"1")
+    for words in (("src/", "host:dst/"), ("user@host:src/", "dst")):
+        assert "tcp://host:port/path" in bench.fails("sync", *words)
+    assert not (bench.root / "host:dst").exists()
+    bench.run("sync", "src/", "./host:dst")
+    bench.run("sync", "-n", "host:dst/", "src")
+    assert (bench.root / "host:dst/file").read_bytes() == b"1"
+
+
 @pytest.mark.needs("rsync")
 def test_changes_are_itemized_as_rsync_does(bench: Bench) -> None:
     fill(bench.root / "src")

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from filesync.digest import Digest
+from filesync.digest import EMPTY, Digest
 from filesync.disk.scanning.listing import (
     DEVICE,
     INODE,
@@ -50,6 +50,10 @@ files in 1.2 times the time of one and 1.6 times its CPU time.
 """
 
 
+_UNKNOWN: Final = Digest(os.urandom(32))
+"""Stands for a content that cannot be read: no content has it, and no two runs share it."""
+
+
 class Listing:
     """One directory while it is read.
 
@@ -59,6 +63,7 @@ class Listing:
         stamps: of all else, in the order of the directory.
         seen: what is known of files in it.
         entries: of all but subdirectories, as far as it is read.
+        unknown: names among them whose contents could not be read.
         is_whole: nothing was skipped.
     """
 
@@ -78,6 +83,7 @@ class Listing:
         self.stamps: dict[bytes, Stamp] = {}
         self.seen: Mapping[bytes, SeenFile] = {}
         self.entries: list[Entry] = []
+        self.unknown: set[bytes] = set()
         self.large: list[tuple[bytes, Future[Content]]] = []
         self.is_whole = True
 
@@ -108,11 +114,13 @@ class Reader:
         keep: Keep | None = None,
         beside: Callable[[Digest, int], Beside | None] | None = None,
         skip_unreadable: bool = False,
+        keep_unreadable: bool = False,
     ) -> None:
         """Read large files on ``pool``, and those in ``hints`` (size, digest) not at all.
 
         ``keep`` is given what small files hold; ``beside`` is asked, by what was noted of it
-        and by its size, who is shown a large file that has changed. What cannot be read is left out, or an error.
+        and by its size, who is shown a large file that has changed. What cannot be
+        read is left out, or an error; with ``keep_unreadable`` files are there all the same.
         """
         self._pool = pool
         self._keep = keep
@@ -120,6 +128,7 @@ class Reader:
         self._hints = hints
         self._linked: dict[tuple[int, int], _Linked] = {}
         self._skip_unreadable = skip_unreadable
+        self._keep_unreadable = keep_unreadable
         self.skipped: Counter[str] = Counter()
         self.unreadable: dict[bytes, int] = {}
         self.bytes_read = 0
@@ -262,9 +271,16 @@ class Reader:
                 self._skip(listing, name, exc)
 
     def _skip(self, listing: Listing, name: bytes, error: Unreadable) -> None:
+        listing.is_whole = False
+        if self._keep_unreadable:
+            stamp = listing.stamps[name]
+            digest = _UNKNOWN if stamp[SIZE] else EMPTY
+            # Of no hard-link group: what is done to its other names does not concern it.
+            listing.entries.append(_file(name, stamp, digest, ()))
+            listing.unknown.add(name)
+            return
         self.note_unreadable(error)
         del listing.stamps[name]
-        listing.is_whole = False
 
     def note_unreadable(self, error: Unreadable) -> None:
         """Take note of what is to be left out.

@@ -106,6 +106,7 @@ def scan(
     hints: Mapping[bytes, tuple[int, Digest]] | None = None,
     watcher: Watcher | None = None,
     skip_unreadable: bool = False,
+    keep_unreadable: bool = False,
 ) -> Scanned:
     """Put the manifest of the directory ``root`` into ``nodes``. Blocks.
 
@@ -117,7 +118,8 @@ def scan(
 
     Names that vanish meanwhile are left out; a file that changes while it is read is read
     again. Sockets are skipped, and with ``skip_unreadable`` files and directories that cannot
-    be read, though not the root.
+    be read, though not the root. With ``keep_unreadable`` such files are in the tree, with a
+    digest that no content has: what is to be written there can replace them.
 
     Raises:
         SourceChanged: a file changed at every try.
@@ -131,6 +133,7 @@ def scan(
             keep=watcher.content_read if watcher else None,
             beside=watcher.beside if watcher else None,
             skip_unreadable=skip_unreadable,
+            keep_unreadable=keep_unreadable,
         )
         scanning = _Scan(
             handles,
@@ -265,7 +268,7 @@ class _Scan:
         """Return what notes ``listing`` for the next scan, when its directory is made."""
         stamps = listing.stamps
         maybe = recent(stamps, self._started_ns)
-        racy = {name for name in maybe if self._is_racy(stamps[name])}
+        racy = {name for name in maybe if self._is_racy(stamps[name])} | listing.unknown
         numbers: list[int] = []
         listing.entries.sort(key=attrgetter("name"))
         for entry in listing.entries:

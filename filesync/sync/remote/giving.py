@@ -6,7 +6,7 @@ when it is needed.
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -155,14 +155,14 @@ class Giving:
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
         self._owner = prepared.owner
         try:
-            await self._fill(peer, at, prepared)
+            await self._fill(peer, path, at, prepared)
         except FilesyncError:
             # Nobody else may give to it while this side holds it: the next attempt neither.
             with suppress(FilesyncError):
                 await ask(peer.channel, wire.Drop(prepared.token), wire.Done)
             raise
 
-    async def _fill(self, peer: Peer, at: int, prepared: wire.Prepared) -> None:
+    async def _fill(self, peer: Peer, path: bytes, at: int, prepared: wire.Prepared) -> None:
         options, scan = self._options, self._scan(at)
         is_alone = len(self._parts) == 1 or not options.delete  # see ``_deletes``
         is_whole = self._parts[at].names is None and not shadowing(self._parts, at)
@@ -173,6 +173,8 @@ class Giving:
         there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
         self._note_source(at, await scan.task)
         top = await self._unshadowed(at)
+        if there.unreadable:
+            await self._check_shut(at, there.unreadable, path, top)
         is_done = there.tree == top.tree and prepared.rename is None and not prepared.is_new
         if not is_done and (options.on_changes is not None or options.dry_run):
             await self._note_plan(peer, at, prepared, there.tree, top)
@@ -180,6 +182,16 @@ class Giving:
             await ask(peer.channel, wire.Drop(prepared.token), wire.Done)
         else:
             await self._send(peer, at, prepared.token, top)
+
+    async def _check_shut(
+        self, at: int, shut: Mapping[bytes, int], path: bytes, top: Manifest
+    ) -> None:
+        from filesync.sync.applying import check_shut
+
+        removal = None
+        if await self._deletes():
+            removal = removal_of(self._parts, at, await self._tops(), self._options.rules)
+        await in_thread(check_shut, shut, path, self._parts[at], top, removal)
 
     async def _note_plan(
         self, peer: Peer, at: int, prepared: wire.Prepared, tree: Digest, top: Manifest

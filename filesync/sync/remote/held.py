@@ -1,6 +1,7 @@
 """What one connection to a server of trees has found, or prepared, and not dropped."""
 
 import enum
+from collections.abc import Mapping
 from pathlib import Path
 
 from filesync.errors import UnexpectedMessage
@@ -35,6 +36,7 @@ class Held:
         rename: what the one name that is given is called there.
         is_used: somebody uses the place.
         manifest: what was scanned; until then, nothing.
+        shut: directories that it lacks as they could not be read, and why (errno).
         offer: under which what was scanned is on offer.
         nodes: the manifest's, and those that come for it.
     """
@@ -57,6 +59,7 @@ class Held:
         self.rename = rename
         self.nodes = MemoryNodes()
         self.manifest = empty_manifest(self.nodes)
+        self.shut: Mapping[bytes, int] = {}
         self.offer: Offer | None = None
         self.stage = Stage.NEW
         self.filter = filter
@@ -93,7 +96,8 @@ class Held:
             self.nodes,
             filter=self.filter,
             caches=self._caches,
-            skip_unreadable=self.is_offered,
+            skip_unreadable=True,
+            keep_unreadable=not self.is_offered,
         ).owned(owner, self.nodes)
 
     def scanned(self) -> Manifest:

@@ -19,7 +19,7 @@ from filesync.errors import (
     UsageError,
 )
 from filesync.manifest import Manifest, canonical_links, is_name
-from filesync.sync.applying import Arrival, Update, only_owner, plan_target
+from filesync.sync.applying import Arrival, Update, check_shut, only_owner, plan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
@@ -207,7 +207,7 @@ class TreeServer:
         held.use(Stage.NEW)
         try:
             found = await in_thread(held.scan, owner)
-            held.manifest = found.manifest
+            held.manifest, held.shut = found.manifest, found.unreadable
             if held.is_offered and held.place is not None and held.stage is not Stage.CLOSED:
                 held.offer = self.plane.offer(held.manifest, held.place.root, token)
         finally:
@@ -276,12 +276,14 @@ class TreeServer:
                 await fetch_nodes(channel, other.token, other.tree, held.nodes)
                 others.append(Manifest(other.tree, held.nodes))
             removal = Removal(filter, others, frozenset(request.spared))
+        given = Manifest(request.tree, held.nodes)
+        check_shut(held.shut, place.label, held.part, given, removal)
         return await in_thread(
             plan_target,
             Target(place, held.rename),
             held.part,
             held.manifest,
-            Manifest(request.tree, held.nodes),
+            given,
             held.nodes,
             removal=removal,
             unseen=held.filter,

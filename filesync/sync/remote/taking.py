@@ -8,6 +8,7 @@ from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.applying import (
     Update,
+    check_shut,
     only_owner,
     plan_target,
     scan_target,
@@ -104,7 +105,7 @@ class _Taking:
             try:
                 scanned = await self._scan(at)
             finally:
-                basis = await scanning
+                basis, _, shut = await scanning
             # After the scan: nodes that this side has do not travel.
             await fetch_nodes(
                 self._peer.channel, token, scanned.tree, self._nodes, basis=basis.tree
@@ -116,6 +117,7 @@ class _Taking:
             )
             given = await self._unshadowed(at, top)
             removal = await self._removal(at)
+            check_shut(shut, self._dest, part, given, removal)
             plan = await in_thread(
                 plan_target,
                 target,

@@ -17,6 +17,9 @@ _TCP: Final = re.compile(
 )
 
 
+_MAX_PORT: Final = 65_535
+
+
 class Address(NamedTuple):
     """Where to dial, as ZeroMQ is told, and the key that has to be there."""
 
@@ -30,9 +33,12 @@ def parse_address(address: str) -> Address:
     Raises:
         UsageError: it is neither ``tcp://[KEY@]host:port`` nor ``ipc://…`` nor ``inproc://…``.
     """
+    # ZeroMQ takes a larger port for what is left of it in 16 bits: another one.
     if address.startswith(("ipc://", "inproc://")):
         return Address(address, None)
     if match := _TCP.fullmatch(address):
+        if match["port"] != "*" and int(match["port"]) > _MAX_PORT:
+            raise UsageError(f"{address}: a port is at most {_MAX_PORT}")
         key = match["key"]
         return Address(f"tcp://{match['where']}", bytes.fromhex(key) if key else None)
     raise UsageError(

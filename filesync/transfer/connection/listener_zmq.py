@@ -98,7 +98,9 @@ class Listener:
             self._socket.bind(address)
         except zmq.ZMQError as exc:
             self._socket.close()
-            raise UsageError(f"cannot listen on {address}: {exc.strerror}") from exc
+            # Its own ``strerror`` has the address once more.
+            why = zmq.strerror(exc.errno or 0)
+            raise UsageError(f"cannot listen on {address}: {why}") from exc
         self.address = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
     async def run(self) -> None:

@@ -221,3 +221,95 @@ def test_nothing_of_any_source_is_deleted_while_one_cannot_be_read(
     assert ("50 more cannot be read" in err) == is_cut
     assert sorted(os.listdir(stage.dst / "b")) == ["gone", "stays"]
     assert os.listdir(stage.dst / "a") == ["secret"]
+
+
+@every_tool
+def test_a_file_that_may_not_be_read_is_replaced_or_deleted_and_no_loss(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for name, size in (("small", 3), ("large", 3 << 20), ("empty", 0), ("d/linked", 4)):
+        make(stage.src / name, bytes(size))
+        make(stage.dst / name, b"another" * size, mode=0o600)  # the superuser's
+    os.link(stage.dst / "d/linked", stage.dst / "d/gone too")
+    make(stage.dst / "gone", b"1", mode=0o600)
+    for directory in (stage.dst, stage.dst / "d"):
+        os.chown(directory, NOBODY, NOBODY)
+    make(stage.dst / "own", b"2", mode=0o000)
+    os.chown(stage.dst / "own", NOBODY, NOBODY)
+    make(stage.src / "own", b"3")
+    for _ in range(2):
+        ordinary.must_sync(stage.src, stage.dst)
+        wanted = {path: one._replace(owner=(0, 0)) for path, one in look(stage.src).items()}
+        found = {path: one._replace(owner=(0, 0)) for path, one in look(stage.dst).items()}
+        assert found == wanted
+
+
+@every_tool
+def test_a_directory_that_may_not_be_read_and_is_left_out_is_left_alone(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "d/file", b"1")
+    for name in ("shut/in", "d/shut/in"):
+        make(stage.dst / name, b"2")
+        (stage.dst / name).parent.chmod(0o700)
+    for directory in (stage.dst, stage.dst / "d"):
+        os.chown(directory, NOBODY, NOBODY)
+    done = ordinary.sync(stage.src, stage.dst, excludes=["shut"])
+    assert done.code == 0, done
+    assert (stage.dst / "d/file").read_bytes() == b"1"
+    assert (stage.dst / "shut/in").read_bytes() == b"2"
+    assert (stage.dst / "d/shut/in").read_bytes() == b"2"
+
+
+@every_tool
+def test_a_directory_that_may_not_be_read_is_named_where_something_is_to_be_done_with_it(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "d/file", b"1")
+    make(stage.dst / "d/in", b"2")
+    (stage.dst / "d").chmod(0o700)
+    os.chown(stage.dst, NOBODY, NOBODY)
+    for _ in range(2):
+        done = ordinary.sync(stage.src, stage.dst)
+        assert done.code in (1, 23)
+        assert re.search(r"dst/d\b.*ermission denied", done.err)
+        assert (stage.dst / "d/in").read_bytes() == b"2"
+        (stage.src / "d/file").unlink(missing_ok=True)  # from now on it is only to be deleted
+        if (stage.src / "d").exists():
+            (stage.src / "d").rmdir()
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_a_directory_that_may_not_be_read_and_is_not_given_is_left_alone(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "file", b"1")
+    make(stage.dst / "shut/in", b"2")
+    (stage.dst / "shut").chmod(0o700)
+    os.chown(stage.dst, NOBODY, NOBODY)
+    source, dest = f"{stage.src}/", f"{stage.dst}"
+    match tool.name:
+        case "filesync-to-server":
+            dest = f"{ordinary.servers.filesync()}/dst"
+        case "filesync-from-server":
+            source = f"{ordinary.servers.filesync()}/src/"
+        case _:
+            pass
+    running = filesync_process(
+        ["sync", source, dest], user=NOBODY, cache=ordinary.servers.cache
+    )
+    _, err = running.communicate(timeout=TIMEOUT_S)
+    assert (running.returncode, err) == (0, "")
+    assert (stage.dst / "file").read_bytes() == b"1"
+    assert (stage.dst / "shut/in").read_bytes() == b"2"
+
+
+@every_tool
+def test_a_source_in_a_directory_that_may_not_be_entered_is_not_said_to_be_missing(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "shut/in/file", b"1")
+    (stage.src / "shut").chmod(0o700)
+    done = ordinary.sync(stage.src / "shut/in", stage.dst)
+    assert done.code not in (0, 2)
+    assert "ermission denied" in done.err

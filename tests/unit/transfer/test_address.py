@@ -44,6 +44,13 @@ def test_what_is_no_address_is_refused_with_an_example(address: str) -> None:
         check_address(address)
 
 
+@pytest.mark.parametrize("port", ["65536", "99999"])
+def test_a_port_that_there_is_not_is_refused_and_not_taken_for_another(port: str) -> None:
+    with pytest.raises(UsageError, match="65535"):
+        check_address(f"tcp://127.0.0.1:{port}")
+    assert check_address("tcp://127.0.0.1:65535")
+
+
 KEY = bytes(range(32))
 WITH_KEY = f"tcp://{KEY.hex()}@192.0.2.7:7701"
 
