@@ -9,6 +9,7 @@ from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.update import LocalTree, TreeUpdate
 from filesync.errors import Unreadable
 from filesync.manifest import Manifest, Nodes, Subdirectory, empty_manifest
+from filesync.manifest.owner import owned_by
 from filesync.sync.filter import Filter
 from filesync.sync.options import Options
 from filesync.sync.part import Part, Removal
@@ -56,10 +57,21 @@ class Arrival(ArrivingUpdate):
         super().__init__(root, nodes, atomic=True, preserve_owner=only_owner() is None)
 
 
+def as_owned(basis: Manifest, top: Manifest, owner: Owner | None, nodes: Nodes) -> Manifest:
+    """Return ``basis`` as if all of it belonged to ``owner``, if there is one, as ``top`` does.
+
+    What stands in a setgid directory has another group, which its writer will not change.
+    """
+    if owner is None or basis.tree == top.tree:
+        return basis
+    return owned_by(basis, nodes, *owner)
+
+
 def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Options) -> Found:
     """Return what is where a part goes to on this machine; nothing where a dry run would make it.
 
-    Blocks. What cannot be read there need not be: see ``check_shut``. See ``scan_place`` for errors.
+    Blocks. What cannot be read there need not be: see ``check_shut``. For errors see
+    ``scan_place``.
     """
     if target is None:
         return Found(empty_manifest(nodes), {}, {})
@@ -136,6 +148,7 @@ def plan_target(
 
     Blocks. ``unseen`` is what the scan of the basis left out.
     """
+    basis = as_owned(basis, top, only_owner(), nodes)
     if target is None:
         return make_plan(basis, top, nodes, names=part.names, removal=removal)
     with Unseen(target.place, unseen) as left_out:

@@ -197,6 +197,7 @@ class Giving:
         self, peer: Peer, at: int, prepared: wire.Prepared, tree: Digest, top: Manifest
     ) -> None:
         """Work out what the server will do, from the nodes of what it has."""
+        from filesync.sync.applying import as_owned
         from filesync.sync.plan import make_plan
         from filesync.sync.remote.nodes import fetch_nodes
         from filesync.sync.saying.noting import note_plan
@@ -209,9 +210,10 @@ class Giving:
         removal = None
         if await self._deletes():
             removal = removal_of(self._parts, at, await self._tops(), options.rules)
+        there = Manifest(tree, self._nodes)
         plan = await in_thread(
             make_plan,
-            Manifest(tree, self._nodes),
+            await in_thread(as_owned, there, top, self._owner, self._nodes),
             top,
             self._nodes,
             names=names,

@@ -146,7 +146,8 @@ class Scanned(_Message, frozen=True, tag="scanned"):
     Attributes:
         tree: of the directory; of names, of a directory that has nothing else.
         skipped: what cannot be synced, counted by kind.
-        unreadable: what was left out as it cannot be read, and why; as much as goes in.
+        unreadable: what was left out as it cannot be read, and why; as much as goes in. Where
+            something is to be given, that is directories: see ``check_shut``.
         unnamed: how many more were.
     """
 

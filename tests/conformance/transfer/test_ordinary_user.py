@@ -279,6 +279,23 @@ def test_a_directory_that_may_not_be_read_is_named_where_something_is_to_be_done
             (stage.src / "d").rmdir()
 
 
+def plainly(ordinary: Tool, stage: Stage, *options: str) -> tuple[int, str, str]:
+    """Sync without --delete; return the code and what was said."""
+    source, dest = f"{stage.src}/", f"{stage.dst}"
+    match ordinary.name:
+        case "filesync-to-server":
+            dest = f"{ordinary.servers.filesync()}/dst"
+        case "filesync-from-server":
+            source = f"{ordinary.servers.filesync()}/src/"
+        case _:
+            pass
+    running = filesync_process(
+        ["sync", *options, source, dest], user=NOBODY, cache=ordinary.servers.cache
+    )
+    out, err = running.communicate(timeout=TIMEOUT_S)
+    return running.returncode, out, err
+
+
 @claimants(Claim.NAMES_LOSSES)
 def test_a_directory_that_may_not_be_read_and_is_not_given_is_left_alone(
     ordinary: Tool, tool: Tool, stage: Stage
@@ -287,19 +304,7 @@ def test_a_directory_that_may_not_be_read_and_is_not_given_is_left_alone(
     make(stage.dst / "shut/in", b"2")
     (stage.dst / "shut").chmod(0o700)
     os.chown(stage.dst, NOBODY, NOBODY)
-    source, dest = f"{stage.src}/", f"{stage.dst}"
-    match tool.name:
-        case "filesync-to-server":
-            dest = f"{ordinary.servers.filesync()}/dst"
-        case "filesync-from-server":
-            source = f"{ordinary.servers.filesync()}/src/"
-        case _:
-            pass
-    running = filesync_process(
-        ["sync", source, dest], user=NOBODY, cache=ordinary.servers.cache
-    )
-    _, err = running.communicate(timeout=TIMEOUT_S)
-    assert (running.returncode, err) == (0, "")
+    assert plainly(ordinary, stage) == (0, "", "")
     assert (stage.dst / "file").read_bytes() == b"1"
     assert (stage.dst / "shut/in").read_bytes() == b"2"
 
@@ -313,3 +318,16 @@ def test_a_source_in_a_directory_that_may_not_be_entered_is_not_said_to_be_missi
     done = ordinary.sync(stage.src / "shut/in", stage.dst)
     assert done.code not in (0, 2)
     assert "ermission denied" in done.err
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_what_has_the_group_of_a_setgid_directory_has_not_changed(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "d/file", b"1")
+    (stage.src / "link").symlink_to("d")
+    assert plainly(ordinary, stage) == (0, "", "")
+    for path in (stage.dst, *stage.dst.rglob("*")):
+        os.chown(path, NOBODY, 100, follow_symlinks=False)
+    for options in (("--itemize",), ("--itemize", "--delete")):
+        assert plainly(ordinary, stage, *options) == (0, "", "")
