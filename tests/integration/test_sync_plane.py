@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import struct
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,7 @@ from filesync.manifest import Manifest, MemoryNodes
 from filesync.transfer import wire
 from filesync.transfer.coding import delta, recipe
 from filesync.transfer.coding.stream import StreamEncoder
-from filesync.transfer.connection import listener_zmq
+from filesync.transfer.connection import channel_zmq, listener_zmq
 from filesync.transfer.errors import (
     InsecureListen,
     NotOffered,
@@ -485,6 +485,35 @@ def test_a_file_that_changed_after_the_scan_is_told(source: Manifest, tmp_path: 
                     receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
                 )
             assert caught.value.reason == "source-changed"
+
+    asyncio.run(main())
+
+
+def test_a_refusal_reaches_a_peer_that_has_not_read_what_came_before(
+    source: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source/d2/f2").unlink()
+    (tmp_path / "source/d2/f2").symlink_to(tmp_path)
+    send, full = channel_zmq.send_nowait, 3
+
+    def send_to_a_full_queue(
+        socket: zmq.asyncio.Socket, frames: Sequence[wire.Buffer], *, copy: bool = True
+    ) -> None:
+        nonlocal full
+        if full and b"refuse" in bytes(frames[-1]):
+            full -= 1
+            raise zmq.Again
+        send(socket, frames, copy=copy)
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            monkeypatch.setattr(channel_zmq, "send_nowait", send_to_a_full_queue)
+            with pytest.raises(Refused, match="changed after it was scanned"):
+                await pull(
+                    receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
+                )
+            assert not full
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import zmq
@@ -144,6 +145,11 @@ class Channel:
                 if waited > STUCK_S:
                     self.lose(Unavailable(f"{self.name} has stopped reading"))
         self._count(message, frames)
+
+    async def send_last(self, message: Message) -> None:
+        """Send what a peer waits for, when it has read what came before; nothing if it is gone."""
+        with suppress(Unavailable):
+            await self.send(message)
 
     def send_nowait(self, message: Message) -> None:
         """Send a message that nothing depends on, unless the peer is slow or gone."""

@@ -115,10 +115,12 @@ class Sending:
         except FilesyncError as exc:
             log.info("session ended: peer=%s reason=%s", self._channel.name, exc)
             detail, path = str(exc)[:1000], error_path(exc)
-            self._channel.send_nowait(Refuse(self._session, exc.code, detail, path))
+            await self._channel.send_last(Refuse(self._session, exc.code, detail, path))
         except Exception:  # the top of a task: one session must not end the others
             log.exception("session failed: peer=%s", self._channel.name)
-            self._channel.send_nowait(Refuse(self._session, LocalError.code, "internal error"))
+            await self._channel.send_last(
+                Refuse(self._session, LocalError.code, "internal error")
+            )
 
     async def _serve(self) -> None:
         await self._channel.send(Opened(self._session))
