@@ -37,9 +37,9 @@ CASES: Final[dict[str, tuple[str, ...]]] = {
         *("read", "sign", "hash", "write"),
     ),
 }
-BYTES: Final = {"cold": 1024 * MIB, "a line edited in each": 200 * 100_000}
-"""What a case moves or goes through, where it is not 256 MiB."""
 DOCUMENT_BYTES: Final = 100_000
+BYTES: Final = {"cold": 1024 * MIB, "a line edited in each": 200 * DOCUMENT_BYTES}
+"""What a case moves or goes through, where it is not 256 MiB."""
 START: Final = "import asyncio, msgspec, zmq.asyncio, blake3"
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from filesync.digest import EMPTY, Digest
+from filesync.digest import DIGEST_BYTES, EMPTY, Digest
 from filesync.disk.scanning.listing import (
     DEVICE,
     INODE,
@@ -50,7 +50,7 @@ files in 1.2 times the time of one and 1.6 times its CPU time.
 """
 
 
-_UNKNOWN: Final = Digest(os.urandom(32))
+_UNKNOWN: Final = Digest(os.urandom(DIGEST_BYTES))
 """Stands for a content that cannot be read: no content has it, and no two runs share it."""
 
 

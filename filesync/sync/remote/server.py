@@ -277,7 +277,7 @@ class TreeServer:
                 others.append(Manifest(other.tree, held.nodes))
             removal = Removal(filter, others, frozenset(request.spared))
         given = Manifest(request.tree, held.nodes)
-        check_shut(held.shut, place.label, held.part, given, removal)
+        await in_thread(check_shut, held.shut, place.label, held.part, given, removal)
         return await in_thread(
             plan_target,
             Target(place, held.rename),
