@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import httpx
 
@@ -301,7 +301,7 @@ async def put_manifest(place: Repository, tag: str, data: bytes, media_type: str
     """Publish a manifest under a tag. All that it speaks of must be there."""
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
 
-    async def body() -> AsyncIterator[bytes]:
+    async def body() -> AsyncGenerator[bytes, None]:
         yield data
 
     async def once() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import (
-    AsyncIterator,
+    AsyncGenerator,
     Awaitable,
     Callable,
     Coroutine,
@@ -336,7 +336,7 @@ class Transfers:
     def own(self, digest: str, on_bytes: OnBytes) -> Given:
         """Return how to give a blob of the store."""
 
-        async def content(start: int, end: int) -> AsyncIterator[bytes]:
+        async def content(start: int, end: int) -> AsyncGenerator[bytes, None]:
             with self._blobs.open(digest) as file:
                 file.seek(start)
                 while piece := await until_done(

@@ -1,6 +1,7 @@
 """A blob's bytes from one registry, for another: through this worker, and never on its disk."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from worker.registry.blobs_http import OnBytes
 from worker.registry.errors import BadRegistry, RegistryError
@@ -16,7 +17,7 @@ def content_at(where: Sequence[Repository], blob: Descriptor, on_bytes: OnBytes)
     Who takes them proves them by the blob's digest. A cut is ``Trouble``: the taker asks anew.
     """
 
-    async def content(start: int, end: int) -> AsyncIterator[bytes]:
+    async def content(start: int, end: int) -> AsyncGenerator[bytes, None]:
         if start == end:
             return
         for place in where[:-1]:
@@ -27,9 +28,10 @@ def content_at(where: Sequence[Repository], blob: Descriptor, on_bytes: OnBytes)
             break
         else:
             place = where[-1]
-        async for piece in _pieces(place, blob, start, end):
-            yield piece
-            on_bytes(len(piece))
+        async with aclosing(_pieces(place, blob, start, end)) as pieces:
+            async for piece in pieces:
+                yield piece
+                on_bytes(len(piece))
 
     return content
 
@@ -41,7 +43,7 @@ async def _probe(place: Repository, blob: Descriptor) -> None:
 
 async def _pieces(
     place: Repository, blob: Descriptor, start: int, end: int
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     headers = range_header(start)
     async with place.exchange("GET", f"blobs/{blob.digest}", headers=headers) as response:
         at = body_start(

@@ -1,7 +1,7 @@
 """One repository of a registry: requests, redirects, and what an answer's status means."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -21,8 +21,8 @@ _MAX_ANSWER_BYTES: Final = 1 << 20
 _API_HOSTS: Final = {DOCKER_HOST: "registry-1.docker.io"}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
-Body = Callable[[], AsyncIterator[bytes]]
-"""Gives a request's body, from its beginning each time."""
+Body = Callable[[], AsyncGenerator[bytes, None]]
+"""Gives a request's body, from its beginning each time; whoever takes it closes it."""
 
 
 def places(client: RegistryClient, reference: Reference) -> list["Repository"]:
@@ -132,9 +132,14 @@ class Repository:
         # Where it redirects to must not see what was meant for the registry.
         if self._login.authorization and _origin(url) == _origin(self._base):
             sent["Authorization"] = self._login.authorization
-        content = None if body is None else body()
-        request = httpx.Request(method, url, headers=sent, content=content)
-        return await self._client.send(self._settings_for(url), request)
+        settings = self._settings_for(url)
+        if body is None:
+            request = httpx.Request(method, url, headers=sent)
+            return await self._client.send(settings, request)
+        # What it reads from is closed now, and not when somebody collects it.
+        async with contextlib.aclosing(body()) as content:
+            request = httpx.Request(method, url, headers=sent, content=content)
+            return await self._client.send(settings, request)
 
     def _settings_for(self, url: httpx.URL) -> Host:
         """Return how to speak to whom this registry has named.

@@ -1,7 +1,7 @@
 """One blob on its way into a registry: whole, or in chunks, of which a cut costs one at most."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Final
 
@@ -17,7 +17,7 @@ _NO_SESSION: Final = (400, 404, 410, 416)
 _NO_CHUNKS: Final = (405, 501)
 _OCTETS: Final = {"Content-Type": "application/octet-stream"}
 
-Content = Callable[[int, int], AsyncIterator[bytes]]
+Content = Callable[[int, int], AsyncGenerator[bytes, None]]
 """Gives the bytes of a blob from one offset to another, each time anew."""
 
 

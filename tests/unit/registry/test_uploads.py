@@ -42,6 +42,10 @@ def sent(registry: FaultyRegistry) -> list[int]:
     return [len(one.body) for one in registry.asked("session", method="PATCH")]
 
 
+def open_files() -> list[str]:
+    return [fd.readlink().name for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+
+
 # --- a large blob goes in chunks ---------------------------------------------------------------
 
 
@@ -96,6 +100,16 @@ def test_an_upload_that_is_never_taken_is_given_up_and_publishes_nothing(
         asyncio.run(give(pusher))
     assert pusher.registry.manifests == {}
     assert len(sent(pusher.registry)) < 10
+
+
+def test_what_an_upload_reads_is_closed_when_it_is_given_up(pusher: Puller) -> None:
+    async def fail() -> list[str]:
+        with pytest.raises(RegistryError):
+            await give(pusher)
+        return open_files()
+
+    pusher.registry.faults[f"PATCH {SESSION}"] = [Fault(take=0)] * 50
+    assert DIGEST.removeprefix("sha256:") not in asyncio.run(fail())
 
 
 # --- from registry to registry -----------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What the parts of a manager hold in common."""
 
+from contextlib import closing
 from pathlib import Path
 
 from filesync.manifest import LayeredNodes, MemoryNodes
@@ -17,7 +18,8 @@ def test_a_part_that_is_sent_to_a_worker_is_kept_and_nothing_else_of_it(tmp_path
     scratch = LayeredNodes(MemoryNodes(), nodes)
     part = select(whole, Selector((Pick("a/b/file"),)), scratch)
     assert part.tree not in nodes
-    kept = Shared(Cluster(), Records(tmp_path / "records.db"), nodes).keep(part)
+    with closing(Records(tmp_path / "records.db")) as records:
+        kept = Shared(Cluster(), records, nodes).keep(part)
     assert kept.tree == part.tree
     assert part.tree in nodes
     assert [path for path, _ in kept.walk()] == [b"a", b"a/b", b"a/b/file"]
