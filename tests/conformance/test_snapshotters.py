@@ -366,6 +366,7 @@ def test_unchanged_files_of_a_copy_are_not_read(
 
     monkeypatch.setattr("filesync.disk.scanning.reading.read_file", spy)
     make(snapshotter, "base", modify, id="next")
+    snapshotter.close()
     assert sorted(read) == [b"d/sub/x", b"f", b"g"]  # and f because it has two names
 
 
@@ -378,6 +379,7 @@ def test_an_overlay_breaks_a_parents_hard_link_that_is_written_to(
     tree = make(snapshotter, "base", lambda at: write(at / "f", "new"), id="next")
     assert link_groups(Manifest(tree, nodes)) == {}
     assert shown(snapshotter, "next", nodes) == tree
+    snapshotter.close()
 
 
 # --- chains -----------------------------------------------------------------------------------

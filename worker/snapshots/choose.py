@@ -45,7 +45,11 @@ def open_snapshotter(directory: Path, nodes: Nodes, *, kind: str | None = None) 
     else:
         driver = CopyDriver(trees)
     records = Records(directory / "snapshots.db", kind=driver.kind)
-    return Snapshotter(directory, nodes, driver, records)
+    try:
+        return Snapshotter(directory, nodes, driver, records)
+    except BaseException:
+        records.close()
+        raise
 
 
 def _wants_overlay(directory: Path, kind: str | None) -> bool:

@@ -83,7 +83,11 @@ class Records:
         self._path = path
         try:
             self._db = sqlite3.connect(path, check_same_thread=False)
-            self._open(kind)
+            try:
+                self._open(kind)
+            except BaseException:
+                self._db.close()
+                raise
         except sqlite3.Error as exc:
             raise StoreError(f"{path}: {exc}") from exc
 
