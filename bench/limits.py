@@ -3,9 +3,9 @@
 ``python -m bench.limits --help``. Each part alone, by one core, in this Python with the libraries that
 filesync uses: starting, reading from the page cache, BLAKE3, cutting by FastCDC, naming chunks,
 signing documents of 100 kB and answering that with deltas, writing a new file, freeing one, and ZeroMQ
-over loopback TCP (CPU of both ends). Then, for cases of ``bench.sync``, what must be done in any case:
-start, and after that the CPU time of both sides' work spread evenly over all cores. Nothing that is
-made of these parts can be faster.
+over loopback TCP (CPU of both ends); of small files listing, reading, hashing and making. Then, for
+cases of ``bench.sync``, what must be done in any case: start, and after that the CPU time of both
+sides' work spread evenly over all cores. Nothing that is made of these parts can be faster.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,6 +21,8 @@ from typing import Final
 from blake3 import blake3
 
 from bench.results import plot, save, spread
+from bench.small_parts import CASES as SMALL_CASES
+from bench.small_parts import SmallParts, timed
 from bench.throughput import drain
 from filesync.transfer.coding import delta, recipe
 
@@ -61,7 +62,7 @@ class Parts:
         """Return the seconds that each part took."""
         self._new.unlink(missing_ok=True)
         parts = (self.start, self.read, self.hash, self.cut, self.name, self.sign, self.answer)
-        seconds = {part.__name__: _timed(part) for part in (*parts, self.write, self.free)}
+        seconds = {part.__name__: timed(part) for part in (*parts, self.write, self.free)}
         seconds["send"] = max((self._send(5) - self._send(1)) / 4, 0.0)
         return seconds
 
@@ -130,12 +131,6 @@ class Parts:
         return (self._data[at : at + size] for at in range(0, len(self._data), size))
 
 
-def _timed(part: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    part()
-    return time.perf_counter() - started
-
-
 def _cpu(part: Callable[[], object]) -> float:
     """Return the CPU time that this process and its children spend on ``part``."""
 
@@ -162,14 +157,14 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
     options = parser.parse_args(words)
     with tempfile.TemporaryDirectory(prefix="bench-limits-", dir=options.where) as directory:
-        bench = Parts(Path(directory), options.mib)
-        runs = [bench.measure() for _ in range(options.rounds)]
+        bench, small = Parts(Path(directory), options.mib), SmallParts(Path(directory))
+        runs = [bench.measure() | small.measure() for _ in range(options.rounds)]
     for run in runs:
         run["cut"] = max(run["cut"] - run["name"], 0.0)
-    report(options.mib, runs)
+    report(options.mib, runs, small_bytes=small.bytes)
 
 
-def report(mib: int, runs: Sequence[dict[str, float]]) -> None:
+def report(mib: int, runs: Sequence[dict[str, float]], *, small_bytes: int) -> None:
     """Print, save and draw what came of it."""
     parts = {name: min(run[name] for run in runs) for name in runs[0]}
     cores = os.cpu_count() or 1
@@ -177,18 +172,21 @@ def report(mib: int, runs: Sequence[dict[str, float]]) -> None:
         title: least(parts, case, factor=BYTES.get(title, 256 * MIB) / (mib * MIB), cores=cores)
         for title, case in CASES.items()
     }
+    parts["send small"] = parts["send"] * small_bytes / (mib * MIB)
+    for title, case in SMALL_CASES.items():
+        limits[title] = least(parts, case, factor=1.0, cores=cores)
     for title, seconds in limits.items():
         print(f"limits: {title:24} not below {seconds:.2f} s", flush=True)
     save(
         "limits",
         {
             "mib": mib,
-            "parts_s": {name: spread([run[name] for run in runs]) for name in parts},
+            "parts_s": {name: spread([run[name] for run in runs]) for name in runs[0]},
             "least_s": {title: round(seconds, 3) for title, seconds in limits.items()},
         },
     )
     bars = [(name, seconds, f"{1000 * seconds:.0f} ms") for name, seconds in parts.items()]
-    plot("limits", [(f"the parts of moving {mib} MiB, one core", bars)])
+    plot("limits", [(f"the parts of moving {mib} MiB, or 40,000 small files, one core", bars)])
 
 
 if __name__ == "__main__":
