@@ -27,7 +27,7 @@ from filesync.manifest import Manifest, MemoryNodes
 from filesync.transfer import wire
 from filesync.transfer.coding import delta, recipe
 from filesync.transfer.coding.stream import StreamEncoder
-from filesync.transfer.connection import channel_zmq, listener_zmq
+from filesync.transfer.connection import calls_zmq, channel_zmq, listener_zmq
 from filesync.transfer.errors import (
     InsecureListen,
     NotOffered,
@@ -461,6 +461,43 @@ def test_another_replica_goes_on_where_one_has_died(source: Manifest, tmp_path: 
     asyncio.run(main())
 
 
+def test_another_replica_goes_on_where_one_talks_nonsense(
+    source: Manifest, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        context = zmq.asyncio.Context()
+        liar = context.socket(zmq.ROUTER)
+        liar.linger = 0
+        port = liar.bind_to_random_port("tcp://127.0.0.1")
+
+        async def talk_nonsense() -> None:
+            while True:
+                identity, *frames = await liar.recv_multipart()
+                message, _ = wire.decode(frames)
+                if isinstance(message, wire.Hello):
+                    await liar.send_multipart([identity, *frames])
+                if isinstance(message, wire.Open):
+                    await liar.send_multipart([identity, b"\xc1"])
+
+        lying = asyncio.create_task(talk_nonsense())
+        try:
+            async with DataPlane(LOOPBACK) as honest, DataPlane() as receiver:
+                offer = honest.offer(source, tmp_path / "source")
+                replicas = [
+                    Replica(f"tcp://127.0.0.1:{port}", bytes(16)),
+                    Replica(honest.address, offer.token),
+                ]
+                stats = await pull(receiver, tmp_path / "dest", source, *replicas)
+                assert "not a message" in str(stats.replicas[0].error)
+            assert tree_of(tmp_path / "dest") == source.tree
+        finally:
+            lying.cancel()
+            await asyncio.wait([lying])
+            context.destroy(linger=0)
+
+    asyncio.run(main())
+
+
 def test_no_replica_is_an_error_and_leaves_no_temporary_files(
     source: Manifest, tmp_path: Path
 ) -> None:
@@ -489,31 +526,114 @@ def test_a_file_that_changed_after_the_scan_is_told(source: Manifest, tmp_path: 
     asyncio.run(main())
 
 
+class FullQueue:
+    """Has no room for the next messages of one kind."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, op: bytes, times: int = 3) -> None:
+        self.left = times
+        self._op = op
+        self._send = channel_zmq.send_nowait
+        patch.setattr(channel_zmq, "send_nowait", self._send_unless_full)
+
+    def _send_unless_full(
+        self, socket: zmq.asyncio.Socket, frames: Sequence[wire.Buffer], *, copy: bool = True
+    ) -> None:
+        if self.left and b"\xa2op" + msgspec.msgpack.encode(self._op.decode()) in bytes(
+            frames[-1]
+        ):
+            self.left -= 1
+            raise zmq.Again
+        self._send(socket, frames, copy=copy)
+
+
 def test_a_refusal_reaches_a_peer_that_has_not_read_what_came_before(
     source: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "source/d2/f2").unlink()
     (tmp_path / "source/d2/f2").symlink_to(tmp_path)
-    send, full = channel_zmq.send_nowait, 3
-
-    def send_to_a_full_queue(
-        socket: zmq.asyncio.Socket, frames: Sequence[wire.Buffer], *, copy: bool = True
-    ) -> None:
-        nonlocal full
-        if full and b"refuse" in bytes(frames[-1]):
-            full -= 1
-            raise zmq.Again
-        send(socket, frames, copy=copy)
 
     async def main() -> None:
         async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
             offer = sender.offer(source, tmp_path / "source")
-            monkeypatch.setattr(channel_zmq, "send_nowait", send_to_a_full_queue)
+            full = FullQueue(monkeypatch, b"refuse")
             with pytest.raises(Refused, match="changed after it was scanned"):
                 await pull(
                     receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
                 )
-            assert not full
+            assert not full.left
+
+    asyncio.run(main())
+
+
+def test_that_an_offer_is_closed_reaches_a_peer_that_has_not_read_what_came_before(
+    source: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        # Nothing but the refusal ends this pull.
+        patient = Timeouts(stall_s=3600)
+        async with DataPlane(LOOPBACK) as sender, DataPlane(window_bytes=1 << 20) as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            full = FullQueue(monkeypatch, b"refuse")
+            with pytest.raises(Refused, match="the offer was closed"):
+                async with asyncio.timeout(20):
+                    await pull(
+                        receiver,
+                        tmp_path / "dest",
+                        source,
+                        Replica(sender.address, offer.token),
+                        progress=lambda _: offer.close(),
+                        timeouts=patient,
+                    )
+            assert not full.left
+
+    asyncio.run(main())
+
+
+def test_that_nothing_is_on_offer_reaches_a_peer_that_has_not_read_what_came_before(
+    source: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            full = FullQueue(monkeypatch, b"refuse")
+            with pytest.raises(Refused, match="not on offer"):
+                await pull(
+                    receiver, tmp_path / "dest", source, Replica(sender.address, bytes(16))
+                )
+            assert not full.left
+
+    asyncio.run(main())
+
+
+def test_that_a_session_is_over_reaches_a_sender_that_has_not_read_what_came_before(
+    source: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            full = FullQueue(monkeypatch, b"close")
+            await pull(
+                receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
+            )
+            for _ in range(2000):
+                if not offer.on_close:  # no session of it is open
+                    break
+                await asyncio.sleep(0.01)
+            assert not offer.on_close
+            assert not full.left
+
+    asyncio.run(main())
+
+
+def test_why_a_call_failed_reaches_a_peer_that_has_not_read_what_came_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as listener, DataPlane() as caller:
+            channel = await caller.connect(listener.address)
+            full = FullQueue(monkeypatch, b"reply")
+            with pytest.raises(Refused, match="answers no requests"):
+                await calls_zmq.call(channel, b"", stall_s=20)
+            assert not full.left
 
     asyncio.run(main())
 

@@ -95,10 +95,12 @@ async def call(
 
 async def answer(channel: Channel, request: Call, handler: Answer | None) -> None:
     """Answer one request. Never raises for what went wrong in it: the peer is told."""
+    if channel.answering >= MAX_ANSWERING:
+        # At once or never: what waits for a peer that does not read must not become more.
+        channel.send_nowait(_error(request.call, UsageError("too many requests at once")))
+        return
     channel.answering += 1
     try:
-        if channel.answering > MAX_ANSWERING:
-            raise UsageError("too many requests at once")
         if handler is None:
             raise UsageError("this process answers no requests")
         body, payload = await handler(channel, request.body)
@@ -107,14 +109,17 @@ async def answer(channel: Channel, request: Call, handler: Answer | None) -> Non
         await _reply(channel, request.call, body, payload)
     except FilesyncError as exc:
         log.info("request refused: peer=%s reason=%s", channel.name, exc)
-        if channel.lost is None:
-            text = str(exc).encode(errors="replace")[:4096]
-            channel.send_nowait(Reply(request.call, text, error=exc.code, path=error_path(exc)))
+        await channel.send_last(_error(request.call, exc))
     except Exception:  # the top of a task: one peer's request must not end the others'
         log.exception("request failed: peer=%s", channel.name)
-        channel.send_nowait(Reply(request.call, b"internal error", error=LocalError.code))
+        await channel.send_last(_error(request.call, LocalError("internal error")))
     finally:
         channel.answering -= 1
+
+
+def _error(number: int, error: FilesyncError) -> Reply:
+    text = str(error).encode(errors="replace")[:4096]
+    return Reply(number, text, error=error.code, path=error_path(error))
 
 
 async def _reply(channel: Channel, number: int, body: bytes, payload: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
@@ -46,6 +47,8 @@ _ENCRYPTED_BYTES: Final = 33
 """What CURVE adds to a frame: a command's name, a nonce, a check and the frame's flags."""
 _COPY_BYTES: Final = 16 << 10
 _LAST_PAUSE_S: Final = 0.02
+_MAX_LATE: Final = 256
+"""Messages of ``send_soon`` that wait for one peer to read; all its sessions together end in fewer."""
 
 
 class Sends(Protocol):
@@ -125,6 +128,8 @@ class Channel:
         self._route = route
         self._counters = counters
         self._turn = asyncio.Lock()
+        self._late: deque[Message] = deque()
+        self._sending_late: asyncio.Task[None] | None = None
 
     async def send(self, message: Message, payload: Buffer = b"") -> None:
         """Send one message, after those that other tasks are sending.
@@ -132,7 +137,7 @@ class Channel:
         Waits while the peer is slow. Cancelled, it has sent all of the message or nothing.
 
         Raises:
-            Unavailable: the peer is gone, or has not read for STUCK_S.
+            FilesyncError: the peer is gone, which is ``lost``, or has not read for STUCK_S.
         """
         frames = encode(message, payload)
         async with self._turn:
@@ -148,17 +153,40 @@ class Channel:
 
     async def send_last(self, message: Message) -> None:
         """Send what a peer waits for, when it has read what came before; nothing if it is gone."""
-        with suppress(Unavailable):
+        with suppress(FilesyncError):  # whatever it was lost for
             await self.send(message)
+
+    def send_soon(self, message: Message) -> None:
+        """Send what a peer waits for, now or when it has read what came before.
+
+        What waits is bounded: a peer that does not read is told no more than that. Nothing is
+        sent if it is gone.
+        """
+        if not self._late and self._sent_now(message):
+            return
+        if self.lost is None and len(self._late) < _MAX_LATE:
+            self._late.append(message)
+            if self._sending_late is None or self._sending_late.done():
+                self._sending_late = asyncio.create_task(self._send_late())
 
     def send_nowait(self, message: Message) -> None:
         """Send a message that nothing depends on, unless the peer is slow or gone."""
+        self._sent_now(message)
+
+    def _sent_now(self, message: Message) -> bool:
         frames = encode(message)
         try:
-            if self._send(frames):
+            if is_sent := self._send(frames):
                 self._count(message, frames)
-        except Unavailable:
+        except FilesyncError:
             log.debug("not sent, peer is gone: peer=%s", self.name)
+            return False
+        return is_sent
+
+    async def _send_late(self) -> None:
+        while self._late:
+            await self.send_last(self._late[0])
+            self._late.popleft()
 
     def note_received(self, message: Message, payload: Buffer, *, wire_bytes: int) -> None:
         """Count a message that came."""

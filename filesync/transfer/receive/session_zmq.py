@@ -82,9 +82,10 @@ class Session:
             self._outbox.put_nowait(message)
 
     def end(self, last: Sent) -> None:
-        """Send ``last`` at once, and hand on nothing any more."""
+        """Send ``last`` before all that waits, and hand on nothing any more."""
         self._sender.cancel()
-        self._channel.send_nowait(last[0])
+        # Dropped, it would leave the session open, and the sender has room for so many.
+        self._channel.send_soon(last[0])
         del self._channel.receives[self.machine.session]
         self.note()
 

@@ -95,8 +95,11 @@ class Outgoing:
         offer = self._offers.get(message.token)
         error: FilesyncError
         if len(channel.sends) >= MAX_SESSIONS:
+            # No honest peer comes here, and another may come without end.
             error = TooMuchWanted("too many sessions at once")
-        elif offer is None:
+            channel.send_nowait(Refuse(message.session, error.code, str(error)))
+            return
+        if offer is None:
             error = NotOffered("this token is not on offer")
         elif offer.tree != message.tree:
             error = NotOffered(
@@ -122,7 +125,7 @@ class Outgoing:
             offer.on_close.append(sending.withdraw)
             self._spawn(self._run(channel, message.session, sending, offer))
             return
-        channel.send_nowait(Refuse(message.session, error.code, str(error)))
+        channel.send_soon(Refuse(message.session, error.code, str(error)))
 
     def _forget(self, offer: Offer) -> None:
         del self._offers[offer.token]

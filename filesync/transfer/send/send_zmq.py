@@ -102,7 +102,7 @@ class Sending:
     def withdraw(self) -> None:
         """Stop because the offer is closed, and tell the peer, who would wait for the rest."""
         error = NotOffered("the offer was closed")
-        self._channel.send_nowait(Refuse(self._session, error.code, str(error)))
+        self._channel.send_soon(Refuse(self._session, error.code, str(error)))
         self.end()
 
     async def run(self) -> None:

@@ -1,0 +1,66 @@
+"""What is said over a connection when the peer does not read, or is gone."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+import zmq
+import zmq.asyncio
+
+from filesync.errors import FilesyncError, MalformedMessage, Unavailable
+from filesync.transfer.connection.calls_zmq import MAX_ANSWERING, answer
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.stats import Counters
+from filesync.transfer.wire import Call, Close, Ping
+
+
+def with_unread_channel(talk: Callable[[Channel], Awaitable[None]]) -> None:
+    """Let ``talk`` have a channel with no room: nobody has dialled its socket."""
+
+    async def main() -> None:
+        context = zmq.asyncio.Context()
+        try:
+            socket = context.socket(zmq.DEALER)
+            async with asyncio.timeout(20):
+                await talk(Channel(socket, (), Counters(), name="peer"))
+        finally:
+            context.destroy(linger=0)
+
+    asyncio.run(main())
+
+
+def test_one_call_too_many_waits_for_nobody() -> None:
+    async def talk(channel: Channel) -> None:
+        channel.answering = MAX_ANSWERING
+        for number in range(1, 1000):
+            await answer(channel, Call(number, b""), None)
+        assert channel.answering == MAX_ANSWERING
+
+    with_unread_channel(talk)
+
+
+def test_what_waits_for_a_peer_that_does_not_read_is_bounded_and_one_task() -> None:
+    async def talk(channel: Channel) -> None:
+        for session in range(1, 2000):
+            channel.send_soon(Close(session))
+        await asyncio.sleep(0)
+        (waiting,) = asyncio.all_tasks() - {asyncio.current_task()}
+        channel.lose(Unavailable("gone"))
+        await asyncio.wait([waiting])
+        assert waiting.exception() is None
+        assert not channel.wire_out
+
+    with_unread_channel(talk)
+
+
+@pytest.mark.parametrize("reason", [Unavailable("gone"), MalformedMessage("nonsense")])
+def test_what_is_said_to_a_peer_that_is_gone_is_no_error(reason: FilesyncError) -> None:
+    async def talk(channel: Channel) -> None:
+        channel.lose(reason)
+        channel.send_nowait(Ping())
+        channel.send_soon(Ping())
+        await channel.send_last(Ping())
+        with pytest.raises(type(reason)):
+            await channel.send(Ping())
+
+    with_unread_channel(talk)
