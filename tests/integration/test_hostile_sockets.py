@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from filesync.transfer.wire import VERSION, Hello, Ping, encode
+from filesync.transfer.wire import VERSION, Call, Hello, Ping, encode
 
 MAX_PEAK_BYTES = 400 << 20
 """An unfinished message of empty frames takes 32 bytes of ZeroMQ for each that travels."""
@@ -195,6 +195,23 @@ def test_messages_of_nonsense_cost_the_connection(server: Server) -> None:
     send_until_cut(server.greet(), frame(bytes(100_000)), at_most=64 << 30)
     assert server.peak_bytes() < MAX_PEAK_BYTES
     assert server.errors().count("\n") < 20
+    assert server.serves()
+
+
+def test_messages_that_never_run_out_hold_up_nobody(server: Server) -> None:
+    honest = server.greet()
+    pings = frame(bytes(encode(Ping())[0])) * 40_000
+    for _ in range(128):
+        peer = server.greet()
+        peer.setblocking(False)
+        with suppress(BlockingIOError):  # there is as much as the kernel holds
+            peer.send(pings)
+    # Its answer takes a task of its own; to take all those pings takes minutes.
+    honest.sendall(frame(bytes(encode(Call(1, b""))[0])))
+    said, deadline_s = b"", time.monotonic() + CUT_S
+    while b"reply" not in said:
+        said += read(honest, 1)
+        assert time.monotonic() < deadline_s
     assert server.serves()
 
 

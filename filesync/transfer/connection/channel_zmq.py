@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 QUEUED_MESSAGES: Final = 6
 """Messages that wait in ZeroMQ for one peer to read: about that many MiB of memory."""
+TURN_MESSAGES: Final = 32
+"""Messages that a listener takes before other tasks have their turn. ZeroMQ hands out what waits
+without a look at the event loop: two hundred peers that sent without end kept it for minutes."""
 STUCK_S: Final = 60.0
 """A peer that reads nothing for this long is given up."""
 HANDSHAKE_EVENTS: Final = (

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import zmq
@@ -10,6 +11,7 @@ import zmq.asyncio
 from filesync.errors import FilesyncError, PeerError, Unavailable, UnexpectedMessage, UsageError
 from filesync.transfer.connection.channel_zmq import (
     QUEUED_MESSAGES,
+    TURN_MESSAGES,
     Channel,
     bound,
     send_nowait,
@@ -105,12 +107,14 @@ class Listener:
 
     async def run(self) -> None:
         """Take messages until cancelled."""
-        while True:
+        for taken in count(1):
             frames = await self._socket.recv_multipart(copy=False)
             identity, *rest = (frame.buffer for frame in frames)
             size = wire_bytes_of(map(len, rest), is_encrypted=self._gate is not None)
             self._guard.delivered(came_by(frames[-1]), size)
             self._take(bytes(identity), rest, frames[-1])
+            if taken % TURN_MESSAGES == 0:
+                await asyncio.sleep(0)
 
     async def ping(self) -> None:
         """Find out which peers are gone, or are not let in any more, until cancelled."""
