@@ -20,6 +20,7 @@ from filesync.disk.reserved import PARTIAL_NAME
 
 _DIGEST_BYTES: Final = 32
 _FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LOOK_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_EXTENTS: Final = 65_536
 _ROOM_BYTES: Final = 4 << 20
 """With less than this left on its disk no partial file is kept: others need the room more."""
@@ -68,16 +69,15 @@ class Partials:
             digest = _digest_of(name)
             status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
             if digest is None or not _is_ours(status):
-                remove_tree(self.fd, os.fsencode(name))
+                self._remove(os.fsencode(name))
             else:
                 self.found[digest] = status.st_blocks * 512
 
     def keep_only(self, wanted: Container[Digest]) -> None:
-        """Remove those that are not wanted any more."""
+        """Remove those that are not wanted any more, here or by another update."""
         for digest in [digest for digest in self.found if digest not in wanted]:
             del self.found[digest]
-            with suppress(FileNotFoundError):
-                os.unlink(_name_of(digest), dir_fd=self.fd)
+            self._remove(_name_of(digest))
 
     def take(self, digest: Digest, size: int) -> Partial | None:
         """Open the partial file of a content of ``size`` bytes, or make one.
@@ -97,21 +97,18 @@ class Partials:
         try:
             if fd < 0:
                 fd = os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it may have put it in place before we had the lock.
-            there = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-            if there.st_ino != os.fstat(fd).st_ino:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-            os.ftruncate(fd, size)
-            return Partial(fd, name, _extents(fd, size))
-        except (FileExistsError, FileNotFoundError, BlockingIOError):
-            if fd >= 0:
-                os.close(fd)
-            return None
+            if _lock(fd, name, self.fd):
+                os.ftruncate(fd, size)
+                return Partial(fd, name, _extents(fd, size))
+        except (FileExistsError, FileNotFoundError):
+            pass
         except BaseException:
             if fd >= 0:
                 os.close(fd)
             raise
+        if fd >= 0:
+            os.close(fd)
+        return None
 
     def release(self, fd: int, digest: Digest, *, keep: bool) -> None:
         """Close one that is not put in place.
@@ -137,6 +134,19 @@ class Partials:
                 self.fd = -1
                 with suppress(OSError):
                     os.rmdir(PARTIAL_NAME, dir_fd=self._parent)
+
+    def _remove(self, name: bytes) -> None:
+        """Remove what has ``name``, unless another update is writing it, or puts it in place."""
+        try:
+            fd = os.open(name, _LOOK_FLAGS, dir_fd=self.fd)
+        except OSError:  # a link, or gone
+            remove_tree(self.fd, name)
+            return
+        try:
+            if _lock(fd, name, self.fd):
+                remove_tree(self.fd, name)
+        finally:
+            os.close(fd)
 
     def _open(self) -> int:
         try:
@@ -166,6 +176,16 @@ class Partials:
         os.close(fd)
         os.unlink(name, dir_fd=self.fd)
         return -1
+
+
+def _lock(fd: int, name: bytes, dirfd: int) -> bool:
+    """Lock a file unless another update has it; False also if it has been put in place meanwhile."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        there = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return there.st_ino == os.fstat(fd).st_ino
 
 
 def _has_room(fd: int) -> bool:
