@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from filesync.digest import digest_of
+from filesync.digest import EMPTY, digest_of
 from filesync.disk.scanning import listing, reading
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning import statcache as statcache_module
@@ -361,6 +361,19 @@ def test_a_directory_is_found_by_an_inode_of_all_64_bits(cache: StatCache, inode
     cache.end(complete=True)
     assert cache.load(b"new", inode) == seen
     assert cache.load(b"other", inode ^ (1 << 63)) is None
+
+
+@pytest.mark.parametrize("late", [1 << 64, 1 << 70, -(1 << 63) - 1])
+def test_a_file_changed_at_a_time_beyond_64_bits_is_noted_as_another(
+    cache: StatCache, late: int
+) -> None:
+    found = Noted(5, 6, late, 7, 8, EMPTY)
+    cache.begin()
+    cache.store(b"", {b"f": found})
+    cache.end(complete=True)
+    seen = cache.load(b"", 0)
+    assert seen is not None
+    assert seen.with_files([]).noted() == seen.noted() != {b"f": found}
 
 
 def test_names_of_one_file_and_times_beyond_64_bits_give_no_mark() -> None:

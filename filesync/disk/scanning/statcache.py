@@ -125,8 +125,16 @@ _encoder: Final = msgspec.msgpack.Encoder()
 
 
 def pack_stamps(stamps: Iterable[int]) -> bytes:
-    """Return ``stamps`` as ``Seen`` keeps them."""
-    return _encoder.encode(list(stamps))
+    """Return ``stamps`` as ``Seen`` keeps them.
+
+    One beyond 64 bits, which file systems tell that keep seconds in as many, becomes another: the
+    file is read each time.
+    """
+    numbers = list(stamps)
+    try:
+        return _encoder.encode(numbers)
+    except OverflowError:
+        return _encoder.encode([n if -(1 << 63) <= n < 1 << 64 else 0 for n in numbers])
 
 
 def is_racy(mtime_ns: int, ctime_ns: int, *, started_ns: int) -> bool:
