@@ -1,6 +1,7 @@
 """The program ``filesync``; ``python -m filesync`` without an installed script."""
 
 import gc
+import sys
 from typing import Final
 
 YOUNG_OBJECTS: Final = 20_000
@@ -12,9 +13,12 @@ def main() -> None:
     # Modules, nodes and entries stay once they are made: looking through them again and again
     # took 9 ms of every start, and 3 % of what a tree of many files costs.
     gc.set_threshold(YOUNG_OBJECTS)
-    from filesync import cli
+    try:
+        from filesync import cli
 
-    cli.main()
+        cli.main()
+    except KeyboardInterrupt:  # before there was a command to interrupt
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ for files that changed each time they were read (both as rsync's); 130 interrupt
 import gc
 import logging
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Final
@@ -113,6 +114,8 @@ def filesync(verbose: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     code = run(arguments)
+    # It ends: an interrupt has nothing to undo any more, and nothing to say.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # The interpreter looks for garbage once more before it ends: 10 ms, for what ends anyway.
     gc.freeze()
     sys.exit(code)

@@ -16,6 +16,9 @@ def run_command(work: Coroutine[Any, Any, T]) -> T:
     ``asyncio.run`` alone can be late: a signal just before the loop falls asleep, or one that another
     thread takes, does not wake it, and it goes on until something else happens.
 
+    A second SIGINT ends the process at once: what is being cleaned up would be torn otherwise, and
+    who has died leaves what the next run can go on from.
+
     Raises:
         KeyboardInterrupt: it was cancelled so.
     """
@@ -31,6 +34,8 @@ def run_command(work: Coroutine[Any, Any, T]) -> T:
     def interrupt(task: asyncio.Task[T]) -> None:
         nonlocal interrupted
         interrupted = True
+        task.get_loop().remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         task.cancel()
 
     try:

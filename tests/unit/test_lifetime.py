@@ -23,6 +23,58 @@ except KeyboardInterrupt:
 """
 
 
+CLEANING = """
+import asyncio
+from filesync.lifetime import run_command
+
+async def clean_up():
+    try:
+        print("at work", flush=True)
+        await asyncio.sleep(600)
+    finally:
+        try:
+            print("cleaning", flush=True)
+            await asyncio.sleep(600)
+        except BaseException:
+            print("torn", flush=True)
+
+run_command(clean_up())
+"""
+ENDING = """
+import gc, time
+from filesync import cli
+
+def freeze():
+    print("ending", flush=True)
+    time.sleep(600)
+
+gc.freeze = freeze
+cli.main(["--version"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "signs"),
+    [(CLEANING, [b"at work\n", b"cleaning\n"]), (ENDING, [b"ending\n"])],
+    ids=["cleaning up", "ending"],
+)
+def test_a_further_interrupt_ends_the_process_without_a_word(
+    code: str, signs: list[bytes]
+) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        try:
+            for sign in signs:
+                while process.stdout.readline() != sign:
+                    pass
+                process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60) == (b"", b"")
+            assert process.returncode == -signal.SIGINT
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("blocked", ["[]", "[signal.SIGINT]"], ids=["it", "another thread"])
 def test_an_interrupt_wakes_a_command_whichever_thread_takes_it(blocked: str) -> None:
     code = ASLEEP.format(blocked=blocked)
