@@ -44,9 +44,21 @@ class KeyPair:
 
 
 def default_key() -> Path:
-    """Return where this user's secret key is: below XDG_CONFIG_HOME, or ~/.config."""
+    """Return where this user's secret key is: below XDG_CONFIG_HOME, or ~/.config.
+
+    Raises:
+        UsageError: there is no such place.
+    """
     base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    if base.startswith("~"):
+        raise UsageError("this user has no home directory; say where the key is, or set HOME")
     return Path(base) / "filesync" / "key"
+
+
+def _is_default(path: Path) -> bool:
+    with suppress(UsageError):
+        return path == default_key()
+    return False
 
 
 def public_path(secret: Path) -> Path:
@@ -96,7 +108,7 @@ def read_key(path: Path) -> KeyPair:
     try:
         text = _read(path, never=0o077)
     except FileNotFoundError:
-        hint = "" if path == default_key() else f" {path.parent}"
+        hint = "" if _is_default(path) else f" {path.parent}"
         raise UsageError(
             f"{path} is not there; make a key with `filesync keygen{hint}`"
         ) from None

@@ -1,4 +1,5 @@
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from filesync.errors import UsageError
 from filesync.keys.files import (
     AllowFile,
     PublicKey,
+    default_key,
     key_for,
     line,
     make_key,
@@ -97,6 +99,21 @@ def test_files_that_are_no_text_or_too_large_are_refused(tmp_path: Path) -> None
 
 def test_a_key_that_is_not_there_is_a_hint_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="filesync keygen"):
+        read_key(tmp_path / "key")
+
+
+def test_without_a_home_directory_the_key_is_nowhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(UsageError, match="no home directory"):
+        default_key()
+    with pytest.raises(UsageError, match="is not there"):
         read_key(tmp_path / "key")
 
 
