@@ -43,6 +43,28 @@ class Refused(Unavailable):
         return f"the other side refused: {self.detail}"
 
 
+class UnknownHost(Unavailable):
+    """No address is known for the name of a host.
+
+    Attributes:
+        name: the host's.
+        reason: what the resolver says.
+    """
+
+    code = "unknown-host"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"no IPv4 address is known for the name {self.name} ({self.reason}); give another, "
+            "or an address: tcp://192.0.2.7:7701 or tcp://[2001:db8::7]:7701"
+        )
+
+
 class NotLetIn(Unavailable):
     """Keys do not fit: the peer does not know ours, or is not who it should be."""
 

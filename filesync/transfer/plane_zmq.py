@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, assert_never
 import zmq.asyncio
 
 from filesync.digest import DIGEST_BYTES, Digest
-from filesync.errors import (
-    LocalError,
-    Unavailable,
-    UnexpectedMessage,
-)
+from filesync.errors import FilesyncError, LocalError, Unavailable, UnexpectedMessage
 from filesync.manifest import Manifest
 from filesync.transfer.connection import calls_zmq
 from filesync.transfer.connection.address import check_address, check_listen_address, with_key
@@ -119,7 +115,7 @@ class DataPlane:
         self._window_bytes = window_bytes
         self._links: dict[str, Link] = {}
         self._served: dict[bytes, Channel] = {}
-        self._awaited: dict[bytes, asyncio.Event] = {}
+        self._awaited: dict[bytes, set[asyncio.Event]] = {}
         self._listener: Listener | None = None
         self._tasks = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
@@ -292,11 +288,19 @@ class DataPlane:
         """
         channel = await self.connect(address, timeouts=timeouts)
         over = asyncio.Event()
-        channel.on_lost.append(lambda _: over.set())
+
+        def note_lost(_: FilesyncError) -> None:
+            over.set()
+
+        channel.on_lost.append(note_lost)
         offer.on_close.append(over.set)
-        await self.announce(channel, offer)
-        if not offer.is_closed:
-            await over.wait()
+        try:
+            await self.announce(channel, offer)
+            if not offer.is_closed:
+                await over.wait()
+        finally:
+            channel.on_lost.remove(note_lost)
+            offer.on_close.remove(over.set)
         if channel.lost is not None and not offer.is_closed:
             raise channel.lost
 
@@ -383,7 +387,9 @@ class DataPlane:
 
     async def _served_by(self, token: bytes, serve_s: float) -> Channel:
         """Wait for a peer to say ``Serve`` for ``token``."""
-        arrived = self._awaited.setdefault(token, asyncio.Event())
+        arrived = asyncio.Event()
+        waiting = self._awaited.setdefault(token, set())
+        waiting.add(arrived)
         try:
             async with asyncio.timeout(serve_s):
                 while (channel := self._served.get(token)) is None or channel.lost is not None:
@@ -392,7 +398,9 @@ class DataPlane:
         except TimeoutError:
             raise Unavailable("the peer that has the files did not call") from None
         finally:
-            self._awaited.pop(token, None)
+            waiting.remove(arrived)
+            if not waiting:
+                del self._awaited[token]
         return channel
 
     # --- connections ------------------------------------------------------------------------
@@ -463,8 +471,8 @@ class DataPlane:
             channel.on_lost.append(lambda _: self._forget_served(channel))
         channel.served.add(token)
         self._served[token] = channel
-        if event := self._awaited.get(token):
-            event.set()
+        for arrived in self._awaited.get(token, ()):
+            arrived.set()
 
     def _forget_served(self, channel: Channel) -> None:
         for token in channel.served:

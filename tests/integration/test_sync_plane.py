@@ -3,8 +3,12 @@
 import asyncio
 import os
 import random
+import resource
 import struct
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -15,7 +19,7 @@ import zstandard
 
 from filesync.digest import Digest, digest_of
 from filesync.disk.scanning.scan import scan
-from filesync.disk.updating.update import TreeUpdate
+from filesync.disk.updating.update import TreeUpdate, WantedFile
 from filesync.errors import (
     ContentCorrupt,
     FilesyncError,
@@ -40,6 +44,7 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive import landing_disk, pull_zmq
 from filesync.transfer.replica import Replica
 from filesync.transfer.send import outgoing_zmq
+from filesync.transfer.send.offer import Offer
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.timeouts import Timeouts
 from filesync.transfer.wire import Codec
@@ -614,11 +619,7 @@ def test_that_a_session_is_over_reaches_a_sender_that_has_not_read_what_came_bef
             await pull(
                 receiver, tmp_path / "dest", source, Replica(sender.address, offer.token)
             )
-            for _ in range(2000):
-                if not offer.on_close:  # no session of it is open
-                    break
-                await asyncio.sleep(0.01)
-            assert not offer.on_close
+            await no_session(offer)
             assert not full.left
 
     asyncio.run(main())
@@ -714,6 +715,167 @@ def test_a_pull_that_is_cancelled_ends_the_session_and_cleans_up(
     asyncio.run(main())
 
 
+def held_below(root: Path) -> list[str]:
+    """Return the files below ``root`` that this process has open."""
+    held: list[str] = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            held.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [path for path in held if path.startswith(f"{root}/")]
+
+
+def test_a_pull_that_is_cancelled_again_and_again_leaves_nothing_open(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    source = make_tree(tmp_path / "source", {"big": random.Random(7).randbytes(32 << 20)})
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            begun = asyncio.Event()
+            pulling = asyncio.create_task(
+                pull(
+                    receiver,
+                    tmp_path / "dest",
+                    source,
+                    Replica(sender.address, offer.token),
+                    progress=lambda _: begun.set(),
+                )
+            )
+            await begun.wait()
+            for _ in range(20):
+                pulling.cancel()
+                await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await pulling
+            assert not held_below(tmp_path / "dest")
+            assert not [one for one in asyncio.all_tasks() if "Effects" in repr(one)]
+
+    asyncio.run(main())
+
+
+def test_a_pull_that_fails_for_whatever_reason_ends_its_sessions(
+    source: Manifest, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            update = update_of(tmp_path / "dest", source)
+            fed = False
+
+            async def feed() -> tuple[Sequence[WantedFile], bool]:
+                nonlocal fed
+                if not fed:
+                    fed = True
+                    return list(update.wanted()), False
+                for _ in range(2000):
+                    if offer.on_close:  # a session is open
+                        raise ZeroDivisionError
+                    await asyncio.sleep(0.01)
+                raise AssertionError
+
+            replica = Replica(sender.address, offer.token)
+            with pytest.raises(ZeroDivisionError):
+                await receiver.pull(update, [replica], tree=source.tree, feed=feed)
+            await no_session(offer)
+
+    asyncio.run(main())
+
+
+async def no_session(offer: Offer) -> None:
+    """Wait until no session of ``offer`` is open."""
+    for _ in range(2000):
+        if not offer.on_close:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("a session is still open")
+
+
+def test_a_pull_for_which_there_are_no_descriptors_left_ends(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    source = make_tree(tmp_path / "source", {"file": SMALL})
+
+    async def pull_with(spare: int, receiver: DataPlane, replica: Replica) -> None:
+        update = update_of(tmp_path / f"dest{spare}", source)
+        with ExitStack() as stack:
+
+            async def feed() -> tuple[Sequence[WantedFile], bool]:
+                stack.enter_context(few_descriptors(spare))
+                return list(update.wanted()), True
+
+            with suppress(FilesyncError, OSError):
+                await receiver.pull(update, [replica], tree=source.tree, feed=feed)
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            replica = Replica(sender.address, offer.token)
+            await pull(receiver, tmp_path / "dest", source, replica)
+            # They run out in one of ZeroMQ's sockets, or in the connection.
+            for spare in range(4):
+                # Another address, and so another connection.
+                other = sender.address.replace("127.0.0.1", f"127.0.0.{spare + 2}")
+                async with asyncio.timeout(20):
+                    await pull_with(spare, receiver, Replica(other, offer.token))
+
+    asyncio.run(main())
+
+
+@contextmanager
+def few_descriptors(spare: int) -> Iterator[None]:
+    """Leave this process no more descriptors than ``spare``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+    held: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        for _ in range(spare):
+            os.close(held.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in held:
+            os.close(fd)
+
+
+def test_two_pulls_wait_for_one_peer_that_dials(source: Manifest, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with DataPlane() as sender, DataPlane(LOOPBACK) as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            replica = Replica(None, offer.token)
+            hasty = asyncio.create_task(pull(receiver, tmp_path / "a", source, replica))
+            patient = asyncio.create_task(pull(receiver, tmp_path / "b", source, replica))
+            await asyncio.sleep(0.3)  # both wait by then
+            hasty.cancel()
+            await asyncio.wait([hasty])
+            serving = asyncio.create_task(sender.serve_to(receiver.address, offer))
+            await patient
+            assert tree_of(tmp_path / "b") == source.tree
+            offer.close()
+            await serving
+
+    asyncio.run(main())
+
+
+def test_offers_that_were_served_leave_nothing_at_their_connection(
+    source: Manifest, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with DataPlane() as sender, DataPlane(LOOPBACK) as receiver:
+            channel = await sender.connect(receiver.address)
+            before = len(channel.on_lost)
+            offer = sender.offer(source, tmp_path / "source")
+            for _ in range(10):
+                serving = asyncio.create_task(sender.serve_to(receiver.address, offer))
+                await asyncio.sleep(0.01)
+                serving.cancel()
+                await asyncio.wait([serving])
+            assert (len(channel.on_lost), offer.on_close) == (before, [])
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("old_bytes", "came_bytes"), [(3 << 20, 1 << 20), (1 << 20, 2 << 20), (1000, 2 << 20)]
 )
@@ -745,6 +907,16 @@ def test_an_interrupted_file_is_made_of_what_came_and_of_the_old_one(
             assert stats.content_bytes + stats.copied_bytes == len(new)
 
     asyncio.run(main())
+
+
+def test_a_host_of_an_unknown_name_is_said_to_be_unknown(tmp_path: Path) -> None:
+    command = ["filesync", "sync", "tcp://no-such-host.invalid:7701/x", str(tmp_path / "x")]
+    said = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 1
+    assert "no IPv4 address is known for the name no-such-host.invalid" in said.stderr
+    assert "running there" not in said.stderr
 
 
 def test_listening_off_loopback_is_refused() -> None:

@@ -63,6 +63,18 @@ def key_in(address: str) -> bytes | None:
     return bytes.fromhex(match["key"]) if match and match["key"] else None
 
 
+def name_in(address: str) -> str | None:
+    """Return the name of a host in ``address``; None if it has a number instead, or none."""
+    match = _TCP.fullmatch(address)
+    if match is None:
+        return None
+    try:
+        ipaddress.ip_address(match["host"].strip("[]"))
+    except ValueError:
+        return match["host"]
+    return None
+
+
 def with_key(endpoint: str, key: bytes) -> str:
     """Return the address of who listens at ``endpoint`` with the public key ``key``."""
     return f"tcp://{key.hex()}@{endpoint.removeprefix('tcp://')}"

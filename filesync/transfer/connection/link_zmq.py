@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from socket import AF_INET
 from typing import TYPE_CHECKING
 
 import zmq
@@ -10,13 +11,14 @@ import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
 from filesync.errors import FilesyncError, PeerError, Unavailable, UsageError
+from filesync.transfer.connection.address import name_in
 from filesync.transfer.connection.channel_zmq import (
     HANDSHAKE_EVENTS,
     Channel,
     bound,
     wire_bytes_of,
 )
-from filesync.transfer.errors import Refused, VersionMismatch
+from filesync.transfer.errors import Refused, UnknownHost, VersionMismatch
 from filesync.transfer.stats import Counters
 from filesync.transfer.wire import VERSION, Buffer, Hello, Message, Ping, Refuse, decode
 
@@ -43,6 +45,7 @@ class Link:
     Raises:
         UsageError: it is no address.
         NotLetIn: it takes a key, and there is none.
+        Unavailable: this process has no room for another connection.
     """
 
     def __init__(
@@ -60,15 +63,10 @@ class Link:
         self._own = own
         self._fd = -1
         self._brought = 0
-        self._socket: zmq.asyncio.Socket = context.socket(zmq.DEALER)
-        bound(self._socket, address)
-        self._monitor: zmq.asyncio.Socket = self._socket.get_monitor_socket(
-            zmq.EVENT_CONNECTED
-            | zmq.EVENT_DISCONNECTED
-            | zmq.EVENT_CONNECT_RETRIED
-            | zmq.EVENT_CLOSED
-            | HANDSHAKE_EVENTS
-        )
+        try:
+            self._socket, self._monitor = _sockets(context, address)
+        except zmq.ZMQError as exc:
+            raise Unavailable(f"cannot connect to {address}: {exc.strerror}") from exc
         self.channel = Channel(self._socket, (), counters, name=address)
         self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lost = asyncio.Event()
@@ -168,7 +166,16 @@ class Link:
             elif event["event"] == zmq.EVENT_DISCONNECTED:
                 self.channel.lose(Unavailable(f"{self._address} closed the connection"))
             else:
-                self.channel.lose(Unavailable(f"{self._address} does not accept connections"))
+                self.channel.lose(await self._unreachable())
+
+    async def _unreachable(self) -> Unavailable:
+        """Return why nobody has taken the connection."""
+        if (name := name_in(self._address)) is not None:
+            try:
+                await asyncio.get_running_loop().getaddrinfo(name, None, family=AF_INET)
+            except OSError as exc:
+                return UnknownHost(name, exc.strerror or str(exc))
+        return Unavailable(f"{self._address} does not accept connections")
 
     def _lose_handshake(self, event: int) -> None:
         from filesync.transfer.connection.curve_zmq import handshake_failure
@@ -210,3 +217,23 @@ class Link:
         self._lost.set()
         if not self._greeted.done():
             self._greeted.set_result(None)
+
+
+def _sockets(
+    context: zmq.asyncio.Context, address: str
+) -> tuple[zmq.asyncio.Socket, zmq.asyncio.Socket]:
+    """Return a DEALER that will dial ``address``, and the monitor that tells what becomes of it."""
+    socket: zmq.asyncio.Socket = context.socket(zmq.DEALER)
+    bound(socket, address)
+    try:
+        monitor: zmq.asyncio.Socket = socket.get_monitor_socket(
+            zmq.EVENT_CONNECTED
+            | zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_CONNECT_RETRIED
+            | zmq.EVENT_CLOSED
+            | HANDSHAKE_EVENTS
+        )
+    except zmq.ZMQError:
+        socket.close()
+        raise
+    return socket, monitor

@@ -9,11 +9,7 @@ from functools import partial
 from typing import Final
 
 from filesync.digest import Digest
-from filesync.errors import (
-    FilesyncError,
-    PeerError,
-    Unavailable,
-)
+from filesync.errors import FilesyncError, LocalError, PeerError, Unavailable
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
@@ -24,6 +20,7 @@ from filesync.transfer.receive.receiver import Receiver, State
 from filesync.transfer.receive.session_zmq import Event, Incoming, Session
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import PullStats, ReplicaStats
+from filesync.transfer.threads import until_done
 from filesync.transfer.timeouts import Timeouts
 from filesync.transfer.wire import Buffer
 
@@ -109,16 +106,12 @@ class Pull:
                 await self._step()
             for session in list(self._sessions.values()):
                 self._leave(session)
-        except asyncio.CancelledError:
+        except BaseException as exc:
             for session in list(self._sessions.values()):
-                self._leave(session, "cancelled", "no longer wanted")
-            raise
-        except FilesyncError as exc:
-            for session in list(self._sessions.values()):
-                self._leave(session, exc.code, str(exc))
+                self._leave(session, *_reason(exc))
             raise
         finally:
-            await self._stop()
+            await until_done(self._stop())
 
     async def _step(self) -> None:
         try:
@@ -165,7 +158,7 @@ class Pull:
             channel = await self._connect(replica)
         except (Unavailable, PeerError) as exc:
             self._inbox.put_nowait(partial(self._miss, replica, stats, exc))
-        except FilesyncError as exc:
+        except Exception as exc:  # the top of a task: the driver ends with it
             self._inbox.put_nowait(partial(_fail, exc))
         else:
             self._inbox.put_nowait(partial(self._join, replica, stats, channel))
@@ -276,6 +269,17 @@ class Pull:
 
 def _on_wire_bytes(session: Session) -> int:
     return session.machine.on_wire_bytes
+
+
+def _reason(error: BaseException) -> tuple[str, str]:
+    """Return what a sender is told of why its session ends: a code and a sentence."""
+    match error:
+        case FilesyncError():
+            return error.code, str(error)
+        case asyncio.CancelledError():
+            return "cancelled", "no longer wanted"
+        case _:
+            return LocalError.code, "internal error"
 
 
 def _fail(error: Exception) -> None:
