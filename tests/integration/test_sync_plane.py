@@ -208,6 +208,30 @@ def test_an_insertion_in_a_large_file_moves_little(tmp_path: Path) -> None:
     assert stats.wire_in + stats.wire_out < (1 << 20) + (256 << 10)
 
 
+def test_a_large_file_that_changed_throughout_takes_little_memory(tmp_path: Path) -> None:
+    old, new = (random.Random(seed).randbytes(192 << 20) for seed in (4, 5))
+    for name, data in (("source", new), ("dest", old)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(data)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "filesync", "serve", str(tmp_path), "--listen", LOOPBACK],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    try:
+        address = server.stdout.readline().strip()
+        copy = ["sync", f"{tmp_path}/source/", f"{address}/dest/"]
+        subprocess.run([sys.executable, "-m", "filesync", *copy], check=True, timeout=120)
+        lines = Path(f"/proc/{server.pid}/status").read_text().splitlines()
+        (peak,) = (line for line in lines if line.startswith("VmHWM"))
+        assert int(peak.split()[1]) << 10 < 192 << 20
+    finally:
+        server.terminate()
+        server.communicate(timeout=20)
+    assert (tmp_path / "dest/file").read_bytes() == new
+
+
 def test_single_bytes_changed_in_a_large_file_move_little(tmp_path: Path) -> None:
     old = random.Random(2).randbytes(4 << 20)
     new = bytearray(old)

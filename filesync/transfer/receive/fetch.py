@@ -77,6 +77,12 @@ COPY_BYTES: Final = 4 << 20
 """Copied at once: what comes meanwhile is written in between."""
 FEW_BYTES: Final = 512 << 10
 """Gaps of less than this together wait while old files are being cut: each ask has its price."""
+SIGNED_BYTES: Final = 16 << 20
+"""Gaps that are signed ahead of the asks: what they replace is held in memory until it is taken."""
+PLANNED_BYTES: Final = 64 << 20
+"""Gaps that are known ahead, signed or not: with more no recipe is asked for. Each chunk of theirs takes
+some 150 bytes; of a large file that has changed throughout they would take a hundredth of its size,
+and the old bytes, signed at once, all of it."""
 AHEAD_UNITS: Final = 32
 """Files are asked for when fewer units than this are ready."""
 MAX_PENDING_FILES: Final = 16_384
@@ -110,7 +116,9 @@ class Fetch:
         self._asks: deque[Ask] = deque()
         self._stretches: deque[Stretch] = deque()
         self._waiting: deque[Work] = deque()
-        self._gaps: list[Gap] = []
+        self._gaps: deque[Gap] = deque()
+        self._gap_bytes = 0  # of those
+        self._signed_bytes = 0  # of gaps that are being signed, and of the asks
         self._unbased = 0
         self._cutting = 0
         self._cutting_bytes = 0
@@ -135,12 +143,14 @@ class Fetch:
 
     def take_ask(self) -> Ask | None:
         """Return what to ask next. What deltas will hold counts as unwritten from now on."""
-        if self._stretches:
+        if self._stretches and self._gap_bytes + self._signed_bytes < PLANNED_BYTES:
             count = min(len(self._stretches), MAX_ASK_ITEMS)
             return RecipeAsk(tuple([self._stretches.popleft() for _ in range(count)]))
         if self._asks and self._has_room(self._asks[0].size):
             ask = self._asks.popleft()
             self._unwritten_bytes += ask.size
+            self._signed_bytes -= ask.size
+            self._flush_gaps()
             return ask
         return None
 
@@ -166,6 +176,7 @@ class Fetch:
                 self._stretches.extendleft(reversed(ask.stretches))
             else:
                 self._asks.appendleft(ask)
+                self._signed_bytes += ask.size
         for unit in reversed(units):
             self._unwritten_bytes -= unit.size
             if isinstance(unit, Piece) and unit.work.only in self._gone:
@@ -215,7 +226,7 @@ class Fetch:
                 continue
             if file.replaces and delta_pays(file.size, file.replaces, rate):
                 end = min(file.replaces, 2 * DELTA_BYTES)
-                self._gaps.append(Gap(file, None, 0, file.size, (), (Old(0, 0, end),)))
+                self._note_gap(Gap(file, None, 0, file.size, (), (Old(0, 0, end),)))
                 continue
             if batch and (size + file.size > BATCH_BYTES or len(batch) == MAX_WANT_RANGES):
                 self._units.append(Batch(tuple(batch), size))
@@ -256,6 +267,7 @@ class Fetch:
         size = count = 0
         for gap, signed in zip(gaps, pieces, strict=True):
             if signed is None or not signed.count:
+                self._signed_bytes -= gap.size
                 self._want_gap(gap)
                 continue
             gap.pieces = signed
@@ -270,6 +282,7 @@ class Fetch:
             count += signed.count
         if batch:
             self._asks.append(DeltaAsk(key, tuple(batch)))
+        self._flush_gaps()
 
     def rebuilt(self, gaps: Sequence[Gap], wrong: Sequence[Gap]) -> None:
         """Take note that gaps are written, but for those that did not turn out right."""
@@ -356,7 +369,8 @@ class Fetch:
         self._feed()
 
     def _feed(self) -> None:
-        ready = len(self._units) + len(self._asks) + len(self._waiting)
+        gaps = self._gap_bytes // MAX_DELTAS_BYTES
+        ready = len(self._units) + len(self._asks) + len(self._waiting) + gaps
         is_low = ready < AHEAD_UNITS and self._pending < MAX_PENDING_FILES
         if is_low and not self._is_last and not self._is_fed:
             self._is_fed = True
@@ -419,7 +433,11 @@ class Fetch:
             return
         for at, length, some in cut_up(chunks):
             near = tuple([narrowed(one, at, length, size) for one in old])
-            self._gaps.append(Gap(work.file, work, offset + at, length, some, near))
+            self._note_gap(Gap(work.file, work, offset + at, length, some, near))
+
+    def _note_gap(self, gap: Gap) -> None:
+        self._gaps.append(gap)
+        self._gap_bytes += gap.size
 
     def _want_gap(self, gap: Gap) -> None:
         if gap.work is None:
@@ -429,16 +447,14 @@ class Fetch:
 
     def _flush_gaps(self) -> None:
         """Have gaps signed, as many at once as fit into one ask; a few wait for more to come."""
-        if self._unbased and sum(gap.size for gap in self._gaps) < FEW_BYTES:
+        if self._unbased and self._gap_bytes < FEW_BYTES:
             return
-        batch: list[Gap] = []
-        size = 0
-        for gap in self._gaps:
-            if batch and size + gap.size > MAX_DELTAS_BYTES:
-                self.effects.append(SignGaps(tuple(batch)))
-                batch, size = [], 0
-            batch.append(gap)
-            size += gap.size
-        if batch:
+        while self._gaps and self._signed_bytes < SIGNED_BYTES:
+            batch = [self._gaps.popleft()]
+            size = batch[0].size
+            while self._gaps and size + self._gaps[0].size <= MAX_DELTAS_BYTES:
+                size += self._gaps[0].size
+                batch.append(self._gaps.popleft())
+            self._gap_bytes -= size
+            self._signed_bytes += size
             self.effects.append(SignGaps(tuple(batch)))
-        self._gaps.clear()

@@ -17,6 +17,7 @@ from filesync.transfer.receive.fetch import (
     DELTA_BYTES,
     MAX_PENDING_FILES,
     PIECE_BYTES,
+    SIGNED_BYTES,
     SMALL_BYTES,
     Fetch,
 )
@@ -39,6 +40,7 @@ from filesync.transfer.receive.units import (
     Work,
 )
 from filesync.transfer.wire import (
+    MAX_DELTAS_BYTES,
     SIGNATURE_BYTES,
     AskDeltas,
     AskRecipes,
@@ -419,6 +421,48 @@ def test_an_edited_small_file_is_signed_and_asked_for_as_a_delta() -> None:
     ask = fetch.take_ask()
     assert isinstance(ask, DeltaAsk)
     assert (ask.key, ask.gaps) == (7, sign.gaps)
+
+
+def test_few_gaps_are_signed_ahead_however_many_there_are() -> None:
+    old = delta.cut(random.Random(1).randbytes(100_000), 7)
+    count = 1000
+    fetch = fed(*[wanted(bytes(100_000), at, replaces=100_000) for at in range(count)])
+    signing: list[Gap] = []
+    signed = asked = 0
+    while not fetch.is_done:
+        while fetch.effects:
+            effect = fetch.effects.popleft()
+            if isinstance(effect, SignGaps):
+                signed += sum(gap.size for gap in effect.gaps)
+                signing += effect.gaps
+        assert signed - asked <= SIGNED_BYTES + MAX_DELTAS_BYTES
+        fetch.signed(signing, 7, [old] * len(signing))
+        signing.clear()
+        ask = fetch.take_ask()
+        assert isinstance(ask, DeltaAsk)
+        asked += ask.size
+        fetch.rebuilt(ask.gaps, [])
+    assert fetch.files_done == count
+    assert signed == asked == count * 100_000
+
+
+def test_no_more_of_a_recipe_is_asked_for_while_much_of_it_waits() -> None:
+    rng = random.Random(2)
+    size = 1 << 30
+    fetch = fed(WantedFile(0, digest_of(b"new"), size, replaces=size))
+    (cut,) = [one for one in fetch.effects if isinstance(one, CutBases)]
+    fetch.based([(cut.works[0], recipe.Index([([], size)]))])
+    pages = 0
+    while isinstance(ask := fetch.take_ask(), RecipeAsk):
+        pages += 1
+        stretch, *_ = ask.stretches
+        largest = 1 << (24 if stretch.level is Level.SEGMENTS else 16)
+        room = min(stretch.end - stretch.offset, largest << 9)
+        parts = [recipe.Part(largest, rng.randbytes(16)) for _ in range(room // largest)]
+        fetch.take_recipes(ask, recipe.pack(parts))
+    assert ask is None
+    assert pages < 8
+    assert fetch.has_ready
 
 
 def test_a_small_file_whose_old_one_is_gone_is_wanted_whole() -> None:
