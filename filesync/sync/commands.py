@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from filesync.errors import UsageError
 from filesync.keys.options import key_option, listen_keys, listen_options
+from filesync.sync.spelling import ALWAYS_SO, COMPRESS, RsyncCommand, always_so, check_archive
 
 if TYPE_CHECKING:
     from filesync.sync.remote.server import TreeServer
@@ -19,6 +21,7 @@ PARTIAL: Final = 23
 """Exit code: done, but for what could not be read or kept, or met a directory that stays."""
 CHANGED: Final = 24
 """Exit code: done, but for files that changed each time they were read."""
+_RULES: Final = ("--include", "--exclude-from", "--include-from")
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_CODES: Final = """
@@ -40,7 +43,11 @@ class CommandWithRules(click.Command):
     """A command that takes --exclude and --include in any order, and keeps it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse ``args``, an --include as the --exclude '+ …' that it stands for."""
+        """Parse ``args``, an --include as the --exclude '+ …' that it stands for.
+
+        Raises:
+            UsageError: a file of patterns cannot be read.
+        """
         return super().parse_args(ctx, _in_order(args))
 
 
@@ -52,12 +59,31 @@ def _in_order(args: Sequence[str]) -> list[str]:
         if word == "--":
             return [*ordered, word, *rest]
         name, equals, value = word.partition("=")
-        if name == "--include" and (equals or (value := next(rest, ""))):
-            is_rule = value == "!" or value[:2] in ("+ ", "- ")
-            ordered.append(f"--exclude={value if is_rule else f'+ {value}'}")
+        if name in _RULES and (equals or (value := next(rest, ""))):
+            patterns = _patterns_in(value) if name.endswith("-from") else (value,)
+            ordered += [_exclude(one, is_include="include" in name) for one in patterns]
         else:
             ordered.append(word)
     return ordered
+
+
+def _exclude(pattern: str, *, is_include: bool) -> str:
+    is_rule = pattern == "!" or pattern[:2] in ("+ ", "- ")
+    return f"--exclude={pattern if is_rule or not is_include else f'+ {pattern}'}"
+
+
+def _patterns_in(name: str) -> list[str]:
+    """Return the patterns in a file, one a line, as rsync reads it; '-' is standard input."""
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as exc:
+        raise UsageError(f"the patterns in {name} cannot be read: {exc.strerror}") from None
+    lines = os.fsdecode(data.replace(b"\r", b"\n")).split("\n")
+    return [line for line in lines if line and line[0] not in ";#"]
+
+
+class _SyncCommand(RsyncCommand, CommandWithRules):
+    """Takes what rsync's users type."""
 
 
 def rules_options(command: F) -> F:
@@ -78,7 +104,16 @@ def rules_options(command: F) -> F:
         metavar="PATTERN",
         help="Do not leave out what matches, whatever later patterns say. Repeatable.",
     )
-    return exclude(include(command))
+    read = click.option(
+        "--exclude-from",
+        "--include-from",
+        "patterns_from",
+        multiple=True,
+        expose_value=False,
+        metavar="FILE",
+        help="The same, with the patterns in FILE, one a line; '-' is standard input.",
+    )
+    return exclude(include(read(command)))
 
 
 def as_rules(excludes: Sequence[str]) -> tuple[bytes, ...]:
@@ -87,13 +122,13 @@ def as_rules(excludes: Sequence[str]) -> tuple[bytes, ...]:
 
 
 @click.command(
-    cls=CommandWithRules,
+    cls=_SyncCommand,
     epilog=f"""
 \b
 Examples:
   filesync sync src/ backup/                        what is in src
   filesync sync src notes.txt backup/               backup/src and backup/notes.txt
-  filesync sync -n -i --delete src/ backup/         what would change
+  filesync sync -avn --delete src/ backup/          the names that would change
   filesync sync tcp://127.0.0.1:7701/site/ site/    from a `filesync serve`
   filesync sync --include '*.c' --include '*/' --exclude '*' src/ tcp://127.0.0.1:7701/src/
   filesync sync --compress none --bwlimit 20M disk.img tcp://127.0.0.1:7701/
@@ -101,24 +136,34 @@ Examples:
 \b
 Patterns: 'x' matches that name anywhere, '/x' at the top, 'x/' directories only; * and ?
 match within a name, ** across slashes, x/*** a directory and all in it.
-{EXIT_CODES}""",
+\b{ALWAYS_SO}{EXIT_CODES}""",
+    context_settings={"help_option_names": ["--help"]},
 )
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True)
 @click.argument("dest", metavar="DST")
-@click.option("--delete", is_flag=True, help="Remove what SRC does not have.")
+@click.option(
+    "--delete",
+    "--delete-during",
+    "--del",
+    "delete",
+    is_flag=True,
+    help="Remove what SRC does not have.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Change nothing; list what would change.")
+@click.option("-v", "--verbose", count=True, help="List the names that change.")
 @click.option(
     "-i",
     "--itemize-changes",
     "--itemize",
     "itemized",
     is_flag=True,
-    help="List what changes, as rsync does.",
+    help="List what changes of which name, as rsync does.",
 )
+@click.option("-q", "--quiet", is_flag=True, help="List nothing, and show no progress.")
 @rules_options
 @click.option(
     "--compress",
-    type=click.Choice(["auto", "none", "zstd"]),
+    type=click.Choice(COMPRESS),
     default="auto",
     show_default=True,
     help="What travels compressed: what that makes faster, nothing, or all that gets smaller.",
@@ -133,25 +178,17 @@ match within a name, ** across slashes, x/*** a directory and all in it.
 @click.option(
     "-c", "--checksum", is_flag=True, help="Read all files on both sides, changed or not."
 )
-@click.option(
-    "-a",
-    "-r",
-    "-H",
-    "-A",
-    "-X",
-    "all_kept",
-    is_flag=True,
-    expose_value=False,
-    help="Nothing more: what these keep in rsync is always kept.",
-)
 @click.option("--stats", "show_stats", is_flag=True, help="Say what it took.")
 @click.option("--json", "as_json", is_flag=True, help="Say all figures, as one JSON document.")
 @click.option(
+    "-P",
     "--progress/--no-progress",
+    "progress",
     default=None,
     help="Show progress.  [default: on a terminal, after a second]",
 )
 @key_option
+@always_so
 def sync(
     sources: Sequence[str],
     dest: str,
@@ -160,6 +197,7 @@ def sync(
     bwlimit: str,
     progress: bool | None,
     key: Path | None,
+    verbose: int,
     **flags: bool,
 ) -> int:
     """Make DST hold what each SRC has, moving only what DST lacks.
@@ -175,8 +213,10 @@ def sync(
     from filesync.sync.saying.report import as_json, is_partial, is_unread, notes, summary
     from filesync.transfer.flow import Compress, Flow
 
-    is_listed = flags["itemized"] or flags["dry_run"]
-    listing = Listing(keep=flags["as_json"])
+    check_archive(flags)
+    is_named = verbose > 0 and not flags["itemized"]
+    is_listed = (is_named or flags["itemized"] or flags["dry_run"]) and not flags["quiet"]
+    listing = Listing(keep=flags["as_json"], only_names=is_named)
     options = Options(
         delete=flags["delete"],
         dry_run=flags["dry_run"],
@@ -187,7 +227,7 @@ def sync(
         on_changes=listing.take if is_listed else None,
         key=key,
     )
-    stats = run(sources, dest, options, listing, progress=progress)
+    stats = run(sources, dest, options, listing, progress=False if flags["quiet"] else progress)
     for note in notes(stats, delete=options.delete):
         click.echo(f"filesync: {note}", err=True)
     if flags["as_json"]:

@@ -11,6 +11,7 @@ from filesync.errors import ContentCorrupt, SourceChanged, UsageError
 from filesync.lifetime import run_command
 from filesync.sync.changing import Attempts
 from filesync.sync.options import Options
+from filesync.sync.saying.itemize import name_in
 from filesync.sync.saying.shown import ShownProgress
 from filesync.sync.saying.stats import SyncStats
 
@@ -27,12 +28,16 @@ class Listing:
         progress: what shows progress on the same terminal.
     """
 
-    def __init__(self, *, keep: bool) -> None:
+    def __init__(self, *, keep: bool, only_names: bool = False) -> None:
+        """Keep the lines, or print them; of each ``only_names`` leaves the name."""
         self.lines: list[str] | None = [] if keep else None
+        self._only_names = only_names
         self.progress: ShownProgress | None = None
 
     def take(self, changes: Iterator[str]) -> None:
         """Take all of ``changes``."""
+        if self._only_names:
+            changes = map(name_in, changes)
         if self.lines is not None:
             self.lines.extend(changes)
             return

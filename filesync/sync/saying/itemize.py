@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from filesync.diff import diff
-from filesync.digest import Digest
 from filesync.errors import LocalError
 from filesync.manifest import (
     Directory,
@@ -24,11 +23,13 @@ from filesync.manifest import (
     Subdirectory,
     Symlink,
     Xattrs,
+    link_groups,
 )
 from filesync.sync.plan import Plan
 
 _NEW: Final = "+" * 9
 _SAME: Final = "." * 9
+_NAME_AT: Final = len(".f") + len(_NEW) + 1
 _ACLS: Final = b"system.posix_acl_"
 _UNPRINTABLE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\\\\(?=#[0-7]{3})"
@@ -64,6 +65,12 @@ def itemize(
             yield from lines.given(path, old, new)
 
 
+def name_in(line: str) -> str:
+    """Return what ``rsync --verbose`` says for a line of ``itemize``: the name."""
+    name = line[_NAME_AT:]
+    return f"deleting {name}" if line.startswith("*") else name
+
+
 def shown_name(name: bytes) -> str:
     """Return ``name`` on one line: what cannot be printed as '#', after a backslash, and octal."""
     text = name.decode("utf-8", "surrogateescape")
@@ -79,7 +86,7 @@ class _Lines:
         self._plan = plan
         self._prefix = prefix
         self._arrow = arrow
-        self._first = _first_names(plan.target)
+        self._first = {group: paths[0] for group, paths in link_groups(plan.target).items()}
 
     def deleted(self, path: bytes, entry: Entry) -> Iterator[str]:
         """Yield a line for ``entry`` of the basis and, before it, for each name below it."""
@@ -152,22 +159,6 @@ class _Lines:
         first = self._first.get(entry.link, b"") if entry.link else b""
         is_first = not first or first == path + entry.name
         return "" if is_first else f" => {shown_name(self._prefix + first)}"
-
-
-def _first_names(tree: Manifest) -> dict[bytes, bytes]:
-    """Return the first name of each hard-link group; enters only directories that have some."""
-    first: dict[bytes, bytes] = {}
-    stack = [(b"", tree.tree)] if tree.summary.links else []
-    while stack:
-        path, digest = stack.pop()
-        below: list[tuple[bytes, Digest]] = []
-        for entry in tree.directory(digest).entries:
-            if isinstance(entry, File) and entry.link:
-                first.setdefault(entry.link, path + entry.name)
-            elif isinstance(entry, Subdirectory) and entry.links:
-                below.append((path + entry.name + b"/", entry.tree))
-        stack.extend(reversed(below))
-    return first
 
 
 def _differences(old: _Known, new: _Known) -> str:

@@ -1,0 +1,180 @@
+"""rsync's options as its users type them: what is always so here, and what is not there."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
+from typing import Any, Final, TypeVar
+
+import click
+
+from filesync.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ARCHIVE: Final[Mapping[str, tuple[str, ...]]] = {
+    "recursive": ("-r", "--recursive"),
+    "links": ("-l", "--links"),
+    "perms": ("-p", "--perms"),
+    "times": ("-t", "--times"),
+    "group": ("-g", "--group"),
+    "owner": ("-o", "--owner"),
+    "devices": ("-D", "--devices", "--specials"),
+}
+"""What ``-a`` stands for."""
+ALWAYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "archive": ("-a", "--archive"),
+    "hard_links": ("-H", "--hard-links"),
+    "acls": ("-A", "--acls"),
+    "xattrs": ("-X", "--xattrs"),
+    "sparse": ("-S", "--sparse"),
+    "executability": ("-E", "--executability"),
+    "fuzzy": ("-y", "--fuzzy"),
+    "partial": ("--partial",),
+    "numeric_ids": ("--numeric-ids",),
+    "secluded_args": ("-s", "--secluded-args", "--protect-args"),
+    "human_readable": ("-h", "--human-readable"),
+}
+COMPRESS: Final = ("auto", "none", "zstd")
+SAME: Final[Mapping[str, str]] = {
+    "--info=progress": "--progress",
+    "--info=progress2": "--progress",
+    "--info=name": "--verbose",
+    "--info=name1": "--verbose",
+    "--info=stats": "--stats",
+    "--info=stats2": "--stats",
+}
+"""Words that stand for one of our own."""
+
+ALWAYS_SO: Final = """
+Always so, and taken as rsync spells it (-aHAXS, -rlptgoD, --numeric-ids, --partial, -y, -h):
+directories with all in them; links as links, hard links, devices, FIFOs; modes, owners and
+groups by number, times, ACLs, xattrs, holes; what has come of a large file is gone on with;
+what is renamed is found; numbers are for people. Short options may be grouped: -avnP.
+"""
+_KEEPS: Final = "all metadata is kept as it is in SRC, as far as this user may"
+_REPLACES: Final = (
+    "what differs from SRC is replaced, older or newer, and what is new is made; "
+    "name with --exclude what is to be left alone"
+)
+_WHOLE: Final = "a file is written aside and takes its name when it is whole and proved"
+_DELTA: Final = "what DST has of a file does not travel; on one machine files are copied whole"
+_FILTER: Final = "write --exclude, --include, --exclude-from or --include-from"
+_FOLLOW: Final = "links are copied as links; 'SRC/', with a slash, is what a link SRC leads to"
+_NO_BASES: Final = "there are no backups or bases besides DST"
+_SIZES: Final = "files are chosen by name only, with --exclude and --include"
+_COMPARES: Final = (
+    "whatever differs in size, mtime, ctime or inode since it was last read is read "
+    "again, and compared by digest; -c reads all"
+)
+_OWN_PROTOCOL: Final = (
+    "no remote shell or rsync daemon is used; run `filesync serve` there, and write "
+    "tcp://host:port/path"
+)
+_CODEC: Final = "write --compress auto, none or zstd"
+_SAYS: Final = "-v lists names, -i what changes of them, --stats figures, --json all of it"
+_WHEN: Final = "with --delete, names go before anything comes, and their space is free after it"
+_OF: Final[Mapping[str, str]] = {
+    "-u --update --existing --ignore-non-existing --ignore-existing": _REPLACES,
+    "-U --atimes -N --crtimes": "times of access and of creation are not kept",
+    "--open-noatime": "times of access are not cared for",
+    "-O --omit-dir-times -J --omit-link-times --chmod --chown --usermap --groupmap": _KEEPS,
+    "--super --fake-super --copy-as": _KEEPS,
+    "-d --dirs --old-dirs --old-d": "directories come with all in them; --exclude '/*/*' does not",
+    "-L --copy-links --copy-unsafe-links --safe-links --munge-links -k --copy-dirlinks": _FOLLOW,
+    "-K --keep-dirlinks": "a directory of SRC replaces a link in DST; write 'DST/LINK/' as DST",
+    "-R --relative --no-implied-dirs": "SRC comes to stand in DST under its last name only",
+    "-b --backup --backup-dir --suffix --compare-dest --copy-dest --link-dest": _NO_BASES,
+    "--inplace --append --append-verify --write-devices --copy-devices": _WHOLE,
+    "--partial-dir --delay-updates -T --temp-dir --preallocate --fsync": _WHOLE,
+    "-W --whole-file --no-whole-file --no-W -B --block-size": _DELTA,
+    "-I --ignore-times --size-only -@ --modify-window --checksum-choice --cc": _COMPARES,
+    "-x --one-file-system": "what is mounted below SRC is part of it; name it with --exclude",
+    "-e --rsh --rsync-path -M --remote-option --port --address --sockopts": _OWN_PROTOCOL,
+    "--blocking-io --password-file --protocol --daemon --config --server": _OWN_PROTOCOL,
+    "-4 --ipv4 -6 --ipv6": "write the address: tcp://192.0.2.7:7701/ or tcp://[2001:db8::7]:7701/",
+    "--timeout --contimeout": "a server that is silent for long is given up without being told",
+    "--remove-source-files": "SRC is only read",
+    "--delete-before --delete-after --delete-delay": f"{_WHEN}; write --delete",
+    "--delete-excluded": "--delete leaves alone what is excluded; delete it without the --exclude",
+    "--delete-missing-args --ignore-missing-args": "each SRC has to be there",
+    "--ignore-errors": "with --delete, nothing goes when not all of SRC can be read",
+    "--force": "a directory makes way for a file only with --delete",
+    "--max-delete": "there is no such bound; -n --delete lists what would go",
+    "--max-size --min-size": _SIZES,
+    "-m --prune-empty-dirs": "directories come whether there is anything in them or not",
+    "--mkpath": "DST is made, but none above it; make that first",
+    "--compress-choice --zc --compress-level --zl --compress-threads --zt": _CODEC,
+    "--skip-compress": f"what does not get smaller travels as it is; {_CODEC}",
+    "-C --cvs-exclude -f --filter -F -0 --from0": _FILTER,
+    "--files-from": "name each SRC, or choose with --include",
+    "--info --debug --out-format --log-format --log-file --log-file-format --outbuf": _SAYS,
+    "-8 --8-bit-output --stderr --iconv": "names are bytes, and are shown escaped as rsync does",
+    "--list-only": "write `filesync manifest show SRC`, or -n for what would change",
+    "--write-batch --only-write-batch --read-batch": (
+        "there are no batches; `filesync manifest` writes down what a tree holds"
+    ),
+    "-V --version": "write `filesync --version`",
+}
+INSTEAD: Final[Mapping[str, str]] = {
+    word: what for words, what in _OF.items() for word in words.split()
+}
+"""What there is instead of an option of rsync's that is not there, by each of its spellings."""
+
+
+class RsyncCommand(click.Command):
+    """A command that knows what rsync's users may mean by an option that it has not."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse ``args``; of an option that is not there, say what there is instead.
+
+        Raises:
+            NoSuchOption: it is not there.
+        """
+        if args == ["-h"]:
+            args = ["--help"]
+        try:
+            return super().parse_args(ctx, list(_as_ours(args)))
+        except click.NoSuchOption as exc:
+            if (what := instead_of(exc.option_name)) is None:
+                raise
+            message = f"{exc.option_name} is not there: {what}."
+            raise click.NoSuchOption(exc.option_name, message, ctx=ctx) from None
+
+
+def _as_ours(args: Sequence[str]) -> Iterator[str]:
+    """Yield ``args`` with our own words for those that mean the same."""
+    end = args.index("--") if "--" in args else len(args)
+    for word, following in pairwise([*args[:end], ""]):
+        # In rsync --compress takes no value.
+        is_bare = word == "--compress" and following not in COMPRESS
+        yield "-z" if is_bare else SAME.get(word, word)
+    yield from args[end:]
+
+
+def instead_of(word: str) -> str | None:
+    """Return what there is instead of the option ``word``; None where nobody means anything."""
+    if word.startswith("--no-"):
+        kept = {name.lstrip("-") for name in chain(*ARCHIVE.values(), *ALWAYS.values())}
+        if word.removeprefix("--no-") in kept:
+            return "what it would leave out is always so (see --help)"
+    return INSTEAD.get(word)
+
+
+def always_so(command: F) -> F:
+    """Add all options that ask for what is always so; see ``check_archive``."""
+    for name, words in {**ARCHIVE, **ALWAYS}.items():
+        command = click.option(*words, name, is_flag=True, hidden=True)(command)
+    return command
+
+
+def check_archive(flags: Mapping[str, bool]) -> None:
+    """Check that what ``-a`` stands for was asked for as a whole, or not at all.
+
+    Raises:
+        UsageError: some of it was, and rsync would leave out the rest.
+    """
+    missing = [words[0] for name, words in ARCHIVE.items() if not flags[name]]
+    if missing and len(missing) < len(ARCHIVE) and not flags["archive"]:
+        given = next(words[0] for name, words in ARCHIVE.items() if flags[name])
+        raise UsageError(
+            f"{given} without {' '.join(missing)}: {_KEEPS}; write -a, or leave out {given}"
+        )
