@@ -3,13 +3,15 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final, NamedTuple
 
-from filesync.disk.handles import shown
+from msgspec.structs import replace
+
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.update import LocalTree, TreeUpdate
-from filesync.errors import Unreadable
-from filesync.manifest import Manifest, Nodes, Subdirectory, empty_manifest
+from filesync.manifest import Manifest, Nodes, empty_manifest
 from filesync.manifest.owner import owned_by
+from filesync.manifest.patch import Change, patch
 from filesync.sync.filter import Filter
 from filesync.sync.options import Options
 from filesync.sync.part import Part, Removal
@@ -17,6 +19,8 @@ from filesync.sync.places import Target
 from filesync.sync.plan import Plan, make_plan
 from filesync.sync.scanning import Found, Owner, scan_place
 from filesync.sync.unseen import Unseen
+
+_SLASH: Final = ord("/")
 
 
 def only_owner() -> Owner | None:
@@ -70,7 +74,7 @@ def as_owned(basis: Manifest, top: Manifest, owner: Owner | None, nodes: Nodes) 
 def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Options) -> Found:
     """Return what is where a part goes to on this machine; nothing where a dry run would make it.
 
-    Blocks. What cannot be read there need not be: see ``check_shut``. For errors see
+    Blocks. What cannot be read there need not be: see ``around_shut``. For errors see
     ``scan_place``.
     """
     if target is None:
@@ -85,47 +89,52 @@ def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Option
     )
 
 
-def check_shut(
-    shut: Mapping[bytes, int],
-    dest: bytes,
-    part: Part,
-    given: Manifest,
-    removal: Removal | None,
-) -> None:
-    """Check that nothing is to be done with directories that a target's scan could not read.
+class Around(NamedTuple):
+    """What can be done at a target whose scan could not read some directories.
+
+    Attributes:
+        given: what is given, without those: of what is there nothing can be told.
+        removal: what is removed.
+        stuck: those that would have changed or gone, and why they cannot be read (errno).
+    """
+
+    given: Manifest
+    removal: Removal | None
+    stuck: Mapping[bytes, int]
+
+
+def around_shut(
+    shut: Mapping[bytes, int], given: Manifest, removal: Removal | None, nodes: Nodes
+) -> Around:
+    """Return what can be done around the directories ``shut`` at a target.
 
     Args:
-        shut: their paths, and why (errno).
-        dest: the target's path, for people.
-        part: what goes there.
-        given: its tree.
-        removal: what is to be removed; of what is in those nothing can be told.
-
-    Raises:
-        Unreadable: something is.
+        shut: their paths, and why they could not be read (errno).
+        given: the tree that goes there.
+        removal: what is to be removed there.
+        nodes: gets what is new.
     """
+    stuck: dict[bytes, int] = {}
+    tree = given.tree
     for path, why in shut.items():
-        is_left_alone = removal is None or _is_spared(path, given, removal)
-        if given.find(path) is not None or not is_left_alone:
-            there = dest.rstrip(b"/") + b"/" + part.prefix + path
-            raise Unreadable(
-                f"{shown(there)}, at the destination, cannot be read: {os.strerror(why)}; "
-                "make it readable, or exclude it",
-                path,
-                why,
-            )
+        if given.find(path) is not None:
+            stuck[path] = why
+            tree = patch(nodes, tree, _gone(path))
+        elif removal is not None and not removal.leaves(path):
+            stuck[path] = why
+    if removal is not None and shut:
+        leading = {path[:at] for path in shut for at, byte in enumerate(path) if byte == _SLASH}
+        removal = replace(removal, leading=frozenset(leading))
+    return Around(Manifest(tree, nodes) if stuck else given, removal, stuck)
 
 
-def _is_spared(path: bytes, given: Manifest, removal: Removal) -> bool:
-    """Say whether the directory ``path``, which is not given, is left alone."""
-    names = path.split(b"/")
-    above = b"/".join(names[:-1])
-    if names[0] in removal.spared:
-        return True
-    if above and not isinstance(given.find(above), Subdirectory):
-        return False  # what it is in is to go
-    tops = (b"/".join(names[:count]) for count in range(1, len(names) + 1))
-    return any(removal.filter.excludes(top, is_directory=True) for top in tops)
+def _gone(path: bytes) -> Change:
+    """Return the change that removes ``path``."""
+    *above, name = path.split(b"/")
+    change = Change(removed=(name,))
+    for directory in reversed(above):
+        change = Change(children={directory: change})
+    return change
 
 
 def unseen_filter(part: Part, options: Options) -> Filter:

@@ -11,7 +11,7 @@ from filesync.errors import SourceChanged
 from filesync.manifest import File, Manifest, MemoryNodes
 from filesync.sync.applying import (
     Update,
-    check_shut,
+    around_shut,
     only_owner,
     plan_target,
     scan_target,
@@ -132,8 +132,8 @@ class _Sync:
             if target is not None:
                 stack.callback(target.place.close)
             basis, _, shut = scan_target(target, part, self._nodes, options)
-            removal = self._removal(at)
-            check_shut(shut, self._dest, part, given, removal)
+            given, removal, stuck = around_shut(shut, given, self._removal(at), self._nodes)
+            self.stats.note_stuck(stuck, prefix=part.prefix)
             plan = plan_target(
                 target,
                 part,

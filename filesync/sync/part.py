@@ -16,11 +16,23 @@ class Removal(msgspec.Struct, frozen=True):
         filter: what it leaves alone.
         others: trees that go to the same place before or after this one.
         spared: names in the place that are other sources'.
+        leading: directories in the place that lead to something in it that could not be read.
     """
 
     filter: Filter
     others: Sequence[Manifest] = ()
     spared: frozenset[bytes] = frozenset()
+    leading: frozenset[bytes] = frozenset()
+
+    def leaves(self, path: bytes) -> bool:
+        """Say whether it leaves the directory ``path`` alone, which this source has not."""
+        names = path.split(b"/")
+        tops = (b"/".join(names[:count]) for count in range(1, len(names) + 1))
+        return (
+            names[0] in self.spared
+            or any(other.find(path) is not None for other in self.others)
+            or any(self.filter.excludes(top, is_directory=True) for top in tops)
+        )
 
 
 class Part(NamedTuple):

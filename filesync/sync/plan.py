@@ -79,7 +79,7 @@ def make_plan(
         return Plan(basis, Manifest(tree, nodes), tuple(standing.left_out))
     if removal is None:
         target = overlay(basis, top, stays=standing.stays)
-    elif removal.filter or removal.others or removal.spared:
+    elif removal.filter or removal.others or removal.spared or removal.leading:
         kept = canonical_links(nodes, _without_removed(basis, top, nodes, removal))
         target = overlay(Manifest(kept, nodes), top, stays=standing.stays)
     else:
@@ -151,7 +151,7 @@ class _At(msgspec.Struct, frozen=True):
 def _without_removed(basis: Manifest, top: Manifest, nodes: Nodes, removal: Removal) -> Digest:
     """Return the tree of what is left of ``basis``.
 
-    What the filter excludes stays, with the directories that lead to it.
+    What the filter excludes stays, with the directories that lead to it, and to what nobody saw.
     """
 
     def expand(at: _At) -> Expansion[_At]:
@@ -179,6 +179,7 @@ def _without_removed(basis: Manifest, top: Manifest, nodes: Nodes, removal: Remo
                 )
             elif any(given):
                 entries.append(entry)
-        return Expansion(at.directory, entries, children, drop_if_empty=not at.tops)
+        is_extra = not at.tops and at.prefix[:-1] not in removal.leading
+        return Expansion(at.directory, entries, children, drop_if_empty=is_extra)
 
     return grow(nodes, _At(basis.root, b"", (top, *removal.others)), expand)

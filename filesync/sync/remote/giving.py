@@ -6,7 +6,7 @@ when it is needed.
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +16,7 @@ from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
-from filesync.sync.part import is_united, removal_of
+from filesync.sync.part import Removal, is_united, removal_of
 from filesync.sync.places import Source
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask, in_thread
@@ -173,28 +173,44 @@ class Giving:
         there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
         self._note_source(at, await scan.task)
         top = await self._unshadowed(at)
+        removal = await self._removal(at)
         if there.unreadable:
-            await self._check_shut(at, there.unreadable, path, top)
+            top, removal = await self._around(at, there, top, removal)
         is_done = there.tree == top.tree and prepared.rename is None and not prepared.is_new
         if not is_done and (options.on_changes is not None or options.dry_run):
-            await self._note_plan(peer, at, prepared, there.tree, top)
+            await self._note_plan(peer, at, prepared, there.tree, top, removal)
         if is_done or options.dry_run:
             await ask(peer.channel, wire.Drop(prepared.token), wire.Done)
         else:
             await self._send(peer, at, prepared.token, top)
 
-    async def _check_shut(
-        self, at: int, shut: Mapping[bytes, int], path: bytes, top: Manifest
-    ) -> None:
-        from filesync.sync.applying import check_shut
+    async def _removal(self, at: int) -> Removal | None:
+        if not await self._deletes():
+            return None
+        return removal_of(self._parts, at, await self._tops(), self._options.rules)
 
-        removal = None
-        if await self._deletes():
-            removal = removal_of(self._parts, at, await self._tops(), self._options.rules)
-        await in_thread(check_shut, shut, path, self._parts[at], top, removal)
+    async def _around(
+        self, at: int, there: wire.Scanned, top: Manifest, removal: Removal | None
+    ) -> tuple[Manifest, Removal | None]:
+        """Return what can be given and removed there, and note what cannot."""
+        from filesync.sync.applying import around_shut
+
+        top, removal, stuck = await in_thread(
+            around_shut, there.unreadable, top, removal, self._nodes
+        )
+        prefix = self._parts[at].prefix
+        unnamed = there.unnamed if removal is not None else 0
+        self.stats.note_stuck(stuck, prefix=prefix, unnamed=unnamed)
+        return top, removal
 
     async def _note_plan(
-        self, peer: Peer, at: int, prepared: wire.Prepared, tree: Digest, top: Manifest
+        self,
+        peer: Peer,
+        at: int,
+        prepared: wire.Prepared,
+        tree: Digest,
+        top: Manifest,
+        removal: Removal | None,
     ) -> None:
         """Work out what the server will do, from the nodes of what it has."""
         from filesync.sync.applying import as_owned
@@ -207,9 +223,6 @@ class Giving:
         names = part.names
         if prepared.rename is not None:
             names = frozenset((prepared.rename,))
-        removal = None
-        if await self._deletes():
-            removal = removal_of(self._parts, at, await self._tops(), options.rules)
         there = Manifest(tree, self._nodes)
         plan = await in_thread(
             make_plan,

@@ -19,7 +19,7 @@ from filesync.errors import (
     UsageError,
 )
 from filesync.manifest import Manifest, canonical_links, is_name
-from filesync.sync.applying import Arrival, Update, check_shut, only_owner, plan_target
+from filesync.sync.applying import Arrival, Update, around_shut, only_owner, plan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
@@ -277,7 +277,7 @@ class TreeServer:
                 others.append(Manifest(other.tree, held.nodes))
             removal = Removal(filter, others, frozenset(request.spared))
         given = Manifest(request.tree, held.nodes)
-        await in_thread(check_shut, held.shut, place.label, held.part, given, removal)
+        given, removal, _ = await in_thread(around_shut, held.shut, given, removal, held.nodes)
         return await in_thread(
             plan_target,
             Target(place, held.rename),

@@ -8,7 +8,7 @@ from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.applying import (
     Update,
-    check_shut,
+    around_shut,
     only_owner,
     plan_target,
     scan_target,
@@ -117,7 +117,10 @@ class _Taking:
             )
             given = await self._unshadowed(at, top)
             removal = await self._removal(at)
-            check_shut(shut, self._dest, part, given, removal)
+            given, removal, stuck = await in_thread(
+                around_shut, shut, given, removal, self._nodes
+            )
+            self.stats.note_stuck(stuck, prefix=part.prefix)
             plan = await in_thread(
                 plan_target,
                 target,

@@ -147,7 +147,7 @@ class Scanned(_Message, frozen=True, tag="scanned"):
         tree: of the directory; of names, of a directory that has nothing else.
         skipped: what cannot be synced, counted by kind.
         unreadable: what was left out as it cannot be read, and why; as much as goes in. Where
-            something is to be given, that is directories: see ``check_shut``.
+            something is to be given, that is directories: see ``around_shut``.
         unnamed: how many more were.
     """
 

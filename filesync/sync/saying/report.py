@@ -60,6 +60,12 @@ def notes(stats: SyncStats, *, delete: bool) -> list[str]:
     ]
     if stats.unnamed:
         lines.append(f"{stats.unnamed:,} more cannot be read; they were left out")
+    lines += [
+        f"{path!r}, at the destination, cannot be read: {why}; it was left as it is"
+        for path, why in stats.stuck.items()
+    ]
+    if stats.unnamed_stuck:
+        lines.append(f"{stats.unnamed_stuck:,} more there cannot be read")
     if delete and is_unread(stats):
         lines.append("nothing was deleted, as not all of the source could be read")
     return lines
@@ -75,7 +81,12 @@ def is_partial(stats: SyncStats) -> bool:
 
     Only the superuser gives files away: for anybody else an owner is no loss, as in rsync.
     """
-    return bool(stats.left_out or stats.not_kept.keys() - {"owner"})
+    return bool(
+        stats.left_out
+        or stats.stuck
+        or stats.unnamed_stuck
+        or stats.not_kept.keys() - {"owner"}
+    )
 
 
 def _counted(kinds: Mapping[str, int]) -> str:

@@ -36,6 +36,8 @@ class SyncStats(msgspec.Struct):
         unreadable: paths in the source that could not be read, and why; they were left as
             they were at the destination, and nothing was deleted.
         unnamed: how many more could not be read.
+        stuck: directories at the destination that could not be read, and why; they were left as
+            they are, though they were to change or go; unnamed_stuck: how many more there may be.
     """
 
     names: int = 0
@@ -56,6 +58,8 @@ class SyncStats(msgspec.Struct):
     changing: list[str] = []
     unreadable: dict[str, str] = {}
     unnamed: int = 0
+    stuck: dict[str, str] = {}
+    unnamed_stuck: int = 0
 
     def note_source(self, top: Manifest, skipped: Mapping[str, int]) -> None:
         """Count what a part's source holds."""
@@ -78,3 +82,11 @@ class SyncStats(msgspec.Struct):
         for path, why in unreadable.items():
             self.unreadable[os.fsdecode(prefix + path)] = os.strerror(why)
         self.unnamed += unnamed
+
+    def note_stuck(
+        self, stuck: Mapping[bytes, int], *, prefix: bytes, unnamed: int = 0
+    ) -> None:
+        """Take note of what was left as it is where a part went, as it could not be read."""
+        for path, why in stuck.items():
+            self.stuck[os.fsdecode(prefix + path)] = os.strerror(why)
+        self.unnamed_stuck += unnamed
