@@ -81,8 +81,13 @@ def write_sparse(fd: int, view: memoryview, offset: int) -> None:
     write_all(fd, view[start:length], offset + start)
 
 
-def copy_sparse(source: int, target: int, size: int) -> None:
-    """Copy ``size`` bytes into a file of zeros, holes and pages of zeros left out."""
+def copy_sparse(
+    source: int, target: int, size: int, *, on_copied: Callable[[int], None] | None = None
+) -> None:
+    """Copy ``size`` bytes into a file of zeros, holes and pages of zeros left out.
+
+    ``on_copied`` is told the bytes of each piece, holes not counted; it may wait.
+    """
     buffer = memoryview(bytearray(PIECE_BYTES))
     at = 0
     while at < size:
@@ -97,6 +102,8 @@ def copy_sparse(source: int, target: int, size: int) -> None:
             return
         write_sparse(target, buffer[:count], at)
         at += count
+        if on_copied is not None:
+            on_copied(count)
 
 
 def hash_file(fd: int, size: int) -> Digest:

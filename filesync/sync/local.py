@@ -160,10 +160,10 @@ class _Sync:
 
     def _note_copied(self, size: int) -> None:
         files, content_bytes, _ = self._copied
-        self._copied = Progress(files + 1, content_bytes + size, 0)
+        self._copied = Progress(files + (not size), content_bytes + size, 0)
         if self._progress is not None:
             self._progress(self._copied)
-        if delay_s := self._pace.delay(size, monotonic()):
+        if size and (delay_s := self._pace.delay(size, monotonic())):
             sleep(delay_s)
 
     def _note(self, done: UpdateStats) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from filesync.disk.updating.update import LocalTree
+from filesync.disk.content import PIECE_BYTES
+from filesync.disk.updating.update import LocalTree, TreeUpdate
 from tests.unit.update_driver import (
     MakeDirectory,
     MakeFile,
@@ -183,4 +184,25 @@ def test_rotten_local_contents_are_wanted_instead(
     gone = LocalTree(local.manifest, tmp_path / "nowhere")
     done = update(root, source, basis=None, target=target, local=[gone, local])
     assert sorted(one.size for one in done.fetched) == [1, size]
+    assert scanned(root).tree == target.tree
+
+
+def test_who_paces_copies_is_told_of_each_piece_and_of_no_hole(
+    root: Path, source: Path
+) -> None:
+    build(source, [MakeFile("large", b"x" * (3 * PIECE_BYTES + 5)), MakeFile("small", b"yz")])
+    with (source / "sparse").open("wb") as sparse:
+        sparse.write(b"1")
+        sparse.truncate(64 << 20)
+    target = scanned(source)
+    told: list[int] = []
+    local = [LocalTree(target, source)]
+    update = TreeUpdate(root, basis=None, target=target, local=local, on_copied=told.append)
+    update.prepare()
+    assert list(update.wanted()) == []
+    update.finish()
+    assert max(told) <= PIECE_BYTES
+    assert told.count(0) == 3
+    data = 3 * PIECE_BYTES + 5 + 2
+    assert data < sum(told) <= data + PIECE_BYTES
     assert scanned(root).tree == target.tree

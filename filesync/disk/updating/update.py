@@ -83,7 +83,8 @@ class TreeUpdate:
             target: what it shall hold.
             local: trees to copy contents from. What is not there any more, or has rotted, is
                 wanted instead.
-            on_copied: told the bytes of each file that was copied from ``local``; may wait.
+            on_copied: told the bytes of each piece that was copied from ``local``, and zero
+                after each file; may wait.
             staging: a directory on the root's file system for temporary and partial files,
                 of this root's alone; without it they are below the root.
             atomic: nobody else sees half a file under any name, and no replaced file is
@@ -322,13 +323,16 @@ class TreeUpdate:
 
         def copy(missing: Missing, source: int, dirfd: int) -> bool:
             place, _, old, entry = missing
-            if not self._maker.copy(place, dirfd, entry, source, replaces=old is not None):
+            replaces = old is not None
+            if not self._maker.copy(
+                place, dirfd, entry, source, replaces=replaces, on_copied=self._on_copied
+            ):
                 return False
             nonlocal files, total
             files += 1
             total += entry.size
             if self._on_copied is not None:
-                self._on_copied(entry.size)
+                self._on_copied(0)
             return True
 
         if not self._local:

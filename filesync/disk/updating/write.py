@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -93,9 +93,18 @@ class Maker:
         os.rename(name, to, src_dir_fd=self._work.fd, dst_dir_fd=dirfd)
 
     def copy(
-        self, place: Place, dirfd: int, entry: File, source: int, *, replaces: bool
+        self,
+        place: Place,
+        dirfd: int,
+        entry: File,
+        source: int,
+        *,
+        replaces: bool,
+        on_copied: Callable[[int], None] | None = None,
     ) -> bool:
         """Make ``entry`` of the content of the open file ``source``, if that is still right.
+
+        ``on_copied`` is told the bytes of each piece that is written; it may wait.
 
         Returns:
             False, with nothing made, when its content is not ``entry``'s.
@@ -108,11 +117,13 @@ class Maker:
             if len(data) != entry.size or blake3(data).digest() != entry.digest:
                 return False
             self.put(place, dirfd, ((entry, data, replaces),))
+            if on_copied is not None:
+                on_copied(entry.size)
             return True
         new = self._open_beside(entry)
         try:
             if not self._clone(source, new.fd):
-                copy_sparse(source, new.fd, entry.size)
+                copy_sparse(source, new.fd, entry.size, on_copied=on_copied)
             # What was written is read again: the source may change while it is copied. A clone
             # is as long as the source is by then.
             is_whole = os.fstat(new.fd).st_size == entry.size
