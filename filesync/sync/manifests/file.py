@@ -78,15 +78,19 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as exc:
         raise StoreError(f"{shown(os.fsencode(path))}: {exc.strerror}") from exc
     except (MalformedManifest, NodeMissing) as exc:
-        raise MalformedManifest(f"{shown(os.fsencode(path))}: {exc}") from exc
+        raise MalformedManifest(
+            f"{shown(os.fsencode(path))}: {exc}; make it again with `filesync manifest -o`"
+        ) from exc
 
 
 def _read(file: BinaryIO) -> Manifest:
     if not is_manifest(file):
-        raise MalformedManifest("this is no manifest; make one with `filesync manifest -o`")
+        raise MalformedManifest("it is no manifest")
     version = int.from_bytes(_exactly(file, 2), "big")
     if version != VERSION:
-        raise MalformedManifest(f"a manifest of version {version}; this reads {VERSION}")
+        raise MalformedManifest(
+            f"it is a manifest of version {version}, and this reads {VERSION}"
+        )
     tree = Digest(_exactly(file, _DIGEST_BYTES))
     nodes = MemoryNodes()
     read_bytes = 0
@@ -105,5 +109,5 @@ def _read(file: BinaryIO) -> Manifest:
 def _exactly(file: BinaryIO, count: int) -> bytes:
     data = file.read(count)
     if len(data) != count:
-        raise MalformedManifest("it ends too early; make it again")
+        raise MalformedManifest("it ends too early")
     return data
