@@ -30,13 +30,17 @@ def test_any_damage_is_refused_and_said_to_need_another_file(file: Path) -> None
         for at in range(len(whole))
         for bit in (1, 0x80)
     ]
+    said: list[str] = []
     for data in damaged:
         file.write_bytes(data)
         try:
             assert read_manifest(file).tree == tree  # of a frame some bits mean nothing
         except MalformedManifest as exc:
-            assert str(exc).startswith(f"'{file}': ")
-            assert str(exc).endswith("; make it again with `filesync manifest -o`")
+            said.append(str(exc))
+    assert len(said) > len(damaged) * 0.9
+    for sentence in said:
+        assert sentence.startswith(f"'{file}': ")
+        assert sentence.endswith("; make it again with `filesync manifest -o`")
 
 
 def test_what_is_no_manifest_is_said_to_be_none(file: Path) -> None:
