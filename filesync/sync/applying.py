@@ -51,6 +51,7 @@ class Update(TreeUpdate):
             # Others may be using what is there: no name ever holds half a file.
             atomic=True,
             preserve_owner=only_owner() is None,
+            root_times=not plan.is_of_names,
         )
 
 

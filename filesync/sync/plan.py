@@ -28,11 +28,13 @@ class Plan(msgspec.Struct, frozen=True):
     Attributes:
         left_out: paths of what is given that will not be there, as a directory stands in its
             place and stays.
+        is_of_names: the directory itself, in which they are, is not synced.
     """
 
     basis: Manifest
     target: Manifest
     left_out: tuple[bytes, ...] = ()
+    is_of_names: bool = False
 
     @property
     def is_done(self) -> bool:
@@ -76,7 +78,8 @@ def make_plan(
     standing = _Standing(unseen, is_cleared=removal is not None)
     if names is not None:
         tree = _with_names(basis, top, nodes, _Names(names, rename, standing.stays))
-        return Plan(basis, Manifest(tree, nodes), tuple(standing.left_out))
+        target = Manifest(tree, nodes)
+        return Plan(basis, target, tuple(standing.left_out), is_of_names=True)
     if removal is None:
         target = overlay(basis, top, stays=standing.stays)
     elif removal.filter or removal.others or removal.spared or removal.leading:

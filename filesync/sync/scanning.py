@@ -11,10 +11,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 from filesync.digest import digest_of
+from filesync.disk.handles import shown
 from filesync.disk.scanning.scan import LeaveOut, Watcher, scan
 from filesync.disk.scanning.statcache import SeenFile, StatCache, is_racy
 from filesync.disk.updating.tally import PlacedFile
-from filesync.errors import StoreError
+from filesync.errors import StoreError, Unreadable
 from filesync.manifest import Manifest, Nodes
 from filesync.manifest.owner import owned_by
 from filesync.sync.filter import Filter
@@ -76,15 +77,22 @@ def scan_place(
     if place.names is not None:
         leave_out = _others(place.names, filter)
     with _cache(place, caches) or nullcontext() as cache:
-        found = scan(
-            place.root,
-            nodes,
-            cache=cache,
-            leave_out=leave_out,
-            watcher=watcher,
-            skip_unreadable=skip_unreadable,
-            keep_unreadable=keep_unreadable,
-        )
+        try:
+            found = scan(
+                place.root,
+                nodes,
+                cache=cache,
+                leave_out=leave_out,
+                watcher=watcher,
+                skip_unreadable=skip_unreadable,
+                keep_unreadable=keep_unreadable,
+            )
+        except Unreadable as exc:
+            if exc.path:
+                raise
+            why = os.strerror(exc.errno)
+            sentence = f"{shown(place.label)} cannot be read: {why}"
+            raise Unreadable(sentence, exc.path, exc.errno) from exc
     return Found(Manifest(found.tree, nodes), found.skipped, found.unreadable)
 
 

@@ -128,8 +128,10 @@ class Layout:
         """Take note that a directory needs its metadata in the end."""
         self._touched[visit.path] = with_entries(visit.new, ())
 
-    def seal(self, metadata: Metadata) -> None:
+    def seal(self, metadata: Metadata, *, root_times: bool) -> None:
         """Give all directories that were entered their metadata, the deepest first.
+
+        Without ``root_times`` it is no loss that the root cannot keep its own.
 
         Raises:
             StoreError: this disk.
@@ -137,7 +139,10 @@ class Layout:
         for path in sorted(self._touched, key=_depth, reverse=True):
             header = self._touched.pop(path)
             with self._root.held(path) as fd, storing(path):
-                metadata.sync(fd, header)
+                metadata.sync(fd, header, times=root_times or bool(path))
+                if not root_times and not path:
+                    with suppress(PermissionError):
+                        os.utime(fd, ns=(header.mtime_ns, header.mtime_ns))
 
     def _open_up(self, path: bytes, header: Directory) -> None:
         # The root was opened up before all else.

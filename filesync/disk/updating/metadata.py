@@ -9,15 +9,17 @@ import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 from filesync.disk.handles import shown
 from filesync.disk.scanning.readfile import is_kept, read_xattrs
 from filesync.errors import StoreError
 from filesync.manifest import Special, Symlink, Xattrs
 
+T = TypeVar("T")
 _REFUSED: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EINVAL)
 """What an ordinary user, or a file system without the feature, is told."""
 DEFAULT_ACL: Final = b"system.posix_acl_default"
@@ -102,8 +104,11 @@ class Metadata:
             self._set_xattr(fd, name, value)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
-    def sync(self, fd: int, entry: HasMetadata) -> None:
-        """Make an existing file's or directory's metadata ``entry``'s; touch only what differs."""
+    def sync(self, fd: int, entry: HasMetadata, *, times: bool = True) -> None:
+        """Make an existing file's or directory's metadata ``entry``'s; touch only what differs.
+
+        Not its times, unless ``times``.
+        """
         status = os.fstat(fd)
         is_owned = (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
         is_chowned = self._preserve_owner and not is_owned
@@ -112,7 +117,7 @@ class Metadata:
         if stat.S_IMODE(status.st_mode) != entry.mode or (is_chowned and entry.mode & 0o6000):
             self._chmod(fd, entry.mode)
         self._sync_xattrs(fd, entry.xattrs)
-        if status.st_mtime_ns != entry.mtime_ns:
+        if times and status.st_mtime_ns != entry.mtime_ns:
             with self._losing("mtime"):
                 os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
@@ -161,21 +166,23 @@ class Metadata:
                 self.lose("mode")
 
     def _sync_xattrs(self, file: int | bytes, wanted: Xattrs) -> None:
-        has = dict(read_xattrs(file, b""))
+        has = dict(_as_owner(file, lambda: read_xattrs(file, b"")))
         for name, value in wanted:
             if has.pop(name, None) != value:
                 self._set_xattr(file, name, value)
+        follow = isinstance(file, int)
         for name in has:
             with self._losing("xattr"):
-                os.removexattr(file, name, follow_symlinks=isinstance(file, int))
+                _as_owner(file, partial(os.removexattr, file, name, follow_symlinks=follow))
 
     def _set_xattr(self, file: int | bytes, name: bytes, value: bytes) -> None:
         if not is_kept(name):
             # A tree must not bring what steers this machine: labels, overlayfs' own marks.
             self.lose("xattr")
             return
+        follow = isinstance(file, int)
         with self._losing("xattr"):
-            os.setxattr(file, name, value, follow_symlinks=isinstance(file, int))
+            _as_owner(file, partial(os.setxattr, file, name, value, follow_symlinks=follow))
 
     @contextmanager
     def _losing(self, kind: str) -> Iterator[None]:
@@ -189,6 +196,24 @@ class Metadata:
 
 def _owner(entry: HasMetadata) -> tuple[int, int]:
     return entry.uid, entry.gid
+
+
+def _as_owner(file: int | bytes, act: Callable[[], T]) -> T:
+    """Return what ``act`` does to the xattrs of ``file``, whatever mode that has.
+
+    The file's mode decides who may read and write those of users, however it was opened.
+    """
+    try:
+        return act()
+    except OSError as exc:
+        if exc.errno != errno.EACCES or not isinstance(file, int):
+            raise
+    mode = stat.S_IMODE(os.fstat(file).st_mode)
+    os.fchmod(file, mode | 0o600)
+    try:
+        return act()
+    finally:
+        os.fchmod(file, mode)
 
 
 def chmod_unopened(dirfd: int, name: bytes, mode: int, kind: int) -> None:

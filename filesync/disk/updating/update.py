@@ -74,6 +74,7 @@ class TreeUpdate:
         staging: Path | None = None,
         atomic: bool = False,
         preserve_owner: bool = True,
+        root_times: bool = True,
     ) -> None:
         """Touch nothing yet.
 
@@ -93,6 +94,8 @@ class TreeUpdate:
                 end, so that only this user and the superuser can look in. A name that changes
                 its kind is missing for a while.
             preserve_owner: set owners, as far as this user may.
+            root_times: the root's times are the target's; else they are kept as they are, if
+                this user may do that.
 
         Raises:
             MalformedManifest: the target has one of our temporary names.
@@ -107,6 +110,7 @@ class TreeUpdate:
         self._on_copied = on_copied
         self._staging = staging
         self._is_atomic = atomic
+        self._root_times = root_times
         self._metadata = Metadata(preserve_owner=preserve_owner)
         self._tally = Tally()
         self.done: UpdateStats | None = None
@@ -209,7 +213,7 @@ class TreeUpdate:
         self._partials.close()
         work.remove()
         self._work = self._incoming = None
-        self._layout.seal(self._metadata)
+        self._layout.seal(self._metadata, root_times=self._root_times)
         self._directories.close()
         self._root = None
         self.done = self._tally.stats(

@@ -313,14 +313,16 @@ def test_what_may_not_be_read_at_a_destination_keeps_nothing_else_from_being_don
         assert (stage.dst / "e/given/in").read_bytes() == b"2"
 
 
-def plainly(ordinary: Tool, stage: Stage, *options: str) -> tuple[int, str, str]:
-    """Sync without --delete; return the code and what was said."""
-    source, dest = f"{stage.src}/", f"{stage.dst}"
+def plainly(
+    ordinary: Tool, stage: Stage, *options: str, what: str = ""
+) -> tuple[int, str, str]:
+    """Sync ``what`` of the source without --delete; return the code and what was said."""
+    source, dest = f"{stage.src}/{what}", f"{stage.dst}"
     match ordinary.name:
         case "filesync-to-server":
             dest = f"{ordinary.servers.filesync()}/dst"
         case "filesync-from-server":
-            source = f"{ordinary.servers.filesync()}/src/"
+            source = f"{ordinary.servers.filesync()}/src/{what}"
         case _:
             pass
     running = filesync_process(
@@ -341,6 +343,47 @@ def test_a_directory_that_may_not_be_read_and_is_not_given_is_left_alone(
     assert plainly(ordinary, stage) == (0, "", "")
     assert (stage.dst / "file").read_bytes() == b"1"
     assert (stage.dst / "shut/in").read_bytes() == b"2"
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_a_file_goes_into_a_directory_of_another_whose_time_is_nobodys_loss(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "file", b"1")
+    stage.dst.mkdir()
+    stage.dst.chmod(0o1777)
+    os.utime(stage.dst, ns=(0, 0))
+    assert plainly(ordinary, stage, what="file") == (0, "", "")
+    assert (stage.dst / "file").read_bytes() == b"1"
+
+
+@claimants(Claim.NAMES_LOSSES)  # rsync sets none on read-only directories
+def test_xattrs_of_what_its_owner_may_not_write_are_kept(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for name in ("small", "large", "d/in"):
+        make(stage.src / name, bytes(3 << 20) if name == "large" else b"1", mode=0o400)
+    (stage.src / "d").chmod(0o555)
+    give_away(stage.src)
+    for value in (b"1", b"2", None):
+        for path in stage.src.rglob("*"):
+            if value is None:
+                os.removexattr(path, "user.x")
+            else:
+                os.setxattr(path, "user.x", value)
+        ordinary.must_sync(stage.src, stage.dst)
+        assert differences(stage.src, stage.dst) == []
+
+
+@every_tool
+def test_a_source_that_may_not_be_read_is_named(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "file", b"1")
+    stage.src.chmod(0o700)
+    done = ordinary.sync(stage.src, stage.dst)
+    assert done.code not in (0, 2)
+    assert re.search(r"src\b.*ermission denied", done.err)
 
 
 @every_tool
