@@ -29,6 +29,7 @@ from filesync.sync.places import (
     find_target,
     not_excluded,
 )
+from filesync.sync.planned import Planned
 from filesync.sync.saying.noting import note_plan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, scan_place
@@ -88,6 +89,7 @@ class _Sync:
         self._nodes = MemoryNodes()
         self._parts = [source.part for source in sources]
         self._found: dict[int, Found] = {}
+        self._planned = Planned()
 
     def _scan(self, at: int) -> Found:
         if at not in self._found:
@@ -132,8 +134,11 @@ class _Sync:
             if target is not None:
                 stack.callback(target.place.close)
             basis, _, shut = scan_target(target, part, self._nodes, options)
+            basis = self._planned.basis(part, basis)
             given, removal, stuck = around_shut(shut, given, self._removal(at), self._nodes)
             self.stats.note_stuck(stuck, prefix=part.prefix)
+            is_new = target is None or target.is_new
+            is_new = is_new and not self._planned.is_made_before(part)
             plan = plan_target(
                 target,
                 part,
@@ -144,6 +149,8 @@ class _Sync:
                 unseen=unseen_filter(part, options),
             )
             self.stats.note_left_out(plan.left_out, prefix=part.prefix)
+            if options.dry_run:
+                self._planned.note(part, plan)
             if plan.is_done:
                 return
             note_plan(
@@ -151,7 +158,7 @@ class _Sync:
                 plan,
                 options,
                 prefix=part.prefix,
-                is_new=target is None or target.is_new,
+                is_new=is_new,
             )
             if target is not None and not options.dry_run:
                 local = LocalTree(top, self._sources[at].place.root)

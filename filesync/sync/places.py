@@ -3,6 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -336,7 +337,8 @@ def _find_target(
         is_new = _make(places, path, make=make)
         if part.inside:
             directory = path.rstrip(b"/") + b"/" + part.inside
-            is_new = _make(places, directory, make=make)
+            # The directory above may be of another source, whose times it has.
+            is_new = _make(places, directory, make=make, keep_times=True)
     try:
         fd = places.open(directory)
     except OSError as exc:
@@ -353,8 +355,11 @@ def _find_target(
     return Target(place, rename, is_new)
 
 
-def _make(places: Places, path: bytes, *, make: bool) -> bool:
-    """Make the directory ``path`` unless it is there; say whether it was made."""
+def _make(places: Places, path: bytes, *, make: bool, keep_times: bool = False) -> bool:
+    """Make the directory ``path`` unless it is there; say whether it was made.
+
+    With ``keep_times`` the one above keeps its times, as far as this user may see to that.
+    """
     try:
         os.close(places.open(path))
     except FileNotFoundError:
@@ -371,8 +376,12 @@ def _make(places: Places, path: bytes, *, make: bool) -> bool:
         parent = places.open(directory)
     except OSError as exc:
         raise _not_found(directory, exc) from exc
+    times = os.fstat(parent)
     try:
         os.mkdir(name, dir_fd=parent)
+        if keep_times:
+            with suppress(PermissionError):
+                os.utime(parent, ns=(times.st_atime_ns, times.st_mtime_ns))
     except FileExistsError:
         return False  # somebody else made it just now
     except OSError as exc:

@@ -1,6 +1,6 @@
-"""What of one source stands behind sources that are named before it."""
+"""What of one source stands behind other sources that go to the same place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -18,23 +18,26 @@ from filesync.sync.part import Part
 
 
 def shadowing(parts: Sequence[Part], at: int) -> list[int]:
-    """Return the parts before the part ``at`` that may have names that it has, too."""
+    """Return the other parts that may have names that the part ``at`` has, too."""
     # No two parts that are names have one in common (see ``find_sources``).
     return [
         number
-        for number, other in enumerate(parts[:at])
-        if other.inside == parts[at].inside and (other.names is None or parts[at].names is None)
+        for number, other in enumerate(parts)
+        if number != at
+        and other.inside == parts[at].inside
+        and (other.names is None or parts[at].names is None)
     ]
 
 
 def unshadowed(
     parts: Sequence[Part], at: int, tops: Mapping[int, Manifest], nodes: Nodes
 ) -> Manifest:
-    """Return the tree of the part ``at`` without names that parts before it have.
+    """Return the tree of the part ``at`` without what stands behind others.
 
-    Those would be replaced by the first's at once, in each run anew. Where both have a directory
-    of one name its entries are looked at in their turn, and its own mode, owner and times are
-    the first's.
+    That would be replaced by theirs at once, in each run anew. As in rsync, a directory stands
+    before anything else of its name, for what is in it; of the others, the first one. Where
+    several have a directory, their entries are looked at in their turn, and its own mode, owner
+    and times are the first's.
 
     Args:
         parts: all parts.
@@ -45,31 +48,49 @@ def unshadowed(
     top, numbers = tops[at], shadowing(parts, at)
     if not numbers:
         return top
+    before = [number for number in numbers if number < at]
     # What is names has no root of its own.
-    root = next((tops[number].root for number in numbers if not parts[number].names), top.root)
+    root = next((tops[number].root for number in before if not parts[number].names), top.root)
 
     def expand(at: _At) -> Expansion[_At]:
         entries: list[Entry] = []
         children: list[tuple[bytes, _At]] = []
-        roots = [manifest.root for manifest in at.before]
+        first = [manifest.root for manifest in at.before]
+        later = [manifest.root for manifest in at.after]
         for entry in at.directory.entries:
-            given = [found for root in roots if (found := root.find(entry.name)) is not None]
-            if not given:
+            ahead, behind = _find(first, entry.name), _find(later, entry.name)
+            above, below = _directories(ahead, nodes), _directories(behind, nodes)
+            if not isinstance(entry, Subdirectory):
+                if not ahead and not below:
+                    entries.append(entry)
+            elif above or below:
+                children.append((entry.name, _At(top.directory(entry.tree), above, below)))
+            else:
                 entries.append(entry)
-            elif isinstance(entry, Subdirectory) and isinstance(given[0], Subdirectory):
-                below = tuple(
-                    Manifest(one.tree, nodes) for one in given if isinstance(one, Subdirectory)
-                )
-                children.append((entry.name, _At(top.directory(entry.tree), below)))
-        header = root if at.is_root else roots[0]
+        header = root if at.is_root else [*first, at.directory][0]
         return Expansion(header, entries, children)
 
-    before = tuple(tops[number] for number in numbers)
-    tree = grow(nodes, _At(top.root, before, is_root=True), expand)
-    return Manifest(canonical_links(nodes, tree), nodes)
+    start = _At(
+        top.root,
+        tuple(tops[number] for number in before),
+        tuple(tops[number] for number in numbers if number > at),
+        is_root=True,
+    )
+    return Manifest(canonical_links(nodes, grow(nodes, start, expand)), nodes)
+
+
+def _find(directories: Iterable[Directory], name: bytes) -> list[Entry]:
+    return [found for one in directories if (found := one.find(name)) is not None]
+
+
+def _directories(entries: Iterable[Entry], nodes: Nodes) -> tuple[Manifest, ...]:
+    return tuple(Manifest(one.tree, nodes) for one in entries if isinstance(one, Subdirectory))
 
 
 class _At(msgspec.Struct, frozen=True):
+    """A directory, and those in its place of the parts before and after."""
+
     directory: Directory
     before: tuple[Manifest, ...]
+    after: tuple[Manifest, ...]
     is_root: bool = False

@@ -314,20 +314,46 @@ def test_the_first_of_two_sources_stands_and_a_second_run_changes_nothing(
         os.link(bench.root / name / "a", bench.root / name / f"linked {name}")
         (bench.root / name / "d").chmod(0o750 if name == "p" else 0o705)
     make(bench.root / "p/file", b"first")
-    make(bench.root / "q/file/in", b"the second")
+    make(bench.root / "q/file/in", b"the second")  # as in rsync, a directory always stands
     make(bench.root / "o/a", b"of all")
     sources = [f"{ways[0]}{path}" for path in ("o/a", "p/", "q/")]
     for _ in range(2):  # the second time the destination is not empty
         bench.run("sync", *delete, *sources, ways[1])
         assert (bench.served / "a").read_bytes() == b"of all"
         assert (bench.served / "d/b").read_bytes() == b"first"
-        assert (bench.served / "file").read_bytes() == b"first"
+        assert (bench.served / "file/in").read_bytes() == b"the second"
         assert stat.S_IMODE((bench.served / "d").stat().st_mode) == 0o750
         assert (bench.served / "linked q").read_bytes() == b"the second"
         assert sorted(os.listdir(bench.served / "d")) == ["b", "of p", "of q"]
         assert bench.run("sync", "-i", *delete, *sources, ways[1]).stdout == ""
         make(bench.served / "d/b", b"changed")
         make(bench.served / "d/of q", b"changed")
+
+
+@pytest.mark.parametrize("delete", [[], ["--delete"]])
+@pytest.mark.parametrize("order", [["one/", "o/a", "two/", "sub"], ["sub", "two/", "one/"]])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_dry_run_of_several_sources_says_what_a_run_then_does_and_a_second_does_nothing(
+    bench: Bench,
+    ways: tuple[str, str],
+    delete: list[str],
+    order: list[str],
+    is_there: bool,
+) -> None:
+    for name in ("one/x/a", "one/b", "two/x/c", "two/b", "two/d", "o/a", "two/a", "sub/in"):
+        make(bench.root / name, name.encode())
+    for name in ("one", "two"):
+        os.utime(bench.root / name, ns=(0, 1_000_000_000))
+    if is_there:
+        for name in ("gone", "b", "x/gone", "d/gone"):
+            make(bench.served / name, b"old")
+    dest = ways[1] if is_there else f"{ways[1]}new"
+    words = [*delete, *(f"{ways[0]}{source}" for source in order), dest]
+    said = bench.run("sync", "-n", "-i", *words, check=False)
+    done = bench.run("sync", "-i", *words, check=False)
+    assert (said.returncode, said.stdout) == (done.returncode, done.stdout)
+    again = bench.run("sync", "-i", *words, check=False)
+    assert (again.returncode, again.stdout) == (done.returncode, "")
 
 
 def test_a_dry_run_says_what_would_be_left_out(bench: Bench, ways: tuple[str, str]) -> None:

@@ -18,6 +18,7 @@ from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal, is_united, removal_of
 from filesync.sync.places import Source
+from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask, in_thread
 from filesync.sync.remote.growing import GrowingScan
@@ -63,6 +64,7 @@ class Giving:
         self._given: dict[bytes, Manifest] = {}
         self._growing: dict[bytes, GrowingScan] = {}
         self._is_asked = asyncio.Event()
+        self._planned = Planned()
 
     # --- scans --------------------------------------------------------------------------------
 
@@ -176,7 +178,12 @@ class Giving:
         removal = await self._removal(at)
         if there.unreadable:
             top, removal = await self._around(at, there, top, removal)
-        is_done = there.tree == top.tree and prepared.rename is None and not prepared.is_new
+        is_done = (
+            there.tree == top.tree
+            and prepared.rename is None
+            and not prepared.is_new
+            and not self._planned.is_made_before(self._parts[at])
+        )
         if not is_done and (options.on_changes is not None or options.dry_run):
             await self._note_plan(peer, at, prepared, there.tree, top, removal)
         if is_done or options.dry_run:
@@ -223,7 +230,7 @@ class Giving:
         names = part.names
         if prepared.rename is not None:
             names = frozenset((prepared.rename,))
-        there = Manifest(tree, self._nodes)
+        there = self._planned.basis(part, Manifest(tree, self._nodes))
         plan = await in_thread(
             make_plan,
             await in_thread(as_owned, there, top, self._owner, self._nodes),
@@ -235,9 +242,10 @@ class Giving:
         )
         if options.dry_run:  # otherwise the server says it, who knows more of what is there
             self.stats.note_left_out(plan.left_out, prefix=part.prefix)
-        note_plan(
-            self.stats, plan, options, prefix=part.prefix, is_sent=True, is_new=prepared.is_new
-        )
+        is_new = prepared.is_new and not self._planned.is_made_before(part)
+        note_plan(self.stats, plan, options, prefix=part.prefix, is_sent=True, is_new=is_new)
+        if options.dry_run:
+            self._planned.note(part, plan)
 
     async def _top(self, at: int) -> Manifest:
         """Return the tree of a source, as it can be kept there."""

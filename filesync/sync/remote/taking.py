@@ -18,6 +18,7 @@ from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Part, Removal, is_united, removal_of
 from filesync.sync.places import LocalPlaces, find_target, is_named
+from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask, in_thread
 from filesync.sync.remote.nodes import fetch_nodes
@@ -71,6 +72,7 @@ class _Taking:
         self._progress = progress
         self._nodes = MemoryNodes()
         self._tops: dict[int, wire.Scanned] = {}
+        self._planned = Planned()
 
     def check(self, paths: Sequence[bytes]) -> None:
         """Check that what was found is what ``paths`` name.
@@ -110,6 +112,7 @@ class _Taking:
             await fetch_nodes(
                 self._peer.channel, token, scanned.tree, self._nodes, basis=basis.tree
             )
+            basis = self._planned.basis(part, basis)
             top = Manifest(scanned.tree, self._nodes)
             self.stats.note_source(top, scanned.skipped)
             self.stats.note_unreadable(
@@ -121,6 +124,8 @@ class _Taking:
                 around_shut, shut, given, removal, self._nodes
             )
             self.stats.note_stuck(stuck, prefix=part.prefix)
+            is_new = target is None or target.is_new
+            is_new = is_new and not self._planned.is_made_before(part)
             plan = await in_thread(
                 plan_target,
                 target,
@@ -132,13 +137,15 @@ class _Taking:
                 unseen=unseen_filter(part, options),
             )
             self.stats.note_left_out(plan.left_out, prefix=part.prefix)
+            if options.dry_run:
+                self._planned.note(part, plan)
             if not plan.is_done:
                 note_plan(
                     self.stats,
                     plan,
                     options,
                     prefix=part.prefix,
-                    is_new=target is None or target.is_new,
+                    is_new=is_new,
                 )
                 if target is not None and not options.dry_run:
                     await self._pull(Update(target.place.root, plan), token, scanned)

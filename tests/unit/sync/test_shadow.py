@@ -11,7 +11,7 @@ from tests.unit.test_overlay import Shape, manifest, shapes
 
 
 @given(shapes, shapes, shapes)
-def test_each_name_is_given_once_by_the_first_that_has_it(
+def test_each_name_is_given_once_by_the_first_that_has_it_or_has_it_as_a_directory(
     one: Shape, two: Shape, three: Shape
 ) -> None:
     trees = [manifest(one), manifest(two), manifest(three)]
@@ -33,20 +33,20 @@ def test_the_first_ones_modes_stand() -> None:
     assert unshadowed(of_names, 1, tops, nodes).root.mode == 0o705
 
 
-def test_only_parts_of_one_directory_stand_before_each_other() -> None:
+def test_only_parts_of_one_directory_shadow_each_other() -> None:
     names = Part(names=frozenset((b"a",)))
     parts = [names, names, Part(), Part(b"x"), Part(b"y"), Part(b"x"), names]
     found = [shadowing(parts, at) for at in range(len(parts))]
-    assert found == [[], [], [0, 1], [], [], [3], [2]]
+    assert found == [[2], [2], [0, 1, 6], [5], [], [3], [2]]
 
 
 def merged(*given: Shape) -> Shape:
-    """Return what all have, where the first that has a name decides what it is."""
+    """Return what all have: of one name directories together, else what the first has."""
     found: Shape = {}
     for name in {name for one in given for name in one}:
         below = [one[name] for one in given if name in one]
         directories = [one for one in below if isinstance(one, dict)]
-        found[name] = merged(*directories) if isinstance(below[0], dict) else below[0]
+        found[name] = merged(*directories) if directories else below[0]
     return found
 
 
