@@ -48,8 +48,8 @@ def sync_local(
     """Make ``dest`` hold what ``paths`` have, all on this machine. Blocks.
 
     A path that ends in '/' is what is in the directory; without it, the directory itself, which
-    comes to stand in ``dest`` under its name. Where two paths have the same name in them, the
-    first one's stands.
+    comes to stand in ``dest`` under its name. Where two paths have the same name in them, a
+    directory stands, else the first one's.
 
     Raises:
         PathMissing: a source, or the directory above the destination, is not there.

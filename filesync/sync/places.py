@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -337,8 +338,7 @@ def _find_target(
         is_new = _make(places, path, make=make)
         if part.inside:
             directory = path.rstrip(b"/") + b"/" + part.inside
-            # The directory above may be of another source, whose times it has.
-            is_new = _make(places, directory, make=make, keep_times=True)
+            is_new = _make(places, directory, make=make, is_inside=True)
     try:
         fd = places.open(directory)
     except OSError as exc:
@@ -355,10 +355,10 @@ def _find_target(
     return Target(place, rename, is_new)
 
 
-def _make(places: Places, path: bytes, *, make: bool, keep_times: bool = False) -> bool:
+def _make(places: Places, path: bytes, *, make: bool, is_inside: bool = False) -> bool:
     """Make the directory ``path`` unless it is there; say whether it was made.
 
-    With ``keep_times`` the one above keeps its times, as far as this user may see to that.
+    If it ``is_inside`` the destination, that stays as it was: it may be another source's.
     """
     try:
         os.close(places.open(path))
@@ -376,19 +376,41 @@ def _make(places: Places, path: bytes, *, make: bool, keep_times: bool = False) 
         parent = places.open(directory)
     except OSError as exc:
         raise _not_found(directory, exc) from exc
-    times = os.fstat(parent)
+    make_one = _make_inside if is_inside else _make_one
     try:
-        os.mkdir(name, dir_fd=parent)
-        if keep_times:
-            with suppress(PermissionError):
-                os.utime(parent, ns=(times.st_atime_ns, times.st_mtime_ns))
-    except FileExistsError:
-        return False  # somebody else made it just now
+        return make_one(parent, name)
     except OSError as exc:
         raise StoreError(f"{shown(path)} cannot be made: {exc.strerror}") from exc
     finally:
         os.close(parent)
+
+
+def _make_one(fd: int, name: bytes) -> bool:
+    """Make a directory in ``fd``; False if somebody else made it just now."""
+    try:
+        os.mkdir(name, dir_fd=fd)
+    except FileExistsError:
+        return False
     return True
+
+
+def _make_inside(fd: int, name: bytes) -> bool:
+    """Do the same, and leave ``fd`` with its mode and times, as far as this user may."""
+    status = os.fstat(fd)
+    try:
+        is_made = _make_one(fd, name)
+    except PermissionError:
+        if status.st_uid != os.geteuid():
+            raise
+        mode = stat.S_IMODE(status.st_mode)
+        os.fchmod(fd, mode | 0o700)
+        try:
+            is_made = _make_one(fd, name)
+        finally:
+            os.fchmod(fd, mode)
+    with suppress(PermissionError):
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return is_made
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:
