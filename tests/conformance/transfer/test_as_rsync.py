@@ -1,0 +1,122 @@
+"""Trees made at random: what stands there afterwards is what rsync leaves."""
+
+import os
+import random
+import stat
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.transfer.conftest import Stage
+from tests.conformance.transfer.look import Seen, look
+from tests.conformance.transfer.tools import TIMEOUT_S, Claim, Tool, claimants, filesync_process
+from tests.unit.update_driver import (
+    Make,
+    MakeDirectory,
+    MakeFifo,
+    MakeFile,
+    MakeLink,
+    MakeSymlink,
+    build,
+)
+
+# Of no directory: of one that is left alone and is in the way rsync deletes what it may.
+RULES = ("--exclude=*.o", "--include=a/*.o", "--exclude=/x.c", "--exclude=b/**.c")
+SOURCES = (["one/"], ["one"], ["one/", "two/"], ["one", "two/"], ["two/", "one"])
+# Its incremental recursion fails on hard links of several sources.
+RSYNC = ["rsync", "-aHAXSc", "--numeric-ids", "--modify-window=-1", "--no-inc-recursive"]
+
+
+def any_makes(rng: random.Random, *, links: bool) -> list[Make]:
+    """Return what makes a small tree, with few names, so that much meets."""
+    makes: list[Make] = []
+    for _ in range(rng.randrange(3, 16)):
+        path = "/".join(rng.choices("ab\n", k=rng.randrange(1, 4)))
+        leaf = path if rng.random() < 0.4 else f"{path}/{rng.choice(['x.o', 'x.c', '*'])}"
+        mode, mtime_ns = rng.choice([0o644, 0o400, 0o4755]), rng.randrange(3) * 10**18 + 7
+        data = rng.choice([b"", b"x", b"y", bytes(9000) + b"end", b"z" * 300_000])
+        kinds: list[Make] = [
+            MakeFile(leaf, data, mode, mtime_ns),
+            MakeFile(leaf, data, mode, mtime_ns),
+            MakeDirectory(path, rng.choice([0o755, 0o2711, 0o1777]), mtime_ns),
+            MakeSymlink(leaf, rng.choice(["a", "../b", "/etc"]), mtime_ns),
+            MakeFifo(leaf, mode, mtime_ns),
+            MakeLink(
+                leaf, next((one.path for one in makes if isinstance(one, MakeFile)), path)
+            ),
+        ]
+        makes.append(rng.choice(kinds if links else kinds[:-1]))
+    return makes
+
+
+def adorn(root: Path, rng: random.Random) -> None:
+    """Give some of what is in a tree another owner, or an attribute."""
+    for path in sorted(root.rglob("*")):
+        status = path.lstat()
+        if rng.random() < 0.2:
+            os.chown(path, rng.choice([0, 1000]), 1000, follow_symlinks=False)
+        if rng.random() < 0.2 and stat.S_IFMT(status.st_mode) in (stat.S_IFREG, stat.S_IFDIR):
+            os.setxattr(path, "user.x", rng.choice([b"", b"v"]))
+        os.utime(path, ns=(0, status.st_mtime_ns), follow_symlinks=False)
+
+
+def ours(
+    tool: Tool, stage: Stage, words: Sequence[str], sources: Sequence[str]
+) -> tuple[int, str]:
+    """Sync to ``dst``; return the code and what was listed."""
+    source, dest = f"{stage.root}/", f"{stage.dst}/"
+    served = stage.root.relative_to(tool.servers.root)
+    if tool.name == "filesync-to-server":
+        dest = f"{tool.servers.filesync()}/{served}/dst/"
+    elif tool.name == "filesync-from-server":
+        source = f"{tool.servers.filesync()}/{served}/"
+    running = filesync_process(
+        ["sync", *words, *(source + one for one in sources), dest],
+        user=None,
+        cache=tool.servers.cache,
+    )
+    out, err = running.communicate(timeout=TIMEOUT_S)
+    assert running.returncode in (0, 23), err
+    return running.returncode, out
+
+
+@pytest.mark.needs("rsync")
+@claimants(Claim.NAMES_LOSSES)
+@pytest.mark.parametrize("seed", range(12))
+def test_any_trees_come_out_as_by_rsync_as_a_dry_run_said_and_once(
+    tool: Tool, stage: Stage, seed: int
+) -> None:
+    rng = random.Random(seed)
+    one, two = any_makes(rng, links=True), any_makes(rng, links=True)
+    kept = [make for make in one if rng.random() < 0.7 and not isinstance(make, MakeLink)]
+    old = [*any_makes(rng, links=False)[:4], *kept]
+    sources = rng.choice(SOURCES)
+    words = rng.choice([[], ["--delete"], ["--delete", *rng.sample(RULES, 2)]])
+    theirs = stage.root / "theirs"
+    for name, makes in (("one", one), ("two", two), ("dst", old), ("theirs", old)):
+        within = name in ("dst", "theirs") and sources == ["one"]
+        root = stage.root / name / "one" if within else stage.root / name
+        root.mkdir(parents=True)
+        build(root, makes)
+        adorn(root, random.Random(seed + (name == "one")))
+    done = subprocess.run([*RSYNC, *words, *sources, f"{theirs}/"], cwd=stage.root, check=False)
+    said = ours(tool, stage, [*words, "-n", "-i"], sources)
+    assert ours(tool, stage, [*words, "-i"], sources) == said
+    assert said[0] == done.returncode
+    given = {
+        (b"one/" if source == "one" else b"") + path
+        for source in sources
+        for path in look(stage.root / source)
+    }
+    assert seen(stage.dst, given) == seen(theirs, given)
+    assert ours(tool, stage, [*words, "-i"], sources) == (said[0], "")
+
+
+def seen(root: Path, given: set[bytes]) -> dict[bytes, Seen]:
+    """Return all that is in a tree; of directories that no source has, no times."""
+    return {
+        path: one._replace(mtime_ns=0) if one.kind == "directory" and path not in given else one
+        for path, one in look(root).items()
+    }
