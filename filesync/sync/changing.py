@@ -53,7 +53,12 @@ class Attempts:
         if rule is None:
             raise error
         self.left_out.append(path)
-        self.options = replace(self.options, rules=(rule, *_in_force(self.options.rules)))
+        options = self.options
+        self.options = replace(
+            options,
+            rules=(rule, *_in_force(options.rules)),
+            spared=(rule, *options.spared),
+        )
 
 
 @contextmanager

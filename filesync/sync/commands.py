@@ -149,6 +149,9 @@ match within a name, ** across slashes, x/*** a directory and all in it.
     is_flag=True,
     help="Remove what SRC does not have.",
 )
+@click.option(
+    "--delete-excluded", is_flag=True, help="And what --exclude leaves out; implies --delete."
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Change nothing; list what would change.")
 @click.option("-v", "--verbose", count=True, help="List the names that change.")
 @click.option(
@@ -218,7 +221,8 @@ def sync(
     is_listed = (is_named or flags["itemized"] or flags["dry_run"]) and not flags["quiet"]
     listing = Listing(keep=flags["as_json"], only_names=is_named)
     options = Options(
-        delete=flags["delete"],
+        delete=flags["delete"] or flags["delete_excluded"],
+        delete_excluded=flags["delete_excluded"],
         dry_run=flags["dry_run"],
         checksum=flags["checksum"],
         rules=as_rules(excludes),

@@ -113,7 +113,7 @@ class _Sync:
         tops: list[Manifest | None] = [None] * len(self._parts)
         if is_united(self._parts):
             tops = [self._scan(number).manifest for number in range(len(tops))]
-        return removal_of(self._parts, at, tops, self._options.rules)
+        return removal_of(self._parts, at, tops, self._options.kept)
 
     def part(self, at: int) -> None:
         """Sync one source."""

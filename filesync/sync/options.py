@@ -18,9 +18,11 @@ class Options(msgspec.Struct, frozen=True):
 
     Attributes:
         delete: remove what the source does not have.
+        delete_excluded: what ``rules`` leave out, too.
         dry_run: change nothing.
         checksum: read all files, whatever the stat caches know.
         rules: what to leave out, and alone (see ``filter``).
+        spared: the first of those, which leave alone whatever else is said.
         flow: how fast, and how coded, bytes go over the wire.
         caches: where stat caches are kept; None for none.
         on_changes: is told what changes.
@@ -28,9 +30,11 @@ class Options(msgspec.Struct, frozen=True):
     """
 
     delete: bool = False
+    delete_excluded: bool = False
     dry_run: bool = False
     checksum: bool = False
     rules: tuple[bytes, ...] = ()
+    spared: tuple[bytes, ...] = ()
     flow: Flow = msgspec.field(default_factory=Flow)
     caches: Path | None = None
     on_changes: OnChanges | None = None
@@ -40,3 +44,8 @@ class Options(msgspec.Struct, frozen=True):
     def used_caches(self) -> Path | None:
         """Where the stat caches are that scans may believe."""
         return None if self.checksum else self.caches
+
+    @property
+    def kept(self) -> tuple[bytes, ...]:
+        """The rules that say what ``delete`` leaves alone."""
+        return self.spared if self.delete_excluded else self.rules

@@ -94,7 +94,6 @@ _OF: Final[Mapping[str, str]] = {
     "--timeout --contimeout": "a server that is silent for long is given up without being told",
     "--remove-source-files": "SRC is only read",
     "--delete-before --delete-after --delete-delay": f"{_WHEN}; write --delete",
-    "--delete-excluded": "--delete leaves alone what is excluded; delete it without the --exclude",
     "--delete-missing-args --ignore-missing-args": "each SRC has to be there",
     "--ignore-errors": "with --delete, nothing goes when not all of SRC can be read",
     "--force": "a directory makes way for a file only with --delete",

@@ -174,6 +174,26 @@ def test_what_is_excluded_is_neither_copied_nor_deleted(bench: Bench) -> None:
     assert found == ["a.c", "d", "d/b.o"]
 
 
+def test_delete_excluded_removes_what_is_left_out_too(
+    bench: Bench, ways: tuple[str, str]
+) -> None:
+    for name in (
+        "src/a",
+        "src/b.o",
+        "src/d/c.o",
+        "served/gone",
+        "served/d/b.o",
+        "served/x/y.o",
+    ):
+        make(bench.root / name, b"1")
+    words = ["--exclude=*.o", "--delete-excluded", f"{ways[0]}src/", ways[1]]
+    said = bench.run("sync", "-avn", *words).stdout
+    assert bench.run("sync", "-av", *words).stdout == said
+    assert sorted(os.listdir(bench.served)) == ["a", "d"]
+    assert os.listdir(bench.served / "d") == []
+    assert bench.run("sync", "-av", *words).stdout == ""
+
+
 def test_one_file_goes_to_a_name_or_into_a_directory(bench: Bench) -> None:
     (bench.root / "file").write_text("text")
     (bench.root / "dir").mkdir()

@@ -194,7 +194,7 @@ class Giving:
     async def _removal(self, at: int) -> Removal | None:
         if not await self._deletes():
             return None
-        return removal_of(self._parts, at, await self._tops(), self._options.rules)
+        return removal_of(self._parts, at, await self._tops(), self._options.kept)
 
     async def _around(
         self, at: int, there: wire.Scanned, top: Manifest, removal: Removal | None
@@ -312,7 +312,7 @@ class Giving:
         spared: frozenset[bytes] = frozenset()
         deletes = await self._deletes()
         if deletes and (
-            removal := removal_of(self._parts, at, await self._tops(), options.rules)
+            removal := removal_of(self._parts, at, await self._tops(), options.kept)
         ):
             spared = removal.spared
             for other in removal.others:
@@ -329,7 +329,7 @@ class Giving:
                 offer.token,
                 top.tree,
                 delete=deletes and part.names is None,
-                rules=options.rules,
+                rules=options.kept,
                 others=tuple(others),
                 spared=tuple(sorted(spared)),
                 progress=self._progress is not None,

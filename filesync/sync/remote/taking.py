@@ -177,7 +177,7 @@ class _Taking:
             for number, part in enumerate(self.parts):
                 if part == Part():
                     tops[number] = await self._top(number)
-        return removal_of(self.parts, at, tops, self._options.rules)
+        return removal_of(self.parts, at, tops, self._options.kept)
 
     async def _is_all_read(self) -> bool:
         """Say whether the server could read all parts: else what is not there may be yet."""

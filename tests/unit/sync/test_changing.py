@@ -39,6 +39,13 @@ def test_rules_that_are_cancelled_do_not_cancel_what_is_left_out() -> None:
     ]
 
 
+def test_what_never_rests_is_left_alone_even_where_all_else_that_is_excluded_goes() -> None:
+    attempts = Attempts(Options(delete=True, delete_excluded=True, rules=(b"- a",)))
+    for _ in range(2):
+        attempts.note(changed(b"x"))
+    assert attempts.options.kept == (b"- /x",)
+
+
 def test_what_has_no_name_is_tried_once_more_and_then_raised() -> None:
     attempts = Attempts(Options())
     attempts.note(ContentCorrupt("not what was scanned"))

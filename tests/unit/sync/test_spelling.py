@@ -77,6 +77,7 @@ def test_a_part_of_archive_alone_is_refused(src: Path, words: str) -> None:
         ("-a --inplace", "when it is whole"),
         ("-aW", "copied whole"),
         ("-a --delete-after", "write --delete"),
+        ("-a --max-delete=3", "there is no such bound"),
         ("-a --backup-dir=x", "there are no backups"),
         ("-aL", "links are copied as links"),
         ("-a --info=flist2", "--stats"),
