@@ -12,6 +12,7 @@ from filesync.transfer.stats import Progress
 PATIENCE_S: Final = 1.0
 """What is over sooner needs no line."""
 _TICK_S: Final = 0.1
+_LINE_S: Final = 1.0
 
 
 class ShownProgress:
@@ -21,17 +22,19 @@ class ShownProgress:
     60 ms to import, is imported only when there is something to show.
 
     Args:
-        wanted: show it from the start, and where there is no terminal; None: on a terminal,
-            after a second; False: never.
+        wanted: show it from the start, and a line a second where there is no terminal; None:
+            on a terminal, after a second; False: never.
     """
 
     def __init__(self, wanted: bool | None) -> None:
-        is_shown = sys.stderr.isatty() if wanted is None else wanted
+        is_terminal = sys.stderr.isatty()
+        is_shown = is_terminal if wanted is None else wanted
         self._patience_s = 0.0 if wanted else PATIENCE_S
         self._latest: Progress | None = None
         self._over = threading.Event()
         self._turn = threading.Lock()
-        self._thread = threading.Thread(target=self._show, daemon=True) if is_shown else None
+        show = self._show if is_terminal else self._show_lines
+        self._thread = threading.Thread(target=show, daemon=True) if is_shown else None
 
     @property
     def is_shown(self) -> bool:
@@ -82,7 +85,23 @@ class ShownProgress:
             with self._turn:
                 bar.start()
                 if (latest := self._latest) is not None:
-                    files = f"{latest.files:,} files"
+                    files = _files(latest)
                     bar.update(task, completed=latest.content_bytes, description=files)
                 bar.refresh()
                 bar.stop()
+
+    def _show_lines(self) -> None:
+        told: Progress | None = None
+        is_over = False
+        while not is_over:
+            is_over = self._over.wait(_LINE_S)
+            if (latest := self._latest) is None or latest == told:
+                continue
+            told = latest
+            with self._turn:
+                sys.stderr.write(f"{_files(latest)}, {latest.content_bytes:,} bytes\n")
+                sys.stderr.flush()
+
+
+def _files(progress: Progress) -> str:
+    return f"{progress.files:,} file{'s' * (progress.files != 1)}"

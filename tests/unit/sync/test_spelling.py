@@ -153,6 +153,13 @@ def test_itemize_says_more_than_verbose_and_quiet_nothing(src: Path) -> None:
     assert _run("-nvq", "src/", "dst") == ""
 
 
+def test_progress_that_goes_to_a_file_is_lines(src: Path) -> None:
+    (src / "more").write_bytes(bytes(100))
+    done = CliRunner().invoke(sync, ["-aP", "src/", "dst"], standalone_mode=False)
+    assert done.stderr.splitlines()[-1] == "2 files, 104 bytes"
+    assert "\n\n" not in done.stderr
+
+
 def test_h_alone_is_help(src: Path) -> None:
     assert "Always so" in _run("-h")
 
