@@ -36,19 +36,20 @@ class Planned:
         for other, plan in self._plans:
             if other.inside != part.inside:
                 continue
-            if other.names is None and part.names is None:
+            if part.names is None and other.names is None:
                 there = plan.target
-            elif other.names is None and part.names is not None:
-                there = _with_names(there, plan.target, part.names)
-            elif other.names is not None and part.names is None:
+            elif part.names is None and other.names is not None:
                 there = _with_names(there, plan.target, other.names)
+            elif part.names is not None and other.names is None:
+                nothing = Manifest(put(there.nodes, with_entries(there.root, ())), there.nodes)
+                there = _with_names(nothing, plan.target, part.names)
         return there
 
 
 def _with_names(there: Manifest, planned: Manifest, names: frozenset[bytes]) -> Manifest:
     """Return ``there`` with what ``planned`` has of ``names``, directories aside."""
     nodes = LayeredNodes(MemoryNodes(), LayeredNodes(there.nodes, planned.nodes))
-    entries = {entry.name: entry for entry in there.root.entries if entry.name not in names}
+    entries = {entry.name: entry for entry in there.root.entries}
     for entry in planned.root.entries:
         if entry.name in names and not isinstance(entry, Subdirectory):
             entries[entry.name] = entry
