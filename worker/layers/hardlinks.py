@@ -1,10 +1,9 @@
 """Hard links in a layer: which names are written as files, which as links, which not at all.
 
-An inode of the child is one of the parent's when a name of both has the same content and
-metadata; then that name stays and the others are links to it. An inode of the parent can go on
-in one of the child's only. Where one name of a group has to be written as a link, all but the
-first are: on an overlay linking copies the file up, and names that were left alone would be
-links of the old copy.
+A group that is what it was in the parent is not written. Any other is written whole, its first
+name as a file and the rest as links to that, though its content may be in the parent: who
+unpacks a layer by itself, as podman and docker's overlay2 do, has no file of another layer to
+link to. So an overlay's names are never links of a file that was copied up without them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,18 +38,14 @@ def link_plan(parent: Manifest | None, child: Manifest) -> LinkPlan:
             inode = _inode(path, new[path])
             groups.setdefault(inode, []).append(path)
             if path in stays:
+                # An inode of the parent can go on in one of the child's only.
                 heirs.setdefault(_inode(path, old[path]), inode)
     plan: dict[bytes, bytes | None] = {}
     for inode, names in groups.items():
-        kept = [p for p in names if p in stays and heirs[_inode(p, old[p])] == inode]
-        anchor = kept[0] if kept else None
-        if anchor is None:
-            plan.update(dict.fromkeys(names, names[0]))
-            continue
-        source = _inode(anchor, old[anchor])
-        is_whole = all(p in kept and _inode(p, old[p]) == source for p in names)
-        plan.update(dict.fromkeys(names, None if is_whole else anchor))
-        plan[anchor] = None
+        sources = {_inode(path, old[path]) for path in names if path in stays}
+        is_old = stays.issuperset(names) and len(sources) == 1
+        is_there = is_old and heirs[sources.pop()] == inode
+        plan.update(dict.fromkeys(names, None if is_there else names[0]))
     return plan
 
 

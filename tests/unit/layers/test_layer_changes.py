@@ -84,9 +84,11 @@ def test_another_kind_of_thing_needs_no_whiteout() -> None:
     assert says({"a": 1}, {"a": {"b": 1}}) == ["./", "a/", "a/b"]
 
 
-def test_a_new_name_of_an_old_file_is_a_link_to_it() -> None:
+def test_a_group_with_a_new_name_is_said_whole() -> None:
+    """A link to a file of another layer is one that podman and docker cannot unpack."""
     assert says({"b": 0, "c": "g", "d": "g"}, {"b": 0, "c": "g", "d": "g", "e": "g"}) == [
         "./",
+        "c",
         "d -> c",
         "e -> c",
     ]

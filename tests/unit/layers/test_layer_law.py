@@ -15,6 +15,8 @@ from filesync.disk.scanning.scan import scan
 from filesync.manifest import Manifest, MemoryNodes
 from tests.unit.layers.layer_trees import Tree, build, trees
 from worker.layers import apply_layer, tar_blocks, tar_size
+from worker.layers.changes import members
+from worker.layers.member import FILE, LINK
 from worker.snapshots import Snapshotter, open_snapshotter
 
 A, B = ("link", 1, b""), ("link", 1, b"")
@@ -70,6 +72,22 @@ def test_a_layer_on_a_copy_of_its_parent_gives_its_child(parent: Tree, child: Tr
 @example({b"b": {b"x": A, b"y": A}}, {b"b": {b"x": A, b"y": A}, b"c": A})
 def test_a_layer_on_an_overlay_of_its_parent_gives_its_child(parent: Tree, child: Tree) -> None:
     check(parent, child, "overlay")
+
+
+@given(trees, trees)
+@example({b"a": A}, {b"a": A, b"b": A})
+@example({b"a": A, b"b": B}, {b"a": A, b"b": B, b"c": A})
+def test_a_hard_link_is_to_an_earlier_file_of_the_same_layer(parent: Tree, child: Tree) -> None:
+    nodes = MemoryNodes()
+    with scratch() as at:
+        old, new = (
+            Manifest(scan(build(at / name, tree), nodes).tree, nodes)
+            for name, tree in (("old", parent), ("new", child))
+        )
+        files = set()
+        for member in members(old, new):
+            assert member.kind != LINK or member.link in files
+            files |= {member.path} if member.kind == FILE else set()
 
 
 @pytest.mark.needs("tar", "root")
