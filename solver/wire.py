@@ -154,7 +154,12 @@ class EndBuild(_Message, frozen=True, tag="end-build"):
 
 
 class Alive(_Message, frozen=True, tag="alive"):
-    """The client is still there. -> Alive."""
+    """The client is still there. -> Alive.
+
+    A manager that has not heard of a client who ``goes_on`` has no work of it: -> Denied.
+    """
+
+    goes_on: bool = False
 
 
 class ListWorkers(_Message, frozen=True, tag="list-workers"):
@@ -365,6 +370,9 @@ class Denied(_Message, frozen=True, tag="denied"):
     code: Text
     detail: Text
 
+
+NOT_KNOWN: Final = "not-known"
+"""Why a client who goes on is denied: nothing that it waits for will come."""
 
 FromClient = (
     Have

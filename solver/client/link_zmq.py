@@ -18,6 +18,7 @@ from filesync.transfer.connection.curve_zmq import dial, wait_for_failure
 from solver.errors import BuildError, ManagerLost
 from solver.wire import (
     MAX_DIGESTS,
+    NOT_KNOWN,
     Alive,
     AskImage,
     Denied,
@@ -102,7 +103,7 @@ class ManagerLink:
         """Return the next message; asks for a sign of life while none comes.
 
         Raises:
-            ManagerLost: the manager has been silent for too long.
+            ManagerLost: the manager has been silent for too long, or has forgotten this client.
         """
         asked_s = time.monotonic()
         while True:
@@ -115,12 +116,19 @@ class ManagerLink:
                         f"the manager at {self.address} does not answer; what was built is kept:"
                         " start it again and build again"
                     ) from None
-                await self.send(Alive())
+                await self.send(Alive(goes_on=True))
                 continue
             message, payload = decode_to_client(frames)
-            if not isinstance(message, Alive):
-                return message, payload
-            asked_s = time.monotonic()
+            match message:
+                case Alive():
+                    asked_s = time.monotonic()
+                case Denied(code, detail) if code == NOT_KNOWN:
+                    raise ManagerLost(
+                        f"the manager at {self.address} knows nothing of this any more:"
+                        f" {detail}; what was built is kept: run it again"
+                    )
+                case _:
+                    return message, payload
 
     async def ask(self, question: FromClient, kind: type[T]) -> T:
         """Send a question and return its answer, the next message of type ``kind``.

@@ -25,6 +25,7 @@ from solver.manager.results.replicas import Replicas
 from solver.manager.shared import Shared
 from solver.manager.workers import WorkerLink
 from solver.wire import (
+    NOT_KNOWN,
     Alive,
     AskImage,
     AskPrune,
@@ -152,6 +153,11 @@ class Server:
                     | Crowded()
                 ):
                     await self._from_worker(peer, message, group)
+                case Alive(goes_on=True) if identity not in self._clients:
+                    # This manager has restarted, or the client's connection was lost: a ROUTER
+                    # takes who dials again for somebody else.
+                    detail = "it has restarted, or the connection was cut"
+                    await self._send(identity, Denied(NOT_KNOWN, detail))
                 case _:
                     self._from_client(identity, message, group)
         except MalformedMessage as exc:
