@@ -6,7 +6,7 @@ Two rules live here and they differ on purpose:
   ``/etc/passwd`` gives it (0 if it is a number without an entry) and its supplementary groups.
 * chown (`resolve_owner`), what copied files belong to: a user by name has the group that
   ``/etc/passwd`` gives it, one by number the group of the *same number*, as in BuildKit. Docker's
-  manual says the same number for both.
+  manual says the same number for both. A group alone is root's file of that group.
 
 All but `read_accounts` is pure and takes the files' bytes.
 """
@@ -93,14 +93,15 @@ def resolve_user(text: str, passwd: bytes, group: bytes) -> User:
 
 
 def resolve_owner(text: str, passwd: bytes, group: bytes) -> tuple[int, int]:
-    """Return the (uid, gid) that ``user[:group]`` of a chown means.
+    """Return the (uid, gid) that ``user[:group]`` or ``:group`` of a chown means.
 
     Raises:
-        UserUnknown: no user, a name that the files do not have, a number out of range.
+        UserUnknown: nobody, a name that the files do not have, a number out of range.
     """
     wanted, _, wanted_group = text.partition(":")
-    if not wanted:
-        raise UserUnknown(f"{text!r} names no user")
+    if not wanted and not wanted_group:
+        raise UserUnknown(f"{text!r} names nobody")
+    wanted = wanted or "0"
     uid = gid = _number(wanted)
     if uid is None or gid is None:
         account = _find_account(wanted, parse_passwd(passwd))

@@ -68,6 +68,8 @@ def test_user_that_the_files_do_not_name_is_refused(text: str) -> None:
         ("ann:staff", (1000, 50)),
         ("7:8", (7, 8)),
         ("7:disk", (7, 6)),
+        (":disk", (0, 6)),
+        (":8", (0, 8)),
     ],
 )
 def test_owner_has_its_accounts_group_by_name_and_the_same_number_by_number(
@@ -76,7 +78,7 @@ def test_owner_has_its_accounts_group_by_name_and_the_same_number_by_number(
     assert resolve_owner(text, PASSWD, GROUP) == owner
 
 
-@pytest.mark.parametrize("text", ["", ":staff", "eve", "ann:eve", "99999999999"])
+@pytest.mark.parametrize("text", ["", ":", ":eve", "eve", "ann:eve", "99999999999"])
 def test_owner_that_the_files_do_not_name_is_refused(text: str) -> None:
     with pytest.raises(UserUnknown):
         resolve_owner(text, PASSWD, GROUP)
