@@ -21,7 +21,7 @@ from solver.client.outputs.epoch import oci_time
 from solver.client.outputs.outputs import Output
 from solver.client.outputs.report import BuildReport, metadata
 from solver.client.progress import Progress, printable
-from solver.client.request import BuildRequest, start_order
+from solver.client.request import STDIN_NAME, BuildRequest, start_order
 from solver.client.serving import Serving
 from solver.client.taking import Taking
 from solver.dockerfile import Converted, with_contexts
@@ -63,7 +63,7 @@ async def run_build(
     async with ManagerLink(manager, own) as link, DataPlane(own=own) as plane:
         converted = await convert_with_images(
             request.text,
-            filename=str(request.dockerfile),
+            filename=str(request.dockerfile or STDIN_NAME),
             options=request.options,
             images=images,
             link=link,

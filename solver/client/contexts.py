@@ -35,7 +35,7 @@ def cache_home() -> Path:
 
 
 def scan_contexts(
-    roots: Mapping[str, Path], selectors: Mapping[str, Selector], dockerfile: Path
+    roots: Mapping[str, Path], selectors: Mapping[str, Selector], dockerfile: Path | None
 ) -> dict[str, Context]:
     """Scan each context that a selector reads, and keep what it reads.
 
@@ -49,7 +49,7 @@ def scan_contexts(
     }
 
 
-def _scan(name: str, root: Path, selector: Selector, dockerfile: Path) -> Context:
+def _scan(name: str, root: Path, selector: Selector, dockerfile: Path | None) -> Context:
     nodes = MemoryNodes()
     ignore = read_ignore(root, dockerfile) if name == MAIN_CONTEXT else None
     with StatCache(cache_path(root)) as cache:
@@ -63,14 +63,16 @@ def _scan(name: str, root: Path, selector: Selector, dockerfile: Path) -> Contex
     return Context(owned_by(subset, nodes, 0, 0), root)
 
 
-def read_ignore(root: Path, dockerfile: Path) -> Ignore | None:
+def read_ignore(root: Path, dockerfile: Path | None) -> Ignore | None:
     """Return what the context leaves out; the file beside the Dockerfile wins.
 
     Raises:
         UsageError: a pattern in it is not valid.
     """
-    beside = dockerfile.with_name(dockerfile.name + ".dockerignore")
-    for path in (beside, root / ".dockerignore"):
+    paths = [root / ".dockerignore"]
+    if dockerfile is not None:
+        paths.insert(0, dockerfile.with_name(dockerfile.name + ".dockerignore"))
+    for path in paths:
         if path.is_file():
             try:
                 return ignore_matcher(path.read_text(), filename=str(path))

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from worker.wire.images import Credential
 from worker.wire.orders import ExportForm
 
 MAX_DOCKERFILE_BYTES: Final = 1 << 20
+STDIN_NAME: Final = "standard input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class BuildRequest:
         tag: names for the image, with commas between them; may be empty.
     """
 
-    dockerfile: Path
+    dockerfile: Path | None
     text: str
     options: Options
     roots: Mapping[str, Path]
@@ -70,23 +72,27 @@ class BuildRequest:
         return [*pushed, *read, *(one.name for one in self.pushed_caches)]
 
 
-def read_dockerfile(path: Path) -> str:
-    """Return the text of a Dockerfile.
+def read_dockerfile(path: Path | None) -> str:
+    """Return the text of a Dockerfile; None is standard input.
 
     Raises:
         UsageError: it is not there, not text, or not of a sane size.
     """
+    name = path if path is not None else STDIN_NAME
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_DOCKERFILE_BYTES + 1)
+        if path is None:
+            data = sys.stdin.buffer.read(MAX_DOCKERFILE_BYTES + 1)
+        else:
+            with path.open("rb") as file:
+                data = file.read(MAX_DOCKERFILE_BYTES + 1)
     except OSError as exc:
-        raise UsageError(f"{path}: {exc.strerror}; name the Dockerfile with -f") from exc
+        raise UsageError(f"{name}: {exc.strerror}; name the Dockerfile with -f") from exc
     if len(data) > MAX_DOCKERFILE_BYTES:
-        raise UsageError(f"{path}: larger than {MAX_DOCKERFILE_BYTES} bytes")
+        raise UsageError(f"{name}: larger than {MAX_DOCKERFILE_BYTES} bytes")
     try:
         return data.decode()
     except UnicodeDecodeError as exc:
-        raise UsageError(f"{path}: not UTF-8 text: {exc}") from exc
+        raise UsageError(f"{name}: not UTF-8 text: {exc}") from exc
 
 
 def start_order(

@@ -31,6 +31,7 @@ from solver.client.embedded import default_state, embedded_cluster
 from solver.client.layouts import SCHEME, Layout, parse_layout
 from solver.client.outputs.epoch import parse_epoch
 from solver.client.outputs.outputs import (
+    STDOUT,
     Output,
     OutputType,
     check_outputs,
@@ -54,6 +55,7 @@ from solver.wire import ListWorkers, Workers
 Setting = Any
 """A click option's value; its type is the option's."""
 
+_STDIN = "-"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
 
 manager_option = click.option(
@@ -90,7 +92,7 @@ Examples:
     "--file",
     "dockerfile",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The Dockerfile.  [default: CONTEXT/Dockerfile]",
+    help="The Dockerfile; - is standard input.  [default: CONTEXT/Dockerfile]",
 )
 @click.option(
     "-t",
@@ -145,12 +147,20 @@ Examples:
     help="Run a stage only on workers with this label (name=NAME is a label of every worker).",
 )
 @progress_option
+@click.option(
+    "-q", "--quiet", is_flag=True, help="Print nothing but the ID of the image that is written."
+)
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option("--explain", is_flag=True, help="Say why each step runs where it runs.")
 @click.option(
     "--metadata-file",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write what was built, and how, as JSON.",
+)
+@click.option(
+    "--iidfile",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the ID of the image: the digest of its configuration.",
 )
 @click.option(
     "--workers",
@@ -166,7 +176,9 @@ def build(
     dockerfile: Path | None,
     outputs: Sequence[str],
     metadata_file: Path | None,
+    iidfile: Path | None,
     progress: str,
+    quiet: bool,
     workers: int,
     manager: str | None,
     key: Path | None,
@@ -184,12 +196,25 @@ def build(
     parsed = with_epoch(with_tags(parsed, settings["tags"]), epoch_s)
     request = _request(context, dockerfile, parsed, settings)
     check_outputs(parsed, platform=str(request.options.platform))
+    if iidfile is not None and not any(output.is_image for output in parsed):
+        raise UsageError("--iidfile: no image is written; give -o type=oci,dest=PATH or --push")
     own = key_for(manager, key) if manager is not None else None
-    result = run_command(_build(request, manager, own, workers, progress))
+    shown = "quiet" if quiet else progress
+    result = run_command(_build(request, manager, own, workers, shown))
+    image_id = result.get("containerimage.config.digest", "")
     if metadata_file is not None:
-        part = metadata_file.with_name(f".{metadata_file.name}.part")
-        part.write_text(json.dumps(result, indent=2) + "\n")
-        part.replace(metadata_file)
+        _replace(metadata_file, json.dumps(result, indent=2) + "\n")
+    if iidfile is not None:
+        _replace(iidfile, image_id)
+    if quiet and image_id and all(output.dest != STDOUT for output in parsed):
+        click.echo(image_id)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that it is never there in part."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def _request(
@@ -198,6 +223,11 @@ def _request(
     outputs: list[Output],
     settings: Mapping[str, Setting],
 ) -> BuildRequest:
+    if str(context) == _STDIN:
+        raise UsageError(
+            "-: a context cannot come from standard input yet: unpack it and give the directory,"
+            " or give a Dockerfile alone with -f - and an empty one"
+        )
     if not context.is_dir():
         raise UsageError(f"{context}: no such directory; give the build's context")
     roots: dict[str, Path] = {MAIN_CONTEXT: context.resolve()}
@@ -217,6 +247,7 @@ def _request(
             )
     build_args = _build_args(settings["build_args"])
     file = dockerfile if dockerfile is not None else context / "Dockerfile"
+    named = None if str(file) == _STDIN else file
     kinds = {name: "local" for name in roots if name != MAIN_CONTEXT}
     options = Options(
         target=settings["target"],
@@ -234,8 +265,8 @@ def _request(
     elif InlineCache() in cache_to:
         check_inline(outputs)
     return BuildRequest(
-        dockerfile=file,
-        text=read_dockerfile(file),
+        dockerfile=named,
+        text=read_dockerfile(named),
         options=options,
         roots=roots,
         layouts=layouts,

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +59,26 @@ def test_a_docker_archive_is_the_same_bytes_each_time_and_a_layout_too(
     with tarfile.open(archives[0]) as tar:
         assert {"manifest.json", "index.json", "oci-layout"} <= set(tar.getnames())
     skopeo("inspect", f"oci-archive:{archives[0]}")
+
+
+def test_a_dockerfile_comes_from_standard_input_and_just_the_image_is_named(
+    cluster: Cluster, context: ContextMaker, tmp_path: Path
+) -> None:
+    root = context("this is not read", one="1", two="2")
+    archive, iidfile = tmp_path / "app.tar", tmp_path / "iid"
+    command = [sys.executable, "-m", "filesync", "build", "--manager", cluster.manager, "-q"]
+    into = ["--iidfile", str(iidfile), "-t", "app:1", "-o", f"type=oci,dest={archive}"]
+    built = subprocess.run(
+        [*command, *into, "-f", "-", str(root)],
+        input=TEXT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    config = json.loads(skopeo("inspect", "--raw", f"oci-archive:{archive}"))["config"]
+    assert built.stdout == config["digest"] + "\n"
+    assert built.stderr == ""
+    assert iidfile.read_text() == config["digest"]
 
 
 def layout_of(
