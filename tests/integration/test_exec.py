@@ -549,14 +549,31 @@ asyncio.run(run)
 """
 
 
-def test_recovery_removes_what_a_killed_worker_left(bench: Bench, tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path)]) as worker:
+def kill_in_a_run(bench: Bench, base: Path) -> None:
+    """Start a worker and kill it once its command runs."""
+    with subprocess.Popen([sys.executable, "-c", WORKER, str(base)]) as worker:
         deadline = time.monotonic() + 20
         while not (bench.root / "up").exists():
             assert worker.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
         worker.send_signal(signal.SIGKILL)
+
+
+def test_a_killed_worker_takes_its_container_along(bench: Bench, tmp_path: Path) -> None:
+    kill_in_a_run(bench, tmp_path)
+    deadline = time.monotonic() + 20
+    is_alive = True
+    while is_alive and time.monotonic() < deadline:
+        (bench.root / "alive").unlink(missing_ok=True)
+        time.sleep(0.2)
+        is_alive = (bench.root / "alive").exists()
+    assert not is_alive
+    assert inside(bench.root.parent, "runtime") == []
+
+
+def test_recovery_removes_what_a_killed_worker_left(bench: Bench, tmp_path: Path) -> None:
+    kill_in_a_run(bench, tmp_path)
     assert bench.left_behind() != []
     asyncio.run(bench.state.recover())
     (bench.root / "alive").unlink(missing_ok=True)
@@ -570,7 +587,7 @@ def test_machine_without_a_runtime_says_what_to_install(
 ) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
-    for tool in ("unshare", "mount", "umount", "stat", "sh"):
+    for tool in ("unshare", "mount", "umount", "stat", "sh", "cp", "sleep"):
         found = shutil.which(tool)
         assert found
         (tools / tool).symlink_to(found)

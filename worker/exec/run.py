@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import secrets
+import shlex
 import shutil
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +29,17 @@ KILL_RETRY_S: Final = 0.1
 KILL_ATTEMPTS: Final = 50
 MAX_LOG_BYTES: Final = 64 << 10
 
-_TOOLS: Final = ("unshare", "mount", "umount", "stat", "sh")
+_TOOLS: Final = ("unshare", "mount", "umount", "stat", "sh", "cp", "sleep")
+# The runtime may not have made the container yet: deleting is repeated until what runs it ends.
+_GUARD: Final = """
+read -r _
+n=0
+while [ $n -lt 50 ] && kill -0 "$1"; do
+    eval "$0"
+    n=$((n + 1))
+    sleep 0.1
+done
+"""
 _NOT_FOUND: Final = ("executable file", "open executable", "exec: ", "exec format error")
 
 
@@ -164,13 +175,40 @@ async def _run(
         await uninterrupted(_delete(runtime, container))
         raise
     try:
-        async with asyncio.TaskGroup() as group:
+        async with _guard(process.pid, container, runtime), asyncio.TaskGroup() as group:
             group.create_task(_pump(process.stdout, STDOUT, on_output))
             group.create_task(_pump(process.stderr, STDERR, on_output))
         return await process.wait()
     finally:
         if process.returncode is None:
             await uninterrupted(_kill(container, process, runtime))
+
+
+@contextlib.asynccontextmanager
+async def _guard(pid: int, container: str, runtime: Runtime) -> AsyncIterator[None]:
+    """Keep a process that ends the container, which ``pid`` runs, if this process is killed.
+
+    A container outlives who started it. The guard is told of a death by the end of its input, of
+    which this process alone has the other side, and is a child, as an orphan would be nobody's
+    to reap where a worker is the first process of its machine.
+    """
+    guard = await asyncio.create_subprocess_exec(
+        *("sh", "-c", _GUARD, shlex.join(_deletion(runtime, container)), str(pid)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=_environment(),
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        guard.kill()
+        await uninterrupted(_ended(guard))
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    await process.wait()
 
 
 async def _pump(reader: asyncio.StreamReader | None, stream: int, on_output: OnOutput) -> None:
@@ -215,9 +253,13 @@ async def _containers(runtime: Runtime) -> list[str]:
     return output.decode(errors="replace").split()
 
 
+def _deletion(runtime: Runtime, container: str) -> list[str]:
+    return command_line(runtime.words("delete", "--force", container))
+
+
 async def _delete(runtime: Runtime, container: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        *command_line(runtime.words("delete", "--force", container)),
+        *_deletion(runtime, container),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
