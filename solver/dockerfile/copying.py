@@ -165,11 +165,9 @@ def _destination(state: State, dest: str) -> str:
 
 
 def _copy(model: Copy, path: str) -> Copy:
-    if model.parents and "/./" in path:
-        raise Invalid(f"COPY --parents: the pivot '/./' in {path[:200]!r} is not supported yet")
     if model.parents and "**" in path:
         raise Invalid(f"COPY --parents: '**' in {path[:200]!r} is not supported yet")
-    source = posixpath.normpath("/" + path.lstrip("/"))
+    source = _source(path, keep_pivot=model.parents)
     return Copy(
         input=model.input,
         source=source,
@@ -181,6 +179,15 @@ def _copy(model: Copy, path: str) -> Copy:
         parents=model.parents,
         unpack=model.unpack,
     )
+
+
+def _source(path: str, *, keep_pivot: bool) -> str:
+    """Return a source as an absolute path; a pivot, which only ``--parents`` has, stays."""
+    above, pivot, below = path.partition("/./")
+    if not pivot or not keep_pivot:
+        return posixpath.normpath("/" + path.lstrip("/"))
+    head = posixpath.normpath("/" + above.lstrip("/")).rstrip("/")
+    return head + pivot + posixpath.normpath("/" + below.lstrip("/")).lstrip("/")
 
 
 def _documents(state: State, heredocs: tuple[Heredoc, ...]) -> int:
