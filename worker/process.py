@@ -16,7 +16,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from filesync.digest import Digest
 from filesync.disk.statedir import open_state
-from filesync.errors import FilesyncError, PeerError, UsageError
+from filesync.errors import FilesyncError, PeerError, StoreError, UsageError
 from filesync.keys.files import KeyPair, PublicKey
 from filesync.manifest import Manifest, missing_nodes, note_tree
 from filesync.manifest.pack import accept_pack, pack_nodes
@@ -180,6 +180,7 @@ class _Link:
         self._known: set[Digest] = set()
         self._told_sources: tuple[SourceInfo, ...] = ()
         self._has_worked = True
+        self._unkept: StoreError | None = None
         self._queue: asyncio.Queue[tuple[FromWorker, bytes]] = asyncio.Queue()
 
     async def run(self, stopped: Callable[[], Awaitable[None]]) -> None:
@@ -311,11 +312,19 @@ class _Link:
                 self._receive(message, payload, group)
             except PeerError as exc:
                 log.warning("message from the manager refused reason=%s", exc)
+            except StoreError as exc:
+                # A full disk passes; a worker that had ended for it would have to be started.
+                log.error("what the manager sent is not kept reason=%s", exc)
+                self._unkept = exc
 
     def _receive(
         self, message: ToWorker, payload: bytes | memoryview, group: asyncio.TaskGroup
     ) -> None:
         match message:
+            case Order(number) if self._unkept is not None:
+                failed = orders.Failed(self._unkept.code, str(self._unkept))
+                self._queue.put_nowait((Outcome(number, failed), b""))
+                self._meet_again()
             case Order(number, body):
                 self._orders[number] = group.create_task(self._perform(number, body))
             case Cancel(number):
@@ -329,15 +338,20 @@ class _Link:
                 self._allowed.update(map(PublicKey, keys))
             case Unknown():
                 # The manager has restarted: what it asked before it no longer waits for.
-                for task in self._orders.values():
-                    task.cancel()
-                self._register()
+                self._meet_again()
             case Welcome():
                 log.info("registered worker=%s", self._options.name)
             case Refused(_, detail):
                 raise UsageError(f"the manager refused this worker: {detail}")
             case _:
                 assert_never(message)
+
+    def _meet_again(self) -> None:
+        """Register as if for the first time: the manager forgets what it sent and asked."""
+        self._unkept = None
+        for task in self._orders.values():
+            task.cancel()
+        self._register()
 
     async def _perform(self, number: int, body: orders.OrderBody) -> None:
         try:

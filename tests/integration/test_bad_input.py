@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,26 @@ def test_a_full_disk_is_one_sentence_and_what_came_is_removed(
     assert [path for path in small_disk.rglob("*") if path.name == "big"] == []
     (root / "big").write_bytes(b"small now")
     assert run("build", str(root), env=env).returncode == 0
+
+
+@pytest.mark.needs("mount")
+def test_a_worker_outlives_a_full_disk(
+    context: ContextMaker, small_disk: Path, tmp_path: Path
+) -> None:
+    root = context("FROM scratch\nCOPY . /\n", **{f"d{n}__f": str(n) for n in range(100)})
+    state = ("--state", str(small_disk), "--gc-min-free", "0")
+    with Cluster(tmp_path / "cluster", workers=1, arguments={"w1": state}) as cluster:
+        filler = small_disk / "filler"
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        built = cluster.build(root, check=False)
+        assert built.status == 1
+        assert "free space" in built.stderr
+        assert "Traceback" not in built.stderr
+        filler.unlink()
+        cluster.build(root)
+        assert cluster.processes["w1"].poll() is None
 
 
 # --- hostile images ---------------------------------------------------------------------------
