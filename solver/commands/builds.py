@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from filesync.errors import UsageError
 from filesync.keys.files import KeyPair, key_for
@@ -56,6 +56,7 @@ Setting = Any
 """A click option's value; its type is the option's."""
 
 _STDIN = "-"
+_WIDE = 1000
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
 
 manager_option = click.option(
@@ -404,9 +405,12 @@ def up(workers: int, listen: str, state: Path | None) -> None:
 def workers(manager: str | None, key: Path | None) -> None:
     """List the workers that are connected to a manager."""
     rows = ask_manager(manager, key, ListWorkers(), Workers).rows
-    table = Table("worker", "address", "slots", "running", "results", "snapshots", "labels")
+    heads = ("worker", "address", "slots", "running", "results", "snapshots", "labels")
+    table = Table(*(Column(head, overflow="fold") for head in heads))
     for row in rows:
         labels = " ".join(f"{key}={value}" for key, value in sorted(row.labels.items()))
         counts = (str(row.slots), str(row.running), str(row.refs))
         table.add_row(row.name, row.address, *counts, row.snapshotter, labels)
-    Console(file=sys.stdout).print(table)
+    # A file has no width: what reads it wants a worker on a line.
+    width = None if sys.stdout.isatty() else _WIDE
+    Console(file=sys.stdout, width=width).print(table)

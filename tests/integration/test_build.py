@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tarfile
@@ -334,6 +335,13 @@ def test_place_with_a_label_that_no_worker_has_is_one_clear_sentence(
     assert built.status == 1
     assert "no worker has gpu=true" in built.stderr
     assert "Traceback" not in built.stderr
+
+
+def test_workers_are_listed_a_line_each_with_nothing_left_out(cluster: Cluster) -> None:
+    lines = run("workers", "--manager", cluster.manager).stdout.splitlines()
+    for name in ("w1", "w2"):
+        row = re.compile(rf"{name} .* tcp://127\.0\.0\.1:\d+ .* name={name} ")
+        assert any(map(row.search, lines))
 
 
 def test_explain_says_why_a_step_runs_where_it_runs(
