@@ -52,8 +52,15 @@ def scan_contexts(
 def _scan(name: str, root: Path, selector: Selector, dockerfile: Path | None) -> Context:
     nodes = MemoryNodes()
     ignore = read_ignore(root, dockerfile) if name == MAIN_CONTEXT else None
+    read = _names_read(root, selector)
     with StatCache(cache_path(root)) as cache:
-        scanned = scan(root, nodes, cache=cache, excludes=ignore)
+        scanned = scan(
+            root,
+            nodes,
+            cache=cache,
+            excludes=ignore,
+            leave_out=None if read is None else lambda path, _: path.split(b"/")[0] not in read,
+        )
     whole = Manifest(scanned.tree, nodes)
     try:
         subset = select(whole, selector, nodes)
@@ -61,6 +68,26 @@ def _scan(name: str, root: Path, selector: Selector, dockerfile: Path | None) ->
         hint = "; .dockerignore may leave it out" if ignore is not None else ""
         raise UsageError(f"{exc.path!r} is not in the context {root}{hint}") from exc
     return Context(owned_by(subset, nodes, 0, 0), root)
+
+
+def _names_read(root: Path, selector: Selector) -> frozenset[bytes] | None:
+    """Return the names in ``root`` that ``selector`` reads or leads through; None if it may be any.
+
+    What no step reads need not be scanned, however large it is, and may be unreadable. A link on
+    the way can lead anywhere, and so can what a pattern matches.
+    """
+    names = set()
+    for pick in selector.picks:
+        path = Path(pick.path.strip("/"))
+        if not path.parts or ".." in path.parts or pick.wildcard:
+            return None
+        try:
+            if any((root / way).is_symlink() for way in (path, *path.parents[:-1])):
+                return None
+        except OSError:
+            return None  # the scan knows how to say it
+        names.add(os.fsencode(path.parts[0]))
+    return frozenset(names)
 
 
 def read_ignore(root: Path, dockerfile: Path | None) -> Ignore | None:

@@ -38,6 +38,30 @@ def test_context_is_what_the_build_reads_of_it(root: Path) -> None:
     assert scan_contexts({"context": root}, {}, root / "Dockerfile") == {}
 
 
+def test_a_scan_of_a_part_is_not_remembered_as_one_of_all(root: Path) -> None:
+    part, whole = Selector((Pick("/src/main.c"),)), ["link", "notes", "src", "src/main.c"]
+    for _ in range(2):
+        assert paths(scanned(root, part)) == ["src", "src/main.c"]
+        assert paths(scanned(root)) == whole
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("inside/to-notes", ["inside", "inside/to-notes", "notes"]),
+        ("out/main.c", ["out", "src", "src/main.c"]),
+        ("src/../notes", ["notes"]),
+    ],
+)
+def test_a_link_on_the_way_leads_where_no_step_names_anything(
+    root: Path, path: str, found: list[str]
+) -> None:
+    (root / "inside").mkdir()
+    (root / "inside" / "to-notes").symlink_to("../notes")
+    (root / "out").symlink_to("src")
+    assert paths(scanned(root, Selector((Pick(path),)))) == found
+
+
 def test_all_is_owned_by_root(root: Path) -> None:
     if os.geteuid() == 0:
         for path in (root, *root.rglob("*")):
