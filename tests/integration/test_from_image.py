@@ -270,7 +270,7 @@ def test_an_image_that_is_not_there_fails_the_build_at_its_line(
     text = f"FROM scratch AS tools\nFROM {registry.host}/none:1\nCOPY --from=tools / /\n"
     failed = registry_cluster.build(context(text), check=False)
     assert failed.status == 2
-    assert f"Dockerfile:2: {registry.host}/none: not found" in failed.stderr
+    assert f"Dockerfile:2: {registry.host}/none:1: not found" in failed.stderr
 
 
 # --- kills -----------------------------------------------------------------------------------

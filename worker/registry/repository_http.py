@@ -75,7 +75,7 @@ class Repository:
         response = await self._authorized(method, url, headers or {}, body)
         try:
             if response.status_code not in allowed:
-                await self._check(response)
+                await self._check(response, where)
             yield response
         except httpx.TransportError as exc:
             raise trouble(exc, self.name) from exc
@@ -159,14 +159,14 @@ class Repository:
 
     # --- what an answer means -----------------------------------------------------------------
 
-    async def _check(self, response: httpx.Response) -> None:
+    async def _check(self, response: httpx.Response, where: str) -> None:
         """Raise what an error status means."""
         status = response.status_code
         if status < 400:
             return
         said = await _said(response)
         if status == 404:
-            raise NotInRegistry(f"{self.name}: not found{said}")
+            raise NotInRegistry(f"{self._shown(where)}: not found{said}")
         if status in (401, 403):
             raise self._login.denied(said)
         text = f"{self.name}: status {status}{said}"
@@ -176,6 +176,13 @@ class Repository:
             )
             raise Trouble(Failure.ANSWERED, text, status=status, asked_s=asked_s)
         raise BadRegistry(text)
+
+    def _shown(self, where: str) -> str:
+        """Return the name of an image for its manifest, of the repository for all else."""
+        kind, _, reference = where.partition("/")
+        if kind != "manifests":
+            return self.name
+        return f"{self.name}{'@' if ':' in reference else ':'}{reference}"
 
 
 class _Said(msgspec.Struct):

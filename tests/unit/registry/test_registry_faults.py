@@ -234,7 +234,7 @@ def test_a_missing_blob_is_told_in_the_registrys_words(puller: Puller) -> None:
 
 
 def test_a_missing_tag_is_told(puller: Puller) -> None:
-    with pytest.raises(NotInRegistry, match="/app: not found"):
+    with pytest.raises(NotInRegistry, match="/app:none: not found"):
         puller.resolve("none")
 
 
