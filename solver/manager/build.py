@@ -28,7 +28,7 @@ from solver.manager.moving.reach import Part, reaches
 from solver.manager.shared import Client, Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.place import Placement, explain, place
-from solver.wire import Explained, StartBuild, StepDone, StepStarted
+from solver.wire import Explained, StartBuild, StepDone, StepStarted, Warned
 from worker.wire import orders
 from worker.wire.disk import Touch
 from worker.wire.ops import ImageOp, LocalOp, selector_of
@@ -242,6 +242,9 @@ class Build:
         vertex = self._graph.vertices[position]
         failure: FilesyncError | None = None
         for _ in range(ATTEMPTS):
+            if failure is not None:
+                log.warning("step runs again step=%s reason=%s", vertex.name, failure)
+                self._client.tell(Warned(f"{vertex.name} runs again: {failure}"))
             try:
                 return await self._run_once(position, keys)
             except OrderFailed as exc:
@@ -253,7 +256,6 @@ class Build:
                 failure = exc
             except Unavailable as exc:
                 failure = exc
-            log.warning("step runs again step=%s reason=%s", vertex.name, failure)
         raise StepFailed(position, vertex.name, f"gave up after {ATTEMPTS} tries: {failure}")
 
     def _doubt(self, failure: OrderFailed) -> None:

@@ -224,6 +224,7 @@ def test_a_worker_that_dies_in_mid_run_does_not_fail_the_build(
         cluster.kill(worker)
         rest = build.stderr.read()
         assert build.wait() == 0, "".join(seen) + rest
+    assert f"runs again: worker {worker} is gone" in rest
     assert (out / "done").read_text() == "done\n"
     cluster.start_worker(worker)
 
