@@ -9,6 +9,7 @@ from pathlib import Path
 from filesync.disk.scanning.scan import scan
 from filesync.disk.scanning.statcache import StatCache
 from filesync.errors import PathMissing, UsageError
+from filesync.glob import compile_name
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.owner import owned_by
 from filesync.select import Selector, select
@@ -74,20 +75,26 @@ def _names_read(root: Path, selector: Selector) -> frozenset[bytes] | None:
     """Return the names in ``root`` that ``selector`` reads or leads through; None if it may be any.
 
     What no step reads need not be scanned, however large it is, and may be unreadable. A link on
-    the way can lead anywhere, and so can what a pattern matches.
+    the way can lead anywhere, and so can what a pattern below the root matches.
     """
-    names = set()
+    names: set[str] = set()
     for pick in selector.picks:
         path = Path(pick.path.strip("/"))
-        if not path.parts or ".." in path.parts or pick.wildcard:
+        if not path.parts or ".." in path.parts or (pick.wildcard and len(path.parts) > 1):
             return None
         try:
-            if any((root / way).is_symlink() for way in (path, *path.parents[:-1])):
+            ways = {*_matches(root, path.name)} if pick.wildcard else {path, *path.parents[:-1]}
+            if any((root / way).is_symlink() for way in ways):
                 return None
         except OSError:
             return None  # the scan knows how to say it
-        names.add(os.fsencode(path.parts[0]))
-    return frozenset(names)
+        names.update(way.parts[0] for way in ways)
+    return frozenset(map(os.fsencode, names))
+
+
+def _matches(root: Path, pattern: str) -> list[Path]:
+    is_match = compile_name(pattern)
+    return [Path(name) for name in os.listdir(root) if is_match(name)]
 
 
 def read_ignore(root: Path, dockerfile: Path | None) -> Ignore | None:

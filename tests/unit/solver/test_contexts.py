@@ -46,20 +46,22 @@ def test_a_scan_of_a_part_is_not_remembered_as_one_of_all(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "found"),
+    ("pick", "found"),
     [
-        ("inside/to-notes", ["inside", "inside/to-notes", "notes"]),
-        ("out/main.c", ["out", "src", "src/main.c"]),
-        ("src/../notes", ["notes"]),
+        (Pick("inside/to-notes"), ["inside", "inside/to-notes", "notes"]),
+        (Pick("out/main.c"), ["out", "src", "src/main.c"]),
+        (Pick("src/../notes"), ["notes"]),
+        (Pick("o*", wildcard=True), ["out", "src", "src/main.c"]),
+        (Pick("inside/*", wildcard=True), ["inside", "inside/to-notes", "notes"]),
     ],
 )
 def test_a_link_on_the_way_leads_where_no_step_names_anything(
-    root: Path, path: str, found: list[str]
+    root: Path, pick: Pick, found: list[str]
 ) -> None:
     (root / "inside").mkdir()
     (root / "inside" / "to-notes").symlink_to("../notes")
     (root / "out").symlink_to("src")
-    assert paths(scanned(root, Selector((Pick(path),)))) == found
+    assert paths(scanned(root, Selector((pick,)))) == found
 
 
 def test_all_is_owned_by_root(root: Path) -> None:
