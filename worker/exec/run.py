@@ -203,7 +203,8 @@ async def _guard(pid: int, container: str, runtime: Runtime) -> AsyncIterator[No
     try:
         yield
     finally:
-        guard.kill()
+        with contextlib.suppress(ProcessLookupError):
+            guard.kill()
         await uninterrupted(_ended(guard))
 
 
