@@ -178,24 +178,27 @@ def test_a_worker_that_is_not_root_copies_its_own_and_says_what_it_cannot(
             process.terminate()
 
 
-def test_what_no_step_reads_may_be_unreadable(cluster: Cluster, nobodys: Path) -> None:
+@pytest.mark.parametrize(("copied", "status"), [("src/f", 0), ("s*", 0), (".", 1)])
+def test_what_no_step_reads_may_be_unreadable(
+    cluster: Cluster, nobodys: Path, copied: str, status: int
+) -> None:
     root = nobodys / "context"
     (root / "src").mkdir(parents=True)
     (root / "src" / "f").write_text("f")
     (root / "roots").write_text("a secret, or a terabyte")
     (root / "roots").chmod(0)
-    arguments = ["build", "--manager", cluster.manager, str(root)]
-    for copied, status in (("src/f", 0), ("s*", 0), (".", 1)):
-        (root / "Dockerfile").write_text(f"FROM scratch\nCOPY {copied} /\n")
-        done = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, *arguments],
-            env={**os.environ, "XDG_CACHE_HOME": str(nobodys / "cache")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == status, done.stderr
-    assert "'roots' cannot be read: Permission denied" in done.stderr
+    (root / "Dockerfile").write_text(f"FROM scratch\nCOPY {copied} /\n")
+    command = ["build", "--manager", cluster.manager, str(root)]
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, *command],
+        env={**os.environ, "XDG_CACHE_HOME": str(nobodys / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    is_told = "'roots' cannot be read: Permission denied" in done.stderr
+    assert is_told == bool(status)
 
 
 def test_a_state_directory_without_permission_is_one_sentence(nobodys: Path) -> None:
