@@ -61,6 +61,7 @@ def _scan(name: str, root: Path, selector: Selector, dockerfile: Path | None) ->
             cache=cache,
             excludes=ignore,
             leave_out=None if read is None else lambda path, _: path.split(b"/")[0] not in read,
+            prune_cache=read is None,
         )
     whole = Manifest(scanned.tree, nodes)
     try:

@@ -107,6 +107,7 @@ def scan(
     watcher: Watcher | None = None,
     skip_unreadable: bool = False,
     keep_unreadable: bool = False,
+    prune_cache: bool = True,
 ) -> Scanned:
     """Put the manifest of the directory ``root`` into ``nodes``. Blocks.
 
@@ -119,7 +120,8 @@ def scan(
     Names that vanish meanwhile are left out; a file that changes while it is read is read
     again. Sockets are skipped, and with ``skip_unreadable`` files and directories that cannot
     be read, though not the root. With ``keep_unreadable`` such files are in the tree, with a
-    digest that no content has: what is to be written there can replace them.
+    digest that no content has: what is to be written there can replace them. Without
+    ``prune_cache`` the cache keeps directories that were not met: other scans read those.
 
     Raises:
         SourceChanged: a file changed at every try.
@@ -156,7 +158,7 @@ def scan(
         finally:
             pool.shutdown(cancel_futures=True)
             if cache is not None:
-                cache.end(complete=complete)
+                cache.end(complete=complete and prune_cache)
     content = nodes.summary(tree).content
     return Scanned(
         tree,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from filesync.disk.scanning.readfile import Keep, read_small
 from filesync.errors import StoreError, UsageError
 from filesync.manifest import Subdirectory
 from filesync.select import Pick, Selector
@@ -43,6 +44,25 @@ def test_a_scan_of_a_part_is_not_remembered_as_one_of_all(root: Path) -> None:
     for _ in range(2):
         assert paths(scanned(root, part)) == ["src", "src/main.c"]
         assert paths(scanned(root)) == whole
+
+
+def test_a_scan_of_a_part_leaves_what_is_known_of_the_rest(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("filesync.disk.scanning.scan.is_racy", lambda *_, **__: False)
+    (root / "docs").mkdir()
+    (root / "docs" / "page").write_text("text")
+    scanned(root)
+    read: list[bytes] = []
+
+    def spy(dirfd: int, name: bytes, path: bytes, keep: Keep | None = None) -> object:
+        read.append(path)
+        return read_small(dirfd, name, path, keep)
+
+    monkeypatch.setattr("filesync.disk.scanning.reading.read_small", spy)
+    scanned(root, Selector((Pick("docs"),)))
+    scanned(root, Selector((Pick("src"),)))
+    assert read == []
 
 
 @pytest.mark.parametrize(
