@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from itertools import count
 from typing import NamedTuple, assert_never
 
 import zmq
@@ -13,7 +14,7 @@ from filesync.errors import FilesyncError, MalformedMessage, PeerError, StoreErr
 from filesync.keys.files import AllowFile, PublicKey
 from filesync.manifest.pack import accept_pack
 from filesync.transfer.connection.address import key_in
-from filesync.transfer.connection.channel_zmq import wire_bytes_of
+from filesync.transfer.connection.channel_zmq import TURN_MESSAGES, wire_bytes_of
 from filesync.transfer.connection.curve_zmq import key_of
 from filesync.transfer.connection.guard_zmq import SocketGuard, came_by
 from solver.errors import OrderFailed
@@ -115,7 +116,9 @@ class Server:
                     self.cluster.leave(worker)
 
     async def _take_messages(self, group: asyncio.TaskGroup) -> None:
-        while True:
+        for taken in count(1):
+            if taken % TURN_MESSAGES == 0:
+                await asyncio.sleep(0)
             received = await self._socket.recv_multipart(copy=False)
             fd = came_by(received[-1])
             identity, *frames = (frame.bytes for frame in received)

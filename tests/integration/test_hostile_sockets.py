@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from filesync.transfer.wire import VERSION, Call, Hello, Ping, encode
+from solver.wire import Alive
+from solver.wire import encode as to_manager
 
 MAX_PEAK_BYTES = 400 << 20
 """An unfinished message of empty frames takes 32 bytes of ZeroMQ for each that travels."""
@@ -327,3 +329,27 @@ def test_a_listener_that_says_nonsense_takes_little_memory_of_who_dialled(
     assert status == 1
     assert peak_bytes < MAX_PEAK_BYTES
     assert said.count("\n") < 20
+
+
+def test_messages_that_never_run_out_do_not_hold_up_a_manager(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "filesync", "manager", "--listen", "tcp://127.0.0.1:0"]
+    with ExitStack() as stack:
+        manager = stack.enter_context(
+            subprocess.Popen(
+                [*command, "--state", str(tmp_path)], stdout=subprocess.PIPE, text=True
+            )
+        )
+        stack.callback(manager.terminate)
+        assert manager.stdout is not None
+        address = manager.stdout.readline().strip()
+        signs = frame(bytes(to_manager(Alive())[0])) * 40_000
+        for _ in range(128):
+            where = ("127.0.0.1", int(address.rpartition(":")[2]))
+            peer = stack.enter_context(socket.create_connection(where, timeout=CUT_S))
+            peer.sendall(greeting(b"NULL") + ready())
+            read(peer, 64 + len(ready(b"ROUTER")))
+            peer.setblocking(False)
+            with suppress(BlockingIOError):  # there is as much as the kernel holds
+                peer.send(signs)
+        asked = [sys.executable, "-m", "filesync", "workers", "--manager", address]
+        subprocess.run(asked, check=True, timeout=CUT_S, stdout=subprocess.DEVNULL)
