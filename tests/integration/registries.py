@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import socket
-import ssl
 import subprocess
 import tarfile
 import threading
@@ -24,6 +23,7 @@ from typing import Any, Self
 from bench.processes import BuildRun, Cluster
 from filesync.disk.scanning.scan import scan
 from filesync.manifest import MemoryNodes
+from worker.registry.config import Host, tls_context
 
 START_S = 20.0
 BIG = random.Random(3).randbytes(4_000_000)
@@ -131,7 +131,7 @@ class RealRegistry:
 
     def get(self, path: str, accept: str = "*/*") -> HTTPResponse:
         """Ask the registry, as nobody in particular."""
-        context = ssl.create_default_context(cafile=str(self.ca)) if self.tls else None
+        context = tls_context(Host(ca=(str(self.ca),))) if self.tls else None
         scheme = "https" if self.tls else "http"
         request = urllib.request.Request(
             f"{scheme}://{self.host}{path}", headers={"Accept": accept}
