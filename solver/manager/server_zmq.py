@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import time
-from contextlib import suppress
-from itertools import count
+from contextlib import aclosing, suppress
 from typing import NamedTuple, assert_never
 
 import zmq
@@ -14,7 +13,7 @@ from filesync.errors import FilesyncError, MalformedMessage, PeerError, StoreErr
 from filesync.keys.files import AllowFile, PublicKey
 from filesync.manifest.pack import accept_pack
 from filesync.transfer.connection.address import key_in
-from filesync.transfer.connection.channel_zmq import TURN_MESSAGES, wire_bytes_of
+from filesync.transfer.connection.channel_zmq import received, wire_bytes_of
 from filesync.transfer.connection.curve_zmq import key_of
 from filesync.transfer.connection.guard_zmq import SocketGuard, came_by
 from solver.errors import OrderFailed
@@ -116,25 +115,22 @@ class Server:
                     self.cluster.leave(worker)
 
     async def _take_messages(self, group: asyncio.TaskGroup) -> None:
-        for taken in count(1):
-            if taken % TURN_MESSAGES == 0:
-                await asyncio.sleep(0)
-            received = await self._socket.recv_multipart(copy=False)
-            fd = came_by(received[-1])
-            identity, *frames = (frame.bytes for frame in received)
-            is_encrypted = self._allowed is not None
-            self._guard.delivered(
-                fd, wire_bytes_of(map(len, frames), is_encrypted=is_encrypted)
-            )
-            self._received_bytes += sum(map(len, frames))
-            key = key_of(received[-1]) if is_encrypted else None
-            if key is not None and self._allowed is not None and key not in self._allowed.keys:
-                log.warning(
-                    "message not taken, the key is not allowed any more: key=%s", key.hex()
-                )
-                self._guard.refused(fd)
-                continue
-            await self._receive(_Peer(identity, key, fd), frames, group)
+        async with aclosing(received(self._socket)) as messages:
+            async for message in messages:
+                await self._take(message, group)
+
+    async def _take(self, message: list[zmq.Frame], group: asyncio.TaskGroup) -> None:
+        fd = came_by(message[-1])
+        identity, *frames = (frame.bytes for frame in message)
+        is_encrypted = self._allowed is not None
+        self._guard.delivered(fd, wire_bytes_of(map(len, frames), is_encrypted=is_encrypted))
+        self._received_bytes += sum(map(len, frames))
+        key = key_of(message[-1]) if is_encrypted else None
+        if key is not None and self._allowed is not None and key not in self._allowed.keys:
+            log.warning("message not taken, the key is not allowed any more: key=%s", key.hex())
+            self._guard.refused(fd)
+            return
+        await self._receive(_Peer(identity, key, fd), frames, group)
 
     async def _receive(
         self, peer: _Peer, frames: list[bytes], group: asyncio.TaskGroup

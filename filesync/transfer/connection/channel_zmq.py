@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Final, Protocol
 
 import zmq
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 QUEUED_MESSAGES: Final = 6
 """Messages that wait in ZeroMQ for one peer to read: about that many MiB of memory."""
-TURN_MESSAGES: Final = 32
+_TURN_MESSAGES: Final = 32
 """Messages that a listener takes before other tasks have their turn. ZeroMQ hands out what waits
 without a look at the event loop: two hundred peers that sent without end kept it for minutes."""
 STUCK_S: Final = 60.0
@@ -270,6 +271,14 @@ def bound(socket: zmq.asyncio.Socket, address: str) -> None:
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 60_000)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
     socket.setsockopt(zmq.IPV6, "[" in address)
+
+
+async def received(socket: zmq.asyncio.Socket) -> AsyncGenerator[list[zmq.Frame], None]:
+    """Yield the frames of each message that comes to a listening socket; other tasks have turns."""
+    for taken in count(1):
+        yield await socket.recv_multipart(copy=False)
+        if taken % _TURN_MESSAGES == 0:
+            await asyncio.sleep(0)
 
 
 def wire_bytes_of(lengths: Iterable[int], *, is_encrypted: bool) -> int:

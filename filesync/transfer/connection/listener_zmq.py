@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from itertools import count
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import zmq
@@ -11,9 +11,9 @@ import zmq.asyncio
 from filesync.errors import FilesyncError, PeerError, Unavailable, UnexpectedMessage, UsageError
 from filesync.transfer.connection.channel_zmq import (
     QUEUED_MESSAGES,
-    TURN_MESSAGES,
     Channel,
     bound,
+    received,
     send_nowait,
     wire_bytes_of,
 )
@@ -107,14 +107,12 @@ class Listener:
 
     async def run(self) -> None:
         """Take messages until cancelled."""
-        for taken in count(1):
-            frames = await self._socket.recv_multipart(copy=False)
-            identity, *rest = (frame.buffer for frame in frames)
-            size = wire_bytes_of(map(len, rest), is_encrypted=self._gate is not None)
-            self._guard.delivered(came_by(frames[-1]), size)
-            self._take(bytes(identity), rest, frames[-1])
-            if taken % TURN_MESSAGES == 0:
-                await asyncio.sleep(0)
+        async with aclosing(received(self._socket)) as messages:
+            async for frames in messages:
+                identity, *rest = (frame.buffer for frame in frames)
+                size = wire_bytes_of(map(len, rest), is_encrypted=self._gate is not None)
+                self._guard.delivered(came_by(frames[-1]), size)
+                self._take(bytes(identity), rest, frames[-1])
 
     async def ping(self) -> None:
         """Find out which peers are gone, or are not let in any more, until cancelled."""
