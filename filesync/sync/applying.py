@@ -17,6 +17,9 @@ from filesync.sync.options import Options
 from filesync.sync.part import Part, Removal
 from filesync.sync.places import Target
 from filesync.sync.plan import Plan, make_plan
+from filesync.sync.planned import Planned
+from filesync.sync.saying.noting import note_plan
+from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, Owner, scan_place
 from filesync.sync.unseen import Unseen
 
@@ -142,6 +145,53 @@ def unseen_filter(part: Part, options: Options) -> Filter:
     """Return what a scan of where a part goes to leaves out."""
     # What is to be left alone is not looked at, unless a directory may go in which it is.
     return Filter(() if options.delete else options.rules, root=part.prefix)
+
+
+def plan_part(
+    target: Target | None,
+    part: Part,
+    found: Found,
+    given: Manifest,
+    nodes: Nodes,
+    *,
+    removal: Removal | None,
+    options: Options,
+    planned: Planned,
+    stats: SyncStats,
+) -> Plan:
+    """Return what brings ``given`` to a target on this machine, where ``found`` is; note it.
+
+    Blocks.
+
+    Args:
+        target: where it goes; None for what a dry run would make.
+        part: what goes there.
+        found: what is there; see ``scan_target``.
+        given: the part's tree.
+        nodes: gets what is new.
+        removal: what is to be removed there.
+        options: the sync's.
+        planned: what a dry run has planned before, and this.
+        stats: is told what will not be done, and what a dry run would do.
+    """
+    given, removal, stuck = around_shut(found.unreadable, given, removal, nodes)
+    stats.note_stuck(stuck, prefix=part.prefix)
+    plan = plan_target(
+        target,
+        part,
+        planned.basis(part, found.manifest),
+        given,
+        nodes,
+        removal=removal,
+        unseen=unseen_filter(part, options),
+    )
+    stats.note_left_out(plan.left_out, prefix=part.prefix)
+    is_new = (target is None or target.is_new) and not planned.is_made_before(part)
+    if options.dry_run:
+        planned.note(part, plan)
+    if not plan.is_done:
+        note_plan(stats, plan, options, prefix=part.prefix, is_new=is_new)
+    return plan
 
 
 def plan_target(

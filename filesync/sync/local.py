@@ -9,14 +9,7 @@ from filesync.disk.handles import shown
 from filesync.disk.updating.update import LocalTree, UpdateStats
 from filesync.errors import SourceChanged
 from filesync.manifest import File, Manifest, MemoryNodes
-from filesync.sync.applying import (
-    Update,
-    around_shut,
-    only_owner,
-    plan_target,
-    scan_target,
-    unseen_filter,
-)
+from filesync.sync.applying import Update, only_owner, plan_part, scan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
@@ -30,7 +23,6 @@ from filesync.sync.places import (
     not_excluded,
 )
 from filesync.sync.planned import Planned
-from filesync.sync.saying.noting import note_plan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, scan_place
 from filesync.sync.shadow import shadowing, unshadowed
@@ -133,33 +125,19 @@ class _Sync:
         with ExitStack() as stack:
             if target is not None:
                 stack.callback(target.place.close)
-            basis, _, shut = scan_target(target, part, self._nodes, options)
-            basis = self._planned.basis(part, basis)
-            given, removal, stuck = around_shut(shut, given, self._removal(at), self._nodes)
-            self.stats.note_stuck(stuck, prefix=part.prefix)
-            is_new = target is None or target.is_new
-            is_new = is_new and not self._planned.is_made_before(part)
-            plan = plan_target(
+            plan = plan_part(
                 target,
                 part,
-                basis,
+                scan_target(target, part, self._nodes, options),
                 given,
                 self._nodes,
-                removal=removal,
-                unseen=unseen_filter(part, options),
+                removal=self._removal(at),
+                options=options,
+                planned=self._planned,
+                stats=self.stats,
             )
-            self.stats.note_left_out(plan.left_out, prefix=part.prefix)
-            if options.dry_run:
-                self._planned.note(part, plan)
             if plan.is_done:
                 return
-            note_plan(
-                self.stats,
-                plan,
-                options,
-                prefix=part.prefix,
-                is_new=is_new,
-            )
             if target is not None and not options.dry_run:
                 local = LocalTree(top, self._sources[at].place.root)
                 update = Update(target.place.root, plan, local, on_copied=self._note_copied)

@@ -6,14 +6,7 @@ from contextlib import ExitStack
 
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.sync.applying import (
-    Update,
-    around_shut,
-    only_owner,
-    plan_target,
-    scan_target,
-    unseen_filter,
-)
+from filesync.sync.applying import Update, only_owner, plan_part, scan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Part, Removal, is_united, removal_of
@@ -22,7 +15,6 @@ from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask, in_thread
 from filesync.sync.remote.nodes import fetch_nodes
-from filesync.sync.saying.noting import note_plan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.shadow import shadowing, unshadowed
 from filesync.transfer.replica import Replica
@@ -107,48 +99,31 @@ class _Taking:
             try:
                 scanned = await self._scan(at)
             finally:
-                basis, _, shut = await scanning
+                there = await scanning
             # After the scan: nodes that this side has do not travel.
             await fetch_nodes(
-                self._peer.channel, token, scanned.tree, self._nodes, basis=basis.tree
+                self._peer.channel, token, scanned.tree, self._nodes, basis=there.manifest.tree
             )
-            basis = self._planned.basis(part, basis)
             top = Manifest(scanned.tree, self._nodes)
             self.stats.note_source(top, scanned.skipped)
             self.stats.note_unreadable(
                 scanned.unreadable, prefix=part.prefix, unnamed=scanned.unnamed
             )
             given = await self._unshadowed(at, top)
-            removal = await self._removal(at)
-            given, removal, stuck = await in_thread(
-                around_shut, shut, given, removal, self._nodes
-            )
-            self.stats.note_stuck(stuck, prefix=part.prefix)
-            is_new = target is None or target.is_new
-            is_new = is_new and not self._planned.is_made_before(part)
             plan = await in_thread(
-                plan_target,
+                plan_part,
                 target,
                 part,
-                basis,
+                there,
                 given,
                 self._nodes,
-                removal=removal,
-                unseen=unseen_filter(part, options),
+                removal=await self._removal(at),
+                options=options,
+                planned=self._planned,
+                stats=self.stats,
             )
-            self.stats.note_left_out(plan.left_out, prefix=part.prefix)
-            if options.dry_run:
-                self._planned.note(part, plan)
-            if not plan.is_done:
-                note_plan(
-                    self.stats,
-                    plan,
-                    options,
-                    prefix=part.prefix,
-                    is_new=is_new,
-                )
-                if target is not None and not options.dry_run:
-                    await self._pull(Update(target.place.root, plan), token, scanned)
+            if not plan.is_done and target is not None and not options.dry_run:
+                await self._pull(Update(target.place.root, plan), token, scanned)
         if not is_united(self.parts):
             await ask(self._peer.channel, wire.Drop(token), wire.Done)
 
