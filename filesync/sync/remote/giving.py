@@ -189,7 +189,7 @@ class Giving:
         if is_done or options.dry_run:
             await ask(peer.channel, wire.Drop(prepared.token), wire.Done)
         else:
-            await self._send(peer, at, prepared.token, top)
+            await self._send(peer, at, prepared.token, top, removal)
 
     async def _removal(self, at: int) -> Removal | None:
         if not await self._deletes():
@@ -306,14 +306,13 @@ class Giving:
         self._note_source(at, found)
         self._note(given)
 
-    async def _send(self, peer: Peer, at: int, token: bytes, top: Manifest) -> None:
-        options, part = self._options, self._parts[at]
+    async def _send(
+        self, peer: Peer, at: int, token: bytes, top: Manifest, removal: Removal | None
+    ) -> None:
+        options = self._options
         others: list[wire.Other] = []
         spared: frozenset[bytes] = frozenset()
-        deletes = await self._deletes()
-        if deletes and (
-            removal := removal_of(self._parts, at, await self._tops(), options.kept)
-        ):
+        if removal is not None:
             spared = removal.spared
             for other in removal.others:
                 others.append(wire.Other(secrets.token_bytes(TOKEN_BYTES), other.tree))
@@ -328,7 +327,7 @@ class Giving:
                 token,
                 offer.token,
                 top.tree,
-                delete=deletes and part.names is None,
+                delete=removal is not None,
                 rules=options.kept,
                 others=tuple(others),
                 spared=tuple(sorted(spared)),
@@ -343,7 +342,9 @@ class Giving:
                 await asyncio.wait({listing})
                 self._given.clear()
         self._note(given)
-        self.stats.note_left_out(given.left_out, prefix=part.prefix, unnamed=given.unnamed)
+        self.stats.note_left_out(
+            given.left_out, prefix=self._parts[at].prefix, unnamed=given.unnamed
+        )
 
     async def _list(self, offer: Offer) -> None:
         """List what is here while the server works out what it lacks.
