@@ -29,8 +29,9 @@ class SmallParts:
     def __init__(self, root: Path) -> None:
         self._tree, self._new = root / "small", root / "new-small"
         small_files(self._tree)
-        self._paths = [os.fsencode(path) for path in self._tree.glob("*/*/*")]
-        self._read = [Path(os.fsdecode(path)).read_bytes() for path in self._paths]
+        paths = list(self._tree.glob("*/*/*"))
+        self._paths = [os.fsencode(path) for path in paths]
+        self._read = [path.read_bytes() for path in paths]
         self.bytes = sum(map(len, self._read))
 
     def measure(self) -> dict[str, float]:

@@ -115,7 +115,7 @@ async def sweep(runtime: Runtime) -> None:
         raise RuntimeFailed(f"container {left[0]} of an earlier worker cannot be deleted")
 
 
-async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
+async def uninterrupted(work: Coroutine[Any, Any, object]) -> None:
     """Await ``work`` to its end; a cancellation meanwhile is raised after it."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -205,11 +205,7 @@ async def _guard(pid: int, container: str, runtime: Runtime) -> AsyncIterator[No
     finally:
         with contextlib.suppress(ProcessLookupError):
             guard.kill()
-        await uninterrupted(_ended(guard))
-
-
-async def _ended(process: asyncio.subprocess.Process) -> None:
-    await process.wait()
+        await uninterrupted(guard.wait())
 
 
 async def _pump(reader: asyncio.StreamReader | None, stream: int, on_output: OnOutput) -> None:
