@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from filesync.transfer.threads import until_done
+from filesync.transfer.threads import acquired, until_done
+from tests.unit.cancelling import Held, cancel_during
 
 
 def test_whoever_is_cancelled_again_and_again_still_waits_for_the_thread() -> None:
@@ -47,3 +48,68 @@ def test_what_a_thread_makes_is_handed_on(result: object) -> None:
             asyncio.run(main())
     else:
         assert asyncio.run(main()) == result
+
+
+def test_what_was_acquired_is_the_callers_to_undo() -> None:
+    held: list[int] = []
+
+    def make() -> int:
+        held.append(7)
+        return 7
+
+    assert asyncio.run(acquired(make, held.remove)) == 7
+    assert held == [7]
+
+
+def test_what_was_acquired_for_somebody_who_was_cancelled_is_undone() -> None:
+    there: set[object] = set()
+
+    def make() -> object:
+        made = object()
+        there.add(made)
+        return made
+
+    async def main() -> None:
+        held = Held(make)
+        await cancel_during(acquired(held, there.remove), held)
+        assert held.made is not None
+        assert not there
+
+    asyncio.run(main())
+
+
+def test_nothing_is_undone_of_what_could_not_be_made() -> None:
+    go = threading.Event()
+
+    def make() -> int:
+        go.wait()
+        raise ValueError("no")
+
+    async def main() -> None:
+        undone: list[int] = []
+        task = asyncio.create_task(acquired(make, undone.append))
+        await asyncio.sleep(0)
+        task.cancel()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not undone
+
+    asyncio.run(main())
+
+
+def test_who_is_cancelled_again_while_it_is_undone_waits_for_that_too() -> None:
+    async def main() -> None:
+        undo = Held(lambda _: None)
+        task = asyncio.create_task(acquired(object, undo))
+        await asyncio.sleep(0)
+        task.cancel()
+        await undo.is_reached()
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+        await undo.let_go()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())

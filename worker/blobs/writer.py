@@ -42,10 +42,10 @@ class BlobWriter:
         self.size = 0
         try:
             self._file = self._path.open("a+b" if keep else "xb", buffering=0)
-            if keep:
-                self._take_up()
         except OSError as exc:
             raise StoreError(f"a blob cannot be written: {exc}") from exc
+        if keep:
+            self._take_up()
 
     def __enter__(self) -> Self:
         return self
@@ -56,8 +56,14 @@ class BlobWriter:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+        if isinstance(exc, ContentCorrupt | StoreError):
+            self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End it without its being wrong. Idempotent."""
         self._file.close()
-        if not self._keep or isinstance(exc, ContentCorrupt | StoreError):
+        if not self._keep:
             self._path.unlink(missing_ok=True)
 
     def restart(self) -> None:
@@ -69,14 +75,18 @@ class BlobWriter:
 
     def _take_up(self) -> None:
         """Go on after what is there already, if that is not too much."""
-        self._file.seek(0)
-        for block in blocks(self._file):
-            self._sha256.update(block)
-            self._content.update(block)
-            self.size += len(block)
-            if self._max_size is not None and self.size > self._max_size:
-                self.restart()
-                return
+        try:
+            self._file.seek(0)
+            for block in blocks(self._file):
+                self._sha256.update(block)
+                self._content.update(block)
+                self.size += len(block)
+                if self._max_size is not None and self.size > self._max_size:
+                    self.restart()
+                    return
+        except OSError as exc:
+            self._file.close()
+            raise StoreError(f"a blob cannot be written: {exc}") from exc
 
     def write(self, data: bytes | memoryview) -> None:
         """Write the next piece; does not keep it.

@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 
 import httpx
 
 from filesync.errors import ContentCorrupt
-from filesync.transfer.threads import until_done
+from filesync.transfer.threads import acquired, until_done
 from worker.blobs import BLOCK_BYTES, Blob, BlobStore, BlobWriter
 from worker.registry.client_http import read_all
 from worker.registry.errors import BadRegistry, NotInRegistry
@@ -113,7 +114,8 @@ async def get_blob(
     if found is not None:
         return found
     for _ in range(2):
-        writer = await asyncio.to_thread(blobs.resume, descriptor.digest, descriptor.size)
+        resume = partial(blobs.resume, descriptor.digest, descriptor.size)
+        writer = await acquired(resume, BlobWriter.close)
         had = writer.size
         try:
             with writer:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.cancelling import Held, cancel_during, open_below
 from tests.unit.registry.faulty import (
     MANIFEST_TYPE,
     Fault,
@@ -25,8 +26,11 @@ from worker.registry import (
     RegistryError,
     RegistryUnavailable,
 )
+from worker.registry.blobs_http import get_blob
 from worker.registry.client_http import RegistryClient
 from worker.registry.images_http import Transfers
+from worker.registry.manifest import Descriptor
+from worker.registry.repository_http import Repository
 from worker.wire.images import Credential, Reference
 
 LAYER = random.Random(1).randbytes(3_000_000)
@@ -438,6 +442,24 @@ def test_an_identity_token_is_traded_for_a_token(
     assert b"grant_type=refresh_token" in asked.body
     assert b"refresh_token=long-lived" in asked.body
     assert registry.asked(BLOB)[1].headers["Authorization"] == "Bearer T"
+
+
+def test_a_pull_that_is_cancelled_while_its_file_is_opened_closes_it(
+    puller: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial(puller.store).write_bytes(LAYER[:1000])
+    held = Held(puller.store.resume)
+    monkeypatch.setattr(puller.store, "resume", held)
+
+    async def main() -> None:
+        async with RegistryClient(puller.registries) as client:
+            place = Repository(client, puller.registry.host, "app")
+            layer = Descriptor("", DIGEST, len(LAYER))
+            await cancel_during(get_blob(place, layer, puller.store, puller.count), held)
+        assert open_below(puller.store.directory) == []
+
+    asyncio.run(main())
+    assert partial(puller.store).read_bytes() == LAYER[:1000]
 
 
 def test_an_identity_token_is_not_shown_as_a_password(
