@@ -29,7 +29,7 @@ REF_NAME: Final = "org.opencontainers.image.ref.name"
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A directory that holds an export; closing ``stack`` removes it."""
+    """A directory to be taken from this worker; closing ``stack`` lets go of it."""
 
     manifest: Manifest
     root: Path

@@ -4,12 +4,12 @@ Bytes go straight between this worker and the registry. A user's credential is u
 order that brought it, and then forgotten.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from filesync.errors import UsageError
+from filesync.transfer.threads import in_thread
 from worker import exports
 from worker.layers import LayerForm
 from worker.moving import chains
@@ -141,11 +141,11 @@ class Images:
             RefMissing: the result is not here.
             RegistryError: a registry does not take it.
         """
-        image = await asyncio.to_thread(exports.assemble, self._store, order)
+        image = await in_thread(exports.assemble, self._store, order)
         async with self._client(*order.credentials) as client:
 
             async def sources(home: Reference) -> dict[str, str]:
-                return await asyncio.to_thread(self._sources, order, home)
+                return await in_thread(self._sources, order, home)
 
             return await self._send(client, image, order.names, sources, Meter(on_share))
 
@@ -191,7 +191,7 @@ class Images:
         meter.total = sum(layer.size for layer in image.layers)
         mounted = 0
         with blobs.holding([*layers, config]):
-            await asyncio.to_thread(blobs.ingest, [image.config])
+            await in_thread(blobs.ingest, [image.config])
             for ones in _by_repository(names):
                 mounted += await self._transfers().push(
                     client,
@@ -246,7 +246,7 @@ class Images:
         """
         store = self._store
         home = parse_reference(order.repository)
-        layers = await asyncio.to_thread(
+        layers = await in_thread(
             chains.make_layers, store, order.refs, _form(order.compression, order.level)
         )
         meter = Meter(on_share)
@@ -292,7 +292,7 @@ class Images:
         (names,) = _by_repository([order.name])
         config = exports.sha256(order.config)
         with self._store.blobs.holding([config]):
-            await asyncio.to_thread(self._store.blobs.ingest, [order.config])
+            await in_thread(self._store.blobs.ingest, [order.config])
             async with self._client(order.credential) as client:
                 await self._transfers().push(
                     client,

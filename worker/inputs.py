@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self, assert_never
 
@@ -16,6 +17,7 @@ from filesync.sources import SourceLease
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
+from filesync.transfer.threads import acquired, in_thread
 from worker.images import Images
 from worker.moving.arrivals import Arrivals
 from worker.parts.errors import NotInParts
@@ -134,9 +136,10 @@ class Inputs:
         return found
 
     async def _view(self, ref: Digest) -> Input:
-        view = self._store.view(ref)
-        tree = await asyncio.to_thread(view.__enter__)
-        self._stack.push_async_callback(asyncio.to_thread, view.__exit__, None, None, None)
+        held = ExitStack()
+        enter = partial(held.enter_context, self._store.view(ref))
+        tree = await acquired(enter, lambda _: held.close())
+        self._stack.push_async_callback(in_thread, held.close)
         return Input(tree, ref)
 
     async def _sync(self, index: int, order: orders.FromPaths) -> tuple[Input, PullStats]:
@@ -144,7 +147,8 @@ class Inputs:
         store = self._store
         target = Manifest(order.tree, store.nodes)
         sources = store.sources
-        filling = await asyncio.to_thread(sources.take, order.key, basis=order.basis or None)
+        take = partial(sources.take, order.key, basis=order.basis or None)
+        filling = await acquired(take, sources.abandon)
         try:
             basis = None if filling.tree is None else Manifest(filling.tree, store.nodes)
             update = TreeUpdate(filling.path, basis=basis, target=target)
@@ -154,9 +158,10 @@ class Inputs:
                 tree=order.tree,
                 progress=self._progress(index, target.summary.size),
             )
-            lease = await asyncio.to_thread(sources.seal, filling, order.tree)
+            seal = partial(sources.seal, filling, order.tree)
+            lease = await acquired(seal, SourceLease.release)
         except BaseException:
-            await asyncio.to_thread(sources.abandon, filling)
+            await in_thread(sources.abandon, filling)
             raise
         return self._leased(TreeView(target, lease.path), lease), stats
 
@@ -167,7 +172,7 @@ class Inputs:
             if found.source is not None:
                 found.source.release()
 
-        self._stack.push_async_callback(asyncio.to_thread, release)
+        self._stack.push_async_callback(in_thread, release)
         return found
 
     async def _pull_chain(self, index: int, order: orders.FromLayers) -> PullStats:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -24,6 +25,7 @@ from filesync.transfer.connection.address import parse_address
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, handshake_failure
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.threads import acquired, in_thread, until_done
 from worker.exec import ExecState, NoRuntime
 from worker.garbage.keeper import DiskKeeper
 from worker.images import Images
@@ -110,11 +112,12 @@ async def run_worker(
         StoreError: the state directory cannot be used.
     """
     with open_state(options.state, kind="worker") as state:
-        store = await asyncio.to_thread(Store.open, state.path, snapshotter=options.snapshotter)
-        exec_state, exec_missing = await _open_exec(state.path / "exec")
+        open_store = partial(Store.open, state.path, snapshotter=options.snapshotter)
+        store = await acquired(open_store, Store.close)
         slots = options.slots or os.cpu_count() or 1
         allowed = set[PublicKey]()
         try:
+            exec_state, exec_missing = await _open_exec(state.path / "exec")
             async with DataPlane(
                 options.listen,
                 own=options.own,
@@ -139,9 +142,9 @@ async def run_worker(
                 try:
                     await link.run(stopped)
                 finally:
-                    await service.close()
+                    await until_done(service.close())
         finally:
-            await asyncio.to_thread(store.close)
+            await in_thread(store.close)
 
 
 async def _open_exec(path: Path) -> tuple[ExecState | None, str]:
@@ -276,7 +279,7 @@ class _Link:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             self._tell_sources(Heartbeat())
-            await asyncio.to_thread(self._service.leases.expire)
+            await in_thread(self._service.leases.expire)
 
     def _tell_sources(self, otherwise: Heartbeat | None = None) -> None:
         """Announce the idle sources if they have changed."""
@@ -326,11 +329,10 @@ class _Link:
                 self._queue.put_nowait((Outcome(number, failed), b""))
                 self._meet_again()
             case Order(number, body):
-                self._orders[number] = group.create_task(self._perform(number, body))
+                self._begin(number, body, group)
             case Cancel(number):
-                task = self._orders.get(number)
-                if task is not None:
-                    task.cancel()
+                if number in self._orders:
+                    self._orders[number].cancel()
             case orders.Nodes():
                 self._known.update(accept_pack(self._service.store.nodes, payload))
             case orders.Allow(keys):
@@ -346,6 +348,13 @@ class _Link:
             case _:
                 assert_never(message)
 
+    def _begin(self, number: int, body: orders.OrderBody, group: asyncio.TaskGroup) -> None:
+        task = group.create_task(self._perform(number, body))
+        # A task that is cancelled before it has begun never does: then nothing would be let go.
+        if not isinstance(body, orders.Release):
+            self._orders[number] = task
+            task.add_done_callback(lambda _: self._orders.pop(number, None))
+
     def _meet_again(self) -> None:
         """Register as if for the first time: the manager forgets what it sent and asked."""
         self._unkept = None
@@ -358,7 +367,10 @@ class _Link:
             result = await self._service.perform(number, body, self._tell)
             try:
                 await self._send_trees(body, result)
-            except FilesyncError as exc:
+            except BaseException as exc:
+                await self._service.take_back(result)
+                if not isinstance(exc, FilesyncError):
+                    raise
                 result = orders.Failed(exc.code, str(exc))
             self._tell_sources()
             self._queue.put_nowait((Outcome(number, result), b""))
@@ -367,7 +379,6 @@ class _Link:
                 (Outcome(number, orders.Failed("cancelled", "the order was cancelled")), b"")
             )
         finally:
-            self._orders.pop(number, None)
             self._has_worked |= not isinstance(body, Prune)
 
     def _tell(self, message: orders.Output | orders.Progress) -> None:
@@ -387,6 +398,6 @@ class _Link:
         nodes = self._service.store.nodes
         for tree in trees:
             lacking = missing_nodes(nodes, tree, self._known.__contains__)
-            for pack in await asyncio.to_thread(list, pack_nodes(lacking)):
+            for pack in await in_thread(list, pack_nodes(lacking)):
                 self._queue.put_nowait((orders.Nodes(), pack))
             note_tree(self._known, Manifest(tree, nodes))

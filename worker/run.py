@@ -1,13 +1,14 @@
 """Runs one op on a snapshot and keeps the result as a ref."""
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from filesync.digest import Digest, digest_of
 from filesync.errors import FilesyncError, LocalError
+from filesync.transfer.threads import acquired, in_thread
 from worker.exec import ExecState, OutputTail, execute
 from worker.files import InputTree, perform
 from worker.inputs import Input
@@ -53,7 +54,7 @@ async def run_op(
 ) -> RefInfo:
     """Run ``order.op`` on its inputs, which are in place, and return the new ref.
 
-    After an error or a cancellation nothing of it is left.
+    After an error nothing of it is left; after a cancellation nothing either, or the whole ref.
 
     Raises:
         OpFailed: a command's exit status was not 0.
@@ -66,25 +67,24 @@ async def run_op(
         case ImageOp() if inputs[0].source is not None:
             return _keep_source(inputs, store)
         case ImageOp():
-            return await asyncio.to_thread(
-                chains.import_image, store, op, inputs[0].tree, order.keys
-            )
+            return await in_thread(chains.import_image, store, op, inputs[0].tree, order.keys)
         case FileOp() | ExecOp():
             pass
     base = None if op.scratch else _base(inputs)
     parent = None if base is None else store.refs.get(base).snapshot
-    active = await asyncio.to_thread(store.snapshots.prepare, parent)
+    prepare = partial(store.snapshots.prepare, parent)
+    active = await acquired(prepare, store.snapshots.discard)
     try:
         if isinstance(op, FileOp):
-            hints = await asyncio.to_thread(_do_files, op, active.path, inputs)
+            hints = await in_thread(_do_files, op, active.path, inputs)
         else:
             if exec_state is None:
                 raise CannotExec(exec_missing)
             hints = await _do_exec(op, active.path, inputs, exec_state, on_output)
     except BaseException:
-        await asyncio.shield(asyncio.to_thread(store.snapshots.discard, active))
+        await in_thread(store.snapshots.discard, active)
         raise
-    return await asyncio.to_thread(keep, store, active, hints, base, order.keys)
+    return await in_thread(keep, store, active, hints, base, order.keys)
 
 
 def _base(inputs: Sequence[Input]) -> Digest:

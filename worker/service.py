@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import assert_never
 
@@ -16,9 +17,10 @@ import msgspec
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
-from filesync.select import Selector, select
+from filesync.select import select
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.offer import Offer
+from filesync.transfer.threads import acquired, in_thread, until_done
 from worker import exports
 from worker.exec import ExecState
 from worker.garbage.keeper import DiskKeeper
@@ -28,7 +30,7 @@ from worker.moving import chains, skeletons
 from worker.moving.arrivals import Arrivals
 from worker.registry.meter import OnShare
 from worker.run import OnOutput, OpFailed, run_op
-from worker.store import Store
+from worker.store import Store, TreeView
 from worker.store.leases import Leases
 from worker.wire import orders
 from worker.wire.caches import PushLayers, PushManifest, ReadCache
@@ -47,6 +49,7 @@ from worker.wire.ops import ImageOp
 from worker.wire.orders import (
     Failed,
     Finished,
+    Layer,
     Offered,
     OfferedParts,
     OrderBody,
@@ -71,7 +74,22 @@ class Open:
         # Who reads now is told so over a socket, which is the event loop's.
         for offer in self.offers:
             offer.close()
-        await asyncio.to_thread(self.stack.close)
+        await in_thread(self.stack.close)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layers:
+    """Layers in place to be offered, until ``stack`` is closed.
+
+    Attributes:
+        blobs: the tree of their blobs.
+        parts: of each layer its skeleton, and where the contents are; None for its blob alone.
+    """
+
+    layers: tuple[Layer, ...]
+    blobs: Manifest
+    parts: tuple[tuple[Layer, TreeView] | None, ...]
+    stack: contextlib.ExitStack
 
 
 @dataclass(slots=True)
@@ -123,12 +141,18 @@ class Service:
             cause = cause.__cause__
         return ""
 
+    async def take_back(self, answer: Result) -> None:
+        """Let go of what an answer would keep in place for whoever asked: it is not given."""
+        release = orders.release_of(answer)
+        if release is not None:
+            await until_done(self._release(release))
+
     async def close(self) -> None:
         """Close every offer, and let go of what is held. Idempotent."""
         opened, self._open = self._open, {}
         for one in opened.values():
             await one.close()
-        await asyncio.to_thread(self.leases.close)
+        await in_thread(self.leases.close)
 
     async def _perform(self, number: int, body: OrderBody, tell: Tell) -> Result:
         match body:
@@ -138,8 +162,8 @@ class Service:
                 return await self._layers(body)
             case orders.Offer() | orders.Export():
                 return await self._export(body)
-            case orders.Release(tokens, sources):
-                await self._release(tokens, sources)
+            case orders.Release():
+                await until_done(self._release(body))
                 return Finished()
             case orders.AddKeys() | orders.ReadTree():
                 # A tree's nodes are sent by the process, before any answer.
@@ -156,7 +180,7 @@ class Service:
             ):
                 return await self.images.perform(body, self._share(number, tell))
             case HoldCached() | Hold() | RenewLeases() | EndLeases() | AskLacking() | PutBlob():
-                return await asyncio.to_thread(self.leases.perform, body)
+                return await in_thread(self.leases.perform, body)
             case ReadUsage() | Prune() | ReadHoldings() | Touch():
                 return await self.disk.perform(body, sweep_nodes=self._is_idle)
             case _:
@@ -190,16 +214,24 @@ class Service:
             self._running -= 1
 
     async def _run_op(self, body: orders.Run, output: OnOutput, progress: OnProgress) -> Ran:
-        async with self._inputs(progress) as inputs, self.slots:
-            trees = await inputs.bring_all(body.inputs)
-            began_s = time.monotonic()
-            info = await run_op(
-                body, trees, self.store, self.exec_state, self.exec_missing, output
-            )
-            pulled = inputs.pulled
-            if isinstance(body.op, ImageOp) and not info.source:
-                pulled = tuple(held.info for held in self.store.refs.chain(info.ref)[:-1])
-            return Ran(info, pulled, inputs.reports, time.monotonic() - began_s)
+        ran: Ran | None = None
+        try:
+            async with self._inputs(progress) as inputs, self.slots:
+                trees = await inputs.bring_all(body.inputs)
+                began_s = time.monotonic()
+                info = await run_op(
+                    body, trees, self.store, self.exec_state, self.exec_missing, output
+                )
+                pulled = inputs.pulled
+                if isinstance(body.op, ImageOp) and not info.source:
+                    pulled = tuple(held.info for held in self.store.refs.chain(info.ref)[:-1])
+                ran = Ran(info, pulled, inputs.reports, time.monotonic() - began_s)
+            return ran
+        except BaseException:
+            # It may be cancelled while it lets go of its inputs.
+            if ran is not None:
+                await self.take_back(ran)
+            raise
 
     def _inputs(self, progress: OnProgress) -> Inputs:
         return Inputs(self.store, self.plane, self.images, self.arrivals, progress)
@@ -210,7 +242,7 @@ class Service:
         async with self._inputs(progress) as inputs, self.slots:
             (source,) = await inputs.bring_all([body.input])
             with store.blobs.holding([layer.digest for layer in body.layers]):
-                info = await asyncio.to_thread(
+                info = await in_thread(
                     chains.import_layers, store, body.layers, source.tree.root, body.keys
                 )
             below = tuple(held.info for held in store.refs.chain(info.ref)[:-1])
@@ -222,64 +254,69 @@ class Service:
             await inputs.bring_all([] if body.input is None else [body.input])
             for ref, keys in body.keys:
                 store.refs.add_keys(ref, keys)
-            await asyncio.to_thread(self.leases.hold, body.lease, body.ref, body.seconds)
+            await in_thread(self.leases.hold, body.lease, body.ref, body.seconds)
             return Ran(store.refs.get(body.ref).info, inputs.pulled, inputs.reports)
 
     # --- offers -------------------------------------------------------------------------------
 
-    def _offer(self, ref: Digest, selector: Selector | None) -> Offered:
-        with contextlib.ExitStack() as stack:
-            tree = stack.enter_context(self.store.view(ref))
-            manifest = tree.manifest
-            if selector is not None:
-                scratch = LayeredNodes(MemoryNodes(), self.store.nodes)
-                manifest = select(manifest, selector, scratch)
-            return self._opened(manifest, tree.root, stack.pop_all())
-
-    def _offer_tree(self, body: orders.Export) -> Offered:
-        with contextlib.ExitStack() as stack:
-            tree = stack.enter_context(self.store.view(body.ref))
-            manifest = exports.timed(self.store, tree.manifest, body)
-            return self._opened(manifest, tree.root, stack.pop_all())
-
     async def _layers(self, body: orders.OfferLayers | orders.PullBlobs) -> Offered | Finished:
         if isinstance(body, orders.OfferLayers):
-            return await asyncio.to_thread(self._offer_layers, body.refs, body.blobs_only)
+            return await self._offer_layers(body)
         await self.arrivals.pull_blobs(body)
         return Finished()
 
-    def _offer_layers(self, refs: tuple[Digest, ...], blobs_only: bool) -> Offered:
-        store = self.store
-        held = [store.refs.get(ref) for ref in refs]
-        find = chains.layer_of if blobs_only else chains.movable_layer_of
-        layers = [find(store, one) for one in held]
-        found = [None if blobs_only else skeletons.find(store, one) for one in layers]
-        blobs = chains.blob_tree(store, [*layers, *(one for one in found if one is not None)])
+    async def _offer_layers(self, body: orders.OfferLayers) -> Offered:
+        shown = await acquired(
+            partial(self._show_layers, body), lambda made: made.stack.close()
+        )
         parts: list[OfferedParts | None] = []
         offers: list[Offer] = []
+        for part in shown.parts:
+            if part is None:
+                parts.append(None)
+                continue
+            skeleton, tree = part
+            offers.append(self.plane.offer(tree.manifest, tree.root))
+            parts.append(OfferedParts(skeleton, offers[-1].token))
+        root = self.store.blobs.blobs
+        opened = self._opened(shown.blobs, root, shown.stack, offers)
+        return msgspec.structs.replace(opened, layers=shown.layers, parts=tuple(parts))
+
+    def _show_layers(self, body: orders.OfferLayers) -> "_Layers":
+        store = self.store
+        held = [store.refs.get(ref) for ref in body.refs]
+        find = chains.layer_of if body.blobs_only else chains.movable_layer_of
+        layers = [find(store, one) for one in held]
+        found = [None if body.blobs_only else skeletons.find(store, one) for one in layers]
+        blobs = chains.blob_tree(store, [*layers, *(one for one in found if one is not None)])
         with contextlib.ExitStack() as stack:
             stack.enter_context(store.blobs.holding([one.digest for one in layers]))
-            for ref, skeleton in zip(refs, found, strict=True):
-                if skeleton is None:
-                    parts.append(None)
-                    continue
+            parts = tuple(
                 # The whole tree has all that the layer's skeleton refers to.
-                tree = stack.enter_context(store.view(ref))
-                offers.append(self.plane.offer(tree.manifest, tree.root))
-                parts.append(OfferedParts(skeleton, offers[-1].token))
-            opened = self._opened(blobs, store.blobs.blobs, stack.pop_all(), offers)
-        return msgspec.structs.replace(opened, layers=tuple(layers), parts=tuple(parts))
+                None if one is None else (one, stack.enter_context(store.view(ref)))
+                for ref, one in zip(body.refs, found, strict=True)
+            )
+            return _Layers(tuple(layers), blobs, parts, stack.pop_all())
 
     async def _export(self, body: orders.Offer | orders.Export) -> Offered:
-        if isinstance(body, orders.Offer):
-            return await asyncio.to_thread(self._offer, body.ref, body.selector)
-        if body.form is orders.ExportForm.TREE:
-            return await asyncio.to_thread(self._offer_tree, body)
-        exported = await asyncio.to_thread(exports.export, self.store, body)
-        offered = self._opened(exported.manifest, exported.root, exported.stack)
-        return orders.Offered(
-            offered.token, offered.tree, (), exported.image_manifest, exported.image_config
+        made = await acquired(partial(self._exported, body), lambda made: made.stack.close())
+        offered = self._opened(made.manifest, made.root, made.stack)
+        return msgspec.structs.replace(
+            offered, manifest=made.image_manifest, config=made.image_config
         )
+
+    def _exported(self, body: orders.Offer | orders.Export) -> exports.Exported:
+        if isinstance(body, orders.Export) and body.form is not orders.ExportForm.TREE:
+            return exports.export(self.store, body)
+        with contextlib.ExitStack() as stack:
+            tree = stack.enter_context(self.store.view(body.ref))
+            manifest = tree.manifest
+            if isinstance(body, orders.Export):
+                manifest = exports.timed(self.store, manifest, body)
+            elif body.selector is not None:
+                scratch = LayeredNodes(MemoryNodes(), self.store.nodes)
+                manifest = select(manifest, body.selector, scratch)
+            return exports.Exported(manifest, tree.root, stack.pop_all())
 
     def _opened(
         self,
@@ -293,10 +330,10 @@ class Service:
         self._open[token] = Open((offer, *others), stack)
         return Offered(token, manifest.tree)
 
-    async def _release(self, tokens: tuple[bytes, ...], sources: tuple[Digest, ...]) -> None:
-        for token in tokens:
+    async def _release(self, release: orders.Release) -> None:
+        for token in release.tokens:
             opened = self._open.pop(token, None)
             if opened is not None:
                 await opened.close()
-        for ref in sources:
-            await asyncio.to_thread(self.store.release_source, ref)
+        for ref in release.sources:
+            await in_thread(self.store.release_source, Digest(ref))

@@ -2,16 +2,21 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 async def until_done(work: Awaitable[T]) -> T:
-    """Return what ``work``, done by a thread, returns; cancelled, wait for its end first.
+    """Return what ``work`` returns; cancelled, wait for its end first, and then be cancelled.
 
     Whoever closes what a thread uses must not do so under its hands, however often it is
-    cancelled meanwhile: who has no patience presses Ctrl-C twice.
+    cancelled meanwhile: who has no patience presses Ctrl-C twice. What is begun so is done to
+    its end, too, so it is how to let go of something.
+
+    What the work raises is only the cancellation's cause where both happen: whoever takes an
+    error for a reason to go on must not go on when cancelled.
     """
     future = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -22,9 +27,15 @@ async def until_done(work: Awaitable[T]) -> T:
             cancelled = exc
     if cancelled is None:
         return future.result()
-    if not future.cancelled():
-        future.exception()
-    raise cancelled
+    raise cancelled from (None if future.cancelled() else future.exception())
+
+
+async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what ``call`` returns in a thread; cancelled, wait for its end first.
+
+    ``asyncio.to_thread`` leaves the thread to itself then, or never begins it.
+    """
+    return await until_done(asyncio.to_thread(call, *args, **kwargs))
 
 
 async def acquired(make: Callable[[], T], undo: Callable[[T], object]) -> T:
@@ -38,5 +49,5 @@ async def acquired(make: Callable[[], T], undo: Callable[[T], object]) -> T:
         return await until_done(making)
     except asyncio.CancelledError:
         if not making.cancelled() and making.exception() is None:
-            await until_done(asyncio.to_thread(undo, making.result()))
+            await in_thread(undo, making.result())
         raise

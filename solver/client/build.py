@@ -1,6 +1,5 @@
 """A build from the client's side: offer the trees, follow the events, take what was asked for."""
 
-import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from filesync.keys.files import KeyPair
 from filesync.manifest import MemoryNodes
 from filesync.manifest.pack import accept_pack
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.threads import in_thread
 from solver.client.caches.local import CANNOT_READ, check_sent, read_cache
 from solver.client.caches.options import RegistrySource
 from solver.client.contexts import Context, scan_contexts
@@ -72,14 +72,14 @@ async def run_build(
         for warning in converted.warnings:
             progress.note(f"warning: {warning}")
         roots = {**request.roots, **{name: one.path for name, one in request.layouts.items()}}
-        contexts = await asyncio.to_thread(
+        contexts = await in_thread(
             scan_contexts, roots, converted.selectors, request.dockerfile
         )
         graph = with_contexts(
             converted.graph,
             {name: (c.manifest.content, c.manifest.tree) for name, c in contexts.items()},
         )
-        caches = await asyncio.to_thread(_read_caches, request, progress)
+        caches = await in_thread(_read_caches, request, progress)
         session = _Session(request, graph, contexts, caches, link, plane, progress)
         return await session.run(converted, began_s, logins)
 

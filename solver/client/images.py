@@ -1,11 +1,11 @@
 """The images that a Dockerfile names, as the client learns of them."""
 
-import asyncio
 import json
 from collections.abc import Sequence
 from typing import Final
 
 from filesync.errors import FilesyncError
+from filesync.transfer.threads import in_thread
 from solver.client.credentials import Logins
 from solver.client.layouts import Layouts
 from solver.client.link_zmq import ManagerLink
@@ -89,7 +89,7 @@ async def _look_up(
 ) -> BaseImage | FilesyncError:
     reference = parse_reference(name)
     try:
-        credential = await asyncio.to_thread(logins.find, reference.host)
+        credential = await in_thread(logins.find, reference.host)
         platform = options.platform
         question = AskImage(
             name, platform.os, platform.architecture, platform.variant, credential
@@ -115,5 +115,5 @@ async def credentials_for(
         if isinstance(vertex.op, ImageOp) and vertex.op.repository
     }
     hosts |= {parse_reference(name).host for name in pushed}
-    found = [await asyncio.to_thread(logins.find, host) for host in sorted(hosts)]
+    found = [await in_thread(logins.find, host) for host in sorted(hosts)]
     return tuple(one for one in found if one is not None)

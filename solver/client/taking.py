@@ -16,6 +16,7 @@ from filesync.manifest import Manifest, MemoryNodes
 from filesync.overlay import overlay
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
+from filesync.transfer.threads import in_thread
 from solver.client.caches.local import copy_known, write_cache
 from solver.client.caches.options import CacheTo
 from solver.client.link_zmq import ManagerLink
@@ -111,11 +112,11 @@ class Taking:
             blobs.mkdir(parents=True, exist_ok=True)
             for exported in made.blobs:
                 await self._pull(exported, blobs)
-            await asyncio.to_thread(copy_known, made, blobs, self._cache_roots)
+            await in_thread(copy_known, made, blobs, self._cache_roots)
         except OSError as exc:
             detail = f"cannot write the cache {to.dest}: {exc.strerror or exc}"
             raise StoreError(detail) from exc
-        digest = await asyncio.to_thread(write_cache, made, to)
+        digest = await in_thread(write_cache, made, to)
         self._progress.note(f"cache {to.dest}@{digest} ({len(made.layers)} layers)")
 
     async def _take(self, output: Output, exported: Exported) -> None:
@@ -142,14 +143,14 @@ class Taking:
             tree = Path(name) / "tree"
             result = Path(name) / "result.tar"
             if output.type is OutputType.DOCKER:
-                await asyncio.to_thread(add_docker_manifest, tree)
+                await in_thread(add_docker_manifest, tree)
             if output.form is ExportForm.OCI:
-                await asyncio.to_thread(pack_layout, tree, result)
+                await in_thread(pack_layout, tree, result)
             else:
                 (tree / "tree.tar").replace(result)
             if to_stdout:
                 with result.open("rb") as file:
-                    await asyncio.to_thread(shutil.copyfileobj, file, sys.stdout.buffer)
+                    await in_thread(shutil.copyfileobj, file, sys.stdout.buffer)
             else:
                 result.replace(output.dest)
 
@@ -158,7 +159,7 @@ class Taking:
         with contextlib.suppress(FileExistsError):
             os.mkdir(dest)
         top = Manifest(exported.tree, self._nodes)
-        there = await asyncio.to_thread(scan, dest, self._nodes)
+        there = await in_thread(scan, dest, self._nodes)
         basis = Manifest(there.tree, self._nodes)
         target = overlay(basis, top)
         update = TreeUpdate(dest, basis=basis, target=target, atomic=True)

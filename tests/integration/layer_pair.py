@@ -28,6 +28,7 @@ from filesync.transfer.stats import Progress
 from worker.garbage.keeper import DiskKeeper
 from worker.images import Images
 from worker.moving.arrivals import Arrivals
+from worker.process import WorkerOptions, _Link
 from worker.registry import Registries
 from worker.service import Service
 from worker.store import Store
@@ -40,13 +41,16 @@ from worker.wire.orders import FromLayers, Link, LinkParts, Offered, RefInfo, Re
 class Side:
     """One worker's store, data plane and orders, in this process."""
 
-    def __init__(self, state: Path) -> None:
-        self._state = state
+    def __init__(self, state: Path, *, snapshotter: str | None = "copy") -> None:
+        self.state = state
+        self._snapshotter = snapshotter
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._state.mkdir(parents=True, exist_ok=True)
-        self.store = await asyncio.to_thread(Store.open, self._state, snapshotter="copy")
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.store = await asyncio.to_thread(
+            Store.open, self.state, snapshotter=self._snapshotter
+        )
         self.plane = await self._stack.enter_async_context(DataPlane("tcp://127.0.0.1:0"))
         self.arrivals = Arrivals(self.store, self.plane)
         images = Images(self.store, Registries())
@@ -74,6 +78,11 @@ class Side:
         await self.service.close()
         await self._stack.aclose()
         self.store.close()
+
+    def link(self) -> _Link:
+        """Return what would take orders from a manager, were it told to dial one."""
+        options = WorkerOptions("tcp://127.0.0.1:1", "", self.state, "w")
+        return _Link(options, "i", 2, self.service, self.plane.address, set())
 
     def commit(self, files: Mapping[str, bytes], parent: RefInfo | None = None) -> RefInfo:
         """Keep a result with these files, on top of another."""

@@ -38,6 +38,11 @@ class Held(Generic[P, T]):
         finally:
             self._ended.set()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it was let go, and has returned."""
+        return self._ended.is_set()
+
     async def is_reached(self) -> None:
         """Wait until the call is under way."""
         assert await asyncio.to_thread(self._begun.wait, CALLS_S)

@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from filesync.transfer.threads import acquired, until_done
+from filesync.transfer.threads import acquired, in_thread, until_done
 from tests.unit.cancelling import Held, cancel_during
 
 
@@ -29,6 +30,46 @@ def test_whoever_is_cancelled_again_and_again_still_waits_for_the_thread() -> No
         with pytest.raises(asyncio.CancelledError):
             await task
         assert ended.is_set()
+
+    asyncio.run(main())
+
+
+def test_a_call_is_made_even_if_who_waits_is_cancelled_before_there_is_a_thread_for_it() -> (
+    None
+):
+    go, called = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        busy = asyncio.create_task(in_thread(go.wait))
+        task = asyncio.create_task(in_thread(called.set))
+        for _ in range(5):
+            await asyncio.sleep(0)
+            task.cancel()
+        go.set()
+        await busy
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert called.is_set()
+
+    asyncio.run(main())
+
+
+def test_who_is_cancelled_is_not_told_of_an_error_instead() -> None:
+    go = threading.Event()
+
+    def work() -> None:
+        go.wait()
+        raise ValueError("no")
+
+    async def main() -> None:
+        task = asyncio.create_task(in_thread(work))
+        await asyncio.sleep(0)
+        task.cancel()
+        go.set()
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await task
+        assert isinstance(raised.value.__cause__, ValueError)
 
     asyncio.run(main())
 

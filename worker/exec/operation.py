@@ -1,6 +1,5 @@
 """Runs one ExecOp: from the op's words to a container, and the root clean again after it."""
 
-import asyncio
 import dataclasses
 import resource
 from collections.abc import AsyncIterator, Mapping
@@ -11,11 +10,12 @@ from typing import Final
 import msgspec
 
 from filesync.disk.handles import remove_path
+from filesync.transfer.threads import in_thread
 from worker.exec.check import check_op, clean_target, environment
 from worker.exec.output import OnOutput
 from worker.exec.policy import DEFAULT_PATH, OPEN_FILES
 from worker.exec.prepare import Preparation, depth
-from worker.exec.run import run_exec, uninterrupted
+from worker.exec.run import run_exec
 from worker.exec.spec import Bind, ContainerSpec, Shown, Throwaway
 from worker.exec.state import ExecState
 from worker.exec.throwaway import is_overlay_possible, without_overlay
@@ -102,7 +102,7 @@ async def _scratch(state: ExecState) -> AsyncIterator[Path]:
     try:
         yield path
     finally:
-        await uninterrupted(asyncio.to_thread(remove_path, path))
+        await in_thread(remove_path, path)
 
 
 def _spec(

@@ -9,12 +9,13 @@ import os
 import secrets
 import shlex
 import shutil
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from filesync.disk.handles import remove_path
+from filesync.transfer.threads import in_thread, until_done
 from worker.exec.errors import CommandNotFound, NoRuntime, RuntimeFailed
 from worker.exec.launch import LOG, command_line, overlay_directories, staging_of
 from worker.exec.output import OnOutput
@@ -98,7 +99,7 @@ async def run_exec(
             _raise_runtime_error(spec, bundle_dir / LOG)
         return status
     finally:
-        await uninterrupted(asyncio.to_thread(remove_path, bundle_dir))
+        await in_thread(remove_path, bundle_dir)
 
 
 async def sweep(runtime: Runtime) -> None:
@@ -113,20 +114,6 @@ async def sweep(runtime: Runtime) -> None:
     left = await _containers(runtime)
     if left:
         raise RuntimeFailed(f"container {left[0]} of an earlier worker cannot be deleted")
-
-
-async def uninterrupted(work: Coroutine[Any, Any, object]) -> None:
-    """Await ``work`` to its end; a cancellation meanwhile is raised after it."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
 
 
 def _write_bundle(spec: ContainerSpec, bundle: Path) -> None:
@@ -172,7 +159,7 @@ async def _run(
         )
     except asyncio.CancelledError:
         # asyncio killed the process, which may have got as far as making the container.
-        await uninterrupted(_delete(runtime, container))
+        await until_done(_delete(runtime, container))
         raise
     try:
         async with _guard(process.pid, container, runtime), asyncio.TaskGroup() as group:
@@ -181,7 +168,7 @@ async def _run(
         return await process.wait()
     finally:
         if process.returncode is None:
-            await uninterrupted(_kill(container, process, runtime))
+            await until_done(_kill(container, process, runtime))
 
 
 @contextlib.asynccontextmanager
@@ -205,7 +192,7 @@ async def _guard(pid: int, container: str, runtime: Runtime) -> AsyncIterator[No
     finally:
         with contextlib.suppress(ProcessLookupError):
             guard.kill()
-        await uninterrupted(guard.wait())
+        await until_done(guard.wait())
 
 
 async def _pump(reader: asyncio.StreamReader | None, stream: int, on_output: OnOutput) -> None:

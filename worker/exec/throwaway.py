@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from filesync.disk.handles import remove_path
+from filesync.transfer.threads import until_done
 from worker.exec.errors import RuntimeFailed
 from worker.exec.launch import command_line, overlay_directories, overlay_staging
 from worker.exec.spec import Bind, Throwaway, staged_name
@@ -52,4 +53,4 @@ async def _run(*words: str, cwd: Path | None = None) -> bool:
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            await until_done(process.wait())

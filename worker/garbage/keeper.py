@@ -5,10 +5,12 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from filesync.transfer.threads import acquired, in_thread
 from worker.exec import ExecState
 from worker.garbage.choice import Plan, may_remove
 from worker.garbage.collector import Collector
@@ -54,17 +56,17 @@ class DiskKeeper:
                 case ReadUsage(holds, verbose):
                     caches = self._caches_in_use()
                     usage = self._collector.usage
-                    return await asyncio.to_thread(usage, holds, caches, verbose=verbose)
+                    return await in_thread(usage, holds, caches, verbose=verbose)
                 case Prune(policies, holds, verbose):
                     usage_of = await self._prune(policies, holds, verbose=verbose)
                     if sweep_nodes():
-                        swept = await asyncio.to_thread(self._collector.sweep_nodes)
+                        swept = await in_thread(self._collector.sweep_nodes)
                         rows = (*usage_of.rows, *([swept] if swept.count else []))
                         usage_of = msgspec.structs.replace(usage_of, rows=rows)
                     _log_removed(usage_of)
                     return usage_of
                 case ReadHoldings():
-                    return await asyncio.to_thread(self._collector.holdings)
+                    return await in_thread(self._collector.holdings)
 
     async def is_crowded(self, policies: Sequence[PrunePolicy]) -> bool:
         """Whether the policies would remove something that nobody here holds."""
@@ -76,21 +78,20 @@ class DiskKeeper:
             return bool(plan.remove)
 
     async def _plan(self, policies: Sequence[PrunePolicy], holds: Holds) -> Plan:
-        return await asyncio.to_thread(
-            self._collector.plan, policies, holds, self._caches_in_use()
-        )
+        return await in_thread(self._collector.plan, policies, holds, self._caches_in_use())
 
     async def _prune(
         self, policies: Sequence[PrunePolicy], holds: Holds, *, verbose: bool
     ) -> Usage:
         plan = await self._plan(policies, holds)
-        aside = await asyncio.to_thread(self._store.make_work, "caches")
+        make = partial(self._store.make_work, "caches")
+        aside = await acquired(make, self._store.drop_work)
         try:
             detached = self._detach(plan, aside)
             removing = self._collector.remove
-            return await asyncio.to_thread(removing, plan, detached, verbose=verbose)
+            return await in_thread(removing, plan, detached, verbose=verbose)
         finally:
-            await asyncio.to_thread(self._store.drop_work, aside)
+            await in_thread(self._store.drop_work, aside)
 
     def _detach(self, plan: Plan, aside: Path) -> set[str]:
         if self._exec_state is None:

@@ -11,14 +11,14 @@ next order goes on.
 """
 
 import asyncio
-import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 from weakref import WeakValueDictionary
 
 from filesync.digest import Digest
@@ -26,12 +26,20 @@ from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.local import LocalTree
 from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import PeerError, Unavailable
-from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, MemoryNodes, put, with_entries
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    File,
+    Manifest,
+    MemoryNodes,
+    Nodes,
+    put,
+    with_entries,
+)
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
-from filesync.transfer.threads import until_done
+from filesync.transfer.threads import acquired, in_thread, until_done
 from worker.blobs import Blob
 from worker.layers.rebuild import ContentGone
 from worker.layers.skeleton import contents_of, read_skeleton, skeleton_limits_of
@@ -56,7 +64,6 @@ AT_ONCE: Final = 3
 MAX_CANDIDATES: Final = 32
 """Trees here that are looked into for contents."""
 _SQUEEZED: Final = Flow(Compress.ZSTD)
-T = TypeVar("T")
 
 
 class Arrivals:
@@ -143,7 +150,7 @@ class Arrivals:
                 return await self._stream(link, staging, below, moving)
             if below is not None:
                 await below
-            return await _in_thread(apply)
+            return await in_thread(apply)
 
     async def _stream(
         self,
@@ -158,7 +165,7 @@ class Arrivals:
         coming = ComingFile(
             staging / moving.entry(link.layer).name.decode(),
             blob.size,
-            on_begun=functools.partial(loop.call_soon_threadsafe, begun.set),
+            on_begun=partial(loop.call_soon_threadsafe, begun.set),
         )
         entries = [moving.entry(link.layer)]
         pulling = asyncio.ensure_future(self._pull_flat(entries, staging, moving, coming))
@@ -185,11 +192,13 @@ class Arrivals:
             raise
         finally:
             pulling.cancel()
-            await asyncio.wait([pulling])
-            coming.close()
+            try:
+                await until_done(asyncio.wait([pulling]))
+            finally:
+                coming.close()
             if is_refused:
-                await _in_thread(self._store.drop_arriving, staging)
-        await _in_thread(take_in, self._store, blob, staging)
+                await in_thread(self._store.drop_arriving, staging)
+        await in_thread(take_in, self._store, blob, staging)
         return info
 
     async def _apply_coming(self, link: Link, coming: ComingFile) -> RefInfo:
@@ -203,7 +212,7 @@ class Arrivals:
             return await asyncio.shield(applying)
         except asyncio.CancelledError:
             coming.stop()
-            await asyncio.wait([applying])
+            await until_done(asyncio.wait([applying]))
             if not applying.cancelled():
                 applying.exception()
             raise
@@ -217,7 +226,7 @@ class Arrivals:
         """
         store = self._store
         if link.layer.digest in store.blobs:
-            return functools.partial(apply_held, store, link)
+            return partial(apply_held, store, link)
         has_blob = moving.offers(link.layer)
         if link.parts is not None and link.parts.skeleton.digest in store.blobs:
             try:
@@ -242,11 +251,12 @@ class Arrivals:
         holds: AsyncExitStack,
     ) -> Callable[[], RefInfo] | None:
         """Have a layer's contents here; None where its blob is the better way."""
-        wanted = await _in_thread(self._wanted, parts)
+        wanted = await in_thread(self._wanted, parts)
         nearby = _Nearby([], wanted)
         if moving.uses_nearby:
-            nearby, views = await _in_thread(self._nearby, wanted)
-            holds.push_async_callback(_in_thread, views.close)
+            look = partial(self._nearby, wanted)
+            nearby, views = await acquired(look, lambda found: found[1].close())
+            holds.push_async_callback(in_thread, views.close)
         way = way_of(
             blob_bytes=link.layer.size if moving.offers(link.layer) else None,
             skeleton_bytes=parts.skeleton.size,
@@ -256,7 +266,7 @@ class Arrivals:
         if way is Way.BLOB:
             return None
         target = contents_tree(nearby.lacking)
-        basis = await _in_thread(_arrived, staging, target.nodes)
+        basis = await in_thread(_arrived, staging, target.nodes)
         update = TreeUpdate(staging, basis=basis, target=target)
         replicas, told = _replicas(parts.replicas), moving.progress()
         async with moving.slots:
@@ -266,7 +276,7 @@ class Arrivals:
                 )
             )
         trees = [LocalTree(target, staging), *nearby.trees]
-        return functools.partial(apply_parts, self._store, link, parts, trees, staging)
+        return partial(apply_parts, self._store, link, parts, trees, staging)
 
     async def _pull_flat(
         self,
@@ -279,7 +289,7 @@ class Arrivals:
         nodes = MemoryNodes()
         target = Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, entries)), nodes)
         async with moving.slots:
-            basis = await _in_thread(_arrived, staging, nodes)
+            basis = await in_thread(_arrived, staging, nodes)
             update = TreeUpdate(staging, basis=basis, target=target)
             stats = await self._plane.pull(
                 update if coming is None else ComingUpdate(update, coming),
@@ -318,13 +328,14 @@ class Arrivals:
         if not wanted:
             return
         entries = [moving.entry(one) for one in wanted]
-        staging = await _in_thread(self._store.make_work, "blobs")
+        make = partial(self._store.make_work, "blobs")
+        staging = await acquired(make, self._store.drop_work)
         try:
             await self._pull_flat(entries, staging, moving)
             for one in wanted:
-                await _in_thread(adopt, self._store, one, staging, moving.blob(one))
+                await in_thread(adopt, self._store, one, staging, moving.blob(one))
         finally:
-            await _in_thread(self._store.drop_work, staging)
+            await in_thread(self._store.drop_work, staging)
 
     def _wanted(self, parts: LinkParts) -> dict[Digest, int]:
         limits = skeleton_limits_of(parts.skeleton.size)
@@ -419,7 +430,7 @@ class _Moving:
         return tell
 
 
-def _arrived(staging: Path, nodes: MemoryNodes) -> Manifest | None:
+def _arrived(staging: Path, nodes: Nodes) -> Manifest | None:
     """Return what an earlier pull left in ``staging``."""
     if not staging.exists():
         return None
@@ -436,8 +447,3 @@ def _replicas(replicas: Sequence[orders.Replica]) -> list[Replica]:
 
 def _name(layer: Layer) -> bytes:
     return layer.digest.removeprefix("sha256:").encode()
-
-
-async def _in_thread(call: Callable[..., T], *arguments: object) -> T:
-    """Run ``call`` in a thread; cancelled, wait for its end first."""
-    return await until_done(asyncio.to_thread(call, *arguments))

@@ -1,7 +1,7 @@
 """From an order that names paths of an image in a registry to a source that has them."""
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,8 +9,8 @@ import msgspec
 from filesync.digest import digest_of
 from filesync.errors import LocalError
 from filesync.manifest import Manifest
-from filesync.sources import Filling
-from filesync.transfer.threads import until_done
+from filesync.sources import Filling, SourceLease
+from filesync.transfer.threads import acquired, in_thread
 from worker.parts.part import ImagePart
 from worker.parts.reading_http import ImageReader
 from worker.parts.source import fill
@@ -42,7 +42,8 @@ async def import_part(
         NotInParts, RegistryError, BadLayer, StoreError: see ``ImageReader.read``.
     """
     where = places(client, image)
-    filling = await asyncio.to_thread(store.sources.take, _key(order))
+    take = partial(store.sources.take, _key(order))
+    filling = await acquired(take, store.sources.abandon)
     files = 0
     try:
         manifest = await transfers.manifest(where, image)
@@ -50,9 +51,10 @@ async def import_part(
             tree = Manifest(filling.tree, store.nodes)
         else:
             tree, files = await _read(store, where, manifest, order, filling, meter)
-        lease = await asyncio.to_thread(store.sources.seal, filling, tree.tree)
+        seal = partial(store.sources.seal, filling, tree.tree)
+        lease = await acquired(seal, SourceLease.release)
     except BaseException:
-        await asyncio.to_thread(store.sources.abandon, filling)
+        await in_thread(store.sources.abandon, filling)
         raise
     bytes_whole = sum(layer.size for layer in manifest.layers)
     return ImagePart(TreeView(tree, lease.path), lease, meter.done, files, bytes_whole)
@@ -69,17 +71,17 @@ async def _read(
     """Read a part of ``image`` into ``filling``; return its tree, and how many contents came."""
     if order.selector is None:
         raise LocalError("nothing says what to read of an image")
-    directory = await asyncio.to_thread(store.make_work, "parts")
+    directory = await acquired(partial(store.make_work, "parts"), store.drop_work)
     try:
         spool = Spool(directory)
         reader = ImageReader(
             where, image, store.blobs, spool, expect=meter.expect, on_bytes=meter.add
         )
         found = await reader.read(order.selector)
-        tree = await until_done(asyncio.to_thread(fill, store, filling, found, spool))
+        tree = await in_thread(fill, store, filling, found, spool)
         return tree, len(found.files())
     finally:
-        await asyncio.to_thread(store.drop_work, directory)
+        await in_thread(store.drop_work, directory)
 
 
 def _key(order: FromRegistry) -> str:

@@ -5,7 +5,6 @@ that is read, and of its contents just those that are asked for; else the layer 
 end, since only then it is proved, and nothing of it is kept but what may be asked for.
 """
 
-import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from typing import BinaryIO
 
 from filesync.errors import LocalError
 from filesync.select import Selector
-from filesync.transfer.threads import until_done
+from filesync.transfer.threads import in_thread
 from worker.blobs import BlobStore
 from worker.layers import OWN_NAMES, limits_of
 from worker.layers.apply import path_parts
@@ -88,14 +87,14 @@ class ImageReader:
         """
         image = TopDown(selector, len(self._layers))
         candidates = Candidates(selector)
-        found = await asyncio.to_thread(image.found)
+        found = await in_thread(image.found)
         for descriptor in self._layers:
             if found is not None:
                 break
             layer = await self._list(descriptor, image, candidates)
-            await asyncio.to_thread(image.add, layer.members)
+            await in_thread(image.add, layer.members)
             self._listed.append(layer)
-            found = await asyncio.to_thread(image.found)
+            found = await in_thread(image.found)
         if found is None:
             raise LocalError("all layers of an image are read, and not all is known")
         await self._bring(found.files())
@@ -112,7 +111,7 @@ class ImageReader:
             )
             if listed is not None:
                 members = [one.member for one in listed]
-                await asyncio.to_thread(candidates.note, members)
+                await in_thread(candidates.note, members)
                 return _Layer(descriptor, members, [one.chunks or () for one in listed])
 
         def keep(leaf: Leaf) -> bool:
@@ -141,7 +140,7 @@ class ImageReader:
         with self._blobs.holding([descriptor.digest]):
             if descriptor.digest in self._blobs:
                 with self._blobs.open(descriptor.digest) as blob:
-                    return await until_done(asyncio.to_thread(work, blob))
+                    return await in_thread(work, blob)
         self._expect(descriptor.size)
 
         async def at(place: Repository) -> list[Member]:

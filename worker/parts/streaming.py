@@ -93,7 +93,7 @@ async def through_pipe(
                 await give(put)
         except BaseException:
             os.close(writing)
-            await asyncio.wait([reader])
+            await until_done(asyncio.wait([reader]))
             reader.exception()
             raise
         os.close(writing)

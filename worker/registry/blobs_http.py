@@ -1,6 +1,5 @@
 """Manifests and blobs of one repository: taken with proof, and given."""
 
-import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
@@ -8,7 +7,7 @@ from functools import partial
 import httpx
 
 from filesync.errors import ContentCorrupt
-from filesync.transfer.threads import acquired, until_done
+from filesync.transfer.threads import acquired, in_thread
 from worker.blobs import BLOCK_BYTES, Blob, BlobStore, BlobWriter
 from worker.registry.client_http import read_all
 from worker.registry.errors import BadRegistry, NotInRegistry
@@ -120,7 +119,7 @@ async def get_blob(
         try:
             with writer:
                 await _fill(place, descriptor, writer, on_bytes)
-                return await until_done(asyncio.to_thread(writer.finish))
+                return await in_thread(writer.finish)
         except ContentCorrupt as exc:
             # What an earlier process left may be rotten; what has just come whole is not.
             if not had:
@@ -156,7 +155,7 @@ async def _fill(
             if start != at:
                 writer.restart()
             async for block in _blocks(response):
-                await until_done(asyncio.to_thread(writer.write, block))
+                await in_thread(writer.write, block)
                 came += len(block)
                 on_bytes(len(block))
         if writer.size != descriptor.size:
@@ -206,7 +205,7 @@ async def get_part(
             async for block in _blocks(response):
                 if len(block) > end - at:
                     raise BadRegistry(f"{place.name}: more bytes came than were asked for")
-                await until_done(asyncio.to_thread(take, block))
+                await in_thread(take, block)
                 at += len(block)
                 on_bytes(len(block))
         if at != end:
@@ -243,7 +242,7 @@ async def stream_blob(
                 new, seen = block[seen:], max(0, seen - len(block))
                 if len(new) > descriptor.size - at:
                     break
-                await until_done(asyncio.to_thread(take, new))
+                await in_thread(take, new)
                 sha256.update(new)
                 at += len(new)
         if at != descriptor.size:

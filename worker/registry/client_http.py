@@ -3,13 +3,13 @@
 Importing this takes httpx, which is slow: do it where it is needed.
 """
 
-import asyncio
 import logging
 from types import TracebackType
 from typing import Final, Self
 
 import httpx
 
+from filesync.transfer.threads import in_thread
 from worker.registry.config import Host, Registries, tls_context
 from worker.registry.errors import BadRegistry
 from worker.registry.trouble_http import trouble
@@ -82,7 +82,7 @@ class RegistryClient:
     async def _connected(self, settings: Host) -> httpx.AsyncClient:
         client = self._clients.get(settings)
         if client is None:
-            verify = await asyncio.to_thread(tls_context, settings)
+            verify = await in_thread(tls_context, settings)
             # Two that come here at once make two, and the second is never used.
             client = self._clients.setdefault(
                 settings, httpx.AsyncClient(verify=verify, timeout=self._timeout)

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
-from filesync.transfer.threads import until_done
+from filesync.transfer.threads import in_thread
 from worker.blobs import BLOCK_BYTES, BlobStore
 from worker.registry.blobs_http import (
     OnBytes,
@@ -181,7 +181,7 @@ class Transfers:
         with self._blobs.holding([descriptor.digest]):
             async with lock:
                 await get_blob(place, descriptor, self._blobs, lambda _: None)
-            return await asyncio.to_thread(self._read, descriptor.digest)
+            return await in_thread(self._read, descriptor.digest)
 
     async def _manifest(
         self, place: Repository, name: str, size: int | None
@@ -190,7 +190,7 @@ class Transfers:
         digest = name if ":" in name else await _behind(place, name)
         content_type = ""
         if _DIGEST.fullmatch(digest) and digest in self._blobs:
-            data = await asyncio.to_thread(self._read, digest)
+            data = await in_thread(self._read, digest)
         else:
             data, content_type = await get_manifest(place, name)
         if size not in (None, len(data)):
@@ -199,7 +199,7 @@ class Transfers:
             found = parse_manifest(data, content_type=content_type)
         except BadRegistry as exc:
             raise BadRegistry(f"{place.name}:{name}: {exc}") from exc
-        blob = await asyncio.to_thread(self._blobs.ingest, [data])
+        blob = await in_thread(self._blobs.ingest, [data])
         return blob.digest, found
 
     def _read(self, digest: str) -> bytes:
@@ -339,9 +339,7 @@ class Transfers:
         async def content(start: int, end: int) -> AsyncGenerator[bytes, None]:
             with self._blobs.open(digest) as file:
                 file.seek(start)
-                while piece := await until_done(
-                    asyncio.to_thread(file.read, min(BLOCK_BYTES, end - start))
-                ):
+                while piece := await in_thread(file.read, min(BLOCK_BYTES, end - start)):
                     start += len(piece)
                     yield piece
                     on_bytes(len(piece))

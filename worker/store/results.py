@@ -26,20 +26,29 @@ def keep(
 ) -> RefInfo:
     """Commit a snapshot on top of ``parent`` and keep it as a ref. Blocks.
 
-    ``tar_bytes`` is the size of its layer's tar, where it came as one.
+    ``tar_bytes`` is the size of its layer's tar, where it came as one. After an error
+    the snapshot is gone.
     """
-    committed = store.snapshots.commit(active, hints=hints)
-    if tar_bytes is None:
-        tar_bytes = _tar_bytes(store, parent, committed.tree)
-    info = RefInfo(
-        ref=ref_name(parent, committed.tree),
-        tree=committed.tree,
-        parent=parent,
-        keys=tuple(keys),
-        created_s=time.time(),
-        tar_size=tar_bytes,
-    )
-    held = store.refs.add(info, committed.id)
+    try:
+        committed = store.snapshots.commit(active, hints=hints)
+    except BaseException:
+        store.snapshots.discard(active)
+        raise
+    try:
+        if tar_bytes is None:
+            tar_bytes = _tar_bytes(store, parent, committed.tree)
+        info = RefInfo(
+            ref=ref_name(parent, committed.tree),
+            tree=committed.tree,
+            parent=parent,
+            keys=tuple(keys),
+            created_s=time.time(),
+            tar_size=tar_bytes,
+        )
+        held = store.refs.add(info, committed.id)
+    except BaseException:
+        store.snapshots.remove(committed.id)
+        raise
     if held.snapshot != committed.id:
         # The same tree on the same parent was here already: one snapshot is enough.
         store.snapshots.remove(committed.id)

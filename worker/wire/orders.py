@@ -407,8 +407,23 @@ Result = (
 )
 
 
+def release_of(answer: Result) -> Release | None:
+    """Return what lets go of that which an answer keeps in place; None where that is nothing."""
+    match answer:
+        case Offered(token):
+            return Release(tokens=(token,))
+        case Ran(ref) if ref.source:
+            return Release(sources=(ref.ref,))
+        case _:
+            return None
+
+
 class Outcome(_Message, frozen=True, tag="outcome"):
-    """Worker -> manager: the one answer to an order."""
+    """Worker -> manager: the one answer to an order.
+
+    An answer that nobody waits for any more, as the order was cancelled while it was on its
+    way, is released.
+    """
 
     id: Count
     result: Result

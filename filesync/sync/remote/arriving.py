@@ -9,9 +9,10 @@ from filesync.errors import MalformedManifest
 from filesync.manifest import Nodes, accept
 from filesync.manifest.pack import unpack_directories
 from filesync.sync.remote import wire
-from filesync.sync.remote.asking import ask, in_thread
+from filesync.sync.remote.asking import ask
 from filesync.sync.remote.nodes import MAX_NODES, MAX_NODES_BYTES
 from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.threads import in_thread
 from filesync.transfer.wire import Buffer
 
 

@@ -1,22 +1,17 @@
-"""Requests to the other side of a sync, and work in threads."""
+"""Requests to the other side of a sync."""
 
-import asyncio
-from collections.abc import Callable
-from typing import Final, NamedTuple, ParamSpec, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from filesync.errors import UnexpectedMessage, UsageError
 from filesync.sync.remote import wire
 from filesync.transfer.connection.calls_zmq import call
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.plane_zmq import DataPlane
-from filesync.transfer.threads import until_done
 from filesync.transfer.wire import MAX_BODY_BYTES
 
 STALL_S: Final = 60.0
 _MAY_TAKE_LONG: Final = (wire.Scan, wire.Give, wire.GiveGrowing)
 A = TypeVar("A", bound=wire.Answer)
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Peer(NamedTuple):
@@ -46,8 +41,3 @@ async def ask(channel: Channel, request: wire.Request, kind: type[A]) -> tuple[A
             f"the answer to {type(request).__name__} is {type(answer).__name__}"
         )
     return answer, payload
-
-
-async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return ``work(...)``, made by a thread; cancelled, wait for its end first."""
-    return await until_done(asyncio.to_thread(work, *args, **kwargs))

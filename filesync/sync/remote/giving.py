@@ -20,7 +20,7 @@ from filesync.sync.part import Removal, is_united, removal_of
 from filesync.sync.places import Source
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
-from filesync.sync.remote.asking import Peer, ask, in_thread
+from filesync.sync.remote.asking import Peer, ask
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.shadow import shadowing, unshadowed
@@ -28,6 +28,7 @@ from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.send.offer import TOKEN_BYTES, Offer
 from filesync.transfer.stats import Progress
+from filesync.transfer.threads import in_thread
 
 if TYPE_CHECKING:
     from filesync.sync.scanning import Found

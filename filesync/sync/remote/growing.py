@@ -8,8 +8,8 @@ from filesync.manifest.tree import Nodes
 from filesync.sync.filter import Filter
 from filesync.sync.places import Place
 from filesync.sync.remote import wire
-from filesync.sync.remote.asking import in_thread
 from filesync.transfer.send.growing import GrowingTree
+from filesync.transfer.threads import in_thread
 
 if TYPE_CHECKING:
     from filesync.sync.scanning import Found

@@ -12,10 +12,11 @@ from filesync.errors import MalformedManifest, UnexpectedMessage
 from filesync.manifest import Manifest, Nodes, accept, subdirectories
 from filesync.manifest.pack import PACK_BYTES, pack_nodes, unpack_nodes
 from filesync.sync.remote import wire
-from filesync.sync.remote.asking import ask, in_thread
+from filesync.sync.remote.asking import ask
 from filesync.transfer.coding import codec, delta
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
+from filesync.transfer.threads import in_thread
 from filesync.transfer.wire import Buffer
 
 MAX_NODES: Final = 1 << 22

@@ -35,7 +35,7 @@ from filesync.sync.places import (
 from filesync.sync.plan import Plan
 from filesync.sync.remote import wire
 from filesync.sync.remote.arriving import Arrivals
-from filesync.sync.remote.asking import ask, in_thread
+from filesync.sync.remote.asking import ask
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.nodes import answer_deltas, answer_nodes, fetch_nodes
 from filesync.sync.scanning import note_placed
@@ -46,6 +46,7 @@ from filesync.transfer.receive.effects import Feed
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import TOKEN_BYTES
 from filesync.transfer.stats import Progress
+from filesync.transfer.threads import in_thread
 from filesync.transfer.wire import Ping
 
 log = logging.getLogger(__name__)

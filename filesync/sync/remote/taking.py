@@ -13,11 +13,12 @@ from filesync.sync.part import Part, Removal, is_united, removal_of
 from filesync.sync.places import LocalPlaces, find_target, is_named
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
-from filesync.sync.remote.asking import Peer, ask, in_thread
+from filesync.sync.remote.asking import Peer, ask
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.shadow import shadowing, unshadowed
 from filesync.transfer.replica import Replica
+from filesync.transfer.threads import in_thread
 
 
 async def take(

@@ -1,0 +1,363 @@
+"""A worker's order that is cancelled while a thread is at something leaves nothing of it behind."""
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from filesync.digest import Digest
+from filesync.errors import StoreError
+from filesync.manifest.pack import accept_pack, pack_nodes
+from tests.integration.layer_pair import Side
+from tests.unit.cancelling import Held, cancel_during, open_below
+from worker import exports, run
+from worker.moving import chains
+from worker.process import WorkerOptions, run_worker
+from worker.snapshots.mounts import mounts_below
+from worker.store import Store
+from worker.wire import orders
+from worker.wire.ops import FileOp, LocalOp, MakeFile
+from worker.wire.orders import FromLocal, FromPaths, Offered, OrderBody, RefInfo, Replica
+
+FILES = {f"d/f{n}": random.Random(n).randbytes(40_000) for n in range(20)}
+MADE = FileOp((MakeFile("/made", b"text"),), scratch=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What of a worker's store is in use, or half made."""
+
+    unfinished: frozenset[str]
+    read: frozenset[str]
+    sources: frozenset[tuple[str, str]]
+    held: int
+    offers: int
+    work: frozenset[str]
+    mounts: int
+    files: tuple[str, ...]
+
+
+def kept(side: Side) -> Kept:
+    """Return that; orders that leave nothing leave it as it was."""
+    store = side.store
+    rows = store.snapshots._records.all()
+    found = store.sources._execute("SELECT id, state FROM sources WHERE state != 'idle'")
+    return Kept(
+        frozenset(row.id for row in rows) - store.refs.snapshots(),
+        frozenset(store.snapshots.in_use()),
+        frozenset(found),
+        len(store._held),
+        len(side.service._open) + len(side.plane._outgoing._offers),
+        frozenset(os.listdir(store.work)),
+        len(list(mounts_below(side.state))),
+        tuple(open_below(side.state)),
+    )
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[[Any, str], Held[..., Any]]]:
+    with pytest.MonkeyPatch.context() as patch:
+
+        def held(where: Any, name: str) -> Held[..., Any]:  # noqa: ANN401
+            call = Held(getattr(where, name))
+            patch.setattr(where, name, call)
+            return call
+
+        yield held
+
+
+Hold = Callable[[Any, str], Held[..., Any]]
+
+
+async def cancelled(side: Side, order: OrderBody, held: Held[..., Any]) -> None:
+    """Check that ``order``, cancelled at ``held``, leaves all as it was."""
+    before = kept(side)
+    await cancel_during(side.service.perform(1, order, lambda _: None), held)
+    assert held.made is not None
+    assert kept(side) == before
+
+
+async def paths(giver: Side, taker: Side) -> FromPaths:
+    """Return the order to sync a result of ``giver``."""
+    info = giver.commit(FILES)
+    offered = await giver.service.perform(1, orders.Offer(info.ref, None), lambda _: None)
+    assert isinstance(offered, Offered)
+    for pack in giver.packs(info.tree):
+        accept_pack(taker.store.nodes, pack)
+    return FromPaths(info.tree, (Replica("giver", giver.plane.address, offered.token),), "key")
+
+
+def local(tree: Digest, *inputs: orders.InputOrder) -> orders.Run:
+    """Return the order that keeps a source."""
+    return orders.Run(LocalOp("context", tree, tree), inputs)
+
+
+# --- ops ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["prepare", "commit"])
+async def test_a_snapshot_that_is_being_made_goes(
+    tmp_path: Path, hold: Hold, name: str
+) -> None:
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+        held = hold(side.store.snapshots, name)
+        before = kept(side)
+        await cancel_during(side.service.perform(1, orders.Run(MADE, ()), lambda _: None), held)
+        assert kept(side) == before
+
+
+async def test_a_snapshot_that_is_written_to_goes_once_nobody_does(
+    tmp_path: Path, hold: Hold
+) -> None:
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+        held = hold(run, "perform")
+        discarded: list[bool] = []
+        discard = side.store.snapshots.discard
+
+        def discarding(active: Any) -> None:  # noqa: ANN401
+            discarded.append(held.is_over)
+            discard(active)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(side.store.snapshots, "discard", discarding)
+            await cancelled(side, orders.Run(MADE, ()), held)
+        assert discarded == [True]
+
+
+async def test_a_snapshot_that_cannot_be_kept_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        before = kept(side)
+        for where, name in ((side.store.refs, "add"), (side.store.snapshots._driver, "seal")):
+            monkeypatch.setattr(where, name, full)
+            failed = await side.service.perform(1, orders.Run(MADE, ()), lambda _: None)
+            assert isinstance(failed, orders.Failed)
+            assert kept(side) == before
+
+
+async def test_an_input_that_is_being_mounted_is_unmounted(tmp_path: Path, hold: Hold) -> None:
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+        base = side.commit(FILES)
+        op = FileOp((MakeFile("/made", b"text"),))
+        held = hold(side.store.snapshots, "view")
+        await cancelled(side, orders.Run(op, (FromLocal(base.ref),)), held)
+
+
+@pytest.mark.parametrize("name", ["take", "seal"])
+async def test_a_source_that_is_being_filled_is_nobodys(
+    tmp_path: Path, hold: Hold, name: str
+) -> None:
+    async with (
+        Side(tmp_path / "worker", snapshotter=None) as side,
+        Side(tmp_path / "giver") as giver,
+    ):
+        order = await paths(giver, side)
+        held = hold(side.store.sources, name)
+        await cancelled(side, local(order.tree, order), held)
+        # What was right is used again, what was not is gone.
+        assert [one.tree for one in side.store.sources.idle()] == [order.tree] * (
+            name == "seal"
+        )
+
+
+async def test_a_source_that_is_kept_for_nobody_is_given_back(
+    tmp_path: Path, hold: Hold
+) -> None:
+    async with (
+        Side(tmp_path / "worker", snapshotter=None) as side,
+        Side(tmp_path / "giver") as giver,
+    ):
+        order = await paths(giver, side)
+        base = side.commit(FILES)
+        held = hold(side.store.snapshots, "end_view")
+        before = kept(side)
+        ran = side.service.perform(
+            1, local(order.tree, order, FromLocal(base.ref)), lambda _: None
+        )
+        await cancel_during(ran, held)
+        assert kept(side) == before
+        assert [one.tree for one in side.store.sources.idle()] == [order.tree]
+
+
+async def test_trees_that_are_looked_into_for_a_layer_are_let_go_of(
+    tmp_path: Path, hold: Hold
+) -> None:
+    async with (
+        Side(tmp_path / "worker", snapshotter=None) as side,
+        Side(tmp_path / "giver") as giver,
+    ):
+        side.commit(FILES | {"own": b"text"})
+        info = giver.commit(FILES)
+        order = giver.taking((info,), await giver.offer(info))
+        side.learn(giver, order)
+        held = hold(side.store.snapshots, "view")
+        before = kept(side)
+        pulling = side.arrivals.pull(order, lambda _: None)
+        await cancel_during(pulling, held)
+        assert kept(side) == before
+
+
+# --- offers ---------------------------------------------------------------------------------------
+
+
+def opening(info: RefInfo) -> dict[str, OrderBody]:
+    """Return the orders that open something of a result."""
+    form = orders.ExportForm
+    return {
+        "offer": orders.Offer(info.ref, None),
+        "tree": orders.Export(info.ref, form.TREE),
+        "tar": orders.Export(info.ref, form.TAR),
+        "image": orders.Export(info.ref, form.OCI),
+        "layers": orders.OfferLayers((info.ref,)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        ("offer", "view"),
+        ("tree", "view"),
+        ("tar", "make_work"),
+        ("tar", "scan"),
+        ("image", "make_work"),
+        ("layers", "view"),
+    ],
+)
+async def test_what_is_being_opened_is_closed(
+    tmp_path: Path, hold: Hold, kind: str, where: str
+) -> None:
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+        info = side.commit(FILES)
+        chains.make_layers(side.store, [info.ref])
+        places: dict[str, object] = {
+            "view": side.store.snapshots,
+            "make_work": side.store,
+            "scan": exports,
+        }
+        await cancelled(side, opening(info)[kind], hold(places[where], where))
+
+
+async def test_all_that_is_to_be_closed_is(tmp_path: Path, hold: Hold) -> None:
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+        infos = [side.commit({name: b"text"}) for name in ("one", "two")]
+        before = kept(side)
+        tokens: list[bytes] = []
+        for info in infos:
+            offered = await side.service.perform(
+                1, orders.Offer(info.ref, None), lambda _: None
+            )
+            assert isinstance(offered, Offered)
+            tokens.append(offered.token)
+        held = hold(side.store.snapshots, "end_view")
+        release = orders.Release(tokens=tuple(tokens))
+        await cancel_during(side.service.perform(2, release, lambda _: None), held)
+        assert kept(side) == before
+
+
+async def test_an_answer_that_is_not_sent_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+        info = side.commit(FILES)
+        link = side.link()
+        held = Held(lambda: True)
+
+        def packing(lacking: Any) -> Iterator[bytes]:  # noqa: ANN401
+            assert held()
+            yield from pack_nodes(lacking)
+
+        monkeypatch.setattr("worker.process.pack_nodes", packing)
+        before = kept(side)
+        task = asyncio.create_task(link._perform(1, opening(info)["tree"]))
+        await held.is_reached()
+        task.cancel()
+        await held.let_go()
+        await task
+        assert kept(side) == before
+        outcome, _ = link._queue.get_nowait()
+        assert isinstance(outcome, orders.Outcome)
+        assert isinstance(outcome.result, orders.Failed)
+
+
+async def test_an_answer_that_cannot_be_sent_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def packing(_: object) -> Iterator[bytes]:
+        raise StoreError("the disk is gone")
+
+    monkeypatch.setattr("worker.process.pack_nodes", packing)
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+        info = side.commit(FILES)
+        before = kept(side)
+        link = side.link()
+        await link._perform(1, opening(info)["tree"])
+        assert kept(side) == before
+        outcome, _ = link._queue.get_nowait()
+        assert isinstance(outcome, orders.Outcome)
+        assert outcome.result == orders.Failed("store", "the disk is gone")
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+
+async def test_an_order_to_let_go_that_is_called_off_at_once_is_carried_out(
+    tmp_path: Path,
+) -> None:
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+        info = side.commit(FILES)
+        before = kept(side)
+        offered = await side.service.perform(1, orders.Offer(info.ref, None), lambda _: None)
+        assert isinstance(offered, Offered)
+        link = side.link()
+        async with asyncio.TaskGroup() as group:
+            release = orders.Release(tokens=(offered.token,))
+            link._receive(orders.Order(2, release), b"", group)
+            link._receive(orders.Cancel(2), b"", group)
+        assert kept(side) == before
+
+
+async def test_a_worker_that_is_stopped_while_its_store_is_opened_closes_it(
+    tmp_path: Path, hold: Hold
+) -> None:
+    state = tmp_path / "worker"
+    options = WorkerOptions(
+        "tcp://127.0.0.1:1", "tcp://127.0.0.1:0", state, "w", snapshotter="copy"
+    )
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    held = hold(Store, "open")
+    await cancel_during(run_worker(options, ready=lambda _: None, stopped=never), held)
+    assert open_below(state) == []
+
+
+async def test_a_worker_that_is_stopped_before_it_listens_closes_its_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "worker"
+    options = WorkerOptions(
+        "tcp://127.0.0.1:1", "tcp://127.0.0.1:0", state, "w", snapshotter="copy"
+    )
+    opening = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        opening.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("worker.process._open_exec", never)
+    working = asyncio.create_task(run_worker(options, ready=lambda _: None, stopped=never))
+    await opening.wait()
+    working.cancel()
+    await asyncio.wait([working])
+    assert open_below(state) == []
