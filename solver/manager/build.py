@@ -17,13 +17,14 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
 from filesync.manifest import Manifest
+from filesync.transfer.threads import in_thread
 from solver.errors import NoWorker, OrderFailed, StepFailed
 from solver.imageparts import image_parts
 from solver.keys import content_key, definition_keys, part_read
 from solver.manager.caches.importing import CachedResult, Caches, missed
 from solver.manager.cluster import Cluster
 from solver.manager.moving.deliver import Brought, Delivery, from_registry
-from solver.manager.moving.offers import REF_MISSING, Errands, quietly
+from solver.manager.moving.offers import REF_MISSING, Errands, quietly, run_errands
 from solver.manager.moving.reach import Part, reaches
 from solver.manager.shared import Client, Shared, Solved
 from solver.manager.workers import WorkerLink
@@ -156,7 +157,7 @@ class Build:
         """Solve a step's inputs and return what the step reads of each."""
         vertex = self._graph.vertices[position]
         inputs = await asyncio.gather(*(self._held(i) for i in vertex.inputs))
-        return await asyncio.to_thread(self._select, position, inputs)
+        return await in_thread(self._select, position, inputs)
 
     def _select(self, position: int, inputs: Sequence[Solved]) -> list[Part]:
         vertex = self._graph.vertices[position]
@@ -289,8 +290,7 @@ class Build:
             raise
         finally:
             worker.running -= 1
-            for errand in errands:
-                await errand()
+            await run_errands(errands)
         if not isinstance(ran, Ran):
             raise OrderFailed(worker.name, "protocol", "answered a run with something else")
         if len(ran.inputs) != len(brought):

@@ -225,7 +225,7 @@ class Server:
             case orders.Output() | orders.Progress():
                 worker.event(message)
             case orders.Outcome(number, result):
-                worker.answer(number, result)
+                await worker.answer(number, result)
             case Crowded(policies):
                 group.create_task(self._pruning.relieve(worker, policies))
             case orders.Nodes():

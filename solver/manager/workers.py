@@ -87,6 +87,8 @@ class WorkerLink:
     async def call(self, body: OrderBody, on_event: OnEvent | None = None) -> Result:
         """Give an order and return its answer; a cancelled call cancels the order.
 
+        Where the answer comes all the same, what it keeps in place is let go of.
+
         Raises:
             OrderFailed: the worker said so.
             WorkerLost: it went away before it answered.
@@ -101,8 +103,7 @@ class WorkerLink:
             await self.send(self.identity, Order(number, body), b"")
             result = await call.answer
         except asyncio.CancelledError:
-            if not self.gone:
-                await self.send(self.identity, orders.Cancel(number), b"")
+            await self._call_off(number, call)
             raise
         finally:
             self._calls.pop(number, None)
@@ -123,11 +124,27 @@ class WorkerLink:
         """Note that the worker has ``tree`` whole."""
         note_tree(self.known, Manifest(tree, nodes))
 
-    def answer(self, number: int, result: Result) -> None:
-        """Pass an outcome to whoever gave the order; one that nobody waits for is dropped."""
+    async def answer(self, number: int, result: Result) -> None:
+        """Pass an outcome to whoever gave the order; one that nobody waits for is released."""
         call = self._calls.get(number)
         if call is not None and not call.answer.done():
             call.answer.set_result(result)
+        else:
+            await self._release(result)
+
+    async def _call_off(self, number: int, call: _Call) -> None:
+        if self.gone:
+            return
+        if call.answer.done() and not call.answer.cancelled():
+            await self._release(call.answer.result())
+        else:
+            await self.send(self.identity, orders.Cancel(number), b"")
+
+    async def _release(self, result: Result) -> None:
+        release = orders.release_of(result)
+        if release is not None:
+            self._last_id += 1
+            await self.send(self.identity, Order(self._last_id, release), b"")
 
     def event(self, message: orders.Output | orders.Progress) -> None:
         """Pass what an order printed to whoever gave it."""

@@ -14,6 +14,7 @@ from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.select import Pick, Selector, select
+from filesync.transfer.threads import in_thread
 from solver.caches.config import CacheConfig, decode
 from solver.caches.graph import CacheMatch
 from solver.caches.merge import in_image
@@ -141,9 +142,7 @@ class Caches:
 
     async def _read(self, home: Home, config: bytes, layers: Sequence[Layer]) -> _Opened:
         by_digest = {one.digest: one for one in layers}
-        match = await asyncio.to_thread(
-            lambda: CacheMatch(decode(config), by_digest, self._graph)
-        )
+        match = await in_thread(lambda: CacheMatch(decode(config), by_digest, self._graph))
         return _Opened(home, match, by_digest)
 
     def by_definition(self, position: int) -> list[CachedResult]:
@@ -199,7 +198,7 @@ class Caches:
         on_event: OnEvent,
     ) -> tuple[Ran, Brought]:
         part = Selector(tuple(Pick(name) for name in sorted(set(map(_name, found.layers)))))
-        chosen = await asyncio.to_thread(self._part, tree, part)
+        chosen = await in_thread(self._part, tree, part)
         await worker.send_tree(chosen.nodes, chosen.tree)
         token = await self._client.serve(tree, worker.address, part)
         try:

@@ -1,6 +1,5 @@
 """Making a cache of a build: which results go into it, and which workers have their blobs."""
 
-import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import Manifest
+from filesync.transfer.threads import in_thread
 from solver.caches.config import CacheConfig, canonical, encode, encode_inline
 from solver.caches.graph import CachedStep, config_of, inputs_of
 from solver.caches.merge import joined, merged
@@ -75,7 +75,7 @@ async def make_cache(
 
     layers = await ask_holders(shared, target, plan.chains, ask)
     kept = caches.kept(WithClient) if mode is CacheMode.MAX else []
-    config = await asyncio.to_thread(plan.config, layers, kept)
+    config = await in_thread(plan.config, layers, kept)
     return CacheMade(encode(config), named_layers(config, layers, kept), tuple(blobs))
 
 
@@ -165,7 +165,7 @@ async def _plan(shared: Shared, graph: Graph, target: Solved) -> Plan:
         tree = op.tree if isinstance(op, LocalOp) else None if info is None else info.tree
         inputs = tuple(places[one] for one in inputs_of(graph, position))
         trees = [plan.trees[place] for place in inputs]
-        contents = await asyncio.to_thread(_contents, graph, position, trees)
+        contents = await in_thread(_contents, graph, position, trees)
         places[position] = len(plan.steps)
         plan.steps.append(CachedStep(op, inputs, contents))
         plan.results.append(info)

@@ -1,10 +1,10 @@
 """Caches that go to a registry: from the workers that have the layers, under one name at last."""
 
-import asyncio
 from collections.abc import Callable
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
+from filesync.transfer.threads import in_thread
 from solver.caches.config import encode
 from solver.errors import OrderFailed
 from solver.graph import Graph
@@ -117,7 +117,7 @@ class _Pushing:
         asked = self._asked
         assert self._target.ref is not None
         worker = self._shared.cluster.holder(self._target.ref, self._target.position)
-        config = await asyncio.to_thread(plan.config, layers, kept)
+        config = await in_thread(plan.config, layers, kept)
         named = named_layers(config, layers, kept)
         pushed = {layer.digest for layer in layers.values()}
         if others := _others(kept, {layer.digest for layer in named} - pushed):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from filesync.digest import Digest
 from filesync.manifest import Manifest
 from filesync.select import Selector
+from filesync.transfer.threads import in_thread
 from solver.errors import OrderFailed
 from solver.graph import Graph
 from solver.manager.moving.offers import Errands, open_chain, open_offer, quietly
@@ -195,7 +196,7 @@ class Delivery:
         )
         if offered.tree != part.read.tree:
             raise OrderFailed(holder.name, "stale", "selected another subset than the manager")
-        read = await asyncio.to_thread(self._shared.keep, part.read)
+        read = await in_thread(self._shared.keep, part.read)
         await worker.send_tree(read.nodes, read.tree)
         replica = Replica(holder.name, holder.address, offered.token)
         key = f"{source.stage}:{source.name}:{vertex.stage}:{vertex.name}"

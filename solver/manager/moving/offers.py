@@ -1,18 +1,18 @@
 """What workers are asked to open to each other, and how it is closed again."""
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from filesync.errors import FilesyncError
+from filesync.transfer.threads import until_done
 from solver.errors import OrderFailed, WorkerLost
 from solver.manager.moving.links import blob_replicas, links_of
 from solver.manager.shared import Shared
 from solver.manager.workers import WorkerLink
 from worker.wire import orders
-from worker.wire.orders import FromLayers, Offered, OfferLayers, RefInfo, Result
+from worker.wire.orders import FromLayers, Offered, OfferLayers, RefInfo
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +69,9 @@ async def open_offer(
     request: orders.Offer | OfferLayers,
     errands: Errands,
 ) -> Offered:
-    """Have ``holder`` open what is asked for, to be closed by an errand.
-
-    Who is cancelled while it asks waits for the answer: an offer whose token nobody
-    knows would stay open for as long as the worker runs.
-    """
-    asking = asyncio.ensure_future(holder.call(request))
+    """Have ``holder`` open what is asked for, to be closed by an errand."""
     try:
-        offered = await asyncio.shield(asking)
-    except asyncio.CancelledError:
-        await quietly(_close_late(holder, asking))
-        raise
+        offered = await holder.call(request)
     except OrderFailed as exc:
         if exc.reason == REF_MISSING:
             asked = (request.ref,) if isinstance(request, orders.Offer) else request.refs
@@ -91,17 +83,21 @@ async def open_offer(
     return offered
 
 
+async def run_errands(errands: Errands) -> None:
+    """Do all of them, even where who waits for that is cancelled: once, or again and again."""
+
+    async def one_by_one() -> None:
+        for errand in errands:
+            await errand()
+
+    await until_done(one_by_one())
+
+
 def _closing(holder: WorkerLink, token: bytes) -> Callable[[], Awaitable[None]]:
     async def close() -> None:
         await quietly(holder.call(orders.Release(tokens=(token,))))
 
     return close
-
-
-async def _close_late(holder: WorkerLink, asking: Awaitable[Result]) -> None:
-    offered = await asking
-    if isinstance(offered, Offered):
-        await holder.call(orders.Release(tokens=(offered.token,)))
 
 
 async def quietly(call: Awaitable[object]) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
 from solver.errors import OrderFailed
-from solver.manager.moving.offers import Errands, open_chain, quietly
+from solver.manager.moving.offers import Errands, open_chain, quietly, run_errands
 from solver.manager.shared import Shared
 from solver.manager.workers import OnEvent, WorkerLink
 from solver.transfer import Transfer, Transferable
@@ -99,8 +99,7 @@ class Pulls:
             else:
                 return ran.inputs[0] if ran.inputs else None
             finally:
-                for errand in errands:
-                    await errand()
+                await run_errands(errands)
         detail = f": {failure}" if failure is not None else ""
         raise Unavailable(f"no worker can give {transfer.target.ref.hex()[:16]}{detail}")
 

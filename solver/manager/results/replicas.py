@@ -17,11 +17,12 @@ from filesync.digest import Digest
 from filesync.errors import Unavailable, UsageError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.select import Pick, Selector, select
+from filesync.transfer.threads import in_thread, until_done
 from solver.caches.config import encode
 from solver.caches.graph import config_of_key
 from solver.errors import OrderFailed
 from solver.manager.moving.blobs import call_with_blobs
-from solver.manager.moving.offers import Errands, open_offer, quietly
+from solver.manager.moving.offers import Errands, open_offer, quietly, run_errands
 from solver.manager.moving.reach import layer_bytes
 from solver.manager.results.pulling import Pulls
 from solver.manager.shared import Shared
@@ -179,8 +180,8 @@ class Replicas:
             for ref in known:
                 self.shared.cluster.drop_ref(link, ref)
             return None
-        self.leases[lease] = worker
         await self._learn(link, held.ref)
+        self.leases[lease] = worker
         return self.worker_ref(worker, held.ref.ref, lease)
 
     def worker(self, name: str) -> Worker:
@@ -207,7 +208,7 @@ class Replicas:
         errands: Errands = []
         try:
             selector = Selector(tuple(map(Pick, needed_paths)))
-            part = await asyncio.to_thread(self._part, await self._tree(held), selector)
+            part = await in_thread(self._part, await self._tree(held), selector)
             offered = await open_offer(
                 self.shared, link, orders.Offer(held.ref, selector), errands
             )
@@ -216,14 +217,23 @@ class Replicas:
             source = orders.FromPaths(part.tree, (replica,), "trimmed")
             op = LocalOp("trimmed", part.content, part.tree)
             ran = await self._asked(link, orders.Run(op, (source,), (), "trimmed"), Ran)
-            lease = secrets.token_bytes(16)
-            await self._asked(link, Hold(ran.ref.ref, lease, LEASE_S), Held)
-            self.leases[lease] = worker
-            return Trimmed(worker, ran.ref.ref, part, lease, self)
+            lease = await self._hold_source(link, ran.ref.ref)
         finally:
-            for errand in errands:
-                await errand()
+            await run_errands(errands)
             await held.release()
+        # Not before: what is renewed and nobody was told of is held for ever.
+        self.leases[lease] = worker
+        return Trimmed(worker, ran.ref.ref, part, lease, self)
+
+    async def _hold_source(self, link: WorkerLink, source: Digest) -> bytes:
+        """Hold a source that was just made; it is released where that fails."""
+        lease = secrets.token_bytes(16)
+        try:
+            await self._asked(link, Hold(source, lease, LEASE_S), Held)
+        except BaseException:
+            await until_done(quietly(link.call(orders.Release(sources=(source,)))))
+            raise
+        return lease
 
     async def populate_cache_layers(self, worker: str, cache_key: Digest) -> str:
         """Have the layers of a result in its worker's blob store, with a config that names them.
@@ -292,8 +302,8 @@ class Replicas:
             held = await self._asked(link, Hold(ref, lease, LEASE_S), Held)
             if held.ref is None:
                 raise Unavailable(f"{worker} does not hold what it has just pulled")
-            self.leases[lease] = worker
-            return self.worker_ref(worker, ref, lease), report
+        self.leases[lease] = worker
+        return self.worker_ref(worker, ref, lease), report
 
     async def bytes_to_pull(self, worker: str, held: WorkerRef) -> int:
         """Return how many bytes of layers a worker lacks of a result, at most. Makes nothing.
@@ -331,7 +341,7 @@ class Replicas:
         tree = await self._tree(held)
         if selector is None:
             return tree.content
-        return (await asyncio.to_thread(self._part, tree, selector)).content
+        return (await in_thread(self._part, tree, selector)).content
 
     async def _held(self, worker: str, cache_key: Digest) -> WorkerRef:
         held = await self.has_cache(worker, cache_key)

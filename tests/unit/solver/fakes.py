@@ -175,7 +175,7 @@ class FakeWorker:
         self.tokens: set[bytes] = set()
         self.says: list[Result] = []
         self.answers: Callable[[], Result] = lambda: self.says.pop(0)
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.tasks: dict[int, asyncio.Task[None]] = {}
 
     async def _send(self, _: bytes, message: ToWorker, payload: bytes) -> None:
         match message:
@@ -184,10 +184,10 @@ class FakeWorker:
                     self.touched.update(body.refs)
                 else:
                     self.orders.append(body)
-                self._tasks[number] = asyncio.create_task(self._perform(number, body))
+                self.tasks[number] = asyncio.create_task(self._perform(number, body))
             case Cancel(number):
                 self.cancelled.append(number)
-                self._tasks[number].cancel()
+                self.tasks[number].cancel()
             case _:
                 pass
 
@@ -198,10 +198,10 @@ class FakeWorker:
             result = Failed("cancelled", "the order was cancelled")
         except FilesyncError as exc:
             result = Failed(exc.code, str(exc))
-        self.answer(number, result)
+        await self.answer(number, result)
 
-    def answer(self, number: int, result: Result) -> None:
-        self.link.answer(number, result)
+    async def answer(self, number: int, result: Result) -> None:
+        await self.link.answer(number, result)
 
     async def _result(self, body: OrderBody) -> Result:
         match body:

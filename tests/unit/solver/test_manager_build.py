@@ -528,8 +528,8 @@ async def test_worker_that_leaves_as_it_answers_is_no_holder(world: World) -> No
     await world.wait_for("make")
     answer = first.answer
 
-    def answer_and_leave(number: int, result: orders.Result) -> None:
-        answer(number, result)
+    async def answer_and_leave(number: int, result: orders.Result) -> None:
+        await answer(number, result)
         if "a" in world.workers:
             world.lose(first)
 
@@ -556,8 +556,10 @@ async def test_answer_with_too_few_reports_is_the_workers_fault(
     worker = world.worker("a")
     answer = worker.answer
 
-    def shortened(number: int, result: orders.Result) -> None:
-        answer(number, orders.Ran(result.ref) if isinstance(result, orders.Ran) else result)
+    async def shortened(number: int, result: orders.Result) -> None:
+        await answer(
+            number, orders.Ran(result.ref) if isinstance(result, orders.Ran) else result
+        )
 
     monkeypatch.setattr(worker, "answer", shortened)
     with pytest.raises(StepFailed, match="reports on 0 of 1 inputs"):
@@ -599,19 +601,35 @@ async def test_cancelled_build_closes_its_offers_and_lets_its_context_go(world: 
     world.check_idle()
 
 
-async def test_cancelled_build_closes_an_offer_that_was_on_its_way(world: World) -> None:
+async def test_cancelled_build_closes_an_offer_that_was_on_its_way(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     maker = world.worker("a")
     world.worker("b")
     recipe = world.recipe()
     made = recipe.run("make", needs=(("name", "a"),))
     recipe.run("take", reads={made: "/make"}, needs=(("name", "b"),))
-    world.hold("offer")
+    on_its_way: list[tuple[int, orders.Result]] = []
+    offered = asyncio.Event()
+    answer = maker.answer
+
+    async def delayed(number: int, result: orders.Result) -> None:
+        if isinstance(result, orders.Offered):
+            on_its_way.append((number, result))
+            offered.set()
+        else:
+            await answer(number, result)
+
+    monkeypatch.setattr(maker, "answer", delayed)
     building = asyncio.create_task(world.build(recipe.graph()))
-    await world.wait_for("offer")
+    await offered.wait()
     building.cancel()
-    await asyncio.sleep(0)
-    world.let_go("offer")
     await asyncio.wait({building})
+    assert maker.tokens
+    for one in on_its_way:
+        await answer(*one)
+    await asyncio.wait(maker.tasks.values())
+    assert not maker.tokens
     assert kinds(maker) == ["Run", "Offer", "Release"]
 
 

@@ -1,0 +1,81 @@
+"""What the manager tells a worker of orders that it does not want carried out any more."""
+
+import asyncio
+
+import pytest
+
+from filesync.digest import Digest
+from solver.manager.workers import WorkerLink
+from worker.wire import orders
+from worker.wire.orders import VERSION, Offered, Order, Ran, RefInfo, Register, Release, Result
+
+TREE = Digest(b"t" * 32)
+OFFER = orders.Offer(TREE)
+OFFERED = Offered(b"k" * 16, TREE)
+SOURCE = Ran(RefInfo(TREE, TREE, source=True))
+KEPT = Ran(RefInfo(TREE, TREE))
+
+
+class Worker:
+    """A link, and what was sent over it."""
+
+    def __init__(self) -> None:
+        self.told: list[orders.ToWorker] = []
+        hello = Register(VERSION, "a", "a", {}, 1, "tcp://a", "fake")
+        self.link = WorkerLink(b"a", hello, self._send, 0.0)
+
+    async def _send(self, _: bytes, message: orders.ToWorker, payload: bytes) -> None:
+        self.told.append(message)
+
+    async def asked(self) -> "asyncio.Task[Result]":
+        """Give an order, and return who waits for its answer."""
+        asking = asyncio.create_task(self.link.call(OFFER))
+        await asyncio.sleep(0)
+        assert self.told == [Order(1, OFFER)]
+        return asking
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+async def test_a_call_that_is_cancelled_cancels_its_order(worker: Worker) -> None:
+    asking = await worker.asked()
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert worker.told[1:] == [orders.Cancel(1)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "release"),
+    [
+        (OFFERED, Release(tokens=(OFFERED.token,))),
+        (SOURCE, Release(sources=(TREE,))),
+    ],
+)
+async def test_what_an_answer_keeps_that_crossed_the_cancellation_is_released(
+    worker: Worker, answer: Result, release: Release
+) -> None:
+    asking = await worker.asked()
+    asking.cancel()
+    await asyncio.wait([asking])
+    await worker.link.answer(1, answer)
+    assert worker.told[1:] == [orders.Cancel(1), Order(2, release)]
+
+
+async def test_what_is_answered_to_somebody_who_is_cancelled_just_then_is_released(
+    worker: Worker,
+) -> None:
+    asking = await worker.asked()
+    await worker.link.answer(1, OFFERED)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    assert worker.told[1:] == [Order(2, Release(tokens=(OFFERED.token,)))]
+
+
+async def test_an_answer_that_keeps_nothing_is_just_dropped(worker: Worker) -> None:
+    for answer in (KEPT, orders.Finished(), orders.Failed("cancelled", "it was cancelled")):
+        await worker.link.answer(7, answer)
+    assert worker.told == []
