@@ -22,6 +22,9 @@ SKIPPED: Final = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # The tests start thousands of processes, each of which compiles all that it imports again,
+    # half of its start, unless one before it may have left what it compiled.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     config.stash[SKIPPED] = []
     config.pluginmanager.register(SkipKeeper(config.stash[SKIPPED]), "skip-keeper")
 
