@@ -1,6 +1,7 @@
 """Messages: what is encoded is decoded, and any bytes are a message or malformed."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, get_args
 
 import msgspec
@@ -24,6 +25,7 @@ GRAPHS = [
 ]
 
 
+@cache  # made anew for each example, it took most of the time
 def values(kind: type) -> st.SearchStrategy[Any]:
     """Return values of a type as msgspec describes it, within its bounds."""
     return _values(inspect.type_info(kind))
