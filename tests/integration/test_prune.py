@@ -15,6 +15,8 @@ ContextMaker = Callable[..., Path]
 pytestmark = pytest.mark.needs("root", "crun")
 
 MEGABYTE = b"m" * (1 << 20)
+WAIT = "RUN --mount=type=cache,target=/c until [ -e /c/go ]; do sleep 0.02; done"
+"""A step that ends when it is let go."""
 
 
 def asked(cluster: Cluster, *command: str) -> str:
@@ -37,6 +39,15 @@ def until_results(cluster: Cluster, number: int) -> None:
     deadline_s = time.monotonic() + 30
     while count(asked(cluster, "du"), "results") < number:
         assert time.monotonic() < deadline_s
+
+
+def let_go(cluster: Cluster, name: str) -> None:
+    """Have a step that waits on a worker, or soon will, go on."""
+    deadline_s = time.monotonic() + 30
+    while not (found := list((cluster.root / name / "exec/caches").glob("*/0"))):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    (found[0] / "go").touch()
 
 
 def test_prune_says_what_went_and_a_build_makes_it_again(
@@ -117,7 +128,7 @@ def test_what_a_running_build_holds_is_kept_and_told(
 ) -> None:
     one = clusters("one", workers=1)
     text = (
-        "FROM base AS done\nRUN echo a > /a\nFROM base\nRUN sleep 4\nCOPY --from=done /a /a\n"
+        f"FROM base AS done\nRUN echo a > /a\nFROM base\n{WAIT}\nCOPY --from=done /a /a\n"
     )
     root = context(text)
     built = []
@@ -127,6 +138,7 @@ def test_what_a_running_build_holds_is_kept_and_told(
     building.start()
     until_results(one, 2)
     pruned = asked(one, "prune", "--all")
+    let_go(one, "w1")
     building.join()
     why = {cells[-1] for cells in rows(pruned, "results")}
     assert "kept: a build holds it" in why
@@ -141,7 +153,7 @@ def test_what_a_build_holds_is_held_though_its_worker_is_killed_and_comes_back(
     cluster = clusters("two")
     text = (
         "FROM base AS done\nRUN echo a > /a\n"
-        "FROM base AS slow\nRUN sleep 12\nCOPY --from=done /a /a\n"
+        f"FROM base AS slow\n{WAIT}\nCOPY --from=done /a /a\n"
     )
     root = context(text)
     built = []
@@ -153,6 +165,7 @@ def test_what_a_build_holds_is_held_though_its_worker_is_killed_and_comes_back(
     cluster.start_worker("w1")
     cluster.wait_for_workers()
     kept = rows(asked(cluster, "prune", "--all"), "results")
+    let_go(cluster, "w2")
     building.join()
     assert "w1" in {cells[0] for cells in kept if cells[-1] == "kept: a build holds it"}
     assert built[0].step("RUN echo")["worker"] == "w1"
