@@ -1,5 +1,6 @@
 """A cluster of real processes on loopback, for benchmarks and tests."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,6 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from filesync.keys.files import key_for
+from solver.client.link_zmq import ManagerLink
+from solver.wire import ListWorkers, Workers
 
 STOP_S = 20.0
 
@@ -63,15 +68,17 @@ class Cluster:
         more = self._arguments.get(name, ())
         self._start("worker", *where, "--state", state, "--name", name, *more, name=name)
 
+    def joined(self) -> set[str]:
+        """Return the names of the workers that the manager thinks are there."""
+        return asyncio.run(_joined(self.manager))
+
     def wait_for_workers(self) -> None:
         """Wait until all workers have joined."""
         deadline_s = time.monotonic() + STOP_S
-        while run("workers", "--manager", self.manager).stdout.count("tcp://") < len(
-            self.names
-        ):
+        while not self.joined().issuperset(self.names):
             if time.monotonic() > deadline_s:
                 raise RuntimeError("not all workers joined")
-            time.sleep(0.1)
+            time.sleep(0.05)
 
     def kill(self, name: str) -> None:
         """Kill -9 a process and reap it."""
@@ -83,14 +90,18 @@ class Cluster:
     def stop(self) -> None:
         """Stop every process as Ctrl-C would, workers first. Idempotent."""
         for name in sorted(self.processes, key=lambda name: name == "manager"):
-            process = self.processes.pop(name)
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            _close(process)
+            self.stop_one(name)
+
+    def stop_one(self, name: str) -> None:
+        """Stop a process as Ctrl-C would: a worker leaves, so nobody waits to see that it is gone."""
+        process = self.processes.pop(name)
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _close(process)
 
     def peak_bytes(self, name: str) -> int:
         """Return the most memory that a process has had resident."""
@@ -158,6 +169,11 @@ def run(
         check=False,
         env={**os.environ, **(env or {})},
     )
+
+
+async def _joined(manager: str) -> set[str]:
+    async with ManagerLink(manager, key_for(manager, None)) as link:
+        return {row.name for row in (await link.ask(ListWorkers(), Workers)).rows}
 
 
 def peak_bytes(pid: int) -> int:

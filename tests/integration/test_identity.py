@@ -63,7 +63,7 @@ def raw(registry: RealRegistry, name: str) -> dict[str, list[dict[str, object]]]
 
 def without_the_builder(cluster: Cluster, root: Path, *arguments: str) -> BuildRun:
     """Build ``one`` where only the worker that pulled it is left."""
-    cluster.kill("w1")
+    cluster.stop_one("w1")
     built = cluster.build(root, "--target", "one", *arguments)
     assert built.totals["steps_run"] == 0
     return built

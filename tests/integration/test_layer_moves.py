@@ -82,7 +82,7 @@ def test_what_the_target_has_anywhere_does_not_travel(
     assert use["files_moved"] == 6 + 1  # contents, and the skeleton
     assert content(out / "data") == content(root / "data")
     # The very blob was not there, and w2 makes it again, alone, to the byte.
-    cluster.kill("w1")
+    cluster.stop_one("w1")
     cluster.build(root, *PLACES, "-o", oci(tmp_path / "second"))
     (first,), second = layers_of(tmp_path / "first"), layers_of(tmp_path / "second")
     assert second[0] == first
@@ -114,12 +114,12 @@ def test_a_replica_of_a_replica_is_the_same_image(
     cluster.build(root, *places, "--target", "near")
     cluster.build(root, *places, "--target", "near3")
     cluster.build(root, *places, "--target", "whole")
-    cluster.kill("w1")  # w2 has the skeleton and no blob to give
+    cluster.stop_one("w1")  # w2 has the skeleton and no blob to give
     built = cluster.build(root, *places, "--target", "last", "-o", oci(tmp_path / "third"))
     use = use_of(built, "COPY marker /m2")
     assert use["from"] == ["w2"]
     assert use["bytes_moved"] < 0.05 * WHOLE
-    cluster.kill("w3")
+    cluster.stop_one("w3")
     cluster.build(root, *places, "--target", "whole", "-o", oci(tmp_path / "second"))
     assert layers_of(tmp_path / "third")[:2] == layers_of(tmp_path / "second")
 
@@ -214,7 +214,7 @@ def test_a_foreign_layer_comes_as_its_parts_and_its_blob_when_an_export_needs_it
     (theirs,) = layers_of(tmp_path / "image")
     assert layers_of(tmp_path / "export")[0] == theirs
     # From now on w2 has the blob too.
-    cluster.kill("w1")
+    cluster.stop_one("w1")
     cluster.build(root, *options, "-o", oci(tmp_path / "again"))
     assert manifest_of(tmp_path / "again") == manifest_of(tmp_path / "export")
 
@@ -223,7 +223,7 @@ def test_a_blob_that_nobody_has_any_more_is_said_to_be_missing(
     cluster: Cluster, moved: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     root, options = moved
-    cluster.kill("w1")
+    cluster.stop_one("w1")
     built = cluster.build(root, *options, "-o", oci(tmp_path / "export"), check=False)
     assert built.status != 0
     (theirs,) = layers_of(tmp_path / "image")

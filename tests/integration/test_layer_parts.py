@@ -45,7 +45,7 @@ def come_as_parts(cluster: Cluster, root: Path) -> None:
     built = cluster.build(root, *PLACES)
     assert 0 < use_of(built, "COPY marker")["bytes_moved"] < 0.05 * WHOLE
     assert blob_bytes(cluster, "w2") < 0.05 * WHOLE
-    cluster.kill("w1")
+    cluster.stop_one("w1")
 
 
 @pytest.mark.parametrize("compression", ["zstd", "gzip", "estargz"])
@@ -182,7 +182,7 @@ def test_where_nobody_has_it_any_more_the_push_says_so(
     registry_cluster: Cluster, registry: RealRegistry, foreign: list[str], tmp_path: Path
 ) -> None:
     (theirs,) = layers_of(tmp_path / "image")
-    registry_cluster.kill("w1")
+    registry_cluster.stop_one("w1")
     push_it = pushed_and_cached(registry, tmp_path / "cache", "app:1")[:2]
     built = registry_cluster.build(tmp_path / "context", *foreign, *push_it, check=False)
     assert built.status == 1

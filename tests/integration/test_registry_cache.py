@@ -195,7 +195,7 @@ def test_a_cache_written_after_a_result_was_copied_is_the_same_bytes(
     )
     assert moved.returncode == 0, moved.stderr
     # The copy alone is left to write it.
-    cluster.kill(step["worker"])
+    cluster.stop_one(step["worker"])
     again = cluster.build(root, "--cache-to", f"type=registry,ref={registry.host}/app:two")
     assert ran(again) == []
     assert manifest_of(registry, "app:one") == manifest_of(registry, "app:two")

@@ -323,7 +323,7 @@ async def test_a_replica_is_equal_answers_for_itself_and_exports_the_same_bytes(
         # It needs nobody who knows which key has what: its own word is enough.
         replicas.shared.records.forget([ref.ref])
         assert (await held(replicas, "w2", key)).ref == ref.ref
-        there.cluster.kill("w1")
+        there.cluster.stop_one("w1")
         await until(lambda: replicas.shared.cluster.named("w1") is None)
         again = await there.build(root, "--target", "tools", *options[1])
         assert again.totals["steps_run"] == 0
@@ -460,7 +460,7 @@ def test_a_result_is_moved_by_the_key_that_a_build_explains(
     assert f"from {source} to {target}" in told
     assert "nothing to move" in transfer(cluster, key, source, target)[1]
     # What was moved is a result there like any other.
-    cluster.kill(source)
+    cluster.stop_one(source)
     again = cluster.build(root, "--target", "tools")
     assert (again.step("COPY docs")["cached"], again.totals["steps_run"]) == (True, 0)
     cluster.start_worker(source)
