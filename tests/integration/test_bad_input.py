@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -26,9 +27,19 @@ COPY = "FROM scratch\nCOPY f /f\n"
 pytestmark = pytest.mark.needs("root")
 
 
-@pytest.fixture
-def one(clusters: Callable[..., Cluster]) -> Cluster:
-    return clusters("one", workers=1)
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A manager and the worker w1, for what leaves nothing behind in them."""
+    with Cluster(tmp_path_factory.mktemp("one") / "cluster", workers=1) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a cluster has left that ran and was stopped."""
+    with Cluster(tmp_path_factory.mktemp("left") / "cluster", workers=1) as cluster:
+        pass
+    return cluster.root
 
 
 def assert_clean(cluster: Cluster) -> None:
@@ -75,10 +86,22 @@ def test_a_build_that_cannot_be_says_why(
     assert_clean(one)
 
 
+IMPATIENT = """\
+import filesync.cli, solver.client.link_zmq, sys
+solver.client.link_zmq.ANSWER_S = 1.0
+filesync.cli.main(sys.argv[1:])
+"""
+
+
 def test_no_manager_is_one_sentence(context: ContextMaker) -> None:
-    root = context(COPY, f="f")
-    saying = f"no manager answers at {NOWHERE}"
-    refused("build", "--manager", NOWHERE, str(root), saying=saying, status=1)
+    words = ["build", "--manager", NOWHERE, str(context(COPY, f="f"))]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"no manager answers at {NOWHERE}" in done.stderr
+    assert done.stderr.count("filesync: error: ") == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_a_port_in_use_and_a_name_taken_are_refused(one: Cluster, tmp_path: Path) -> None:
@@ -91,15 +114,17 @@ def test_a_port_in_use_and_a_name_taken_are_refused(one: Cluster, tmp_path: Path
     refused(*worker, "--name", "w1", saying="give another --name")
 
 
-def test_a_state_directory_that_is_another_s_is_refused(one: Cluster, tmp_path: Path) -> None:
+def test_a_state_directory_that_is_another_s_is_refused(
+    one: Cluster, left: Path, tmp_path: Path
+) -> None:
     listen = ("--listen", "tcp://127.0.0.1:0")
     worker = ("worker", "--manager", one.manager, "--state")
     refused("manager", *listen, "--state", str(one.root / "manager"), saying="another process")
     refused(*worker, str(one.root / "w1"), saying="another process")
-    one.stop()
-    refused(*worker, str(one.root / "manager"), saying="manager state", status=1)
-    (one.root / "w1/format").write_text("filesync worker state 99\n")
-    refused(*worker, str(one.root / "w1"), saying="worker state 99", status=1)
+    refused(*worker, str(left / "manager"), saying="manager state", status=1)
+    state = shutil.copytree(left / "w1", tmp_path / "w1")
+    (state / "format").write_text("filesync worker state 99\n")
+    refused(*worker, str(state), saying="worker state 99", status=1)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine").touch()
     refused(*worker, str(tmp_path / "full"), saying="is not empty", status=1)
@@ -110,10 +135,9 @@ def test_a_state_directory_that_is_another_s_is_refused(one: Cluster, tmp_path: 
     "name", ["manager/nodes.db", "manager/records.db", "w1/nodes.db", "w1/refs.db"]
 )
 def test_a_database_of_another_version_or_none_is_refused(
-    one: Cluster, name: str, damage: str
+    left: Path, tmp_path: Path, name: str, damage: str
 ) -> None:
-    one.stop()
-    path = one.root / name
+    path = shutil.copytree(left, tmp_path / "left") / name
     if damage == "version":
         db = sqlite3.connect(path)
         db.execute("PRAGMA user_version = 99")

@@ -1,5 +1,6 @@
 """Builds over real managers and workers, as a user runs them."""
 
+import asyncio
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import pytest
 from bench.processes import Cluster, run
 from filesync.disk.scanning.scan import scan
 from filesync.manifest import MemoryNodes
+from solver.manager.process import open_manager
 
 ContextMaker = Callable[..., Path]
 ON_TWO = ("--place", "make=name=w1", "--place", "take=name=w2")
@@ -328,11 +330,20 @@ def test_a_tar_holds_the_same_files_as_the_directory(
         assert [member.name for member in tar if member.isfile()] == ["small"]
 
 
-def test_place_with_a_label_that_no_worker_has_is_one_clear_sentence(
-    cluster: Cluster, context: ContextMaker
+async def test_place_with_a_label_that_no_worker_has_is_one_clear_sentence(
+    context: ContextMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("solver.manager.build.WAIT_FOR_WORKER_S", 0.2)
     root = context(SPREAD, big="b", small="s")
-    built = cluster.build(root, "--place", "take=gpu=true", check=False)
+    async with open_manager("tcp://127.0.0.1:0", tmp_path / "manager") as manager:
+        cluster = Cluster(tmp_path, workers=0)
+        cluster.manager = manager.address
+        await asyncio.to_thread(cluster.start_worker, "w1")
+        try:
+            place = ("--place", "take=gpu=true")
+            built = await asyncio.to_thread(cluster.build, root, *place, check=False)
+        finally:
+            await asyncio.to_thread(cluster.stop)
     assert built.status == 1
     assert "no worker has gpu=true" in built.stderr
     assert "Traceback" not in built.stderr

@@ -26,13 +26,25 @@ PLACES = ("--place", "make=name=w1", "--place", "take=name=w2")
 pytestmark = pytest.mark.needs("root", "crun")
 
 
+@pytest.fixture(scope="module")
+def expected(base: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The digest of what a build gives that nothing happens to."""
+    place = tmp_path_factory.mktemp("expected")
+    root = place / "context"
+    root.mkdir()
+    (root / "Dockerfile").write_text(DOCKERFILE)
+    (root / "in").write_text("in\n")
+    with Cluster(place / "cluster") as cluster:
+        finish(cluster, root, ("--build-context", base, *PLACES), place / "out")
+    return scan(place / "out", MemoryNodes()).content
+
+
 @pytest.mark.parametrize("victim", ["w1", "w2", "manager"])
 def test_a_process_killed_at_any_moment_of_a_build_leaves_nothing_wrong(
-    context: ContextMaker, base: str, tmp_path: Path, victim: str
+    context: ContextMaker, base: str, tmp_path: Path, expected: bytes, victim: str
 ) -> None:
     root = context(DOCKERFILE, **{"in": "in\n"})
     arguments = ("--build-context", base, *PLACES)
-    expected = build_alone(tmp_path / "expected", root, arguments)
     with Cluster(tmp_path / "cluster") as cluster:
         for number, delay_s in enumerate((0.5, 0.7, 0.9, 1.1, 1.3)):
             (root / "in").write_text(f"in {number}\n")
@@ -56,12 +68,6 @@ def wait_until_empty(directory: Path) -> None:
     while left := list(directory.iterdir()):
         assert time.monotonic() < deadline_s, left
         time.sleep(0.05)
-
-
-def build_alone(place: Path, root: Path, arguments: tuple[str, ...]) -> bytes:
-    with Cluster(place) as cluster:
-        finish(cluster, root, arguments, place / "out")
-        return scan(place / "out", MemoryNodes()).content
 
 
 def finish(cluster: Cluster, root: Path, arguments: tuple[str, ...], out: Path) -> BuildRun:
