@@ -127,9 +127,7 @@ def test_what_a_running_build_holds_is_kept_and_told(
     clusters: Callable[..., Cluster], context: ContextMaker, base: str, tmp_path: Path
 ) -> None:
     one = clusters("one", workers=1)
-    text = (
-        f"FROM base AS done\nRUN echo a > /a\nFROM base\n{WAIT}\nCOPY --from=done /a /a\n"
-    )
+    text = f"FROM base AS done\nRUN echo a > /a\nFROM base\n{WAIT}\nCOPY --from=done /a /a\n"
     root = context(text)
     built = []
     building = threading.Thread(
