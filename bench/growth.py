@@ -102,8 +102,10 @@ def run(source: Path, target: Path, way: str, env: dict[str, str]) -> Run:
     return Run(seconds, client_cpu + server_cpu, client_bytes, server_bytes)
 
 
-def measure(root: Path, sizes: Sequence[int], rounds: int) -> dict[str, dict[int, list[Run]]]:
-    """Return the runs of every size, each way; one file is a size, too."""
+def measure(
+    root: Path, sizes: Sequence[int], rounds: int, *, at_most: int
+) -> dict[str, dict[int, list[Run]]]:
+    """Return the runs of every size, ``at_most`` a round, each way; one file is a size, too."""
     env = {**os.environ, "XDG_CACHE_HOME": str(root / "cache")}
     env["PYTHONPYCACHEPREFIX"] = str(root / "compiled")
     env.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -111,7 +113,7 @@ def measure(root: Path, sizes: Sequence[int], rounds: int) -> dict[str, dict[int
     for files in (1, *sizes):
         write_small_files(root / str(files), files)
     for number, files, way in product(range(rounds), (1, *sizes), WAYS):
-        repeats = max(1, min(MAX_REPEATS, REPEATS_FILES // files))
+        repeats = max(1, min(at_most, REPEATS_FILES // files))
         some = [run(root / str(files), root / "target", way, env) for _ in range(repeats)]
         runs[way].setdefault(files, []).extend(some)
         print(f"round {number} {way} {files:,} files: {some[-1].seconds:.2f} s", flush=True)
@@ -181,13 +183,14 @@ def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
     parser.add_argument("--files", type=int, action="append", help="only this many; repeatable")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=MAX_REPEATS, help="of a size, at most")
     parser.add_argument("--quick", action="store_true", help="up to 10,000 files, one round")
     parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
     options = parser.parse_args(words)
     sizes = options.files or (QUICK_SIZES if options.quick else SIZES)
     rounds = 1 if options.quick else options.rounds
     with tempfile.TemporaryDirectory(prefix="bench-growth-", dir=options.where) as directory:
-        runs = measure(Path(directory), sizes, rounds)
+        runs = measure(Path(directory), sizes, rounds, at_most=options.repeats)
     found = {way: figures(some) for way, some in runs.items()}
     for way, some in found.items():
         report(way, some)

@@ -14,7 +14,7 @@ from bench.sync import compare
 BENCHES = {
     "limits": ["--mib", "4", "--rounds", "1"],
     "diff": ["--directories", "200", "--repeats", "2"],
-    "growth": ["--files", "10", "--files", "210", "--rounds", "1"],
+    "growth": ["--files", "10", "--files", "210", "--rounds", "1", "--repeats", "1"],
     "running_pair": ["--files", "210", "--repeats", "2"],
     "throughput": ["--mib", "20", "--rounds", "1"],
 }
