@@ -28,7 +28,7 @@ from worker.parts.reading_http import ImageReader
 from worker.parts.spool import Spool
 from worker.parts.streaming import through_pipe
 from worker.registry import BadRegistry, Host, Registries, RegistryUnavailable
-from worker.registry.client_http import RegistryClient
+from worker.registry.client_http import SILENT_S, RegistryClient
 from worker.registry.images_http import Transfers
 from worker.registry.repository_http import places
 from worker.wire.images import Reference
@@ -83,6 +83,7 @@ class Image:
         self.came = self.expected = 0
         self.layers: list[str] = []
         self.digest = ""
+        self.silent_s = SILENT_S
 
     def add(self, form: Form, *layers: Parts) -> None:
         described = []
@@ -114,7 +115,7 @@ class Image:
         spool = Spool(self.spool)
         host = Host(http=True, mirrors=self.mirrors)
         hosts = {self.registry.host: host, **{one: Host(http=True) for one in self.mirrors}}
-        async with RegistryClient(Registries(hosts), silent_s=0.5) as client:
+        async with RegistryClient(Registries(hosts), silent_s=self.silent_s) as client:
             image = Reference(self.registry.host, "app", "", self.digest)
             where = places(client, image)
             manifest = await Transfers(self.blobs).manifest(where, image)
@@ -268,6 +269,7 @@ def test_a_registry_that_falls_silent_in_a_range_is_given_up_in_the_end(image: I
     said = {"Content-Range": f"bytes {size - 51}-{size - 1}/{size}"}
     silent = Fault(status=206, headers=said, body=bytes(51), stall=True, cut=0)
     image.registry.faults[image.path(0)] = [silent] * 10
+    image.silent_s = 0.2
     with pytest.raises(RegistryUnavailable, match="silent"):
         image.read("big")
 

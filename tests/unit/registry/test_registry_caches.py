@@ -22,7 +22,7 @@ from worker.registry import (
     RegistryDenied,
     RegistryError,
 )
-from worker.registry.client_http import RegistryClient
+from worker.registry.client_http import SILENT_S, RegistryClient
 from worker.registry.images_http import Transfers
 from worker.wire.caches import (
     CACHE_TYPE,
@@ -66,10 +66,16 @@ def store(tmp_path: Path) -> BlobStore:
     return BlobStore(tmp_path / "blobs")
 
 
-def read(registry: FaultyRegistry, store: BlobStore, tag: str = "cache") -> CacheFound:
+def read(
+    registry: FaultyRegistry,
+    store: BlobStore,
+    tag: str = "cache",
+    *,
+    silent_s: float = SILENT_S,
+) -> CacheFound:
     async def ask() -> CacheFound:
         hosts = Registries({registry.host: Host(http=True)})
-        async with RegistryClient(hosts, (), silent_s=0.5) as client:
+        async with RegistryClient(hosts, (), silent_s=silent_s) as client:
             name = Reference(registry.host, "app", tag)
             return await Transfers(store).read_cache(client, name, LINUX)
 
@@ -79,7 +85,7 @@ def read(registry: FaultyRegistry, store: BlobStore, tag: str = "cache") -> Cach
 def pull(registry: FaultyRegistry, store: BlobStore) -> None:
     async def ask() -> None:
         hosts = Registries({registry.host: Host(http=True)})
-        async with RegistryClient(hosts, (), silent_s=0.5) as client:
+        async with RegistryClient(hosts) as client:
             place = Reference(registry.host, "app", "latest")
             await Transfers(store).pull_layers(client, place, [LAYER.digest], lambda _: None)
 
@@ -131,7 +137,8 @@ def test_a_passing_trouble_is_tried_again(
 ) -> None:
     for path in ("app/manifests/cache", f"app/blobs/{sha256(CONFIG)}"):
         registry.faults[path] = [fault]
-    assert read(registry, store).config == CONFIG
+    silent_s = 1.0 if fault.stall else SILENT_S
+    assert read(registry, store, silent_s=silent_s).config == CONFIG
 
 
 def test_a_layer_comes_whatever_the_manifest_says_of_its_size(
