@@ -71,6 +71,7 @@ class Servers:
         self.user = user
         self.cache = root / "cache"
         self._running: list[subprocess.Popen[str]] = []
+        self._daemons: list[subprocess.Popen[str]] = []
         self._addresses: dict[str, str] = {}
 
     def filesync(self) -> str:
@@ -87,7 +88,10 @@ class Servers:
 
     def close(self) -> None:
         for process in self._running:
-            process.terminate()
+            if process in self._daemons:
+                process.kill()  # asked to end, it first sleeps for 0.4 s
+            else:
+                process.terminate()
             process.communicate(timeout=20)
 
     def _address(self, name: str, start: Callable[[], str]) -> str:
@@ -116,6 +120,7 @@ class Servers:
         words = ["rsync", "--daemon", "--no-detach", "--address=127.0.0.1"]
         server = as_user([*words, f"--port={port}", f"--config={config}"], user=self.user)
         self._running.append(server)
+        self._daemons.append(server)
         for _ in range(500):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
