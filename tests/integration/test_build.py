@@ -336,10 +336,11 @@ async def test_place_with_a_label_that_no_worker_has_is_one_clear_sentence(
     monkeypatch.setattr("solver.manager.build.WAIT_FOR_WORKER_S", 0.2)
     root = context(SPREAD, big="b", small="s")
     async with open_manager("tcp://127.0.0.1:0", tmp_path / "manager") as manager:
-        cluster = Cluster(tmp_path, workers=0)
+        cluster = Cluster(tmp_path, workers=1)
         cluster.manager = manager.address
         await asyncio.to_thread(cluster.start_worker, "w1")
         try:
+            await asyncio.to_thread(cluster.wait_for_workers)
             place = ("--place", "take=gpu=true")
             built = await asyncio.to_thread(cluster.build, root, *place, check=False)
         finally:

@@ -47,7 +47,8 @@ def test_a_run_that_was_killed_is_finished_by_the_next_with_less(
         total += len(make(stage.src / f"d{number % 6}/f{number}", data).read_bytes())
     os.link(stage.src / "d1/f1", stage.src / "d2/linked")
     size = max(total * percent // 100, 1)
-    assert kill_at(tool, stage, size=size, rate="" if percent else "20M")
+    # Fast, but not so fast that it is over before a busy machine lets us look.
+    assert kill_at(tool, stage, size=size, rate="50M" if percent else "20M")
     left = bytes_below(stage.dst)
     moved = sync_when_it_may(tool, stage)
     assert differences(stage.src, stage.dst) == []
