@@ -1,8 +1,8 @@
 """The ``filesync`` command: finds its subcommands, and turns errors into sentences.
 
 Exit codes: 0 done; 1 it failed, and a sentence on standard error says why; 2 the command line
-makes no sense; 23 done, but not all could be read, or not all metadata be kept here; 24 done, but
-for files that changed each time they were read (both as rsync's); 130 interrupted.
+makes no sense; 23 done, but not all was there, or could be read, or not all metadata be kept here;
+24 done, but for files that changed each time they were read (both as rsync's); 130 interrupted.
 """
 
 import gc
@@ -15,6 +15,7 @@ from typing import Final
 
 import click
 
+from filesync.descriptors import HOW, are_used_up, make_room
 from filesync.errors import FilesyncError, StoreError, UsageError
 
 GROUP: Final = "filesync.commands"
@@ -101,6 +102,7 @@ def filesync(verbose: int) -> None:
     traceback with each error.
     """
     level = os.environ.get("FILESYNC_LOG", "").upper() or _LEVELS[min(verbose, 2)]
+    make_room()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(levelname)s %(name)s: %(message)s"))
     try:
@@ -150,6 +152,8 @@ def _report(exc: FilesyncError) -> int:
     if os.environ.get("FILESYNC_DEBUG") == "1":
         raise exc
     text = escaped(str(exc) or type(exc).__name__, keep="\n\t")
+    if are_used_up(exc) and HOW not in text:
+        text += f"; {HOW}"
     click.echo(f"filesync: error: {text}", err=True)
     return 2 if isinstance(exc, UsageError) else 1
 

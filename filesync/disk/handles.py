@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from filesync.descriptors import may_open
 from filesync.errors import LocalError, StoreError
 
 DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -51,7 +52,8 @@ class DirectoryHandles:
             StoreError: it is not a directory, or cannot be opened.
         """
         self._root = os.dup(root) if isinstance(root, int) else open_root(root)
-        self._limit = max(limit, 2)
+        # Several trees are open at once, and files besides.
+        self._limit = max(min(limit, may_open() // 8), 2)
         self._held: OrderedDict[bytes, int] = OrderedDict()
 
     def __enter__(self) -> Self:

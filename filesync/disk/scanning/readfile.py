@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, Protocol
 
 from blake3 import blake3
 
+from filesync.descriptors import HOW, are_used_up
 from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.handles import shown
 from filesync.disk.scanning.listing import CTIME, MTIME, SIZE, Stamp, stamp_of
@@ -166,8 +167,9 @@ def is_kept(xattr: bytes) -> bool:
 
 def unreadable(path: bytes, exc: OSError) -> Unreadable:
     """Return the error for a file that this process may not read."""
+    advice = HOW if are_used_up(exc) else "make it readable, or exclude it"
     return Unreadable(
-        f"{shown(path)} cannot be read: {exc.strerror}; make it readable, or exclude it",
+        f"{shown(path)} cannot be read: {exc.strerror}; {advice}",
         path,
         exc.errno or errno.EIO,
     )

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from filesync.descriptors import OUT_OF_ROOM
 from filesync.digest import DIGEST_BYTES, EMPTY, Digest
 from filesync.disk.scanning.listing import (
     DEVICE,
@@ -272,7 +273,7 @@ class Reader:
 
     def _skip(self, listing: Listing, name: bytes, error: Unreadable) -> None:
         listing.is_whole = False
-        if self._keep_unreadable:
+        if self._keep_unreadable and error.errno not in OUT_OF_ROOM:
             stamp = listing.stamps[name]
             digest = _UNKNOWN if stamp[SIZE] else EMPTY
             # Of no hard-link group: what is done to its other names does not concern it.
@@ -286,9 +287,10 @@ class Reader:
         """Take note of what is to be left out.
 
         Raises:
-            Unreadable: ``error``, if nothing may be left out, and never the root.
+            Unreadable: ``error``, if nothing may be left out, and never the root; or if it says
+                nothing of what was to be read.
         """
-        if not self._skip_unreadable or not error.path:
+        if not self._skip_unreadable or not error.path or error.errno in OUT_OF_ROOM:
             raise error
         self.unreadable[error.path] = error.errno
 

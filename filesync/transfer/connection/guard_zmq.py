@@ -11,7 +11,6 @@ import asyncio
 import fcntl
 import logging
 import os
-import resource
 import select
 import socket
 import struct
@@ -28,6 +27,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
+from filesync.descriptors import may_open
 from filesync.transfer.connection.guard import Connections, Limits
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class SocketGuard:
 
     def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        most = may_open() // 2
         self._book = Connections(limits._replace(connections=min(limits.connections, most)))
         self._ends: dict[int, Ends] = {}
         self._notes: deque[Callable[[], None]] = deque()
