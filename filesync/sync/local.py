@@ -16,11 +16,11 @@ from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal, is_united, removal_of
 from filesync.sync.places import (
     LocalPlaces,
-    Source,
+    Sources,
+    are_several,
     close_all,
     find_sources,
     find_target,
-    not_excluded,
 )
 from filesync.sync.planned import Planned
 from filesync.sync.saying.stats import SyncStats
@@ -41,20 +41,20 @@ def sync_local(
 
     A path that ends in '/' is what is in the directory; without it, the directory itself, which
     comes to stand in ``dest`` under its name. Where two paths have the same name in them, a
-    directory stands, else the first one's.
+    directory stands, else the first one's. A path that leads nowhere is noted as unreadable.
 
     Raises:
-        PathMissing: a source, or the directory above the destination, is not there.
+        PathMissing: the directory above the destination is not there.
         SourceChanged: a source changed meanwhile; names it as seen from the transfer's root.
         StoreError: this disk.
     """
     started = monotonic()
     with ExitStack() as stack:
-        sources = not_excluded(find_sources(LocalPlaces(), paths), Filter(options.rules))
-        stack.callback(close_all, sources)
-        sync = _Sync(sources, dest, options, is_directory=len(paths) > 1, progress=progress)
-        for at in reversed(range(len(sources))):
-            with changes_of(sources[at].part):
+        sources = find_sources(LocalPlaces(), paths, Filter(options.rules))
+        stack.callback(close_all, sources.found)
+        sync = _Sync(sources, paths, dest, options, progress=progress)
+        for at in reversed(range(len(sources.found))):
+            with changes_of(sources.found[at].part):
                 sync.part(at)
     sync.stats.seconds = monotonic() - started
     return sync.stats
@@ -63,44 +63,48 @@ def sync_local(
 class _Sync:
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sources,
+        paths: Sequence[bytes],
         dest: bytes,
         options: Options,
         *,
-        is_directory: bool,
         progress: OnProgress | None,
     ) -> None:
         self.stats = SyncStats()
+        self.stats.note_unreadable(sources.missing)
         self._progress = progress
         self._pace = Pace(options.flow.bytes_per_s)
         self._copied = Progress(0, 0, 0)
-        self._sources = sources
+        self._sources = sources.found
+        self._missing = sources.missing
         self._dest = dest
         self._options = options
-        self._is_directory = is_directory
         self._nodes = MemoryNodes()
-        self._parts = [source.part for source in sources]
+        self._parts = [source.part for source in sources.found]
+        there = [path for path in paths if path not in sources.missing]
+        self._is_directory = are_several(self._parts, there)
         self._found: dict[int, Found] = {}
         self._planned = Planned()
 
     def _scan(self, at: int) -> Found:
         if at not in self._found:
-            filter = Filter(self._options.rules, root=self._parts[at].prefix)
-            place = self._sources[at].place
             self._found[at] = scan_place(
-                place,
+                self._sources[at].place,
                 self._nodes,
-                filter=filter,
+                filter=self._filter(at),
                 caches=self._options.used_caches,
                 skip_unreadable=True,
             ).owned(only_owner(), self._nodes)
         return self._found[at]
 
+    def _filter(self, at: int) -> Filter:
+        return Filter(self._options.rules, root=self._parts[at].prefix)
+
     def _removal(self, at: int) -> Removal | None:
         # What could not be read is not gone, nor is what is below it.
-        if not self._options.delete or any(
-            self._scan(number).unreadable for number in range(len(self._parts))
-        ):
+        if not self._options.delete or self._missing:
+            return None
+        if any(self._scan(number).unreadable for number in range(len(self._parts))):
             return None
         tops: list[Manifest | None] = [None] * len(self._parts)
         if is_united(self._parts):
@@ -120,6 +124,7 @@ class _Sync:
             self._dest,
             part=part,
             is_directory=self._is_directory,
+            is_bare=self._sources[at].place.is_bare(self._filter(at)),
             dry_run=options.dry_run,
         )
         with ExitStack() as stack:

@@ -1,13 +1,16 @@
 """Where a sync reads and writes: directories that an operator, or a peer below a root, names."""
 
+import errno
 import fcntl
 import os
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from filesync.descriptors import OUT_OF_ROOM
 from filesync.disk.handles import DIRECTORY_FLAGS, open_root, shown
 from filesync.errors import PathMissing, StoreError, UsageError
 from filesync.manifest.node import is_name
@@ -54,6 +57,16 @@ class Place:
             return False
         with os.scandir(self._fd) as found:
             return next(found, None) is None
+
+    def is_bare(self, filter: Filter) -> bool:
+        """Say whether it is all of a directory, with nothing in it that ``filter`` lets through."""
+        if self.names is not None:
+            return False
+        with os.scandir(self._fd) as found:
+            return all(
+                filter.excludes(os.fsencode(one.name), one.is_dir(follow_symlinks=False))
+                for one in found
+            )
 
     def claim(self) -> None:
         """Keep others from giving to the directory, until it is closed or this process ends.
@@ -167,27 +180,46 @@ class Source(NamedTuple):
         return Part(self.inside, self.place.names)
 
 
-def find_sources(
-    places: Places, paths: Sequence[bytes], *, most: int | None = None
-) -> list[Source]:
-    """Return what ``paths`` name, in their order; names in one directory as one.
+class Sources(NamedTuple):
+    """What paths name.
 
-    A directory with a slash at its end stands for what is in it. Where two paths have one last
-    name, the first stands for it. The caller closes the places.
+    Attributes:
+        found: what is there.
+        missing: the paths that lead nowhere, and why (errno).
+    """
+
+    found: list[Source]
+    missing: dict[bytes, int]
+
+
+def find_sources(
+    places: Places, paths: Sequence[bytes], filter: Filter, *, most: int | None = None
+) -> Sources:
+    """Return what ``paths`` name, in their order, that ``filter`` lets through.
+
+    Names in one directory are one source. A directory with a slash at its end stands for what is
+    in it. Where two paths have one last name, the first stands for it. The caller closes the
+    places.
 
     Raises:
-        PathMissing: something is not there.
-        StoreError: something cannot be reached, or is no directory though a slash follows.
+        StoreError: this process has no room for more.
         UsageError: something may not be named, or more than ``most`` directories are.
     """
     found: list[Source] = []
+    missing: dict[bytes, int] = {}
     together: dict[bytes, list[Place]] = {}
     seen: set[bytes] = set()
     try:
         for path in paths:
             if most is not None and len(found) == most:
                 raise UsageError(f"more than {most} directories at once; name fewer")
-            place = _find(places, path)
+            try:
+                place = _find(places, path)
+            except OSError as exc:
+                if exc.errno is None or exc.errno in OUT_OF_ROOM:
+                    raise not_found(path, exc) from exc
+                missing[path] = exc.errno
+                continue
             if place.names is None:
                 found.append(Source(place, _inside(path)))
                 continue
@@ -206,7 +238,16 @@ def find_sources(
     except BaseException:
         close_all(found)
         raise
-    return found
+    return Sources(_not_excluded(found, filter), missing)
+
+
+def are_several(parts: Sequence[Part], paths: Sequence[bytes]) -> bool:
+    """Say whether more than one of ``paths``, which lead somewhere, is in ``parts``.
+
+    What they go to is a directory then, as it is to rsync: it counts a path that comes twice too.
+    """
+    given = (path for path in paths if any(is_named(part, (path,)) for part in parts))
+    return len(list(islice(given, 2))) == 2
 
 
 def is_named(part: Part, paths: Iterable[bytes]) -> bool:
@@ -220,14 +261,23 @@ def is_named(part: Part, paths: Iterable[bytes]) -> bool:
     return not part.inside and part.names <= last
 
 
-def not_excluded(sources: Sequence[Source], filter: Filter) -> list[Source]:
-    """Return ``sources`` without the directories that ``filter`` leaves out; close those."""
+def _not_excluded(sources: Sequence[Source], filter: Filter) -> list[Source]:
+    """Return ``sources`` without what ``filter`` leaves out; close what is not needed."""
     kept: list[Source] = []
+    others: list[Source] = []
     for source in sources:
+        names = source.place.names or frozenset()
+        through = frozenset(name for name in names if not filter.excludes(name, False))
         if source.inside and filter.excludes(source.inside, True):
             source.place.close()
+        elif names and not through:
+            others.append(source)
         else:
+            source.place.names = through or None
             kept.append(source)
+    if not kept:  # nothing comes of these, but the destination is made as ever
+        return others
+    close_all(others)
     return kept
 
 
@@ -247,28 +297,30 @@ def _find(places: Places, path: bytes) -> Place:
     """Return the directory that ``path`` names, or the directory of the name that it names.
 
     A link is a name, unless a slash follows it.
+
+    Raises:
+        OSError: it leads nowhere, or cannot be read.
     """
     try:
-        if not path.endswith(b"/") and places.is_link(path):
-            raise NotADirectoryError
+        if _inside(path) and places.is_link(path):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return Place(places.open(path), places.path_of(path), names=None, label=path)
     except OSError as exc:
-        if path.endswith(b"/"):
-            raise _not_found(path, exc) from exc
+        why = exc
+    if not _inside(path):
+        raise why
     directory, name = _split(path)
+    fd = places.open(directory)
     try:
-        fd = places.open(directory)
-    except OSError as exc:
-        raise _not_found(path, exc) from exc
-    try:
-        os.stat(name, dir_fd=fd, follow_symlinks=False)
-    except OSError as exc:
+        if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            raise why
+    except OSError:
         os.close(fd)
-        raise _not_found(path, exc) from exc
+        raise
     return Place(fd, places.path_of(directory), names=frozenset((name,)), label=path)
 
 
-def _not_found(path: bytes, exc: OSError) -> PathMissing | StoreError:
+def not_found(path: bytes, exc: OSError) -> PathMissing | StoreError:
     """Return what says why ``path`` could not be opened: that it is not there, or else."""
     if isinstance(exc, NotADirectoryError) and path.endswith(b"/"):
         return StoreError(f"{shown(path)} is not a directory; name it without the last slash")
@@ -297,6 +349,7 @@ def find_target(
     *,
     part: Part,
     is_directory: bool = False,
+    is_bare: bool = False,
     dry_run: bool,
 ) -> Target | None:
     """Return where what is given to ``path`` goes, or None for a dry run to what is not there.
@@ -306,6 +359,8 @@ def find_target(
         path: as it was named.
         part: what is given. A single name goes to ``path`` itself, unless that is a directory.
         is_directory: ``path`` is one, or is to be; so it is if it ends in a slash.
+        is_bare: nothing is in the one directory that is given: else ``path`` is what it is called
+            there, unless that is a directory already. So it is with rsync.
         dry_run: make no directories, and claim none; else make those that are missing, though
             none above ``path``.
 
@@ -314,8 +369,10 @@ def find_target(
         Claimed: somebody else is giving to it.
         StoreError: the directory cannot be made.
     """
+    is_directory = is_directory or path.endswith(b"/")
+    may_rename = not is_directory and (is_bare or len(part.names or ()) == 1)
     try:
-        return _find_target(places, path, part, is_directory=is_directory, make=not dry_run)
+        return _find_target(places, path, part, may_rename=may_rename, make=not dry_run)
     except PathMissing:
         if not dry_run:
             raise
@@ -323,26 +380,26 @@ def find_target(
 
 
 def _find_target(
-    places: Places, path: bytes, part: Part, *, is_directory: bool, make: bool
+    places: Places, path: bytes, part: Part, *, may_rename: bool, make: bool
 ) -> Target:
     rename = None
     is_new = False
     directory = path
     names = part.names
-    if names is not None and len(names) == 1 and not is_directory and not path.endswith(b"/"):
+    if names is not None and may_rename:
         try:
             os.close(places.open(path))
         except OSError:
             directory, rename = _split(path)
     if rename is None:
         is_new = _make(places, path, make=make)
-        if part.inside:
+        if part.inside and not (is_new and may_rename):
             directory = path.rstrip(b"/") + b"/" + part.inside
             is_new = _make(places, directory, make=make, is_inside=True)
     try:
         fd = places.open(directory)
     except OSError as exc:
-        raise _not_found(directory, exc) from exc
+        raise not_found(directory, exc) from exc
     if rename is not None:
         names = frozenset((rename,))
     place = Place(fd, places.path_of(directory), names=names, label=path)
@@ -375,7 +432,7 @@ def _make(places: Places, path: bytes, *, make: bool, is_inside: bool = False) -
     try:
         parent = places.open(directory)
     except OSError as exc:
-        raise _not_found(directory, exc) from exc
+        raise not_found(directory, exc) from exc
     make_one = _make_inside if is_inside else _make_one
     try:
         return make_one(parent, name)

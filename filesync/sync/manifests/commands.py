@@ -1,5 +1,6 @@
 """The command ``manifest``: trees without their contents, as files."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from filesync.sync.manifests.file import (
     write_manifest,
 )
 from filesync.sync.manifests.listing import json_lines, lines
-from filesync.sync.places import LocalPlaces, close_all, find_sources
+from filesync.sync.places import LocalPlaces, close_all, find_sources, not_found
 from filesync.sync.plan import Plan
 from filesync.sync.saying.itemize import itemize
 from filesync.sync.scanning import scan_place
@@ -126,7 +127,10 @@ def _load(path: Path, rules: Sequence[bytes]) -> Manifest:
 
 
 def _scan(path: Path, rules: Sequence[bytes], *, checksum: bool) -> Manifest:
-    sources = find_sources(LocalPlaces(), [str(path).encode(errors="surrogateescape")])
+    name = os.fsencode(path)
+    sources, missing = find_sources(LocalPlaces(), [name], Filter(()))
+    if missing:
+        raise not_found(name, OSError(missing[name], os.strerror(missing[name])))
     try:
         caches = None if checksum else default_caches()
         found = scan_place(sources[0].place, MemoryNodes(), filter=Filter(rules), caches=caches)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from filesync.errors import Unavailable, UsageError
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
-from filesync.sync.places import LocalPlaces, close_all, find_sources, local_path, not_excluded
+from filesync.sync.places import LocalPlaces, close_all, find_sources, local_path
 from filesync.sync.remote.asking import Peer
 from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.plane_zmq import DataPlane
@@ -78,15 +78,14 @@ async def sync_to(
     Trailing slashes mean what they do in ``sync_local``.
 
     Raises:
-        PathMissing: a source is not there.
         Unavailable: the server is not there, or refuses.
         StoreError: this disk.
     """
     from filesync.sync.remote.giving import Giving
 
     started = monotonic()
-    found = not_excluded(find_sources(LocalPlaces(), sources), Filter(options.rules))
-    giving = Giving(found, options, progress, is_directory=len(sources) > 1)
+    found = find_sources(LocalPlaces(), sources, Filter(options.rules))
+    giving = Giving(found, sources, options, progress)
     try:
         giving.begin()
         own = _own_key(dest.address, options)
@@ -95,7 +94,7 @@ async def sync_to(
             await giving.give(peer, dest.path)
     finally:
         await giving.stop()
-        close_all(found)
+        close_all(found.found)
     return _timed(giving.stats, peer, started)
 
 

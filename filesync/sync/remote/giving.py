@@ -17,7 +17,7 @@ from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal, is_united, removal_of
-from filesync.sync.places import Source
+from filesync.sync.places import Sources, are_several
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask
@@ -46,18 +46,21 @@ class Giving:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sources,
+        paths: Sequence[bytes],
         options: Options,
         progress: OnProgress | None,
-        *,
-        is_directory: bool,
     ) -> None:
+        """Of ``paths`` the ``sources`` are what was found."""
         self.stats = SyncStats()
-        self._sources = sources
-        self._parts = [source.part for source in sources]
+        self.stats.note_unreadable(sources.missing)
+        self._sources = sources.found
+        self._missing = sources.missing
+        self._parts = [source.part for source in sources.found]
+        there = [path for path in paths if path not in sources.missing]
+        self._is_directory = are_several(self._parts, there)
         self._options = options
         self._progress = progress
-        self._is_directory = is_directory
         self._nodes = MemoryNodes()
         self._owner: wire.Owner | None = None
         self._owned: dict[int, Manifest] = {}
@@ -86,10 +89,13 @@ class Giving:
             self._scans[at] = GrowingScan(
                 self._sources[at].place,
                 self._nodes,
-                filter=Filter(self._options.rules, root=self._parts[at].prefix),
+                filter=self._filter(at),
                 caches=self._options.used_caches,
             )
         return self._scans[at]
+
+    def _filter(self, at: int) -> Filter:
+        return Filter(self._options.rules, root=self._parts[at].prefix)
 
     # --- what the server asks for -------------------------------------------------------------
 
@@ -154,6 +160,7 @@ class Giving:
             dry_run=options.dry_run,
             rules=() if options.delete else options.rules,
             checksum=options.checksum,
+            is_bare=self._sources[at].place.is_bare(self._filter(at)),
         )
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
         self._owner = prepared.owner
@@ -263,7 +270,7 @@ class Giving:
 
     async def _deletes(self) -> bool:
         """Say whether to delete: not if a part could not be read; what seems gone may be there."""
-        if not self._options.delete:
+        if not self._options.delete or self._missing:
             return False
         for at in range(len(self._parts)):
             self._scan(at).tree.forget()

@@ -87,6 +87,10 @@ class Held:
         else:
             self.stage = stage
 
+    def is_bare(self) -> bool:
+        """Say whether it is a directory in which there is nothing to scan."""
+        return self.place is not None and self.place.is_bare(self.filter)
+
     def scan(self, owner: Owner | None = None) -> Found:
         """Scan the place; say that all of it is the ``owner``'s, if there is one. Blocks."""
         if self.place is None:

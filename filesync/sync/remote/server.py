@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -28,9 +29,10 @@ from filesync.sync.places import (
     Place,
     ServedPlaces,
     Target,
+    close_all,
     find_sources,
     find_target,
-    not_excluded,
+    not_found,
 )
 from filesync.sync.plan import Plan
 from filesync.sync.remote import wire
@@ -123,16 +125,23 @@ class TreeServer:
         caches = None if request.checksum else self._caches
         # Before anything is open: it may fail.
         filter = Filter(request.rules)
-        sources = find_sources(self._places, request.paths, most=MAX_HELD)
+        sources, missing = find_sources(self._places, request.paths, filter, most=MAX_HELD)
+        if missing and not request.skip_missing:
+            close_all(sources)
+            path, why = next(iter(missing.items()))
+            raise not_found(path, OSError(why, os.strerror(why)))
         helds: list[Held] = []
-        for source in not_excluded(sources, filter):
+        for source in sources:
             below = Filter(request.rules, root=source.part.prefix)
             helds.append(Held(source.place, source.part, below, caches, is_offered=True))
         found: list[wire.Part] = []
         for token, held in zip(self._hold(channel, *helds), helds, strict=True):
-            inside, names = held.part
-            found.append(wire.Part(token, inside, tuple(sorted(names or ()))))
-        return wire.Found(tuple(found))
+            (inside, names), bare = held.part, held.is_bare()
+            found.append(wire.Part(token, inside, tuple(sorted(names or ())), bare))
+        nowhere = {
+            at: missing[path] for at, path in enumerate(request.paths) if path in missing
+        }
+        return wire.Found(tuple(found), nowhere)
 
     async def _prepare(self, channel: Channel, request: wire.Prepare) -> wire.Prepared:
         if self._read_only and not request.dry_run:
@@ -162,6 +171,7 @@ class TreeServer:
                     request.path,
                     part=part,
                     is_directory=request.is_directory,
+                    is_bare=request.is_bare,
                     dry_run=request.dry_run,
                 )
             except Claimed:

@@ -10,7 +10,7 @@ from filesync.sync.applying import Update, only_owner, plan_part, scan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Part, Removal, is_united, removal_of
-from filesync.sync.places import LocalPlaces, find_target, is_named
+from filesync.sync.places import LocalPlaces, are_several, find_target, is_named
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask
@@ -37,13 +37,12 @@ async def take(
         Unavailable: the server is gone, or refuses.
         StoreError: this disk.
     """
-    request = wire.Look(tuple(paths), options.rules, options.checksum)
+    request = wire.Look(tuple(paths), options.rules, options.checksum, skip_missing=True)
     found, _ = await ask(peer.channel, request, wire.Found)
-    taking = _Taking(peer, found.parts, dest, options, progress)
-    taking.check(paths)
+    taking = _Taking(peer, found, paths, dest, options, progress)
     for at in reversed(range(len(found.parts))):
         with changes_of(taking.parts[at]):
-            await taking.take(at, is_directory=len(paths) > 1)
+            await taking.take(at)
     return taking.stats
 
 
@@ -51,15 +50,26 @@ class _Taking:
     def __init__(
         self,
         peer: Peer,
-        found: Sequence[wire.Part],
+        found: wire.Found,
+        paths: Sequence[bytes],
         dest: bytes,
         options: Options,
         progress: OnProgress | None,
     ) -> None:
+        """Of ``paths`` the server has ``found``.
+
+        Raises:
+            UnexpectedMessage: that is more, or is to stand elsewhere.
+        """
         self.stats = SyncStats()
         self._peer = peer
-        self._found = found
-        self.parts = [Part(one.inside, frozenset(one.names) or None) for one in found]
+        self._found = found.parts
+        self.parts = [Part(one.inside, frozenset(one.names) or None) for one in found.parts]
+        self._check(found, paths)
+        self._is_all_found = not found.missing
+        self.stats.note_unreadable({paths[at]: why for at, why in found.missing.items()})
+        there = [path for at, path in enumerate(paths) if at not in found.missing]
+        self._is_directory = are_several(self.parts, there)
         self._dest = dest
         self._options = options
         self._progress = progress
@@ -67,19 +77,14 @@ class _Taking:
         self._tops: dict[int, wire.Scanned] = {}
         self._planned = Planned()
 
-    def check(self, paths: Sequence[bytes]) -> None:
-        """Check that what was found is what ``paths`` name.
-
-        Raises:
-            UnexpectedMessage: it is more, or is to stand elsewhere.
-        """
-        if len(self.parts) > len(paths):
+    def _check(self, found: wire.Found, paths: Sequence[bytes]) -> None:
+        if len(found.parts) > len(paths) or any(at >= len(paths) for at in found.missing):
             raise UnexpectedMessage("the server gives more than was asked for")
         for part in self.parts:
             if not is_named(part, paths):
                 raise UnexpectedMessage("the server gives something else than was asked for")
 
-    async def take(self, at: int, *, is_directory: bool) -> None:
+    async def take(self, at: int) -> None:
         """Take one part."""
         part, token = self.parts[at], self._found[at].token
         options = self._options
@@ -87,7 +92,8 @@ class _Taking:
             LocalPlaces(),
             self._dest,
             part=part,
-            is_directory=is_directory,
+            is_directory=self._is_directory,
+            is_bare=self._found[at].is_bare,
             dry_run=options.dry_run,
         )
         with ExitStack() as stack:
@@ -146,7 +152,7 @@ class _Taking:
         return await in_thread(unshadowed, self.parts, at, {at: top} | tops, self._nodes)
 
     async def _removal(self, at: int) -> Removal | None:
-        if not self._options.delete or not await self._is_all_read():
+        if not self._options.delete or not self._is_all_found or not await self._is_all_read():
             return None
         tops: list[Manifest | None] = [None] * len(self.parts)
         if is_united(self.parts):

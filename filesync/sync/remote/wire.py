@@ -50,6 +50,7 @@ Rules = Annotated[tuple[Rule, ...], msgspec.Meta(max_length=MAX_RULES)]
 Signatures = Annotated[bytes, msgspec.Meta(max_length=MAX_SIGNATURES_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Kind = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z ]*\Z")]
+Number = Annotated[int, msgspec.Meta(ge=0, lt=MAX_PATHS)]
 Errno = Annotated[int, msgspec.Meta(ge=1, le=4095)]
 Id = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 Owner = tuple[Id, Id]
@@ -66,11 +67,13 @@ class Look(_Message, frozen=True, tag="look"):
     Attributes:
         rules: what to leave out (see ``filter``).
         checksum: read every file.
+        skip_missing: say which are not there, and go on; else that is an error.
     """
 
     paths: Annotated[tuple[Path, ...], msgspec.Meta(min_length=1, max_length=MAX_PATHS)]
     rules: Rules = ()
     checksum: bool = False
+    skip_missing: bool = False
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -79,17 +82,24 @@ class Part(msgspec.Struct, frozen=True):
     Attributes:
         inside: the name under which the directory is to stand in the destination, or b"".
         names: what it is of the directory; none for all.
+        is_bare: nothing is in the directory.
     """
 
     token: Token
     inside: Name = b""
     names: Names = ()
+    is_bare: bool = False
 
 
 class Found(_Message, frozen=True, tag="found"):
-    """It is there; each part is still to be scanned."""
+    """It is there; each part is still to be scanned.
+
+    Attributes:
+        missing: which of the paths lead nowhere, by number, and why.
+    """
 
     parts: tuple[Part, ...]
+    missing: Annotated[dict[Number, Errno], msgspec.Meta(max_length=MAX_PATHS)] = {}
 
 
 class Prepare(_Message, frozen=True, tag="prepare"):
@@ -103,6 +113,8 @@ class Prepare(_Message, frozen=True, tag="prepare"):
         dry_run: change nothing.
         rules: what is not even looked at there; none if anything is to be removed.
         checksum: read every file.
+        is_bare: nothing is in the directory that is given; if it is all that is, ``path`` is what
+            it is called there, unless that is a directory.
     """
 
     path: Path
@@ -112,6 +124,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
     dry_run: bool = False
     rules: Rules = ()
     checksum: bool = False
+    is_bare: bool = False
 
 
 class Prepared(_Message, frozen=True, tag="prepared"):

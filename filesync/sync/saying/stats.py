@@ -33,8 +33,8 @@ class SyncStats(msgspec.Struct):
             their place and stays; left_out_paths: the first of them.
         changing: paths in the source that changed each time they were read, and were left as
             they were at the destination.
-        unreadable: paths in the source that could not be read, and why; they were left as
-            they were at the destination, and nothing was deleted.
+        unreadable: paths in the source that could not be read, or sources that are not there, and
+            why; they were left as they were at the destination, and nothing was deleted.
         unnamed: how many more could not be read.
         stuck: directories at the destination that could not be read, and why; they were left as
             they are, though they were to change or go; unnamed_stuck: how many more there may be.
@@ -76,7 +76,7 @@ class SyncStats(msgspec.Struct):
         self.left_out_paths += [os.fsdecode(prefix + path) for path in named]
 
     def note_unreadable(
-        self, unreadable: Mapping[bytes, int], *, prefix: bytes, unnamed: int = 0
+        self, unreadable: Mapping[bytes, int], *, prefix: bytes = b"", unnamed: int = 0
     ) -> None:
         """Take note of what in a part, whose paths begin with ``prefix``, could not be read."""
         for path, why in unreadable.items():

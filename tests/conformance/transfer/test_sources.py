@@ -1,0 +1,152 @@
+"""What sources name, and what a destination is called, goes by what rsync makes of the same words."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.transfer.conftest import Stage
+from tests.conformance.transfer.look import look
+from tests.conformance.transfer.tools import (
+    TIMEOUT_S,
+    Claim,
+    FilesyncFrom,
+    FilesyncLocal,
+    FilesyncTo,
+    Tool,
+    claimants,
+    filesync_process,
+)
+
+WORDS = (
+    # Some are not there.
+    "missing full dst",
+    "full missing dst",
+    "missing missing2 dst",
+    "missing/ full/ there",
+    "missing/in full there",
+    "missing/. full there",
+    "file/ full there",
+    "file/. full there",
+    "--delete full/ there",
+    "-n missing full there",
+    "file missing dst",
+    "missing file dst",
+    "missing empty dst",
+    "missing/file other/file dst",
+    # The one name that is given is what the destination is called.
+    "empty dst",
+    "empty/ dst",
+    "empty dst/",
+    "empty there",
+    "--delete empty dst",
+    "-n empty dst",
+    "--exclude=a full dst",
+    "--exclude=b full dst",
+    "--exclude=a full file dst",
+    "--exclude=full full file dst",
+    "--exclude=file file other/file2 dst",
+    "file dst",
+    "file dst/",
+    "file file dst",
+    "empty empty dst",
+    "empty file dst",
+    "empty/ file dst",
+    "link dst",
+    "link/ dst",
+    "link empty dst",
+    # It is reached through a link.
+    "full to-there",
+    "full/ to-there",
+    "full to-there/",
+    "full/ to-there/",
+    "file to-there",
+    "file to-there/",
+    "--delete full/ to-there/",
+)
+
+ON_A_SERVER = (
+    "missing full dst",
+    "missing/in full there",
+    "file missing dst",
+    "missing empty dst",
+    "empty dst",
+    "empty there",
+    "--exclude=a full dst",
+    "--exclude=file file other/file2 dst",
+    "file file dst",
+)
+"""In what the others differ a server has no part."""
+
+
+def furnish(root: Path) -> None:
+    for name in ("full", "empty", "other", "there"):
+        (root / name).mkdir(parents=True)
+    for name in ("full/a", "file", "other/file", "other/file2", "there/old"):
+        (root / name).write_text(name)
+    (root / "link").symlink_to("full")
+    (root / "to-there").symlink_to("there")
+
+
+def ours(tool: Tool, root: Path, words: str) -> tuple[int, str]:
+    """Sync in ``root`` as ``words`` say, to or from a server there; return the code and what it said."""
+    *options, dest = words.split()
+    served = f"{tool.servers.filesync()}/{root.relative_to(tool.servers.root)}/".replace(
+        "/./", "/"
+    )
+    here = served if tool.name == "filesync-from-server" else f"{root}/"
+    there = served if tool.name == "filesync-to-server" else f"{root}/"
+    given = [one if one.startswith("-") else here + one for one in options]
+    running = filesync_process(
+        ["sync", *given, there + dest], user=tool.user, cache=tool.servers.cache
+    )
+    _, err = running.communicate(timeout=TIMEOUT_S)
+    return running.returncode, err
+
+
+@pytest.mark.needs("root", "rsync")
+@pytest.mark.parametrize(
+    ("tool", "words"),
+    [(FilesyncLocal, words) for words in WORDS]
+    + [(tool, words) for tool in (FilesyncTo, FilesyncFrom) for words in ON_A_SERVER],
+    indirect=["tool"],
+)
+def test_the_same_words_make_the_same_tree_as_by_rsync(
+    tool: Tool, stage: Stage, words: str
+) -> None:
+    mine, theirs = stage.root / "mine", stage.root / "theirs"
+    furnish(mine)
+    subprocess.run(["cp", "-a", mine, theirs], check=True)
+    done = subprocess.run(["rsync", "-aHAXS", *words.split()], cwd=theirs, check=False)
+    code, err = ours(tool, mine, words)
+    assert code == done.returncode
+    for name in ("missing", "missing2", "missing/in"):
+        assert (f"{name}' cannot be read: No such file" in err) == (name in words.split()), err
+    assert kinds(mine) == kinds(theirs)
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_nothing_is_deleted_while_a_source_is_not_there(tool: Tool, stage: Stage) -> None:
+    """Unlike rsync, which deletes what the missing one may have brought."""
+    furnish(stage.root / "mine")
+    code, err = ours(tool, stage.root / "mine", "--delete missing/ full/ there")
+    assert code == 23
+    assert "nothing was deleted" in err
+    assert sorted(path.name for path in (stage.root / "mine/there").iterdir()) == ["a", "old"]
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_a_directory_that_may_not_be_read_is_named_beside_what_is_synced(
+    ordinary: Tool, stage: Stage
+) -> None:
+    furnish(stage.root)
+    (stage.root / "shut").mkdir(mode=0)
+    code, err = ours(ordinary, stage.root, "shut full dst")
+    assert code == 23
+    assert "shut' cannot be read: Permission denied" in err
+    assert set(look(stage.dst)) == {b"", b"full", b"full/a"}
+
+
+def kinds(root: Path) -> dict[bytes, tuple[str, int, bytes]]:
+    """Return all that is in a tree; times are other tests'."""
+    return {path: (one.kind, one.mode, one.what) for path, one in look(root).items()}
