@@ -145,7 +145,7 @@ class Incoming:
             with suppress(OSError, StoreError), self._opened_basis(where) as fd:
                 bases.append(BasisFile(os.dup(fd), os.fstat(fd).st_size, digest))
         try:
-            with storing(place.path):
+            with storing(place.path, entry.name):
                 new = self._maker.open(entry)
         except BaseException:
             for one in bases:
@@ -153,7 +153,7 @@ class Incoming:
             raise
 
         def put_in_place(new: NewFile) -> None:
-            with self._root.held(place.path) as dirfd, storing(place.path):
+            with self._root.held(place.path) as dirfd, storing(place.path, entry.name):
                 status = self._maker.place(new, dirfd)
             self._tally.note(PlacedFile(place.path, entry, status))
             self._files.states[wanted.ticket] = SETTLED
@@ -161,7 +161,7 @@ class Incoming:
             self._tally.add(files_written=1, bytes_written=entry.size)
 
         def discard(new: NewFile, keep: bool) -> None:
-            with storing(place.path):
+            with storing(place.path, entry.name):
                 self._maker.discard(new, keep=keep)
 
         return LargeFile(new, bases, place=put_in_place, discard=discard)

@@ -88,7 +88,7 @@ def _copy_from(
             try:
                 for one in wanted.pop(file.digest):
                     # Entered for each file, so that an error names the right directory.
-                    with storing(below(one.place.path, one.entry.name)):
+                    with storing(one.place.path, one.entry.name):
                         is_copied = copy(one, fd, target.open(one.place.path))
                     if is_copied:
                         yield one.ticket

@@ -155,12 +155,15 @@ class Place:
 
 
 @contextmanager
-def storing(path: bytes) -> Iterator[None]:
-    """Turn what this disk answers into a ``StoreError`` that names ``path`` and below it."""
+def storing(path: bytes, file: bytes | None = None) -> Iterator[None]:
+    """Turn what this disk answers into a ``StoreError`` that names ``path``, and what is in it.
+
+    That is ``file``, if it is given: what is written beside it has a name that says nothing.
+    """
     try:
         yield
     except OSError as exc:
-        name = exc.filename
+        name = exc.filename if file is None else file
         text = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
         if isinstance(text, bytes) and text != path:
             path = path + b"/" + text if path else text

@@ -65,8 +65,9 @@ class Maker:
                 home, name, created = work.fd, work.free_name(), work.created
             else:
                 home, name, created = dirfd, entry.name, place.created
-            fd = create(name, _WRITE, entry.mode & 0o777, dir_fd=home)
+            fd = -1
             try:
+                fd = create(name, _WRITE, entry.mode & 0o777, dir_fd=home)
                 if len(data) >= HOLE_BYTES:
                     write_new(fd, data)
                 elif data and write(fd, data) != len(data):
@@ -80,9 +81,11 @@ class Maker:
                 else:
                     mtime_ns = entry.mtime_ns
                     utime(fd, ns=(mtime_ns, mtime_ns))
-            except BaseException:
-                close(fd)
-                os.unlink(name, dir_fd=home)
+            except BaseException as exc:
+                if fd >= 0:
+                    close(fd)
+                    os.unlink(name, dir_fd=home)
+                _name(exc, entry.name)
                 raise
             close(fd)
             if beside:
@@ -224,3 +227,9 @@ class NewFile:
         self.entry = entry
         self.extents = extents
         self.is_partial = is_partial
+
+
+def _name(exc: BaseException, file: bytes) -> None:
+    """Have ``exc`` name ``file``: what is written beside it has a name that says nothing."""
+    if isinstance(exc, OSError):
+        exc.filename = file
