@@ -18,6 +18,7 @@ from filesync.keys.files import KeyPair, public_path, read_key
 from filesync.transfer.connection.address import with_key
 from filesync.transfer.connection.curve_zmq import dial
 from filesync.transfer.connection.listener_zmq import PING_S
+from filesync.transfer.errors import NotLetIn
 from filesync.transfer.plane_zmq import DataPlane
 from worker.wire import orders
 
@@ -74,6 +75,11 @@ class Bench:
         assert (done.returncode == 0) == (dest / "file").exists()
         (dest / "file").unlink(missing_ok=True)
         return done.stderr
+
+    def log(self) -> list[str]:
+        """Stop the server that was started last; return the lines that it logged."""
+        self._servers[-1].terminate()
+        return self._servers.pop().communicate(timeout=20)[1].splitlines()
 
     def close(self) -> None:
         for server in self._servers:
@@ -405,3 +411,19 @@ def test_who_is_connected_is_cut_when_its_key_is_taken_out_of_the_file(bench: Be
             return str(channel.lost)
 
     assert "not allowed any more" in asyncio.run(hold())
+
+
+def test_a_stranger_who_tries_again_and_again_does_not_fill_the_log(bench: Bench) -> None:
+    address = bench.serve_with_keys()
+
+    async def try_often() -> None:
+        own = read_key(Path(bench.key("stranger")))
+        for _ in range(30):
+            async with DataPlane(own=own) as plane:
+                with pytest.raises(NotLetIn):
+                    await plane.connect(address)
+
+    asyncio.run(try_often())
+    assert bench.sync(address, "friend") == ""
+    (line,) = bench.log()
+    assert f"key={bench.public('stranger')} count=1 others=0" in line

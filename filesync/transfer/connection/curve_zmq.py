@@ -4,6 +4,7 @@ Works on any socket, the control plane's too.
 """
 
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import zmq
@@ -12,6 +13,7 @@ import zmq.asyncio
 from filesync.errors import LocalError
 from filesync.transfer.connection.address import parse_address
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
+from filesync.transfer.connection.strangers import Strangers
 from filesync.transfer.errors import NotLetIn
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Gate:
 
         self._own = own
         self._allows = allows
+        self._strangers = Strangers()
         self._authenticator = AsyncioAuthenticator(
             context, log=logging.getLogger(f"{__name__}.zap")
         )
@@ -91,8 +94,17 @@ class Gate:
         if is_allowed := self._allows(public):
             log.debug("peer let in: key=%s", public.hex())
         else:
-            log.warning("peer not let in, its key is not allowed: key=%s", public.hex())
+            self._tell(public)
         return is_allowed
+
+    def _tell(self, key: "PublicKey") -> None:
+        if (told := self._strangers.note(key, monotonic())) is not None:
+            log.warning(
+                "peer not let in, its key is not allowed: key=%s count=%d others=%d",
+                key.hex(),
+                told.times,
+                told.others,
+            )
 
     def is_still_open(self, key: "PublicKey") -> bool:
         """Say whether who was let in with ``key`` would be let in now."""
