@@ -22,7 +22,7 @@ from filesync.transfer.connection.address import check_address, check_listen_add
 from filesync.transfer.connection.calls_zmq import Answer
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.connection.link_zmq import Link
-from filesync.transfer.errors import TooMuchWanted
+from filesync.transfer.connection.served import ServedTrees
 from filesync.transfer.flow import WINDOW_BYTES, Flow
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import Offer
@@ -63,12 +63,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_SERVED: Final = 1024
 THREADS: Final = 4
 GUARD_AFTER_S: Final = 0.1
 """A connection that this side has dialled is guarded from then on."""
 
 
+_CLOSED: Final = "this process has closed its data plane"
 _DEFAULT: Final = Timeouts()
 _ANY_FLOW: Final = Flow()
 T = TypeVar("T")
@@ -114,8 +114,7 @@ class DataPlane:
         self._answer = answer
         self._window_bytes = window_bytes
         self._links: dict[str, Link] = {}
-        self._served: dict[bytes, Channel] = {}
-        self._awaited: dict[bytes, set[asyncio.Event]] = {}
+        self._served = ServedTrees()
         self._listener: Listener | None = None
         self._tasks = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
@@ -165,7 +164,7 @@ class DataPlane:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        gone = Unavailable("this process has closed its data plane")
+        gone = Unavailable(_CLOSED)
         self._is_closed = True
         self._outgoing.close()
         for task in self._running:
@@ -382,26 +381,8 @@ class DataPlane:
 
     async def _reach(self, replica: Replica, *, timeouts: Timeouts) -> Channel:
         if replica.address is None:
-            return await self._served_by(replica.token, timeouts.serve_s)
+            return await self._served.wait_for(replica.token, timeouts.serve_s)
         return await self.connect(replica.address, timeouts=timeouts)
-
-    async def _served_by(self, token: bytes, serve_s: float) -> Channel:
-        """Wait for a peer to say ``Serve`` for ``token``."""
-        arrived = asyncio.Event()
-        waiting = self._awaited.setdefault(token, set())
-        waiting.add(arrived)
-        try:
-            async with asyncio.timeout(serve_s):
-                while (channel := self._served.get(token)) is None or channel.lost is not None:
-                    arrived.clear()
-                    await arrived.wait()
-        except TimeoutError:
-            raise Unavailable("the peer that has the files did not call") from None
-        finally:
-            waiting.remove(arrived)
-            if not waiting:
-                del self._awaited[token]
-        return channel
 
     # --- connections ------------------------------------------------------------------------
 
@@ -410,8 +391,10 @@ class DataPlane:
 
         Raises:
             UsageError: it is no address.
-            Unavailable: nobody answers there.
+            Unavailable: nobody answers there, or this data plane is closed.
         """
+        if self._is_closed:
+            raise Unavailable(_CLOSED)
         link = self._links.get(check_address(address))
         if link is None or link.channel.lost is not None:
             link = Link(
@@ -422,12 +405,17 @@ class DataPlane:
                 own=self._own,
             )
             self._links[address] = link
+            link.channel.on_lost.append(lambda _: self._forget_link(address, link))
             self._spawn(link.run())
             # A sync that is over by then has no need of the thread, which takes milliseconds.
             wait_s = GUARD_AFTER_S if self._guard is None else 0.0
             asyncio.get_running_loop().call_later(wait_s, self._watch, link)
         deadline = asyncio.get_running_loop().time() + timeouts.opening_s
         return await link.greeted(deadline)
+
+    def _forget_link(self, address: str, link: Link) -> None:
+        if self._links.get(address) is link:
+            del self._links[address]
 
     def _watch(self, link: Link) -> None:
         if self._is_closed or link.channel.lost is not None:
@@ -451,7 +439,7 @@ class DataPlane:
                 if receiving := channel.receives.get(message.session):
                     receiving.take(message, payload)
             case Serve(token):
-                self._serve(channel, token)
+                self._served.note(channel, token)
             case Call():
                 self._spawn(calls_zmq.answer(channel, message, self._answer))
             case Reply():
@@ -464,24 +452,13 @@ class DataPlane:
             case _:
                 assert_never(message)
 
-    def _serve(self, channel: Channel, token: bytes) -> None:
-        if len(channel.served) >= MAX_SERVED:
-            raise TooMuchWanted("too many trees on offer over one connection")
-        if not channel.served:
-            channel.on_lost.append(lambda _: self._forget_served(channel))
-        channel.served.add(token)
-        self._served[token] = channel
-        for arrived in self._awaited.get(token, ()):
-            arrived.set()
-
-    def _forget_served(self, channel: Channel) -> None:
-        for token in channel.served:
-            if self._served.get(token) is channel:
-                del self._served[token]
-
     # --- tasks ------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._is_closed:
+            # Nothing would cancel it, and the end of the data plane waits for all tasks.
+            work.close()
+            return
         task = self._tasks.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)

@@ -104,7 +104,7 @@ class Channel:
         receives: sessions that receive, by our number.
         calls: calls that wait, by our number.
         answering: calls of the peer that are being worked on.
-        served: tokens that the peer has said ``Serve`` for.
+        served: tokens that the peer has said ``Serve`` for, the latest last.
         lost: why the peer is gone; None while it is there.
         wire_in: bytes that came over this connection.
         wire_out: bytes sent over it.
@@ -123,7 +123,7 @@ class Channel:
         self.receives: dict[int, Receives] = {}
         self.calls: dict[int, Waits] = {}
         self.answering = 0
-        self.served: set[bytes] = set()
+        self.served: dict[bytes, None] = {}
         self.lost: FilesyncError | None = None
         self.on_lost: list[Callable[[FilesyncError], None]] = []
         self.wire_in = 0

@@ -54,11 +54,16 @@ LIMITS: Final = Limits(
 
 
 class _Peer(NamedTuple):
-    """Who has greeted: where it came in, and where keys are used, with which."""
+    """Who has greeted: where it came in, and where keys are used, with which.
+
+    Attributes:
+        user: the key as ZeroMQ has it at each message.
+    """
 
     channel: Channel
     fd: int
     key: "PublicKey | None"
+    user: object
 
 
 class Listener:
@@ -111,14 +116,15 @@ class Listener:
             async for frames in messages:
                 identity, *rest = (frame.buffer for frame in frames)
                 size = wire_bytes_of(map(len, rest), is_encrypted=self._gate is not None)
-                self._guard.delivered(came_by(frames[-1]), size)
-                self._take(bytes(identity), rest, frames[-1])
+                fd = came_by(frames[-1])
+                self._guard.delivered(fd, size)
+                self._take(bytes(identity), rest, frames[-1], fd)
 
     async def ping(self) -> None:
         """Find out which peers are gone, or are not let in any more, until cancelled."""
         while True:
             await asyncio.sleep(PING_S)
-            for identity, (channel, fd, key) in list(self._peers.items()):
+            for identity, (channel, fd, key, _) in list(self._peers.items()):
                 if self._gate is None or key is None or self._gate.is_still_open(key):
                     channel.send_nowait(Ping())
                 else:
@@ -134,18 +140,25 @@ class Listener:
             peer.channel.lose(error)
         self._socket.close(linger=200)
 
-    def _take(self, identity: bytes, frames: list[memoryview], last: zmq.Frame) -> None:
+    def _take(
+        self, identity: bytes, frames: list[memoryview], last: zmq.Frame, fd: int
+    ) -> None:
         peer = self._peers.get(identity)
+        if peer is not None and (peer.fd != fd or peer.user != self._user_of(last)):
+            # Peers may choose their identities, and this one has taken that of one who is gone.
+            del self._peers[identity]
+            peer.channel.lose(Unavailable("the peer is gone"))
+            peer = None
         channel = None if peer is None else peer.channel
         try:
             message, payload = decode(frames)
             if channel is None:
-                self._greet(identity, message, last)
+                self._greet(identity, message, last, fd)
                 return
             channel.note_received(message, payload, wire_bytes=sum(map(len, frames)))
             self._handle(channel, message, payload)
         except PeerError as exc:
-            self._drop(identity, came_by(last), exc)
+            self._drop(identity, fd, exc)
         if channel is not None and channel.lost is not None:
             self._peers.pop(identity, None)
 
@@ -155,12 +168,15 @@ class Listener:
         # One who never greeted could fill the log.
         level = logging.DEBUG if peer is None else logging.WARNING
         log.log(level, "peer dropped: peer=%s reason=%s", identity.hex(), error)
-        self._refuse(identity, error)
-        self._guard.refused(fd)
+        if self._refuse(identity, error):
+            self._guard.refused(fd)
         if peer is not None:
             peer.channel.lose(error)
 
-    def _greet(self, identity: bytes, message: Message, last: zmq.Frame) -> None:
+    def _user_of(self, frame: zmq.Frame) -> object:
+        return None if self._gate is None else frame.get("User-Id")
+
+    def _greet(self, identity: bytes, message: Message, last: zmq.Frame, fd: int) -> None:
         """Take a peer's first message; nothing is remembered of one that is not ``Hello``."""
         if not isinstance(message, Hello):
             raise UnexpectedMessage(f"{type(message).__name__} came before Hello")
@@ -172,14 +188,22 @@ class Listener:
             channel = Channel(
                 self._socket, (identity,), self._counters, name=f"in:{identity.hex()}"
             )
-            fd = came_by(last)
-            self._peers[identity] = _Peer(channel, fd, key_of(last) if self._gate else None)
-            self._guard.greeted(fd)
             channel.send_nowait(Hello(VERSION))
+            if (
+                channel.lost is None
+            ):  # else what is at this descriptor now is another connection
+                key = key_of(last) if self._gate else None
+                self._peers[identity] = _Peer(channel, fd, key, self._user_of(last))
+                self._guard.greeted(fd)
 
-    def _refuse(self, identity: bytes, error: FilesyncError) -> None:
+    def _refuse(self, identity: bytes, error: FilesyncError) -> bool:
+        """Tell a peer why it is refused; False if it is gone."""
         refusal = encode(Refuse(0, error.code, str(error)[:1000]))
         try:
             send_nowait(self._socket, [identity, *refusal])
+        except zmq.Again:
+            return True
         except zmq.ZMQError:
             log.debug("refusal not sent: peer=%s", identity.hex())
+            return False
+        return True
