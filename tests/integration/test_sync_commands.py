@@ -535,6 +535,24 @@ def test_a_server_that_is_killed_is_a_sentence_and_the_next_sync_goes_on(bench: 
     assert rest["content_bytes"] <= 80_000_000 - there + 40_000
 
 
+def test_a_served_directory_that_goes_is_a_sentence_until_it_is_there_again(
+    bench: Bench,
+) -> None:
+    fill(bench.root / "src", files=8)
+    address = bench.serve()
+    bench.sync("src/", f"{address}/tree")
+    bench.served.rename(bench.root / "aside")
+    for change in (lambda: None, lambda: bench.served.write_text("no directory")):
+        change()
+        assert "'tree'" not in bench.fails("sync", f"{address}/tree/", "dst")
+        assert repr(str(bench.served)) in bench.fails("sync", "src/", f"{address}/tree")
+    bench.served.unlink()
+    (bench.root / "aside").rename(bench.served)
+    assert bench.sync("src/", f"{address}/tree")["files"] == 0
+    bench.sync(f"{address}/tree/", "dst")
+    assert tree_of(bench.root / "dst") == tree_of(bench.root / "src")
+
+
 @pytest.mark.parametrize("is_there", [False, True])
 def test_who_was_killed_while_giving_is_not_in_the_way_of_the_very_next_sync(
     bench: Bench, is_there: bool
