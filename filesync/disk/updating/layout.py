@@ -160,10 +160,17 @@ class Layout:
             os.unlink(entry.name, dir_fd=dirfd)
             return
         name = self._work.free_name()
-        if is_directory:
-            self._has_opened |= _move_directory(dirfd, entry.name, self._work.fd, name)
-        else:
-            os.rename(entry.name, name, src_dir_fd=dirfd, dst_dir_fd=self._work.fd)
+        try:
+            if is_directory:
+                self._has_opened |= _move_directory(dirfd, entry.name, self._work.fd, name)
+            else:
+                os.rename(entry.name, name, src_dir_fd=dirfd, dst_dir_fd=self._work.fd)
+        except OSError as exc:
+            if exc.errno != errno.EXDEV:
+                raise
+            # On another file system nothing can be set aside, nor be used again.
+            remove_tree(dirfd, entry.name)
+            return
         if keep:
             self._sources.note_aside(path, entry, name)
 
@@ -177,7 +184,7 @@ class Layout:
         except StoreError:
             return False  # What held it was moved before it, with it.
         except OSError as exc:
-            if exc.errno in (errno.ENOENT, errno.EACCES, errno.EPERM):
+            if exc.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EXDEV):
                 return False
             raise
         return True

@@ -258,8 +258,8 @@ class Settler:
                 self._metadata.lose("hard link")
                 self._copy_from(path, name, place, dirfd, old, entry)
                 return
-        if not is_direct:
-            self._maker.move(free, dirfd, entry.name)
+        if not is_direct and self._maker.move(free, dirfd, entry.name):
+            self._metadata.lose("hard link")
         self._tally.add(links_made=1)
 
     def _copy_from(

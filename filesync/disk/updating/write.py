@@ -23,6 +23,7 @@ from filesync.disk.content import (
     write_all,
     write_new,
 )
+from filesync.disk.updating.crossing import rename
 from filesync.disk.updating.metadata import Metadata
 from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.work import Place, WorkDirectory
@@ -89,11 +90,11 @@ class Maker:
                 raise
             close(fd)
             if beside:
-                os.rename(name, entry.name, src_dir_fd=home, dst_dir_fd=dirfd)
+                rename(name, entry.name, src_dir_fd=home, dst_dir_fd=dirfd)
 
-    def move(self, name: bytes, dirfd: int, to: bytes) -> None:
-        """Rename what the work directory has over what has the name."""
-        os.rename(name, to, src_dir_fd=self._work.fd, dst_dir_fd=dirfd)
+    def move(self, name: bytes, dirfd: int, to: bytes) -> bool:
+        """Rename what the work directory has over what has the name; see ``crossing.rename``."""
+        return rename(name, to, src_dir_fd=self._work.fd, dst_dir_fd=dirfd)
 
     def copy(
         self,
@@ -156,8 +157,8 @@ class Maker:
         """Complete a file whose content was verified, put it under its name, and look at it."""
         self._metadata.sync(new.fd, new.entry)
         home = self._partials.fd if new.is_partial else self._work.fd
-        os.rename(new.name, new.entry.name, src_dir_fd=home, dst_dir_fd=dirfd)
-        status = os.fstat(new.fd)
+        rename(new.name, new.entry.name, src_dir_fd=home, dst_dir_fd=dirfd)
+        status = os.stat(new.entry.name, dir_fd=dirfd, follow_symlinks=False)
         os.close(new.fd)
         new.fd = -1
         return status

@@ -1,0 +1,85 @@
+"""Renames onto another file system: something else may be mounted below a root."""
+
+import errno
+import os
+import secrets
+import stat
+from contextlib import suppress
+from typing import Final
+
+from filesync.disk.content import copy_sparse
+from filesync.disk.reserved import WORK_PREFIX
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def rename(name: bytes, to: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> bool:
+    """Do as ``os.rename`` with what is no directory, onto another file system too.
+
+    There it is a copy, made beside ``to`` and then renamed, so that nobody sees half of it.
+
+    Returns:
+        Whether it is a copy: another inode than before.
+
+    Raises:
+        OSError: this disk.
+    """
+    try:
+        os.rename(name, to, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+    except OSError as exc:
+        if exc.errno != errno.EXDEV:
+            raise
+        _copy(name, to, src_dir_fd, dst_dir_fd)
+        os.unlink(name, dir_fd=src_dir_fd)
+        return True
+    return False
+
+
+def _copy(name: bytes, to: bytes, source: int, target: int) -> None:
+    beside = WORK_PREFIX + secrets.token_hex(8).encode()
+    status = os.stat(name, dir_fd=source, follow_symlinks=False)
+    try:
+        if stat.S_ISREG(status.st_mode):
+            _copy_file(name, beside, source, target, status)
+        else:
+            _copy_other(name, beside, source, target, status)
+        os.rename(beside, to, src_dir_fd=target, dst_dir_fd=target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(beside, dir_fd=target)
+        raise
+
+
+def _copy_file(
+    name: bytes, to: bytes, source: int, target: int, status: os.stat_result
+) -> None:
+    old = os.open(name, _READ, dir_fd=source)
+    try:
+        new = os.open(to, _CREATE, 0o600, dir_fd=target)
+        try:
+            os.ftruncate(new, status.st_size)
+            copy_sparse(old, new, status.st_size)
+            os.fchown(new, status.st_uid, status.st_gid)
+            for attribute in os.listxattr(old):
+                os.setxattr(new, attribute, os.getxattr(old, attribute))
+            os.fchmod(new, stat.S_IMODE(status.st_mode))
+            os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
+        finally:
+            os.close(new)
+    finally:
+        os.close(old)
+
+
+def _copy_other(
+    name: bytes, to: bytes, source: int, target: int, status: os.stat_result
+) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        os.symlink(os.readlink(name, dir_fd=source), to, dir_fd=target)
+    else:
+        os.mknod(to, status.st_mode, status.st_rdev, dir_fd=target)
+    os.chown(to, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        os.chmod(to, stat.S_IMODE(status.st_mode), dir_fd=target)  # a name of our own
+    times = (status.st_atime_ns, status.st_mtime_ns)
+    os.utime(to, ns=times, dir_fd=target, follow_symlinks=False)

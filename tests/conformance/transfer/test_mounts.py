@@ -1,0 +1,101 @@
+"""Destinations on which other file systems are mounted."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.transfer.conftest import Stage
+from tests.conformance.transfer.look import look
+from tests.conformance.transfer.tools import (
+    Claim,
+    Tool,
+    claimants,
+    ours_and_rsync,
+)
+
+pytestmark = pytest.mark.needs("mount")
+
+
+@pytest.fixture
+def mounted(stage: Stage) -> Iterator[Path]:
+    """A destination with a file system of its own at ``disk``, and another directory at ``bound``."""
+    for path in (stage.dst / "disk", stage.dst / "bound", stage.root / "elsewhere"):
+        path.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", stage.dst / "disk"], check=True)
+    where = (stage.root / "elsewhere", stage.dst / "bound")
+    subprocess.run(["mount", "--bind", *where], check=True)
+    yield stage.dst
+    for name in ("disk", "bound"):
+        subprocess.run(["umount", stage.dst / name], check=True)
+
+
+def fill(root: Path, text: str) -> None:
+    for top in (root / "disk", root / "bound", root):
+        for name in ("file", "in/file", "in/deep/other"):
+            path = top / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{text} of {path.relative_to(root)}")
+            path.chmod(0o640)
+        (top / "link").symlink_to(f"{text}/somewhere")
+        (top / "large").write_bytes(text.encode() * 3_000_000)
+        os.setxattr(top / "in/file", "user.kept", text.encode())
+        os.chown(top / "large", 1234, 4321)
+        os.mkfifo(top / "in/fifo")
+        os.utime(top / "in/file", ns=(0, 987_654_321))
+
+
+@ours_and_rsync
+def test_what_is_mounted_below_a_destination_is_synced_like_all_else(
+    tool: Tool, stage: Stage, mounted: Path
+) -> None:
+    fill(stage.src, "new")
+    for name in ("disk/old", "bound/old", "disk/in/gone/deep", "disk/link", "bound/large"):
+        path = mounted / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("old")
+    tool.must_sync(stage.src, stage.dst)
+    assert look(mounted) == look(stage.src)
+    # What has moved over a border; what is another kind; what changed; what has other metadata.
+    (stage.src / "disk/in").rename(stage.src / "moved")
+    (stage.src / "large").rename(stage.src / "bound/in/large")
+    (stage.src / "bound/link").unlink()
+    (stage.src / "bound/link").mkdir()
+    (stage.src / "bound/file").unlink()
+    (stage.src / "bound/file").symlink_to("in/file")
+    (stage.src / "disk/large").write_bytes(b"changed" * 500_000)
+    (stage.src / "disk/file").chmod(0o4755)
+    tool.must_sync(stage.src, stage.dst)
+    assert look(mounted) == look(stage.src)
+    tool.must_sync(stage.src, stage.dst)
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_a_hard_link_over_a_border_is_a_copy_and_is_said_to_be_one(
+    tool: Tool, stage: Stage, mounted: Path
+) -> None:
+    (stage.src / "bound").mkdir(parents=True)
+    (stage.src / "disk").mkdir()
+    (stage.src / "disk/name").write_text("one")
+    for name in ("first", "bound/name"):
+        os.link(stage.src / "disk/name", stage.src / name)
+    done = tool.sync(stage.src, stage.dst)
+    assert done.code == 23
+    assert "hard link" in done.err
+    assert {(mounted / name).read_text() for name in ("first", "disk/name", "bound/name")} == {
+        "one"
+    }
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_a_mount_point_that_would_have_to_go_is_named(
+    tool: Tool, stage: Stage, mounted: Path
+) -> None:
+    stage.src.mkdir()
+    (mounted / "disk/kept").write_text("kept")
+    done = tool.sync(stage.src, stage.dst)
+    assert done.code == 1
+    assert "Device or resource busy; something is mounted there: unmount it" in done.err
+    assert (mounted / "disk/kept").read_text() == "kept"
