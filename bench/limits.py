@@ -89,8 +89,7 @@ class Parts:
 
     def cut(self) -> None:
         """Find its chunks, without naming them: from what it takes with names, these are taken."""
-        for _ in recipe.cut(self._read, 0, len(self._data)):
-            pass
+        recipe.cut(self._read, 0, len(self._data))
 
     def name(self) -> None:
         """Name its chunks."""

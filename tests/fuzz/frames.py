@@ -115,7 +115,7 @@ def _sent() -> list[Said]:
     coded, packed = codec.compress(text)
     cut = delta.cut(OLD[:9000], 5)
     made = delta.join([delta.encode(NEW[:9000], cut.signatures, 5)])
-    parts = recipe.pack(list(recipe.cut(lambda at, n: NEW[at : at + n], 0, len(NEW))))
+    parts = recipe.pack(recipe.cut(lambda at, n: NEW[at : at + n], 0, len(NEW)))
     ask = wire.AskDeltas(SESSION, 1, 5, ((one[0], 0, 9000, cut.count),))
     level = wire.Level.CHUNKS
     return [

@@ -254,9 +254,11 @@ def test_a_file_that_was_put_together_here_is_not_cut_the_next_time(
     make_tree(tmp_path / "dest", {"file": versions[0]})
     cut: list[int] = []
 
-    def counting(read: recipe.Read, offset: int, end: int) -> Iterator[recipe.Part]:
+    def counting(
+        read: recipe.Read, offset: int, end: int, *, enough: int | None = None
+    ) -> recipe.Recipe:
         cut.append(end - offset)
-        return recipe.cut(read, offset, end)
+        return recipe.cut(read, offset, end, enough=enough)
 
     monkeypatch.setattr(landing_disk, "cut", counting)
 
@@ -1194,7 +1196,7 @@ def test_a_recipe_that_lies_does_not_reach_the_file(tmp_path: Path) -> None:
     def reply(message: wire.Message) -> Iterable[Said]:
         match message:
             case wire.AskRecipes(session, ask, _):
-                chunks = list(recipe.cut(lambda at, n: old[at : at + n], 0, len(old)))
+                chunks = recipe.cut(lambda at, n: old[at : at + n], 0, len(old))
                 return [(wire.Recipes(session, ask), recipe.pack(chunks))]
             case wire.Want(session, ranges):
                 size = sum(length for _, _, length in ranges)

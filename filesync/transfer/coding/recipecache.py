@@ -9,7 +9,7 @@ from collections import OrderedDict
 from typing import Final
 
 from filesync.digest import Digest
-from filesync.transfer.coding.recipe import Part, Recipe
+from filesync.transfer.coding.recipe import Recipe
 
 
 class RecipeCache:
@@ -33,14 +33,14 @@ class RecipeCache:
             while self._chunks > self.MAX_CHUNKS:
                 self._drop(next(iter(self._recipes)))
 
-    def find(self, digest: Digest, offset: int, end: int) -> list[Part] | None:
+    def find(self, digest: Digest, offset: int, end: int) -> Recipe | None:
         """Return the chunks of a content from ``offset`` to ``end``, if all of them are known."""
         with self._lock:
             recipe = self._recipes.get(digest)
             if recipe is None:
                 return None
             self._recipes.move_to_end(digest)
-        return recipe.parts(offset, end)
+        return recipe.between(offset, end)
 
     def forget(self, digest: Digest) -> None:
         """Keep nothing of a content: what was known of it may be wrong."""

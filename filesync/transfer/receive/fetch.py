@@ -27,7 +27,7 @@ from typing import Final
 from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding import recipe
 from filesync.transfer.coding.delta import Pieces
-from filesync.transfer.coding.recipe import Index, Part
+from filesync.transfer.coding.recipe import Index, Recipe
 from filesync.transfer.flow import WINDOW_BYTES
 from filesync.transfer.receive.gaps import Old, cut_up, narrowed, replaced
 from filesync.transfer.receive.policy import delta_pays
@@ -196,8 +196,8 @@ class Fetch:
         Raises:
             MalformedMessage: it is none. The ask is still to be given back.
         """
-        rooms = [(stretch.end - stretch.offset, stretch.level) for stretch in ask.stretches]
-        found = recipe.unpack(payload, rooms)
+        asked = [(stretch.offset, stretch.end, stretch.level) for stretch in ask.stretches]
+        found = recipe.unpack(payload, asked)
         self._stretches.extendleft(reversed(ask.stretches[len(found) :]))
         for stretch, parts in zip(ask.stretches, found, strict=False):
             if stretch.work.index is None:
@@ -403,12 +403,12 @@ class Fetch:
 
     # --- recipes ------------------------------------------------------------------------------
 
-    def _plan(self, stretch: Stretch, parts: list[Part]) -> None:
-        work, offset, end, level = stretch
+    def _plan(self, stretch: Stretch, parts: Recipe) -> None:
+        work, _, end, level = stretch
         assert work.index is not None
-        found = recipe.match(parts, offset, level, work.index)
+        found = recipe.match(parts, level, work.index)
         if level is Level.CHUNKS:
-            work.note(offset, parts)
+            work.note(parts)
         else:
             work.note_taken(found.copies)
         if found.copies:
@@ -416,17 +416,17 @@ class Fetch:
             work.copies[at:at] = found.copies
             for some in recipe.sliced(found.copies, COPY_BYTES):
                 self.effects.append(CopyRanges(work, tuple(some)))
-        if found.end < end:
-            self._stretches.append(Stretch(work, found.end, end, level))
-        for start, missing in found.misses:
-            stop = start + sum(part.length for part in missing)
+        if parts.end < end:
+            self._stretches.append(Stretch(work, parts.end, end, level))
+        for missing in found.misses:
             if level is Level.SEGMENTS:
-                self._stretches.append(Stretch(work, start, stop, Level.CHUNKS))
+                self._stretches.append(Stretch(work, missing.start, missing.end, Level.CHUNKS))
             else:
-                self._add_gap(work, start, stop - start, missing)
+                self._add_gap(work, missing)
 
-    def _add_gap(self, work: Work, offset: int, size: int, chunks: list[Part]) -> None:
+    def _add_gap(self, work: Work, chunks: Recipe) -> None:
         assert work.index is not None
+        offset, size = chunks.start, chunks.end - chunks.start
         old = replaced(offset, size, work.copies, work.index.sizes)
         if not delta_pays(size, sum(one.end - one.start for one in old), self._rate()):
             self._units.append(Piece(work, offset, size))

@@ -1,7 +1,7 @@
 """Gaps: ranges of a new content that no old file has, and what they have most likely replaced."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from filesync.transfer.coding.recipe import Copy, Part
@@ -77,7 +77,7 @@ def narrowed(old: Old, at: int, length: int, size: int) -> Old:
     return Old(old.basis, max(low, old.start), min(high, old.end))
 
 
-def cut_up(chunks: Sequence[Part]) -> list[tuple[int, int, list[Part]]]:
+def cut_up(chunks: Iterable[Part]) -> list[tuple[int, int, list[Part]]]:
     """Cut a run of chunks into (offset in it, size, chunks) of at most MAX_DELTA_BYTES each."""
     found: list[tuple[int, int, list[Part]]] = []
     at = size = 0

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from filesync.disk.content import reading
 from filesync.disk.updating.update import WantedFile
 from filesync.errors import ContentCorrupt
 from filesync.transfer.coding import delta
-from filesync.transfer.coding.recipe import Index, Part, cut, name_of
+from filesync.transfer.coding.recipe import AVG_CHUNK_BYTES, Index, Recipe, cut, name_of
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.receive.units import Batch, CopyRanges, Gap, Piece, Work
 from filesync.transfer.wire import Buffer
@@ -123,14 +123,20 @@ class Landing:
         bases = self._opened(work).bases
         if not bases:
             return None
-        return Index([(self._chunks_of(basis), basis.size) for basis in bases])
+        found: list[tuple[Recipe, int]] = []
+        room = Index.MAX_CHUNKS
+        for basis in bases:
+            found.append((self._chunks_of(basis, room), basis.size))
+            room = max(room - len(found[-1][0]), 0)
+        return Index(found)
 
-    def _chunks_of(self, basis: Basis) -> Iterable[Part]:
+    def _chunks_of(self, basis: Basis, room: int) -> Recipe:
+        """Return the chunks of an old file; no more are read than ``room`` takes on average."""
         if basis.digest is not None:
             known = self._recipes.find(basis.digest, 0, basis.size)
             if known is not None:
                 return known
-        return cut(reading(basis.fd), 0, basis.size)
+        return cut(reading(basis.fd), 0, basis.size, enough=room * AVG_CHUNK_BYTES)
 
     def copy(self, effects: Sequence[CopyRanges]) -> None:
         """Copy from the old files. One that became shorter leaves zeros, which will show."""

@@ -5,7 +5,7 @@ A session is handed a ``Unit`` to want or an ``Ask`` to put; an ``Effect`` says 
 """
 
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -47,17 +47,17 @@ class Work:
         self.is_delta = is_delta
         self.left = file.size
         self.index: Index | None = None
-        self.pages: list[tuple[Stretch, list[Part]]] = []
+        self.pages: list[tuple[Stretch, Recipe]] = []
         self.copies: list[Copy] = []
         self.givers = set[int]()
         self.only: int | None = None
         self._chunks: list[Recipe] = []
         self._taken: list[Copy] = []
 
-    def note(self, offset: int, chunks: Iterable[Part]) -> None:
-        """Take note of the chunks from ``offset`` on."""
+    def note(self, chunks: Recipe) -> None:
+        """Take note of some of its chunks."""
         if self.file.size <= MAX_RECIPE_BYTES:
-            self._chunks.append(Recipe(offset, chunks))
+            self._chunks.append(chunks)
 
     def note_taken(self, copies: Iterable[Copy]) -> None:
         """Take note of what is taken from old files, whose chunks the index knows."""
@@ -65,13 +65,13 @@ class Work:
             self._taken += copies
 
     def recipe(self) -> Recipe | None:
-        """Return the recipe of the whole content, if all its chunks were noted. Takes a while."""
+        """Return the recipe of the whole content, if all its chunks were noted."""
         whole = Recipe(0)
-        known = list(self._chunks)
+        known: list[tuple[int, Recipe | None]] = [(one.start, one) for one in self._chunks]
         if self.index is not None:
-            known += [Recipe(copy.offset, self.index.chunks(copy)) for copy in self._taken]
-        for chunks in sorted(known, key=attrgetter("start")):
-            if chunks.start != whole.end:
+            known += [(copy.offset, self.index.chunks(copy)) for copy in self._taken]
+        for offset, chunks in sorted(known, key=itemgetter(0)):
+            if chunks is None or offset != whole.end:
                 return None
             whole.extend(chunks)
         return whole if whole.end == self.file.size else None

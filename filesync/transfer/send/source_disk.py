@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -14,7 +14,12 @@ from filesync.disk.content import read_piece, reading
 from filesync.disk.handles import DirectoryHandles, shown
 from filesync.errors import LocalError, SourceChanged, StoreError, Unavailable
 from filesync.transfer.coding import delta, recipe
-from filesync.transfer.coding.recipe import PAGE_BYTES, PAGE_PARTS, Part, Recipe
+from filesync.transfer.coding.recipe import (
+    MAX_SEGMENT_BYTES,
+    PAGE_BYTES,
+    PAGE_PARTS,
+    Recipe,
+)
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.send.contents import Place
@@ -121,7 +126,7 @@ class SourceTree:
             found = self._page(place, offset, end, level, parts, size)
             pages.append(recipe.pack(found))
             parts -= len(found)
-            size -= sum(length for length, _ in found)
+            size -= found.end - found.start
             if parts <= 0 or size <= 0:
                 break
         return b"".join(pages)
@@ -162,29 +167,28 @@ class SourceTree:
 
     def _page(
         self, place: Place, offset: int, end: int, level: Level, limit: int, size: int
-    ) -> list[Part]:
+    ) -> Recipe:
         """Return the parts from ``offset`` on, at least one and at most ``limit``."""
         known = self._recipes.find(place.file.digest, offset, end)
-        if known is not None:
-            return _first(
-                known if level is Level.CHUNKS else recipe.segments(known), limit, size
-            )
-        chunks = Recipe(offset)
+        # A segment that begins within ``size`` is whole: it ends before more is read than that.
+        chunks = known or self._cut(place, offset, end, size + MAX_SEGMENT_BYTES)
+        found = (chunks if level is Level.CHUNKS else chunks.segments()).beginning(limit, size)
+        if known is None and (shown := chunks.between(offset, found.end)) is not None:
+            self._recipes.note(place.file.digest, shown)
+        return found
+
+    def _cut(self, place: Place, offset: int, end: int, enough: int) -> Recipe:
         with self._handles() as handles:
             fd = _open(handles, place)
             try:
-                made = _noting(recipe.cut(reading(fd), offset, end), chunks)
-                found = _first(
-                    made if level is Level.CHUNKS else recipe.segments(made), limit, size
-                )
+                chunks = recipe.cut(reading(fd), offset, end, enough=enough)
             except OSError as exc:
                 raise Unavailable(f"{_shown(place)} cannot be read: {exc.strerror}") from exc
             finally:
                 os.close(fd)
-        if not found:
+        if not chunks:
             raise _changed(place)
-        self._recipes.note(place.file.digest, chunks)
-        return found
+        return chunks
 
     @contextmanager
     def _handles(self) -> Iterator[DirectoryHandles]:
@@ -204,23 +208,6 @@ class SourceTree:
         self._idle.append(handles)
         if self._is_closed:
             self.close()
-
-
-def _noting(parts: Iterator[Part], into: Recipe) -> Iterator[Part]:
-    for part in parts:
-        into.add(part)
-        yield part
-
-
-def _first(parts: Iterable[Part], limit: int, size: int) -> list[Part]:
-    """Return at most ``limit`` parts, and none after those that have ``size`` bytes."""
-    found: list[Part] = []
-    for part in parts:
-        found.append(part)
-        size -= part.length
-        if len(found) == limit or size <= 0:
-            break
-    return found
 
 
 def _open(handles: DirectoryHandles, place: Place) -> int:

@@ -171,12 +171,10 @@ class World:
         if isinstance(ask, AskRecipes):
             pages = []
             for digest, offset, end, level in ask.items[: self.rng.choice([1, 2, 9])]:
-                parts = list(
-                    recipe.cut(reader(self.said(peer, self.by_digest[digest])), offset, end)
-                )
+                parts = recipe.cut(reader(self.said(peer, self.by_digest[digest])), offset, end)
                 if level is Level.SEGMENTS:
-                    parts = list(recipe.segments(parts))
-                pages.append(recipe.pack(parts[: self.rng.choice([1, 5, 1000])]))
+                    parts = parts.segments()
+                pages.append(recipe.pack(parts.sliced(0, self.rng.choice([1, 5, 1000]))))
             peer.machine.receive(Recipes(session, ask.ask), b"".join(pages), 0.0)
             return
         made = []
@@ -335,8 +333,7 @@ def test_the_recipe_of_what_was_put_together_is_known_without_cutting_it(
             assert made is None
         else:
             assert made is not None
-            cut = list(recipe.cut(reader(content), 0, len(content)))
-            assert made.parts(0, len(content)) == cut
+            assert list(made) == list(recipe.cut(reader(content), 0, len(content)))
 
 
 @given(shapes, windows, st.integers(1, 3), seeded)
@@ -453,7 +450,7 @@ def test_no_more_of_a_recipe_is_asked_for_while_much_of_it_waits() -> None:
     size = 1 << 30
     fetch = fed(WantedFile(0, digest_of(b"new"), size, replaces=size))
     (cut,) = [one for one in fetch.effects if isinstance(one, CutBases)]
-    fetch.based([(cut.works[0], recipe.Index([([], size)]))])
+    fetch.based([(cut.works[0], recipe.Index([(recipe.Recipe(0), size)]))])
     pages = 0
     while isinstance(ask := fetch.take_ask(), RecipeAsk):
         pages += 1
@@ -461,7 +458,7 @@ def test_no_more_of_a_recipe_is_asked_for_while_much_of_it_waits() -> None:
         largest = 1 << (24 if stretch.level is Level.SEGMENTS else 16)
         room = min(stretch.end - stretch.offset, largest << 9)
         parts = [recipe.Part(largest, rng.randbytes(16)) for _ in range(room // largest)]
-        fetch.take_recipes(ask, recipe.pack(parts))
+        fetch.take_recipes(ask, recipe.pack(recipe.Recipe(0, parts)))
     assert ask is None
     assert pages < 8
     assert fetch.has_ready

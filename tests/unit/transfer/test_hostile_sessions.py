@@ -23,7 +23,7 @@ parts = st.lists(
     ),
     min_size=1,
     max_size=9,
-).map(lambda found: recipe.pack([recipe.Part(*one) for one in found]))
+).map(lambda found: recipe.pack(recipe.Recipe(0, [recipe.Part(*one) for one in found])))
 ops = st.lists(
     st.tuples(st.integers(0, 400), st.integers(0, 400), st.binary(max_size=9)), max_size=4
 ).map(

@@ -160,7 +160,7 @@ def test_a_replaced_large_file_is_preceded_by_its_recipe_which_is_answered_once(
     machine, fetch, (ask,) = moving(new)
     assert isinstance(ask, AskRecipes)
     assert any(isinstance(effect, CutBases) for effect in fetch.effects)
-    page = recipe.pack([recipe.Part(50_000, bytes(16))] * 4)
+    page = recipe.pack(recipe.Recipe(0, [recipe.Part(50_000, bytes(16))] * 4))
     with pytest.raises(UnexpectedMessage, match="deltas"):
         machine.receive(Deltas(1, ask.ask, 5), bytes(5), 2.0)
     with pytest.raises(MalformedMessage):
