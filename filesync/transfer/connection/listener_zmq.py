@@ -189,9 +189,8 @@ class Listener:
                 self._socket, (identity,), self._counters, name=f"in:{identity.hex()}"
             )
             channel.send_nowait(Hello(VERSION))
-            if (
-                channel.lost is None
-            ):  # else what is at this descriptor now is another connection
+            # Lost already, what is at this descriptor now is another connection.
+            if channel.lost is None:
                 key = key_of(last) if self._gate else None
                 self._peers[identity] = _Peer(channel, fd, key, self._user_of(last))
                 self._guard.greeted(fd)
