@@ -157,8 +157,11 @@ class Maker:
         """Complete a file whose content was verified, put it under its name, and look at it."""
         self._metadata.sync(new.fd, new.entry)
         home = self._partials.fd if new.is_partial else self._work.fd
-        rename(new.name, new.entry.name, src_dir_fd=home, dst_dir_fd=dirfd)
-        status = os.stat(new.entry.name, dir_fd=dirfd, follow_symlinks=False)
+        name = new.entry.name
+        if rename(new.name, name, src_dir_fd=home, dst_dir_fd=dirfd):
+            status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+        else:
+            status = os.fstat(new.fd)  # whatever may stand under the name by now
         os.close(new.fd)
         new.fd = -1
         return status
