@@ -24,7 +24,7 @@ from bench.results import plot, save, spread
 from bench.small_parts import CASES as SMALL_CASES
 from bench.small_parts import SmallParts, timed
 from bench.throughput import drain
-from filesync.transfer.coding import delta, recipe
+from filesync.transfer.coding import chunking, delta, recipe
 
 MIB: Final = 1 << 20
 CASES: Final[dict[str, tuple[str, ...]]] = {
@@ -54,7 +54,7 @@ class Parts:
             for _ in range(mib):
                 file.write(os.urandom(MIB))
         self._data = memoryview(self._path.read_bytes())
-        self._chunks = list(recipe.cut(self._read, 0, len(self._data)))
+        self._chunks = list(chunking.cut(self._read, 0, len(self._data)))
         self._signed: list[delta.Pieces] = []
         self._average = delta.piece_bytes(DOCUMENT_BYTES)
 
@@ -89,7 +89,7 @@ class Parts:
 
     def cut(self) -> None:
         """Find its chunks, without naming them: from what it takes with names, these are taken."""
-        recipe.cut(self._read, 0, len(self._data))
+        chunking.cut(self._read, 0, len(self._data))
 
     def name(self) -> None:
         """Name its chunks."""

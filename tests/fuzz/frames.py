@@ -8,7 +8,7 @@ from filesync.digest import digest_of
 from filesync.disk.updating.update import WantedFile
 from filesync.errors import MalformedMessage, PeerError
 from filesync.transfer import wire
-from filesync.transfer.coding import codec, delta, recipe
+from filesync.transfer.coding import chunking, codec, delta, matching, recipe
 from filesync.transfer.coding.stream import StreamDecoder, StreamEncoder
 from filesync.transfer.errors import Refused
 from filesync.transfer.flow import Flow
@@ -115,7 +115,7 @@ def _sent() -> list[Said]:
     coded, packed = codec.compress(text)
     cut = delta.cut(OLD[:9000], 5)
     made = delta.join([delta.encode(NEW[:9000], cut.signatures, 5)])
-    parts = recipe.pack(recipe.cut(lambda at, n: NEW[at : at + n], 0, len(NEW)))
+    parts = recipe.pack(chunking.cut(lambda at, n: NEW[at : at + n], 0, len(NEW)))
     ask = wire.AskDeltas(SESSION, 1, 5, ((one[0], 0, 9000, cut.count),))
     level = wire.Level.CHUNKS
     return [
@@ -215,7 +215,7 @@ def _perform(receiver: Receiver, decoder: StreamDecoder) -> list[Sent]:
     return receiver.advance(1.0, is_alone=True)
 
 
-INDEX: Final = recipe.Index(
-    [(recipe.cut(lambda at, n: OLD[at : at + n], 0, len(OLD)), len(OLD))]
+INDEX: Final = matching.Index(
+    [(chunking.cut(lambda at, n: OLD[at : at + n], 0, len(OLD)), len(OLD))]
 )
 SENT: Final = [wire.encode(*one) for one in _sent()]

@@ -29,7 +29,7 @@ from filesync.errors import (
 )
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.transfer import wire
-from filesync.transfer.coding import delta, recipe
+from filesync.transfer.coding import chunking, delta, recipe
 from filesync.transfer.coding.stream import StreamEncoder
 from filesync.transfer.connection import calls_zmq, channel_zmq, listener_zmq
 from filesync.transfer.errors import (
@@ -255,10 +255,10 @@ def test_a_file_that_was_put_together_here_is_not_cut_the_next_time(
     cut: list[int] = []
 
     def counting(
-        read: recipe.Read, offset: int, end: int, *, enough: int | None = None
+        read: chunking.Read, offset: int, end: int, *, enough: int | None = None
     ) -> recipe.Recipe:
         cut.append(end - offset)
-        return recipe.cut(read, offset, end, enough=enough)
+        return chunking.cut(read, offset, end, enough=enough)
 
     monkeypatch.setattr(landing_disk, "cut", counting)
 
@@ -1196,7 +1196,7 @@ def test_a_recipe_that_lies_does_not_reach_the_file(tmp_path: Path) -> None:
     def reply(message: wire.Message) -> Iterable[Said]:
         match message:
             case wire.AskRecipes(session, ask, _):
-                chunks = recipe.cut(lambda at, n: old[at : at + n], 0, len(old))
+                chunks = chunking.cut(lambda at, n: old[at : at + n], 0, len(old))
                 return [(wire.Recipes(session, ask), recipe.pack(chunks))]
             case wire.Want(session, ranges):
                 size = sum(length for _, _, length in ranges)

@@ -3,7 +3,7 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from filesync.digest import Digest
-from filesync.transfer.coding.recipe import Cutter
+from filesync.transfer.coding.chunking import Cutter
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.coding.recipes_disk import RecipeFiles
 

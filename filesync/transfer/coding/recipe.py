@@ -1,8 +1,7 @@
 """Recipes: a content as the ordered list of its content-defined chunks.
 
-Both ends cut with FastCDC 2020 by the same parameters, so that bytes they share give chunks they
-share wherever they stand. A cut depends only on what follows the cut before it; a recipe can
-therefore be made from any chunk's first byte on, and neither end keeps a state for it.
+Both ends cut alike (``chunking``), so that bytes they share give chunks they share wherever they
+stand.
 
 So that a large content that hardly changed costs no long list, chunks are grouped: a *segment*
 ends after a chunk whose name says so, one in 64, which is a boundary by content again. A segment
@@ -14,15 +13,13 @@ put together by names is verified as a whole by its full digest.
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, count
 from operator import sub
 from struct import Struct
 from typing import Final, NamedTuple
 
 from blake3 import blake3
-from pyfastcdc import FastCDC
 
 from filesync.errors import MalformedMessage
 from filesync.transfer.wire import Buffer, Level
@@ -30,9 +27,6 @@ from filesync.transfer.wire import Buffer, Level
 MIN_CHUNK_BYTES: Final = 4 << 10
 AVG_CHUNK_BYTES: Final = 16 << 10
 MAX_CHUNK_BYTES: Final = 64 << 10
-# Part of the protocol: two ends that cut by other rules share no chunk. Level 2 is that of the
-# remote execution API's test vectors; pyfastcdc's own default is another.
-_NORMALIZATION: Final = 2
 
 NAME_BYTES: Final = 16
 SEGMENT_MASK: Final = 0x3F
@@ -49,10 +43,6 @@ PAGE_BYTES: Final = 256 << 20
 _PART: Final = Struct(f">I{NAME_BYTES}s")
 _NAME: Final = Struct(f"{NAME_BYTES}s")
 _COUNT: Final = Struct(">I")
-READ_BYTES: Final = 4 << 20
-
-Read = Callable[[int, int], Buffer]
-"""(offset, length) -> up to ``length`` bytes; fewer only at the end. Good until the next call."""
 
 
 class Part(NamedTuple):
@@ -182,116 +172,6 @@ class Recipe:
         return at + 1 if at < len(self.ends) and self.ends[at] == offset else None
 
 
-# --- cutting ------------------------------------------------------------------------------------
-
-
-class Cutter:
-    """Cuts a content that comes block by block.
-
-    With the recipe of an ``old`` content it first tries whether what stood there next comes next
-    here, too. A cut depends on nothing but the bytes from the cut before it, so an equal name
-    shows the place of the cut, and FastCDC need not look for it: of a content that hardly changed
-    that saves 75 ms of 170 for 256 MiB.
-
-    Attributes:
-        recipe: of what was cut so far.
-    """
-
-    def __init__(self, start: int = 0, *, old: Recipe | None = None) -> None:
-        """Begin at ``start``, where a chunk begins."""
-        self.recipe = Recipe(start)
-        self._fast = FastCDC(
-            AVG_CHUNK_BYTES,
-            min_size=MIN_CHUNK_BYTES,
-            max_size=MAX_CHUNK_BYTES,
-            normalized_chunking=_NORMALIZATION,
-        )
-        self._tail = b""
-        self._old = Recipe(0) if old is None else old
-        self._next = 0  # of the old chunks, the one to try
-
-    def cut(self, block: Buffer) -> None:
-        """Find the chunks that are known now. Does not keep ``block``."""
-        view = memoryview(block)
-        start = 0
-        if self._tail:
-            joined = memoryview(self._tail + view[:MAX_CHUNK_BYTES])
-            done = self._cut(joined, len(self._tail))
-            if done < len(self._tail):
-                self._tail = bytes(joined[done:])
-                return
-            start = done - len(self._tail)
-        view = view[start:]
-        self._tail = bytes(view[self._cut(view, len(view)) :])
-
-    def end(self) -> None:
-        """Find the last chunks: no more blocks come."""
-        tail, self._tail = memoryview(self._tail), b""
-        for piece in self._fast.cut_buf(tail) if tail else ():
-            name = name_of(tail[piece.offset : piece.offset + piece.length])
-            self.recipe.add(piece.length, name)
-
-    def _cut(self, view: memoryview, until: int) -> int:
-        """Find the chunks that begin before ``until``; return where they end.
-
-        What comes after ``view`` could move a cut this near its end.
-        """
-        until = min(until, len(view) - MAX_CHUNK_BYTES + 1)
-        done = 0
-        while done < until:
-            done += self._follow(view[done:], until - done)
-            for piece in self._fast.cut_buf(view[done:]) if done < until else ():
-                if done >= until:
-                    break
-                name = name_of(view[done : done + piece.length])
-                self.recipe.add(piece.length, name)
-                done += piece.length
-                if (at := self._old.find(name)) is not None:
-                    self._next = at + 1
-                    break
-        return done
-
-    def _follow(self, view: memoryview, until: int) -> int:
-        """Find the chunks that are the old ones that are to be tried; return where they end."""
-        old, first = self._old, self._next
-        ends, names = old.ends, old.names
-        begin = done = ends[first - 1] if first else old.start
-        number = first
-        # Not the last of the old: its end was the content's, and no cut.
-        while number < len(ends) - 1 and done - begin < until:
-            end = ends[number]
-            expected = names[number * NAME_BYTES : (number + 1) * NAME_BYTES]
-            if name_of(view[done - begin : end - begin]) != expected:
-                self._next = len(ends)
-                break
-            done = end
-            number += 1
-        else:
-            self._next = number
-        if number > first:
-            self.recipe.extend(old.sliced(first, number))
-        return done - begin
-
-
-def cut(read: Read, offset: int, end: int, *, enough: int | None = None) -> Recipe:
-    """Return the chunks of the bytes from ``offset``, where a chunk begins, to ``end``.
-
-    There are fewer where ``read`` has no more, or where those have ``enough`` bytes.
-    """
-    cutter = Cutter(offset)
-    made = cutter.recipe
-    while offset < end:
-        if enough is not None and made.end - made.start >= enough:
-            return made
-        block = read(offset, min(READ_BYTES, end - offset))
-        if not len(block):
-            break
-        offset += len(block)
-        cutter.cut(block)
-    cutter.end()
-    return made
-
-
 # --- on the wire --------------------------------------------------------------------------------
 
 
@@ -346,119 +226,3 @@ def _check(lengths: Sequence[int], room: int, level: Level) -> None:
     smallest = 1 if size == room else MIN_CHUNK_BYTES
     if last < smallest or min(others, default=MIN_CHUNK_BYTES) < MIN_CHUNK_BYTES:
         raise MalformedMessage("a recipe's part is smaller than it can be")
-
-
-# --- matching -----------------------------------------------------------------------------------
-
-
-class Copy(NamedTuple):
-    """``length`` bytes of the basis number ``basis``, at ``start`` in it, belong at ``offset``."""
-
-    offset: int
-    basis: int
-    start: int
-    length: int
-
-
-class Index:
-    """Which chunks and segments some old files have, and where.
-
-    Bounded: about 8 GiB of content and 80 MB of memory; what lies beyond is not looked for.
-    """
-
-    MAX_CHUNKS: Final = 1 << 19
-
-    def __init__(self, bases: Sequence[tuple[Recipe, int]]) -> None:
-        """Note ``bases``, each given by its chunks and its size."""
-        self.sizes = [size for _, size in bases]
-        self._recipes: list[Recipe] = []
-        room = self.MAX_CHUNKS
-        for chunks, _ in bases:
-            self._recipes.append(chunks if len(chunks) <= room else chunks.sliced(0, room))
-            room -= len(self._recipes[-1])
-        self._segments = _places([chunks.segments() for chunks in self._recipes])
-
-    @cached_property
-    def _chunks(self) -> dict[bytes, tuple[int, int]]:
-        # Of a content that is there in whole segments no chunk is ever looked for.
-        return _places(self._recipes)
-
-    def chunks(self, copy: "Copy") -> Recipe | None:
-        """Return the chunks of what ``copy`` takes, if they are known."""
-        return self._recipes[copy.basis].between(copy.start, copy.start + copy.length)
-
-    def places(self, level: Level) -> Mapping[bytes, tuple[int, int]]:
-        """Return, by the name of each chunk or segment, (number, offset) of a basis that has it."""
-        return self._chunks if level is Level.CHUNKS else self._segments
-
-
-def _places(recipes: Sequence[Recipe]) -> dict[bytes, tuple[int, int]]:
-    found: dict[bytes, tuple[int, int]] = {}
-    for number, recipe in enumerate(recipes):
-        starts = chain((recipe.start,), recipe.ends)
-        for name, start in zip(recipe.each_name(), starts, strict=False):
-            found.setdefault(name, (number, start))
-    return found
-
-
-class Match(NamedTuple):
-    """What of a stretch of content the bases have. Ascending, neighbours joined.
-
-    Attributes:
-        copies: what they have.
-        misses: each run of parts that they have not.
-    """
-
-    copies: list[Copy]
-    misses: list[Recipe]
-
-
-def match(parts: Recipe, level: Level, index: Index) -> Match:
-    """Return what of ``parts`` is in ``index``."""
-    found = Match([], [])
-    missing = 0  # how many parts before this one are
-    offset = parts.start
-    places = map(index.places(level).get, parts.each_name())
-    for number, (place, end) in enumerate(zip(places, parts.ends, strict=True)):
-        if place is None:
-            missing += 1
-        else:
-            if missing:
-                found.misses.append(parts.sliced(number - missing, number))
-                missing = 0
-            _add(found.copies, offset, *place, end - offset)
-        offset = end
-    if missing:
-        found.misses.append(parts.sliced(len(parts) - missing, len(parts)))
-    return found
-
-
-def sliced(copies: Iterable[Copy], limit: int) -> Iterator[list[Copy]]:
-    """Yield ``copies`` again, cut where need be into lists of at most ``limit`` bytes each."""
-    some: list[Copy] = []
-    room = limit
-    for offset, basis, start, length in copies:
-        done = 0
-        while done < length:
-            part = min(room, length - done)
-            some.append(Copy(offset + done, basis, start + done, part))
-            done += part
-            room -= part
-            if not room:
-                yield some
-                some, room = [], limit
-    if some:
-        yield some
-
-
-def _add(copies: list[Copy], offset: int, basis: int, start: int, length: int) -> None:
-    if copies:
-        before = copies[-1]
-        if (
-            before.start + before.length == start
-            and before.basis == basis
-            and before.offset + before.length == offset
-        ):
-            copies[-1] = Copy(before.offset, basis, before.start, before.length + length)
-            return
-    copies.append(Copy(offset, basis, start, length))

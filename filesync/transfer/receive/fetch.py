@@ -25,9 +25,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from filesync.disk.updating.update import WantedFile
-from filesync.transfer.coding import recipe
+from filesync.transfer.coding import matching, recipe
 from filesync.transfer.coding.delta import Pieces
-from filesync.transfer.coding.recipe import Index, Recipe
+from filesync.transfer.coding.matching import Index
+from filesync.transfer.coding.recipe import Recipe
 from filesync.transfer.flow import WINDOW_BYTES
 from filesync.transfer.receive.gaps import Old, cut_up, narrowed, replaced
 from filesync.transfer.receive.policy import delta_pays
@@ -406,7 +407,7 @@ class Fetch:
     def _plan(self, stretch: Stretch, parts: Recipe) -> None:
         work, _, end, level = stretch
         assert work.index is not None
-        found = recipe.match(parts, level, work.index)
+        found = matching.match(parts, level, work.index)
         if level is Level.CHUNKS:
             work.note(parts)
         else:
@@ -414,7 +415,7 @@ class Fetch:
         if found.copies:
             at = bisect_left(work.copies, found.copies[0])
             work.copies[at:at] = found.copies
-            for some in recipe.sliced(found.copies, COPY_BYTES):
+            for some in matching.sliced(found.copies, COPY_BYTES):
                 self.effects.append(CopyRanges(work, tuple(some)))
         if parts.end < end:
             self._stretches.append(Stretch(work, parts.end, end, level))

@@ -4,7 +4,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from filesync.transfer.coding.recipe import Copy, Part
+from filesync.transfer.coding.matching import Copy
+from filesync.transfer.coding.recipe import Part
 from filesync.transfer.wire import MAX_DELTA_BYTES
 
 SLACK_BYTES: Final = 16 << 10

@@ -13,7 +13,9 @@ from filesync.disk.content import reading
 from filesync.disk.updating.update import WantedFile
 from filesync.errors import ContentCorrupt
 from filesync.transfer.coding import delta
-from filesync.transfer.coding.recipe import AVG_CHUNK_BYTES, Index, Recipe, cut, name_of
+from filesync.transfer.coding.chunking import cut
+from filesync.transfer.coding.matching import Index
+from filesync.transfer.coding.recipe import AVG_CHUNK_BYTES, Recipe, name_of
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.receive.units import Batch, CopyRanges, Gap, Piece, Work
 from filesync.transfer.wire import Buffer

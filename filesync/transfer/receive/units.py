@@ -12,7 +12,8 @@ import msgspec
 
 from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding.delta import Pieces
-from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES, Copy, Index, Part, Recipe
+from filesync.transfer.coding.matching import Copy, Index
+from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES, Part, Recipe
 from filesync.transfer.receive.gaps import Old
 from filesync.transfer.wire import Buffer, Codec, Level
 

@@ -13,7 +13,7 @@ from filesync.digest import Digest, short
 from filesync.disk.content import read_piece, reading
 from filesync.disk.handles import DirectoryHandles, shown
 from filesync.errors import LocalError, SourceChanged, StoreError, Unavailable
-from filesync.transfer.coding import delta, recipe
+from filesync.transfer.coding import chunking, delta, recipe
 from filesync.transfer.coding.recipe import (
     MAX_SEGMENT_BYTES,
     PAGE_BYTES,
@@ -181,7 +181,7 @@ class SourceTree:
         with self._handles() as handles:
             fd = _open(handles, place)
             try:
-                chunks = recipe.cut(reading(fd), offset, end, enough=enough)
+                chunks = chunking.cut(reading(fd), offset, end, enough=enough)
             except OSError as exc:
                 raise Unavailable(f"{_shown(place)} cannot be read: {exc.strerror}") from exc
             finally:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.transfer.coding.recipe import Copy
+from filesync.transfer.coding.matching import Copy
 from filesync.transfer.receive.copying import TURN_BYTES, Copying
 from filesync.transfer.receive.units import CopyRanges, Work
 from tests.unit.made import wanted

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from filesync.digest import Digest, digest_of
 from filesync.disk.updating.update import WantedFile
-from filesync.transfer.coding import delta, recipe
+from filesync.transfer.coding import chunking, delta, matching, recipe
 from filesync.transfer.flow import Flow
 from filesync.transfer.receive.fetch import (
     BATCH_BYTES,
@@ -171,7 +171,9 @@ class World:
         if isinstance(ask, AskRecipes):
             pages = []
             for digest, offset, end, level in ask.items[: self.rng.choice([1, 2, 9])]:
-                parts = recipe.cut(reader(self.said(peer, self.by_digest[digest])), offset, end)
+                parts = chunking.cut(
+                    reader(self.said(peer, self.by_digest[digest])), offset, end
+                )
                 if level is Level.SEGMENTS:
                     parts = parts.segments()
                 pages.append(recipe.pack(parts.sliced(0, self.rng.choice([1, 5, 1000]))))
@@ -215,9 +217,13 @@ class World:
         signed = [delta.cut(self.old_bytes(gap), key) for gap in effect.gaps]
         self.fetch.signed(effect.gaps, key, signed)
 
-    def index_of(self, work: Work) -> recipe.Index | None:
+    def index_of(self, work: Work) -> matching.Index | None:
         old = self.old[work.file.ticket]
-        return recipe.Index([(recipe.cut(reader(old), 0, len(old)), len(old))]) if old else None
+        return (
+            matching.Index([(chunking.cut(reader(old), 0, len(old)), len(old))])
+            if old
+            else None
+        )
 
     def old_bytes(self, gap: Gap) -> bytes:
         old = self.old[gap.file.ticket]
@@ -333,7 +339,7 @@ def test_the_recipe_of_what_was_put_together_is_known_without_cutting_it(
             assert made is None
         else:
             assert made is not None
-            assert list(made) == list(recipe.cut(reader(content), 0, len(content)))
+            assert list(made) == list(chunking.cut(reader(content), 0, len(content)))
 
 
 @given(shapes, windows, st.integers(1, 3), seeded)
@@ -450,7 +456,7 @@ def test_no_more_of_a_recipe_is_asked_for_while_much_of_it_waits() -> None:
     size = 1 << 30
     fetch = fed(WantedFile(0, digest_of(b"new"), size, replaces=size))
     (cut,) = [one for one in fetch.effects if isinstance(one, CutBases)]
-    fetch.based([(cut.works[0], recipe.Index([(recipe.Recipe(0), size)]))])
+    fetch.based([(cut.works[0], matching.Index([(recipe.Recipe(0), size)]))])
     pages = 0
     while isinstance(ask := fetch.take_ask(), RecipeAsk):
         pages += 1

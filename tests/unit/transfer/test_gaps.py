@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.transfer.coding.recipe import Copy, Part
+from filesync.transfer.coding.matching import Copy
+from filesync.transfer.coding.recipe import Part
 from filesync.transfer.receive.gaps import SLACK_BYTES, Old, cut_up, narrowed, replaced
 from filesync.transfer.wire import MAX_DELTA_BYTES
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import digest_of
-from filesync.transfer.coding import recipe, recipes_disk
+from filesync.transfer.coding import chunking, recipes_disk
 from filesync.transfer.coding.cutting import Cutting
 from filesync.transfer.coding.recipe import MAX_CHUNK_BYTES, Part, Recipe
 from filesync.transfer.coding.recipecache import RecipeCache
@@ -81,7 +81,7 @@ def test_a_cutting_leaves_the_recipe_to_this_process_and_the_next(files: RecipeF
             cutting.begin(memoryview(content)[at : at + (1 << 20)])
             cutting.finish()
         cutting.end(digest_of(content))
-        made = list(recipe.cut(reader(content), 0, len(content)))
+        made = list(chunking.cut(reader(content), 0, len(content)))
         noted = recipes.find(digest_of(content), 0, len(content))
         loaded = files.load(digest_of(content))
         assert noted is not None

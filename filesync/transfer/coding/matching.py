@@ -1,0 +1,122 @@
+"""Matching: which of a content's chunks and segments some old files have, and where."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
+from typing import Final, NamedTuple
+
+from filesync.transfer.coding.recipe import Recipe
+from filesync.transfer.wire import Level
+
+
+class Copy(NamedTuple):
+    """``length`` bytes of the basis number ``basis``, at ``start`` in it, belong at ``offset``."""
+
+    offset: int
+    basis: int
+    start: int
+    length: int
+
+
+class Index:
+    """Which chunks and segments some old files have, and where.
+
+    Bounded: about 8 GiB of content and 80 MB of memory; what lies beyond is not looked for.
+    """
+
+    MAX_CHUNKS: Final = 1 << 19
+
+    def __init__(self, bases: Sequence[tuple[Recipe, int]]) -> None:
+        """Note ``bases``, each given by its chunks and its size."""
+        self.sizes = [size for _, size in bases]
+        self._recipes: list[Recipe] = []
+        room = self.MAX_CHUNKS
+        for chunks, _ in bases:
+            self._recipes.append(chunks if len(chunks) <= room else chunks.sliced(0, room))
+            room -= len(self._recipes[-1])
+        self._segments = _places([chunks.segments() for chunks in self._recipes])
+
+    @cached_property
+    def _chunks(self) -> dict[bytes, tuple[int, int]]:
+        # Of a content that is there in whole segments no chunk is ever looked for.
+        return _places(self._recipes)
+
+    def chunks(self, copy: "Copy") -> Recipe | None:
+        """Return the chunks of what ``copy`` takes, if they are known."""
+        return self._recipes[copy.basis].between(copy.start, copy.start + copy.length)
+
+    def places(self, level: Level) -> Mapping[bytes, tuple[int, int]]:
+        """Return, by the name of each chunk or segment, (number, offset) of a basis that has it."""
+        return self._chunks if level is Level.CHUNKS else self._segments
+
+
+def _places(recipes: Sequence[Recipe]) -> dict[bytes, tuple[int, int]]:
+    found: dict[bytes, tuple[int, int]] = {}
+    for number, recipe in enumerate(recipes):
+        starts = chain((recipe.start,), recipe.ends)
+        for name, start in zip(recipe.each_name(), starts, strict=False):
+            found.setdefault(name, (number, start))
+    return found
+
+
+class Match(NamedTuple):
+    """What of a stretch of content the bases have. Ascending, neighbours joined.
+
+    Attributes:
+        copies: what they have.
+        misses: each run of parts that they have not.
+    """
+
+    copies: list[Copy]
+    misses: list[Recipe]
+
+
+def match(parts: Recipe, level: Level, index: Index) -> Match:
+    """Return what of ``parts`` is in ``index``."""
+    found = Match([], [])
+    missing = 0  # how many parts before this one are
+    offset = parts.start
+    places = map(index.places(level).get, parts.each_name())
+    for number, (place, end) in enumerate(zip(places, parts.ends, strict=True)):
+        if place is None:
+            missing += 1
+        else:
+            if missing:
+                found.misses.append(parts.sliced(number - missing, number))
+                missing = 0
+            _add(found.copies, offset, *place, end - offset)
+        offset = end
+    if missing:
+        found.misses.append(parts.sliced(len(parts) - missing, len(parts)))
+    return found
+
+
+def sliced(copies: Iterable[Copy], limit: int) -> Iterator[list[Copy]]:
+    """Yield ``copies`` again, cut where need be into lists of at most ``limit`` bytes each."""
+    some: list[Copy] = []
+    room = limit
+    for offset, basis, start, length in copies:
+        done = 0
+        while done < length:
+            part = min(room, length - done)
+            some.append(Copy(offset + done, basis, start + done, part))
+            done += part
+            room -= part
+            if not room:
+                yield some
+                some, room = [], limit
+    if some:
+        yield some
+
+
+def _add(copies: list[Copy], offset: int, basis: int, start: int, length: int) -> None:
+    if copies:
+        before = copies[-1]
+        if (
+            before.start + before.length == start
+            and before.basis == basis
+            and before.offset + before.length == offset
+        ):
+            copies[-1] = Copy(before.offset, basis, before.start, before.length + length)
+            return
+    copies.append(Copy(offset, basis, start, length))
