@@ -5,7 +5,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from filesync.descriptors import NEEDED
 from filesync.disk.scanning.scan import scan
 from filesync.errors import Unreadable
 from filesync.manifest import MemoryNodes
+from tests.integration.fewdescriptors import few_descriptors
 
 COMMAND = [sys.executable, "-m", "filesync"]
 NOBODY = "tcp://127.0.0.1:9"
@@ -110,26 +111,7 @@ def test_a_scan_that_runs_out_of_them_takes_nothing_for_unreadable(
 ) -> None:
     fill(tmp_path / "src", directories=3)
     with (
-        few_left(4),
+        few_descriptors(4),
         pytest.raises(Unreadable, match=r"Too many open files; raise .* `ulimit -n`"),
     ):
         scan(tmp_path / "src", MemoryNodes(), skip_unreadable=True, keep_unreadable=keep)
-
-
-@contextmanager
-def few_left(spare: int) -> Iterator[None]:
-    """Leave this process no more than ``spare``."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
-    held: list[int] = []
-    try:
-        with suppress(OSError):
-            while True:
-                held.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-        for _ in range(spare):
-            os.close(held.pop())
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in held:
-            os.close(fd)

@@ -3,12 +3,11 @@
 import asyncio
 import os
 import random
-import resource
 import struct
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -48,6 +47,7 @@ from filesync.transfer.send.offer import Offer
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.timeouts import Timeouts
 from filesync.transfer.wire import Codec
+from tests.integration.fewdescriptors import few_descriptors
 
 LOOPBACK = "tcp://127.0.0.1:0"
 PATIENT = Timeouts()
@@ -844,25 +844,6 @@ def test_a_pull_for_which_there_are_no_descriptors_left_ends(tmp_path: Path) -> 
                     await pull_with(spare, receiver, Replica(other, offer.token))
 
     asyncio.run(main())
-
-
-@contextmanager
-def few_descriptors(spare: int) -> Iterator[None]:
-    """Leave this process no more descriptors than ``spare``."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
-    held: list[int] = []
-    try:
-        with suppress(OSError):
-            while True:
-                held.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-        for _ in range(spare):
-            os.close(held.pop())
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in held:
-            os.close(fd)
 
 
 def test_two_pulls_wait_for_one_peer_that_dials(source: Manifest, tmp_path: Path) -> None:
