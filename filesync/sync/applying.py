@@ -15,12 +15,12 @@ from filesync.manifest.patch import Change, patch
 from filesync.sync.filter import Filter
 from filesync.sync.options import Options
 from filesync.sync.part import Part, Removal
-from filesync.sync.places import Target
 from filesync.sync.plan import Plan, make_plan
 from filesync.sync.planned import Planned
 from filesync.sync.saying.noting import note_plan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, Owner, scan_place
+from filesync.sync.target import Target
 from filesync.sync.unseen import Unseen
 
 _SLASH: Final = ord("/")

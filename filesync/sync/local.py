@@ -14,18 +14,13 @@ from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal, is_united, removal_of
-from filesync.sync.places import (
-    LocalPlaces,
-    Sources,
-    are_several,
-    close_all,
-    find_sources,
-    find_target,
-)
+from filesync.sync.places import LocalPlaces
 from filesync.sync.planned import Planned
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, scan_place
 from filesync.sync.shadow import shadowing, unshadowed
+from filesync.sync.source import Sources, are_several, close_all, find_sources
+from filesync.sync.target import find_target
 from filesync.transfer.flow import Pace
 from filesync.transfer.stats import Progress
 

@@ -10,9 +10,9 @@ from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, accept, pu
 from filesync.manifest.pack import pack_directories, unpack_directories
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
-from filesync.sync.places import is_named
 from filesync.sync.remote import wire
 from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
+from filesync.sync.source import is_named
 from filesync.transfer.coding import delta
 from tests.fuzz import mutation
 from tests.fuzz.mutation import Mutate

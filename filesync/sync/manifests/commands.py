@@ -18,10 +18,11 @@ from filesync.sync.manifests.file import (
     write_manifest,
 )
 from filesync.sync.manifests.listing import json_lines, lines
-from filesync.sync.places import LocalPlaces, close_all, find_sources, not_found
+from filesync.sync.places import LocalPlaces, not_found
 from filesync.sync.plan import Plan
 from filesync.sync.saying.itemize import itemize
 from filesync.sync.scanning import scan_place
+from filesync.sync.source import close_all, find_sources
 
 DIFFERENT = 1
 _PATH = click.Path(path_type=Path, exists=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from filesync.errors import Unavailable, UsageError
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
-from filesync.sync.places import LocalPlaces, close_all, find_sources, local_path
+from filesync.sync.places import LocalPlaces, local_path
 from filesync.sync.remote.asking import Peer
 from filesync.sync.saying.stats import SyncStats
+from filesync.sync.source import close_all, find_sources
 from filesync.transfer.plane_zmq import DataPlane
 
 if TYPE_CHECKING:

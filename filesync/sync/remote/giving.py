@@ -17,13 +17,13 @@ from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal, is_united, removal_of
-from filesync.sync.places import Sources, are_several
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.shadow import shadowing, unshadowed
+from filesync.sync.source import Sources, are_several
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.send.offer import TOKEN_BYTES, Offer

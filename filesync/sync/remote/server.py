@@ -24,16 +24,7 @@ from filesync.sync.applying import Arrival, Update, around_shut, only_owner, pla
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
-from filesync.sync.places import (
-    Claimed,
-    Place,
-    ServedPlaces,
-    Target,
-    close_all,
-    find_sources,
-    find_target,
-    not_found,
-)
+from filesync.sync.places import Claimed, Place, ServedPlaces, not_found
 from filesync.sync.plan import Plan
 from filesync.sync.remote import wire
 from filesync.sync.remote.arriving import Arrivals
@@ -41,6 +32,8 @@ from filesync.sync.remote.asking import ask
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.nodes import answer_deltas, answer_nodes, fetch_nodes
 from filesync.sync.scanning import note_placed
+from filesync.sync.source import close_all, find_sources
+from filesync.sync.target import Target, find_target
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.plane_zmq import DataPlane

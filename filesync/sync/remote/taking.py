@@ -10,13 +10,15 @@ from filesync.sync.applying import Update, only_owner, plan_part, scan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Part, Removal, is_united, removal_of
-from filesync.sync.places import LocalPlaces, are_several, find_target, is_named
+from filesync.sync.places import LocalPlaces
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.shadow import shadowing, unshadowed
+from filesync.sync.source import are_several, is_named
+from filesync.sync.target import find_target
 from filesync.transfer.replica import Replica
 from filesync.transfer.threads import in_thread
 

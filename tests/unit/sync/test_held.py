@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from filesync.errors import StoreError, UnexpectedMessage
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
-from filesync.sync.places import LocalPlaces, Place, find_target
+from filesync.sync.places import LocalPlaces, Place
 from filesync.sync.remote.held import Held, Stage
+from filesync.sync.target import find_target
 
 
 class WatchedPlace(Place):

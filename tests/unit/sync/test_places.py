@@ -7,7 +7,8 @@ import pytest
 
 from filesync.errors import StoreError, UsageError
 from filesync.sync.part import Part
-from filesync.sync.places import LocalPlaces, Places, ServedPlaces, find_target
+from filesync.sync.places import LocalPlaces, Places, ServedPlaces
+from filesync.sync.target import find_target
 
 LONG = b"x" * 256
 

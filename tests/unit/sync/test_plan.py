@@ -12,10 +12,11 @@ from filesync.errors import FilesyncError, UsageError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal, is_united
-from filesync.sync.places import LocalPlaces, close_all, find_sources, is_named
+from filesync.sync.places import LocalPlaces
 from filesync.sync.plan import make_plan
 from filesync.sync.rate import parse_rate
 from filesync.sync.remote.client import Remote, parse
+from filesync.sync.source import close_all, find_sources, is_named
 from tests.unit.test_overlay import Shape, manifest, shapes, united
 
 rules = st.lists(

@@ -1,0 +1,169 @@
+"""What is synced: the directories, and names in directories, that paths name."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+from filesync.descriptors import OUT_OF_ROOM
+from filesync.errors import UsageError
+from filesync.sync.filter import Filter
+from filesync.sync.part import Part
+from filesync.sync.places import Place, Places, not_found, split_path
+
+MAX_NAMES: Final = 1000
+"""Names of one directory that are synced at once; more are more than one part."""
+
+
+class Source(NamedTuple):
+    """One part of what is synced, and where it is."""
+
+    place: Place
+    inside: bytes = b""
+
+    @property
+    def part(self) -> Part:
+        """What of the sync it is."""
+        return Part(self.inside, self.place.names)
+
+
+class Sources(NamedTuple):
+    """What paths name.
+
+    Attributes:
+        found: what is there.
+        missing: the paths that lead nowhere, and why (errno).
+    """
+
+    found: list[Source]
+    missing: dict[bytes, int]
+
+
+def find_sources(
+    places: Places, paths: Sequence[bytes], filter: Filter, *, most: int | None = None
+) -> Sources:
+    """Return what ``paths`` name, in their order, that ``filter`` lets through.
+
+    Names in one directory are one source. A directory with a slash at its end stands for what is
+    in it. Where two paths have one last name, the first stands for it. The caller closes the
+    places.
+
+    Raises:
+        StoreError: this process has no room for more.
+        UsageError: something may not be named, or more than ``most`` directories are.
+    """
+    found: list[Source] = []
+    missing: dict[bytes, int] = {}
+    together: dict[bytes, list[Place]] = {}
+    seen: set[bytes] = set()
+    try:
+        for path in paths:
+            if most is not None and len(found) == most:
+                raise UsageError(f"more than {most} directories at once; name fewer")
+            try:
+                place = _find(places, path)
+            except OSError as exc:
+                if exc.errno is None or exc.errno in OUT_OF_ROOM:
+                    raise not_found(path, exc) from exc
+                missing[path] = exc.errno
+                continue
+            if place.names is None:
+                found.append(Source(place, _inside(path)))
+                continue
+            directory = split_path(path)[0]
+            group = together.setdefault(directory, [])
+            fresh = place.names - seen
+            seen |= place.names
+            if group and len(group[-1].names or ()) < MAX_NAMES:
+                place.close()
+                group[-1].names = (group[-1].names or frozenset()) | fresh
+            elif fresh:
+                group.append(place)
+                found.append(Source(place))
+            else:
+                place.close()
+    except BaseException:
+        close_all(found)
+        raise
+    return Sources(_not_excluded(found, filter), missing)
+
+
+def are_several(parts: Sequence[Part], paths: Sequence[bytes]) -> bool:
+    """Say whether more than one of ``paths``, which lead somewhere, is in ``parts``.
+
+    What they go to is a directory then, as it is to rsync: it counts a path that comes twice too.
+    """
+    given = (path for path in paths if any(is_named(part, (path,)) for part in parts))
+    return len(list(islice(given, 2))) == 2
+
+
+def is_named(part: Part, paths: Iterable[bytes]) -> bool:
+    """Say whether ``part`` has only what ``paths`` name, under the names that they give it.
+
+    Whoever takes from a peer asks this: the peer must not choose what is written where.
+    """
+    if part.names is None:
+        return part.inside in {_inside(path) for path in paths}
+    last = {path.rpartition(b"/")[2] for path in paths} - {b"", b".", b".."}
+    return not part.inside and part.names <= last
+
+
+def _not_excluded(sources: Sequence[Source], filter: Filter) -> list[Source]:
+    """Return ``sources`` without what ``filter`` leaves out; close what is not needed."""
+    kept: list[Source] = []
+    others: list[Source] = []
+    for source in sources:
+        names = source.place.names or frozenset()
+        through = frozenset(name for name in names if not filter.excludes(name, False))
+        if source.inside and filter.excludes(source.inside, True):
+            source.place.close()
+        elif names and not through:
+            others.append(source)
+        else:
+            source.place.names = through or None
+            kept.append(source)
+    if not kept:  # nothing comes of these, but the destination is made as ever
+        return others
+    close_all(others)
+    return kept
+
+
+def close_all(sources: Iterable[Source]) -> None:
+    """Close the places of ``sources``."""
+    for source in sources:
+        source.place.close()
+
+
+def _inside(path: bytes) -> bytes:
+    """Return the name under which the directory ``path`` comes to stand in the destination."""
+    name = path.rpartition(b"/")[2]
+    return b"" if name in (b".", b"..") else name
+
+
+def _find(places: Places, path: bytes) -> Place:
+    """Return the directory that ``path`` names, or the directory of the name that it names.
+
+    A link is a name, unless a slash follows it.
+
+    Raises:
+        OSError: it leads nowhere, or cannot be read.
+    """
+    try:
+        if _inside(path) and places.is_link(path):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return Place(places.open(path), places.path_of(path), names=None, label=path)
+    except OSError as exc:
+        why = exc
+    if not _inside(path):
+        raise why
+    directory, name = split_path(path)
+    fd = places.open(directory)
+    try:
+        if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            raise why
+    except OSError:
+        os.close(fd)
+        raise
+    return Place(fd, places.path_of(directory), names=frozenset((name,)), label=path)
