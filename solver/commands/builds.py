@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import os
-import platform as host
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -20,44 +18,23 @@ from filesync.keys.options import key_option, listen_keys, listen_options
 from filesync.lifetime import run_command, wait_for_end
 from solver.client.asking import ask_manager
 from solver.client.build import run_build
-from solver.client.caches.options import (
-    INLINE_ARG,
-    InlineCache,
-    check_inline,
-    parse_cache_from,
-    parse_cache_to,
-)
 from solver.client.embedded import default_state, embedded_cluster
-from solver.client.layouts import SCHEME, Layout, parse_layout
-from solver.client.outputs.epoch import parse_epoch
 from solver.client.outputs.outputs import (
     STDOUT,
     Output,
     OutputType,
     check_outputs,
-    image_names,
     parse_output,
     with_epoch,
     with_tags,
 )
 from solver.client.progress import make_progress
-from solver.client.request import BuildRequest, read_dockerfile
-from solver.dockerfile import (
-    IMAGE_SCHEME,
-    MAIN_CONTEXT,
-    SOURCE_DATE_EPOCH,
-    Options,
-    Platform,
-)
+from solver.client.request import BuildRequest
+from solver.commands.settings import Setting, epoch_of, request_of
 from solver.manager.process import run_manager
 from solver.wire import ListWorkers, Workers
 
-Setting = Any
-"""A click option's value; its type is the option's."""
-
-_STDIN = "-"
 _WIDE = 1000
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
 
 manager_option = click.option(
     "--manager",
@@ -193,9 +170,9 @@ def build(
     parsed = [parse_output(text) for text in outputs]
     if settings["push"] and all(output.form is not None for output in parsed):
         parsed.append(Output(OutputType.REGISTRY, ""))
-    epoch_s = _epoch_s(settings["build_args"])
+    epoch_s = epoch_of(settings["build_args"])
     parsed = with_epoch(with_tags(parsed, settings["tags"]), epoch_s)
-    request = _request(context, dockerfile, parsed, settings)
+    request = request_of(context, dockerfile, parsed, settings)
     check_outputs(parsed, platform=str(request.options.platform))
     if iidfile is not None and not any(output.is_image for output in parsed):
         raise UsageError("--iidfile: no image is written; give -o type=oci,dest=PATH or --push")
@@ -218,67 +195,6 @@ def _replace(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _request(
-    context: Path,
-    dockerfile: Path | None,
-    outputs: list[Output],
-    settings: Mapping[str, Setting],
-) -> BuildRequest:
-    if str(context) == _STDIN:
-        raise UsageError(
-            "-: a context cannot come from standard input yet: unpack it and give the directory,"
-            " or give a Dockerfile alone with -f - and an empty one"
-        )
-    if not context.is_dir():
-        raise UsageError(f"{context}: no such directory; give the build's context")
-    roots: dict[str, Path] = {MAIN_CONTEXT: context.resolve()}
-    layouts: dict[str, Layout] = {}
-    images: dict[str, str] = {}
-    for name, value in _pairs("--build-context", settings["contexts"]):
-        if value.startswith(SCHEME):
-            layouts[name] = parse_layout(value)
-        elif value.startswith(IMAGE_SCHEME):
-            images[name] = value
-        elif Path(value).is_dir():
-            roots[name] = Path(value).resolve()
-        else:
-            raise UsageError(
-                f"--build-context {name}: {value} is no directory; an image in a registry is"
-                f" {IMAGE_SCHEME}{value}"
-            )
-    build_args = _build_args(settings["build_args"])
-    file = dockerfile if dockerfile is not None else context / "Dockerfile"
-    named = None if str(file) == _STDIN else file
-    kinds = {name: "local" for name in roots if name != MAIN_CONTEXT}
-    options = Options(
-        target=settings["target"],
-        build_args=build_args,
-        contexts={**kinds, **dict.fromkeys(layouts, "oci-layout"), **images},
-        place=_places(settings["places"]),
-        platform=Platform("linux", _ARCHITECTURES.get(host.machine(), host.machine())),
-        no_cache=settings["no_cache"],
-        labels=dict(_label(text) for text in settings["labels"]),
-        epoch_s=_epoch_s(settings["build_args"]),
-    )
-    cache_to = [parse_cache_to(text) for text in settings["cache_to"]]
-    if build_args.get(INLINE_ARG, "") not in ("", "0", "false"):
-        cache_to.append(InlineCache())
-    elif InlineCache() in cache_to:
-        check_inline(outputs)
-    return BuildRequest(
-        dockerfile=named,
-        text=read_dockerfile(named),
-        options=options,
-        roots=roots,
-        layouts=layouts,
-        outputs=outputs,
-        tag=",".join(image_names(settings["tags"])),
-        cache_to=cache_to,
-        cache_from=[parse_cache_from(text) for text in settings["cache_from"]],
-        explain=settings["explain"],
-    )
-
-
 async def _build(
     request: BuildRequest, manager: str | None, own: KeyPair | None, workers: int, progress: str
 ) -> dict[str, Any]:
@@ -287,50 +203,6 @@ async def _build(
             cluster = embedded_cluster(default_state(), workers=workers)
             manager = await stack.enter_async_context(cluster)
         return await run_build(request, manager, make_progress(progress), own)
-
-
-def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise UsageError(f"{option} {text}: write it as NAME=VALUE")
-        pairs.append((name, value))
-    return pairs
-
-
-def _build_arg(text: str) -> tuple[str, str]:
-    """Return a build argument; one without '=' is taken from the environment, as docker does."""
-    name, equals, value = text.partition("=")
-    return name, value if equals else os.environ.get(name, "")
-
-
-def _label(text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
-    if not name:
-        raise UsageError(f"--label {text}: write it as NAME=VALUE")
-    return name, value
-
-
-def _build_args(texts: Sequence[str]) -> dict[str, str]:
-    build_args = dict(_build_arg(text) for text in texts)
-    if SOURCE_DATE_EPOCH in os.environ:
-        build_args.setdefault(SOURCE_DATE_EPOCH, os.environ[SOURCE_DATE_EPOCH])
-    return build_args
-
-
-def _epoch_s(texts: Sequence[str]) -> int | None:
-    return parse_epoch(_build_args(texts).get(SOURCE_DATE_EPOCH, ""), SOURCE_DATE_EPOCH)
-
-
-def _places(texts: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
-    places: dict[str, tuple[tuple[str, str], ...]] = {}
-    for stage, label in _pairs("--place", texts):
-        key, equals, value = label.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--place {stage}={label}: write it as STAGE=LABEL=VALUE")
-        places[stage] = (*places.get(stage, ()), (key, value))
-    return places
 
 
 @click.command(

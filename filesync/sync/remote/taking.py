@@ -16,9 +16,10 @@ from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.saying.stats import SyncStats
+from filesync.sync.scanning import Found
 from filesync.sync.shadow import shadowing, unshadowed
 from filesync.sync.source import are_several, is_named
-from filesync.sync.target import find_target
+from filesync.sync.target import Target, find_target
 from filesync.transfer.replica import Replica
 from filesync.transfer.threads import in_thread
 
@@ -88,8 +89,7 @@ class _Taking:
 
     async def take(self, at: int) -> None:
         """Take one part."""
-        part, token = self.parts[at], self._found[at].token
-        options = self._options
+        part, options = self.parts[at], self._options
         target = find_target(
             LocalPlaces(),
             self._dest,
@@ -109,32 +109,39 @@ class _Taking:
                 scanned = await self._scan(at)
             finally:
                 there = await scanning
-            # After the scan: nodes that this side has do not travel.
-            await fetch_nodes(
-                self._peer.channel, token, scanned.tree, self._nodes, basis=there.manifest.tree
-            )
-            top = Manifest(scanned.tree, self._nodes)
-            self.stats.note_source(top, scanned.skipped)
-            self.stats.note_unreadable(
-                scanned.unreadable, prefix=part.prefix, unnamed=scanned.unnamed
-            )
-            given = await self._unshadowed(at, top)
-            plan = await in_thread(
-                plan_part,
-                target,
-                part,
-                there,
-                given,
-                self._nodes,
-                removal=await self._removal(at),
-                options=options,
-                planned=self._planned,
-                stats=self.stats,
-            )
-            if not plan.is_done and target is not None and not options.dry_run:
-                await self._pull(Update(target.place.root, plan), token, scanned)
+            await self._bring(at, target, there, scanned)
         if not is_united(self.parts):
-            await ask(self._peer.channel, wire.Drop(token), wire.Done)
+            await ask(self._peer.channel, wire.Drop(self._found[at].token), wire.Done)
+
+    async def _bring(
+        self, at: int, target: Target | None, there: Found, scanned: wire.Scanned
+    ) -> None:
+        """Make ``target``, where ``there`` is, what the server has ``scanned``."""
+        part, token = self.parts[at], self._found[at].token
+        # After the scan: nodes that this side has do not travel.
+        await fetch_nodes(
+            self._peer.channel, token, scanned.tree, self._nodes, basis=there.manifest.tree
+        )
+        top = Manifest(scanned.tree, self._nodes)
+        self.stats.note_source(top, scanned.skipped)
+        self.stats.note_unreadable(
+            scanned.unreadable, prefix=part.prefix, unnamed=scanned.unnamed
+        )
+        given = await self._unshadowed(at, top)
+        plan = await in_thread(
+            plan_part,
+            target,
+            part,
+            there,
+            given,
+            self._nodes,
+            removal=await self._removal(at),
+            options=self._options,
+            planned=self._planned,
+            stats=self.stats,
+        )
+        if not plan.is_done and target is not None and not self._options.dry_run:
+            await self._pull(Update(target.place.root, plan), token, scanned)
 
     async def _scan(self, at: int) -> wire.Scanned:
         """Have the server scan a part, unless it has."""

@@ -1,0 +1,168 @@
+"""What the options of ``filesync build`` ask for."""
+
+import os
+import platform as host
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filesync.errors import UsageError
+from solver.client.caches.options import (
+    INLINE_ARG,
+    CacheTo,
+    InlineCache,
+    check_inline,
+    parse_cache_from,
+    parse_cache_to,
+)
+from solver.client.layouts import SCHEME, Layout, parse_layout
+from solver.client.outputs.epoch import parse_epoch
+from solver.client.outputs.outputs import Output, image_names
+from solver.client.request import BuildRequest, read_dockerfile
+from solver.dockerfile import (
+    IMAGE_SCHEME,
+    MAIN_CONTEXT,
+    SOURCE_DATE_EPOCH,
+    Options,
+    Platform,
+)
+from solver.wire import CachePush
+
+Setting = Any
+"""A click option's value; its type is the option's."""
+
+_STDIN = "-"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
+
+
+def request_of(
+    context: Path,
+    dockerfile: Path | None,
+    outputs: list[Output],
+    settings: Mapping[str, Setting],
+) -> BuildRequest:
+    """Return what a build is asked for; ``settings`` are the values of the other options.
+
+    Raises:
+        UsageError: an option makes no sense, or there is no such file.
+    """
+    contexts = _contexts(context, settings["contexts"])
+    build_args = _build_args(settings["build_args"])
+    file = dockerfile if dockerfile is not None else context / "Dockerfile"
+    named = None if str(file) == _STDIN else file
+    options = Options(
+        target=settings["target"],
+        build_args=build_args,
+        contexts=contexts.kinds,
+        place=_places(settings["places"]),
+        platform=Platform("linux", _ARCHITECTURES.get(host.machine(), host.machine())),
+        no_cache=settings["no_cache"],
+        labels=dict(_label(text) for text in settings["labels"]),
+        epoch_s=epoch_of(settings["build_args"]),
+    )
+    return BuildRequest(
+        dockerfile=named,
+        text=read_dockerfile(named),
+        options=options,
+        roots=contexts.roots,
+        layouts=contexts.layouts,
+        outputs=outputs,
+        tag=",".join(image_names(settings["tags"])),
+        cache_to=_caches_to(settings["cache_to"], build_args, outputs),
+        cache_from=[parse_cache_from(text) for text in settings["cache_from"]],
+        explain=settings["explain"],
+    )
+
+
+def epoch_of(texts: Sequence[str]) -> int | None:
+    """Return SOURCE_DATE_EPOCH out of the build arguments or the environment, if it is there."""
+    return parse_epoch(_build_args(texts).get(SOURCE_DATE_EPOCH, ""), SOURCE_DATE_EPOCH)
+
+
+class _Contexts(NamedTuple):
+    """What a build reads from, by name: directories, images in files, images in registries."""
+
+    roots: dict[str, Path]
+    layouts: dict[str, Layout]
+    images: dict[str, str]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """What a Dockerfile is told of each that has a name."""
+        local = {name: "local" for name in self.roots if name != MAIN_CONTEXT}
+        return {**local, **dict.fromkeys(self.layouts, "oci-layout"), **self.images}
+
+
+def _contexts(main: Path, others: Sequence[str]) -> _Contexts:
+    if str(main) == _STDIN:
+        raise UsageError(
+            "-: a context cannot come from standard input yet: unpack it and give the directory,"
+            " or give a Dockerfile alone with -f - and an empty one"
+        )
+    if not main.is_dir():
+        raise UsageError(f"{main}: no such directory; give the build's context")
+    found = _Contexts({MAIN_CONTEXT: main.resolve()}, {}, {})
+    for name, value in _pairs("--build-context", others):
+        if value.startswith(SCHEME):
+            found.layouts[name] = parse_layout(value)
+        elif value.startswith(IMAGE_SCHEME):
+            found.images[name] = value
+        elif Path(value).is_dir():
+            found.roots[name] = Path(value).resolve()
+        else:
+            raise UsageError(
+                f"--build-context {name}: {value} is no directory; an image in a registry is"
+                f" {IMAGE_SCHEME}{value}"
+            )
+    return found
+
+
+def _caches_to(
+    texts: Sequence[str], build_args: Mapping[str, str], outputs: list[Output]
+) -> list[CacheTo | CachePush | InlineCache]:
+    caches = [parse_cache_to(text) for text in texts]
+    if build_args.get(INLINE_ARG, "") not in ("", "0", "false"):
+        caches.append(InlineCache())
+    elif InlineCache() in caches:
+        check_inline(outputs)
+    return caches
+
+
+def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"{option} {text}: write it as NAME=VALUE")
+        pairs.append((name, value))
+    return pairs
+
+
+def _build_arg(text: str) -> tuple[str, str]:
+    """Return a build argument; one without '=' is taken from the environment, as docker does."""
+    name, equals, value = text.partition("=")
+    return name, value if equals else os.environ.get(name, "")
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name:
+        raise UsageError(f"--label {text}: write it as NAME=VALUE")
+    return name, value
+
+
+def _build_args(texts: Sequence[str]) -> dict[str, str]:
+    build_args = dict(_build_arg(text) for text in texts)
+    if SOURCE_DATE_EPOCH in os.environ:
+        build_args.setdefault(SOURCE_DATE_EPOCH, os.environ[SOURCE_DATE_EPOCH])
+    return build_args
+
+
+def _places(texts: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+    places: dict[str, tuple[tuple[str, str], ...]] = {}
+    for stage, label in _pairs("--place", texts):
+        key, equals, value = label.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--place {stage}={label}: write it as STAGE=LABEL=VALUE")
+        places[stage] = (*places.get(stage, ()), (key, value))
+    return places
