@@ -353,7 +353,11 @@ class _Link:
         # A task that is cancelled before it has begun never does: then nothing would be let go.
         if not isinstance(body, orders.Release):
             self._orders[number] = task
-            task.add_done_callback(lambda _: self._orders.pop(number, None))
+            task.add_done_callback(partial(self._forget, number))
+
+    def _forget(self, number: int, task: "asyncio.Task[None]") -> None:
+        if self._orders.get(number) is task:  # another manager may count from 1 again
+            del self._orders[number]
 
     def _meet_again(self) -> None:
         """Register as if for the first time: the manager forgets what it sent and asked."""

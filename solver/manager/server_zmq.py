@@ -204,6 +204,12 @@ class Server:
         worker = self.cluster.identified(peer.identity)
         return worker if worker is not None and worker.key == peer.key else None
 
+    @staticmethod
+    def _pass_on(worker: WorkerLink, outcome: orders.Outcome, group: asyncio.TaskGroup) -> None:
+        if not worker.answer(outcome.id, outcome.result):
+            # In a task: a worker that reads nothing must not keep all others waiting.
+            group.create_task(worker.release(outcome.result))
+
     async def _from_worker(
         self, peer: _Peer, message: FromWorker, group: asyncio.TaskGroup
     ) -> None:
@@ -224,8 +230,8 @@ class Server:
                 self.cluster.leave(worker)
             case orders.Output() | orders.Progress():
                 worker.event(message)
-            case orders.Outcome(number, result):
-                await worker.answer(number, result)
+            case orders.Outcome():
+                self._pass_on(worker, message, group)
             case Crowded(policies):
                 group.create_task(self._pruning.relieve(worker, policies))
             case orders.Nodes():

@@ -124,27 +124,28 @@ class WorkerLink:
         """Note that the worker has ``tree`` whole."""
         note_tree(self.known, Manifest(tree, nodes))
 
-    async def answer(self, number: int, result: Result) -> None:
-        """Pass an outcome to whoever gave the order; one that nobody waits for is released."""
+    def answer(self, number: int, result: Result) -> bool:
+        """Pass an outcome to whoever gave the order; False if nobody waits: ``release`` it."""
         call = self._calls.get(number)
-        if call is not None and not call.answer.done():
-            call.answer.set_result(result)
-        else:
-            await self._release(result)
+        if call is None or call.answer.done():
+            return False
+        call.answer.set_result(result)
+        return True
+
+    async def release(self, result: Result) -> None:
+        """Have the worker let go of what an answer keeps in place."""
+        release = orders.release_of(result)
+        if release is not None:
+            self._last_id += 1
+            await self.send(self.identity, Order(self._last_id, release), b"")
 
     async def _call_off(self, number: int, call: _Call) -> None:
         if self.gone:
             return
         if call.answer.done() and not call.answer.cancelled():
-            await self._release(call.answer.result())
+            await self.release(call.answer.result())
         else:
             await self.send(self.identity, orders.Cancel(number), b"")
-
-    async def _release(self, result: Result) -> None:
-        release = orders.release_of(result)
-        if release is not None:
-            self._last_id += 1
-            await self.send(self.identity, Order(self._last_id, release), b"")
 
     def event(self, message: orders.Output | orders.Progress) -> None:
         """Pass what an order printed to whoever gave it."""

@@ -201,7 +201,8 @@ class FakeWorker:
         await self.answer(number, result)
 
     async def answer(self, number: int, result: Result) -> None:
-        await self.link.answer(number, result)
+        if not self.link.answer(number, result):
+            await self.link.release(result)
 
     async def _result(self, body: OrderBody) -> Result:
         match body:

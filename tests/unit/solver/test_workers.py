@@ -60,7 +60,8 @@ async def test_what_an_answer_keeps_that_crossed_the_cancellation_is_released(
     asking = await worker.asked()
     asking.cancel()
     await asyncio.wait([asking])
-    await worker.link.answer(1, answer)
+    assert not worker.link.answer(1, answer)
+    await worker.link.release(answer)
     assert worker.told[1:] == [orders.Cancel(1), Order(2, release)]
 
 
@@ -68,7 +69,7 @@ async def test_what_is_answered_to_somebody_who_is_cancelled_just_then_is_releas
     worker: Worker,
 ) -> None:
     asking = await worker.asked()
-    await worker.link.answer(1, OFFERED)
+    assert worker.link.answer(1, OFFERED)
     asking.cancel()
     await asyncio.wait([asking])
     assert asking.cancelled()
@@ -77,5 +78,6 @@ async def test_what_is_answered_to_somebody_who_is_cancelled_just_then_is_releas
 
 async def test_an_answer_that_keeps_nothing_is_just_dropped(worker: Worker) -> None:
     for answer in (KEPT, orders.Finished(), orders.Failed("cancelled", "it was cancelled")):
-        await worker.link.answer(7, answer)
+        assert not worker.link.answer(7, answer)
+        await worker.link.release(answer)
     assert worker.told == []
