@@ -54,6 +54,22 @@ def test_several_names_of_a_fifo_device_or_link_are_one_again(tool: Tool, stage:
     assert differences(stage.src, stage.dst) == []
 
 
+@claimants(Claim.SKIPS_SOCKETS)
+def test_names_of_one_fifo_device_or_link_may_be_on_both_sides(
+    tool: Tool, stage: Stage
+) -> None:
+    for root in (stage.src, stage.dst):
+        root.mkdir()
+        os.mkfifo(root / "fifo")
+        os.mknod(root / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        (root / "link").symlink_to("elsewhere")
+        for name in ("fifo", "device", "link"):
+            os.link(root / name, root / f"{name}2", follow_symlinks=False)
+    (stage.src / "file").write_text("new")
+    tool.must_sync(stage.src, stage.dst)
+    assert look(stage.dst).keys() == look(stage.src).keys()
+
+
 def without(root: Path, hidden: str) -> dict[bytes, Seen]:
     """Return what stands in a tree but for a directory, whose names no group has then."""
     left = {path: seen for path, seen in look(root).items() if path[:1] != hidden.encode()}
