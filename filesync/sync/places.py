@@ -142,7 +142,9 @@ class ServedPlaces:
         fd = open_root(self._root)
         try:
             for name in filter(None, path.split(b"/")):
-                if name in (b".", b"..") or b"\0" in name:
+                if name == b".":
+                    continue
+                if name == b".." or b"\0" in name:
                     raise UsageError(f"{shown(path)} is not a path below the served directory")
                 parent, fd = fd, os.open(name, DIRECTORY_FLAGS, dir_fd=fd)
                 os.close(parent)
