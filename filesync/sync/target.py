@@ -5,7 +5,7 @@ import stat
 from contextlib import suppress
 from typing import NamedTuple
 
-from filesync.disk.handles import shown
+from filesync.disk.handles import DIRECTORY_FLAGS, shown
 from filesync.errors import PathMissing, StoreError
 from filesync.sync.part import Part
 from filesync.sync.places import Place, Places, not_found, split_path
@@ -75,9 +75,8 @@ def _find_target(
             directory, rename = split_path(path)
     if rename is None:
         is_new = _make(places, path, make=make)
-        if part.inside and not (is_new and may_rename):
-            directory = path.rstrip(b"/") + b"/" + part.inside
-            is_new = _make(places, directory, make=make, is_inside=True)
+    if part.inside and not (is_new and may_rename):
+        return _find_inside(places, path, part, make=make)
     try:
         fd = places.open(directory)
     except OSError as exc:
@@ -85,20 +84,50 @@ def _find_target(
     if rename is not None:
         names = frozenset((rename,))
     place = Place(fd, places.path_of(directory), names=names, label=path)
-    if make:
-        try:
-            place.claim()
-        except StoreError:
-            place.close()
-            raise
-    return Target(place, rename, is_new)
+    return Target(_claimed(place) if make else place, rename, is_new)
 
 
-def _make(places: Places, path: bytes, *, make: bool, is_inside: bool = False) -> bool:
-    """Make the directory ``path`` unless it is there; say whether it was made.
+def _find_inside(places: Places, path: bytes, part: Part, *, make: bool) -> Target:
+    """Return where a directory goes that comes to stand in ``path``, which is there.
 
-    If it ``is_inside`` the destination, that stays as it was: it may be another source's.
+    What is no directory is replaced there, as anywhere below a destination. A link is not
+    followed: an operator named ``path``, but what stands in it others may have put there.
     """
+    label = path.rstrip(b"/") + b"/" + part.inside
+    try:
+        parent = places.open(path)
+    except OSError as exc:
+        raise not_found(path, exc) from exc
+    is_new = False
+    done = "opened"
+    try:
+        try:
+            fd = os.open(part.inside, DIRECTORY_FLAGS, dir_fd=parent)
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            if not make:
+                raise PathMissing(os.fsdecode(label)) from exc
+            done = "made"
+            is_new = _make_inside(parent, part.inside)
+            fd = os.open(part.inside, DIRECTORY_FLAGS, dir_fd=parent)
+    except OSError as exc:
+        raise StoreError(f"{shown(label)} cannot be {done}: {exc.strerror}") from exc
+    finally:
+        os.close(parent)
+    place = Place(fd, None, names=None, label=path)
+    return Target(_claimed(place) if make else place, is_new=is_new)
+
+
+def _claimed(place: Place) -> Place:
+    try:
+        place.claim()
+    except StoreError:
+        place.close()
+        raise
+    return place
+
+
+def _make(places: Places, path: bytes, *, make: bool) -> bool:
+    """Make the directory ``path`` unless it is there; say whether it was made."""
     try:
         os.close(places.open(path))
     except FileNotFoundError:
@@ -115,9 +144,8 @@ def _make(places: Places, path: bytes, *, make: bool, is_inside: bool = False) -
         parent = places.open(directory)
     except OSError as exc:
         raise not_found(directory, exc) from exc
-    make_one = _make_inside if is_inside else _make_one
     try:
-        return make_one(parent, name)
+        return _make_one(parent, name)
     except OSError as exc:
         raise StoreError(f"{shown(path)} cannot be made: {exc.strerror}") from exc
     finally:
@@ -133,18 +161,28 @@ def _make_one(fd: int, name: bytes) -> bool:
     return True
 
 
+def _replace_one(fd: int, name: bytes) -> bool:
+    """Make a directory in ``fd``, in place of what is none; False as for ``_make_one``."""
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=fd)
+    return _make_one(fd, name)
+
+
 def _make_inside(fd: int, name: bytes) -> bool:
-    """Do the same, and leave ``fd`` with its mode and times, as far as this user may."""
+    """Do so, and leave ``fd``, which may be another source's, with its mode and times.
+
+    As far as this user may.
+    """
     status = os.fstat(fd)
     try:
-        is_made = _make_one(fd, name)
+        is_made = _replace_one(fd, name)
     except PermissionError:
         if status.st_uid != os.geteuid():
             raise
         mode = stat.S_IMODE(status.st_mode)
         os.fchmod(fd, mode | 0o700)
         try:
-            is_made = _make_one(fd, name)
+            is_made = _replace_one(fd, name)
         finally:
             os.fchmod(fd, mode)
     with suppress(PermissionError):

@@ -63,6 +63,19 @@ WORDS = (
     "file to-there",
     "file to-there/",
     "--delete full/ to-there/",
+    # What has a source's name there is no directory: it goes, and no link is followed.
+    "full linked",
+    "full linked/",
+    "-n full linked",
+    "--delete full linked",
+    "full other/file linked",
+    "empty linked",
+    "full filed",
+    "-n full filed",
+    # The same in other words.
+    "./full dst",
+    "full/. dst",
+    "full/./a dst",
 )
 
 ON_A_SERVER = (
@@ -75,6 +88,12 @@ ON_A_SERVER = (
     "--exclude=a full dst",
     "--exclude=file file other/file2 dst",
     "file file dst",
+    "full linked",
+    "-n full linked",
+    "full filed",
+    "./full dst",
+    "full/. dst",
+    "full/./a dst",
 )
 """In what the others differ a server has no part."""
 
@@ -84,6 +103,11 @@ def furnish(root: Path) -> None:
         (root / name).mkdir(parents=True)
     for name in ("full/a", "file", "other/file", "other/file2", "there/old"):
         (root / name).write_text(name)
+    for name in ("linked", "filed"):
+        (root / name).mkdir()
+    (root / "filed/full").write_text("in the way")
+    for name in ("full", "empty"):
+        (root / "linked" / name).symlink_to("../other")
     (root / "link").symlink_to("full")
     (root / "to-there").symlink_to("there")
 
