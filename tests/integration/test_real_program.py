@@ -1,5 +1,6 @@
 """A C program that Debian's compiler builds on one worker and that runs on another."""
 
+import fcntl
 import gzip
 import hashlib
 import json
@@ -156,12 +157,23 @@ def sha256_of(path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def debian(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An image layout of a Debian with GCC, as a value of --build-context."""
-    directory = tmp_path_factory.mktemp("debian")
-    make_debian(directory / "root")
-    write_layout(directory / "root", directory / "layout")
-    shutil.rmtree(directory / "root")
-    return f"debian=oci-layout://{directory / 'layout'}"
+    """An image layout of a Debian with GCC, as a value of --build-context.
+
+    One for all processes that share the tests among them: it takes a minute.
+    """
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent
+    layout = directory / "debian"
+    with (directory / "debian.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not layout.exists():
+            made = tmp_path_factory.mktemp("debian")
+            make_debian(made / "root")
+            write_layout(made / "root", made / "layout")
+            shutil.rmtree(made / "root")
+            (made / "layout").rename(layout)
+    return f"debian=oci-layout://{layout}"
 
 
 # --- the program ----------------------------------------------------------------------------
