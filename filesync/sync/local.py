@@ -19,7 +19,7 @@ from filesync.sync.planned import Planned
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, scan_place
 from filesync.sync.shadow import shadowing, unshadowed
-from filesync.sync.source import Sources, are_several, close_all, find_sources
+from filesync.sync.source import Sources, close_all, find_sources
 from filesync.sync.target import find_target
 from filesync.transfer.flow import Pace
 from filesync.transfer.stats import Progress
@@ -47,7 +47,7 @@ def sync_local(
     with ExitStack() as stack:
         sources = find_sources(LocalPlaces(), paths, Filter(options.rules))
         stack.callback(close_all, sources.found)
-        sync = _Sync(sources, paths, dest, options, progress=progress)
+        sync = _Sync(sources, dest, options, progress=progress)
         for at in reversed(range(len(sources.found))):
             with changes_of(sources.found[at].part):
                 sync.part(at)
@@ -59,7 +59,6 @@ class _Sync:
     def __init__(
         self,
         sources: Sources,
-        paths: Sequence[bytes],
         dest: bytes,
         options: Options,
         *,
@@ -76,8 +75,7 @@ class _Sync:
         self._options = options
         self._nodes = MemoryNodes()
         self._parts = [source.part for source in sources.found]
-        there = [path for path in paths if path not in sources.missing]
-        self._is_directory = are_several(self._parts, there)
+        self._is_directory = sources.are_several
         self._found: dict[int, Found] = {}
         self._planned = Planned()
 

@@ -35,10 +35,23 @@ class Sources(NamedTuple):
     Attributes:
         found: what is there.
         missing: the paths that lead nowhere, and why (errno).
+        are_several: more than one of the paths is in what was found; see the function.
     """
 
     found: list[Source]
     missing: dict[bytes, int]
+    are_several: bool
+
+    def check(self) -> None:
+        """Make it an error that a path leads nowhere.
+
+        Raises:
+            PathMissing, StoreError: the first that does; what was found is closed then.
+        """
+        if self.missing:
+            close_all(self.found)
+            path, why = next(iter(self.missing.items()))
+            raise not_found(path, OSError(why, os.strerror(why)))
 
 
 def find_sources(
@@ -87,7 +100,9 @@ def find_sources(
     except BaseException:
         close_all(found)
         raise
-    return Sources(_not_excluded(found, filter), missing)
+    kept = _not_excluded(found, filter)
+    there = [path for path in paths if path not in missing]
+    return Sources(kept, missing, are_several([source.part for source in kept], there))
 
 
 def are_several(parts: Sequence[Part], paths: Sequence[bytes]) -> bool:

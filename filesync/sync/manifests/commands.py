@@ -18,7 +18,7 @@ from filesync.sync.manifests.file import (
     write_manifest,
 )
 from filesync.sync.manifests.listing import json_lines, lines
-from filesync.sync.places import LocalPlaces, not_found
+from filesync.sync.places import LocalPlaces
 from filesync.sync.plan import Plan
 from filesync.sync.saying.itemize import itemize
 from filesync.sync.scanning import scan_place
@@ -129,14 +129,15 @@ def _load(path: Path, rules: Sequence[bytes]) -> Manifest:
 
 def _scan(path: Path, rules: Sequence[bytes], *, checksum: bool) -> Manifest:
     name = os.fsencode(path)
-    sources, missing = find_sources(LocalPlaces(), [name], Filter(()))
-    if missing:
-        raise not_found(name, OSError(missing[name], os.strerror(missing[name])))
+    sources = find_sources(LocalPlaces(), [name], Filter(()))
+    sources.check()
     try:
         caches = None if checksum else default_caches()
-        found = scan_place(sources[0].place, MemoryNodes(), filter=Filter(rules), caches=caches)
+        found = scan_place(
+            sources.found[0].place, MemoryNodes(), filter=Filter(rules), caches=caches
+        )
     finally:
-        close_all(sources)
+        close_all(sources.found)
     for kind, count in sorted(found.skipped.items()):
         click.echo(
             f"filesync: skipped, as it cannot be part of a tree: {kind} of {count}", err=True

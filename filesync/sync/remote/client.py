@@ -86,7 +86,7 @@ async def sync_to(
 
     started = monotonic()
     found = find_sources(LocalPlaces(), sources, Filter(options.rules))
-    giving = Giving(found, sources, options, progress)
+    giving = Giving(found, options, progress)
     try:
         giving.begin()
         own = _own_key(dest.address, options)

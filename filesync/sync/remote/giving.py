@@ -6,7 +6,6 @@ when it is needed.
 
 import asyncio
 import secrets
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +22,7 @@ from filesync.sync.remote.asking import Peer, ask
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.shadow import shadowing, unshadowed
-from filesync.sync.source import Sources, are_several
+from filesync.sync.source import Sources
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.send.offer import TOKEN_BYTES, Offer
@@ -47,18 +46,15 @@ class Giving:
     def __init__(
         self,
         sources: Sources,
-        paths: Sequence[bytes],
         options: Options,
         progress: OnProgress | None,
     ) -> None:
-        """Of ``paths`` the ``sources`` are what was found."""
         self.stats = SyncStats()
         self.stats.note_unreadable(sources.missing)
         self._sources = sources.found
         self._missing = sources.missing
         self._parts = [source.part for source in sources.found]
-        there = [path for path in paths if path not in sources.missing]
-        self._is_directory = are_several(self._parts, there)
+        self._is_directory = sources.are_several
         self._options = options
         self._progress = progress
         self._nodes = MemoryNodes()

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ from filesync.sync.applying import Arrival, Update, around_shut, only_owner, pla
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
-from filesync.sync.places import Claimed, Place, ServedPlaces, not_found
+from filesync.sync.places import Claimed, Place, ServedPlaces
 from filesync.sync.plan import Plan
 from filesync.sync.remote import wire
 from filesync.sync.remote.arriving import Arrivals
@@ -32,7 +31,7 @@ from filesync.sync.remote.asking import ask
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.nodes import answer_deltas, answer_nodes, fetch_nodes
 from filesync.sync.scanning import note_placed
-from filesync.sync.source import close_all, find_sources
+from filesync.sync.source import find_sources
 from filesync.sync.target import Target, find_target
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
@@ -118,13 +117,11 @@ class TreeServer:
         caches = None if request.checksum else self._caches
         # Before anything is open: it may fail.
         filter = Filter(request.rules)
-        sources, missing = find_sources(self._places, request.paths, filter, most=MAX_HELD)
-        if missing and not request.skip_missing:
-            close_all(sources)
-            path, why = next(iter(missing.items()))
-            raise not_found(path, OSError(why, os.strerror(why)))
+        sources = find_sources(self._places, request.paths, filter, most=MAX_HELD)
+        if not request.skip_missing:
+            sources.check()
         helds: list[Held] = []
-        for source in sources:
+        for source in sources.found:
             below = Filter(request.rules, root=source.part.prefix)
             helds.append(Held(source.place, source.part, below, caches, is_offered=True))
         found: list[wire.Part] = []
@@ -132,7 +129,9 @@ class TreeServer:
             (inside, names), bare = held.part, held.is_bare()
             found.append(wire.Part(token, inside, tuple(sorted(names or ())), bare))
         nowhere = {
-            at: missing[path] for at, path in enumerate(request.paths) if path in missing
+            at: sources.missing[path]
+            for at, path in enumerate(request.paths)
+            if path in sources.missing
         }
         return wire.Found(tuple(found), nowhere)
 
