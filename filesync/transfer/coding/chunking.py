@@ -82,8 +82,10 @@ class Cutter:
         until = min(until, len(view) - MAX_CHUNK_BYTES + 1)
         done = 0
         while done < until:
-            done += self._follow(view[done:], until - done)
-            for piece in self._fast.cut_buf(view[done:]) if done < until else ():
+            if followed := self._follow(view[done:], until - done):
+                done += followed
+                continue
+            for piece in self._fast.cut_buf(view[done:]):
                 if done >= until:
                     break
                 name = name_of(view[done : done + piece.length])

@@ -41,7 +41,7 @@ class Index:
         # Of a content that is there in whole segments no chunk is ever looked for.
         return _places(self._recipes)
 
-    def chunks(self, copy: "Copy") -> Recipe | None:
+    def chunks(self, copy: Copy) -> Recipe | None:
         """Return the chunks of what ``copy`` takes, if they are known."""
         return self._recipes[copy.basis].between(copy.start, copy.start + copy.length)
 

@@ -14,7 +14,7 @@ put together by names is verified as a whole by its full digest.
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain, count
+from itertools import accumulate, chain
 from operator import sub
 from struct import Struct
 from typing import Final, NamedTuple
@@ -101,7 +101,7 @@ class Recipe:
     def find(self, name: bytes) -> int | None:
         """Return the number of a chunk of this name. Do not add any after it."""
         if self._numbers is None:
-            self._numbers = dict(zip(self.each_name(), count()))
+            self._numbers = dict(zip(self.each_name(), range(len(self)), strict=True))
         return self._numbers.get(name)
 
     def add(self, length: int, name: bytes) -> None:

@@ -173,8 +173,8 @@ class SourceTree:
         # A segment that begins within ``size`` is whole: it ends before more is read than that.
         chunks = known or self._cut(place, offset, end, size + MAX_SEGMENT_BYTES)
         found = (chunks if level is Level.CHUNKS else chunks.segments()).beginning(limit, size)
-        if known is None and (shown := chunks.between(offset, found.end)) is not None:
-            self._recipes.note(place.file.digest, shown)
+        if known is None and (told := chunks.between(offset, found.end)) is not None:
+            self._recipes.note(place.file.digest, told)
         return found
 
     def _cut(self, place: Place, offset: int, end: int, enough: int) -> Recipe:
