@@ -201,10 +201,7 @@ def _read_open(fd: int, path: bytes, beside: Callable[[int], Beside | None] | No
         other = beside(before.st_size) if beside is not None else None
         found: Digest | None = None
         try:
-            if other is None:
-                digest, size = _digest(fd, before.st_size)
-            else:
-                digest, size = _digest_beside(fd, before.st_size, other)
+            digest, size = _digest(fd, before.st_size, other)
             bytes_read += size
             xattrs = read_xattrs(fd, path)
             after = os.fstat(fd)
@@ -218,35 +215,23 @@ def _read_open(fd: int, path: bytes, beside: Callable[[int], Beside | None] | No
     raise changing(path)
 
 
-def _digest(fd: int, size: int) -> tuple[Digest, int]:
+def _digest(fd: int, size: int, other: Beside | None) -> tuple[Digest, int]:
     """Return the digest and length of what ``fd`` has; reads no further than a little past ``size``.
 
-    A file that grows without end must not be read without end.
+    A file that grows without end must not be read without end. ``other`` is shown each block.
     """
-    if size < READ_BYTES:
+    if size < READ_BYTES and other is None:
         data = os.pread(fd, size + 1, 0)
         return (digest_of(data), len(data)) if data else (EMPTY, 0)
     hasher = blake3()
     done = 0
     for block in _read_ahead(fd, size) if size >= _LARGE_BYTES else _read_on(fd, size):
+        if other is not None:
+            other.begin(block)
         hasher.update(block)
+        if other is not None:
+            other.finish()
         done += len(block)
-    return Digest(hasher.digest()), done
-
-
-def _digest_beside(fd: int, size: int, other: Beside) -> tuple[Digest, int]:
-    """As ``_digest``, while ``other`` is shown each block."""
-    this, next_one = memoryview(bytearray(_AHEAD_BYTES)), memoryview(bytearray(_AHEAD_BYTES))
-    hasher = blake3()
-    done = 0
-    count = os.preadv(fd, [this], 0)
-    while count:
-        other.begin(this[:count])
-        hasher.update(this[:count])
-        done += count
-        count = os.preadv(fd, [next_one], done) if done <= size else 0
-        other.finish()
-        this, next_one = next_one, this
     return Digest(hasher.digest()), done
 
 

@@ -4,16 +4,18 @@ Both ends cut by the same parameters. A cut depends only on what follows the cut
 recipe can therefore be made from any chunk's first byte on, and neither end keeps a state for it.
 """
 
+import secrets
+from array import array
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from pyfastcdc import FastCDC
+from xxhash import xxh3_64_intdigest
 
 from filesync.transfer.coding.recipe import (
     AVG_CHUNK_BYTES,
     MAX_CHUNK_BYTES,
     MIN_CHUNK_BYTES,
-    NAME_BYTES,
     Recipe,
     name_of,
 )
@@ -28,20 +30,39 @@ Read = Callable[[int, int], Buffer]
 """(offset, length) -> up to ``length`` bytes; fewer only at the end. Good until the next call."""
 
 
+class MarkedRecipe(NamedTuple):
+    """A recipe by which its maker knows the chunks again, for a seventh of what naming them takes.
+
+    Attributes:
+        recipe: of the whole of a content.
+        key: of the marks. Who knows it can make a content of which the recipe is wrong.
+        marks: XXH3-64 of each chunk.
+    """
+
+    recipe: Recipe
+    key: int
+    marks: "array[int]"
+
+    @classmethod
+    def empty(cls) -> "MarkedRecipe":
+        """Return that of no content, with a fresh key."""
+        return cls(Recipe(0), secrets.randbits(64), array("Q"))
+
+
 class Cutter:
     """Cuts a content that comes block by block.
 
     With the recipe of an ``old`` content it first tries whether what stood there next comes next
-    here, too. A cut depends on nothing but the bytes from the cut before it, so an equal name
-    shows the place of the cut, and FastCDC need not look for it: of a content that hardly changed
-    that saves 75 ms of 170 for 256 MiB.
+    here, too. A cut depends on nothing but the bytes from the cut before it, so an equal mark
+    shows the place of the cut and the name: of a content that hardly changed that saves
+    FastCDC and BLAKE3, 150 ms of 170 for 256 MiB.
 
     Attributes:
         recipe: of what was cut so far.
     """
 
-    def __init__(self, start: int = 0, *, old: Recipe | None = None) -> None:
-        """Begin at ``start``, where a chunk begins."""
+    def __init__(self, start: int = 0, *, old: MarkedRecipe | None = None) -> None:
+        """Begin at ``start``, where a chunk begins. With ``old`` the chunks are marked, too."""
         self.recipe = Recipe(start)
         self._fast = FastCDC(
             AVG_CHUNK_BYTES,
@@ -50,8 +71,17 @@ class Cutter:
             normalized_chunking=_NORMALIZATION,
         )
         self._tail = b""
-        self._old = Recipe(0) if old is None else old
-        self._next = 0  # of the old chunks, the one to try
+        self._is_marked = old is not None
+        self._old, self._key, self._old_marks = old or MarkedRecipe.empty()
+        self._marks = array("Q")
+        # Of the old chunks, the one to try; the one that was not found here, and its length.
+        self._next = 0
+        self._tried = self._missed = 0
+
+    @property
+    def marked(self) -> MarkedRecipe:
+        """What was cut, with its marks, if there was an ``old``."""
+        return MarkedRecipe(self.recipe, self._key, self._marks)
 
     def cut(self, block: Buffer) -> None:
         """Find the chunks that are known now. Does not keep ``block``."""
@@ -71,8 +101,7 @@ class Cutter:
         """Find the last chunks: no more blocks come."""
         tail, self._tail = memoryview(self._tail), b""
         for piece in self._fast.cut_buf(tail) if tail else ():
-            name = name_of(tail[piece.offset : piece.offset + piece.length])
-            self.recipe.add(piece.length, name)
+            self._add(tail[piece.offset : piece.offset + piece.length])
 
     def _cut(self, view: memoryview, until: int) -> int:
         """Find the chunks that begin before ``until``; return where they end.
@@ -88,33 +117,42 @@ class Cutter:
             for piece in self._fast.cut_buf(view[done:]):
                 if done >= until:
                     break
-                name = name_of(view[done : done + piece.length])
-                self.recipe.add(piece.length, name)
+                name = self._add(view[done : done + piece.length])
                 done += piece.length
-                if (at := self._old.find(name)) is not None:
+                if (at := self._old.find(name)) is None and piece.length == self._missed:
+                    at = self._tried  # most likely it was changed, and what follows was not
+                self._missed = 0
+                if at is not None:
                     self._next = at + 1
                     break
         return done
 
+    def _add(self, chunk: memoryview) -> bytes:
+        """Add the chunk that comes next; return its name."""
+        name = name_of(chunk)
+        self.recipe.add(len(chunk), name)
+        if self._is_marked:
+            self._marks.append(xxh3_64_intdigest(chunk, self._key))
+        return name
+
     def _follow(self, view: memoryview, until: int) -> int:
         """Find the chunks that are the old ones that are to be tried; return where they end."""
-        old, first = self._old, self._next
-        ends, names = old.ends, old.names
-        begin = done = ends[first - 1] if first else old.start
+        ends, marks, key, first = self._old.ends, self._old_marks, self._key, self._next
+        begin = done = ends[first - 1] if first else 0
         number = first
         # Not the last of the old: its end was the content's, and no cut.
         while number < len(ends) - 1 and done - begin < until:
             end = ends[number]
-            expected = names[number * NAME_BYTES : (number + 1) * NAME_BYTES]
-            if name_of(view[done - begin : end - begin]) != expected:
-                self._next = len(ends)
+            if xxh3_64_intdigest(view[done - begin : end - begin], key) != marks[number]:
+                self._next, self._tried, self._missed = len(ends), number, end - done
                 break
             done = end
             number += 1
         else:
             self._next = number
         if number > first:
-            self.recipe.extend(old.sliced(first, number))
+            self.recipe.extend(self._old.sliced(first, number))
+            self._marks += marks[first:number]
         return done - begin
 
 

@@ -3,7 +3,7 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from filesync.digest import Digest
-from filesync.transfer.coding.chunking import Cutter
+from filesync.transfer.coding.chunking import Cutter, MarkedRecipe
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.coding.recipes_disk import RecipeFiles
 
@@ -17,7 +17,8 @@ class Cutting:
         """Let ``recipes``, and ``files``, have it once it is whole; the file was ``old`` before."""
         self._recipes = recipes
         self._files = files
-        self._cutter = Cutter(old=files.load(old) if files is not None else None)
+        known = None if files is None else files.load(old) or MarkedRecipe.empty()
+        self._cutter = Cutter(old=known)
         self._thread = ThreadPoolExecutor(1)
         self._block: Future[None] | None = None
 
@@ -37,4 +38,4 @@ class Cutting:
             self._cutter.end()
             self._recipes.note(digest, self._cutter.recipe)
             if self._files is not None:
-                self._files.save(digest, self._cutter.recipe)
+                self._files.save(digest, self._cutter.marked)

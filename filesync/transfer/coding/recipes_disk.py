@@ -1,11 +1,12 @@
 """Recipes of large files from one run of a command to the next, in a directory of their own.
 
-What is wrong in them costs time or bytes, and nothing else: who uses a recipe compares its names with
-the content that is there. So they are not synced, and a damaged one is as good as none.
+What is wrong in them costs time or bytes, and nothing else: whatever is put together by a recipe is
+proved as a whole. So they are not synced, and a damaged one is as good as none.
 """
 
 import os
 import secrets
+from array import array
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 from xxhash import xxh3_64_digest
 
 from filesync.digest import Digest
+from filesync.transfer.coding.chunking import MarkedRecipe
 from filesync.transfer.coding.recipe import (
     MAX_RECIPE_BYTES,
     MIN_CHUNK_BYTES,
@@ -21,10 +23,12 @@ from filesync.transfer.coding.recipe import (
 )
 
 MAX_FILES: Final = 64
-"""Of a recipe of 2 GiB it is 3 MB, so all of them have 200 MB at most, and 24 MB of 256 MiB each."""
-_FORMAT: Final = b"filesync recipe1"
+"""Of a recipe of 2 GiB it is 4 MB, so all of them have 270 MB at most, and 32 MB of 256 MiB each."""
+_FORMAT: Final = b"filesync recipe2"
 _CHECK_BYTES: Final = 8
-_CHUNK_BYTES: Final = 8 + NAME_BYTES
+_KEY_BYTES: Final = 8
+_MARK_BYTES: Final = 8
+_CHUNK_BYTES: Final = 8 + NAME_BYTES + _MARK_BYTES
 _MAX_BYTES: Final = 64 + MAX_RECIPE_BYTES // MIN_CHUNK_BYTES * _CHUNK_BYTES
 
 
@@ -34,7 +38,7 @@ class RecipeFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def load(self, digest: Digest) -> Recipe | None:
+    def load(self, digest: Digest) -> MarkedRecipe | None:
         """Return the recipe of a content, if it is here."""
         try:
             with self._path(digest).open("rb") as file:
@@ -43,13 +47,18 @@ class RecipeFiles:
             return None
         body = memoryview(data)[len(_FORMAT) + _CHECK_BYTES :]
         head = _FORMAT + xxh3_64_digest(body)
-        if not data.startswith(head) or len(body) % _CHUNK_BYTES:
+        if not data.startswith(head) or len(body) % _CHUNK_BYTES != _KEY_BYTES:
             return None
-        return Recipe.unpacked(body)
+        count = len(body) // _CHUNK_BYTES
+        marks = array("Q", bytes(body[_KEY_BYTES : _KEY_BYTES + count * _MARK_BYTES]))
+        recipe = Recipe.unpacked(body[_KEY_BYTES + count * _MARK_BYTES :])
+        key = int.from_bytes(body[:_KEY_BYTES])
+        return None if recipe is None else MarkedRecipe(recipe, key, marks)
 
-    def save(self, digest: Digest, recipe: Recipe) -> None:
+    def save(self, digest: Digest, marked: MarkedRecipe) -> None:
         """Keep a recipe, and of the others those that were kept last. One that fails is not kept."""
-        body = recipe.packed()
+        recipe, key, marks = marked
+        body = key.to_bytes(_KEY_BYTES) + marks.tobytes() + recipe.packed()
         name = self._root / f".{secrets.token_hex(8)}"
         with suppress(OSError):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)

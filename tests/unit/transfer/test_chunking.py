@@ -1,3 +1,4 @@
+from array import array
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Literal
@@ -6,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyfastcdc import FastCDC
+from xxhash import xxh3_64_intdigest
 
 from filesync.transfer.coding import chunking, recipe
-from filesync.transfer.coding.recipe import Recipe
+from filesync.transfer.coding.recipe import name_of
 from tests.unit.made import reader
 from tests.unit.transfer.chunked import CHUNKS, LONG, chunks_of, random_bytes
 
@@ -66,6 +68,25 @@ def test_blocks_of_any_size_are_cut_alike(sizes: list[int], rest: int) -> None:
 SHORT = LONG[: 1 << 20]
 
 
+def marked(content: bytes) -> chunking.MarkedRecipe:
+    cutter = chunking.Cutter(old=chunking.MarkedRecipe.empty())
+    cutter.cut(content)
+    cutter.end()
+    return cutter.marked
+
+
+def marks_of(content: bytes, key: int) -> "array[int]":
+    found = array("Q")
+    at = 0
+    for chunk in chunks_of(content):
+        found.append(xxh3_64_intdigest(content[at : at + chunk.length], key))
+        at += chunk.length
+    return found
+
+
+SHORT_MARKED = marked(SHORT)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 90_000), st.binary(max_size=9))),
     st.sampled_from([1 << 14, 100_000, 1 << 20]),
@@ -77,14 +98,35 @@ def test_with_the_recipe_of_an_old_content_the_cuts_are_the_same(
     new = SHORT[turned:] + SHORT[:turned]
     for at, gone, put in edits:
         new = new[:at] + put + new[at + gone :]
-    cutter = chunking.Cutter(old=Recipe(0, chunks_of(SHORT)))
+    cutter = chunking.Cutter(old=SHORT_MARKED)
     for at in range(0, len(new), block_bytes):
         cutter.cut(new[at : at + block_bytes])
     cutter.end()
     assert list(cutter.recipe) == chunks_of(new)
+    again = chunking.Cutter(old=cutter.marked)
+    again.cut(new)
+    again.end()
+    assert again.marked.marks == cutter.marked.marks == marks_of(new, SHORT_MARKED.key)
+    assert list(again.recipe) == chunks_of(new)
 
 
-def test_of_a_content_that_hardly_changed_little_is_looked_through_for_cuts(
+def test_marks_that_fit_nothing_cost_time_and_nothing_else() -> None:
+    others = chunking.MarkedRecipe(
+        SHORT_MARKED.recipe, SHORT_MARKED.key, array("Q", [0] * len(SHORT_MARKED.marks))
+    )
+    cutter = chunking.Cutter(old=others)
+    cutter.cut(SHORT)
+    cutter.end()
+    assert list(cutter.recipe) == chunks_of(SHORT)
+
+
+def test_marks_have_a_key_that_nobody_can_know() -> None:
+    keys = {chunking.MarkedRecipe.empty().key for _ in range(100)}
+    assert len(keys) == 100
+    assert max(keys) > 1 << 56
+
+
+def test_of_a_content_that_hardly_changed_little_is_cut_and_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked: list[int] = []
@@ -105,18 +147,27 @@ def test_of_a_content_that_hardly_changed_little_is_looked_through_for_cuts(
                 looked.append(piece.length)
                 yield piece
 
+    old = marked(LONG)
     monkeypatch.setattr(chunking, "FastCDC", Counting)
+    named: list[int] = []
+
+    def counting(data: memoryview) -> bytes:
+        named.append(len(data))
+        return name_of(data)
+
+    monkeypatch.setattr(chunking, "name_of", counting)
     edited = bytearray(LONG)
     for at in range(1 << 20, len(edited), 1 << 20):
         edited[at] ^= 1
     new = bytes(edited)
-    cutter = chunking.Cutter(old=Recipe(0, CHUNKS))
+    cutter = chunking.Cutter(old=old)
     cutter.cut(new[: 4 << 20])
     cutter.cut(new[4 << 20 :])
     cutter.end()
+    # Of each edit the one chunk that it is in, and what stands at the ends of blocks.
+    assert sum(looked) < len(LONG) / 16
+    assert sum(named) < len(LONG) / 16
     assert list(cutter.recipe) == chunks_of(new)
-    del looked[-len(CHUNKS) :]  # what it is compared with
-    assert sum(looked) < len(LONG) / 8
 
 
 def test_reading_ends_with_the_block_that_has_enough(monkeypatch: pytest.MonkeyPatch) -> None:

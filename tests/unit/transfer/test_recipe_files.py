@@ -1,11 +1,13 @@
 import os
 import random
+from array import array
 from pathlib import Path
 
 import pytest
 
 from filesync.digest import digest_of
 from filesync.transfer.coding import chunking, recipes_disk
+from filesync.transfer.coding.chunking import MarkedRecipe
 from filesync.transfer.coding.cutting import Cutting
 from filesync.transfer.coding.recipe import MAX_CHUNK_BYTES, Part, Recipe
 from filesync.transfer.coding.recipecache import RecipeCache
@@ -14,7 +16,7 @@ from tests.unit.made import reader
 
 RNG = random.Random(1)
 PARTS = [Part(RNG.randrange(4096, 65_536), RNG.randbytes(16)) for _ in range(40)]
-MADE = Recipe(0, PARTS)
+MADE = MarkedRecipe(Recipe(0, PARTS), 7, array("Q", range(40)))
 A, B = digest_of(b"a"), digest_of(b"b")
 
 
@@ -29,8 +31,9 @@ def test_what_was_saved_is_loaded_by_another_process(
     files.save(A, MADE)
     loaded = RecipeFiles(tmp_path / "recipes").load(A)
     assert loaded is not None
-    assert list(loaded) == PARTS
-    assert [loaded.find(part.name) for part in PARTS] == list(range(len(PARTS)))
+    assert list(loaded.recipe) == PARTS
+    assert loaded.key == MADE.key
+    assert loaded.marks == MADE.marks
     assert files.load(B) is None
     assert os.listdir(tmp_path / "recipes") == [A.hex()]
 
@@ -48,7 +51,8 @@ def test_a_damaged_recipe_is_as_good_as_none(files: RecipeFiles, tmp_path: Path)
 
 @pytest.mark.parametrize("length", [0, MAX_CHUNK_BYTES + 1])
 def test_a_recipe_of_chunks_that_cannot_be_is_none(files: RecipeFiles, length: int) -> None:
-    files.save(A, Recipe(0, [*PARTS, Part(length, bytes(16)), *PARTS]))
+    parts = [*PARTS, Part(length, bytes(16)), *PARTS]
+    files.save(A, MarkedRecipe(Recipe(0, parts), 7, array("Q", range(len(parts)))))
     assert files.load(A) is None
 
 
@@ -86,7 +90,7 @@ def test_a_cutting_leaves_the_recipe_to_this_process_and_the_next(files: RecipeF
         loaded = files.load(digest_of(content))
         assert noted is not None
         assert loaded is not None
-        assert list(noted) == list(loaded) == made
+        assert list(noted) == list(loaded.recipe) == made
 
 
 def test_what_changed_while_it_was_cut_leaves_no_recipe(files: RecipeFiles) -> None:
