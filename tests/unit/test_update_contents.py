@@ -1,11 +1,15 @@
 """Contents that are handed to an update, small and large."""
 
+import errno
+import os
+import random
 import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from filesync.disk.updating.large import LargeFile
 from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import (
     ContentCorrupt,
@@ -100,6 +104,70 @@ def test_parts_of_a_large_file_are_copied_from_the_one_it_replaces(root: Path) -
     large.finish()
     one.finish()
     assert (root / "a").read_bytes() == DATA
+
+
+LARGE = random.Random(5).randbytes(9 << 20)
+
+
+def copied(root: Path, length: int, content: bytes = LARGE) -> os.stat_result:
+    """Have ``root``/a come to hold ``content``, by copies of what it holds behind a page."""
+    target = tree_of(file(b"a", content))
+    one = TreeUpdate(root, basis=scanned(root), target=target)
+    one.prepare()
+    large = one.open_large(next(one.wanted()))
+    for at in range(0, len(content), length):
+        count = min(length, len(content) - at)
+        large.copy(at, basis=0, basis_offset=at + 4096, length=count)
+    large.finish()
+    one.finish()
+    assert (root / "a").read_bytes() == content
+    return (root / "a").stat()
+
+
+@pytest.mark.parametrize("length", [len(LARGE), 5 << 20, 77_777])
+def test_what_the_kernel_copies_never_comes_into_this_process(
+    root: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    root.mkdir()
+    (root / "a").write_bytes(bytes(4096) + LARGE)
+    monkeypatch.setattr(LargeFile, "_read", None)
+    copied(root, length)
+
+
+@pytest.mark.parametrize("reason", [errno.EXDEV, errno.ENOSYS, errno.EPERM])
+def test_where_the_kernel_does_not_copy_the_bytes_are_read_and_written(
+    root: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(reason, "no")
+
+    root.mkdir()
+    (root / "a").write_bytes(bytes(4096) + LARGE)
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    copied(root, 5 << 20)
+
+
+def test_holes_of_an_old_file_are_not_filled(root: Path) -> None:
+    root.mkdir()
+    with (root / "a").open("wb") as old:
+        old.truncate((9 << 20) + 4096)
+        old.seek(4096)
+        old.write(LARGE[: 1 << 20])
+    content = LARGE[: 1 << 20] + bytes(8 << 20)
+    status = copied(root, 5 << 20, content)
+    assert status.st_blocks * 512 < 2 << 20
+
+
+def test_an_old_file_that_ends_before_its_copy_is_refused(root: Path) -> None:
+    root.mkdir()
+    (root / "a").write_bytes(LARGE[:-1])
+    one = TreeUpdate(root, basis=scanned(root), target=tree_of(file(b"a", LARGE)))
+    one.prepare()
+    large = one.open_large(next(one.wanted()))
+    with pytest.raises(ContentCorrupt, match="ends before"):
+        large.copy(0, basis=0, basis_offset=0, length=len(LARGE))
+    large.abort()
+    one.abort()
 
 
 @pytest.mark.parametrize("in_order", [True, False])

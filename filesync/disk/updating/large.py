@@ -4,7 +4,8 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Final, NamedTuple
 
 from filesync.digest import Digest, short
 from filesync.disk.content import PIECE_BYTES, write_all, write_sparse
@@ -13,6 +14,11 @@ from filesync.disk.updating.trailing import BESIDE_BYTES, TrailingHash
 from filesync.disk.updating.work import storing
 from filesync.disk.updating.write import Data, NewFile
 from filesync.errors import ContentCorrupt
+
+_KERNEL_BYTES: Final = 4 << 20
+"""Copied at once: what was copied is hashed meanwhile, and whoever cancels waits for it."""
+_BLOCK_BYTES: Final = 512
+"""What ``st_blocks`` counts."""
 
 
 class BasisFile(NamedTuple):
@@ -66,6 +72,7 @@ class LargeFile:
         self._is_resumed = bool(new.extents)
         own = [BasisFile(os.dup(new.fd), new.extents[-1][1])] if new.extents else []
         self.bases = (*own, *bases)
+        self._solid: dict[int, bool] = dict.fromkeys(range(len(own)), False)
 
     def write(self, offset: int, data: Data) -> None:
         """Write ``data`` at ``offset``; pages of it that are all zero become holes.
@@ -86,6 +93,8 @@ class LargeFile:
     def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
         """Write ``length`` bytes at ``offset`` that ``bases[basis]`` has at ``basis_offset``.
 
+        Of a basis without holes the kernel copies them, or has both files share them.
+
         Raises:
             ContentCorrupt: there is no such basis, or it ends before, or this file does.
             StoreError: this disk.
@@ -100,17 +109,10 @@ class LargeFile:
                 self._hash.note(offset, length)
                 return
             while length > 0:
-                count = min(length, PIECE_BYTES)
-                data = self._read(self.bases[basis].fd, basis_offset, count)
-                if not data:
-                    raise ContentCorrupt(f"{shown(name)}: its basis ends before")
-                if is_own:
-                    self._blank(data, basis_offset)
-                self._write(offset, data)
-                self._hash.copied(offset, data)
-                offset += len(data)
-                basis_offset += len(data)
-                length -= len(data)
+                done = self._copy_some(basis, basis_offset, offset, length)
+                offset += done
+                basis_offset += done
+                length -= done
 
     def fileno(self) -> int:
         """Return what is written to, open for reading too, until ``finish`` or ``abort``."""
@@ -158,6 +160,35 @@ class LargeFile:
             write_all(self._new.fd, data, offset)
         else:
             write_sparse(self._new.fd, memoryview(data), offset)
+
+    def _copy_some(self, basis: int, basis_offset: int, offset: int, length: int) -> int:
+        """Copy as ``copy`` does, ``length`` bytes or fewer; return how many."""
+        fd = self.bases[basis].fd
+        if self._is_solid(basis):
+            count = min(length, _KERNEL_BYTES)
+            with suppress(OSError):  # not on these file systems; or it fails below as well
+                if done := os.copy_file_range(fd, self._new.fd, count, basis_offset, offset):
+                    self._hash.note(offset, done)
+                    return done
+        data = self._read(fd, basis_offset, min(length, PIECE_BYTES))
+        if not data:
+            raise ContentCorrupt(f"{shown(self._new.entry.name)}: its basis ends before")
+        if self._is_resumed and basis == 0:
+            self._blank(data, basis_offset)
+        self._write(offset, data)
+        self._hash.copied(offset, data)
+        return len(data)
+
+    def _is_solid(self, basis: int) -> bool:
+        """Say whether a basis is another file without holes, which the kernel would fill.
+
+        And the new one so large that it is read again to be hashed.
+        """
+        if basis not in self._solid:
+            status = os.fstat(self.bases[basis].fd)
+            is_full = status.st_blocks * _BLOCK_BYTES >= status.st_size
+            self._solid[basis] = is_full and self._new.entry.size >= BESIDE_BYTES
+        return self._solid[basis]
 
     def _read(self, fd: int, offset: int, length: int) -> memoryview:
         if not self._buffer:
