@@ -1,11 +1,19 @@
-"""Threads that outlive who waits for them."""
+"""Threads that outlive who waits for them, or that had better take turns."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+from threading import Lock
+from typing import Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+CUTTING: Final = Lock()
+"""Held while bytes are cut into small pieces (``coding.delta``).
+
+FastCDC lets go of the interpreter's lock for each piece: threads that cut at once would hand it to
+and fro, for five times the CPU time.
+"""
 
 
 async def until_done(work: Awaitable[T]) -> T:

@@ -166,11 +166,10 @@ def _signed(view: memoryview, key: int, average: int) -> Iterator[tuple[int, byt
         max_size=average * 4,
         normalized_chunking=_NORMALIZATION,
     )
-    start = 0
+    end = 0
     for piece in cutter.cut_buf(view):
-        end = start + piece.length
-        yield end, xxh3_64_digest(view[start:end], key)[:SIGNATURE_BYTES]
-        start = end
+        end += piece.length
+        yield end, xxh3_64_digest(piece.data, key)[:SIGNATURE_BYTES]
 
 
 def _numbers(signatures: Buffer) -> dict[bytes, int]:

@@ -18,6 +18,7 @@ from filesync.transfer.coding.matching import Index
 from filesync.transfer.coding.recipe import AVG_CHUNK_BYTES, Recipe, name_of
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.receive.units import Batch, CopyRanges, Gap, Piece, Work
+from filesync.transfer.threads import CUTTING
 from filesync.transfer.wire import Buffer
 
 
@@ -161,9 +162,9 @@ class Landing:
                 data = b"".join(
                     [os.pread(bases[n].fd, end - start, start) for n, start, end in gap.old]
                 )
-            signed.append(
-                delta.cut(data, key, average=delta.piece_bytes(gap.size)) if data else None
-            )
+            with CUTTING:
+                average = delta.piece_bytes(gap.size)
+                signed.append(delta.cut(data, key, average=average) if data else None)
         return key, signed
 
     def rebuild(self, gaps: Sequence[Gap], data: Buffer) -> list[Gap]:

@@ -24,6 +24,7 @@ from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.send.contents import Place
 from filesync.transfer.send.growing import Recent
+from filesync.transfer.threads import CUTTING
 from filesync.transfer.wire import SIGNATURE_BYTES, DeltaItem, Level, Range, RecipeItem
 
 # A name may have become a FIFO since the scan: O_NONBLOCK, or opening it would wait for ever.
@@ -138,11 +139,9 @@ class SourceTree:
         data = memoryview(self.read([(digest, at, size) for digest, at, size, _ in items]))
         for _, _, length, count in items:
             end = count * SIGNATURE_BYTES
-            made.append(
-                delta.encode(
-                    data[:length], packed[:end], key, average=delta.piece_bytes(length)
-                )
-            )
+            average = delta.piece_bytes(length)
+            with CUTTING:
+                made.append(delta.encode(data[:length], packed[:end], key, average=average))
             data, packed = data[length:], packed[end:]
         return delta.join(made)
 
