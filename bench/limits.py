@@ -1,7 +1,7 @@
 """What do the parts of a transfer take, and how fast can the whole be for that?
 
 ``python -m bench.limits --help``. Each part alone, by one core, in this Python with the libraries that
-filesync uses: starting, reading from the page cache, BLAKE3, cutting by FastCDC, naming chunks,
+filesync uses: starting, reading from the page cache, BLAKE3, knowing chunks again by their marks,
 signing documents of 100 kB and answering that with deltas, writing a new file, freeing one, and ZeroMQ
 over loopback TCP (CPU of both ends); of small files listing, reading, hashing and making. Then, for
 cases of ``bench.sync``, what must be done in any case: start, and after that the CPU time of both
@@ -19,18 +19,19 @@ from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
+from xxhash import xxh3_64_intdigest
 
 from bench.results import plot, save, spread
 from bench.small_parts import CASES as SMALL_CASES
 from bench.small_parts import SmallParts, timed
 from bench.throughput import drain
-from filesync.transfer.coding import chunking, delta, recipe
+from filesync.transfer.coding import chunking, delta
 
 MIB: Final = 1 << 20
 CASES: Final[dict[str, tuple[str, ...]]] = {
-    # Both sides read and hash; who sends cuts and names, too, or would not know what is new.
     "cold": ("read", "hash", "send", "hash", "write"),
-    "edited, inserted, moved": ("read", "hash", "cut", "name", "read", "hash", "write"),
+    # Both sides read and hash; who sends looks for the chunks it knows, or would send all.
+    "edited, inserted, moved": ("read", "hash", "mark", "read", "hash", "write"),
     "appended": ("read", "hash", "read", "hash", "write"),
     # Who gives reads twice, first to find out what has changed.
     "a line edited in each": (
@@ -61,7 +62,7 @@ class Parts:
     def measure(self) -> dict[str, float]:
         """Return the seconds that each part took."""
         self._new.unlink(missing_ok=True)
-        parts = (self.start, self.read, self.hash, self.cut, self.name, self.sign, self.answer)
+        parts = (self.start, self.read, self.hash, self.mark, self.sign, self.answer)
         seconds = {part.__name__: timed(part) for part in (*parts, self.write, self.free)}
         seconds["send"] = max((self._send(5) - self._send(1)) / 4, 0.0)
         return seconds
@@ -87,15 +88,11 @@ class Parts:
         for block in self._blocks():
             hasher.update(block)
 
-    def cut(self) -> None:
-        """Find its chunks, without naming them: from what it takes with names, these are taken."""
-        chunking.cut(self._read, 0, len(self._data))
-
-    def name(self) -> None:
-        """Name its chunks."""
+    def mark(self) -> None:
+        """Make the marks of its chunks, by which they are known again."""
         at = 0
         for length, _ in self._chunks:
-            recipe.name_of(self._data[at : at + length])
+            xxh3_64_intdigest(self._data[at : at + length], 1)
             at += length
 
     def sign(self) -> None:
@@ -158,8 +155,6 @@ def main(words: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-limits-", dir=options.where) as directory:
         bench, small = Parts(Path(directory), options.mib), SmallParts(Path(directory))
         runs = [bench.measure() | small.measure() for _ in range(options.rounds)]
-    for run in runs:
-        run["cut"] = max(run["cut"] - run["name"], 0.0)
     report(options.mib, runs, small_bytes=small.bytes)
 
 
