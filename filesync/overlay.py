@@ -23,20 +23,24 @@ Stays = Callable[[bytes, Entry | None], bool]
 """Whether what ``base`` has at a path, or nothing, stays where ``top`` has no directory."""
 
 
-def overlay(base: Manifest, top: Manifest, *, stays: Stays | None = None) -> Manifest:
+def overlay(
+    base: Manifest, top: Manifest, *, stays: Stays | None = None, nodes: Nodes | None = None
+) -> Manifest:
     """Return ``base`` with all that ``top`` has laid over it.
 
     Where both have a directory of one name, their entries are united and the directory's own
     mode, owner and times are ``top``'s, the root's too; where anything else of one name meets,
-    ``top``'s stands alone, unless ``stays`` says that it is left out. New nodes are kept in memory, above those of the two.
+    ``top``'s stands alone, unless ``stays`` says that it is left out. New nodes go to ``nodes``,
+    which holds both; else they are kept in memory, above those of the two.
     """
     if base.tree == top.tree:
         return top
-    nodes = LayeredNodes(MemoryNodes(), LayeredNodes(top.nodes, base.nodes))
+    if nodes is None:
+        nodes = LayeredNodes(MemoryNodes(), LayeredNodes(top.nodes, base.nodes))
     base_tree = base.tree
     if base.summary.links and top.summary.links:
         # Both name a group by its first path: without this two of one name would become one.
-        base_tree = _with_other_groups(nodes, base_tree)
+        base_tree = with_other_groups(nodes, base_tree, b"base")
     root = _Both(base_tree, top.tree, b"")
     tree = grow(nodes, root, lambda at: _unite(nodes, at, stays))
     return Manifest(canonical_links(nodes, tree), nodes)
@@ -72,7 +76,12 @@ def _unite(nodes: Nodes, at: _Both, stays: Stays | None) -> Expansion[_Both]:
     return Expansion(top, list(entries.values()), children)
 
 
-def _with_other_groups(nodes: Nodes, tree: Digest) -> Digest:
+def with_other_groups(nodes: Nodes, tree: Digest, salt: bytes) -> Digest:
+    """Return ``tree`` with hard-link groups of other names, which depend on ``salt``.
+
+    So it can become part of a tree in which a group may have such a name already; name them by
+    the rule then (``canonical_links``).
+    """
     manifest = Manifest(tree, nodes)
 
     def expand(at: Digest) -> Expansion[Digest]:
@@ -83,7 +92,7 @@ def _with_other_groups(nodes: Nodes, tree: Digest) -> Digest:
             if isinstance(entry, Subdirectory) and entry.links:
                 children.append((entry.name, entry.tree))
             elif isinstance(entry, File) and entry.link:
-                other = digest_of(b"base" + entry.link)[:LINK_GROUP_BYTES]
+                other = digest_of(salt + entry.link)[:LINK_GROUP_BYTES]
                 entries.append(msgspec.structs.replace(entry, link=other))
             else:
                 entries.append(entry)

@@ -19,9 +19,9 @@ from filesync.sync.plan import Plan, make_plan
 from filesync.sync.planned import Planned
 from filesync.sync.saying.noting import note_plan
 from filesync.sync.saying.stats import SyncStats
-from filesync.sync.scanning import Found, Owner, scan_place
+from filesync.sync.scanning import Found, Named, Owner, scan_place
 from filesync.sync.target import Target
-from filesync.sync.unseen import Unseen
+from filesync.sync.unseen import UnseenOnDisk
 
 _SLASH: Final = ord("/")
 
@@ -88,9 +88,17 @@ def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Option
         nodes,
         filter=unseen_filter(part, options),
         caches=options.used_caches,
+        named=named_at_target(delete=options.delete),
         skip_unreadable=True,
         keep_unreadable=True,
     )
+
+
+def named_at_target(*, delete: bool) -> Named:
+    """Return what is to be seen of names where something is given to them."""
+    # A directory may stand in the way of a name. Only if it is to be removed with all that is
+    # in it need anybody look at that: else it is enough to know whether there is anything.
+    return Named.TREES if delete else Named.DIRECTORIES
 
 
 class Around(NamedTuple):
@@ -211,7 +219,7 @@ def plan_target(
     basis = as_owned(basis, top, only_owner(), nodes)
     if target is None:
         return make_plan(basis, top, nodes, names=part.names, removal=removal)
-    with Unseen(target.place, unseen) as left_out:
+    with UnseenOnDisk(target.place, unseen) as left_out:
         return make_plan(
             basis,
             top,

@@ -13,12 +13,12 @@ from filesync.sync.applying import Update, only_owner, plan_part, scan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
-from filesync.sync.part import Removal, is_united, removal_of
+from filesync.sync.part import Removal
 from filesync.sync.places import LocalPlaces
 from filesync.sync.planned import Planned
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, scan_place
-from filesync.sync.shadow import shadowing, unshadowed
+from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources, close_all, find_sources
 from filesync.sync.target import find_target
 from filesync.transfer.flow import Pace
@@ -77,7 +77,7 @@ class _Sync:
         self._parts = [source.part for source in sources.found]
         self._is_directory = sources.are_several
         self._found: dict[int, Found] = {}
-        self._planned = Planned()
+        self._planned = Planned(self._nodes)
 
     def _scan(self, at: int) -> Found:
         if at not in self._found:
@@ -99,10 +99,10 @@ class _Sync:
             return None
         if any(self._scan(number).unreadable for number in range(len(self._parts))):
             return None
-        tops: list[Manifest | None] = [None] * len(self._parts)
-        if is_united(self._parts):
-            tops = [self._scan(number).manifest for number in range(len(tops))]
-        return removal_of(self._parts, at, tops, self._options.kept)
+        return removal_of(self._parts, at, self._shadowing(at), self._options.kept, self._nodes)
+
+    def _shadowing(self, at: int) -> dict[int, Manifest]:
+        return {number: self._scan(number).manifest for number in shadowing(self._parts, at)}
 
     def part(self, at: int) -> None:
         """Sync one source."""
@@ -110,8 +110,7 @@ class _Sync:
         top, skipped, unreadable = self._scan(at)
         self.stats.note_source(top, skipped)
         self.stats.note_unreadable(unreadable, prefix=part.prefix)
-        tops = {number: self._scan(number).manifest for number in shadowing(self._parts, at)}
-        given = unshadowed(self._parts, at, {at: top} | tops, self._nodes)
+        given = unshadowed(self._parts, at, {at: top} | self._shadowing(at), self._nodes)
         target = find_target(
             LocalPlaces(),
             self._dest,

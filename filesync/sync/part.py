@@ -24,6 +24,11 @@ class Removal(msgspec.Struct, frozen=True):
     spared: frozenset[bytes] = frozenset()
     leading: frozenset[bytes] = frozenset()
 
+    @property
+    def is_of_all(self) -> bool:
+        """Nothing else is left than what is given."""
+        return not (self.filter or self.others or self.spared or self.leading)
+
     def leaves(self, path: bytes) -> bool:
         """Say whether it leaves the directory ``path`` alone, which this source has not."""
         names = path.split(b"/")
@@ -51,35 +56,3 @@ class Part(NamedTuple):
     def prefix(self) -> bytes:
         """What its paths begin with, seen from the transfer's root."""
         return self.inside + b"/" if self.inside else b""
-
-
-def is_united(parts: Sequence[Part]) -> bool:
-    """Say whether what ``--delete`` removes for one part depends on what others have."""
-    return len(parts) > 1 and any(not part.inside and part.names is None for part in parts)
-
-
-def removal_of(
-    parts: Sequence[Part], at: int, tops: Sequence[Manifest | None], rules: Sequence[bytes]
-) -> Removal | None:
-    """Return what ``--delete`` removes for the part ``at``; nothing, if that is names.
-
-    ``tops`` are the parts' trees, as far as the parts go straight into the destination.
-    """
-    part = parts[at]
-    if part.names is not None:
-        return None
-    filter = Filter(rules, root=part.prefix)
-    if part.inside:
-        return Removal(filter)
-    others: list[Manifest] = []
-    spared: set[bytes] = set()
-    for number, (other, top) in enumerate(zip(parts, tops, strict=True)):
-        if number == at:
-            continue
-        if other.inside:
-            spared.add(other.inside)
-        elif other.names is not None:
-            spared |= other.names
-        elif top is not None:
-            others.append(top)
-    return Removal(filter, others, frozenset(spared))

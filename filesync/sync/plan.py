@@ -75,19 +75,25 @@ def make_plan(
         UsageError: ``top`` is not what it was said to be.
         StoreError: what is unseen cannot be read.
     """
-    standing = _Standing(unseen, is_cleared=removal is not None)
     if names is not None:
-        tree = _with_names(basis, top, nodes, _Names(names, rename, standing.stays))
-        target = Manifest(tree, nodes)
-        return Plan(basis, target, tuple(standing.left_out), is_of_names=True)
-    if removal is None:
-        target = overlay(basis, top, stays=standing.stays)
-    elif removal.filter or removal.others or removal.spared or removal.leading:
-        kept = canonical_links(nodes, _without_removed(basis, top, nodes, removal))
-        target = overlay(Manifest(kept, nodes), top, stays=standing.stays)
+        top = _as_announced(top, nodes, names, rename)
+        if removal is not None:  # nothing but what stands in the way of one of them
+            others = {
+                entry.name for entry in basis.root.entries if not top.root.find(entry.name)
+            }
+            removal = msgspec.structs.replace(removal, spared=removal.spared | others)
+    elif removal is not None and removal.is_of_all:
+        return Plan(basis, top)
+    standing = _Standing(unseen, is_cleared=removal is not None)
+    kept = basis
+    if removal is not None:
+        tree = canonical_links(nodes, _without_removed(basis, top, nodes, removal))
+        kept = Manifest(tree, nodes)
+    if names is not None:
+        target = Manifest(_with_names(kept, top, nodes, standing.stays), nodes)
     else:
-        target = top
-    return Plan(basis, target, tuple(standing.left_out))
+        target = overlay(kept, top, stays=standing.stays, nodes=nodes)
+    return Plan(basis, target, tuple(standing.left_out), is_of_names=names is not None)
 
 
 class _Standing:
@@ -117,29 +123,28 @@ class _Standing:
         return below is None and self._unseen is not None and self._unseen.is_directory(path)
 
 
-class _Names(msgspec.Struct, frozen=True):
-    """What of a directory is synced, as in ``make_plan``."""
-
-    names: frozenset[bytes]
-    rename: bytes | None
-    stays: Stays
-
-
-def _with_names(basis: Manifest, top: Manifest, nodes: Nodes, of: _Names) -> Digest:
-    given = {entry.name: entry for entry in top.root.entries}
-    if any(isinstance(entry, Subdirectory) for entry in given.values()):
+def _as_announced(
+    top: Manifest, nodes: Nodes, names: frozenset[bytes], rename: bytes | None
+) -> Manifest:
+    """Return the names that are given, as they are called at the place."""
+    given = top.root.entries
+    if any(isinstance(entry, Subdirectory) for entry in given):
         raise UsageError("what was announced as a file is a directory")
-    if of.rename is not None and given:
+    if rename is not None and given:
         if len(given) != 1:
             raise UsageError("what was announced as one file is more")
-        (entry,) = given.values()
-        given = {of.rename: msgspec.structs.replace(entry, name=of.rename)}
-    if not of.names.issuperset(given):
+        given = (msgspec.structs.replace(given[0], name=rename),)
+        top = Manifest(canonical_links(nodes, put(nodes, with_entries(top.root, given))), nodes)
+    if not names.issuperset(entry.name for entry in given):
         raise UsageError("other names are given than were announced")
+    return top
+
+
+def _with_names(basis: Manifest, top: Manifest, nodes: Nodes, stays: Stays) -> Digest:
     entries: dict[bytes, Entry] = {entry.name: entry for entry in basis.root.entries}
-    for name, one in given.items():
-        if not of.stays(name, entries.get(name)):
-            entries[name] = one
+    for one in top.root.entries:
+        if not stays(one.name, entries.get(one.name)):
+            entries[one.name] = one
     return canonical_links(nodes, put(nodes, with_entries(basis.root, entries.values())))
 
 

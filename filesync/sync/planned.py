@@ -3,14 +3,16 @@
 from typing import TYPE_CHECKING
 
 from filesync.manifest import (
-    LayeredNodes,
+    Entry,
     Manifest,
-    MemoryNodes,
+    Nodes,
     Subdirectory,
     canonical_links,
     put,
+    subdirectory,
     with_entries,
 )
+from filesync.overlay import with_other_groups
 from filesync.sync.part import Part
 
 if TYPE_CHECKING:  # who gives may need none
@@ -18,40 +20,58 @@ if TYPE_CHECKING:  # who gives may need none
 
 
 class Planned:
-    """The plans of a dry run so far: nothing of them is to be found on the disk."""
+    """What the plans of a dry run so far would have made of the destination.
 
-    def __init__(self) -> None:
-        self._plans: list[tuple[Part, Plan]] = []
+    Nothing of it is to be found on the disk.
+
+    Args:
+        nodes: has all that is planned, and gets what is new.
+    """
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._is_any = False
+        self._whole: Manifest | None = None
+        self._since: dict[bytes, Entry] = {}  # what was planned for names in it after that
 
     def note(self, part: Part, plan: "Plan") -> None:
         """Take note of what would be done for ``part``."""
-        self._plans.append((part, plan))
+        self._is_any = True
+        if part.inside:
+            tree = with_other_groups(self._nodes, plan.target.tree, part.prefix)
+            self._since[part.inside] = subdirectory(self._nodes, part.inside, tree)
+        elif part.names is None:
+            self._whole = plan.target
+            self._since.clear()
+        else:
+            # Of directories that stand among names not all may have been seen.
+            entries = (
+                one for one in plan.target.root.entries if not isinstance(one, Subdirectory)
+            )
+            self._since.update((one.name, one) for one in entries)
 
     def is_made_before(self, part: Part) -> bool:
         """Say whether the directory where ``part`` goes would have been made for another."""
-        return any(not part.inside or other.inside == part.inside for other, _ in self._plans)
+        return self._is_any if not part.inside else self._inside(part.inside) is not None
 
     def basis(self, part: Part, there: Manifest) -> Manifest:
         """Return what would be where ``part`` goes, and is to be seen for it; ``there`` is now."""
-        for other, plan in self._plans:
-            if other.inside != part.inside:
-                continue
-            if part.names is None and other.names is None:
-                there = plan.target
-            elif part.names is None and other.names is not None:
-                there = _with_names(there, plan.target, other.names)
-            elif part.names is not None and other.names is None:
-                nothing = Manifest(put(there.nodes, with_entries(there.root, ())), there.nodes)
-                there = _with_names(nothing, plan.target, part.names)
-        return there
+        if part.inside:
+            planned = self._inside(part.inside)
+            return there if planned is None else planned
+        before = there if self._whole is None else self._whole
+        entries = {entry.name: entry for entry in before.root.entries} | self._since
+        if part.names is not None:
+            entries = {name: one for name, one in entries.items() if name in part.names}
+        header = there.root if part.names is not None else before.root
+        tree = put(self._nodes, with_entries(header, entries.values()))
+        return Manifest(canonical_links(self._nodes, tree), self._nodes)
 
-
-def _with_names(there: Manifest, planned: Manifest, names: frozenset[bytes]) -> Manifest:
-    """Return ``there`` with what ``planned`` has of ``names``, directories aside."""
-    nodes = LayeredNodes(MemoryNodes(), LayeredNodes(there.nodes, planned.nodes))
-    entries = {entry.name: entry for entry in there.root.entries}
-    for entry in planned.root.entries:
-        if entry.name in names and not isinstance(entry, Subdirectory):
-            entries[entry.name] = entry
-    tree = put(nodes, with_entries(there.root, entries.values()))
-    return Manifest(canonical_links(nodes, tree), nodes)
+    def _inside(self, name: bytes) -> Manifest | None:
+        """Return the directory that would be there as ``name``, if one was planned."""
+        found = self._since.get(name)
+        if found is None and self._whole is not None:
+            found = self._whole.root.find(name)
+        if not isinstance(found, Subdirectory):
+            return None
+        return Manifest(canonical_links(self._nodes, found.tree), self._nodes)

@@ -1,5 +1,6 @@
 """Scans of what a sync reads or writes, and the stat caches for them."""
 
+import enum
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,17 @@ Owner = tuple[int, int]
 """A user and a group, by number."""
 CACHED_NAMES_BYTES: Final = 1 << 20
 """Names that hold less than this together are read sooner than a cache is opened."""
+
+
+class Named(enum.Enum):
+    """What is seen of names of which one is a directory."""
+
+    FILES = enum.auto()
+    """None that is: a name that has become a directory is none of those that were asked for."""
+    DIRECTORIES = enum.auto()
+    """That it is one, and what it is like, but nothing that is in it."""
+    TREES = enum.auto()
+    """All that is in it."""
 
 
 class Found(NamedTuple):
@@ -54,6 +66,7 @@ def scan_place(
     filter: Filter | None = None,
     caches: Path | None,
     watcher: Watcher | None = None,
+    named: Named = Named.FILES,
     skip_unreadable: bool = False,
     keep_unreadable: bool = False,
 ) -> Found:
@@ -65,6 +78,7 @@ def scan_place(
         filter: what is left out.
         caches: where the stat caches are; None reads every file.
         watcher: is told what has been done (see ``scan``).
+        named: what is seen of a place that is names.
         skip_unreadable: leave out what cannot be read.
         keep_unreadable: not files, though (see ``scan``).
 
@@ -75,7 +89,7 @@ def scan_place(
     """
     leave_out: LeaveOut | None = filter.excludes if filter else None
     if place.names is not None:
-        leave_out = _others(place.names, filter)
+        leave_out = _others(place.names, filter, named)
     with _cache(place, caches) or nullcontext() as cache:
         try:
             found = scan(
@@ -150,12 +164,13 @@ def _inode(place: Place, path: bytes) -> int:
         return 0
 
 
-def _others(names: frozenset[bytes], filter: Filter | None) -> LeaveOut:
+def _others(names: frozenset[bytes], filter: Filter | None, named: Named) -> LeaveOut:
     """Return what leaves out all but ``names``, and of those what the filter does."""
 
     def leave_out(path: bytes, is_directory: bool) -> bool:
-        # A name that has become a directory meanwhile is none of those that were asked for.
-        if path not in names or is_directory:
+        name, slash, _ = path.partition(b"/")
+        is_other = name not in names or (slash and named is not Named.TREES)
+        if is_other or (is_directory and named is Named.FILES):
             return True
         return filter is not None and filter.excludes(path, is_directory)
 

@@ -1,10 +1,11 @@
-"""What of one source stands behind other sources that go to the same place."""
+"""What of one source stands behind others that go to the same place, and what ``--delete`` leaves."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from filesync.manifest import (
+    EMPTY_DIRECTORY,
     Directory,
     Entry,
     Expansion,
@@ -13,20 +14,45 @@ from filesync.manifest import (
     Subdirectory,
     canonical_links,
     grow,
+    put,
+    subdirectory,
+    with_entries,
 )
-from filesync.sync.part import Part
+from filesync.sync.filter import Filter
+from filesync.sync.part import Part, Removal
 
 
 def shadowing(parts: Sequence[Part], at: int) -> list[int]:
     """Return the other parts that may have names that the part ``at`` has, too."""
-    # No two parts that are names have one in common (see ``find_sources``).
     return [
         number
         for number, other in enumerate(parts)
-        if number != at
-        and other.inside == parts[at].inside
-        and (other.names is None or parts[at].names is None)
+        if number != at and _may_meet(parts[at], other)
     ]
+
+
+def _may_meet(one: Part, other: Part) -> bool:
+    if one.inside and other.inside:
+        return one.inside == other.inside
+    if one.names is not None and other.names is not None:
+        return False  # they have none in common (see ``find_sources``)
+    inside = one.inside or other.inside
+    names = other.names if one.names is None else one.names
+    return not inside or names is None or inside in names
+
+
+def seen_from(part: Part, other: Part, top: Manifest, nodes: Nodes) -> Manifest | None:
+    """Return what the tree ``top`` of ``other`` is where ``part`` goes; None if it is nothing.
+
+    A directory that comes to stand in the destination is there one of several names.
+    """
+    if part.inside == other.inside:
+        return top
+    if other.inside:
+        entry = subdirectory(nodes, other.inside, top.tree)
+        return Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, (entry,))), nodes)
+    found = top.root.find(part.inside)
+    return Manifest(found.tree, nodes) if isinstance(found, Subdirectory) else None
 
 
 def unshadowed(
@@ -45,12 +71,18 @@ def unshadowed(
         tops: the tree of this one, and of all that ``shadowing`` names.
         nodes: has them all, and gets what is new.
     """
-    top, numbers = tops[at], shadowing(parts, at)
-    if not numbers:
+    top = tops[at]
+    seen = {
+        number: manifest
+        for number in shadowing(parts, at)
+        if (manifest := seen_from(parts[at], parts[number], tops[number], nodes)) is not None
+    }
+    if not seen:
         return top
-    before = [number for number in numbers if number < at]
-    # What is names has no root of its own.
-    root = next((tops[number].root for number in before if not parts[number].names), top.root)
+    before = [number for number in seen if number < at]
+    # Only what is all of a directory here has a root of its own.
+    roots = (seen[number].root for number in before if _has_root(parts[number], parts[at]))
+    root = next(roots, top.root)
 
     def expand(at: _At) -> Expansion[_At]:
         entries: list[Entry] = []
@@ -72,11 +104,15 @@ def unshadowed(
 
     start = _At(
         top.root,
-        tuple(tops[number] for number in before),
-        tuple(tops[number] for number in numbers if number > at),
+        tuple(seen[number] for number in before),
+        tuple(manifest for number, manifest in seen.items() if number > at),
         is_root=True,
     )
     return Manifest(canonical_links(nodes, grow(nodes, start, expand)), nodes)
+
+
+def _has_root(part: Part, here: Part) -> bool:
+    return part.names is None and part.inside in (b"", here.inside)
 
 
 def _find(directories: Iterable[Directory], name: bytes) -> list[Entry]:
@@ -85,6 +121,34 @@ def _find(directories: Iterable[Directory], name: bytes) -> list[Entry]:
 
 def _directories(entries: Iterable[Entry], nodes: Nodes) -> tuple[Manifest, ...]:
     return tuple(Manifest(one.tree, nodes) for one in entries if isinstance(one, Subdirectory))
+
+
+def removal_of(
+    parts: Sequence[Part],
+    at: int,
+    tops: Mapping[int, Manifest],
+    rules: Sequence[bytes],
+    nodes: Nodes,
+) -> Removal:
+    """Return what ``--delete`` removes for the part ``at``: what none of the parts has.
+
+    Of names that is what is in a directory that is in the way of one. For ``tops`` and ``nodes``
+    see ``unshadowed``; ``rules`` say what is left alone.
+    """
+    part = parts[at]
+    filter = Filter(rules, root=part.prefix)
+    if part.names is not None:
+        return Removal(filter)
+    others: list[Manifest] = []
+    spared: set[bytes] = set()
+    for number in shadowing(parts, at):
+        other = parts[number]
+        if part.inside or other == Part():
+            seen = seen_from(part, other, tops[number], nodes)
+            others += [] if seen is None else [seen]
+        else:
+            spared |= other.names or {other.inside}
+    return Removal(filter, others, frozenset(spared))
 
 
 class _At(msgspec.Struct, frozen=True):

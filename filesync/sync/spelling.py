@@ -97,7 +97,7 @@ _OF: Final[Mapping[str, str]] = {
     "--delete-before --delete-after --delete-delay": f"{_WHEN}; write --delete",
     "--delete-missing-args --ignore-missing-args": "each SRC has to be there",
     "--ignore-errors": "with --delete, nothing goes when not all of SRC can be read",
-    "--force": "a directory makes way for a file only with --delete",
+    "--force": "a directory with anything in it makes way for a file only with --delete",
     "--max-delete": "there is no such bound; -n --delete lists what would go",
     "--max-size --min-size": _SIZES,
     "-m --prune-empty-dirs": "directories come whether there is anything in them or not",

@@ -3,7 +3,7 @@
 import os
 import stat
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from filesync.disk.handles import DirectoryHandles
 from filesync.disk.updating.work import storing
@@ -12,10 +12,21 @@ from filesync.sync.filter import Filter
 from filesync.sync.places import Place
 
 
-class Unseen:
-    """Asks the disk about single names: a name that is left out is not in what was scanned.
+class Unseen(Protocol):
+    """Knows of single names: a name that is left out is not in what was scanned.
 
     A scan that looked at all that rules exclude would cost what is spared by excluding it.
+    """
+
+    def is_in(self, path: bytes) -> bool:
+        """Say whether anything whatever is in the directory ``path``, which the scan shows empty."""
+
+    def is_directory(self, path: bytes) -> bool:
+        """Say whether ``path``, which the scan does not show, is a directory that it left out."""
+
+
+class UnseenOnDisk:
+    """Asks the disk.
 
     Args:
         place: what was scanned.
@@ -25,7 +36,6 @@ class Unseen:
     def __init__(self, place: Place, filter: Filter) -> None:
         self._handles = DirectoryHandles(place.root)
         self._filter = filter
-        self._has_names = place.names is not None
 
     def __enter__(self) -> Self:
         return self
@@ -39,19 +49,25 @@ class Unseen:
         self._handles.close()
 
     def is_in(self, path: bytes) -> bool:
-        """Say whether anything whatever is in the directory ``path``, which the scan shows empty.
+        """Say whether anything is in the directory ``path``; nothing is in what is not there.
+
+        A dry run may ask for one that it has only planned.
 
         Raises:
             StoreError: it cannot be read.
         """
-        fd = self._handles.open(path)
+        try:
+            fd = self._handles.open(path)
+        except StoreError as exc:
+            if isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
+                return False
+            raise
         with storing(path), os.scandir(fd) as found:
             return next(found, None) is not None
 
     def is_directory(self, path: bytes) -> bool:
-        """Say whether ``path``, which the scan does not show, is a directory that it left out."""
-        # Of names none that is a directory was scanned.
-        if not self._has_names and not self._filter.excludes(path, is_directory=True):
+        """Say whether ``path`` is a directory that the scan left out."""
+        if not self._filter.excludes(path, is_directory=True):
             return False
         parent, _, name = path.rpartition(b"/")
         try:

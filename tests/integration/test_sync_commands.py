@@ -112,6 +112,12 @@ def make(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
+def kinds_below(root: Path) -> dict[str, int]:
+    """Return what each name in a tree is."""
+    found = root.rglob("*")
+    return {str(path.relative_to(root)): stat.S_IFMT(path.lstat().st_mode) for path in found}
+
+
 def tree_of(root: Path) -> Digest:
     return scan(root, MemoryNodes()).tree
 
@@ -314,6 +320,33 @@ def test_a_directory_where_one_of_several_files_goes_keeps_no_other_from_it(
     assert (bench.served / "two").read_bytes() == b"a"
 
 
+@pytest.mark.needs("rsync")
+@pytest.mark.parametrize("rules", [[], ["--delete"], ["--delete", "--exclude=kept"]])
+@pytest.mark.parametrize("inside", ["", "gone", "empty/", "kept"])
+def test_where_a_file_is_given_by_name_an_empty_directory_or_with_delete_any_makes_way(
+    bench: Bench, ways: tuple[str, str], rules: list[str], inside: str
+) -> None:
+    make(bench.root / "src/one", b"a")
+    (bench.root / "src/link").symlink_to("one")
+    for name in ("one", "link"):
+        for root in (bench.served, bench.root / "theirs"):
+            (root / name / inside).mkdir(parents=True)
+            if not inside.endswith("/") and inside:
+                (root / name / inside).rmdir()
+                (root / name / inside).write_bytes(b"precious")
+            make(root / "other", b"not given")
+    names = ("one", "link")
+    words = ["rsync", "-a", *rules, *(f"src/{name}" for name in names), "theirs/"]
+    theirs = subprocess.run(words, cwd=bench.root, check=False)
+    words = [*rules, *(f"{ways[0]}src/{name}" for name in names), ways[1]]
+    said = bench.run("sync", "-n", "-i", *words, check=False)
+    done = bench.run("sync", "-i", *words, check=False)
+    assert done.returncode == theirs.returncode
+    assert kinds_below(bench.served) == kinds_below(bench.root / "theirs")
+    assert (said.returncode, said.stdout) == (done.returncode, done.stdout)
+    assert bench.run("sync", "-i", *words, check=False).stdout == ""
+
+
 @pytest.mark.parametrize("delete", [[], ["--delete"]])
 def test_the_first_of_two_sources_stands_and_a_second_run_changes_nothing(
     bench: Bench, ways: tuple[str, str], delete: list[str]
@@ -342,7 +375,16 @@ def test_the_first_of_two_sources_stands_and_a_second_run_changes_nothing(
 
 
 @pytest.mark.parametrize("delete", [[], ["--delete"]])
-@pytest.mark.parametrize("order", [["one/", "o/a", "two/", "sub"], ["sub", "two/", "one/"]])
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["one/", "o/a", "two/", "sub"],
+        ["sub", "two/", "one/"],
+        ["one/x", "one/"],
+        ["one/", "one/x", "two/x", "two/b"],
+        ["o/x", "one/", "two/x"],
+    ],
+)
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_dry_run_of_several_sources_says_what_a_run_then_does_and_a_second_does_nothing(
     bench: Bench,
@@ -353,6 +395,8 @@ def test_a_dry_run_of_several_sources_says_what_a_run_then_does_and_a_second_doe
 ) -> None:
     for name in ("one/x/a", "one/b", "two/x/c", "two/b", "two/d", "o/a", "two/a", "sub/in"):
         make(bench.root / name, name.encode())
+    for name in ("o/x", "two/x/a"):  # what stands behind a directory, and behind a file
+        make(bench.root / name, b"another")
     for name in ("one", "two"):
         os.utime(bench.root / name, ns=(0, 1_000_000_000))
     if is_there:
@@ -363,6 +407,8 @@ def test_a_dry_run_of_several_sources_says_what_a_run_then_does_and_a_second_doe
     said = bench.run("sync", "-n", "-i", *words, check=False)
     done = bench.run("sync", "-i", *words, check=False)
     assert (said.returncode, said.stdout) == (done.returncode, done.stdout)
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("*")]
+    assert len(lines) == len(set(lines))
     again = bench.run("sync", "-i", *words, check=False)
     assert (again.returncode, again.stdout) == (done.returncode, "")
 
@@ -374,6 +420,30 @@ def test_a_dry_run_says_what_would_be_left_out(bench: Bench, ways: tuple[str, st
     assert done.returncode == 23
     assert "'src/sub/l' was left out" in done.stderr
     assert "sub/l" not in done.stdout
+
+
+def test_what_no_scan_shows_is_in_the_way_in_a_dry_run_as_in_a_run(
+    bench: Bench, ways: tuple[str, str]
+) -> None:
+    for name in ("in/socket", "in/excluded", "in/dir", "in/empty", "socket", "new"):
+        make(bench.root / "src" / name, b"a")
+        if name != "new":
+            (bench.served / name).mkdir(parents=True)
+    for name in ("in/socket", "socket"):
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(os.path.relpath(bench.served / name / "s"))
+    make(bench.served / "in/excluded/z", b"precious")
+    make(bench.served / "in/dir/doc", b"precious")
+    words = ["-i", "--exclude=z", "--exclude=dir/", f"{ways[0]}src/", ways[1]]
+    said = bench.run("sync", "-n", *words, check=False)
+    done = bench.run("sync", *words, check=False)
+    assert (said.returncode, said.stdout, said.stderr) == (23, done.stdout, done.stderr)
+    assert done.stderr.count("was left out: a directory") == 4
+    given = [
+        line.split()[1] for line in done.stdout.splitlines() if line.startswith((">", "<"))
+    ]
+    assert sorted(given) == ["in/empty", "new"]
+    assert done.returncode == 23
 
 
 def test_what_is_left_out_is_named_up_to_a_number(bench: Bench, ways: tuple[str, str]) -> None:

@@ -15,13 +15,13 @@ from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
-from filesync.sync.part import Removal, is_united, removal_of
+from filesync.sync.part import Removal
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.saying.stats import SyncStats
-from filesync.sync.shadow import shadowing, unshadowed
+from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
@@ -64,7 +64,7 @@ class Giving:
         self._given: dict[bytes, Manifest] = {}
         self._growing: dict[bytes, GrowingScan] = {}
         self._is_asked = asyncio.Event()
-        self._planned = Planned()
+        self._planned = Planned(self._nodes)
 
     # --- scans --------------------------------------------------------------------------------
 
@@ -157,6 +157,7 @@ class Giving:
             rules=() if options.delete else options.rules,
             checksum=options.checksum,
             is_bare=self._sources[at].place.is_bare(self._filter(at)),
+            delete=options.delete,
         )
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
         self._owner = prepared.owner
@@ -198,7 +199,8 @@ class Giving:
     async def _removal(self, at: int) -> Removal | None:
         if not await self._deletes():
             return None
-        return removal_of(self._parts, at, await self._tops(), self._options.kept)
+        tops = await self._shadowing(at)
+        return removal_of(self._parts, at, tops, self._options.kept, self._nodes)
 
     async def _around(
         self, at: int, there: wire.Scanned, top: Manifest, removal: Removal | None
@@ -224,9 +226,10 @@ class Giving:
         removal: Removal | None,
     ) -> None:
         """Work out what the server will do, from the nodes of what it has."""
-        from filesync.sync.applying import as_owned
+        from filesync.sync.applying import as_owned, unseen_filter
         from filesync.sync.plan import make_plan
         from filesync.sync.remote.nodes import fetch_nodes
+        from filesync.sync.remote.unseen import UnseenThere
         from filesync.sync.saying.noting import note_plan
 
         await fetch_nodes(peer.channel, prepared.token, tree, self._nodes, basis=top.tree)
@@ -235,16 +238,22 @@ class Giving:
         if prepared.rename is not None:
             names = frozenset((prepared.rename,))
         there = self._planned.basis(part, Manifest(tree, self._nodes))
-        plan = await in_thread(
-            make_plan,
-            await in_thread(as_owned, there, top, self._owner, self._nodes),
-            top,
-            self._nodes,
-            names=names,
-            rename=prepared.rename,
-            removal=removal,
-        )
-        if options.dry_run:  # otherwise the server says it, who knows more of what is there
+        basis = await in_thread(as_owned, there, top, self._owner, self._nodes)
+        unseen = UnseenThere(peer.channel, prepared.token, unseen_filter(part, options))
+        while True:
+            plan = await in_thread(
+                make_plan,
+                basis,
+                top,
+                self._nodes,
+                names=names,
+                rename=prepared.rename,
+                removal=removal,
+                unseen=unseen,
+            )
+            if not await unseen.ask():
+                break
+        if options.dry_run:  # otherwise the server says it, when it is done
             self.stats.note_left_out(plan.left_out, prefix=part.prefix)
         is_new = prepared.is_new and not self._planned.is_made_before(part)
         note_plan(self.stats, plan, options, prefix=part.prefix, is_sent=True, is_new=is_new)
@@ -260,9 +269,11 @@ class Giving:
         return self._owned[at]
 
     async def _unshadowed(self, at: int) -> Manifest:
-        numbers = (at, *shadowing(self._parts, at))
-        tops = {number: await self._top(number) for number in numbers}
+        tops = {at: await self._top(at)} | await self._shadowing(at)
         return await in_thread(unshadowed, self._parts, at, tops, self._nodes)
+
+    async def _shadowing(self, at: int) -> dict[int, Manifest]:
+        return {number: await self._top(number) for number in shadowing(self._parts, at)}
 
     async def _deletes(self) -> bool:
         """Say whether to delete: not if a part could not be read; what seems gone may be there."""
@@ -273,11 +284,6 @@ class Giving:
             if (await self._scan(at).task).unreadable:
                 return False
         return True
-
-    async def _tops(self) -> list[Manifest | None]:
-        if not is_united(self._parts):
-            return [None] * len(self._parts)
-        return [await self._top(at) for at in range(len(self._parts))]
 
     async def _send_growing(self, peer: Peer, at: int, token: bytes) -> None:
         """Give to an empty directory: all will be wanted, so nothing waits for the scan's end."""

@@ -9,7 +9,7 @@ from filesync.manifest import Manifest, MemoryNodes, empty_manifest
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Place
-from filesync.sync.scanning import Found, Owner, scan_place
+from filesync.sync.scanning import Found, Named, Owner, scan_place
 from filesync.transfer.send.offer import Offer
 
 
@@ -51,6 +51,7 @@ class Held:
         is_offered: bool = False,
         rename: bytes | None = None,
         is_claimed: bool = False,
+        named: Named = Named.FILES,
     ) -> None:
         self.place = place
         self.part = part
@@ -64,6 +65,7 @@ class Held:
         self.stage = Stage.NEW
         self.filter = filter
         self._caches = caches
+        self._named = named
         self.is_used = False
 
     def use(self, stage: Stage) -> None:
@@ -100,6 +102,7 @@ class Held:
             self.nodes,
             filter=self.filter,
             caches=self._caches,
+            named=self._named,
             skip_unreadable=True,
             keep_unreadable=not self.is_offered,
         ).owned(owner, self.nodes)

@@ -19,7 +19,14 @@ from filesync.errors import (
     UsageError,
 )
 from filesync.manifest import Manifest, canonical_links, is_name
-from filesync.sync.applying import Arrival, Update, around_shut, only_owner, plan_target
+from filesync.sync.applying import (
+    Arrival,
+    Update,
+    around_shut,
+    named_at_target,
+    only_owner,
+    plan_target,
+)
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
@@ -30,6 +37,7 @@ from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import ask
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.nodes import answer_deltas, answer_nodes, fetch_nodes
+from filesync.sync.remote.unseen import answer_unseen
 from filesync.sync.scanning import note_placed
 from filesync.sync.source import find_sources
 from filesync.sync.target import Target, find_target
@@ -92,13 +100,9 @@ class TreeServer:
                 result = await self._prepare(channel, request)
             case wire.Scan(token, owner):
                 result = await self._scan(self._find(channel, token), token, owner)
-            case wire.AskNodes(token, digests):
-                manifest = self._find(channel, token).scanned()
-                payload = await in_thread(answer_nodes, manifest, digests)
-                result = wire.Nodes()
-            case wire.AskNodeDeltas(token):
-                manifest = self._find(channel, token).scanned()
-                result, payload = await in_thread(answer_deltas, manifest, request)
+            case wire.AskNodes() | wire.AskNodeDeltas() | wire.AskUnseen():
+                held = self._find(channel, request.token)
+                result, payload = await _answer_scanned(held, request)
             case wire.Drop(token):
                 self._drop(channel, token)
             case wire.Give():
@@ -145,7 +149,15 @@ class TreeServer:
         place = None if target is None else target.place
         rename = None if target is None else target.rename
         caches = None if request.checksum else self._caches
-        held = Held(place, part, filter, caches, rename=rename, is_claimed=not request.dry_run)
+        held = Held(
+            place,
+            part,
+            filter,
+            caches,
+            rename=rename,
+            is_claimed=not request.dry_run,
+            named=named_at_target(delete=request.delete),
+        )
         is_new = target is None or target.is_new
         is_empty = held.is_claimed and place is not None and place.is_empty
         (token,) = self._hold(channel, held)
@@ -354,6 +366,23 @@ class _Teller:
                     told = self._latest
                     request = wire.Progressed(told.files, told.content_bytes)
                     await ask(self._channel, request, wire.Done)
+
+
+async def _answer_scanned(
+    held: Held, request: wire.AskNodes | wire.AskNodeDeltas | wire.AskUnseen
+) -> tuple[wire.Answer, bytes]:
+    """Answer a question about what was scanned."""
+    match request:
+        case wire.AskNodes():
+            return wire.Nodes(), await in_thread(answer_nodes, held.scanned(), request.digests)
+        case wire.AskNodeDeltas():
+            return await in_thread(answer_deltas, held.scanned(), request)
+        case wire.AskUnseen():
+            held.use(Stage.SCANNED)
+            try:
+                return await in_thread(answer_unseen, held.place, held.filter, request), b""
+            finally:
+                held.leave(Stage.SCANNED)
 
 
 def _checked(name: bytes) -> bytes:

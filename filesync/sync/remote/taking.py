@@ -9,7 +9,7 @@ from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.applying import Update, only_owner, plan_part, scan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
-from filesync.sync.part import Part, Removal, is_united, removal_of
+from filesync.sync.part import Part, Removal
 from filesync.sync.places import LocalPlaces
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
@@ -17,7 +17,7 @@ from filesync.sync.remote.asking import Peer, ask
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found
-from filesync.sync.shadow import shadowing, unshadowed
+from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import are_several, is_named
 from filesync.sync.target import Target, find_target
 from filesync.transfer.replica import Replica
@@ -78,7 +78,7 @@ class _Taking:
         self._progress = progress
         self._nodes = MemoryNodes()
         self._tops: dict[int, wire.Scanned] = {}
-        self._planned = Planned()
+        self._planned = Planned(self._nodes)
 
     def _check(self, found: wire.Found, paths: Sequence[bytes]) -> None:
         if len(found.parts) > len(paths) or any(at >= len(paths) for at in found.missing):
@@ -110,7 +110,7 @@ class _Taking:
             finally:
                 there = await scanning
             await self._bring(at, target, there, scanned)
-        if not is_united(self.parts):
+        if not shadowing(self.parts, at):  # nobody else needs to know what it has
             await ask(self._peer.channel, wire.Drop(self._found[at].token), wire.Done)
 
     async def _bring(
@@ -157,18 +157,17 @@ class _Taking:
         return Manifest(tree, self._nodes)
 
     async def _unshadowed(self, at: int, top: Manifest) -> Manifest:
-        tops = {number: await self._top(number) for number in shadowing(self.parts, at)}
-        return await in_thread(unshadowed, self.parts, at, {at: top} | tops, self._nodes)
+        tops = {at: top} | await self._shadowing(at)
+        return await in_thread(unshadowed, self.parts, at, tops, self._nodes)
+
+    async def _shadowing(self, at: int) -> dict[int, Manifest]:
+        return {number: await self._top(number) for number in shadowing(self.parts, at)}
 
     async def _removal(self, at: int) -> Removal | None:
         if not self._options.delete or not self._is_all_found or not await self._is_all_read():
             return None
-        tops: list[Manifest | None] = [None] * len(self.parts)
-        if is_united(self.parts):
-            for number, part in enumerate(self.parts):
-                if part == Part():
-                    tops[number] = await self._top(number)
-        return removal_of(self.parts, at, tops, self._options.kept)
+        tops = await self._shadowing(at)
+        return removal_of(self.parts, at, tops, self._options.kept, self._nodes)
 
     async def _is_all_read(self) -> bool:
         """Say whether the server could read all parts: else what is not there may be yet."""

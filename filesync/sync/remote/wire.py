@@ -8,7 +8,8 @@ To give: ``Prepare`` -> ``Prepared``; ``Scan`` -> ``Scanned``, of what is there,
 scans what it gives; unless the two are the same, the client serves its tree over the connection
 (``wire.Serve``) and says ``Give``. Before it answers ``Given`` the server asks the client for the
 nodes that it lacks, pulls, and says ``Progressed`` now and then if it was asked to. A client that
-shows what would change asks with ``AskNodes`` for what is there and says ``Drop`` instead. To what
+shows what would change asks with ``AskNodes`` for what is there, and with ``AskUnseen`` for what
+of it no scan shows and would be in the way; to change nothing it says ``Drop`` instead. To what
 is empty: ``Prepare`` -> ``Prepared``, then ``GiveGrowing`` while the client scans; the server says
 ``AskDirectories`` -> ``Directories`` again and again, and pulls what they list meanwhile.
 
@@ -51,6 +52,8 @@ Signatures = Annotated[bytes, msgspec.Meta(max_length=MAX_SIGNATURES_BYTES)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Kind = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[A-Za-z ]*\Z")]
 Number = Annotated[int, msgspec.Meta(ge=0, lt=MAX_PATHS)]
+Paths = Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_PATHS)]
+Numbers = Annotated[tuple[Number, ...], msgspec.Meta(max_length=MAX_PATHS)]
 Errno = Annotated[int, msgspec.Meta(ge=1, le=4095)]
 Id = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 Owner = tuple[Id, Id]
@@ -115,6 +118,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
         checksum: read every file.
         is_bare: nothing is in the directory that is given; if it is all that is, ``path`` is what
             it is called there, unless that is a directory.
+        delete: of a directory that has one of the names, look at what is in it.
     """
 
     path: Path
@@ -125,6 +129,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
     rules: Rules = ()
     checksum: bool = False
     is_bare: bool = False
+    delete: bool = False
 
 
 class Prepared(_Message, frozen=True, tag="prepared"):
@@ -222,6 +227,26 @@ class NodeDeltas(_Message, frozen=True, tag="node-deltas"):
     ]
     raw_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_DELTAS_BYTES)]
     codec: Codec = Codec.RAW
+
+
+class AskUnseen(_Message, frozen=True, tag="ask-unseen"):
+    """Say what is there though the scan does not show it. -> Unseen.
+
+    Attributes:
+        within: directories that it shows empty: is anything in them?
+        at: paths that it does not show: are they directories that it left out?
+    """
+
+    token: Token
+    within: Paths = ()
+    at: Paths = ()
+
+
+class Unseen(_Message, frozen=True, tag="unseen"):
+    """Of which of the paths it is so, by their numbers."""
+
+    within: Numbers = ()
+    at: Numbers = ()
 
 
 class Drop(_Message, frozen=True, tag="drop"):
@@ -326,13 +351,14 @@ Request = (
     | Scan
     | AskNodes
     | AskNodeDeltas
+    | AskUnseen
     | Drop
     | Give
     | GiveGrowing
     | AskDirectories
     | Progressed
 )
-Answer = Found | Prepared | Scanned | Nodes | NodeDeltas | Directories | Done | Given
+Answer = Found | Prepared | Scanned | Nodes | NodeDeltas | Unseen | Directories | Done | Given
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _requests: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)

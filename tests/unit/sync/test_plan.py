@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from filesync.errors import FilesyncError, UsageError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.sync.filter import Filter
-from filesync.sync.part import Part, Removal, is_united
+from filesync.sync.part import Part, Removal
 from filesync.sync.places import LocalPlaces
 from filesync.sync.plan import make_plan
 from filesync.sync.rate import parse_rate
@@ -168,7 +168,6 @@ def test_what_a_server_finds_is_what_a_client_lets_it_give(
         assert is_named(source.part, paths)
         assert not is_named(source.part._replace(inside=b"other"), paths)
         assert not is_named(Part(b"", frozenset((b"other",))), paths)
-    assert is_united([Part(), Part(b"x")])
     close_all(found)
 
 

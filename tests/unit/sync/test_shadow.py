@@ -1,11 +1,19 @@
 """What of one source stands behind others, against a model of nested dictionaries."""
 
 from hypothesis import given
+from hypothesis import strategies as st
 
-from filesync.manifest import File, Manifest
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    File,
+    Manifest,
+    put,
+    subdirectory,
+    with_entries,
+)
 from filesync.overlay import overlay
 from filesync.sync.part import Part
-from filesync.sync.shadow import shadowing, unshadowed
+from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from tests.unit.sync.test_plan import together
 from tests.unit.test_overlay import Shape, manifest, shapes
 
@@ -33,11 +41,54 @@ def test_the_first_ones_modes_stand() -> None:
     assert unshadowed(of_names, 1, tops, nodes).root.mode == 0o705
 
 
-def test_only_parts_of_one_directory_shadow_each_other() -> None:
+def test_only_parts_that_may_have_a_name_in_common_shadow_each_other() -> None:
     names = Part(names=frozenset((b"a",)))
-    parts = [names, names, Part(), Part(b"x"), Part(b"y"), Part(b"x"), names]
+    parts = [names, names, Part(), Part(b"x"), Part(b"y"), Part(b"x"), Part(b"a")]
     found = [shadowing(parts, at) for at in range(len(parts))]
-    assert found == [[2], [2], [0, 1, 6], [5], [], [3], [2]]
+    assert found == [[2, 6], [2, 6], [0, 1, 3, 4, 5, 6], [2, 5], [2], [2, 3], [0, 1, 2]]
+
+
+@given(shapes, shapes, shapes, st.permutations(range(3)))
+def test_a_directory_that_comes_to_stand_in_the_destination_is_one_of_the_names_there(
+    whole: Shape, inside: Shape, names: Shape, order: list[int]
+) -> None:
+    files_only: Shape = {name: what for name, what in names.items() if isinstance(what, bytes)}
+    kinds: list[tuple[Part, Shape, Shape]] = [
+        (Part(), whole, whole),
+        (Part(b"b"), inside, {b"b": inside}),
+        (Part(names=frozenset(files_only)), files_only, files_only),
+    ]
+    kinds = [kinds[number] for number in order]
+    trees = [manifest(shape) for _, shape, _ in kinds]
+    nodes = together(*trees)
+    tops = {number: Manifest(tree.tree, nodes) for number, tree in enumerate(trees)}
+    parts = [part for part, _, _ in kinds]
+    found: list[Manifest] = []
+    for at, part in enumerate(parts):
+        top = unshadowed(parts, at, tops, nodes)
+        if part.inside:
+            entry = subdirectory(nodes, part.inside, top.tree)
+            top = Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, (entry,))), nodes)
+        found.append(top)
+    all_of_them = overlay(overlay(found[2], found[1]), found[0])
+    assert (
+        all_of_them.root.entries == manifest(merged(*(one for *_, one in kinds))).root.entries
+    )
+    given = [path for tree in found for path in files(tree)]
+    assert len(given) == len(set(given))
+
+
+def test_delete_leaves_in_a_directory_what_another_source_has_in_it() -> None:
+    whole = manifest({b"x": {b"kept": b""}, b"y": b""})
+    inside = manifest({b"own": b""})
+    nodes = together(whole, inside)
+    parts = [Part(), Part(b"x"), Part(b"z"), Part(names=frozenset((b"n",)))]
+    tops = {0: Manifest(whole.tree, nodes), 1: Manifest(inside.tree, nodes)}
+    tops |= {2: tops[1], 3: tops[1]}
+    (other,) = removal_of(parts, 1, tops, (), nodes).others
+    assert other.tree == manifest({b"kept": b""}).tree
+    assert removal_of(parts, 0, tops, (), nodes).spared == {b"x", b"z", b"n"}
+    assert removal_of(parts, 2, tops, (), nodes).is_of_all
 
 
 def merged(*given: Shape) -> Shape:

@@ -1,0 +1,107 @@
+"""What stands at a sync's destination on a server though its scan there does not show it."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from filesync.errors import UsageError
+from filesync.manifest import is_name
+from filesync.sync.filter import Filter
+from filesync.sync.places import Place
+from filesync.sync.remote import wire
+from filesync.sync.remote.asking import ask
+from filesync.sync.unseen import UnseenOnDisk
+from filesync.transfer.connection.channel_zmq import Channel
+
+_ASKED_BYTES: Final = 128 << 10
+"""Of paths in one request: its body has a bound."""
+
+
+class UnseenThere:
+    """Says what the server has said, and takes note of what it is still to be asked.
+
+    So plan with it, ``ask``, and plan again while that has told anything new.
+
+    Args:
+        channel: to the server.
+        token: of what was prepared and scanned.
+        filter: what the scan left out.
+    """
+
+    def __init__(self, channel: Channel, token: bytes, filter: Filter) -> None:
+        self._channel = channel
+        self._token = token
+        self._filter = filter
+        self._within: dict[bytes, bool | None] = {}
+        self._at: dict[bytes, bool | None] = {}
+
+    def is_in(self, path: bytes) -> bool:
+        """Say whether anything is in the directory ``path``; not as long as nobody was asked."""
+        return self._within.setdefault(path, None) or False
+
+    def is_directory(self, path: bytes) -> bool:
+        """Say whether ``path`` is a directory that the scan left out; as ``is_in``."""
+        if not self._filter.excludes(path, is_directory=True):
+            return False
+        return self._at.setdefault(path, None) or False
+
+    async def ask(self) -> bool:
+        """Ask about all that has come up; say whether anything is there.
+
+        Raises:
+            Unavailable: see ``asking.ask``.
+        """
+        is_any = False
+        for within in _batches(self._within):
+            request = wire.AskUnseen(self._token, within=within)
+            answer, _ = await ask(self._channel, request, wire.Unseen)
+            is_any |= _note(self._within, within, answer.within)
+        for at in _batches(self._at):
+            request = wire.AskUnseen(self._token, at=at)
+            answer, _ = await ask(self._channel, request, wire.Unseen)
+            is_any |= _note(self._at, at, answer.at)
+        return is_any
+
+
+def _batches(asked: dict[bytes, bool | None]) -> Iterator[tuple[bytes, ...]]:
+    """Yield the paths that nothing is known of, as many at once as go into a request."""
+    batch: list[bytes] = []
+    for path in [path for path, is_so in asked.items() if is_so is None]:
+        if len(path) > wire.MAX_PATH_BYTES:
+            continue
+        batch.append(path)
+        if len(batch) == wire.MAX_PATHS or sum(map(len, batch)) > _ASKED_BYTES:
+            yield tuple(batch)
+            batch = []
+    if batch:
+        yield tuple(batch)
+
+
+def _note(
+    known: dict[bytes, bool | None], paths: tuple[bytes, ...], numbers: tuple[int, ...]
+) -> bool:
+    known.update((path, number in numbers) for number, path in enumerate(paths))
+    return bool(numbers)
+
+
+def answer_unseen(place: Place | None, filter: Filter, asked: wire.AskUnseen) -> wire.Unseen:
+    """Return what is at ``place`` of what is asked for. Blocks.
+
+    Args:
+        place: what was scanned; None for what a dry run would make.
+        filter: what the scan left out.
+        asked: the request.
+
+    Raises:
+        UsageError: something asked for is no path below the place.
+        StoreError: a directory cannot be read.
+    """
+    for path in (*asked.within, *asked.at):
+        if not all(map(is_name, path.split(b"/"))):
+            raise UsageError("something is asked for that is no path below the destination")
+    if place is None:
+        return wire.Unseen()
+    with UnseenOnDisk(place, filter) as unseen:
+        return wire.Unseen(
+            tuple(number for number, path in enumerate(asked.within) if unseen.is_in(path)),
+            tuple(number for number, path in enumerate(asked.at) if unseen.is_directory(path)),
+        )
