@@ -1,8 +1,9 @@
 """The ``filesync`` command: finds its subcommands, and turns errors into sentences.
 
-Exit codes: 0 done; 1 it failed, and a sentence on standard error says why; 2 the command line
-makes no sense; 23 done, but not all was there, or could be read, or not all metadata be kept here;
-24 done, but for files that changed each time they were read (both as rsync's); 130 interrupted.
+Exit codes: 0 done; 1 it failed, and a sentence on standard error says why, unless it is that nobody
+reads standard output any more; 2 the command line makes no sense; 23 done, but not all was there,
+or could be read, or not all metadata be kept here; 24 done, but for files that changed each time
+they were read (both as rsync's); 130 interrupted.
 """
 
 import gc
@@ -17,6 +18,7 @@ import click
 
 from filesync.descriptors import HOW, are_used_up, make_room
 from filesync.errors import FilesyncError, StoreError, UsageError
+from filesync.output import drop_output, is_of_output, is_unread, open_output
 
 GROUP: Final = "filesync.commands"
 _OWN: Final = {
@@ -115,6 +117,7 @@ def filesync(verbose: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
+    open_output()
     code = run(arguments)
     # It ends: an interrupt has nothing to undo any more, and nothing to say.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -127,6 +130,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
         result = filesync.main(arguments, prog_name="filesync", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Abort:
         return 130
     except KeyboardInterrupt:
@@ -137,6 +141,10 @@ def run(arguments: list[str] | None = None) -> int:
     except FilesyncError as exc:
         return _report(exc)
     except OSError as exc:
+        if is_of_output(exc):
+            drop_output()
+            if is_unread(exc):
+                return 1
         return _report(
             StoreError(f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc))
         )

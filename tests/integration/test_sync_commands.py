@@ -703,6 +703,58 @@ def test_a_manifest_is_written_shown_verified_and_compared(bench: Bench) -> None
 # --- the command itself -----------------------------------------------------------------------
 
 
+def into(output: int | None, bench: Bench, *words: str) -> tuple[int, str]:
+    """Run with ``output`` as standard output, or without any; return the code and what was said."""
+    close = (lambda: os.close(1)) if output is None else None
+    done = subprocess.run(
+        [*COMMAND, *words],
+        env=bench.env,
+        cwd=bench.root,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        preexec_fn=close,
+    )
+    return done.returncode, done.stderr
+
+
+SAYING = [["-v"], ["-n"], ["--json"], ["--stats"]]
+
+
+@pytest.mark.parametrize("words", SAYING)
+def test_what_cannot_be_said_is_standard_outputs_fault(
+    bench: Bench, ways: tuple[str, str], words: list[str]
+) -> None:
+    fill(bench.root / "src")
+    with open("/dev/full", "wb") as full:
+        said = into(full.fileno(), bench, "sync", *words, f"{ways[0]}src/", ways[1])
+    assert said == (1, "filesync: error: standard output: No space left on device\n")
+    with open("/dev/full", "wb") as full:
+        said = into(full.fileno(), bench, "manifest", "show", "src")
+    assert said == (1, "filesync: error: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("words", SAYING)
+def test_who_is_not_read_any_more_ends_without_a_word(
+    bench: Bench, ways: tuple[str, str], words: list[str]
+) -> None:
+    fill(bench.root / "src")
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert into(writer, bench, "sync", *words, f"{ways[0]}src/", ways[1]) == (1, "")
+    assert into(writer, bench, "manifest", "show", "src") == (1, "")
+    os.close(writer)
+
+
+def test_without_standard_output_a_sync_is_done_all_the_same(
+    bench: Bench, ways: tuple[str, str]
+) -> None:
+    fill(bench.root / "src")
+    assert into(None, bench, "sync", "-v", "--stats", f"{ways[0]}src/", ways[1]) == (0, "")
+    assert tree_of(bench.served) == tree_of(bench.root / "src")
+
+
 def test_help_shows_the_commands_and_examples(bench: Bench) -> None:
     help = bench.run("--help").stdout
     assert "sync" in help

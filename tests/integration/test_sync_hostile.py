@@ -460,9 +460,27 @@ def test_what_another_connection_holds_is_not_yours(served: Path) -> None:
             wire.Scan(TOKEN),
             wire.AskNodes(TOKEN, (Digest(bytes(32)),)),
             wire.AskNodeDeltas(TOKEN, 1, ((Digest(bytes(32)), b""),)),
+            wire.AskUnseen(TOKEN, (b"a",)),
             wire.Give(TOKEN, TOKEN, Digest(bytes(32))),
         ):
             await refused(ask, request, NotOffered)
+
+    with_server(served, talk)
+
+
+@pytest.mark.parametrize("path", [b"", b"/", b"..", b"../../etc", b"d1/../..", b"d1/.", b"a\0"])
+def test_nobody_looks_outside_of_what_was_prepared(path: bytes, served: Path) -> None:
+    (served / "d1/out").symlink_to("/")
+
+    async def talk(ask: Ask) -> None:
+        prepared = await ask(wire.Prepare(b"d1", dry_run=True, rules=(b"- *",)))
+        assert isinstance(prepared, wire.Prepared)
+        token = prepared.token
+        await refused(ask, wire.AskUnseen(token, (b"a",)), UnexpectedMessage)
+        await ask(wire.Scan(token))
+        await refused(ask, wire.AskUnseen(token, (path,)), UsageError)
+        await refused(ask, wire.AskUnseen(token, at=(b"a", path)), UsageError)
+        assert await ask(wire.AskUnseen(token, (b"out/etc",), (b"out/etc",))) == wire.Unseen()
 
     with_server(served, talk)
 

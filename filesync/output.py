@@ -1,0 +1,59 @@
+"""Standard output, whose errors name it, and which is always there."""
+
+import errno
+import io
+import os
+import sys
+from typing import Final
+
+NAME: Final = "standard output"
+
+
+class _Output(io.FileIO):
+    """What is written to it, or the error that names it."""
+
+    def write(self, data: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError as exc:
+            exc.filename = NAME
+            raise
+
+
+def open_output() -> None:
+    """Have ``sys.stdout`` raise errors with the file name NAME.
+
+    Where a process was started without one, what it says goes nowhere; else the next file that it
+    opens would be taken for it.
+    """
+    old = sys.stdout
+    if old is None:
+        _point_nowhere(1)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_Output(1, "wb", closefd=False)),
+        encoding=None if old is None else old.encoding,
+        errors=None if old is None else old.errors,
+        line_buffering=old is not None and old.isatty(),
+    )
+
+
+def is_of_output(exc: OSError) -> bool:
+    """Say whether ``exc`` says that standard output cannot be written."""
+    return bool(exc.filename == NAME)
+
+
+def is_unread(exc: OSError) -> bool:
+    """Say whether that is because nobody reads it any more."""
+    return exc.errno == errno.EPIPE
+
+
+def drop_output() -> None:
+    """Let what could not be written be forgotten: it would be tried again at the end."""
+    _point_nowhere(1)
+
+
+def _point_nowhere(fd: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere != fd:
+        os.dup2(nowhere, fd)
+        os.close(nowhere)
