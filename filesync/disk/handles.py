@@ -38,6 +38,18 @@ def open_root(root: Path) -> int:
         raise StoreError(f"{shown(os.fsencode(root))}: {exc.strerror}") from exc
 
 
+def why_unwritable(fd: int) -> int:
+    """Return why this process cannot write in a directory (errno); 0 if it can, or may let itself.
+
+    The owner may: an update opens up what is its own.
+    """
+    if os.access(b".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True):
+        return 0
+    if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+        return errno.EROFS
+    return 0 if os.fstat(fd).st_uid == os.geteuid() else errno.EACCES
+
+
 class DirectoryHandles:
     """Descriptors of the directories below one root, a bounded number of them held open.
 

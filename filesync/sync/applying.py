@@ -22,6 +22,7 @@ from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, Named, Owner, scan_place
 from filesync.sync.target import Target
 from filesync.sync.unseen import UnseenOnDisk
+from filesync.sync.unwritable import around_unwritable
 
 _SLASH: Final = ord("/")
 
@@ -193,6 +194,9 @@ def plan_part(
         removal=removal,
         unseen=unseen_filter(part, options),
     )
+    if target is not None and not options.dry_run:
+        plan, unwritable = around_unwritable(target.place.root, plan, nodes)
+        stats.note_unwritable(unwritable, prefix=part.prefix)
     stats.note_left_out(plan.left_out, prefix=part.prefix)
     is_new = (target is None or target.is_new) and not planned.is_made_before(part)
     if options.dry_run:

@@ -28,9 +28,9 @@ EXIT_CODES: Final = """
 Exit codes: 0 done; 1 failed, or (without a word) nobody reads any more what it lists; 2 wrong
 usage; 23 done, but for sources that are not there, or files and directories in them that cannot be
 read, which are named (nothing is deleted then), directories at the destination that cannot be
-read, which are left as they are, metadata that could not be kept (an owner is no loss to an
-ordinary user), or names left out for a directory that is not to be removed; 24 done, but for files
-that changed each time they were read, which are named; 130 interrupted.
+read or written, which are left as they are, metadata that could not be kept (an owner is no loss
+to an ordinary user), or names left out for a directory that is not to be removed; 24 done, but for
+files that changed each time they were read, which are named; 130 interrupted.
 """
 
 

@@ -556,6 +556,23 @@ def test_an_insertion_into_a_large_file_moves_little(bench: Bench) -> None:
     assert changed["wire_in"] + changed["wire_out"] < 2 << 20
 
 
+@pytest.mark.needs("mount")
+def test_an_empty_destination_that_nobody_can_write_is_named(
+    bench: Bench, ways: tuple[str, str]
+) -> None:
+    fill(bench.root / "src")
+    subprocess.run(["mount", "--bind", bench.served, bench.served], check=True)
+    try:
+        remount = ["mount", "-o", "remount,ro,bind", bench.served]
+        subprocess.run(remount, check=True)
+        done = bench.run("sync", "--json", f"{ways[0]}src/", ways[1], check=False)
+    finally:
+        subprocess.run(["umount", bench.served], check=True)
+    assert done.returncode == 23
+    assert json.loads(done.stdout)["unwritable"] == {".": "Read-only file system"}
+    assert list(bench.served.iterdir()) == []
+
+
 def test_a_read_only_server_takes_nothing(bench: Bench) -> None:
     fill(bench.root / "src", files=10)
     address = bench.serve("--read-only")

@@ -150,7 +150,8 @@ class Layout:
             return
         mode = header.mode | _WRITABLE
         parent, _, name = path.rpartition(b"/")
-        with self._root.held(parent) as dirfd, storing(path):
+        # Another's may be on the way to what is ours, with nothing in it to be changed.
+        with self._root.held(parent) as dirfd, storing(path), suppress(PermissionError):
             chmod_unopened(dirfd, name, mode, stat.S_IFDIR)
 
     def _take_away(self, path: bytes, dirfd: int, entry: Entry, *, keep: bool) -> None:

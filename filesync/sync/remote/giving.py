@@ -355,6 +355,11 @@ class Giving:
         self.stats.note_left_out(
             given.left_out, prefix=self._parts[at].prefix, unnamed=given.unnamed
         )
+        self.stats.note_unwritable(
+            given.unwritable,
+            prefix=self._parts[at].prefix,
+            unnamed=given.unnamed_unwritable,
+        )
 
     async def _list(self, offer: Offer) -> None:
         """List what is here while the server works out what it lacks.

@@ -41,6 +41,7 @@ from filesync.sync.remote.unseen import answer_unseen
 from filesync.sync.scanning import note_placed
 from filesync.sync.source import find_sources
 from filesync.sync.target import Target, find_target
+from filesync.sync.unwritable import around_unwritable
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.plane_zmq import DataPlane
@@ -159,7 +160,8 @@ class TreeServer:
             named=named_at_target(delete=request.delete),
         )
         is_new = target is None or target.is_new
-        is_empty = held.is_claimed and place is not None and place.is_empty
+        may_fill = held.is_claimed and place is not None and place.is_writable
+        is_empty = may_fill and place is not None and place.is_empty
         (token,) = self._hold(channel, held)
         return wire.Prepared(token, is_new, rename, is_empty, only_owner())
 
@@ -263,6 +265,7 @@ class TreeServer:
         held.use(Stage.SCANNED)
         try:
             plan = await self._plan(channel, request, held, place)
+            plan, unwritable = await in_thread(around_unwritable, place.root, plan, held.nodes)
             given = wire.Given()
             if not plan.is_done:
                 update = Update(place.root, plan)
@@ -270,8 +273,13 @@ class TreeServer:
                 await in_thread(note_placed, place, self._caches, update.placed)
             named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]
             named = named[: wire.MAX_NAMED]
+            shut = wire.named_of(unwritable)
             return msgspec.structs.replace(
-                given, left_out=tuple(named), unnamed=len(plan.left_out) - len(named)
+                given,
+                left_out=tuple(named),
+                unnamed=len(plan.left_out) - len(named),
+                unwritable=shut,
+                unnamed_unwritable=len(unwritable) - len(shut),
             )
         finally:
             held.leave(Stage.SCANNED)

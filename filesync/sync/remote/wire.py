@@ -55,6 +55,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, lt=MAX_PATHS)]
 Paths = Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_PATHS)]
 Numbers = Annotated[tuple[Number, ...], msgspec.Meta(max_length=MAX_PATHS)]
 Errno = Annotated[int, msgspec.Meta(ge=1, le=4095)]
+Unread = Annotated[dict[Path, Errno], msgspec.Meta(max_length=MAX_NAMED)]
 Id = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 Owner = tuple[Id, Id]
 Kinds = Annotated[dict[Kind, Count], msgspec.Meta(max_length=MAX_KINDS)]
@@ -171,7 +172,7 @@ class Scanned(_Message, frozen=True, tag="scanned"):
 
     tree: WireDigest
     skipped: Kinds = {}
-    unreadable: Annotated[dict[Path, Errno], msgspec.Meta(max_length=MAX_NAMED)] = {}
+    unreadable: Unread = {}
     unnamed: Count = 0
 
 
@@ -179,9 +180,14 @@ def scanned(
     tree: Digest, skipped: Mapping[str, int], unreadable: Mapping[bytes, int]
 ) -> Scanned:
     """Return what says what was found, with as many names as go in."""
-    named = {path: why for path, why in unreadable.items() if len(path) <= MAX_PATH_BYTES}
-    named = dict(islice(named.items(), MAX_NAMED))
+    named = named_of(unreadable)
     return Scanned(tree, dict(skipped), named, len(unreadable) - len(named))
+
+
+def named_of(paths: Mapping[bytes, int]) -> dict[bytes, int]:
+    """Return as many of ``paths`` as go into a message."""
+    named = {path: why for path, why in paths.items() if len(path) <= MAX_PATH_BYTES}
+    return dict(islice(named.items(), MAX_NAMED))
 
 
 class AskNodes(_Message, frozen=True, tag="ask-nodes"):
@@ -326,6 +332,8 @@ class Given(_Message, frozen=True, tag="given"):
     Attributes:
         left_out: paths of what was given and is not there, as a directory stands in its place.
         unnamed: how many more there are.
+        unwritable: directories in which nothing was changed as they cannot be written, and why;
+            unnamed_unwritable: how many more there are.
     """
 
     created: Count = 0
@@ -336,6 +344,8 @@ class Given(_Message, frozen=True, tag="given"):
     not_kept: Kinds = {}
     left_out: Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_NAMED)] = ()
     unnamed: Count = 0
+    unwritable: Unread = {}
+    unnamed_unwritable: Count = 0
 
 
 class Progressed(_Message, frozen=True, tag="progressed"):

@@ -66,6 +66,12 @@ def notes(stats: SyncStats, *, delete: bool) -> list[str]:
     ]
     if stats.unnamed_stuck:
         lines.append(f"{stats.unnamed_stuck:,} more there cannot be read")
+    lines += [
+        f"{path!r}, at the destination, cannot be written: {why}; its names were left as they are"
+        for path, why in stats.unwritable.items()
+    ]
+    if stats.unnamed_unwritable:
+        lines.append(f"{stats.unnamed_unwritable:,} more there cannot be written")
     if delete and is_unread(stats):
         lines.append("nothing was deleted, as not all of the source could be read")
     return lines
@@ -85,6 +91,7 @@ def is_partial(stats: SyncStats) -> bool:
         stats.left_out
         or stats.stuck
         or stats.unnamed_stuck
+        or stats.unwritable
         or stats.not_kept.keys() - {"owner"}
     )
 

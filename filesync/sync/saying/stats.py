@@ -36,6 +36,8 @@ class SyncStats(msgspec.Struct):
         unreadable: paths in the source that could not be read, or sources that are not there, and
             why; they were left as they were at the destination, and nothing was deleted.
         unnamed: how many more could not be read.
+        unwritable: directories at the destination that could not be written, and why; what was to
+            change in them was left as it is; unnamed_unwritable: how many more there are.
         stuck: directories at the destination that could not be read, and why; they were left as
             they are, though they were to change or go; unnamed_stuck: how many more there may be.
     """
@@ -60,6 +62,8 @@ class SyncStats(msgspec.Struct):
     unnamed: int = 0
     stuck: dict[str, str] = {}
     unnamed_stuck: int = 0
+    unwritable: dict[str, str] = {}
+    unnamed_unwritable: int = 0
 
     def note_source(self, top: Manifest, skipped: Mapping[str, int]) -> None:
         """Count what a part's source holds."""
@@ -90,3 +94,15 @@ class SyncStats(msgspec.Struct):
         for path, why in stuck.items():
             self.stuck[os.fsdecode(prefix + path)] = os.strerror(why)
         self.unnamed_stuck += unnamed
+
+    def note_unwritable(
+        self, unwritable: Mapping[bytes, int], *, prefix: bytes, unnamed: int = 0
+    ) -> None:
+        """Take note of where a part went that it could not be written."""
+        for path, why in unwritable.items():
+            if len(self.unwritable) < MAX_NAMED:
+                name = os.fsdecode(prefix + path).rstrip("/") or "."
+                self.unwritable[name] = os.strerror(why)
+            else:
+                unnamed += 1
+        self.unnamed_unwritable += unnamed

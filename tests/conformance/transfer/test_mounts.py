@@ -13,6 +13,7 @@ from tests.conformance.transfer.tools import (
     Claim,
     Tool,
     claimants,
+    every_tool,
     ours_and_rsync,
 )
 
@@ -99,3 +100,27 @@ def test_a_mount_point_that_would_have_to_go_is_named(
     assert done.code == 1
     assert "Device or resource busy; something is mounted there: unmount it" in done.err
     assert (mounted / "disk/kept").read_text() == "kept"
+
+
+@every_tool
+def test_what_is_mounted_read_only_stays_and_all_else_is_done(
+    tool: Tool, stage: Stage, mounted: Path
+) -> None:
+    for name in ("file", "bound/file", "bound/new/file", "disk/file"):
+        path = stage.src / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("new")
+    for name in ("bound/file", "bound/gone", "disk/gone"):
+        (mounted / name).write_text("it was so")
+    before = {path: one for path, one in look(mounted).items() if path.startswith(b"bound")}
+    subprocess.run(["mount", "-o", "remount,ro,bind", mounted / "bound"], check=True)
+    for _ in range(2):
+        done = tool.sync(stage.src, stage.dst)
+        assert done.code == 23
+        assert "bound" in done.err
+        assert "Read-only file system" in done.err
+        after = look(mounted)
+        assert {path: one for path, one in after.items() if path.startswith(b"bound")} == before
+        assert {path for path in after if not path.startswith(b"bound")} == {
+            *(b"", b"file", b"disk", b"disk/file")
+        }

@@ -424,3 +424,53 @@ def test_what_has_the_group_of_a_setgid_directory_has_not_changed(
         os.chown(path, NOBODY, 100, follow_symlinks=False)
     for options in (("--itemize",), ("--itemize", "--delete")):
         assert plainly(ordinary, stage, *options) == (0, "", "")
+
+
+def part_of_it_anothers(stage: Stage) -> None:
+    """Make a destination in which some directories are another's, and what changes there."""
+    for name in ("open/new", "shut/mine/new", "shut/sub/new", "shut/changed", "top"):
+        make(stage.src / name, b"new")
+    (stage.src / "shut/link").symlink_to("top")
+    for name in ("open/gone", "shut/gone", "shut/changed", "shut/mine/gone", "gone/shut/in"):
+        make(stage.dst / name, b"it was so")
+    for root in (stage.src, stage.dst):
+        give_away(root)
+    for name in ("shut", "gone/shut"):
+        os.chown(stage.dst / name, 0, 0)
+    (stage.dst / "shut").chmod(0o555)
+
+
+@every_tool
+def test_what_is_in_a_directory_that_may_not_be_written_stays_and_all_else_is_done(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    part_of_it_anothers(stage)
+    before = {path: one for path, one in look(stage.dst).items() if b"shut" in path}
+    for _ in range(2):
+        done = ordinary.sync(stage.src, stage.dst)
+        assert done.code == 23
+        after = look(stage.dst)
+        for path in (b"open/new", b"shut/mine/new", b"top"):
+            assert after.pop(path) == look(stage.src)[path]
+        assert b"shut/mine/gone" not in after
+        for path in (b"shut", b"shut/gone", b"shut/changed", b"gone/shut", b"gone/shut/in"):
+            assert after.pop(path) == before[path]
+        # rsync removes what it may of what has to stay.
+        assert set(after) <= {b"", b"open", b"gone", b"shut/mine"}
+        assert "shut" in done.err
+        assert "ermission denied" in done.err
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_a_destination_that_may_not_be_written_is_named_and_stays_as_it_is(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for name in ("file", "d/new"):
+        make(stage.src / name, b"1")
+    make(stage.dst / "d/in", b"2")
+    before = look(stage.dst)
+    for what in ("", "d", "file"):
+        code, _, err = plainly(ordinary, stage, what=what)
+        assert code == 23
+        assert "Permission denied; its names were left as they are" in err
+        assert look(stage.dst) == before

@@ -51,7 +51,13 @@ answers: st.SearchStrategy[wire.Answer] = st.one_of(
     st.builds(wire.Unseen, st.just((0, 3)), st.just((1,))),
     st.builds(wire.Done),
     st.builds(
-        wire.Given, counts, counts, counts, counts, counts, kinds, st.just((b"l",)), counts
+        wire.Given,
+        *(counts,) * 5,
+        kinds,
+        st.just((b"l",)),
+        counts,
+        st.dictionaries(names, st.integers(1, 4095), max_size=3),
+        counts,
     ),
 )
 

@@ -1,0 +1,137 @@
+"""Directories at a sync's destination that cannot be written, and what can be done around them."""
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from filesync.disk.handles import DirectoryHandles, why_unwritable
+from filesync.disk.updating.visits import Visit, Visits, below, gone
+from filesync.manifest import Entry, File, Manifest, Nodes, Subdirectory, with_entries
+from filesync.manifest.patch import Change, patch
+from filesync.sync.plan import Plan
+
+
+def around_unwritable(root: Path, plan: Plan, nodes: Nodes) -> tuple[Plan, Mapping[bytes, int]]:
+    """Return what of ``plan`` can be done, and the directories that it would have had to write.
+
+    What would change in one of those is in neither of the plan's trees any more, as if nobody had
+    seen it. A directory that would go, and has one in it, stays. Where the root itself cannot be
+    written nothing is done: what arrives has no place to wait. Blocks.
+
+    Args:
+        root: the place.
+        plan: for it.
+        nodes: the plan's, and gets what is new.
+
+    Raises:
+        StoreError: a directory is not there any more.
+    """
+    if plan.is_done:
+        return plan, {}
+    found = _Unwritable(root, plan)
+    try:
+        for visit in Visits(plan.basis, plan.target).common():
+            if b"" in found.why:
+                return msgspec.structs.replace(plan, target=plan.basis), {b"": found.why[b""]}
+            found.note(visit)
+    finally:
+        found.close()
+    if not found.why:
+        return plan, {}
+    seen, given = found.change(b"", keep_headers=False), found.change(b"", keep_headers=True)
+    basis = Manifest(patch(nodes, plan.basis.tree, seen), nodes)
+    target = Manifest(patch(nodes, plan.target.tree, given), nodes)
+    return msgspec.structs.replace(plan, basis=basis, target=target), found.why
+
+
+class _Unwritable:
+    """What has to be left as it is.
+
+    Attributes:
+        why: the directories, and why they cannot be written (errno).
+    """
+
+    def __init__(self, root: Path, plan: Plan) -> None:
+        self.why: dict[bytes, int] = {}
+        self._plan = plan
+        self._handles = DirectoryHandles(root)
+        self._is_superuser = os.geteuid() == 0
+        self._visits: dict[bytes, tuple[Visit, frozenset[bytes]]] = {}
+        self._leading: dict[bytes, set[bytes]] = {}
+
+    def close(self) -> None:
+        self._handles.close()
+
+    def note(self, visit: Visit) -> None:
+        """Look at a directory that both trees have."""
+        if visit.old is None or (visit.path and not _changes(visit)):
+            return
+        why = self._look(visit.path)
+        is_written = not visit.path or _has_to_be_written(visit)  # what comes waits in the root
+        if why == errno.EROFS or (why and is_written):
+            self.why[visit.path] = why
+            names = {new.name for _, new in visit.changes}
+            self._leave(visit, names | {entry.name for entry in visit.removed})
+        elif stays := set(self._staying(visit)):
+            self._leave(visit, stays)
+
+    def change(self, path: bytes, *, keep_headers: bool) -> Change:
+        """Return the change that takes out of one of the trees what is left as it is."""
+        visit, names = self._visits.get(path, (None, frozenset()))
+        header = None
+        if keep_headers and visit is not None and visit.old is not None and path in self.why:
+            header = with_entries(visit.old, ())
+        children = {
+            name: self.change(below(path, name), keep_headers=keep_headers)
+            for name in self._leading.get(path, ())
+        }
+        return Change(header, removed=names, children=children)
+
+    def _leave(self, visit: Visit, names: set[bytes]) -> None:
+        self._visits[visit.path] = visit, frozenset(names)
+        path = visit.path
+        while path:
+            parent, _, name = path.rpartition(b"/")
+            self._leading.setdefault(parent, set()).add(name)
+            path = parent
+
+    def _staying(self, visit: Visit) -> Iterator[bytes]:
+        """Yield the directories that would go and cannot; the superuser's can."""
+        if self._is_superuser:
+            return
+        for entry in gone(visit):
+            if isinstance(entry, Subdirectory):
+                top = below(visit.path, entry.name)
+                for path in self._directories(top, entry):
+                    if why := self._look(path):
+                        self.why[path] = why
+                        yield entry.name
+                        break
+
+    def _directories(self, path: bytes, entry: Subdirectory) -> Iterator[bytes]:
+        yield path
+        for inner, found in Manifest(entry.tree, self._plan.basis.nodes).walk():
+            if isinstance(found, Subdirectory):
+                yield below(path, inner)
+
+    def _look(self, path: bytes) -> int:
+        return why_unwritable(self._handles.open(path))
+
+
+def _changes(visit: Visit) -> bool:
+    """Say whether anything of a directory itself changes, and not only what is further down."""
+    assert visit.old is not None
+    is_same = with_entries(visit.old, ()) == with_entries(visit.new, ())
+    return bool(visit.removed or visit.changes) or not is_same
+
+
+def _has_to_be_written(visit: Visit) -> bool:
+    """Say whether more than the metadata of what is there changes."""
+    return bool(visit.removed) or any(not _is_metadata(old, new) for old, new in visit.changes)
+
+
+def _is_metadata(old: Entry | None, new: Entry) -> bool:
+    return isinstance(old, File) and isinstance(new, File) and old.digest == new.digest
