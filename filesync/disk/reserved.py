@@ -11,4 +11,9 @@ _WORK: Final = re.compile(rb"\.filesync-[0-9a-f]{16}")
 
 def is_reserved(name: bytes) -> bool:
     """Say whether ``name``, at a root, is ours: never part of a tree, and removed when found."""
-    return name == PARTIAL_NAME or _WORK.fullmatch(name) is not None
+    return name == PARTIAL_NAME or is_work(name)
+
+
+def is_work(name: bytes) -> bool:
+    """Say whether ``name`` is one that an update makes up."""
+    return _WORK.fullmatch(name) is not None

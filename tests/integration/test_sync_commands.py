@@ -563,7 +563,7 @@ def test_an_empty_destination_that_nobody_can_write_is_named(
     fill(bench.root / "src")
     subprocess.run(["mount", "--bind", bench.served, bench.served], check=True)
     try:
-        remount = ["mount", "-o", "remount,ro,bind", bench.served]
+        remount = ("mount", "-o", "remount,ro,bind", bench.served)
         subprocess.run(remount, check=True)
         done = bench.run("sync", "--json", f"{ways[0]}src/", ways[1], check=False)
     finally:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -11,6 +12,7 @@ import pytest
 
 from filesync.disk.updating.update import TreeUpdate
 from filesync.manifest import Manifest
+from filesync.overlay import overlay
 from tests.unit.update_driver import (
     Contents,
     Make,
@@ -110,6 +112,66 @@ def test_an_update_killed_at_any_call_leaves_what_the_next_one_completes(
         call += 3
     assert call > 50
     assert scanned(root).tree == target.tree
+
+
+@pytest.mark.needs("mount")
+def test_an_update_killed_while_it_copies_over_a_border_is_cleared_away_there(
+    tmp_path: Path,
+) -> None:
+    source, root = tmp_path / "source", tmp_path / "root"
+    build(source, [MakeFile("disk/d/large", LARGE), MakeSymlink("disk/link", "d")])
+    (root / "disk").mkdir(parents=True)
+    target = scanned(source)
+    subprocess.run(["mount", "-t", "tmpfs", "none", root / "disk"], check=True)
+    call, seen, other = 1, 0, ".filesync-0123456789abcdef"
+    try:
+        while True:
+            subprocess.run(["find", root / "disk", "-mindepth", "1", "-delete"], check=True)
+            build(root, [MakeFile("disk/d/large", b"old"), MakeSymlink("disk/link", "old")])
+            (root / "disk/d" / other).write_bytes(b"not of this update")
+            basis = scanned(root)
+            deletes = call % 2
+
+            def run(basis: Manifest = basis, *, deletes: int = deletes) -> None:
+                wanted = target if deletes else overlay(basis, target)
+                update(root, source, basis=basis, target=wanted, atomic=True)
+
+            if not run_until(call, run):
+                break
+            seen += bool({path.name for path in (root / "disk").rglob(".filesync-*")} - {other})
+            run(scanned(root))
+            # What nobody has noted is of the tree.
+            kept = [path.name for path in root.rglob(".filesync-*")]
+            assert kept == [other] * (1 - deletes)
+            assert (root / "disk/d/large").read_bytes() == LARGE
+            call += 1
+    finally:
+        subprocess.run(["umount", root / "disk"], check=True)
+    assert seen > 3
+
+
+def test_a_note_leads_to_no_file_but_one_of_an_updates_own_names_below_the_root(
+    tmp_path: Path,
+) -> None:
+    own, other = ".filesync-00112233445566aa", ".filesync-0123456789abcdef"
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for path in (root / "d/file", root / "d" / own, root / "d" / other, outside / own):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+    (root / "link").symlink_to(outside)
+    (root / "d" / own).rename(root / "d/.filesync-partial")
+    (root / "e" / own).mkdir(parents=True)
+    notes = root / ".filesync-ffeeddccbbaa9988"
+    notes.mkdir()
+    paths = ("d/file", f"../outside/{own}", f"link/{own}", f"{outside}/{own}", f"e/{own}")
+    for number, note in enumerate((*paths, f"d/{other}", "d/.filesync-partial", "")):
+        (notes / f"note-{number}").symlink_to(note or ".")
+    basis = scanned(root)
+    update(root, root, basis=basis, target=basis, atomic=True)
+    assert not notes.exists()
+    assert (outside / own).exists()
+    assert sorted(path.name for path in (root / "d").iterdir()) == [".filesync-partial", "file"]
+    assert (root / "e" / own).is_dir()
 
 
 def test_others_see_no_half_file_of_an_atomic_update(

@@ -4,20 +4,27 @@ import errno
 import os
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import Final
 
 from filesync.disk.content import copy_sparse
 from filesync.disk.reserved import WORK_PREFIX
+from filesync.disk.updating.visits import below
 
+Noted = Callable[[bytes], AbstractContextManager[None]]
+"""Has a path removed by the next update if this one is killed."""
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def rename(name: bytes, to: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> bool:
+def rename(
+    name: bytes, to: bytes, *, src_dir_fd: int, dst_dir_fd: int, path: bytes, noted: Noted
+) -> bool:
     """Do as ``os.rename`` with what is no directory, onto another file system too.
 
-    There it is a copy, made beside ``to`` and then renamed, so that nobody sees half of it.
+    There it is a copy, made beside ``to`` and then renamed, so that nobody sees half of it. As
+    long as it has a name of its own, in the directory ``path``, that is ``noted``.
 
     Returns:
         Whether it is a copy: another inode than before.
@@ -30,14 +37,15 @@ def rename(name: bytes, to: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> bool:
     except OSError as exc:
         if exc.errno != errno.EXDEV:
             raise
-        _copy(name, to, src_dir_fd, dst_dir_fd)
+        beside = WORK_PREFIX + secrets.token_hex(8).encode()
+        with noted(below(path, beside)):
+            _copy(name, to, src_dir_fd, dst_dir_fd, beside)
         os.unlink(name, dir_fd=src_dir_fd)
         return True
     return False
 
 
-def _copy(name: bytes, to: bytes, source: int, target: int) -> None:
-    beside = WORK_PREFIX + secrets.token_hex(8).encode()
+def _copy(name: bytes, to: bytes, source: int, target: int, beside: bytes) -> None:
     status = os.stat(name, dir_fd=source, follow_symlinks=False)
     try:
         if stat.S_ISREG(status.st_mode):

@@ -154,7 +154,7 @@ class Incoming:
 
         def put_in_place(new: NewFile) -> None:
             with self._root.held(place.path) as dirfd, storing(place.path, entry.name):
-                status = self._maker.place(new, dirfd)
+                status = self._maker.place(new, place, dirfd)
             self._tally.note(PlacedFile(place.path, entry, status))
             self._files.states[wanted.ticket] = SETTLED
             self._pending.pop(wanted.ticket, None)

@@ -3,32 +3,72 @@
 import errno
 import os
 import stat
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from typing import Final
 
-from filesync.disk.handles import remove_tree
-from filesync.disk.reserved import is_reserved
+from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, remove_tree
+from filesync.disk.reserved import is_reserved, is_work
 from filesync.disk.updating.metadata import DEFAULT_ACL, Metadata, chmod_unopened
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.visits import Needs, Visit, below, gone
-from filesync.disk.updating.work import Directories, WorkDirectory, storing
+from filesync.disk.updating.work import NOTE_PREFIX, Directories, WorkDirectory, storing
 from filesync.errors import StoreError
-from filesync.manifest import Directory, Entry, Manifest, Subdirectory, with_entries
+from filesync.manifest import Directory, Entry, Manifest, Subdirectory, is_name, with_entries
 
 _WRITABLE: Final = 0o700
 
 
-def sweep(root: int, *, keep: bytes) -> None:
+def sweep(root: int, *, keep: bytes) -> set[bytes]:
     """Remove the work directories that killed updates left in ``root``, but for ``keep``.
+
+    And the files of theirs elsewhere below it that they have noted (see ``WorkDirectory.noted``).
+
+    Returns:
+        The paths of those.
 
     Raises:
         StoreError: one cannot be removed.
     """
+    swept: set[bytes] = set()
     with os.scandir(root) as entries:
         names = [os.fsencode(entry.name) for entry in entries]
     for name in names:
         if is_reserved(name) and name != keep:
+            swept.update(path for path in _notes(root, name) if _unlink_noted(root, path))
             remove_tree(root, name)
+    return swept
+
+
+def _notes(root: int, name: bytes) -> Iterator[bytes]:
+    """Yield the paths that are noted in a work directory, if ``name`` is one."""
+    try:
+        fd = os.open(name, DIRECTORY_FLAGS, dir_fd=root)
+    except OSError:
+        return
+    try:
+        for note in map(os.fsencode, os.listdir(fd)):
+            if note.startswith(NOTE_PREFIX):
+                with suppress(OSError):  # not a link
+                    yield os.readlink(note, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def _unlink_noted(root: int, path: bytes) -> bool:
+    """Remove a file that has a name of ours; say whether it was there.
+
+    Anybody may have written the note: it leads to nothing but such a file below the root.
+    """
+    directory, _, name = path.rpartition(b"/")
+    if not is_work(name) or not all(map(is_name, path.split(b"/"))):
+        return False
+    try:
+        with DirectoryHandles(root) as handles:
+            os.unlink(name, dir_fd=handles.open(directory))
+    except (OSError, StoreError):
+        return False
+    return True
 
 
 def open_up(fd: int) -> None:
@@ -60,8 +100,19 @@ class Layout:
         target: Manifest,
         sources: Sources,
         moved: set[bytes],
+        swept: Container[bytes] = (),
     ) -> None:
-        """``moved`` gets the paths of new directories that are old ones, moved as a whole."""
+        """Touch nothing yet.
+
+        Args:
+            root: the tree's directories.
+            work: where to set aside.
+            target: the tree that shall be.
+            sources: what the old tree has.
+            moved: gets the paths of new directories that are old ones, moved as a whole.
+            swept: what the old tree had and ``sweep`` removed.
+        """
+        self._swept = swept
         self.removed = 0
         self._moved = moved
         self._has_opened = False
@@ -89,7 +140,10 @@ class Layout:
                 drop_default_acl(dirfd)
             for entry in gone(visit):
                 # What a scan may have seen of a killed update was swept.
-                if visit.path or not is_reserved(entry.name):
+                is_swept = (not visit.path and is_reserved(entry.name)) or (
+                    below(visit.path, entry.name) in self._swept
+                )
+                if not is_swept:
                     self._take_away(visit.path, dirfd, entry, keep=needs.is_any)
         if needs.is_any:
             self._sources.note_stays(visit, needed=needs.digests)

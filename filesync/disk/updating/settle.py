@@ -120,7 +120,7 @@ class Settler:
         if self._create_other(fd, name, entry):
             self._metadata.sync_unopened(fd, name, entry)
             if not is_direct:
-                self._maker.move(name, dirfd, entry.name)
+                self._maker.move(name, place, dirfd, entry.name)
         elif is_there:
             os.unlink(entry.name, dir_fd=dirfd)
 
@@ -258,7 +258,7 @@ class Settler:
                 self._metadata.lose("hard link")
                 self._copy_from(path, name, place, dirfd, old, entry)
                 return
-        if not is_direct and self._maker.move(free, dirfd, entry.name):
+        if not is_direct and self._maker.move(free, place, dirfd, entry.name):
             self._metadata.lose("hard link")
         self._tally.add(links_made=1)
 

@@ -117,6 +117,7 @@ class TreeUpdate:
         self._incoming: Incoming | None = None
         self._root: Directories | None = None
         self._work: WorkDirectory | None = None
+        self._swept: set[bytes] = set()
 
     def prepare(self) -> None:
         """Do what must be done before any content comes from elsewhere. Blocks; call it once.
@@ -134,6 +135,7 @@ class TreeUpdate:
             target=self._target,
             sources=sources,
             moved=self._visits.moved,
+            swept=self._swept,
         )
         self._clear()
         is_made = sources.has_trees
@@ -262,7 +264,9 @@ class TreeUpdate:
             with self._root.held(b"") as root:
                 open_up(root)
                 # Without staging the partial files are here, and are looked at below.
-                sweep(root, keep=b"" if self._staging is not None else PARTIAL_NAME)
+                self._swept = sweep(
+                    root, keep=b"" if self._staging is not None else PARTIAL_NAME
+                )
                 self._work = WorkDirectory(self._open_staging(root))
                 self._partials = Partials(self._work.parent)
             drop_default_acl(self._work.fd)

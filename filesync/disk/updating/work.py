@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Final
 
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, remove_tree, shown
 from filesync.disk.reserved import WORK_PREFIX
@@ -82,6 +83,10 @@ class CurrentDirectory:
             os.close(self._fd)
 
 
+NOTE_PREFIX: Final = b"note-"
+"""In a work directory: a link with the path of a file of ours elsewhere below the root."""
+
+
 class WorkDirectory:
     """A private directory for temporary files and for what was moved aside.
 
@@ -109,6 +114,25 @@ class WorkDirectory:
     def free_name(self) -> bytes:
         """Return a name that was never used in it."""
         return b"%x" % next(self._numbers)
+
+    @contextmanager
+    def noted(self, path: bytes) -> Iterator[None]:
+        """Have who clears this directory away remove the file ``path``, too, until the block ends.
+
+        That is the next update, should this process be killed meanwhile (see ``layout.sweep``).
+        """
+        note = NOTE_PREFIX + self.free_name()
+        try:
+            os.symlink(path, note, dir_fd=self.fd)
+        except OSError as exc:
+            if exc.errno != errno.ENAMETOOLONG:
+                raise
+            yield
+            return
+        try:
+            yield
+        finally:
+            os.unlink(note, dir_fd=self.fd)
 
     def umask(self) -> int:
         """Return what creating a file takes away from its mode."""

@@ -60,6 +60,7 @@ class Maker:
         """
         work, metadata = self._work, self._metadata
         create, write, utime, close = os.open, os.write, os.utime, os.close
+        noted = work.noted
         for entry, data, replaces in files:
             beside = replaces or not place.is_direct
             if beside:
@@ -90,11 +91,28 @@ class Maker:
                 raise
             close(fd)
             if beside:
-                rename(name, entry.name, src_dir_fd=home, dst_dir_fd=dirfd)
+                rename(
+                    name,
+                    entry.name,
+                    src_dir_fd=home,
+                    dst_dir_fd=dirfd,
+                    path=place.path,
+                    noted=noted,
+                )
 
-    def move(self, name: bytes, dirfd: int, to: bytes) -> bool:
+    def move(self, name: bytes, place: Place, dirfd: int, to: bytes) -> bool:
         """Rename what the work directory has over what has the name; see ``crossing.rename``."""
-        return rename(name, to, src_dir_fd=self._work.fd, dst_dir_fd=dirfd)
+        return self._rename(name, self._work.fd, place, dirfd, to)
+
+    def _rename(self, name: bytes, home: int, place: Place, dirfd: int, to: bytes) -> bool:
+        return rename(
+            name,
+            to,
+            src_dir_fd=home,
+            dst_dir_fd=dirfd,
+            path=place.path,
+            noted=self._work.noted,
+        )
 
     def copy(
         self,
@@ -134,7 +152,7 @@ class Maker:
             if not is_whole or hash_file(new.fd, entry.size) != entry.digest:
                 self.discard(new, keep=False)
                 return False
-            self.place(new, dirfd)
+            self.place(new, place, dirfd)
         except BaseException:
             self.discard(new, keep=False)
             raise
@@ -153,12 +171,12 @@ class Maker:
         fd, name, extents = partial
         return NewFile(fd, name, entry, extents, is_partial=True)
 
-    def place(self, new: "NewFile", dirfd: int) -> os.stat_result:
+    def place(self, new: "NewFile", place: Place, dirfd: int) -> os.stat_result:
         """Complete a file whose content was verified, put it under its name, and look at it."""
         self._metadata.sync(new.fd, new.entry)
         home = self._partials.fd if new.is_partial else self._work.fd
         name = new.entry.name
-        if rename(new.name, name, src_dir_fd=home, dst_dir_fd=dirfd):
+        if self._rename(new.name, home, place, dirfd, name):
             status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
         else:
             status = os.fstat(new.fd)  # whatever may stand under the name by now
