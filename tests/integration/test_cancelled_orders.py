@@ -289,6 +289,39 @@ async def test_an_answer_that_is_not_sent_is_taken_back(
         assert isinstance(outcome.result, orders.Failed)
 
 
+async def test_an_order_is_called_off_that_has_the_number_of_another_managers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+        order = orders.Order(1, opening(side.commit(FILES))["tree"])
+        link = side.link()
+        old, new = Held(lambda: True), Held(lambda: True)
+        helds = iter((old, new))
+
+        def packing(lacking: Any) -> Iterator[bytes]:  # noqa: ANN401
+            assert next(helds)()
+            yield from pack_nodes(lacking)
+
+        monkeypatch.setattr("worker.process.pack_nodes", packing)
+        before = kept(side)
+        async with asyncio.TaskGroup() as group:
+            link._receive(order, b"", group)
+            await old.is_reached()
+            of_old = link._orders[1]
+            link._receive(orders.Unknown(), b"", group)  # it has restarted, and counts from 1
+            link._receive(order, b"", group)
+            await new.is_reached()
+            await old.let_go()
+            await of_old
+            link._receive(orders.Cancel(1), b"", group)
+            await new.let_go()
+        messages = [link._queue.get_nowait()[0] for _ in range(link._queue.qsize())]
+        outcomes = [one.result for one in messages if isinstance(one, orders.Outcome)]
+        assert outcomes == [orders.Failed("cancelled", "the order was cancelled")] * 2
+        assert kept(side) == before
+        assert link._orders == {}
+
+
 async def test_an_answer_that_cannot_be_sent_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
