@@ -9,7 +9,15 @@ import msgspec
 
 from filesync.disk.handles import DirectoryHandles, why_unwritable
 from filesync.disk.updating.visits import Visit, Visits, below, gone
-from filesync.manifest import Entry, File, Manifest, Nodes, Subdirectory, with_entries
+from filesync.manifest import (
+    Directory,
+    Entry,
+    File,
+    Manifest,
+    Nodes,
+    Subdirectory,
+    with_entries,
+)
 from filesync.manifest.patch import Change, patch
 from filesync.sync.plan import Plan
 
@@ -34,14 +42,14 @@ def around_unwritable(root: Path, plan: Plan, nodes: Nodes) -> tuple[Plan, Mappi
     found = _Unwritable(root, plan)
     try:
         for visit in Visits(plan.basis, plan.target).common():
-            if b"" in found.why:
-                return msgspec.structs.replace(plan, target=plan.basis), {b"": found.why[b""]}
             found.note(visit)
+            if b"" in found.why:  # it comes first
+                return msgspec.structs.replace(plan, target=plan.basis), found.why
     finally:
         found.close()
     if not found.why:
         return plan, {}
-    seen, given = found.change(b"", keep_headers=False), found.change(b"", keep_headers=True)
+    seen, given = found.change(keep_headers=False), found.change(keep_headers=True)
     basis = Manifest(patch(nodes, plan.basis.tree, seen), nodes)
     target = Manifest(patch(nodes, plan.target.tree, given), nodes)
     return msgspec.structs.replace(plan, basis=basis, target=target), found.why
@@ -59,7 +67,8 @@ class _Unwritable:
         self._plan = plan
         self._handles = DirectoryHandles(root)
         self._is_superuser = os.geteuid() == 0
-        self._visits: dict[bytes, tuple[Visit, frozenset[bytes]]] = {}
+        self._headers: dict[bytes, Directory] = {}
+        self._names: dict[bytes, frozenset[bytes]] = {}
         self._leading: dict[bytes, set[bytes]] = {}
 
     def close(self) -> None:
@@ -73,25 +82,27 @@ class _Unwritable:
         is_written = not visit.path or _has_to_be_written(visit)  # what comes waits in the root
         if why == errno.EROFS or (why and is_written):
             self.why[visit.path] = why
+            self._headers[visit.path] = with_entries(visit.old, ())
             names = {new.name for _, new in visit.changes}
             self._leave(visit, names | {entry.name for entry in visit.removed})
         elif stays := set(self._staying(visit)):
             self._leave(visit, stays)
 
-    def change(self, path: bytes, *, keep_headers: bool) -> Change:
+    def change(self, *, keep_headers: bool) -> Change:
         """Return the change that takes out of one of the trees what is left as it is."""
-        visit, names = self._visits.get(path, (None, frozenset()))
-        header = None
-        if keep_headers and visit is not None and visit.old is not None and path in self.why:
-            header = with_entries(visit.old, ())
-        children = {
-            name: self.change(below(path, name), keep_headers=keep_headers)
-            for name in self._leading.get(path, ())
-        }
-        return Change(header, removed=names, children=children)
+        made: dict[bytes, Change] = {}
+        # Those in a directory before it: they may be thousands deep.
+        for path in sorted({*self._names, *self._leading}, key=_depth, reverse=True):
+            inside = self._leading.get(path, ())
+            made[path] = Change(
+                self._headers.get(path) if keep_headers else None,
+                removed=self._names.get(path, frozenset()),
+                children={name: made[below(path, name)] for name in inside},
+            )
+        return made[b""]
 
     def _leave(self, visit: Visit, names: set[bytes]) -> None:
-        self._visits[visit.path] = visit, frozenset(names)
+        self._names[visit.path] = frozenset(names)
         path = visit.path
         while path:
             parent, _, name = path.rpartition(b"/")
@@ -135,3 +146,7 @@ def _has_to_be_written(visit: Visit) -> bool:
 
 def _is_metadata(old: Entry | None, new: Entry) -> bool:
     return isinstance(old, File) and isinstance(new, File) and old.digest == new.digest
+
+
+def _depth(path: bytes) -> int:
+    return path.count(b"/") + 1 if path else 0

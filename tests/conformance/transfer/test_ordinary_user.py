@@ -461,6 +461,32 @@ def test_what_is_in_a_directory_that_may_not_be_written_stays_and_all_else_is_do
         assert "ermission denied" in done.err
 
 
+@claimants(Claim.LONG_PATHS)
+def test_a_directory_that_may_not_be_written_may_be_deep_down(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for root in (stage.src, stage.dst):
+        root.mkdir()
+        fd = os.open(root, os.O_RDONLY)
+        for _ in range(1200):
+            os.mkdir("d", dir_fd=fd)
+            inner = os.open("d", os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+            os.chown(fd, NOBODY, NOBODY)
+        if root == stage.src:
+            os.mkdir("new", dir_fd=fd)
+        else:
+            os.chown(fd, 0, 0)
+        os.close(fd)
+        os.chown(root, NOBODY, NOBODY)
+    make(stage.src / "file", b"1")
+    done = ordinary.sync(stage.src, stage.dst)
+    assert done.code == 23
+    assert "cannot be written" in done.err
+    assert (stage.dst / "file").read_bytes() == b"1"
+
+
 @claimants(Claim.NAMES_LOSSES)
 def test_a_destination_that_may_not_be_written_is_named_and_stays_as_it_is(
     ordinary: Tool, tool: Tool, stage: Stage
