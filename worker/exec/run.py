@@ -131,9 +131,17 @@ def _write_bundle(spec: ContainerSpec, bundle: Path) -> None:
                 staged.mkdir()
                 for name in overlay_directories(index):
                     (bundle / name).mkdir(parents=True)
+                _dress(bundle / overlay_directories(index)[1], item.source)
             case _:
                 pass
     (bundle / "config.json").write_text(json.dumps(config_of(spec, bundle)))
+
+
+def _dress(upper: Path, source: Path) -> None:
+    """Give an overlay's upper directory the attributes of what it is laid over: it has the merged one's."""
+    status = source.lstat()
+    os.chown(upper, status.st_uid, status.st_gid)
+    shutil.copystat(source, upper, follow_symlinks=False)
 
 
 async def _run(

@@ -13,12 +13,14 @@ _CLAUSE: Final = re.compile(r"([ugoa]*)((?:[-+=](?:[ugo]|[rwxXst]*))+)")
 _CHANGE: Final = re.compile(r"([-+=])([ugo]|[rwxXst]*)")
 _SHIFTS: Final = {"u": 6, "g": 3, "o": 0}
 _BITS: Final = {"r": 4, "w": 2, "x": 1}
+_SET_ID: Final = {"u": 0o4000, "g": 0o2000, "o": 0}
 
 
 def parse_mode(text: str) -> ChangeMode | None:
     """Return what ``text`` does to a mode; None for an empty text, which keeps it.
 
-    'X' is 'x' for directories and for files that somebody may run. No umask applies.
+    'X' is 'x' for directories and for files that somebody may run. '=' takes away the set-id
+    bits that it does not give, but not the sticky bit, which is nobody's. No umask applies.
 
     Raises:
         BadMode: it is neither octal, at most 07777, nor symbolic.
@@ -46,7 +48,10 @@ def _apply(changes: list[tuple[str, str, str]], mode: int, *, is_directory: bool
         elif operator == "-":
             mode &= ~bits
         else:
-            mode = mode & ~sum(7 << _SHIFTS[name] for name in classes) | bits
+            cleared = sum(7 << _SHIFTS[name] for name in classes)
+            if perms not in _SHIFTS:  # "u=g" copies the three bits and no more
+                cleared |= sum(_SET_ID[name] for name in classes)
+            mode = mode & ~cleared | bits
     return mode
 
 
@@ -58,7 +63,7 @@ def _wanted(mode: int, classes: set[str], perms: str, *, is_directory: bool) -> 
         rwx |= "X" in perms and (is_directory or mode & 0o111 != 0)
     bits = sum(rwx << _SHIFTS[name] for name in classes)
     if "s" in perms:
-        bits |= (0o4000 if "u" in classes else 0) | (0o2000 if "g" in classes else 0)
+        bits |= sum(_SET_ID[name] for name in classes)
     if "t" in perms:
         bits |= 0o1000
     return bits

@@ -156,6 +156,14 @@ def test_a_mode_is_for_all_that_is_copied(lay: Lay, copy_both: CopyBoth) -> None
         ("a+x,u+s", 0o644, False, 0o4755),
         ("o-r,+t", 0o644, False, 0o1640),
         ("u=rwX,go=rX", 0o644, False, 0o644),
+        ("u=rwX,go=rX", 0o6755, False, 0o755),
+        ("u=rwx", 0o6755, False, 0o2755),
+        ("g=", 0o6755, True, 0o4705),
+        ("o=rx", 0o7777, False, 0o7775),
+        ("a=rx", 0o7777, True, 0o1555),
+        ("=r", 0o7777, False, 0o1444),
+        ("u=rxs", 0o2755, False, 0o6555),
+        ("u=g", 0o4750, False, 0o4550),
     ],
 )
 def test_modes_are_those_of_chmod(
