@@ -112,7 +112,8 @@ class Delivery:
         if part.ref is None:
             return await self._bring_context(consumer, index, part, worker, errands)
         name = self._graph.vertices[part.position].name
-        match reach.mode:
+        # While a context was sent, another step may have brought it here.
+        match Mode.LOCAL if part.ref in worker.refs else reach.mode:
             case Mode.LOCAL:
                 return Brought(orders.FromLocal(part.ref), name)
             case Mode.PATHS:

@@ -328,6 +328,32 @@ async def test_whole_tree_moves_as_layers_and_only_those_that_are_lacking(world:
     assert kinds(maker).count("OfferLayers") == 2
 
 
+async def test_input_that_came_while_a_context_was_sent_is_not_moved_again(
+    world: World,
+) -> None:
+    world.worker("a")
+    taker = world.worker("b")
+    there = (("name", "b"),)
+    recipe = world.recipe()
+    context = recipe.local({"file": "f"})
+    base = recipe.run("base", needs=(("name", "a"),))
+    first = recipe.run("first", on=base, needs=there)
+    second = recipe.run("second", on=base, reads={context: "/file"}, needs=there)
+    after = recipe.run("after", reads={first: "/"}, needs=there)
+    recipe.run("last", reads={second: "/", after: "/"}, needs=there)
+    world.hold("context", "after")
+    client = world.client()
+    building = asyncio.create_task(world.build(recipe.graph(), client))
+    await world.wait_for("context")
+    await world.wait_for("after")
+    world.let_go("context", "after")
+    async with asyncio.timeout(10):
+        await building
+    used = {at: client.done()[at].inputs[0].mode for at in (first, second)}
+    assert used == {first: Mode.LAYERS, second: Mode.LOCAL}
+    assert kinds(taker).count("Run") == 5
+
+
 async def test_context_is_sent_by_the_client_once_though_two_workers_read_it(
     world: World,
 ) -> None:
