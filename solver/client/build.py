@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from filesync.keys.files import KeyPair
@@ -72,9 +73,8 @@ async def run_build(
         for warning in converted.warnings:
             progress.note(f"warning: {warning}")
         roots = {**request.roots, **{name: one.path for name, one in request.layouts.items()}}
-        contexts = await in_thread(
-            scan_contexts, roots, converted.selectors, request.dockerfile
-        )
+        scan = partial(scan_contexts, layouts=request.layouts)
+        contexts = await in_thread(scan, roots, converted.selectors, request.dockerfile)
         graph = with_contexts(
             converted.graph,
             {name: (c.manifest.content, c.manifest.tree) for name, c in contexts.items()},

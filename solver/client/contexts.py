@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,23 +36,31 @@ def cache_home() -> Path:
 
 
 def scan_contexts(
-    roots: Mapping[str, Path], selectors: Mapping[str, Selector], dockerfile: Path | None
+    roots: Mapping[str, Path],
+    selectors: Mapping[str, Selector],
+    dockerfile: Path | None,
+    *,
+    layouts: Container[str] = (),
 ) -> dict[str, Context]:
     """Scan each context that a selector reads, and keep what it reads.
+
+    A context leaves out what its own .dockerignore says, but those called as ``layouts`` says,
+    which are images, do not. For the main one the file beside ``dockerfile`` wins.
 
     Raises:
         UsageError: a selector names a path that is not there.
         StoreError: a directory is not there or not readable.
     """
-    return {
-        name: _scan(name, roots[name], selector, dockerfile)
-        for name, selector in selectors.items()
-    }
+    found: dict[str, Context] = {}
+    for name, selector in selectors.items():
+        root, beside = roots[name], dockerfile if name == MAIN_CONTEXT else None
+        ignore = None if name in layouts else read_ignore(root, beside)
+        found[name] = _scan(root, selector, ignore)
+    return found
 
 
-def _scan(name: str, root: Path, selector: Selector, dockerfile: Path | None) -> Context:
+def _scan(root: Path, selector: Selector, ignore: Ignore | None) -> Context:
     nodes = MemoryNodes()
-    ignore = read_ignore(root, dockerfile) if name == MAIN_CONTEXT else None
     read = _names_read(root, selector)
     with StatCache(cache_path(root)) as cache:
         scanned = scan(
@@ -99,7 +107,7 @@ def _matches(root: Path, pattern: str) -> list[Path]:
 
 
 def read_ignore(root: Path, dockerfile: Path | None) -> Ignore | None:
-    """Return what the context leaves out; the file beside the Dockerfile wins.
+    """Return what a context leaves out; the file beside ``dockerfile``, if it is given, wins.
 
     Raises:
         UsageError: a pattern in it is not valid.

@@ -107,9 +107,16 @@ def test_dockerignore_beside_the_dockerfile_wins(root: Path) -> None:
     assert paths(scanned(root)) == ["link", "src", "src/main.c"]
 
 
-def test_dockerignore_is_for_the_main_context_only(root: Path) -> None:
+def test_each_context_has_a_dockerignore_of_its_own(root: Path) -> None:
     (root / ".dockerignore").write_text("src\n.dockerignore\n")
-    assert "src/main.c" in paths(scanned(root, name="other"))
+    (root / "Dockerfile.dockerignore").write_text("*\n")
+    assert paths(scanned(root, name="other")) == ["Dockerfile.dockerignore", "link", "notes"]
+
+
+def test_an_image_leaves_out_nothing(root: Path) -> None:
+    (root / ".dockerignore").write_text("src\n")
+    image = scan_contexts({"base": root}, {"base": ALL}, None, layouts={"base"})["base"]
+    assert "src/main.c" in paths(image)
 
 
 def test_missing_path_is_one_clear_sentence(root: Path) -> None:
