@@ -40,6 +40,8 @@ _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 _CLONE_FS: Final = 0x200
 _PAGE_BYTES: Final = 4096
+_MAX_LAYERS: Final = 500
+"""Of any kernel; it says no more than that something is invalid."""
 
 _OPTIONS: Final = (("redirect_dir", "off"), ("metacopy", "off"), ("index", "off"))
 """A renamed directory is copied and a changed file is whole, so that an upper directory says
@@ -156,6 +158,11 @@ def _run_in(directory: Path, action: Callable[[], None]) -> None:
 
 
 def _mount(overlay: Overlay) -> None:
+    if len(overlay.lowers) > _MAX_LAYERS:
+        advice = "start the worker with --snapshotter copy and another --state"
+        raise OSError(
+            errno.E2BIG, f"overlayfs takes {_MAX_LAYERS} layers and no more: {advice}"
+        )
     try:
         _mount_by_steps(overlay)
     except OSError as exc:

@@ -79,3 +79,14 @@ def test_a_mount_that_cannot_be_is_an_error_with_its_reason(base: Path) -> None:
     with pytest.raises(OSError, match="No such file") as caught:
         mount_overlay(base, Overlay(["nowhere", "low"], "at"))
     assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.needs("root")
+def test_as_many_layers_as_overlayfs_takes_and_what_to_do_with_more(base: Path) -> None:
+    layers = [f"{number}" for number in range(501)]
+    for name in layers:
+        (base / name).mkdir()
+    mount_overlay(base, Overlay(layers[:500], "at"))
+    unmount(base / "at")
+    with pytest.raises(OSError, match="takes 500 layers and no more: start the worker with"):
+        mount_overlay(base, Overlay(layers, "at"))
