@@ -13,6 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import IO, Final, cast
 
 from filesync.disk.content import write_sparse
+from filesync.disk.scanning.readfile import is_kept
 from filesync.manifest import Xattrs
 from filesync.select import clean
 from worker.files.archive import Archive, open_archive
@@ -230,11 +231,13 @@ def _mtime_ns(member: tarfile.TarInfo) -> int:
 
 
 def _xattrs(member: tarfile.TarInfo) -> Xattrs:
-    return tuple(
+    """Return a member's extended attributes but for those of the machine it was packed on."""
+    found = (
         (_encoded(key.removeprefix(_XATTR)), _encoded(value))
         for key, value in sorted(member.pax_headers.items())
         if key.startswith(_XATTR)
     )
+    return tuple(one for one in found if is_kept(one[0]))
 
 
 def _encoded(text: str) -> bytes:

@@ -143,6 +143,20 @@ def test_keeps_numbers_modes_times_and_xattrs(add: Add) -> None:
 
 
 @pytest.mark.needs("root")
+def test_xattrs_of_the_machine_that_packed_it_stay_there(add: Add) -> None:
+    foreign = ("security.selinux", "trusted.overlay.opaque", "system.other", "user.note")
+    headers = {f"SCHILY.xattr.{name}": "y" for name in foreign}
+    data = tar(
+        info("d", tarfile.DIRTYPE, pax_headers=headers),
+        info("d/f", size=1, pax_headers=headers),
+    )
+
+    root = add(data) / "d/d"
+
+    assert os.listxattr(root) == os.listxattr(root / "f") == ["user.note"]
+
+
+@pytest.mark.needs("root")
 def test_owner_and_mode_are_for_members_too(add: Add) -> None:
     root = add(PLAIN, action=Copy(0, "a", "/d", unpack=True, owner="4:5", mode="go="))
 
