@@ -15,7 +15,7 @@ from filesync.select import select
 from solver.graph import Graph
 from worker.wire.ops import ImageOp, Op, op_digest, selector_of
 
-KEY_VERSION: Final = b"filesync key 2\0"
+KEY_VERSION: Final = b"filesync key 3\0"
 """Raised when a result's meaning changes for equal keys: old records are then never found."""
 
 
