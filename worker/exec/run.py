@@ -9,12 +9,14 @@ import os
 import secrets
 import shlex
 import shutil
+import stat
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from filesync.disk.handles import remove_path
+from filesync.disk.scanning.readfile import read_xattrs
 from filesync.transfer.threads import in_thread, until_done
 from worker.exec.errors import CommandNotFound, NoRuntime, RuntimeFailed
 from worker.exec.launch import LOG, command_line, overlay_directories, staging_of
@@ -138,10 +140,14 @@ def _write_bundle(spec: ContainerSpec, bundle: Path) -> None:
 
 
 def _dress(upper: Path, source: Path) -> None:
-    """Give an overlay's upper directory the attributes of what it is laid over: it has the merged one's."""
+    """Give an overlay's upper directory the attributes of what it is laid over: the merged one has them."""
     status = source.lstat()
     os.chown(upper, status.st_uid, status.st_gid)
-    shutil.copystat(source, upper, follow_symlinks=False)
+    os.chmod(upper, stat.S_IMODE(status.st_mode))
+    # What overlayfs keeps there for itself is another overlay's.
+    for name, value in read_xattrs(os.fsencode(source), os.fsencode(source)):
+        os.setxattr(upper, name, value)
+    os.utime(upper, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 async def _run(
