@@ -11,12 +11,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from filesync.digest import digest_of
 from filesync.disk.handles import shown
 from filesync.disk.scanning.scan import LeaveOut, Watcher, scan
 from filesync.disk.scanning.statcache import SeenFile, StatCache, is_racy
+from filesync.disk.scanning.statcaches import open_cache
 from filesync.disk.updating.tally import PlacedFile
-from filesync.errors import StoreError, Unreadable
+from filesync.errors import Unreadable
 from filesync.manifest import Manifest, Nodes
 from filesync.manifest.owner import owned_by
 from filesync.sync.filter import Filter
@@ -178,7 +178,7 @@ def _others(names: frozenset[bytes], filter: Filter | None, named: Named) -> Lea
 
 
 def _cache(place: Place, caches: Path | None) -> StatCache | None:
-    """Open the stat cache for ``place``; a sync without one is slower, not wrong."""
+    """Open the stat cache for ``place``, if it pays to have one."""
     if caches is None:
         return None
     key = os.fsencode(os.path.realpath(place.root))
@@ -186,11 +186,7 @@ def _cache(place: Place, caches: Path | None) -> StatCache | None:
         if _size(place, place.names) < CACHED_NAMES_BYTES:
             return None
         key += b"\0" + b"\0".join(sorted(place.names))
-    try:
-        caches.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return StatCache(caches / f"{digest_of(key).hex()[:32]}.db")
-    except (OSError, StoreError):
-        return None
+    return open_cache(caches, key)
 
 
 def _size(place: Place, names: frozenset[bytes]) -> int:

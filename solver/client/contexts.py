@@ -1,13 +1,14 @@
 """The trees that a user brings: scanned here, sent only where a step reads them."""
 
-import hashlib
 import os
 from collections.abc import Container, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from filesync.disk.scanning.scan import scan
 from filesync.disk.scanning.statcache import StatCache
+from filesync.disk.scanning.statcaches import open_cache
 from filesync.errors import PathMissing, UsageError
 from filesync.glob import compile_name
 from filesync.manifest import Manifest, MemoryNodes
@@ -62,7 +63,7 @@ def scan_contexts(
 def _scan(root: Path, selector: Selector, ignore: Ignore | None) -> Context:
     nodes = MemoryNodes()
     read = _names_read(root, selector)
-    with StatCache(cache_path(root)) as cache:
+    with open_context_cache(root) or nullcontext() as cache:
         scanned = scan(
             root,
             nodes,
@@ -124,9 +125,6 @@ def read_ignore(root: Path, dockerfile: Path | None) -> Ignore | None:
     return None
 
 
-def cache_path(root: Path) -> Path:
-    """Return where what is known of the files of a directory is kept from build to build."""
-    directory = cache_home() / "contexts"
-    directory.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
-    return directory / f"{name}.db"
+def open_context_cache(root: Path) -> StatCache | None:
+    """Return what is known of the files of a directory from build to build; close it."""
+    return open_cache(cache_home() / "contexts", os.fsencode(root))

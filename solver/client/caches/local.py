@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Final
@@ -11,13 +12,12 @@ from typing import Any, Final
 import msgspec
 
 from filesync.disk.scanning.scan import scan
-from filesync.disk.scanning.statcache import StatCache
 from filesync.errors import PeerError, StoreError, UsageError
 from filesync.manifest import File, Manifest, MemoryNodes
 from filesync.manifest.owner import owned_by
 from solver.caches.config import decode
 from solver.client.caches.options import CacheSource, CacheTo
-from solver.client.contexts import Context, cache_path
+from solver.client.contexts import Context, open_context_cache
 from solver.wire import CacheFrom, CacheMade
 from worker.wire.caches import (
     LAYER_BYTES,
@@ -182,7 +182,7 @@ def _blob(layout: Path, digest: str) -> Path:
 
 def _scan(blobs: Path) -> Context:
     nodes = MemoryNodes()
-    with StatCache(cache_path(blobs)) as cache:
+    with open_context_cache(blobs) or nullcontext() as cache:
         scanned = scan(blobs, nodes, cache=cache)
     return Context(owned_by(Manifest(scanned.tree, nodes), nodes, 0, 0), blobs)
 

@@ -1,0 +1,43 @@
+"""The stat caches of all that a user scans, in one directory: those that were used last stay."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from filesync.digest import digest_of
+from filesync.disk.scanning.statcache import StatCache
+from filesync.errors import StoreError
+
+MAX_CACHES: Final = 256
+"""One of 40,000 files has 6 MB."""
+
+
+def open_cache(directory: Path, of: bytes) -> StatCache | None:
+    """Return the stat cache in ``directory`` for what ``of`` names; close it.
+
+    None where none can be kept: a scan without one is slower, not wrong. When there is a new one
+    the oldest goes, which does no harm to who uses it.
+    """
+    path = directory / f"{digest_of(of).hex()[:32]}.db"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_new = not path.exists()
+        cache = StatCache(path)
+    except (OSError, StoreError):
+        return None
+    with suppress(OSError):  # others do the same
+        os.utime(path)
+        if is_new:
+            _trim(directory)
+    return cache
+
+
+def _trim(directory: Path) -> None:
+    with os.scandir(directory) as found:
+        caches = [item for item in found if item.name.endswith(".db")]
+    ages = sorted((item.stat().st_mtime_ns, item.path) for item in caches)
+    for _, path in ages[:-MAX_CACHES]:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.unlink(path + suffix)
