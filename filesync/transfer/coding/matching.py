@@ -76,16 +76,26 @@ def match(parts: Recipe, level: Level, index: Index) -> Match:
     found = Match([], [])
     missing = 0  # how many parts before this one are
     offset = parts.start
+    # What is being copied: where it belongs, and where in which basis it begins and ends so far.
+    to = basis = start = 0
+    stop = -1  # nothing yet
     places = map(index.places(level).get, parts.each_name())
     for number, (place, end) in enumerate(zip(places, parts.ends, strict=True)):
         if place is None:
             missing += 1
+        elif not missing and place[1] == stop and place[0] == basis:
+            stop += end - offset
         else:
+            if stop > start:
+                found.copies.append(Copy(to, basis, start, stop - start))
             if missing:
                 found.misses.append(parts.sliced(number - missing, number))
                 missing = 0
-            _add(found.copies, offset, *place, end - offset)
+            to, (basis, start) = offset, place
+            stop = start + end - offset
         offset = end
+    if stop > start:
+        found.copies.append(Copy(to, basis, start, stop - start))
     if missing:
         found.misses.append(parts.sliced(len(parts) - missing, len(parts)))
     return found
@@ -107,16 +117,3 @@ def sliced(copies: Iterable[Copy], limit: int) -> Iterator[list[Copy]]:
                 some, room = [], limit
     if some:
         yield some
-
-
-def _add(copies: list[Copy], offset: int, basis: int, start: int, length: int) -> None:
-    if copies:
-        before = copies[-1]
-        if (
-            before.start + before.length == start
-            and before.basis == basis
-            and before.offset + before.length == offset
-        ):
-            copies[-1] = Copy(before.offset, basis, before.start, before.length + length)
-            return
-    copies.append(Copy(offset, basis, start, length))
