@@ -18,7 +18,7 @@ import click
 
 from filesync.descriptors import HOW, are_used_up, make_room
 from filesync.errors import FilesyncError, StoreError, UsageError
-from filesync.output import drop_output, is_of_output, is_unread, open_output
+from filesync.output import is_unread, open_output
 
 GROUP: Final = "filesync.commands"
 _OWN: Final = {
@@ -141,10 +141,8 @@ def run(arguments: list[str] | None = None) -> int:
     except FilesyncError as exc:
         return _report(exc)
     except OSError as exc:
-        if is_of_output(exc):
-            drop_output()
-            if is_unread(exc):
-                return 1
+        if is_unread(exc):
+            return 1
         return _report(
             StoreError(f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc))
         )

@@ -10,13 +10,18 @@ NAME: Final = "standard output"
 
 
 class _Output(io.FileIO):
-    """What is written to it, or the error that names it."""
+    """Raises errors that name it.
+
+    What could not be written is dropped, and so is all that follows: whoever holds it back would
+    try again at the end of the process, and fail once more.
+    """
 
     def write(self, data: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]
         try:
             return super().write(data)
         except OSError as exc:
             exc.filename = NAME
+            _point_nowhere(1)
             raise
 
 
@@ -37,19 +42,9 @@ def open_output() -> None:
     )
 
 
-def is_of_output(exc: OSError) -> bool:
-    """Say whether ``exc`` says that standard output cannot be written."""
-    return bool(exc.filename == NAME)
-
-
 def is_unread(exc: OSError) -> bool:
-    """Say whether that is because nobody reads it any more."""
-    return exc.errno == errno.EPIPE
-
-
-def drop_output() -> None:
-    """Let what could not be written be forgotten: it would be tried again at the end."""
-    _point_nowhere(1)
+    """Say whether ``exc`` says that nobody reads standard output any more."""
+    return exc.filename == NAME and exc.errno == errno.EPIPE
 
 
 def _point_nowhere(fd: int) -> None:
