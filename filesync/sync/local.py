@@ -93,13 +93,14 @@ class _Sync:
     def _filter(self, at: int) -> Filter:
         return Filter(self._options.rules, root=self._parts[at].prefix)
 
-    def _removal(self, at: int) -> Removal | None:
+    def _removal(self, at: int, given: Manifest) -> Removal | None:
         # What could not be read is not gone, nor is what is below it.
         if not self._options.delete or self._missing:
             return None
         if any(self._scan(number).unreadable for number in range(len(self._parts))):
             return None
-        return removal_of(self._parts, at, self._shadowing(at), self._options.kept, self._nodes)
+        tops = self._shadowing(at)
+        return removal_of(self._parts, at, given, tops, self._options.kept, self._nodes)
 
     def _shadowing(self, at: int) -> dict[int, Manifest]:
         return {number: self._scan(number).manifest for number in shadowing(self._parts, at)}
@@ -128,7 +129,7 @@ class _Sync:
                 scan_target(target, part, self._nodes, options),
                 given,
                 self._nodes,
-                removal=self._removal(at),
+                removal=self._removal(at, given),
                 options=options,
                 planned=self._planned,
                 stats=self.stats,

@@ -56,6 +56,8 @@ class Planned:
 
     def basis(self, part: Part, there: Manifest) -> Manifest:
         """Return what would be where ``part`` goes, and is to be seen for it; ``there`` is now."""
+        if not self._is_any:
+            return there  # whatever a single name is called there
         if part.inside:
             planned = self._inside(part.inside)
             return there if planned is None else planned

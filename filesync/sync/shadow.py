@@ -126,14 +126,16 @@ def _directories(entries: Iterable[Entry], nodes: Nodes) -> tuple[Manifest, ...]
 def removal_of(
     parts: Sequence[Part],
     at: int,
+    given: Manifest,
     tops: Mapping[int, Manifest],
     rules: Sequence[bytes],
     nodes: Nodes,
 ) -> Removal:
     """Return what ``--delete`` removes for the part ``at``: what none of the parts has.
 
-    Of names that is what is in a directory that is in the way of one. For ``tops`` and ``nodes``
-    see ``unshadowed``; ``rules`` say what is left alone.
+    Of names that is what is in a directory that is in the way of one. ``given`` is what
+    ``unshadowed`` returned for the part; for ``tops`` and ``nodes`` see there; ``rules`` say what
+    is left alone.
     """
     part = parts[at]
     filter = Filter(rules, root=part.prefix)
@@ -146,8 +148,10 @@ def removal_of(
         if part.inside or other == Part():
             seen = seen_from(part, other, tops[number], nodes)
             others += [] if seen is None else [seen]
-        else:
-            spared |= other.names or {other.inside}
+        elif other.names is None:
+            spared.add(other.inside)
+        else:  # a name that this one gives stands before theirs
+            spared |= {name for name in other.names if not given.root.find(name)}
     return Removal(filter, others, frozenset(spared))
 
 

@@ -543,6 +543,16 @@ def test_one_file_is_taken_and_given(bench: Bench) -> None:
     assert (bench.served / "there").read_text() == "text"
 
 
+def test_one_file_comes_once_under_whatever_name(bench: Bench) -> None:
+    make(bench.root / "file", b"text")
+    make(bench.served / "file", b"text")
+    address = bench.serve()
+    for words in (("file", "copy"), ("file", f"{address}/given"), (f"{address}/file", "taken")):
+        first, second = (bench.run("sync", "-i", *words).stdout for _ in range(2))
+        assert first.split()[1:] == [words[1].rpartition("/")[2]]
+        assert second == ""
+
+
 def test_an_insertion_into_a_large_file_moves_little(bench: Bench) -> None:
     data = random.Random(5).randbytes(64 << 20)
     (bench.served / "tree").mkdir()

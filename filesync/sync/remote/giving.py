@@ -180,7 +180,7 @@ class Giving:
         there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
         self._note_source(at, await scan.task)
         top = await self._unshadowed(at)
-        removal = await self._removal(at)
+        removal = await self._removal(at, top)
         if there.unreadable:
             top, removal = await self._around(at, there, top, removal)
         is_done = (
@@ -196,11 +196,11 @@ class Giving:
         else:
             await self._send(peer, at, prepared.token, top, removal)
 
-    async def _removal(self, at: int) -> Removal | None:
+    async def _removal(self, at: int, given: Manifest) -> Removal | None:
         if not await self._deletes():
             return None
         tops = await self._shadowing(at)
-        return removal_of(self._parts, at, tops, self._options.kept, self._nodes)
+        return removal_of(self._parts, at, given, tops, self._options.kept, self._nodes)
 
     async def _around(
         self, at: int, there: wire.Scanned, top: Manifest, removal: Removal | None

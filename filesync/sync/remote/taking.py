@@ -135,7 +135,7 @@ class _Taking:
             there,
             given,
             self._nodes,
-            removal=await self._removal(at),
+            removal=await self._removal(at, given),
             options=self._options,
             planned=self._planned,
             stats=self.stats,
@@ -163,11 +163,11 @@ class _Taking:
     async def _shadowing(self, at: int) -> dict[int, Manifest]:
         return {number: await self._top(number) for number in shadowing(self.parts, at)}
 
-    async def _removal(self, at: int) -> Removal | None:
+    async def _removal(self, at: int, given: Manifest) -> Removal | None:
         if not self._options.delete or not self._is_all_found or not await self._is_all_read():
             return None
         tops = await self._shadowing(at)
-        return removal_of(self.parts, at, tops, self._options.kept, self._nodes)
+        return removal_of(self.parts, at, given, tops, self._options.kept, self._nodes)
 
     async def _is_all_read(self) -> bool:
         """Say whether the server could read all parts: else what is not there may be yet."""

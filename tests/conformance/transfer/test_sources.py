@@ -55,6 +55,13 @@ WORDS = (
     "link dst",
     "link/ dst",
     "link empty dst",
+    # One source's directory, or none, stands where another has a file of that name.
+    "--delete other/ other/file there",
+    "--delete tree/ other/file there",
+    "--delete other/file tree/ there",
+    "--delete other/ other/file stands",
+    "--delete tree/ other/file stands",
+    "--delete other/file tree/ stands",
     # It is reached through a link.
     "full to-there",
     "full/ to-there",
@@ -94,6 +101,8 @@ ON_A_SERVER = (
     "./full dst",
     "full/. dst",
     "full/./a dst",
+    "--delete other/ other/file stands",
+    "--delete other/file tree/ stands",
 )
 """In what the others differ a server has no part."""
 
@@ -108,6 +117,9 @@ def furnish(root: Path) -> None:
     (root / "filed/full").write_text("in the way")
     for name in ("full", "empty"):
         (root / "linked" / name).symlink_to("../other")
+    for name in ("stands/file", "tree/file"):
+        (root / name).mkdir(parents=True)
+        (root / name / name.partition("/")[0]).write_text("in it")
     (root / "link").symlink_to("full")
     (root / "to-there").symlink_to("there")
 

@@ -20,6 +20,11 @@ def stored(*shapes: Shape) -> list[Manifest]:
     return [Manifest(tree.tree, nodes) for tree in trees]
 
 
+def test_as_long_as_nothing_is_planned_it_is_what_is_there_whatever_that_is_called() -> None:
+    (now,) = stored({b"called otherwise": b"old"})
+    assert Planned(now.nodes).basis(NAMES, now) is now
+
+
 def test_what_goes_to_another_directory_changes_nothing_in_one() -> None:
     now, nothing = stored(NOW, {})
     planned = Planned(now.nodes)

@@ -85,10 +85,20 @@ def test_delete_leaves_in_a_directory_what_another_source_has_in_it() -> None:
     parts = [Part(), Part(b"x"), Part(b"z"), Part(names=frozenset((b"n",)))]
     tops = {0: Manifest(whole.tree, nodes), 1: Manifest(inside.tree, nodes)}
     tops |= {2: tops[1], 3: tops[1]}
-    (other,) = removal_of(parts, 1, tops, (), nodes).others
+    (other,) = removal_of(parts, 1, tops[1], tops, (), nodes).others
     assert other.tree == manifest({b"kept": b""}).tree
-    assert removal_of(parts, 0, tops, (), nodes).spared == {b"x", b"z", b"n"}
-    assert removal_of(parts, 2, tops, (), nodes).is_of_all
+    assert removal_of(parts, 0, tops[0], tops, (), nodes).spared == {b"x", b"z", b"n"}
+    assert removal_of(parts, 2, tops[2], tops, (), nodes).is_of_all
+
+
+def test_delete_clears_the_place_of_a_name_that_stands_before_another_sources() -> None:
+    whole = manifest({b"file": b"1", b"directory": {b"in": b"1"}})
+    names = manifest({b"file": b"2", b"directory": b"2", b"other": b"2"})
+    nodes = together(whole, names)
+    parts = [Part(), Part(names=frozenset((b"file", b"directory", b"other")))]
+    tops = {0: Manifest(whole.tree, nodes), 1: Manifest(names.tree, nodes)}
+    top = unshadowed(parts, 0, tops, nodes)
+    assert removal_of(parts, 0, top, tops, (), nodes).spared == {b"other"}
 
 
 def merged(*given: Shape) -> Shape:
