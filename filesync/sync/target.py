@@ -6,9 +6,13 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from filesync.disk.handles import DIRECTORY_FLAGS, shown
-from filesync.errors import PathMissing, StoreError
+from filesync.errors import StoreError
 from filesync.sync.part import Part
 from filesync.sync.places import Place, Places, not_found, split_path
+
+
+class _WouldBeMadeError(Exception):
+    """A dry run would make a directory in one that is there."""
 
 
 class Target(NamedTuple):
@@ -55,9 +59,7 @@ def find_target(
     may_rename = not is_directory and (is_bare or len(part.names or ()) == 1)
     try:
         return _find_target(places, path, part, may_rename=may_rename, make=not dry_run)
-    except PathMissing:
-        if not dry_run:
-            raise
+    except _WouldBeMadeError:
         return None
 
 
@@ -105,7 +107,7 @@ def _find_inside(places: Places, path: bytes, part: Part, *, make: bool) -> Targ
             fd = os.open(part.inside, DIRECTORY_FLAGS, dir_fd=parent)
         except (FileNotFoundError, NotADirectoryError) as exc:
             if not make:
-                raise PathMissing(os.fsdecode(label)) from exc
+                raise _WouldBeMadeError from exc
             done = "made"
             is_new = _make_inside(parent, part.inside)
             fd = os.open(part.inside, DIRECTORY_FLAGS, dir_fd=parent)
@@ -131,8 +133,7 @@ def _make(places: Places, path: bytes, *, make: bool) -> bool:
     try:
         os.close(places.open(path))
     except FileNotFoundError:
-        if not make:
-            raise PathMissing(os.fsdecode(path)) from None
+        pass
     except NotADirectoryError:
         raise StoreError(f"{shown(path)} is not a directory") from None
     except OSError as exc:
@@ -145,6 +146,8 @@ def _make(places: Places, path: bytes, *, make: bool) -> bool:
     except OSError as exc:
         raise not_found(directory, exc) from exc
     try:
+        if not make:
+            raise _WouldBeMadeError
         return _make_one(parent, name)
     except OSError as exc:
         raise StoreError(f"{shown(path)} cannot be made: {exc.strerror}") from exc

@@ -162,6 +162,19 @@ def test_the_same_words_make_the_same_tree_as_by_rsync(
 
 
 @claimants(Claim.NAMES_LOSSES)
+@pytest.mark.parametrize("sources", ["full/", "full", "file", "file full"])
+def test_a_dry_run_says_that_the_directory_above_the_destination_is_not_there(
+    tool: Tool, stage: Stage, sources: str
+) -> None:
+    """Where rsync lists what it cannot do."""
+    furnish(stage.root / "mine")
+    said = [ours(tool, stage.root / "mine", f"{dry}{sources} no/dst") for dry in ("", "-n ")]
+    assert said[0] == said[1]
+    assert said[0][0] == 1
+    assert "/no' is not there" in said[0][1]
+
+
+@claimants(Claim.NAMES_LOSSES)
 def test_nothing_is_deleted_while_a_source_is_not_there(tool: Tool, stage: Stage) -> None:
     """Unlike rsync, which deletes what the missing one may have brought."""
     furnish(stage.root / "mine")
