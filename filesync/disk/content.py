@@ -66,10 +66,14 @@ def write_new(fd: int, data: bytes | bytearray | memoryview) -> None:
 
 
 def write_sparse(fd: int, view: memoryview, offset: int) -> None:
-    """Write ``view`` at ``offset`` of a file of zeros, leaving out pages that are all zero."""
+    """Write ``view`` at ``offset`` of a file of zeros, leaving out pages that are all zero.
+
+    And its share of the first and the last page where that is: what comes before or after it may
+    be zero, too, and of a long hole that comes chunk by chunk each border would be a page.
+    """
     length = len(view)
-    start = 0
-    at = -offset % _PAGE
+    at = min(-offset % _PAGE, length)
+    start = at if view[:at] == _ZERO_PAGE[:at] else 0
     while at + _PAGE <= length:
         # One byte decides for nearly every page: 13 us a MiB.
         if not view[at] and view[at : at + _PAGE] == _ZERO_PAGE:

@@ -124,7 +124,7 @@ def copied(root: Path, length: int, content: bytes = LARGE) -> os.stat_result:
     return (root / "a").stat()
 
 
-@pytest.mark.parametrize("length", [len(LARGE), 5 << 20, 77_777])
+@pytest.mark.parametrize("length", [len(LARGE), 5 << 20, 77_824])
 def test_what_the_kernel_copies_never_comes_into_this_process(
     root: Path, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
@@ -132,6 +132,25 @@ def test_what_the_kernel_copies_never_comes_into_this_process(
     (root / "a").write_bytes(bytes(4096) + LARGE)
     monkeypatch.setattr(LargeFile, "_read", None)
     copied(root, length)
+
+
+def test_what_the_kernel_copies_begins_and_ends_with_a_block_so_that_files_can_share_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied_ranges: list[tuple[int, int]] = []
+
+    def copy(source: int, target: int, count: int, start: int, offset: int) -> int:
+        done = kernels(source, target, count, start, offset)
+        copied_ranges.append((offset, offset + done))
+        return done
+
+    kernels = os.copy_file_range
+    root.mkdir()
+    (root / "a").write_bytes(bytes(4096) + LARGE)
+    monkeypatch.setattr(os, "copy_file_range", copy)
+    copied(root, 77_777)
+    whole = [(start, end) for start, end in copied_ranges if start % 4096 == end % 4096 == 0]
+    assert sum(end - start for start, end in whole) > len(LARGE) * 9 // 10
 
 
 @pytest.mark.parametrize("reason", [errno.EXDEV, errno.ENOSYS, errno.EPERM])
@@ -156,6 +175,32 @@ def test_holes_of_an_old_file_are_not_filled(root: Path) -> None:
     content = LARGE[: 1 << 20] + bytes(8 << 20)
     status = copied(root, 5 << 20, content)
     assert status.st_blocks * 512 < 2 << 20
+
+
+@pytest.mark.parametrize("length", [5 << 20, 64 << 10, 77_777])
+def test_zeros_that_an_old_file_has_written_become_holes(root: Path, length: int) -> None:
+    content = LARGE[:1_000_000] + bytes(7 << 20) + LARGE[:1_000_000]
+    root.mkdir()
+    (root / "a").write_bytes(bytes(4096) + content)
+    status = copied(root, length, content)
+    assert status.st_blocks * 512 < 2_500_000
+
+
+@pytest.mark.parametrize("length", [999, 4095, 4097, 77_777])
+def test_a_hole_that_comes_in_chunks_stays_one_at_their_borders(
+    root: Path, length: int
+) -> None:
+    content = bytes(1 << 20) + b"end"
+    target = tree_of(file(b"a", content))
+    one = TreeUpdate(root, basis=None, target=target)
+    one.prepare()
+    large = one.open_large(next(one.wanted()))
+    for at in range(0, len(content), length):
+        large.write(at, content[at : at + length])
+    large.finish()
+    one.finish()
+    assert (root / "a").read_bytes() == content
+    assert (root / "a").stat().st_blocks * 512 <= 8192
 
 
 def test_an_old_file_that_ends_before_its_copy_is_refused(root: Path) -> None:

@@ -19,6 +19,11 @@ _KERNEL_BYTES: Final = 4 << 20
 """Copied at once: what was copied is hashed meanwhile, and whoever cancels waits for it."""
 _BLOCK_BYTES: Final = 512
 """What ``st_blocks`` counts."""
+_SHARED_BYTES: Final = 4096
+"""Whole blocks of this size file systems can share, from one such border to another."""
+_PROBE_EVERY: Final = 64 << 10
+_ZEROS: Final = bytes(64)
+"""Looking for these costs a twentieth of the copying."""
 
 
 class BasisFile(NamedTuple):
@@ -93,7 +98,8 @@ class LargeFile:
     def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
         """Write ``length`` bytes at ``offset`` that ``bases[basis]`` has at ``basis_offset``.
 
-        Of a basis without holes the kernel copies them, or has both files share them.
+        Of a basis without holes the kernel copies them, or has both files share them; but for
+        long runs of zeros, which become holes.
 
         Raises:
             ContentCorrupt: there is no such basis, or it ends before, or this file does.
@@ -164,13 +170,16 @@ class LargeFile:
     def _copy_some(self, basis: int, basis_offset: int, offset: int, length: int) -> int:
         """Copy as ``copy`` does, ``length`` bytes or fewer; return how many."""
         fd = self.bases[basis].fd
+        count = min(length, PIECE_BYTES)
         if self._is_solid(basis):
-            count = min(length, _KERNEL_BYTES)
+            kernel, count = _by_kernel(fd, basis_offset, offset, length)
             with suppress(OSError):  # not on these file systems; or it fails below as well
-                if done := os.copy_file_range(fd, self._new.fd, count, basis_offset, offset):
+                if kernel and (
+                    done := os.copy_file_range(fd, self._new.fd, kernel, basis_offset, offset)
+                ):
                     self._hash.note(offset, done)
                     return done
-        data = self._read(fd, basis_offset, min(length, PIECE_BYTES))
+        data = self._read(fd, basis_offset, count)
         if not data:
             raise ContentCorrupt(f"{shown(self._new.entry.name)}: its basis ends before")
         if self._is_resumed and basis == 0:
@@ -225,6 +234,24 @@ class LargeFile:
             threading.Thread(target=_close_all, args=(bases,), name="filesync-close").start()
         else:
             _close_all(bases)
+
+
+def _by_kernel(fd: int, start: int, to: int, length: int) -> tuple[int, int]:
+    """Return how many bytes of a basis the kernel is to copy; if none, how many are to be read.
+
+    Where both places are alike, from one border of blocks to another, so that they can be shared.
+    """
+    head = -to % _SHARED_BYTES
+    if (start - to) % _SHARED_BYTES == 0 and head and head + _SHARED_BYTES <= length:
+        return 0, head
+    count = min(length, _KERNEL_BYTES)
+    for at in range(0, count, _PROBE_EVERY):
+        if os.pread(fd, len(_ZEROS), start + at) == _ZEROS:
+            count = at
+            break
+    if count > _SHARED_BYTES:
+        count -= (to + count) % _SHARED_BYTES
+    return count, min(length, PIECE_BYTES)
 
 
 def _close_all(files: Iterable[BasisFile]) -> None:
