@@ -375,3 +375,19 @@ def test_other_names_among_the_partial_files_are_removed(root: Path) -> None:
     assert os.listdir(root / PARTIAL) == [partial_of(root).name]
     large.abort()
     one.abort()
+
+
+def test_holes_beside_what_was_left_stay_holes(root: Path) -> None:
+    data = DATA[:100_000] + bytes(5 << 20) + DATA[:100_000]
+    one, large = opened(root, data)
+    large.write(0, data[:100_000])
+    large.write(len(data) - 50_000, data[-50_000:])
+    large.abort()
+    one.abort()
+    one, large = opened(root, data)
+    for at in range(0, len(data), 1 << 20):
+        large.write(at, data[at : at + (1 << 20)])
+    large.finish()
+    one.finish()
+    assert (root / "a").read_bytes() == data
+    assert (root / "a").stat().st_blocks * 512 < 300_000

@@ -3,7 +3,7 @@
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -162,10 +162,13 @@ class LargeFile:
             raise ContentCorrupt(f"{shown(self._new.entry.name)}: bytes past its end of {size}")
 
     def _write(self, offset: int, data: Data) -> None:
-        if self._is_resumed and self._had_data(offset, offset + len(data)):
-            write_all(self._new.fd, data, offset)
-        else:
-            write_sparse(self._new.fd, memoryview(data), offset)
+        view = memoryview(data)
+        at = offset
+        for start, stop in self._left(offset, offset + len(view)):
+            write_sparse(self._new.fd, view[at - offset : start - offset], at)
+            write_all(self._new.fd, view[start - offset : stop - offset], start)
+            at = stop
+        write_sparse(self._new.fd, view[at - offset :], at)
 
     def _copy_some(self, basis: int, basis_offset: int, offset: int, length: int) -> int:
         """Copy as ``copy`` does, ``length`` bytes or fewer; return how many."""
@@ -208,21 +211,19 @@ class LargeFile:
     def _blank(self, data: memoryview, offset: int) -> None:
         """Make zeros of what was a hole when this file was opened: it may be filled by now."""
         at, end = offset, offset + len(data)
+        for start, stop in self._left(offset, end):
+            data[at - offset : start - offset] = bytes(start - at)
+            at = stop
+        data[at - offset :] = bytes(end - at)
+
+    def _left(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield where an earlier update has left bytes in a range: (start, end), ascending."""
         extents = self._new.extents
-        for index in range(bisect_right(extents, at, key=_end), len(extents)):
+        for index in range(bisect_right(extents, offset, key=_end), len(extents)):
             start, stop = extents[index]
             if start >= end:
-                break
-            if start > at:
-                data[at - offset : start - offset] = bytes(start - at)
-            at = stop
-        if at < end:
-            data[at - offset :] = bytes(end - at)
-
-    def _had_data(self, offset: int, end: int) -> bool:
-        extents = self._new.extents
-        index = bisect_right(extents, offset, key=_end)
-        return index < len(extents) and extents[index][0] < end
+                return
+            yield max(start, offset), min(stop, end)
 
     def _close(self, *, keep: bool) -> None:
         bases, self.bases = self.bases, ()
