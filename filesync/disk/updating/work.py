@@ -196,7 +196,7 @@ def storing(path: bytes, file: bytes | None = None) -> Iterator[None]:
 
 def _advice(exc: OSError) -> str:
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "; make room and run again: what has arrived is kept"
+        return "; make room and run again: files that came whole stay"
     if exc.errno == errno.EBUSY:
         return "; something is mounted there: unmount it, or leave it out"
     return ""
