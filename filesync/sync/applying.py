@@ -50,6 +50,7 @@ class Update(TreeUpdate):
             root,
             basis=plan.basis,
             target=plan.target,
+            visits=plan.visits,
             local=local,
             on_copied=on_copied,
             # Others may be using what is there: no name ever holds half a file.

@@ -1,5 +1,7 @@
 """What one sync is to do: what is there, what shall be, what differs."""
 
+from functools import cached_property
+
 import msgspec
 
 from filesync.digest import Digest
@@ -22,7 +24,7 @@ from filesync.sync.part import Removal
 from filesync.sync.unseen import Unseen
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, dict=True):
     """What a place holds and shall hold.
 
     Attributes:
@@ -41,9 +43,14 @@ class Plan(msgspec.Struct, frozen=True):
         """Nothing differs."""
         return self.basis.tree == self.target.tree
 
+    @cached_property
+    def visits(self) -> Visits:
+        """The directories to enter; for the one update that does all of it, too."""
+        return Visits(self.basis, self.target)
+
     def counts(self) -> Counts:
         """Count what comes and goes; costs what has changed."""
-        return count(Visits(self.basis, self.target).common())
+        return count(self.visits.common())
 
 
 def make_plan(

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from filesync.disk.handles import DirectoryHandles, why_unwritable
-from filesync.disk.updating.visits import Visit, Visits, below, gone
+from filesync.disk.updating.visits import Visit, below, gone
 from filesync.manifest import (
     Directory,
     Entry,
@@ -41,7 +41,7 @@ def around_unwritable(root: Path, plan: Plan, nodes: Nodes) -> tuple[Plan, Mappi
         return plan, {}
     found = _Unwritable(root, plan)
     try:
-        for visit in Visits(plan.basis, plan.target).common():
+        for visit in plan.visits.common():
             found.note(visit)
             if b"" in found.why:  # it comes first
                 return msgspec.structs.replace(plan, target=plan.basis), found.why

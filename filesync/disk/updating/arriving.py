@@ -33,15 +33,16 @@ class ArrivingUpdate(TreeUpdate):
         self, root: Path, nodes: Nodes, *, atomic: bool = False, preserve_owner: bool = True
     ) -> None:
         """Touch nothing yet. ``nodes`` must have each directory's node before it is added."""
+        self._arrived = ArrivedVisits(nodes)
         super().__init__(
             root,
             basis=None,
             target=empty_manifest(nodes),
+            visits=self._arrived,
             atomic=atomic,
             preserve_owner=preserve_owner,
         )
         self._nodes = nodes
-        self._arrived = ArrivedVisits(nodes)
         self._made = {b""}
         self._made_bytes = 0
 
@@ -52,7 +53,6 @@ class ArrivingUpdate(TreeUpdate):
             StoreError: this disk.
         """
         self._open()
-        self._visits = self._arrived
         self._sources = Sources(None)
         self._layout = Layout(
             self._directories,

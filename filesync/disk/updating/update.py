@@ -69,6 +69,7 @@ class TreeUpdate:
         *,
         basis: Manifest | None,
         target: Manifest,
+        visits: Visits | None = None,
         local: Sequence[LocalTree] = (),
         on_copied: Callable[[int], None] | None = None,
         staging: Path | None = None,
@@ -82,6 +83,7 @@ class TreeUpdate:
             root: the directory. Without a basis it is empty, or is made.
             basis: what it holds, exactly.
             target: what it shall hold.
+            visits: of these two, where somebody has walked them already; this update's from now on.
             local: trees to copy contents from. What is not there any more, or has rotted, is
                 wanted instead.
             on_copied: told the bytes of each piece that was copied from ``local``, and zero
@@ -106,6 +108,7 @@ class TreeUpdate:
         self._path = root
         self._basis = basis
         self._target = target
+        self._visits = visits or Visits(basis, target)
         self._local = local
         self._on_copied = on_copied
         self._staging = staging
@@ -128,7 +131,6 @@ class TreeUpdate:
         """
         self._open()
         sources = self._sources = Sources(self._basis)
-        self._visits = Visits(self._basis, self._target)
         self._layout = Layout(
             self._directories,
             self._workdir,
