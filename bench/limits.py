@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
-from xxhash import xxh3_64_intdigest
 
 from bench.results import plot, save, spread
 from bench.small_parts import CASES as SMALL_CASES
@@ -92,7 +91,7 @@ class Parts:
         """Make the marks of its chunks, by which they are known again."""
         at = 0
         for length, _ in self._chunks:
-            xxh3_64_intdigest(self._data[at : at + length], 1)
+            chunking.mark_of(self._data[at : at + length], 1)
             at += length
 
     def sign(self) -> None:

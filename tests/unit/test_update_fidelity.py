@@ -21,6 +21,7 @@ from filesync.manifest import (
     put,
     with_entries,
 )
+from tests.deep import dig
 from tests.unit.update_driver import (
     MakeFile,
     MakeLink,
@@ -149,12 +150,7 @@ def test_names_are_bytes(root: Path, source: Path) -> None:
 def test_trees_deeper_than_a_path_can_be_long(root: Path, source: Path) -> None:
     def deepen(path: Path, data: bytes) -> None:
         path.mkdir(exist_ok=True)
-        fd = os.open(path, os.O_RDONLY)
-        for _ in range(1500):
-            os.mkdir("directory", dir_fd=fd)
-            below = os.open("directory", os.O_RDONLY, dir_fd=fd)
-            os.close(fd)
-            fd = below
+        fd = dig(path, 1500, "directory")
         out = os.open("f", os.O_WRONLY | os.O_CREAT, dir_fd=fd)
         os.write(out, data)
         os.close(out)

@@ -8,6 +8,7 @@ from typing import Final
 from filesync.digest import digest_of
 from filesync.disk.scanning.statcache import StatCache
 from filesync.errors import StoreError
+from filesync.surplus import surplus
 
 MAX_CACHES: Final = 256
 """One of 40,000 files has 6 MB."""
@@ -29,15 +30,8 @@ def open_cache(directory: Path, of: bytes) -> StatCache | None:
     with suppress(OSError):  # others do the same
         os.utime(path)
         if is_new:
-            _trim(directory)
+            for oldest in surplus(directory, MAX_CACHES, suffix=path.suffix):
+                for suffix in ("", "-wal", "-shm"):
+                    with suppress(FileNotFoundError):
+                        os.unlink(oldest + suffix)
     return cache
-
-
-def _trim(directory: Path) -> None:
-    with os.scandir(directory) as found:
-        caches = [item for item in found if item.name.endswith(".db")]
-    ages = sorted((item.stat().st_mtime_ns, item.path) for item in caches)
-    for _, path in ages[:-MAX_CACHES]:
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(FileNotFoundError):
-                os.unlink(path + suffix)

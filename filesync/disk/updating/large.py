@@ -74,10 +74,9 @@ class LargeFile:
         self._discard = discard
         self._hash = TrailingHash(new.fd, new.entry.size)
         self._buffer = memoryview(b"")
-        self._is_resumed = bool(new.extents)
         own = [BasisFile(os.dup(new.fd), new.extents[-1][1])] if new.extents else []
         self.bases = (*own, *bases)
-        self._solid: dict[int, bool] = dict.fromkeys(range(len(own)), False)
+        self._solid: dict[int, bool] = {}
 
     def write(self, offset: int, data: Data) -> None:
         """Write ``data`` at ``offset``; pages of it that are all zero become holes.
@@ -109,9 +108,8 @@ class LargeFile:
         if not 0 <= basis < len(self.bases) or basis_offset < 0:
             raise ContentCorrupt(f"{shown(name)} has no basis {basis}")
         self._check(offset, length)
-        is_own = self._is_resumed and basis == 0
         with storing(name):
-            if is_own and offset == basis_offset:
+            if self._is_own(basis) and offset == basis_offset:
                 self._hash.note(offset, length)
                 return
             while length > 0:
@@ -185,17 +183,23 @@ class LargeFile:
         data = self._read(fd, basis_offset, count)
         if not data:
             raise ContentCorrupt(f"{shown(self._new.entry.name)}: its basis ends before")
-        if self._is_resumed and basis == 0:
+        if self._is_own(basis):
             self._blank(data, basis_offset)
         self._write(offset, data)
         self._hash.copied(offset, data)
         return len(data)
+
+    def _is_own(self, basis: int) -> bool:
+        """Say whether a basis is this file, as an earlier update has left it."""
+        return basis == 0 and bool(self._new.extents)
 
     def _is_solid(self, basis: int) -> bool:
         """Say whether a basis is another file without holes, which the kernel would fill.
 
         And the new one so large that it is read again to be hashed.
         """
+        if self._is_own(basis):
+            return False
         if basis not in self._solid:
             status = os.fstat(self.bases[basis].fd)
             is_full = status.st_blocks * _BLOCK_BYTES >= status.st_size

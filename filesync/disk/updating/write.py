@@ -60,7 +60,6 @@ class Maker:
         """
         work, metadata = self._work, self._metadata
         create, write, utime, close = os.open, os.write, os.utime, os.close
-        noted = work.noted
         for entry, data, replaces in files:
             beside = replaces or not place.is_direct
             if beside:
@@ -91,14 +90,7 @@ class Maker:
                 raise
             close(fd)
             if beside:
-                rename(
-                    name,
-                    entry.name,
-                    src_dir_fd=home,
-                    dst_dir_fd=dirfd,
-                    path=place.path,
-                    noted=noted,
-                )
+                self._rename(name, home, place, dirfd, entry.name)
 
     def move(self, name: bytes, place: Place, dirfd: int, to: bytes) -> bool:
         """Rename what the work directory has over what has the name; see ``crossing.rename``."""

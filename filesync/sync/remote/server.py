@@ -160,8 +160,9 @@ class TreeServer:
             named=named_at_target(delete=request.delete),
         )
         is_new = target is None or target.is_new
-        may_fill = held.is_claimed and place is not None and place.is_writable
-        is_empty = may_fill and place is not None and place.is_empty
+        is_empty = (
+            held.is_claimed and place is not None and place.is_writable and place.is_empty
+        )
         (token,) = self._hold(channel, held)
         return wire.Prepared(token, is_new, rename, is_empty, only_owner())
 

@@ -55,7 +55,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, lt=MAX_PATHS)]
 Paths = Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_PATHS)]
 Numbers = Annotated[tuple[Number, ...], msgspec.Meta(max_length=MAX_PATHS)]
 Errno = Annotated[int, msgspec.Meta(ge=1, le=4095)]
-Unread = Annotated[dict[Path, Errno], msgspec.Meta(max_length=MAX_NAMED)]
+Reasons = Annotated[dict[Path, Errno], msgspec.Meta(max_length=MAX_NAMED)]
 Id = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 Owner = tuple[Id, Id]
 Kinds = Annotated[dict[Kind, Count], msgspec.Meta(max_length=MAX_KINDS)]
@@ -172,7 +172,7 @@ class Scanned(_Message, frozen=True, tag="scanned"):
 
     tree: WireDigest
     skipped: Kinds = {}
-    unreadable: Unread = {}
+    unreadable: Reasons = {}
     unnamed: Count = 0
 
 
@@ -344,7 +344,7 @@ class Given(_Message, frozen=True, tag="given"):
     not_kept: Kinds = {}
     left_out: Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_NAMED)] = ()
     unnamed: Count = 0
-    unwritable: Unread = {}
+    unwritable: Reasons = {}
     unnamed_unwritable: Count = 0
 
 

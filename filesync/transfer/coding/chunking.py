@@ -4,7 +4,6 @@ Both ends cut by the same parameters. A cut depends only on what follows the cut
 recipe can therefore be made from any chunk's first byte on, and neither end keeps a state for it.
 """
 
-import secrets
 from array import array
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -26,6 +25,9 @@ from filesync.transfer.wire import Buffer
 _NORMALIZATION: Final = 2
 READ_BYTES: Final = 4 << 20
 
+mark_of: Final = xxh3_64_intdigest
+"""(chunk, key) -> the mark of a chunk."""
+
 Read = Callable[[int, int], Buffer]
 """(offset, length) -> up to ``length`` bytes; fewer only at the end. Good until the next call."""
 
@@ -36,7 +38,7 @@ class MarkedRecipe(NamedTuple):
     Attributes:
         recipe: of the whole of a content.
         key: of the marks. Who knows it can make a content of which the recipe is wrong.
-        marks: XXH3-64 of each chunk.
+        marks: XXH3-64 of each chunk (``mark_of``).
     """
 
     recipe: Recipe
@@ -44,9 +46,9 @@ class MarkedRecipe(NamedTuple):
     marks: "array[int]"
 
     @classmethod
-    def empty(cls) -> "MarkedRecipe":
-        """Return that of no content, with a fresh key."""
-        return cls(Recipe(0), secrets.randbits(64), array("Q"))
+    def empty(cls, key: int) -> "MarkedRecipe":
+        """Return that of no content."""
+        return cls(Recipe(0), key, array("Q"))
 
 
 class Cutter:
@@ -72,7 +74,7 @@ class Cutter:
         )
         self._tail = b""
         self._is_marked = old is not None
-        self._old, self._key, self._old_marks = old or MarkedRecipe.empty()
+        self._old, self._key, self._old_marks = old or MarkedRecipe.empty(0)
         self._marks = array("Q")
         # Of the old chunks, the one to try; the one that was not found here, and its length.
         self._next = 0
@@ -132,7 +134,7 @@ class Cutter:
         name = name_of(chunk)
         self.recipe.add(len(chunk), name)
         if self._is_marked:
-            self._marks.append(xxh3_64_intdigest(chunk, self._key))
+            self._marks.append(mark_of(chunk, self._key))
         return name
 
     def _follow(self, view: memoryview, until: int) -> int:
@@ -143,7 +145,7 @@ class Cutter:
         # Not the last of the old: its end was the content's, and no cut.
         while number < len(ends) - 1 and done - begin < until:
             end = ends[number]
-            if xxh3_64_intdigest(view[done - begin : end - begin], key) != marks[number]:
+            if mark_of(view[done - begin : end - begin], key) != marks[number]:
                 self._next, self._tried, self._missed = len(ends), number, end - done
                 break
             done = end

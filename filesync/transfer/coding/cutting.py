@@ -1,11 +1,12 @@
 """Cutting a file while a scan hashes it: it is read once, and both cores have something to do."""
 
+import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from filesync.digest import Digest
 from filesync.transfer.coding.chunking import Cutter, MarkedRecipe
 from filesync.transfer.coding.recipecache import RecipeCache
-from filesync.transfer.coding.recipes_disk import RecipeFiles
+from filesync.transfer.coding.recipes_disk import KEY_BITS, RecipeFiles
 
 
 class Cutting:
@@ -17,7 +18,9 @@ class Cutting:
         """Let ``recipes``, and ``files``, have it once it is whole; the file was ``old`` before."""
         self._recipes = recipes
         self._files = files
-        known = None if files is None else files.load(old) or MarkedRecipe.empty()
+        known = None
+        if files is not None:
+            known = files.load(old) or MarkedRecipe.empty(secrets.randbits(KEY_BITS))
         self._cutter = Cutter(old=known)
         self._thread = ThreadPoolExecutor(1)
         self._block: Future[None] | None = None

@@ -14,6 +14,7 @@ from typing import Final
 from xxhash import xxh3_64_digest
 
 from filesync.digest import Digest
+from filesync.surplus import surplus
 from filesync.transfer.coding.chunking import MarkedRecipe
 from filesync.transfer.coding.recipe import (
     MAX_RECIPE_BYTES,
@@ -26,7 +27,9 @@ MAX_FILES: Final = 64
 """Of a recipe of 2 GiB it is 4 MB, so all of them have 270 MB at most, and 32 MB of 256 MiB each."""
 _FORMAT: Final = b"filesync recipe2"
 _CHECK_BYTES: Final = 8
-_KEY_BYTES: Final = 8
+KEY_BITS: Final = 64
+"""Of the key of the marks."""
+_KEY_BYTES: Final = KEY_BITS // 8
 _MARK_BYTES: Final = 8
 _CHUNK_BYTES: Final = 8 + NAME_BYTES + _MARK_BYTES
 _MAX_BYTES: Final = 64 + MAX_RECIPE_BYTES // MIN_CHUNK_BYTES * _CHUNK_BYTES
@@ -68,13 +71,8 @@ class RecipeFiles:
             except OSError:
                 name.unlink(missing_ok=True)
                 raise
-            self._trim()
-
-    def _trim(self) -> None:
-        with os.scandir(self._root) as found:
-            ages = sorted((item.stat().st_mtime_ns, item.path) for item in found)
-        for _, path in ages[:-MAX_FILES]:
-            os.unlink(path)
+            for path in surplus(self._root, MAX_FILES):
+                os.unlink(path)
 
     def _path(self, digest: Digest) -> Path:
         return self._root / digest.hex()

@@ -18,6 +18,7 @@ from tests.conformance.transfer.tools import (
     every_tool,
     filesync_process,
 )
+from tests.deep import dig
 
 
 def give_away(root: Path) -> None:
@@ -467,19 +468,14 @@ def test_a_directory_that_may_not_be_written_may_be_deep_down(
 ) -> None:
     for root in (stage.src, stage.dst):
         root.mkdir()
-        fd = os.open(root, os.O_RDONLY)
-        for _ in range(1200):
-            os.mkdir("d", dir_fd=fd)
-            inner = os.open("d", os.O_RDONLY, dir_fd=fd)
-            os.close(fd)
-            fd = inner
-            os.chown(fd, NOBODY, NOBODY)
+        fd = dig(root, 1200)
+        for depth in range(1201):
+            os.chown(root / ("d/" * depth), NOBODY, NOBODY)
         if root == stage.src:
             os.mkdir("new", dir_fd=fd)
         else:
             os.chown(fd, 0, 0)
         os.close(fd)
-        os.chown(root, NOBODY, NOBODY)
     make(stage.src / "file", b"1")
     done = ordinary.sync(stage.src, stage.dst)
     assert done.code == 23

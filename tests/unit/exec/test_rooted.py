@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from filesync.disk.handles import remove_path
+from tests.deep import dig
 from worker.exec.mountpoints import MountPoints
 from worker.exec.rooted import Location, locate, make_directories, open_root
 
@@ -166,12 +167,7 @@ def test_tree_deeper_than_any_stack_is_removed(tmp_path: Path) -> None:
     top = tmp_path / "top"
     top.mkdir()
     (tmp_path / "outside").mkdir()
-    fd = os.open(top, os.O_RDONLY)
-    for _ in range(3000):
-        os.mkdir("d", dir_fd=fd)
-        child = os.open("d", os.O_RDONLY, dir_fd=fd)
-        os.close(fd)
-        fd = child
+    fd = dig(top, 3000)
     os.symlink(tmp_path / "outside", "link", dir_fd=fd)
     os.close(fd)
     remove_path(top)

@@ -13,6 +13,7 @@ from filesync.disk.scanning.scan import scan
 from filesync.errors import FilesyncError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes, Subdirectory
 from filesync.select import select
+from tests.deep import dig
 from worker.files import InputTree, perform
 from worker.wire.ops import (
     Action,
@@ -135,12 +136,7 @@ def test_names_of_any_bytes_are_copied(lay: Lay, tmp_path: Path) -> None:
 
 def test_a_deep_tree_needs_few_descriptors(lay: Lay) -> None:
     source = lay({})
-    fd = os.open(source, os.O_RDONLY)
-    for _ in range(1200):
-        os.mkdir("d", dir_fd=fd)
-        below = os.open("d", os.O_RDONLY, dir_fd=fd)
-        os.close(fd)
-        fd = below
+    fd = dig(source, 1200)
     os.mknod("bottom", stat.S_IFREG | 0o644, dir_fd=fd)
     os.close(fd)
     nodes = MemoryNodes()

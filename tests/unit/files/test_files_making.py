@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from filesync.errors import PathMissing
+from tests.deep import dig
 from worker.files import BadPath, PathInTheWay
 from worker.wire.ops import Action, MakeDirectory, MakeFile, MakeSymlink, Remove
 
@@ -127,13 +128,7 @@ def test_what_is_made_has_its_mode_owner_and_time_whatever_the_umask(
 
 def test_removes_a_tree_deeper_than_any_path(lay: Lay, run: Run) -> None:
     root = lay({})
-    fd = os.open(root, os.O_RDONLY)
-    for _ in range(2500):
-        os.mkdir("deeper", dir_fd=fd)
-        below = os.open("deeper", os.O_RDONLY, dir_fd=fd)
-        os.close(fd)
-        fd = below
-    os.close(fd)
+    os.close(dig(root, 2500, "deeper"))
 
     run(root, Remove("/deeper"))
 

@@ -93,6 +93,20 @@ def test_a_cutting_leaves_the_recipe_to_this_process_and_the_next(files: RecipeF
         assert list(noted) == list(loaded.recipe) == made
 
 
+def test_marks_have_a_key_that_nobody_can_know(files: RecipeFiles) -> None:
+    keys: set[int] = set()
+    for _ in range(100):
+        cutting = Cutting(A, recipes=RecipeCache(), files=files)
+        cutting.begin(memoryview(b"content"))
+        cutting.finish()
+        cutting.end(B)
+        loaded = files.load(B)
+        assert loaded is not None
+        keys.add(loaded.key)
+    assert len(keys) == 100
+    assert max(keys) > 1 << 56
+
+
 def test_what_changed_while_it_was_cut_leaves_no_recipe(files: RecipeFiles) -> None:
     recipes = RecipeCache()
     cutting = Cutting(A, recipes=recipes, files=files)
