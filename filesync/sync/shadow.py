@@ -41,7 +41,18 @@ def _may_meet(one: Part, other: Part) -> bool:
     return not inside or names is None or inside in names
 
 
-def seen_from(part: Part, other: Part, top: Manifest, nodes: Nodes) -> Manifest | None:
+def _seen(
+    parts: Sequence[Part], at: int, tops: Mapping[int, Manifest], nodes: Nodes
+) -> dict[int, Manifest]:
+    """Return what is where the part ``at`` goes of those that ``shadowing`` names, by number."""
+    found = {
+        number: _seen_from(parts[at], parts[number], tops[number], nodes)
+        for number in shadowing(parts, at)
+    }
+    return {number: manifest for number, manifest in found.items() if manifest is not None}
+
+
+def _seen_from(part: Part, other: Part, top: Manifest, nodes: Nodes) -> Manifest | None:
     """Return what the tree ``top`` of ``other`` is where ``part`` goes; None if it is nothing.
 
     A directory that comes to stand in the destination is there one of several names.
@@ -72,11 +83,7 @@ def unshadowed(
         nodes: has them all, and gets what is new.
     """
     top = tops[at]
-    seen = {
-        number: manifest
-        for number in shadowing(parts, at)
-        if (manifest := seen_from(parts[at], parts[number], tops[number], nodes)) is not None
-    }
+    seen = _seen(parts, at, tops, nodes)
     if not seen:
         return top
     before = [number for number in seen if number < at]
@@ -143,11 +150,10 @@ def removal_of(
         return Removal(filter)
     others: list[Manifest] = []
     spared: set[bytes] = set()
-    for number in shadowing(parts, at):
+    for number, seen in _seen(parts, at, tops, nodes).items():
         other = parts[number]
         if part.inside or other == Part():
-            seen = seen_from(part, other, tops[number], nodes)
-            others += [] if seen is None else [seen]
+            others.append(seen)
         elif other.names is None:
             spared.add(other.inside)
         else:  # a name that this one gives stands before theirs
