@@ -6,6 +6,7 @@ where even that misses a limit, the limit cannot be met.
 Every round runs all tools one after another on the same change of the same source, each with a
 destination of its own; each result is compared with the source by ``rsync -nc``. Bytes are what
 crossed the loopback of a network namespace that holds nothing else, both ways, TCP included.
+With ``--link`` all goes over a link of that rate and delay (``bench.link``).
 """
 
 import argparse
@@ -19,24 +20,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from bench.link import Link, link_of, relaying
 from bench.results import plot, save
 from bench.sync_rows import Row, rows
 
 RSYNC_PORT: Final = 8730
 SERVE_PORT: Final = 8731
 FLOOR_PORT: Final = 8732
+PORTS: Final = (RSYNC_PORT, SERVE_PORT, FLOOR_PORT)
+BEHIND: Final = 100
+"""Added to the ports of servers that are behind a link."""
 REST_S: Final = 0.1
 """A file that changed just before a scan is read again by it: that is not what is measured."""
 CHANGE_S: Final = 1.1
 """rsync takes a file of the same size and the same second for unchanged."""
 START_S: Final = 20.0
 FILESYNC: Final = [sys.executable, "-m", "filesync"]
-FLOOR: Final = f"tcp://127.0.0.1:{FLOOR_PORT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ def _rsync(*options: str) -> Callable[[str, str], list[str]]:
 
 
 def _floor(src: str, name: str) -> list[str]:
-    return [sys.executable, "-m", "bench.floor", "give", src, FLOOR, name]
+    address = f"tcp://127.0.0.1:{FLOOR_PORT}"
+    return [sys.executable, "-m", "bench.floor", "give", src, address, name]
 
 
 def _tar(src: str, name: str) -> list[str]:
@@ -148,28 +153,32 @@ def _loopback_bytes() -> int:
 
 
 @contextmanager
-def servers(root: Path) -> Iterator[None]:
-    """Run both servers for what is below ``root``."""
+def servers(root: Path, link: Link | None) -> Iterator[None]:
+    """Run the servers for what is below ``root``, behind ``link``."""
+    behind = {port: port + (BEHIND if link else 0) for port in PORTS}
     os.environ["XDG_CACHE_HOME"] = str(root / "cache")
     # As an installed program: its modules are compiled once, not for each run.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(root / "compiled")
     (root / "served").mkdir()
     (root / "rsyncd.conf").write_text(
-        f"port = {RSYNC_PORT}\naddress = 127.0.0.1\nuse chroot = no\n"
+        f"port = {behind[RSYNC_PORT]}\naddress = 127.0.0.1\nuse chroot = no\n"
         f"[t]\npath = {root / 'served'}\nread only = no\nuid = 0\ngid = 0\n"
     )
-    ours = [*FILESYNC, "serve", str(root / "served"), "--listen"]
+    served, at = str(root / "served"), "tcp://127.0.0.1:{}"
     commands = [
         ["rsync", "--daemon", "--no-detach", f"--config={root / 'rsyncd.conf'}"],
-        [*ours, f"tcp://127.0.0.1:{SERVE_PORT}"],
-        [sys.executable, "-m", "bench.floor", "serve", str(root / "served"), FLOOR],
+        [*FILESYNC, "serve", served, "--listen", at.format(behind[SERVE_PORT])],
+        [sys.executable, "-m", "bench.floor", "serve", served, at.format(behind[FLOOR_PORT])],
     ]
     running = [subprocess.Popen(one, stdout=subprocess.DEVNULL) for one in commands]
     try:
-        for port in (RSYNC_PORT, SERVE_PORT, FLOOR_PORT):
+        for port in behind.values():
             _wait_for(port)
-        yield
+        with relaying(list(behind.items()), link) if link else nullcontext():
+            for port in behind:
+                _wait_for(port)
+            yield
     finally:
         for process in running:
             process.send_signal(signal.SIGTERM)
@@ -264,6 +273,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--row", action="append", choices=rows(is_quick=True), help="only this")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="large files an eighth as large")
+    parser.add_argument("--link", type=link_of, metavar="MBIT,MS", help="rate and round trip")
     parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(words)
@@ -278,7 +288,7 @@ def main(words: Sequence[str]) -> None:
     found: dict[str, Figures] = {}
     with tempfile.TemporaryDirectory(prefix="bench-sync-", dir=options.where) as directory:
         root = Path(directory)
-        with servers(root):
+        with servers(root, options.link):
             for name, row in rows(is_quick=options.quick).items():
                 if options.row and name not in options.row:
                     continue
@@ -288,7 +298,7 @@ def main(words: Sequence[str]) -> None:
                     print(f"{name:14}  FAILED: {exc}", flush=True)
                     continue
                 print(_line(name, found[name]), flush=True)
-    if not options.row:
+    if not options.row and not options.link:
         rounds = {"rounds": options.rounds}
         save("sync", rounds | {"rows": {name: asdict(one) for name, one in found.items()}})
         _draw(found)
