@@ -17,6 +17,7 @@ from filesync.disk.scanning.scan import scan
 from filesync.errors import (
     FilesyncError,
     MalformedManifest,
+    StoreError,
     Unavailable,
     UnexpectedMessage,
     UsageError,
@@ -39,6 +40,7 @@ from filesync.manifest.pack import pack_nodes
 from filesync.sync.options import Options
 from filesync.sync.remote import asking, wire
 from filesync.sync.remote.client import Remote, sync_from
+from filesync.sync.remote.held import Held
 from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.remote.server import TreeServer
 from filesync.transfer.coding import delta
@@ -422,6 +424,55 @@ def test_what_was_prepared_is_let_go_of_when_a_rule_makes_no_sense(served: Path)
         prepared = await ask(wire.Prepare(b"d1/"))
         assert isinstance(prepared, wire.Prepared)
         await ask(wire.Drop(prepared.token))
+
+    with_server(served, talk)
+
+
+def test_what_is_prepared_is_scanned_in_the_same_answer(served: Path) -> None:
+    (served / "d1/file").write_bytes(b"x")
+
+    async def talk(ask: Ask) -> None:
+        prepared = await ask(wire.Prepare(b"d1/", scan=True))
+        assert isinstance(prepared, wire.Prepared)
+        assert prepared.scanned is not None
+        await refused(ask, wire.Scan(prepared.token), UnexpectedMessage)
+        await ask(wire.AskNodes(prepared.token, (prepared.scanned.tree,)))
+        await ask(wire.Drop(prepared.token))
+        again = await ask(wire.Prepare(b"d1/"))
+        assert isinstance(again, wire.Prepared)
+        assert await ask(wire.Scan(again.token)) == prepared.scanned
+
+    with_server(served, talk)
+
+
+def test_an_empty_place_is_not_scanned_as_it_can_be_given_to_at_once(served: Path) -> None:
+    async def talk(ask: Ask) -> None:
+        prepared = await ask(wire.Prepare(b"d1/", scan=True))
+        assert isinstance(prepared, wire.Prepared)
+        assert prepared.is_empty
+        assert prepared.scanned is None
+        await ask(wire.Scan(prepared.token))
+
+    with_server(served, talk)
+
+
+def test_what_was_prepared_is_let_go_of_when_it_cannot_be_scanned(
+    served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (served / "d1/file").write_bytes(b"x")
+
+    def fail(*_: object) -> None:
+        raise StoreError("this disk")
+
+    async def talk(ask: Ask) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Held, "scan", fail)
+            await refused(ask, wire.Prepare(b"d1/", scan=True), StoreError)
+        before = open_descriptors()
+        prepared = await ask(wire.Prepare(b"d1/", scan=True))
+        assert isinstance(prepared, wire.Prepared)
+        await ask(wire.Drop(prepared.token))
+        assert open_descriptors() == before
 
     with_server(served, talk)
 

@@ -4,13 +4,13 @@ from typing import Final, NamedTuple, TypeVar
 
 from filesync.errors import UnexpectedMessage, UsageError
 from filesync.sync.remote import wire
-from filesync.transfer.connection.calls_zmq import call
+from filesync.transfer.connection.calls_zmq import call, call_only
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.wire import MAX_BODY_BYTES
 
 STALL_S: Final = 60.0
-_MAY_TAKE_LONG: Final = (wire.Scan, wire.Give, wire.GiveGrowing)
+_LONG: Final = (wire.Scan, wire.Give, wire.GiveGrowing)
 A = TypeVar("A", bound=wire.Answer)
 
 
@@ -30,14 +30,31 @@ async def ask(channel: Channel, request: wire.Request, kind: type[A]) -> tuple[A
         UnexpectedMessage: the answer is of another kind.
         Unavailable: the connection is lost, or the peer refuses or is silent.
     """
-    body = wire.encode(request)
-    if len(body) > MAX_BODY_BYTES:
-        raise UsageError("too many names or patterns for one sync; give fewer at once")
-    stall_s = None if isinstance(request, _MAY_TAKE_LONG) else STALL_S
-    answered, payload = await call(channel, body, stall_s=stall_s)
+    stall_s = None if _may_take_long(request) else STALL_S
+    answered, payload = await call(channel, _encoded(request), stall_s=stall_s)
     answer = wire.decode_answer(answered)
     if not isinstance(answer, kind):
         raise UnexpectedMessage(
             f"the answer to {type(request).__name__} is {type(answer).__name__}"
         )
     return answer, payload
+
+
+async def tell(channel: Channel, request: wire.Request) -> None:
+    """Send a request whose answer nobody needs, without a round trip.
+
+    Raises:
+        Unavailable: the connection is lost.
+    """
+    await call_only(channel, _encoded(request))
+
+
+def _encoded(request: wire.Request) -> bytes:
+    body = wire.encode(request)
+    if len(body) > MAX_BODY_BYTES:
+        raise UsageError("too many names or patterns for one sync; give fewer at once")
+    return body
+
+
+def _may_take_long(request: wire.Request) -> bool:
+    return isinstance(request, _LONG) or (isinstance(request, wire.Prepare) and request.scan)

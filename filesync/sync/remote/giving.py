@@ -18,7 +18,7 @@ from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
-from filesync.sync.remote.asking import Peer, ask
+from filesync.sync.remote.asking import Peer, ask, tell
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
@@ -158,6 +158,7 @@ class Giving:
             checksum=options.checksum,
             is_bare=self._sources[at].place.is_bare(self._filter(at)),
             delete=options.delete,
+            scan=True,
         )
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
         self._owner = prepared.owner
@@ -177,7 +178,9 @@ class Giving:
             await self._send_growing(peer, at, prepared.token)
             return
         scan.tree.forget()
-        there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
+        there = prepared.scanned
+        if there is None:
+            there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
         self._note_source(at, await scan.task)
         top = await self._unshadowed(at)
         removal = await self._removal(at, top)
@@ -192,7 +195,7 @@ class Giving:
         if not is_done and (options.on_changes is not None or options.dry_run):
             await self._note_plan(peer, at, prepared, there.tree, top, removal)
         if is_done or options.dry_run:
-            await ask(peer.channel, wire.Drop(prepared.token), wire.Done)
+            await tell(peer.channel, wire.Drop(prepared.token))
         else:
             await self._send(peer, at, prepared.token, top, removal)
 

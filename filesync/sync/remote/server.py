@@ -164,7 +164,14 @@ class TreeServer:
             held.is_claimed and place is not None and place.is_writable and place.is_empty
         )
         (token,) = self._hold(channel, held)
-        return wire.Prepared(token, is_new, rename, is_empty, only_owner())
+        scanned: wire.Scanned | None = None
+        if request.scan and not is_empty:
+            try:
+                scanned = await self._scan(held, token, None)
+            except BaseException:
+                self._drop(channel, token)  # nobody is told of it
+                raise
+        return wire.Prepared(token, is_new, rename, is_empty, only_owner(), scanned)
 
     async def _find_target(
         self, channel: Channel, request: wire.Prepare, part: Part

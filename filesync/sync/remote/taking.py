@@ -13,7 +13,7 @@ from filesync.sync.part import Part, Removal
 from filesync.sync.places import LocalPlaces
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
-from filesync.sync.remote.asking import Peer, ask
+from filesync.sync.remote.asking import Peer, ask, tell
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found
@@ -111,7 +111,7 @@ class _Taking:
                 there = await scanning
             await self._bring(at, target, there, scanned)
         if not shadowing(self.parts, at):  # nobody else needs to know what it has
-            await ask(self._peer.channel, wire.Drop(self._found[at].token), wire.Done)
+            await tell(self._peer.channel, wire.Drop(self._found[at].token))
 
     async def _bring(
         self, at: int, target: Target | None, there: Found, scanned: wire.Scanned

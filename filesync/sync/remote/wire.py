@@ -120,6 +120,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
         is_bare: nothing is in the directory that is given; if it is all that is, ``path`` is what
             it is called there, unless that is a directory.
         delete: of a directory that has one of the names, look at what is in it.
+        scan: scan it at once, unless it ``is_empty``.
     """
 
     path: Path
@@ -131,14 +132,16 @@ class Prepare(_Message, frozen=True, tag="prepare"):
     checksum: bool = False
     is_bare: bool = False
     delete: bool = False
+    scan: bool = False
 
 
 class Prepared(_Message, frozen=True, tag="prepared"):
-    """It is there, or was or would be made (``is_new``); it is still to be scanned.
+    """It is there, or was or would be made (``is_new``); it may be still to be scanned.
 
     Attributes:
         is_empty: it is a directory with nothing in it, and may be given to as it is.
         owner: the user and group that all will belong to, where it is not kept.
+        scanned: what is there, if that was asked for and it is not empty.
     """
 
     token: Token
@@ -146,6 +149,7 @@ class Prepared(_Message, frozen=True, tag="prepared"):
     rename: Name | None = None
     is_empty: bool = False
     owner: Owner | None = None
+    scanned: "Scanned | None" = None
 
 
 class Scan(_Message, frozen=True, tag="scan"):

@@ -93,6 +93,15 @@ async def call(
         del channel.calls[number]
 
 
+async def call_only(channel: Channel, body: bytes) -> None:
+    """Send a request of which nobody needs to know how it went.
+
+    Raises:
+        FilesyncError: the peer is gone.
+    """
+    await channel.send(Call(next(_ids), body))
+
+
 async def answer(channel: Channel, request: Call, handler: Answer | None) -> None:
     """Answer one request. Never raises for what went wrong in it: the peer is told."""
     if channel.answering >= MAX_ANSWERING:

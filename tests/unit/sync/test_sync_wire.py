@@ -28,7 +28,7 @@ flags = st.booleans()
 
 requests: st.SearchStrategy[wire.Request] = st.one_of(
     st.builds(wire.Look, st.lists(names, min_size=1, max_size=3).map(tuple), rules, flags),
-    st.builds(wire.Prepare, names, some_names, names, flags, flags, rules, flags, flags, flags),
+    st.builds(wire.Prepare, names, some_names, names, flags, flags, rules, *(flags,) * 4),
     st.builds(wire.Scan, tokens),
     st.builds(wire.AskNodes, tokens, st.lists(digests, min_size=1, max_size=3).map(tuple)),
     st.builds(wire.AskNodeDeltas, tokens, st.integers(0, MAX_INTEGER), items),
@@ -41,7 +41,15 @@ requests: st.SearchStrategy[wire.Request] = st.one_of(
 )
 answers: st.SearchStrategy[wire.Answer] = st.one_of(
     st.builds(wire.Found, parts),
-    st.builds(wire.Prepared, tokens, flags, st.none() | names, flags),
+    st.builds(
+        wire.Prepared,
+        tokens,
+        flags,
+        st.none() | names,
+        flags,
+        st.none(),
+        st.none() | st.builds(wire.Scanned, digests, kinds),
+    ),
     st.builds(wire.Directories, st.none() | digests),
     st.builds(wire.Scanned, digests, kinds),
     st.builds(wire.Nodes),
