@@ -76,6 +76,10 @@ def test_owners_modes_xattrs_capabilities_and_devices_are_kept(
     os.setxattr(source / "d/l", "trusted.t", b"1", follow_symlinks=False)
     os.mknod(source / "null", 0o640 | stat.S_IFCHR, os.makedev(1, 3))
     os.mkfifo(source / "fifo")
+    os.mkfifo(root / "fifo")
+    os.chown(source / "fifo", 9, 9)
+    for tree in (source, root):
+        os.chmod(tree / "fifo", 0o6755)
     done = sync(root, source, atomic=atomic)
     assert done.stats.not_kept == {}
     assert os.getxattr(root / "n/f", "security.capability") == capability

@@ -127,6 +127,8 @@ class Metadata:
         if self._preserve_owner and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
             with self._losing("owner"):
                 os.chown(name, entry.uid, entry.gid, dir_fd=dirfd, follow_symlinks=False)
+                # A change of owner takes setuid and setgid away, of devices and FIFOs too.
+                status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
         if isinstance(entry, Special) and status.st_mode != entry.mode:
             with self._losing("mode"):
                 chmod_unopened(dirfd, name, stat.S_IMODE(entry.mode), stat.S_IFMT(entry.mode))

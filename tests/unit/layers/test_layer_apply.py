@@ -315,12 +315,12 @@ def test_owners_devices_and_fifos_are_kept(root: Path) -> None:
         root,
         (Member(b"c", CHARACTER, 0o666, 1, 2, major=1, minor=3), b""),
         (Member(b"b", BLOCK, 0o600, 1, 2, major=7, minor=300), b""),
-        (Member(b"p", FIFO, 0o600, 1, 2), b""),
+        (Member(b"p", FIFO, 0o6755, 1, 2), b""),
         (Member(b"l", SYMLINK, 0o777, 3, 4, link=b"x"), b""),
     )
     assert (root / "c").stat().st_rdev == os.makedev(1, 3)
     assert (root / "b").stat().st_rdev == os.makedev(7, 300)
-    assert stat.S_ISFIFO((root / "p").stat().st_mode)
+    assert (root / "p").stat().st_mode == stat.S_IFIFO | 0o6755
     assert ((root / "l").lstat().st_uid, (root / "l").lstat().st_gid) == (3, 4)
 
 
