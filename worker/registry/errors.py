@@ -37,3 +37,7 @@ class BadRegistry(RegistryError, PeerError):
     """What it says cannot be true: a lie about digest, length or type, or no protocol of ours."""
 
     code = "registry-malformed"
+
+
+class NotAnImage(BadRegistry):
+    """A manifest that is right and of something else: a signature, a chart, an attestation."""

@@ -30,28 +30,32 @@ from worker.registry.blobs_http import (
 )
 from worker.registry.caches_http import read_cache
 from worker.registry.client_http import RegistryClient
-from worker.registry.errors import BadRegistry, NotInRegistry, RegistryError
+from worker.registry.errors import BadRegistry, NotAnImage, NotInRegistry, RegistryError
 from worker.registry.manifest import (
     MAX_JSON_BYTES,
     OCI_MANIFEST,
     Descriptor,
     ImageManifest,
     Index,
-    Platform,
-    choose,
+    candidates,
     diff_ids_of,
+    not_for,
     parse_manifest,
+    platform_of,
 )
 from worker.registry.relay_http import content_at
 from worker.registry.repository_http import Repository, places
 from worker.registry.upload_http import Content
 from worker.wire.caches import CacheFound
 from worker.wire.images import Reference
+from worker.wire.platforms import Platform, steps_to
 
 log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 4
 """Blobs of one image on their way at the same time."""
+MAX_LOOKS: Final = 50
+"""Manifests that are read to find the image of an index that does not say for what they are."""
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 T = TypeVar("T")
@@ -66,6 +70,27 @@ class Given(NamedTuple):
 
 
 NOTHING: Final[Mapping[str, Given]] = MappingProxyType({})
+
+
+class _NotThere(NotInRegistry):
+    """An index has no image for the platform; another one may."""
+
+
+class _Looks:
+    """What is looked for in an index, and in the indexes in it; their number is bounded."""
+
+    def __init__(self, reference: Reference, platform: Platform) -> None:
+        self.reference = reference
+        self.platform = platform
+        self._left = MAX_LOOKS
+
+    def count(self) -> None:
+        """Note that one more manifest is read."""
+        self._left -= 1
+        if self._left < 0:
+            raise BadRegistry(
+                f"{self.reference}: more than {MAX_LOOKS} manifests to read to find its image"
+            )
 
 
 class Transfers:
@@ -87,17 +112,44 @@ class Transfers:
         async def at(place: Repository) -> tuple[str, bytes]:
             name = reference.digest or reference.tag
             digest, found = await self._manifest(place, name, None)
-            if isinstance(found, Index):
-                try:
-                    chosen = choose(found, platform)
-                except NotInRegistry as exc:
-                    raise NotInRegistry(f"{reference}: {exc}") from exc
-                digest, found = await self._manifest(place, chosen.digest, chosen.size)
-                if isinstance(found, Index):
-                    raise BadRegistry(f"{reference}: an index in an index")
-            return digest, await self._config(place, found.config)
+            if isinstance(found, ImageManifest):
+                return digest, await self._image_config(place, found)
+            looks = _Looks(reference, platform)
+            return await self._of_index(place, found, looks)
 
         return await anywhere(places(client, reference), at)
+
+    async def _of_index(
+        self, place: Repository, index: Index, looks: "_Looks"
+    ) -> tuple[str, bytes]:
+        """Return the image of an index, or of one in it, for the platform that is looked for."""
+        for one in candidates(index, looks.platform):
+            looks.count()
+            try:
+                digest, found = await self._manifest(place, one.digest, one.size)
+                if isinstance(found, Index):
+                    return await self._of_index(place, found, looks)
+                config = await self._image_config(place, found)
+            except (NotAnImage, _NotThere):
+                if one.platform is not None:
+                    raise
+                continue
+            if one.platform or steps_to(platform_of(config), looks.platform) is not None:
+                return digest, config
+        raise _NotThere(f"{looks.reference}: {not_for(index, looks.platform)}")
+
+    async def _image_config(self, place: Repository, image: ImageManifest) -> bytes:
+        """Return an image's configuration, which speaks of the layers that the manifest does."""
+        config = await self._config(place, image.config)
+        try:
+            diff_ids = diff_ids_of(config)
+        except BadRegistry as exc:
+            raise BadRegistry(f"{place.name}: {exc}") from exc
+        if len(diff_ids) != len(image.layers):
+            raise BadRegistry(
+                f"{place.name}: {len(image.layers)} layers and {len(diff_ids)} diff_ids"
+            )
+        return config
 
     async def pull(
         self, client: RegistryClient, image: Reference, begin: OnBegin, on_bytes: OnBytes
@@ -128,16 +180,8 @@ class Transfers:
         """
         where = places(client, image)
         found = await self.manifest(where, image)
-        config = await anywhere(where, lambda place: self._config(place, found.config))
-        try:
-            diff_ids = diff_ids_of(config)
-        except BadRegistry as exc:
-            raise BadRegistry(f"{image}: {exc}") from exc
-        if len(diff_ids) != len(found.layers):
-            raise BadRegistry(
-                f"{image}: {len(found.layers)} layers and {len(diff_ids)} diff_ids"
-            )
-        return found, diff_ids
+        config = await anywhere(where, lambda place: self._image_config(place, found))
+        return found, diff_ids_of(config)
 
     def elsewhere(
         self, client: RegistryClient, image: Reference, found: ImageManifest, on_bytes: OnBytes
@@ -198,7 +242,7 @@ class Transfers:
         try:
             found = parse_manifest(data, content_type=content_type)
         except BadRegistry as exc:
-            raise BadRegistry(f"{place.name}:{name}: {exc}") from exc
+            raise type(exc)(f"{place.name}:{name}: {exc}") from exc
         blob = await in_thread(self._blobs.ingest, [data])
         return blob.digest, found
 

@@ -1,13 +1,14 @@
 """Image manifests and indexes, OCI's and docker's schema 2, out of bytes nobody vouches for. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
 import msgspec
 
-from worker.registry.errors import BadRegistry, NotInRegistry
+from worker.registry.errors import BadRegistry, NotAnImage, NotInRegistry
 from worker.wire.images import LAYER_TYPES
+from worker.wire.platforms import Platform, nearest
 
 MAX_JSON_BYTES: Final = 4 << 20
 """Bound on a manifest, an index and a configuration; registries have the same."""
@@ -29,22 +30,9 @@ _CONFIGS: Final = frozenset(
 )
 _LAYERS: Final = frozenset(LAYER_TYPES.values())
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+"
-_VARIANTS: Final = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
-"""The variant that is meant where none is said."""
 
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 _Type = Annotated[str, msgspec.Meta(max_length=255)]
-
-
-class Platform(msgspec.Struct, frozen=True):
-    """What an image is for, in Go's words."""
-
-    os: str = ""
-    architecture: str = ""
-    variant: str = ""
-
-    def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
@@ -62,24 +50,28 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
         return found if isinstance(found, str) else ""
 
 
+_Layers = Annotated[list[Descriptor], msgspec.Meta(max_length=MAX_LAYERS)]
+
+
 class _Document(msgspec.Struct, frozen=True, rename="camel"):
     schema_version: int
     media_type: _Type = ""
     config: Descriptor | None = None
-    layers: Annotated[list[Descriptor], msgspec.Meta(max_length=MAX_LAYERS)] | None = None
+    layers: _Layers | msgspec.UnsetType | None = msgspec.UNSET  # null is Go's for no layers
     manifests: Annotated[list[Descriptor], msgspec.Meta(max_length=MAX_MANIFESTS)] | None = None
 
 
 class _RootFs(msgspec.Struct, frozen=True):
-    diff_ids: Annotated[list[_Sha256], msgspec.Meta(max_length=MAX_LAYERS)]
+    diff_ids: Annotated[list[_Sha256], msgspec.Meta(max_length=MAX_LAYERS)] | None = None
 
 
 class _Config(msgspec.Struct, frozen=True):
-    rootfs: _RootFs
+    rootfs: _RootFs | None = None
 
 
 _decoder: Final = msgspec.json.Decoder(_Document)
 _config_decoder: Final = msgspec.json.Decoder(_Config)
+_platform_decoder: Final = msgspec.json.Decoder(Platform)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +112,21 @@ def parse_manifest(data: bytes, *, content_type: str = "") -> ImageManifest | In
 
 def _index(document: _Document, kind: str) -> Index:
     # What can be read as an index and as an image is read differently by the next tool.
-    if document.layers is not None or document.config is not None or kind in MANIFESTS:
+    if document.layers is not msgspec.UNSET or document.config is not None or kind in MANIFESTS:
         raise BadRegistry("a manifest that is an index and an image at once")
     return Index(tuple(document.manifests or ()))
 
 
 def _image(document: _Document, kind: str) -> ImageManifest:
-    if kind in INDEXES or document.config is None or document.layers is None:
+    if kind in INDEXES or document.config is None or document.layers is msgspec.UNSET:
         raise BadRegistry("a manifest without a configuration and layers")
     if document.config.media_type not in _CONFIGS:
-        raise BadRegistry(f"not an image, but an artifact: {document.config.media_type}")
-    for layer in document.layers:
+        raise NotAnImage(f"not an image, but an artifact: {document.config.media_type}")
+    layers = document.layers or []
+    for layer in layers:
         if LAYER_TYPES.get(layer.media_type, layer.media_type) not in _LAYERS:
             raise BadRegistry(f"a layer of the unknown type {layer.media_type}")
-    return ImageManifest(document.config, tuple(document.layers))
+    return ImageManifest(document.config, tuple(layers))
 
 
 def diff_ids_of(config: bytes) -> list[str]:
@@ -143,9 +136,28 @@ def diff_ids_of(config: bytes) -> list[str]:
         BadRegistry: it is none.
     """
     try:
-        return _config_decoder.decode(config).rootfs.diff_ids
+        rootfs = _config_decoder.decode(config).rootfs
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
         raise BadRegistry(f"no image configuration: {exc}") from exc
+    return [] if rootfs is None else rootfs.diff_ids or []
+
+
+def platform_of(config: bytes) -> Platform:
+    """Return what an image is for, as its configuration says it; where it does not, nothing."""
+    try:
+        return _platform_decoder.decode(config)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return Platform()
+
+
+def candidates(index: Index, wanted: Platform) -> Iterator[Descriptor]:
+    """Yield what of an index may be for a platform, the nearest first.
+
+    Last come those of which it is not said: they have to be read.
+    """
+    known = MANIFESTS | INDEXES
+    offered = ((one.platform, one) for one in index.manifests if one.media_type in known)
+    return nearest(offered, wanted)
 
 
 def choose(index: Index, wanted: Platform) -> Descriptor:
@@ -154,26 +166,14 @@ def choose(index: Index, wanted: Platform) -> Descriptor:
     Raises:
         NotInRegistry: there is none for that platform.
     """
-    ranks = [(_rank(one.platform, wanted), one) for one in index.manifests]
-    fitting = [(rank, one) for rank, one in ranks if rank is not None]
-    if fitting:
-        return min(fitting, key=lambda pair: pair[0])[1]
-    raise NotInRegistry(f"there is no image for {wanted}, but {_listed(index.manifests)}")
+    for one in candidates(index, wanted):
+        return one
+    raise not_for(index, wanted)
 
 
-def _rank(there: Platform | None, wanted: Platform) -> int | None:
-    """Return how far a platform's variant is from the one wanted; None where it cannot run."""
-    if there is None or (there.os, there.architecture) != (wanted.os, wanted.architecture):
-        return None
-    usual = _VARIANTS.get(wanted.architecture, "")
-    have, want = there.variant or usual, wanted.variant or usual
-    if have == want:
-        return 0
-    # A processor runs what was made for an earlier variant of it: arm/v6 on v7.
-    if have[:1] == want[:1] == "v" and have[1:].isdigit() and want[1:].isdigit():
-        step = int(want[1:]) - int(have[1:])
-        return step if step > 0 else None
-    return None
+def not_for(index: Index, wanted: Platform) -> NotInRegistry:
+    """Return the error that says for what there is an image instead."""
+    return NotInRegistry(f"there is no image for {wanted}, but {_listed(index.manifests)}")
 
 
 def _listed(manifests: Sequence[Descriptor]) -> str:

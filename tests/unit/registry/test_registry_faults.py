@@ -1,6 +1,7 @@
 """Pulls from a registry that does wrong: each is a retry or a clear error, nothing half-kept."""
 
 import asyncio
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,10 @@ LAYER = random.Random(1).randbytes(3_000_000)
 DIGEST = sha256(LAYER)
 BLOB = f"app/blobs/{DIGEST}"
 LINUX = Platform("linux", "amd64")
+ROOTFS = {"type": "layers", "diff_ids": [DIGEST]}
+CONFIG = json.dumps({"os": "linux", "architecture": "amd64", "rootfs": ROOTFS}).encode()
+OTHER = json.dumps({"os": "linux", "architecture": "s390x", "rootfs": ROOTFS}).encode()
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +52,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def registry() -> Iterator[FaultyRegistry]:
     with FaultyRegistry() as running:
-        running.add_image("1", LAYER, config=b'{"os": "linux"}')
+        running.add_image("1", LAYER, config=CONFIG)
         yield running
 
 
@@ -129,7 +134,7 @@ def leftovers(store: BlobStore) -> list[Path]:
 def test_a_tag_means_a_manifest_and_a_configuration(puller: Puller) -> None:
     digest, config = puller.resolve()
     assert digest == sha256(puller.registry.manifests["1"][0])
-    assert config == b'{"os": "linux"}'
+    assert config == CONFIG
 
 
 def test_a_tag_that_means_what_it_meant_costs_one_head(puller: Puller) -> None:
@@ -150,12 +155,12 @@ def test_a_pull_brings_each_blob_once(puller: Puller) -> None:
 def test_two_pulls_of_one_image_at_once_download_it_once(puller: Puller) -> None:
     puller.pull_twice_at_once()
     assert len(puller.registry.asked(BLOB)) == 1
-    assert puller.came == len(LAYER) + len(b'{"os": "linux"}')
+    assert puller.came == len(LAYER) + len(CONFIG)
 
 
 def test_a_registry_that_knows_no_head_is_asked_for_the_manifest_itself(puller: Puller) -> None:
     puller.registry.faults["HEAD app/manifests/1"] = [Fault(status=405, body=b"")]
-    assert puller.resolve()[1] == b'{"os": "linux"}'
+    assert puller.resolve()[1] == CONFIG
 
 
 # --- what is asked again ---------------------------------------------------------------------
@@ -168,7 +173,7 @@ def test_a_body_that_is_cut_goes_on_where_it_ended(puller: Puller) -> None:
     assert "Range" not in first.headers
     assert second.headers["Range"] == "bytes=1000000-"
     assert puller.store.path(DIGEST).read_bytes() == LAYER
-    assert puller.came == len(LAYER) + len(b'{"os": "linux"}')
+    assert puller.came == len(LAYER) + len(CONFIG)
 
 
 def test_a_body_that_stalls_goes_on_over_another_connection(puller: Puller) -> None:
@@ -301,16 +306,69 @@ def test_a_manifest_without_end_is_refused(puller: Puller) -> None:
         puller.resolve()
 
 
-def test_an_index_in_an_index_is_refused(puller: Puller) -> None:
-    kind = "application/vnd.oci.image.index.v1+json"
-    inner = {"schemaVersion": 2, "mediaType": kind, "manifests": []}
-    digest = puller.registry.add_manifest("inner", inner, kind)
-    size = len(puller.registry.manifests["inner"][0])
-    platform = {"os": "linux", "architecture": "amd64"}
-    entry = {"mediaType": kind, "digest": digest, "size": size, "platform": platform}
-    puller.registry.add_manifest("outer", inner | {"manifests": [entry]}, kind)
-    with pytest.raises(BadRegistry, match="an index in an index"):
-        puller.resolve("outer")
+def listed(registry: FaultyRegistry, tag: str, platform: str = "") -> dict[str, object]:
+    """Return an index's entry for what ``tag`` is; it says for what that is, or does not."""
+    data, kind = registry.manifests[tag]
+    entry: dict[str, object] = {"mediaType": kind, "digest": sha256(data), "size": len(data)}
+    if platform:
+        entry["platform"] = dict(zip(("os", "architecture"), platform.split("/"), strict=True))
+    return entry
+
+
+def add_index(registry: FaultyRegistry, tag: str, *entries: dict[str, object]) -> str:
+    value = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}
+    return registry.add_manifest(tag, value, INDEX_TYPE)
+
+
+def test_an_image_in_an_index_in_an_index_is_found(puller: Puller) -> None:
+    registry = puller.registry
+    wanted = sha256(registry.manifests["1"][0])
+    registry.add_image("other", LAYER, config=OTHER)
+    add_index(registry, "first", listed(registry, "other", "linux/s390x"))
+    add_index(registry, "inner", listed(registry, "1", "linux/amd64"))
+    add_index(registry, "outer", listed(registry, "first"), listed(registry, "inner"))
+    assert puller.resolve("outer") == (wanted, CONFIG)
+    add_index(registry, "said", listed(registry, "inner", "linux/amd64"))
+    assert puller.resolve("said") == (wanted, CONFIG)
+
+
+def test_where_an_index_does_not_say_for_what_an_image_is_its_configuration_does(
+    puller: Puller,
+) -> None:
+    registry = puller.registry
+    wanted = sha256(registry.manifests["1"][0])
+    registry.add_image("other", LAYER, config=OTHER)
+    signature = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": {
+            "mediaType": "application/vnd.oci.empty.v1+json",
+            **registry.add_blob(b"{}"),
+        },
+        "layers": [],
+    }
+    registry.add_manifest("signature", signature, MANIFEST_TYPE)
+    entries = [listed(registry, tag) for tag in ("signature", "other", "1")]
+    add_index(registry, "unsaid", *entries)
+    assert puller.resolve("unsaid") == (wanted, CONFIG)
+    add_index(registry, "none", *entries[:2])
+    with pytest.raises(NotInRegistry, match="none: there is no image for linux/amd64"):
+        puller.resolve("none")
+
+
+def test_indexes_in_indexes_without_end_are_not_read_without_end(puller: Puller) -> None:
+    registry = puller.registry
+    add_index(registry, "0")
+    for level in range(60):
+        add_index(registry, str(level + 1), listed(registry, str(level)))
+    with pytest.raises(BadRegistry, match="more than 50 manifests"):
+        puller.resolve("60")
+
+
+def test_an_image_whose_configuration_speaks_of_other_layers_is_refused(puller: Puller) -> None:
+    puller.registry.add_image("lie", LAYER, LAYER[:9], config=CONFIG)
+    with pytest.raises(BadRegistry, match="2 layers and 1 diff_ids"):
+        puller.resolve("lie")
 
 
 def test_an_image_of_another_size_than_its_index_says_is_refused(puller: Puller) -> None:
@@ -568,7 +626,7 @@ def test_a_mirror_is_asked_first_and_its_failure_is_made_good_at_home(
     registry: FaultyRegistry, store: BlobStore
 ) -> None:
     with FaultyRegistry() as mirror:
-        mirror.add_image("1", LAYER, config=b'{"os": "linux"}')
+        mirror.add_image("1", LAYER, config=CONFIG)
         hosts = {
             registry.host: Host(http=True, mirrors=(f"{mirror.host}/cache",)),
             mirror.host: Host(http=True),
@@ -590,7 +648,7 @@ def test_a_mirror_that_is_down_costs_nothing_but_time(
         registry.host: Host(http=True, mirrors=("127.0.0.1:1",)),
         "127.0.0.1:1": Host(http=True),
     }
-    assert Puller(registry, store, hosts=hosts).resolve()[1] == b'{"os": "linux"}'
+    assert Puller(registry, store, hosts=hosts).resolve()[1] == CONFIG
 
 
 # --- pushing ---------------------------------------------------------------------------------
