@@ -102,7 +102,16 @@ async def _look_up(
         return exc
     if not isinstance(config, dict):
         return BuildError("image-malformed", "its configuration is not a JSON object")
-    return BaseImage("", found.manifest, config, repository=reference.repository)
+    # The worker has seen that there are as many layers.
+    rootfs = config.get("rootfs")
+    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    return BaseImage(
+        "",
+        found.manifest,
+        config,
+        repository=reference.repository,
+        layer_count=len(diff_ids) if isinstance(diff_ids, list) else 0,
+    )
 
 
 async def credentials_for(

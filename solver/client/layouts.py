@@ -4,16 +4,25 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from filesync.errors import UsageError
 from solver.dockerfile import BaseImage, Platform
+from worker.wire.images import CONFIG_TYPES
+from worker.wire.platforms import Platform as PlatformOf
+from worker.wire.platforms import nearest, steps_to
 
 SCHEME: Final = "oci-layout://"
 MAX_JSON_BYTES: Final = 4 << 20
+MAX_LOOKS: Final = 100
+"""Manifests that are read to find the image of an index that does not say for what they are."""
 REF_NAME: Final = "org.opencontainers.image.ref.name"
+_NO_PLATFORM: Final = frozenset({"", "unknown/unknown"})
+"""What attestations and other companions of images are said to be for."""
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES: Final = frozenset(
     {
@@ -28,7 +37,7 @@ class Layout:
     """A layout on this machine and which of its images is meant.
 
     Attributes:
-        tag: name in the layout's index, or empty for the only image.
+        tag: name in the layout's index, or empty for ``latest``, or else the only image.
         digest: ``sha256:…`` of a manifest or index, or empty.
     """
 
@@ -71,42 +80,119 @@ class Layouts:
         layout = self._layouts.get(name)
         if layout is None:
             return None
-        digest = layout.digest or _named(layout)
-        manifest = _read_blob(layout, digest)
-        if manifest.get("mediaType") in _INDEXES or "manifests" in manifest:
-            digest = self._for_platform(layout, manifest)
+        found = self._found(layout)
+        layers = [_digest(layout, layer) for layer in _objects(found.manifest, "layers")]
+        paths = tuple(map(_blob_path, (found.digest, found.config, *layers)))
+        config = _read_blob(layout, found.config)
+        return BaseImage(name, found.digest, config, paths, layer_count=len(layers))
+
+    def _found(self, layout: Layout) -> "_Image":
+        entries = [{"digest": layout.digest}] if layout.digest else _named(layout)
+        if len(entries) == 1:
+            # What is named by itself is meant, whatever it is for.
+            digest = _digest(layout, entries[0])
             manifest = _read_blob(layout, digest)
-        config_digest = _digest(layout, manifest.get("config"))
-        layers = [_digest(layout, layer) for layer in _objects(manifest, "layers")]
-        paths = tuple(map(_blob_path, (digest, config_digest, *layers)))
-        return BaseImage(name, digest, _read_blob(layout, config_digest), paths)
+            if not _is_index(manifest):
+                return _image(layout, digest, manifest)
+            entries = _objects(manifest, "manifests")
+        return self._look(layout, entries)
 
-    def _for_platform(self, layout: Layout, index: Mapping[str, Any]) -> str:
-        there: list[str] = []
-        for descriptor in _objects(index, "manifests"):
-            platform = descriptor.get("platform")
-            platform = platform if isinstance(platform, dict) else {}
-            there.append(f"{platform.get('os')}/{platform.get('architecture')}")
-            if there[-1] == f"{self._platform.os}/{self._platform.architecture}":
-                return _digest(layout, descriptor)
-        raise UsageError(
-            f"{layout.path}: no image for {self._platform.os}/{self._platform.architecture};"
-            f" there is {', '.join(there) or 'none'}"
-        )
+    def _look(self, layout: Layout, entries: list[dict[str, Any]]) -> "_Image":
+        """Return the image for the platform, out of an index and the indexes in it."""
+        wanted = PlatformOf(*astuple(self._platform))
+        there: set[str] = set()
+        todo = _nearest_last(entries, wanted, there)
+        for _ in range(MAX_LOOKS):
+            if not todo:
+                raise UsageError(
+                    f"{layout.path}: no image for {wanted}; there is"
+                    f" {', '.join(sorted(there - _NO_PLATFORM)) or 'none'}"
+                )
+            entry = todo.pop()
+            digest = _digest(layout, entry)
+            manifest = _read_blob(layout, digest)
+            if _is_index(manifest):
+                todo += _nearest_last(_objects(manifest, "manifests"), wanted, there)
+                continue
+            if _platform(entry) is None:
+                built_for = _platform_of(layout, manifest)
+                there.add(str(built_for))
+                if steps_to(built_for, wanted) is None:
+                    continue
+            return _image(layout, digest, manifest)
+        raise UsageError(f"{layout.path}: more than {MAX_LOOKS} manifests to find an image in")
 
 
-def _named(layout: Layout) -> str:
-    index = _read_json(layout.path / "index.json")
-    descriptors = _objects(index, "manifests")
-    names = [_name(descriptor) for descriptor in descriptors]
-    if layout.tag and layout.tag in names:
-        return _digest(layout, descriptors[names.index(layout.tag)])
-    if not layout.tag and len(descriptors) == 1:
-        return _digest(layout, descriptors[0])
+class _Image(NamedTuple):
+    """An image of a layout, by the digests of its manifest and its configuration."""
+
+    digest: str
+    manifest: dict[str, Any]
+    config: str
+
+
+def _image(layout: Layout, digest: str, manifest: dict[str, Any]) -> _Image:
+    kind = _media_type(manifest.get("config"))
+    if kind and kind not in CONFIG_TYPES:
+        raise UsageError(f"{layout.path}: {digest} is not an image, but an artifact: {kind}")
+    return _Image(digest, manifest, _digest(layout, manifest.get("config")))
+
+
+def _is_index(manifest: Mapping[str, Any]) -> bool:
+    return _media_type(manifest) in _INDEXES or "manifests" in manifest
+
+
+def _media_type(value: object) -> str:
+    said = value.get("mediaType") if isinstance(value, dict) else None
+    return said if isinstance(said, str) else ""
+
+
+def _nearest_last(
+    entries: list[dict[str, Any]], wanted: PlatformOf, there: set[str]
+) -> list[dict[str, Any]]:
+    """Return what of an index may be for a platform; note in ``there`` for what all is."""
+    offered = [(_platform(entry), entry) for entry in entries]
+    there |= {str(platform) for platform, _ in offered if platform is not None}
+    return list(nearest(offered, wanted))[::-1]
+
+
+def _platform(entry: Mapping[str, Any]) -> PlatformOf | None:
+    said = entry.get("platform")
+    return None if said is None else _read_platform(said)
+
+
+def _platform_of(layout: Layout, manifest: dict[str, Any]) -> PlatformOf:
+    """Return for what an image is by its configuration; what is no image is for nothing."""
+    kind = _media_type(manifest.get("config"))
+    if kind and kind not in CONFIG_TYPES:
+        return PlatformOf()
+    return _read_platform(_read_blob(layout, _digest(layout, manifest.get("config"))))
+
+
+def _read_platform(said: object) -> PlatformOf:
+    try:
+        return msgspec.convert(said, PlatformOf)
+    except msgspec.ValidationError:
+        return PlatformOf()
+
+
+def _named(layout: Layout) -> list[dict[str, Any]]:
+    """Return what is meant in the layout's own index: one image, or one for several platforms.
+
+    Raises:
+        UsageError: it is not clear.
+    """
+    descriptors = _objects(_read_json(layout.path / "index.json"), "manifests")
+    meant = [one for one in descriptors if _name(one) == (layout.tag or "latest")]
+    if not meant and not layout.tag:
+        meant = descriptors
+    if len(meant) == 1 or (meant and all(map(_platform, meant))):
+        return meant
     wanted = f"no image named {layout.tag!r}" if layout.tag else "more than one image, or none"
+    names = ", ".join(filter(None, map(_name, descriptors)))
     raise UsageError(
         f"{layout.path}: {wanted} in index.json; say which: {SCHEME}{layout.path}:TAG"
-        f" (there is {', '.join(filter(None, names)) or 'no name'})"
+        f" (there is {names or 'no name'})"
     )
 
 

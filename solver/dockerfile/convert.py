@@ -9,13 +9,13 @@ import copy
 import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 from filesync.errors import FilesyncError
 from solver.dockerfile.copying import apply_copy
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.flags import parse_flags
-from solver.dockerfile.image import Image, empty_image, read_image
+from solver.dockerfile.image import Image, empty_image, fitting_history, read_image
 from solver.dockerfile.metadata import (
     apply_arg,
     apply_cmd,
@@ -333,9 +333,9 @@ class _Conversion:
             vertex=vertex,
             tree=lambda name, asked_by: self._tree(name, stage, asked_by=asked_by),
             constraints=self._places.get(stage.index, ()),
-            steps=_count_steps(plan),
+            steps=_count_steps(plan) + self._has_tree(plan.origin),
         )
-        if isinstance(plan.origin, FromContext | FromImage):
+        if self._has_tree(plan.origin):
             shown = state.next_name(f"FROM {plan.base}")
             state.vertex = self._base_tree(plan.origin, state.constraints, stage, shown)
             if _is_directory(plan.origin):
@@ -346,6 +346,7 @@ class _Conversion:
         if _is_directory(origin):
             return empty_image(self._options.platform)
         image = read_image(self._image(origin).config, name=origin.name)
+        image.history = fitting_history(image.history or (), self._image(origin).layer_count)
         if image.config.working_dir:
             path = image.config.working_dir.lstrip("/")
             image.config.working_dir = posixpath.normpath(f"/{path}")
@@ -360,6 +361,12 @@ class _Conversion:
                 f"the image {origin.name} is for {built_for}, not {self._options.platform}",
             )
         return image
+
+    def _has_tree(self, origin: Origin) -> TypeGuard[FromContext | FromImage]:
+        """Whether there is a tree of its own; an image without layers is like scratch."""
+        if not isinstance(origin, FromContext | FromImage):
+            return False
+        return _is_directory(origin) or self._image(origin).layer_count > 0
 
     def _base_tree(
         self,
@@ -387,6 +394,8 @@ class _Conversion:
                 return vertices.empty() if vertex is None else vertices.readable(vertex)
             case FromContext(context, is_image=False):
                 return vertices.local(context)
+            case FromContext() | FromImage() if not self._has_tree(origin):
+                return vertices.empty()
             case FromContext() | FromImage():
                 constraints = self._places.get(stage.index, ())
                 return self._base_tree(origin, constraints, stage, f"FROM {name}")
@@ -399,5 +408,4 @@ def _is_directory(origin: Origin) -> bool:
 
 
 def _count_steps(plan: _Plan) -> int:
-    steps = sum(1 for instruction in plan.instructions if instruction.keyword in _NUMBERED)
-    return steps + 1 if isinstance(plan.origin, FromContext | FromImage) else steps
+    return sum(1 for instruction in plan.instructions if instruction.keyword in _NUMBERED)

@@ -1,6 +1,6 @@
 """The configuration of the image that a stage makes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -12,6 +12,7 @@ DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 DEFAULT_SHELL: Final = ("/bin/sh", "-c")
 
 _COMMENT: Final = "buildkit.dockerfile.v0"
+_UNTOLD: Final = "a layer that the base image's history does not tell of"
 _MAX_CREATED_BY_CHARS: Final = 32 << 10
 """A history is for people; a script of a megabyte in it helps no one."""
 
@@ -102,6 +103,29 @@ def read_image(config: Mapping[str, object], *, name: str) -> Image:
         Invalid: not one.
     """
     try:
-        return msgspec.convert(dict(config), type=Image)
+        return msgspec.convert(_told(config), type=Image)
     except msgspec.ValidationError as error:
         raise Invalid(f"the image configuration of {name} is not valid: {error}") from error
+
+
+def fitting_history(history: Sequence[HistoryEntry], layers: int) -> list[HistoryEntry]:
+    """Return the history of an image with as many entries of layers as it has layers.
+
+    Some tools write none, or a wrong one; others refuse an image whose history does not fit.
+    """
+    fitting: list[HistoryEntry] = []
+    for entry in history:
+        if not entry.empty_layer and not layers:
+            entry = msgspec.structs.replace(entry, empty_layer=True)
+        layers -= not entry.empty_layer
+        fitting.append(entry)
+    return fitting + [HistoryEntry(comment=_UNTOLD) for _ in range(layers)]
+
+
+def _told(config: Mapping[str, object]) -> dict[str, object]:
+    """Return a configuration without what Go writes for nothing."""
+    told = {key: value for key, value in config.items() if value is not None}
+    run = told.get("config")
+    if isinstance(run, dict):
+        told["config"] = {key: value for key, value in run.items() if value is not None}
+    return told

@@ -57,6 +57,7 @@ class BaseImage:
         config: the OCI image configuration.
         paths: the files of the layout that hold the image.
         repository: where an image in a registry is.
+        layer_count: none in what was built of nothing but settings.
     """
 
     context: str
@@ -64,6 +65,7 @@ class BaseImage:
     config: Mapping[str, object]
     paths: tuple[str, ...] = ()
     repository: str = ""
+    layer_count: int = 1
 
 
 class ImageResolver(Protocol):

@@ -18,12 +18,12 @@ from worker.registry.manifest import (
     OCI_INDEX,
     OCI_MANIFEST,
     Index,
-    Platform,
     choose,
     diff_ids_of,
     parse_manifest,
 )
 from worker.wire.images import TOC_DIGEST, ZSTD_CHUNKED, parse_reference, seekable_annotations
+from worker.wire.platforms import Platform
 
 MANIFEST: Final = b"m"
 CONFIG: Final = b"c"

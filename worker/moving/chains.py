@@ -31,7 +31,7 @@ from worker.moving import skeletons
 from worker.store import Store, TreeView
 from worker.store.refs import HeldRef
 from worker.store.results import keep
-from worker.wire.images import LAYER_TYPES, MAX_LAYERS, Compression, seekable_annotations
+from worker.wire.images import MAX_LAYERS, Compression, layer_type, seekable_annotations
 from worker.wire.ops import ImageOp
 from worker.wire.orders import Layer, RefInfo
 
@@ -247,7 +247,8 @@ def import_image(
     manifest = _json(_take_blob(store, blobs, op.manifest, MAX_JSON_BYTES), store)
     config_digest = _text(manifest.get("config"), "digest")
     config = _json(_take_blob(store, blobs, config_digest, MAX_JSON_BYTES), store)
-    diff_ids = (config.get("rootfs") or {}).get("diff_ids")
+    rootfs = config.get("rootfs")
+    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
     descriptors = manifest.get("layers")
     if not isinstance(diff_ids, list) or not isinstance(descriptors, list):
         raise ImageMalformed("an image without a list of layers and their diff_ids")
@@ -255,8 +256,9 @@ def import_image(
         raise ImageMalformed(f"{len(descriptors)} layers and {len(diff_ids)} diff_ids")
     layers: list[Layer] = []
     for descriptor, diff_id in zip(descriptors, diff_ids, strict=True):
-        media_type = _text(descriptor, "mediaType")
-        media_type = LAYER_TYPES.get(media_type, media_type)
+        said = _text(descriptor, "mediaType")
+        if (media_type := layer_type(said)) is None:
+            raise ImageMalformed(f"a layer of the unknown type {said}")
         digest = _text(descriptor, "digest")
         annotations = seekable_annotations(descriptor.get("annotations"))
         layers.append(Layer(media_type, digest, 0, str(diff_id), True, annotations))
@@ -304,7 +306,7 @@ def _json(blob: Blob, store: Store) -> dict[str, Any]:
     with store.blobs.open(blob.digest) as file:
         try:
             value = json.loads(file.read(MAX_JSON_BYTES))
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise ImageMalformed(f"{blob.digest} is not JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise ImageMalformed(f"{blob.digest} is not a JSON object")

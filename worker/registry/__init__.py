@@ -9,7 +9,8 @@ from worker.registry.errors import (
     RegistryError,
     RegistryUnavailable,
 )
-from worker.registry.manifest import ImageManifest, Platform, parse_manifest
+from worker.registry.manifest import ImageManifest, parse_manifest
+from worker.wire.platforms import Platform
 
 __all__ = [
     "DEFAULT_FILE",

@@ -10,7 +10,6 @@ from worker.registry.manifest import (
     MAX_JSON_BYTES,
     ImageManifest,
     Index,
-    Platform,
     choose,
     parse_manifest,
 )
@@ -25,6 +24,7 @@ from worker.wire.caches import (
     parse_inline,
 )
 from worker.wire.images import Reference, seekable_annotations
+from worker.wire.platforms import Platform
 
 _REMEDY: Final = (
     "--cache-to type=registry,ref=… writes one, and type=inline puts it into an image"

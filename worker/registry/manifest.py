@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import msgspec
 
 from worker.registry.errors import BadRegistry, NotAnImage, NotInRegistry
-from worker.wire.images import LAYER_TYPES
+from worker.wire.images import CONFIG_TYPES, layer_type
 from worker.wire.platforms import Platform, nearest
 
 MAX_JSON_BYTES: Final = 4 << 20
@@ -22,13 +22,6 @@ DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 MANIFESTS: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEXES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
 ACCEPT: Final = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
-_CONFIGS: Final = frozenset(
-    {
-        "application/vnd.oci.image.config.v1+json",
-        "application/vnd.docker.container.image.v1+json",
-    }
-)
-_LAYERS: Final = frozenset(LAYER_TYPES.values())
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+"
 
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
@@ -120,11 +113,11 @@ def _index(document: _Document, kind: str) -> Index:
 def _image(document: _Document, kind: str) -> ImageManifest:
     if kind in INDEXES or document.config is None or document.layers is msgspec.UNSET:
         raise BadRegistry("a manifest without a configuration and layers")
-    if document.config.media_type not in _CONFIGS:
+    if document.config.media_type not in CONFIG_TYPES:
         raise NotAnImage(f"not an image, but an artifact: {document.config.media_type}")
     layers = document.layers or []
     for layer in layers:
-        if LAYER_TYPES.get(layer.media_type, layer.media_type) not in _LAYERS:
+        if layer_type(layer.media_type) is None:
             raise BadRegistry(f"a layer of the unknown type {layer.media_type}")
     return ImageManifest(document.config, tuple(layers))
 

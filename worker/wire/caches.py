@@ -18,6 +18,7 @@ import msgspec
 from filesync.digest import WireDigest
 from filesync.errors import PeerError
 from worker.wire.images import (
+    DOCKER_LAYER_TYPES,
     LAYER_TYPES,
     Compression,
     Count,
@@ -48,7 +49,7 @@ DIFF_ID: Final = "containerd.io/uncompressed"
 MADE: Final = "filesync/made"
 """Marks a layer that a build made: only such a layer is ever compressed otherwise."""
 _SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
-_DOCKER_TYPES: Final = {oci: docker for docker, oci in LAYER_TYPES.items()}
+_DOCKER_TYPES: Final = {oci: docker for docker, oci in DOCKER_LAYER_TYPES.items()}
 
 
 class BadCacheConfig(PeerError):

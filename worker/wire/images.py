@@ -19,12 +19,36 @@ DOCKER_HOST: Final = "docker.io"
 MAX_NAME_CHARS: Final = 255
 MAX_REFERENCE_CHARS: Final = 512
 MAX_LAYERS: Final = 512
-LAYER_TYPES: Final = {
+CONFIG_TYPES: Final = frozenset(
+    {
+        "application/vnd.oci.image.config.v1+json",
+        "application/vnd.docker.container.image.v1+json",
+    }
+)
+DOCKER_LAYER_TYPES: Final = {
     "application/vnd.docker.image.rootfs.diff.tar": "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.docker.image.rootfs.diff.tar.gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
 }
 """Docker's types of layers, and what an OCI manifest calls the same bytes."""
+LAYER_TYPES: Final = DOCKER_LAYER_TYPES | {
+    "application/vnd.docker.image.rootfs.foreign.diff.tar": "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar": "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
+}
+"""Those, and the types of layers that were not to be passed on, which nobody minds any more."""
+
+
+def layer_type(said: str) -> str | None:
+    """Return what a manifest of ours calls a layer of the type ``said``; None if it is unknown."""
+    known = LAYER_TYPES.get(said, said)
+    return known if known in _OWN_LAYER_TYPES else None
+
+
+_OWN_LAYER_TYPES: Final = frozenset(LAYER_TYPES.values())
 
 _HOST: Final = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"

@@ -13,28 +13,37 @@ PATHS = ("index.json", "oci-layout", "blobs/sha256/aa")
 class Images:
     """Gives every name an image of the configuration it was made with."""
 
-    def __init__(self, config: Mapping[str, object] | None) -> None:
+    def __init__(self, config: Mapping[str, object] | None, layers: int = 1) -> None:
         self.config = config
+        self.layers = layers
         self.asked: list[str] = []
 
     def image(self, name: str) -> BaseImage | None:
         self.asked.append(name)
-        return None if self.config is None else BaseImage(name, MANIFEST, self.config, PATHS)
+        if self.config is None:
+            return None
+        return BaseImage(name, MANIFEST, self.config, PATHS, layer_count=self.layers)
 
     def registry_image(self, reference: str) -> BaseImage:
         self.asked.append(reference)
         if self.config is None or "nothing" in reference:
             raise UsageError("it is not there")
         found = parse_reference(reference)
-        return BaseImage("", MANIFEST, self.config, repository=found.repository)
+        repository = found.repository
+        return BaseImage("", MANIFEST, self.config, (), repository, self.layers)
 
 
 @pytest.fixture
 def build() -> Callable[..., Converted]:
     def run(
-        text: str, *, image: Mapping[str, object] | None = None, **options: object
+        text: str,
+        *,
+        image: Mapping[str, object] | None = None,
+        layers: int = 1,
+        **options: object,
     ) -> Converted:
         chosen = Options(**options)  # type: ignore[arg-type]
-        return convert(text, filename="Dockerfile", options=chosen, images=Images(image or {}))
+        images = Images(image or {}, layers)
+        return convert(text, filename="Dockerfile", options=chosen, images=images)
 
     return run

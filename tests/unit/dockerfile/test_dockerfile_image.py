@@ -203,3 +203,45 @@ def test_setting_that_cannot_be_is_refused(build: Build, line: str, message: str
         build(f"FROM scratch\n{line}\n")
     assert caught.value.line == 2
     assert message in caught.value.message
+
+
+BASE_LAYER, BASE_SETTING = {"created_by": "layer"}, {"created_by": "ENV", "empty_layer": True}
+
+
+@pytest.mark.parametrize(
+    ("history", "layers", "tells_of_layers"),
+    [
+        ([BASE_LAYER, BASE_SETTING], 1, [True, False]),
+        (None, 2, [True, True]),
+        ([BASE_SETTING], 1, [False, True]),
+        ([BASE_LAYER, BASE_SETTING, BASE_LAYER, BASE_LAYER], 2, [True, False, True, False]),
+        ([BASE_LAYER], 0, [False]),
+    ],
+)
+def test_the_history_of_a_base_image_is_made_to_fit_its_layers(
+    build: Build, history: object, layers: int, tells_of_layers: list[bool]
+) -> None:
+    made = build("FROM a.io/b\nRUN x\n", image={"history": history}, layers=layers)
+    told: Any = made.config["history"]
+    assert [not entry.get("empty_layer", False) for entry in told] == [*tells_of_layers, True]
+
+
+def test_what_a_base_image_says_with_null_it_does_not_say(build: Build) -> None:
+    settings = {"Env": None, "User": None, "WorkingDir": None, "Volumes": None, "Labels": None}
+    image = {"author": None, "config": settings, "history": None}
+    made = build("FROM a.io/b\nENV a=1\n", image=image)
+    assert set(config(made)) == {"Env"}
+    assert config(made)["Env"][1:] == ["a=1"]
+    assert build("FROM a.io/b\n", image={"config": None}).config["os"] == "linux"
+
+
+def test_an_image_without_layers_is_as_nothing_and_keeps_its_settings(build: Build) -> None:
+    image = {"config": {"User": "me"}}
+    made = build("FROM a.io/b\nCOPY x /\n", image=image, layers=0)
+    assert config(made)["User"] == "me"
+    (copy,) = (v for v in made.graph.vertices if isinstance(v.op, FileOp))
+    assert isinstance(copy.op, FileOp)
+    assert copy.op.scratch
+    assert copy.name == "[1/1] COPY x /"
+    made = build("FROM scratch\nCOPY --from=a.io/b / /x\n", image=image, layers=0)
+    assert [type(vertex.op) for vertex in made.graph.vertices] == [FileOp, FileOp]

@@ -16,7 +16,9 @@ from worker.registry.manifest import (
     ImageManifest,
     Index,
     choose,
+    diff_ids_of,
 )
+from worker.wire.images import layer_type
 
 DIGEST = "sha256:" + "a" * 64
 GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -50,6 +52,31 @@ def test_dockers_schema_2_is_understood() -> None:
     value = IMAGE | {"mediaType": DOCKER_MANIFEST, "config": config}
     assert isinstance(parse(value, DOCKER_MANIFEST), ImageManifest)
     assert isinstance(parse(INDEX | {"mediaType": DOCKER_LIST}, DOCKER_LIST), Index)
+
+
+def test_an_image_may_have_no_layers_whichever_way_that_is_said() -> None:
+    for text in ("[]", "null"):
+        data = json.dumps(IMAGE | {"layers": 0}).replace('"layers": 0', f'"layers": {text}')
+        found = parse_manifest(data.encode())
+        assert isinstance(found, ImageManifest)
+        assert found.layers == ()
+    for config in (b"{}", b'{"rootfs":{"diff_ids":null}}', b'{"rootfs":{"diff_ids":[]}}'):
+        assert diff_ids_of(config) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "called"),
+    [
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar+zstd", "tar+zstd"),
+        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "tar+gzip"),
+        (GZIP, "tar+gzip"),
+    ],
+)
+def test_a_layer_that_was_not_to_be_passed_on_is_one_like_any_other(
+    said: str, called: str
+) -> None:
+    assert isinstance(parse(IMAGE | {"layers": [LAYER | {"mediaType": said}]}), ImageManifest)
+    assert layer_type(said) == f"application/vnd.oci.image.layer.v1.{called}"
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from filesync.errors import UsageError
-from solver.client.layouts import REF_NAME, Layouts, parse_layout
+from solver.client.layouts import MAX_LOOKS, REF_NAME, Layouts, parse_layout
 from solver.dockerfile import BaseImage, Platform
 
 INDEX = "application/vnd.oci.image.index.v1+json"
+ARCHES = ("amd64", "arm64")
 CONFIG = {"architecture": "amd64", "os": "linux"}
 
 
@@ -95,6 +96,71 @@ def test_index_gives_the_image_of_the_platform(layout: Maker) -> None:
         read(layout, platform="riscv64")
 
 
+def described(digest: str, platform: str, **more: object) -> dict[str, Any]:
+    said = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
+    return {"digest": digest, "platform": said, **more}
+
+
+def test_the_nearest_variant_is_chosen_as_in_a_registry(layout: Maker) -> None:
+    v3, plain = layout.image({"os": "v3"}), layout.image({"os": "plain"})
+    entries = described(v3, "linux/amd64/v3"), described(plain, "linux/amd64")
+    layout.index({"digest": layout.blob({"mediaType": INDEX, "manifests": entries})})
+    assert read(layout).manifest == plain
+
+
+def test_an_image_in_an_index_in_an_index_is_found(layout: Maker) -> None:
+    digests = {arch: layout.image({"architecture": arch, "os": "linux"}) for arch in ARCHES}
+    signature = layout.blob({"config": {"mediaType": "application/vnd.oci.empty.v1+json"}})
+    inner = layout.blob(
+        {"manifests": [{"digest": one} for one in (signature, *digests.values())]}
+    )
+    other = layout.blob({"manifests": [described(signature, "unknown/unknown")]})
+    layout.index({"digest": layout.blob({"manifests": [{"digest": other}, {"digest": inner}]})})
+    for arch, digest in digests.items():
+        assert read(layout, platform=arch).manifest == digest
+    with pytest.raises(UsageError, match="no image for linux/s390x; there is linux/amd64"):
+        read(layout, platform="s390x")
+
+
+def test_indexes_in_indexes_without_end_are_not_read_without_end(layout: Maker) -> None:
+    digest = layout.blob({"manifests": []})
+    for _ in range(MAX_LOOKS + 1):
+        digest = layout.blob({"manifests": [{"digest": digest}]})
+    layout.index({"digest": digest})
+    with pytest.raises(UsageError, match="more than 100 manifests"):
+        read(layout)
+
+
+def test_without_a_tag_latest_is_meant_or_the_one_for_the_platform(layout: Maker) -> None:
+    amd, arm = layout.image(), layout.image({"os": "linux", "architecture": "arm64"})
+    layout.index(named(arm, "v1"), named(amd, "latest"))
+    assert read(layout).manifest == amd
+    layout.index(described(arm, "linux/arm64"), described(amd, "linux/amd64"))
+    assert read(layout).manifest == amd
+    layout.index(
+        *(
+            described(digest, f"linux/{arch}", annotations={REF_NAME: "v1"})
+            for digest, arch in ((arm, "arm64"), (amd, "amd64"))
+        ),
+        described(arm, "linux/amd64", annotations={REF_NAME: "v2"}),
+    )
+    assert read(layout, ":v1").manifest == amd
+    assert read(layout, ":v1", "arm64").manifest == arm
+
+
+def test_an_image_that_is_named_by_itself_is_meant_whatever_it_is_for(layout: Maker) -> None:
+    layout.index(described(layout.image(), "linux/riscv64"))
+    assert read(layout).config == CONFIG
+
+
+def test_an_artifact_is_no_image(layout: Maker) -> None:
+    kind = "application/vnd.cncf.helm.config.v1+json"
+    config = {"mediaType": kind, "digest": layout.blob({})}
+    layout.index({"digest": layout.blob({"config": config, "layers": []})})
+    with pytest.raises(UsageError, match=r"is not an image, but an artifact: .*helm"):
+        read(layout)
+
+
 def test_no_layout_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no OCI image layout there"):
         parse_layout(f"oci-layout://{tmp_path}")
@@ -145,7 +211,14 @@ def test_index_that_makes_no_sense_is_one_sentence(layout: Maker, text: str) -> 
 
 
 @pytest.mark.parametrize(
-    "manifest", [{}, {"config": 1}, {"manifests": 1}, {"manifests": [{"platform": []}]}]
+    "manifest",
+    [
+        {},
+        {"config": 1},
+        {"config": {"mediaType": []}, "mediaType": {}},
+        {"manifests": 1},
+        {"manifests": [{"platform": []}]},
+    ],
 )
 def test_manifest_that_makes_no_sense_is_one_sentence(layout: Maker, manifest: object) -> None:
     layout.index({"digest": layout.blob(manifest)})
