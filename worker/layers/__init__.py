@@ -3,6 +3,7 @@
 from worker.layers.apply import Applied, Limits, apply_layer, apply_tar, limits_of
 from worker.layers.errors import BadLayer, BadSkeleton, NotALayer
 from worker.layers.estargz import OWN_NAMES, own_names
+from worker.layers.hardlinks import Groups
 from worker.layers.make import (
     MEDIA_TYPES,
     LayerForm,
@@ -21,6 +22,7 @@ __all__ = [
     "Applied",
     "BadLayer",
     "BadSkeleton",
+    "Groups",
     "LayerForm",
     "Limits",
     "NotALayer",

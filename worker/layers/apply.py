@@ -22,6 +22,7 @@ from filesync.errors import FilesyncError, StoreError
 from filesync.manifest import MAX_DEPTH
 from worker.layers.ahead import ReadAhead
 from worker.layers.errors import BadLayer
+from worker.layers.hardlinks import NO_GROUPS, Groups
 from worker.layers.member import (
     DIRECTORY,
     FILE,
@@ -98,6 +99,7 @@ def apply_layer(
     limits: Limits = _DEFAULT,
     skeleton: SkeletonWriter | None = None,
     without: Container[bytes] = (),
+    groups: Groups = NO_GROUPS,
 ) -> Applied:
     """Make the tree at ``root`` what the layer says. Blocks.
 
@@ -105,14 +107,20 @@ def apply_layer(
     same layer on the same tree gives the same tree on every worker, times included: a directory
     that no member speaks of keeps its time, and a parent that is missing is made 0755, root's,
     of 1970. ``skeleton`` is told the tar as it goes by; the caller finishes it. Members called as
-    ``without`` says are passed over: they are the format's own.
+    ``without`` says are passed over: they are the format's own. ``groups`` are the hard links
+    that the tree has: an overlay tears apart those that are linked to, and they are joined again.
 
     Raises:
         BadLayer: it is no layer, or asks for what cannot be; throw the tree away.
         StoreError: this disk; throw the tree away.
     """
     return apply_tar(
-        decompressed(stream), root, limits=limits, skeleton=skeleton, without=without
+        decompressed(stream),
+        root,
+        limits=limits,
+        skeleton=skeleton,
+        without=without,
+        groups=groups,
     )
 
 
@@ -123,6 +131,7 @@ def apply_tar(
     limits: Limits = _DEFAULT,
     skeleton: SkeletonWriter | None = None,
     without: Container[bytes] = (),
+    groups: Groups = NO_GROUPS,
     proved: Proved | None = None,
 ) -> Applied:
     """Do the same with a tar that is plain; a thread makes ``pieces`` and hashes them.
@@ -131,7 +140,7 @@ def apply_tar(
     """
     diff_id = hashlib.sha256()
     hints: dict[bytes, tuple[int, Digest]] = {}
-    with ReadAhead(hashed(pieces, diff_id)) as coming, Rooted(root) as tree:
+    with ReadAhead(hashed(pieces, diff_id)) as coming, Rooted(root, groups) as tree:
         source = Source(coming, max_bytes=limits.bytes, skeleton=skeleton, proved=proved)
         for count, member in enumerate(read_members(source), start=1):
             if count > limits.entries:

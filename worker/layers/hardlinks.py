@@ -6,7 +6,8 @@ unpacks a layer by itself, as podman and docker's overlay2 do, has no file of an
 link to. So an overlay's names are never links of a file that was copied up without them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -47,6 +48,33 @@ def link_plan(parent: Manifest | None, child: Manifest) -> LinkPlan:
         is_there = is_old and heirs[sources.pop()] == inode
         plan.update(dict.fromkeys(names, None if is_there else names[0]))
     return plan
+
+
+class Groups:
+    """The hard links of a tree, looked for when the first is asked of."""
+
+    def __init__(self, tree: Manifest | None) -> None:
+        self._tree = tree
+        self._found: tuple[dict[bytes, File], dict[bytes, list[bytes]]] | None = None
+
+    def others(self, path: bytes) -> Sequence[bytes]:
+        """Return the other names of the file that ``path`` is in the tree."""
+        if self._tree is None:
+            return ()
+        files, groups = self._found or self._find(self._tree)
+        entry = files.get(path)
+        return () if entry is None else [name for name in groups[entry.link] if name != path]
+
+    def _find(self, tree: Manifest) -> tuple[dict[bytes, File], dict[bytes, list[bytes]]]:
+        files = _files(tree, sorted(_linked(tree), key=lambda path: path.split(b"/")))
+        groups: dict[bytes, list[bytes]] = {}
+        for path, entry in files.items():
+            groups.setdefault(entry.link, []).append(path)
+        self._found = files, groups
+        return self._found
+
+
+NO_GROUPS: Final = Groups(None)
 
 
 def _inode(path: bytes, entry: File) -> _Inode:

@@ -21,6 +21,7 @@ from filesync.disk.updating.metadata import DEFAULT_ACL, Created, Metadata
 from filesync.errors import StoreError
 from filesync.manifest import MAX_DEPTH, Directory, Special, Symlink
 from worker.layers.errors import BadLayer
+from worker.layers.hardlinks import NO_GROUPS, Groups
 from worker.layers.member import BLOCK, CHARACTER, DIRECTORY, FIFO, Member
 
 MAX_LINKS: Final = 255
@@ -48,13 +49,15 @@ class Rooted:
         metadata: sets modes, owners and times; counts what cannot be kept.
     """
 
-    def __init__(self, root: Path) -> None:
-        """Open ``root``; use it as a context."""
+    def __init__(self, root: Path, groups: Groups = NO_GROUPS) -> None:
+        """Open ``root``, whose tree has the hard links ``groups``; use it as a context."""
         self.metadata = Metadata(preserve_owner=True)
         self._handles = DirectoryHandles(root)
         self._headers: dict[bytes, Directory | _Before] = {}
         self._created: dict[bytes, Created] = {}
         self._own = {b""}
+        self._groups = groups
+        self._joined: set[bytes] = set()
         self._resolved: dict[bytes, bytes] = {}
         self._knows_umask = False
 
@@ -137,6 +140,8 @@ class Rooted:
             except (FileNotFoundError, StoreError, PermissionError) as exc:
                 path = shown(_join(directory, name))
                 raise BadLayer(f"{path} cannot be a link to {shown(target)}") from exc
+        if target not in self._own and target not in self._joined:
+            self._join_others(target)
         self._note(_join(directory, name))
 
     def make_symlink(self, directory: bytes, name: bytes, member: Member) -> None:
@@ -262,6 +267,33 @@ class Rooted:
             if exc.errno != errno.EINVAL:
                 raise
             raise BadLayer(f"{shown(_join(directory, name))} is not a directory") from exc
+
+    def _join_others(self, target: bytes) -> None:
+        """Give the other names of a file that was there before to the file that it is now.
+
+        To link to a file of a lower directory, an overlay makes it another one, alone.
+        """
+        others = self._groups.others(target)
+        self._joined.update((target, *others))
+        above, _, last = target.rpartition(b"/")
+        for other in others:
+            if other in self._own:
+                continue  # this layer has made it anew
+            directory, _, name = other.rpartition(b"/")
+            with suppress(FileNotFoundError, StoreError):  # this layer has removed it
+                self._join(directory, name, above, last)
+
+    def _join(self, directory: bytes, name: bytes, above: bytes, last: bytes) -> None:
+        """Make ``name`` one file with ``last`` in the directory ``above``, unless it is."""
+        with self._handles.pinned(directory) as fd:
+            has = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            source = self._handles.open(above)
+            if os.path.samestat(has, os.stat(last, dir_fd=source, follow_symlinks=False)):
+                return
+            self._open_to_change(directory)
+            os.unlink(name, dir_fd=fd)
+            source = self._handles.open(above)
+            os.link(last, name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
 
     def _make_on_the_way(self, directory: bytes, name: bytes, depth: int) -> None:
         if depth >= MAX_DEPTH:

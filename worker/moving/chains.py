@@ -18,6 +18,7 @@ from worker.blobs import Blob, BlobMissing
 from worker.layers import (
     MEDIA_TYPES,
     Applied,
+    Groups,
     LayerForm,
     Limits,
     apply_layer,
@@ -169,21 +170,23 @@ def apply(
     layer: Layer,
     parent: Digest | None,
     keys: Sequence[Digest],
-    unpack: Callable[[Path], Applied],
+    unpack: Callable[[Path, Groups], Applied],
     *,
     tree: Digest | None = None,
 ) -> RefInfo:
     """Make the ref that ``layer`` gives on top of ``parent``, and record its layer. Blocks.
 
-    ``unpack`` does to the directory that it is given what the layer says.
+    ``unpack`` does to the directory that it is given, whose hard links it is told, what the
+    layer says.
 
     Raises:
         ImageMalformed: that was another layer, or does not give ``tree``. Nothing is kept.
     """
-    below = None if parent is None else store.refs.get(parent).snapshot
-    active = store.snapshots.prepare(below)
+    below = None if parent is None else store.refs.get(parent)
+    groups = Groups(None if below is None else Manifest(below.info.tree, store.nodes))
+    active = store.snapshots.prepare(None if below is None else below.snapshot)
     try:
-        applied = unpack(active.path)
+        applied = unpack(active.path, groups)
         if applied.diff_id != layer.diff_id:
             raise ImageMalformed(
                 f"layer {layer.digest} does not have the diffID {layer.diff_id}"
@@ -215,7 +218,7 @@ def apply_blob(
     """Do that with the layer's blob, which is in the store; note its skeleton. Blocks."""
     with skeletons.noting(store) as noted:
 
-        def unpack(root: Path) -> Applied:
+        def unpack(root: Path, groups: Groups) -> Applied:
             with store.blobs.open(layer.digest) as blob:
                 applied = apply_layer(
                     blob,
@@ -223,6 +226,7 @@ def apply_blob(
                     limits=limits,
                     skeleton=noted.writer,
                     without=own_names(layer),
+                    groups=groups,
                 )
             noted.keep(layer, {digest for _, digest in applied.hints.values()})
             return applied

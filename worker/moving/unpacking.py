@@ -20,7 +20,7 @@ from filesync.manifest import (
     with_entries,
 )
 from worker.blobs import Blob
-from worker.layers import Applied, Stream, apply_layer, apply_tar, own_names
+from worker.layers import Applied, Groups, Stream, apply_layer, apply_tar, own_names
 from worker.layers.ahead import ReadAhead
 from worker.layers.rebuild import rebuilt_tar
 from worker.layers.skeleton import Proved, read_skeleton, skeleton_limits_of
@@ -68,13 +68,14 @@ def apply_parts(
     """
     limits = skeleton_limits_of(parts.skeleton.size)
 
-    def unpack(root: Path) -> Applied:
+    def unpack(root: Path, groups: Groups) -> Applied:
         proved: Proved = {}
         with store.blobs.open(parts.skeleton.digest) as stream:
             tar = rebuilt_tar(read_skeleton(stream, limits=limits), trees, proved=proved)
             # Two threads: to read files takes longer than to hash them, and than to write them.
             with ReadAhead(tar) as pieces:
-                return apply_tar(pieces, root, without=own_names(link.layer), proved=proved)
+                own = own_names(link.layer)
+                return apply_tar(pieces, root, without=own, groups=groups, proved=proved)
 
     ref = link.ref
     try:
@@ -97,12 +98,14 @@ def apply_coming(store: Store, link: Link, coming: Stream) -> RefInfo:
     ref = link.ref
     with skeletons.noting(store) as noted:
 
-        def unpack(root: Path) -> Applied:
+        def unpack(root: Path, groups: Groups) -> Applied:
             sha256, own = hashlib.sha256(), own_names(link.layer)
             # A thread for this hash alone: what decompresses and takes the other has more to do.
             with ReadAhead(hashed(_pieces(coming), sha256)) as pieces:
                 stream = Pieces(pieces)
-                applied = apply_layer(stream, root, skeleton=noted.writer, without=own)
+                applied = apply_layer(
+                    stream, root, skeleton=noted.writer, without=own, groups=groups
+                )
                 while stream.read():
                     pass  # what follows the layer is of the blob too
             _prove(link.layer, sha256.hexdigest())
