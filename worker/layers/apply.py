@@ -35,6 +35,7 @@ from worker.layers.member import (
 from worker.layers.rooted import Rooted
 from worker.layers.skeleton import Proved, SkeletonWriter
 from worker.layers.source import Source, Stream, decompressed, hashed
+from worker.layers.sparse import content_of
 from worker.layers.tarread import read_members
 
 _AUFS: Final = b".wh..wh."
@@ -231,7 +232,7 @@ def _write_file(
     if member.size > source.left_bytes:
         raise BadLayer(f"{shown(member.path)} is over the limit of a layer's bytes")
     with tree.new_file(directory, name, member) as fd:
-        if member.size <= _PIECE_BYTES:
+        if member.size <= _PIECE_BYTES and member.pieces is None:
             data = source.read_content(member.size)
             if len(data) != member.size:
                 raise _cut(member)
@@ -239,7 +240,8 @@ def _write_file(
             digest = source.digest_of_last(data)
         else:
             digest = _write_large(fd, source, member)
-    source.end_content(digest, member.size)
+    if member.pieces is None:
+        source.end_content(digest, member.size)
     return digest
 
 
@@ -247,10 +249,7 @@ def _write_large(fd: int, source: Source, member: Member) -> Digest:
     os.ftruncate(fd, member.size)
     hasher = blake3()
     at = 0
-    while at < member.size:
-        piece = source.read_content(min(_PIECE_BYTES, member.size - at))
-        if not piece:
-            raise _cut(member)
+    for piece in content_of(source, member):
         hasher.update(piece)
         write_sparse(fd, memoryview(piece), at)
         at += len(piece)

@@ -41,6 +41,10 @@ _SPECIALS: Final = {stat.S_IFCHR: CHARACTER, stat.S_IFBLK: BLOCK, stat.S_IFIFO: 
 _TYPES: Final = {kind: mode for mode, kind in _SPECIALS.items()}
 
 
+Pieces = tuple[tuple[int, int], ...]
+"""Where the bytes of a file with holes stand in it: offsets and sizes, ascending."""
+
+
 class Member(NamedTuple):
     """One member of a tar.
 
@@ -50,6 +54,7 @@ class Member(NamedTuple):
         mode: permission bits, without the type.
         link: a symlink's text, or the path of the member that a hard link is.
         content: BLAKE3 of a file's bytes, where it is known.
+        pieces: all that the tar has of a file with holes; None for any other. None is written so.
     """
 
     path: bytes
@@ -64,6 +69,7 @@ class Member(NamedTuple):
     minor: int = 0
     xattrs: Xattrs = ()
     content: Digest | None = None
+    pieces: Pieces | None = None
 
 
 def directory_member(path: bytes, header: Directory) -> Member:
@@ -102,7 +108,7 @@ def directory_of(member: Member) -> Directory:
 
 def leaf_entry(member: Member, name: bytes, content: Digest) -> File | Symlink | Special:
     """Return the entry ``name`` that a member makes, a file's with the content ``content``."""
-    _, kind, mode, uid, gid, mtime_ns, size, link, major, minor, xattrs, _ = member
+    _, kind, mode, uid, gid, mtime_ns, size, link, major, minor, xattrs, *_ = member
     xattrs = _kept(xattrs)
     if kind == FILE:
         return File(name, mode, uid, gid, mtime_ns, size, content, xattrs=xattrs)

@@ -95,6 +95,16 @@ class Source:
         for part in self._take(size):
             self._pass(part)
 
+    def count_holes(self, size: int) -> None:
+        """Count bytes that are not in the tar, and that a file out of it has.
+
+        Raises:
+            BadLayer: with them the limit is passed.
+        """
+        self._max_bytes -= size
+        if self.position > self._max_bytes:
+            raise BadLayer("a layer whose files have holes over the limit of its bytes")
+
     def finish(self) -> None:
         """Read to the end."""
         self._pass(self._piece)

@@ -1,25 +1,28 @@
 """Reading the tar of a layer that somebody else made, member by member, as it streams in.
 
-Known are ustar, what came before it, GNU's and PAX's long names and large numbers, and the xattrs
-that container tools write. Sparse files are refused: nobody writes them into layers.
+Known are ustar, what came before it, GNU's and PAX's long names, large numbers and files with holes,
+and the xattrs that container tools write.
 """
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from filesync.manifest import Xattrs
 from worker.layers.errors import BadLayer
+from worker.layers.fields import digits, number, text_of
 from worker.layers.member import (
     BLOCK_BYTES,
     DIRECTORY,
     FILE,
     XATTR,
     Member,
+    Pieces,
     padding,
 )
 from worker.layers.source import Source
+from worker.layers.sparse import OLD_KIND, read_pieces
 
 MAX_HEADER_BYTES: Final = 1 << 20
 """Bound on one PAX header or GNU long name; the same as Go's reader has."""
@@ -35,6 +38,8 @@ _MAX_XATTRS_BYTES: Final = 256 << 10
 
 _PLAIN: Final = (b"\0", b"0", b"7")
 _HEADER_ONLY: Final = (b"1", b"2", b"3", b"4", b"5", b"6")
+_SPARSE_MAP: Final = b"GNU.sparse.map"
+_SPARSE_NUMBERS: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
 _LAYOUT: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s66x8s8s155s12x")
 _ZEROS: Final = bytes(BLOCK_BYTES)
@@ -61,8 +66,9 @@ class _Header(NamedTuple):
 def read_members(source: Source) -> Iterator[Member]:
     """Yield the members of a tar.
 
-    A file's content is next in ``source`` when its member is yielded: read exactly ``size``
-    bytes of it, or none, before the next one is asked for.
+    A file's content is next in ``source`` when its member is yielded: read all of it by
+    ``sparse.content_of``, or, of one without holes, exactly ``size`` bytes; or nothing at all,
+    before the next one is asked for.
 
     Raises:
         BadLayer: it is no tar, ends early, or has what is not known here.
@@ -76,13 +82,13 @@ def read_members(source: Source) -> Iterator[Member]:
         header = _Header._make(_LAYOUT.unpack(block))
         _check_sum(block, header)
         if header.kind in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL):
-            extra.take(header.kind, _body(source, _number(header.size)))
+            extra.take(header.kind, _body(source, number(header.size)))
             continue
-        member = extra.complete(header)
+        member, stored = extra.complete(header, block, source)
         extra = _Extra()
-        end = source.position + member.size
+        end = source.position + stored
         yield member
-        source.skip(end - source.position + padding(member.size))
+        source.skip(end - source.position + padding(stored))
 
 
 def _body(source: Source, size: int) -> bytes:
@@ -97,7 +103,7 @@ def _body(source: Source, size: int) -> bytes:
 
 def _check_sum(block: bytes, header: _Header) -> None:
     # The checksum's own field counts as blanks.
-    checksum = _number(header.checksum)
+    checksum = number(header.checksum)
     total = _sum(block) - _sum(header.checksum) + 8 * ord(" ")
     if checksum != total:
         # Some writers of old summed signed bytes.
@@ -123,40 +129,73 @@ class _Extra:
     def take(self, kind: bytes, body: bytes) -> None:
         """Note a header. Global ones are notes to people in all layers there are."""
         if kind == _PAX:
-            self._pax.update(_pax_records(body))
+            records = list(_pax_records(body))
+            self._pax.update(records)
+            # The oldest way: one record for each number, all of the same two names.
+            if numbers := [value for key, value in records if key in _SPARSE_NUMBERS]:
+                self._pax[_SPARSE_MAP] = b",".join(numbers)
         elif kind != _PAX_GLOBAL:
-            self._long[kind] = _text(body)
+            self._long[kind] = text_of(body)
 
-    def complete(self, header: _Header) -> Member:
-        """Return the member that ``header`` begins, with all that is known of it, checked."""
+    def complete(self, header: _Header, block: bytes, source: Source) -> tuple[Member, int]:
+        """Return the member that ``header`` begins, with all that is known of it, checked.
+
+        And how many bytes of it are next in the tar, its map of holes passed.
+        """
         pax, long = self._pax, self._long
         path = pax.get(b"path") or long.get(_LONG_NAME) or _path(header)
+        path = pax.get(b"GNU.sparse.name") or path
         kind = _kind(header)
-        if kind == b"S" or any(key.startswith(b"GNU.sparse") for key in pax):
-            raise BadLayer(f"{path!r} is a sparse file, which layers do not have")
+        size = stored = 0 if kind in _HEADER_ONLY else _pax_number(pax, b"size", header.size)
+        pieces = None
+        if kind == OLD_KIND or (kind == FILE and pax):
+            size, stored, pieces = _with_holes(path, kind, stored, block, pax, source)
+            kind = FILE
         if kind not in _HEADER_ONLY and kind != FILE:
             raise BadLayer(f"{path!r} is of the unknown kind {kind!r}")
         has_device = kind in (b"3", b"4")
         member = Member(
             path,
             kind,
-            _number(header.mode) & 0o7777,
+            number(header.mode) & 0o7777,
             _pax_number(pax, b"uid", header.uid),
             _pax_number(pax, b"gid", header.gid),
-            _pax_time(pax) if pax.get(b"mtime") else _number(header.mtime) * _SECOND_NS,
-            0 if kind in _HEADER_ONLY else _pax_number(pax, b"size", header.size),
-            pax.get(b"linkpath") or long.get(_LONG_LINK) or _text(header.link),
-            _number(header.major) if has_device else 0,
-            _number(header.minor) if has_device else 0,
+            _time_ns(pax, header),
+            size,
+            pax.get(b"linkpath") or long.get(_LONG_LINK) or text_of(header.link),
+            number(header.major) if has_device else 0,
+            number(header.minor) if has_device else 0,
             _pax_xattrs(pax),
+            pieces=pieces,
         )
         check_member(member)
-        return member
+        return member, stored
+
+
+def _with_holes(
+    path: bytes,
+    kind: bytes,
+    stored: int,
+    block: bytes,
+    pax: Mapping[bytes, bytes],
+    source: Source,
+) -> tuple[int, int, Pieces | None]:
+    """Return a file's size, how much of it is in the tar, and where, if it has holes."""
+    try:
+        found = read_pieces(kind, block, pax, source)
+        if found is None:
+            return stored, stored, None
+        size, map_bytes, pieces = found
+        if sum(length for _, length in pieces) > stored - map_bytes:
+            raise BadLayer("a sparse file of more bytes than there are")
+    except BadLayer as exc:
+        raise BadLayer(f"{path!r}: {exc}") from exc
+    return size, stored - map_bytes, pieces
 
 
 def _path(header: _Header) -> bytes:
-    path = _text(header.path)
-    if header.magic == b"ustar\0" and (prefix := _text(header.prefix)):
+    path = text_of(header.path)
+    if header.magic == b"ustar\0" and (prefix := text_of(header.prefix)):
         return prefix + b"/" + path
     return path
 
@@ -204,7 +243,7 @@ def _pax_records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = 0
     while at < len(body):
         space = body.find(b" ", at, at + 20)
-        length = _digits(body[at:space]) if space > 0 else 0
+        length = digits(body[at:space]) if space > 0 else 0
         end = at + length
         record = body[space + 1 : end]
         if not length or end > len(body) or not record.endswith(b"\n") or b"=" not in record:
@@ -217,7 +256,7 @@ def _pax_records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _pax_number(pax: dict[bytes, bytes], key: bytes, field: bytes) -> int:
     """Return what ``pax`` says, else what the plain header's field does."""
     text = pax.get(key)
-    return _digits(text) if text else _number(field)
+    return digits(text) if text else number(field)
 
 
 def _pax_xattrs(pax: dict[bytes, bytes]) -> Xattrs:
@@ -225,40 +264,15 @@ def _pax_xattrs(pax: dict[bytes, bytes]) -> Xattrs:
     return check_xattrs(found) if found else ()
 
 
+def _time_ns(pax: dict[bytes, bytes], header: _Header) -> int:
+    """Return a time; one that no file system keeps, such as Go's year 1, is 1970's."""
+    time_ns = _pax_time(pax) if pax.get(b"mtime") else number(header.mtime) * _SECOND_NS
+    return time_ns if abs(time_ns) <= MAX_TIME_NS else 0
+
+
 def _pax_time(pax: dict[bytes, bytes]) -> int:
     text = pax[b"mtime"]
     whole, _, fraction = text.removeprefix(b"-").partition(b".")
     # Digits past the ninth are below a nanosecond.
-    time_ns = _digits(whole or b"0") * _SECOND_NS + _digits(fraction[:9].ljust(9, b"0"))
+    time_ns = digits(whole or b"0") * _SECOND_NS + digits(fraction[:9].ljust(9, b"0"))
     return -time_ns if text.startswith(b"-") else time_ns
-
-
-def _digits(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 20:
-        raise BadLayer(f"{text[:40]!r} is not a number")
-    return int(text)
-
-
-def _text(field: bytes) -> bytes:
-    return field.partition(b"\0")[0]
-
-
-def _number(field: bytes) -> int:
-    """Return a header's number."""
-    try:
-        return int(field.rstrip(b"\0 "), 8)
-    except ValueError:
-        return _other_number(field)
-
-
-def _other_number(field: bytes) -> int:
-    """Return a number that is not just octal digits: none, cut short, or in base 256."""
-    if field[0] & 0x80:
-        value = int.from_bytes(field, "big", signed=False) & ((1 << (len(field) * 8 - 1)) - 1)
-        negative = 1 << (len(field) * 8 - 2)
-        return value - (negative << 1) if value & negative else value
-    text = field.strip(b" \0").partition(b"\0")[0].strip()
-    try:
-        return int(text, 8) if text else 0
-    except ValueError as exc:
-        raise BadLayer(f"{field!r} is not a number in a tar header") from exc

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Container, Iterator
+from collections.abc import Awaitable, Callable, Container
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Final, TypeVar
 
@@ -11,6 +11,7 @@ from filesync.transfer.threads import until_done
 from worker.layers import BadLayer, Limits
 from worker.layers.member import FILE, Member
 from worker.layers.source import Source, decompressed
+from worker.layers.sparse import content_of
 from worker.layers.tarread import read_members
 from worker.parts.listing import Leaf
 from worker.parts.spool import Spool
@@ -51,21 +52,11 @@ def list_stream(
         members.append(member)
         if keep(leaf) and member.kind == FILE and member.size:
             at = 0
-            for piece in _content(source, member):
+            for piece in content_of(source, member):
                 spool.write(leaf, at, piece)
                 at += len(piece)
     source.finish()
     return members
-
-
-def _content(source: Source, member: Member) -> Iterator[bytes | memoryview]:
-    left = member.size
-    while left:
-        piece = source.read_content(min(left, _PIECE_BYTES))
-        if not piece:
-            raise BadLayer("a layer ends inside a file")
-        left -= len(piece)
-        yield piece
 
 
 async def through_pipe(
