@@ -165,7 +165,7 @@ def image_index(
     """Return the layout's index: one image, called by each of the names in ``name``."""
     value = json.loads(config)
     image: dict[str, Any] = {"mediaType": MANIFEST_TYPE, "digest": manifest, "size": size}
-    platform = {key: value[key] for key in ("architecture", "os") if key in value}
+    platform = {key: value[key] for key in ("architecture", "os", "variant") if value.get(key)}
     if platform:
         image["platform"] = platform
     told = [{**annotations, **_called(one)} for one in name.split(",") if one]

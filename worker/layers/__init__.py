@@ -1,7 +1,7 @@
 """Layers: what a snapshot changed of its parent, as an OCI layer blob, made and applied."""
 
 from worker.layers.apply import Applied, Limits, apply_layer, apply_tar, limits_of
-from worker.layers.errors import BadLayer, BadSkeleton, NotALayer
+from worker.layers.errors import BadLayer, BadSkeleton, NotALayer, naming_layer
 from worker.layers.estargz import OWN_NAMES, own_names
 from worker.layers.hardlinks import Groups
 from worker.layers.make import (
@@ -32,6 +32,7 @@ __all__ = [
     "compress",
     "limits_of",
     "make_layer",
+    "naming_layer",
     "own_names",
     "recompress",
     "tar_blocks",

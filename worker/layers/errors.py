@@ -1,5 +1,8 @@
 """What can be wrong with a layer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from filesync.errors import PeerError, StoreError
 
 
@@ -22,3 +25,12 @@ class NotALayer(StoreError):
     """A tree holds what the layer format has no way to say. It can be exported as a directory."""
 
     code = "not-a-layer"
+
+
+@contextmanager
+def naming_layer(digest: str) -> Iterator[None]:
+    """Have what is wrong with a layer in the block say which layer it is."""
+    try:
+        yield
+    except BadLayer as exc:
+        raise type(exc)(f"layer {digest}: {exc.args[0]}") from exc

@@ -4,6 +4,7 @@ Known are ustar, what came before it, GNU's and PAX's long names, large numbers 
 and the xattrs that container tools write.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,6 +43,10 @@ _SPARSE_MAP: Final = b"GNU.sparse.map"
 _SPARSE_NUMBERS: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
 _LAYOUT: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s66x8s8s155s12x")
+_OTHER_COMPRESSIONS: Final = {
+    "bzip2": re.compile(rb"BZh[1-9]1AY&SY"),
+    "xz": re.compile(rb"\xfd7zXZ\0"),
+}
 _ZEROS: Final = bytes(BLOCK_BYTES)
 
 
@@ -78,9 +83,12 @@ def read_members(source: Source) -> Iterator[Member]:
         if not block:
             return  # many writers end with less than they should
         if len(block) != BLOCK_BYTES:
-            raise BadLayer("a layer ends inside a header")
+            raise _no_header(block, "it ends inside a header")
         header = _Header._make(_LAYOUT.unpack(block))
-        _check_sum(block, header)
+        try:
+            _check_sum(block, header)
+        except BadLayer as exc:
+            raise _no_header(block, str(exc)) from exc
         if header.kind in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL):
             extra.take(header.kind, _body(source, number(header.size)))
             continue
@@ -89,6 +97,13 @@ def read_members(source: Source) -> Iterator[Member]:
         end = source.position + stored
         yield member
         source.skip(end - source.position + padding(stored))
+
+
+def _no_header(block: bytes, why: str) -> BadLayer:
+    for name, begin in _OTHER_COMPRESSIONS.items():
+        if begin.match(block):
+            return BadLayer(f"it is compressed by {name}; gzip and zstd are what layers may be")
+    return BadLayer(why)
 
 
 def _body(source: Source, size: int) -> bytes:

@@ -24,6 +24,7 @@ from worker.layers import (
     apply_layer,
     limits_of,
     make_layer,
+    naming_layer,
     own_names,
     recompress,
 )
@@ -186,7 +187,8 @@ def apply(
     groups = Groups(None if below is None else Manifest(below.info.tree, store.nodes))
     active = store.snapshots.prepare(None if below is None else below.snapshot)
     try:
-        applied = unpack(active.path, groups)
+        with naming_layer(layer.digest):
+            applied = unpack(active.path, groups)
         if applied.diff_id != layer.diff_id:
             raise ImageMalformed(
                 f"layer {layer.digest} does not have the diffID {layer.diff_id}"

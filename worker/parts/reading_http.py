@@ -14,7 +14,7 @@ from filesync.errors import LocalError
 from filesync.select import Selector
 from filesync.transfer.threads import in_thread
 from worker.blobs import BlobStore
-from worker.layers import OWN_NAMES, limits_of
+from worker.layers import OWN_NAMES, limits_of, naming_layer
 from worker.layers.apply import path_parts
 from worker.layers.member import Member
 from worker.layers.toc import Chunk
@@ -91,8 +91,9 @@ class ImageReader:
         for descriptor in self._layers:
             if found is not None:
                 break
-            layer = await self._list(descriptor, image, candidates)
-            await in_thread(image.add, layer.members)
+            with naming_layer(descriptor.digest):
+                layer = await self._list(descriptor, image, candidates)
+                await in_thread(image.add, layer.members)
             self._listed.append(layer)
             found = await in_thread(image.found)
         if found is None:

@@ -1,5 +1,9 @@
+import bz2
 import io
+import lzma
+import random
 import tarfile
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
@@ -226,3 +230,12 @@ def test_bad_headers_are_refused(data: bytes) -> None:
     data = data if len(data) % BLOCK_BYTES else data + END
     with pytest.raises(BadLayer):
         read(data)
+
+
+@pytest.mark.parametrize(("squeeze", "name"), [(bz2.compress, "bzip2"), (lzma.compress, "xz")])
+def test_a_layer_that_is_compressed_otherwise_is_refused_in_those_words(
+    squeeze: Callable[[bytes], bytes], name: str
+) -> None:
+    for data in (encode(Member(b"x", FILE)) + END, random.Random(1).randbytes(5000)):
+        with pytest.raises(BadLayer, match=f"compressed by {name}; gzip and zstd"):
+            read(squeeze(data))

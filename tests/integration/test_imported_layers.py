@@ -1,4 +1,4 @@
-"""Layers whose hard links lead to files of lower layers: one tree, however trees are kept."""
+"""Layers of strangers in a worker's store: one tree however trees are kept, or a refusal."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import pytest
 
 from filesync.manifest import File
 from tests.unit.layers.test_layer_apply import Part, directory, file, link, tar
+from worker.layers import BadLayer
 from worker.layers.member import FILE, Member
 from worker.moving import chains
 from worker.store import Store
@@ -64,3 +65,13 @@ def test_a_link_to_a_lower_layers_file_leaves_its_other_names_together(
     copy = applied(tmp_path / "copy", "copy", (LOWER, upper))
     assert overlay == copy
     assert overlay[1] == groups
+
+
+@pytest.mark.parametrize("snapshotter", ["overlay", "copy"])
+def test_a_refusal_says_which_layer_and_which_member(tmp_path: Path, snapshotter: str) -> None:
+    upper = (link(b"c", b"nothing"),)
+    digest = hashlib.sha256(tar(upper)).hexdigest()
+    with pytest.raises(
+        BadLayer, match=f"^layer sha256:{digest}: 'c' cannot be a link to 'nothing'"
+    ):
+        applied(tmp_path / "state", snapshotter, (LOWER, upper))
