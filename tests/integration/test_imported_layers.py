@@ -1,5 +1,6 @@
 """Layers of strangers in a worker's store: one tree however trees are kept, or a refusal."""
 
+import gzip
 import hashlib
 from collections.abc import Sequence
 from contextlib import closing
@@ -10,7 +11,7 @@ import pytest
 from filesync.manifest import File
 from tests.unit.layers.test_layer_apply import Part, directory, file, link, tar
 from worker.layers import BadLayer
-from worker.layers.member import FILE, Member
+from worker.layers.member import END, FILE, Member
 from worker.moving import chains
 from worker.store import Store
 from worker.wire.images import Layer
@@ -19,6 +20,16 @@ pytestmark = pytest.mark.needs("root")
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
 LOWER = (directory(b"d"), file(b"a"), link(b"d/b", b"a"), link(b"e", b"a"), file(b"alone"))
+
+
+def sha256(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def named(directory: Path, data: bytes) -> str:
+    """Write a blob as a layout has it; return its digest."""
+    (directory / sha256(data).removeprefix("sha256:")).write_bytes(data)
+    return sha256(data)
 
 
 def gone(path: bytes) -> Part:
@@ -33,9 +44,8 @@ def applied(
     chain = []
     for parts in layers:
         data = tar(parts)
-        name = hashlib.sha256(data).hexdigest()
-        (state / name).write_bytes(data)
-        chain.append(Layer(TAR, f"sha256:{name}", len(data), f"sha256:{name}", True))
+        digest = named(state, data)
+        chain.append(Layer(TAR, digest, len(data), digest, True))
     with closing(Store.open(state, snapshotter=snapshotter)) as store:
         info = chains.import_layers(store, chain, state, ())
         groups: dict[bytes, list[bytes]] = {}
@@ -75,3 +85,26 @@ def test_a_refusal_says_which_layer_and_which_member(tmp_path: Path, snapshotter
         BadLayer, match=f"^layer sha256:{digest}: 'c' cannot be a link to 'nothing'"
     ):
         applied(tmp_path / "state", snapshotter, (LOWER, upper))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_images_of_one_tree_in_other_bytes_keep_each_its_own_layers(
+    tmp_path: Path, order: Sequence[int]
+) -> None:
+    plain = tar(LOWER)
+    padded = plain + bytes(512)
+    blobs = [plain, gzip.compress(plain, mtime=0), padded]
+    layers = [
+        Layer(TAR, named(tmp_path, blob), len(blob), sha256(tar_bytes), True)
+        for blob, tar_bytes in zip(blobs, (plain, plain, padded), strict=True)
+    ]
+    empty = [
+        Layer(TAR, named(tmp_path, data), len(data), sha256(data), True) for data in (b"", END)
+    ]
+    (state := tmp_path / "state").mkdir()
+    with closing(Store.open(state, snapshotter="copy")) as store:
+        chains_of = [[layers[at], empty[at % 2]] for at in order]
+        infos = [chains.import_layers(store, chain, tmp_path, ()) for chain in chains_of]
+        assert len({info.tree for info in infos}) == 1
+        for info, chain in zip(infos, chains_of, strict=True):
+            assert [held.info.layer for held in store.refs.chain(info.ref)] == chain

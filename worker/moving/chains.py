@@ -31,7 +31,7 @@ from worker.layers import (
 from worker.layers.skeleton import SkeletonWriter
 from worker.moving import skeletons
 from worker.store import Store, TreeView
-from worker.store.refs import HeldRef
+from worker.store.refs import HeldRef, ref_name
 from worker.store.results import keep
 from worker.wire.images import MAX_LAYERS, Compression, layer_type, seekable_annotations
 from worker.wire.ops import ImageOp
@@ -174,11 +174,12 @@ def apply(
     unpack: Callable[[Path, Groups], Applied],
     *,
     tree: Digest | None = None,
+    ref: Digest | None = None,
 ) -> RefInfo:
     """Make the ref that ``layer`` gives on top of ``parent``, and record its layer. Blocks.
 
     ``unpack`` does to the directory that it is given, whose hard links it is told, what the
-    layer says.
+    layer says. ``tree`` and ``ref`` are what it should give, as another worker has them.
 
     Raises:
         ImageMalformed: that was another layer, or does not give ``tree``. Nothing is kept.
@@ -197,7 +198,17 @@ def apply(
         store.snapshots.discard(active)
         raise
     here = store.refs.snapshots()
-    info = keep(store, active, applied.hints, parent, keys, tar_bytes=applied.size)
+    # Before layers were part of the names of what they made, a ref was named without.
+    is_named_so = layer.imported and (tree is None or ref != ref_name(parent, tree))
+    info = keep(
+        store,
+        active,
+        applied.hints,
+        parent,
+        keys,
+        tar_bytes=applied.size,
+        imported=layer.digest if is_named_so else "",
+    )
     if tree is not None and info.tree != tree:
         snapshot = store.refs.get(info.ref).snapshot
         if snapshot not in here:
@@ -216,6 +227,7 @@ def apply_blob(
     *,
     limits: Limits = _NO_STRANGERS,
     tree: Digest | None = None,
+    ref: Digest | None = None,
 ) -> RefInfo:
     """Do that with the layer's blob, which is in the store; note its skeleton. Blocks."""
     with skeletons.noting(store) as noted:
@@ -233,7 +245,7 @@ def apply_blob(
             noted.keep(layer, {digest for _, digest in applied.hints.values()})
             return applied
 
-        return apply(store, layer, parent, keys, unpack, tree=tree)
+        return apply(store, layer, parent, keys, unpack, tree=tree, ref=ref)
 
 
 # --- images from an OCI layout ----------------------------------------------------------------

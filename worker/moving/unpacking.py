@@ -53,7 +53,9 @@ def contents_tree(wanted: Mapping[Digest, int]) -> Manifest:
 def apply_held(store: Store, link: Link) -> RefInfo:
     """Apply a layer whose blob is in the store. Blocks."""
     ref = link.ref
-    return chains.apply_blob(store, link.layer, ref.parent, ref.keys, tree=ref.tree)
+    return chains.apply_blob(
+        store, link.layer, ref.parent, ref.keys, tree=ref.tree, ref=ref.ref
+    )
 
 
 def apply_parts(
@@ -79,7 +81,9 @@ def apply_parts(
 
     ref = link.ref
     try:
-        info = chains.apply(store, link.layer, ref.parent, ref.keys, unpack, tree=ref.tree)
+        info = chains.apply(
+            store, link.layer, ref.parent, ref.keys, unpack, tree=ref.tree, ref=ref.ref
+        )
     except PeerError:
         store.drop_arriving(staging)
         raise
@@ -112,7 +116,9 @@ def apply_coming(store: Store, link: Link, coming: Stream) -> RefInfo:
             noted.keep(link.layer, {digest for _, digest in applied.hints.values()})
             return applied
 
-        return chains.apply(store, link.layer, ref.parent, ref.keys, unpack, tree=ref.tree)
+        return chains.apply(
+            store, link.layer, ref.parent, ref.keys, unpack, tree=ref.tree, ref=ref.ref
+        )
 
 
 def take_in(store: Store, blob: Blob, staging: Path) -> None:

@@ -37,9 +37,14 @@ class RefMissing(StoreError):
     code = "ref-missing"
 
 
-def ref_name(parent: Digest | None, tree: Digest) -> Digest:
-    """Return the identity of a result: its tree, and the layers that it stands on."""
-    return digest_of(b"ref\0" + (parent or b"") + tree)
+def ref_name(parent: Digest | None, tree: Digest, imported: str = "") -> Digest:
+    """Return the identity of a result: its tree, and the layers that it stands on.
+
+    Of what a layer of an image made, that layer is part: ``imported`` is its digest. Another
+    image may have other bytes that make the same tree, and two workers might each have known
+    one of them: the ref would have been another layer here than there.
+    """
+    return digest_of(b"ref\0" + (parent or b"") + tree + imported.encode())
 
 
 @dataclass(frozen=True, slots=True)

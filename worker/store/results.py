@@ -23,11 +23,12 @@ def keep(
     keys: Sequence[Digest],
     *,
     tar_bytes: int | None = None,
+    imported: str = "",
 ) -> RefInfo:
     """Commit a snapshot on top of ``parent`` and keep it as a ref. Blocks.
 
-    ``tar_bytes`` is the size of its layer's tar, where it came as one. After an error
-    the snapshot is gone.
+    ``tar_bytes`` is the size of its layer's tar, where it came as one, and ``imported`` the digest
+    of that layer if it is an image's. After an error the snapshot is gone.
     """
     try:
         committed = store.snapshots.commit(active, hints=hints)
@@ -38,7 +39,7 @@ def keep(
         if tar_bytes is None:
             tar_bytes = _tar_bytes(store, parent, committed.tree)
         info = RefInfo(
-            ref=ref_name(parent, committed.tree),
+            ref=ref_name(parent, committed.tree, imported),
             tree=committed.tree,
             parent=parent,
             keys=tuple(keys),

@@ -60,7 +60,7 @@ from worker.wire.layers import Token as Token
 from worker.wire.leases import BlobPut, Held, Lacking, LeaseOrder, Pull
 from worker.wire.ops import Op, Text
 
-VERSION: Final = 5
+VERSION: Final = 6
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_PAYLOAD_BYTES: Final = 40 << 20
 MAX_KEYS: Final = 20_000
