@@ -28,6 +28,7 @@ from worker.images import Images
 from worker.inputs import Inputs, OnProgress
 from worker.moving import chains, skeletons
 from worker.moving.arrivals import Arrivals
+from worker.moving.given import GivenBlobs
 from worker.registry.meter import OnShare
 from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store, TreeView
@@ -243,7 +244,7 @@ class Service:
             (source,) = await inputs.bring_all([body.input])
             with store.blobs.holding([layer.digest for layer in body.layers]):
                 info = await in_thread(
-                    chains.import_layers, store, body.layers, source.tree.root, body.keys
+                    chains.import_layers, store, body.layers, GivenBlobs(source.tree), body.keys
                 )
             below = tuple(held.info for held in store.refs.chain(info.ref)[:-1])
             return Ran(info, below, inputs.reports, time.monotonic() - began_s)

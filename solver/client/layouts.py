@@ -225,6 +225,8 @@ def _read_blob(layout: Layout, digest: str) -> dict[str, Any]:
 
 
 def _read_json(path: Path, digest: str = "") -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(f"{path}: no file there; the layout is not whole")
     try:
         with path.open("rb") as file:
             data = file.read(MAX_JSON_BYTES + 1)

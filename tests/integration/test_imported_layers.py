@@ -2,18 +2,22 @@
 
 import gzip
 import hashlib
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from filesync.manifest import File
+from filesync.disk.scanning.scan import scan
+from filesync.errors import ContentCorrupt
+from filesync.manifest import File, Manifest
 from tests.unit.layers.test_layer_apply import Part, directory, file, link, tar
 from worker.layers import BadLayer
 from worker.layers.member import END, FILE, Member
 from worker.moving import chains
-from worker.store import Store
+from worker.moving.given import GivenBlobs, ImageMalformed
+from worker.store import Store, TreeView
 from worker.wire.images import Layer
 
 pytestmark = pytest.mark.needs("root")
@@ -24,6 +28,12 @@ LOWER = (directory(b"d"), file(b"a"), link(b"d/b", b"a"), link(b"e", b"a"), file
 
 def sha256(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def given(store: Store, directory: Path) -> GivenBlobs:
+    return GivenBlobs(
+        TreeView(Manifest(scan(directory, store.nodes).tree, store.nodes), directory)
+    )
 
 
 def named(directory: Path, data: bytes) -> str:
@@ -41,13 +51,14 @@ def applied(
 ) -> tuple[bytes, list[list[bytes]]]:
     """Return the digest of the tree that ``layers`` give, and its groups of hard links."""
     state.mkdir()
+    (blobs := state / "given").mkdir()
     chain = []
     for parts in layers:
         data = tar(parts)
-        digest = named(state, data)
+        digest = named(blobs, data)
         chain.append(Layer(TAR, digest, len(data), digest, True))
     with closing(Store.open(state, snapshotter=snapshotter)) as store:
-        info = chains.import_layers(store, chain, state, ())
+        info = chains.import_layers(store, chain, given(store, blobs), ())
         groups: dict[bytes, list[bytes]] = {}
         with store.view(info.ref) as tree:
             for path, entry in tree.manifest.walk():
@@ -91,20 +102,61 @@ def test_a_refusal_says_which_layer_and_which_member(tmp_path: Path, snapshotter
 def test_images_of_one_tree_in_other_bytes_keep_each_its_own_layers(
     tmp_path: Path, order: Sequence[int]
 ) -> None:
+    (blobs_at := tmp_path / "given").mkdir()
     plain = tar(LOWER)
     padded = plain + bytes(512)
     blobs = [plain, gzip.compress(plain, mtime=0), padded]
     layers = [
-        Layer(TAR, named(tmp_path, blob), len(blob), sha256(tar_bytes), True)
+        Layer(TAR, named(blobs_at, blob), len(blob), sha256(tar_bytes), True)
         for blob, tar_bytes in zip(blobs, (plain, plain, padded), strict=True)
     ]
     empty = [
-        Layer(TAR, named(tmp_path, data), len(data), sha256(data), True) for data in (b"", END)
+        Layer(TAR, named(blobs_at, data), len(data), sha256(data), True) for data in (b"", END)
     ]
     (state := tmp_path / "state").mkdir()
     with closing(Store.open(state, snapshotter="copy")) as store:
         chains_of = [[layers[at], empty[at % 2]] for at in order]
-        infos = [chains.import_layers(store, chain, tmp_path, ()) for chain in chains_of]
+        infos = [
+            chains.import_layers(store, chain, given(store, blobs_at), ())
+            for chain in chains_of
+        ]
         assert len({info.tree for info in infos}) == 1
         for info, chain in zip(infos, chains_of, strict=True):
             assert [held.info.layer for held in store.refs.chain(info.ref)] == chain
+
+
+@pytest.mark.parametrize("target", ["{outside}", "../outside", "pipe", "directory", "loop"])
+def test_a_blob_that_is_a_link_out_of_what_was_given_is_not_read(
+    tmp_path: Path, target: str
+) -> None:
+    data = tar(LOWER)
+    outside = tmp_path / "outside"
+    outside.write_bytes(data)
+    (blobs := tmp_path / "given").mkdir()
+    # What the link means inside is there, so that only following it shows the difference.
+    inside = blobs / str(outside)[1:]
+    inside.parent.mkdir(parents=True)
+    inside.write_bytes(b"other")
+    (blobs / "outside").write_bytes(b"other")
+    os.mkfifo(blobs / "pipe")
+    (blobs / "directory").mkdir()
+    (blobs / "loop").symlink_to("loop")
+    (blobs / sha256(data)[7:]).symlink_to(target.format(outside=outside))
+    layer = Layer(TAR, sha256(data), len(data), sha256(data), True)
+    (state := tmp_path / "state").mkdir()
+    with (
+        closing(Store.open(state, snapshotter="copy")) as store,
+        pytest.raises((ImageMalformed, ContentCorrupt), match=sha256(data)),
+    ):
+        chains.import_layers(store, [layer], given(store, blobs), ())
+
+
+def test_a_blob_may_be_a_link_inside_what_was_given(tmp_path: Path) -> None:
+    data = tar(LOWER)
+    (blobs := tmp_path / "given").mkdir()
+    (blobs / "elsewhere").write_bytes(data)
+    (blobs / sha256(data)[7:]).symlink_to("/elsewhere")
+    layer = Layer(TAR, sha256(data), len(data), sha256(data), True)
+    (state := tmp_path / "state").mkdir()
+    with closing(Store.open(state, snapshotter="copy")) as store:
+        assert chains.import_layers(store, [layer], given(store, blobs), ()).layer == layer

@@ -12,7 +12,6 @@ from typing import Any, Final
 import msgspec
 
 from filesync.digest import Digest
-from filesync.errors import PeerError
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, put, with_entries
 from worker.blobs import Blob, BlobMissing
 from worker.layers import (
@@ -30,6 +29,7 @@ from worker.layers import (
 )
 from worker.layers.skeleton import SkeletonWriter
 from worker.moving import skeletons
+from worker.moving.given import GivenBlobs, ImageMalformed
 from worker.store import Store, TreeView
 from worker.store.refs import HeldRef, ref_name
 from worker.store.results import keep
@@ -39,12 +39,6 @@ from worker.wire.orders import Layer, RefInfo
 
 MAX_JSON_BYTES: Final = 4 << 20
 _NO_STRANGERS: Final = Limits()
-
-
-class ImageMalformed(PeerError):
-    """An image is not what its manifest says, or its manifest is no OCI image manifest."""
-
-    code = "image-malformed"
 
 
 # --- making blobs -----------------------------------------------------------------------------
@@ -261,7 +255,7 @@ def import_image(
     Raises:
         ImageMalformed: a blob is missing, or is not what its digest says.
     """
-    blobs = layout.root / "blobs" / "sha256"
+    blobs = GivenBlobs(layout, b"blobs/sha256")
     manifest = _json(_take_blob(store, blobs, op.manifest, MAX_JSON_BYTES), store)
     config_digest = _text(manifest.get("config"), "digest")
     config = _json(_take_blob(store, blobs, config_digest, MAX_JSON_BYTES), store)
@@ -284,12 +278,11 @@ def import_image(
 
 
 def import_layers(
-    store: Store, layers: Sequence[Layer], blobs: Path, keys: Sequence[Digest]
+    store: Store, layers: Sequence[Layer], blobs: GivenBlobs, keys: Sequence[Digest]
 ) -> RefInfo:
     """Make the refs that ``layers`` (lowest first) give; return the top one. Blocks.
 
-    Blobs that the store lacks are files in ``blobs``, named by their hex. What is said of
-    their sizes is not looked at.
+    Blobs that the store lacks are in ``blobs``. What is said of their sizes is not looked at.
 
     Raises:
         ImageMalformed, BadLayer: a blob is missing, or is not what its digest says.
@@ -308,16 +301,12 @@ def import_layers(
     return store.refs.get(info.ref).info
 
 
-def _take_blob(store: Store, blobs: Path, digest: str, max_size: int | None) -> Blob:
+def _take_blob(store: Store, blobs: GivenBlobs, digest: str, max_size: int | None) -> Blob:
     found = store.blobs.find(digest)
     if found is not None:
         return found
-    path = blobs / _hex(digest)
-    try:
-        with path.open("rb") as file:
-            return store.blobs.ingest(file, digest=digest, max_size=max_size)
-    except FileNotFoundError:
-        raise ImageMalformed(f"the image layout lacks the blob {digest}") from None
+    with blobs.open(digest) as file:
+        return store.blobs.ingest(file, digest=digest, max_size=max_size)
 
 
 def _json(blob: Blob, store: Store) -> dict[str, Any]:

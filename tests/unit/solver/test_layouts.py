@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,18 @@ def test_blob_that_is_not_what_its_digest_says_is_refused(layout: Maker) -> None
     layout.index({"digest": digest})
     (layout.path / "blobs" / "sha256" / digest[7:]).write_text("{}")
     with pytest.raises(UsageError, match="do not have that digest"):
+        read(layout)
+
+
+def test_a_blob_that_is_missing_or_a_pipe_is_one_sentence(layout: Maker) -> None:
+    digest = layout.image()
+    layout.index({"digest": digest})
+    blob = layout.path / "blobs" / "sha256" / digest[7:]
+    blob.unlink()
+    with pytest.raises(UsageError, match=f"{digest[7:]}: no file there"):
+        read(layout)
+    os.mkfifo(blob)
+    with pytest.raises(UsageError, match=f"{digest[7:]}: no file there"):
         read(layout)
 
 
