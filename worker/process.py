@@ -327,7 +327,7 @@ class _Link:
             case Order(number) if self._unkept is not None:
                 failed = orders.Failed(self._unkept.code, str(self._unkept))
                 self._queue.put_nowait((Outcome(number, failed), b""))
-                self._meet_again()
+                self._meet_again(group)
             case Order(number, body):
                 self._begin(number, body, group)
             case Cancel(number):
@@ -340,7 +340,7 @@ class _Link:
                 self._allowed.update(map(PublicKey, keys))
             case Unknown():
                 # The manager has restarted: what it asked before it no longer waits for.
-                self._meet_again()
+                self._meet_again(group)
             case Welcome():
                 log.info("registered worker=%s", self._options.name)
             case Refused(_, detail):
@@ -356,14 +356,15 @@ class _Link:
             task.add_done_callback(partial(self._forget, number))
 
     def _forget(self, number: int, task: "asyncio.Task[None]") -> None:
-        if self._orders.get(number) is task:  # another manager may count from 1 again
+        if self._orders.get(number) is task:  # another manager may give the same number
             del self._orders[number]
 
-    def _meet_again(self) -> None:
-        """Register as if for the first time: the manager forgets what it sent and asked."""
+    def _meet_again(self, group: asyncio.TaskGroup) -> None:
+        """Register as if for the first time: the manager forgets what it sent, asked and was given."""
         self._unkept = None
         for task in self._orders.values():
             task.cancel()
+        group.create_task(self._service.perform(0, self._service.kept(), self._tell))
         self._register()
 
     async def _perform(self, number: int, body: orders.OrderBody) -> None:

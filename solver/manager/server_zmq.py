@@ -57,6 +57,10 @@ WAIT_FOR_WORKERS_S = 8.0
 """How long a question for a number of workers waits for them to join."""
 
 
+ASK_AGAIN_S = 2.0
+"""A worker that was away has much to say from before it is asked to register: it is asked once."""
+
+
 class _Peer(NamedTuple):
     """Who sent a message: its route, the key that it has proved to have, its connection."""
 
@@ -92,6 +96,7 @@ class Server:
         self.replicas = Replicas(shared)
         self._asked_for = asyncio.Event()
         self._clients: dict[bytes, tuple[ClientLink, asyncio.Task[None]]] = {}
+        self._asked_s: dict[bytes, float] = {}
         self._received_bytes = 0
         self._sent_bytes = 0
 
@@ -218,7 +223,7 @@ class Server:
             return
         worker = self._worker(peer)
         if worker is None:
-            await self._send(peer.identity, orders.Unknown())
+            await self._ask_to_register(peer.identity)
             return
         worker.last_s = time.monotonic()
         match message:
@@ -238,6 +243,12 @@ class Server:
                 pass
             case _:
                 assert_never(message)
+
+    async def _ask_to_register(self, identity: bytes) -> None:
+        now_s = time.monotonic()
+        if now_s - self._asked_s.get(identity, -ASK_AGAIN_S) >= ASK_AGAIN_S:
+            self._asked_s[identity] = now_s
+            await self._send(identity, orders.Unknown())
 
     async def _register(
         self, peer: _Peer, hello: orders.Register, group: asyncio.TaskGroup
@@ -357,6 +368,8 @@ class Server:
             for worker in self.cluster.silent(now_s):
                 log.warning("worker silent worker=%s", worker.name)
                 self.cluster.leave(worker)
+            for identity in [i for i, s in self._asked_s.items() if now_s - s > ASK_AGAIN_S]:
+                del self._asked_s[identity]
             silent = [
                 client
                 for client, _ in self._clients.values()

@@ -1,6 +1,7 @@
 """The workers as the manager sees them: what each holds, and the orders it has."""
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -49,7 +50,9 @@ class WorkerLink:
     gone: bool = False
     learnt: asyncio.Event = field(default_factory=asyncio.Event)
     _calls: dict[int, _Call] = field(default_factory=dict)
-    _last_id: int = 0
+    # A worker still answers what was asked of it before it registered anew, by this manager or
+    # one that was here before: such an answer must not have the number of another order.
+    _last_id: int = field(default_factory=lambda: secrets.randbits(48))
 
     @property
     def name(self) -> str:

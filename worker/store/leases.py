@@ -97,6 +97,11 @@ class Leases:
                 one.tree.close()
                 self._store.release_source(one.ref)
 
+    def refs(self) -> set[Digest]:
+        """Return what is held."""
+        with self._lock:
+            return {one.ref for one in self._leases.values()}
+
     def expire(self) -> None:
         """End the leases whose time is over."""
         now_s = self._now()

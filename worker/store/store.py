@@ -149,6 +149,11 @@ class Store:
         with self._lock:
             self._held[ref] = (lease, manifest)
 
+    def held_sources(self) -> set[Digest]:
+        """Return the sources that are kept as results now."""
+        with self._lock:
+            return set(self._held)
+
     def release_source(self, ref: Digest) -> None:
         """Give a source back to the pool. Unknown ones are fine."""
         with self._lock:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from filesync.digest import Digest
+from solver.errors import WorkerLost
 from solver.manager.workers import WorkerLink
 from worker.wire import orders
 from worker.wire.orders import VERSION, Offered, Order, Ran, RefInfo, Register, Release, Result
@@ -23,6 +24,7 @@ class Worker:
         self.told: list[orders.ToWorker] = []
         hello = Register(VERSION, "a", "a", {}, 1, "tcp://a", "fake")
         self.link = WorkerLink(b"a", hello, self._send, 0.0)
+        self.number = 0
 
     async def _send(self, _: bytes, message: orders.ToWorker, payload: bytes) -> None:
         self.told.append(message)
@@ -31,7 +33,10 @@ class Worker:
         """Give an order, and return who waits for its answer."""
         asking = asyncio.create_task(self.link.call(OFFER))
         await asyncio.sleep(0)
-        assert self.told == [Order(1, OFFER)]
+        (order,) = self.told
+        assert isinstance(order, Order)
+        assert order.body == OFFER
+        self.number = order.id
         return asking
 
 
@@ -44,7 +49,7 @@ async def test_a_call_that_is_cancelled_cancels_its_order(worker: Worker) -> Non
     asking = await worker.asked()
     asking.cancel()
     await asyncio.wait([asking])
-    assert worker.told[1:] == [orders.Cancel(1)]
+    assert worker.told[1:] == [orders.Cancel(worker.number)]
 
 
 @pytest.mark.parametrize(
@@ -60,20 +65,20 @@ async def test_what_an_answer_keeps_that_crossed_the_cancellation_is_released(
     asking = await worker.asked()
     asking.cancel()
     await asyncio.wait([asking])
-    assert not worker.link.answer(1, answer)
+    assert not worker.link.answer(worker.number, answer)
     await worker.link.release(answer)
-    assert worker.told[1:] == [orders.Cancel(1), Order(2, release)]
+    assert worker.told[1:] == [orders.Cancel(worker.number), Order(worker.number + 1, release)]
 
 
 async def test_what_is_answered_to_somebody_who_is_cancelled_just_then_is_released(
     worker: Worker,
 ) -> None:
     asking = await worker.asked()
-    assert worker.link.answer(1, OFFERED)
+    assert worker.link.answer(worker.number, OFFERED)
     asking.cancel()
     await asyncio.wait([asking])
     assert asking.cancelled()
-    assert worker.told[1:] == [Order(2, Release(tokens=(OFFERED.token,)))]
+    assert worker.told[1:] == [Order(worker.number + 1, Release(tokens=(OFFERED.token,)))]
 
 
 async def test_an_answer_that_keeps_nothing_is_just_dropped(worker: Worker) -> None:
@@ -81,3 +86,17 @@ async def test_an_answer_that_keeps_nothing_is_just_dropped(worker: Worker) -> N
         assert not worker.link.answer(7, answer)
         await worker.link.release(answer)
     assert worker.told == []
+
+
+async def test_what_was_asked_before_it_registered_anew_answers_no_other_order(
+    worker: Worker,
+) -> None:
+    asking = await worker.asked()
+    worker.link.lose()
+    with pytest.raises(WorkerLost):
+        await asking
+    again = Worker()
+    waiting = await again.asked()
+    assert not again.link.answer(worker.number, KEPT)
+    again.link.answer(again.number, OFFERED)
+    assert await waiting == OFFERED

@@ -1,0 +1,73 @@
+"""Managers that come again, to workers and clients that have stayed."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.processes import Cluster
+from tests.integration.leftovers import leftovers, nothing_is_left
+
+ContextMaker = Callable[..., Path]
+
+WAITS = """\
+FROM base AS make
+COPY in /in
+RUN echo made > /made
+FROM base
+COPY in /in
+RUN --mount=from=make,target=/m --mount=type=cache,target=/c cat /m/made; until [ -e /c/go ]; do sleep 0.05; done
+"""
+PLACES = ("--place", "make=name=w1", "--place", "1=name=w2")
+
+pytestmark = pytest.mark.needs("root", "crun")
+
+
+def until(what: Callable[[], object], patience_s: float = 30.0) -> None:
+    deadline_s = time.monotonic() + patience_s
+    while not what():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def test_what_a_manager_that_is_gone_had_open_is_let_go_of(
+    cluster: Cluster, context: ContextMaker, base: str, tmp_path: Path
+) -> None:
+    root = context(WAITS, **{"in": "in\n"})
+    command = [sys.executable, "-m", "filesync", "build", "--manager", cluster.manager]
+    arguments = ["--build-context", base, *PLACES, str(root)]
+    with subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL) as build:
+        caches = cluster.root / "w2/exec/caches"
+        until(lambda: list(caches.glob("*/0")))
+        w1 = cluster.processes["w1"].pid
+        until(lambda: leftovers(cluster.root / "w1", w1))
+        cluster.kill("manager")
+        build.kill()
+    cluster.start_manager()
+    cluster.wait_for_workers()
+    assert nothing_is_left(cluster) == {}
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(os.environ, "FILESYNC_LOG", "info")
+    yield
+
+
+@pytest.mark.usefixtures("logged")
+def test_a_worker_that_was_alone_for_long_registers_once(
+    clusters: Callable[..., Cluster],
+) -> None:
+    cluster = clusters("one", workers=1)
+    cluster.wait_for_workers()
+    cluster.kill("manager")
+    time.sleep(4)  # it goes on to say that it is there
+    cluster.start_manager()
+    cluster.wait_for_workers()
+    time.sleep(1.5)
+    said = (cluster.root / "manager.log").read_text()
+    assert said.count("worker joined worker=w1") == 2
