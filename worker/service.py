@@ -70,11 +70,6 @@ class Open:
     offers: tuple[Offer, ...]
     stack: contextlib.ExitStack
 
-    def kept(self) -> orders.Release:
-        """Return what lets go of all that answers keep in place now; leases run on."""
-        sources = self.store.held_sources() - self.leases.refs()
-        return orders.Release(tuple(self._open), tuple(sources))
-
     async def close(self) -> None:
         """Close the offers, then let their files go."""
         # Who reads now is told so over a socket, which is the event loop's.

@@ -1,10 +1,9 @@
 """Managers that come again, to workers and clients that have stayed."""
 
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,9 +52,8 @@ def test_what_a_manager_that_is_gone_had_open_is_let_go_of(
 
 
 @pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(os.environ, "FILESYNC_LOG", "info")
-    yield
+def logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FILESYNC_LOG", "info")
 
 
 @pytest.mark.usefixtures("logged")
