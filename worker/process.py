@@ -279,7 +279,10 @@ class _Link:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             self._tell_sources(Heartbeat())
-            await in_thread(self._service.leases.expire)
+            try:
+                await in_thread(self._service.leases.expire)
+            except StoreError as exc:
+                log.warning("what a lease held is not given back reason=%s", exc)
 
     def _tell_sources(self, otherwise: Heartbeat | None = None) -> None:
         """Announce the idle sources if they have changed."""

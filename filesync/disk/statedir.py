@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from filesync.disk.reserve import keep_reserve
 from filesync.errors import StoreError, UsageError
 
 VERSION: Final = "1"
@@ -49,7 +50,11 @@ def open_state(path: Path, *, kind: str) -> Iterator[StateDirectory]:
                 f"another process uses {path}; stop it, or give another --state directory"
             ) from None
         _check_version(path, kind)
-        yield StateDirectory(path, _instance(path))
+        keep_reserve(path)
+        try:
+            yield StateDirectory(path, _instance(path))
+        finally:
+            keep_reserve(path)
 
 
 def boot_id() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from filesync.disk.reserve import keep_reserve
 from filesync.transfer.threads import acquired, in_thread
 from worker.exec import ExecState
 from worker.garbage.choice import Plan, may_remove
@@ -57,14 +58,13 @@ class DiskKeeper:
                     caches = self._caches_in_use()
                     usage = self._collector.usage
                     return await in_thread(usage, holds, caches, verbose=verbose)
-                case Prune(policies, holds, verbose):
-                    usage_of = await self._prune(policies, holds, verbose=verbose)
-                    if sweep_nodes():
-                        swept = await in_thread(self._collector.sweep_nodes)
-                        rows = (*usage_of.rows, *([swept] if swept.count else []))
-                        usage_of = msgspec.structs.replace(usage_of, rows=rows)
-                    _log_removed(usage_of)
-                    return usage_of
+                case Prune():
+                    state = self._store.work.parent
+                    await in_thread(keep_reserve, state)
+                    try:
+                        return await self._prune_all(order, sweep_nodes)
+                    finally:
+                        await in_thread(keep_reserve, state)
                 case ReadHoldings():
                     return await in_thread(self._collector.holdings)
 
@@ -79,6 +79,15 @@ class DiskKeeper:
 
     async def _plan(self, policies: Sequence[PrunePolicy], holds: Holds) -> Plan:
         return await in_thread(self._collector.plan, policies, holds, self._caches_in_use())
+
+    async def _prune_all(self, order: Prune, sweep_nodes: Callable[[], bool]) -> Usage:
+        usage = await self._prune(order.policies, order.holds, verbose=order.verbose)
+        if sweep_nodes():
+            swept = await in_thread(self._collector.sweep_nodes)
+            rows = (*usage.rows, *([swept] if swept.count else []))
+            usage = msgspec.structs.replace(usage, rows=rows)
+        _log_removed(usage)
+        return usage
 
     async def _prune(
         self, policies: Sequence[PrunePolicy], holds: Holds, *, verbose: bool

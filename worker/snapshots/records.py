@@ -8,14 +8,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
+from filesync.disk.database import using
 from filesync.errors import StoreError
 
 VERSION: Final = 1
+_REMEDY: Final = "give another --state directory, or remove that one"
 
 
 class State(StrEnum):
@@ -71,7 +74,7 @@ FROM snapshots AS s LEFT JOIN snapshots AS p ON p.number = s.parent
 
 
 class Records:
-    """The rows. Thread-safe; each method is one transaction."""
+    """The rows. Thread-safe; each method is one transaction, and raises ``StoreError`` for this disk."""
 
     def __init__(self, path: Path, *, kind: str) -> None:
         """Open or make the file for snapshots of ``kind``.
@@ -81,15 +84,13 @@ class Records:
         """
         self._lock = threading.Lock()
         self._path = path
-        try:
+        with self._using():
             self._db = sqlite3.connect(path, check_same_thread=False)
             try:
                 self._open(kind)
             except BaseException:
                 self._db.close()
                 raise
-        except sqlite3.Error as exc:
-            raise StoreError(f"{path}: {exc}") from exc
 
     @staticmethod
     def kind_of(path: Path) -> str | None:
@@ -131,7 +132,7 @@ class Records:
 
     def add(self, id: str, parent: int | None) -> int | None:
         """Add an active snapshot and return its number; None when the id is taken."""
-        with self._lock, self._db as db:
+        with self._lock, self._using(), self._db as db:
             try:
                 row = db.execute(
                     "INSERT INTO snapshots (id, parent, state, created_s) VALUES (?, ?, ?, ?)",
@@ -150,7 +151,7 @@ class Records:
 
     def doom(self, numbers: Iterable[int]) -> None:
         """Note that snapshots are being removed."""
-        with self._lock, self._db as db:
+        with self._lock, self._using(), self._db as db:
             db.executemany(
                 "UPDATE snapshots SET state = ? WHERE number = ?",
                 [(State.REMOVING, number) for number in numbers],
@@ -182,7 +183,7 @@ class Records:
 
     def chain(self, number: int | None) -> list[int]:
         """Return ``number`` and those below it, topmost first."""
-        with self._lock:
+        with self._lock, self._using():
             rows = self._db.execute(_CHAIN, (number,)).fetchall()
         return [row[0] for row in rows]
 
@@ -191,12 +192,15 @@ class Records:
         with self._lock:
             self._db.close()
 
+    def _using(self) -> AbstractContextManager[None]:
+        return using(self._path, remedy=_REMEDY)
+
     def _change(self, statement: str, arguments: tuple[object, ...]) -> None:
-        with self._lock, self._db as db:
+        with self._lock, self._using(), self._db as db:
             db.execute(statement, arguments)
 
     def _rows(self, query: str, *arguments: str | int) -> list[Record]:
-        with self._lock:
+        with self._lock, self._using():
             rows = self._db.execute(query, arguments).fetchall()
         return [Record._make(row)._replace(state=State(row[4])) for row in rows]
 

@@ -331,7 +331,7 @@ class Snapshotter:
         return self._base(self._committed(parent) if parent is not None else None)
 
     def _destroy(self, number: int) -> None:
-        self._records.doom([number])
+        """Remove what is active or doomed. Writes nothing before it makes room: the disk may be full."""
         self._driver.release(number)
         # A crash of the machine can lose the row's turn and keep what was unlinked. Renamed
         # first, a tree that lacks something is not found under its number.

@@ -1,0 +1,115 @@
+"""A disk without a byte left: what is there can be seen and removed, and then all goes on."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from bench.processes import Cluster, run
+
+ContextMaker = Callable[..., Path]
+
+pytestmark = pytest.mark.needs("mount")
+
+BIG = 2_000_000
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave no room for one byte more."""
+    assert os.path.ismount(disk)
+    for number, size in enumerate((1 << 16, 1)):
+        with (disk / f"filler-{number}").open("ab", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(size)):
+                pass
+
+
+def clear(disk: Path) -> None:
+    for path in disk.glob("filler-*"):
+        path.unlink()
+
+
+def test_the_embedded_cluster_is_looked_at_and_pruned_though_its_disk_is_full(
+    context: ContextMaker, disk: Path
+) -> None:
+    env = {"XDG_CACHE_HOME": str(disk), "COLUMNS": "200"}
+    root = context("FROM scratch\nCOPY big /\n", big=os.urandom(BIG))
+    assert run("build", str(root), env=env).returncode == 0
+    fill(disk)
+    (root / "big").write_bytes(os.urandom(BIG))
+    failed = run("build", str(root), env=env)
+    assert failed.returncode == 1
+    assert "run `filesync prune`" in failed.stderr
+    assert failed.stderr.count("filesync: error: ") == 1
+    fill(disk)
+    seen = run("du", env=env)
+    assert (seen.returncode, seen.stderr) == (0, "")
+    assert "2.0 MB" in seen.stdout
+    fill(disk)
+    pruned = run("prune", env=env)
+    assert (pruned.returncode, pruned.stderr) == (0, "")
+    assert "2.0 MB │ removed" in pruned.stdout
+    clear(disk)
+    assert run("build", str(root), env=env).returncode == 0
+
+
+def test_a_step_that_finds_no_room_leaves_nothing_mounted(
+    context: ContextMaker, disk: Path, tmp_path: Path
+) -> None:
+    files = {f"f{number}": os.urandom(100_000) for number in range(10)}
+    root = context("FROM scratch\nCOPY . /\n", **files)
+    more = {"w1": ("--state", str(disk / "w1"), "--gc-min-free", "0")}
+    with Cluster(tmp_path / "cluster", workers=1, arguments=more) as cluster:
+        for room_bytes in range(0, 3_000_000, 250_000):
+            (root / "f0").write_bytes(os.urandom(100_000))
+            fill(disk)
+            os.truncate(disk / "filler-0", (disk / "filler-0").stat().st_size - room_bytes)
+            built = cluster.build(root, check=False)
+            assert built.status == 0 or "free space" in built.stderr
+            assert "internal error" not in built.stderr
+        assert f"{disk}/w1/" not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_cluster_that_runs_is_pruned_though_its_disk_is_full(
+    context: ContextMaker, disk: Path, tmp_path: Path
+) -> None:
+    root = context("FROM scratch\nCOPY big /\n", big=os.urandom(BIG))
+    own = ("--state", str(disk / "w1"), "--gc-min-free", "0")
+    more = {"w1": own, "manager": ("--state", str(disk / "manager"))}
+    with Cluster(tmp_path / "cluster", workers=1, arguments=more) as cluster:
+        cluster.build(root)
+        fill(disk)
+        pruned = run("prune", "--manager", cluster.manager)
+        assert (pruned.returncode, pruned.stderr) == (0, "")
+        clear(disk)
+        (root / "big").write_bytes(os.urandom(BIG))
+        cluster.build(root)
+
+
+def test_a_manager_and_a_worker_start_though_their_disk_is_full(
+    context: ContextMaker, disk: Path, tmp_path: Path
+) -> None:
+    root = context("FROM scratch\nCOPY big /\n", big=os.urandom(BIG))
+    own = ("--state", str(disk / "w1"), "--gc-min-free", "0")
+    more = {"w1": own, "manager": ("--state", str(disk / "manager"))}
+    with Cluster(tmp_path / "cluster", workers=1, arguments=more) as cluster:
+        cluster.build(root)
+        cluster.kill("w1")
+        cluster.kill("manager")
+        fill(disk)
+        cluster.start_manager()
+        cluster.start_worker("w1")
+        cluster.wait_for_workers()
+        assert cluster.build(root).totals["steps_run"] <= 1  # what was finished is kept
+        assert run("prune", "--manager", cluster.manager).returncode == 0
