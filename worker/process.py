@@ -16,7 +16,7 @@ import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
 from filesync.digest import Digest
-from filesync.disk.statedir import open_state
+from filesync.disk.statedir import LOCK, open_state
 from filesync.errors import FilesyncError, PeerError, StoreError, UsageError
 from filesync.keys.files import KeyPair, PublicKey
 from filesync.manifest import Manifest, missing_nodes, note_tree
@@ -278,6 +278,12 @@ class _Link:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
+            if not (self._options.state / LOCK).exists():
+                # Else all that it is given fails, while it is the least busy of all.
+                raise StoreError(
+                    f"{self._options.state} was removed while this worker had its state there;"
+                    " start it again"
+                )
             self._tell_sources(Heartbeat())
             try:
                 await in_thread(self._service.leases.expire)

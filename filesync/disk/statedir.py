@@ -13,6 +13,8 @@ from filesync.disk.reserve import keep_reserve
 from filesync.errors import StoreError, UsageError
 
 VERSION: Final = "1"
+LOCK: Final = "lock"
+"""The file in it that its owner has locked, for as long as the directory is there."""
 _FORMAT: Final = "filesync {kind} state {version}\n"
 
 
@@ -37,7 +39,7 @@ def open_state(path: Path, *, kind: str) -> Iterator[StateDirectory]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (path / "lock").open("ab")
+        lock = (path / LOCK).open("ab")
     except OSError as exc:
         raise StoreError(
             f"cannot use {path} for state: {exc.strerror}; give another --state directory"
@@ -68,7 +70,7 @@ def _check_version(path: Path, kind: str) -> None:
     try:
         found = marker.read_text()
     except FileNotFoundError:
-        if any(child.name != "lock" for child in path.iterdir()):
+        if any(child.name != LOCK for child in path.iterdir()):
             raise StoreError(
                 f"{path} is not empty and holds no filesync state; give another --state directory"
             ) from None

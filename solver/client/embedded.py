@@ -113,7 +113,9 @@ def _only_user(state: Path) -> Iterator[None]:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (state / "lock").open("ab")
     except OSError as exc:
-        raise StoreError(f"cannot keep state in {state}: {exc.strerror}") from exc
+        raise StoreError(
+            f"cannot keep state in {state}: {exc.strerror}; make it writable, or set XDG_CACHE_HOME"
+        ) from exc
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

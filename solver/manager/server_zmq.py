@@ -97,6 +97,8 @@ class Server:
         self._asked_for = asyncio.Event()
         self._clients: dict[bytes, tuple[ClientLink, asyncio.Task[None]]] = {}
         self._asked_s: dict[bytes, float] = {}
+        # Who has registered, and hears whether it may have its name once that is known.
+        self._waiting: set[bytes] = set()
         self._received_bytes = 0
         self._sent_bytes = 0
 
@@ -246,7 +248,8 @@ class Server:
 
     async def _ask_to_register(self, identity: bytes) -> None:
         now_s = time.monotonic()
-        if now_s - self._asked_s.get(identity, -ASK_AGAIN_S) >= ASK_AGAIN_S:
+        is_due = now_s - self._asked_s.get(identity, -ASK_AGAIN_S) >= ASK_AGAIN_S
+        if is_due and identity not in self._waiting:
             self._asked_s[identity] = now_s
             await self._send(identity, orders.Unknown())
 
@@ -267,8 +270,7 @@ class Server:
             hello.instance,
             peer.key,
         ):
-            detail = f"a worker named {hello.worker} is connected already; give another --name"
-            await self._send(identity, orders.Refused("name-taken", detail))
+            group.create_task(self._register_unless_heard(known, peer, hello, group))
             return
         if known is not None:
             self.cluster.leave(known)
@@ -280,6 +282,29 @@ class Server:
         await self._send(identity, orders.Welcome())
         log.info("worker joined worker=%s refs=%d", hello.worker, len(hello.refs))
         group.create_task(self._learn(worker))
+
+    async def _register_unless_heard(
+        self,
+        known: WorkerLink,
+        peer: _Peer,
+        hello: orders.Register,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        """Refuse a worker if the other of its name is alive: it may have died, and its state be lost."""
+        came_s = time.monotonic()
+        self._waiting.add(peer.identity)
+        try:
+            while not known.gone:
+                await asyncio.sleep(0.1)
+                if known.last_s > came_s:
+                    detail = (
+                        f"a worker named {known.name} is connected already; give another --name"
+                    )
+                    await self._send(peer.identity, orders.Refused("name-taken", detail))
+                    return
+        finally:
+            self._waiting.discard(peer.identity)
+        await self._register(peer, hello, group)
 
     async def _learn(self, worker: WorkerLink) -> None:
         """Take up what a worker holds; ask for the trees that are not known here."""

@@ -132,7 +132,14 @@ def test_a_state_directory_that_is_another_s_is_refused(
 
 @pytest.mark.parametrize("damage", ["version", "rot"])
 @pytest.mark.parametrize(
-    "name", ["manager/nodes.db", "manager/records.db", "w1/nodes.db", "w1/refs.db"]
+    "name",
+    [
+        "manager/nodes.db",
+        "manager/records.db",
+        "w1/nodes.db",
+        "w1/refs.db",
+        "w1/snapshots/snapshots.db",
+    ],
 )
 def test_a_database_of_another_version_or_none_is_refused(
     left: Path, tmp_path: Path, name: str, damage: str
@@ -148,7 +155,8 @@ def test_a_database_of_another_version_or_none_is_refused(
         path.write_bytes(b"rotten" * 1000)
     kind = "manager" if name.startswith("manager") else "worker"
     more = ("--manager", NOWHERE) if kind == "worker" else ("--listen", "tcp://127.0.0.1:0")
-    refused(kind, "--state", str(path.parent), *more, saying=str(path), status=1)
+    state = tmp_path / "left" / name.partition("/")[0]
+    refused(kind, "--state", str(state), *more, saying=str(path), status=1)
 
 
 # --- what the machine or the user lacks -----------------------------------------------------------

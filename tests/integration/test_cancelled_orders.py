@@ -20,7 +20,7 @@ from worker.moving import chains
 from worker.process import WorkerOptions, run_worker
 from worker.snapshots.mounts import mounts_below
 from worker.store import Store
-from worker.wire import orders
+from worker.wire import leases, orders
 from worker.wire.ops import FileOp, LocalOp, MakeFile
 from worker.wire.orders import FromLocal, FromPaths, Offered, OrderBody, RefInfo, Replica
 
@@ -308,7 +308,7 @@ async def test_an_order_is_called_off_that_has_the_number_of_another_managers(
             link._receive(order, b"", group)
             await old.is_reached()
             of_old = link._orders[1]
-            link._receive(orders.Unknown(), b"", group)  # it has restarted, and counts from 1
+            link._receive(orders.Unknown(), b"", group)  # it has restarted
             link._receive(order, b"", group)
             await new.is_reached()
             await old.let_go()
@@ -320,6 +320,19 @@ async def test_an_order_is_called_off_that_has_the_number_of_another_managers(
         assert outcomes == [orders.Failed("cancelled", "the order was cancelled")] * 2
         assert kept(side) == before
         assert link._orders == {}
+
+
+async def test_a_source_on_a_lease_outlives_the_connection_of_who_had_it_made(
+    tmp_path: Path,
+) -> None:
+    async with Side(tmp_path / "giver") as giver, Side(tmp_path / "taker") as taker:
+        order = await paths(giver, taker)
+        ran = await taker.service.perform(1, local(order.tree, order), lambda _: None)
+        assert isinstance(ran, orders.Ran)
+        assert taker.service.kept() == orders.Release(sources=(ran.ref.ref,))
+        hold = leases.Hold(ran.ref.ref, b"l" * 16, 60.0)
+        await taker.service.perform(2, hold, lambda _: None)
+        assert taker.service.kept() == orders.Release()
 
 
 async def test_an_answer_that_cannot_be_sent_is_taken_back(

@@ -1,5 +1,6 @@
 """Managers that come again, to workers and clients that have stayed."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -69,3 +70,29 @@ def test_a_worker_that_was_alone_for_long_registers_once(
     time.sleep(1.5)
     said = (cluster.root / "manager.log").read_text()
     assert said.count("worker joined worker=w1") == 2
+
+
+def test_a_worker_whose_state_was_lost_with_it_is_taken_in_again(
+    clusters: Callable[..., Cluster], context: ContextMaker
+) -> None:
+    cluster = clusters("one", workers=1)
+    cluster.wait_for_workers()
+    cluster.kill("w1")
+    shutil.rmtree(cluster.root / "w1")
+    cluster.start_worker("w1")
+    root = context("FROM scratch\nCOPY in /in\n", **{"in": "in\n"})
+    # The manager thinks for a while that the first w1 is there.
+    until(lambda: cluster.build(root, check=False).status == 0)
+    assert cluster.processes["w1"].poll() is None
+
+
+def test_a_worker_whose_state_is_removed_ends_and_says_so(
+    clusters: Callable[..., Cluster],
+) -> None:
+    cluster = clusters("one", workers=1)
+    cluster.wait_for_workers()
+    shutil.rmtree(cluster.root / "w1")
+    assert cluster.processes["w1"].wait(30) == 1
+    said = (cluster.root / "w1.log").read_text()
+    assert "w1 was removed while this worker had its state there; start it again" in said
+    assert "Traceback" not in said

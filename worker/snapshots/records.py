@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -101,16 +101,11 @@ class Records:
         """
         if not path.exists():
             return None
-        try:
-            db = sqlite3.connect(path)
+        with using(path, remedy=_REMEDY), closing(sqlite3.connect(path)) as db:
             try:
                 row = db.execute("SELECT kind FROM about").fetchone()
-            finally:
-                db.close()
-        except sqlite3.OperationalError:
-            return None  # a kill came between making the file and filling it
-        except sqlite3.Error as exc:
-            raise StoreError(f"{path}: {exc}") from exc
+            except sqlite3.OperationalError:
+                return None  # a kill came between making the file and filling it
         return str(row[0])
 
     def _open(self, kind: str) -> None:
