@@ -35,7 +35,7 @@ from worker.layers.member import (
 from worker.layers.rooted import Rooted
 from worker.layers.skeleton import Proved, SkeletonWriter
 from worker.layers.source import Source, Stream, decompressed, hashed
-from worker.layers.sparse import content_of
+from worker.layers.sparse import content_of, cut_short
 from worker.layers.tarread import read_members
 
 _AUFS: Final = b".wh..wh."
@@ -235,7 +235,7 @@ def _write_file(
         if member.size <= _PIECE_BYTES and member.pieces is None:
             data = source.read_content(member.size)
             if len(data) != member.size:
-                raise _cut(member)
+                raise cut_short(member)
             write_all(fd, data, 0)
             digest = source.digest_of_last(data)
         else:
@@ -273,10 +273,6 @@ def path_parts(path: bytes) -> list[bytes]:
     if len(parts) > MAX_DEPTH:
         raise BadLayer(f"more than {MAX_DEPTH} directories inside each other")
     return parts
-
-
-def _cut(member: Member) -> BadLayer:
-    return BadLayer(f"a layer ends inside {shown(member.path)}")
 
 
 def _fault(member: Member, exc: OSError) -> FilesyncError:

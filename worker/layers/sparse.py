@@ -7,6 +7,7 @@ in front of the bytes themselves. Whichever way, only what is no hole is in the 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from filesync.disk.handles import shown
 from worker.layers.errors import BadLayer
 from worker.layers.fields import digits, number
 from worker.layers.member import BLOCK_BYTES, Member, Pieces
@@ -60,24 +61,31 @@ def content_of(source: Source, member: Member) -> Iterator[bytes | memoryview]:
         BadLayer: the tar ends before, or the holes are over the source's limit.
     """
     if member.pieces is None:
-        yield from _next(source, member.size, is_content=True)
+        yield from _next(source, member, member.size, is_content=True)
         return
     source.count_holes(member.size - sum(size for _, size in member.pieces))
     at = 0
     for begin, size in (*member.pieces, (member.size, 0)):
         for zeros in range(at, begin, _PIECE_BYTES):
             yield bytes(min(_PIECE_BYTES, begin - zeros))
-        yield from _next(source, size, is_content=False)
+        yield from _next(source, member, size, is_content=False)
         at = begin + size
 
 
-def _next(source: Source, size: int, *, is_content: bool) -> Iterator[bytes | memoryview]:
+def cut_short(member: Member) -> BadLayer:
+    """Return the error that says in which file a layer ends."""
+    return BadLayer(f"a layer ends inside {shown(member.path)}")
+
+
+def _next(
+    source: Source, member: Member, size: int, *, is_content: bool
+) -> Iterator[bytes | memoryview]:
     # What is not the whole of a file cannot be referred to: it is a literal in a skeleton.
     read = source.read_content if is_content else source.read
     while size:
         piece = read(min(size, _PIECE_BYTES))
         if not piece:
-            raise BadLayer("a layer ends inside a file")
+            raise cut_short(member)
         size -= len(piece)
         yield piece
 

@@ -377,6 +377,12 @@ def test_a_bad_layer_is_refused_and_nothing_outside_is_touched(
     assert (root.parent / "outside/secret").read_text() == "secret"
 
 
+@pytest.mark.parametrize("size", [2000, 8 << 20])
+def test_a_layer_that_ends_in_a_file_names_it(root: Path, size: int) -> None:
+    with pytest.raises(BadLayer, match="a layer ends inside 'f'"):
+        apply(root, (Member(b"f", FILE, size=size), b""))
+
+
 @pytest.mark.parametrize("target", [b"../outside", b"/../../outside", b"OUTSIDE"])
 def test_a_planted_link_does_not_lead_out(root: Path, target: bytes) -> None:
     target = target.replace(b"OUTSIDE", os.fsencode(root.parent / "outside"))
