@@ -167,16 +167,15 @@ def apply(
     keys: Sequence[Digest],
     unpack: Callable[[Path, Groups], Applied],
     *,
-    tree: Digest | None = None,
-    ref: Digest | None = None,
+    known: RefInfo | None = None,
 ) -> RefInfo:
     """Make the ref that ``layer`` gives on top of ``parent``, and record its layer. Blocks.
 
     ``unpack`` does to the directory that it is given, whose hard links it is told, what the
-    layer says. ``tree`` and ``ref`` are what it should give, as another worker has them.
+    layer says. ``known`` is the ref that it should give, as another worker has it.
 
     Raises:
-        ImageMalformed: that was another layer, or does not give ``tree``. Nothing is kept.
+        ImageMalformed: that was another layer, or does not give the tree of ``known``. Nothing is kept.
     """
     below = None if parent is None else store.refs.get(parent)
     groups = Groups(None if below is None else Manifest(below.info.tree, store.nodes))
@@ -193,7 +192,9 @@ def apply(
         raise
     here = store.refs.snapshots()
     # Before layers were part of the names of what they made, a ref was named without.
-    is_named_so = layer.imported and (tree is None or ref != ref_name(parent, tree))
+    is_named_so = layer.imported and (
+        known is None or known.ref != ref_name(parent, known.tree)
+    )
     info = keep(
         store,
         active,
@@ -203,7 +204,7 @@ def apply(
         tar_bytes=applied.size,
         imported=layer.digest if is_named_so else "",
     )
-    if tree is not None and info.tree != tree:
+    if known is not None and info.tree != known.tree:
         snapshot = store.refs.get(info.ref).snapshot
         if snapshot not in here:
             store.refs.remove(info.ref)
@@ -220,8 +221,7 @@ def apply_blob(
     keys: Sequence[Digest],
     *,
     limits: Limits = _NO_STRANGERS,
-    tree: Digest | None = None,
-    ref: Digest | None = None,
+    known: RefInfo | None = None,
 ) -> RefInfo:
     """Do that with the layer's blob, which is in the store; note its skeleton. Blocks."""
     with skeletons.noting(store) as noted:
@@ -239,7 +239,7 @@ def apply_blob(
             noted.keep(layer, {digest for _, digest in applied.hints.values()})
             return applied
 
-        return apply(store, layer, parent, keys, unpack, tree=tree, ref=ref)
+        return apply(store, layer, parent, keys, unpack, known=known)
 
 
 # --- images from an OCI layout ----------------------------------------------------------------

@@ -53,9 +53,7 @@ def contents_tree(wanted: Mapping[Digest, int]) -> Manifest:
 def apply_held(store: Store, link: Link) -> RefInfo:
     """Apply a layer whose blob is in the store. Blocks."""
     ref = link.ref
-    return chains.apply_blob(
-        store, link.layer, ref.parent, ref.keys, tree=ref.tree, ref=ref.ref
-    )
+    return chains.apply_blob(store, link.layer, ref.parent, ref.keys, known=ref)
 
 
 def apply_parts(
@@ -81,9 +79,7 @@ def apply_parts(
 
     ref = link.ref
     try:
-        info = chains.apply(
-            store, link.layer, ref.parent, ref.keys, unpack, tree=ref.tree, ref=ref.ref
-        )
+        info = chains.apply(store, link.layer, ref.parent, ref.keys, unpack, known=ref)
     except PeerError:
         store.drop_arriving(staging)
         raise
@@ -116,9 +112,7 @@ def apply_coming(store: Store, link: Link, coming: Stream) -> RefInfo:
             noted.keep(link.layer, {digest for _, digest in applied.hints.values()})
             return applied
 
-        return chains.apply(
-            store, link.layer, ref.parent, ref.keys, unpack, tree=ref.tree, ref=ref.ref
-        )
+        return chains.apply(store, link.layer, ref.parent, ref.keys, unpack, known=ref)
 
 
 def take_in(store: Store, blob: Blob, staging: Path) -> None:
