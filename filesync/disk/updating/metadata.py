@@ -124,12 +124,15 @@ class Metadata:
     def sync_unopened(self, dirfd: int, name: bytes, entry: Symlink | Special) -> None:
         """Do the same to a link or special file, which is not opened."""
         status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
-        if self._preserve_owner and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+        is_owned = (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
+        is_chowned = self._preserve_owner and not is_owned
+        if is_chowned:
             with self._losing("owner"):
                 os.chown(name, entry.uid, entry.gid, dir_fd=dirfd, follow_symlinks=False)
-                # A change of owner takes setuid and setgid away, of devices and FIFOs too.
-                status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
-        if isinstance(entry, Special) and status.st_mode != entry.mode:
+        # A change of owner takes setuid and setgid away, of devices and FIFOs too.
+        if isinstance(entry, Special) and (
+            status.st_mode != entry.mode or (is_chowned and entry.mode & 0o6000)
+        ):
             with self._losing("mode"):
                 chmod_unopened(dirfd, name, stat.S_IMODE(entry.mode), stat.S_IFMT(entry.mode))
         # /proc leads to the held directory; the one name after it is not followed.
