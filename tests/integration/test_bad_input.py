@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from bench.processes import Cluster, run
+from tests.integration.smalldisks import small_disk
 
 ContextMaker = Callable[..., Path]
 NOBODY = 65534
@@ -259,37 +260,34 @@ def test_without_a_runtime_run_says_what_to_install(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(disk)], check=True)
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "3m") as disk:
+        yield disk
 
 
 @pytest.mark.needs("mount")
 def test_a_full_disk_is_one_sentence_and_what_came_is_removed(
-    context: ContextMaker, small_disk: Path
+    context: ContextMaker, disk: Path
 ) -> None:
-    env = {"XDG_CACHE_HOME": str(small_disk)}
+    env = {"XDG_CACHE_HOME": str(disk)}
     root = context("FROM scratch\nCOPY big /\n", big=os.urandom(8_000_000))
     done = run("build", str(root), env=env)
     assert done.returncode == 1
     assert "is full: free space" in done.stderr
     assert "Traceback" not in done.stderr
-    assert [path for path in small_disk.rglob("*") if path.name == "big"] == []
+    assert [path for path in disk.rglob("*") if path.name == "big"] == []
     (root / "big").write_bytes(b"small now")
     assert run("build", str(root), env=env).returncode == 0
 
 
 @pytest.mark.needs("mount")
 def test_a_worker_outlives_a_full_disk(
-    context: ContextMaker, small_disk: Path, tmp_path: Path
+    context: ContextMaker, disk: Path, tmp_path: Path
 ) -> None:
     root = context("FROM scratch\nCOPY . /\n", **{f"d{n}__f": str(n) for n in range(100)})
-    state = ("--state", str(small_disk), "--gc-min-free", "0")
+    state = ("--state", str(disk), "--gc-min-free", "0")
     with Cluster(tmp_path / "cluster", workers=1, arguments={"w1": state}) as cluster:
-        filler = small_disk / "filler"
+        filler = disk / "filler"
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while file.write(bytes(4096)):
                 pass

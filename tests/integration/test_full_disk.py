@@ -1,7 +1,6 @@
 """A disk without a byte left: what is there can be seen and removed, and then all goes on."""
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.processes import Cluster, run
+from tests.integration.smalldisks import small_disk
 
 ContextMaker = Callable[..., Path]
 
@@ -19,11 +19,15 @@ BIG = 2_000_000
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(disk)], check=True)
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with small_disk(tmp_path / "disk", "16m") as disk:
+        yield disk
+
+
+def cluster_on(disk: Path, root: Path) -> Cluster:
+    """Return a manager and the worker w1, not yet started, whose states are on ``disk``."""
+    own = ("--state", str(disk / "w1"), "--gc-min-free", "0")
+    more = {"w1": own, "manager": ("--state", str(disk / "manager"))}
+    return Cluster(root / "cluster", workers=1, arguments=more)
 
 
 def fill(disk: Path) -> None:
@@ -85,9 +89,7 @@ def test_a_cluster_that_runs_is_pruned_though_its_disk_is_full(
     context: ContextMaker, disk: Path, tmp_path: Path
 ) -> None:
     root = context("FROM scratch\nCOPY big /\n", big=os.urandom(BIG))
-    own = ("--state", str(disk / "w1"), "--gc-min-free", "0")
-    more = {"w1": own, "manager": ("--state", str(disk / "manager"))}
-    with Cluster(tmp_path / "cluster", workers=1, arguments=more) as cluster:
+    with cluster_on(disk, tmp_path) as cluster:
         cluster.build(root)
         fill(disk)
         pruned = run("prune", "--manager", cluster.manager)
@@ -101,9 +103,7 @@ def test_a_manager_and_a_worker_start_though_their_disk_is_full(
     context: ContextMaker, disk: Path, tmp_path: Path
 ) -> None:
     root = context("FROM scratch\nCOPY big /\n", big=os.urandom(BIG))
-    own = ("--state", str(disk / "w1"), "--gc-min-free", "0")
-    more = {"w1": own, "manager": ("--state", str(disk / "manager"))}
-    with Cluster(tmp_path / "cluster", workers=1, arguments=more) as cluster:
+    with cluster_on(disk, tmp_path) as cluster:
         cluster.build(root)
         cluster.kill("w1")
         cluster.kill("manager")
