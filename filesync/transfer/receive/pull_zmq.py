@@ -68,6 +68,7 @@ class Pull:
         recipes: RecipeCache,
     ) -> None:
         self._replicas = list(replicas)
+        self._is_only = len(replicas) == 1
         self._tree = tree
         self._connect = connect
         self._flow = flow
@@ -176,6 +177,7 @@ class Pull:
             self._tree,
             now=self._loop.time(),
             flow=self._flow.to(replica.address),
+            is_only=self._is_only,
             opening_s=self._timeouts.opening_s,
             stall_s=self._timeouts.stall_s,
         )

@@ -83,6 +83,8 @@ class Receiver:
         token: names the offer.
         tree: what the offer must be.
         flow: what the sender is asked to keep to.
+        is_only: nobody else will work for the fetch. It asks before the peer has answered the
+            opening then, which saves a round trip: nothing is lost if the peer never does.
         opening_s: the peer must answer the opening within this time.
         stall_s: PROGRESS_BYTES must come within this time, while anything is wanted.
         now: seconds on any monotonic clock; every later ``now`` uses the same one.
@@ -102,6 +104,7 @@ class Receiver:
         *,
         now: float,
         flow: Flow,
+        is_only: bool = False,
         opening_s: float = 10.0,
         stall_s: float = 60.0,
     ) -> None:
@@ -112,6 +115,7 @@ class Receiver:
         self.content_bytes = 0
         self._fetch = fetch
         self._open = Open(session, token, tree, flow.compress, flow.bytes_per_s)
+        self._is_only = is_only
         self._stall_s = stall_s
         self._wanted: deque[_Wanted] = deque()
         self._asked: dict[int, Ask] = {}
@@ -142,8 +146,7 @@ class Receiver:
                 raise Refused(message.code, message.detail, message.path)
             case Opened() if self.state is State.OPENING:
                 self.state = State.MOVING
-                self.deadline = None
-                return
+                self.deadline = None if self.is_idle else now + self._stall_s
             case Frame() if self.state is State.MOVING:
                 self._take_frame(Coded(message.codec, payload, message.raw_bytes))
                 self._note_progress(message.raw_bytes, len(payload), now)
@@ -186,7 +189,8 @@ class Receiver:
             now: the time.
             is_alone: no other session works for the fetch.
         """
-        if self.state is not State.MOVING:
+        is_opening = self.state is State.OPENING
+        if self.state is State.CLOSED or (is_opening and not self._is_only):
             return []
         was_idle = self.is_idle
         sent: list[Sent] = []
@@ -205,12 +209,11 @@ class Receiver:
             self._on_wire_bytes += unit.size
             self._on_wire_ranges += len(ranges)
             sent.append((Want(self.session, ranges), b""))
-        if self.is_idle:
-            self.deadline = None
-        elif was_idle:
+        if was_idle and sent:
             self._seen_at = now
             self._progress_bytes = 0
-            self.deadline = now + self._stall_s
+        if not is_opening and (was_idle or self.is_idle):
+            self.deadline = None if self.is_idle else now + self._stall_s
         return sent
 
     @property

@@ -29,10 +29,18 @@ TOKEN = bytes(16)
 TREE = digest_of(b"tree")
 
 
-def opening(flow: Flow | None = None) -> tuple[Receiver, Fetch]:
+def opening(flow: Flow | None = None, *, is_only: bool = False) -> tuple[Receiver, Fetch]:
     fetch = Fetch(window_bytes=4 << 20)
     machine = Receiver(
-        fetch, 1, TOKEN, TREE, now=0.0, flow=flow or Flow(), opening_s=10.0, stall_s=60.0
+        fetch,
+        1,
+        TOKEN,
+        TREE,
+        now=0.0,
+        flow=flow or Flow(),
+        is_only=is_only,
+        opening_s=10.0,
+        stall_s=60.0,
     )
     return machine, fetch
 
@@ -57,10 +65,40 @@ def test_it_opens_with_its_token_the_tree_that_it_expects_and_what_it_asks_of_th
     assert machine.start() == [(Open(1, TOKEN, TREE, Compress.ZSTD, 1000), b"")]
 
 
-def test_nothing_is_asked_for_before_the_session_is_open() -> None:
+def test_nothing_is_asked_for_before_the_session_is_open_where_another_may_be_sooner() -> None:
     machine, fetch = opening()
     fetch.add([FILE_A], is_last=True)
     assert machine.advance(0.0, is_alone=True) == []
+
+
+def test_the_only_session_asks_before_the_peer_has_answered_the_opening() -> None:
+    machine, fetch = opening(is_only=True)
+    fetch.add([FILE_A], is_last=True)
+    assert machine.advance(0.0, is_alone=True) == [(Want(1, ((FILE_A.digest, 0, 100),)), b"")]
+    assert machine.deadline == 10.0
+    machine.receive(Opened(1), b"", 1.0)
+    assert machine.deadline == 61.0
+    machine.receive(Frame(1, 100), A, 2.0)
+    assert machine.is_idle
+
+
+def test_what_was_asked_for_before_the_answer_goes_to_another_if_there_is_none() -> None:
+    machine, fetch = opening(is_only=True)
+    fetch.add([FILE_A], is_last=True)
+    machine.advance(0.0, is_alone=True)
+    with pytest.raises(Refused):
+        machine.receive(Refuse(1, "not-offered", "no"), b"", 1.0)
+    machine.end()
+    assert fetch.has_ready
+
+
+def test_the_time_since_asking_counts_for_how_fast_the_link_is() -> None:
+    machine, fetch = opening(is_only=True)
+    fetch.add([BIG], is_last=True)
+    machine.advance(0.0, is_alone=True)
+    machine.receive(Opened(1), b"", 1.0)
+    machine.receive(Frame(1, 1000), bytes(1000), 1.0)
+    assert machine.link.bytes_per_s == 1000
 
 
 def test_a_small_file_is_wanted_whole_and_stored() -> None:
