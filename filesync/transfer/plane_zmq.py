@@ -171,6 +171,8 @@ class DataPlane:
             task.cancel()
         # Not with the block's own exception: the group would wrap it.
         await self._tasks.__aexit__(None, None, None)
+        for link in list(self._links.values()):  # of which no task had begun
+            link.close()
         if self._listener is not None:
             self._listener.close(gone)
         self._close_guards()
@@ -362,7 +364,7 @@ class DataPlane:
                 update,
                 replicas,
                 tree=tree,
-                connect=partial(self._reach, timeouts=timeouts),
+                connect=partial(self._reach, timeouts=timeouts, is_only=len(replicas) == 1),
                 flow=flow,
                 timeouts=timeouts,
                 window_bytes=self._window_bytes,
@@ -379,9 +381,11 @@ class DataPlane:
         stats.seconds = monotonic() - started
         return stats
 
-    async def _reach(self, replica: Replica, *, timeouts: Timeouts) -> Channel:
+    async def _reach(self, replica: Replica, *, timeouts: Timeouts, is_only: bool) -> Channel:
         if replica.address is None:
             return await self._served.wait_for(replica.token, timeouts.serve_s)
+        if is_only:
+            return self.dial(replica.address, timeouts=timeouts)
         return await self.connect(replica.address, timeouts=timeouts)
 
     # --- connections ------------------------------------------------------------------------
@@ -393,6 +397,25 @@ class DataPlane:
             UsageError: it is no address.
             Unavailable: nobody answers there, or this data plane is closed.
         """
+        deadline = asyncio.get_running_loop().time() + timeouts.opening_s
+        return await self._link(address).greeted(deadline)
+
+    def dial(self, address: str, *, timeouts: Timeouts = _DEFAULT) -> Channel:
+        """Return the connection to ``address`` as ``connect`` does, but before it has answered.
+
+        A few bytes can be sent meanwhile (see ``Channel.send``): they go along with the greeting,
+        which saves a round trip. If nobody answers the connection is lost.
+
+        Raises:
+            UsageError: it is no address.
+            Unavailable: this data plane is closed.
+        """
+        link = self._link(address)
+        if link.channel.greeting is not None:
+            asyncio.get_running_loop().call_later(timeouts.opening_s, link.expire)
+        return link.channel
+
+    def _link(self, address: str) -> Link:
         if self._is_closed:
             raise Unavailable(_CLOSED)
         link = self._links.get(check_address(address))
@@ -410,8 +433,7 @@ class DataPlane:
             # A sync that is over by then has no need of the thread, which takes milliseconds.
             wait_s = GUARD_AFTER_S if self._guard is None else 0.0
             asyncio.get_running_loop().call_later(wait_s, self._watch, link)
-        deadline = asyncio.get_running_loop().time() + timeouts.opening_s
-        return await link.greeted(deadline)
+        return link
 
     def _forget_link(self, address: str, link: Link) -> None:
         if self._links.get(address) is link:

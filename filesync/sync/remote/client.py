@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -61,9 +62,9 @@ async def sync_from(
     if any(source.address != address for source in sources):
         raise UsageError("all sources of one sync must be on one server; sync once for each")
     async with DataPlane(own=_own_key(address, options)) as plane:
-        peer = await _dial(plane, address)
         paths = [source.path for source in sources]
-        stats = await take(peer, paths, dest, options, progress)
+        with _dialled(plane, address) as peer:
+            stats = await take(peer, paths, dest, options, progress)
     return _timed(stats, peer, started)
 
 
@@ -91,8 +92,8 @@ async def sync_to(
         giving.begin()
         own = _own_key(dest.address, options)
         async with DataPlane(answer=giving.answer, own=own) as plane:
-            peer = await _dial(plane, dest.address)
-            await giving.give(peer, dest.path)
+            with _dialled(plane, dest.address) as peer:
+                await giving.give(peer, dest.path)
     finally:
         await giving.stop()
         close_all(found.found)
@@ -107,11 +108,14 @@ def _own_key(address: str, options: Options) -> "KeyPair | None":
     return key_for(address, options.key)
 
 
-async def _dial(plane: DataPlane, address: str) -> Peer:
+@contextmanager
+def _dialled(plane: DataPlane, address: str) -> Iterator[Peer]:
+    """Give who listens at ``address``, before it has answered: the first request goes along."""
+    peer = Peer(plane, plane.dial(address), address)
     try:
-        return Peer(plane, await plane.connect(address), address)
+        yield peer
     except Unavailable as exc:
-        if type(exc) is not Unavailable:
+        if type(exc) is not Unavailable or peer.channel.greeting is None:
             raise
         raise Unavailable(f"{exc}; is a `filesync serve` running there?") from exc
 

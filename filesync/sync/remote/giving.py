@@ -141,6 +141,8 @@ class Giving:
             Unavailable: the server is gone, or refuses.
             StoreError: this disk.
         """
+        if not self._sources:  # nothing is asked of it, but it has to be there
+            await peer.plane.connect(peer.address)
         for at in reversed(range(len(self._sources))):
             with changes_of(self._parts[at]):
                 await self._give(peer, path, at)

@@ -47,6 +47,8 @@ HANDSHAKE_EVENTS: Final = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
 """What ``curve_zmq.handshake_failure`` makes a sentence of."""
+EARLY_BYTES: Final = 2048
+"""Sent at most before the peer has greeted; a listener takes 4,096 of one that it does not know."""
 _ENCRYPTED_BYTES: Final = 33
 """What CURVE adds to a frame: a command's name, a nonce, a check and the frame's flags."""
 _COPY_BYTES: Final = 16 << 10
@@ -105,6 +107,7 @@ class Channel:
         calls: calls that wait, by our number.
         answering: calls of the peer that are being worked on.
         served: tokens that the peer has said ``Serve`` for, the latest last.
+        greeting: done when the peer has greeted or is gone; None once it has greeted.
         lost: why the peer is gone; None while it is there.
         wire_in: bytes that came over this connection.
         wire_out: bytes sent over it.
@@ -124,6 +127,7 @@ class Channel:
         self.calls: dict[int, Waits] = {}
         self.answering = 0
         self.served: dict[bytes, None] = {}
+        self.greeting: asyncio.Future[None] | None = None
         self.lost: FilesyncError | None = None
         self.on_lost: list[Callable[[FilesyncError], None]] = []
         self.wire_in = 0
@@ -138,13 +142,16 @@ class Channel:
     async def send(self, message: Message, payload: Buffer = b"") -> None:
         """Send one message, after those that other tasks are sending.
 
-        Waits while the peer is slow. Cancelled, it has sent all of the message or nothing.
+        Waits while the peer is slow, and for its greeting where this is more than a few bytes.
+        Cancelled, it has sent all of the message or nothing.
 
         Raises:
             FilesyncError: the peer is gone, which is ``lost``, or has not read for STUCK_S.
         """
         frames = encode(message, payload)
         async with self._turn:
+            if self.greeting and self.wire_out + sum(map(len, frames)) > EARLY_BYTES:
+                await asyncio.shield(self.greeting)
             pause, waited = 0.0005, 0.0
             while not self._send(frames):
                 # ROUTER sockets do not say when one peer of many can be written to again.

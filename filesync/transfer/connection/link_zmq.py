@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from socket import AF_INET
 from typing import TYPE_CHECKING
 
@@ -69,13 +70,14 @@ class Link:
             raise Unavailable(f"cannot connect to {address}: {exc.strerror}") from exc
         self.channel = Channel(self._socket, (), counters, name=address)
         self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.channel.greeting = self._greeted
         self._lost = asyncio.Event()
         self.channel.on_lost.append(self._on_lost)
         try:
             self._dial()
         except FilesyncError as exc:
             self.channel.lose(exc)
-            self._close()
+            self.close()
             raise
         self.channel.send_nowait(Hello(VERSION))
 
@@ -99,14 +101,18 @@ class Link:
         Raises:
             Unavailable: nobody does, by ``deadline`` of the loop's clock.
         """
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await asyncio.shield(self._greeted)
-        except TimeoutError:
-            self.channel.lose(Unavailable(f"{self._address} does not answer"))
+        self.expire()
         if self.channel.lost is not None:
             raise self.channel.lost
         return self.channel
+
+    def expire(self) -> None:
+        """Give the peer up if it has not answered."""
+        if not self._greeted.done():
+            self.channel.lose(Unavailable(f"{self._address} does not answer"))
 
     def _dial(self) -> None:
         try:
@@ -136,7 +142,7 @@ class Link:
                 await asyncio.gather(*tasks, return_exceptions=True)
             finally:
                 # Cancelled a second time it must still be closed, or the context never ends.
-                self._close()
+                self.close()
 
     async def _receive(self) -> None:
         while self.channel.lost is None:
@@ -185,7 +191,10 @@ class Link:
     async def _wait_lost(self) -> None:
         await self._lost.wait()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection, where ``run`` was never begun. Idempotent."""
+        if self._socket.closed:
+            return
         self.channel.lose(Unavailable(f"the connection to {self._address} is closed"))
         if self._guard is not None:
             self._guard.closed(self._fd)
@@ -201,6 +210,7 @@ class Link:
             case Hello(version) if version == VERSION:
                 if not self._greeted.done():
                     self._greeted.set_result(None)
+                    self.channel.greeting = None
                     if self._guard is not None:
                         self._guard.greeted(self._fd)
             case Hello(version):
