@@ -324,6 +324,8 @@ class Giving:
     async def _send(
         self, peer: Peer, at: int, token: bytes, top: Manifest, removal: Removal | None
     ) -> None:
+        from filesync.sync.remote.nodes import first_nodes
+
         options = self._options
         others: list[wire.Other] = []
         spared: frozenset[bytes] = frozenset()
@@ -347,6 +349,7 @@ class Giving:
                 others=tuple(others),
                 spared=tuple(sorted(spared)),
                 progress=self._progress is not None,
+                nodes=first_nodes(top),
             )
             self._is_asked.set()
             listing = asyncio.create_task(self._list(offer))

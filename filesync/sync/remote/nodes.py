@@ -21,12 +21,20 @@ from filesync.transfer.wire import Buffer
 
 MAX_NODES: Final = 1 << 22
 MAX_NODES_BYTES: Final = 1 << 30
+FIRST_NODES_BYTES: Final = 16 << 10
+"""Nodes that are sent before they are asked for: on a slow link they must cost less than asking."""
 CUT_BYTES: Final = 16 << 20
 """Nodes that are cut for one answer: it can be small however many they are."""
 
 
 async def fetch_nodes(
-    channel: Channel, token: bytes, tree: Digest, nodes: Nodes, *, basis: Digest | None = None
+    channel: Channel,
+    token: bytes,
+    tree: Digest,
+    nodes: Nodes,
+    *,
+    basis: Digest | None = None,
+    first: bytes = b"",
 ) -> int:
     """Bring the tree's nodes into ``nodes``; return how many came.
 
@@ -36,12 +44,15 @@ async def fetch_nodes(
         tree: its digest.
         nodes: what is here already.
         basis: a tree in ``nodes`` that is most likely much like it.
+        first: what came of ``first_nodes`` already.
 
     Raises:
         PeerError: what came are not the nodes asked for, or is no tree, or is too large.
         Unavailable: the peer is gone, or refused.
     """
     fetch = NodeFetch(token, tree, nodes, basis=basis)
+    if first:
+        await in_thread(fetch.take_first, first)
     while request := await in_thread(fetch.next_request):
         if isinstance(request, wire.AskNodes):
             _, payload = await ask(channel, request, wire.Nodes)
@@ -51,6 +62,27 @@ async def fetch_nodes(
             await in_thread(fetch.take_deltas, answer, payload)
     await in_thread(fetch.settle)
     return fetch.count
+
+
+def first_nodes(manifest: Manifest) -> bytes:
+    """Return a pack of the tree's first levels from the root down, those that are few bytes.
+
+    Empty if the root alone is too many.
+    """
+    found: list[bytes] = []
+    room = FIRST_NODES_BYTES
+    level = [manifest.tree]
+    while level:
+        nodes: list[bytes] = []
+        for digest in level:
+            nodes.append(manifest.nodes.read(digest))
+            room -= len(nodes[-1])
+            if room < 0:
+                return next(pack_nodes(found), b"")
+        found += nodes
+        below = [entry.tree for node in nodes for entry in subdirectories(node)]
+        level = list(dict.fromkeys(below))
+    return next(pack_nodes(found), b"")
 
 
 def answer_nodes(manifest: Manifest, asked: tuple[Digest, ...]) -> bytes:
@@ -148,6 +180,16 @@ class NodeFetch:
             # What is left has more signatures than go into an ask.
             whole = list(self._missing)[:1]
         return wire.AskNodes(self._token, tuple(whole)) if whole else None
+
+    def take_first(self, pack: Buffer) -> None:
+        """Take what is missing of a pack of nodes that nobody has asked for.
+
+        Raises:
+            PeerError: it is none.
+        """
+        for node in unpack_nodes(pack):
+            if (digest := digest_of(node)) in self._missing:
+                self._take(digest, node)
 
     def take_nodes(self, payload: Buffer) -> None:
         """Take a pack of nodes.

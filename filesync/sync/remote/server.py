@@ -298,7 +298,14 @@ class TreeServer:
     ) -> Plan:
         # After the scan: nodes that this side has do not travel.
         basis = held.manifest.tree
-        await fetch_nodes(channel, request.served, request.tree, held.nodes, basis=basis)
+        await fetch_nodes(
+            channel,
+            request.served,
+            request.tree,
+            held.nodes,
+            basis=basis,
+            first=request.nodes,
+        )
         removal = None
         if request.delete:
             filter = Filter(request.rules, root=held.part.prefix)

@@ -6,12 +6,13 @@ directory nodes that the client lacks, from the root down; a session of the data
 
 To give: ``Prepare`` -> ``Prepared``; ``Scan`` -> ``Scanned``, of what is there, while the client
 scans what it gives; unless the two are the same, the client serves its tree over the connection
-(``wire.Serve``) and says ``Give``. Before it answers ``Given`` the server asks the client for the
-nodes that it lacks, pulls, and says ``Progressed`` now and then if it was asked to. A client that
-shows what would change asks with ``AskNodes`` for what is there, and with ``AskUnseen`` for what
-of it no scan shows and would be in the way; to change nothing it says ``Drop`` instead. To what
-is empty: ``Prepare`` -> ``Prepared``, then ``GiveGrowing`` while the client scans; the server says
-``AskDirectories`` -> ``Directories`` again and again, and pulls what they list meanwhile.
+(``wire.Serve``) and says ``Give``, with the first nodes of the tree. Before it answers ``Given``
+the server asks the client for the other nodes that it lacks, pulls, and says ``Progressed`` now
+and then if it was asked to. A client that shows what would change asks with ``AskNodes`` for what
+is there, and with ``AskUnseen`` for what of it no scan shows and would be in the way; to change
+nothing it says ``Drop`` instead. To what is empty: ``Prepare`` -> ``Prepared``, then
+``GiveGrowing`` while the client scans; the server says ``AskDirectories`` -> ``Directories`` again
+and again, and pulls what they list meanwhile.
 
 What a connection has asked for and not dropped is closed when the connection is lost.
 
@@ -42,6 +43,7 @@ MAX_NAMED: Final = 100
 MAX_SIGNATURES_BYTES: Final = 128 << 10
 """Of one ask: its body has a bound."""
 MAX_DELTAS_BYTES: Final = 2 * MAX_NODE_BYTES
+MAX_FIRST_NODES_BYTES: Final = 64 << 10
 
 Path = Annotated[bytes, msgspec.Meta(max_length=MAX_PATH_BYTES)]
 Name = Annotated[bytes, msgspec.Meta(max_length=255)]
@@ -285,6 +287,8 @@ class Give(_Message, frozen=True, tag="give"):
         delete: remove other names there; not what ``rules`` leave out, what ``others`` have,
             and what is ``spared`` in the place itself.
         progress: say Progressed.
+        nodes: a pack of the tree's first nodes from the root down, which need not be asked for;
+            of what is there already, too. Empty if there is none.
     """
 
     token: Token
@@ -295,6 +299,7 @@ class Give(_Message, frozen=True, tag="give"):
     others: Annotated[tuple[Other, ...], msgspec.Meta(max_length=MAX_OTHERS)] = ()
     spared: Names = ()
     progress: bool = False
+    nodes: Annotated[bytes, msgspec.Meta(max_length=MAX_FIRST_NODES_BYTES)] = b""
 
 
 class GiveGrowing(_Message, frozen=True, tag="give-growing"):

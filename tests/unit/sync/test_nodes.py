@@ -20,8 +20,15 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
+from filesync.manifest.pack import unpack_nodes
 from filesync.sync.remote import wire
-from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
+from filesync.sync.remote.nodes import (
+    FIRST_NODES_BYTES,
+    NodeFetch,
+    answer_deltas,
+    answer_nodes,
+    first_nodes,
+)
 from filesync.transfer.coding import delta
 from filesync.transfer.errors import NotOffered
 from tests.unit.made import file
@@ -39,10 +46,14 @@ def tree_of(nodes: MemoryNodes, shape: dict[int, list[int]]) -> Manifest:
     return Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, below)), nodes)
 
 
-def fetch(there: Manifest, here: MemoryNodes, basis: Digest | None) -> tuple[int, int]:
+def fetch(
+    there: Manifest, here: MemoryNodes, basis: Digest | None, first: bytes = b""
+) -> tuple[int, int]:
     """Bring ``there`` into ``here``; return the bytes that went and that came."""
-    sent = came = 0
+    sent, came = 0, len(first)
     fetching = NodeFetch(TOKEN, there.tree, here, basis=basis)
+    if first:
+        fetching.take_first(first)
     while request := fetching.next_request():
         sent += len(wire.encode(request))
         assert len(wire.encode(request)) < 512 << 10
@@ -64,13 +75,43 @@ shapes = st.dictionaries(
 )
 
 
-@given(shapes, shapes, st.booleans())
-def test_all_nodes_come_whatever_is_there_already(
-    old: dict[int, list[int]], new: dict[int, list[int]], has_basis: bool
+@given(shapes, shapes, st.booleans(), st.booleans())
+def test_all_nodes_come_whatever_is_there_or_has_come_already(
+    old: dict[int, list[int]], new: dict[int, list[int]], has_basis: bool, has_first: bool
 ) -> None:
     here = MemoryNodes()
     before = tree_of(here, old)
-    fetch(tree_of(MemoryNodes(), new), here, before.tree if has_basis else None)
+    there = tree_of(MemoryNodes(), new)
+    first = first_nodes(there) if has_first else b""
+    fetch(there, here, before.tree if has_basis else None, first)
+
+
+def test_a_small_tree_need_not_be_asked_for() -> None:
+    there = tree_of(MemoryNodes(), {0: [5], 1: []})
+    sent, _ = fetch(there, MemoryNodes(), None, first_nodes(there))
+    assert sent == 0
+
+
+def test_the_first_nodes_are_whole_levels_of_few_bytes() -> None:
+    wide = tree_of(MemoryNodes(), {number: [] for number in range(20)})
+    (root,) = unpack_nodes(first_nodes(wide))
+    assert digest_of(root) == wide.tree
+    nodes = MemoryNodes()
+    files = [file(b"%04d" % n, b"") for n in range(FIRST_NODES_BYTES // 32)]
+    assert first_nodes(Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, files)), nodes)) == b""
+
+
+def test_first_nodes_that_are_not_of_the_tree_are_not_kept() -> None:
+    there, other = tree_of(MemoryNodes(), {0: [5]}), tree_of(MemoryNodes(), {7: [1]})
+    here = MemoryNodes()
+    fetch(there, here, None, first_nodes(other))
+    assert other.tree not in here
+
+
+def test_first_nodes_that_are_no_pack_are_refused() -> None:
+    fetching = NodeFetch(TOKEN, digest_of(b"tree"), MemoryNodes())
+    with pytest.raises(PeerError):
+        fetching.take_first(b"no pack")
 
 
 @given(shapes, shapes, st.randoms(use_true_random=False))
