@@ -12,7 +12,6 @@ A source is no ref: nothing here announces, exports or writes to one.
 
 import logging
 import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -26,6 +25,7 @@ import msgspec
 from filesync.digest import Digest
 from filesync.disk.handles import open_root, remove_tree
 from filesync.disk.statedir import boot_id
+from filesync.entropy import random_name
 from filesync.errors import LocalError, NodeMissing, StoreError
 from filesync.manifest import Nodes
 
@@ -157,7 +157,7 @@ class SourcePool:
             idle = self.idle()
             chosen = next((one for one in idle if one.id == basis), None)
             chosen = chosen or next((one for one in idle if one.key == key), None)
-            source = secrets.token_hex(8) if chosen is None else chosen.id
+            source = random_name() if chosen is None else chosen.id
             self._execute(
                 "INSERT OR REPLACE INTO sources VALUES (?, 'filling', ?, NULL, ?)",
                 (source, key, time.time()),

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 import msgspec
 
 from filesync.disk.reserve import keep_reserve
+from filesync.entropy import random_bytes
 from filesync.errors import StoreError, UsageError
 
 VERSION: Final = "1"
@@ -90,6 +90,6 @@ def _instance(path: Path) -> str:
     with contextlib.suppress(FileNotFoundError):
         return file.read_text().strip()
     part = path / "instance.part"
-    part.write_text(secrets.token_hex(16) + "\n")
+    part.write_text(random_bytes(16).hex() + "\n")
     part.replace(file)
     return file.read_text().strip()

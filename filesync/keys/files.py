@@ -14,13 +14,13 @@ people; so has the ``.pub`` file that is written beside a secret key, which can 
 import logging
 import os
 import re
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NewType
 
+from filesync.entropy import random_name
 from filesync.errors import StoreError, UsageError
 
 log = logging.getLogger(__name__)
@@ -231,7 +231,7 @@ def _state(path: Path) -> tuple[int, int, int, int] | None:
 
 def _write(path: Path, text: str, *, mode: int, replace: bool) -> None:
     """Write a file as a whole or not at all, never readable by more than ``mode`` says."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    part = path.with_name(f".{path.name}.{random_name()}")
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
             file.write(text)

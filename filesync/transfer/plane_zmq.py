@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, assert_never
 import zmq.asyncio
 
 from filesync.digest import DIGEST_BYTES, Digest
+from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, LocalError, Unavailable, UnexpectedMessage
 from filesync.manifest import Manifest
 from filesync.transfer.connection import calls_zmq
@@ -273,7 +273,7 @@ class DataPlane:
 
             return SourceTree(root, lambda: growing.contents, growing.recent, growing.recipes)
 
-        made_up = Digest(secrets.token_bytes(DIGEST_BYTES))
+        made_up = Digest(random_bytes(DIGEST_BYTES))
         return self._outgoing.offer(made_up, open_source, token, flow=flow, on_sent=None)
 
     async def serve_to(

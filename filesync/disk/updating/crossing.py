@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -11,6 +10,7 @@ from typing import Final
 from filesync.disk.content import copy_sparse
 from filesync.disk.reserved import WORK_PREFIX
 from filesync.disk.updating.visits import below
+from filesync.entropy import random_name
 
 Noted = Callable[[bytes], AbstractContextManager[None]]
 """Has a path removed by the next update if this one is killed."""
@@ -37,7 +37,7 @@ def rename(
     except OSError as exc:
         if exc.errno != errno.EXDEV:
             raise
-        beside = WORK_PREFIX + secrets.token_hex(8).encode()
+        beside = WORK_PREFIX + random_name().encode()
         with noted(below(path, beside)):
             _copy(name, to, src_dir_fd, dst_dir_fd, beside)
         os.unlink(name, dir_fd=src_dir_fd)

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Final
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, remove_tree, shown
 from filesync.disk.reserved import WORK_PREFIX
 from filesync.disk.updating.metadata import Created
+from filesync.entropy import random_name
 from filesync.errors import StoreError
 
 
@@ -100,7 +100,7 @@ class WorkDirectory:
     def __init__(self, parent: int) -> None:
         """Make it in the directory ``parent``, a descriptor that is closed with it."""
         self.parent = parent
-        self._name = WORK_PREFIX + secrets.token_hex(8).encode()
+        self._name = WORK_PREFIX + random_name().encode()
         self._numbers = count()
         self.created = Created()
         try:

@@ -5,11 +5,11 @@ when it is needed.
 """
 
 import asyncio
-import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from filesync.digest import Digest
+from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage
 from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
@@ -293,7 +293,7 @@ class Giving:
     async def _send_growing(self, peer: Peer, at: int, token: bytes) -> None:
         """Give to an empty directory: all will be wanted, so nothing waits for the scan's end."""
         scan = self._scan(at)
-        served = secrets.token_bytes(TOKEN_BYTES)
+        served = random_bytes(TOKEN_BYTES)
         root = self._sources[at].place.root
         with peer.plane.offer_growing(
             scan.tree, root, served, flow=self._options.flow.to(peer.address)
@@ -332,7 +332,7 @@ class Giving:
         if removal is not None:
             spared = removal.spared
             for other in removal.others:
-                others.append(wire.Other(secrets.token_bytes(TOKEN_BYTES), other.tree))
+                others.append(wire.Other(random_bytes(TOKEN_BYTES), other.tree))
                 self._given[others[-1].token] = other
         root = self._sources[at].place.root
         flow = options.flow.to(peer.address)

@@ -4,10 +4,10 @@ A node of which the asker has an older one, of the same place, comes as a delta 
 directories have many entries, of which few change.
 """
 
-import secrets
 from typing import Final
 
 from filesync.digest import Digest, digest_of
+from filesync.entropy import random_bits
 from filesync.errors import MalformedManifest, UnexpectedMessage
 from filesync.manifest import Manifest, Nodes, accept, subdirectories
 from filesync.manifest.pack import PACK_BYTES, pack_nodes, unpack_nodes
@@ -161,7 +161,7 @@ class NodeFetch:
         """Return what to ask next; None when all is here."""
         whole: list[Digest] = []
         self._signed = []
-        key, size = secrets.randbits(63), 0
+        key, size = random_bits(63), 0
         for digest, basis in self._missing.items():
             if basis is None:
                 whole.append(digest)

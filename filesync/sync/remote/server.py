@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -12,6 +11,7 @@ from weakref import WeakSet
 import msgspec
 
 from filesync.disk.handles import shown
+from filesync.entropy import random_bytes
 from filesync.errors import (
     FilesyncError,
     LocalError,
@@ -208,7 +208,7 @@ class TreeServer:
         if channel not in self._held:
             self._held[channel] = mine
             channel.on_lost.append(lambda _: self._drop_all(channel))
-        tokens = [secrets.token_bytes(TOKEN_BYTES) for _ in helds]
+        tokens = [random_bytes(TOKEN_BYTES) for _ in helds]
         mine.update(zip(tokens, helds, strict=True))
         return tokens
 

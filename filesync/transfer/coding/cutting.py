@@ -1,9 +1,9 @@
 """Cutting a file while a scan hashes it: it is read once, and both cores have something to do."""
 
-import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from filesync.digest import Digest
+from filesync.entropy import random_bits
 from filesync.transfer.coding.chunking import Cutter, MarkedRecipe
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.coding.recipes_disk import KEY_BITS, RecipeFiles
@@ -20,7 +20,7 @@ class Cutting:
         self._files = files
         known = None
         if files is not None:
-            known = files.load(old) or MarkedRecipe.empty(secrets.randbits(KEY_BITS))
+            known = files.load(old) or MarkedRecipe.empty(random_bits(KEY_BITS))
         self._cutter = Cutter(old=known)
         self._thread = ThreadPoolExecutor(1)
         self._block: Future[None] | None = None

@@ -5,7 +5,6 @@ proved as a whole. So they are not synced, and a damaged one is as good as none.
 """
 
 import os
-import secrets
 from array import array
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Final
 from xxhash import xxh3_64_digest
 
 from filesync.digest import Digest
+from filesync.entropy import random_name
 from filesync.surplus import surplus
 from filesync.transfer.coding.chunking import MarkedRecipe
 from filesync.transfer.coding.recipe import (
@@ -62,7 +62,7 @@ class RecipeFiles:
         """Keep a recipe, and of the others those that were kept last. One that fails is not kept."""
         recipe, key, marks = marked
         body = key.to_bytes(_KEY_BYTES) + marks.tobytes() + recipe.packed()
-        name = self._root / f".{secrets.token_hex(8)}"
+        name = self._root / f".{random_name()}"
         with suppress(OSError):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:

@@ -1,7 +1,6 @@
 """Where a pull's bytes come down: units cut into files, files written to the disk."""
 
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -11,6 +10,7 @@ from blake3 import blake3
 from filesync.digest import Digest
 from filesync.disk.content import reading
 from filesync.disk.updating.update import WantedFile
+from filesync.entropy import random_bits
 from filesync.errors import ContentCorrupt
 from filesync.transfer.coding import delta
 from filesync.transfer.coding.chunking import cut
@@ -151,7 +151,7 @@ class Landing:
 
     def sign(self, gaps: Sequence[Gap]) -> tuple[int, list[delta.Pieces | None]]:
         """Return a fresh key, and for each gap the old bytes signed with it, if there are any."""
-        key = secrets.randbits(63)
+        key = random_bits(63)
         signed: list[delta.Pieces | None] = []
         for gap in gaps:
             data: bytes | None

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Final
 
 from filesync.digest import Digest
+from filesync.entropy import random_bits
 from filesync.errors import FilesyncError, LocalError, PeerError, Unavailable
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
@@ -172,7 +172,7 @@ class Pull:
         self._opening -= 1
         machine = Receiver(
             self._fetch,
-            secrets.randbits(62) + 1,
+            random_bits(62) + 1,
             replica.token,
             self._tree,
             now=self._loop.time(),

@@ -1,11 +1,11 @@
 """Offers: which trees a process lets others read, and by which token."""
 
-import secrets
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from filesync.digest import Digest
+from filesync.entropy import random_bytes
 from filesync.transfer.flow import Flow
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Offer:
         on_sent: Callable[[int], None] | None,
         on_close: Callable[["Offer"], None],
     ) -> None:
-        self.token = secrets.token_bytes(TOKEN_BYTES) if token is None else token
+        self.token = random_bytes(TOKEN_BYTES) if token is None else token
         self.tree = tree
         self._open_source = open_source
         self.flow = flow
