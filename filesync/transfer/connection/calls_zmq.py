@@ -68,6 +68,7 @@ class PendingCall:
         """Give up."""
         if not self.reply.done():
             self.reply.set_exception(error)
+            self.reply.exception()  # it may be that nobody waits: the call itself was not sent
 
 
 async def call(

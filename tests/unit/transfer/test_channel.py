@@ -1,6 +1,7 @@
 """What is said over a connection when the peer does not read, or is gone."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -8,7 +9,7 @@ import zmq
 import zmq.asyncio
 
 from filesync.errors import FilesyncError, MalformedMessage, Unavailable
-from filesync.transfer.connection.calls_zmq import MAX_ANSWERING, answer
+from filesync.transfer.connection.calls_zmq import MAX_ANSWERING, answer, call
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.stats import Counters
 from filesync.transfer.wire import Call, Close, Ping
@@ -64,3 +65,24 @@ def test_what_is_said_to_a_peer_that_is_gone_is_no_error(reason: FilesyncError) 
             await channel.send(Ping())
 
     with_unread_channel(talk)
+
+
+def test_a_call_that_finds_its_peer_gone_is_one_error_and_no_other_is_logged() -> None:
+    """What was to wait for the answer is told that the peer is gone, and nobody waits there."""
+    unhandled: list[object] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: unhandled.append(told))
+        context = zmq.asyncio.Context()
+        try:
+            socket = context.socket(zmq.ROUTER)
+            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            channel = Channel(socket, (b"nobody",), Counters(), name="peer")
+            with pytest.raises(Unavailable, match="peer is gone"):
+                await call(channel, b"request")
+        finally:
+            context.destroy(linger=0)
+
+    asyncio.run(main())
+    gc.collect()
+    assert not unhandled
