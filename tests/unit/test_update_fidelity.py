@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -10,9 +11,7 @@ import pytest
 from blake3 import blake3
 
 from filesync.disk.updating.update import TreeUpdate
-from filesync.errors import (
-    MalformedManifest,
-)
+from filesync.errors import MalformedManifest, StoreError
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Entry,
@@ -23,6 +22,7 @@ from filesync.manifest import (
 )
 from tests.deep import dig
 from tests.unit.update_driver import (
+    Make,
     MakeFile,
     MakeLink,
     MakeSymlink,
@@ -45,6 +45,15 @@ def source(tmp_path: Path) -> Path:
     path = tmp_path / "source"
     path.mkdir()
     return path
+
+
+def refusing(code: int) -> Callable[..., None]:
+    """Return a system call that a file system refuses, as ``os`` tells of it."""
+
+    def refuse(*args: object, **_: object) -> None:
+        raise OSError(code, os.strerror(code), *args[:1])
+
+    return refuse
 
 
 # --- fidelity ----------------------------------------------------------------------------
@@ -227,14 +236,60 @@ def test_where_a_file_can_have_no_more_links_it_is_copied(
 ) -> None:
     build(source, [MakeFile("a", b"data"), MakeLink("b", "a")])
 
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EMLINK, "Too many links")
-
     target = scanned(source)
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", refusing(errno.EMLINK))
     done = update(root, source, basis=None, target=target)
     assert done.stats.not_kept == {"hard link": 1}
     assert (root / "b").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("atomic", [False, True])
+def test_where_there_are_no_symbolic_links_all_else_is_made(
+    code: int, atomic: bool, root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(source, [MakeFile("d/a", b"data"), MakeSymlink("d/l", "a"), MakeFile("z", b"1")])
+    target = scanned(source)
+    monkeypatch.setattr(os, "symlink", refusing(code))
+    done = update(root, source, basis=None, target=target, atomic=atomic)
+    assert done.stats.not_kept == {"symbolic link": 1}
+    assert sorted(os.listdir(root / "d")) == ["a"]
+    assert (root / "z").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("call", ["fchmod", "fchown"])
+def test_where_the_file_system_knows_no_modes_or_owners_files_are_made(
+    call: str, root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.mkdir()
+    entry = msgspec.structs.replace(file(b"f", b"1"), mode=0o4711, uid=7, gid=8)
+    (source / "f").write_bytes(b"1")
+    monkeypatch.setattr(os, call, refusing(errno.ENOSYS))
+    done = update(root, source, basis=None, target=tree_of(entry))
+    assert (root / "f").read_bytes() == b"1"
+    assert done.stats.not_kept
+
+
+@pytest.mark.parametrize(
+    ("call", "make"),
+    [
+        ("symlink", MakeSymlink("d/l", "elsewhere")),
+        ("link", MakeLink("d/l", "d/a")),
+        ("rename", MakeFile("d/l", b"content")),
+        ("mknod", None),
+    ],
+)
+def test_what_cannot_be_made_is_named_and_not_what_it_is_made_from(
+    call: str, make: Make | None, root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(root, [MakeFile("d/a", b"data")])
+    build(source, [MakeFile("d/a", b"data"), *([make] if make is not None else [])])
+    if make is None:
+        os.mkfifo(source / "d/l")
+    basis, target = scanned(root), scanned(source)
+    monkeypatch.setattr(os, call, refusing(errno.EIO))
+    with pytest.raises(StoreError, match=r"^'d/l': Input/output error"):
+        update(root, source, basis=basis, target=target, atomic=True)
 
 
 @pytest.mark.parametrize(

@@ -147,9 +147,11 @@ class Files:
             found = list(self.of_run(run, state))
             if not found:
                 continue
-            with self._root.held(run.place.path) as dirfd, storing(run.place.path):
+            path = run.place.path
+            with self._root.held(path) as dirfd:
                 for place, _, old, entry in found:
-                    put(place, dirfd, old, entry)
+                    with storing(path, entry.name):
+                        put(place, dirfd, old, entry)
 
     def _settle_all(self) -> Iterator[Run]:
         for visit in self._visits:
@@ -160,15 +162,21 @@ class Files:
     def _settle(self, place: Place, dirfd: int, changes: list[Change]) -> None:
         settler, add = self._settler, self.states.append
         has_nothing = not self._sources.has_any
-        for old, entry in changes:
-            if isinstance(entry, File):
-                is_plain = has_nothing and old is None and not entry.link
-                if is_plain and 0 < entry.size <= COPIED_BYTES:
-                    add(WANTED)
-                else:
-                    add(settler.settle(place, dirfd, old, entry))
-            elif not isinstance(entry, Subdirectory):
-                settler.settle_other(place, dirfd, old, entry)
+        entry: Entry | None = None
+        try:
+            for old, entry in changes:
+                if isinstance(entry, File):
+                    is_plain = has_nothing and old is None and not entry.link
+                    if is_plain and 0 < entry.size <= COPIED_BYTES:
+                        add(WANTED)
+                    else:
+                        add(settler.settle(place, dirfd, old, entry))
+                elif not isinstance(entry, Subdirectory):
+                    settler.settle_other(place, dirfd, old, entry)
+        except OSError as exc:
+            if entry is not None:  # and not what it links to, or is written as at first
+                exc.filename = entry.name
+            raise
 
     def _place(self, visit: Visit) -> Place:
         # The root may have been there, and what is there is seen by others.

@@ -20,7 +20,7 @@ from filesync.errors import StoreError
 from filesync.manifest import Special, Symlink, Xattrs
 
 T = TypeVar("T")
-_REFUSED: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EINVAL)
+_REFUSED: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 """What an ordinary user, or a file system without the feature, is told."""
 DEFAULT_ACL: Final = b"system.posix_acl_default"
 
@@ -81,7 +81,7 @@ class Metadata:
 
     @property
     def not_kept(self) -> dict[str, int]:
-        """How many files lack their "owner", "mode", "mtime", "xattr" or "device" by kind."""
+        """How many files lack something, by kind; see ``UpdateStats``."""
         with self._lock:
             return dict(self._not_kept)
 

@@ -38,7 +38,9 @@ of the target and is made at the end."""
 
 COPIED_BYTES: Final = 16 << 10
 """Files above this size are fetched once however often the target has them."""
-_NOT_LINKED: Final = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP)
+_NOT_LINKED: Final = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS)
+_NOT_MADE: Final = (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system says that has no devices, or no symbolic links."""
 _DISK_IS_ILL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -125,16 +127,16 @@ class Settler:
             os.unlink(entry.name, dir_fd=dirfd)
 
     def _create_other(self, fd: int, name: bytes, entry: Symlink | Special) -> bool:
-        if isinstance(entry, Symlink):
-            os.symlink(entry.target, name, dir_fd=fd)
-            return True
         try:
-            device = os.makedev(entry.major, entry.minor)
-            os.mknod(name, entry.mode & ~0o7077, device, dir_fd=fd)
+            if isinstance(entry, Symlink):
+                os.symlink(entry.target, name, dir_fd=fd)
+            else:
+                device = os.makedev(entry.major, entry.minor)
+                os.mknod(name, entry.mode & ~0o7077, device, dir_fd=fd)
         except OSError as exc:
-            if exc.errno not in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
+            if exc.errno not in _NOT_MADE:
                 raise
-            self._metadata.lose("device")
+            self._metadata.lose("symbolic link" if isinstance(entry, Symlink) else "device")
             return False
         return True
 

@@ -97,14 +97,18 @@ class Maker:
         return self._rename(name, self._work.fd, place, dirfd, to)
 
     def _rename(self, name: bytes, home: int, place: Place, dirfd: int, to: bytes) -> bool:
-        return rename(
-            name,
-            to,
-            src_dir_fd=home,
-            dst_dir_fd=dirfd,
-            path=place.path,
-            noted=self._work.noted,
-        )
+        try:
+            return rename(
+                name,
+                to,
+                src_dir_fd=home,
+                dst_dir_fd=dirfd,
+                path=place.path,
+                noted=self._work.noted,
+            )
+        except OSError as exc:
+            _name(exc, to)
+            raise
 
     def copy(
         self,
