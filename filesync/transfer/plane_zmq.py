@@ -382,6 +382,10 @@ class DataPlane:
         return stats
 
     async def _reach(self, replica: Replica, *, timeouts: Timeouts, is_only: bool) -> Channel:
+        if replica.channel is not None:
+            if replica.channel.lost is not None:
+                raise replica.channel.lost
+            return replica.channel
         if replica.address is None:
             return await self._served.wait_for(replica.token, timeouts.serve_s)
         if is_only:

@@ -4,7 +4,9 @@ import asyncio
 import os
 import stat
 import sys
-from collections.abc import Awaitable, Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -29,6 +31,7 @@ from filesync.manifest import (
     File,
     Manifest,
     MemoryNodes,
+    Nodes,
     Special,
     Subdirectory,
     Symlink,
@@ -37,9 +40,12 @@ from filesync.manifest import (
     subdirectory,
 )
 from filesync.manifest.pack import pack_nodes
+from filesync.sync import unwritable
 from filesync.sync.options import Options
+from filesync.sync.plan import Plan
 from filesync.sync.remote import asking, wire
-from filesync.sync.remote.client import Remote, sync_from
+from filesync.sync.remote import server as remote_server
+from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.held import Held
 from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.remote.server import TreeServer
@@ -49,6 +55,7 @@ from filesync.transfer.connection.calls_zmq import Answer
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, Refused, TooMuchWanted
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.threads import in_thread
 from tests.unit.made import file
 
 LOOPBACK = "tcp://127.0.0.1:0"
@@ -552,3 +559,51 @@ def test_what_is_asked_out_of_turn_is_refused(served: Path) -> None:
         await refused(ask, nodes, NotOffered)
 
     with_server(served, talk)
+
+
+def test_who_goes_while_his_gift_is_planned_does_not_keep_the_place_from_others(
+    served: Path, evil: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (served / "d1/file").write_bytes(b"x")
+    nodes = MemoryNodes()
+    tree = Manifest(scan(evil, nodes).tree, nodes)
+    is_planning = threading.Event()
+    around = unwritable.around_unwritable
+
+    def take_long(root: Path, plan: Plan, nodes: Nodes) -> tuple[Plan, Mapping[bytes, int]]:
+        is_planning.set()
+        time.sleep(0.5)
+        return around(root, plan, nodes)
+
+    async def give(plane: DataPlane) -> None:
+        async def answer(_: Channel, body: bytes) -> tuple[bytes, bytes]:
+            asked = wire.decode_request(body)
+            if isinstance(asked, wire.AskNodes):
+                return wire.encode(wire.Nodes()), answer_nodes(tree, asked.digests)
+            assert isinstance(asked, wire.AskNodeDeltas)
+            answer, payload = answer_deltas(tree, asked)
+            return wire.encode(answer), payload
+
+        async with DataPlane(answer=answer) as client:
+            channel = await client.connect(plane.address)
+            body, _ = await calls_zmq.call(
+                channel, wire.encode(wire.Prepare(b"d1/", scan=True))
+            )
+            prepared = wire.decode_answer(body)
+            assert isinstance(prepared, wire.Prepared)
+            with client.offer(tree, evil) as offer:
+                await client.announce(channel, offer)
+                given = wire.Give(prepared.token, offer.token, tree.tree)
+                await calls_zmq.call_only(channel, wire.encode(given))
+                assert await in_thread(is_planning.wait, 10)
+
+    async def main() -> None:
+        server = TreeServer(served, read_only=False, caches=None)
+        async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+            server.use(plane)
+            await give(plane)
+            await sync_to([os.fsencode(evil) + b"/"], Remote(plane.address, b"d1"), Options())
+
+    monkeypatch.setattr(remote_server, "around_unwritable", take_long)
+    asyncio.run(main())
+    assert (served / "d1/f").read_text() == "planted"

@@ -335,7 +335,8 @@ class TreeServer:
         *,
         feed: Feed | None = None,
     ) -> wire.Given:
-        replica = Replica(None, request.served)
+        # Waited for to dial again, one who is gone would keep the place from all others.
+        replica = Replica(None, request.served, channel)
         async with _Teller(channel, is_wanted=request.progress) as tell:
             with changes_of(Part()):  # what the giver says has changed, the giver is told
                 stats = await self.plane.pull(
