@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -15,6 +14,7 @@ from filesync.manifest.patch import Change, patch
 from filesync.sync.filter import Filter
 from filesync.sync.options import Options
 from filesync.sync.part import Part, Removal
+from filesync.sync.places import Place
 from filesync.sync.plan import Plan, make_plan
 from filesync.sync.planned import Planned
 from filesync.sync.saying.noting import note_plan
@@ -41,15 +41,16 @@ class Update(TreeUpdate):
 
     def __init__(
         self,
-        root: Path,
+        place: Place,
         plan: Plan,
         *local: LocalTree,
         on_copied: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__(
-            root,
+            place.root,
             basis=plan.basis,
             target=plan.target,
+            label=_label(place),
             visits=plan.visits,
             local=local,
             on_copied=on_copied,
@@ -63,8 +64,19 @@ class Update(TreeUpdate):
 class Arrival(ArrivingUpdate):
     """The same, of an empty directory to a tree whose directories are still to come."""
 
-    def __init__(self, root: Path, nodes: Nodes) -> None:
-        super().__init__(root, nodes, atomic=True, preserve_owner=only_owner() is None)
+    def __init__(self, place: Place, nodes: Nodes) -> None:
+        super().__init__(
+            place.root,
+            nodes,
+            label=_label(place),
+            atomic=True,
+            preserve_owner=only_owner() is None,
+        )
+
+
+def _label(place: Place) -> bytes:
+    """Return what a user called the directory: on a server its root is a mere descriptor."""
+    return place.label or b"."
 
 
 def as_owned(basis: Manifest, top: Manifest, owner: Owner | None, nodes: Nodes) -> Manifest:

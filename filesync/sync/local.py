@@ -138,7 +138,7 @@ class _Sync:
                 return
             if target is not None and not options.dry_run:
                 local = LocalTree(top, self._sources[at].place.root)
-                update = Update(target.place.root, plan, local, on_copied=self._note_copied)
+                update = Update(target.place, plan, local, on_copied=self._note_copied)
                 self._note(_copy(update, top))
 
     def _note_copied(self, size: int) -> None:

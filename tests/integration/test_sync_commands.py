@@ -19,6 +19,7 @@ from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
 from filesync.manifest import MemoryNodes
 from tests.conformance.transfer.look import bytes_below
+from tests.integration.smalldisks import small_disk
 
 COMMAND = [sys.executable, "-m", "filesync"]
 
@@ -670,6 +671,25 @@ def test_who_was_killed_while_giving_is_not_in_the_way_of_the_very_next_sync(
         assert giving.wait() == -signal.SIGKILL
     bench.sync("src/", f"{address}/given/")
     assert tree_of(given) == tree_of(bench.root / "src")
+
+
+@pytest.mark.needs("mount")
+@pytest.mark.parametrize("files", [0, 1])
+def test_a_destination_without_any_room_is_named_as_it_was_asked_for(
+    bench: Bench, files: int
+) -> None:
+    """Not by the names that only this program has for what it wanted to make there."""
+    make(bench.root / "src/f", b"new")
+    inodes = 2 + files  # the disk's root, the destination, and what is in it
+    with small_disk(bench.root / "disk", f"1m,nr_inodes={inodes}") as disk:
+        (disk / "dst").mkdir()
+        if files:
+            make(disk / "dst/f", b"old")
+        address = bench.serve(root=disk)
+        for where, called in (("disk/dst", "disk/dst"), (f"{address}/dst", "dst")):
+            said = bench.fails("sync", "src/", where)
+            assert f"'{called}': No space left on device; make room" in said
+        bench.kill_server()
 
 
 def test_nobody_there_is_a_sentence(bench: Bench) -> None:

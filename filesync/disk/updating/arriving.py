@@ -30,7 +30,13 @@ class ArrivingUpdate(TreeUpdate):
     """
 
     def __init__(
-        self, root: Path, nodes: Nodes, *, atomic: bool = False, preserve_owner: bool = True
+        self,
+        root: Path,
+        nodes: Nodes,
+        *,
+        label: bytes | None = None,
+        atomic: bool = False,
+        preserve_owner: bool = True,
     ) -> None:
         """Touch nothing yet. ``nodes`` must have each directory's node before it is added."""
         self._arrived = ArrivedVisits(nodes)
@@ -38,6 +44,7 @@ class ArrivingUpdate(TreeUpdate):
             root,
             basis=None,
             target=empty_manifest(nodes),
+            label=label,
             visits=self._arrived,
             atomic=atomic,
             preserve_owner=preserve_owner,

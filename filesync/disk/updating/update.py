@@ -69,6 +69,7 @@ class TreeUpdate:
         *,
         basis: Manifest | None,
         target: Manifest,
+        label: bytes | None = None,
         visits: Visits | None = None,
         local: Sequence[LocalTree] = (),
         on_copied: Callable[[int], None] | None = None,
@@ -83,6 +84,7 @@ class TreeUpdate:
             root: the directory. Without a basis it is empty, or is made.
             basis: what it holds, exactly.
             target: what it shall hold.
+            label: what people know the directory by; None for ``root``.
             visits: of these two, where somebody has walked them already; this update's from now on.
             local: trees to copy contents from. What is not there any more, or has rotted, is
                 wanted instead.
@@ -106,6 +108,7 @@ class TreeUpdate:
             if is_reserved(entry.name):
                 raise MalformedManifest(f"{shown(entry.name)} is a reserved name")
         self._path = root
+        self._label = os.fsencode(root) if label is None else label
         self._basis = basis
         self._target = target
         self._visits = visits or Visits(basis, target)
@@ -258,7 +261,8 @@ class TreeUpdate:
         return _prepared(self._incoming)
 
     def _open(self) -> None:
-        with storing(os.fsencode(self._path)):
+        # What is made here has names of ours, which say nothing to anybody.
+        with storing(self._label, self._label):
             if self._basis is None:
                 with suppress(FileExistsError):
                     os.mkdir(self._path, 0o700)

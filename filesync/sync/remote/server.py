@@ -257,7 +257,7 @@ class TreeServer:
         try:
             if not place.is_empty:
                 raise UsageError("it is not empty any more; try again")
-            update = Arrival(place.root, held.nodes)
+            update = Arrival(place, held.nodes)
             arrivals = Arrivals(channel, request.served, update, held.nodes)
             given = await self._fill(channel, request, update, feed=arrivals.feed)
             made = await in_thread(canonical_links, held.nodes, update.made.tree)
@@ -276,7 +276,7 @@ class TreeServer:
             plan, unwritable = await in_thread(around_unwritable, place.root, plan, held.nodes)
             given = wire.Given()
             if not plan.is_done:
-                update = Update(place.root, plan)
+                update = Update(place, plan)
                 given = await self._fill(channel, request, update)
                 await in_thread(note_placed, place, self._caches, update.placed)
             named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]

@@ -141,7 +141,7 @@ class _Taking:
             stats=self.stats,
         )
         if not plan.is_done and target is not None and not self._options.dry_run:
-            await self._pull(Update(target.place.root, plan), token, scanned)
+            await self._pull(Update(target.place, plan), token, scanned)
 
     async def _scan(self, at: int) -> wire.Scanned:
         """Have the server scan a part, unless it has."""
