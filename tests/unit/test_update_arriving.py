@@ -13,6 +13,7 @@ from filesync.disk.handles import remove_path
 from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.incoming import WantedFile
+from filesync.disk.updating.work import WorkDirectory
 from filesync.errors import LocalError, MalformedManifest
 from filesync.manifest import (
     EMPTY_DIRECTORY,
@@ -112,6 +113,21 @@ def test_files_are_in_place_before_the_root_is_known(tmp_path: Path) -> None:
     add_all(update, watcher.done[1:], contents)
     update.finish()
     assert scanned(root).tree == scanned(source).tree
+
+
+def test_of_names_that_are_one_on_this_file_system_the_first_arrives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WorkDirectory, "folds_case", lambda _: True)
+    source, root = tmp_path / "source", tmp_path / "root"
+    build(source, [MakeFile(name, name.encode()) for name in ("d/A", "d/a", "d/b", "x", "X")])
+    nodes, watcher = watched(source)
+    root.mkdir()
+    update = ArrivingUpdate(root, nodes)
+    update.prepare()
+    add_all(update, watcher.done, Contents(source, scanned(source)))
+    assert update.finish().not_kept == {"differently cased name": 2}
+    assert sorted(path.name for path in root.rglob("*")) == ["A", "X", "b", "d"]
 
 
 def test_what_small_files_hold_is_told_once_and_with_its_digest(tmp_path: Path) -> None:

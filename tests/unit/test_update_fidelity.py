@@ -11,6 +11,7 @@ import pytest
 from blake3 import blake3
 
 from filesync.disk.updating.update import TreeUpdate
+from filesync.disk.updating.work import WorkDirectory
 from filesync.errors import MalformedManifest, StoreError
 from filesync.manifest import (
     EMPTY_DIRECTORY,
@@ -315,3 +316,70 @@ def test_a_group_that_is_not_one_file_is_refused(root: Path, group: list[Entry])
         one.finish()
     one.abort()
     assert not [path for path in root.iterdir() if path.name.startswith(".filesync-")]
+
+
+# --- file systems that take names for one that differ in case alone --------------------------
+
+
+@pytest.fixture
+def folding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have updates believe that theirs is one: it shows what they do not even try."""
+    monkeypatch.setattr(WorkDirectory, "folds_case", lambda _: True)
+
+
+TWINS: list[Make] = [
+    MakeFile("Case", b"1"),
+    MakeFile("case", b"22"),
+    MakeFile("D/x", b"3"),
+    MakeFile("d/y", b"4"),
+    MakeFile("e/f/\u00c4", b"5"),
+    MakeSymlink("e/f/\u00e4", "x"),
+    MakeFile("z", b"6"),
+]
+FIRSTS = ["Case", "D", "D/x", "e", "e/f", "e/f/\u00c4", "z"]
+
+
+def below(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+@pytest.mark.usefixtures("folding")
+@pytest.mark.parametrize("atomic", [False, True])
+def test_of_names_that_are_one_the_first_is_made_and_the_others_are_counted(
+    atomic: bool, root: Path, source: Path
+) -> None:
+    build(source, TWINS)
+    for _ in range(2):
+        root.mkdir(exist_ok=True)
+        done = update(root, source, basis=scanned(root), target=scanned(source), atomic=atomic)
+        assert done.stats.not_kept == {"differently cased name": 3}
+        assert below(root) == FIRSTS
+        assert (root / "Case").read_bytes() == b"1"
+
+
+@pytest.mark.usefixtures("folding")
+def test_what_is_there_keeps_its_name_unless_that_goes(root: Path, source: Path) -> None:
+    build(root, [MakeFile("case", b"old"), MakeFile("gone", b"g")])
+    build(source, [MakeFile("CASE", b"1"), MakeFile("case", b"2"), MakeFile("GONE", b"3")])
+    done = update(root, source, basis=scanned(root), target=scanned(source))
+    assert done.stats.not_kept == {"differently cased name": 1}
+    assert below(root) == ["GONE", "case"]
+    assert (root / "case").read_bytes() == b"2"
+
+
+@pytest.mark.usefixtures("folding")
+def test_nothing_is_linked_to_a_name_that_leads_to_another_file(
+    root: Path, source: Path
+) -> None:
+    build(source, [MakeFile("A", b"1"), MakeFile("a", b"2"), MakeLink("b", "a")])
+    with pytest.raises(StoreError, match=r"'a' has no name of its own .* 'b' cannot be linked"):
+        update(root, source, basis=None, target=scanned(source))
+
+
+def test_where_names_that_differ_in_case_are_two_both_are_made(
+    root: Path, source: Path
+) -> None:
+    build(source, TWINS)
+    done = update(root, source, basis=None, target=scanned(source))
+    assert done.stats.not_kept == {}
+    assert below(root) == below(source)

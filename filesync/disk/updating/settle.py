@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
@@ -62,6 +62,7 @@ class Settler:
         metadata: Metadata,
         maker: Maker,
         tally: Tally,
+        twins: Container[bytes],
     ) -> None:
         self._root = root
         self._work = work
@@ -71,6 +72,7 @@ class Settler:
         self._metadata = metadata
         self._maker = maker
         self._tally = tally
+        self._twins = twins
         self._awaited: dict[Digest, tuple[bytes, bytes]] = {}
         self._group_sizes: dict[bytes, int] | None = None
         self._firsts: dict[bytes, bytes] | None = None
@@ -243,7 +245,13 @@ class Settler:
             MalformedManifest: the group's names are not one file.
             StoreError, OSError: this disk.
         """
-        path, _, name = self._first(place, entry).rpartition(b"/")
+        first_path = self._first(place, entry)
+        if first_path in self._twins:  # what its name leads to is another file
+            raise StoreError(
+                f"{shown(first_path)} has no name of its own on this file system, and "
+                f"{shown(below(place.path, entry.name))} cannot be linked to it"
+            )
+        path, _, name = first_path.rpartition(b"/")
         is_there = isinstance(old, File)
         with self._root.held(path) as first:
             if is_there and _inode(first, name) == _inode(dirfd, entry.name):

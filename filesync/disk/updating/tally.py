@@ -27,7 +27,8 @@ class UpdateStats(msgspec.Struct, frozen=True):
         links_made: names that were linked to the first of their hard-link group.
         names_removed: names that are gone or gave way; what was below them is not counted.
         not_kept: how many files lack an "owner", "mode", "mtime", "xattr", "device",
-            "symbolic link" or "hard link", because this user or file system cannot keep it.
+            "symbolic link" or "hard link", or are a "differently cased name", because this user
+            or file system cannot keep it.
     """
 
     created: int

@@ -226,7 +226,7 @@ class TreeUpdate:
         self.done = self._tally.stats(
             moved=len(self._visits.moved),
             removed=self._layout.removed,
-            not_kept=self._metadata.not_kept,
+            not_kept=self._not_kept(),
         )
         return self.done
 
@@ -247,6 +247,10 @@ class TreeUpdate:
             self._root = None
 
     # --- inside ---------------------------------------------------------------------------
+
+    def _not_kept(self) -> dict[str, int]:
+        twins = len(self._visits.twins)
+        return self._metadata.not_kept | ({"differently cased name": twins} if twins else {})
 
     @property
     def _directories(self) -> Directories:
@@ -275,6 +279,8 @@ class TreeUpdate:
                 )
                 self._work = WorkDirectory(self._open_staging(root))
                 self._partials = Partials(self._work.parent)
+            if self._work.folds_case():
+                self._visits.fold_case()
             drop_default_acl(self._work.fd)
             self._metadata.special_bits = 0o7000 | self._work.umask()
             self._partials.look()
@@ -312,6 +318,7 @@ class TreeUpdate:
             metadata=self._metadata,
             maker=self._maker,
             tally=self._tally,
+            twins=self._visits.twins,
         )
         self._files = Files(
             self._directories,

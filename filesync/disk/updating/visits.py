@@ -69,15 +69,26 @@ class Visits:
         moved: paths of new directories that are there already; they are not entered. Looked
             at after the visit of the directory above, which may thus still add to it.
         is_settled: set it when ``moved`` changes no more.
+        twins: paths of names that have none of their own on a file system that takes two for one.
     """
 
     def __init__(self, basis: Manifest | None, target: Manifest) -> None:
         self.moved = set[bytes]()
         self.is_settled = False
+        self.twins = set[bytes]()
+        self._folds_case = False
         self._basis = basis
         self._target = target
         self._common: list[Visit] | None = None
         self._all: list[Visit] | None = None
+
+    def fold_case(self) -> None:
+        """Leave out, from now on, new names that differ in case alone from another.
+
+        The second would be written over the first, or not be made at all.
+        """
+        self._folds_case = True
+        self._common = self._all = None
 
     def common(self) -> Iterator[Visit]:
         """Yield the directories that both trees have, and the root, parents first."""
@@ -90,6 +101,7 @@ class Visits:
             if change.changed:
                 changes += change.changed
                 changes.sort(key=_name)
+            changes = self._without_twins(change.path, change.new, changes)
             fresh = [new for _, new in changes if isinstance(new, Subdirectory)]
             visit = Visit(change.path, change.old, change.new, change.removed, changes, fresh)
             kept.add(visit)
@@ -122,7 +134,7 @@ class Visits:
                 stack.pop()
                 continue
             path, entry = found
-            inner = _new_visit(path, self._target.directory(entry.tree))
+            inner = self._new_visit(path, self._target.directory(entry.tree))
             yield inner
             stack.append(self._inside(inner, skip))
 
@@ -137,6 +149,31 @@ class Visits:
         for entry in self._entered(visit):
             if entry.tree not in skip:
                 yield below(visit.path, entry.name), entry
+
+    def _new_visit(self, path: bytes, directory: Directory) -> Visit:
+        """Return the visit of a directory in which all is new."""
+        entries = directory.entries
+        changes: list[tuple[Entry | None, Entry]] = [(None, entry) for entry in entries]
+        changes = self._without_twins(path, directory, changes)
+        fresh = [entry for _, entry in changes if isinstance(entry, Subdirectory)]
+        return Visit(path, None, directory, (), changes, fresh)
+
+    def _without_twins(
+        self, path: bytes, new: Directory, changes: list[tuple[Entry | None, Entry]]
+    ) -> list[tuple[Entry | None, Entry]]:
+        if not self._folds_case:
+            return changes
+        added = {entry.name for old, entry in changes if old is None}
+        taken = {_folded(entry.name) for entry in new.entries if entry.name not in added}
+        kept: list[tuple[Entry | None, Entry]] = []
+        for old, entry in changes:
+            if old is None:
+                if (folded := _folded(entry.name)) in taken:
+                    self.twins.add(below(path, entry.name))
+                    continue
+                taken.add(folded)
+            kept.append((old, entry))
+        return kept
 
     def _entered(self, visit: Visit) -> Iterator[Subdirectory]:
         for entry in visit.fresh:
@@ -169,7 +206,8 @@ class ArrivedVisits(Visits):
         self._check(path)
         visit = self._visit(path, tree)
         came = self._unclaimed.pop(path, {})
-        is_whole = came == {one.name: one.tree for one in visit.fresh}
+        held = [one for one in visit.new.entries if isinstance(one, Subdirectory)]
+        is_whole = came == {one.name: one.tree for one in held}
         is_orphaned = not path and self._unclaimed
         if not is_whole or is_orphaned or self.tree is not None:
             raise MalformedManifest(f"{shown(path)} does not hold the directories that came")
@@ -195,15 +233,12 @@ class ArrivedVisits(Visits):
             yield self._visit(path, tree)
 
     def _visit(self, path: bytes, tree: Digest) -> Visit:
-        return _new_visit(path, Manifest(tree, self._nodes).root)
+        return self._new_visit(path, Manifest(tree, self._nodes).root)
 
 
-def _new_visit(path: bytes, directory: Directory) -> Visit:
-    """Return the visit of a directory in which all is new."""
-    entries = directory.entries
-    changes: list[tuple[Entry | None, Entry]] = [(None, entry) for entry in entries]
-    fresh = [entry for entry in entries if isinstance(entry, Subdirectory)]
-    return Visit(path, None, directory, (), changes, fresh)
+def _folded(name: bytes) -> str:
+    """Return what is the same of names that differ in case alone."""
+    return name.decode("utf-8", "surrogateescape").lower()
 
 
 class _Remembered:

@@ -134,6 +134,14 @@ class WorkDirectory:
         finally:
             os.unlink(note, dir_fd=self.fd)
 
+    def folds_case(self) -> bool:
+        """Say whether names that differ in case alone are one here."""
+        try:
+            os.stat(self._name.upper(), dir_fd=self.parent, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
     def umask(self) -> int:
         """Return what creating a file takes away from its mode."""
         name = self.free_name()
@@ -197,6 +205,8 @@ def storing(path: bytes, file: bytes | None = None) -> Iterator[None]:
 def _advice(exc: OSError) -> str:
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return "; make room and run again: files that came whole stay"
+    if exc.errno == errno.EEXIST:
+        return "; somebody made it just now, or another name is the same to this file system"
     if exc.errno == errno.EBUSY:
         return "; something is mounted there: unmount it, or leave it out"
     return ""
