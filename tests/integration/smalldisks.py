@@ -11,5 +11,7 @@ def small_disk(at: Path, size: str) -> Iterator[Path]:
     """Mount a disk of ``size``, as tmpfs takes it, at the new directory ``at``."""
     at.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(at)], check=True)
-    yield at
-    subprocess.run(["umount", str(at)], check=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", str(at)], check=True)

@@ -22,6 +22,7 @@ from filesync.manifest import (
     with_entries,
 )
 from tests.deep import dig
+from tests.integration.smalldisks import small_disk
 from tests.unit.update_driver import (
     Make,
     MakeFile,
@@ -316,6 +317,37 @@ def test_a_group_that_is_not_one_file_is_refused(root: Path, group: list[Entry])
         one.finish()
     one.abort()
     assert not [path for path in root.iterdir() if path.name.startswith(".filesync-")]
+
+
+@pytest.mark.needs("mount")
+def test_what_is_mounted_below_need_not_keep_all_either(
+    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(source, [MakeFile("disk/f", b"data", mode=0o4711), MakeSymlink("disk/l", "x")])
+    os.setxattr(source / "disk/f", "user.name", b"value")
+    root.mkdir()
+    with small_disk(root / "disk", "1m") as disk:
+        device = disk.stat().st_dev
+        basis, target = scanned(root), scanned(source)
+
+        def refuse_there(call: str) -> None:
+            real = getattr(os, call)
+
+            def refuse(*args: object, **kwargs: object) -> object:
+                at = kwargs.get("dir_fd", args[0])
+                if isinstance(at, int) and os.fstat(at).st_dev == device:
+                    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+                return real(*args, **kwargs)
+
+            monkeypatch.setattr(os, call, refuse)
+
+        for call in ("fchown", "fchmod", "setxattr", "symlink"):
+            refuse_there(call)
+        done = update(root, source, basis=basis, target=target, atomic=True)
+        assert below(disk) == ["f"]
+        assert (disk / "f").read_bytes() == b"data"
+    kinds = {"owner": 1, "mode": 2, "xattr": 1, "symbolic link": 1}  # a directory's mode, too
+    assert done.stats.not_kept == kinds
 
 
 # --- file systems that take names for one that differ in case alone --------------------------

@@ -14,17 +14,27 @@ from filesync.entropy import random_name
 
 Noted = Callable[[bytes], AbstractContextManager[None]]
 """Has a path removed by the next update if this one is killed."""
+Losing = Callable[[str], AbstractContextManager[None]]
+"""Counts what cannot be kept there (``Metadata.losing``)."""
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def rename(
-    name: bytes, to: bytes, *, src_dir_fd: int, dst_dir_fd: int, path: bytes, noted: Noted
+    name: bytes,
+    to: bytes,
+    *,
+    src_dir_fd: int,
+    dst_dir_fd: int,
+    path: bytes,
+    noted: Noted,
+    losing: Losing,
 ) -> bool:
     """Do as ``os.rename`` with what is no directory, onto another file system too.
 
     There it is a copy, made beside ``to`` and then renamed, so that nobody sees half of it. As
-    long as it has a name of its own, in the directory ``path``, that is ``noted``.
+    long as it has a name of its own, in the directory ``path``, that is ``noted``. A link or
+    device that cannot be there is not made.
 
     Returns:
         Whether it is a copy: another inode than before.
@@ -39,19 +49,21 @@ def rename(
             raise
         beside = WORK_PREFIX + random_name().encode()
         with noted(below(path, beside)):
-            _copy(name, to, src_dir_fd, dst_dir_fd, beside)
+            _copy(name, to, src_dir_fd, dst_dir_fd, beside, losing)
         os.unlink(name, dir_fd=src_dir_fd)
         return True
     return False
 
 
-def _copy(name: bytes, to: bytes, source: int, target: int, beside: bytes) -> None:
+def _copy(
+    name: bytes, to: bytes, source: int, target: int, beside: bytes, losing: Losing
+) -> None:
     status = os.stat(name, dir_fd=source, follow_symlinks=False)
     try:
         if stat.S_ISREG(status.st_mode):
-            _copy_file(name, beside, source, target, status)
-        else:
-            _copy_other(name, beside, source, target, status)
+            _copy_file(name, beside, source, target, status, losing)
+        elif not _copy_other(name, beside, source, target, status, losing):
+            return
         os.rename(beside, to, src_dir_fd=target, dst_dir_fd=target)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -60,7 +72,12 @@ def _copy(name: bytes, to: bytes, source: int, target: int, beside: bytes) -> No
 
 
 def _copy_file(
-    name: bytes, to: bytes, source: int, target: int, status: os.stat_result
+    name: bytes,
+    to: bytes,
+    source: int,
+    target: int,
+    status: os.stat_result,
+    losing: Losing,
 ) -> None:
     old = os.open(name, _READ, dir_fd=source)
     try:
@@ -68,11 +85,15 @@ def _copy_file(
         try:
             os.ftruncate(new, status.st_size)
             copy_sparse(old, new, status.st_size)
-            os.fchown(new, status.st_uid, status.st_gid)
+            with losing("owner"):
+                os.fchown(new, status.st_uid, status.st_gid)
             for attribute in os.listxattr(old):
-                os.setxattr(new, attribute, os.getxattr(old, attribute))
-            os.fchmod(new, stat.S_IMODE(status.st_mode))
-            os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
+                with losing("xattr"):
+                    os.setxattr(new, attribute, os.getxattr(old, attribute))
+            with losing("mode"):
+                os.fchmod(new, stat.S_IMODE(status.st_mode))
+            with losing("mtime"):
+                os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
         finally:
             os.close(new)
     finally:
@@ -80,14 +101,29 @@ def _copy_file(
 
 
 def _copy_other(
-    name: bytes, to: bytes, source: int, target: int, status: os.stat_result
-) -> None:
-    if stat.S_ISLNK(status.st_mode):
-        os.symlink(os.readlink(name, dir_fd=source), to, dir_fd=target)
-    else:
-        os.mknod(to, status.st_mode, status.st_rdev, dir_fd=target)
-    os.chown(to, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-    if not stat.S_ISLNK(status.st_mode):
-        os.chmod(to, stat.S_IMODE(status.st_mode), dir_fd=target)  # a name of our own
-    times = (status.st_atime_ns, status.st_mtime_ns)
-    os.utime(to, ns=times, dir_fd=target, follow_symlinks=False)
+    name: bytes,
+    to: bytes,
+    source: int,
+    target: int,
+    status: os.stat_result,
+    losing: Losing,
+) -> bool:
+    is_link = stat.S_ISLNK(status.st_mode)
+    is_made = False
+    with losing("symbolic link" if is_link else "device"):
+        if is_link:
+            os.symlink(os.readlink(name, dir_fd=source), to, dir_fd=target)
+        else:
+            os.mknod(to, status.st_mode, status.st_rdev, dir_fd=target)
+        is_made = True
+    if not is_made:
+        return False
+    with losing("owner"):
+        os.chown(to, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+    if not is_link:
+        with losing("mode"):
+            os.chmod(to, stat.S_IMODE(status.st_mode), dir_fd=target)  # a name of our own
+    with losing("mtime"):
+        times = (status.st_atime_ns, status.st_mtime_ns)
+        os.utime(to, ns=times, dir_fd=target, follow_symlinks=False)
+    return True

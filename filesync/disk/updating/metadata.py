@@ -90,6 +90,16 @@ class Metadata:
         with self._lock:
             self._not_kept[kind] += 1
 
+    @contextmanager
+    def losing(self, kind: str) -> Iterator[None]:
+        """Count what the block does not get as it cannot be kept here; what else is wrong is raised."""
+        try:
+            yield
+        except OSError as exc:
+            if exc.errno not in _REFUSED:
+                raise
+            self.lose(kind)
+
     def set_new(self, fd: int, entry: HasMetadata, created: Created) -> None:
         """Complete a file that was created with ``entry.mode & 0o777``."""
         if self._preserve_owner:
@@ -118,7 +128,7 @@ class Metadata:
             self._chmod(fd, entry.mode)
         self._sync_xattrs(fd, entry.xattrs)
         if times and status.st_mtime_ns != entry.mtime_ns:
-            with self._losing("mtime"):
+            with self.losing("mtime"):
                 os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def sync_unopened(self, dirfd: int, name: bytes, entry: Symlink | Special) -> None:
@@ -127,17 +137,17 @@ class Metadata:
         is_owned = (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
         is_chowned = self._preserve_owner and not is_owned
         if is_chowned:
-            with self._losing("owner"):
+            with self.losing("owner"):
                 os.chown(name, entry.uid, entry.gid, dir_fd=dirfd, follow_symlinks=False)
         # A change of owner takes setuid and setgid away, of devices and FIFOs too.
         if isinstance(entry, Special) and (
             status.st_mode != entry.mode or (is_chowned and entry.mode & 0o6000)
         ):
-            with self._losing("mode"):
+            with self.losing("mode"):
                 chmod_unopened(dirfd, name, stat.S_IMODE(entry.mode), stat.S_IFMT(entry.mode))
         # /proc leads to the held directory; the one name after it is not followed.
         self._sync_xattrs(b"/proc/self/fd/%d/%s" % (dirfd, name), entry.xattrs)
-        with self._losing("mtime"):
+        with self.losing("mtime"):
             times = (entry.mtime_ns, entry.mtime_ns)
             os.utime(name, ns=times, dir_fd=dirfd, follow_symlinks=False)
 
@@ -164,7 +174,7 @@ class Metadata:
                     raise
 
     def _chmod(self, fd: int, mode: int) -> None:
-        with self._losing("mode"):
+        with self.losing("mode"):
             os.fchmod(fd, mode)
             # The kernel drops setgid silently for a group that the user is not in.
             if mode & 0o2000 and not os.fstat(fd).st_mode & 0o2000:
@@ -177,7 +187,7 @@ class Metadata:
                 self._set_xattr(file, name, value)
         follow = isinstance(file, int)
         for name in has:
-            with self._losing("xattr"):
+            with self.losing("xattr"):
                 _as_owner(file, partial(os.removexattr, file, name, follow_symlinks=follow))
 
     def _set_xattr(self, file: int | bytes, name: bytes, value: bytes) -> None:
@@ -186,17 +196,8 @@ class Metadata:
             self.lose("xattr")
             return
         follow = isinstance(file, int)
-        with self._losing("xattr"):
+        with self.losing("xattr"):
             _as_owner(file, partial(os.setxattr, file, name, value, follow_symlinks=follow))
-
-    @contextmanager
-    def _losing(self, kind: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as exc:
-            if exc.errno not in _REFUSED:
-                raise
-            self.lose(kind)
 
 
 def _owner(entry: HasMetadata) -> tuple[int, int]:

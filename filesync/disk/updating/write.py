@@ -105,6 +105,7 @@ class Maker:
                 dst_dir_fd=dirfd,
                 path=place.path,
                 noted=self._work.noted,
+                losing=self._metadata.losing,
             )
         except OSError as exc:
             _name(exc, to)
