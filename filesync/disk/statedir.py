@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from filesync.disk.reserve import keep_reserve
+from filesync.disk.reserve import keep_reserve, make_room
 from filesync.entropy import random_bytes
 from filesync.errors import StoreError, UsageError
 
@@ -52,7 +52,7 @@ def open_state(path: Path, *, kind: str) -> Iterator[StateDirectory]:
                 f"another process uses {path}; stop it, or give another --state directory"
             ) from None
         _check_version(path, kind)
-        keep_reserve(path)
+        make_room(path)
         try:
             yield StateDirectory(path, _instance(path))
         finally:

@@ -1,6 +1,7 @@
 """A disk without a byte left: what is there can be seen and removed, and then all goes on."""
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,14 @@ def fill(disk: Path) -> None:
                 pass
 
 
+def use_up_inodes(disk: Path) -> None:
+    """Leave none for one file more."""
+    assert os.path.ismount(disk)
+    with suppress(OSError):
+        while True:
+            (disk / f"filler-{secrets.token_hex(8)}").touch()
+
+
 def clear(disk: Path) -> None:
     for path in disk.glob("filler-*"):
         path.unlink()
@@ -66,6 +75,27 @@ def test_the_embedded_cluster_is_looked_at_and_pruned_though_its_disk_is_full(
     assert "2.0 MB │ removed" in pruned.stdout
     clear(disk)
     assert run("build", str(root), env=env).returncode == 0
+
+
+def test_the_embedded_cluster_is_pruned_though_there_are_no_inodes(
+    context: ContextMaker, tmp_path: Path
+) -> None:
+    """A cache of many small files runs out of these first, and the disk seems to have room."""
+    root = context("FROM scratch\nCOPY . /\n", **{f"f{number}": b"x" for number in range(200)})
+    with small_disk(tmp_path / "disk", "64m,nr_inodes=700") as disk:
+        env = {"XDG_CACHE_HOME": str(disk), "COLUMNS": "200"}
+        assert run("build", str(root), env=env).returncode == 0
+        use_up_inodes(disk)
+        (root / "f0").write_bytes(b"another")
+        failed = run("build", str(root), env=env)
+        assert failed.returncode == 1
+        assert "internal error" not in failed.stderr
+        for words in (("du",), ("prune",)):
+            use_up_inodes(disk)
+            done = run(*words, env=env)
+            assert (done.returncode, done.stderr) == (0, "")
+        clear(disk)
+        assert run("build", str(root), env=env).returncode == 0
 
 
 def test_a_step_that_finds_no_room_leaves_nothing_mounted(

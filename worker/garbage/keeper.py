@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from filesync.disk.reserve import keep_reserve
+from filesync.disk.reserve import keep_reserve, make_room
 from filesync.transfer.threads import acquired, in_thread
 from worker.exec import ExecState
 from worker.garbage.choice import Plan, may_remove
@@ -60,7 +60,7 @@ class DiskKeeper:
                     return await in_thread(usage, holds, caches, verbose=verbose)
                 case Prune():
                     state = self._store.work.parent
-                    await in_thread(keep_reserve, state)
+                    await in_thread(make_room, state)
                     try:
                         return await self._prune_all(order, sweep_nodes)
                     finally:
