@@ -5,6 +5,7 @@ a link, so that nobody who changes the tree meanwhile can lead a reader or write
 """
 
 import errno
+import fcntl
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from filesync.descriptors import may_open
 from filesync.errors import LocalError, StoreError
 
 DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_GET_FLAGS: Final = 0x80086601
+"""FS_IOC_GETFLAGS."""
+_APPEND_ONLY: Final = 0x20
 MAX_HELD: Final = 256
 """Descriptors kept open; a walk needs few more than two, the rest saves time."""
 
@@ -47,7 +51,25 @@ def why_unwritable(fd: int) -> int:
         return 0
     if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
         return errno.EROFS
-    return 0 if os.fstat(fd).st_uid == os.geteuid() else errno.EACCES
+    status = os.fstat(fd)
+    if os.geteuid() == 0 or (status.st_uid == os.geteuid() and status.st_mode & 0o300 == 0o300):
+        return errno.EPERM  # no mode is in the way: it is immutable
+    return 0 if status.st_uid == os.geteuid() else errno.EACCES
+
+
+def why_no_root(fd: int) -> int:
+    """Return the same of a directory in which an update works: it removes what it makes there."""
+    return why_unwritable(fd) or (errno.EPERM if is_append_only(fd) else 0)
+
+
+def is_append_only(fd: int) -> bool:
+    """Say whether nothing that is made in a directory can be renamed or removed."""
+    flags = bytearray(8)
+    try:
+        fcntl.ioctl(fd, _GET_FLAGS, flags)
+    except OSError:
+        return False  # a file system without flags
+    return bool(flags[0] & _APPEND_ONLY)
 
 
 class DirectoryHandles:
@@ -235,7 +257,7 @@ def _unlink_or_remove(dirfd: int, name: bytes) -> None:
 
 
 def _remove_directory(dirfd: int, name: bytes) -> None:
-    mount = _mount_of(dirfd)
+    mount = mount_of(dirfd)
     stack = [_Level(dirfd, name, mount)]
     try:
         stack[0].unlink_files()
@@ -283,7 +305,7 @@ def _open_to_remove(parent: int, name: bytes, mount: bytes) -> int:
     # or not; but what is mounted there is not ours, and keeps its mode.
     place = os.open(name, DIRECTORY_FLAGS | os.O_PATH, dir_fd=parent)
     try:
-        if _mount_of(place) != mount:
+        if mount_of(place) != mount:
             raise StoreError(f"{shown(name)} is a mount point: unmount it first")
         if os.fstat(place).st_mode & 0o700 != 0o700:
             os.chmod(f"/proc/self/fd/{place}", 0o700)
@@ -297,7 +319,7 @@ def _unlink_if_there(dirfd: int, name: bytes) -> None:
         os.unlink(name, dir_fd=dirfd)
 
 
-def _mount_of(fd: int) -> bytes:
+def mount_of(fd: int) -> bytes:
     """Return what names the mount that ``fd`` is in; a bind mount's device would not tell."""
     with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
         for line in info:

@@ -45,6 +45,7 @@ class Update(TreeUpdate):
         plan: Plan,
         *local: LocalTree,
         on_copied: Callable[[int], None] | None = None,
+        goes_on: bool = True,
     ) -> None:
         super().__init__(
             place.root,
@@ -58,19 +59,21 @@ class Update(TreeUpdate):
             atomic=True,
             preserve_owner=only_owner() is None,
             root_times=not plan.is_of_names,
+            goes_on=goes_on,
         )
 
 
 class Arrival(ArrivingUpdate):
     """The same, of an empty directory to a tree whose directories are still to come."""
 
-    def __init__(self, place: Place, nodes: Nodes) -> None:
+    def __init__(self, place: Place, nodes: Nodes, *, goes_on: bool) -> None:
         super().__init__(
             place.root,
             nodes,
             label=_label(place),
             atomic=True,
             preserve_owner=only_owner() is None,
+            goes_on=goes_on,
         )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from filesync.transfer.plane_zmq import DataPlane
 
 PARTIAL: Final = 23
-"""Exit code: done, but for what could not be read or kept, or met a directory that stays."""
+"""Exit code: done, but for what could not be read, changed or kept, or met a directory that stays."""
 CHANGED: Final = 24
 """Exit code: done, but for files that changed each time they were read."""
 _RULES: Final = ("--include", "--exclude-from", "--include-from")
@@ -27,9 +27,10 @@ EXIT_CODES: Final = """
 Exit codes: 0 done; 1 failed, or (without a word) nobody reads any more what it lists; 2 wrong
 usage; 23 done, but for sources that are not there, or files and directories in them that cannot be
 read, which are named (nothing is deleted then), directories at the destination that cannot be
-read or written, which are left as they are, metadata that could not be kept (an owner is no loss
-to an ordinary user), or names left out for a directory that is not to be removed; 24 done, but for
-files that changed each time they were read, which are named; 130 interrupted.
+read or written, and names there that cannot be changed, made or removed, which are named and left
+as they are, metadata that could not be kept (an owner is no loss to an ordinary user), or names
+left out for a directory that is not to be removed; 24 done, but for files that changed each time
+they were read, which are named; 130 interrupted.
 """
 
 

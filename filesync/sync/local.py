@@ -20,7 +20,7 @@ from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, scan_place
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources, close_all, find_sources
-from filesync.sync.target import find_target
+from filesync.sync.target import NotMade, find_target
 from filesync.transfer.flow import Pace
 from filesync.transfer.stats import Progress
 
@@ -112,14 +112,18 @@ class _Sync:
         self.stats.note_source(top, skipped)
         self.stats.note_unreadable(unreadable, prefix=part.prefix)
         given = unshadowed(self._parts, at, {at: top} | self._shadowing(at), self._nodes)
-        target = find_target(
-            LocalPlaces(),
-            self._dest,
-            part=part,
-            is_directory=self._is_directory,
-            is_bare=self._sources[at].place.is_bare(self._filter(at)),
-            dry_run=options.dry_run,
-        )
+        try:
+            target = find_target(
+                LocalPlaces(),
+                self._dest,
+                part=part,
+                is_directory=self._is_directory,
+                is_bare=self._sources[at].place.is_bare(self._filter(at)),
+                dry_run=options.dry_run,
+            )
+        except NotMade as exc:
+            self.stats.note_refused({part.inside: exc.errno})
+            return
         with ExitStack() as stack:
             if target is not None:
                 stack.callback(target.place.close)
@@ -140,6 +144,8 @@ class _Sync:
                 local = LocalTree(top, self._sources[at].place.root)
                 update = Update(target.place, plan, local, on_copied=self._note_copied)
                 self._note(_copy(update, top))
+                named, count = update.refused.named, update.refused.count
+                self.stats.note_refused(named, prefix=part.prefix, unnamed=count - len(named))
 
     def _note_copied(self, size: int) -> None:
         files, content_bytes, _ = self._copied

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Final, Protocol
 
-from filesync.disk.handles import DIRECTORY_FLAGS, open_root, shown, why_unwritable
+from filesync.disk.handles import DIRECTORY_FLAGS, open_root, shown, why_no_root
 from filesync.errors import PathMissing, StoreError, UsageError
 from filesync.manifest.node import is_name
 from filesync.sync.filter import Filter
@@ -52,7 +52,7 @@ class Place:
     @property
     def is_writable(self) -> bool:
         """This user can write in the directory, as it is or (see ``open_up``) as its owner."""
-        return why_unwritable(self._fd) == 0
+        return why_no_root(self._fd) == 0
 
     def is_bare(self, filter: Filter) -> bool:
         """Say whether it is all of a directory, with nothing in it that ``filter`` lets through."""

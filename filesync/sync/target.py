@@ -6,9 +6,28 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from filesync.disk.handles import DIRECTORY_FLAGS, shown
+from filesync.disk.updating.refusals import is_single
 from filesync.errors import StoreError
 from filesync.sync.part import Part
 from filesync.sync.places import Place, Places, not_found, split_path
+
+
+class NotMade(StoreError):
+    """The place of one of several sources is refused; those of others need not be.
+
+    Attributes:
+        errno: why.
+    """
+
+    code = "not-made"
+
+    def __init__(self, detail: str, errno: int) -> None:
+        super().__init__(detail, errno)
+        self.detail = detail
+        self.errno = errno
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class _WouldBeMadeError(Exception):
@@ -53,6 +72,7 @@ def find_target(
     Raises:
         PathMissing: the directory above is not there.
         Claimed: somebody else is giving to it.
+        NotMade: the one in which a directory is to stand is there, and takes no such name.
         StoreError: the directory cannot be made.
     """
     is_directory = is_directory or path.endswith(b"/")
@@ -112,7 +132,10 @@ def _find_inside(places: Places, path: bytes, part: Part, *, make: bool) -> Targ
             is_new = _make_inside(parent, part.inside)
             fd = os.open(part.inside, DIRECTORY_FLAGS, dir_fd=parent)
     except OSError as exc:
-        raise StoreError(f"{shown(label)} cannot be {done}: {exc.strerror}") from exc
+        sentence = f"{shown(label)} cannot be {done}: {exc.strerror}"
+        if is_single(exc.errno) and exc.errno is not None:
+            raise NotMade(sentence, exc.errno) from exc
+        raise StoreError(sentence) from exc
     finally:
         os.close(parent)
     place = Place(fd, None, names=None, label=path)

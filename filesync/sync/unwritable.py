@@ -1,21 +1,19 @@
 """Directories at a sync's destination that cannot be written, and what can be done around them."""
 
 import errno
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from filesync.disk.handles import DirectoryHandles, why_unwritable
-from filesync.disk.updating.visits import Visit, below, gone
+from filesync.disk.handles import DirectoryHandles, why_no_root, why_unwritable
+from filesync.disk.updating.visits import Visit, below
 from filesync.manifest import (
     Directory,
     Entry,
     File,
     Manifest,
     Nodes,
-    Subdirectory,
     with_entries,
 )
 from filesync.manifest.patch import Change, patch
@@ -26,8 +24,8 @@ def around_unwritable(root: Path, plan: Plan, nodes: Nodes) -> tuple[Plan, Mappi
     """Return what of ``plan`` can be done, and the directories that it would have had to write.
 
     What would change in one of those is in neither of the plan's trees any more, as if nobody had
-    seen it. A directory that would go, and has one in it, stays. Where the root itself cannot be
-    written nothing is done: what arrives has no place to wait. Blocks.
+    seen it. Where the root itself cannot be written nothing is done: what arrives has no place to
+    wait. What is in a directory that would go shows when it is removed. Blocks.
 
     Args:
         root: the place.
@@ -39,7 +37,7 @@ def around_unwritable(root: Path, plan: Plan, nodes: Nodes) -> tuple[Plan, Mappi
     """
     if plan.is_done:
         return plan, {}
-    found = _Unwritable(root, plan)
+    found = _Unwritable(root)
     try:
         for visit in plan.visits.common():
             found.note(visit)
@@ -62,11 +60,9 @@ class _Unwritable:
         why: the directories, and why they cannot be written (errno).
     """
 
-    def __init__(self, root: Path, plan: Plan) -> None:
+    def __init__(self, root: Path) -> None:
         self.why: dict[bytes, int] = {}
-        self._plan = plan
         self._handles = DirectoryHandles(root)
-        self._is_superuser = os.geteuid() == 0
         self._headers: dict[bytes, Directory] = {}
         self._names: dict[bytes, frozenset[bytes]] = {}
         self._leading: dict[bytes, set[bytes]] = {}
@@ -85,8 +81,6 @@ class _Unwritable:
             self._headers[visit.path] = with_entries(visit.old, ())
             names = {new.name for _, new in visit.changes}
             self._leave(visit, names | {entry.name for entry in visit.removed})
-        elif stays := set(self._staying(visit)):
-            self._leave(visit, stays)
 
     def change(self, *, keep_headers: bool) -> Change:
         """Return the change that takes out of one of the trees what is left as it is."""
@@ -109,27 +103,12 @@ class _Unwritable:
             self._leading.setdefault(parent, set()).add(name)
             path = parent
 
-    def _staying(self, visit: Visit) -> Iterator[bytes]:
-        """Yield the directories that would go and cannot; the superuser's can."""
-        if self._is_superuser:
-            return
-        for entry in gone(visit):
-            if isinstance(entry, Subdirectory):
-                top = below(visit.path, entry.name)
-                for path in self._directories(top, entry):
-                    if why := self._look(path):
-                        self.why[path] = why
-                        yield entry.name
-                        break
-
-    def _directories(self, path: bytes, entry: Subdirectory) -> Iterator[bytes]:
-        yield path
-        for inner, found in Manifest(entry.tree, self._plan.basis.nodes).walk():
-            if isinstance(found, Subdirectory):
-                yield below(path, inner)
-
     def _look(self, path: bytes) -> int:
-        return why_unwritable(self._handles.open(path))
+        if not path:
+            return why_no_root(self._handles.open(path))
+        why = why_unwritable(self._handles.open(path))
+        # An immutable one is tried: what is below it, and what files in it are like, may change.
+        return 0 if why == errno.EPERM else why
 
 
 def _changes(visit: Visit) -> bool:

@@ -18,7 +18,7 @@ from filesync.disk.updating.update import TreeUpdate, UpdateStats
 from filesync.disk.updating.visits import MAX_PATH_BYTES, ArrivedVisits, Visit
 from filesync.disk.updating.work import storing
 from filesync.errors import LocalError, MalformedManifest
-from filesync.manifest import Manifest, Nodes, empty_manifest
+from filesync.manifest import Manifest, Nodes, Subdirectory, empty_manifest
 
 
 class ArrivingUpdate(TreeUpdate):
@@ -37,6 +37,7 @@ class ArrivingUpdate(TreeUpdate):
         label: bytes | None = None,
         atomic: bool = False,
         preserve_owner: bool = True,
+        goes_on: bool = False,
     ) -> None:
         """Touch nothing yet. ``nodes`` must have each directory's node before it is added."""
         self._arrived = ArrivedVisits(nodes)
@@ -48,6 +49,7 @@ class ArrivingUpdate(TreeUpdate):
             visits=self._arrived,
             atomic=atomic,
             preserve_owner=preserve_owner,
+            goes_on=goes_on,
         )
         self._nodes = nodes
         self._made = {b""}
@@ -61,12 +63,13 @@ class ArrivingUpdate(TreeUpdate):
         """
         self._open()
         self._sources = Sources(None)
-        self._layout = Layout(
+        self._laid = Layout(
             self._directories,
             self._workdir,
             target=self._target,
             sources=self._sources,
             moved=self._visits.moved,
+            refusals=self.refused,
         )
         self._make_files(is_made=True)
         self._files.settle()  # of none: each is settled when it comes
@@ -88,9 +91,14 @@ class ArrivingUpdate(TreeUpdate):
         for path, tree in directories:
             visit = self._arrived.arrive(path, tree)
             self._check(visit)
-            self._make(path)
+            if not self._make(path):
+                self._arrived.pass_over()
+                continue
             self._layout.touch(visit)
             wanted += self._files_to_come.wanted_of(self._files.settle_one(visit))
+        if self.is_whole and self.refused.count:
+            self._settler.target = self.made
+            wanted += self._files_to_come.adopted()
         return wanted
 
     def finish(self) -> UpdateStats:
@@ -103,6 +111,9 @@ class ArrivingUpdate(TreeUpdate):
             raise LocalError("a tree is finished before its root has come")
         self._settler.target = self.made
         self._tally.add(created=self.made.summary.entries)
+        for path in self.refused.directories:
+            found = self.made.find(path)
+            self.refused.uncreated += found.entries if isinstance(found, Subdirectory) else 0
         return super().finish()
 
     @property
@@ -127,8 +138,9 @@ class ArrivingUpdate(TreeUpdate):
             if is_reserved(name):
                 raise MalformedManifest(f"{shown(name)} is a reserved name")
 
-    def _make(self, path: bytes) -> None:
-        """Make a directory, and those above it that are not there yet."""
+    def _make(self, path: bytes) -> bool:
+        """Make a directory, and those above it that are not there yet; False if one is refused."""
+        wanted = path
         missing: list[bytes] = []
         while path not in self._made:
             # Those above it are as long as it is, and may be thousands.
@@ -140,6 +152,8 @@ class ArrivingUpdate(TreeUpdate):
         while missing:
             path = missing.pop()
             self._made.add(path)
-            parent, _, name = path.rpartition(b"/")
-            with self._directories.held(parent) as dirfd, storing(path):
-                self._layout.make_one(dirfd, name)
+            if self.refused.is_below(path):
+                continue
+            with self._directories.held(path.rpartition(b"/")[0]) as dirfd, storing(path):
+                self._layout.make_one(dirfd, path, names=1)
+        return not self.refused.is_below(wanted)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Final
 
 from filesync.disk.content import copy_sparse
+from filesync.disk.handles import is_append_only
 from filesync.disk.reserved import WORK_PREFIX
 from filesync.disk.updating.visits import below
 from filesync.entropy import random_name
@@ -47,6 +48,8 @@ def rename(
     except OSError as exc:
         if exc.errno != errno.EXDEV:
             raise
+        if is_append_only(dst_dir_fd):  # what is made there first could not get its name
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), to) from exc
         beside = WORK_PREFIX + random_name().encode()
         with noted(below(path, beside)):
             _copy(name, to, src_dir_fd, dst_dir_fd, beside, losing)

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 from filesync.disk.updating.layout import Layout
 from filesync.disk.updating.local import Missing
+from filesync.disk.updating.refusals import Refusals
 from filesync.disk.updating.reuse import Sources
-from filesync.disk.updating.settle import COPIED_BYTES, WANTED, Settler, State
+from filesync.disk.updating.settle import COPIED_BYTES, LINK, SETTLED, WANTED, Settler, State
 from filesync.disk.updating.visits import Visit, Visits
 from filesync.disk.updating.work import Directories, Place, storing
-from filesync.manifest import Entry, File, Subdirectory
+from filesync.manifest import Entry, File, Special, Subdirectory, Symlink
 
 Change = tuple[Entry | None, Entry]
 
@@ -43,6 +44,7 @@ class Files:
         layout: Layout,
         settler: Settler,
         sources: Sources,
+        refusals: Refusals,
         is_made: bool,
         is_atomic: bool,
     ) -> None:
@@ -54,6 +56,7 @@ class Files:
             layout: makes the new ones.
             settler: puts in place what needs no fetching.
             sources: what the old tree has.
+            refusals: gets what cannot be put in place.
             is_made: the new directories are there already.
             is_atomic: others use the tree meanwhile.
         """
@@ -63,6 +66,7 @@ class Files:
         self._layout = layout
         self._settler = settler
         self._sources = sources
+        self._refusals = refusals
         self._is_made = is_made
         self._is_atomic = is_atomic
         self._is_started = False
@@ -151,7 +155,10 @@ class Files:
             with self._root.held(path) as dirfd:
                 for place, _, old, entry in found:
                     with storing(path, entry.name):
-                        put(place, dirfd, old, entry)
+                        try:
+                            put(place, dirfd, old, entry)
+                        except OSError as exc:
+                            self._settler.refuse(place, entry, exc, replaces=old is not None)
 
     def _settle_all(self) -> Iterator[Run]:
         for visit in self._visits:
@@ -160,8 +167,9 @@ class Files:
             yield self.settle_one(visit)
 
     def _settle(self, place: Place, dirfd: int, changes: list[Change]) -> None:
-        settler, add = self._settler, self.states.append
+        add = self.states.append
         has_nothing = not self._sources.has_any
+        blocked = self._refusals.blocked(place.path)
         entry: Entry | None = None
         try:
             for old, entry in changes:
@@ -169,14 +177,48 @@ class Files:
                     is_plain = has_nothing and old is None and not entry.link
                     if is_plain and 0 < entry.size <= COPIED_BYTES:
                         add(WANTED)
+                    elif entry.name in blocked:
+                        add(SETTLED)
                     else:
-                        add(settler.settle(place, dirfd, old, entry))
-                elif not isinstance(entry, Subdirectory):
-                    settler.settle_other(place, dirfd, old, entry)
+                        add(self._settle_file(place, dirfd, old, entry))
+                elif not isinstance(entry, Subdirectory) and entry.name not in blocked:
+                    self._settle_other(place, dirfd, old, entry)
         except OSError as exc:
             if entry is not None:  # and not what it links to, or is written as at first
                 exc.filename = entry.name
             raise
+
+    def _settle_file(self, place: Place, dirfd: int, old: Entry | None, entry: File) -> State:
+        try:
+            return self._settler.settle(place, dirfd, old, entry)
+        except OSError as exc:
+            self._settler.refuse(place, entry, exc, replaces=old is not None)
+            if not entry.size:
+                self._settler.stand_in_of(place, entry, b"")
+            return SETTLED
+
+    def _settle_other(
+        self, place: Place, dirfd: int, old: Entry | None, entry: Symlink | Special
+    ) -> None:
+        try:
+            self._settler.settle_other(place, dirfd, old, entry)
+        except OSError as exc:
+            self._settler.refuse(place, entry, exc, replaces=old is not None)
+
+    def adopt(self) -> set[int]:
+        """Have the content of each hard-link group come whose first name cannot be made.
+
+        Call it once all directories are there that can be made. Returns the tickets of those
+        names that get it instead.
+        """
+        adopted: set[int] = set()
+        if self._refusals.count and LINK in self.states:
+            for run in self.runs():
+                for place, ticket, _, entry in self.of_run(run, LINK):
+                    if self._settler.adopts(place, entry):
+                        self.states[ticket] = WANTED
+                        adopted.add(ticket)
+        return adopted
 
     def _place(self, visit: Visit) -> Place:
         # The root may have been there, and what is there is seen by others.

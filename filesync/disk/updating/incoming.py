@@ -14,7 +14,7 @@ from filesync.disk.updating.large import BasisFile, LargeFile
 from filesync.disk.updating.metadata import open_existing
 from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.reuse import Sources, Where
-from filesync.disk.updating.settle import SETTLED, WANTED
+from filesync.disk.updating.settle import SETTLED, WANTED, Settler
 from filesync.disk.updating.tally import PlacedFile, Tally
 from filesync.disk.updating.work import Directories, Place, WorkDirectory, storing
 from filesync.disk.updating.write import Data, Maker, NewFile
@@ -71,6 +71,7 @@ class Incoming:
         work: WorkDirectory,
         *,
         files: Files,
+        settler: Settler,
         sources: Sources,
         partials: Partials,
         maker: Maker,
@@ -79,6 +80,7 @@ class Incoming:
         self._root = root
         self._work = work
         self._files = files
+        self._settler = settler
         self._sources = sources
         self._partials = partials
         self._maker = maker
@@ -89,6 +91,13 @@ class Incoming:
         """Yield what must be fetched."""
         for run in self._files.runs():
             yield from self.wanted_of(run)
+        yield from self.adopted()
+
+    def adopted(self) -> Iterator[WantedFile]:
+        """Yield what must be fetched besides, once all directories are there; see ``Files.adopt``."""
+        if tickets := self._files.adopt():
+            for run in self._files.runs():
+                yield from (one for one in self.wanted_of(run) if one.ticket in tickets)
 
     def wanted_of(self, run: Run) -> Iterator[WantedFile]:
         """Yield what must be fetched of one directory."""
@@ -115,15 +124,20 @@ class Incoming:
                     f"{len(data)} bytes that came for {short(digest)} are not it"
                 )
             total += size
+        files = len(batch)
         rest = iter(batch)
         one = next(rest, None)
         while one is not None:
             place = self._find_pending(one[0])[0]
             run = _Run(place, one, rest)
             with self._root.held(place.path) as dirfd, storing(place.path):
-                self._maker.put(place, dirfd, self._settling(run))
+                try:
+                    self._maker.put(place, dirfd, self._settling(run))
+                except OSError as exc:
+                    total -= self._refuse(run, exc)
+                    files -= 1
             one = run.one
-        self._tally.add(files_written=len(batch), bytes_written=total)
+        self._tally.add(files_written=files, bytes_written=total)
 
     def read_basis(self, wanted: WantedFile, limit: int) -> bytes | None:
         """Return the start of the old content that ``wanted`` replaces."""
@@ -154,10 +168,13 @@ class Incoming:
 
         def put_in_place(new: NewFile) -> None:
             with self._root.held(place.path) as dirfd, storing(place.path, entry.name):
-                status = self._maker.place(new, place, dirfd)
+                try:
+                    status = self._maker.place(new, place, dirfd)
+                except OSError as exc:
+                    self._refuse_large(wanted, new, exc)
+                    return
             self._tally.note(PlacedFile(place.path, entry, status))
-            self._files.states[wanted.ticket] = SETTLED
-            self._pending.pop(wanted.ticket, None)
+            self._settled(wanted)
             self._tally.add(files_written=1, bytes_written=entry.size)
 
         def discard(new: NewFile, keep: bool) -> None:
@@ -165,6 +182,34 @@ class Incoming:
                 self._maker.discard(new, keep=keep)
 
         return LargeFile(new, bases, place=put_in_place, discard=discard)
+
+    def _settled(self, wanted: WantedFile) -> None:
+        self._files.states[wanted.ticket] = SETTLED
+        self._pending.pop(wanted.ticket, None)
+
+    def _refuse(self, run: _Run, error: OSError) -> int:
+        """Take note that the next file of a run cannot be put in place; return its size."""
+        assert run.one is not None  # what failed is noted as done when the next is asked for
+        wanted, data = run.one
+        place, entry, replaces, _ = self._pending[wanted.ticket]
+        self._settler.refuse(place, entry, error, replaces=replaces)
+        self._settler.stand_in_of(place, entry, data)
+        self._settled(wanted)
+        run.one = next(run.rest, None)
+        return entry.size
+
+    def _refuse_large(self, wanted: WantedFile, new: NewFile, error: OSError) -> None:
+        place, entry, replaces, _ = self._pending[wanted.ticket]
+        self._settler.refuse(place, entry, error, replaces=replaces)
+
+        def make(to: Place, dirfd: int, one: File) -> bool:
+            new.entry = one
+            self._maker.place(new, to, dirfd)
+            return True
+
+        self._settler.stand_in(place, entry, make)
+        self._maker.discard(new, keep=False)
+        self._settled(wanted)
 
     def _settling(self, run: _Run) -> Iterator[tuple[File, Data, bool]]:
         """Yield what ``Maker.put`` takes, and note each as done when the next is asked for.

@@ -3,13 +3,15 @@
 import errno
 import os
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, remove_tree
+from filesync.disk.removing import OnRefused, remove_past
 from filesync.disk.reserved import is_reserved, is_work
 from filesync.disk.updating.metadata import DEFAULT_ACL, Metadata, chmod_unopened
+from filesync.disk.updating.refusals import Refusals, is_single
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.visits import Needs, Visit, below, gone
 from filesync.disk.updating.work import NOTE_PREFIX, Directories, WorkDirectory, storing
@@ -17,9 +19,11 @@ from filesync.errors import StoreError
 from filesync.manifest import Directory, Entry, Manifest, Subdirectory, is_name, with_entries
 
 _WRITABLE: Final = 0o700
+_SLASH: Final = ord("/")
+_NOT_MOVED: Final = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EXDEV, errno.EBUSY)
 
 
-def sweep(root: int, *, keep: bytes) -> set[bytes]:
+def sweep(root: int, *, keep: bytes, refusals: Refusals) -> set[bytes]:
     """Remove the work directories that killed updates left in ``root``, but for ``keep``.
 
     And the files of theirs elsewhere below it that they have noted (see ``WorkDirectory.noted``).
@@ -28,7 +32,7 @@ def sweep(root: int, *, keep: bytes) -> set[bytes]:
         The paths of those.
 
     Raises:
-        StoreError: one cannot be removed.
+        StoreError, OSError: one cannot be removed, and that is no refusal.
     """
     swept: set[bytes] = set()
     with os.scandir(root) as entries:
@@ -36,8 +40,25 @@ def sweep(root: int, *, keep: bytes) -> set[bytes]:
     for name in names:
         if is_reserved(name) and name != keep:
             swept.update(path for path in _notes(root, name) if _unlink_noted(root, path))
-            remove_tree(root, name)
+            _remove(root, name, refusals, path=name)
     return swept
+
+
+def _remove(dirfd: int, name: bytes, refusals: Refusals, *, path: bytes) -> int:
+    """Remove a tree, which is to be known as ``path``; return how many names had to stay."""
+    if not refusals.goes_on:
+        remove_tree(dirfd, name)
+        return 0
+    return remove_past(dirfd, name, _refused_in(path, name, refusals))
+
+
+def _refused_in(path: bytes, name: bytes, refusals: Refusals) -> OnRefused:
+    """Return what notes refusals in the tree ``name`` as such below ``path``."""
+
+    def refused(inner: bytes, error: OSError) -> None:
+        refusals.note(path + inner[len(name) :], error)
+
+    return refused
 
 
 def _notes(root: int, name: bytes) -> Iterator[bytes]:
@@ -100,6 +121,7 @@ class Layout:
         target: Manifest,
         sources: Sources,
         moved: set[bytes],
+        refusals: Refusals,
         swept: Container[bytes] = (),
     ) -> None:
         """Touch nothing yet.
@@ -110,12 +132,16 @@ class Layout:
             target: the tree that shall be.
             sources: what the old tree has.
             moved: gets the paths of new directories that are old ones, moved as a whole.
+            refusals: gets what cannot be done.
             swept: what the old tree had and ``sweep`` removed.
         """
         self._swept = swept
+        self._refusals = refusals
         self.removed = 0
         self._moved = moved
         self._has_opened = False
+        self._is_kept = False
+        self._first_aside = b""
         self._root = root
         self._work = work
         self._sources = sources
@@ -135,16 +161,12 @@ class Layout:
         if visit.old is None:
             return
         self._open_up(visit.path, visit.old)
+        self._is_kept = needs.is_any
         with self._root.held(visit.path) as dirfd, storing(visit.path):
             if any(name == DEFAULT_ACL for name, _ in visit.old.xattrs):
                 drop_default_acl(dirfd)
-            for entry in gone(visit):
-                # What a scan may have seen of a killed update was swept.
-                is_swept = (not visit.path and is_reserved(entry.name)) or (
-                    below(visit.path, entry.name) in self._swept
-                )
-                if not is_swept:
-                    self._take_away(visit.path, dirfd, entry, keep=needs.is_any)
+            for entry in self._going(visit):
+                self._take_away(visit, dirfd, entry, keep=needs.is_any)
         if needs.is_any:
             self._sources.note_stays(visit, needed=needs.digests)
 
@@ -157,30 +179,102 @@ class Layout:
         self.touch(visit)
         if not visit.fresh:
             return
+        blocked = self._refusals.blocked(visit.path)
         with self._root.held(visit.path) as dirfd, storing(visit.path):
             for entry in visit.fresh:
                 path = below(visit.path, entry.name)
                 # A name of a hard-link group may link to what does not move along.
-                if not entry.links and self._move(dirfd, entry):
+                if entry.name in blocked:
+                    self._refusals.directories.add(path)
+                elif not entry.links and self._move(dirfd, entry):
                     self._moved.add(path)
                     # A rename changes the times of the directories above, not its own.
                     if self._has_opened:
                         header = with_entries(self._target.directory(entry.tree), ())
                         self._touched[path] = header
                 else:
-                    self.make_one(dirfd, entry.name)
+                    self.make_one(dirfd, path, names=1 + entry.entries)
 
-    def make_one(self, dirfd: int, name: bytes) -> None:
-        """Make the directory ``name`` in the directory ``dirfd``.
+    def make_one(self, dirfd: int, path: bytes, *, names: int = 0) -> bool:
+        """Make the directory ``path``, of so many ``names``, in the directory ``dirfd``.
+
+        Returns:
+            False if it is refused.
 
         Raises:
             OSError: this disk.
         """
-        os.mkdir(name, _WRITABLE, dir_fd=dirfd)
+        try:
+            os.mkdir(path.rpartition(b"/")[2], _WRITABLE, dir_fd=dirfd)
+        except OSError as exc:
+            self._refusals.note(path, exc, uncreated=names)
+            self._refusals.directories.add(path)
+            return False
+        return True
 
     def touch(self, visit: Visit) -> None:
         """Take note that a directory needs its metadata in the end."""
         self._touched[visit.path] = with_entries(visit.new, ())
+
+    def discard(self, visits: Iterable[Visit]) -> None:
+        """Remove what was set aside, and put back what of that is refused.
+
+        Args:
+            visits: those that were cleared, in that order.
+
+        Raises:
+            StoreError: this disk.
+        """
+        if not self._refusals.goes_on:
+            return
+        stuck: dict[bytes, list[tuple[bytes, OSError]]] = {}
+
+        def refused(inner: bytes, error: OSError) -> None:
+            _, *names = inner.split(b"/", 2)
+            if not is_single(error.errno) or not names or not self._first_aside:
+                raise error
+            name, *rest = names
+            stuck.setdefault(name, []).append((b"".join(rest), error))
+
+        with storing(b""):
+            self._work.remove_past(refused)
+        if stuck:
+            for visit, entry, name in self._asides(visits):
+                if name in stuck:
+                    self._put_back(visit, entry, name, stuck.pop(name))
+
+    def _asides(self, visits: Iterable[Visit]) -> Iterator[tuple[Visit, Entry, bytes]]:
+        """Yield again what was set aside, and the name that it got."""
+        # Remembered it would be as much as there is to be removed.
+        number = int(self._first_aside, 16)
+        for visit in visits:
+            if visit.old is None:
+                continue
+            for entry in self._going(visit):
+                if self._is_kept or isinstance(entry, Subdirectory):
+                    yield visit, entry, b"%x" % number
+                    number += 1
+
+    def _put_back(
+        self, visit: Visit, entry: Entry, name: bytes, why: list[tuple[bytes, OSError]]
+    ) -> None:
+        """Put what is left of a directory where it was, in place of what has come there."""
+        path = below(visit.path, entry.name)
+        left = {b""}
+        for inner, error in why:
+            left.update(inner[:at] for at, byte in enumerate(inner) if byte == _SLASH)
+            left.add(inner)
+            self._refusals.note(below(path, inner) if inner else path, error)
+        with self._root.held(visit.path) as dirfd, storing(path):
+            with suppress(FileNotFoundError):
+                os.unlink(entry.name, dir_fd=dirfd)
+            _move_directory(self._work.fd, name, dirfd, entry.name)
+            # Moving it may have opened it up.
+            if self._has_opened and isinstance(entry, Subdirectory):
+                mode = self._sources.mode_of(entry)
+                if mode is not None:
+                    chmod_unopened(dirfd, entry.name, mode, stat.S_IFDIR)
+        self._stay(visit, entry, len(left))
 
     def seal(self, metadata: Metadata, *, root_times: bool) -> None:
         """Give all directories that were entered their metadata, the deepest first.
@@ -208,26 +302,62 @@ class Layout:
         with self._root.held(parent) as dirfd, storing(path), suppress(PermissionError):
             chmod_unopened(dirfd, name, mode, stat.S_IFDIR)
 
-    def _take_away(self, path: bytes, dirfd: int, entry: Entry, *, keep: bool) -> None:
+    def _going(self, visit: Visit) -> Iterator[Entry]:
+        """Yield what is to be taken away from a directory."""
+        for entry in gone(visit):
+            # What a scan may have seen of a killed update was swept.
+            is_swept = (not visit.path and is_reserved(entry.name)) or (
+                below(visit.path, entry.name) in self._swept
+            )
+            if not is_swept:
+                yield entry
+
+    def _take_away(self, visit: Visit, dirfd: int, entry: Entry, *, keep: bool) -> None:
         self.removed += 1
         is_directory = isinstance(entry, Subdirectory)
-        if not keep and not is_directory:
-            os.unlink(entry.name, dir_fd=dirfd)
-            return
-        name = self._work.free_name()
+        name = b""
         try:
+            if not keep and not is_directory:
+                os.unlink(entry.name, dir_fd=dirfd)
+                return
+            name = self._work.free_name()
+            self._first_aside = self._first_aside or name
             if is_directory:
                 self._has_opened |= _move_directory(dirfd, entry.name, self._work.fd, name)
             else:
                 os.rename(entry.name, name, src_dir_fd=dirfd, dst_dir_fd=self._work.fd)
         except OSError as exc:
-            if exc.errno != errno.EXDEV:
-                raise
-            # On another file system nothing can be set aside, nor be used again.
-            remove_tree(dirfd, entry.name)
+            self._take_there(visit, dirfd, entry, exc)
             return
         if keep:
-            self._sources.note_aside(path, entry, name)
+            self._sources.note_aside(visit.path, entry, name)
+
+    def _take_there(self, visit: Visit, dirfd: int, entry: Entry, error: OSError) -> None:
+        """Remove what could not be set aside where it is, as far as it goes."""
+        path = below(visit.path, entry.name)
+        left = 1
+        # On another file system nothing can be set aside, nor be used again.
+        if error.errno == errno.EXDEV or (
+            isinstance(entry, Subdirectory)
+            and self._refusals.goes_on
+            and is_single(error.errno)
+        ):
+            left = _remove(dirfd, entry.name, self._refusals, path=path)
+        else:
+            self._refusals.note(path, error)
+        if left:
+            self._stay(visit, entry, left)
+
+    def _stay(self, visit: Visit, entry: Entry, left: int) -> None:
+        """Take note that ``left`` names of what should go are still there."""
+        self.removed -= 1
+        if visit.new.find(entry.name) is None:
+            self._refusals.undeleted += left
+            return
+        self._refusals.block(visit.path, entry.name)
+        path = below(visit.path, entry.name)
+        if path not in self._refusals.named:
+            self._refusals.note(path, OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)))
 
     def _move(self, dirfd: int, entry: Subdirectory) -> bool:
         where = self._sources.take_tree(entry.tree)
@@ -239,7 +369,7 @@ class Layout:
         except StoreError:
             return False  # What held it was moved before it, with it.
         except OSError as exc:
-            if exc.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EXDEV):
+            if exc.errno in _NOT_MOVED:
                 return False
             raise
         return True
@@ -255,7 +385,12 @@ def _move_directory(from_fd: int, name: bytes, to_fd: int, to: bytes) -> bool:
         os.rename(name, to, src_dir_fd=from_fd, dst_dir_fd=to_fd)
     except PermissionError:
         # A directory's '..' is written to when it moves, so it must be writable itself.
+        mode = stat.S_IMODE(os.stat(name, dir_fd=from_fd, follow_symlinks=False).st_mode)
         chmod_unopened(from_fd, name, _WRITABLE, stat.S_IFDIR)
-        os.rename(name, to, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+        try:
+            os.rename(name, to, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+        except OSError:
+            chmod_unopened(from_fd, name, mode, stat.S_IFDIR)
+            raise
         return True
     return False

@@ -73,6 +73,10 @@ class Sources:
         """Say whether there are old files that a new one may be an edit of."""
         return bool(self._tops) or self._similar.has_any
 
+    def mode_of(self, entry: Subdirectory) -> int | None:
+        """Return the mode of a directory of the old tree."""
+        return None if self._basis is None else self._basis.directory(entry.tree).mode
+
     # --- noting -----------------------------------------------------------------------------
 
     def note_aside(self, path: bytes, entry: Entry, name: bytes) -> None:

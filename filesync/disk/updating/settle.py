@@ -3,7 +3,8 @@
 import errno
 import os
 import stat
-from collections.abc import Container, Iterator
+import threading
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
@@ -12,11 +13,12 @@ import msgspec
 from filesync.digest import EMPTY, Digest
 from filesync.disk.handles import shown
 from filesync.disk.updating.metadata import Metadata, open_existing
+from filesync.disk.updating.refusals import Refusals
 from filesync.disk.updating.reuse import MAX_SOURCES, Sources, Where
 from filesync.disk.updating.tally import Tally
 from filesync.disk.updating.visits import below
 from filesync.disk.updating.work import Directories, Place, WorkDirectory
-from filesync.disk.updating.write import Maker
+from filesync.disk.updating.write import Data, Maker
 from filesync.errors import MalformedManifest, StoreError
 from filesync.manifest import (
     Entry,
@@ -38,6 +40,8 @@ of the target and is made at the end."""
 
 COPIED_BYTES: Final = 16 << 10
 """Files above this size are fetched once however often the target has them."""
+Make = Callable[[Place, int, File], bool]
+"""Makes a file in a directory; False if it has no content for it any more."""
 _NOT_LINKED: Final = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS)
 _NOT_MADE: Final = (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """What a file system says that has no devices, or no symbolic links."""
@@ -63,6 +67,7 @@ class Settler:
         maker: Maker,
         tally: Tally,
         twins: Container[bytes],
+        refusals: Refusals,
     ) -> None:
         self._root = root
         self._work = work
@@ -73,7 +78,12 @@ class Settler:
         self._maker = maker
         self._tally = tally
         self._twins = twins
+        self._refusals = refusals
+        self._lock = threading.Lock()
         self._awaited: dict[Digest, tuple[bytes, bytes]] = {}
+        self._copied: set[Digest] = set()
+        self._stand_ins: dict[bytes, bytes] = {}
+        self._lost: set[bytes] = set()
         self._group_sizes: dict[bytes, int] | None = None
         self._firsts: dict[bytes, bytes] | None = None
 
@@ -98,10 +108,12 @@ class Settler:
             self._make_empty(place, dirfd, was, entry)
             return SETTLED
         if entry.size > COPIED_BYTES:
-            if entry.digest in self._awaited:
-                return COPY
-            if len(self._awaited) < MAX_SOURCES:
-                self._awaited[entry.digest] = (place.path, entry.name)
+            with self._lock:
+                if entry.digest in self._awaited:
+                    self._copied.add(entry.digest)
+                    return COPY
+                if len(self._awaited) < MAX_SOURCES:
+                    self._awaited[entry.digest] = (place.path, entry.name)
         return WANTED
 
     def settle_other(
@@ -158,13 +170,22 @@ class Settler:
                 if os.fstat(fd).st_nlink <= self._names_of(was, entry):
                     self._metadata.sync(fd, entry)
                     self._tally.add(metadata_changed=1)
-                elif self._maker.copy(place, dirfd, entry, fd, replaces=True):
+                elif self._replace_by_copy(place, dirfd, entry, fd):
                     self._tally.add(files_copied=1, bytes_copied=entry.size)
                 else:
                     return False
             finally:
                 os.close(fd)
         return not passed
+
+    def _replace_by_copy(self, place: Place, dirfd: int, entry: File, fd: int) -> bool:
+        """Give a name an inode of its own; False if its content is not ``entry``'s."""
+        try:
+            return self._maker.copy(place, dirfd, entry, fd, replaces=True)
+        except OSError as exc:
+            # It has its content: nobody else need have it, and other names can be linked to it.
+            self._refusals.note(below(place.path, entry.name), exc)
+            return True
 
     def _names_of(self, was: File, entry: File) -> int:
         """Return how many names the inode of ``was`` has if all of them shall change alike."""
@@ -190,8 +211,7 @@ class Settler:
                 if was is not None:
                     self._keep(place, dirfd, was)
                 if where.is_free and self._is_movable(fd, entry):
-                    self._metadata.sync(fd, entry)
-                    os.rename(where.name, entry.name, src_dir_fd=source_dir, dst_dir_fd=dirfd)
+                    self._take(where, source_dir, fd, dirfd, entry)
                     at = Where(False, place.path, entry.name, is_free=False)
                     self._sources.files[entry.digest] = at
                     self._tally.add(files_moved=1)
@@ -202,6 +222,16 @@ class Settler:
             finally:
                 os.close(fd)
         return not passed
+
+    def _take(self, where: Where, source_dir: int, fd: int, dirfd: int, entry: File) -> None:
+        """Move an old file to its new name, with its new metadata."""
+        name, home = where.name, source_dir
+        # What cannot be taken out of its directory may come back with that, as it was.
+        if where.path and not _has_metadata(fd, entry):
+            name, home = self._work.free_name(), self._work.fd
+            os.rename(where.name, name, src_dir_fd=source_dir, dst_dir_fd=home)
+        self._metadata.sync(fd, entry)
+        os.rename(name, entry.name, src_dir_fd=home, dst_dir_fd=dirfd)
 
     @staticmethod
     def _is_movable(fd: int, entry: File) -> bool:
@@ -227,6 +257,85 @@ class Settler:
         else:
             self._sources.files[was.digest] = Where(True, b"", name, not was.link)
 
+    # --- what is refused ------------------------------------------------------------------
+
+    def refuse(self, place: Place, entry: Entry, error: OSError, *, replaces: bool) -> None:
+        """Take note that a name cannot be put in place.
+
+        Raises:
+            OSError: ``error``, if it is no refusal.
+        """
+        path = below(place.path, entry.name)
+        self._refusals.note(path, error, uncreated=not replaces)
+        if isinstance(entry, File) and entry.link:
+            self._lost.add(path)
+
+    def stand_in(self, place: Place, entry: File, make: Make) -> bool:
+        """Have ``make`` make what was refused, for those that are to be copies of it or links to it.
+
+        Not if there are none. False if ``make`` says so.
+
+        Raises:
+            OSError: this disk.
+        """
+        if not self._is_awaited(place, entry):
+            return True
+        name = self._work.free_name()
+        to = Place(b"", is_direct=True)
+        if not make(to, self._work.fd, msgspec.structs.replace(entry, name=name)):
+            return False
+        path = below(place.path, entry.name)
+        self._stand_ins[path] = name
+        self._lost.discard(path)
+        return True
+
+    def stand_in_of(self, place: Place, entry: File, data: Data) -> None:
+        """Do so of the content ``data``."""
+
+        def make(to: Place, dirfd: int, one: File) -> bool:
+            self._maker.put(to, dirfd, ((one, data, False),))
+            return True
+
+        self.stand_in(place, entry, make)
+
+    def adopts(self, place: Place, entry: File) -> bool:
+        """Make a name the first of its hard-link group, if what was cannot be made."""
+        first = self._first(place, entry)
+        path, _, name = first.rpartition(b"/")
+        refused = self._refusals
+        is_missing = (
+            first in self._lost or refused.is_below(path) or name in refused.blocked(path)
+        )
+        if not is_missing or first in self._stand_ins:
+            return False
+        if not entry.size:  # nothing has to come
+            gone = Place(path, is_direct=False)
+            self.stand_in_of(gone, msgspec.structs.replace(entry, name=name), b"")
+            return False
+        if self._firsts is not None:
+            self._firsts[entry.link] = below(place.path, entry.name)
+        return True
+
+    def _is_awaited(self, place: Place, entry: File) -> bool:
+        if entry.link:
+            return True
+        with self._lock:
+            if entry.digest in self._copied:
+                return True
+            if self._awaited.get(entry.digest) == (place.path, entry.name):
+                del self._awaited[entry.digest]
+            return False
+
+    @contextmanager
+    def _held(self, path: bytes) -> Iterator[tuple[int, bytes]]:
+        """Give the directory of a file of the target, and its name there, or of its stand-in."""
+        if (stand_in := self._stand_ins.get(path)) is not None:
+            yield self._work.fd, stand_in
+            return
+        directory, _, name = path.rpartition(b"/")
+        with self._root.held(directory) as dirfd:
+            yield dirfd, name
+
     # --- after everything is fetched ------------------------------------------------------
 
     def copy(self, place: Place, dirfd: int, old: Entry | None, entry: File) -> None:
@@ -235,8 +344,17 @@ class Settler:
         Raises:
             StoreError, OSError: this disk.
         """
-        path, name = self._awaited[entry.digest]
-        self._copy_from(path, name, place, dirfd, old, entry)
+        path = below(*self._awaited[entry.digest])
+
+        def make(to: Place, fd: int, one: File) -> bool:
+            self._copy_from(path, to, fd, None, one)
+            return True
+
+        try:
+            self._copy_from(path, place, dirfd, old, entry)
+        except OSError as exc:
+            self.refuse(place, entry, exc, replaces=old is not None)
+            self.stand_in(place, entry, make)
 
     def link(self, place: Place, dirfd: int, old: Entry | None, entry: File) -> None:
         """Link a name to the first one of its hard-link group, or copy where that cannot be.
@@ -245,15 +363,16 @@ class Settler:
             MalformedManifest: the group's names are not one file.
             StoreError, OSError: this disk.
         """
-        first_path = self._first(place, entry)
-        if first_path in self._twins:  # what its name leads to is another file
+        path = self._first(place, entry)
+        if path in self._twins:  # what its name leads to is another file
             raise StoreError(
-                f"{shown(first_path)} has no name of its own on this file system, and "
+                f"{shown(path)} has no name of its own on this file system, and "
                 f"{shown(below(place.path, entry.name))} cannot be linked to it"
             )
-        path, _, name = first_path.rpartition(b"/")
+        if path in self._lost:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         is_there = isinstance(old, File)
-        with self._root.held(path) as first:
+        with self._held(path) as (first, name):
             if is_there and _inode(first, name) == _inode(dirfd, entry.name):
                 return
             is_direct = not is_there and place.is_direct
@@ -266,21 +385,21 @@ class Settler:
                 if exc.errno not in _NOT_LINKED:
                     raise
                 self._metadata.lose("hard link")
-                self._copy_from(path, name, place, dirfd, old, entry)
+                self._copy_from(path, place, dirfd, old, entry)
                 return
         if not is_direct and self._maker.move(free, place, dirfd, entry.name):
             self._metadata.lose("hard link")
         self._tally.add(links_made=1)
 
     def _copy_from(
-        self, path: bytes, name: bytes, place: Place, dirfd: int, old: Entry | None, entry: File
+        self, path: bytes, place: Place, dirfd: int, old: Entry | None, entry: File
     ) -> None:
-        with self._root.held(path) as source_dir:
+        with self._held(path) as (source_dir, name):
             fd = open_existing(source_dir, name)
             try:
                 is_there = isinstance(old, File)
                 if not self._maker.copy(place, dirfd, entry, fd, replaces=is_there):
-                    raise StoreError(f"{shown(below(path, name))} changed during the update")
+                    raise StoreError(f"{shown(path)} changed during the update")
             finally:
                 os.close(fd)
         self._tally.add(files_copied=1, bytes_copied=entry.size)
@@ -316,6 +435,16 @@ def _is_same_but_metadata(old: Entry | None, entry: Symlink | Special) -> bool:
             )
         case _:
             return False
+
+
+def _has_metadata(fd: int, entry: File) -> bool:
+    status = os.fstat(fd)
+    return (
+        stat.S_IMODE(status.st_mode) == entry.mode
+        and status.st_mtime_ns == entry.mtime_ns
+        and (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
+        and len(os.listxattr(fd)) == len(entry.xattrs) == 0
+    )
 
 
 def _inode(dirfd: int, name: bytes) -> tuple[int, int]:

@@ -85,8 +85,9 @@ class Tally:
         with self._lock:
             count = self._counts
             return UpdateStats(
-                created=count["created"],
-                deleted=count["deleted"],
+                # What was refused is taken off, and may have been no name that was counted.
+                created=max(count["created"], 0),
+                deleted=max(count["deleted"], 0),
                 files_written=count["files_written"],
                 bytes_written=count["bytes_written"],
                 files_copied=count["files_copied"],

@@ -30,6 +30,7 @@ from filesync.disk.updating.layout import Layout, drop_default_acl, open_up, swe
 from filesync.disk.updating.local import LocalTree, Missing, copy_contents
 from filesync.disk.updating.metadata import Metadata
 from filesync.disk.updating.partial import Partials
+from filesync.disk.updating.refusals import Refusals
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.settle import COPY, LINK, SETTLED, WANTED, Settler
 from filesync.disk.updating.tally import PlacedFile, Tally, UpdateStats
@@ -61,6 +62,7 @@ class TreeUpdate:
     Attributes:
         done: what it did, once it is finished.
         placed: the first of the large files that it has proved and put in place.
+        refused: what it could not do, if it goes on.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class TreeUpdate:
         atomic: bool = False,
         preserve_owner: bool = True,
         root_times: bool = True,
+        goes_on: bool = False,
     ) -> None:
         """Touch nothing yet.
 
@@ -100,6 +103,8 @@ class TreeUpdate:
             preserve_owner: set owners, as far as this user may.
             root_times: the root's times are the target's; else they are kept as they are, if
                 this user may do that.
+            goes_on: what is refused for one name alone (see ``refusals``) is left as it is, and
+                noted in ``refused``; else it is an error. The root does not hold the target then.
 
         Raises:
             MalformedManifest: the target has one of our temporary names.
@@ -119,11 +124,14 @@ class TreeUpdate:
         self._root_times = root_times
         self._metadata = Metadata(preserve_owner=preserve_owner)
         self._tally = Tally()
+        self.refused = Refusals(goes_on=goes_on)
+        self._visits.refused = self.refused.directories
         self.done: UpdateStats | None = None
         self._incoming: Incoming | None = None
         self._root: Directories | None = None
         self._work: WorkDirectory | None = None
         self._swept: set[bytes] = set()
+        self._laid: Layout | None = None
 
     def prepare(self) -> None:
         """Do what must be done before any content comes from elsewhere. Blocks; call it once.
@@ -134,12 +142,13 @@ class TreeUpdate:
         """
         self._open()
         sources = self._sources = Sources(self._basis)
-        self._layout = Layout(
+        self._laid = Layout(
             self._directories,
             self._workdir,
             target=self._target,
             sources=sources,
             moved=self._visits.moved,
+            refusals=self.refused,
             swept=self._swept,
         )
         self._clear()
@@ -201,7 +210,9 @@ class TreeUpdate:
 
     @property
     def placed(self) -> Sequence[PlacedFile]:  # noqa: D102 - see the class
-        return self._tally.placed
+        # What came back into the place of a file is not that file.
+        blocked = self.refused.blocked
+        return [one for one in self._tally.placed if one.entry.name not in blocked(one.path)]
 
     def finish(self) -> UpdateStats:
         """Put copies, links and directories' metadata in place. Blocks.
@@ -218,11 +229,14 @@ class TreeUpdate:
         self._files.put_later(COPY, self._settler.copy)
         self._files.put_later(LINK, self._settler.link)
         self._partials.close()
+        self._layout.discard(self._visits.common())
         work.remove()
         self._work = self._incoming = None
         self._layout.seal(self._metadata, root_times=self._root_times)
         self._directories.close()
         self._root = None
+        refused = self.refused
+        self._tally.add(created=-refused.uncreated, deleted=-refused.undeleted)
         self.done = self._tally.stats(
             moved=len(self._visits.moved),
             removed=self._layout.removed,
@@ -240,6 +254,8 @@ class TreeUpdate:
         if self._work is not None:
             self._partials.close()
             with suppress(StoreError):
+                if self._laid is not None:
+                    self._laid.discard(self._visits.common())
                 self._work.remove()
             self._work = None
         if self._root is not None:
@@ -261,6 +277,10 @@ class TreeUpdate:
         return _prepared(self._work)
 
     @property
+    def _layout(self) -> Layout:
+        return _prepared(self._laid)
+
+    @property
     def _files_to_come(self) -> Incoming:
         return _prepared(self._incoming)
 
@@ -275,7 +295,9 @@ class TreeUpdate:
                 open_up(root)
                 # Without staging the partial files are here, and are looked at below.
                 self._swept = sweep(
-                    root, keep=b"" if self._staging is not None else PARTIAL_NAME
+                    root,
+                    keep=b"" if self._staging is not None else PARTIAL_NAME,
+                    refusals=self.refused,
                 )
                 self._work = WorkDirectory(self._open_staging(root))
                 self._partials = Partials(self._work.parent)
@@ -319,6 +341,7 @@ class TreeUpdate:
             maker=self._maker,
             tally=self._tally,
             twins=self._visits.twins,
+            refusals=self.refused,
         )
         self._files = Files(
             self._directories,
@@ -326,6 +349,7 @@ class TreeUpdate:
             layout=self._layout,
             settler=self._settler,
             sources=self._sources,
+            refusals=self.refused,
             is_made=is_made,
             is_atomic=self._is_atomic,
         )
@@ -333,6 +357,7 @@ class TreeUpdate:
             self._directories,
             self._workdir,
             files=self._files,
+            settler=self._settler,
             sources=self._sources,
             partials=self._partials,
             maker=self._maker,
@@ -345,10 +370,18 @@ class TreeUpdate:
         def copy(missing: Missing, source: int, dirfd: int) -> bool:
             place, _, old, entry = missing
             replaces = old is not None
-            if not self._maker.copy(
-                place, dirfd, entry, source, replaces=replaces, on_copied=self._on_copied
-            ):
-                return False
+            try:
+                if not self._maker.copy(
+                    place, dirfd, entry, source, replaces=replaces, on_copied=self._on_copied
+                ):
+                    return False
+            except OSError as exc:
+                self._settler.refuse(place, entry, exc, replaces=replaces)
+                return self._settler.stand_in(
+                    place,
+                    entry,
+                    lambda to, fd, one: self._maker.copy(to, fd, one, source, replaces=False),
+                )
             nonlocal files, total
             files += 1
             total += entry.size
@@ -358,6 +391,7 @@ class TreeUpdate:
 
         if not self._local:
             return
+        self._files.adopt()
         missing = self._files.find(WANTED)
         for ticket in copy_contents(self._local, missing, root=self._directories, copy=copy):
             self._files.states[ticket] = SETTLED

@@ -1,6 +1,6 @@
 """Which directories an update enters, and what it does to the names in each."""
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Set
 from typing import Final, NamedTuple
 
 import msgspec
@@ -68,12 +68,14 @@ class Visits:
     Attributes:
         moved: paths of new directories that are there already; they are not entered. Looked
             at after the visit of the directory above, which may thus still add to it.
+        refused: paths of new directories that cannot be made; not entered, nor what is in them.
         is_settled: set it when ``moved`` changes no more.
         twins: paths of names that have none of their own on a file system that takes two for one.
     """
 
     def __init__(self, basis: Manifest | None, target: Manifest) -> None:
         self.moved = set[bytes]()
+        self.refused: Set[bytes] = frozenset()
         self.is_settled = False
         self.twins = set[bytes]()
         self._folds_case = False
@@ -177,7 +179,8 @@ class Visits:
 
     def _entered(self, visit: Visit) -> Iterator[Subdirectory]:
         for entry in visit.fresh:
-            if below(visit.path, entry.name) not in self.moved:
+            path = below(visit.path, entry.name)
+            if path not in self.moved and path not in self.refused:
                 yield entry
 
 
@@ -218,6 +221,10 @@ class ArrivedVisits(Visits):
         else:
             self.tree = tree
         return visit
+
+    def pass_over(self) -> None:
+        """Take the directory that came last for one that cannot be made, nor be entered."""
+        self._arrived.pop()
 
     def _check(self, path: bytes) -> None:
         self._path_bytes += len(path)

@@ -90,11 +90,20 @@ class Maker:
                 raise
             close(fd)
             if beside:
-                self._rename(name, home, place, dirfd, entry.name)
+                self.move(name, place, dirfd, entry.name)
 
     def move(self, name: bytes, place: Place, dirfd: int, to: bytes) -> bool:
-        """Rename what the work directory has over what has the name; see ``crossing.rename``."""
-        return self._rename(name, self._work.fd, place, dirfd, to)
+        """Rename what the work directory has over what has the name; see ``crossing.rename``.
+
+        What cannot be is removed.
+        """
+        try:
+            return self._rename(name, self._work.fd, place, dirfd, to)
+        except BaseException as exc:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._work.fd)
+            _name(exc, to)
+            raise
 
     def _rename(self, name: bytes, home: int, place: Place, dirfd: int, to: bytes) -> bool:
         try:

@@ -161,8 +161,14 @@ class Giving:
             is_bare=self._sources[at].place.is_bare(self._filter(at)),
             delete=options.delete,
             scan=True,
+            goes_on=True,
         )
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
+        if prepared.refused is not None:
+            self.stats.note_refused({part.inside: prepared.refused})
+            self._scan(at).tree.forget()
+            self._note_source(at, await self._scan(at).task)
+            return
         self._owner = prepared.owner
         try:
             await self._fill(peer, path, at, prepared)
@@ -301,7 +307,7 @@ class Giving:
             self._growing[served] = scan
             await peer.plane.announce(peer.channel, offer)
             request = wire.GiveGrowing(
-                token, served, offer.tree, progress=self._progress is not None
+                token, served, offer.tree, progress=self._progress is not None, goes_on=True
             )
             asking = asyncio.create_task(ask(peer.channel, request, wire.Given))
             try:
@@ -319,7 +325,7 @@ class Giving:
                 self._growing.clear()
                 scan.tree.forget()
         self._note_source(at, found)
-        self._note(given)
+        self._note(at, given)
 
     async def _send(
         self, peer: Peer, at: int, token: bytes, top: Manifest, removal: Removal | None
@@ -350,6 +356,7 @@ class Giving:
                 spared=tuple(sorted(spared)),
                 progress=self._progress is not None,
                 nodes=first_nodes(top),
+                goes_on=True,
             )
             self._is_asked.set()
             listing = asyncio.create_task(self._list(offer))
@@ -359,7 +366,7 @@ class Giving:
                 listing.cancel()
                 await asyncio.wait({listing})
                 self._given.clear()
-        self._note(given)
+        self._note(at, given)
         self.stats.note_left_out(
             given.left_out, prefix=self._parts[at].prefix, unnamed=given.unnamed
         )
@@ -384,8 +391,11 @@ class Giving:
         self.stats.note_source(found.manifest, found.skipped)
         self.stats.note_unreadable(found.unreadable, prefix=self._parts[at].prefix)
 
-    def _note(self, given: wire.Given) -> None:
+    def _note(self, at: int, given: wire.Given) -> None:
         stats = self.stats
+        stats.note_refused(
+            given.refused, prefix=self._parts[at].prefix, unnamed=given.unnamed_refused
+        )
         stats.created += given.created
         stats.deleted += given.deleted
         stats.files += given.files

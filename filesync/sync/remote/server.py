@@ -40,7 +40,7 @@ from filesync.sync.remote.nodes import answer_deltas, answer_nodes, fetch_nodes
 from filesync.sync.remote.unseen import answer_unseen
 from filesync.sync.scanning import note_placed
 from filesync.sync.source import find_sources
-from filesync.sync.target import Target, find_target
+from filesync.sync.target import NotMade, Target, find_target
 from filesync.sync.unwritable import around_unwritable
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
@@ -146,7 +146,12 @@ class TreeServer:
         part = Part(_checked(request.inside), frozenset(map(_checked, request.names)) or None)
         # Before anything is open, or is claimed: it may fail.
         filter = Filter(request.rules, root=part.prefix)
-        target = await self._find_target(channel, request, part)
+        try:
+            target = await self._find_target(channel, request, part)
+        except NotMade as exc:
+            if not request.goes_on:
+                raise
+            return wire.Prepared(bytes(TOKEN_BYTES), refused=exc.errno)
         place = None if target is None else target.place
         rename = None if target is None else target.rename
         caches = None if request.checksum else self._caches
@@ -257,7 +262,7 @@ class TreeServer:
         try:
             if not place.is_empty:
                 raise UsageError("it is not empty any more; try again")
-            update = Arrival(place, held.nodes)
+            update = Arrival(place, held.nodes, goes_on=request.goes_on)
             arrivals = Arrivals(channel, request.served, update, held.nodes)
             given = await self._fill(channel, request, update, feed=arrivals.feed)
             made = await in_thread(canonical_links, held.nodes, update.made.tree)
@@ -276,7 +281,7 @@ class TreeServer:
             plan, unwritable = await in_thread(around_unwritable, place.root, plan, held.nodes)
             given = wire.Given()
             if not plan.is_done:
-                update = Update(place, plan)
+                update = Update(place, plan, goes_on=request.goes_on)
                 given = await self._fill(channel, request, update)
                 await in_thread(note_placed, place, self._caches, update.placed)
             named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]
@@ -344,6 +349,7 @@ class TreeServer:
                 )
         log.info("given: peer=%s files=%d", channel.name, stats.files)
         assert update.done is not None  # it was finished, or there was an error
+        refused = wire.named_of(update.refused.named)
         return wire.Given(
             update.done.created,
             update.done.deleted,
@@ -351,6 +357,8 @@ class TreeServer:
             stats.content_bytes,
             stats.copied_bytes,
             update.done.not_kept,
+            refused=refused,
+            unnamed_refused=update.refused.count - len(refused),
         )
 
     @property

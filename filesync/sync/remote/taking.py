@@ -19,7 +19,7 @@ from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import are_several, is_named
-from filesync.sync.target import Target, find_target
+from filesync.sync.target import NotMade, Target, find_target
 from filesync.transfer.replica import Replica
 from filesync.transfer.threads import in_thread
 
@@ -90,14 +90,19 @@ class _Taking:
     async def take(self, at: int) -> None:
         """Take one part."""
         part, options = self.parts[at], self._options
-        target = find_target(
-            LocalPlaces(),
-            self._dest,
-            part=part,
-            is_directory=self._is_directory,
-            is_bare=self._found[at].is_bare,
-            dry_run=options.dry_run,
-        )
+        try:
+            target = find_target(
+                LocalPlaces(),
+                self._dest,
+                part=part,
+                is_directory=self._is_directory,
+                is_bare=self._found[at].is_bare,
+                dry_run=options.dry_run,
+            )
+        except NotMade as exc:
+            self.stats.note_source(await self._top(at), (await self._scan(at)).skipped)
+            self.stats.note_refused({part.inside: exc.errno})
+            return
         with ExitStack() as stack:
             if target is not None:
                 stack.callback(target.place.close)
@@ -141,7 +146,10 @@ class _Taking:
             stats=self.stats,
         )
         if not plan.is_done and target is not None and not self._options.dry_run:
-            await self._pull(Update(target.place, plan), token, scanned)
+            update = Update(target.place, plan)
+            await self._pull(update, token, scanned)
+            named, count = update.refused.named, update.refused.count
+            self.stats.note_refused(named, prefix=part.prefix, unnamed=count - len(named))
 
     async def _scan(self, at: int) -> wire.Scanned:
         """Have the server scan a part, unless it has."""

@@ -123,6 +123,8 @@ class Prepare(_Message, frozen=True, tag="prepare"):
             it is called there, unless that is a directory.
         delete: of a directory that has one of the names, look at what is in it.
         scan: scan it at once, unless it ``is_empty``.
+        goes_on: where it is refused for a reason that others need not have, say so in Prepared;
+            else that is an error.
     """
 
     path: Path
@@ -135,6 +137,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
     is_bare: bool = False
     delete: bool = False
     scan: bool = False
+    goes_on: bool = False
 
 
 class Prepared(_Message, frozen=True, tag="prepared"):
@@ -144,6 +147,7 @@ class Prepared(_Message, frozen=True, tag="prepared"):
         is_empty: it is a directory with nothing in it, and may be given to as it is.
         owner: the user and group that all will belong to, where it is not kept.
         scanned: what is there, if that was asked for and it is not empty.
+        refused: why it cannot be made; then nothing is prepared. Only to who goes on.
     """
 
     token: Token
@@ -152,6 +156,7 @@ class Prepared(_Message, frozen=True, tag="prepared"):
     is_empty: bool = False
     owner: Owner | None = None
     scanned: "Scanned | None" = None
+    refused: Errno | None = None
 
 
 class Scan(_Message, frozen=True, tag="scan"):
@@ -289,6 +294,8 @@ class Give(_Message, frozen=True, tag="give"):
         progress: say Progressed.
         nodes: a pack of the tree's first nodes from the root down, which need not be asked for;
             of what is there already, too. Empty if there is none.
+        goes_on: leave what is refused for one name alone as it is, and say so; else that is an
+            error.
     """
 
     token: Token
@@ -300,6 +307,7 @@ class Give(_Message, frozen=True, tag="give"):
     spared: Names = ()
     progress: bool = False
     nodes: Annotated[bytes, msgspec.Meta(max_length=MAX_FIRST_NODES_BYTES)] = b""
+    goes_on: bool = False
 
 
 class GiveGrowing(_Message, frozen=True, tag="give-growing"):
@@ -310,12 +318,14 @@ class GiveGrowing(_Message, frozen=True, tag="give-growing"):
         served: under which the tree is served.
         tree: what stands for the tree's digest until that is known.
         progress: say Progressed.
+        goes_on: as of ``Give``.
     """
 
     token: Token
     served: Token
     tree: WireDigest
     progress: bool = False
+    goes_on: bool = False
 
 
 class AskDirectories(_Message, frozen=True, tag="ask-directories"):
@@ -343,6 +353,8 @@ class Given(_Message, frozen=True, tag="given"):
         unnamed: how many more there are.
         unwritable: directories in which nothing was changed as they cannot be written, and why;
             unnamed_unwritable: how many more there are.
+        refused: names that stay as they are, as they cannot be changed, made or removed, and why;
+            unnamed_refused: how many more there are. None but to who goes on.
     """
 
     created: Count = 0
@@ -355,6 +367,8 @@ class Given(_Message, frozen=True, tag="given"):
     unnamed: Count = 0
     unwritable: Reasons = {}
     unnamed_unwritable: Count = 0
+    refused: Reasons = {}
+    unnamed_refused: Count = 0
 
 
 class Progressed(_Message, frozen=True, tag="progressed"):

@@ -1,6 +1,8 @@
 """What a sync took, for people and for programs."""
 
+import errno
 import json
+import os
 from collections.abc import Mapping, Sequence
 
 from msgspec.structs import asdict
@@ -11,12 +13,14 @@ from filesync.sync.saying.stats import SyncStats
 def summary(stats: SyncStats) -> str:
     """Return a few lines like those of ``rsync --stats``."""
     seconds = max(stats.seconds, 0.001)
+    refused = len(stats.refused) + stats.unnamed_refused
     moved = stats.wire_in + stats.wire_out or stats.content_bytes
     return "\n".join(
         (
             f"Number of names: {stats.names:,}",
             f"Number of created names: {stats.created:,}",
             f"Number of deleted names: {stats.deleted:,}",
+            *([f"Number of refused names: {refused:,}"] if refused else ()),
             f"Number of files transferred: {stats.files:,}",
             f"Total file size: {stats.size:,} bytes",
             f"Literal data: {stats.content_bytes:,} bytes",
@@ -72,6 +76,12 @@ def notes(stats: SyncStats, *, delete: bool) -> list[str]:
     ]
     if stats.unnamed_unwritable:
         lines.append(f"{stats.unnamed_unwritable:,} more there cannot be written")
+    lines += [
+        f"{path!r}, at the destination, cannot be changed: {why}{_advice(why)}; it was left as it is"
+        for path, why in stats.refused.items()
+    ]
+    if stats.unnamed_refused:
+        lines.append(f"{stats.unnamed_refused:,} more there cannot be changed")
     if delete and is_unread(stats):
         lines.append("nothing was deleted, as not all of the source could be read")
     return lines
@@ -92,8 +102,14 @@ def is_partial(stats: SyncStats) -> bool:
         or stats.stuck
         or stats.unnamed_stuck
         or stats.unwritable
+        or stats.refused
+        or stats.unnamed_refused
         or stats.not_kept.keys() - {"owner"}
     )
+
+
+def _advice(why: str) -> str:
+    return " (unmount it, or leave it out)" if why == os.strerror(errno.EBUSY) else ""
 
 
 def _counted(kinds: Mapping[str, int]) -> str:

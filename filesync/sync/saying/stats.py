@@ -38,6 +38,8 @@ class SyncStats(msgspec.Struct):
         unnamed: how many more could not be read.
         unwritable: directories at the destination that could not be written, and why; what was to
             change in them was left as it is; unnamed_unwritable: how many more there are.
+        refused: names at the destination that could not be changed, made or removed, and why;
+            unnamed_refused: how many more there are.
         stuck: directories at the destination that could not be read, and why; they were left as
             they are, though they were to change or go; unnamed_stuck: how many more there may be.
     """
@@ -64,6 +66,8 @@ class SyncStats(msgspec.Struct):
     unnamed_stuck: int = 0
     unwritable: dict[str, str] = {}
     unnamed_unwritable: int = 0
+    refused: dict[str, str] = {}
+    unnamed_refused: int = 0
 
     def note_source(self, top: Manifest, skipped: Mapping[str, int]) -> None:
         """Count what a part's source holds."""
@@ -99,10 +103,21 @@ class SyncStats(msgspec.Struct):
         self, unwritable: Mapping[bytes, int], *, prefix: bytes, unnamed: int = 0
     ) -> None:
         """Take note of where a part went that it could not be written."""
-        for path, why in unwritable.items():
-            if len(self.unwritable) < MAX_NAMED:
-                name = os.fsdecode(prefix + path).rstrip("/") or "."
-                self.unwritable[name] = os.strerror(why)
-            else:
-                unnamed += 1
-        self.unnamed_unwritable += unnamed
+        self.unnamed_unwritable += unnamed + _name(self.unwritable, unwritable, prefix)
+
+    def note_refused(
+        self, refused: Mapping[bytes, int], *, prefix: bytes = b"", unnamed: int = 0
+    ) -> None:
+        """Take note of names that stay as they are where a part went."""
+        self.unnamed_refused += unnamed + _name(self.refused, refused, prefix)
+
+
+def _name(named: dict[str, str], paths: Mapping[bytes, int], prefix: bytes) -> int:
+    """Add as many of ``paths`` as may be named, and why; return how many were not added."""
+    unnamed = 0
+    for path, why in paths.items():
+        if len(named) < MAX_NAMED:
+            named[os.fsdecode(prefix + path).rstrip("/") or "."] = os.strerror(why)
+        else:
+            unnamed += 1
+    return unnamed

@@ -91,15 +91,77 @@ def test_a_hard_link_over_a_border_is_a_copy_and_is_said_to_be_one(
 
 
 @claimants(Claim.NAMES_LOSSES)
-def test_a_mount_point_that_would_have_to_go_is_named(
+def test_a_mount_point_that_would_have_to_go_stays_whole_is_named_and_all_else_is_done(
     tool: Tool, stage: Stage, mounted: Path
 ) -> None:
+    for name in ("new", "bound"):  # a file in the place of what is mounted
+        path = stage.src / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("new")
+    for name in ("disk/kept", "bound/kept", "gone/file"):
+        path = mounted / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("kept")
+    for _ in range(2):
+        done = tool.sync(stage.src, stage.dst)
+        assert done.code == 23
+        for name in ("disk", "bound"):
+            assert f"'{name}', at the destination, cannot be changed: Device" in done.err
+        assert set(look(mounted)) == {
+            *(b"", b"new", b"disk", b"disk/kept", b"bound", b"bound/kept")
+        }
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_what_is_mounted_in_a_directory_that_would_have_to_go_comes_back_with_it(
+    tool: Tool, stage: Stage
+) -> None:
     stage.src.mkdir()
-    (mounted / "disk/kept").write_text("kept")
-    done = tool.sync(stage.src, stage.dst)
-    assert done.code == 1
-    assert "Device or resource busy; something is mounted there: unmount it" in done.err
-    assert (mounted / "disk/kept").read_text() == "kept"
+    (stage.src / "top").write_text("a file in its place")
+    for name in ("top/in/disk", "top/gone", "other/disk", "other/gone"):
+        (stage.dst / name).mkdir(parents=True)
+    disks = [stage.dst / "top/in/disk", stage.dst / "other/disk"]
+    (stage.dst / "top/in").chmod(0o550)
+    try:
+        for disk in disks:
+            subprocess.run(["mount", "-t", "tmpfs", "none", disk], check=True)
+            (disk / "kept").write_text("kept")
+        done = tool.sync(stage.src, stage.dst)
+        assert done.code == 23
+        assert "'top/in/disk', at the destination, cannot be changed: Device" in done.err
+        assert "'top', at the destination, cannot be changed: Directory not empty" in done.err
+        assert set(look(stage.dst)) == {
+            *(b"", b"top", b"top/in", b"top/in/disk", b"top/in/disk/kept"),
+            *(b"other", b"other/disk", b"other/disk/kept"),
+        }
+        assert (stage.dst / "top/in").stat().st_mode & 0o777 == 0o550
+    finally:
+        for disk in disks:
+            subprocess.run(["umount", disk], check=True)
+    tool.must_sync(stage.src, stage.dst)
+    assert look(stage.dst) == look(stage.src)
+
+
+@pytest.mark.needs("chattr")
+@claimants(Claim.NAMES_LOSSES)  # rsync leaves a name of its own there
+def test_an_append_only_directory_that_is_mounted_keeps_no_name_of_ours(
+    tool: Tool, stage: Stage, mounted: Path
+) -> None:
+    for name in ("disk/log/new", "other"):
+        path = stage.src / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("new")
+    (mounted / "disk/log").mkdir()
+    if subprocess.run(["chattr", "+a", mounted / "disk/log"], check=False).returncode:
+        pytest.skip("this file system has no append-only directories")
+    try:
+        done = tool.sync(stage.src, stage.dst)
+        assert done.code == 23
+        assert "'disk/log/new', at the destination, cannot be changed" in done.err
+        assert list((mounted / "disk/log").iterdir()) == []
+        assert (mounted / "other").read_text() == "new"
+    finally:
+        subprocess.run(["chattr", "-a", mounted / "disk/log"], check=True)
 
 
 @every_tool

@@ -1,0 +1,159 @@
+"""Removing a tree as far as it can be removed: what is refused stays, with the directories around it."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, mount_of
+from filesync.errors import StoreError
+
+OnRefused = Callable[[bytes, OSError], None]
+"""Told a path, from the top of the tree on, and why; raises what ends it all."""
+_MAX_REFILLED: Final = 100
+"""Bound on the times that a directory is emptied while somebody fills it."""
+
+
+class _Level(NamedTuple):
+    """A directory that is being emptied: its path, its mode before, what is to be done in it."""
+
+    path: bytes
+    mode: int
+    todo: list[bytes]
+
+
+def remove_past(dirfd: int, name: bytes, refused: OnRefused) -> int:
+    """Remove ``name`` in the directory ``dirfd`` with all below it, but for what is refused.
+
+    As ``remove_tree`` it follows no link and leaves alone what is mounted. A directory that has
+    to stay keeps its mode.
+
+    Returns:
+        How many names are still there; what is mounted counts as one.
+
+    Raises:
+        OSError, StoreError: what ``refused`` raises; what has been removed by then is gone.
+    """
+    with DirectoryHandles(dirfd) as handles:
+        return _Removal(handles, dirfd, refused).remove(name)
+
+
+class _Removal:
+    def __init__(self, handles: DirectoryHandles, dirfd: int, refused: OnRefused) -> None:
+        self._handles = handles
+        self._mount = mount_of(dirfd)
+        self._refused = refused
+        self._left = 0
+        self._stays = [False]
+        self._refilled = 0
+
+    def remove(self, name: bytes) -> int:
+        stack: list[_Level] = []
+        self._take(b"", name, stack)
+        while stack:
+            level = stack[-1]
+            if level.todo:
+                self._take_directory(level.path, level.todo.pop(), stack)
+                continue
+            if self._close(level):
+                stack.pop()
+        return self._left
+
+    def _take(self, path: bytes, name: bytes, stack: list[_Level]) -> None:
+        """Unlink a name, or begin with a directory."""
+        try:
+            os.unlink(name, dir_fd=self._handles.open(path))
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            if exc.errno not in (errno.EISDIR, errno.EPERM) or not self._is_directory(
+                path, name
+            ):
+                self._stay(_below(path, name), exc)
+            else:
+                self._take_directory(path, name, stack)
+
+    def _is_directory(self, path: bytes, name: bytes) -> bool:
+        status = os.stat(name, dir_fd=self._handles.open(path), follow_symlinks=False)
+        return stat.S_ISDIR(status.st_mode)
+
+    def _take_directory(self, path: bytes, name: bytes, stack: list[_Level]) -> None:
+        below = _below(path, name)
+        try:
+            mode = self._open_up(self._handles.open(path), name)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            self._stay(below, exc)
+            return
+        self._stays.append(False)
+        stack.append(_Level(below, mode, []))
+        self._unlink_files(stack[-1])
+
+    def _open_up(self, parent: int, name: bytes) -> int:
+        """Let its owner read and change a directory; return its mode before."""
+        place = os.open(name, DIRECTORY_FLAGS | os.O_PATH, dir_fd=parent)
+        try:
+            if mount_of(place) != self._mount:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            mode = stat.S_IMODE(os.fstat(place).st_mode)
+            if mode & 0o700 != 0o700:
+                os.chmod(f"/proc/self/fd/{place}", 0o700)
+            return mode
+        finally:
+            os.close(place)
+
+    def _unlink_files(self, level: _Level) -> None:
+        try:
+            fd = self._handles.open(level.path)
+        except StoreError as exc:
+            if not isinstance(exc.__cause__, OSError):
+                raise
+            self._refused(level.path, exc.__cause__)
+            self._stays[-1] = True
+            return
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                name = os.fsencode(entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    level.todo.append(name)
+                    continue
+                try:
+                    os.unlink(name, dir_fd=fd)
+                except FileNotFoundError:
+                    continue
+                except OSError as exc:
+                    self._stay(_below(level.path, name), exc)
+
+    def _stay(self, path: bytes, error: OSError) -> None:
+        self._refused(path, error)
+        self._left += 1
+        self._stays[-1] = True
+
+    def _close(self, level: _Level) -> bool:
+        """End with a directory whose contents are dealt with; False if there is more in it."""
+        parent, _, name = level.path.rpartition(b"/")
+        if not self._stays[-1]:
+            self._handles.forget(level.path)
+            try:
+                os.rmdir(name, dir_fd=self._handles.open(parent))
+            except FileNotFoundError:
+                pass
+            except OSError as exc:
+                if exc.errno == errno.ENOTEMPTY and self._refilled < _MAX_REFILLED:
+                    self._refilled += 1
+                    self._unlink_files(level)
+                    return False
+                self._refused(level.path, exc)
+                self._stays[-1] = True
+        if self._stays.pop():
+            self._left += 1
+            self._stays[-1] = True
+            if level.mode & 0o700 != 0o700:
+                os.chmod(f"/proc/self/fd/{self._handles.open(level.path)}", level.mode)
+        return True
+
+
+def _below(path: bytes, name: bytes) -> bytes:
+    return path + b"/" + name if path else name

@@ -1,0 +1,91 @@
+"""Which answers of a disk are about one name alone, and what of an update was refused."""
+
+import errno
+import threading
+from collections.abc import Set
+from typing import Final
+
+_NONE: Final[Set[bytes]] = frozenset()
+MAX_NAMED: Final = 1000
+"""Refused names that are remembered with why; of others it is known how many there are."""
+
+_SINGLE: Final = frozenset(
+    {
+        errno.EPERM,  # another's in a sticky directory, immutable, append-only
+        errno.EACCES,
+        errno.EROFS,
+        errno.EBUSY,  # something is mounted there
+        errno.ETXTBSY,
+        errno.ENOTEMPTY,  # something in it was refused
+        errno.EMLINK,
+        errno.ENAMETOOLONG,  # what file systems of other kinds say to names
+        errno.EILSEQ,
+        errno.EINVAL,
+    }
+)
+
+
+def is_single(why: int | None) -> bool:
+    """Say whether the errno ``why`` is about one name, and the next may fare better.
+
+    All others (a full disk, a broken one, no descriptors left) concern the whole update.
+    """
+    return why in _SINGLE
+
+
+class Refusals:
+    """What of an update was refused, if it goes on past that. For several threads at once.
+
+    Attributes:
+        named: the first of the names, and why (errno).
+        count: how many there are; what is below a directory that was refused is not counted.
+        uncreated: names that are not there though they are new; all below them count as well.
+        undeleted: names that are there though they are gone, likewise.
+        directories: paths of new directories that are not there.
+    """
+
+    def __init__(self, *, goes_on: bool) -> None:
+        self.goes_on = goes_on
+        self.named: dict[bytes, int] = {}
+        self.count = 0
+        self.uncreated = 0
+        self.undeleted = 0
+        self.directories = set[bytes]()
+        self._blocked: dict[bytes, set[bytes]] = {}
+        self._lock = threading.Lock()
+
+    def note(
+        self, path: bytes, error: OSError, *, uncreated: int = 0, undeleted: int = 0
+    ) -> None:
+        """Take note that ``path`` stays as it is.
+
+        Raises:
+            OSError: ``error``, where it is not about one name, or the update does not go on.
+        """
+        if error.errno is None or not self.goes_on or not is_single(error.errno):
+            raise error
+        with self._lock:
+            self.count += 1
+            self.uncreated += uncreated
+            self.undeleted += undeleted
+            if len(self.named) < MAX_NAMED:
+                self.named[path] = error.errno
+
+    def block(self, path: bytes, name: bytes) -> None:
+        """Have nothing put in the place of ``name`` in the directory ``path``: it stays."""
+        self._blocked.setdefault(path, set()).add(name)
+
+    def blocked(self, path: bytes) -> Set[bytes]:
+        """Return the names in a directory in whose place nothing can be put."""
+        return self._blocked.get(path, _NONE)
+
+    def is_below(self, path: bytes) -> bool:
+        """Say whether ``path`` is, or is below, a directory that is not there."""
+        if not self.directories:
+            return False
+        end = len(path)
+        while end >= 0:
+            if path[:end] in self.directories:
+                return True
+            end = path.rfind(b"/", 0, end)
+        return False

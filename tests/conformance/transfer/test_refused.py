@@ -1,0 +1,369 @@
+"""Names at a destination that cannot be changed: they stay, and all else is done."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.transfer.conftest import Stage
+from tests.conformance.transfer.look import Seen, differences, look
+from tests.conformance.transfer.test_kinds import make
+from tests.conformance.transfer.test_ordinary_user import give_away
+from tests.conformance.transfer.tools import (
+    Claim,
+    Tool,
+    claimants,
+    every_tool,
+    filesync_process,
+)
+
+LARGE = 300_000
+
+
+@pytest.fixture
+def frozen(stage: Stage) -> Iterator["Frozen"]:
+    made = Frozen(stage.dst)
+    yield made
+    made.thaw()
+
+
+class Frozen:
+    """What nobody may change, not even the superuser."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def freeze(self, *names: str, flag: str = "i") -> None:
+        for name in names:
+            done = subprocess.run(["chattr", f"+{flag}", self._root / name], check=False)
+            if done.returncode:
+                pytest.skip("this file system has no immutable files")
+
+    def thaw(self) -> None:
+        if self._root.exists():
+            subprocess.run(["chattr", "-R", "-f", "-i", "-a", self._root], check=False)
+
+
+def content(root: Path) -> dict[bytes, tuple[str, bytes]]:
+    """Return the kinds and contents of what a tree has."""
+    return {path: (one.kind, one.what) for path, one in look(root).items()}
+
+
+def of(seen: dict[bytes, Seen], *names: bytes) -> dict[bytes, Seen]:
+    return {name: seen[name] for name in names}
+
+
+needs_flags = pytest.mark.needs("chattr")
+
+
+@needs_flags
+@every_tool
+def test_an_immutable_file_stays_and_all_else_is_done(
+    tool: Tool, stage: Stage, frozen: Frozen
+) -> None:
+    for name in ("changed", "d/large", "d/new", "other"):
+        make(stage.src / name, b"new" * (LARGE if name.endswith("large") else 1))
+    for name in ("changed", "d/large", "d/gone", "gone/in/stays", "gone/in/goes", "gone/goes"):
+        make(stage.dst / name, b"it was so")
+    stays = (b"changed", b"d/large", b"gone/in/stays")
+    frozen.freeze(*map(os.fsdecode, stays))
+    before = of(look(stage.dst), *stays)
+    for _ in range(2):
+        done = tool.sync(stage.src, stage.dst)
+        assert done.code == 23
+        assert all(os.fsdecode(path) in done.err for path in stays)
+        assert "Operation not permitted" in done.err
+        after = look(stage.dst)
+        assert of(after, *stays) == before
+        assert set(after) == {
+            *(b"", b"changed", b"other", b"d", b"d/large", b"d/new"),
+            *(b"gone", b"gone/in", b"gone/in/stays"),
+        }
+        source = look(stage.src)
+        for path in (b"other", b"d/new", b"d"):
+            assert after[path] == source[path]
+    frozen.thaw()
+    tool.must_sync(stage.src, stage.dst)
+    assert differences(stage.src, stage.dst) == []
+
+
+@needs_flags
+@every_tool
+def test_what_becomes_another_kind_and_cannot_stays(
+    tool: Tool, stage: Stage, frozen: Frozen
+) -> None:
+    make(stage.src / "file", b"new")
+    make(stage.src / "directory/in", b"new")
+    (stage.src / "link").symlink_to("file")
+    make(stage.src / "last", b"new")
+    make(stage.dst / "file/kept", b"old")
+    make(stage.dst / "file/gone", b"old")
+    make(stage.dst / "directory", b"old")
+    make(stage.dst / "link", b"old")
+    frozen.freeze("file/kept", "directory", "link")
+    done = tool.sync(stage.src, stage.dst)
+    assert done.code == 23
+    for name in ("file", "directory", "link"):
+        assert name in done.err
+    kinds = {path: one.kind for path, one in look(stage.dst).items()}
+    assert kinds == {
+        b"": "directory",
+        b"file": "directory",
+        b"file/kept": "file",
+        b"directory": "file",
+        b"link": "file",
+        b"last": "file",
+    }
+    frozen.thaw()
+    tool.must_sync(stage.src, stage.dst)
+    assert differences(stage.src, stage.dst) == []
+
+
+@needs_flags
+@every_tool
+def test_what_an_immutable_directory_does_not_take_is_named(
+    tool: Tool, stage: Stage, frozen: Frozen
+) -> None:
+    for name in ("shut/new", "shut/sub/new", "shut/fresh/new", "open"):
+        make(stage.src / name, b"new")
+    for name in ("shut/gone/in", "shut/sub/gone", "shut/old"):
+        make(stage.dst / name, b"old")
+    frozen.freeze("shut")
+    done = tool.sync(stage.src, stage.dst)
+    assert done.code == 23
+    assert ("shut/new" if tool.is_ours else "shut/.new.") in done.err
+    assert "shut/fresh" in done.err
+    assert set(look(stage.dst)) == {
+        *(b"", b"open", b"shut", b"shut/sub", b"shut/sub/new", b"shut/gone", b"shut/old")
+    }
+    frozen.thaw()
+    tool.must_sync(stage.src, stage.dst)
+    assert differences(stage.src, stage.dst) == []
+
+
+@needs_flags
+@claimants(Claim.NAMES_LOSSES)
+def test_an_append_only_directory_takes_what_is_new_and_keeps_what_it_has(
+    tool: Tool, stage: Stage, frozen: Frozen
+) -> None:
+    for name in ("log/new", "log/sub/new", "log/changed"):
+        make(stage.src / name, b"new")
+    for name in ("log/gone", "log/changed"):
+        make(stage.dst / name, b"it was so")
+    frozen.freeze("log", flag="a")
+    done = tool.sync(stage.src, stage.dst)
+    assert done.code == 23
+    assert {path: one[1] for path, one in content(stage.dst).items() if one[0] == "file"} == {
+        path: content(where)[path][1]
+        for where, path in (
+            (stage.src, b"log/new"),
+            (stage.src, b"log/sub/new"),
+            (stage.dst, b"log/gone"),
+            (stage.dst, b"log/changed"),
+        )
+    }
+    assert (stage.dst / "log/changed").read_bytes() == b"it was so"
+    frozen.thaw()
+    tool.must_sync(stage.src, stage.dst)
+    assert differences(stage.src, stage.dst) == []
+
+
+@needs_flags
+@claimants(Claim.NAMES_LOSSES)
+@pytest.mark.parametrize("flag", ["i", "a"])
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_a_destination_that_takes_no_work_stays_as_it_is(
+    tool: Tool, stage: Stage, frozen: Frozen, flag: str, is_empty: bool
+) -> None:
+    make(stage.src / "new", b"new")
+    stage.dst.mkdir()
+    if not is_empty:
+        make(stage.dst / "old", b"old")
+    frozen.freeze(".", flag=flag)
+    before = look(stage.dst)
+    done = tool.sync(stage.src, stage.dst)
+    assert done.code == 23
+    assert "Operation not permitted" in done.err
+    assert look(stage.dst) == before
+
+
+@needs_flags
+@claimants(Claim.NAMES_LOSSES)  # rsync's ends in a wait for ever, or with other content
+@pytest.mark.parametrize("size", [0, 3, 20_000, LARGE])
+def test_other_names_of_what_is_refused_get_its_content(
+    tool: Tool, stage: Stage, frozen: Frozen, size: int
+) -> None:
+    make(stage.src / "a/first", b"n" * size)
+    make(stage.src / "copy/of it", b"n" * size)
+    (stage.src / "c").mkdir()
+    for name in ("b", "c/third"):
+        os.link(stage.src / "a/first", stage.src / name)
+    make(stage.dst / "a/first", b"old")
+    make(stage.dst / "c/third", b"old")
+    frozen.freeze("a/first")
+    done = tool.sync(stage.src, stage.dst)
+    assert done.code == 23
+    for name in ("b", "c/third", "copy/of it"):
+        assert (stage.dst / name).read_bytes() == b"n" * size
+    assert (stage.dst / "b").samefile(stage.dst / "c/third")
+    assert (stage.dst / "b").stat().st_nlink == 2
+    assert (stage.dst / "a/first").read_bytes() == b"old"
+    frozen.thaw()
+    tool.must_sync(stage.src, stage.dst)
+    assert differences(stage.src, stage.dst) == []
+
+
+@needs_flags
+@claimants(Claim.NAMES_LOSSES)
+@pytest.mark.parametrize("size", [0, 3, LARGE])
+def test_names_of_a_file_whose_first_name_has_no_directory_are_one_file(
+    tool: Tool, stage: Stage, frozen: Frozen, size: int
+) -> None:
+    make(stage.src / "shut/new/first", b"n" * size)
+    (stage.src / "t").mkdir()
+    for name in ("t/second", "z"):
+        os.link(stage.src / "shut/new/first", stage.src / name)
+    (stage.dst / "shut").mkdir(parents=True)
+    frozen.freeze("shut")
+    done = tool.sync(stage.src, stage.dst)
+    assert done.code == 23
+    assert (stage.dst / "z").read_bytes() == b"n" * size
+    assert (stage.dst / "z").samefile(stage.dst / "t/second")
+    frozen.thaw()
+    tool.must_sync(stage.src, stage.dst)
+    assert differences(stage.src, stage.dst) == []
+
+
+@needs_flags
+@claimants(Claim.NAMES_LOSSES)
+def test_what_comes_back_is_as_it_was(tool: Tool, stage: Stage, frozen: Frozen) -> None:
+    for name in ("gone/shut/wanted", "gone/shut/in/wanted too"):
+        make(stage.dst / name, name.encode() * LARGE, mode=0o640)
+    (stage.dst / "gone/shut").chmod(0o510)
+    make(stage.src / "new", b"gone/shut/wanted" * LARGE)
+    frozen.freeze("gone/shut", "gone/shut/wanted")
+    before = look(stage.dst)
+    done = tool.sync(stage.src, stage.dst)
+    assert done.code == 23
+    after = look(stage.dst)
+    for path in (b"gone/shut", b"gone/shut/wanted"):
+        assert after[path] == before[path]
+    assert after[b"new"] == look(stage.src)[b"new"]
+
+
+@every_tool
+def test_a_file_of_another_in_a_sticky_directory_stays_and_all_else_is_done(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for name in ("sticky/theirs", "sticky/new", "other"):
+        make(stage.src / name, b"new")
+    for name in ("sticky/theirs", "sticky/gone", "sticky/mine", "sticky/d/in"):
+        make(stage.dst / name, b"it was so")
+    for root in (stage.src, stage.dst):
+        give_away(root)
+    for name in ("theirs", "gone", "d"):
+        os.chown(stage.dst / "sticky" / name, 1234, 1234)
+    os.chown(stage.dst / "sticky", 0, 0)
+    (stage.dst / "sticky").chmod(0o1777)
+    stays = (b"sticky/theirs", b"sticky/gone", b"sticky/d", b"sticky/d/in")
+    before = of(look(stage.dst), *stays)
+    for _ in range(2):
+        done = ordinary.sync(stage.src, stage.dst)
+        assert done.code == 23
+        assert "sticky/theirs" in done.err
+        after = look(stage.dst)
+        assert of(after, *stays) == before
+        assert set(after) == {b"", b"sticky", b"other", b"sticky/new", *stays}
+    give_away(stage.dst)
+    ordinary.must_sync(stage.src, stage.dst)
+    assert differences(stage.src, stage.dst) == []
+
+
+@claimants(Claim.NAMES_LOSSES)  # rsync lets its owner write to it, and leaves it so
+def test_a_read_only_directory_that_has_to_stay_keeps_its_mode(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    stage.src.mkdir()
+    for name in ("gone/sticky/theirs", "gone/in/mine", "gone/mine"):
+        make(stage.dst / name, b"it was so")
+    for root in (stage.src, stage.dst):
+        give_away(root)
+    os.chown(stage.dst / "gone/sticky/theirs", 1234, 1234)
+    os.chown(stage.dst / "gone/sticky", 0, 0)
+    (stage.dst / "gone/sticky").chmod(0o1777)
+    (stage.dst / "gone").chmod(0o555)
+    done = ordinary.sync(stage.src, stage.dst)
+    assert done.code == 23
+    after = look(stage.dst)
+    assert set(after) == {b"", b"gone", b"gone/sticky", b"gone/sticky/theirs"}
+    assert after[b"gone"].mode == 0o555
+
+
+@every_tool
+def test_a_name_that_is_refused_does_not_keep_others_from_being_deleted(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    stage.src.mkdir()
+    for name in ("a/theirs", "a/mine", "b/mine", "c"):
+        make(stage.dst / name, b"it was so")
+    for root in (stage.src, stage.dst):
+        give_away(root)
+    os.chown(stage.dst / "a/theirs", 1234, 1234)
+    os.chown(stage.dst / "a", 0, 0)
+    (stage.dst / "a").chmod(0o1777)
+    done = ordinary.sync(stage.src, stage.dst)
+    assert done.code == 23
+    assert set(look(stage.dst)) == {b"", b"a", b"a/theirs"}
+
+
+@needs_flags
+@claimants(Claim.NAMES_LOSSES)
+def test_one_of_several_sources_whose_place_cannot_be_made_is_named(
+    tool: Tool, stage: Stage, frozen: Frozen
+) -> None:
+    for name in ("one/file", "two/file", "three/file"):
+        make(stage.src / name, b"new")
+    make(stage.dst / "two", b"old")
+    frozen.freeze("two")
+    server = tool.servers
+    names = ["one", "two", "three"]
+    sources = [f"{stage.src}/{name}" for name in names]
+    dest = str(stage.dst)
+    if tool.name == "filesync-to-server":
+        dest = f"{server.filesync()}/{stage.dst.relative_to(server.root)}"
+    if tool.name == "filesync-from-server":
+        there = f"{server.filesync()}/{stage.src.relative_to(server.root)}"
+        sources = [f"{there}/{name}" for name in names]
+    for _ in range(2):
+        process = filesync_process(
+            ["sync", "--json", *sources, dest], user=tool.user, cache=server.cache
+        )
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 23, err
+        assert "'two', at the destination, cannot be changed: Operation not permitted" in err
+        assert '"refused": {"two": "Operation not permitted"}' in out
+        assert set(look(stage.dst)) == {
+            *(b"", b"one", b"one/file", b"two", b"three", b"three/file")
+        }
+    frozen.thaw()
+    process = filesync_process(["sync", *sources, dest], user=tool.user, cache=server.cache)
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 0
+    assert content(stage.dst) == content(stage.src)
+
+
+@needs_flags
+@claimants(Claim.NAMES_LOSSES)
+def test_a_hundred_refused_names_are_told_and_the_rest_counted(
+    tool: Tool, stage: Stage, frozen: Frozen
+) -> None:
+    stage.src.mkdir()
+    for number in range(130):
+        make(stage.dst / f"d{number % 3}/{number}", b"1")
+    frozen.freeze(*(f"d{number}" for number in range(3)))
+    done = tool.sync(stage.src, stage.dst)
+    assert done.code == 23
+    assert done.err.count("cannot be changed: Operation not permitted") == 100
+    assert "30 more there cannot be changed" in done.err

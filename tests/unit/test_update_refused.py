@@ -1,0 +1,325 @@
+"""Updates that are refused some names: they go on past them if they were told to."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from filesync.disk.removing import remove_past
+from filesync.disk.updating.refusals import MAX_NAMED, Refusals, is_single
+from filesync.disk.updating.update import LocalTree, TreeUpdate
+from filesync.errors import StoreError
+from filesync.manifest import Manifest
+from tests.unit.update_driver import (
+    Contents,
+    MakeFile,
+    MakeLink,
+    build,
+    hand_in,
+    scanned,
+)
+
+Refuse = Callable[..., None]
+LARGE = b"large" * 100_000
+
+
+def refused_by(why: int, *names: bytes) -> Callable[[Refuse], Refuse]:
+    """Have a system call answer ``why`` to these names."""
+
+    def wrap(call: Refuse) -> Refuse:
+        def refusing(*args: object, **kwargs: object) -> None:
+            if not set(names).isdisjoint(arg for arg in args if isinstance(arg, bytes)):
+                raise OSError(why, os.strerror(why))
+            call(*args, **kwargs)
+
+        return refusing
+
+    return wrap
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, why: int, *names: bytes) -> None:
+    for call in ("rename", "unlink", "mkdir", "rmdir", "link"):
+        monkeypatch.setattr(os, call, refused_by(why, *names)(getattr(os, call)))
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> tuple[Path, Path]:
+    for name in ("root", "source"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "root", tmp_path / "source"
+
+
+def going_on(
+    roots: tuple[Path, Path], *, goes_on: bool = True, target: Manifest | None = None
+) -> TreeUpdate:
+    root, source = roots
+    return TreeUpdate(
+        root,
+        basis=scanned(root),
+        target=target or scanned(source),
+        atomic=True,
+        goes_on=goes_on,
+    )
+
+
+def done(update: TreeUpdate, source: Path) -> TreeUpdate:
+    try:
+        update.prepare()
+        hand_in(update, list(update.wanted()), Contents(source, scanned(source)))
+        update.finish()
+    finally:
+        update.abort()
+    return update
+
+
+# --- which ------------------------------------------------------------------------------------
+
+
+def test_what_ails_the_disk_or_the_process_is_no_refusal_of_a_name() -> None:
+    whole = ("ENOSPC", "EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOENT", "ESTALE")
+    assert not any(is_single(getattr(errno, name)) for name in whole)
+    single = ("EPERM", "EACCES", "EROFS", "EBUSY", "ETXTBSY", "ENAMETOOLONG")
+    assert all(is_single(getattr(errno, name)) for name in single)
+    assert not is_single(None)
+
+
+def test_who_does_not_go_on_gets_every_error() -> None:
+    for goes_on, why in ((False, errno.EPERM), (True, errno.ENOSPC)):
+        refusals = Refusals(goes_on=goes_on)
+        error = OSError(why, os.strerror(why))
+        with pytest.raises(OSError, match=os.strerror(why)) as caught:
+            refusals.note(b"a", error)
+        assert caught.value is error
+        assert (refusals.count, refusals.named) == (0, {})
+
+
+def test_so_many_refused_names_are_remembered_and_the_rest_counted() -> None:
+    refusals = Refusals(goes_on=True)
+    for number in range(MAX_NAMED + 5):
+        refusals.note(b"%d" % number, OSError(errno.EPERM, ""), uncreated=2)
+    assert (len(refusals.named), refusals.count) == (MAX_NAMED, MAX_NAMED + 5)
+    assert refusals.uncreated == 2 * MAX_NAMED + 10
+
+
+def test_what_is_below_a_refused_directory_is_told_from_its_neighbours() -> None:
+    refusals = Refusals(goes_on=True)
+    assert not refusals.is_below(b"a")
+    refusals.directories.add(b"a/b")
+    found = [
+        path for path in (b"", b"a", b"a/b", b"a/b/c/d", b"a/bc") if refusals.is_below(path)
+    ]
+    assert found == [b"a/b", b"a/b/c/d"]
+
+
+# --- updates ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"new", LARGE])
+def test_a_refused_file_stays_and_is_not_said_to_be_placed(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    root, source = roots
+    build(root, [MakeFile("stays", b"old")])
+    build(source, [MakeFile("a", content + b"a"), MakeFile("stays", content)])
+    refuse(monkeypatch, errno.EPERM, b"stays")
+    update = done(going_on(roots), source)
+    assert update.refused.named == {b"stays": errno.EPERM}
+    assert b"stays" not in {one.entry.name for one in update.placed}
+    assert (root / "stays").read_bytes() == b"old"
+    assert (root / "a").read_bytes() == content + b"a"
+    assert sorted(os.listdir(root)) == ["a", "stays"]
+    assert update.done is not None
+    assert (update.done.created, update.done.files_written) == (1, 1)
+
+
+@pytest.mark.parametrize("content", [b"new", LARGE])
+@pytest.mark.parametrize("why", [errno.EPERM, errno.EBUSY])
+def test_who_makes_a_tree_that_must_equal_its_digest_gets_the_refusal_as_an_error(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, content: bytes, why: int
+) -> None:
+    root, source = roots
+    build(root, [MakeFile("stays", b"old")])
+    build(source, [MakeFile("stays", content)])
+    refuse(monkeypatch, why, b"stays")
+    with pytest.raises(StoreError, match="stays"):
+        done(going_on(roots, goes_on=False), source)
+    assert (root / "stays").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("why", [errno.ENOSPC, errno.EIO, errno.EMFILE])
+def test_what_concerns_the_whole_update_ends_it(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, why: int
+) -> None:
+    build(roots[1], [MakeFile("a", b"1"), MakeFile("b", b"2")])
+    refuse(monkeypatch, why, b"a")
+    with pytest.raises(StoreError):
+        done(going_on(roots), roots[1])
+
+
+def test_what_is_in_a_directory_that_cannot_be_made_is_not_looked_at(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    build(source, [MakeFile("d/e/1", b"1"), MakeFile("d/2", b"2"), MakeFile("f/3", b"3")])
+    refuse(monkeypatch, errno.EACCES, b"d")
+    update = going_on(roots)
+    update.prepare()
+    wanted = list(update.wanted())
+    assert [one.size for one in wanted] == [1]
+    hand_in(update, wanted, Contents(source, scanned(source)))
+    stats = update.finish()
+    assert stats.created == 2
+    assert update.refused.named == {b"d": errno.EACCES}
+    assert sorted(os.listdir(root)) == ["f"]
+
+
+def test_a_refused_first_name_of_a_group_leaves_the_others_one_file(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    build(source, [MakeFile("a", b"one"), MakeLink("b", "a"), MakeLink("c", "a")])
+    build(root, [MakeFile("a", b"another")])
+    refuse(monkeypatch, errno.EPERM, b"a")
+    done(going_on(roots), source)
+    assert (root / "a").read_bytes() == b"another"
+    assert (root / "b").read_bytes() == b"one"
+    assert (root / "b").samefile(root / "c")
+    assert (root / "b").stat().st_nlink == 2
+
+
+def test_a_name_that_cannot_leave_its_group_keeps_its_content_and_nothing_comes_for_it(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    build(root, [MakeFile("a", b"old"), MakeLink("c", "a"), MakeLink("d", "a")])
+    build(source, [MakeFile("a", b"new"), MakeFile("c", b"old"), MakeLink("d", "c")])
+    refuse(monkeypatch, errno.EPERM, b"c")
+    update = going_on(roots)
+    update.prepare()
+    wanted = list(update.wanted())
+    assert len(wanted) == 1
+    hand_in(update, wanted, Contents(source, scanned(source)))
+    update.finish()
+    assert update.refused.named == {b"c": errno.EPERM}
+    assert [(root / name).read_bytes() for name in "acd"] == [b"new", b"old", b"old"]
+
+
+def test_what_other_trees_of_this_machine_have_goes_past_refusals_too(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    build(source, [MakeFile("a", LARGE), MakeLink("b", "a"), MakeFile("c", b"c")])
+    refuse(monkeypatch, errno.EPERM, b"a")
+    target = scanned(source)
+    update = TreeUpdate(
+        root,
+        basis=None,
+        target=target,
+        local=[LocalTree(target, source)],
+        atomic=True,
+        goes_on=True,
+    )
+    update.prepare()
+    assert list(update.wanted()) == []
+    update.finish()
+    assert sorted(os.listdir(root)) == ["b", "c"]
+    assert (root / "b").read_bytes() == LARGE
+
+
+def test_what_cannot_be_removed_comes_back_even_when_the_update_fails(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    build(root, [MakeFile("gone/d/stays", b"1"), MakeFile("gone/d/goes", b"2")])
+    build(source, [MakeFile("a", b"3")])
+    refuse(monkeypatch, errno.EPERM, b"stays")
+    update = going_on(roots)
+    update.prepare()
+    update.abort()
+    assert [path.relative_to(root) for path in sorted(root.rglob("*"))] == [
+        Path("gone"),
+        Path("gone/d"),
+        Path("gone/d/stays"),
+    ]
+
+
+def test_what_comes_back_takes_the_place_of_what_was_put_there(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    build(root, [MakeFile("name/stays", b"1"), MakeFile("name/goes", b"2")])
+    build(source, [MakeFile("name", LARGE)])
+    refuse(monkeypatch, errno.EPERM, b"stays")
+    update = done(going_on(roots), source)
+    assert update.refused.named == {b"name/stays": errno.EPERM, b"name": errno.ENOTEMPTY}
+    assert list(update.placed) == []
+    assert os.listdir(root) == ["name"]
+    assert os.listdir(root / "name") == ["stays"]
+
+
+def test_what_a_killed_update_has_left_and_cannot_be_removed_is_named(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    left = ".filesync-0123456789abcdef"
+    build(root, [MakeFile(f"{left}/3/stays", b"1"), MakeFile(f"{left}/goes", b"2")])
+    build(source, [MakeFile("a", b"3")])
+    refuse(monkeypatch, errno.EPERM, b"stays")
+    target = scanned(source)
+    update = done(
+        TreeUpdate(root, basis=None, target=target, atomic=True, goes_on=True), source
+    )
+    assert update.refused.named == {f"{left}/3/stays".encode(): errno.EPERM}
+    assert sorted(os.listdir(root)) == [left, "a"]
+    assert os.listdir(root / left) == ["3"]
+
+
+# --- removing ---------------------------------------------------------------------------------
+
+
+def test_all_is_removed_but_what_is_refused_and_the_way_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makes = [MakeFile(name, b"1") for name in ("t/a/x", "t/a/b/stays", "t/c/d/e", "t/f", "u")]
+    build(tmp_path / "root", makes)
+    (tmp_path / "root/t/a").chmod(0o555)
+    told: dict[bytes, int | None] = {}
+
+    def note(path: bytes, error: OSError) -> None:
+        told[path] = error.errno
+
+    refuse(monkeypatch, errno.EPERM, b"stays")
+    fd = os.open(tmp_path / "root", os.O_RDONLY)
+    try:
+        assert remove_past(fd, b"t", note) == 4
+        assert remove_past(fd, b"u", note) == 0
+        assert remove_past(fd, b"not there", note) == 0
+    finally:
+        os.close(fd)
+    assert told == {b"t/a/b/stays": errno.EPERM}
+    assert sorted(path.name for path in (tmp_path / "root").rglob("*")) == [
+        "a",
+        "b",
+        "stays",
+        "t",
+    ]
+    assert (tmp_path / "root/t/a").stat().st_mode & 0o777 == 0o555
+
+
+def test_a_very_deep_tree_is_removed_past_what_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depth = 400
+    (tmp_path / "t" / "/".join("d" * depth)).mkdir(parents=True)
+    (tmp_path / "t" / "/".join("d" * depth) / "stays").write_bytes(b"1")
+    (tmp_path / "t" / "/".join("d" * 200) / "goes").write_bytes(b"1")
+    refuse(monkeypatch, errno.EPERM, b"stays")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert remove_past(fd, b"t", lambda *_: None) == depth + 2
+    finally:
+        os.close(fd)
+    assert not (tmp_path / "t" / "/".join("d" * 200) / "goes").exists()
+    assert (tmp_path / "t" / "/".join("d" * depth) / "stays").exists()
