@@ -400,12 +400,18 @@ def test_what_is_there_keeps_its_name_unless_that_goes(root: Path, source: Path)
 
 
 @pytest.mark.usefixtures("folding")
+@pytest.mark.parametrize("size", [0, 2, 100_000])
+@pytest.mark.parametrize("first", ["a", "d/a"])
 def test_nothing_is_linked_to_a_name_that_leads_to_another_file(
-    root: Path, source: Path
+    root: Path, source: Path, first: str, size: int
 ) -> None:
-    build(source, [MakeFile("A", b"1"), MakeFile("a", b"2"), MakeLink("b", "a")])
-    with pytest.raises(StoreError, match=r"'a' has no name of its own .* 'b' cannot be linked"):
-        update(root, source, basis=None, target=scanned(source))
+    build(source, [MakeFile(first.upper(), b"1"), MakeFile(first, b"2" * size)])
+    build(source, [MakeLink(name, first) for name in ("e", "f")])
+    done = update(root, source, basis=None, target=scanned(source))
+    assert done.stats.not_kept == {"differently cased name": 1}
+    assert (root / "e").read_bytes() == b"2" * size
+    assert (root / "e").samefile(root / "f")
+    assert (root / first.upper()).read_bytes() == b"1"
 
 
 def test_where_names_that_differ_in_case_are_two_both_are_made(

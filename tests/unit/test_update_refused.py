@@ -10,6 +10,7 @@ import pytest
 from filesync.disk.removing import remove_past
 from filesync.disk.updating.refusals import MAX_NAMED, Refusals, is_single
 from filesync.disk.updating.update import LocalTree, TreeUpdate
+from filesync.disk.updating.visits import is_below
 from filesync.errors import StoreError
 from filesync.manifest import Manifest
 from tests.unit.update_driver import (
@@ -104,13 +105,9 @@ def test_so_many_refused_names_are_remembered_and_the_rest_counted() -> None:
 
 
 def test_what_is_below_a_refused_directory_is_told_from_its_neighbours() -> None:
-    refusals = Refusals(goes_on=True)
-    assert not refusals.is_below(b"a")
-    refusals.directories.add(b"a/b")
-    found = [
-        path for path in (b"", b"a", b"a/b", b"a/b/c/d", b"a/bc") if refusals.is_below(path)
-    ]
-    assert found == [b"a/b", b"a/b/c/d"]
+    paths = [b"", b"a", b"a/b", b"a/b/c/d", b"a/bc"]
+    assert not any(is_below(path, frozenset()) for path in paths)
+    assert [path for path in paths if is_below(path, {b"a/b"})] == [b"a/b", b"a/b/c/d"]
 
 
 # --- updates ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from filesync.disk.updating.incoming import WantedFile
 from filesync.disk.updating.layout import Layout
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.update import TreeUpdate, UpdateStats
-from filesync.disk.updating.visits import MAX_PATH_BYTES, ArrivedVisits, Visit
+from filesync.disk.updating.visits import MAX_PATH_BYTES, ArrivedVisits, Visit, is_below
 from filesync.disk.updating.work import storing
 from filesync.errors import LocalError, MalformedManifest
 from filesync.manifest import Manifest, Nodes, Subdirectory, empty_manifest
@@ -96,7 +96,7 @@ class ArrivingUpdate(TreeUpdate):
                 continue
             self._layout.touch(visit)
             wanted += self._files_to_come.wanted_of(self._files.settle_one(visit))
-        if self.is_whole and self.refused.count:
+        if self.is_whole:
             self._settler.target = self.made
             wanted += self._files_to_come.adopted()
         return wanted
@@ -109,7 +109,6 @@ class ArrivingUpdate(TreeUpdate):
         """
         if self._arrived.tree is None:
             raise LocalError("a tree is finished before its root has come")
-        self._settler.target = self.made
         self._tally.add(created=self.made.summary.entries)
         for path in self.refused.directories:
             found = self.made.find(path)
@@ -152,8 +151,8 @@ class ArrivingUpdate(TreeUpdate):
         while missing:
             path = missing.pop()
             self._made.add(path)
-            if self.refused.is_below(path):
+            if is_below(path, self.refused.directories):
                 continue
             with self._directories.held(path.rpartition(b"/")[0]) as dirfd, storing(path):
                 self._layout.make_one(dirfd, path, names=1)
-        return not self.refused.is_below(wanted)
+        return not is_below(wanted, self.refused.directories)

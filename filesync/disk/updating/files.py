@@ -212,7 +212,7 @@ class Files:
         names that get it instead.
         """
         adopted: set[int] = set()
-        if self._refusals.count and LINK in self.states:
+        if self._settler.may_miss and LINK in self.states:
             for run in self.runs():
                 for place, ticket, _, entry in self.of_run(run, LINK):
                     if self._settler.adopts(place, entry):

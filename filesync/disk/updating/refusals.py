@@ -78,14 +78,3 @@ class Refusals:
     def blocked(self, path: bytes) -> Set[bytes]:
         """Return the names in a directory in whose place nothing can be put."""
         return self._blocked.get(path, _NONE)
-
-    def is_below(self, path: bytes) -> bool:
-        """Say whether ``path`` is, or is below, a directory that is not there."""
-        if not self.directories:
-            return False
-        end = len(path)
-        while end >= 0:
-            if path[:end] in self.directories:
-                return True
-            end = path.rfind(b"/", 0, end)
-        return False

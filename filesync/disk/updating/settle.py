@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from typing import Final, Literal
 
@@ -16,7 +16,7 @@ from filesync.disk.updating.metadata import Metadata, open_existing
 from filesync.disk.updating.refusals import Refusals
 from filesync.disk.updating.reuse import MAX_SOURCES, Sources, Where
 from filesync.disk.updating.tally import Tally
-from filesync.disk.updating.visits import below
+from filesync.disk.updating.visits import below, is_below
 from filesync.disk.updating.work import Directories, Place, WorkDirectory
 from filesync.disk.updating.write import Data, Maker
 from filesync.errors import MalformedManifest, StoreError
@@ -66,7 +66,7 @@ class Settler:
         metadata: Metadata,
         maker: Maker,
         tally: Tally,
-        twins: Container[bytes],
+        twins: Set[bytes],
         refusals: Refusals,
     ) -> None:
         self._root = root
@@ -298,23 +298,36 @@ class Settler:
 
         self.stand_in(place, entry, make)
 
+    @property
+    def may_miss(self) -> bool:
+        """Say whether there may be hard-link groups whose first name is missing."""
+        return bool(self._refusals.count or self._twins)
+
     def adopts(self, place: Place, entry: File) -> bool:
         """Make a name the first of its hard-link group, if what was cannot be made."""
         first = self._first(place, entry)
-        path, _, name = first.rpartition(b"/")
-        refused = self._refusals
-        is_missing = (
-            first in self._lost or refused.is_below(path) or name in refused.blocked(path)
-        )
-        if not is_missing or first in self._stand_ins:
+        if not self._is_missing(first):
             return False
         if not entry.size:  # nothing has to come
+            path, _, name = first.rpartition(b"/")
             gone = Place(path, is_direct=False)
             self.stand_in_of(gone, msgspec.structs.replace(entry, name=name), b"")
             return False
         if self._firsts is not None:
             self._firsts[entry.link] = below(place.path, entry.name)
         return True
+
+    def _is_missing(self, first: bytes) -> bool:
+        """Say whether there is neither this first name of a group nor what stands in for it."""
+        if first in self._stand_ins:
+            return False
+        path, _, name = first.rpartition(b"/")
+        return (
+            first in self._lost
+            or name in self._refusals.blocked(path)
+            or is_below(path, self._refusals.directories)
+            or is_below(first, self._twins)  # it leads to another file
+        )
 
     def _is_awaited(self, place: Place, entry: File) -> bool:
         if entry.link:
@@ -364,12 +377,7 @@ class Settler:
             StoreError, OSError: this disk.
         """
         path = self._first(place, entry)
-        if path in self._twins:  # what its name leads to is another file
-            raise StoreError(
-                f"{shown(path)} has no name of its own on this file system, and "
-                f"{shown(below(place.path, entry.name))} cannot be linked to it"
-            )
-        if path in self._lost:
+        if self._is_missing(path):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         is_there = isinstance(old, File)
         with self._held(path) as (first, name):

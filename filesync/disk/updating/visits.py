@@ -54,6 +54,16 @@ def below(path: bytes, name: bytes) -> bytes:
     return path + b"/" + name if path else name
 
 
+def is_below(path: bytes, tops: Set[bytes]) -> bool:
+    """Say whether ``path`` is, or is below, one of ``tops``."""
+    end = len(path) if tops else -1
+    while end >= 0:
+        if path[:end] in tops:
+            return True
+        end = path.rfind(b"/", 0, end)
+    return False
+
+
 def gone(visit: Visit) -> Iterator[Entry]:
     """Yield what has to go from a directory: names that are gone, or become another kind."""
     yield from visit.removed
