@@ -203,6 +203,18 @@ def test_a_name_that_cannot_leave_its_group_keeps_its_content_and_nothing_comes_
     assert [(root / name).read_bytes() for name in "acd"] == [b"new", b"old", b"old"]
 
 
+def test_a_refused_copy_is_not_made_for_nobody(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    build(source, [MakeFile(name, LARGE) for name in "abc"])
+    refuse(monkeypatch, errno.EPERM, b"b")
+    update = done(going_on(roots), source)
+    assert update.done is not None
+    assert (update.done.created, update.done.files_copied) == (2, 1)
+    assert sorted(os.listdir(root)) == ["a", "c"]
+
+
 def test_what_other_trees_of_this_machine_have_goes_past_refusals_too(
     roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -367,7 +367,8 @@ class Settler:
             self._copy_from(path, place, dirfd, old, entry)
         except OSError as exc:
             self.refuse(place, entry, exc, replaces=old is not None)
-            self.stand_in(place, entry, make)
+            if entry.link:  # what else is to be a copy has its content from where this had it
+                self.stand_in(place, entry, make)
 
     def link(self, place: Place, dirfd: int, old: Entry | None, entry: File) -> None:
         """Link a name to the first one of its hard-link group, or copy where that cannot be.
