@@ -215,6 +215,20 @@ def test_a_refused_copy_is_not_made_for_nobody(
     assert sorted(os.listdir(root)) == ["a", "c"]
 
 
+def test_an_update_that_cannot_even_remove_what_it_has_set_aside_leaves_nothing_open(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    build(root, [MakeFile("gone/in", b"1")])
+    build(source, [MakeFile("a", b"2")])
+    update = going_on(roots)
+    before = len(os.listdir("/proc/self/fd"))
+    update.prepare()
+    refuse(monkeypatch, errno.EIO, b"in")
+    update.abort()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_what_other_trees_of_this_machine_have_goes_past_refusals_too(
     roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

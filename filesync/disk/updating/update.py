@@ -256,6 +256,7 @@ class TreeUpdate:
             with suppress(StoreError):
                 if self._laid is not None:
                     self._laid.discard(self._visits.common())
+            with suppress(StoreError):
                 self._work.remove()
             self._work = None
         if self._root is not None:
