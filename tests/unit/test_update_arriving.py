@@ -123,7 +123,7 @@ def test_of_names_that_are_one_on_this_file_system_the_first_arrives(
     build(source, [MakeFile(name, name.encode()) for name in ("d/A", "d/a", "d/b", "x", "X")])
     nodes, watcher = watched(source)
     root.mkdir()
-    update = ArrivingUpdate(root, nodes)
+    update = ArrivingUpdate(root, nodes, goes_on=True)
     update.prepare()
     add_all(update, watcher.done, Contents(source, scanned(source)))
     assert update.finish().not_kept == {"differently cased name": 2}

@@ -253,7 +253,7 @@ def test_where_there_are_no_symbolic_links_all_else_is_made(
     build(source, [MakeFile("d/a", b"data"), MakeSymlink("d/l", "a"), MakeFile("z", b"1")])
     target = scanned(source)
     monkeypatch.setattr(os, "symlink", refusing(code))
-    done = update(root, source, basis=None, target=target, atomic=atomic)
+    done = update(root, source, basis=None, target=target, atomic=atomic, goes_on=True)
     assert done.stats.not_kept == {"symbolic link": 1}
     assert sorted(os.listdir(root / "d")) == ["a"]
     assert (root / "z").read_bytes() == b"1"
@@ -343,7 +343,7 @@ def test_what_is_mounted_below_need_not_keep_all_either(
 
         for call in ("fchown", "fchmod", "setxattr", "symlink"):
             refuse_there(call)
-        done = update(root, source, basis=basis, target=target, atomic=True)
+        done = update(root, source, basis=basis, target=target, atomic=True, goes_on=True)
         assert below(disk) == ["f"]
         assert (disk / "f").read_bytes() == b"data"
     kinds = {"owner": 1, "mode": 2, "xattr": 1, "symbolic link": 1}  # a directory's mode, too
@@ -383,7 +383,8 @@ def test_of_names_that_are_one_the_first_is_made_and_the_others_are_counted(
     build(source, TWINS)
     for _ in range(2):
         root.mkdir(exist_ok=True)
-        done = update(root, source, basis=scanned(root), target=scanned(source), atomic=atomic)
+        basis, target = scanned(root), scanned(source)
+        done = update(root, source, basis=basis, target=target, atomic=atomic, goes_on=True)
         assert done.stats.not_kept == {"differently cased name": 3}
         assert below(root) == FIRSTS
         assert (root / "Case").read_bytes() == b"1"
@@ -393,7 +394,7 @@ def test_of_names_that_are_one_the_first_is_made_and_the_others_are_counted(
 def test_what_is_there_keeps_its_name_unless_that_goes(root: Path, source: Path) -> None:
     build(root, [MakeFile("case", b"old"), MakeFile("gone", b"g")])
     build(source, [MakeFile("CASE", b"1"), MakeFile("case", b"2"), MakeFile("GONE", b"3")])
-    done = update(root, source, basis=scanned(root), target=scanned(source))
+    done = update(root, source, basis=scanned(root), target=scanned(source), goes_on=True)
     assert done.stats.not_kept == {"differently cased name": 1}
     assert below(root) == ["GONE", "case"]
     assert (root / "case").read_bytes() == b"2"
@@ -407,11 +408,24 @@ def test_nothing_is_linked_to_a_name_that_leads_to_another_file(
 ) -> None:
     build(source, [MakeFile(first.upper(), b"1"), MakeFile(first, b"2" * size)])
     build(source, [MakeLink(name, first) for name in ("e", "f")])
-    done = update(root, source, basis=None, target=scanned(source))
+    done = update(root, source, basis=None, target=scanned(source), goes_on=True)
     assert done.stats.not_kept == {"differently cased name": 1}
     assert (root / "e").read_bytes() == b"2" * size
     assert (root / "e").samefile(root / "f")
     assert (root / first.upper()).read_bytes() == b"1"
+
+
+@pytest.mark.usefixtures("folding")
+def test_who_makes_a_tree_that_must_equal_its_digest_is_told_of_names_that_cannot_be(
+    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(source, [*TWINS, MakeSymlink("l", "x")])
+    target = scanned(source)
+    monkeypatch.setattr(os, "symlink", refusing(errno.EPERM))
+    lacks = r"root': this file system cannot have all names of the tree \(differently cased name: 3, symbolic link: 1\)"
+    with pytest.raises(StoreError, match=lacks):
+        update(root, source, basis=None, target=target)
+    assert below(root) == FIRSTS
 
 
 def test_where_names_that_differ_in_case_are_two_both_are_made(

@@ -163,6 +163,7 @@ def update(
     staging: Path | None = None,
     atomic: bool = False,
     preserve_owner: bool = True,
+    goes_on: bool = False,
 ) -> Updated:
     """Update ``root`` to ``target``, which ``source`` holds."""
     one = TreeUpdate(
@@ -173,6 +174,7 @@ def update(
         staging=staging,
         atomic=atomic,
         preserve_owner=preserve_owner,
+        goes_on=goes_on,
     )
     try:
         one.prepare()

@@ -16,10 +16,10 @@ that wants this content. What the next one does not want is removed at its start
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from filesync.disk.handles import open_root, shown
 from filesync.disk.reserved import PARTIAL_NAME, is_reserved
@@ -51,6 +51,9 @@ __all__ = [
 ]
 
 _Part = TypeVar("_Part")
+_TWIN: Final = "differently cased name"
+_WITH_NAME: Final = frozenset({"symbolic link", _TWIN})
+"""Of what is not kept: that of which the name is not there either."""
 
 
 class TreeUpdate:
@@ -104,7 +107,8 @@ class TreeUpdate:
             root_times: the root's times are the target's; else they are kept as they are, if
                 this user may do that.
             goes_on: what is refused for one name alone (see ``refusals``) is left as it is, and
-                noted in ``refused``; else it is an error. The root does not hold the target then.
+                noted in ``refused``, and names that the file system cannot have are counted; else
+                either is an error. The root does not hold the target then.
 
         Raises:
             MalformedManifest: the target has one of our temporary names.
@@ -220,7 +224,7 @@ class TreeUpdate:
         Raises:
             LocalError: not all that was wanted has been written.
             MalformedManifest: the target contradicts itself.
-            StoreError: this disk.
+            StoreError: this disk; or all is done but for names that it cannot have.
         """
         work = self._workdir
         self._files.settle()
@@ -237,10 +241,11 @@ class TreeUpdate:
         self._root = None
         refused = self.refused
         self._tally.add(created=-refused.uncreated, deleted=-refused.undeleted)
+        not_kept = self._not_kept()
+        if not refused.goes_on:
+            self._check_names(not_kept)
         self.done = self._tally.stats(
-            moved=len(self._visits.moved),
-            removed=self._layout.removed,
-            not_kept=self._not_kept(),
+            moved=len(self._visits.moved), removed=self._layout.removed, not_kept=not_kept
         )
         return self.done
 
@@ -267,7 +272,14 @@ class TreeUpdate:
 
     def _not_kept(self) -> dict[str, int]:
         twins = len(self._visits.twins)
-        return self._metadata.not_kept | ({"differently cased name": twins} if twins else {})
+        return self._metadata.not_kept | ({_TWIN: twins} if twins else {})
+
+    def _check_names(self, not_kept: Mapping[str, int]) -> None:
+        if missing := not_kept.keys() & _WITH_NAME:
+            counted = ", ".join(f"{kind}: {not_kept[kind]:,}" for kind in sorted(missing))
+            raise StoreError(
+                f"{shown(self._label)}: this file system cannot have all names of the tree ({counted})"
+            )
 
     @property
     def _directories(self) -> Directories:
