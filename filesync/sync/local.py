@@ -144,8 +144,8 @@ class _Sync:
                 local = LocalTree(top, self._sources[at].place.root)
                 update = Update(target.place, plan, local, on_copied=self._note_copied)
                 self._note(_copy(update, top))
-                named, count = update.refused.named, update.refused.count
-                self.stats.note_refused(named, prefix=part.prefix, unnamed=count - len(named))
+                named, unnamed = update.refused.named, update.refused.unnamed
+                self.stats.note_refused(named, prefix=part.prefix, unnamed=unnamed)
 
     def _note_copied(self, size: int) -> None:
         files, content_bytes, _ = self._copied

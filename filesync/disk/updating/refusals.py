@@ -54,6 +54,11 @@ class Refusals:
         self._blocked: dict[bytes, set[bytes]] = {}
         self._lock = threading.Lock()
 
+    @property
+    def unnamed(self) -> int:
+        """How many names more were refused than are remembered."""
+        return self.count - len(self.named)
+
     def note(
         self, path: bytes, error: OSError, *, uncreated: int = 0, undeleted: int = 0
     ) -> None:

@@ -100,7 +100,7 @@ class _Taking:
                 dry_run=options.dry_run,
             )
         except NotMade as exc:
-            self.stats.note_source(await self._top(at), (await self._scan(at)).skipped)
+            self._note_source(at, await self._top(at), await self._scan(at))
             self.stats.note_refused({part.inside: exc.errno})
             return
         with ExitStack() as stack:
@@ -128,10 +128,7 @@ class _Taking:
             self._peer.channel, token, scanned.tree, self._nodes, basis=there.manifest.tree
         )
         top = Manifest(scanned.tree, self._nodes)
-        self.stats.note_source(top, scanned.skipped)
-        self.stats.note_unreadable(
-            scanned.unreadable, prefix=part.prefix, unnamed=scanned.unnamed
-        )
+        self._note_source(at, top, scanned)
         given = await self._unshadowed(at, top)
         plan = await in_thread(
             plan_part,
@@ -148,8 +145,14 @@ class _Taking:
         if not plan.is_done and target is not None and not self._options.dry_run:
             update = Update(target.place, plan)
             await self._pull(update, token, scanned)
-            named, count = update.refused.named, update.refused.count
-            self.stats.note_refused(named, prefix=part.prefix, unnamed=count - len(named))
+            refused = update.refused
+            self.stats.note_refused(refused.named, prefix=part.prefix, unnamed=refused.unnamed)
+
+    def _note_source(self, at: int, top: Manifest, scanned: wire.Scanned) -> None:
+        self.stats.note_source(top, scanned.skipped)
+        self.stats.note_unreadable(
+            scanned.unreadable, prefix=self.parts[at].prefix, unnamed=scanned.unnamed
+        )
 
     async def _scan(self, at: int) -> wire.Scanned:
         """Have the server scan a part, unless it has."""

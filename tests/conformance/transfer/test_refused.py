@@ -318,6 +318,23 @@ def test_a_name_that_is_refused_does_not_keep_others_from_being_deleted(
     assert set(look(stage.dst)) == {b"", b"a", b"a/theirs"}
 
 
+def sync_several(tool: Tool, stage: Stage, *names: str) -> tuple[int, str, str]:
+    """Sync each of ``names`` into the destination; return code, output and errors."""
+    server = tool.servers
+    sources = [f"{stage.src}/{name}" for name in names]
+    dest = str(stage.dst)
+    if tool.name == "filesync-to-server":
+        dest = f"{server.filesync()}/{stage.dst.relative_to(server.root)}"
+    if tool.name == "filesync-from-server":
+        there = f"{server.filesync()}/{stage.src.relative_to(server.root)}"
+        sources = [f"{there}/{name}" for name in names]
+    process = filesync_process(
+        ["sync", "--json", *sources, dest], user=tool.user, cache=server.cache
+    )
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
 @needs_flags
 @claimants(Claim.NAMES_LOSSES)
 def test_one_of_several_sources_whose_place_cannot_be_made_is_named(
@@ -327,31 +344,39 @@ def test_one_of_several_sources_whose_place_cannot_be_made_is_named(
         make(stage.src / name, b"new")
     make(stage.dst / "two", b"old")
     frozen.freeze("two")
-    server = tool.servers
-    names = ["one", "two", "three"]
-    sources = [f"{stage.src}/{name}" for name in names]
-    dest = str(stage.dst)
-    if tool.name == "filesync-to-server":
-        dest = f"{server.filesync()}/{stage.dst.relative_to(server.root)}"
-    if tool.name == "filesync-from-server":
-        there = f"{server.filesync()}/{stage.src.relative_to(server.root)}"
-        sources = [f"{there}/{name}" for name in names]
     for _ in range(2):
-        process = filesync_process(
-            ["sync", "--json", *sources, dest], user=tool.user, cache=server.cache
-        )
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 23, err
+        code, out, err = sync_several(tool, stage, "one", "two", "three")
+        assert code == 23, err
         assert "'two', at the destination, cannot be changed: Operation not permitted" in err
         assert '"refused": {"two": "Operation not permitted"}' in out
         assert set(look(stage.dst)) == {
             *(b"", b"one", b"one/file", b"two", b"three", b"three/file")
         }
     frozen.thaw()
-    process = filesync_process(["sync", *sources, dest], user=tool.user, cache=server.cache)
-    assert process.communicate(timeout=60)[1] == ""
-    assert process.returncode == 0
+    code, _, err = sync_several(tool, stage, "one", "two", "three")
+    assert (code, err) == (0, "")
     assert content(stage.dst) == content(stage.src)
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_what_cannot_be_read_is_named_of_a_source_whose_place_cannot_be_made_too(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for name in ("one/file", "two/file", "two/secret"):
+        make(stage.src / name, b"new")
+    make(stage.dst / "two", b"theirs")
+    for root in (stage.src, stage.dst):
+        give_away(root)
+    (stage.src / "two/secret").chmod(0)
+    os.chown(stage.src / "two/secret", 1234, 1234)
+    for path in (stage.dst, stage.dst / "two"):
+        os.chown(path, 1234, 1234)
+    stage.dst.chmod(0o1777)
+    code, _, err = sync_several(ordinary, stage, "one", "two")
+    assert code == 23, err
+    assert "two/secret" in err
+    assert "'two', at the destination, cannot be changed: " in err
+    assert (stage.dst / "one/file").read_bytes() == b"new"
 
 
 @needs_flags
