@@ -4,7 +4,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from types import TracebackType
+from typing import Final, NamedTuple, Self
 
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, mount_of
 from filesync.errors import StoreError
@@ -23,32 +24,42 @@ class _Level(NamedTuple):
     todo: list[bytes]
 
 
-def remove_past(dirfd: int, name: bytes, refused: OnRefused) -> int:
-    """Remove ``name`` in the directory ``dirfd`` with all below it, but for what is refused.
+class Removal:
+    """Removes names in one directory with all below them, but for what is refused.
 
     As ``remove_tree`` it follows no link and leaves alone what is mounted. A directory that has
     to stay keeps its mode.
-
-    Returns:
-        How many names are still there; what is mounted counts as one.
-
-    Raises:
-        OSError, StoreError: what ``refused`` raises; what has been removed by then is gone.
     """
-    with DirectoryHandles(dirfd) as handles:
-        return _Removal(handles, dirfd, refused).remove(name)
 
-
-class _Removal:
-    def __init__(self, handles: DirectoryHandles, dirfd: int, refused: OnRefused) -> None:
-        self._handles = handles
+    def __init__(self, dirfd: int) -> None:
+        """Begin in the directory ``dirfd``, a descriptor that stays the caller's."""
+        self._handles = DirectoryHandles(dirfd)
         self._mount = mount_of(dirfd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._handles.close()
+
+    def remove(self, name: bytes, refused: OnRefused) -> int:
+        """Remove one name.
+
+        Returns:
+            How many names are still there; what is mounted counts as one.
+
+        Raises:
+            OSError, StoreError: what ``refused`` raises; what has been removed by then is gone.
+        """
         self._refused = refused
         self._left = 0
         self._stays = [False]
         self._refilled = 0
-
-    def remove(self, name: bytes) -> int:
         stack: list[_Level] = []
         self._take(b"", name, stack)
         while stack:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from filesync.disk.removing import remove_past
+from filesync.disk.removing import Removal
 from filesync.disk.updating.refusals import MAX_NAMED, Refusals, is_single
 from filesync.disk.updating.update import LocalTree, TreeUpdate
 from filesync.disk.updating.visits import is_below
@@ -316,9 +316,10 @@ def test_all_is_removed_but_what_is_refused_and_the_way_there(
     refuse(monkeypatch, errno.EPERM, b"stays")
     fd = os.open(tmp_path / "root", os.O_RDONLY)
     try:
-        assert remove_past(fd, b"t", note) == 4
-        assert remove_past(fd, b"u", note) == 0
-        assert remove_past(fd, b"not there", note) == 0
+        with Removal(fd) as removal:
+            assert removal.remove(b"t", note) == 4
+            assert removal.remove(b"u", note) == 0
+            assert removal.remove(b"not there", note) == 0
     finally:
         os.close(fd)
     assert told == {b"t/a/b/stays": errno.EPERM}
@@ -341,7 +342,8 @@ def test_a_very_deep_tree_is_removed_past_what_is_refused(
     refuse(monkeypatch, errno.EPERM, b"stays")
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        assert remove_past(fd, b"t", lambda *_: None) == depth + 2
+        with Removal(fd) as removal:
+            assert removal.remove(b"t", lambda *_: None) == depth + 2
     finally:
         os.close(fd)
     assert not (tmp_path / "t" / "/".join("d" * 200) / "goes").exists()

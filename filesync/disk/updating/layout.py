@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, remove_tree
-from filesync.disk.removing import OnRefused, remove_past
+from filesync.disk.removing import OnRefused, Removal
 from filesync.disk.reserved import is_reserved, is_work
 from filesync.disk.updating.metadata import DEFAULT_ACL, Metadata, chmod_unopened
 from filesync.disk.updating.refusals import Refusals, is_single
@@ -19,7 +19,6 @@ from filesync.errors import StoreError
 from filesync.manifest import Directory, Entry, Manifest, Subdirectory, is_name, with_entries
 
 _WRITABLE: Final = 0o700
-_SLASH: Final = ord("/")
 _NOT_MOVED: Final = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EXDEV, errno.EBUSY)
 
 
@@ -49,7 +48,8 @@ def _remove(dirfd: int, name: bytes, refusals: Refusals, *, path: bytes) -> int:
     if not refusals.goes_on:
         remove_tree(dirfd, name)
         return 0
-    return remove_past(dirfd, name, _refused_in(path, name, refusals))
+    with Removal(dirfd) as removal:
+        return removal.remove(name, _refused_in(path, name, refusals))
 
 
 def _refused_in(path: bytes, name: bytes, refusals: Refusals) -> OnRefused:
@@ -139,9 +139,9 @@ class Layout:
         self._refusals = refusals
         self.removed = 0
         self._moved = moved
-        self._has_opened = False
-        self._is_kept = False
-        self._first_aside = b""
+        self._has_opened = False  # for a move; has its mode at the end
+        self._keeps_files = False  # aside as well, as something may be made of them
+        self._first_aside = b""  # the next have the numbers that follow
         self._root = root
         self._work = work
         self._sources = sources
@@ -161,7 +161,7 @@ class Layout:
         if visit.old is None:
             return
         self._open_up(visit.path, visit.old)
-        self._is_kept = needs.is_any
+        self._keeps_files = needs.is_any
         with self._root.held(visit.path) as dirfd, storing(visit.path):
             if any(name == DEFAULT_ACL for name, _ in visit.old.xattrs):
                 drop_default_acl(dirfd)
@@ -217,7 +217,7 @@ class Layout:
         self._touched[visit.path] = with_entries(visit.new, ())
 
     def discard(self, visits: Iterable[Visit]) -> None:
-        """Remove what was set aside, and put back what of that is refused.
+        """Remove the directories that were set aside, and put back what of them is refused.
 
         Args:
             visits: those that were cleared, in that order.
@@ -225,56 +225,38 @@ class Layout:
         Raises:
             StoreError: this disk.
         """
-        if not self._refusals.goes_on:
+        if not self._refusals.goes_on or not self._first_aside:
             return
-        stuck: dict[bytes, list[tuple[bytes, OSError]]] = {}
-
-        def refused(inner: bytes, error: OSError) -> None:
-            _, *names = inner.split(b"/", 2)
-            if not is_single(error.errno) or not names or not self._first_aside:
-                raise error
-            name, *rest = names
-            stuck.setdefault(name, []).append((b"".join(rest), error))
-
-        with storing(b""):
-            self._work.remove_past(refused)
-        if stuck:
+        with Removal(self._work.fd) as removal:
             for visit, entry, name in self._asides(visits):
-                if name in stuck:
-                    self._put_back(visit, entry, name, stuck.pop(name))
+                path = below(visit.path, entry.name)
+                with storing(path):
+                    if left := removal.remove(name, _refused_in(path, name, self._refusals)):
+                        self._put_back(visit, entry, name)
+                        self._stay(visit, entry, left)
 
-    def _asides(self, visits: Iterable[Visit]) -> Iterator[tuple[Visit, Entry, bytes]]:
-        """Yield again what was set aside, and the name that it got."""
+    def _asides(self, visits: Iterable[Visit]) -> Iterator[tuple[Visit, Subdirectory, bytes]]:
+        """Yield again the directories that were set aside, and the names that they got."""
         # Remembered it would be as much as there is to be removed.
         number = int(self._first_aside, 16)
         for visit in visits:
             if visit.old is None:
                 continue
             for entry in self._going(visit):
-                if self._is_kept or isinstance(entry, Subdirectory):
+                if isinstance(entry, Subdirectory):
                     yield visit, entry, b"%x" % number
+                if self._keeps_files or isinstance(entry, Subdirectory):
                     number += 1
 
-    def _put_back(
-        self, visit: Visit, entry: Entry, name: bytes, why: list[tuple[bytes, OSError]]
-    ) -> None:
+    def _put_back(self, visit: Visit, entry: Subdirectory, name: bytes) -> None:
         """Put what is left of a directory where it was, in place of what has come there."""
-        path = below(visit.path, entry.name)
-        left = {b""}
-        for inner, error in why:
-            left.update(inner[:at] for at, byte in enumerate(inner) if byte == _SLASH)
-            left.add(inner)
-            self._refusals.note(below(path, inner) if inner else path, error)
-        with self._root.held(visit.path) as dirfd, storing(path):
+        with self._root.held(visit.path) as dirfd:
             with suppress(FileNotFoundError):
                 os.unlink(entry.name, dir_fd=dirfd)
             _move_directory(self._work.fd, name, dirfd, entry.name)
             # Moving it may have opened it up.
-            if self._has_opened and isinstance(entry, Subdirectory):
-                mode = self._sources.mode_of(entry)
-                if mode is not None:
-                    chmod_unopened(dirfd, entry.name, mode, stat.S_IFDIR)
-        self._stay(visit, entry, len(left))
+            if self._has_opened and (mode := self._sources.mode_of(entry)) is not None:
+                chmod_unopened(dirfd, entry.name, mode, stat.S_IFDIR)
 
     def seal(self, metadata: Metadata, *, root_times: bool) -> None:
         """Give all directories that were entered their metadata, the deepest first.

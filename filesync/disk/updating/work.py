@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, remove_tree, shown
-from filesync.disk.removing import OnRefused, remove_past
 from filesync.disk.reserved import WORK_PREFIX
 from filesync.disk.updating.metadata import Created
 from filesync.entropy import random_name
@@ -152,16 +151,6 @@ class WorkDirectory:
         finally:
             os.close(fd)
             os.unlink(name, dir_fd=self.fd)
-
-    def remove_past(self, refused: OnRefused) -> None:
-        """Remove what is in it, but for what is refused.
-
-        Raises:
-            OSError: what ``refused`` raises.
-        """
-        if self.fd >= 0:
-            self.trash.close()
-            remove_past(self.parent, self._name, refused)
 
     def remove(self) -> None:
         """Remove it with all that is in it. Idempotent: what could not be removed stays.
