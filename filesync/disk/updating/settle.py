@@ -80,11 +80,15 @@ class Settler:
         self._twins = twins
         self._refusals = refusals
         self._lock = threading.Lock()
+        # Contents above COPIED_BYTES: the file that each comes for, and which have copies of it.
         self._awaited: dict[Digest, tuple[bytes, bytes]] = {}
         self._copied: set[Digest] = set()
+        # Refused files: what is in the work directory for those that need them, and names of
+        # hard-link groups for which nothing is.
         self._stand_ins: dict[bytes, bytes] = {}
         self._lost: set[bytes] = set()
         self._group_sizes: dict[bytes, int] | None = None
+        # By group: the name that the others are linked to.
         self._firsts: dict[bytes, bytes] | None = None
 
     # --- before anything is fetched -------------------------------------------------------
