@@ -198,7 +198,7 @@ def test_a_name_that_cannot_leave_its_group_keeps_its_content_and_nothing_comes_
     wanted = list(update.wanted())
     assert len(wanted) == 1
     hand_in(update, wanted, Contents(source, scanned(source)))
-    update.finish()
+    assert update.finish().files_copied == 0
     assert update.refused.named == {b"c": errno.EPERM}
     assert [(root / name).read_bytes() for name in "acd"] == [b"new", b"old", b"old"]
 

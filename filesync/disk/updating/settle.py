@@ -174,9 +174,7 @@ class Settler:
                 if os.fstat(fd).st_nlink <= self._names_of(was, entry):
                     self._metadata.sync(fd, entry)
                     self._tally.add(metadata_changed=1)
-                elif self._replace_by_copy(place, dirfd, entry, fd):
-                    self._tally.add(files_copied=1, bytes_copied=entry.size)
-                else:
+                elif not self._replace_by_copy(place, dirfd, entry, fd):
                     return False
             finally:
                 os.close(fd)
@@ -185,11 +183,14 @@ class Settler:
     def _replace_by_copy(self, place: Place, dirfd: int, entry: File, fd: int) -> bool:
         """Give a name an inode of its own; False if its content is not ``entry``'s."""
         try:
-            return self._maker.copy(place, dirfd, entry, fd, replaces=True)
+            if not self._maker.copy(place, dirfd, entry, fd, replaces=True):
+                return False
         except OSError as exc:
             # It has its content: nobody else need have it, and other names can be linked to it.
             self._refusals.note(below(place.path, entry.name), exc)
-            return True
+        else:
+            self._tally.add(files_copied=1, bytes_copied=entry.size)
+        return True
 
     def _names_of(self, was: File, entry: File) -> int:
         """Return how many names the inode of ``was`` has if all of them shall change alike."""
