@@ -97,7 +97,7 @@ class ArrivingUpdate(TreeUpdate):
             self._layout.touch(visit)
             wanted += self._files_to_come.wanted_of(self._files.settle_one(visit))
         if self.is_whole:
-            self._settler.target = self.made
+            self._repeated.target = self.made
             wanted += self._files_to_come.adopted()
         return wanted
 

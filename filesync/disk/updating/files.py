@@ -6,6 +6,7 @@ from typing import NamedTuple
 from filesync.disk.updating.layout import Layout
 from filesync.disk.updating.local import Missing
 from filesync.disk.updating.refusals import Refusals
+from filesync.disk.updating.repeated import Repeated
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.settle import COPIED_BYTES, LINK, SETTLED, WANTED, Settler, State
 from filesync.disk.updating.visits import Visit, Visits
@@ -43,6 +44,7 @@ class Files:
         *,
         layout: Layout,
         settler: Settler,
+        repeated: Repeated,
         sources: Sources,
         refusals: Refusals,
         is_made: bool,
@@ -55,6 +57,7 @@ class Files:
             visits: those of them that are entered.
             layout: makes the new ones.
             settler: puts in place what needs no fetching.
+            repeated: what is made of other files of the target.
             sources: what the old tree has.
             refusals: gets what cannot be put in place.
             is_made: the new directories are there already.
@@ -65,6 +68,7 @@ class Files:
         self._visits = visits
         self._layout = layout
         self._settler = settler
+        self._repeated = repeated
         self._sources = sources
         self._refusals = refusals
         self._is_made = is_made
@@ -158,7 +162,7 @@ class Files:
                         try:
                             put(place, dirfd, old, entry)
                         except OSError as exc:
-                            self._settler.refuse(place, entry, exc, replaces=old is not None)
+                            self._repeated.refuse(place, entry, exc, replaces=old is not None)
 
     def _settle_all(self) -> Iterator[Run]:
         for visit in self._visits:
@@ -192,9 +196,9 @@ class Files:
         try:
             return self._settler.settle(place, dirfd, old, entry)
         except OSError as exc:
-            self._settler.refuse(place, entry, exc, replaces=old is not None)
+            self._repeated.refuse(place, entry, exc, replaces=old is not None)
             if not entry.size:
-                self._settler.stand_in_of(place, entry, b"")
+                self._repeated.stand_in_of(place, entry, b"")
             return SETTLED
 
     def _settle_other(
@@ -203,7 +207,7 @@ class Files:
         try:
             self._settler.settle_other(place, dirfd, old, entry)
         except OSError as exc:
-            self._settler.refuse(place, entry, exc, replaces=old is not None)
+            self._repeated.refuse(place, entry, exc, replaces=old is not None)
 
     def adopt(self) -> set[int]:
         """Have the content of each hard-link group come whose first name cannot be made.
@@ -212,10 +216,10 @@ class Files:
         names that get it instead.
         """
         adopted: set[int] = set()
-        if self._settler.may_miss and LINK in self.states:
+        if self._repeated.may_miss and LINK in self.states:
             for run in self.runs():
                 for place, ticket, _, entry in self.of_run(run, LINK):
-                    if self._settler.adopts(place, entry):
+                    if self._repeated.adopts(place, entry):
                         self.states[ticket] = WANTED
                         adopted.add(ticket)
         return adopted

@@ -13,8 +13,9 @@ from filesync.disk.updating.files import Files, Run
 from filesync.disk.updating.large import BasisFile, LargeFile
 from filesync.disk.updating.metadata import open_existing
 from filesync.disk.updating.partial import Partials
+from filesync.disk.updating.repeated import Repeated
 from filesync.disk.updating.reuse import Sources, Where
-from filesync.disk.updating.settle import SETTLED, WANTED, Settler
+from filesync.disk.updating.settle import SETTLED, WANTED
 from filesync.disk.updating.tally import PlacedFile, Tally
 from filesync.disk.updating.work import Directories, Place, WorkDirectory, storing
 from filesync.disk.updating.write import Data, Maker, NewFile
@@ -71,7 +72,7 @@ class Incoming:
         work: WorkDirectory,
         *,
         files: Files,
-        settler: Settler,
+        repeated: Repeated,
         sources: Sources,
         partials: Partials,
         maker: Maker,
@@ -80,7 +81,7 @@ class Incoming:
         self._root = root
         self._work = work
         self._files = files
-        self._settler = settler
+        self._repeated = repeated
         self._sources = sources
         self._partials = partials
         self._maker = maker
@@ -192,22 +193,22 @@ class Incoming:
         assert run.one is not None  # what failed is noted as done when the next is asked for
         wanted, data = run.one
         place, entry, replaces, _ = self._pending[wanted.ticket]
-        self._settler.refuse(place, entry, error, replaces=replaces)
-        self._settler.stand_in_of(place, entry, data)
+        self._repeated.refuse(place, entry, error, replaces=replaces)
+        self._repeated.stand_in_of(place, entry, data)
         self._settled(wanted)
         run.one = next(run.rest, None)
         return entry.size
 
     def _refuse_large(self, wanted: WantedFile, new: NewFile, error: OSError) -> None:
         place, entry, replaces, _ = self._pending[wanted.ticket]
-        self._settler.refuse(place, entry, error, replaces=replaces)
+        self._repeated.refuse(place, entry, error, replaces=replaces)
 
         def make(to: Place, dirfd: int, one: File) -> bool:
             new.entry = one
             self._maker.place(new, to, dirfd)
             return True
 
-        self._settler.stand_in(place, entry, make)
+        self._repeated.stand_in(place, entry, make)
         self._maker.discard(new, keep=False)
         self._settled(wanted)
 

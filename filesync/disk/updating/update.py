@@ -31,6 +31,7 @@ from filesync.disk.updating.local import LocalTree, Missing, copy_contents
 from filesync.disk.updating.metadata import Metadata
 from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.refusals import Refusals
+from filesync.disk.updating.repeated import Repeated
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.settle import COPY, LINK, SETTLED, WANTED, Settler
 from filesync.disk.updating.tally import PlacedFile, Tally, UpdateStats
@@ -230,8 +231,8 @@ class TreeUpdate:
         self._files.settle()
         if left := self._files.states.count(WANTED):
             raise LocalError(f"{left} files of the target are not written")
-        self._files.put_later(COPY, self._settler.copy)
-        self._files.put_later(LINK, self._settler.link)
+        self._files.put_later(COPY, self._repeated.copy)
+        self._files.put_later(LINK, self._repeated.link)
         self._partials.close()
         self._layout.discard(self._visits.common())
         work.remove()
@@ -344,12 +345,10 @@ class TreeUpdate:
 
     def _make_files(self, *, is_made: bool) -> None:
         self._maker = Maker(self._workdir, self._partials, self._metadata)
-        self._settler = Settler(
+        self._repeated = Repeated(
             self._directories,
             self._workdir,
-            basis=self._basis,
             target=self._target,
-            sources=self._sources,
             metadata=self._metadata,
             maker=self._maker,
             tally=self._tally,
@@ -360,7 +359,8 @@ class TreeUpdate:
             self._directories,
             self._visits,
             layout=self._layout,
-            settler=self._settler,
+            settler=self._new_settler(),
+            repeated=self._repeated,
             sources=self._sources,
             refusals=self.refused,
             is_made=is_made,
@@ -370,11 +370,24 @@ class TreeUpdate:
             self._directories,
             self._workdir,
             files=self._files,
-            settler=self._settler,
+            repeated=self._repeated,
             sources=self._sources,
             partials=self._partials,
             maker=self._maker,
             tally=self._tally,
+        )
+
+    def _new_settler(self) -> Settler:
+        return Settler(
+            self._directories,
+            self._workdir,
+            basis=self._basis,
+            sources=self._sources,
+            repeated=self._repeated,
+            metadata=self._metadata,
+            maker=self._maker,
+            tally=self._tally,
+            refusals=self.refused,
         )
 
     def _copy_local(self) -> None:
@@ -389,8 +402,8 @@ class TreeUpdate:
                 ):
                     return False
             except OSError as exc:
-                self._settler.refuse(place, entry, exc, replaces=replaces)
-                return self._settler.stand_in(
+                self._repeated.refuse(place, entry, exc, replaces=replaces)
+                return self._repeated.stand_in(
                     place,
                     entry,
                     lambda to, fd, one: self._maker.copy(to, fd, one, source, replaces=False),
