@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import zmq
@@ -13,9 +14,20 @@ from filesync.transfer.connection import calls_zmq
 from filesync.transfer.connection.channel_zmq import EARLY_BYTES, Channel
 from filesync.transfer.errors import Refused
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.replica import Replica
 from filesync.transfer.timeouts import Timeouts
-from filesync.transfer.wire import VERSION, Call, Hello, Message, Refuse, Reply, decode, encode
-from tests.integration.test_sync_plane import LOOPBACK
+from filesync.transfer.wire import (
+    VERSION,
+    Call,
+    Hello,
+    Message,
+    Open,
+    Refuse,
+    Reply,
+    decode,
+    encode,
+)
+from tests.integration.test_sync_plane import LOOPBACK, make_tree, pull
 
 
 class Listening:
@@ -137,3 +149,38 @@ def test_a_data_plane_that_has_just_dialled_can_be_closed_at_once() -> None:
             return plane.dial(peer.address)
 
     assert asyncio.run(main()).lost is not None
+
+
+async def pull_one(plane: DataPlane, root: Path, address: str, *, opening_s: float) -> None:
+    """Pull a file from who is dialled at ``address``."""
+    tree = make_tree(root / "source", {"file": b"content"})
+    timeouts = Timeouts(opening_s=opening_s)
+    await pull(plane, root / "dest", tree, Replica(address, bytes(16)), timeouts=timeouts)
+
+
+def test_the_only_replica_is_named_when_it_never_greets(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with listening() as peer, DataPlane() as plane:
+            with pytest.raises(Unavailable, match=f"{peer.address} does not answer"):
+                await pull_one(plane, tmp_path, peer.address, opening_s=0.2)
+
+    asyncio.run(main())
+
+
+def test_the_only_replica_has_its_time_to_open_from_its_greeting_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with listening() as peer, DataPlane() as plane:
+            pulling = asyncio.create_task(
+                pull_one(plane, tmp_path, peer.address, opening_s=1.0)
+            )
+            await peer.next()
+            opening = await peer.next()
+            assert isinstance(opening, Open)
+            await asyncio.sleep(0.7)
+            await peer.say(Hello(VERSION))
+            await asyncio.sleep(0.7)
+            await peer.say(Refuse(opening.session, "not-offered", "this is the answer"))
+            with pytest.raises(Refused, match="this is the answer"):
+                await pulling
+
+    asyncio.run(main())

@@ -178,6 +178,7 @@ class Pull:
             now=self._loop.time(),
             flow=self._flow.to(replica.address),
             is_only=self._is_only,
+            is_greeted=channel.greeting is None,
             opening_s=self._timeouts.opening_s,
             stall_s=self._timeouts.stall_s,
         )
@@ -186,6 +187,12 @@ class Pull:
         )
         self._sessions[machine.session] = session
         session.send(machine.start())
+        if channel.greeting is not None:
+            greet = partial(self._note_greeted, machine)
+            channel.greeting.add_done_callback(lambda _: self._inbox.put_nowait(greet))
+
+    def _note_greeted(self, machine: Receiver) -> None:
+        machine.greeted(self._loop.time())
 
     def _on_message(self, session: Session, message: Incoming, payload: Buffer) -> None:
         session.inbox_bytes -= len(payload)

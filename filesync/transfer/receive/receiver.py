@@ -85,6 +85,8 @@ class Receiver:
         flow: what the sender is asked to keep to.
         is_only: nobody else will work for the fetch. It asks before the peer has answered the
             opening then, which saves a round trip: nothing is lost if the peer never does.
+        is_greeted: the peer has greeted. Else say ``greeted`` when it has: until then its
+            connection is what runs out of time.
         opening_s: the peer must answer the opening within this time.
         stall_s: PROGRESS_BYTES must come within this time, while anything is wanted.
         now: seconds on any monotonic clock; every later ``now`` uses the same one.
@@ -105,17 +107,19 @@ class Receiver:
         now: float,
         flow: Flow,
         is_only: bool = False,
+        is_greeted: bool = True,
         opening_s: float = 10.0,
         stall_s: float = 60.0,
     ) -> None:
         self.state = State.OPENING
-        self.deadline: float | None = now + opening_s
+        self.deadline: float | None = now + opening_s if is_greeted else None
         self.session = session
         self.link = Link()
         self.content_bytes = 0
         self._fetch = fetch
         self._open = Open(session, token, tree, flow.compress, flow.bytes_per_s)
         self._is_only = is_only
+        self._opening_s = opening_s
         self._stall_s = stall_s
         self._wanted: deque[_Wanted] = deque()
         self._asked: dict[int, Ask] = {}
@@ -130,6 +134,11 @@ class Receiver:
     def start(self) -> list[Sent]:
         """Return what opens the session."""
         return [(self._open, b"")]
+
+    def greeted(self, now: float) -> None:
+        """Take note that the peer has greeted: its time to answer the opening begins."""
+        if self.state is State.OPENING:
+            self.deadline = now + self._opening_s
 
     def receive(
         self, message: Opened | Frame | Recipes | Deltas | Refuse, payload: Buffer, now: float

@@ -29,7 +29,9 @@ TOKEN = bytes(16)
 TREE = digest_of(b"tree")
 
 
-def opening(flow: Flow | None = None, *, is_only: bool = False) -> tuple[Receiver, Fetch]:
+def opening(
+    flow: Flow | None = None, *, is_only: bool = False, is_greeted: bool = True
+) -> tuple[Receiver, Fetch]:
     fetch = Fetch(window_bytes=4 << 20)
     machine = Receiver(
         fetch,
@@ -39,6 +41,7 @@ def opening(flow: Flow | None = None, *, is_only: bool = False) -> tuple[Receive
         now=0.0,
         flow=flow or Flow(),
         is_only=is_only,
+        is_greeted=is_greeted,
         opening_s=10.0,
         stall_s=60.0,
     )
@@ -80,6 +83,26 @@ def test_the_only_session_asks_before_the_peer_has_answered_the_opening() -> Non
     assert machine.deadline == 61.0
     machine.receive(Frame(1, 100), A, 2.0)
     assert machine.is_idle
+
+
+def test_a_peer_has_its_time_to_open_from_its_greeting_on() -> None:
+    machine, fetch = opening(is_only=True, is_greeted=False)
+    fetch.add([FILE_A], is_last=True)
+    machine.advance(0.0, is_alone=True)
+    before = machine.deadline
+    machine.greeted(9.0)
+    assert (before, machine.deadline) == (None, 19.0)
+    with pytest.raises(Unavailable, match="silent while opening"):
+        machine.expire(19.0)
+
+
+def test_a_greeting_that_is_noted_late_takes_no_time_from_what_moves() -> None:
+    machine, fetch = opening(is_only=True, is_greeted=False)
+    fetch.add([FILE_A], is_last=True)
+    machine.advance(0.0, is_alone=True)
+    machine.receive(Opened(1), b"", 1.0)
+    machine.greeted(1.0)
+    assert machine.deadline == 61.0
 
 
 def test_what_was_asked_for_before_the_answer_goes_to_another_if_there_is_none() -> None:
