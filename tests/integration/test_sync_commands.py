@@ -257,6 +257,17 @@ def test_the_first_pattern_that_matches_decides(bench: Bench, order: list[str] |
     assert sorted(os.listdir(bench.root / "dst")) == ["b.c", "keep.o"][: 2 if order else 1]
 
 
+def test_as_many_patterns_are_given_as_a_request_has_room_for(bench: Bench) -> None:
+    # The tree's first nodes would go along, and are too much beside these.
+    patterns = bench.root / "patterns"
+    patterns.write_text("".join(f"{number:0514}\n" for number in range(1000)))
+    for number in range(150):
+        make(bench.root / "src" / os.urandom(20).hex(), b"%d" % number)
+    make(bench.served / "dst/old", b"old")
+    bench.sync("--delete", "--exclude-from", patterns, "src/", f"{bench.serve()}/dst")
+    assert tree_of(bench.served / "dst") == tree_of(bench.root / "src")
+
+
 @pytest.fixture(params=["local", "to a server", "from a server"])
 def ways(bench: Bench, request: pytest.FixtureRequest) -> tuple[str, str]:
     """Return what stands before the paths of the source and of the destination."""

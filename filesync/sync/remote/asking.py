@@ -49,6 +49,11 @@ async def tell(channel: Channel, request: wire.Request) -> None:
     await call_only(channel, _encoded(request))
 
 
+def fits(request: wire.Request) -> bool:
+    """Say whether ``request`` is short enough to be asked."""
+    return len(wire.encode(request)) <= MAX_BODY_BYTES
+
+
 def _encoded(request: wire.Request) -> bytes:
     body = wire.encode(request)
     if len(body) > MAX_BODY_BYTES:

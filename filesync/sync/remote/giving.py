@@ -8,6 +8,8 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from filesync.digest import Digest
 from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage
@@ -18,7 +20,7 @@ from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
-from filesync.sync.remote.asking import Peer, ask, tell
+from filesync.sync.remote.asking import Peer, ask, fits, tell
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
@@ -330,8 +332,6 @@ class Giving:
     async def _send(
         self, peer: Peer, at: int, token: bytes, top: Manifest, removal: Removal | None
     ) -> None:
-        from filesync.sync.remote.nodes import first_nodes
-
         options = self._options
         others: list[wire.Other] = []
         spared: frozenset[bytes] = frozenset()
@@ -355,9 +355,9 @@ class Giving:
                 others=tuple(others),
                 spared=tuple(sorted(spared)),
                 progress=self._progress is not None,
-                nodes=first_nodes(top),
                 goes_on=True,
             )
+            request = _with_nodes(request, top)
             self._is_asked.set()
             listing = asyncio.create_task(self._list(offer))
             try:
@@ -402,3 +402,11 @@ class Giving:
         stats.content_bytes += given.content_bytes
         stats.copied_bytes += given.copied_bytes
         stats.not_kept.update(given.not_kept)
+
+
+def _with_nodes(request: wire.Give, top: Manifest) -> wire.Give:
+    """Return ``request`` with the first nodes of its tree, unless it has no room for them."""
+    from filesync.sync.remote.nodes import first_nodes
+
+    longer = msgspec.structs.replace(request, nodes=first_nodes(top))
+    return longer if fits(longer) else request
