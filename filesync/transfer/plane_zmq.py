@@ -364,7 +364,7 @@ class DataPlane:
                 update,
                 replicas,
                 tree=tree,
-                connect=partial(self._reach, timeouts=timeouts, is_only=len(replicas) == 1),
+                connect=partial(self._reach, timeouts=timeouts),
                 flow=flow,
                 timeouts=timeouts,
                 window_bytes=self._window_bytes,
@@ -381,7 +381,7 @@ class DataPlane:
         stats.seconds = monotonic() - started
         return stats
 
-    async def _reach(self, replica: Replica, *, timeouts: Timeouts, is_only: bool) -> Channel:
+    async def _reach(self, replica: Replica, is_only: bool, *, timeouts: Timeouts) -> Channel:
         if replica.channel is not None:
             if replica.channel.lost is not None:
                 raise replica.channel.lost

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from filesync.disk.removing import Removal
 from filesync.disk.updating.refusals import MAX_NAMED, Refusals, is_single
+from filesync.disk.updating.removing import Removal
 from filesync.disk.updating.update import LocalTree, TreeUpdate
 from filesync.disk.updating.visits import is_below
 from filesync.errors import StoreError

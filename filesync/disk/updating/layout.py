@@ -8,10 +8,10 @@ from contextlib import suppress
 from typing import Final
 
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, remove_tree
-from filesync.disk.removing import OnRefused, Removal
 from filesync.disk.reserved import is_reserved, is_work
 from filesync.disk.updating.metadata import DEFAULT_ACL, Metadata, chmod_unopened
 from filesync.disk.updating.refusals import Refusals, is_single
+from filesync.disk.updating.removing import OnRefused, Removal
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.visits import Needs, Visit, below, gone
 from filesync.disk.updating.work import NOTE_PREFIX, Directories, WorkDirectory, storing
@@ -166,7 +166,7 @@ class Layout:
             if any(name == DEFAULT_ACL for name, _ in visit.old.xattrs):
                 drop_default_acl(dirfd)
             for entry in self._going(visit):
-                self._take_away(visit, dirfd, entry, keep=needs.is_any)
+                self._take_away(visit, dirfd, entry)
         if needs.is_any:
             self._sources.note_stays(visit, needed=needs.digests)
 
@@ -195,22 +195,17 @@ class Layout:
                 else:
                     self.make_one(dirfd, path, names=1 + entry.entries)
 
-    def make_one(self, dirfd: int, path: bytes, *, names: int = 0) -> bool:
+    def make_one(self, dirfd: int, path: bytes, *, names: int) -> None:
         """Make the directory ``path``, of so many ``names``, in the directory ``dirfd``.
 
-        Returns:
-            False if it is refused.
-
         Raises:
-            OSError: this disk.
+            OSError: this disk, and that is no refusal.
         """
         try:
             os.mkdir(path.rpartition(b"/")[2], _WRITABLE, dir_fd=dirfd)
         except OSError as exc:
             self._refusals.note(path, exc, uncreated=names)
             self._refusals.directories.add(path)
-            return False
-        return True
 
     def touch(self, visit: Visit) -> None:
         """Take note that a directory needs its metadata in the end."""
@@ -294,12 +289,11 @@ class Layout:
             if not is_swept:
                 yield entry
 
-    def _take_away(self, visit: Visit, dirfd: int, entry: Entry, *, keep: bool) -> None:
+    def _take_away(self, visit: Visit, dirfd: int, entry: Entry) -> None:
         self.removed += 1
         is_directory = isinstance(entry, Subdirectory)
-        name = b""
         try:
-            if not keep and not is_directory:
+            if not self._keeps_files and not is_directory:
                 os.unlink(entry.name, dir_fd=dirfd)
                 return
             name = self._work.free_name()
@@ -311,7 +305,7 @@ class Layout:
         except OSError as exc:
             self._take_there(visit, dirfd, entry, exc)
             return
-        if keep:
+        if self._keeps_files:
             self._sources.note_aside(visit.path, entry, name)
 
     def _take_there(self, visit: Visit, dirfd: int, entry: Entry, error: OSError) -> None:

@@ -59,9 +59,7 @@ class Refusals:
         """How many names more were refused than are remembered."""
         return self.count - len(self.named)
 
-    def note(
-        self, path: bytes, error: OSError, *, uncreated: int = 0, undeleted: int = 0
-    ) -> None:
+    def note(self, path: bytes, error: OSError, *, uncreated: int = 0) -> None:
         """Take note that ``path`` stays as it is.
 
         Raises:
@@ -72,7 +70,6 @@ class Refusals:
         with self._lock:
             self.count += 1
             self.uncreated += uncreated
-            self.undeleted += undeleted
             if len(self.named) < MAX_NAMED:
                 self.named[path] = error.errno
 

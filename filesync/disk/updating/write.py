@@ -99,10 +99,9 @@ class Maker:
         """
         try:
             return self._rename(name, self._work.fd, place, dirfd, to)
-        except BaseException as exc:
+        except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._work.fd)
-            _name(exc, to)
             raise
 
     def _rename(self, name: bytes, home: int, place: Place, dirfd: int, to: bytes) -> bool:

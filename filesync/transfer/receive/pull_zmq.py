@@ -33,7 +33,8 @@ LAGGARD_S: Final = 2.0
 LAGGARD_TIMES: Final = 4.0
 _LOOK_S: Final = 0.5
 
-Connect = Callable[[Replica], Awaitable[Channel]]
+Connect = Callable[[Replica, bool], Awaitable[Channel]]
+"""(replica, it is the only one) -> the connection to it; only one need not have answered yet."""
 
 
 class Pull:
@@ -156,7 +157,7 @@ class Pull:
         stats = ReplicaStats()
         self._stats.replicas.append(stats)
         try:
-            channel = await self._connect(replica)
+            channel = await self._connect(replica, self._is_only)
         except (Unavailable, PeerError) as exc:
             self._inbox.put_nowait(partial(self._miss, replica, stats, exc))
         except Exception as exc:  # the top of a task: the driver ends with it

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, mount_of
+from filesync.disk.updating.visits import below
 from filesync.errors import StoreError
 
 OnRefused = Callable[[bytes, OSError], None]
@@ -81,7 +82,7 @@ class Removal:
             if exc.errno not in (errno.EISDIR, errno.EPERM) or not self._is_directory(
                 path, name
             ):
-                self._stay(_below(path, name), exc)
+                self._stay(below(path, name), exc)
             else:
                 self._take_directory(path, name, stack)
 
@@ -90,16 +91,16 @@ class Removal:
         return stat.S_ISDIR(status.st_mode)
 
     def _take_directory(self, path: bytes, name: bytes, stack: list[_Level]) -> None:
-        below = _below(path, name)
+        directory = below(path, name)
         try:
             mode = self._open_up(self._handles.open(path), name)
         except FileNotFoundError:
             return
         except OSError as exc:
-            self._stay(below, exc)
+            self._stay(directory, exc)
             return
         self._stays.append(False)
-        stack.append(_Level(below, mode, []))
+        stack.append(_Level(directory, mode, []))
         self._unlink_files(stack[-1])
 
     def _open_up(self, parent: int, name: bytes) -> int:
@@ -135,7 +136,7 @@ class Removal:
                 except FileNotFoundError:
                     continue
                 except OSError as exc:
-                    self._stay(_below(level.path, name), exc)
+                    self._stay(below(level.path, name), exc)
 
     def _stay(self, path: bytes, error: OSError) -> None:
         self._refused(path, error)
@@ -164,7 +165,3 @@ class Removal:
             if level.mode & 0o700 != 0o700:
                 os.chmod(f"/proc/self/fd/{self._handles.open(level.path)}", level.mode)
         return True
-
-
-def _below(path: bytes, name: bytes) -> bytes:
-    return path + b"/" + name if path else name
