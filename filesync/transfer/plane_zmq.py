@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from importlib import import_module
@@ -52,6 +52,7 @@ from filesync.transfer.wire import (
 
 if TYPE_CHECKING:
     from filesync.keys.files import Allows, KeyPair
+    from filesync.transfer.coding.edit import Edit
     from filesync.transfer.coding.recipecache import RecipeCache
     from filesync.transfer.connection.curve_zmq import Gate
     from filesync.transfer.connection.guard_zmq import SocketGuard
@@ -325,6 +326,7 @@ class DataPlane:
         timeouts: Timeouts = _DEFAULT,
         flow: Flow = _ANY_FLOW,
         feed: "Feed | None" = None,
+        edits: "Mapping[Digest, Edit] | None" = None,
     ) -> PullStats:
         """Fetch all that ``update`` wants from ``replicas``, several of them at once.
 
@@ -341,6 +343,8 @@ class DataPlane:
             flow: what the replicas are asked to keep to.
             feed: returns what more is wanted, and whether that is all; without it, what
                 ``update.wanted`` yields.
+            edits: contents by what the update's old files may have of them: where they do,
+                nobody is asked for them. Not with ``feed``.
 
         Raises:
             Unavailable: no replica could give all of it; the last one's reason.
@@ -372,6 +376,7 @@ class DataPlane:
                 stats=stats,
                 on_progress=note,
                 feed=feed,
+                edits=edits,
                 recipes=self._landed,
             ).run()
             await self._in_thread(update.finish)

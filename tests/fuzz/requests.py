@@ -11,9 +11,10 @@ from filesync.manifest.pack import pack_directories, unpack_directories
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.remote import wire
+from filesync.sync.remote.edits import pack_edits, unpack_edits
 from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.source import is_named
-from filesync.transfer.coding import delta
+from filesync.transfer.coding import delta, edit
 from tests.fuzz import mutation
 from tests.fuzz.mutation import Mutate
 from tests.unit.made import file
@@ -31,6 +32,8 @@ def _manifest(mtime_ns: int) -> Manifest:
     return Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, files)), nodes)
 
 
+TEXT: Final = b"".join(b"line %d\n" % number for number in range(1000))
+EDIT: Final = edit.compare(digest_of(TEXT[9:]), TEXT[9:], edit.mark(TEXT, KEY))[0]
 OLD: Final = _manifest(0)
 NEW: Final = _manifest(1)
 
@@ -79,6 +82,7 @@ def seeds() -> list[bytes]:
         wire.Give(
             TOKEN, TOKEN, NEW.tree, True, rules, (wire.Other(TOKEN, OLD.tree),), (b"x",), True
         ),
+        wire.Give(TOKEN, TOKEN, NEW.tree, edits=pack_edits([EDIT])),
         wire.GiveGrowing(TOKEN, TOKEN, NEW.tree),
         wire.AskDirectories(TOKEN),
         wire.Progressed(1, 2),
@@ -114,6 +118,9 @@ def _answer(request: wire.Request) -> None:
             answer_nodes(NEW, digests)
         case wire.AskNodeDeltas():
             answer_deltas(NEW, request)
+        case wire.Give(edits=wire.Edits() as told):
+            for one in unpack_edits(told).values():
+                assert len(edit.apply(one, TEXT)) == one.size <= edit.MAX_BYTES
         case wire.Look(paths, rules) | wire.Prepare(names=paths, rules=rules):
             filter = Filter(rules)
             for path in paths:

@@ -32,7 +32,10 @@ Keep = Callable[[Digest, bytes], None]
 
 
 class Beside(Protocol):
-    """Makes something else of a large file, block by block, while it is hashed."""
+    """Makes something else of a file, block by block, while it is hashed.
+
+    One of less than READ_BYTES comes in one block.
+    """
 
     def begin(self, block: memoryview) -> None:
         """Start on ``block``, which comes next; return at once."""
@@ -220,8 +223,11 @@ def _digest(fd: int, size: int, other: Beside | None) -> tuple[Digest, int]:
 
     A file that grows without end must not be read without end. ``other`` is shown each block.
     """
-    if size < READ_BYTES and other is None:
+    if size < READ_BYTES:
         data = os.pread(fd, size + 1, 0)
+        if other is not None:
+            other.begin(memoryview(data))
+            other.finish()
         return (digest_of(data), len(data)) if data else (EMPTY, 0)
     hasher = blake3()
     done = 0

@@ -120,7 +120,7 @@ class Reader:
         """Read large files on ``pool``, and those in ``hints`` (size, digest) not at all.
 
         ``keep`` is given what small files hold; ``beside`` is asked, by what was noted of it
-        and by its size, who is shown a large file that has changed. What cannot be
+        and by its size, who is shown a file that has changed. What cannot be
         read is left out, or an error; with ``keep_unreadable`` files are there all the same.
         """
         self._pool = pool
@@ -212,15 +212,14 @@ class Reader:
         if old is None or old[:5] != stamp[:5]:
             hint = self._hints.get(path)
             if hint is None or hint[0] != stamp[SIZE]:
+                beside = None
+                if self._beside is not None:
+                    beside = partial(self._beside, seen[0].digest if seen else EMPTY)
                 if stamp[SIZE] >= LARGE_BYTES:
-                    # One that was there before has most likely been edited.
-                    beside = None
-                    if self._beside is not None and seen is not None:
-                        beside = partial(self._beside, seen[0].digest)
                     future = self._pool.submit(read_file, listing.fd, name, path, beside)
                     listing.large.append((name, future))
                 else:
-                    self._add_read(listing, name, read_file(listing.fd, name, path))
+                    self._add_read(listing, name, read_file(listing.fd, name, path, beside))
                 return
             xattrs = read_xattrs(_place(listing.fd, name), path)
             old = Noted(*stamp[:5], hint[1], xattrs)

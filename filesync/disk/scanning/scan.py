@@ -70,9 +70,10 @@ class Watcher(Protocol):
         """Take note of the whole content of a small file that was read."""
 
     def beside(self, old: Digest, size: int) -> Beside | None:
-        """Return who is shown a large file while it is hashed, if anybody.
+        """Return who is shown a file while it is hashed, if anybody.
 
-        It has ``size`` bytes now, and had the ``old`` content when it was noted.
+        It has ``size`` bytes now, and had the ``old`` content when it was noted; EMPTY for one
+        that was not there. Not asked where nothing is known of its directory.
         """
 
 

@@ -5,6 +5,7 @@ when it is needed.
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -27,12 +28,14 @@ from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
+from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.send.offer import TOKEN_BYTES, Offer
 from filesync.transfer.stats import Progress
 from filesync.transfer.threads import in_thread
 
 if TYPE_CHECKING:
     from filesync.sync.scanning import Found
+    from filesync.transfer.coding.edit import Edit
 
 QUIET_S: Final = 0.02
 """A server that has asked for no nodes for so long has what it needs of them."""
@@ -358,6 +361,8 @@ class Giving:
                 goes_on=True,
             )
             request = _with_nodes(request, top)
+            if not flow.bytes_per_s:
+                request = _with_edits(request, self._scan(at).tree.edits, flow)
             self._is_asked.set()
             listing = asyncio.create_task(self._list(offer))
             try:
@@ -402,6 +407,17 @@ class Giving:
         stats.content_bytes += given.content_bytes
         stats.copied_bytes += given.copied_bytes
         stats.not_kept.update(given.not_kept)
+
+
+def _with_edits(request: wire.Give, edits: "Sequence[Edit]", flow: Flow) -> wire.Give:
+    """Return ``request`` with ``edits``, unless it has no room for them."""
+    if not edits:
+        return request
+    from filesync.sync.remote.edits import pack_edits
+
+    packed = pack_edits(edits, compress=flow.compress is not Compress.NONE)
+    longer = msgspec.structs.replace(request, edits=packed)
+    return longer if fits(longer) else request
 
 
 def _with_nodes(request: wire.Give, top: Manifest) -> wire.Give:

@@ -36,7 +36,7 @@ class GrowingScan:
         def tell() -> None:
             loop.call_soon_threadsafe(self._more.set)
 
-        self.tree = GrowingTree(nodes, tell, None if caches is None else caches / "recipes")
+        self.tree = GrowingTree(nodes, tell, caches)
         self.task: asyncio.Task[Found] = asyncio.create_task(
             in_thread(_scan, place, nodes, filter, caches, self.tree)
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -10,6 +11,7 @@ from weakref import WeakSet
 
 import msgspec
 
+from filesync.digest import Digest
 from filesync.disk.handles import shown
 from filesync.entropy import random_bytes
 from filesync.errors import (
@@ -35,6 +37,7 @@ from filesync.sync.plan import Plan
 from filesync.sync.remote import wire
 from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import ask
+from filesync.sync.remote.edits import unpack_edits
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.nodes import answer_deltas, answer_nodes, fetch_nodes
 from filesync.sync.remote.unseen import answer_unseen
@@ -42,6 +45,7 @@ from filesync.sync.scanning import note_placed
 from filesync.sync.source import find_sources
 from filesync.sync.target import NotMade, Target, find_target
 from filesync.sync.unwritable import around_unwritable
+from filesync.transfer.coding.edit import Edit
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.plane_zmq import DataPlane
@@ -282,7 +286,8 @@ class TreeServer:
             given = wire.Given()
             if not plan.is_done:
                 update = Update(place, plan, goes_on=request.goes_on)
-                given = await self._fill(channel, request, update)
+                edits = unpack_edits(request.edits) if request.edits is not None else None
+                given = await self._fill(channel, request, update, edits=edits)
                 await in_thread(note_placed, place, self._caches, update.placed)
             named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]
             named = named[: wire.MAX_NAMED]
@@ -339,13 +344,19 @@ class TreeServer:
         update: Update | Arrival,
         *,
         feed: Feed | None = None,
+        edits: Mapping[Digest, Edit] | None = None,
     ) -> wire.Given:
         # Waited for to dial again, one who is gone would keep the place from all others.
         replica = Replica(None, request.served, channel)
         async with _Teller(channel, is_wanted=request.progress) as tell:
             with changes_of(Part()):  # what the giver says has changed, the giver is told
                 stats = await self.plane.pull(
-                    update, [replica], tree=request.tree, progress=tell.note, feed=feed
+                    update,
+                    [replica],
+                    tree=request.tree,
+                    progress=tell.note,
+                    feed=feed,
+                    edits=edits,
                 )
         log.info("given: peer=%s files=%d", channel.name, stats.files)
         assert update.done is not None  # it was finished, or there was an error

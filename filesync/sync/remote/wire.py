@@ -44,6 +44,9 @@ MAX_SIGNATURES_BYTES: Final = 128 << 10
 """Of one ask: its body has a bound."""
 MAX_DELTAS_BYTES: Final = 2 * MAX_NODE_BYTES
 MAX_FIRST_NODES_BYTES: Final = 64 << 10
+MAX_EDITS: Final = 4096
+MAX_EDITS_BYTES: Final = 1 << 20
+MAX_EDITS_PAYLOAD_BYTES: Final = 256 << 10
 
 Path = Annotated[bytes, msgspec.Meta(max_length=MAX_PATH_BYTES)]
 Name = Annotated[bytes, msgspec.Meta(max_length=255)]
@@ -283,6 +286,18 @@ class Other(msgspec.Struct, frozen=True):
     tree: WireDigest
 
 
+class Edits(msgspec.Struct, frozen=True):
+    """What has become of contents: a list of ``transfer.coding.edit.Edit``, coded.
+
+    Attributes:
+        raw_bytes: of the payload, decompressed.
+    """
+
+    payload: Annotated[bytes, msgspec.Meta(max_length=MAX_EDITS_PAYLOAD_BYTES)]
+    raw_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_EDITS_BYTES)]
+    codec: Codec = Codec.RAW
+
+
 class Give(_Message, frozen=True, tag="give"):
     """Make what was prepared and scanned hold the tree that is served. -> Given.
 
@@ -296,6 +311,8 @@ class Give(_Message, frozen=True, tag="give"):
             of what is there already, too. Empty if there is none.
         goes_on: leave what is refused for one name alone as it is, and say so; else that is an
             error.
+        edits: contents of files that have changed lately, by what the place most likely has of
+            them: they need not be asked for where that is so.
     """
 
     token: Token
@@ -308,6 +325,7 @@ class Give(_Message, frozen=True, tag="give"):
     progress: bool = False
     nodes: Annotated[bytes, msgspec.Meta(max_length=MAX_FIRST_NODES_BYTES)] = b""
     goes_on: bool = False
+    edits: Edits | None = None
 
 
 class GiveGrowing(_Message, frozen=True, tag="give-growing"):

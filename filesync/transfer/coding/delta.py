@@ -13,9 +13,9 @@ A delta is a list of operations, each a header of eight bytes and its literal: t
 copy (16 bits), how many (16 bits), the length of the literal that follows them (32 bits).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from pyfastcdc import FastCDC
@@ -55,6 +55,14 @@ class Pieces(msgspec.Struct, frozen=True):
         return len(self.ends)
 
 
+class Op(NamedTuple):
+    """Copy ``copies`` pieces from number ``first`` on, and let the ``literal`` follow."""
+
+    first: int
+    copies: int
+    literal: memoryview
+
+
 def piece_bytes(size: int) -> int:
     """Return the average length of the pieces where ``size`` bytes are asked for as a delta."""
     return CONTENT_PIECE_BYTES if size <= LONG_BYTES else LONG_PIECE_BYTES
@@ -77,24 +85,43 @@ def encode(
 ) -> bytes:
     """Return the delta that makes ``data`` out of what has ``signatures``."""
     view, known = memoryview(data), _numbers(signatures)
-    ops: list[bytes | memoryview] = []
+    find = known.get
+    return pack(ops_of(view, ((end, find(one)) for end, one in _signed(view, key, average))))
+
+
+def ops_of(view: memoryview, pieces: Iterable[tuple[int, int | None]]) -> list[Op]:
+    """Return what makes the bytes of ``view`` out of pieces that the other side has.
+
+    Args:
+        view: the new bytes; the operations keep parts of it.
+        pieces: what they were cut into: where each ends, and the number of the piece that it is.
+    """
+    ops: list[Op] = []
     first = copies = literal_at = literal_end = 0
-    for end, signature in _signed(view, key, average):
-        number = known.get(signature)
+    for end, number in pieces:
         if number is None:
             literal_end = end
         else:
             is_next = literal_at == literal_end and copies and number == first + copies
             if not is_next or copies == _MAX_COPIES:
                 if copies or literal_end > literal_at:
-                    ops.append(_OP.pack(first, copies, literal_end - literal_at))
-                    ops.append(view[literal_at:literal_end])
+                    ops.append(Op(first, copies, view[literal_at:literal_end]))
                 first, copies = number, 0
             copies += 1
             literal_at = literal_end = end
-    ops.append(_OP.pack(first, copies, literal_end - literal_at))
-    ops.append(view[literal_at:literal_end])
-    return b"".join(ops)
+    ops.append(Op(first, copies, view[literal_at:literal_end]))
+    return ops
+
+
+def pack(ops: Iterable[Op]) -> bytes:
+    """Return the delta that consists of ``ops``."""
+    return b"".join(
+        [
+            part
+            for first, copies, literal in ops
+            for part in (_OP.pack(first, copies, len(literal)), literal)
+        ]
+    )
 
 
 def apply(delta: Buffer, pieces: Pieces, size: int) -> bytes:
@@ -160,16 +187,20 @@ def _signed(view: memoryview, key: int, average: int) -> Iterator[tuple[int, byt
     """Yield the end and the signature of each piece."""
     if not len(view):
         return
-    cutter = FastCDC(
+    end = 0
+    for piece in cutter_of(average).cut_buf(view):
+        end += piece.length
+        yield end, xxh3_64_digest(piece.data, key)[:SIGNATURE_BYTES]
+
+
+def cutter_of(average: int) -> FastCDC:
+    """Return what cuts bytes into pieces of ``average`` length."""
+    return FastCDC(
         average,
         min_size=average // 4,
         max_size=average * 4,
         normalized_chunking=_NORMALIZATION,
     )
-    end = 0
-    for piece in cutter.cut_buf(view):
-        end += piece.length
-        yield end, xxh3_64_digest(piece.data, key)[:SIGNATURE_BYTES]
 
 
 def _numbers(signatures: Buffer) -> dict[bytes, int]:

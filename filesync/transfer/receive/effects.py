@@ -1,14 +1,16 @@
 """What a pull's fetch wants done, done: contents made plain, written, copied, proved, cut and signed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from itertools import islice
 from typing import Final, ParamSpec, TypeVar, assert_never
 
+from filesync.digest import Digest
 from filesync.disk.updating.incoming import WantedFile
 from filesync.errors import ContentCorrupt, PeerError, StoreError
+from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.receive.copying import Copying
 from filesync.transfer.receive.decoding import Decoding
@@ -49,6 +51,7 @@ class Effects:
 
     Args:
         feed: says what is wanted; without it, ``update`` does.
+        edits: what ``update`` wants may be told by these.
         recipes: of what was put together here.
         blame: called when it turns out that a session brought something wrong.
         on_progress: called after each write.
@@ -63,6 +66,7 @@ class Effects:
         pool: Executor,
         stats: PullStats,
         feed: Feed | None,
+        edits: Mapping[Digest, Edit],
         recipes: RecipeCache,
         blame: Blame,
         on_progress: Callable[[], None],
@@ -72,6 +76,7 @@ class Effects:
         self._pool = pool
         self._stats = stats
         self._feed_from = feed
+        self._edits = edits
         self._blame = blame
         self._on_progress = on_progress
         self._landing = Landing(update, recipes)
@@ -181,7 +186,23 @@ class Effects:
 
     async def _feed(self) -> Event:
         files = await self._in_thread(lambda: list(islice(self._files, FILES_AT_ONCE)))
-        return partial(self._fetch.add, files, is_last=len(files) < FILES_AT_ONCE)
+        is_last = len(files) < FILES_AT_ONCE
+        told = [file for file in files if file.digest in self._edits] if self._edits else []
+        if not told:
+            return partial(self._fetch.add, files, is_last=is_last)
+        made = await self._in_thread(self._landing.edit, told, self._edits)
+        return partial(self._note_edited, files, made, is_last=is_last)
+
+    def _note_edited(
+        self, files: Sequence[WantedFile], made: Collection[WantedFile], *, is_last: bool
+    ) -> None:
+        for file in made:
+            told = len(self._edits[file.digest].delta)
+            self._stats.content_bytes += told
+            self._stats.copied_bytes += max(file.size - told, 0)
+        rest = [file for file in files if file not in made]
+        self._fetch.add(rest, is_last=is_last, done=len(made))
+        self._note_progress()
 
     async def _store_batches(self) -> Event:
         """Write what has come meanwhile, each batch proved and told of by itself."""

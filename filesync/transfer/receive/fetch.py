@@ -213,8 +213,12 @@ class Fetch:
 
     # --- what the disk has done -------------------------------------------------------------
 
-    def add(self, files: Sequence[WantedFile], *, is_last: bool) -> None:
-        """Take more files to fetch, none of them empty; answers ``NeedFiles``."""
+    def add(self, files: Sequence[WantedFile], *, is_last: bool, done: int = 0) -> None:
+        """Take more files to fetch, none of them empty; answers ``NeedFiles``.
+
+        ``done`` others are in place already.
+        """
+        self.files_done += done
         self._is_fed = False
         self._is_last = is_last
         self._pending += len(files)

@@ -1,9 +1,9 @@
 """Where a pull's bytes come down: units cut into files, files written to the disk."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Final, Protocol
 
 from blake3 import blake3
 
@@ -11,15 +11,19 @@ from filesync.digest import Digest
 from filesync.disk.content import reading
 from filesync.disk.updating.update import WantedFile
 from filesync.entropy import random_bits
-from filesync.errors import ContentCorrupt
-from filesync.transfer.coding import delta
+from filesync.errors import ContentCorrupt, MalformedMessage
+from filesync.transfer.coding import delta, edit
 from filesync.transfer.coding.chunking import cut
+from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.matching import Index
 from filesync.transfer.coding.recipe import AVG_CHUNK_BYTES, Recipe, name_of
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.receive.units import Batch, CopyRanges, Gap, Piece, Work
 from filesync.transfer.threads import CUTTING
 from filesync.transfer.wire import Buffer
+
+EDITED_AT_ONCE: Final = 16
+"""Files that are held in memory, of at most 128 KiB each, and their old contents."""
 
 
 class Basis(Protocol):
@@ -181,17 +185,34 @@ class Landing:
         for gap, one in zip(gaps, delta.split(data, len(gaps)), strict=True):
             assert gap.pieces is not None
             made = delta.apply(one, gap.pieces, gap.size)
-            if not _is_right(gap, made):
-                wrong.append(gap)
-            elif gap.work is None:
+            if gap.work is None:
                 small.append((gap.file, made))
-            else:
+            elif _is_right(gap, made):
                 large.append((gap.work, gap.offset, made))
+            else:
+                wrong.append(gap)
         for work, offset, made in large:
             self._opened(work).write(offset, made)
-        if small:
-            self._update.write_small(small)
-        return wrong
+        right = self._write_right(small)
+        return wrong + [gap for gap in gaps if gap.work is None and gap.file not in right]
+
+    def edit(
+        self, files: Sequence[WantedFile], edits: Mapping[Digest, Edit]
+    ) -> set[WantedFile]:
+        """Write what ``edits`` make of the old contents of ``files``; return those that are right.
+
+        Raises:
+            StoreError: this disk.
+        """
+        done: set[WantedFile] = set()
+        for at in range(0, len(files), EDITED_AT_ONCE):
+            made: list[tuple[WantedFile, Buffer]] = []
+            for file in files[at : at + EDITED_AT_ONCE]:
+                old = self._update.read_basis(file, edit.MAX_BYTES) or b""
+                with suppress(MalformedMessage):  # of another old content it makes nonsense
+                    made.append((file, edit.apply(edits[file.digest], old)))
+            done |= self._write_right(made)
+        return done
 
     def finish(self, work: Work) -> None:
         """Verify a large file and put it in place.
@@ -217,6 +238,17 @@ class Landing:
             large.abort()
         self._large.clear()
 
+    def _write_right(self, files: Sequence[tuple[WantedFile, Buffer]]) -> set[WantedFile]:
+        """Write those that hold what they should, and return them."""
+        try:
+            self._update.write_small(files)
+        except ContentCorrupt:  # nothing was written
+            files = [
+                (file, data) for file, data in files if blake3(data).digest() == file.digest
+            ]
+            self._update.write_small(files)
+        return {file for file, _ in files}
+
     def _opened(self, work: Work) -> LargeFile:
         large = self._large.get(work.file.ticket)
         if large is None:
@@ -225,8 +257,6 @@ class Landing:
 
 
 def _is_right(gap: Gap, made: bytes) -> bool:
-    if gap.work is None:
-        return blake3(made).digest() == gap.file.digest
     view, at = memoryview(made), 0
     for length, name in gap.chunks:
         if name_of(view[at : at + length]) != name:

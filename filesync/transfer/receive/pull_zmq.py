@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Final
@@ -10,6 +10,7 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.entropy import random_bits
 from filesync.errors import FilesyncError, LocalError, PeerError, Unavailable
+from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
@@ -49,6 +50,7 @@ class Pull:
         stats: counted into while it runs.
         on_progress: called after each write.
         feed: says what is wanted; without it, ``update`` does.
+        edits: what need not be fetched where old files are what they are told of.
         recipes: of what was put together here.
     """
 
@@ -66,6 +68,7 @@ class Pull:
         stats: PullStats,
         on_progress: Callable[[], None],
         feed: Feed | None = None,
+        edits: Mapping[Digest, Edit] | None = None,
         recipes: RecipeCache,
     ) -> None:
         self._replicas = list(replicas)
@@ -85,6 +88,7 @@ class Pull:
             pool=pool,
             stats=stats,
             feed=feed,
+            edits=edits or {},
             recipes=recipes,
             blame=self._blame,
             on_progress=on_progress,

@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from filesync.digest import Digest
+from filesync.digest import EMPTY, Digest
 from filesync.manifest import Manifest, Nodes
 from filesync.transfer.send.contents import GrowingContents, Listed
 
 if TYPE_CHECKING:
+    from filesync.disk.scanning.readfile import Beside
     from filesync.transfer.coding.cutting import Cutting
+    from filesync.transfer.coding.edit import Edit
     from filesync.transfer.coding.recipecache import RecipeCache
+    from filesync.transfer.send.edits import Edits
 
 RECENT_BYTES: Final = 32 << 20
 _CONTENT_BYTES: Final = 250
@@ -23,6 +26,8 @@ _CONTENT_BYTES: Final = 250
 HANDED_BYTES: Final = 160 << 10
 """Of the nodes that are handed on at once: 2,000 names, some 20 ms of the scan of small files."""
 HANDED_DIRECTORIES: Final = 1000
+CUT_BYTES: Final = 1 << 20
+"""Files from this size on are cut beside their scan: it takes a thread for each."""
 
 
 class Recent:
@@ -82,14 +87,15 @@ class GrowingTree:
     """
 
     def __init__(
-        self, nodes: Nodes, on_done: Callable[[], None], recipe_files: Path | None = None
+        self, nodes: Nodes, on_done: Callable[[], None], caches: Path | None = None
     ) -> None:
-        """Begin; ``recipe_files`` is where recipes stay from one scan to the next."""
+        """Begin; ``caches`` is where recipes and marks stay from one scan to the next."""
         self.contents = GrowingContents(nodes)
         self.recent = Recent()
         self.recipes: RecipeCache | None = None
         self.on_done = on_done
-        self._recipe_files = recipe_files
+        self._caches = caches
+        self._edits: Edits | None = None
         self._nodes = nodes
         self._lock = threading.Lock()
         self._done: list[tuple[bytes, Digest]] = []
@@ -112,28 +118,44 @@ class GrowingTree:
         """Take note of a small file's content."""
         self.recent.keep(digest, content)
 
-    def beside(self, old: Digest, size: int) -> "Cutting | None":
-        """Have a large file cut while it is hashed: who has the ``old`` one will ask for that."""
-        from filesync.transfer.coding.cutting import Cutting
+    def beside(self, old: Digest, size: int) -> "Beside | None":
+        """Have made of a file that has changed what will be wanted by who has the ``old`` one."""
+        from filesync.transfer.coding.edit import MAX_BYTES
         from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
+        from filesync.transfer.send.edits import Edits
+
+        if size <= MAX_BYTES:
+            if self._edits is None:
+                self._edits = Edits(self._caches and self._caches / "marks")
+            return self._edits.beside(old)
+        is_cut = CUT_BYTES <= size <= MAX_RECIPE_BYTES and old != EMPTY
+        return self._cutting(old) if is_cut else None
+
+    def _cutting(self, old: Digest) -> "Cutting":
+        from filesync.transfer.coding.cutting import Cutting
         from filesync.transfer.coding.recipecache import RecipeCache
         from filesync.transfer.coding.recipes_disk import RecipeFiles
 
-        if size > MAX_RECIPE_BYTES:
-            return None
         with self._lock:
             if self.recipes is None:
                 self.recipes = RecipeCache()
-        files = RecipeFiles(self._recipe_files) if self._recipe_files is not None else None
+        files = RecipeFiles(self._caches / "recipes") if self._caches is not None else None
         return Cutting(old, recipes=self.recipes, files=files)
 
     def end(self, tree: Digest) -> None:
         """Take note that all directories are done, and of what the whole is."""
+        if self._edits is not None:
+            self._edits.end()
         with self._lock:
             self._tree = tree
         self.on_done()
 
     # --- the other side -----------------------------------------------------------------------
+
+    @property
+    def edits(self) -> "Sequence[Edit]":
+        """What has become of small files that had changed; ask when the scan has ended."""
+        return self._edits.told if self._edits is not None else ()
 
     @property
     def is_ready(self) -> bool:

@@ -83,6 +83,7 @@ async def stored(*contents: bytes) -> tuple[Told, SmallFiles, int, list[int]]:
         pool=thread,
         stats=PullStats(),
         feed=None,
+        edits={},
         recipes=RecipeCache(),
         blame=blame,
         on_progress=lambda: None,

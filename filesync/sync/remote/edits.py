@@ -1,0 +1,41 @@
+"""Edits in a message: as many as go into one, and back within the bounds of what it says."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final
+
+import msgspec
+
+from filesync.digest import Digest
+from filesync.errors import MalformedMessage
+from filesync.sync.remote import wire
+from filesync.transfer.coding import codec
+from filesync.transfer.coding.edit import Edit
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(
+    Annotated[list[Edit], msgspec.Meta(max_length=wire.MAX_EDITS)]
+)
+
+
+def pack_edits(edits: Sequence[Edit], *, compress: bool = True) -> wire.Edits | None:
+    """Return ``edits`` as a message has them; None if there are none, or too much for one."""
+    raw = _encoder.encode(edits)
+    if not edits or len(edits) > wire.MAX_EDITS or len(raw) > wire.MAX_EDITS_BYTES:
+        return None
+    coding, payload = codec.compress(raw, wanted=compress)
+    if len(payload) > wire.MAX_EDITS_PAYLOAD_BYTES:
+        return None
+    return wire.Edits(bytes(payload), len(raw), coding)
+
+
+def unpack_edits(edits: wire.Edits) -> Mapping[Digest, Edit]:
+    """Return the edits in a message by what comes of them.
+
+    Raises:
+        MalformedMessage: it holds something else.
+    """
+    raw = codec.decompress(edits.codec, edits.payload, edits.raw_bytes)
+    try:
+        return {one.digest: one for one in _decoder.decode(raw)}
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise MalformedMessage(f"not edits: {exc}") from exc

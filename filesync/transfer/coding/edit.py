@@ -1,0 +1,152 @@
+"""Edits: what has become of a content, told at once by who remembers how it was.
+
+A delta answers for the signatures of what the other side has. Whoever has noted the *marks* of a
+content, a keyed hash of each of its pieces, knows what he has changed since without being told. He
+can be wrong about what the other side has, so that what comes of an edit is proved by its digest,
+and is fetched when the proof fails.
+
+Marks are never sent: their key is the secret of who keeps them, so that nobody can make contents
+whose pieces are taken for others.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Sequence
+from operator import lt
+from typing import Annotated, Final, NamedTuple, Self
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from filesync.digest import Digest, WireDigest
+from filesync.transfer.coding import delta
+
+MAX_BYTES: Final = 128 << 10
+"""Of a content; what is larger is told by the recipe of its chunks."""
+WHOLE_BYTES: Final = 16 << 10
+"""Of a content that is told as it is: marking it would take longer than sending it."""
+PIECE_BYTES: Final = delta.LONG_PIECE_BYTES
+_MAX_ENDS: Final = 4096
+_KEY_BYTES: Final = 8
+_PIECE_BYTES: Final = 4 + 8
+
+End = Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)]
+
+
+class Edit(msgspec.Struct, frozen=True, array_like=True):
+    """One content.
+
+    Attributes:
+        digest: BLAKE3 of it.
+        size: its bytes.
+        ends: where the pieces of the old content end that the delta refers to, ascending.
+        delta: see ``delta``.
+    """
+
+    digest: WireDigest
+    size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BYTES)]
+    ends: Annotated[tuple[End, ...], msgspec.Meta(max_length=_MAX_ENDS)]
+    delta: Annotated[bytes, msgspec.Meta(max_length=2 * MAX_BYTES)]
+
+
+class Marks(NamedTuple):
+    """By what the pieces of a content are known again.
+
+    Attributes:
+        key: of the marks.
+        ends: where each piece ends, ascending.
+        marks: XXH3-64 of each.
+    """
+
+    key: int
+    ends: "array[int]"
+    marks: "array[int]"
+
+    @classmethod
+    def empty(cls, key: int) -> Self:
+        """Return those of no content."""
+        return cls(key, array("I"), array("Q"))
+
+    def packed(self) -> bytes:
+        """Return these as they are kept on this machine."""
+        return self.key.to_bytes(_KEY_BYTES) + self.ends.tobytes() + self.marks.tobytes()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Self | None:
+        """Return what was ``packed``; None if ``data`` cannot be that."""
+        count, rest = divmod(len(data) - _KEY_BYTES, _PIECE_BYTES)
+        if rest or count < 0:
+            return None
+        at = _KEY_BYTES + 4 * count
+        ends, marks = array("I", data[_KEY_BYTES:at]), array("Q", data[at:])
+        if max(ends, default=0) > MAX_BYTES or not all(map(lt, ends, ends[1:])):
+            return None
+        return cls(int.from_bytes(data[:_KEY_BYTES]), ends, marks)
+
+
+def whole(digest: Digest, content: bytes) -> Edit:
+    """Return the edit that holds all of ``content``."""
+    return Edit(digest, len(content), (), delta.pack([delta.Op(0, 0, memoryview(content))]))
+
+
+def compare(digest: Digest, content: bytes, old: Marks) -> tuple[Edit, Marks]:
+    """Return the edit that makes ``content``, which is not empty, of what has the marks ``old``.
+
+    And the marks of ``content`` itself.
+    """
+    new = Marks.empty(old.key)
+    ops = delta.ops_of(memoryview(content), _compared(content, old, new))
+    ends, ops = _renumbered(ops, old.ends)
+    return Edit(digest, len(content), ends, delta.pack(ops)), new
+
+
+def mark(content: bytes, key: int) -> Marks:
+    """Return the marks of ``content``."""
+    new = Marks.empty(key)
+    deque(_compared(content, Marks.empty(key), new), maxlen=0)
+    return new
+
+
+def apply(edit: Edit, old: bytes) -> bytes:
+    """Return what ``edit`` makes of ``old``; it is not proved yet.
+
+    Raises:
+        MalformedMessage: it makes another number of bytes, of which ``old`` may be the cause.
+    """
+    return delta.apply(edit.delta, delta.Pieces(old, list(edit.ends), b""), edit.size)
+
+
+def _compared(content: bytes, old: Marks, new: Marks) -> Iterator[tuple[int, int | None]]:
+    """Yield where each piece ends and which of the old ones it is; add its mark to ``new``."""
+    key, _, old_marks = old
+    # Of equal pieces the first: they are put in from the end.
+    numbers = dict(zip(reversed(old_marks), reversed(range(len(old_marks))), strict=True))
+    end = 0
+    for piece in delta.cutter_of(PIECE_BYTES).cut_buf(content):
+        end += piece.length
+        one = xxh3_64_intdigest(piece.data, key)
+        new.ends.append(end)
+        new.marks.append(one)
+        yield end, numbers.get(one)
+
+
+def _renumbered(
+    ops: Sequence[delta.Op], old_ends: Sequence[int]
+) -> tuple[tuple[int, ...], list[delta.Op]]:
+    """Return as few pieces as the operations need, and these in the new numbers."""
+    cuts = {0}
+    ranges: list[tuple[int, int, memoryview]] = []
+    for first, copies, literal in ops:
+        start = old_ends[first - 1] if first else 0
+        end = old_ends[first + copies - 1] if copies else start
+        ranges.append((start, end, literal))
+        if copies:
+            cuts.update((start, end))
+    ends = sorted(cuts)[1:]
+    made: list[delta.Op] = []
+    for start, end, literal in ranges:
+        first = bisect_left(ends, start) + 1 if start else 0
+        copies = bisect_left(ends, end) + 1 - first if end > start else 0
+        made.append(delta.Op(first if copies else 0, copies, literal))
+    return tuple(ends), made

@@ -1,0 +1,90 @@
+"""Edits of small files, made while those are scanned: most are wanted where the last ones went."""
+
+from pathlib import Path
+from typing import Final
+
+from filesync.digest import Digest
+from filesync.entropy import random_bits
+from filesync.transfer.coding import edit
+from filesync.transfer.coding.edit import Edit
+from filesync.transfer.coding.marks_disk import MarksFile
+
+MAX_WHOLE_BYTES: Final = 128 << 10
+"""Of all contents that are told as they are. They save the round trip in which they would be asked
+for, and on a slow link must take no longer."""
+MAX_COMPARED_BYTES: Final = 512 << 10
+"""Of those that are told by what they were: of a few hundred edits."""
+_EDIT_BYTES: Final = 128
+"""What an edit takes beside its delta."""
+_KEY_BITS: Final = 64
+
+
+class Edits:
+    """What became of files that a scan finds changed. For one thread, then for another."""
+
+    def __init__(self, marks: Path | None = None) -> None:
+        """Begin; ``marks`` is the file in which marks stay from one scan to the next."""
+        self._marks = MarksFile(marks) if marks is not None else None
+        self._whole: list[Edit] = []
+        self._whole_room = MAX_WHOLE_BYTES
+        self._compared: list[Edit] = []
+        self._room = MAX_COMPARED_BYTES
+
+    @property
+    def told(self) -> list[Edit]:
+        """The edits that are worth telling before anybody asks."""
+        return self._compared + self._whole
+
+    def beside(self, old: Digest) -> "Editing":
+        """Return who is shown a file that had the ``old`` content, while it is hashed."""
+        return Editing(self, old)
+
+    def note(self, old: Digest, digest: Digest, content: bytes) -> None:
+        """Take note of what became of a content."""
+        if not content:
+            return
+        if len(content) <= edit.WHOLE_BYTES:
+            self._whole_room -= len(content)
+            if self._whole_room >= 0:
+                self._whole.append(edit.whole(digest, content))
+            else:
+                self._whole.clear()  # one question for all of them costs no more
+        elif self._marks is not None:
+            self._compare(self._marks, old, digest, content)
+
+    def end(self) -> None:
+        """Keep the marks: no more files come."""
+        if self._marks is not None:
+            self._marks.save()
+
+    def _compare(self, files: MarksFile, old: Digest, digest: Digest, content: bytes) -> None:
+        known = files.find(old)
+        if known is None:
+            marks = edit.mark(content, random_bits(_KEY_BITS))
+        else:
+            one, marks = edit.compare(digest, content, known)
+            self._room -= len(one.delta) + _EDIT_BYTES
+            if self._room >= 0:
+                self._compared.append(one)
+        files.keep(digest, marks, instead_of=old)
+
+
+class Editing:
+    """One file that comes in one block; a ``filesync.disk.scanning.readfile.Beside``."""
+
+    def __init__(self, edits: Edits, old: Digest) -> None:
+        self._edits = edits
+        self._old = old
+        self._content = b""
+
+    def begin(self, block: memoryview) -> None:
+        """Take the block, which is all."""
+        self._content = bytes(block)
+
+    def finish(self) -> None:
+        """Return: the block was copied."""
+
+    def end(self, digest: Digest | None) -> None:
+        """Have the edit made, unless the file changed meanwhile."""
+        if digest is not None:
+            self._edits.note(self._old, digest, self._content)

@@ -1,0 +1,277 @@
+"""What has become of files is told with the gift: nothing is asked for, and nothing is believed."""
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import pytest
+
+from filesync.digest import Digest, digest_of
+from filesync.disk.scanning.statcache import FINE_SLACK_NS
+from filesync.errors import Unavailable
+from filesync.sync.options import Options
+from filesync.sync.remote import edits as messages
+from filesync.sync.remote import wire
+from filesync.sync.remote.client import Remote, sync_to
+from filesync.sync.remote.server import TreeServer
+from filesync.sync.saying.stats import SyncStats
+from filesync.transfer.coding import edit
+from filesync.transfer.coding.edit import Edit
+from filesync.transfer.connection import calls_zmq
+from filesync.transfer.errors import Refused
+from filesync.transfer.flow import Compress, Flow
+from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.replica import Replica
+from filesync.transfer.send.source_disk import SourceTree
+from filesync.transfer.stats import PullStats
+from tests.integration.test_sync_plane import LOOPBACK, make_tree, tree_of, update_of
+
+TEXT = b"".join(b"%d lines of a text, of which few change\n" % number for number in range(2000))
+P = ParamSpec("P")
+T = TypeVar("T")
+OLD = {"a": TEXT, "d/b": TEXT[::-1], "d/c": TEXT * 2}
+NEW = {"a": TEXT.replace(b"\n7 ", b"\n07 "), "d/b": b"new", "d/c": TEXT * 2}
+
+
+def edits_of(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> dict[Digest, Edit]:
+    made = (
+        edit.compare(digest_of(new[name]), new[name], edit.mark(old[name], 5))[0]
+        for name in new
+    )
+    return {one.digest: one for one in made}
+
+
+def pulled(
+    root: Path, edits: Mapping[Digest, Edit], *, is_served: bool = True
+) -> tuple[PullStats, int]:
+    """Bring a tree of OLD to NEW; return what it took, and what was sent."""
+    for name, files in (("source", NEW), ("dest", OLD)):
+        (root / name).mkdir()
+        make_tree(root / name, files)
+    source = make_tree(root / "source", NEW)
+
+    async def main() -> tuple[PullStats, int]:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, root / "source")
+            replicas = [Replica(sender.address, offer.token)] if is_served else []
+            update = update_of(root / "dest", source)
+            stats = await receiver.pull(update, replicas, tree=source.tree, edits=edits)
+            assert tree_of(root / "dest") == source.tree
+            return stats, receiver.counters.wire_in
+
+    return asyncio.run(main())
+
+
+def test_what_edits_tell_is_asked_of_nobody(tmp_path: Path) -> None:
+    stats, _ = pulled(tmp_path, edits_of(OLD, NEW), is_served=False)
+    assert stats.files == 2
+    assert stats.replicas == []
+    assert stats.content_bytes < 8 << 10
+    assert stats.copied_bytes > len(TEXT) - (8 << 10)
+
+
+def test_what_no_edit_tells_is_fetched(tmp_path: Path) -> None:
+    told = edits_of(OLD, NEW)
+    del told[digest_of(NEW["a"])]
+    stats, wire_in = pulled(tmp_path, told)
+    assert (stats.files, len(stats.replicas)) == (2, 1)
+    assert wire_in < len(TEXT)
+
+
+def test_edits_of_something_else_cost_bytes_and_no_wrong_byte(tmp_path: Path) -> None:
+    other = {name: TEXT[number * 1000 :] for number, name in enumerate(OLD, 1)}
+    stats, _ = pulled(tmp_path, edits_of(other, NEW))
+    assert (stats.files, len(stats.replicas)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Edit(digest_of(NEW["a"]), len(NEW["a"]), (), b"nonsense"),
+        Edit(digest_of(NEW["a"]), 1, (), b""),
+        edit.whole(digest_of(NEW["a"]), b"x" * len(NEW["a"])),
+        edit.whole(digest_of(NEW["a"]), NEW["a"][:-1]),
+    ],
+    ids=["no delta", "another size", "another content", "a shorter one"],
+)
+def test_an_edit_that_lies_is_not_believed(lie: Edit, tmp_path: Path) -> None:
+    stats, _ = pulled(tmp_path, edits_of(OLD, NEW) | {lie.digest: lie})
+    assert (stats.files, len(stats.replicas)) == (2, 1)
+
+
+def test_without_anybody_to_ask_a_lie_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
+    lie = edit.whole(digest_of(NEW["a"]), b"x" * len(NEW["a"]))
+    with pytest.raises(Unavailable):
+        pulled(tmp_path, {lie.digest: lie}, is_served=False)
+    assert (tmp_path / "dest/a").read_bytes() == OLD["a"]
+
+
+# --- the tool -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note by what questions contents are asked for."""
+    questions: list[str] = []
+
+    def noting(name: str, ask: Callable[P, T]) -> Callable[P, T]:
+        def noted(*arguments: P.args, **more: P.kwargs) -> T:
+            questions.append(name)
+            return ask(*arguments, **more)
+
+        return noted
+
+    for name in ("read", "deltas", "recipes"):
+        monkeypatch.setattr(SourceTree, name, noting(name, getattr(SourceTree, name)))
+    return questions
+
+
+def synced(root: Path, options: Options | None = None, *, times: int = 1) -> list[SyncStats]:
+    """Sync root/src to a server of root/served; between two times a line of each file changes."""
+    options = options or Options(caches=root / "caches")
+    rng = random.Random(times)
+    found: list[SyncStats] = []
+
+    async def main() -> None:
+        server = TreeServer(root / "served", read_only=False, caches=None)
+        async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+            server.use(plane)
+            for time in range(times):
+                for path in (root / "src").iterdir() if time else ():
+                    lines = path.read_bytes().split(b"\n")
+                    lines[rng.randrange(len(lines))] = b"%d" % rng.getrandbits(60)
+                    path.write_bytes(b"\n".join(lines))
+                await asyncio.sleep(
+                    1.5e-9 * FINE_SLACK_NS
+                )  # what has just changed is not noted
+                found.append(
+                    await sync_to(
+                        [os.fsencode(root / "src") + b"/"], Remote(plane.address, b"x"), options
+                    )
+                )
+                assert tree_of(root / "served/x") == tree_of(root / "src")
+
+    asyncio.run(main())
+    return found
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "served").mkdir()
+    (tmp_path / "src/short").write_bytes(TEXT[:5000])
+    return tmp_path
+
+
+def test_a_short_file_that_was_edited_or_is_new_comes_with_the_gift(
+    places: Path, asked: list[str]
+) -> None:
+    synced(places)
+    asked.clear()
+    (places / "src/short").write_bytes(TEXT[:6000])
+    (places / "src/new").write_bytes(b"new")
+    (stats,) = synced(places)
+    assert (stats.files, asked) == (2, [])
+    assert stats.wire_out < 5000
+
+
+def test_a_longer_file_comes_with_the_gift_from_its_second_edit_on(
+    places: Path, asked: list[str]
+) -> None:
+    (places / "src/long").write_bytes(TEXT)
+    _, first, second, third = synced(places, times=4)
+    assert asked.count("deltas") == 1
+    assert second.wire_out + second.wire_in < first.wire_out + first.wire_in
+    assert third.wire_out < 8000
+
+
+def test_a_server_that_has_something_else_gets_what_it_lacks(
+    places: Path, asked: list[str]
+) -> None:
+    (places / "src/long").write_bytes(TEXT)
+    synced(places, times=2)
+    (places / "served/x/long").write_bytes(TEXT[5000:])
+    asked.clear()
+    synced(places, times=2)
+    assert "deltas" in asked
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(flow=Flow(bytes_per_s=1 << 20), caches=Path("caches")),
+        Options(checksum=True, caches=Path("caches")),
+        Options(),
+    ],
+    ids=["bwlimit", "checksum", "no caches"],
+)
+def test_with_a_limit_on_the_bytes_or_without_a_cache_they_are_asked_for(
+    options: Options, places: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(places)
+    synced(places, options, times=2)
+    assert "deltas" in asked
+
+
+def test_without_compression_the_edits_are_plain(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[wire.Edits] = []
+    unpack = messages.unpack_edits
+
+    def noting(edits: wire.Edits) -> Mapping[Digest, Edit]:
+        said.append(edits)
+        return unpack(edits)
+
+    monkeypatch.setattr("filesync.sync.remote.server.unpack_edits", noting)
+    for compress in (Compress.ZSTD, Compress.NONE):
+        flow = Flow(compress=compress)
+        synced(places, Options(flow=flow, caches=places / "caches"), times=2)
+    zstd, plain = said
+    assert len(zstd.payload) < zstd.raw_bytes
+    assert len(plain.payload) == plain.raw_bytes
+
+
+def test_a_gift_of_nonsense_is_refused_and_the_place_is_free_again(
+    places: Path, asked: list[str]
+) -> None:
+    synced(places)
+    source = make_tree(places / "src", {"short": b"changed"})
+
+    async def main() -> None:
+        server = TreeServer(places / "served", read_only=False, caches=None)
+        async with (
+            DataPlane(LOOPBACK, answer=server.answer) as plane,
+            DataPlane(answer=nodes_of) as client,
+        ):
+            server.use(plane)
+            channel = await client.connect(plane.address)
+            for _ in range(2):
+                body, _ = await calls_zmq.call(
+                    channel, wire.encode(wire.Prepare(b"x/", scan=True))
+                )
+                prepared = wire.decode_answer(body)
+                assert isinstance(prepared, wire.Prepared)
+                with client.offer(source, places / "src") as offer:
+                    await client.announce(channel, offer)
+                    edits = wire.Edits(b"nonsense", 8)
+                    give = wire.Give(prepared.token, offer.token, source.tree, edits=edits)
+                    with pytest.raises(Refused) as caught:
+                        await calls_zmq.call(channel, wire.encode(give))
+                    assert caught.value.reason == "malformed-message"
+
+    async def nodes_of(_: object, body: bytes) -> tuple[bytes, bytes]:
+        from filesync.sync.remote.nodes import answer_deltas, answer_nodes
+
+        request = wire.decode_request(body)
+        if isinstance(request, wire.AskNodeDeltas):
+            answer, payload = answer_deltas(source, request)
+            return wire.encode(answer), payload
+        assert isinstance(request, wire.AskNodes)
+        return wire.encode(wire.Nodes()), answer_nodes(source, request.digests)
+
+    asyncio.run(main())
+    assert (places / "served/x/short").read_bytes() == TEXT[:5000]
