@@ -14,7 +14,7 @@ from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.errors import Unavailable
 from filesync.sync.options import Options
 from filesync.sync.remote import edits as messages
-from filesync.sync.remote import wire
+from filesync.sync.remote import nodes, wire
 from filesync.sync.remote.client import Remote, sync_to
 from filesync.sync.remote.server import TreeServer
 from filesync.sync.saying.stats import SyncStats
@@ -25,6 +25,7 @@ from filesync.transfer.errors import Refused
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
+from filesync.transfer.send import edits as sent
 from filesync.transfer.send.source_disk import SourceTree
 from filesync.transfer.stats import PullStats
 from tests.integration.test_sync_plane import LOOPBACK, make_tree, tree_of, update_of
@@ -114,7 +115,8 @@ def test_without_anybody_to_ask_a_lie_is_an_error_and_changes_nothing(tmp_path: 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Note by what questions contents are asked for."""
+    """Note by what questions contents and nodes are asked for; none comes for being a small one."""
+    monkeypatch.setattr(nodes, "FIRST_NODES_BYTES", 0)
     questions: list[str] = []
 
     def noting(name: str, ask: Callable[P, T]) -> Callable[P, T]:
@@ -126,6 +128,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name in ("read", "deltas", "recipes"):
         monkeypatch.setattr(SourceTree, name, noting(name, getattr(SourceTree, name)))
+    for name in ("answer_nodes", "answer_deltas"):
+        monkeypatch.setattr(nodes, name, noting("nodes", getattr(nodes, name)))
     return questions
 
 
@@ -176,6 +180,48 @@ def test_a_short_file_that_was_edited_or_is_new_comes_with_the_gift(
     (stats,) = synced(places)
     assert (stats.files, asked) == (2, [])
     assert stats.wire_out < 5000
+
+
+def test_the_directories_above_an_edited_file_come_with_the_gift(
+    places: Path, asked: list[str]
+) -> None:
+    below = places / "src/one/two/three"
+    below.mkdir(parents=True)
+    for number in range(500):
+        (below / f"{number}").write_bytes(b"%d" % number)
+    synced(places)
+    asked.clear()
+    (below / "250").write_bytes(b"edited")
+    (below / "251").unlink()
+    (below / "new").write_bytes(b"new")
+    (stats,) = synced(places, Options(caches=places / "caches", delete=True))
+    assert (stats.created, stats.deleted, stats.files, asked) == (1, 1, 2, [])
+    assert stats.wire_out < 3000
+
+
+def test_many_directories_are_asked_for(places: Path, asked: list[str]) -> None:
+    for number in range(sent.MAX_DIRECTORIES):
+        (places / f"src/{number}").mkdir()
+        (places / f"src/{number}/file").write_bytes(b"%d" % number)
+    synced(places)
+    asked.clear()
+    for number in range(sent.MAX_DIRECTORIES):
+        (places / f"src/{number}/file").write_bytes(b"edited %d" % number)
+    synced(places)
+    assert set(asked) == {"nodes"}
+
+
+def test_a_server_that_has_another_tree_asks_for_directories(
+    places: Path, asked: list[str]
+) -> None:
+    (places / "src/d").mkdir()
+    (places / "src/d/f").write_bytes(b"old")
+    synced(places)
+    (places / "served/x/short").write_bytes(b"changed there")
+    asked.clear()
+    (places / "src/d/f").write_bytes(b"new")
+    synced(places)
+    assert "nodes" in asked
 
 
 def test_a_longer_file_comes_with_the_gift_from_its_second_edit_on(
@@ -264,14 +310,12 @@ def test_a_gift_of_nonsense_is_refused_and_the_place_is_free_again(
                     assert caught.value.reason == "malformed-message"
 
     async def nodes_of(_: object, body: bytes) -> tuple[bytes, bytes]:
-        from filesync.sync.remote.nodes import answer_deltas, answer_nodes
-
         request = wire.decode_request(body)
         if isinstance(request, wire.AskNodeDeltas):
-            answer, payload = answer_deltas(source, request)
+            answer, payload = nodes.answer_deltas(source, request)
             return wire.encode(answer), payload
         assert isinstance(request, wire.AskNodes)
-        return wire.encode(wire.Nodes()), answer_nodes(source, request.digests)
+        return wire.encode(wire.Nodes()), nodes.answer_nodes(source, request.digests)
 
     asyncio.run(main())
     assert (places / "served/x/short").read_bytes() == TEXT[:5000]

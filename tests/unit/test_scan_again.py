@@ -12,14 +12,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from filesync.digest import EMPTY, digest_of
+from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.scanning import listing, reading
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning import statcache as statcache_module
 from filesync.disk.scanning.listing import Stamp, mark
 from filesync.disk.scanning.scan import Excludes, Scanned, scan
 from filesync.disk.scanning.statcache import Noted, Seen, StatCache, pack_stamps
-from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, MemoryNodes, growth
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    File,
+    Manifest,
+    MemoryNodes,
+    Subdirectory,
+    growth,
+)
 from filesync.manifest import node as node_module
 
 pytestmark = pytest.mark.usefixtures("old_is_safe")
@@ -109,6 +116,45 @@ def test_a_changed_file_costs_its_directory_and_those_above_it(
     counts.calls = dict.fromkeys(counts.calls, 0)
     assert scan(tmp_path / "r", MemoryNodes(), cache=cache).tree == again.tree
     assert not any(counts.calls.values()), counts.calls
+
+
+class Watching:
+    """Is told of directories that have changed, and of who is shown files."""
+
+    def __init__(self) -> None:
+        self.changed: list[tuple[bytes, bytes, Digest]] = []
+        self.asked: dict[Digest, int] = {}
+
+    def directory_done(self, path: bytes, tree: Digest) -> None:
+        pass
+
+    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
+        self.changed.append((path, old, tree))
+
+    def content_read(self, digest: Digest, content: bytes) -> None:
+        pass
+
+    def beside(self, old: Digest, size: int) -> None:
+        self.asked[old] = size
+
+
+def test_who_watches_is_told_what_directories_and_files_were(
+    tmp_path: Path, cache: StatCache
+) -> None:
+    a_tree(tmp_path / "r")
+    nodes = MemoryNodes()
+    first = scan(tmp_path / "r", nodes, cache=cache)
+    (tmp_path / "r/a/b/f3").write_text("something else")
+    (tmp_path / "r/a/b/new").write_text("new")
+    watching = Watching()
+    again = scan(tmp_path / "r", nodes, cache=cache, watcher=watching)
+    assert [path for path, _, _ in watching.changed] == [b"a/b", b"a", b""]
+    assert digest_of(watching.changed[-1][1]) == first.tree
+    assert watching.changed[-1][2] == again.tree
+    old = Manifest(first.tree, nodes).find(b"a/b")
+    assert isinstance(old, Subdirectory)
+    assert digest_of(watching.changed[0][1]) == old.tree
+    assert watching.asked == {digest_of(b"a/b 3"): 14, EMPTY: 3}
 
 
 def test_a_file_that_is_read_for_the_first_time_is_not_looked_at_by_name(

@@ -44,6 +44,9 @@ class Watched:
         self.done: list[Done] = []
         self.read: dict[Digest, bytes] = {}
 
+    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
+        raise AssertionError("nothing was scanned before")
+
     def directory_done(self, path: bytes, tree: Digest) -> None:
         self.done.append((path, tree))
 

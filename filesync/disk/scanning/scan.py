@@ -66,6 +66,12 @@ class Watcher(Protocol):
     def directory_done(self, path: bytes, tree: Digest) -> None:
         """Take note that a directory is in the store, with all that is in it."""
 
+    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
+        """Take note that the node of a directory was ``old`` when it was scanned last.
+
+        It is in the store as ``tree``. All that have changed are told of before those above them.
+        """
+
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of the whole content of a small file that was read."""
 
@@ -144,6 +150,7 @@ def scan(
             cache=cache,
             excludes=excludes,
             leave_out=leave_out,
+            changed=watcher.directory_changed if watcher else None,
             must_look=bool(hints),
         )
         if cache is not None:
@@ -192,6 +199,7 @@ class _Scan:
         cache: StatCache | None,
         excludes: Excludes | None,
         leave_out: LeaveOut | None,
+        changed: Callable[[bytes, bytes, Digest], None] | None,
         must_look: bool,
     ) -> None:
         """``must_look``: stat each file before it is opened; it may need no reading."""
@@ -200,6 +208,7 @@ class _Scan:
         self._cache = cache
         self._excludes = excludes
         self._leave_out = leave_out
+        self._changed = changed
         self._must_look = must_look
         self._started_ns = time.time_ns()
 
@@ -235,7 +244,7 @@ class _Scan:
             listing.directories, listing.stamps = look(found)
             if seen is not None and seen.mark and seen.mark == _mark(listing):
                 known = seen.known()
-                made = self._keeps(listing, seen.stamps, seen.mark, None)
+                made = self._keeps(listing, seen.stamps, seen.mark, seen)
             else:
                 listing.seen = seen.files() if seen is not None else {}
                 self._reader.read_changed(listing)
@@ -291,12 +300,14 @@ class _Scan:
 
         It outlives the reading of all that is below the directory: it holds little.
         """
-        path, inode = listing.path, listing.inode
+        path, inode, changed = listing.path, listing.inode, self._changed
 
         def keep(known: Known) -> None:
             seen = Seen(known.data, stamps, mark, known.summary, known.below)
             if self._cache is not None and seen != old:
                 self._cache.keep(path, seen, inode)
+            if changed is not None and old is not None and old.node != seen.node:
+                changed(path, old.node, known.tree)
 
         return keep
 

@@ -5,7 +5,6 @@ when it is needed.
 """
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -28,14 +27,13 @@ from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
-from filesync.transfer.flow import Compress, Flow
+from filesync.transfer.flow import Compress
 from filesync.transfer.send.offer import TOKEN_BYTES, Offer
 from filesync.transfer.stats import Progress
 from filesync.transfer.threads import in_thread
 
 if TYPE_CHECKING:
     from filesync.sync.scanning import Found
-    from filesync.transfer.coding.edit import Edit
 
 QUIET_S: Final = 0.02
 """A server that has asked for no nodes for so long has what it needs of them."""
@@ -210,7 +208,7 @@ class Giving:
         if is_done or options.dry_run:
             await tell(peer.channel, wire.Drop(prepared.token))
         else:
-            await self._send(peer, at, prepared.token, top, removal)
+            await self._send(peer, at, prepared.token, there.tree, top, removal)
 
     async def _removal(self, at: int, given: Manifest) -> Removal | None:
         if not await self._deletes():
@@ -333,7 +331,13 @@ class Giving:
         self._note(at, given)
 
     async def _send(
-        self, peer: Peer, at: int, token: bytes, top: Manifest, removal: Removal | None
+        self,
+        peer: Peer,
+        at: int,
+        token: bytes,
+        there: Digest,
+        top: Manifest,
+        removal: Removal | None,
     ) -> None:
         options = self._options
         others: list[wire.Other] = []
@@ -360,9 +364,7 @@ class Giving:
                 progress=self._progress is not None,
                 goes_on=True,
             )
-            request = _with_nodes(request, top)
-            if not flow.bytes_per_s:
-                request = _with_edits(request, self._scan(at).tree.edits, flow)
+            request = self._with_beginning(request, at, there, top)
             self._is_asked.set()
             listing = asyncio.create_task(self._list(offer))
             try:
@@ -380,6 +382,23 @@ class Giving:
             prefix=self._parts[at].prefix,
             unnamed=given.unnamed_unwritable,
         )
+
+    def _with_beginning(
+        self, request: wire.Give, at: int, there: Digest, top: Manifest
+    ) -> wire.Give:
+        """Return ``request`` with what need not be asked for then, as far as it has room."""
+        from filesync.sync.remote.edits import pack_edits
+        from filesync.sync.remote.nodes import first_nodes
+
+        flow = self._options.flow
+        files, directories = self._scan(at).tree.edits(there)
+        if not flow.bytes_per_s:  # a request is sent at once
+            compress = flow.compress is not Compress.NONE
+            edits = pack_edits([*directories, *files], compress=compress)
+            request = _if_it_fits(request, edits=edits)
+        if directories and request.edits is not None:
+            return request
+        return _if_it_fits(request, nodes=first_nodes(top))
 
     async def _list(self, offer: Offer) -> None:
         """List what is here while the server works out what it lacks.
@@ -409,20 +428,7 @@ class Giving:
         stats.not_kept.update(given.not_kept)
 
 
-def _with_edits(request: wire.Give, edits: "Sequence[Edit]", flow: Flow) -> wire.Give:
-    """Return ``request`` with ``edits``, unless it has no room for them."""
-    if not edits:
-        return request
-    from filesync.sync.remote.edits import pack_edits
-
-    packed = pack_edits(edits, compress=flow.compress is not Compress.NONE)
-    longer = msgspec.structs.replace(request, edits=packed)
-    return longer if fits(longer) else request
-
-
-def _with_nodes(request: wire.Give, top: Manifest) -> wire.Give:
-    """Return ``request`` with the first nodes of its tree, unless it has no room for them."""
-    from filesync.sync.remote.nodes import first_nodes
-
-    longer = msgspec.structs.replace(request, nodes=first_nodes(top))
+def _if_it_fits(request: wire.Give, **more: object) -> wire.Give:
+    """Return ``request`` with ``more``, unless it has no room for that."""
+    longer = msgspec.structs.replace(request, **more)
     return longer if fits(longer) else request

@@ -4,16 +4,19 @@ A node of which the asker has an older one, of the same place, comes as a delta 
 directories have many entries, of which few change.
 """
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from filesync.digest import Digest, digest_of
 from filesync.entropy import random_bits
-from filesync.errors import MalformedManifest, UnexpectedMessage
+from filesync.errors import MalformedManifest, MalformedMessage, UnexpectedMessage
 from filesync.manifest import Manifest, Nodes, accept, subdirectories
 from filesync.manifest.pack import PACK_BYTES, pack_nodes, unpack_nodes
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import ask
-from filesync.transfer.coding import codec, delta
+from filesync.transfer.coding import codec, delta, edit
+from filesync.transfer.coding.edit import Edit
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.threads import in_thread
@@ -35,6 +38,7 @@ async def fetch_nodes(
     *,
     basis: Digest | None = None,
     first: bytes = b"",
+    edits: Mapping[Digest, Edit] | None = None,
 ) -> int:
     """Bring the tree's nodes into ``nodes``; return how many came.
 
@@ -45,12 +49,15 @@ async def fetch_nodes(
         nodes: what is here already.
         basis: a tree in ``nodes`` that is most likely much like it.
         first: what came of ``first_nodes`` already.
+        edits: what makes some of the nodes out of those of ``basis``.
 
     Raises:
         PeerError: what came are not the nodes asked for, or is no tree, or is too large.
         Unavailable: the peer is gone, or refused.
     """
     fetch = NodeFetch(token, tree, nodes, basis=basis)
+    if edits:
+        await in_thread(fetch.take_edits, edits)
     if first:
         await in_thread(fetch.take_first, first)
     while request := await in_thread(fetch.next_request):
@@ -190,6 +197,19 @@ class NodeFetch:
         for node in unpack_nodes(pack):
             if (digest := digest_of(node)) in self._missing:
                 self._take(digest, node)
+
+    def take_edits(self, edits: Mapping[Digest, Edit]) -> None:
+        """Take what ``edits`` make of the older nodes of those that are missing."""
+        tried: set[Digest] = set()
+        while told := (self._missing.keys() & edits.keys()) - tried:
+            tried |= told
+            for digest in told:
+                if (basis := self._missing[digest]) is None:
+                    continue
+                with suppress(MalformedMessage):  # of another node it makes nonsense
+                    node = edit.apply(edits[digest], self._nodes.read(basis))
+                    if digest_of(node) == digest:
+                        self._take(digest, node)
 
     def take_nodes(self, payload: Buffer) -> None:
         """Take a pack of nodes.

@@ -281,12 +281,12 @@ class TreeServer:
         held, place = self._find_given(channel, request)
         held.use(Stage.SCANNED)
         try:
-            plan = await self._plan(channel, request, held, place)
+            edits = unpack_edits(request.edits) if request.edits is not None else {}
+            plan = await self._plan(channel, request, held, place, edits)
             plan, unwritable = await in_thread(around_unwritable, place.root, plan, held.nodes)
             given = wire.Given()
             if not plan.is_done:
                 update = Update(place, plan, goes_on=request.goes_on)
-                edits = unpack_edits(request.edits) if request.edits is not None else None
                 given = await self._fill(channel, request, update, edits=edits)
                 await in_thread(note_placed, place, self._caches, update.placed)
             named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]
@@ -304,7 +304,12 @@ class TreeServer:
             self._drop(channel, request.token)
 
     async def _plan(
-        self, channel: Channel, request: wire.Give, held: Held, place: Place
+        self,
+        channel: Channel,
+        request: wire.Give,
+        held: Held,
+        place: Place,
+        edits: Mapping[Digest, Edit],
     ) -> Plan:
         # After the scan: nodes that this side has do not travel.
         basis = held.manifest.tree
@@ -315,6 +320,7 @@ class TreeServer:
             held.nodes,
             basis=basis,
             first=request.nodes,
+            edits=edits,
         )
         removal = None
         if request.delete:

@@ -90,21 +90,24 @@ def whole(digest: Digest, content: bytes) -> Edit:
     return Edit(digest, len(content), (), delta.pack([delta.Op(0, 0, memoryview(content))]))
 
 
-def compare(digest: Digest, content: bytes, old: Marks) -> tuple[Edit, Marks]:
+def compare(
+    digest: Digest, content: bytes, old: Marks, *, average: int = PIECE_BYTES
+) -> tuple[Edit, Marks]:
     """Return the edit that makes ``content``, which is not empty, of what has the marks ``old``.
 
-    And the marks of ``content`` itself.
+    And the marks of ``content`` itself. ``average`` is the length of pieces; it was that of the
+    old ones.
     """
     new = Marks.empty(old.key)
-    ops = delta.ops_of(memoryview(content), _compared(content, old, new))
+    ops = delta.ops_of(memoryview(content), _compared(content, old, new, average))
     ends, ops = _renumbered(ops, old.ends)
     return Edit(digest, len(content), ends, delta.pack(ops)), new
 
 
-def mark(content: bytes, key: int) -> Marks:
+def mark(content: bytes, key: int, *, average: int = PIECE_BYTES) -> Marks:
     """Return the marks of ``content``."""
     new = Marks.empty(key)
-    deque(_compared(content, Marks.empty(key), new), maxlen=0)
+    deque(_compared(content, Marks.empty(key), new, average), maxlen=0)
     return new
 
 
@@ -117,13 +120,15 @@ def apply(edit: Edit, old: bytes) -> bytes:
     return delta.apply(edit.delta, delta.Pieces(old, list(edit.ends), b""), edit.size)
 
 
-def _compared(content: bytes, old: Marks, new: Marks) -> Iterator[tuple[int, int | None]]:
+def _compared(
+    content: bytes, old: Marks, new: Marks, average: int
+) -> Iterator[tuple[int, int | None]]:
     """Yield where each piece ends and which of the old ones it is; add its mark to ``new``."""
     key, _, old_marks = old
     # Of equal pieces the first: they are put in from the end.
     numbers = dict(zip(reversed(old_marks), reversed(range(len(old_marks))), strict=True))
     end = 0
-    for piece in delta.cutter_of(PIECE_BYTES).cut_buf(content):
+    for piece in delta.cutter_of(average).cut_buf(content):
         end += piece.length
         one = xxh3_64_intdigest(piece.data, key)
         new.ends.append(end)

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Final
 
-from filesync.digest import Digest
+from filesync.digest import Digest, digest_of
 from filesync.entropy import random_bits
+from filesync.manifest import Nodes
 from filesync.transfer.coding import edit
+from filesync.transfer.coding.delta import NODE_PIECE_BYTES
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.marks_disk import MarksFile
 
@@ -14,13 +16,15 @@ MAX_WHOLE_BYTES: Final = 128 << 10
 for, and on a slow link must take no longer."""
 MAX_COMPARED_BYTES: Final = 512 << 10
 """Of those that are told by what they were: of a few hundred edits."""
+MAX_DIRECTORIES: Final = 64
+"""That are told: with more, the one question for all of them costs less than the telling."""
 _EDIT_BYTES: Final = 128
 """What an edit takes beside its delta."""
 _KEY_BITS: Final = 64
 
 
 class Edits:
-    """What became of files that a scan finds changed. For one thread, then for another."""
+    """What became of what a scan finds changed. For one thread, then for another."""
 
     def __init__(self, marks: Path | None = None) -> None:
         """Begin; ``marks`` is the file in which marks stay from one scan to the next."""
@@ -29,11 +33,28 @@ class Edits:
         self._whole_room = MAX_WHOLE_BYTES
         self._compared: list[Edit] = []
         self._room = MAX_COMPARED_BYTES
+        self._changed: list[tuple[bytes, Digest]] = []
+        self._before: Digest | None = None
 
     @property
-    def told(self) -> list[Edit]:
-        """The edits that are worth telling before anybody asks."""
+    def files(self) -> list[Edit]:
+        """The edits of files that are worth telling before anybody asks."""
         return self._compared + self._whole
+
+    def directories(self, there: Digest, nodes: Nodes) -> list[Edit]:
+        """Return the edits of all nodes by which a tree differs from ``there``, from the root down.
+
+        None where ``there`` is not the tree that was scanned before, or they are many.
+        """
+        if there != self._before or len(self._changed) > MAX_DIRECTORIES:
+            return []
+        found: list[Edit] = []
+        for old, tree in reversed(self._changed):
+            node = nodes.read(tree)
+            if len(node) <= edit.MAX_BYTES >= len(old):
+                marks = edit.mark(old, random_bits(_KEY_BITS), average=NODE_PIECE_BYTES)
+                found.append(edit.compare(tree, node, marks, average=NODE_PIECE_BYTES)[0])
+        return found
 
     def beside(self, old: Digest) -> "Editing":
         """Return who is shown a file that had the ``old`` content, while it is hashed."""
@@ -51,6 +72,13 @@ class Edits:
                 self._whole.clear()  # one question for all of them costs no more
         elif self._marks is not None:
             self._compare(self._marks, old, digest, content)
+
+    def note_directory(self, path: bytes, old: bytes, tree: Digest) -> None:
+        """Take note of a directory whose node was ``old``, after those below it."""
+        if len(self._changed) <= MAX_DIRECTORIES:
+            self._changed.append((old, tree))
+        if not path:
+            self._before = digest_of(old)
 
     def end(self) -> None:
         """Keep the marks: no more files come."""

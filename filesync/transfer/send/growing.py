@@ -76,6 +76,13 @@ class Handed(NamedTuple):
     tree: Digest | None
 
 
+class Edited(NamedTuple):
+    """What has become of small files that had changed, and of the directories above them."""
+
+    files: "Sequence[Edit]" = ()
+    directories: "Sequence[Edit]" = ()
+
+
 class GrowingTree:
     """What a scan has done so far.
 
@@ -114,6 +121,10 @@ class GrowingTree:
             if self.is_ready:
                 self.on_done()
 
+    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
+        """Take note of a directory that the other side may have as it was."""
+        self._noted_edits().note_directory(path, old, tree)
+
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of a small file's content."""
         self.recent.keep(digest, content)
@@ -122,14 +133,18 @@ class GrowingTree:
         """Have made of a file that has changed what will be wanted by who has the ``old`` one."""
         from filesync.transfer.coding.edit import MAX_BYTES
         from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
-        from filesync.transfer.send.edits import Edits
 
         if size <= MAX_BYTES:
-            if self._edits is None:
-                self._edits = Edits(self._caches and self._caches / "marks")
-            return self._edits.beside(old)
+            return self._noted_edits().beside(old)
         is_cut = CUT_BYTES <= size <= MAX_RECIPE_BYTES and old != EMPTY
         return self._cutting(old) if is_cut else None
+
+    def _noted_edits(self) -> "Edits":
+        from filesync.transfer.send.edits import Edits
+
+        if self._edits is None:
+            self._edits = Edits(self._caches and self._caches / "marks")
+        return self._edits
 
     def _cutting(self, old: Digest) -> "Cutting":
         from filesync.transfer.coding.cutting import Cutting
@@ -152,10 +167,11 @@ class GrowingTree:
 
     # --- the other side -----------------------------------------------------------------------
 
-    @property
-    def edits(self) -> "Sequence[Edit]":
-        """What has become of small files that had changed; ask when the scan has ended."""
-        return self._edits.told if self._edits is not None else ()
+    def edits(self, there: Digest) -> "Edited":
+        """Return what to tell who has the tree ``there``; ask when the scan has ended."""
+        if self._edits is None:
+            return Edited()
+        return Edited(self._edits.files, self._edits.directories(there, self._nodes))
 
     @property
     def is_ready(self) -> bool:

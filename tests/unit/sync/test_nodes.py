@@ -2,6 +2,7 @@
 
 import random
 import tracemalloc
+from collections.abc import Mapping
 
 import msgspec
 import pytest
@@ -16,6 +17,8 @@ from filesync.manifest import (
     Entry,
     Manifest,
     MemoryNodes,
+    Subdirectory,
+    encode,
     put,
     subdirectory,
     with_entries,
@@ -29,11 +32,13 @@ from filesync.sync.remote.nodes import (
     answer_nodes,
     first_nodes,
 )
-from filesync.transfer.coding import delta
+from filesync.transfer.coding import delta, edit
+from filesync.transfer.coding.edit import Edit
 from filesync.transfer.errors import NotOffered
 from tests.unit.made import file
 
 TOKEN = bytes(16)
+KEY = 7
 
 
 def tree_of(nodes: MemoryNodes, shape: dict[int, list[int]]) -> Manifest:
@@ -47,11 +52,17 @@ def tree_of(nodes: MemoryNodes, shape: dict[int, list[int]]) -> Manifest:
 
 
 def fetch(
-    there: Manifest, here: MemoryNodes, basis: Digest | None, first: bytes = b""
+    there: Manifest,
+    here: MemoryNodes,
+    basis: Digest | None,
+    first: bytes = b"",
+    edits: Mapping[Digest, Edit] | None = None,
 ) -> tuple[int, int]:
     """Bring ``there`` into ``here``; return the bytes that went and that came."""
     sent, came = 0, len(first)
     fetching = NodeFetch(TOKEN, there.tree, here, basis=basis)
+    if edits:
+        fetching.take_edits(edits)
     if first:
         fetching.take_first(first)
     while request := fetching.next_request():
@@ -90,6 +101,50 @@ def test_a_small_tree_need_not_be_asked_for() -> None:
     there = tree_of(MemoryNodes(), {0: [5], 1: []})
     sent, _ = fetch(there, MemoryNodes(), None, first_nodes(there))
     assert sent == 0
+
+
+def edits_of(old: Manifest, new: Manifest) -> dict[Digest, Edit]:
+    """Return what makes each directory of ``new`` out of the one of ``old`` that has its name."""
+    pairs = [(old.root, new.root, new.tree)]
+    made: dict[Digest, Edit] = {}
+    for before, after, tree in pairs:
+        marks = edit.mark(encode(before), KEY, average=delta.NODE_PIECE_BYTES)
+        node = encode(after)
+        made[tree], _ = edit.compare(tree, node, marks, average=delta.NODE_PIECE_BYTES)
+        pairs += [
+            (old.directory(one.tree), new.directory(other.tree), other.tree)
+            for one, other in zip(before.entries, after.entries, strict=False)
+            if isinstance(one, Subdirectory)
+            and isinstance(other, Subdirectory)
+            and one.name == other.name
+        ]
+    return made
+
+
+def test_what_edits_make_of_the_basis_need_not_be_asked_for() -> None:
+    here = MemoryNodes()
+    before = tree_of(here, {number: [1, 2, 3] for number in range(20)})
+    there = tree_of(MemoryNodes(), {number: [1, 2, 3 + (number == 9)] for number in range(20)})
+    sent, _ = fetch(there, here, before.tree, edits=edits_of(before, there))
+    assert sent == 0
+
+
+@given(shapes, shapes, shapes)
+def test_edits_of_another_tree_are_not_kept_and_all_nodes_come(
+    old: dict[int, list[int]], new: dict[int, list[int]], other: dict[int, list[int]]
+) -> None:
+    here = MemoryNodes()
+    before, there = tree_of(here, old), tree_of(MemoryNodes(), new)
+    elsewhere = tree_of(MemoryNodes(), other)
+    fetch(there, here, before.tree, edits=edits_of(elsewhere, there))
+
+
+def test_an_edit_that_makes_another_node_is_not_kept() -> None:
+    here = MemoryNodes()
+    before, there = tree_of(here, {0: [1]}), tree_of(MemoryNodes(), {0: [2]})
+    lie = edit.whole(there.tree, encode(before.root))
+    sent, _ = fetch(there, here, before.tree, edits={there.tree: lie})
+    assert sent > 0
 
 
 def test_the_first_nodes_are_whole_levels_of_few_bytes() -> None:

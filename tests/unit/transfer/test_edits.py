@@ -3,10 +3,12 @@
 import random
 from pathlib import Path
 
-from filesync.digest import digest_of
+from filesync.digest import Digest, digest_of
+from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, Nodes, put, with_entries
 from filesync.transfer.coding import edit
 from filesync.transfer.send import edits as sent
 from filesync.transfer.send.edits import Edits
+from tests.unit.made import file
 
 NOISE = random.Random(1).randbytes(1 << 20)
 SHORT, LONG = NOISE[:1000], NOISE[: 4 * edit.WHOLE_BYTES]
@@ -31,22 +33,22 @@ def next_scan(tmp_path: Path, *changes: tuple[bytes, bytes]) -> Edits:
 def test_a_short_content_is_told_whole() -> None:
     edits = Edits()
     changed(edits, b"", SHORT)
-    (told,) = edits.told
+    (told,) = edits.files
     assert told == edit.whole(digest_of(SHORT), SHORT)
 
 
 def test_many_short_contents_are_not_told_at_all() -> None:
     edits = Edits()
     for number in range(sent.MAX_WHOLE_BYTES // len(SHORT) + 1):
-        assert edits.told or not number
+        assert edits.files or not number
         changed(edits, b"", SHORT[:-2] + b"%02x" % (number % 256))
-    assert edits.told == []
+    assert edits.files == []
 
 
 def test_a_longer_one_is_told_from_its_second_edit_on(tmp_path: Path) -> None:
     second, third = LONG + b"2", b"3" + LONG + b"2"
-    assert next_scan(tmp_path, (LONG, second)).told == []
-    (told,) = next_scan(tmp_path, (second, third)).told
+    assert next_scan(tmp_path, (LONG, second)).files == []
+    (told,) = next_scan(tmp_path, (second, third)).files
     assert edit.apply(told, second) == third
     assert len(told.delta) < 4 * edit.PIECE_BYTES
 
@@ -56,14 +58,14 @@ def test_without_a_place_for_marks_longer_ones_are_never_told() -> None:
     for number in range(3):
         changed(edits, LONG + b"%d" % number, LONG + b"%d" % (number + 1))
     edits.end()
-    assert edits.told == []
+    assert edits.files == []
 
 
 def test_more_edits_than_go_into_a_message_are_not_told(tmp_path: Path) -> None:
     olds = [b"%d" % number + LONG for number in range(20)]
     next_scan(tmp_path, *[(b"", old) for old in olds])
     news = [NOISE[len(LONG) : 2 * len(LONG)] + b"%d" % number for number in range(20)]
-    told = next_scan(tmp_path, *zip(olds, news, strict=True)).told
+    told = next_scan(tmp_path, *zip(olds, news, strict=True)).files
     assert 0 < sum(len(one.delta) for one in told) <= sent.MAX_COMPARED_BYTES
     assert len(told) < 20
 
@@ -74,10 +76,55 @@ def test_a_file_that_changed_while_it_was_read_is_not_told() -> None:
     beside.begin(memoryview(SHORT))
     beside.finish()
     beside.end(None)
-    assert edits.told == []
+    assert edits.files == []
 
 
 def test_an_empty_file_needs_no_telling() -> None:
     edits = Edits()
     changed(edits, SHORT, b"")
-    assert edits.told == []
+    assert edits.files == []
+
+
+# --- directories --------------------------------------------------------------------------------
+
+
+def directory(nodes: Nodes, *contents: bytes) -> Digest:
+    files = [file(b"%03d" % number, content) for number, content in enumerate(contents)]
+    return put(nodes, with_entries(EMPTY_DIRECTORY, files))
+
+
+def noted(nodes: Nodes, old: Digest, new: Digest, *, below: int = 1) -> Edits:
+    """Return what is noted of a root, and of as many directories below it."""
+    edits = Edits()
+    for path in [*[b"d%d" % number for number in range(below)], b""]:
+        edits.note_directory(path, nodes.read(old), new)
+    return edits
+
+
+def test_directories_are_told_to_who_has_the_tree_as_it_was() -> None:
+    nodes = MemoryNodes()
+    contents = [b"%d" % number for number in range(100)]
+    old = directory(nodes, *contents)
+    new = directory(nodes, *contents[:50], b"new", *contents[51:])
+    told = noted(nodes, old, new).directories(old, nodes)
+    assert [one.digest for one in told] == [new, new]
+    for one in told:
+        assert edit.apply(one, nodes.read(old)) == nodes.read(new)
+        assert len(one.delta) < 1000
+    assert noted(nodes, old, new).directories(new, nodes) == []
+
+
+def test_more_than_some_directories_are_not_told() -> None:
+    nodes = MemoryNodes()
+    old, new = directory(nodes, b"old"), directory(nodes, b"new")
+    most = sent.MAX_DIRECTORIES - 1
+    assert noted(nodes, old, new, below=most).directories(old, nodes) != []
+    assert noted(nodes, old, new, below=most + 1).directories(old, nodes) == []
+
+
+def test_a_directory_of_very_many_names_is_not_told() -> None:
+    nodes = MemoryNodes()
+    contents = [b"%d" % number for number in range(3000)]
+    old, new = directory(nodes, *contents), directory(nodes, *contents[:-1])
+    assert len(nodes.read(new)) > edit.MAX_BYTES
+    assert noted(nodes, old, new, below=0).directories(old, nodes) == []
