@@ -364,7 +364,7 @@ class Giving:
                 progress=self._progress is not None,
                 goes_on=True,
             )
-            request = self._with_beginning(request, at, there, top)
+            request = await in_thread(self._with_beginning, request, at, there, top)
             self._is_asked.set()
             listing = asyncio.create_task(self._list(offer))
             try:

@@ -1,25 +1,21 @@
 """Marks of small files from one run of a command to the next, in one file.
 
-What is wrong in them costs bytes, and nothing else: whatever is made by an edit is proved. So the
-file is not synced, a damaged one is as good as none, and of two commands at once the last keeps
-what it knows.
+What is wrong in them costs bytes, and nothing else: whatever is made by an edit is proved. Of two
+commands at once the last keeps what it knows.
 """
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from xxhash import xxh3_64_digest
 
 from filesync.digest import Digest
-from filesync.entropy import random_name
+from filesync.transfer.coding import kept_disk
 from filesync.transfer.coding.edit import Marks
 
 MAX_MARKS: Final = 1024
 """Contents, those that were marked last: 1.5 MB where all of them are of 128 KiB."""
 _FORMAT: Final = b"filesync marks 1"
-_CHECK_BYTES: Final = 8
 _MAX_BYTES: Final = 8 << 20
 
 
@@ -47,16 +43,7 @@ class MarksFile:
         if not self._is_changed:
             return
         kept = dict(list(self._all.items())[-MAX_MARKS:])
-        body = msgspec.msgpack.encode(kept)
-        name = self._path.with_name(f".{random_name()}")
-        with suppress(OSError):
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
-                name.write_bytes(_FORMAT + xxh3_64_digest(body) + body)
-                name.replace(self._path)
-            except OSError:
-                name.unlink(missing_ok=True)
-                raise
+        kept_disk.save(self._path, _FORMAT, msgspec.msgpack.encode(kept))
         self._is_changed = False
 
     @property
@@ -66,13 +53,8 @@ class MarksFile:
         return self._packed
 
     def _load(self) -> dict[bytes, bytes]:
-        try:
-            with self._path.open("rb") as file:
-                data = file.read(_MAX_BYTES + 1)
-        except OSError:
-            return {}
-        body = memoryview(data)[len(_FORMAT) + _CHECK_BYTES :]
-        if not data.startswith(_FORMAT + xxh3_64_digest(body)):
+        body = kept_disk.load(self._path, _FORMAT, _MAX_BYTES)
+        if body is None:
             return {}
         try:
             return msgspec.msgpack.decode(body, type=dict[bytes, bytes])

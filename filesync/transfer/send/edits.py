@@ -51,7 +51,7 @@ class Edits:
         found: list[Edit] = []
         for old, tree in reversed(self._changed):
             node = nodes.read(tree)
-            if len(node) <= edit.MAX_BYTES >= len(old):
+            if len(node) <= edit.MAX_BYTES:
                 marks = edit.mark(old, random_bits(_KEY_BITS), average=NODE_PIECE_BYTES)
                 found.append(edit.compare(tree, node, marks, average=NODE_PIECE_BYTES)[0])
         return found
@@ -75,7 +75,7 @@ class Edits:
 
     def note_directory(self, path: bytes, old: bytes, tree: Digest) -> None:
         """Take note of a directory whose node was ``old``, after those below it."""
-        if len(self._changed) <= MAX_DIRECTORIES:
+        if len(self._changed) <= MAX_DIRECTORIES and len(old) <= edit.MAX_BYTES:
             self._changed.append((old, tree))
         if not path:
             self._before = digest_of(old)
