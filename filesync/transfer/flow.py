@@ -34,6 +34,11 @@ class Flow(msgspec.Struct, frozen=True):
     compress: Compress = Compress.AUTO
     bytes_per_s: int = 0
 
+    @property
+    def is_free(self) -> bool:
+        """Nothing is asked that a call cannot keep to, which is sent at once and as it is coded."""
+        return not self.bytes_per_s and self.compress is not Compress.NONE
+
     def to(self, address: str | None) -> "Flow":
         """Return what is asked of the way to ``address``: nothing gets faster on one machine.
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -11,11 +11,12 @@ import pytest
 
 from filesync.digest import Digest, digest_of
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
-from filesync.errors import Unavailable
+from filesync.errors import MalformedMessage, Unavailable
 from filesync.sync.options import Options
 from filesync.sync.remote import edits as messages
 from filesync.sync.remote import nodes, wire
-from filesync.sync.remote.client import Remote, sync_to
+from filesync.sync.remote import server as remote_server
+from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
 from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.coding import edit
@@ -128,8 +129,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name in ("read", "deltas", "recipes"):
         monkeypatch.setattr(SourceTree, name, noting(name, getattr(SourceTree, name)))
-    for name in ("answer_nodes", "answer_deltas"):
-        monkeypatch.setattr(nodes, name, noting("nodes", getattr(nodes, name)))
+    for name, answer in (
+        ("answer_nodes", nodes.answer_nodes),
+        ("answer_deltas", nodes.answer_deltas),
+    ):
+        for module in (nodes, remote_server):  # who gives, and who is taken from
+            monkeypatch.setattr(module, name, noting("nodes", answer))
     return questions
 
 
@@ -249,36 +254,18 @@ def test_a_server_that_has_something_else_gets_what_it_lacks(
     "options",
     [
         Options(flow=Flow(bytes_per_s=1 << 20), caches=Path("caches")),
+        Options(flow=Flow(compress=Compress.NONE), caches=Path("caches")),
         Options(checksum=True, caches=Path("caches")),
         Options(),
     ],
-    ids=["bwlimit", "checksum", "no caches"],
+    ids=["bwlimit", "no compression", "checksum", "no caches"],
 )
-def test_with_a_limit_on_the_bytes_or_without_a_cache_they_are_asked_for(
+def test_where_the_bytes_are_limited_or_plain_or_nothing_is_known_they_are_asked_for(
     options: Options, places: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(places)
     synced(places, options, times=2)
     assert "deltas" in asked
-
-
-def test_without_compression_the_edits_are_plain(
-    places: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[wire.Edits] = []
-    unpack = messages.unpack_edits
-
-    def noting(edits: wire.Edits) -> Mapping[Digest, Edit]:
-        said.append(edits)
-        return unpack(edits)
-
-    monkeypatch.setattr("filesync.sync.remote.server.unpack_edits", noting)
-    for compress in (Compress.ZSTD, Compress.NONE):
-        flow = Flow(compress=compress)
-        synced(places, Options(flow=flow, caches=places / "caches"), times=2)
-    zstd, plain = said
-    assert len(zstd.payload) < zstd.raw_bytes
-    assert len(plain.payload) == plain.raw_bytes
 
 
 def test_a_gift_of_nonsense_is_refused_and_the_place_is_free_again(
@@ -319,3 +306,100 @@ def test_a_gift_of_nonsense_is_refused_and_the_place_is_free_again(
 
     asyncio.run(main())
     assert (places / "served/x/short").read_bytes() == TEXT[:5000]
+
+
+# --- taking -------------------------------------------------------------------------------------
+
+
+def taken(root: Path, dest: str = "dest", options: Options | None = None) -> SyncStats:
+    """Take root/served/src, to which a server of its own gives access, to root/dest."""
+    options = options or Options(delete=True, caches=root / "here")
+
+    async def main() -> SyncStats:
+        server = TreeServer(root / "served", read_only=True, caches=root / "caches")
+        async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+            server.use(plane)
+            await asyncio.sleep(1.5e-9 * FINE_SLACK_NS)
+            source = Remote(plane.address, b"src/")
+            return await sync_from([source], os.fsencode(root / dest), options)
+
+    stats = asyncio.run(main())
+    assert tree_of(root / dest) == tree_of(root / "served/src")
+    return stats
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    root = tmp_path / "served/src"
+    (root / "one/two").mkdir(parents=True)
+    for number in range(300):
+        (root / f"one/two/{number}").write_bytes(b"%d" % number)
+    (root / "long").write_bytes(TEXT)
+    return root
+
+
+def test_what_has_changed_at_a_server_comes_with_the_answer_to_its_scan(
+    source: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    taken(tmp_path)
+    (source / "long").write_bytes(TEXT + b"edited")
+    taken(tmp_path)
+    asked.clear()
+    (source / "long").write_bytes(b"again" + TEXT + b"edited")
+    (source / "one/two/7").write_bytes(b"edited")
+    (source / "one/two/8").unlink()
+    (source / "one/new").write_bytes(b"new")
+    stats = taken(tmp_path)
+    assert (stats.files, stats.deleted, asked) == (3, 1, [])
+    assert stats.wire_in < 6000
+
+
+def test_another_who_takes_what_somebody_had_scanned_asks_for_it(
+    source: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    for dest in ("dest", "other"):
+        taken(tmp_path, dest)
+    (source / "one/two/7").write_bytes(b"edited")
+    taken(tmp_path)
+    asked.clear()
+    taken(tmp_path, "other")
+    assert "nodes" in asked
+    assert "read" in asked or "deltas" in asked
+
+
+def test_whose_bytes_are_limited_is_told_nothing(
+    source: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    options = Options(flow=Flow(bytes_per_s=1 << 20), caches=tmp_path / "here")
+    taken(tmp_path, options=options)
+    asked.clear()
+    (source / "one/two/7").write_bytes(b"edited")
+    taken(tmp_path, options=options)
+    assert "nodes" in asked
+
+
+@pytest.mark.parametrize("is_nonsense", [True, False])
+def test_a_server_whose_edits_lie_is_refused_or_asked(
+    is_nonsense: bool,
+    source: Path,
+    tmp_path: Path,
+    asked: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lying(edits: Sequence[Edit]) -> wire.Edits | None:
+        if is_nonsense:
+            return wire.Edits(b"nonsense", 8)
+        return messages.pack_edits([edit.whole(one.digest, b"a lie") for one in edits])
+
+    taken(tmp_path)
+    before = tree_of(tmp_path / "dest")
+    monkeypatch.setattr("filesync.sync.remote.server.pack_edits", lying)
+    (source / "one/two/7").write_bytes(b"edited")
+    asked.clear()
+    if is_nonsense:
+        with pytest.raises(MalformedMessage):
+            taken(tmp_path)
+        assert tree_of(tmp_path / "dest") == before
+    else:
+        taken(tmp_path)
+        assert "nodes" in asked

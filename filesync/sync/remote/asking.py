@@ -49,9 +49,9 @@ async def tell(channel: Channel, request: wire.Request) -> None:
     await call_only(channel, _encoded(request))
 
 
-def fits(request: wire.Request) -> bool:
-    """Say whether ``request`` is short enough to be asked."""
-    return len(wire.encode(request)) <= MAX_BODY_BYTES
+def fits(message: wire.Request | wire.Answer) -> bool:
+    """Say whether ``message`` is short enough to be sent."""
+    return len(wire.encode(message)) <= MAX_BODY_BYTES
 
 
 def _encoded(request: wire.Request) -> bytes:

@@ -17,12 +17,12 @@ _decoder: Final = msgspec.msgpack.Decoder(
 )
 
 
-def pack_edits(edits: Sequence[Edit], *, compress: bool = True) -> wire.Edits | None:
+def pack_edits(edits: Sequence[Edit]) -> wire.Edits | None:
     """Return ``edits`` as a message has them; None if there are none, or too much for one."""
     raw = _encoder.encode(edits)
     if not edits or len(edits) > wire.MAX_EDITS or len(raw) > wire.MAX_EDITS_BYTES:
         return None
-    coding, payload = codec.compress(raw, wanted=compress)
+    coding, payload = codec.compress(raw)
     if len(payload) > wire.MAX_EDITS_PAYLOAD_BYTES:
         return None
     return wire.Edits(bytes(payload), len(raw), coding)

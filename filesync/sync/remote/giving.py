@@ -27,7 +27,6 @@ from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
-from filesync.transfer.flow import Compress
 from filesync.transfer.send.offer import TOKEN_BYTES, Offer
 from filesync.transfer.stats import Progress
 from filesync.transfer.threads import in_thread
@@ -390,12 +389,9 @@ class Giving:
         from filesync.sync.remote.edits import pack_edits
         from filesync.sync.remote.nodes import first_nodes
 
-        flow = self._options.flow
         files, directories = self._scan(at).tree.edits(there)
-        if not flow.bytes_per_s:  # a request is sent at once
-            compress = flow.compress is not Compress.NONE
-            edits = pack_edits([*directories, *files], compress=compress)
-            request = _if_it_fits(request, edits=edits)
+        if self._options.flow.is_free:
+            request = _if_it_fits(request, edits=pack_edits([*directories, *files]))
         if directories and request.edits is not None:
             return request
         return _if_it_fits(request, nodes=first_nodes(top))

@@ -10,6 +10,8 @@ from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Place
 from filesync.sync.scanning import Found, Named, Owner, scan_place
+from filesync.transfer.coding.edit import Edit
+from filesync.transfer.send.edits import MARKS, Edits
 from filesync.transfer.send.offer import Offer
 
 
@@ -37,6 +39,7 @@ class Held:
         is_used: somebody uses the place.
         manifest: what was scanned; until then, nothing.
         shut: directories that it lacks as they could not be read, and why (errno).
+        edits: what became of what was there at the last scan, if it is to be taken from.
         offer: under which what was scanned is on offer.
         nodes: the manifest's, and those that come for it.
     """
@@ -61,6 +64,7 @@ class Held:
         self.nodes = MemoryNodes()
         self.manifest = empty_manifest(self.nodes)
         self.shut: Mapping[bytes, int] = {}
+        self.edits: list[Edit] = []
         self.offer: Offer | None = None
         self.stage = Stage.NEW
         self.filter = filter
@@ -97,15 +101,22 @@ class Held:
         """Scan the place; say that all of it is the ``owner``'s, if there is one. Blocks."""
         if self.place is None:
             return Found(self.manifest, {}, {})
-        return scan_place(
+        edits = Edits(self._caches and self._caches / MARKS)
+        found = scan_place(
             self.place,
             self.nodes,
             filter=self.filter,
             caches=self._caches,
+            watcher=edits if self.is_offered else None,
             named=self._named,
             skip_unreadable=True,
             keep_unreadable=not self.is_offered,
-        ).owned(owner, self.nodes)
+        )
+        edits.end()
+        self.edits = [*edits.files]
+        if owner is None:  # else the directories become others
+            self.edits += edits.directories(self.nodes)
+        return found.owned(owner, self.nodes)
 
     def scanned(self) -> Manifest:
         """Return what was found.

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -36,8 +36,8 @@ from filesync.sync.places import Claimed, Place, ServedPlaces
 from filesync.sync.plan import Plan
 from filesync.sync.remote import wire
 from filesync.sync.remote.arriving import Arrivals
-from filesync.sync.remote.asking import ask
-from filesync.sync.remote.edits import unpack_edits
+from filesync.sync.remote.asking import ask, fits
+from filesync.sync.remote.edits import pack_edits, unpack_edits
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.nodes import answer_deltas, answer_nodes, fetch_nodes
 from filesync.sync.remote.unseen import answer_unseen
@@ -103,8 +103,11 @@ class TreeServer:
                 result = self._look(channel, request)
             case wire.Prepare():
                 result = await self._prepare(channel, request)
-            case wire.Scan(token, owner):
-                result = await self._scan(self._find(channel, token), token, owner)
+            case wire.Scan(token, owner, wants_edits):
+                held = self._find(channel, token)
+                result = await self._scan(held, token, owner)
+                if wants_edits:
+                    result = _with_edits(result, held.edits)
             case wire.AskNodes() | wire.AskNodeDeltas() | wire.AskUnseen():
                 held = self._find(channel, request.token)
                 result, payload = await _answer_scanned(held, request)
@@ -415,6 +418,12 @@ class _Teller:
                     told = self._latest
                     request = wire.Progressed(told.files, told.content_bytes)
                     await ask(self._channel, request, wire.Done)
+
+
+def _with_edits(scanned: wire.Scanned, edits: Sequence[Edit]) -> wire.Scanned:
+    """Return ``scanned`` with ``edits``, unless it has no room for them."""
+    longer = msgspec.structs.replace(scanned, edits=pack_edits(edits))
+    return longer if fits(longer) else scanned
 
 
 async def _answer_scanned(

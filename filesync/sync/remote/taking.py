@@ -1,9 +1,10 @@
 """Syncs from a ``filesync serve`` to this machine."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
+from filesync.digest import Digest
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.applying import Update, only_owner, plan_part, scan_target
@@ -14,12 +15,14 @@ from filesync.sync.places import LocalPlaces
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask, tell
+from filesync.sync.remote.edits import unpack_edits
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import are_several, is_named
 from filesync.sync.target import NotMade, Target, find_target
+from filesync.transfer.coding.edit import Edit
 from filesync.transfer.replica import Replica
 from filesync.transfer.threads import in_thread
 
@@ -123,9 +126,15 @@ class _Taking:
     ) -> None:
         """Make ``target``, where ``there`` is, what the server has ``scanned``."""
         part, token = self.parts[at], self._found[at].token
+        edits = unpack_edits(scanned.edits) if scanned.edits is not None else {}
         # After the scan: nodes that this side has do not travel.
         await fetch_nodes(
-            self._peer.channel, token, scanned.tree, self._nodes, basis=there.manifest.tree
+            self._peer.channel,
+            token,
+            scanned.tree,
+            self._nodes,
+            basis=there.manifest.tree,
+            edits=edits,
         )
         top = Manifest(scanned.tree, self._nodes)
         self._note_source(at, top, scanned)
@@ -144,7 +153,7 @@ class _Taking:
         )
         if not plan.is_done and target is not None and not self._options.dry_run:
             update = Update(target.place, plan)
-            await self._pull(update, token, scanned)
+            await self._pull(update, token, scanned.tree, edits)
             refused = update.refused
             self.stats.note_refused(refused.named, prefix=part.prefix, unnamed=refused.unnamed)
 
@@ -157,7 +166,8 @@ class _Taking:
     async def _scan(self, at: int) -> wire.Scanned:
         """Have the server scan a part, unless it has."""
         if at not in self._tops:
-            request = wire.Scan(self._found[at].token, only_owner())
+            is_free = self._options.flow.is_free
+            request = wire.Scan(self._found[at].token, only_owner(), edits=is_free)
             self._tops[at], _ = await ask(self._peer.channel, request, wire.Scanned)
         return self._tops[at]
 
@@ -185,15 +195,18 @@ class _Taking:
         found = [await self._scan(number) for number in range(len(self.parts))]
         return not any(one.unreadable or one.unnamed for one in found)
 
-    async def _pull(self, update: Update, token: bytes, scanned: wire.Scanned) -> None:
+    async def _pull(
+        self, update: Update, token: bytes, tree: Digest, edits: Mapping[Digest, Edit]
+    ) -> None:
         peer, stats = self._peer, self.stats
         replica = Replica(peer.address, token)
         pulled = await peer.plane.pull(
             update,
             [replica],
-            tree=scanned.tree,
+            tree=tree,
             progress=self._progress,
             flow=self._options.flow,
+            edits=edits,
         )
         stats.files += pulled.files
         stats.content_bytes += pulled.content_bytes

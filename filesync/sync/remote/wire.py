@@ -167,10 +167,12 @@ class Scan(_Message, frozen=True, tag="scan"):
 
     Attributes:
         owner: say of all that was found that it belongs to this user and group.
+        edits: say what has become of what was there at the last scan, if that is few bytes.
     """
 
     token: Token
     owner: Owner | None = None
+    edits: bool = False
 
 
 class Scanned(_Message, frozen=True, tag="scanned"):
@@ -182,12 +184,14 @@ class Scanned(_Message, frozen=True, tag="scanned"):
         unreadable: what was left out as it cannot be read, and why; as much as goes in. Where
             something is to be given, that is directories: see ``around_shut``.
         unnamed: how many more were.
+        edits: nodes and contents by what the asker most likely has of them, if he asked for that.
     """
 
     tree: WireDigest
     skipped: Kinds = {}
     unreadable: Reasons = {}
     unnamed: Count = 0
+    edits: "Edits | None" = None
 
 
 def scanned(

@@ -11,6 +11,8 @@ from filesync.transfer.coding.delta import NODE_PIECE_BYTES
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.marks_disk import MarksFile
 
+MARKS: Final = "marks"
+"""The file for them in a directory of caches."""
 MAX_WHOLE_BYTES: Final = 128 << 10
 """Of all contents that are told as they are. They save the round trip in which they would be asked
 for, and on a slow link must take no longer."""
@@ -24,7 +26,10 @@ _KEY_BITS: Final = 64
 
 
 class Edits:
-    """What became of what a scan finds changed. For one thread, then for another."""
+    """What became of what a scan finds changed; a ``filesync.disk.scanning.scan.Watcher``.
+
+    For the thread of the scan, then for another.
+    """
 
     def __init__(self, marks: Path | None = None) -> None:
         """Begin; ``marks`` is the file in which marks stay from one scan to the next."""
@@ -41,12 +46,12 @@ class Edits:
         """The edits of files that are worth telling before anybody asks."""
         return self._compared + self._whole
 
-    def directories(self, there: Digest, nodes: Nodes) -> list[Edit]:
-        """Return the edits of all nodes by which a tree differs from ``there``, from the root down.
+    def directories(self, nodes: Nodes, there: Digest | None = None) -> list[Edit]:
+        """Return the edits of all nodes that have changed, from the root down; none if they are many.
 
-        None where ``there`` is not the tree that was scanned before, or they are many.
+        Nor where it is known what is ``there``, and that is not the tree that was scanned before.
         """
-        if there != self._before or len(self._changed) > MAX_DIRECTORIES:
+        if there not in (None, self._before) or len(self._changed) > MAX_DIRECTORIES:
             return []
         found: list[Edit] = []
         for old, tree in reversed(self._changed):
@@ -56,9 +61,24 @@ class Edits:
                 found.append(edit.compare(tree, node, marks, average=NODE_PIECE_BYTES)[0])
         return found
 
-    def beside(self, old: Digest) -> "Editing":
-        """Return who is shown a file that had the ``old`` content, while it is hashed."""
-        return Editing(self, old)
+    # --- the scan's side ----------------------------------------------------------------------
+
+    def directory_done(self, path: bytes, tree: Digest) -> None:
+        """Take no note of a directory that may be as it was."""
+
+    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
+        """Take note of a directory whose node was ``old``, after those below it."""
+        if len(self._changed) <= MAX_DIRECTORIES and len(old) <= edit.MAX_BYTES:
+            self._changed.append((old, tree))
+        if not path:
+            self._before = digest_of(old)
+
+    def content_read(self, digest: Digest, content: bytes) -> None:
+        """Take no note of a file in a directory that was not there."""
+
+    def beside(self, old: Digest, size: int) -> "Editing | None":
+        """Return who is shown a file that had the ``old`` content, unless it is large."""
+        return Editing(self, old) if size <= edit.MAX_BYTES else None
 
     def note(self, old: Digest, digest: Digest, content: bytes) -> None:
         """Take note of what became of a content."""
@@ -72,13 +92,6 @@ class Edits:
                 self._whole.clear()  # one question for all of them costs no more
         elif self._marks is not None:
             self._compare(self._marks, old, digest, content)
-
-    def note_directory(self, path: bytes, old: bytes, tree: Digest) -> None:
-        """Take note of a directory whose node was ``old``, after those below it."""
-        if len(self._changed) <= MAX_DIRECTORIES and len(old) <= edit.MAX_BYTES:
-            self._changed.append((old, tree))
-        if not path:
-            self._before = digest_of(old)
 
     def end(self) -> None:
         """Keep the marks: no more files come."""

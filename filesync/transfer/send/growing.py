@@ -123,7 +123,7 @@ class GrowingTree:
 
     def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
         """Take note of a directory that the other side may have as it was."""
-        self._noted_edits().note_directory(path, old, tree)
+        self._noted_edits().directory_changed(path, old, tree)
 
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of a small file's content."""
@@ -135,15 +135,15 @@ class GrowingTree:
         from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
 
         if size <= MAX_BYTES:
-            return self._noted_edits().beside(old)
+            return self._noted_edits().beside(old, size)
         is_cut = CUT_BYTES <= size <= MAX_RECIPE_BYTES and old != EMPTY
         return self._cutting(old) if is_cut else None
 
     def _noted_edits(self) -> "Edits":
-        from filesync.transfer.send.edits import Edits
+        from filesync.transfer.send.edits import MARKS, Edits
 
         if self._edits is None:
-            self._edits = Edits(self._caches and self._caches / "marks")
+            self._edits = Edits(self._caches and self._caches / MARKS)
         return self._edits
 
     def _cutting(self, old: Digest) -> "Cutting":
@@ -171,7 +171,7 @@ class GrowingTree:
         """Return what to tell who has the tree ``there``; ask when the scan has ended."""
         if self._edits is None:
             return Edited()
-        return Edited(self._edits.files, self._edits.directories(there, self._nodes))
+        return Edited(self._edits.files, self._edits.directories(self._nodes, there))
 
     @property
     def is_ready(self) -> bool:

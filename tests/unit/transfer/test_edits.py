@@ -16,7 +16,8 @@ SHORT, LONG = NOISE[:1000], NOISE[: 4 * edit.WHOLE_BYTES]
 
 def changed(edits: Edits, old: bytes, new: bytes) -> None:
     """Show ``edits`` a file as a scan does."""
-    beside = edits.beside(digest_of(old))
+    beside = edits.beside(digest_of(old), len(new))
+    assert beside is not None
     beside.begin(memoryview(new))
     beside.finish()
     beside.end(digest_of(new))
@@ -72,7 +73,8 @@ def test_more_edits_than_go_into_a_message_are_not_told(tmp_path: Path) -> None:
 
 def test_a_file_that_changed_while_it_was_read_is_not_told() -> None:
     edits = Edits()
-    beside = edits.beside(digest_of(b""))
+    beside = edits.beside(digest_of(b""), len(SHORT))
+    assert beside is not None
     beside.begin(memoryview(SHORT))
     beside.finish()
     beside.end(None)
@@ -97,7 +99,7 @@ def noted(nodes: Nodes, old: Digest, new: Digest, *, below: int = 1) -> Edits:
     """Return what is noted of a root, and of as many directories below it."""
     edits = Edits()
     for path in [*[b"d%d" % number for number in range(below)], b""]:
-        edits.note_directory(path, nodes.read(old), new)
+        edits.directory_changed(path, nodes.read(old), new)
     return edits
 
 
@@ -106,20 +108,21 @@ def test_directories_are_told_to_who_has_the_tree_as_it_was() -> None:
     contents = [b"%d" % number for number in range(100)]
     old = directory(nodes, *contents)
     new = directory(nodes, *contents[:50], b"new", *contents[51:])
-    told = noted(nodes, old, new).directories(old, nodes)
+    told = noted(nodes, old, new).directories(nodes, old)
     assert [one.digest for one in told] == [new, new]
     for one in told:
         assert edit.apply(one, nodes.read(old)) == nodes.read(new)
         assert len(one.delta) < 1000
-    assert noted(nodes, old, new).directories(new, nodes) == []
+    assert noted(nodes, old, new).directories(nodes, new) == []
+    assert noted(nodes, old, new).directories(nodes) == told
 
 
 def test_more_than_some_directories_are_not_told() -> None:
     nodes = MemoryNodes()
     old, new = directory(nodes, b"old"), directory(nodes, b"new")
     most = sent.MAX_DIRECTORIES - 1
-    assert noted(nodes, old, new, below=most).directories(old, nodes) != []
-    assert noted(nodes, old, new, below=most + 1).directories(old, nodes) == []
+    assert noted(nodes, old, new, below=most).directories(nodes, old) != []
+    assert noted(nodes, old, new, below=most + 1).directories(nodes, old) == []
 
 
 def test_a_directory_of_very_many_names_is_not_told() -> None:
@@ -127,4 +130,4 @@ def test_a_directory_of_very_many_names_is_not_told() -> None:
     contents = [b"%d" % number for number in range(3000)]
     old, new = directory(nodes, *contents), directory(nodes, *contents[:-1])
     assert len(nodes.read(new)) > edit.MAX_BYTES
-    assert noted(nodes, old, new, below=0).directories(old, nodes) == []
+    assert noted(nodes, old, new, below=0).directories(nodes, old) == []
