@@ -44,6 +44,7 @@ from filesync.sync import unwritable
 from filesync.sync.options import Options
 from filesync.sync.plan import Plan
 from filesync.sync.remote import asking, wire
+from filesync.sync.remote import nodes as remote_nodes
 from filesync.sync.remote import server as remote_server
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.held import Held
@@ -561,6 +562,69 @@ def test_what_is_asked_out_of_turn_is_refused(served: Path) -> None:
     with_server(served, talk)
 
 
+def giving(*trees: Manifest) -> Answer:
+    """Answer a server that asks for nodes; the first tree that has them is asked for deltas."""
+
+    async def answer(_: Channel, body: bytes) -> tuple[bytes, bytes]:
+        asked = wire.decode_request(body)
+        if isinstance(asked, wire.AskNodes):
+            tree = next(tree for tree in trees if asked.digests[0] in tree.nodes)
+            return wire.encode(wire.Nodes()), answer_nodes(tree, asked.digests)
+        assert isinstance(asked, wire.AskNodeDeltas)
+        deltas, payload = answer_deltas(trees[0], asked)
+        return wire.encode(deltas), payload
+
+    return answer
+
+
+async def prepared_by(channel: Channel) -> wire.Prepared:
+    request = wire.Prepare(b"d1/", scan=True)
+    body, _ = await calls_zmq.call(channel, wire.encode(request))
+    prepared = wire.decode_answer(body)
+    assert isinstance(prepared, wire.Prepared)
+    return prepared
+
+
+def tree_with(name: bytes) -> Manifest:
+    nodes = MemoryNodes()
+    files = replace(EMPTY_DIRECTORY, entries=(file(name, b""),))
+    return Manifest(accept(nodes, encode(files)), nodes)
+
+
+def give_together(trees: list[Manifest], served: Path, root: Path) -> None:
+    """Give the first of ``trees``, which is that of ``root``, and say that the others go there too."""
+
+    async def main() -> None:
+        server = TreeServer(served, read_only=False, caches=None)
+        async with (
+            DataPlane(LOOPBACK, answer=server.answer) as plane,
+            DataPlane(answer=giving(*trees)) as client,
+        ):
+            server.use(plane)
+            channel = await client.connect(plane.address)
+            token = (await prepared_by(channel)).token
+            await calls_zmq.call(channel, wire.encode(wire.Scan(token)))
+            with client.offer(trees[0], root) as offer:
+                await client.announce(channel, offer)
+                others = tuple([wire.Other(TOKEN, other.tree) for other in trees[1:]])
+                give = wire.Give(token, offer.token, trees[0].tree, delete=True, others=others)
+                await calls_zmq.call(channel, wire.encode(give))
+
+    asyncio.run(main())
+
+
+def test_all_trees_of_one_gift_together_may_have_as_many_nodes_as_one(
+    served: Path, evil: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees = [tree_with(b"%d" % number * 200) for number in range(4)]
+    (size,) = {len(tree.nodes.read(tree.tree)) for tree in trees}
+    monkeypatch.setattr(remote_nodes, "MAX_NODES_BYTES", 3 * size)
+    with pytest.raises(Refused) as caught:
+        give_together(trees, served, evil)
+    assert caught.value.reason == MalformedManifest.code
+    give_together(trees[:3], served, evil)
+
+
 def test_who_goes_while_his_gift_is_planned_does_not_keep_the_place_from_others(
     served: Path, evil: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -576,21 +640,9 @@ def test_who_goes_while_his_gift_is_planned_does_not_keep_the_place_from_others(
         return around(root, plan, nodes)
 
     async def give(plane: DataPlane) -> None:
-        async def answer(_: Channel, body: bytes) -> tuple[bytes, bytes]:
-            asked = wire.decode_request(body)
-            if isinstance(asked, wire.AskNodes):
-                return wire.encode(wire.Nodes()), answer_nodes(tree, asked.digests)
-            assert isinstance(asked, wire.AskNodeDeltas)
-            answer, payload = answer_deltas(tree, asked)
-            return wire.encode(answer), payload
-
-        async with DataPlane(answer=answer) as client:
+        async with DataPlane(answer=giving(tree)) as client:
             channel = await client.connect(plane.address)
-            body, _ = await calls_zmq.call(
-                channel, wire.encode(wire.Prepare(b"d1/", scan=True))
-            )
-            prepared = wire.decode_answer(body)
-            assert isinstance(prepared, wire.Prepared)
+            prepared = await prepared_by(channel)
             with client.offer(tree, evil) as offer:
                 await client.announce(channel, offer)
                 given = wire.Give(prepared.token, offer.token, tree.tree)

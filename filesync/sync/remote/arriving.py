@@ -10,7 +10,7 @@ from filesync.manifest import Nodes, accept
 from filesync.manifest.pack import unpack_directories
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import ask
-from filesync.sync.remote.nodes import MAX_NODES, MAX_NODES_BYTES
+from filesync.sync.remote.nodes import NodeBudget
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.threads import in_thread
 from filesync.transfer.wire import Buffer
@@ -37,8 +37,7 @@ class Arrivals:
         self._token = token
         self._update = update
         self._nodes = nodes
-        self._count = 0
-        self._bytes = 0
+        self._budget = NodeBudget()
 
     async def feed(self) -> tuple[Sequence[WantedFile], bool]:
         """Return what is wanted of the directories that were done since the last time.
@@ -61,9 +60,6 @@ class Arrivals:
     def _add(self, payload: Buffer) -> list[WantedFile]:
         found: list[tuple[bytes, Digest]] = []
         for path, node in unpack_directories(payload) if payload else ():
+            self._budget.take(len(node))
             found.append((path, accept(self._nodes, node)))
-            self._count += 1
-            self._bytes += len(node)
-        if self._count > MAX_NODES or self._bytes > MAX_NODES_BYTES:
-            raise MalformedManifest("the tree has more directories than this side takes")
         return self._update.add(found)

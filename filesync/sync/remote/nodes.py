@@ -30,6 +30,29 @@ CUT_BYTES: Final = 16 << 20
 """Nodes that are cut for one answer: it can be small however many they are."""
 
 
+class NodeBudget:
+    """What may come of directory nodes in answer to one request, however many trees they are of.
+
+    Attributes:
+        count: how many came.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._bytes = 0
+
+    def take(self, size: int, *, missing: int = 0) -> None:
+        """Count a node of ``size`` bytes, behind which so many more are known to be ``missing``.
+
+        Raises:
+            MalformedManifest: it is too much.
+        """
+        self.count += 1
+        self._bytes += size
+        if self.count + missing > MAX_NODES or self._bytes > MAX_NODES_BYTES:
+            raise MalformedManifest("the tree has more directories than this side takes")
+
+
 async def fetch_nodes(
     channel: Channel,
     token: bytes,
@@ -39,6 +62,7 @@ async def fetch_nodes(
     basis: Digest | None = None,
     first: bytes = b"",
     edits: Mapping[Digest, Edit] | None = None,
+    budget: NodeBudget | None = None,
 ) -> int:
     """Bring the tree's nodes into ``nodes``; return how many came.
 
@@ -50,12 +74,13 @@ async def fetch_nodes(
         basis: a tree in ``nodes`` that is most likely much like it.
         first: what came of ``first_nodes`` already.
         edits: what makes some of the nodes out of those of ``basis``.
+        budget: what is left of it may come; without it, as much as one tree may have.
 
     Raises:
         PeerError: what came are not the nodes asked for, or is no tree, or is too large.
         Unavailable: the peer is gone, or refused.
     """
-    fetch = NodeFetch(token, tree, nodes, basis=basis)
+    fetch = NodeFetch(token, tree, nodes, basis=basis, budget=budget)
     if edits:
         await in_thread(fetch.take_edits, edits)
     if first:
@@ -142,11 +167,17 @@ def _offered(manifest: Manifest, digest: Digest) -> bytes:
 class NodeFetch:
     """The nodes of one tree on their way. Without I/O; one request at a time.
 
-    Memory is bounded by what one tree may have. The arguments are those of ``fetch_nodes``.
+    Memory is bounded by the budget. The arguments are those of ``fetch_nodes``.
     """
 
     def __init__(
-        self, token: bytes, tree: Digest, nodes: Nodes, *, basis: Digest | None = None
+        self,
+        token: bytes,
+        tree: Digest,
+        nodes: Nodes,
+        *,
+        basis: Digest | None = None,
+        budget: NodeBudget | None = None,
     ) -> None:
         self._token = token
         self._tree = tree
@@ -156,7 +187,7 @@ class NodeFetch:
         # What is still to come, and the older node of each.
         self._missing: dict[Digest, Digest | None] = {} if tree in nodes else {tree: basis}
         self._signed: list[tuple[Digest, delta.Pieces]] = []
-        self._bytes = 0
+        self._budget = budget or NodeBudget()
         self._count = 0
 
     @property
@@ -267,15 +298,13 @@ class NodeFetch:
         basis = self._missing.pop(digest)
         self._found[digest] = node
         self._count += 1
-        self._bytes += len(node)
         known = {} if basis is None else self._subdirectories(self._nodes.read(basis))
         below = self._subdirectories(node)
         self._children[digest] = list(below.values())
         for name, tree in below.items():
             if tree not in self._found and tree not in self._nodes:
                 self._missing.setdefault(tree, known.get(name))
-        if len(self._found) + len(self._missing) > MAX_NODES or self._bytes > MAX_NODES_BYTES:
-            raise MalformedManifest("the tree has more directories than this side takes")
+        self._budget.take(len(node), missing=len(self._missing))
 
     @staticmethod
     def _subdirectories(node: bytes) -> dict[bytes, Digest]:

@@ -39,7 +39,7 @@ from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import ask, fits
 from filesync.sync.remote.edits import pack_edits, unpack_edits
 from filesync.sync.remote.held import Held, Stage
-from filesync.sync.remote.nodes import answer_deltas, answer_nodes, fetch_nodes
+from filesync.sync.remote.nodes import NodeBudget, answer_deltas, answer_nodes, fetch_nodes
 from filesync.sync.remote.unseen import answer_unseen
 from filesync.sync.scanning import note_placed
 from filesync.sync.source import find_sources
@@ -316,6 +316,7 @@ class TreeServer:
     ) -> Plan:
         # After the scan: nodes that this side has do not travel.
         basis = held.manifest.tree
+        budget = NodeBudget()
         await fetch_nodes(
             channel,
             request.served,
@@ -324,13 +325,14 @@ class TreeServer:
             basis=basis,
             first=request.nodes,
             edits=edits,
+            budget=budget,
         )
         removal = None
         if request.delete:
             filter = Filter(request.rules, root=held.part.prefix)
             others: list[Manifest] = []
             for other in request.others:
-                await fetch_nodes(channel, other.token, other.tree, held.nodes)
+                await fetch_nodes(channel, other.token, other.tree, held.nodes, budget=budget)
                 others.append(Manifest(other.tree, held.nodes))
             removal = Removal(filter, others, frozenset(request.spared))
         given = Manifest(request.tree, held.nodes)
