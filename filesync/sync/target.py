@@ -133,7 +133,7 @@ def _find_inside(places: Places, path: bytes, part: Part, *, make: bool) -> Targ
             fd = os.open(part.inside, DIRECTORY_FLAGS, dir_fd=parent)
     except OSError as exc:
         sentence = f"{shown(label)} cannot be {done}: {exc.strerror}"
-        if is_single(exc.errno) and exc.errno is not None:
+        if is_single(exc.errno, is_new=done == "made") and exc.errno is not None:
             raise NotMade(sentence, exc.errno) from exc
         raise StoreError(sentence) from exc
     finally:

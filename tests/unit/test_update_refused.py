@@ -2,38 +2,45 @@
 
 import errno
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from filesync.digest import digest_of
 from filesync.disk.updating.refusals import MAX_NAMED, Refusals, is_single
 from filesync.disk.updating.removing import Removal
 from filesync.disk.updating.update import LocalTree, TreeUpdate
 from filesync.disk.updating.visits import is_below
 from filesync.errors import StoreError
-from filesync.manifest import Manifest
+from filesync.manifest import Entry, Manifest, group_name
+from tests.unit.made import file
 from tests.unit.update_driver import (
     Contents,
     MakeFile,
     MakeLink,
+    MakeSymlink,
     build,
     hand_in,
     scanned,
+    tree_of,
 )
 
-Refuse = Callable[..., None]
+Refuse = Callable[..., object]
 LARGE = b"large" * 100_000
+FAT_BYTES = (4 << 30) - 1
 
 
 def refused_by(why: int, *names: bytes) -> Callable[[Refuse], Refuse]:
     """Have a system call answer ``why`` to these names."""
 
     def wrap(call: Refuse) -> Refuse:
-        def refusing(*args: object, **kwargs: object) -> None:
+        def refusing(*args: object, **kwargs: object) -> object:
             if not set(names).isdisjoint(arg for arg in args if isinstance(arg, bytes)):
                 raise OSError(why, os.strerror(why))
-            call(*args, **kwargs)
+            return call(*args, **kwargs)
 
         return refusing
 
@@ -43,6 +50,18 @@ def refused_by(why: int, *names: bytes) -> Callable[[Refuse], Refuse]:
 def refuse(monkeypatch: pytest.MonkeyPatch, why: int, *names: bytes) -> None:
     for call in ("rename", "unlink", "mkdir", "rmdir", "link"):
         monkeypatch.setattr(os, call, refused_by(why, *names)(getattr(os, call)))
+
+
+def refuse_to_make(monkeypatch: pytest.MonkeyPatch, why: int, *names: bytes) -> None:
+    """Do so, and where files are made under their names at once."""
+    refuse(monkeypatch, why, *names)
+    look: Refuse = os.open
+    make = refused_by(why, *names)(look)
+
+    def opened(name: str | bytes, flags: int, *args: object, **kwargs: object) -> object:
+        return (make if flags & os.O_CREAT else look)(name, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", opened)
 
 
 @pytest.fixture
@@ -81,8 +100,10 @@ def done(update: TreeUpdate, source: Path) -> TreeUpdate:
 def test_what_ails_the_disk_or_the_process_is_no_refusal_of_a_name() -> None:
     whole = ("ENOSPC", "EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOENT", "ESTALE")
     assert not any(is_single(getattr(errno, name)) for name in whole)
-    single = ("EPERM", "EACCES", "EROFS", "EBUSY", "ETXTBSY", "ENAMETOOLONG")
+    single = ("EPERM", "EACCES", "EROFS", "EBUSY", "ETXTBSY", "ENAMETOOLONG", "EFBIG")
     assert all(is_single(getattr(errno, name)) for name in single)
+    assert is_single(errno.ENOENT, is_new=True)
+    assert not is_single(errno.EIO, is_new=True)
     assert not is_single(None)
 
 
@@ -153,6 +174,105 @@ def test_what_concerns_the_whole_update_ends_it(
     refuse(monkeypatch, why, b"a")
     with pytest.raises(StoreError):
         done(going_on(roots), roots[1])
+
+
+@pytest.mark.parametrize("why", [errno.ENOENT, errno.EINVAL])
+def test_new_names_that_the_file_system_does_not_take_are_refused_and_all_else_is_done(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, why: int
+) -> None:
+    root, source = roots
+    build(source, [MakeFile(name, LARGE) for name in ("a:", "new/a:", "new/copy")])
+    build(source, [MakeFile(name, b"x") for name in ("b:", "new/b:", "c", "d:/in", "e:")])
+    build(source, [MakeLink("link", "b:"), MakeSymlink("s:", "c")])
+    refuse_to_make(monkeypatch, why, b"a:", b"b:", b"d:", b"e:", b"s:")
+    update = done(going_on(roots), source)
+    refused = {b"a:", b"new/a:", b"b:", b"new/b:", b"d:", b"e:", b"s:"}
+    assert update.refused.named == dict.fromkeys(refused, why)
+    assert sorted(os.listdir(root)) == ["c", "link", "new"]
+    assert (root / "link").read_bytes() == b"x"
+    assert os.listdir(root / "new") == ["copy"]
+    assert (root / "new/copy").read_bytes() == LARGE
+
+
+def test_a_name_that_is_there_and_gone_the_next_moment_is_no_refusal(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    build(root, [MakeFile("a", b"old")])
+    build(source, [MakeFile("a", b"new")])
+    refuse(monkeypatch, errno.ENOENT, b"a")
+    with pytest.raises(StoreError, match="'a'"):
+        done(going_on(roots), source)
+
+
+@pytest.fixture
+def limit_bytes() -> Iterator[int]:
+    """So large the files of this process can be."""
+    old, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = len(LARGE) + 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (old, most))
+
+
+def too_large_and_not(size: int) -> list[Entry]:
+    """One that is too large, under three names, and two of which one is not."""
+    large = replace(file(b"a", b""), size=size, digest=digest_of(b"large"))
+    group = group_name(b"a")
+    return [
+        replace(large, link=group),
+        file(b"b", b"small"),
+        replace(large, name=b"copy"),
+        replace(large, name=b"link", link=group),
+    ]
+
+
+def test_a_file_too_large_for_this_process_is_refused_and_does_not_come(
+    roots: tuple[Path, Path], limit_bytes: int
+) -> None:
+    root, source = roots
+    build(root, [MakeFile("a", b"old")])
+    build(source, [MakeFile("b", b"small")])
+    target = tree_of(*too_large_and_not(limit_bytes + 1))
+    update = going_on(roots, target=target)
+    update.prepare()
+    wanted = list(update.wanted())
+    assert [one.size for one in wanted] == [5]
+    hand_in(update, wanted, Contents(source, scanned(source)))
+    update.finish()
+    assert update.refused.named == dict.fromkeys((b"a", b"copy", b"link"), errno.EFBIG)
+    assert sorted(os.listdir(root)) == ["a", "b"]
+    assert (root / "a").read_bytes() == b"old"
+
+
+def test_a_file_too_large_for_the_file_system_is_refused_and_does_not_come(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lseek = os.lseek
+
+    def of_fat(fd: int, offset: int, whence: int) -> int:
+        if offset > FAT_BYTES:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return lseek(fd, offset, whence)
+
+    monkeypatch.setattr(os, "lseek", of_fat)
+    for size, names in ((FAT_BYTES + 1, [b"b"]), (FAT_BYTES, [b"a", b"b"])):
+        update = going_on(roots, target=tree_of(*too_large_and_not(size)))
+        update.prepare()
+        assert len(list(update.wanted())) == len(names)
+        assert update.refused.count == (0 if b"a" in names else 2)
+        update.abort()
+
+
+def test_who_makes_a_tree_that_must_equal_its_digest_is_told_before_what_is_too_large_comes(
+    roots: tuple[Path, Path], limit_bytes: int
+) -> None:
+    target = tree_of(*too_large_and_not(limit_bytes + 1))
+    update = going_on(roots, goes_on=False, target=target)
+    update.prepare()
+    with pytest.raises(StoreError, match="'a': File too large"):
+        list(update.wanted())
+    update.abort()
 
 
 def test_what_is_in_a_directory_that_cannot_be_made_is_not_looked_at(

@@ -21,16 +21,18 @@ _SINGLE: Final = frozenset(
         errno.ENAMETOOLONG,  # what file systems of other kinds say to names
         errno.EILSEQ,
         errno.EINVAL,
+        errno.EFBIG,  # a file too large for the file system, or for this process
     }
 )
 
 
-def is_single(why: int | None) -> bool:
+def is_single(why: int | None, *, is_new: bool = False) -> bool:
     """Say whether the errno ``why`` is about one name, and the next may fare better.
 
-    All others (a full disk, a broken one, no descriptors left) concern the whole update.
+    All others (a full disk, a broken one, no descriptors left) concern the whole update. Where
+    the name ``is_new``, ENOENT is about it, too: so exFAT says that it takes no such name.
     """
-    return why in _SINGLE
+    return why in _SINGLE or (is_new and why == errno.ENOENT)
 
 
 class Refusals:
@@ -65,7 +67,8 @@ class Refusals:
         Raises:
             OSError: ``error``, where it is not about one name, or the update does not go on.
         """
-        if error.errno is None or not self.goes_on or not is_single(error.errno):
+        is_refusal = self.goes_on and is_single(error.errno, is_new=uncreated > 0)
+        if error.errno is None or not is_refusal:
             raise error
         with self._lock:
             self.count += 1

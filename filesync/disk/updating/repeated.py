@@ -126,7 +126,7 @@ class Repeated:
     def adopts(self, place: Place, entry: File) -> bool:
         """Make a name the first of its hard-link group, if what was cannot be made."""
         first = self._first(place, entry)
-        if not self._is_missing(first):
+        if not self._is_missing(first) or not self._maker.fits(entry.size):
             return False
         if not entry.size:  # nothing has to come
             path, _, name = first.rpartition(b"/")
@@ -199,7 +199,8 @@ class Repeated:
         """
         path = self._first(place, entry)
         if self._is_missing(path):
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+            why = errno.EPERM if self._maker.fits(entry.size) else errno.EFBIG
+            raise OSError(why, os.strerror(why))
         is_there = isinstance(old, File)
         with self._held(path) as (first, name):
             if is_there and _inode(first, name) == _inode(dirfd, entry.name):

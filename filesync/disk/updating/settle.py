@@ -88,8 +88,11 @@ class Settler:
         if not entry.size:
             self._make_empty(place, dirfd, was, entry)
             return SETTLED
-        if entry.size > COPIED_BYTES and self._repeated.comes_for_another(place, entry):
-            return COPY
+        if entry.size > COPIED_BYTES:
+            if not self._maker.fits(entry.size):  # before anybody waits for its content
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            if self._repeated.comes_for_another(place, entry):
+                return COPY
         return WANTED
 
     def settle_other(

@@ -144,10 +144,25 @@ class WorkDirectory:
 
     def umask(self) -> int:
         """Return what creating a file takes away from its mode."""
+        with self._probe() as fd:
+            return 0o777 & ~os.fstat(fd).st_mode
+
+    def takes(self, size: int) -> bool:
+        """Say whether a file here can have so many bytes, as far as the kernel knows."""
+        with self._probe() as fd:
+            try:
+                os.lseek(fd, size, os.SEEK_SET)
+            except OSError:
+                return False
+            return True
+
+    @contextmanager
+    def _probe(self) -> Iterator[int]:
+        """Give a file that is created with all of a mode, and removed after the block."""
         name = self.free_name()
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777, dir_fd=self.fd)
         try:
-            return 0o777 & ~os.fstat(fd).st_mode
+            yield fd
         finally:
             os.close(fd)
             os.unlink(name, dir_fd=self.fd)

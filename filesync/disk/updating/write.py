@@ -7,7 +7,9 @@ that stands under a name is ever written through.
 import errno
 import fcntl
 import os
+import resource
 import stat
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
@@ -32,6 +34,8 @@ from filesync.manifest import File
 Data = bytes | bytearray | memoryview
 
 _FICLONE: Final = 0x40049409
+_FITS_BYTES: Final = (2 << 30) - 1
+"""So large a file can be on every file system."""
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE: Final = os.O_WRONLY | _CREATE
 
@@ -51,6 +55,15 @@ class Maker:
         self._partials = partials
         self._metadata = metadata
         self._can_clone = True
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self._limit = sys.maxsize if limit == resource.RLIM_INFINITY else limit
+
+    def fits(self, size: int) -> bool:
+        """Say whether a content can be written that is so large.
+
+        Not where that is too much for the file system (4 GiB, for FAT) or for this process.
+        """
+        return size <= self._limit and (size <= _FITS_BYTES or self._work.takes(size))
 
     def put(self, place: Place, dirfd: int, files: Iterable[tuple[File, Data, bool]]) -> None:
         """Make files of ``place``, which ``dirfd`` is, one after another.

@@ -4,10 +4,16 @@ import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from msgspec.structs import asdict
 
 from filesync.sync.saying.stats import SyncStats
+
+_ADVICE: Final = {
+    os.strerror(errno.EBUSY): " (unmount it, or leave it out)",
+    os.strerror(errno.ENOENT): " (the file system takes no such name)",
+}
 
 
 def summary(stats: SyncStats) -> str:
@@ -109,7 +115,7 @@ def is_partial(stats: SyncStats) -> bool:
 
 
 def _advice(why: str) -> str:
-    return " (unmount it, or leave it out)" if why == os.strerror(errno.EBUSY) else ""
+    return _ADVICE.get(why, "")
 
 
 def _counted(kinds: Mapping[str, int]) -> str:
