@@ -34,6 +34,7 @@ from filesync.manifest import (
 Meddle = Callable[[Callable[[], object]], None]
 
 LONG_AGO = 1_000_000_000_123_456_789
+IN_2400 = 13_569_465_600_000_000_000
 
 
 class Ignore:
@@ -136,6 +137,27 @@ def test_names_that_share_a_link_or_a_fifo_are_kept_apart_and_counted(tree: Tree
     assert tree.scan().skipped == {"FIFO hard link": 2, "symlink hard link": 2}
     assert tree.scan().skipped == {"FIFO hard link": 2, "symlink hard link": 2}
     assert list(tree.walk()) == [b"fifo", b"fifo2", b"link", b"link2"]
+
+
+@pytest.mark.usefixtures("old_is_safe")
+def test_times_that_no_tree_can_say_are_counted_by_each_scan(
+    tree: Tree, cache: StatCache
+) -> None:
+    (tree.root / "d").mkdir()
+    (tree.root / "d/file").write_bytes(b"x")
+    (tree.root / "link").symlink_to("d")
+    os.mkfifo(tree.root / "fifo")
+    for name in ("d/file", "d", "link", "fifo", "."):
+        os.utime(tree.root / name, ns=(0, IN_2400), follow_symlinks=False)
+    if (tree.root / "d").stat().st_mtime_ns != IN_2400:
+        pytest.skip("this file system has no such times")
+    for _ in range(2):
+        assert tree.scan(cache=cache).skipped == {"extreme mtime": 5}
+        entry = tree.walk()[b"d/file"]
+        assert isinstance(entry, File)
+        assert entry.mtime_ns == (1 << 63) - 1
+    os.utime(tree.root / "d/file", ns=(0, LONG_AGO))
+    assert tree.scan(cache=cache).skipped == {"extreme mtime": 4}
 
 
 def test_a_fifo_is_kept_and_a_socket_is_counted(

@@ -69,7 +69,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
     for module, names in (
         (growth, ("encode", "put_encoded", "decode_trusted")),
         (statcache_module, ("decode_trusted",)),
-        (reading, ("_file", "read_small", "read_file")),
+        (reading.Reader, ("_file",)),
+        (reading, ("read_small", "read_file")),
     ):
         for name in names:
             found.watch(module, name)

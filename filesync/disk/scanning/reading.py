@@ -60,6 +60,7 @@ class Listing:
 
     Attributes:
         inode: the directory's own.
+        mtime_ns: its own, as it is; in the header it is one that fits.
         directories: names of subdirectories.
         stamps: of all else, in the order of the directory.
         seen: what is known of files in it.
@@ -79,6 +80,7 @@ class Listing:
         self.prefix = path + b"/" if path else b""
         status = os.fstat(fd)
         self.inode = status.st_ino
+        self.mtime_ns = status.st_mtime_ns
         self.header = header_of(status, read_xattrs(fd, path))
         self.directories: list[bytes] = []
         self.stamps: dict[bytes, Stamp] = {}
@@ -135,6 +137,12 @@ class Reader:
         self.bytes_read = 0
         self.files_read = 0
 
+    def begin(self, path: bytes, fd: int) -> Listing:
+        """Begin with the directory ``path``; the arguments are those of ``Listing``."""
+        listing = Listing(path, fd)
+        self._fitting(listing, listing.mtime_ns)
+        return listing
+
     def read_new(self, listing: Listing, found: Found) -> None:
         """Read a directory of which nothing is known: no file needs a stat before it is opened."""
         fd, prefix = listing.fd, listing.prefix
@@ -145,7 +153,7 @@ class Reader:
                 if small is not None:
                     stamp, digest, xattrs = small
                     stamps[name] = stamp
-                    entries.append(_file(name, stamp, digest, xattrs))
+                    entries.append(self._file(listing, name, stamp, digest, xattrs))
                     self.files_read += 1
                     self.bytes_read += stamp[SIZE]
                     continue
@@ -237,7 +245,7 @@ class Reader:
                     raise Gone from exc
                 raise
             xattrs = read_xattrs(_place(listing.fd, name), path)
-            entry = Symlink(name, uid, gid, fitting(mtime_ns), target, xattrs)
+            entry = Symlink(name, uid, gid, self._fitting(listing, mtime_ns), target, xattrs)
             listing.entries.append(entry)
         elif kind in (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK):
             xattrs = read_xattrs(_place(listing.fd, name), path)
@@ -245,7 +253,8 @@ class Reader:
             if stamp_of(st) != stamp:
                 raise Gone
             major, minor = os.major(st.st_rdev), os.minor(st.st_rdev)
-            special = Special(name, mode, uid, gid, fitting(mtime_ns), major, minor, xattrs)
+            fits_ns = self._fitting(listing, mtime_ns)
+            special = Special(name, mode, uid, gid, fits_ns, major, minor, xattrs)
             listing.entries.append(special)
         else:
             self._note_skipped(listing, "socket" if kind == stat.S_IFSOCK else "other")
@@ -276,7 +285,7 @@ class Reader:
             stamp = listing.stamps[name]
             digest = _UNKNOWN if stamp[SIZE] else EMPTY
             # Of no hard-link group: what is done to its other names does not concern it.
-            listing.entries.append(_file(name, stamp, digest, ()))
+            listing.entries.append(self._file(listing, name, stamp, digest, ()))
             listing.unknown.add(name)
             return
         self.note_unreadable(error)
@@ -314,14 +323,29 @@ class Reader:
                 first.left -= 1
                 if not first.left:  # all its names are met: nobody will ask again
                     del self._linked[inode]
-        listing.entries.append(_file(name, stamp, now.digest, now.xattrs, link))
+        entry = self._file(listing, name, stamp, now.digest, now.xattrs, link)
+        listing.entries.append(entry)
 
+    def _file(
+        self,
+        listing: Listing,
+        name: bytes,
+        stamp: Stamp,
+        digest: Digest,
+        xattrs: Xattrs,
+        link: bytes = b"",
+    ) -> File:
+        size, mtime_ns, _, _, _, mode, uid, gid, _ = stamp
+        if not -MAX_TIME_NS <= mtime_ns <= MAX_TIME_NS:
+            mtime_ns = self._fitting(listing, mtime_ns)
+        return File(name, mode & 0o7777, uid, gid, mtime_ns, size, digest, link, xattrs)
 
-def _file(name: bytes, stamp: Stamp, digest: Digest, xattrs: Xattrs, link: bytes = b"") -> File:
-    size, mtime_ns, _, _, _, mode, uid, gid, _ = stamp
-    if not -MAX_TIME_NS <= mtime_ns <= MAX_TIME_NS:
-        mtime_ns = fitting(mtime_ns)
-    return File(name, mode & 0o7777, uid, gid, mtime_ns, size, digest, link, xattrs)
+    def _fitting(self, listing: Listing, mtime_ns: int) -> int:
+        """Return the time that is nearest to an mtime in a tree, and count it if it is another."""
+        nearest = fitting(mtime_ns)
+        if nearest != mtime_ns:
+            self._note_skipped(listing, "extreme mtime")
+        return nearest
 
 
 def _inode(stamp: Stamp) -> tuple[int, int]:

@@ -89,7 +89,7 @@ class Scanned(NamedTuple):
     Attributes:
         tree: tree digest of the root; its nodes are in the store that the scan was given.
         content: content digest of the root.
-        skipped: what cannot be part of a tree, counted by kind (``socket``, ``changing``).
+        skipped: what cannot be part of a tree, counted by kind (``socket``, ``extreme mtime``).
         unreadable: what was left out as it could not be read, and why (errno).
         bytes_read: content that was read; what a cache or hint knew was not.
         files_read: files that were read.
@@ -223,7 +223,7 @@ class _Scan:
                 return self._skip(at, exc.__cause__)
             raise
         try:
-            return self._read(at, Listing(at.path, fd))
+            return self._read(at, self._reader.begin(at.path, fd))
         except OSError as exc:
             return self._skip(at, exc)
 
