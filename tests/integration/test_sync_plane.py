@@ -846,6 +846,35 @@ def test_a_pull_for_which_there_are_no_descriptors_left_ends(tmp_path: Path) -> 
     asyncio.run(main())
 
 
+def test_a_peer_that_has_dialled_and_is_gone_is_not_waited_for(
+    source: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_zmq, "PING_S", 0.1)
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as receiver:
+            async with DataPlane() as sender:
+                offer = sender.offer(source, tmp_path / "source")
+                replica = Replica(None, offer.token)
+                serving = asyncio.create_task(sender.serve_to(receiver.address, offer))
+                await pull(receiver, tmp_path / "a", source, replica)
+                offer.close()
+                await serving
+            await asyncio.sleep(0.5)  # a ping, that it is gone
+            with pytest.raises(Unavailable, match="is gone"):
+                await pull(receiver, tmp_path / "b", source, replica, timeouts=QUICK)
+            # Who dials again before anybody asks is there again.
+            async with DataPlane() as sender:
+                offer = sender.offer(source, tmp_path / "source", replica.token)
+                serving = asyncio.create_task(sender.serve_to(receiver.address, offer))
+                await asyncio.sleep(0.3)
+                await pull(receiver, tmp_path / "c", source, replica)
+                offer.close()
+                await serving
+
+    asyncio.run(main())
+
+
 def test_two_pulls_wait_for_one_peer_that_dials(source: Manifest, tmp_path: Path) -> None:
     async def main() -> None:
         async with DataPlane() as sender, DataPlane(LOOPBACK) as receiver:
