@@ -181,13 +181,16 @@ def _draw(found: dict[str, dict[int, Figures]]) -> None:
 def main(words: Sequence[str]) -> None:
     """Measure, verify and save."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
-    parser.add_argument("--files", type=int, action="append", help="only this many; repeatable")
+    many = "only this many, 2 at least; repeatable"
+    parser.add_argument("--files", type=int, action="append", help=many)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=MAX_REPEATS, help="of a size, at most")
     parser.add_argument("--quick", action="store_true", help="up to 10,000 files, one round")
     parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
     options = parser.parse_args(words)
-    sizes = options.files or (QUICK_SIZES if options.quick else SIZES)
+    sizes = sorted(set(options.files or (QUICK_SIZES if options.quick else SIZES)))
+    if sizes[0] < 2:
+        parser.error("--files is 2 at least: one file is what all sizes are held against")
     rounds = 1 if options.quick else options.rounds
     with tempfile.TemporaryDirectory(prefix="bench-growth-", dir=options.where) as directory:
         runs = measure(Path(directory), sizes, rounds, at_most=options.repeats)

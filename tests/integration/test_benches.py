@@ -9,12 +9,24 @@ from typing import Any
 
 import pytest
 
+from bench import growth
 from bench.sync import compare
 
 BENCHES = {
     "limits": ["--mib", "4", "--rounds", "1"],
     "diff": ["--directories", "200", "--repeats", "2"],
-    "growth": ["--files", "10", "--files", "210", "--rounds", "1", "--repeats", "1"],
+    "growth": [
+        "--files",
+        "210",
+        "--files",
+        "10",
+        "--files",
+        "10",
+        "--rounds",
+        "1",
+        "--repeats",
+        "1",
+    ],
     "running_pair": ["--files", "210", "--repeats", "2"],
     "throughput": ["--mib", "20", "--rounds", "1"],
 }
@@ -47,6 +59,15 @@ def test_a_bench_runs_verifies_its_output_and_saves_figures_and_a_plot(
     saved: dict[str, Any] = json.loads((tmp_path / "results" / f"{name}.json").read_text())
     assert saved["machine"]["cores"] == os.cpu_count()
     assert "<rect" in (tmp_path / "results" / f"{name}.svg").read_text()
+
+
+@pytest.mark.parametrize("files", ["1", "0"])
+def test_growth_is_not_measured_from_what_it_is_measured_by(
+    files: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        growth.main(["--files", files])
+    assert "one file is what all sizes are held against" in capsys.readouterr().err
 
 
 @pytest.mark.needs("root", "docker-registry", "skopeo")
