@@ -1,5 +1,6 @@
 """Trees whose directories come one by one: what is made of them, and what is refused."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.incoming import WantedFile
 from filesync.disk.updating.work import WorkDirectory
-from filesync.errors import LocalError, MalformedManifest
+from filesync.errors import LocalError, MalformedManifest, StoreError
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Entry,
@@ -27,11 +28,14 @@ from tests.unit.made import file
 from tests.unit.update_driver import (
     Contents,
     Make,
+    MakeDirectory,
     MakeFile,
+    MakeLink,
     any_trees,
     build,
     hand_in,
     scanned,
+    update,
 )
 
 Done = tuple[bytes, Digest]
@@ -131,6 +135,81 @@ def test_of_names_that_are_one_on_this_file_system_the_first_arrives(
     add_all(update, watcher.done, Contents(source, scanned(source)))
     assert update.finish().not_kept == {"differently cased name": 2}
     assert sorted(path.name for path in root.rglob("*")) == ["A", "X", "b", "d"]
+
+
+@pytest.fixture
+def folding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have directories whose names differ in case alone be one."""
+    mkdir = os.mkdir
+
+    def fold(path: str | bytes, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        name = os.fsdecode(path).lower()
+        if dir_fd is not None and name in map(str.lower, os.listdir(dir_fd)):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        mkdir(path, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(WorkDirectory, "folds_case", lambda _: True)
+    monkeypatch.setattr(os, "mkdir", fold)
+
+
+TWINS: list[Make] = [
+    MakeFile("D/a", b"1"),
+    MakeFile("D/x/in", b"2"),
+    MakeFile("d/A", b"3"),
+    MakeFile("d/a", b"4"),
+    MakeFile("d/X/in", b"5"),
+    MakeFile("d/x/in", b"6"),
+    MakeFile("e/F/g/in", b"7"),
+    MakeFile("e/f/G/in", b"8"),
+    MakeDirectory("e/f/empty"),
+    MakeLink("link", "d/A"),
+    MakeFile("z", b"9"),
+]
+
+
+@pytest.mark.usefixtures("folding")
+def test_of_directories_that_are_one_the_first_arrives_as_it_does_in_any_update(
+    tmp_path: Path,
+) -> None:
+    source, root, other = (tmp_path / name for name in ("source", "root", "other"))
+    build(source, TWINS)
+    nodes, watcher = watched(source)
+    target = scanned(source)
+    root.mkdir()
+    arriving = ArrivingUpdate(root, nodes, goes_on=True)
+    arriving.prepare()
+    add_all(arriving, watcher.done, Contents(source, target))
+    done = arriving.finish()
+    known = update(other, source, basis=None, target=target, goes_on=True)
+    assert done.not_kept == known.stats.not_kept == {"differently cased name": 2}
+    assert list(scanned(root).walk()) == list(scanned(other).walk())
+    assert done.created == len(list(root.rglob("*"))) == 10
+    assert (root / "link").read_bytes() == b"3"
+
+
+@pytest.mark.usefixtures("folding")
+def test_a_directory_that_has_arrived_keeps_its_name_from_a_file(tmp_path: Path) -> None:
+    source, root = tmp_path / "source", tmp_path / "root"
+    build(source, [MakeFile("A", b"1"), MakeFile("a/in", b"2"), MakeFile("b", b"3")])
+    nodes, watcher = watched(source)
+    root.mkdir()
+    update = ArrivingUpdate(root, nodes, goes_on=True)
+    update.prepare()
+    add_all(update, watcher.done, Contents(source, scanned(source)))
+    assert update.finish().not_kept == {"differently cased name": 1}
+    assert sorted(path.name for path in root.rglob("*")) == ["a", "b", "in"]
+
+
+def test_a_directory_that_somebody_made_meanwhile_is_an_error(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    nodes, done = made({b"d": [], b"": []})
+    root.mkdir()
+    update = ArrivingUpdate(root, nodes, goes_on=True)
+    update.prepare()
+    (root / "d").mkdir()
+    with pytest.raises(StoreError, match="somebody made it just now"):
+        update.add(done)
+    update.abort()
 
 
 def test_what_small_files_hold_is_told_once_and_with_its_digest(tmp_path: Path) -> None:

@@ -15,7 +15,13 @@ from filesync.disk.updating.incoming import WantedFile
 from filesync.disk.updating.layout import Layout
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.update import TreeUpdate, UpdateStats
-from filesync.disk.updating.visits import MAX_PATH_BYTES, ArrivedVisits, Visit, is_below
+from filesync.disk.updating.visits import (
+    MAX_PATH_BYTES,
+    ArrivedVisits,
+    Visit,
+    is_below,
+    names_of,
+)
 from filesync.disk.updating.work import storing
 from filesync.errors import LocalError, MalformedManifest
 from filesync.manifest import Manifest, Nodes, Subdirectory, empty_manifest
@@ -109,7 +115,8 @@ class ArrivingUpdate(TreeUpdate):
         """
         if self._arrived.tree is None:
             raise LocalError("a tree is finished before its root has come")
-        self._tally.add(created=self.made.summary.entries)
+        twins = [entry for path in self._arrived.twins if (entry := self.made.find(path))]
+        self._tally.add(created=self.made.summary.entries - sum(map(names_of, twins)))
         for path in self.refused.directories:
             found = self.made.find(path)
             self.refused.uncreated += found.entries if isinstance(found, Subdirectory) else 0
@@ -138,7 +145,7 @@ class ArrivingUpdate(TreeUpdate):
                 raise MalformedManifest(f"{shown(name)} is a reserved name")
 
     def _make(self, path: bytes) -> bool:
-        """Make a directory, and those above it that are not there yet; False if one is refused."""
+        """Make a directory, and those above it that are not there yet; False if one cannot be."""
         wanted = path
         missing: list[bytes] = []
         while path not in self._made:
@@ -151,8 +158,18 @@ class ArrivingUpdate(TreeUpdate):
         while missing:
             path = missing.pop()
             self._made.add(path)
-            if is_below(path, self.refused.directories):
-                continue
-            with self._directories.held(path.rpartition(b"/")[0]) as dirfd, storing(path):
+            if not self._is_missing(path):
+                self._make_one(path)
+        return not self._is_missing(wanted)
+
+    def _make_one(self, path: bytes) -> None:
+        with self._directories.held(path.rpartition(b"/")[0]) as dirfd, storing(path):
+            try:
                 self._layout.make_one(dirfd, path, names=1)
-        return not is_below(wanted, self.refused.directories)
+            except FileExistsError:
+                if not self._arrived.note_twin(path):
+                    raise
+
+    def _is_missing(self, path: bytes) -> bool:
+        """Say whether a directory, or one above it, cannot be made."""
+        return is_below(path, self.refused.directories) or is_below(path, self._arrived.twins)

@@ -175,17 +175,22 @@ class Visits:
     ) -> list[tuple[Entry | None, Entry]]:
         if not self._folds_case:
             return changes
-        added = {entry.name for old, entry in changes if old is None}
+        is_new = self._is_new
+        added = {entry.name for old, entry in changes if is_new(path, old, entry)}
         taken = {_folded(entry.name) for entry in new.entries if entry.name not in added}
         kept: list[tuple[Entry | None, Entry]] = []
         for old, entry in changes:
-            if old is None:
+            if is_new(path, old, entry):
                 if (folded := _folded(entry.name)) in taken:
                     self.twins.add(below(path, entry.name))
                     continue
                 taken.add(folded)
             kept.append((old, entry))
         return kept
+
+    def _is_new(self, path: bytes, old: Entry | None, entry: Entry) -> bool:
+        """Say whether nothing of this name is in the directory ``path`` yet."""
+        return old is None
 
     def _entered(self, visit: Visit) -> Iterator[Subdirectory]:
         for entry in visit.fresh:
@@ -234,7 +239,16 @@ class ArrivedVisits(Visits):
 
     def pass_over(self) -> None:
         """Take the directory that came last for one that cannot be made, nor be entered."""
-        self._arrived.pop()
+        path, tree = self._arrived.pop()
+        if self._folds_case:  # what is in it is nobody's twin
+            entries = Manifest(tree, self._nodes).root.entries
+            self.twins.difference_update([below(path, entry.name) for entry in entries])
+
+    def note_twin(self, path: bytes) -> bool:
+        """Take note of a new directory whose name leads to another; False where names do not."""
+        if self._folds_case:
+            self.twins.add(path)
+        return self._folds_case
 
     def _check(self, path: bytes) -> None:
         self._path_bytes += len(path)
@@ -248,6 +262,11 @@ class ArrivedVisits(Visits):
         """Yield all that have come."""
         for path, tree in self._arrived:
             yield self._visit(path, tree)
+
+    def _is_new(self, path: bytes, old: Entry | None, entry: Entry) -> bool:
+        # A directory was made before the one that it is in came, unless it is a twin.
+        is_made = isinstance(entry, Subdirectory) and below(path, entry.name) not in self.twins
+        return not is_made and super()._is_new(path, old, entry)
 
     def _visit(self, path: bytes, tree: Digest) -> Visit:
         return self._new_visit(path, Manifest(tree, self._nodes).root)
@@ -289,12 +308,13 @@ def count(visits: Iterable[Visit]) -> Counts:
     """Count what comes and goes in directories that both trees have."""
     created = deleted = 0
     for visit in visits:
-        created += sum(_names(new) for old, new in visit.changes if old is None)
-        deleted += sum(map(_names, visit.removed))
+        created += sum(names_of(new) for old, new in visit.changes if old is None)
+        deleted += sum(map(names_of, visit.removed))
     return Counts(created, deleted)
 
 
-def _names(entry: Entry) -> int:
+def names_of(entry: Entry) -> int:
+    """Return how many names an entry is, with all below it."""
     return 1 + (entry.entries if isinstance(entry, Subdirectory) else 0)
 
 
