@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import stat
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,40 @@ def test_a_local_sync_makes_the_same_tree(bench: Bench) -> None:
     bench.sync("src/", "dst")
     assert tree_of(bench.root / "dst") == tree_of(bench.root / "src")
     assert bench.sync("src/", "dst")["files"] == 0
+
+
+@contextmanager
+def files_of_at_most(limit_bytes: int) -> Iterator[None]:
+    """Have what is started meanwhile write no larger files."""
+    old, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (old, most))
+
+
+@pytest.mark.parametrize("is_served", [False, True])
+def test_a_file_that_is_too_large_is_named_does_not_travel_and_all_else_is_done(
+    bench: Bench, is_served: bool
+) -> None:
+    limit_bytes = 1 << 20
+    for name, size in (("d/a", 5), ("d/large", limit_bytes + 1), ("z", limit_bytes)):
+        make(bench.root / "src" / name, b"z" * size)
+    with files_of_at_most(limit_bytes):
+        dst = f"{bench.serve()}/dst" if is_served else "served/dst"
+        for moved_bytes in (limit_bytes + 5, 0):
+            done = bench.run("sync", "--json", "src/", dst, check=False)
+            assert done.returncode == 23
+            assert (
+                "'d/large', at the destination, cannot be changed: File too large"
+                in done.stderr
+            )
+            stats = json.loads(done.stdout)
+            assert stats["refused"] == {"d/large": "File too large"}
+            assert stats["content_bytes"] + stats["copied_bytes"] == moved_bytes
+    made = {"d": stat.S_IFDIR, "d/a": stat.S_IFREG, "z": stat.S_IFREG}
+    assert kinds_below(bench.served / "dst") == made
 
 
 def test_a_slash_after_the_source_stands_for_what_is_in_it(bench: Bench) -> None:

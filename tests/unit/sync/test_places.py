@@ -1,5 +1,6 @@
 """Where paths lead, and what is said of those that lead nowhere."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from filesync.errors import StoreError, UsageError
 from filesync.sync.part import Part
 from filesync.sync.places import LocalPlaces, Places, ServedPlaces
-from filesync.sync.target import find_target
+from filesync.sync.target import NotMade, find_target
 
 LONG = b"x" * 256
 
@@ -28,6 +29,18 @@ def test_a_file_is_not_given_to_a_name_that_no_file_can_have(
         find_target(
             places[0], places[1] + LONG, part=Part(b"", frozenset([b"f"])), dry_run=True
         )
+
+
+def test_a_place_whose_name_the_file_system_does_not_take_need_not_keep_others_from_theirs(
+    places: tuple[Places, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_taken(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(os, "mkdir", not_taken)
+    with pytest.raises(NotMade, match="d:' cannot be made") as caught:
+        find_target(places[0], places[1], part=Part(b"d:"), is_directory=True, dry_run=False)
+    assert caught.value.errno == errno.ENOENT
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
