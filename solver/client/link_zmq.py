@@ -53,7 +53,7 @@ class ManagerLink:
         self._own = own
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._heard_s = 0.0
+        self._said_s = 0.0
 
     async def __aenter__(self) -> Self:
         self._socket.linger = 500
@@ -97,31 +97,37 @@ class ManagerLink:
 
     async def send(self, message: FromClient, payload: bytes = b"") -> None:
         """Send a message."""
+        self._said_s = time.monotonic()
         await self._socket.send_multipart(encode(message, payload))
 
     async def receive(self) -> tuple[ToClient, bytes | memoryview]:
-        """Return the next message; asks for a sign of life while none comes.
+        """Return the next message; says every few seconds that this client is there, and asks the same.
+
+        However much comes meanwhile: a manager that hears nothing of its client ends the build.
 
         Raises:
             ManagerLost: the manager has been silent for too long, or has forgotten this client.
         """
-        asked_s = time.monotonic()
+        heard_s = time.monotonic()
         while True:
+            left_s = self._said_s + ALIVE_EVERY_S - time.monotonic()
+            if left_s <= 0:
+                await self.send(Alive(goes_on=True))
+                continue
             try:
-                async with asyncio.timeout(ALIVE_EVERY_S):
+                async with asyncio.timeout(left_s):
                     frames = await self._socket.recv_multipart()
             except TimeoutError:
-                if time.monotonic() - asked_s > ANSWER_S:
+                if time.monotonic() - heard_s > ANSWER_S:
                     raise ManagerLost(
                         f"the manager at {self.address} does not answer; what was built is kept:"
                         " start it again and build again"
                     ) from None
-                await self.send(Alive(goes_on=True))
                 continue
             message, payload = decode_to_client(frames)
             match message:
                 case Alive():
-                    asked_s = time.monotonic()
+                    heard_s = time.monotonic()
                 case Denied(code, detail) if code == NOT_KNOWN:
                     raise ManagerLost(
                         f"the manager at {self.address} knows nothing of this any more:"

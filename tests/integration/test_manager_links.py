@@ -1,0 +1,70 @@
+"""A client's connection to a manager that is played here, message by message."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import zmq
+import zmq.asyncio
+
+from solver.client import link_zmq
+from solver.client.link_zmq import ManagerLink
+from solver.wire import Alive, StepOutput, ToClient, decode_to_manager, encode
+
+
+class Played:
+    """A manager that does what a test says.
+
+    Attributes:
+        heard: what came, in its order.
+    """
+
+    def __init__(self, socket: zmq.asyncio.Socket) -> None:
+        self._socket = socket
+        self._client = b""
+        self.heard: list[object] = []
+        self.address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    async def run(self) -> None:
+        """Take what comes; answer that this is alive."""
+        while True:
+            self._client, *frames = await self._socket.recv_multipart()
+            message, _ = decode_to_manager(frames)
+            self.heard.append(message)
+            if isinstance(message, Alive):
+                await self.say(Alive())
+
+    async def say(self, message: ToClient) -> None:
+        await self._socket.send_multipart([self._client, *encode(message)])
+
+
+@asynccontextmanager
+async def played() -> AsyncIterator[Played]:
+    with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as socket:
+        socket.linger = 0
+        socket.bind("tcp://127.0.0.1:0")
+        manager = Played(socket)
+        running = asyncio.create_task(manager.run())
+        try:
+            yield manager
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+def test_a_client_that_hears_without_a_pause_says_that_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_zmq, "ALIVE_EVERY_S", 0.1)
+
+    async def run() -> list[object]:
+        async with played() as manager, ManagerLink(manager.address) as link:
+            for _ in range(50):
+                await manager.say(StepOutput(0, 1, b"a line\n"))
+                await link.receive()
+                await asyncio.sleep(0.01)
+            return manager.heard
+
+    heard = asyncio.run(run())
+    assert heard.count(Alive(goes_on=True)) >= 3
