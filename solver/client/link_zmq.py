@@ -9,7 +9,7 @@ import zmq
 import zmq.asyncio
 
 from filesync.digest import Digest
-from filesync.errors import UsageError
+from filesync.errors import NodeMissing, UsageError
 from filesync.keys.files import KeyPair
 from filesync.manifest import Manifest, Subdirectory, missing_nodes
 from filesync.manifest.pack import pack_nodes
@@ -37,6 +37,8 @@ T = TypeVar("T", bound=ToClient)
 ANSWER_S: Final = 10.0
 """How long the manager may take to answer a question or to say that it is alive."""
 ALIVE_EVERY_S: Final = 2.0
+_FORGOTTEN: Final = frozenset({NOT_KNOWN, NodeMissing.code})
+"""Codes of what a manager says when what came before has not reached it, or is of its past."""
 
 
 class ManagerLink:
@@ -54,6 +56,7 @@ class ManagerLink:
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._said_s = 0.0
+        self._is_met = False
 
     async def __aenter__(self) -> Self:
         self._socket.linger = 500
@@ -80,6 +83,7 @@ class ManagerLink:
             if not asking.done():
                 raise failing.result()
             asking.result()
+            self._is_met = True
         finally:
             for task in tasks:
                 task.cancel()
@@ -119,20 +123,14 @@ class ManagerLink:
                     frames = await self._socket.recv_multipart()
             except TimeoutError:
                 if time.monotonic() - heard_s > ANSWER_S:
-                    raise ManagerLost(
-                        f"the manager at {self.address} does not answer; what was built is kept:"
-                        " start it again and build again"
-                    ) from None
+                    raise self._silent() from None
                 continue
             message, payload = decode_to_client(frames)
             match message:
                 case Alive():
                     heard_s = time.monotonic()
-                case Denied(code, detail) if code == NOT_KNOWN:
-                    raise ManagerLost(
-                        f"the manager at {self.address} knows nothing of this any more:"
-                        f" {detail}; what was built is kept: run it again"
-                    )
+                case Denied(code, detail) if code in _FORGOTTEN:
+                    raise self._forgotten(detail)
                 case _:
                     return message, payload
 
@@ -140,7 +138,7 @@ class ManagerLink:
         """Send a question and return its answer, the next message of type ``kind``.
 
         Raises:
-            ManagerLost: no answer in time.
+            ManagerLost: no answer in time, or the manager has forgotten this client.
             UsageError: the manager denied it.
         """
         await self.send(question)
@@ -151,12 +149,28 @@ class ManagerLink:
                     if isinstance(message, kind):
                         return message
                     if isinstance(message, Denied):
+                        if message.code in _FORGOTTEN:
+                            raise self._forgotten(message.detail)
                         raise UsageError(f"the manager refused: {message.detail}")
         except TimeoutError:
-            raise ManagerLost(
+            raise self._silent() from None
+
+    def _silent(self) -> ManagerLost:
+        if not self._is_met:
+            return ManagerLost(
                 f"no manager answers at {self.address}; start one with"
                 f" `filesync manager --listen {self.address}`, or leave --manager out"
-            ) from None
+            )
+        return ManagerLost(
+            f"the manager at {self.address} does not answer any more; what was built is kept: see"
+            " that it runs and can be reached, and run this again"
+        )
+
+    def _forgotten(self, detail: str) -> ManagerLost:
+        return ManagerLost(
+            f"the manager at {self.address} knows nothing of this any more: {detail}; what was"
+            " built is kept: run it again"
+        )
 
     async def ask_image(self, question: AskImage) -> FoundImage:
         """Return what an image's name means; a registry may take its time.

@@ -145,7 +145,9 @@ class ClientLink:
             if isinstance(cache, CacheFrom) and cache.tree not in self.shared.nodes
         ]
         if unknown:
-            self.answer(Denied("node-missing", f"the trees of {unknown} were not sent first"))
+            # What a client sends when its connection is cut is lost; it has dialled again since.
+            detail = f"the trees of {', '.join(unknown)} have not come; was the connection cut?"
+            self.answer(Denied(NodeMissing.code, detail))
             return
         self._running = group.create_task(self._run(request))
 

@@ -10,7 +10,17 @@ import zmq.asyncio
 
 from solver.client import link_zmq
 from solver.client.link_zmq import ManagerLink
-from solver.wire import Alive, StepOutput, ToClient, decode_to_manager, encode
+from solver.errors import ManagerLost
+from solver.wire import (
+    Alive,
+    Denied,
+    ListWorkers,
+    StepOutput,
+    ToClient,
+    Workers,
+    decode_to_manager,
+    encode,
+)
 
 
 class Played:
@@ -68,3 +78,29 @@ def test_a_client_that_hears_without_a_pause_says_that_it_is_there(
 
     heard = asyncio.run(run())
     assert heard.count(Alive(goes_on=True)) >= 3
+
+
+def test_a_manager_that_falls_silent_is_not_said_never_to_have_been_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> None:
+        async with played() as manager, ManagerLink(manager.address) as link:
+            monkeypatch.setattr(link_zmq, "ANSWER_S", 0.2)
+            await link.ask(ListWorkers(), Workers)
+
+    with pytest.raises(ManagerLost, match=r"does not answer any more; .*run this again"):
+        asyncio.run(run())
+
+
+def test_what_was_lost_on_the_way_to_the_manager_is_to_be_sent_again_by_a_new_run() -> None:
+    denied = Denied("node-missing", "the trees of context have not come")
+
+    async def run() -> None:
+        async with played() as manager, ManagerLink(manager.address) as link:
+            await manager.say(denied)
+            await link.ask(ListWorkers(), Workers)
+
+    with pytest.raises(
+        ManagerLost, match="have not come; what was built is kept: run it again"
+    ):
+        asyncio.run(run())
