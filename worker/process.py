@@ -22,7 +22,7 @@ from filesync.keys.files import KeyPair, PublicKey
 from filesync.manifest import Manifest, missing_nodes, note_tree
 from filesync.manifest.pack import accept_pack, pack_nodes
 from filesync.transfer.connection.address import parse_address
-from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
+from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS, beating
 from filesync.transfer.connection.curve_zmq import dial, handshake_failure
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.threads import acquired, in_thread, until_done
@@ -190,6 +190,7 @@ class _Link:
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.MAXMSGSIZE, orders.MAX_PAYLOAD_BYTES)
+        beating(socket)
         monitor = socket.get_monitor_socket(_CONNECTED | _NOT_CONNECTED | HANDSHAKE_EVENTS)
         try:
             self._dial(socket)

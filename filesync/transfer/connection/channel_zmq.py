@@ -41,6 +41,9 @@ _TURN_MESSAGES: Final = 32
 without a look at the event loop: two hundred peers that sent without end kept it for minutes."""
 STUCK_S: Final = 60.0
 """A peer that reads nothing for this long is given up."""
+BEAT_S: Final = 10.0
+BEAT_PATIENCE_S: Final = 60.0
+"""A heartbeat waits behind the frame that is on the wire: at 1 Mbit/s that is eight seconds."""
 HANDSHAKE_EVENTS: Final = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -273,11 +276,19 @@ def bound(socket: zmq.asyncio.Socket, address: str) -> None:
     socket.linger = 0
     socket.sndhwm = socket.rcvhwm = QUEUED_MESSAGES
     socket.setsockopt(zmq.MAXMSGSIZE, max(MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES))
-    # A heartbeat waits behind the frame that is on the wire: at 1 Mbit/s that is eight seconds.
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 60_000)
+    beating(socket)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
     socket.setsockopt(zmq.IPV6, "[" in address)
+
+
+def beating(socket: zmq.asyncio.Socket) -> None:
+    """Have the connections of ``socket`` end that are dead and do not say so.
+
+    A machine that lost its power, or a gateway that forgot a connection, ends none; the kernel
+    gives up what it cannot send after a quarter of an hour, and what nobody sends to never.
+    """
+    socket.setsockopt(zmq.HEARTBEAT_IVL, int(1000 * BEAT_S))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(1000 * BEAT_PATIENCE_S))
 
 
 async def received(socket: zmq.asyncio.Socket) -> AsyncGenerator[list[zmq.Frame], None]:
