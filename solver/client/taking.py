@@ -8,12 +8,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.update import TreeUpdate
-from filesync.errors import FilesyncError, StoreError
+from filesync.errors import FilesyncError, StoreError, Unavailable
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.overlay import overlay
+from filesync.transfer.errors import NotLetIn, Refused, UnknownHost, VersionMismatch
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.threads import in_thread
@@ -26,6 +28,9 @@ from solver.client.progress import Progress, human
 from solver.client.request import BuildRequest
 from solver.wire import Built, CacheMade, CachePush, CachePushed, Exported
 from worker.wire.orders import ExportForm
+
+PAUSES_S: Final = (0.5, 2.0, 5.0)
+"""Before a worker that could not be reached is dialled again."""
 
 
 class Taking:
@@ -155,9 +160,31 @@ class Taking:
                 result.replace(output.dest)
 
     async def _pull(self, exported: Exported, dest: Path) -> None:
-        """Bring an export into ``dest``; other names that are there stay."""
+        """Bring an export into ``dest``; other names that are there stay.
+
+        A connection that breaks is made again, and goes on with what has come: the build may have
+        taken hours.
+        """
         with contextlib.suppress(FileExistsError):
             os.mkdir(dest)
+        for pause_s in (*PAUSES_S, None):
+            try:
+                await self._pull_once(exported, dest)
+                return
+            except (NotLetIn, UnknownHost, VersionMismatch):
+                raise
+            except Unavailable as exc:
+                if pause_s is None or isinstance(exc, Refused):
+                    raise Unavailable(
+                        f"the result cannot be taken from worker {exported.worker}: {exc};"
+                        " what was built is kept: run it again"
+                    ) from exc
+                self._progress.note(
+                    f"warning: the result is taken from worker {exported.worker} again: {exc}"
+                )
+                await asyncio.sleep(pause_s)
+
+    async def _pull_once(self, exported: Exported, dest: Path) -> None:
         top = Manifest(exported.tree, self._nodes)
         there = await in_thread(scan, dest, self._nodes)
         basis = Manifest(there.tree, self._nodes)

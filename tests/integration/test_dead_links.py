@@ -2,80 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from filesync.transfer.connection import channel_zmq
 from solver.manager.process import open_manager
+from tests.integration.gateway import gateway
 from tests.integration.test_restarts import until
 from worker.process import WorkerOptions, run_worker
-
-
-class Gateway:
-    """Passes connections on to a port.
-
-    Attributes:
-        address: where it listens.
-        forgotten_ends: released when either end gives up a connection that was forgotten.
-        all_ended: set while nothing is passed on.
-    """
-
-    def __init__(self, behind: str) -> None:
-        self._port = int(behind.rpartition(":")[2])
-        self._forgotten: list[asyncio.Event] = []
-        self._passing = 0
-        self.address = ""
-        self.forgotten_ends = asyncio.Semaphore(0)
-        self.all_ended = asyncio.Event()
-
-    def forget(self) -> None:
-        """Pass on nothing more of the connections that there are, and tell nobody."""
-        for forgotten in self._forgotten:
-            forgotten.set()
-
-    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        forgotten = asyncio.Event()
-        self._forgotten.append(forgotten)
-        self._passing += 1
-        self.all_ended.clear()
-        there = self._carry(reader, far_writer, forgotten)
-        await asyncio.gather(there, self._carry(far_reader, writer, forgotten))
-        for one in (writer, far_writer):
-            one.close()
-        self._passing -= 1
-        if not self._passing:
-            self.all_ended.set()
-
-    async def _carry(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        forgotten: asyncio.Event,
-    ) -> None:
-        with suppress(ConnectionError):
-            while piece := await reader.read(65_536):
-                if not forgotten.is_set():
-                    writer.write(piece)
-        if forgotten.is_set():
-            self.forgotten_ends.release()
-        else:
-            writer.close()
-
-
-@asynccontextmanager
-async def gateway(behind: str) -> AsyncIterator[Gateway]:
-    one = Gateway(behind)
-    server = await asyncio.start_server(one.take, "127.0.0.1", 0)
-    one.address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
-        yield one
-    finally:
-        server.close()
-        await one.all_ended.wait()
 
 
 def joined(caplog: pytest.LogCaptureFixture) -> int:

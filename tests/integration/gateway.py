@@ -1,0 +1,89 @@
+"""A relay between two ends of a connection, which does what bad links do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class Gateway:
+    """Passes connections on to a port.
+
+    Attributes:
+        address: where it listens.
+        forgotten_ends: released when either end gives up a connection that was forgotten.
+        all_ended: set while nothing is passed on.
+        cut_after_bytes: so many are passed on, then all connections are cut, once; None for never.
+        cuts: how often that was done.
+    """
+
+    def __init__(self, behind: str) -> None:
+        self._port = int(behind.rpartition(":")[2])
+        self._forgotten: list[asyncio.Event] = []
+        self._passing = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.cut_after_bytes: int | None = None
+        self.cuts = 0
+        self.address = ""
+        self.forgotten_ends = asyncio.Semaphore(0)
+        self.all_ended = asyncio.Event()
+
+    def forget(self) -> None:
+        """Pass on nothing more of the connections that there are, and tell nobody."""
+        for forgotten in self._forgotten:
+            forgotten.set()
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        forgotten = asyncio.Event()
+        self._forgotten.append(forgotten)
+        self._passing += 1
+        self._writers |= {writer, far_writer}
+        self.all_ended.clear()
+        there = self._carry(reader, far_writer, forgotten)
+        await asyncio.gather(there, self._carry(far_reader, writer, forgotten))
+        for one in (writer, far_writer):
+            self._writers.discard(one)
+            one.close()
+        self._passing -= 1
+        if not self._passing:
+            self.all_ended.set()
+
+    def _is_cut_by(self, size: int) -> bool:
+        if self.cut_after_bytes is None:
+            return False
+        self.cut_after_bytes -= size
+        if self.cut_after_bytes >= 0:
+            return False
+        self.cut_after_bytes = None
+        self.cuts += 1
+        return True
+
+    async def _carry(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        forgotten: asyncio.Event,
+    ) -> None:
+        with suppress(ConnectionError):
+            while piece := await reader.read(65_536):
+                if self._is_cut_by(len(piece)):
+                    for one in self._writers:
+                        one.transport.abort()
+                elif not forgotten.is_set():
+                    writer.write(piece)
+        if forgotten.is_set():
+            self.forgotten_ends.release()
+        else:
+            writer.close()
+
+
+@asynccontextmanager
+async def gateway(behind: str) -> AsyncIterator[Gateway]:
+    one = Gateway(behind)
+    server = await asyncio.start_server(one.take, "127.0.0.1", 0)
+    one.address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield one
+    finally:
+        server.close()
+        await one.all_ended.wait()
