@@ -71,6 +71,13 @@ class NotLetIn(Unavailable):
     code = "not-let-in"
 
 
+class GreetingBroken(Unavailable):
+    """The connection ended in the middle of the handshake: a bad link, or keys that do not fit.
+
+    ZeroMQ does not say which. Try again; keys that do not fit break each greeting.
+    """
+
+
 class InsecureListen(UsageError):
     """Listening off loopback without encryption was not allowed."""
 

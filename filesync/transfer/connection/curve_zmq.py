@@ -14,7 +14,7 @@ from filesync.errors import LocalError
 from filesync.transfer.connection.address import parse_address
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.strangers import Strangers
-from filesync.transfer.errors import NotLetIn
+from filesync.transfer.errors import GreetingBroken, NotLetIn
 
 if TYPE_CHECKING:
     from filesync.keys.files import Allows, KeyPair, PublicKey
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DOMAIN: Final = "filesync"
+_GREETINGS: Final = 5
+"""Greetings that may be broken off before keys are thought not to fit; a tenth of a second apart."""
 
 
 def dial(socket: zmq.asyncio.Socket, address: str, own: "KeyPair | None") -> None:
@@ -42,22 +44,25 @@ def dial(socket: zmq.asyncio.Socket, address: str, own: "KeyPair | None") -> Non
     socket.connect(endpoint)
 
 
-def handshake_failure(event: int, address: str, own: "KeyPair | None") -> NotLetIn:
+def handshake_failure(
+    event: int, address: str, own: "KeyPair | None"
+) -> NotLetIn | GreetingBroken:
     """Return what an event of HANDSHAKE_EVENTS means to whoever has dialled ``address``."""
     endpoint, server_key = parse_address(address)
+    kind = GreetingBroken if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL else NotLetIn
     if server_key is None or own is None:
-        return NotLetIn(
-            f"{endpoint} broke off the greeting; if it uses keys, dial it with its own before the "
-            "@, as it prints it when it starts: tcp://KEY@host:port"
+        return kind(
+            f"{endpoint} broke off the greeting: try again; if it uses keys, dial it with its own "
+            "before the @, as it prints it when it starts: tcp://KEY@host:port"
         )
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         return NotLetIn(
             f"{endpoint} does not know this machine's key; add this line to the allow file "
             f"there, then try again: {own.public.hex()}"
         )
-    return NotLetIn(
-        f"{endpoint} broke off the greeting: it has another key than {server_key.hex()}, or uses "
-        "none; dial it as it prints its address when it starts"
+    return kind(
+        f"{endpoint} broke off the greeting: try again; if it does so each time, it has another key "
+        f"than {server_key.hex()}, or uses none: dial it as it prints its address when it starts"
     )
 
 
@@ -133,11 +138,16 @@ def _from_z85(key: bytes) -> "PublicKey":
 
 async def wait_for_failure(
     monitor: zmq.asyncio.Socket, address: str, own: "KeyPair | None"
-) -> NotLetIn:
-    """Return why a handshake failed, once one of HANDSHAKE_EVENTS comes from ``monitor``."""
+) -> NotLetIn | GreetingBroken:
+    """Return why no handshake succeeds, by what comes from ``monitor``; ZeroMQ dials again by itself."""
     from zmq.utils.monitor import recv_monitor_message
 
+    broken = 0
     while True:
         event = (await recv_monitor_message(monitor))["event"]
-        if event & HANDSHAKE_EVENTS:
-            return handshake_failure(event, address, own)
+        if not event & HANDSHAKE_EVENTS:
+            continue
+        failure = handshake_failure(event, address, own)
+        broken += 1
+        if not isinstance(failure, GreetingBroken) or broken == _GREETINGS:
+            return failure
