@@ -15,9 +15,10 @@ from typing import assert_never
 import msgspec
 
 from filesync.digest import Digest
-from filesync.errors import FilesyncError
+from filesync.errors import FilesyncError, Unavailable
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.select import select
+from filesync.transfer.errors import NotOffered, Refused
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.offer import Offer
 from filesync.transfer.threads import acquired, in_thread, until_done
@@ -120,6 +121,10 @@ class Service:
             return await self._perform(number, body, tell)
         except OpFailed as exc:
             return Failed(exc.code, str(exc), exc.exit_status, exc.tail)
+        except Refused as exc:
+            # Whoever had it open met its manager again, or ended: it may be opened again.
+            code = Unavailable.code if exc.reason == NotOffered.code else exc.code
+            return Failed(code, str(exc))
         except FilesyncError as exc:
             return Failed(exc.code, f"{exc}{self._disk_full(exc)}")
         except OSError as exc:

@@ -37,7 +37,9 @@ from worker.wire.orders import FromLocal, Ran
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS: Final = 4
+PAUSES_S: Final = (0.0, 0.5, 2.0, 5.0)
+"""Before each try of a step that others did not give its inputs to: links come back."""
+ATTEMPTS: Final = len(PAUSES_S)
 """How often a step is tried when workers are lost under it."""
 WAIT_FOR_WORKER_S: Final = 15.0
 """How long a step waits for a worker that fits before it says that there is none."""
@@ -242,8 +244,10 @@ class Build:
     async def _run(self, position: int, keys: tuple[Digest, ...]) -> Solved:
         vertex = self._graph.vertices[position]
         failure: FilesyncError | None = None
-        for _ in range(ATTEMPTS):
+        for pause_s in PAUSES_S:
             if failure is not None:
+                if isinstance(failure, OrderFailed) and failure.reason == Unavailable.code:
+                    await asyncio.sleep(pause_s)
                 log.warning("step runs again step=%s reason=%s", vertex.name, failure)
                 self._client.tell(Warned(f"{vertex.name} runs again: {failure}"))
             try:

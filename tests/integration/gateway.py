@@ -14,6 +14,7 @@ class Gateway:
         all_ended: set while nothing is passed on.
         cut_after_bytes: so many are passed on, then all connections are cut, once; None for never.
         cuts: how often that was done.
+        refuses_s: from the first connection on, all that come are cut for so long.
     """
 
     def __init__(self, behind: str) -> None:
@@ -23,9 +24,12 @@ class Gateway:
         self._writers: set[asyncio.StreamWriter] = set()
         self.cut_after_bytes: int | None = None
         self.cuts = 0
+        self.refuses_s = 0.0
+        self._open_s: float | None = None
         self.address = ""
         self.forgotten_ends = asyncio.Semaphore(0)
         self.all_ended = asyncio.Event()
+        self.all_ended.set()
 
     def forget(self) -> None:
         """Pass on nothing more of the connections that there are, and tell nobody."""
@@ -33,6 +37,9 @@ class Gateway:
             forgotten.set()
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_refusing():
+            writer.transport.abort()
+            return
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
         forgotten = asyncio.Event()
         self._forgotten.append(forgotten)
@@ -47,6 +54,17 @@ class Gateway:
         self._passing -= 1
         if not self._passing:
             self.all_ended.set()
+
+    def cut(self) -> None:
+        """End all connections, in the middle of whatever they carry."""
+        for one in self._writers:
+            one.transport.abort()
+
+    def _is_refusing(self) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        if self.refuses_s and self._open_s is None:
+            self._open_s = now_s + self.refuses_s
+        return self._open_s is not None and now_s < self._open_s
 
     def _is_cut_by(self, size: int) -> bool:
         if self.cut_after_bytes is None:
@@ -67,8 +85,7 @@ class Gateway:
         with suppress(ConnectionError):
             while piece := await reader.read(65_536):
                 if self._is_cut_by(len(piece)):
-                    for one in self._writers:
-                        one.transport.abort()
+                    self.cut()
                 elif not forgotten.is_set():
                     writer.write(piece)
         if forgotten.is_set():
@@ -86,4 +103,5 @@ async def gateway(behind: str) -> AsyncIterator[Gateway]:
         yield one
     finally:
         server.close()
+        one.cut()
         await one.all_ended.wait()
