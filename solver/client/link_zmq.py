@@ -118,13 +118,12 @@ class ManagerLink:
             if left_s <= 0:
                 await self.send(Alive(goes_on=True))
                 continue
-            try:
-                async with asyncio.timeout(left_s):
-                    frames = await self._socket.recv_multipart()
-            except TimeoutError:
+            # Not a timeout around the receipt: cancelled, it may have taken a message already.
+            if not await self._socket.poll(max(1, int(1000 * left_s))):
                 if time.monotonic() - heard_s > ANSWER_S:
-                    raise self._silent() from None
+                    raise self._silent()
                 continue
+            frames = await self._socket.recv_multipart()
             message, payload = decode_to_client(frames)
             match message:
                 case Alive():

@@ -104,3 +104,24 @@ def test_what_was_lost_on_the_way_to_the_manager_is_to_be_sent_again_by_a_new_ru
         ManagerLost, match="have not come; what was built is kept: run it again"
     ):
         asyncio.run(run())
+
+
+def test_no_message_is_lost_when_it_comes_just_as_a_client_says_that_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_zmq, "ALIVE_EVERY_S", 0.001)
+    said = [StepOutput(0, 1, b"%d" % number) for number in range(1000)]
+
+    async def run() -> list[object]:
+        async with played() as manager, ManagerLink(manager.address) as link:
+
+            async def say() -> None:
+                for message in said:
+                    await manager.say(message)
+                    await asyncio.sleep(0.0005)
+
+            async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+                group.create_task(say())
+                return [(await link.receive())[0] for _ in said]
+
+    assert asyncio.run(run()) == said
