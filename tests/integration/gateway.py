@@ -14,6 +14,7 @@ class Gateway:
         all_ended: set while nothing is passed on.
         cut_after_bytes: so many are passed on, then all connections are cut, once; None for never.
         cuts: how often that was done.
+        bad_connections: so many, from the first on, are cut at their first byte.
         refuses_s: from the first connection on, all that come are cut for so long.
     """
 
@@ -24,6 +25,7 @@ class Gateway:
         self._writers: set[asyncio.StreamWriter] = set()
         self.cut_after_bytes: int | None = None
         self.cuts = 0
+        self.bad_connections = 0
         self.refuses_s = 0.0
         self._open_s: float | None = None
         self.address = ""
@@ -38,6 +40,11 @@ class Gateway:
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_refusing():
+            writer.transport.abort()
+            return
+        if self.bad_connections:
+            self.bad_connections -= 1
+            await reader.read(1)
             writer.transport.abort()
             return
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)

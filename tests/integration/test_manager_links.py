@@ -8,6 +8,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from filesync.transfer.connection import curve_zmq
+from filesync.transfer.errors import GreetingBroken
 from solver.client import link_zmq
 from solver.client.link_zmq import ManagerLink
 from solver.errors import ManagerLost
@@ -21,6 +23,7 @@ from solver.wire import (
     decode_to_manager,
     encode,
 )
+from tests.integration.gateway import gateway
 
 
 class Played:
@@ -125,3 +128,22 @@ def test_no_message_is_lost_when_it_comes_just_as_a_client_says_that_it_is_there
                 return [(await link.receive())[0] for _ in said]
 
     assert asyncio.run(run()) == said
+
+
+async def broken_off(greetings: int) -> int:
+    """Greet a manager over a link that breaks so many greetings off; return how many are left."""
+    async with played() as manager, gateway(manager.address) as link:
+        link.bad_connections = greetings
+        async with ManagerLink(link.address):
+            return link.bad_connections
+
+
+def test_a_greeting_that_is_broken_off_is_tried_again() -> None:
+    assert asyncio.run(broken_off(curve_zmq.GREETINGS - 1)) == 0
+
+
+def test_greetings_that_are_broken_off_each_time_may_be_for_want_of_a_key() -> None:
+    with pytest.raises(
+        GreetingBroken, match="try again; if it uses keys, dial it with its own"
+    ):
+        asyncio.run(broken_off(1000))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DOMAIN: Final = "filesync"
-_GREETINGS: Final = 5
+GREETINGS: Final = 5
 """Greetings that may be broken off before keys are thought not to fit; a tenth of a second apart."""
 
 
@@ -149,5 +149,5 @@ async def wait_for_failure(
             continue
         failure = handshake_failure(event, address, own)
         broken += 1
-        if not isinstance(failure, GreetingBroken) or broken == _GREETINGS:
+        if not isinstance(failure, GreetingBroken) or broken == GREETINGS:
             return failure
