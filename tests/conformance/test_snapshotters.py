@@ -360,9 +360,9 @@ def test_unchanged_files_of_a_copy_are_not_read(
     make(snapshotter, None, base, id="base")
     read: list[bytes] = []
 
-    def spy(dirfd: int, name: bytes, path: bytes) -> Content:
+    def spy(dirfd: int, name: bytes, path: bytes, beside: None) -> Content:
         read.append(path)
-        return read_file(dirfd, name, path)
+        return read_file(dirfd, name, path, beside)
 
     monkeypatch.setattr("filesync.disk.scanning.reading.read_file", spy)
     make(snapshotter, "base", modify, id="next")
