@@ -3,6 +3,8 @@
 import random
 from pathlib import Path
 
+import pytest
+
 from filesync.digest import Digest, digest_of
 from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, Nodes, put, with_entries
 from filesync.transfer.coding import edit
@@ -55,11 +57,20 @@ def test_a_longer_one_is_told_from_its_second_edit_on(tmp_path: Path) -> None:
 
 
 def test_without_a_place_for_marks_longer_ones_are_never_told() -> None:
-    edits = Edits()
-    for number in range(3):
-        changed(edits, LONG + b"%d" % number, LONG + b"%d" % (number + 1))
-    edits.end()
-    assert edits.files == []
+    assert Edits().beside(digest_of(LONG), len(LONG)) is None
+    assert Edits().beside(digest_of(LONG), edit.WHOLE_BYTES) is not None
+
+
+def test_of_many_longer_ones_the_first_alone_are_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sent, "MAX_MARKED_BYTES", 2 * len(LONG))
+    edits = Edits(tmp_path / "marks")
+    for number in range(2):
+        changed(edits, LONG, LONG + b"%d" % number)
+    assert edits.beside(digest_of(LONG), len(LONG)) is None
+    changed(edits, LONG, SHORT)
+    assert [one.digest for one in edits.files] == [digest_of(SHORT)]
 
 
 def test_more_edits_than_go_into_a_message_are_not_told(tmp_path: Path) -> None:
