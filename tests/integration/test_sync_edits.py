@@ -184,6 +184,7 @@ def test_a_short_file_that_was_edited_or_is_new_comes_with_the_gift(
     (places / "src/new").write_bytes(b"new")
     (stats,) = synced(places)
     assert (stats.files, asked) == (2, [])
+    assert (stats.content_bytes, stats.copied_bytes) == (6003, 0)
     assert stats.wire_out < 5000
 
 

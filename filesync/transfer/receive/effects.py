@@ -197,9 +197,9 @@ class Effects:
         self, files: Sequence[WantedFile], made: Collection[WantedFile], *, is_last: bool
     ) -> None:
         for file in made:
-            told = len(self._edits[file.digest].delta)
+            told = min(len(self._edits[file.digest].delta), file.size)
             self._stats.content_bytes += told
-            self._stats.copied_bytes += max(file.size - told, 0)
+            self._stats.copied_bytes += file.size - told
         rest = [file for file in files if file not in made]
         self._fetch.add(rest, is_last=is_last, done=len(made))
         self._note_progress()
