@@ -15,6 +15,7 @@ from filesync.sync.remote.edits import pack_edits, unpack_edits
 from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.source import is_named
 from filesync.transfer.coding import delta, edit
+from filesync.transfer.send.edits import Edited
 from tests.fuzz import mutation
 from tests.fuzz.mutation import Mutate
 from tests.unit.made import file
@@ -82,7 +83,7 @@ def seeds() -> list[bytes]:
         wire.Give(
             TOKEN, TOKEN, NEW.tree, True, rules, (wire.Other(TOKEN, OLD.tree),), (b"x",), True
         ),
-        wire.Give(TOKEN, TOKEN, NEW.tree, edits=pack_edits([EDIT])),
+        wire.Give(TOKEN, TOKEN, NEW.tree, edits=pack_edits(Edited([EDIT]))),
         wire.GiveGrowing(TOKEN, TOKEN, NEW.tree),
         wire.AskDirectories(TOKEN),
         wire.Progressed(1, 2),

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -27,6 +27,7 @@ from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.send import edits as sent
+from filesync.transfer.send.edits import Edited
 from filesync.transfer.send.source_disk import SourceTree
 from filesync.transfer.stats import PullStats
 from tests.integration.test_sync_plane import LOOPBACK, make_tree, tree_of, update_of
@@ -387,10 +388,11 @@ def test_a_server_whose_edits_lie_is_refused_or_asked(
     asked: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def lying(edits: Sequence[Edit]) -> wire.Edits | None:
+    def lying(edits: Edited) -> wire.Edits | None:
         if is_nonsense:
             return wire.Edits(b"nonsense", 8)
-        return messages.pack_edits([edit.whole(one.digest, b"a lie") for one in edits])
+        told = [*edits.directories, *edits.files]
+        return messages.pack_edits(Edited([edit.whole(one.digest, b"a lie") for one in told]))
 
     taken(tmp_path)
     before = tree_of(tmp_path / "dest")

@@ -1,4 +1,4 @@
-"""Edits in a message: as many as go into one, and back within the bounds of what it says."""
+"""Edits in a message, and back within the bounds of what it says."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
@@ -10,6 +10,7 @@ from filesync.errors import MalformedMessage
 from filesync.sync.remote import wire
 from filesync.transfer.coding import codec
 from filesync.transfer.coding.edit import Edit
+from filesync.transfer.send.edits import Edited
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(
@@ -17,8 +18,15 @@ _decoder: Final = msgspec.msgpack.Decoder(
 )
 
 
-def pack_edits(edits: Sequence[Edit]) -> wire.Edits | None:
-    """Return ``edits`` as a message has them; None if there are none, or too much for one."""
+def pack_edits(edits: Edited) -> wire.Edits | None:
+    """Return ``edits`` as a message has them; those of files only where all have room.
+
+    None if there are none, or those of directories are too much already.
+    """
+    return _packed([*edits.directories, *edits.files]) or _packed(edits.directories)
+
+
+def _packed(edits: Sequence[Edit]) -> wire.Edits | None:
     raw = _encoder.encode(edits)
     if not edits or len(edits) > wire.MAX_EDITS or len(raw) > wire.MAX_EDITS_BYTES:
         return None

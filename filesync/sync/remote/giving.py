@@ -389,10 +389,10 @@ class Giving:
         from filesync.sync.remote.edits import pack_edits
         from filesync.sync.remote.nodes import first_nodes
 
-        files, directories = self._scan(at).tree.edits(there)
+        edits = self._scan(at).tree.edits(there)
         if self._options.flow.is_free:
-            request = _if_it_fits(request, edits=pack_edits([*directories, *files]))
-        if directories and request.edits is not None:
+            request = _if_it_fits(request, edits=pack_edits(edits))
+        if edits.directories and request.edits is not None:
             return request
         return _if_it_fits(request, nodes=first_nodes(top))
 

@@ -10,8 +10,7 @@ from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Place
 from filesync.sync.scanning import Found, Named, Owner, scan_place
-from filesync.transfer.coding.edit import Edit
-from filesync.transfer.send.edits import MARKS, Edits
+from filesync.transfer.send.edits import MARKS, Edited, Edits
 from filesync.transfer.send.offer import Offer
 
 
@@ -64,7 +63,7 @@ class Held:
         self.nodes = MemoryNodes()
         self.manifest = empty_manifest(self.nodes)
         self.shut: Mapping[bytes, int] = {}
-        self.edits: list[Edit] = []
+        self.edits = Edited()
         self.offer: Offer | None = None
         self.stage = Stage.NEW
         self.filter = filter
@@ -113,9 +112,8 @@ class Held:
             keep_unreadable=not self.is_offered,
         )
         edits.end()
-        self.edits = [*edits.files]
-        if owner is None:  # else the directories become others
-            self.edits += edits.directories(self.nodes)
+        # With another owner the directories become others.
+        self.edits = edits.told(self.nodes) if owner is None else Edited(edits.files)
         return found.owned(owner, self.nodes)
 
     def scanned(self) -> Manifest:

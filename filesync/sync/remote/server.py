@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -51,6 +51,7 @@ from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive.effects import Feed
 from filesync.transfer.replica import Replica
+from filesync.transfer.send.edits import Edited
 from filesync.transfer.send.offer import TOKEN_BYTES
 from filesync.transfer.stats import Progress
 from filesync.transfer.threads import in_thread
@@ -107,7 +108,7 @@ class TreeServer:
                 held = self._find(channel, token)
                 result = await self._scan(held, token, owner)
                 if wants_edits:
-                    result = _with_edits(result, held.edits)
+                    result = await in_thread(_with_edits, result, held.edits)
             case wire.AskNodes() | wire.AskNodeDeltas() | wire.AskUnseen():
                 held = self._find(channel, request.token)
                 result, payload = await _answer_scanned(held, request)
@@ -422,7 +423,7 @@ class _Teller:
                     await ask(self._channel, request, wire.Done)
 
 
-def _with_edits(scanned: wire.Scanned, edits: Sequence[Edit]) -> wire.Scanned:
+def _with_edits(scanned: wire.Scanned, edits: Edited) -> wire.Scanned:
     """Return ``scanned`` with ``edits``, unless it has no room for them."""
     longer = msgspec.structs.replace(scanned, edits=pack_edits(edits))
     return longer if fits(longer) else scanned

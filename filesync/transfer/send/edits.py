@@ -1,7 +1,8 @@
 """Edits of small files, made while those are scanned: most are wanted where the last ones went."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from filesync.digest import Digest, digest_of
 from filesync.entropy import random_bits
@@ -28,6 +29,13 @@ _EDIT_BYTES: Final = 128
 _KEY_BITS: Final = 64
 
 
+class Edited(NamedTuple):
+    """What has become of small files that had changed, and of the directories above them."""
+
+    files: Sequence[Edit] = ()
+    directories: Sequence[Edit] = ()
+
+
 class Edits:
     """What became of what a scan finds changed; a ``filesync.disk.scanning.scan.Watcher``.
 
@@ -49,6 +57,10 @@ class Edits:
     def files(self) -> list[Edit]:
         """The edits of files that are worth telling before anybody asks."""
         return self._compared + self._whole
+
+    def told(self, nodes: Nodes, there: Digest | None = None) -> Edited:
+        """Return all of it; the arguments are those of ``directories``."""
+        return Edited(self.files, self.directories(nodes, there))
 
     def directories(self, nodes: Nodes, there: Digest | None = None) -> list[Edit]:
         """Return the edits of all nodes that have changed, from the root down; none if they are many.
@@ -113,6 +125,8 @@ class Edits:
             self._room -= len(one.delta) + _EDIT_BYTES
             if self._room >= 0:
                 self._compared.append(one)
+            else:
+                self._compared.clear()  # as of the others
         files.keep(digest, marks, instead_of=old)
 
 

@@ -16,9 +16,8 @@ from filesync.transfer.send.contents import GrowingContents, Listed
 if TYPE_CHECKING:
     from filesync.disk.scanning.readfile import Beside
     from filesync.transfer.coding.cutting import Cutting
-    from filesync.transfer.coding.edit import Edit
     from filesync.transfer.coding.recipecache import RecipeCache
-    from filesync.transfer.send.edits import Edits
+    from filesync.transfer.send.edits import Edited, Edits
 
 RECENT_BYTES: Final = 32 << 20
 _CONTENT_BYTES: Final = 250
@@ -74,13 +73,6 @@ class Handed(NamedTuple):
 
     directories: Sequence[tuple[bytes, bytes]]
     tree: Digest | None
-
-
-class Edited(NamedTuple):
-    """What has become of small files that had changed, and of the directories above them."""
-
-    files: "Sequence[Edit]" = ()
-    directories: "Sequence[Edit]" = ()
 
 
 class GrowingTree:
@@ -169,9 +161,7 @@ class GrowingTree:
 
     def edits(self, there: Digest) -> "Edited":
         """Return what to tell who has the tree ``there``; ask when the scan has ended."""
-        if self._edits is None:
-            return Edited()
-        return Edited(self._edits.files, self._edits.directories(self._nodes, there))
+        return self._noted_edits().told(self._nodes, there)
 
     @property
     def is_ready(self) -> bool:

@@ -12,6 +12,7 @@ from filesync.sync.remote import wire
 from filesync.sync.remote.edits import pack_edits, unpack_edits
 from filesync.transfer.coding import edit
 from filesync.transfer.coding.edit import Edit
+from filesync.transfer.send.edits import Edited
 from filesync.transfer.wire import Codec
 
 NOISE = random.Random(1).randbytes(wire.MAX_EDITS_BYTES)
@@ -20,21 +21,28 @@ EDITS = [edit.whole(digest_of(content), content) for content in (TEXT, b"x", NOI
 
 
 def test_what_was_packed_is_what_comes_out() -> None:
-    packed = pack_edits(EDITS)
+    packed = pack_edits(Edited(EDITS[1:], EDITS[:1]))
     assert packed is not None
     assert len(packed.payload) < packed.raw_bytes
     assert list(unpack_edits(packed).values()) == EDITS
 
 
 def test_no_edits_and_more_than_go_in_are_not_packed() -> None:
-    assert pack_edits([]) is None
-    assert pack_edits(EDITS * (wire.MAX_EDITS // 3 + 1)) is None
+    assert pack_edits(Edited()) is None
+    assert pack_edits(Edited(EDITS * (wire.MAX_EDITS // 3 + 1))) is None
     size = edit.WHOLE_BYTES
     pieces = [NOISE[at : at + size] for at in range(0, len(NOISE), size)]
     many = [edit.whole(digest_of(piece), piece) for piece in pieces]
-    assert pack_edits(many) is None
-    assert pack_edits(many[: wire.MAX_EDITS_PAYLOAD_BYTES // size]) is None
-    assert pack_edits(many[: wire.MAX_EDITS_PAYLOAD_BYTES // size - 1]) is not None
+    assert pack_edits(Edited(many)) is None
+    assert pack_edits(Edited(many[: wire.MAX_EDITS_PAYLOAD_BYTES // size])) is None
+    assert pack_edits(Edited(many[: wire.MAX_EDITS_PAYLOAD_BYTES // size - 1])) is not None
+
+
+def test_where_those_of_files_have_no_room_those_of_directories_go_alone() -> None:
+    files = EDITS * (wire.MAX_EDITS // 3)
+    packed = pack_edits(Edited(files, EDITS[:2]))
+    assert packed is not None
+    assert list(unpack_edits(packed).values()) == EDITS[:2]
 
 
 def coded(edits: object) -> wire.Edits:
@@ -88,6 +96,6 @@ def test_a_gift_with_more_edits_than_it_may_have_is_no_request(
 
 def test_of_edits_with_one_digest_the_last_counts() -> None:
     digest = digest_of(b"x")
-    packed = pack_edits([Edit(digest, 2, (), b""), edit.whole(digest, b"x")])
+    packed = pack_edits(Edited([Edit(digest, 2, (), b""), edit.whole(digest, b"x")]))
     assert packed is not None
     assert unpack_edits(packed) == {digest: edit.whole(digest, b"x")}

@@ -75,11 +75,12 @@ def test_of_many_longer_ones_the_first_alone_are_marked(
 
 def test_more_edits_than_go_into_a_message_are_not_told(tmp_path: Path) -> None:
     olds = [b"%d" % number + LONG for number in range(20)]
-    next_scan(tmp_path, *[(b"", old) for old in olds])
     news = [NOISE[len(LONG) : 2 * len(LONG)] + b"%d" % number for number in range(20)]
-    told = next_scan(tmp_path, *zip(olds, news, strict=True)).files
-    assert 0 < sum(len(one.delta) for one in told) <= sent.MAX_COMPARED_BYTES
-    assert len(told) < 20
+    most = sent.MAX_COMPARED_BYTES // len(LONG) - 1
+    for count, told in ((20, 0), (most, most)):
+        next_scan(tmp_path, *[(b"", old) for old in olds])
+        edits = next_scan(tmp_path, *zip(olds[:count], news[:count], strict=True))
+        assert len(edits.files) == told
 
 
 def test_a_file_that_changed_while_it_was_read_is_not_told() -> None:
