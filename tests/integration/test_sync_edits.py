@@ -356,6 +356,17 @@ def test_what_has_changed_at_a_server_comes_with_the_answer_to_its_scan(
     assert stats.wire_in < 6000
 
 
+def test_an_ordinary_user_is_told_of_directories_whose_names_are_all_his(
+    source: Path, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = (os.geteuid(), os.getegid())
+    monkeypatch.setattr("filesync.sync.remote.taking.only_owner", lambda: owner)
+    taken(tmp_path)
+    asked.clear()
+    (source / "one/two/7").write_bytes(b"edited")
+    assert (taken(tmp_path).files, asked) == (1, [])
+
+
 def test_another_who_takes_what_somebody_had_scanned_asks_for_it(
     source: Path, tmp_path: Path, asked: list[str]
 ) -> None:

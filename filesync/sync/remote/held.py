@@ -112,9 +112,10 @@ class Held:
             keep_unreadable=not self.is_offered,
         )
         edits.end()
-        # With another owner the directories become others.
-        self.edits = edits.told(self.nodes) if owner is None else Edited(edits.files)
-        return found.owned(owner, self.nodes)
+        owned = found.owned(owner, self.nodes)
+        is_same = owned.manifest.tree == found.manifest.tree  # else the directories are others
+        self.edits = edits.told(self.nodes) if is_same else Edited(edits.files)
+        return owned
 
     def scanned(self) -> Manifest:
         """Return what was found.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import digest_of
-from filesync.transfer.coding import edit, marks_disk
+from filesync.transfer.coding import edit, kept_disk, marks_disk
 from filesync.transfer.coding.marks_disk import MarksFile
 
 MADE = edit.mark(bytes(range(256)) * 300, 7)
@@ -55,6 +55,18 @@ def test_damaged_marks_are_as_good_as_none(path: Path) -> None:
         assert MarksFile(path).find(digest_of(b"a")) is None
         path.write_bytes(data[:at])
         assert MarksFile(path).find(digest_of(b"a")) is None
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x81\x01\x02"])
+def test_whole_files_of_something_else_are_as_good_as_none(path: Path, body: bytes) -> None:
+    kept_disk.save(path, marks_disk._FORMAT, body)
+    assert MarksFile(path).find(digest_of(b"a")) is None
+
+
+def test_what_cannot_be_put_in_its_place_leaves_nothing(path: Path) -> None:
+    path.mkdir(parents=True)
+    save(path, b"a")
+    assert os.listdir(path.parent) == ["marks"]
 
 
 def test_those_that_were_kept_last_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
