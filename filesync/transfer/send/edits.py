@@ -19,9 +19,8 @@ MAX_WHOLE_BYTES: Final = 128 << 10
 for, and on a slow link must take no longer."""
 MAX_COMPARED_BYTES: Final = 512 << 10
 """Of those that are told by what they were: of a few hundred edits."""
-MAX_MARKED_BYTES: Final = 8 << 20
-"""Of contents that are marked in one scan, a microsecond for each 1,000: of 1,000 edited files of
-120 kB none went into the message, and their sync took a fifth longer."""
+MAX_MARKED_BYTES: Final = 32 << 20
+"""Of contents that are marked in one scan, 33 ms for all: what is told of more has no room."""
 MAX_DIRECTORIES: Final = 64
 """That are told: with more, the one question for all of them costs less than the telling."""
 _EDIT_BYTES: Final = 128
