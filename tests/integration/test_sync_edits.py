@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -16,6 +17,7 @@ from filesync.sync.options import Options
 from filesync.sync.remote import edits as messages
 from filesync.sync.remote import nodes, wire
 from filesync.sync.remote import server as remote_server
+from filesync.sync.remote.asking import ask
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
 from filesync.sync.saying.stats import SyncStats
@@ -149,8 +151,8 @@ def synced(root: Path, options: Options | None = None, *, times: int = 1) -> lis
         server = TreeServer(root / "served", read_only=False, caches=None)
         async with DataPlane(LOOPBACK, answer=server.answer) as plane:
             server.use(plane)
-            for time in range(times):
-                for path in (root / "src").iterdir() if time else ():
+            for turn in range(times):
+                for path in (root / "src").iterdir() if turn else ():
                     lines = path.read_bytes().split(b"\n")
                     lines[rng.randrange(len(lines))] = b"%d" % rng.getrandbits(60)
                     path.write_bytes(b"\n".join(lines))
@@ -365,6 +367,33 @@ def test_an_ordinary_user_is_told_of_directories_whose_names_are_all_his(
     asked.clear()
     (source / "one/two/7").write_bytes(b"edited")
     assert (taken(tmp_path).files, asked) == (1, [])
+
+
+def test_who_asks_for_another_owner_is_told_of_files_alone(
+    source: Path, tmp_path: Path
+) -> None:
+    def scanned(owner: wire.Owner | None) -> wire.Scanned:
+        async def main() -> wire.Scanned:
+            server = TreeServer(tmp_path / "served", read_only=True, caches=tmp_path / "caches")
+            async with (
+                DataPlane(LOOPBACK, answer=server.answer) as plane,
+                DataPlane() as client,
+            ):
+                server.use(plane)
+                channel = await client.connect(plane.address)
+                found, _ = await ask(channel, wire.Look((b"src/",)), wire.Found)
+                request = wire.Scan(found.parts[0].token, owner, edits=True)
+                return (await ask(channel, request, wire.Scanned))[0]
+
+        time.sleep(1.5e-9 * FINE_SLACK_NS)
+        return asyncio.run(main())
+
+    scanned(None)
+    for owner, directories in ((None, 3), ((12345, 12345), 0)):
+        (source / "one/two/7").write_bytes(b"edited for %a" % (owner,))
+        edits = scanned(owner).edits
+        assert edits is not None
+        assert len(messages.unpack_edits(edits)) == 1 + directories
 
 
 def test_another_who_takes_what_somebody_had_scanned_asks_for_it(

@@ -32,9 +32,9 @@ class MarksFile:
         packed = self._all.get(digest)
         return None if packed is None else Marks.unpacked(packed)
 
-    def keep(self, digest: Digest, marks: Marks, *, instead_of: Digest) -> None:
-        """Keep the marks of a content until they are saved; ``instead_of`` is not asked for again."""
-        self._all.pop(instead_of, None)
+    def keep(self, digest: Digest, marks: Marks) -> None:
+        """Keep the marks of a content, the last of all, until they are saved."""
+        self._all.pop(digest, None)
         self._all[digest] = marks.packed()
         self._is_changed = True
 

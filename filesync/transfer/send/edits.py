@@ -126,7 +126,7 @@ class Edits:
                 self._compared.append(one)
             else:
                 self._compared.clear()  # as of the others
-        files.keep(digest, marks, instead_of=old)
+        files.keep(digest, marks)
 
 
 class Editing:

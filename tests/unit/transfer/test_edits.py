@@ -56,6 +56,14 @@ def test_a_longer_one_is_told_from_its_second_edit_on(tmp_path: Path) -> None:
     assert len(told.delta) < 4 * edit.PIECE_BYTES
 
 
+def test_copies_that_are_edited_one_after_the_other_are_both_told(tmp_path: Path) -> None:
+    next_scan(tmp_path, (b"", LONG))
+    for new in (LONG + b"2", LONG + b"3"):
+        assert [one.digest for one in next_scan(tmp_path, (LONG, new)).files] == [
+            digest_of(new)
+        ]
+
+
 def test_without_a_place_for_marks_longer_ones_are_never_told() -> None:
     assert Edits().beside(digest_of(LONG), len(LONG)) is None
     assert Edits().beside(digest_of(LONG), edit.WHOLE_BYTES) is not None

@@ -20,7 +20,7 @@ def path(tmp_path: Path) -> Path:
 def save(path: Path, *contents: bytes) -> None:
     files = MarksFile(path)
     for content in contents:
-        files.keep(digest_of(content), MADE, instead_of=digest_of(b""))
+        files.keep(digest_of(content), MADE)
     files.save()
 
 
@@ -31,13 +31,11 @@ def test_what_was_saved_is_found_by_another_process(path: Path) -> None:
     assert os.listdir(path.parent) == ["marks"]
 
 
-def test_what_a_content_became_takes_its_place(path: Path) -> None:
-    save(path, b"a", b"b")
-    files = MarksFile(path)
-    files.keep(digest_of(b"new"), MADE, instead_of=digest_of(b"a"))
-    files.save()
-    found = [MarksFile(path).find(digest_of(one)) for one in (b"a", b"b", b"new")]
-    assert found == [None, MADE, MADE]
+def test_what_is_kept_again_stays_longest(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks_disk, "MAX_MARKS", 2)
+    save(path, b"a", b"b", b"a", b"c")
+    found = [MarksFile(path).find(digest_of(one)) for one in (b"a", b"b", b"c")]
+    assert found == [MADE, None, MADE]
 
 
 def test_nothing_is_written_where_nothing_is_new(path: Path) -> None:
