@@ -34,7 +34,7 @@ Keep = Callable[[Digest, bytes], None]
 class Beside(Protocol):
     """Makes something else of a file, block by block, while it is hashed.
 
-    One of less than READ_BYTES comes in one block.
+    One of less than READ_BYTES comes in one block, which stays as it is afterwards.
     """
 
     def begin(self, block: memoryview) -> None:

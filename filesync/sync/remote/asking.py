@@ -2,6 +2,8 @@
 
 from typing import Final, NamedTuple, TypeVar
 
+import msgspec
+
 from filesync.errors import UnexpectedMessage, UsageError
 from filesync.sync.remote import wire
 from filesync.transfer.connection.calls_zmq import call, call_only
@@ -12,6 +14,7 @@ from filesync.transfer.wire import MAX_BODY_BYTES
 STALL_S: Final = 60.0
 _LONG: Final = (wire.Scan, wire.Give, wire.GiveGrowing)
 A = TypeVar("A", bound=wire.Answer)
+M = TypeVar("M", bound=wire.Request | wire.Answer)
 
 
 class Peer(NamedTuple):
@@ -49,9 +52,10 @@ async def tell(channel: Channel, request: wire.Request) -> None:
     await call_only(channel, _encoded(request))
 
 
-def fits(message: wire.Request | wire.Answer) -> bool:
-    """Say whether ``message`` is short enough to be sent."""
-    return len(wire.encode(message)) <= MAX_BODY_BYTES
+def with_more(message: M, **more: object) -> M:
+    """Return ``message`` with other fields, unless it would be too long to be sent."""
+    longer = msgspec.structs.replace(message, **more)
+    return longer if len(wire.encode(longer)) <= MAX_BODY_BYTES else message
 
 
 def _encoded(request: wire.Request) -> bytes:

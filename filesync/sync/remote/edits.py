@@ -27,8 +27,10 @@ def pack_edits(edits: Edited) -> wire.Edits | None:
 
 
 def _packed(edits: Sequence[Edit]) -> wire.Edits | None:
+    if not 0 < len(edits) <= wire.MAX_EDITS:
+        return None
     raw = _encoder.encode(edits)
-    if not edits or len(edits) > wire.MAX_EDITS or len(raw) > wire.MAX_EDITS_BYTES:
+    if len(raw) > wire.MAX_EDITS_BYTES:
         return None
     coding, payload = codec.compress(raw)
     if len(payload) > wire.MAX_EDITS_PAYLOAD_BYTES:
@@ -36,12 +38,14 @@ def _packed(edits: Sequence[Edit]) -> wire.Edits | None:
     return wire.Edits(bytes(payload), len(raw), coding)
 
 
-def unpack_edits(edits: wire.Edits) -> Mapping[Digest, Edit]:
-    """Return the edits in a message by what comes of them.
+def unpack_edits(edits: wire.Edits | None) -> Mapping[Digest, Edit]:
+    """Return the edits in a message, which may have none, by what comes of them.
 
     Raises:
         MalformedMessage: it holds something else.
     """
+    if edits is None:
+        return {}
     raw = codec.decompress(edits.codec, edits.payload, edits.raw_bytes)
     try:
         return {one.digest: one for one in _decoder.decode(raw)}

@@ -8,8 +8,6 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from filesync.digest import Digest
 from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage
@@ -20,7 +18,7 @@ from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
-from filesync.sync.remote.asking import Peer, ask, fits, tell
+from filesync.sync.remote.asking import Peer, ask, tell, with_more
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
@@ -339,13 +337,8 @@ class Giving:
         removal: Removal | None,
     ) -> None:
         options = self._options
-        others: list[wire.Other] = []
-        spared: frozenset[bytes] = frozenset()
-        if removal is not None:
-            spared = removal.spared
-            for other in removal.others:
-                others.append(wire.Other(random_bytes(TOKEN_BYTES), other.tree))
-                self._given[others[-1].token] = other
+        others = {random_bytes(TOKEN_BYTES): one for one in removal.others} if removal else {}
+        self._given |= others
         root = self._sources[at].place.root
         flow = options.flow.to(peer.address)
         offer = peer.plane.offer(top, root, flow=flow, recipes=self._scan(at).tree.recipes)
@@ -358,8 +351,8 @@ class Giving:
                 top.tree,
                 delete=removal is not None,
                 rules=options.kept,
-                others=tuple(others),
-                spared=tuple(sorted(spared)),
+                others=tuple([wire.Other(other, one.tree) for other, one in others.items()]),
+                spared=tuple(sorted(removal.spared)) if removal else (),
                 progress=self._progress is not None,
                 goes_on=True,
             )
@@ -389,12 +382,12 @@ class Giving:
         from filesync.sync.remote.edits import pack_edits
         from filesync.sync.remote.nodes import first_nodes
 
-        edits = self._scan(at).tree.edits(there)
         if self._options.flow.is_free:
-            request = _if_it_fits(request, edits=pack_edits(edits))
-        if edits.directories and request.edits is not None:
-            return request
-        return _if_it_fits(request, nodes=first_nodes(top))
+            edits = self._scan(at).tree.edits(there)
+            request = with_more(request, edits=pack_edits(edits))
+            if edits.directories and request.edits is not None:
+                return request
+        return with_more(request, nodes=first_nodes(top))
 
     async def _list(self, offer: Offer) -> None:
         """List what is here while the server works out what it lacks.
@@ -422,9 +415,3 @@ class Giving:
         stats.content_bytes += given.content_bytes
         stats.copied_bytes += given.copied_bytes
         stats.not_kept.update(given.not_kept)
-
-
-def _if_it_fits(request: wire.Give, **more: object) -> wire.Give:
-    """Return ``request`` with ``more``, unless it has no room for that."""
-    longer = msgspec.structs.replace(request, **more)
-    return longer if fits(longer) else request

@@ -36,7 +36,7 @@ from filesync.sync.places import Claimed, Place, ServedPlaces
 from filesync.sync.plan import Plan
 from filesync.sync.remote import wire
 from filesync.sync.remote.arriving import Arrivals
-from filesync.sync.remote.asking import ask, fits
+from filesync.sync.remote.asking import ask, with_more
 from filesync.sync.remote.edits import pack_edits, unpack_edits
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.nodes import NodeBudget, answer_deltas, answer_nodes, fetch_nodes
@@ -51,7 +51,6 @@ from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive.effects import Feed
 from filesync.transfer.replica import Replica
-from filesync.transfer.send.edits import Edited
 from filesync.transfer.send.offer import TOKEN_BYTES
 from filesync.transfer.stats import Progress
 from filesync.transfer.threads import in_thread
@@ -108,7 +107,8 @@ class TreeServer:
                 held = self._find(channel, token)
                 result = await self._scan(held, token, owner)
                 if wants_edits:
-                    result = await in_thread(_with_edits, result, held.edits)
+                    edits = await in_thread(pack_edits, held.edits)
+                    result = with_more(result, edits=edits)
             case wire.AskNodes() | wire.AskNodeDeltas() | wire.AskUnseen():
                 held = self._find(channel, request.token)
                 result, payload = await _answer_scanned(held, request)
@@ -285,7 +285,7 @@ class TreeServer:
         held, place = self._find_given(channel, request)
         held.use(Stage.SCANNED)
         try:
-            edits = unpack_edits(request.edits) if request.edits is not None else {}
+            edits = unpack_edits(request.edits)
             plan = await self._plan(channel, request, held, place, edits)
             plan, unwritable = await in_thread(around_unwritable, place.root, plan, held.nodes)
             given = wire.Given()
@@ -421,12 +421,6 @@ class _Teller:
                     told = self._latest
                     request = wire.Progressed(told.files, told.content_bytes)
                     await ask(self._channel, request, wire.Done)
-
-
-def _with_edits(scanned: wire.Scanned, edits: Edited) -> wire.Scanned:
-    """Return ``scanned`` with ``edits``, unless it has no room for them."""
-    longer = msgspec.structs.replace(scanned, edits=pack_edits(edits))
-    return longer if fits(longer) else scanned
 
 
 async def _answer_scanned(

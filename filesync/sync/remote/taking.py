@@ -126,7 +126,7 @@ class _Taking:
     ) -> None:
         """Make ``target``, where ``there`` is, what the server has ``scanned``."""
         part, token = self.parts[at], self._found[at].token
-        edits = unpack_edits(scanned.edits) if scanned.edits is not None else {}
+        edits = unpack_edits(scanned.edits)
         # After the scan: nodes that this side has do not travel.
         await fetch_nodes(
             self._peer.channel,

@@ -2,12 +2,13 @@
 
 To take: ``Look`` -> ``Found``, which names the parts; for each, ``Scan`` -> ``Scanned``, which
 the server makes while the client scans its own side; ``AskNodes`` and ``AskNodeDeltas`` for the
-directory nodes that the client lacks, from the root down; a session of the data plane with the token; ``Drop``.
+directory nodes that the client lacks, from the root down, but for what ``Scanned`` has told; a session of
+the data plane with the token; ``Drop``.
 
 To give: ``Prepare`` -> ``Prepared``; ``Scan`` -> ``Scanned``, of what is there, while the client
 scans what it gives; unless the two are the same, the client serves its tree over the connection
-(``wire.Serve``) and says ``Give``, with the first nodes of the tree. Before it answers ``Given``
-the server asks the client for the other nodes that it lacks, pulls, and says ``Progressed`` now
+(``wire.Serve``) and says ``Give``, with what has become of the last tree that it gave, or the first
+nodes of this one. Before it answers ``Given`` the server asks the client for the other nodes that it lacks, pulls, and says ``Progressed`` now
 and then if it was asked to. A client that shows what would change asks with ``AskNodes`` for what
 is there, and with ``AskUnseen`` for what of it no scan shows and would be in the way; to change
 nothing it says ``Drop`` instead. To what is empty: ``Prepare`` -> ``Prepared``, then

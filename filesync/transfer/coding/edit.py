@@ -21,6 +21,7 @@ from xxhash import xxh3_64_intdigest
 
 from filesync.digest import Digest, WireDigest
 from filesync.transfer.coding import delta
+from filesync.transfer.wire import Buffer
 
 MAX_BYTES: Final = 128 << 10
 """Of a content; what is larger is told by the recipe of its chunks."""
@@ -85,13 +86,13 @@ class Marks(NamedTuple):
         return cls(int.from_bytes(data[:_KEY_BYTES]), ends, marks)
 
 
-def whole(digest: Digest, content: bytes) -> Edit:
+def whole(digest: Digest, content: Buffer) -> Edit:
     """Return the edit that holds all of ``content``."""
     return Edit(digest, len(content), (), delta.pack([delta.Op(0, 0, memoryview(content))]))
 
 
 def compare(
-    digest: Digest, content: bytes, old: Marks, *, average: int = PIECE_BYTES
+    digest: Digest, content: Buffer, old: Marks, *, average: int = PIECE_BYTES
 ) -> tuple[Edit, Marks]:
     """Return the edit that makes ``content``, which is not empty, of what has the marks ``old``.
 
@@ -104,7 +105,7 @@ def compare(
     return Edit(digest, len(content), ends, delta.pack(ops)), new
 
 
-def mark(content: bytes, key: int, *, average: int = PIECE_BYTES) -> Marks:
+def mark(content: Buffer, key: int, *, average: int = PIECE_BYTES) -> Marks:
     """Return the marks of ``content``."""
     new = Marks.empty(key)
     deque(_compared(content, Marks.empty(key), new, average), maxlen=0)
@@ -121,7 +122,7 @@ def apply(edit: Edit, old: bytes) -> bytes:
 
 
 def _compared(
-    content: bytes, old: Marks, new: Marks, average: int
+    content: Buffer, old: Marks, new: Marks, average: int
 ) -> Iterator[tuple[int, int | None]]:
     """Yield where each piece ends and which of the old ones it is; add its mark to ``new``."""
     key, _, old_marks = old

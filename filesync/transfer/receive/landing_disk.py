@@ -243,9 +243,7 @@ class Landing:
         try:
             self._update.write_small(files)
         except ContentCorrupt:  # nothing was written
-            files = [
-                (file, data) for file, data in files if blake3(data).digest() == file.digest
-            ]
+            files = [one for one in files if _is_content(*one)]
             self._update.write_small(files)
         return {file for file, _ in files}
 
@@ -254,6 +252,10 @@ class Landing:
         if large is None:
             large = self._large[work.file.ticket] = self._update.open_large(work.file)
         return large
+
+
+def _is_content(file: WantedFile, data: Buffer) -> bool:
+    return len(data) == file.size and blake3(data).digest() == file.digest
 
 
 def _is_right(gap: Gap, made: bytes) -> bool:

@@ -11,6 +11,7 @@ from filesync.transfer.coding import edit
 from filesync.transfer.coding.delta import NODE_PIECE_BYTES
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.marks_disk import MarksFile
+from filesync.transfer.wire import Buffer
 
 MARKS: Final = "marks"
 """The file for them in a directory of caches."""
@@ -35,6 +36,21 @@ class Edited(NamedTuple):
     directories: Sequence[Edit] = ()
 
 
+class _AllOrNone:
+    """Edits that go along together or not at all: one question for all of them costs no more."""
+
+    def __init__(self, room_bytes: int) -> None:
+        self.edits: list[Edit] = []
+        self._room = room_bytes
+
+    def takes(self, size: int) -> bool:
+        """Say whether one of ``size`` bytes can be added; if not, none can be, and none goes."""
+        self._room -= size
+        if self._room < 0:
+            self.edits.clear()
+        return self._room >= 0
+
+
 class Edits:
     """What became of what a scan finds changed; a ``filesync.disk.scanning.scan.Watcher``.
 
@@ -44,10 +60,8 @@ class Edits:
     def __init__(self, marks: Path | None = None) -> None:
         """Begin; ``marks`` is the file in which marks stay from one scan to the next."""
         self._marks = MarksFile(marks) if marks is not None else None
-        self._whole: list[Edit] = []
-        self._whole_room = MAX_WHOLE_BYTES
-        self._compared: list[Edit] = []
-        self._room = MAX_COMPARED_BYTES
+        self._whole = _AllOrNone(MAX_WHOLE_BYTES)
+        self._compared = _AllOrNone(MAX_COMPARED_BYTES)
         self._marked_room = MAX_MARKED_BYTES if marks is not None else 0
         self._changed: list[tuple[bytes, Digest]] = []
         self._before: Digest | None = None
@@ -55,7 +69,7 @@ class Edits:
     @property
     def files(self) -> list[Edit]:
         """The edits of files that are worth telling before anybody asks."""
-        return self._compared + self._whole
+        return self._compared.edits + self._whole.edits
 
     def told(self, nodes: Nodes, there: Digest | None = None) -> Edited:
         """Return all of it; the arguments are those of ``directories``."""
@@ -96,16 +110,13 @@ class Edits:
         most = edit.MAX_BYTES if self._marked_room > 0 else edit.WHOLE_BYTES
         return Editing(self, old) if size <= most else None
 
-    def note(self, old: Digest, digest: Digest, content: bytes) -> None:
+    def note(self, old: Digest, digest: Digest, content: Buffer) -> None:
         """Take note of what became of a content."""
-        if not content:
+        if not len(content):
             return
         if len(content) <= edit.WHOLE_BYTES:
-            self._whole_room -= len(content)
-            if self._whole_room >= 0:
-                self._whole.append(edit.whole(digest, content))
-            else:
-                self._whole.clear()  # one question for all of them costs no more
+            if self._whole.takes(len(content)):
+                self._whole.edits.append(edit.whole(digest, content))
         elif self._marks is not None:
             self._compare(self._marks, old, digest, content)
 
@@ -114,18 +125,15 @@ class Edits:
         if self._marks is not None:
             self._marks.save()
 
-    def _compare(self, files: MarksFile, old: Digest, digest: Digest, content: bytes) -> None:
+    def _compare(self, files: MarksFile, old: Digest, digest: Digest, content: Buffer) -> None:
         self._marked_room -= len(content)
         known = files.find(old)
         if known is None:
             marks = edit.mark(content, random_bits(_KEY_BITS))
         else:
             one, marks = edit.compare(digest, content, known)
-            self._room -= len(one.delta) + _EDIT_BYTES
-            if self._room >= 0:
-                self._compared.append(one)
-            else:
-                self._compared.clear()  # as of the others
+            if self._compared.takes(len(one.delta) + _EDIT_BYTES):
+                self._compared.edits.append(one)
         files.keep(digest, marks)
 
 
@@ -135,14 +143,14 @@ class Editing:
     def __init__(self, edits: Edits, old: Digest) -> None:
         self._edits = edits
         self._old = old
-        self._content = b""
+        self._content: Buffer = b""
 
     def begin(self, block: memoryview) -> None:
-        """Take the block, which is all."""
-        self._content = bytes(block)
+        """Take the block, which is all, and stays."""
+        self._content = block
 
     def finish(self) -> None:
-        """Return: the block was copied."""
+        """Return: nothing was begun."""
 
     def end(self, digest: Digest | None) -> None:
         """Have the edit made, unless the file changed meanwhile."""

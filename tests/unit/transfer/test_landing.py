@@ -4,10 +4,11 @@ import random
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import MalformedMessage
-from filesync.transfer.coding import delta
+from filesync.transfer.coding import delta, edit
 from filesync.transfer.coding.recipe import Part, name_of
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.receive.gaps import Old
@@ -50,3 +51,18 @@ def test_of_an_answer_with_a_delta_that_is_none_nothing_is_written(tmp_path: Pat
     landing.finish(work)
     update.finish()
     assert (tmp_path / "a").read_bytes() == DATA
+
+
+def test_an_edit_of_another_size_than_the_tree_says_is_left_alone(tmp_path: Path) -> None:
+    content = b"x"
+    tree = tree_of(replace(file(b"a", content), size=5), file(b"b", b"right"))
+    update = TreeUpdate(tmp_path, basis=scanned(tmp_path), target=tree)
+    update.prepare()
+    lied, right = update.wanted()
+    edits = {
+        digest: edit.whole(digest, told)
+        for digest, told in ((lied.digest, content), (right.digest, b"right"))
+    }
+    assert Landing(update, RecipeCache()).edit([lied, right], edits) == {right}
+    update.abort()
+    assert (tmp_path / "b").read_bytes() == b"right"
