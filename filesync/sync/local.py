@@ -17,7 +17,7 @@ from filesync.sync.part import Removal
 from filesync.sync.places import LocalPlaces
 from filesync.sync.planned import Planned
 from filesync.sync.saying.stats import SyncStats
-from filesync.sync.scanning import Found, scan_place
+from filesync.sync.scanning import Found, note_proved, scan_place
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources, close_all, find_sources
 from filesync.sync.target import NotMade, find_target
@@ -144,6 +144,8 @@ class _Sync:
                 local = LocalTree(top, self._sources[at].place.root)
                 update = Update(target.place, plan, local, on_copied=self._note_copied)
                 self._note(_copy(update, top))
+                caches = options.used_caches
+                note_proved(target.place, caches, update.proved(), update.written_ns)
                 named, unnamed = update.refused.named, update.refused.unnamed
                 self.stats.note_refused(named, prefix=part.prefix, unnamed=unnamed)
 

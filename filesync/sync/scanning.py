@@ -2,30 +2,31 @@
 
 import enum
 import os
-import stat
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from itertools import groupby
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Final, NamedTuple
-
-import msgspec
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.disk.handles import shown
 from filesync.disk.scanning.scan import LeaveOut, Watcher, scan
-from filesync.disk.scanning.statcache import SeenFile, StatCache, is_racy
+from filesync.disk.scanning.statcache import StatCache
 from filesync.disk.scanning.statcaches import open_cache
-from filesync.disk.updating.tally import PlacedFile
+from filesync.disk.scanning.written import written
 from filesync.errors import Unreadable
 from filesync.manifest import Manifest, Nodes
 from filesync.manifest.owner import owned_by
 from filesync.sync.filter import Filter
 from filesync.sync.places import Place
 
+if TYPE_CHECKING:
+    from filesync.disk.updating.files import Proved
+
 Owner = tuple[int, int]
 """A user and a group, by number."""
 CACHED_NAMES_BYTES: Final = 1 << 20
 """Names that hold less than this together are read sooner than a cache is opened."""
+NOTED_BYTES: Final = 64 << 10
+"""What was written in a directory and is less than this is read sooner than noted."""
 
 
 class Named(enum.Enum):
@@ -110,51 +111,31 @@ def scan_place(
     return Found(Manifest(found.tree, nodes), found.skipped, found.unreadable)
 
 
-def note_placed(place: Place, caches: Path | None, placed: Sequence[PlacedFile]) -> None:
-    """Have the next scan of ``place`` not read again what was just proved and written there.
+def note_proved(
+    place: Place,
+    caches: Path | None,
+    proved: Iterable["Proved"],
+    between_ns: tuple[int, int],
+) -> None:
+    """Have the next scan of ``place`` not read again what an update has proved and written there.
 
-    Blocks. Directories that no scan has noted are left alone.
+    Blocks. ``proved`` and ``between_ns`` are those of a ``TreeUpdate`` that is finished.
     """
-    settled = [one for one in placed if _is_settled(one)]
-    if not settled or (cache := _cache(place, caches)) is None:
-        return
-    with cache:
-        for path, files in groupby(sorted(settled, key=_directory), key=_directory):
-            seen = cache.load(path)
-            inode = _inode(place, path)
-            if seen is not None and inode:
-                cache.keep(path, seen.with_files(map(_seen_file, files)), inode)
-        cache.end(complete=False)
-
-
-def _is_settled(placed: PlacedFile) -> bool:
-    """Say whether any change from now on shows by what a stat tells.
-
-    It has the time of its content, so writing to it shows, unless that time is of this very tick
-    of the clock. Another user could set that back within the tick: who may do so is not trusted.
-    """
-    _, entry, status = placed
-    return (
-        status.st_uid == os.geteuid()
-        and not status.st_mode & 0o022
-        and status.st_nlink == 1
-        and status.st_size == entry.size
-        and status.st_mtime_ns == entry.mtime_ns
-        and not (entry.xattrs or entry.link)
-        and not is_racy(entry.mtime_ns, entry.mtime_ns, started_ns=status.st_ctime_ns)
-    )
-
-
-def _seen_file(placed: PlacedFile) -> SeenFile:
-    _, entry, status = placed
-    file = msgspec.structs.replace(
-        entry, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid, gid=status.st_gid
-    )
-    return file, status.st_ctime_ns, status.st_ino, status.st_dev
-
-
-def _directory(placed: PlacedFile) -> bytes:
-    return placed.path
+    with ExitStack() as stack:
+        cache: StatCache | None = None
+        for path, directory, named in proved:
+            files = [file for file in named if not file.link]
+            if sum(file.size for file in files) < NOTED_BYTES:
+                continue
+            if cache is None:
+                if (cache := _cache(place, caches)) is None:
+                    return
+                stack.enter_context(cache)
+            if inode := _inode(place, path):
+                seen = written(cache.load(path), directory, files, between_ns)
+                cache.keep(path, seen, inode)
+        if cache is not None:
+            cache.end(complete=False)
 
 
 def _inode(place: Place, path: bytes) -> int:

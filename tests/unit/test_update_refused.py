@@ -135,7 +135,7 @@ def test_what_is_below_a_refused_directory_is_told_from_its_neighbours() -> None
 
 
 @pytest.mark.parametrize("content", [b"new", LARGE])
-def test_a_refused_file_stays_and_is_not_said_to_be_placed(
+def test_a_refused_file_stays_and_is_not_said_to_be_proved(
     roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     root, source = roots
@@ -144,7 +144,7 @@ def test_a_refused_file_stays_and_is_not_said_to_be_placed(
     refuse(monkeypatch, errno.EPERM, b"stays")
     update = done(going_on(roots), source)
     assert update.refused.named == {b"stays": errno.EPERM}
-    assert b"stays" not in {one.entry.name for one in update.placed}
+    assert b"stays" not in {file.name for one in update.proved() for file in one.files}
     assert (root / "stays").read_bytes() == b"old"
     assert (root / "a").read_bytes() == content + b"a"
     assert sorted(os.listdir(root)) == ["a", "stays"]
@@ -397,7 +397,6 @@ def test_what_comes_back_takes_the_place_of_what_was_put_there(
     refuse(monkeypatch, errno.EPERM, b"stays")
     update = done(going_on(roots), source)
     assert update.refused.named == {b"name/stays": errno.EPERM, b"name": errno.ENOTEMPTY}
-    assert list(update.placed) == []
     assert os.listdir(root) == ["name"]
     assert os.listdir(root / "name") == ["stays"]
 

@@ -16,7 +16,7 @@ from filesync.manifest import Directory, Xattrs
 Stamp = tuple[int, int, int, int, int, int, int, int, int]
 """(size, mtime_ns, ctime_ns, inode, device, mode, uid, gid, nlink); it begins as a ``Noted``."""
 
-SIZE, MTIME, CTIME, INODE, DEVICE, MODE, NLINK = 0, 1, 2, 3, 4, 5, 8
+SIZE, MTIME, CTIME, INODE, DEVICE, MODE, UID, NLINK = 0, 1, 2, 3, 4, 5, 6, 8
 """Places in a stamp."""
 
 stamp_of: Final = cast(

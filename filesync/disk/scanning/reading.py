@@ -40,6 +40,7 @@ from filesync.disk.scanning.readfile import (
     read_xattrs,
 )
 from filesync.disk.scanning.statcache import Noted, SeenFile, noted
+from filesync.disk.scanning.written import is_as_written
 from filesync.errors import Unreadable
 from filesync.manifest import Entry, File, Special, Symlink, Xattrs, group_name
 
@@ -218,8 +219,8 @@ class Reader:
             first = self._linked.get(_inode(stamp))
             old = first.noted if first is not None else None
         if old is None or old[:5] != stamp[:5]:
-            hint = self._hints.get(path)
-            if hint is None or hint[0] != stamp[SIZE]:
+            told = self._told(path, seen, stamp)
+            if told is None:
                 beside = None
                 if self._beside is not None:
                     beside = partial(self._beside, seen[0].digest if seen else EMPTY)
@@ -230,8 +231,15 @@ class Reader:
                     self._add_read(listing, name, read_file(listing.fd, name, path, beside))
                 return
             xattrs = read_xattrs(_place(listing.fd, name), path)
-            old = Noted(*stamp[:5], hint[1], xattrs)
+            old = Noted(*stamp[:5], told, xattrs)
         self._add(listing, name, stamp, old)
+
+    def _told(self, path: bytes, seen: SeenFile | None, stamp: Stamp) -> Digest | None:
+        """Return what content a file has by the word of who wrote it, if that can be believed."""
+        if seen is not None and is_as_written(seen, stamp):
+            return seen[0].digest
+        size, digest = self._hints.get(path, (-1, None))
+        return digest if size == stamp[SIZE] else None
 
     def _read_other(self, listing: Listing, name: bytes, stamp: Stamp) -> None:
         path = listing.prefix + name

@@ -59,7 +59,10 @@ class Noted(NamedTuple):
 
 
 SeenFile = tuple[File, int, int, int]
-"""A file as it was made, and (ctime_ns, inode, device). A plain tuple: there are many."""
+"""A file as it was made, and (ctime_ns, inode, device). A plain tuple: there are many.
+
+Of one that no scan has seen yet there are other numbers (``written``).
+"""
 
 
 def noted(file: File, ctime_ns: int, inode: int, device: int) -> Noted:

@@ -8,10 +8,18 @@ from filesync.disk.updating.local import Missing
 from filesync.disk.updating.refusals import Refusals
 from filesync.disk.updating.repeated import Repeated
 from filesync.disk.updating.reuse import Sources
-from filesync.disk.updating.settle import COPIED_BYTES, LINK, SETTLED, WANTED, Settler, State
+from filesync.disk.updating.settle import (
+    COPIED_BYTES,
+    LINK,
+    PROVED,
+    SETTLED,
+    WANTED,
+    Settler,
+    State,
+)
 from filesync.disk.updating.visits import Visit, Visits
 from filesync.disk.updating.work import Directories, Place, storing
-from filesync.manifest import Entry, File, Special, Subdirectory, Symlink
+from filesync.manifest import Directory, Entry, File, Special, Subdirectory, Symlink
 
 Change = tuple[Entry | None, Entry]
 
@@ -22,12 +30,26 @@ class Run(NamedTuple):
     Attributes:
         place: the directory.
         first: the ticket of the first of them; the others follow.
-        changes: as of its ``Visit``; other entries than files have no ticket.
+        visit: what changes there; other entries than files have no ticket.
     """
 
     place: Place
     first: int
-    changes: list[Change]
+    visit: Visit
+
+
+class Proved(NamedTuple):
+    """Files of one directory whose contents were proved as they were written.
+
+    Attributes:
+        path: the directory's.
+        directory: what it shall be.
+        files: ascending by name; none may be there any more.
+    """
+
+    path: bytes
+    directory: Directory
+    files: list[File]
 
 
 class Files:
@@ -105,7 +127,7 @@ class Files:
         self.settle()
         ticket = 0
         for visit in self._visits:
-            yield Run(self._place(visit), ticket, visit.changes)
+            yield Run(self._place(visit), ticket, visit)
             ticket += sum(type(entry) is File for _, entry in visit.changes)
 
     def settle_one(self, visit: Visit) -> Run:
@@ -119,7 +141,20 @@ class Files:
         if visit.changes:
             with self._root.held(visit.path) as dirfd, storing(visit.path):
                 self._settle(place, dirfd, visit.changes)
-        return Run(place, first, visit.changes)
+        return Run(place, first, visit)
+
+    def proved(self) -> Iterator[Proved]:
+        """Yield the files that are ``PROVED``, in walk order."""
+        if PROVED not in self.states:
+            return
+        for run in self.runs():
+            files = [entry for _, entry in run.visit.changes if type(entry) is File]
+            states = self.states[run.first : run.first + len(files)]
+            if PROVED in states:
+                proved = [
+                    one for one, state in zip(files, states, strict=True) if state == PROVED
+                ]
+                yield Proved(run.place.path, run.visit.new, proved)
 
     def find(self, state: State) -> Iterator[Missing]:
         """Yield the files in ``state``."""
@@ -132,7 +167,7 @@ class Files:
         """Yield those files of one directory that are in ``state``."""
         states, place = self.states, run.place
         ticket = run.first - 1
-        for old, entry in run.changes:
+        for old, entry in run.visit.changes:
             if type(entry) is not File:
                 continue
             ticket += 1

@@ -15,8 +15,8 @@ from filesync.disk.updating.metadata import open_existing
 from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.repeated import Repeated
 from filesync.disk.updating.reuse import Sources, Where
-from filesync.disk.updating.settle import SETTLED, WANTED
-from filesync.disk.updating.tally import PlacedFile, Tally
+from filesync.disk.updating.settle import PROVED, SETTLED, WANTED, State
+from filesync.disk.updating.tally import Tally
 from filesync.disk.updating.work import Directories, Place, WorkDirectory, storing
 from filesync.disk.updating.write import Data, Maker, NewFile
 from filesync.errors import ContentCorrupt, LocalError, StoreError
@@ -104,8 +104,8 @@ class Incoming:
         """Yield what must be fetched of one directory."""
         pending, states = self._pending, self._files.states
         has_bases = self._sources.has_similar or self._partials.found
-        place, ticket, changes = run
-        for old, entry in changes:
+        place, ticket, visit = run
+        for old, entry in visit.changes:
             if type(entry) is not File:
                 continue
             if states[ticket] == WANTED:
@@ -170,12 +170,11 @@ class Incoming:
         def put_in_place(new: NewFile) -> None:
             with self._root.held(place.path) as dirfd, storing(place.path, entry.name):
                 try:
-                    status = self._maker.place(new, place, dirfd)
+                    self._maker.place(new, place, dirfd)
                 except OSError as exc:
                     self._refuse_large(wanted, new, exc)
                     return
-            self._tally.note(PlacedFile(place.path, entry, status))
-            self._settled(wanted)
+            self._settled(wanted, PROVED)
             self._tally.add(files_written=1, bytes_written=entry.size)
 
         def discard(new: NewFile, keep: bool) -> None:
@@ -184,8 +183,8 @@ class Incoming:
 
         return LargeFile(new, bases, place=put_in_place, discard=discard)
 
-    def _settled(self, wanted: WantedFile) -> None:
-        self._files.states[wanted.ticket] = SETTLED
+    def _settled(self, wanted: WantedFile, state: State = SETTLED) -> None:
+        self._files.states[wanted.ticket] = state
         self._pending.pop(wanted.ticket, None)
 
     def _refuse(self, run: _Run, error: OSError) -> int:
@@ -227,7 +226,7 @@ class Incoming:
             if of is not place:
                 return
             yield entry, data, replaces
-            states[ticket] = SETTLED
+            states[ticket] = PROVED
             del pending[ticket]
             run.one = next(run.rest, None)
 

@@ -32,9 +32,10 @@ WANTED: Final = 0
 SETTLED: Final = 1
 COPY: Final = 2
 LINK: Final = 3
-State = Literal[0, 1, 2, 3]
+PROVED: Final = 4
+State = Literal[0, 1, 2, 3, 4]
 """Of one file: its content must come; all is done; it is a copy, or a link, of another file
-of the target and is made at the end."""
+of the target and is made at the end; all is done, and its content was proved as it was written."""
 
 COPIED_BYTES: Final = 16 << 10
 """Files above this size are fetched once however often the target has them."""

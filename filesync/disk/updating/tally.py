@@ -1,13 +1,9 @@
 """What an update did, counted by several threads."""
 
-import os
 import threading
 from collections import Counter
-from typing import Final, NamedTuple
 
 import msgspec
-
-from filesync.manifest import File
 
 
 class UpdateStats(msgspec.Struct, frozen=True):
@@ -45,34 +41,12 @@ class UpdateStats(msgspec.Struct, frozen=True):
     not_kept: dict[str, int]
 
 
-class PlacedFile(NamedTuple):
-    """A large file that was proved and put in place: its directory, its entry, what it was then."""
-
-    path: bytes
-    entry: File
-    status: os.stat_result
-
-
-MAX_PLACED: Final = 4096
-"""Bound on placed files that are remembered: about 3 MB."""
-
-
 class Tally:
-    """Counts by name. For several threads at once.
-
-    Attributes:
-        placed: the first of the large files that were put in place.
-    """
+    """Counts by name. For several threads at once."""
 
     def __init__(self) -> None:
-        self.placed: list[PlacedFile] = []
         self._lock = threading.Lock()
         self._counts = Counter[str]()
-
-    def note(self, placed: PlacedFile) -> None:
-        """Remember a file, if there is room."""
-        if len(self.placed) < MAX_PLACED:
-            self.placed.append(placed)
 
     def add(self, **counts: int) -> None:
         """Add to the counts of these names."""

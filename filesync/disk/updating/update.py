@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 
 from filesync.disk.handles import open_root, shown
 from filesync.disk.reserved import PARTIAL_NAME, is_reserved
-from filesync.disk.updating.files import Files
+from filesync.disk.updating.files import Files, Proved
 from filesync.disk.updating.incoming import Incoming, WantedFile
 from filesync.disk.updating.large import BasisFile, LargeFile
 from filesync.disk.updating.layout import Layout, drop_default_acl, open_up, sweep
@@ -33,8 +33,8 @@ from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.refusals import Refusals
 from filesync.disk.updating.repeated import Repeated
 from filesync.disk.updating.reuse import Sources
-from filesync.disk.updating.settle import COPY, LINK, SETTLED, WANTED, Settler
-from filesync.disk.updating.tally import PlacedFile, Tally, UpdateStats
+from filesync.disk.updating.settle import COPY, LINK, PROVED, WANTED, Settler
+from filesync.disk.updating.tally import Tally, UpdateStats
 from filesync.disk.updating.visits import Needs, Visits, count
 from filesync.disk.updating.work import Directories, WorkDirectory, storing
 from filesync.disk.updating.write import Data, Maker
@@ -45,7 +45,7 @@ __all__ = [
     "BasisFile",
     "LargeFile",
     "LocalTree",
-    "PlacedFile",
+    "Proved",
     "TreeUpdate",
     "UpdateStats",
     "WantedFile",
@@ -65,7 +65,8 @@ class TreeUpdate:
 
     Attributes:
         done: what it did, once it is finished.
-        placed: the first of the large files that it has proved and put in place.
+        written_ns: the ctimes between which all was written that it wrote, by the clock of the
+            root's file system, once it is finished.
         refused: what it could not do, if it goes on.
     """
 
@@ -132,6 +133,7 @@ class TreeUpdate:
         self.refused = Refusals(goes_on=goes_on)
         self._visits.refused = self.refused.directories
         self.done: UpdateStats | None = None
+        self.written_ns = (0, 0)
         self._incoming: Incoming | None = None
         self._root: Directories | None = None
         self._work: WorkDirectory | None = None
@@ -213,11 +215,13 @@ class TreeUpdate:
         """
         return self._files_to_come.open_large(wanted)
 
-    @property
-    def placed(self) -> Sequence[PlacedFile]:  # noqa: D102 - see the class
-        # What came back into the place of a file is not that file.
-        blocked = self.refused.blocked
-        return [one for one in self._tally.placed if one.entry.name not in blocked(one.path)]
+    def proved(self) -> Iterator[Proved]:
+        """Yield the files whose contents were proved as they were written, once it is finished.
+
+        In walk order, by directory. Any may be gone, or be another file by now.
+        """
+        if self.done is not None:
+            yield from self._files.proved()
 
     def finish(self) -> UpdateStats:
         """Put copies, links and directories' metadata in place. Blocks.
@@ -238,6 +242,9 @@ class TreeUpdate:
         work.remove()
         self._work = self._incoming = None
         self._layout.seal(self._metadata, root_times=self._root_times)
+        with self._directories.held(b"") as root:
+            # It lost the work directory when all else was there.
+            self.written_ns = (self._began_ns, os.fstat(root).st_ctime_ns)
         self._directories.close()
         self._root = None
         refused = self.refused
@@ -314,6 +321,7 @@ class TreeUpdate:
                     refusals=self.refused,
                 )
                 self._work = WorkDirectory(self._open_staging(root))
+                self._began_ns = os.fstat(root).st_ctime_ns  # the work directory is new in it
                 self._partials = Partials(self._work.parent)
             if self._work.folds_case():
                 self._visits.fold_case()
@@ -420,7 +428,7 @@ class TreeUpdate:
         self._files.adopt()
         missing = self._files.find(WANTED)
         for ticket in copy_contents(self._local, missing, root=self._directories, copy=copy):
-            self._files.states[ticket] = SETTLED
+            self._files.states[ticket] = PROVED
         self._tally.add(files_copied=files, bytes_copied=total)
 
 

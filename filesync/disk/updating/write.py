@@ -189,18 +189,13 @@ class Maker:
         fd, name, extents = partial
         return NewFile(fd, name, entry, extents, is_partial=True)
 
-    def place(self, new: "NewFile", place: Place, dirfd: int) -> os.stat_result:
-        """Complete a file whose content was verified, put it under its name, and look at it."""
+    def place(self, new: "NewFile", place: Place, dirfd: int) -> None:
+        """Complete a file whose content was verified, and put it under its name."""
         self._metadata.sync(new.fd, new.entry)
         home = self._partials.fd if new.is_partial else self._work.fd
-        name = new.entry.name
-        if self._rename(new.name, home, place, dirfd, name):
-            status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
-        else:
-            status = os.fstat(new.fd)  # whatever may stand under the name by now
+        self._rename(new.name, home, place, dirfd, new.entry.name)
         os.close(new.fd)
         new.fd = -1
-        return status
 
     def discard(self, new: "NewFile", *, keep: bool) -> None:
         """Close a file that is not placed. Idempotent.

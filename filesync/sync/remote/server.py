@@ -41,7 +41,7 @@ from filesync.sync.remote.edits import pack_edits, unpack_edits
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.nodes import NodeBudget, answer_deltas, answer_nodes, fetch_nodes
 from filesync.sync.remote.unseen import answer_unseen
-from filesync.sync.scanning import note_placed
+from filesync.sync.scanning import note_proved
 from filesync.sync.source import find_sources
 from filesync.sync.target import NotMade, Target, find_target
 from filesync.sync.unwritable import around_unwritable
@@ -272,7 +272,7 @@ class TreeServer:
                 raise UsageError("it is not empty any more; try again")
             update = Arrival(place, held.nodes, goes_on=request.goes_on)
             arrivals = Arrivals(channel, request.served, update, held.nodes)
-            given = await self._fill(channel, request, update, feed=arrivals.feed)
+            given = await self._fill(channel, request, place, update, feed=arrivals.feed)
             made = await in_thread(canonical_links, held.nodes, update.made.tree)
             if made != arrivals.tree:
                 raise UnexpectedMessage("the tree that came is not the one that was scanned")
@@ -291,8 +291,7 @@ class TreeServer:
             given = wire.Given()
             if not plan.is_done:
                 update = Update(place, plan, goes_on=request.goes_on)
-                given = await self._fill(channel, request, update, edits=edits)
-                await in_thread(note_placed, place, self._caches, update.placed)
+                given = await self._fill(channel, request, place, update, edits=edits)
             named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]
             named = named[: wire.MAX_NAMED]
             shut = wire.named_of(unwritable)
@@ -353,6 +352,7 @@ class TreeServer:
         self,
         channel: Channel,
         request: wire.Give | wire.GiveGrowing,
+        place: Place,
         update: Update | Arrival,
         *,
         feed: Feed | None = None,
@@ -370,6 +370,7 @@ class TreeServer:
                     feed=feed,
                     edits=edits,
                 )
+        await in_thread(note_proved, place, self._caches, update.proved(), update.written_ns)
         log.info("given: peer=%s files=%d", channel.name, stats.files)
         assert update.done is not None  # it was finished, or there was an error
         refused = wire.named_of(update.refused.named)

@@ -82,7 +82,7 @@ def test_a_link_planted_at_a_parent_leads_nobody_out_of_the_destination(
     with flipping(stage.dst / level, aside=aside, outside=outside / level):
         for turn in range(4):
             done = tool.sync(sources[1 - turn % 2], stage.dst)
-            assert done.code in (0, 1), done
+            assert done.code in (0, 1, 23), done  # 23: the parent was gone when a name was made
     assert look(outside) == before
     clean(aside)
     tool.must_sync(sources[0], stage.dst)

@@ -1,27 +1,31 @@
 """What an update has proved and written need not be read by the next scan, and what changed is."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from filesync.digest import digest_of
 from filesync.disk.scanning import reading
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning.readfile import Content, read_file
+from filesync.disk.scanning.statcache import FINE_SLACK_NS
+from filesync.disk.updating.files import Proved
 from filesync.disk.updating.update import TreeUpdate
-from filesync.manifest import Manifest, MemoryNodes
+from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, MemoryNodes, Subdirectory
 from filesync.sync.places import LocalPlaces, Place
-from filesync.sync.scanning import note_placed, scan_place
+from filesync.sync.scanning import note_proved, scan_place
 from tests.unit.update_driver import MakeFile, build
 
 OLD, NEW, SAME = b"old" * (1 << 20), b"new" * (1 << 20), b"same" * (1 << 19)
-NAMES = ("d/large", "d/other", "d/small")
+END_NS = 1 << 62
 
 
 @pytest.fixture(autouse=True)
 def _old_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let scans believe in files as young as these are; what was placed is judged as ever."""
+    """Let scans believe in files as young as these are; what was written is judged as ever."""
     monkeypatch.setattr(scan_module, "is_racy", lambda *_, **__: False)
 
 
@@ -77,11 +81,11 @@ def update(place: Place, tmp_path: Path, *, noted: bool = True, **kinds: int) ->
         large.finish()
     one.finish()
     if noted:
-        note_placed(place, tmp_path / "caches", one.placed)
+        note_proved(place, tmp_path / "caches", one.proved(), one.written_ns)
     return target
 
 
-def test_a_large_file_that_was_put_in_place_is_not_read_by_the_next_scan(
+def test_a_large_file_that_was_written_is_not_read_by_the_next_scan(
     place: Place, tmp_path: Path, read: list[bytes]
 ) -> None:
     target = update(place, tmp_path)
@@ -97,7 +101,7 @@ def test_the_scan_finds_what_one_without_a_cache_does(place: Place, tmp_path: Pa
     assert warm.tree == scanned(place, tmp_path).tree
 
 
-def test_a_change_after_it_was_put_in_place_is_seen(
+def test_a_change_after_it_was_written_is_seen(
     place: Place, tmp_path: Path, read: list[bytes]
 ) -> None:
     target = update(place, tmp_path)
@@ -124,7 +128,7 @@ def test_what_others_may_write_to_is_read(
     assert read == [b"large"]
 
 
-def test_what_is_as_new_as_its_own_placing_is_read(
+def test_what_is_as_new_as_its_own_writing_is_read(
     place: Place, tmp_path: Path, read: list[bytes]
 ) -> None:
     # A write within the same tick of the clock could not be told from none.
@@ -135,12 +139,65 @@ def test_what_is_as_new_as_its_own_placing_is_read(
     assert read == [b"large"]
 
 
-def test_a_directory_that_no_scan_has_noted_is_left_alone(
+def test_what_takes_its_place_afterwards_is_read_even_if_size_and_time_are_the_same(
+    place: Place, tmp_path: Path, read: list[bytes]
+) -> None:
+    target = update(place, tmp_path)
+    large = tmp_path / "dest/d/large"
+    status = large.stat()
+    time.sleep(1.5e-9 * FINE_SLACK_NS)
+    (tmp_path / "other").write_bytes(OLD)
+    os.utime(tmp_path / "other", ns=(status.st_mtime_ns, status.st_mtime_ns))
+    os.rename(tmp_path / "other", large)
+    read.clear()
+    assert scanned(place, tmp_path).tree != target.tree
+    assert read == [b"large"]
+
+
+def note(place: Place, caches: Path, target: Manifest, between_ns: tuple[int, int]) -> None:
+    """Note all files in d as if they had been written then."""
+    found = target.find(b"d")
+    assert isinstance(found, Subdirectory)
+    directory = target.directory(found.tree)
+    files = [entry for entry in directory.entries if isinstance(entry, File)]
+    note_proved(place, caches, [Proved(b"d", directory, files)], between_ns)
+
+
+def test_what_was_there_before_the_update_is_read_even_if_size_and_time_are_the_same(
+    place: Place, tmp_path: Path, read: list[bytes]
+) -> None:
+    # As when a snapshot of the file system was brought back.
+    target = update(place, tmp_path, noted=False)
+    note(place, tmp_path / "caches", target, (time.time_ns() + 10**9, END_NS))
+    read.clear()
+    assert scanned(place, tmp_path).tree == target.tree
+    assert sorted(read) == [b"large", b"other", b"small"]
+
+
+def test_an_attribute_that_was_set_while_the_update_went_on_is_seen(
+    place: Place, tmp_path: Path
+) -> None:
+    target = update(place, tmp_path, noted=False)
+    os.setxattr(tmp_path / "dest/d/large", "user.tag", b"new")
+    note(place, tmp_path / "caches", target, (1, END_NS))
+    found = scanned(place, tmp_path).find(b"d/large")
+    assert isinstance(found, File)
+    assert found.xattrs == ((b"user.tag", b"new"),)
+
+
+def test_of_a_directory_that_no_scan_has_noted_nothing_is_read(
     place: Place, tmp_path: Path, read: list[bytes]
 ) -> None:
     target = update(place, tmp_path, noted=False)
-    note_placed(place, tmp_path / "none", ())
-    assert not (tmp_path / "none").exists()
+    note(place, tmp_path / "new", target, (1, END_NS))
     read.clear()
-    assert scanned(place, tmp_path).tree == target.tree
-    assert read == [b"large"]
+    again = scan_place(place, MemoryNodes(), caches=tmp_path / "new").manifest
+    assert again.tree == target.tree
+    assert not read
+
+
+def test_little_is_read_sooner_than_noted(place: Place, tmp_path: Path) -> None:
+    files = [File(b"small", 0o644, 0, 0, 0, 1000, digest_of(b""))]
+    proved = [Proved(b"d", EMPTY_DIRECTORY, files)]
+    note_proved(place, tmp_path / "new", proved, (1, END_NS))
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,109 @@
+"""What a sync has written is proved: the next one does not read it again, whichever way it went."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import pytest
+
+from filesync.disk.scanning.scan import Scanned, scan
+from filesync.disk.scanning.statcache import FINE_SLACK_NS
+from filesync.sync import scanning
+from filesync.sync.local import sync_local
+from filesync.sync.options import Options
+from filesync.sync.remote.client import Remote, sync_from, sync_to
+from filesync.sync.remote.server import TreeServer
+from filesync.sync.saying.stats import SyncStats
+from filesync.transfer.plane_zmq import DataPlane
+from tests.integration.test_sync_plane import LOOPBACK, tree_of
+
+YEAR_AGO_NS = time.time_ns() - 365 * 86400 * 10**9
+FILES, SMALL_BYTES, LARGE_BYTES = 40, 4000, 3 << 20
+Sync = Callable[[Path, Options], Coroutine[None, None, SyncStats]]
+
+
+def make_source(root: Path) -> None:
+    (root / "src/d/e").mkdir(parents=True)
+    for number in range(FILES):
+        (root / f"src/d/{number}").write_bytes(os.urandom(SMALL_BYTES))
+    (root / "src/d/e/large").write_bytes(os.urandom(LARGE_BYTES))
+    for path in (root / "src").rglob("*"):
+        os.utime(path, ns=(YEAR_AGO_NS, YEAR_AGO_NS))
+    time.sleep(1.5e-9 * FINE_SLACK_NS)  # what has just changed is not noted
+
+
+async def local(root: Path, options: Options) -> SyncStats:
+    dest = os.fsencode(root / "dest")
+    return await asyncio.to_thread(
+        sync_local, [os.fsencode(root / "src") + b"/"], dest, options
+    )
+
+
+async def given(root: Path, options: Options) -> SyncStats:
+    server = TreeServer(root, read_only=False, caches=options.caches)
+    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+        server.use(plane)
+        remote = Remote(plane.address, b"dest")
+        return await sync_to([os.fsencode(root / "src") + b"/"], remote, options)
+
+
+async def taken(root: Path, options: Options) -> SyncStats:
+    server = TreeServer(root, read_only=True, caches=options.caches)
+    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+        server.use(plane)
+        remote = Remote(plane.address, b"src/")
+        return await sync_from([remote], os.fsencode(root / "dest"), options)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many files each scan has read."""
+    numbers: list[int] = []
+
+    def counting(*arguments: object, **more: object) -> Scanned:
+        real: Callable[..., Scanned] = scan
+        found = real(*arguments, **more)
+        numbers.append(found.files_read)
+        return found
+
+    monkeypatch.setattr(scanning, "scan", counting)
+    return numbers
+
+
+@pytest.mark.parametrize("there", ["nothing", "something"])
+@pytest.mark.parametrize("sync", [local, given, taken])
+def test_a_second_sync_reads_nothing(
+    sync: Sync, there: str, tmp_path: Path, read: list[int]
+) -> None:
+    make_source(tmp_path)
+    if there == "something":
+        (tmp_path / "dest").mkdir()
+        (tmp_path / "dest/other").write_bytes(b"other")
+    options = Options(caches=tmp_path / "caches", delete=True)
+    first = asyncio.run(sync(tmp_path, options))
+    assert first.files == FILES + 1
+    assert sum(read) >= FILES + 1
+    read.clear()
+    second = asyncio.run(sync(tmp_path, options))
+    assert (second.files, sum(read)) == (0, 0)
+    assert tree_of(tmp_path / "src") == tree_of(tmp_path / "dest")
+
+
+@pytest.mark.parametrize("sync", [local, given, taken])
+def test_what_has_changed_since_is_read_and_mended(
+    sync: Sync, tmp_path: Path, read: list[int]
+) -> None:
+    make_source(tmp_path)
+    options = Options(caches=tmp_path / "caches", delete=True)
+    asyncio.run(sync(tmp_path, options))
+    time.sleep(1.5e-9 * FINE_SLACK_NS)
+    for path in ("dest/d/7", "dest/d/e/large"):
+        size = (tmp_path / path).stat().st_size
+        (tmp_path / path).write_bytes(os.urandom(size))
+        os.utime(tmp_path / path, ns=(YEAR_AGO_NS, YEAR_AGO_NS))
+    read.clear()
+    second = asyncio.run(sync(tmp_path, options))
+    assert (second.files, sum(read)) == (2, 2)
+    assert tree_of(tmp_path / "src") == tree_of(tmp_path / "dest")
