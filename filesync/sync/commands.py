@@ -130,6 +130,8 @@ Examples:
   filesync sync src/ backup/                        what is in src
   filesync sync src notes.txt backup/               backup/src and backup/notes.txt
   filesync sync -avn --delete src/ backup/          the names that would change
+  filesync sync site/ anna@192.0.2.7:site/          over ssh; filesync is needed there, too
+  filesync sync -e 'ssh -p 2222' web:/srv/site/ site/
   filesync sync tcp://127.0.0.1:7701/site/ site/    from a `filesync serve`
   filesync sync --include '*.c' --include '*/' --exclude '*' src/ tcp://127.0.0.1:7701/src/
   filesync sync --compress none --bwlimit 20M disk.img tcp://127.0.0.1:7701/
@@ -191,6 +193,23 @@ match within a name, ** across slashes, x/*** a directory and all in it.
     default=None,
     help="Show progress.  [default: on a terminal, after a second]",
 )
+@click.option(
+    "-e",
+    "--rsh",
+    "rsh",
+    default="ssh",
+    show_default=True,
+    metavar="COMMAND",
+    help="What runs a program on another machine.",
+)
+@click.option(
+    "--filesync-path",
+    "program",
+    default="filesync",
+    show_default=True,
+    metavar="PROGRAM",
+    help="What filesync is called on the other machine.",
+)
 @key_option
 @always_so
 def sync(
@@ -200,18 +219,21 @@ def sync(
     compress: str,
     bwlimit: str,
     progress: bool | None,
+    rsh: str,
+    program: str,
     key: Path | None,
     verbose: int,
     **flags: bool,
 ) -> int:
     """Make DST hold what each SRC has, moving only what DST lacks.
 
-    SRC and DST are local paths; all SRC, or DST, may be tcp://host:port/path, below what a
-    `filesync serve` serves; with KEY@ before the host if that one uses keys. A SRC that ends in '/' stands for what is in the directory, without
-    it for the directory itself. What is copied is verified by digest. Other names in DST stay,
+    SRC and DST are local paths; all SRC, or DST, may be [user@]host:path, reached by a remote shell,
+    or tcp://host:port/path, below what a `filesync serve` serves; with KEY@ before the host if that
+    one uses keys. A local name with a colon is written ./a:b. A SRC that ends in '/' stands for
+    what is in the directory, without it for the directory itself. What is copied is verified by digest. Other names in DST stay,
     unless --delete is given.
     """
-    from filesync.sync.options import Options
+    from filesync.sync.options import Options, Shell
     from filesync.sync.rate import parse_rate
     from filesync.sync.run import Listing, run
     from filesync.sync.saying.report import as_json, is_partial, is_unread, notes, summary
@@ -231,6 +253,7 @@ def sync(
         caches=default_caches(),
         on_changes=listing.take if is_listed else None,
         key=key,
+        shell=Shell(rsh, program),
     )
     stats = run(sources, dest, options, listing, progress=False if flags["quiet"] else progress)
     for note in notes(stats, delete=options.delete):
@@ -253,10 +276,15 @@ Examples:
   filesync serve /srv/trees --read-only --listen tcp://127.0.0.1:7701
   filesync serve /srv/trees --listen tcp://192.0.2.7:7701 --allow /etc/filesync/allow
 \b
+In a file of ssh's authorized_keys, for one who may do nothing else:
+  restrict,command="filesync serve --stdio --read-only /srv/trees" ssh-ed25519 AAAA...
+\b
 Exit codes: 0 stopped by Ctrl-C or SIGTERM; 1 failed; 2 wrong usage, or the port is taken.
 """
 )
-@click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument(
+    "root", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
 @click.option(
     "--listen",
     default="tcp://127.0.0.1:7701",
@@ -266,14 +294,21 @@ Exit codes: 0 stopped by Ctrl-C or SIGTERM; 1 failed; 2 wrong usage, or the port
 )
 @click.option("--read-only", is_flag=True, help="Let nobody write.")
 @listen_options
+@click.option(
+    "--stdio",
+    is_flag=True,
+    help="Serve who is at the other end of standard input and output, as `filesync sync "
+    "host:path` has it run by a remote shell. Without ROOT, all that this user may reach.",
+)
 @click.option("--until-eof", is_flag=True, hidden=True)
 def serve(
-    root: Path,
+    root: Path | None,
     listen: str,
     read_only: bool,
     key: Path | None,
     allow: Path | None,
     allow_insecure: bool,
+    stdio: bool,
     until_eof: bool,
 ) -> None:
     """Let `filesync sync` take trees from below ROOT, and give trees to it.
@@ -284,10 +319,21 @@ def serve(
     """
     import asyncio
 
+    from filesync.sync.places import LocalPlaces, ServedPlaces
     from filesync.sync.remote.server import TreeServer
     from filesync.transfer.plane_zmq import DataPlane
 
-    server = TreeServer(root, read_only=read_only, caches=default_caches())
+    if root is None and not stdio:
+        raise click.UsageError("ROOT is missing; only --stdio can do without")
+    places = LocalPlaces() if root is None else ServedPlaces(root)
+    server = TreeServer(places, read_only=read_only, caches=default_caches())
+    if stdio:
+        if allow is not None or allow_insecure:
+            raise click.UsageError("--stdio listens nowhere; nobody else can connect")
+        from filesync.sync.shell.stdio import serve_stdio
+
+        asyncio.run(serve_stdio(server))
+        return
     own, allowed = listen_keys(key, allow)
     plane = DataPlane(
         listen,

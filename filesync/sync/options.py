@@ -8,6 +8,19 @@ import msgspec
 from filesync.transfer.flow import Flow
 from filesync.transfer.stats import Progress
 
+
+class Shell(msgspec.Struct, frozen=True):
+    """How a program is run on another machine.
+
+    Attributes:
+        command: the remote shell and its options, as a shell splits them.
+        program: what `filesync` is called there.
+    """
+
+    command: str = "ssh"
+    program: str = "filesync"
+
+
 OnProgress = Callable[[Progress], None]
 OnChanges = Callable[[Iterator[str]], None]
 """Called for each part of a sync with its changes, a line each; it takes all of them at once."""
@@ -27,6 +40,7 @@ class Options(msgspec.Struct, frozen=True):
         caches: where stat caches are kept; None for none.
         on_changes: is told what changes.
         key: file of the secret key to dial with; None for the one that keygen makes.
+        shell: what reaches a host where no server runs.
     """
 
     delete: bool = False
@@ -39,6 +53,7 @@ class Options(msgspec.Struct, frozen=True):
     caches: Path | None = None
     on_changes: OnChanges | None = None
     key: Path | None = None
+    shell: Shell = msgspec.field(default_factory=Shell)
 
     @property
     def used_caches(self) -> Path | None:

@@ -107,16 +107,21 @@ def local_path(text: str) -> bytes:
     """Return the local path that a user wrote.
 
     Raises:
-        UsageError: it is empty; or it is what rsync has for a path on another machine.
+        UsageError: it is empty, or ``is_remote``.
     """
     if not text:
         raise UsageError("an empty path names nothing; write '.' for the current directory")
-    if ":" in text.partition("/")[0] and not os.path.lexists(text):
+    if is_remote(text):
         raise UsageError(
-            f"{text}: no remote shell is used; write tcp://host:port/path, as a `filesync serve` "
-            f"there prints it, or ./{text} for a name on this machine"
+            f"{text}: write it as host:path, as tcp://host:port/path where a `filesync serve` "
+            f"runs there (rsync's daemon is not known), or as ./{text} if it is on this machine"
         )
     return os.fsencode(text)
+
+
+def is_remote(text: str) -> bool:
+    """Say whether a source or destination is on another machine: a colon comes before any slash."""
+    return ":" in text.partition("/")[0]
 
 
 class LocalPlaces:
@@ -124,6 +129,8 @@ class LocalPlaces:
 
     def open(self, path: bytes) -> int:
         """Return a new descriptor of the directory ``path``."""
+        if b"\0" in path:  # by a peer that a remote shell has let in
+            raise UsageError(f"{shown(path)} is no path")
         return os.open(path or b".", _DIRECTORY)
 
     def path_of(self, path: bytes) -> Path | None:

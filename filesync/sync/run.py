@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -10,12 +9,11 @@ from contextlib import nullcontext
 from filesync.errors import ContentCorrupt, SourceChanged, UsageError
 from filesync.sync.changing import Attempts
 from filesync.sync.options import Options
+from filesync.sync.places import is_remote
 from filesync.sync.saying.shown import ShownProgress
 from filesync.sync.saying.stats import SyncStats
 
 log = logging.getLogger(__name__)
-
-_HAS_SCHEME = re.compile(r"[a-z]+://")
 
 
 class Listing:
@@ -54,7 +52,7 @@ def run(
     *,
     progress: bool | None,
 ) -> SyncStats:
-    """Sync ``sources`` to ``dest``, each a local path or ``tcp://host:port/path``.
+    """Sync ``sources`` to ``dest``, each a local path or what ``client.parse`` takes.
 
     What changes meanwhile is read again; what never rests is left as it was (see ``changing``).
 
@@ -65,14 +63,14 @@ def run(
     """
     with ShownProgress(progress) as shown:
         listing.progress = shown
-        remote = [bool(_HAS_SCHEME.match(text)) for text in sources]
-        if any(remote) and (not all(remote) or _HAS_SCHEME.match(dest)):
+        remote = [is_remote(text) for text in sources]
+        if any(remote) and (not all(remote) or is_remote(dest)):
             raise UsageError(
-                "either all sources or the destination may be on a server; "
-                "the other side must be on this machine"
+                "either all sources or the destination may be on another machine; "
+                "the other side must be on this one"
             )
         attempts = Attempts(options)
-        attempt = _remote if any(remote) or _HAS_SCHEME.match(dest) else _local
+        attempt = _remote if any(remote) or is_remote(dest) else _local
         while True:
             try:
                 stats = attempt(sources, dest, attempts.options, shown)

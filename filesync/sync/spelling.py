@@ -66,7 +66,7 @@ _COMPARES: Final = (
     "again, and compared by digest; -c reads all"
 )
 _OWN_PROTOCOL: Final = (
-    "no remote shell or rsync daemon is used; run `filesync serve` there, and write "
+    "no rsync daemon is used; write host:path, or run `filesync serve` there and write "
     "tcp://host:port/path"
 )
 _CODEC: Final = "write --compress auto, none or zstd"
@@ -89,7 +89,8 @@ _OF: Final[Mapping[str, str]] = {
     "-W --whole-file --no-whole-file --no-W -B --block-size": _DELTA,
     "-I --ignore-times --size-only -@ --modify-window --checksum-choice --cc": _COMPARES,
     "-x --one-file-system": "what is mounted below SRC is part of it; name it with --exclude",
-    "-e --rsh --rsync-path -M --remote-option --port --address --sockopts": _OWN_PROTOCOL,
+    "--rsync-path": "write --filesync-path; no rsync runs there",
+    "-M --remote-option --port --address --sockopts": _OWN_PROTOCOL,
     "--blocking-io --password-file --protocol --daemon --config --server": _OWN_PROTOCOL,
     "-4 --ipv4 -6 --ipv6": "write the address: tcp://192.0.2.7:7701/ or tcp://[2001:db8::7]:7701/",
     "--timeout --contimeout": "a server that is silent for long is given up without being told",

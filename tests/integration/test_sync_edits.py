@@ -14,6 +14,7 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.errors import MalformedMessage, Unavailable
 from filesync.sync.options import Options
+from filesync.sync.places import ServedPlaces
 from filesync.sync.remote import edits as messages
 from filesync.sync.remote import nodes, wire
 from filesync.sync.remote import server as remote_server
@@ -148,7 +149,7 @@ def synced(root: Path, options: Options | None = None, *, times: int = 1) -> lis
     found: list[SyncStats] = []
 
     async def main() -> None:
-        server = TreeServer(root / "served", read_only=False, caches=None)
+        server = TreeServer(ServedPlaces(root / "served"), read_only=False, caches=None)
         async with DataPlane(LOOPBACK, answer=server.answer) as plane:
             server.use(plane)
             for turn in range(times):
@@ -279,7 +280,7 @@ def test_a_gift_of_nonsense_is_refused_and_the_place_is_free_again(
     source = make_tree(places / "src", {"short": b"changed"})
 
     async def main() -> None:
-        server = TreeServer(places / "served", read_only=False, caches=None)
+        server = TreeServer(ServedPlaces(places / "served"), read_only=False, caches=None)
         async with (
             DataPlane(LOOPBACK, answer=server.answer) as plane,
             DataPlane(answer=nodes_of) as client,
@@ -320,7 +321,9 @@ def taken(root: Path, dest: str = "dest", options: Options | None = None) -> Syn
     options = options or Options(delete=True, caches=root / "here")
 
     async def main() -> SyncStats:
-        server = TreeServer(root / "served", read_only=True, caches=root / "caches")
+        server = TreeServer(
+            ServedPlaces(root / "served"), read_only=True, caches=root / "caches"
+        )
         async with DataPlane(LOOPBACK, answer=server.answer) as plane:
             server.use(plane)
             await asyncio.sleep(1.5e-9 * FINE_SLACK_NS)
@@ -374,7 +377,9 @@ def test_who_asks_for_another_owner_is_told_of_files_alone(
 ) -> None:
     def scanned(owner: wire.Owner | None) -> wire.Scanned:
         async def main() -> wire.Scanned:
-            server = TreeServer(tmp_path / "served", read_only=True, caches=tmp_path / "caches")
+            server = TreeServer(
+                ServedPlaces(tmp_path / "served"), read_only=True, caches=tmp_path / "caches"
+            )
             async with (
                 DataPlane(LOOPBACK, answer=server.answer) as plane,
                 DataPlane() as client,

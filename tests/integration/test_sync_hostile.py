@@ -42,6 +42,7 @@ from filesync.manifest import (
 from filesync.manifest.pack import pack_nodes
 from filesync.sync import unwritable
 from filesync.sync.options import Options
+from filesync.sync.places import ServedPlaces
 from filesync.sync.plan import Plan
 from filesync.sync.remote import asking, wire
 from filesync.sync.remote import nodes as remote_nodes
@@ -371,7 +372,7 @@ def with_server(root: Path, talk: Talk) -> None:
     """Let ``talk`` ask a server of ``root`` what it likes; nothing stays open there afterwards."""
 
     async def main() -> None:
-        server = TreeServer(root, read_only=False, caches=None)
+        server = TreeServer(ServedPlaces(root), read_only=False, caches=None)
         async with DataPlane(LOOPBACK, answer=server.answer) as plane:
             server.use(plane)
             before = open_descriptors()
@@ -595,7 +596,7 @@ def give_together(trees: list[Manifest], served: Path, root: Path) -> None:
     """Give the first of ``trees``, which is that of ``root``, and say that the others go there too."""
 
     async def main() -> None:
-        server = TreeServer(served, read_only=False, caches=None)
+        server = TreeServer(ServedPlaces(served), read_only=False, caches=None)
         async with (
             DataPlane(LOOPBACK, answer=server.answer) as plane,
             DataPlane(answer=giving(*trees)) as client,
@@ -650,7 +651,7 @@ def test_who_goes_while_his_gift_is_planned_does_not_keep_the_place_from_others(
                 assert await in_thread(is_planning.wait, 10)
 
     async def main() -> None:
-        server = TreeServer(served, read_only=False, caches=None)
+        server = TreeServer(ServedPlaces(served), read_only=False, caches=None)
         async with DataPlane(LOOPBACK, answer=server.answer) as plane:
             server.use(plane)
             await give(plane)

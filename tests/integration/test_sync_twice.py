@@ -13,6 +13,7 @@ from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.sync import scanning
 from filesync.sync.local import sync_local
 from filesync.sync.options import Options
+from filesync.sync.places import ServedPlaces
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
 from filesync.sync.saying.stats import SyncStats
@@ -42,7 +43,7 @@ async def local(root: Path, options: Options) -> SyncStats:
 
 
 async def given(root: Path, options: Options) -> SyncStats:
-    server = TreeServer(root, read_only=False, caches=options.caches)
+    server = TreeServer(ServedPlaces(root), read_only=False, caches=options.caches)
     async with DataPlane(LOOPBACK, answer=server.answer) as plane:
         server.use(plane)
         remote = Remote(plane.address, b"dest")
@@ -50,7 +51,7 @@ async def given(root: Path, options: Options) -> SyncStats:
 
 
 async def taken(root: Path, options: Options) -> SyncStats:
-    server = TreeServer(root, read_only=True, caches=options.caches)
+    server = TreeServer(ServedPlaces(root), read_only=True, caches=options.caches)
     async with DataPlane(LOOPBACK, answer=server.answer) as plane:
         server.use(plane)
         remote = Remote(plane.address, b"src/")

@@ -2,15 +2,15 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.errors import Unavailable, UsageError
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
-from filesync.sync.places import LocalPlaces, local_path
+from filesync.sync.places import LocalPlaces, is_remote, local_path
 from filesync.sync.remote.asking import Peer
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.source import close_all, find_sources
@@ -20,22 +20,54 @@ if TYPE_CHECKING:
     from filesync.keys.files import KeyPair
 
 _REMOTE: Final = re.compile(rb"(tcp://[^/]+)(?:/(.*))?", re.DOTALL)
+_BY_SHELL: Final = re.compile(
+    rb"(\[[^/\]]+\]|[^/:\[]*@\[[^/\]]+\]|[^/:]+):(?!:)(.*)", re.DOTALL
+)
 
 
 class Remote(NamedTuple):
-    """A path below what a ``filesync serve`` serves."""
+    """A path below what a ``filesync serve`` serves, or one on a host.
+
+    Attributes:
+        address: of the server; ``[user@]host`` where a remote shell is to start one.
+        path: as it is called there.
+    """
 
     address: str
     path: bytes
 
+    @property
+    def is_by_shell(self) -> bool:
+        """A remote shell is to start the server."""
+        return "://" not in self.address
+
 
 def parse(text: str) -> Remote | bytes:
-    """Return what a source or destination names: ``tcp://host:port/path``, or a local path."""
-    if match := _REMOTE.fullmatch(os.fsencode(text)):
+    """Return what a source or destination names.
+
+    ``tcp://host:port/path``, ``[user@]host:path``, or a local path.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    name = os.fsencode(text)
+    if match := _REMOTE.fullmatch(name):
         return Remote(os.fsdecode(match[1]), match[2] or b"")
-    if "://" in text:
-        raise UsageError(f"{text}: write it as tcp://host:port/path, or as a local path")
+    if is_remote(text) and "://" in text:
+        raise UsageError(f"{text}: write it as tcp://host:port/path, or as host:path")
+    if match := _BY_SHELL.fullmatch(name):
+        host = os.fsdecode(match[1]).replace("[", "").replace("]", "")
+        return Remote(host, _from_home(match[2]))
     return local_path(text)
+
+
+def _from_home(path: bytes) -> bytes:
+    """Return a path that a remote shell's user wrote, from where that shell begins."""
+    if path == b"~":
+        return b""
+    if path.startswith(b"~/"):
+        return path[2:].lstrip(b"/")
+    return path
 
 
 async def sync_from(
@@ -61,9 +93,9 @@ async def sync_from(
     address = sources[0].address
     if any(source.address != address for source in sources):
         raise UsageError("all sources of one sync must be on one server; sync once for each")
-    async with DataPlane(own=_own_key(address, options)) as plane:
+    async with DataPlane(own=_own_key(sources[0], options)) as plane:
         paths = [source.path for source in sources]
-        with _dialled(plane, address) as peer:
+        async with _dialled(plane, sources[0], options) as peer:
             stats = await take(peer, paths, dest, options, progress)
     return _timed(stats, peer, started)
 
@@ -90,28 +122,37 @@ async def sync_to(
     giving = Giving(found, options, progress)
     try:
         giving.begin()
-        own = _own_key(dest.address, options)
-        async with DataPlane(answer=giving.answer, own=own) as plane:
-            with _dialled(plane, dest.address) as peer:
-                await giving.give(peer, dest.path)
+        own = _own_key(dest, options)
+        async with (
+            DataPlane(answer=giving.answer, own=own) as plane,
+            _dialled(plane, dest, options) as peer,
+        ):
+            await giving.give(peer, dest.path)
     finally:
         await giving.stop()
         close_all(found.found)
     return _timed(giving.stats, peer, started)
 
 
-def _own_key(address: str, options: Options) -> "KeyPair | None":
-    if "@" not in address:
+def _own_key(remote: Remote, options: Options) -> "KeyPair | None":
+    address = remote.address
+    if remote.is_by_shell or "@" not in address:
         return None
     from filesync.keys.files import key_for
 
     return key_for(address, options.key)
 
 
-@contextmanager
-def _dialled(plane: DataPlane, address: str) -> Iterator[Peer]:
-    """Give who listens at ``address``, before it has answered: the first request goes along."""
-    peer = Peer(plane, plane.dial(address), address)
+@asynccontextmanager
+async def _dialled(plane: DataPlane, remote: Remote, options: Options) -> AsyncIterator[Peer]:
+    """Give the other side, before it has answered: the first request goes along."""
+    if remote.is_by_shell:
+        from filesync.sync.shell.login import reached
+
+        async with reached(remote.address, options.shell) as address:
+            yield Peer(plane, plane.dial(address), address)
+        return
+    peer = Peer(plane, plane.dial(remote.address), remote.address)
     try:
         yield peer
     except Unavailable as exc:

@@ -32,7 +32,7 @@ from filesync.sync.applying import (
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
-from filesync.sync.places import Claimed, Place, ServedPlaces
+from filesync.sync.places import Claimed, Place, Places
 from filesync.sync.plan import Plan
 from filesync.sync.remote import wire
 from filesync.sync.remote.arriving import Arrivals
@@ -69,16 +69,16 @@ CLAIM_AGAIN_S: Final = 0.05
 
 
 class TreeServer:
-    """Answers the requests of ``filesync.sync.remote.wire`` for the directory ``root``.
+    """Answers the requests of ``filesync.sync.remote.wire``.
 
     Args:
-        root: nothing outside of it is read or written.
+        places: what the paths of peers mean.
         read_only: give nothing to it.
         caches: where stat caches are kept.
     """
 
-    def __init__(self, root: Path, *, read_only: bool, caches: Path | None) -> None:
-        self._places = ServedPlaces(root)
+    def __init__(self, places: Places, *, read_only: bool, caches: Path | None) -> None:
+        self._places = places
         self._read_only = read_only
         self._caches = caches
         self._held: dict[Channel, dict[bytes, Held]] = {}

@@ -111,9 +111,13 @@ def check_listen_address(
 
 
 def is_here(address: str) -> bool:
-    """Say whether ``address`` can be on this machine only."""
+    """Say whether ``address`` can be on this machine only; a Unix socket may be carried on."""
     match = _TCP.fullmatch(address)
-    return match is None or _is_loopback(match["host"].strip("[]"))
+    return (
+        address.startswith("inproc://")
+        if match is None
+        else _is_loopback(match["host"].strip("[]"))
+    )
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,0 +1,176 @@
+"""A server that a remote shell starts for one sync: who may log in needs no other key."""
+
+import asyncio
+import os
+import select
+import shlex
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from threading import Thread
+from typing import Final
+
+from filesync.disk.handles import shown
+from filesync.errors import Unavailable, UsageError
+from filesync.sync.options import Shell
+from filesync.sync.shell.relay import Relay, private_socket
+from filesync.transfer.connection.zmtp import SIGNATURE_BYTES, is_signature
+
+_END_S: Final = 5.0
+_NOT_FOUND: Final = 127
+_SHOWN_BYTES: Final = 200
+_SAYS_S: Final = 0.2
+
+
+@asynccontextmanager
+async def reached(host: str, shell: Shell) -> AsyncIterator[str]:
+    """Run a server on ``host`` as long as the block lasts; give the address at which to dial it.
+
+    What the remote shell has to say or to ask goes to the terminal, past this.
+
+    Raises:
+        UsageError: the remote shell cannot be run, or this is no name of a host.
+        Unavailable: no server began to speak; or, out of the block, why the connection was lost.
+    """
+    remote = _Remote(host, shell)
+    try:
+        address = await remote.dialable()
+        try:
+            yield address
+        except Unavailable as exc:
+            if type(exc) is not Unavailable:
+                raise
+            raise remote.lost() from exc
+    finally:
+        remote.close()
+
+
+class _Remote:
+    """The remote shell's process, and what carries one connection over its pipes."""
+
+    def __init__(self, host: str, shell: Shell) -> None:
+        self._host = host
+        self._shell = shell
+        self._words = [*_command(shell), host, shell.program, "serve", "--stdio"]
+        if host.startswith("-"):  # the remote shell would take it for an option
+            raise UsageError(f"{host} is no name of a host")
+        try:
+            self._process = subprocess.Popen(
+                self._words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            )
+        except OSError as exc:
+            raise UsageError(
+                f"{self._words[0]} cannot be run: {exc.strerror}; name a remote shell with -e"
+            ) from exc
+        self._stack = ExitStack()
+        self._relay: Relay | None = None
+
+    async def dialable(self) -> str:
+        """Return the address to dial, when the server has begun to speak."""
+        begun = await self._read_signature()
+        if not is_signature(begun):
+            raise self._no_server(begun)
+        path = self._stack.enter_context(private_socket())
+        listener = self._stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(os.fsencode(path))
+        listener.listen(1)
+        carrying = Thread(target=self._carry, args=(listener, begun), name="filesync-shell")
+        carrying.start()
+        self._stack.callback(carrying.join)
+        self._stack.callback(listener.shutdown, socket.SHUT_RDWR)
+        return f"ipc://{path}"
+
+    def lost(self) -> Unavailable:
+        """Return why the connection is lost."""
+        code = self._wait()
+        how = f": {self._words[0]} ended with {code}" if code else ""
+        return Unavailable(f"the connection to {self._host} is lost{how}")
+
+    def close(self) -> None:
+        """End the server, if it has not ended."""
+        self._stack.close()
+        if self._relay is not None:
+            self._relay.close()
+        else:
+            self._process.terminate()
+        if self._wait() is None:
+            self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process.wait()
+
+    def _wait(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(_END_S)
+        return None
+
+    @property
+    def _source(self) -> int:
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    async def _read_signature(self) -> bytes:
+        # Not in a thread: who interrupts a login does not wait for it.
+        data = b""
+        while len(data) < SIGNATURE_BYTES:
+            await _readable(self._source)
+            more = os.read(self._source, SIGNATURE_BYTES - len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def _no_server(self, said: bytes) -> Unavailable:
+        """Return why no server came to speak, by what was said instead."""
+        if said:
+            while (
+                select.select([self._source], [], [], _SAYS_S)[0] and len(said) < _SHOWN_BYTES
+            ):
+                more = os.read(self._source, _SHOWN_BYTES)
+                if not more:
+                    break
+                said += more
+            return Unavailable(
+                f"{self._host} says {shown(said[:_SHOWN_BYTES])} before `{self._shell.program}` "
+                "is begun; its shell has to say nothing when nobody sits there"
+            )
+        code = self._wait()
+        if code == _NOT_FOUND:
+            return Unavailable(
+                f"{self._host} has no `{self._shell.program}`; install it there, or say with "
+                "--filesync-path where it is"
+            )
+        return Unavailable(f"`{shlex.join(self._words)}` ended with {code} and said nothing")
+
+    def _carry(self, listener: socket.socket, begun: bytes) -> None:
+        """Take the one connection that is dialled, and carry it."""
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            own, _ = listener.accept()
+            sink = os.dup(self._process.stdin.fileno())
+            self._process.stdin.close()
+            relay = Relay(own, self._source, sink, before=begun)
+            relay.start()
+            self._relay = relay
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    is_readable = asyncio.Event()
+    loop.add_reader(fd, is_readable.set)
+    try:
+        await is_readable.wait()
+    finally:
+        loop.remove_reader(fd)
+
+
+def _command(shell: Shell) -> list[str]:
+    try:
+        words = shlex.split(shell.command)
+    except ValueError as exc:
+        raise UsageError(f"-e {shell.command}: {exc}") from exc
+    if not words:
+        raise UsageError("-e names no remote shell")
+    return words

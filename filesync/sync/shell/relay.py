@@ -1,0 +1,98 @@
+"""One connection of ZeroMQ's, carried over pipes: what a remote shell offers."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from shutil import rmtree
+from threading import Thread
+from typing import Final
+
+from filesync.errors import UnexpectedMessage
+from filesync.transfer.connection.listener_zmq import LIMITS
+from filesync.transfer.connection.zmtp import Framing
+
+_PIECE_BYTES: Final = 256 << 10
+_END_S: Final = 5.0
+_MAX_PATH_BYTES: Final = 100
+"""Of a Unix socket; the kernel takes 107."""
+
+
+@contextmanager
+def private_socket() -> Iterator[Path]:
+    """Give a path for a Unix socket that no other user can reach."""
+    directory = tempfile.mkdtemp(prefix="filesync-")
+    if len(os.fsencode(directory)) > _MAX_PATH_BYTES - len("/socket"):
+        os.rmdir(directory)
+        directory = tempfile.mkdtemp(prefix="filesync-", dir="/tmp")
+    try:
+        yield Path(directory, "socket")
+    finally:
+        rmtree(directory, ignore_errors=True)
+
+
+class Relay:
+    """Carries bytes between a connected socket and two descriptors, until either side ends.
+
+    What comes from ``source`` is not believed: a message of it that never ends ends the relay.
+
+    Args:
+        own: the socket; closed at the end.
+        source: what is read from here goes to the socket.
+        sink: what the socket brings goes here; closed when it brings no more.
+        before: what has come from ``source`` already.
+        on_end: called by a thread when no more comes from ``source``.
+    """
+
+    def __init__(
+        self,
+        own: socket.socket,
+        source: int,
+        sink: int,
+        *,
+        before: bytes = b"",
+        on_end: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._own = own
+        self._source = source
+        self._sink = sink
+        self._before = before
+        self._on_end = on_end
+        self._threads = [
+            Thread(target=work, name="filesync-relay", daemon=True)
+            for work in (self._bring, self._take)
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End the socket's side; ``sink`` is closed when all is there that it had brought."""
+        with suppress(OSError):
+            self._own.shutdown(socket.SHUT_RDWR)
+        self._threads[1].join(_END_S)
+
+    def _bring(self) -> None:
+        framing = Framing(LIMITS.message_bytes)
+        data = self._before
+        with suppress(OSError, UnexpectedMessage):
+            while data or (data := os.read(self._source, _PIECE_BYTES)):
+                framing.take(data)
+                self._own.sendall(data)
+                data = b""
+        with suppress(OSError):
+            self._own.shutdown(socket.SHUT_RDWR)
+        self._on_end()
+
+    def _take(self) -> None:
+        with suppress(OSError):
+            while data := self._own.recv(_PIECE_BYTES):
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(self._sink, view) :]
+        with suppress(OSError):
+            os.close(self._sink)

@@ -1,0 +1,39 @@
+"""A server for the one peer at the other end of standard input and output."""
+
+import asyncio
+import os
+import socket
+import sys
+from contextlib import suppress
+
+from filesync.lifetime import wait_for_end
+from filesync.sync.remote.server import TreeServer
+from filesync.sync.shell.relay import Relay, private_socket
+from filesync.transfer.plane_zmq import DataPlane
+
+
+async def serve_stdio(server: TreeServer) -> None:
+    """Answer the peer until it closes standard input, or this process is told to end."""
+    source, sink = sys.stdin.fileno(), os.dup(sys.stdout.fileno())
+    # Whatever else is printed must not come between the peer's bytes.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    loop = asyncio.get_running_loop()
+    is_over = asyncio.Event()
+
+    def end() -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(is_over.set)
+
+    with private_socket() as path:
+        async with DataPlane(f"ipc://{path}", answer=server.answer) as plane:
+            server.use(plane)
+            own = socket.socket(socket.AF_UNIX)
+            own.connect(os.fsencode(path))
+            relay = Relay(own, source, sink, on_end=end)
+            relay.start()
+            endings = [asyncio.create_task(one) for one in (is_over.wait(), wait_for_end())]
+            await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+            for one in endings:
+                one.cancel()
+            await asyncio.wait(endings)
+            relay.close()

@@ -1,0 +1,258 @@
+"""``filesync sync host:path``: a server that a remote shell starts, with nothing but its pipes."""
+
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from filesync.sync.remote.client import Remote, parse
+from filesync.sync.shell import relay
+
+COMMAND = [sys.executable, "-m", "filesync"]
+TIMEOUT_S = 60
+
+
+class Machines:
+    """A home on another machine, which a stand-in for ssh reaches as sshd would: by a shell."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home = root / "home"
+        self.home.mkdir()
+        (root / "tmp").mkdir()
+        self.env = os.environ | {
+            "XDG_CACHE_HOME": str(root / "cache"),
+            "TMPDIR": str(root / "tmp"),
+            "PYTHONPATH": os.getcwd(),
+        }
+        self.program = f"exec {shlex.join(COMMAND)}"
+
+    def shell(self, login: str = "") -> str:
+        """Return a remote shell that runs ``login`` first."""
+        script = f'shift; cd {shlex.quote(str(self.home))}; {login} exec sh -c "$*"'
+        return shlex.join(["sh", "-c", script, "sh"])
+
+    def words(self, *words: str | Path, login: str = "", program: str = "") -> list[str]:
+        reached = ["-e", self.shell(login), "--filesync-path", program or self.program]
+        return [*COMMAND, "sync", "--json", "--no-progress", *reached, *map(str, words)]
+
+    def run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words,
+            env=self.env,
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+
+    def sync(self, *words: str | Path, login: str = "") -> dict[str, Any]:
+        done = self.run(self.words(*words, login=login))
+        assert done.returncode == 0, done.stderr
+        figures = json.loads(done.stdout)
+        assert isinstance(figures, dict)
+        return figures
+
+    def fails(self, *words: str | Path, login: str = "", program: str = "") -> str:
+        done = self.run(self.words(*words, login=login, program=program))
+        assert done.returncode in (1, 2), done
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    def is_left_clean(self) -> bool:
+        """Say whether no socket and no process is left."""
+        running = [
+            process
+            for process in Path("/proc").glob("[0-9]*/cwd")
+            if process.is_symlink() and os.readlink(process) == str(self.home)
+        ]
+        return not running and os.listdir(self.root / "tmp") == []
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Machines:
+    return Machines(tmp_path)
+
+
+@pytest.fixture
+def src(machines: Machines) -> Path:
+    src = machines.root / "src"
+    (src / "d").mkdir(parents=True)
+    rng = random.Random(1)
+    (src / "d/large").write_bytes(rng.randbytes(3 << 20))
+    for number in range(50):
+        (src / f"d/{number}").write_bytes(rng.randbytes(number * 10))
+    return src
+
+
+def same(a: Path, b: Path) -> bool:
+    return not subprocess.run(["diff", "-r", a, b], check=False).returncode
+
+
+def test_a_tree_goes_there_and_comes_back(machines: Machines, src: Path) -> None:
+    there = machines.sync(f"{src}/", "anna@host:trees/").pop("files")
+    assert there == 50  # what is empty does not travel
+    assert same(src, machines.home / "trees")
+    machines.sync("host:trees/", "back")
+    assert same(src, machines.root / "back")
+    assert machines.is_left_clean()
+
+
+def test_what_is_there_already_does_not_travel(machines: Machines, src: Path) -> None:
+    machines.sync(f"{src}/", "host:trees")
+    (src / "d/7").write_bytes(b"edited")
+    again = machines.sync("--delete", f"{src}/", "host:trees")
+    assert again["files"] == 1
+    assert again["wire_out"] + again["wire_in"] < 20_000
+    assert same(src, machines.home / "trees")
+
+
+def test_several_sources_of_one_host_come_at_once(machines: Machines, src: Path) -> None:
+    machines.sync(f"{src}/", "host:")
+    (machines.home / "note").write_text("note")
+    machines.sync("host:d", f"host:{machines.home}/note", "host:~/d/7", "back/")
+    assert sorted(os.listdir(machines.root / "back")) == ["7", "d", "note"]
+    assert "one server" in machines.fails("host:d", "other:d", "back/")
+
+
+def test_paths_there_are_what_that_user_s_own_would_be(machines: Machines, src: Path) -> None:
+    elsewhere = machines.root / "elsewhere"
+    elsewhere.mkdir()
+    (machines.home / "link").symlink_to(elsewhere)
+    machines.sync(f"{src}/d/", "host:link/")
+    assert same(src / "d", elsewhere)
+    machines.sync(f"{src}/d/", f"host:{machines.root}/abs")
+    assert same(src / "d", machines.root / "abs")
+
+
+@pytest.mark.parametrize(
+    ("text", "remote"),
+    [
+        ("host:path", Remote("host", b"path")),
+        ("anna@host:/a/b:c", Remote("anna@host", b"/a/b:c")),
+        ("host:", Remote("host", b"")),
+        ("host:~", Remote("host", b"")),
+        ("host:~/x", Remote("host", b"x")),
+        ("[2001:db8::7]:x", Remote("2001:db8::7", b"x")),
+        ("anna@[::1]:x", Remote("anna@::1", b"x")),
+        ("tcp://h:1/x", Remote("tcp://h:1", b"x")),
+        ("./host:path", b"./host:path"),
+        ("a/b:c", b"a/b:c"),
+        ("a/b://c", b"a/b://c"),
+    ],
+)
+def test_a_colon_before_any_slash_is_after_a_host(text: str, remote: Remote | bytes) -> None:
+    assert parse(text) == remote
+
+
+def test_links_and_what_lies_outside_are_not_reached_where_a_command_is_forced(
+    machines: Machines, src: Path
+) -> None:
+    (machines.home / "trees").mkdir()
+    machines.sync(f"{src}/", "host:trees/only")
+    (machines.home / "secret").write_text("secret")
+    (machines.home / "trees/link").symlink_to(machines.home)
+    forced = f"{machines.program} serve --stdio --read-only trees\n"
+    done = machines.run(machines.words("host:/only/d/", "back", login=forced))
+    assert done.returncode == 0, done.stderr
+    assert same(src / "d", machines.root / "back")
+    for path in ("../secret", "link/secret", f"{machines.home}/secret"):
+        done = machines.run(machines.words(f"host:{path}", "out/", login=forced))
+        assert done.returncode != 0, path
+        assert not (machines.root / "out/secret").exists()
+    assert "read-only" in machines.fails(f"{src}/", "host:x", login=forced)
+
+
+@pytest.mark.parametrize(
+    ("login", "program", "says"),
+    [
+        ("", "nowhere/filesync", "host has no `nowhere/filesync`; install it there"),
+        ("echo Welcome to host;", "", "host says 'Welcome to host"),
+        ("exit 3;", "", "ended with 3 and said nothing"),
+    ],
+    ids=["not installed", "a shell that talks", "no login"],
+)
+def test_where_no_server_comes_to_speak_it_is_said_why(
+    machines: Machines, src: Path, login: str, program: str, says: str
+) -> None:
+    assert says in machines.fails(f"{src}/", "host:x", login=login, program=program)
+    assert machines.is_left_clean()
+
+
+def test_what_is_no_remote_shell_or_no_host_is_wrong_usage(
+    machines: Machines, src: Path
+) -> None:
+    for words, says in (
+        (["-e", "no-such-shell", f"{src}/", "host:x"], "no-such-shell cannot be run"),
+        (["-e", "", f"{src}/", "host:x"], "names no remote shell"),
+        (["-e", "ssh 'x", f"{src}/", "host:x"], "No closing quotation"),
+        (["-e", "echo", "--", f"{src}/", "-oProxyCommand=x:y"], "no name of a host"),
+    ):
+        done = machines.run([*COMMAND, "sync", *words])
+        assert done.returncode == 2, done
+        assert says in done.stderr
+
+
+def test_a_server_that_dies_ends_the_sync_and_the_next_one_goes_on(
+    machines: Machines, src: Path
+) -> None:
+    slow = machines.words("--bwlimit", "1M", f"{src}/", "host:trees", login="echo $$ > pid;")
+    process = subprocess.Popen(
+        slow, env=machines.env, cwd=machines.root, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: list(machines.home.glob("trees/.filesync*")))
+    os.kill(int((machines.home / "pid").read_text()), signal.SIGKILL)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert "the connection to host is lost: sh ended with -9" in err
+    machines.sync("--delete", f"{src}/", "host:trees")
+    assert same(src, machines.home / "trees")
+
+
+def test_who_interrupts_a_login_does_not_wait_for_it(machines: Machines, src: Path) -> None:
+    words = machines.words(f"{src}/", "host:x", login="touch asked; sleep 50;")
+    process = subprocess.Popen(words, env=machines.env, cwd=machines.root)
+    wait_for((machines.home / "asked").exists)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(TIMEOUT_S) == 130
+    assert time.monotonic() - began < 20
+
+
+def wait_for(is_so: Callable[[], object]) -> None:
+    for _ in range(2000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came to be so")
+
+
+def test_a_served_directory_is_needed_but_for_a_peer_on_the_pipes(machines: Machines) -> None:
+    for words, says in (
+        ([], "ROOT is missing"),
+        (["--stdio", "--allow-insecure"], "listens nowhere"),
+    ):
+        done = machines.run([*COMMAND, "serve", *words])
+        assert done.returncode == 2
+        assert says in done.stderr
+
+
+def test_a_socket_has_room_for_its_path_wherever_temporary_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = tmp_path / ("x" * 100)
+    far.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(far))
+    with relay.private_socket() as path:
+        assert len(os.fsencode(path)) <= 107
+        assert path.parent.stat().st_mode & 0o077 == 0
+    assert not path.parent.exists()
