@@ -1,5 +1,6 @@
 """One connection of ZeroMQ's, carried over pipes: what a remote shell offers."""
 
+import logging
 import os
 import socket
 import tempfile
@@ -13,6 +14,8 @@ from typing import Final
 from filesync.errors import UnexpectedMessage
 from filesync.transfer.connection.listener_zmq import LIMITS
 from filesync.transfer.connection.zmtp import Framing
+
+log = logging.getLogger(__name__)
 
 _PIECE_BYTES: Final = 256 << 10
 _END_S: Final = 5.0
@@ -79,11 +82,15 @@ class Relay:
     def _bring(self) -> None:
         framing = Framing(LIMITS.message_bytes)
         data = self._before
-        with suppress(OSError, UnexpectedMessage):
+        try:
             while data or (data := os.read(self._source, _PIECE_BYTES)):
                 framing.take(data)
                 self._own.sendall(data)
                 data = b""
+        except UnexpectedMessage as exc:
+            log.warning("peer dropped: reason=%s", exc)
+        except OSError as exc:
+            log.debug("no more is carried: reason=%s", exc)
         with suppress(OSError):
             self._own.shutdown(socket.SHUT_RDWR)
         self._on_end()
