@@ -1,7 +1,6 @@
 """The data plane of one process: everything that sends or receives file data goes through it."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -13,15 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, assert_never
 
 import zmq.asyncio
 
-from filesync.digest import DIGEST_BYTES, Digest
-from filesync.entropy import random_bytes
+from filesync.digest import Digest
 from filesync.errors import FilesyncError, LocalError, Unavailable, UnexpectedMessage
 from filesync.manifest import Manifest
 from filesync.transfer.connection import calls_zmq
-from filesync.transfer.connection.address import check_address, check_listen_address, with_key
+from filesync.transfer.connection.address import check_listen_address
 from filesync.transfer.connection.calls_zmq import Answer
 from filesync.transfer.connection.channel_zmq import Channel
-from filesync.transfer.connection.link_zmq import Link
+from filesync.transfer.connection.links_zmq import Links
 from filesync.transfer.connection.served import ServedTrees
 from filesync.transfer.flow import WINDOW_BYTES, Flow
 from filesync.transfer.replica import Replica
@@ -54,20 +52,13 @@ if TYPE_CHECKING:
     from filesync.keys.files import Allows, KeyPair
     from filesync.transfer.coding.edit import Edit
     from filesync.transfer.coding.recipecache import RecipeCache
-    from filesync.transfer.connection.curve_zmq import Gate
-    from filesync.transfer.connection.guard_zmq import SocketGuard
+    from filesync.transfer.connection.link_zmq import Link
     from filesync.transfer.connection.listener_zmq import Listener
     from filesync.transfer.receive.effects import Feed
     from filesync.transfer.receive.landing_disk import Update
     from filesync.transfer.send.growing import GrowingTree
-    from filesync.transfer.send.source_disk import SourceTree
-
-log = logging.getLogger(__name__)
 
 THREADS: Final = 4
-GUARD_AFTER_S: Final = 0.1
-"""A connection that this side has dialled is guarded from then on."""
-
 
 _CLOSED: Final = "this process has closed its data plane"
 _DEFAULT: Final = Timeouts()
@@ -82,7 +73,7 @@ class DataPlane:
 
     Args:
         listen: address to be dialled at (``tcp://127.0.0.1:0`` takes a free port), or None.
-        answer: answers the requests of another protocol (see ``serve``).
+        answer: answers the requests of another protocol (see ``calls_zmq``).
         own: what this process proves itself with to those whose addresses take a key.
         allows: if given, who may dial in, by their keys; all is encrypted then. It takes ``own``.
         allow_insecure: may listen off loopback without keys, where all can read what moves.
@@ -109,12 +100,9 @@ class DataPlane:
             check_listen_address(listen, allow_insecure=allow_insecure, has_keys=has_keys)
         self._own = own
         self._allows = allows
-        self._gate: Gate | None = None
-        self._guard: SocketGuard | None = None
         self._is_closed = False
         self._answer = answer
         self._window_bytes = window_bytes
-        self._links: dict[str, Link] = {}
         self._served = ServedTrees()
         self._listener: Listener | None = None
         self._tasks = asyncio.TaskGroup()
@@ -128,35 +116,32 @@ class DataPlane:
         self._outgoing = Outgoing(self._pool, self._spawn)
         await self._tasks.__aenter__()
         if self._listen is not None:
-            # Its first peer is not to wait for what a command that dials may never need.
-            for name in ("receive.pull_zmq", "send.send_zmq"):
-                import_module(f"filesync.transfer.{name}")
-            try:
-                self._listener = self._open_listener(self._listen)
-            except BaseException:
-                self._close_guards()
-                raise
+            self._listener = self._listening(self._listen)
             self._spawn(self._listener.run())
             self._spawn(self._listener.ping())
-        return self
-
-    def _open_listener(self, listen: str) -> "Listener":
-        from filesync.transfer.connection.listener_zmq import Listener
-
-        self._guard = self._new_guard()
-        if self._allows is not None:
-            from filesync.transfer.connection.curve_zmq import Gate
-
-            if self._own is None:
-                raise LocalError("who listens with keys needs one")
-            self._gate = Gate(self._context, self._own, self._allows)
-        return Listener(
+        self._links = Links(
             self._context,
-            listen,
             self._handle,
             self.counters,
-            guard=self._guard,
-            gate=self._gate,
+            self._spawn,
+            own=self._own,
+            guard=None if self._listener is None else self._listener.guard,
+        )
+        return self
+
+    def _listening(self, address: str) -> "Listener":
+        # Its first peer is not to wait for what a command that dials may never need.
+        for name in ("receive.pull_zmq", "send.send_zmq"):
+            import_module(f"filesync.transfer.{name}")
+        from filesync.transfer.connection.listener_zmq import Listener
+
+        return Listener(
+            self._context,
+            address,
+            self._handle,
+            self.counters,
+            own=self._own,
+            allows=self._allows,
         )
 
     async def __aexit__(
@@ -165,33 +150,17 @@ class DataPlane:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        gone = Unavailable(_CLOSED)
         self._is_closed = True
         self._outgoing.close()
         for task in self._running:
             task.cancel()
         # Not with the block's own exception: the group would wrap it.
         await self._tasks.__aexit__(None, None, None)
-        for link in list(self._links.values()):  # of which no task had begun
-            link.close()
+        self._links.close()
         if self._listener is not None:
-            self._listener.close(gone)
-        self._close_guards()
+            self._listener.close(Unavailable(_CLOSED))
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._context.term()
-
-    def _new_guard(self) -> "SocketGuard":
-        from filesync.transfer.connection.guard_zmq import SocketGuard
-        from filesync.transfer.connection.listener_zmq import LIMITS
-
-        return SocketGuard(LIMITS, asyncio.get_running_loop())
-
-    def _close_guards(self) -> None:
-        if self._gate is not None:
-            self._gate.stop()
-        if self._guard is not None:
-            self._guard.close()
-            self._guard = None
 
     @property
     def address(self) -> str:
@@ -202,25 +171,7 @@ class DataPlane:
         """
         if self._listener is None:
             raise LocalError("this data plane does not listen")
-        if self._gate is None or self._own is None:
-            return self._listener.address
-        return with_key(self._listener.address, self._own.public)
-
-    # --- recipes ----------------------------------------------------------------------------
-
-    @cached_property
-    def _cut(self) -> "RecipeCache":
-        """Of what this side has cut itself, to send it."""
-        from filesync.transfer.coding.recipecache import RecipeCache
-
-        return RecipeCache()
-
-    @cached_property
-    def _landed(self) -> "RecipeCache":
-        """Of what was put together here. Peers have told them: nobody else is told them again."""
-        from filesync.transfer.coding.recipecache import RecipeCache
-
-        return RecipeCache()
+        return self._listener.address
 
     # --- sending ----------------------------------------------------------------------------
 
@@ -246,19 +197,8 @@ class DataPlane:
             on_sent: told the bytes of content of each frame that goes; must not block.
             recipes: of contents that were cut already; else those of all offers together.
         """
-
-        def open_source() -> "SourceTree":
-            from filesync.transfer.send.contents import Contents, directories_of
-            from filesync.transfer.send.source_disk import SourceTree
-
-            return SourceTree(
-                root,
-                lambda: Contents(manifest.nodes, directories_of(manifest)),
-                recipes=self._cut if recipes is None else recipes,
-            )
-
         return self._outgoing.offer(
-            manifest.tree, open_source, token, flow=flow, on_sent=on_sent
+            manifest, root, token, flow=flow, on_sent=on_sent, recipes=recipes
         )
 
     def offer_growing(
@@ -268,14 +208,7 @@ class DataPlane:
 
         Until it is known which tree it is, a digest that is made up stands for it.
         """
-
-        def open_source() -> "SourceTree":
-            from filesync.transfer.send.source_disk import SourceTree
-
-            return SourceTree(root, lambda: growing.contents, growing.recent, growing.recipes)
-
-        made_up = Digest(random_bytes(DIGEST_BYTES))
-        return self._outgoing.offer(made_up, open_source, token, flow=flow, on_sent=None)
+        return self._outgoing.offer_growing(growing, root, token, flow=flow)
 
     async def serve_to(
         self, address: str, offer: Offer, *, timeouts: Timeouts = _DEFAULT
@@ -359,8 +292,7 @@ class DataPlane:
 
         def note() -> None:
             if progress is not None:
-                moved = stats.content_bytes + stats.copied_bytes
-                progress(Progress(stats.files, moved, stats.wire_in + stats.wire_out))
+                progress(stats.progress())
 
         try:
             await self._in_thread(update.prepare)
@@ -385,6 +317,13 @@ class DataPlane:
             raise
         stats.seconds = monotonic() - started
         return stats
+
+    @cached_property
+    def _landed(self) -> "RecipeCache":
+        """Of what was put together here. Peers have told them: nobody else is told them again."""
+        from filesync.transfer.coding.recipecache import RecipeCache
+
+        return RecipeCache()
 
     async def _reach(self, replica: Replica, is_only: bool, *, timeouts: Timeouts) -> Channel:
         if replica.channel is not None:
@@ -424,37 +363,10 @@ class DataPlane:
             asyncio.get_running_loop().call_later(timeouts.opening_s, link.expire)
         return link.channel
 
-    def _link(self, address: str) -> Link:
+    def _link(self, address: str) -> "Link":
         if self._is_closed:
             raise Unavailable(_CLOSED)
-        link = self._links.get(check_address(address))
-        if link is None or link.channel.lost is not None:
-            link = Link(
-                self._context,
-                address,
-                self._handle,
-                self.counters,
-                own=self._own,
-            )
-            self._links[address] = link
-            link.channel.on_lost.append(lambda _: self._forget_link(address, link))
-            self._spawn(link.run())
-            # A sync that is over by then has no need of the thread, which takes milliseconds.
-            wait_s = GUARD_AFTER_S if self._guard is None else 0.0
-            asyncio.get_running_loop().call_later(wait_s, self._watch, link)
-        return link
-
-    def _forget_link(self, address: str, link: Link) -> None:
-        if self._links.get(address) is link:
-            del self._links[address]
-
-    def _watch(self, link: Link) -> None:
-        if self._is_closed or link.channel.lost is not None:
-            return
-        if self._guard is None:
-            self._guard = self._new_guard()
-            self._guard.start()
-        link.watch(self._guard)
+        return self._links.to(address)
 
     def _handle(self, channel: Channel, message: Message, payload: Buffer) -> None:
         """Take one message of a peer that has greeted.

@@ -70,3 +70,8 @@ class PullStats(msgspec.Struct):
     def wire_out(self) -> int:
         """Bytes of all messages sent."""
         return sum(replica.wire_out for replica in self.replicas)
+
+    def progress(self) -> Progress:
+        """Return how far the pull is by now."""
+        moved = self.content_bytes + self.copied_bytes
+        return Progress(self.files, moved, self.wire_in + self.wire_out)

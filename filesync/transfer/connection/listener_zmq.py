@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import zmq
 import zmq.asyncio
 
-from filesync.errors import FilesyncError, PeerError, Unavailable, UnexpectedMessage, UsageError
+from filesync.errors import (
+    FilesyncError,
+    LocalError,
+    PeerError,
+    Unavailable,
+    UnexpectedMessage,
+    UsageError,
+)
+from filesync.transfer.connection.address import with_key
 from filesync.transfer.connection.channel_zmq import (
     QUEUED_MESSAGES,
     Channel,
@@ -17,7 +25,7 @@ from filesync.transfer.connection.channel_zmq import (
     send_nowait,
     wire_bytes_of,
 )
-from filesync.transfer.connection.curve_zmq import key_of
+from filesync.transfer.connection.curve_zmq import Gate, key_of
 from filesync.transfer.connection.guard import Limits
 from filesync.transfer.connection.guard_zmq import SocketGuard, came_by
 from filesync.transfer.connection.link_zmq import Handle
@@ -36,8 +44,7 @@ from filesync.transfer.wire import (
 )
 
 if TYPE_CHECKING:
-    from filesync.keys.files import PublicKey
-    from filesync.transfer.connection.curve_zmq import Gate
+    from filesync.keys.files import Allows, KeyPair, PublicKey
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +81,15 @@ class Listener:
         address: where to listen.
         handle: is given each message.
         counters: of what comes and goes.
-        guard: cuts connections that take too much; not started yet.
-        gate: lets in whom it allows; None lets in everyone.
+        own: what this process proves itself with where keys are used.
+        allows: who is let in, by their keys, which takes ``own``; None lets in everyone.
+
+    Attributes:
+        address: where others can dial it; with its key, if they need it.
+        guard: cuts connections that take too much, until this is closed.
+
+    Raises:
+        UsageError: it is no address to listen on, or the port is taken.
     """
 
     def __init__(
@@ -85,30 +99,46 @@ class Listener:
         handle: Handle,
         counters: Counters,
         *,
-        guard: SocketGuard,
-        gate: "Gate | None" = None,
+        own: "KeyPair | None" = None,
+        allows: "Allows | None" = None,
     ) -> None:
         self._handle = handle
         self._counters = counters
-        self._guard = guard
-        self._gate = gate
         self._peers: dict[bytes, _Peer] = {}
-        self._socket: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
-        bound(self._socket, address)
-        self._socket.setsockopt(zmq.BACKLOG, LIMITS.connections)
-        # Without it a message to a peer that is gone or slow is dropped and nobody is told.
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        if gate is not None:
-            gate.guard(self._socket)
-        guard.start(self._socket)
+        self._gate: Gate | None = None
+        self.guard = SocketGuard(LIMITS, asyncio.get_running_loop())
         try:
-            self._socket.bind(address)
+            if allows is not None:
+                if own is None:
+                    raise LocalError("who listens with keys needs one")
+                self._gate = Gate(context, own, allows)
+            self._socket = self._listening(context, address)
+        except BaseException:
+            self._stop_guarding()
+            raise
+        endpoint = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        self.address = (
+            endpoint if allows is None or own is None else with_key(endpoint, own.public)
+        )
+
+    def _listening(self, context: zmq.asyncio.Context, address: str) -> zmq.asyncio.Socket:
+        """Return the socket, guarded and bound."""
+        made: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
+        bound(made, address)
+        made.setsockopt(zmq.BACKLOG, LIMITS.connections)
+        # Without it a message to a peer that is gone or slow is dropped and nobody is told.
+        made.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        if self._gate is not None:
+            self._gate.guard(made)
+        self.guard.start(made)
+        try:
+            made.bind(address)
         except zmq.ZMQError as exc:
-            self._socket.close()
+            made.close()
             # Its own ``strerror`` has the address once more.
             why = zmq.strerror(exc.errno or 0)
             raise UsageError(f"cannot listen on {address}: {why}") from exc
-        self.address = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        return made
 
     async def run(self) -> None:
         """Take messages until cancelled."""
@@ -117,7 +147,7 @@ class Listener:
                 identity, *rest = (frame.buffer for frame in frames)
                 size = wire_bytes_of(map(len, rest), is_encrypted=self._gate is not None)
                 fd = came_by(frames[-1])
-                self._guard.delivered(fd, size)
+                self.guard.delivered(fd, size)
                 self._take(bytes(identity), rest, frames[-1], fd)
 
     async def ping(self) -> None:
@@ -139,6 +169,12 @@ class Listener:
         for peer in self._peers.values():
             peer.channel.lose(error)
         self._socket.close(linger=200)
+        self._stop_guarding()
+
+    def _stop_guarding(self) -> None:
+        if self._gate is not None:
+            self._gate.stop()
+        self.guard.close()
 
     def _take(
         self, identity: bytes, frames: list[memoryview], last: zmq.Frame, fd: int
@@ -169,7 +205,7 @@ class Listener:
         level = logging.DEBUG if peer is None else logging.WARNING
         log.log(level, "peer dropped: peer=%s reason=%s", identity.hex(), error)
         if self._refuse(identity, error):
-            self._guard.refused(fd)
+            self.guard.refused(fd)
         if peer is not None:
             peer.channel.lose(error)
 
@@ -193,7 +229,7 @@ class Listener:
             if channel.lost is None:
                 key = key_of(last) if self._gate else None
                 self._peers[identity] = _Peer(channel, fd, key, self._user_of(last))
-                self._guard.greeted(fd)
+                self.guard.greeted(fd)
 
     def _refuse(self, identity: bytes, error: FilesyncError) -> bool:
         """Tell a peer why it is refused; False if it is gone."""

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from filesync.digest import Digest, short
+from filesync.digest import DIGEST_BYTES, Digest, short
+from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, LocalError, UnexpectedMessage
+from filesync.manifest import Manifest
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.flow import Flow
@@ -21,6 +25,8 @@ from filesync.transfer.wire import (
 )
 
 if TYPE_CHECKING:
+    from filesync.transfer.coding.recipecache import RecipeCache
+    from filesync.transfer.send.growing import GrowingTree
     from filesync.transfer.send.send_zmq import Sending
     from filesync.transfer.send.source_disk import SourceTree
 
@@ -43,6 +49,43 @@ class Outgoing:
 
     def offer(
         self,
+        manifest: Manifest,
+        root: Path,
+        token: bytes | None,
+        *,
+        flow: Flow,
+        on_sent: Callable[[int], None] | None = None,
+        recipes: "RecipeCache | None" = None,
+    ) -> Offer:
+        """Offer ``manifest``'s files below ``root``; see ``DataPlane.offer``."""
+
+        def open_source() -> "SourceTree":
+            from filesync.transfer.send.contents import Contents, directories_of
+            from filesync.transfer.send.source_disk import SourceTree
+
+            return SourceTree(
+                root,
+                lambda: Contents(manifest.nodes, directories_of(manifest)),
+                recipes=self._cut if recipes is None else recipes,
+            )
+
+        return self._offer(manifest.tree, open_source, token, flow=flow, on_sent=on_sent)
+
+    def offer_growing(
+        self, growing: "GrowingTree", root: Path, token: bytes, *, flow: Flow
+    ) -> Offer:
+        """Offer what is done of a tree; see ``DataPlane.offer_growing``."""
+
+        def open_source() -> "SourceTree":
+            from filesync.transfer.send.source_disk import SourceTree
+
+            return SourceTree(root, lambda: growing.contents, growing.recent, growing.recipes)
+
+        made_up = Digest(random_bytes(DIGEST_BYTES))
+        return self._offer(made_up, open_source, token, flow=flow, on_sent=None)
+
+    def _offer(
+        self,
         tree: Digest,
         open_source: "Callable[[], SourceTree]",
         token: bytes | None,
@@ -50,7 +93,6 @@ class Outgoing:
         flow: Flow,
         on_sent: Callable[[int], None] | None,
     ) -> Offer:
-        """Return a new offer, open from now on."""
         offer = Offer(
             tree, open_source, token=token, flow=flow, on_sent=on_sent, on_close=self._forget
         )
@@ -58,6 +100,13 @@ class Outgoing:
             raise LocalError("this token is on offer already")
         self._offers[offer.token] = offer
         return offer
+
+    @cached_property
+    def _cut(self) -> "RecipeCache":
+        """Of what this side has cut itself, to send it."""
+        from filesync.transfer.coding.recipecache import RecipeCache
+
+        return RecipeCache()
 
     def close(self) -> None:
         """Close all offers."""

@@ -11,13 +11,11 @@ import zmq.asyncio
 
 from filesync.digest import EMPTY
 from filesync.errors import Unavailable
-from filesync.manifest import MemoryNodes
+from filesync.manifest import Manifest, MemoryNodes
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
-from filesync.transfer.send.contents import Contents
 from filesync.transfer.send.offer import Offer
 from filesync.transfer.send.outgoing_zmq import Outgoing
-from filesync.transfer.send.source_disk import SourceTree
 from filesync.transfer.stats import Counters
 from filesync.transfer.wire import Close, Open
 
@@ -42,8 +40,8 @@ def test_a_session_that_ends_before_it_has_begun_is_over(tmp_path: Path, end: En
                 # Nobody reads: a session that began would wait for ever to say so.
                 channel = Channel(context.socket(zmq.DEALER), (), Counters(), name="peer")
                 outgoing = Outgoing(pool, lambda work: tasks.append(asyncio.create_task(work)))
-                source = SourceTree(tmp_path, lambda: Contents(MemoryNodes(), []))
-                offer = outgoing.offer(EMPTY, lambda: source, None, flow=Flow(), on_sent=None)
+                nothing = Manifest(EMPTY, MemoryNodes())
+                offer = outgoing.offer(nothing, tmp_path, None, flow=Flow())
                 # What comes together is taken together, before any task has its turn.
                 outgoing.take(channel, Open(7, offer.token, EMPTY), b"")
                 end(outgoing, channel, offer)
