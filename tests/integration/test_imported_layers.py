@@ -16,7 +16,8 @@ from tests.unit.layers.test_layer_apply import Part, directory, file, link, tar
 from worker.layers import BadLayer
 from worker.layers.member import END, FILE, Member
 from worker.moving import chains
-from worker.moving.given import GivenBlobs, ImageMalformed
+from worker.moving.errors import ImageMalformed
+from worker.moving.given import GivenBlobs
 from worker.store import Store, TreeView
 from worker.wire.images import Layer
 

@@ -16,7 +16,7 @@ from worker.layers import BadSkeleton
 from worker.layers.member import END, FILE, Member, encode, padding
 from worker.layers.skeleton import Content, SkeletonWriter, read_skeleton
 from worker.moving import skeletons
-from worker.moving.given import ImageMalformed
+from worker.moving.errors import ImageMalformed
 from worker.store import Store
 from worker.wire.orders import FromLayers, Layer, Link, RefInfo
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.layers.test_layer_law import scratch
-from worker.moving.coming import CameOtherwise, ComingFile
+from worker.moving.coming import ComingFile
+from worker.moving.errors import CameOtherwise
 
 DATA = bytes(range(256)) * 40
 

@@ -44,7 +44,8 @@ from worker.blobs import Blob
 from worker.layers.rebuild import ContentGone
 from worker.layers.skeleton import contents_of, read_skeleton, skeleton_limits_of
 from worker.layers.way import Choice, Way, choose_trees, is_worth_a_look, way_of
-from worker.moving.coming import CameOtherwise, ComingFile, ComingUpdate
+from worker.moving.coming import ComingFile, ComingUpdate
+from worker.moving.errors import CameOtherwise
 from worker.moving.unpacking import (
     adopt,
     apply_coming,

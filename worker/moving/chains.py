@@ -29,7 +29,8 @@ from worker.layers import (
 )
 from worker.layers.skeleton import SkeletonWriter
 from worker.moving import skeletons
-from worker.moving.given import GivenBlobs, ImageMalformed
+from worker.moving.errors import ImageMalformed
+from worker.moving.given import GivenBlobs
 from worker.store import Store, TreeView
 from worker.store.refs import HeldRef, ref_name
 from worker.store.results import keep

@@ -7,14 +7,8 @@ from pathlib import Path
 
 from filesync.disk.updating.large import BasisFile, LargeFile
 from filesync.disk.updating.update import TreeUpdate, WantedFile
-from filesync.errors import StoreError
 from filesync.transfer.wire import Buffer
-
-
-class CameOtherwise(StoreError):
-    """What was read of a file is not what it came to be, or it did not come to its end."""
-
-    code = "came-otherwise"
+from worker.moving.errors import CameOtherwise
 
 
 class ComingFile:

@@ -7,17 +7,12 @@ from contextlib import contextmanager
 from typing import BinaryIO, Final
 
 from filesync.disk.handles import DirectoryHandles
-from filesync.errors import PathMissing, PeerError, StoreError, UsageError
+from filesync.errors import PathMissing, StoreError, UsageError
 from filesync.select import resolve
+from worker.moving.errors import ImageMalformed
 from worker.store import TreeView
 
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-class ImageMalformed(PeerError):
-    """An image is not what its manifest says, or its manifest is no OCI image manifest."""
-
-    code = "image-malformed"
 
 
 class GivenBlobs:
