@@ -44,8 +44,9 @@ from worker.wire.orders import Finished
 
 if TYPE_CHECKING:
     from worker.registry.client_http import RegistryClient
-    from worker.registry.images_http import Given, Transfers
+    from worker.registry.images_http import Pulls
     from worker.registry.manifest import Descriptor
+    from worker.registry.pushes_http import Given, Pushes
 
 RegistryOrder = ResolveImage | PushImage | RelayImage | ReadCache | PushLayers | PushManifest
 
@@ -56,7 +57,7 @@ class Images:
     def __init__(self, store: Store, registries: Registries) -> None:
         self._store = store
         self._registries = registries
-        self._opened: Transfers | None = None
+        self._opened: Pulls | None = None
 
     async def perform(
         self, order: RegistryOrder, on_share: OnShare
@@ -90,7 +91,7 @@ class Images:
         wanted = Platform(order.os, order.architecture, order.variant)
         async with self._client(order.credential) as client:
             reference = parse_reference(order.name)
-            manifest, config = await self._transfers().resolve(client, reference, wanted)
+            manifest, config = await self._pulls().resolve(client, reference, wanted)
             return Resolved(manifest, config)
 
     async def pull(self, order: FromRegistry, *, holds: ExitStack, on_share: OnShare) -> int:
@@ -114,7 +115,7 @@ class Images:
         image = parse_reference(f"{order.repository}@{order.manifest}")
         holds.enter_context(self._store.blobs.holding([order.manifest]))
         async with self._client(order.credential) as client:
-            await self._transfers().pull(client, image, begin, meter.add)
+            await self._pulls().pull(client, image, begin, meter.add)
         return meter.done
 
     async def read_parts(self, order: FromRegistry, on_share: OnShare) -> ImagePart:
@@ -130,9 +131,7 @@ class Images:
         image = parse_reference(f"{order.repository}@{order.manifest}")
         meter = Meter(on_share)
         async with self._client(order.credential) as client:
-            return await import_part(
-                self._store, self._transfers(), client, image, order, meter
-            )
+            return await import_part(self._store, self._pulls(), client, image, order, meter)
 
     async def push(self, order: PushImage, on_share: OnShare) -> Pushed:
         """Push a result as an image. Under its names it is there whole, or as it was before.
@@ -162,9 +161,9 @@ class Images:
         source = parse_reference(f"{asked.repository}@{asked.manifest}")
         meter = Meter(on_share)
         async with self._client(asked.credential, *order.credentials) as client:
-            found, diff_ids = await self._transfers().describe(client, source)
+            found, diff_ids = await self._pulls().describe(client, source)
             image = exports.image_of(_layers(found, diff_ids), order.config, order.annotations)
-            elsewhere = self._transfers().elsewhere(client, source, found, meter.add)
+            elsewhere = self._pushes().elsewhere(client, source, found, meter.add)
 
             async def sources(home: Reference) -> dict[str, str]:
                 is_near = home.host == source.host and home.path != source.path
@@ -193,7 +192,7 @@ class Images:
         with blobs.holding([*layers, config]):
             await in_thread(blobs.ingest, [image.config])
             for ones in _by_repository(names):
-                mounted += await self._transfers().push(
+                mounted += await self._pushes().push(
                     client,
                     ones,
                     image.manifest,
@@ -216,7 +215,7 @@ class Images:
         wanted = Platform(order.os, order.architecture, order.variant)
         async with self._client(order.credential) as client:
             reference = parse_reference(order.name)
-            return await self._transfers().read_cache(client, reference, wanted)
+            return await self._pulls().read_cache(client, reference, wanted)
 
     async def pull_layers(
         self, order: FromRepository, *, holds: ExitStack, on_share: OnShare
@@ -234,7 +233,7 @@ class Images:
         holds.enter_context(self._store.blobs.holding(digests))
         async with self._client(order.credential) as client:
             repository = parse_reference(order.repository)
-            await self._transfers().pull_layers(client, repository, digests, meter.add)
+            await self._pulls().pull_layers(client, repository, digests, meter.add)
         return meter.done
 
     async def push_layers(self, order: PushLayers, on_share: OnShare) -> LayersPushed:
@@ -262,7 +261,7 @@ class Images:
                     sources |= dict.fromkeys(lacking, path)
             holds.enter_context(store.blobs.holding(digests))
             async with self._client(order.credential) as client:
-                mounted = await self._transfers().push_blobs(
+                mounted = await self._pushes().push_blobs(
                     client, home, digests, sources, meter.add
                 )
         return LayersPushed(tuple(layers), meter.done, mounted)
@@ -277,7 +276,7 @@ class Images:
         """Bring here what ``home`` lacks of another repository; return the digests."""
         async with self._client(credential) as client:
             digests = [layer.digest for layer in other.layers]
-            lacking = await self._transfers().lacking(client, home, digests)
+            lacking = await self._pushes().lacking(client, home, digests)
         some = tuple(layer for layer in other.layers if layer.digest in lacking)
         order = FromRepository(other.repository, some, other.credential)
         await self.pull_layers(order, holds=holds, on_share=lambda *_: None)
@@ -294,7 +293,7 @@ class Images:
         with self._store.blobs.holding([config]):
             await in_thread(self._store.blobs.ingest, [order.config])
             async with self._client(order.credential) as client:
-                await self._transfers().push(
+                await self._pushes().push(
                     client,
                     names,
                     order.manifest,
@@ -323,12 +322,17 @@ class Images:
 
         return RegistryClient(self._registries, tuple(one for one in credentials if one))
 
-    def _transfers(self) -> "Transfers":
-        from worker.registry.images_http import Transfers
+    def _pulls(self) -> "Pulls":
+        from worker.registry.images_http import Pulls
 
         if self._opened is None:
-            self._opened = Transfers(self._store.blobs)
+            self._opened = Pulls(self._store.blobs)
         return self._opened
+
+    def _pushes(self) -> "Pushes":
+        from worker.registry.pushes_http import Pushes
+
+        return Pushes(self._store.blobs)
 
 
 def _layers(image: ImageManifest, diff_ids: Sequence[str]) -> list[Layer]:

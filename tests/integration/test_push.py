@@ -30,7 +30,7 @@ from worker.blobs import BlobStore
 from worker.registry import Host, Registries
 from worker.registry.blobs_http import put_blob
 from worker.registry.client_http import RegistryClient
-from worker.registry.images_http import Transfers
+from worker.registry.pushes_http import Pushes
 from worker.registry.repository_http import Repository
 
 ContextMaker = Callable[..., Path]
@@ -209,7 +209,7 @@ def test_a_large_blob_goes_up_in_chunks_that_the_registry_puts_together(
         known = Registries({registry.host: Host(http=True)})
         async with RegistryClient(known) as client:
             place = Repository(client, registry.host, "app", ("repository:app:pull,push",))
-            content = Transfers(store).own(blob.digest, lambda _: None)
+            content = Pushes(store).own(blob.digest, lambda _: None)
             assert await put_blob(place, blob.digest, *content)
 
     asyncio.run(give())

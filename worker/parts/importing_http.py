@@ -16,7 +16,7 @@ from worker.parts.reading_http import ImageReader
 from worker.parts.source import fill
 from worker.parts.spool import Spool
 from worker.registry.client_http import RegistryClient
-from worker.registry.images_http import Transfers
+from worker.registry.images_http import Pulls
 from worker.registry.manifest import ImageManifest
 from worker.registry.repository_http import Repository, places
 from worker.store import Store, TreeView
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 async def import_part(
     store: Store,
-    transfers: Transfers,
+    pulls: Pulls,
     client: RegistryClient,
     image: Reference,
     order: FromRegistry,
@@ -46,7 +46,7 @@ async def import_part(
     filling = await acquired(take, store.sources.abandon)
     files = 0
     try:
-        manifest = await transfers.manifest(where, image)
+        manifest = await pulls.manifest(where, image)
         if filling.tree is not None:
             tree = Manifest(filling.tree, store.nodes)
         else:

@@ -27,10 +27,10 @@ from worker.parts.toc_http import get_listing
 from worker.parts.topdown import Found, TopDown
 from worker.registry.blobs_http import OnBytes, get_part, stream_blob
 from worker.registry.errors import BadRegistry
-from worker.registry.images_http import anywhere, at_once
 from worker.registry.manifest import Descriptor, ImageManifest
 from worker.registry.ranges import ranges
-from worker.registry.repository_http import Repository
+from worker.registry.repository_http import Repository, anywhere
+from worker.registry.turns import at_once
 from worker.wire.images import TOC_DIGEST
 
 

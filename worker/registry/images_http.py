@@ -1,39 +1,25 @@
-"""Images: what a name means, and bringing one into a blob store or out of it."""
+"""Images in registries: what a name means, and bringing one into a blob store."""
 
 import asyncio
-import logging
 import re
-from collections.abc import (
-    AsyncGenerator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Iterable,
-    Mapping,
-    Sequence,
-)
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 from weakref import WeakValueDictionary
 
 from filesync.transfer.threads import in_thread
-from worker.blobs import BLOCK_BYTES, BlobStore
+from worker.blobs import BlobStore
 from worker.registry.blobs_http import (
     OnBytes,
     blob_size,
     get_blob,
     get_manifest,
-    has_blob,
     manifest_digest,
-    put_blob,
-    put_manifest,
 )
 from worker.registry.caches_http import read_cache
 from worker.registry.client_http import RegistryClient
-from worker.registry.errors import BadRegistry, NotAnImage, NotInRegistry, RegistryError
+from worker.registry.errors import BadRegistry, NotAnImage, NotInRegistry
 from worker.registry.manifest import (
     MAX_JSON_BYTES,
-    OCI_MANIFEST,
     Descriptor,
     ImageManifest,
     Index,
@@ -43,33 +29,17 @@ from worker.registry.manifest import (
     parse_manifest,
     platform_of,
 )
-from worker.registry.relay_http import content_at
-from worker.registry.repository_http import Repository, places
-from worker.registry.upload_http import Content
+from worker.registry.repository_http import Repository, anywhere, places
+from worker.registry.turns import at_once
 from worker.wire.caches import CacheFound
 from worker.wire.images import Reference
 from worker.wire.platforms import Platform, steps_to
 
-log = logging.getLogger(__name__)
-
-AT_ONCE: Final = 4
-"""Blobs of one image on their way at the same time."""
 MAX_LOOKS: Final = 50
 """Manifests that are read to find the image of an index that does not say for what they are."""
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
-T = TypeVar("T")
 OnBegin = Callable[[Sequence[Descriptor]], None]
-
-
-class Given(NamedTuple):
-    """A blob that is to be pushed: its size, and how to have its bytes."""
-
-    size: int
-    content: Content
-
-
-NOTHING: Final[Mapping[str, Given]] = MappingProxyType({})
 
 
 class _NotThere(NotInRegistry):
@@ -93,8 +63,8 @@ class _Looks:
             )
 
 
-class Transfers:
-    """Images between registries and one blob store; a digest is on its way once at a time."""
+class Pulls:
+    """Images of registries in one blob store; a digest is on its way once at a time."""
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
@@ -113,7 +83,7 @@ class Transfers:
             name = reference.digest or reference.tag
             digest, found = await self._manifest(place, name, None)
             if isinstance(found, ImageManifest):
-                return digest, await self._image_config(place, found)
+                return digest, (await self._image_config(place, found))[0]
             looks = _Looks(reference, platform)
             return await self._of_index(place, found, looks)
 
@@ -129,7 +99,7 @@ class Transfers:
                 digest, found = await self._manifest(place, one.digest, one.size)
                 if isinstance(found, Index):
                     return await self._of_index(place, found, looks)
-                config = await self._image_config(place, found)
+                config, _ = await self._image_config(place, found)
             except (NotAnImage, _NotThere):
                 if one.platform is not None:
                     raise
@@ -138,8 +108,10 @@ class Transfers:
                 return digest, config
         raise _NotThere(f"{looks.reference}: {not_for(index, looks.platform)}")
 
-    async def _image_config(self, place: Repository, image: ImageManifest) -> bytes:
-        """Return an image's configuration, which speaks of the layers that the manifest does."""
+    async def _image_config(
+        self, place: Repository, image: ImageManifest
+    ) -> tuple[bytes, list[str]]:
+        """Return an image's configuration, and the diffIDs in it: one for each layer."""
         config = await self._config(place, image.config)
         try:
             diff_ids = diff_ids_of(config)
@@ -149,7 +121,7 @@ class Transfers:
             raise BadRegistry(
                 f"{place.name}: {len(image.layers)} layers and {len(diff_ids)} diff_ids"
             )
-        return config
+        return config, diff_ids
 
     async def pull(
         self, client: RegistryClient, image: Reference, begin: OnBegin, on_bytes: OnBytes
@@ -180,19 +152,8 @@ class Transfers:
         """
         where = places(client, image)
         found = await self.manifest(where, image)
-        config = await anywhere(where, lambda place: self._image_config(place, found))
-        return found, diff_ids_of(config)
-
-    def elsewhere(
-        self, client: RegistryClient, image: Reference, found: ImageManifest, on_bytes: OnBytes
-    ) -> dict[str, Given]:
-        """Return how to have the layers of an image that are not in the store."""
-        where = places(client, image)
-        return {
-            one.digest: Given(one.size, content_at(where, one, on_bytes))
-            for one in found.layers
-            if one.digest not in self._blobs
-        }
+        _, diff_ids = await anywhere(where, lambda place: self._image_config(place, found))
+        return found, diff_ids
 
     async def manifest(self, where: Sequence[Repository], image: Reference) -> ImageManifest:
         """Return the manifest with the digest in ``image``, which is then in the store.
@@ -290,153 +251,9 @@ class Transfers:
             places(client, reference), lambda place: read_cache(place, reference, platform)
         )
 
-    # --- giving -------------------------------------------------------------------------------
-
-    async def push(
-        self,
-        client: RegistryClient,
-        names: Sequence[Reference],
-        manifest: bytes,
-        digests: Sequence[str],
-        sources: Mapping[str, str],
-        on_bytes: OnBytes,
-        *,
-        elsewhere: Mapping[str, Given] = NOTHING,
-        media_type: str = OCI_MANIFEST,
-    ) -> int:
-        """Push an image under ``names``, which are of one repository.
-
-        Blobs that it lacks are sent, and only when all are there is the manifest. Returns how
-        many it took from another repository.
-
-        Args:
-            client: whose credential is shown.
-            names: each with a tag.
-            manifest: its bytes.
-            digests: its blobs, the configuration's too.
-            sources: by digest, another repository of the registry that may have it.
-            on_bytes: told of bytes that go.
-            elsewhere: by digest, the blobs that are not in the store.
-            media_type: of ``manifest``.
-
-        Raises:
-            RegistryError: the registry does not take it; what it did take has no name there.
-        """
-        home = names[0]
-        place = _writable(client, home, sources.values())
-        mounted = await self._push_blobs(place, digests, sources, on_bytes, elsewhere)
-        for name in names:
-            await put_manifest(place, name.tag, manifest, media_type)
-        return mounted
-
-    async def push_blobs(
-        self,
-        client: RegistryClient,
-        home: Reference,
-        digests: Iterable[str],
-        sources: Mapping[str, str],
-        on_bytes: OnBytes,
-    ) -> int:
-        """Push blobs of the store, and nothing that names them; see ``push``."""
-        place = _writable(client, home, sources.values())
-        return await self._push_blobs(place, digests, sources, on_bytes, NOTHING)
-
-    async def lacking(
-        self, client: RegistryClient, home: Reference, digests: Iterable[str]
-    ) -> list[str]:
-        """Return those of ``digests`` that a repository does not have."""
-        place = _writable(client, home, ())
-        missing: set[str] = set()
-
-        async def ask(digest: str) -> None:
-            if not await has_blob(place, digest):
-                missing.add(digest)
-
-        await at_once(ask(digest) for digest in dict.fromkeys(digests))
-        return sorted(missing)
-
-    async def _push_blobs(
-        self,
-        place: Repository,
-        digests: Iterable[str],
-        sources: Mapping[str, str],
-        on_bytes: OnBytes,
-        elsewhere: Mapping[str, Given],
-    ) -> int:
-        mounted = 0
-
-        async def push(digest: str) -> None:
-            nonlocal mounted
-            if await has_blob(place, digest):
-                return
-            given = elsewhere.get(digest) or self.own(digest, on_bytes)
-            source = sources.get(digest, "")
-            if not await put_blob(place, digest, *given, mount_from=source):
-                mounted += 1
-
-        await at_once(push(digest) for digest in dict.fromkeys(digests))
-        return mounted
-
-    def own(self, digest: str, on_bytes: OnBytes) -> Given:
-        """Return how to give a blob of the store."""
-
-        async def content(start: int, end: int) -> AsyncGenerator[bytes, None]:
-            with self._blobs.open(digest) as file:
-                file.seek(start)
-                while piece := await in_thread(file.read, min(BLOCK_BYTES, end - start)):
-                    start += len(piece)
-                    yield piece
-                    on_bytes(len(piece))
-
-        return Given(self._blobs.path(digest).stat().st_size, content)
-
-
-def _writable(client: RegistryClient, home: Reference, reads: Iterable[str]) -> Repository:
-    """Return a repository to push to, which may take blobs from those in ``reads``."""
-    scopes = {f"repository:{path}:pull" for path in reads}
-    scope = f"repository:{home.path}:pull,push"
-    return Repository(client, home.host, home.path, (scope, *sorted(scopes)))
-
 
 async def _behind(place: Repository, tag: str) -> str:
     try:
         return await manifest_digest(place, tag)
     except BadRegistry:
         return ""  # it may be one that knows no HEAD
-
-
-async def anywhere(
-    where: Sequence[Repository], take: Callable[[Repository], Awaitable[T]]
-) -> T:
-    """Return what the first place gives; the last is the image's home, whose word is final.
-
-    Raises:
-        RegistryError: none gives it.
-    """
-    for mirror in where[:-1]:
-        try:
-            return await take(mirror)
-        except RegistryError as exc:
-            log.warning("mirror left out reason=%s", exc)
-    return await take(where[-1])
-
-
-async def at_once(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Do all of ``work``, some at a time; the first failure ends it all."""
-    slots = asyncio.Semaphore(AT_ONCE)
-
-    async def one(doing: Coroutine[Any, Any, None]) -> None:
-        async with slots:
-            await doing
-
-    todo = list(work)
-    try:
-        async with asyncio.TaskGroup() as group:
-            for doing in todo:
-                group.create_task(one(doing))
-    except BaseExceptionGroup as failures:
-        first = failures.exceptions[0]
-        raise first from first.__cause__
-    finally:
-        for doing in todo:
-            doing.close()

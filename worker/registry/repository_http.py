@@ -1,26 +1,37 @@
 """One repository of a registry: requests, redirects, and what an answer's status means."""
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+import logging
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 import msgspec
 
 from worker.registry.client_http import RegistryClient, read_all
 from worker.registry.config import Host
-from worker.registry.errors import BadRegistry, NotInRegistry
+from worker.registry.errors import BadRegistry, NotInRegistry, RegistryError
 from worker.registry.login_http import Login
 from worker.registry.retry import Failure, is_transient, retry_after_s
 from worker.registry.trouble_http import Trouble, trouble
 from worker.wire.images import DOCKER_HOST, Reference, parse_reference
+
+log = logging.getLogger(__name__)
 
 MAX_REDIRECTS: Final = 5
 _MAX_ANSWER_BYTES: Final = 1 << 20
 _API_HOSTS: Final = {DOCKER_HOST: "registry-1.docker.io"}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
+T = TypeVar("T")
 Body = Callable[[], AsyncGenerator[bytes, None]]
 """Gives a request's body, from its beginning each time; whoever takes it closes it."""
 
@@ -32,6 +43,22 @@ def places(client: RegistryClient, reference: Reference) -> list["Repository"]:
         place = parse_reference(f"{mirror}/{reference.path}")
         found.append(Repository(client, place.host, place.path))
     return [*found, Repository(client, reference.host, reference.path)]
+
+
+async def anywhere(
+    where: Sequence["Repository"], take: Callable[["Repository"], Awaitable[T]]
+) -> T:
+    """Return what the first place gives; the last is the image's home, whose word is final.
+
+    Raises:
+        RegistryError: none gives it.
+    """
+    for mirror in where[:-1]:
+        try:
+            return await take(mirror)
+        except RegistryError as exc:
+            log.warning("mirror left out reason=%s", exc)
+    return await take(where[-1])
 
 
 class Repository:

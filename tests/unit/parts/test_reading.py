@@ -29,7 +29,7 @@ from worker.parts.spool import Spool
 from worker.parts.streaming import through_pipe
 from worker.registry import BadRegistry, Host, Registries, RegistryUnavailable
 from worker.registry.client_http import SILENT_S, RegistryClient
-from worker.registry.images_http import Transfers
+from worker.registry.images_http import Pulls
 from worker.registry.repository_http import places
 from worker.wire.images import Reference
 
@@ -118,7 +118,7 @@ class Image:
         async with RegistryClient(Registries(hosts), silent_s=self.silent_s) as client:
             image = Reference(self.registry.host, "app", "", self.digest)
             where = places(client, image)
-            manifest = await Transfers(self.blobs).manifest(where, image)
+            manifest = await Pulls(self.blobs).manifest(where, image)
             reader = ImageReader(
                 where, manifest, self.blobs, spool, expect=self._expect, on_bytes=self._count
             )

@@ -23,7 +23,7 @@ from worker.registry import (
     RegistryError,
 )
 from worker.registry.client_http import SILENT_S, RegistryClient
-from worker.registry.images_http import Transfers
+from worker.registry.images_http import Pulls
 from worker.wire.caches import (
     CACHE_TYPE,
     DOCKER_LIST,
@@ -77,7 +77,7 @@ def read(
         hosts = Registries({registry.host: Host(http=True)})
         async with RegistryClient(hosts, (), silent_s=silent_s) as client:
             name = Reference(registry.host, "app", tag)
-            return await Transfers(store).read_cache(client, name, LINUX)
+            return await Pulls(store).read_cache(client, name, LINUX)
 
     return asyncio.run(ask())
 
@@ -87,7 +87,7 @@ def pull(registry: FaultyRegistry, store: BlobStore) -> None:
         hosts = Registries({registry.host: Host(http=True)})
         async with RegistryClient(hosts) as client:
             place = Reference(registry.host, "app", "latest")
-            await Transfers(store).pull_layers(client, place, [LAYER.digest], lambda _: None)
+            await Pulls(store).pull_layers(client, place, [LAYER.digest], lambda _: None)
 
     asyncio.run(ask())
 

@@ -29,8 +29,9 @@ from worker.registry import (
 )
 from worker.registry.blobs_http import get_blob
 from worker.registry.client_http import RegistryClient
-from worker.registry.images_http import Transfers
+from worker.registry.images_http import Pulls
 from worker.registry.manifest import Descriptor
+from worker.registry.pushes_http import Pushes
 from worker.registry.repository_http import Repository
 from worker.wire.images import Credential, Reference
 
@@ -81,7 +82,7 @@ class Puller:
         self.store = store
         self.registries = Registries(hosts or {registry.host: Host(http=True)})
         self.credentials = () if credential is None else (credential,)
-        self.transfers = Transfers(store)
+        self.pulls = Pulls(store)
         self.came = 0
         self.silent_s = 30.0
 
@@ -91,12 +92,12 @@ class Puller:
     async def _resolve(self, tag: str) -> tuple[str, bytes]:
         async with self.client() as client:
             name = Reference(self.registry.host, "app", tag)
-            return await self.transfers.resolve(client, name, LINUX)
+            return await self.pulls.resolve(client, name, LINUX)
 
     async def _pull(self, digest: str) -> None:
         async with self.client() as client:
             image = Reference(self.registry.host, "app", "", digest)
-            await self.transfers.pull(client, image, lambda _: None, self.count)
+            await self.pulls.pull(client, image, lambda _: None, self.count)
 
     def count(self, size: int) -> None:
         self.came += size
@@ -388,7 +389,7 @@ def test_a_registry_that_is_not_there_is_told(puller: Puller) -> None:
 
     async def resolve() -> None:
         async with RegistryClient(puller.registries) as client:
-            await puller.transfers.resolve(client, Reference(host, "app", "1"), LINUX)
+            await puller.pulls.resolve(client, Reference(host, "app", "1"), LINUX)
 
     with pytest.raises(RegistryUnavailable, match=r"127\.0\.0\.1:1: cannot be reached"):
         asyncio.run(resolve())
@@ -659,7 +660,7 @@ MANIFEST = b'{"schemaVersion": 2}'
 async def give(puller: Puller, *tags: str, sources: dict[str, str] | None = None) -> int:
     async with puller.client() as client:
         names = [Reference(puller.registry.host, "new", tag) for tag in tags or ("2",)]
-        return await puller.transfers.push(
+        return await Pushes(puller.store).push(
             client, names, MANIFEST, [DIGEST], sources or {}, puller.count
         )
 
