@@ -16,7 +16,6 @@ from typing import Annotated, Final
 import msgspec
 
 from filesync.digest import WireDigest
-from filesync.errors import MalformedMessage
 from filesync.select import Selector
 from solver.caches.wire import CacheFrom as CacheFrom
 from solver.caches.wire import CacheInRegistry as CacheInRegistry
@@ -30,6 +29,7 @@ from solver.caches.wire import TransferCache as TransferCache
 from solver.caches.wire import TransferProgress as TransferProgress
 from solver.graph import Graph
 from worker.wire.disk import PrunePolicy, Usage
+from worker.wire.framing import Frames, framed, unframed
 from worker.wire.images import (
     Annotations,
     Compression,
@@ -46,14 +46,12 @@ from worker.wire.ops import Text
 from worker.wire.orders import (
     Address,
     ExportForm,
-    Frames,
     FromWorker,
     Labels,
     Mode,
     Nodes,
     Token,
     ToWorker,
-    split_frames,
 )
 
 MAX_DIGESTS: Final = 100_000
@@ -413,15 +411,13 @@ ToClient = (
 )
 ToManager = FromClient | FromWorker
 
-_encoder: Final = msgspec.msgpack.Encoder()
 _to_client: Final = msgspec.msgpack.Decoder(ToClient)
 _to_manager: Final = msgspec.msgpack.Decoder(ToManager)
 
 
 def encode(message: ToClient | FromClient | ToWorker, payload: bytes = b"") -> list[bytes]:
     """Return the frames of ``message``."""
-    header = _encoder.encode(message)
-    return [header, payload] if payload else [header]
+    return framed(message, payload)
 
 
 def decode_to_manager(frames: Frames) -> tuple[ToManager, bytes | memoryview]:
@@ -430,11 +426,7 @@ def decode_to_manager(frames: Frames) -> tuple[ToManager, bytes | memoryview]:
     Raises:
         MalformedMessage: for anything that ``encode`` cannot give.
     """
-    header, payload = split_frames(frames)
-    try:
-        return _to_manager.decode(header), payload
-    except (msgspec.MsgspecError, RecursionError) as exc:
-        raise MalformedMessage(str(exc)) from exc
+    return unframed(frames, _to_manager)
 
 
 def decode_to_client(frames: Frames) -> tuple[ToClient, bytes | memoryview]:
@@ -443,8 +435,4 @@ def decode_to_client(frames: Frames) -> tuple[ToClient, bytes | memoryview]:
     Raises:
         MalformedMessage: for anything that ``encode`` cannot give.
     """
-    header, payload = split_frames(frames)
-    try:
-        return _to_client.decode(header), payload
-    except (msgspec.MsgspecError, RecursionError) as exc:
-        raise MalformedMessage(str(exc)) from exc
+    return unframed(frames, _to_client)

@@ -34,7 +34,7 @@ from worker.registry import Registries
 from worker.service import Service
 from worker.store import Store
 from worker.store.leases import Leases
-from worker.wire import orders
+from worker.wire import framing, orders
 from worker.wire.disk import Crowded, Prune, PrunePolicy
 from worker.wire.orders import (
     VERSION,
@@ -189,7 +189,7 @@ class _Link:
     async def run(self, stopped: Callable[[], Awaitable[None]]) -> None:
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.MAXMSGSIZE, orders.MAX_PAYLOAD_BYTES)
+        socket.setsockopt(zmq.MAXMSGSIZE, framing.MAX_PAYLOAD_BYTES)
         beating(socket)
         monitor = socket.get_monitor_socket(_CONNECTED | _NOT_CONNECTED | HANDSHAKE_EVENTS)
         try:

@@ -30,7 +30,7 @@ from solver.wire import (
     decode_to_client,
     encode,
 )
-from worker.wire import orders
+from worker.wire import framing, orders
 
 T = TypeVar("T", bound=ToClient)
 
@@ -60,7 +60,7 @@ class ManagerLink:
 
     async def __aenter__(self) -> Self:
         self._socket.linger = 500
-        self._socket.setsockopt(zmq.MAXMSGSIZE, orders.MAX_PAYLOAD_BYTES)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, framing.MAX_PAYLOAD_BYTES)
         try:
             await self._connect()
         except zmq.ZMQError as exc:

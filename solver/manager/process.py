@@ -25,7 +25,7 @@ from solver.manager.records import Records
 from solver.manager.results.replicas import Replicas
 from solver.manager.server_zmq import Server
 from solver.manager.shared import Shared
-from worker.wire import orders
+from worker.wire import framing
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ QUEUED_MESSAGES: Final = 32
 """Messages of one peer that wait in ZeroMQ."""
 LIMITS: Final = Limits(
     connections=MAX_CONNECTIONS,
-    greeting_bytes=orders.MAX_HEADER_BYTES + (64 << 10),
-    message_bytes=orders.MAX_HEADER_BYTES + orders.MAX_PAYLOAD_BYTES + (64 << 10),
+    greeting_bytes=framing.MAX_HEADER_BYTES + (64 << 10),
+    message_bytes=framing.MAX_HEADER_BYTES + framing.MAX_PAYLOAD_BYTES + (64 << 10),
     queued_bytes=256 << 20,
 )
 
@@ -136,7 +136,7 @@ async def run_manager(
 
 def _bind(socket: zmq.asyncio.Socket, listen: str, guard: SocketGuard) -> str:
     socket.rcvhwm = QUEUED_MESSAGES
-    socket.setsockopt(zmq.MAXMSGSIZE, orders.MAX_PAYLOAD_BYTES)
+    socket.setsockopt(zmq.MAXMSGSIZE, framing.MAX_PAYLOAD_BYTES)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.BACKLOG, MAX_CONNECTIONS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)

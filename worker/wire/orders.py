@@ -14,14 +14,12 @@ Rules for changing this file: new fields go last and have defaults; tags are nev
 field that changes meaning gets a new name; what an old peer must not ignore raises ``VERSION``.
 """
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final
 
 import msgspec
 
 from filesync.digest import WireDigest
-from filesync.errors import MalformedMessage
 from filesync.select import Selector
 from worker.wire.caches import (
     CacheFound,
@@ -32,6 +30,7 @@ from worker.wire.caches import (
     ReadCache,
 )
 from worker.wire.disk import Crowded, Holdings, Prune, ReadHoldings, ReadUsage, Touch, Usage
+from worker.wire.framing import Frames, framed, unframed
 from worker.wire.images import (
     MAX_LAYERS,
     Annotations,
@@ -61,8 +60,6 @@ from worker.wire.leases import BlobPut, Held, Lacking, LeaseOrder, Pull
 from worker.wire.ops import Op, Text
 
 VERSION: Final = 6
-MAX_HEADER_BYTES: Final = 16 << 20
-MAX_PAYLOAD_BYTES: Final = 40 << 20
 MAX_KEYS: Final = 20_000
 
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -436,16 +433,12 @@ class Nodes(_Message, frozen=True, tag="nodes"):
 ToWorker = Welcome | Refused | Allow | Unknown | Order | Cancel | Nodes
 FromWorker = Register | Heartbeat | Leaving | Output | Progress | Outcome | Nodes | Crowded
 
-_encoder: Final = msgspec.msgpack.Encoder()
 _to_worker: Final = msgspec.msgpack.Decoder(ToWorker)
-
-Frames = Sequence[bytes | memoryview]
 
 
 def encode(message: ToWorker | FromWorker, payload: bytes = b"") -> list[bytes]:
     """Return the frames of ``message``."""
-    header = _encoder.encode(message)
-    return [header, payload] if payload else [header]
+    return framed(message, payload)
 
 
 def decode_to_worker(frames: Frames) -> tuple[ToWorker, bytes | memoryview]:
@@ -454,22 +447,4 @@ def decode_to_worker(frames: Frames) -> tuple[ToWorker, bytes | memoryview]:
     Raises:
         MalformedMessage: for anything that ``encode`` cannot give.
     """
-    header, payload = split_frames(frames)
-    try:
-        return _to_worker.decode(header), payload
-    except (msgspec.MsgspecError, RecursionError) as exc:
-        raise MalformedMessage(str(exc)) from exc
-
-
-def split_frames(frames: Frames) -> tuple[bytes | memoryview, bytes | memoryview]:
-    """Return the header and payload of a message of either wire; an absent payload is empty.
-
-    Raises:
-        MalformedMessage: no message has so many frames, or such large ones.
-    """
-    if not 1 <= len(frames) <= 2:
-        raise MalformedMessage(f"{len(frames)} frames")
-    payload = frames[1] if len(frames) == 2 else b""
-    if len(frames[0]) > MAX_HEADER_BYTES or len(payload) > MAX_PAYLOAD_BYTES:
-        raise MalformedMessage(f"frames of {len(frames[0])} and {len(payload)} bytes")
-    return frames[0], payload
+    return unframed(frames, _to_worker)

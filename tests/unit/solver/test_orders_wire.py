@@ -14,7 +14,7 @@ from filesync.errors import MalformedMessage
 from solver import wire
 from solver.graph import Graph, Vertex
 from tests.unit.solver.fakes import IMAGE
-from worker.wire import orders
+from worker.wire import framing, orders
 from worker.wire.ops import ExecOp, ImageOp
 
 Frames = Sequence[bytes | memoryview]
@@ -160,8 +160,8 @@ def test_too_many_or_no_frames_are_refused(decode: Decode) -> None:
 def test_oversize_frames_are_refused(decode: Decode) -> None:
     nodes = orders.encode(orders.Nodes())
     for frames in (
-        [*nodes, bytes(orders.MAX_PAYLOAD_BYTES + 1)],
-        [bytes(orders.MAX_HEADER_BYTES + 1)],
+        [*nodes, bytes(framing.MAX_PAYLOAD_BYTES + 1)],
+        [bytes(framing.MAX_HEADER_BYTES + 1)],
     ):
         with pytest.raises(MalformedMessage, match="bytes"):
             decode(frames)
