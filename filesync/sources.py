@@ -23,7 +23,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from filesync.digest import Digest
-from filesync.disk.handles import open_root, remove_tree
+from filesync.disk.handles import open_root
+from filesync.disk.removing import remove_tree
 from filesync.disk.statedir import boot_id
 from filesync.entropy import random_name
 from filesync.errors import LocalError, NodeMissing, StoreError

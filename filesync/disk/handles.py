@@ -9,7 +9,7 @@ import fcntl
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -170,38 +170,6 @@ class DirectoryHandles:
             os.close(self._held.popitem(last=False)[1])
 
 
-def remove_tree(dirfd: int, name: bytes) -> None:
-    """Remove ``name`` in the directory ``dirfd`` with all below it; fine if it is not there.
-
-    Follows no link, leaves alone what is mounted below it, needs neither recursion nor many
-    descriptors however deep the tree is, and opens up read-only directories first.
-
-    Raises:
-        StoreError: something cannot be removed, or is a mount point; names it. What has been
-            removed by then is gone.
-    """
-    try:
-        _unlink_or_remove(dirfd, name)
-    except OSError as exc:
-        raise StoreError(f"{shown(name)} cannot be removed: {exc}") from exc
-
-
-def remove_path(path: Path) -> None:
-    """Remove what is at ``path``, as ``remove_tree`` does; a link at its end is not followed.
-
-    Raises:
-        StoreError: as ``remove_tree``; or the directory that it is in is not there.
-    """
-    parent = open_root(path.parent)
-    try:
-        remove_tree(parent, os.fsencode(path.name))
-    finally:
-        os.close(parent)
-
-
-# --- opening --------------------------------------------------------------------------------
-
-
 def _open_below(parent: int, name: bytes, path: bytes) -> int:
     if name in (b"", b".", b".."):
         raise LocalError(f"{shown(path)} is not a path below a root")
@@ -211,118 +179,3 @@ def _open_below(parent: int, name: bytes, path: bytes) -> int:
         if exc.errno in (errno.ENOTDIR, errno.ELOOP):
             raise StoreError(f"{shown(path)} is not a directory") from exc
         raise StoreError(f"{shown(path)}: {exc.strerror}") from exc
-
-
-# --- removing -------------------------------------------------------------------------------
-
-_MAX_STACK: Final = 64
-"""Directories inside each other that are open at once while a tree is removed."""
-_MAX_REFILLED: Final = 100
-"""Bound on the times that a directory is emptied while somebody fills it."""
-
-
-class _Level:
-    """One directory that is being emptied."""
-
-    def __init__(self, parent: int, name: bytes, mount: bytes) -> None:
-        self.name = name
-        self.fd = _open_to_remove(parent, name, mount)
-        self.todo: list[bytes] = []
-        self.refilled = 0
-
-    def unlink_files(self) -> None:
-        """Remove all but subdirectories, which are left in ``todo``."""
-        self.todo = []
-        with os.scandir(self.fd) as entries:
-            for entry in entries:
-                name = os.fsencode(entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    self.todo.append(name)
-                else:
-                    _unlink_if_there(self.fd, name)
-
-
-def _unlink_or_remove(dirfd: int, name: bytes) -> None:
-    try:
-        os.unlink(name, dir_fd=dirfd)
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        if exc.errno not in (errno.EISDIR, errno.EPERM):
-            raise
-        try:
-            _remove_directory(dirfd, name)
-        except NotADirectoryError:
-            raise exc from None
-
-
-def _remove_directory(dirfd: int, name: bytes) -> None:
-    mount = mount_of(dirfd)
-    stack = [_Level(dirfd, name, mount)]
-    try:
-        stack[0].unlink_files()
-        while stack:
-            level = stack[-1]
-            if not level.todo:
-                parent = stack[-2].fd if len(stack) > 1 else dirfd
-                if _rmdir(parent, level):
-                    os.close(stack.pop().fd)
-                continue
-            child = level.todo.pop()
-            if len(stack) < _MAX_STACK:
-                stack.append(_Level(level.fd, child, mount))
-                stack[-1].unlink_files()
-            else:
-                # What lies deeper is moved up beside the top and removed from there: descriptors
-                # stay few, and no '..' is trusted.
-                os.close(_Level(level.fd, child, mount).fd)
-                up = b".removed-" + os.urandom(8).hex().encode()
-                os.rename(child, up, src_dir_fd=level.fd, dst_dir_fd=stack[0].fd)
-                stack[0].todo.append(up)
-    finally:
-        for level in stack:
-            os.close(level.fd)
-
-
-def _rmdir(parent: int, level: _Level) -> bool:
-    """Remove an empty directory; False when there is something in it after all."""
-    try:
-        os.rmdir(level.name, dir_fd=parent)
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        level.refilled += 1
-        if exc.errno != errno.ENOTEMPTY or level.refilled > _MAX_REFILLED:
-            raise
-        level.unlink_files()
-        return False
-    return True
-
-
-def _open_to_remove(parent: int, name: bytes, mount: bytes) -> int:
-    """Open a directory that its owner can read and change from now on."""
-    # Opened as a mere place, its mode can be changed without following a link, if it is readable
-    # or not; but what is mounted there is not ours, and keeps its mode.
-    place = os.open(name, DIRECTORY_FLAGS | os.O_PATH, dir_fd=parent)
-    try:
-        if mount_of(place) != mount:
-            raise StoreError(f"{shown(name)} is a mount point: unmount it first")
-        if os.fstat(place).st_mode & 0o700 != 0o700:
-            os.chmod(f"/proc/self/fd/{place}", 0o700)
-        return os.open(b".", DIRECTORY_FLAGS, dir_fd=place)
-    finally:
-        os.close(place)
-
-
-def _unlink_if_there(dirfd: int, name: bytes) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=dirfd)
-
-
-def mount_of(fd: int) -> bytes:
-    """Return what names the mount that ``fd`` is in; a bind mount's device would not tell."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
-        for line in info:
-            if line.startswith(b"mnt_id:"):
-                return line
-    return b""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from filesync.disk.handles import DirectoryHandles, remove_tree, shown
+from filesync.disk.handles import DirectoryHandles, shown
+from filesync.disk.removing import remove_tree
 from filesync.errors import LocalError, StoreError
 
 

@@ -12,7 +12,7 @@ import pytest
 from e2b_dockerfile_utils import PatternMatcher
 
 from filesync.digest import EMPTY, Digest, digest_of
-from filesync.disk.handles import remove_tree
+from filesync.disk.removing import remove_tree
 from filesync.disk.scanning import readfile, reading
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning.readfile import is_kept

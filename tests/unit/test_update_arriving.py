@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from filesync.digest import Digest
-from filesync.disk.handles import remove_path
+from filesync.disk.removing import remove_path
 from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.incoming import WantedFile

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from filesync.digest import digest_of
 from filesync.disk.updating.refusals import MAX_NAMED, Refusals, is_single
-from filesync.disk.updating.removing import Removal
+from filesync.disk.updating.removal import Removal
 from filesync.disk.updating.update import LocalTree, TreeUpdate
 from filesync.disk.updating.visits import is_below
 from filesync.errors import StoreError

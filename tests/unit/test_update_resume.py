@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.disk.handles import remove_path
+from filesync.disk.removing import remove_path
 from filesync.disk.reserved import PARTIAL_NAME
 from filesync.disk.updating.large import LargeFile
 from filesync.disk.updating.update import TreeUpdate

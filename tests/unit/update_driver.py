@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from filesync.digest import Digest, digest_of
-from filesync.disk.handles import remove_tree
+from filesync.disk.removing import remove_tree
 from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.update import LocalTree, TreeUpdate, UpdateStats, WantedFile
 from filesync.manifest import (

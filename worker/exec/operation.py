@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from filesync.disk.handles import remove_path
+from filesync.disk.removing import remove_path
 from filesync.transfer.threads import in_thread
 from worker.exec.check import check_op, clean_target, environment
 from worker.exec.output import OnOutput

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from filesync.disk.handles import remove_path
+from filesync.disk.removing import remove_path
 from filesync.disk.scanning.readfile import read_xattrs
 from filesync.transfer.threads import in_thread, until_done
 from worker.exec.errors import CommandNotFound, NoRuntime, RuntimeFailed

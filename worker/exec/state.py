@@ -5,7 +5,7 @@ import secrets
 from pathlib import Path
 from typing import Self
 
-from filesync.disk.handles import remove_path
+from filesync.disk.removing import remove_path
 from worker.exec.caches import CacheDirectories
 from worker.exec.run import Runtime, find_runtime, sweep
 

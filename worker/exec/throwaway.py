@@ -4,7 +4,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from filesync.disk.handles import remove_path
+from filesync.disk.removing import remove_path
 from filesync.transfer.threads import until_done
 from worker.exec.errors import RuntimeFailed
 from worker.exec.launch import command_line, overlay_directories, overlay_staging

@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from filesync.digest import Digest
-from filesync.disk.handles import DirectoryHandles, remove_tree
+from filesync.disk.handles import DirectoryHandles
+from filesync.disk.removing import remove_tree
 from filesync.errors import StoreError
 from filesync.select import clean
 from worker.exec.rooted import Location, locate

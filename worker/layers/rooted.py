@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from filesync.disk.handles import DirectoryHandles, remove_tree, shown
+from filesync.disk.handles import DirectoryHandles, shown
+from filesync.disk.removing import remove_tree
 from filesync.disk.scanning.readfile import is_kept
 from filesync.disk.updating.metadata import DEFAULT_ACL, Created, Metadata
 from filesync.errors import StoreError

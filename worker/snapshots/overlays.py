@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from filesync.disk.handles import DirectoryHandles, open_root, remove_tree
+from filesync.disk.handles import DirectoryHandles, open_root
+from filesync.disk.removing import remove_tree
 from filesync.disk.updating.metadata import Metadata
 from filesync.errors import StoreError
 from filesync.manifest import Manifest

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from filesync.digest import Digest
-from filesync.disk.handles import remove_path
+from filesync.disk.removing import remove_path
 from filesync.disk.statedir import boot_id
 from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest, Nodes, empty_manifest

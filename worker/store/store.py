@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from filesync.digest import Digest
-from filesync.disk.handles import remove_path
+from filesync.disk.removing import remove_path
 from filesync.errors import StoreError
 from filesync.manifest import Manifest
 from filesync.manifest.store import SqliteNodes

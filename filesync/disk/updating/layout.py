@@ -7,11 +7,12 @@ from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, remove_tree
+from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles
+from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import is_reserved, is_work
 from filesync.disk.updating.metadata import DEFAULT_ACL, Metadata, chmod_unopened
 from filesync.disk.updating.refusals import Refusals, is_single
-from filesync.disk.updating.removing import OnRefused, Removal
+from filesync.disk.updating.removal import OnRefused, Removal
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.visits import Needs, Visit, below, gone
 from filesync.disk.updating.work import NOTE_PREFIX, Directories, WorkDirectory, storing

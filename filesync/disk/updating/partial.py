@@ -15,7 +15,8 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
-from filesync.disk.handles import DIRECTORY_FLAGS, remove_tree
+from filesync.disk.handles import DIRECTORY_FLAGS
+from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import PARTIAL_NAME
 
 _DIGEST_BYTES: Final = 32

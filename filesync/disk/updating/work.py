@@ -9,7 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, remove_tree, shown
+from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, shown
+from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import WORK_PREFIX
 from filesync.disk.updating.metadata import Created
 from filesync.entropy import random_name

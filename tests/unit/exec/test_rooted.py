@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from filesync.disk.handles import remove_path
+from filesync.disk.removing import remove_path
 from tests.deep import dig
 from worker.exec.mountpoints import MountPoints
 from worker.exec.rooted import Location, locate, make_directories, open_root

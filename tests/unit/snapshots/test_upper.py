@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import digest_of
-from filesync.disk.handles import DirectoryHandles, remove_tree
+from filesync.disk.handles import DirectoryHandles
+from filesync.disk.removing import remove_tree
 from filesync.manifest import File, Special, Symlink
 from filesync.manifest.patch import Change
 from worker.snapshots.upper import read_upper

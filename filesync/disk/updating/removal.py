@@ -5,16 +5,15 @@ import os
 import stat
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import NamedTuple, Self
 
-from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, mount_of
+from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles
+from filesync.disk.removing import MAX_REFILLED, mount_of, open_up
 from filesync.disk.updating.visits import below
 from filesync.errors import StoreError
 
 OnRefused = Callable[[bytes, OSError], None]
 """Told a path, from the top of the tree on, and why; raises what ends it all."""
-_MAX_REFILLED: Final = 100
-"""Bound on the times that a directory is emptied while somebody fills it."""
 
 
 class _Level(NamedTuple):
@@ -28,8 +27,9 @@ class _Level(NamedTuple):
 class Removal:
     """Removes names in one directory with all below them, but for what is refused.
 
-    As ``remove_tree`` it follows no link and leaves alone what is mounted. A directory that has
-    to stay keeps its mode.
+    As ``remove_tree`` it follows no link and leaves alone what is mounted. That one moves what is
+    deep out of its way; here what may have to stay is left where it is, and a directory that does
+    stay keeps its mode.
     """
 
     def __init__(self, dirfd: int) -> None:
@@ -93,7 +93,7 @@ class Removal:
     def _take_directory(self, path: bytes, name: bytes, stack: list[_Level]) -> None:
         directory = below(path, name)
         try:
-            mode = self._open_up(self._handles.open(path), name)
+            mode = self._opened_up(self._handles.open(path), name)
         except FileNotFoundError:
             return
         except OSError as exc:
@@ -103,16 +103,10 @@ class Removal:
         stack.append(_Level(directory, mode, []))
         self._unlink_files(stack[-1])
 
-    def _open_up(self, parent: int, name: bytes) -> int:
-        """Let its owner read and change a directory; return its mode before."""
+    def _opened_up(self, parent: int, name: bytes) -> int:
         place = os.open(name, DIRECTORY_FLAGS | os.O_PATH, dir_fd=parent)
         try:
-            if mount_of(place) != self._mount:
-                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-            mode = stat.S_IMODE(os.fstat(place).st_mode)
-            if mode & 0o700 != 0o700:
-                os.chmod(f"/proc/self/fd/{place}", 0o700)
-            return mode
+            return open_up(place, name, mount=self._mount)
         finally:
             os.close(place)
 
@@ -153,7 +147,7 @@ class Removal:
             except FileNotFoundError:
                 pass
             except OSError as exc:
-                if exc.errno == errno.ENOTEMPTY and self._refilled < _MAX_REFILLED:
+                if exc.errno == errno.ENOTEMPTY and self._refilled < MAX_REFILLED:
                     self._refilled += 1
                     self._unlink_files(level)
                     return False
