@@ -1,7 +1,7 @@
 """Syncs from and to directories of this machine."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, nullcontext
 from time import monotonic, sleep
 
 from filesync.digest import Digest
@@ -124,9 +124,7 @@ class _Sync:
         except NotMade as exc:
             self.stats.note_refused({part.inside: exc.errno})
             return
-        with ExitStack() as stack:
-            if target is not None:
-                stack.callback(target.place.close)
+        with nullcontext() if target is None else closing(target.place):
             plan = plan_part(
                 target,
                 part,

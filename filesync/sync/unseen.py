@@ -2,7 +2,6 @@
 
 import os
 import stat
-from types import TracebackType
 from typing import Protocol, Self
 
 from filesync.disk.handles import DirectoryHandles
@@ -40,12 +39,7 @@ class UnseenOnDisk:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._handles.close()
 
     def is_in(self, path: bytes) -> bool:

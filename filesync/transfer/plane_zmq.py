@@ -7,7 +7,6 @@ from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, assert_never
 
 import zmq.asyncio
@@ -144,12 +143,7 @@ class DataPlane:
             allows=self._allows,
         )
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._is_closed = True
         self._outgoing.close()
         for task in self._running:

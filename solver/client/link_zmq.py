@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import zmq
@@ -91,12 +90,7 @@ class ManagerLink:
             self._socket.disable_monitor()
             monitor.close(linger=0)
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._close()
 
     async def send(self, message: FromClient, payload: bytes = b"") -> None:

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Final, Self
 
 _DEPTH: Final = 4
@@ -27,12 +26,7 @@ class ReadAhead:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._is_over = True
         self._room.release()
         self._thread.join()

@@ -4,7 +4,6 @@ Importing this takes httpx, which is slow: do it where it is needed.
 """
 
 import logging
-from types import TracebackType
 from typing import Final, Self
 
 import httpx
@@ -49,12 +48,7 @@ class RegistryClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         clients, self._clients = self._clients, {}
         for client in clients.values():
             await client.aclose()

@@ -4,7 +4,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles
@@ -40,12 +39,7 @@ class Removal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._handles.close()
 
     def remove(self, name: bytes, refused: OnRefused) -> int:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import closing, nullcontext
 
 from filesync.digest import Digest
 from filesync.errors import UnexpectedMessage
@@ -106,9 +106,7 @@ class _Taking:
             self._note_source(at, await self._top(at), await self._scan(at))
             self.stats.note_refused({part.inside: exc.errno})
             return
-        with ExitStack() as stack:
-            if target is not None:
-                stack.callback(target.place.close)
+        with nullcontext() if target is None else closing(target.place):
             # The server scans while this side does.
             scanning = asyncio.ensure_future(
                 in_thread(scan_target, target, part, self._nodes, options)
