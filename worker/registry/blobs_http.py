@@ -146,11 +146,7 @@ async def _fill(
                     Failure.CUT, f"{place.name}: {descriptor.digest} ends before {at}"
                 )
             start = body_start(
-                response.status_code,
-                content_range=response.headers.get("content-range", ""),
-                content_length=response.headers.get("content-length", ""),
-                at=at,
-                size=descriptor.size,
+                response.status_code, response.headers, at=at, size=descriptor.size
             )
             if start != at:
                 writer.restart()
@@ -230,11 +226,7 @@ async def stream_blob(
         where = f"blobs/{descriptor.digest}"
         async with place.exchange("GET", where, headers=range_header(at)) as response:
             start = body_start(
-                response.status_code,
-                content_range=response.headers.get("content-range", ""),
-                content_length=response.headers.get("content-length", ""),
-                at=at,
-                size=descriptor.size,
+                response.status_code, response.headers, at=at, size=descriptor.size
             )
             seen = at - start  # one that knows no ranges begins anew
             async for block in _blocks(response):

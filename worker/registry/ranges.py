@@ -1,7 +1,7 @@
 """Which ranges of a blob to ask for, and what the answer to that brings. Pure."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Final
 
@@ -92,9 +92,7 @@ def range_header(at: int) -> dict[str, str]:
     return {"Range": f"bytes={at}-"} if at else {}
 
 
-def body_start(
-    status: int, *, content_range: str, content_length: str, at: int, size: int
-) -> int:
+def body_start(status: int, headers: Mapping[str, str], *, at: int, size: int) -> int:
     """Return at which byte of a blob of ``size`` bytes the body of an answer begins.
 
     That is ``at``, which was asked for, or 0 from a registry that knows no ranges.
@@ -103,6 +101,8 @@ def body_start(
         BadRegistry: the answer speaks of another blob than the manifest does.
     """
     start = 0
+    content_range = headers.get("content-range", "")
+    content_length = headers.get("content-length", "")
     if status == 206:
         match = _CONTENT_RANGE.fullmatch(content_range.strip())
         if match is None:

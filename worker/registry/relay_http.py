@@ -46,13 +46,7 @@ async def _pieces(
 ) -> AsyncGenerator[bytes, None]:
     headers = range_header(start)
     async with place.exchange("GET", f"blobs/{blob.digest}", headers=headers) as response:
-        at = body_start(
-            response.status_code,
-            content_range=response.headers.get("content-range", ""),
-            content_length=response.headers.get("content-length", ""),
-            at=start,
-            size=blob.size,
-        )
+        at = body_start(response.status_code, response.headers, at=start, size=blob.size)
         async for piece in response.aiter_raw():
             # A registry that knows no ranges begins at the beginning.
             wanted = piece[max(0, start - at) : max(0, end - at)]

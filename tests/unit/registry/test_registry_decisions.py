@@ -69,9 +69,8 @@ def test_any_header_is_read_without_failing(header: str) -> None:
 
 
 def start(status: int, at: int, content_range: str = "", length: str = "") -> int:
-    return body_start(
-        status, content_range=content_range, content_length=length, at=at, size=100
-    )
+    headers = {"content-range": content_range, "content-length": length}
+    return body_start(status, headers, at=at, size=100)
 
 
 def test_a_range_is_asked_for_only_after_something_has_come() -> None:
