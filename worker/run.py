@@ -13,7 +13,7 @@ from worker.exec import ExecState, OutputTail, execute
 from worker.files import InputTree, perform
 from worker.inputs import Input
 from worker.layers import tar_size
-from worker.moving import chains
+from worker.moving import imports
 from worker.store import Store
 from worker.store.results import Hints, keep
 from worker.wire import orders
@@ -67,7 +67,7 @@ async def run_op(
         case ImageOp() if inputs[0].source is not None:
             return _keep_source(inputs, store)
         case ImageOp():
-            return await in_thread(chains.import_image, store, op, inputs[0].tree, order.keys)
+            return await in_thread(imports.import_image, store, op, inputs[0].tree, order.keys)
         case FileOp() | ExecOp():
             pass
     base = None if op.scratch else _base(inputs)

@@ -27,7 +27,7 @@ from worker.exec import ExecState
 from worker.garbage.keeper import DiskKeeper
 from worker.images import Images
 from worker.inputs import Inputs, OnProgress
-from worker.moving import chains, skeletons
+from worker.moving import chains, imports, skeletons
 from worker.moving.arrivals import Arrivals
 from worker.moving.given import GivenBlobs
 from worker.registry.meter import OnShare
@@ -254,7 +254,11 @@ class Service:
             (source,) = await inputs.bring_all([body.input])
             with store.blobs.holding([layer.digest for layer in body.layers]):
                 info = await in_thread(
-                    chains.import_layers, store, body.layers, GivenBlobs(source.tree), body.keys
+                    imports.import_layers,
+                    store,
+                    body.layers,
+                    GivenBlobs(source.tree),
+                    body.keys,
                 )
             below = tuple(held.info for held in store.refs.chain(info.ref)[:-1])
             return Ran(info, below, inputs.reports, time.monotonic() - began_s)

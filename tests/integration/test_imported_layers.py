@@ -15,7 +15,7 @@ from filesync.manifest import File, Manifest
 from tests.unit.layers.test_layer_apply import Part, directory, file, link, tar
 from worker.layers import BadLayer
 from worker.layers.member import END, FILE, Member
-from worker.moving import chains
+from worker.moving import imports
 from worker.moving.errors import ImageMalformed
 from worker.moving.given import GivenBlobs
 from worker.store import Store, TreeView
@@ -59,7 +59,7 @@ def applied(
         digest = named(blobs, data)
         chain.append(Layer(TAR, digest, len(data), digest, True))
     with closing(Store.open(state, snapshotter=snapshotter)) as store:
-        info = chains.import_layers(store, chain, given(store, blobs), ())
+        info = imports.import_layers(store, chain, given(store, blobs), ())
         groups: dict[bytes, list[bytes]] = {}
         with store.view(info.ref) as tree:
             for path, entry in tree.manifest.walk():
@@ -118,7 +118,7 @@ def test_images_of_one_tree_in_other_bytes_keep_each_its_own_layers(
     with closing(Store.open(state, snapshotter="copy")) as store:
         chains_of = [[layers[at], empty[at % 2]] for at in order]
         infos = [
-            chains.import_layers(store, chain, given(store, blobs_at), ())
+            imports.import_layers(store, chain, given(store, blobs_at), ())
             for chain in chains_of
         ]
         assert len({info.tree for info in infos}) == 1
@@ -149,7 +149,7 @@ def test_a_blob_that_is_a_link_out_of_what_was_given_is_not_read(
         closing(Store.open(state, snapshotter="copy")) as store,
         pytest.raises((ImageMalformed, ContentCorrupt), match=sha256(data)),
     ):
-        chains.import_layers(store, [layer], given(store, blobs), ())
+        imports.import_layers(store, [layer], given(store, blobs), ())
 
 
 def test_a_blob_may_be_a_link_inside_what_was_given(tmp_path: Path) -> None:
@@ -160,4 +160,4 @@ def test_a_blob_may_be_a_link_inside_what_was_given(tmp_path: Path) -> None:
     layer = Layer(TAR, sha256(data), len(data), sha256(data), True)
     (state := tmp_path / "state").mkdir()
     with closing(Store.open(state, snapshotter="copy")) as store:
-        assert chains.import_layers(store, [layer], given(store, blobs), ()).layer == layer
+        assert imports.import_layers(store, [layer], given(store, blobs), ()).layer == layer

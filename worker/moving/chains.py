@@ -4,12 +4,9 @@ A ref's layer is written once, by the worker that built it, and recorded; it is 
 worker that the ref comes to (``arrivals``), so each exports the same image.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from filesync.digest import Digest
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, put, with_entries
@@ -21,7 +18,6 @@ from worker.layers import (
     LayerForm,
     Limits,
     apply_layer,
-    limits_of,
     make_layer,
     naming_layer,
     own_names,
@@ -30,15 +26,13 @@ from worker.layers import (
 from worker.layers.skeleton import SkeletonWriter
 from worker.moving import skeletons
 from worker.moving.errors import ImageMalformed
-from worker.moving.given import GivenBlobs
-from worker.store import Store, TreeView
+from worker.snapshots import Active
+from worker.store import Store
 from worker.store.refs import HeldRef, ref_name
 from worker.store.results import keep
-from worker.wire.images import MAX_LAYERS, Compression, layer_type, seekable_annotations
-from worker.wire.ops import ImageOp
+from worker.wire.images import Compression
 from worker.wire.orders import Layer, RefInfo
 
-MAX_JSON_BYTES: Final = 4 << 20
 _NO_STRANGERS: Final = Limits()
 
 
@@ -178,19 +172,7 @@ def apply(
     Raises:
         ImageMalformed: that was another layer, or does not give the tree of ``known``. Nothing is kept.
     """
-    below = None if parent is None else store.refs.get(parent)
-    groups = Groups(None if below is None else Manifest(below.info.tree, store.nodes))
-    active = store.snapshots.prepare(None if below is None else below.snapshot)
-    try:
-        with naming_layer(layer.digest):
-            applied = unpack(active.path, groups)
-        if applied.diff_id != layer.diff_id:
-            raise ImageMalformed(
-                f"layer {layer.digest} does not have the diffID {layer.diff_id}"
-            )
-    except BaseException:
-        store.snapshots.discard(active)
-        raise
+    active, applied = _unpacked(store, layer, parent, unpack)
     here = store.refs.snapshots()
     # Before layers were part of the names of what they made, a ref was named without.
     is_named_so = layer.imported and (
@@ -206,13 +188,40 @@ def apply(
         imported=layer.digest if is_named_so else "",
     )
     if known is not None and info.tree != known.tree:
-        snapshot = store.refs.get(info.ref).snapshot
-        if snapshot not in here:
-            store.refs.remove(info.ref)
-            store.snapshots.remove(snapshot)
+        if store.refs.get(info.ref).snapshot not in here:
+            _remove(store, info.ref)
         raise ImageMalformed(f"layer {layer.digest} does not give the tree that it should")
     store.refs.set_layer(info.ref, layer)
     return store.refs.get(info.ref).info
+
+
+def _unpacked(
+    store: Store,
+    layer: Layer,
+    parent: Digest | None,
+    unpack: Callable[[Path, Groups], Applied],
+) -> tuple[Active, Applied]:
+    """Return a snapshot on top of ``parent`` in which ``layer`` was unpacked, and proved."""
+    below = None if parent is None else store.refs.get(parent)
+    groups = Groups(None if below is None else Manifest(below.info.tree, store.nodes))
+    active = store.snapshots.prepare(None if below is None else below.snapshot)
+    try:
+        with naming_layer(layer.digest):
+            applied = unpack(active.path, groups)
+        if applied.diff_id != layer.diff_id:
+            raise ImageMalformed(
+                f"layer {layer.digest} does not have the diffID {layer.diff_id}"
+            )
+    except BaseException:
+        store.snapshots.discard(active)
+        raise
+    return active, applied
+
+
+def _remove(store: Store, ref: Digest) -> None:
+    snapshot = store.refs.get(ref).snapshot
+    store.refs.remove(ref)
+    store.snapshots.remove(snapshot)
 
 
 def apply_blob(
@@ -241,88 +250,3 @@ def apply_blob(
             return applied
 
         return apply(store, layer, parent, keys, unpack, known=known)
-
-
-# --- images from an OCI layout ----------------------------------------------------------------
-
-
-def import_image(
-    store: Store, op: ImageOp, layout: TreeView, keys: Sequence[Digest]
-) -> RefInfo:
-    """Make the root filesystem of an image in a layout directory; return its top ref. Blocks.
-
-    The image's own blobs become the layers of its refs, so what is built on it shares them.
-
-    Raises:
-        ImageMalformed: a blob is missing, or is not what its digest says.
-    """
-    blobs = GivenBlobs(layout, b"blobs/sha256")
-    manifest = _json(_take_blob(store, blobs, op.manifest, MAX_JSON_BYTES), store)
-    config_digest = _text(manifest.get("config"), "digest")
-    config = _json(_take_blob(store, blobs, config_digest, MAX_JSON_BYTES), store)
-    rootfs = config.get("rootfs")
-    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
-    descriptors = manifest.get("layers")
-    if not isinstance(diff_ids, list) or not isinstance(descriptors, list):
-        raise ImageMalformed("an image without a list of layers and their diff_ids")
-    if len(diff_ids) != len(descriptors) or not 1 <= len(descriptors) <= MAX_LAYERS:
-        raise ImageMalformed(f"{len(descriptors)} layers and {len(diff_ids)} diff_ids")
-    layers: list[Layer] = []
-    for descriptor, diff_id in zip(descriptors, diff_ids, strict=True):
-        said = _text(descriptor, "mediaType")
-        if (media_type := layer_type(said)) is None:
-            raise ImageMalformed(f"a layer of the unknown type {said}")
-        digest = _text(descriptor, "digest")
-        annotations = seekable_annotations(descriptor.get("annotations"))
-        layers.append(Layer(media_type, digest, 0, str(diff_id), True, annotations))
-    return import_layers(store, layers, blobs, keys)
-
-
-def import_layers(
-    store: Store, layers: Sequence[Layer], blobs: GivenBlobs, keys: Sequence[Digest]
-) -> RefInfo:
-    """Make the refs that ``layers`` (lowest first) give; return the top one. Blocks.
-
-    Blobs that the store lacks are in ``blobs``. What is said of their sizes is not looked at.
-
-    Raises:
-        ImageMalformed, BadLayer: a blob is missing, or is not what its digest says.
-    """
-    parent: Digest | None = None
-    info: RefInfo | None = None
-    for told in layers:
-        blob = _take_blob(store, blobs, told.digest, None)
-        layer = msgspec.structs.replace(told, size=blob.size)
-        info = store.refs.find_child(parent, layer) or apply_blob(
-            store, layer, parent, (), limits=limits_of(blob.size)
-        )
-        parent = info.ref
-    assert info is not None
-    store.refs.add_keys(info.ref, keys)
-    return store.refs.get(info.ref).info
-
-
-def _take_blob(store: Store, blobs: GivenBlobs, digest: str, max_size: int | None) -> Blob:
-    found = store.blobs.find(digest)
-    if found is not None:
-        return found
-    with blobs.open(digest) as file:
-        return store.blobs.ingest(file, digest=digest, max_size=max_size)
-
-
-def _json(blob: Blob, store: Store) -> dict[str, Any]:
-    with store.blobs.open(blob.digest) as file:
-        try:
-            value = json.loads(file.read(MAX_JSON_BYTES))
-        except (ValueError, RecursionError) as exc:
-            raise ImageMalformed(f"{blob.digest} is not JSON: {exc}") from exc
-    if not isinstance(value, dict):
-        raise ImageMalformed(f"{blob.digest} is not a JSON object")
-    return value
-
-
-def _text(value: object, key: str) -> str:
-    found = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(found, str):
-        raise ImageMalformed(f"a descriptor without {key}")
-    return found
