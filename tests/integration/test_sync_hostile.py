@@ -44,9 +44,8 @@ from filesync.sync import unwritable
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.plan import Plan
-from filesync.sync.remote import asking, wire
+from filesync.sync.remote import asking, gifts, wire
 from filesync.sync.remote import nodes as remote_nodes
-from filesync.sync.remote import server as remote_server
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.held import Held
 from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
@@ -657,6 +656,6 @@ def test_who_goes_while_his_gift_is_planned_does_not_keep_the_place_from_others(
             await give(plane)
             await sync_to([os.fsencode(evil) + b"/"], Remote(plane.address, b"d1"), Options())
 
-    monkeypatch.setattr(remote_server, "around_unwritable", take_long)
+    monkeypatch.setattr(gifts, "around_unwritable", take_long)
     asyncio.run(main())
     assert (served / "d1/f").read_text() == "planted"

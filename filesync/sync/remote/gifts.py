@@ -1,0 +1,221 @@
+"""What a server of trees is given: planned, pulled from the giver, and put in its place."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from filesync.digest import Digest
+from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
+from filesync.manifest import Manifest, canonical_links
+from filesync.sync.applying import Arrival, Update, around_shut, plan_target
+from filesync.sync.changing import changes_of
+from filesync.sync.filter import Filter
+from filesync.sync.part import Part, Removal
+from filesync.sync.places import Place
+from filesync.sync.plan import Plan
+from filesync.sync.remote import wire
+from filesync.sync.remote.arriving import Arrivals
+from filesync.sync.remote.asking import ask
+from filesync.sync.remote.edits import unpack_edits
+from filesync.sync.remote.held import Held, Stage
+from filesync.sync.remote.holders import Holders
+from filesync.sync.remote.nodes import NodeBudget, fetch_nodes
+from filesync.sync.scanning import note_proved
+from filesync.sync.target import Target
+from filesync.sync.unwritable import around_unwritable
+from filesync.transfer.coding.edit import Edit
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.errors import NotOffered
+from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.receive.effects import Feed
+from filesync.transfer.replica import Replica
+from filesync.transfer.stats import Progress
+from filesync.transfer.threads import in_thread
+
+log = logging.getLogger(__name__)
+
+TELL_S: Final = 0.2
+
+
+class Gifts:
+    """Takes what peers give to the places that they have prepared.
+
+    Args:
+        plane: what is pulled over.
+        holders: of the places; one is let go of when it was given to.
+        caches: where stat caches are kept.
+    """
+
+    def __init__(self, plane: DataPlane, holders: Holders, caches: Path | None) -> None:
+        self._plane = plane
+        self._holders = holders
+        self._caches = caches
+
+    def _find_given(
+        self, channel: Channel, request: wire.Give | wire.GiveGrowing
+    ) -> tuple[Held, Place]:
+        held = self._holders.find(channel, request.token)
+        if held.place is None or not held.is_claimed:
+            raise UsageError("what was prepared for a dry run is not written")
+        if request.served not in channel.served:
+            raise NotOffered("the tree to be given is not served over this connection")
+        return held, held.place
+
+    async def give_growing(self, channel: Channel, request: wire.GiveGrowing) -> wire.Given:
+        """Take a tree that is scanned while it comes, into what is empty."""
+        held, place = self._find_given(channel, request)
+        held.use(Stage.NEW)
+        try:
+            if not place.is_empty:
+                raise UsageError("it is not empty any more; try again")
+            update = Arrival(place, held.nodes, goes_on=request.goes_on)
+            arrivals = Arrivals(channel, request.served, update, held.nodes)
+            given = await self._fill(channel, request, place, update, feed=arrivals.feed)
+            made = await in_thread(canonical_links, held.nodes, update.made.tree)
+            if made != arrivals.tree:
+                raise UnexpectedMessage("the tree that came is not the one that was scanned")
+            return given
+        finally:
+            held.leave(Stage.SCANNED)
+            self._holders.drop(channel, request.token)
+
+    async def give(self, channel: Channel, request: wire.Give) -> wire.Given:
+        """Take what a prepared place lacks of a tree, and remove what is to be removed."""
+        held, place = self._find_given(channel, request)
+        held.use(Stage.SCANNED)
+        try:
+            edits = unpack_edits(request.edits)
+            plan = await self._plan(channel, request, held, place, edits)
+            plan, unwritable = await in_thread(around_unwritable, place.root, plan, held.nodes)
+            given = wire.Given()
+            if not plan.is_done:
+                update = Update(place, plan, goes_on=request.goes_on)
+                given = await self._fill(channel, request, place, update, edits=edits)
+            named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]
+            named = named[: wire.MAX_NAMED]
+            shut = wire.named_of(unwritable)
+            return msgspec.structs.replace(
+                given,
+                left_out=tuple(named),
+                unnamed=len(plan.left_out) - len(named),
+                unwritable=shut,
+                unnamed_unwritable=len(unwritable) - len(shut),
+            )
+        finally:
+            held.leave(Stage.SCANNED)
+            self._holders.drop(channel, request.token)
+
+    async def _plan(
+        self,
+        channel: Channel,
+        request: wire.Give,
+        held: Held,
+        place: Place,
+        edits: Mapping[Digest, Edit],
+    ) -> Plan:
+        # After the scan: nodes that this side has do not travel.
+        basis = held.manifest.tree
+        budget = NodeBudget()
+        await fetch_nodes(
+            channel,
+            request.served,
+            request.tree,
+            held.nodes,
+            basis=basis,
+            first=request.nodes,
+            edits=edits,
+            budget=budget,
+        )
+        removal = None
+        if request.delete:
+            filter = Filter(request.rules, root=held.part.prefix)
+            others: list[Manifest] = []
+            for other in request.others:
+                await fetch_nodes(channel, other.token, other.tree, held.nodes, budget=budget)
+                others.append(Manifest(other.tree, held.nodes))
+            removal = Removal(filter, others, frozenset(request.spared))
+        given = Manifest(request.tree, held.nodes)
+        given, removal, _ = await in_thread(around_shut, held.shut, given, removal, held.nodes)
+        return await in_thread(
+            plan_target,
+            Target(place, held.rename),
+            held.part,
+            held.manifest,
+            given,
+            held.nodes,
+            removal=removal,
+            unseen=held.filter,
+        )
+
+    async def _fill(
+        self,
+        channel: Channel,
+        request: wire.Give | wire.GiveGrowing,
+        place: Place,
+        update: Update | Arrival,
+        *,
+        feed: Feed | None = None,
+        edits: Mapping[Digest, Edit] | None = None,
+    ) -> wire.Given:
+        # Waited for to dial again, one who is gone would keep the place from all others.
+        replica = Replica(None, request.served, channel)
+        async with _Teller(channel, is_wanted=request.progress) as tell:
+            with changes_of(Part()):  # what the giver says has changed, the giver is told
+                stats = await self._plane.pull(
+                    update,
+                    [replica],
+                    tree=request.tree,
+                    progress=tell.note,
+                    feed=feed,
+                    edits=edits,
+                )
+        await in_thread(note_proved, place, self._caches, update.proved(), update.written_ns)
+        log.info("given: peer=%s files=%d", channel.name, stats.files)
+        assert update.done is not None  # it was finished, or there was an error
+        refused = wire.named_of(update.refused.named)
+        return wire.Given(
+            update.done.created,
+            update.done.deleted,
+            stats.files,
+            stats.content_bytes,
+            stats.copied_bytes,
+            update.done.not_kept,
+            refused=refused,
+            unnamed_refused=update.refused.count - len(refused),
+        )
+
+
+class _Teller:
+    """Tells a peer now and then how far a gift has come, for as long as the block lasts."""
+
+    def __init__(self, channel: Channel, *, is_wanted: bool) -> None:
+        self._channel = channel
+        self._latest = Progress(0, 0, 0)
+        self._task = asyncio.create_task(self._tell()) if is_wanted else None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def note(self, progress: Progress) -> None:
+        """Take note of how far it is."""
+        self._latest = progress
+
+    async def _tell(self) -> None:
+        told = self._latest
+        with suppress(FilesyncError):  # the gift itself shows what is wrong
+            while True:
+                await asyncio.sleep(TELL_S)
+                if self._latest is not told:
+                    told = self._latest
+                    request = wire.Progressed(told.files, told.content_bytes)
+                    await ask(self._channel, request, wire.Done)

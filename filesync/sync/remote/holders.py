@@ -1,0 +1,73 @@
+"""Who holds which places of a server of trees."""
+
+from typing import Final
+from weakref import WeakSet
+
+from filesync.entropy import random_bytes
+from filesync.sync.remote.held import Held
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.errors import NotOffered, TooMuchWanted
+from filesync.transfer.send.offer import TOKEN_BYTES
+from filesync.transfer.wire import Ping
+
+MAX_HELD: Final = 64
+"""Places that one peer may hold at once; each costs a descriptor and its manifest in memory."""
+
+
+class Holders:
+    """What each connection has found, or prepared, and not dropped; it ends with the connection."""
+
+    def __init__(self) -> None:
+        self._helds: dict[Channel, dict[bytes, Held]] = {}
+        self._lost: WeakSet[Held] = WeakSet()  # what is being given to by lost peers
+
+    def hold(self, channel: Channel, *helds: Held) -> list[bytes]:
+        """Keep ``helds`` for ``channel``, all of them or none; return their tokens.
+
+        Raises:
+            TooMuchWanted: it would be more than it may hold, or the peer is gone.
+        """
+        mine = self._helds.get(channel, {})
+        if len(mine) + len(helds) > MAX_HELD or channel.lost is not None:
+            for held in helds:
+                held.close()
+            raise TooMuchWanted(f"more than {MAX_HELD} directories at once; name fewer")
+        if channel not in self._helds:
+            self._helds[channel] = mine
+            channel.on_lost.append(lambda _: self._drop_all(channel))
+        tokens = [random_bytes(TOKEN_BYTES) for _ in helds]
+        mine.update(zip(tokens, helds, strict=True))
+        return tokens
+
+    def find(self, channel: Channel, token: bytes) -> Held:
+        """Return what ``channel`` holds by ``token``.
+
+        Raises:
+            NotOffered: nothing.
+        """
+        held = self._helds.get(channel, {}).get(token)
+        if held is None:
+            raise NotOffered("this token is none of yours")
+        return held
+
+    def drop(self, channel: Channel, token: bytes) -> None:
+        """Let go of what ``channel`` holds by ``token``, if it does."""
+        if held := self._helds.get(channel, {}).pop(token, None):
+            held.close()
+
+    @property
+    def is_losing(self) -> bool:
+        """A peer is gone, and the place that it gave to is still being used."""
+        return any(held.is_used for held in self._lost)
+
+    def rouse(self, channel: Channel) -> None:
+        """Send something to all but ``channel`` that give: who is lost shows by that."""
+        for other, helds in list(self._helds.items()):
+            if other is not channel and any(held.is_claimed for held in helds.values()):
+                other.send_nowait(Ping())
+
+    def _drop_all(self, channel: Channel) -> None:
+        for held in self._helds.pop(channel, {}).values():
+            held.close()
+            if held.is_claimed and held.is_used:
+                self._lost.add(held)
