@@ -13,6 +13,7 @@ from tests.conformance.transfer.test_kinds import make
 from tests.conformance.transfer.test_ordinary_user import give_away
 from tests.conformance.transfer.tools import (
     Claim,
+    Done,
     Tool,
     claimants,
     every_tool,
@@ -20,6 +21,8 @@ from tests.conformance.transfer.tools import (
 )
 
 LARGE = 300_000
+ANOTHER = 1234
+"""A user who is neither the superuser nor the ordinary one."""
 
 
 @pytest.fixture
@@ -55,6 +58,35 @@ def of(seen: dict[bytes, Seen], *names: bytes) -> dict[bytes, Seen]:
     return {name: seen[name] for name in names}
 
 
+def make_all(root: Path, data: bytes, *names: str) -> None:
+    for name in names:
+        make(root / name, data)
+
+
+def make_sticky(directory: Path) -> None:
+    """Make a directory the superuser's, in which everybody may make names."""
+    os.chown(directory, 0, 0)
+    directory.chmod(0o1777)
+
+
+def give_both_away(stage: Stage) -> None:
+    give_away(stage.src)
+    give_away(stage.dst)
+
+
+def synced_in_part(tool: Tool, stage: Stage) -> Done:
+    """Sync, which is to say that not all could be done."""
+    done = tool.sync(stage.src, stage.dst)
+    assert done.code == 23
+    return done
+
+
+def assert_syncs(tool: Tool, stage: Stage) -> None:
+    """Now nothing is in the way."""
+    tool.must_sync(stage.src, stage.dst)
+    assert differences(stage.src, stage.dst) == []
+
+
 needs_flags = pytest.mark.needs("chattr")
 
 
@@ -65,14 +97,13 @@ def test_an_immutable_file_stays_and_all_else_is_done(
 ) -> None:
     for name in ("changed", "d/large", "d/new", "other"):
         make(stage.src / name, b"new" * (LARGE if name.endswith("large") else 1))
-    for name in ("changed", "d/large", "d/gone", "gone/in/stays", "gone/in/goes", "gone/goes"):
-        make(stage.dst / name, b"it was so")
+    make_all(stage.dst, b"it was so", "changed", "d/large", "d/gone")
+    make_all(stage.dst, b"it was so", "gone/in/stays", "gone/in/goes", "gone/goes")
     stays = (b"changed", b"d/large", b"gone/in/stays")
     frozen.freeze(*map(os.fsdecode, stays))
     before = of(look(stage.dst), *stays)
     for _ in range(2):
-        done = tool.sync(stage.src, stage.dst)
-        assert done.code == 23
+        done = synced_in_part(tool, stage)
         assert all(os.fsdecode(path) in done.err for path in stays)
         assert "Operation not permitted" in done.err
         after = look(stage.dst)
@@ -85,8 +116,7 @@ def test_an_immutable_file_stays_and_all_else_is_done(
         for path in (b"other", b"d/new", b"d"):
             assert after[path] == source[path]
     frozen.thaw()
-    tool.must_sync(stage.src, stage.dst)
-    assert differences(stage.src, stage.dst) == []
+    assert_syncs(tool, stage)
 
 
 @needs_flags
@@ -103,8 +133,7 @@ def test_what_becomes_another_kind_and_cannot_stays(
     make(stage.dst / "directory", b"old")
     make(stage.dst / "link", b"old")
     frozen.freeze("file/kept", "directory", "link")
-    done = tool.sync(stage.src, stage.dst)
-    assert done.code == 23
+    done = synced_in_part(tool, stage)
     for name in ("file", "directory", "link"):
         assert name in done.err
     kinds = {path: one.kind for path, one in look(stage.dst).items()}
@@ -117,8 +146,7 @@ def test_what_becomes_another_kind_and_cannot_stays(
         b"last": "file",
     }
     frozen.thaw()
-    tool.must_sync(stage.src, stage.dst)
-    assert differences(stage.src, stage.dst) == []
+    assert_syncs(tool, stage)
 
 
 @needs_flags
@@ -126,21 +154,17 @@ def test_what_becomes_another_kind_and_cannot_stays(
 def test_what_an_immutable_directory_does_not_take_is_named(
     tool: Tool, stage: Stage, frozen: Frozen
 ) -> None:
-    for name in ("shut/new", "shut/sub/new", "shut/fresh/new", "open"):
-        make(stage.src / name, b"new")
-    for name in ("shut/gone/in", "shut/sub/gone", "shut/old"):
-        make(stage.dst / name, b"old")
+    make_all(stage.src, b"new", "shut/new", "shut/sub/new", "shut/fresh/new", "open")
+    make_all(stage.dst, b"old", "shut/gone/in", "shut/sub/gone", "shut/old")
     frozen.freeze("shut")
-    done = tool.sync(stage.src, stage.dst)
-    assert done.code == 23
+    done = synced_in_part(tool, stage)
     assert ("shut/new" if tool.is_ours else "shut/.new.") in done.err
     assert "shut/fresh" in done.err
     assert set(look(stage.dst)) == {
         *(b"", b"open", b"shut", b"shut/sub", b"shut/sub/new", b"shut/gone", b"shut/old")
     }
     frozen.thaw()
-    tool.must_sync(stage.src, stage.dst)
-    assert differences(stage.src, stage.dst) == []
+    assert_syncs(tool, stage)
 
 
 @needs_flags
@@ -148,13 +172,10 @@ def test_what_an_immutable_directory_does_not_take_is_named(
 def test_an_append_only_directory_takes_what_is_new_and_keeps_what_it_has(
     tool: Tool, stage: Stage, frozen: Frozen
 ) -> None:
-    for name in ("log/new", "log/sub/new", "log/changed"):
-        make(stage.src / name, b"new")
-    for name in ("log/gone", "log/changed"):
-        make(stage.dst / name, b"it was so")
+    make_all(stage.src, b"new", "log/new", "log/sub/new", "log/changed")
+    make_all(stage.dst, b"it was so", "log/gone", "log/changed")
     frozen.freeze("log", flag="a")
-    done = tool.sync(stage.src, stage.dst)
-    assert done.code == 23
+    synced_in_part(tool, stage)
     assert {path: one[1] for path, one in content(stage.dst).items() if one[0] == "file"} == {
         path: content(where)[path][1]
         for where, path in (
@@ -166,8 +187,7 @@ def test_an_append_only_directory_takes_what_is_new_and_keeps_what_it_has(
     }
     assert (stage.dst / "log/changed").read_bytes() == b"it was so"
     frozen.thaw()
-    tool.must_sync(stage.src, stage.dst)
-    assert differences(stage.src, stage.dst) == []
+    assert_syncs(tool, stage)
 
 
 @needs_flags
@@ -183,8 +203,7 @@ def test_a_destination_that_takes_no_work_stays_as_it_is(
         make(stage.dst / "old", b"old")
     frozen.freeze(".", flag=flag)
     before = look(stage.dst)
-    done = tool.sync(stage.src, stage.dst)
-    assert done.code == 23
+    done = synced_in_part(tool, stage)
     assert "Operation not permitted" in done.err
     assert look(stage.dst) == before
 
@@ -203,16 +222,14 @@ def test_other_names_of_what_is_refused_get_its_content(
     make(stage.dst / "a/first", b"old")
     make(stage.dst / "c/third", b"old")
     frozen.freeze("a/first")
-    done = tool.sync(stage.src, stage.dst)
-    assert done.code == 23
+    synced_in_part(tool, stage)
     for name in ("b", "c/third", "copy/of it"):
         assert (stage.dst / name).read_bytes() == b"n" * size
     assert (stage.dst / "b").samefile(stage.dst / "c/third")
     assert (stage.dst / "b").stat().st_nlink == 2
     assert (stage.dst / "a/first").read_bytes() == b"old"
     frozen.thaw()
-    tool.must_sync(stage.src, stage.dst)
-    assert differences(stage.src, stage.dst) == []
+    assert_syncs(tool, stage)
 
 
 @needs_flags
@@ -227,13 +244,11 @@ def test_names_of_a_file_whose_first_name_has_no_directory_are_one_file(
         os.link(stage.src / "shut/new/first", stage.src / name)
     (stage.dst / "shut").mkdir(parents=True)
     frozen.freeze("shut")
-    done = tool.sync(stage.src, stage.dst)
-    assert done.code == 23
+    synced_in_part(tool, stage)
     assert (stage.dst / "z").read_bytes() == b"n" * size
     assert (stage.dst / "z").samefile(stage.dst / "t/second")
     frozen.thaw()
-    tool.must_sync(stage.src, stage.dst)
-    assert differences(stage.src, stage.dst) == []
+    assert_syncs(tool, stage)
 
 
 @needs_flags
@@ -245,8 +260,7 @@ def test_what_comes_back_is_as_it_was(tool: Tool, stage: Stage, frozen: Frozen) 
     make(stage.src / "new", b"gone/shut/wanted" * LARGE)
     frozen.freeze("gone/shut", "gone/shut/wanted")
     before = look(stage.dst)
-    done = tool.sync(stage.src, stage.dst)
-    assert done.code == 23
+    synced_in_part(tool, stage)
     after = look(stage.dst)
     for path in (b"gone/shut", b"gone/shut/wanted"):
         assert after[path] == before[path]
@@ -257,28 +271,22 @@ def test_what_comes_back_is_as_it_was(tool: Tool, stage: Stage, frozen: Frozen) 
 def test_a_file_of_another_in_a_sticky_directory_stays_and_all_else_is_done(
     ordinary: Tool, tool: Tool, stage: Stage
 ) -> None:
-    for name in ("sticky/theirs", "sticky/new", "other"):
-        make(stage.src / name, b"new")
-    for name in ("sticky/theirs", "sticky/gone", "sticky/mine", "sticky/d/in"):
-        make(stage.dst / name, b"it was so")
-    for root in (stage.src, stage.dst):
-        give_away(root)
+    make_all(stage.src, b"new", "sticky/theirs", "sticky/new", "other")
+    make_all(stage.dst / "sticky", b"it was so", "theirs", "gone", "mine", "d/in")
+    give_both_away(stage)
     for name in ("theirs", "gone", "d"):
-        os.chown(stage.dst / "sticky" / name, 1234, 1234)
-    os.chown(stage.dst / "sticky", 0, 0)
-    (stage.dst / "sticky").chmod(0o1777)
+        os.chown(stage.dst / "sticky" / name, ANOTHER, ANOTHER)
+    make_sticky(stage.dst / "sticky")
     stays = (b"sticky/theirs", b"sticky/gone", b"sticky/d", b"sticky/d/in")
     before = of(look(stage.dst), *stays)
     for _ in range(2):
-        done = ordinary.sync(stage.src, stage.dst)
-        assert done.code == 23
+        done = synced_in_part(ordinary, stage)
         assert "sticky/theirs" in done.err
         after = look(stage.dst)
         assert of(after, *stays) == before
         assert set(after) == {b"", b"sticky", b"other", b"sticky/new", *stays}
     give_away(stage.dst)
-    ordinary.must_sync(stage.src, stage.dst)
-    assert differences(stage.src, stage.dst) == []
+    assert_syncs(ordinary, stage)
 
 
 @claimants(Claim.NAMES_LOSSES)  # rsync lets its owner write to it, and leaves it so
@@ -286,16 +294,12 @@ def test_a_read_only_directory_that_has_to_stay_keeps_its_mode(
     ordinary: Tool, tool: Tool, stage: Stage
 ) -> None:
     stage.src.mkdir()
-    for name in ("gone/sticky/theirs", "gone/in/mine", "gone/mine"):
-        make(stage.dst / name, b"it was so")
-    for root in (stage.src, stage.dst):
-        give_away(root)
-    os.chown(stage.dst / "gone/sticky/theirs", 1234, 1234)
-    os.chown(stage.dst / "gone/sticky", 0, 0)
-    (stage.dst / "gone/sticky").chmod(0o1777)
+    make_all(stage.dst, b"it was so", "gone/sticky/theirs", "gone/in/mine", "gone/mine")
+    give_both_away(stage)
+    os.chown(stage.dst / "gone/sticky/theirs", ANOTHER, ANOTHER)
+    make_sticky(stage.dst / "gone/sticky")
     (stage.dst / "gone").chmod(0o555)
-    done = ordinary.sync(stage.src, stage.dst)
-    assert done.code == 23
+    synced_in_part(ordinary, stage)
     after = look(stage.dst)
     assert set(after) == {b"", b"gone", b"gone/sticky", b"gone/sticky/theirs"}
     assert after[b"gone"].mode == 0o555
@@ -306,15 +310,11 @@ def test_a_name_that_is_refused_does_not_keep_others_from_being_deleted(
     ordinary: Tool, tool: Tool, stage: Stage
 ) -> None:
     stage.src.mkdir()
-    for name in ("a/theirs", "a/mine", "b/mine", "c"):
-        make(stage.dst / name, b"it was so")
-    for root in (stage.src, stage.dst):
-        give_away(root)
-    os.chown(stage.dst / "a/theirs", 1234, 1234)
-    os.chown(stage.dst / "a", 0, 0)
-    (stage.dst / "a").chmod(0o1777)
-    done = ordinary.sync(stage.src, stage.dst)
-    assert done.code == 23
+    make_all(stage.dst, b"it was so", "a/theirs", "a/mine", "b/mine", "c")
+    give_both_away(stage)
+    os.chown(stage.dst / "a/theirs", ANOTHER, ANOTHER)
+    make_sticky(stage.dst / "a")
+    synced_in_part(ordinary, stage)
     assert set(look(stage.dst)) == {b"", b"a", b"a/theirs"}
 
 
@@ -340,8 +340,7 @@ def sync_several(tool: Tool, stage: Stage, *names: str) -> tuple[int, str, str]:
 def test_one_of_several_sources_whose_place_cannot_be_made_is_named(
     tool: Tool, stage: Stage, frozen: Frozen
 ) -> None:
-    for name in ("one/file", "two/file", "three/file"):
-        make(stage.src / name, b"new")
+    make_all(stage.src, b"new", "one/file", "two/file", "three/file")
     make(stage.dst / "two", b"old")
     frozen.freeze("two")
     for _ in range(2):
@@ -362,15 +361,13 @@ def test_one_of_several_sources_whose_place_cannot_be_made_is_named(
 def test_what_cannot_be_read_is_named_of_a_source_whose_place_cannot_be_made_too(
     ordinary: Tool, tool: Tool, stage: Stage
 ) -> None:
-    for name in ("one/file", "two/file", "two/secret"):
-        make(stage.src / name, b"new")
+    make_all(stage.src, b"new", "one/file", "two/file", "two/secret")
     make(stage.dst / "two", b"theirs")
-    for root in (stage.src, stage.dst):
-        give_away(root)
+    give_both_away(stage)
     (stage.src / "two/secret").chmod(0)
-    os.chown(stage.src / "two/secret", 1234, 1234)
+    os.chown(stage.src / "two/secret", ANOTHER, ANOTHER)
     for path in (stage.dst, stage.dst / "two"):
-        os.chown(path, 1234, 1234)
+        os.chown(path, ANOTHER, ANOTHER)
     stage.dst.chmod(0o1777)
     code, _, err = sync_several(ordinary, stage, "one", "two")
     assert code == 23, err
@@ -388,7 +385,6 @@ def test_a_hundred_refused_names_are_told_and_the_rest_counted(
     for number in range(130):
         make(stage.dst / f"d{number % 3}/{number}", b"1")
     frozen.freeze(*(f"d{number}" for number in range(3)))
-    done = tool.sync(stage.src, stage.dst)
-    assert done.code == 23
+    done = synced_in_part(tool, stage)
     assert done.err.count("cannot be changed: Operation not permitted") == 100
     assert "30 more there cannot be changed" in done.err
