@@ -113,9 +113,14 @@ class DataPlane:
         self._context = zmq.asyncio.Context()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="filesync")
         self._outgoing = Outgoing(self._pool, self._spawn)
-        await self._tasks.__aenter__()
         if self._listen is not None:
-            self._listener = self._listening(self._listen)
+            try:
+                self._listener = self._listening(self._listen)
+            except BaseException:
+                self._context.destroy(linger=0)
+                raise
+        await self._tasks.__aenter__()
+        if self._listener is not None:
             self._spawn(self._listener.run())
             self._spawn(self._listener.ping())
         self._links = Links(

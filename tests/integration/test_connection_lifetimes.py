@@ -3,13 +3,15 @@
 import asyncio
 import gc
 import socket
+import threading
 import time
 from pathlib import Path
 
+import pytest
 import zmq
 import zmq.asyncio
 
-from filesync.errors import Unavailable, UnexpectedMessage
+from filesync.errors import Unavailable, UnexpectedMessage, UsageError
 from filesync.keys.files import KeyPair, make_key
 from filesync.transfer import wire
 from filesync.transfer.connection.channel_zmq import Channel
@@ -89,6 +91,22 @@ def test_a_data_plane_that_is_closed_dials_nobody_and_ends() -> None:
         return said
 
     assert asyncio.run(main()) == ["this process has closed its data plane"]
+
+
+def test_a_data_plane_that_cannot_listen_leaves_nothing_behind(tmp_path: Path) -> None:
+    own = make_key(tmp_path / "key", name="server")
+    allows = {own.public}.__contains__
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK, own=own, allows=allows) as plane:
+            before = set(threading.enumerate()), asyncio.all_tasks()
+            taken = plane.address.replace(f"{own.public.hex()}@", "")
+            with pytest.raises(UsageError, match="in use"):
+                await DataPlane(taken, own=own, allows=allows).__aenter__()
+            await asyncio.sleep(0.1)
+            assert (set(threading.enumerate()), asyncio.all_tasks()) == before
+
+    asyncio.run(main())
 
 
 class KeyedPeer:
