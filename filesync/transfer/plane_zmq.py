@@ -3,16 +3,15 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Final, Self, assert_never
 
 import zmq.asyncio
 
 from filesync.digest import Digest
-from filesync.errors import FilesyncError, LocalError, Unavailable, UnexpectedMessage
+from filesync.errors import LocalError, Unavailable, UnexpectedMessage
 from filesync.manifest import Manifest
 from filesync.transfer.connection import calls_zmq
 from filesync.transfer.connection.address import check_listen_address
@@ -23,9 +22,8 @@ from filesync.transfer.connection.served import ServedTrees
 from filesync.transfer.flow import WINDOW_BYTES, Flow
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import Offer
-from filesync.transfer.send.outgoing_zmq import Outgoing
+from filesync.transfer.send.outgoing_zmq import Outgoing, announce, serve_over
 from filesync.transfer.stats import Counters, Progress, PullStats
-from filesync.transfer.threads import until_done
 from filesync.transfer.timeouts import Timeouts
 from filesync.transfer.wire import (
     AskDeltas,
@@ -54,6 +52,7 @@ if TYPE_CHECKING:
     from filesync.transfer.connection.link_zmq import Link
     from filesync.transfer.connection.listener_zmq import Listener
     from filesync.transfer.receive.effects import Feed
+    from filesync.transfer.receive.incoming_zmq import Incoming
     from filesync.transfer.receive.landing_disk import Update
     from filesync.transfer.send.growing import GrowingTree
 
@@ -62,7 +61,6 @@ THREADS: Final = 4
 _CLOSED: Final = "this process has closed its data plane"
 _DEFAULT: Final = Timeouts()
 _ANY_FLOW: Final = Flow()
-T = TypeVar("T")
 
 
 class DataPlane:
@@ -135,7 +133,7 @@ class DataPlane:
 
     def _listening(self, address: str) -> "Listener":
         # Its first peer is not to wait for what a command that dials may never need.
-        for name in ("receive.pull_zmq", "send.send_zmq"):
+        for name in ("receive.incoming_zmq", "send.send_zmq"):
             import_module(f"filesync.transfer.{name}")
         from filesync.transfer.connection.listener_zmq import Listener
 
@@ -220,23 +218,7 @@ class DataPlane:
         Raises:
             Unavailable: nobody answers there, or the connection is lost.
         """
-        channel = await self.connect(address, timeouts=timeouts)
-        over = asyncio.Event()
-
-        def note_lost(_: FilesyncError) -> None:
-            over.set()
-
-        channel.on_lost.append(note_lost)
-        offer.on_close.append(over.set)
-        try:
-            await self.announce(channel, offer)
-            if not offer.is_closed:
-                await over.wait()
-        finally:
-            channel.on_lost.remove(note_lost)
-            offer.on_close.remove(over.set)
-        if channel.lost is not None and not offer.is_closed:
-            raise channel.lost
+        await serve_over(await self.connect(address, timeouts=timeouts), offer)
 
     async def announce(self, channel: Channel, offer: Offer) -> None:
         """Tell the listener behind ``channel`` that it may open ``offer`` over it.
@@ -244,7 +226,7 @@ class DataPlane:
         Raises:
             Unavailable: the connection is lost.
         """
-        await channel.send(Serve(offer.token))
+        await announce(channel, offer)
 
     # --- pulling ----------------------------------------------------------------------------
 
@@ -283,48 +265,25 @@ class DataPlane:
             PeerError: as above, and the reason was a breach of the protocol.
             StoreError: this disk.
         """
-        # Who only sends needs nothing of what receives: 20 ms less to start with.
-        from filesync.transfer.receive.pull_zmq import Pull
-
-        started = monotonic()
-        stats = PullStats()
-
-        def note() -> None:
-            if progress is not None:
-                progress(stats.progress())
-
-        try:
-            await self._in_thread(update.prepare)
-            await Pull(
-                update,
-                replicas,
-                tree=tree,
-                connect=partial(self._reach, timeouts=timeouts),
-                flow=flow,
-                timeouts=timeouts,
-                window_bytes=self._window_bytes,
-                pool=self._pool,
-                stats=stats,
-                on_progress=note,
-                feed=feed,
-                edits=edits,
-                recipes=self._landed,
-            ).run()
-            await self._in_thread(update.finish)
-        except BaseException:
-            await self._in_thread(update.abort)
-            raise
-        stats.seconds = monotonic() - started
-        return stats
+        return await self._incoming.pull(
+            update,
+            replicas,
+            tree=tree,
+            progress=progress,
+            timeouts=timeouts,
+            flow=flow,
+            feed=feed,
+            edits=edits,
+        )
 
     @cached_property
-    def _landed(self) -> "RecipeCache":
-        """Of what was put together here. Peers have told them: nobody else is told them again."""
-        from filesync.transfer.coding.recipecache import RecipeCache
+    def _incoming(self) -> "Incoming":
+        # Who only sends needs nothing of what receives: 20 ms less to start with.
+        from filesync.transfer.receive.incoming_zmq import Incoming
 
-        return RecipeCache()
+        return Incoming(self._pool, self._reach, window_bytes=self._window_bytes)
 
-    async def _reach(self, replica: Replica, is_only: bool, *, timeouts: Timeouts) -> Channel:
+    async def _reach(self, replica: Replica, is_only: bool, timeouts: Timeouts) -> Channel:
         if replica.channel is not None:
             if replica.channel.lost is not None:
                 raise replica.channel.lost
@@ -404,7 +363,3 @@ class DataPlane:
         task = self._tasks.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        # Cancelled, the thread goes on: nobody may abort the update under its hands.
-        return await until_done(asyncio.get_running_loop().run_in_executor(self._pool, call))

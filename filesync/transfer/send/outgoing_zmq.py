@@ -1,5 +1,6 @@
 """What one process has on offer, and the sessions in which it sends it."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from functools import cached_property
@@ -21,6 +22,7 @@ from filesync.transfer.wire import (
     Close,
     Open,
     Refuse,
+    Serve,
     Want,
 )
 
@@ -189,3 +191,36 @@ class Outgoing:
             del channel.sends[session]
             if sending.withdraw in offer.on_close:
                 offer.on_close.remove(sending.withdraw)
+
+
+async def announce(channel: Channel, offer: Offer) -> None:
+    """Tell the listener behind ``channel`` that it may open ``offer`` over it.
+
+    Raises:
+        Unavailable: the connection is lost.
+    """
+    await channel.send(Serve(offer.token))
+
+
+async def serve_over(channel: Channel, offer: Offer) -> None:
+    """Let the listener behind ``channel`` read ``offer`` until it is closed.
+
+    Raises:
+        FilesyncError: the connection is lost.
+    """
+    over = asyncio.Event()
+
+    def note_lost(_: FilesyncError) -> None:
+        over.set()
+
+    channel.on_lost.append(note_lost)
+    offer.on_close.append(over.set)
+    try:
+        await announce(channel, offer)
+        if not offer.is_closed:
+            await over.wait()
+    finally:
+        channel.on_lost.remove(note_lost)
+        offer.on_close.remove(over.set)
+    if channel.lost is not None and not offer.is_closed:
+        raise channel.lost

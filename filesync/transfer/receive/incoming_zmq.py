@@ -1,0 +1,89 @@
+"""The receiving side of a data plane."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from time import monotonic
+from typing import TypeVar
+
+from filesync.digest import Digest
+from filesync.transfer.coding.edit import Edit
+from filesync.transfer.coding.recipecache import RecipeCache
+from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.flow import Flow
+from filesync.transfer.receive.effects import Feed
+from filesync.transfer.receive.landing_disk import Update
+from filesync.transfer.receive.pull_zmq import Pull
+from filesync.transfer.replica import Replica
+from filesync.transfer.stats import Progress, PullStats
+from filesync.transfer.threads import until_done
+from filesync.transfer.timeouts import Timeouts
+
+T = TypeVar("T")
+Reach = Callable[[Replica, bool, Timeouts], Awaitable[Channel]]
+"""As ``pull_zmq.Connect``, with how long to wait."""
+
+
+class Incoming:
+    """Pulls into updates, and remembers the recipes of what it has put together.
+
+    Args:
+        pool: the updates are worked on in.
+        reach: gives the connection to a replica.
+        window_bytes: what one pull has wanted and not written at most.
+    """
+
+    def __init__(self, pool: Executor, reach: Reach, *, window_bytes: int) -> None:
+        self._pool = pool
+        self._reach = reach
+        self._window_bytes = window_bytes
+        # Peers have told them: nobody else is told them again.
+        self._landed = RecipeCache()
+
+    async def pull(
+        self,
+        update: Update,
+        replicas: Sequence[Replica],
+        *,
+        tree: Digest,
+        progress: Callable[[Progress], None] | None,
+        timeouts: Timeouts,
+        flow: Flow,
+        feed: Feed | None,
+        edits: Mapping[Digest, Edit] | None,
+    ) -> PullStats:
+        """Fetch all that ``update`` wants; see ``DataPlane.pull``."""
+        started = monotonic()
+        stats = PullStats()
+
+        def note() -> None:
+            if progress is not None:
+                progress(stats.progress())
+
+        try:
+            await self._in_thread(update.prepare)
+            await Pull(
+                update,
+                replicas,
+                tree=tree,
+                connect=lambda replica, is_only: self._reach(replica, is_only, timeouts),
+                flow=flow,
+                timeouts=timeouts,
+                window_bytes=self._window_bytes,
+                pool=self._pool,
+                stats=stats,
+                on_progress=note,
+                feed=feed,
+                edits=edits,
+                recipes=self._landed,
+            ).run()
+            await self._in_thread(update.finish)
+        except BaseException:
+            await self._in_thread(update.abort)
+            raise
+        stats.seconds = monotonic() - started
+        return stats
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        # Cancelled, the thread goes on: nobody may abort the update under its hands.
+        return await until_done(asyncio.get_running_loop().run_in_executor(self._pool, call))
