@@ -217,7 +217,7 @@ def plan_part(
     is_new = (target is None or target.is_new) and not planned.is_made_before(part)
     if options.dry_run:
         planned.note(part, plan)
-    if not plan.is_done:
+    if is_new or not plan.is_done:
         note_plan(stats, plan, options, prefix=part.prefix, is_new=is_new)
     return plan
 

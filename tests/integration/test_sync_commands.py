@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import stat
@@ -461,6 +462,19 @@ def test_a_dry_run_of_several_sources_says_what_a_run_then_does_and_a_second_doe
     assert (again.returncode, again.stdout) == (done.returncode, "")
 
 
+def test_a_dry_run_lists_an_empty_directory_of_1970_too(
+    bench: Bench, ways: tuple[str, str]
+) -> None:
+    """It looks as a tree of nothing does."""
+    (bench.root / "src").mkdir(mode=0o755)
+    os.utime(bench.root / "src", (0, 0))
+    for words in ([f"{ways[0]}src", ways[1]], [f"{ways[0]}src/", f"{ways[1]}new"]):
+        said = bench.run("sync", "-n", "-i", *words)
+        done = bench.run("sync", "-i", *words)
+        assert said.stdout == done.stdout
+        assert done.stdout.startswith("cd+++++++++ ")
+
+
 def test_a_dry_run_says_what_would_be_left_out(bench: Bench, ways: tuple[str, str]) -> None:
     make(bench.root / "src/sub/l", b"a")
     make(bench.served / "src/sub/l/doc", b"precious")
@@ -492,6 +506,30 @@ def test_what_no_scan_shows_is_in_the_way_in_a_dry_run_as_in_a_run(
     ]
     assert sorted(given) == ["in/empty", "new"]
     assert done.returncode == 23
+
+
+def test_what_no_scan_shows_makes_way_for_a_directory_as_for_a_file(
+    bench: Bench, ways: tuple[str, str]
+) -> None:
+    for name in ("excluded/a.c", "socket/a.c", "sub/excluded/a.c"):
+        make(bench.root / "src" / name, name.encode())
+    for name in ("excluded", "sub/excluded", "left.o"):
+        make(bench.served / name, b"old")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(os.path.relpath(bench.served / "socket"))
+    words = ["--include=*.c", "--include=*/", "--exclude=*", f"{ways[0]}src/", ways[1]]
+    said = bench.run("sync", "-n", "-i", *words)
+    done = bench.run("sync", "-i", *words)
+    assert said.stdout == done.stdout
+    assert (bench.served / "left.o").read_bytes() == b"old"
+    assert kinds_below(bench.root / "src").items() <= kinds_below(bench.served).items()
+    assert bench.run("sync", "-i", *words).stdout == ""
+    make(bench.root / "src/renamed/a.c", b"renamed")
+    shutil.copytree(bench.root / "src/renamed", bench.served / "before")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(os.path.relpath(bench.served / "renamed"))
+    bench.run("sync", "--delete", f"{ways[0]}src/", ways[1])
+    assert tree_of(bench.root / "src") == tree_of(bench.served)
 
 
 def test_what_is_left_out_is_named_up_to_a_number(bench: Bench, ways: tuple[str, str]) -> None:

@@ -20,7 +20,14 @@ from filesync.errors import StoreError
 from filesync.manifest import Directory, Entry, Manifest, Subdirectory, is_name, with_entries
 
 _WRITABLE: Final = 0o700
-_NOT_MOVED: Final = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EXDEV, errno.EBUSY)
+_NOT_MOVED: Final = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EXDEV,
+    errno.EBUSY,
+    errno.ENOTDIR,
+)
 
 
 def sweep(root: int, *, keep: bytes, refusals: Refusals) -> set[bytes]:
@@ -203,7 +210,7 @@ class Layout:
             OSError: this disk, and that is no refusal.
         """
         try:
-            os.mkdir(path.rpartition(b"/")[2], _WRITABLE, dir_fd=dirfd)
+            _make_directory(dirfd, path.rpartition(b"/")[2])
         except OSError as exc:
             self._refusals.note(path, exc, uncreated=names)
             self._refusals.directories.add(path)
@@ -354,6 +361,23 @@ class Layout:
 
 def _depth(path: bytes) -> int:
     return path.count(b"/") + 1 if path else 0
+
+
+def _make_directory(dirfd: int, name: bytes) -> None:
+    """Make a directory, in place of what no scan shows: a socket, or what a rule leaves out.
+
+    A file of that name would replace it, too.
+    """
+    try:
+        os.mkdir(name, _WRITABLE, dir_fd=dirfd)
+    except FileExistsError:
+        # Where case makes no difference, another name may be the one in the way: that stays.
+        if name not in map(os.fsencode, os.listdir(dirfd)):
+            raise
+        if stat.S_ISDIR(os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode):
+            raise
+        os.unlink(name, dir_fd=dirfd)
+        os.mkdir(name, _WRITABLE, dir_fd=dirfd)
 
 
 def _move_directory(from_fd: int, name: bytes, to_fd: int, to: bytes) -> bool:

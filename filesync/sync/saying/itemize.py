@@ -51,18 +51,24 @@ def itemize(
         is_new: the root is made, too.
     """
     lines = _Lines(plan, prefix, ">" if not is_sent else "<")
+    if is_new and plan.is_done:  # nothing looks like an empty directory of 1970
+        yield _made(prefix)
     for change in diff(plan.basis, plan.target):
         path = change.path + b"/" if change.path else b""
         replaced = [old for old, new in change.changed if _kind(old) != _kind(new)]
         for entry in (*change.removed, *replaced):
             yield from lines.deleted(path, entry)
         if is_new and not path:
-            yield f"cd{_NEW} {shown_name(prefix or b'./')}"
+            yield _made(prefix)
         elif change.old is not None and (differs := _of_header(change.old, change.new)):
             yield f".d{differs} {shown_name(prefix + path or b'./')}"
         added = [(None, entry) for entry in change.added]
         for old, new in sorted([*added, *change.changed], key=lambda pair: pair[1].name):
             yield from lines.given(path, old, new)
+
+
+def _made(prefix: bytes) -> str:
+    return f"cd{_NEW} {shown_name(prefix or b'./')}"
 
 
 def name_in(line: str) -> str:
