@@ -210,7 +210,7 @@ def plan_part(
         removal=removal,
         unseen=unseen_filter(part, options),
     )
-    if target is not None and not options.dry_run:
+    if target is not None:
         plan, unwritable = around_unwritable(target.place.root, plan, nodes)
         stats.note_unwritable(unwritable, prefix=part.prefix)
     stats.note_left_out(plan.left_out, prefix=part.prefix)

@@ -1,13 +1,16 @@
 """Directories at a sync's destination that cannot be written, and what can be done around them."""
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import msgspec
 
 from filesync.disk.handles import DirectoryHandles, why_no_root, why_unwritable
 from filesync.disk.updating.visits import Visit, below
+from filesync.errors import StoreError
 from filesync.manifest import (
     Directory,
     Entry,
@@ -19,32 +22,78 @@ from filesync.manifest import (
 from filesync.manifest.patch import Change, patch
 from filesync.sync.plan import Plan
 
+Look = Callable[[bytes], int]
+"""Why a directory at the destination cannot be written (errno); 0 if it can."""
+
+
+class Unwritable:
+    """Says of the directories at a place why they cannot be written (errno); 0 of those that can.
+
+    Args:
+        root: the place; a descriptor stays the caller's.
+    """
+
+    def __init__(self, root: Path | int) -> None:
+        self._handles = DirectoryHandles(root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._handles.close()
+
+    def why(self, path: bytes) -> int:
+        """Look at the directory ``path``.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
+        if not path:
+            return why_no_root(self._handles.open(path))
+        try:
+            fd = self._handles.open(path)
+        except StoreError as exc:
+            if isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
+                return 0  # a dry run has only planned it; a run finds out
+            raise
+        why = why_unwritable(fd)
+        # An immutable one is tried: what is below it, and what files in it are like, may change.
+        return 0 if why == errno.EPERM else why
+
 
 def around_unwritable(root: Path, plan: Plan, nodes: Nodes) -> tuple[Plan, Mapping[bytes, int]]:
+    """Return what of ``plan`` can be done at the place ``root``; see ``around``. Blocks."""
+    if plan.is_done:
+        return plan, {}
+    with Unwritable(root) as unwritable:
+        return around(plan, nodes, unwritable.why)
+
+
+def around(plan: Plan, nodes: Nodes, look: Look) -> tuple[Plan, Mapping[bytes, int]]:
     """Return what of ``plan`` can be done, and the directories that it would have had to write.
 
     What would change in one of those is in neither of the plan's trees any more, as if nobody had
     seen it. Where the root itself cannot be written nothing is done: what arrives has no place to
-    wait. What is in a directory that would go shows when it is removed. Blocks.
+    wait. What is in a directory that would go shows when it is removed.
 
     Args:
-        root: the place.
-        plan: for it.
+        plan: for a place.
         nodes: the plan's, and gets what is new.
+        look: asked about directories there.
 
     Raises:
-        StoreError: a directory is not there any more.
+        StoreError: what ``look`` raises.
     """
-    if plan.is_done:
-        return plan, {}
-    found = _Unwritable(root)
-    try:
-        for visit in plan.visits.common():
-            found.note(visit)
-            if b"" in found.why:  # it comes first
-                return msgspec.structs.replace(plan, target=plan.basis), found.why
-    finally:
-        found.close()
+    found = _Around(look)
+    for visit in plan.visits.common():
+        found.note(visit)
+        if b"" in found.why:  # it comes first
+            return msgspec.structs.replace(plan, target=plan.basis), found.why
     if not found.why:
         return plan, {}
     seen, given = found.change(keep_headers=False), found.change(keep_headers=True)
@@ -53,22 +102,19 @@ def around_unwritable(root: Path, plan: Plan, nodes: Nodes) -> tuple[Plan, Mappi
     return msgspec.structs.replace(plan, basis=basis, target=target), found.why
 
 
-class _Unwritable:
+class _Around:
     """What has to be left as it is.
 
     Attributes:
         why: the directories, and why they cannot be written (errno).
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, look: Look) -> None:
         self.why: dict[bytes, int] = {}
-        self._handles = DirectoryHandles(root)
+        self._look = look
         self._headers: dict[bytes, Directory] = {}
         self._names: dict[bytes, frozenset[bytes]] = {}
         self._leading: dict[bytes, set[bytes]] = {}
-
-    def close(self) -> None:
-        self._handles.close()
 
     def note(self, visit: Visit) -> None:
         """Look at a directory that both trees have."""
@@ -102,13 +148,6 @@ class _Unwritable:
             parent, _, name = path.rpartition(b"/")
             self._leading.setdefault(parent, set()).add(name)
             path = parent
-
-    def _look(self, path: bytes) -> int:
-        if not path:
-            return why_no_root(self._handles.open(path))
-        why = why_unwritable(self._handles.open(path))
-        # An immutable one is tried: what is below it, and what files in it are like, may change.
-        return 0 if why == errno.EPERM else why
 
 
 def _changes(visit: Visit) -> bool:

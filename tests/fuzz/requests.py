@@ -78,7 +78,7 @@ def seeds() -> list[bytes]:
         wire.Scan(TOKEN),
         wire.AskNodes(TOKEN, (NEW.tree, digest_of(b"?"))),
         asked,
-        wire.AskUnseen(TOKEN, (b"a",), PATHS),
+        wire.AskUnseen(TOKEN, (b"a",), PATHS, (b"", *PATHS)),
         wire.Drop(TOKEN),
         wire.Give(
             TOKEN, TOKEN, NEW.tree, True, rules, (wire.Other(TOKEN, OLD.tree),), (b"x",), True
@@ -95,7 +95,7 @@ def seeds() -> list[bytes]:
         (wire.Nodes(), answer_nodes(NEW, (NEW.tree,))),
         (answered, deltas),
         (wire.Directories(NEW.tree), pack_directories([(b"a/b", node), (b"", node)])),
-        (wire.Unseen((0,), (1, 2)), b""),
+        (wire.Unseen((0,), (1, 2), {0: 13}), b""),
         (wire.Done(), b""),
         (wire.Given(1, 2, 3, 4, 5, {"owner": 1}), b""),
     ]

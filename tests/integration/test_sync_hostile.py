@@ -539,7 +539,10 @@ def test_nobody_looks_outside_of_what_was_prepared(path: bytes, served: Path) ->
         await ask(wire.Scan(token))
         await refused(ask, wire.AskUnseen(token, (path,)), UsageError)
         await refused(ask, wire.AskUnseen(token, at=(b"a", path)), UsageError)
-        assert await ask(wire.AskUnseen(token, (b"out/etc",), (b"out/etc",))) == wire.Unseen()
+        if path:  # which is the destination itself
+            await refused(ask, wire.AskUnseen(token, written=(path,)), UsageError)
+        out = (b"out/etc",)
+        assert await ask(wire.AskUnseen(token, out, out, out)) == wire.Unseen()
 
     with_server(served, talk)
 

@@ -242,6 +242,7 @@ class Giving:
         from filesync.sync.remote.nodes import fetch_nodes
         from filesync.sync.remote.unseen import UnseenThere
         from filesync.sync.saying.noting import note_plan
+        from filesync.sync.unwritable import around
 
         await fetch_nodes(peer.channel, prepared.token, tree, self._nodes, basis=top.tree)
         part, options = self._parts[at], self._options
@@ -262,10 +263,14 @@ class Giving:
                 removal=removal,
                 unseen=unseen,
             )
+            if await unseen.ask():
+                continue
+            plan, unwritable = await in_thread(around, plan, self._nodes, unseen.why_unwritable)
             if not await unseen.ask():
                 break
         if options.dry_run:  # otherwise the server says it, when it is done
             self.stats.note_left_out(plan.left_out, prefix=part.prefix)
+            self.stats.note_unwritable(unwritable, prefix=part.prefix)
         is_new = prepared.is_new and not self._planned.is_made_before(part)
         note_plan(self.stats, plan, options, prefix=part.prefix, is_sent=True, is_new=is_new)
         if options.dry_run:

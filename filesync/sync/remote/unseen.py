@@ -1,6 +1,6 @@
-"""What stands at a sync's destination on a server though its scan there does not show it."""
+"""What a scan of a sync's destination on a server does not show: what stands there, and may be written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from filesync.errors import UsageError
@@ -10,6 +10,7 @@ from filesync.sync.places import Place
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import ask
 from filesync.sync.unseen import UnseenOnDisk
+from filesync.sync.unwritable import Unwritable
 from filesync.transfer.connection.channel_zmq import Channel
 
 _ASKED_BYTES: Final = 128 << 10
@@ -33,6 +34,7 @@ class UnseenThere:
         self._filter = filter
         self._within: dict[bytes, bool | None] = {}
         self._at: dict[bytes, bool | None] = {}
+        self._written: dict[bytes, int | None] = {}
 
     def is_in(self, path: bytes) -> bool:
         """Say whether anything is in the directory ``path``; not as long as nobody was asked."""
@@ -44,8 +46,12 @@ class UnseenThere:
             return False
         return self._at.setdefault(path, None) or False
 
+    def why_unwritable(self, path: bytes) -> int:
+        """Say why the directory ``path`` cannot be written (errno); 0 as ``is_in``."""
+        return self._written.setdefault(path, None) or 0
+
     async def ask(self) -> bool:
-        """Ask about all that has come up; say whether anything is there.
+        """Ask about all that has come up; say whether anything is there, or cannot be written.
 
         Raises:
             Unavailable: see ``asking.ask``.
@@ -59,13 +65,19 @@ class UnseenThere:
             request = wire.AskUnseen(self._token, at=at)
             answer, _ = await ask(self._channel, request, wire.Unseen)
             is_any |= _note(self._at, at, answer.at)
+        for written in _batches(self._written):
+            request = wire.AskUnseen(self._token, written=written)
+            answer, _ = await ask(self._channel, request, wire.Unseen)
+            why = answer.unwritable
+            self._written.update((path, why.get(at, 0)) for at, path in enumerate(written))
+            is_any |= bool(why)
         return is_any
 
 
-def _batches(asked: dict[bytes, bool | None]) -> Iterator[tuple[bytes, ...]]:
+def _batches(asked: Mapping[bytes, int | None]) -> Iterator[tuple[bytes, ...]]:
     """Yield the paths that nothing is known of, as many at once as go into a request."""
     batch: list[bytes] = []
-    for path in [path for path, is_so in asked.items() if is_so is None]:
+    for path in [path for path, known in asked.items() if known is None]:
         if len(path) > wire.MAX_PATH_BYTES:
             continue
         batch.append(path)
@@ -95,13 +107,15 @@ def answer_unseen(place: Place | None, filter: Filter, asked: wire.AskUnseen) ->
         UsageError: something asked for is no path below the place.
         StoreError: a directory cannot be read.
     """
-    for path in (*asked.within, *asked.at):
+    for path in (*asked.within, *asked.at, *(path for path in asked.written if path)):
         if not all(map(is_name, path.split(b"/"))):
             raise UsageError("something is asked for that is no path below the destination")
     if place is None:
         return wire.Unseen()
-    with UnseenOnDisk(place, filter) as unseen:
+    with UnseenOnDisk(place, filter) as unseen, Unwritable(place.root) as unwritable:
+        why = ((number, unwritable.why(path)) for number, path in enumerate(asked.written))
         return wire.Unseen(
             tuple(number for number, path in enumerate(asked.within) if unseen.is_in(path)),
             tuple(number for number, path in enumerate(asked.at) if unseen.is_directory(path)),
+            {number: one for number, one in why if one},
         )

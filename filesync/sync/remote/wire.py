@@ -260,18 +260,21 @@ class AskUnseen(_Message, frozen=True, tag="ask-unseen"):
     Attributes:
         within: directories that it shows empty: is anything in them?
         at: paths that it does not show: are they directories that it left out?
+        written: directories in which something would change: can they be written? "" is the root.
     """
 
     token: Token
     within: Paths = ()
     at: Paths = ()
+    written: Paths = ()
 
 
 class Unseen(_Message, frozen=True, tag="unseen"):
-    """Of which of the paths it is so, by their numbers."""
+    """Of which of the paths it is so, by their numbers; and why those cannot be written."""
 
     within: Numbers = ()
     at: Numbers = ()
+    unwritable: Annotated[dict[Number, Errno], msgspec.Meta(max_length=MAX_PATHS)] = {}
 
 
 class Drop(_Message, frozen=True, tag="drop"):

@@ -462,6 +462,19 @@ def test_what_is_in_a_directory_that_may_not_be_written_stays_and_all_else_is_do
         assert "ermission denied" in done.err
 
 
+@claimants(Claim.NAMES_LOSSES)
+def test_a_dry_run_lists_what_a_run_then_does_where_not_all_may_be_written(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    part_of_it_anothers(stage)
+    said = plainly(ordinary, stage, "--dry-run", "--itemize-changes")
+    done = plainly(ordinary, stage, "--itemize-changes")
+    assert said == done
+    assert done[0] == 23
+    assert "shut/changed" not in done[1]
+    assert "shut/mine/new" in done[1]
+
+
 @claimants(Claim.LONG_PATHS)
 def test_a_directory_that_may_not_be_written_may_be_deep_down(
     ordinary: Tool, tool: Tool, stage: Stage

@@ -32,7 +32,7 @@ requests: st.SearchStrategy[wire.Request] = st.one_of(
     st.builds(wire.Scan, tokens),
     st.builds(wire.AskNodes, tokens, st.lists(digests, min_size=1, max_size=3).map(tuple)),
     st.builds(wire.AskNodeDeltas, tokens, st.integers(0, MAX_INTEGER), items),
-    st.builds(wire.AskUnseen, tokens, some_names, some_names),
+    st.builds(wire.AskUnseen, tokens, *(some_names,) * 3),
     st.builds(wire.Drop, tokens),
     st.builds(wire.Give, tokens, tokens, digests, flags, rules, others, some_names, flags),
     st.builds(wire.GiveGrowing, tokens, tokens, digests, flags),
@@ -56,7 +56,7 @@ answers: st.SearchStrategy[wire.Answer] = st.one_of(
     st.builds(
         wire.NodeDeltas, sizes, st.integers(1, wire.MAX_DELTAS_BYTES), st.sampled_from(Codec)
     ),
-    st.builds(wire.Unseen, st.just((0, 3)), st.just((1,))),
+    st.builds(wire.Unseen, st.just((0, 3)), st.just((1,)), st.just({2: 13})),
     st.builds(wire.Done),
     st.builds(
         wire.Given,
