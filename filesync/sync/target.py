@@ -169,6 +169,8 @@ def _make(places: Places, path: bytes, *, make: bool) -> bool:
     except OSError as exc:
         raise not_found(directory, exc) from exc
     try:
+        if _is_link(parent, name):
+            raise StoreError(f"{shown(path)} is a link that leads nowhere")
         if not make:
             raise _WouldBeMadeError
         return _make_one(parent, name)
@@ -176,6 +178,13 @@ def _make(places: Places, path: bytes, *, make: bool) -> bool:
         raise StoreError(f"{shown(path)} cannot be made: {exc.strerror}") from exc
     finally:
         os.close(parent)
+
+
+def _is_link(fd: int, name: bytes) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _make_one(fd: int, name: bytes) -> bool:

@@ -174,6 +174,19 @@ def test_a_dry_run_says_that_the_directory_above_the_destination_is_not_there(
     assert "/no' is not there" in said[0][1]
 
 
+@pytest.mark.parametrize("tool", [FilesyncLocal, FilesyncFrom], indirect=True)
+@pytest.mark.parametrize("sources", ["full/", "full", "file full"])
+def test_a_destination_that_is_a_link_to_nothing_is_named_in_a_dry_run_too(
+    tool: Tool, stage: Stage, sources: str
+) -> None:
+    furnish(stage.root / "mine")
+    (stage.root / "mine/dst").symlink_to("nowhere")
+    for dry in ("", "-n "):
+        code, err = ours(tool, stage.root / "mine", f"{dry}{sources} dst")
+        assert code == 1
+        assert "/dst' is a link that leads nowhere" in err
+
+
 @claimants(Claim.NAMES_LOSSES)
 def test_nothing_is_deleted_while_a_source_is_not_there(tool: Tool, stage: Stage) -> None:
     """Unlike rsync, which deletes what the missing one may have brought."""
