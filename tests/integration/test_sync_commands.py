@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -830,6 +831,67 @@ def test_a_manifest_is_written_shown_verified_and_compared(bench: Bench) -> None
     assert "d0/f0" in changes.stdout
     (bench.root / "broken").write_bytes((bench.root / "first").read_bytes()[:-9])
     assert "broken" in bench.fails("manifest", "show", "broken")
+
+
+def test_a_manifest_goes_through_a_pipe(bench: Bench) -> None:
+    fill(bench.root / "src")
+    bench.run("manifest", "src", "-o", "file")
+    data = (bench.root / "file").read_bytes()
+    pipe = bench.root / "pipe"
+    os.mkfifo(pipe)
+    for words in (["verify", "-", "src"], ["diff", "src", "-"], ["show", "-"]):
+        done = subprocess.run(
+            [*COMMAND, "manifest", *words],
+            env=bench.env,
+            cwd=bench.root,
+            input=data,
+            capture_output=True,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert words[0] != "show" or b"d0/f0" in done.stdout
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(pipe.write_bytes, data)
+            words[words.index("-")] = "pipe"
+            assert bench.run("manifest", *words).stdout == done.stdout.decode()
+
+
+def test_what_is_no_file_is_written_to_and_a_link_followed(bench: Bench) -> None:
+    """A device or a pipe must not be replaced by a file, least of all as root."""
+    make(bench.root / "src/a", b"a")
+    bench.run("manifest", "src", "-o", "file")
+    pipe = bench.root / "pipe"
+    os.mkfifo(pipe)
+    (bench.root / "link").symlink_to("behind")
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        bench.run("manifest", "src", "-o", "pipe")
+        assert stat.S_ISFIFO(pipe.lstat().st_mode)
+        assert read.result(20) == (bench.root / "file").read_bytes()
+    bench.run("manifest", "src", "-o", "link")
+    assert os.readlink(bench.root / "link") == "behind"
+    bench.run("manifest", "verify", "link", "src")
+    for words in ("", ".", "/", "src"):
+        assert "is a directory; name a file" in bench.fails("manifest", "src", "-o", words)
+
+
+def test_a_file_that_is_no_manifest_is_not_taken_for_a_tree(bench: Bench) -> None:
+    make(bench.root / "src/a", b"a")
+    for words in (["show", "src/a"], ["diff", "src/a", "src"], ["verify", "src/a", "src"]):
+        assert "'src/a': it is no manifest" in bench.fails("manifest", *words)
+
+
+def test_patterns_leave_out_what_matches_on_both_sides_of_a_comparison(bench: Bench) -> None:
+    fill(bench.root / "src")
+    bench.run("manifest", "src", "-o", "all")
+    bench.run("manifest", "src", "-o", "part", "--exclude=/d2", "--exclude=f3*")
+    make(bench.root / "src/d2/new", b"new")
+    words = ["--exclude=/d2", "--exclude=f3*"]
+    for name in ("all", "part"):
+        bench.run("manifest", "verify", name, "src", *words)
+        bench.run("manifest", "diff", "src", name, *words)
+    shown = bench.run("manifest", "show", "all", *words).stdout
+    assert shown == bench.run("manifest", "show", "part").stdout
+    assert shown == bench.run("manifest", "show", "src", *words).stdout
 
 
 # --- the command itself -----------------------------------------------------------------------

@@ -12,20 +12,24 @@ from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.commands import CommandWithRules, as_rules, default_caches, rules_options
 from filesync.sync.filter import Filter
 from filesync.sync.manifests.file import (
-    is_manifest,
+    check_output,
     manifest_chunks,
     read_manifest,
     write_manifest,
 )
+from filesync.sync.manifests.filtered import without
 from filesync.sync.manifests.listing import json_lines, lines
 from filesync.sync.places import LocalPlaces
 from filesync.sync.plan import Plan
 from filesync.sync.saying.itemize import itemize
+from filesync.sync.saying.report import skipped_notes
 from filesync.sync.scanning import scan_place
 from filesync.sync.source import close_all, find_sources
 
 DIFFERENT = 1
 _PATH = click.Path(path_type=Path, exists=True)
+_INPUT = Path("-")
+_PATH_OR_INPUT = click.Path(path_type=Path, exists=True, allow_dash=True)
 
 
 class _WriteByDefault(click.Group):
@@ -46,8 +50,9 @@ Examples:
   filesync manifest show site.tree                a readable listing; of a directory, too
   filesync manifest verify site.tree /mnt/site    is that the same tree? what differs?
   filesync manifest diff monday.tree site/        what a sync from the first would find
+  filesync manifest -o - site/ | ssh far filesync manifest verify - /srv/site
 \b
-A PATH that is called like a command is written ./PATH.
+A PATH that is called like a command is written ./PATH; '-' is standard output, or input.
 Exit codes: 0 done, the same; 1 failed, or the trees differ; 2 wrong usage; 130 interrupted.
 """,
 )
@@ -64,6 +69,8 @@ def manifest() -> None:
 @rules_options
 def write(path: Path, output: str | None, excludes: Sequence[str]) -> None:
     """Scan PATH and write its manifest; print its digest."""
+    if output not in (None, "-"):
+        check_output(Path(output))
     found = _scan(path, as_rules(excludes), checksum=False)
     if output == "-":
         if sys.stdout.isatty():
@@ -78,7 +85,7 @@ def write(path: Path, output: str | None, excludes: Sequence[str]) -> None:
 
 
 @manifest.command(cls=CommandWithRules)
-@click.argument("path", type=_PATH)
+@click.argument("path", type=_PATH_OR_INPUT)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @rules_options
 def show(path: Path, as_json: bool, excludes: Sequence[str]) -> None:
@@ -92,17 +99,20 @@ def show(path: Path, as_json: bool, excludes: Sequence[str]) -> None:
 
 
 @manifest.command(cls=CommandWithRules)
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument(
+    "file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
+)
 @click.argument("path", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @rules_options
 def verify(file: Path, path: Path, excludes: Sequence[str]) -> int:
     """Read all of PATH and say what of it is not as FILE says: exit code 1."""
-    return _compare(read_manifest(file), _scan(path, as_rules(excludes), checksum=True))
+    rules = as_rules(excludes)
+    return _compare(_read(file, rules), _scan(path, rules, checksum=True))
 
 
 @manifest.command(cls=CommandWithRules)
-@click.argument("old", type=_PATH)
-@click.argument("new", type=_PATH)
+@click.argument("old", type=_PATH_OR_INPUT)
+@click.argument("new", type=_PATH_OR_INPUT)
 @rules_options
 def diff(old: Path, new: Path, excludes: Sequence[str]) -> int:
     """Say what NEW has that OLD has not, each a manifest or a directory."""
@@ -118,13 +128,15 @@ def _compare(old: Manifest, new: Manifest) -> int:
 
 
 def _load(path: Path, rules: Sequence[bytes]) -> Manifest:
-    """Return the manifest in the file ``path``, or of what is there."""
-    if path.is_file():
-        with path.open("rb") as file:
-            is_one = is_manifest(file)
-        if is_one:
-            return read_manifest(path)
-    return _scan(path, rules, checksum=False)
+    """Return the manifest in the file ``path``, or of the directory that it is."""
+    if path.is_dir() and path != _INPUT:
+        return _scan(path, rules, checksum=False)
+    return _read(path, rules)
+
+
+def _read(path: Path, rules: Sequence[bytes]) -> Manifest:
+    found = read_manifest(Path("/dev/stdin") if path == _INPUT else path)
+    return without(found, Filter(rules))
 
 
 def _scan(path: Path, rules: Sequence[bytes], *, checksum: bool) -> Manifest:
@@ -138,10 +150,8 @@ def _scan(path: Path, rules: Sequence[bytes], *, checksum: bool) -> Manifest:
         )
     finally:
         close_all(sources.found)
-    for kind, count in sorted(found.skipped.items()):
-        click.echo(
-            f"filesync: skipped, as it cannot be part of a tree: {kind} of {count}", err=True
-        )
+    for note in skipped_notes(found.skipped):
+        click.echo(f"filesync: {note}", err=True)
     return found.manifest
 
 
@@ -149,7 +159,8 @@ def _sentence(found: Manifest) -> str:
     from filesync.digest import name_of
 
     summary = found.summary
-    return f"{name_of(found.tree)}  {summary.entries:,} names, {summary.size:,} bytes"
+    names = f"{summary.entries:,} name{'s' * (summary.entries != 1)}"
+    return f"{name_of(found.tree)}  {names}, {summary.size:,} bytes"
 
 
 def _print(text: Iterable[str]) -> None:

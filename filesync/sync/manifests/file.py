@@ -44,25 +44,44 @@ def manifest_chunks(manifest: Manifest) -> Iterator[bytes]:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the file; whoever reads ``path`` meanwhile sees the old one or the new one.
 
+    A link is followed. What is no regular file, a pipe or a device, is written to as it is.
+
     Raises:
         StoreError: it cannot be written.
     """
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    check_output(path)
     try:
-        with new.open("xb") as file:
-            file.writelines(manifest_chunks(manifest))
-        new.replace(path)
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                file.writelines(manifest_chunks(manifest))
+        else:
+            _replace(path.resolve(), manifest)
     except OSError as exc:
-        with suppress(OSError):
-            new.unlink()
         raise StoreError(
             f"{shown(os.fsencode(path))} cannot be written: {exc.strerror}"
         ) from exc
 
 
-def is_manifest(file: BinaryIO) -> bool:
-    """Say whether ``file``, at its start, is one of ours; leaves it after its first bytes."""
-    return file.read(len(MAGIC)) == MAGIC
+def check_output(path: Path) -> None:
+    """Check what shows before a tree is scanned that is to be written to ``path``.
+
+    Raises:
+        StoreError: it is a directory.
+    """
+    if path.is_dir():
+        raise StoreError(f"{shown(os.fsencode(path))} is a directory; name a file")
+
+
+def _replace(path: Path, manifest: Manifest) -> None:
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with new.open("xb") as file:
+            file.writelines(manifest_chunks(manifest))
+        new.replace(path)
+    except OSError:
+        with suppress(OSError):
+            new.unlink()
+        raise
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -84,7 +103,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _read(file: BinaryIO) -> Manifest:
-    if not is_manifest(file):
+    if file.read(len(MAGIC)) != MAGIC:
         raise MalformedManifest("it is no manifest")
     version = int.from_bytes(_exactly(file, 2), "big")
     if version != VERSION:

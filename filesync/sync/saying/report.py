@@ -49,9 +49,7 @@ def as_json(stats: SyncStats, *, dry_run: bool, changes: Sequence[str] | None) -
 
 def notes(stats: SyncStats, *, delete: bool) -> list[str]:
     """Return sentences for what was skipped, not kept, not read or left out, or would not rest."""
-    lines = []
-    if skipped := _counted(stats.skipped):
-        lines.append(f"skipped, as it cannot be part of a tree: {skipped}")
+    lines = skipped_notes(stats.skipped)
     if not_kept := _counted(stats.not_kept):
         lines.append(f"could not be kept here, as this user or file system cannot: {not_kept}")
     lines += [
@@ -91,6 +89,12 @@ def notes(stats: SyncStats, *, delete: bool) -> list[str]:
     if delete and is_unread(stats):
         lines.append("nothing was deleted, as not all of the source could be read")
     return lines
+
+
+def skipped_notes(skipped: Mapping[str, int]) -> list[str]:
+    """Return the sentence for what was skipped, if anything was."""
+    counted = _counted(skipped)
+    return [f"skipped, as it cannot be part of a tree: {counted}"] if counted else []
 
 
 def is_unread(stats: SyncStats) -> bool:
