@@ -257,8 +257,12 @@ class Layout:
             with suppress(FileNotFoundError):
                 os.unlink(entry.name, dir_fd=dirfd)
             _move_directory(self._work.fd, name, dirfd, entry.name)
-            # Moving it may have opened it up.
-            if self._has_opened and (mode := self._sources.mode_of(entry)) is not None:
+            # Moving it may have opened it up; another's it cannot have, nor may it be changed.
+            if (
+                self._has_opened
+                and (mode := self._sources.mode_of(entry)) is not None
+                and mode != _mode(dirfd, entry.name)
+            ):
                 chmod_unopened(dirfd, entry.name, mode, stat.S_IFDIR)
 
     def seal(self, metadata: Metadata, *, root_times: bool) -> None:
@@ -386,7 +390,7 @@ def _move_directory(from_fd: int, name: bytes, to_fd: int, to: bytes) -> bool:
         os.rename(name, to, src_dir_fd=from_fd, dst_dir_fd=to_fd)
     except PermissionError:
         # A directory's '..' is written to when it moves, so it must be writable itself.
-        mode = stat.S_IMODE(os.stat(name, dir_fd=from_fd, follow_symlinks=False).st_mode)
+        mode = _mode(from_fd, name)
         chmod_unopened(from_fd, name, _WRITABLE, stat.S_IFDIR)
         try:
             os.rename(name, to, src_dir_fd=from_fd, dst_dir_fd=to_fd)
@@ -395,3 +399,7 @@ def _move_directory(from_fd: int, name: bytes, to_fd: int, to: bytes) -> bool:
             raise
         return True
     return False
+
+
+def _mode(dirfd: int, name: bytes) -> int:
+    return stat.S_IMODE(os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode)

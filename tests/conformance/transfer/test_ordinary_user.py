@@ -463,6 +463,29 @@ def test_what_is_in_a_directory_that_may_not_be_written_stays_and_all_else_is_do
 
 
 @claimants(Claim.NAMES_LOSSES)
+def test_anothers_directory_that_cannot_go_comes_back_beside_a_read_only_one_that_goes(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "new", b"new")
+    for name in ("read only/in", "sticky/in"):
+        make(stage.dst / name, b"old")
+    (stage.dst / "read only").chmod(0o500)
+    for root in (stage.src, stage.dst):
+        give_away(root)
+    for name in ("sticky/in", "sticky"):
+        os.chown(stage.dst / name, 0, 0)
+    (stage.dst / "sticky").chmod(0o1777)
+    before = look(stage.dst)
+    done = ordinary.sync(stage.src, stage.dst)
+    assert done.code == 23
+    assert "'sticky/in', at the destination, cannot be changed" in done.err
+    after = look(stage.dst)
+    assert set(after) == {b"", b"new", b"sticky", b"sticky/in"}
+    assert after[b"sticky/in"] == before[b"sticky/in"]
+    assert after[b"sticky"].mode == before[b"sticky"].mode
+
+
+@claimants(Claim.NAMES_LOSSES)
 def test_a_dry_run_lists_what_a_run_then_does_where_not_all_may_be_written(
     ordinary: Tool, tool: Tool, stage: Stage
 ) -> None:
