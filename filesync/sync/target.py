@@ -1,11 +1,12 @@
 """Where what is synced goes: the directory that a path names, made if need be."""
 
+import errno
 import os
 import stat
 from contextlib import suppress
 from typing import NamedTuple
 
-from filesync.disk.handles import DIRECTORY_FLAGS, shown
+from filesync.disk.handles import DIRECTORY_FLAGS, shown, why_unwritable
 from filesync.disk.updating.refusals import is_single
 from filesync.errors import StoreError
 from filesync.sync.part import Part
@@ -127,6 +128,7 @@ def _find_inside(places: Places, path: bytes, part: Part, *, make: bool) -> Targ
             fd = os.open(part.inside, DIRECTORY_FLAGS, dir_fd=parent)
         except (FileNotFoundError, NotADirectoryError) as exc:
             if not make:
+                _raise_if(why_unwritable(parent))
                 raise _WouldBeMadeError from exc
             done = "made"
             is_new = _make_inside(parent, part.inside)
@@ -172,12 +174,20 @@ def _make(places: Places, path: bytes, *, make: bool) -> bool:
         if _is_link(parent, name):
             raise StoreError(f"{shown(path)} is a link that leads nowhere")
         if not make:
+            may_write = os.access(".", os.W_OK | os.X_OK, dir_fd=parent, effective_ids=True)
+            _raise_if(0 if may_write else why_unwritable(parent) or errno.EACCES)
             raise _WouldBeMadeError
         return _make_one(parent, name)
     except OSError as exc:
         raise StoreError(f"{shown(path)} cannot be made: {exc.strerror}") from exc
     finally:
         os.close(parent)
+
+
+def _raise_if(why: int) -> None:
+    """Raise what a run would meet, if there is anything."""
+    if why:
+        raise OSError(why, os.strerror(why))
 
 
 def _is_link(fd: int, name: bytes) -> bool:

@@ -315,15 +315,16 @@ def test_what_may_not_be_read_at_a_destination_keeps_nothing_else_from_being_don
 
 
 def plainly(
-    ordinary: Tool, stage: Stage, *options: str, what: str = ""
+    ordinary: Tool, stage: Stage, *options: str, what: str | None = "", into: str = ""
 ) -> tuple[int, str, str]:
-    """Sync ``what`` of the source without --delete; return the code and what was said."""
-    source, dest = f"{stage.src}/{what}", f"{stage.dst}"
+    """Sync ``what`` of the source, or itself, without --delete; return the code and what was said."""
+    name = "src" if what is None else f"src/{what}"
+    source, dest = f"{stage.root}/{name}", f"{stage.dst}{into}"
     match ordinary.name:
         case "filesync-to-server":
-            dest = f"{ordinary.servers.filesync()}/dst"
+            dest = f"{ordinary.servers.filesync()}/dst{into}"
         case "filesync-from-server":
-            source = f"{ordinary.servers.filesync()}/src/{what}"
+            source = f"{ordinary.servers.filesync()}/{name}"
         case _:
             pass
     running = filesync_process(
@@ -460,6 +461,26 @@ def test_what_is_in_a_directory_that_may_not_be_written_stays_and_all_else_is_do
         assert set(after) <= {b"", b"open", b"gone", b"shut/mine"}
         assert "shut" in done.err
         assert "ermission denied" in done.err
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_a_dry_run_says_that_a_destination_may_not_be_made(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    """In another's directory; and in one's own, which is opened up only for what is in it."""
+    make(stage.src / "file", b"1")
+    (stage.dst / "own").mkdir(parents=True, mode=0o555)
+    (stage.dst / "another's").mkdir()
+    for root in (stage.src, stage.dst):
+        give_away(root)
+    os.chown(stage.dst / "another's", 0, 0)
+    codes = []
+    for into in ("/another's", "/another's/new", "/own/new", "/own"):
+        for what in (None, ""):
+            said = plainly(ordinary, stage, "--dry-run", "--verbose", what=what, into=into)
+            assert said == plainly(ordinary, stage, "--verbose", what=what, into=into)
+            codes.append(said[0])
+    assert codes == [23, 23, 1, 1, 1, 1, 0, 0]
 
 
 @claimants(Claim.NAMES_LOSSES)
