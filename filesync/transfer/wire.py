@@ -6,8 +6,8 @@ returned; what only a session can judge (is this digest on offer?) is judged in 
 ``receiver``.
 
 A connection. The side that dials says ``Hello`` and is answered ``Hello``; a side that speaks
-another VERSION answers ``Refuse`` with session 0. ``Ping`` may be sent at any time and is not
-answered: sending it is how a listener notices that a peer is gone. Whoever has trees to give to
+another VERSION answers ``Refuse`` with session 0. ``Ping`` may be sent at any time: sending it is
+how a listener notices that a peer is gone. The side that dialled says it back. Whoever has trees to give to
 the listener that it dialled says ``Serve`` for each token. Which side dialled and which side
 sends are independent from here on.
 
