@@ -9,7 +9,7 @@ from filesync.transfer.threads import in_thread
 from solver.client.credentials import Logins
 from solver.client.layouts import Layouts
 from solver.client.link_zmq import ManagerLink
-from solver.dockerfile import BaseImage, Converted, Options, convert
+from solver.dockerfile import BaseImage, Converted, DockerfileError, Options, convert
 from solver.errors import BuildError
 from solver.graph import Graph
 from solver.wire import AskImage
@@ -17,6 +17,8 @@ from worker.wire.images import Credential, parse_reference
 from worker.wire.ops import ImageOp
 
 MAX_IMAGES: Final = 256
+_PASSING: Final = frozenset({"registry-unavailable", "registry-busy"})
+"""Why an image could not be looked up though nothing is wrong with the Dockerfile."""
 
 
 class NotAskedYet(Exception):
@@ -74,6 +76,7 @@ async def convert_with_images(
 
     Raises:
         DockerfileError: whatever is wrong with the text, or with an image that it names.
+        BuildError: a registry cannot be reached, which is nobody's wrong usage.
     """
     for _ in range(MAX_IMAGES):
         try:
@@ -81,7 +84,19 @@ async def convert_with_images(
         except NotAskedYet as asked:
             found = await _look_up(asked.reference, options, link, logins)
             images.learn(asked.reference, found)
+        except DockerfileError as exc:
+            if reason := _passing_reason(exc):
+                raise BuildError(reason, str(exc)) from exc
+            raise
     raise BuildError("dockerfile", f"{filename}: more than {MAX_IMAGES} images")
+
+
+def _passing_reason(exc: BaseException | None) -> str | None:
+    while exc is not None:
+        if isinstance(exc, BuildError) and exc.reason in _PASSING:
+            return exc.reason
+        exc = exc.__cause__
+    return None
 
 
 async def _look_up(

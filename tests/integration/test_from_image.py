@@ -273,6 +273,14 @@ def test_an_image_that_is_not_there_fails_the_build_at_its_line(
     assert f"Dockerfile:2: {registry.host}/none:1: not found" in failed.stderr
 
 
+def test_a_registry_that_cannot_be_reached_is_no_wrong_usage(
+    registry_cluster: Cluster, context: ContextMaker
+) -> None:
+    failed = registry_cluster.build(context("FROM nowhere.invalid/team/app:1\n"), check=False)
+    assert failed.status == 1
+    assert "Dockerfile:1: nowhere.invalid: cannot be reached" in failed.stderr
+
+
 # --- kills -----------------------------------------------------------------------------------
 
 
