@@ -124,6 +124,7 @@ def as_rules(excludes: Sequence[str]) -> tuple[bytes, ...]:
 
 @click.command(
     cls=_SyncCommand,
+    short_help="Make DST hold what each SRC has.",
     epilog=f"""
 \b
 Examples:
@@ -269,6 +270,7 @@ def sync(
 
 
 @click.command(
+    short_help="Let `filesync sync` take trees, and give them.",
     epilog="""
 \b
 Examples:
@@ -280,7 +282,7 @@ In a file of ssh's authorized_keys, for one who may do nothing else:
   restrict,command="filesync serve --stdio --read-only /srv/trees" ssh-ed25519 AAAA...
 \b
 Exit codes: 0 stopped by Ctrl-C or SIGTERM; 1 failed; 2 wrong usage, or the port is taken.
-"""
+""",
 )
 @click.argument(
     "root", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)

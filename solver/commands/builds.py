@@ -246,7 +246,7 @@ def manager(
     )
 
 
-@click.command()
+@click.command(short_help="Run a manager and some workers on this machine.")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
 @click.option(

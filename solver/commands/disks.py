@@ -19,7 +19,7 @@ from solver.wire import AskPrune, AskUsage, Usages
 _verbose_option = click.option("--verbose", is_flag=True, help="Show thing by thing too.")
 
 
-@click.command()
+@click.command(short_help="Show what takes how much disk on each worker.")
 @_verbose_option
 @manager_option
 @key_option
@@ -30,6 +30,7 @@ def du(manager: str | None, key: Path | None, verbose: bool) -> None:
 
 
 @click.command(
+    short_help="Remove what nobody uses, least recently used first.",
     epilog="""
 \b
 Examples:
@@ -37,7 +38,7 @@ Examples:
   filesync prune --all --filter until=24h
   filesync prune --filter type=cache-mount
   filesync prune --keep-storage 20GB
-"""
+""",
 )
 @click.option("-a", "--all", "everything", is_flag=True, help="Cache mounts' directories too.")
 @click.option(

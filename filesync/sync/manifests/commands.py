@@ -43,6 +43,7 @@ class _WriteByDefault(click.Group):
 
 @click.group(
     cls=_WriteByDefault,
+    short_help="Write down what a tree holds, and compare it later.",
     epilog="""
 \b
 Examples:
@@ -98,7 +99,7 @@ def show(path: Path, as_json: bool, excludes: Sequence[str]) -> None:
         _print((_sentence(found),))
 
 
-@manifest.command(cls=CommandWithRules)
+@manifest.command(cls=CommandWithRules, short_help="Say what of PATH is not as FILE says.")
 @click.argument(
     "file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
 )
