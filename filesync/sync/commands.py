@@ -294,7 +294,11 @@ Exit codes: 0 stopped by Ctrl-C or SIGTERM; 1 failed; 2 wrong usage, or the port
     metavar="ADDR",
     help="Where to listen; port 0 is any free one.",
 )
-@click.option("--read-only", is_flag=True, help="Let nobody write.")
+@click.option(
+    "--read-only",
+    is_flag=True,
+    help="Let nobody write; `filesync sync -n` compares all the same.",
+)
 @listen_options
 @click.option(
     "--stdio",
