@@ -338,7 +338,7 @@ def serve(
             raise click.UsageError("--stdio listens nowhere; nobody else can connect")
         from filesync.sync.shell.stdio import serve_stdio
 
-        asyncio.run(serve_stdio(server))
+        asyncio.run(serve_stdio(server.answer, server.use))
         return
     own, allowed = listen_keys(key, allow)
     plane = DataPlane(

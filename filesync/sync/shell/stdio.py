@@ -4,16 +4,20 @@ import asyncio
 import os
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 from filesync.lifetime import wait_for_end
-from filesync.sync.remote.server import TreeServer
 from filesync.sync.shell.relay import Relay, private_socket
+from filesync.transfer.connection.calls_zmq import Answer
 from filesync.transfer.plane_zmq import DataPlane
 
 
-async def serve_stdio(server: TreeServer) -> None:
-    """Answer the peer until it closes standard input, or this process is told to end."""
+async def serve_stdio(answer: Answer, use: Callable[[DataPlane], object]) -> None:
+    """Answer the peer until it closes standard input, or this process is told to end.
+
+    ``use`` is given the data plane first, over which to send and pull.
+    """
     source, sink = sys.stdin.fileno(), os.dup(sys.stdout.fileno())
     # Whatever else is printed must not come between the peer's bytes.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -25,8 +29,8 @@ async def serve_stdio(server: TreeServer) -> None:
             loop.call_soon_threadsafe(is_over.set)
 
     with private_socket() as path:
-        async with DataPlane(f"ipc://{path}", answer=server.answer) as plane:
-            server.use(plane)
+        async with DataPlane(f"ipc://{path}", answer=answer) as plane:
+            use(plane)
             own = socket.socket(socket.AF_UNIX)
             own.connect(os.fsencode(path))
             relay = Relay(own, source, sink, on_end=end)
