@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 TARGETS: Final = (
-    *("frames", "manifests", "requests"),
+    *("frames", "manifests", "requests", "carried"),
     *("skeletons", "tables", "images", "caches"),
 )
 KEPT: Final = Path(".fuzz")
