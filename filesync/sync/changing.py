@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from filesync.disk.handles import shown
 from filesync.errors import ContentCorrupt, SourceChanged
 from filesync.sync.filter import literal
 from filesync.sync.options import Options
@@ -59,6 +60,11 @@ class Attempts:
             rules=(rule, *_in_force(options.rules)),
             spared=(rule, *options.spared),
         )
+
+
+def changed(path: bytes) -> SourceChanged:
+    """Return what says that a file of a source is another now than when it was scanned."""
+    return SourceChanged(f"{shown(path)} changed while it was copied; run again", path)
 
 
 @contextmanager

@@ -1,26 +1,27 @@
 """Syncs from and to directories of this machine."""
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
 from time import monotonic, sleep
 
 from filesync.digest import Digest
-from filesync.disk.handles import shown
+from filesync.disk.scanning.scan import Watcher
 from filesync.disk.updating.update import LocalTree, UpdateStats
 from filesync.errors import SourceChanged
 from filesync.manifest import File, Manifest, MemoryNodes
-from filesync.sync.applying import Update, only_owner, plan_part, scan_target
-from filesync.sync.changing import changes_of
+from filesync.sync.applying import Arrival, Update, only_owner, plan_part, scan_target
+from filesync.sync.changing import changed, changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal
-from filesync.sync.places import LocalPlaces
+from filesync.sync.places import LocalPlaces, Place
 from filesync.sync.planned import Planned
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, note_proved, scan_place
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources, close_all, find_sources
-from filesync.sync.target import NotMade, find_target
+from filesync.sync.target import NotMade, Target, find_target
 from filesync.transfer.flow import Pace
 from filesync.transfer.stats import Progress
 
@@ -68,7 +69,7 @@ class _Sync:
         self.stats.note_unreadable(sources.missing)
         self._progress = progress
         self._pace = Pace(options.flow.bytes_per_s)
-        self._copied = Progress(0, 0, 0)
+        self._moved = Progress(0, 0, 0)
         self._sources = sources.found
         self._missing = sources.missing
         self._dest = dest
@@ -81,14 +82,18 @@ class _Sync:
 
     def _scan(self, at: int) -> Found:
         if at not in self._found:
-            self._found[at] = scan_place(
-                self._sources[at].place,
-                self._nodes,
-                filter=self._filter(at),
-                caches=self._options.used_caches,
-                skip_unreadable=True,
-            ).owned(only_owner(), self._nodes)
+            self._found[at] = self._scanned(at).owned(only_owner(), self._nodes)
         return self._found[at]
+
+    def _scanned(self, at: int, watcher: Watcher | None = None) -> Found:
+        return scan_place(
+            self._sources[at].place,
+            self._nodes,
+            filter=self._filter(at),
+            caches=self._options.used_caches,
+            watcher=watcher,
+            skip_unreadable=True,
+        )
 
     def _filter(self, at: int) -> Filter:
         return Filter(self._options.rules, root=self._parts[at].prefix)
@@ -108,10 +113,8 @@ class _Sync:
     def part(self, at: int) -> None:
         """Sync one source."""
         part, options = self._parts[at], self._options
-        top, skipped, unreadable = self._scan(at)
-        self.stats.note_source(top, skipped)
-        self.stats.note_unreadable(unreadable, prefix=part.prefix)
-        given = unshadowed(self._parts, at, {at: top} | self._shadowing(at), self._nodes)
+        if not self._may_grow(at):
+            self._scan(at)  # before anything is made that might be in it
         try:
             target = find_target(
                 LocalPlaces(),
@@ -122,48 +125,117 @@ class _Sync:
                 dry_run=options.dry_run,
             )
         except NotMade as exc:
+            self._note_source(at, self._scan(at))
             self.stats.note_refused({part.inside: exc.errno})
             return
         with nullcontext() if target is None else closing(target.place):
-            plan = plan_part(
-                target,
-                part,
-                scan_target(target, part, self._nodes, options),
-                given,
-                self._nodes,
-                removal=self._removal(at, given),
-                options=options,
-                planned=self._planned,
-                stats=self.stats,
-            )
-            if plan.is_done:
-                return
-            if target is not None and not options.dry_run:
-                local = LocalTree(top, self._sources[at].place.root)
-                update = Update(target.place, plan, local, on_copied=self._note_copied)
-                self._note(_copy(update, top))
-                caches = options.used_caches
-                note_proved(target.place, caches, update.proved(), update.written_ns)
-                named, unnamed = update.refused.named, update.refused.unnamed
-                self.stats.note_refused(named, prefix=part.prefix, unnamed=unnamed)
+            if target is not None and at not in self._found and _is_free(target.place):
+                self._copy_growing(at, target.place)
+            else:
+                self._copy(at, target)
 
-    def _note_copied(self, size: int) -> None:
-        files, content_bytes, _ = self._copied
-        self._copied = Progress(files + (not size), content_bytes + size, 0)
+    def _may_grow(self, at: int) -> bool:
+        """Say whether a source may be copied while it is scanned, if there is nothing yet.
+
+        Nobody has to know of it before, nor is the destination in it.
+        """
+        options = self._options
+        return (
+            self._parts[at].names is None
+            and not shadowing(self._parts, at)
+            and not (len(self._parts) > 1 and options.delete)
+            and not options.dry_run
+            and options.on_changes is None
+            and not options.flow.bytes_per_s  # file by file
+            and not _is_in(self._dest, self._sources[at].place)
+        )
+
+    def _copy(self, at: int, target: Target | None) -> None:
+        """Copy what a target lacks of a source, and remove what is to be removed."""
+        part, options = self._parts[at], self._options
+        found = self._scan(at)
+        self._note_source(at, found)
+        top = found.manifest
+        given = unshadowed(self._parts, at, {at: top} | self._shadowing(at), self._nodes)
+        plan = plan_part(
+            target,
+            part,
+            scan_target(target, part, self._nodes, options),
+            given,
+            self._nodes,
+            removal=self._removal(at, given),
+            options=options,
+            planned=self._planned,
+            stats=self.stats,
+        )
+        if plan.is_done or target is None or options.dry_run:
+            return
+        local = LocalTree(top, self._sources[at].place.root)
+        update = Update(
+            target.place, plan, local, on_copied=lambda size: self._move(int(not size), size)
+        )
+        done = _made(update, top)
+        self.stats.files += done.files_copied
+        self.stats.content_bytes += done.bytes_copied
+        self._note(at, target.place, update, done)
+
+    def _copy_growing(self, at: int, place: Place) -> None:
+        """Copy a source into what is empty, while it is scanned."""
+        from filesync.sync.copying import Copying
+
+        source = self._sources[at].place
+        update = Arrival(place, self._nodes, goes_on=True)
+        copying = Copying(source.root, self._nodes, update, self._move)
+        try:
+            update.prepare()
+            found = self._found[at] = self._scanned(at, copying)
+            copying.end(found.manifest.tree)
+            done = update.finish()
+        except BaseException:
+            update.abort()
+            raise
+        finally:
+            copying.close()
+        self._note_source(at, found)
+        self.stats.files += copying.files
+        self.stats.content_bytes += copying.content_bytes
+        self._note(at, place, update, done)
+
+    def _note_source(self, at: int, found: Found) -> None:
+        self.stats.note_source(found.manifest, found.skipped)
+        self.stats.note_unreadable(found.unreadable, prefix=self._parts[at].prefix)
+
+    def _move(self, files: int, size: int) -> None:
+        """Take note that so many files more are there, and bytes; wait, if that was too fast."""
+        so_far = self._moved
+        self._moved = Progress(so_far.files + files, so_far.content_bytes + size, 0)
         if self._progress is not None:
-            self._progress(self._copied)
+            self._progress(self._moved)
         if size and (delay_s := self._pace.delay(size, monotonic())):
             sleep(delay_s)
 
-    def _note(self, done: UpdateStats) -> None:
+    def _note(self, at: int, place: Place, update: Update | Arrival, done: UpdateStats) -> None:
+        note_proved(place, self._options.used_caches, update.proved(), update.written_ns)
         self.stats.created += done.created
         self.stats.deleted += done.deleted
-        self.stats.files += done.files_copied
-        self.stats.content_bytes += done.bytes_copied
         self.stats.not_kept.update(done.not_kept)
+        refused = update.refused
+        self.stats.note_refused(
+            refused.named, prefix=self._parts[at].prefix, unnamed=refused.unnamed
+        )
 
 
-def _copy(update: Update, source: Manifest) -> UpdateStats:
+def _is_free(place: Place) -> bool:
+    return place.is_empty and place.is_writable
+
+
+def _is_in(dest: bytes, source: Place) -> bool:
+    """Say whether a destination is in a source, or is it."""
+    top = os.path.realpath(os.fsencode(source.root))
+    return (os.path.realpath(dest) + b"/").startswith(top.rstrip(b"/") + b"/")
+
+
+def _made(update: Update, source: Manifest) -> UpdateStats:
     try:
         update.prepare()
         if (missing := next(update.wanted(), None)) is not None:
@@ -178,5 +250,4 @@ def _changed(source: Manifest, digest: Digest) -> SourceChanged:
     paths = (
         p for p, entry in source.walk() if isinstance(entry, File) and entry.digest == digest
     )
-    path = next(paths, b"")
-    return SourceChanged(f"{shown(path)} changed while it was copied; run again", path)
+    return changed(next(paths, b""))

@@ -1,7 +1,7 @@
 """Contents that come from elsewhere: asked for one by one, verified, written where they belong."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -182,6 +182,46 @@ class Incoming:
                 self._maker.discard(new, keep=keep)
 
         return LargeFile(new, bases, place=put_in_place, discard=discard)
+
+    def copy(
+        self, wanted: WantedFile, source: int, on_copied: Callable[[int], None] | None
+    ) -> bool:
+        """Make a file of what an open one of this machine has."""
+        place, entry, replaces, _ = self._find_pending(wanted)
+        with self._root.held(place.path) as dirfd, storing(place.path, entry.name):
+            state = self.copy_to(
+                place, dirfd, entry, source, replaces=replaces, on_copied=on_copied
+            )
+        if state is not None:
+            self._settled(wanted, state)
+        return state is not None
+
+    def copy_to(
+        self,
+        place: Place,
+        dirfd: int,
+        entry: File,
+        source: int,
+        *,
+        replaces: bool,
+        on_copied: Callable[[int], None] | None,
+    ) -> State | None:
+        """Make ``entry`` of an open file; return its state then, or None if that has other content."""
+        try:
+            if not self._maker.copy(
+                place, dirfd, entry, source, replaces=replaces, on_copied=on_copied
+            ):
+                return None
+        except OSError as exc:
+            self._repeated.refuse(place, entry, exc, replaces=replaces)
+            is_made = self._repeated.stand_in(
+                place,
+                entry,
+                lambda to, fd, one: self._maker.copy(to, fd, one, source, replaces=False),
+            )
+            return SETTLED if is_made else None
+        self._tally.add(files_copied=1, bytes_copied=entry.size)
+        return PROVED
 
     def _settled(self, wanted: WantedFile, state: State = SETTLED) -> None:
         self._files.states[wanted.ticket] = state

@@ -46,8 +46,8 @@ Copy = Callable[[Missing, int, int], bool]
 
 def copy_contents(
     trees: Sequence[LocalTree], missing: Iterator[Missing], *, root: Directories, copy: Copy
-) -> Iterator[int]:
-    """Copy what the trees have of what is missing; yield the ticket of each file, once done.
+) -> None:
+    """Copy what the trees have of what is missing.
 
     A tree that is not there any more is passed over.
 
@@ -65,7 +65,7 @@ def copy_contents(
             except StoreError:
                 continue
             try:
-                yield from _copy_from(manifest, directories, wanted, seen, root=root, copy=copy)
+                _copy_from(manifest, directories, wanted, seen, root=root, copy=copy)
             finally:
                 directories.close()
 
@@ -78,7 +78,7 @@ def _copy_from(
     *,
     root: Directories,
     copy: Copy,
-) -> Iterator[int]:
+) -> None:
     source, target = CurrentDirectory(directories), CurrentDirectory(root)
     try:
         for path, file in _files_below(manifest, seen):
@@ -90,9 +90,7 @@ def _copy_from(
                     # Entered for each file, so that an error names the right directory.
                     with storing(one.place.path, one.entry.name):
                         is_copied = copy(one, fd, target.open(one.place.path))
-                    if is_copied:
-                        yield one.ticket
-                    else:
+                    if not is_copied:
                         left.append(one)
             finally:
                 os.close(fd)

@@ -207,6 +207,25 @@ class TreeUpdate:
         """
         return self._files_to_come.read_basis(wanted, limit)
 
+    def copy(
+        self,
+        wanted: WantedFile,
+        source: int,
+        *,
+        on_copied: Callable[[int], None] | None = None,
+    ) -> bool:
+        """Make a file of what the open file ``source`` of this machine has. Blocks.
+
+        ``on_copied`` is told the bytes of each piece that is written; it may wait.
+
+        Returns:
+            False, with nothing made, when it has not that content.
+
+        Raises:
+            StoreError: this disk.
+        """
+        return self._files_to_come.copy(wanted, source, on_copied)
+
     def open_large(self, wanted: WantedFile) -> LargeFile:
         """Return a file to be written in pieces, by one thread at a time.
 
@@ -399,37 +418,29 @@ class TreeUpdate:
         )
 
     def _copy_local(self) -> None:
-        files = total = 0
+        incoming, states = self._files_to_come, self._files.states
 
         def copy(missing: Missing, source: int, dirfd: int) -> bool:
-            place, _, old, entry = missing
-            replaces = old is not None
-            try:
-                if not self._maker.copy(
-                    place, dirfd, entry, source, replaces=replaces, on_copied=self._on_copied
-                ):
-                    return False
-            except OSError as exc:
-                self._repeated.refuse(place, entry, exc, replaces=replaces)
-                return self._repeated.stand_in(
-                    place,
-                    entry,
-                    lambda to, fd, one: self._maker.copy(to, fd, one, source, replaces=False),
-                )
-            nonlocal files, total
-            files += 1
-            total += entry.size
-            if self._on_copied is not None:
+            place, ticket, old, entry = missing
+            state = incoming.copy_to(
+                place,
+                dirfd,
+                entry,
+                source,
+                replaces=old is not None,
+                on_copied=self._on_copied,
+            )
+            if state is None:
+                return False
+            states[ticket] = state
+            if self._on_copied is not None and state == PROVED:
                 self._on_copied(0)
             return True
 
-        if not self._local:
-            return
-        self._files.adopt()
-        missing = self._files.find(WANTED)
-        for ticket in copy_contents(self._local, missing, root=self._directories, copy=copy):
-            self._files.states[ticket] = PROVED
-        self._tally.add(files_copied=files, bytes_copied=total)
+        if self._local:
+            self._files.adopt()
+            missing = self._files.find(WANTED)
+            copy_contents(self._local, missing, root=self._directories, copy=copy)
 
 
 def _prepared(part: _Part | None) -> _Part:

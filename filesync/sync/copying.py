@@ -1,0 +1,140 @@
+"""A tree that is copied to an empty directory of this machine while it is scanned.
+
+Who scans first and copies then reads everything twice: where the tree is larger than the memory,
+twice from the disk.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from filesync.digest import Digest
+from filesync.disk.handles import DirectoryHandles
+from filesync.disk.updating.incoming import WantedFile
+from filesync.disk.updating.visits import below
+from filesync.errors import LocalError, StoreError
+from filesync.manifest import Manifest, Nodes, canonical_links
+from filesync.sync.applying import Arrival
+from filesync.sync.changing import changed
+from filesync.transfer.send.contents import GrowingContents, Listed
+from filesync.transfer.send.growing import HANDED_BYTES, Recent
+
+if TYPE_CHECKING:
+    from filesync.disk.scanning.readfile import Beside
+
+_BATCH_BYTES: Final = 4 << 20
+_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Copying:
+    """Watches the scan of a tree, and has an update make what was done of it.
+
+    Small contents are written as they were read; others are copied when their directory is done.
+
+    Args:
+        root: where the tree is.
+        nodes: gets the tree's nodes by the scan; the update's own.
+        update: prepared, of an empty directory; finish it, or abort it.
+        on_copied: told now and then how many files more are there, and how many bytes; may wait.
+
+    Attributes:
+        files: how many were made.
+        content_bytes: how much they hold.
+    """
+
+    def __init__(
+        self, root: Path, nodes: Nodes, update: Arrival, on_copied: Callable[[int, int], None]
+    ) -> None:
+        self.files = 0
+        self.content_bytes = 0
+        self._source = DirectoryHandles(root)
+        self._nodes = nodes
+        self._update = update
+        self._on_copied = on_copied
+        self._recent = Recent()
+        self._contents = GrowingContents(nodes)
+        self._done: list[tuple[bytes, Digest]] = []
+        self._done_bytes = 0
+
+    def close(self) -> None:
+        """Let go of the source. Idempotent."""
+        self._source.close()
+        self._recent.close()
+
+    # --- what a scan tells --------------------------------------------------------------------
+
+    def directory_done(self, path: bytes, tree: Digest) -> None:
+        """Take note of a directory; now and then, copy what has come together."""
+        self._done.append((path, tree))
+        self._done_bytes += len(self._nodes.read(tree))
+        if self._done_bytes >= HANDED_BYTES:
+            self._copy()
+
+    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
+        """Nobody has the directory as it was."""
+
+    def content_read(self, digest: Digest, content: bytes) -> None:
+        """Keep a small content until its directory is done."""
+        self._recent.keep(digest, content)
+
+    def beside(self, old: Digest, size: int) -> "Beside | None":
+        """Nobody has the file as it was."""
+
+    def end(self, tree: Digest) -> None:
+        """Copy what is left of the tree, whose scan has ended.
+
+        Raises:
+            LocalError: it is not what was copied.
+            SourceChanged, StoreError: as by what the scan tells.
+        """
+        self._copy()
+        if canonical_links(self._nodes, self._update.made.tree) != tree:
+            raise LocalError("what was copied is not the tree that was scanned")
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _copy(self) -> None:
+        done, self._done, self._done_bytes = self._done, [], 0
+        self._contents.add(
+            Listed(path, tree, Manifest(tree, self._nodes).root.entries) for path, tree in done
+        )
+        batch: list[tuple[WantedFile, bytes]] = []
+        batch_bytes = 0
+        for wanted in self._update.add(done):
+            content = self._recent.take(wanted.digest, 0, wanted.size)
+            if content is None:
+                self._copy_one(wanted)
+                continue
+            batch.append((wanted, content))
+            batch_bytes += wanted.size
+            if batch_bytes >= _BATCH_BYTES:
+                self._write(batch)
+                batch, batch_bytes = [], 0
+        if batch:
+            self._write(batch)
+
+    def _write(self, batch: list[tuple[WantedFile, bytes]]) -> None:
+        self._update.write_small(batch)
+        self._note(len(batch), sum(len(content) for _, content in batch))
+
+    def _copy_one(self, wanted: WantedFile) -> None:
+        found = self._contents.find(wanted.digest)
+        if found is None:
+            raise LocalError("a file is wanted that no directory has")
+        path = below(found.directory, found.file.name)
+        try:
+            fd = os.open(found.file.name, _OPEN, dir_fd=self._source.open(found.directory))
+        except (OSError, StoreError) as exc:
+            raise changed(path) from exc
+        try:
+            if not self._update.copy(wanted, fd, on_copied=lambda size: self._note(0, size)):
+                raise changed(path)
+        finally:
+            os.close(fd)
+        self._note(1, 0)
+
+    def _note(self, files: int, size: int) -> None:
+        self.files += files
+        self.content_bytes += size
+        self._on_copied(files, size)
