@@ -1,8 +1,9 @@
 """The stat cache: what earlier scans saw of directories and files that have not changed since.
 
 One SQLite file, one row a directory (``Seen``), so that a scan holds one directory's entries at
-a time. A directory that was renamed is found again by its inode. It is only ever a saving: damaged, or of another version, it is started anew; locked by
-another process or without space it is not used.
+a time. A directory that was renamed is found again by its inode. It is only ever a saving:
+damaged, or of another version, it is started anew; locked by another process or without space
+it is not used.
 
 A file that was changed as late as the scan that read it is not noted: it could change again
 within the same tick of the clock, and nothing would show it ("racy git").
@@ -14,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
@@ -172,12 +172,7 @@ class StatCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def begin(self) -> None:
