@@ -22,6 +22,7 @@ class Row:
         is_cold: each round starts with an empty destination and no stat cache.
         bytes_limit: of the ratio of bytes on the wire to rsync's; time_limit: of the time. None
             where nothing is to be reached.
+        is_second: of two runs of such a round the second one is measured.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Row:
     is_cold: bool
     bytes_limit: float | None
     time_limit: float | None
+    is_second: bool = False
 
 
 def unchanged(root: Path, number: int) -> None:
@@ -158,6 +160,9 @@ def rows(*, is_quick: bool) -> dict[str, Row]:
         # What no other row can be faster than: two programs start, and agree that all is done.
         "nothing": Row("an empty tree", nothing, unchanged, False, None, None),
         "small-cold": Row("40,000 small files, cold", small_files, unchanged, True, 0.4, 0.7),
+        "small-second": Row(
+            "the same, the run after", small_files, unchanged, True, None, None, is_second=True
+        ),
         "small-same": Row("the same, unchanged", small_files, unchanged, False, 0.02, 1.0),
         # What is done all day.
         "small-few": Row("the same, 3 files edited", small_files, edit(3), False, None, None),
