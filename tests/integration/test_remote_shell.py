@@ -214,6 +214,7 @@ def test_a_server_that_dies_ends_the_sync_and_the_next_one_goes_on(
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
     assert "the connection to host is lost: sh ended with -9" in err
+    assert machines.is_left_clean()
     machines.sync("--delete", f"{src}/", "host:trees")
     assert same(src, machines.home / "trees")
 
@@ -226,6 +227,27 @@ def test_who_interrupts_a_login_does_not_wait_for_it(machines: Machines, src: Pa
     process.send_signal(signal.SIGINT)
     assert process.wait(TIMEOUT_S) == 130
     assert time.monotonic() - began < 20
+
+
+def test_who_is_killed_leaves_nothing_and_the_next_sync_goes_on(
+    machines: Machines, src: Path
+) -> None:
+    slow = machines.words("--bwlimit", "1M", f"{src}/", "host:trees")
+    process = subprocess.Popen(slow, env=machines.env, cwd=machines.root)
+    wait_for(lambda: list(machines.home.glob("trees/.filesync*")))
+    process.kill()
+    process.wait(TIMEOUT_S)
+    wait_for(machines.is_left_clean)
+    machines.sync("--delete", f"{src}/", "host:trees")
+    assert same(src, machines.home / "trees")
+
+
+def test_an_interrupt_that_ends_the_remote_shell_first_is_an_interrupt(
+    machines: Machines,
+) -> None:
+    ends = "exec >&-; kill -INT $PPID; exit 255;"
+    done = machines.run(machines.words("host:x", "back", login=ends))
+    assert (done.returncode, done.stderr.strip()) == (130, "")
 
 
 def wait_for(is_so: Callable[[], object]) -> None:

@@ -8,19 +8,22 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from threading import Thread
 from typing import Final
 
 from filesync.disk.handles import shown
 from filesync.errors import Unavailable, UsageError
 from filesync.sync.options import Shell
-from filesync.sync.shell.relay import Relay, private_socket
+from filesync.sync.shell.relay import Relay, private_socket, remove_socket
 from filesync.transfer.connection.zmtp import SIGNATURE_BYTES, is_signature
 
 _END_S: Final = 5.0
 _NOT_FOUND: Final = 127
 _SHOWN_BYTES: Final = 200
 _SAYS_S: Final = 0.2
+_HEARD_S: Final = 0.05
+"""Within which a signal is heard that others had at the same time."""
 
 
 @asynccontextmanager
@@ -35,15 +38,27 @@ async def reached(host: str, shell: Shell) -> AsyncIterator[str]:
     """
     remote = _Remote(host, shell)
     try:
-        address = await remote.dialable()
-        try:
-            yield address
-        except Unavailable as exc:
-            if type(exc) is not Unavailable:
-                raise
-            raise remote.lost() from exc
+        async with _interrupts_first():
+            address = await remote.dialable()
+        async with _interrupts_first():
+            try:
+                yield address
+            except Unavailable as exc:
+                if type(exc) is not Unavailable:
+                    raise
+                raise remote.lost() from exc
     finally:
         remote.close()
+
+
+@asynccontextmanager
+async def _interrupts_first() -> AsyncIterator[None]:
+    """Let a Ctrl-C be an interrupt, and no failure: at a terminal it ends the remote shell, too."""
+    try:
+        yield
+    except Unavailable:
+        await asyncio.sleep(_HEARD_S)
+        raise
 
 
 class _Remote:
@@ -75,7 +90,9 @@ class _Remote:
         listener = self._stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(os.fsencode(path))
         listener.listen(1)
-        carrying = Thread(target=self._carry, args=(listener, begun), name="filesync-shell")
+        carrying = Thread(
+            target=self._carry, args=(listener, path, begun), name="filesync-shell"
+        )
         carrying.start()
         self._stack.callback(carrying.join)
         self._stack.callback(listener.shutdown, socket.SHUT_RDWR)
@@ -144,11 +161,12 @@ class _Remote:
             )
         return Unavailable(f"`{shlex.join(self._words)}` ended with {code} and said nothing")
 
-    def _carry(self, listener: socket.socket, begun: bytes) -> None:
+    def _carry(self, listener: socket.socket, path: Path, begun: bytes) -> None:
         """Take the one connection that is dialled, and carry it."""
         assert self._process.stdin is not None
         with suppress(OSError):
             own, _ = listener.accept()
+            remove_socket(path)
             sink = os.dup(self._process.stdin.fileno())
             self._process.stdin.close()
             relay = Relay(own, self._source, sink, before=begun)

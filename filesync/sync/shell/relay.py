@@ -30,10 +30,19 @@ def private_socket() -> Iterator[Path]:
     if len(os.fsencode(directory)) > _MAX_PATH_BYTES - len("/socket"):
         os.rmdir(directory)
         directory = tempfile.mkdtemp(prefix="filesync-", dir="/tmp")
+    path = Path(directory, "socket")
     try:
-        yield Path(directory, "socket")
+        yield path
     finally:
-        rmtree(directory, ignore_errors=True)
+        remove_socket(path)
+
+
+def remove_socket(path: Path) -> None:
+    """Remove what ``private_socket`` gave, as soon as who needs it is connected. Idempotent.
+
+    Who is killed from then on leaves nothing.
+    """
+    rmtree(path.parent, ignore_errors=True)
 
 
 class Relay:

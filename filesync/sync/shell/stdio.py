@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from filesync.lifetime import wait_for_end
-from filesync.sync.shell.relay import Relay, private_socket
+from filesync.sync.shell.relay import Relay, private_socket, remove_socket
 from filesync.transfer.connection.calls_zmq import Answer
 from filesync.transfer.plane_zmq import DataPlane
 
@@ -33,6 +33,7 @@ async def serve_stdio(answer: Answer, use: Callable[[DataPlane], object]) -> Non
             use(plane)
             own = socket.socket(socket.AF_UNIX)
             own.connect(os.fsencode(path))
+            remove_socket(path)
             relay = Relay(own, source, sink, on_end=end)
             relay.start()
             endings = [asyncio.create_task(one) for one in (is_over.wait(), wait_for_end())]
