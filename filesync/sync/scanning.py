@@ -132,15 +132,20 @@ def note_proved(
                     return
                 stack.enter_context(cache)
             if inode := _inode(place, path):
-                seen = written(cache.load(path), directory, files, between_ns)
+                old = cache.load(path)
+                seen = written(old, directory, files, inode=inode, between_ns=between_ns)
                 cache.keep(path, seen, inode)
         if cache is not None:
             cache.end(complete=False)
 
 
 def _inode(place: Place, path: bytes) -> int:
+    """Return the number of a directory of ``place``; 0 if it is on another file system, or gone."""
+    root = os.path.join(os.fsencode(place.root), b"")
     try:
-        return os.lstat(os.path.join(os.fsencode(place.root), path, b".")).st_ino
+        status = os.lstat(os.path.join(root, path, b"."))
+        # Another one's ctimes may be of another clock.
+        return status.st_ino if status.st_dev == os.lstat(root).st_dev else 0
     except OSError:
         return 0
 

@@ -40,7 +40,7 @@ from filesync.disk.scanning.readfile import (
     read_xattrs,
 )
 from filesync.disk.scanning.statcache import Noted, SeenFile, noted
-from filesync.disk.scanning.written import is_as_written
+from filesync.disk.scanning.written import has_holes, is_as_written
 from filesync.errors import Unreadable
 from filesync.manifest import Entry, File, Special, Symlink, Xattrs, group_name
 
@@ -219,7 +219,7 @@ class Reader:
             first = self._linked.get(_inode(stamp))
             old = first.noted if first is not None else None
         if old is None or old[:5] != stamp[:5]:
-            told = self._told(path, seen, stamp)
+            told = self._told(listing, name, stamp)
             if told is None:
                 beside = None
                 if self._beside is not None:
@@ -234,11 +234,16 @@ class Reader:
             old = Noted(*stamp[:5], told, xattrs)
         self._add(listing, name, stamp, old)
 
-    def _told(self, path: bytes, seen: SeenFile | None, stamp: Stamp) -> Digest | None:
+    def _told(self, listing: Listing, name: bytes, stamp: Stamp) -> Digest | None:
         """Return what content a file has by the word of who wrote it, if that can be believed."""
-        if seen is not None and is_as_written(seen, stamp):
+        seen = listing.seen.get(name)
+        if (
+            seen is not None
+            and is_as_written(seen, stamp, inode=listing.inode)
+            and not has_holes(listing.fd, name)
+        ):
             return seen[0].digest
-        size, digest = self._hints.get(path, (-1, None))
+        size, digest = self._hints.get(listing.prefix + name, (-1, None))
         return digest if size == stamp[SIZE] else None
 
     def _read_other(self, listing: Listing, name: bytes, stamp: Stamp) -> None:

@@ -2,19 +2,27 @@
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
+
+from xxhash import xxh3_64_intdigest
 
 from filesync.disk.scanning.listing import CTIME, MODE, MTIME, NLINK, SIZE, UID, Stamp
 from filesync.disk.scanning.statcache import Seen, SeenFile, is_racy, pack_stamps
+from filesync.disk.statedir import boot_id
 from filesync.manifest import Directory, File, encode, with_entries
 
-_WRITTEN: Final = -1
-"""Stands for a device; none has this number."""
 _BY_OTHERS: Final = 0o022
+_BLOCK_BYTES: Final = 512
 
 
 def written(
-    seen: Seen | None, directory: Directory, files: Sequence[File], between_ns: tuple[int, int]
+    seen: Seen | None,
+    directory: Directory,
+    files: Sequence[File],
+    *,
+    inode: int,
+    between_ns: tuple[int, int],
 ) -> Seen:
     """Return what is noted of a directory when ``files`` have been written in it.
 
@@ -22,29 +30,57 @@ def written(
         seen: what was noted of it before.
         directory: what it is like.
         files: of one name each, ascending by name.
-        between_ns: the ctimes between which they were written.
+        inode: the directory's.
+        between_ns: the ctimes between which they were written. What is done later has none before
+            the second.
     """
     since_ns, until_ns = between_ns
+    place = _place(inode)
     if seen is not None:
-        return seen.with_files((file, until_ns, since_ns, _WRITTEN) for file in files)
-    stamps = (until_ns, since_ns, _WRITTEN) * len(files)
+        return seen.with_files((file, until_ns, since_ns, place) for file in files)
+    stamps = (until_ns, since_ns, place) * len(files)
     return Seen(encode(with_entries(directory, files)), pack_stamps(stamps))
 
 
-def is_as_written(seen: SeenFile, stamp: Stamp) -> bool:
+def is_as_written(seen: SeenFile, stamp: Stamp, *, inode: int) -> bool:
     """Say whether ``seen`` was noted as written, and what has the stamp now is still that.
 
     It has the time of its content, so that writing to it shows, unless that time is of the very
     tick of the clock in which it was written. Its owner could set the time back while the update
-    went on, after which the ctime tells: who is not this user is not believed.
+    went on, after which the ctime tells: who is not this user is not believed. What was renamed
+    has another ctime, but not what is in a directory that was: ``inode`` is that of the directory.
     """
-    file, until_ns, since_ns, device = seen
+    file, until_ns, since_ns, place = seen
     return (
-        device == _WRITTEN
-        and since_ns <= stamp[CTIME] <= until_ns
+        place < 0
+        and place == _place(inode)
+        and since_ns <= stamp[CTIME] < until_ns
         and (stamp[SIZE], stamp[MTIME]) == (file.size, file.mtime_ns)
         and not is_racy(file.mtime_ns, file.mtime_ns, started_ns=stamp[CTIME])
         and stamp[UID] == os.geteuid()
         and not stamp[MODE] & _BY_OTHERS
         and stamp[NLINK] == 1
     )
+
+
+def has_holes(dirfd: int, name: bytes) -> bool:
+    """Say whether a file has fewer blocks than its size takes, as if what was in them never came.
+
+    So it is when its disk was pulled out before its content was there, and was put in again.
+    """
+    status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    return status.st_blocks * _BLOCK_BYTES < status.st_size
+
+
+def _place(inode: int) -> int:
+    """Return what stands for the device of files that were written in a directory; none is negative.
+
+    It is another one after each boot: of what was just written a power cut leaves sizes and times,
+    but not the contents, and what was noted by then is on the disk sooner than they.
+    """
+    return ~(xxh3_64_intdigest(b"%d %s" % (inode, _boot())) >> 1)
+
+
+@cache
+def _boot() -> bytes:
+    return boot_id().encode()

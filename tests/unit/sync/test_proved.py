@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import digest_of
-from filesync.disk.scanning import reading
+from filesync.disk.scanning import reading, written
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning.readfile import Content, read_file
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
@@ -154,13 +154,77 @@ def test_what_takes_its_place_afterwards_is_read_even_if_size_and_time_are_the_s
     assert read == [b"large"]
 
 
-def note(place: Place, caches: Path, target: Manifest, between_ns: tuple[int, int]) -> None:
-    """Note all files in d as if they had been written then."""
-    found = target.find(b"d")
+def test_what_takes_its_place_within_the_tick_in_which_the_update_ended_is_read(
+    place: Place, tmp_path: Path, read: list[bytes]
+) -> None:
+    target = update(place, tmp_path, noted=False)
+    ended_ns = os.stat(tmp_path / "dest/d/large").st_ctime_ns
+    note(place, tmp_path / "caches", target, (1, ended_ns))
+    read.clear()
+    scanned(place, tmp_path)
+    assert b"large" in read
+
+
+def test_directories_that_change_places_afterwards_are_read(
+    place: Place, tmp_path: Path, read: list[bytes]
+) -> None:
+    # Their files are as they were, ctimes and all; and so are sizes and mtimes of a/x and b/x.
+    update(place, tmp_path)
+    for name in (b"a", b"b"):
+        (tmp_path / "dest" / os.fsdecode(name)).mkdir()
+        path = tmp_path / "dest" / os.fsdecode(name) / "x"
+        path.write_bytes(name * 100_000)
+        os.utime(path, (1, 1))
+    target = scan_place(place, MemoryNodes(), caches=None).manifest
+    for name in (b"a", b"b"):
+        note(place, tmp_path / "caches", target, (1, END_NS), name)
+    (tmp_path / "dest/a").rename(tmp_path / "dest/t")
+    (tmp_path / "dest/b").rename(tmp_path / "dest/a")
+    (tmp_path / "dest/t").rename(tmp_path / "dest/b")
+    assert (
+        scanned(place, tmp_path).tree
+        == scan_place(place, MemoryNodes(), caches=None).manifest.tree
+    )
+
+
+def test_after_a_boot_what_was_written_before_is_read(
+    place: Place, tmp_path: Path, read: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A power cut leaves the size and the times of what was just written, and zeros in it.
+    target = update(place, tmp_path)
+    monkeypatch.setattr(written, "_boot", lambda: b"another")
+    read.clear()
+    assert scanned(place, tmp_path).tree == target.tree
+    assert read == [b"large"]
+
+
+def test_what_has_holes_is_read(place: Place, tmp_path: Path, read: list[bytes]) -> None:
+    # As it has when its disk was pulled out before what was in them was written there.
+    target = update(place, tmp_path, noted=False)
+    large = tmp_path / "dest/d/large"
+    status = large.stat()
+    os.truncate(large, 0)
+    os.truncate(large, len(NEW))
+    os.utime(large, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    note(place, tmp_path / "caches", target, (1, END_NS))
+    read.clear()
+    assert scanned(place, tmp_path).tree != target.tree
+    assert b"large" in read
+
+
+def note(
+    place: Place,
+    caches: Path,
+    target: Manifest,
+    between_ns: tuple[int, int],
+    path: bytes = b"d",
+) -> None:
+    """Note all files in ``path`` as if they had been written then."""
+    found = target.find(path)
     assert isinstance(found, Subdirectory)
     directory = target.directory(found.tree)
     files = [entry for entry in directory.entries if isinstance(entry, File)]
-    note_proved(place, caches, [Proved(b"d", directory, files)], between_ns)
+    note_proved(place, caches, [Proved(path, directory, files)], between_ns)
 
 
 def test_what_was_there_before_the_update_is_read_even_if_size_and_time_are_the_same(
