@@ -1,4 +1,4 @@
-"""Standard output, whose errors name it, and which is always there."""
+"""Standard output, whose errors name it; it is always there, and so is standard error."""
 
 import errno
 import io
@@ -28,9 +28,12 @@ class _Output(io.FileIO):
 def open_output() -> None:
     """Have ``sys.stdout`` raise errors with the file name NAME.
 
-    Where a process was started without one, what it says goes nowhere; else the next file that it
-    opens would be taken for it.
+    Where a process was started without one, or without standard error, what it says there goes
+    nowhere; else the next file that it opens would be taken for it.
     """
+    if sys.stderr is None:
+        _point_nowhere(2)
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "wb", closefd=False), write_through=True)
     old = sys.stdout
     if old is None:
         _point_nowhere(1)

@@ -1041,3 +1041,15 @@ def test_a_link_to_a_directory_is_a_link_unless_a_slash_follows(bench: Bench) ->
         (bench.root / "out/to-d").unlink()
     bench.sync(f"{bench.served}/to-d/", "inside")
     assert (bench.root / "inside/file").read_text() == "text"
+
+
+@pytest.mark.parametrize("descriptor", [0, 1, 2])
+def test_who_is_started_without_a_standard_descriptor_syncs_all_the_same(
+    bench: Bench, descriptor: int
+) -> None:
+    fill(bench.root / "src")
+    script = f'exec "$@" {descriptor}>&-'
+    words = ["sh", "-c", script, "sh", *COMMAND, "sync", "src/", "to"]
+    done = subprocess.run(words, cwd=bench.root, env=bench.env, check=False)
+    assert done.returncode == 0
+    assert sorted(os.listdir(bench.root / "to")) == sorted(os.listdir(bench.root / "src"))
