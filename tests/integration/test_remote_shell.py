@@ -188,6 +188,17 @@ def test_where_no_server_comes_to_speak_it_is_said_why(
     assert machines.is_left_clean()
 
 
+@pytest.mark.parametrize("then", ["", "0" * 200])
+def test_what_only_begins_as_a_server_does_is_a_connection_that_is_lost(
+    machines: Machines, src: Path, then: str
+) -> None:
+    signature = r"\377" + r"\000" * 8 + r"\177\003\000"
+    says = machines.fails(f"{src}/", "host:x", login=f"printf '{signature}{then}'; exit 3;")
+    assert "the connection to host is lost: sh ended with 3" in says
+    assert "key" not in says
+    assert machines.is_left_clean()
+
+
 def test_what_is_no_remote_shell_or_no_host_is_wrong_usage(
     machines: Machines, src: Path
 ) -> None:

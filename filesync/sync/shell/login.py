@@ -17,6 +17,7 @@ from filesync.errors import Unavailable, UsageError
 from filesync.sync.options import Shell
 from filesync.sync.shell.relay import Relay, private_socket, remove_socket
 from filesync.transfer.connection.zmtp import SIGNATURE_BYTES, is_signature
+from filesync.transfer.errors import GreetingBroken, NotLetIn
 
 _END_S: Final = 5.0
 _NOT_FOUND: Final = 127
@@ -44,7 +45,8 @@ async def reached(host: str, shell: Shell) -> AsyncIterator[str]:
             try:
                 yield address
             except Unavailable as exc:
-                if type(exc) is not Unavailable:
+                # Nobody asks for keys here: what was no greeting is no server.
+                if type(exc) not in (Unavailable, GreetingBroken, NotLetIn):
                     raise
                 raise remote.lost() from exc
     finally:
