@@ -945,6 +945,31 @@ def test_an_interrupted_file_is_made_of_what_came_and_of_the_old_one(
     asyncio.run(main())
 
 
+def test_deltas_that_tell_nothing_of_the_old_file_do_not_count_for_more_than_they_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a slow link: each delta is all of the new bytes, and says so in a few bytes more.
+    monkeypatch.setattr("filesync.transfer.receive.fetch.delta_pays", lambda *_: True)
+    rng = random.Random(1)
+    new = {"big": rng.randbytes(1 << 20), "small": rng.randbytes(1000)}
+    (tmp_path / "source").mkdir()
+    source = make_tree(tmp_path / "source", new)
+    dest = tmp_path / "dest"
+    dest.mkdir()
+    for name, content in new.items():
+        (dest / name).write_bytes(rng.randbytes(len(content)))
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source")
+            stats = await pull(receiver, dest, source, Replica(sender.address, offer.token))
+            assert tree_of(dest) == source.tree
+            size = sum(len(content) for content in new.values())
+            assert (stats.content_bytes, stats.copied_bytes) == (size, 0)
+
+    asyncio.run(main())
+
+
 def test_a_host_of_an_unknown_name_is_said_to_be_unknown(tmp_path: Path) -> None:
     command = ["filesync", "sync", "tcp://no-such-host.invalid:7701/x", str(tmp_path / "x")]
     said = subprocess.run(

@@ -257,9 +257,11 @@ class Effects:
             wrong = await self._in_thread(self._landing.rebuild, effect.gaps, data)
         except PeerError as exc:
             return partial(self._refute_gaps, effect, exc)
-        self._stats.content_bytes += effect.data.raw_bytes
         size = sum(gap.size for gap in effect.gaps)
-        self._stats.copied_bytes += max(size - effect.data.raw_bytes, 0)
+        # Deltas that found nothing to copy say so in some bytes more than they make.
+        told = min(effect.data.raw_bytes, size)
+        self._stats.content_bytes += told
+        self._stats.copied_bytes += size - told
 
         def rebuilt() -> None:
             self._fetch.rebuilt(effect.gaps, wrong)
