@@ -10,7 +10,12 @@ from filesync.errors import PathMissing, StoreError, UsageError
 from filesync.manifest.node import is_name
 from filesync.sync.filter import Filter
 
+_ABOVE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+Identity = tuple[int, int]
+"""A directory's device and inode."""
 
 
 class Claimed(StoreError):
@@ -53,6 +58,29 @@ class Place:
     def is_writable(self) -> bool:
         """This user can write in the directory, as it is or (see ``open_up``) as its owner."""
         return why_no_root(self._fd) == 0
+
+    @property
+    def identity(self) -> Identity:
+        """The directory's."""
+        status = os.fstat(self._fd)
+        return status.st_dev, status.st_ino
+
+    def is_in(self, directory: Identity) -> bool:
+        """Say whether it is below ``directory``, or is that; not where it cannot be told."""
+        fd, here = os.dup(self._fd), self.identity
+        try:
+            while here != directory:
+                below, fd = fd, os.open("..", _ABOVE, dir_fd=fd)
+                os.close(below)
+                status = os.fstat(fd)
+                below_it, here = here, (status.st_dev, status.st_ino)
+                if here == below_it:  # the root
+                    return False
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return True
 
     def is_bare(self, filter: Filter) -> bool:
         """Say whether it is all of a directory, with nothing in it that ``filter`` lets through."""

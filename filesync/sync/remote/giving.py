@@ -162,6 +162,7 @@ class Giving:
             delete=options.delete,
             scan=True,
             goes_on=True,
+            given=None if part.names else self._sources[at].place.identity,
         )
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
         if prepared.refused is not None:

@@ -139,7 +139,12 @@ class TreeServer:
         )
         is_new = target is None or target.is_new
         is_empty = (
-            held.is_claimed and place is not None and place.is_writable and place.is_empty
+            held.is_claimed
+            and place is not None
+            and place.is_writable
+            and place.is_empty
+            # One that is scanned while it fills would grow for as long as it is.
+            and not (request.given is not None and place.is_in(request.given))
         )
         (token,) = self._holders.hold(channel, held)
         scanned: wire.Scanned | None = None

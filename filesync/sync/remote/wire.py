@@ -64,6 +64,8 @@ Errno = Annotated[int, msgspec.Meta(ge=1, le=4095)]
 Reasons = Annotated[dict[Path, Errno], msgspec.Meta(max_length=MAX_NAMED)]
 Id = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 Owner = tuple[Id, Id]
+Inode = Annotated[int, msgspec.Meta(ge=0)]
+Identity = tuple[Inode, Inode]
 Kinds = Annotated[dict[Kind, Count], msgspec.Meta(max_length=MAX_KINDS)]
 
 
@@ -129,6 +131,8 @@ class Prepare(_Message, frozen=True, tag="prepare"):
         scan: scan it at once, unless it ``is_empty``.
         goes_on: where it is refused for a reason that others need not have, say so in Prepared;
             else that is an error.
+        given: the directory that is given, by device and inode, where it is all of one. A place in it
+            is not empty, whatever is there: what comes to it would be given in its turn.
     """
 
     path: Path
@@ -142,13 +146,14 @@ class Prepare(_Message, frozen=True, tag="prepare"):
     delete: bool = False
     scan: bool = False
     goes_on: bool = False
+    given: Identity | None = None
 
 
 class Prepared(_Message, frozen=True, tag="prepared"):
     """It is there, or was or would be made (``is_new``); it may be still to be scanned.
 
     Attributes:
-        is_empty: it is a directory with nothing in it, and may be given to as it is.
+        is_empty: it is a directory with nothing in it, and may be given to while it is scanned.
         owner: the user and group that all will belong to, where it is not kept.
         scanned: what is there, if that was asked for and it is not empty.
         refused: why it cannot be made; then nothing is prepared. Only to who goes on.

@@ -2,13 +2,14 @@
 
 import errno
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from filesync.errors import StoreError, UsageError
 from filesync.sync.part import Part
-from filesync.sync.places import LocalPlaces, Places, ServedPlaces
+from filesync.sync.places import LocalPlaces, Place, Places, ServedPlaces
 from filesync.sync.target import NotMade, find_target
 
 LONG = b"x" * 256
@@ -41,6 +42,26 @@ def test_a_place_whose_name_the_file_system_does_not_take_need_not_keep_others_f
     with pytest.raises(NotMade, match="d:' cannot be made") as caught:
         find_target(places[0], places[1], part=Part(b"d:"), is_directory=True, dry_run=False)
     assert caught.value.errno == errno.ENOENT
+
+
+def test_a_place_is_in_itself_and_in_all_that_is_above_it(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "c").mkdir()
+    served = ServedPlaces(tmp_path / "a")
+
+    def place(path: bytes) -> Place:
+        return Place(served.open(path), None, names=None, label=path)
+
+    def identity(path: Path) -> tuple[int, int]:
+        return path.stat().st_dev, path.stat().st_ino
+
+    with closing(place(b"b")) as below:
+        assert below.identity == identity(tmp_path / "a/b")
+        for above in ("a/b", "a", "."):
+            assert below.is_in(identity(tmp_path / above))
+        assert not below.is_in(identity(tmp_path / "c"))
+        (tmp_path / "a/b").rmdir()
+        assert not below.is_in(identity(tmp_path / "c"))
 
 
 @pytest.mark.parametrize("dry_run", [False, True])

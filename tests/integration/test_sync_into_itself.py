@@ -1,0 +1,80 @@
+"""A source that contains its destination is given once, through a server as on one machine."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from filesync.digest import Digest
+from filesync.sync.options import Options
+from filesync.sync.places import ServedPlaces
+from filesync.sync.remote.client import Remote, sync_to
+from filesync.sync.remote.server import TreeServer
+from filesync.sync.saying.stats import SyncStats
+from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.send import growing
+from tests.integration.test_sync_plane import LOOPBACK
+
+SCAN_S = 0.2
+
+
+@pytest.fixture(autouse=True)
+def slow_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each directory is handed on at once, and has come before the next one is scanned."""
+    real: Callable[[growing.GrowingTree, bytes, Digest], None]
+    real = growing.GrowingTree.directory_done
+
+    def slowly(tree: growing.GrowingTree, path: bytes, digest: Digest) -> None:
+        real(tree, path, digest)
+        time.sleep(SCAN_S)
+
+    monkeypatch.setattr(growing, "HANDED_DIRECTORIES", 1)
+    monkeypatch.setattr(growing.GrowingTree, "directory_done", slowly)
+
+
+async def given(root: Path, source: str, dest: bytes) -> SyncStats:
+    server = TreeServer(ServedPlaces(root), read_only=False, caches=None)
+    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+        server.use(plane)
+        paths = [os.fsencode(root / source) + b"/"]
+        return await sync_to(paths, Remote(plane.address, dest), Options())
+
+
+def files_below(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("dest", ["copy", "z/copy"])
+def test_a_source_that_contains_its_empty_destination_is_given_once(
+    dest: str, tmp_path: Path
+) -> None:
+    for name in ("a", "b", dest):
+        (tmp_path / "big" / name).mkdir(parents=True)
+    (tmp_path / "big/a/f").write_bytes(b"f")
+    (tmp_path / "big/b/g").write_bytes(b"g")
+    asyncio.run(given(tmp_path, "big", b"big/" + dest.encode()))
+    assert files_below(tmp_path) == [
+        *("big/a/f", "big/b/g"),
+        *(f"big/{dest}/a/f", f"big/{dest}/b/g"),
+    ]
+
+
+def test_a_source_beside_its_empty_destination_is_given_while_it_is_scanned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[growing.Handed] = []
+    real = growing.GrowingTree.take
+
+    def take(tree: growing.GrowingTree) -> growing.Handed:
+        handed.append(real(tree))
+        return handed[-1]
+
+    monkeypatch.setattr(growing.GrowingTree, "take", take)
+    (tmp_path / "big/a").mkdir(parents=True)
+    (tmp_path / "big/a/f").write_bytes(b"f")
+    asyncio.run(given(tmp_path, "big", b"bigger"))
+    assert files_below(tmp_path) == ["big/a/f", "bigger/a/f"]
+    assert [len(one.directories) for one in handed if one.directories] == [1, 1]
