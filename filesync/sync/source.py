@@ -100,7 +100,7 @@ def find_sources(
     except BaseException:
         close_all(found)
         raise
-    kept = _not_excluded(found, filter)
+    kept = _not_excluded(places, found, filter)
     there = [path for path in paths if path not in missing]
     return Sources(kept, missing, are_several([source.part for source in kept], there))
 
@@ -125,24 +125,39 @@ def is_named(part: Part, paths: Iterable[bytes]) -> bool:
     return not part.inside and part.names <= last
 
 
-def _not_excluded(sources: Sequence[Source], filter: Filter) -> list[Source]:
+def _not_excluded(places: Places, sources: Sequence[Source], filter: Filter) -> list[Source]:
     """Return ``sources`` without what ``filter`` leaves out; close what is not needed."""
     kept: list[Source] = []
     others: list[Source] = []
     for source in sources:
         names = source.place.names or frozenset()
         through = frozenset(name for name in names if not filter.excludes(name, False))
-        if source.inside and filter.excludes(source.inside, True):
-            source.place.close()
-        elif names and not through:
+        if (source.inside and filter.excludes(source.inside, True)) or (names and not through):
             others.append(source)
         else:
             source.place.names = through or None
             kept.append(source)
-    if not kept:  # nothing comes of these, but the destination is made as ever
-        return others
-    close_all(others)
-    return kept
+    try:
+        return kept or [_left_out(places, one) for one in others[:1]]
+    except OSError:
+        return []
+    finally:
+        close_all(others)
+
+
+def _left_out(places: Places, source: Source) -> Source:
+    """Return one name that a filter leaves out, and that ``source`` is, or has.
+
+    Nothing comes of it, but the destination is made, or is none, as for any one name: as rsync does.
+
+    Raises:
+        OSError: the directory that it is in cannot be opened.
+    """
+    names, path = source.place.names, source.place.label
+    directory, name = split_path(path)
+    fd = places.open(directory)
+    names = frozenset((name if names is None else min(names),))
+    return Source(Place(fd, places.path_of(directory), names=names, label=path))
 
 
 def close_all(sources: Iterable[Source]) -> None:

@@ -46,6 +46,20 @@ WORDS = (
     "--exclude=a full file dst",
     "--exclude=full full file dst",
     "--exclude=file file other/file2 dst",
+    # Nothing is left of what is named: the destination is made as for any one name.
+    "--exclude=* full dst",
+    "--exclude=* full dst/",
+    "--exclude=* full/ dst",
+    "--exclude=* full other dst",
+    "--exclude=* full other dst/",
+    "--exclude=* other/file other/file2 dst",
+    "--exclude=* full file dst/",
+    "--exclude=* full file",
+    "--exclude=* missing full dst/",
+    "--exclude=/full/ full full/full dst/",
+    "--delete --exclude=* full there",
+    "--delete-excluded --exclude=* full there",
+    "-n --exclude=* full dst/",
     "file dst",
     "file dst/",
     "file file dst",
@@ -94,6 +108,12 @@ ON_A_SERVER = (
     "empty there",
     "--exclude=a full dst",
     "--exclude=file file other/file2 dst",
+    "--exclude=* full dst",
+    "--exclude=* full dst/",
+    "--exclude=* full other dst",
+    "--exclude=* other/file other/file2 dst",
+    "--exclude=* missing full dst/",
+    "-n --exclude=* full dst/",
     "file file dst",
     "full linked",
     "-n full linked",
@@ -172,6 +192,17 @@ def test_a_dry_run_says_that_the_directory_above_the_destination_is_not_there(
     assert said[0] == said[1]
     assert said[0][0] == 1
     assert "/no' is not there" in said[0][1]
+
+
+@claimants(Claim.NAMES_LOSSES)
+@pytest.mark.parametrize("sources", ["full/", "full", "other/file", "full other"])
+def test_a_destination_that_is_no_directory_is_an_error_whatever_is_excluded(
+    tool: Tool, stage: Stage, sources: str
+) -> None:
+    furnish(stage.root / "mine")
+    code, err = ours(tool, stage.root / "mine", f"--exclude=* {sources} file/")
+    assert code == 1
+    assert "file/' is not a directory" in err
 
 
 @pytest.mark.parametrize("tool", [FilesyncLocal, FilesyncFrom], indirect=True)
