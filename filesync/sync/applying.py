@@ -218,7 +218,8 @@ def plan_part(
     if options.dry_run:
         planned.note(part, plan)
     if is_new or not plan.is_done:
-        note_plan(stats, plan, options, prefix=part.prefix, is_new=is_new)
+        given_as = part.given_as(None if target is None else target.rename)
+        note_plan(stats, plan, options, prefix=part.prefix, is_new=is_new, given_as=given_as)
     return plan
 
 

@@ -56,3 +56,7 @@ class Part(NamedTuple):
     def prefix(self) -> bytes:
         """What its paths begin with, seen from the transfer's root."""
         return self.inside + b"/" if self.inside else b""
+
+    def given_as(self, rename: bytes | None) -> bytes | None:
+        """Return what the one name that it is was called, if it is to be called ``rename``."""
+        return min(self.names) if rename is not None and self.names else None

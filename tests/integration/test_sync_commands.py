@@ -315,6 +315,61 @@ def ways(bench: Bench, request: pytest.FixtureRequest) -> tuple[str, str]:
     return ("", address + "served/") if request.param == "to a server" else (address, "served/")
 
 
+@pytest.mark.needs("rsync")
+@pytest.mark.parametrize("old", ["nothing", "other bytes", "another mode"])
+def test_a_file_that_gets_another_name_is_itemized_by_its_own_as_rsync_does(
+    bench: Bench, ways: tuple[str, str], old: str
+) -> None:
+    make(bench.root / "one", b"one")
+    os.utime(bench.root / "one", ns=(0, 0))
+    if old == "other bytes":
+        make(bench.served / "two", b"other")
+    elif old == "another mode":
+        shutil.copy2(bench.root / "one", bench.served / "two")
+        (bench.served / "two").chmod(0o600)
+    check_itemized_as_by_rsync(bench, ways, "one", "two")
+    done = bench.run("sync", "-v", f"{ways[0]}one", f"{ways[1]}two")
+    assert done.stdout == "one\n"
+
+
+@pytest.mark.needs("rsync")
+@pytest.mark.parametrize("change", ["bytes", "time", "mode"])
+def test_names_of_one_file_that_changes_are_itemized_as_rsync_does(
+    bench: Bench, ways: tuple[str, str], change: str
+) -> None:
+    for root in (bench.root / "src", bench.served / "dst"):
+        make(root / "a", b"a")
+        for name in "bc":
+            os.link(root / "a", root / name)
+        os.utime(root / "a", ns=(0, 0))
+        os.utime(root, ns=(0, 0))
+    if change == "bytes":
+        (bench.served / "dst/a").write_bytes(b"other")
+    if change != "time":
+        os.utime(bench.served / "dst/a", ns=(0, 10**18 * (change == "bytes")))
+        (bench.served / "dst/a").chmod(0o600)
+    else:  # rsync cannot know that the bytes are the same
+        (bench.served / "dst/a").write_bytes(b"b")
+        os.utime(bench.served / "dst/a", ns=(0, 10**18))
+    check_itemized_as_by_rsync(bench, ways, "src/", "dst/")
+
+
+def check_itemized_as_by_rsync(
+    bench: Bench, ways: tuple[str, str], source: str, dest: str
+) -> None:
+    """What both say, where rsync's dry run says another thing than rsync does."""
+    subprocess.run(["cp", "-a", "served", "theirs"], cwd=bench.root, check=True)
+    theirs = subprocess.run(
+        ["rsync", "-aHi", source, f"theirs/{dest}"],
+        cwd=bench.root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ours = bench.run("sync", "-n", "-i", f"{ways[0]}{source}", f"{ways[1]}{dest}")
+    assert ours.stdout.replace("<", ">") == theirs.stdout
+
+
 @pytest.mark.parametrize(
     "rules",
     [

@@ -273,7 +273,15 @@ class Giving:
             self.stats.note_left_out(plan.left_out, prefix=part.prefix)
             self.stats.note_unwritable(unwritable, prefix=part.prefix)
         is_new = prepared.is_new and not self._planned.is_made_before(part)
-        note_plan(self.stats, plan, options, prefix=part.prefix, is_sent=True, is_new=is_new)
+        note_plan(
+            self.stats,
+            plan,
+            options,
+            prefix=part.prefix,
+            is_sent=True,
+            is_new=is_new,
+            given_as=part.given_as(prepared.rename),
+        )
         if options.dry_run:
             self._planned.note(part, plan)
 

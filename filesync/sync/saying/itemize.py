@@ -38,7 +38,12 @@ _Known = File | Symlink | Special
 
 
 def itemize(
-    plan: Plan, *, prefix: bytes = b"", is_sent: bool = False, is_new: bool = False
+    plan: Plan,
+    *,
+    prefix: bytes = b"",
+    is_sent: bool = False,
+    is_new: bool = False,
+    given_as: bytes | None = None,
 ) -> Iterator[str]:
     """Yield a line for each name that changes, in walk order.
 
@@ -49,8 +54,9 @@ def itemize(
         prefix: what the names begin with: nothing, or a name and a slash.
         is_sent: it goes to another machine.
         is_new: the root is made, too.
+        given_as: what the one name that is given was called, if it gets another.
     """
-    lines = _Lines(plan, prefix, ">" if not is_sent else "<")
+    lines = _Lines(plan, prefix, ">" if not is_sent else "<", given_as)
     if is_new and plan.is_done:  # nothing looks like an empty directory of 1970
         yield _made(prefix)
     for change in diff(plan.basis, plan.target):
@@ -88,10 +94,11 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 class _Lines:
-    def __init__(self, plan: Plan, prefix: bytes, arrow: str) -> None:
+    def __init__(self, plan: Plan, prefix: bytes, arrow: str, given_as: bytes | None) -> None:
         self._plan = plan
         self._prefix = prefix
         self._arrow = arrow
+        self._given_as = given_as
         self._first = {group: paths[0] for group, paths in link_groups(plan.target).items()}
 
     def deleted(self, path: bytes, entry: Entry) -> Iterator[str]:
@@ -129,7 +136,7 @@ class _Lines:
             yield line
 
     def _new(self, path: bytes, entry: Entry) -> str:
-        name = shown_name(self._prefix + path + entry.name)
+        name = self._name(path, entry)
         match entry:
             case Subdirectory():
                 return f"cd{_NEW} {name}/"
@@ -142,11 +149,18 @@ class _Lines:
                 return f"{'h' if leader else self._arrow}f{_NEW} {name}{leader}"
 
     def _changed(self, path: bytes, old: _Known, new: _Known) -> str:
-        """Return a line for what both trees have; b"" when only its group's name differs."""
+        """Return a line for what both trees have.
+
+        "" when only its group's name differs, or when it was linked to the group's first before, and
+        has what that gets.
+        """
         differs = _differences(old, new)
         leader, arrow = "", "."
         if isinstance(old, File) and isinstance(new, File):
-            leader = self._leader(path, new) if old.link != new.link else ""
+            leader = self._leader(path, new)
+            is_same = old.digest == new.digest and old.mtime_ns == new.mtime_ns
+            if leader and old.link == new.link and is_same:
+                return ""
             if leader:
                 arrow = "h"
             elif old.digest != new.digest:
@@ -158,8 +172,11 @@ class _Lines:
                 return ""
             differs = " " * 9
         target = f" -> {shown_name(new.target)}" if isinstance(new, Symlink) else ""
-        name = shown_name(self._prefix + path + new.name)
+        name = self._name(path, new)
         return f"{arrow}{_kind(new)}{differs} {name}{target}{leader}"
+
+    def _name(self, path: bytes, entry: Entry) -> str:
+        return shown_name(self._given_as or self._prefix + path + entry.name)
 
     def _leader(self, path: bytes, entry: File) -> str:
         first = self._first.get(entry.link, b"") if entry.link else b""

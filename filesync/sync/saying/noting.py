@@ -14,6 +14,7 @@ def note_plan(
     prefix: bytes,
     is_sent: bool = False,
     is_new: bool = False,
+    given_as: bytes | None = None,
 ) -> None:
     """Tell whoever wants to see it what will change, and count it if it is not to be done."""
     if options.dry_run:
@@ -21,4 +22,7 @@ def note_plan(
         stats.created += counts.created
         stats.deleted += counts.deleted
     if options.on_changes is not None:
-        options.on_changes(itemize(plan, prefix=prefix, is_sent=is_sent, is_new=is_new))
+        changes = itemize(
+            plan, prefix=prefix, is_sent=is_sent, is_new=is_new, given_as=given_as
+        )
+        options.on_changes(changes)
