@@ -9,7 +9,14 @@ from filesync.transfer.threads import in_thread
 from solver.client.credentials import Logins
 from solver.client.layouts import Layouts
 from solver.client.link_zmq import ManagerLink
-from solver.dockerfile import BaseImage, Converted, DockerfileError, Options, convert
+from solver.dockerfile import (
+    BaseImage,
+    Converted,
+    DockerfileError,
+    NoSuchImage,
+    Options,
+    convert,
+)
 from solver.errors import BuildError
 from solver.graph import Graph
 from solver.wire import AskImage
@@ -19,6 +26,8 @@ from worker.wire.ops import ImageOp
 MAX_IMAGES: Final = 256
 _PASSING: Final = frozenset({"registry-unavailable", "registry-busy"})
 """Why an image could not be looked up though nothing is wrong with the Dockerfile."""
+_NOT_SHOWN: Final = frozenset({"registry-missing", "registry-denied"})
+"""Many registries refuse a repository that they do not have, as they do one that is private."""
 
 
 class NotAskedYet(Exception):
@@ -53,11 +62,14 @@ class KnownImages:
 
         Raises:
             NotAskedYet: nobody has looked it up.
+            NoSuchImage: the registry does not show it to this user.
             FilesyncError: it cannot be had.
         """
         found = self._known.get(reference)
         if found is None:
             raise NotAskedYet(reference)
+        if isinstance(found, BuildError) and found.reason in _NOT_SHOWN:
+            raise NoSuchImage(str(found)) from found
         if isinstance(found, FilesyncError):
             raise found
         return found

@@ -1,7 +1,7 @@
 """Dockerfiles: text in, build graph and image configuration out. Pure: no files, no clock."""
 
 from solver.dockerfile.convert import convert
-from solver.dockerfile.errors import DockerfileError
+from solver.dockerfile.errors import DockerfileError, NoSuchImage
 from solver.dockerfile.ignore import Ignore, ignore_matcher
 from solver.dockerfile.options import (
     MAIN_CONTEXT,
@@ -24,6 +24,7 @@ __all__ = [
     "DockerfileError",
     "Ignore",
     "ImageResolver",
+    "NoSuchImage",
     "Options",
     "Platform",
     "convert",

@@ -13,7 +13,7 @@ from typing import Final, TypeGuard
 
 from filesync.errors import FilesyncError
 from solver.dockerfile.copying import apply_copy
-from solver.dockerfile.errors import Invalid
+from solver.dockerfile.errors import Invalid, NoSuchImage
 from solver.dockerfile.flags import parse_flags
 from solver.dockerfile.image import Image, empty_image, fitting_history, read_image
 from solver.dockerfile.metadata import (
@@ -282,8 +282,10 @@ class _Conversion:
         if isinstance(origin, FromImage):
             try:
                 return self._images.registry_image(origin.name)
-            except FilesyncError as error:
+            except NoSuchImage as error:
                 raise Invalid(f"{error}{origin.guess}") from error
+            except FilesyncError as error:
+                raise Invalid(str(error)) from error
         image = self._images.image(origin.name)
         if image is None:
             raise Invalid(f"there is no image behind the context {origin.name}")

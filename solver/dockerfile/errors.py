@@ -47,6 +47,12 @@ class DockerfileError(UsageError):
         return f"{headline}\n{gutter}{shown}\n{below}"
 
 
+class NoSuchImage(UsageError):
+    """A registry shows no image of this name, which may be meant for another one."""
+
+    code: ClassVar[str] = "no-such-image"
+
+
 class Invalid(UsageError):
     """An instruction says what cannot be done; its line is added where it is known.
 

@@ -78,6 +78,7 @@ class ImageResolver(Protocol):
         """Return an image in a registry.
 
         Raises:
+            NoSuchImage: the registry does not show it to this user.
             FilesyncError: it cannot be had; the sentence says why.
         """
 

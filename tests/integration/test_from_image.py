@@ -273,6 +273,16 @@ def test_an_image_that_is_not_there_fails_the_build_at_its_line(
     assert f"Dockerfile:2: {registry.host}/none:1: not found" in failed.stderr
 
 
+def test_a_name_that_is_not_found_may_be_meant_for_another_and_one_out_of_reach_not(
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker
+) -> None:
+    for host, is_guessed in ((registry.host, True), ("nowhere.invalid", False)):
+        stage = f"n{host.replace(':', '.')}.team.app"
+        text = f"FROM scratch AS {stage}\nFROM {host}/team/app\nCOPY --from={stage} / /\n"
+        failed = registry_cluster.build(context(text), check=False)
+        assert (f"(did you mean {stage}?)" in failed.stderr) == is_guessed, failed.stderr
+
+
 def test_a_registry_that_cannot_be_reached_is_no_wrong_usage(
     registry_cluster: Cluster, context: ContextMaker
 ) -> None:

@@ -2,8 +2,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from filesync.errors import UsageError
-from solver.dockerfile import BaseImage, Converted, Options, convert
+from filesync.errors import Unavailable
+from solver.dockerfile import BaseImage, Converted, NoSuchImage, Options, convert
 from worker.wire.images import parse_reference
 
 MANIFEST = "sha256:" + "a" * 64
@@ -27,7 +27,9 @@ class Images:
     def registry_image(self, reference: str) -> BaseImage:
         self.asked.append(reference)
         if self.config is None or "nothing" in reference:
-            raise UsageError("it is not there")
+            raise NoSuchImage("it is not there")
+        if "away" in reference:
+            raise Unavailable("it cannot be reached")
         found = parse_reference(reference)
         repository = found.repository
         return BaseImage("", MANIFEST, self.config, (), repository, self.layers)

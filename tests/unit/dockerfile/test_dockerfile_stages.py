@@ -252,6 +252,12 @@ REFUSED = [
 ]
 
 
+def test_a_guess_belongs_to_a_name_that_was_looked_for_and_not_found(build: Build) -> None:
+    with pytest.raises(DockerfileError, match="cannot be reached") as caught:
+        build("FROM scratch AS away2\nFROM away1")
+    assert "did you mean" not in caught.value.message
+
+
 @pytest.mark.parametrize(("text", "line", "message"), REFUSED, ids=[r[2] for r in REFUSED])
 def test_stage_that_cannot_be_is_refused_with_its_line(
     build: Build, text: str, line: int, message: str
