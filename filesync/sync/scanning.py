@@ -70,6 +70,7 @@ def scan_place(
     named: Named = Named.FILES,
     skip_unreadable: bool = False,
     keep_unreadable: bool = False,
+    spare_changed: bool = False,
 ) -> Found:
     """Return what ``place`` names; its nodes go to ``nodes``. Blocks.
 
@@ -82,6 +83,7 @@ def scan_place(
         named: what is seen of a place that is names.
         skip_unreadable: leave out what cannot be read.
         keep_unreadable: not files, though (see ``scan``).
+        spare_changed: let the next scan find changed what this one does (see ``scan``).
 
     Raises:
         Unreadable: something cannot be read.
@@ -101,6 +103,7 @@ def scan_place(
                 watcher=watcher,
                 skip_unreadable=skip_unreadable,
                 keep_unreadable=keep_unreadable,
+                spare_changed=spare_changed,
             )
         except Unreadable as exc:
             if exc.path:

@@ -209,6 +209,50 @@ def test_the_directories_above_an_edited_file_come_with_the_gift(
     assert stats.wire_out < 3000
 
 
+def dry_run(root: Path) -> list[str]:
+    """Return what a dry run of ``synced`` lists."""
+    lines: list[str] = []
+
+    async def main() -> None:
+        server = TreeServer(ServedPlaces(root / "served"), read_only=True, caches=None)
+        async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+            server.use(plane)
+            options = Options(
+                caches=root / "caches",
+                dry_run=True,
+                on_changes=lines.extend,
+            )
+            remote = Remote(plane.address, b"x")
+            await sync_to([os.fsencode(root / "src") + b"/"], remote, options)
+
+    asyncio.run(main())
+    return lines
+
+
+def test_a_dry_run_does_not_use_up_what_can_be_told(places: Path, asked: list[str]) -> None:
+    below = places / "src/one/two"
+    below.mkdir(parents=True)
+    for number in range(500):
+        (below / f"{number}").write_bytes(b"%d" % number)
+    synced(places)
+    (places / "src/short").write_bytes(TEXT[:6000])
+    (below / "250").write_bytes(b"edited")
+    (below / "new").mkdir()
+    (below / "new/file").write_bytes(b"new")
+    time.sleep(1.5e-9 * FINE_SLACK_NS)
+    said = dry_run(places)
+    assert {line.split()[-1] for line in said} >= {"short", "one/two/250", "one/two/new/file"}
+    assert dry_run(places) == said
+    asked.clear()
+    (stats,) = synced(places)
+    assert stats.files == 3
+    assert stats.wire_out < 10_000
+    assert asked.count("nodes") <= 1  # of what a dry run has noted, the new directory
+    asked.clear()
+    (stats,) = synced(places)
+    assert (stats.files, asked) == (0, [])
+
+
 def test_many_directories_are_asked_for(places: Path, asked: list[str]) -> None:
     for number in range(sent.MAX_DIRECTORIES):
         (places / f"src/{number}").mkdir()

@@ -158,6 +158,33 @@ def test_who_watches_is_told_what_directories_and_files_were(
     assert watching.asked == {digest_of(b"a/b 3"): 14, EMPTY: 3}
 
 
+@pytest.mark.parametrize("much", ["nothing", "directories", "bytes"])
+def test_what_has_changed_is_found_so_again_where_it_is_spared_and_little(
+    tmp_path: Path, cache: StatCache, much: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if much == "directories":
+        monkeypatch.setattr(scan_module, "MAX_SPARED", 2)
+    elif much == "bytes":
+        monkeypatch.setattr(scan_module, "MAX_SPARED_BYTES", 5)
+    root = tmp_path / "r"
+    a_tree(root)
+
+    def scanned() -> tuple[Digest, int]:
+        found = scan(root, MemoryNodes(), cache=cache, spare_changed=True)
+        return found.tree, found.files_read
+
+    assert scanned()[1] == 40
+    assert scanned()[1] == 0  # what was not there before is noted
+    (root / "a/b/f1").write_text("changed")
+    (root / "a/new").mkdir()
+    (root / "a/new/f").write_text("f")
+    first = scanned()
+    assert first[1] == 2
+    again = scan(root, MemoryNodes(), cache=cache)
+    assert (again.tree, again.files_read) == (first[0], 1 if much == "nothing" else 0)
+    assert scanned() == (first[0], 0)
+
+
 def test_a_file_that_is_read_for_the_first_time_is_not_looked_at_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,10 @@ from filesync.manifest.store import batched
 
 _THREADS: Final = 2
 _NOT_NOTED: Final = (0, 0, 0)
+MAX_SPARED: Final = 64
+"""Directories whose rows in the cache stay as they were; of more, none does."""
+MAX_SPARED_BYTES: Final = 32 << 20
+"""Content that a scan has read, for them to stay: it is read again, which takes 33 ms."""
 
 
 class Excludes(Protocol):
@@ -115,6 +119,7 @@ def scan(
     skip_unreadable: bool = False,
     keep_unreadable: bool = False,
     prune_cache: bool = True,
+    spare_changed: bool = False,
 ) -> Scanned:
     """Put the manifest of the directory ``root`` into ``nodes``. Blocks.
 
@@ -129,6 +134,8 @@ def scan(
     be read, though not the root. With ``keep_unreadable`` such files are in the tree, with a
     digest that no content has: what is to be written there can replace them. Without
     ``prune_cache`` the cache keeps directories that were not met: other scans read those.
+    With ``spare_changed`` it keeps what it knows of directories that have changed, if that is
+    little to read again: the next scan finds them changed, too.
 
     Raises:
         SourceChanged: a file changed at every try.
@@ -152,6 +159,7 @@ def scan(
             leave_out=leave_out,
             changed=watcher.directory_changed if watcher else None,
             must_look=bool(hints),
+            spare_changed=spare_changed,
         )
         if cache is not None:
             cache.begin()
@@ -160,6 +168,7 @@ def scan(
             with batched(nodes):
                 tree = grow(nodes, _At(b""), scanning.expand, done=_telling(watcher))
                 tree = canonical_links(nodes, tree)
+            scanning.end()
             complete = True
         except MalformedManifest as exc:
             raise StoreError(f"{shown(os.fsencode(root))} fits no manifest: {exc}") from exc
@@ -201,6 +210,7 @@ class _Scan:
         leave_out: LeaveOut | None,
         changed: Callable[[bytes, bytes, Digest], None] | None,
         must_look: bool,
+        spare_changed: bool,
     ) -> None:
         """``must_look``: stat each file before it is opened; it may need no reading."""
         self._handles = handles
@@ -211,6 +221,13 @@ class _Scan:
         self._changed = changed
         self._must_look = must_look
         self._started_ns = time.time_ns()
+        self._spares_changed = spare_changed
+        self._spared: list[tuple[bytes, Seen, int]] = []
+
+    def end(self) -> None:
+        """Decide about what was to be spared, now that it is known what it costs."""
+        if self._reader.bytes_read > MAX_SPARED_BYTES:
+            self._spare_none()
 
     def expand(self, at: _At) -> Expansion[_At]:
         """Read one directory; its subdirectories are left for later."""
@@ -304,12 +321,27 @@ class _Scan:
 
         def keep(known: Known) -> None:
             seen = Seen(known.data, stamps, mark, known.summary, known.below)
-            if self._cache is not None and seen != old:
+            is_changed = old is not None and old.node != seen.node
+            if self._spares_changed and is_changed:
+                self._spare(path, seen, inode)
+            elif self._cache is not None and seen != old:
                 self._cache.keep(path, seen, inode)
-            if changed is not None and old is not None and old.node != seen.node:
+            if changed is not None and old is not None and is_changed:
                 changed(path, old.node, known.tree)
 
         return keep
+
+    def _spare(self, path: bytes, seen: Seen, inode: int) -> None:
+        self._spared.append((path, seen, inode))
+        if len(self._spared) > MAX_SPARED:
+            self._spare_none()
+
+    def _spare_none(self) -> None:
+        for path, seen, inode in self._spared:
+            if self._cache is not None:
+                self._cache.keep(path, seen, inode)
+        self._spared.clear()
+        self._spares_changed = False
 
 
 def _telling(watcher: Watcher | None) -> Callable[[_At, Digest], None] | None:

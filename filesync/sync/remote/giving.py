@@ -87,6 +87,7 @@ class Giving:
                 self._nodes,
                 filter=self._filter(at),
                 caches=self._options.used_caches,
+                dry_run=self._options.dry_run,
             )
         return self._scans[at]
 

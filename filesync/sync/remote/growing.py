@@ -27,9 +27,15 @@ class GrowingScan:
     """
 
     def __init__(
-        self, place: Place, nodes: Nodes, *, filter: Filter, caches: Path | None
+        self,
+        place: Place,
+        nodes: Nodes,
+        *,
+        filter: Filter,
+        caches: Path | None,
+        dry_run: bool,
     ) -> None:
-        """Begin."""
+        """Begin. What a ``dry_run`` finds changed, the next scan is to find so, and to tell."""
         loop = asyncio.get_running_loop()
         self._more = asyncio.Event()
 
@@ -38,7 +44,7 @@ class GrowingScan:
 
         self.tree = GrowingTree(nodes, tell, caches)
         self.task: asyncio.Task[Found] = asyncio.create_task(
-            in_thread(_scan, place, nodes, filter, caches, self.tree)
+            in_thread(_scan, place, nodes, filter, caches, self.tree, dry_run)
         )
 
     async def directories(self) -> tuple[wire.Directories, bytes]:
@@ -63,13 +69,24 @@ class GrowingScan:
 
 
 def _scan(
-    place: Place, nodes: Nodes, filter: Filter, caches: Path | None, growing: GrowingTree
+    place: Place,
+    nodes: Nodes,
+    filter: Filter,
+    caches: Path | None,
+    growing: GrowingTree,
+    dry_run: bool,
 ) -> "Found":
     # What this needs is imported while the server is being called.
     from filesync.sync.scanning import scan_place
 
     found = scan_place(
-        place, nodes, filter=filter, caches=caches, watcher=growing, skip_unreadable=True
+        place,
+        nodes,
+        filter=filter,
+        caches=caches,
+        watcher=growing,
+        skip_unreadable=True,
+        spare_changed=dry_run,
     )
     growing.end(found.manifest.tree)
     return found
