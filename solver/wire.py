@@ -221,10 +221,16 @@ class StopServing(_Message, frozen=True, tag="stop-serving"):
 
 
 class StepStarted(_Message, frozen=True, tag="step-started"):
-    """A step runs on a worker now (it may be said again when that worker is lost)."""
+    """A step runs on a worker now (it may be said again when that worker is lost).
+
+    Attributes:
+        shared: an equal step, most likely of another build, runs already, on some worker: this one
+            has its result, or runs if that build ends without one.
+    """
 
     position: Count
     worker: Text
+    shared: bool = False
 
 
 class StepOutput(_Message, frozen=True, tag="step-output"):

@@ -25,6 +25,7 @@ from solver.wire import (
 )
 
 MAX_LINE_CHARS = 2000
+WAITS = "waits for an equal step that runs already"
 
 
 class Progress(Protocol):
@@ -91,7 +92,8 @@ class Plain:
         match event:
             case StepStarted(position, worker):
                 self._began_s[position] = time.monotonic()
-                self._line(position, f"{self._name(position)} on {worker}")
+                how = WAITS if event.shared else f"on {worker}"
+                self._line(position, f"{self._name(position)} {how}")
             case StepOutput(position, stream, data):
                 self._output(position, stream, data)
             case StepDone(position):
@@ -197,7 +199,8 @@ class Terminal:
         """Draw what happened."""
         match event:
             case StepStarted(position, worker):
-                self._running[position] = (worker, time.monotonic(), "")
+                last = WAITS if event.shared else ""
+                self._running[position] = (worker, time.monotonic(), last)
             case StepOutput(position, _, data):
                 lines = data.decode(errors="replace").strip().splitlines()
                 self._last(position, printable(lines[-1])[:80] if lines else "")

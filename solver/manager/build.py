@@ -225,6 +225,8 @@ class Build:
         """Run a step, or wait for an equal one that runs already."""
         flights = self._shared.flights
         while (flight := flights.get(keys[1])) is not None:
+            # For long, where that build's client was killed: it is missed after a while.
+            self._client.tell(StepStarted(position, "", shared=True))
             landed = await asyncio.shield(flight)
             if landed is not None:
                 await self._add_key(landed, keys[0])

@@ -161,14 +161,19 @@ async def test_build_that_waits_for_another_runs_the_step_itself_if_that_one_is_
     world.hold("make")
     first = asyncio.create_task(world.build(chain(world, "make")))
     await world.wait_for("make")
-    second = asyncio.create_task(world.build(chain(world, "make")))
-    await asyncio.sleep(0)
+    client = world.client()
+    second = asyncio.create_task(world.build(chain(world, "make"), client))
+    await asyncio.sleep(0.1)
+    waits = StepStarted(0, "", shared=True)
+    assert client.events == [waits]
     first.cancel()
     await asyncio.wait({first})
     await world.wait_for("make")
     world.let_go("make")
     await second
     assert world.ran_steps() == {"make": 2}
+    started = [event for event in client.events if isinstance(event, StepStarted)]
+    assert started == [waits, StepStarted(0, "a")]
 
 
 # --- the cache ----------------------------------------------------------------------------------

@@ -73,6 +73,10 @@ def test_plain_tells_of_a_step_line_by_line() -> None:
     [
         (StepDone(0, "a", cached=True), "#1 RUN make CACHED on a"),
         (StepDone(0, "a", True, shared=True), "#1 RUN make SHARED with an equal step on a"),
+        (
+            StepStarted(0, "", shared=True),
+            "#1 RUN make waits for an equal step that runs already",
+        ),
     ],
 )
 def test_plain_tells_why_a_step_did_not_run(event: Event, line: str) -> None:
