@@ -157,7 +157,7 @@ class _Session:
         finally:
             await self._serving.stop_all()
             await self._link.send(EndBuild(self._request.build_id))
-            self._progress.close()
+            await in_thread(self._progress.close)  # it may have to wait for its reader
         if self._request.explain:
             self._tell_keys()
         return self._metadata(built, time.monotonic() - began_s)

@@ -5,6 +5,7 @@ import secrets
 
 from filesync.errors import UsageError
 from filesync.keys.files import KeyPair
+from filesync.transfer.threads import in_thread
 from solver.client.link_zmq import ManagerLink
 from solver.client.progress import Progress, human, printable
 from solver.errors import BuildError
@@ -51,8 +52,8 @@ async def run_transfer(
                 if isinstance(message, Denied):
                     raise BuildError(message.code, printable(message.detail))
         finally:
-            progress.close()
             await link.send(EndBuild(secrets.token_bytes(16)))
+            await in_thread(progress.close)
 
 
 def _story(order: TransferCache, done: CacheTransferred) -> str:

@@ -8,6 +8,7 @@ import click
 from filesync.keys.files import key_for
 from filesync.keys.options import key_option
 from filesync.lifetime import run_command
+from solver.client.aside import Aside
 from solver.client.embedded import cluster_built_here
 from solver.client.progress import make_progress
 from solver.client.transfers import run_transfer, transfer_order
@@ -58,5 +59,5 @@ async def _transfer(
         address = manager
         if address is None:
             address = await stack.enter_async_context(cluster_built_here())
-        told = make_progress(progress)
+        told = Aside(make_progress(progress))
         return await run_transfer(order, address, key_for(address, key), told)

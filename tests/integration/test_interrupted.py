@@ -123,3 +123,27 @@ def test_a_step_that_was_finished_when_its_worker_was_killed_is_cached(
     built = cluster.build(root, *given)
     assert built.step("RUN echo first")["cached"]
     assert not built.step("RUN echo last")["cached"]
+
+
+def test_a_build_goes_on_and_is_told_of_whole_while_nobody_reads_what_it_says(
+    cluster: Cluster, context: ContextMaker, base: str, tmp_path: Path
+) -> None:
+    printing = (
+        "i=0; while [ $i -lt 5000 ]; do echo a line of some length, the $i.; i=$((i+1)); done"
+    )
+    root = context(
+        f"FROM base AS prints\nRUN {printing}\nFROM prints\nCOPY f /f\nRUN touch /done\n"
+        "FROM scratch\nCOPY --from=1 /f /done /\n",
+        f="f" * 1_000_000,
+    )
+    cluster.wait_for_workers()
+    out = tmp_path / "out"
+    words = ("build", "--manager", cluster.manager, "--build-context", base)
+    more = ("--progress", "plain", "-o", f"type=local,dest={out}", str(root))
+    building = start(*words, *more, cache=tmp_path / "cache")
+    wait_until((out / "done").exists, "it waits for its reader")
+    said, _ = building.communicate(timeout=60)
+    assert building.returncode == 0
+    assert [line for line in said.splitlines() if line.endswith(", the 4999.")]
+    assert said.count("a line of some length, the ") >= 5000
+    assert "DONE" in said.splitlines()[-1]
