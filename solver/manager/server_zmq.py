@@ -57,6 +57,10 @@ WAIT_FOR_WORKERS_S = 8.0
 """How long a question for a number of workers waits for them to join."""
 
 
+SEND_AGAIN_S = 0.02
+"""A client that has not taken what was sent to it is tried again after so long."""
+
+
 ASK_AGAIN_S = 2.0
 """A worker that was away has much to say from before it is asked to register: it is asked once."""
 
@@ -351,7 +355,7 @@ class Server:
     def _client(self, identity: bytes, group: asyncio.TaskGroup) -> ClientLink:
         if identity not in self._clients:
             client = ClientLink(
-                identity, self._shared, self._send, self._traffic, time.monotonic()
+                identity, self._shared, self._send_all, self._traffic, time.monotonic()
             )
             self._clients[identity] = (client, group.create_task(client.pump()))
         return self._clients[identity][0]
@@ -407,13 +411,33 @@ class Server:
     async def _send(
         self, identity: bytes, message: ToClient | ToWorker, payload: bytes = b""
     ) -> None:
+        """Send a message, unless the peer is gone or does not read: nobody waits for it."""
+        await self._try(identity, encode(message, payload))
+
+    async def _send_all(self, identity: bytes, message: ToClient, payload: bytes) -> None:
+        """Send a message, when the client has room for it; not if it is gone.
+
+        Only for the task of that client: it may stand still for as long as its manager bears with it.
+        """
         frames = encode(message, payload)
-        self._sent_bytes += sum(map(len, frames))
+        while True:
+            if await self._try(identity, frames):
+                return
+            await asyncio.sleep(SEND_AGAIN_S)
+
+    async def _try(self, identity: bytes, frames: list[bytes]) -> bool:
+        """Send frames; say whether another try is worth it no more."""
         try:
             await self._socket.send_multipart([identity, *frames])
+        except zmq.Again:
+            log.debug("not sent, the peer does not read")
+            return False
         except zmq.ZMQError as exc:
             # ROUTER_MANDATORY: the peer's connection is gone; its silence will be noticed.
             log.debug("not sent reason=%s", exc)
+            return True
+        self._sent_bytes += sum(map(len, frames))
+        return True
 
     def _traffic(self) -> tuple[int, int]:
         return self._received_bytes, self._sent_bytes

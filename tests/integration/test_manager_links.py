@@ -3,23 +3,29 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import zmq
 import zmq.asyncio
 
+from filesync.digest import Digest
 from filesync.transfer.connection import curve_zmq
 from filesync.transfer.errors import GreetingBroken
 from solver.client import link_zmq
 from solver.client.link_zmq import ManagerLink
 from solver.errors import ManagerLost
+from solver.manager.process import open_manager
 from solver.wire import (
     Alive,
     Denied,
+    Have,
+    Lack,
     ListWorkers,
     StepOutput,
     ToClient,
     Workers,
+    decode_to_client,
     decode_to_manager,
     encode,
 )
@@ -147,3 +153,28 @@ def test_greetings_that_are_broken_off_each_time_may_be_for_want_of_a_key() -> N
         GreetingBroken, match="try again; if it uses keys, dial it with its own"
     ):
         asyncio.run(broken_off(1000))
+
+
+def test_a_client_that_does_not_read_for_a_while_loses_no_answer(tmp_path: Path) -> None:
+    asked, digests = 3000, 500
+    question = encode(Have(tuple(Digest(b"%032d" % number) for number in range(digests))))
+
+    async def main() -> list[object]:
+        async with (
+            open_manager("tcp://127.0.0.1:0", tmp_path / "state") as manager,
+            ManagerLink(manager.address),  # somebody else, who could be sent something
+        ):
+            with zmq.asyncio.Context() as context, context.socket(zmq.DEALER) as socket:
+                socket.linger = 0
+                socket.rcvhwm = 1
+                socket.rcvbuf = 4096
+                socket.connect(manager.address)
+                for _ in range(asked):
+                    await socket.send_multipart(question)
+                await asyncio.sleep(1)
+                async with asyncio.timeout(20):
+                    frames = [await socket.recv_multipart() for _ in range(asked)]
+            return [decode_to_client(one)[0] for one in frames]
+
+    answers = asyncio.run(main())
+    assert all(isinstance(one, Lack) and len(one.trees) == digests for one in answers)
