@@ -61,7 +61,8 @@ def open_state(path: Path, *, kind: str) -> Iterator[StateDirectory]:
 
 def boot_id() -> str:
     """Return what names this run of the machine: what was not flushed before it may be lost."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    # As bytes: to find a codec, one who has changed its user may not be able to read any more.
+    return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode().strip()
 
 
 def _check_version(path: Path, kind: str) -> None:
