@@ -40,8 +40,8 @@ from filesync.disk.scanning.readfile import (
     read_xattrs,
 )
 from filesync.disk.scanning.statcache import Noted, SeenFile, noted
-from filesync.disk.scanning.written import has_holes, is_as_written
-from filesync.errors import Unreadable
+from filesync.disk.scanning.written import has_holes, is_as_written, place_of
+from filesync.errors import StoreError, Unreadable
 from filesync.manifest import Entry, File, Special, Symlink, Xattrs, group_name
 
 LARGE_BYTES: Final = READ_BYTES
@@ -168,6 +168,7 @@ class Reader:
     def read_changed(self, listing: Listing) -> None:
         """Read what is not as it was noted."""
         seen, entries = listing.seen, listing.entries
+        place = place_of(listing.inode)
         for name, stamp in list(listing.stamps.items()):
             if (old := seen.get(name)) is not None:
                 e, ctime_ns, inode, device = old
@@ -180,7 +181,25 @@ class Reader:
                 ):
                     entries.append(e)
                     continue
+                if device == place and (file := self._as_written(listing, name, stamp, place)):
+                    entries.append(file)
+                    continue
             self._read_entry(listing, name)
+
+    def _as_written(
+        self, listing: Listing, name: bytes, stamp: Stamp, place: int
+    ) -> File | None:
+        """Return a file that is what was written there; None if it is to be looked at."""
+        seen = listing.seen[name]
+        if not is_as_written(seen, stamp, place=place):
+            return None
+        try:
+            if has_holes(listing.fd, name):
+                return None
+            xattrs = read_xattrs(_place(listing.fd, name), listing.prefix + name)
+        except (OSError, StoreError):
+            return None  # or it is gone: that is seen then
+        return self._file(listing, name, stamp, seen[0].digest, xattrs)
 
     def _read_entry(self, listing: Listing, name: bytes) -> None:
         """Read what had the stamp ``listing.stamps[name]`` a moment ago."""
@@ -219,8 +238,8 @@ class Reader:
             first = self._linked.get(_inode(stamp))
             old = first.noted if first is not None else None
         if old is None or old[:5] != stamp[:5]:
-            told = self._told(listing, name, stamp)
-            if told is None:
+            hint = self._hints.get(path)
+            if hint is None or hint[0] != stamp[SIZE]:
                 beside = None
                 if self._beside is not None:
                     beside = partial(self._beside, seen[0].digest if seen else EMPTY)
@@ -231,20 +250,8 @@ class Reader:
                     self._add_read(listing, name, read_file(listing.fd, name, path, beside))
                 return
             xattrs = read_xattrs(_place(listing.fd, name), path)
-            old = Noted(*stamp[:5], told, xattrs)
+            old = Noted(*stamp[:5], hint[1], xattrs)
         self._add(listing, name, stamp, old)
-
-    def _told(self, listing: Listing, name: bytes, stamp: Stamp) -> Digest | None:
-        """Return what content a file has by the word of who wrote it, if that can be believed."""
-        seen = listing.seen.get(name)
-        if (
-            seen is not None
-            and is_as_written(seen, stamp, inode=listing.inode)
-            and not has_holes(listing.fd, name)
-        ):
-            return seen[0].digest
-        size, digest = self._hints.get(listing.prefix + name, (-1, None))
-        return digest if size == stamp[SIZE] else None
 
     def _read_other(self, listing: Listing, name: bytes, stamp: Stamp) -> None:
         path = listing.prefix + name

@@ -35,25 +35,24 @@ def written(
             the second.
     """
     since_ns, until_ns = between_ns
-    place = _place(inode)
+    place = place_of(inode)
     if seen is not None:
         return seen.with_files((file, until_ns, since_ns, place) for file in files)
     stamps = (until_ns, since_ns, place) * len(files)
     return Seen(encode(with_entries(directory, files)), pack_stamps(stamps))
 
 
-def is_as_written(seen: SeenFile, stamp: Stamp, *, inode: int) -> bool:
+def is_as_written(seen: SeenFile, stamp: Stamp, *, place: int) -> bool:
     """Say whether ``seen`` was noted as written, and what has the stamp now is still that.
 
     It has the time of its content, so that writing to it shows, unless that time is of the very
     tick of the clock in which it was written. Its owner could set the time back while the update
     went on, after which the ctime tells: who is not this user is not believed. What was renamed
-    has another ctime, but not what is in a directory that was: ``inode`` is that of the directory.
+    has another ctime, but not what is in a directory that was: ``place`` is that of the directory.
     """
-    file, until_ns, since_ns, place = seen
+    file, until_ns, since_ns, written_at = seen
     return (
-        place < 0
-        and place == _place(inode)
+        written_at == place
         and since_ns <= stamp[CTIME] < until_ns
         and (stamp[SIZE], stamp[MTIME]) == (file.size, file.mtime_ns)
         and not is_racy(file.mtime_ns, file.mtime_ns, started_ns=stamp[CTIME])
@@ -72,7 +71,7 @@ def has_holes(dirfd: int, name: bytes) -> bool:
     return status.st_blocks * _BLOCK_BYTES < status.st_size
 
 
-def _place(inode: int) -> int:
+def place_of(inode: int) -> int:
     """Return what stands for the device of files that were written in a directory; none is negative.
 
     It is another one after each boot: of what was just written a power cut leaves sizes and times,
