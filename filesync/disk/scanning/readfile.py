@@ -23,7 +23,7 @@ _AHEAD_BYTES: Final = 4 << 20
 MAX_TRIES: Final = 4
 """A file that changes while it is read is read again three times."""
 
-_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MAX_XATTR_BYTES: Final = 256 << 10
 
 
@@ -74,7 +74,7 @@ def read_file(
         StoreError: it has more xattrs than a manifest can hold.
     """
     try:
-        fd = os.open(name, _FLAGS, dir_fd=dirfd)
+        fd = os.open(name, OPEN_FLAGS, dir_fd=dirfd)
     except OSError as exc:
         # ELOOP: a link took its place; ENXIO: a socket did.
         if exc.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
@@ -100,7 +100,7 @@ def read_small(
         StoreError: it has more xattrs than a manifest can hold.
     """
     try:
-        fd = os.open(name, _FLAGS, dir_fd=dirfd)
+        fd = os.open(name, OPEN_FLAGS, dir_fd=dirfd)
     except OSError:
         return None
     try:

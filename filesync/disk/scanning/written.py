@@ -62,12 +62,11 @@ def is_as_written(seen: SeenFile, stamp: Stamp, *, place: int) -> bool:
     )
 
 
-def has_holes(dirfd: int, name: bytes) -> bool:
+def has_holes(status: os.stat_result) -> bool:
     """Say whether a file has fewer blocks than its size takes, as if what was in them never came.
 
     So it is when its disk was pulled out before its content was there, and was put in again.
     """
-    status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
     return status.st_blocks * _BLOCK_BYTES < status.st_size
 
 
