@@ -68,12 +68,16 @@ class Machines:
         assert "Traceback" not in done.stderr
         return done.stderr
 
+    def _is_at_home(self, process: str) -> bool:
+        try:
+            return os.readlink(f"/proc/{process}/cwd") == str(self.home)
+        except OSError:  # it has ended, or is not to be looked at
+            return False
+
     def is_left_clean(self) -> bool:
         """Say whether no socket and no process is left."""
         running = [
-            process
-            for process in Path("/proc").glob("[0-9]*/cwd")
-            if process.is_symlink() and os.readlink(process) == str(self.home)
+            one for one in os.listdir("/proc") if one.isdigit() and self._is_at_home(one)
         ]
         return not running and os.listdir(self.root / "tmp") == []
 
