@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles
+from filesync.disk.scanning.readfile import OPEN_FLAGS
 from filesync.disk.updating.incoming import WantedFile
 from filesync.disk.updating.visits import below
 from filesync.errors import LocalError, StoreError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from filesync.disk.scanning.readfile import Beside
 
 _BATCH_BYTES: Final = 4 << 20
-_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Copying:
@@ -39,7 +39,7 @@ class Copying:
         on_copied: told now and then how many files more are there, and how many bytes; may wait.
 
     Attributes:
-        files: how many were made.
+        files: how many were written as they were read; the update counts those that it copied.
         content_bytes: how much they hold.
     """
 
@@ -116,7 +116,10 @@ class Copying:
 
     def _write(self, batch: list[tuple[WantedFile, bytes]]) -> None:
         self._update.write_small(batch)
-        self._note(len(batch), sum(len(content) for _, content in batch))
+        files, size = len(batch), sum(len(content) for _, content in batch)
+        self.files += files
+        self.content_bytes += size
+        self._on_copied(files, size)
 
     def _copy_one(self, wanted: WantedFile) -> None:
         found = self._contents.find(wanted.digest)
@@ -124,17 +127,15 @@ class Copying:
             raise LocalError("a file is wanted that no directory has")
         path = below(found.directory, found.file.name)
         try:
-            fd = os.open(found.file.name, _OPEN, dir_fd=self._source.open(found.directory))
+            dirfd = self._source.open(found.directory)
+            fd = os.open(found.file.name, OPEN_FLAGS, dir_fd=dirfd)
         except (OSError, StoreError) as exc:
             raise changed(path) from exc
         try:
-            if not self._update.copy(wanted, fd, on_copied=lambda size: self._note(0, size)):
+            if not self._update.copy(
+                wanted, fd, on_copied=lambda size: self._on_copied(0, size)
+            ):
                 raise changed(path)
         finally:
             os.close(fd)
-        self._note(1, 0)
-
-    def _note(self, files: int, size: int) -> None:
-        self.files += files
-        self.content_bytes += size
-        self._on_copied(files, size)
+        self._on_copied(1, 0)

@@ -1,6 +1,5 @@
 """Syncs from and to directories of this machine."""
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
 from time import monotonic, sleep
@@ -15,11 +14,11 @@ from filesync.sync.changing import changed, changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal
-from filesync.sync.places import LocalPlaces, Place
+from filesync.sync.places import LocalPlaces, Place, leads_into
 from filesync.sync.planned import Planned
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, note_proved, scan_place
-from filesync.sync.shadow import removal_of, shadowing, unshadowed
+from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import Sources, close_all, find_sources
 from filesync.sync.target import NotMade, Target, find_target
 from filesync.transfer.flow import Pace
@@ -129,7 +128,7 @@ class _Sync:
             self.stats.note_refused({part.inside: exc.errno})
             return
         with nullcontext() if target is None else closing(target.place):
-            if target is not None and at not in self._found and _is_free(target.place):
+            if target is not None and at not in self._found and target.place.is_free:
                 self._copy_growing(at, target.place)
             else:
                 self._copy(at, target)
@@ -141,13 +140,11 @@ class _Sync:
         """
         options = self._options
         return (
-            self._parts[at].names is None
-            and not shadowing(self._parts, at)
-            and not (len(self._parts) > 1 and options.delete)
+            stands_alone(self._parts, at, delete=options.delete)
             and not options.dry_run
             and options.on_changes is None
             and not options.flow.bytes_per_s  # file by file
-            and not _is_in(self._dest, self._sources[at].place)
+            and not leads_into(self._dest, self._sources[at].place.identity)
         )
 
     def _copy(self, at: int, target: Target | None) -> None:
@@ -175,8 +172,6 @@ class _Sync:
             target.place, plan, local, on_copied=lambda size: self._move(int(not size), size)
         )
         done = _made(update, top)
-        self.stats.files += done.files_copied
-        self.stats.content_bytes += done.bytes_copied
         self._note(at, target.place, update, done)
 
     def _copy_growing(self, at: int, place: Place) -> None:
@@ -216,6 +211,8 @@ class _Sync:
 
     def _note(self, at: int, place: Place, update: Update | Arrival, done: UpdateStats) -> None:
         note_proved(place, self._options.used_caches, update.proved(), update.written_ns)
+        self.stats.files += done.files_copied
+        self.stats.content_bytes += done.bytes_copied
         self.stats.created += done.created
         self.stats.deleted += done.deleted
         self.stats.not_kept.update(done.not_kept)
@@ -223,16 +220,6 @@ class _Sync:
         self.stats.note_refused(
             refused.named, prefix=self._parts[at].prefix, unnamed=refused.unnamed
         )
-
-
-def _is_free(place: Place) -> bool:
-    return place.is_empty and place.is_writable
-
-
-def _is_in(dest: bytes, source: Place) -> bool:
-    """Say whether a destination is in a source, or is it."""
-    top = os.path.realpath(os.fsencode(source.root))
-    return (os.path.realpath(dest) + b"/").startswith(top.rstrip(b"/") + b"/")
 
 
 def _made(update: Update, source: Manifest) -> UpdateStats:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -55,6 +56,11 @@ class Place:
             return next(found, None) is None
 
     @property
+    def is_free(self) -> bool:
+        """It is empty, and may be given to while it is not known yet what comes."""
+        return self.is_writable and self.is_empty
+
+    @property
     def is_writable(self) -> bool:
         """This user can write in the directory, as it is or (see ``open_up``) as its owner."""
         return why_no_root(self._fd) == 0
@@ -62,25 +68,11 @@ class Place:
     @property
     def identity(self) -> Identity:
         """The directory's."""
-        status = os.fstat(self._fd)
-        return status.st_dev, status.st_ino
+        return _identity(self._fd)
 
     def is_in(self, directory: Identity) -> bool:
         """Say whether it is below ``directory``, or is that; not where it cannot be told."""
-        fd, here = os.dup(self._fd), self.identity
-        try:
-            while here != directory:
-                below, fd = fd, os.open("..", _ABOVE, dir_fd=fd)
-                os.close(below)
-                status = os.fstat(fd)
-                below_it, here = here, (status.st_dev, status.st_ino)
-                if here == below_it:  # the root
-                    return False
-        except OSError:
-            return False
-        finally:
-            os.close(fd)
-        return True
+        return _is_in(os.dup(self._fd), directory)
 
     def is_bare(self, filter: Filter) -> bool:
         """Say whether it is all of a directory, with nothing in it that ``filter`` lets through."""
@@ -150,6 +142,36 @@ def local_path(text: str) -> bytes:
 def is_remote(text: str) -> bool:
     """Say whether a source or destination is on another machine: a colon comes before any slash."""
     return ":" in text.partition("/")[0]
+
+
+def leads_into(path: bytes, directory: Identity) -> bool:
+    """Say whether a local path is in a directory, or is to be made there; see ``Place.is_in``."""
+    for one in (path, os.path.dirname(path.rstrip(b"/")) or b"."):
+        with suppress(OSError):
+            return _is_in(os.open(one, _ABOVE), directory)
+    return False
+
+
+def _is_in(fd: int, directory: Identity) -> bool:
+    """Say whether what ``fd`` is, which this closes, is below ``directory``, or is that."""
+    try:
+        here = _identity(fd)
+        while here != directory:
+            below, fd = fd, os.open("..", _ABOVE, dir_fd=fd)
+            os.close(below)
+            below_it, here = here, _identity(fd)
+            if here == below_it:  # the root
+                return False
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _identity(fd: int) -> Identity:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 class LocalPlaces:

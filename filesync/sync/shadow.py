@@ -31,6 +31,15 @@ def shadowing(parts: Sequence[Part], at: int) -> list[int]:
     ]
 
 
+def stands_alone(parts: Sequence[Part], at: int, *, delete: bool) -> bool:
+    """Say whether nobody has to know of a part before it goes to where nothing is.
+
+    It is all of a directory, no other part has names in it, and none has to spare what it brings.
+    """
+    is_whole = parts[at].names is None and not shadowing(parts, at)
+    return is_whole and (len(parts) == 1 or not delete)
+
+
 def _may_meet(one: Part, other: Part) -> bool:
     if one.inside and other.inside:
         return one.inside == other.inside

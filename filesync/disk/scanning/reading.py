@@ -182,17 +182,15 @@ class Reader:
                 ):
                     entries.append(e)
                     continue
-                if device == place and (file := self._as_written(listing, name, stamp, place)):
+                if device == place and (file := self._as_written(listing, name, stamp)):
                     entries.append(file)
                     continue
             self._read_entry(listing, name)
 
-    def _as_written(
-        self, listing: Listing, name: bytes, stamp: Stamp, place: int
-    ) -> File | None:
+    def _as_written(self, listing: Listing, name: bytes, stamp: Stamp) -> File | None:
         """Return a file that is what was written there; None if it is to be looked at."""
         seen = listing.seen[name]
-        if not is_as_written(seen, stamp, place=place):
+        if not is_as_written(seen, stamp):
             return None
         try:
             # Opened, what it holds besides is told in half the time that it takes by a path.

@@ -42,18 +42,16 @@ def written(
     return Seen(encode(with_entries(directory, files)), pack_stamps(stamps))
 
 
-def is_as_written(seen: SeenFile, stamp: Stamp, *, place: int) -> bool:
-    """Say whether ``seen`` was noted as written, and what has the stamp now is still that.
+def is_as_written(seen: SeenFile, stamp: Stamp) -> bool:
+    """Say whether what ``seen`` says was written in this directory is still what has the stamp.
 
     It has the time of its content, so that writing to it shows, unless that time is of the very
     tick of the clock in which it was written. Its owner could set the time back while the update
-    went on, after which the ctime tells: who is not this user is not believed. What was renamed
-    has another ctime, but not what is in a directory that was: ``place`` is that of the directory.
+    went on, after which the ctime tells: who is not this user is not believed.
     """
-    file, until_ns, since_ns, written_at = seen
+    file, until_ns, since_ns, _ = seen
     return (
-        written_at == place
-        and since_ns <= stamp[CTIME] < until_ns
+        since_ns <= stamp[CTIME] < until_ns
         and (stamp[SIZE], stamp[MTIME]) == (file.size, file.mtime_ns)
         and not is_racy(file.mtime_ns, file.mtime_ns, started_ns=stamp[CTIME])
         and stamp[UID] == os.geteuid()
@@ -73,6 +71,7 @@ def has_holes(status: os.stat_result) -> bool:
 def place_of(inode: int) -> int:
     """Return what stands for the device of files that were written in a directory; none is negative.
 
+    What was renamed since has another ctime, but not what is in a directory that was: its inode tells.
     It is another one after each boot: of what was just written a power cut leaves sizes and times,
     but not the contents, and what was noted by then is on the disk sooner than they.
     """

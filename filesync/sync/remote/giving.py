@@ -21,7 +21,7 @@ from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask, tell, with_more
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.saying.stats import SyncStats
-from filesync.sync.shadow import removal_of, shadowing, unshadowed
+from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import Sources
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
@@ -182,9 +182,8 @@ class Giving:
 
     async def _fill(self, peer: Peer, path: bytes, at: int, prepared: wire.Prepared) -> None:
         options, scan = self._options, self._scan(at)
-        is_alone = len(self._parts) == 1 or not options.delete  # see ``_deletes``
-        is_whole = self._parts[at].names is None and not shadowing(self._parts, at)
-        if prepared.is_empty and is_whole and is_alone and options.on_changes is None:
+        is_alone = stands_alone(self._parts, at, delete=options.delete)
+        if prepared.is_empty and is_alone and options.on_changes is None:
             await self._send_growing(peer, at, prepared.token)
             return
         scan.tree.forget()

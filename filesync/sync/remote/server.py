@@ -141,8 +141,7 @@ class TreeServer:
         is_empty = (
             held.is_claimed
             and place is not None
-            and place.is_writable
-            and place.is_empty
+            and place.is_free
             # One that is scanned while it fills would grow for as long as it is.
             and not (request.given is not None and place.is_in(request.given))
         )

@@ -41,7 +41,6 @@ async def reached(host: str, shell: Shell) -> AsyncIterator[str]:
     try:
         async with _interrupts_first():
             address = await remote.dialable()
-        async with _interrupts_first():
             try:
                 yield address
             except Unavailable as exc:

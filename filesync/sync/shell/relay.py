@@ -87,6 +87,7 @@ class Relay:
         with suppress(OSError):
             self._own.shutdown(socket.SHUT_RDWR)
         self._threads[1].join(_END_S)
+        self._own.close()
 
     def _bring(self) -> None:
         framing = Framing(LIMITS.message_bytes)

@@ -113,11 +113,9 @@ def check_listen_address(
 def is_here(address: str) -> bool:
     """Say whether ``address`` can be on this machine only; a Unix socket may be carried on."""
     match = _TCP.fullmatch(address)
-    return (
-        address.startswith("inproc://")
-        if match is None
-        else _is_loopback(match["host"].strip("[]"))
-    )
+    if match is None:
+        return address.startswith("inproc://")
+    return _is_loopback(match["host"].strip("[]"))
 
 
 def _is_loopback(host: str) -> bool:

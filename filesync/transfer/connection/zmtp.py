@@ -26,9 +26,8 @@ class Framing:
     def __init__(self, message_bytes: int) -> None:
         """A message may be of ``message_bytes``, with what its frames cost besides."""
         self._limit = message_bytes
-        self._head = (
-            bytearray()
-        )  # of what is not whole yet: the greeting, then a frame's header
+        # What is not whole yet: the greeting, then a frame's header.
+        self._head = bytearray()
         self._is_greeted = False
         self._body_left = 0
         self._message_bytes = 0
@@ -60,10 +59,8 @@ class Framing:
         """Take a greeting or a header that is whole."""
         head = self._head
         if not self._is_greeted:
-            if (
-                not is_signature(bytes(head[:SIGNATURE_BYTES]))
-                or head[SIGNATURE_BYTES] < _VERSION
-            ):
+            signature, version = bytes(head[:SIGNATURE_BYTES]), head[SIGNATURE_BYTES]
+            if not is_signature(signature) or version < _VERSION:
                 raise UnexpectedMessage("what came is not ZMTP 3")
             self._is_greeted = True
         else:

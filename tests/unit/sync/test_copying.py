@@ -73,6 +73,8 @@ def drop(changes: Iterator[str]) -> None:
 
 
 def test_the_figures_are_those_of_a_sync_that_scans_first(src: Path) -> None:
+    for name in ("d1/twice", "d5/twice"):  # fetched once, and copied at the end
+        (src / name).write_bytes(b"twice" * 10_000)
     growing = sync(src)
     plain = sync(src, Options(on_changes=drop), dest="other")
     assert (growing.created, growing.files, growing.content_bytes, growing.trees) == (
