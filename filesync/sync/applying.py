@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from filesync.disk.updating.arriving import ArrivingUpdate
-from filesync.disk.updating.update import LocalTree, TreeUpdate
+from filesync.disk.updating.update import LocalTree, TreeUpdate, UpdateStats
+from filesync.errors import StoreError
 from filesync.manifest import Manifest, Nodes, empty_manifest
 from filesync.manifest.owner import owned_by
 from filesync.manifest.patch import Change, patch
@@ -19,7 +22,7 @@ from filesync.sync.plan import Plan, make_plan
 from filesync.sync.planned import Planned
 from filesync.sync.saying.noting import note_plan
 from filesync.sync.saying.stats import SyncStats
-from filesync.sync.scanning import Found, Named, Owner, scan_place
+from filesync.sync.scanning import Found, Named, Owner, note_proved, scan_place
 from filesync.sync.target import Target
 from filesync.sync.unseen import UnseenOnDisk
 from filesync.sync.unwritable import around_unwritable
@@ -36,7 +39,30 @@ def only_owner() -> Owner | None:
     return None if os.geteuid() == 0 else (os.geteuid(), os.getegid())
 
 
-class Update(TreeUpdate):
+class _Noted(TreeUpdate):
+    """An update that has the next scan not read what this one has proved, be it cut short."""
+
+    _place: Place
+    _caches: Path | None
+    _is_noted = False
+
+    def finish(self) -> UpdateStats:
+        done = super().finish()
+        self._note()
+        return done
+
+    def abort(self) -> None:
+        super().abort()
+        with suppress(StoreError):  # why it ends is what people are to know
+            self._note()
+
+    def _note(self) -> None:
+        if not self._is_noted:
+            self._is_noted = True
+            note_proved(self._place, self._caches, self.proved(), self.written_ns)
+
+
+class Update(_Noted):
     """An update of what others may be using, as far as this user may."""
 
     def __init__(
@@ -44,9 +70,11 @@ class Update(TreeUpdate):
         place: Place,
         plan: Plan,
         *local: LocalTree,
+        caches: Path | None,
         on_copied: Callable[[int], None] | None = None,
         goes_on: bool = True,
     ) -> None:
+        self._place, self._caches = place, caches
         super().__init__(
             place.root,
             basis=plan.basis,
@@ -63,10 +91,13 @@ class Update(TreeUpdate):
         )
 
 
-class Arrival(ArrivingUpdate):
+class Arrival(_Noted, ArrivingUpdate):
     """The same, of an empty directory to a tree whose directories are still to come."""
 
-    def __init__(self, place: Place, nodes: Nodes, *, goes_on: bool) -> None:
+    def __init__(
+        self, place: Place, nodes: Nodes, *, caches: Path | None, goes_on: bool
+    ) -> None:
+        self._place, self._caches = place, caches
         super().__init__(
             place.root,
             nodes,

@@ -17,7 +17,7 @@ from filesync.sync.part import Removal
 from filesync.sync.places import LocalPlaces, Place, leads_into
 from filesync.sync.planned import Planned
 from filesync.sync.saying.stats import SyncStats
-from filesync.sync.scanning import Found, note_proved, scan_place
+from filesync.sync.scanning import Found, scan_place
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import Sources, close_all, find_sources
 from filesync.sync.target import NotMade, Target, find_target
@@ -169,17 +169,21 @@ class _Sync:
             return
         local = LocalTree(top, self._sources[at].place.root)
         update = Update(
-            target.place, plan, local, on_copied=lambda size: self._move(int(not size), size)
+            target.place,
+            plan,
+            local,
+            caches=options.used_caches,
+            on_copied=lambda size: self._move(int(not size), size),
         )
         done = _made(update, top)
-        self._note(at, target.place, update, done)
+        self._note(at, update, done)
 
     def _copy_growing(self, at: int, place: Place) -> None:
         """Copy a source into what is empty, while it is scanned."""
         from filesync.sync.copying import Copying
 
         source = self._sources[at].place
-        update = Arrival(place, self._nodes, goes_on=True)
+        update = Arrival(place, self._nodes, caches=self._options.used_caches, goes_on=True)
         copying = Copying(source.root, self._nodes, update, self._move)
         try:
             update.prepare()
@@ -194,7 +198,7 @@ class _Sync:
         self._note_source(at, found)
         self.stats.files += copying.files
         self.stats.content_bytes += copying.content_bytes
-        self._note(at, place, update, done)
+        self._note(at, update, done)
 
     def _note_source(self, at: int, found: Found) -> None:
         self.stats.note_source(found.manifest, found.skipped)
@@ -209,8 +213,7 @@ class _Sync:
         if size and (delay_s := self._pace.delay(size, monotonic())):
             sleep(delay_s)
 
-    def _note(self, at: int, place: Place, update: Update | Arrival, done: UpdateStats) -> None:
-        note_proved(place, self._options.used_caches, update.proved(), update.written_ns)
+    def _note(self, at: int, update: Update | Arrival, done: UpdateStats) -> None:
         self.stats.files += done.files_copied
         self.stats.content_bytes += done.bytes_copied
         self.stats.created += done.created

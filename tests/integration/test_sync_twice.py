@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from filesync.disk.scanning.scan import Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
+from filesync.errors import FilesyncError
 from filesync.sync import scanning
 from filesync.sync.local import sync_local
 from filesync.sync.options import Options
@@ -17,18 +19,21 @@ from filesync.sync.places import ServedPlaces
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
 from filesync.sync.saying.stats import SyncStats
+from filesync.transfer.flow import Flow
 from filesync.transfer.plane_zmq import DataPlane
+from tests.integration.smalldisks import small_disk
 from tests.integration.test_sync_plane import LOOPBACK, tree_of
 
 YEAR_AGO_NS = time.time_ns() - 365 * 86400 * 10**9
 FILES, SMALL_BYTES, LARGE_BYTES = 40, 4000, 3 << 20
+MIDDLING_BYTES = 300_000
 Sync = Callable[[Path, Options], Coroutine[None, None, SyncStats]]
 
 
-def make_source(root: Path) -> None:
+def make_source(root: Path, *, size: int = SMALL_BYTES) -> None:
     (root / "src/d/e").mkdir(parents=True)
     for number in range(FILES):
-        (root / f"src/d/{number}").write_bytes(os.urandom(SMALL_BYTES))
+        (root / f"src/d/{number}").write_bytes(os.urandom(size))
     (root / "src/d/e/large").write_bytes(os.urandom(LARGE_BYTES))
     for path in (root / "src").rglob("*"):
         os.utime(path, ns=(YEAR_AGO_NS, YEAR_AGO_NS))
@@ -90,6 +95,27 @@ def test_a_second_sync_reads_nothing(
     second = asyncio.run(sync(tmp_path, options))
     assert (second.files, sum(read)) == (0, 0)
     assert tree_of(tmp_path / "src") == tree_of(tmp_path / "dest")
+
+
+@pytest.mark.needs("mount")
+@pytest.mark.parametrize("sync", [local, given, taken])
+def test_what_a_sync_wrote_before_it_failed_is_not_read_again(
+    sync: Sync, tmp_path: Path, read: list[int]
+) -> None:
+    make_source(tmp_path, size=MIDDLING_BYTES)
+    # Slowly: what is written in the clock tick in which it fails is read again.
+    slowly = Flow(bytes_per_s=20 * MIDDLING_BYTES)
+    options = Options(caches=tmp_path / "caches", delete=True, flow=slowly)
+    with small_disk(tmp_path / "dest", f"{FILES * MIDDLING_BYTES // 2}") as disk:
+        with pytest.raises(FilesyncError, match="No space left"):
+            asyncio.run(sync(tmp_path, options))
+        there = sum(path.is_file() for path in disk.glob("d/**/*"))
+        subprocess.run(["mount", "-o", "remount,size=0", str(disk)], check=True)
+        read.clear()
+        second = asyncio.run(sync(tmp_path, options))
+        assert 0 < second.files == FILES + 1 - there
+        assert sum(read) < there / 2
+        assert tree_of(tmp_path / "src") == tree_of(disk)
 
 
 @pytest.mark.parametrize("sync", [local, given, taken])

@@ -144,17 +144,20 @@ class Files:
         return Run(place, first, visit)
 
     def proved(self) -> Iterator[Proved]:
-        """Yield the files that are ``PROVED``, in walk order."""
-        if PROVED not in self.states:
-            return
-        for run in self.runs():
-            files = [entry for _, entry in run.visit.changes if type(entry) is File]
-            states = self.states[run.first : run.first + len(files)]
+        """Yield the files that are ``PROVED`` by now, in walk order; settle nothing."""
+        first = 0
+        last = self.states.rfind(PROVED)
+        for visit in self._visits:
+            if first > last:
+                break
+            files = [entry for _, entry in visit.changes if type(entry) is File]
+            states = self.states[first : first + len(files)]
+            first += len(files)
             if PROVED in states:
                 proved = [
-                    one for one, state in zip(files, states, strict=True) if state == PROVED
+                    one for one, state in zip(files, states, strict=False) if state == PROVED
                 ]
-                yield Proved(run.place.path, run.visit.new, proved)
+                yield Proved(visit.path, visit.new, proved)
 
     def find(self, state: State) -> Iterator[Missing]:
         """Yield the files in ``state``."""

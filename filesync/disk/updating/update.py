@@ -17,7 +17,7 @@ that wants this content. What the next one does not want is removed at its start
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -66,7 +66,7 @@ class TreeUpdate:
     Attributes:
         done: what it did, once it is finished.
         written_ns: the ctimes between which all was written that it wrote, by the clock of the
-            root's file system, once it is finished.
+            root's file system, once it is finished or aborted.
         refused: what it could not do, if it goes on.
     """
 
@@ -235,11 +235,12 @@ class TreeUpdate:
         return self._files_to_come.open_large(wanted)
 
     def proved(self) -> Iterator[Proved]:
-        """Yield the files whose contents were proved as they were written, once it is finished.
+        """Yield the files whose contents were proved as they were written.
 
-        In walk order, by directory. Any may be gone, or be another file by now.
+        Once it is finished or aborted; in walk order, by directory. Any may be gone, or be another
+        file by now.
         """
-        if self.done is not None:
+        if self.written_ns[1]:
             yield from self._files.proved()
 
     def finish(self) -> UpdateStats:
@@ -259,13 +260,11 @@ class TreeUpdate:
         self._partials.close()
         self._layout.discard(self._visits.common())
         work.remove()
-        self._work = self._incoming = None
+        self._work = None
         self._layout.seal(self._metadata, root_times=self._root_times)
-        with self._directories.held(b"") as root:
-            # It lost the work directory when all else was there.
-            self.written_ns = (self._began_ns, os.fstat(root).st_ctime_ns)
+        self._note_end()
         self._directories.close()
-        self._root = None
+        self._root = self._incoming = None
         refused = self.refused
         self._tally.add(created=-refused.uncreated, deleted=-refused.undeleted)
         not_kept = self._not_kept()
@@ -282,6 +281,7 @@ class TreeUpdate:
         Abort the large files first. What was done to the directory stays done, and what has
         come of large files stays for the next update that wants them.
         """
+        has_begun = self._incoming is not None
         self._incoming = None
         if self._work is not None:
             self._partials.close()
@@ -292,10 +292,17 @@ class TreeUpdate:
                 self._work.remove()
             self._work = None
         if self._root is not None:
-            self._root.close()
+            with suppress(StoreError), closing(self._root):
+                if has_begun:
+                    self._note_end()
             self._root = None
 
     # --- inside ---------------------------------------------------------------------------
+
+    def _note_end(self) -> None:
+        with self._directories.held(b"") as root:
+            # It lost the work directory when all else was there.
+            self.written_ns = (self._began_ns, os.fstat(root).st_ctime_ns)
 
     def _not_kept(self) -> dict[str, int]:
         twins = len(self._visits.twins)

@@ -25,7 +25,6 @@ from filesync.sync.remote.edits import unpack_edits
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.holders import Holders
 from filesync.sync.remote.nodes import NodeBudget, fetch_nodes
-from filesync.sync.scanning import note_proved
 from filesync.sync.target import Target
 from filesync.sync.unwritable import around_unwritable
 from filesync.transfer.coding.edit import Edit
@@ -73,9 +72,9 @@ class Gifts:
         try:
             if not place.is_empty:
                 raise UsageError("it is not empty any more; try again")
-            update = Arrival(place, held.nodes, goes_on=request.goes_on)
+            update = Arrival(place, held.nodes, caches=self._caches, goes_on=request.goes_on)
             arrivals = Arrivals(channel, request.served, update, held.nodes)
-            given = await self._fill(channel, request, place, update, feed=arrivals.feed)
+            given = await self._fill(channel, request, update, feed=arrivals.feed)
             made = await in_thread(canonical_links, held.nodes, update.made.tree)
             if made != arrivals.tree:
                 raise UnexpectedMessage("the tree that came is not the one that was scanned")
@@ -94,8 +93,8 @@ class Gifts:
             plan, unwritable = await in_thread(around_unwritable, place.root, plan, held.nodes)
             given = wire.Given()
             if not plan.is_done:
-                update = Update(place, plan, goes_on=request.goes_on)
-                given = await self._fill(channel, request, place, update, edits=edits)
+                update = Update(place, plan, caches=self._caches, goes_on=request.goes_on)
+                given = await self._fill(channel, request, update, edits=edits)
             named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]
             named = named[: wire.MAX_NAMED]
             shut = wire.named_of(unwritable)
@@ -156,7 +155,6 @@ class Gifts:
         self,
         channel: Channel,
         request: wire.Give | wire.GiveGrowing,
-        place: Place,
         update: Update | Arrival,
         *,
         feed: Feed | None = None,
@@ -174,7 +172,6 @@ class Gifts:
                     feed=feed,
                     edits=edits,
                 )
-        await in_thread(note_proved, place, self._caches, update.proved(), update.written_ns)
         log.info("given: peer=%s files=%d", channel.name, stats.files)
         assert update.done is not None  # it was finished, or there was an error
         refused = wire.named_of(update.refused.named)

@@ -18,7 +18,7 @@ from filesync.sync.remote.asking import Peer, ask, tell
 from filesync.sync.remote.edits import unpack_edits
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.saying.stats import SyncStats
-from filesync.sync.scanning import Found, note_proved
+from filesync.sync.scanning import Found
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import are_several, is_named
 from filesync.sync.target import NotMade, Target, find_target
@@ -150,15 +150,8 @@ class _Taking:
             stats=self.stats,
         )
         if not plan.is_done and target is not None and not self._options.dry_run:
-            update = Update(target.place, plan)
+            update = Update(target.place, plan, caches=self._options.used_caches)
             await self._pull(update, token, scanned.tree, edits)
-            await in_thread(
-                note_proved,
-                target.place,
-                self._options.used_caches,
-                update.proved(),
-                update.written_ns,
-            )
             refused = update.refused
             self.stats.note_refused(refused.named, prefix=part.prefix, unnamed=refused.unnamed)
 
