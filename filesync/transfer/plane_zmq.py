@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from filesync.transfer.receive.effects import Feed
     from filesync.transfer.receive.incoming_zmq import Incoming
     from filesync.transfer.receive.landing_disk import Update
-    from filesync.transfer.send.growing import GrowingTree
+    from filesync.transfer.send.growing import GrowingTree, Recent
 
 THREADS: Final = 4
 
@@ -181,6 +181,7 @@ class DataPlane:
         flow: Flow = _ANY_FLOW,
         on_sent: Callable[[int], None] | None = None,
         recipes: "RecipeCache | None" = None,
+        recent: "Recent | None" = None,
     ) -> Offer:
         """Let whoever knows the token read ``manifest``'s files below ``root``.
 
@@ -193,9 +194,16 @@ class DataPlane:
             flow: what each session keeps to at least.
             on_sent: told the bytes of content of each frame that goes; must not block.
             recipes: of contents that were cut already; else those of all offers together.
+            recent: contents of the tree that need not be read again.
         """
         return self._outgoing.offer(
-            manifest, root, token, flow=flow, on_sent=on_sent, recipes=recipes
+            manifest,
+            root,
+            token,
+            flow=flow,
+            on_sent=on_sent,
+            recipes=recipes,
+            recent=recent,
         )
 
     def offer_growing(

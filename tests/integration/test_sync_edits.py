@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 import pytest
 
@@ -29,8 +29,9 @@ from filesync.transfer.errors import Refused
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
+from filesync.transfer.send import contents
 from filesync.transfer.send import edits as sent
-from filesync.transfer.send.edits import Edited
+from filesync.transfer.send.edits import MAX_WHOLE_BYTES, Edited
 from filesync.transfer.send.source_disk import SourceTree
 from filesync.transfer.stats import PullStats
 from tests.integration.test_sync_plane import LOOPBACK, make_tree, tree_of, update_of
@@ -190,6 +191,25 @@ def test_a_short_file_that_was_edited_or_is_new_comes_with_the_gift(
     assert (stats.files, asked) == (2, [])
     assert (stats.content_bytes, stats.copied_bytes) == (6003, 0)
     assert stats.wire_out < 5000
+
+
+def test_many_edited_files_are_read_once_and_looked_for_in_no_index(
+    places: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number_of = 2 * MAX_WHOLE_BYTES // 5000
+    for number in range(number_of):
+        (places / f"src/{number}").write_bytes(TEXT[number : number + 5000])
+    synced(places)
+
+    def listed(*_: object) -> NoReturn:
+        raise AssertionError("the contents of the whole tree are listed")
+
+    monkeypatch.setattr(contents, "Contents", listed)
+    for number in range(number_of):
+        (places / f"src/{number}").write_bytes(b"new" + TEXT[number : number + 5000])
+    (stats,) = synced(places)
+    assert stats.files == number_of
+    assert "deltas" in asked
 
 
 def test_the_directories_above_an_edited_file_come_with_the_gift(

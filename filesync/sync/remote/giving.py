@@ -25,6 +25,7 @@ from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import Sources
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
+from filesync.transfer.send.growing import RECENT_BYTES
 from filesync.transfer.send.offer import TOKEN_BYTES, Offer
 from filesync.transfer.stats import Progress
 from filesync.transfer.threads import in_thread
@@ -88,6 +89,7 @@ class Giving:
                 filter=self._filter(at),
                 caches=self._options.used_caches,
                 dry_run=self._options.dry_run,
+                recent_bytes=RECENT_BYTES // len(self._sources),
             )
         return self._scans[at]
 
@@ -168,7 +170,7 @@ class Giving:
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
         if prepared.refused is not None:
             self.stats.note_refused({part.inside: prepared.refused})
-            self._scan(at).tree.forget()
+            self._scan(at).tree.close()
             self._note_source(at, await self._scan(at).task)
             return
         self._owner = prepared.owner
@@ -337,7 +339,7 @@ class Giving:
                 asking.cancel()
                 await asyncio.wait({asking})
                 self._growing.clear()
-                scan.tree.forget()
+                scan.tree.close()
         self._note_source(at, found)
         self._note(at, given)
 
@@ -355,7 +357,9 @@ class Giving:
         self._given |= others
         root = self._sources[at].place.root
         flow = options.flow.to(peer.address)
-        offer = peer.plane.offer(top, root, flow=flow, recipes=self._scan(at).tree.recipes)
+        scanned = self._scan(at).tree
+        recent = None if shadowing(self._parts, at) else scanned.recent_to(there)
+        offer = peer.plane.offer(top, root, flow=flow, recipes=scanned.recipes, recent=recent)
         with offer:
             self._given[offer.token] = top
             await peer.plane.announce(peer.channel, offer)
@@ -379,6 +383,7 @@ class Giving:
                 listing.cancel()
                 await asyncio.wait({listing})
                 self._given.clear()
+                scanned.close()
         self._note(at, given)
         self.stats.note_left_out(
             given.left_out, prefix=self._parts[at].prefix, unnamed=given.unnamed

@@ -34,6 +34,7 @@ class GrowingScan:
         filter: Filter,
         caches: Path | None,
         dry_run: bool,
+        recent_bytes: int,
     ) -> None:
         """Begin. What a ``dry_run`` finds changed, the next scan is to find so, and to tell."""
         loop = asyncio.get_running_loop()
@@ -42,7 +43,7 @@ class GrowingScan:
         def tell() -> None:
             loop.call_soon_threadsafe(self._more.set)
 
-        self.tree = GrowingTree(nodes, tell, caches)
+        self.tree = GrowingTree(nodes, tell, caches, recent_bytes=recent_bytes)
         self.task: asyncio.Task[Found] = asyncio.create_task(
             in_thread(_scan, place, nodes, filter, caches, self.tree, dry_run)
         )

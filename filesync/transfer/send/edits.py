@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.digest import Digest, digest_of
 from filesync.entropy import random_bits
@@ -12,6 +12,9 @@ from filesync.transfer.coding.delta import NODE_PIECE_BYTES
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.marks_disk import MarksFile
 from filesync.transfer.wire import Buffer
+
+if TYPE_CHECKING:
+    from filesync.transfer.send.growing import Recent
 
 MARKS: Final = "marks"
 """The file for them in a directory of caches."""
@@ -57,8 +60,14 @@ class Edits:
     For the thread of the scan, then for another.
     """
 
-    def __init__(self, marks: Path | None = None) -> None:
-        """Begin; ``marks`` is the file in which marks stay from one scan to the next."""
+    def __init__(self, marks: Path | None = None, recent: "Recent | None" = None) -> None:
+        """Begin.
+
+        Args:
+            marks: the file in which marks stay from one scan to the next.
+            recent: gets the contents of small files, which may be asked for.
+        """
+        self._recent = recent
         self._marks = MarksFile(marks) if marks is not None else None
         self._whole = _AllOrNone(MAX_WHOLE_BYTES)
         self._compared = _AllOrNone(MAX_COMPARED_BYTES)
@@ -75,12 +84,16 @@ class Edits:
         """Return all of it; the arguments are those of ``directories``."""
         return Edited(self.files, self.directories(nodes, there))
 
+    def are_since(self, there: Digest) -> bool:
+        """Say whether ``there`` is the tree that was scanned before."""
+        return there == self._before
+
     def directories(self, nodes: Nodes, there: Digest | None = None) -> list[Edit]:
         """Return the edits of all nodes that have changed, from the root down; none if they are many.
 
         Nor where it is known what is ``there``, and that is not the tree that was scanned before.
         """
-        if there not in (None, self._before) or len(self._changed) > MAX_DIRECTORIES:
+        if not (there is None or self.are_since(there)) or len(self._changed) > MAX_DIRECTORIES:
             return []
         found: list[Edit] = []
         for old, tree in reversed(self._changed):
@@ -108,13 +121,17 @@ class Edits:
     def beside(self, old: Digest, size: int) -> "Editing | None":
         """Return who is shown a file that had the ``old`` content, unless it is too large."""
         most = edit.MAX_BYTES if self._marked_room > 0 else edit.WHOLE_BYTES
-        return Editing(self, old) if size <= most else None
+        if size <= most:
+            return Editing(self, old)
+        self._miss()
+        return None
 
     def note(self, old: Digest, digest: Digest, content: Buffer) -> None:
         """Take note of what became of a content."""
         if not len(content):
             return
         if len(content) <= edit.WHOLE_BYTES:
+            self._keep(digest, content)
             if self._whole.takes(len(content)):
                 self._whole.edits.append(edit.whole(digest, content))
         elif self._marks is not None:
@@ -130,11 +147,22 @@ class Edits:
         known = files.find(old)
         if known is None:
             marks = edit.mark(content, random_bits(_KEY_BITS))
+            self._keep(digest, content)
         else:
             one, marks = edit.compare(digest, content, known)
             if self._compared.takes(len(one.delta) + _EDIT_BYTES):
                 self._compared.edits.append(one)
+            else:
+                self._miss()
         files.keep(digest, marks)
+
+    def _keep(self, digest: Digest, content: Buffer) -> None:
+        if self._recent is not None:
+            self._recent.keep(digest, bytes(content))
+
+    def _miss(self) -> None:
+        if self._recent is not None:
+            self._recent.has_missed = True
 
 
 class Editing:

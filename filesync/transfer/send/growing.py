@@ -33,9 +33,15 @@ class Recent:
     """Small contents that were read a moment ago, until they are asked for. For all threads.
 
     When it is full the oldest stay: they are asked for first.
+
+    Attributes:
+        has_missed: something that was read has not been kept.
+        is_enough: most likely nothing else will be asked for. For its owner to say.
     """
 
     def __init__(self, limit_bytes: int = RECENT_BYTES) -> None:
+        self.has_missed = False
+        self.is_enough = False
         self._room = limit_bytes
         self._lock = threading.Lock()
         self._contents: dict[Digest, bytes] = {}
@@ -44,9 +50,13 @@ class Recent:
         """Keep a content, if there is room."""
         with self._lock:
             size = len(content) + _CONTENT_BYTES
-            if size <= self._room and digest not in self._contents:
+            if digest in self._contents:
+                return
+            if size <= self._room:
                 self._room -= size
                 self._contents[digest] = content
+            else:
+                self.has_missed = True
 
     def take(self, digest: Digest, offset: int, length: int) -> bytes | None:
         """Return a content, once, if it is here and all of it is asked for."""
@@ -82,17 +92,28 @@ class GrowingTree:
         contents: of the directories that were handed on.
         recent: what was read of them and of those to come.
         recipes: of large files that have changed; None as long as there is none.
-        on_done: called by the scan's thread when there is more to ``take``.
     """
 
     def __init__(
-        self, nodes: Nodes, on_done: Callable[[], None], caches: Path | None = None
+        self,
+        nodes: Nodes,
+        on_done: Callable[[], None],
+        caches: Path | None = None,
+        *,
+        recent_bytes: int = RECENT_BYTES,
     ) -> None:
-        """Begin; ``caches`` is where recipes and marks stay from one scan to the next."""
+        """Begin.
+
+        Args:
+            nodes: has the nodes of what is done.
+            on_done: called by the scan's thread when there is more to ``take``.
+            caches: where recipes and marks stay from one scan to the next.
+            recent_bytes: bound on ``recent``.
+        """
         self.contents = GrowingContents(nodes)
-        self.recent = Recent()
+        self.recent = Recent(recent_bytes)
         self.recipes: RecipeCache | None = None
-        self.on_done = on_done
+        self._on_done = on_done
         self._caches = caches
         self._edits: Edits | None = None
         self._nodes = nodes
@@ -111,7 +132,7 @@ class GrowingTree:
                 self._done.append((path, tree))
                 self._done_bytes += len(self._nodes.read(tree))
             if self.is_ready:
-                self.on_done()
+                self._on_done()
 
     def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
         """Take note of a directory that the other side may have as it was."""
@@ -128,6 +149,7 @@ class GrowingTree:
 
         if size <= MAX_BYTES:
             return self._noted_edits().beside(old, size)
+        self.recent.has_missed = True
         is_cut = CUT_BYTES <= size <= MAX_RECIPE_BYTES and old != EMPTY
         return self._cutting(old) if is_cut else None
 
@@ -135,7 +157,7 @@ class GrowingTree:
         from filesync.transfer.send.edits import MARKS, Edits
 
         if self._edits is None:
-            self._edits = Edits(self._caches and self._caches / MARKS)
+            self._edits = Edits(self._caches and self._caches / MARKS, self.recent)
         return self._edits
 
     def _cutting(self, old: Digest) -> "Cutting":
@@ -155,13 +177,19 @@ class GrowingTree:
             self._edits.end()
         with self._lock:
             self._tree = tree
-        self.on_done()
+        self._on_done()
 
     # --- the other side -----------------------------------------------------------------------
 
     def edits(self, there: Digest) -> "Edited":
         """Return what to tell who has the tree ``there``; ask when the scan has ended."""
         return self._noted_edits().told(self._nodes, there)
+
+    def recent_to(self, there: Digest) -> Recent:
+        """Return what need not be read again for who has the tree ``there``; ask as for ``edits``."""
+        is_known = self._noted_edits().are_since(there)
+        self.recent.is_enough = is_known and not self.recent.has_missed
+        return self.recent
 
     @property
     def is_ready(self) -> bool:
@@ -186,8 +214,12 @@ class GrowingTree:
         return Handed([(path, self._nodes.read(digest)) for path, digest in done], tree)
 
     def forget(self) -> None:
-        """Keep nothing any more: nobody will take it."""
+        """Keep no directories any more: nobody will take them."""
         self._is_wanted = False
-        self.recent.close()
         with self._lock:
             self._done.clear()
+
+    def close(self) -> None:
+        """Keep nothing any more."""
+        self.forget()
+        self.recent.close()

@@ -28,7 +28,7 @@ from filesync.transfer.wire import (
 
 if TYPE_CHECKING:
     from filesync.transfer.coding.recipecache import RecipeCache
-    from filesync.transfer.send.growing import GrowingTree
+    from filesync.transfer.send.growing import GrowingTree, Recent
     from filesync.transfer.send.send_zmq import Sending
     from filesync.transfer.send.source_disk import SourceTree
 
@@ -58,6 +58,7 @@ class Outgoing:
         flow: Flow,
         on_sent: Callable[[int], None] | None = None,
         recipes: "RecipeCache | None" = None,
+        recent: "Recent | None" = None,
     ) -> Offer:
         """Offer ``manifest``'s files below ``root``; see ``DataPlane.offer``."""
 
@@ -68,7 +69,8 @@ class Outgoing:
             return SourceTree(
                 root,
                 lambda: Contents(manifest.nodes, directories_of(manifest)),
-                recipes=self._cut if recipes is None else recipes,
+                recent,
+                self._cut if recipes is None else recipes,
             )
 
         return self._offer(manifest.tree, open_source, token, flow=flow, on_sent=on_sent)

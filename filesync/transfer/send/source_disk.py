@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from filesync.digest import Digest, short
 from filesync.disk.content import read_piece, reading
 from filesync.disk.handles import DirectoryHandles, shown
-from filesync.errors import LocalError, SourceChanged, StoreError, Unavailable
+from filesync.errors import SourceChanged, StoreError, Unavailable
 from filesync.transfer.coding import chunking, delta, recipe
 from filesync.transfer.coding.recipe import (
     MAX_SEGMENT_BYTES,
@@ -44,8 +44,7 @@ class Finds(Protocol):
 class SourceTree:
     """Files below ``root``, by digest.
 
-    All methods block. ``load`` must have returned before the others are called; these may be
-    called from several threads at once, and raise
+    All methods block. They may be called from several threads at once, and raise
 
     * NotOffered: a content, or a range of one, that is not listed;
     * SourceChanged: a file is no longer what its entry says of it, or is gone;
@@ -63,8 +62,8 @@ class SourceTree:
 
         Args:
             root: where the files are.
-            list_contents: returns what may be read; called once, by ``load``.
-            recent: contents that need not be read again.
+            list_contents: returns what may be read; called once.
+            recent: contents that need not be read again; all of them may be read.
             recipes: of contents that need not be cut again; gets those that were cut.
         """
         self.root = root
@@ -77,10 +76,12 @@ class SourceTree:
         self._is_closed = False
 
     def load(self) -> None:
-        """List the contents. May take some ten bytes of memory a file."""
-        with self._loading:
-            if self._contents is None:
-                self._contents = self._list_contents()
+        """List the contents before they are asked for, unless all that will be is recent.
+
+        May take some ten bytes of memory a file.
+        """
+        if self._recent is None or not self._recent.is_enough:
+            self._listed()
 
     def read(self, ranges: Sequence[Range]) -> bytes | bytearray:
         """Return the bytes of ``ranges``, one after another."""
@@ -91,7 +92,7 @@ class SourceTree:
         with self._handles() as handles:
             at = 0
             for digest, offset, length in ranges:
-                if self._recent and (content := self._recent.take(digest, offset, length)):
+                if content := self._taken(digest, offset, length):
                     view[at : at + length] = content
                     at += length
                     continue
@@ -105,6 +106,8 @@ class SourceTree:
         return data
 
     def _read_one(self, digest: Digest, offset: int, length: int) -> bytes:
+        if content := self._taken(digest, offset, length):
+            return content
         place = self._find(digest, offset, length)
         with self._handles() as handles:
             fd = _open(handles, place)
@@ -154,10 +157,17 @@ class SourceTree:
 
     # --- inside ---------------------------------------------------------------------------
 
+    def _taken(self, digest: Digest, offset: int, length: int) -> bytes | None:
+        return None if self._recent is None else self._recent.take(digest, offset, length)
+
+    def _listed(self) -> Finds:
+        with self._loading:
+            if self._contents is None:
+                self._contents = self._list_contents()
+            return self._contents
+
     def _find(self, digest: Digest, offset: int, length: int) -> Place:
-        if self._contents is None:
-            raise LocalError("a source is read before it is loaded")
-        place = self._contents.find(digest)
+        place = (self._contents or self._listed()).find(digest)
         if place is None:
             raise NotOffered(f"content {short(digest)} is not in the tree on offer")
         if offset + length > place.file.size:

@@ -10,6 +10,7 @@ from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, Nodes, put, with_ent
 from filesync.transfer.coding import edit
 from filesync.transfer.send import edits as sent
 from filesync.transfer.send.edits import Edits
+from filesync.transfer.send.growing import Recent
 from tests.unit.made import file
 
 NOISE = random.Random(1).randbytes(1 << 20)
@@ -62,6 +63,18 @@ def test_copies_that_are_edited_one_after_the_other_are_both_told(tmp_path: Path
         assert [one.digest for one in next_scan(tmp_path, (LONG, new)).files] == [
             digest_of(new)
         ]
+
+
+def test_one_that_is_not_told_need_not_be_read_again(tmp_path: Path) -> None:
+    for times, is_kept in enumerate((True, False)):
+        recent = Recent()
+        edits = Edits(tmp_path / "marks", recent)
+        new = LONG + b"%d" % times
+        changed(edits, LONG + b"%d" % (times - 1), new)
+        edits.end()
+        assert (recent.take(digest_of(new), 0, len(new)) == new) == is_kept
+        assert bool(edits.files) != is_kept
+        assert not recent.has_missed
 
 
 def test_without_a_place_for_marks_longer_ones_are_never_told() -> None:

@@ -1,7 +1,10 @@
 """Trees that are offered while they are scanned: what is handed on, found and kept."""
 
+import pytest
+
 from filesync.digest import digest_of
-from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, decode, put, with_entries
+from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, decode, encode, put, with_entries
+from filesync.transfer.coding.edit import MAX_BYTES, WHOLE_BYTES
 from filesync.transfer.send.growing import HANDED_DIRECTORIES, GrowingTree, Recent
 from tests.unit.made import file
 
@@ -64,13 +67,56 @@ def test_what_nobody_will_take_is_not_kept() -> None:
     grown = Grown()
     grown.done(b"a")
     grown.tree.content_read(digest_of(b"x"), b"x")
-    grown.tree.forget()
+    grown.tree.close()
     grown.done(b"b", files=4000)
     grown.tree.content_read(digest_of(b"y"), b"y")
     assert grown.told == 0
     assert grown.tree.take().directories == []
     assert grown.tree.recent.take(digest_of(b"x"), 0, 1) is None
     assert grown.tree.recent.take(digest_of(b"y"), 0, 1) is None
+
+
+def test_what_was_read_stays_recent_though_no_directory_is_taken() -> None:
+    grown = Grown()
+    grown.done(b"a")
+    grown.tree.content_read(digest_of(b"x"), b"x")
+    grown.tree.forget()
+    assert grown.tree.take().directories == []
+    assert grown.tree.recent.take(digest_of(b"x"), 0, 1) == b"x"
+
+
+OLD = encode(EMPTY_DIRECTORY)
+
+
+def edited(*sizes: int, room: int = 1 << 20) -> GrowingTree:
+    """Return what a scan leaves that found files changed, of which the root was ``OLD``."""
+    tree = GrowingTree(MemoryNodes(), lambda: None, recent_bytes=room)
+    for number, size in enumerate(sizes):
+        content = bytes([number]) * size
+        beside = tree.beside(digest_of(b"old"), size)
+        if beside is not None:
+            beside.begin(memoryview(content))
+            beside.finish()
+            beside.end(digest_of(content))
+    tree.directory_changed(b"", OLD, digest_of(b"new"))
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("tree", "there", "is_enough"),
+    [
+        (edited(10, 1000, WHOLE_BYTES), OLD, True),
+        (edited(10, 1000), b"another", False),
+        (edited(10, WHOLE_BYTES + 1), OLD, False),
+        (edited(10, 4 * MAX_BYTES), OLD, False),
+        (edited(500, 500, room=1000), OLD, False),
+    ],
+    ids=["small", "since another tree", "larger", "large", "no room"],
+)
+def test_recent_contents_are_enough_for_who_has_the_tree_before_if_all_were_kept(
+    tree: GrowingTree, there: bytes, is_enough: bool
+) -> None:
+    assert tree.recent_to(digest_of(there)).is_enough is is_enough
 
 
 def test_a_recent_content_is_given_whole_and_once_and_makes_room() -> None:
