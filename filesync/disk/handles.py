@@ -16,7 +16,14 @@ from typing import Final, Self
 from filesync.descriptors import may_open
 from filesync.errors import LocalError, StoreError
 
-DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SAFE: Final = os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | _SAFE
+"""To open a directory by its last name."""
+READ_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | _SAFE
+"""To read a file by its last name. It may have become a FIFO, which must not be waited for, or a
+terminal, which must not become this process's."""
+NEW_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
+"""To make a file of a name that nothing has, write it and read it again."""
 _GET_FLAGS: Final = 0x80086601
 """FS_IOC_GETFLAGS."""
 _APPEND_ONLY: Final = 0x20

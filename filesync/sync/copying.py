@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from filesync.digest import Digest
-from filesync.disk.handles import DirectoryHandles
-from filesync.disk.scanning.readfile import OPEN_FLAGS
+from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.disk.updating.incoming import WantedFile
 from filesync.disk.updating.visits import below
 from filesync.errors import LocalError, StoreError
@@ -128,7 +127,7 @@ class Copying:
         path = below(found.directory, found.file.name)
         try:
             dirfd = self._source.open(found.directory)
-            fd = os.open(found.file.name, OPEN_FLAGS, dir_fd=dirfd)
+            fd = os.open(found.file.name, READ_FLAGS, dir_fd=dirfd)
         except (OSError, StoreError) as exc:
             raise changed(path) from exc
         try:

@@ -13,11 +13,9 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
+from filesync.disk.handles import DIRECTORY_FLAGS, NEW_FLAGS
 from worker.exec.rooted import Location, make_directory, open_below
-
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
@@ -98,7 +96,7 @@ class MountPoints:
         self._made.append(_Made(parent, name, status))
 
     def _parent(self, names: list[str]) -> _Parent:
-        fd = open_below(self._root_fd, names, _DIRECTORY)
+        fd = open_below(self._root_fd, names, DIRECTORY_FLAGS)
         status = os.fstat(fd)
         key = (status.st_dev, status.st_ino)
         known = self._parents.get(key)
@@ -111,8 +109,7 @@ class MountPoints:
 
 
 def _make_file(parent_fd: int, name: str) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    os.close(os.open(name, flags, 0o644, dir_fd=parent_fd))
+    os.close(os.open(name, NEW_FLAGS, 0o644, dir_fd=parent_fd))
 
 
 def _mtime_to_keep(parent: _Parent) -> int:

@@ -6,12 +6,12 @@ import stat
 from typing import Final
 
 from filesync.disk.content import copy_sparse, write_all
+from filesync.disk.handles import READ_FLAGS
 from filesync.errors import StoreError
 from worker.files.tree import text_of
 
 SMALL_BYTES: Final = 256 << 10
 """Up to here one read and one write are faster than asking for anything cleverer."""
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CANNOT: Final = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
 
 
@@ -21,7 +21,7 @@ def copy_content(dirfd: int, name: bytes, target: int, *, size: int) -> None:
     Raises:
         StoreError: ``name`` is not a regular file of that size.
     """
-    source = os.open(name, _READ, dir_fd=dirfd)
+    source = os.open(name, READ_FLAGS, dir_fd=dirfd)
     try:
         if size <= SMALL_BYTES:
             data = os.read(source, size + 1)

@@ -10,10 +10,9 @@ nothing of it, so few descriptors and no second pass are needed however deep a t
 
 import os
 import stat
-from typing import Final
 
 from filesync.digest import Digest
-from filesync.disk.handles import DirectoryHandles
+from filesync.disk.handles import NEW_FLAGS, DirectoryHandles
 from filesync.manifest import (
     Directory,
     Entry,
@@ -28,8 +27,6 @@ from worker.files.content import copy_content
 from worker.files.errors import PathInTheWay
 from worker.files.mode import ChangeMode
 from worker.files.tree import Owner, Tree, changing, join, split, text_of
-
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Copier:
@@ -140,10 +137,10 @@ class Copier:
         self, from_fd: int, from_name: bytes, entry: File, fd: int, name: bytes, path: bytes
     ) -> None:
         try:
-            file = os.open(name, _CREATE, 0o600, dir_fd=fd)
+            file = os.open(name, NEW_FLAGS, 0o600, dir_fd=fd)
         except FileExistsError:
             self._make_way(fd, path)
-            file = os.open(name, _CREATE, 0o600, dir_fd=fd)
+            file = os.open(name, NEW_FLAGS, 0o600, dir_fd=fd)
         try:
             if entry.size:
                 copy_content(from_fd, from_name, file, size=entry.size)

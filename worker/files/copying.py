@@ -15,7 +15,7 @@
 import os
 from dataclasses import dataclass
 
-from filesync.disk.handles import DirectoryHandles
+from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.errors import PathMissing
 from filesync.glob import is_pattern, unescape
 from filesync.manifest import (
@@ -94,8 +94,7 @@ def _copy_file(copying: _Copying, match: Match, dest: bytes, *, is_into: bool) -
 
 def _unpacked(copying: _Copying, source: bytes, dest: bytes) -> bool:
     above, name = split(source)
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(os.open(name, flags, dir_fd=copying.source.open(above)), "rb") as file:
+    with open(os.open(name, READ_FLAGS, dir_fd=copying.source.open(above)), "rb") as file:
         return unpack(
             file,
             copying.tree,

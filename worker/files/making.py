@@ -10,6 +10,7 @@ import os
 
 from filesync.digest import digest_of
 from filesync.disk.content import write_all
+from filesync.disk.handles import NEW_FLAGS
 from filesync.errors import PathMissing
 from filesync.glob import compile_name, is_pattern, unescape
 from filesync.select import clean
@@ -17,8 +18,6 @@ from worker.files.attributes import Attributes, set_open, set_unopened
 from worker.files.errors import BadPath, PathInTheWay
 from worker.files.tree import Tree, changing, join, text_of
 from worker.wire.ops import MakeDirectory, MakeFile, MakeSymlink, Remove
-
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def make_directory(tree: Tree, op: MakeDirectory) -> None:
@@ -43,7 +42,7 @@ def make_file(tree: Tree, op: MakeFile, *, now_ns: int | None) -> None:
     path = join(above, name)
     with changing(path), tree.handles.pinned(above) as fd:
         tree.make_way(fd, path)
-        file = os.open(name, _CREATE, 0o600, dir_fd=fd)
+        file = os.open(name, NEW_FLAGS, 0o600, dir_fd=fd)
         try:
             write_all(file, op.data, 0)
             set_open(file, Attributes(uid, gid, op.mode, now_ns))

@@ -13,6 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import IO, Final, cast
 
 from filesync.disk.content import write_sparse
+from filesync.disk.handles import NEW_FLAGS
 from filesync.disk.scanning.readfile import is_kept
 from filesync.manifest import Xattrs
 from filesync.select import clean
@@ -22,7 +23,6 @@ from worker.files.errors import ArchiveRefused, PathInTheWay
 from worker.files.mode import ChangeMode
 from worker.files.tree import Owner, Tree, changing, join, located, split, text_of
 
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _XATTR: Final = "SCHILY.xattr."
 _PIECE_BYTES: Final = 1 << 20
 _SPECIAL: Final = {
@@ -130,7 +130,7 @@ class _Unpacker:
         self._tree.set_time_later(path, wanted.mtime_ns or 0)
 
     def _put_file(self, fd: int, name: bytes, member: tarfile.TarInfo) -> None:
-        file = os.open(name, _CREATE, 0o600, dir_fd=fd)
+        file = os.open(name, NEW_FLAGS, 0o600, dir_fd=fd)
         try:
             os.ftruncate(file, member.size)
             sparse = cast("list[tuple[int, int]] | None", getattr(member, "sparse", None))

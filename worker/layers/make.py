@@ -16,7 +16,7 @@ import zstandard
 from blake3 import blake3
 
 from filesync.digest import Digest, digest_of
-from filesync.disk.handles import DirectoryHandles, shown
+from filesync.disk.handles import READ_FLAGS, DirectoryHandles, shown
 from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest
 from worker.blobs import BlobStore
@@ -40,7 +40,6 @@ GZIP_LEVEL: Final = 6
 _ZSTD_THREADS: Final = 2
 """One or more give the same bytes, however many; none at all gives others."""
 _PIECE_BYTES: Final = 1 << 20
-_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +245,7 @@ def _content(handles: DirectoryHandles, member: Member, content: Digest) -> Iter
     """Yield the bytes of a file, and at its end prove that they were the right ones."""
     directory, _, name = member.path.rpartition(b"/")
     try:
-        fd = os.open(name, _OPEN, dir_fd=handles.open(directory))
+        fd = os.open(name, READ_FLAGS, dir_fd=handles.open(directory))
     except OSError as exc:
         raise StoreError(f"{shown(member.path)} cannot be read: {exc.strerror}") from exc
     try:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from filesync.disk.handles import DirectoryHandles, shown
+from filesync.disk.handles import NEW_FLAGS, DirectoryHandles, shown
 from filesync.disk.removing import remove_tree
 from filesync.disk.scanning.readfile import is_kept
 from filesync.disk.updating.metadata import DEFAULT_ACL, Created, Metadata
@@ -26,7 +26,6 @@ from worker.layers.member import BLOCK, CHARACTER, DIRECTORY, FIFO, Member
 
 MAX_LINKS: Final = 255
 
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TYPES: Final = {CHARACTER: stat.S_IFCHR, BLOCK: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 _MADE_ON_THE_WAY: Final = Directory(0o755, 0, 0, 0, (), ())
 
@@ -111,10 +110,10 @@ class Rooted:
         if not self._knows_umask:
             self._learn_umask(fd)
         try:
-            new = os.open(name, _CREATE, member.mode & 0o777, dir_fd=fd)
+            new = os.open(name, NEW_FLAGS, member.mode & 0o777, dir_fd=fd)
         except FileExistsError:
             self._clear(fd, directory, name)
-            new = os.open(name, _CREATE, member.mode & 0o777, dir_fd=fd)
+            new = os.open(name, NEW_FLAGS, member.mode & 0o777, dir_fd=fd)
         try:
             yield new
             created = self._created.setdefault(directory, Created())

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from filesync.disk.handles import READ_FLAGS
 from filesync.disk.updating.large import BasisFile, LargeFile
 from filesync.disk.updating.update import TreeUpdate, WantedFile
 from filesync.transfer.wire import Buffer
@@ -74,7 +75,7 @@ class ComingFile:
     def _open(self) -> None:
         """Open what needed no writing in pieces: it is under its name."""
         try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._fd = os.open(self._path, READ_FLAGS)
         except OSError as exc:
             raise CameOtherwise(f"{self._path.name} did not come") from exc
         self._come = min(os.fstat(self._fd).st_size, self._size)

@@ -4,15 +4,13 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
-from filesync.disk.handles import DirectoryHandles
+from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.errors import PathMissing, StoreError, UsageError
 from filesync.select import resolve
 from worker.moving.errors import ImageMalformed
 from worker.store import TreeView
-
-_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class GivenBlobs:
@@ -37,7 +35,7 @@ class GivenBlobs:
         try:
             above, _, name = resolve(self._tree.manifest, path).rpartition(b"/")
             with DirectoryHandles(self._tree.root) as handles:
-                fd = os.open(name or b".", _OPEN, dir_fd=handles.open(above))
+                fd = os.open(name or b".", READ_FLAGS, dir_fd=handles.open(above))
         except (PathMissing, UsageError, OSError, StoreError) as exc:
             raise ImageMalformed(f"the image layout lacks the blob {digest}") from exc
         if not stat.S_ISREG(os.fstat(fd).st_mode):

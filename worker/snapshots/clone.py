@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from filesync.disk.content import copy_sparse
-from filesync.disk.handles import DirectoryHandles, shown
+from filesync.disk.handles import NEW_FLAGS, DirectoryHandles, shown
 from filesync.disk.scanning.statcache import Noted, StatCache
 from filesync.disk.updating.metadata import Created, Metadata, open_existing
 from filesync.errors import StoreError
 from filesync.manifest import Directory, Entry, File, Manifest, Special, Subdirectory
 
 _FICLONE: Final = 0x40049409
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _BLOCK_BYTES: Final = 512
 _NO_COPY: Final = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -109,7 +108,7 @@ class _Cloning:
             status = os.fstat(old)
             if status.st_size != entry.size:
                 raise StoreError(f"{shown(entry.name)} is not what was committed")
-            new = os.open(entry.name, _CREATE, entry.mode & 0o777, dir_fd=target)
+            new = os.open(entry.name, NEW_FLAGS, entry.mode & 0o777, dir_fd=target)
             try:
                 if entry.size:
                     self._copy_content(old, new, status)

@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from filesync.descriptors import HOW, are_used_up
 from filesync.digest import EMPTY, Digest, digest_of
-from filesync.disk.handles import shown
+from filesync.disk.handles import READ_FLAGS, shown
 from filesync.disk.scanning.listing import CTIME, MTIME, SIZE, Stamp, stamp_of
 from filesync.errors import SourceChanged, StoreError, Unreadable
 from filesync.manifest import Xattrs
@@ -23,7 +23,6 @@ _AHEAD_BYTES: Final = 4 << 20
 MAX_TRIES: Final = 4
 """A file that changes while it is read is read again three times."""
 
-OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MAX_XATTR_BYTES: Final = 256 << 10
 
 
@@ -74,7 +73,7 @@ def read_file(
         StoreError: it has more xattrs than a manifest can hold.
     """
     try:
-        fd = os.open(name, OPEN_FLAGS, dir_fd=dirfd)
+        fd = os.open(name, READ_FLAGS, dir_fd=dirfd)
     except OSError as exc:
         # ELOOP: a link took its place; ENXIO: a socket did.
         if exc.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
@@ -100,7 +99,7 @@ def read_small(
         StoreError: it has more xattrs than a manifest can hold.
     """
     try:
-        fd = os.open(name, OPEN_FLAGS, dir_fd=dirfd)
+        fd = os.open(name, READ_FLAGS, dir_fd=dirfd)
     except OSError:
         return None
     try:

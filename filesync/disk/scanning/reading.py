@@ -14,6 +14,7 @@ import msgspec
 
 from filesync.descriptors import OUT_OF_ROOM
 from filesync.digest import DIGEST_BYTES, EMPTY, Digest
+from filesync.disk.handles import READ_FLAGS
 from filesync.disk.scanning.listing import (
     DEVICE,
     INODE,
@@ -29,7 +30,6 @@ from filesync.disk.scanning.listing import (
 )
 from filesync.disk.scanning.readfile import (
     MAX_TRIES,
-    OPEN_FLAGS,
     READ_BYTES,
     Beside,
     Content,
@@ -194,7 +194,7 @@ class Reader:
             return None
         try:
             # Opened, what it holds besides is told in half the time that it takes by a path.
-            fd = os.open(name, OPEN_FLAGS, dir_fd=listing.fd)
+            fd = os.open(name, READ_FLAGS, dir_fd=listing.fd)
         except OSError:
             return None
         try:

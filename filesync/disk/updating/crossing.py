@@ -5,10 +5,9 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from typing import Final
 
 from filesync.disk.content import copy_sparse
-from filesync.disk.handles import is_append_only
+from filesync.disk.handles import NEW_FLAGS, READ_FLAGS, is_append_only
 from filesync.disk.reserved import WORK_PREFIX
 from filesync.disk.updating.visits import below
 from filesync.entropy import random_name
@@ -17,8 +16,6 @@ Noted = Callable[[bytes], AbstractContextManager[None]]
 """Has a path removed by the next update if this one is killed."""
 Losing = Callable[[str], AbstractContextManager[None]]
 """Counts what cannot be kept there (``Metadata.losing``)."""
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def rename(
@@ -82,9 +79,9 @@ def _copy_file(
     status: os.stat_result,
     losing: Losing,
 ) -> None:
-    old = os.open(name, _READ, dir_fd=source)
+    old = os.open(name, READ_FLAGS, dir_fd=source)
     try:
-        new = os.open(to, _CREATE, 0o600, dir_fd=target)
+        new = os.open(to, NEW_FLAGS, 0o600, dir_fd=target)
         try:
             os.ftruncate(new, status.st_size)
             copy_sparse(old, new, status.st_size)

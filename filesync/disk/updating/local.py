@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
+from filesync.disk.handles import READ_FLAGS
 from filesync.disk.updating.visits import below
 from filesync.disk.updating.work import CurrentDirectory, Directories, Place, storing
 from filesync.errors import StoreError
 from filesync.manifest import Entry, File, Manifest, Subdirectory
 
-_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BATCH: Final = 65_536
 """Contents that are looked for in one walk over the local trees; bounds memory to 40 MB."""
 
@@ -103,7 +103,7 @@ def _copy_from(
 
 def _open(source: CurrentDirectory, path: bytes, name: bytes) -> int | None:
     try:
-        return os.open(name, _OPEN, dir_fd=source.open(path))
+        return os.open(name, READ_FLAGS, dir_fd=source.open(path))
     except (StoreError, OSError):
         return None
 

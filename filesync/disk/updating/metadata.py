@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
-from filesync.disk.handles import shown
+from filesync.disk.handles import READ_FLAGS, shown
 from filesync.disk.scanning.readfile import is_kept, read_xattrs
 from filesync.errors import StoreError
 from filesync.manifest import Special, Symlink, Xattrs
@@ -246,13 +246,12 @@ def open_existing(dirfd: int, name: bytes) -> int:
         StoreError: it is not a regular file any more.
         OSError: it is not there, or not ours.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        fd = os.open(name, flags, dir_fd=dirfd)
+        fd = os.open(name, READ_FLAGS, dir_fd=dirfd)
     except PermissionError:
         mode = stat.S_IMODE(os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode)
         chmod_unopened(dirfd, name, mode | 0o400, stat.S_IFREG)
-        fd = os.open(name, flags, dir_fd=dirfd)
+        fd = os.open(name, READ_FLAGS, dir_fd=dirfd)
         os.fchmod(fd, mode)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

@@ -15,13 +15,12 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
-from filesync.disk.handles import DIRECTORY_FLAGS
+from filesync.disk.handles import DIRECTORY_FLAGS, READ_FLAGS
 from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import PARTIAL_NAME
 
 _DIGEST_BYTES: Final = 32
 _FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_LOOK_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_EXTENTS: Final = 65_536
 _ROOM_BYTES: Final = 4 << 20
 """With less than this left on its disk no partial file is kept: others need the room more."""
@@ -139,7 +138,7 @@ class Partials:
     def _remove(self, name: bytes) -> None:
         """Remove what has ``name``, unless another update is writing it, or puts it in place."""
         try:
-            fd = os.open(name, _LOOK_FLAGS, dir_fd=self.fd)
+            fd = os.open(name, READ_FLAGS, dir_fd=self.fd)
         except OSError:  # a link, or gone
             remove_tree(self.fd, name)
             return

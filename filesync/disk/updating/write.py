@@ -25,6 +25,7 @@ from filesync.disk.content import (
     write_all,
     write_new,
 )
+from filesync.disk.handles import NEW_FLAGS
 from filesync.disk.updating.crossing import rename
 from filesync.disk.updating.metadata import Metadata
 from filesync.disk.updating.partial import Partials
@@ -36,8 +37,6 @@ Data = bytes | bytearray | memoryview
 _FICLONE: Final = 0x40049409
 _FITS_BYTES: Final = (2 << 30) - 1
 """So large a file can be on every file system."""
-_CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_WRITE: Final = os.O_WRONLY | _CREATE
 
 
 class Maker:
@@ -81,7 +80,7 @@ class Maker:
                 home, name, created = dirfd, entry.name, place.created
             fd = -1
             try:
-                fd = create(name, _WRITE, entry.mode & 0o777, dir_fd=home)
+                fd = create(name, NEW_FLAGS, entry.mode & 0o777, dir_fd=home)
                 if len(data) >= HOLE_BYTES:
                     write_new(fd, data)
                 elif data and write(fd, data) != len(data):
@@ -214,7 +213,7 @@ class Maker:
 
     def _open_beside(self, entry: File) -> "NewFile":
         name = self._work.free_name()
-        fd = os.open(name, os.O_RDWR | _CREATE, 0o600, dir_fd=self._work.fd)
+        fd = os.open(name, NEW_FLAGS, 0o600, dir_fd=self._work.fd)
         try:
             os.ftruncate(fd, entry.size)
         except BaseException:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from filesync.digest import Digest, short
 from filesync.disk.content import read_piece, reading
-from filesync.disk.handles import DirectoryHandles, shown
+from filesync.disk.handles import READ_FLAGS, DirectoryHandles, shown
 from filesync.errors import SourceChanged, StoreError, Unavailable
 from filesync.transfer.coding import chunking, delta, recipe
 from filesync.transfer.coding.recipe import (
@@ -27,8 +27,6 @@ from filesync.transfer.send.growing import Recent
 from filesync.transfer.threads import CUTTING
 from filesync.transfer.wire import SIGNATURE_BYTES, DeltaItem, Level, Range, RecipeItem
 
-# A name may have become a FIFO since the scan: O_NONBLOCK, or opening it would wait for ever.
-_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHANGED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 """What opening a file says if another kind stands there now, or nothing."""
 _HELD: Final = 32
@@ -106,8 +104,8 @@ class SourceTree:
         return data
 
     def _read_one(self, digest: Digest, offset: int, length: int) -> bytes:
-        if content := self._taken(digest, offset, length):
-            return content
+        if self._contents is None and (content := self._taken(digest, offset, length)):
+            return content  # it is not worth an index
         place = self._find(digest, offset, length)
         with self._handles() as handles:
             fd = _open(handles, place)
@@ -222,7 +220,7 @@ class SourceTree:
 def _open(handles: DirectoryHandles, place: Place) -> int:
     directory, file = place
     try:
-        fd = os.open(file.name, _FILE, dir_fd=handles.open(directory))
+        fd = os.open(file.name, READ_FLAGS, dir_fd=handles.open(directory))
     except (OSError, StoreError) as exc:
         cause = exc if isinstance(exc, OSError) else exc.__cause__
         if isinstance(cause, OSError) and cause.errno in _CHANGED:
