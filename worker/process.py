@@ -35,6 +35,7 @@ from worker.service import Service
 from worker.store import Store
 from worker.store.leases import Leases
 from worker.wire import framing, orders
+from worker.wire.clipping import STDERR, Clipped
 from worker.wire.disk import Crowded, Prune, PrunePolicy
 from worker.wire.orders import (
     VERSION,
@@ -66,7 +67,7 @@ REDIAL_S: Final = 2.0
 LOOK_AT_DISK_S: Final = 5.0
 LOOK_ANYWAY_S: Final = 600.0
 MAX_QUEUED: Final = 20_000
-"""Messages that may wait for the manager; beyond it what ops print is dropped."""
+"""Messages that may wait for the manager; beyond it what ops print is dropped, and that is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,7 @@ class _Link:
         self._has_worked = True
         self._unkept: StoreError | None = None
         self._queue: asyncio.Queue[tuple[FromWorker, bytes]] = asyncio.Queue()
+        self._clipped = Clipped()
 
     async def run(self, stopped: Callable[[], Awaitable[None]]) -> None:
         context = zmq.asyncio.Context()
@@ -388,6 +390,7 @@ class _Link:
                     raise
                 result = orders.Failed(exc.code, str(exc))
             self._tell_sources()
+            self._tell_clipped(number)
             self._queue.put_nowait((Outcome(number, result), b""))
         except asyncio.CancelledError:
             self._queue.put_nowait(
@@ -398,7 +401,14 @@ class _Link:
 
     def _tell(self, message: orders.Output | orders.Progress) -> None:
         if self._queue.qsize() < MAX_QUEUED:
+            self._tell_clipped(message.id)
             self._queue.put_nowait((message, b""))
+        elif isinstance(message, orders.Output):
+            self._clipped.drop(message.id, message.data)
+
+    def _tell_clipped(self, number: int) -> None:
+        if line := self._clipped.take(number):
+            self._queue.put_nowait((orders.Output(number, STDERR, line), b""))
 
     async def _send_trees(self, body: orders.OrderBody, result: orders.Result) -> None:
         """Send the nodes that the manager lacks of what an answer speaks of."""

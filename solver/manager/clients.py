@@ -40,6 +40,7 @@ from solver.wire import (
     PushRequest,
     Serve,
     StartBuild,
+    StepDone,
     StepOutput,
     StepProgress,
     StopServing,
@@ -49,6 +50,7 @@ from solver.wire import (
     Warned,
 )
 from worker.wire import orders
+from worker.wire.clipping import STDERR, Clipped
 from worker.wire.images import Pushed, PushImage, RelayImage
 from worker.wire.ops import ImageOp, LocalOp
 from worker.wire.orders import Offered
@@ -56,7 +58,7 @@ from worker.wire.orders import Offered
 log = logging.getLogger(__name__)
 
 MAX_QUEUED: Final = 20_000
-"""Messages that may wait for a slow client; beyond it what steps print is dropped."""
+"""Messages that may wait for a slow client; beyond it what steps print is dropped, and that is said."""
 
 Send = Callable[[bytes, ToClient, bytes], Awaitable[None]]
 Traffic = Callable[[], tuple[int, int]]
@@ -88,6 +90,7 @@ class ClientLink:
     _queue: asyncio.Queue[tuple[ToClient, bytes]] = field(default_factory=asyncio.Queue)
     _running: asyncio.Task[None] | None = None
     _exports: list[tuple[WorkerLink, bytes]] = field(default_factory=list)
+    _clipped: Clipped = field(default_factory=Clipped)
     _traffic_before: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -100,7 +103,13 @@ class ClientLink:
         if self._queue.qsize() > MAX_QUEUED and isinstance(
             event, StepOutput | StepProgress | PushProgress | TransferProgress
         ):
+            if isinstance(event, StepOutput):
+                self._clipped.drop(event.position, event.data)
             return
+        if isinstance(event, StepOutput | StepDone) and (
+            line := self._clipped.take(event.position)
+        ):
+            self._queue.put_nowait((StepOutput(event.position, STDERR, line), b""))
         self._queue.put_nowait((event, b""))
 
     async def serve(self, tree: Digest, address: str, part: Selector | None = None) -> bytes:

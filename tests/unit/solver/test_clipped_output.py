@@ -1,0 +1,70 @@
+"""A client that reads too slowly loses output of steps, and is told how much."""
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from solver.manager import clients
+from solver.manager.clients import ClientLink
+from solver.manager.shared import Shared
+from solver.wire import StepDone, StepOutput, ToClient
+
+
+def printed(number: int) -> StepOutput:
+    return StepOutput(0, 1, b"line %d\n" % number)
+
+
+def dropped(size: int) -> StepOutput:
+    line = b"\n[%d bytes of output were dropped here: they came too fast]\n" % size
+    return StepOutput(0, 2, line)
+
+
+class SlowClient:
+    """A link whose client reads when it is told to; three messages may wait."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(clients, "MAX_QUEUED", 2)
+        self.read: list[ToClient] = []
+        self.link = ClientLink(b"client", cast(Shared, None), self._send, lambda: (0, 0), 0.0)
+
+    async def catch_up(self) -> list[ToClient]:
+        """Read all that waits; return it."""
+        self.read.clear()
+        pumping = asyncio.create_task(self.link.pump())
+        await asyncio.sleep(0.01)
+        pumping.cancel()
+        return list(self.read)
+
+    async def _send(self, _: bytes, message: ToClient, __: bytes) -> None:
+        self.read.append(message)
+
+
+def test_what_was_dropped_is_said_before_what_comes_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        slow = SlowClient(monkeypatch)
+        for number in range(6):
+            slow.link.tell(printed(number))
+        assert await slow.catch_up() == [printed(0), printed(1), printed(2)]
+        slow.link.tell(printed(6))
+        slow.link.tell(printed(7))
+        size = 3 * len(b"line 0\n")
+        assert await slow.catch_up() == [dropped(size), printed(6), printed(7)]
+
+    asyncio.run(main())
+
+
+def test_what_was_dropped_last_is_said_when_the_step_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        slow = SlowClient(monkeypatch)
+        for number in range(4):
+            slow.link.tell(printed(number))
+        done = StepDone(0, "w1", False, 1.0, ())
+        slow.link.tell(done)
+        assert (await slow.catch_up())[3:] == [dropped(len(b"line 0\n")), done]
+
+    asyncio.run(main())
