@@ -193,20 +193,31 @@ def test_a_short_file_that_was_edited_or_is_new_comes_with_the_gift(
     assert stats.wire_out < 5000
 
 
-def test_many_edited_files_are_read_once_and_looked_for_in_no_index(
-    places: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def write_many(root: Path, start: bytes = b"") -> int:
+    """Write more than is told with a gift; return how many files."""
     number_of = 2 * MAX_WHOLE_BYTES // 5000
     for number in range(number_of):
-        (places / f"src/{number}").write_bytes(TEXT[number : number + 5000])
-    synced(places)
+        (root / f"{number}").write_bytes(start + TEXT[number : number + 5000])
+    return number_of
+
+
+@pytest.fixture
+def no_index(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Have it fail, from the call on, when the contents of a whole tree are listed."""
 
     def listed(*_: object) -> NoReturn:
         raise AssertionError("the contents of the whole tree are listed")
 
-    monkeypatch.setattr(contents, "Contents", listed)
-    for number in range(number_of):
-        (places / f"src/{number}").write_bytes(b"new" + TEXT[number : number + 5000])
+    return lambda: monkeypatch.setattr(contents, "Contents", listed)
+
+
+def test_many_edited_files_are_read_once_and_looked_for_in_no_index(
+    places: Path, asked: list[str], no_index: Callable[[], None]
+) -> None:
+    write_many(places / "src")
+    synced(places)
+    no_index()
+    number_of = write_many(places / "src", b"new")
     (stats,) = synced(places)
     assert stats.files == number_of
     assert "deltas" in asked
@@ -423,6 +434,17 @@ def test_what_has_changed_at_a_server_comes_with_the_answer_to_its_scan(
     stats = taken(tmp_path)
     assert (stats.files, stats.deleted, asked) == (3, 1, [])
     assert stats.wire_in < 6000
+
+
+def test_many_that_have_changed_at_a_server_are_looked_for_in_no_index(
+    tmp_path: Path, source: Path, asked: list[str], no_index: Callable[[], None]
+) -> None:
+    write_many(source)
+    taken(tmp_path)
+    no_index()
+    number_of = write_many(source, b"new")
+    assert taken(tmp_path).files == number_of
+    assert "deltas" in asked
 
 
 def test_an_ordinary_user_is_told_of_directories_whose_names_are_all_his(

@@ -3,6 +3,7 @@
 import enum
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes, empty_manifest
@@ -11,7 +12,11 @@ from filesync.sync.part import Part
 from filesync.sync.places import Place
 from filesync.sync.scanning import Found, Named, Owner, scan_place
 from filesync.transfer.send.edits import MARKS, Edited, Edits
+from filesync.transfer.send.growing import Recent
 from filesync.transfer.send.offer import Offer
+
+_RECENT_BYTES: Final = 4 << 20
+"""Each place of each client has its own."""
 
 
 class Stage(enum.Enum):
@@ -39,6 +44,7 @@ class Held:
         manifest: what was scanned; until then, nothing.
         shut: directories that it lacks as they could not be read, and why (errno).
         edits: what became of what was there at the last scan, if it is to be taken from.
+        recent: small files that were not there then.
         offer: under which what was scanned is on offer.
         nodes: the manifest's, and those that come for it.
     """
@@ -64,6 +70,7 @@ class Held:
         self.manifest = empty_manifest(self.nodes)
         self.shut: Mapping[bytes, int] = {}
         self.edits = Edited()
+        self.recent = Recent(_RECENT_BYTES)
         self.offer: Offer | None = None
         self.stage = Stage.NEW
         self.filter = filter
@@ -100,7 +107,7 @@ class Held:
         """Scan the place; say that all of it is the ``owner``'s, if there is one. Blocks."""
         if self.place is None:
             return Found(self.manifest, {}, {})
-        edits = Edits(self._caches and self._caches / MARKS)
+        edits = Edits(self._caches and self._caches / MARKS, self.recent)
         found = scan_place(
             self.place,
             self.nodes,
@@ -112,6 +119,8 @@ class Held:
             keep_unreadable=not self.is_offered,
         )
         edits.end()
+        # Who takes most often has what was there; who has not waits no longer for the index.
+        self.recent.is_enough = not self.recent.has_missed
         owned = found.owned(owner, self.nodes)
         is_same = owned.manifest.tree == found.manifest.tree  # else the directories are others
         self.edits = edits.told(self.nodes) if is_same else Edited(edits.files)
@@ -133,6 +142,7 @@ class Held:
             self.stage = Stage.CLOSED
             if self.offer is not None:
                 self.offer.close()
+            self.recent.close()
             if not self.is_used:
                 self._release()
 

@@ -183,7 +183,9 @@ class TreeServer:
             found = await in_thread(held.scan, owner)
             held.manifest, held.shut = found.manifest, found.unreadable
             if held.is_offered and held.place is not None and held.stage is not Stage.CLOSED:
-                held.offer = self.plane.offer(held.manifest, held.place.root, token)
+                held.offer = self.plane.offer(
+                    held.manifest, held.place.root, token, recent=held.recent
+                )
         finally:
             held.leave(Stage.SCANNED)
         return wire.scanned(found.manifest.tree, found.skipped, found.unreadable)
