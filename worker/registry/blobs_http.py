@@ -9,14 +9,14 @@ import httpx
 from filesync.errors import ContentCorrupt
 from filesync.transfer.threads import acquired, in_thread
 from worker.blobs import BLOCK_BYTES, Blob, BlobStore, BlobWriter
-from worker.registry.client_http import read_all
-from worker.registry.errors import BadRegistry, NotInRegistry
+from worker.registry.client_http import pieces, read_all
+from worker.registry.errors import BadRegistry
 from worker.registry.manifest import ACCEPT, MAX_JSON_BYTES, Descriptor
-from worker.registry.ranges import body_start, check_part, part_header, range_header
+from worker.registry.ranges import NoRanges, body_start, check_part, part_header, range_header
 from worker.registry.repository_http import Repository
 from worker.registry.retry import Failure
-from worker.registry.trouble_http import Trouble, retrying
-from worker.registry.upload_http import DIGEST_HEADER, Content, Upload, check_digest
+from worker.registry.trouble_http import Trouble, ended_early, retrying
+from worker.registry.upload_http import DIGEST_HEADER, Content, Upload, check_digest, is_there
 
 OnBytes = Callable[[int], None]
 """Told the number of bytes that have just come or gone."""
@@ -55,7 +55,8 @@ async def get_manifest(place: Repository, name: str) -> tuple[bytes, str]:
             told = response.headers.get(DIGEST_HEADER, "")
             wanted = name if ":" in name else told
             if wanted.startswith("sha256:") and wanted != digest:
-                raise BadRegistry(f"{place.name}: the manifest {wanted} came as {digest}")
+                text = f"{place.name}: the manifest {wanted} came as {digest}"
+                raise ended_early(response, text)
             return data, response.headers.get("content-type", "")
 
     return await retrying(once)
@@ -70,13 +71,14 @@ async def get_bytes(place: Repository, digest: str, *, max_bytes: int) -> bytes:
 
     async def once() -> bytes:
         async with place.exchange("GET", f"blobs/{digest}") as response:
-            return await read_all(response, max_bytes)
+            data = await read_all(response, max_bytes)
+            came = f"sha256:{hashlib.sha256(data).hexdigest()}"
+            if came != digest:
+                text = f"{place.name}: the blob {digest} came as {came}"
+                raise ended_early(response, text)
+            return data
 
-    data = await retrying(once)
-    came = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    if came != digest:
-        raise BadRegistry(f"{place.name}: the blob {digest} came as {came}")
-    return data
+    return await retrying(once)
 
 
 async def blob_size(place: Repository, digest: str) -> int:
@@ -130,10 +132,7 @@ async def get_blob(
 async def _fill(
     place: Repository, descriptor: Descriptor, writer: BlobWriter, on_bytes: OnBytes
 ) -> None:
-    came = 0
-
     async def once() -> None:
-        nonlocal came
         at = writer.size
         if at == descriptor.size and at:
             return
@@ -145,22 +144,28 @@ async def _fill(
                 raise Trouble(
                     Failure.CUT, f"{place.name}: {descriptor.digest} ends before {at}"
                 )
-            start = body_start(
-                response.status_code, response.headers, at=at, size=descriptor.size
-            )
+            start = body_begin(place, response, at=at, size=descriptor.size)
             if start != at:
                 writer.restart()
             async for block in _blocks(response):
                 await in_thread(writer.write, block)
-                came += len(block)
                 on_bytes(len(block))
-        if writer.size != descriptor.size:
-            raise BadRegistry(
-                f"{place.name}: {descriptor.digest} ends after {writer.size} bytes, and its"
-                f" manifest says {descriptor.size}"
-            )
+            if writer.size != descriptor.size:
+                text = (
+                    f"{place.name}: {descriptor.digest} ends after {writer.size} bytes, and its"
+                    f" manifest says {descriptor.size}"
+                )
+                raise ended_early(response, text)
 
-    await retrying(once, gained=lambda: came)
+    await retrying(once, gained=lambda: writer.size)
+
+
+def body_begin(place: Repository, response: httpx.Response, *, at: int, size: int) -> int:
+    """Return at which byte an answer begins; see ``body_start``."""
+    try:
+        return body_start(response.status_code, response.headers, at=at, size=size)
+    except BadRegistry as exc:
+        raise BadRegistry(f"{place.name}: {exc}") from exc
 
 
 Take = Callable[[memoryview], None]
@@ -191,13 +196,18 @@ async def get_part(
         where = f"blobs/{descriptor.digest}"
         async with place.exchange("GET", where, headers=headers) as response:
             content_range = response.headers.get("content-range", "")
-            check_part(
-                response.status_code,
-                content_range=content_range,
-                begin=at,
-                end=end,
-                size=descriptor.size,
-            )
+            try:
+                check_part(
+                    response.status_code,
+                    content_range=content_range,
+                    begin=at,
+                    end=end,
+                    size=descriptor.size,
+                )
+            except NoRanges:
+                raise
+            except BadRegistry as exc:
+                raise BadRegistry(f"{place.name}: {exc}") from exc
             async for block in _blocks(response):
                 if len(block) > end - at:
                     raise BadRegistry(f"{place.name}: more bytes came than were asked for")
@@ -225,9 +235,7 @@ async def stream_blob(
         nonlocal at
         where = f"blobs/{descriptor.digest}"
         async with place.exchange("GET", where, headers=range_header(at)) as response:
-            start = body_start(
-                response.status_code, response.headers, at=at, size=descriptor.size
-            )
+            start = body_begin(place, response, at=at, size=descriptor.size)
             seen = at - start  # one that knows no ranges begins anew
             async for block in _blocks(response):
                 on_bytes(len(block))
@@ -237,10 +245,11 @@ async def stream_blob(
                 await in_thread(take, new)
                 sha256.update(new)
                 at += len(new)
-        if at != descriptor.size:
-            raise BadRegistry(
-                f"{place.name}: {descriptor.digest} does not end after {descriptor.size} bytes"
-            )
+            if at != descriptor.size:
+                raise ended_early(
+                    response,
+                    f"{place.name}: {descriptor.digest} does not end after {descriptor.size} bytes",
+                )
 
     await retrying(once, gained=lambda: at)
     if f"sha256:{sha256.hexdigest()}" != descriptor.digest:
@@ -251,12 +260,12 @@ async def _blocks(response: httpx.Response) -> AsyncIterator[memoryview]:
     """Yield a body in large blocks; where it breaks off, what came before that too."""
     block = bytearray()
     try:
-        async for piece in response.aiter_raw():
+        async for piece in pieces(response):
             block += piece
             if len(block) >= BLOCK_BYTES:
                 yield memoryview(block)
                 block = bytearray()
-    except httpx.TransportError:
+    except (httpx.TransportError, Trouble):
         yield memoryview(block)
         raise
     yield memoryview(block)
@@ -267,15 +276,7 @@ async def _blocks(response: httpx.Response) -> AsyncIterator[memoryview]:
 
 async def has_blob(place: Repository, digest: str) -> bool:
     """Whether the registry has a blob in this repository."""
-
-    async def once() -> bool:
-        try:
-            async with place.exchange("HEAD", f"blobs/{digest}"):
-                return True
-        except NotInRegistry:
-            return False
-
-    return await retrying(once)
+    return await retrying(partial(is_there, place, digest))
 
 
 async def put_blob(

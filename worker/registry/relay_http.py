@@ -3,11 +3,13 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from worker.registry.blobs_http import OnBytes
-from worker.registry.errors import BadRegistry, RegistryError
+from worker.registry.blobs_http import OnBytes, body_begin
+from worker.registry.client_http import pieces
+from worker.registry.errors import RegistryError
 from worker.registry.manifest import Descriptor
-from worker.registry.ranges import body_start, range_header
+from worker.registry.ranges import range_header
 from worker.registry.repository_http import Repository
+from worker.registry.trouble_http import ended_early
 from worker.registry.upload_http import Content
 
 
@@ -28,8 +30,8 @@ def content_at(where: Sequence[Repository], blob: Descriptor, on_bytes: OnBytes)
             break
         else:
             place = where[-1]
-        async with aclosing(_pieces(place, blob, start, end)) as pieces:
-            async for piece in pieces:
+        async with aclosing(_pieces(place, blob, start, end)) as coming:
+            async for piece in coming:
                 yield piece
                 on_bytes(len(piece))
 
@@ -46,8 +48,8 @@ async def _pieces(
 ) -> AsyncGenerator[bytes, None]:
     headers = range_header(start)
     async with place.exchange("GET", f"blobs/{blob.digest}", headers=headers) as response:
-        at = body_start(response.status_code, response.headers, at=start, size=blob.size)
-        async for piece in response.aiter_raw():
+        at = body_begin(place, response, at=start, size=blob.size)
+        async for piece in pieces(response):
             # A registry that knows no ranges begins at the beginning.
             wanted = piece[max(0, start - at) : max(0, end - at)]
             at += len(piece)
@@ -55,4 +57,4 @@ async def _pieces(
                 yield wanted
             if at >= end:
                 return
-    raise BadRegistry(f"{place.name}: {blob.digest} ends after {at} bytes")
+        raise ended_early(response, f"{place.name}: {blob.digest} ends after {at} bytes")

@@ -11,7 +11,7 @@ from collections.abc import (
     Sequence,
 )
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import httpx
 import msgspec
@@ -89,17 +89,19 @@ class Repository:
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
         allowed: tuple[int, ...] = (),
+        patience_s: float = 0.0,
     ) -> AsyncIterator[httpx.Response]:
         """Make a request and give its answer, whose body has not been read.
 
-        ``where`` is relative to the repository (``blobs/…``) or an address that it gave out.
+        ``where`` is relative to the repository (``blobs/…``) or an address that it gave out;
+        ``patience_s`` is how much longer than usual it may take to answer.
 
         Raises:
             Trouble: it failed in a way that may pass.
             RegistryError: its status is an error that is not among ``allowed``.
         """
         url = self._url(where)
-        response = await self._authorized(method, url, headers or {}, body)
+        response = await self._authorized(_Ask(method, headers or {}, body, patience_s), url)
         try:
             if response.status_code not in allowed:
                 await self._check(response, where)
@@ -119,32 +121,28 @@ class Repository:
 
     # --- sending ------------------------------------------------------------------------------
 
-    async def _authorized(
-        self, method: str, url: httpx.URL, headers: Mapping[str, str], body: Body | None
-    ) -> httpx.Response:
+    async def _authorized(self, ask: "_Ask", url: httpx.URL) -> httpx.Response:
         """Send a request; show who asks when the registry wants to know."""
         shown = self._login.authorization
-        response = await self._follow(method, url, headers, body)
+        response = await self._follow(ask, url)
         # Where it redirects to may not ask: it would name its own judge.
         if response.status_code != 401 or _origin(response.url) != _origin(self._base):
             return response
         header = response.headers.get("www-authenticate", "")
         await response.aclose()
         await self._login.renew(header, shown)
-        return await self._follow(method, url, headers, body)
+        return await self._follow(ask, url)
 
-    async def _follow(
-        self, method: str, url: httpx.URL, headers: Mapping[str, str], body: Body | None
-    ) -> httpx.Response:
+    async def _follow(self, ask: "_Ask", url: httpx.URL) -> httpx.Response:
         for _ in range(MAX_REDIRECTS):
-            response = await self._send(method, url, headers, body)
+            response = await self._send(ask, url)
             if response.status_code not in _REDIRECTS:
                 return response
             await response.aclose()
             to = response.headers.get("location", "")
-            if method not in ("GET", "HEAD") and response.status_code not in (307, 308):
+            if ask.method not in ("GET", "HEAD") and response.status_code not in (307, 308):
                 raise BadRegistry(
-                    f"{self.name}: {method} was sent elsewhere, which it may not be"
+                    f"{self.name}: {ask.method} was sent elsewhere, which it may not be"
                 )
             try:
                 url = url.join(to)
@@ -152,21 +150,19 @@ class Repository:
                 raise BadRegistry(f"{self.name}: it redirects to no address: {exc}") from exc
         raise BadRegistry(f"{self.name}: more than {MAX_REDIRECTS} redirects")
 
-    async def _send(
-        self, method: str, url: httpx.URL, headers: Mapping[str, str], body: Body | None
-    ) -> httpx.Response:
-        sent = dict(headers)
+    async def _send(self, ask: "_Ask", url: httpx.URL) -> httpx.Response:
+        sent = dict(ask.headers)
         # Where it redirects to must not see what was meant for the registry.
         if self._login.authorization and _origin(url) == _origin(self._base):
             sent["Authorization"] = self._login.authorization
         settings = self._settings_for(url)
-        if body is None:
-            request = httpx.Request(method, url, headers=sent)
-            return await self._client.send(settings, request)
+        if ask.body is None:
+            request = httpx.Request(ask.method, url, headers=sent)
+            return await self._client.send(settings, request, patience_s=ask.patience_s)
         # What it reads from is closed now, and not when somebody collects it.
-        async with contextlib.aclosing(body()) as content:
-            request = httpx.Request(method, url, headers=sent, content=content)
-            return await self._client.send(settings, request)
+        async with contextlib.aclosing(ask.body()) as content:
+            request = httpx.Request(ask.method, url, headers=sent, content=content)
+            return await self._client.send(settings, request, patience_s=ask.patience_s)
 
     def _settings_for(self, url: httpx.URL) -> Host:
         """Return how to speak to whom this registry has named.
@@ -210,6 +206,15 @@ class Repository:
         if kind != "manifests":
             return self.name
         return f"{self.name}{'@' if ':' in reference else ':'}{reference}"
+
+
+class _Ask(NamedTuple):
+    """A request, wherever it goes; see ``Repository.exchange``."""
+
+    method: str
+    headers: Mapping[str, str]
+    body: Body | None
+    patience_s: float
 
 
 class _Said(msgspec.Struct):

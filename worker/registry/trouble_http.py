@@ -36,12 +36,21 @@ class Trouble(Exception):
         self.status = status
         self.asked_s = asked_s
 
-    def settled(self) -> RegistryError:
-        """Return the error to give up with."""
+    def settled(self, failed: int) -> RegistryError:
+        """Return the error to give up with, after ``failed`` failures in a row."""
         if self.status == 429:
             wait = "" if self.asked_s is None else f"; it asks to wait {self.asked_s:.0f} s"
             return RegistryBusy(f"{self.text}: too many requests{wait}. Log in, or try later")
-        return RegistryUnavailable(self.text)
+        again = "" if failed == 1 else f", {failed} times in a row"
+        return RegistryUnavailable(f"{self.text}{again}; try again later")
+
+
+def ended_early(response: httpx.Response, text: str) -> Trouble | RegistryError:
+    """Return what it means that a whole body is shorter than it should be: a lie, or a cut."""
+    ends_by_closing = response.headers.keys().isdisjoint(
+        ("content-length", "transfer-encoding")
+    )
+    return Trouble(Failure.CUT, text) if ends_by_closing else BadRegistry(text)
 
 
 async def retrying(
@@ -51,21 +60,23 @@ async def retrying(
 
     Args:
         once: one attempt.
-        gained: bytes that all attempts have brought so far.
+        gained: bytes that are there for certain. What is lost and comes again is no gain, so
+            that a link which always breaks at the same place is given up.
 
     Raises:
         RegistryError: it went on failing, or failed for good.
     """
     failed = 0
+    most = gained()
     while True:
-        before = gained()
         try:
             return await once()
         except Trouble as exc:
-            failed = 1 if gained() - before >= GAIN_BYTES else failed + 1
+            failed = 1 if gained() - most >= GAIN_BYTES else failed + 1
+            most = max(most, gained())
             wait_s = wait_before_retry(exc.failure, failed=failed, asked_s=exc.asked_s)
             if wait_s is None:
-                raise exc.settled() from exc
+                raise exc.settled(failed) from exc
             log.info("asked again reason=%s wait_s=%.2f", exc.text, wait_s)
             await asyncio.sleep(wait_s)
 

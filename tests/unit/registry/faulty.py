@@ -27,6 +27,11 @@ class Fault:
         stall: after ``cut`` bytes nothing more comes, and the connection stays.
         length: what Content-Length says, whatever the body is.
         take: bytes of the request's body after which the connection breaks; they are kept.
+        is_lost: what was asked is done, and the connection breaks before the answer.
+        late_s: how long the answer takes to come.
+        has_no_length: the answer has no Content-Length, and ends with the connection.
+        trickles: after ``cut`` bytes of the body one comes from time to time.
+        head_trickles: so does the answer from its beginning.
     """
 
     status: int = 200
@@ -36,6 +41,11 @@ class Fault:
     stall: bool = False
     length: int | None = None
     take: int | None = None
+    is_lost: bool = False
+    late_s: float = 0.0
+    has_no_length: bool = False
+    trickles: bool = False
+    head_trickles: bool = False
 
 
 @dataclass
@@ -63,6 +73,8 @@ class FaultyRegistry:
         self.ranges = True
         self.uploads: dict[str, bytearray] = {}
         self.forgets_cut_uploads = False
+        self.max_body: int | None = None
+        self.location = "{path}session?state={state}"
         self.closing = threading.Event()
         registry = self
 
@@ -135,7 +147,13 @@ class _Handler(BaseHTTPRequestHandler):
         if is_cut:
             self._session.extend(sent)
             self.close_connection = True
+        elif fault is not None and fault.is_lost:
+            self._truth(sent)
+            self.close_connection = True
+        elif self.owner.max_body is not None and length > self.owner.max_body:
+            self._answer(413, {}, b"", None)
         elif fault is not None:
+            self.owner.closing.wait(fault.late_s)
             body = fault.body if fault.body is not None else self._truth(sent)[2]
             self._answer(fault.status, fault.headers, body, fault)
         else:
@@ -174,7 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "POST":
             state = f"s{len(self.owner.uploads)}"
             self.owner.uploads[state] = bytearray()
-            return 202, {"Location": f"{self.path.partition('?')[0]}session?state={state}"}, b""
+            path = self.path.partition("?")[0]
+            return 202, {"Location": self.owner.location.format(path=path, state=state)}, b""
         if self.command == "PATCH":
             begin = int(self.headers["Content-Range"].partition("-")[0])
             if begin != len(self._session):
@@ -214,14 +233,29 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(length))
+        if fault is not None and fault.has_no_length:
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Content-Length", str(length))
+        if fault is not None and fault.head_trickles:
+            self._trickle(b"X-So-On: 1\r\n" * 100)
+            return
         self.end_headers()
         if self.command == "HEAD":
             return
         cut = None if fault is None else fault.cut
         self.wfile.write(body if cut is None else body[:cut])
+        if fault is not None and fault.trickles:
+            self._trickle(body[cut or 0 :])
         if fault is not None and fault.stall:
             self.wfile.flush()
             self.owner.closing.wait()
         if cut is not None or length != len(body):
             self.close_connection = True
+
+    def _trickle(self, data: bytes) -> None:
+        self.flush_headers()
+        for byte in data:
+            if self.owner.closing.wait(0.02):
+                return
+            self.wfile.write(bytes([byte]))

@@ -192,6 +192,62 @@ def test_a_registry_without_ranges_is_read_from_the_beginning_again(puller: Pull
     assert puller.store.path(DIGEST).read_bytes() == LAYER
 
 
+def test_a_link_that_always_breaks_at_the_same_place_is_given_up(puller: Puller) -> None:
+    puller.registry.ranges = False
+    puller.registry.faults[BLOB] = [Fault(cut=500_000)] * 50
+    with pytest.raises(RegistryUnavailable, match="6 times in a row; try again later"):
+        puller.pull()
+    assert len(puller.registry.asked(BLOB)) == 6
+
+
+def test_a_link_that_breaks_ever_further_on_is_not_given_up(puller: Puller) -> None:
+    puller.registry.ranges = False
+    puller.registry.faults[BLOB] = [Fault(cut=n * 200_000) for n in range(1, 15)]
+    puller.pull()
+    assert DIGEST in puller.store
+
+
+def test_a_body_without_a_length_that_is_cut_goes_on_where_it_ended(puller: Puller) -> None:
+    puller.registry.faults[BLOB] = [Fault(cut=1_000_000, has_no_length=True)]
+    puller.pull()
+    assert DIGEST in puller.store
+    assert puller.registry.asked(BLOB)[1].headers["Range"] == "bytes=1000000-"
+
+
+@pytest.mark.parametrize("what", ["manifests/1", f"blobs/{sha256(CONFIG)}"])
+def test_what_is_small_and_was_cut_without_a_length_is_asked_for_again(
+    puller: Puller, what: str
+) -> None:
+    digest = sha256(puller.registry.manifests["1"][0])
+    told = {"Docker-Content-Digest": digest} if what == "manifests/1" else {}
+    puller.registry.faults[f"GET app/{what}"] = [
+        Fault(cut=20, has_no_length=True, headers=told)
+    ]
+    assert puller.resolve() == (digest, CONFIG)
+
+
+@pytest.mark.parametrize("fast", [0, 1_000_000])
+def test_a_body_that_trickles_goes_on_over_another_connection(
+    puller: Puller, fast: int
+) -> None:
+    puller.silent_s = 0.5
+    puller.registry.faults[BLOB] = [Fault(cut=fast, trickles=True)]
+    puller.pull()
+    assert DIGEST in puller.store
+    _, again = puller.registry.asked(BLOB)
+    assert int(again.headers["Range"].removeprefix("bytes=").rstrip("-")) >= fast
+
+
+def test_an_answer_whose_head_trickles_is_no_answer(
+    puller: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.registry.client_http.CONNECT_S", 0.1)
+    puller.silent_s = 0.5
+    puller.registry.faults[BLOB] = [Fault(head_trickles=True)]
+    puller.pull()
+    assert len(puller.registry.asked(BLOB)) == 2
+
+
 def test_a_registry_that_refuses_a_range_is_read_from_the_beginning_again(
     puller: Puller,
 ) -> None:

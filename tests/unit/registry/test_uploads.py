@@ -102,6 +102,80 @@ def test_an_upload_that_is_never_taken_is_given_up_and_publishes_nothing(
     assert len(sent(pusher.registry)) < 10
 
 
+def put(registry: FaultyRegistry) -> list[int]:
+    return [len(one.body) for one in registry.asked("session", method="PUT")]
+
+
+@pytest.mark.parametrize("chunk", [CHUNK, len(LAYER)], ids=["in chunks", "whole"])
+def test_a_blob_of_which_only_the_answer_was_lost_is_not_sent_again(
+    pusher: Puller, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr("worker.registry.upload_http.CHUNK_BYTES", chunk)
+    pusher.registry.faults[f"PUT {SESSION}"] = [Fault(is_lost=True)]
+    asyncio.run(give(pusher))
+    assert "2" in pusher.registry.manifests
+    large = [one for one in sent(pusher.registry) + put(pusher.registry) if one > 1000]
+    assert sum(large) == len(LAYER)
+
+
+def test_a_blob_whose_requests_are_cut_for_their_length_goes_in_shorter_ones(
+    pusher: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.registry.upload_http.CHUNK_BYTES", len(LAYER))
+    monkeypatch.setattr("worker.registry.upload_http.MIN_CHUNK_BYTES", 1000)
+    pusher.registry.faults[f"PUT {SESSION}"] = [Fault(take=1_000_000)]
+    pusher.registry.faults[f"PATCH {SESSION}"] = [Fault(take=0)]
+    pusher.registry.forgets_cut_uploads = True
+    asyncio.run(give(pusher))
+    assert pusher.registry.blobs[DIGEST] == LAYER
+    assert sent(pusher.registry) == [0, *[len(LAYER) // 16] * 16]
+
+
+def test_a_proxy_that_takes_no_large_requests_is_sent_small_ones(
+    pusher: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.registry.upload_http.MIN_CHUNK_BYTES", 1000)
+    pusher.registry.max_body = 300_000
+    asyncio.run(give(pusher))
+    assert pusher.registry.blobs[DIGEST] == LAYER
+    assert sent(pusher.registry) == [CHUNK, *[CHUNK // 4] * 12]
+
+
+def test_a_proxy_that_takes_not_even_small_requests_is_told_of(pusher: Puller) -> None:
+    pusher.registry.max_body = 100
+    with pytest.raises(BadRegistry, match=r"too large \(status 413\); allow more"):
+        asyncio.run(give(pusher))
+
+
+def test_a_registry_that_forgot_the_session_when_it_is_closed_is_sent_all_again(
+    pusher: Puller,
+) -> None:
+    pusher.registry.faults[f"PUT {SESSION}"] = [Fault(status=404, body=b"{}")] * 2
+    asyncio.run(give(pusher))
+    assert pusher.registry.blobs[DIGEST] == LAYER
+
+
+@pytest.mark.parametrize(
+    "location", ["session?state={state}", "HTTP://{host}{path}session?state={state}"]
+)
+def test_where_an_upload_goes_on_may_be_said_in_any_form(pusher: Puller, location: str) -> None:
+    pusher.registry.location = location.replace("{host}", pusher.registry.host)
+    asyncio.run(give(pusher))
+    assert pusher.registry.blobs[DIGEST] == LAYER
+    assert len(pusher.registry.asked(f"/v2/{SESSION}?", method="PUT")) == 1
+
+
+def test_a_registry_may_take_the_longer_to_keep_a_blob_the_larger_it_is(
+    pusher: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.registry.upload_http.COMMIT_BYTES_PER_S", len(LAYER) / 20)
+    pusher.silent_s = 0.5
+    pusher.registry.faults[f"PUT {SESSION}"] = [Fault(late_s=1.0)]
+    asyncio.run(give(pusher))
+    assert len(put(pusher.registry)) == 1
+    assert len(pusher.registry.asked("uploads/", method="POST")) == 1
+
+
 def test_what_an_upload_reads_is_closed_when_it_is_given_up(pusher: Puller) -> None:
     async def fail() -> list[str]:
         with pytest.raises(RegistryError):
