@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from filesync.digest import Digest
-from filesync.errors import FilesyncError
+from filesync.errors import FilesyncError, Unavailable
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.select import Pick, Selector, select
 from filesync.transfer.threads import in_thread
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 OnEvent = Callable[[orders.Output | orders.Progress], None]
 CACHE: Final = "cache"
 """What an input that came from a cache is called."""
+_OUT_OF_REACH: Final = frozenset({"registry-unavailable", "registry-busy", "registry-denied"})
+"""Reasons of a failed order that are not about the one result that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class Caches:
         self._sources = tuple(sources)
         self._credentials = credentials
         self._opened: list[_Opened] = []
+        self._out_of_reach: set[str] = set()
 
     async def open(self) -> None:
         """Read the caches. One that cannot be read is told of, and left out. Idempotent."""
@@ -185,9 +188,24 @@ class Caches:
             case WithClient(tree):
                 return await self._bring_from_client(found, tree, worker, keys, on_event)
             case InRepository(repository, credential):
+                if repository in self._out_of_reach:
+                    raise Unavailable(f"{repository} is not used any more")
                 source = FromRepository(repository, found.layers, credential)
-                ran = await _import(worker, found, source, keys, on_event)
+                try:
+                    ran = await _import(worker, found, source, keys, on_event)
+                except OrderFailed as exc:
+                    self._note_failure(repository, exc)
+                    raise
                 return ran, Brought(source, CACHE, (repository,))
+
+    def _note_failure(self, repository: str, exc: OrderFailed) -> None:
+        """Leave a registry alone that cannot be had: each step would wait for it again."""
+        if exc.reason not in _OUT_OF_REACH or repository in self._out_of_reach:
+            return
+        self._out_of_reach.add(repository)
+        self._opened = [one for one in self._opened if not _is_in(one.home, repository)]
+        text = f"--cache-from {repository} is not used any more: {exc.detail}"
+        self._client.tell(Warned(text))
 
     async def _bring_from_client(
         self,
@@ -215,6 +233,10 @@ class Caches:
         whole = Manifest(tree, self._shared.nodes)
         scratch = LayeredNodes(MemoryNodes(), self._shared.nodes)
         return self._shared.keep(select(whole, part, scratch))
+
+
+def _is_in(home: Home, repository: str) -> bool:
+    return isinstance(home, InRepository) and home.repository == repository
 
 
 async def _import(

@@ -14,7 +14,7 @@ from solver.manager.moving.blobs import call_with_blobs
 from solver.manager.moving.offers import REF_MISSING
 from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
-from solver.wire import CacheMode, CachePush, CachePushed, PushProgress
+from solver.wire import CacheMode, CachePush, CachePushed, PushProgress, Warned
 from worker.wire import orders
 from worker.wire.caches import (
     MAX_MANIFEST_BYTES,
@@ -30,7 +30,7 @@ from worker.wire.caches import (
 from worker.wire.images import Credential, credential_for, parse_reference
 from worker.wire.orders import Layer
 
-Tell = Callable[[PushProgress], None]
+Tell = Callable[[PushProgress | Warned], None]
 
 
 async def push_cache(
@@ -121,7 +121,15 @@ class _Pushing:
         named = named_layers(config, layers, kept)
         pushed = {layer.digest for layer in layers.values()}
         if others := _others(kept, {layer.digest for layer in named} - pushed):
-            await self.push_layers(worker, (), *others)
+            try:
+                await self.push_layers(worker, (), *others)
+            except OrderFailed as exc:
+                # Blobs that went out of a cache since, or cannot be had now: what was built here
+                # is there. If it is this registry that fails, it does so again.
+                self._tell(
+                    Warned(f"--cache-to {asked.name} has only what was built: {exc.detail}")
+                )
+                return await self.finish(plan, layers, [])
         text = encode(config)
         manifest = cache_manifest(text, named, image=asked.image, oci=asked.oci)
         if len(manifest) > MAX_MANIFEST_BYTES:
