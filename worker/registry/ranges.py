@@ -71,10 +71,10 @@ def check_part(status: int, *, content_range: str, begin: int, end: int, size: i
     """Refuse an answer that is not the bytes from ``begin`` to before ``end``.
 
     Raises:
-        NoRanges: it is the whole blob.
+        NoRanges: it is the whole blob, or no range at all.
         BadRegistry: it is something else.
     """
-    if status == 200:
+    if status in (200, 416):
         raise NoRanges("it gives whole blobs only, and no ranges")
     match = _CONTENT_RANGE.fullmatch(content_range.strip())
     if (

@@ -253,6 +253,12 @@ def test_a_registry_without_ranges_gives_the_same(form: Form, image: Image) -> N
     assert image.read("etc/old", "big") == {"etc/old": b"old", "big": BIG}
 
 
+def test_a_registry_that_refuses_ranges_gives_the_same(image: Image) -> None:
+    image.add(seekable, BOTTOM)
+    image.registry.faults[image.path(0)] = [Fault(status=416, body=b"")]
+    assert image.read("etc/old", "big") == {"etc/old": b"old", "big": BIG}
+
+
 @pytest.mark.parametrize(
     "fault", [Fault(status=500), Fault(status=429, headers={"Retry-After": "0"}), Fault(cut=5)]
 )
