@@ -1,6 +1,7 @@
 """Image manifests and indexes, OCI's and docker's schema 2, out of bytes nobody vouches for. Pure."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -51,7 +52,9 @@ class _Document(msgspec.Struct, frozen=True, rename="camel"):
     media_type: _Type = ""
     config: Descriptor | None = None
     layers: _Layers | msgspec.UnsetType | None = msgspec.UNSET  # null is Go's for no layers
-    manifests: Annotated[list[Descriptor], msgspec.Meta(max_length=MAX_MANIFESTS)] | None = None
+    manifests: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_MANIFESTS)] | None = (
+        None
+    )
 
 
 class _RootFs(msgspec.Struct, frozen=True):
@@ -63,6 +66,7 @@ class _Config(msgspec.Struct, frozen=True):
 
 
 _decoder: Final = msgspec.json.Decoder(_Document)
+_descriptor_decoder: Final = msgspec.json.Decoder(Descriptor)
 _config_decoder: Final = msgspec.json.Decoder(_Config)
 _platform_decoder: Final = msgspec.json.Decoder(Platform)
 
@@ -107,7 +111,14 @@ def _index(document: _Document, kind: str) -> Index:
     # What can be read as an index and as an image is read differently by the next tool.
     if document.layers is not msgspec.UNSET or document.config is not None or kind in MANIFESTS:
         raise BadRegistry("a manifest that is an index and an image at once")
-    return Index(tuple(document.manifests or ()))
+    return Index(tuple(_understood(document.manifests or ())))
+
+
+def _understood(manifests: Sequence[msgspec.Raw]) -> Iterator[Descriptor]:
+    """Yield what can be read of an index; one strange entry (sha512, null) spoils no other."""
+    for one in manifests:
+        with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            yield _descriptor_decoder.decode(one)
 
 
 def _image(document: _Document, kind: str) -> ImageManifest:

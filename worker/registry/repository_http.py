@@ -201,8 +201,10 @@ class Repository:
         raise BadRegistry(text)
 
     def _shown(self, where: str) -> str:
-        """Return the name of an image for its manifest, of the repository for all else."""
+        """Return the name of an image for its manifest, of a blob, of the repository for all else."""
         kind, _, reference = where.partition("/")
+        if kind == "blobs" and reference.startswith("sha256:"):
+            return f"{self.name}: the blob {reference}"
         if kind != "manifests":
             return self.name
         return f"{self.name}{'@' if ':' in reference else ':'}{reference}"

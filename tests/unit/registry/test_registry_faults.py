@@ -305,7 +305,8 @@ def test_a_registry_that_goes_on_failing_is_given_up(puller: Puller) -> None:
 
 def test_a_missing_blob_is_told_in_the_registrys_words(puller: Puller) -> None:
     del puller.registry.blobs[DIGEST]
-    refused(puller, NotInRegistry, "/app: not found: no such thing")
+    says = f"/app: the blob {DIGEST}: not found: no such thing"
+    refused(puller, NotInRegistry, says)
     assert len(puller.registry.asked(BLOB)) == 1
 
 

@@ -145,6 +145,23 @@ def test_the_image_of_the_nearest_platform_is_chosen(
     assert choose(index(*there), wanted).digest == f"sha256:{chosen:064x}"
 
 
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"digest": "sha512:" + "a" * 128},
+        {"digest": "sha256:../../x"},
+        {"size": "1"},
+        {"platform": {"os": "linux", "architecture": "arm64", "variant": None}},
+    ],
+)
+def test_a_strange_entry_of_an_index_spoils_no_other(strange: dict[str, object]) -> None:
+    good = {"mediaType": OCI_MANIFEST, "digest": DIGEST, "size": 1}
+    good |= {"platform": {"os": "linux", "architecture": "amd64"}}
+    found = parse(INDEX | {"manifests": [good | strange, good]})
+    assert isinstance(found, Index)
+    assert [one.digest for one in found.manifests] == [DIGEST]
+
+
 def test_an_index_without_the_platform_says_what_there_is() -> None:
     there = index("linux/arm/v8", "linux/amd64", "unknown/unknown")
     with pytest.raises(
