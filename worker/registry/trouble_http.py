@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 GAIN_BYTES: Final = 64 << 10
 """An attempt that brought so much was no failure: the count of those begins anew."""
 
+LONG_S: Final = 5.0
+"""Who waits for longer wants to know what for."""
+
 T = TypeVar("T")
 
 
@@ -77,7 +80,9 @@ async def retrying(
             wait_s = wait_before_retry(exc.failure, failed=failed, asked_s=exc.asked_s)
             if wait_s is None:
                 raise exc.settled(failed) from exc
-            log.info("asked again reason=%s wait_s=%.2f", exc.text, wait_s)
+            is_long = exc.failure is Failure.STALLED or wait_s >= LONG_S
+            level = logging.WARNING if is_long else logging.INFO
+            log.log(level, "asked again reason=%s wait_s=%.2f", exc.text, wait_s)
             await asyncio.sleep(wait_s)
 
 
