@@ -21,7 +21,7 @@ DIGEST_HEADER: Final = "docker-content-digest"
 _RANGE: Final = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
 _NO_SESSION: Final = (400, 404, 410, 416)
 _FORGOTTEN: Final = (404, 410, 416)
-_NO_CHUNKS: Final = (405, 501)
+_NO_METHOD: Final = (405, 501)
 _TOO_LARGE: Final = 413
 _OCTETS: Final = {"Content-Type": "application/octet-stream"}
 
@@ -116,7 +116,7 @@ class Upload:
 
     async def _ask(self) -> None:
         """Learn what there is of the session; one that the registry forgot is begun anew."""
-        exchange = self._place.exchange("GET", self._to, allowed=(*_NO_SESSION, *_NO_CHUNKS))
+        exchange = self._place.exchange("GET", self._to, allowed=(*_NO_SESSION, *_NO_METHOD))
         async with exchange as response:
             found = _RANGE.fullmatch(response.headers.get("range", ""))
             at = 0 if found is None else int(found[1]) + 1
@@ -140,11 +140,11 @@ class Upload:
                 self._to,
                 headers=headers,
                 body=partial(self._content, self.at, end),
-                allowed=(*_NO_SESSION, *_NO_CHUNKS, _TOO_LARGE),
+                allowed=(*_NO_SESSION, *_NO_METHOD, _TOO_LARGE),
             ) as response:
                 status = response.status_code
                 self._to = self._location(response)
-            if status in _NO_CHUNKS:
+            if status in _NO_METHOD:
                 self._takes_chunks, self._to = False, ""
             if status == _TOO_LARGE:
                 raise self._too_large(end - self.at)
@@ -183,10 +183,10 @@ class Upload:
 
 
 async def is_there(place: Repository, digest: str) -> bool:
-    """Whether the registry has a blob in this repository."""
+    """Whether the registry has a blob in this repository, as far as it says."""
     try:
-        async with place.exchange("HEAD", f"blobs/{digest}"):
-            return True
+        async with place.exchange("HEAD", f"blobs/{digest}", allowed=_NO_METHOD) as response:
+            return response.status_code not in _NO_METHOD
     except NotInRegistry:
         return False
 

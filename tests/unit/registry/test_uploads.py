@@ -131,6 +131,12 @@ def test_a_blob_whose_requests_are_cut_for_their_length_goes_in_shorter_ones(
     assert sent(pusher.registry) == [0, *[len(LAYER) // 16] * 16]
 
 
+def test_a_registry_that_does_not_say_what_it_has_is_sent_all(pusher: Puller) -> None:
+    pusher.registry.faults[f"HEAD new/blobs/{DIGEST}"] = [Fault(status=405, body=b"")] * 2
+    asyncio.run(give(pusher))
+    assert pusher.registry.blobs[DIGEST] == LAYER
+
+
 def test_a_proxy_that_takes_no_large_requests_is_sent_small_ones(
     pusher: Puller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
