@@ -66,6 +66,7 @@ class Listing:
         directories: names of subdirectories.
         stamps: of all else, in the order of the directory.
         seen: what is known of files in it.
+        written: what is seen of those that are as an update wrote them, and were not read since.
         entries: of all but subdirectories, as far as it is read.
         unknown: names among them whose contents could not be read.
         is_whole: nothing was skipped.
@@ -87,6 +88,7 @@ class Listing:
         self.directories: list[bytes] = []
         self.stamps: dict[bytes, Stamp] = {}
         self.seen: Mapping[bytes, SeenFile] = {}
+        self.written: dict[bytes, SeenFile] = {}
         self.entries: list[Entry] = []
         self.unknown: set[bytes] = set()
         self.large: list[tuple[bytes, Future[Content]]] = []
@@ -199,13 +201,14 @@ class Reader:
             return None
         try:
             status = os.fstat(fd)
-            if stamp_of(status) != stamp or has_holes(status):
+            if stamp_of(status) != stamp or has_holes(fd, status):
                 return None
             xattrs = read_xattrs(fd, listing.prefix + name)
         except (OSError, StoreError):
             return None
         finally:
             os.close(fd)
+        listing.written[name] = seen
         return self._file(listing, name, stamp, seen[0].digest, xattrs)
 
     def _read_entry(self, listing: Listing, name: bytes) -> None:

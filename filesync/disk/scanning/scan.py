@@ -30,6 +30,7 @@ from filesync.disk.scanning.listing import (
 from filesync.disk.scanning.readfile import Beside, unreadable
 from filesync.disk.scanning.reading import Listing, Reader
 from filesync.disk.scanning.statcache import Seen, StatCache, is_racy, pack_stamps
+from filesync.disk.scanning.written import may_be_lost
 from filesync.errors import MalformedManifest, StoreError
 from filesync.manifest import (
     EMPTY_DIRECTORY,
@@ -295,16 +296,24 @@ class _Scan:
 
     def _notes(self, listing: Listing, seen: Seen | None) -> Callable[[Known], None]:
         """Return what notes ``listing`` for the next scan, when its directory is made."""
-        stamps = listing.stamps
-        maybe = recent(stamps, self._started_ns)
+        stamps, started_ns = listing.stamps, self._started_ns
+        maybe = recent(stamps, started_ns)
         racy = {name for name in maybe if self._is_racy(stamps[name])} | listing.unknown
+        as_written = {
+            name: old
+            for name, old in listing.written.items()
+            if may_be_lost(stamps[name], started_ns=started_ns)
+        }
         numbers: list[int] = []
         listing.entries.sort(key=attrgetter("name"))
         for entry in listing.entries:
             if isinstance(entry, File):
                 name = entry.name
-                numbers += _NOT_NOTED if name in racy else stamps[name][CTIME : CTIME + 3]
-        mark = b"" if racy else _mark(listing)
+                if (old := as_written.get(name)) is not None:
+                    numbers += old[1:]
+                else:
+                    numbers += _NOT_NOTED if name in racy else stamps[name][CTIME : CTIME + 3]
+        mark = b"" if racy or as_written else _mark(listing)
         return self._keeps(listing, pack_stamps(numbers), mark, seen)
 
     def _is_racy(self, stamp: Stamp) -> bool:

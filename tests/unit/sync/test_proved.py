@@ -212,6 +212,55 @@ def test_what_has_holes_is_read(place: Place, tmp_path: Path, read: list[bytes])
     assert b"large" in read
 
 
+def test_what_has_blocks_to_which_nothing_was_written_is_read(
+    place: Place, tmp_path: Path, read: list[bytes]
+) -> None:
+    # So ext4 leaves what it had made room for when its disk was pulled out.
+    target = update(place, tmp_path, noted=False)
+    large = tmp_path / "dest/d/large"
+    status = large.stat()
+    os.truncate(large, 0)
+    with large.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, len(NEW))
+    os.utime(large, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    note(place, tmp_path / "caches", target, (1, END_NS))
+    read.clear()
+    assert scanned(place, tmp_path).tree != target.tree
+    assert b"large" in read
+
+
+@pytest.mark.parametrize("is_gone", ["holes", "boot"])
+def test_what_was_written_a_moment_ago_may_be_lost_however_often_it_was_scanned_since(
+    place: Place,
+    tmp_path: Path,
+    read: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    is_gone: str,
+) -> None:
+    target = update(place, tmp_path)
+    for _ in range(3):
+        assert scanned(place, tmp_path).tree == target.tree
+    if is_gone == "boot":
+        monkeypatch.setattr(written, "_boot", lambda: b"another")
+    else:
+        monkeypatch.setattr(reading, "has_holes", lambda *_: True)
+    read.clear()
+    assert scanned(place, tmp_path).tree == target.tree
+    assert read == [b"large"]
+
+
+def test_what_was_written_some_time_ago_is_as_it_was_scanned(
+    place: Place, tmp_path: Path, read: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = update(place, tmp_path)
+    monkeypatch.setattr(written, "_FLUSHED_NS", -3_600_000_000_000)
+    scanned(place, tmp_path)
+    monkeypatch.setattr(reading, "is_as_written", lambda *_: False)
+    read.clear()
+    assert scanned(place, tmp_path).tree == target.tree
+    assert not read
+
+
 def note(
     place: Place,
     caches: Path,
