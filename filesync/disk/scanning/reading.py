@@ -41,7 +41,7 @@ from filesync.disk.scanning.readfile import (
     read_xattrs,
 )
 from filesync.disk.scanning.statcache import Noted, SeenFile, noted
-from filesync.disk.scanning.written import has_holes, is_as_written, place_of
+from filesync.disk.scanning.written import has_holes, is_as_written, is_own, place_of
 from filesync.errors import StoreError, Unreadable
 from filesync.manifest import Entry, File, Special, Symlink, Xattrs, group_name
 
@@ -171,7 +171,7 @@ class Reader:
     def read_changed(self, listing: Listing) -> None:
         """Read what is not as it was noted."""
         seen, entries = listing.seen, listing.entries
-        place = place_of(listing.inode)
+        place = place_of(listing.inode) if is_own(listing.header) else None
         for name, stamp in list(listing.stamps.items()):
             if (old := seen.get(name)) is not None:
                 e, ctime_ns, inode, device = old

@@ -46,6 +46,15 @@ def written(
     return Seen(encode(with_entries(directory, files)), pack_stamps(stamps))
 
 
+def is_own(directory: Directory) -> bool:
+    """Say whether nobody but this user, and the superuser, can have renamed what is in a directory.
+
+    Files of one size and time that others gave each other's names while the update went on have
+    ctimes of that time.
+    """
+    return directory.uid == os.geteuid() and not directory.mode & _BY_OTHERS
+
+
 def is_as_written(seen: SeenFile, stamp: Stamp) -> bool:
     """Say whether what ``seen`` says was written in this directory is still what has the stamp.
 

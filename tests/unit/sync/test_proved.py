@@ -261,6 +261,19 @@ def test_what_was_written_some_time_ago_is_as_it_was_scanned(
     assert not read
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o775])
+def test_what_others_gave_each_others_names_while_it_was_written_is_read(
+    place: Place, tmp_path: Path, read: list[bytes], mode: int
+) -> None:
+    target = update(place, tmp_path, noted=False)
+    directory = tmp_path / "dest/d"
+    directory.chmod(mode)
+    note(place, tmp_path / "caches", target, (1, END_NS))
+    read.clear()
+    scanned(place, tmp_path)
+    assert {b"large", b"other"} <= set(read)
+
+
 def note(
     place: Place,
     caches: Path,
