@@ -66,7 +66,7 @@ class Listing:
         directories: names of subdirectories.
         stamps: of all else, in the order of the directory.
         seen: what is known of files in it.
-        written: what is seen of those that are as an update wrote them, and were not read since.
+        written: what is seen of those that are as they were written.
         entries: of all but subdirectories, as far as it is read.
         unknown: names among them whose contents could not be read.
         is_whole: nothing was skipped.
@@ -171,7 +171,7 @@ class Reader:
     def read_changed(self, listing: Listing) -> None:
         """Read what is not as it was noted."""
         seen, entries = listing.seen, listing.entries
-        place = place_of(listing.inode) if is_own(listing.header) else None
+        place = place_of(listing.inode)
         for name, stamp in list(listing.stamps.items()):
             if (old := seen.get(name)) is not None:
                 e, ctime_ns, inode, device = old
@@ -192,7 +192,7 @@ class Reader:
     def _as_written(self, listing: Listing, name: bytes, stamp: Stamp) -> File | None:
         """Return a file that is what was written there; None if it is to be looked at."""
         seen = listing.seen[name]
-        if not is_as_written(seen, stamp):
+        if not is_as_written(seen, stamp, is_own=is_own(listing.header)):
             return None
         try:
             # Opened, what it holds besides is told in half the time that it takes by a path.

@@ -30,7 +30,7 @@ from filesync.disk.scanning.listing import (
 from filesync.disk.scanning.readfile import Beside, unreadable
 from filesync.disk.scanning.reading import Listing, Reader
 from filesync.disk.scanning.statcache import Seen, StatCache, is_racy, pack_stamps
-from filesync.disk.scanning.written import may_be_lost
+from filesync.disk.scanning.written import as_scanned, may_be_lost
 from filesync.errors import MalformedManifest, StoreError
 from filesync.manifest import (
     EMPTY_DIRECTORY,
@@ -299,18 +299,19 @@ class _Scan:
         stamps, started_ns = listing.stamps, self._started_ns
         maybe = recent(stamps, started_ns)
         racy = {name for name in maybe if self._is_racy(stamps[name])} | listing.unknown
-        as_written = {
-            name: old
-            for name, old in listing.written.items()
-            if may_be_lost(stamps[name], started_ns=started_ns)
-        }
+        as_written: dict[bytes, tuple[int, int, int]] = {}
+        for name in may_be_lost(stamps, started_ns=started_ns):
+            if (old := listing.written.get(name)) is not None:
+                as_written[name] = old[1:]
+            elif name not in racy:
+                as_written[name] = as_scanned(stamps[name], inode=listing.inode)
         numbers: list[int] = []
         listing.entries.sort(key=attrgetter("name"))
         for entry in listing.entries:
             if isinstance(entry, File):
                 name = entry.name
-                if (old := as_written.get(name)) is not None:
-                    numbers += old[1:]
+                if name in as_written:
+                    numbers += as_written[name]
                 else:
                     numbers += _NOT_NOTED if name in racy else stamps[name][CTIME : CTIME + 3]
         mark = b"" if racy or as_written else _mark(listing)

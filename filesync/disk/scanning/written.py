@@ -1,7 +1,7 @@
 """What an update wrote and proved, as it is noted in the stat cache: no scan has seen it yet."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Final
 
@@ -55,32 +55,53 @@ def is_own(directory: Directory) -> bool:
     return directory.uid == os.geteuid() and not directory.mode & _BY_OTHERS
 
 
-def is_as_written(seen: SeenFile, stamp: Stamp) -> bool:
+def is_as_written(seen: SeenFile, stamp: Stamp, *, is_own: bool) -> bool:
     """Say whether what ``seen`` says was written in this directory is still what has the stamp.
+
+    ``is_own`` is what is said of the directory by the function of that name.
 
     It has the time of its content, so that writing to it shows, unless that time is of the very
     tick of the clock in which it was written. Its owner could set the time back while the update
     went on, after which the ctime tells: who is not this user is not believed.
     """
     file, until_ns, since_ns, _ = seen
-    return (
+    is_like_it = (
         since_ns <= stamp[CTIME] < until_ns
         and (stamp[SIZE], stamp[MTIME]) == (file.size, file.mtime_ns)
+        and stamp[NLINK] == 1
+    )
+    if until_ns - since_ns == 1:  # a scan has read it then (``as_scanned``)
+        return is_like_it
+    return (
+        is_like_it
+        and is_own
         and not is_racy(file.mtime_ns, file.mtime_ns, started_ns=stamp[CTIME])
         and stamp[UID] == os.geteuid()
         and not stamp[MODE] & _BY_OTHERS
-        and stamp[NLINK] == 1
     )
 
 
-def may_be_lost(stamp: Stamp, *, started_ns: int) -> bool:
-    """Say whether what a scan that began then found in the cache may not be on the disk yet.
+def may_be_lost(stamps: Mapping[bytes, Stamp], *, started_ns: int) -> list[bytes]:
+    """Return the names whose content may not be on the disk yet, for a scan that began then.
 
-    It is noted as written until it is: its own stamp would go on saying that it is there when its
-    disk was pulled out, or the power was cut. A small file is written before it has its size, and
-    so it is brought to the disk: it would be shorter. To look at 40,000 of them takes 0.25 s.
+    Their own stamps would go on saying that it is there when the disk was pulled out, or the
+    power was cut. A small file is written before it has its size, and so it is brought to the
+    disk: it would be shorter. To look at 40,000 of them takes 0.25 s.
     """
-    return stamp[SIZE] >= _SIZED_FIRST_BYTES and stamp[CTIME] >= started_ns - _FLUSHED_NS
+    limit = started_ns - _FLUSHED_NS
+    return [
+        name
+        for name, one in stamps.items()
+        if one[SIZE] >= _SIZED_FIRST_BYTES and one[CTIME] >= limit
+    ]
+
+
+def as_scanned(stamp: Stamp, *, inode: int) -> tuple[int, int, int]:
+    """Return what is noted of a file that may be lost, of the directory ``inode``: as if written.
+
+    That is (until_ns, since_ns, place), as in ``written``; the scan knows its very ctime.
+    """
+    return stamp[CTIME] + 1, stamp[CTIME], place_of(inode)
 
 
 def has_holes(fd: int, status: os.stat_result) -> bool:
