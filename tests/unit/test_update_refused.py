@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -203,6 +204,24 @@ def test_a_name_that_is_there_and_gone_the_next_moment_is_no_refusal(
     refuse(monkeypatch, errno.ENOENT, b"a")
     with pytest.raises(StoreError, match="'a'"):
         done(going_on(roots), source)
+
+
+@pytest.mark.parametrize("gone", ["", "new"])
+@pytest.mark.parametrize("content", [b"small", LARGE])
+def test_where_the_directory_is_removed_meanwhile_no_name_is_refused(
+    roots: tuple[Path, Path], gone: str, content: bytes
+) -> None:
+    root, source = roots
+    build(source, [MakeFile("new/a", content)])
+    update = going_on(roots)
+    update.prepare()
+    wanted = list(update.wanted())
+    contents = Contents(source, scanned(source))
+    shutil.rmtree(root / gone)
+    with pytest.raises(StoreError, match="somebody removed it"):
+        hand_in(update, wanted, contents)
+    update.abort()
+    assert not update.refused.count
 
 
 @pytest.fixture

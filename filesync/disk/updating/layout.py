@@ -11,7 +11,7 @@ from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles
 from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import is_reserved, is_work
 from filesync.disk.updating.metadata import DEFAULT_ACL, Metadata, chmod_unopened
-from filesync.disk.updating.refusals import Refusals, is_single
+from filesync.disk.updating.refusals import Refusals, is_gone, is_single
 from filesync.disk.updating.removal import OnRefused, Removal
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.visits import Needs, Visit, below, gone
@@ -212,6 +212,8 @@ class Layout:
         try:
             _make_directory(dirfd, path.rpartition(b"/")[2])
         except OSError as exc:
+            if is_gone(dirfd, exc):
+                raise
             self._refusals.note(path, exc, uncreated=names)
             self._refusals.directories.add(path)
 

@@ -1,6 +1,7 @@
 """Which answers of a disk are about one name alone, and what of an update was refused."""
 
 import errno
+import os
 import threading
 from collections.abc import Set
 from typing import Final
@@ -33,6 +34,11 @@ def is_single(why: int | None, *, is_new: bool = False) -> bool:
     the name ``is_new``, ENOENT is about it, too: so exFAT says that it takes no such name.
     """
     return why in _SINGLE or (is_new and why == errno.ENOENT)
+
+
+def is_gone(directory: int, error: OSError) -> bool:
+    """Say whether ``error`` comes of it that an open directory was removed: it takes no name."""
+    return error.errno == errno.ENOENT and not os.fstat(directory).st_nlink
 
 
 class Refusals:

@@ -12,7 +12,7 @@ import msgspec
 from filesync.digest import Digest
 from filesync.disk.handles import shown
 from filesync.disk.updating.metadata import Metadata, open_existing
-from filesync.disk.updating.refusals import Refusals
+from filesync.disk.updating.refusals import Refusals, is_gone
 from filesync.disk.updating.reuse import MAX_SOURCES
 from filesync.disk.updating.tally import Tally
 from filesync.disk.updating.visits import below, is_below
@@ -84,7 +84,12 @@ class Repeated:
 
         Raises:
             OSError: ``error``, if it is no refusal.
+            StoreError: the directory is not there any more.
         """
+        if error.errno == errno.ENOENT:
+            with self._root.held(place.path) as dirfd:
+                if is_gone(dirfd, error):
+                    raise error
         path = below(place.path, entry.name)
         self._refusals.note(path, error, uncreated=not replaces)
         if isinstance(entry, File) and entry.link:

@@ -225,4 +225,6 @@ def _advice(exc: OSError) -> str:
         return "; somebody made it just now, or another name is the same to this file system"
     if exc.errno == errno.EBUSY:
         return "; something is mounted there: unmount it, or leave it out"
+    if exc.errno == errno.ENOENT:
+        return "; somebody removed it, or what it is in, just now"
     return ""
