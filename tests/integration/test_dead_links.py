@@ -2,13 +2,22 @@
 
 import asyncio
 import logging
+import socket
+import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from filesync.transfer.connection import channel_zmq
+from filesync.errors import Unavailable
+from filesync.transfer.connection import channel_zmq, link_zmq, listener_zmq
+from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.wire import Ping, encode
 from solver.manager.process import open_manager
 from tests.integration.gateway import gateway
+from tests.integration.test_hostile_sockets import frame, greeting, hello, read, ready
 from tests.integration.test_restarts import until
 from worker.process import WorkerOptions, run_worker
 
@@ -48,3 +57,72 @@ def test_a_worker_whose_connection_was_forgotten_comes_back_and_the_manager_lets
             over.set()
 
     asyncio.run(run())
+
+
+def test_who_has_dialled_a_listener_that_falls_silent_notices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener_zmq, "PING_S", 0.05)
+    monkeypatch.setattr(link_zmq, "BEAT_S", 0.1)
+    monkeypatch.setattr(link_zmq, "BEAT_PATIENCE_S", 0.3)
+
+    async def run() -> None:
+        lost = asyncio.Event()
+        async with (
+            asyncio.timeout(20),
+            DataPlane("tcp://127.0.0.1:0") as listener,
+            gateway(listener.address) as between,
+            DataPlane() as dialler,
+        ):
+            channel = await dialler.connect(between.address)
+            channel.on_lost.append(lambda _: lost.set())
+            await asyncio.sleep(1.0)
+            assert channel.lost is None
+            between.forget()
+            await lost.wait()
+            assert isinstance(channel.lost, Unavailable)
+
+    asyncio.run(run())
+
+
+SUSPENDED = """
+import asyncio, sys, time
+from filesync.transfer.connection import channel_zmq
+from filesync.transfer.plane_zmq import DataPlane
+
+async def main():
+    channel_zmq.BEAT_S = 0.05
+    async with DataPlane() as plane:
+        lost = asyncio.Event()
+        channel = await plane.connect(sys.argv[1])
+        channel.on_lost.append(lambda _: lost.set())
+        print("takes nothing", flush=True)
+        time.sleep(1)
+        await lost.wait()
+        print(channel.lost)
+
+asyncio.run(main())
+"""
+
+
+def test_who_takes_nothing_while_its_peer_goes_away_lives_on_and_notices() -> None:
+    # As one that was suspended.
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+        with subprocess.Popen(
+            [sys.executable, "-c", SUSPENDED, address], stdout=subprocess.PIPE, text=True
+        ) as dialler:
+            peer, _ = listening.accept()
+            peer.sendall(greeting(b"NULL") + ready(b"ROUTER"))
+            read(peer, len(greeting(b"NULL") + ready()))
+            peer.sendall(hello())
+            assert dialler.stdout is not None
+            dialler.stdout.readline()
+            peer.sendall(1000 * frame(bytes(encode(Ping())[0])))
+            # Without a word of farewell.
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            time.sleep(0.2)
+            peer.close()
+            said, _ = dialler.communicate(timeout=30)
+            assert dialler.returncode == 0
+            assert "closed the connection" in said

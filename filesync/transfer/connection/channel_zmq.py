@@ -272,11 +272,10 @@ def send_nowait(
 
 
 def bound(socket: zmq.asyncio.Socket, address: str) -> None:
-    """Set what every socket of the data plane has: limits on queues, frames and silence."""
+    """Set what every socket of the data plane has: limits on queues and frames."""
     socket.linger = 0
     socket.sndhwm = socket.rcvhwm = QUEUED_MESSAGES
     socket.setsockopt(zmq.MAXMSGSIZE, max(MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES))
-    beating(socket)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
     socket.setsockopt(zmq.IPV6, "[" in address)
 

@@ -20,6 +20,7 @@ from filesync.transfer.connection.address import with_key
 from filesync.transfer.connection.channel_zmq import (
     QUEUED_MESSAGES,
     Channel,
+    beating,
     bound,
     received,
     send_nowait,
@@ -125,6 +126,7 @@ class Listener:
         """Return the socket, guarded and bound."""
         made: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
         bound(made, address)
+        beating(made)
         made.setsockopt(zmq.BACKLOG, LIMITS.connections)
         # Without it a message to a peer that is gone or slow is dropped and nobody is told.
         made.setsockopt(zmq.ROUTER_MANDATORY, 1)
