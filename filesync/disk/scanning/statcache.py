@@ -6,7 +6,9 @@ damaged, or of another version, it is started anew; locked by another process or
 it is not used.
 
 A file that was changed as late as the scan that read it is not noted: it could change again
-within the same tick of the clock, and nothing would show it ("racy git").
+within the same tick of the clock, and nothing would show it ("racy git"). Nothing shows what is
+written to a file through memory either, where the kernel sees no fault: on tmpfs, and in a page that
+is still dirty from before the scan. To write out what may be mapped first would cost each scan.
 """
 
 import logging
