@@ -41,7 +41,13 @@ from filesync.disk.scanning.readfile import (
     read_xattrs,
 )
 from filesync.disk.scanning.statcache import Noted, SeenFile, noted
-from filesync.disk.scanning.written import has_holes, is_as_written, is_own, place_of
+from filesync.disk.scanning.written import (
+    has_holes,
+    is_as_written,
+    is_own,
+    is_sparse,
+    place_of,
+)
 from filesync.errors import StoreError, Unreadable
 from filesync.manifest import Entry, File, Special, Symlink, Xattrs, group_name
 
@@ -67,6 +73,7 @@ class Listing:
         stamps: of all else, in the order of the directory.
         seen: what is known of files in it.
         written: what is seen of those that are as they were written.
+        sparse: names of large ones that had holes when they were read.
         entries: of all but subdirectories, as far as it is read.
         unknown: names among them whose contents could not be read.
         is_whole: nothing was skipped.
@@ -89,6 +96,7 @@ class Listing:
         self.stamps: dict[bytes, Stamp] = {}
         self.seen: Mapping[bytes, SeenFile] = {}
         self.written: dict[bytes, SeenFile] = {}
+        self.sparse: set[bytes] = set()
         self.entries: list[Entry] = []
         self.unknown: set[bytes] = set()
         self.large: list[tuple[bytes, Future[Content]]] = []
@@ -336,6 +344,8 @@ class Reader:
         self.files_read += 1
         self.bytes_read += content.bytes_read
         stamp = listing.stamps[name] = stamp_of(content.stat)
+        if is_sparse(content.stat):
+            listing.sparse.add(name)
         now = Noted(*stamp[:5], content.digest, content.xattrs)
         self._add(listing, name, stamp, now)
 

@@ -303,7 +303,8 @@ class _Scan:
         for name in may_be_lost(stamps, started_ns=started_ns):
             if (old := listing.written.get(name)) is not None:
                 as_written[name] = old[1:]
-            elif name not in racy:
+            elif name not in racy and name not in listing.sparse:
+                # Of what has holes nothing would tell that it has lost some more.
                 as_written[name] = as_scanned(stamps[name], inode=listing.inode)
         numbers: list[int] = []
         listing.entries.sort(key=attrgetter("name"))

@@ -113,8 +113,12 @@ def has_holes(fd: int, status: os.stat_result) -> bool:
     Raises:
         OSError: it cannot be told.
     """
-    size = status.st_size
-    return status.st_blocks * _BLOCK_BYTES < size or os.lseek(fd, 0, os.SEEK_HOLE) < size
+    return is_sparse(status) or os.lseek(fd, 0, os.SEEK_HOLE) < status.st_size
+
+
+def is_sparse(status: os.stat_result) -> bool:
+    """Say whether a file has fewer blocks than its size takes."""
+    return status.st_blocks * _BLOCK_BYTES < status.st_size
 
 
 def place_of(inode: int) -> int:

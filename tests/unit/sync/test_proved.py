@@ -251,6 +251,18 @@ def test_what_was_written_a_moment_ago_may_be_lost_however_often_it_was_scanned_
     assert sorted(read) == [b"large", b"other"]
 
 
+def test_a_file_with_holes_is_read_once(
+    place: Place, tmp_path: Path, read: list[bytes]
+) -> None:
+    large = tmp_path / "dest/d/large"
+    with large.open("r+b") as file:
+        file.truncate(64 << 20)
+    scanned(place, tmp_path)
+    read.clear()
+    scanned(place, tmp_path)
+    assert not read
+
+
 def test_what_was_written_some_time_ago_is_as_it_was_scanned(
     place: Place, tmp_path: Path, read: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
