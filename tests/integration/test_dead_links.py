@@ -85,6 +85,28 @@ def test_who_has_dialled_a_listener_that_falls_silent_notices(
     asyncio.run(run())
 
 
+def test_a_listener_lets_go_of_who_has_dialled_and_falls_silent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listener_zmq, "PING_S", 0.05)
+    monkeypatch.setattr(listener_zmq, "BEAT_PATIENCE_S", 0.3)
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(20),
+            DataPlane("tcp://127.0.0.1:0") as listener,
+            gateway(listener.address) as between,
+            DataPlane() as dialler,
+        ):
+            await dialler.connect(between.address)
+            await asyncio.sleep(1.0)
+            assert "fell silent" not in caplog.text
+            between.forget()
+            await asyncio.to_thread(until, lambda: "fell silent" in caplog.text)
+
+    asyncio.run(run())
+
+
 SUSPENDED = """
 import asyncio, sys, time
 from filesync.transfer.connection import channel_zmq

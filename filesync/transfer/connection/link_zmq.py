@@ -179,9 +179,9 @@ class Link:
     async def _heed(self) -> None:
         """Notice when the peer falls silent: who listens says something every PING_S.
 
-        Not by ZeroMQ's heartbeats: where one is due while messages wait that nobody has taken and
-        the peer is gone, libzmq 4.3.5 aborts the process (its issue 4364), as when it was
-        suspended. In turns, as the clock goes on while this process does not.
+        Not by ZeroMQ's heartbeats: where one is due, or has come, while messages wait that nobody
+        has taken and the peer is gone, libzmq 4.3.5 aborts the process (its issue 4364), as when
+        it was suspended. In turns, as the clock goes on while this process does not.
         """
         silent_s = 0.0
         while silent_s < BEAT_PATIENCE_S:
