@@ -22,8 +22,9 @@ from filesync.keys.files import KeyPair, PublicKey
 from filesync.manifest import Manifest, missing_nodes, note_tree
 from filesync.manifest.pack import accept_pack, pack_nodes
 from filesync.transfer.connection.address import parse_address
-from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS, beating
+from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, handshake_failure
+from filesync.transfer.connection.guard import SILENT_S
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.threads import acquired, in_thread, until_done
 from worker.exec import ExecState, NoRuntime
@@ -187,12 +188,13 @@ class _Link:
         self._unkept: StoreError | None = None
         self._queue: asyncio.Queue[tuple[FromWorker, bytes]] = asyncio.Queue()
         self._clipped = Clipped()
+        self._heard = 0
+        self._is_missed = False
 
     async def run(self, stopped: Callable[[], Awaitable[None]]) -> None:
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.MAXMSGSIZE, framing.MAX_PAYLOAD_BYTES)
-        beating(socket)
         monitor = socket.get_monitor_socket(_CONNECTED | _NOT_CONNECTED | HANDSHAKE_EVENTS)
         try:
             self._dial(socket)
@@ -224,6 +226,7 @@ class _Link:
                 group.create_task(self._watch(socket, monitor)),
                 group.create_task(self._pump(socket)),
                 group.create_task(self._beat()),
+                group.create_task(self._heed(socket)),
                 group.create_task(self._watch_disk()),
                 group.create_task(self._listen(socket, group)),
             ]
@@ -254,24 +257,43 @@ class _Link:
 
     async def _watch(self, socket: zmq.asyncio.Socket, monitor: zmq.asyncio.Socket) -> None:
         """Say once that the manager is not there, and once that it is again."""
-        is_missed = False
         while True:
             event = (await recv_monitor_message(monitor))["event"]
             if event & HANDSHAKE_EVENTS:
-                if not is_missed:
+                if not self._is_missed:
                     address, own = self._options.manager, self._options.own
                     log.warning("%s; trying again", handshake_failure(event, address, own))
                 if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                     # ZeroMQ gives up for good; whoever adds the key need not come here for that.
                     await asyncio.sleep(REDIAL_S)
-                    # What it had for the manager is lost, so that one will ask for it.
-                    socket.disconnect(parse_address(self._options.manager).endpoint)
-                    self._dial(socket)
-            elif event & _NOT_CONNECTED and not is_missed:
+                    self._redial(socket)
+            elif event & _NOT_CONNECTED and not self._is_missed:
                 log.warning("no manager at %s; trying until one is", self._options.manager)
-            elif event & _CONNECTED and is_missed:
+            elif event & _CONNECTED and self._is_missed:
                 log.warning("the manager at %s is there again", self._options.manager)
-            is_missed = not event & _CONNECTED
+            self._is_missed = not event & _CONNECTED
+
+    async def _heed(self, socket: zmq.asyncio.Socket) -> None:
+        """Dial again when the manager has said nothing for long, as nobody may have told this side.
+
+        In turns, as the clock goes on while this process is suspended.
+        """
+        silent_s = 0.0
+        while True:
+            heard = self._heard
+            await asyncio.sleep(orders.ALIVE_S)
+            is_silent = self._heard == heard and not self._is_missed
+            silent_s = silent_s + orders.ALIVE_S if is_silent else 0.0
+            if silent_s >= SILENT_S:
+                silent_s = 0.0
+                address = self._options.manager
+                log.warning("the manager at %s has fallen silent; dialling again", address)
+                self._redial(socket)
+
+    def _redial(self, socket: zmq.asyncio.Socket) -> None:
+        # What it had for the manager is lost, so that one will ask for it.
+        socket.disconnect(parse_address(self._options.manager).endpoint)
+        self._dial(socket)
 
     async def _pump(self, socket: zmq.asyncio.Socket) -> None:
         while True:
@@ -322,6 +344,7 @@ class _Link:
     async def _listen(self, socket: zmq.asyncio.Socket, group: asyncio.TaskGroup) -> None:
         while True:
             frames = await socket.recv_multipart()
+            self._heard += 1
             try:
                 message, payload = decode_to_worker(frames)
                 self._receive(message, payload, group)
@@ -336,10 +359,6 @@ class _Link:
         self, message: ToWorker, payload: bytes | memoryview, group: asyncio.TaskGroup
     ) -> None:
         match message:
-            case Order(number) if self._unkept is not None:
-                failed = orders.Failed(self._unkept.code, str(self._unkept))
-                self._queue.put_nowait((Outcome(number, failed), b""))
-                self._meet_again(group)
             case Order(number, body):
                 self._begin(number, body, group)
             case Cancel(number):
@@ -353,6 +372,8 @@ class _Link:
             case Unknown():
                 # The manager has restarted: what it asked before it no longer waits for.
                 self._meet_again(group)
+            case orders.Alive():
+                pass
             case Welcome():
                 log.info("registered worker=%s", self._options.name)
             case Refused(_, detail):
@@ -361,6 +382,11 @@ class _Link:
                 assert_never(message)
 
     def _begin(self, number: int, body: orders.OrderBody, group: asyncio.TaskGroup) -> None:
+        if self._unkept is not None:
+            failed = orders.Failed(self._unkept.code, str(self._unkept))
+            self._queue.put_nowait((Outcome(number, failed), b""))
+            self._meet_again(group)
+            return
         task = group.create_task(self._perform(number, body))
         # A task that is cancelled before it has begun never does: then nothing would be let go.
         if not isinstance(body, orders.Release):

@@ -16,7 +16,6 @@ from filesync.errors import UsageError
 from filesync.keys.files import AllowFile, KeyPair
 from filesync.manifest.store import SqliteNodes
 from filesync.transfer.connection.address import check_listen_address, with_key
-from filesync.transfer.connection.channel_zmq import beating
 from filesync.transfer.connection.curve_zmq import Gate
 from filesync.transfer.connection.guard import Limits
 from filesync.transfer.connection.guard_zmq import SocketGuard
@@ -140,7 +139,6 @@ def _bind(socket: zmq.asyncio.Socket, listen: str, guard: SocketGuard) -> str:
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.BACKLOG, MAX_CONNECTIONS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
-    beating(socket)
     guard.start(socket)
     try:
         socket.bind(listen)

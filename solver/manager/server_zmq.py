@@ -63,6 +63,8 @@ SEND_AGAIN_S = 0.02
 
 ASK_AGAIN_S = 2.0
 """A worker that was away has much to say from before it is asked to register: it is asked once."""
+FORGET_S = 60.0
+"""In which a connection that is to be cut is gone."""
 
 
 class _Peer(NamedTuple):
@@ -101,6 +103,8 @@ class Server:
         self._asked_for = asyncio.Event()
         self._clients: dict[bytes, tuple[ClientLink, asyncio.Task[None]]] = {}
         self._asked_s: dict[bytes, float] = {}
+        # Whose connections are about to be cut, for what they have said.
+        self._dropped: dict[bytes, float] = {}
         # Who has registered, and hears whether it may have its name once that is known.
         self._waiting: set[bytes] = set()
         self._received_bytes = 0
@@ -115,6 +119,7 @@ class Server:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
+            group.create_task(self._tell_alive())
             group.create_task(self.replicas.keep())
             if self._allowed is not None:
                 group.create_task(self._share(self._allowed))
@@ -136,6 +141,8 @@ class Server:
         is_encrypted = self._allowed is not None
         self._guard.delivered(fd, wire_bytes_of(map(len, frames), is_encrypted=is_encrypted))
         self._received_bytes += sum(map(len, frames))
+        if identity in self._dropped:
+            return
         key = key_of(message[-1]) if is_encrypted else None
         if key is not None and self._allowed is not None and key not in self._allowed.keys:
             log.warning("message not taken, the key is not allowed any more: key=%s", key.hex())
@@ -171,8 +178,10 @@ class Server:
                 case _:
                     self._from_client(identity, message, group)
         except MalformedMessage as exc:
-            log.warning("message refused reason=%s", exc)
+            log.warning("peer dropped reason=%s", exc)
             await self._send(identity, Denied(exc.code, str(exc)))
+            self._dropped[identity] = time.monotonic()
+            self._guard.refused(peer.fd)
         except (PeerError, StoreError) as exc:
             log.warning("message not taken reason=%s", exc)
             await self._send(identity, Denied(exc.code, str(exc)))
@@ -399,6 +408,8 @@ class Server:
                 self.cluster.leave(worker)
             for identity in [i for i, s in self._asked_s.items() if now_s - s > ASK_AGAIN_S]:
                 del self._asked_s[identity]
+            for identity in [i for i, s in self._dropped.items() if now_s - s > FORGET_S]:
+                del self._dropped[identity]
             silent = [
                 client
                 for client, _ in self._clients.values()
@@ -407,6 +418,13 @@ class Server:
             for client in silent:
                 log.info("client silent; its build is ended")
                 await self._end(client)
+
+    async def _tell_alive(self) -> None:
+        """Let the workers know that this manager is there, until cancelled."""
+        while True:
+            await asyncio.sleep(orders.ALIVE_S)
+            for worker in list(self.cluster):
+                await self._send(worker.identity, orders.Alive())
 
     async def _send(
         self, identity: bytes, message: ToClient | ToWorker, payload: bytes = b""

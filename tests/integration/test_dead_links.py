@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 
 from filesync.errors import Unavailable
-from filesync.transfer.connection import channel_zmq, link_zmq, listener_zmq
+from filesync.transfer.connection import guard_zmq, links_zmq, listener_zmq
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.wire import Ping, encode
+from solver.manager import process as manager_process
 from solver.manager.process import open_manager
 from tests.integration.gateway import gateway
 from tests.integration.test_hostile_sockets import frame, greeting, hello, read, ready
 from tests.integration.test_restarts import until
+from worker import process
 from worker.process import WorkerOptions, run_worker
+from worker.wire import orders
 
 
 def joined(caplog: pytest.LogCaptureFixture) -> int:
@@ -29,8 +32,11 @@ def joined(caplog: pytest.LogCaptureFixture) -> int:
 def test_a_worker_whose_connection_was_forgotten_comes_back_and_the_manager_lets_go_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(channel_zmq, "BEAT_S", 0.1)
-    monkeypatch.setattr(channel_zmq, "BEAT_PATIENCE_S", 0.3)
+    monkeypatch.setattr(orders, "ALIVE_S", 0.1)
+    monkeypatch.setattr(process, "SILENT_S", 0.3)
+    monkeypatch.setattr(guard_zmq, "LOOK_S", 0.1)
+    limits = manager_process.LIMITS
+    monkeypatch.setattr(manager_process, "LIMITS", limits._replace(silent_s=3.0))
     caplog.set_level(logging.INFO)
 
     async def run() -> None:
@@ -59,12 +65,18 @@ def test_a_worker_whose_connection_was_forgotten_comes_back_and_the_manager_lets
     asyncio.run(run())
 
 
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have data planes give silent connections up at once."""
+    monkeypatch.setattr(listener_zmq, "PING_S", 0.05)
+    monkeypatch.setattr(listener_zmq, "LIMITS", listener_zmq.LIMITS._replace(silent_s=0.5))
+    monkeypatch.setattr(links_zmq, "GUARD_AFTER_S", 0.1)
+    monkeypatch.setattr(guard_zmq, "LOOK_S", 0.1)
+
+
 def test_who_has_dialled_a_listener_that_falls_silent_notices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listener_zmq, "PING_S", 0.05)
-    monkeypatch.setattr(link_zmq, "BEAT_S", 0.1)
-    monkeypatch.setattr(link_zmq, "BEAT_PATIENCE_S", 0.3)
+    impatient(monkeypatch)
 
     async def run() -> None:
         lost = asyncio.Event()
@@ -88,8 +100,7 @@ def test_who_has_dialled_a_listener_that_falls_silent_notices(
 def test_a_listener_lets_go_of_who_has_dialled_and_falls_silent(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(listener_zmq, "PING_S", 0.05)
-    monkeypatch.setattr(listener_zmq, "BEAT_PATIENCE_S", 0.3)
+    impatient(monkeypatch)
 
     async def run() -> None:
         async with (
@@ -109,11 +120,9 @@ def test_a_listener_lets_go_of_who_has_dialled_and_falls_silent(
 
 SUSPENDED = """
 import asyncio, sys, time
-from filesync.transfer.connection import channel_zmq
 from filesync.transfer.plane_zmq import DataPlane
 
 async def main():
-    channel_zmq.BEAT_S = 0.05
     async with DataPlane() as plane:
         lost = asyncio.Event()
         channel = await plane.connect(sys.argv[1])

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -326,25 +327,62 @@ def test_a_listener_that_says_nonsense_takes_little_memory_of_who_dialled(
     assert said.count("\n") < 20
 
 
-def test_messages_that_never_run_out_do_not_hold_up_a_manager(tmp_path: Path) -> None:
+@dataclass
+class ManagerProcess:
+    """A manager in a process of its own.
+
+    Attributes:
+        address: where it listens.
+        log: what it writes to standard error.
+    """
+
+    address: str
+    log: Path
+
+    def greet(self) -> socket.socket:
+        """Return a connection on which messages may be sent."""
+        where = ("127.0.0.1", int(self.address.rpartition(":")[2]))
+        peer = socket.create_connection(where, timeout=CUT_S)
+        peer.sendall(greeting(b"NULL") + ready())
+        read(peer, 64 + len(ready(b"ROUTER")))
+        return peer
+
+    def must_answer(self) -> None:
+        asked = [sys.executable, "-m", "filesync", "workers", "--manager", self.address]
+        subprocess.run(asked, check=True, timeout=CUT_S, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[ManagerProcess]:
     command = [sys.executable, "-m", "filesync", "manager", "--listen", "tcp://127.0.0.1:0"]
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            [*command, "--state", str(tmp_path / "state")],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        yield ManagerProcess(process.stdout.readline().strip(), log)
+        process.terminate()
+
+
+def test_messages_that_never_run_out_do_not_hold_up_a_manager(manager: ManagerProcess) -> None:
+    signs = frame(bytes(to_manager(Alive())[0])) * 40_000
     with ExitStack() as stack:
-        manager = stack.enter_context(
-            subprocess.Popen(
-                [*command, "--state", str(tmp_path)], stdout=subprocess.PIPE, text=True
-            )
-        )
-        stack.callback(manager.terminate)
-        assert manager.stdout is not None
-        address = manager.stdout.readline().strip()
-        signs = frame(bytes(to_manager(Alive())[0])) * 40_000
         for _ in range(128):
-            where = ("127.0.0.1", int(address.rpartition(":")[2]))
-            peer = stack.enter_context(socket.create_connection(where, timeout=CUT_S))
-            peer.sendall(greeting(b"NULL") + ready())
-            read(peer, 64 + len(ready(b"ROUTER")))
+            peer = stack.enter_context(manager.greet())
             peer.setblocking(False)
             with suppress(BlockingIOError):  # there is as much as the kernel holds
                 peer.send(signs)
-        asked = [sys.executable, "-m", "filesync", "workers", "--manager", address]
-        subprocess.run(asked, check=True, timeout=CUT_S, stdout=subprocess.DEVNULL)
+        manager.must_answer()
+
+
+def test_messages_of_nonsense_cost_the_connection_to_a_manager(manager: ManagerProcess) -> None:
+    with manager.greet() as peer:
+        send_until_cut(peer, frame(bytes(1000)) * 10, at_most=64 << 30)
+    manager.must_answer()
+    assert manager.log.read_text().count("\n") < 20

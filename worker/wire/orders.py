@@ -59,7 +59,8 @@ from worker.wire.layers import Token as Token
 from worker.wire.leases import BlobPut, Held, Lacking, LeaseOrder, Pull
 from worker.wire.ops import Op, Text
 
-VERSION: Final = 6
+VERSION: Final = 7
+ALIVE_S: Final = 10.0
 MAX_KEYS: Final = 20_000
 
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -264,6 +265,10 @@ class Allow(_Message, frozen=True, tag="allow"):
     keys: Annotated[tuple[Key, ...], msgspec.Meta(max_length=MAX_KEYS)]
 
 
+class Alive(_Message, frozen=True, tag="alive"):
+    """Manager -> worker: it is there; every ALIVE_S."""
+
+
 class Unknown(_Message, frozen=True, tag="unknown"):
     """Manager -> worker: register again."""
 
@@ -430,7 +435,7 @@ class Nodes(_Message, frozen=True, tag="nodes"):
     """Either way: a pack of directory nodes, in the payload frame."""
 
 
-ToWorker = Welcome | Refused | Allow | Unknown | Order | Cancel | Nodes
+ToWorker = Welcome | Refused | Allow | Unknown | Alive | Order | Cancel | Nodes
 FromWorker = Register | Heartbeat | Leaving | Output | Progress | Outcome | Nodes | Crowded
 
 _to_worker: Final = msgspec.msgpack.Decoder(ToWorker)

@@ -41,9 +41,6 @@ _TURN_MESSAGES: Final = 32
 without a look at the event loop: two hundred peers that sent without end kept it for minutes."""
 STUCK_S: Final = 60.0
 """A peer that reads nothing for this long is given up."""
-BEAT_S: Final = 10.0
-BEAT_PATIENCE_S: Final = 60.0
-"""A heartbeat waits behind the frame that is on the wire: at 1 Mbit/s that is eight seconds."""
 HANDSHAKE_EVENTS: Final = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -272,22 +269,17 @@ def send_nowait(
 
 
 def bound(socket: zmq.asyncio.Socket, address: str) -> None:
-    """Set what every socket of the data plane has: limits on queues and frames."""
+    """Set what every socket of the data plane has: limits on queues and frames.
+
+    But no heartbeats of ZeroMQ's, nor has the control plane any: where one is due, or has come, while
+    messages wait that nobody has taken, and the peer is gone, libzmq 4.3.5 aborts the process (its issue
+    4364). So it did when one was suspended for a minute. The guard ends connections that are silent.
+    """
     socket.linger = 0
     socket.sndhwm = socket.rcvhwm = QUEUED_MESSAGES
     socket.setsockopt(zmq.MAXMSGSIZE, max(MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES))
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
     socket.setsockopt(zmq.IPV6, "[" in address)
-
-
-def beating(socket: zmq.asyncio.Socket) -> None:
-    """Have the connections of ``socket`` end that are dead and do not say so.
-
-    A machine that lost its power, or a gateway that forgot a connection, ends none; the kernel
-    gives up what it cannot send after a quarter of an hour, and what nobody sends to never.
-    """
-    socket.setsockopt(zmq.HEARTBEAT_IVL, int(1000 * BEAT_S))
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(1000 * BEAT_PATIENCE_S))
 
 
 async def received(socket: zmq.asyncio.Socket) -> AsyncGenerator[list[zmq.Frame], None]:

@@ -7,7 +7,7 @@ long as nobody takes them, by those that may wait. Pure: readings and times in, 
 """
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
 import msgspec
@@ -19,6 +19,8 @@ REFUSAL_S: Final = 1.0
 """What a refused peer has to read why."""
 SLACK_BYTES: Final = 4 << 10
 """Bytes of handshake and heartbeats that are forgiven whenever a whole message was taken."""
+SILENT_S: Final = 60.0
+"""After which a connection is dead: who has greeted says something much more often."""
 
 
 class Limits(NamedTuple):
@@ -31,6 +33,7 @@ class Limits(NamedTuple):
         message_bytes: of one message and what ZeroMQ adds to it.
         queued_bytes: of the messages that may wait while nobody takes them.
         unfinished_bytes: of unfinished messages, of all connections together.
+        silent_s: in which who has greeted is heard.
     """
 
     connections: int
@@ -39,6 +42,7 @@ class Limits(NamedTuple):
     queued_bytes: int
     greeting_s: float = 10.0
     unfinished_bytes: int = 128 << 20
+    silent_s: float = SILENT_S
 
 
 class Cut(NamedTuple):
@@ -65,6 +69,7 @@ class Connections:
         self._all: dict[int, _Connection] = {}
         self._silent: dict[int, float] = {}  # not greeted, since when; oldest first
         self._refused: dict[int, float] = {}  # likewise
+        self._heard: dict[int, float] = {}  # greeted, when last; longest ago first
         self._over: set[int] = set()
         self._held = 0
         self._held_over_at: int | None = None
@@ -87,19 +92,31 @@ class Connections:
             self._hold(fd, connection, 0)
             self._silent.pop(fd, None)
             self._refused.pop(fd, None)
+            self._heard.pop(fd, None)
             self._over.discard(fd)
 
     def greeted(self, fd: int) -> None:
         """A peer has greeted as it should."""
         if (connection := self._all.get(fd)) and fd not in self._refused:
             connection.is_greeted = True
-            self._silent.pop(fd, None)
+            if (since := self._silent.pop(fd, None)) is not None:
+                self._heard[fd] = since
 
     def refused(self, fd: int, now: float) -> None:
         """A peer was told that this side talks to it no more."""
         if fd in self._all:
             self._silent.pop(fd, None)
+            self._heard.pop(fd, None)
             self._refused.setdefault(fd, now)
+
+    def heard(self, fd: int, now: float) -> None:
+        """Something has come by a connection, or what was sent has arrived."""
+        if self._heard.pop(fd, None) is not None:
+            self._heard[fd] = now
+
+    def quiet(self, since: float) -> list[int]:
+        """Return who has greeted and was not heard after ``since``."""
+        return [fd for fd, _ in takewhile(lambda one: one[1] <= since, self._heard.items())]
 
     def delivered(self, fd: int, wire_bytes: int) -> None:
         """A whole message of this connection was taken; see ``channel_zmq.wire_bytes_of``."""
@@ -183,12 +200,14 @@ class Connections:
         return max(stuck, key=lambda fd: (stuck[fd], fd))
 
     def _on_notice(self) -> Iterator[tuple[int, float, float, str]]:
-        """Yield who has least time to greet, and to take a refusal: whom, since when, how long."""
+        """Yield who has least time to greet, to speak, to take a refusal: whom, since when, how long."""
         limit_s = self._limits.greeting_s
         for fd, since in islice(self._silent.items(), 1):
             yield fd, since, limit_s, f"no greeting within {limit_s:.0f} s"
         for fd, since in islice(self._refused.items(), 1):
             yield fd, since, REFUSAL_S, "it was refused"
+        for fd, since in islice(self._heard.items(), 1):
+            yield fd, since, self._limits.silent_s, "it fell silent"
 
     def _too_late(self, now: float) -> list[Cut]:
         late: list[Cut] = []

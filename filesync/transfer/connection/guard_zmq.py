@@ -33,10 +33,12 @@ from filesync.transfer.connection.guard import Connections, Limits
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.005
+LOOK_S: Final = 5.0
+"""While there are connections it looks at least so often at those on which nothing comes."""
 _WATCHED: Final = select.EPOLLIN | select.EPOLLET
 _TCP_INFO_BYTES: Final = 136
-_BYTES_RECEIVED: Final = 128
-"""Where ``tcpi_bytes_received`` is in ``struct tcp_info``."""
+_BYTES_ACKED: Final = 120
+"""Where ``tcpi_bytes_acked`` is in ``struct tcp_info``, and behind it ``tcpi_bytes_received``."""
 
 Ends = tuple[object, object]
 """A connection's two addresses: a descriptor's number may be another's the next moment."""
@@ -58,6 +60,7 @@ class SocketGuard:
         most = may_open() // 2
         self._book = Connections(limits._replace(connections=min(limits.connections, most)))
         self._ends: dict[int, Ends] = {}
+        self._moved: dict[int, tuple[int, int]] = {}
         self._notes: deque[Callable[[], None]] = deque()
         self._epoll = select.epoll()
         self._stop = threading.Event()
@@ -69,6 +72,8 @@ class SocketGuard:
         self._is_turning = False
         self._untold = 0
         self._tell_at = 0.0
+        self._went_on_at = monotonic()
+        self._now = self._looked_at = 0.0
         self._thread = threading.Thread(target=self._run, name="filesync-guard", daemon=True)
 
     def start(self, listener: zmq.asyncio.Socket | None = None) -> None:
@@ -111,7 +116,7 @@ class SocketGuard:
 
     def refused(self, fd: int) -> None:
         """A peer was refused for good."""
-        self._notes.append(lambda: self._book.refused(fd, monotonic()))
+        self._notes.append(lambda: self._book.refused(fd, self._now))
         os.eventfd_write(self._wake, 1)
 
     # --- the thread -------------------------------------------------------------------------
@@ -121,6 +126,7 @@ class SocketGuard:
         timeout_s: float | None = 0.0
         while not self._stop.is_set():
             active = {fd for fd, _ in self._epoll.poll(timeout_s)}
+            self._go_on()
             if self._wake in active:
                 os.eventfd_read(self._wake)
             # What a note is about was seen by the monitor before; not so the other way round.
@@ -128,12 +134,26 @@ class SocketGuard:
             self._take_events()
             for _ in range(notes):
                 self._notes.popleft()()
-            self._look(active)
+            self._look(active | self._unread | self._quiet())
             self._judge()
             # Bytes come in many small events; one look for all of them.
             self._stop.wait(TICK_S)
             is_waiting = self._book.awaits_turn or self._unread
-            timeout_s = TICK_S if is_waiting else self._book.wake_s(monotonic())
+            timeout_s = TICK_S if is_waiting else self._book.wake_s(self._now)
+            if timeout_s is not None:
+                timeout_s = min(timeout_s, LOOK_S)
+
+    def _go_on(self) -> None:
+        """Let the time go on, but not by what this process was suspended for: it heard nobody."""
+        before, self._went_on_at = self._went_on_at, monotonic()
+        self._now += min(self._went_on_at - before, 2 * LOOK_S)
+
+    def _quiet(self) -> set[int]:
+        """Return, now and then, whose bytes may go out though none come in."""
+        if self._now - self._looked_at < LOOK_S:
+            return set()
+        self._looked_at = self._now
+        return set(self._book.quiet(self._now - LOOK_S))
 
     def _take_events(self) -> None:
         if self._monitor is None:
@@ -170,31 +190,44 @@ class SocketGuard:
     def _opened(self, fd: int) -> None:
         with suppress(OSError), self._held(fd) as own:  # it may have gone again
             self._ends[fd] = _ends(own)
-            self._book.opened(fd, monotonic())
+            self._book.opened(fd, self._now)
         with suppress(OSError):  # or be watched already
             self._epoll.register(fd, _WATCHED)
 
     def _closed(self, fd: int) -> None:
         self._book.closed(fd)
         self._ends.pop(fd, None)
+        self._moved.pop(fd, None)
 
-    def _look(self, active: set[int]) -> None:
-        active |= self._unread
+    def _look(self, fds: set[int]) -> None:
         self._unread.clear()
-        for fd in active:
+        for fd in fds:
             if (ends := self._ends.get(fd)) is None:
                 continue
             with suppress(OSError), self._held(fd) as own:
                 if _ends(own) == ends:
-                    came, unread = _came_bytes(own)
-                    self._book.read(fd, came - unread)
-                    if unread:
-                        # ZeroMQ is about to read it, which nothing will tell.
-                        self._unread.add(fd)
+                    self._look_at(fd, own)
+
+    def _look_at(self, fd: int, own: socket.socket) -> None:
+        if own.family == socket.AF_UNIX:
+            self._book.heard(fd, self._now)  # who carries it says when it ends
+            return
+        unread = _waiting(own, termios.FIONREAD)
+        came, acked = _moved_bytes(own)
+        was_came, was_acked = self._moved.get(fd, (0, 0))
+        # Over a slow link a peer hears, and answers, only after all that is under way to it.
+        if came != was_came or (acked != was_acked and _waiting(own, termios.TIOCOUTQ)):
+            self._book.heard(fd, self._now)
+        self._moved[fd] = came, acked
+        self._book.read(fd, came - unread)
+        if unread:
+            # ZeroMQ is about to read it, which nothing will tell.
+            self._unread.add(fd)
 
     def _judge(self) -> None:
-        for cut in self._book.verdicts(monotonic()):
+        for cut in self._book.verdicts(self._now):
             ends = self._ends.pop(cut.fd)
+            self._moved.pop(cut.fd, None)
             with suppress(OSError), self._held(cut.fd) as own:
                 if _ends(own) == ends:
                     _shut(own)
@@ -242,12 +275,16 @@ def _ends(own: socket.socket) -> Ends:
     return own.getsockname(), own.getpeername()
 
 
-def _came_bytes(own: socket.socket) -> tuple[int, int]:
-    """Return how many bytes have come by a connection, and how many of them ZeroMQ has not read."""
-    unread = fcntl.ioctl(own, termios.FIONREAD, b"\0\0\0\0")
+def _moved_bytes(own: socket.socket) -> tuple[int, int]:
+    """Return how many bytes have come by a connection, and how many have arrived at its other end."""
     info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-    came = struct.unpack_from("Q", info, _BYTES_RECEIVED)[0]
-    return int(came), int(struct.unpack("i", unread)[0])
+    acked, came = struct.unpack_from("QQ", info, _BYTES_ACKED)
+    return int(came), int(acked)
+
+
+def _waiting(own: socket.socket, which: int) -> int:
+    """Return how many bytes wait for ZeroMQ to read them, or to arrive at the other end."""
+    return int(struct.unpack("i", fcntl.ioctl(own, which, b"\0\0\0\0"))[0])
 
 
 def _shut(own: socket.socket) -> None:

@@ -14,8 +14,6 @@ from zmq.utils.monitor import recv_monitor_message
 from filesync.errors import FilesyncError, PeerError, Unavailable, UsageError
 from filesync.transfer.connection.address import name_in
 from filesync.transfer.connection.channel_zmq import (
-    BEAT_PATIENCE_S,
-    BEAT_S,
     HANDSHAKE_EVENTS,
     Channel,
     bound,
@@ -131,7 +129,7 @@ class Link:
         """Take messages until the connection is lost or this is cancelled; then close it."""
         tasks = [
             asyncio.create_task(work)
-            for work in (self._receive(), self._watch(), self._heed(), self._wait_lost())
+            for work in (self._receive(), self._watch(), self._wait_lost())
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -175,20 +173,6 @@ class Link:
                 self.channel.lose(Unavailable(f"{self._address} closed the connection"))
             else:
                 self.channel.lose(await self._unreachable())
-
-    async def _heed(self) -> None:
-        """Notice when the peer falls silent: who listens says something every PING_S.
-
-        Not by ZeroMQ's heartbeats: where one is due, or has come, while messages wait that nobody
-        has taken and the peer is gone, libzmq 4.3.5 aborts the process (its issue 4364), as when
-        it was suspended. In turns, as the clock goes on while this process does not.
-        """
-        silent_s = 0.0
-        while silent_s < BEAT_PATIENCE_S:
-            brought = self._brought
-            await asyncio.sleep(BEAT_S)
-            silent_s = silent_s + BEAT_S if self._brought == brought else 0.0
-        self.channel.lose(Unavailable(f"{self._address} fell silent"))
 
     async def _unreachable(self) -> Unavailable:
         """Return why nobody has taken the connection."""

@@ -18,7 +18,6 @@ from filesync.errors import (
 )
 from filesync.transfer.connection.address import with_key
 from filesync.transfer.connection.channel_zmq import (
-    BEAT_PATIENCE_S,
     QUEUED_MESSAGES,
     Channel,
     bound,
@@ -152,21 +151,14 @@ class Listener:
                 self._take(bytes(identity), rest, frames[-1], fd)
 
     async def ping(self) -> None:
-        """Find out which peers are gone, silent, or not let in any more, until cancelled.
+        """Find out which peers are gone, or are not let in any more, until cancelled.
 
-        Not by ZeroMQ's heartbeats (see ``Link``): who has dialled says a ping back.
+        Who has dialled says a ping back: the guard ends connections on which nothing comes.
         """
-        silent: dict[Channel, tuple[int, float]] = {}
         while True:
             await asyncio.sleep(PING_S)
-            was, silent = silent, {}
             for identity, (channel, fd, key, _) in list(self._peers.items()):
-                heard, silent_s = was.get(channel, (-1, 0.0))
-                silent_s = silent_s + PING_S if heard == channel.wire_in else 0.0
-                silent[channel] = channel.wire_in, silent_s
-                if silent_s >= BEAT_PATIENCE_S:
-                    self._drop(identity, fd, Unavailable("it fell silent"))
-                elif self._gate is None or key is None or self._gate.is_still_open(key):
+                if self._gate is None or key is None or self._gate.is_still_open(key):
                     channel.send_nowait(Ping())
                 else:
                     self._drop(

@@ -1,6 +1,7 @@
 from filesync.transfer.connection.guard import (
     PATIENCE_TURNS,
     REFUSAL_S,
+    SILENT_S,
     SLACK_BYTES,
     Connections,
     Cut,
@@ -128,8 +129,27 @@ def test_who_does_not_greet_in_time_is_cut_however_slowly_it_talks() -> None:
         assert book.verdicts(float(second)) == []
     assert book.wake_s(9.0) == 1.0
     assert [cut.fd for cut in book.verdicts(10.0)] == [1]
-    assert [cut.fd for cut in book.verdicts(100.0)] == [2]
-    assert book.wake_s(100.0) is None
+    assert [cut.fd for cut in book.verdicts(60.0)] == [2]
+    assert book.wake_s(60.0) == 5.0  # of who has greeted, to say something
+
+
+def test_who_has_greeted_and_falls_silent_is_cut_and_who_is_heard_is_not() -> None:
+    book = greeted(1, 2)
+    book.heard(1, 30.0)
+    assert book.quiet(0.0) == [2]
+    assert book.quiet(30.0) == [2, 1]
+    assert book.wake_s(50.0) == SILENT_S - 50.0
+    assert book.verdicts(SILENT_S) == [Cut(2, "it fell silent")]
+    book.heard(1, SILENT_S)
+    assert book.verdicts(2 * SILENT_S - 1.0) == []
+    assert book.verdicts(2 * SILENT_S) == [Cut(1, "it fell silent")]
+
+
+def test_to_be_heard_is_no_greeting() -> None:
+    book = Connections(LIMITS)
+    book.opened(1, 0.0)
+    book.heard(1, 9.0)
+    assert [cut.fd for cut in book.verdicts(10.0)] == [1]
 
 
 def test_who_is_refused_has_a_moment_to_read_why_and_cannot_greet_again() -> None:
