@@ -1,5 +1,6 @@
 """Who holds which places of a server of trees."""
 
+import asyncio
 from typing import Final
 from weakref import WeakSet
 
@@ -12,6 +13,8 @@ from filesync.transfer.wire import Ping
 
 MAX_HELD: Final = 64
 """Places that one peer may hold at once; each costs a descriptor and its manifest in memory."""
+IDLE_S: Final = 60.0
+"""After which a server gives the memory back that it needed: the next client would have it again."""
 
 
 class Holders:
@@ -20,6 +23,7 @@ class Holders:
     def __init__(self) -> None:
         self._helds: dict[Channel, dict[bytes, Held]] = {}
         self._lost: WeakSet[Held] = WeakSet()  # what is being given to by lost peers
+        self._idling: asyncio.TimerHandle | None = None
 
     def hold(self, channel: Channel, *helds: Held) -> list[bytes]:
         """Keep ``helds`` for ``channel``, all of them or none; return their tokens.
@@ -33,6 +37,8 @@ class Holders:
                 held.close()
             raise TooMuchWanted(f"more than {MAX_HELD} directories at once; name fewer")
         if channel not in self._helds:
+            if self._idling is not None:
+                self._idling.cancel()
             self._helds[channel] = mine
             channel.on_lost.append(lambda _: self._drop_all(channel))
         tokens = [random_bytes(TOKEN_BYTES) for _ in helds]
@@ -71,3 +77,12 @@ class Holders:
             held.close()
             if held.is_claimed and held.is_used:
                 self._lost.add(held)
+        if not self._helds:
+            self._idling = asyncio.get_running_loop().call_later(IDLE_S, _give_back)
+
+
+def _give_back() -> None:
+    # A server alone needs this, and whoever starts one must not wait for it.
+    from filesync.memory import give_back
+
+    asyncio.get_running_loop().run_in_executor(None, give_back)
