@@ -108,12 +108,13 @@ def has_holes(fd: int, status: os.stat_result) -> bool:
     """Say whether an open file is not on its disk whole, as if a part of its content never came.
 
     So it is when its disk was pulled out before its content was there, and was put in again:
-    there are fewer blocks than its size takes, or some to which nothing was written.
+    there are fewer blocks than its size takes, or, of a large one, some to which nothing was written.
 
     Raises:
         OSError: it cannot be told.
     """
-    return is_sparse(status) or os.lseek(fd, 0, os.SEEK_HOLE) < status.st_size
+    is_large = status.st_size >= _SIZED_FIRST_BYTES
+    return is_sparse(status) or (is_large and os.lseek(fd, 0, os.SEEK_HOLE) < status.st_size)
 
 
 def is_sparse(status: os.stat_result) -> bool:

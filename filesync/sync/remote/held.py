@@ -120,7 +120,7 @@ class Held:
         )
         edits.end()
         # Who takes most often has what was there; who has not waits no longer for the index.
-        self.recent.is_enough = not self.recent.has_missed
+        self.recent.is_enough = self.recent.has_all
         owned = found.owned(owner, self.nodes)
         is_same = owned.manifest.tree == found.manifest.tree  # else the directories are others
         self.edits = edits.told(self.nodes) if is_same else Edited(edits.files)

@@ -46,6 +46,11 @@ class Recent:
         self._lock = threading.Lock()
         self._contents: dict[Digest, bytes] = {}
 
+    @property
+    def has_all(self) -> bool:
+        """Something has been kept, and nothing been missed."""
+        return bool(self._contents) and not self.has_missed
+
     def keep(self, digest: Digest, content: bytes) -> None:
         """Keep a content, if there is room."""
         with self._lock:
@@ -188,7 +193,7 @@ class GrowingTree:
     def recent_to(self, there: Digest) -> Recent:
         """Return what need not be read again for who has the tree ``there``; ask as for ``edits``."""
         is_known = self._noted_edits().are_since(there)
-        self.recent.is_enough = is_known and not self.recent.has_missed
+        self.recent.is_enough = is_known and self.recent.has_all
         return self.recent
 
     @property
