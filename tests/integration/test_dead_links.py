@@ -2,16 +2,22 @@
 
 import asyncio
 import logging
+import os
 import socket
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from filesync.errors import Unavailable
+from filesync.sync.options import Options
+from filesync.sync.places import ServedPlaces
+from filesync.sync.remote.client import Remote, sync_to
+from filesync.sync.remote.server import TreeServer
 from filesync.transfer.connection import guard_zmq, links_zmq, listener_zmq
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.wire import Ping, encode
@@ -20,6 +26,7 @@ from solver.manager.process import open_manager
 from tests.integration.gateway import gateway
 from tests.integration.test_hostile_sockets import frame, greeting, hello, read, ready
 from tests.integration.test_restarts import until
+from tests.integration.test_sync_plane import LOOPBACK
 from worker import process
 from worker.process import WorkerOptions, run_worker
 from worker.wire import orders
@@ -116,6 +123,35 @@ def test_a_listener_lets_go_of_who_has_dialled_and_falls_silent(
             await asyncio.to_thread(until, lambda: "fell silent" in caplog.text)
 
     asyncio.run(run())
+
+
+def test_who_waits_for_a_reader_of_its_listing_is_still_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/new").write_bytes(b"new")
+    (tmp_path / "served/dest").mkdir(parents=True)
+    (tmp_path / "served/dest/old").write_bytes(b"old")
+    listed: list[str] = []
+
+    def read_slowly(changes: Iterator[str]) -> None:
+        time.sleep(1.5)
+        listed.extend(changes)
+
+    async def run() -> None:
+        server = TreeServer(ServedPlaces(tmp_path / "served"), read_only=False, caches=None)
+        async with asyncio.timeout(20), DataPlane(LOOPBACK, answer=server.answer) as plane:
+            server.use(plane)
+            await sync_to(
+                [os.fsencode(tmp_path / "src") + b"/"],
+                Remote(plane.address, b"dest"),
+                Options(on_changes=read_slowly),
+            )
+
+    asyncio.run(run())
+    assert listed
+    assert (tmp_path / "served/dest/new").read_bytes() == b"new"
 
 
 SUSPENDED = """

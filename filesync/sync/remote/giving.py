@@ -275,7 +275,9 @@ class Giving:
             self.stats.note_left_out(plan.left_out, prefix=part.prefix)
             self.stats.note_unwritable(unwritable, prefix=part.prefix)
         is_new = prepared.is_new and not self._planned.is_made_before(part)
-        note_plan(
+        # Whoever reads the listing may take long; meanwhile the server must hear of this side.
+        await in_thread(
+            note_plan,
             self.stats,
             plan,
             options,
