@@ -406,10 +406,8 @@ class Server:
             for worker in self.cluster.silent(now_s):
                 log.warning("worker silent worker=%s", worker.name)
                 self.cluster.leave(worker)
-            for identity in [i for i, s in self._asked_s.items() if now_s - s > ASK_AGAIN_S]:
-                del self._asked_s[identity]
-            for identity in [i for i, s in self._dropped.items() if now_s - s > FORGET_S]:
-                del self._dropped[identity]
+            _forget(self._asked_s, now_s - ASK_AGAIN_S)
+            _forget(self._dropped, now_s - FORGET_S)
             silent = [
                 client
                 for client, _ in self._clients.values()
@@ -459,3 +457,8 @@ class Server:
 
     def _traffic(self) -> tuple[int, int]:
         return self._received_bytes, self._sent_bytes
+
+
+def _forget(times: dict[bytes, float], before_s: float) -> None:
+    for identity in [identity for identity, at_s in times.items() if at_s < before_s]:
+        del times[identity]

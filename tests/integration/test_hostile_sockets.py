@@ -11,11 +11,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from bench.processes import Cluster
 from filesync.transfer.wire import VERSION, Call, Hello, Ping, encode
 from solver.wire import Alive
 from solver.wire import encode as to_manager
@@ -327,62 +327,39 @@ def test_a_listener_that_says_nonsense_takes_little_memory_of_who_dialled(
     assert said.count("\n") < 20
 
 
-@dataclass
-class ManagerProcess:
-    """A manager in a process of its own.
-
-    Attributes:
-        address: where it listens.
-        log: what it writes to standard error.
-    """
-
-    address: str
-    log: Path
-
-    def greet(self) -> socket.socket:
-        """Return a connection on which messages may be sent."""
-        where = ("127.0.0.1", int(self.address.rpartition(":")[2]))
-        peer = socket.create_connection(where, timeout=CUT_S)
-        peer.sendall(greeting(b"NULL") + ready())
-        read(peer, 64 + len(ready(b"ROUTER")))
-        return peer
-
-    def must_answer(self) -> None:
-        asked = [sys.executable, "-m", "filesync", "workers", "--manager", self.address]
-        subprocess.run(asked, check=True, timeout=CUT_S, stdout=subprocess.DEVNULL)
-
-
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[ManagerProcess]:
-    command = [sys.executable, "-m", "filesync", "manager", "--listen", "tcp://127.0.0.1:0"]
-    log = tmp_path / "log"
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(
-            [*command, "--state", str(tmp_path / "state")],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        ) as process,
-    ):
-        assert process.stdout is not None
-        yield ManagerProcess(process.stdout.readline().strip(), log)
-        process.terminate()
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster(tmp_path / "cluster", workers=0) as cluster:
+        yield cluster
 
 
-def test_messages_that_never_run_out_do_not_hold_up_a_manager(manager: ManagerProcess) -> None:
+def greet_manager(cluster: Cluster) -> socket.socket:
+    """Return a connection on which messages may be sent."""
+    where = ("127.0.0.1", int(cluster.manager.rpartition(":")[2]))
+    peer = socket.create_connection(where, timeout=CUT_S)
+    peer.sendall(greeting(b"NULL") + ready())
+    read(peer, 64 + len(ready(b"ROUTER")))
+    return peer
+
+
+def must_answer(cluster: Cluster) -> None:
+    asked = [sys.executable, "-m", "filesync", "workers", "--manager", cluster.manager]
+    subprocess.run(asked, check=True, timeout=CUT_S, stdout=subprocess.DEVNULL)
+
+
+def test_messages_that_never_run_out_do_not_hold_up_a_manager(cluster: Cluster) -> None:
     signs = frame(bytes(to_manager(Alive())[0])) * 40_000
     with ExitStack() as stack:
         for _ in range(128):
-            peer = stack.enter_context(manager.greet())
+            peer = stack.enter_context(greet_manager(cluster))
             peer.setblocking(False)
             with suppress(BlockingIOError):  # there is as much as the kernel holds
                 peer.send(signs)
-        manager.must_answer()
+        must_answer(cluster)
 
 
-def test_messages_of_nonsense_cost_the_connection_to_a_manager(manager: ManagerProcess) -> None:
-    with manager.greet() as peer:
+def test_messages_of_nonsense_cost_the_connection_to_a_manager(cluster: Cluster) -> None:
+    with greet_manager(cluster) as peer:
         send_until_cut(peer, frame(bytes(1000)) * 10, at_most=64 << 30)
-    manager.must_answer()
-    assert manager.log.read_text().count("\n") < 20
+    must_answer(cluster)
+    assert (cluster.root / "manager.log").read_text().count("\n") < 20

@@ -179,7 +179,7 @@ class Reader:
     def read_changed(self, listing: Listing) -> None:
         """Read what is not as it was noted."""
         seen, entries = listing.seen, listing.entries
-        place = place_of(listing.inode)
+        place, is_alone = place_of(listing.inode), is_own(listing.header)
         for name, stamp in list(listing.stamps.items()):
             if (old := seen.get(name)) is not None:
                 e, ctime_ns, inode, device = old
@@ -192,16 +192,17 @@ class Reader:
                 ):
                     entries.append(e)
                     continue
-                if device == place and (file := self._as_written(listing, name, stamp)):
+                if (
+                    device == place
+                    and is_as_written(old, stamp, is_alone=is_alone)
+                    and (file := self._as_written(listing, name, stamp))
+                ):
                     entries.append(file)
                     continue
             self._read_entry(listing, name)
 
     def _as_written(self, listing: Listing, name: bytes, stamp: Stamp) -> File | None:
-        """Return a file that is what was written there; None if it is to be looked at."""
-        seen = listing.seen[name]
-        if not is_as_written(seen, stamp, is_own=is_own(listing.header)):
-            return None
+        """Return a file that seems to be what was written there; None if it is to be looked at."""
         try:
             # Opened, what it holds besides is told in half the time that it takes by a path.
             fd = os.open(name, READ_FLAGS, dir_fd=listing.fd)
@@ -216,7 +217,7 @@ class Reader:
             return None
         finally:
             os.close(fd)
-        listing.written[name] = seen
+        seen = listing.written[name] = listing.seen[name]
         return self._file(listing, name, stamp, seen[0].digest, xattrs)
 
     def _read_entry(self, listing: Listing, name: bytes) -> None:

@@ -8,7 +8,7 @@ changed meanwhile, and a ``flistxattr``.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
 from pathlib import Path
@@ -296,27 +296,34 @@ class _Scan:
 
     def _notes(self, listing: Listing, seen: Seen | None) -> Callable[[Known], None]:
         """Return what notes ``listing`` for the next scan, when its directory is made."""
-        stamps, started_ns = listing.stamps, self._started_ns
-        maybe = recent(stamps, started_ns)
+        stamps = listing.stamps
+        maybe = recent(stamps, self._started_ns)
         racy = {name for name in maybe if self._is_racy(stamps[name])} | listing.unknown
-        as_written: dict[bytes, tuple[int, int, int]] = {}
-        for name in may_be_lost(stamps, started_ns=started_ns):
-            if (old := listing.written.get(name)) is not None:
-                as_written[name] = old[1:]
-            elif name not in racy and name not in listing.sparse:
-                # Of what has holes nothing would tell that it has lost some more.
-                as_written[name] = as_scanned(stamps[name], inode=listing.inode)
+        lost = self._notes_if_lost(listing, racy)
         numbers: list[int] = []
         listing.entries.sort(key=attrgetter("name"))
         for entry in listing.entries:
             if isinstance(entry, File):
                 name = entry.name
-                if name in as_written:
-                    numbers += as_written[name]
+                if name in lost:
+                    numbers += lost[name]
                 else:
                     numbers += _NOT_NOTED if name in racy else stamps[name][CTIME : CTIME + 3]
-        mark = b"" if racy or as_written else _mark(listing)
+        mark = b"" if racy or lost else _mark(listing)
         return self._keeps(listing, pack_stamps(numbers), mark, seen)
+
+    def _notes_if_lost(
+        self, listing: Listing, racy: Set[bytes]
+    ) -> dict[bytes, tuple[int, int, int]]:
+        """Return what is noted, by name, of files that may not be on the disk yet."""
+        noted: dict[bytes, tuple[int, int, int]] = {}
+        for name in may_be_lost(listing.stamps, started_ns=self._started_ns):
+            if (old := listing.written.get(name)) is not None:
+                noted[name] = old[1:]
+            elif name not in racy and name not in listing.sparse:
+                # Of what has holes nothing would tell that it has lost some more.
+                noted[name] = as_scanned(listing.stamps[name], inode=listing.inode)
+        return noted
 
     def _is_racy(self, stamp: Stamp) -> bool:
         return is_racy(stamp[MTIME], stamp[CTIME], started_ns=self._started_ns)

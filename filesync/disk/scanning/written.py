@@ -55,10 +55,10 @@ def is_own(directory: Directory) -> bool:
     return directory.uid == os.geteuid() and not directory.mode & _BY_OTHERS
 
 
-def is_as_written(seen: SeenFile, stamp: Stamp, *, is_own: bool) -> bool:
+def is_as_written(seen: SeenFile, stamp: Stamp, *, is_alone: bool) -> bool:
     """Say whether what ``seen`` says was written in this directory is still what has the stamp.
 
-    ``is_own`` is what is said of the directory by the function of that name.
+    ``is_alone`` says that nobody else can have renamed what is in its directory (``is_own``).
 
     It has the time of its content, so that writing to it shows, unless that time is of the very
     tick of the clock in which it was written. Its owner could set the time back while the update
@@ -74,7 +74,7 @@ def is_as_written(seen: SeenFile, stamp: Stamp, *, is_own: bool) -> bool:
         return is_like_it
     return (
         is_like_it
-        and is_own
+        and is_alone
         and not is_racy(file.mtime_ns, file.mtime_ns, started_ns=stamp[CTIME])
         and stamp[UID] == os.geteuid()
         and not stamp[MODE] & _BY_OTHERS

@@ -281,8 +281,6 @@ class TreeUpdate:
         Abort the large files first. What was done to the directory stays done, and what has
         come of large files stays for the next update that wants them.
         """
-        has_begun = self._incoming is not None
-        self._incoming = None
         if self._work is not None:
             self._partials.close()
             with suppress(StoreError):
@@ -293,9 +291,9 @@ class TreeUpdate:
             self._work = None
         if self._root is not None:
             with suppress(StoreError), closing(self._root):
-                if has_begun:
+                if self._incoming is not None:
                     self._note_end()
-            self._root = None
+        self._root = self._incoming = None
 
     # --- inside ---------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
+import msgspec
 import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
@@ -44,6 +45,14 @@ Ends = tuple[object, object]
 """A connection's two addresses: a descriptor's number may be another's the next moment."""
 
 
+class _Line(msgspec.Struct):
+    """A connection, and the bytes that it had brought and delivered at the last look."""
+
+    ends: Ends
+    came: int = 0
+    acked: int = 0
+
+
 class SocketGuard:
     """Watches the connections of a listening socket, and those that it is told of.
 
@@ -59,8 +68,7 @@ class SocketGuard:
         self._loop = loop
         most = may_open() // 2
         self._book = Connections(limits._replace(connections=min(limits.connections, most)))
-        self._ends: dict[int, Ends] = {}
-        self._moved: dict[int, tuple[int, int]] = {}
+        self._lines: dict[int, _Line] = {}
         self._notes: deque[Callable[[], None]] = deque()
         self._epoll = select.epoll()
         self._stop = threading.Event()
@@ -189,36 +197,34 @@ class SocketGuard:
 
     def _opened(self, fd: int) -> None:
         with suppress(OSError), self._held(fd) as own:  # it may have gone again
-            self._ends[fd] = _ends(own)
+            self._lines[fd] = _Line(_ends(own))
             self._book.opened(fd, self._now)
         with suppress(OSError):  # or be watched already
             self._epoll.register(fd, _WATCHED)
 
     def _closed(self, fd: int) -> None:
         self._book.closed(fd)
-        self._ends.pop(fd, None)
-        self._moved.pop(fd, None)
+        self._lines.pop(fd, None)
 
     def _look(self, fds: set[int]) -> None:
         self._unread.clear()
         for fd in fds:
-            if (ends := self._ends.get(fd)) is None:
+            if (line := self._lines.get(fd)) is None:
                 continue
             with suppress(OSError), self._held(fd) as own:
-                if _ends(own) == ends:
-                    self._look_at(fd, own)
+                if _ends(own) == line.ends:
+                    self._look_at(fd, line, own)
 
-    def _look_at(self, fd: int, own: socket.socket) -> None:
+    def _look_at(self, fd: int, line: "_Line", own: socket.socket) -> None:
         if own.family == socket.AF_UNIX:
             self._book.heard(fd, self._now)  # who carries it says when it ends
             return
         unread = _waiting(own, termios.FIONREAD)
         came, acked = _moved_bytes(own)
-        was_came, was_acked = self._moved.get(fd, (0, 0))
         # Over a slow link a peer hears, and answers, only after all that is under way to it.
-        if came != was_came or (acked != was_acked and _waiting(own, termios.TIOCOUTQ)):
+        if came != line.came or (acked != line.acked and _waiting(own, termios.TIOCOUTQ)):
             self._book.heard(fd, self._now)
-        self._moved[fd] = came, acked
+        line.came, line.acked = came, acked
         self._book.read(fd, came - unread)
         if unread:
             # ZeroMQ is about to read it, which nothing will tell.
@@ -226,8 +232,7 @@ class SocketGuard:
 
     def _judge(self) -> None:
         for cut in self._book.verdicts(self._now):
-            ends = self._ends.pop(cut.fd)
-            self._moved.pop(cut.fd, None)
+            ends = self._lines.pop(cut.fd).ends
             with suppress(OSError), self._held(cut.fd) as own:
                 if _ends(own) == ends:
                     _shut(own)
