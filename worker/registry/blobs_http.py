@@ -1,7 +1,8 @@
 """Manifests and blobs of one repository: taken with proof, and given."""
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import httpx
@@ -162,8 +163,17 @@ async def _fill(
 
 def body_begin(place: Repository, response: httpx.Response, *, at: int, size: int) -> int:
     """Return at which byte an answer begins; see ``body_start``."""
-    try:
+    with _named(place):
         return body_start(response.status_code, response.headers, at=at, size=size)
+
+
+@contextmanager
+def _named(place: Repository) -> Iterator[None]:
+    """Say of whom it is said that it answers wrongly; not of one that merely has no ranges."""
+    try:
+        yield
+    except NoRanges:
+        raise
     except BadRegistry as exc:
         raise BadRegistry(f"{place.name}: {exc}") from exc
 
@@ -196,7 +206,7 @@ async def get_part(
         where = f"blobs/{descriptor.digest}"
         async with place.exchange("GET", where, headers=headers, allowed=(416,)) as response:
             content_range = response.headers.get("content-range", "")
-            try:
+            with _named(place):
                 check_part(
                     response.status_code,
                     content_range=content_range,
@@ -204,10 +214,6 @@ async def get_part(
                     end=end,
                     size=descriptor.size,
                 )
-            except NoRanges:
-                raise
-            except BadRegistry as exc:
-                raise BadRegistry(f"{place.name}: {exc}") from exc
             async for block in _blocks(response):
                 if len(block) > end - at:
                     raise BadRegistry(f"{place.name}: more bytes came than were asked for")
