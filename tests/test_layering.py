@@ -1,7 +1,8 @@
 """The package graph is a rule, so it is a test. docs/architecture.md shows the same table."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,28 @@ def test_pure_module_imports_no_io(place: str) -> None:
     for path in modules(place):
         touched = {name.split(".")[0] for name in imports(path)} & IO
         assert not touched, f"{path.relative_to(ROOT)} imports {sorted(touched)}"
+
+
+def imported_modules(path: Path, names: Container[str]) -> set[str]:
+    """Return which modules of ``names`` a module imports, whole or something of."""
+    found = set()
+    for name in imports(path):
+        one = name if name in names else name.rpartition(".")[0]
+        if one in names:
+            found.add(one)
+    return found
+
+
+def test_no_modules_import_each_other() -> None:
+    """Not even inside of functions, or for their types alone."""
+    paths = [path for package in MAY_IMPORT for path in modules(f"{package}/")]
+    by_name = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in paths
+    }
+    graph = {name: imported_modules(path, by_name) - {name} for name, path in by_name.items()}
+    assert graph["filesync.sync.run"]
+    TopologicalSorter(graph).prepare()
 
 
 def test_the_manager_has_no_data_plane() -> None:

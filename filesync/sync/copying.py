@@ -18,7 +18,8 @@ from filesync.manifest import Manifest, Nodes, canonical_links
 from filesync.sync.applying import Arrival
 from filesync.sync.changing import changed
 from filesync.transfer.send.contents import GrowingContents, Listed
-from filesync.transfer.send.growing import HANDED_BYTES, Recent
+from filesync.transfer.send.growing import HANDED_BYTES
+from filesync.transfer.send.recent import Recent
 
 if TYPE_CHECKING:
     from filesync.disk.scanning.readfile import Beside

@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from filesync.transfer.receive.effects import Feed
     from filesync.transfer.receive.incoming_zmq import Incoming
     from filesync.transfer.receive.landing_disk import Update
-    from filesync.transfer.send.growing import GrowingTree, Recent
+    from filesync.transfer.send.growing import GrowingTree
+    from filesync.transfer.send.recent import Recent
 
 THREADS: Final = 4
 

@@ -25,8 +25,8 @@ from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import Sources
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
-from filesync.transfer.send.growing import RECENT_BYTES
 from filesync.transfer.send.offer import TOKEN_BYTES, Offer
+from filesync.transfer.send.recent import RECENT_BYTES
 from filesync.transfer.stats import Progress
 from filesync.transfer.threads import in_thread
 

@@ -12,8 +12,8 @@ from filesync.sync.part import Part
 from filesync.sync.places import Place
 from filesync.sync.scanning import Found, Named, Owner, scan_place
 from filesync.transfer.send.edits import MARKS, Edited, Edits
-from filesync.transfer.send.growing import Recent
 from filesync.transfer.send.offer import Offer
+from filesync.transfer.send.recent import Recent
 
 _RECENT_BYTES: Final = 4 << 20
 """Each place of each client has its own."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from filesync.digest import Digest, digest_of
 from filesync.entropy import random_bits
@@ -11,10 +11,8 @@ from filesync.transfer.coding import edit
 from filesync.transfer.coding.delta import NODE_PIECE_BYTES
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.marks_disk import MarksFile
+from filesync.transfer.send.recent import Recent
 from filesync.transfer.wire import Buffer
-
-if TYPE_CHECKING:
-    from filesync.transfer.send.growing import Recent
 
 MARKS: Final = "marks"
 """The file for them in a directory of caches."""
@@ -60,7 +58,7 @@ class Edits:
     For the thread of the scan, then for another.
     """
 
-    def __init__(self, marks: Path | None = None, recent: "Recent | None" = None) -> None:
+    def __init__(self, marks: Path | None = None, recent: Recent | None = None) -> None:
         """Begin.
 
         Args:

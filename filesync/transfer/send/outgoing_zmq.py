@@ -28,7 +28,8 @@ from filesync.transfer.wire import (
 
 if TYPE_CHECKING:
     from filesync.transfer.coding.recipecache import RecipeCache
-    from filesync.transfer.send.growing import GrowingTree, Recent
+    from filesync.transfer.send.growing import GrowingTree
+    from filesync.transfer.send.recent import Recent
     from filesync.transfer.send.send_zmq import Sending
     from filesync.transfer.send.source_disk import SourceTree
 

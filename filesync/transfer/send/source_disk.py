@@ -23,7 +23,7 @@ from filesync.transfer.coding.recipe import (
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.send.contents import Place
-from filesync.transfer.send.growing import Recent
+from filesync.transfer.send.recent import Recent
 from filesync.transfer.threads import CUTTING
 from filesync.transfer.wire import SIGNATURE_BYTES, DeltaItem, Level, Range, RecipeItem
 

@@ -12,7 +12,7 @@ from filesync.sync.changing import Attempts
 from filesync.sync.local import sync_local
 from filesync.sync.options import Options
 from filesync.sync.saying.stats import SyncStats
-from filesync.transfer.send.growing import Recent
+from filesync.transfer.send.recent import Recent
 from filesync.transfer.stats import Progress
 from tests.integration.test_sync_plane import tree_of
 

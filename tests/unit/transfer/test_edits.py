@@ -10,7 +10,7 @@ from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, Nodes, put, with_ent
 from filesync.transfer.coding import edit
 from filesync.transfer.send import edits as sent
 from filesync.transfer.send.edits import Edits
-from filesync.transfer.send.growing import Recent
+from filesync.transfer.send.recent import Recent
 from tests.unit.made import file
 
 NOISE = random.Random(1).randbytes(1 << 20)

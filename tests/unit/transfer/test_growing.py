@@ -5,7 +5,8 @@ import pytest
 from filesync.digest import digest_of
 from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, decode, encode, put, with_entries
 from filesync.transfer.coding.edit import MAX_BYTES, WHOLE_BYTES
-from filesync.transfer.send.growing import HANDED_DIRECTORIES, GrowingTree, Recent
+from filesync.transfer.send.growing import HANDED_DIRECTORIES, GrowingTree
+from filesync.transfer.send.recent import Recent
 from tests.unit.made import file
 
 
