@@ -222,12 +222,12 @@ class DataPlane:
         """Dial ``address`` and let it read ``offer`` over that connection, until it is closed.
 
         For a process that cannot be dialled itself. Cancel it, or close the offer, when the
-        other side has what it wants.
+        other side has what it wants. It hears of the offer along with the greeting.
 
         Raises:
             Unavailable: nobody answers there, or the connection is lost.
         """
-        await serve_over(await self.connect(address, timeouts=timeouts), offer)
+        await serve_over(self.dial(address, timeouts=timeouts), offer)
 
     async def announce(self, channel: Channel, offer: Offer) -> None:
         """Tell the listener behind ``channel`` that it may open ``offer`` over it.

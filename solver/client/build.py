@@ -143,8 +143,7 @@ class _Session:
     async def run(self, converted: Converted, began_s: float, logins: Logins) -> dict[str, Any]:
         names = self._request.registry_names
         credentials = await credentials_for(self._graph, names, logins)
-        for context in self._contexts.values():
-            await self._link.send_tree(context.manifest)
+        await self._link.send_trees(one.manifest for one in self._contexts.values())
         self._progress.begin(self._graph)
         try:
             await self._link.send(

@@ -2,21 +2,20 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 from typing import Final, Self, TypeVar
 
 import zmq
 import zmq.asyncio
 
-from filesync.digest import Digest
 from filesync.errors import NodeMissing, UsageError
 from filesync.keys.files import KeyPair
-from filesync.manifest import Manifest, Subdirectory, missing_nodes
-from filesync.manifest.pack import pack_nodes
+from filesync.manifest import Manifest
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, wait_for_failure
+from solver.client.unknown import Unknown
 from solver.errors import BuildError, ManagerLost
 from solver.wire import (
-    MAX_DIGESTS,
     NOT_KNOWN,
     Alive,
     AskImage,
@@ -43,10 +42,17 @@ _FORGOTTEN: Final = frozenset({NOT_KNOWN, NodeMissing.code})
 class ManagerLink:
     """One DEALER to the manager. ``async with ManagerLink(address) as link``.
 
+    It dials when it is entered and says that it is there; whether somebody answers turns out when
+    an answer is first waited for. What is sent before goes along with the greeting: over a slow
+    link that saves the three round trips that a greeting takes.
+
     Raises, on entering:
+        NotLetIn: the address takes a key, and there is none.
+        UsageError: ``address`` is not one.
+
+    What waits for an answer raises, the first time:
         ManagerLost: nobody answers at ``address``.
         NotLetIn: keys do not fit.
-        UsageError: ``address`` is not one.
     """
 
     def __init__(self, address: str, own: KeyPair | None = None) -> None:
@@ -54,14 +60,16 @@ class ManagerLink:
         self._own = own
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
+        self._monitor: zmq.asyncio.Socket | None = None
         self._said_s = 0.0
-        self._is_met = False
 
     async def __aenter__(self) -> Self:
         self._socket.linger = 500
         self._socket.setsockopt(zmq.MAXMSGSIZE, framing.MAX_PAYLOAD_BYTES)
         try:
-            await self._connect()
+            self._monitor = self._socket.get_monitor_socket(HANDSHAKE_EVENTS)
+            dial(self._socket, self.address, self._own)
+            await self.send(Alive())
         except zmq.ZMQError as exc:
             self._close()
             raise UsageError(f"{self.address!r} is no address like tcp://host:port") from exc
@@ -70,25 +78,23 @@ class ManagerLink:
             raise
         return self
 
-    async def _connect(self) -> None:
-        """Dial, and hear from the manager once, or why it does not let this client in."""
-        monitor: zmq.asyncio.Socket = self._socket.get_monitor_socket(HANDSHAKE_EVENTS)
-        dial(self._socket, self.address, self._own)
-        asking = asyncio.create_task(self.ask(Alive(), Alive))
-        failing = asyncio.create_task(wait_for_failure(monitor, self.address, self._own))
+    async def _meet(self) -> None:
+        """Hear from the manager once, or why it does not let this client in."""
+        if self._monitor is None:
+            return
+        asking = asyncio.create_task(self._answer(Alive))
+        failing = asyncio.create_task(wait_for_failure(self._monitor, self.address, self._own))
         tasks = (asking, failing)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
                 raise failing.result()
             asking.result()
-            self._is_met = True
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._socket.disable_monitor()
-            monitor.close(linger=0)
+        self._stop_monitor()
 
     async def __aexit__(self, *_: object) -> None:
         self._close()
@@ -106,6 +112,7 @@ class ManagerLink:
         Raises:
             ManagerLost: the manager has been silent for too long, or has forgotten this client.
         """
+        await self._meet()
         heard_s = time.monotonic()
         while True:
             left_s = self._said_s + ALIVE_EVERY_S - time.monotonic()
@@ -135,6 +142,10 @@ class ManagerLink:
             UsageError: the manager denied it.
         """
         await self.send(question)
+        await self._meet()
+        return await self._answer(kind)
+
+    async def _answer(self, kind: type[T]) -> T:
         try:
             async with asyncio.timeout(ANSWER_S):
                 while True:
@@ -149,7 +160,7 @@ class ManagerLink:
             raise self._silent() from None
 
     def _silent(self) -> ManagerLost:
-        if not self._is_met:
+        if self._monitor is not None:
             return ManagerLost(
                 f"no manager answers at {self.address}; start one with"
                 f" `filesync manager --listen {self.address}`, or leave --manager out"
@@ -183,27 +194,26 @@ class ManagerLink:
                 case _:
                     pass
 
-    async def send_tree(self, manifest: Manifest) -> None:
-        """Make sure that the manager has the nodes of ``manifest``.
+    async def send_trees(self, manifests: Iterable[Manifest]) -> None:
+        """Make sure that the manager has the nodes of all ``manifests``."""
+        trees = [Unknown(manifest) for manifest in manifests]
+        while asking := [(tree, some) for tree in trees if (some := tree.question())]:
+            for _, some in asking:
+                await self.send(Have(some))
+            await self._meet()
+            for tree, _ in asking:
+                tree.answered((await self._answer(Lack)).trees)
+        for tree in trees:
+            for pack in tree.packs():
+                await self.send(orders.Nodes(), pack)
 
-        What it has is asked level by level, so an unchanged tree costs one question.
-        """
-        lacks: set[Digest] = set()
-        level = [manifest.tree]
-        while level:
-            below: list[Digest] = []
-            for start in range(0, len(level), MAX_DIGESTS):
-                some = tuple(level[start : start + MAX_DIGESTS])
-                below.extend((await self.ask(Have(some), Lack)).trees)
-            lacks.update(below)
-            entries = (entry for tree in below for entry in manifest.directory(tree).entries)
-            fresh = {e.tree for e in entries if isinstance(e, Subdirectory)} - lacks
-            level = sorted(fresh)
-        for pack in pack_nodes(
-            missing_nodes(manifest.nodes, manifest.tree, lambda digest: digest not in lacks)
-        ):
-            await self.send(orders.Nodes(), pack)
+    def _stop_monitor(self) -> None:
+        if self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor.close(linger=0)
+            self._monitor = None
 
     def _close(self) -> None:
+        self._stop_monitor()
         self._socket.close()
         self._context.term()

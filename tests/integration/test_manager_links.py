@@ -79,6 +79,7 @@ def test_a_client_that_hears_without_a_pause_says_that_it_is_there(
 
     async def run() -> list[object]:
         async with played() as manager, ManagerLink(manager.address) as link:
+            await link.ask(Alive(), Alive)
             for _ in range(50):
                 await manager.say(StepOutput(0, 1, b"a line\n"))
                 await link.receive()
@@ -94,6 +95,7 @@ def test_a_manager_that_falls_silent_is_not_said_never_to_have_been_there(
 ) -> None:
     async def run() -> None:
         async with played() as manager, ManagerLink(manager.address) as link:
+            await link.ask(Alive(), Alive)
             monkeypatch.setattr(link_zmq, "ANSWER_S", 0.2)
             await link.ask(ListWorkers(), Workers)
 
@@ -106,6 +108,7 @@ def test_what_was_lost_on_the_way_to_the_manager_is_to_be_sent_again_by_a_new_ru
 
     async def run() -> None:
         async with played() as manager, ManagerLink(manager.address) as link:
+            await link.ask(Alive(), Alive)
             await manager.say(denied)
             await link.ask(ListWorkers(), Workers)
 
@@ -123,6 +126,7 @@ def test_no_message_is_lost_when_it_comes_just_as_a_client_says_that_it_is_there
 
     async def run() -> list[object]:
         async with played() as manager, ManagerLink(manager.address) as link:
+            await link.ask(Alive(), Alive)
 
             async def say() -> None:
                 for message in said:
@@ -140,7 +144,8 @@ async def broken_off(greetings: int) -> int:
     """Greet a manager over a link that breaks so many greetings off; return how many are left."""
     async with played() as manager, gateway(manager.address) as link:
         link.bad_connections = greetings
-        async with ManagerLink(link.address):
+        async with ManagerLink(link.address) as client:
+            await client.ask(Alive(), Alive)
             return link.bad_connections
 
 
