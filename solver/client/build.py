@@ -13,7 +13,7 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.threads import in_thread
 from solver.client.caches.local import CANNOT_READ, check_sent, read_cache
 from solver.client.caches.options import RegistrySource
-from solver.client.contexts import Context, scan_contexts
+from solver.client.contexts import Context, cache_home, scan_contexts
 from solver.client.credentials import Logins
 from solver.client.images import KnownImages, convert_with_images, credentials_for
 from solver.client.layouts import Layouts
@@ -25,6 +25,7 @@ from solver.client.progress import Progress, printable
 from solver.client.request import STDIN_NAME, BuildRequest, start_order
 from solver.client.serving import Serving
 from solver.client.taking import Taking
+from solver.client.workers import KnownWorkers
 from solver.dockerfile import Converted, with_contexts
 from solver.errors import BuildError
 from solver.graph import Graph
@@ -61,7 +62,9 @@ async def run_build(
     began_s = time.monotonic()
     images = KnownImages(Layouts(request.layouts, request.options.platform))
     logins = Logins()
+    workers = KnownWorkers(cache_home() / "workers", manager)
     async with ManagerLink(manager, own) as link, DataPlane(own=own) as plane:
+        workers.dial(plane)
         converted = await convert_with_images(
             request.text,
             filename=str(request.dockerfile or STDIN_NAME),
@@ -80,8 +83,11 @@ async def run_build(
             {name: (c.manifest.content, c.manifest.tree) for name, c in contexts.items()},
         )
         caches = await in_thread(_read_caches, request, progress)
-        session = _Session(request, graph, contexts, caches, link, plane, progress)
-        return await session.run(converted, began_s, logins)
+        session = _Session(request, graph, contexts, caches, link, plane, workers, progress)
+        try:
+            return await session.run(converted, began_s, logins)
+        finally:
+            workers.keep()
 
 
 def _read_caches(request: BuildRequest, progress: Progress) -> "_FoundCaches":
@@ -124,6 +130,7 @@ class _Session:
         caches: _FoundCaches,
         link: ManagerLink,
         plane: DataPlane,
+        workers: KnownWorkers,
         progress: Progress,
     ) -> None:
         self._request = request
@@ -133,6 +140,7 @@ class _Session:
         self._caches = caches.sources
         self._link = link
         self._plane = plane
+        self._workers = workers
         self._progress = progress
         self._report = BuildReport(graph)
         self._nodes = MemoryNodes()
@@ -152,6 +160,8 @@ class _Session:
                 )
             )
             built = await self._follow()
+            for exported in built.exports:
+                self._workers.need(exported.address)
             await self._taking.take(built)
         finally:
             await self._serving.stop_all()
@@ -199,6 +209,7 @@ class _Session:
                 case Denied(_, detail):
                     raise BuildError("denied", f"the manager refused the build: {detail}")
                 case Serve(tree, address, token, part):
+                    self._workers.need(address)
                     self._serving.start(self._contexts[tree], address, token, part)
                 case StopServing(token):
                     await self._serving.stop(token)

@@ -24,6 +24,7 @@ from filesync.transfer.wire import (
     Open,
     Refuse,
     Reply,
+    Serve,
     decode,
     encode,
 )
@@ -107,6 +108,20 @@ def test_many_small_requests_are_not_more_together_before_the_greeting() -> None
             return count
 
     assert 2 < asyncio.run(main()) <= EARLY_BYTES // 200 + 1
+
+
+def test_an_offer_goes_with_the_greeting(tmp_path: Path) -> None:
+    async def main() -> list[Message]:
+        async with listening() as peer, DataPlane() as plane:
+            manifest = make_tree(tmp_path, {"f": b"x"})
+            offer = plane.offer(manifest, tmp_path, token=b"t" * 16)
+            serving = asyncio.create_task(plane.serve_to(peer.address, offer))
+            said = [await peer.next() for _ in range(2)]
+            offer.close()
+            await asyncio.wait([serving])
+            return said
+
+    assert asyncio.run(main()) == [Hello(VERSION), Serve(b"t" * 16)]
 
 
 def test_a_peer_that_never_greets_is_given_up() -> None:

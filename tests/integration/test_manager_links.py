@@ -10,6 +10,7 @@ import zmq
 import zmq.asyncio
 
 from filesync.digest import Digest
+from filesync.manifest import MemoryNodes, empty_manifest
 from filesync.transfer.connection import curve_zmq
 from filesync.transfer.errors import GreetingBroken
 from solver.client import link_zmq
@@ -39,31 +40,41 @@ class Played:
         heard: what came, in its order.
     """
 
-    def __init__(self, socket: zmq.asyncio.Socket) -> None:
+    def __init__(self, socket: zmq.asyncio.Socket, *, is_mute: bool) -> None:
         self._socket = socket
+        self._is_mute = is_mute
         self._client = b""
+        self._hears = asyncio.Event()
         self.heard: list[object] = []
         self.address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     async def run(self) -> None:
-        """Take what comes; answer that this is alive."""
+        """Take what comes; answer that this is alive, unless it is mute."""
         while True:
             self._client, *frames = await self._socket.recv_multipart()
             message, _ = decode_to_manager(frames)
             self.heard.append(message)
-            if isinstance(message, Alive):
+            self._hears.set()
+            if isinstance(message, Alive) and not self._is_mute:
                 await self.say(Alive())
+
+    async def hear(self, count: int) -> None:
+        """Wait until so many messages have come in all."""
+        async with asyncio.timeout(20):
+            while len(self.heard) < count:
+                self._hears.clear()
+                await self._hears.wait()
 
     async def say(self, message: ToClient) -> None:
         await self._socket.send_multipart([self._client, *encode(message)])
 
 
 @asynccontextmanager
-async def played() -> AsyncIterator[Played]:
+async def played(*, is_mute: bool = False) -> AsyncIterator[Played]:
     with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as socket:
         socket.linger = 0
         socket.bind("tcp://127.0.0.1:0")
-        manager = Played(socket)
+        manager = Played(socket, is_mute=is_mute)
         running = asyncio.create_task(manager.run())
         try:
             yield manager
@@ -88,6 +99,35 @@ def test_a_client_that_hears_without_a_pause_says_that_it_is_there(
 
     heard = asyncio.run(run())
     assert heard.count(Alive(goes_on=True)) >= 3
+
+
+def test_a_question_does_not_wait_for_the_greeting_to_be_answered() -> None:
+    async def run() -> list[object]:
+        async with played(is_mute=True) as manager, ManagerLink(manager.address) as link:
+            asking = asyncio.create_task(link.ask(ListWorkers(), Workers))
+            await manager.hear(2)
+            await manager.say(Alive())
+            await manager.say(Workers(()))
+            await asking
+            return manager.heard
+
+    assert asyncio.run(run()) == [Alive(), ListWorkers()]
+
+
+def test_all_trees_are_asked_for_at_once() -> None:
+    trees = [empty_manifest(MemoryNodes()) for _ in range(3)]
+
+    async def run() -> list[object]:
+        async with played(is_mute=True) as manager, ManagerLink(manager.address) as link:
+            sending = asyncio.create_task(link.send_trees(trees))
+            await manager.hear(4)
+            await manager.say(Alive())
+            for _ in trees:
+                await manager.say(Lack(()))
+            await sending
+            return manager.heard
+
+    assert asyncio.run(run()) == [Alive(), *(Have((one.tree,)) for one in trees)]
 
 
 def test_a_manager_that_falls_silent_is_not_said_never_to_have_been_there(
