@@ -218,13 +218,26 @@ def test_a_registry_that_nobody_vouches_for_is_not_spoken_to(
 ) -> None:
     with (
         RealRegistry(tmp_path / "tls", tls=True) as registry,
-        start(tmp_path, "", workers=1) as cluster,
+        start(tmp_path, f'[registry."{registry.host}"]\nhttp = false\n', workers=1) as cluster,
     ):
         push(image, registry, "app:1")
         failed = cluster.build(context(f"FROM {registry.host}/app:1\n"), check=False)
         assert failed.status != 0
         assert "nobody we know vouches for its certificate" in failed.stderr
         assert "configure its `ca`" in failed.stderr
+
+
+def test_a_registry_here_that_speaks_tls_has_to_be_named(
+    image: Path, context: ContextMaker, tmp_path: Path
+) -> None:
+    with (
+        RealRegistry(tmp_path / "tls", tls=True) as registry,
+        start(tmp_path, "", workers=1) as cluster,
+    ):
+        push(image, registry, "app:1")
+        failed = cluster.build(context(f"FROM {registry.host}/app:1\n"), check=False)
+        assert failed.status != 0
+        assert "if it speaks TLS, configure it with `http = false`" in failed.stderr
 
 
 def test_a_credential_helper_is_asked_for_that_registry(

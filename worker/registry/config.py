@@ -6,7 +6,7 @@
       mirrors = ["mirror.example:5000", "cache.example/docker-hub"]
     [registry."registry.example:5000"]
       ca = ["/etc/ssl/example.pem"]
-    [registry."localhost:5000"]
+    [registry."registry.intern:5000"]
       http = true
 """
 
@@ -15,10 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
 from filesync.errors import UsageError
+from filesync.transfer.connection.address import is_loopback
 from worker.wire.images import BadReference, parse_reference
 
 DEFAULT_FILE: Final = Path("/etc/filesync/registries.toml")
@@ -56,12 +58,19 @@ class _File(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Registries:
-    """What is configured of all registries; the others are spoken to over verified TLS."""
+    """What is configured of all registries.
+
+    Others are spoken to over verified TLS; those on this machine in plain HTTP, as docker does.
+    """
 
     hosts: Mapping[str, Host] = field(default_factory=dict)
 
     def of(self, host: str) -> Host:
-        """Return what is configured of ``host``."""
+        """Return how to speak to ``host``, which a user has named; it may have a port."""
+        return self.hosts.get(host) or Host(http=is_loopback(_without_port(host)))
+
+    def of_named(self, host: str) -> Host:
+        """Return how to speak to ``host``, which another registry has named: not as to one of ours."""
         return self.hosts.get(host) or Host()
 
 
@@ -83,6 +92,10 @@ def read_registries(path: Path | None) -> Registries:
     for name, host in hosts.items():
         _check(path, name, host)
     return Registries(hosts)
+
+
+def _without_port(host: str) -> str:
+    return urlsplit(f"//{host}").hostname or ""
 
 
 def _check(path: Path, name: str, host: Host) -> None:

@@ -172,7 +172,7 @@ class Repository:
         """
         if _origin(url) == _origin(self._base):
             return self._settings
-        settings = self._client.registries.of(url.netloc.decode())
+        settings = self._client.registries.of_named(url.netloc.decode())
         if url.scheme != "https" and not (url.scheme == "http" and settings.http):
             raise BadRegistry(
                 f"{self.name}: it sends us to {url.scheme}://{url.netloc.decode()}, which is"
@@ -192,6 +192,8 @@ class Repository:
             raise NotInRegistry(f"{self._shown(where)}: not found{said}")
         if status in (401, 403):
             raise self._login.denied(said)
+        if status == 400 and not said and self._base.scheme == "http":
+            said = " in plain HTTP; if it speaks TLS, configure it with `http = false`"
         text = f"{self.name}: status {status}{said}"
         if is_transient(status):
             asked_s = retry_after_s(

@@ -101,7 +101,7 @@ def check_listen_address(
         return address
     if match["key"]:
         raise UsageError(f"{address}: where to listen takes no key; --key is what is used")
-    if has_keys or allow_insecure or _is_loopback(match["host"].strip("[]")):
+    if has_keys or allow_insecure or is_loopback(match["host"].strip("[]")):
         return address
     raise InsecureListen(
         f"{address} can be reached from other machines and traffic is not encrypted; say "
@@ -115,10 +115,11 @@ def is_here(address: str) -> bool:
     match = _TCP.fullmatch(address)
     if match is None:
         return address.startswith("inproc://")
-    return _is_loopback(match["host"].strip("[]"))
+    return is_loopback(match["host"].strip("[]"))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Say whether ``host`` is this machine, by its number or as ``localhost``."""
     if host == "localhost":
         return True
     try:

@@ -26,11 +26,25 @@ def test_a_file_is_read_in_buildkits_words(tmp_path: Path) -> None:
     found = read_registries(write(tmp_path, text))
     assert found.of("docker.io").mirrors == ("mirror.example:5000", "cache.example/docker-hub")
     assert found.of("localhost:5000") == Host(http=True, insecure=True)
-    assert found.of("localhost:5001") == Host()
+    assert found.of("registry.example:5001") == Host(http=False)
 
 
-def test_a_registry_that_is_not_configured_is_spoken_to_over_verified_tls() -> None:
-    assert Registries().of("localhost:5000") == Host(http=False, insecure=False)
+@pytest.mark.parametrize("host", ["registry.example", "192.0.2.1:5000", "localhost.example"])
+def test_a_registry_that_is_not_configured_is_spoken_to_over_verified_tls(host: str) -> None:
+    assert Registries().of(host) == Host(http=False, insecure=False)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:5000", "127.0.0.2:5000", "[::1]:5000"]
+)
+def test_a_registry_on_this_machine_is_spoken_to_in_plain_http(host: str) -> None:
+    assert Registries().of(host) == Host(http=True)
+    assert Registries({host: Host(insecure=True)}).of(host) == Host(insecure=True)
+
+
+def test_on_this_machine_nobody_is_spoken_to_in_plain_http_whom_a_registry_names() -> None:
+    assert Registries().of_named("localhost:5000") == Host(http=False)
+    assert Registries({"localhost:5000": Host(http=True)}).of_named("localhost:5000").http
 
 
 @pytest.mark.parametrize(

@@ -452,10 +452,10 @@ def test_a_registry_that_is_not_there_is_told(puller: Puller) -> None:
         asyncio.run(resolve())
 
 
-def test_plain_http_is_spoken_only_where_the_configuration_says_so(
+def test_a_registry_that_does_not_speak_tls_is_not_spoken_to_in_plain_http(
     registry: FaultyRegistry, store: BlobStore
 ) -> None:
-    puller = Puller(registry, store, hosts={"other:1": Host(http=True)})
+    puller = Puller(registry, store, hosts={registry.host: Host()})
     with pytest.raises(RegistryError, match=r"does not speak TLS .*`http = true`"):
         puller.resolve()
     assert registry.requests == []
@@ -622,6 +622,13 @@ def test_a_token_server_that_gives_none_is_told(puller: Puller, answer: bytes) -
     puller.registry.faults[BLOB] = [bearer(puller.registry)]
     puller.registry.faults["/token"] = [Fault(body=answer)]
     refused(puller, BadRegistry, "its token server gave no token")
+
+
+def test_a_registry_on_this_machine_is_pulled_from_in_plain_http(
+    registry: FaultyRegistry, store: BlobStore
+) -> None:
+    Puller(registry, store, hosts={"other:1": Host()}).pull()
+    assert store.path(DIGEST).read_bytes() == LAYER
 
 
 def test_a_token_server_in_plain_http_that_nobody_named_gets_no_password(
