@@ -131,7 +131,9 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
 
 
 class AskImage(_Message, frozen=True, tag="ask-image"):
-    """What is the image ``name`` for this platform? A worker asks its registry. -> FoundImage.
+    """What is the image ``name`` for this platform? A worker asks its registry.
+
+    -> FoundImage or NoImage.
 
     Attributes:
         name: a reference with nothing left out.
@@ -199,6 +201,14 @@ class FoundImage(_Message, frozen=True, tag="found-image"):
     name: Name
     manifest: Sha256
     config: Config
+
+
+class NoImage(_Message, frozen=True, tag="no-image"):
+    """The image ``name`` cannot be had; ``code`` is the registry's, or the worker's, word."""
+
+    name: Name
+    code: Text
+    detail: Text
 
 
 class Serve(_Message, frozen=True, tag="serve"):
@@ -404,6 +414,7 @@ ToClient = (
     | Nodes
     | Alive
     | FoundImage
+    | NoImage
     | Serve
     | StopServing
     | Event

@@ -72,6 +72,7 @@ async def run_build(
             images=images,
             link=link,
             logins=logins,
+            on_wait=progress.note,
         )
         for warning in converted.warnings:
             progress.note(f"warning: {warning}")

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Self, TypeVar
 
 import zmq
@@ -24,6 +25,7 @@ from solver.wire import (
     FromClient,
     Have,
     Lack,
+    NoImage,
     ToClient,
     decode_to_client,
     encode,
@@ -35,6 +37,8 @@ T = TypeVar("T", bound=ToClient)
 ANSWER_S: Final = 10.0
 """How long the manager may take to answer a question or to say that it is alive."""
 ALIVE_EVERY_S: Final = 2.0
+IMAGES_AT_ONCE: Final = 8
+"""Whose registries are asked at a time."""
 _FORGOTTEN: Final = frozenset({NOT_KNOWN, NodeMissing.code})
 """Codes of what a manager says when what came before has not reached it, or is of its past."""
 
@@ -176,23 +180,34 @@ class ManagerLink:
             " built is kept: run it again"
         )
 
-    async def ask_image(self, question: AskImage) -> FoundImage:
-        """Return what an image's name means; a registry may take its time.
+    async def ask_images(
+        self, questions: Sequence[AskImage]
+    ) -> Mapping[str, FoundImage | BuildError]:
+        """Return what images' names mean, or why each cannot be had; registries may take their time.
 
         Raises:
             ManagerLost: the manager has been silent for too long.
-            BuildError: no such image, or its registry would not say.
+            BuildError: it would not look.
         """
-        await self.send(question)
-        while True:
+        waiting = deque(questions)
+        found: dict[str, FoundImage | BuildError | None] = {}
+        while waiting or None in found.values():
+            if waiting and list(found.values()).count(None) < IMAGES_AT_ONCE:
+                question = waiting.popleft()
+                found[question.name] = None
+                await self.send(question)
+                continue
             message, _ = await self.receive()
             match message:
-                case FoundImage(name) if name == question.name:
-                    return message
+                case FoundImage(name) if name in found:
+                    found[name] = message
+                case NoImage(name, code, detail) if name in found:
+                    found[name] = BuildError(code, detail)
                 case Denied(code, detail):
                     raise BuildError(code, detail)
                 case _:
                     pass
+        return {name: one for name, one in found.items() if one is not None}
 
     async def send_trees(self, manifests: Iterable[Manifest]) -> None:
         """Make sure that the manager has the nodes of all ``manifests``."""

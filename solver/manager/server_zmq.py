@@ -36,6 +36,7 @@ from solver.wire import (
     Have,
     Lack,
     ListWorkers,
+    NoImage,
     StartBuild,
     ToClient,
     TransferCache,
@@ -385,9 +386,9 @@ class Server:
         try:
             client.answer(await find_image(self.cluster, question))
         except OrderFailed as exc:
-            client.answer(Denied(exc.reason, exc.detail))
+            client.answer(NoImage(question.name, exc.reason, exc.detail))
         except FilesyncError as exc:
-            client.answer(Denied(exc.code, str(exc)))
+            client.answer(NoImage(question.name, exc.code, str(exc)))
 
     async def _usage(self, client: ClientLink, question: AskUsage | AskPrune) -> None:
         match question:

@@ -14,15 +14,18 @@ from filesync.manifest import MemoryNodes, empty_manifest
 from filesync.transfer.connection import curve_zmq
 from filesync.transfer.errors import GreetingBroken
 from solver.client import link_zmq
-from solver.client.link_zmq import ManagerLink
-from solver.errors import ManagerLost
+from solver.client.link_zmq import IMAGES_AT_ONCE, ManagerLink
+from solver.errors import BuildError, ManagerLost
 from solver.manager.process import open_manager
 from solver.wire import (
     Alive,
+    AskImage,
     Denied,
+    FoundImage,
     Have,
     Lack,
     ListWorkers,
+    NoImage,
     StepOutput,
     ToClient,
     Workers,
@@ -128,6 +131,39 @@ def test_all_trees_are_asked_for_at_once() -> None:
             return manager.heard
 
     assert asyncio.run(run()) == [Alive(), *(Have((one.tree,)) for one in trees)]
+
+
+def image(name: str) -> FoundImage:
+    return FoundImage(name, f"sha256:{'1' * 64}", b"{}")
+
+
+def test_images_are_asked_for_some_at_a_time_and_answered_in_any_order() -> None:
+    names = [f"registry.example/{number}:1" for number in range(IMAGES_AT_ONCE + 2)]
+
+    async def run() -> tuple[int, list[str | BuildError]]:
+        async with played() as manager, ManagerLink(manager.address) as link:
+            questions = [AskImage(name, "linux", "amd64") for name in names]
+            asking = asyncio.create_task(link.ask_images(questions))
+            await manager.hear(1 + IMAGES_AT_ONCE)
+            await manager.say(image("registry.example/nobody-asked:1"))
+            at_once = len(manager.heard) - 1
+            for name in reversed(names[1:IMAGES_AT_ONCE]):
+                await manager.say(image(name))
+            await manager.hear(1 + len(names))
+            await manager.say(NoImage(names[0], "registry-missing", "none such"))
+            for name in names[IMAGES_AT_ONCE:]:
+                await manager.say(image(name))
+            found = await asking
+            return at_once, [
+                one if isinstance(one := found[name], BuildError) else one.name
+                for name in names
+            ]
+
+    at_once, (missing, *found) = asyncio.run(run())
+    assert at_once == IMAGES_AT_ONCE
+    assert isinstance(missing, BuildError)
+    assert (missing.reason, missing.detail) == ("registry-missing", "none such")
+    assert found == names[1:]
 
 
 def test_a_manager_that_falls_silent_is_not_said_never_to_have_been_there(

@@ -59,7 +59,7 @@ from worker.wire.layers import Token as Token
 from worker.wire.leases import BlobPut, Held, Lacking, LeaseOrder, Pull
 from worker.wire.ops import Op, Text
 
-VERSION: Final = 7
+VERSION: Final = 8
 ALIVE_S: Final = 10.0
 MAX_KEYS: Final = 20_000
 
