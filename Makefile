@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fuzz fmt bench bench-import bench-layers bench-sync clean
+.PHONY: help setup demo test check fuzz fmt bench bench-import bench-distant bench-layers bench-sync clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -43,6 +43,9 @@ bench-import: setup  ## 40 MB out of an image in docker-registry; as root, on tm
 
 bench-layers: setup  ## a result as layers, also against a registry and tar; as root, on tmpfs, 14 GB
 	$(BIN)/python -m bench.layers
+
+bench-distant: setup  ## round trips of a build whose client is far away; as root
+	$(BIN)/python -m bench.distant
 
 bench: setup  ## measure; JSON and plots go to bench/results/
 	$(BIN)/python -m bench

@@ -6,12 +6,16 @@ round trip: what is shown is what round trips and bytes cost, which differs betw
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import ctypes
+import subprocess
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context
 from typing import Final, NamedTuple
 
+FAR_HOST: Final = "192.0.2.1"
+"""Of a network that is for documentation (RFC 5737): nobody's, and not the loopback's."""
 PIECE_BYTES: Final = 16 << 10
 QUEUED_BYTES: Final = 64 << 10
 """What waits to be sent at most, as in a router's buffer."""
@@ -77,24 +81,74 @@ async def _carry(
     await asyncio.gather(send(), arrive())
 
 
-async def _relay(ports: Sequence[tuple[int, int]], link: Link) -> None:
+async def _listen(host: str, ports: Sequence[tuple[int, int]], link: Link) -> None:
     there, back = _Direction(link), _Direction(link)
 
     async def relay(
         port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        far_reader, far_writer = await asyncio.open_connection(host, port)
         await asyncio.gather(
             _carry(reader, far_writer, there), _carry(far_reader, writer, back)
         )
 
     for port, behind in ports:
-        await asyncio.start_server(partial(relay, behind), "127.0.0.1", port)
-    await asyncio.Event().wait()
+        await asyncio.start_server(partial(relay, behind), host, port)
 
 
 def _run(ports: Sequence[tuple[int, int]], link: Link) -> None:
-    asyncio.run(_relay(ports, link))
+    async def run() -> None:
+        await _listen("127.0.0.1", ports, link)
+        await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+def _run_between(ports: Collection[int], link: Link, far: int) -> None:
+    """Listen in the network of the process ``far``, and dial in this one."""
+
+    async def run(here: int, there: int) -> None:
+        _enter(there)
+        await _listen(FAR_HOST, [(port, port) for port in ports], link)
+        _enter(here)
+        await asyncio.Event().wait()
+
+    with open("/proc/self/ns/net", "rb") as here, open(f"/proc/{far}/ns/net", "rb") as there:
+        asyncio.run(run(here.fileno(), there.fileno()))
+
+
+def _enter(namespace: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)  # ``os.setns`` is Python 3.12's
+    if libc.setns(namespace, 0):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+@contextmanager
+def far_away(ports: Collection[int], link: Link) -> Iterator[list[str]]:
+    """Make a network in which FAR_HOST has ``ports`` of this one's FAR_HOST, over ``link``.
+
+    Yields the words that run a command there. Takes root, and FAR_HOST as an address of this network.
+    """
+    inside = (
+        f"ip link set lo up && ip address add {FAR_HOST} dev lo && echo up && exec sleep inf"
+    )
+    far = subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", inside], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert far.stdout is not None
+        if not far.stdout.readline():
+            raise SystemExit("a network of its own takes root, unshare and ip")
+        process = get_context("spawn").Process(target=_run_between, args=(ports, link, far.pid))
+        process.start()
+        try:
+            yield ["nsenter", "--net", "--target", str(far.pid)]
+        finally:
+            process.terminate()
+            process.join()
+    finally:
+        far.kill()
+        far.communicate()
 
 
 @contextmanager

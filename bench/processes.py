@@ -27,11 +27,15 @@ class Cluster:
         *,
         workers: int = 2,
         arguments: Mapping[str, Sequence[str]] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.root = root
         self.names = [f"w{number}" for number in range(1, workers + 1)]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.manager = ""
+        self.ports: set[int] = set()
+        self._listen = f"tcp://{host}:0"
+        self._trust = () if host.startswith("127.") else ("--allow-insecure",)
         self._arguments = arguments or {}
 
     def __enter__(self) -> Self:
@@ -50,7 +54,7 @@ class Cluster:
 
     def start_manager(self) -> None:
         """Start the manager, at the address that it had before if it had one."""
-        listen = self.manager or "tcp://127.0.0.1:0"
+        listen = self.manager or self._listen
         state = str(self.root / "manager")
         more = self._arguments.get("manager", ())
         self.manager = self._start("manager", "--listen", listen, "--state", state, *more)
@@ -58,7 +62,7 @@ class Cluster:
     def start_worker(self, name: str) -> None:
         """Start a worker on the state that it had before."""
         state = str(self.root / name)
-        where = ("--manager", self.manager, "--listen", "tcp://127.0.0.1:0")
+        where = ("--manager", self.manager, "--listen", self._listen)
         more = self._arguments.get(name, ())
         self._start("worker", *where, "--state", state, "--name", name, *more, name=name)
 
@@ -101,12 +105,28 @@ class Cluster:
         """Return the most memory that a process has had resident."""
         return peak_bytes(self.processes[name].pid)
 
-    def build(self, context: Path, *arguments: str, check: bool = True) -> "BuildRun":
-        """Run ``filesync build`` against this cluster and return what came of it."""
+    def build(
+        self,
+        context: Path,
+        *arguments: str,
+        check: bool = True,
+        through: Sequence[str] = (),
+    ) -> "BuildRun":
+        """Run ``filesync build`` against this cluster and return what came of it.
+
+        ``through`` are words in front of the command: what runs it elsewhere.
+        """
         metadata = self.root / "metadata.json"
         metadata.unlink(missing_ok=True)
         command = ["build", "--manager", self.manager, "--progress", "plain"]
-        done = run(*command, "--metadata-file", str(metadata), *arguments, str(context))
+        done = run(
+            *command,
+            "--metadata-file",
+            str(metadata),
+            *arguments,
+            str(context),
+            through=through,
+        )
         if check and done.returncode != 0:
             raise RuntimeError(f"the build failed:\n{done.stderr}")
         value = json.loads(metadata.read_text()) if metadata.exists() else {}
@@ -115,7 +135,7 @@ class Cluster:
     def _start(self, command: str, *arguments: str, name: str = "manager") -> str:
         with (self.root / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "filesync", command, *arguments],
+                [sys.executable, "-m", "filesync", command, *arguments, *self._trust],
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
@@ -125,6 +145,7 @@ class Cluster:
         if not line:
             said = (self.root / f"{name}.log").read_text()
             raise RuntimeError(f"{name} did not start:\n{said}")
+        self.ports.add(int(line.rpartition(":")[2]))
         return line
 
 
@@ -153,11 +174,11 @@ class BuildRun:
 
 
 def run(
-    *arguments: str, env: Mapping[str, str] | None = None
+    *arguments: str, env: Mapping[str, str] | None = None, through: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Run the ``filesync`` command and return what it printed and its status."""
+    """Run the ``filesync`` command, behind the words of ``through``; return what came of it."""
     return subprocess.run(
-        [sys.executable, "-m", "filesync", *arguments],
+        [*through, sys.executable, "-m", "filesync", *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -48,6 +48,16 @@ def test_the_bench_of_layers_runs_verifies_its_output_and_saves_figures(tmp_path
     assert "<rect" in (tmp_path / "results" / "layers.svg").read_text()
 
 
+@pytest.mark.needs("root", "ip")
+def test_the_bench_of_distant_builds_runs_and_saves_figures(tmp_path: Path) -> None:
+    sizes = ["--files", "10", "--rounds", "1", "--link", "1000,20"]
+    words = [sys.executable, "-m", "bench.distant", *sizes, "--where", str(tmp_path)]
+    env = {**os.environ, "BENCH_RESULTS": str(tmp_path / "results")}
+    subprocess.run(words, check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
+    saved: dict[str, Any] = json.loads((tmp_path / "results" / "distant.json").read_text())
+    assert all(row["far_s"] > 0.02 for row in saved["edited"].values())
+
+
 @pytest.mark.parametrize("name", BENCHES)
 def test_a_bench_runs_verifies_its_output_and_saves_figures_and_a_plot(
     name: str, tmp_path: Path
