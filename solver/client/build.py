@@ -21,7 +21,7 @@ from solver.client.link_zmq import ManagerLink
 from solver.client.outputs.epoch import oci_time
 from solver.client.outputs.outputs import Output
 from solver.client.outputs.report import BuildReport, metadata
-from solver.client.progress import Progress, printable
+from solver.client.progress import Progress, printable, told_if_long
 from solver.client.request import STDIN_NAME, BuildRequest, start_order
 from solver.client.serving import Serving
 from solver.client.taking import Taking
@@ -78,7 +78,9 @@ async def run_build(
             progress.note(f"warning: {warning}")
         roots = {**request.roots, **{name: one.path for name, one in request.layouts.items()}}
         scan = partial(scan_contexts, layouts=request.layouts)
-        contexts = await in_thread(scan, roots, converted.selectors, request.dockerfile)
+        scanned = ", ".join(str(roots[name]) for name in converted.selectors)
+        with told_if_long(progress.note, f"scanning {scanned}"):
+            contexts = await in_thread(scan, roots, converted.selectors, request.dockerfile)
         graph = with_contexts(
             converted.graph,
             {name: (c.manifest.content, c.manifest.tree) for name, c in contexts.items()},

@@ -1,6 +1,5 @@
 """The images that a Dockerfile names, as the client learns of them."""
 
-import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from filesync.transfer.threads import in_thread
 from solver.client.credentials import Logins
 from solver.client.layouts import Layouts
 from solver.client.link_zmq import ManagerLink
+from solver.client.progress import told_if_long
 from solver.dockerfile import (
     BaseImage,
     Converted,
@@ -29,8 +29,6 @@ from worker.wire.ops import ImageOp
 MAX_IMAGES: Final = 256
 MADE_UP: Final = f"sha256:{'0' * 64}"
 """The manifest of an image that is not known yet."""
-WAIT_S: Final = 1.0
-"""Nothing is said of what takes less."""
 _PASSING: Final = frozenset({"registry-unavailable", "registry-busy"})
 """Why an image could not be looked up though nothing is wrong with the Dockerfile."""
 _NOT_SHOWN: Final = frozenset({"registry-missing", "registry-denied"})
@@ -99,14 +97,10 @@ async def convert_with_images(
         DockerfileError: whatever is wrong with the text, or with an image that it names.
         BuildError: a registry cannot be reached, which is nobody's wrong usage.
     """
-    loop = asyncio.get_running_loop()
     attempt = partial(convert, text, filename=filename, options=options, images=images)
     while lacking := _lacking(images, attempt):
-        waiting = loop.call_later(WAIT_S, on_wait, f"looking up {', '.join(lacking)}")
-        try:
+        with told_if_long(on_wait, f"looking up {', '.join(lacking)}"):
             images.learn(await _look_up(lacking, options, link, logins))
-        finally:
-            waiting.cancel()
     try:
         return attempt()
     except DockerfileError as exc:

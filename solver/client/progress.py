@@ -1,8 +1,11 @@
 """Telling a person, or a program, how a build goes."""
 
+import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 import msgspec
@@ -25,6 +28,8 @@ from solver.wire import (
 )
 
 MAX_LINE_CHARS = 2000
+LONG_S = 1.0
+"""What takes longer is to be told of."""
 WAITS = "waits for an equal step that runs already"
 
 
@@ -42,6 +47,16 @@ class Progress(Protocol):
 
     def close(self) -> None:
         """The build is over. Idempotent."""
+
+
+@contextmanager
+def told_if_long(tell: Callable[[str], None], text: str) -> Iterator[None]:
+    """Tell ``text`` if the block, which lets the event loop run, takes longer than a second."""
+    telling = asyncio.get_running_loop().call_later(LONG_S, tell, text)
+    try:
+        yield
+    finally:
+        telling.cancel()
 
 
 def make_progress(kind: str, stream: TextIO | None = None) -> Progress:

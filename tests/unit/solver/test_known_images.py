@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from solver.client import images
+from solver.client import images, progress
 from solver.client.credentials import Logins
 from solver.client.images import KnownImages, convert_with_images
 from solver.client.layouts import Layouts
@@ -41,7 +41,12 @@ class Manager:
         return FoundImage(name, MANIFEST, json.dumps({"config": found}).encode())
 
 
-def converted(text: str, manager: Manager, tmp_path: Path) -> Converted:
+def converted(
+    text: str,
+    manager: Manager,
+    tmp_path: Path,
+    on_wait: Callable[[str], None] = lambda _: None,
+) -> Converted:
     options = Options()
     return asyncio.run(
         convert_with_images(
@@ -51,7 +56,7 @@ def converted(text: str, manager: Manager, tmp_path: Path) -> Converted:
             images=KnownImages(Layouts({}, options.platform)),
             link=cast(ManagerLink, manager),
             logins=Logins(tmp_path / "config.json"),
-            on_wait=lambda _: None,
+            on_wait=on_wait,
         )
     )
 
@@ -90,6 +95,24 @@ def test_a_registry_that_is_away_is_nobodys_wrong_usage(tmp_path: Path) -> None:
     manager = Manager(one=BuildError("registry-unavailable", "it is away"))
     with pytest.raises(BuildError, match="it is away"):
         converted("FROM one\n", manager, tmp_path)
+
+
+def test_a_look_up_that_takes_long_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LONG_S", 0.01)
+    told: list[str] = []
+
+    class Slow(Manager):
+        async def ask_images(
+            self, questions: Sequence[AskImage]
+        ) -> Mapping[str, FoundImage | BuildError]:
+            await asyncio.sleep(0.1)
+            return await super().ask_images(questions)
+
+    text = "FROM one\nCOPY --from=two /x /x\n"
+    converted(text, Slow(), tmp_path, on_wait=told.append)
+    assert told == ["looking up docker.io/library/one:latest, docker.io/library/two:latest"]
 
 
 def test_the_number_of_images_is_bounded(
