@@ -63,9 +63,9 @@ async def run_op(
     op = order.op
     match op:
         case LocalOp():
-            return _keep_source(inputs, store)
+            return await _keep_source(inputs, store)
         case ImageOp() if inputs[0].source is not None:
-            return _keep_source(inputs, store)
+            return await _keep_source(inputs, store)
         case ImageOp():
             return await in_thread(imports.import_image, store, op, inputs[0].tree, order.keys)
         case FileOp() | ExecOp():
@@ -110,16 +110,16 @@ async def _do_exec(
     return {}
 
 
-def _keep_source(inputs: Sequence[Input], store: Store) -> RefInfo:
+async def _keep_source(inputs: Sequence[Input], store: Store) -> RefInfo:
     """Make a client's tree, or a part of an image, which has just come, the op's result.
 
     It is that for the time of the build.
     """
     tree = inputs[0].tree
+    size = await in_thread(tar_size, None, tree.manifest)
     lease, inputs[0].source = inputs[0].source, None
     if lease is None:
         raise LocalError("the input of such an op is always a source")
     ref = digest_of(b"source\0" + secrets.token_bytes(16))
     store.hold_source(ref, lease, tree.manifest)
-    size = tar_size(None, tree.manifest)
     return RefInfo(ref, tree.manifest.tree, created_s=time.time(), source=True, tar_size=size)

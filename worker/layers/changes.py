@@ -25,10 +25,25 @@ from worker.layers.member import (
     WHITEOUT,
     Member,
     directory_member,
+    encoded_size,
+    file_size,
     leaf_member,
     link_member,
     whiteout_member,
 )
+
+
+class Change(NamedTuple):
+    """One member, before it is one.
+
+    Attributes:
+        now: what is at ``path`` in the child; None if nothing is there any more.
+        target: of a further name of a file, its path that the layer has before.
+    """
+
+    path: bytes
+    now: Directory | File | Symlink | Special | None
+    target: bytes | None = None
 
 
 def members(parent: Manifest | None, child: Manifest) -> Iterator[Member]:
@@ -40,6 +55,15 @@ def members(parent: Manifest | None, child: Manifest) -> Iterator[Member]:
     Raises:
         NotALayer: a name that begins with ``.wh.`` is added or changed.
     """
+    return map(_member, _changes(parent, child))
+
+
+def encoded_bytes(parent: Manifest | None, child: Manifest) -> int:
+    """Return the length of these members and their contents in a tar; raises as ``members``."""
+    return sum(map(_encoded_bytes, _changes(parent, child)))
+
+
+def _changes(parent: Manifest | None, child: Manifest) -> Iterator[Change]:
     if parent is not None and parent.tree == child.tree:
         return
     walk = _Walk(parent, child)
@@ -52,6 +76,26 @@ def members(parent: Manifest | None, child: Manifest) -> Iterator[Member]:
             yield found
         else:
             stack.pop()
+
+
+def _member(change: Change) -> Member:
+    path, now, target = change
+    match now:
+        case None:
+            return whiteout_member(path)
+        case Directory():
+            return directory_member(path, now)
+        case File() if target is not None:
+            return link_member(path, now, target)
+        case _:
+            return leaf_member(path, now)
+
+
+def _encoded_bytes(change: Change) -> int:
+    path, now, target = change
+    if target is None and isinstance(now, File):
+        return file_size(path, now)
+    return encoded_size(_member(change))
 
 
 class _Pair(NamedTuple):
@@ -71,25 +115,25 @@ class _Walk:
         self._written = {path for path, target in self._links.items() if target is not None}
         self._way = {above for path in self._written for above in _above(path)}
 
-    def directory(self, pair: _Pair) -> Iterator[Member | _Pair]:
-        """Yield the members of one directory, and its subdirectories where they belong."""
+    def directory(self, pair: _Pair) -> Iterator[Change | _Pair]:
+        """Yield the changes of one directory, and its subdirectories where they belong."""
         old = None
         if self._parent is not None and pair.old is not None:
             old = self._parent.directory(pair.old)
         new = self._child.directory(pair.new)
         inside = self._inside(pair.path, old, new)
-        is_direct = any(isinstance(at, Member) or at.old is None for _, at in inside)
+        is_direct = any(isinstance(at, Change) or at.old is None for _, at in inside)
         if is_direct or old is None or with_entries(old, ()) != with_entries(new, ()):
-            yield directory_member(pair.path, new)
+            yield Change(pair.path, new)
         for _, found in inside:
             yield found
 
     def _inside(
         self, path: bytes, old: Directory | None, new: Directory
-    ) -> list[tuple[bytes, Member | _Pair]]:
+    ) -> list[tuple[bytes, Change | _Pair]]:
         before = {entry.name: entry for entry in old.entries} if old is not None else {}
         prefix = path + b"/" if path else b""
-        found: list[tuple[bytes, Member | _Pair]] = []
+        found: list[tuple[bytes, Change | _Pair]] = []
         for entry in new.entries:
             was, at = before.pop(entry.name, None), prefix + entry.name
             if was == entry and at not in self._way and at not in self._written:
@@ -98,24 +142,19 @@ class _Walk:
                 found.append((entry.name, item))
         for name in before:
             _check_name(prefix, name)
-            found.append((name, whiteout_member(path, name)))
+            found.append((name, Change(prefix + name, None)))
         found.sort(key=_name)
         return found
 
-    def _changed(self, path: bytes, was: Entry | None, entry: Entry) -> Member | _Pair | None:
+    def _changed(self, path: bytes, was: Entry | None, entry: Entry) -> Change | _Pair | None:
         _check_name(path, entry.name)
-        match entry:
-            case Subdirectory():
-                old = was.tree if isinstance(was, Subdirectory) else None
-                return _Pair(path, old, entry.tree)
-            case File():
-                target = self._links.get(path, path)
-                if target is None:
-                    return None
-                is_file = target == path
-                return leaf_member(path, entry) if is_file else link_member(path, entry, target)
-            case Symlink() | Special():
-                return leaf_member(path, entry)
+        if isinstance(entry, Subdirectory):
+            old = was.tree if isinstance(was, Subdirectory) else None
+            return _Pair(path, old, entry.tree)
+        target = self._links.get(path, path)
+        if target is None:
+            return None
+        return Change(path, entry, None if target == path else target)
 
 
 def _check_name(path: bytes, name: bytes) -> None:
@@ -129,5 +168,5 @@ def _above(path: bytes) -> Iterator[bytes]:
         yield path
 
 
-def _name(found: tuple[bytes, Member | _Pair]) -> bytes:
+def _name(found: tuple[bytes, Change | _Pair]) -> bytes:
     return found[0]

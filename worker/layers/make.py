@@ -21,9 +21,9 @@ from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest
 from worker.blobs import BlobStore
 from worker.layers.ahead import ReadAhead
-from worker.layers.changes import members
+from worker.layers.changes import encoded_bytes, members
 from worker.layers.estargz import EstargzWriter
-from worker.layers.member import END, Member, encode, encoded_size, padding
+from worker.layers.member import END, Member, encode, padding
 from worker.layers.skeleton import SkeletonWriter
 from worker.layers.source import decompressed, hashed
 from worker.wire.images import Compression
@@ -142,7 +142,7 @@ def tar_size(parent: Manifest | None, child: Manifest) -> int:
     Raises:
         NotALayer: the tree has what no layer can say.
     """
-    return sum(map(encoded_size, members(parent, child))) + len(END)
+    return encoded_bytes(parent, child) + len(END)
 
 
 def tar_blocks(

@@ -130,10 +130,10 @@ def link_member(path: bytes, entry: File, target: bytes) -> Member:
     return Member(path, LINK, entry.mode, entry.uid, entry.gid, entry.mtime_ns, link=target)
 
 
-def whiteout_member(directory: bytes, name: bytes) -> Member:
-    """Return the member that says that ``name`` is gone from ``directory``."""
-    prefix = directory + b"/" if directory else b""
-    return Member(prefix + WHITEOUT + name, FILE)
+def whiteout_member(path: bytes) -> Member:
+    """Return the member that says that what was at ``path`` is gone."""
+    directory, slash, name = path.rpartition(b"/")
+    return Member(directory + slash + WHITEOUT + name, FILE)
 
 
 def padding(size: int) -> int:
@@ -149,6 +149,23 @@ def encoded_size(member: Member) -> int:
         length = sum(map(len, records))
         size += BLOCK_BYTES + length + padding(length)
     return size
+
+
+def file_size(path: bytes, entry: File) -> int:
+    """Return ``encoded_size(leaf_member(path, entry))``, of a plain file in a sixth of the time."""
+    size, seconds, fraction = entry.size, *divmod(entry.mtime_ns, _SECOND_NS)
+    is_plain = (
+        len(path) <= _MAX_NAME
+        and size <= _MAX_SIZE
+        and 0 <= seconds <= _MAX_SIZE
+        and max(entry.uid, entry.gid) <= _MAX_ID
+        and path.isascii()
+        and not entry.xattrs
+    )
+    if not is_plain:
+        return encoded_size(leaf_member(path, entry))
+    # The time's record, with its own header, is all that a plain header cannot say.
+    return BLOCK_BYTES + size + padding(size) + (2 * BLOCK_BYTES if fraction else 0)
 
 
 def encode(member: Member) -> bytes:
