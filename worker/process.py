@@ -348,6 +348,8 @@ class _Link:
             try:
                 message, payload = decode_to_worker(frames)
                 self._receive(message, payload, group)
+                if isinstance(message, orders.Nodes):
+                    await asyncio.sleep(0)  # a large tree comes in many, each some work
             except PeerError as exc:
                 log.warning("message from the manager refused reason=%s", exc)
             except StoreError as exc:

@@ -319,7 +319,7 @@ class ClientLink:
         offered = await call_with_blobs(self.shared, worker, self._chain(solved.ref), order)
         if not isinstance(offered, Offered):
             raise OrderFailed(worker.name, "protocol", "answered an export with something else")
-        self._keep_open(worker, offered)
+        await self._keep_open(worker, offered)
         return Exported(
             worker.name,
             worker.address,
@@ -334,17 +334,18 @@ class ClientLink:
         offered = await call_with_blobs(self.shared, worker, order.refs, order)
         if not isinstance(offered, Offered):
             raise OrderFailed(worker.name, "protocol", "answered an offer with something else")
-        self._keep_open(worker, offered)
+        await self._keep_open(worker, offered)
         return offered
 
     def _chain(self, ref: Digest) -> list[Digest]:
         return [info.ref for info in self.shared.records.chain(ref)]
 
-    def _keep_open(self, worker: WorkerLink, offered: Offered) -> None:
+    async def _keep_open(self, worker: WorkerLink, offered: Offered) -> None:
         """Let the client know what was opened for it, and close that when the build ends."""
         self._exports.append((worker, offered.token))
         for pack in pack_nodes(missing_nodes(self.shared.nodes, offered.tree, _nobody_has)):
             self.answer(orders.Nodes(), pack)
+            await asyncio.sleep(0)  # as in ``WorkerLink.send_tree``
 
     async def _push(
         self, build: Build, solved: Solved, request: StartBuild, number: int

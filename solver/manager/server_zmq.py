@@ -161,6 +161,7 @@ class Server:
             match message:
                 case orders.Nodes():
                     self._take_nodes(peer, payload)
+                    await asyncio.sleep(0)  # a large tree comes in many, each some work
                 case (
                     orders.Register()
                     | orders.Heartbeat()

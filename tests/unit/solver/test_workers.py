@@ -5,8 +5,10 @@ import asyncio
 import pytest
 
 from filesync.digest import Digest
+from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, put, subdirectory, with_entries
 from solver.errors import WorkerLost
 from solver.manager.workers import WorkerLink
+from tests.unit.made import file
 from worker.wire import orders
 from worker.wire.orders import VERSION, Offered, Order, Ran, RefInfo, Register, Release, Result
 
@@ -100,3 +102,26 @@ async def test_what_was_asked_before_it_registered_anew_answers_no_other_order(
     assert not again.link.answer(worker.number, KEPT)
     again.link.answer(again.number, OFFERED)
     assert await waiting == OFFERED
+
+
+async def test_while_a_large_tree_is_sent_others_have_their_turns(worker: Worker) -> None:
+    nodes = MemoryNodes()
+    files = [file(b"%07d" % number, b"") for number in range(40_000)]
+    below = [
+        subdirectory(nodes, b"%d" % n, put(nodes, with_entries(EMPTY_DIRECTORY, files[n::4])))
+        for n in range(4)
+    ]
+    tree = put(nodes, with_entries(EMPTY_DIRECTORY, below))
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(other())
+    await worker.link.send_tree(nodes, tree)
+    others.cancel()
+    assert len(worker.told) > 2
+    assert turns >= len(worker.told)
