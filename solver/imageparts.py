@@ -30,7 +30,6 @@ def image_parts(graph: Graph) -> Mapping[int, Selector]:
                     asked[read] = None
                 else:
                     known.update(dict.fromkeys(selector.picks))
-    asked.pop(graph.target, None)
     return {
         position: Selector(tuple(sorted(picks, key=repr)))
         for position, picks in asked.items()

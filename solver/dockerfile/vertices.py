@@ -134,7 +134,6 @@ def context_selectors(
     """
     names = {i: v.op.name for i, v in enumerate(graph.vertices) if isinstance(v.op, LocalOp)}
     picks: dict[str, dict[Pick, None]] = {name: {} for name in names.values()}
-    whole = {names[graph.target]} if graph.target in names else set()
     for vertex in graph.vertices:
         for number, position in enumerate(vertex.inputs):
             name = names.get(position)
@@ -143,15 +142,9 @@ def context_selectors(
             if isinstance(vertex.op, ImageOp):
                 picks[name] |= {Pick(path): None for path in images[name]}
                 continue
-            selector = selector_of(vertex.op, number)
-            if selector is None:
-                whole.add(name)
-            else:
-                picks[name] |= dict.fromkeys(selector.picks)
-    return {
-        name: _EVERYTHING if name in whole else _union(tuple(found))
-        for name, found in picks.items()
-    }
+            selector = selector_of(vertex.op, number) or _EVERYTHING
+            picks[name] |= dict.fromkeys(selector.picks)
+    return {name: _union(tuple(found)) for name, found in picks.items()}
 
 
 def _union(picks: tuple[Pick, ...]) -> Selector:

@@ -108,6 +108,17 @@ def test_heredocs_go_into_a_directory_under_their_names(build: Build) -> None:
     assert made == (MakeFile("/a", b"$X\n"), MakeFile("/b", b"one\n"))
 
 
+def test_tabs_of_a_heredoc_go_only_where_a_dash_asks_for_it(build: Build) -> None:
+    text = (
+        "FROM scratch\nCOPY <<Makefile <<-b /\nall:\n\tcc a.c\nMakefile\nall:\n\tcc a.c\n\tb\n"
+    )
+    made = documents(build(text)).actions
+    assert made == (
+        MakeFile("/Makefile", b"all:\n\tcc a.c\n"),
+        MakeFile("/b", b"all:\ncc a.c\n"),
+    )
+
+
 def test_heredoc_is_made_where_its_stage_runs(build: Build) -> None:
     text = "FROM scratch AS s\nCOPY <<EOF /a\nEOF\n"
     converted = build(text, place={"s": (("gpu", "true"),)})

@@ -66,6 +66,22 @@ def test_instruction_sets_the_images_configuration(
     assert (set(made) if isinstance(value, set) else made) == value
 
 
+def test_what_instructions_list_is_added_to_what_is_listed(build: Build) -> None:
+    made = config(
+        build(
+            "FROM scratch\nVOLUME /a\nVOLUME /b\nEXPOSE 1\nEXPOSE 2\nONBUILD RUN a\nONBUILD RUN b"
+        )
+    )
+    assert set(made["Volumes"]) == {"/a", "/b"}
+    assert set(made["ExposedPorts"]) == {"1/tcp", "2/tcp"}
+    assert made["OnBuild"] == ["RUN a", "RUN b"]
+
+
+def test_there_is_always_a_path(build: Build) -> None:
+    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert config(build("FROM scratch\nUSER a"))["Env"] == [path]
+
+
 def test_configuration_of_the_base_goes_on(build: Build) -> None:
     image = {
         "created": "2020-01-01T00:00:00Z",
@@ -131,6 +147,7 @@ def test_history_is_what_buildkit_writes(build: Build) -> None:
         "FROM scratch\nARG V=1\nENV A=b\nWORKDIR /w\nCOPY --chown=1 a b /c/\n"
         'RUN make "$V"\nEXPOSE 80\nVOLUME /v\nCMD ["a", "b\\n"]\nSHELL ["/bin/sh"]\n'
         "HEALTHCHECK --interval=90s --timeout=250ms CMD x\nUSER u\nSTOPSIGNAL 9\nWORKDIR /\n"
+        'MAINTAINER A B\nENTRYPOINT ["e"]\nCOPY --parents --chmod=600 a /\n'
     )
     assert created_by(converted) == [
         "ARG V=1",
@@ -147,10 +164,19 @@ def test_history_is_what_buildkit_writes(build: Build) -> None:
         "USER u",
         "STOPSIGNAL 9",
         "WORKDIR /",
+        "MAINTAINER A B",
+        'ENTRYPOINT ["e"]',
+        "COPY --parents --chmod=600 a / # buildkit",
     ]
     history: Any = converted.config["history"]
     layers = [e["created_by"].split()[0] for e in history if not e.get("empty_layer")]
-    assert layers == ["WORKDIR", "COPY", "RUN"]
+    assert layers == ["WORKDIR", "COPY", "RUN", "COPY"]
+
+
+def test_what_cannot_be_printed_is_in_the_history_as_go_writes_it(build: Build) -> None:
+    text = r'CMD ["\u0001\u0007\u007f\u0085\u200b\udb40\udc01"]'
+    written = r'CMD ["\x01\a\x7f\u0085\u200b\U000e0001"]'
+    assert created_by(build(f"FROM scratch\n{text}"))[0] == written
 
 
 def test_working_directory_is_made_for_the_user_of_the_moment(build: Build) -> None:
@@ -203,6 +229,12 @@ def test_setting_that_cannot_be_is_refused(build: Build, line: str, message: str
         build(f"FROM scratch\n{line}\n")
     assert caught.value.line == 2
     assert message in caught.value.message
+
+
+def test_ports_of_many_instructions_are_bounded_together(build: Build) -> None:
+    with pytest.raises(DockerfileError, match="more than 524288 ports") as caught:
+        build("FROM scratch\n" + "EXPOSE 1-65535\n" * 9)
+    assert caught.value.line == 10
 
 
 BASE_LAYER, BASE_SETTING = {"created_by": "layer"}, {"created_by": "ENV", "empty_layer": True}

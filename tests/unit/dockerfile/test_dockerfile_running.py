@@ -50,6 +50,11 @@ def test_heredocs_of_a_command_are_left_to_the_shell(build: Build) -> None:
     assert op.args == ("/bin/sh", "-c", text)
 
 
+def test_argument_with_the_name_of_a_variable_is_not_passed_beside_it(build: Build) -> None:
+    op = last(build("FROM scratch\nENV a=env\nARG a=arg\nARG b=1\nRUN x"))
+    assert op.env == (PATH, ("a", "env"), ("b", "1"))
+
+
 def test_command_runs_where_and_as_whom_the_image_says(build: Build) -> None:
     op = last(build("FROM scratch\nUSER me:us\nWORKDIR /a\nWORKDIR b\nRUN x"))
     assert (op.cwd, op.user) == ("/a/b", "me:us")
@@ -95,14 +100,17 @@ MOUNTS: list[tuple[str, Mount]] = [
     ("type=bind,dst=a,src=x/../y", BindMount("/w/a", 1, "/y")),
     ("destination=/a,source=/y,rw", BindMount("/a", 1, "/y", writable=True)),
     ("target=/a,rw=false", BindMount("/a", 1)),
+    ("target=/a,ro=false", BindMount("/a", 1, writable=True)),
+    ("Type=BIND,Target=/a,RO=True", BindMount("/a", 1)),
     ('"target=/a,b"', BindMount("/a,b", 1)),
     ("target=$T", BindMount("/t", 1)),
     ("type=cache,target=/c", CacheMount("/c", "/c")),
     ("type=cache,target=c/./d", CacheMount("/w/c/d", "c/d")),
     (
-        "type=cache,target=/c,id=i,sharing=locked,mode=0700,uid=1,gid=2,ro",
-        CacheMount("/c", "i", Sharing.LOCKED, 0o700, 1, 2, read_only=True),
+        "type=cache,target=/c,id=i,sharing=locked,mode=1770,uid=1009,gid=4294967295,ro",
+        CacheMount("/c", "i", Sharing.LOCKED, 0o1770, 1009, 2**32 - 1, read_only=True),
     ),
+    ("type=cache,target=/c,ro=false", CacheMount("/c", "/c")),
     ("type=tmpfs,target=/t", TmpfsMount("/t")),
     ("type=tmpfs,target=/t,size=64m", TmpfsMount("/t", 64 << 20)),
     ("type=tmpfs,target=/t,size=1.5GiB", TmpfsMount("/t", 3 << 29)),
@@ -140,7 +148,10 @@ REFUSED = [
     ("--mount=type=cache,target=/a,source=b x", "type=cache,source= is not supported yet"),
     ("--mount=type=cache,target=/a,sharing=lock x", "sharing is shared, private or locked"),
     ("--mount=type=cache,target=/a,mode=9 x", "'9' cannot be a mode"),
+    ("--mount=type=cache,target=/a,mode=17777 x", "'17777' cannot be a mode"),
     ("--mount=type=cache,target=/a,uid=-1 x", "'-1' cannot be a uid"),
+    ("--mount=type=cache,target=/a,gid=4294967296 x", "'4294967296' cannot be a gid"),
+    ("--mount='target=/a,\"b' x", "unexpected end of data"),
     ("--mount=type=cache x", "--mount=type=cache needs target="),
     ("--mount=type=bind x", "--mount=type=bind needs target="),
     ("--mount=target=/ x", "the target cannot be '/'"),

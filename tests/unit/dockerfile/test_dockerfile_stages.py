@@ -4,6 +4,7 @@ import pytest
 
 from filesync.errors import LocalError
 from solver.dockerfile import BaseImage, Converted, DockerfileError, Options, Platform, convert
+from solver.dockerfile.platform import parse_platform
 from solver.graph import Vertex
 from worker.wire.ops import ExecOp, FileOp, ImageOp, LocalOp, MakeDirectory, op_digest
 
@@ -248,6 +249,7 @@ REFUSED = [
     ("FROM scratch\nCOPY --from=0 / /", 2, "an earlier stage"),
     ("FROM scratch\nCOPY --from=$x / /", 2, "a variable cannot be used here"),
     ("FROM --platform=a/b/c/d scratch", 1, "'a/b/c/d' is not a platform"),
+    ("FROM --platform=linux//v8 scratch", 1, "'linux//v8' is not a platform"),
     ("FROM scratch\n" * 257, 257, "more than 256 stages"),
 ]
 
@@ -272,7 +274,7 @@ def test_stage_that_cannot_be_is_refused_with_its_line(
     ("options", "message"),
     [
         ({"target": "biuld"}, "there is no stage 'biuld' (did you mean build?)"),
-        ({"target": "7"}, "there is no stage '7'"),
+        ({"target": "2"}, "there is no stage '2'"),
         ({"place": {"tets": (("a", "b"),)}}, "there is no stage 'tets' (did you mean test?)"),
     ],
 )
@@ -318,6 +320,14 @@ def test_name_of_nothing_else_is_an_image_in_a_registry(
     assert "A=1" in converted.config["config"]["Env"]  # type: ignore[index]
 
 
+def test_two_images_with_one_manifest_are_read_each_from_its_own_repository(
+    build: Build,
+) -> None:
+    graph = build("FROM a.io/x\nCOPY --from=b.io/x /a /a").graph
+    ops = [v.op for v in graph.vertices if isinstance(v.op, ImageOp)]
+    assert sorted(op.repository for op in ops) == ["a.io/x", "b.io/x"]
+
+
 def test_image_in_a_registry_is_copied_from_and_mounted(build: Build) -> None:
     text = "FROM scratch\nCOPY --from=b.io/x /a /a\nRUN --mount=from=b.io/x,target=/b x"
     graph = build(text).graph
@@ -329,6 +339,31 @@ def test_named_context_stands_for_an_image_in_a_registry(build: Build) -> None:
     contexts = {"alpine": "docker-image://mirror.io/alpine:edge"}
     (vertex,) = build("FROM alpine", contexts=contexts).graph.vertices
     assert vertex.op == ImageOp(MANIFEST, "mirror.io/alpine")
+
+
+@pytest.mark.parametrize(
+    "name", ["alpine:latest", "docker.io/library/alpine", "library/Alpine"]
+)
+def test_named_context_stands_for_all_that_its_name_is_short_for(
+    build: Build, name: str
+) -> None:
+    graph = build(f"FROM {name}", contexts=ALPINE).graph
+    assert [type(v.op) for v in graph.vertices] == [LocalOp, ImageOp]
+
+
+@pytest.mark.parametrize(
+    ("text", "platform"),
+    [
+        ("linux/arm64/v8", Platform("linux", "arm64", "v8")),
+        ("Linux/AMD64", Platform("linux", "amd64")),
+        ("riscv64", Platform("freebsd", "riscv64")),
+        ("windows", Platform("windows", "arm", "v6")),
+    ],
+)
+def test_platform_takes_from_the_usual_one_what_it_leaves_out(
+    text: str, platform: Platform
+) -> None:
+    assert parse_platform(text, Platform("freebsd", "arm", "v6")) == platform
 
 
 def test_image_is_one_op_wherever_it_comes_from() -> None:

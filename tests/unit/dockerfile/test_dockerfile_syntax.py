@@ -93,6 +93,14 @@ def test_what_is_too_large_is_refused(build: Build) -> None:
         build("FROM scratch\n" + "USER a\n" * 5000)
 
 
+@pytest.mark.parametrize("trigger", ["RUN a\nRUN b", "", "# nothing"])
+def test_trigger_of_an_image_that_is_not_one_instruction_is_refused(
+    build: Build, trigger: str
+) -> None:
+    with pytest.raises(DockerfileError, match="ONBUILD"):
+        build("FROM a.io/b", image={"config": {"OnBuild": [trigger]}})
+
+
 def test_triggers_cannot_make_more_steps_than_a_graph_has(build: Build) -> None:
     text = "FROM scratch AS a\n" + "ONBUILD RUN x\n" * 3000
     text += "".join(f"FROM a AS b{i}\n" for i in range(4)) + "FROM scratch\n"

@@ -116,6 +116,25 @@ def test_platform_is_known_where_it_is_declared(build: Build) -> None:
     assert seen(build("FROM scratch\nENV a=$TARGETOS\nRUN x")) == {"a": ""}
 
 
+def test_user_may_say_another_platform_to_what_asks_for_it(build: Build) -> None:
+    text = "FROM base-$TARGETARCH"
+    contexts = {"base-riscv64": "oci-layout"}
+    graph = build(text, contexts=contexts, build_args={"TARGETARCH": "riscv64"}).graph
+    assert graph.vertices[graph.target].name == "[1/1] FROM base-riscv64"
+
+
+def test_global_argument_without_a_value_is_not_set(build: Build) -> None:
+    text = "ARG a\nFROM scratch\nARG a\nENV b=${a-unset}\nRUN x"
+    assert seen(build(text)) == {"b": "unset"}
+
+
+def test_variables_of_a_stage_are_bounded(build: Build) -> None:
+    for word in ("ENV", "ARG"):
+        line = f"{word} " + " ".join(f"v{i}=1" for i in range(4096))
+        with pytest.raises(DockerfileError, match="more than 4096 variables"):
+            build(f"FROM scratch\nENV PATH=/p\n{line}")
+
+
 def test_build_argument_that_nothing_asks_for_is_warned_of(build: Build) -> None:
     args = {"versoin": "1", "HTTP_PROXY": "p", "TARGETARCH": "arm64"}
     converted = build("FROM scratch\nARG version", build_args=args)
