@@ -1,6 +1,7 @@
 import hashlib
 import io
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from filesync.digest import digest_of
 from filesync.errors import ContentCorrupt, LocalError
 from worker.blobs import Blob, BlobMissing, BlobStore
+from worker.blobs.store import KEEP_PARTIAL_S
 
 DATA = b"a layer" * 100
 
@@ -96,6 +98,44 @@ def test_blobs_outlive_the_process_and_leftovers_do_not(store: BlobStore) -> Non
     again = BlobStore(store.directory)
     assert again.list() == [blob]
     assert not {"left", "0" * 64} & files(again)
+
+
+def test_a_beginning_goes_at_the_next_start_where_it_is_old_or_its_blob_is_here(
+    store: BlobStore,
+) -> None:
+    store.ingest([DATA])
+    old, young = sha256(b"old"), sha256(b"young")
+    for digest in (sha256(DATA), old, young):
+        with store.resume(digest, 100) as writer:
+            writer.write(b"begin")
+    left = store.directory / "partial" / old.removeprefix("sha256:")
+    os.utime(left, (0, time.time() - KEEP_PARTIAL_S - 60))
+    assert [one.digest for one in BlobStore(store.directory).partials()] == [young]
+
+
+def test_a_beginning_that_is_longer_than_its_blob_is_forgotten(store: BlobStore) -> None:
+    digest = sha256(b"four")
+    with store.resume(digest, 9) as writer:
+        writer.write(b"too long!")
+    with store.resume(digest, 4) as writer:
+        assert writer.size == 0
+        writer.write(b"four")
+        assert store.path(writer.finish().digest).read_bytes() == b"four"
+
+
+def test_what_is_held_is_neither_removed_nor_is_its_beginning(store: BlobStore) -> None:
+    blob = store.ingest([DATA])
+    with store.resume(sha256(b"x"), 100) as writer:
+        writer.write(b"begin")
+    with store.holding([blob.digest, sha256(b"x")]):
+        with store.holding([blob.digest]):
+            pass
+        assert not store.remove(blob.digest)
+        assert not store.drop_partial(sha256(b"x"))
+        assert blob.digest in store
+    assert store.remove(blob.digest)
+    assert store.drop_partial(sha256(b"x"))
+    assert store.partials() == ()
 
 
 def test_a_blob_that_somebody_put_there_is_verified_first(store: BlobStore) -> None:

@@ -241,10 +241,6 @@ class BlobStore:
     def _sweep(self) -> None:
         for left in self._ingest.iterdir():
             left.unlink()
-        now_s = time.time()
-        for left in self._partial.iterdir():
-            if now_s - left.stat().st_mtime > KEEP_PARTIAL_S or f"sha256:{left.name}" in self:
-                left.unlink()
         for path in self.blobs.iterdir():
             digest = f"sha256:{path.name}"
             if _DIGEST.fullmatch(digest):
@@ -252,6 +248,10 @@ class BlobStore:
         for path in self._facts.iterdir():
             if f"sha256:{path.name}" not in self._known:
                 path.unlink()
+        now_s = time.time()
+        for left in self._partial.iterdir():
+            if now_s - left.stat().st_mtime > KEEP_PARTIAL_S or f"sha256:{left.name}" in self:
+                left.unlink()
 
     def _adopt(self, digest: str, path: Path) -> None:
         facts = self._read_facts(digest)

@@ -96,6 +96,17 @@ def test_a_result_that_comes_into_use_after_the_plan_stays_and_so_does_its_paren
         assert (tree.root / "base").exists()
 
 
+def test_what_a_later_policy_removes_is_removed_once_and_not_said_to_stay(
+    store: Store, make: Callable[..., RefInfo]
+) -> None:
+    layer_of(store, store.refs.get(make("a").ref))
+    only_blobs = PrunePolicy(kinds=(Kind.BLOB,))
+    plan = Collector(store).plan([only_blobs, ALL, ALL], NOTHING, ())
+    assert [item.key.kind for item in plan.remove] == [Kind.RESULT, Kind.BLOB, Kind.BLOB]
+    assert plan.kept == ()
+    assert Collector(store).plan([only_blobs], NOTHING, ()).kept
+
+
 def test_the_last_copy_of_a_published_blob_stays_though_its_result_goes(
     store: Store, make: Callable[..., RefInfo]
 ) -> None:
