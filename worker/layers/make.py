@@ -9,6 +9,7 @@ import os
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -164,23 +165,19 @@ def tar_blocks(
     gathered: list[bytes] = []
     size = 0
     for member, content in _tar_parts(parent, child, root, newest_s=newest_s):
-        header = encode(member)
-        gathered.append(header)
-        size += len(header)
+        header, after = encode(member), bytes(padding(member.size))
         if skeleton is not None:
             skeleton.literal(header)
             if member.content is not None:
                 skeleton.content(member.content, member.size)
-            skeleton.literal(bytes(padding(member.size)))
-        for piece in content:
+            skeleton.literal(after)
+        for piece in chain((header,), content, (after,)):
             gathered.append(piece)
             size += len(piece)
             if size >= _PIECE_BYTES:
                 yield b"".join(gathered)
                 gathered.clear()
                 size = 0
-        gathered.append(bytes(padding(member.size)))
-        size += padding(member.size)
     if skeleton is not None:
         skeleton.literal(END)
     yield b"".join((*gathered, END))

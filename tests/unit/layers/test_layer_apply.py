@@ -215,6 +215,36 @@ def test_whiteouts_leave_alone_what_their_own_layer_made(root: Path) -> None:
     assert listing(root) == ["d", "d/sub", "d/sub/new", "f"]
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_opaque_directory_has_only_what_its_own_layer_puts_there(
+    root: Path, is_first: bool
+) -> None:
+    for name in ("d/old", "d/sub/old", "d/other/old", "e/old"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    parts = [file(b"d/new"), file(b"d/sub/new")]
+    parts.insert(0 if is_first else 2, file(b"d/.wh..wh..opq", b""))
+    apply(root, *parts, file(b"nothing/.wh..wh..opq", b""))
+    assert listing(root) == ["d", "d/new", "d/sub", "d/sub/new", "e", "e/old"]
+    apply(root, file(b".wh..wh..opq", b""), file(b"f"))
+    assert listing(root) == ["f"]
+
+
+def test_a_directory_of_its_own_layer_loses_to_a_whiteout_only_what_was_in_it(
+    root: Path,
+) -> None:
+    (root / "d").mkdir()
+    (root / "d/old").touch()
+    apply(root, directory(b"d"), file(b".wh.d", b""))
+    assert listing(root) == ["d"]
+
+
+def test_of_two_members_of_one_name_the_later_one_stays(root: Path) -> None:
+    apply(root, directory(b"d"), file(b"d/x"), file(b"d"), directory(b"l"), symlink(b"l", b"d"))
+    assert listing(root) == ["d", "l"]
+    assert (root / "l").read_text() == "text"
+
+
 def test_the_notes_of_old_file_systems_are_passed_over(root: Path) -> None:
     apply(root, file(b".wh..wh.plnk/1"), directory(b".wh..wh.aufs"), file(b"f"))
     assert listing(root) == ["f"]
@@ -291,8 +321,9 @@ def test_xattrs_are_kept_but_the_machines_own(root: Path) -> None:
         (b"trusted.overlay.opaque", b"y"),
         (b"user.a", b"\0"),
     )
-    apply(root, (member._replace(xattrs=xattrs), data))
+    done = apply(root, (member._replace(xattrs=xattrs), data))
     assert os.listxattr(root / "f") == ["user.a"]
+    assert done.not_kept == {}, "nobody misses what belongs to another machine"
 
 
 @root_only

@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+import msgspec
 import pytest
 import zstandard
 
@@ -14,7 +15,15 @@ from filesync.disk.scanning.scan import scan
 from filesync.errors import StoreError
 from filesync.manifest import Manifest, MemoryNodes
 from worker.blobs import BlobStore
-from worker.layers import MEDIA_TYPES, LayerForm, apply_layer, make_layer, tar_size
+from worker.layers import (
+    MEDIA_TYPES,
+    LayerForm,
+    apply_layer,
+    make_layer,
+    recompress,
+    tar_size,
+)
+from worker.layers.make import tar_blocks
 from worker.wire.images import Compression
 from worker.wire.orders import Layer
 
@@ -192,6 +201,28 @@ def tar_members(blobs: BlobStore, layer: Layer) -> list[tuple[object, float]]:
     return found
 
 
+def test_a_tar_comes_in_pieces_of_a_mebibyte_though_it_is_of_names_alone(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "t").mkdir()
+    for number in range(3000):
+        (tmp_path / "t" / f"{number}").symlink_to("x")
+    tree = manifest(tmp_path / "t")
+    pieces = [len(piece) for piece in tar_blocks(None, tree, tmp_path / "t")]
+    assert sum(pieces) == tar_size(None, tree) > 3 << 20
+    assert max(pieces) < 2 << 20
+
+
+def test_a_blob_that_is_not_the_layer_that_it_should_be_is_not_compressed_anew(
+    trees: tuple[Path, Path], blobs: BlobStore
+) -> None:
+    layer = make_layer(None, manifest(trees[0]), trees[0], blobs)
+    wrong = msgspec.structs.replace(layer, diff_id="sha256:" + "0" * 64)
+    with pytest.raises(StoreError, match="does not hold the layer"):
+        recompress(wrong, blobs, Compression.GZIP)
+    assert [blob.digest for blob in blobs.list()] == [layer.digest]
+
+
 def test_each_form_of_a_layer_has_a_name_of_its_own() -> None:
     forms = [
         LayerForm(compression, level, newest_s)
@@ -200,3 +231,11 @@ def test_each_form_of_a_layer_has_a_name_of_its_own() -> None:
         for newest_s in (None, 1, 2)
     ]
     assert len(set(map(str, forms))) == len(forms)
+
+
+def test_a_form_whose_tar_is_another_one_says_so() -> None:
+    assert LayerForm(Compression.ESTARGZ).is_other_tar
+    assert LayerForm(Compression.GZIP, newest_s=0).is_other_tar
+    assert not any(
+        LayerForm(one, level=1).is_other_tar for one in (Compression.GZIP, Compression.NONE)
+    )

@@ -2,6 +2,7 @@ import bz2
 import io
 import lzma
 import random
+import stat
 import tarfile
 from collections.abc import Callable
 
@@ -9,7 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from filesync.digest import digest_of
+from filesync.manifest import File, Special, Symlink
 from worker.layers import BadLayer, NotALayer
+from worker.layers.fields import number
 from worker.layers.member import (
     BLOCK_BYTES,
     CHARACTER,
@@ -19,8 +23,11 @@ from worker.layers.member import (
     LINK,
     SYMLINK,
     Member,
+    directory_of,
     encode,
     encoded_size,
+    leaf_entry,
+    leaf_member,
     padding,
 )
 from worker.layers.source import Source, decompressed
@@ -193,6 +200,29 @@ def test_global_headers_change_nothing() -> None:
         assert [one.path for one in read(file.getvalue())] == [b"f"]
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (b"0000644\0", 0o644),
+        (b" 644 \0\0\0", 0o644),
+        (b"644\0 x\0\0", 0o644),
+        (b"\0" * 8, 0),
+        (b"        ", 0),
+        (b"\x80\0\0\0\0\0\1\0", 256),
+        (b"\xff" * 8, -1),
+        (b"\xff\xff\xff\xff\xff\xff\xff\0", -256),
+    ],
+)
+def test_numbers_are_read_as_go_and_gnu_write_them(field: bytes, value: int) -> None:
+    assert number(field) == value
+
+
+@pytest.mark.parametrize("field", [b"0000649\0", b"x", b"6 4\0", b"\x01"])
+def test_what_is_no_number_is_refused(field: bytes) -> None:
+    with pytest.raises(BadLayer):
+        number(field)
+
+
 # --- what nobody should write -----------------------------------------------------------------
 
 
@@ -230,6 +260,41 @@ def test_bad_headers_are_refused(data: bytes) -> None:
     data = data if len(data) % BLOCK_BYTES else data + END
     with pytest.raises(BadLayer):
         read(data)
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K"])
+def test_a_header_over_the_limit_is_refused_though_all_of_it_is_there(kind: bytes) -> None:
+    with pytest.raises(BadLayer, match="over the limit"):
+        read(raw(kind, bytes(MAX_HEADER_BYTES + 1)) + NEXT)
+
+
+def test_a_name_is_taken_up_to_the_limit_and_whole_only() -> None:
+    name = b"n" * MAX_HEADER_BYTES
+    assert [one.path for one in read(raw(b"L", name) + NEXT)] == [name]
+    with pytest.raises(BadLayer, match="ends inside a header"):
+        read(raw(b"L", b"n" * 600)[:-BLOCK_BYTES])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        File(b"n", 0o4755, 1, 2, 3, 4, digest_of(b"data"), xattrs=((b"user.a", b"b"),)),
+        Symlink(b"n", 1, 2, 3, b"target"),
+        Special(b"n", stat.S_IFCHR | 0o640, 1, 2, 3, 4, 5),
+        Special(b"n", stat.S_IFIFO | 0o600, 1, 2, 3, 0, 0),
+    ],
+)
+def test_an_entry_is_what_its_member_says(entry: File | Symlink | Special) -> None:
+    member = leaf_member(b"a/n", entry)
+    (back,) = read(encode(member._replace(size=0)) + END)
+    assert leaf_entry(back._replace(size=member.size), b"n", digest_of(b"data")) == entry
+
+
+def test_xattrs_that_are_a_machines_own_are_none_of_an_entrys() -> None:
+    own, kept = (b"trusted.overlay.opaque", b"y"), (b"user.a", b"b")
+    member = Member(b"n", FILE, xattrs=(own, kept))
+    assert leaf_entry(member, b"n", digest_of(b"")).xattrs == (kept,)
+    assert directory_of(member).xattrs == (kept,)
 
 
 @pytest.mark.parametrize(("squeeze", "name"), [(bz2.compress, "bzip2"), (lzma.compress, "xz")])

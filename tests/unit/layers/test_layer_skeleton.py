@@ -155,6 +155,11 @@ def test_a_skeleton_that_expands_beyond_all_measure_is_refused_before_it_is_read
 
 
 def test_a_content_of_two_sizes_is_refused() -> None:
+    other = digest_of(b"other")
+    found = contents_of(
+        iter([Content(CONTENT, 3), b"x", Content(other, 4), Content(CONTENT, 3)])
+    )
+    assert found == {CONTENT: 3, other: 4}
     with pytest.raises(BadSkeleton, match="two sizes"):
         contents_of(iter([Content(CONTENT, 3), b"x", Content(CONTENT, 4)]))
 

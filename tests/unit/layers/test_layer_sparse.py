@@ -11,10 +11,10 @@ import pytest
 
 from filesync.digest import digest_of
 from worker.layers import Applied, BadLayer, Limits, apply_layer
-from worker.layers.member import BLOCK_BYTES, END, padding
+from worker.layers.member import BLOCK_BYTES, END, Member, encode, padding
 from worker.layers.skeleton import SkeletonWriter, read_skeleton
 from worker.layers.source import Source, decompressed
-from worker.layers.sparse import MAX_MAP_BYTES, content_of
+from worker.layers.sparse import MAX_MAP_BYTES, OLD_KIND, content_of
 from worker.layers.tarread import read_members
 
 FORMATS = {
@@ -133,6 +133,17 @@ def test_a_map_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
     data = b"%d\n" % (1 << 40) + b"0\n0\n" * MAX_MAP_BYTES
     with pytest.raises(BadLayer, match="too many pieces"):
         apply(pax_file(data, major="1", minor="0", realsize="100"), tmp_path / "root")
+
+
+def test_an_old_map_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    pieces = b"%011o\0%011o\0" % (0, 0)
+    header = bytearray(encode(Member(b"f", OLD_KIND)))
+    header[386:495] = pieces * 4 + b"\1" + b"%011o\0" % 9
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    more = pieces * 21 + b"\1" + bytes(7)
+    with pytest.raises(BadLayer, match="too many pieces"):
+        apply(bytes(header) + more * (MAX_MAP_BYTES // 100), tmp_path / "root")
 
 
 def test_holes_count_for_the_limit_of_a_layer(tmp_path: Path) -> None:
