@@ -135,7 +135,7 @@ def _is_host(part: str) -> bool:
     return part == "localhost" or "." in part or ":" in part or part != part.lower()
 
 
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Name = Annotated[str, msgspec.Meta(max_length=MAX_REFERENCE_CHARS)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=100)]

@@ -180,7 +180,7 @@ class ImageOp(_Message, frozen=True, tag="image"):
             digest: an image is the same wherever it comes from.
     """
 
-    manifest: Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+    manifest: Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
     repository: PathText = ""
 
 

@@ -15,6 +15,7 @@ from solver import wire
 from solver.graph import Graph, Vertex
 from tests.unit.solver.fakes import IMAGE
 from worker.wire import framing, orders
+from worker.wire.images import FromRegistry
 from worker.wire.ops import ExecOp, ImageOp
 
 Frames = Sequence[bytes | memoryview]
@@ -185,3 +186,13 @@ def test_digest_of_another_length_is_refused(digest: bytes) -> None:
     raw = {"m": "order", "id": 1, "body": {"m": "read-tree", "tree": digest}}
     with pytest.raises(MalformedMessage):
         orders.decode_to_worker([msgspec.msgpack.encode(raw)])
+
+
+@pytest.mark.parametrize("digest", [f"{IMAGE}\n", f" {IMAGE}", IMAGE[:-1], IMAGE.upper(), ""])
+def test_digest_of_a_manifest_is_its_64_digits_and_nothing_else(digest: str) -> None:
+    body = {"m": "registry", "repository": "docker.io/library/a", "manifest": IMAGE}
+    assert msgspec.convert(body, FromRegistry).manifest == IMAGE
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(body | {"manifest": digest}, FromRegistry)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(msgspec.to_builtins(ImageOp(IMAGE)) | {"manifest": digest}, ImageOp)
