@@ -41,7 +41,7 @@ def test_a_bearer_challenge_has_a_realm_a_service_and_a_scope() -> None:
 
 
 def test_several_challenges_in_one_header_are_told_apart() -> None:
-    header = 'Negotiate, Basic realm="a, b=\\"c\\"", BEARER realm=x , error="insufficient"'
+    header = 'Negotiate, Basic realm="a, b=\\"c\\"", BEARER Realm=x , error="insufficient"'
     assert parse_challenges(header) == [
         Challenge("negotiate", {}),
         Challenge("basic", {"realm": 'a, b="c"'}),
@@ -141,6 +141,9 @@ def test_a_wait_that_the_registry_asks_for_is_kept_if_it_is_short() -> None:
         ("soon", None),
         ("-3", None),
         ("9" * 400, None),
+        ("\u00b2", None),
+        ("Thu, 01 Jan 2026 00:00:30 -0000", 30.0),
+        ("Thu, 01 Jan 999999999999 00:00:30 GMT", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header: str, seconds: float | None) -> None:
@@ -148,5 +151,5 @@ def test_retry_after_is_seconds_or_a_date(header: str, seconds: float | None) ->
 
 
 def test_only_what_may_pass_is_asked_again() -> None:
-    statuses = (400, 401, 403, 404, 408, 416, 429, 500, 503)
-    assert [one for one in statuses if is_transient(one)] == [408, 429, 500, 503]
+    statuses = (400, 401, 403, 404, 408, 416, 429, 500, 503, 599, 600)
+    assert [one for one in statuses if is_transient(one)] == [408, 429, 500, 503, 599]
