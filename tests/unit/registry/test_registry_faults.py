@@ -617,7 +617,47 @@ def test_a_token_server_that_asks_to_wait_for_long_is_told(puller: Puller) -> No
     refused(puller, RegistryBusy, "token server: too many requests; it asks to wait 900 s")
 
 
-@pytest.mark.parametrize("answer", [b"{}", b"[]", b"", b'{"token": "a\\nb"}', b'{"token": 5}'])
+def test_a_registry_that_denies_and_does_not_say_what_it_wants_is_told(puller: Puller) -> None:
+    puller.registry.faults[BLOB] = [Fault(status=401)]
+    refused(puller, BadRegistry, "denies access and does not say what it wants")
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "says"),
+    [
+        (401, RegistryDenied, "access denied by its token server"),
+        (404, BadRegistry, "status 404 of its token server"),
+        (301, BadRegistry, "status 301 of its token server"),
+    ],
+)
+def test_a_token_server_that_refuses_is_told(
+    puller: Puller, status: int, error: type[RegistryError], says: str
+) -> None:
+    puller.registry.faults[BLOB] = [bearer(puller.registry)]
+    puller.registry.faults["/token"] = [Fault(status=status, body=b'{"token": "T"}')]
+    refused(puller, error, says)
+
+
+def test_a_token_server_without_an_address_is_told(puller: Puller) -> None:
+    header = {"WWW-Authenticate": 'Bearer realm="http://a:b/token"'}
+    puller.registry.faults[BLOB] = [Fault(status=401, headers=header)]
+    refused(puller, BadRegistry, "its token server has no address")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"{}",
+        b"[]",
+        b"",
+        b'{"token": "a\\nb"}',
+        b'{"token": 5}',
+        '{"token": "\u00e9"}'.encode(),
+        b'{"token": "\xff"}',
+        b'{"x":' * 100_000,
+    ],
+    ids=lambda answer: repr(answer[:20]),
+)
 def test_a_token_server_that_gives_none_is_told(puller: Puller, answer: bytes) -> None:
     puller.registry.faults[BLOB] = [bearer(puller.registry)]
     puller.registry.faults["/token"] = [Fault(body=answer)]
