@@ -26,7 +26,7 @@ from worker.layers.source import Source
 from worker.layers.sparse import OLD_KIND, read_pieces
 
 MAX_HEADER_BYTES: Final = 1 << 20
-"""Bound on one PAX header or GNU long name; the same as Go's reader has."""
+"""Bound on the PAX headers and GNU long names before a member; Go's reader has it for one of them."""
 MAX_ID: Final = (1 << 32) - 2
 """The last number would tell chown to leave the owner alone."""
 
@@ -90,7 +90,7 @@ def read_members(source: Source) -> Iterator[Member]:
         except BadLayer as exc:
             raise _no_header(block, str(exc)) from exc
         if header.kind in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL):
-            extra.take(header.kind, _body(source, number(header.size)))
+            extra.take(header.kind, _body(source, number(header.size), extra.left_bytes))
             continue
         member, stored = extra.complete(header, block, source)
         extra = _Extra()
@@ -106,9 +106,11 @@ def _no_header(block: bytes, why: str) -> BadLayer:
     return BadLayer(why)
 
 
-def _body(source: Source, size: int) -> bytes:
-    if not 0 <= size <= MAX_HEADER_BYTES:
-        raise BadLayer(f"a header of {size} bytes is over the limit of {MAX_HEADER_BYTES}")
+def _body(source: Source, size: int, left_bytes: int) -> bytes:
+    if not 0 <= size <= left_bytes:
+        raise BadLayer(
+            f"headers before a member are over the limit of {MAX_HEADER_BYTES} bytes"
+        )
     body = source.read(size)
     source.skip(padding(size))
     if len(body) != size:
@@ -135,14 +137,20 @@ def _sum(block: bytes) -> int:
 
 
 class _Extra:
-    """What headers before a member say of it."""
+    """What headers before a member say of it.
+
+    Attributes:
+        left_bytes: how much more may be said.
+    """
 
     def __init__(self) -> None:
+        self.left_bytes = MAX_HEADER_BYTES
         self._long: dict[bytes, bytes] = {}
         self._pax: dict[bytes, bytes] = {}
 
     def take(self, kind: bytes, body: bytes) -> None:
         """Note a header. Global ones are notes to people in all layers there are."""
+        self.left_bytes -= len(body)
         if kind == _PAX:
             records = list(_pax_records(body))
             self._pax.update(records)

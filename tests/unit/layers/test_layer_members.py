@@ -268,6 +268,19 @@ def test_a_header_over_the_limit_is_refused_though_all_of_it_is_there(kind: byte
         read(raw(kind, bytes(MAX_HEADER_BYTES + 1)) + NEXT)
 
 
+def test_headers_before_a_member_are_bounded_together() -> None:
+    def some(count: int) -> bytes:
+        record = b"100 x.%04d=" + b"a" * 88 + b"\n"
+        numbers = iter(range(10_000))
+        bodies = (b"".join(record % next(numbers) for _ in range(1000)) for _ in range(count))
+        return b"".join(raw(b"x", body) for body in bodies)
+
+    one = some(10) + encode(Member(b"f", FILE))
+    assert [member.path for member in read(one + one + END)] == [b"f", b"f"]
+    with pytest.raises(BadLayer, match="over the limit"):
+        read(some(10) + raw(b"L", b"n" * 50_000) + NEXT)
+
+
 def test_a_name_is_taken_up_to_the_limit_and_whole_only() -> None:
     name = b"n" * MAX_HEADER_BYTES
     assert [one.path for one in read(raw(b"L", name) + NEXT)] == [name]
