@@ -5,9 +5,11 @@ import pytest
 
 from solver.caches import merge
 from solver.caches.config import (
+    MAX_DEPTH,
     CacheConfig,
     CacheInput,
     CacheRecord,
+    ChainedResult,
     canonical,
     decode,
     encode,
@@ -17,11 +19,13 @@ from solver.caches.graph import (
     CachedStep,
     CacheMatch,
     config_of,
+    config_of_key,
     content_record,
     op_record,
 )
 from solver.caches.merge import in_image, joined, merged
 from solver.graph import Graph, Vertex
+from solver.keys import content_key
 from tests.unit.solver.fakes import IMAGE, digest
 from worker.wire.caches import INLINE, parse_inline
 from worker.wire.ops import Copy, ExecOp, FileOp, ImageOp, LocalOp, Op
@@ -111,6 +115,41 @@ def test_an_input_in_another_place_or_one_more_of_it_is_another_step() -> None:
     for inputs, found in (((0, 1), [(A,)]), ((1, 0), []), ((0,), []), ((0, 1, 1), [])):
         tried = graph(BASE, RUN, two, inputs=((), (), inputs))
         assert CacheMatch(config, LAYERS, tried).by_definition(2) == found
+
+
+def test_an_image_is_one_step_whether_it_is_in_a_layout_or_in_a_registry() -> None:
+    in_layout = graph(CONTEXT, ImageOp(IMAGE), RUN, inputs=((), (0,), (1,)))
+    assert CacheMatch(written(), LAYERS, in_layout).by_definition(2) == [(A, B)]
+
+
+def test_what_a_selector_leaves_of_a_record_is_not_taken_for_all_of_it() -> None:
+    config = written()
+    place = next(p for p, one in enumerate(config.records) if one.digest == op_record(RUN))
+    record = config.records[place]
+    links = tuple(CacheInput(link=one.link, selector="/a") for one in record.inputs[0])
+    records = list(config.records)
+    records[place] = msgspec.structs.replace(record, inputs=(links,))
+    match = CacheMatch(CacheConfig(config.layers, tuple(records)), LAYERS, BUILD)
+    assert match.by_definition(1) == []
+    assert match.by_content(1, [digest("base")]) == []
+
+
+def test_the_result_of_a_key_needs_no_inputs_and_a_record_that_has_some_is_none() -> None:
+    contents = [digest("any base")]
+    config = config_of_key(content_key(RUN, contents), (A.digest, B.digest))
+    assert CacheMatch(config, LAYERS, BUILD).by_content(1, contents) == [(A, B)]
+    needing = msgspec.structs.replace(config.records[0], inputs=((CacheInput(link=1),),))
+    config = CacheConfig(config.layers, (needing, CacheRecord(digest="another")))
+    assert CacheMatch(config, LAYERS, BUILD).by_content(1, contents) == []
+
+
+def test_a_result_of_more_layers_than_an_image_may_have_is_none() -> None:
+    config = config_of((CachedStep(RUN, chain=(A.digest,)),))
+    for length, found in ((MAX_DEPTH, [(A,) * MAX_DEPTH]), (MAX_DEPTH + 1, [])):
+        record = CacheRecord((), (ChainedResult((0,) * length),), op_record(RUN))
+        chained = CacheConfig(config.layers, (record,))
+        match = CacheMatch(chained, LAYERS, graph(RUN, inputs=((),)))
+        assert match.by_definition(0) == found
 
 
 def test_a_result_with_a_blob_that_is_not_there_is_none() -> None:
