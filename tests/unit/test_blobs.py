@@ -146,6 +146,15 @@ def test_a_blob_that_somebody_put_there_is_verified_first(store: BlobStore) -> N
     assert not again.path(sha256(b"other")).exists()
 
 
+def test_a_blob_that_was_proved_since_the_machine_started_is_not_read_again(
+    store: BlobStore,
+) -> None:
+    blob = store.ingest([DATA])
+    os.chmod(store.path(blob.digest), 0o644)
+    store.path(blob.digest).write_bytes(bytes(len(DATA)))
+    assert BlobStore(store.directory).list() == [blob]
+
+
 @pytest.mark.parametrize("facts", [b"", b"[", b'[7,"AA==","x"]'])
 def test_a_blob_with_torn_facts_is_verified_again(store: BlobStore, facts: bytes) -> None:
     blob = store.ingest([DATA])

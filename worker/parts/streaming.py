@@ -13,9 +13,12 @@ from worker.layers.member import FILE, Member
 from worker.layers.source import Source, decompressed
 from worker.layers.sparse import content_of
 from worker.layers.tarread import read_members
+from worker.parts.errors import NotInParts
 from worker.parts.listing import Leaf
 from worker.parts.spool import Spool
 
+MAX_NAMES_BYTES: Final = 64 << 20
+"""Bound on the names, links and xattrs of a layer that is listed: they are in memory, all at once."""
 _PIECE_BYTES: Final = 1 << 20
 
 T = TypeVar("T")
@@ -39,15 +42,20 @@ def list_stream(
 
     Raises:
         BadLayer: it is no layer, or over a limit.
+        NotInParts: it says more of its members than can be kept in mind.
         StoreError: this disk.
     """
     source = Source(decompressed(stream), max_bytes=limits.bytes)
     members: list[Member] = []
+    left_bytes = MAX_NAMES_BYTES
     for member in read_members(source):
         if member.path in without:
             continue
         if len(members) >= limits.entries:
             raise BadLayer(f"a layer has more than {limits.entries} members")
+        left_bytes -= _names_bytes(member)
+        if left_bytes < 0:
+            raise NotInParts(f"a layer with more than {MAX_NAMES_BYTES} bytes of names")
         leaf = Leaf(layer, len(members), member)
         members.append(member)
         if keep(leaf) and member.kind == FILE and member.size:
@@ -57,6 +65,11 @@ def list_stream(
                 at += len(piece)
     source.finish()
     return members
+
+
+def _names_bytes(member: Member) -> int:
+    xattrs = sum(len(name) + len(value) for name, value in member.xattrs)
+    return len(member.path) + len(member.link) + xattrs
 
 
 async def through_pipe(
