@@ -7,6 +7,7 @@ import pytest
 
 from filesync.errors import PathMissing
 from filesync.manifest import MemoryNodes
+from filesync.select import Pick, Selector
 from solver.graph import Graph, Vertex
 from solver.keys import content_key, definition_keys, part_read
 from tests.unit.solver.fakes import IMAGE, Listing, digest, plant
@@ -22,6 +23,7 @@ from worker.wire.ops import (
     Network,
     Op,
     TmpfsMount,
+    selector_of,
 )
 
 EXEC = ExecOp(("make", "all"), (("PATH", "/bin"),), "/src", "1:1")
@@ -149,6 +151,24 @@ def test_excluded_file_does_not_change_the_key() -> None:
 def test_tree_that_an_op_changes_is_read_whole(op: Op) -> None:
     tree = plant(MemoryNodes(), TREE)
     assert part_read(op, 0, tree) is tree
+
+
+@pytest.mark.parametrize(
+    "op",
+    [FileOp((Copy(0, "/a", "/b"),)), ExecOp(("make",), mounts=(BindMount("/m", 0, "/a"),))],
+)
+def test_tree_that_an_op_changes_is_read_whole_though_a_part_is_named_of_it(op: Op) -> None:
+    assert selector_of(op, 0) is None
+    assert selector_of(msgspec.structs.replace(op, scratch=True), 0) == Selector((Pick("/a"),))
+
+
+def test_of_each_input_is_read_what_is_named_of_it_and_nothing_else() -> None:
+    copies = (Copy(1, "/a", "/"), MakeFile("/f", b""), Copy(2, "/b", "/"), Copy(1, "/c", "/"))
+    mounts = (BindMount("/m", 1, "/a"), TmpfsMount("/t"), BindMount("/n", 2, "/b"))
+    assert selector_of(FileOp(copies), 1) == Selector((Pick("/a"), Pick("/c")))
+    assert selector_of(FileOp(copies), 2) == Selector((Pick("/b"),))
+    assert selector_of(ExecOp(("make",), mounts=mounts), 1) == Selector((Pick("/a"),))
+    assert selector_of(ExecOp(("make",), mounts=mounts), 2) == Selector((Pick("/b"),))
 
 
 def test_path_that_is_not_there_is_an_error_unless_it_is_a_pattern() -> None:
