@@ -1,5 +1,6 @@
 """Platforms that images are for, and which of several is the nearest to one that is wanted."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
@@ -7,6 +8,8 @@ import msgspec
 
 _USUAL_VARIANTS: Final = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
 """The variant that is meant where none is said."""
+
+_NUMBERED: Final = re.compile(r"v[0-9]{1,4}")
 
 T = TypeVar("T")
 
@@ -47,8 +50,8 @@ def steps_to(there: Platform, wanted: Platform) -> int | None:
     have, want = there.variant or usual, wanted.variant or usual
     if have == want:
         return 0
+    if not (_NUMBERED.fullmatch(have) and _NUMBERED.fullmatch(want)):
+        return None
     # A processor runs what was made for an earlier variant of it: arm/v6 on v7.
-    if have[:1] == want[:1] == "v" and have[1:].isdigit() and want[1:].isdigit():
-        step = int(want[1:]) - int(have[1:])
-        return step if step > 0 else None
-    return None
+    step = int(want[1:]) - int(have[1:])
+    return step if step > 0 else None

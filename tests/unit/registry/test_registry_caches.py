@@ -206,6 +206,46 @@ def test_each_form_of_manifest_says_what_was_written(image: bool, oci: bool) -> 
     assert (found.config, found.layers) == (sha256(CONFIG), layers)
 
 
+NO_DIGESTS = [
+    "",
+    "sha256:../../../etc/passwd",
+    f"{LAYER.digest}/../x",
+    f"{LAYER.digest}\n",
+    LAYER.digest.upper(),
+    f"sha512:{'a' * 128}",
+]
+
+
+@pytest.mark.parametrize("digest", NO_DIGESTS)
+def test_a_cache_whose_config_has_a_digest_that_is_none_is_refused(digest: str) -> None:
+    config = {"mediaType": CACHE_TYPE, "digest": digest, "size": 1}
+    with pytest.raises(BadCacheConfig, match="without a sha256 digest"):
+        parse_cache_manifest(json.dumps({"config": config}).encode())
+
+
+@pytest.mark.parametrize("digest", NO_DIGESTS)
+def test_a_layer_of_a_cache_without_proper_digests_is_left_out(digest: str) -> None:
+    data = json.loads(cache_manifest(CONFIG, [LAYER], image=True))
+    (right,) = data["layers"]
+    wrong = right | {"digest": digest}
+    unproved = right | {
+        "annotations": right["annotations"] | {"containerd.io/uncompressed": digest}
+    }
+    data["layers"] = [wrong, unproved]
+    found = parse_cache_manifest(json.dumps(data).encode())
+    assert found is not None
+    assert found.layers == ()
+
+
+@pytest.mark.parametrize("size", ["5", None, -1, 1 << 50, 1 << 70, 1.5, [], {}])
+def test_a_size_that_cannot_be_is_none(size: object) -> None:
+    data = json.loads(cache_manifest(CONFIG, [LAYER], image=True))
+    data["layers"][0]["size"] = size
+    found = parse_cache_manifest(json.dumps(data).encode())
+    assert found is not None
+    assert [one.size for one in found.layers] == [0]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=9),
     lambda one: (

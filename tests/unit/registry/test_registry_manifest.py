@@ -15,6 +15,7 @@ from worker.registry.manifest import (
     Descriptor,
     ImageManifest,
     Index,
+    candidates,
     choose,
     diff_ids_of,
 )
@@ -143,6 +144,14 @@ def test_the_image_of_the_nearest_platform_is_chosen(
     there: tuple[str, ...], wanted: Platform, chosen: int
 ) -> None:
     assert choose(index(*there), wanted).digest == f"sha256:{chosen:064x}"
+
+
+@pytest.mark.parametrize("variant", ["v\u00b2", "v" + "9" * 5000, "v", "v8a", "x7", "\u0663"])
+def test_a_variant_that_nobody_knows_is_not_run_and_hides_no_other(variant: str) -> None:
+    wanted = Platform("linux", "arm64", "v8")
+    there = index(f"linux/arm64/{variant}", "linux/arm64")
+    assert [one.digest for one in candidates(there, wanted)] == [f"sha256:{1:064x}"]
+    assert list(candidates(there, Platform("linux", "arm64", "odd"))) == []
 
 
 @pytest.mark.parametrize(
