@@ -25,6 +25,8 @@ from worker.files.tree import Owner, Tree, changing, join, located, split, text_
 
 _XATTR: Final = "SCHILY.xattr."
 _PIECE_BYTES: Final = 1 << 20
+_LAST_S: Final = Decimal(1 << 62).scaleb(-9)
+"""The last time that a file is given, and the first before 1970."""
 _SPECIAL: Final = {
     tarfile.CHRTYPE: stat.S_IFCHR,
     tarfile.BLKTYPE: stat.S_IFBLK,
@@ -224,10 +226,11 @@ def _names(path: str) -> list[bytes]:
 
 def _mtime_ns(member: tarfile.TarInfo) -> int:
     try:
-        ns = int(Decimal(member.pax_headers.get("mtime", member.mtime)) * 10**9)
-    except (InvalidOperation, ValueError, OverflowError):
+        time_s = Decimal(member.pax_headers.get("mtime", member.mtime))
+        # Bounded before it is a number: an exponent of six digits takes half a minute to write out.
+        return int(max(-_LAST_S, min(time_s, _LAST_S)) * 10**9)
+    except InvalidOperation:
         raise ArchiveRefused(f"{member.name!r}: its time makes no sense") from None
-    return max(-(1 << 62), min(ns, 1 << 62))
 
 
 def _xattrs(member: tarfile.TarInfo) -> Xattrs:

@@ -199,6 +199,13 @@ def test_hard_links_and_copies_of_a_name(add: Add) -> None:
     assert (root / "d/c").read_text() == "2"
 
 
+def test_a_hard_link_to_a_link_is_one_more_name_of_the_link(add: Add, outside: Path) -> None:
+    root = add(tar(("l", f"-> {outside}/passwd"), info("h", tarfile.LNKTYPE, linkname="l")))
+
+    assert os.readlink(root / "d/h") == os.readlink(root / "d/l") == f"{outside}/passwd"
+    assert (outside / "passwd").stat().st_nlink == 1
+
+
 def test_links_lead_inside_the_directory_only(add: Add, read: Read, outside: Path) -> None:
     members = (
         ("abs", "-> /"),
@@ -241,6 +248,8 @@ ESCAPES: list[tuple[str, bytes]] = [
     ("an unknown type", tar(info("f", b"Z"))),
     ("a NUL in a name", tar(info("f", pax_headers={"path": "a\0b"}))),
     ("a time that is none", tar(info("f", pax_headers={"mtime": "nan"}))),
+    ("a time in words", tar(info("f", pax_headers={"mtime": "soon"}))),
+    ("an impossible group", tar(info("f", gid=1 << 33))),
     ("an endless header", tar(("f", ""), info("g", pax_headers={"comment": "x" * (5 << 20)}))),
     ("an endless name", tar(("f", ""), ("n" * (5 << 20), ""), kind=tarfile.GNU_FORMAT)),
     ("an end in a file", tar(("f", "x" * 5000))[:2000]),
@@ -255,6 +264,15 @@ ESCAPES: list[tuple[str, bytes]] = [
 def test_refuses(add: Add, outside: Path, data: bytes) -> None:
     with pytest.raises(ArchiveRefused):
         add(data)
+
+
+@pytest.mark.parametrize("time", ["1e999980", "1e99999999", "9" * 400, "inf"])
+def test_a_time_after_all_others_is_the_last_one_and_is_known_at_once(
+    add: Add, time: str
+) -> None:
+    root = add(tar(info("f", pax_headers={"mtime": time})))
+
+    assert (root / "d/f").stat().st_mtime_ns == 1 << 62
 
 
 def test_a_chain_of_headers_is_refused(add: Add) -> None:
