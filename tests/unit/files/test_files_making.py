@@ -37,6 +37,8 @@ CASES: list[tuple[str, Action, Listing, Listing]] = [
     ("on every level", Remove("/*/[xy]", wildcard=True), {"a/x": "", "b/y": "", "b/z": "z"}, {"a/": "", "b/z": "z"}),
     ("through a link before it", Remove("/l/*", wildcard=True), {"l": "-> d", "d/f": "f"}, {"l": "-> d", "d/": ""}),
     ("through none that matches", Remove("/*/f", wildcard=True), {"l": "-> .d", "e/g": "g"}, {"l": "-> .d", "e/g": "g"}),
+    ("through no link that matches", Remove("/l*/f", wildcard=True), {"l": "-> e", "e/f": "f"}, {"l": "-> e", "e/f": "f"}),
+    ("remove a link to nothing", Remove("/l"), {"l": "-> none", "f": "f"}, {"f": "f"}),
     ("no match is fine", Remove("/x*", wildcard=True), {}, {}),
     ("no directory to match in is fine", Remove("/x/*", wildcard=True), {"x": "f"}, {"x": "f"}),
     ("escaped wildcards are none", Remove(r"/\*", wildcard=True), {"*": "s", "a": "a"}, {"a": "a"}),

@@ -111,6 +111,12 @@ def test_what_is_no_archive_is_copied(add: Add, data: bytes) -> None:
     assert (root / "d/a").read_bytes() == data
 
 
+def test_an_archive_that_is_not_to_be_unpacked_is_copied_as_it_is(add: Add) -> None:
+    root = add(PLAIN, action=Copy(0, "a", "/d/"))
+
+    assert (root / "d/a").read_bytes() == PLAIN
+
+
 def test_the_target_of_an_archive_is_a_directory_slash_or_not(add: Add, read: Read) -> None:
     root = add(PLAIN, action=Copy(0, "a", "/new", unpack=True))
 
