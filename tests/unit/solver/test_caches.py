@@ -7,8 +7,14 @@ from typing import Any
 
 import pytest
 
-from filesync.errors import FilesyncError, UsageError
-from solver.client.caches.local import CANNOT_READ, check_sent, read_cache, write_cache
+from filesync.errors import FilesyncError, StoreError, UsageError
+from solver.client.caches.local import (
+    CANNOT_READ,
+    check_sent,
+    copy_known,
+    read_cache,
+    write_cache,
+)
 from solver.client.caches.options import (
     CacheSource,
     CacheTo,
@@ -142,6 +148,33 @@ def test_what_is_written_is_read_again_beside_other_tags(tmp_path: Path, image: 
         assert cache.layers == made.layers
 
 
+def test_layers_that_a_cache_lacks_are_copied_out_of_those_that_have_them(
+    tmp_path: Path,
+) -> None:
+    one, two, new = (tmp_path / name for name in ("one", "two", "new"))
+    layers = tuple(
+        Layer(GZIP, put(layout, data), len(data), DIFF_ID)
+        for layout, data in ((one, b"first"), (two, b"second"), (new, b"here"))
+    )
+    blobs, *sources = (layout / "blobs" / "sha256" for layout in (new, one, two))
+    made = CacheMade(b"", layers, ())
+    copy_known(made, blobs, sources)
+    found = {path.read_bytes(): f"sha256:{path.name}" for path in blobs.iterdir()}
+    assert found == {data: name_of(data) for data in (b"first", b"second", b"here")}
+    with pytest.raises(StoreError, match="is gone from the cache that had it"):
+        copy_known(CacheMade(b"", (Layer(GZIP, DIFF_ID, 1, DIFF_ID),), ()), blobs, sources)
+
+
+def test_a_damaged_layer_of_a_cache_is_not_copied_into_another(tmp_path: Path) -> None:
+    source, blobs = tmp_path / "one" / "blobs" / "sha256", tmp_path / "new"
+    layer = Layer(GZIP, put(tmp_path / "one", BLOB), len(BLOB), DIFF_ID)
+    (source / layer.digest.removeprefix("sha256:")).write_bytes(BLOB[:-1] + b"?")
+    blobs.mkdir()
+    with pytest.raises(StoreError, match="is damaged"):
+        copy_known(CacheMade(b"", (layer,), ()), blobs, [source])
+    assert list(blobs.iterdir()) == []
+
+
 def test_caches_too_large_for_one_message_are_refused() -> None:
     cache = CacheFrom(b" " * (7 << 20), (), digest("tree"))
     check_sent([cache])
@@ -157,6 +190,9 @@ def test_options_mean_what_buildkit_means_by_them(tmp_path: Path) -> None:
     assert full == CacheTo(cache, CacheMode.MAX, image=False, tag="v1")
     one = f"sha256:{'1' * 64}"
     assert parse_cache_from(f"type=local,src={cache},digest={one}") == CacheSource(cache, one)
+    for wrong in ("sha256:../../x", one[:-1], f"{one}/x", one.upper()):
+        with pytest.raises(UsageError, match="a digest is sha256: and 64 hex digits"):
+            parse_cache_from(f"type=local,src={cache},digest={wrong}")
     for text in (f"type=local,dest={tmp_path}/no/c", "type=local,dest=/etc/hostname"):
         with pytest.raises(UsageError, match="not a directory"):
             parse_cache_to(text)

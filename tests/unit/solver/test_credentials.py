@@ -54,7 +54,20 @@ def test_an_identity_token_comes_before_a_password(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{}, [], {"auths": []}, {"auths": {"a.io": {}}}, {"auths": {"a.io": 5}}, {"auths": None}],
+    [
+        {},
+        [],
+        {"auths": []},
+        {"auths": {"a.io": {}}},
+        {"auths": {"a.io": 5}},
+        {"auths": None},
+        {"auths": {"a.io": {"auth": ""}}},
+        {"auths": {"a.io": {"auth": 5}}},
+        {"auths": {"a.io": auth(user="")}},
+        {"auths": {"a.io": {"username": "me", "password": 5}}},
+        {"auths": {"a.io": {"identitytoken": "", "username": "me"}}},
+        {"credsStore": "", "credHelpers": {"a.io": 5}},
+    ],
 )
 def test_a_file_without_a_login_gives_none(tmp_path: Path, config: object) -> None:
     assert logins(tmp_path, config).find("a.io") is None
@@ -121,6 +134,13 @@ def test_a_hosts_own_helper_comes_before_the_store_for_all(
     script(helper, """echo '{"Username": "<token>", "Secret": "long"}'""")
     config = {"credHelpers": {"a.io": "test"}, "credsStore": "none-such"}
     assert logins(tmp_path, config).find("a.io") == Credential("a.io", identity_token="long")
+
+
+def test_a_helper_of_another_host_is_not_asked(tmp_path: Path, helper: Path) -> None:
+    script(helper, f"touch {tmp_path}/asked; exit 1")
+    found = logins(tmp_path, {"credHelpers": {"a.io": "test"}, "auths": {"b.io": auth()}})
+    assert found.find("b.io") == Credential("b.io", "me", SECRET)
+    assert not (tmp_path / "asked").exists()
 
 
 def test_what_a_helper_does_not_have_may_be_in_the_file(tmp_path: Path, helper: Path) -> None:
