@@ -839,6 +839,13 @@ def test_a_push_that_is_refused_publishes_nothing(
     assert pusher.registry.manifests == {}
 
 
+def test_a_registry_that_took_a_manifest_as_another_is_refused(pusher: Puller) -> None:
+    other = {"Docker-Content-Digest": "sha256:" + "0" * 64}
+    pusher.registry.faults["PUT new/manifests/2"] = [Fault(status=201, headers=other)]
+    with pytest.raises(BadRegistry, match=f"it took {sha256(MANIFEST)} as sha256:0000"):
+        asyncio.run(give(pusher))
+
+
 def test_a_layer_is_mounted_where_the_registry_has_it(pusher: Puller) -> None:
     pusher.registry.faults["POST new/blobs/uploads/"] = [Fault(status=201, body=b"")]
     assert asyncio.run(give(pusher, sources={DIGEST: "team/base"})) == 1
