@@ -272,7 +272,14 @@ def test_refuses(add: Add, outside: Path, data: bytes) -> None:
         add(data)
 
 
-@pytest.mark.parametrize("time", ["1e999980", "1e99999999", "9" * 400, "inf"])
+def test_a_header_of_digits_is_refused_before_the_library_looks_at_it(add: Add) -> None:
+    name = "9" * 255
+    assert (add(tar(("f", ""), (name, "x"))) / "d" / name).read_text() == "x"
+    with pytest.raises(ArchiveRefused, match="digits in a row"):
+        add(tar(("f", ""), info("g", pax_headers={"comment": "9" * 1_000_000})))
+
+
+@pytest.mark.parametrize("time", ["1e999980", "1e99999999", "9" * 200, "inf"])
 def test_a_time_after_all_others_is_the_last_one_and_is_known_at_once(
     add: Add, time: str
 ) -> None:
