@@ -3,6 +3,7 @@
 import asyncio
 
 from filesync.digest import digest_of
+from solver.manager.results.lastcopies import Holder, holds_of
 from solver.manager.results.pruning import Pruning
 from tests.unit.solver.fakes import FakeWorker, World
 from worker.wire.disk import Holdings, Holds, Kind, Prune, PrunePolicy, ReadUsage, Usage
@@ -41,6 +42,19 @@ async def test_of_two_workers_with_a_blob_the_second_is_told_that_it_has_the_las
     await Pruning(world.shared).prune(POLICY, verbose=False)
     assert told(first) == [Holds(copied=(LAYER,))]
     assert told(second) == [Holds(last_copies=(LAYER,))]
+
+
+def test_the_only_copy_of_a_form_is_kept_for_the_layer_of_a_result_that_lives_elsewhere() -> (
+    None
+):
+    forms = [f"sha256:{digit * 64}" for digit in "23"]
+    gone = f"sha256:{'4' * 64}"
+    here = Holdings(tuple(forms), (), ((LAYER, forms[0]), (gone, forms[1])))
+    holders = {
+        "here": Holder(here, frozenset()),
+        "there": Holder(Holdings((LAYER,), ((REF, LAYER),)), frozenset({REF})),
+    }
+    assert holds_of("here", holders, ()).last_copies == (forms[0],)
 
 
 async def test_what_a_worker_has_removed_is_believed_of_it_alone(world: World) -> None:
