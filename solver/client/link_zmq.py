@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Self, TypeVar
 
@@ -189,25 +188,25 @@ class ManagerLink:
             ManagerLost: the manager has been silent for too long.
             BuildError: it would not look.
         """
-        waiting = deque(questions)
-        found: dict[str, FoundImage | BuildError | None] = {}
-        while waiting or None in found.values():
-            if waiting and list(found.values()).count(None) < IMAGES_AT_ONCE:
-                question = waiting.popleft()
-                found[question.name] = None
-                await self.send(question)
+        found: dict[str, FoundImage | BuildError] = {}
+        names = {question.name for question in questions}
+        asked = 0
+        while len(found) < len(names):
+            if asked < min(len(questions), len(found) + IMAGES_AT_ONCE):
+                await self.send(questions[asked])
+                asked += 1
                 continue
             message, _ = await self.receive()
             match message:
-                case FoundImage(name) if name in found:
+                case FoundImage(name) if name in names:
                     found[name] = message
-                case NoImage(name, code, detail) if name in found:
+                case NoImage(name, code, detail) if name in names:
                     found[name] = BuildError(code, detail)
                 case Denied(code, detail):
                     raise BuildError(code, detail)
                 case _:
                     pass
-        return {name: one for name, one in found.items() if one is not None}
+        return found
 
     async def send_trees(self, manifests: Iterable[Manifest]) -> None:
         """Make sure that the manager has the nodes of all ``manifests``."""
