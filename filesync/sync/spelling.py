@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from filesync.errors import UsageError
+from filesync.instead import InsteadCommand
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,24 +124,22 @@ INSTEAD: Final[Mapping[str, str]] = {
 """What there is instead of an option of rsync's that is not there, by each of its spellings."""
 
 
-class RsyncCommand(click.Command):
+class RsyncCommand(InsteadCommand):
     """A command that knows what rsync's users may mean by an option that it has not."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse ``args``; of an option that is not there, say what there is instead.
+        """Parse ``args``, with our own words for those that mean the same.
 
         Raises:
-            NoSuchOption: it is not there.
+            NoSuchOption: one is not there.
         """
         if args == ["-h"]:
             args = ["--help"]
-        try:
-            return super().parse_args(ctx, list(_as_ours(args)))
-        except click.NoSuchOption as exc:
-            if (what := instead_of(exc.option_name)) is None:
-                raise
-            message = f"{exc.option_name} is not there: {what}."
-            raise click.NoSuchOption(exc.option_name, message, ctx=ctx) from None
+        return super().parse_args(ctx, list(_as_ours(args)))
+
+    def instead_of(self, word: str) -> str | None:
+        """Return what there is instead of the option ``word`` of rsync's."""
+        return instead_of(word)
 
 
 def _as_ours(args: Sequence[str]) -> Iterator[str]:

@@ -32,6 +32,7 @@ from solver.client.outputs.outputs import (
 from solver.client.progress import make_progress
 from solver.client.request import BuildRequest
 from solver.commands.settings import Setting, epoch_of, request_of
+from solver.commands.spelling import DockerCommand
 from solver.manager.process import run_manager
 from solver.wire import ListWorkers, Workers
 
@@ -53,17 +54,19 @@ progress_option = click.option(
 
 
 @click.command(
+    cls=DockerCommand,
     epilog="""
 \b
 Examples:
-  filesync build -t app:1 .
+  filesync build -t app:1 -o type=oci,dest=app.tar .
+  filesync build -t app:1 -o type=docker,dest=- . | docker load
   filesync build -o type=local,dest=out --target bin .
-  filesync build --build-context base=oci-layout://./base -o type=oci,dest=app.tar .
+  filesync build --build-context base=oci-layout://./base -t app:1 -o type=oci,dest=app.tar .
   filesync build -t registry.example/team/app:1 --push .
   filesync build --cache-to type=registry,ref=registry.example/team/app:cache,mode=max \\
       --cache-from registry.example/team/app:cache .
   filesync build --manager tcp://127.0.0.1:7700 --place test=gpu=true .
-"""
+""",
 )
 @click.argument("context", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
@@ -130,6 +133,19 @@ Examples:
     "-q", "--quiet", is_flag=True, help="Print nothing but the ID of the image that is written."
 )
 @click.option("--no-cache", is_flag=True, help="Run every step.")
+@click.option(
+    "--pull",
+    is_flag=True,
+    expose_value=False,
+    help="Always so: each build asks the registry what a tag stands for.",
+)
+@click.option(
+    "--platform",
+    "platforms",
+    multiple=True,
+    metavar="OS/ARCH",
+    help="What to build for; so far that is this machine's platform only.",
+)
 @click.option("--explain", is_flag=True, help="Say why each step runs where it runs.")
 @click.option(
     "--metadata-file",

@@ -55,7 +55,7 @@ def request_of(
         build_args=build_args,
         contexts=contexts.kinds,
         place=_places(settings["places"]),
-        platform=Platform("linux", _ARCHITECTURES.get(host.machine(), host.machine())),
+        platform=_platform(settings["platforms"]),
         no_cache=settings["no_cache"],
         labels=dict(_label(text) for text in settings["labels"]),
         epoch_s=epoch_of(settings["build_args"]),
@@ -77,6 +77,19 @@ def request_of(
 def epoch_of(texts: Sequence[str]) -> int | None:
     """Return SOURCE_DATE_EPOCH out of the build arguments or the environment, if it is there."""
     return parse_epoch(_build_args(texts).get(SOURCE_DATE_EPOCH, ""), SOURCE_DATE_EPOCH)
+
+
+def _platform(asked: Sequence[str]) -> Platform:
+    """Return this machine's platform, which is the one that is built for."""
+    own = Platform("linux", _ARCHITECTURES.get(host.machine(), host.machine()))
+    for text in asked:
+        parts = text.lower().split("/")
+        if len(parts) not in (2, 3) or not own.is_same(Platform(*parts)):
+            raise UsageError(
+                f"--platform {text}: from here it is built for {own}; another platform, or "
+                "several in one build, is not there yet"
+            )
+    return own
 
 
 class _Contexts(NamedTuple):
@@ -138,10 +151,12 @@ def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _build_arg(text: str) -> tuple[str, str]:
-    """Return a build argument; one without '=' is taken from the environment, as docker does."""
+def _build_arg(text: str) -> tuple[str, str] | None:
+    """Return a build argument; one without '=' is the environment's, or None, as docker has it."""
     name, equals, value = text.partition("=")
-    return name, value if equals else os.environ.get(name, "")
+    if equals:
+        return name, value
+    return (name, os.environ[name]) if name in os.environ else None
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -152,7 +167,7 @@ def _label(text: str) -> tuple[str, str]:
 
 
 def _build_args(texts: Sequence[str]) -> dict[str, str]:
-    build_args = dict(_build_arg(text) for text in texts)
+    build_args = dict(pair for pair in map(_build_arg, texts) if pair is not None)
     if SOURCE_DATE_EPOCH in os.environ:
         build_args.setdefault(SOURCE_DATE_EPOCH, os.environ[SOURCE_DATE_EPOCH])
     return build_args

@@ -110,7 +110,11 @@ def parse_mount(text: str) -> MountWords:
 
 def _check_keys(kind: str, values: dict[str, str]) -> None:
     if kind in _UNSUPPORTED_TYPES:
-        raise Invalid(f"RUN --mount=type={kind} is not supported yet", f"type={kind}")
+        raise Invalid(
+            f"RUN --mount=type={kind} is not supported yet; what type=bind,from=NAME reads of a "
+            "--build-context NAME=DIR stays out of the image",
+            f"type={kind}",
+        )
     known = _KEYS.get(kind)
     if known is None:
         guess = did_you_mean(kind, _KEYS)

@@ -1,0 +1,81 @@
+"""What docker's users type: taken where it means what is done, else answered with a sentence."""
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from filesync.errors import UsageError
+from solver.client.request import BuildRequest
+from solver.commands import builds
+from solver.commands.builds import build
+from solver.commands.spelling import INSTEAD
+
+_OURS = {name for param in build.params for name in param.opts}
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[BuildRequest]:
+    """An empty directory with a Dockerfile, and what builds there are asked for."""
+    asked: list[BuildRequest] = []
+
+    async def note(request: BuildRequest, *_: object) -> dict[str, object]:
+        asked.append(request)
+        return {}
+
+    monkeypatch.setattr(builds, "_build", note)
+    monkeypatch.chdir(tmp_path)
+    Path("Dockerfile").write_text("FROM scratch\n")
+    return asked
+
+
+def _run(*words: str) -> None:
+    done = CliRunner().invoke(build, words, standalone_mode=False)
+    if done.exception is not None:
+        raise done.exception
+
+
+@pytest.mark.parametrize("word", sorted(INSTEAD))
+def test_an_option_of_dockers_that_is_not_there_is_answered_with_what_is(word: str) -> None:
+    assert word not in _OURS
+    with pytest.raises(click.NoSuchOption) as caught:
+        _run(word, "value", ".")
+    assert str(caught.value.message) == f"{word} is not there: {INSTEAD[word]}."
+
+
+def test_a_word_that_nobody_means_is_answered_with_what_it_may_be() -> None:
+    with pytest.raises(click.NoSuchOption) as caught:
+        _run("--targett", "x", ".")
+    assert "--target" in (caught.value.possibilities or ())
+
+
+def test_what_is_always_so_is_taken_as_docker_spells_it(asked: list[BuildRequest]) -> None:
+    _run("--pull", ".")
+    assert len(asked) == 1
+
+
+def test_this_machines_platform_may_be_named(asked: list[BuildRequest]) -> None:
+    _run(".")
+    own = asked[0].options.platform
+    _run("--platform", str(own), ".")
+    assert asked[1].options.platform == own
+
+
+@pytest.mark.parametrize("word", ["linux/s390x", "linux", "windows/amd64", "linux/a,linux/b"])
+def test_another_platform_is_refused_before_anything_is_built(
+    asked: list[BuildRequest], word: str
+) -> None:
+    with pytest.raises(UsageError, match=r"it is built for linux/\w+; another platform"):
+        _run("--platform", word, ".")
+    assert not asked
+
+
+def test_a_build_argument_without_a_value_is_the_environments(
+    asked: list[BuildRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THERE", "a value")
+    monkeypatch.delenv("NOT_THERE", raising=False)
+    _run("--build-arg", "THERE", "--build-arg", "NOT_THERE", "--build-arg", "EMPTY=", ".")
+    # One that is not there leaves the ARG's default.
+    assert asked[0].options.build_args == {"THERE": "a value", "EMPTY": ""}
