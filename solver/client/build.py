@@ -19,7 +19,7 @@ from solver.client.images import KnownImages, convert_with_images, credentials_f
 from solver.client.layouts import Layouts
 from solver.client.link_zmq import ManagerLink
 from solver.client.outputs.epoch import oci_time
-from solver.client.outputs.outputs import Output
+from solver.client.outputs.outputs import Output, place_of
 from solver.client.outputs.report import BuildReport, metadata
 from solver.client.progress import Progress, printable, told_if_long
 from solver.client.request import STDIN_NAME, BuildRequest, start_order
@@ -38,6 +38,7 @@ from solver.wire import (
     EndBuild,
     Event,
     Serve,
+    StepDone,
     StopServing,
     Warned,
 )
@@ -47,6 +48,11 @@ from worker.wire.ops import LocalOp
 CREATED: Final = "org.opencontainers.image.created"
 KEY_CHARS: Final = 16
 """Of a cache key, as people are shown it."""
+LEAVES_NOTHING: Final = (
+    "warning: nothing was written, as no -o or --push says where to: the result stays in the "
+    "workers' cache. An image goes to a file with -o type=oci,dest=app.tar, its files to a "
+    "directory with -o out; -o type=cacheonly says that nothing is wanted"
+)
 
 
 async def run_build(
@@ -172,6 +178,8 @@ class _Session:
             await in_thread(self._progress.close)  # it may have to wait for its reader
         if self._request.explain:
             self._tell_keys()
+        if self._request.leaves_nothing:
+            self._progress.note(LEAVES_NOTHING)
         return self._metadata(built, time.monotonic() - began_s)
 
     def _metadata(self, built: Built, seconds: float) -> dict[str, Any]:
@@ -191,6 +199,14 @@ class _Session:
             client_bytes=moved,
             annotations=annotations,
         )
+
+    def _tell_export(self, event: Event) -> None:
+        """Say what is made of the result once it is there: that can take longer than the steps."""
+        if isinstance(event, StepDone) and event.position == self._graph.target:
+            for output in self._request.outputs:
+                if output.form is not None:
+                    what = "image" if output.is_image else "files"
+                    self._progress.note(f"exporting {what} to {place_of(output)}")
 
     def _tell_keys(self) -> None:
         """Say under which key each result can be asked for (``filesync transfer-cache``)."""
@@ -223,6 +239,7 @@ class _Session:
                 case _ if isinstance(message, Event):
                     self._report.add(message)
                     self._progress.event(message)
+                    self._tell_export(message)
                 case _:
                     pass
 

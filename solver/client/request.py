@@ -40,6 +40,7 @@ class BuildRequest:
         roots: directories behind contexts, by name (``context`` is the main one).
         layouts: images behind contexts, by name.
         tag: names for the image, with commas between them; may be empty.
+        cache_only: the user has said that nothing is to be written.
     """
 
     dockerfile: Path | None
@@ -52,7 +53,13 @@ class BuildRequest:
     cache_from: Sequence[CacheSource | RegistrySource] = ()
     tag: str = ""
     explain: bool = False
+    cache_only: bool = False
     build_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether all that is built stays in the cluster, and nobody has said that it shall."""
+        return not (self.outputs or self.cache_to or self.cache_only)
 
     @property
     def local_caches(self) -> list[CacheTo]:

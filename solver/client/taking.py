@@ -23,7 +23,7 @@ from solver.client.caches.local import copy_known, write_cache
 from solver.client.caches.options import CacheTo
 from solver.client.link_zmq import ManagerLink
 from solver.client.outputs.archive import add_docker_manifest, pack_layout
-from solver.client.outputs.outputs import STDOUT, Output, OutputType
+from solver.client.outputs.outputs import STDOUT, Output, OutputType, place_of
 from solver.client.progress import Progress, human
 from solver.client.request import BuildRequest
 from solver.wire import Built, CacheMade, CachePush, CachePushed, Exported
@@ -69,6 +69,7 @@ class Taking:
             taken = [one for one in self._request.outputs if one.form is not None]
             for output, exported in zip(taken, built.exports, strict=True):
                 await self._take(output, exported)
+                self._tell_taken(output, exported)
             self._tell_pushed(built)
             for to, made in zip(self._request.local_caches, built.caches, strict=True):
                 await self._take_cache(to, made)
@@ -78,6 +79,12 @@ class Taking:
         finally:
             staying.cancel()
             await asyncio.gather(staying, return_exceptions=True)
+
+    def _tell_taken(self, output: Output, exported: Exported) -> None:
+        of_image = [*output.names, f"ID {exported.config}"] if output.is_image else []
+        self._progress.note(
+            f"wrote {place_of(output)}{': ' if of_image else ''}{', '.join(of_image)}"
+        )
 
     def _tell_pushed(self, built: Built) -> None:
         pushed = [one for one in self._request.outputs if one.form is None]

@@ -21,6 +21,7 @@ from solver.client.asking import ask_manager
 from solver.client.build import run_build
 from solver.client.embedded import default_state, embedded_cluster
 from solver.client.outputs.outputs import (
+    CACHE_ONLY,
     STDOUT,
     Output,
     OutputType,
@@ -103,7 +104,8 @@ Examples:
     "outputs",
     multiple=True,
     metavar="SPEC",
-    help="type=local|tar|oci|docker,dest=PATH or type=registry[,name=NAME]; may be repeated.",
+    help="type=local|tar|oci|docker,dest=PATH or type=registry[,name=NAME]; may be repeated. "
+    "Without it, or with type=cacheonly, the result stays in the workers' cache.",
 )
 @click.option(
     "--cache-to",
@@ -184,7 +186,8 @@ def build(
     Without --manager (or FILESYNC_MANAGER) a cluster is started on this machine for the time
     of the build; what it has built is kept for the next one.
     """
-    parsed = [parse_output(text) for text in outputs]
+    settings["cache_only"] = list(outputs) == [CACHE_ONLY]
+    parsed = [] if settings["cache_only"] else [parse_output(text) for text in outputs]
     if settings["push"] and all(output.form is not None for output in parsed):
         parsed.append(Output(OutputType.REGISTRY, ""))
     epoch_s = epoch_of(settings["build_args"])

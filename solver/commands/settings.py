@@ -71,6 +71,7 @@ def request_of(
         cache_to=_caches_to(settings["cache_to"], build_args, outputs),
         cache_from=[parse_cache_from(text) for text in settings["cache_from"]],
         explain=settings["explain"],
+        cache_only=settings["cache_only"],
     )
 
 

@@ -81,6 +81,25 @@ def test_a_dockerfile_comes_from_standard_input_and_just_the_image_is_named(
     assert iidfile.read_text() == config["digest"]
 
 
+def test_a_build_says_what_it_writes_and_that_it_has_written_nothing(
+    cluster: Cluster, context: ContextMaker, tmp_path: Path
+) -> None:
+    root = context(TEXT, one="1", two="2")
+    archive, tree = tmp_path / "app.tar", tmp_path / "tree"
+    into = ["-o", f"type=oci,dest={archive}", "-o", str(tree)]
+    built = cluster.build(root, "-t", "app:1", *into)
+    image_id = built.metadata["containerimage.config.digest"]
+    assert built.stderr.splitlines()[-4:] == [
+        f"exporting image to {archive}",
+        f"exporting files to {tree}",
+        f"wrote {archive}: docker.io/library/app:1, ID {image_id}",
+        f"wrote {tree}",
+    ]
+    nothing = cluster.build(root, "-t", "app:1").stderr.splitlines()[-1]
+    assert nothing.startswith("warning: nothing was written, as no -o or --push says where to")
+    assert "nothing" not in cluster.build(root, "-o", "type=cacheonly").stderr
+
+
 def layout_of(
     cluster: Cluster, root: Path, layout: Path, *arguments: str, spec: str = ""
 ) -> dict[str, dict[str, object]]:

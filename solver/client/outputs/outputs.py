@@ -15,6 +15,8 @@ from worker.wire.images import Compression, Reference, parse_reference
 from worker.wire.orders import ExportForm
 
 STDOUT: Final = "-"
+CACHE_ONLY: Final = "type=cacheonly"
+"""A ``-o`` that asks for nothing but the steps' results in the workers' cache."""
 _FIELDS: Final = (
     "type",
     "dest",
@@ -100,6 +102,11 @@ class Output:
         return self.type is OutputType.LOCAL or not self.packed
 
 
+def place_of(output: Output) -> str:
+    """Return where it goes, for people."""
+    return "standard output" if output.dest == STDOUT else output.dest
+
+
 def parse_output(text: str) -> Output:
     """Return what ``type=T,KEY=VALUE,…`` or a plain path asks for; a value may be quoted as CSV.
 
@@ -115,6 +122,8 @@ def parse_output(text: str) -> Output:
         return Output(OutputType.LOCAL, text)
     fields, annotations = _fields(text)
     told = _told(text, fields, annotations)
+    if fields.get("type") == "cacheonly":
+        raise UsageError(f"-o {text}: {CACHE_ONLY} stands alone, and without other outputs")
     kind = _one_of(OutputType, fields.get("type", ""), f"-o {text}: the type")
     compression, level = compression_of(f"-o {text}", fields)
     if kind in (OutputType.IMAGE, OutputType.REGISTRY):

@@ -79,3 +79,12 @@ def test_a_build_argument_without_a_value_is_the_environments(
     _run("--build-arg", "THERE", "--build-arg", "NOT_THERE", "--build-arg", "EMPTY=", ".")
     # One that is not there leaves the ARG's default.
     assert asked[0].options.build_args == {"THERE": "a value", "EMPTY": ""}
+
+
+def test_that_nothing_is_wanted_can_be_said_and_only_alone(asked: list[BuildRequest]) -> None:
+    _run("-o", "type=cacheonly", ".")
+    assert (list(asked[0].outputs), asked[0].leaves_nothing) == ([], False)
+    _run(".")
+    assert asked[1].leaves_nothing
+    with pytest.raises(UsageError, match="type=cacheonly stands alone"):
+        _run("-o", "type=cacheonly", "-o", "out", ".")
