@@ -1,10 +1,12 @@
 """The worker's command."""
 
 import asyncio
+import logging
 import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -13,11 +15,14 @@ from filesync.keys.files import key_for
 from filesync.keys.options import insecure_option, key_option
 from filesync.lifetime import wait_for_end
 from filesync.quantities import parse_duration, parse_size
+from filesync.transfer.connection.address import is_everywhere, is_here, parse_address
 from worker.garbage.choice import default_policy
 from worker.process import WorkerOptions, run_worker
 from worker.registry import DEFAULT_FILE, read_registries
 from worker.snapshots import KINDS
 from worker.wire.disk import PrunePolicy
+
+log = logging.getLogger(__name__)
 
 
 @click.command(
@@ -43,7 +48,8 @@ Examples:
     default="tcp://127.0.0.1:0",
     show_default=True,
     metavar="ADDR",
-    help="Where other workers take what this one has; port 0 is any free one.",
+    help="Where other workers, and clients, take what this one has: an address of this machine by "
+    "which they reach it; port 0 is any free one.",
 )
 @click.option("--state", required=True, type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--name", default="", help="Name in the cluster.  [default: the host's name]")
@@ -110,6 +116,7 @@ def worker(
     has built stays in --state and is used again. With the manager's key in its address all is
     encrypted, and this worker lets in whom the manager does.
     """
+    _check_reachable(listen, manager)
     options = WorkerOptions(
         manager=manager,
         listen=listen,
@@ -126,6 +133,43 @@ def worker(
     asyncio.run(
         run_worker(options, ready=click.echo, stopped=lambda: wait_for_end(until_eof=until_eof))
     )
+
+
+def _check_reachable(listen: str, manager: str) -> None:
+    """Check that others can dial what is listened at, if the manager is on another machine.
+
+    Raises:
+        UsageError: nobody can.
+    """
+    if is_here(manager):
+        return
+    better = f"--listen tcp://{_own_address(manager)}:0"
+    if is_everywhere(listen):
+        raise UsageError(
+            f"--listen {listen} tells other workers no address to dial; give one of this machine's "
+            f"own, such as {better}"
+        )
+    if is_here(listen):
+        log.warning(
+            "no other machine can take what this worker has, as it listens on %s: with workers or "
+            "clients elsewhere give %s",
+            listen,
+            better,
+        )
+
+
+def _own_address(manager: str) -> str:
+    """Return this machine's address by which it reaches the manager; nothing is sent there."""
+    where = urlsplit(parse_address(manager).endpoint)
+    try:
+        found = socket.getaddrinfo(where.hostname, where.port, type=socket.SOCK_DGRAM)
+        family, kind, _, _, there = found[0]
+        with socket.socket(family, kind) as one:
+            one.connect(there)
+            host = str(one.getsockname()[0])
+    except (OSError, ValueError):
+        return "ADDRESS"
+    return f"[{host}]" if ":" in host else host
 
 
 def _policies(

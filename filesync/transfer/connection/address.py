@@ -118,6 +118,12 @@ def is_here(address: str) -> bool:
     return is_loopback(match["host"].strip("[]"))
 
 
+def is_everywhere(address: str) -> bool:
+    """Say whether ``address`` stands for all of a machine's own: to listen at, not to be dialled."""
+    match = _TCP.fullmatch(address)
+    return match is not None and match["host"].strip("[]") in ("0.0.0.0", "*", "::")
+
+
 def is_loopback(host: str) -> bool:
     """Say whether ``host`` is this machine, by its number or as ``localhost``."""
     if host == "localhost":
