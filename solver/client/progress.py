@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
@@ -14,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from solver.client.outputlines import MAX_LINE_CHARS, Decoder, OutputLines, without_escapes
 from solver.graph import Graph
 from solver.wire import (
     Event,
@@ -27,9 +29,10 @@ from solver.wire import (
     TransferProgress,
 )
 
-MAX_LINE_CHARS = 2000
 LONG_S = 1.0
 """What takes longer is to be told of."""
+_MARGIN_CHARS = 16
+"""For the time before a line of output."""
 WAITS = "waits for an equal step that runs already"
 
 
@@ -96,7 +99,7 @@ class Plain:
         self._out = out
         self._graph: Graph | None = None
         self._began_s: dict[int, float] = {}
-        self._rests: dict[tuple[int, int], str] = {}
+        self._outputs: defaultdict[tuple[int, int], OutputLines] = defaultdict(OutputLines)
 
     def begin(self, graph: Graph | None) -> None:
         """The build starts."""
@@ -131,32 +134,28 @@ class Plain:
 
     def close(self) -> None:
         """Print what is left of unfinished lines."""
-        for position, _ in list(self._rests):
+        for position, _ in list(self._outputs):
             self._flush(position)
 
     def _output(self, position: int, stream: int, data: bytes) -> None:
-        text = self._rests.pop((position, stream), "") + data.decode(errors="replace")
-        *lines, rest = text.split("\n")
-        elapsed = time.monotonic() - self._began_s.get(position, time.monotonic())
-        for line in lines:
-            self._line(position, f"{elapsed:.3f} {printable(line)}")
-        if len(rest) > MAX_LINE_CHARS:
-            self._line(position, f"{elapsed:.3f} {printable(rest)}")
-        elif rest:
-            self._rests[position, stream] = rest
+        now_s = time.monotonic()
+        elapsed = now_s - self._began_s.get(position, now_s)
+        for line in self._outputs[position, stream].add(data):
+            self._line(position, f"{elapsed:.3f} {line}")
 
     def _flush(self, position: int) -> None:
         for stream in (1, 2):
-            rest = self._rests.pop((position, stream), "")
-            if rest:
-                self._line(position, printable(rest))
+            if output := self._outputs.pop((position, stream), None):
+                for line in output.end():
+                    self._line(position, line)
 
     def _name(self, position: int) -> str:
         return "" if self._graph is None else self._graph.vertices[position].name
 
     def _line(self, position: int, text: str) -> None:
         # Names come from a Dockerfile and workers' names from afar: hostile, like output.
-        print(f"#{position + 1} {printable(text)}", file=self._out, flush=True)
+        shown = printable(text, MAX_LINE_CHARS + _MARGIN_CHARS)
+        print(f"#{position + 1} {shown}", file=self._out, flush=True)
 
 
 class JsonLines:
@@ -164,6 +163,7 @@ class JsonLines:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._texts: defaultdict[tuple[int, int], Decoder] = defaultdict(Decoder)
 
     def begin(self, graph: Graph | None) -> None:
         """Print the steps."""
@@ -176,7 +176,7 @@ class JsonLines:
         value = msgspec.to_builtins(event)
         value["event"] = value.pop("m")
         if isinstance(event, StepOutput):
-            value["data"] = event.data.decode(errors="replace")
+            value["data"] = self._texts[event.position, event.stream].add(event.data)
         self._print(value)
 
     def note(self, text: str) -> None:
@@ -258,7 +258,12 @@ class Terminal:
             self._running[position] = (worker, began_s, text)
 
     def _table(self) -> Table:
-        table = Table.grid(padding=(0, 2))
+        # A line for each: commands are long, and a table that grows and shrinks cannot be read.
+        table = Table.grid(padding=(0, 2), expand=True)
+        table.add_column(ratio=3, no_wrap=True, overflow="ellipsis")
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, justify="right")
+        table.add_column(ratio=2, no_wrap=True, overflow="ellipsis")
         now_s = time.monotonic()
         rows = [
             (self._name(position), began_s, worker, last)
@@ -266,7 +271,7 @@ class Terminal:
         ]
         for name, began_s, worker, last in [*rows, *([self._moving] if self._moving else [])]:
             table.add_row(
-                Text(printable(name)),
+                Text(" ".join(printable(name).split())),
                 Text(printable(worker), "blue"),
                 f"{now_s - began_s:.1f}s",
                 Text(last, "dim"),
@@ -311,7 +316,8 @@ def human(size: int) -> str:
     raise AssertionError(unit)
 
 
-def printable(text: str) -> str:
+def printable(text: str, most: int = MAX_LINE_CHARS) -> str:
     """Return one line of text that cannot steer a terminal; escapes for colour are dropped."""
+    text = without_escapes(text)
     kept = (char if char.isprintable() or char == "\t" else "\ufffd" for char in text)
-    return "".join(kept)[:MAX_LINE_CHARS].rstrip("\ufffd")
+    return "".join(kept)[:most].rstrip("\ufffd")

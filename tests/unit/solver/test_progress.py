@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.digest import digest_of
-from solver.client.progress import MAX_LINE_CHARS, human, make_progress, printable
+from solver.client.outputlines import MAX_LINE_CHARS
+from solver.client.progress import human, make_progress, printable
 from solver.graph import Graph, Vertex
 from solver.wire import (
     Event,
@@ -99,8 +102,52 @@ def test_plain_keeps_the_last_line_of_a_step_that_never_ends() -> None:
 
 def test_plain_does_not_gather_a_line_without_end() -> None:
     lines = told("plain", [StepOutput(0, 1, b"x" * 1000)] * 5)
-    assert len(lines) == 2
     assert max(map(len, lines)) < MAX_LINE_CHARS + 20
+    assert sum(line.count("x") for line in lines) == 5000
+
+
+@pytest.mark.parametrize(
+    ("printed", "lines"),
+    [
+        (b"10%\r20%\r30%\r\n", ["30%"]),
+        (b"(Reading ... \r(Reading ... 5%\r(Reading ... done.)\n", ["(Reading ... done.)"]),
+        (b"of Windows\r\n", ["of Windows"]),
+        (b"\x1b[1;31mred\x1b[0m\x1b[K \x1b]8;;http://a\x1b\\link\x1b]8;;\x07\n", ["red link"]),
+        (b"x" * 4500 + b"\n", ["x" * 2000, "x" * 2000, "x" * 500]),
+        (b"\n", [""]),
+    ],
+)
+def test_plain_shows_a_line_as_a_terminal_would_when_it_is_complete(
+    printed: bytes, lines: list[str]
+) -> None:
+    told_lines = told("plain", [StepOutput(0, 1, printed)])
+    assert told_lines == [f"#1 0.000 {line}".rstrip("\n") for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["plain", "json"])
+def test_a_character_that_comes_in_pieces_is_one_character(kind: str) -> None:
+    pieces = [StepOutput(0, 1, bytes([byte])) for byte in "ü€😀\n".encode()]
+    lines = told(kind, pieces)
+    if kind == "json":
+        lines = ["".join(json.loads(line).get("data", "") for line in lines)]
+    assert "ü€😀" in lines[0]
+    assert "\ufffd" not in lines[0]
+
+
+def test_a_terminal_has_one_line_for_each_step_that_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    out = Screen()
+    progress = make_progress("auto", out)
+    progress.begin(graph("RUN --mount=type=cache,target=/a     " + "apt-get install " * 20))
+    progress.event(StepStarted(0, "w1"))
+    time.sleep(0.4)
+    progress.close()
+    shown = [line for line in re.split(r"[\r\n]", out.getvalue()) if "RUN" in line]
+    assert shown
+    assert all("w1" in line and "…" in line and "s  " in line for line in shown)
 
 
 def test_a_push_is_told_when_it_begins() -> None:
