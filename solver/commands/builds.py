@@ -291,6 +291,12 @@ def up(workers: int, listen: str, state: Path | None) -> None:
     asyncio.run(run())
 
 
+def _without_key(address: str) -> str:
+    """Return ``address`` as it is read by people: its key has 64 digits, and nobody dials it."""
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
 @click.command()
 @manager_option
 @key_option
@@ -302,7 +308,7 @@ def workers(manager: str | None, key: Path | None) -> None:
     for row in rows:
         labels = " ".join(f"{key}={value}" for key, value in sorted(row.labels.items()))
         counts = (str(row.slots), str(row.running), str(row.refs))
-        table.add_row(row.name, row.address, *counts, row.snapshotter, labels)
+        table.add_row(row.name, _without_key(row.address), *counts, row.snapshotter, labels)
     # A file has no width: what reads it wants a worker on a line.
     width = None if sys.stdout.isatty() else _WIDE
     Console(file=sys.stdout, width=width).print(table)

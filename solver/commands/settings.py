@@ -2,6 +2,7 @@
 
 import os
 import platform as host
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ Setting = Any
 """A click option's value; its type is the option's."""
 
 _STDIN = "-"
+_URL = re.compile(r"(?:https?|git|ssh):/|git@|github\.com/")
+"""What docker clones or fetches; of a path, '//' is '/'."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
 
 
@@ -112,6 +115,10 @@ def _contexts(main: Path, others: Sequence[str]) -> _Contexts:
         raise UsageError(
             "-: a context cannot come from standard input yet: unpack it and give the directory,"
             " or give a Dockerfile alone with -f - and an empty one"
+        )
+    if _URL.match(str(main)):
+        raise UsageError(
+            f"{main}: a context cannot come from a URL yet: clone or unpack it, and give the directory"
         )
     if not main.is_dir():
         raise UsageError(f"{main}: no such directory; give the build's context")

@@ -12,6 +12,7 @@ from solver.dockerfile.syntax import Instruction, Script
 from worker.wire.images import BadReference, parse_reference
 
 MAX_STAGES: Final = 256
+_SHOWN_STAGES: Final = 12
 SCRATCH: Final = "scratch"
 IMAGE_SCHEME: Final = "docker-image://"
 
@@ -133,8 +134,10 @@ def find_target(target: str, stages: Sequence[Stage]) -> Stage:
     number = _number(target)
     if number is not None and number < len(stages):
         return stages[number]
-    guess = did_you_mean(target, [stage.label for stage in stages])
-    raise Invalid(f"there is no stage {target[:80]!r}{guess}")
+    labels = [stage.label for stage in stages if stage.label]
+    guess = did_you_mean(target, labels)
+    known = f"; there are {', '.join(labels[:_SHOWN_STAGES])}" if labels else ""
+    raise Invalid(f"there is no stage {target[:80]!r}{guess}{known}")
 
 
 def find_context(name: str, contexts: Mapping[str, str]) -> FromContext | FromImage | None:

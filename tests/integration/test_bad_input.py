@@ -58,6 +58,12 @@ def refused(*arguments: str, saying: str, status: int = 2) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_command_that_is_not_there_is_answered_with_the_nearest() -> None:
+    done = run("buidl", ".")
+    assert done.returncode == 2
+    assert "No such command 'buidl'. Did you mean 'build'?" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("dockerfile", "arguments", "saying"),
     [

@@ -309,6 +309,9 @@ def test_a_build_over_two_workers_that_use_keys(
     assert "from client" in built.stderr
     assert "from w1" in built.stderr
     assert "@" in keyed.manager
+    # Nobody dials a worker by hand: its key would take most of a table that people read.
+    assert "tcp://127.0.0.1:" in (listed := run("workers", "--manager", keyed.manager).stdout)
+    assert "@" not in listed
 
 
 def test_a_client_that_the_manager_does_not_know_is_told_what_to_add(

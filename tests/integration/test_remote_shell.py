@@ -182,8 +182,9 @@ def test_links_and_what_lies_outside_are_not_reached_where_a_command_is_forced(
         ("", "nowhere/filesync", "host has no `nowhere/filesync`; install it there"),
         ("echo Welcome to host;", "", "host says 'Welcome to host"),
         ("exit 3;", "", "ended with 3 and said nothing"),
+        ("exit 255;", "", "ended with 255, as ssh does when it cannot connect or log in"),
     ],
-    ids=["not installed", "a shell that talks", "no login"],
+    ids=["not installed", "a shell that talks", "a shell that ends", "no login"],
 )
 def test_where_no_server_comes_to_speak_it_is_said_why(
     machines: Machines, src: Path, login: str, program: str, says: str

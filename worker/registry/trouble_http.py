@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 import httpx
 
+from worker.registry.config import DEFAULT_FILE
 from worker.registry.errors import (
     BadRegistry,
     RegistryBusy,
@@ -99,7 +100,8 @@ def trouble(exc: httpx.TransportError, name: str) -> Trouble | RegistryError:
     if isinstance(cause, ssl.SSLError) and isinstance(exc, httpx.ConnectError):
         return RegistryError(
             f"{name}: it does not speak TLS ({cause.reason}); if it is meant to speak plain"
-            " HTTP, configure it with `http = true`"
+            f' HTTP, say `http = true` below [registry."{name}"] in this worker\'s --registries'
+            f" file ({DEFAULT_FILE}, if none is given)"
         )
     if isinstance(exc, httpx.UnsupportedProtocol):
         return BadRegistry(f"{name}: {exc}")

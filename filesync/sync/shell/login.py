@@ -21,6 +21,7 @@ from filesync.transfer.errors import GreetingBroken, NotLetIn
 
 _END_S: Final = 5.0
 _NOT_FOUND: Final = 127
+_NO_LOGIN: Final = 255
 _SHOWN_BYTES: Final = 200
 _SAYS_S: Final = 0.2
 _HEARD_S: Final = 0.05
@@ -160,7 +161,13 @@ class _Remote:
                 f"{self._host} has no `{self._shell.program}`; install it there, or say with "
                 "--filesync-path where it is"
             )
-        return Unavailable(f"`{shlex.join(self._words)}` ended with {code} and said nothing")
+        words = shlex.join(self._words)
+        if code == _NO_LOGIN:
+            return Unavailable(
+                f"`{words}` ended with 255, as ssh does when it cannot connect or log in; "
+                "what it says of that is above"
+            )
+        return Unavailable(f"`{words}` ended with {code} and said nothing")
 
     def _carry(self, listener: socket.socket, path: Path, begun: bytes) -> None:
         """Take the one connection that is dialled, and carry it."""

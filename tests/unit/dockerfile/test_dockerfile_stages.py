@@ -275,6 +275,7 @@ def test_stage_that_cannot_be_is_refused_with_its_line(
     [
         ({"target": "biuld"}, "there is no stage 'biuld' (did you mean build?)"),
         ({"target": "2"}, "there is no stage '2'"),
+        ({"target": "7"}, "there is no stage '7'"),
         ({"place": {"tets": (("a", "b"),)}}, "there is no stage 'tets' (did you mean test?)"),
     ],
 )
@@ -283,7 +284,7 @@ def test_options_that_name_no_stage_are_refused(
 ) -> None:
     with pytest.raises(DockerfileError) as caught:
         build("FROM scratch AS build\nFROM scratch AS test", **options)
-    assert caught.value.message == message
+    assert caught.value.message == f"{message}; there are build, test"
 
 
 def test_base_image_with_a_bad_configuration_or_trigger_is_refused(build: Build) -> None:

@@ -456,7 +456,9 @@ def test_a_registry_that_does_not_speak_tls_is_not_spoken_to_in_plain_http(
     registry: FaultyRegistry, store: BlobStore
 ) -> None:
     puller = Puller(registry, store, hosts={registry.host: Host()})
-    with pytest.raises(RegistryError, match=r"does not speak TLS .*`http = true`"):
+    with pytest.raises(
+        RegistryError, match=r"does not speak TLS .*`http = true` below \[registry"
+    ):
         puller.resolve()
     assert registry.requests == []
 

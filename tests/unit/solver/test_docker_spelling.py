@@ -88,3 +88,15 @@ def test_that_nothing_is_wanted_can_be_said_and_only_alone(asked: list[BuildRequ
     assert asked[1].leaves_nothing
     with pytest.raises(UsageError, match="type=cacheonly stands alone"):
         _run("-o", "type=cacheonly", "-o", "out", ".")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://github.com/a/b.git#main", "git@host:a/b.git", "github.com/a/b", "ssh://h/a"],
+)
+def test_a_context_from_a_url_is_answered_with_what_to_give(
+    asked: list[BuildRequest], url: str
+) -> None:
+    with pytest.raises(UsageError, match="cannot come from a URL yet: clone or unpack it"):
+        _run(url)
+    assert not asked
