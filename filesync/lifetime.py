@@ -1,13 +1,14 @@
-"""When a process ends: a command on SIGINT, a server on SIGTERM too, or when its parent's pipe closes."""
+"""When a process ends: on SIGINT, SIGTERM, a command on SIGHUP too, or when its parent's pipe closes."""
 
 import asyncio
 import os
 import signal
 import sys
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_command(work: Coroutine[Any, Any, T]) -> T:
@@ -16,34 +17,46 @@ def run_command(work: Coroutine[Any, Any, T]) -> T:
     ``asyncio.run`` alone can be late: a signal just before the loop falls asleep, or one that another
     thread takes, does not wake it, and it goes on until something else happens.
 
-    A second SIGINT ends the process at once: what is being cleaned up would be torn otherwise, and
+    SIGTERM and SIGHUP, unless they are ignored, cancel it too: who stops a job, or loses its
+    terminal, is left no temporary files. The process ends by that signal afterwards.
+
+    A second signal ends the process at once: what is being cleaned up would be torn otherwise, and
     who has died leaves what the next run can go on from.
 
     Raises:
-        KeyboardInterrupt: it was cancelled so.
+        KeyboardInterrupt: it was cancelled by SIGINT.
     """
+    numbers = [signal.SIGINT, *(one for one in _ENDING if not _is_ignored(one))]
 
     async def main() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        loop.add_signal_handler(signal.SIGINT, interrupt, task)
+        for number in numbers:
+            loop.add_signal_handler(number, interrupt, task, number)
         return await work
 
-    interrupted = False
+    by: signal.Signals | None = None
 
-    def interrupt(task: asyncio.Task[T]) -> None:
-        nonlocal interrupted
-        interrupted = True
-        task.get_loop().remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    def interrupt(task: asyncio.Task[T], number: signal.Signals) -> None:
+        nonlocal by
+        by = number
+        for one in numbers:
+            task.get_loop().remove_signal_handler(one)
+            signal.signal(one, signal.SIG_DFL)
         task.cancel()
 
     try:
         return asyncio.run(main())
     except asyncio.CancelledError:
-        if interrupted:
-            raise KeyboardInterrupt from None
-        raise
+        if by is None:
+            raise
+        if by != signal.SIGINT:
+            signal.raise_signal(by)
+        raise KeyboardInterrupt from None
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
 
 
 async def wait_for_end(*, until_eof: bool = False) -> None:

@@ -40,6 +40,20 @@ async def clean_up():
 
 run_command(clean_up())
 """
+CLEANS_UP = """
+import asyncio
+from filesync.lifetime import run_command
+
+async def clean_up():
+    try:
+        print("at work", flush=True)
+        await asyncio.sleep(600)
+    finally:
+        await asyncio.sleep(0.01)
+        print("cleaned up", flush=True)
+
+run_command(clean_up())
+"""
 ENDING = """
 import gc, time
 from filesync import cli
@@ -84,5 +98,37 @@ def test_an_interrupt_wakes_a_command_whichever_thread_takes_it(blocked: str) ->
             assert process.stdout.readline() == b"asleep\n"
             process.send_signal(signal.SIGINT)
             assert process.communicate(timeout=60)[0] == b"interrupted\n"
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_cleans_up_and_then_ends_by_that_signal(
+    number: signal.Signals,
+) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", CLEANS_UP], stdout=pipe, stderr=pipe
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"at work\n"
+            process.send_signal(number)
+            assert process.communicate(timeout=60) == (b"cleaned up\n", b"")
+            assert process.returncode == -number
+        finally:
+            process.kill()
+
+
+def test_a_command_that_nohup_has_started_outlives_its_terminal() -> None:
+    words = ["nohup", sys.executable, "-c", CLEANS_UP]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"at work\n"
+            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60)[0] == b"cleaned up\n"
+            assert process.returncode != -signal.SIGHUP
         finally:
             process.kill()
