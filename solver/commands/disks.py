@@ -30,7 +30,7 @@ def du(manager: str | None, key: Path | None, verbose: bool) -> None:
 
 
 @click.command(
-    short_help="Remove what nobody uses, least recently used first.",
+    short_help="Remove what no build holds, least recently used first.",
     epilog="""
 \b
 Examples:
@@ -80,9 +80,10 @@ def prune(
     force: bool,
     verbose: bool,
 ) -> None:
-    """Remove what nobody uses, least recently used first, and show how much that was.
+    """Remove what no build holds just now, least recently used first, and show how much that was.
 
-    What a build holds stays, and so does the last copy of a blob whose result another worker has.
+    Without a bound or a filter that is all results. What a build holds stays, and so does the last
+    copy of a blob whose result another worker has.
     """
     policy = prune_policy(
         filters, everything=everything, reserved=reserved, max_used=max_used, min_free=min_free
