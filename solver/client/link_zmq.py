@@ -13,6 +13,7 @@ from filesync.keys.files import KeyPair
 from filesync.manifest import Manifest
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, wait_for_failure
+from filesync.transfer.connection.link_zmq import unknown_host
 from solver.client.unknown import Unknown
 from solver.errors import BuildError, ManagerLost
 from solver.wire import (
@@ -56,6 +57,7 @@ class ManagerLink:
     What waits for an answer raises, the first time:
         ManagerLost: nobody answers at ``address``.
         NotLetIn: keys do not fit.
+        UnknownHost: nobody knows the name in ``address``.
     """
 
     def __init__(self, address: str, own: KeyPair | None = None) -> None:
@@ -160,6 +162,8 @@ class ManagerLink:
                             raise self._forgotten(message.detail)
                         raise UsageError(f"the manager refused: {message.detail}")
         except TimeoutError:
+            if self._monitor is not None and (unknown := await unknown_host(self.address)):
+                raise unknown from None
             raise self._silent() from None
 
     def _silent(self) -> ManagerLost:

@@ -12,7 +12,7 @@ import zmq.asyncio
 from filesync.digest import Digest
 from filesync.manifest import MemoryNodes, empty_manifest
 from filesync.transfer.connection import curve_zmq
-from filesync.transfer.errors import GreetingBroken
+from filesync.transfer.errors import GreetingBroken, UnknownHost
 from solver.client import link_zmq
 from solver.client.link_zmq import IMAGES_AT_ONCE, ManagerLink
 from solver.errors import BuildError, ManagerLost
@@ -176,6 +176,17 @@ def test_a_manager_that_falls_silent_is_not_said_never_to_have_been_there(
             await link.ask(ListWorkers(), Workers)
 
     with pytest.raises(ManagerLost, match=r"does not answer any more; .*run this again"):
+        asyncio.run(run())
+
+
+def test_a_managers_name_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_zmq, "ANSWER_S", 0.2)
+
+    async def run() -> None:
+        async with ManagerLink("tcp://no-such-host.invalid:7700") as link:
+            await link.ask(ListWorkers(), Workers)
+
+    with pytest.raises(UnknownHost, match=r"no-such-host\.invalid"):
         asyncio.run(run())
 
 

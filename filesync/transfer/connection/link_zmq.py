@@ -176,12 +176,8 @@ class Link:
 
     async def _unreachable(self) -> Unavailable:
         """Return why nobody has taken the connection."""
-        if (name := name_in(self._address)) is not None:
-            try:
-                await asyncio.get_running_loop().getaddrinfo(name, None, family=AF_INET)
-            except OSError as exc:
-                return UnknownHost(name, exc.strerror or str(exc))
-        return Unavailable(f"{self._address} does not accept connections")
+        unknown = await unknown_host(self._address)
+        return unknown or Unavailable(f"{self._address} does not accept connections")
 
     def _lose_handshake(self, event: int) -> None:
         from filesync.transfer.connection.curve_zmq import handshake_failure
@@ -227,6 +223,16 @@ class Link:
         self._lost.set()
         if not self._greeted.done():
             self._greeted.set_result(None)
+
+
+async def unknown_host(address: str) -> UnknownHost | None:
+    """Return that nobody knows the name of a host in ``address``; None if it has none or it is known."""
+    if (name := name_in(address)) is not None:
+        try:
+            await asyncio.get_running_loop().getaddrinfo(name, None, family=AF_INET)
+        except OSError as exc:
+            return UnknownHost(name, exc.strerror or str(exc))
+    return None
 
 
 def _sockets(
