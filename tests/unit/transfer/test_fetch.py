@@ -15,6 +15,8 @@ from filesync.transfer.flow import Flow
 from filesync.transfer.receive.fetch import (
     BATCH_BYTES,
     DELTA_BYTES,
+    MAX_DELTA_FILES,
+    MAX_DELTA_FILES_BYTES,
     MAX_PENDING_FILES,
     PIECE_BYTES,
     SIGNED_BYTES,
@@ -41,6 +43,7 @@ from filesync.transfer.receive.units import (
 )
 from filesync.transfer.wire import (
     MAX_DELTAS_BYTES,
+    MAX_SIGNATURES,
     SIGNATURE_BYTES,
     AskDeltas,
     AskRecipes,
@@ -476,6 +479,109 @@ def test_a_small_file_whose_old_one_is_gone_is_wanted_whole() -> None:
     fetch.signed(sign.gaps, 7, [None])
     assert fetch.take_ask() is None
     assert isinstance(fetch.take_unit(1), Batch)
+
+
+def test_a_small_file_whose_old_one_has_been_emptied_is_wanted_whole() -> None:
+    # No sender takes an ask that signs nothing.
+    fetch = fed(wanted(bytes(50_000), replaces=50_000))
+    (sign,) = [one for one in fetch.effects if isinstance(one, SignGaps)]
+    fetch.signed(sign.gaps, 7, [delta.cut(b"", 7)])
+    assert fetch.take_ask() is None
+    assert isinstance(fetch.take_unit(1), Batch)
+
+
+def test_no_ask_has_more_signatures_or_bytes_than_a_sender_takes() -> None:
+    files = [wanted(bytes(100_000), at, replaces=100_000) for at in range(30)]
+    fetch = fed(*files)
+    gaps = [gap for one in fetch.effects if isinstance(one, SignGaps) for gap in one.gaps]
+    count = MAX_SIGNATURES // 4
+    many = delta.Pieces(b"", list(range(1, count + 1)), bytes(count * SIGNATURE_BYTES))
+    few = delta.cut(random.Random(1).randbytes(100_000), 7)
+    fetch.signed(gaps, 7, [many if at < 10 else few for at in range(len(gaps))])
+    asked = 0
+    while isinstance(ask := fetch.take_ask(), DeltaAsk):
+        asked += len(ask.gaps)
+        assert ask.size <= MAX_DELTAS_BYTES
+        signatures = [gap.pieces.count for gap in ask.gaps if gap.pieces is not None]
+        assert sum(signatures) <= MAX_SIGNATURES
+    assert asked == len(files)
+
+
+def test_files_are_asked_for_once_until_some_come() -> None:
+    fetch = Fetch()
+    fetch.effects.clear()
+    fetch.add([wanted(bytes(SMALL_BYTES + 1))], is_last=False)
+    assert list(fetch.effects) == [NeedFiles()]
+    piece = fetch.take_unit(1)
+    assert piece is not None
+    assert list(fetch.effects) == [NeedFiles()]
+
+
+def cut_at_once(fetch: Fetch) -> list[Work]:
+    """Return the large files whose old ones are to be cut now."""
+    works = [work for one in fetch.effects if isinstance(one, CutBases) for work in one.works]
+    fetch.effects.clear()
+    return works
+
+
+def replaced_files(count: int, size: int) -> list[WantedFile]:
+    return [WantedFile(at, digest_of(b"x"), size, replaces=size) for at in range(count)]
+
+
+def test_no_more_old_files_are_cut_at_once_than_memory_has_room_for() -> None:
+    fetch = fed(*replaced_files(3, MAX_DELTA_FILES_BYTES // 2))
+    first, second = cut_at_once(fetch)
+    fetch.finished(first)
+    (third,) = cut_at_once(fetch)
+    assert {first.file.ticket, second.file.ticket, third.file.ticket} == {0, 1, 2}
+
+
+def test_an_old_file_of_any_size_is_cut() -> None:
+    fetch = fed(*replaced_files(2, 2 * MAX_DELTA_FILES_BYTES))
+    assert len(cut_at_once(fetch)) == 1
+
+
+def test_a_large_file_that_turned_out_wrong_makes_room_for_one_that_waits() -> None:
+    fetch = fed(*replaced_files(MAX_DELTA_FILES + 1, SMALL_BYTES + 1))
+    works = cut_at_once(fetch)
+    assert len(works) == MAX_DELTA_FILES
+    fetch.corrupt(works[0])
+    assert len(cut_at_once(fetch)) == 1
+
+
+def test_a_large_file_that_replaces_none_makes_no_room_for_one_that_does() -> None:
+    fetch = fed(
+        *replaced_files(MAX_DELTA_FILES + 1, SMALL_BYTES + 1),
+        wanted(bytes(SMALL_BYTES + 1), MAX_DELTA_FILES + 1),
+    )
+    cut_at_once(fetch)
+    piece = fetch.take_unit(1)
+    assert isinstance(piece, Piece)
+    fetch.stored(piece)
+    fetch.finished(piece.work)
+    assert cut_at_once(fetch) == []
+
+
+def test_the_recipe_of_a_file_of_which_whole_segments_were_there_is_known() -> None:
+    rng = random.Random(3)
+    old = rng.randbytes(3 << 20)
+    content = old[: 2 << 20] + rng.randbytes(1000) + old[2 << 20 :]
+    one = World([content], {0: old}, rng, window_bytes=4 << 20)
+    one.run()
+    made = one.recipes[0]
+    assert made is not None
+    assert list(made) == list(chunking.cut(reader(content), 0, len(content)))
+
+
+def test_of_a_content_that_is_too_large_no_recipe_is_kept() -> None:
+    size = recipe.MAX_RECIPE_BYTES + 1
+    work = Work(WantedFile(0, digest_of(b"x"), size, replaces=size), is_delta=True)
+    whole = recipe.Recipe(0, [recipe.Part(size, bytes(16))])
+    work.note(whole)
+    assert work.recipe() is None
+    work.index = matching.Index([(whole, size)])
+    work.note_taken([matching.Copy(0, 0, 0, size)])
+    assert work.recipe() is None
 
 
 def test_a_file_that_several_gave_and_that_is_wrong_comes_again_from_one_that_lives() -> None:

@@ -86,6 +86,12 @@ def test_a_part_of_a_gap_is_looked_for_within_what_the_gap_replaced(
     assert narrowed(old, 0, size, size) == old
 
 
+def test_a_part_of_a_long_gap_is_looked_for_where_it_should_be_and_around() -> None:
+    old = Old(0, 1000 * K, 1800 * K)
+    near = Old(0, 1200 * K - SLACK_BYTES, 1400 * K + SLACK_BYTES)
+    assert narrowed(old, 100 * K, 100 * K, 400 * K) == near
+
+
 @given(st.lists(st.integers(4096, 64 << 10), min_size=1, max_size=60))
 def test_a_long_run_of_chunks_is_cut_up_in_order(lengths: list[int]) -> None:
     chunks = [Part(length, bytes(16)) for length in lengths]

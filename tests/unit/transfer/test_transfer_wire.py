@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from filesync.digest import Digest
-from filesync.errors import MalformedMessage
+from filesync.errors import MalformedMessage, PathMissing, SourceChanged
 from filesync.sync.remote import wire as sync_wire
 from filesync.transfer import wire
 from filesync.transfer.coding import codec
@@ -110,6 +110,15 @@ def test_a_message_with_a_field_that_is_anything_is_one_or_malformed(
     except MalformedMessage:
         return
     assert wire.decode(wire.encode(found, payload)) == (found, payload)
+
+
+def test_an_error_is_told_with_the_path_of_the_file_that_changed_unless_that_is_too_long() -> (
+    None
+):
+    longest = b"x" * wire.MAX_ERROR_PATH_BYTES
+    assert wire.error_path(SourceChanged("it changed", longest)) == longest
+    assert wire.error_path(SourceChanged("it changed", longest + b"x")) == b""
+    assert wire.error_path(PathMissing("gone")) == b""
 
 
 DIGEST = Digest(bytes(32))
