@@ -102,7 +102,7 @@ def ops_of(view: memoryview, pieces: Iterable[tuple[int, int | None]]) -> list[O
         if number is None:
             literal_end = end
         else:
-            is_next = literal_at == literal_end and copies and number == first + copies
+            is_next = literal_at == literal_end and number == first + copies
             if not is_next or copies == _MAX_COPIES:
                 if copies or literal_end > literal_at:
                     ops.append(Op(first, copies, view[literal_at:literal_end]))

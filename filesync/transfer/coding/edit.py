@@ -77,7 +77,7 @@ class Marks(NamedTuple):
     def unpacked(cls, data: bytes) -> Self | None:
         """Return what was ``packed``; None if ``data`` cannot be that."""
         count, rest = divmod(len(data) - _KEY_BYTES, _PIECE_BYTES)
-        if rest or count < 0:
+        if rest:
             return None
         at = _KEY_BYTES + 4 * count
         ends, marks = array("I", data[_KEY_BYTES:at]), array("Q", data[at:])

@@ -77,23 +77,25 @@ def op(first: int, copies: int, literal: bytes = b"", length: int | None = None)
     "lie",
     [
         op(0, 1)[:-1],
-        op(0, 0, b"x", length=2),
+        op(0, 0, b"x" * 10) + op(0, 1)[:-1],
+        op(0, 0, b"x", length=10),
         op(0, 0, b"x", length=2**32 - 1),
         op(65_535, 65_535),
         op(PIECES.count, 1),
         op(0, PIECES.count) * 50,
-        op(0, 0),
+        op(0, 0) * 2 + op(0, 0, b"x" * 10),
         b"",
         op(0, 0, b"x" * 9),
     ],
     ids=[
         "cut within an operation",
+        "cut within another operation",
         "cut within a literal",
         "a literal of gigabytes",
         "pieces far beyond",
         "the piece after the last",
         "a bomb",
-        "an operation of nothing",
+        "operations of nothing",
         "nothing",
         "too few bytes",
     ],
@@ -101,6 +103,19 @@ def op(first: int, copies: int, literal: bytes = b"", length: int | None = None)
 def test_a_delta_that_lies_is_refused(lie: bytes) -> None:
     with pytest.raises(MalformedMessage):
         delta.apply(lie, PIECES, 10)
+
+
+def test_a_bomb_is_refused_before_the_rest_of_it_is_looked_at() -> None:
+    with pytest.raises(MalformedMessage, match="more than was asked for"):
+        delta.apply(op(0, PIECES.count) + b"no operation", PIECES, 10)
+
+
+def test_pieces_are_copied_in_as_many_operations_as_their_numbers_need() -> None:
+    # A peer may have signed one more than is ever cut here.
+    count = 65_536
+    content = memoryview(bytes(count))
+    made = delta.pack(delta.ops_of(content, ((at + 1, at) for at in range(count))))
+    assert made == op(0, 65_535) + op(65_535, 1)
 
 
 @given(st.binary(max_size=64))
@@ -122,3 +137,20 @@ def test_any_payload_is_that_many_deltas_or_malformed(payload: bytes, count: int
         assert len(delta.split(payload, count)) == count
     except MalformedMessage:
         pass
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (delta.join([b"one", b"two"])[:-1], "end within one"),
+        (delta.join([b"one", b"two"]) + b"\0", "after their end"),
+        (delta.join([b"one", b"two", b"three"])[:-1], "after their end"),
+        (delta.join([b"one"]), "1 deltas instead of 2"),
+    ],
+    ids=["cut within the last", "a byte more", "another one", "too few"],
+)
+def test_a_payload_that_holds_more_or_less_than_two_deltas_is_refused(
+    payload: bytes, why: str
+) -> None:
+    with pytest.raises(MalformedMessage, match=why):
+        delta.split(payload, 2)
