@@ -64,7 +64,6 @@ class _Plain:
         self._left = 0
 
     def begin(self, size: int) -> None:
-        self._parts.clear()
         self._left = size
 
     def write(self, data: bytes) -> int:

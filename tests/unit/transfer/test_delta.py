@@ -110,6 +110,12 @@ def test_a_bomb_is_refused_before_the_rest_of_it_is_looked_at() -> None:
         delta.apply(op(0, PIECES.count) + b"no operation", PIECES, 10)
 
 
+def test_what_stands_between_two_neighbours_stays_between_them() -> None:
+    new = memoryview(b"onetwoand")
+    ops = delta.ops_of(new, [(3, 0), (6, None), (9, 1)])
+    assert delta.pack(ops) == op(0, 1, b"two") + op(1, 1)
+
+
 def test_pieces_are_copied_in_as_many_operations_as_their_numbers_need() -> None:
     # A peer may have signed one more than is ever cut here.
     count = 65_536

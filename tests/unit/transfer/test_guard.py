@@ -18,8 +18,8 @@ LIMITS = Limits(
 )
 
 
-def greeted(*fds: int) -> Connections:
-    book = Connections(LIMITS)
+def greeted(*fds: int, limits: Limits = LIMITS) -> Connections:
+    book = Connections(limits)
     for fd in fds:
         book.opened(fd, 0.0)
         book.greeted(fd)
@@ -75,11 +75,31 @@ def test_what_comes_behind_a_whole_message_counts_whenever_it_is_seen() -> None:
 
 
 def test_a_queue_that_is_always_full_is_fine_as_long_as_it_moves() -> None:
-    book = greeted(1)
+    book = greeted(1, limits=LIMITS._replace(queued_bytes=100_000, unfinished_bytes=100_000))
     for turn in range(100):
-        book.read(1, 4_000 + turn * 1_000)
+        book.read(1, 4 * SLACK_BYTES + turn * 1_000)
         assert after_turns(book, PATIENCE_TURNS - 1) == []
         book.delivered(1, 1_000)
+    assert after_turns(book) == [1]
+
+
+def test_who_was_saved_once_is_cut_when_it_brings_too_much_again() -> None:
+    book = greeted(1)
+    book.read(1, 1_001)
+    book.delivered(1, 1_001)
+    book.read(1, 1_001)
+    assert not book.awaits_turn
+    book.read(1, 2_002)
+    assert after_turns(book) == [1]
+
+
+def test_no_message_is_a_credit_for_more_than_has_come() -> None:
+    book = greeted(1)
+    book.read(1, 100)
+    book.delivered(1, 50_000)
+    book.read(1, 100)
+    book.read(1, 100 + 1_001)
+    assert after_turns(book) == [1]
 
 
 def test_full_queues_of_many_are_fine_too_and_the_one_that_is_stuck_is_not() -> None:
@@ -168,6 +188,14 @@ def test_of_too_many_connections_the_oldest_that_has_not_greeted_goes() -> None:
     assert [cut.fd for cut in book.verdicts(0.0)] == [2]
 
 
+def test_of_too_many_connections_one_that_was_refused_goes_first() -> None:
+    book = greeted(1, 2)
+    book.opened(3, 0.0)
+    book.refused(2, 0.0)
+    book.opened(4, 0.0)
+    assert [cut.fd for cut in book.verdicts(0.0)] == [2]
+
+
 def test_too_many_that_have_greeted_cost_the_newest_its_place() -> None:
     book = greeted(1, 2, 3, 4)
     assert [cut.fd for cut in book.verdicts(0.0)] == [4]
@@ -184,13 +212,49 @@ def test_all_unfinished_messages_together_are_bounded() -> None:
     assert not book.awaits_turn
 
 
+def test_to_bring_a_little_more_now_and_then_wins_no_time() -> None:
+    book = greeted(1, 2)
+    for turn in range(PATIENCE_TURNS):
+        book.read(1, 800 + turn)
+        book.read(2, 800)
+        assert after_turns(book, 1 if turn else 0) == []
+    assert after_turns(book, 1) == [1]
+
+
+def test_what_comes_at_once_behind_a_beginning_has_some_turns_to_be_taken_in() -> None:
+    book = greeted(1, 2)
+    for fd in (1, 2):
+        book.read(fd, 1)
+    assert after_turns(book) == []
+    for fd in (1, 2):
+        book.read(fd, 800)
+    assert after_turns(book, PATIENCE_TURNS - 1) == []
+    assert after_turns(book, 1) == [2]
+
+
+def test_who_holds_little_is_not_cut_for_what_moves_by_others() -> None:
+    limits = LIMITS._replace(
+        message_bytes=10_000, queued_bytes=100_000, unfinished_bytes=15_000
+    )
+    book = greeted(1, 2, 3, limits=limits)
+    book.read(3, 10)
+    for turn in range(10):
+        for fd in (1, 2):
+            book.read(fd, 9_000 * (turn + 2))
+        assert book.awaits_turn
+        assert after_turns(book, 1) == []
+        for fd in (1, 2):
+            book.delivered(fd, 9_000)
+
+
 def test_a_number_that_is_used_again_is_another_connection() -> None:
     book = greeted(1)
     book.read(1, 900)
-    book.closed(1)
-    book.opened(1, 0.0)
+    book.refused(1, 0.0)
+    book.opened(1, 0.0)  # its end was not noticed
     book.read(1, 50)
     assert not book.awaits_turn
+    assert book.verdicts(REFUSAL_S) == []
     book.read(1, 101)
     assert after_turns(book) == [1]
 

@@ -68,6 +68,18 @@ def test_neighbours_are_joined_where_they_are_neighbours_in_one_basis() -> None:
     assert list(missing) == [unknown, unknown]
 
 
+def test_neighbours_between_which_something_new_stands_are_copied_apart() -> None:
+    a, b = CHUNKS[:2]
+    new = Part(6000, b"?" * 16)
+    match = matching.match(
+        Recipe(0, [a, new, b]), Level.CHUNKS, index_of(LONG[: a.length + b.length])
+    )
+    assert match.copies == [
+        Copy(0, 0, 0, a.length),
+        Copy(a.length + 6000, 0, a.length, b.length),
+    ]
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 9), st.integers(0, 10**6), st.integers(1, 50)), max_size=9
