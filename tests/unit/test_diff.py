@@ -201,6 +201,20 @@ def test_a_moved_directory_costs_nothing_and_is_not_entered_by_the_cheap_estimat
     assert nodes.reads == 2
 
 
+def test_a_renamed_file_costs_nothing_by_the_cheap_estimate_and_all_does_where_nothing_is() -> (
+    None
+):
+    nodes = MemoryNodes()
+
+    def holding(name: bytes) -> Manifest:
+        return Manifest(
+            put(nodes, with_entries(EMPTY_DIRECTORY, [file(name, b"content")])), nodes
+        )
+
+    assert bytes_to_fetch_at_most(holding(b"a"), holding(b"b")) == 0
+    assert bytes_to_fetch_at_most(None, holding(b"a")) == len(b"content")
+
+
 def test_a_content_that_the_target_has_twice_counts_once() -> None:
     nodes = MemoryNodes()
     twice = put(

@@ -21,6 +21,7 @@ from filesync.manifest import (
     encode,
     grow,
     growth,
+    put,
 )
 from filesync.manifest.node import decode_trusted
 
@@ -97,6 +98,19 @@ def test_a_tree_that_is_known_is_not_made_again(plan: Plan) -> None:
     memory.made = 0
     assert memory.grow(MemoryNodes(), plan) == tree
     assert memory.made == 0
+
+
+def test_a_directory_that_is_known_and_empty_is_dropped_where_that_is_asked() -> None:
+    summary = MemoryNodes()
+    empty = put(summary, EMPTY_DIRECTORY)
+    known = Known(empty, encode(EMPTY_DIRECTORY), summary.summary(empty), ())
+
+    def expand(path: bytes) -> Expansion[bytes]:
+        if path:
+            return Expansion(EMPTY_DIRECTORY, [], [], drop_if_empty=True, known=known)
+        return Expansion(EMPTY_DIRECTORY, [], [(b"d", b"d")])
+
+    assert grow(MemoryNodes(), b"", expand) == empty
 
 
 def test_a_change_deep_down_is_made_there_and_above(monkeypatch: pytest.MonkeyPatch) -> None:

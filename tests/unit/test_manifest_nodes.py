@@ -35,6 +35,7 @@ from filesync.manifest import (
     link_groups,
     missing_nodes,
     put,
+    subdirectories,
     subdirectory,
     with_entries,
     with_header,
@@ -230,6 +231,15 @@ BAD_ENTRIES: dict[str, list[object]] = {
         b"t",
         [[b"user.%02d" % i, bytes(65536)] for i in range(16)],
     ],
+    "a file's xattrs out of order": [
+        *(1, b"f", 420, 0, 0, 0, 5, SOME, b""),
+        [[b"user.b", b""], [b"user.a", b""]],
+    ],
+    "a file's xattr name with NUL": [1, b"f", 420, 0, 0, 0, 5, SOME, b"", [[b"user.\0", b""]]],
+    "a FIFO's xattr name with NUL": [
+        *(4, b"p", stat.S_IFIFO, 0, 0, 0, 0, 0),
+        [[b"user.\0", b""]],
+    ],
     "an entry that is a number": [1],
     "an entry that is a list of lists": [[[[]]]],
 }
@@ -288,6 +298,17 @@ def test_a_file_has_one_encoding_with_and_without_its_last_fields() -> None:
 def test_a_node_above_the_limit_is_not_looked_at() -> None:
     with pytest.raises(MalformedManifest, match="limit"):
         decode(bytes(MAX_NODE_BYTES + 1))
+    with pytest.raises(MalformedManifest, match="limit"):
+        subdirectories(bytes(MAX_NODE_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x97\x02", b"\x91\x97\x02", b"\x97\x02" * 9, b"\x91" * 100_000 + b"\x97\x02"],
+)
+def test_the_subdirectories_of_what_is_no_node_are_not_told(data: bytes) -> None:
+    with pytest.raises(MalformedManifest):
+        subdirectories(data)
 
 
 def test_what_nobody_would_accept_is_not_put_either() -> None:

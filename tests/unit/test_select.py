@@ -237,6 +237,12 @@ def test_a_file_that_a_wildcard_matches_is_excluded_by_its_name() -> None:
     assert matches(manifest, pick) == [b"src/a.c", b"src/sub"]
 
 
+def test_a_directory_that_a_wildcard_matches_is_not_excluded_by_its_name() -> None:
+    pick = Pick("src/*", exclude=("sub",), wildcard=True)
+    assert b"src/sub" in matches(plant(BUILD), pick)
+    assert b"src/sub/c.c" in paths(subset(plant(BUILD), pick))
+
+
 def test_a_file_that_a_literal_path_names_is_never_excluded() -> None:
     manifest = plant(BUILD)
     assert matches(manifest, Pick("src/a.c", exclude=("*",))) == [b"src/a.c"]
