@@ -15,9 +15,13 @@ from filesync.manifest import (
     group_name,
     grow,
     link_groups,
+    put,
+    subdirectory,
+    with_entries,
     with_header,
 )
 from filesync.overlay import overlay
+from tests.unit.made import file
 
 Shape = dict[bytes, "Shape | bytes"]
 """A directory: names, and what they have: a directory, or a file's content."""
@@ -103,3 +107,25 @@ def test_two_groups_of_one_name_do_not_become_one() -> None:
 def test_a_file_that_is_left_alone_in_its_group_has_none() -> None:
     both = overlay(linked(b"a", b"b", content=b"1"), manifest({b"a": b"2"}))
     assert link_groups(both) == {}
+
+
+def below(name: bytes, tree: Manifest, *beside: File) -> Manifest:
+    """Return a tree that has ``tree`` as ``name``, and files."""
+    inner = subdirectory(tree.nodes, name, tree.tree)
+    root = put(tree.nodes, with_entries(EMPTY_DIRECTORY, [inner, *beside]))
+    return Manifest(canonical_links(tree.nodes, root), tree.nodes)
+
+
+def test_two_groups_of_one_name_do_not_become_one_further_down_either() -> None:
+    base = below(b"x", linked(b"a", b"b", b"d", content=b"1"))
+    both = overlay(base, below(b"x", linked(b"a", b"c", content=b"2")))
+    groups = sorted(link_groups(both).values())
+    assert groups == [[b"x/a", b"x/c"], [b"x/b", b"x/d"]]
+
+
+def test_files_that_are_linked_to_none_stay_so_beside_groups_of_both() -> None:
+    alone = [file(b"1", b"one"), file(b"2", b"two")]
+    base = below(b"x", linked(b"a", b"b", content=b"1"), *alone)
+    both = overlay(base, below(b"y", linked(b"a", b"b", content=b"2")))
+    assert [both.root.find(one.name) for one in alone] == alone
+    assert sorted(link_groups(both).values()) == [[b"x/a", b"x/b"], [b"y/a", b"y/b"]]

@@ -13,10 +13,11 @@ from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
 from filesync.sync.places import LocalPlaces
-from filesync.sync.plan import make_plan
+from filesync.sync.plan import Plan, make_plan
 from filesync.sync.rate import parse_rate
 from filesync.sync.remote.client import Remote, parse
 from filesync.sync.source import close_all, find_sources, is_named
+from filesync.sync.unseen import Unseen
 from tests.unit.test_overlay import Shape, manifest, shapes, united
 
 rules = st.lists(
@@ -52,6 +53,8 @@ def left(
 @given(
     shapes, shapes, st.lists(shapes, max_size=2), rules, st.sets(st.sampled_from([b"a", b"b"]))
 )
+@example({b"a": {b"b": b"1"}}, {}, [{b"a": {}}], [], set())
+@example({b"a": b"1"}, {}, [{b"a": b"2"}], [], set())
 def test_delete_removes_what_no_source_has_and_no_rule_leaves_alone(
     base: Shape, top: Shape, others: list[Shape], lines: list[bytes], spared: set[bytes]
 ) -> None:
@@ -102,6 +105,9 @@ names = st.frozensets(st.sampled_from([b"a", b"b", b"c"]), min_size=1)
 
 
 @given(shapes, shapes, names, st.none() | st.sampled_from([b"a", b"d"]))
+@example({b"b": b"1"}, {b"a": b"2"}, frozenset(), b"d")
+@example({b"b": b"1"}, {b"a": b"2", b"c": b"3"}, frozenset(), b"d")
+@example({b"b": b"1"}, {b"a": b"2", b"c": b"3"}, frozenset((b"a",)), None)
 def test_names_that_were_announced_are_all_that_changes(
     base: Shape, top: Shape, announced: frozenset[bytes], rename: bytes | None
 ) -> None:
@@ -124,6 +130,7 @@ def test_names_that_were_announced_are_all_that_changes(
         assert has_directory or not is_one or not announced.issuperset(renamed)
     else:
         assert announced.issuperset(renamed)
+        assert rename is None or len(top) <= 1
         without, left_out = fitting(base, renamed, is_cleared=False)
         assert plan.target.tree == manifest(base | without).tree
         assert sorted(plan.left_out) == sorted(left_out)
@@ -135,6 +142,62 @@ def together(*trees: Manifest) -> LayeredNodes:
     for tree in trees:
         nodes = LayeredNodes(nodes, tree.nodes)
     return nodes
+
+
+def plan_of(
+    base: Shape,
+    top: Shape,
+    *,
+    names: frozenset[bytes] | None = None,
+    removal: Removal | None = None,
+    unseen: Unseen | None = None,
+) -> Plan:
+    there, given = manifest(base), manifest(top)
+    nodes = together(there, given)
+    basis, above = Manifest(there.tree, nodes), Manifest(given.tree, nodes)
+    return make_plan(basis, above, nodes, names=names, removal=removal, unseen=unseen)
+
+
+def test_with_names_delete_removes_only_what_is_in_the_way_of_one_of_them() -> None:
+    base: Shape = {b"a": {b"x": b"1"}, b"b": {b"x": b"1"}, b"c": b"2"}
+    removal = Removal(Filter(()))
+    plan = plan_of(base, {b"a": b"new"}, names=frozenset((b"a",)), removal=removal)
+    assert plan.target.tree == manifest(base | {b"a": b"new"}).tree
+    assert plan.left_out == ()
+
+
+def test_delete_leaves_directories_that_lead_to_what_could_not_be_read() -> None:
+    removal = Removal(Filter(()), leading=frozenset((b"a", b"a/b")))
+    base: Shape = {b"a": {b"b": {b"x": b"1"}, b"c": {}}, b"d": {}}
+    assert not removal.is_of_all
+    assert plan_of(base, {}, removal=removal).target.tree == manifest({b"a": {b"b": {}}}).tree
+
+
+class Hidden:
+    """What stands in ``directories`` and is seen by no scan, and which of the names are there."""
+
+    def __init__(self, *directories: bytes, full: bytes = b"") -> None:
+        self.directories = directories
+        self.full = full
+
+    def is_in(self, path: bytes) -> bool:
+        return path == self.full
+
+    def is_directory(self, path: bytes) -> bool:
+        return path in self.directories
+
+
+def test_a_directory_that_only_seems_empty_stays_and_one_that_is_makes_way() -> None:
+    base: Shape = {b"a": {}, b"b": {}}
+    plan = plan_of(base, {b"a": b"1", b"b": b"2"}, unseen=Hidden(full=b"a"))
+    assert plan.target.tree == manifest({b"a": {}, b"b": b"2"}).tree
+    assert plan.left_out == (b"a",)
+
+
+def test_a_file_does_not_come_where_a_directory_stands_that_the_scan_left_out() -> None:
+    plan = plan_of({b"b": b"old"}, {b"a": b"1", b"b": b"2"}, unseen=Hidden(b"a", b"b"))
+    assert plan.target.tree == manifest({b"b": b"2"}).tree
+    assert plan.left_out == (b"a",)
 
 
 # --- what the words on the command line mean --------------------------------------------------------
