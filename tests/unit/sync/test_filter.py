@@ -138,3 +138,32 @@ def test_a_pattern_without_end_is_refused() -> None:
         Filter([b"*a" * 100])
     with pytest.raises(UsageError, match="empty"):
         Filter([b""])
+
+
+@pytest.mark.parametrize(
+    ("rule", "matching", "others"),
+    [
+        (b"[!a]", [b"!", b"b", b"^"], [b"a"]),
+        (b"[^a]", [b"!", b"b", b"^"], [b"a"]),
+        (b"[]a]", [b"]", b"a"], [b"[", b"b"]),
+        (b"[!]a]", [b"b", b"!"], [b"]", b"a"]),
+        (b"[b-a]", [b"b"], [b"a", b"-"]),
+        (b"[a-]", [b"a", b"-"], [b"b"]),
+        (b"[a-c]", [b"a", b"b", b"c"], [b"d", b"-"]),
+        (b"[a", [], [b"a", b"[a"]),
+        (b"[[:digit:]x]", [b"7", b"x"], [b":", b"d"]),
+        (b"[[:nothing:]]", [], [b"n", b":"]),
+    ],
+)
+def test_brackets_match_one_byte_as_in_a_shell(
+    rule: bytes, matching: list[bytes], others: list[bytes]
+) -> None:
+    one = Filter([rule])
+    assert [name for name in matching + others if one.excludes(name, False)] == matching
+
+
+def test_three_stars_behind_a_slash_are_a_directory_and_all_in_it_and_no_file() -> None:
+    one = Filter([b"a/***"])
+    assert one.excludes(b"a", True)
+    assert one.excludes(b"a/b", False)
+    assert not one.excludes(b"a", False)

@@ -9,7 +9,15 @@ import pytest
 
 from filesync.errors import StoreError, UsageError
 from filesync.sync.part import Part
-from filesync.sync.places import LocalPlaces, Place, Places, ServedPlaces
+from filesync.sync.places import (
+    LocalPlaces,
+    Place,
+    Places,
+    ServedPlaces,
+    leads_into,
+    local_path,
+    split_path,
+)
 from filesync.sync.target import NotMade, find_target
 
 LONG = b"x" * 256
@@ -70,3 +78,44 @@ def test_a_directory_that_cannot_be_opened_is_an_error_that_names_it(
 ) -> None:
     with pytest.raises(StoreError, match=r"xxx.*too long"):
         find_target(places[0], places[1] + LONG, part=Part(), dry_run=dry_run)
+
+
+def test_what_is_no_path_is_refused_and_nothing_stays_open(
+    places: tuple[Places, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    served = isinstance(places[0], ServedPlaces)
+    before = os.listdir("/proc/self/fd")
+    for path in (b"a\0b", b"a/\0", *((b"..", b"a/../a") if served else ())):
+        with pytest.raises(UsageError, match="path"):
+            places[0].open(places[1] + path)
+    with pytest.raises(FileNotFoundError):
+        places[0].open(places[1] + b"a/gone")
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_an_empty_path_of_a_user_names_nothing() -> None:
+    with pytest.raises(UsageError, match="names nothing"):
+        local_path("")
+
+
+def test_a_path_leads_into_a_directory_that_holds_it_or_would_and_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a/b")
+    monkeypatch.chdir(tmp_path)
+    status = (tmp_path / "a").stat()
+    a = status.st_dev, status.st_ino
+    before = os.listdir("/proc/self/fd")
+    for path in (b"a", b"a/", b"a/b", b"a/new", b"a/b/new/", b"link", b"link/new"):
+        assert leads_into(path, a)
+    for path in (b".", b"new", b"/", b"a/gone/new"):
+        assert not leads_into(path, a)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_path_is_a_directory_and_a_name_in_it() -> None:
+    assert split_path(b"/name") == (b"/", b"name")
+    assert split_path(b"name") == (b"", b"name")
+    assert split_path(b"a/b/") == (b"a", b"b")

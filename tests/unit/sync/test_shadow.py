@@ -13,7 +13,7 @@ from filesync.manifest import (
 )
 from filesync.overlay import overlay
 from filesync.sync.part import Part
-from filesync.sync.shadow import removal_of, shadowing, unshadowed
+from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from tests.unit.sync.test_plan import together
 from tests.unit.test_overlay import Shape, manifest, shapes
 
@@ -46,6 +46,18 @@ def test_only_parts_that_may_have_a_name_in_common_shadow_each_other() -> None:
     parts = [names, names, Part(), Part(b"x"), Part(b"y"), Part(b"x"), Part(b"a")]
     found = [shadowing(parts, at) for at in range(len(parts))]
     assert found == [[2, 6], [2, 6], [0, 1, 3, 4, 5, 6], [2, 5], [2], [2, 3], [0, 1, 2]]
+
+
+def test_a_part_stands_alone_where_it_is_a_directory_of_which_no_other_part_is_to_know() -> (
+    None
+):
+    of_names, one, other = Part(names=frozenset((b"f",))), Part(b"a"), Part(b"b")
+    for delete in (False, True):
+        assert stands_alone([Part()], 0, delete=delete)
+        assert not stands_alone([of_names], 0, delete=delete)
+        assert not stands_alone([Part(), one], 0, delete=delete)
+    assert stands_alone([one, other], 0, delete=False)
+    assert not stands_alone([one, other], 0, delete=True)
 
 
 @given(shapes, shapes, shapes, st.permutations(range(3)))
