@@ -604,6 +604,42 @@ def test_a_file_that_may_not_be_read_is_named_with_what_to_do(
         tree.scan()
 
 
+@pytest.mark.parametrize("size", [5, reading.LARGE_BYTES])
+def test_what_may_not_be_read_is_left_out_or_kept_with_a_content_that_nothing_has(
+    tree: Tree, cache: StatCache, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    (tree.root / "d").mkdir()
+    (tree.root / "d/secret").write_bytes(bytes(size))
+    (tree.root / "d/plain").write_bytes(b"plain")
+    real = os.open
+
+    def refuse(path: Path | bytes, flags: int, *, dir_fd: int | None = None) -> int:
+        if path == b"secret":
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, dir_fd=dir_fd)
+
+    def found(*, keep: bool) -> Scanned:
+        return scan(
+            tree.root, tree.nodes, cache=cache, skip_unreadable=True, keep_unreadable=keep
+        )
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(os, "open", refuse)
+        for _ in range(2):
+            tree.last = found(keep=False)
+            assert sorted(tree.walk()) == [b"d", b"d/plain"]
+            assert tree.last.unreadable == {b"d/secret": 13}
+        tree.last = found(keep=True)
+        assert tree.last.unreadable == {}
+        secret = tree.walk()[b"d/secret"]
+        assert isinstance(secret, File)
+        assert (secret.size, secret.digest == digest_of(bytes(size))) == (size, False)
+    tree.last = found(keep=True)
+    secret = tree.walk()[b"d/secret"]
+    assert isinstance(secret, File)
+    assert secret.digest == digest_of(bytes(size))
+
+
 def test_what_a_killed_update_left_at_the_root_is_no_part_of_the_tree(tmp_path: Path) -> None:
     nodes = MemoryNodes()
     (tmp_path / "kept").touch()

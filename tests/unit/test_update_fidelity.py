@@ -97,6 +97,26 @@ def test_owners_modes_xattrs_capabilities_and_devices_are_kept(
     assert os.listxattr(root / "d/stays") == []
 
 
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("atomic", [False, True])
+def test_a_special_file_becomes_another_of_its_name(
+    root: Path, source: Path, atomic: bool
+) -> None:
+    character, block = 0o640 | stat.S_IFCHR, 0o640 | stat.S_IFBLK
+    root.mkdir()
+    os.mkfifo(root / "fifo")
+    os.mknod(source / "fifo", character, os.makedev(1, 3))
+    for name, old, new in (
+        ("minor", (character, 1, 3), (character, 1, 5)),
+        ("major", (character, 1, 3), (character, 5, 3)),
+        ("kind", (character, 1, 3), (block, 1, 3)),
+    ):
+        for tree, (mode, *numbers) in ((root, old), (source, new)):
+            os.mknod(tree / name, mode, os.makedev(*numbers))
+    done = sync(root, source, atomic=atomic)
+    assert done.stats.not_kept == {}
+
+
 def test_xattrs_that_steer_the_machine_are_not_set(root: Path, source: Path) -> None:
     xattrs = ((b"trusted.overlay.opaque", b"y"),)
     entry = msgspec.structs.replace(file(b"f", b""), xattrs=xattrs)

@@ -421,6 +421,20 @@ def test_what_comes_back_takes_the_place_of_what_was_put_there(
     assert os.listdir(root / "name") == ["stays"]
 
 
+def test_nothing_comes_in_the_place_of_a_directory_that_has_to_stay(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    build(root, [MakeFile("d/stays", b"1"), MakeFile("d/goes", b"2"), MakeFile("l/stays")])
+    build(source, [MakeFile("d", LARGE), MakeSymlink("l", "d")])
+    refuse(monkeypatch, errno.EPERM, b"d", b"l", b"stays")
+    update = going_on(roots)
+    update.prepare()
+    assert list(update.wanted()) == []
+    update.finish()
+    assert (os.listdir(root / "d"), os.listdir(root / "l")) == (["stays"], ["stays"])
+
+
 def test_what_a_killed_update_has_left_and_cannot_be_removed_is_named(
     roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
