@@ -421,6 +421,18 @@ def test_what_comes_back_takes_the_place_of_what_was_put_there(
     assert os.listdir(root / "name") == ["stays"]
 
 
+def test_what_cannot_be_removed_comes_back_whatever_else_was_removed_before_it(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    build(root, [MakeFile("a/goes"), MakeFile("b"), MakeFile("c"), MakeFile("d/stays", b"1")])
+    refuse(monkeypatch, errno.EPERM, b"stays")
+    update = done(going_on(roots), source)
+    assert update.refused.named == {b"d/stays": errno.EPERM}
+    assert os.listdir(root) == ["d"]
+    assert (root / "d/stays").read_bytes() == b"1"
+
+
 def test_nothing_comes_in_the_place_of_a_directory_that_has_to_stay(
     roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,6 +444,12 @@ def test_nothing_comes_in_the_place_of_a_directory_that_has_to_stay(
     update.prepare()
     assert list(update.wanted()) == []
     update.finish()
+    assert update.refused.named == {
+        b"d/stays": errno.EPERM,
+        b"l/stays": errno.EPERM,
+        b"d": errno.ENOTEMPTY,
+        b"l": errno.ENOTEMPTY,
+    }
     assert (os.listdir(root / "d"), os.listdir(root / "l")) == (["stays"], ["stays"])
 
 
