@@ -15,6 +15,7 @@ from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.removing import remove_tree
 from filesync.disk.scanning import readfile, reading
 from filesync.disk.scanning import scan as scan_module
+from filesync.disk.scanning.listing import recent
 from filesync.disk.scanning.readfile import is_kept
 from filesync.disk.scanning.scan import Excludes, Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS, StatCache, is_racy
@@ -377,6 +378,8 @@ def test_a_file_as_young_as_the_scan_is_not_noted(tree: Tree, cache: StatCache) 
         (1, 10_000_000_000 - FINE_SLACK_NS + 1, True),
         (1, 10_000_000_000 - FINE_SLACK_NS - 1, False),
         (8_000_000_000, 8_000_000_000, True),
+        (8_000_000_000, 8_000_000_001, False),
+        (8_000_000_001, 8_000_000_000, False),
         (7_000_000_000, 7_000_000_000, False),
         (20_000_000_000, 1, True),
     ],
@@ -385,6 +388,8 @@ def test_a_stamp_within_the_slack_before_the_scan_is_racy(
     mtime_ns: int, ctime_ns: int, racy: bool
 ) -> None:
     assert is_racy(mtime_ns, ctime_ns, started_ns=10_000_000_000) is racy
+    stamps = {b"f": (1, mtime_ns, ctime_ns, 1, 1, 0o100644, 0, 0, 1)}
+    assert not racy or recent(stamps, 10_000_000_000) == [b"f"]  # or nobody would ask
 
 
 def rows(path: Path) -> set[bytes]:

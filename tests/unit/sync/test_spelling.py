@@ -188,3 +188,12 @@ def test_a_path_on_another_machine_as_rsync_has_it_is_told_how_to_write_it(
 ) -> None:
     with pytest.raises(UsageError, match="tcp://host:port/path"):
         _run("-av", "src/", path)
+
+
+@pytest.mark.parametrize("name", ["--info=name", "--compress", "-a"])
+def test_what_stands_behind_two_dashes_is_a_path_whatever_it_is_called(
+    src: Path, name: str
+) -> None:
+    src.rename(name)
+    _run("-a", "--", name, "dst")
+    assert os.listdir("dst") == [name]
