@@ -6,7 +6,7 @@
       mirrors = ["mirror.example:5000", "cache.example/docker-hub"]
     [registry."registry.example:5000"]
       ca = ["/etc/ssl/example.pem"]
-    [registry."registry.intern:5000"]
+    [registry."registry.internal:5000"]
       http = true
 """
 
