@@ -103,7 +103,10 @@ def trouble(exc: httpx.TransportError, name: str) -> Trouble | RegistryError:
             f' HTTP, say `http = true` below [registry."{name}"] in this worker\'s --registries'
             f" file ({DEFAULT_FILE}, if none is given)"
         )
-    if isinstance(exc, httpx.UnsupportedProtocol):
+    # The library looks at where it is redirected to even when it is not to follow.
+    if isinstance(exc, httpx.UnsupportedProtocol) or isinstance(
+        exc.__context__, httpx.InvalidURL
+    ):
         return BadRegistry(f"{name}: {exc}")
     if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
         return Trouble(

@@ -720,6 +720,13 @@ def test_a_redirect_to_plain_http_that_nobody_named_is_refused(puller: Puller) -
     refused(puller, BadRegistry, "not encrypted and not configured")
 
 
+def test_a_redirect_to_no_address_is_refused_at_once(puller: Puller) -> None:
+    nowhere = Fault(status=307, headers={"Location": "http://host:port/"}, body=b"")
+    puller.registry.faults[BLOB] = [nowhere, nowhere]
+    refused(puller, BadRegistry, "Invalid URL")
+    assert len(puller.registry.asked(BLOB)) == 1
+
+
 def test_redirects_in_a_circle_end(puller: Puller) -> None:
     there = {"Location": f"/v2/{BLOB}"}
     puller.registry.faults[BLOB] = [Fault(status=302, headers=there, body=b"")] * 9
