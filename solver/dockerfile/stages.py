@@ -134,10 +134,10 @@ def find_target(target: str, stages: Sequence[Stage]) -> Stage:
     number = _number(target)
     if number is not None and number < len(stages):
         return stages[number]
-    labels = [stage.label for stage in stages if stage.label]
+    labels = [stage.label for stage in stages]
     guess = did_you_mean(target, labels)
-    known = f"; there are {', '.join(labels[:_SHOWN_STAGES])}" if labels else ""
-    raise Invalid(f"there is no stage {target[:80]!r}{guess}{known}")
+    shown = ", ".join(labels[:_SHOWN_STAGES])
+    raise Invalid(f"there is no stage {target[:80]!r}{guess}; there are {shown}")
 
 
 def find_context(name: str, contexts: Mapping[str, str]) -> FromContext | FromImage | None:
