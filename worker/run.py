@@ -19,6 +19,7 @@ from worker.store.results import Hints, keep
 from worker.wire import orders
 from worker.wire.ops import ExecOp, FileOp, ImageOp, LocalOp
 from worker.wire.orders import RefInfo
+from worker.wire.secrets import Secret
 
 OnOutput = Callable[[int, bytes], None]
 
@@ -80,7 +81,9 @@ async def run_op(
         else:
             if exec_state is None:
                 raise CannotExec(exec_missing)
-            hints = await _do_exec(op, active.path, inputs, exec_state, on_output)
+            hints = await _do_exec(
+                op, active.path, inputs, exec_state, on_output, order.secrets
+            )
     except BaseException:
         await in_thread(store.snapshots.discard, active)
         raise
@@ -100,11 +103,18 @@ def _do_files(op: FileOp, root: Path, inputs: Sequence[Input]) -> Hints:
 
 
 async def _do_exec(
-    op: ExecOp, root: Path, inputs: Sequence[Input], state: ExecState, on_output: OnOutput
+    op: ExecOp,
+    root: Path,
+    inputs: Sequence[Input],
+    state: ExecState,
+    on_output: OnOutput,
+    secrets: Sequence[Secret],
 ) -> Hints:
     tail = OutputTail(on_output)
     paths = {i: one.tree.root for i, one in enumerate(inputs)}
-    status = await execute(op, root=root, inputs=paths, state=state, on_output=tail)
+    status = await execute(
+        op, root=root, inputs=paths, state=state, on_output=tail, secrets=secrets
+    )
     if status != 0:
         raise OpFailed(" ".join(op.args), status, tail.text())
     return {}

@@ -23,6 +23,7 @@ from worker.exec import (
     NoRuntime,
     OutputTail,
     RuntimeFailed,
+    SecretMissing,
     UserUnknown,
     execute,
     failure_text,
@@ -34,9 +35,11 @@ from worker.wire.ops import (
     ExecOp,
     Mount,
     Network,
+    SecretMount,
     Sharing,
     TmpfsMount,
 )
+from worker.wire.secrets import Secret
 
 pytestmark = pytest.mark.needs("crun", "busybox", "root")
 
@@ -87,6 +90,7 @@ class Bench:
             inputs={1: self.source},
             state=self.state,
             on_output=self.take,
+            secrets=(Secret("s", b"horse"),),
         )
 
     def take(self, stream: int, data: bytes) -> None:
@@ -384,6 +388,39 @@ def test_tmpfs_is_empty_bounded_and_gone_afterwards(bench: Bench) -> None:
     assert [path.name for path in (bench.root / "t").iterdir()] == ["hidden"]
 
 
+def test_a_secret_is_shown_over_files_and_below_mounts_and_leaves_no_trace(
+    bench: Bench,
+) -> None:
+    (bench.root / "etc").mkdir()
+    (bench.root / "etc/own").write_text("own")
+    for path in (bench.root / "etc/own", bench.root / "etc", bench.root):
+        os.utime(path, ns=(OLD_NS, OLD_NS))
+    before = tree(bench.root)
+    targets = ("/etc/own", "/etc/a/b", "/t/s", "/c/s", "/run/secrets/s")
+    mounts: list[Mount] = [TmpfsMount("/t"), CacheMount("/c", "c")]
+    mounts += (SecretMount(t, "s") for t in targets)
+    shown = bench.sh("cat " + " ".join(targets), *mounts)
+    assert (shown.status, shown.stdout) == (0, "horse" * len(targets))
+    assert tree(bench.root) == before
+    assert (bench.root / "etc/own").read_text() == "own"
+    (cached,) = (bench.root.parent / "state/caches").rglob("s")
+    assert cached.read_bytes() == b""
+    assert bench.left_behind() == []
+
+
+def test_a_command_that_reads_its_input_gets_no_secret_from_it(bench: Bench) -> None:
+    read = bench.sh("cat; ls -l /proc/self/fd", SecretMount("/s", "s"))
+    assert "horse" not in read.stdout
+    assert "memfd" not in read.stdout
+
+
+def test_without_a_secret_a_mount_is_left_out_or_the_command_not_run(bench: Bench) -> None:
+    assert bench.sh("ls /m", SecretMount("/m/x", "none")).status != 0
+    with pytest.raises(SecretMissing, match="'none' is required and was not given"):
+        bench.sh("true", SecretMount("/m/x", "none", required=True))
+    assert bench.left_behind() == []
+
+
 def test_mount_points_leave_no_trace_in_the_tree(bench: Bench) -> None:
     (bench.root / "etc").mkdir()
     for path in (bench.root, bench.root / "etc"):
@@ -605,7 +642,18 @@ def test_machine_without_a_runtime_says_what_to_install(
 ) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
-    for tool in ("unshare", "mount", "umount", "stat", "sh", "cp", "sleep"):
+    for tool in [
+        "unshare",
+        "mount",
+        "umount",
+        "stat",
+        "sh",
+        "cp",
+        "sleep",
+        "dd",
+        "chown",
+        "chmod",
+    ]:
         found = shutil.which(tool)
         assert found
         (tools / tool).symlink_to(found)

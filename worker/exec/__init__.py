@@ -6,6 +6,7 @@ from worker.exec.errors import (
     CommandNotFound,
     NoRuntime,
     RuntimeFailed,
+    SecretMissing,
     UserUnknown,
 )
 from worker.exec.operation import execute
@@ -25,6 +26,7 @@ __all__ = [
     "OutputTail",
     "Runtime",
     "RuntimeFailed",
+    "SecretMissing",
     "User",
     "UserUnknown",
     "execute",

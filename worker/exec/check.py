@@ -7,7 +7,7 @@ from typing import Final
 
 from worker.exec.errors import BadExec
 from worker.exec.policy import STANDARD_MOUNTS
-from worker.wire.ops import CacheMount, ExecOp
+from worker.wire.ops import CacheMount, ExecOp, SecretMount
 
 MAX_MOUNTS: Final = 256
 """Bound on the mounts of one op: each may keep a few descriptors open while it runs."""
@@ -79,10 +79,11 @@ def _check_mounts(op: ExecOp) -> None:
         raise BadExec(f"{len(op.mounts)} mounts are more than {MAX_MOUNTS}")
     for mount in op.mounts:
         check_target(clean_target(mount.target))
-        if isinstance(mount, CacheMount) and not (
+        if isinstance(mount, CacheMount | SecretMount) and not (
             0 <= mount.uid <= MAX_OWNER and 0 <= mount.gid <= MAX_OWNER
         ):
-            raise BadExec(f"a cache cannot belong to {mount.uid}:{mount.gid}")
+            what = "cache" if isinstance(mount, CacheMount) else "secret"
+            raise BadExec(f"a {what} cannot belong to {mount.uid}:{mount.gid}")
 
 
 def _texts(op: ExecOp) -> Iterable[tuple[str, str]]:

@@ -21,6 +21,22 @@ class UserUnknown(UsageError):
     code = "user-unknown"
 
 
+class SecretMissing(UsageError):
+    """A secret that the op requires and the build was not given."""
+
+    code = "secret-missing"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.id = id
+
+    def __str__(self) -> str:
+        return (
+            f"the secret {self.id!r} is required and was not given: build with "
+            f"--secret id={self.id},src=FILE"
+        )
+
+
 class CommandNotFound(UsageError):
     """The command is not in the root, or is there and cannot be executed."""
 

@@ -10,15 +10,31 @@ While the caller keeps the file open its inode number cannot go to another one.
 
 The namespace is a slave of the worker's: what the worker unmounts meanwhile goes here too,
 where the machine's mounts are shared ones, and is not kept alive by a run that never used it.
+
+Secrets come on standard input, one after the other, and go into a tmpfs of that namespace: they
+end with it, whatever happens to the worker.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
-from worker.exec.spec import ROOTFS, Bind, ContainerSpec, Identity, Throwaway, staged_name
+from worker.exec.spec import (
+    ROOTFS,
+    SECRETS,
+    Bind,
+    ContainerSpec,
+    Identity,
+    SecretFile,
+    Throwaway,
+    secret_name,
+    staged_name,
+)
 
 LOG: Final = "runtime.log"
 """Where, in the bundle, failures to stage and the runtime's own messages go."""
+
+_SECRET: Final = "secret"
+"""A type of staging: options are the file's mode, the source its size, the identity its owner."""
 
 # Runs in the bundle, with relative paths where an overlay's options need them, since ',' and
 # ':' in them would have to be escaped. A second cgroup hierarchy of the "hybrid" kind makes
@@ -26,6 +42,12 @@ LOG: Final = "runtime.log"
 _SCRIPT: Final = """
 umount -n -l /sys/fs/cgroup/unified 2>/dev/null
 while [ "$1" != -- ]; do
+    if [ "$1" = secret ]; then
+        : >"$4" && { [ "$3" = 0 ] || dd bs="$3" count=1 of="$4" 2>/dev/null; } || exit 125
+        [ "$(stat -c %s -- "$4")" = "$3" ] && chown "$5" "$4" && chmod "$2" "$4" || exit 125
+        shift 5
+        continue
+    fi
     mount -n -c -t "$1" -o "$2" -- "$3" "$4" || exit 125
     if [ -n "$5" ] && [ "$(stat -c %d:%i -- "$4")" != "$5" ]; then
         echo "$3 is no longer what it was" >&2
@@ -34,7 +56,7 @@ while [ "$1" != -- ]; do
     shift 5
 done 2>>"$0"
 shift
-exec "$@"
+exec "$@" </dev/null
 """
 
 
@@ -47,7 +69,7 @@ def command_line(
 
 
 def staging_of(spec: ContainerSpec) -> list[str]:
-    """Return the mounts to stage, five words each: type, options, source, target, identity."""
+    """Return what to stage, five words each: type, options, source, target, identity."""
     words = ["none", "bind,nodev", str(spec.root), ROOTFS, _text(spec.root_identity)]
     for index, item in enumerate(spec.shown):
         match item:
@@ -59,6 +81,22 @@ def staging_of(spec: ContainerSpec) -> list[str]:
                 words += overlay_staging(item, index)
             case _:
                 pass
+    return words + _secret_staging(spec)
+
+
+def secrets_of(spec: ContainerSpec) -> list[SecretFile]:
+    """Return the secrets in the order in which standard input has them."""
+    return [item for item in spec.shown if isinstance(item, SecretFile)]
+
+
+def _secret_staging(spec: ContainerSpec) -> list[str]:
+    if not secrets_of(spec):
+        return []
+    words = ["tmpfs", "mode=0700,nosuid,nodev,noexec", "tmpfs", SECRETS, ""]
+    for index, item in enumerate(spec.shown):
+        if isinstance(item, SecretFile):
+            size, owner = len(item.data), f"{item.uid}:{item.gid}"
+            words += [_SECRET, f"{item.mode:o}", str(size), secret_name(index), owner]
     return words
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import resource
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ import msgspec
 from filesync.disk.removing import remove_path
 from filesync.transfer.threads import in_thread
 from worker.exec.check import check_op, clean_target, environment
+from worker.exec.errors import SecretMissing
 from worker.exec.output import OnOutput
 from worker.exec.policy import DEFAULT_PATH, OPEN_FILES
 from worker.exec.prepare import Preparation, depth
@@ -19,7 +20,8 @@ from worker.exec.run import run_exec
 from worker.exec.spec import Bind, ContainerSpec, Shown, Throwaway
 from worker.exec.state import ExecState
 from worker.exec.throwaway import is_overlay_possible, without_overlay
-from worker.wire.ops import CacheMount, ExecOp, Network, Sharing
+from worker.wire.ops import CacheMount, ExecOp, Network, SecretMount, Sharing
+from worker.wire.secrets import Secret
 
 PIPES: Final = "/dev/pipes"
 
@@ -33,6 +35,7 @@ async def execute(
     inputs: Mapping[int, Path],
     state: ExecState,
     on_output: OnOutput,
+    secrets: Sequence[Secret] = (),
 ) -> int:
     """Run ``op`` in the directory ``root`` and return the command's exit status.
 
@@ -45,20 +48,24 @@ async def execute(
         inputs: the directories of the other inputs, by number; never written to.
         state: the worker's.
         on_output: takes (1 or 2, bytes) as the command prints them; must not raise.
+        secrets: what its secret mounts show; kept in memory only.
 
     Raises:
         BadExec: the op asks for what no container may have.
+        SecretMissing: the op requires a secret that was not given.
         UserUnknown: the op's user is not in the root's account files.
         PathMissing: an input does not have a bind mount's source.
         CommandNotFound: the root has no such command.
         RuntimeFailed: this machine could not set the container up.
     """
     check_op(op)
+    known = {one.id: one.data for one in secrets}
+    op = _with_known(op, known)
     async with AsyncExitStack() as stack:
         caches = await _lease_caches(op, state, stack)
         scratch = await stack.enter_async_context(_scratch(state))
         prepared = stack.enter_context(Preparation(root, inputs))
-        spec = _spec(op, prepared, caches, scratch)
+        spec = _spec(op, prepared, caches, known, scratch)
         settled = [
             await _settled(item, scratch, index) for index, item in enumerate(spec.shown)
         ]
@@ -79,6 +86,16 @@ def network_files(hostname: str, resolv_conf: bytes) -> dict[str, bytes]:
         "hosts": hosts.encode(),
         "resolv.conf": resolv_conf,
     }
+
+
+def _with_known(op: ExecOp, secrets: Mapping[str, bytes]) -> ExecOp:
+    """Return ``op`` without the mounts of secrets that were not given and may be missing."""
+    lacking = [m for m in op.mounts if isinstance(m, SecretMount) and m.id not in secrets]
+    for mount in lacking:
+        if mount.required:
+            raise SecretMissing(mount.id)
+    kept = tuple(mount for mount in op.mounts if mount not in lacking)
+    return msgspec.structs.replace(op, mounts=kept)
 
 
 async def _lease_caches(op: ExecOp, state: ExecState, stack: AsyncExitStack) -> dict[str, Path]:
@@ -109,13 +126,14 @@ def _spec(
     op: ExecOp,
     prepared: Preparation,
     caches: Mapping[str, Path],
+    secrets: Mapping[str, bytes],
     scratch: Path,
 ) -> ContainerSpec:
     user = prepared.user(op.user)
     prepared.make_cwd(op.cwd, op.mounts)
     prepared.place_standard()
     mounts = sorted(op.mounts, key=lambda mount: depth(clean_target(mount.target)))
-    shown = [prepared.show(mount, caches) for mount in mounts]
+    shown = [prepared.show(mount, caches, secrets) for mount in mounts]
     if op.files:
         shown.append(_pipes(op, scratch))
     if op.network is Network.HOST:

@@ -19,9 +19,9 @@ from worker.exec.rooted import (
     open_below,
     open_root,
 )
-from worker.exec.spec import Bind, Identity, Shown, Throwaway, Tmpfs
+from worker.exec.spec import Bind, Identity, SecretFile, Shown, Throwaway, Tmpfs
 from worker.exec.user import User, read_accounts, resolve_user
-from worker.wire.ops import BindMount, CacheMount, Mount, TmpfsMount
+from worker.wire.ops import BindMount, CacheMount, Mount, SecretMount, TmpfsMount
 
 T = TypeVar("T")
 
@@ -112,7 +112,9 @@ class Preparation:
         """Return the deepest target placed so far that ``target`` is, or is below."""
         return max((t for t in self._placed if is_below(target, t)), key=len, default=None)
 
-    def show(self, mount: Mount, caches: Mapping[str, Path]) -> Shown:
+    def show(
+        self, mount: Mount, caches: Mapping[str, Path], secrets: Mapping[str, bytes]
+    ) -> Shown:
         """Return how ``mount`` is shown, its mount-point made and its source held open.
 
         Raises:
@@ -128,6 +130,10 @@ class Preparation:
                 where = self.place(target, directory=True)
                 identity = identity_of(self._hold(open_root(path)))
                 return Bind(path, where, identity, read_only=mount.read_only)
+            case SecretMount():
+                where = self.place(target, directory=False)
+                data = secrets[mount.id]
+                return SecretFile(where, data, mount.mode, mount.uid, mount.gid)
             case BindMount():
                 return self._show_input(mount, target)
 

@@ -19,9 +19,23 @@ from filesync.disk.removing import remove_path
 from filesync.disk.scanning.readfile import read_xattrs
 from filesync.transfer.threads import in_thread, until_done
 from worker.exec.errors import CommandNotFound, NoRuntime, RuntimeFailed
-from worker.exec.launch import LOG, command_line, overlay_directories, staging_of
+from worker.exec.launch import (
+    LOG,
+    command_line,
+    overlay_directories,
+    secrets_of,
+    staging_of,
+)
 from worker.exec.output import OnOutput
-from worker.exec.spec import ROOTFS, Bind, ContainerSpec, Throwaway, config_of, staged_name
+from worker.exec.spec import (
+    ROOTFS,
+    SECRETS,
+    Bind,
+    ContainerSpec,
+    Throwaway,
+    config_of,
+    staged_name,
+)
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +46,18 @@ KILL_RETRY_S: Final = 0.1
 KILL_ATTEMPTS: Final = 50
 MAX_LOG_BYTES: Final = 64 << 10
 
-_TOOLS: Final = ("unshare", "mount", "umount", "stat", "sh", "cp", "sleep")
+_TOOLS: Final = (
+    "unshare",
+    "mount",
+    "umount",
+    "stat",
+    "sh",
+    "cp",
+    "sleep",
+    "dd",
+    "chown",
+    "chmod",
+)
 # The runtime may not have made the container yet: deleting is repeated until what runs it ends.
 _GUARD: Final = """
 read -r _
@@ -122,6 +147,7 @@ def _write_bundle(spec: ContainerSpec, bundle: Path) -> None:
     bundle.mkdir(mode=0o700)
     (bundle / ROOTFS).mkdir()
     (bundle / "mounts").mkdir()
+    (bundle / SECRETS).mkdir()
     for index, item in enumerate(spec.shown):
         staged = bundle / staged_name(index)
         match item:
@@ -160,11 +186,12 @@ async def _run(
     # The runtime's errors go to a log too: on stderr they are mixed with the command's own.
     log_options = ("--log", str(bundle / LOG), "--log-format", "json")
     words = runtime.words(*log_options, "run", "--bundle", str(bundle), container)
+    given = _input_of(spec)
     try:
         process = await asyncio.create_subprocess_exec(
             *command_line(words, staging_of(spec), log=LOG),
             cwd=bundle,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=given,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=_environment(),
@@ -175,6 +202,9 @@ async def _run(
         # asyncio killed the process, which may have got as far as making the container.
         await until_done(_delete(runtime, container))
         raise
+    finally:
+        if given != asyncio.subprocess.DEVNULL:
+            os.close(given)
     try:
         async with _guard(process.pid, container, runtime), asyncio.TaskGroup() as group:
             group.create_task(_pump(process.stdout, STDOUT, on_output))
@@ -183,6 +213,22 @@ async def _run(
     finally:
         if process.returncode is None:
             await until_done(_kill(container, process, runtime))
+
+
+def _input_of(spec: ContainerSpec) -> int:
+    """Return the launcher's standard input: a file in memory with the secrets, the caller's to close."""
+    data = b"".join(item.data for item in secrets_of(spec))
+    if not data:
+        return asyncio.subprocess.DEVNULL
+    fd = os.memfd_create("secrets")
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,7 @@ Nothing of the host is named by a path that the runtime would resolve: each sour
 bound into the bundle (see ``launch.py``), and the configuration names only the bundle's own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,9 @@ Identity = tuple[int, int]
 
 ROOTFS: Final = "rootfs"
 """Where the bundle shows the root."""
+
+SECRETS: Final = "secrets"
+"""Where the bundle has a tmpfs with the secrets, in the program's mount namespace only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,18 @@ class Tmpfs:
     size_bytes: int = 0
 
 
-Shown = Bind | Throwaway | Tmpfs
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """Show a read-only file with ``data`` at ``target``. It is in memory, and on no disk."""
+
+    target: str
+    data: bytes = field(repr=False)
+    mode: int = 0o400
+    uid: int = 0
+    gid: int = 0
+
+
+Shown = Bind | Throwaway | Tmpfs | SecretFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +124,11 @@ def staged_name(index: int) -> str:
     return f"mounts/{index}"
 
 
+def secret_name(index: int) -> str:
+    """Return where, relative to the bundle, the file of the secret that is mount ``index`` is."""
+    return f"{SECRETS}/{index}"
+
+
 def _process(spec: ContainerSpec) -> Config:
     capabilities = list(CAPABILITIES)
     return {
@@ -149,11 +168,12 @@ def _mounts(spec: ContainerSpec, bundle: Path) -> list[Config]:
         {"destination": target, "type": kind, "source": kind, "options": list(options)}
         for target, kind, options in STANDARD_MOUNTS
     ]
-    extra = [_mount(item, bundle / staged_name(index)) for index, item in enumerate(spec.shown)]
+    extra = [_mount(item, bundle, index) for index, item in enumerate(spec.shown)]
     return standard + extra
 
 
-def _mount(item: Shown, staged: Path) -> Config:
+def _mount(item: Shown, bundle: Path, index: int) -> Config:
+    staged = bundle / staged_name(index)
     match item:
         case Tmpfs():
             options = ["nosuid", "nodev", "mode=1777"]
@@ -165,6 +185,9 @@ def _mount(item: Shown, staged: Path) -> Config:
             return _entry(item.target, "bind", str(staged), ["bind", "nodev", access])
         case Throwaway():
             return _entry(item.target, "bind", str(staged), ["bind", "nodev", "rw"])
+        case SecretFile():
+            options = ["bind", "nodev", "nosuid", "noexec", "ro"]
+            return _entry(item.target, "bind", str(bundle / secret_name(index)), options)
 
 
 def _entry(target: str, kind: str, source: str, options: list[str]) -> Config:

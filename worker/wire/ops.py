@@ -144,7 +144,22 @@ class TmpfsMount(_Message, frozen=True, tag="tmpfs"):
     size_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-Mount = BindMount | CacheMount | TmpfsMount
+class SecretMount(_Message, frozen=True, tag="secret"):
+    """Show the build's secret ``id`` as the read-only file ``target``.
+
+    Its data is no part of the op. Without the secret the op fails if it is ``required``, and
+    else runs without the file.
+    """
+
+    target: PathText
+    id: PathText
+    mode: Mode = 0o400
+    uid: int = 0
+    gid: int = 0
+    required: bool = False
+
+
+Mount = BindMount | CacheMount | TmpfsMount | SecretMount
 
 
 class Network(StrEnum):

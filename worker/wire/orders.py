@@ -58,6 +58,7 @@ from worker.wire.layers import Replica as Replica
 from worker.wire.layers import Token as Token
 from worker.wire.leases import BlobPut, Held, Lacking, LeaseOrder, Pull
 from worker.wire.ops import Op, Text
+from worker.wire.secrets import Secrets
 
 VERSION: Final = 8
 ALIVE_S: Final = 10.0
@@ -121,12 +122,17 @@ InputOrder = FromLocal | FromPaths | FromLayers | FromRegistry | FromRepository
 
 
 class Run(_Message, frozen=True, tag="run"):
-    """Bring the inputs here, run ``op`` and keep its result under ``keys``. -> Ran."""
+    """Bring the inputs here, run ``op`` and keep its result under ``keys``. -> Ran.
+
+    Attributes:
+        secrets: of those that the op names, what the client gave.
+    """
 
     op: Op
     inputs: tuple[InputOrder, ...]
     keys: tuple[WireDigest, ...] = ()
     name: Text = ""
+    secrets: Secrets = ()
 
 
 class ImportChain(_Message, frozen=True, tag="import-chain"):

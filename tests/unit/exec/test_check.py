@@ -2,7 +2,7 @@ import pytest
 
 from worker.exec import BadExec
 from worker.exec.check import check_op, clean_target, environment, is_below
-from worker.wire.ops import BindMount, CacheMount, ExecOp, TmpfsMount
+from worker.wire.ops import BindMount, CacheMount, ExecOp, SecretMount, TmpfsMount
 
 
 def test_ordinary_op_passes() -> None:
@@ -15,6 +15,7 @@ def test_ordinary_op_passes() -> None:
                 BindMount("/src", 1),
                 CacheMount("/root/.cache", "c"),
                 TmpfsMount("/dev/shm"),
+                SecretMount("/run/secrets/s", "s", uid=1000),
             ),
             files=(("EOF", "#!/bin/sh\n"),),
         )
@@ -41,6 +42,8 @@ def test_ordinary_op_passes() -> None:
         ExecOp(args=("a",), files=(("..", ""),)),
         ExecOp(args=("a",), mounts=(CacheMount("/c", "c", uid=-1),)),
         ExecOp(args=("a",), mounts=(CacheMount("/c", "c", gid=1 << 32),)),
+        ExecOp(args=("a",), mounts=(SecretMount("/s", "s", uid=-1),)),
+        ExecOp(args=("a",), mounts=(SecretMount("/s", "s", gid=(1 << 32) - 1),)),
         ExecOp(args=("a",), mounts=tuple(TmpfsMount(f"/t{n}") for n in range(257))),
     ],
 )
@@ -55,8 +58,9 @@ def test_what_cannot_be_passed_to_a_container_is_refused(op: ExecOp) -> None:
      "/dev/pts", "/dev/mqueue", "/x\0"],
 )  # fmt: skip
 def test_target_that_would_open_the_container_is_refused(target: str) -> None:
-    with pytest.raises(BadExec):
-        check_op(ExecOp(args=("a",), mounts=(TmpfsMount(target),)))
+    for mount in (TmpfsMount(target), SecretMount(target, "s")):
+        with pytest.raises(BadExec):
+            check_op(ExecOp(args=("a",), mounts=(mount,)))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 import json
 from pathlib import Path
 
-from worker.exec.launch import command_line, staging_of
+from worker.exec.launch import command_line, secrets_of, staging_of
 from worker.exec.operation import network_files
 from worker.exec.output import MAX_TAIL_BYTES, OutputTail, failure_text
-from worker.exec.spec import Bind, ContainerSpec, Throwaway, Tmpfs, config_of
+from worker.exec.spec import Bind, ContainerSpec, SecretFile, Throwaway, Tmpfs, config_of
 from worker.exec.user import User
 from worker.wire.ops import Network
 
@@ -114,6 +114,32 @@ def test_each_source_is_staged_with_what_it_must_be() -> None:
         ],
         ["none", "bind,nodev", "/cache", "mounts/3", "7:8"],
     ]
+
+
+def test_a_secret_is_staged_in_memory_and_its_data_is_in_no_words() -> None:
+    secrets = (
+        SecretFile("/run/secrets/a", b"horse", 0o440, 7, 8),
+        Tmpfs("/t"),
+        SecretFile("/b", b"staple"),
+    )
+    spec = ContainerSpec(args=("a",), root=BUNDLE, root_identity=(0, 0), shown=secrets)
+    words = staging_of(spec)
+    assert [words[n : n + 5] for n in range(5, len(words), 5)] == [
+        ["tmpfs", "mode=0700,nosuid,nodev,noexec", "tmpfs", "secrets", ""],
+        ["secret", "440", "5", "secrets/0", "7:8"],
+        ["secret", "400", "6", "secrets/2", "0:0"],
+    ]
+    assert [item.data for item in secrets_of(spec)] == [b"horse", b"staple"]
+    config = config_of(spec, BUNDLE)
+    assert config["mounts"][-1] == {
+        "destination": "/b",
+        "type": "bind",
+        "source": "/b/secrets/2",
+        "options": ["bind", "nodev", "nosuid", "noexec", "ro"],
+    }
+    text = f"{words} {config} {spec}"
+    assert "horse" not in text
+    assert "staple" not in text
 
 
 def test_program_follows_the_staging() -> None:
