@@ -53,6 +53,7 @@ from worker.wire.orders import (
     Token,
     ToWorker,
 )
+from worker.wire.secrets import Secrets
 
 MAX_DIGESTS: Final = 100_000
 
@@ -112,6 +113,8 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
         cache_modes: the caches that the client will take.
         cache_pushes: the caches that workers push.
         inline_cache: images are exported and pushed with their own cache records in them.
+        secrets: each goes with the orders to run the steps that name it; forgotten when the
+            build ends.
     """
 
     version: int
@@ -128,6 +131,7 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
     cache_modes: Annotated[tuple[CacheMode, ...], msgspec.Meta(max_length=100)] = ()
     cache_pushes: Annotated[tuple[CachePush, ...], msgspec.Meta(max_length=100)] = ()
     inline_cache: bool = False
+    secrets: Secrets = ()
 
 
 class AskImage(_Message, frozen=True, tag="ask-image"):

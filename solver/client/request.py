@@ -26,6 +26,7 @@ from solver.wire import (
 from worker.wire import orders
 from worker.wire.images import Credential
 from worker.wire.orders import ExportForm
+from worker.wire.secrets import Secret
 
 MAX_DOCKERFILE_BYTES: Final = 1 << 20
 STDIN_NAME: Final = "standard input"
@@ -54,6 +55,7 @@ class BuildRequest:
     tag: str = ""
     explain: bool = False
     cache_only: bool = False
+    secrets: Sequence[Secret] = ()
     build_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
 
     @property
@@ -131,6 +133,7 @@ def start_order(
         tuple(to.mode for to in request.local_caches),
         tuple(request.pushed_caches),
         any(isinstance(to, InlineCache) for to in request.cache_to),
+        tuple(request.secrets),
     )
 
 

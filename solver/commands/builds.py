@@ -66,6 +66,7 @@ Examples:
   filesync build -t registry.example/team/app:1 --push .
   filesync build --cache-to type=registry,ref=registry.example/team/app:cache,mode=max \\
       --cache-from registry.example/team/app:cache .
+  filesync build --secret id=npmrc,src=$HOME/.npmrc --secret id=TOKEN .
   filesync build --manager tcp://127.0.0.1:7700 --place test=gpu=true .
 """,
 )
@@ -97,6 +98,14 @@ Examples:
     multiple=True,
     metavar="NAME=PATH",
     help="Another context: a directory, oci-layout://PATH[:TAG] or docker-image://IMAGE.",
+)
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="SPEC",
+    help="For RUN --mount=type=secret: id=ID[,src=PATH|,env=NAME]; without either, the variable or "
+    "the file ID; may be repeated. It stays in memory, and out of all results and cache keys.",
 )
 @click.option(
     "-o",

@@ -20,6 +20,7 @@ from solver.client.layouts import SCHEME, Layout, parse_layout
 from solver.client.outputs.epoch import parse_epoch
 from solver.client.outputs.outputs import Output, image_names
 from solver.client.request import BuildRequest, read_dockerfile
+from solver.client.secrets import read_secrets
 from solver.dockerfile import (
     IMAGE_SCHEME,
     MAIN_CONTEXT,
@@ -75,6 +76,7 @@ def request_of(
         cache_from=[parse_cache_from(text) for text in settings["cache_from"]],
         explain=settings["explain"],
         cache_only=settings["cache_only"],
+        secrets=read_secrets(settings["secrets"]),
     )
 
 

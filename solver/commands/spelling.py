@@ -34,10 +34,6 @@ _OF: Final[Mapping[str, str]] = {
         "a step has its worker's network; RUN --network=none in the Dockerfile gives it none"
     ),
     "--no-cache-filter": "write --no-cache, which is for all stages",
-    "--secret": (
-        "secret mounts are not there yet; what RUN --mount=type=bind,from=NAME reads of a "
-        "--build-context NAME=DIR stays out of the image, but in the workers' cache"
-    ),
     "--shm-size": "write RUN --mount=type=tmpfs,target=/dev/shm,size=1g in the Dockerfile",
     "--squash": "layers are not joined; have a last stage that copies what is wanted",
     "--ssh": "ssh mounts are not there yet; clone before the build, and give --build-context",

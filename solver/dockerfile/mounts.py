@@ -21,8 +21,10 @@ _KEYS: Final = {
     "bind": ("target", "source", "from", "readonly", "readwrite"),
     "cache": ("target", "id", "sharing", "mode", "uid", "gid", "readonly", "readwrite"),
     "tmpfs": ("target", "size"),
+    "secret": ("id", "source", "target", "required", "mode", "uid", "gid"),
 }
-_UNSUPPORTED_TYPES: Final = ("secret", "ssh")
+_UNSUPPORTED_TYPES: Final = ("ssh",)
+_SECRETS: Final = "/run/secrets"
 _SWITCHES: Final = ("readonly", "readwrite", "required")
 _TRUE: Final = ("1", "t", "true")
 _FALSE: Final = ("0", "f", "false")
@@ -85,6 +87,14 @@ class MountWords:
             raise Invalid(f"--mount=type={self.type} needs target=")
         return posixpath.normpath(self.text("target"))
 
+    def secret(self) -> tuple[str, str]:
+        """Return the id of a secret and where it is shown; the one stands for the other."""
+        target = self.text("target")
+        name = self.text("source") or self.text("id") or posixpath.basename(target.rstrip("/"))
+        if not name:
+            raise Invalid("--mount=type=secret needs id= or target=")
+        return name, posixpath.normpath(target or f"{_SECRETS}/{posixpath.basename(name)}")
+
 
 def parse_mount(text: str) -> MountWords:
     """Return the words of ``--mount=text``.
@@ -111,8 +121,8 @@ def parse_mount(text: str) -> MountWords:
 def _check_keys(kind: str, values: dict[str, str]) -> None:
     if kind in _UNSUPPORTED_TYPES:
         raise Invalid(
-            f"RUN --mount=type={kind} is not supported yet; what type=bind,from=NAME reads of a "
-            "--build-context NAME=DIR stays out of the image",
+            f"RUN --mount=type={kind} is not supported yet; clone before the build, and give "
+            "--build-context",
             f"type={kind}",
         )
     known = _KEYS.get(kind)
@@ -123,6 +133,12 @@ def _check_keys(kind: str, values: dict[str, str]) -> None:
     for key in values:
         if kind == "cache" and key in ("from", "source"):
             raise Invalid(f"RUN --mount=type=cache,{key}= is not supported yet", key)
+        if kind == "secret" and key == "env":
+            raise Invalid(
+                "RUN --mount=type=secret,env= is not supported yet, as a worker would have to write "
+                "the value down; have the command read the file",
+                key,
+            )
         if key not in known:
             guess = did_you_mean(key, known)
             listed = ", ".join(known)

@@ -17,6 +17,7 @@ from worker.wire.ops import (
     ExecOp,
     Mount,
     Network,
+    SecretMount,
     Sharing,
     TmpfsMount,
 )
@@ -148,7 +149,11 @@ def _expanded(state: State, words: MountWords) -> MountWords:
 
 
 def _target(state: State, words: MountWords) -> str:
-    target = state.absolute(words.clean_target())
+    return _absolute(state, words.clean_target())
+
+
+def _absolute(state: State, path: str) -> str:
+    target = state.absolute(path)
     if target == "/":
         raise Invalid("--mount: the target cannot be '/'")
     return target
@@ -157,6 +162,8 @@ def _target(state: State, words: MountWords) -> str:
 def _own_mount(state: State, words: MountWords) -> Mount:
     if words.type == "tmpfs":
         return TmpfsMount(_target(state, words), words.size_bytes())
+    if words.type == "secret":
+        return _secret(state, words)
     return CacheMount(
         target=_target(state, words),
         id=words.text("id") or words.clean_target(),
@@ -165,6 +172,18 @@ def _own_mount(state: State, words: MountWords) -> Mount:
         uid=words.number("uid", default=0),
         gid=words.number("gid", default=0),
         read_only=not words.is_writable(by_default=True),
+    )
+
+
+def _secret(state: State, words: MountWords) -> SecretMount:
+    name, target = words.secret()
+    return SecretMount(
+        target=_absolute(state, target),
+        id=name,
+        mode=words.number("mode", default=0o400, base=8),
+        uid=words.number("uid", default=0),
+        gid=words.number("gid", default=0),
+        required=bool(words.is_set("required")),
     )
 
 

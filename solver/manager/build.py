@@ -34,6 +34,7 @@ from worker.wire import orders
 from worker.wire.disk import Touch
 from worker.wire.ops import ImageOp, LocalOp, selector_of
 from worker.wire.orders import FromLocal, Ran
+from worker.wire.secrets import secrets_for
 
 log = logging.getLogger(__name__)
 
@@ -287,7 +288,9 @@ class Build:
             began = time.monotonic()
             brought = await self._bring(position, parts, placement, worker, errands)
             self._client.tell(StepStarted(position, worker.name))
-            run = orders.Run(vertex.op, tuple(b.order for b in brought), keys, vertex.name)
+            shown = secrets_for(vertex.op, self._request.secrets)
+            inputs = tuple(b.order for b in brought)
+            run = orders.Run(vertex.op, inputs, keys, vertex.name, shown)
             ran = await worker.call(run, self._delivery.forward(position))
             seconds = time.monotonic() - began
         except OrderFailed as exc:

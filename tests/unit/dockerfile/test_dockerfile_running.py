@@ -3,7 +3,16 @@ from collections.abc import Callable
 import pytest
 
 from solver.dockerfile import Converted, DockerfileError
-from worker.wire.ops import BindMount, CacheMount, ExecOp, Mount, Network, Sharing, TmpfsMount
+from worker.wire.ops import (
+    BindMount,
+    CacheMount,
+    ExecOp,
+    Mount,
+    Network,
+    SecretMount,
+    Sharing,
+    TmpfsMount,
+)
 
 Build = Callable[..., Converted]
 
@@ -115,6 +124,17 @@ MOUNTS: list[tuple[str, Mount]] = [
     ("type=tmpfs,target=/t,size=64m", TmpfsMount("/t", 64 << 20)),
     ("type=tmpfs,target=/t,size=1.5GiB", TmpfsMount("/t", 3 << 29)),
     ("type=tmpfs,target=/t,size=4096", TmpfsMount("/t", 4096)),
+    ("type=secret,id=a", SecretMount("/run/secrets/a", "a")),
+    ("type=secret,id=a/b", SecretMount("/run/secrets/b", "a/b")),
+    ("type=secret,target=/root/.npmrc", SecretMount("/root/.npmrc", ".npmrc")),
+    ("type=secret,src=a,dst=b/../c", SecretMount("/w/c", "a")),
+    ("type=secret,id=$T", SecretMount("/run/secrets/t", "/t")),
+    ("type=secret,id=a,required", SecretMount("/run/secrets/a", "a", required=True)),
+    ("type=secret,id=a,required=false", SecretMount("/run/secrets/a", "a")),
+    (
+        "type=secret,id=a,target=$T/x,mode=0440,uid=7,gid=8,required=TRUE",
+        SecretMount("/t/x", "a", 0o440, 7, 8, required=True),
+    ),
 ]
 
 
@@ -141,7 +161,14 @@ def test_mounts_read_each_source_through_one_input(build: Build) -> None:
 
 
 REFUSED = [
-    ("--mount=type=secret,id=a x", "RUN --mount=type=secret is not supported yet"),
+    ("--mount=type=secret x", "--mount=type=secret needs id= or target="),
+    ("--mount=type=secret,id=a,env=A x", "RUN --mount=type=secret,env= is not supported yet"),
+    ("--mount=type=secret,id=a,target=/ x", "the target cannot be '/'"),
+    ("--mount=type=secret,id=a,required=maybe x", "required is true or false, not 'maybe'"),
+    ("--mount=type=secret,id=a,mode=rw x", "'rw' cannot be a mode"),
+    ("--mount=type=secret,id=a,reqired x", "'reqired' is not key=value"),
+    ("--mount=type=secret,id=a,ro x", "unknown key of a secret mount: readonly"),
+    ("--mount=type=secrets,id=a x", "unknown mount type: secrets (did you mean secret?)"),
     ("--mount=type=ssh x", "RUN --mount=type=ssh is not supported yet"),
     ("--mount=type=cach,target=/a x", "unknown mount type: cach (did you mean cache?)"),
     ("--mount=type=cache,target=/a,from=b x", "type=cache,from= is not supported yet"),

@@ -18,8 +18,8 @@ from worker.wire.ops import ExecOp, ImageOp
 from worker.wire.orders import VERSION, Failed, Mode
 
 GRAPH = Graph((Vertex(ImageOp(IMAGE, "a.io/app"), (), "FROM a.io/app"),), 0)
-MINE = Credential("a.io", "me", "secret")
-OTHER = Credential("b.io", "me", "other secret")
+MINE = Credential("a.io", "me", "correct-horse")
+OTHER = Credential("b.io", "me", "battery-staple")
 QUESTION = AskImage("a.io/app:1", "linux", "amd64", credential=MINE)
 
 
@@ -39,7 +39,7 @@ async def test_only_the_registrys_own_credential_goes_to_the_worker(world: World
     await build.solve_target()
     await build.release()
     assert world.registries == [FromRegistry("a.io/app", IMAGE, MINE)]
-    assert "secret" not in repr(worker.orders)
+    assert "horse" not in repr(worker.orders)
 
 
 async def test_an_image_that_a_worker_holds_is_not_pulled_again(world: World) -> None:
