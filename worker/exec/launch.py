@@ -43,8 +43,12 @@ _SCRIPT: Final = """
 umount -n -l /sys/fs/cgroup/unified 2>/dev/null
 while [ "$1" != -- ]; do
     if [ "$1" = secret ]; then
-        : >"$4" && { [ "$3" = 0 ] || dd bs="$3" count=1 of="$4" 2>/dev/null; } || exit 125
-        [ "$(stat -c %s -- "$4")" = "$3" ] && chown "$5" "$4" && chmod "$2" "$4" || exit 125
+        : >"$4" && { [ "$3" = 0 ] || dd bs="$3" count=1 of="$4" 2>/dev/null; }
+        if [ "$(stat -c %s -- "$4")" != "$3" ]; then
+            echo "a secret does not fit into memory" >&2
+            exit 125
+        fi
+        chown "$5" "$4" && chmod "$2" "$4" || exit 125
         shift 5
         continue
     fi
