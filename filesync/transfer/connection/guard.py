@@ -131,6 +131,8 @@ class Connections:
     def read(self, fd: int, came_bytes: int) -> None:
         """ZeroMQ has read ``came_bytes`` of this connection, ever."""
         if connection := self._all.get(fd):
+            # What waits unread was looked at before what has come: the next look may find less read.
+            connection.taken = min(connection.taken, came_bytes)
             held = came_bytes - connection.taken
             if connection.is_fresh and held <= SLACK_BYTES:
                 connection.taken, held = came_bytes, 0

@@ -49,6 +49,15 @@ def test_more_than_a_message_that_is_none_is_cut_after_some_turns_of_the_loop() 
     assert len(book) == 0
 
 
+def test_what_seemed_to_be_read_and_was_not_is_no_credit() -> None:
+    book = greeted(1)
+    book.delivered(1, 1_000)
+    book.read(1, 4_000)
+    book.read(1, 1_000)
+    book.read(1, 2_001)
+    assert after_turns(book) == [1]
+
+
 def test_messages_may_wait_for_a_busy_loop_up_to_a_limit() -> None:
     book = greeted(1)
     book.read(1, 5_000)
