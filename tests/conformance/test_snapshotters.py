@@ -27,6 +27,7 @@ from worker.snapshots import (
     SnapshotInUse,
     SnapshotMissing,
     Snapshotter,
+    mounts,
     open_snapshotter,
     overlay_fails,
 )
@@ -513,8 +514,9 @@ def test_an_unknown_parent_and_a_taken_id_are_refused(
 
 @root
 def test_a_tree_with_an_open_file_is_not_committed_until_it_is_closed(
-    tmp_path: Path, nodes: MemoryNodes
+    tmp_path: Path, nodes: MemoryNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mounts, "BUSY_PATIENCE_S", 0.05)
     snapshotter = open_snapshotter(tmp_path, nodes, kind="overlay")
     active = snapshotter.prepare(None)
     with (active.path / "f").open("w") as file:

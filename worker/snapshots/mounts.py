@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,6 +43,10 @@ _CLONE_FS: Final = 0x200
 _PAGE_BYTES: Final = 4096
 _MAX_LAYERS: Final = 500
 """Of any kernel; it says no more than that something is invalid."""
+BUSY_RETRY_S: Final = 0.01
+BUSY_PATIENCE_S: Final = 5.0
+"""A process that is being started has what this one had open when it was forked, until it closes it:
+milliseconds, or, on a machine with more to do than cores, a tenth of a second."""
 
 _OPTIONS: Final = (("redirect_dir", "off"), ("metacopy", "off"), ("index", "off"))
 """A renamed directory is copied and a changed file is whole, so that an upper directory says
@@ -90,24 +95,24 @@ def mount_bind(base: Path, source: str, target: str) -> None:
 
 
 def unmount(path: Path, *, force: bool = False) -> None:
-    """Unmount what is mounted at ``path``; fine if nothing is.
+    """Unmount what is mounted at ``path``; fine if nothing is. Blocks.
 
     ``force`` takes it off the tree even while it is in use: its users keep what they have.
+    Otherwise it waits ``BUSY_PATIENCE_S`` for them to end.
 
     Raises:
-        SnapshotInUse: it is in use, and not ``force``.
+        SnapshotInUse: it is still in use, and not ``force``.
         StoreError: the kernel refuses otherwise.
     """
-    for flags in (_UMOUNT_NOFOLLOW, _UMOUNT_NOFOLLOW | _MNT_DETACH):
-        if not _libc.umount2(os.fsencode(path), flags):
-            return
-        code = ctypes.get_errno()
-        if code in (errno.EINVAL, errno.ENOENT):  # not a mount point
-            return
-        if code != errno.EBUSY:
-            raise StoreError(f"{path} cannot be unmounted: {os.strerror(code)}")
-        if not force:
+    if force:
+        if not _is_unmounted(path, 0):
+            _is_unmounted(path, _MNT_DETACH)
+        return
+    deadline_s = time.monotonic() + BUSY_PATIENCE_S
+    while not _is_unmounted(path, 0):
+        if time.monotonic() > deadline_s:
             raise SnapshotInUse(f"{path} is in use: a process still has files in it open")
+        time.sleep(BUSY_RETRY_S)
 
 
 def mounts_below(directory: Path) -> list[Path]:
@@ -133,6 +138,16 @@ def flush(directory: Path) -> None:
         _check(_libc.syncfs(fd))
     finally:
         os.close(fd)
+
+
+def _is_unmounted(path: Path, flags: int) -> bool:
+    """Unmount; say whether nothing is mounted there now. False: it is in use."""
+    if not _libc.umount2(os.fsencode(path), _UMOUNT_NOFOLLOW | flags):
+        return True
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOENT, errno.EBUSY):
+        raise StoreError(f"{path} cannot be unmounted: {os.strerror(code)}")
+    return code != errno.EBUSY  # or it is no mount point
 
 
 # --- inside the thread ------------------------------------------------------------------------

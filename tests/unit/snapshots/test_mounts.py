@@ -1,10 +1,11 @@
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from worker.snapshots import SnapshotInUse
+from worker.snapshots import SnapshotInUse, mounts
 from worker.snapshots.mounts import (
     Overlay,
     mount_overlay,
@@ -47,7 +48,10 @@ def test_the_first_lower_directory_is_on_top(base: Path) -> None:
 
 
 @pytest.mark.needs("root")
-def test_what_is_in_use_is_unmounted_by_force_only(base: Path) -> None:
+def test_what_stays_in_use_is_unmounted_by_force_only(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "BUSY_PATIENCE_S", 0.05)
     mount_overlay(base, Overlay(["low"], "at", "upper", "work"))
     with (base / "at/new").open("w"):
         with pytest.raises(SnapshotInUse):
@@ -55,6 +59,22 @@ def test_what_is_in_use_is_unmounted_by_force_only(base: Path) -> None:
         unmount(base / "at", force=True)
     assert mounts_below(base) == []
     assert (base / "upper/new").exists()
+
+
+@pytest.mark.needs("root")
+def test_what_is_in_use_for_a_moment_is_unmounted_after_it(base: Path) -> None:
+    # As while a process is being started, which holds what this one had open until it runs.
+    mount_overlay(base, Overlay(["low"], "at", "upper", "work"))
+    file = (base / "at/new").open("w")
+    closing = threading.Timer(0.2, file.close)
+    closing.start()
+    try:
+        unmount(base / "at")
+        assert file.closed
+    finally:
+        closing.join()
+        unmount(base / "at", force=True)
+    assert mounts_below(base) == []
 
 
 @pytest.mark.needs("root")

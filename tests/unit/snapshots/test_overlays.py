@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from filesync.manifest import MemoryNodes, empty_manifest
-from worker.snapshots import SnapshotInUse
+from worker.snapshots import SnapshotInUse, mounts
 from worker.snapshots.overlays import OverlayDriver
 
 pytestmark = pytest.mark.needs("root")
@@ -20,8 +20,9 @@ def driver(tmp_path: Path) -> OverlayDriver:
 
 
 def test_a_tree_with_nothing_below_it_is_written_where_it_stays(
-    driver: OverlayDriver, tmp_path: Path
+    driver: OverlayDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mounts, "BUSY_PATIENCE_S", 0.05)
     nothing = empty_manifest(MemoryNodes())
     at = driver.make(1, nothing, ())
     try:
