@@ -72,8 +72,7 @@ async def run_op(
         case FileOp() | ExecOp():
             pass
     base = None if op.scratch else _base(inputs)
-    parent = None if base is None else store.refs.get(base).snapshot
-    prepare = partial(store.snapshots.prepare, parent)
+    prepare = partial(store.prepare_on, None if base is None else store.refs.get(base))
     active = await acquired(prepare, store.snapshots.discard)
     try:
         if isinstance(op, FileOp):

@@ -101,7 +101,7 @@ def _make(
     parent = held.info.parent
     before = None if parent is None else Manifest(store.refs.get(parent).info.tree, store.nodes)
     after = Manifest(held.info.tree, store.nodes)
-    with store.snapshots.view(held.snapshot) as view:
+    with store.view_of(held) as view:
         return make_layer(before, after, view.path, store.blobs, form, skeleton)
 
 
@@ -204,7 +204,7 @@ def _unpacked(
     """Return a snapshot on top of ``parent`` in which ``layer`` was unpacked, and proved."""
     below = None if parent is None else store.refs.get(parent)
     groups = Groups(None if below is None else Manifest(below.info.tree, store.nodes))
-    active = store.snapshots.prepare(None if below is None else below.snapshot)
+    active = store.prepare_on(below)
     try:
         with naming_layer(layer.digest):
             applied = unpack(active.path, groups)

@@ -78,7 +78,7 @@ def restore_blob(store: Store, held: HeldRef, layer: Layer) -> None:
     tree = Manifest(held.info.tree, store.nodes)
     try:
         with (
-            store.snapshots.view(held.snapshot) as view,
+            store.view_of(held) as view,
             store.blobs.open(skeleton.digest) as stream,
         ):
             tar = rebuilt_tar(read_skeleton(stream), [LocalTree(tree, view.path)])

@@ -36,6 +36,9 @@ class RefMissing(StoreError):
 
     code = "ref-missing"
 
+    def __init__(self, ref: Digest) -> None:
+        super().__init__(f"this worker does not hold {ref.hex()[:12]} any more")
+
 
 def ref_name(parent: Digest | None, tree: Digest, imported: str = "") -> Digest:
     """Return the identity of a result: its tree, and the layers that it stands on.
@@ -105,7 +108,7 @@ class RefStore:
         """
         held = self._held.get(ref)
         if held is None:
-            raise RefMissing(f"this worker does not hold {ref.hex()[:12]} any more")
+            raise RefMissing(ref)
         return held
 
     def chain(self, ref: Digest) -> list[HeldRef]:

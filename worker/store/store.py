@@ -22,8 +22,15 @@ from filesync.manifest import Manifest
 from filesync.manifest.store import SqliteNodes
 from filesync.sources import SourceLease, SourcePool
 from worker.blobs import KEEP_PARTIAL_S, BlobStore
-from worker.snapshots import SnapshotInUse, Snapshotter, open_snapshotter
-from worker.store.refs import RefStore
+from worker.snapshots import (
+    Active,
+    SnapshotInUse,
+    SnapshotMissing,
+    Snapshotter,
+    View,
+    open_snapshotter,
+)
+from worker.store.refs import HeldRef, RefMissing, RefStore
 from worker.wire.orders import SourceInfo
 
 MAX_SOURCES: Final = 32
@@ -141,8 +148,32 @@ class Store:
             return
         held = self.refs.get(ref)
         self.refs.touch(ref, time.time())
-        with self.snapshots.view(held.snapshot) as view:
+        with self.view_of(held) as view:
             yield TreeView(Manifest(held.info.tree, self.nodes), view.path)
+
+    def view_of(self, held: HeldRef) -> View:
+        """Return the whole tree of a ref that was found here, to be read.
+
+        Raises:
+            RefMissing: it has been removed since.
+        """
+        try:
+            return self.snapshots.view(held.snapshot)
+        except SnapshotMissing as exc:
+            raise RefMissing(held.info.ref) from exc
+
+    def prepare_on(self, held: HeldRef | None) -> Active:
+        """Return a writable tree on top of a ref that was found here; of None, an empty one.
+
+        Raises:
+            RefMissing: it has been removed since.
+        """
+        if held is None:
+            return self.snapshots.prepare(None)
+        try:
+            return self.snapshots.prepare(held.snapshot)
+        except SnapshotMissing as exc:
+            raise RefMissing(held.info.ref) from exc
 
     def hold_source(self, ref: Digest, lease: SourceLease, manifest: Manifest) -> None:
         """Keep a source as the result ``ref`` until ``release_source``."""

@@ -13,6 +13,7 @@ from worker.layers import LayerForm
 from worker.moving import skeletons
 from worker.moving.chains import layer_as, layer_of
 from worker.store import Store
+from worker.store.refs import RefMissing
 from worker.store.results import keep
 from worker.wire.disk import Holds, Kind, PrunePolicy, Usage
 from worker.wire.images import Compression
@@ -94,6 +95,22 @@ def test_a_result_that_comes_into_use_after_the_plan_stays_and_so_does_its_paren
     assert [item.why for item in usage.items] == [BEING_READ, "it has come into use"]
     with store.view(top.ref) as tree:
         assert (tree.root / "base").exists()
+
+
+def test_a_result_that_goes_while_somebody_takes_it_is_said_to_be_missing_here(
+    store: Store, make: Callable[..., RefInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Which the manager knows what to do about: it places the step again.
+    made = make("made")
+    held = store.refs.get(made.ref)
+    monkeypatch.setattr(store.refs, "touch", lambda *_: pruned(store))
+    with pytest.raises(RefMissing), store.view(made.ref):
+        pass
+    assert store.snapshots.list() == []
+    with pytest.raises(RefMissing):
+        layer_of(store, held)
+    with pytest.raises(RefMissing):
+        store.prepare_on(held)
 
 
 def test_what_a_later_policy_removes_is_removed_once_and_not_said_to_stay(
