@@ -35,12 +35,13 @@ class KnownWorkers:
         if not is_here(manager):
             name = digest_of(manager.encode()).hex()[:32] + _SUFFIX
             self._path = directory / name
+        self._known = self._read()
         self._needed: dict[str, None] = {}
         self._dialled: dict[str, Channel] = {}
 
     def dial(self, plane: DataPlane) -> None:
         """Dial them, and wait for nobody."""
-        for address in self._read():
+        for address in self._known:
             with suppress(FilesyncError):
                 self._dialled[address] = plane.dial(address)
 
@@ -54,7 +55,7 @@ class KnownWorkers:
             return
         answered = [a for a, one in self._dialled.items() if not (one.lost or one.greeting)]
         kept = list(dict.fromkeys([*self._needed, *answered]))[:MAX_KEPT]
-        if kept != self._read():
+        if kept != self._known:
             with suppress(OSError):
                 self._write(self._path, "".join(f"{address}\n" for address in kept))
 
