@@ -137,7 +137,7 @@ def test_a_passing_trouble_is_tried_again(
 ) -> None:
     for path in ("app/manifests/cache", f"app/blobs/{sha256(CONFIG)}"):
         registry.faults[path] = [fault]
-    silent_s = 1.0 if fault.stall else SILENT_S
+    silent_s = 0.2 if fault.stall else SILENT_S
     assert read(registry, store, silent_s=silent_s).config == CONFIG
 
 

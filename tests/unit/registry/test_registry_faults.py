@@ -179,7 +179,7 @@ def test_a_body_that_is_cut_goes_on_where_it_ended(puller: Puller) -> None:
 
 def test_a_body_that_stalls_goes_on_over_another_connection(puller: Puller) -> None:
     puller.registry.faults[BLOB] = [Fault(cut=1_500_000, stall=True)]
-    puller.silent_s = 1.0
+    puller.silent_s = 0.2
     puller.pull()
     assert puller.registry.asked(BLOB)[1].headers["Range"] == "bytes=1500000-"
     assert puller.store.path(DIGEST).read_bytes() == LAYER

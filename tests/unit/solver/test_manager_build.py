@@ -573,7 +573,10 @@ async def test_worker_that_leaves_as_it_answers_is_no_holder(world: World) -> No
     assert [one.name for one in world.shared.cluster.holders(solved.ref)] == ["b"]
 
 
-async def test_step_that_loses_its_worker_again_and_again_is_given_up(world: World) -> None:
+async def test_step_whose_inputs_nobody_gives_again_and_again_is_given_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "PAUSES_S", (0.0, 0.0, 0.01, 0.01))
     world.worker("a")
     world.fails["make"] = [Failed("unavailable", "no peer") for _ in range(20)]
     with pytest.raises(StepFailed, match="gave up after 4 tries: worker a: no peer"):
