@@ -14,7 +14,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "solver": ("filesync", "worker.wire"),  # what a worker can be told, and nothing else of it
     "bench": ("filesync", "worker", "solver"),
 }
-_TOP = ("images", "inputs", "run", "service", "process")
+_TOP = ("images", "inputs", "run", "service", "link_zmq", "process")
 ROOMS: dict[str, tuple[str, ...]] = {
     "filesync.manifest": ("disk", "keys", "transfer", "sync"),
     "filesync.disk": ("keys", "transfer", "sync"),

@@ -17,7 +17,8 @@ from filesync.lifetime import wait_for_end
 from filesync.quantities import parse_duration, parse_size
 from filesync.transfer.connection.address import is_everywhere, is_here, parse_address
 from worker.garbage.choice import default_policy
-from worker.process import WorkerOptions, run_worker
+from worker.options import WorkerOptions
+from worker.process import run_worker
 from worker.registry import DEFAULT_FILE, read_registries
 from worker.snapshots import KINDS
 from worker.wire.disk import PrunePolicy

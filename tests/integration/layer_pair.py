@@ -26,8 +26,9 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.stats import Progress
 from worker.garbage.keeper import DiskKeeper
 from worker.images import Images
+from worker.link_zmq import ManagerLink
 from worker.moving.arrivals import Arrivals
-from worker.process import WorkerOptions, _Link
+from worker.options import WorkerOptions
 from worker.registry import Registries
 from worker.service import Service
 from worker.store import Store
@@ -73,10 +74,10 @@ class Side:
         await self._stack.aclose()
         self.store.close()
 
-    def link(self) -> _Link:
+    def link(self) -> ManagerLink:
         """Return what would take orders from a manager, were it told to dial one."""
         options = WorkerOptions("tcp://127.0.0.1:1", "", self.state, "w")
-        return _Link(options, "i", 2, self.service, self.plane.address, set())
+        return ManagerLink(options, "i", 2, self.service, self.plane.address, set())
 
     def commit(self, files: Mapping[str, bytes], parent: RefInfo | None = None) -> RefInfo:
         """Keep a result with these files, on top of another."""

@@ -17,7 +17,8 @@ from tests.integration.layer_pair import Side
 from tests.unit.cancelling import Held, cancel_during, open_below
 from worker import exports, run
 from worker.moving import chains
-from worker.process import WorkerOptions, run_worker
+from worker.options import WorkerOptions
+from worker.process import run_worker
 from worker.snapshots.mounts import mounts_below
 from worker.store import Store
 from worker.wire import leases, orders
@@ -276,7 +277,7 @@ async def test_an_answer_that_is_not_sent_is_taken_back(
             assert held()
             yield from pack_nodes(lacking)
 
-        monkeypatch.setattr("worker.process.pack_nodes", packing)
+        monkeypatch.setattr("worker.link_zmq.pack_nodes", packing)
         before = kept(side)
         task = asyncio.create_task(link._perform(1, opening(info)["tree"]))
         await held.is_reached()
@@ -302,7 +303,7 @@ async def test_an_order_is_called_off_that_has_the_number_of_another_managers(
             assert next(helds)()
             yield from pack_nodes(lacking)
 
-        monkeypatch.setattr("worker.process.pack_nodes", packing)
+        monkeypatch.setattr("worker.link_zmq.pack_nodes", packing)
         before = kept(side)
         async with asyncio.TaskGroup() as group:
             link._receive(order, b"", group)
@@ -341,7 +342,7 @@ async def test_an_answer_that_cannot_be_sent_is_taken_back(
     def packing(_: object) -> Iterator[bytes]:
         raise StoreError("the disk is gone")
 
-    monkeypatch.setattr("worker.process.pack_nodes", packing)
+    monkeypatch.setattr("worker.link_zmq.pack_nodes", packing)
     async with Side(tmp_path / "worker", snapshotter=None) as side:
         info = side.commit(FILES)
         before = kept(side)

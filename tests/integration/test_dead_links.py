@@ -27,8 +27,9 @@ from tests.integration.gateway import gateway
 from tests.integration.test_hostile_sockets import frame, greeting, hello, read, ready
 from tests.integration.test_restarts import until
 from tests.integration.test_sync_plane import LOOPBACK
-from worker import process
-from worker.process import WorkerOptions, run_worker
+from worker import link_zmq
+from worker.options import WorkerOptions
+from worker.process import run_worker
 from worker.wire import orders
 
 
@@ -40,7 +41,7 @@ def test_a_worker_whose_connection_was_forgotten_comes_back_and_the_manager_lets
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(orders, "ALIVE_S", 0.1)
-    monkeypatch.setattr(process, "SILENT_S", 0.3)
+    monkeypatch.setattr(link_zmq, "SILENT_S", 0.3)
     monkeypatch.setattr(guard_zmq, "LOOK_S", 0.1)
     limits = manager_process.LIMITS
     monkeypatch.setattr(manager_process, "LIMITS", limits._replace(silent_s=3.0))

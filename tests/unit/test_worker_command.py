@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from filesync.errors import UsageError
 from worker import commands
-from worker.process import WorkerOptions
+from worker.options import WorkerOptions
 
 FAR = "tcp://192.0.2.1:7700"
 
