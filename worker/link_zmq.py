@@ -293,8 +293,7 @@ class ManagerLink:
 
     def _begin(self, number: int, body: orders.OrderBody, group: asyncio.TaskGroup) -> None:
         if self._unkept is not None:
-            failed = orders.Failed(self._unkept.code, str(self._unkept))
-            self._queue.put_nowait((Outcome(number, failed), b""))
+            self._answer(number, orders.Failed(self._unkept.code, str(self._unkept)))
             self._meet_again(group)
             return
         task = group.create_task(self._perform(number, body))
@@ -326,14 +325,15 @@ class ManagerLink:
                     raise
                 result = orders.Failed(exc.code, str(exc))
             self._tell_sources()
-            self._tell_clipped(number)
-            self._queue.put_nowait((Outcome(number, result), b""))
+            self._answer(number, result)
         except asyncio.CancelledError:
-            self._queue.put_nowait(
-                (Outcome(number, orders.Failed("cancelled", "the order was cancelled")), b"")
-            )
+            self._answer(number, orders.Failed("cancelled", "the order was cancelled"))
         finally:
             self._has_worked |= not isinstance(body, Prune)
+
+    def _answer(self, number: int, result: orders.Result) -> None:
+        self._tell_clipped(number)
+        self._queue.put_nowait((Outcome(number, result), b""))
 
     def _tell(self, message: orders.Output | orders.Progress) -> None:
         if self._queue.qsize() < MAX_QUEUED:

@@ -106,11 +106,13 @@ class ClientLink:
             if isinstance(event, StepOutput):
                 self._clipped.drop(event.position, event.data)
             return
-        if isinstance(event, StepOutput | StepDone) and (
-            line := self._clipped.take(event.position)
-        ):
-            self._queue.put_nowait((StepOutput(event.position, STDERR, line), b""))
+        if isinstance(event, StepOutput | StepDone):
+            self._tell_clipped(event.position)
         self._queue.put_nowait((event, b""))
+
+    def _tell_clipped(self, position: int) -> None:
+        if line := self._clipped.take(position):
+            self._queue.put_nowait((StepOutput(position, STDERR, line), b""))
 
     async def serve(self, tree: Digest, address: str, part: Selector | None = None) -> bytes:
         """Have the client serve a tree of its own, or a part, to a data plane; return the token."""
@@ -125,7 +127,10 @@ class ClientLink:
     # --- what the server does with it ---------------------------------------------------------
 
     def answer(self, message: ToClient, payload: bytes = b"") -> None:
-        """Queue any message."""
+        """Queue any message; of a build that has failed, behind what was dropped of its output."""
+        if isinstance(message, BuildFailed):
+            for position in self._clipped.numbers():
+                self._tell_clipped(position)
         self._queue.put_nowait((message, payload))
 
     async def pump(self) -> None:

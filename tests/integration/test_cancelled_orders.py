@@ -323,6 +323,31 @@ async def test_an_order_is_called_off_that_has_the_number_of_another_managers(
         assert link._orders == {}
 
 
+async def test_what_was_dropped_of_what_a_cancelled_order_printed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+        link = side.link()
+        held = Held(lambda: True)
+
+        def packing(lacking: Any) -> Iterator[bytes]:  # noqa: ANN401
+            assert held()
+            yield from pack_nodes(lacking)
+
+        monkeypatch.setattr("worker.link_zmq.pack_nodes", packing)
+        monkeypatch.setattr("worker.link_zmq.MAX_QUEUED", 0)
+        task = asyncio.create_task(link._perform(1, opening(side.commit(FILES))["tree"]))
+        await held.is_reached()
+        link._tell(orders.Output(1, 1, b"12345"))
+        task.cancel()
+        await held.let_go()
+        await task
+        (said, _), (outcome, _) = link._queue.get_nowait(), link._queue.get_nowait()
+        assert isinstance(said, orders.Output)
+        assert b"5 bytes of output were dropped" in said.data
+        assert isinstance(outcome, orders.Outcome)
+
+
 async def test_a_source_on_a_lease_outlives_the_connection_of_who_had_it_made(
     tmp_path: Path,
 ) -> None:

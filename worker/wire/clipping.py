@@ -16,6 +16,10 @@ class Clipped:
         """Take note that ``data`` is not passed on."""
         self._bytes[number] += len(data)
 
+    def numbers(self) -> tuple[int, ...]:
+        """Return the steps of which it was not yet said."""
+        return tuple(self._bytes)
+
     def take(self, number: int) -> bytes:
         """Return the line that says so, once; b"" if nothing was dropped since the last one."""
         size = self._bytes.pop(number, 0)

@@ -8,16 +8,16 @@ import pytest
 from solver.manager import clients
 from solver.manager.clients import ClientLink
 from solver.manager.shared import Shared
-from solver.wire import StepDone, StepOutput, ToClient
+from solver.wire import BuildFailed, StepDone, StepOutput, ToClient
 
 
-def printed(number: int) -> StepOutput:
-    return StepOutput(0, 1, b"line %d\n" % number)
+def printed(number: int, step: int = 0) -> StepOutput:
+    return StepOutput(step, 1, b"line %d\n" % number)
 
 
-def dropped(size: int) -> StepOutput:
+def dropped(size: int, step: int = 0) -> StepOutput:
     line = b"\n[%d bytes of output were dropped here: they came too fast]\n" % size
-    return StepOutput(0, 2, line)
+    return StepOutput(step, 2, line)
 
 
 class SlowClient:
@@ -66,5 +66,22 @@ def test_what_was_dropped_last_is_said_when_the_step_is_done(
         done = StepDone(0, "w1", False, 1.0, ())
         slow.link.tell(done)
         assert (await slow.catch_up())[3:] == [dropped(len(b"line 0\n")), done]
+
+    asyncio.run(main())
+
+
+def test_what_was_dropped_last_of_any_step_is_said_when_the_build_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        slow = SlowClient(monkeypatch)
+        for number in range(4):
+            slow.link.tell(printed(number))
+        slow.link.tell(printed(4, step=1))
+        failed = BuildFailed("command-failed", "RUN make: no", 0)
+        slow.link.answer(failed)
+        size = len(b"line 0\n")
+        said = (await slow.catch_up())[3:]
+        assert said == [dropped(size), dropped(size, step=1), failed]
 
     asyncio.run(main())
