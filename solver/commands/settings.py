@@ -118,12 +118,9 @@ def _contexts(main: Path, others: Sequence[str]) -> _Contexts:
             "-: a context cannot come from standard input yet: unpack it and give the directory,"
             " or give a Dockerfile alone with -f - and an empty one"
         )
-    if _URL.match(str(main)):
-        raise UsageError(
-            f"{main}: a context cannot come from a URL yet: clone or unpack it, and give the directory"
-        )
     if not main.is_dir():
-        raise UsageError(f"{main}: no such directory; give the build's context")
+        other = "no such directory; give the build's context"
+        raise UsageError(f"{main}: {_of_url(str(main)) or other}")
     found = _Contexts({MAIN_CONTEXT: main.resolve()}, {}, {})
     for name, value in _pairs("--build-context", others):
         if value.startswith(SCHEME):
@@ -133,11 +130,16 @@ def _contexts(main: Path, others: Sequence[str]) -> _Contexts:
         elif Path(value).is_dir():
             found.roots[name] = Path(value).resolve()
         else:
-            raise UsageError(
-                f"--build-context {name}: {value} is no directory; an image in a registry is"
-                f" {IMAGE_SCHEME}{value}"
-            )
+            other = f"it is no directory; an image in a registry is {IMAGE_SCHEME}{value}"
+            raise UsageError(f"--build-context {name}={value}: {_of_url(value) or other}")
     return found
+
+
+def _of_url(text: str) -> str:
+    """Return what to say of a context that is no directory, if it is a URL."""
+    if not _URL.match(text):
+        return ""
+    return "a context cannot come from a URL yet: clone or unpack it, and give the directory"
 
 
 def _caches_to(

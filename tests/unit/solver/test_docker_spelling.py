@@ -99,4 +99,17 @@ def test_a_context_from_a_url_is_answered_with_what_to_give(
 ) -> None:
     with pytest.raises(UsageError, match="cannot come from a URL yet: clone or unpack it"):
         _run(url)
+    with pytest.raises(UsageError, match="cannot come from a URL yet: clone or unpack it"):
+        _run("--build-context", f"other={url}", ".")
     assert not asked
+
+
+def test_a_directory_whose_name_is_like_a_url_is_a_directory(
+    asked: list[BuildRequest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    context = tmp_path / "github.com" / "a"
+    context.mkdir(parents=True)
+    (context / "Dockerfile").write_text("FROM scratch\n")
+    _run("github.com/a")
+    assert list(asked[0].roots.values()) == [context]
