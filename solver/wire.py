@@ -1,7 +1,7 @@
 """All that a client and a manager say to each other.
 
 A client dials the manager's ROUTER. Before a build it makes sure that the manager has the nodes
-of the trees it offers: ``Have`` asks which of some digests the manager lacks, level by level, and
+of the trees it offers: ``Have`` asks which of some digests the manager lacks, several levels at once, and
 ``Nodes`` (``worker.wire.orders``) carries those. Then ``StartBuild``; events follow until ``Built``
 or ``BuildFailed``. While the build runs the manager may ask the client to ``Serve`` a tree to a
 worker over the data plane: a context, or the part of a cache that a result needs. When the client

@@ -121,7 +121,7 @@ def test_plain_shows_a_line_as_a_terminal_would_when_it_is_complete(
     printed: bytes, lines: list[str]
 ) -> None:
     told_lines = told("plain", [StepOutput(0, 1, printed)])
-    assert told_lines == [f"#1 0.000 {line}".rstrip("\n") for line in lines]
+    assert told_lines == [f"#1 0.000 {line}" for line in lines]
 
 
 @pytest.mark.parametrize("kind", ["plain", "json"])
