@@ -33,6 +33,7 @@ class Logins:
         directory = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
         self._path = path or Path(directory) / "config.json"
         self._config: Mapping[str, Any] | None = None
+        self._found: dict[str, Credential | None] = {}
 
     def find(self, host: str) -> Credential | None:
         """Return the user's credential for a registry, None without one. Blocks.
@@ -40,6 +41,11 @@ class Logins:
         Raises:
             UsageError: the file or a helper is broken; no secret is in the sentence.
         """
+        if host not in self._found:
+            self._found[host] = self._look_for(host)
+        return self._found[host]
+
+    def _look_for(self, host: str) -> Credential | None:
         if self._config is None:
             self._config = _read(self._path)
         helpers = _table(self._config, "credHelpers")

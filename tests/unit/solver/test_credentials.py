@@ -136,6 +136,17 @@ def test_a_hosts_own_helper_comes_before_the_store_for_all(
     assert logins(tmp_path, config).find("a.io") == Credential("a.io", identity_token="long")
 
 
+def test_a_helper_is_asked_once_for_a_host_however_many_images_are_there(
+    tmp_path: Path, helper: Path
+) -> None:
+    script(helper, f"""cat >> {tmp_path}/asked; echo '{{"Username": "me", "Secret": "s"}}'""")
+    found = logins(tmp_path, {"credsStore": "test"})
+    assert [found.find(host) for host in ("a.io", "b.io", "a.io")] == [
+        Credential(host, "me", "s") for host in ("a.io", "b.io", "a.io")
+    ]
+    assert (tmp_path / "asked").read_text() == "a.iob.io"
+
+
 def test_a_helper_of_another_host_is_not_asked(tmp_path: Path, helper: Path) -> None:
     script(helper, f"touch {tmp_path}/asked; exit 1")
     found = logins(tmp_path, {"credHelpers": {"a.io": "test"}, "auths": {"b.io": auth()}})
