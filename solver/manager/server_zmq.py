@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from contextlib import aclosing, suppress
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 import zmq
 import zmq.asyncio
@@ -12,7 +12,6 @@ import zmq.asyncio
 from filesync.errors import FilesyncError, MalformedMessage, PeerError, StoreError
 from filesync.keys.files import AllowFile, PublicKey
 from filesync.manifest.pack import accept_pack
-from filesync.transfer.connection.address import key_in
 from filesync.transfer.connection.channel_zmq import received, wire_bytes_of
 from filesync.transfer.connection.curve_zmq import key_of
 from filesync.transfer.connection.guard_zmq import SocketGuard, came_by
@@ -20,8 +19,10 @@ from solver.errors import OrderFailed
 from solver.manager.clients import ClientLink, lacking
 from solver.manager.cluster import Cluster
 from solver.manager.images import find_image
+from solver.manager.joining import Joining, Peer
 from solver.manager.results.pruning import Pruning
 from solver.manager.results.replicas import Replicas
+from solver.manager.sending_zmq import Sending
 from solver.manager.shared import Shared
 from solver.manager.workers import WorkerLink
 from solver.wire import (
@@ -38,42 +39,22 @@ from solver.wire import (
     ListWorkers,
     NoImage,
     StartBuild,
-    ToClient,
     TransferCache,
     Workers,
     decode_to_manager,
-    encode,
 )
 from worker.wire import orders
 from worker.wire.disk import Crowded
-from worker.wire.orders import VERSION, FromWorker, ToWorker
+from worker.wire.orders import FromWorker
 
 log = logging.getLogger(__name__)
 
 CLIENT_SILENCE_S = 30.0
 """A client with a build says ``Alive`` every few seconds."""
-
-
 WAIT_FOR_WORKERS_S = 8.0
 """How long a question for a number of workers waits for them to join."""
-
-
-SEND_AGAIN_S = 0.02
-"""A client that has not taken what was sent to it is tried again after so long."""
-
-
-ASK_AGAIN_S = 2.0
-"""A worker that was away has much to say from before it is asked to register: it is asked once."""
 FORGET_S = 60.0
 """In which a connection that is to be cut is gone."""
-
-
-class _Peer(NamedTuple):
-    """Who sent a message: its route, the key that it has proved to have, its connection."""
-
-    identity: bytes
-    key: PublicKey | None
-    fd: int
 
 
 class Server:
@@ -99,17 +80,15 @@ class Server:
         self._socket = socket
         self._guard = guard
         self._allowed = allowed
+        self._sending = Sending(socket)
+        self._joining = Joining(shared, self._sending, allowed)
         self._pruning = Pruning(shared)
         self.replicas = Replicas(shared)
         self._asked_for = asyncio.Event()
         self._clients: dict[bytes, tuple[ClientLink, asyncio.Task[None]]] = {}
-        self._asked_s: dict[bytes, float] = {}
         # Whose connections are about to be cut, for what they have said.
         self._dropped: dict[bytes, float] = {}
-        # Who has registered, and hears whether it may have its name once that is known.
-        self._waiting: set[bytes] = set()
         self._received_bytes = 0
-        self._sent_bytes = 0
 
     @property
     def cluster(self) -> Cluster:
@@ -149,11 +128,9 @@ class Server:
             log.warning("message not taken, the key is not allowed any more: key=%s", key.hex())
             self._guard.refused(fd)
             return
-        await self._receive(_Peer(identity, key, fd), frames, group)
+        await self._receive(Peer(identity, key, fd), frames, group)
 
-    async def _receive(
-        self, peer: _Peer, frames: list[bytes], group: asyncio.TaskGroup
-    ) -> None:
+    async def _receive(self, peer: Peer, frames: list[bytes], group: asyncio.TaskGroup) -> None:
         identity = peer.identity
         try:
             message, payload = decode_to_manager(frames)
@@ -176,19 +153,19 @@ class Server:
                     # This manager has restarted, or the client's connection was lost: a ROUTER
                     # takes who dials again for somebody else.
                     detail = "it has restarted, or the connection was cut"
-                    await self._send(identity, Denied(NOT_KNOWN, detail))
+                    await self._sending.send(identity, Denied(NOT_KNOWN, detail))
                 case _:
                     self._from_client(identity, message, group)
         except MalformedMessage as exc:
             log.warning("peer dropped reason=%s", exc)
-            await self._send(identity, Denied(exc.code, str(exc)))
+            await self._sending.send(identity, Denied(exc.code, str(exc)))
             self._dropped[identity] = time.monotonic()
             self._guard.refused(peer.fd)
         except (PeerError, StoreError) as exc:
             log.warning("message not taken reason=%s", exc)
-            await self._send(identity, Denied(exc.code, str(exc)))
+            await self._sending.send(identity, Denied(exc.code, str(exc)))
 
-    def _take_nodes(self, peer: _Peer, payload: bytes | memoryview) -> None:
+    def _take_nodes(self, peer: Peer, payload: bytes | memoryview) -> None:
         taken = accept_pack(self._shared.nodes, payload)
         worker = self._worker(peer)
         if worker is not None:
@@ -218,11 +195,11 @@ class Server:
                 continue
             told = allowed.keys
             for worker in self.cluster:
-                await self._send(worker.identity, orders.Allow(tuple(told)))
+                await self._sending.send(worker.identity, orders.Allow(tuple(told)))
 
     # --- workers ------------------------------------------------------------------------------
 
-    def _worker(self, peer: _Peer) -> WorkerLink | None:
+    def _worker(self, peer: Peer) -> WorkerLink | None:
         worker = self.cluster.identified(peer.identity)
         return worker if worker is not None and worker.key == peer.key else None
 
@@ -233,14 +210,14 @@ class Server:
             group.create_task(worker.release(outcome.result))
 
     async def _from_worker(
-        self, peer: _Peer, message: FromWorker, group: asyncio.TaskGroup
+        self, peer: Peer, message: FromWorker, group: asyncio.TaskGroup
     ) -> None:
         if isinstance(message, orders.Register):
-            await self._register(peer, message, group)
+            await self._joining.register(peer, message, group)
             return
         worker = self._worker(peer)
         if worker is None:
-            await self._ask_to_register(peer.identity)
+            await self._joining.ask(peer.identity)
             return
         worker.last_s = time.monotonic()
         match message:
@@ -260,79 +237,6 @@ class Server:
                 pass
             case _:
                 assert_never(message)
-
-    async def _ask_to_register(self, identity: bytes) -> None:
-        now_s = time.monotonic()
-        is_due = now_s - self._asked_s.get(identity, -ASK_AGAIN_S) >= ASK_AGAIN_S
-        if is_due and identity not in self._waiting:
-            self._asked_s[identity] = now_s
-            await self._send(identity, orders.Unknown())
-
-    async def _register(
-        self, peer: _Peer, hello: orders.Register, group: asyncio.TaskGroup
-    ) -> None:
-        identity = peer.identity
-        known = self.cluster.named(hello.worker)
-        if hello.version != VERSION:
-            detail = f"worker speaks version {hello.version}, the manager {VERSION}"
-            await self._send(identity, orders.Refused("version", detail))
-            return
-        if key_in(hello.address) != peer.key:
-            detail = f"its address {hello.address} does not have the key that it connects with"
-            await self._send(identity, orders.Refused("key", detail))
-            return
-        if known is not None and (known.hello.instance, known.key) != (
-            hello.instance,
-            peer.key,
-        ):
-            group.create_task(self._register_unless_heard(known, peer, hello, group))
-            return
-        if known is not None:
-            self.cluster.leave(known)
-        worker = WorkerLink(identity, hello, self._send, time.monotonic())
-        worker.sources = {source.id: source.tree for source in hello.sources}
-        self.cluster.join(worker)
-        if self._allowed is not None:
-            await self._send(identity, orders.Allow(tuple(self._allowed.keys)))
-        await self._send(identity, orders.Welcome())
-        log.info("worker joined worker=%s refs=%d", hello.worker, len(hello.refs))
-        group.create_task(self._learn(worker))
-
-    async def _register_unless_heard(
-        self,
-        known: WorkerLink,
-        peer: _Peer,
-        hello: orders.Register,
-        group: asyncio.TaskGroup,
-    ) -> None:
-        """Refuse a worker if the other of its name is alive: it may have died, and its state be lost."""
-        came_s = time.monotonic()
-        self._waiting.add(peer.identity)
-        try:
-            while not known.gone:
-                await asyncio.sleep(0.1)
-                if known.last_s > came_s:
-                    detail = (
-                        f"a worker named {known.name} is connected already; give another --name"
-                    )
-                    await self._send(peer.identity, orders.Refused("name-taken", detail))
-                    return
-        finally:
-            self._waiting.discard(peer.identity)
-        await self._register(peer, hello, group)
-
-    async def _learn(self, worker: WorkerLink) -> None:
-        """Take up what a worker holds; ask for the trees that are not known here."""
-        try:
-            for info in worker.hello.refs:
-                if info.tree not in self._shared.nodes:
-                    await worker.call(orders.ReadTree(info.tree))
-                self._shared.records.add(info)
-                self.cluster.add_ref(worker, info)
-        except FilesyncError as exc:
-            log.warning("not all learnt worker=%s reason=%s", worker.name, exc)
-        finally:
-            worker.learnt.set()
 
     # --- clients ------------------------------------------------------------------------------
 
@@ -366,7 +270,7 @@ class Server:
     def _client(self, identity: bytes, group: asyncio.TaskGroup) -> ClientLink:
         if identity not in self._clients:
             client = ClientLink(
-                identity, self._shared, self._send_all, self._traffic, time.monotonic()
+                identity, self._shared, self._sending.send_all, self._traffic, time.monotonic()
             )
             self._clients[identity] = (client, group.create_task(client.pump()))
         return self._clients[identity][0]
@@ -408,8 +312,9 @@ class Server:
             for worker in self.cluster.silent(now_s):
                 log.warning("worker silent worker=%s", worker.name)
                 self.cluster.leave(worker)
-            _forget(self._asked_s, now_s - ASK_AGAIN_S)
-            _forget(self._dropped, now_s - FORGET_S)
+            self._joining.forget(now_s)
+            dropped = self._dropped
+            self._dropped = {i: s for i, s in dropped.items() if now_s - s <= FORGET_S}
             silent = [
                 client
                 for client, _ in self._clients.values()
@@ -424,43 +329,7 @@ class Server:
         while True:
             await asyncio.sleep(orders.ALIVE_S)
             for worker in list(self.cluster):
-                await self._send(worker.identity, orders.Alive())
-
-    async def _send(
-        self, identity: bytes, message: ToClient | ToWorker, payload: bytes = b""
-    ) -> None:
-        """Send a message, unless the peer is gone or does not read: nobody waits for it."""
-        await self._try(identity, encode(message, payload))
-
-    async def _send_all(self, identity: bytes, message: ToClient, payload: bytes) -> None:
-        """Send a message, when the client has room for it; not if it is gone.
-
-        Only for the task of that client: it may stand still for as long as its manager bears with it.
-        """
-        frames = encode(message, payload)
-        while True:
-            if await self._try(identity, frames):
-                return
-            await asyncio.sleep(SEND_AGAIN_S)
-
-    async def _try(self, identity: bytes, frames: list[bytes]) -> bool:
-        """Send frames; say whether another try is worth it no more."""
-        try:
-            await self._socket.send_multipart([identity, *frames])
-        except zmq.Again:
-            log.debug("not sent, the peer does not read")
-            return False
-        except zmq.ZMQError as exc:
-            # ROUTER_MANDATORY: the peer's connection is gone; its silence will be noticed.
-            log.debug("not sent reason=%s", exc)
-            return True
-        self._sent_bytes += sum(map(len, frames))
-        return True
+                await self._sending.send(worker.identity, orders.Alive())
 
     def _traffic(self) -> tuple[int, int]:
-        return self._received_bytes, self._sent_bytes
-
-
-def _forget(times: dict[bytes, float], before_s: float) -> None:
-    for identity in [identity for identity, at_s in times.items() if at_s < before_s]:
-        del times[identity]
+        return self._received_bytes, self._sending.sent_bytes
