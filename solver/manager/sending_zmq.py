@@ -29,9 +29,19 @@ class Sending:
 
     async def send(
         self, identity: bytes, message: ToClient | ToWorker, payload: bytes = b""
-    ) -> None:
-        """Send a message, unless the peer is gone or does not read: nobody waits for it."""
-        await self._try(identity, encode(message, payload))
+    ) -> bool:
+        """Send a message, unless the peer does not read: nobody waits for it.
+
+        False if its connection has ended: who dials again is somebody else.
+        """
+        try:
+            await self._put(identity, encode(message, payload))
+        except zmq.Again:
+            log.debug("not sent, the peer does not read")
+        except zmq.ZMQError as exc:
+            log.debug("not sent reason=%s", exc)
+            return False
+        return True
 
     async def send_all(self, identity: bytes, message: ToClient, payload: bytes) -> None:
         """Send a message, when the client has room for it; not if it is gone.
@@ -40,20 +50,15 @@ class Sending:
         """
         frames = encode(message, payload)
         while True:
-            if await self._try(identity, frames):
+            try:
+                await self._put(identity, frames)
                 return
-            await asyncio.sleep(SEND_AGAIN_S)
+            except zmq.Again:
+                await asyncio.sleep(SEND_AGAIN_S)
+            except zmq.ZMQError as exc:
+                log.debug("not sent reason=%s", exc)
+                return
 
-    async def _try(self, identity: bytes, frames: list[bytes]) -> bool:
-        """Send frames; say whether another try is worth it no more."""
-        try:
-            await self._socket.send_multipart([identity, *frames])
-        except zmq.Again:
-            log.debug("not sent, the peer does not read")
-            return False
-        except zmq.ZMQError as exc:
-            # ROUTER_MANDATORY: the peer's connection is gone; its silence will be noticed.
-            log.debug("not sent reason=%s", exc)
-            return True
+    async def _put(self, identity: bytes, frames: list[bytes]) -> None:
+        await self._socket.send_multipart([identity, *frames])
         self.sent_bytes += sum(map(len, frames))
-        return True

@@ -49,6 +49,8 @@ from worker.wire.orders import FromWorker
 
 log = logging.getLogger(__name__)
 
+QUIET_S = 2.0
+"""Of whom nothing was heard for so long it is asked whether the connection is still there."""
 CLIENT_SILENCE_S = 30.0
 """A client with a build says ``Alive`` every few seconds."""
 WAIT_FOR_WORKERS_S = 8.0
@@ -305,24 +307,35 @@ class Server:
     # --- both ---------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Drop whoever has fallen silent."""
+        """Drop whoever is gone or has fallen silent."""
         while True:
             await asyncio.sleep(1.0)
             now_s = time.monotonic()
+            for worker in list(self.cluster):
+                if await self._is_gone(worker, orders.Alive()):
+                    log.warning("worker gone worker=%s", worker.name)
+                    self.cluster.leave(worker)
             for worker in self.cluster.silent(now_s):
                 log.warning("worker silent worker=%s", worker.name)
                 self.cluster.leave(worker)
             self._joining.forget(now_s)
             dropped = self._dropped
             self._dropped = {i: s for i, s in dropped.items() if now_s - s <= FORGET_S}
-            silent = [
-                client
-                for client, _ in self._clients.values()
-                if now_s - client.last_s > CLIENT_SILENCE_S
-            ]
-            for client in silent:
-                log.info("client silent; its build is ended")
-                await self._end(client)
+            for client in [client for client, _ in self._clients.values()]:
+                is_silent = now_s - client.last_s > CLIENT_SILENCE_S
+                if is_silent or await self._is_gone(client, Alive()):
+                    log.info("client gone or silent; its build is ended")
+                    await self._end(client)
+
+    async def _is_gone(
+        self, peer: WorkerLink | ClientLink, alive: orders.Alive | Alive
+    ) -> bool:
+        """Say whether the connection of a peer that is quiet has ended.
+
+        Nobody tells a ROUTER's user, who learns it by having something to say.
+        """
+        is_quiet = time.monotonic() - peer.last_s > QUIET_S
+        return is_quiet and not await self._sending.send(peer.identity, alive)
 
     async def _tell_alive(self) -> None:
         """Let the workers know that this manager is there, until cancelled."""

@@ -15,7 +15,7 @@ from solver.wire import WorkerRow
 from worker.wire import orders
 from worker.wire.orders import Failed, Order, OrderBody, Register, Result
 
-Send = Callable[[bytes, orders.ToWorker, bytes], Awaitable[None]]
+Send = Callable[[bytes, orders.ToWorker, bytes], Awaitable[object]]
 """Send a message and payload to the peer with this ZeroMQ identity."""
 OnEvent = Callable[[orders.Output | orders.Progress], None]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.processes import Cluster
+from solver.manager.server_zmq import CLIENT_SILENCE_S
 
 ContextMaker = Callable[..., Path]
 SLOW = "FROM base\nRUN echo started; sleep 60\n"
@@ -97,6 +98,24 @@ def test_ctrl_c_of_up_ends_its_children(tmp_path: Path) -> None:
         assert up.stdout is not None
         assert "Traceback" not in up.stdout.read()
     assert processes_of(str(tmp_path)) == []
+
+
+def test_a_step_ends_with_its_client_though_nobody_says_that_it_was_killed(
+    clusters: Callable[..., Cluster], context: ContextMaker, base: str, tmp_path: Path
+) -> None:
+    cluster = clusters("one", workers=1)
+    given = ("--progress", "plain", "--build-context", base)
+    root = context(SLOW)
+    arguments = ("build", "--manager", cluster.manager, *given, str(root))
+    containers = str(cluster.root / "w1" / "exec")
+    with start(*arguments, cache=tmp_path) as build:
+        read_until(build, " started")
+        assert processes_of(containers)
+        build.kill()
+        # For its silence it is missed only after half a minute.
+        wait_until(
+            lambda: not processes_of(containers), "the step goes on", CLIENT_SILENCE_S / 2
+        )
 
 
 def test_a_step_that_was_finished_when_its_worker_was_killed_is_cached(

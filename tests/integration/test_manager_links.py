@@ -16,7 +16,9 @@ from filesync.transfer.errors import GreetingBroken, UnknownHost
 from solver.client import link_zmq
 from solver.client.link_zmq import IMAGES_AT_ONCE, ManagerLink
 from solver.errors import BuildError, ManagerLost
+from solver.manager import cluster
 from solver.manager.process import open_manager
+from solver.manager.server_zmq import QUIET_S
 from solver.wire import (
     Alive,
     AskImage,
@@ -34,6 +36,7 @@ from solver.wire import (
     encode,
 )
 from tests.integration.gateway import gateway
+from worker.wire import orders
 
 
 class Played:
@@ -270,3 +273,29 @@ def test_a_client_that_does_not_read_for_a_while_loses_no_answer(tmp_path: Path)
 
     answers = asyncio.run(main())
     assert all(isinstance(one, Lack) and len(one.trees) == digests for one in answers)
+
+
+def test_a_worker_whose_connection_ends_is_gone_before_it_is_silent_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "SILENCE_S", 1e9)
+    hello = orders.Register(orders.VERSION, "w1", "i", {}, 1, "tcp://127.0.0.1:1", "copy")
+
+    async def main() -> None:
+        async with (
+            open_manager("tcp://127.0.0.1:0", tmp_path / "state") as manager,
+            ManagerLink(manager.address) as link,
+        ):
+            with zmq.asyncio.Context() as context, context.socket(zmq.DEALER) as worker:
+                worker.connect(manager.address)
+                await worker.send_multipart(orders.encode(hello))
+                assert len((await link.ask(ListWorkers(at_least=1), Workers)).rows) == 1
+                await asyncio.sleep(QUIET_S + 2)
+                assert len((await link.ask(ListWorkers(), Workers)).rows) == 1, "only quiet"
+            async with asyncio.timeout(20):
+                while True:
+                    if not (await link.ask(ListWorkers(), Workers)).rows:
+                        return
+                    await asyncio.sleep(0.1)
+
+    asyncio.run(main())
