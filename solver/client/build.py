@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
+from filesync.errors import UsageError
 from filesync.keys.files import KeyPair
 from filesync.manifest import MemoryNodes
 from filesync.manifest.pack import accept_pack
@@ -13,7 +14,7 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.threads import in_thread
 from solver.client.caches.local import CANNOT_READ, check_sent, read_cache
 from solver.client.caches.options import RegistrySource
-from solver.client.contexts import Context, cache_home, scan_contexts
+from solver.client.contexts import Context, NotInContext, cache_home, scan_contexts
 from solver.client.credentials import Logins
 from solver.client.images import KnownImages, convert_with_images, credentials_for
 from solver.client.layouts import Layouts
@@ -26,9 +27,8 @@ from solver.client.request import STDIN_NAME, BuildRequest, start_order
 from solver.client.serving import Serving
 from solver.client.taking import Taking
 from solver.client.workers import KnownWorkers
-from solver.dockerfile import Converted, with_contexts
+from solver.dockerfile import Converted, reader_of, with_contexts
 from solver.errors import BuildError
-from solver.graph import Graph
 from solver.wire import (
     BuildFailed,
     Built,
@@ -86,15 +86,17 @@ async def run_build(
         scan = partial(scan_contexts, layouts=request.layouts)
         scanned = ", ".join(str(roots[name]) for name in converted.selectors)
         with told_if_long(progress.note, f"scanning {scanned}"):
-            contexts = await in_thread(scan, roots, converted.selectors, request.dockerfile)
-        graph = with_contexts(
-            converted.graph,
-            {name: (c.manifest.content, c.manifest.tree) for name, c in contexts.items()},
-        )
+            try:
+                contexts = await in_thread(scan, roots, converted.selectors, request.dockerfile)
+            except NotInContext as exc:
+                reader = reader_of(converted.graph, exc.context, exc.path)
+                raise UsageError(_placed(str(exc), converted, reader)) from exc
+        digests = {n: (c.manifest.content, c.manifest.tree) for n, c in contexts.items()}
+        converted = replace(converted, graph=with_contexts(converted.graph, digests))
         caches = await in_thread(_read_caches, request, progress)
-        session = _Session(request, graph, contexts, caches, link, plane, workers, progress)
+        session = _Session(request, converted, contexts, caches, link, plane, workers, progress)
         try:
-            return await session.run(converted, began_s, logins)
+            return await session.run(began_s, logins)
         finally:
             workers.keep()
 
@@ -134,7 +136,7 @@ class _Session:
     def __init__(
         self,
         request: BuildRequest,
-        graph: Graph,
+        converted: Converted,
         contexts: Mapping[str, Context],
         caches: _FoundCaches,
         link: ManagerLink,
@@ -143,7 +145,8 @@ class _Session:
         progress: Progress,
     ) -> None:
         self._request = request
-        self._graph = graph
+        self._converted = converted
+        self._graph = converted.graph
         served = [*contexts.values(), *caches.contexts]
         self._contexts = {c.manifest.tree: c for c in served}
         self._caches = caches.sources
@@ -151,13 +154,13 @@ class _Session:
         self._plane = plane
         self._workers = workers
         self._progress = progress
-        self._report = BuildReport(graph)
+        self._report = BuildReport(converted.graph)
         self._nodes = MemoryNodes()
         self._serving = Serving(plane)
         roots = [blobs.root for blobs in caches.contexts]
         self._taking = Taking(request, link, plane, self._nodes, progress, roots)
 
-    async def run(self, converted: Converted, began_s: float, logins: Logins) -> dict[str, Any]:
+    async def run(self, began_s: float, logins: Logins) -> dict[str, Any]:
         names = self._request.registry_names
         credentials = await credentials_for(self._graph, names, logins)
         await self._link.send_trees(one.manifest for one in self._contexts.values())
@@ -165,7 +168,11 @@ class _Session:
         try:
             await self._link.send(
                 start_order(
-                    self._request, self._graph, converted.config, self._caches, credentials
+                    self._request,
+                    self._graph,
+                    self._converted.config,
+                    self._caches,
+                    credentials,
                 )
             )
             built = await self._follow()
@@ -224,6 +231,7 @@ class _Session:
                 case BuildFailed():
                     # It ends on a terminal, and its words come from a command or a worker.
                     detail, tail = _lines(message.detail), _lines(message.tail)
+                    detail = _placed(detail, self._converted, message.position)
                     raise BuildError(message.code, detail, message.exit_status, tail)
                 case Denied(_, detail):
                     raise BuildError("denied", f"the manager refused the build: {detail}")
@@ -242,6 +250,13 @@ class _Session:
                     self._tell_export(message)
                 case _:
                     pass
+
+
+def _placed(sentence: str, converted: Converted, position: int | None) -> str:
+    """Return ``sentence`` with the lines of the Dockerfile that ask for a step, if it is one."""
+    if position is None or not 0 <= position < len(converted.excerpts):
+        return sentence
+    return converted.excerpts[position].under(sentence)
 
 
 def _of_descriptor(image: Output) -> dict[str, str]:

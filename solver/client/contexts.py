@@ -36,6 +36,25 @@ def cache_home() -> Path:
     return Path(home) / "filesync"
 
 
+class NotInContext(UsageError):
+    """A step reads a path that a context does not have.
+
+    Attributes:
+        context: its name; path: as the step says it.
+    """
+
+    code = "not-in-context"
+
+    def __init__(self, context: str, path: str, sentence: str) -> None:
+        super().__init__(context, path, sentence)
+        self.context = context
+        self.path = path
+        self._sentence = sentence
+
+    def __str__(self) -> str:
+        return self._sentence
+
+
 def scan_contexts(
     roots: Mapping[str, Path],
     selectors: Mapping[str, Selector],
@@ -49,14 +68,19 @@ def scan_contexts(
     which are images, do not. For the main one the file beside ``dockerfile`` wins.
 
     Raises:
-        UsageError: a selector names a path that is not there.
+        NotInContext: a selector names a path that is not there.
         StoreError: a directory is not there or not readable.
     """
     found: dict[str, Context] = {}
     for name, selector in selectors.items():
         root, beside = roots[name], dockerfile if name == MAIN_CONTEXT else None
         ignore = None if name in layouts else read_ignore(root, beside)
-        found[name] = _scan(root, selector, ignore)
+        try:
+            found[name] = _scan(root, selector, ignore)
+        except PathMissing as exc:
+            hint = "; .dockerignore may leave it out" if ignore is not None else ""
+            sentence = f"{exc.path!r} is not in the context {root}{hint}"
+            raise NotInContext(name, exc.path, sentence) from exc
     return found
 
 
@@ -73,11 +97,7 @@ def _scan(root: Path, selector: Selector, ignore: Ignore | None) -> Context:
             prune_cache=read is None,
         )
     whole = Manifest(scanned.tree, nodes)
-    try:
-        subset = select(whole, selector, nodes)
-    except PathMissing as exc:
-        hint = "; .dockerignore may leave it out" if ignore is not None else ""
-        raise UsageError(f"{exc.path!r} is not in the context {root}{hint}") from exc
+    subset = select(whole, selector, nodes)
     return Context(owned_by(subset, nodes, 0, 0), root)
 
 

@@ -13,7 +13,7 @@ from solver.dockerfile.options import (
 from solver.dockerfile.platform import Platform
 from solver.dockerfile.stages import IMAGE_SCHEME
 from solver.dockerfile.variables import SOURCE_DATE_EPOCH
-from solver.dockerfile.vertices import with_contexts
+from solver.dockerfile.vertices import reader_of, with_contexts
 
 __all__ = [
     "IMAGE_SCHEME",
@@ -29,5 +29,6 @@ __all__ = [
     "Platform",
     "convert",
     "ignore_matcher",
+    "reader_of",
     "with_contexts",
 ]

@@ -144,7 +144,7 @@ class _Conversion:
         vertices = self._around.vertices
         with self._source.at(self._target.line):
             vertex = vertices.empty() if target.vertex is None else target.vertex
-        graph = vertices.graph(vertex)
+        graph, spans = vertices.graph(vertex)
         paths = {name: image.paths for name, image in self._found.items()}
         self._warn_of_unused_args()
         return Converted(
@@ -154,6 +154,7 @@ class _Conversion:
             warnings=tuple(self._warnings),
             stages=tuple(stage.label for stage in self._stages),
             target=self._target.label,
+            excerpts=tuple(self._source.excerpt(*span) for span in spans),
         )
 
     # --- before any stage ---------------------------------------------------------------
@@ -306,12 +307,14 @@ class _Conversion:
     # --- one stage ----------------------------------------------------------------------
 
     def _build(self, plan: _Plan) -> None:
-        stage = plan.stage
+        stage, vertices = plan.stage, self._around.vertices
+        vertices.span = (stage.line, stage.line)
         with self._source.at(stage.line):
             state = self._begin(plan)
             state.read_env()
         self._states[stage.index] = state
         for instruction in plan.instructions:
+            vertices.span = (instruction.line, instruction.last_line)
             with self._source.at(instruction.line):
                 _APPLY[instruction.keyword](state, instruction)
         self._asked |= state.asked

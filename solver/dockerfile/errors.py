@@ -1,10 +1,9 @@
 """What can be wrong with a Dockerfile."""
 
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from filesync.errors import UsageError
-
-_SHOWN_CHARS: Final = 120
+from solver.dockerfile.excerpt import SHOWN_CHARS, clipped, numbered, printable
 
 
 class DockerfileError(UsageError):
@@ -33,18 +32,18 @@ class DockerfileError(UsageError):
         self.mark = mark
 
     def __str__(self) -> str:
-        headline = f"{self.filename}:{self.line}: {_printable(self.message)}"
-        text = _printable(self.text.rstrip())
-        mark = _printable(self.mark)
+        headline = f"{self.filename}:{self.line}: {printable(self.message)}"
+        text = printable(self.text.rstrip())
+        mark = printable(self.mark)
         start = text.find(mark) if mark else len(text) - len(text.lstrip())
-        if start < 0 or start >= min(len(text), _SHOWN_CHARS):
+        if start < 0 or start >= min(len(text), SHOWN_CHARS):
             start, mark = len(text) - len(text.lstrip()), ""
         length = len(mark) or len(text) - start
-        shown = text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
+        shown = clipped(text)
         length = max(1, min(length, len(shown) - start))
-        gutter = f"{self.line:>4} | "
-        below = " " * (len(gutter) - 2) + "| " + " " * start + "^" * length
-        return f"{headline}\n{gutter}{shown}\n{below}"
+        line = numbered(self.line, shown)
+        below = " " * (len(line) - len(shown) - 2) + "| " + " " * start + "^" * length
+        return f"{headline}\n{line}\n{below}"
 
 
 class NoSuchImage(UsageError):
@@ -68,8 +67,3 @@ class Invalid(UsageError):
 
     def __str__(self) -> str:
         return self.message
-
-
-def _printable(text: str) -> str:
-    """Return ``text`` with nothing in it that a terminal would obey."""
-    return "".join(char if char.isprintable() else " " for char in text)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from filesync.select import Selector
+from solver.dockerfile.excerpt import Excerpt
 from solver.dockerfile.platform import Platform
 from solver.graph import Graph
 
@@ -95,6 +96,7 @@ class Converted:
         warnings: sentences, each with file and line where it has one.
         stages: name of each stage of the Dockerfile, ``stage-N`` where it has none.
         target: the name of the stage that was built.
+        excerpts: of each step, by its position in the graph, the lines that ask for it.
     """
 
     graph: Graph
@@ -103,3 +105,4 @@ class Converted:
     warnings: tuple[str, ...]
     stages: tuple[str, ...]
     target: str
+    excerpts: tuple[Excerpt, ...]

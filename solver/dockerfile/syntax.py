@@ -16,6 +16,7 @@ from e2b_dockerfile_utils import (
 )
 
 from solver.dockerfile.errors import DockerfileError, Invalid
+from solver.dockerfile.excerpt import Excerpt
 from solver.dockerfile.suggestion import did_you_mean
 
 MAX_TEXT_CHARS: Final = 1 << 20
@@ -70,7 +71,7 @@ class Instruction:
         flags: ``--name=value`` words, quotes removed.
         args: for ENV and LABEL triples of name, value and delimiter.
         json: the arguments were given as a JSON array.
-        line: the first line, counted from 1.
+        line: the first line, counted from 1; last_line: the last one.
         original: the joined line.
         triggered: comes from an ONBUILD of the base.
     """
@@ -81,6 +82,7 @@ class Instruction:
     json: bool
     heredocs: tuple[Heredoc, ...]
     line: int
+    last_line: int
     original: str
     triggered: bool = False
 
@@ -96,6 +98,10 @@ class Source:
         """Return the error for ``line``, which need not exist."""
         text = self.lines[line - 1] if 0 < line <= len(self.lines) else ""
         return DockerfileError(self.filename, line, text, message, mark)
+
+    def excerpt(self, first: int, last: int) -> Excerpt:
+        """Return the lines from ``first`` to ``last``."""
+        return Excerpt(self.filename, first, self.lines[first - 1 : last])
 
     @contextmanager
     def at(self, line: int) -> Iterator[None]:
@@ -164,6 +170,7 @@ def parse_trigger(text: str, *, line: int) -> Instruction:
         json=found.json,
         heredocs=found.heredocs,
         line=line,
+        last_line=line,
         original=found.original,
         triggered=True,
     )
@@ -239,6 +246,7 @@ def _instruction(node: DockerfileInstruction) -> Instruction:
         json=node.json,
         heredocs=tuple(_heredoc(heredoc) for heredoc in node.heredocs),
         line=node.start_line,
+        last_line=node.end_line,
         original=node.original.strip(),
     )
 

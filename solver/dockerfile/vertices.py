@@ -18,10 +18,20 @@ _MAX_PICKS: Final = 10_000
 _EVERYTHING: Final = Selector((Pick("/"),))
 
 
+Span = tuple[int, int]
+"""The first and the last line of an instruction."""
+
+
 class Vertices:
-    """Vertices in topological order; what several stages read is there once."""
+    """Vertices in topological order; what several stages read is there once.
+
+    Attributes:
+        span: of the instruction whose steps are added now.
+    """
 
     def __init__(self) -> None:
+        self.span: Span = (1, 1)
+        self._spans: list[Span] = []
         self._vertices: list[Vertex] = []
         self._locals: dict[str, int] = {}
         self._images: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
@@ -41,6 +51,7 @@ class Vertices:
         except (msgspec.ValidationError, UnicodeEncodeError) as error:
             raise Invalid(f"too large or malformed: {error}") from error
         self._vertices.append(vertex)
+        self._spans.append(self.span)
         return len(self._vertices) - 1
 
     def local(self, name: str) -> int:
@@ -93,8 +104,8 @@ class Vertices:
             self._empty = self.add(Vertex(op, name="FROM scratch"))
         return self._empty
 
-    def graph(self, target: int) -> Graph:
-        """Return what ``target`` needs, numbered anew."""
+    def graph(self, target: int) -> tuple[Graph, tuple[Span, ...]]:
+        """Return what ``target`` needs, numbered anew, and which instruction each step is of."""
         needed = sorted(reachable(Graph(tuple(self._vertices), target)))
         positions = {old: new for new, old in enumerate(needed)}
         vertices = []
@@ -102,7 +113,8 @@ class Vertices:
             vertex = self._vertices[old]
             inputs = tuple(positions[i] for i in vertex.inputs)
             vertices.append(msgspec.structs.replace(vertex, inputs=inputs))
-        return Graph(tuple(vertices), positions[target])
+        spans = tuple(self._spans[old] for old in needed)
+        return Graph(tuple(vertices), positions[target]), spans
 
 
 def with_contexts(graph: Graph, digests: Mapping[str, tuple[Digest, Digest]]) -> Graph:
@@ -145,6 +157,20 @@ def context_selectors(
             selector = selector_of(vertex.op, number) or _EVERYTHING
             picks[name] |= dict.fromkeys(selector.picks)
     return {name: _union(tuple(found)) for name, found in picks.items()}
+
+
+def reader_of(graph: Graph, context: str, path: str) -> int | None:
+    """Return the first step that reads ``path`` of a context by this name for it."""
+    for position, vertex in enumerate(graph.vertices):
+        for number, source in enumerate(vertex.inputs):
+            op = graph.vertices[source].op
+            if not isinstance(op, LocalOp) or op.name != context:
+                continue
+            selector = selector_of(vertex.op, number)
+            picks = () if selector is None else selector.picks
+            if any(pick.path.strip("/") == path.strip("/") for pick in picks):
+                return position
+    return None
 
 
 def _union(picks: tuple[Pick, ...]) -> Selector:

@@ -68,8 +68,14 @@ def test_a_command_that_is_not_there_is_answered_with_the_nearest() -> None:
     ("dockerfile", "arguments", "saying"),
     [
         ("FROM scratch\nCOPPY f /\n", (), "did you mean COPY?"),
-        ("FROM scratch\nCOPY nof /\n", (), "'nof' is not in the context"),
+        ("FROM scratch\nCOPY nof /\n", (), "Dockerfile:2: 'nof' is not in the context"),
+        ("FROM scratch\nCOPY nof /\n", (), "\n   2 | COPY nof /\n"),
         (f"{COPY}FROM scratch\nCOPY --from=0 /nof /\n", (), "'nof' is not there"),
+        (
+            f"{COPY}FROM scratch\nCOPY --from=0 \\\n  /nof /\n",
+            (),
+            "\n   4 | COPY --from=0 \\\n   5 |   /nof /\n",
+        ),
         (COPY, ("-o", "type=foo,dest=x"), "the type is one of local, tar, oci"),
         (COPY, ("-o", "type=local,dest=/no/such/out"), "/no/such is not a directory"),
         (COPY, ("-o", "type=local,dest=/proc/out"), "cannot write /proc/out"),

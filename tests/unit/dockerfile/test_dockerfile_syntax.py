@@ -3,7 +3,8 @@ from collections.abc import Callable
 import pytest
 
 from filesync.errors import UsageError
-from solver.dockerfile import Converted, DockerfileError
+from solver.dockerfile import MAIN_CONTEXT, Converted, DockerfileError, reader_of
+from solver.dockerfile.excerpt import Excerpt
 
 Build = Callable[..., Converted]
 
@@ -19,6 +20,40 @@ def test_error_shows_the_line_and_underlines_the_culprit(build: Build) -> None:
     assert isinstance(caught.value, UsageError)
     assert (caught.value.filename, caught.value.line) == ("Dockerfile", 7)
     assert caught.value.text == "  RUNN make"
+
+
+def test_each_step_knows_the_lines_that_ask_for_it(build: Build) -> None:
+    converted = build(
+        "FROM scratch AS base\n\nCOPY a /\nRUN one && \\\n# why\n  two\n"
+        "RUN <<E\nthree\nE\nONBUILD RUN later\nFROM base\n"
+    )
+    steps = zip(converted.graph.vertices, converted.excerpts, strict=True)
+    found = {step.name.partition("] ")[2]: (shown.line, shown.lines) for step, shown in steps}
+    assert found["COPY a /"] == (3, ("COPY a /",))
+    assert found["RUN one &&   two"] == (4, ("RUN one && \\", "# why", "  two"))
+    assert found["RUN <<E (three)"] == (7, ("RUN <<E", "three", "E"))
+    assert found["ONBUILD RUN later"] == (11, ("FROM base",)), "the base has asked for it"
+
+
+def test_an_excerpt_is_of_few_lines_none_too_long_and_nothing_that_a_terminal_obeys() -> None:
+    lines = ("RUN <<E", "\x1b[31mred", "x" * 500, *map(str, range(500)), "E")
+    said, *shown = Excerpt("Dockerfile", 9, lines).under("it failed").split("\n")
+    assert said == "Dockerfile:9: it failed"
+    assert shown[:2] == ["   9 | RUN <<E", "  10 |  [31mred"]
+    assert shown[2].endswith("x…")
+    assert len(shown[2]) < 140
+    assert shown[-1] == "     | …"
+    assert len(shown) < 20
+
+
+def test_the_first_step_that_reads_a_path_of_a_context_is_found(build: Build) -> None:
+    converted = build("FROM scratch\nCOPY a /\nCOPY ./b/ c /\nCOPY c /d\n")
+    lines = {
+        path: converted.excerpts[found].line
+        for path in ("a", "b", "c", "d")
+        if (found := reader_of(converted.graph, MAIN_CONTEXT, path)) is not None
+    }
+    assert lines == {"a": 2, "b": 3, "c": 3}
 
 
 def test_error_without_a_culprit_underlines_the_line(build: Build) -> None:
