@@ -86,6 +86,24 @@ class ManagerLost(Unavailable):
     code = "manager-lost"
 
 
+class ManagerGone(ManagerLost):
+    """A manager that was there is silent, or knows nothing of this client any more.
+
+    Attributes:
+        what: happened, without what to do about it.
+    """
+
+    code = "manager-gone"
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what, remedy)
+        self.what = what
+        self._remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}; what was built is kept: {self._remedy}"
+
+
 class NoWorker(FilesyncError):
     """No worker can run a step: none is connected, or none has the labels asked for."""
 

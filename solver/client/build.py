@@ -37,10 +37,12 @@ from solver.wire import (
     Denied,
     EndBuild,
     Event,
+    ListWorkers,
     Serve,
     StepDone,
     StopServing,
     Warned,
+    Workers,
 )
 from worker.wire import orders
 from worker.wire.ops import LocalOp
@@ -55,14 +57,25 @@ LEAVES_NOTHING: Final = (
 )
 
 
-async def run_build(
-    request: BuildRequest, manager: str, progress: Progress, own: KeyPair | None = None
+async def run_once(
+    request: BuildRequest,
+    manager: str,
+    progress: Progress,
+    own: KeyPair | None,
+    seen: set[str],
 ) -> dict[str, Any]:
     """Build, take the exports, and return the metadata file's content.
 
-    ``own`` is what this client proves itself with if the manager's address takes a key.
+    Args:
+        request: what to build.
+        manager: its address.
+        progress: is told of it, and closed.
+        own: what this client proves itself with if the manager's address takes a key.
+        seen: the workers that have built something are added. The manager is given time to
+            hear from as many first: if it has restarted it does not know what they have.
 
     Raises:
+        ManagerGone: the manager was there; what was built is kept.
         FilesyncError: one sentence about what went wrong; nothing is half-written.
     """
     began_s = time.monotonic()
@@ -71,6 +84,8 @@ async def run_build(
     workers = KnownWorkers(cache_home() / "workers", manager)
     async with ManagerLink(manager, own) as link, DataPlane(own=own) as plane:
         workers.dial(plane)
+        if seen:
+            await link.ask(ListWorkers(at_least=len(seen)), Workers)
         converted = await convert_with_images(
             request.text,
             filename=str(request.dockerfile or STDIN_NAME),
@@ -94,7 +109,9 @@ async def run_build(
         digests = {n: (c.manifest.content, c.manifest.tree) for n, c in contexts.items()}
         converted = replace(converted, graph=with_contexts(converted.graph, digests))
         caches = await in_thread(_read_caches, request, progress)
-        session = _Session(request, converted, contexts, caches, link, plane, workers, progress)
+        session = _Session(
+            request, converted, contexts, caches, link, plane, workers, progress, seen
+        )
         try:
             return await session.run(began_s, logins)
         finally:
@@ -143,6 +160,7 @@ class _Session:
         plane: DataPlane,
         workers: KnownWorkers,
         progress: Progress,
+        seen: set[str],
     ) -> None:
         self._request = request
         self._converted = converted
@@ -154,6 +172,7 @@ class _Session:
         self._plane = plane
         self._workers = workers
         self._progress = progress
+        self._seen = seen
         self._report = BuildReport(converted.graph)
         self._nodes = MemoryNodes()
         self._serving = Serving(plane)
@@ -207,9 +226,16 @@ class _Session:
             annotations=annotations,
         )
 
-    def _tell_export(self, event: Event) -> None:
+    def _take_note(self, event: Event) -> None:
+        self._report.add(event)
+        self._progress.event(event)
+        if isinstance(event, StepDone):
+            self._seen.add(event.worker)
+            self._tell_export(event.position)
+
+    def _tell_export(self, position: int) -> None:
         """Say what is made of the result once it is there: that can take longer than the steps."""
-        if isinstance(event, StepDone) and event.position == self._graph.target:
+        if position == self._graph.target:
             for output in self._request.outputs:
                 if output.form is not None:
                     what = "image" if output.is_image else "files"
@@ -245,9 +271,7 @@ class _Session:
                 case Warned(text):
                     self._progress.note(f"warning: {text}")
                 case _ if isinstance(message, Event):
-                    self._report.add(message)
-                    self._progress.event(message)
-                    self._tell_export(message)
+                    self._take_note(message)
                 case _:
                     pass
 

@@ -15,7 +15,7 @@ from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, wait_for_failure
 from filesync.transfer.connection.link_zmq import unknown_host
 from solver.client.unknown import Unknown
-from solver.errors import BuildError, ManagerLost
+from solver.errors import BuildError, ManagerGone, ManagerLost
 from solver.wire import (
     NOT_KNOWN,
     Alive,
@@ -172,15 +172,15 @@ class ManagerLink:
                 f"no manager answers at {self.address}; start one with"
                 f" `filesync manager --listen {self.address}`, or leave --manager out"
             )
-        return ManagerLost(
-            f"the manager at {self.address} does not answer any more; what was built is kept: see"
-            " that it runs and can be reached, and run this again"
+        return ManagerGone(
+            f"the manager at {self.address} does not answer any more",
+            "see that it runs and can be reached, and run this again",
         )
 
     def _forgotten(self, detail: str) -> ManagerLost:
-        return ManagerLost(
-            f"the manager at {self.address} knows nothing of this any more: {detail}; what was"
-            " built is kept: run it again"
+        return ManagerGone(
+            f"the manager at {self.address} knows nothing of this any more: {detail}",
+            "run it again",
         )
 
     async def ask_images(

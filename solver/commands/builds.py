@@ -16,9 +16,9 @@ from filesync.errors import UsageError
 from filesync.keys.files import KeyPair, key_for
 from filesync.keys.options import key_option, listen_keys, listen_options
 from filesync.lifetime import run_command, wait_for_end
+from solver.client.again import run_build
 from solver.client.aside import Aside
 from solver.client.asking import ask_manager
-from solver.client.build import run_build
 from solver.client.embedded import default_state, embedded_cluster
 from solver.client.outputs.outputs import (
     CACHE_ONLY,
@@ -231,7 +231,7 @@ async def _build(
         if manager is None:
             cluster = embedded_cluster(default_state(), workers=workers)
             manager = await stack.enter_async_context(cluster)
-        return await run_build(request, manager, Aside(make_progress(progress)), own)
+        return await run_build(request, manager, lambda: Aside(make_progress(progress)), own)
 
 
 @click.command(

@@ -1,5 +1,7 @@
 """Managers that come again, to workers and clients that have stayed."""
 
+import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.processes import Cluster
+from tests.integration.gateway import gateway
 from tests.integration.leftovers import leftovers, nothing_is_left
 
 ContextMaker = Callable[..., Path]
@@ -50,6 +53,52 @@ def test_what_a_manager_that_is_gone_had_open_is_let_go_of(
     cluster.start_manager()
     cluster.wait_for_workers()
     assert nothing_is_left(cluster) == {}
+
+
+def test_a_build_goes_on_where_its_manager_restarts(
+    cluster: Cluster, context: ContextMaker, base: str, tmp_path: Path
+) -> None:
+    root = context(WAITS, **{"in": "in\n"})
+    made = tmp_path / "metadata.json"
+    command = [sys.executable, "-m", "filesync", "build", "--manager", cluster.manager]
+    arguments = ["--build-context", base, *PLACES, "--metadata-file", str(made), str(root)]
+    with subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True) as build:
+        caches = cluster.root / "w2/exec/caches"
+        until(lambda: list(caches.glob("*/0")))
+        cluster.kill("manager")
+        cluster.start_manager()
+        (next(caches.glob("*/0")) / "go").touch()
+        _, said = build.communicate(timeout=60)
+    assert build.returncode == 0, said
+    assert said.count("warning: the manager at") == 1
+    assert "the build is begun again, with what is built" in said
+    steps = json.loads(made.read_text())["filesync"]["steps"]
+    (first,) = [step for step in steps if "echo made" in step["name"]]
+    assert first["cached"], "though its worker had to be heard of first"
+
+
+def test_a_build_goes_on_where_its_connection_to_the_manager_is_cut(
+    cluster: Cluster, context: ContextMaker, base: str
+) -> None:
+    root = context(WAITS, **{"in": "in\n"})
+    caches = cluster.root / "w2/exec/caches"
+
+    async def main() -> tuple[int | None, str]:
+        async with gateway(cluster.manager) as passing:
+            build = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "filesync", "build", "--manager", passing.address),
+                *("--build-context", base, *PLACES, str(root)),
+                stderr=asyncio.subprocess.PIPE,
+            )
+            await asyncio.to_thread(until, lambda: list(caches.glob("*/0")))
+            passing.cut()
+            (next(caches.glob("*/0")) / "go").touch()
+            _, said = await build.communicate()
+        return build.returncode, said.decode()
+
+    status, said = asyncio.run(main())
+    assert status == 0, said
+    assert said.count("the build is begun again, with what is built") == 1
 
 
 @pytest.fixture
