@@ -86,14 +86,14 @@ class ManagerLost(Unavailable):
     code = "manager-lost"
 
 
-class ManagerGone(ManagerLost):
-    """A manager that was there is silent, or knows nothing of this client any more.
+class CutOff(Unavailable):
+    """A build cannot go on: its manager, or who has the result, is gone. It can be begun again.
 
     Attributes:
         what: happened, without what to do about it.
     """
 
-    code = "manager-gone"
+    code = "cut-off"
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(what, remedy)

@@ -9,7 +9,7 @@ from solver.client.build import run_once
 from solver.client.outputs.outputs import STDOUT
 from solver.client.progress import Progress
 from solver.client.request import BuildRequest
-from solver.errors import ManagerGone, ManagerLost
+from solver.errors import CutOff, ManagerLost
 
 TRIES: Final = 5
 RETURN_S: Final = 60.0
@@ -36,7 +36,7 @@ async def run_build(
         progress = show()
         try:
             return await run_once(request, manager, progress, own, seen)
-        except ManagerGone as exc:
+        except CutOff as exc:
             left -= 1
             # What has gone to a pipe cannot be taken back.
             if not left or any(output.dest == STDOUT for output in request.outputs):

@@ -75,7 +75,7 @@ async def run_once(
             hear from as many first: if it has restarted it does not know what they have.
 
     Raises:
-        ManagerGone: the manager was there; what was built is kept.
+        CutOff: the manager, or who had the result, is gone; what was built is kept.
         FilesyncError: one sentence about what went wrong; nothing is half-written.
     """
     began_s = time.monotonic()

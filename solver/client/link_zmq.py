@@ -15,7 +15,7 @@ from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, wait_for_failure
 from filesync.transfer.connection.link_zmq import unknown_host
 from solver.client.unknown import Unknown
-from solver.errors import BuildError, ManagerGone, ManagerLost
+from solver.errors import BuildError, CutOff, ManagerLost
 from solver.wire import (
     NOT_KNOWN,
     Alive,
@@ -115,7 +115,7 @@ class ManagerLink:
         However much comes meanwhile: a manager that hears nothing of its client ends the build.
 
         Raises:
-            ManagerLost: the manager has been silent for too long, or has forgotten this client.
+            CutOff: the manager has been silent for too long, or has forgotten this client.
         """
         await self._meet()
         heard_s = time.monotonic()
@@ -143,7 +143,8 @@ class ManagerLink:
         """Send a question and return its answer, the next message of type ``kind``.
 
         Raises:
-            ManagerLost: no answer in time, or the manager has forgotten this client.
+            ManagerLost: nobody answers.
+            CutOff: the manager has been silent for too long, or has forgotten this client.
             UsageError: the manager denied it.
         """
         await self.send(question)
@@ -166,19 +167,19 @@ class ManagerLink:
                 raise unknown from None
             raise self._silent() from None
 
-    def _silent(self) -> ManagerLost:
+    def _silent(self) -> ManagerLost | CutOff:
         if self._monitor is not None:
             return ManagerLost(
                 f"no manager answers at {self.address}; start one with"
                 f" `filesync manager --listen {self.address}`, or leave --manager out"
             )
-        return ManagerGone(
+        return CutOff(
             f"the manager at {self.address} does not answer any more",
             "see that it runs and can be reached, and run this again",
         )
 
-    def _forgotten(self, detail: str) -> ManagerLost:
-        return ManagerGone(
+    def _forgotten(self, detail: str) -> CutOff:
+        return CutOff(
             f"the manager at {self.address} knows nothing of this any more: {detail}",
             "run it again",
         )
@@ -189,7 +190,7 @@ class ManagerLink:
         """Return what images' names mean, or why each cannot be had; registries may take their time.
 
         Raises:
-            ManagerLost: the manager has been silent for too long.
+            CutOff: the manager has been silent for too long.
             BuildError: it would not look.
         """
         found: dict[str, FoundImage | BuildError] = {}

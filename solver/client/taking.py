@@ -26,6 +26,7 @@ from solver.client.outputs.archive import add_docker_manifest, pack_layout
 from solver.client.outputs.outputs import STDOUT, Output, OutputType, place_of
 from solver.client.progress import Progress, human
 from solver.client.request import BuildRequest
+from solver.errors import CutOff
 from solver.wire import Built, CacheMade, CachePush, CachePushed, Exported
 from worker.wire.orders import ExportForm
 
@@ -182,10 +183,8 @@ class Taking:
                 raise
             except Unavailable as exc:
                 if pause_s is None or isinstance(exc, Refused):
-                    raise Unavailable(
-                        f"the result cannot be taken from worker {exported.worker}: {exc};"
-                        " what was built is kept: run it again"
-                    ) from exc
+                    what = f"the result cannot be taken from worker {exported.worker}: {exc}"
+                    raise CutOff(what, "run it again") from exc
                 self._progress.note(
                     f"warning: the result is taken from worker {exported.worker} again: {exc}"
                 )

@@ -15,7 +15,7 @@ from filesync.transfer.connection import curve_zmq
 from filesync.transfer.errors import GreetingBroken, UnknownHost
 from solver.client import link_zmq
 from solver.client.link_zmq import IMAGES_AT_ONCE, ManagerLink
-from solver.errors import BuildError, ManagerLost
+from solver.errors import BuildError, CutOff
 from solver.manager import cluster
 from solver.manager.process import open_manager
 from solver.manager.server_zmq import QUIET_S
@@ -178,7 +178,7 @@ def test_a_manager_that_falls_silent_is_not_said_never_to_have_been_there(
             monkeypatch.setattr(link_zmq, "ANSWER_S", 0.2)
             await link.ask(ListWorkers(), Workers)
 
-    with pytest.raises(ManagerLost, match=r"does not answer any more; .*run this again"):
+    with pytest.raises(CutOff, match=r"does not answer any more; .*run this again"):
         asyncio.run(run())
 
 
@@ -202,9 +202,7 @@ def test_what_was_lost_on_the_way_to_the_manager_is_to_be_sent_again_by_a_new_ru
             await manager.say(denied)
             await link.ask(ListWorkers(), Workers)
 
-    with pytest.raises(
-        ManagerLost, match="have not come; what was built is kept: run it again"
-    ):
+    with pytest.raises(CutOff, match="have not come; what was built is kept: run it again"):
         asyncio.run(run())
 
 

@@ -10,9 +10,9 @@ from solver.client.outputs.outputs import STDOUT, Output, OutputType
 from solver.client.progress import Quiet
 from solver.client.request import BuildRequest
 from solver.dockerfile import Options
-from solver.errors import BuildError, ManagerGone, ManagerLost
+from solver.errors import BuildError, CutOff, ManagerLost
 
-GONE = ManagerGone("it has restarted", "run it again")
+GONE = CutOff("it has restarted", "run it again")
 AWAY = ManagerLost("nobody answers")
 
 
@@ -55,7 +55,7 @@ def test_a_build_is_begun_again_and_that_is_said(monkeypatch: pytest.MonkeyPatch
 
 def test_it_is_not_begun_again_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = Tries(monkeypatch, iter([GONE] * 100))
-    with pytest.raises(ManagerGone, match="what was built is kept: run it again"):
+    with pytest.raises(CutOff, match="what was built is kept: run it again"):
         tries.run()
     assert tries.count == again.TRIES
 
@@ -83,7 +83,7 @@ def test_what_may_have_gone_to_a_pipe_is_not_sent_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tries = Tries(monkeypatch, iter([GONE, None]))
-    with pytest.raises(ManagerGone):
+    with pytest.raises(CutOff):
         tries.run(Output(OutputType.TAR, STDOUT))
     assert tries.count == 1
 
