@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fuzz fmt bench bench-import bench-distant bench-layers bench-sync clean
+.PHONY: help setup demo test check fuzz soak fmt bench bench-import bench-distant bench-layers bench-sync clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -30,6 +30,9 @@ check: setup  ## lint, formatting, types and the layering table
 fuzz: setup  ## fuzz what peers send, a minute for each target
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz
+
+soak: setup  ## build on a cluster whose processes are killed all the while; as root, on tmpfs
+	$(BIN)/python -m tests.soak
 
 fmt: setup  ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
