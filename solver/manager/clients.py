@@ -1,7 +1,6 @@
 """One connected client: its build, and what it was told."""
 
 import asyncio
-import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -190,8 +189,7 @@ class ClientLink:
         task, self._running = self._running, None
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task])
 
     async def _run(self, request: StartBuild) -> None:
         build: Build | None = None

@@ -53,6 +53,8 @@ QUIET_S = 2.0
 """Of whom nothing was heard for so long it is asked whether the connection is still there."""
 CLIENT_SILENCE_S = 30.0
 """A client with a build says ``Alive`` every few seconds."""
+LOOK_S = 1.0
+"""How often is looked who has fallen silent."""
 WAIT_FOR_WORKERS_S = 8.0
 """How long a question for a number of workers waits for them to join."""
 FORGET_S = 60.0
@@ -100,7 +102,7 @@ class Server:
     async def run(self) -> None:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch())
+            group.create_task(self._watch(group))
             group.create_task(self._tell_alive())
             group.create_task(self.replicas.keep())
             if self._allowed is not None:
@@ -173,6 +175,9 @@ class Server:
         if worker is not None:
             worker.known.update(taken)
             worker.last_s = time.monotonic()
+        elif peer.identity in self._clients:
+            # Over a slow link a large tree takes longer than a client may be silent.
+            self._clients[peer.identity][0].last_s = time.monotonic()
 
     # --- keys ---------------------------------------------------------------------------------
 
@@ -278,9 +283,10 @@ class Server:
         return self._clients[identity][0]
 
     async def _end(self, client: ClientLink) -> None:
-        await client.end()
+        """End a client's build; whoever says something by that connection is a client anew."""
         _, pump = self._clients.pop(client.identity, (client, None))
-        if pump is not None:
+        if pump is not None:  # else somebody else ends it
+            await client.end()
             pump.cancel()
 
     async def _list(self, client: ClientLink, at_least: int) -> None:
@@ -306,10 +312,10 @@ class Server:
 
     # --- both ---------------------------------------------------------------------------------
 
-    async def _watch(self) -> None:
+    async def _watch(self, group: asyncio.TaskGroup) -> None:
         """Drop whoever is gone or has fallen silent."""
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(LOOK_S)
             now_s = time.monotonic()
             for worker in list(self.cluster):
                 if await self._is_gone(worker, orders.Alive()):
@@ -325,7 +331,8 @@ class Server:
                 is_silent = now_s - client.last_s > CLIENT_SILENCE_S
                 if is_silent or await self._is_gone(client, Alive()):
                     log.info("client gone or silent; its build is ended")
-                    await self._end(client)
+                    # In a task: workers answer to that, and may be the next to be missed.
+                    group.create_task(self._end(client))
 
     async def _is_gone(
         self, peer: WorkerLink | ClientLink, alive: orders.Alive | Alive

@@ -1,0 +1,74 @@
+"""Whom a manager misses, when several fall silent at a time."""
+
+import asyncio
+import time
+from typing import cast
+
+import pytest
+import zmq.asyncio
+
+from filesync.manifest import MemoryNodes, missing_nodes
+from filesync.manifest.pack import pack_nodes
+from filesync.transfer.connection.guard_zmq import SocketGuard
+from solver.manager import cluster, server_zmq
+from solver.manager.clients import ClientLink
+from solver.manager.joining import Peer
+from solver.manager.moving.offers import quietly
+from solver.manager.server_zmq import CLIENT_SILENCE_S, Server
+from solver.manager.workers import WorkerLink
+from tests.unit.solver.fakes import World, plant
+from worker.wire import orders
+from worker.wire.orders import VERSION
+
+
+async def _unheard(*_: object) -> None:
+    """Send something to nobody."""
+
+
+def _silent_client(world: World) -> ClientLink:
+    since_s = time.monotonic() - CLIENT_SILENCE_S - 1
+    return ClientLink(b"c", world.shared, _unheard, lambda: (0, 0), since_s)
+
+
+def _server(world: World, client: ClientLink) -> Server:
+    server = Server(world.shared, cast(zmq.asyncio.Socket, None), cast(SocketGuard, None))
+    server._clients[client.identity] = (client, asyncio.create_task(client.pump()))
+    return server
+
+
+async def test_a_build_that_ends_without_its_client_keeps_no_silent_worker_from_being_missed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_zmq, "LOOK_S", 0.01)
+    monkeypatch.setattr(cluster, "SILENCE_S", 0.1)
+    shared = world.shared
+    hello = orders.Register(VERSION, "w1", "", {}, 1, "tcp://127.0.0.1:1", "copy", (), ())
+    worker = WorkerLink(b"w", hello, _unheard, time.monotonic())
+    shared.cluster.join(worker)
+    client = _silent_client(world)
+
+    async def build() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await quietly(worker.call(orders.Release()))
+
+    client._running = building = asyncio.create_task(build())
+    await asyncio.sleep(0)
+    server = _server(world, client)
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(server._watch(group))
+        ended, _ = await asyncio.wait([building], timeout=5)
+        watching.cancel()
+    assert ended
+    assert not len(shared.cluster)
+    assert not server._clients
+
+
+async def test_a_client_that_sends_a_tree_is_not_silent(world: World) -> None:
+    client = _silent_client(world)
+    server = _server(world, client)
+    tree = plant(MemoryNodes(), {"file": "text"})
+    (pack,) = pack_nodes(missing_nodes(tree.nodes, tree.tree, lambda _: False))
+    server._take_nodes(Peer(client.identity, None, -1), pack)
+    assert time.monotonic() - client.last_s < CLIENT_SILENCE_S
