@@ -300,15 +300,23 @@ class ClientLink:
             self.shared, request.graph, solved, build.caches, asked.config
         )
 
+    def _holder(self, solved: Solved, what: str) -> tuple[Digest, WorkerLink]:
+        """Return the result and a worker that has it.
+
+        Raises:
+            NoWorker: it is a context, which no worker has.
+        """
+        if solved.ref is None:
+            raise NoWorker(f"the target is a context by itself; there is nothing to {what}")
+        return solved.ref, self.shared.cluster.holder(solved.ref, solved.position)
+
     async def _export(
         self, build: Build, solved: Solved, request: StartBuild, number: int
     ) -> Exported:
-        if solved.ref is None:
-            raise NoWorker("the target is a context by itself; there is nothing to export")
-        worker = self.shared.cluster.holder(solved.ref, solved.position)
+        ref, worker = self._holder(solved, "export")
         asked = request.exports[number]
         order = orders.Export(
-            solved.ref,
+            ref,
             asked.form,
             await self._image_config(build, solved, request, asked),
             asked.name,
@@ -319,7 +327,7 @@ class ClientLink:
             asked.descriptor_annotations,
             asked.time_s,
         )
-        offered = await call_with_blobs(self.shared, worker, self._chain(solved.ref), order)
+        offered = await call_with_blobs(self.shared, worker, self._chain(ref), order)
         if not isinstance(offered, Offered):
             raise OrderFailed(worker.name, "protocol", "answered an export with something else")
         await self._keep_open(worker, offered)
@@ -354,12 +362,10 @@ class ClientLink:
         self, build: Build, solved: Solved, request: StartBuild, number: int
     ) -> Pushed:
         """Have a worker that holds the result push it."""
-        if solved.ref is None:
-            raise NoWorker("the target is a context by itself; there is nothing to push")
-        worker = self.shared.cluster.holder(solved.ref, solved.position)
+        ref, worker = self._holder(solved, "push")
         asked = request.pushes[number]
         config = await self._image_config(build, solved, request, asked)
-        order = push_order(solved.ref, msgspec.structs.replace(asked, config=config), request)
+        order = push_order(ref, msgspec.structs.replace(asked, config=config), request)
         return await self._pushed(worker, order, asked.names)
 
     async def _relay(

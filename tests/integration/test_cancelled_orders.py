@@ -265,6 +265,17 @@ async def test_all_that_is_to_be_closed_is(tmp_path: Path, hold: Hold) -> None:
         assert kept(side) == before
 
 
+def hold_answers(monkeypatch: pytest.MonkeyPatch, *helds: Held[[], bool]) -> None:
+    """Have each answer wait in its turn for one of ``helds`` before its trees are packed."""
+    waiting = iter(helds)
+
+    def packing(lacking: Any) -> Iterator[bytes]:  # noqa: ANN401
+        assert next(waiting)()
+        yield from pack_nodes(lacking)
+
+    monkeypatch.setattr("worker.link_zmq.pack_nodes", packing)
+
+
 async def test_an_answer_that_is_not_sent_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,12 +283,7 @@ async def test_an_answer_that_is_not_sent_is_taken_back(
         info = side.commit(FILES)
         link = side.link()
         held = Held(lambda: True)
-
-        def packing(lacking: Any) -> Iterator[bytes]:  # noqa: ANN401
-            assert held()
-            yield from pack_nodes(lacking)
-
-        monkeypatch.setattr("worker.link_zmq.pack_nodes", packing)
+        hold_answers(monkeypatch, held)
         before = kept(side)
         task = asyncio.create_task(link._perform(1, opening(info)["tree"]))
         await held.is_reached()
@@ -297,13 +303,7 @@ async def test_an_order_is_called_off_that_has_the_number_of_another_managers(
         order = orders.Order(1, opening(side.commit(FILES))["tree"])
         link = side.link()
         old, new = Held(lambda: True), Held(lambda: True)
-        helds = iter((old, new))
-
-        def packing(lacking: Any) -> Iterator[bytes]:  # noqa: ANN401
-            assert next(helds)()
-            yield from pack_nodes(lacking)
-
-        monkeypatch.setattr("worker.link_zmq.pack_nodes", packing)
+        hold_answers(monkeypatch, old, new)
         before = kept(side)
         async with asyncio.TaskGroup() as group:
             link._receive(order, b"", group)
@@ -329,12 +329,7 @@ async def test_what_was_dropped_of_what_a_cancelled_order_printed_is_said(
     async with Side(tmp_path / "worker", snapshotter=None) as side:
         link = side.link()
         held = Held(lambda: True)
-
-        def packing(lacking: Any) -> Iterator[bytes]:  # noqa: ANN401
-            assert held()
-            yield from pack_nodes(lacking)
-
-        monkeypatch.setattr("worker.link_zmq.pack_nodes", packing)
+        hold_answers(monkeypatch, held)
         monkeypatch.setattr("worker.link_zmq.MAX_QUEUED", 0)
         task = asyncio.create_task(link._perform(1, opening(side.commit(FILES))["tree"]))
         await held.is_reached()

@@ -29,6 +29,7 @@ from worker.exec import (
     failure_text,
     find_runtime,
 )
+from worker.exec.run import TOOLS
 from worker.wire.ops import (
     BindMount,
     CacheMount,
@@ -642,18 +643,7 @@ def test_machine_without_a_runtime_says_what_to_install(
 ) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
-    for tool in [
-        "unshare",
-        "mount",
-        "umount",
-        "stat",
-        "sh",
-        "cp",
-        "sleep",
-        "dd",
-        "chown",
-        "chmod",
-    ]:
+    for tool in TOOLS:
         found = shutil.which(tool)
         assert found
         (tools / tool).symlink_to(found)

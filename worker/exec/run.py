@@ -46,7 +46,7 @@ KILL_RETRY_S: Final = 0.1
 KILL_ATTEMPTS: Final = 50
 MAX_LOG_BYTES: Final = 64 << 10
 
-_TOOLS: Final = (
+TOOLS: Final = (
     "unshare",
     "mount",
     "umount",
@@ -58,6 +58,7 @@ _TOOLS: Final = (
     "chown",
     "chmod",
 )
+"""What running a container takes of a machine, beside an OCI runtime."""
 # The runtime may not have made the container yet: deleting is repeated until what runs it ends.
 _GUARD: Final = """
 read -r _
@@ -95,7 +96,7 @@ def find_runtime(run_root: Path) -> Runtime:
     """
     if os.geteuid() != 0:
         raise NoRuntime("RUN needs root: start the worker as root")
-    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         raise NoRuntime(f"RUN needs {missing[0]}: install util-linux and coreutils")
     found = shutil.which("crun") or shutil.which("runc")
