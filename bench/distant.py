@@ -8,20 +8,20 @@ the manager, by what a round trip takes. Bytes that take time on the link count 
 import argparse
 import os
 import random
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from bench.link import FAR_HOST, far_away, link_of
 from bench.processes import Cluster
-from bench.results import save
+from bench.results import save, spread
 from bench.trees import write_tree
 
 FILE_BYTES: Final = 5_000
+SEED: Final = 3
 
 
 def main(words: Sequence[str]) -> None:
@@ -41,49 +41,51 @@ def main(words: Sequence[str]) -> None:
         root = Path(name)
         context = root / "context"
         size = options.files * FILE_BYTES
-        write_tree(context / "files", files=options.files, total=size, seed=3)
+        write_tree(context / "files", files=options.files, total=size, seed=SEED)
         (context / "Dockerfile").write_text("FROM scratch\nCOPY files /files\n")
         with Cluster(root / "cluster", workers=1, host=FAR_HOST) as cluster:
             cluster.build(context)
             with far_away(cluster.ports, options.link) as far:
+                rig = Rig(cluster, context, far, random.Random(SEED))
                 rows = {
-                    str(edited): row(
-                        cluster, context, edited, options.rounds, far, options.link.rtt_ms
-                    )
-                    for edited in (0, 3, options.files // 100)
+                    str(edited): row(rig, edited, options.rounds, options.link.rtt_ms)
+                    for edited in sorted({0, 3, options.files // 100})
                 }
-    link = {"mbit": options.link.mbit, "rtt_ms": options.link.rtt_ms}
-    save("distant", {"files": options.files, **link, "edited": rows})
+    sizes = {"files": options.files, "rounds": options.rounds, "seed": SEED}
+    save("distant", {**sizes, **options.link._asdict(), "edited": rows})
 
 
-def row(
-    cluster: Cluster,
-    context: Path,
-    edited: int,
-    rounds: int,
-    far: Sequence[str],
-    rtt_ms: float,
-) -> dict[str, float]:
-    """Return the seconds of a build near and far, medians, and how many round trips lie between."""
-    times: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(2 * rounds + 2):
-        edit(context / "files", edited)
-        is_far = number % 2 == 1
+class Rig(NamedTuple):
+    """A cluster, a context beside it, and the words that run a command far from both."""
+
+    cluster: Cluster
+    context: Path
+    far: Sequence[str]
+    rng: random.Random
+
+    def seconds(self, edited: int, *, is_far: bool) -> float:
+        """Edit some files, and return how long a build then takes."""
+        edit(self.context / "files", edited, self.rng)
         began_s = time.monotonic()
-        cluster.build(context, through=far if is_far else ())
-        if number >= 2:  # the first of each learns who is there
-            times[is_far].append(time.monotonic() - began_s)
-    near_s, far_s = statistics.median(times[False]), statistics.median(times[True])
-    return {
-        "near_s": round(near_s, 3),
-        "far_s": round(far_s, 3),
-        "round_trips": round((far_s - near_s) / rtt_ms * 1000, 1),
-    }
+        self.cluster.build(self.context, through=self.far if is_far else ())
+        return time.monotonic() - began_s
 
 
-def edit(root: Path, count: int) -> None:
+def row(rig: Rig, edited: int, rounds: int, rtt_ms: float) -> dict[str, Any]:
+    """Return the seconds of a build near and far, in turns, and how many round trips lie between."""
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for number in range(rounds + 1):
+        for is_far, taken in times.items():
+            taken_s = rig.seconds(edited, is_far=is_far)
+            if number:  # the first of each learns who is there
+                taken.append(taken_s)
+    near, far = spread(times[False]), spread(times[True])
+    trips = (far["median"] - near["median"]) / rtt_ms * 1000
+    return {"near_s": near, "far_s": far, "round_trips": round(trips, 1)}
+
+
+def edit(root: Path, count: int, rng: random.Random) -> None:
     """Put a line into the middle of some files."""
-    rng = random.Random()
     for path in rng.sample(sorted(path for path in root.rglob("*") if path.is_file()), count):
         data, line = path.read_bytes(), b"\n%d\n" % rng.getrandbits(60)
         path.write_bytes(data[: len(data) // 2] + line + data[len(data) // 2 :])
