@@ -33,7 +33,7 @@ from worker.layers.member import (
 )
 
 
-class Change(NamedTuple):
+class _Change(NamedTuple):
     """One member, before it is one.
 
     Attributes:
@@ -63,7 +63,7 @@ def encoded_bytes(parent: Manifest | None, child: Manifest) -> int:
     return sum(map(_encoded_bytes, _changes(parent, child)))
 
 
-def _changes(parent: Manifest | None, child: Manifest) -> Iterator[Change]:
+def _changes(parent: Manifest | None, child: Manifest) -> Iterator[_Change]:
     if parent is not None and parent.tree == child.tree:
         return
     walk = _Walk(parent, child)
@@ -78,7 +78,7 @@ def _changes(parent: Manifest | None, child: Manifest) -> Iterator[Change]:
             stack.pop()
 
 
-def _member(change: Change) -> Member:
+def _member(change: _Change) -> Member:
     path, now, target = change
     match now:
         case None:
@@ -91,7 +91,7 @@ def _member(change: Change) -> Member:
             return leaf_member(path, now)
 
 
-def _encoded_bytes(change: Change) -> int:
+def _encoded_bytes(change: _Change) -> int:
     path, now, target = change
     if target is None and isinstance(now, File):
         return file_size(path, now)
@@ -115,25 +115,25 @@ class _Walk:
         self._written = {path for path, target in self._links.items() if target is not None}
         self._way = {above for path in self._written for above in _above(path)}
 
-    def directory(self, pair: _Pair) -> Iterator[Change | _Pair]:
+    def directory(self, pair: _Pair) -> Iterator[_Change | _Pair]:
         """Yield the changes of one directory, and its subdirectories where they belong."""
         old = None
         if self._parent is not None and pair.old is not None:
             old = self._parent.directory(pair.old)
         new = self._child.directory(pair.new)
         inside = self._inside(pair.path, old, new)
-        is_direct = any(isinstance(at, Change) or at.old is None for _, at in inside)
+        is_direct = any(isinstance(at, _Change) or at.old is None for _, at in inside)
         if is_direct or old is None or with_entries(old, ()) != with_entries(new, ()):
-            yield Change(pair.path, new)
+            yield _Change(pair.path, new)
         for _, found in inside:
             yield found
 
     def _inside(
         self, path: bytes, old: Directory | None, new: Directory
-    ) -> list[tuple[bytes, Change | _Pair]]:
+    ) -> list[tuple[bytes, _Change | _Pair]]:
         before = {entry.name: entry for entry in old.entries} if old is not None else {}
         prefix = path + b"/" if path else b""
-        found: list[tuple[bytes, Change | _Pair]] = []
+        found: list[tuple[bytes, _Change | _Pair]] = []
         for entry in new.entries:
             was, at = before.pop(entry.name, None), prefix + entry.name
             if was == entry and at not in self._way and at not in self._written:
@@ -142,11 +142,11 @@ class _Walk:
                 found.append((entry.name, item))
         for name in before:
             _check_name(prefix, name)
-            found.append((name, Change(prefix + name, None)))
+            found.append((name, _Change(prefix + name, None)))
         found.sort(key=_name)
         return found
 
-    def _changed(self, path: bytes, was: Entry | None, entry: Entry) -> Change | _Pair | None:
+    def _changed(self, path: bytes, was: Entry | None, entry: Entry) -> _Change | _Pair | None:
         _check_name(path, entry.name)
         if isinstance(entry, Subdirectory):
             old = was.tree if isinstance(was, Subdirectory) else None
@@ -154,7 +154,7 @@ class _Walk:
         target = self._links.get(path, path)
         if target is None:
             return None
-        return Change(path, entry, None if target == path else target)
+        return _Change(path, entry, None if target == path else target)
 
 
 def _check_name(path: bytes, name: bytes) -> None:
@@ -168,5 +168,5 @@ def _above(path: bytes) -> Iterator[bytes]:
         yield path
 
 
-def _name(found: tuple[bytes, Change | _Pair]) -> bytes:
+def _name(found: tuple[bytes, _Change | _Pair]) -> bytes:
     return found[0]
