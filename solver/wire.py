@@ -27,6 +27,14 @@ from solver.caches.wire import CacheTransferred as CacheTransferred
 from solver.caches.wire import Exported as Exported
 from solver.caches.wire import TransferCache as TransferCache
 from solver.caches.wire import TransferProgress as TransferProgress
+from solver.events import Event as Event
+from solver.events import Explained as Explained
+from solver.events import InputUse as InputUse
+from solver.events import PushProgress as PushProgress
+from solver.events import StepDone as StepDone
+from solver.events import StepOutput as StepOutput
+from solver.events import StepProgress as StepProgress
+from solver.events import StepStarted as StepStarted
 from solver.graph import Graph
 from worker.wire.disk import PrunePolicy, Usage
 from worker.wire.framing import Frames, framed, unframed
@@ -48,7 +56,6 @@ from worker.wire.orders import (
     ExportForm,
     FromWorker,
     Labels,
-    Mode,
     Nodes,
     Token,
     ToWorker,
@@ -234,92 +241,10 @@ class StopServing(_Message, frozen=True, tag="stop-serving"):
     token: Token
 
 
-class StepStarted(_Message, frozen=True, tag="step-started"):
-    """A step runs on a worker now (it may be said again when that worker is lost).
-
-    Attributes:
-        shared: an equal step, most likely of another build, runs already, on some worker: this one
-            has its result, or runs if that build ends without one.
-    """
-
-    position: Count
-    worker: Text
-    shared: bool = False
-
-
-class StepOutput(_Message, frozen=True, tag="step-output"):
-    """What a step printed."""
-
-    position: Count
-    stream: int
-    data: bytes
-
-
-class StepProgress(_Message, frozen=True, tag="step-progress"):
-    """How far a step's input has come, in bytes of content."""
-
-    position: Count
-    input: Count
-    done_bytes: Count
-    total_bytes: Count
-
-
-class InputUse(msgspec.Struct, frozen=True):
-    """How one input reached its step.
-
-    Attributes:
-        source: name of the step that made it.
-        workers: where it was taken from (``client`` for the client itself).
-        bytes_moved: bytes on the data plane.
-        bytes_if_layers: what its whole layers would have been there: blobs where they have
-            been made, the uncompressed tar where not.
-    """
-
-    mode: Mode
-    source: Text = ""
-    workers: tuple[Text, ...] = ()
-    bytes_moved: Count = 0
-    files_moved: Count = 0
-    bytes_if_layers: Count = 0
-    seconds: float = 0.0
-
-
-class StepDone(_Message, frozen=True, tag="step-done"):
-    """A step has its result.
-
-    Attributes:
-        seconds: from being placed to having the result; 0 when cached.
-        shared: its result came from an equal step that ran at the same time.
-    """
-
-    position: Count
-    worker: Text
-    cached: bool
-    seconds: float = 0.0
-    inputs: tuple[InputUse, ...] = ()
-    shared: bool = False
-
-
-class PushProgress(_Message, frozen=True, tag="push-progress"):
-    """How far a push has come, in bytes of layers; what a registry has already is not sent."""
-
-    names: Names
-    worker: Text
-    done_bytes: Count = 0
-    total_bytes: Count = 0
-
-
 class Warned(_Message, frozen=True, tag="warned"):
     """Something was left out and the build goes on; a sentence for people."""
 
     text: Text
-
-
-class Explained(_Message, frozen=True, tag="explained"):
-    """Why a step was placed where it was; lines for people."""
-
-    position: Count
-    lines: tuple[Text, ...]
 
 
 class Built(_Message, frozen=True, tag="built"):
@@ -403,15 +328,6 @@ FromClient = (
     | AskPrune
     | AskImage
     | TransferCache
-)
-Event = (
-    StepStarted
-    | StepOutput
-    | StepProgress
-    | StepDone
-    | PushProgress
-    | TransferProgress
-    | Explained
 )
 ToClient = (
     Lack

@@ -23,7 +23,6 @@ from filesync.digest import WireDigest
 from filesync.select import Selector
 from worker.wire.caches import (
     CacheFound,
-    FromRepository,
     LayersPushed,
     PushLayers,
     PushManifest,
@@ -36,7 +35,6 @@ from worker.wire.images import (
     Annotations,
     Compression,
     Count,
-    FromRegistry,
     NewestTime,
     Pushed,
     PushImage,
@@ -46,6 +44,11 @@ from worker.wire.images import (
     Sha256,
 )
 from worker.wire.images import Layer as Layer
+from worker.wire.inputs import FromLocal as FromLocal
+from worker.wire.inputs import FromPaths as FromPaths
+from worker.wire.inputs import InputOrder as InputOrder
+from worker.wire.inputs import InputReport as InputReport
+from worker.wire.inputs import Mode as Mode
 from worker.wire.layers import Address as Address
 from worker.wire.layers import FromLayers as FromLayers
 from worker.wire.layers import Link as Link
@@ -81,41 +84,6 @@ class SourceInfo(msgspec.Struct, frozen=True):
 
     id: Text
     tree: WireDigest
-
-
-# --- how an input reaches its op --------------------------------------------------------------
-
-
-class Mode(StrEnum):
-    """How an input reaches the worker that reads it."""
-
-    LOCAL = "local"
-    PATHS = "paths"
-    LAYERS = "layers"
-    REGISTRY = "registry"
-
-
-class FromLocal(_Message, frozen=True, tag="local"):
-    """This worker has ``ref``."""
-
-    ref: WireDigest
-
-
-class FromPaths(_Message, frozen=True, tag="paths"):
-    """Sync the tree ``tree`` from one of ``replicas`` into a source.
-
-    Attributes:
-        key: what the source is for, so that the next one like it finds it again.
-        basis: id of the idle source that the manager thinks is nearest; empty for none.
-    """
-
-    tree: WireDigest
-    replicas: tuple[Replica, ...]
-    key: Text = ""
-    basis: Text = ""
-
-
-InputOrder = FromLocal | FromPaths | FromLayers | FromRegistry | FromRepository
 
 
 # --- orders -----------------------------------------------------------------------------------
@@ -328,20 +296,6 @@ class Progress(_Message, frozen=True, tag="progress"):
     input: Count
     done_bytes: Count
     total_bytes: Count
-
-
-class InputReport(msgspec.Struct, frozen=True):
-    """What it took to bring one input here.
-
-    Attributes:
-        bytes_whole: of an image that was read in parts, what all its layers would have been.
-    """
-
-    mode: Mode
-    bytes_moved: Count = 0
-    files_moved: Count = 0
-    seconds: float = 0.0
-    bytes_whole: Count = 0
 
 
 class Ran(_Message, frozen=True, tag="ran"):
