@@ -249,7 +249,7 @@ def test_greetings_that_are_broken_off_each_time_may_be_for_want_of_a_key() -> N
 
 
 def test_a_client_that_does_not_read_for_a_while_loses_no_answer(tmp_path: Path) -> None:
-    asked, digests = 3000, 500
+    asked, digests = 3000, 150
     question = encode(Have(tuple(Digest(b"%032d" % number) for number in range(digests))))
 
     async def main() -> list[object]:

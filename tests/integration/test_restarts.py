@@ -113,7 +113,7 @@ def test_a_worker_that_was_alone_for_long_registers_once(
     cluster = clusters("one", workers=1)
     cluster.wait_for_workers()
     cluster.kill("manager")
-    time.sleep(4)  # it goes on to say that it is there
+    time.sleep(2.5)  # it goes on to say that it is there, once a second
     cluster.start_manager()
     cluster.wait_for_workers()
     time.sleep(1.5)
