@@ -403,10 +403,10 @@ def test_a_chain_of_150_shows_all_its_files(
 
 
 @root
-def test_layers_below_a_path_longer_than_a_page_can_be_mounted(
+def test_layers_whose_paths_are_longer_than_a_page_together_can_be_mounted(
     tmp_path: Path, nodes: MemoryNodes
 ) -> None:
-    snapshotter = open_snapshotter(tmp_path / ("x" * 200) / ("y" * 200), nodes, kind="overlay")
+    snapshotter = open_snapshotter(tmp_path / ("x" * 200), nodes, kind="overlay")
     for number in range(30):
         make(snapshotter, f"{number - 1}" if number else None, id=f"{number}")
     with snapshotter.view("29") as view:
