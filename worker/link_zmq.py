@@ -134,6 +134,7 @@ class ManagerLink:
                 group.create_task(self._watch(socket, monitor)),
                 group.create_task(self._pump(socket)),
                 group.create_task(self._beat()),
+                group.create_task(self._expire_leases()),
                 group.create_task(self._heed(socket)),
                 group.create_task(self._watch_disk()),
                 group.create_task(self._listen(socket, group)),
@@ -218,6 +219,11 @@ class ManagerLink:
                     " start it again"
                 )
             self._tell_sources(Heartbeat())
+
+    async def _expire_leases(self) -> None:
+        """End leases in time; apart from ``_beat``, which must not wait until a thread is free."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
             try:
                 await in_thread(self._service.leases.expire)
             except StoreError as exc:
