@@ -40,9 +40,13 @@ from worker.wire.disk import Prune, ReadHoldings, ReadUsage, Touch
 from worker.wire.images import PushImage, RelayImage, ResolveImage
 from worker.wire.leases import (
     AskLacking,
+    BlobPut,
     EndLeases,
+    Held,
     Hold,
     HoldCached,
+    Lacking,
+    LeaseOrder,
     Pull,
     PutBlob,
     RenewLeases,
@@ -191,7 +195,7 @@ class Service:
             ):
                 return await self.images.perform(body, self._share(number, tell))
             case HoldCached() | Hold() | RenewLeases() | EndLeases() | AskLacking() | PutBlob():
-                return await in_thread(self.leases.perform, body)
+                return await self._lease(body)
             case ReadUsage() | Prune() | ReadHoldings() | Touch():
                 return await self.disk.perform(body, sweep_nodes=self._is_idle)
             case _:
@@ -200,6 +204,12 @@ class Service:
     def _is_idle(self) -> bool:
         """Whether nobody needs a manifest but those of what is kept."""
         return not self._running and not self._open
+
+    async def _lease(self, body: LeaseOrder) -> Held | Lacking | BlobPut | Finished:
+        if isinstance(body, RenewLeases):
+            # Not in a thread: where all are busy for long the lease would be over meanwhile.
+            return self.leases.perform(body)
+        return await in_thread(self.leases.perform, body)
 
     @staticmethod
     def _share(number: int, tell: Tell) -> OnShare:
