@@ -4,6 +4,7 @@ Bytes go straight between this worker and the registry. A user's credential is u
 order that brought it, and then forgotten.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -54,9 +55,13 @@ RegistryOrder = ResolveImage | PushImage | RelayImage | ReadCache | PushLayers |
 class Images:
     """Images between registries and one worker's store."""
 
-    def __init__(self, store: Store, registries: Registries) -> None:
+    def __init__(
+        self, store: Store, registries: Registries, making: asyncio.Semaphore | None = None
+    ) -> None:
+        """``making`` is taken to make the layers that are pushed; None if there is no other work."""
         self._store = store
         self._registries = registries
+        self._making = making or asyncio.Semaphore()
         self._opened: Pulls | None = None
 
     async def perform(
@@ -140,7 +145,8 @@ class Images:
             RefMissing: the result is not here.
             RegistryError: a registry does not take it.
         """
-        image = await in_thread(exports.assemble, self._store, order)
+        async with self._making:
+            image = await in_thread(exports.assemble, self._store, order)
         async with self._client(*order.credentials) as client:
 
             async def sources(home: Reference) -> dict[str, str]:
@@ -245,9 +251,9 @@ class Images:
         """
         store = self._store
         home = parse_reference(order.repository)
-        layers = await in_thread(
-            chains.make_layers, store, order.refs, _form(order.compression, order.level)
-        )
+        form = _form(order.compression, order.level)
+        async with self._making:
+            layers = await in_thread(chains.make_layers, store, order.refs, form)
         meter = Meter(on_share)
         meter.total = sum(layer.size for layer in layers)
         digests = [layer.digest for layer in layers]

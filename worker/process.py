@@ -4,8 +4,10 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from filesync.disk.statedir import open_state
 from filesync.keys.files import PublicKey
@@ -23,6 +25,9 @@ from worker.store.leases import Leases
 
 log = logging.getLogger(__name__)
 
+THREADS: Final = 64
+"""For what blocks: a step that waits for its disk, or a layer, must not keep the next one from a thread."""
+
 
 async def run_worker(
     options: WorkerOptions,
@@ -39,6 +44,8 @@ async def run_worker(
             the manager refuses this worker.
         StoreError: the state directory cannot be used.
     """
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="filesync-work")
+    asyncio.get_running_loop().set_default_executor(threads)
     with open_state(options.state, kind="worker") as state:
         open_store = partial(Store.open, state.path, snapshotter=options.snapshotter)
         store = await acquired(open_store, Store.close)
@@ -52,7 +59,8 @@ async def run_worker(
                 allows=allowed.__contains__ if options.own is not None else None,
                 allow_insecure=options.allow_insecure,
             ) as plane:
-                images = Images(store, options.registries)
+                making = asyncio.Semaphore(os.cpu_count() or 1)
+                images = Images(store, options.registries, making)
                 disk = DiskKeeper(store, exec_state)
                 service = Service(
                     store,
@@ -62,6 +70,7 @@ async def run_worker(
                     exec_state,
                     exec_missing,
                     asyncio.Semaphore(slots),
+                    making,
                     disk,
                     Leases(store),
                 )

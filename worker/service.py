@@ -105,6 +105,8 @@ class Service:
     Args:
         exec_state: where commands run; None where this machine or user cannot run them, and
             then ``exec_missing`` says why.
+        making: taken to make what is exported: each keeps a core busy, for minutes maybe, and
+            steps must not wait for a thread meanwhile.
     """
 
     store: Store
@@ -114,6 +116,7 @@ class Service:
     exec_state: ExecState | None
     exec_missing: str
     slots: asyncio.Semaphore
+    making: asyncio.Semaphore
     disk: DiskKeeper
     leases: Leases
     _open: dict[bytes, Open] = field(default_factory=dict)
@@ -291,9 +294,8 @@ class Service:
         return Finished()
 
     async def _offer_layers(self, body: orders.OfferLayers) -> Offered:
-        shown = await acquired(
-            partial(self._show_layers, body), lambda made: made.stack.close()
-        )
+        show = partial(self._show_layers, body)
+        shown = await acquired(show, lambda made: made.stack.close())
         parts: list[OfferedParts | None] = []
         offers: list[Offer] = []
         for part in shown.parts:
@@ -324,7 +326,10 @@ class Service:
             return _Layers(tuple(layers), blobs, parts, stack.pop_all())
 
     async def _export(self, body: orders.Offer | orders.Export) -> Offered:
-        made = await acquired(partial(self._exported, body), lambda made: made.stack.close())
+        is_made = isinstance(body, orders.Export) and body.form is not orders.ExportForm.TREE
+        async with self.making if is_made else contextlib.nullcontext():
+            make = partial(self._exported, body)
+            made = await acquired(make, lambda made: made.stack.close())
         offered = self._opened(made.manifest, made.root, made.stack)
         return msgspec.structs.replace(
             offered, manifest=made.image_manifest, config=made.image_config

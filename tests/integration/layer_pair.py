@@ -64,6 +64,7 @@ class Side:
             None,
             "",
             slots,
+            asyncio.Semaphore(1),
             disk,
             Leases(self.store),
         )

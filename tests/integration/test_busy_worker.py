@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from filesync.digest import Digest
 from filesync.disk.statedir import LOCK
 from tests.integration.layer_pair import Side
-from worker import link_zmq
+from worker import exports, link_zmq
+from worker.exports import Exported
+from worker.store import Store
+from worker.store.refs import RefMissing
 from worker.wire.leases import RenewLeases
-from worker.wire.orders import Finished, Heartbeat
+from worker.wire.orders import Export, ExportForm, Finished, Heartbeat, Offer, Offered
 
 
 @asynccontextmanager
@@ -57,3 +61,31 @@ async def test_a_lease_is_renewed_while_all_threads_are_busy(tmp_path: Path) -> 
             assert await side.service.perform(1, renewing, lambda _: None) == Finished()
         leases.expire()
         assert leases.refs() == {info.ref}
+
+
+async def test_exports_take_turns_and_steps_do_not_wait_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Digest] = []
+    may_end = threading.Event()
+
+    def export(store: Store, order: Export) -> Exported:
+        begun.append(order.ref)
+        may_end.wait(20)
+        raise RefMissing(order.ref)
+
+    monkeypatch.setattr(exports, "export", export)
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+        ref = side.commit({"file": b"text"}).ref
+
+        async def perform(order: Export | Offer) -> object:
+            return await side.service.perform(1, order, lambda _: None)
+
+        made = [asyncio.create_task(perform(Export(ref, ExportForm.TAR))) for _ in range(50)]
+        for order in (Offer(ref, None), Export(ref, ExportForm.TREE)):
+            async with asyncio.timeout(15):
+                assert isinstance(await perform(order), Offered)
+        assert begun == [ref], "a turn for each core, of which these tests have one"
+        may_end.set()
+        await asyncio.gather(*made)
+        assert begun == [ref] * 50
