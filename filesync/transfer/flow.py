@@ -9,6 +9,10 @@ from filesync.transfer.connection.address import is_here
 
 WINDOW_BYTES: Final = 32 << 20
 """Wanted and not yet written, all replicas of a pull together."""
+ALL_WINDOWS_BYTES: Final = 128 << 20
+LEAST_WINDOW_BYTES: Final = 4 << 20
+"""All pulls of a process share the first; what comes is held, so that many at once take little more memory
+than one. Each has the second at least."""
 
 
 class Compress(StrEnum):

@@ -40,7 +40,8 @@ from filesync.transfer.errors import (
 )
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.plane_zmq import DataPlane
-from filesync.transfer.receive import landing_disk, pull_zmq
+from filesync.transfer.receive import incoming_zmq, landing_disk, pull_zmq
+from filesync.transfer.receive.pull_zmq import Pull
 from filesync.transfer.replica import Replica
 from filesync.transfer.send import outgoing_zmq
 from filesync.transfer.send.offer import Offer
@@ -406,6 +407,36 @@ def test_several_replicas_give_one_file_at_once(tmp_path: Path) -> None:
             assert stats.content_bytes == source.summary.size
 
     asyncio.run(main())
+
+
+def test_pulls_at_once_share_the_memory_that_one_may_take(
+    source: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming_zmq, "ALL_WINDOWS_BYTES", 6 << 20)
+    monkeypatch.setattr(incoming_zmq, "LEAST_WINDOW_BYTES", 2 << 20)
+    limits: list[int] = []
+    limit = Pull.limit
+
+    def noted(pull: Pull, window_bytes: int) -> None:
+        limits.append(window_bytes >> 20)
+        limit(pull, window_bytes)
+
+    monkeypatch.setattr(Pull, "limit", noted)
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane(window_bytes=5 << 20) as receiver:
+            slowly = Flow(bytes_per_s=16 << 20)
+            offer = sender.offer(source, tmp_path / "source", flow=slowly)
+            given = Replica(sender.address, offer.token)
+            await asyncio.gather(
+                *(pull(receiver, tmp_path / f"{n}", source, given) for n in range(4))
+            )
+            assert all(tree_of(tmp_path / f"{n}") == source.tree for n in range(4))
+
+    asyncio.run(main())
+    coming, going = limits[:10], limits[10:]
+    assert coming == [5] + [3] * 2 + [2] * 3 + [2] * 4, "no more than its own, and the least"
+    assert going == [2] * 3 + [3] * 2 + [5]
 
 
 def test_a_replica_that_is_much_slower_is_left_in_the_middle_of_a_file(

@@ -94,12 +94,13 @@ class Fetch:
     """Decides what a pull fetches next.
 
     Args:
-        window_bytes: wanted and not yet written at most.
+        window_bytes: see the attribute.
         rate: the fastest link to any replica in bytes per second; 0 while unknown.
 
     Attributes:
         effects: what to do now, in order; the driver takes them out.
         files_done: files that are in place.
+        window_bytes: wanted and not yet written at most; may be changed.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Fetch:
     ) -> None:
         self.effects: deque[Effect] = deque([NeedFiles()])
         self.files_done = 0
-        self._window_bytes = window_bytes
+        self.window_bytes = window_bytes
         self._rate = rate
         self._unwritten_bytes = 0
         self._pending = 0
@@ -385,7 +386,7 @@ class Fetch:
 
     def _has_room(self, size: int) -> bool:
         # An idle link always gets something, or what is larger than the window would never come.
-        return self._unwritten_bytes + size <= self._window_bytes or not self._unwritten_bytes
+        return self._unwritten_bytes + size <= self.window_bytes or not self._unwritten_bytes
 
     def _take_batch(self, batch: Batch) -> Batch | None:
         if not self._has_room(batch.size):
@@ -394,7 +395,7 @@ class Fetch:
         return batch
 
     def _cut_off(self, piece: Piece) -> Piece | None:
-        room = max(self._window_bytes - self._unwritten_bytes, 0)
+        room = max(self.window_bytes - self._unwritten_bytes, 0)
         size = min(piece.size, PIECE_BYTES, room)
         is_crumb = size < min(piece.size, PIECE_BYTES) // 4
         if not size or (is_crumb and self._unwritten_bytes):

@@ -1,8 +1,9 @@
 """The receiving side of a data plane."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from time import monotonic
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ from filesync.digest import Digest
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
-from filesync.transfer.flow import Flow
+from filesync.transfer.flow import ALL_WINDOWS_BYTES, LEAST_WINDOW_BYTES, Flow
 from filesync.transfer.receive.effects import Feed
 from filesync.transfer.receive.landing_disk import Update
 from filesync.transfer.receive.pull_zmq import Pull
@@ -30,13 +31,14 @@ class Incoming:
     Args:
         pool: the updates are worked on in.
         reach: gives the connection to a replica.
-        window_bytes: what one pull has wanted and not written at most.
+        window_bytes: what one pull has wanted and not written at most, where few are under way.
     """
 
     def __init__(self, pool: Executor, reach: Reach, *, window_bytes: int) -> None:
         self._pool = pool
         self._reach = reach
         self._window_bytes = window_bytes
+        self._pulls: set[Pull] = set()
         # Peers have told them: nobody else is told them again.
         self._landed = RecipeCache()
 
@@ -62,7 +64,7 @@ class Incoming:
 
         try:
             await self._in_thread(update.prepare)
-            await Pull(
+            pull = Pull(
                 update,
                 replicas,
                 tree=tree,
@@ -76,13 +78,31 @@ class Incoming:
                 feed=feed,
                 edits=edits,
                 recipes=self._landed,
-            ).run()
+            )
+            with self._sharing(pull):
+                await pull.run()
             await self._in_thread(update.finish)
         except BaseException:
             await self._in_thread(update.abort)
             raise
         stats.seconds = monotonic() - started
         return stats
+
+    @contextmanager
+    def _sharing(self, pull: Pull) -> Iterator[None]:
+        """Have all pulls that are under way share the memory, and this one among them for the block."""
+        self._pulls.add(pull)
+        self._share_out()
+        try:
+            yield
+        finally:
+            self._pulls.remove(pull)
+            self._share_out()
+
+    def _share_out(self) -> None:
+        each = max(ALL_WINDOWS_BYTES // max(len(self._pulls), 1), LEAST_WINDOW_BYTES)
+        for pull in self._pulls:
+            pull.limit(min(each, self._window_bytes))
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         # Cancelled, the thread goes on: nobody may abort the update under its hands.

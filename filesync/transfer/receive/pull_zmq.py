@@ -98,6 +98,10 @@ class Pull:
         self._sessions: dict[int, Session] = {}
         self._error: FilesyncError = Unavailable("nobody is known to have this tree")
 
+    def limit(self, window_bytes: int) -> None:
+        """Have no more than this wanted and not written, from now on."""
+        self._fetch.window_bytes = window_bytes
+
     async def run(self) -> None:
         """Fetch everything. Nobody is asked for anything when nothing is wanted.
 

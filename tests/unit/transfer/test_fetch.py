@@ -408,6 +408,20 @@ def test_more_is_handed_out_only_after_the_write() -> None:
     assert fetch.take_unit(1) == Piece(piece.work, PIECE_BYTES, PIECE_BYTES)
 
 
+def test_a_window_that_is_made_smaller_is_kept_to_from_then_on() -> None:
+    fetch = Fetch(window_bytes=4 * PIECE_BYTES)
+    fetch.add([WantedFile(0, digest_of(b"x"), 9 * PIECE_BYTES, 0)], is_last=True)
+    taken = [fetch.take_unit(1) for _ in range(4)]
+    assert fetch.take_unit(1) is None
+    fetch.window_bytes = PIECE_BYTES
+    for piece in taken:
+        assert isinstance(piece, Piece)
+        assert fetch.take_unit(1) is None
+        fetch.stored(piece)
+    assert fetch.take_unit(1) is not None
+    assert fetch.take_unit(1) is None
+
+
 def test_a_new_file_needs_no_recipe_and_no_delta() -> None:
     fetch = fed(wanted(bytes(10)), wanted(bytes(SMALL_BYTES + 1)))
     assert fetch.take_ask() is None
