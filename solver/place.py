@@ -101,7 +101,7 @@ def seconds(reach: Reach) -> float:
             return 0.0
         case Mode.PATHS:
             return TRANSFER_S + reach.bytes_to_move / PATHS_BYTES_PER_S
-        case Mode.LAYERS | Mode.REGISTRY:
+        case Mode.LAYERS | Mode.REGISTRY | Mode.URL:
             return TRANSFER_S + reach.bytes_to_move / LAYERS_BYTES_PER_S
 
 

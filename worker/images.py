@@ -1,12 +1,13 @@
 """What a worker does with registries: looks names up, pulls blobs, pushes results and caches.
 
-Bytes go straight between this worker and the registry. A user's credential is used for the one
+Files behind URLs come the same way. Bytes go straight between this worker and the registry. A user's credential is used for the one
 order that brought it, and then forgotten.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filesync.errors import UsageError
@@ -42,6 +43,7 @@ from worker.wire.images import (
     seekable_annotations,
 )
 from worker.wire.orders import Finished
+from worker.wire.urls import FromUrl, UrlFile
 
 if TYPE_CHECKING:
     from worker.registry.client_http import RegistryClient
@@ -137,6 +139,19 @@ class Images:
         meter = Meter(on_share)
         async with self._client(order.credential) as client:
             return await import_part(self._store, self._pulls(), client, image, order, meter)
+
+    async def download(self, order: FromUrl, path: Path, on_share: OnShare) -> UrlFile:
+        """Make the new file ``path``, 0600 and as old as its server says, what a URL gives.
+
+        Raises:
+            UrlNotModified: it is one of the contents that need not come.
+            WrongChecksum, RegistryError: it is not to be had, or something else.
+            StoreError: this disk cannot take it.
+        """
+        from worker.urls.download_http import download
+
+        async with self._client() as client:
+            return await download(client, order, path, Meter(on_share))
 
     async def push(self, order: PushImage, on_share: OnShare) -> Pushed:
         """Push a result as an image. Under its names it is there whole, or as it was before.

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Self, assert_never
 
 from filesync.digest import Digest
+from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.update import TreeUpdate
-from filesync.manifest import EMPTY_DIRECTORY, Manifest, put
+from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put
 from filesync.sources import SourceLease
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
@@ -26,6 +27,7 @@ from worker.wire import orders
 from worker.wire.caches import FromRepository
 from worker.wire.images import FromRegistry
 from worker.wire.orders import InputOrder, InputReport, Mode, RefInfo
+from worker.wire.urls import FromUrl, UrlFile
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +42,13 @@ class Input:
     Attributes:
         ref: the ref that it is; None for a partial source, which is no ref.
         source: the lease of a partial source; whoever takes it from here releases it.
+        file: of a file from a URL, what is known of it.
     """
 
     tree: TreeView
     ref: Digest | None = None
     source: SourceLease | None = None
+    file: UrlFile | None = None
 
 
 class Inputs:
@@ -84,7 +88,7 @@ class Inputs:
         """Bring every input, at the same time; return them in order.
 
         Raises:
-            RefMissing, Unavailable, StoreError: the first that failed.
+            RefMissing, Unavailable, StoreError, UrlNotModified: the first that failed.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -122,6 +126,9 @@ class Inputs:
                     from_registry, whole = part.bytes_moved, part.bytes_whole
                     stats.files = part.files
                 mode = Mode.REGISTRY
+            case FromUrl():
+                found, from_registry = await self._download(index, order)
+                mode = Mode.URL
             case _:
                 assert_never(order)
         seconds = time.monotonic() - began_s
@@ -207,6 +214,21 @@ class Inputs:
             on_share=lambda done, total: self._on_progress(index, done, total),
         )
         return self._in_store(), moved
+
+    async def _download(self, index: int, order: FromUrl) -> tuple[Input, int]:
+        """Have the file that a URL gives, proved if it can be, in a directory of its own."""
+        store = self._store
+        directory = await acquired(partial(store.make_work, "url"), store.drop_work)
+        self._stack.push_async_callback(in_thread, store.drop_work, directory)
+        file = await self._images.download(
+            order,
+            directory / order.name,
+            lambda done, total: self._on_progress(index, done, total),
+        )
+        nodes = MemoryNodes()
+        scanned = await in_thread(scan, directory, nodes)
+        tree = Manifest(scanned.tree, nodes)
+        return Input(TreeView(tree, directory), file=file), tree.summary.size
 
     def _in_store(self) -> Input:
         nothing = Manifest(put(self._store.nodes, EMPTY_DIRECTORY), self._store.nodes)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filesync.digest import Digest, digest_of
 from filesync.errors import FilesyncError, LocalError
+from filesync.manifest import File
 from filesync.transfer.threads import acquired, in_thread
 from worker.exec import ExecState, OutputTail, execute
 from worker.files import InputTree, perform
@@ -17,7 +18,7 @@ from worker.moving import imports
 from worker.store import Store
 from worker.store.results import Hints, keep
 from worker.wire import orders
-from worker.wire.ops import ExecOp, FileOp, ImageOp, LocalOp
+from worker.wire.ops import Copy, ExecOp, FileOp, HttpOp, ImageOp, LocalOp
 from worker.wire.orders import RefInfo
 from worker.wire.secrets import Secret
 
@@ -69,6 +70,8 @@ async def run_op(
             return await _keep_source(inputs, store)
         case ImageOp():
             return await in_thread(imports.import_image, store, op, inputs[0].tree, order.keys)
+        case HttpOp():
+            return await _keep_file(op, inputs, store, order.keys)
         case FileOp() | ExecOp():
             pass
     base = None if op.scratch else _base(inputs)
@@ -76,7 +79,7 @@ async def run_op(
     active = await acquired(prepare, store.snapshots.discard)
     try:
         if isinstance(op, FileOp):
-            hints = await in_thread(_do_files, op, active.path, inputs)
+            hints = await in_thread(_do_files, op, active.path, inputs, time.time_ns())
         else:
             if exec_state is None:
                 raise CannotExec(exec_missing)
@@ -96,9 +99,31 @@ def _base(inputs: Sequence[Input]) -> Digest:
     return base
 
 
-def _do_files(op: FileOp, root: Path, inputs: Sequence[Input]) -> Hints:
+def _do_files(op: FileOp, root: Path, inputs: Sequence[Input], now_ns: int) -> Hints:
     trees = {i: InputTree(one.tree.root, one.tree.manifest) for i, one in enumerate(inputs)}
-    return perform(op, root=root, inputs=trees, now_ns=time.time_ns()).hints
+    return perform(op, root=root, inputs=trees, now_ns=now_ns).hints
+
+
+async def _keep_file(
+    op: HttpOp, inputs: Sequence[Input], store: Store, keys: Sequence[Digest]
+) -> RefInfo:
+    """Make a file that has just come the op's result, the same one on every worker."""
+    (given,) = inputs
+    if given.file is None:
+        raise LocalError("the input of such an op is always a download")
+    path = f"/{op.name}"
+    copy = FileOp((Copy(0, path, path, mode="0600"),), scratch=True)
+    (entry,) = given.tree.manifest.root.entries
+    if not isinstance(entry, File):
+        raise LocalError("a download is always a file")
+    active = await acquired(partial(store.prepare_on, None), store.snapshots.discard)
+    try:
+        hints = await in_thread(_do_files, copy, active.path, inputs, entry.mtime_ns)
+    except BaseException:
+        await in_thread(store.snapshots.discard, active)
+        raise
+    info = await in_thread(keep, store, active, hints, None, keys)
+    return store.refs.set_file(info.ref, given.file)
 
 
 async def _do_exec(

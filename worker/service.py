@@ -15,7 +15,7 @@ from typing import assert_never
 import msgspec
 
 from filesync.digest import Digest
-from filesync.errors import FilesyncError, Unavailable
+from filesync.errors import FilesyncError, LocalError, Unavailable
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
 from filesync.select import select
 from filesync.transfer.errors import NotOffered, Refused
@@ -34,6 +34,7 @@ from worker.registry.meter import OnShare
 from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store, TreeView
 from worker.store.leases import Leases
+from worker.urls import UrlNotModified
 from worker.wire import orders
 from worker.wire.caches import PushLayers, PushManifest, ReadCache
 from worker.wire.disk import Prune, ReadHoldings, ReadUsage, Touch
@@ -51,7 +52,7 @@ from worker.wire.leases import (
     PutBlob,
     RenewLeases,
 )
-from worker.wire.ops import ImageOp
+from worker.wire.ops import HttpOp, ImageOp
 from worker.wire.orders import (
     Failed,
     Finished,
@@ -62,6 +63,7 @@ from worker.wire.orders import (
     Ran,
     Result,
 )
+from worker.wire.urls import FromUrl, ResolveUrl, UrlUnchanged
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +176,7 @@ class Service:
 
     async def _perform(self, number: int, body: OrderBody, tell: Tell) -> Result:
         match body:
-            case orders.Run() | orders.ImportChain() | Pull():
+            case orders.Run() | orders.ImportChain() | Pull() | ResolveUrl():
                 return await self._run(number, body, tell)
             case orders.OfferLayers() | orders.PullBlobs():
                 return await self._layers(body)
@@ -219,8 +221,11 @@ class Service:
         return lambda done, total: tell(orders.Progress(number, 0, done, total))
 
     async def _run(
-        self, number: int, body: orders.Run | orders.ImportChain | Pull, tell: Tell
-    ) -> Ran:
+        self,
+        number: int,
+        body: orders.Run | orders.ImportChain | Pull | ResolveUrl,
+        tell: Tell,
+    ) -> Ran | UrlUnchanged:
         def output(stream: int, data: bytes) -> None:
             tell(orders.Output(number, stream, data))
 
@@ -233,6 +238,8 @@ class Service:
                 return await self._import_chain(body, progress)
             if isinstance(body, Pull):
                 return await self._pull(body, progress)
+            if isinstance(body, ResolveUrl):
+                return await self._resolve_url(body, progress)
             return await self._run_op(body, output, progress)
         finally:
             self._running -= 1
@@ -284,6 +291,20 @@ class Service:
                 store.refs.add_keys(ref, keys)
             await in_thread(self.leases.hold, body.lease, body.ref, body.seconds)
             return Ran(store.refs.get(body.ref).info, inputs.pulled, inputs.reports)
+
+    async def _resolve_url(self, body: ResolveUrl, progress: OnProgress) -> Ran | UrlUnchanged:
+        async with self._inputs(progress) as inputs:
+            source = FromUrl(body.url, body.name, etags=body.etags)
+            try:
+                (found,) = await inputs.bring_all([source])
+            except UrlNotModified as exc:
+                return UrlUnchanged(exc.etag)
+            if found.file is None:
+                raise LocalError("what comes from a URL is always a file")
+            op = HttpOp(body.url, body.name, found.file.checksum)
+            run = orders.Run(op, (source,), (body.key,))
+            info = await run_op(run, [found], self.store, None, "", lambda *_: None)
+            return Ran(info, (), inputs.reports)
 
     # --- offers -------------------------------------------------------------------------------
 

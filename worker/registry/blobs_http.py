@@ -148,7 +148,7 @@ async def _fill(
             start = body_begin(place, response, at=at, size=descriptor.size)
             if start != at:
                 writer.restart()
-            async for block in _blocks(response):
+            async for block in blocks(response):
                 await in_thread(writer.write, block)
                 on_bytes(len(block))
             if writer.size != descriptor.size:
@@ -214,7 +214,7 @@ async def get_part(
                     end=end,
                     size=descriptor.size,
                 )
-            async for block in _blocks(response):
+            async for block in blocks(response):
                 if len(block) > end - at:
                     raise BadRegistry(f"{place.name}: more bytes came than were asked for")
                 await in_thread(take, block)
@@ -243,7 +243,7 @@ async def stream_blob(
         async with place.exchange("GET", where, headers=range_header(at)) as response:
             start = body_begin(place, response, at=at, size=descriptor.size)
             seen = at - start  # one that knows no ranges begins anew
-            async for block in _blocks(response):
+            async for block in blocks(response):
                 on_bytes(len(block))
                 new, seen = block[seen:], max(0, seen - len(block))
                 if len(new) > descriptor.size - at:
@@ -262,7 +262,7 @@ async def stream_blob(
         raise BadRegistry(f"{place.name}: {descriptor.digest} came as {sha256.hexdigest()}")
 
 
-async def _blocks(response: httpx.Response) -> AsyncIterator[memoryview]:
+async def blocks(response: httpx.Response) -> AsyncIterator[memoryview]:
     """Yield a body in large blocks; where it breaks off, what came before that too."""
     block = bytearray()
     try:

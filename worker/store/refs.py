@@ -13,6 +13,7 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.database import open_database, using
 from filesync.errors import StoreError
 from worker.wire.orders import Layer, RefInfo
+from worker.wire.urls import UrlFile
 
 SCHEMA_VERSION: Final = 1
 SKELETON: Final = "skeleton"
@@ -140,7 +141,8 @@ class RefStore:
             if known is not None:
                 keys = tuple(dict.fromkeys((*known.info.keys, *info.keys)))
                 layer = known.info.layer or info.layer
-                info = msgspec.structs.replace(known.info, keys=keys, layer=layer)
+                file = info.file or known.info.file
+                info = msgspec.structs.replace(known.info, keys=keys, layer=layer, file=file)
                 snapshot = known.snapshot
             held = HeldRef(info, snapshot)
             self._write(held)
@@ -159,6 +161,11 @@ class RefStore:
         """Record the one layer blob of a ref. Once recorded it is never replaced."""
         held = self.get(ref)
         self.add(msgspec.structs.replace(held.info, layer=layer), held.snapshot)
+
+    def set_file(self, ref: Digest, file: UrlFile) -> RefInfo:
+        """Record what is known now of the file from a URL that a ref is."""
+        held = self.get(ref)
+        return self.add(msgspec.structs.replace(held.info, file=file), held.snapshot).info
 
     def variant(self, digest: str, form: str) -> Layer | None:
         """Return what is known of a layer's blob ``digest`` in another compression.

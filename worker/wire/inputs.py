@@ -12,6 +12,7 @@ from worker.wire.caches import FromRepository
 from worker.wire.images import Count, FromRegistry
 from worker.wire.layers import FromLayers, Replica
 from worker.wire.ops import Text
+from worker.wire.urls import FromUrl
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="m"):
@@ -25,6 +26,7 @@ class Mode(StrEnum):
     PATHS = "paths"
     LAYERS = "layers"
     REGISTRY = "registry"
+    URL = "url"
 
 
 class FromLocal(_Message, frozen=True, tag="local"):
@@ -47,7 +49,7 @@ class FromPaths(_Message, frozen=True, tag="paths"):
     basis: Text = ""
 
 
-InputOrder = FromLocal | FromPaths | FromLayers | FromRegistry | FromRepository
+InputOrder = FromLocal | FromPaths | FromLayers | FromRegistry | FromRepository | FromUrl
 
 
 class InputReport(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ import msgspec
 from filesync.digest import WireDigest
 from worker.wire.images import MAX_LAYERS, Count, Layer
 from worker.wire.ops import Text
+from worker.wire.urls import UrlFile
 
 Token = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Address = Annotated[str, msgspec.Meta(max_length=255)]
@@ -31,6 +32,7 @@ class RefInfo(msgspec.Struct, frozen=True):
         layer: its own layer, if that has been made.
         source: it is a partial source, held for one build: never a cache result, never a parent.
         tar_size: bytes of its own layer as an uncompressed tar, made or not.
+        file: of a file that came from a URL, what is known of that.
     """
 
     ref: WireDigest
@@ -41,6 +43,7 @@ class RefInfo(msgspec.Struct, frozen=True):
     layer: Layer | None = None
     source: bool = False
     tar_size: Count = 0
+    file: UrlFile | None = None
 
 
 class Replica(msgspec.Struct, frozen=True):

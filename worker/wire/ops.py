@@ -19,6 +19,7 @@ from filesync.digest import Digest, digest_of
 from filesync.select import Pick, Selector
 
 MAX_PATH_CHARS: Final = 4096
+MAX_NAME_CHARS: Final = 255
 MAX_ITEMS: Final = 10_000
 MAX_TEXT_CHARS: Final = 8 << 20
 """Bound on one inline file (a heredoc) or one argument."""
@@ -29,6 +30,12 @@ Texts = Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 Pairs = Annotated[tuple[tuple[Text, Text], ...], msgspec.Meta(max_length=MAX_ITEMS)]
 Index = Annotated[int, msgspec.Meta(ge=0, lt=MAX_ITEMS)]
 Mode = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
+Url = Annotated[str, msgspec.Meta(pattern=r"^https?://", max_length=MAX_PATH_CHARS)]
+FileName = Annotated[
+    str, msgspec.Meta(pattern=r"^(?!\.{1,2}\Z)[^/\x00]+\Z", max_length=MAX_NAME_CHARS)
+]
+"""One component of a path."""
+Sha256Text = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="op"):
@@ -199,6 +206,24 @@ class ImageOp(_Message, frozen=True, tag="image"):
     repository: PathText = ""
 
 
+class HttpOp(_Message, frozen=True, tag="http"):
+    """A tree with one file, root's and 0600, that a web server gives; no inputs.
+
+    Attributes:
+        url: may have a password in it. Not part of the op's digest: a file is the same wherever
+            it comes from, and whatever time its server says that it is from.
+        name: of the file.
+        checksum: of its content, which must be known before the op has a cache key.
+    """
+
+    url: Url
+    name: FileName
+    checksum: Sha256Text
+
+    def __repr__(self) -> str:
+        return f"HttpOp({self.name!r}, {self.checksum!r})"
+
+
 class FileOp(_Message, frozen=True, tag="file"):
     """Change the tree of input 0 (or an empty one) by ``actions``, in order.
 
@@ -237,14 +262,14 @@ class ExecOp(_Message, frozen=True, tag="exec"):
     hostname: PathText = "buildkitsandbox"
 
 
-Op = LocalOp | ImageOp | FileOp | ExecOp
+Op = LocalOp | ImageOp | HttpOp | FileOp | ExecOp
 
 
 def op_digest(op: Op) -> Digest:
     """Return what identifies ``op`` without its inputs: the BLAKE3 of its encoding.
 
     What may differ between two runs that must give the same result is left out: a local
-    tree's mtimes, proxy addresses.
+    tree's mtimes, where a file comes from, proxy addresses.
     """
     match op:
         case LocalOp():
@@ -253,6 +278,8 @@ def op_digest(op: Op) -> Digest:
             op = msgspec.structs.replace(op, proxy_env=())
         case ImageOp():
             op = msgspec.structs.replace(op, repository="")
+        case HttpOp():
+            op = msgspec.structs.replace(op, url="")
         case FileOp():
             pass
     return digest_of(msgspec.msgpack.encode(op))
@@ -269,7 +296,7 @@ def selector_of(op: Op, index: int) -> Selector | None:
             return _file_selector(op, index)
         case ExecOp():
             return _exec_selector(op, index)
-        case LocalOp() | ImageOp():
+        case LocalOp() | ImageOp() | HttpOp():
             return None
 
 

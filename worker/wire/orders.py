@@ -62,8 +62,9 @@ from worker.wire.layers import Token as Token
 from worker.wire.leases import BlobPut, Held, Lacking, LeaseOrder, Pull
 from worker.wire.ops import Op, Text
 from worker.wire.secrets import Secrets
+from worker.wire.urls import ResolveUrl, UrlUnchanged
 
-VERSION: Final = 8
+VERSION: Final = 9
 ALIVE_S: Final = 10.0
 MAX_KEYS: Final = 20_000
 
@@ -201,6 +202,7 @@ OrderBody = (
     | PushManifest
     | LeaseOrder
     | Pull
+    | ResolveUrl
 )
 
 
@@ -366,6 +368,7 @@ Result = (
     | Held
     | Lacking
     | BlobPut
+    | UrlUnchanged
 )
 
 

@@ -24,7 +24,7 @@ from solver.place import Reach
 from solver.wire import InputUse, StepDone, StepOutput, StepProgress, StepStarted
 from worker.wire import orders
 from worker.wire.images import Credential, FromRegistry, credential_for
-from worker.wire.ops import ImageOp, selector_of
+from worker.wire.ops import HttpOp, ImageOp, selector_of
 from worker.wire.orders import (
     InputOrder,
     InputReport,
@@ -32,6 +32,7 @@ from worker.wire.orders import (
     Ran,
     Replica,
 )
+from worker.wire.urls import FromUrl, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,11 @@ def from_registry(
     """Return how an image, or a part of it, comes to whoever runs ``op``: from its registry."""
     credential = credential_for(op.repository.partition("/")[0], credentials)
     return Brought(FromRegistry(op.repository, op.manifest, credential, part), op.repository)
+
+
+def from_url(op: HttpOp) -> Brought:
+    """Return how a file comes to whoever runs ``op``: from its web server."""
+    return Brought(FromUrl(op.url, op.name, op.checksum), without_secrets(op.url))
 
 
 class Delivery:
@@ -118,7 +124,7 @@ class Delivery:
                 return Brought(orders.FromLocal(part.ref), name)
             case Mode.PATHS:
                 return await self._bring_paths(consumer, index, part, reach, worker, errands)
-            case Mode.LAYERS | Mode.REGISTRY:
+            case Mode.LAYERS | Mode.REGISTRY | Mode.URL:
                 return await self._bring_layers(part, worker, errands)
 
     async def send_contexts(self, parts: Sequence[Part], worker: WorkerLink) -> None:

@@ -52,6 +52,7 @@ from worker.wire.orders import (
     Result,
     ToWorker,
 )
+from worker.wire.urls import FromUrl
 
 Listing = Mapping[str, str]
 """Paths to the contents of files."""
@@ -255,7 +256,7 @@ class FakeWorker:
                     self.held |= {link.ref.ref: link.ref.tree for link in chain}
                     pulled.extend(link.ref for link in chain)
                     trees.append(chain[-1].ref.tree)
-                case FromRegistry() | FromRepository():
+                case FromRegistry() | FromRepository() | FromUrl():
                     self.world.registries.append(order)
         if (failure := await self.world.reach(run.name, self)) is not None:
             return failure
@@ -295,6 +296,8 @@ class FakeWorker:
                 )
             case FromRepository():
                 return InputReport(Mode.REGISTRY, 1000)
+            case FromUrl():
+                return InputReport(Mode.URL, 1000)
 
 
 class World:
@@ -303,7 +306,7 @@ class World:
     Attributes:
         gives: files that a step makes, by its name; without one it makes a file of its own.
         fails: what a step answers instead, once for each answer in the list.
-        registries: what workers were told to take from registries.
+        registries: what workers were told to take from registries and web servers.
         ran: (step, worker) of each Run order, in order.
         takes_images_whole: workers cannot read images in parts.
     """
@@ -316,7 +319,7 @@ class World:
         self.gives: dict[str, Listing] = {}
         self.fails: dict[str, list[Failed]] = {}
         self.ran: list[tuple[str, str]] = []
-        self.registries: list[FromRegistry | FromRepository] = []
+        self.registries: list[FromRegistry | FromRepository | FromUrl] = []
         self.takes_images_whole = False
         self.numbers = itertools.count(1)
         self._gates: dict[str, asyncio.Event] = {}
@@ -416,5 +419,5 @@ def _base(run: orders.Run) -> Digest | None:
             return ref
         case FromLayers(chain):
             return chain[-1].ref.ref
-        case FromPaths() | FromRegistry() | FromRepository():
+        case FromPaths() | FromRegistry() | FromRepository() | FromUrl():
             return None
