@@ -6,6 +6,7 @@ inputs: known when they are. Either finds the result; a result is kept under bot
 was rebuilt to the same bytes never re-runs what follows it.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,6 +16,7 @@ from filesync.select import select
 from solver.graph import Graph
 from worker.wire.ops import ImageOp, Op, op_digest, selector_of
 
+_LOGIN: Final = re.compile(r"^(https?://)[^/?#]*@", re.IGNORECASE)
 KEY_VERSION: Final = b"filesync key 3\0"
 """Raised when a result's meaning changes for equal keys: old records are then never found."""
 
@@ -34,6 +36,12 @@ def definition_keys(graph: Graph) -> list[Digest]:
 def content_key(op: Op, contents: Sequence[Digest]) -> Digest:
     """Return the key of ``op`` for inputs of which it reads what has ``contents``."""
     return _key(b"content\0", op, contents)
+
+
+def url_key(url: str, name: str) -> Digest:
+    """Return the key of all files that ``url`` has given under ``name``, whoever asked for them."""
+    asked = _LOGIN.sub(r"\1", url)
+    return digest_of(KEY_VERSION + b"url\0" + f"{asked}\0{name}".encode())
 
 
 def part_read(op: Op, index: int, tree: Manifest) -> Manifest:

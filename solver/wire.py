@@ -36,6 +36,9 @@ from solver.events import StepOutput as StepOutput
 from solver.events import StepProgress as StepProgress
 from solver.events import StepStarted as StepStarted
 from solver.graph import Graph
+from solver.urls import AskUrl as AskUrl
+from solver.urls import FoundUrl as FoundUrl
+from solver.urls import NoUrl as NoUrl
 from worker.wire.disk import PrunePolicy, Usage
 from worker.wire.framing import Frames, framed, unframed
 from worker.wire.images import (
@@ -327,6 +330,7 @@ FromClient = (
     | AskUsage
     | AskPrune
     | AskImage
+    | AskUrl
     | TransferCache
 )
 ToClient = (
@@ -335,6 +339,8 @@ ToClient = (
     | Alive
     | FoundImage
     | NoImage
+    | FoundUrl
+    | NoUrl
     | Serve
     | StopServing
     | Event

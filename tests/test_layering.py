@@ -134,6 +134,7 @@ PURE = [
     "solver/manager/results/lastcopies.py",
     "solver/manager/leases.py",
     "solver/place.py",
+    "solver/urls.py",
     "solver/wire.py",
     "worker/exec/check.py",
     "worker/exec/output.py",

@@ -128,7 +128,7 @@ class Inputs:
                 mode = Mode.REGISTRY
             case FromUrl():
                 found, from_registry = await self._download(index, order)
-                mode = Mode.URL
+                mode, stats.files = Mode.URL, 1
             case _:
                 assert_never(order)
         seconds = time.monotonic() - began_s

@@ -26,6 +26,7 @@ from solver.client.progress import Progress, printable, told_if_long
 from solver.client.request import STDIN_NAME, BuildRequest, start_order
 from solver.client.serving import Serving
 from solver.client.taking import Taking
+from solver.client.urls import with_urls
 from solver.client.workers import KnownWorkers
 from solver.dockerfile import Converted, reader_of, with_contexts
 from solver.errors import BuildError
@@ -105,9 +106,10 @@ async def run_once(
                 contexts = await in_thread(scan, roots, converted.selectors, request.dockerfile)
             except NotInContext as exc:
                 reader = reader_of(converted.graph, exc.context, exc.path)
-                raise UsageError(_placed(str(exc), converted, reader)) from exc
+                raise UsageError(converted.placed(str(exc), reader)) from exc
         digests = {n: (c.manifest.content, c.manifest.tree) for n, c in contexts.items()}
         converted = replace(converted, graph=with_contexts(converted.graph, digests))
+        converted = await with_urls(converted, link, progress.note)
         caches = await in_thread(_read_caches, request, progress)
         session = _Session(
             request, converted, contexts, caches, link, plane, workers, progress, seen
@@ -257,7 +259,7 @@ class _Session:
                 case BuildFailed():
                     # It ends on a terminal, and its words come from a command or a worker.
                     detail, tail = _lines(message.detail), _lines(message.tail)
-                    detail = _placed(detail, self._converted, message.position)
+                    detail = self._converted.placed(detail, message.position)
                     raise BuildError(message.code, detail, message.exit_status, tail)
                 case Denied(_, detail):
                     raise BuildError("denied", f"the manager refused the build: {detail}")
@@ -274,13 +276,6 @@ class _Session:
                     self._take_note(message)
                 case _:
                     pass
-
-
-def _placed(sentence: str, converted: Converted, position: int | None) -> str:
-    """Return ``sentence`` with the lines of the Dockerfile that ask for a step, if it is one."""
-    if position is None or not 0 <= position < len(converted.excerpts):
-        return sentence
-    return converted.excerpts[position].under(sentence)
 
 
 def _of_descriptor(image: Output) -> dict[str, str]:

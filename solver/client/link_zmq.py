@@ -20,12 +20,15 @@ from solver.wire import (
     NOT_KNOWN,
     Alive,
     AskImage,
+    AskUrl,
     Denied,
     FoundImage,
+    FoundUrl,
     FromClient,
     Have,
     Lack,
     NoImage,
+    NoUrl,
     ToClient,
     decode_to_client,
     encode,
@@ -39,6 +42,8 @@ ANSWER_S: Final = 10.0
 ALIVE_EVERY_S: Final = 2.0
 IMAGES_AT_ONCE: Final = 8
 """Whose registries are asked at a time."""
+URLS_AT_ONCE: Final = 8
+"""That workers are told to find out about at a time."""
 _FORGOTTEN: Final = frozenset({NOT_KNOWN, NodeMissing.code})
 """Codes of what a manager says when what came before has not reached it, or is of its past."""
 
@@ -207,6 +212,35 @@ class ManagerLink:
                     found[name] = message
                 case NoImage(name, code, detail) if name in names:
                     found[name] = BuildError(code, detail)
+                case Denied(code, detail):
+                    raise BuildError(code, detail)
+                case _:
+                    pass
+        return found
+
+    async def ask_urls(
+        self, questions: Sequence[AskUrl]
+    ) -> Mapping[int, FoundUrl | BuildError]:
+        """Return by number what URLs give, or why one gives nothing; they may take their time.
+
+        Raises:
+            ManagerLost: the manager has been silent for too long.
+            BuildError: it would not look.
+        """
+        found: dict[int, FoundUrl | BuildError] = {}
+        numbers = {question.number for question in questions}
+        asked = 0
+        while len(found) < len(numbers):
+            if asked < min(len(questions), len(found) + URLS_AT_ONCE):
+                await self.send(questions[asked])
+                asked += 1
+                continue
+            message, _ = await self.receive()
+            match message:
+                case FoundUrl(number) if number in numbers:
+                    found[number] = message
+                case NoUrl(number, code, detail) if number in numbers:
+                    found[number] = BuildError(code, detail)
                 case Denied(code, detail):
                     raise BuildError(code, detail)
                 case _:

@@ -1,30 +1,46 @@
-"""COPY and ADD: files from a context, a stage or the Dockerfile itself."""
+"""COPY and ADD: files from a context, a stage, a URL or the Dockerfile itself."""
 
 import posixpath
 import re
 from dataclasses import dataclass
-from typing import Final
 
 from e2b_dockerfile_utils import PatternMatcher, parse_heredoc
 
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.flags import Flags, parse_flags
 from solver.dockerfile.modes import check_mode
+from solver.dockerfile.remote import (
+    UNNAMED,
+    RemoteFile,
+    check_checksum,
+    is_remote,
+    parse_remote,
+)
 from solver.dockerfile.state import State
 from solver.dockerfile.syntax import Heredoc, Instruction
+from solver.dockerfile.vertices import UNKNOWN_CHECKSUM
 from solver.graph import Vertex
-from worker.wire.ops import Action, Copy, FileOp, MakeFile
-
-_REMOTE: Final = re.compile(r"(https?|git|ssh)://|git@[^/]*:", re.IGNORECASE)
+from worker.wire.ops import Action, Copy, FileOp, HttpOp, MakeFile
+from worker.wire.urls import without_secrets
 
 
 @dataclass(frozen=True, slots=True)
 class _Words:
     """The words of one COPY or ADD, variables put in."""
 
-    paths: tuple[str, ...]
+    paths: tuple[str | RemoteFile, ...]
     heredocs: tuple[Heredoc, ...]
     dest: str
+
+    @property
+    def local(self) -> bool:
+        """Whether a tree is read for any of them."""
+        return any(isinstance(path, str) for path in self.paths)
+
+    @property
+    def remote(self) -> tuple[RemoteFile, ...]:
+        """The URLs."""
+        return tuple(path for path in self.paths if isinstance(path, RemoteFile))
 
 
 def apply_copy(state: State, instruction: Instruction) -> None:
@@ -46,12 +62,14 @@ def apply_copy(state: State, instruction: Instruction) -> None:
     if len(words.paths) + len(words.heredocs) > 1 and not dest.endswith("/"):
         message = "several sources need a destination that ends in '/'"
         raise Invalid(f"{instruction.keyword}: {message}, not {words.dest[:200]!r}", words.dest)
+    files = _remote_files(state, flags, words)
     sources: list[int] = []
-    if words.paths:
+    if words.local:
         origin = flags.text("from")
         sources.append(state.source(origin, asked_by=f"{instruction.keyword} --from="))
     if words.heredocs:
         sources.append(_documents(state, words.heredocs))
+    sources += dict.fromkeys(files.values())
     scratch = state.vertex is None
     first_input = 0 if scratch else 1
     model = Copy(
@@ -64,9 +82,15 @@ def apply_copy(state: State, instruction: Instruction) -> None:
         parents=bool(flags.switch("parents")),
         unpack=_unpacks(flags, instruction.keyword),
     )
-    actions: list[Action] = [_copy(model, path) for path in words.paths]
-    last_input = first_input + len(sources) - 1
-    actions += [_copy_document(model, heredoc, last_input) for heredoc in words.heredocs]
+    inputs = {vertex: number for number, vertex in enumerate(sources, first_input)}
+    actions: list[Action] = []
+    for path in words.paths:
+        if isinstance(path, RemoteFile):
+            actions.append(_copy_file(model, path, inputs[files[path]], flags))
+        else:
+            actions.append(_copy(model, path))
+    document = first_input + int(words.local)
+    actions += [_copy_document(model, heredoc, document) for heredoc in words.heredocs]
     shown = state.around.words.show(instruction.original, state.variables)
     state.add(
         FileOp(tuple(actions), scratch=scratch),
@@ -84,16 +108,15 @@ def has_wildcard(path: str) -> bool:
 
 def _headed(shown: str, keyword: str) -> str:
     _, space, rest = shown.partition(" ")
-    return f"{keyword}{space}{rest}"
+    return without_secrets(f"{keyword}{space}{rest}")
 
 
 def _check_supported(flags: Flags, keyword: str) -> None:
-    for name in ("checksum", "keep-git-dir"):
-        if name in flags.values:
-            raise Invalid(
-                f"{keyword} --{name} is for remote sources, which are not supported yet",
-                f"--{name}",
-            )
+    if "keep-git-dir" in flags.values:
+        raise Invalid(
+            f"{keyword} --keep-git-dir is for git repositories, which are not supported yet",
+            "--keep-git-dir",
+        )
 
 
 def _unpacks(flags: Flags, keyword: str) -> bool:
@@ -106,16 +129,14 @@ def _read_words(state: State, instruction: Instruction) -> _Words:
         raise Invalid(f"{instruction.keyword} needs at least one source and a destination")
     *given, last = instruction.args
     bodies = {heredoc.name: heredoc for heredoc in instruction.heredocs}
-    paths: list[str] = []
+    paths: list[str | RemoteFile] = []
     heredocs: list[Heredoc] = []
     for word in given:
         body = bodies.get(_heredoc_name(word)) if bodies else None
         if body is not None:
             heredocs.append(body)
         else:
-            path = state.expand(word)
-            _check_path(path, instruction.keyword)
-            paths.append(path)
+            paths.append(_read_path(state.expand(word), instruction.keyword))
     if bodies and _heredoc_name(last) in bodies:
         raise Invalid(f"{instruction.keyword}: a heredoc cannot be the destination", last)
     return _Words(tuple(paths), tuple(heredocs), state.expand(last))
@@ -129,16 +150,34 @@ def _heredoc_name(word: str) -> str:
     return heredoc.name if heredoc else ""
 
 
-def _check_path(path: str, keyword: str) -> None:
+def _read_path(path: str, keyword: str) -> str | RemoteFile:
     if not path:
         raise Invalid(f"{keyword}: a source cannot be empty")
-    if _REMOTE.match(path):
-        what = (
-            "remote sources are not supported yet" if keyword == "ADD" else "use ADD for URLs"
-        )
-        raise Invalid(f"{keyword} {path[:200]}: {what}", path)
+    if is_remote(path):
+        return parse_remote(path, keyword)
     if has_wildcard(path):
         check_pattern(path)
+    return path
+
+
+def _remote_files(state: State, flags: Flags, words: _Words) -> dict[RemoteFile, int]:
+    """Return the vertices of the URLs."""
+    checksum = state.expand(flags.text("checksum"))
+    if "checksum" in flags.values:
+        if len(words.remote) != 1 or len(words.paths) + len(words.heredocs) != 1:
+            raise Invalid("ADD --checksum is for one URL, and nothing beside it", "--checksum")
+        check_checksum(checksum)
+    found: dict[RemoteFile, int] = {}
+    for file in words.remote:
+        if file.name == UNNAMED and _destination(state, words.dest).endswith("/"):
+            raise Invalid(
+                f"ADD {file.shown[:200]}: this URL has no name for a file; say one in the destination,"
+                f" like {words.dest[:80].rstrip('/')}/NAME",
+                words.dest,
+            )
+        op = HttpOp(file.url, file.name, checksum or UNKNOWN_CHECKSUM)
+        found[file] = state.around.vertices.file(op, constraints=state.constraints)
+    return found
 
 
 def check_pattern(pattern: str) -> None:
@@ -162,6 +201,18 @@ def _destination(state: State, dest: str) -> str:
     is_directory = dest.rpartition("/")[2] in ("", ".", "..")
     path = state.absolute(dest)
     return path if not is_directory or path == "/" else path + "/"
+
+
+def _copy_file(model: Copy, file: RemoteFile, number: int, flags: Flags) -> Copy:
+    """Return the copy of a file from a URL, which is unpacked only where that is asked for."""
+    return Copy(
+        number,
+        f"/{file.name}",
+        model.dest,
+        owner=model.owner,
+        mode=model.mode,
+        unpack=bool(flags.switch("unpack")),
+    )
 
 
 def _copy(model: Copy, path: str) -> Copy:
@@ -228,5 +279,6 @@ def _created_by(keyword: str, model: Copy, words: _Words) -> str:
     parts += ["--parents"] if model.parents else []
     parts += [f"--chown={model.owner}"] if model.owner else []
     parts += [f"--chmod={model.mode}"] if model.mode else []
-    parts += [*words.paths, *(f"<<{heredoc.name}" for heredoc in words.heredocs), words.dest]
+    parts += [path if isinstance(path, str) else path.shown for path in words.paths]
+    parts += [*(f"<<{heredoc.name}" for heredoc in words.heredocs), words.dest]
     return " ".join(parts) + " # buildkit"

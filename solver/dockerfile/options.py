@@ -106,3 +106,9 @@ class Converted:
     stages: tuple[str, ...]
     target: str
     excerpts: tuple[Excerpt, ...]
+
+    def placed(self, sentence: str, position: int | None) -> str:
+        """Return ``sentence`` with the lines of the Dockerfile that ask for a step, if it is one."""
+        if position is None or not 0 <= position < len(self.excerpts):
+            return sentence
+        return self.excerpts[position].under(sentence)

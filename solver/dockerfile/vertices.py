@@ -11,9 +11,21 @@ from filesync.select import Pick, Selector
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.options import MAIN_CONTEXT, BaseImage
 from solver.graph import MAX_VERTICES, Graph, Vertex, reachable
-from worker.wire.ops import Copy, FileOp, ImageOp, LocalOp, MakeDirectory, Op, selector_of
+from worker.wire.ops import (
+    Copy,
+    FileOp,
+    HttpOp,
+    ImageOp,
+    LocalOp,
+    MakeDirectory,
+    Op,
+    selector_of,
+)
+from worker.wire.urls import without_secrets
 
 _UNSCANNED: Final = Digest(bytes(DIGEST_BYTES))
+UNKNOWN_CHECKSUM: Final = f"sha256:{'0' * 64}"
+"""Of a file from a URL that nobody has asked for yet."""
 _MAX_PICKS: Final = 10_000
 _EVERYTHING: Final = Selector((Pick("/"),))
 
@@ -35,6 +47,7 @@ class Vertices:
         self._vertices: list[Vertex] = []
         self._locals: dict[str, int] = {}
         self._images: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+        self._files: dict[tuple[HttpOp, tuple[tuple[str, str], ...]], int] = {}
         self._taken: dict[int, int] = {}
         self._empty: int | None = None
 
@@ -97,6 +110,14 @@ class Vertices:
             self._images[key] = self.add(Vertex(op, inputs, name, stage, constraints))
         return self._images[key]
 
+    def file(self, op: HttpOp, *, constraints: tuple[tuple[str, str], ...]) -> int:
+        """Return the vertex of a file from a URL; who asks for the same reads the same."""
+        key = (op, constraints)
+        if key not in self._files:
+            name = f"[internal] download {without_secrets(op.url)}"
+            self._files[key] = self.add(Vertex(op, name=name, constraints=constraints))
+        return self._files[key]
+
     def empty(self) -> int:
         """Return the vertex of a tree with nothing in it."""
         if self._empty is None:
@@ -132,6 +153,24 @@ def with_contexts(graph: Graph, digests: Mapping[str, tuple[Digest, Digest]]) ->
             op = LocalOp(vertex.op.name, content=content, tree=tree)
             vertex = msgspec.structs.replace(vertex, op=op)
         vertices.append(vertex)
+    return Graph(tuple(vertices), graph.target)
+
+
+def unknown_files(graph: Graph) -> dict[int, HttpOp]:
+    """Return the files from URLs, by position, of which nobody has said the checksum."""
+    return {
+        position: vertex.op
+        for position, vertex in enumerate(graph.vertices)
+        if isinstance(vertex.op, HttpOp) and vertex.op.checksum == UNKNOWN_CHECKSUM
+    }
+
+
+def with_checksums(graph: Graph, checksums: Mapping[int, str]) -> Graph:
+    """Return ``graph`` with the checksums of files from URLs put in, by position."""
+    vertices = list(graph.vertices)
+    for position, checksum in checksums.items():
+        op = msgspec.structs.replace(vertices[position].op, checksum=checksum)
+        vertices[position] = msgspec.structs.replace(vertices[position], op=op)
     return Graph(tuple(vertices), graph.target)
 
 

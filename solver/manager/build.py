@@ -23,7 +23,7 @@ from solver.imageparts import image_parts
 from solver.keys import content_key, definition_keys, part_read
 from solver.manager.caches.importing import CachedResult, Caches, missed
 from solver.manager.cluster import Cluster
-from solver.manager.moving.deliver import Brought, Delivery, from_registry
+from solver.manager.moving.deliver import Brought, Delivery, from_registry, from_url
 from solver.manager.moving.offers import REF_MISSING, Errands, quietly, run_errands
 from solver.manager.moving.reach import Part, reaches
 from solver.manager.shared import Client, Shared, Solved
@@ -32,7 +32,7 @@ from solver.place import Placement, explain, place
 from solver.wire import Explained, StartBuild, StepDone, StepStarted, Warned
 from worker.wire import orders
 from worker.wire.disk import Touch
-from worker.wire.ops import ImageOp, LocalOp, selector_of
+from worker.wire.ops import HttpOp, ImageOp, LocalOp, selector_of
 from worker.wire.orders import FromLocal, Ran
 from worker.wire.secrets import secrets_for
 
@@ -131,8 +131,8 @@ class Build:
         vertex = self._graph.vertices[position]
         if isinstance(vertex.op, LocalOp):
             return Solved(position, vertex.op.tree, None, "")
-        # An image is what its digest says: running it again cannot give anything else.
-        fixed = isinstance(vertex.op, ImageOp)
+        # An image or a file is what its digest says: to run it again cannot give anything else.
+        fixed = isinstance(vertex.op, ImageOp | HttpOp)
         cacheable = fixed or again or not (self._request.no_cache or vertex.ignore_cache)
         key = self._keys[position]
         if cacheable and (found := self._find(position, key)):
@@ -323,6 +323,8 @@ class Build:
         if isinstance(op, ImageOp) and op.repository:
             asked = self._image_parts.get(position)
             brought.append(from_registry(op, self._request.credentials, asked))
+        if isinstance(op, HttpOp):
+            brought.append(from_url(op))
         for index, (part, reach) in enumerate(
             zip(parts, placement.chosen.reaches, strict=True)
         ):

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -88,6 +88,7 @@ class ClientLink:
     last_s: float
     _queue: asyncio.Queue[tuple[ToClient, bytes]] = field(default_factory=asyncio.Queue)
     _running: asyncio.Task[None] | None = None
+    _asked: set[asyncio.Task[None]] = field(default_factory=set)
     _exports: list[tuple[WorkerLink, bytes]] = field(default_factory=list)
     _clipped: Clipped = field(default_factory=Clipped)
     _traffic_before: tuple[int, int] = (0, 0)
@@ -164,6 +165,12 @@ class ClientLink:
             return
         self._running = group.create_task(self._run(request))
 
+    def ask(self, work: Coroutine[Any, Any, None], group: asyncio.TaskGroup) -> None:
+        """Work on a question of this client, for as long as the client is there."""
+        task = group.create_task(work)
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+
     def start_transfer(
         self, request: TransferCache, replicas: Replicas, group: asyncio.TaskGroup
     ) -> None:
@@ -187,6 +194,8 @@ class ClientLink:
     async def end(self) -> None:
         """Stop the build and let go of what it holds. Idempotent."""
         task, self._running = self._running, None
+        for asked in self._asked:
+            asked.cancel()
         if task is not None:
             task.cancel()
             await asyncio.wait([task])

@@ -7,6 +7,7 @@ from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
 from solver.errors import NoWorker, OrderFailed
 from solver.manager.cluster import Cluster
+from solver.manager.workers import WorkerLink
 from solver.wire import AskImage, FoundImage, PushRequest, StartBuild
 from worker.wire.caches import CacheFound, ReadCache
 from worker.wire.images import (
@@ -20,6 +21,8 @@ from worker.wire.images import (
     parse_reference,
 )
 from worker.wire.ops import ImageOp
+from worker.wire.orders import Result
+from worker.wire.urls import ResolveUrl
 
 WAIT_FOR_WORKER_S: Final = 15.0
 ELSEWHERE: Final = frozenset({"registry-unavailable"})
@@ -98,26 +101,39 @@ async def ask_any(cluster: Cluster, order: ResolveImage | ReadCache, answer: typ
         OrderFailed: the registry's word, through the last worker that was asked.
         NoWorker: nobody is there to ask it.
     """
+    worker, found = await ask_workers(cluster, order, order.name, "its registry")
+    if isinstance(found, answer):
+        return found
+    raise OrderFailed(worker.name, "protocol", "answered with something else")
+
+
+async def ask_workers(
+    cluster: Cluster, order: ResolveImage | ReadCache | ResolveUrl, name: str, whom: str
+) -> tuple[WorkerLink, Result]:
+    """Have a worker ask ``whom`` about ``name``; return which one did, and its answer.
+
+    One that cannot reach it is no reason to give up while there are others.
+
+    Raises:
+        OrderFailed: the word of who was asked, through the last worker that asked.
+        NoWorker: nobody is there to ask.
+    """
     deadline_s = time.monotonic() + WAIT_FOR_WORKER_S
     while not len(cluster):
         if not await cluster.wait_for_join(deadline_s - time.monotonic()):
             raise NoWorker(
-                f"{order.name}: no worker is connected that could ask its registry; start one"
+                f"{name}: no worker is connected that could ask {whom}; start one"
                 " with `filesync worker --manager …`"
             )
     failure: FilesyncError | None = None
     for worker in sorted(cluster, key=lambda one: (one.running, one.name)):
         try:
-            found = await worker.call(order)
+            return worker, await worker.call(order)
         except OrderFailed as exc:
             if exc.reason not in ELSEWHERE:
                 raise
             failure = exc
         except Unavailable as exc:
             failure = exc
-        else:
-            if isinstance(found, answer):
-                return found
-            failure = OrderFailed(worker.name, "protocol", "answered with something else")
     assert failure is not None
     raise failure

@@ -51,7 +51,8 @@ class Records:
             # A copy came later than the result was made, and is as old as that.
             made_s = min(known.created_s, info.created_s)
             layer = info.layer or known.layer
-            info = msgspec.structs.replace(info, layer=layer, created_s=made_s)
+            file = info.file or known.file
+            info = msgspec.structs.replace(info, layer=layer, created_s=made_s, file=file)
         bare = msgspec.structs.replace(info, keys=())
         if known is None or bare != known:
             row = (info.ref, info.created_s, msgspec.msgpack.encode(bare))

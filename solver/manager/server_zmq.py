@@ -24,12 +24,14 @@ from solver.manager.results.pruning import Pruning
 from solver.manager.results.replicas import Replicas
 from solver.manager.sending_zmq import Sending
 from solver.manager.shared import Shared
+from solver.manager.urls import find_url
 from solver.manager.workers import WorkerLink
 from solver.wire import (
     NOT_KNOWN,
     Alive,
     AskImage,
     AskPrune,
+    AskUrl,
     AskUsage,
     Denied,
     EndBuild,
@@ -38,6 +40,7 @@ from solver.wire import (
     Lack,
     ListWorkers,
     NoImage,
+    NoUrl,
     StartBuild,
     TransferCache,
     Workers,
@@ -265,8 +268,8 @@ class Server:
                 client.answer(Alive())
             case ListWorkers(at_least):
                 group.create_task(self._list(client, at_least))
-            case AskImage():
-                group.create_task(self._find_image(client, message))
+            case AskImage() | AskUrl():
+                client.ask(self._look_up(client, message), group)
             case AskUsage() | AskPrune():
                 group.create_task(self._usage(client, message))
             case orders.Nodes():
@@ -295,6 +298,12 @@ class Server:
             await self.cluster.wait_for_join(deadline_s - time.monotonic())
         client.answer(Workers(tuple(worker.row() for worker in self.cluster)))
 
+    async def _look_up(self, client: ClientLink, question: AskImage | AskUrl) -> None:
+        if isinstance(question, AskUrl):
+            await self._find_url(client, question)
+        else:
+            await self._find_image(client, question)
+
     async def _find_image(self, client: ClientLink, question: AskImage) -> None:
         try:
             client.answer(await find_image(self.cluster, question))
@@ -302,6 +311,14 @@ class Server:
             client.answer(NoImage(question.name, exc.reason, exc.detail))
         except FilesyncError as exc:
             client.answer(NoImage(question.name, exc.code, str(exc)))
+
+    async def _find_url(self, client: ClientLink, question: AskUrl) -> None:
+        try:
+            client.answer(await find_url(self._shared, question))
+        except OrderFailed as exc:
+            client.answer(NoUrl(question.number, exc.reason, exc.detail))
+        except FilesyncError as exc:
+            client.answer(NoUrl(question.number, exc.code, str(exc)))
 
     async def _usage(self, client: ClientLink, question: AskUsage | AskPrune) -> None:
         match question:

@@ -140,17 +140,38 @@ def test_link_is_a_plain_copy_with_a_warning(build: Build) -> None:
     assert build("FROM scratch\nCOPY --link=false a /").warnings == ()
 
 
+SUM = "sha256:" + "ab" * 32
+
 REFUSED = [
     ("COPY a b /c", "COPY: several sources need a destination that ends in '/', not '/c'"),
     ("COPY <<a <<b /c\na\nb", "several sources need a destination"),
     ("COPY a <<b\nb", "a heredoc cannot be the destination"),
     ("COPY <<.. /c/\n..", "'..' cannot name a file"),
     ("COPY $nothing /c", "a source cannot be empty"),
-    ("ADD https://example.org/a /b", "remote sources are not supported yet"),
-    ("ADD git@github.com:a/b.git /b", "remote sources are not supported yet"),
+    ("ADD git@github.com:a/b.git /b", "git repositories are not supported yet; clone it"),
+    ("ADD git://example.org/a /b", "git repositories are not supported yet"),
+    ("ADD https://example.org/a.git#main /b", "git repositories are not supported yet"),
+    ("ADD https:///a /b", "not an address"),
+    ("ADD https://[::1/a /b", "not an address"),
+    ("ADD https://example.org:x/a /b", "not an address"),
+    (
+        "ADD https://example.org /b/",
+        "no name for a file; say one in the destination, like /b/NAME",
+    ),
+    ("ADD https://example.org/a/.. /b/", "no name for a file"),
+    ("ADD https://example.org/%2e%2e /", "no name for a file"),
+    ("ADD https://example.org/a%00 /b", "cannot name a file"),
+    ("ADD https://example.org/" + "a" * 256 + " /b", "cannot name a file"),
     ("COPY https://example.org/a /b", "use ADD for URLs"),
-    ("ADD --checksum=sha256:aa a /b", "ADD --checksum is for remote sources"),
-    ("ADD --keep-git-dir a /b", "ADD --keep-git-dir is for remote sources"),
+    ("ADD --checksum=sha256:aa a /b", "ADD --checksum is for one URL, and nothing beside it"),
+    (f"ADD --checksum={SUM} http://x/a http://x/b /c/", "ADD --checksum is for one URL"),
+    ("ADD --checksum=sha256:aa http://x/a /b", "write it as sha256: and 64 small hex digits"),
+    (
+        f"ADD --checksum=sha256:{'0' * 64} http://x/a /b",
+        "no file has a checksum of zeros alone",
+    ),
+    ("ADD --checksum=$none http://x/a /b", "write it as sha256: and 64 small hex digits"),
+    ("ADD --keep-git-dir a /b", "ADD --keep-git-dir is for git repositories"),
     ("COPY --chmod=9 a /b", "an octal mode is between 0 and 07777"),
     ("COPY --chmod=u~x a /b", "not a mode"),
     ("COPY --parents a/** /c/", "'**' in 'a/**' is not supported yet"),
