@@ -1,6 +1,7 @@
 """Putting caches together: what several of them tell of one graph, told once. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
 import msgspec
@@ -96,7 +97,7 @@ def joined(config: CacheConfig) -> CacheConfig:
     for _ in range(MAX_PASSES):
         if not _join(config, _inputs_by_step(config, order, first), first):
             break
-    return _relinked(config, _inputs_by_step(config, order, first), first)
+    return _relinked(config, _in_order(_inputs_by_step(config, order, first)), first)
 
 
 def _inputs_by_step(
@@ -129,6 +130,30 @@ def _join(config: CacheConfig, known: dict[int, list[Alternatives]], first: list
         for alternatives, more in zip(known[other], mine, strict=True):
             alternatives |= more
     return found
+
+
+def _in_order(known: Mapping[int, list[Alternatives]]) -> dict[int, list[Alternatives]]:
+    """Return ``known`` without what has a step need itself: one that reads an equal one is it now.
+
+    Steps come here in the order of the first record of each, which needs only what comes before:
+    whatever else is left out, an input may still be something.
+    """
+    at = {step: place for place, step in enumerate(known)}
+    others = {
+        step: [{one for one in some if one[1] != step} for some in inputs]
+        for step, inputs in known.items()
+    }
+    links = {
+        step: {link for some in inputs for _, link in some} for step, inputs in others.items()
+    }
+    try:
+        TopologicalSorter(links).prepare()
+    except CycleError:
+        return {
+            step: [{one for one in some if at[one[1]] < at[step]} for some in inputs]
+            for step, inputs in known.items()
+        }
+    return others
 
 
 def _step(first: Sequence[int], place: int) -> int:

@@ -2,6 +2,8 @@
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from solver.caches import merge
 from solver.caches.config import (
@@ -226,6 +228,48 @@ def test_two_tellings_of_one_step_are_joined_whatever_each_knew_of_its_inputs() 
     parts = [(one, range(len(one.records))), (apart, range(len(apart.records)))]
     takes = [r for r in joined(merged(parts)).records if r.digest == op_record(TAKE)]
     assert len(takes) == 2
+
+
+def test_a_step_that_reads_an_equal_one_is_found_by_its_content() -> None:
+    ops = (CONTEXT, TAKE, TAKE)
+    steps = (
+        CachedStep(CONTEXT),
+        CachedStep(TAKE, (0,), (OUT,), (A.digest,), 1),
+        CachedStep(TAKE, (1,), (OUT,), (A.digest,), 2),
+    )
+    config = decode(encode(canonical(joined(config_of(steps)))))
+    match = CacheMatch(config, LAYERS, graph(*ops, inputs=((), (0,), (1,))))
+    assert match.by_definition(1) == [(A,)]
+    assert match.by_content(2, [OUT]) == [(A,)]
+
+
+def test_steps_that_read_each_other_in_turns_are_found_by_their_contents() -> None:
+    ops = (CONTEXT, TAKE, RUN, TAKE, RUN)
+    ran = digest("what the run makes")
+    steps = (
+        CachedStep(CONTEXT),
+        CachedStep(TAKE, (0,), (OUT,), (A.digest,), 1),
+        CachedStep(RUN, (1,), (ran,), (B.digest,), 2),
+        CachedStep(TAKE, (2,), (OUT,), (A.digest,), 3),
+        CachedStep(RUN, (3,), (ran,), (B.digest,), 4),
+    )
+    config = decode(encode(canonical(joined(config_of(steps)))))
+    match = CacheMatch(config, LAYERS, graph(*ops, inputs=((), (0,), (1,), (2,), (3,))))
+    for position, content, found in ((1, OUT, A), (2, ran, B), (3, OUT, A), (4, ran, B)):
+        assert match.by_content(position, [content]) == [(found,)]
+
+
+@given(st.data())
+def test_steps_however_alike_give_a_cache_that_can_be_read(data: st.DataObject) -> None:
+    steps: list[CachedStep] = [CachedStep(CONTEXT)]
+    for place in range(1, data.draw(st.integers(1, 12))):
+        op, name = data.draw(
+            st.sampled_from(((TAKE, "a"), (TAKE, "b"), (RUN, "a"), (RUN, "b")))
+        )
+        below = data.draw(st.integers(0, place - 1))
+        steps.append(CachedStep(op, (below,), (digest(name),), (A.digest,), place))
+    config = decode(encode(canonical(joined(config_of(steps)))))
+    assert all(some for record in config.records for some in record.inputs)
 
 
 def test_an_inline_cache_has_the_results_that_are_layers_of_the_image() -> None:
