@@ -5,24 +5,14 @@ there. A directory that only one tree has is one entry of its parent's diff and 
 whoever needs what is inside can walk it, and who moves it whole need not.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import compress, repeat
 from operator import ne
 
 import msgspec
 
 from filesync.digest import Digest
-from filesync.errors import LocalError
-from filesync.manifest import (
-    Directory,
-    Entry,
-    Expansion,
-    File,
-    Manifest,
-    Nodes,
-    Subdirectory,
-    grow,
-)
+from filesync.manifest import Directory, Entry, File, Manifest, Subdirectory
 
 
 class DirectoryDiff(msgspec.Struct, frozen=True):
@@ -102,87 +92,12 @@ def _compare(
     return diff, below
 
 
-def apply(nodes: Nodes, old: Manifest | None, changes: Iterable[DirectoryDiff]) -> Digest:
-    """Return the tree that ``changes`` make of ``old``, put into ``nodes``.
-
-    ``nodes`` holds ``old`` and the subdirectories that were added.
-    """
-    at = {change.path: change for change in changes}
-    if old is None:
-        return grow(nodes, b"", lambda path: _expand(at[path], None))
-    if not at:
-        return old.tree
-    return grow(nodes, b"", lambda path: _expand(at[path], at))
-
-
-def _expand(change: DirectoryDiff, at: dict[bytes, DirectoryDiff] | None) -> Expansion[bytes]:
-    entries = {entry.name: entry for entry in change.old.entries} if change.old else {}
-    for entry in change.removed:
-        del entries[entry.name]
-    for entry in change.added:
-        if entry.name in entries:
-            raise LocalError(f"{entry.name!r} is added to a directory that has it")
-        entries[entry.name] = entry
-    for was, entry in change.changed:
-        if entries.get(was.name) != was:
-            raise LocalError(f"{was.name!r} is not what the diff started from")
-        entries[entry.name] = entry
-    prefix = change.path + b"/" if change.path else b""
-    below = [
-        (name, prefix + name)
-        for name, entry in entries.items()
-        if at is not None and isinstance(entry, Subdirectory) and prefix + name in at
-    ]
-    for name, _ in below:
-        del entries[name]
-    return Expansion(change.new, list(entries.values()), below)
-
-
-def bytes_to_fetch(basis: Manifest | None, target: Manifest) -> int:
-    """Return the bytes of content that ``target`` needs and the changed part of ``basis`` lacks.
-
-    Each content counts once. Costs what was changed, added and removed, and enters added and
-    removed directories; ``bytes_to_fetch_at_most`` does not.
-    """
-    changes = list(diff(basis, target))
-    have = set[Digest]()
-    if basis is not None:
-        for change in changes:
-            gone = (*change.removed, *(was for was, _ in change.changed))
-            have.update(file.digest for file in _files(basis, gone))
-            if change.old is not None:
-                have.update(e.digest for e in change.old.entries if isinstance(e, File))
-    wanted = {
-        file.digest: file.size
-        for change in changes
-        for file in _files(target, (*change.added, *(entry for _, entry in change.changed)))
-        if file.digest not in have
-    }
-    return sum(wanted.values())
-
-
-def _files(manifest: Manifest, entries: Iterable[Entry]) -> Iterator[File]:
-    """Yield the files among ``entries`` and below them, each directory digest once."""
-    seen = set[Digest]()
-    stack: list[Iterator[Entry]] = [iter(entries)]
-    while stack:
-        for entry in stack[-1]:
-            if isinstance(entry, File):
-                yield entry
-            elif isinstance(entry, Subdirectory) and entry.content not in seen:
-                seen.add(entry.content)
-                stack.append(iter(manifest.directory(entry.tree).entries))
-                break
-        else:
-            stack.pop()
-
-
 def bytes_to_fetch_at_most(basis: Manifest | None, target: Manifest) -> int:
-    """Return a bound on ``bytes_to_fetch`` at the cost of the changed directories only.
+    """Return a bound on the bytes of content that ``target`` needs and ``basis`` lacks.
 
-    A file that a changed directory of ``basis`` had, or a whole directory that was removed
-    from one, counts nothing under its new name; what lies deeper in an added or removed
-    directory is not looked at.
+    Each content counts once. It costs the changed directories only: a file that a changed
+    directory of ``basis`` had, or a whole directory that was removed from one, counts nothing
+    under its new name; what lies deeper in an added or removed directory is not looked at.
     """
     have = set[Digest]()
     wanted: dict[Digest, int] = {}
