@@ -27,8 +27,9 @@ class MountPoint(OSError):
 def remove_tree(dirfd: int, name: bytes) -> None:
     """Remove ``name`` in the directory ``dirfd`` with all below it; fine if it is not there.
 
-    Follows no link, leaves alone what is mounted below it, needs neither recursion nor many
-    descriptors however deep the tree is, and opens up read-only directories first.
+    Or if somebody else removes it, or some of it, meanwhile. Follows no link, leaves alone what
+    is mounted below it, needs neither recursion nor many descriptors however deep the tree is,
+    and opens up read-only directories first.
 
     Raises:
         StoreError: something cannot be removed, or is a mount point; names it. What has been
@@ -118,9 +119,9 @@ def _unlink_or_remove(dirfd: int, name: bytes) -> None:
 
 def _remove_directory(dirfd: int, name: bytes) -> None:
     mount = mount_of(dirfd)
-    stack = [_Level(dirfd, name, mount)]
+    stack: list[_Level] = []
     try:
-        stack[0].unlink_files()
+        _enter(stack, dirfd, name, mount)
         while stack:
             level = stack[-1]
             if not level.todo:
@@ -128,20 +129,26 @@ def _remove_directory(dirfd: int, name: bytes) -> None:
                 if _rmdir(parent, level):
                     os.close(stack.pop().fd)
                 continue
-            child = level.todo.pop()
-            if len(stack) < _MAX_STACK:
-                stack.append(_Level(level.fd, child, mount))
-                stack[-1].unlink_files()
-            else:
-                # What lies deeper is moved up beside the top and removed from there: descriptors
-                # stay few, and no '..' is trusted.
-                os.close(_Level(level.fd, child, mount).fd)
-                up = b".removed-" + os.urandom(8).hex().encode()
-                os.rename(child, up, src_dir_fd=level.fd, dst_dir_fd=stack[0].fd)
-                stack[0].todo.append(up)
+            _enter(stack, level.fd, level.todo.pop(), mount)
     finally:
         for level in stack:
             os.close(level.fd)
+
+
+def _enter(stack: list[_Level], parent: int, name: bytes, mount: bytes) -> None:
+    """Begin with the directory ``name`` in the deepest one, unless it is gone."""
+    with suppress(FileNotFoundError):
+        level = _Level(parent, name, mount)
+        if len(stack) < _MAX_STACK:
+            stack.append(level)
+            level.unlink_files()
+            return
+        # What lies deeper is moved up beside the top and removed from there: descriptors stay
+        # few, and no '..' is trusted.
+        os.close(level.fd)
+        up = b".removed-" + os.urandom(8).hex().encode()
+        os.rename(name, up, src_dir_fd=parent, dst_dir_fd=stack[0].fd)
+        stack[0].todo.append(up)
 
 
 def _rmdir(parent: int, level: _Level) -> bool:

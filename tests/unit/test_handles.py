@@ -1,11 +1,13 @@
 """Directory descriptors below a root, and removing trees."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from filesync.disk import removing
 from filesync.disk.handles import DirectoryHandles, shown
 from filesync.disk.removing import remove_tree
 from filesync.errors import LocalError, StoreError
@@ -151,6 +153,59 @@ def test_a_very_deep_tree_is_removed_with_few_descriptors(tmp_path: Path, here: 
     remove_tree(here, b"t")
     assert not os.listdir(tmp_path)
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("name", [b"t", b"in"])
+@pytest.mark.parametrize("when", ["before it is opened", "after"])
+def test_what_somebody_else_removes_meanwhile_need_not_be_removed(
+    tmp_path: Path, here: int, monkeypatch: pytest.MonkeyPatch, name: bytes, when: str
+) -> None:
+    (tmp_path / "t/in").mkdir(parents=True)
+    (tmp_path / "t/in/f").touch()
+    open_it = removing._open_to_remove
+
+    def opening(parent: int, one: bytes, mount: bytes) -> int:
+        fd = open_it(parent, one, mount) if when == "after" else -1
+        if one == name:
+            shutil.rmtree(one, dir_fd=parent)
+        return fd if when == "after" else open_it(parent, one, mount)
+
+    monkeypatch.setattr(removing, "_open_to_remove", opening)
+    before = open_descriptors()
+    remove_tree(here, b"t")
+    assert not os.listdir(tmp_path)
+    assert open_descriptors() == before
+
+
+def filled_again(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Have somebody put something into a directory each time that it was emptied."""
+    rmdir, names = os.rmdir, iter(range(times))
+
+    def filling(name: bytes, *, dir_fd: int) -> None:
+        for number in names:
+            os.mkdir(name + b"/%d" % number, dir_fd=dir_fd)
+            break
+        rmdir(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", filling)
+
+
+def test_what_somebody_puts_into_a_tree_while_it_is_removed_goes_too(
+    tmp_path: Path, here: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t").mkdir()
+    filled_again(monkeypatch, 3)
+    remove_tree(here, b"t")
+    assert not os.listdir(tmp_path)
+
+
+def test_who_never_ends_to_fill_a_tree_ends_its_removal(
+    tmp_path: Path, here: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t").mkdir()
+    filled_again(monkeypatch, 1_000_000)
+    with pytest.raises(StoreError, match=r"'t' cannot be removed: .*not empty"):
+        remove_tree(here, b"t")
 
 
 def test_directories_that_may_not_be_read_or_written_are_removed(

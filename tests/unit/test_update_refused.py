@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from filesync.digest import digest_of
+from filesync.disk.removing import open_up
 from filesync.disk.updating.refusals import MAX_NAMED, Refusals, is_single
 from filesync.disk.updating.removal import Removal
 from filesync.disk.updating.update import LocalTree, TreeUpdate
@@ -150,7 +151,7 @@ def test_a_refused_file_stays_and_is_not_said_to_be_proved(
     assert (root / "a").read_bytes() == content + b"a"
     assert sorted(os.listdir(root)) == ["a", "stays"]
     assert update.done is not None
-    assert (update.done.created, update.done.files_written) == (1, 1)
+    assert update.done.created == 1
 
 
 @pytest.mark.parametrize("content", [b"new", LARGE])
@@ -487,10 +488,10 @@ def test_all_is_removed_but_what_is_refused_and_the_way_there(
     refuse(monkeypatch, errno.EPERM, b"stays")
     fd = os.open(tmp_path / "root", os.O_RDONLY)
     try:
-        with Removal(fd) as removal:
-            assert removal.remove(b"t", note) == 4
-            assert removal.remove(b"u", note) == 0
-            assert removal.remove(b"not there", note) == 0
+        with Removal(fd) as one:
+            assert one.remove(b"t", note) == 4
+            assert one.remove(b"u", note) == 0
+            assert one.remove(b"not there", note) == 0
     finally:
         os.close(fd)
     assert told == {b"t/a/b/stays": errno.EPERM}
@@ -513,9 +514,64 @@ def test_a_very_deep_tree_is_removed_past_what_is_refused(
     refuse(monkeypatch, errno.EPERM, b"stays")
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        with Removal(fd) as removal:
-            assert removal.remove(b"t", lambda *_: None) == depth + 2
+        with Removal(fd) as one:
+            assert one.remove(b"t", lambda *_: None) == depth + 2
     finally:
         os.close(fd)
     assert not (tmp_path / "t" / "/".join("d" * 200) / "goes").exists()
     assert (tmp_path / "t" / "/".join("d" * depth) / "stays").exists()
+
+
+def removed(root: Path) -> tuple[int, list[bytes]]:
+    """Remove ``t``; return how many names are left, and what was refused."""
+    told: list[bytes] = []
+    fd = os.open(root, os.O_RDONLY)
+    try:
+        with Removal(fd) as one:
+            return one.remove(b"t", lambda path, _: told.append(path)), told
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("when", ["before it is listed", "before it is removed"])
+def test_what_somebody_else_removes_meanwhile_is_neither_refused_nor_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    inner = tmp_path / "t/in"
+    inner.mkdir(parents=True)
+    rmdir = os.rmdir
+
+    def opening_up(place: int, name: bytes, *, mount: bytes) -> int:
+        mode = open_up(place, name, mount=mount)
+        if name == b"in":
+            inner.rmdir()
+        return mode
+
+    def removing(name: bytes, *, dir_fd: int) -> None:
+        if name == b"in":
+            rmdir(inner)
+        rmdir(name, dir_fd=dir_fd)
+
+    if when == "before it is listed":
+        monkeypatch.setattr("filesync.disk.updating.removal.open_up", opening_up)
+    else:
+        monkeypatch.setattr(os, "rmdir", removing)
+    assert removed(tmp_path) == (0, [])
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(("times", "left"), [(3, 0), (1_000_000, 1)])
+def test_what_somebody_puts_into_a_directory_while_it_is_removed_goes_too_if_that_ever_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, left: int
+) -> None:
+    (tmp_path / "t").mkdir()
+    rmdir, numbers = os.rmdir, iter(range(times))
+
+    def removing(name: bytes, *, dir_fd: int) -> None:
+        if (number := next(numbers, None)) is not None:
+            (tmp_path / "t" / str(number)).touch()
+        rmdir(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", removing)
+    assert removed(tmp_path) == (left, [b"t"] * left)
+    assert (tmp_path / "t").exists() == bool(left)

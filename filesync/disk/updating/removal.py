@@ -110,8 +110,9 @@ class Removal:
         except StoreError as exc:
             if not isinstance(exc.__cause__, OSError):
                 raise
-            self._refused(level.path, exc.__cause__)
-            self._stays[-1] = True
+            if not isinstance(exc.__cause__, FileNotFoundError):  # somebody has removed it
+                self._refused(level.path, exc.__cause__)
+                self._stays[-1] = True
             return
         with os.scandir(fd) as entries:
             for entry in entries:
