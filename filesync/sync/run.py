@@ -20,13 +20,14 @@ class Listing:
     """Where the lines of what changes go: to standard output as they come, or kept.
 
     Attributes:
-        lines: what was kept; None if nothing is.
+        lines: what was kept, each line once, however often the sync was begun again; None if
+            nothing is.
         progress: what shows progress on the same terminal.
     """
 
     def __init__(self, *, keep: bool, only_names: bool = False) -> None:
         """Keep the lines, or print them; of each ``only_names`` leaves the name."""
-        self.lines: list[str] | None = [] if keep else None
+        self.lines: dict[str, None] | None = {} if keep else None
         self._only_names = only_names
         self.progress: ShownProgress | None = None
 
@@ -37,7 +38,7 @@ class Listing:
 
             changes = map(name_in, changes)
         if self.lines is not None:
-            self.lines.extend(changes)
+            self.lines.update(dict.fromkeys(changes))
             return
         with self.progress.hidden() if self.progress is not None else nullcontext():
             sys.stdout.writelines(f"{line}\n" for line in changes)

@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec.structs import asdict
@@ -39,7 +39,7 @@ def summary(stats: SyncStats) -> str:
     )
 
 
-def as_json(stats: SyncStats, *, dry_run: bool, changes: Sequence[str] | None) -> str:
+def as_json(stats: SyncStats, *, dry_run: bool, changes: Iterable[str] | None) -> str:
     """Return one document with all the figures; ``changes`` only if they were asked for."""
     document = asdict(stats) | {"dry_run": dry_run}
     if changes is not None:

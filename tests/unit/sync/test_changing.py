@@ -3,10 +3,13 @@
 import pytest
 
 from filesync.errors import ContentCorrupt, SourceChanged, Unavailable
+from filesync.sync import local
 from filesync.sync.changing import MAX_ATTEMPTS, Attempts, changes_of
 from filesync.sync.filter import Filter, literal
 from filesync.sync.options import Options
 from filesync.sync.part import Part
+from filesync.sync.run import Listing, run
+from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.errors import Refused
 
 
@@ -113,3 +116,23 @@ def test_other_refusals_stay_what_they_are() -> None:
         with pytest.raises(Unavailable) as caught, changes_of(Part()):
             raise error
         assert caught.value is error
+
+
+def test_what_is_begun_again_is_one_change_in_a_document(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries = iter((changed(b"log"), None))
+
+    def sync(
+        _sources: object, _dest: object, options: Options, *, progress: object
+    ) -> SyncStats:
+        assert options.on_changes is not None
+        options.on_changes(iter((">f+++++++++ a", ">f+++++++++ log")))
+        if (error := next(tries)) is not None:
+            raise error
+        return SyncStats()
+
+    monkeypatch.setattr(local, "sync_local", sync)
+    listing = Listing(keep=True)
+    run(["src/"], "dst", Options(on_changes=listing.take), listing, progress=False)
+    assert list(listing.lines or ()) == [">f+++++++++ a", ">f+++++++++ log"]
