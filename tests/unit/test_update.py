@@ -61,16 +61,16 @@ def test_a_moved_directory_is_one_rename_and_wants_nothing(root: Path, source: P
     done = sync(root, source)
     assert done.fetched == []
     assert (root / "elsewhere/new/deep/3").stat().st_ino == inode
-    assert done.stats.directories_moved == 1
-    assert done.stats.files_moved == done.stats.files_copied == 0
+    assert done.stats.files_copied == 0
 
 
 def test_a_directory_within_a_removed_one_is_moved_out_of_it(root: Path, source: Path) -> None:
     build(root, [MakeFile("gone/x/kept/f", b"1"), MakeFile("gone/other", b"2")])
     build(source, [MakeFile("kept/f", b"1")])
+    inode = (root / "gone/x/kept").stat().st_ino
     done = sync(root, source)
     assert done.fetched == []
-    assert done.stats.directories_moved == 1
+    assert (root / "kept").stat().st_ino == inode
 
 
 def test_a_directory_that_lost_a_part_is_not_moved_as_a_whole(root: Path, source: Path) -> None:
@@ -91,8 +91,9 @@ def test_a_directory_that_moved_with_the_one_around_it_is_not_moved_again(
 ) -> None:
     build(root, [MakeFile("gone/x/in/f", b"1")])
     build(source, [MakeFile("a/x/in/f", b"1"), MakeFile("b/in/f", b"1")])
-    done = sync(root, source)
-    assert done.stats.directories_moved == 1
+    inode = (root / "gone/x/in").stat().st_ino
+    sync(root, source)
+    assert (root / "a/x/in").stat().st_ino == inode
 
 
 def test_a_renamed_file_is_renamed(root: Path, source: Path) -> None:
@@ -109,9 +110,11 @@ def test_a_removed_content_that_is_needed_thrice_is_moved_once_and_copied_twice(
 ) -> None:
     build(root, [MakeFile("a", b"content")])
     build(source, [MakeFile(name, b"content") for name in ("x", "y", "z")])
+    inode = (root / "a").stat().st_ino
     done = sync(root, source)
     assert done.fetched == []
-    assert (done.stats.files_moved, done.stats.files_copied) == (1, 2)
+    assert [path.stat().st_ino for path in root.iterdir()].count(inode) == 1
+    assert done.stats.files_copied == 2
 
 
 def test_files_that_swap_their_contents_want_nothing(root: Path, source: Path) -> None:
@@ -133,7 +136,6 @@ def test_metadata_changes_want_nothing_and_keep_the_inode(root: Path, source: Pa
     done = sync(root, source)
     assert done.fetched == []
     assert inodes == {name: (root / name).stat().st_ino for name in ("a", "c")}
-    assert done.stats.metadata_changed == 2
 
 
 def test_a_large_content_is_fetched_once_and_a_small_one_as_often_as_it_stands(

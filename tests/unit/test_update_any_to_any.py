@@ -12,12 +12,12 @@ trees = any_trees(modes=[0o644, 0o755, 0o600, 0o000, 0o4755, 0o2711, 0o1777])
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
-@given(trees, trees, st.booleans(), st.booleans())
-@example([MakeFile("a"), MakeLink("b", "a")], [MakeFile("b"), MakeLink("c", "b")], False, False)
+@given(trees, trees, st.booleans())
+@example([MakeFile("a"), MakeLink("b", "a")], [MakeFile("b"), MakeLink("c", "b")], False)
 def test_any_tree_becomes_any_other(
-    before: list[Make], after: list[Make], atomic: bool, staging: bool
+    before: list[Make], after: list[Make], atomic: bool
 ) -> None:
-    check_update(before, after, atomic=atomic, stages=staging)
+    check_update(before, after, atomic=atomic)
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
@@ -26,10 +26,10 @@ def test_a_tree_and_a_few_changes(
     before: list[Make], changes: list[Make], atomic: bool
 ) -> None:
     # Changes that come first win, so much of the old tree stays.
-    check_update(before, [*changes[:3], *before], atomic=atomic, stages=False)
+    check_update(before, [*changes[:3], *before], atomic=atomic)
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(trees)
 def test_any_tree_is_made_from_nothing(after: list[Make]) -> None:
-    check_update(None, after, atomic=False, stages=False)
+    check_update(None, after, atomic=False)

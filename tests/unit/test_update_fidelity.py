@@ -227,7 +227,7 @@ def test_a_group_whose_first_name_did_not_change_is_linked_from_it(
     build(source, [MakeFile("a", b"data"), MakeLink("z/b", "a"), MakeLink("z/c", "a")])
     done = sync(root, source)
     assert done.fetched == []
-    assert done.stats.links_made == 1
+    assert (root / "z/c").stat().st_ino == (root / "a").stat().st_ino
     assert done.stats.files_copied == 0
 
 
@@ -237,7 +237,7 @@ def test_a_group_changes_its_metadata_in_place(root: Path, source: Path) -> None
     inode = (root / "a").stat().st_ino
     done = sync(root, source)
     assert (root / "b").stat().st_ino == inode
-    assert (done.stats.links_made, done.stats.files_copied) == (0, 0)
+    assert done.stats.files_copied == 0
 
 
 def test_an_inode_with_a_name_outside_of_the_tree_is_not_changed(

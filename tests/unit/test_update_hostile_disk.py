@@ -90,29 +90,6 @@ def test_a_clone_that_is_not_the_file_is_fetched_instead(
     assert len(done.fetched) == 2
 
 
-def test_a_staging_directory_that_becomes_a_link_never_leads_outside(
-    trees: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
-    root, source, outside = trees
-    staging = tmp_path / "staging"
-    staging.mkdir()
-    root.mkdir()
-    before = scanned(outside)
-    target = scanned(source)
-    one = TreeUpdate(root, basis=None, target=target, staging=staging)
-    one.prepare()
-    staging.rename(tmp_path / "aside")
-    staging.symlink_to(outside)
-    try:
-        hand_in(one, list(one.wanted()), Contents(source, target))
-        one.finish()
-    finally:
-        one.abort()
-    assert scanned(outside).tree == before.tree
-    assert scanned(root).tree == target.tree
-    assert list((tmp_path / "aside").iterdir()) == []
-
-
 @pytest.mark.needs("root")
 def test_an_update_that_cannot_remove_what_is_gone_closes_what_is_its_own_and_no_more(
     tmp_path: Path,

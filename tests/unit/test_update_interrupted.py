@@ -93,24 +93,6 @@ def test_a_target_with_one_of_our_names_is_refused(root: Path) -> None:
     assert (root / "d/.filesync-0123456789abcdef").exists()
 
 
-def test_staging_keeps_the_root_free_of_other_names(root: Path, tmp_path: Path) -> None:
-    staging = tmp_path / "staging"
-    staging.mkdir()
-    one = TreeUpdate(root, basis=None, target=tree_of(), staging=staging)
-    one.prepare()
-    assert list(root.iterdir()) == []
-    assert len(list(staging.iterdir())) == 1
-    one.finish()
-    assert list(staging.iterdir()) == []
-
-
-def test_staging_on_another_file_system_is_refused(root: Path) -> None:
-    one = TreeUpdate(root, basis=None, target=tree_of(), staging=Path("/proc"))
-    with pytest.raises(StoreError, match="file system"):
-        one.prepare()
-    one.abort()
-
-
 def test_an_update_that_was_not_prepared_or_has_ended_refuses_work(root: Path) -> None:
     one = TreeUpdate(root, basis=None, target=tree_of())
     with pytest.raises(LocalError):

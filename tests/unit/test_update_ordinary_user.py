@@ -197,7 +197,7 @@ def test_any_tree_becomes_any_other_for_an_ordinary_user() -> None:
     @settings(suppress_health_check=[HealthCheck.too_slow], database=None)
     @given(trees, trees, st.booleans())
     def check(before: list[Make], changes: list[Make], atomic: bool) -> None:
-        check_update(before, changes, atomic=atomic, stages=False)
-        check_update(before, [*changes[:3], *before], atomic=atomic, stages=True)
+        check_update(before, changes, atomic=atomic)
+        check_update(before, [*changes[:3], *before], atomic=atomic)
 
     as_nobody(check)

@@ -30,12 +30,10 @@ def root(tmp_path: Path) -> Path:
     return path
 
 
-def opened(
-    root: Path, data: bytes = DATA, *, staging: Path | None = None
-) -> tuple[TreeUpdate, LargeFile]:
+def opened(root: Path, data: bytes = DATA) -> tuple[TreeUpdate, LargeFile]:
     """Begin an update that makes the file ``a``."""
     basis = scanned(root)
-    one = TreeUpdate(root, basis=basis, target=target_of(data), staging=staging)
+    one = TreeUpdate(root, basis=basis, target=target_of(data))
     one.prepare()
     return one, one.open_large(next(one.wanted()))
 
@@ -44,9 +42,9 @@ def target_of(data: bytes) -> Manifest:
     return tree_of(file(b"a", data))
 
 
-def interrupted(root: Path, *pieces: tuple[int, int], staging: Path | None = None) -> None:
+def interrupted(root: Path, *pieces: tuple[int, int]) -> None:
     """Let an update write some (start, end) of the content and then give up."""
-    one, large = opened(root, staging=staging)
+    one, large = opened(root)
     for start, end in pieces:
         large.write(start, DATA[start:end])
     large.abort()
@@ -152,20 +150,6 @@ def test_a_file_of_which_nothing_came_leaves_nothing(root: Path) -> None:
     assert os.listdir(root) == []
 
 
-def test_partial_files_are_in_staging_where_there_is_one(root: Path, tmp_path: Path) -> None:
-    staging = tmp_path / "staging"
-    staging.mkdir()
-    interrupted(root, (0, 100_000), staging=staging)
-    assert os.listdir(root) == []
-    assert partial_of(staging).exists()
-    one, large = opened(root, staging=staging)
-    assert len(large.bases) == 1
-    large.write(0, DATA)
-    large.finish()
-    one.finish()
-    assert os.listdir(staging) == []
-
-
 def test_the_file_that_is_replaced_is_a_basis_besides(root: Path) -> None:
     (root / "a").write_bytes(DATA[:150_000])
     interrupted(root, (150_000, 200_000))
@@ -179,23 +163,20 @@ def test_the_file_that_is_replaced_is_a_basis_besides(root: Path) -> None:
     assert (root / "a").read_bytes() == DATA
 
 
-def test_two_updates_do_not_write_to_one_partial_file(root: Path, tmp_path: Path) -> None:
-    staging = tmp_path / "staging"
-    staging.mkdir()
-    others = tmp_path / "others"
-    others.mkdir()
-    one, first = opened(root, staging=staging)
+def test_two_updates_do_not_write_to_one_partial_file(root: Path) -> None:
+    one, first = opened(root)
     first.write(0, DATA[:100_000])
-    two, second = opened(others, staging=staging)
+    two, second = opened(root)
     assert second.bases == ()
     second.write(0, DATA)
     second.finish()
     two.finish()
+    assert (root / "a").read_bytes() == DATA
     first.write(100_000, DATA[100_000:])
     first.finish()
-    one.finish()
-    assert (root / "a").read_bytes() == (others / "a").read_bytes() == DATA
-    assert os.listdir(staging) == []
+    one.abort()
+    assert (root / "a").read_bytes() == DATA
+    assert os.listdir(root) == ["a"]
 
 
 # --- contents that are not what they should be --------------------------------------------

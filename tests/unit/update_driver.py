@@ -160,7 +160,6 @@ def update(
     basis: Manifest | None,
     target: Manifest,
     local: Sequence[LocalTree] = (),
-    staging: Path | None = None,
     atomic: bool = False,
     preserve_owner: bool = True,
     goes_on: bool = False,
@@ -171,7 +170,6 @@ def update(
         basis=basis,
         target=target,
         local=local,
-        staging=staging,
         atomic=atomic,
         preserve_owner=preserve_owner,
         goes_on=goes_on,
@@ -225,9 +223,7 @@ def any_trees(
     return st.lists(makes, max_size=14)
 
 
-def check_update(
-    before: list[Make] | None, after: list[Make], *, atomic: bool, stages: bool
-) -> None:
+def check_update(before: list[Make] | None, after: list[Make], *, atomic: bool) -> None:
     """Make two trees, update one to the other, and check that nothing else is left."""
     work = Path(tempfile.mkdtemp(prefix="update-"))
     try:
@@ -237,8 +233,7 @@ def check_update(
         build(source, after)
         basis = scanned(root) if before is not None else None
         target = scanned(source)
-        staging = work if stages else None
-        done = update(root, source, basis=basis, target=target, atomic=atomic, staging=staging)
+        done = update(root, source, basis=basis, target=target, atomic=atomic)
         assert done.stats.not_kept == {}
         assert list(scanned(root).walk()) == list(target.walk())
         assert scanned(root).tree == target.tree

@@ -118,14 +118,11 @@ class Incoming:
 
     def write_small(self, batch: Sequence[tuple[WantedFile, Data]]) -> None:
         """Verify and write whole files."""
-        total = 0
         for (_, digest, size, _), data in batch:
             if len(data) != size or blake3(data).digest() != digest:
                 raise ContentCorrupt(
                     f"{len(data)} bytes that came for {short(digest)} are not it"
                 )
-            total += size
-        files = len(batch)
         rest = iter(batch)
         one = next(rest, None)
         while one is not None:
@@ -135,10 +132,8 @@ class Incoming:
                 try:
                     self._maker.put(place, dirfd, self._settling(run))
                 except OSError as exc:
-                    total -= self._refuse(run, exc)
-                    files -= 1
+                    self._refuse(run, exc)
             one = run.one
-        self._tally.add(files_written=files, bytes_written=total)
 
     def read_basis(self, wanted: WantedFile, limit: int) -> bytes | None:
         """Return the start of the old content that ``wanted`` replaces."""
@@ -175,7 +170,6 @@ class Incoming:
                     self._refuse_large(wanted, new, exc)
                     return
             self._settled(wanted, PROVED)
-            self._tally.add(files_written=1, bytes_written=entry.size)
 
         def discard(new: NewFile, keep: bool) -> None:
             with storing(place.path, entry.name):
@@ -227,8 +221,8 @@ class Incoming:
         self._files.states[wanted.ticket] = state
         self._pending.pop(wanted.ticket, None)
 
-    def _refuse(self, run: _Run, error: OSError) -> int:
-        """Take note that the next file of a run cannot be put in place; return its size."""
+    def _refuse(self, run: _Run, error: OSError) -> None:
+        """Take note that the next file of a run cannot be put in place."""
         assert run.one is not None  # what failed is noted as done when the next is asked for
         wanted, data = run.one
         place, entry, replaces, _ = self._pending[wanted.ticket]
@@ -236,7 +230,6 @@ class Incoming:
         self._repeated.stand_in_of(place, entry, data)
         self._settled(wanted)
         run.one = next(run.rest, None)
-        return entry.size
 
     def _refuse_large(self, wanted: WantedFile, new: NewFile, error: OSError) -> None:
         place, entry, replaces, _ = self._pending[wanted.ticket]

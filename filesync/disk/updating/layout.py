@@ -9,7 +9,7 @@ from typing import Final
 
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles
 from filesync.disk.removing import remove_tree
-from filesync.disk.reserved import is_reserved, is_work
+from filesync.disk.reserved import PARTIAL_NAME, is_reserved, is_work
 from filesync.disk.updating.metadata import DEFAULT_ACL, Metadata, chmod_unopened
 from filesync.disk.updating.refusals import Refusals, is_gone, is_single
 from filesync.disk.updating.removal import OnRefused, Removal
@@ -30,10 +30,11 @@ _NOT_MOVED: Final = (
 )
 
 
-def sweep(root: int, *, keep: bytes, refusals: Refusals) -> set[bytes]:
-    """Remove the work directories that killed updates left in ``root``, but for ``keep``.
+def sweep(root: int, refusals: Refusals) -> set[bytes]:
+    """Remove the work directories that killed updates left in ``root``.
 
-    And the files of theirs elsewhere below it that they have noted (see ``WorkDirectory.noted``).
+    And the files of theirs elsewhere below it that they have noted (see ``WorkDirectory.noted``),
+    but not the partial files, which may be wanted.
 
     Returns:
         The paths of those.
@@ -45,7 +46,7 @@ def sweep(root: int, *, keep: bytes, refusals: Refusals) -> set[bytes]:
     with os.scandir(root) as entries:
         names = [os.fsencode(entry.name) for entry in entries]
     for name in names:
-        if is_reserved(name) and name != keep:
+        if is_reserved(name) and name != PARTIAL_NAME:
             swept.update(path for path in _notes(root, name) if _unlink_noted(root, path))
             _remove(root, name, refusals, path=name)
     return swept
@@ -115,11 +116,7 @@ def drop_default_acl(fd: int) -> None:
 
 
 class Layout:
-    """Brings directories into being, and at the end gives them their metadata.
-
-    Attributes:
-        removed: names that were taken away.
-    """
+    """Brings directories into being, and at the end gives them their metadata."""
 
     def __init__(
         self,
@@ -145,7 +142,6 @@ class Layout:
         """
         self._swept = swept
         self._refusals = refusals
-        self.removed = 0
         self._moved = moved
         self._has_opened = False  # for a move; has its mode at the end
         self._keeps_files = False  # aside as well, as something may be made of them
@@ -304,7 +300,6 @@ class Layout:
                 yield entry
 
     def _take_away(self, visit: Visit, dirfd: int, entry: Entry) -> None:
-        self.removed += 1
         is_directory = isinstance(entry, Subdirectory)
         try:
             if not self._keeps_files and not is_directory:
@@ -340,7 +335,6 @@ class Layout:
 
     def _stay(self, visit: Visit, entry: Entry, left: int) -> None:
         """Take note that ``left`` names of what should go are still there."""
-        self.removed -= 1
         if visit.new.find(entry.name) is None:
             self._refusals.undeleted += left
             return

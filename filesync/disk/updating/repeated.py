@@ -224,7 +224,6 @@ class Repeated:
                 return
         if not is_direct and self._maker.move(free, place, dirfd, entry.name):
             self._metadata.lose("hard link")
-        self._tally.add(links_made=1)
 
     def _copy_from(
         self, path: bytes, place: Place, dirfd: int, old: Entry | None, entry: File

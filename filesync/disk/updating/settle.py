@@ -109,7 +109,6 @@ class Settler:
             status = os.stat(entry.name, dir_fd=dirfd, follow_symlinks=False)
             if status.st_nlink == 1:
                 self._metadata.sync_unopened(dirfd, entry.name, entry)
-                self._tally.add(metadata_changed=1)
                 return
         is_direct = not is_there and place.is_direct
         fd, name = (dirfd, entry.name) if is_direct else (self._work.fd, self._work.free_name())
@@ -140,7 +139,6 @@ class Settler:
         if was is not None:
             self._keep(place, dirfd, was)
         self._maker.put(place, dirfd, ((entry, b"", was is not None),))
-        self._tally.add(files_written=1)
 
     def _change_metadata(self, place: Place, dirfd: int, was: File, entry: File) -> bool:
         """Give a file other metadata; a copy of it, where other names share its inode."""
@@ -149,7 +147,6 @@ class Settler:
             try:
                 if os.fstat(fd).st_nlink <= self._names_of(was, entry):
                     self._metadata.sync(fd, entry)
-                    self._tally.add(metadata_changed=1)
                 elif not self._replace_by_copy(place, dirfd, entry, fd):
                     return False
             finally:
@@ -195,7 +192,6 @@ class Settler:
                     self._take(where, source_dir, fd, dirfd, entry)
                     at = Where(False, place.path, entry.name, is_free=False)
                     self._sources.files[entry.digest] = at
-                    self._tally.add(files_moved=1)
                 elif self._maker.copy(place, dirfd, entry, fd, replaces=was is not None):
                     self._tally.add(files_copied=1, bytes_copied=entry.size)
                 else:

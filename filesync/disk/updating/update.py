@@ -21,8 +21,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-from filesync.disk.handles import open_root, shown
-from filesync.disk.reserved import PARTIAL_NAME, is_reserved
+from filesync.disk.handles import shown
+from filesync.disk.reserved import is_reserved
 from filesync.disk.updating.files import Files, Proved
 from filesync.disk.updating.incoming import Incoming, WantedFile
 from filesync.disk.updating.large import BasisFile, LargeFile
@@ -80,7 +80,6 @@ class TreeUpdate:
         visits: Visits | None = None,
         local: Sequence[LocalTree] = (),
         on_copied: Callable[[int], None] | None = None,
-        staging: Path | None = None,
         atomic: bool = False,
         preserve_owner: bool = True,
         root_times: bool = True,
@@ -98,8 +97,6 @@ class TreeUpdate:
                 wanted instead.
             on_copied: told the bytes of each piece that was copied from ``local``, and zero
                 after each file; may wait.
-            staging: a directory on the root's file system for temporary and partial files,
-                of this root's alone; without it they are below the root.
             atomic: nobody else sees half a file under any name, and no replaced file is
                 missing, because others use the directory meanwhile. In a directory that is
                 new, files are written under their names all the same: it is 0700 until the
@@ -125,7 +122,6 @@ class TreeUpdate:
         self._visits = visits or Visits(basis, target)
         self._local = local
         self._on_copied = on_copied
-        self._staging = staging
         self._is_atomic = atomic
         self._root_times = root_times
         self._metadata = Metadata(preserve_owner=preserve_owner)
@@ -270,9 +266,7 @@ class TreeUpdate:
         not_kept = self._not_kept()
         if not refused.goes_on:
             self._check_names(not_kept)
-        self.done = self._tally.stats(
-            moved=len(self._visits.moved), removed=self._layout.removed, not_kept=not_kept
-        )
+        self.done = self._tally.stats(not_kept)
         return self.done
 
     def abort(self) -> None:
@@ -338,13 +332,8 @@ class TreeUpdate:
             self._root = Directories(self._path)
             with self._root.held(b"") as root:
                 open_up(root)
-                # Without staging the partial files are here, and are looked at below.
-                self._swept = sweep(
-                    root,
-                    keep=b"" if self._staging is not None else PARTIAL_NAME,
-                    refusals=self.refused,
-                )
-                self._work = WorkDirectory(self._open_staging(root))
+                self._swept = sweep(root, self.refused)
+                self._work = WorkDirectory(os.dup(root))
                 self._began_ns = os.fstat(root).st_ctime_ns  # the work directory is new in it
                 self._partials = Partials(self._work.parent)
             if self._work.folds_case():
@@ -352,19 +341,6 @@ class TreeUpdate:
             drop_default_acl(self._work.fd)
             self._metadata.special_bits = 0o7000 | self._work.umask()
             self._partials.look()
-
-    def _open_staging(self, root: int) -> int:
-        """Return a descriptor that the work directory will close."""
-        if self._staging is None:
-            return os.dup(root)
-        fd = open_root(self._staging)
-        if os.fstat(fd).st_dev != os.fstat(root).st_dev:
-            os.close(fd)
-            raise StoreError(
-                f"{self._staging} is on another file system than {self._path}, and cannot be "
-                "its staging directory"
-            )
-        return fd
 
     def _clear(self) -> None:
         """Move away what is gone or in the way, and note what of it may be of use."""

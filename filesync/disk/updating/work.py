@@ -46,11 +46,6 @@ class Directories:
         finally:
             os.close(fd)
 
-    def forget(self, path: bytes) -> None:
-        """Drop what is held of ``path`` and below it; call it when it is moved."""
-        with self._lock:
-            self._handles.forget(path)
-
     def close(self) -> None:
         """Close all descriptors. Idempotent."""
         with self._lock:
