@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
@@ -886,6 +887,35 @@ def test_a_manifest_is_written_shown_verified_and_compared(bench: Bench) -> None
     assert "d0/f0" in changes.stdout
     (bench.root / "broken").write_bytes((bench.root / "first").read_bytes()[:-9])
     assert "broken" in bench.fails("manifest", "show", "broken")
+
+
+def test_a_document_of_a_tree_has_all_that_its_manifest_says(bench: Bench) -> None:
+    src = bench.root / "src"
+    (src / "d").mkdir(parents=True)
+    (src / "d/f").write_bytes(b"content")
+    os.link(src / "d/f", src / "d/g")
+    os.setxattr(src / "d", "user.a", b"\xff")
+    os.mkfifo(src / "fifo", 0o640)
+    os.symlink(b"any\xffwhere", src / "link")
+    for path in (src / "d/f", src / "d", src / "fifo", src / "link"):
+        os.utime(path, ns=(0, 7 - 10**18), follow_symlinks=False)
+    bench.run("manifest", "src", "-o", "written")
+    said = bench.run("manifest", "show", "--json", "written").stdout
+    assert said == bench.run("manifest", "show", "--json", "src").stdout
+    document = json.loads(said)
+    assert (document["names"], document["size"]) == (5, 14)
+    at = {entry["path"]: entry for entry in document["entries"]}
+    assert list(at) == ["d", "d/f", "d/g", "fifo", "link"]
+    assert at["d"]["xattrs"] == {"user.a": "ff"}
+    assert at["d"]["names"] == 2
+    assert at["d/f"]["link"] == at["d/g"]["link"]
+    assert at["d/f"]["digest"] == f"blake3:{blake3(b'content').hexdigest()}"
+    assert at["fifo"]["mode"] == stat.S_IFIFO | 0o640
+    assert os.fsencode(at["link"]["target"]) == b"any\xffwhere"
+    assert {entry["mtime_ns"] for entry in at.values()} == {7 - 10**18}
+    shown = bench.run("manifest", "show", "written").stdout
+    assert "prw-r-----" in shown
+    assert shown.count(" 1938-04-24 22:13:20 ") == 5
 
 
 def test_a_manifest_goes_through_a_pipe(bench: Bench) -> None:

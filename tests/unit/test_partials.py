@@ -1,12 +1,13 @@
 """Partial files of two updates in one directory."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from filesync.digest import digest_of
+from filesync.disk.reserved import PARTIAL_NAME
 from filesync.disk.updating.partial import Partial, Partials
 
 DIGEST = digest_of(b"large")
@@ -19,9 +20,14 @@ def parent(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def being_written(parent: int) -> tuple[Partials, Partial]:
+def looked(parent: int) -> Partials:
     partials = Partials(parent)
     partials.look()
+    return partials
+
+
+def being_written(parent: int) -> tuple[Partials, Partial]:
+    partials = looked(parent)
     partial = partials.take(DIGEST, 1 << 20)
     assert partial is not None
     os.pwrite(partial.fd, bytes(4096), 0)
@@ -66,3 +72,85 @@ def test_what_nobody_writes_and_nobody_wants_is_removed(parent: int) -> None:
     third.keep_only(())
     assert not os.listdir(third.fd)
     third.close()
+
+
+# --- what has changed since it was looked at ------------------------------------------------------
+
+
+def left(parent: int) -> None:
+    """Leave a partial file, as an update does that is interrupted."""
+    partials, partial = being_written(parent)
+    partials.release(partial.fd, DIGEST, keep=True)
+    partials.close()
+
+
+def test_what_another_update_began_since_is_not_written_to(parent: int) -> None:
+    second = looked(parent)
+    first, partial = being_written(parent)
+    assert second.take(DIGEST, 1 << 20) is None
+    second.close()
+    first.release(partial.fd, DIGEST, keep=False)
+    first.close()
+
+
+def test_what_another_update_removed_since_is_begun_anew(parent: int) -> None:
+    left(parent)
+    second = looked(parent)
+    assert second.found
+    third = looked(parent)
+    third.keep_only(())
+    partial = second.take(DIGEST, 1 << 20)
+    assert partial is not None
+    assert partial.extents == []
+    second.release(partial.fd, DIGEST, keep=False)
+    second.close()
+    third.close()
+
+
+def test_where_another_update_removed_their_directory_since_none_is_begun(parent: int) -> None:
+    left(parent)
+    second = looked(parent)
+    third = looked(parent)
+    third.keep_only(())
+    third.close()
+    assert second.take(DIGEST, 1 << 20) is None
+    second.close()
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_what_leads_elsewhere_since_is_not_written_to(
+    parent: int, tmp_path: Path, link: Callable[..., None]
+) -> None:
+    left(parent)
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"precious")
+    secret.chmod(0o600)
+    second = looked(parent)
+    (place,) = (tmp_path / PARTIAL_NAME.decode()).iterdir()
+    place.unlink()
+    link(secret, place)
+    partial = second.take(DIGEST, 1 << 20)
+    assert secret.read_bytes() == b"precious"
+    assert partial is None or os.fstat(partial.fd).st_ino != secret.stat().st_ino
+    if partial is not None:
+        second.release(partial.fd, DIGEST, keep=False)
+    second.close()
+
+
+def test_a_partial_file_of_too_many_pieces_is_begun_anew(
+    parent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("filesync.disk.updating.partial._MAX_EXTENTS", 3)
+    for pieces, kept in ((3, 3), (4, 0)):
+        partials, partial = being_written(parent)
+        for number in range(1, pieces):
+            os.pwrite(partial.fd, bytes(4096), number * 100_000)
+        partials.release(partial.fd, DIGEST, keep=True)
+        partials.close()
+        second = looked(parent)
+        again = second.take(DIGEST, 1 << 20)
+        assert again is not None
+        assert len(again.extents) == kept
+        assert os.fstat(again.fd).st_size == 1 << 20
+        second.release(again.fd, DIGEST, keep=False)
+        second.close()

@@ -82,7 +82,7 @@ class Partials:
     def take(self, digest: Digest, size: int) -> Partial | None:
         """Open the partial file of a content of ``size`` bytes, or make one.
 
-        None if another update is writing it.
+        None if another update is writing it, or has removed their directory.
 
         Raises:
             OSError: this disk.

@@ -60,20 +60,13 @@ def _line(
     digest: bytes | None,
     path: bytes,
 ) -> str:
-    seconds = entry.mtime_ns // 1_000_000_000
+    time = datetime.fromtimestamp(entry.mtime_ns // 1_000_000_000, UTC)
     short = digest.hex()[:12] if digest is not None else "-"
     owner = f"{entry.uid}:{entry.gid}"
     return (
-        f"{stat.filemode(mode)} {owner:>11} {size:>12} {_time(seconds)} {short:12} "
+        f"{stat.filemode(mode)} {owner:>11} {size:>12} {time:%Y-%m-%d %H:%M:%S} {short:12} "
         f"{shown_name(path)}"
     )
-
-
-def _time(seconds: int) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (OverflowError, ValueError, OSError):
-        return f"@{seconds}"
 
 
 def _fields(manifest: Manifest, path: bytes, entry: Entry) -> dict[str, Any]:
