@@ -17,6 +17,7 @@ from filesync.disk.updating.repeated import Repeated
 from filesync.disk.updating.reuse import Sources, Where
 from filesync.disk.updating.settle import PROVED, SETTLED, WANTED, State
 from filesync.disk.updating.tally import Tally
+from filesync.disk.updating.visits import below
 from filesync.disk.updating.work import Directories, Place, WorkDirectory, storing
 from filesync.disk.updating.write import Data, Maker, NewFile
 from filesync.errors import ContentCorrupt, LocalError, StoreError
@@ -175,7 +176,8 @@ class Incoming:
             with storing(place.path, entry.name):
                 self._maker.discard(new, keep=keep)
 
-        return LargeFile(new, bases, place=put_in_place, discard=discard)
+        path = below(place.path, entry.name)
+        return LargeFile(new, bases, path=path, place=put_in_place, discard=discard)
 
     def copy(
         self, wanted: WantedFile, source: int, on_copied: Callable[[int], None] | None

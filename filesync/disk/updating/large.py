@@ -58,6 +58,7 @@ class LargeFile:
         new: NewFile,
         bases: Sequence[BasisFile],
         *,
+        path: bytes,
         place: Callable[[NewFile], None],
         discard: Callable[[NewFile, bool], None],
     ) -> None:
@@ -66,10 +67,12 @@ class LargeFile:
         Args:
             new: the file, empty or partly written.
             bases: other files than ``new``.
+            path: what people know the file by.
             place: puts the file under its name.
             discard: closes it instead; told whether what is in it may be right.
         """
         self._new = new
+        self._path = path
         self._place = place
         self._discard = discard
         self._hash = TrailingHash(new.fd, new.entry.size)
@@ -88,7 +91,7 @@ class LargeFile:
             StoreError: this disk.
         """
         self._check(offset, len(data))
-        with storing(self._new.entry.name):
+        with storing(self._path):
             self._write(offset, data)
             # In order, which is usual, hashing it now saves reading it again. Beside the writing,
             # by a thread, it takes as long on two cores: the sender needs the other one.
@@ -104,11 +107,10 @@ class LargeFile:
             ContentCorrupt: there is no such basis, or it ends before, or this file does.
             StoreError: this disk.
         """
-        name = self._new.entry.name
         if not 0 <= basis < len(self.bases) or basis_offset < 0:
-            raise ContentCorrupt(f"{shown(name)} has no basis {basis}")
+            raise ContentCorrupt(f"{shown(self._path)} has no basis {basis}")
         self._check(offset, length)
-        with storing(name):
+        with storing(self._path):
             if self._is_own(basis) and offset == basis_offset:
                 self._hash.note(offset, length)
                 return
@@ -132,12 +134,12 @@ class LargeFile:
         """
         entry = self._new.entry
         try:
-            with storing(entry.name):
+            with storing(self._path):
                 actual = self._hash.digest()
             if actual != entry.digest:
                 self._close(keep=False)
                 raise ContentCorrupt(
-                    f"{shown(entry.name)} has the digest {short(actual)}, "
+                    f"{shown(self._path)} has the digest {short(actual)}, "
                     f"not {short(entry.digest)}"
                 )
             self._place(self._new)
@@ -157,7 +159,7 @@ class LargeFile:
     def _check(self, offset: int, length: int) -> None:
         size = self._new.entry.size
         if offset < 0 or length < 0 or offset + length > size:
-            raise ContentCorrupt(f"{shown(self._new.entry.name)}: bytes past its end of {size}")
+            raise ContentCorrupt(f"{shown(self._path)}: bytes past its end of {size}")
 
     def _write(self, offset: int, data: Data) -> None:
         view = memoryview(data)
