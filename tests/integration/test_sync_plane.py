@@ -45,6 +45,7 @@ from filesync.transfer.receive.pull_zmq import Pull
 from filesync.transfer.replica import Replica
 from filesync.transfer.send import outgoing_zmq
 from filesync.transfer.send.offer import Offer
+from filesync.transfer.send.outgoing_zmq import MAX_SESSIONS
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.timeouts import Timeouts
 from filesync.transfer.wire import Codec
@@ -1254,6 +1255,18 @@ def test_a_sender_of_another_version_is_named_as_such(tmp_path: Path) -> None:
     assert isinstance(raised, VersionMismatch)
 
 
+PIECE = random.Random(3).randbytes(300_000)
+
+
+@pytest.mark.parametrize("codec", [Codec.ZSTD, Codec.STREAM])
+def test_a_piece_of_a_large_file_that_is_no_frame_ends_the_session(
+    codec: Codec, tmp_path: Path
+) -> None:
+    answer = politely(lambda w: [(frame(w, len(PIECE), codec), PIECE)])
+    raised = asyncio.run(hostile_sender(answer, tmp_path / "dest", tmp_path, data=PIECE))
+    assert type(raised) is MalformedMessage
+
+
 def test_a_recipe_that_lies_does_not_reach_the_file(tmp_path: Path) -> None:
     old, new = (random.Random(seed).randbytes(200_000) for seed in (1, 2))
     (tmp_path / "dest").mkdir()
@@ -1405,6 +1418,33 @@ def test_a_want_of_what_is_not_on_offer_is_refused(
         await opened(peer, manifest, token)
         await peer.say(wire.Want(7, ranges))
         await is_refused(peer, NotOffered.code)
+
+    with_raw_peer(tmp_path, talk)
+
+
+def test_one_peer_has_only_so_many_sessions_at_once(tmp_path: Path) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await peer.greet()
+        for session in range(1, MAX_SESSIONS + 1):
+            await peer.say(wire.Open(session, token, manifest.tree))
+            assert await peer.hear() == wire.Opened(session)
+        await peer.say(wire.Open(999, token, manifest.tree))
+        await is_refused(peer, TooMuchWanted.code, session=999)
+        await peer.say(wire.Close(1))
+        for session in range(1000, 1100):  # it is over once what it was doing is
+            await peer.say(wire.Open(session, token, manifest.tree))
+            if await peer.hear() == wire.Opened(session):
+                return
+        pytest.fail("a session that is closed counts for ever")
+
+    with_raw_peer(tmp_path, talk)
+
+
+def test_who_greets_twice_is_dropped(tmp_path: Path) -> None:
+    async def talk(peer: RawPeer, manifest: Manifest, token: bytes) -> None:
+        await peer.greet()
+        await peer.say(wire.Hello(wire.VERSION))
+        await is_refused(peer, UnexpectedMessage.code, session=0)
 
     with_raw_peer(tmp_path, talk)
 
