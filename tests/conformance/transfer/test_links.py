@@ -105,7 +105,9 @@ def test_what_is_left_out_does_not_change_through_another_name_of_it(
     done = tool.sync(stage.src, stage.dst, excludes=["/left"])
     assert done.code == 0, done
     after = {path: seen for path, seen in look(stage.dst).items() if path[:4] == b"left"}
-    assert [seen[:-1] for seen in after.values()] == [seen[:-1] for seen in before.values()]
+    assert {path: seen[:-1] for path, seen in after.items()} == {
+        path: seen[:-1] for path, seen in before.items()
+    }
     assert (stage.dst / "a/mode").stat().st_mode & 0o777 == 0o600
     assert (stage.dst / "a/content").read_bytes() == b"new content"
 
