@@ -662,3 +662,52 @@ def test_who_goes_while_his_gift_is_planned_does_not_keep_the_place_from_others(
     monkeypatch.setattr(gifts, "around_unwritable", take_long)
     asyncio.run(main())
     assert (served / "d1/f").read_text() == "planted"
+
+
+@pytest.mark.parametrize(
+    ("nosy", "reason"),
+    [
+        (wire.Look((b"/etc/",)), UnexpectedMessage),
+        (wire.Scan(TOKEN), UnexpectedMessage),
+        (wire.Prepare(b"/tmp"), UnexpectedMessage),
+        (wire.Drop(TOKEN), UnexpectedMessage),
+        (wire.AskNodes(TOKEN, (digest_of(b""),)), NotOffered),
+        (wire.AskDirectories(TOKEN), NotOffered),
+    ],
+)
+def test_a_server_that_is_given_a_tree_learns_nothing_else_of_its_client(
+    nosy: wire.Request, reason: type[FilesyncError], served: Path, evil: Path
+) -> None:
+    told: list[str] = []
+
+    async def main() -> None:
+        server = TreeServer(ServedPlaces(served), read_only=False, caches=None)
+
+        async def answer(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+            if isinstance(wire.decode_request(body), wire.Prepare):
+                with pytest.raises(Refused) as caught:
+                    await calls_zmq.call(channel, wire.encode(nosy))
+                told.append(caught.value.reason)
+            return await server.answer(channel, body)
+
+        async with DataPlane(LOOPBACK, answer=answer) as plane:
+            server.use(plane)
+            await sync_to([os.fsencode(evil) + b"/"], Remote(plane.address, b"d1"), Options())
+
+    asyncio.run(main())
+    assert told == [reason.code]
+    assert (served / "d1/f").read_text() == "planted"
+
+
+def test_a_tree_that_is_not_served_is_not_given(served: Path) -> None:
+    async def talk(ask: Ask) -> None:
+        prepared = await ask(wire.Prepare(b"d1/", scan=True))
+        assert isinstance(prepared, wire.Prepared)
+        await refused(ask, wire.Give(prepared.token, TOKEN, Digest(bytes(32))), NotOffered)
+        growing = wire.GiveGrowing(prepared.token, TOKEN, Digest(bytes(32)))
+        await refused(ask, growing, NotOffered)
+        dry = await ask(wire.Prepare(b"d1/", scan=True, dry_run=True))
+        assert isinstance(dry, wire.Prepared)
+        await refused(ask, wire.Give(dry.token, TOKEN, Digest(bytes(32))), UsageError)
+
+    with_server(served, talk)
