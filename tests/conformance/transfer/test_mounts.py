@@ -61,6 +61,7 @@ def test_what_is_mounted_below_a_destination_is_synced_like_all_else(
     assert look(mounted) == look(stage.src)
     # What has moved over a border; what is another kind; what changed; what has other metadata.
     (stage.src / "disk/in").rename(stage.src / "moved")
+    (stage.src / "in").rename(stage.src / "disk/into")
     (stage.src / "large").rename(stage.src / "bound/in/large")
     (stage.src / "bound/link").unlink()
     (stage.src / "bound/link").mkdir()
@@ -74,9 +75,12 @@ def test_what_is_mounted_below_a_destination_is_synced_like_all_else(
 
 
 @claimants(Claim.NAMES_LOSSES)
+@pytest.mark.parametrize("is_there", [False, True])
 def test_a_hard_link_over_a_border_is_a_copy_and_is_said_to_be_one(
-    tool: Tool, stage: Stage, mounted: Path
+    tool: Tool, stage: Stage, mounted: Path, *, is_there: bool
 ) -> None:
+    for name in ("first", "disk/name", "bound/name") if is_there else ():
+        (mounted / name).write_text("another")
     (stage.src / "bound").mkdir(parents=True)
     (stage.src / "disk").mkdir()
     (stage.src / "disk/name").write_text("one")
