@@ -53,6 +53,37 @@ def test_of_an_answer_with_a_delta_that_is_none_nothing_is_written(tmp_path: Pat
     assert (tmp_path / "a").read_bytes() == DATA
 
 
+def test_a_delta_that_makes_other_chunks_than_were_named_is_asked_for_again_alone(
+    tmp_path: Path,
+) -> None:
+    tree = tree_of(file(b"a", NOISE))
+    update = TreeUpdate(tmp_path, basis=scanned(tmp_path), target=tree)
+    update.prepare()
+    (wanted,) = update.wanted()
+    landing = Landing(update, RecipeCache())
+    work = Work(wanted, is_delta=True)
+    parts = [NOISE[at : at + SIZE] for at in range(0, 3 * SIZE, SIZE)]
+    gaps = [
+        Gap(
+            wanted,
+            work,
+            number * SIZE,
+            SIZE,
+            [Part(1000, name_of(part[:1000])), Part(SIZE - 1000, name_of(part[1000:]))],
+            (Old(0, 0, 1000),),
+            delta.cut(bytes(1000), key=1),
+        )
+        for number, part in enumerate(parts)
+    ]
+    lie = parts[1][:-1] + bytes([parts[1][-1] ^ 1])
+    said = [delta.encode(part, b"", key=1) for part in (parts[0], lie, parts[2])]
+    assert landing.rebuild(gaps, delta.join(said)) == [gaps[1]]
+    landing.store_pieces([(Piece(work, SIZE, SIZE), parts[1])])
+    landing.finish(work)
+    update.finish()
+    assert (tmp_path / "a").read_bytes() == NOISE
+
+
 def test_an_edit_of_another_size_than_the_tree_says_is_left_alone(tmp_path: Path) -> None:
     content = b"x"
     tree = tree_of(replace(file(b"a", content), size=5), file(b"b", b"right"))
