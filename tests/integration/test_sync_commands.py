@@ -334,7 +334,7 @@ def test_a_file_that_gets_another_name_is_itemized_by_its_own_as_rsync_does(
 
 
 @pytest.mark.needs("rsync")
-@pytest.mark.parametrize("change", ["bytes", "time", "mode"])
+@pytest.mark.parametrize("change", ["bytes", "time", "mode", "they become one"])
 def test_names_of_one_file_that_changes_are_itemized_as_rsync_does(
     bench: Bench, ways: tuple[str, str], change: str
 ) -> None:
@@ -346,7 +346,12 @@ def test_names_of_one_file_that_changes_are_itemized_as_rsync_does(
         os.utime(root, ns=(0, 0))
     if change == "bytes":
         (bench.served / "dst/a").write_bytes(b"other")
-    if change != "time":
+    if change == "they become one":
+        for name in "bc":
+            (bench.served / "dst" / name).unlink()
+            shutil.copy2(bench.served / "dst/a", bench.served / "dst" / name)
+        os.utime(bench.served / "dst", ns=(0, 0))
+    elif change != "time":
         os.utime(bench.served / "dst/a", ns=(0, 10**18 * (change == "bytes")))
         (bench.served / "dst/a").chmod(0o600)
     else:  # rsync cannot know that the bytes are the same
