@@ -32,7 +32,6 @@ from filesync.manifest.tree import (
     note_tree,
     put,
     subdirectory,
-    with_header,
 )
 
 __all__ = [
@@ -70,5 +69,4 @@ __all__ = [
     "subdirectories",
     "subdirectory",
     "with_entries",
-    "with_header",
 ]

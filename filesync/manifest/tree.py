@@ -24,7 +24,6 @@ from filesync.manifest.node import (
     File,
     Subdirectory,
     Summary,
-    Xattrs,
     content_digest,
     decode,
     decode_trusted,
@@ -253,19 +252,6 @@ class Manifest(msgspec.Struct, frozen=True):
                     break
             else:
                 stack.pop()
-
-
-def with_header(
-    directory: Directory,
-    *,
-    mode: int,
-    uid: int,
-    gid: int,
-    mtime_ns: int,
-    xattrs: Xattrs = (),
-) -> Directory:
-    """Return ``directory`` with other metadata of its own."""
-    return Directory(mode, uid, gid, mtime_ns, xattrs, directory.entries)
 
 
 def missing_nodes(nodes: Nodes, root: Digest, has: Callable[[Digest], bool]) -> Iterator[bytes]:

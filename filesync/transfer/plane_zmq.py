@@ -216,9 +216,7 @@ class DataPlane:
         """
         return self._outgoing.offer_growing(growing, root, token, flow=flow)
 
-    async def serve_to(
-        self, address: str, offer: Offer, *, timeouts: Timeouts = _DEFAULT
-    ) -> None:
+    async def serve_to(self, address: str, offer: Offer) -> None:
         """Dial ``address`` and let it read ``offer`` over that connection, until it is closed.
 
         For a process that cannot be dialled itself. Cancel it, or close the offer, when the
@@ -227,7 +225,7 @@ class DataPlane:
         Raises:
             Unavailable: nobody answers there, or the connection is lost.
         """
-        await serve_over(self.dial(address, timeouts=timeouts), offer)
+        await serve_over(self.dial(address), offer)
 
     async def announce(self, channel: Channel, offer: Offer) -> None:
         """Tell the listener behind ``channel`` that it may open ``offer`` over it.

@@ -1,5 +1,6 @@
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from filesync.digest import digest_of
 from filesync.manifest import (
@@ -18,7 +19,6 @@ from filesync.manifest import (
     put,
     subdirectory,
     with_entries,
-    with_header,
 )
 from filesync.overlay import overlay
 from tests.unit.made import file
@@ -29,7 +29,7 @@ Shape = dict[bytes, "Shape | bytes"]
 
 def manifest(shape: Shape, mode: int = 0o755) -> Manifest:
     nodes = MemoryNodes()
-    header = with_header(EMPTY_DIRECTORY, mode=mode, uid=0, gid=0, mtime_ns=0)
+    header = replace(EMPTY_DIRECTORY, mode=mode, uid=0, gid=0, mtime_ns=0)
 
     def expand(at: Shape) -> Expansion[Shape]:
         entries: list[Entry] = []

@@ -6,6 +6,7 @@ import pytest
 from e2b_dockerfile_utils import PatternMatcher
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from filesync.digest import Digest, digest_of
 from filesync.errors import PathMissing, UsageError
@@ -25,7 +26,6 @@ from filesync.manifest import (
     put,
     subdirectory,
     with_entries,
-    with_header,
 )
 from filesync.select import Match, Pick, Selector, matched, matches, resolve, select
 
@@ -415,7 +415,7 @@ def attributed(way: int) -> Manifest:
 
     def directory(mode: int, entries: list[Entry], below: dict[bytes, Digest]) -> Digest:
         found = [subdirectory(nodes, name, tree) for name, tree in below.items()]
-        header = with_header(EMPTY_DIRECTORY, mode=mode, uid=way, gid=way, mtime_ns=way)
+        header = replace(EMPTY_DIRECTORY, mode=mode, uid=way, gid=way, mtime_ns=way)
         return put(nodes, with_entries(header, [*entries, *found]))
 
     picked = directory(0o700, [File(b"f", 0o644, 0, 0, 0, 1, digest_of(b"x"))], {})

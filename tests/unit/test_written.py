@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from filesync.digest import digest_of
 from filesync.disk.scanning.listing import Stamp
 from filesync.disk.scanning.statcache import FINE_SLACK_NS, SeenFile
 from filesync.disk.scanning.written import has_holes, is_as_written, is_own
-from filesync.manifest import EMPTY_DIRECTORY, File, with_header
+from filesync.manifest import EMPTY_DIRECTORY, File
 
 S = 1_000_000_000
 SINCE, UNTIL = 1_000 * S, 1_010 * S
@@ -61,7 +62,7 @@ def test_where_others_can_rename_files_none_is_believed() -> None:
     assert not is_as_written(a_note(), a_stamp(), is_alone=False)
 
     def directory(uid: int, mode: int) -> bool:
-        return is_own(with_header(EMPTY_DIRECTORY, mode=mode, uid=uid, gid=0, mtime_ns=0))
+        return is_own(replace(EMPTY_DIRECTORY, mode=mode, uid=uid, gid=0, mtime_ns=0))
 
     assert directory(ME, 0o755)
     assert not directory(ME + 1, 0o755)
