@@ -1,4 +1,4 @@
-"""Workers that come: who may have its name, and what it holds."""
+"""Workers that come: which may have the name that it says, and what it holds."""
 
 import asyncio
 import logging

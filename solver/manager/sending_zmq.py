@@ -7,6 +7,7 @@ from typing import Final
 import zmq
 import zmq.asyncio
 
+from solver.manager.workers import Sent
 from solver.wire import ToClient, encode
 from worker.wire.orders import ToWorker
 
@@ -29,19 +30,17 @@ class Sending:
 
     async def send(
         self, identity: bytes, message: ToClient | ToWorker, payload: bytes = b""
-    ) -> bool:
-        """Send a message, unless the peer does not read: nobody waits for it.
-
-        False if its connection has ended: who dials again is somebody else.
-        """
+    ) -> Sent:
+        """Send a message, if the peer is there and has room for it: nobody waits for that."""
         try:
             await self._put(identity, encode(message, payload))
         except zmq.Again:
             log.debug("not sent, the peer does not read")
+            return Sent.NO_ROOM
         except zmq.ZMQError as exc:
             log.debug("not sent reason=%s", exc)
-            return False
-        return True
+            return Sent.GONE
+        return Sent.UNDER_WAY
 
     async def send_all(self, identity: bytes, message: ToClient, payload: bytes) -> None:
         """Send a message, when the client has room for it; not if it is gone.
@@ -60,5 +59,6 @@ class Sending:
                 return
 
     async def _put(self, identity: bytes, frames: list[bytes]) -> None:
-        await self._socket.send_multipart([identity, *frames])
+        # Else it waits for room where nobody has any, and so does who reads all messages.
+        await self._socket.send_multipart([identity, *frames], flags=zmq.NOBLOCK)
         self.sent_bytes += sum(map(len, frames))

@@ -25,7 +25,7 @@ from solver.manager.results.replicas import Replicas
 from solver.manager.sending_zmq import Sending
 from solver.manager.shared import Shared
 from solver.manager.urls import find_url
-from solver.manager.workers import WorkerLink
+from solver.manager.workers import Sent, WorkerLink
 from solver.wire import (
     NOT_KNOWN,
     Alive,
@@ -359,7 +359,7 @@ class Server:
         Nobody tells a ROUTER's user, who learns it by having something to say.
         """
         is_quiet = time.monotonic() - peer.last_s > QUIET_S
-        return is_quiet and not await self._sending.send(peer.identity, alive)
+        return is_quiet and await self._sending.send(peer.identity, alive) is Sent.GONE
 
     async def _tell_alive(self) -> None:
         """Let the workers know that this manager is there, until cancelled."""

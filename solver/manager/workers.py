@@ -4,8 +4,10 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from filesync.digest import Digest
+from filesync.errors import Unavailable
 from filesync.manifest import Manifest, Nodes, missing_nodes, note_tree
 from filesync.manifest.pack import pack_nodes
 from filesync.transfer.connection.address import key_in
@@ -15,7 +17,21 @@ from solver.wire import WorkerRow
 from worker.wire import orders
 from worker.wire.orders import Failed, Order, OrderBody, Register, Result
 
-Send = Callable[[bytes, orders.ToWorker, bytes], Awaitable[object]]
+
+class Sent(Enum):
+    """What has become of a message.
+
+    Attributes:
+        NO_ROOM: its peer does not read, and never gets it.
+        GONE: the connection has ended; who dials again is somebody else.
+    """
+
+    UNDER_WAY = auto()
+    NO_ROOM = auto()
+    GONE = auto()
+
+
+Send = Callable[[bytes, orders.ToWorker, bytes], Awaitable[Sent]]
 """Send a message and payload to the peer with this ZeroMQ identity."""
 OnEvent = Callable[[orders.Output | orders.Progress], None]
 
@@ -93,7 +109,7 @@ class WorkerLink:
         Where the answer comes all the same, what it keeps in place is let go of.
 
         Raises:
-            OrderFailed: the worker said so.
+            OrderFailed: the worker said so, or has no room for the order.
             WorkerLost: it went away before it answered.
         """
         if self.gone:
@@ -103,7 +119,10 @@ class WorkerLink:
         call = _Call(asyncio.get_running_loop().create_future(), on_event)
         self._calls[number] = call
         try:
-            await self.send(self.identity, Order(number, body), b"")
+            if await self.send(self.identity, Order(number, body), b"") is Sent.NO_ROOM:
+                # It is there, so it is not missed, and does not answer what it never gets.
+                detail = "it does not read what it is sent"
+                raise OrderFailed(self.name, Unavailable.code, detail)
             result = await call.answer
         except asyncio.CancelledError:
             await self._call_off(number, call)

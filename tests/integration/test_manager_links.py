@@ -15,10 +15,11 @@ from filesync.transfer.connection import curve_zmq
 from filesync.transfer.errors import GreetingBroken, UnknownHost
 from solver.client import link_zmq
 from solver.client.link_zmq import IMAGES_AT_ONCE, ManagerLink
-from solver.errors import BuildError, CutOff
+from solver.errors import BuildError, CutOff, OrderFailed
 from solver.manager import cluster
 from solver.manager.process import open_manager
 from solver.manager.server_zmq import QUIET_S
+from solver.manager.workers import Sent
 from solver.wire import (
     Alive,
     AskImage,
@@ -297,3 +298,32 @@ def test_a_worker_whose_connection_ends_is_gone_before_it_is_silent_for_long(
                     await asyncio.sleep(0.1)
 
     asyncio.run(main())
+
+
+def test_who_sends_to_a_worker_that_does_not_read_is_told_though_nobody_else_is_there(
+    tmp_path: Path,
+) -> None:
+    hello = orders.Register(orders.VERSION, "w1", "i", {}, 1, "tcp://127.0.0.1:1", "copy")
+
+    async def main() -> str:
+        async with (
+            asyncio.timeout(20),
+            open_manager("tcp://127.0.0.1:0", tmp_path / "state") as manager,
+        ):
+            with zmq.asyncio.Context() as context, context.socket(zmq.DEALER) as socket:
+                socket.linger = 0
+                socket.rcvhwm = 1
+                socket.rcvbuf = 4096
+                socket.connect(manager.address)
+                await socket.send_multipart(orders.encode(hello))
+                joined = manager.replicas.shared.cluster
+                await joined.wait_for_join(10)
+                (worker,) = joined
+                sent = Sent.UNDER_WAY
+                while sent is Sent.UNDER_WAY:
+                    sent = await worker.send(worker.identity, orders.Nodes(), bytes(20_000))
+                with pytest.raises(OrderFailed) as caught:
+                    await worker.call(orders.ReadTree(Digest(bytes(32))))
+                return caught.value.reason
+
+    assert asyncio.run(main()) == "unavailable"

@@ -24,7 +24,7 @@ from solver.manager.build import Build
 from solver.manager.cluster import Cluster
 from solver.manager.records import Records
 from solver.manager.shared import Shared, Solved
-from solver.manager.workers import WorkerLink
+from solver.manager.workers import Sent, WorkerLink
 from solver.wire import Event, StartBuild, StepDone, Warned
 from worker.wire import orders
 from worker.wire.caches import FromRepository
@@ -178,7 +178,7 @@ class FakeWorker:
         self.answers: Callable[[], Result] = lambda: self.says.pop(0)
         self.tasks: dict[int, asyncio.Task[None]] = {}
 
-    async def _send(self, _: bytes, message: ToWorker, payload: bytes) -> None:
+    async def _send(self, _: bytes, message: ToWorker, payload: bytes) -> Sent:
         match message:
             case Order(number, body):
                 if isinstance(body, Touch):
@@ -191,6 +191,7 @@ class FakeWorker:
                 self.tasks[number].cancel()
             case _:
                 pass
+        return Sent.UNDER_WAY
 
     async def _perform(self, number: int, body: OrderBody) -> None:
         try:

@@ -15,19 +15,23 @@ from solver.manager.clients import ClientLink
 from solver.manager.joining import Peer
 from solver.manager.moving.offers import quietly
 from solver.manager.server_zmq import CLIENT_SILENCE_S, Server
-from solver.manager.workers import WorkerLink
+from solver.manager.workers import Sent, WorkerLink
 from tests.unit.solver.fakes import World, plant
 from worker.wire import orders
 from worker.wire.orders import VERSION
 
 
-async def _unheard(*_: object) -> None:
-    """Send something to nobody."""
+async def _to_worker(*_: object) -> Sent:
+    return Sent.UNDER_WAY
+
+
+async def _to_client(*_: object) -> None:
+    pass
 
 
 def _silent_client(world: World) -> ClientLink:
     since_s = time.monotonic() - CLIENT_SILENCE_S - 1
-    return ClientLink(b"c", world.shared, _unheard, lambda: (0, 0), since_s)
+    return ClientLink(b"c", world.shared, _to_client, lambda: (0, 0), since_s)
 
 
 def _server(world: World, client: ClientLink) -> Server:
@@ -43,7 +47,7 @@ async def test_a_build_that_ends_without_its_client_keeps_no_silent_worker_from_
     monkeypatch.setattr(cluster, "SILENCE_S", 0.1)
     shared = world.shared
     hello = orders.Register(VERSION, "w1", "", {}, 1, "tcp://127.0.0.1:1", "copy", (), ())
-    worker = WorkerLink(b"w", hello, _unheard, time.monotonic())
+    worker = WorkerLink(b"w", hello, _to_worker, time.monotonic())
     shared.cluster.join(worker)
     client = _silent_client(world)
 

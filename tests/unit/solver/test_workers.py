@@ -6,8 +6,9 @@ import pytest
 
 from filesync.digest import Digest
 from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, put, subdirectory, with_entries
-from solver.errors import WorkerLost
-from solver.manager.workers import WorkerLink
+from solver.errors import OrderFailed, WorkerLost
+from solver.manager.build import RETRIED
+from solver.manager.workers import Sent, WorkerLink
 from tests.unit.made import file
 from worker.wire import orders
 from worker.wire.orders import VERSION, Offered, Order, Ran, RefInfo, Register, Release, Result
@@ -24,12 +25,14 @@ class Worker:
 
     def __init__(self) -> None:
         self.told: list[orders.ToWorker] = []
+        self.reads = True
         hello = Register(VERSION, "a", "a", {}, 1, "tcp://a", "fake")
         self.link = WorkerLink(b"a", hello, self._send, 0.0)
         self.number = 0
 
-    async def _send(self, _: bytes, message: orders.ToWorker, payload: bytes) -> None:
+    async def _send(self, _: bytes, message: orders.ToWorker, payload: bytes) -> Sent:
         self.told.append(message)
+        return Sent.UNDER_WAY if self.reads else Sent.NO_ROOM
 
     async def asked(self) -> "asyncio.Task[Result]":
         """Give an order, and return who waits for its answer."""
@@ -52,6 +55,21 @@ async def test_a_call_that_is_cancelled_cancels_its_order(worker: Worker) -> Non
     asking.cancel()
     await asyncio.wait([asking])
     assert worker.told[1:] == [orders.Cancel(worker.number)]
+
+
+async def test_an_order_that_its_worker_does_not_read_fails_and_may_be_given_again(
+    worker: Worker,
+) -> None:
+    worker.reads = False
+    async with asyncio.timeout(5):
+        with pytest.raises(OrderFailed) as caught:
+            await worker.link.call(OFFER)
+    assert caught.value.reason in RETRIED
+    worker.reads = True
+    worker.told.clear()
+    asking = await worker.asked()
+    assert worker.link.answer(worker.number, OFFERED)
+    assert await asking == OFFERED
 
 
 @pytest.mark.parametrize(
