@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Final, Self, TypeVar
 
 import zmq
@@ -35,7 +36,9 @@ from solver.wire import (
 )
 from worker.wire import framing, orders
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T", bound=ToClient)
+Found = TypeVar("Found")
 
 ANSWER_S: Final = 10.0
 """How long the manager may take to answer a question or to say that it is alive."""
@@ -198,25 +201,17 @@ class ManagerLink:
             CutOff: the manager has been silent for too long.
             BuildError: it would not look.
         """
-        found: dict[str, FoundImage | BuildError] = {}
-        names = {question.name for question in questions}
-        asked = 0
-        while len(found) < len(names):
-            if asked < min(len(questions), len(found) + IMAGES_AT_ONCE):
-                await self.send(questions[asked])
-                asked += 1
-                continue
-            message, _ = await self.receive()
+
+        def answer(message: ToClient) -> tuple[str, FoundImage | BuildError] | None:
             match message:
-                case FoundImage(name) if name in names:
-                    found[name] = message
-                case NoImage(name, code, detail) if name in names:
-                    found[name] = BuildError(code, detail)
-                case Denied(code, detail):
-                    raise BuildError(code, detail)
+                case FoundImage(name):
+                    return name, message
+                case NoImage(name, code, detail):
+                    return name, BuildError(code, detail)
                 case _:
-                    pass
-        return found
+                    return None
+
+        return await self._ask_all({one.name: one for one in questions}, answer, IMAGES_AT_ONCE)
 
     async def ask_urls(
         self, questions: Sequence[AskUrl]
@@ -224,27 +219,42 @@ class ManagerLink:
         """Return by number what URLs give, or why one gives nothing; they may take their time.
 
         Raises:
-            ManagerLost: the manager has been silent for too long.
+            CutOff: the manager has been silent for too long.
             BuildError: it would not look.
         """
-        found: dict[int, FoundUrl | BuildError] = {}
-        numbers = {question.number for question in questions}
-        asked = 0
-        while len(found) < len(numbers):
-            if asked < min(len(questions), len(found) + URLS_AT_ONCE):
-                await self.send(questions[asked])
-                asked += 1
-                continue
-            message, _ = await self.receive()
+
+        def answer(message: ToClient) -> tuple[int, FoundUrl | BuildError] | None:
             match message:
-                case FoundUrl(number) if number in numbers:
-                    found[number] = message
-                case NoUrl(number, code, detail) if number in numbers:
-                    found[number] = BuildError(code, detail)
-                case Denied(code, detail):
-                    raise BuildError(code, detail)
+                case FoundUrl(number):
+                    return number, message
+                case NoUrl(number, code, detail):
+                    return number, BuildError(code, detail)
                 case _:
-                    pass
+                    return None
+
+        return await self._ask_all({one.number: one for one in questions}, answer, URLS_AT_ONCE)
+
+    async def _ask_all(
+        self,
+        questions: Mapping[K, FromClient],
+        answer: Callable[[ToClient], tuple[K, Found] | None],
+        at_once: int,
+    ) -> dict[K, Found]:
+        """Send questions, some at a time, and return the answers, which come in any order."""
+        left = iter(questions.values())
+        found: dict[K, Found] = {}
+        for question in islice(left, at_once):
+            await self.send(question)
+        while len(found) < len(questions):
+            message, _ = await self.receive()
+            if isinstance(message, Denied):
+                raise BuildError(message.code, message.detail)
+            answered = answer(message)
+            if answered is None or answered[0] not in questions or answered[0] in found:
+                continue
+            found[answered[0]] = answered[1]
+            if (following := next(left, None)) is not None:
+                await self.send(following)
         return found
 
     async def send_trees(self, manifests: Iterable[Manifest]) -> None:

@@ -299,26 +299,15 @@ class Server:
         client.answer(Workers(tuple(worker.row() for worker in self.cluster)))
 
     async def _look_up(self, client: ClientLink, question: AskImage | AskUrl) -> None:
-        if isinstance(question, AskUrl):
-            await self._find_url(client, question)
-        else:
-            await self._find_image(client, question)
-
-    async def _find_image(self, client: ClientLink, question: AskImage) -> None:
         try:
-            client.answer(await find_image(self.cluster, question))
+            if isinstance(question, AskUrl):
+                client.answer(await find_url(self._shared, question))
+            else:
+                client.answer(await find_image(self.cluster, question))
         except OrderFailed as exc:
-            client.answer(NoImage(question.name, exc.reason, exc.detail))
+            client.answer(_not_found(question, exc.reason, exc.detail))
         except FilesyncError as exc:
-            client.answer(NoImage(question.name, exc.code, str(exc)))
-
-    async def _find_url(self, client: ClientLink, question: AskUrl) -> None:
-        try:
-            client.answer(await find_url(self._shared, question))
-        except OrderFailed as exc:
-            client.answer(NoUrl(question.number, exc.reason, exc.detail))
-        except FilesyncError as exc:
-            client.answer(NoUrl(question.number, exc.code, str(exc)))
+            client.answer(_not_found(question, exc.code, str(exc)))
 
     async def _usage(self, client: ClientLink, question: AskUsage | AskPrune) -> None:
         match question:
@@ -370,3 +359,9 @@ class Server:
 
     def _traffic(self) -> tuple[int, int]:
         return self._received_bytes, self._sending.sent_bytes
+
+
+def _not_found(question: AskImage | AskUrl, code: str, detail: str) -> NoImage | NoUrl:
+    if isinstance(question, AskUrl):
+        return NoUrl(question.number, code, detail)
+    return NoImage(question.name, code, detail)
