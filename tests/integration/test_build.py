@@ -231,30 +231,6 @@ def test_a_worker_that_dies_in_mid_run_does_not_fail_the_build(
     cluster.start_worker(worker)
 
 
-@pytest.mark.needs("crun")
-def test_a_build_whose_manager_restarts_is_told_and_can_be_built_again(
-    cluster: Cluster, context: ContextMaker, base: str
-) -> None:
-    root = context("FROM base\nRUN echo started; sleep 600\n")
-    command = ["build", "--manager", cluster.manager, "--progress", "plain"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "filesync", *command, "--build-context", base, str(root)],
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as build:
-        assert build.stderr is not None
-        next(line for line in build.stderr if "started" in line and "echo" not in line)
-        cluster.kill("manager")
-        cluster.start_manager()
-        said = build.stderr.read()
-        assert build.wait() == 1
-    assert "what was built is kept: run it again" in said
-    assert "Traceback" not in said
-    cluster.wait_for_workers()
-    root = context("FROM base\nRUN echo started\n")
-    cluster.build(root, "--build-context", base)
-
-
 def test_a_killed_manager_learns_everything_again_from_the_workers(
     cluster: Cluster, context: ContextMaker
 ) -> None:
