@@ -26,7 +26,6 @@ from worker.exec import (
     SecretMissing,
     UserUnknown,
     execute,
-    failure_text,
     find_runtime,
 )
 from worker.exec.run import TOOLS
@@ -192,13 +191,12 @@ def test_much_output_comes_whole_and_in_bounded_pieces(bench: Bench) -> None:
     assert max(pieces) <= 64 << 10
 
 
-def test_failure_text_ends_with_the_commands_last_words(bench: Bench) -> None:
+def test_the_tail_of_the_output_is_the_commands_last_words(bench: Bench) -> None:
     tail = OutputTail()
     op = ExecOp(args=("sh", "-c", "echo no such thing >&2; exit 3"))
     run = execute(op, root=bench.root, inputs={}, state=bench.state, on_output=tail)
-    status = asyncio.run(run)
-    text = failure_text(op.args, status, tail)
-    assert text.endswith("ended with status 3:\nno such thing")
+    assert asyncio.run(run) == 3
+    assert tail.text() == "no such thing"
 
 
 def test_environment_is_the_ops_and_nothing_of_the_worker(

@@ -10,7 +10,7 @@ from worker.exec.errors import (
     UserUnknown,
 )
 from worker.exec.operation import execute
-from worker.exec.output import OnOutput, OutputTail, failure_text
+from worker.exec.output import OnOutput, OutputTail
 from worker.exec.run import Runtime, find_runtime, sweep
 from worker.exec.state import ExecState
 from worker.exec.user import User, read_accounts, resolve_owner, resolve_user
@@ -30,7 +30,6 @@ __all__ = [
     "User",
     "UserUnknown",
     "execute",
-    "failure_text",
     "find_runtime",
     "read_accounts",
     "resolve_owner",

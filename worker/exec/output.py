@@ -28,13 +28,3 @@ class OutputTail:
         """Return the last 20 lines, at most 16 KiB; what is no UTF-8 shows as U+FFFD."""
         lines = self._kept.decode(errors="replace").splitlines()
         return "\n".join(lines[-MAX_TAIL_LINES:])
-
-
-def failure_text(args: tuple[str, ...], status: int, tail: OutputTail) -> str:
-    """Return what to tell a person about a command that ended with ``status``, not 0."""
-    command = " ".join(args)
-    if len(command) > 200:
-        command = command[:200] + "…"
-    output = tail.text()
-    head = f"{command!r} ended with status {status}"
-    return f"{head}:\n{output}" if output else head

@@ -15,7 +15,6 @@ from worker.layers.source import Source
 
 MAX_MAP_BYTES: Final = 1 << 20
 """Bound on what says where the bytes are."""
-PREFIX: Final = b"GNU.sparse."
 OLD_KIND: Final = b"S"
 
 _PIECE_BYTES: Final = 1 << 20

@@ -35,7 +35,6 @@ from worker.wire.orders import Layer
 
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 _MAX_LOCAL_MANIFEST_BYTES: Final = 32 << 20
-_MAX_INDEX_BYTES: Final = 4 << 20
 _SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
