@@ -3,7 +3,7 @@ from pathlib import Path
 
 from worker.exec.launch import command_line, secrets_of, staging_of
 from worker.exec.operation import network_files
-from worker.exec.output import MAX_TAIL_BYTES, OutputTail, failure_text
+from worker.exec.output import MAX_TAIL_BYTES, OutputTail
 from worker.exec.spec import Bind, ContainerSpec, SecretFile, Throwaway, Tmpfs, config_of
 from worker.exec.user import User
 from worker.wire.ops import Network
@@ -168,10 +168,3 @@ def test_tail_is_bounded_where_there_are_no_lines() -> None:
     for _ in range(10):
         tail(1, b"\xff" * MAX_TAIL_BYTES)
     assert len(tail.text()) == MAX_TAIL_BYTES
-
-
-def test_failure_says_the_command_the_status_and_the_end_of_the_output() -> None:
-    tail = OutputTail()
-    assert failure_text(("false",), 1, tail) == "'false' ended with status 1"
-    tail(2, b"no such thing\n")
-    assert failure_text(("a", "b"), 2, tail) == "'a b' ended with status 2:\nno such thing"
