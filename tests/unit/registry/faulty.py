@@ -1,13 +1,14 @@
 """A registry on loopback that serves one image and does wrong as it is told."""
 
-import contextlib
 import hashlib
 import json
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any, Self
+
+from tests.webserver import QuietHandler
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -125,19 +126,8 @@ class FaultyRegistry:
         return [one for one in self.requests if one.method == method and part in one.path]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     owner: FaultyRegistry
-    protocol_version = "HTTP/1.1"
-    # A head and a body are two writes: else the second waits 40 ms until the first is acknowledged.
-    disable_nagle_algorithm = True
-
-    def handle(self) -> None:
-        # A client that has had enough hangs up.
-        with contextlib.suppress(ConnectionError):
-            super().handle()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
