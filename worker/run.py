@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -75,21 +75,32 @@ async def run_op(
         case FileOp() | ExecOp():
             pass
     base = None if op.scratch else _base(inputs)
+
+    async def change(root: Path) -> Hints:
+        if isinstance(op, FileOp):
+            return await in_thread(_do_files, op, root, inputs, time.time_ns())
+        if exec_state is None:
+            raise CannotExec(exec_missing)
+        return await _do_exec(op, root, inputs, exec_state, on_output, order.secrets)
+
+    return await _kept(store, base, order.keys, change)
+
+
+async def _kept(
+    store: Store,
+    base: Digest | None,
+    keys: Sequence[Digest],
+    change: Callable[[Path], Awaitable[Hints]],
+) -> RefInfo:
+    """Keep what ``change`` makes of the tree of ``base``, or of an empty one."""
     prepare = partial(store.prepare_on, None if base is None else store.refs.get(base))
     active = await acquired(prepare, store.snapshots.discard)
     try:
-        if isinstance(op, FileOp):
-            hints = await in_thread(_do_files, op, active.path, inputs, time.time_ns())
-        else:
-            if exec_state is None:
-                raise CannotExec(exec_missing)
-            hints = await _do_exec(
-                op, active.path, inputs, exec_state, on_output, order.secrets
-            )
+        hints = await change(active.path)
     except BaseException:
         await in_thread(store.snapshots.discard, active)
         raise
-    return await in_thread(keep, store, active, hints, base, order.keys)
+    return await in_thread(keep, store, active, hints, base, keys)
 
 
 def _base(inputs: Sequence[Input]) -> Digest:
@@ -116,13 +127,12 @@ async def _keep_file(
     (entry,) = given.tree.manifest.root.entries
     if not isinstance(entry, File):
         raise LocalError("a download is always a file")
-    active = await acquired(partial(store.prepare_on, None), store.snapshots.discard)
-    try:
-        hints = await in_thread(_do_files, copy, active.path, inputs, entry.mtime_ns)
-    except BaseException:
-        await in_thread(store.snapshots.discard, active)
-        raise
-    info = await in_thread(keep, store, active, hints, None, keys)
+    at_ns = entry.mtime_ns
+
+    async def change(root: Path) -> Hints:
+        return await in_thread(_do_files, copy, root, inputs, at_ns)
+
+    info = await _kept(store, None, keys, change)
     return store.refs.set_file(info.ref, given.file)
 
 

@@ -98,15 +98,7 @@ async def run_once(
         )
         for warning in converted.warnings:
             progress.note(f"warning: {warning}")
-        roots = {**request.roots, **{name: one.path for name, one in request.layouts.items()}}
-        scan = partial(scan_contexts, layouts=request.layouts)
-        scanned = ", ".join(str(roots[name]) for name in converted.selectors)
-        with told_if_long(progress.note, f"scanning {scanned}"):
-            try:
-                contexts = await in_thread(scan, roots, converted.selectors, request.dockerfile)
-            except NotInContext as exc:
-                reader = reader_of(converted.graph, exc.context, exc.path)
-                raise UsageError(converted.placed(str(exc), reader)) from exc
+        contexts = await _scanned(request, converted, progress)
         digests = {n: (c.manifest.content, c.manifest.tree) for n, c in contexts.items()}
         converted = replace(converted, graph=with_contexts(converted.graph, digests))
         converted = await with_urls(converted, link, progress.note)
@@ -118,6 +110,21 @@ async def run_once(
             return await session.run(began_s, logins)
         finally:
             workers.keep()
+
+
+async def _scanned(
+    request: BuildRequest, converted: Converted, progress: Progress
+) -> dict[str, Context]:
+    """Return the contexts by name, as far as a step reads them."""
+    roots = {**request.roots, **{name: one.path for name, one in request.layouts.items()}}
+    scan = partial(scan_contexts, layouts=request.layouts)
+    scanned = ", ".join(str(roots[name]) for name in converted.selectors)
+    with told_if_long(progress.note, f"scanning {scanned}"):
+        try:
+            return await in_thread(scan, roots, converted.selectors, request.dockerfile)
+        except NotInContext as exc:
+            reader = reader_of(converted.graph, exc.context, exc.path)
+            raise UsageError(converted.placed(str(exc), reader)) from exc
 
 
 def _read_caches(request: BuildRequest, progress: Progress) -> "_FoundCaches":

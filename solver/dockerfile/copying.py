@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from e2b_dockerfile_utils import PatternMatcher, parse_heredoc
@@ -83,14 +84,8 @@ def apply_copy(state: State, instruction: Instruction) -> None:
         unpack=_unpacks(flags, instruction.keyword),
     )
     inputs = {vertex: number for number, vertex in enumerate(sources, first_input)}
-    actions: list[Action] = []
-    for path in words.paths:
-        if isinstance(path, RemoteFile):
-            actions.append(_copy_file(model, path, inputs[files[path]], flags))
-        else:
-            actions.append(_copy(model, path))
-    document = first_input + int(words.local)
-    actions += [_copy_document(model, heredoc, document) for heredoc in words.heredocs]
+    numbers = {file: inputs[vertex] for file, vertex in files.items()}
+    actions = _actions(model, words, numbers, flags)
     shown = state.around.words.show(instruction.original, state.variables)
     state.add(
         FileOp(tuple(actions), scratch=scratch),
@@ -201,6 +196,20 @@ def _destination(state: State, dest: str) -> str:
     is_directory = dest.rpartition("/")[2] in ("", ".", "..")
     path = state.absolute(dest)
     return path if not is_directory or path == "/" else path + "/"
+
+
+def _actions(
+    model: Copy, words: _Words, numbers: Mapping[RemoteFile, int], flags: Flags
+) -> list[Action]:
+    """Return what is done, in order; ``numbers`` are the inputs that the URLs' files are."""
+    actions: list[Action] = [
+        _copy_file(model, path, numbers[path], flags)
+        if isinstance(path, RemoteFile)
+        else _copy(model, path)
+        for path in words.paths
+    ]
+    document = model.input + int(words.local)
+    return actions + [_copy_document(model, heredoc, document) for heredoc in words.heredocs]
 
 
 def _copy_file(model: Copy, file: RemoteFile, number: int, flags: Flags) -> Copy:

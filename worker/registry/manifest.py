@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import msgspec
 
 from worker.registry.errors import BadRegistry, NotAnImage, NotInRegistry
-from worker.wire.images import CONFIG_TYPES, layer_type
+from worker.wire.images import CONFIG_TYPES, Sha256, layer_type
 from worker.wire.platforms import Platform, nearest
 
 MAX_JSON_BYTES: Final = 4 << 20
@@ -25,7 +25,6 @@ INDEXES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
 ACCEPT: Final = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+"
 
-_Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 _Type = Annotated[str, msgspec.Meta(max_length=255)]
 
 
@@ -33,7 +32,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     """A blob or manifest by type, digest and size."""
 
     media_type: _Type
-    digest: _Sha256
+    digest: Sha256
     size: Annotated[int, msgspec.Meta(ge=0, lt=1 << 50)]
     platform: Platform | None = None
     annotations: object = None
@@ -58,7 +57,7 @@ class _Document(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _RootFs(msgspec.Struct, frozen=True):
-    diff_ids: Annotated[list[_Sha256], msgspec.Meta(max_length=MAX_LAYERS)] | None = None
+    diff_ids: Annotated[list[Sha256], msgspec.Meta(max_length=MAX_LAYERS)] | None = None
 
 
 class _Config(msgspec.Struct, frozen=True):

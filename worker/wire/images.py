@@ -13,6 +13,7 @@ import msgspec
 from filesync.digest import WireDigest
 from filesync.errors import UsageError
 from filesync.select import Selector
+from worker.wire.ops import Sha256 as Sha256
 from worker.wire.ops import Text
 
 DOCKER_HOST: Final = "docker.io"
@@ -135,7 +136,6 @@ def _is_host(part: str) -> bool:
     return part == "localhost" or "." in part or ":" in part or part != part.lower()
 
 
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Name = Annotated[str, msgspec.Meta(max_length=MAX_REFERENCE_CHARS)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=100)]

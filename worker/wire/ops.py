@@ -35,7 +35,7 @@ FileName = Annotated[
     str, msgspec.Meta(pattern=r"^(?!\.{1,2}\Z)[^/\x00]+\Z", max_length=MAX_NAME_CHARS)
 ]
 """One component of a path."""
-Sha256Text = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="op"):
@@ -202,7 +202,7 @@ class ImageOp(_Message, frozen=True, tag="image"):
             digest: an image is the same wherever it comes from.
     """
 
-    manifest: Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+    manifest: Sha256
     repository: PathText = ""
 
 
@@ -218,7 +218,7 @@ class HttpOp(_Message, frozen=True, tag="http"):
 
     url: Url
     name: FileName
-    checksum: Sha256Text
+    checksum: Sha256
 
     def __repr__(self) -> str:
         return f"HttpOp({self.name!r}, {self.checksum!r})"

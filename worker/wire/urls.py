@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from filesync.digest import WireDigest
-from worker.wire.ops import FileName, Sha256Text, Url
+from worker.wire.ops import FileName, Sha256, Url
 
 MAX_ETAGS: Final = 8
 MAX_ETAG_CHARS: Final = 1024
@@ -35,7 +35,7 @@ class UrlFile(msgspec.Struct, frozen=True):
         etag: what its server calls this content; empty unless that means these very bytes.
     """
 
-    checksum: Sha256Text
+    checksum: Sha256
     etag: ETag = ""
 
 
@@ -54,7 +54,7 @@ class FromUrl(_Message, frozen=True, tag="url"):
 
     url: Url
     name: FileName
-    checksum: Sha256Text | None = None
+    checksum: Sha256 | None = None
     etags: Annotated[tuple[ETag, ...], msgspec.Meta(max_length=MAX_ETAGS)] = ()
 
     def __repr__(self) -> str:
