@@ -1,4 +1,4 @@
-"""A manager and its workers as child processes of this one, on loopback.
+"""A manager and its workers as child processes of this one.
 
 The children are started with a pipe as standard input and end when it closes (``--until-eof``), so
 that whatever ends this process, a kill -9 too, ends them. Their state outlives them.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from filesync.errors import StoreError, UsageError
+from filesync.transfer.connection.unix import remove_sockets, socket_directory
 from solver.client.contexts import cache_home
 from solver.client.link_zmq import ManagerLink
 from solver.errors import NoWorker
@@ -25,24 +26,32 @@ STOP_S: Final = 10.0
 
 @contextlib.asynccontextmanager
 async def embedded_cluster(
-    state: Path, *, workers: int, listen: str = "tcp://127.0.0.1:0"
+    state: Path, *, workers: int, listen: str | None = None
 ) -> AsyncIterator[str]:
     """Run a cluster below ``state`` and give its manager's address once all have joined.
 
     The workers are called ``w1``, ``w2``, … Leaving stops all of them and waits.
 
+    Args:
+        state: where what they keep is.
+        workers: how many.
+        listen: where the manager listens, and workers on loopback. None is for this process
+            alone: no other user can reach it, and no step, though that is on the same network.
+
     Raises:
         UsageError: another process uses ``state``, or a child cannot start; its own
             sentence is in the error.
     """
-    with _only_user(state):
+    with _only_user(state), _sockets(state) as sockets:
         async with _Children() as children:
+            at = listen or f"ipc://{sockets}/manager"
             manager = await children.start(
-                ["manager", "--listen", listen, "--state", str(state / "manager")]
+                ["manager", "--listen", at, "--state", str(state / "manager")]
             )
             for number in range(1, workers + 1):
                 name = f"w{number}"
-                where = ["--manager", manager, "--listen", "tcp://127.0.0.1:0"]
+                at = "tcp://127.0.0.1:0" if listen else f"ipc://{sockets}/{name}"
+                where = ["--manager", manager, "--listen", at]
                 place = ["--state", str(state / name), "--name", name]
                 await children.start(["worker", *where, *place])
             await _wait_for_workers(manager, workers)
@@ -125,6 +134,19 @@ def _only_user(state: Path) -> Iterator[None]:
                 " give --manager to every build"
             ) from None
         yield
+
+
+@contextlib.contextmanager
+def _sockets(state: Path) -> Iterator[Path]:
+    """Give a directory for the cluster's sockets, and remove the one that a killed build has left."""
+    note = state / "sockets"
+    with contextlib.suppress(OSError):
+        remove_sockets(note.readlink())
+    with socket_directory() as made:
+        with contextlib.suppress(OSError):  # a disk may be full
+            note.unlink(missing_ok=True)
+            note.symlink_to(made)
+        yield made
 
 
 def default_state() -> Path:

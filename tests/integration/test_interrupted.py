@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.processes import Cluster
+from bench.processes import Cluster, run
 from solver.manager.server_zmq import CLIENT_SILENCE_S
 
 ContextMaker = Callable[..., Path]
@@ -88,6 +88,10 @@ def test_an_embedded_build_that_is_ended_leaves_no_process_and_no_mount(
     worker = cache / "filesync/cluster/w1"
     assert list((worker / "work").iterdir()) == []
     assert list((worker / "exec/scratch").iterdir()) == []
+    sockets = (cache / "filesync/cluster/sockets").readlink()
+    assert sockets.exists() == (number == signal.SIGKILL)
+    assert run("workers", env={"XDG_CACHE_HOME": str(cache)}).returncode == 0
+    assert not sockets.exists()
 
 
 def test_ctrl_c_of_up_ends_its_children(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from filesync.sync.remote.client import Remote, parse
-from filesync.sync.shell import relay
 
 COMMAND = [sys.executable, "-m", "filesync"]
 TIMEOUT_S = 60
@@ -282,15 +281,3 @@ def test_a_served_directory_is_needed_but_for_a_peer_on_the_pipes(machines: Mach
         done = machines.run([*COMMAND, "serve", *words])
         assert done.returncode == 2
         assert says in done.stderr
-
-
-def test_a_socket_has_room_for_its_path_wherever_temporary_files_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    far = tmp_path / ("x" * 100)
-    far.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(far))
-    with relay.private_socket() as path:
-        assert len(os.fsencode(path)) <= 107
-        assert path.parent.stat().st_mode & 0o077 == 0
-    assert not path.parent.exists()

@@ -1,4 +1,4 @@
-"""What every container gets, whatever the op says: Docker's defaults but for one capability."""
+"""What every container gets, whatever the op says: Docker's defaults but for two capabilities."""
 
 from typing import Final
 
@@ -10,17 +10,18 @@ CAPABILITIES: Final = (
     "CAP_FSETID",
     "CAP_KILL",
     "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW",
     "CAP_SETFCAP",
     "CAP_SETGID",
     "CAP_SETPCAP",
     "CAP_SETUID",
     "CAP_SYS_CHROOT",
 )
-"""Docker's set without CAP_MKNOD.
+"""Docker's set without CAP_MKNOD and CAP_NET_RAW.
 
-Docker gives that one because its device cgroup decides what a node opens. No cgroup is used
+Docker gives the first because its device cgroup decides what a node opens. No cgroup is used
 here, so a node of the host's disk would open; /dev is a tmpfs where no ``nodev`` can stop it.
+The second is for a network of the container's own: on the worker's it would hear what others say,
+on loopback too.
 """
 
 MASKED_PATHS: Final = (

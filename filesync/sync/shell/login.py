@@ -15,7 +15,9 @@ from typing import Final
 from filesync.disk.handles import shown
 from filesync.errors import Unavailable, UsageError
 from filesync.sync.options import Shell
-from filesync.sync.shell.relay import Relay, private_socket, remove_socket
+from filesync.sync.shell.relay import Relay
+from filesync.transfer.connection.address import carried
+from filesync.transfer.connection.unix import remove_sockets, socket_directory
 from filesync.transfer.connection.zmtp import SIGNATURE_BYTES, is_signature
 from filesync.transfer.errors import GreetingBroken, NotLetIn
 
@@ -88,7 +90,7 @@ class _Remote:
         begun = await self._read_signature()
         if not is_signature(begun):
             raise self._no_server(begun)
-        path = self._stack.enter_context(private_socket())
+        path = self._stack.enter_context(socket_directory()) / "socket"
         listener = self._stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(os.fsencode(path))
         listener.listen(1)
@@ -98,7 +100,7 @@ class _Remote:
         carrying.start()
         self._stack.callback(carrying.join)
         self._stack.callback(listener.shutdown, socket.SHUT_RDWR)
-        return f"ipc://{path}"
+        return carried(path)
 
     def lost(self) -> Unavailable:
         """Return why the connection is lost."""
@@ -174,7 +176,7 @@ class _Remote:
         assert self._process.stdin is not None
         with suppress(OSError):
             own, _ = listener.accept()
-            remove_socket(path)
+            remove_sockets(path.parent)
             sink = os.dup(self._process.stdin.fileno())
             self._process.stdin.close()
             relay = Relay(own, self._source, sink, before=begun)

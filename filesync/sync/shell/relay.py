@@ -3,11 +3,8 @@
 import logging
 import os
 import socket
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from shutil import rmtree
+from collections.abc import Callable
+from contextlib import suppress
 from threading import Thread
 from typing import Final
 
@@ -19,30 +16,6 @@ log = logging.getLogger(__name__)
 
 _PIECE_BYTES: Final = 256 << 10
 _END_S: Final = 5.0
-_MAX_PATH_BYTES: Final = 100
-"""Of a Unix socket; the kernel takes 107."""
-
-
-@contextmanager
-def private_socket() -> Iterator[Path]:
-    """Give a path for a Unix socket that no other user can reach."""
-    directory = tempfile.mkdtemp(prefix="filesync-")
-    if len(os.fsencode(directory)) > _MAX_PATH_BYTES - len("/socket"):
-        os.rmdir(directory)
-        directory = tempfile.mkdtemp(prefix="filesync-", dir="/tmp")
-    path = Path(directory, "socket")
-    try:
-        yield path
-    finally:
-        remove_socket(path)
-
-
-def remove_socket(path: Path) -> None:
-    """Remove what ``private_socket`` gave, as soon as who needs it is connected. Idempotent.
-
-    Who is killed from then on leaves nothing.
-    """
-    rmtree(path.parent, ignore_errors=True)
 
 
 class Relay:

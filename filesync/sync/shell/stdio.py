@@ -8,8 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from filesync.lifetime import wait_for_end
-from filesync.sync.shell.relay import Relay, private_socket, remove_socket
+from filesync.sync.shell.relay import Relay
 from filesync.transfer.connection.calls_zmq import Answer
+from filesync.transfer.connection.unix import remove_sockets, socket_directory
 from filesync.transfer.plane_zmq import DataPlane
 
 
@@ -28,12 +29,13 @@ async def serve_stdio(answer: Answer, use: Callable[[DataPlane], object]) -> Non
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(is_over.set)
 
-    with private_socket() as path:
+    with socket_directory() as directory:
+        path = directory / "socket"
         async with DataPlane(f"ipc://{path}", answer=answer) as plane:
             use(plane)
             own = socket.socket(socket.AF_UNIX)
             own.connect(os.fsencode(path))
-            remove_socket(path)
+            remove_sockets(directory)
             relay = Relay(own, source, sink, on_end=end)
             relay.start()
             endings = [asyncio.create_task(one) for one in (is_over.wait(), wait_for_end())]

@@ -1,11 +1,13 @@
 """Addresses of processes, and where it is safe to listen.
 
 ``tcp://host:port``, or ``tcp://KEY@host:port`` where KEY is the public key, in hex, of the one that
-listens there: whoever dials believes nobody else, and proves itself with its own key.
+listens there: whoever dials believes nobody else, and proves itself with its own key. ``ipc://path``: a Unix
+socket, for who may open it; ``carried://path``: one whose other end is on another machine.
 """
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from filesync.errors import UsageError
@@ -15,8 +17,7 @@ _TCP: Final = re.compile(
     r"tcp://(?:(?P<key>[0-9a-f]{64})@)?"
     r"(?P<where>(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]@]+):(?P<port>\d{1,5}|\*))"
 )
-
-
+_CARRIED: Final = "carried://"
 _MAX_PORT: Final = 65_535
 
 
@@ -31,11 +32,14 @@ def parse_address(address: str) -> Address:
     """Return what ``address`` says.
 
     Raises:
-        UsageError: it is neither ``tcp://[KEY@]host:port`` nor ``ipc://…`` nor ``inproc://…``.
+        UsageError: it is neither ``tcp://[KEY@]host:port`` nor ``ipc://…``, ``carried://…`` nor
+            ``inproc://…``.
     """
-    # ZeroMQ takes a larger port for what is left of it in 16 bits: another one.
     if address.startswith(("ipc://", "inproc://")):
         return Address(address, None)
+    if address.startswith(_CARRIED):
+        return Address(f"ipc://{address.removeprefix(_CARRIED)}", None)
+    # ZeroMQ takes a larger port for what is left of it in 16 bits: another one.
     if match := _TCP.fullmatch(address):
         if match["port"] != "*" and int(match["port"]) > _MAX_PORT:
             raise UsageError(f"{address}: a port is at most {_MAX_PORT}")
@@ -75,6 +79,11 @@ def name_in(address: str) -> str | None:
     return None
 
 
+def carried(path: Path) -> str:
+    """Return the address of the socket at ``path``, which somebody carries on to another machine."""
+    return f"{_CARRIED}{path}"
+
+
 def with_key(endpoint: str, key: bytes) -> str:
     """Return the address of who listens at ``endpoint`` with the public key ``key``."""
     return f"tcp://{key.hex()}@{endpoint.removeprefix('tcp://')}"
@@ -98,6 +107,8 @@ def check_listen_address(
     if match is None:
         if has_keys:
             raise UsageError(f"{address}: only tcp:// addresses can be listened at with keys")
+        if address.startswith("ipc://@"):
+            raise UsageError(f"{address}: whoever is on this machine may open it; give a path")
         return address
     if match["key"]:
         raise UsageError(f"{address}: where to listen takes no key; --key is what is used")
@@ -111,10 +122,10 @@ def check_listen_address(
 
 
 def is_here(address: str) -> bool:
-    """Say whether ``address`` can be on this machine only; a Unix socket may be carried on."""
+    """Say whether ``address`` can be on this machine only."""
     match = _TCP.fullmatch(address)
     if match is None:
-        return address.startswith("inproc://")
+        return address.startswith(("ipc://", "inproc://"))
     return is_loopback(match["host"].strip("[]"))
 
 

@@ -12,7 +12,7 @@ import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
 from filesync.errors import FilesyncError, PeerError, Unavailable, UsageError
-from filesync.transfer.connection.address import name_in
+from filesync.transfer.connection.address import name_in, parse_address
 from filesync.transfer.connection.channel_zmq import (
     HANDSHAKE_EVENTS,
     Channel,
@@ -117,7 +117,7 @@ class Link:
     def _dial(self) -> None:
         try:
             if "@" not in self._address:
-                self._socket.connect(self._address)
+                self._socket.connect(parse_address(self._address).endpoint)
                 return
             from filesync.transfer.connection.curve_zmq import dial
 

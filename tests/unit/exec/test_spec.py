@@ -41,11 +41,11 @@ def test_process_is_what_the_spec_says() -> None:
     assert "oomScoreAdj" not in process
 
 
-def test_no_container_can_make_device_nodes_or_mount() -> None:
+def test_no_container_can_make_device_nodes_mount_or_hear_its_network() -> None:
     capabilities = config_of(SPEC, BUNDLE)["process"]["capabilities"]
     assert set(capabilities) == {"bounding", "effective", "permitted"}
     for kind in capabilities.values():
-        assert not {"CAP_MKNOD", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"} & set(kind)
+        assert not {"CAP_MKNOD", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"} & set(kind)
 
 
 def test_network_none_is_a_namespace_of_its_own() -> None:

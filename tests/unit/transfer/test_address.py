@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 
 from filesync.errors import UsageError
 from filesync.transfer.connection.address import (
+    carried,
     check_address,
     check_listen_address,
+    is_here,
     key_in,
     parse_address,
     with_key,
@@ -77,3 +81,15 @@ def test_with_keys_any_place_is_safe_to_listen_at() -> None:
 def test_where_to_listen_takes_no_key_and_keys_take_tcp(address: str) -> None:
     with pytest.raises(UsageError, match="key"):
         check_listen_address(address, has_keys=True)
+
+
+def test_a_socket_without_permissions_is_not_listened_at() -> None:
+    with pytest.raises(UsageError, match="whoever is on this machine"):
+        check_listen_address("ipc://@filesync")
+
+
+def test_a_unix_socket_is_here_unless_it_is_carried_on() -> None:
+    there = carried(Path("/tmp/a/socket"))
+    assert parse_address(there) == ("ipc:///tmp/a/socket", None)
+    assert is_here("ipc:///tmp/a/socket")
+    assert not is_here(there)

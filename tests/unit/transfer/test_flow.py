@@ -39,7 +39,8 @@ def test_without_a_rate_nothing_waits() -> None:
     [
         ("tcp://127.0.0.1:1", Compress.LITTLE),
         ("tcp://[::1]:1", Compress.LITTLE),
-        ("ipc:///tmp/x", Compress.AUTO),
+        ("ipc:///tmp/x", Compress.LITTLE),
+        ("carried:///tmp/x", Compress.AUTO),
         ("tcp://10.1.2.3:1", Compress.AUTO),
         ("tcp://example.org:1", Compress.AUTO),
         (None, Compress.AUTO),

@@ -1,0 +1,52 @@
+"""Unix sockets that no other user can reach, nor a container on this machine's network."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import rmtree
+from typing import Final
+
+from filesync.errors import UsageError
+
+_MAX_PATH_BYTES: Final = 100
+"""Of a socket; the kernel takes 107."""
+_MAX_NAME_BYTES: Final = 16
+
+
+@contextmanager
+def socket_directory() -> Iterator[Path]:
+    """Give an empty directory for sockets, whose names have at most 16 bytes.
+
+    Raises:
+        UsageError: there is no place for it.
+    """
+    try:
+        made = Path(_short_directory())
+    except OSError as exc:
+        where = tempfile.gettempdir()
+        raise UsageError(
+            f"no directory for sockets can be made in {where}: {exc.strerror}; set TMPDIR to "
+            "where there is room"
+        ) from exc
+    try:
+        yield made
+    finally:
+        remove_sockets(made)
+
+
+def remove_sockets(directory: Path) -> None:
+    """Remove what ``socket_directory`` gave, once all are connected who shall be. Idempotent.
+
+    Who is killed from then on leaves nothing.
+    """
+    rmtree(directory, ignore_errors=True)
+
+
+def _short_directory() -> str:
+    made = tempfile.mkdtemp(prefix="filesync-")
+    if len(os.fsencode(made)) + 1 + _MAX_NAME_BYTES > _MAX_PATH_BYTES:
+        os.rmdir(made)
+        made = tempfile.mkdtemp(prefix="filesync-", dir="/tmp")
+    return made
