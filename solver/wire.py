@@ -17,6 +17,8 @@ import msgspec
 
 from filesync.digest import WireDigest
 from filesync.select import Selector
+from solver.agents import AgentSaid as AgentSaid
+from solver.agents import AskAgent as AskAgent
 from solver.caches.wire import CacheFrom as CacheFrom
 from solver.caches.wire import CacheInRegistry as CacheInRegistry
 from solver.caches.wire import CacheMade as CacheMade
@@ -39,6 +41,7 @@ from solver.graph import Graph
 from solver.urls import AskUrl as AskUrl
 from solver.urls import FoundUrl as FoundUrl
 from solver.urls import NoUrl as NoUrl
+from worker.wire.agents import AgentIds
 from worker.wire.disk import PrunePolicy, Usage
 from worker.wire.framing import Frames, framed, unframed
 from worker.wire.images import (
@@ -125,6 +128,7 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
         inline_cache: images are exported and pushed with their own cache records in them.
         secrets: each goes with the orders to run the steps that name it; forgotten when the
             build ends.
+        agents: the SSH agents that the client gives to the steps that name them.
     """
 
     version: int
@@ -142,6 +146,7 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
     cache_pushes: Annotated[tuple[CachePush, ...], msgspec.Meta(max_length=100)] = ()
     inline_cache: bool = False
     secrets: Secrets = ()
+    agents: AgentIds = ()
 
 
 class AskImage(_Message, frozen=True, tag="ask-image"):
@@ -331,6 +336,7 @@ FromClient = (
     | AskPrune
     | AskImage
     | AskUrl
+    | AgentSaid
     | TransferCache
 )
 ToClient = (
@@ -343,6 +349,7 @@ ToClient = (
     | NoUrl
     | Serve
     | StopServing
+    | AskAgent
     | Event
     | Warned
     | Built

@@ -26,6 +26,7 @@ from filesync.transfer.threads import in_thread
 from worker.options import WorkerOptions
 from worker.service import Service
 from worker.wire import framing, orders
+from worker.wire.agents import AgentAnswered, AgentAsked
 from worker.wire.clipping import STDERR, Clipped
 from worker.wire.disk import Crowded, Prune
 from worker.wire.orders import (
@@ -277,9 +278,8 @@ class ManagerLink:
         match message:
             case Order(number, body):
                 self._begin(number, body, group)
-            case Cancel(number):
-                if number in self._orders:
-                    self._orders[number].cancel()
+            case Cancel() | AgentAnswered():
+                self._meanwhile(message)
             case orders.Nodes():
                 self._known.update(accept_pack(self._service.store.nodes, payload))
             case orders.Allow(keys):
@@ -307,6 +307,13 @@ class ManagerLink:
         if not isinstance(body, orders.Release):
             self._orders[number] = task
             task.add_done_callback(partial(self._forget, number))
+
+    def _meanwhile(self, message: Cancel | AgentAnswered) -> None:
+        """Do what is said of an order that is being carried out."""
+        if isinstance(message, AgentAnswered):
+            self._service.agent_answered(message)
+        elif message.id in self._orders:
+            self._orders[message.id].cancel()
 
     def _forget(self, number: int, task: "asyncio.Task[None]") -> None:
         if self._orders.get(number) is task:  # another manager may give the same number
@@ -341,8 +348,9 @@ class ManagerLink:
         self._tell_clipped(number)
         self._queue.put_nowait((Outcome(number, result), b""))
 
-    def _tell(self, message: orders.Output | orders.Progress) -> None:
-        if self._queue.qsize() < MAX_QUEUED:
+    def _tell(self, message: orders.Event) -> None:
+        # A process that asks an agent waits for the answer: there is one of these at a time.
+        if self._queue.qsize() < MAX_QUEUED or isinstance(message, AgentAsked):
             self._tell_clipped(message.id)
             self._queue.put_nowait((message, b""))
         elif isinstance(message, orders.Output):

@@ -10,7 +10,7 @@ from filesync.digest import Digest, digest_of
 from filesync.errors import FilesyncError, LocalError
 from filesync.manifest import File
 from filesync.transfer.threads import acquired, in_thread
-from worker.exec import ExecState, OutputTail, execute
+from worker.exec import Agents, ExecState, OutputTail, execute
 from worker.files import InputTree, perform
 from worker.inputs import Input
 from worker.layers import tar_size
@@ -53,6 +53,7 @@ async def run_op(
     exec_state: ExecState | None,
     exec_missing: str,
     on_output: OnOutput,
+    agents: Agents | None = None,
 ) -> RefInfo:
     """Run ``order.op`` on its inputs, which are in place, and return the new ref.
 
@@ -81,7 +82,7 @@ async def run_op(
             return await in_thread(_do_files, op, root, inputs, time.time_ns())
         if exec_state is None:
             raise CannotExec(exec_missing)
-        return await _do_exec(op, root, inputs, exec_state, on_output, order.secrets)
+        return await _do_exec(op, root, inputs, exec_state, on_output, order.secrets, agents)
 
     return await _kept(store, base, order.keys, change)
 
@@ -143,11 +144,18 @@ async def _do_exec(
     state: ExecState,
     on_output: OnOutput,
     secrets: Sequence[Secret],
+    agents: Agents | None,
 ) -> Hints:
     tail = OutputTail(on_output)
     paths = {i: one.tree.root for i, one in enumerate(inputs)}
     status = await execute(
-        op, root=root, inputs=paths, state=state, on_output=tail, secrets=secrets
+        op,
+        root=root,
+        inputs=paths,
+        state=state,
+        on_output=tail,
+        secrets=secrets,
+        agents=agents,
     )
     if status != 0:
         raise OpFailed(" ".join(op.args), status, tail.text())

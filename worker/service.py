@@ -23,7 +23,7 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.offer import Offer
 from filesync.transfer.threads import acquired, in_thread, until_done
 from worker import exports
-from worker.exec import ExecState
+from worker.exec import Agents, ExecState
 from worker.garbage.keeper import DiskKeeper
 from worker.images import Images
 from worker.inputs import Inputs, OnProgress
@@ -36,6 +36,7 @@ from worker.store import Store, TreeView
 from worker.store.leases import Leases
 from worker.urls import UrlNotModified
 from worker.wire import orders
+from worker.wire.agents import AgentAnswered, AgentAsked
 from worker.wire.caches import PushLayers, PushManifest, ReadCache
 from worker.wire.disk import Prune, ReadHoldings, ReadUsage, Touch
 from worker.wire.images import PushImage, RelayImage, ResolveImage
@@ -67,7 +68,7 @@ from worker.wire.urls import FromUrl, ResolveUrl, UrlUnchanged
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[orders.Output | orders.Progress], None]
+Tell = Callable[[orders.Event], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ class Service:
     disk: DiskKeeper
     leases: Leases
     _open: dict[bytes, Open] = field(default_factory=dict)
+    _agents: dict[int, Agents] = field(default_factory=dict)
     _running: int = 0
 
     async def perform(self, number: int, body: OrderBody, tell: Tell) -> Result:
@@ -155,6 +157,11 @@ class Service:
                 return f"; the disk of {state} is full: free space, or run `filesync prune`"
             cause = cause.__cause__
         return ""
+
+    def agent_answered(self, answer: AgentAnswered) -> None:
+        """Pass on what an agent answers to a step. One that has ended is no matter."""
+        if (agents := self._agents.get(answer.id)) is not None:
+            agents.answer(answer.line, answer.said)
 
     async def take_back(self, answer: Result) -> None:
         """Let go of what an answer would keep in place for whoever asked: it is not given."""
@@ -240,18 +247,26 @@ class Service:
                 return await self._pull(body, progress)
             if isinstance(body, ResolveUrl):
                 return await self._resolve_url(body, progress)
-            return await self._run_op(body, output, progress)
+            agents = Agents(
+                body.agents,
+                lambda agent, line, said: tell(AgentAsked(number, agent, line, said)),
+            )
+            self._agents[number] = agents
+            return await self._run_op(body, output, progress, agents)
         finally:
+            self._agents.pop(number, None)
             self._running -= 1
 
-    async def _run_op(self, body: orders.Run, output: OnOutput, progress: OnProgress) -> Ran:
+    async def _run_op(
+        self, body: orders.Run, output: OnOutput, progress: OnProgress, agents: Agents
+    ) -> Ran:
         ran: Ran | None = None
         try:
             async with self._inputs(progress) as inputs, self.slots:
                 trees = await inputs.bring_all(body.inputs)
                 began_s = time.monotonic()
                 info = await run_op(
-                    body, trees, self.store, self.exec_state, self.exec_missing, output
+                    body, trees, self.store, self.exec_state, self.exec_missing, output, agents
                 )
                 pulled = inputs.pulled
                 if isinstance(body.op, ImageOp) and not info.source:

@@ -12,6 +12,7 @@ from filesync.manifest import MemoryNodes
 from filesync.manifest.pack import accept_pack
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.threads import in_thread
+from solver.client.agents import Agents
 from solver.client.caches.local import CANNOT_READ, check_sent, read_cache
 from solver.client.caches.options import RegistrySource
 from solver.client.contexts import Context, NotInContext, cache_home, scan_contexts
@@ -31,6 +32,7 @@ from solver.client.workers import KnownWorkers
 from solver.dockerfile import Converted, reader_of, with_contexts
 from solver.errors import BuildError
 from solver.wire import (
+    AskAgent,
     BuildFailed,
     Built,
     CacheFrom,
@@ -185,6 +187,7 @@ class _Session:
         self._report = BuildReport(converted.graph)
         self._nodes = MemoryNodes()
         self._serving = Serving(plane)
+        self._agents = Agents(request.agents, link.send)
         roots = [blobs.root for blobs in caches.contexts]
         self._taking = Taking(request, link, plane, self._nodes, progress, roots)
 
@@ -209,6 +212,7 @@ class _Session:
             await self._taking.take(built)
         finally:
             await self._serving.stop_all()
+            await self._agents.close()
             await self._link.send(EndBuild(self._request.build_id))
             await in_thread(self._progress.close)  # it may have to wait for its reader
         if self._request.explain:
@@ -256,6 +260,17 @@ class _Session:
             if not isinstance(vertex.op, LocalOp):
                 self._progress.note(f"key {step.key[:KEY_CHARS]}  {step.name}")
 
+    async def _help(self, message: Serve | StopServing | AskAgent) -> None:
+        """Do what steps need of their client while they run."""
+        match message:
+            case Serve(tree, address, token, part):
+                self._workers.need(address)
+                self._serving.start(self._contexts[tree], address, token, part)
+            case StopServing(token):
+                await self._serving.stop(token)
+            case AskAgent():
+                self._agents.ask(message)
+
     async def _follow(self) -> Built:
         """Take the manager's messages until the build is over."""
         while True:
@@ -270,11 +285,8 @@ class _Session:
                     raise BuildError(message.code, detail, message.exit_status, tail)
                 case Denied(_, detail):
                     raise BuildError("denied", f"the manager refused the build: {detail}")
-                case Serve(tree, address, token, part):
-                    self._workers.need(address)
-                    self._serving.start(self._contexts[tree], address, token, part)
-                case StopServing(token):
-                    await self._serving.stop(token)
+                case Serve() | StopServing() | AskAgent():
+                    await self._help(message)
                 case orders.Nodes():
                     accept_pack(self._nodes, payload)
                 case Warned(text):

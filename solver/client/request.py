@@ -42,6 +42,7 @@ class BuildRequest:
         layouts: images behind contexts, by name.
         tag: names for the image, with commas between them; may be empty.
         cache_only: the user has said that nothing is to be written.
+        agents: the sockets of SSH agents, by the id that steps know them by.
     """
 
     dockerfile: Path | None
@@ -56,6 +57,7 @@ class BuildRequest:
     explain: bool = False
     cache_only: bool = False
     secrets: Sequence[Secret] = ()
+    agents: Mapping[str, Path] = field(default_factory=dict)
     build_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
 
     @property
@@ -134,6 +136,7 @@ def start_order(
         tuple(request.pushed_caches),
         any(isinstance(to, InlineCache) for to in request.cache_to),
         tuple(request.secrets),
+        tuple(request.agents),
     )
 
 

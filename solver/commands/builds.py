@@ -67,6 +67,7 @@ Examples:
   filesync build --cache-to type=registry,ref=registry.example/team/app:cache,mode=max \\
       --cache-from registry.example/team/app:cache .
   filesync build --secret id=npmrc,src=$HOME/.npmrc --secret id=TOKEN .
+  filesync build --ssh default .
   filesync build --manager tcp://127.0.0.1:7700 --place test=gpu=true .
 """,
 )
@@ -106,6 +107,14 @@ Examples:
     metavar="SPEC",
     help="For RUN --mount=type=secret: id=ID[,src=PATH|,env=NAME]; without either, the variable or "
     "the file ID; may be repeated. It stays in memory, and out of all results and cache keys.",
+)
+@click.option(
+    "--ssh",
+    "agents",
+    multiple=True,
+    metavar="SPEC",
+    help="For RUN --mount=type=ssh: default, which is the agent at SSH_AUTH_SOCK, or ID=SOCKET; may be "
+    "repeated. Steps that name it can have it sign while they run.",
 )
 @click.option(
     "-o",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filesync.errors import UsageError
+from solver.client.agents import read_agents
 from solver.client.caches.options import (
     INLINE_ARG,
     CacheTo,
@@ -77,6 +78,7 @@ def request_of(
         explain=settings["explain"],
         cache_only=settings["cache_only"],
         secrets=read_secrets(settings["secrets"]),
+        agents=read_agents(settings["agents"]),
     )
 
 

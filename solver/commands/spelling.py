@@ -36,7 +36,6 @@ _OF: Final[Mapping[str, str]] = {
     "--no-cache-filter": "write --no-cache, which is for all stages",
     "--shm-size": "write RUN --mount=type=tmpfs,target=/dev/shm,size=1g in the Dockerfile",
     "--squash": "layers are not joined; have a last stage that copies what is wanted",
-    "--ssh": "ssh mounts are not there yet; clone before the build, and give --build-context",
 }
 INSTEAD: Final[Mapping[str, str]] = {
     word: what for words, what in _OF.items() for word in words.split()

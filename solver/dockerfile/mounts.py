@@ -22,8 +22,8 @@ _KEYS: Final = {
     "cache": ("target", "id", "sharing", "mode", "uid", "gid", "readonly", "readwrite"),
     "tmpfs": ("target", "size"),
     "secret": ("id", "source", "target", "required", "mode", "uid", "gid"),
+    "ssh": ("id", "target", "required", "mode", "uid", "gid"),
 }
-_UNSUPPORTED_TYPES: Final = ("ssh",)
 _SECRETS: Final = "/run/secrets"
 _SWITCHES: Final = ("readonly", "readwrite", "required")
 _TRUE: Final = ("1", "t", "true")
@@ -119,12 +119,6 @@ def parse_mount(text: str) -> MountWords:
 
 
 def _check_keys(kind: str, values: dict[str, str]) -> None:
-    if kind in _UNSUPPORTED_TYPES:
-        raise Invalid(
-            f"RUN --mount=type={kind} is not supported yet; clone before the build, and give "
-            "--build-context",
-            f"type={kind}",
-        )
     known = _KEYS.get(kind)
     if known is None:
         guess = did_you_mean(kind, _KEYS)

@@ -19,10 +19,13 @@ from worker.wire.ops import (
     Network,
     SecretMount,
     Sharing,
+    SshMount,
     TmpfsMount,
 )
 
 _PIPES: Final = "/dev/pipes"
+_AGENTS: Final = "/run/buildkit/ssh_agent"
+"""Where BuildKit shows an agent's socket, with a dot and its number behind."""
 _NETWORKS: Final = {"default": Network.HOST, "host": Network.HOST, "none": Network.NONE}
 
 
@@ -123,6 +126,10 @@ def _mounts(
     sources: list[int] = []
     for text in flags.texts("mount"):
         words = _expanded(state, parse_mount(text))
+        if words.type == "ssh":
+            before = sum(isinstance(mount, SshMount) for mount in mounts)
+            mounts.append(_agent(state, words, before))
+            continue
         if words.type != "bind":
             mounts.append(_own_mount(state, words))
             continue
@@ -172,6 +179,18 @@ def _own_mount(state: State, words: MountWords) -> Mount:
         uid=words.number("uid", default=0),
         gid=words.number("gid", default=0),
         read_only=not words.is_writable(by_default=True),
+    )
+
+
+def _agent(state: State, words: MountWords, number: int) -> SshMount:
+    target = words.text("target") or f"{_AGENTS}.{number}"
+    return SshMount(
+        target=_absolute(state, posixpath.normpath(target)),
+        id=words.text("id") or "default",
+        mode=words.number("mode", default=0o600, base=8),
+        uid=words.number("uid", default=0),
+        gid=words.number("gid", default=0),
+        required=bool(words.is_set("required")),
     )
 
 

@@ -31,6 +31,7 @@ from solver.manager.workers import WorkerLink
 from solver.place import Placement, explain, place
 from solver.wire import Explained, StartBuild, StepDone, StepStarted, Warned
 from worker.wire import orders
+from worker.wire.agents import agents_for
 from worker.wire.disk import Touch
 from worker.wire.ops import HttpOp, ImageOp, LocalOp, selector_of
 from worker.wire.orders import FromLocal, Ran
@@ -206,7 +207,7 @@ class Build:
                 continue
             worker.running += 1
             try:
-                forward = self._delivery.forward(position)
+                forward = self._delivery.forward(position, worker)
                 ran, brought = await self.caches.bring(found, worker, keys, forward)
             except FilesyncError as exc:
                 missed(found, exc)
@@ -289,9 +290,10 @@ class Build:
             brought = await self._bring(position, parts, placement, worker, errands)
             self._client.tell(StepStarted(position, worker.name))
             shown = secrets_for(vertex.op, self._request.secrets)
+            agents = agents_for(vertex.op, self._request.agents)
             inputs = tuple(b.order for b in brought)
-            run = orders.Run(vertex.op, inputs, keys, vertex.name, shown)
-            ran = await worker.call(run, self._delivery.forward(position))
+            run = orders.Run(vertex.op, inputs, keys, vertex.name, shown, agents)
+            ran = await worker.call(run, self._delivery.forward(position, worker))
             seconds = time.monotonic() - began
         except OrderFailed as exc:
             if exc.worker == worker.name:

@@ -15,6 +15,7 @@ from filesync.manifest import Nodes, missing_nodes
 from filesync.manifest.pack import pack_nodes
 from filesync.select import Selector
 from solver.errors import InputLost, NoWorker, OrderFailed, StepFailed, WorkerLost
+from solver.manager.agents import AgentLines
 from solver.manager.build import ATTEMPTS, Build
 from solver.manager.caches.making import make_cache, with_inline_cache
 from solver.manager.caches.pushing import push_cache
@@ -26,6 +27,7 @@ from solver.manager.results.transferring import transfer_cache
 from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.wire import (
+    AgentSaid,
     BuildFailed,
     Built,
     CacheFrom,
@@ -49,6 +51,7 @@ from solver.wire import (
     Warned,
 )
 from worker.wire import orders
+from worker.wire.agents import AgentAsked
 from worker.wire.clipping import STDERR, Clipped
 from worker.wire.images import Pushed, PushImage, RelayImage
 from worker.wire.ops import ImageOp, LocalOp
@@ -91,6 +94,7 @@ class ClientLink:
     _asked: set[asyncio.Task[None]] = field(default_factory=set)
     _exports: list[tuple[WorkerLink, bytes]] = field(default_factory=list)
     _clipped: Clipped = field(default_factory=Clipped)
+    _agent_lines: AgentLines = field(default_factory=AgentLines)
     _traffic_before: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -124,6 +128,11 @@ class ClientLink:
         """End that."""
         self._queue.put_nowait((StopServing(token), b""))
 
+    def ask_agent(self, worker: WorkerLink, asked: AgentAsked) -> None:
+        """Have an SSH agent of the client's asked; ``agent_said`` has the answer."""
+        if (question := self._agent_lines.asked(worker, asked)) is not None:
+            self._queue.put_nowait((question, b""))
+
     # --- what the server does with it ---------------------------------------------------------
 
     def answer(self, message: ToClient, payload: bytes = b"") -> None:
@@ -132,6 +141,12 @@ class ClientLink:
             for position in self._clipped.numbers():
                 self._tell_clipped(position)
         self._queue.put_nowait((message, payload))
+
+    async def agent_said(self, said: AgentSaid) -> None:
+        """Pass on what an agent of the client's has answered."""
+        if (told := self._agent_lines.answered(said)) is not None:
+            worker, answer = told
+            await worker.send(worker.identity, answer, b"")
 
     async def pump(self) -> None:
         """Send what is queued, until cancelled."""
@@ -395,7 +410,7 @@ class ClientLink:
     async def _pushed(
         self, worker: WorkerLink, order: PushImage | RelayImage, names: tuple[str, ...]
     ) -> Pushed:
-        def progress(event: orders.Output | orders.Progress) -> None:
+        def progress(event: orders.Event) -> None:
             if isinstance(event, orders.Progress):
                 done = (event.done_bytes, event.total_bytes)
                 self.tell(PushProgress(names, worker.name, *done))

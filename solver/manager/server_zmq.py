@@ -28,6 +28,7 @@ from solver.manager.urls import find_url
 from solver.manager.workers import Sent, WorkerLink
 from solver.wire import (
     NOT_KNOWN,
+    AgentSaid,
     Alive,
     AskImage,
     AskPrune,
@@ -47,6 +48,7 @@ from solver.wire import (
     decode_to_manager,
 )
 from worker.wire import orders
+from worker.wire.agents import AgentAsked
 from worker.wire.disk import Crowded
 from worker.wire.orders import FromWorker
 
@@ -152,6 +154,7 @@ class Server:
                     | orders.Leaving()
                     | orders.Output()
                     | orders.Progress()
+                    | AgentAsked()
                     | orders.Outcome()
                     | Crowded()
                 ):
@@ -237,7 +240,7 @@ class Server:
             case orders.Leaving():
                 log.info("worker left worker=%s", worker.name)
                 self.cluster.leave(worker)
-            case orders.Output() | orders.Progress():
+            case orders.Output() | orders.Progress() | AgentAsked():
                 worker.event(message)
             case orders.Outcome():
                 self._pass_on(worker, message, group)
@@ -266,12 +269,12 @@ class Server:
                 group.create_task(self._end(client))
             case Alive():
                 client.answer(Alive())
-            case ListWorkers(at_least):
-                group.create_task(self._list(client, at_least))
             case AskImage() | AskUrl():
                 client.ask(self._look_up(client, message), group)
-            case AskUsage() | AskPrune():
-                group.create_task(self._usage(client, message))
+            case AgentSaid():
+                client.ask(client.agent_said(message), group)
+            case ListWorkers() | AskUsage() | AskPrune():
+                group.create_task(self._tell_of_workers(client, message))
             case orders.Nodes():
                 pass
             case _:
@@ -292,12 +295,6 @@ class Server:
             await client.end()
             pump.cancel()
 
-    async def _list(self, client: ClientLink, at_least: int) -> None:
-        deadline_s = time.monotonic() + WAIT_FOR_WORKERS_S
-        while len(self.cluster) < at_least and time.monotonic() < deadline_s:
-            await self.cluster.wait_for_join(deadline_s - time.monotonic())
-        client.answer(Workers(tuple(worker.row() for worker in self.cluster)))
-
     async def _look_up(self, client: ClientLink, question: AskImage | AskUrl) -> None:
         try:
             if isinstance(question, AskUrl):
@@ -309,8 +306,15 @@ class Server:
         except FilesyncError as exc:
             client.answer(_not_found(question, exc.code, str(exc)))
 
-    async def _usage(self, client: ClientLink, question: AskUsage | AskPrune) -> None:
+    async def _tell_of_workers(
+        self, client: ClientLink, question: ListWorkers | AskUsage | AskPrune
+    ) -> None:
         match question:
+            case ListWorkers(at_least):
+                deadline_s = time.monotonic() + WAIT_FOR_WORKERS_S
+                while len(self.cluster) < at_least and time.monotonic() < deadline_s:
+                    await self.cluster.wait_for_join(deadline_s - time.monotonic())
+                client.answer(Workers(tuple(worker.row() for worker in self.cluster)))
             case AskUsage(verbose):
                 client.answer(await self._pruning.usage(verbose=verbose))
             case AskPrune(policy, verbose):

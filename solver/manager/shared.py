@@ -10,7 +10,9 @@ from filesync.select import Selector
 from solver.manager.cluster import Cluster
 from solver.manager.leases import Leases
 from solver.manager.records import Records
+from solver.manager.workers import WorkerLink
 from solver.wire import Event, Warned
+from worker.wire.agents import AgentAsked
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +68,6 @@ class Client(Protocol):
 
     async def stop_serving(self, token: bytes) -> None:
         """End that."""
+
+    def ask_agent(self, worker: WorkerLink, asked: AgentAsked) -> None:
+        """Have an SSH agent of the client's asked; the worker is told the answer."""

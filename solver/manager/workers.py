@@ -33,7 +33,7 @@ class Sent(Enum):
 
 Send = Callable[[bytes, orders.ToWorker, bytes], Awaitable[Sent]]
 """Send a message and payload to the peer with this ZeroMQ identity."""
-OnEvent = Callable[[orders.Output | orders.Progress], None]
+OnEvent = Callable[[orders.Event], None]
 
 
 @dataclass(slots=True)
@@ -170,8 +170,8 @@ class WorkerLink:
         else:
             await self.send(self.identity, orders.Cancel(number), b"")
 
-    def event(self, message: orders.Output | orders.Progress) -> None:
-        """Pass what an order printed to whoever gave it."""
+    def event(self, message: orders.Event) -> None:
+        """Pass what an order tells of to whoever gave it."""
         call = self._calls.get(message.id)
         if call is not None and call.on_event is not None:
             call.on_event(message)

@@ -1,5 +1,6 @@
 """Runs one operation's command in a container."""
 
+from worker.exec.agents import Agents
 from worker.exec.caches import CacheDirectories, CacheLease
 from worker.exec.errors import (
     BadExec,
@@ -16,6 +17,7 @@ from worker.exec.state import ExecState
 from worker.exec.user import User, read_accounts, resolve_owner, resolve_user
 
 __all__ = [
+    "Agents",
     "BadExec",
     "CacheDirectories",
     "CacheLease",

@@ -7,7 +7,7 @@ from typing import Final
 
 from worker.exec.errors import BadExec
 from worker.exec.policy import STANDARD_MOUNTS
-from worker.wire.ops import CacheMount, ExecOp, SecretMount
+from worker.wire.ops import CacheMount, ExecOp, SecretMount, SshMount
 
 MAX_MOUNTS: Final = 256
 """Bound on the mounts of one op: each may keep a few descriptors open while it runs."""
@@ -69,6 +69,9 @@ def is_below(path: str, directory: str) -> bool:
 def environment(op: ExecOp, *, home: str, path: str) -> tuple[tuple[str, str], ...]:
     """Return the command's environment: the op's, then what it lacks and commands rely on."""
     known = dict(op.env)
+    for mount in op.mounts:
+        if isinstance(mount, SshMount):
+            known.setdefault("SSH_AUTH_SOCK", mount.target)
     for name, value in (*op.proxy_env, ("PATH", path), ("HOME", home)):
         known.setdefault(name, value)
     return tuple(known.items())
@@ -79,11 +82,10 @@ def _check_mounts(op: ExecOp) -> None:
         raise BadExec(f"{len(op.mounts)} mounts are more than {MAX_MOUNTS}")
     for mount in op.mounts:
         check_target(clean_target(mount.target))
-        if isinstance(mount, CacheMount | SecretMount) and not (
+        if isinstance(mount, CacheMount | SecretMount | SshMount) and not (
             0 <= mount.uid <= MAX_OWNER and 0 <= mount.gid <= MAX_OWNER
         ):
-            what = "cache" if isinstance(mount, CacheMount) else "secret"
-            raise BadExec(f"a {what} cannot belong to {mount.uid}:{mount.gid}")
+            raise BadExec(f"{mount.target} cannot belong to {mount.uid}:{mount.gid}")
 
 
 def _texts(op: ExecOp) -> Iterable[tuple[str, str]]:

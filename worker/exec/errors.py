@@ -37,6 +37,19 @@ class SecretMissing(UsageError):
         )
 
 
+class AgentMissing(UsageError):
+    """An SSH agent that the op requires and the build was not given."""
+
+    code = "agent-missing"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.id = id
+
+    def __str__(self) -> str:
+        return f"the SSH agent {self.id!r} is required and was not given: build with --ssh {self.id}"
+
+
 class CommandNotFound(UsageError):
     """The command is not in the root, or is there and cannot be executed."""
 

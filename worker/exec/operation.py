@@ -11,16 +11,17 @@ import msgspec
 
 from filesync.disk.removing import remove_path
 from filesync.transfer.threads import in_thread
+from worker.exec.agents import Agents
 from worker.exec.check import check_op, clean_target, environment
-from worker.exec.errors import SecretMissing
+from worker.exec.errors import AgentMissing, SecretMissing
 from worker.exec.output import OnOutput
 from worker.exec.policy import DEFAULT_PATH, OPEN_FILES
-from worker.exec.prepare import Preparation, depth
+from worker.exec.prepare import Given, Preparation, depth
 from worker.exec.run import run_exec
 from worker.exec.spec import Bind, ContainerSpec, Shown, Throwaway
 from worker.exec.state import ExecState
 from worker.exec.throwaway import is_overlay_possible, without_overlay
-from worker.wire.ops import CacheMount, ExecOp, Network, SecretMount, Sharing
+from worker.wire.ops import CacheMount, ExecOp, Mount, Network, SecretMount, Sharing, SshMount
 from worker.wire.secrets import Secret
 
 PIPES: Final = "/dev/pipes"
@@ -36,6 +37,7 @@ async def execute(
     state: ExecState,
     on_output: OnOutput,
     secrets: Sequence[Secret] = (),
+    agents: Agents | None = None,
 ) -> int:
     """Run ``op`` in the directory ``root`` and return the command's exit status.
 
@@ -49,10 +51,11 @@ async def execute(
         state: the worker's.
         on_output: takes (1 or 2, bytes) as the command prints them; must not raise.
         secrets: what its secret mounts show; kept in memory only.
+        agents: who answers at its ssh mounts; None is nobody.
 
     Raises:
         BadExec: the op asks for what no container may have.
-        SecretMissing: the op requires a secret that was not given.
+        SecretMissing, AgentMissing: the op requires one that was not given.
         UserUnknown: the op's user is not in the root's account files.
         PathMissing: an input does not have a bind mount's source.
         CommandNotFound: the root has no such command.
@@ -60,12 +63,16 @@ async def execute(
     """
     check_op(op)
     known = {one.id: one.data for one in secrets}
-    op = _with_known(op, known)
+    agents = agents or Agents()
+    op = _with_known(op, known, agents)
     async with AsyncExitStack() as stack:
         caches = await _lease_caches(op, state, stack)
         scratch = await stack.enter_async_context(_scratch(state))
+        mounts = [mount for mount in op.mounts if isinstance(mount, SshMount)]
+        listening = agents.listening(mounts, _directory(scratch / "agents"))
+        given = Given(caches, known, await stack.enter_async_context(listening))
         prepared = stack.enter_context(Preparation(root, inputs))
-        spec = _spec(op, prepared, caches, known, scratch)
+        spec = _spec(op, prepared, given, scratch)
         settled = [
             await _settled(item, scratch, index) for index, item in enumerate(spec.shown)
         ]
@@ -88,14 +95,20 @@ def network_files(hostname: str, resolv_conf: bytes) -> dict[str, bytes]:
     }
 
 
-def _with_known(op: ExecOp, secrets: Mapping[str, bytes]) -> ExecOp:
-    """Return ``op`` without the mounts of secrets that were not given and may be missing."""
-    lacking = [m for m in op.mounts if isinstance(m, SecretMount) and m.id not in secrets]
-    for mount in lacking:
-        if mount.required:
-            raise SecretMissing(mount.id)
-    kept = tuple(mount for mount in op.mounts if mount not in lacking)
-    return msgspec.structs.replace(op, mounts=kept)
+def _with_known(op: ExecOp, secrets: Mapping[str, bytes], agents: Agents) -> ExecOp:
+    """Return ``op`` without the mounts of what was not given and may be missing."""
+    kept: list[Mount] = []
+    for mount in op.mounts:
+        match mount:
+            case SecretMount(id=name) if name not in secrets:
+                if mount.required:
+                    raise SecretMissing(name)
+            case SshMount(id=name) if name not in agents.ids:
+                if mount.required:
+                    raise AgentMissing(name)
+            case _:
+                kept.append(mount)
+    return msgspec.structs.replace(op, mounts=tuple(kept))
 
 
 async def _lease_caches(op: ExecOp, state: ExecState, stack: AsyncExitStack) -> dict[str, Path]:
@@ -125,15 +138,14 @@ async def _scratch(state: ExecState) -> AsyncIterator[Path]:
 def _spec(
     op: ExecOp,
     prepared: Preparation,
-    caches: Mapping[str, Path],
-    secrets: Mapping[str, bytes],
+    given: Given,
     scratch: Path,
 ) -> ContainerSpec:
     user = prepared.user(op.user)
     prepared.make_cwd(op.cwd, op.mounts)
     prepared.place_standard()
     mounts = sorted(op.mounts, key=lambda mount: depth(clean_target(mount.target)))
-    shown = [prepared.show(mount, caches, secrets) for mount in mounts]
+    shown = [prepared.show(mount, given) for mount in mounts]
     if op.files:
         shown.append(_pipes(op, scratch))
     if op.network is Network.HOST:

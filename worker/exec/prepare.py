@@ -5,7 +5,7 @@ import posixpath
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from filesync.errors import LocalError, PathMissing
 from worker.exec.check import check_target, clean_target, is_below
@@ -21,9 +21,23 @@ from worker.exec.rooted import (
 )
 from worker.exec.spec import Bind, Identity, SecretFile, Shown, Throwaway, Tmpfs
 from worker.exec.user import User, read_accounts, resolve_user
-from worker.wire.ops import BindMount, CacheMount, Mount, SecretMount, TmpfsMount
+from worker.wire.ops import BindMount, CacheMount, Mount, SecretMount, SshMount, TmpfsMount
 
 T = TypeVar("T")
+
+
+class Given(NamedTuple):
+    """What mounts show that is not an input's.
+
+    Attributes:
+        caches: directories, by the cache's id.
+        secrets: data, by the secret's id.
+        sockets: at which an agent answers.
+    """
+
+    caches: Mapping[str, Path]
+    secrets: Mapping[str, bytes]
+    sockets: Mapping[SshMount, Path]
 
 
 class Preparation:
@@ -112,9 +126,7 @@ class Preparation:
         """Return the deepest target placed so far that ``target`` is, or is below."""
         return max((t for t in self._placed if is_below(target, t)), key=len, default=None)
 
-    def show(
-        self, mount: Mount, caches: Mapping[str, Path], secrets: Mapping[str, bytes]
-    ) -> Shown:
+    def show(self, mount: Mount, given: Given) -> Shown:
         """Return how ``mount`` is shown, its mount-point made and its source held open.
 
         Raises:
@@ -126,14 +138,19 @@ class Preparation:
             case TmpfsMount():
                 return Tmpfs(self.place(target, directory=True), mount.size_bytes)
             case CacheMount():
-                path = caches[mount.id]
+                path = given.caches[mount.id]
                 where = self.place(target, directory=True)
                 identity = identity_of(self._hold(open_root(path)))
                 return Bind(path, where, identity, read_only=mount.read_only)
             case SecretMount():
                 where = self.place(target, directory=False)
-                data = secrets[mount.id]
+                data = given.secrets[mount.id]
                 return SecretFile(where, data, mount.mode, mount.uid, mount.gid)
+            case SshMount():
+                path = given.sockets[mount]
+                status = path.lstat()
+                where = self.place(target, directory=False)
+                return Bind(path, where, (status.st_dev, status.st_ino), directory=False)
             case BindMount():
                 return self._show_input(mount, target)
 

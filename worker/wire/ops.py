@@ -166,7 +166,22 @@ class SecretMount(_Message, frozen=True, tag="secret"):
     required: bool = False
 
 
-Mount = BindMount | CacheMount | TmpfsMount | SecretMount
+class SshMount(_Message, frozen=True, tag="ssh"):
+    """Show a socket ``target`` at which the SSH agent ``id`` of the build's user answers.
+
+    Without the agent the op fails if it is ``required``, and else runs without the socket. With
+    it ``SSH_AUTH_SOCK`` names the first one's, unless the op sets it.
+    """
+
+    target: PathText
+    id: PathText
+    mode: Mode = 0o600
+    uid: int = 0
+    gid: int = 0
+    required: bool = False
+
+
+Mount = BindMount | CacheMount | TmpfsMount | SecretMount | SshMount
 
 
 class Network(StrEnum):

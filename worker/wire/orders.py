@@ -21,6 +21,7 @@ import msgspec
 
 from filesync.digest import WireDigest
 from filesync.select import Selector
+from worker.wire.agents import AgentAnswered, AgentAsked, AgentIds
 from worker.wire.caches import (
     CacheFound,
     LayersPushed,
@@ -64,7 +65,7 @@ from worker.wire.ops import Op, Text
 from worker.wire.secrets import Secrets
 from worker.wire.urls import ResolveUrl, UrlUnchanged
 
-VERSION: Final = 9
+VERSION: Final = 10
 ALIVE_S: Final = 10.0
 MAX_KEYS: Final = 20_000
 
@@ -95,6 +96,7 @@ class Run(_Message, frozen=True, tag="run"):
 
     Attributes:
         secrets: of those that the op names, what the client gave.
+        agents: of those that the op names, which the client gives.
     """
 
     op: Op
@@ -102,6 +104,7 @@ class Run(_Message, frozen=True, tag="run"):
     keys: tuple[WireDigest, ...] = ()
     name: Text = ""
     secrets: Secrets = ()
+    agents: AgentIds = ()
 
 
 class ImportChain(_Message, frozen=True, tag="import-chain"):
@@ -398,8 +401,10 @@ class Nodes(_Message, frozen=True, tag="nodes"):
     """Either way: a pack of directory nodes, in the payload frame."""
 
 
-ToWorker = Welcome | Refused | Allow | Unknown | Alive | Order | Cancel | Nodes
-FromWorker = Register | Heartbeat | Leaving | Output | Progress | Outcome | Nodes | Crowded
+ToWorker = Welcome | Refused | Allow | Unknown | Alive | Order | Cancel | AgentAnswered | Nodes
+Event = Output | Progress | AgentAsked
+"""What an order tells of before it is answered."""
+FromWorker = Register | Heartbeat | Leaving | Event | Outcome | Nodes | Crowded
 
 _to_worker: Final = msgspec.msgpack.Decoder(ToWorker)
 

@@ -33,7 +33,7 @@ from worker.wire.orders import Layer, Ran, Replica
 
 log = logging.getLogger(__name__)
 
-OnEvent = Callable[[orders.Output | orders.Progress], None]
+OnEvent = Callable[[orders.Event], None]
 CACHE: Final = "cache"
 """What an input that came from a cache is called."""
 _OUT_OF_REACH: Final = frozenset({"registry-unavailable", "registry-busy", "registry-denied"})

@@ -91,7 +91,7 @@ class _Pushing:
     ) -> tuple[Layer, ...]:
         """Have ``worker`` push the layers of ``refs``, and those of other repositories."""
 
-        def progress(event: orders.Output | orders.Progress) -> None:
+        def progress(event: orders.Event) -> None:
             if isinstance(event, orders.Progress):
                 done = (event.done_bytes, event.total_bytes)
                 self._tell(PushProgress((self._asked.name,), worker.name, *done))

@@ -7,7 +7,7 @@ it again afterwards. The bytes go from worker to worker; only manifests pass thr
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from filesync.digest import Digest
@@ -19,10 +19,11 @@ from solver.graph import Graph
 from solver.manager.moving.offers import Errands, open_chain, open_offer, quietly
 from solver.manager.moving.reach import Part, by_paths, lacking_links, layer_bytes
 from solver.manager.shared import Client, Shared
-from solver.manager.workers import WorkerLink
+from solver.manager.workers import OnEvent, WorkerLink
 from solver.place import Reach
 from solver.wire import InputUse, StepDone, StepOutput, StepProgress, StepStarted
 from worker.wire import orders
+from worker.wire.agents import AgentAsked
 from worker.wire.images import Credential, FromRegistry, credential_for
 from worker.wire.ops import HttpOp, ImageOp, selector_of
 from worker.wire.orders import (
@@ -172,7 +173,7 @@ class Delivery:
             replica = Replica("client", "", token)
             order = orders.FromPaths(tree.tree, (replica,), f"context {vertex.name}", basis)
             run = orders.Run(vertex.op, (order,), (), vertex.name)
-            ran = await worker.call(run, self.forward(position))
+            ran = await worker.call(run, self.forward(position, worker))
         finally:
             await self._client.stop_serving(token)
         if not isinstance(ran, Ran):
@@ -230,14 +231,16 @@ class Delivery:
         chain = self._shared.records.chain(part.ref)
         return sum(map(layer_bytes, lacking_links(worker, chain)))
 
-    def forward(self, position: int) -> Callable[[orders.Output | orders.Progress], None]:
-        """Return what passes a step's output and progress on to the client."""
+    def forward(self, position: int, worker: WorkerLink) -> OnEvent:
+        """Return what passes on to the client what a step on ``worker`` has to say."""
 
-        def pass_on(message: orders.Output | orders.Progress) -> None:
+        def pass_on(message: orders.Event) -> None:
             match message:
                 case orders.Output(_, stream, data):
                     self._client.tell(StepOutput(position, stream, data))
                 case orders.Progress(_, index, done, total):
                     self._client.tell(StepProgress(position, index, done, total))
+                case AgentAsked():
+                    self._client.ask_agent(worker, message)
 
         return pass_on

@@ -16,7 +16,7 @@ from solver.manager.shared import Shared
 from solver.manager.workers import OnEvent, WorkerLink
 from solver.transfer import Transfer, Transferable
 from worker.wire.leases import AskLacking, EndLeases, Lacking, Pull
-from worker.wire.orders import FromLayers, InputReport, Output, Progress, Ran
+from worker.wire.orders import Event, FromLayers, InputReport, Ran
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Pulls:
         keys = tuple((one.ref, one.keys) for one in chain if one.keys)
         order = Pull(chain[-1].ref, source, keys, lease, HOLD_S)
 
-        def tell(event: Output | Progress) -> None:
+        def tell(event: Event) -> None:
             for one in told:
                 one(event)
 

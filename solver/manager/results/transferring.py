@@ -11,7 +11,7 @@ from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from solver.manager.results.replicas import Replicas, WorkerRef
 from solver.wire import CacheTransferred, TransferCache, TransferProgress
-from worker.wire.orders import Output, Progress
+from worker.wire.orders import Event, Progress
 
 Tell = Callable[[TransferProgress], None]
 _HEX: Final = re.compile(r"[0-9a-f]{8,64}")
@@ -57,7 +57,7 @@ async def transfer_cache(
 async def _move(
     replicas: Replicas, held: WorkerRef, begun: TransferProgress, tell: Tell
 ) -> int:
-    def progress(event: Output | Progress) -> None:
+    def progress(event: Event) -> None:
         if isinstance(event, Progress):
             come = {"done_bytes": event.done_bytes, "total_bytes": event.total_bytes}
             tell(msgspec.structs.replace(begun, **come))

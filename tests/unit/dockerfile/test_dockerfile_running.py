@@ -11,6 +11,7 @@ from worker.wire.ops import (
     Network,
     SecretMount,
     Sharing,
+    SshMount,
     TmpfsMount,
 )
 
@@ -160,6 +161,21 @@ def test_mounts_read_each_source_through_one_input(build: Build) -> None:
     assert [pick.path for pick in converted.selectors["docs"].picks] == ["/"]
 
 
+def test_an_agent_is_shown_where_buildkit_shows_it_each_with_its_number(build: Build) -> None:
+    op = last(
+        build(
+            "FROM scratch\nRUN --mount=type=ssh --mount=type=tmpfs,target=/t"
+            " --mount=type=ssh,id=two,required,mode=0660,uid=1,gid=2"
+            " --mount=type=ssh,target=a x"
+        )
+    )
+    assert [mount for mount in op.mounts if isinstance(mount, SshMount)] == [
+        SshMount("/run/buildkit/ssh_agent.0", "default"),
+        SshMount("/run/buildkit/ssh_agent.1", "two", 0o660, 1, 2, required=True),
+        SshMount("/a", "default"),
+    ]
+
+
 REFUSED = [
     ("--mount=type=secret x", "--mount=type=secret needs id= or target="),
     ("--mount=type=secret,id=a,env=A x", "RUN --mount=type=secret,env= is not supported yet"),
@@ -169,7 +185,8 @@ REFUSED = [
     ("--mount=type=secret,id=a,reqired x", "'reqired' is not key=value"),
     ("--mount=type=secret,id=a,ro x", "unknown key of a secret mount: readonly"),
     ("--mount=type=secrets,id=a x", "unknown mount type: secrets (did you mean secret?)"),
-    ("--mount=type=ssh x", "RUN --mount=type=ssh is not supported yet"),
+    ("--mount=type=ssh,source=a x", "unknown key of a ssh mount: source"),
+    ("--mount=type=ssh,target=/ x", "the target cannot be '/'"),
     ("--mount=type=cach,target=/a x", "unknown mount type: cach (did you mean cache?)"),
     ("--mount=type=cache,target=/a,from=b x", "type=cache,from= is not supported yet"),
     ("--mount=type=cache,target=/a,source=b x", "type=cache,source= is not supported yet"),

@@ -27,6 +27,7 @@ from solver.manager.shared import Shared, Solved
 from solver.manager.workers import Sent, WorkerLink
 from solver.wire import Event, StartBuild, StepDone, Warned
 from worker.wire import orders
+from worker.wire.agents import AgentAsked
 from worker.wire.caches import FromRepository
 from worker.wire.disk import Holdings, Prune, ReadHoldings, ReadUsage, Touch
 from worker.wire.images import FromRegistry, ResolveImage
@@ -151,6 +152,9 @@ class FakeClient:
 
     async def stop_serving(self, token: bytes) -> None:
         self.open.remove(token)
+
+    def ask_agent(self, worker: WorkerLink, asked: AgentAsked) -> None:
+        raise AssertionError("no agent is given")
 
     def done(self) -> dict[int, StepDone]:
         return {event.position: event for event in self.events if isinstance(event, StepDone)}
