@@ -1,5 +1,7 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -79,3 +81,23 @@ def test_a_cache_that_goes_while_it_is_used_does_no_harm(
 def test_where_nothing_can_be_kept_there_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     assert open_cache(tmp_path / "file" / "caches", b"/a") is None
+
+
+def test_many_that_come_to_a_new_cache_at_once_all_use_it(
+    caches: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    together = Barrier(8)
+
+    def use(number: int, of: bytes) -> None:
+        together.wait()
+        with open_cache(caches, of) or pytest.fail("no cache") as cache:
+            cache.begin()
+            cache.store(b"%d" % number, NOTED)
+            cache.end(complete=False)
+
+    for of in (b"%d" % number for number in range(20)):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(use, range(8), [of] * 8))
+        with open_cache(caches, of) or pytest.fail("no cache") as cache:
+            assert all(cache.load(b"%d" % number) for number in range(8))
+    assert not caplog.records

@@ -288,16 +288,8 @@ class StatCache:
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False)
         try:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version != VERSION:
-                if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                    raise sqlite3.DatabaseError(f"version {version}, not {VERSION}")
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute(
-                    "CREATE TABLE directories (path BLOB UNIQUE NOT NULL, inode INTEGER, data BLOB)"
-                )
-                db.execute("CREATE INDEX by_inode ON directories (inode)")
-                db.execute(f"PRAGMA user_version = {VERSION}")
+            if _version(db) != VERSION:
+                _make(db)
             db.execute("PRAGMA synchronous = NORMAL")
             # A column that is not there must show now and not in the middle of a scan.
             db.execute("SELECT rowid, path, inode, data FROM directories LIMIT 1").fetchone()
@@ -305,6 +297,30 @@ class StatCache:
             db.close()
             raise
         return db
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _make(db: sqlite3.Connection) -> None:
+    """Make what is in a new file; several scans may come to it at once.
+
+    Raises:
+        sqlite3.DatabaseError: it is not new, and of another version.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    if (version := _version(db)) != VERSION:
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise sqlite3.DatabaseError(f"version {version}, not {VERSION}")
+        db.execute(
+            "CREATE TABLE directories (path BLOB UNIQUE NOT NULL, inode INTEGER, data BLOB)"
+        )
+        db.execute("CREATE INDEX by_inode ON directories (inode)")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+    db.commit()
+    with suppress(sqlite3.OperationalError):  # one who reads just now is in the way
+        db.execute("PRAGMA journal_mode = WAL")
 
 
 _PASSING: Final = (
