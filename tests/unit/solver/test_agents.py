@@ -25,7 +25,7 @@ from worker.wire.agents import (
     framed,
     length_of,
 )
-from worker.wire.ops import ExecOp, SshMount, op_digest
+from worker.wire.ops import ExecOp, SshMount
 from worker.wire.orders import VERSION, Order, Run
 
 OP = ExecOp(("x",), mounts=(SshMount("/m", "mine"),), scratch=True)
@@ -151,27 +151,6 @@ async def test_only_the_agents_that_a_step_names_are_given_to_its_worker(world: 
     await build.release()
     runs = {one.name: one.agents for one in worker.orders if isinstance(one, Run)}
     assert runs == {"RUN x": ("mine",), "RUN y": ()}
-
-
-def test_what_is_asked_of_an_agent_is_part_of_the_op() -> None:
-    (mount,) = OP.mounts
-    changes = {
-        "target": "/n",
-        "id": "other",
-        "mode": 0o660,
-        "uid": 1,
-        "gid": 1,
-        "required": True,
-    }
-    digests = {
-        op_digest(
-            msgspec.structs.replace(
-                OP, mounts=(msgspec.structs.replace(mount, **{key: value}),)
-            )
-        )
-        for key, value in changes.items()
-    }
-    assert len(digests | {op_digest(OP)}) == len(changes) + 1
 
 
 def test_an_answer_goes_to_the_process_that_waits_for_it(world: World) -> None:

@@ -13,7 +13,7 @@ from solver.manager.build import Build
 from solver.wire import StartBuild
 from tests.unit.solver.fakes import World
 from worker.wire import orders
-from worker.wire.ops import ExecOp, SecretMount, op_digest
+from worker.wire.ops import ExecOp, SecretMount, SshMount, op_digest
 from worker.wire.orders import VERSION, Order, Run
 from worker.wire.secrets import MAX_SECRET_BYTES, MAX_SECRETS, Secret, secrets_for
 
@@ -138,25 +138,23 @@ async def test_only_the_secrets_that_a_step_names_go_to_its_worker(world: World)
     assert runs == {"RUN x": (MINE,), "RUN y": ()}
 
 
-def test_what_is_asked_of_a_secret_is_part_of_the_op() -> None:
-    (mount,) = OP.mounts
+@pytest.mark.parametrize(
+    ("mount", "mode"), [(SecretMount("/m", "mine"), 0o440), (SshMount("/m", "mine"), 0o660)]
+)
+def test_what_is_asked_of_a_secret_or_an_agent_is_part_of_the_op(
+    mount: SecretMount | SshMount, mode: int
+) -> None:
     changes = {
         "target": "/n",
         "id": "other",
-        "mode": 0o440,
+        "mode": mode,
         "uid": 1,
         "gid": 1,
         "required": True,
     }
-    digests = {
-        op_digest(
-            msgspec.structs.replace(
-                OP, mounts=(msgspec.structs.replace(mount, **{key: value}),)
-            )
-        )
-        for key, value in changes.items()
-    }
-    assert len(digests | {op_digest(OP)}) == len(changes) + 1
+    mounts = [msgspec.structs.replace(mount, **{key: value}) for key, value in changes.items()]
+    ops = [msgspec.structs.replace(OP, mounts=(one,)) for one in (mount, *mounts)]
+    assert len(set(map(op_digest, ops))) == len(changes) + 1
 
 
 def test_other_ops_need_no_secrets() -> None:
