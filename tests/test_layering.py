@@ -280,3 +280,12 @@ def test_modules_are_named_by_what_they_hold(package: str) -> None:
         for part in path.relative_to(ROOT).with_suffix("").parts
     }
     assert not names & NAMELESS
+
+
+def test_what_decoders_raise_is_said_once() -> None:
+    """One of them was forgotten now and then: a message of eight bytes ended a manager."""
+    paths = [
+        p for name in ("filesync", "worker", "solver") for p in (ROOT / name).rglob("*.py")
+    ]
+    found = [path for path in paths if "msgspec.MsgspecError" in path.read_text()]
+    assert found == [ROOT / "filesync/decoding.py"]

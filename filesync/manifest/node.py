@@ -16,6 +16,7 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from filesync.digest import Digest, WireDigest, digest_of
 from filesync.errors import MalformedManifest
 
@@ -168,7 +169,7 @@ def decode(data: bytes) -> Directory:
         raise MalformedManifest(f"a directory node of {len(data)} bytes is over the limit")
     try:
         directory = _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except UNDECODABLE as exc:
         raise MalformedManifest(f"not a directory node: {exc}") from exc
     _check(directory)
     if _encoder.encode(directory) != data:
@@ -217,7 +218,7 @@ def subdirectories(data: bytes) -> list[Subdirectory]:
             for entry in entries
             if bytes(memoryview(entry)[:2]) == _SUBDIRECTORY
         ]
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except UNDECODABLE as exc:
         raise MalformedManifest(f"not a directory node: {exc}") from exc
 
 

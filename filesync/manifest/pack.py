@@ -10,6 +10,7 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 import zstandard
 
+from filesync.decoding import UNDECODABLE
 from filesync.digest import Digest
 from filesync.errors import MalformedManifest
 from filesync.manifest.node import MAX_NODE_BYTES
@@ -104,7 +105,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], pack: bytes | memoryview) -> T:
             raise MalformedManifest(f"a pack of nodes claims {claims.content_size} bytes")
         data = zstandard.ZstdDecompressor().decompress(pack, allow_extra_data=False)
         return decoder.decode(data)
-    except (zstandard.ZstdError, msgspec.MsgspecError) as exc:
+    except (*UNDECODABLE, zstandard.ZstdError) as exc:
         raise MalformedManifest(f"not a pack of nodes: {exc}") from exc
 
 

@@ -48,6 +48,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from filesync.digest import WireDigest
 from filesync.errors import FilesyncError, MalformedMessage, SourceChanged
 from filesync.transfer.flow import Compress
@@ -310,7 +311,7 @@ def decode(frames: Sequence[Buffer]) -> tuple[Message, Buffer]:
         raise MalformedMessage(f"a payload of {len(payload)} bytes is over the limit")
     try:
         message = _decoder.decode(frames[0])
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+    except UNDECODABLE as exc:
         raise MalformedMessage(f"not a message of this protocol: {exc}") from exc
     _check_payload(message, payload)
     return message, payload

@@ -17,6 +17,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from filesync.errors import LocalError
 from worker.wire.caches import MAX_CACHE_BYTES, MAX_ITEMS, BadCacheConfig
 
@@ -138,7 +139,7 @@ def decode(data: bytes) -> CacheConfig:
         raise BadCacheConfig(f"a cache config of {len(data)} bytes; the limit is 8 MiB")
     try:
         config = _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+    except UNDECODABLE as exc:
         raise BadCacheConfig(f"no cache config: {exc}") from exc
     check_layers(config)
     inputs_first(config)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 TARGETS: Final = (
-    *("frames", "manifests", "requests", "carried"),
+    *("frames", "manifests", "requests", "carried", "cluster"),
     *("skeletons", "tables", "images", "caches"),
 )
 KEPT: Final = Path(".fuzz")

@@ -327,3 +327,36 @@ def test_who_sends_to_a_worker_that_does_not_read_is_told_though_nobody_else_is_
                 return caught.value.reason
 
     assert asyncio.run(main()) == "unavailable"
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\xc1",
+        b"\x81\xa1m\xa2\xff\xfe",  # text that is no UTF-8
+        b"\x81\xa1m" + b"\x91" * 100_000,
+        b"\x81\xa1m\xa4have",
+        b"\x81\xa1m\xa7started",
+    ],
+)
+def test_what_is_no_message_is_refused_and_the_manager_goes_on(
+    tmp_path: Path, frame: bytes
+) -> None:
+    async def main() -> object:
+        async with (
+            asyncio.timeout(20),
+            open_manager("tcp://127.0.0.1:0", tmp_path / "state") as manager,
+        ):
+            with zmq.asyncio.Context() as context, context.socket(zmq.DEALER) as socket:
+                socket.linger = 0
+                socket.connect(manager.address)
+                await socket.send_multipart([frame])
+                denied, _ = decode_to_client(await socket.recv_multipart())
+            async with ManagerLink(manager.address) as honest:
+                assert (await honest.ask(ListWorkers(), Workers)).rows == ()
+            return denied
+
+    denied = asyncio.run(main())
+    assert isinstance(denied, Denied)
+    assert denied.code == "malformed-message"

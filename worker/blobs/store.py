@@ -26,6 +26,7 @@ from typing import BinaryIO, Final, NamedTuple
 import msgspec
 from blake3 import blake3
 
+from filesync.decoding import UNDECODABLE
 from filesync.digest import Digest, WireDigest
 from filesync.disk.statedir import boot_id
 from filesync.errors import LocalError, StoreError
@@ -277,7 +278,7 @@ class BlobStore:
     def _read_facts(self, digest: str) -> _Facts | None:
         try:
             return msgspec.json.decode(self._facts_of(digest).read_bytes(), type=_Facts)
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (*UNDECODABLE, FileNotFoundError):
             return None
 
     def _write_facts(self, blob: Blob) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from worker.layers.apply import Limits
 from worker.layers.errors import BadLayer, NotALayer
 from worker.layers.member import (
@@ -127,7 +128,7 @@ def read_toc(data: bytes, *, end: int, limits: Limits) -> list[Listed]:
         raise BadLayer(f"a table of contents of {len(data)} bytes")
     try:
         toc = _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, binascii.Error) as exc:
+    except (*UNDECODABLE, binascii.Error) as exc:
         raise BadLayer(f"a table of contents that is none: {exc}") from exc
     if toc.version != 1:
         raise BadLayer(f"a table of contents of version {toc.version}; 1 is understood")

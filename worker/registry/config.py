@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from filesync.errors import UsageError
 from filesync.transfer.connection.address import is_loopback
 from worker.wire.images import BadReference, parse_reference
@@ -87,7 +88,7 @@ def read_registries(path: Path | None) -> Registries:
         hosts = msgspec.toml.decode(path.read_bytes(), type=_File).registry
     except OSError as exc:
         raise UsageError(f"{path}: {exc.strerror}") from exc
-    except (msgspec.MsgspecError, ValueError) as exc:
+    except (*UNDECODABLE, ValueError) as exc:
         raise UsageError(f"{path}: {exc}") from exc
     for name, host in hosts.items():
         _check(path, name, host)

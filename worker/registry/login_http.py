@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import httpx
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from worker.registry.challenge import Challenge, pick_challenge
 from worker.registry.client_http import RegistryClient, read_all
 from worker.registry.config import Host
@@ -81,7 +82,7 @@ class Login:
             await response.aclose()
         try:
             found = msgspec.json.decode(answer, type=_TokenAnswer)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+        except UNDECODABLE as exc:
             raise BadRegistry(f"{self._name}: its token server gave no token: {exc}") from exc
         token = found.token or found.access_token
         if not token or not token.isascii() or not token.isprintable():

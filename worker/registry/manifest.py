@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from worker.registry.errors import BadRegistry, NotAnImage, NotInRegistry
 from worker.wire.images import CONFIG_TYPES, Sha256, layer_type
 from worker.wire.platforms import Platform, nearest
@@ -96,7 +97,7 @@ def parse_manifest(data: bytes, *, content_type: str = "") -> ImageManifest | In
         raise BadRegistry("its manifest is docker's schema 1, which nobody should use any more")
     try:
         document = _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+    except UNDECODABLE as exc:
         raise BadRegistry(f"no image manifest: {exc}") from exc
     if document.schema_version != 2:
         raise BadRegistry(f"a manifest of schema {document.schema_version}; 2 is understood")
@@ -116,7 +117,7 @@ def _index(document: _Document, kind: str) -> Index:
 def _understood(manifests: Sequence[msgspec.Raw]) -> Iterator[Descriptor]:
     """Yield what can be read of an index; one strange entry (sha512, null) spoils no other."""
     for one in manifests:
-        with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        with suppress(*UNDECODABLE):
             yield _descriptor_decoder.decode(one)
 
 
@@ -140,7 +141,7 @@ def diff_ids_of(config: bytes) -> list[str]:
     """
     try:
         rootfs = _config_decoder.decode(config).rootfs
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+    except UNDECODABLE as exc:
         raise BadRegistry(f"no image configuration: {exc}") from exc
     return [] if rootfs is None else rootfs.diff_ids or []
 
@@ -149,7 +150,7 @@ def platform_of(config: bytes) -> Platform:
     """Return what an image is for, as its configuration says it; where it does not, nothing."""
     try:
         return _platform_decoder.decode(config)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except UNDECODABLE:
         return Platform()
 
 

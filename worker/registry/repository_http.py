@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, TypeVar
 import httpx
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from worker.registry.client_http import RegistryClient, read_all
 from worker.registry.config import Host
 from worker.registry.errors import BadRegistry, NotInRegistry, RegistryError
@@ -231,7 +232,7 @@ async def _said(response: httpx.Response) -> str:
         answer = msgspec.json.decode(await read_all(response, _MAX_ANSWER_BYTES), type=_Said)
         first = answer.errors[0]
         text = str(first.get("message") or first.get("code") or "")
-    except (BadRegistry, msgspec.MsgspecError, IndexError, httpx.TransportError):
+    except (*UNDECODABLE, BadRegistry, IndexError, httpx.TransportError):
         return ""
     shown = "".join(char for char in text if char.isprintable())[:200]
     return f": {shown}" if shown else ""

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from filesync.digest import Digest, digest_of
 from filesync.disk.database import open_database, using
 from filesync.errors import StoreError
@@ -233,5 +234,5 @@ class RefStore:
         try:
             with using(self._path, remedy=_REMEDY):
                 yield
-        except msgspec.DecodeError as exc:
+        except UNDECODABLE as exc:
             raise StoreError(f"{self._path} cannot be used: {exc}; {_REMEDY}") from exc

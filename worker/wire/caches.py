@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from filesync.digest import WireDigest
 from filesync.errors import PeerError
 from worker.wire.images import (
@@ -144,7 +145,7 @@ def parse_cache_manifest(data: bytes) -> CacheManifest | None:
     """
     try:
         manifest = _manifest_decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+    except UNDECODABLE as exc:
         raise BadCacheConfig(f"no manifest: {exc}") from exc
     configs = [one for one in (manifest.config, *manifest.manifests) if one is not None]
     config = next((one for one in configs if one.media_type == CACHE_TYPE), None)
@@ -195,7 +196,7 @@ def parse_inline(
         if image.cache is None:
             return None
         records = msgspec.json.decode(image.cache, type=list[msgspec.Raw])
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+    except UNDECODABLE as exc:
         raise BadCacheConfig(f"the cache in an image's configuration is none: {exc}") from exc
     diff_ids = image.rootfs.diff_ids
     if len(diff_ids) != len(blobs) or not all(map(_SHA256.match, diff_ids)):

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from filesync.errors import MalformedMessage
 
 MAX_HEADER_BYTES: Final = 16 << 20
@@ -36,5 +37,5 @@ def unframed(
         raise MalformedMessage(f"frames of {len(frames[0])} and {len(payload)} bytes")
     try:
         return decoder.decode(frames[0]), payload
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except UNDECODABLE as exc:
         raise MalformedMessage(str(exc)) from exc

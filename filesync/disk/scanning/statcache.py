@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 from xxhash import xxh3_64_digest
 
+from filesync.decoding import UNDECODABLE
 from filesync.digest import EMPTY, Digest, WireDigest, digest_of
 from filesync.errors import StoreError
 from filesync.manifest import (
@@ -352,5 +353,5 @@ def _unpack(data: bytes) -> Seen | None:
         return None
     try:
         return _decoder.decode(packed)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return None

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from filesync.digest import Digest
 from filesync.errors import MalformedMessage
 from filesync.sync.remote import wire
@@ -49,5 +50,5 @@ def unpack_edits(edits: wire.Edits | None) -> Mapping[Digest, Edit]:
     raw = codec.decompress(edits.codec, edits.payload, edits.raw_bytes)
     try:
         return {one.digest: one for one in _decoder.decode(raw)}
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except UNDECODABLE as exc:
         raise MalformedMessage(f"not edits: {exc}") from exc

@@ -26,6 +26,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from filesync.digest import Digest, WireDigest
 from filesync.errors import MalformedMessage
 from filesync.manifest.node import MAX_NODE_BYTES
@@ -442,7 +443,7 @@ def decode_request(body: bytes) -> Request:
     """
     try:
         return _requests.decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+    except UNDECODABLE as exc:
         raise MalformedMessage(f"not a request to a server of trees: {exc}") from exc
 
 
@@ -454,5 +455,5 @@ def decode_answer(body: bytes) -> Answer:
     """
     try:
         return _answers.decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+    except UNDECODABLE as exc:
         raise MalformedMessage(f"not an answer of a server of trees: {exc}") from exc

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from filesync.decoding import UNDECODABLE
 from filesync.digest import Digest
 from filesync.transfer.coding import kept_disk
 from filesync.transfer.coding.edit import Marks
@@ -58,5 +59,5 @@ class MarksFile:
             return {}
         try:
             return msgspec.msgpack.decode(body, type=dict[bytes, bytes])
-        except msgspec.MsgspecError:
+        except UNDECODABLE:
             return {}
