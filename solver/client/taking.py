@@ -23,6 +23,7 @@ from solver.client.caches.local import copy_known, write_cache
 from solver.client.caches.options import CacheTo
 from solver.client.link_zmq import ManagerLink
 from solver.client.outputs.archive import add_docker_manifest, pack_layout
+from solver.client.outputs.files import beside, put_file
 from solver.client.outputs.outputs import STDOUT, Output, OutputType, place_of
 from solver.client.progress import Progress, human
 from solver.client.request import BuildRequest
@@ -150,7 +151,7 @@ class Taking:
     async def _take_file(self, output: Output, exported: Exported) -> None:
         """Pull into a directory beside the destination, then put one file in place."""
         to_stdout = output.dest == STDOUT
-        parent = None if to_stdout else os.path.dirname(output.dest) or "."
+        parent = None if to_stdout else beside(Path(output.dest))
         with tempfile.TemporaryDirectory(prefix=".filesync-", dir=parent) as name:
             await self._pull(exported, Path(name) / "tree")
             tree = Path(name) / "tree"
@@ -165,7 +166,7 @@ class Taking:
                 with result.open("rb") as file:
                     await in_thread(shutil.copyfileobj, file, sys.stdout.buffer)
             else:
-                result.replace(output.dest)
+                await in_thread(put_file, result, Path(output.dest))
 
     async def _pull(self, exported: Exported, dest: Path) -> None:
         """Bring an export into ``dest``; other names that are there stay.

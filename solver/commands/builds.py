@@ -20,6 +20,7 @@ from solver.client.again import run_build
 from solver.client.aside import Aside
 from solver.client.asking import ask_manager
 from solver.client.embedded import default_state, embedded_cluster
+from solver.client.outputs.files import write_text
 from solver.client.outputs.outputs import (
     CACHE_ONLY,
     STDOUT,
@@ -219,18 +220,11 @@ def build(
     result = run_command(_build(request, manager, own, workers, shown))
     image_id = result.get("containerimage.config.digest", "")
     if metadata_file is not None:
-        _replace(metadata_file, json.dumps(result, indent=2) + "\n")
+        write_text(metadata_file, json.dumps(result, indent=2) + "\n")
     if iidfile is not None:
-        _replace(iidfile, image_id)
+        write_text(iidfile, image_id)
     if quiet and image_id and all(output.dest != STDOUT for output in parsed):
         click.echo(image_id)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is never there in part."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
 
 
 async def _build(

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from filesync.errors import UsageError
 from solver.client.outputs.annotations import AnnotationKey, annotation_key
 from solver.client.outputs.epoch import parse_epoch
+from solver.client.outputs.files import is_stream
 from worker.wire.images import Compression, Reference, parse_reference
 from worker.wire.orders import ExportForm
 
@@ -291,12 +292,17 @@ def check_outputs(outputs: Sequence[Output], *, platform: str = "") -> None:
     for dest in dests:
         if dests.count(dest) > 1:
             raise UsageError(f"two outputs go to {dest}")
-        if dest != STDOUT and not Path(dest).absolute().parent.is_dir():
-            raise UsageError(f"{Path(dest).absolute().parent} is not a directory")
-        if dest != STDOUT and not os.access(Path(dest).absolute().parent, os.W_OK):
-            raise UsageError(f"{Path(dest).absolute().parent} is not writable")
+        if dest != STDOUT and not is_stream(Path(dest)):
+            _check_parent(Path(os.path.realpath(dest)).parent)
     for output in outputs:
         _check_kind(output)
+
+
+def _check_parent(parent: Path) -> None:
+    if not parent.is_dir():
+        raise UsageError(f"{parent} is not a directory")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"{parent} is not writable")
 
 
 def _check_kind(output: Output) -> None:

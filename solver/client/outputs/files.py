@@ -1,0 +1,49 @@
+"""Files that the user named: there as a whole or not at all, and what is no file stays what it is."""
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from filesync.entropy import random_name
+
+
+def is_stream(path: Path) -> bool:
+    """Tell whether ``path`` is a device, a pipe or a socket: written to as it is.
+
+    Root could put a file in the place of ``/dev/null``, and the whole machine would write there.
+    """
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def put_file(made: Path, dest: Path) -> None:
+    """Put the file ``made`` at ``dest``, where a link is followed; it may be gone afterwards.
+
+    It has to be in the directory that `beside` says, or its copy would be seen in part.
+    """
+    if is_stream(dest):
+        with made.open("rb") as file, dest.open("wb") as stream:
+            shutil.copyfileobj(file, stream)
+    else:
+        made.replace(os.path.realpath(dest))
+
+
+def beside(dest: Path) -> str | None:
+    """Return where to make what is to be put at ``dest``; None where any directory will do."""
+    return None if is_stream(dest) else os.path.dirname(os.path.realpath(dest))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is never there in part; a link is followed, a device written to."""
+    if is_stream(path):
+        path.write_text(text)
+        return
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{path.name}.{random_name()}")
+    try:
+        with part.open("x") as file:
+            file.write(text)
+        part.replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
