@@ -1,6 +1,7 @@
 """Runs one ExecOp: from the op's words to a container, and the root clean again after it."""
 
 import dataclasses
+import os
 import resource
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -161,6 +162,7 @@ def _spec(
         network=op.network,
         shown=tuple(shown),
         max_open_files=_max_open_files(),
+        machine=os.uname().machine,
     )
 
 

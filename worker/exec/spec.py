@@ -15,6 +15,7 @@ from worker.exec.policy import (
     READ_ONLY_PATHS,
     STANDARD_MOUNTS,
 )
+from worker.exec.syscalls import profile
 from worker.exec.user import ROOT, User
 from worker.wire.ops import Network
 
@@ -84,6 +85,7 @@ class ContainerSpec:
     Attributes:
         shown: mounted in this order; the targets are resolved.
         max_open_files: the worker's own hard limit, which only some may raise.
+        machine: what its kernel runs programs of, as `uname` names it.
     """
 
     args: tuple[str, ...]
@@ -96,6 +98,7 @@ class ContainerSpec:
     network: Network = Network.HOST
     shown: tuple[Shown, ...] = ()
     max_open_files: int = OPEN_FILES[1]
+    machine: str = ""
 
 
 def config_of(spec: ContainerSpec, bundle: Path) -> Config:
@@ -115,6 +118,7 @@ def config_of(spec: ContainerSpec, bundle: Path) -> Config:
             "maskedPaths": list(MASKED_PATHS),
             "readonlyPaths": list(READ_ONLY_PATHS),
             "rootfsPropagation": "private",
+            "seccomp": profile(spec.machine),
         },
     }
 

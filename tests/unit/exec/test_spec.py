@@ -1,10 +1,19 @@
+import dataclasses
 import json
 from pathlib import Path
 
 from worker.exec.launch import command_line, secrets_of, staging_of
 from worker.exec.operation import network_files
 from worker.exec.output import MAX_TAIL_BYTES, OutputTail
-from worker.exec.spec import Bind, ContainerSpec, SecretFile, Throwaway, Tmpfs, config_of
+from worker.exec.spec import (
+    Bind,
+    Config,
+    ContainerSpec,
+    SecretFile,
+    Throwaway,
+    Tmpfs,
+    config_of,
+)
 from worker.exec.user import User
 from worker.wire.ops import Network
 
@@ -46,6 +55,18 @@ def test_no_container_can_make_device_nodes_mount_or_hear_its_network() -> None:
     assert set(capabilities) == {"bounding", "effective", "permitted"}
     for kind in capabilities.values():
         assert not {"CAP_MKNOD", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"} & set(kind)
+
+
+def test_a_filter_names_all_whose_programs_the_machine_runs() -> None:
+    def filter_of(machine: str) -> Config:
+        spec = dataclasses.replace(SPEC, machine=machine)
+        found: Config = config_of(spec, BUNDLE)["linux"]["seccomp"]
+        return found
+
+    assert "SCMP_ARCH_X86" in filter_of("x86_64")["architectures"]
+    assert "architectures" not in filter_of("riscv64")
+    clone = [rule for rule in filter_of("s390x")["syscalls"] if rule["names"] == ["clone"]]
+    assert clone[0]["args"][0]["index"] == 1
 
 
 def test_network_none_is_a_namespace_of_its_own() -> None:
