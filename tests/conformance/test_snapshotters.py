@@ -215,6 +215,13 @@ def make_odd_files(at: Path) -> None:
     write(at / "d/.filesync-0123456789abcdef")
 
 
+def age_beyond_measure(at: Path) -> None:
+    # After 2262 and before 1677 nanoseconds do not fit; a disk keeps what it can of it.
+    for name, time_s in (("f", 1 << 43), ("g", -(1 << 43)), ("pipe", 1 << 43), ("d", 1 << 43)):
+        os.utime(at / name, (time_s, time_s))
+    os.utime(at / "to-f", (1 << 43, 1 << 43), follow_symlinks=False)
+
+
 def make_devices(at: Path) -> None:
     os.mknod(at / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.mknod(at / "disk", stat.S_IFBLK | 0o600, os.makedev(7, 9))
@@ -239,6 +246,7 @@ SCRIPTS: list[Step] = [
     unlink_one_of_two,
     set_xattrs,
     make_odd_files,
+    age_beyond_measure,
 ]
 scripts = pytest.mark.parametrize(
     "script", [*SCRIPTS, pytest.param(make_devices, marks=root)], ids=lambda s: s.__name__

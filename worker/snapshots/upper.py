@@ -9,6 +9,7 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles, shown
 from filesync.disk.reserved import is_reserved
+from filesync.disk.scanning.listing import fitting
 from filesync.disk.scanning.readfile import Gone, read_file, read_xattrs, unreadable
 from filesync.errors import StoreError
 from filesync.manifest import Directory, File, Special, Symlink, Xattrs
@@ -89,6 +90,9 @@ class _Reading:
         Each child stands there as an empty change until then.
         """
         status = os.fstat(fd)
+        if status.st_mtime_ns != (mtime_ns := fitting(status.st_mtime_ns)):
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+            status = os.fstat(fd)
         opaque = _xattr(fd, _OPAQUE)
         found = _Found(path, fd, xattr_whiteouts=opaque == b"x")
         for text in os.listdir(fd):
@@ -111,6 +115,8 @@ class _Reading:
     def _name(self, found: _Found, name: bytes) -> None:
         status = os.stat(name, dir_fd=found.fd, follow_symlinks=False)
         kind = stat.S_IFMT(status.st_mode)
+        if kind != stat.S_IFDIR and status.st_mtime_ns != fitting(status.st_mtime_ns):
+            status = _at_a_fitting_time(found.fd, name, status.st_mtime_ns)
         if kind == stat.S_IFDIR:
             found.below.append(name)
             return
@@ -143,6 +149,13 @@ class _Reading:
         if link:
             self._linked[status.st_ino] = content
         return _file(name, status, content, link)
+
+
+def _at_a_fitting_time(fd: int, name: bytes, mtime_ns: int) -> os.stat_result:
+    """Give ``name`` the nearest time that a tree can say, as it has elsewhere; return what it is then."""
+    mtime_ns = fitting(mtime_ns)
+    os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=fd, follow_symlinks=False)
+    return os.stat(name, dir_fd=fd, follow_symlinks=False)
 
 
 def _file(
