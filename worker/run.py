@@ -9,7 +9,7 @@ from pathlib import Path
 from filesync.digest import Digest, digest_of
 from filesync.errors import FilesyncError, LocalError
 from filesync.manifest import File
-from filesync.transfer.threads import acquired, in_thread
+from filesync.transfer.threads import acquired, in_thread, while_wanted
 from worker.exec import Agents, ExecState, OutputTail, execute
 from worker.files import InputTree, perform
 from worker.inputs import Input
@@ -101,7 +101,7 @@ async def _kept(
     except BaseException:
         await in_thread(store.snapshots.discard, active)
         raise
-    return await in_thread(keep, store, active, hints, base, keys)
+    return await while_wanted(keep, store, active, hints, base, keys)
 
 
 def _base(inputs: Sequence[Input]) -> Digest:

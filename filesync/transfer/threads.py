@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from threading import Lock
 from typing import Final, ParamSpec, TypeVar
 
+from filesync.wanted import until_given_up
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -16,8 +18,12 @@ and fro, for five times the CPU time.
 """
 
 
-async def until_done(work: Awaitable[T]) -> T:
+async def until_done(
+    work: Awaitable[T], *, on_cancel: Callable[[], object] = lambda: None
+) -> T:
     """Return what ``work`` returns; cancelled, wait for its end first, and then be cancelled.
+
+    ``on_cancel`` is called when that waiting begins.
 
     Whoever closes what a thread uses must not do so under its hands, however often it is
     cancelled meanwhile: who has no patience presses Ctrl-C twice. What is begun so is done to
@@ -33,6 +39,7 @@ async def until_done(work: Awaitable[T]) -> T:
             await asyncio.wait([future])
         except asyncio.CancelledError as exc:
             cancelled = exc
+            on_cancel()
     if cancelled is None:
         return future.result()
     raise cancelled from (None if future.cancelled() else future.exception())
@@ -44,6 +51,16 @@ async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     ``asyncio.to_thread`` leaves the thread to itself then, or never begins it.
     """
     return await until_done(asyncio.to_thread(call, *args, **kwargs))
+
+
+async def while_wanted(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `in_thread`; cancelled, have ``call`` end at its next `check_wanted`.
+
+    For what reads as much as a stranger likes and leaves nothing behind where it ends early.
+    """
+    with until_given_up() as given_up:
+        work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    return await until_done(work, on_cancel=given_up.set)
 
 
 async def acquired(make: Callable[[], T], undo: Callable[[T], object]) -> T:

@@ -11,7 +11,7 @@ from filesync.keys.files import KeyPair
 from filesync.manifest import MemoryNodes
 from filesync.manifest.pack import accept_pack
 from filesync.transfer.plane_zmq import DataPlane
-from filesync.transfer.threads import in_thread
+from filesync.transfer.threads import in_thread, while_wanted
 from solver.client.agents import Agents
 from solver.client.caches.local import CANNOT_READ, check_sent, read_cache
 from solver.client.caches.options import RegistrySource
@@ -123,7 +123,7 @@ async def _scanned(
     scanned = ", ".join(str(roots[name]) for name in converted.selectors)
     with told_if_long(progress.note, f"scanning {scanned}"):
         try:
-            return await in_thread(scan, roots, converted.selectors, request.dockerfile)
+            return await while_wanted(scan, roots, converted.selectors, request.dockerfile)
         except NotInContext as exc:
             reader = reader_of(converted.graph, exc.context, exc.path)
             raise UsageError(converted.placed(str(exc), reader)) from exc

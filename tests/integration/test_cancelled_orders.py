@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,33 @@ async def test_a_snapshot_that_cannot_be_kept_goes(
             failed = await side.service.perform(1, orders.Run(MADE, ()), lambda _: None)
             assert isinstance(failed, orders.Failed)
             assert kept(side) == before
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param("overlay", marks=pytest.mark.needs("root")), "copy"]
+)
+async def test_a_file_that_takes_years_to_read_does_not_keep_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    made = threading.Event()
+
+    def make(_op: object, root: Path, *_: object) -> dict[bytes, tuple[int, Digest]]:
+        (root / "holes").touch()
+        os.truncate(root / "holes", 1 << 43)
+        made.set()
+        return {}
+
+    monkeypatch.setattr(run, "_do_files", make)
+    async with Side(tmp_path / "worker", snapshotter=kind) as side:
+        before = kept(side)
+        ran = asyncio.create_task(side.service.perform(1, orders.Run(MADE, ()), lambda _: None))
+        await asyncio.to_thread(made.wait)
+        await asyncio.sleep(0.2)
+        ran.cancel()
+        async with asyncio.timeout(20):
+            await asyncio.wait([ran])
+        assert ran.cancelled()
+        assert kept(side) == before
 
 
 async def test_an_input_that_is_being_mounted_is_unmounted(tmp_path: Path, hold: Hold) -> None:

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from filesync.transfer.threads import acquired, in_thread, until_done
+from filesync.transfer.threads import acquired, in_thread, until_done, while_wanted
+from filesync.wanted import check_wanted, until_given_up
 from tests.unit.cancelling import Held, cancel_during
 
 
@@ -154,3 +155,43 @@ def test_who_is_cancelled_again_while_it_is_undone_waits_for_that_too() -> None:
             await task
 
     asyncio.run(main())
+
+
+def test_what_may_take_years_ends_when_nobody_waits_for_it() -> None:
+    begun = threading.Event()
+
+    def work() -> None:
+        begun.set()
+        while True:
+            check_wanted()
+
+    async def main() -> None:
+        task = asyncio.create_task(while_wanted(work))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+def test_what_is_wanted_is_done_and_so_is_what_nobody_can_give_up() -> None:
+    def work() -> int:
+        check_wanted()
+        return 7
+
+    assert asyncio.run(while_wanted(work)) == 7
+    assert work() == 7
+
+
+def test_what_nobody_waits_for_does_not_end_what_somebody_does() -> None:
+    def work() -> int:
+        check_wanted()
+        return 7
+
+    async def main() -> int:
+        with until_given_up() as given_up:
+            given_up.set()
+        return await while_wanted(work)
+
+    assert asyncio.run(main()) == 7

@@ -14,6 +14,7 @@ from filesync.disk.scanning.readfile import Gone, read_file, read_xattrs, unread
 from filesync.errors import StoreError
 from filesync.manifest import Directory, File, Special, Symlink, Xattrs
 from filesync.manifest.patch import Change
+from filesync.wanted import check_wanted
 
 Hints = Mapping[bytes, tuple[int, Digest]]
 """By path: size and content digest of files whose bytes the caller has just written."""
@@ -62,11 +63,13 @@ def read_upper(handles: DirectoryHandles, hints: Hints) -> Upper:
 
     Raises:
         StoreError: something cannot be read; names it.
+        NotWanted: so `check_wanted` says.
     """
     reading = _Reading(hints)
     top: dict[bytes, Change] = {}
     todo: list[tuple[dict[bytes, Change], bytes, bytes]] = [(top, b"", b"")]
     while todo:
+        check_wanted()
         siblings, name, path = todo.pop()
         fd = handles.open(path)
         try:

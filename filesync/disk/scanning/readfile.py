@@ -15,6 +15,7 @@ from filesync.disk.handles import READ_FLAGS, shown
 from filesync.disk.scanning.listing import CTIME, MTIME, SIZE, Stamp, stamp_of
 from filesync.errors import SourceChanged, StoreError, Unreadable
 from filesync.manifest import Xattrs
+from filesync.wanted import check_wanted
 
 READ_BYTES: Final = 1 << 20
 _LARGE_BYTES: Final = 16 << 20
@@ -255,6 +256,7 @@ def _read_ahead(fd: int, size: int) -> Iterator[memoryview]:
     with ThreadPoolExecutor(1) as thread:
         at, reading = 0, thread.submit(os.preadv, fd, [this], 0)
         while count := reading.result():
+            check_wanted()
             at += count
             if at <= size:
                 reading = thread.submit(os.preadv, fd, [other], at)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Final
 
@@ -263,7 +264,8 @@ class Reader:
                 if self._beside is not None:
                     beside = partial(self._beside, seen[0].digest if seen else EMPTY)
                 if stamp[SIZE] >= LARGE_BYTES:
-                    future = self._pool.submit(read_file, listing.fd, name, path, beside)
+                    read = partial(read_file, listing.fd, name, path, beside)
+                    future = self._pool.submit(copy_context().run, read)
                     listing.large.append((name, future))
                 else:
                     self._add_read(listing, name, read_file(listing.fd, name, path, beside))
