@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from worker.exec import (
     execute,
     find_runtime,
 )
+from worker.exec.prepare import Preparation
 from worker.exec.run import TOOLS
 from worker.wire.ops import (
     BindMount,
@@ -172,6 +174,28 @@ def test_output_comes_while_the_command_runs(bench: Bench) -> None:
 
     asyncio.run(scenario())
     assert bench.printed[1] == b"first\nsecond\n"
+
+
+def test_a_root_that_takes_long_to_make_ready_holds_up_nobody_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(self: Preparation) -> None:
+        begun.set()
+        assert go.wait(20)
+        place_standard(self)
+
+    async def scenario() -> int:
+        async with asyncio.TaskGroup() as group:
+            run = group.create_task(bench.execute(shell("true")))
+            assert await asyncio.to_thread(begun.wait, 20)
+            go.set()
+        return run.result()
+
+    place_standard = Preparation.place_standard
+    monkeypatch.setattr(Preparation, "place_standard", slow)
+    assert asyncio.run(scenario()) == 0
 
 
 def test_much_output_comes_whole_and_in_bounded_pieces(bench: Bench) -> None:

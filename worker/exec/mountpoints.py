@@ -13,9 +13,14 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from filesync.disk.handles import DIRECTORY_FLAGS, NEW_FLAGS
+from worker.exec.errors import BadExec
 from worker.exec.rooted import Location, make_directory, open_below
+
+MAX_MADE: Final = 1000
+"""Bound on the names that are made for one run: a descriptor of each one's parent is kept meanwhile."""
 
 
 @dataclass(slots=True)
@@ -47,16 +52,19 @@ class MountPoints:
         """Make the missing part of ``where``; its last name is a file unless ``directory``.
 
         Raises:
+            BadExec: that would be more than MAX_MADE names in all.
             NotADirectoryError, IsADirectoryError: what is there is of the other kind.
         """
         if not where.missing:
             self._check_kind(where, directory=directory)
             return
-        names = list(where.names)
+        if len(self._made) + len(where.missing) > MAX_MADE:
+            raise BadExec(f"its mounts lack more than {MAX_MADE} directories to stand on")
+        parent = self._parent(open_below(self._root_fd, where.names, DIRECTORY_FLAGS))
         for name in where.missing[:-1]:
-            self._add(names, name, directory=True)
-            names.append(name)
-        self._add(names, where.missing[-1], directory=directory)
+            self._add(parent, name, directory=True)
+            parent = self._parent(os.open(name, DIRECTORY_FLAGS, dir_fd=parent.fd))
+        self._add(parent, where.missing[-1], directory=directory)
 
     def remove(self) -> None:
         """Remove what ``make`` made and is still empty, and give the parents their mtimes.
@@ -87,16 +95,15 @@ class MountPoints:
         if is_directory and not directory:
             raise IsADirectoryError(f"{where.path} is a directory")
 
-    def _add(self, names: list[str], name: str, *, directory: bool) -> None:
-        parent = self._parent(names)
+    def _add(self, parent: _Parent, name: str, *, directory: bool) -> None:
         make: Callable[[int, str], None] = make_directory if directory else _make_file
         make(parent.fd, name)
         status = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
         parent.after_ns = os.fstat(parent.fd).st_mtime_ns
         self._made.append(_Made(parent, name, status))
 
-    def _parent(self, names: list[str]) -> _Parent:
-        fd = open_below(self._root_fd, names, DIRECTORY_FLAGS)
+    def _parent(self, fd: int) -> _Parent:
+        """Return the directory ``fd``, which becomes ours, as it was before we made names in it."""
         status = os.fstat(fd)
         key = (status.st_dev, status.st_ino)
         known = self._parents.get(key)

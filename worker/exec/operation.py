@@ -5,13 +5,14 @@ import os
 import resource
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from filesync.disk.removing import remove_path
-from filesync.transfer.threads import in_thread
+from filesync.transfer.threads import acquired, in_thread
 from worker.exec.agents import Agents
 from worker.exec.check import check_op, clean_target, environment
 from worker.exec.errors import AgentMissing, SecretMissing
@@ -72,8 +73,8 @@ async def execute(
         mounts = [mount for mount in op.mounts if isinstance(mount, SshMount)]
         listening = agents.listening(mounts, _directory(scratch / "agents"))
         given = Given(caches, known, await stack.enter_async_context(listening))
-        prepared = stack.enter_context(Preparation(root, inputs))
-        spec = _spec(op, prepared, given, scratch)
+        prepared = await stack.enter_async_context(_prepared(root, inputs))
+        spec = await in_thread(_spec, op, prepared, given, scratch)
         settled = [
             await _settled(item, scratch, index) for index, item in enumerate(spec.shown)
         ]
@@ -134,6 +135,15 @@ async def _scratch(state: ExecState) -> AsyncIterator[Path]:
         yield path
     finally:
         await in_thread(remove_path, path)
+
+
+@asynccontextmanager
+async def _prepared(root: Path, inputs: Mapping[int, Path]) -> AsyncIterator[Preparation]:
+    prepared = await acquired(partial(Preparation, root, inputs), Preparation.close)
+    try:
+        yield prepared
+    finally:
+        await in_thread(prepared.close)
 
 
 def _spec(

@@ -41,7 +41,7 @@ class Given(NamedTuple):
 
 
 class Preparation:
-    """One root between ``open`` and ``close``. Use it as a context manager.
+    """One root between ``open`` and ``close``. Use it as a context manager. Blocks.
 
     Attributes:
         root: the root's real path.

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 MAX_LINKS: Final = 255
+MAX_STEPS: Final = 1 << 16
+"""Bound on the names that are opened for one path: each '..' begins again at the root."""
 
 _STEP: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -43,7 +45,7 @@ def locate(root_fd: int, path: str) -> Location:
     Raises:
         NotADirectoryError: a part of the path is no directory.
         FileNotFoundError: '..' behind a name that is not there.
-        OSError: ELOOP past 255 links.
+        OSError: ELOOP past 255 links, or where they lead up and down without end.
     """
     walk = _Walk(root_fd, path)
     try:
@@ -116,7 +118,7 @@ class _Walk:
         self.fd = os.dup(root_fd)
         self.names: list[str] = []
         self.todo = deque(_parts(path))
-        self.links = 0
+        self.links = self.steps = 0
 
     def close(self) -> None:
         os.close(self.fd)
@@ -127,6 +129,7 @@ class _Walk:
             if name == "..":
                 self._back_to(self.names[:-1])
                 continue
+            self._count(1)
             try:
                 child = os.open(name, _STEP, dir_fd=self.fd)
             except FileNotFoundError:
@@ -156,7 +159,13 @@ class _Walk:
         if text.startswith("/"):
             self._back_to([])
 
+    def _count(self, steps: int) -> None:
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), self.path)
+
     def _back_to(self, names: list[str]) -> None:
+        self._count(len(names))
         fd = open_below(self.root_fd, names)
         os.close(self.fd)
         self.fd, self.names = fd, list(names)

@@ -120,7 +120,7 @@ async def run_exec(
         RuntimeFailed: the container could not be set up.
     """
     try:
-        _write_bundle(spec, bundle_dir)
+        await in_thread(_write_bundle, spec, bundle_dir)
         container = f"filesync-{secrets.token_hex(8)}"
         status = await _run(container, bundle_dir, spec, runtime, on_output)
         if status:

@@ -1,4 +1,6 @@
+import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,7 +8,8 @@ import pytest
 
 from filesync.disk.removing import remove_path
 from tests.deep import dig
-from worker.exec.mountpoints import MountPoints
+from worker.exec.errors import BadExec
+from worker.exec.mountpoints import MAX_MADE, MountPoints
 from worker.exec.rooted import Location, locate, make_directories, open_root
 
 OLD_NS = 1_000_000_000_000_000_000
@@ -76,6 +79,19 @@ def test_directories_are_made_whatever_the_umask(root: Path, root_fd: int) -> No
     assert (root / "a/c").stat().st_mode & 0o7777 == 0o755
 
 
+def test_links_that_lead_up_and_down_without_end_are_an_error(root: Path, root_fd: int) -> None:
+    deep = "/".join(["d"] * 500)
+    (root / deep).mkdir(parents=True)
+    for number in range(200):
+        (root / f"l{number}").symlink_to(f"l{number + 1}/" + "../d/" * 600)
+    (root / "l200").symlink_to(deep)
+    started = time.monotonic()
+    with pytest.raises(OSError, match="l0") as caught:
+        locate(root_fd, "l0")
+    assert caught.value.errno == errno.ELOOP
+    assert time.monotonic() - started < 5
+
+
 def listing(root: Path) -> list[tuple[str, int]]:
     paths = [root, *sorted(root.rglob("*"))]
     return [(str(path.relative_to(root)), path.lstat().st_mtime_ns) for path in paths]
@@ -112,6 +128,19 @@ def test_mount_point_of_the_other_kind_is_refused(root_fd: int) -> None:
         points.make(locate(root_fd, "/file"), directory=True)
     with pytest.raises(IsADirectoryError):
         points.make(locate(root_fd, "/a"), directory=False)
+
+
+def test_mount_points_that_lack_too_many_directories_are_refused(
+    root: Path, root_fd: int
+) -> None:
+    before = listing(root)
+    points = MountPoints(root_fd)
+    half = "/d" * (MAX_MADE // 2)
+    points.make(locate(root_fd, "/1" + half), directory=True)
+    with pytest.raises(BadExec, match=str(MAX_MADE)):
+        points.make(locate(root_fd, "/2" + half), directory=True)
+    points.remove()
+    assert [name for name, _ in listing(root)] == [name for name, _ in before]
 
 
 def test_what_the_command_put_into_a_mount_points_parent_stays(
