@@ -7,6 +7,8 @@ import msgspec
 from worker.wire.ops import Op
 
 MAX_VERTICES: Final = 10_000
+MAX_READS: Final = 100_000
+"""Bound on the inputs of all vertices together: somebody waits for each of them while it is built."""
 
 
 class Vertex(msgspec.Struct, frozen=True):
@@ -33,14 +35,16 @@ class Graph(msgspec.Struct, frozen=True):
     """Vertices, each after all that it reads, and the one whose result is asked for.
 
     Raises:
-        ValueError: an input that does not come earlier, or a target outside (msgspec turns
-            it into a ValidationError while decoding).
+        ValueError: an input that does not come earlier, too many inputs, or a target outside
+            (msgspec turns it into a ValidationError while decoding).
     """
 
     vertices: Annotated[tuple[Vertex, ...], msgspec.Meta(max_length=MAX_VERTICES)]
     target: int
 
     def __post_init__(self) -> None:
+        if sum(len(vertex.inputs) for vertex in self.vertices) > MAX_READS:
+            raise ValueError(f"the vertices read more than {MAX_READS} others")
         for position, vertex in enumerate(self.vertices):
             if any(not 0 <= i < position for i in vertex.inputs):
                 raise ValueError(f"vertex {position} reads one that does not come before it")

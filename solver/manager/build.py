@@ -116,7 +116,9 @@ class Build:
         if task is None or again:
             task = self._group.create_task(self._solve(position, again=again))
             self._solving[position] = task
-        solved = await task
+        # Shielded: a cancellation would go from step to step down the whole graph, and asyncio does
+        # that by recursion, which ends in the middle of a chain of 330. The group cancels each.
+        solved = await asyncio.shield(task)
         if solved.ref is not None:
             self._shared.leases.hold(self._holder, [solved.ref])
         return solved

@@ -10,12 +10,13 @@ import pytest
 
 from filesync.digest import digest_of
 from filesync.errors import FilesyncError, PeerError, Unavailable
-from filesync.manifest import Manifest
+from filesync.manifest import Manifest, empty_manifest
 from tests.integration.layer_pair import Side, take
 from worker.layers import BadSkeleton
 from worker.layers.member import END, FILE, Member, encode, padding
 from worker.layers.skeleton import Content, SkeletonWriter, read_skeleton
 from worker.moving import skeletons
+from worker.moving.arrivals import Arrivals
 from worker.moving.errors import ImageMalformed
 from worker.store import Store
 from worker.wire.orders import FromLayers, Layer, Link, RefInfo
@@ -292,3 +293,36 @@ async def test_what_has_rotted_here_is_fetched(tmp_path: Path) -> None:
         assert content_of(taker.store, info) == SMALL
         assert Manifest(info.tree, taker.store.nodes).summary.size == TOTAL
         assert stats.content_bytes >= 3 * 40_000
+
+
+# --- long chains ----------------------------------------------------------------------------------
+
+
+async def test_a_chain_of_thousands_of_layers_that_nobody_wants_any_more_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain: list[Link] = []
+    for number in range(2000):
+        ref = digest_of(b"%d" % number)
+        info = RefInfo(ref, ref, chain[-1].ref.ref if chain else None)
+        layer = Layer("a tar", f"sha256:{ref.hex()}", 1, f"sha256:{ref.hex()}")
+        chain.append(Link(info, layer))
+    all_wait = asyncio.Event()
+
+    async def fetch(self: object, link: Link, *_: object) -> object:
+        if link is chain[0]:
+            await asyncio.Event().wait()
+        if link is chain[-1]:
+            all_wait.set()
+        return lambda: None
+
+    monkeypatch.setattr(Arrivals, "_fetch", fetch)
+    async with Side(tmp_path / "taker") as taker:
+        order = FromLayers(tuple(chain), empty_manifest(taker.store.nodes).tree, ())
+        pulling = asyncio.create_task(Arrivals(taker.store, taker.plane).pull(order, print))
+        async with asyncio.timeout(20):
+            await all_wait.wait()
+        await asyncio.sleep(0)
+        pulling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pulling

@@ -144,7 +144,7 @@ class Arrivals:
             if apply is None:
                 return await self._stream(link, staging, below, move)
             if below is not None:
-                await below
+                await asyncio.shield(below)  # as for steps: a chain may be long
             return await in_thread(apply)
 
     async def _stream(
@@ -174,7 +174,7 @@ class Arrivals:
         try:
             await begun.wait()
             if below is not None:
-                await below
+                await asyncio.shield(below)  # as for steps: a chain may be long
             try:
                 info = await self._apply_coming(link, coming)
             except CameOtherwise:

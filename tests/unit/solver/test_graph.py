@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solver.graph import Graph, Vertex, reachable
+from solver.graph import MAX_READS, Graph, Vertex, reachable
 from solver.keys import definition_keys
 from worker.wire.ops import ExecOp
 
@@ -18,6 +18,14 @@ def vertex(name: str, *inputs: int) -> Vertex:
 def test_input_that_does_not_come_before_its_step_is_refused(inputs: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="vertex 1 reads one that does not come before it"):
         Graph((vertex("a"), vertex("b", *inputs), vertex("c")), 0)
+
+
+def test_steps_that_read_too_many_others_together_are_refused() -> None:
+    many = (0,) * (MAX_READS // 10)
+    ten = [vertex("b", *many) for _ in range(10)]
+    assert Graph((vertex("a"), *ten), 0).target == 0
+    with pytest.raises(ValueError, match=str(MAX_READS)):
+        Graph((vertex("a"), *ten, vertex("c", 0)), 0)
 
 
 @pytest.mark.parametrize("target", [-1, 1])

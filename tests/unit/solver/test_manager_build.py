@@ -112,6 +112,32 @@ async def test_step_that_fits_no_worker_ends_the_build_with_a_reason(
         await world.build(recipe.graph())
 
 
+# --- long chains --------------------------------------------------------------------------------
+
+
+LONG = [f"step {number}" for number in range(2000)]
+
+
+async def test_a_build_of_thousands_of_steps_that_is_given_up_ends(world: World) -> None:
+    world.worker("a")
+    world.hold(LONG[0])
+    building = asyncio.create_task(world.build(chain(world, *LONG)))
+    await world.wait_for(LONG[0])
+    building.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await building
+
+
+async def test_a_build_of_thousands_of_steps_fails_by_the_one_that_does(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.worker("a")
+    world.fails[LONG[0]] = [Failed("op-failed", "exit status 1", 1)]
+    with pytest.raises(StepFailed):
+        await world.build(chain(world, *LONG))
+    assert not caplog.records
+
+
 # --- running once -------------------------------------------------------------------------------
 
 
