@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filesync.errors import UsageError
-from filesync.transfer.threads import in_thread
+from filesync.transfer.threads import in_thread, while_wanted
 from worker import exports
 from worker.layers import LayerForm
 from worker.moving import chains
@@ -161,7 +161,7 @@ class Images:
             RegistryError: a registry does not take it.
         """
         async with self._making:
-            image = await in_thread(exports.assemble, self._store, order)
+            image = await while_wanted(exports.assemble, self._store, order)
         async with self._client(*order.credentials) as client:
 
             async def sources(home: Reference) -> dict[str, str]:
@@ -268,7 +268,7 @@ class Images:
         home = parse_reference(order.repository)
         form = _form(order.compression, order.level)
         async with self._making:
-            layers = await in_thread(chains.make_layers, store, order.refs, form)
+            layers = await while_wanted(chains.make_layers, store, order.refs, form)
         meter = Meter(on_share)
         meter.total = sum(layer.size for layer in layers)
         digests = [layer.digest for layer in layers]

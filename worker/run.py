@@ -70,7 +70,9 @@ async def run_op(
         case ImageOp() if inputs[0].source is not None:
             return await _keep_source(inputs, store)
         case ImageOp():
-            return await in_thread(imports.import_image, store, op, inputs[0].tree, order.keys)
+            return await while_wanted(
+                imports.import_image, store, op, inputs[0].tree, order.keys
+            )
         case HttpOp():
             return await _keep_file(op, inputs, store, order.keys)
         case FileOp() | ExecOp():
@@ -79,7 +81,7 @@ async def run_op(
 
     async def change(root: Path) -> Hints:
         if isinstance(op, FileOp):
-            return await in_thread(_do_files, op, root, inputs, time.time_ns())
+            return await while_wanted(_do_files, op, root, inputs, time.time_ns())
         if exec_state is None:
             raise CannotExec(exec_missing)
         return await _do_exec(op, root, inputs, exec_state, on_output, order.secrets, agents)
@@ -131,7 +133,7 @@ async def _keep_file(
     at_ns = entry.mtime_ns
 
     async def change(root: Path) -> Hints:
-        return await in_thread(_do_files, copy, root, inputs, at_ns)
+        return await while_wanted(_do_files, copy, root, inputs, at_ns)
 
     info = await _kept(store, None, keys, change)
     return store.refs.set_file(info.ref, given.file)

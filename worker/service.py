@@ -21,7 +21,7 @@ from filesync.select import select
 from filesync.transfer.errors import NotOffered, Refused
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.offer import Offer
-from filesync.transfer.threads import acquired, in_thread, until_done
+from filesync.transfer.threads import acquired, in_thread, until_done, while_wanted
 from worker import exports
 from worker.exec import Agents, ExecState
 from worker.garbage.keeper import DiskKeeper
@@ -288,7 +288,7 @@ class Service:
         async with self._inputs(progress) as inputs, self.slots:
             (source,) = await inputs.bring_all([body.input])
             with store.blobs.holding([layer.digest for layer in body.layers]):
-                info = await in_thread(
+                info = await while_wanted(
                     imports.import_layers,
                     store,
                     body.layers,

@@ -66,12 +66,14 @@ async def while_wanted(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
 async def acquired(make: Callable[[], T], undo: Callable[[T], object]) -> T:
     """Return what ``make`` returns in a thread: from then on it is the caller's to let go of.
 
-    Cancelled meanwhile, nobody would ever know of it. So this waits for the thread, has ``undo``
-    let go of what it made, in a thread too, and only then raises the cancellation.
+    Cancelled meanwhile, nobody would ever know of it. So this waits for the thread, which ends at
+    its next `check_wanted` as in `while_wanted`, has ``undo`` let go of what it made, in a thread
+    too, and only then raises the cancellation.
     """
-    making = asyncio.ensure_future(asyncio.to_thread(make))
+    with until_given_up() as given_up:
+        making = asyncio.ensure_future(asyncio.to_thread(make))
     try:
-        return await until_done(making)
+        return await until_done(making, on_cancel=given_up.set)
     except asyncio.CancelledError:
         if not making.cancelled() and making.exception() is None:
             await in_thread(undo, making.result())

@@ -22,6 +22,7 @@ from filesync.manifest import (
     Subdirectory,
     Symlink,
 )
+from filesync.wanted import check_wanted
 from worker.files.attributes import Attributes, set_open, set_unopened
 from worker.files.content import copy_content
 from worker.files.errors import PathInTheWay
@@ -61,6 +62,7 @@ class Copier:
         todo: list[tuple[bytes, Digest, bytes]] = []
         self._copy_entries(source, directory, target, todo)
         while todo:
+            check_wanted()
             source, digest, target = todo.pop()
             directory = manifest.directory(digest)
             self._copy_entries(source, directory, target, todo)

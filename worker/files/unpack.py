@@ -17,6 +17,7 @@ from filesync.disk.handles import NEW_FLAGS
 from filesync.disk.scanning.readfile import is_kept
 from filesync.manifest import Xattrs
 from filesync.select import clean
+from filesync.wanted import check_wanted
 from worker.files.archive import Archive, open_archive
 from worker.files.attributes import Attributes, set_open, set_unopened
 from worker.files.errors import ArchiveRefused, PathInTheWay
@@ -58,6 +59,7 @@ def unpack(
     with tree.handles.pinned(base) as base_fd:
         unpacker = _Unpacker(tree, archive, base, base_fd, owner, change_mode)
         for member in archive.members():
+            check_wanted()
             unpacker.put(member)
     return True
 

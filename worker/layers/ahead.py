@@ -5,12 +5,14 @@ from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
 from typing import Final, Self
 
+from filesync.wanted import check_wanted
+
 _DEPTH: Final = 4
 """Pieces made and not taken; one is 1 MiB at most."""
 
 
 class ReadAhead:
-    """Iterate it inside its ``with`` block: ``pieces``, in order, and what they raise.
+    """Iterate it inside its ``with`` block: ``pieces``, in order, and what they raise, or `NotWanted`.
 
     At the end of the block its thread is gone, and ``pieces`` will not be asked for more.
     """
@@ -36,6 +38,7 @@ class ReadAhead:
             if isinstance(made, BaseException):
                 raise made
             self._room.release()
+            check_wanted()
             yield made
 
     def _make(self) -> None:

@@ -20,6 +20,7 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles, shown
 from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest
+from filesync.wanted import check_wanted
 from worker.blobs import BlobStore
 from worker.layers.ahead import ReadAhead
 from worker.layers.changes import encoded_bytes, members
@@ -264,6 +265,7 @@ def _pieces(fd: int, size: int, content: Digest) -> Generator[bytes, None, bool]
     hasher = blake3()
     left = size
     while left and (piece := os.read(fd, min(left, _PIECE_BYTES))):
+        check_wanted()
         hasher.update(piece)
         left -= len(piece)
         yield piece

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -37,7 +38,8 @@ from filesync.manifest import (
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.stats import Progress, PullStats
-from filesync.transfer.threads import acquired, in_thread, until_done
+from filesync.transfer.threads import acquired, in_thread, until_done, while_wanted
+from filesync.wanted import until_given_up
 from worker.layers.rebuild import ContentGone
 from worker.layers.way import Way, is_worth_a_look, way_of
 from worker.moving.coming import ComingFile, ComingUpdate
@@ -145,7 +147,7 @@ class Arrivals:
                 return await self._stream(link, staging, below, move)
             if below is not None:
                 await asyncio.shield(below)  # as for steps: a chain may be long
-            return await in_thread(apply)
+            return await while_wanted(apply)
 
     async def _stream(
         self,
@@ -199,14 +201,15 @@ class Arrivals:
     async def _apply_coming(self, link: Link, coming: ComingFile) -> RefInfo:
         # A thread of its own: it waits for a peer, and those that all share must not.
         thread = ThreadPoolExecutor(1, thread_name_prefix="layer")
-        applying = asyncio.get_running_loop().run_in_executor(
-            thread, apply_coming, self._store, link, coming
-        )
+        with until_given_up() as given_up:
+            apply = partial(copy_context().run, apply_coming, self._store, link, coming)
+        applying = asyncio.get_running_loop().run_in_executor(thread, apply)
         thread.shutdown(wait=False)
         try:
             return await asyncio.shield(applying)
         except asyncio.CancelledError:
             coming.stop()
+            given_up.set()
             await until_done(asyncio.wait([applying]))
             if not applying.cancelled():
                 applying.exception()
