@@ -31,7 +31,7 @@ fuzz: setup  ## fuzz what peers send, a minute for each target
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz
 
-soak: setup  ## build on a cluster whose processes are killed all the while; as root, on tmpfs
+soak: setup  ## build and sync while all who take part are killed again and again; as root, on tmpfs
 	$(BIN)/python -m tests.soak
 
 fmt: setup  ## format, and fix what can be fixed

@@ -47,7 +47,11 @@ class Gateway:
             await reader.read(1)
             writer.transport.abort()
             return
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:  # nobody listens behind it
+            writer.transport.abort()
+            return
         forgotten = asyncio.Event()
         self._forgotten.append(forgotten)
         self._passing += 1

@@ -1,108 +1,30 @@
-"""Builds on a cluster that is in trouble: ``python -m tests.soak [ROUNDS [SEED]]``, as root, on tmpfs.
+"""``python -m tests.soak [builds|syncs [ROUNDS [SEED]]]``: both without a word; on tmpfs."""
 
-In each round many clients build at once, each its own project, on six workers that hold no more than
-a few results; workers and the manager are killed, stopped and suspended meanwhile, and some of the
-clients. Whoever is not killed must have the right result. Ends with 1 if anybody has not, or if
-anything is left in the end. The seed says what is tried, but not when it comes about.
-"""
-
-import random
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from bench.processes import Cluster
-from tests.soak.projects import Project
-from tests.soak.trouble import Trouble
+from tests.soak import builds, syncs
 
-WORKERS: Final = 6
-PROJECTS: Final = 20
-KEPT: Final = "25MB"
-PATIENCE_S: Final = 180.0
-FILESYNC: Final = (sys.executable, "-m", "filesync")
+SOAKS: Final[dict[str, Callable[[Path, int, int], bool]]] = {
+    "builds": builds.soak,
+    "syncs": syncs.soak,
+}
 
 
-def build(project: Project, manager: str, out: Path, end: signal.Signals | None) -> str:
-    """Build, and end the client soon if it is told how; return what is wrong with the result."""
-    words = ("build", "--manager", manager, "-o", f"type=local,dest={out}", str(project.root))
-    client = subprocess.Popen(
-        [*FILESYNC, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    with client:
-        if end is not None:
-            time.sleep(random.uniform(1, 4))  # Python's own start says much about an interrupt
-            client.send_signal(end)
-        try:
-            _, said = client.communicate(timeout=PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            client.kill()
-            return f"not done after {PATIENCE_S} s"
-    if "Traceback" in said:
-        return said
-    if end is not None:
-        return ""
-    if client.returncode:
-        return said[-1000:]
-    told = (out / "told").read_text()
-    return "" if told == project.result() else f"{told!r} is not {project.result()!r}"
-
-
-def soak(root: Path, rounds: int, seed: int) -> bool:
-    """Build for some rounds; say whether all was as it should be."""
-    rng = random.Random(seed)
-    projects = [Project(root / f"p{n}", n, rng) for n in range(PROJECTS)]
-    gc = {f"w{n + 1}": ("--gc-keep-storage", KEPT) for n in range(WORKERS)}
+def main(*names: str, rounds: int = 5, seed: int = 1) -> None:
+    """Soak on tmpfs; end with 1 if anything was not as it should be."""
     is_good = True
-    with Cluster(root / "cluster", workers=WORKERS, arguments=gc) as cluster:
-        for number in range(rounds):
-            ends = [rng.choice((None, None, signal.SIGINT, signal.SIGKILL)) for _ in projects]
-            outs = [root / f"out-{number}-{n}" for n in range(PROJECTS)]
-            began_s = time.monotonic()
-            with Trouble(cluster, seed + number), ThreadPoolExecutor(PROJECTS) as clients:
-                managers = [cluster.manager] * PROJECTS
-                wrong = list(clients.map(build, projects, managers, outs, ends))
-            for n, one in enumerate(wrong):
-                if one:
-                    print(f"round {number}, project {n}: {one}", flush=True)
-                    is_good = False
-            seconds = time.monotonic() - began_s
-            whole = [one for one, end in zip(wrong, ends, strict=True) if end is None]
-            print(f"round {number}: {whole.count('')} of {len(whole)} right, {seconds:.0f} s")
-            for project in projects:
-                project.change()
-    return is_good and not left(root)
-
-
-def left(root: Path) -> list[str]:
-    """Return the mounts and the processes that a cluster below ``root`` has left; print them."""
-    found = [
-        line
-        for line in Path("/proc/self/mountinfo").read_text().splitlines()
-        if str(root) in line
-    ]
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(root) in words:
-            found.append(words)
-    for one in found:
-        print(f"left: {one}")
-    return found
-
-
-def main(rounds: int = 5, seed: int = 1) -> None:
-    """Soak a cluster on tmpfs."""
-    with tempfile.TemporaryDirectory(prefix="soak-", dir="/dev/shm") as directory:
-        if not soak(Path(directory), rounds, seed):
-            raise SystemExit(1)
+    for name in names or SOAKS:
+        with tempfile.TemporaryDirectory(prefix="soak-", dir="/dev/shm") as directory:
+            is_good &= SOAKS[name](Path(directory), rounds, seed)
+    if not is_good:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    names = [word for word in sys.argv[1:] if not word.isdecimal()]
+    numbers = [int(word) for word in sys.argv[1:] if word.isdecimal()]
+    main(*names, **dict(zip(("rounds", "seed"), numbers, strict=False)))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench.processes import Cluster
-from tests.soak.__main__ import build, left
+from tests.soak.builds import build
+from tests.soak.left import left
 from tests.soak.projects import Project
 
 
