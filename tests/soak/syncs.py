@@ -7,7 +7,8 @@ clients are ended or suspended. Then everybody is left in peace. Wrong is:
 
 - a sync that says 0 and has not made the destination what a source at rest is;
 - a file that is neither what it was nor what it was to be, at any time;
-- a sync in peace that fails, leaves anything of ours, or leaves something for the next one to do;
+- a sync in peace that fails, or leaves something for the next one to do; or one that changes
+  something and leaves what a killed one has left (one that has nothing to change looks for nothing);
 - a traceback, a client that does not end, a descriptor or a process that stays.
 
 The seed says what is tried, but not when it comes about.
@@ -196,15 +197,16 @@ class Round:
 
     def _in_peace(self, what: str, tree: Tree, far: str, route: str, is_pull: bool) -> None:
         deadline_s = time.monotonic() + REST_S
-        said, to = self._sync(tree, far, route, is_pull=is_pull)
+        said, to = self._sync(tree, far, route, is_pull=is_pull, more=("-i",))
         while said.code == 1 and CLAIMED in said.text and time.monotonic() < deadline_s:
             time.sleep(0.2)  # the server has just lost who was giving
-            said, to = self._sync(tree, far, route, is_pull=is_pull)
+            said, to = self._sync(tree, far, route, is_pull=is_pull, more=("-i",))
         if said.code:
             self.wrong.append(f"{what}: in peace: {said}")
             return
         self._check_same(what, tree.root, to)
-        self.wrong += [f"{what}: left: {path}" for path in ours(to)]
+        if said.text:
+            self.wrong += [f"{what}: left: {name}" for name in ours(to)]
         said, _ = self._sync(tree, far, route, is_pull=is_pull, more=("-i",))
         if said != Said(0, ""):
             self.wrong.append(f"{what}: once more: {said}")

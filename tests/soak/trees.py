@@ -217,7 +217,7 @@ def differences(one: Listing, other: Listing) -> list[str]:
 
 
 def contents(root: Path) -> Iterator[Content]:
-    """Yield what the files of a tree hold, but for directories that are being made and our own."""
+    """Yield what the files of a tree hold, but for directories that are being made."""
     for path in _below(root, finished=True):
         with suppress(FileNotFoundError):
             if stat.S_ISREG(path.lstat().st_mode):
@@ -225,8 +225,13 @@ def contents(root: Path) -> Iterator[Content]:
 
 
 def ours(root: Path) -> list[str]:
-    """Return the names that only a sync under way should have."""
-    return [str(path) for path in _below(root) if path.name.startswith(".filesync-")]
+    """Return the names in a destination that only a sync under way should have."""
+    return sorted(filter(is_ours, os.listdir(root)))
+
+
+def is_ours(name: str) -> bool:
+    """Say whether a name, at a root, is of a sync and no part of the tree."""
+    return name.startswith(".filesync-")
 
 
 def hash_of(path: Path) -> str:
@@ -236,8 +241,10 @@ def hash_of(path: Path) -> str:
 
 
 def _below(root: Path, *, finished: bool = False) -> Iterator[Path]:
-    """Yield all names below a directory, sorted; follows no link."""
+    """Yield all names of a tree, sorted; follows no link."""
     for at, directories, files in os.walk(root):
+        if at == str(root):
+            directories[:] = [name for name in directories if not is_ours(name)]
         if finished:
             directories[:] = [name for name in directories if _is_finished(Path(at) / name)]
         directories.sort()
@@ -247,7 +254,6 @@ def _below(root: Path, *, finished: bool = False) -> Iterator[Path]:
 
 def _is_finished(directory: Path) -> bool:
     try:
-        mode = stat.S_IMODE(directory.lstat().st_mode)
+        return stat.S_IMODE(directory.lstat().st_mode) != BEING_MADE
     except FileNotFoundError:
         return False
-    return mode != BEING_MADE and not directory.name.startswith(".filesync-")
