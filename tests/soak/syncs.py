@@ -181,7 +181,8 @@ class Round:
                 tree, f"d{n}", route, is_pull=is_pull, deletes=deletes, end=end
             )
             what = f"tree {n}, {route}, pull={is_pull}, {end}"
-            self._check_said(what, said, may_fail=end is not None or is_pull or is_restless)
+            in_trouble = end is not None or is_pull or is_restless
+            self._check_said(what, said, may_fail=in_trouble or not deletes)
             self._check_contents(what, to, tree.history)
             if not (said.code or is_pull or is_restless) and deletes:
                 self._check_same(what, tree.root, to)
