@@ -145,6 +145,33 @@ def test_partial_files_that_are_not_wanted_any_more_are_removed(root: Path) -> N
     assert os.listdir(root) == []
 
 
+def test_a_partial_file_whose_content_comes_otherwise_is_removed(root: Path) -> None:
+    # As it does where nothing had come of it, it has no basis any more, and it is not so large.
+    def run() -> None:
+        opened(root)
+
+    killed(run)
+    assert partial_of(root).stat().st_blocks == 0
+    one = TreeUpdate(root, basis=scanned(root), target=target_of(DATA))
+    one.prepare()
+    one.write_small([(next(one.wanted()), DATA)])
+    one.finish()
+    assert os.listdir(root) == ["a"]
+
+
+def test_a_partial_file_whose_content_is_copied_from_this_machine_is_removed(
+    root: Path, tmp_path: Path
+) -> None:
+    interrupted(root, (0, 100_000))
+    (tmp_path / "a").write_bytes(DATA)
+    one = TreeUpdate(root, basis=scanned(root), target=target_of(DATA))
+    one.prepare()
+    with (tmp_path / "a").open("rb") as source:
+        assert one.copy(next(one.wanted()), source.fileno())
+    one.finish()
+    assert os.listdir(root) == ["a"]
+
+
 def test_a_file_of_which_nothing_came_leaves_nothing(root: Path) -> None:
     interrupted(root)
     assert os.listdir(root) == []

@@ -253,6 +253,7 @@ class TreeUpdate:
             raise LocalError(f"{left} files of the target are not written")
         self._files.put_later(COPY, self._repeated.copy)
         self._files.put_later(LINK, self._repeated.link)
+        self._partials.keep_only(())  # what was wanted may have come another way
         self._partials.close()
         self._layout.discard(self._visits.common())
         work.remove()
