@@ -1,5 +1,6 @@
 """Partial files of two updates in one directory."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,11 @@ DIGEST = digest_of(b"large")
 
 @pytest.fixture
 def parent(tmp_path: Path) -> Iterator[int]:
+    before = os.listdir("/proc/self/fd")
     fd = os.open(tmp_path, os.O_RDONLY)
     yield fd
     os.close(fd)
+    assert os.listdir("/proc/self/fd") == before
 
 
 def looked(parent: int) -> Partials:
@@ -71,7 +74,33 @@ def test_what_nobody_writes_and_nobody_wants_is_removed(parent: int) -> None:
     assert os.listdir(third.fd) == [DIGEST.hex()]
     third.keep_only(())
     assert not os.listdir(third.fd)
+    assert not third.found
     third.close()
+    third.close()
+    assert not os.listdir(parent)
+
+
+def test_what_is_no_file_is_removed(parent: int) -> None:
+    left(parent)
+    first = looked(parent)
+    os.unlink(DIGEST.hex(), dir_fd=first.fd)
+    os.mkfifo(DIGEST.hex(), 0o600, dir_fd=first.fd)
+    second = looked(parent)
+    assert not second.found
+    assert not os.listdir(second.fd)
+    second.close()
+    first.close()
+
+
+def test_a_disk_that_fails_says_so(parent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "ill")
+
+    partials = looked(parent)
+    monkeypatch.setattr(os, "ftruncate", fail)
+    with pytest.raises(OSError, match="ill"):
+        partials.take(DIGEST, 1 << 20)
+    partials.close()
 
 
 # --- what has changed since it was looked at ------------------------------------------------------
@@ -103,6 +132,7 @@ def test_what_another_update_removed_since_is_begun_anew(parent: int) -> None:
     assert partial is not None
     assert partial.extents == []
     second.release(partial.fd, DIGEST, keep=False)
+    assert not second.found
     second.close()
     third.close()
 
@@ -151,6 +181,7 @@ def test_a_partial_file_of_too_many_pieces_is_begun_anew(
         again = second.take(DIGEST, 1 << 20)
         assert again is not None
         assert len(again.extents) == kept
+        assert bool(os.fstat(again.fd).st_blocks) == bool(kept)  # a hole reads as zeros
         assert os.fstat(again.fd).st_size == 1 << 20
         second.release(again.fd, DIGEST, keep=False)
         second.close()

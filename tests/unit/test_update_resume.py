@@ -352,6 +352,27 @@ def test_a_partial_file_that_others_could_reach_is_not_trusted(root: Path, mode:
     one.abort()
 
 
+@pytest.mark.needs("root")
+def test_a_partial_file_of_another_user_is_not_trusted(root: Path) -> None:
+    interrupted(root, (0, 100_000))
+    os.chown(partial_of(root), 1000, 0)
+    one, large = opened(root)
+    assert large.bases == ()
+    large.abort()
+    one.abort()
+
+
+@pytest.mark.needs("root")
+def test_a_directory_of_partial_files_of_another_user_is_removed(root: Path) -> None:
+    interrupted(root, (0, 100_000))
+    os.chown(root / PARTIAL, 1000, 0)
+    one, large = opened(root)
+    assert large.bases == ()
+    large.abort()
+    one.abort()
+    assert os.listdir(root) == []
+
+
 def test_a_directory_of_partial_files_that_others_could_reach_is_removed(root: Path) -> None:
     interrupted(root, (0, 100_000))
     (root / PARTIAL).chmod(0o777)
@@ -379,6 +400,7 @@ def test_other_names_among_the_partial_files_are_removed(root: Path) -> None:
     (root / PARTIAL / "directory").mkdir()
     (root / PARTIAL / "directory" / "in it").write_bytes(b"1")
     (root / PARTIAL / partial_of(root).name.upper()).write_bytes(b"1")
+    (root / PARTIAL / "no digest").touch(0o600)
     one, large = opened(root)
     assert os.listdir(root / PARTIAL) == [partial_of(root).name]
     large.abort()
