@@ -204,7 +204,7 @@ class Settler:
         """Move an old file to its new name, with its new metadata."""
         name, home = where.name, source_dir
         # What cannot be taken out of its directory may come back with that, as it was.
-        if where.path and not _has_metadata(fd, entry):
+        if where.path:
             name, home = self._work.free_name(), self._work.fd
             os.rename(where.name, name, src_dir_fd=source_dir, dst_dir_fd=home)
         self._metadata.sync(fd, entry)
@@ -247,16 +247,6 @@ def _is_same_but_metadata(old: Entry | None, entry: Symlink | Special) -> bool:
             )
         case _:
             return False
-
-
-def _has_metadata(fd: int, entry: File) -> bool:
-    status = os.fstat(fd)
-    return (
-        stat.S_IMODE(status.st_mode) == entry.mode
-        and status.st_mtime_ns == entry.mtime_ns
-        and (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
-        and len(os.listxattr(fd)) == len(entry.xattrs) == 0
-    )
 
 
 @contextmanager
