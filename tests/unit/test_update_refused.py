@@ -409,6 +409,20 @@ def test_what_cannot_be_removed_comes_back_even_when_the_update_fails(
     ]
 
 
+def test_what_cannot_be_taken_for_another_name_comes_back_as_it_was(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source = roots
+    build(root, [MakeFile("gone/stays", b"1", mode=0o644, mtime_ns=7)])
+    build(source, [MakeFile("renamed", b"1", mode=0o600, mtime_ns=9)])
+    refuse(monkeypatch, errno.EPERM, b"stays")
+    update = done(going_on(roots), source)
+    assert update.refused.named == {b"gone/stays": errno.EPERM}
+    status = (root / "gone/stays").stat()
+    assert (status.st_mode & 0o777, status.st_mtime_ns) == (0o644, 7)
+    assert (root / "renamed").stat().st_mode & 0o777 == 0o600
+
+
 def test_what_comes_back_takes_the_place_of_what_was_put_there(
     roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
