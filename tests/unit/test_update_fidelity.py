@@ -249,6 +249,7 @@ def test_an_inode_with_a_name_outside_of_the_tree_is_not_changed(
     os.link(root / "m", tmp_path / "snapshot-m")
     done = sync(root, source)
     assert done.fetched == []
+    assert (done.stats.files_copied, done.stats.bytes_copied) == (2, len(b"data" + b"moved"))
     for name in ("snapshot-a", "snapshot-m"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o644
 
