@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ from worker.registry.meter import OnShare
 from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store, TreeView
 from worker.store.leases import Leases
+from worker.turns import Turns
 from worker.urls import UrlNotModified
 from worker.wire import orders
 from worker.wire.agents import AgentAnswered, AgentAsked
@@ -123,6 +125,7 @@ class Service:
     disk: DiskKeeper
     leases: Leases
     _open: dict[bytes, Open] = field(default_factory=dict)
+    _layering: Turns = field(default_factory=lambda: Turns(os.cpu_count() or 1))
     _agents: dict[int, Agents] = field(default_factory=dict)
     _running: int = 0
 
@@ -331,7 +334,8 @@ class Service:
 
     async def _offer_layers(self, body: orders.OfferLayers) -> Offered:
         show = partial(self._show_layers, body)
-        shown = await acquired(show, lambda made: made.stack.close())
+        async with self._layering.turn(await in_thread(self._unmade, body)):
+            shown = await acquired(show, lambda made: made.stack.close())
         parts: list[OfferedParts | None] = []
         offers: list[Offer] = []
         for part in shown.parts:
@@ -344,6 +348,14 @@ class Service:
         root = self.store.blobs.blobs
         opened = self._opened(shown.blobs, root, shown.stack, offers)
         return msgspec.structs.replace(opened, layers=shown.layers, parts=tuple(parts))
+
+    def _unmade(self, body: orders.OfferLayers) -> list[Digest]:
+        store = self.store
+        return [
+            ref
+            for ref in map(Digest, body.refs)
+            if not chains.is_made(store, store.refs.get(ref), blobs_only=body.blobs_only)
+        ]
 
     def _show_layers(self, body: orders.OfferLayers) -> "_Layers":
         store = self.store

@@ -4,6 +4,7 @@ import asyncio
 import io
 import random
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -12,10 +13,10 @@ from filesync.digest import digest_of
 from filesync.errors import FilesyncError, PeerError, Unavailable
 from filesync.manifest import Manifest, empty_manifest
 from tests.integration.layer_pair import Side, take
-from worker.layers import BadSkeleton
+from worker.layers import BadSkeleton, make_layer
 from worker.layers.member import END, FILE, Member, encode, padding
 from worker.layers.skeleton import Content, SkeletonWriter, read_skeleton
-from worker.moving import skeletons
+from worker.moving import chains, skeletons
 from worker.moving.arrivals import Arrivals
 from worker.moving.errors import ImageMalformed
 from worker.store import Store
@@ -326,3 +327,19 @@ async def test_a_chain_of_thousands_of_layers_that_nobody_wants_any_more_ends(
         pulling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pulling
+
+
+async def test_a_layer_that_many_workers_ask_for_at_once_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Mock(wraps=make_layer)
+    monkeypatch.setattr(chains, "make_layer", counted)
+    async with Side(tmp_path / "giver") as giver:
+        below = giver.commit({"a": bytes(2 << 20)})
+        above = giver.commit({"b": bytes(2 << 20)}, below)
+        offers = await asyncio.gather(
+            *(giver.offer(below, above) for _ in range(6)),
+            *(giver.offer(below) for _ in range(6)),
+        )
+    assert counted.call_count == 2
+    assert {offer.layers[0] for offer in offers} == {offers[0].layers[0]}

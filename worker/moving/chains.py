@@ -71,6 +71,19 @@ def layer_of(store: Store, held: HeldRef) -> Layer:
     return known
 
 
+def is_made(store: Store, held: HeldRef, *, blobs_only: bool) -> bool:
+    """Say whether a ref's layer can be given without making it. Blocks.
+
+    With ``blobs_only`` its skeleton will not do.
+    """
+    known = held.info.layer
+    if known is None:
+        return False
+    if known.digest in store.blobs:
+        return True
+    return not blobs_only and skeletons.find(store, known) is not None
+
+
 def movable_layer_of(store: Store, held: HeldRef) -> Layer:
     """Return the same, where its skeleton will do as well as its blob. Blocks."""
     known = held.info.layer
