@@ -9,7 +9,7 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles, shown
 from filesync.disk.reserved import is_reserved
-from filesync.disk.scanning.listing import fitting
+from filesync.disk.scanning.listing import MAX_TIME_NS, fitting
 from filesync.disk.scanning.readfile import Gone, read_file, read_xattrs, unreadable
 from filesync.errors import StoreError
 from filesync.manifest import Directory, File, Special, Symlink, Xattrs
@@ -118,7 +118,8 @@ class _Reading:
     def _name(self, found: _Found, name: bytes) -> None:
         status = os.stat(name, dir_fd=found.fd, follow_symlinks=False)
         kind = stat.S_IFMT(status.st_mode)
-        if kind != stat.S_IFDIR and status.st_mtime_ns != fitting(status.st_mtime_ns):
+        # Compared here: a call for each name takes three times as long.
+        if kind != stat.S_IFDIR and not -MAX_TIME_NS <= status.st_mtime_ns <= MAX_TIME_NS:
             status = _at_a_fitting_time(found.fd, name, status.st_mtime_ns)
         if kind == stat.S_IFDIR:
             found.below.append(name)
