@@ -98,17 +98,19 @@ class Records:
         """Return ``ref`` and what it was made on top of, parents first.
 
         Raises:
-            StoreError: a parent is not known here.
+            StoreError: a parent is not known here, or a worker has said that it is its own.
         """
-        links: list[RefInfo] = []
+        links: dict[Digest, RefInfo] = {}
         at: Digest | None = ref
         while at is not None:
             info = self.ref(at)
             if info is None:
                 raise StoreError(f"the parent {at.hex()[:12]} of a result is not known")
-            links.append(info)
+            if at in links:
+                raise StoreError(f"the result {at.hex()[:12]} is said to be made of itself")
+            links[at] = info
             at = info.parent
-        return tuple(reversed(links))
+        return tuple(reversed(links.values()))
 
     def forget(self, refs: Iterable[Digest]) -> None:
         """Drop refs that nobody holds any more, with their keys."""

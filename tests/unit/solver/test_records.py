@@ -69,6 +69,13 @@ def test_chain_has_the_parents_first(records: Records) -> None:
     assert records.chain(TWO.ref) == (bare(ONE), bare(TWO))
 
 
+def test_chain_that_a_worker_has_made_a_ring_of_is_an_error(records: Records) -> None:
+    records.add(msgspec.structs.replace(ONE, parent=TWO.ref))
+    records.add(TWO)
+    with pytest.raises(StoreError, match="made of itself"):
+        records.chain(TWO.ref)
+
+
 def test_chain_with_an_unknown_parent_is_an_error(records: Records) -> None:
     records.add(TWO)
     with pytest.raises(StoreError, match="is not known"):
