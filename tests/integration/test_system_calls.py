@@ -69,6 +69,8 @@ def error_of(tmp_path: Path, number: int, *args: int) -> int:
         pytest.param(272, (NEW_USER,), id="unshare"),
         pytest.param(56, (NEW_USER | SIGCHLD, 0), id="clone"),
         pytest.param(41, (40, 1, 0), id="socket of the machine below"),
+        pytest.param(41, (17, 3, 0x300), id="packets of the worker's network"),
+        pytest.param(41, (2, 3, 1), id="raw packets"),
     ],
 )
 def test_what_no_capability_guards_is_refused(
