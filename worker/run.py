@@ -15,6 +15,7 @@ from worker.files import InputTree, perform
 from worker.inputs import Input
 from worker.layers import tar_size
 from worker.moving import imports
+from worker.moving.errors import ImageMalformed
 from worker.store import Store
 from worker.store.results import Hints, keep
 from worker.wire import orders
@@ -67,6 +68,8 @@ async def run_op(
     match op:
         case LocalOp():
             return await _keep_source(inputs, store)
+        case ImageOp() if not inputs:
+            raise ImageMalformed("an image that is neither in a registry nor in a layout")
         case ImageOp() if inputs[0].source is not None:
             return await _keep_source(inputs, store)
         case ImageOp():

@@ -11,7 +11,7 @@ from tests.integration.gateway import gateway
 from tests.integration.layer_pair import Side
 from tests.integration.test_replicas import place
 from worker.wire import orders
-from worker.wire.ops import LocalOp
+from worker.wire.ops import ImageOp, LocalOp
 from worker.wire.orders import Failed, FromPaths, Offered, Replica
 
 ContextMaker = Callable[..., Path]
@@ -41,6 +41,14 @@ async def test_an_input_whose_offer_was_closed_is_not_the_fault_of_its_step(
         failed = await taker.service.perform(1, run, lambda _: None)
     assert isinstance(failed, Failed)
     assert failed.code == "unavailable"
+
+
+async def test_an_image_that_comes_from_nowhere_is_refused(tmp_path: Path) -> None:
+    async with Side(tmp_path / "worker") as side:
+        run = orders.Run(ImageOp("sha256:" + "0" * 64), ())
+        failed = await side.service.perform(1, run, lambda _: None)
+    assert isinstance(failed, Failed)
+    assert failed.code == "image-malformed"
 
 
 @pytest.mark.needs("root")

@@ -12,6 +12,8 @@ from worker.wire.ops import CacheMount, ExecOp, SecretMount, SshMount
 MAX_MOUNTS: Final = 256
 """Bound on the mounts of one op: each may keep a few descriptors open while it runs."""
 
+MAX_NAME_BYTES: Final = 255
+
 MAX_OWNER: Final = (1 << 32) - 2
 
 _HOSTNAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
@@ -37,7 +39,7 @@ def check_op(op: ExecOp) -> None:
     if not _HOSTNAME.fullmatch(op.hostname):
         raise BadExec(f"{op.hostname!r} is no host name")
     for name, _ in op.files:
-        if name in ("", ".", "..") or "/" in name:
+        if name in ("", ".", "..") or "/" in name or len(name.encode()) > MAX_NAME_BYTES:
             raise BadExec(f"{name!r} is no name of a file")
     _check_mounts(op)
 

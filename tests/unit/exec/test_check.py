@@ -40,6 +40,7 @@ def test_ordinary_op_passes() -> None:
         ExecOp(args=("a",), hostname="a\nb"),
         ExecOp(args=("a",), files=(("../x", ""),)),
         ExecOp(args=("a",), files=(("..", ""),)),
+        ExecOp(args=("a",), files=(("n" * 256, ""),)),
         ExecOp(args=("a",), mounts=(CacheMount("/c", "c", uid=-1),)),
         ExecOp(args=("a",), mounts=(CacheMount("/c", "c", gid=1 << 32),)),
         ExecOp(args=("a",), mounts=(SecretMount("/s", "s", uid=-1),)),
