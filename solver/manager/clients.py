@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from filesync.digest import Digest
-from filesync.errors import FilesyncError, NodeMissing
+from filesync.errors import FilesyncError, MalformedMessage, NodeMissing
 from filesync.manifest import Nodes, missing_nodes
 from filesync.manifest.pack import pack_nodes
 from filesync.select import Selector
@@ -37,6 +37,7 @@ from solver.wire import (
     Event,
     Exported,
     ExportRequest,
+    Lack,
     PushProgress,
     PushRequest,
     Serve,
@@ -61,6 +62,10 @@ log = logging.getLogger(__name__)
 
 MAX_QUEUED: Final = 20_000
 """Messages that may wait for a slow client; beyond it what steps print is dropped, and that is said."""
+MAX_WAITING_BYTES: Final = 64 << 20
+"""What they may come to; beyond it the same. At twice as much, of what is asked for, the client is cut off."""
+_BARE_BYTES: Final = 200
+"""What any message takes here."""
 
 Send = Callable[[bytes, ToClient, bytes], Awaitable[None]]
 Traffic = Callable[[], tuple[int, int]]
@@ -90,6 +95,7 @@ class ClientLink:
     traffic: Traffic
     last_s: float
     _queue: asyncio.Queue[tuple[ToClient, bytes]] = field(default_factory=asyncio.Queue)
+    _waiting_bytes: int = 0
     _running: asyncio.Task[None] | None = None
     _asked: set[asyncio.Task[None]] = field(default_factory=set)
     _exports: list[tuple[WorkerLink, bytes]] = field(default_factory=list)
@@ -104,7 +110,8 @@ class ClientLink:
 
     def tell(self, event: Event | Warned) -> None:
         """Queue an event; never waits."""
-        if self._queue.qsize() > MAX_QUEUED and isinstance(
+        is_slow = self._queue.qsize() > MAX_QUEUED or self._waiting_bytes > MAX_WAITING_BYTES
+        if is_slow and isinstance(
             event, StepOutput | StepProgress | PushProgress | TransferProgress
         ):
             if isinstance(event, StepOutput):
@@ -112,21 +119,25 @@ class ClientLink:
             return
         if isinstance(event, StepOutput | StepDone):
             self._tell_clipped(event.position)
-        self._queue.put_nowait((event, b""))
+        self._put(event)
+
+    def _put(self, message: ToClient, payload: bytes = b"") -> None:
+        self._waiting_bytes += _size(message)
+        self._queue.put_nowait((message, payload))
 
     def _tell_clipped(self, position: int) -> None:
         if line := self._clipped.take(position):
-            self._queue.put_nowait((StepOutput(position, STDERR, line), b""))
+            self._put(StepOutput(position, STDERR, line))
 
     async def serve(self, tree: Digest, address: str, part: Selector | None = None) -> bytes:
         """Have the client serve a tree of its own, or a part, to a data plane; return the token."""
         token = secrets.token_bytes(16)
-        self._queue.put_nowait((Serve(tree, address, token, part), b""))
+        self._put(Serve(tree, address, token, part))
         return token
 
     async def stop_serving(self, token: bytes) -> None:
         """End that."""
-        self._queue.put_nowait((StopServing(token), b""))
+        self._put(StopServing(token))
 
     def ask_agent(self, worker: WorkerLink, asked: AgentAsked) -> None:
         """Have an SSH agent of the client's asked; ``agent_said`` has the answer."""
@@ -135,12 +146,21 @@ class ClientLink:
 
     # --- what the server does with it ---------------------------------------------------------
 
+    def check_reading(self) -> None:
+        """Refuse to hear a client for whom more waits than can be, if it reads what it asked for.
+
+        Raises:
+            MalformedMessage: it asks and asks, and reads no answer.
+        """
+        if self._waiting_bytes > 2 * MAX_WAITING_BYTES:
+            raise MalformedMessage("a client that asks and asks, and reads no answer")
+
     def answer(self, message: ToClient, payload: bytes = b"") -> None:
         """Queue any message; of a build that has failed, behind what was dropped of its output."""
         if isinstance(message, BuildFailed):
             for position in self._clipped.numbers():
                 self._tell_clipped(position)
-        self._queue.put_nowait((message, payload))
+        self._put(message, payload)
 
     async def agent_said(self, said: AgentSaid) -> None:
         """Pass on what an agent of the client's has answered."""
@@ -152,6 +172,7 @@ class ClientLink:
         """Send what is queued, until cancelled."""
         while True:
             message, payload = await self._queue.get()
+            self._waiting_bytes -= _size(message)
             await self.send(self.identity, message, payload)
 
     def start(self, request: StartBuild, group: asyncio.TaskGroup) -> None:
@@ -444,3 +465,14 @@ def _failure(exc: FilesyncError) -> BuildFailed:
             return BuildFailed(exc.code, f"{exc}; build again")
         case _:
             return BuildFailed(exc.code, str(exc))
+
+
+def _size(message: ToClient) -> int:
+    """Return about what a message takes while it waits."""
+    match message:
+        case StepOutput(data=data):
+            return _BARE_BYTES + len(data)
+        case Lack(trees):
+            return _BARE_BYTES + 80 * len(trees)
+        case _:
+            return _BARE_BYTES

@@ -258,6 +258,7 @@ class Server:
     ) -> None:
         client = self._client(identity, group)
         client.last_s = time.monotonic()
+        client.check_reading()
         match message:
             case Have(trees):
                 client.answer(Lack(lacking(self._shared.nodes, trees)))

@@ -5,10 +5,12 @@ from typing import cast
 
 import pytest
 
+from filesync.digest import Digest
+from filesync.errors import MalformedMessage
 from solver.manager import clients
 from solver.manager.clients import ClientLink
 from solver.manager.shared import Shared
-from solver.wire import BuildFailed, StepDone, StepOutput, ToClient
+from solver.wire import BuildFailed, Lack, StepDone, StepOutput, ToClient
 
 
 def printed(number: int, step: int = 0) -> StepOutput:
@@ -83,5 +85,39 @@ def test_what_was_dropped_last_of_any_step_is_said_when_the_build_fails(
         size = len(b"line 0\n")
         said = (await slow.catch_up())[3:]
         assert said == [dropped(size), dropped(size, step=1), failed]
+
+    asyncio.run(main())
+
+
+def test_what_few_large_pieces_come_to_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        slow = SlowClient(monkeypatch)
+        monkeypatch.setattr(clients, "MAX_QUEUED", 1000)
+        monkeypatch.setattr(clients, "MAX_WAITING_BYTES", 10_000)
+        large = StepOutput(0, 1, bytes(6000))
+        for _ in range(9):
+            slow.link.tell(large)
+        assert await slow.catch_up() == [large, large]
+        slow.link.tell(large)
+        assert await slow.catch_up() == [dropped(7 * 6000), large]
+
+    asyncio.run(main())
+
+
+def test_a_client_that_asks_and_reads_no_answer_is_told_from_one_that_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        slow = SlowClient(monkeypatch)
+        monkeypatch.setattr(clients, "MAX_WAITING_BYTES", 10_000)
+        for _ in range(9):
+            slow.link.tell(StepOutput(0, 1, bytes(6000)))
+        slow.link.check_reading()
+        for _ in range(100):
+            slow.link.answer(Lack((Digest(b"d" * 32),)))
+        with pytest.raises(MalformedMessage):
+            slow.link.check_reading()
+        await slow.catch_up()
+        slow.link.check_reading()
 
     asyncio.run(main())
