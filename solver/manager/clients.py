@@ -28,6 +28,7 @@ from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.wire import (
     AgentSaid,
+    AskAgent,
     BuildFailed,
     Built,
     CacheFrom,
@@ -142,7 +143,7 @@ class ClientLink:
     def ask_agent(self, worker: WorkerLink, asked: AgentAsked) -> None:
         """Have an SSH agent of the client's asked; ``agent_said`` has the answer."""
         if (question := self._agent_lines.asked(worker, asked)) is not None:
-            self._queue.put_nowait((question, b""))
+            self._put(question)
 
     # --- what the server does with it ---------------------------------------------------------
 
@@ -470,7 +471,7 @@ def _failure(exc: FilesyncError) -> BuildFailed:
 def _size(message: ToClient) -> int:
     """Return about what a message takes while it waits."""
     match message:
-        case StepOutput(data=data):
+        case StepOutput(data=data) | AskAgent(said=data):
             return _BARE_BYTES + len(data)
         case Lack(trees):
             return _BARE_BYTES + 80 * len(trees)
