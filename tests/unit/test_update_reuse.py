@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from filesync.digest import digest_of
 from filesync.disk.scanning.scan import scan
-from filesync.disk.updating import visits
+from filesync.disk.updating import reuse, visits
+from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.visits import Visits
-from filesync.manifest import Manifest
+from filesync.manifest import Manifest, Subdirectory
 from tests.unit.counting_nodes import CountingNodes
 from tests.unit.update_driver import (
     MakeFifo,
@@ -80,6 +82,40 @@ def test_what_stays_is_used_however_much_is_needed(
     build(root, [MakeFile("a", b"1"), MakeFile("b", b"2")])
     build(source, [MakeFile(name, b"1" if name in "ac" else b"2") for name in "abcd"])
     assert sync(root, source).fetched == []
+
+
+def test_a_directory_is_moved_before_anything_is_taken_out_of_it(
+    root: Path, source: Path
+) -> None:
+    build(root, [MakeFile("gone/d/f", b"1"), MakeFile("gone/d/g", b"2"), MakeFile("gone/h")])
+    build(source, [MakeFile("a", b"1"), MakeFile("n/d/f", b"1"), MakeFile("n/d/g", b"2")])
+    inodes = [(root / "gone" / path).stat().st_ino for path in ("d", "d/f", "d/g")]
+    assert len(sync(root, source).fetched) == 1  # a: what has moved is not looked into again
+    assert [(root / "n" / path).stat().st_ino for path in ("d", "d/f", "d/g")] == inodes
+
+
+def test_a_content_that_moved_with_its_directory_is_found_elsewhere(
+    root: Path, source: Path
+) -> None:
+    build(root, [MakeFile("gone/d/f", b"1"), MakeFile("z/f", b"1"), MakeFile("z/g", b"2")])
+    build(source, [MakeFile("new/f", b"1"), MakeFile("other", b"1")])
+    assert sync(root, source).fetched == []
+
+
+def test_no_more_of_the_old_tree_is_remembered_than_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    monkeypatch.setattr(reuse, "MAX_SOURCES", 2)
+    build(root, [MakeFile(f"{d}/{f}", f"{d}{f}".encode()) for d in "abcde" for f in "fgh"])
+    old = scanned(root)
+    sources = Sources(old)
+    for entry in old.root.entries:
+        sources.note_aside(b"", entry, entry.name)
+    assert sources.file(digest_of(b"af")) is not None
+    assert sources.file(digest_of(b"ef")) is None
+    assert len(sources.files) == 2
+    trees = [entry.tree for entry in old.root.entries if isinstance(entry, Subdirectory)]
+    assert [sources.take_tree(tree) is not None for tree in trees] == [True] * 2 + [False] * 3
 
 
 def test_a_link_gets_its_new_time_in_place_unless_another_name_has_the_old_one(

@@ -71,7 +71,7 @@ class Sources:
     @property
     def has_similar(self) -> bool:
         """Say whether there are old files that a new one may be an edit of."""
-        return bool(self._tops) or self._similar.has_any
+        return self._similar.has_any
 
     def mode_of(self, entry: Subdirectory) -> int | None:
         """Return the mode of a directory of the old tree."""
@@ -120,10 +120,9 @@ class Sources:
     def find_similar(self, path: bytes, entry: File) -> tuple[Where, int, Digest] | None:
         """Return where an old file is that ``entry`` may be an edit of, its size and content.
 
-        ``entry`` is new in the directory ``path``. What was replaced since has other content.
+        ``entry`` is new in the directory ``path``, and its content was looked for by ``file``,
+        which notes what is in removed directories. What was replaced since has other content.
         """
-        if self._tops and not self._are_files_noted:
-            self._note_files()
         old = self._similar.find(path, entry)
         if old is None:
             return None
