@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import given
 from filesync.digest import Digest
 from filesync.disk.removing import remove_path
 from filesync.disk.scanning.scan import scan
+from filesync.disk.updating import arriving, visits
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.incoming import WantedFile
 from filesync.disk.updating.work import WorkDirectory
@@ -231,6 +233,25 @@ def test_a_path_that_goes_too_deep_makes_no_directory(tmp_path: Path, path: byte
         update.add([(path, put(nodes, EMPTY_DIRECTORY))])
     update.abort()
     assert not list(root.iterdir())
+
+
+@pytest.mark.parametrize("module", [arriving, visits])
+def test_paths_are_too_long_all_together_beyond_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    nodes = MemoryNodes()
+    tree = put(nodes, EMPTY_DIRECTORY)
+    monkeypatch.setattr(module, "MAX_PATH_BYTES", 1000)
+    update = ArrivingUpdate(root, nodes)
+    update.prepare()
+    for number in range(10):
+        update.add([(b"%0100d" % number, tree)])
+    with pytest.raises(MalformedManifest, match="paths of directories"):
+        update.add([(b"d", tree)])
+    update.abort()
+    assert len(list(root.iterdir())) == 10
 
 
 @pytest.mark.parametrize(
