@@ -1,5 +1,6 @@
 import os
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -127,7 +128,9 @@ def test_a_file_that_became_shorter_has_the_digest_of_what_is_left(fd: int) -> N
     trail.close()
 
 
-def test_in_order_nothing_is_read_again(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes are read, each time."""
     read: list[int] = []
     preadv = os.preadv
 
@@ -136,6 +139,12 @@ def test_in_order_nothing_is_read_again(fd: int, monkeypatch: pytest.MonkeyPatch
         return read[-1]
 
     monkeypatch.setattr(os, "preadv", counting)
+    return read
+
+
+def test_in_order_nothing_is_read_again(
+    fd: int, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trailing, "BESIDE_BYTES", 1)
     trail = TrailingHash(fd, SIZE)
     os.pwrite(fd, DATA, 0)
@@ -148,6 +157,21 @@ def test_in_order_nothing_is_read_again(fd: int, monkeypatch: pytest.MonkeyPatch
     trail.close()
 
 
+@pytest.mark.usefixtures("_beside")
+def test_what_comes_ahead_is_read_once_and_by_nobody_any_more_in_the_end(
+    fd: int, read: list[int]
+) -> None:
+    trail = TrailingHash(fd, SIZE)
+    os.pwrite(fd, DATA, 0)
+    trail.write(30_000, DATA[30_000:])
+    trail.write(10_000, DATA[10_000:30_000])
+    trail.write(0, DATA[:10_000])
+    assert trail.digest() == digest_of(DATA)
+    assert sum(read) == 30_000
+    trail.close()
+    assert not [one for one in threading.enumerate() if one.name.startswith("filesync-hash")]
+
+
 def test_many_runs_in_front_of_a_gap_cost_no_memory_and_give_the_digest(
     fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,5 +180,35 @@ def test_many_runs_in_front_of_a_gap_cost_no_memory_and_give_the_digest(
     os.pwrite(fd, DATA, 0)
     for at in range(2, SIZE, 2):
         trail.note(at, 1)
+        assert len(trail._ends) <= 3
     assert trail.digest() == digest_of(DATA)
+    trail.close()
+
+
+def test_runs_in_front_of_a_gap_that_touch_are_one(fd: int, read: list[int]) -> None:
+    trail = TrailingHash(fd, SIZE)
+    os.pwrite(fd, DATA, 0)
+    for at in range(100, SIZE, 100):
+        trail.note(at, 100)
+        assert len(trail._ends) == 1
+    trail.write(0, DATA[:100])
+    assert trail.digest() == digest_of(DATA)
+    assert sum(read) == SIZE - 100
+    trail.close()
+
+
+@pytest.mark.parametrize(("beside_bytes", "again_bytes"), [(SIZE + 1, 0), (SIZE, SIZE)])
+def test_what_is_copied_is_read_again_only_where_a_thread_does_it_beside(
+    fd: int,
+    read: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    beside_bytes: int,
+    again_bytes: int,
+) -> None:
+    monkeypatch.setattr(trailing, "BESIDE_BYTES", beside_bytes)
+    trail = TrailingHash(fd, SIZE)
+    os.pwrite(fd, DATA, 0)
+    trail.copied(0, memoryview(DATA))
+    assert trail.digest() == digest_of(DATA)
+    assert sum(read) == again_bytes
     trail.close()
