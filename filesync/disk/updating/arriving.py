@@ -113,12 +113,11 @@ class ArrivingUpdate(TreeUpdate):
         Raises:
             LocalError: the root has not come; and as ``TreeUpdate.finish``.
         """
-        if self._arrived.tree is None:
-            raise LocalError("a tree is finished before its root has come")
-        twins = [entry for path in self._arrived.twins if (entry := self.made.find(path))]
-        self._tally.add(created=self.made.summary.entries - sum(map(names_of, twins)))
+        made = self.made
+        twins = [entry for path in self._arrived.twins if (entry := made.find(path))]
+        self._tally.add(created=made.summary.entries - sum(map(names_of, twins)))
         for path in self.refused.directories:
-            found = self.made.find(path)
+            found = made.find(path)
             self.refused.uncreated += found.entries if isinstance(found, Subdirectory) else 0
         return super().finish()
 
