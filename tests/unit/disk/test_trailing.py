@@ -197,6 +197,43 @@ def test_runs_in_front_of_a_gap_that_touch_are_one(fd: int, read: list[int]) -> 
     trail.close()
 
 
+def test_what_comes_next_waits_for_the_thread_that_hashes_what_is_before_it(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_read, may_go_on, preadv = threading.Event(), threading.Event(), os.preadv
+
+    def slow(fd: int, buffers: list[memoryview], offset: int) -> int:
+        is_read.set()
+        assert may_go_on.wait(10)
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", slow)
+    monkeypatch.setattr(trailing, "BESIDE_BYTES", 1)
+    trail = TrailingHash(fd, SIZE)
+    os.pwrite(fd, DATA, 0)
+    trail.note(0, 10_000)
+    assert is_read.wait(10)
+    trail.write(10_000, DATA[10_000:])
+    may_go_on.set()
+    assert trail.digest() == digest_of(DATA)
+    trail.close()
+
+
+def test_once_the_thread_has_come_to_a_gap_what_comes_next_is_hashed_at_once_again(
+    fd: int, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trailing, "BESIDE_BYTES", 1)
+    trail = TrailingHash(fd, SIZE)
+    os.pwrite(fd, DATA, 0)
+    trail.note(0, 10_000)
+    if (running := trail._trailing) is not None:
+        running.result()
+    trail.write(10_000, DATA[10_000:])
+    assert trail.digest() == digest_of(DATA)
+    assert sum(read) == 10_000
+    trail.close()
+
+
 @pytest.mark.parametrize(("beside_bytes", "again_bytes"), [(SIZE + 1, 0), (SIZE, SIZE)])
 def test_what_is_copied_is_read_again_only_where_a_thread_does_it_beside(
     fd: int,
