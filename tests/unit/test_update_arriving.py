@@ -235,6 +235,29 @@ def test_a_path_that_goes_too_deep_makes_no_directory(tmp_path: Path, path: byte
     assert not list(root.iterdir())
 
 
+def test_names_below_a_directory_that_cannot_be_made_do_not_count_as_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def refusing(name: bytes, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        if name == b"no":
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        mkdir(name, mode, dir_fd=dir_fd)
+
+    root, source = tmp_path / "root", tmp_path / "source"
+    root.mkdir()
+    build(source, [MakeFile("no/a", b"1"), MakeFile("no/d/b", b"2"), MakeFile("yes/c", b"3")])
+    nodes, watcher = watched(source)
+    update = ArrivingUpdate(root, nodes, goes_on=True)
+    monkeypatch.setattr(os, "mkdir", refusing)
+    update.prepare()
+    wanted = update.add(watcher.done)
+    hand_in(update, wanted, Contents(source, scanned(source)))
+    assert update.finish().created == len(["yes", "yes/c"])
+    assert update.refused.named == {b"no": errno.EPERM}
+
+
 @pytest.mark.parametrize("module", [arriving, visits])
 def test_paths_are_too_long_all_together_beyond_a_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
