@@ -256,6 +256,32 @@ def test_bytes_past_the_end_of_a_large_file_are_refused(root: Path) -> None:
     assert list(root.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("offset", "basis", "basis_offset", "length"),
+    [
+        (0, 1, 0, 1),
+        (0, -1, 0, 1),
+        (0, 0, -1, 1),
+        (-1, 0, 0, 1),
+        (0, 0, 0, -1),
+        (1, 0, 0, len(DATA)),
+    ],
+)
+def test_a_copy_from_or_to_what_is_not_in_a_large_file_is_refused(
+    root: Path, offset: int, basis: int, basis_offset: int, length: int
+) -> None:
+    root.mkdir()
+    (root / "a").write_bytes(DATA[::-1])
+    one = TreeUpdate(root, basis=scanned(root), target=tree_of(file(b"a", DATA)))
+    one.prepare()
+    large = one.open_large(next(one.wanted()))
+    with pytest.raises(ContentCorrupt):
+        large.copy(offset, basis=basis, basis_offset=basis_offset, length=length)
+    large.abort()
+    one.abort()
+    assert (root / "a").read_bytes() == DATA[::-1]
+
+
 def test_several_threads_write_at_once(root: Path, source: Path) -> None:
     build(source, [MakeFile(f"{n % 7}/{n}", b"%d" % n * 50) for n in range(700)])
     target = scanned(source)
