@@ -55,24 +55,27 @@ class Tree:
     def disturb(self, rng: random.Random) -> None:
         """Change one file while somebody may read it: it is the one or the other, never a mix."""
         path = rng.choice(self._files())
+        staged = self.root.with_name(f"{self.root.name}-staged")
         match rng.randrange(4):
             case 0:
                 path.unlink()
             case 1:
-                path.rename(self._new_name(path.parent))
+                self._rename(path, self._new_name(path.parent))
             case 2:
-                self._write(self._new_name(path.parent))
+                self._write(staged)
+                self._rename(staged, self._new_name(path.parent))
             case _:
-                beside = self._new_name(path.parent)
-                self._write(beside)
-                # Nobody may have seen it under that name, but who has is right.
-                self.note()
-                beside.rename(path)
-        self.note()
+                self._write(staged)
+                self._rename(staged, path)
 
     def note(self) -> None:
         """Add what the files hold now to the history."""
         self.history.update(contents(self.root))
+
+    def _rename(self, path: Path, to: Path) -> None:
+        """Rename a file; what it holds is known before anybody can see it there."""
+        self.history.add((str(to.relative_to(self.root)), hash_of(path)))
+        path.rename(to)
 
     def _change_one(self) -> None:
         change = self._rng.choice(
