@@ -80,15 +80,17 @@ class Agents:
 
     def ask(self, question: AskAgent) -> None:
         """Have something answered; never waits."""
-        line = self._lines.get(question.line)
+        number = question.line
+        line = self._lines.get(number)
         if not question.said:
             if line is not None:
                 line.task.cancel()
             return
         if line is None:
             asked: asyncio.Queue[bytes] = asyncio.Queue()
-            carrying = self._carry(question.line, self._sockets.get(question.agent), asked)
-            line = self._lines[question.line] = _Line(asked, asyncio.create_task(carrying))
+            carrying = self._carry(number, self._sockets.get(question.agent), asked)
+            line = self._lines[number] = _Line(asked, asyncio.create_task(carrying))
+            line.task.add_done_callback(lambda _: self._lines.pop(number))
         line.asked.put_nowait(question.said)
 
     async def close(self) -> None:
@@ -100,14 +102,11 @@ class Agents:
 
     async def _carry(self, number: int, path: Path | None, asked: asyncio.Queue[bytes]) -> None:
         """Answer one process of a step until it ends, or the agent does."""
-        try:
-            with contextlib.suppress(OSError, EOFError):
-                async with _connected(path) as (reader, writer):
-                    while answer := await _answered(await asked.get(), reader, writer):
-                        await self._say(AgentSaid(number, answer))
-            await self._say(AgentSaid(number, b""))
-        finally:
-            del self._lines[number]
+        with contextlib.suppress(OSError, EOFError):
+            async with _connected(path) as (reader, writer):
+                while answer := await _answered(await asked.get(), reader, writer):
+                    await self._say(AgentSaid(number, answer))
+        await self._say(AgentSaid(number, b""))
 
 
 class _Line(NamedTuple):

@@ -6,6 +6,7 @@ What a process says goes to the user's own machine, message by message, and noth
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import socket
 from asyncio import StreamReader, StreamWriter
@@ -16,8 +17,11 @@ from typing import Final
 from worker.wire.agents import LENGTH_BYTES, framed, length_of
 from worker.wire.ops import SshMount
 
+log = logging.getLogger(__name__)
+
 MAX_LINES: Final = 32
 """Connections at once to one socket; more wait."""
+_PAUSE_S: Final = 0.5
 
 Ask = Callable[[str, int, bytes], None]
 """Have an agent asked something over a connection; b"" ends that."""
@@ -68,7 +72,13 @@ class Agents:
         async with asyncio.TaskGroup() as group:
             while True:
                 await room.acquire()
-                connection, _ = await loop.sock_accept(listener)
+                try:
+                    connection, _ = await loop.sock_accept(listener)
+                except OSError as exc:  # there are no descriptors left, for now
+                    log.warning("an SSH agent is not reached reason=%s", exc)
+                    await asyncio.sleep(_PAUSE_S)
+                    room.release()
+                    continue
                 task = group.create_task(self._carry(agent, connection))
                 task.add_done_callback(lambda _: room.release())
 
