@@ -43,7 +43,8 @@ from worker.wire.ops import (
 )
 from worker.wire.secrets import Secret
 
-pytestmark = pytest.mark.needs("crun", "busybox", "root")
+NEEDS = pytest.mark.needs
+pytestmark = NEEDS("busybox", "root")
 
 APPLETS = (
     "sh ls cat id touch sleep env mount ps stat mkdir rm mv ln hostname head dd mknod kill"
@@ -136,13 +137,34 @@ def make_root(root: Path) -> None:
         (root / "bin" / applet).symlink_to("busybox")
 
 
+@pytest.fixture(params=[pytest.param(name, marks=NEEDS(name)) for name in ("crun", "runc")])
+def runtime(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Have this machine have one OCI runtime and no other; return its name."""
+    with_tools(tmp_path / "bin", request.param)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    name: str = request.param
+    return name
+
+
+def with_tools(directory: Path, *more: str) -> None:
+    directory.mkdir()
+    for tool in (*TOOLS, *more):
+        found = shutil.which(tool)
+        assert found
+        (directory / tool).symlink_to(found)
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(runtime: str, tmp_path: Path) -> Bench:
     root, source = tmp_path / "root", tmp_path / "source"
     make_root(root)
     (source / "d").mkdir(parents=True)
     (source / "d/f").write_text("content")
-    return Bench(root, source, ExecState.open(tmp_path / "state"))
+    state = ExecState.open(tmp_path / "state")
+    assert state.runtime.program.name == runtime
+    return Bench(root, source, state)
 
 
 def tree(root: Path) -> list[tuple[str, int, int]]:
@@ -663,13 +685,8 @@ def test_recovery_removes_what_a_killed_worker_left(bench: Bench, tmp_path: Path
 def test_machine_without_a_runtime_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for tool in TOOLS:
-        found = shutil.which(tool)
-        assert found
-        (tools / tool).symlink_to(found)
-    monkeypatch.setenv("PATH", str(tools))
+    with_tools(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(NoRuntime, match="install crun or runc"):
         find_runtime(tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
