@@ -5,14 +5,13 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from filesync.manifest import is_name
 from worker.exec.errors import BadExec
 from worker.exec.policy import STANDARD_MOUNTS
 from worker.wire.ops import CacheMount, ExecOp, SecretMount, SshMount
 
 MAX_MOUNTS: Final = 256
 """Bound on the mounts of one op: each may keep a few descriptors open while it runs."""
-
-MAX_NAME_BYTES: Final = 255
 
 MAX_OWNER: Final = (1 << 32) - 2
 
@@ -39,7 +38,7 @@ def check_op(op: ExecOp) -> None:
     if not _HOSTNAME.fullmatch(op.hostname):
         raise BadExec(f"{op.hostname!r} is no host name")
     for name, _ in op.files:
-        if name in ("", ".", "..") or "/" in name or len(name.encode()) > MAX_NAME_BYTES:
+        if not is_name(name.encode()):
             raise BadExec(f"{name!r} is no name of a file")
     _check_mounts(op)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import msgspec
 
 from worker.wire.images import Count
-from worker.wire.ops import MAX_PATH_CHARS, ExecOp, Op, SshMount
+from worker.wire.ops import MAX_PATH_CHARS, Op, SshMount, given_to
 
 MAX_AGENT_BYTES: Final = 256 << 10
 """Bound on one message, which is OpenSSH's."""
@@ -57,9 +57,7 @@ class AgentAnswered(_Message, frozen=True, tag="agent-answered"):
 
 def agents_for(op: Op, agents: Collection[str]) -> tuple[str, ...]:
     """Return those that ``op`` names."""
-    if not isinstance(op, ExecOp):
-        return ()
-    named = {mount.id for mount in op.mounts if isinstance(mount, SshMount)}
+    named = given_to(op, SshMount)
     return tuple(one for one in agents if one in named)
 
 

@@ -181,7 +181,9 @@ class SshMount(_Message, frozen=True, tag="ssh"):
     required: bool = False
 
 
-Mount = BindMount | CacheMount | TmpfsMount | SecretMount | SshMount
+GivenMount = SecretMount | SshMount
+"""Shows what the build's client gives, by its id."""
+Mount = BindMount | CacheMount | TmpfsMount | GivenMount
 
 
 class Network(StrEnum):
@@ -298,6 +300,12 @@ def op_digest(op: Op) -> Digest:
         case FileOp():
             pass
     return digest_of(msgspec.msgpack.encode(op))
+
+
+def given_to(op: Op, kind: type[GivenMount]) -> frozenset[str]:
+    """Return the ids that the mounts of ``kind`` name in ``op``."""
+    mounts = op.mounts if isinstance(op, ExecOp) else ()
+    return frozenset(mount.id for mount in mounts if isinstance(mount, kind))
 
 
 def selector_of(op: Op, index: int) -> Selector | None:

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from worker.wire.ops import MAX_PATH_CHARS, ExecOp, Op, SecretMount
+from worker.wire.ops import MAX_PATH_CHARS, Op, SecretMount, given_to
 
 MAX_SECRET_BYTES: Final = 500 << 10
 """Bound on one secret, which is BuildKit's."""
@@ -27,7 +27,5 @@ Secrets = Annotated[tuple[Secret, ...], msgspec.Meta(max_length=MAX_SECRETS)]
 
 def secrets_for(op: Op, secrets: Sequence[Secret]) -> tuple[Secret, ...]:
     """Return those that ``op`` names."""
-    if not isinstance(op, ExecOp):
-        return ()
-    named = {mount.id for mount in op.mounts if isinstance(mount, SecretMount)}
+    named = given_to(op, SecretMount)
     return tuple(one for one in secrets if one.id in named)
