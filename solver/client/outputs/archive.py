@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 from typing import Any, Final
 
+from solver.client.outputs.files import replacing
 from worker.wire.images import DOCKER_HOST, parse_reference
 
 NAME: Final = "io.containerd.image.name"
@@ -12,23 +13,18 @@ NAME: Final = "io.containerd.image.name"
 
 def pack_layout(layout: Path, dest: Path) -> None:
     """Write an image layout as one tar, deterministic, in place of what is at ``dest``."""
-    part = dest.with_name(f".{dest.name}.part")
-    try:
-        with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
-            for path in sorted(layout.rglob("*")):
-                info = tar.gettarinfo(path, path.relative_to(layout).as_posix())
-                info.uid = info.gid = info.mtime = 0
-                info.uname = info.gname = ""
-                # Whatever umask it was written under, here and on the worker.
-                info.mode = 0o755 if info.isdir() else 0o644
-                if info.isfile():
-                    with path.open("rb") as file:
-                        tar.addfile(info, file)
-                else:
-                    tar.addfile(info)
-        part.replace(dest)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(dest) as part, tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
+        for path in sorted(layout.rglob("*")):
+            info = tar.gettarinfo(path, path.relative_to(layout).as_posix())
+            info.uid = info.gid = info.mtime = 0
+            info.uname = info.gname = ""
+            # Whatever umask it was written under, here and on the worker.
+            info.mode = 0o755 if info.isdir() else 0o644
+            if info.isfile():
+                with path.open("rb") as file:
+                    tar.addfile(info, file)
+            else:
+                tar.addfile(info)
 
 
 def add_docker_manifest(layout: Path) -> None:

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filesync.entropy import random_name
@@ -38,12 +39,16 @@ def write_text(path: Path, text: str) -> None:
     if is_stream(path):
         path.write_text(text)
         return
-    path = Path(os.path.realpath(path))
+    with replacing(Path(os.path.realpath(path))) as part, part.open("x") as file:
+        file.write(text)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the name, which nobody can foretell, under which to make what then takes ``path``'s place."""
     part = path.with_name(f".{path.name}.{random_name()}")
     try:
-        with part.open("x") as file:
-            file.write(text)
+        yield part
         part.replace(path)
     finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
+        part.unlink(missing_ok=True)
