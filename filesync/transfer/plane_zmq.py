@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from filesync.transfer.receive.landing_disk import Update
     from filesync.transfer.send.growing import GrowingTree
     from filesync.transfer.send.recent import Recent
+    from filesync.transfer.send.source import Come, Source
 
 THREADS: Final = 4
 
@@ -216,6 +217,22 @@ class DataPlane:
         """
         return self._outgoing.offer_growing(growing, root, token, flow=flow)
 
+    def offer_coming(
+        self,
+        tree: Digest,
+        source: "Source",
+        come: "Come",
+        token: bytes,
+        *,
+        flow: Flow = _ANY_FLOW,
+    ) -> Offer:
+        """Offer contents of ``tree`` that may still be on their way here; else as ``offer``.
+
+        A session waits for ``come`` before it reads what it is asked for. ``source`` is closed
+        with the offer.
+        """
+        return self._outgoing.offer_coming(tree, source, come, token, flow=flow)
+
     async def serve_to(self, address: str, offer: Offer) -> None:
         """Dial ``address`` and let it read ``offer`` over that connection, until it is closed.
 
@@ -243,6 +260,7 @@ class DataPlane:
         replicas: Sequence[Replica],
         *,
         tree: Digest,
+        standby: Sequence[Replica] = (),
         progress: Callable[[Progress], None] | None = None,
         timeouts: Timeouts = _DEFAULT,
         flow: Flow = _ANY_FLOW,
@@ -259,6 +277,8 @@ class DataPlane:
             update: where the files go (``TreeUpdate``).
             replicas: where they may be had, best first.
             tree: what the replicas' offers must be: the tree whose contents are wanted.
+            standby: replicas that are asked when none of the others is left, or if they turn out
+                to be much faster.
             progress: called in this task after each frame; must not block.
             timeouts: how long to wait for each replica.
             flow: what the replicas are asked to keep to.
@@ -276,6 +296,7 @@ class DataPlane:
             update,
             replicas,
             tree=tree,
+            standby=standby,
             progress=progress,
             timeouts=timeouts,
             flow=flow,

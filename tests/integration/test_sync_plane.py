@@ -40,7 +40,7 @@ from filesync.transfer.errors import (
 )
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.plane_zmq import DataPlane
-from filesync.transfer.receive import incoming_zmq, landing_disk, pull_zmq
+from filesync.transfer.receive import candidates, incoming_zmq, landing_disk, pull_zmq
 from filesync.transfer.receive.pull_zmq import Pull
 from filesync.transfer.replica import Replica
 from filesync.transfer.send import outgoing_zmq
@@ -52,6 +52,7 @@ from filesync.transfer.wire import Codec
 from tests.integration.fewdescriptors import few_descriptors
 
 LOOPBACK = "tcp://127.0.0.1:0"
+BIG_BYTES = 16 << 20
 PATIENT = Timeouts()
 QUICK = Timeouts(opening_s=5.0, serve_s=5.0, stall_s=0.3)
 
@@ -63,6 +64,12 @@ def make_tree(root: Path, files: dict[str, bytes]) -> Manifest:
         path.write_bytes(data)
     nodes = MemoryNodes()
     return Manifest(scan(root, nodes).tree, nodes)
+
+
+def make_big(root: Path) -> Manifest:
+    """Make a tree of one large file."""
+    root.mkdir()
+    return make_tree(root, {"big": random.Random(4).randbytes(BIG_BYTES)})
 
 
 def random_files(seed: int = 0) -> dict[str, bytes]:
@@ -90,6 +97,7 @@ async def pull(
     dest: Path,
     manifest: Manifest,
     *replicas: Replica,
+    standby: Sequence[Replica] = (),
     progress: Callable[[Progress], None] | None = None,
     timeouts: Timeouts = PATIENT,
 ) -> PullStats:
@@ -97,6 +105,7 @@ async def pull(
         update_of(dest, manifest),
         replicas,
         tree=manifest.tree,
+        standby=standby,
         progress=progress,
         timeouts=timeouts,
     )
@@ -386,8 +395,7 @@ def test_files_that_resemble_their_neighbours_take_few_bytes(
 
 
 def test_several_replicas_give_one_file_at_once(tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
-    source = make_tree(tmp_path / "source", {"big": random.Random(4).randbytes(16 << 20)})
+    source = make_big(tmp_path / "source")
 
     async def main() -> None:
         async with (
@@ -445,8 +453,7 @@ def test_a_replica_that_is_much_slower_is_left_in_the_middle_of_a_file(
 ) -> None:
     monkeypatch.setattr(pull_zmq, "LAGGARD_S", 0.2)
     monkeypatch.setattr(pull_zmq, "_LOOK_S", 0.05)
-    (tmp_path / "source").mkdir()
-    source = make_tree(tmp_path / "source", {"big": random.Random(4).randbytes(16 << 20)})
+    source = make_big(tmp_path / "source")
 
     async def main() -> None:
         async with (
@@ -467,6 +474,88 @@ def test_a_replica_that_is_much_slower_is_left_in_the_middle_of_a_file(
             assert "much slower" in str(stats.replicas[0].error)
             assert stats.replicas[1].content_bytes >= 14 << 20
             assert stats.content_bytes == source.summary.size
+
+    asyncio.run(main())
+
+
+# --- replicas that stand by ---------------------------------------------------------------------
+
+
+def test_who_stands_by_is_not_asked_while_another_gives(tmp_path: Path) -> None:
+    source = make_big(tmp_path / "source")
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as one, DataPlane(LOOPBACK) as two, DataPlane() as taker:
+            offers = [p.offer(source, tmp_path / "source") for p in (one, two)]
+            given = [
+                Replica(p.address, o.token) for p, o in zip((one, two), offers, strict=True)
+            ]
+            stats = await pull(taker, tmp_path / "dest", source, given[0], standby=given[1:])
+            assert tree_of(tmp_path / "dest") == source.tree
+            assert len(stats.replicas) == 1
+            assert two.counters.wire_in == 0
+
+    asyncio.run(main())
+
+
+def test_who_stands_by_goes_on_where_another_has_died(tmp_path: Path) -> None:
+    source = make_big(tmp_path / "source")
+
+    async def main() -> None:
+        async with (
+            DataPlane(LOOPBACK) as one,
+            DataPlane(LOOPBACK) as two,
+            DataPlane(window_bytes=1 << 20) as taker,
+        ):
+            offers = [p.offer(source, tmp_path / "source") for p in (one, two)]
+            given = [
+                Replica(p.address, o.token) for p, o in zip((one, two), offers, strict=True)
+            ]
+
+            def die(_: Progress) -> None:
+                if one.counters.data_out > 4 << 20:
+                    offers[0].close()
+
+            stats = await pull(
+                taker, tmp_path / "dest", source, given[0], standby=given[1:], progress=die
+            )
+            assert tree_of(tmp_path / "dest") == source.tree
+            assert stats.replicas[0].error
+            assert stats.content_bytes == source.summary.size
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("first", "standby", "stays"),
+    [(1 << 20, 64 << 20, True), (16 << 20, 4 << 20, False)],
+    ids=["much faster", "slower"],
+)
+def test_who_stands_by_is_tried_and_stays_if_it_is_much_faster(
+    first: int, standby: int, stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "TRIAL_AFTER_S", 0.2)
+    source = make_big(tmp_path / "source")
+
+    async def main() -> None:
+        async with (
+            DataPlane(LOOPBACK) as one,
+            DataPlane(LOOPBACK) as two,
+            DataPlane(window_bytes=4 << 20) as taker,
+        ):
+            offers = [
+                plane.offer(source, tmp_path / "source", flow=Flow(bytes_per_s=rate))
+                for plane, rate in ((one, first), (two, standby))
+            ]
+            given = [
+                Replica(p.address, o.token) for p, o in zip((one, two), offers, strict=True)
+            ]
+            stats = await pull(taker, tmp_path / "dest", source, given[0], standby=given[1:])
+            assert tree_of(tmp_path / "dest") == source.tree
+            assert stats.content_bytes == source.summary.size
+            assert [one.error for one in stats.replicas] == [None, None]
+            assert (stats.replicas[1].content_bytes > BIG_BYTES // 2) is stays
+            assert stats.replicas[1].content_bytes > 0, "it was tried"
 
     asyncio.run(main())
 

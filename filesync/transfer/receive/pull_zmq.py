@@ -14,6 +14,7 @@ from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
+from filesync.transfer.receive.candidates import Candidates
 from filesync.transfer.receive.effects import Effects, Feed
 from filesync.transfer.receive.fetch import Fetch
 from filesync.transfer.receive.landing_disk import Update
@@ -45,6 +46,7 @@ class Pull:
         update: prepared; where the files go.
         replicas: where they may be had, best first.
         tree: what the replicas' offers must be.
+        standby: replicas that are asked when none of the others is left, or they are slow.
         connect: dials a replica, or waits until it has dialled us.
         flow: what the replicas are asked to keep to.
         stats: counted into while it runs.
@@ -60,6 +62,7 @@ class Pull:
         replicas: Sequence[Replica],
         *,
         tree: Digest,
+        standby: Sequence[Replica],
         connect: Connect,
         flow: Flow,
         timeouts: Timeouts,
@@ -71,15 +74,18 @@ class Pull:
         edits: Mapping[Digest, Edit] | None = None,
         recipes: RecipeCache,
     ) -> None:
-        self._replicas = list(replicas)
-        self._is_only = len(replicas) == 1
+        self._loop = asyncio.get_running_loop()
+        self._candidates = Candidates(
+            replicas, standby, now=self._loop.time(), spread=random_bits(10) / 1024
+        )
+        self._on_trial: Replica | None = None
+        self._is_only = len(self._candidates) == 1
         self._tree = tree
         self._connect = connect
         self._flow = flow
         self._timeouts = timeouts
         self._stats = stats
         self._fetch = Fetch(window_bytes=window_bytes, rate=self._rate)
-        self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._effects = Effects(
             self._fetch,
@@ -134,6 +140,7 @@ class Pull:
             while not self._inbox.empty():
                 self._inbox.get_nowait()()
         self._leave_laggards()
+        self._try_another()
         self._advance()
         self._effects.perform()
         self._open_more()
@@ -152,12 +159,36 @@ class Pull:
         is_needed = not busy or (self._fetch.has_ready and not self._opening)
         if not self._fetch.has_pending or not is_needed or busy >= MAX_SESSIONS:
             return
-        if not self._replicas:
-            if not busy:
-                raise self._error
+        if replica := self._candidates.take(is_alone=not busy):
+            self._begin(replica)
+        elif not busy:
+            raise self._error
+
+    def _try_another(self) -> None:
+        """Put a replica that stands by on trial beside the one that gives, or end its trial."""
+        now = self._loop.time()
+        if (replica := self._on_trial) is None:
+            is_one = len(self._sessions) == 1 and not self._opening
+            if is_one and (replica := self._candidates.take_on_trial(now, self._rate())):
+                self._on_trial = replica
+                self._begin(replica)
             return
+        session = next((one for one in self._sessions.values() if one.replica is replica), None)
+        if session is None:
+            if not self._opening:
+                self._on_trial = None
+            return
+        stays = self._candidates.stays(now, session.machine.content_bytes)
+        if stays is None:
+            return
+        self._on_trial = None
+        if not stays and len(self._sessions) > 1:
+            self._leave(session)
+            self._candidates.put_back(replica)
+
+    def _begin(self, replica: Replica) -> None:
         self._opening += 1
-        task = asyncio.create_task(self._open(self._replicas.pop(0)))
+        task = asyncio.create_task(self._open(replica))
         self._openers.add(task)
         task.add_done_callback(self._openers.discard)
 
@@ -226,7 +257,7 @@ class Pull:
     def _note_failed(self, replica: Replica, stats: ReplicaStats, error: FilesyncError) -> None:
         stats.error = str(error)
         self._error = error
-        if self._replicas or self._sessions or self._opening:
+        if len(self._candidates) or self._sessions or self._opening:
             where = replica.address or "a peer that dials us"
             log.warning("replica failed: replica=%s reason=%s", where, error)
 
@@ -270,6 +301,8 @@ class Pull:
         ]
         if len(self._sessions) > 1:
             deadlines.append(self._loop.time() + _LOOK_S)
+        elif (try_at_s := self._candidates.try_at_s) is not None and self._sessions:
+            deadlines.append(try_at_s)
         return min(deadlines, default=None)
 
     def _expire(self) -> None:

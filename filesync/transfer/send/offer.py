@@ -8,7 +8,7 @@ from filesync.entropy import random_bytes
 from filesync.transfer.flow import Flow
 
 if TYPE_CHECKING:
-    from filesync.transfer.send.source_disk import SourceTree
+    from filesync.transfer.send.source import Come, Source
 
 TOKEN_BYTES: Final = 16
 
@@ -23,24 +23,27 @@ class Offer:
         flow: what sessions keep to at least.
         on_sent: told the bytes of content of each frame that goes.
         on_close: called once, when it is closed.
+        come: awaited before anything is read, where it may not be there yet.
     """
 
     def __init__(
         self,
         tree: Digest,
-        open_source: "Callable[[], SourceTree]",
+        open_source: "Callable[[], Source]",
         *,
         token: bytes | None,
         flow: Flow,
         on_sent: Callable[[int], None] | None,
         on_close: Callable[["Offer"], None],
+        come: "Come | None" = None,
     ) -> None:
         self.token = random_bytes(TOKEN_BYTES) if token is None else token
         self.tree = tree
         self._open_source = open_source
         self.flow = flow
         self.on_sent = on_sent
-        self.source: SourceTree | None = None
+        self.come = come
+        self.source: Source | None = None
         self.is_closed = False
         self.on_close: list[Callable[[], None]] = []
         self._forget = on_close
@@ -66,7 +69,7 @@ class Offer:
         """List what may be read, before the first session needs it. Blocks; for any thread."""
         self.open().load()
 
-    def open(self) -> "SourceTree":
+    def open(self) -> "Source":
         """Return what sessions read from; its index is made by the first of them."""
         if self.source is None:
             self.source = self._open_source()

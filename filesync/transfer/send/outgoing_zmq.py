@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from filesync.transfer.send.growing import GrowingTree
     from filesync.transfer.send.recent import Recent
     from filesync.transfer.send.send_zmq import Sending
+    from filesync.transfer.send.source import Come, Source
     from filesync.transfer.send.source_disk import SourceTree
 
 MAX_SESSIONS: Final = 64
@@ -89,17 +90,30 @@ class Outgoing:
         made_up = Digest(random_bytes(DIGEST_BYTES))
         return self._offer(made_up, open_source, token, flow=flow, on_sent=None)
 
+    def offer_coming(
+        self, tree: Digest, source: "Source", come: "Come", token: bytes, *, flow: Flow
+    ) -> Offer:
+        """Offer what ``source`` has, as it comes; see ``DataPlane.offer_coming``."""
+        return self._offer(tree, lambda: source, token, flow=flow, on_sent=None, come=come)
+
     def _offer(
         self,
         tree: Digest,
-        open_source: "Callable[[], SourceTree]",
+        open_source: "Callable[[], Source]",
         token: bytes | None,
         *,
         flow: Flow,
         on_sent: Callable[[int], None] | None,
+        come: "Come | None" = None,
     ) -> Offer:
         offer = Offer(
-            tree, open_source, token=token, flow=flow, on_sent=on_sent, on_close=self._forget
+            tree,
+            open_source,
+            token=token,
+            flow=flow,
+            on_sent=on_sent,
+            on_close=self._forget,
+            come=come,
         )
         if offer.token in self._offers:
             raise LocalError("this token is on offer already")
@@ -171,6 +185,7 @@ class Outgoing:
                 flow=offer.flow.stricter(asked),
                 pool=self._pool,
                 on_sent=offer.on_sent,
+                come=offer.come,
                 may_stream=self._sessions < MAX_STREAMS,
             )
             channel.sends[message.session] = sending

@@ -15,7 +15,7 @@ from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.flow import Compress, Flow, Pace
 from filesync.transfer.send.sender import Job, SendDeltas, Sender, SendFrame, SendRecipes
-from filesync.transfer.send.source_disk import SourceTree
+from filesync.transfer.send.source import Come, Source
 from filesync.transfer.wire import (
     MAX_OUTSTANDING_RANGES,
     AskDeltas,
@@ -46,11 +46,12 @@ Work = asyncio.Future[list[tuple[Answer, Buffer]]]
 
 
 class Sending:
-    """One session over ``channel`` that sends from ``tree``.
+    """One session over ``channel`` that sends from ``source``.
 
     Args:
         flow: what this side and the receiver ask of it together.
         on_sent: told the raw bytes of each answer, once it is on its way.
+        come: awaited before a frame is read, where it may not be there yet.
         may_stream: whether its frames may be coded as one stream, which takes memory.
     """
 
@@ -58,16 +59,18 @@ class Sending:
         self,
         session: int,
         channel: Channel,
-        tree: SourceTree,
+        source: Source,
         *,
         flow: Flow,
         pool: Executor,
         on_sent: Callable[[int], None] | None,
+        come: Come | None,
         may_stream: bool,
     ) -> None:
         self._session = session
         self._channel = channel
-        self._tree = tree
+        self._source = source
+        self._come = come
         self._pool = pool
         self._on_sent = on_sent
         self._sender = Sender()
@@ -125,7 +128,7 @@ class Sending:
     async def _serve(self) -> None:
         await self._channel.send(Opened(self._session))
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._pool, self._tree.load)
+        await loop.run_in_executor(self._pool, self._source.load)
         ahead: deque[Work] = deque()
         try:
             while True:
@@ -141,7 +144,8 @@ class Sending:
                     self._wake.clear()
         finally:
             for work in ahead:
-                work.cancel()
+                if not work.cancel() and not work.cancelled():
+                    work.exception()  # the first that failed has said why
 
     def _read_ahead(self, ahead: deque[Work]) -> None:
         limit = READ_AHEAD if len(self._channel.sends) <= FEW_SESSIONS else 1
@@ -152,6 +156,8 @@ class Sending:
                 work = self._last_piece = asyncio.create_task(
                     self._stream(job, self._last_piece)
                 )
+            elif self._come is not None and isinstance(job, SendFrame):
+                work = asyncio.create_task(self._once_come(job, self._come, coded))
             else:
                 jobs = [job]
                 # A hop to a thread costs 50 us, so it reads two frames that are not coded.
@@ -162,10 +168,19 @@ class Sending:
                 )
             ahead.append(work)
 
+    async def _once_come(
+        self, job: SendFrame, come: Come, coded: Codec
+    ) -> list[tuple[Answer, Buffer]]:
+        await come(job.ranges)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._perform_all, [job], coded)
+
     async def _stream(self, job: SendFrame, before: Work | None) -> list[tuple[Answer, Buffer]]:
         """Read a frame, and code it once the one before it is."""
         loop = asyncio.get_running_loop()
-        data = await loop.run_in_executor(self._pool, self._tree.read, job.ranges)
+        if self._come is not None:
+            await self._come(job.ranges)
+        data = await loop.run_in_executor(self._pool, self._source.read, job.ranges)
         if before is not None:
             await asyncio.wait([before])
         frame = await loop.run_in_executor(self._pool, self._encode, job, memoryview(data))
@@ -203,16 +218,16 @@ class Sending:
     def _perform(self, job: Job, wanted: Codec) -> tuple[Answer, Buffer]:
         match job:
             case SendFrame(ranges, raw_bytes):
-                data = self._tree.read(ranges)
+                data = self._source.read(ranges)
                 # A hole is a few bytes on any link.
                 is_hole = not self._is_plain and codec.is_hole(data)
                 is_wanted = is_hole or wanted is not Codec.RAW
                 coded, payload = codec.compress(data, wanted=is_wanted)
                 return Frame(self._session, raw_bytes, coded), payload
             case SendRecipes(ask, items):
-                return Recipes(self._session, ask), self._tree.recipes(items)
+                return Recipes(self._session, ask), self._source.recipes(items)
             case SendDeltas(ask, key, items, signatures):
-                made = self._tree.deltas(key, items, signatures)
+                made = self._source.deltas(key, items, signatures)
                 # Few bytes: worth the try on any link.
                 coded, payload = codec.compress(made, wanted=not self._is_plain)
                 return Deltas(self._session, ask, len(made), coded), payload

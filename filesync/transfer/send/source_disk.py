@@ -40,14 +40,7 @@ class Finds(Protocol):
 
 
 class SourceTree:
-    """Files below ``root``, by digest.
-
-    All methods block. They may be called from several threads at once, and raise
-
-    * NotOffered: a content, or a range of one, that is not listed;
-    * SourceChanged: a file is no longer what its entry says of it, or is gone;
-    * Unavailable: one cannot be read.
-    """
+    """Files below ``root``, by digest: a ``Source``."""
 
     def __init__(
         self,
