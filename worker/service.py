@@ -188,7 +188,7 @@ class Service:
         match body:
             case orders.Run() | orders.ImportChain() | Pull() | ResolveUrl():
                 return await self._run(number, body, tell)
-            case orders.OfferLayers() | orders.PullBlobs():
+            case orders.OfferLayers() | orders.PassOn() | orders.PullBlobs():
                 return await self._layers(body)
             case orders.Offer() | orders.Export():
                 return await self._export(body)
@@ -326,11 +326,28 @@ class Service:
 
     # --- offers -------------------------------------------------------------------------------
 
-    async def _layers(self, body: orders.OfferLayers | orders.PullBlobs) -> Offered | Finished:
-        if isinstance(body, orders.OfferLayers):
-            return await self._offer_layers(body)
-        await self.arrivals.pull_blobs(body)
-        return Finished()
+    async def _layers(
+        self, body: orders.OfferLayers | orders.PassOn | orders.PullBlobs
+    ) -> Offered | Finished:
+        match body:
+            case orders.OfferLayers():
+                return await self._offer_layers(body)
+            case orders.PassOn():
+                return self._pass_on(body)
+            case orders.PullBlobs():
+                await self.arrivals.pull_blobs(body)
+                return Finished()
+            case _:
+                assert_never(body)
+
+    def _pass_on(self, body: orders.PassOn) -> Offered:
+        source = self.arrivals.passed(Manifest(body.blobs, self.store.nodes))
+        token = secrets.token_bytes(16)
+        offer = self.plane.offer_coming(body.blobs, source, source.come, token)
+        stack = contextlib.ExitStack()
+        stack.enter_context(self.store.blobs.holding(source.digests))
+        self._open[token] = Open((offer,), stack)
+        return Offered(token, body.blobs)
 
     async def _offer_layers(self, body: orders.OfferLayers) -> Offered:
         show = partial(self._show_layers, body)

@@ -9,6 +9,7 @@ from filesync.manifest import Manifest, Nodes, accept, missing_nodes
 from filesync.select import Selector
 from solver.manager.cluster import Cluster
 from solver.manager.leases import Leases
+from solver.manager.moving.passers import Passers
 from solver.manager.records import Records
 from solver.manager.workers import WorkerLink
 from solver.wire import Event, Warned
@@ -39,6 +40,7 @@ class Shared:
         flights: steps that run now, by content key. The future's result is None when the
             build that ran it gave up; whoever waits then runs it itself.
         leases: results that builds, and others who asked, hold.
+        passers: workers that take layers now, for others to take them there.
     """
 
     cluster: Cluster
@@ -46,6 +48,7 @@ class Shared:
     nodes: Nodes
     flights: dict[Digest, "asyncio.Future[Solved | None]"] = field(default_factory=dict)
     leases: Leases = field(default_factory=Leases)
+    passers: Passers = field(default_factory=Passers)
 
     def keep(self, tree: Manifest) -> Manifest:
         """Return ``tree``, with its nodes kept here.

@@ -42,10 +42,11 @@ from filesync.transfer.threads import acquired, in_thread, until_done, while_wan
 from filesync.wanted import until_given_up
 from worker.layers.rebuild import ContentGone
 from worker.layers.way import Way, is_worth_a_look, way_of
-from worker.moving.coming import ComingFile, ComingUpdate
+from worker.moving.coming import ComingFile, ComingUpdate, Told
 from worker.moving.errors import CameOtherwise
 from worker.moving.move import Move, replicas_of
 from worker.moving.nearby import Nearby, find_nearby, wanted_of
+from worker.moving.passing import PassedBlobs, PassedFile, Passing
 from worker.moving.unpacking import (
     adopt,
     apply_coming,
@@ -64,11 +65,12 @@ _SQUEEZED: Final = Flow(Compress.ZSTD)
 
 
 class Arrivals:
-    """Brings chains to one worker's store. For one event loop."""
+    """Brings chains to one worker's store, and passes on what comes. For one event loop."""
 
     def __init__(self, store: Store, plane: DataPlane) -> None:
         self._store = store
         self._plane = plane
+        self._passing = Passing()
         self._locks: WeakValueDictionary[Digest, asyncio.Lock] = WeakValueDictionary()
 
     async def pull(
@@ -114,6 +116,11 @@ class Arrivals:
             await self._bring_blobs(lacking, move)
         return move.stats
 
+    def passed(self, tree: Manifest) -> PassedBlobs:
+        """Return what passes on the blobs of a flat tree, those that are still to come as well."""
+        blobs = [one for one in tree.root.entries if isinstance(one, File)]
+        return PassedBlobs(self._passing, self._store.blobs, blobs)
+
     # --- one link -----------------------------------------------------------------------------
 
     async def _bring(
@@ -144,7 +151,8 @@ class Arrivals:
         async with AsyncExitStack() as holds:
             apply = await self._fetch(link, staging, move, holds)
             if apply is None:
-                return await self._stream(link, staging, below, move)
+                with self._passing.coming(move.entry(link.layer).digest) as passed:
+                    return await self._stream(link, staging, below, move, passed)
             if below is not None:
                 await asyncio.shield(below)  # as for steps: a chain may be long
             return await while_wanted(apply)
@@ -155,8 +163,9 @@ class Arrivals:
         staging: Path,
         below: "asyncio.Task[RefInfo | None] | None",
         move: Move,
+        passed: PassedFile,
     ) -> RefInfo:
-        """Have a layer's blob come, and apply it while it does."""
+        """Have a layer's blob come, and apply it and pass it on while it does."""
         blob = move.blob(link.layer)
         loop, begun = asyncio.get_running_loop(), asyncio.Event()
         coming = ComingFile(
@@ -165,7 +174,8 @@ class Arrivals:
             on_begun=partial(loop.call_soon_threadsafe, begun.set),
         )
         entries = [move.entry(link.layer)]
-        pulling = asyncio.ensure_future(self._pull_flat(entries, staging, move, coming))
+        told = (coming, passed)
+        pulling = asyncio.ensure_future(self._pull_flat(entries, staging, move, told))
 
         def ended(_: object) -> None:
             coming.end()
@@ -179,8 +189,11 @@ class Arrivals:
                 await asyncio.shield(below)  # as for steps: a chain may be long
             try:
                 info = await self._apply_coming(link, coming)
-            except CameOtherwise:
+            except (CameOtherwise, PeerError) as exc:
+                # What was read was not proved yet: if it was wrong it has come anew in the end.
                 await pulling
+                if isinstance(exc, PeerError) and not coming.came_anew:
+                    raise
                 coming.rewind()
                 info = await self._apply_coming(link, coming)
             await pulling
@@ -281,21 +294,28 @@ class Arrivals:
         entries: Sequence[File],
         staging: Path,
         move: Move,
-        coming: ComingFile | None = None,
+        told: Sequence[Told] = (),
     ) -> None:
-        """Pull blobs into ``staging``; ``coming`` is told of it, where it is but one."""
+        """Pull blobs into ``staging``; where it is but one, ``told`` are told how it comes.
+
+        That one is taken from who passes it on, if anybody does.
+        """
         nodes = MemoryNodes()
         target = Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, entries)), nodes)
         async with move.slots:
             basis = await in_thread(_arrived, staging, nodes)
             update = TreeUpdate(staging, basis=basis, target=target)
+            passing = move.passing if told else []
             stats = await self._plane.pull(
-                update if coming is None else ComingUpdate(update, coming),
-                move.replicas,
+                ComingUpdate(update, told) if told else update,
+                passing or move.replicas,
                 tree=move.order.blobs,
+                standby=move.replicas if passing else (),
                 progress=move.progress(),
             )
         move.add(stats)
+        if passing and stats.replicas[0].error:
+            move.uses_passing = False
 
     # --- what is decided by -------------------------------------------------------------------
 

@@ -4,12 +4,14 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from filesync.disk.handles import READ_FLAGS
 from filesync.disk.updating.large import BasisFile, LargeFile
 from filesync.disk.updating.update import TreeUpdate, WantedFile
 from filesync.transfer.wire import Buffer
 from worker.moving.errors import CameOtherwise
+from worker.moving.prefix import Prefix
 
 
 class ComingFile:
@@ -26,8 +28,7 @@ class ComingFile:
         self._changed = threading.Condition()
         self._fd = -1
         self._at = 0
-        self._come = 0
-        self._ahead: dict[int, int] = {}
+        self._come = Prefix()
         self._is_over = False
         self._is_broken = False
 
@@ -40,13 +41,13 @@ class ComingFile:
             CameOtherwise: the file came to be another.
         """
         with self._changed:
-            while self._at == self._come < self._size and not self._is_over:
+            while self._at == self._come.end < self._size and not self._is_over:
                 self._changed.wait()
             if self._is_broken:
                 raise CameOtherwise(f"{self._path.name} comes no more, or came anew")
             if self._fd < 0:
                 self._open()
-            left = self._come - self._at
+            left = self._come.end - self._at
         if self._at == self._size:
             return b""
         data = os.pread(self._fd, left if size < 0 else min(size, left), self._at)
@@ -60,6 +61,11 @@ class ComingFile:
         with self._changed:
             self._is_broken = self._is_over = True
             self._changed.notify_all()
+
+    @property
+    def came_anew(self) -> bool:
+        """Whether what was read is not what came in the end, or may not be."""
+        return self._is_broken
 
     def rewind(self) -> None:
         """Begin again, with the file as it has come."""
@@ -78,7 +84,7 @@ class ComingFile:
             self._fd = os.open(self._path, READ_FLAGS)
         except OSError as exc:
             raise CameOtherwise(f"{self._path.name} did not come") from exc
-        self._come = min(os.fstat(self._fd).st_size, self._size)
+        self._come.end = min(os.fstat(self._fd).st_size, self._size)
 
     # --- for who writes -----------------------------------------------------------------------
 
@@ -88,17 +94,14 @@ class ComingFile:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._is_broken = self._at > 0
-            self._fd, self._come = os.dup(fd), 0
-            self._ahead.clear()
+            self._fd, self._come = os.dup(fd), Prefix()
             self._changed.notify_all()
         self._on_begun()
 
     def note(self, offset: int, length: int) -> None:
         """Take note that these bytes are written; each is once."""
         with self._changed:
-            self._ahead[offset] = offset + length
-            while (end := self._ahead.pop(self._come, None)) is not None:
-                self._come = end
+            self._come.note(offset, length)
             self._changed.notify_all()
 
     def end(self) -> None:
@@ -108,12 +111,22 @@ class ComingFile:
             self._changed.notify_all()
 
 
-class ComingUpdate:
-    """An update of one file that tells a ``ComingFile`` of what it writes."""
+class Told(Protocol):
+    """Who is told, by the thread that writes it, how a file comes."""
 
-    def __init__(self, update: TreeUpdate, coming: ComingFile) -> None:
+    def begin(self, fd: int) -> None:
+        """It is written to ``fd``, from nothing on."""
+
+    def note(self, offset: int, length: int) -> None:
+        """These bytes are written; each is once."""
+
+
+class ComingUpdate:
+    """An update of one file that tells others of what it writes."""
+
+    def __init__(self, update: TreeUpdate, told: Sequence[Told]) -> None:
         self._update = update
-        self._coming = coming
+        self._told = told
         self.prepare = update.prepare
         self.wanted = update.wanted
         self.read_basis = update.read_basis
@@ -121,18 +134,19 @@ class ComingUpdate:
         self.finish = update.finish
         self.abort = update.abort
 
-    def open_large(self, wanted: WantedFile) -> "_Told":
+    def open_large(self, wanted: WantedFile) -> "_Coming":
         """Return the file, to be written in pieces."""
-        return _Told(self._update.open_large(wanted), self._coming)
+        return _Coming(self._update.open_large(wanted), self._told)
 
 
-class _Told:
-    def __init__(self, large: LargeFile, coming: ComingFile) -> None:
+class _Coming:
+    def __init__(self, large: LargeFile, told: Sequence[Told]) -> None:
         self._large = large
-        self._coming = coming
+        self._told = told
         self.finish = large.finish
         self.abort = large.abort
-        coming.begin(large.fileno())
+        for one in told:
+            one.begin(large.fileno())
 
     @property
     def bases(self) -> Sequence[BasisFile]:
@@ -140,8 +154,12 @@ class _Told:
 
     def write(self, offset: int, data: Buffer) -> None:
         self._large.write(offset, data)
-        self._coming.note(offset, len(data))
+        self._tell(offset, len(data))
 
     def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
         self._large.copy(offset, basis=basis, basis_offset=basis_offset, length=length)
-        self._coming.note(offset, length)
+        self._tell(offset, length)
+
+    def _tell(self, offset: int, length: int) -> None:
+        for one in self._told:
+            one.note(offset, length)

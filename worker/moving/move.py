@@ -24,12 +24,14 @@ class Move:
 
     Attributes:
         uses_nearby: contents may be read from other trees here.
+        uses_passing: blobs may be taken from who passes them on; not once that failed.
     """
 
     order: orders.FromLayers | orders.PullBlobs
     on_progress: Callable[[Progress], None]
     stats: PullStats = field(default_factory=lambda: PullStats(replicas=[]))
     uses_nearby: bool = True
+    uses_passing: bool = True
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     _offered: dict[bytes, File] = field(default_factory=dict)
     _under_way: list[Progress] = field(default_factory=list)
@@ -38,6 +40,13 @@ class Move:
     def replicas(self) -> list[Replica]:
         """Where the blobs are to be had."""
         return replicas_of(self.order.replicas)
+
+    @property
+    def passing(self) -> list[Replica]:
+        """Who passes them on, as they come there: none or one."""
+        if isinstance(self.order, orders.FromLayers) and self.uses_passing:
+            return replicas_of([] if self.order.passing is None else [self.order.passing])
+        return []
 
     def learn(self, store: Store) -> None:
         """Look up which blobs are on offer."""

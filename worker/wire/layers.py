@@ -84,11 +84,14 @@ class FromLayers(_Message, frozen=True, tag="layers"):
     Attributes:
         blobs: digest of the tree whose files are the blobs that the replicas offer, each
             named by the hex of its sha256. A layer whose blob is not there has parts.
+        passing: takes the same blobs and began earlier; a blob is taken from there, and from
+            the replicas only if that does not give it.
     """
 
     chain: tuple[Link, ...]
     blobs: WireDigest
     replicas: tuple[Replica, ...]
+    passing: Replica | None = None
 
 
 class OfferLayers(_Message, frozen=True, tag="offer-layers"):
@@ -102,6 +105,16 @@ class OfferLayers(_Message, frozen=True, tag="offer-layers"):
 
     refs: tuple[WireDigest, ...]
     blobs_only: bool = False
+
+
+class PassOn(_Message, frozen=True, tag="pass-on"):
+    """Open the blobs of a tree as they come here, by an order that is to follow. -> Offered.
+
+    Attributes:
+        blobs: as in ``FromLayers``.
+    """
+
+    blobs: WireDigest
 
 
 class PullBlobs(_Message, frozen=True, tag="pull-blobs"):

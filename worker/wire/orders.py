@@ -56,6 +56,7 @@ from worker.wire.layers import Link as Link
 from worker.wire.layers import LinkParts as LinkParts
 from worker.wire.layers import OfferedParts as OfferedParts
 from worker.wire.layers import OfferLayers as OfferLayers
+from worker.wire.layers import PassOn as PassOn
 from worker.wire.layers import PullBlobs as PullBlobs
 from worker.wire.layers import RefInfo as RefInfo
 from worker.wire.layers import Replica as Replica
@@ -65,7 +66,7 @@ from worker.wire.ops import Op, Text
 from worker.wire.secrets import Secrets
 from worker.wire.urls import ResolveUrl, UrlUnchanged
 
-VERSION: Final = 10
+VERSION: Final = 11
 ALIVE_S: Final = 10.0
 MAX_KEYS: Final = 20_000
 
@@ -188,6 +189,7 @@ OrderBody = (
     | ImportChain
     | Offer
     | OfferLayers
+    | PassOn
     | PullBlobs
     | Export
     | Release

@@ -3,8 +3,10 @@
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
+from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.transfer.threads import until_done
 from solver.errors import OrderFailed, WorkerLost
@@ -12,14 +14,15 @@ from solver.manager.moving.links import blob_replicas, links_of
 from solver.manager.shared import Shared
 from solver.manager.workers import WorkerLink
 from worker.wire import orders
-from worker.wire.orders import FromLayers, Offered, OfferLayers, RefInfo
+from worker.wire.orders import FromLayers, Offered, OfferLayers, PassOn, RefInfo, Replica
 
 log = logging.getLogger(__name__)
 
 MAX_HOLDERS: Final = 3
 """Workers that one target takes the same layers from at the same time."""
 SHARED_BYTES: Final = 16 << 20
-"""Layers that are smaller together come from one holder: to ask others takes as long."""
+"""Layers that are smaller together come from one holder: to ask others takes as long.
+Nor does anybody pass those on."""
 REF_MISSING: Final = "ref-missing"
 """How a worker says that it does not hold what we believed it did."""
 Errands = list[Callable[[], Awaitable[None]]]
@@ -36,8 +39,9 @@ async def open_chain(
     """Have holders open the layers of ``lacking`` (parents first) to ``worker``.
 
     Returns the order to pull them, and who opened them. The first holder makes those that
-    never were made, and they are known from then on; others are asked too where the layers
-    are large. What closes them again is in ``errands``.
+    never were made, and they are known from then on. Where the layers are large they come
+    from a worker that takes the same now, if one does, and else from other holders too; and
+    ``worker`` passes them on. What closes all that again is in ``errands``.
 
     Raises:
         OrderFailed, WorkerLost: the first does not hold them, or is gone.
@@ -50,7 +54,10 @@ async def open_chain(
     if len(first.layers) != len(lacking):
         detail = f"offered {len(first.layers)} of {len(lacking)} layers"
         raise OrderFailed(holder.name, "protocol", detail)
-    if sum(layer.size for layer in first.layers) >= SHARED_BYTES:
+    is_large = sum(layer.size for layer in first.layers) >= SHARED_BYTES
+    await worker.send_tree(shared.nodes, first.tree)
+    passing = await _join_row(shared, worker, first.tree, errands) if is_large else None
+    if is_large and passing is None:
         # The first has made what was not made; these have only to open it.
         for other in others[: MAX_HOLDERS - 1]:
             with contextlib.suppress(OrderFailed, WorkerLost):
@@ -58,22 +65,40 @@ async def open_chain(
     chain = links_of(lacking, offers)
     for link in chain:
         shared.records.add(link.ref)
-    await worker.send_tree(shared.nodes, first.tree)
-    order = FromLayers(chain, first.tree, blob_replicas(offers))
-    return order, tuple(one.name for one, _ in offers)
+    order = FromLayers(chain, first.tree, blob_replicas(offers), passing)
+    givers = [one.name for one, _ in offers] if passing is None else [passing.worker]
+    return order, tuple(givers)
+
+
+async def _join_row(
+    shared: Shared, worker: WorkerLink, blobs: Digest, errands: Errands
+) -> Replica | None:
+    """Have ``worker`` pass on what it is about to take; return who does so for it, if anybody."""
+    place = shared.passers.join(blobs, worker.name)
+    if place is None:
+        return None
+    errands.append(partial(shared.passers.leave, blobs, place))
+    closing: Errands = []
+    try:
+        offered = await open_offer(shared, worker, PassOn(blobs), closing)
+    except (OrderFailed, WorkerLost):
+        await place.close()
+    else:
+        place.open(Replica(worker.name, worker.address, offered.token), closing[0])
+    return None if place.before is None else await place.before.opened()
 
 
 async def open_offer(
     shared: Shared,
     holder: WorkerLink,
-    request: orders.Offer | OfferLayers,
+    request: orders.Offer | OfferLayers | PassOn,
     errands: Errands,
 ) -> Offered:
     """Have ``holder`` open what is asked for, to be closed by an errand."""
     try:
         offered = await holder.call(request)
     except OrderFailed as exc:
-        if exc.reason == REF_MISSING:
+        if exc.reason == REF_MISSING and not isinstance(request, PassOn):
             asked = (request.ref,) if isinstance(request, orders.Offer) else request.refs
             shared.cluster.forget(holder, asked)
         raise

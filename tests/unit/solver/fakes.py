@@ -176,6 +176,7 @@ class FakeWorker:
         self.holdings = Holdings()
         self.cancelled: list[int] = []
         self.held: dict[Digest, Digest] = {}
+        self.passes_on = True
         self.sources: set[Digest] = set()
         self.tokens: set[bytes] = set()
         self.says: list[Result] = []
@@ -216,6 +217,21 @@ class FakeWorker:
                 return await self._run(body)
             case ResolveImage():
                 return self.says.pop(0)
+            case orders.Offer() | orders.OfferLayers() | orders.PassOn():
+                return await self._open(body)
+            case ReadHoldings():
+                return self.holdings
+            case ReadUsage() | Prune():
+                return self.answers()
+            case Release(tokens, sources):
+                self.tokens.difference_update(tokens)
+                self.sources.difference_update(sources)
+                return Finished()
+            case _:
+                return Finished()
+
+    async def _open(self, body: orders.Offer | orders.OfferLayers | orders.PassOn) -> Result:
+        match body:
             case orders.Offer(ref, selector):
                 await self.world.reach("offer", self)
                 if ref not in self.held:
@@ -227,16 +243,8 @@ class FakeWorker:
             case orders.OfferLayers(refs):
                 blobs = plant(self.world.nodes, {ref.hex(): "blob" for ref in refs})
                 return self._offered(blobs.tree, tuple(map(layer_of, refs)))
-            case ReadHoldings():
-                return self.holdings
-            case ReadUsage() | Prune():
-                return self.answers()
-            case Release(tokens, sources):
-                self.tokens.difference_update(tokens)
-                self.sources.difference_update(sources)
-                return Finished()
-            case _:
-                return Finished()
+            case orders.PassOn(blobs):
+                return self._offered(blobs) if self.passes_on else Failed("store", "no")
 
     def _offered(self, tree: Digest, layers: tuple[Layer, ...] = ()) -> Offered:
         token = next(self.world.numbers).to_bytes(16, "big")

@@ -7,6 +7,7 @@ import pytest
 from solver.errors import NoWorker, StepFailed
 from solver.graph import Graph
 from solver.manager import build as build_module
+from solver.manager.moving import offers
 from solver.wire import StepDone, StepStarted
 from tests.unit.solver.fakes import FakeWorker, World, plant
 from worker.wire import orders
@@ -357,6 +358,64 @@ async def test_whole_tree_moves_as_layers_and_only_those_that_are_lacking(world:
     lengths = [len(order.chain) for order in pulled if isinstance(order, FromLayers)]
     assert lengths == [1, 1], "the base is there when what stands on it is pulled"
     assert kinds(maker).count("OfferLayers") == 2
+
+
+async def test_large_layers_that_several_want_at_once_are_passed_on_from_one_to_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offers, "SHARED_BYTES", 100)
+    maker, *takers = (world.worker(name) for name in "abc")
+    recipe = world.recipe()
+    base = recipe.run("base", needs=(("name", "a"),))
+    above = [recipe.run(f"on {n}", on=base, needs=(("name", n),)) for n in "bc"]
+    recipe.run("last", on=base, reads=dict.fromkeys(above, "/"), needs=(("name", "a"),))
+    world.hold("on b", "on c")
+    client = world.client()
+    building = asyncio.create_task(world.build(recipe.graph(), client))
+    for step in ("on b", "on c"):
+        await world.wait_for(step)
+    taken = [order for one in takers for run in runs(one) for order in run.inputs]
+    first, second = sorted(
+        [one for one in taken if isinstance(one, FromLayers)],
+        key=lambda order: order.passing is not None,
+    )
+    assert first.passing is None
+    assert second.passing is not None
+    assert [one.worker for one in second.replicas] == ["a"], "it stands by"
+    world.check_open((second.passing,))
+    world.let_go("on b", "on c")
+    await building
+    assert kinds(maker).count("OfferLayers") == 2
+    assert not any(worker.tokens for worker in (maker, *takers)), "all is closed"
+    used = [use.workers for done in client.done().values() for use in done.inputs]
+    assert {("a",), (second.passing.worker,)} <= set(used)
+
+
+async def test_small_layers_come_from_who_has_them(world: World) -> None:
+    _, *takers = (world.worker(name) for name in "abc")
+    recipe = world.recipe()
+    base = recipe.run("base", needs=(("name", "a"),))
+    above = [recipe.run(f"on {n}", on=base, needs=(("name", n),)) for n in "bc"]
+    recipe.run("last", reads=dict.fromkeys(above, "/"))
+    await world.build(recipe.graph())
+    assert not any("PassOn" in kinds(worker) for worker in takers)
+
+
+async def test_a_worker_that_does_not_pass_on_what_it_takes_is_nobodys_to_wait_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offers, "SHARED_BYTES", 100)
+    _, *takers = (world.worker(name) for name in "abc")
+    for taker in takers:
+        taker.passes_on = False
+    recipe = world.recipe()
+    base = recipe.run("base", needs=(("name", "a"),))
+    above = [recipe.run(f"on {n}", on=base, needs=(("name", n),)) for n in "bc"]
+    recipe.run("last", reads=dict.fromkeys(above, "/"))
+    await world.build(recipe.graph())
+    taken = [order for one in takers for run in runs(one) for order in run.inputs]
+    layers = [one for one in taken if isinstance(one, FromLayers)]
+    assert [one.passing for one in layers] == [None, None]
 
 
 async def test_input_that_came_while_a_context_was_sent_is_not_moved_again(

@@ -1,0 +1,200 @@
+"""Blobs that are passed on while they come.
+
+Who takes the same layers as this worker, and began later, takes them from here: whoever has them
+gives them once, however many workers want them. What is passed on is not verified yet: whoever
+takes it verifies it, as this worker does.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from filesync.digest import Digest, short
+from filesync.disk.content import read_piece
+from filesync.errors import Unavailable
+from filesync.manifest import File
+from filesync.transfer.errors import NotOffered
+from filesync.transfer.wire import DeltaItem, Range, RecipeItem
+from worker.blobs import BlobMissing, BlobStore
+from worker.moving.prefix import Prefix
+
+BEGIN_S: Final = 2.0
+"""How long a blob may take to be on its way here; whoever waits has others to ask."""
+
+
+class PassedFile:
+    """What has come of one blob. One thread writes it, others read."""
+
+    def __init__(self, on_come: Callable[[], None]) -> None:
+        """``on_come`` is called, by the thread that writes, when there is more to read."""
+        self._on_come = on_come
+        self._lock = threading.Lock()
+        self._fd = -1
+        self._come = Prefix()
+
+    def begin(self, fd: int) -> None:
+        """Read from ``fd``, which is dupped, what is noted from now on."""
+        with self._lock:
+            self._close()
+            self._fd, self._come = os.dup(fd), Prefix()
+
+    def note(self, offset: int, length: int) -> None:
+        """Take note that these bytes are written; each is once."""
+        with self._lock:
+            self._come.note(offset, length)
+        self._on_come()
+
+    def has(self, end: int) -> bool:
+        """Say whether all up to ``end`` has come."""
+        return self._come.end >= end
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes that have come; none where they have not, or the file is closed. Blocks."""
+        with self._lock:
+            if self._fd < 0 or not self.has(offset + length):
+                return b""
+            return read_piece(self._fd, offset, length)
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Passing:
+    """Which blobs are on their way here, and who waits for them. For one event loop."""
+
+    def __init__(self, *, begin_s: float = BEGIN_S) -> None:
+        self._begin_s = begin_s
+        self._files: dict[Digest, PassedFile] = {}
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    @contextmanager
+    def coming(self, content: Digest) -> Iterator[PassedFile]:
+        """Pass a content on while the block runs, which has it in the blob store at its end."""
+        loop = asyncio.get_running_loop()
+
+        def on_come() -> None:
+            if self._waiting:
+                loop.call_soon_threadsafe(self._wake)
+
+        file = self._files[content] = PassedFile(on_come)
+        try:
+            yield file
+        finally:
+            if self._files.get(content) is file:  # it may come twice at once
+                del self._files[content]
+            file.close()
+            self._wake()
+
+    def find(self, content: Digest) -> PassedFile | None:
+        """Return a content that is on its way here. For any thread."""
+        return self._files.get(content)
+
+    async def until(self, is_here: Callable[[], bool], content: Digest) -> None:
+        """Wait until what is asked of a content ``is_here``.
+
+        Raises:
+            Unavailable: the content is not on its way.
+        """
+        loop = asyncio.get_running_loop()
+        begin_by_s = loop.time() + self._begin_s
+        while True:
+            change = loop.create_future()
+            # Before anybody looks: what comes meanwhile is not missed.
+            self._waiting.add(change)
+            try:
+                if is_here():
+                    return
+                async with asyncio.timeout_at(None if content in self._files else begin_by_s):
+                    await change
+            except TimeoutError as exc:
+                raise Unavailable(f"content {short(content)} is not on its way here") from exc
+            finally:
+                self._waiting.discard(change)
+
+    def _wake(self) -> None:
+        for change in self._waiting:
+            if not change.done():
+                change.set_result(None)
+
+
+class PassedBlobs:
+    """Blobs that are here or on their way: a ``Source``."""
+
+    def __init__(self, passing: Passing, blobs: BlobStore, entries: Sequence[File]) -> None:
+        """``entries`` are what may be read, each named by the hex of its sha256."""
+        self._passing = passing
+        self._blobs = blobs
+        self._entries = {one.digest: one for one in entries}
+
+    @property
+    def digests(self) -> list[str]:
+        """What may be read, by sha256."""
+        return [_digest(one) for one in self._entries.values()]
+
+    async def come(self, ranges: Sequence[Range]) -> None:
+        """Wait until ``ranges`` can be read.
+
+        Raises:
+            NotOffered: they are of nothing that may be read.
+            Unavailable: they are not on their way here.
+        """
+        for content, offset, length in ranges:
+            blob, end = self._find(content, offset + length), offset + length
+
+            def is_here(blob: str = blob, content: Digest = content, end: int = end) -> bool:
+                file = self._passing.find(content)
+                return blob in self._blobs or (file is not None and file.has(end))
+
+            await self._passing.until(is_here, content)
+
+    def load(self) -> None:
+        """Do nothing: there is nothing to list."""
+
+    def read(self, ranges: Sequence[Range]) -> bytes:
+        """Return the bytes of ``ranges``, which have come."""
+        return b"".join([self._read(*one) for one in ranges])
+
+    def recipes(self, items: Sequence[RecipeItem]) -> bytes:
+        """Refuse: what is not whole cannot be cut."""
+        raise Unavailable("layers that are on their way here are given as they come")
+
+    def deltas(self, key: int, items: Sequence[DeltaItem], signatures: bytes) -> bytes:
+        """Refuse: see ``recipes``."""
+        raise Unavailable("layers that are on their way here are given as they come")
+
+    def close(self) -> None:
+        """Do nothing: nothing is held open."""
+
+    def _find(self, content: Digest, end: int) -> str:
+        entry = self._entries.get(content)
+        if entry is None or end > entry.size:
+            raise NotOffered(f"content {short(content)} is not on offer up to {end}")
+        return _digest(entry)
+
+    def _read(self, content: Digest, offset: int, length: int) -> bytes:
+        blob = self._find(content, offset + length)
+        file = self._passing.find(content)
+        data = b"" if file is None else file.read(offset, length)
+        if not data:
+            try:
+                with self._blobs.open(blob) as stored:
+                    data = read_piece(stored.fileno(), offset, length)
+            except (BlobMissing, OSError) as exc:
+                raise Unavailable(f"content {short(content)} is here no more") from exc
+        if len(data) != length:
+            raise Unavailable(f"content {short(content)} is here no more")
+        return data
+
+
+def _digest(entry: File) -> str:
+    return f"sha256:{entry.name.decode()}"
