@@ -9,13 +9,20 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from filesync.keys.files import key_for
 from solver.client.link_zmq import ManagerLink
 from solver.wire import ListWorkers, Workers
 
 STOP_S = 20.0
+
+
+class Machine(NamedTuple):
+    """Where a process runs: by which address it is reached, and the words that run a command there."""
+
+    host: str
+    through: tuple[str, ...] = ()
 
 
 class Cluster:
@@ -28,13 +35,16 @@ class Cluster:
         workers: int = 2,
         arguments: Mapping[str, Sequence[str]] | None = None,
         host: str = "127.0.0.1",
+        machines: Mapping[str, Machine] | None = None,
     ) -> None:
+        """``machines`` are where workers run that do not run here."""
         self.root = root
         self.names = [f"w{number}" for number in range(1, workers + 1)]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.manager = ""
         self.ports: set[int] = set()
-        self._listen = f"tcp://{host}:0"
+        self._here = Machine(host)
+        self._machines = machines or {}
         self._trust = () if host.startswith("127.") else ("--allow-insecure",)
         self._arguments = arguments or {}
 
@@ -54,7 +64,7 @@ class Cluster:
 
     def start_manager(self) -> None:
         """Start the manager, at the address that it had before if it had one."""
-        listen = self.manager or self._listen
+        listen = self.manager or _any_port(self._here)
         state = str(self.root / "manager")
         more = self._arguments.get("manager", ())
         self.manager = self._start("manager", "--listen", listen, "--state", state, *more)
@@ -62,9 +72,10 @@ class Cluster:
     def start_worker(self, name: str) -> None:
         """Start a worker on the state that it had before."""
         state = str(self.root / name)
-        where = ("--manager", self.manager, "--listen", self._listen)
-        more = self._arguments.get(name, ())
-        self._start("worker", *where, "--state", state, "--name", name, *more, name=name)
+        machine = self._machines.get(name, self._here)
+        where = ("--manager", self.manager, "--listen", _any_port(machine))
+        words = ("--state", state, "--name", name, *self._arguments.get(name, ()))
+        self._start("worker", *where, *words, name=name, through=machine.through)
 
     def joined(self) -> set[str]:
         """Return the names of the workers that the manager thinks are there."""
@@ -132,10 +143,16 @@ class Cluster:
         value = json.loads(metadata.read_text()) if metadata.exists() else {}
         return BuildRun(done.returncode, done.stdout, done.stderr, value)
 
-    def _start(self, command: str, *arguments: str, name: str = "manager") -> str:
+    def _start(
+        self,
+        command: str,
+        *arguments: str,
+        name: str = "manager",
+        through: Sequence[str] = (),
+    ) -> str:
         with (self.root / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "filesync", command, *arguments, *self._trust],
+                [*through, sys.executable, "-m", "filesync", command, *arguments, *self._trust],
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
@@ -147,6 +164,10 @@ class Cluster:
             raise RuntimeError(f"{name} did not start:\n{said}")
         self.ports.add(int(line.rpartition(":")[2]))
         return line
+
+
+def _any_port(machine: Machine) -> str:
+    return f"tcp://{machine.host}:0"
 
 
 class BuildRun:

@@ -15,7 +15,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 NO_SKIPS: Final = os.environ.get("FILESYNC_NO_SKIPS", "") not in ("", "0")
 SEARCH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-PACKAGES: Final = {"busybox": "busybox-static", "htpasswd": "apache2-utils", "ip": "iproute2"}
+PACKAGES: Final = {
+    "busybox": "busybox-static",
+    "htpasswd": "apache2-utils",
+    "ip": "iproute2",
+    "tc": "iproute2",
+}
 """Debian packages that are not called what their program is called."""
 
 SKIPPED: Final = pytest.StashKey[list[str]]()

@@ -48,6 +48,18 @@ def test_the_bench_of_layers_runs_verifies_its_output_and_saves_figures(tmp_path
     assert "<rect" in (tmp_path / "results" / "layers.svg").read_text()
 
 
+@pytest.mark.needs("root", "ip", "tc")
+def test_a_base_that_two_workers_want_at_once_leaves_its_holder_once(tmp_path: Path) -> None:
+    sizes = ["--takers", "2", "--mb", "20", "--mbit", "200"]
+    words = [sys.executable, "-m", "bench.spread", *sizes, "--where", str(tmp_path)]
+    env = {**os.environ, "BENCH_RESULTS": str(tmp_path / "results")}
+    subprocess.run(words, check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
+    saved: dict[str, Any] = json.loads((tmp_path / "results" / "spread.json").read_text())
+    takers = saved["takers"]
+    assert 20e6 < takers["1"]["sent_by_first"] < 23e6
+    assert 20e6 < takers["2"]["sent_by_first"] < 23e6
+
+
 @pytest.mark.needs("root", "ip")
 def test_the_bench_of_distant_builds_runs_and_saves_figures(tmp_path: Path) -> None:
     sizes = ["--files", "10", "--rounds", "1", "--link", "1000,20"]

@@ -1,0 +1,121 @@
+"""How long does it take until many workers have one base?
+
+``python -m bench.spread --help``, as root. A worker has built a base of one large file. In one build as
+many steps as there are other workers stand on it, each placed on another, all at once. Each worker
+is a machine of its own in a network whose links have a rate. What it takes one worker is measured with,
+and what a plain download of so many bytes takes that all begin at once, from one web server: so a
+registry would give them. Every result is compared.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench.network import HERE, network, sent_bytes
+from bench.processes import Cluster, Machine
+from bench.results import save
+
+PORT: Final = 8000
+DOWNLOAD: Final = """\
+import shutil, sys, urllib.request
+with urllib.request.urlopen(sys.argv[1]) as data, open("/dev/null", "wb") as nowhere:
+    shutil.copyfileobj(data, nowhere)
+"""
+
+
+def main(words: Sequence[str]) -> None:
+    """Measure, verify and save."""
+    parser = argparse.ArgumentParser(prog="python -m bench.spread", description=__doc__)
+    parser.add_argument("--takers", type=int, default=8)
+    parser.add_argument("--mb", type=int, default=100)
+    parser.add_argument("--mbit", type=float, default=200)
+    parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    if not options.inside:
+        me = [sys.executable, "-m", "bench.spread", "--inside", *words]
+        os.execvp("unshare", ["unshare", "--net", *me])
+    found: dict[str, Any] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-spread-", dir=options.where) as name,
+        network(1 + options.takers, options.mbit) as machines,
+    ):
+        context = Path(name) / "context"
+        for part in ("base", "small", "empty"):
+            (context / part).mkdir(parents=True)
+        (context / "base" / "large").write_bytes(os.urandom(options.mb * 1_000_000))
+        (context / "small" / "marker").write_text("here")
+        for takers in (1, options.takers):
+            root = Path(name) / str(takers)
+            found[str(takers)] = built(root, context, machines[: 1 + takers]) | {
+                "downloads_s": downloaded(context / "base", machines[: 1 + takers])
+            }
+    one, all_of_them = found["1"], found[str(options.takers)]
+    found["times_one"] = round(all_of_them["build_s"] / one["build_s"], 2)
+    found["of_downloads"] = round(all_of_them["build_s"] / all_of_them["downloads_s"], 2)
+    save("spread", {"mb": options.mb, "mbit": options.mbit, "takers": found})
+
+
+def built(root: Path, context: Path, machines: Sequence[Machine]) -> dict[str, float]:
+    """Return what it takes until all but the first machine have a base that this one has."""
+    names = [f"w{number}" for number in range(1, len(machines) + 1)]
+    takers = names[1:]
+    stages = [f"FROM base AS on-{name}\nCOPY --from=small marker /{name}\n" for name in takers]
+    ends = [f"COPY --from=on-{name} /{name} /\n" for name in takers]
+    text = "FROM scratch AS base\nCOPY --from=large / /\n" + "".join(stages)
+    (context / "Dockerfile").write_text(text + "FROM scratch\n" + "".join(ends))
+    words = [f"--place=on-{name}=name={name}" for name in takers]
+    words += ["--place=base=name=w1", "--file", str(context / "Dockerfile")]
+    words += [f"--build-context=large={context / 'base'}"]
+    words += [f"--build-context=small={context / 'small'}"]
+    where = dict(zip(names, machines, strict=True))
+    with Cluster(root, workers=len(machines), host=HERE, machines=where) as cluster:
+        cluster.wait_for_workers()
+        cluster.build(context / "empty", *words, "--target", "base")
+        before, began_s = sent_bytes(1), time.monotonic()
+        cluster.build(context / "empty", *words)
+        seconds, sent = time.monotonic() - began_s, sent_bytes(1) - before
+        for name in takers:
+            out = root / f"out-{name}"
+            taken = ["--target", f"on-{name}", "-o", f"type=local,dest={out}"]
+            cluster.build(context / "empty", *words, *taken)
+            subprocess.run(["cmp", out / "large", context / "base" / "large"], check=True)
+    return {"build_s": round(seconds, 2), "sent_by_first": sent}
+
+
+def downloaded(directory: Path, machines: Sequence[Machine]) -> float:
+    """Return how long it takes all but the first machine to download the file from that one."""
+    first, *takers = machines
+    serve = [
+        sys.executable,
+        "-u",
+        "-m",
+        "http.server",
+        "--directory",
+        str(directory),
+        str(PORT),
+    ]
+    get = [sys.executable, "-c", DOWNLOAD, f"http://{first.host}:{PORT}/large"]
+    with subprocess.Popen(
+        [*first.through, *serve], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            assert server.stdout is not None
+            server.stdout.readline()  # it listens
+            began_s = time.monotonic()
+            getting = [subprocess.Popen([*one.through, *get]) for one in takers]
+            if sum(one.wait() for one in getting):
+                raise SystemExit("a download failed")
+            return round(time.monotonic() - began_s, 2)
+        finally:
+            server.kill()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
