@@ -12,7 +12,7 @@ from typing import Final
 
 from filesync.digest import Digest, digest_of
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes, Nodes
-from filesync.select import select
+from filesync.select import Selector, select
 from solver.graph import Graph
 from worker.wire.ops import ImageOp, Op, op_digest, selector_of
 
@@ -53,8 +53,15 @@ def part_read(op: Op, index: int, tree: Manifest) -> Manifest:
         PathMissing: the op names a path that the input does not have.
     """
     selector = selector_of(op, index)
-    if selector is None:
-        return tree
+    return tree if selector is None else subset(tree, selector)
+
+
+def subset(tree: Manifest, selector: Selector) -> Manifest:
+    """Return what ``selector`` leaves of ``tree``; new nodes are kept in memory only.
+
+    Raises:
+        PathMissing: it names a path that is not there.
+    """
     scratch: Nodes = LayeredNodes(MemoryNodes(), tree.nodes)
     return select(tree, selector, scratch)
 

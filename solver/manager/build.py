@@ -19,16 +19,19 @@ from filesync.errors import FilesyncError, Unavailable
 from filesync.manifest import Manifest
 from filesync.transfer.threads import in_thread
 from solver.errors import NoWorker, OrderFailed, StepFailed
+from solver.graph import Vertex
 from solver.imageparts import image_parts
-from solver.keys import content_key, definition_keys, part_read
+from solver.keys import content_key, definition_keys, part_read, subset
 from solver.manager.caches.importing import CachedResult, Caches, missed
 from solver.manager.cluster import Cluster
+from solver.manager.deciding import Deciding
 from solver.manager.moving.deliver import Brought, Delivery, from_registry, from_url
 from solver.manager.moving.offers import REF_MISSING, Errands, quietly, run_errands
-from solver.manager.moving.reach import Part, reaches
+from solver.manager.moving.reach import Needed, Part, reaches
 from solver.manager.shared import Client, Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.place import Placement, explain, place
+from solver.reads import reads, together
 from solver.wire import Explained, StartBuild, StepDone, StepStarted, Warned
 from worker.wire import orders
 from worker.wire.agents import agents_for
@@ -63,6 +66,8 @@ class Build:
         self._group = asyncio.TaskGroup()
         self._delivery = Delivery(shared, request.graph, client)
         self._image_parts = image_parts(request.graph)
+        self._reads = reads(request.graph)
+        self._deciding = Deciding(request.graph, self._is_solved)
         self.caches = Caches(shared, client, request.caches, request.graph, request.credentials)
 
     async def solve_target(self) -> Solved:
@@ -134,6 +139,13 @@ class Build:
         vertex = self._graph.vertices[position]
         if isinstance(vertex.op, LocalOp):
             return Solved(position, vertex.op.tree, None, "")
+        self._deciding.begin(position)
+        try:
+            return await self._find_or_run(position, vertex, again=again)
+        finally:
+            self._deciding.end(position)
+
+    async def _find_or_run(self, position: int, vertex: Vertex, *, again: bool) -> Solved:
         # An image or a file is what its digest says: to run it again cannot give anything else.
         fixed = isinstance(vertex.op, ImageOp | HttpOp)
         cacheable = fixed or again or not (self._request.no_cache or vertex.ignore_cache)
@@ -202,6 +214,7 @@ class Build:
     ) -> Solved | None:
         """Bring a result out of the client's caches to a worker; None where none is good."""
         for found in known:
+            self._deciding.end(position)
             began = time.monotonic()
             placement = await self._place(position, ())
             worker = self._shared.cluster.named(placement.chosen.worker)
@@ -228,6 +241,7 @@ class Build:
     async def _fly(self, position: int, keys: tuple[Digest, Digest]) -> Solved:
         """Run a step, or wait for an equal one that runs already."""
         flights = self._shared.flights
+        self._deciding.end(position)
         while (flight := flights.get(keys[1])) is not None:
             # For long, where that build's client was killed: it is missed after a while.
             self._client.tell(StepStarted(position, "", shared=True))
@@ -249,6 +263,7 @@ class Build:
 
     async def _run(self, position: int, keys: tuple[Digest, ...]) -> Solved:
         vertex = self._graph.vertices[position]
+        self._deciding.end(position)
         failure: FilesyncError | None = None
         for pause_s in PAUSES_S:
             if failure is not None:
@@ -277,7 +292,7 @@ class Build:
 
     async def _run_once(self, position: int, keys: tuple[Digest, ...]) -> Solved:
         vertex = self._graph.vertices[position]
-        parts = [self._where_now(part) for part in await self._parts(position)]
+        parts = [await self._where_now(position, part) for part in await self._parts(position)]
         placement = await self._place(position, parts)
         worker = self._shared.cluster.named(placement.chosen.worker)
         if worker is None:
@@ -287,7 +302,7 @@ class Build:
         brought: list[Brought] = []
         try:
             # A context that has to be sent first is a step of its own, with its own time.
-            await self._delivery.send_contexts(parts, worker)
+            await self._delivery.send_contexts(position, parts, worker)
             began = time.monotonic()
             brought = await self._bring(position, parts, placement, worker, errands)
             self._client.tell(StepStarted(position, worker.name))
@@ -337,13 +352,40 @@ class Build:
             )
         return brought
 
-    def _where_now(self, part: Part) -> Part:
-        """Return ``part`` with the source that a client's tree has got meanwhile."""
-        source = self._delivery.source_of(part.position) if part.ref is None else None
-        if source is None:
+    async def _where_now(self, position: int, part: Part) -> Part:
+        """Return ``part`` with the source that a client's tree has got meanwhile, or is to get."""
+        if part.ref is not None:
             return part
+        source = self._delivery.source_of(part.position, position)
+        if source is None:
+            return replace(part, needed=await self._needed(part))
         # A source has no layers: even one that is read whole comes as paths.
         return replace(part, ref=source, partial=True)
+
+    async def _needed(self, part: Part) -> Needed | None:
+        """Return what steps whose results are not known read of a client's tree; None for all."""
+        readers = [read for read in self._reads[part.position] if read.step in self._solving]
+        await self._deciding.until_known(read.step for read in readers)
+        some = [read for read in readers if not self._is_solved(read.step)]
+        selector = together(self._graph, some)
+        if selector is None:
+            return None
+        try:
+            tree = await in_thread(subset, part.tree, selector)
+        except FilesyncError:
+            return None  # whoever reads what is not there says so
+        if tree.tree == part.tree.tree:
+            return None
+        return Needed(tree, selector, frozenset(read.step for read in some))
+
+    def _is_solved(self, position: int) -> bool:
+        task = self._solving.get(position)
+        return (
+            task is not None
+            and task.done()
+            and not task.cancelled()
+            and task.exception() is None
+        )
 
     async def _place(self, position: int, parts: Sequence[Part]) -> Placement:
         vertex = self._graph.vertices[position]

@@ -56,6 +56,38 @@ def test_a_copy_from_another_worker_moves_only_the_path_that_it_names(
     assert sorted(path.name for path in out.iterdir()) == ["small"]
 
 
+VENDORED = """\
+FROM scratch AS make
+COPY vendor /vendor
+FROM scratch AS take
+COPY src /src
+FROM scratch
+COPY --from=make /vendor /vendor
+COPY --from=take /src /src
+"""
+
+
+def test_of_a_context_a_worker_gets_what_steps_read_that_are_not_cached(
+    cluster: Cluster, context: ContextMaker, tmp_path: Path
+) -> None:
+    large = random.Random(1).randbytes(20_000_000)
+    root = context(VENDORED, vendor__large=large, src__main="one")
+    cluster.build(root, "--place", "make=name=w1", "--place", "take=name=w1")
+    context(VENDORED, src__main="two")
+    out = tmp_path / "out"
+    built = cluster.build(root, *ON_TWO, "-o", f"type=local,dest={out}")
+    sent = built.step("load build context")
+    assert sent["worker"] == "w2"
+    assert sent["inputs"][0]["bytes_moved"] < 2_000
+    assert (out / "src/main").read_text() == "two"
+    assert (out / "vendor/large").read_bytes() == large
+    context(VENDORED, src__main="three", vendor__small="new")
+    again = cluster.build(root, *ON_TWO, "-o", f"type=local,dest={out}")
+    assert again.step("load build context")["inputs"][0]["bytes_moved"] < 4_000
+    assert (out / "src/main").read_text() == "three"
+    assert (out / "vendor/small").read_text() == "new"
+
+
 def test_the_manager_moves_no_file_data(cluster: Cluster, context: ContextMaker) -> None:
     rng = random.Random(1)
     root = context(SPREAD, big=rng.randbytes(8_000_000), small=rng.randbytes(100_000))

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from filesync.digest import Digest
-from filesync.manifest import Manifest
 from filesync.select import Selector
 from filesync.transfer.threads import in_thread
 from solver.errors import OrderFailed
 from solver.graph import Graph
 from solver.manager.moving.offers import Errands, open_chain, open_offer, quietly
-from solver.manager.moving.reach import Part, by_paths, lacking_links, layer_bytes
+from solver.manager.moving.reach import Part, by_client, by_paths, lacking_links, layer_bytes
 from solver.manager.shared import Client, Shared
 from solver.manager.workers import OnEvent, WorkerLink
 from solver.place import Reach
@@ -73,31 +72,57 @@ def from_url(op: HttpOp) -> Brought:
     return Brought(FromUrl(op.url, op.name, op.checksum), without_secrets(op.url))
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What a worker has of a client's tree, or of an image.
+
+    Attributes:
+        steps: those that find in it what they read; None for all.
+    """
+
+    ref: Digest
+    steps: frozenset[int] | None
+
+    def serves(self, step: int) -> bool:
+        return self.steps is None or step in self.steps
+
+
 class Delivery:
     """Brings inputs to workers for one build, and holds the sources that this made.
 
-    A client's tree (a context) becomes a source on the first worker that needs it and stays
-    there until the build ends, so that the client sends it once. So does what the build reads of
-    an image, so that it is read once.
+    What is needed of a client's tree (a context) becomes a source on the first worker that
+    needs it and stays there until the build ends, so that the client sends it once. So does what
+    the build reads of an image, so that it is read once.
     """
 
     def __init__(self, shared: Shared, graph: Graph, client: Client) -> None:
         self._shared = shared
         self._graph = graph
         self._client = client
-        self._sources: dict[int, Digest] = {}
+        self._sources: dict[int, list[_Source]] = {}
         self._locks: dict[int, asyncio.Lock] = {}
 
-    def source_of(self, position: int) -> Digest | None:
-        """Return the source that holds a client's tree, if a worker still has it."""
-        ref = self._sources.get(position)
-        return ref if ref is not None and self._shared.cluster.holders(ref) else None
+    def source_of(self, position: int, step: int) -> Digest | None:
+        """Return a source that has what ``step`` reads of a client's tree, if a worker has one."""
+        for source in self._sources.get(position, ()):
+            if source.serves(step) and self._shared.cluster.holders(source.ref):
+                return source.ref
+        return None
 
-    def hold(self, position: int, worker: WorkerLink, source: orders.RefInfo) -> None:
-        """Note that a worker has a step's result as a source, which is let go of at the end."""
+    def hold(
+        self,
+        position: int,
+        worker: WorkerLink,
+        source: orders.RefInfo,
+        steps: frozenset[int] | None = None,
+    ) -> None:
+        """Note that a worker has a step's result as a source, which is let go of at the end.
+
+        It is for those ``steps`` that read it; None for all.
+        """
         self._shared.cluster.add_ref(worker, source)
         worker.learn_tree(self._shared.nodes, source.tree)
-        self._sources[position] = source.ref
+        self._sources.setdefault(position, []).append(_Source(source.ref, steps))
 
     async def bring(
         self,
@@ -128,16 +153,18 @@ class Delivery:
             case Mode.LAYERS | Mode.REGISTRY | Mode.URL:
                 return await self._bring_layers(part, worker, errands)
 
-    async def send_contexts(self, parts: Sequence[Part], worker: WorkerLink) -> None:
+    async def send_contexts(
+        self, consumer: int, parts: Sequence[Part], worker: WorkerLink
+    ) -> None:
         """Have the client's trees among ``parts`` on some worker; on ``worker`` if on none yet."""
         for part in parts:
             if part.ref is None:
-                await self._sent(part, worker)
+                await self._sent(consumer, part, worker)
 
     async def release(self) -> None:
         """Let the workers collect this build's sources. Idempotent."""
         sources, self._sources = self._sources, {}
-        for ref in sources.values():
+        for ref in {source.ref for some in sources.values() for source in some}:
             for worker in self._shared.cluster.holders(ref):
                 self._shared.cluster.drop_ref(worker, ref)
                 await quietly(worker.call(orders.Release(sources=(ref,))))
@@ -145,7 +172,7 @@ class Delivery:
     async def _bring_context(
         self, consumer: int, index: int, part: Part, worker: WorkerLink, errands: Errands
     ) -> Brought:
-        ref = await self._sent(part, worker)
+        ref = await self._sent(consumer, part, worker)
         held = Part(part.position, ref, part.tree, part.read, part.partial)
         if ref in worker.refs:
             name = self._graph.vertices[part.position].name
@@ -153,32 +180,38 @@ class Delivery:
         reach = by_paths(worker, part.read)
         return await self._bring_paths(consumer, index, held, reach, worker, errands)
 
-    async def _sent(self, part: Part, worker: WorkerLink) -> Digest:
-        """Return the source that holds a client's tree, on ``worker`` if it is the first."""
+    async def _sent(self, consumer: int, part: Part, worker: WorkerLink) -> Digest:
+        """Return a source with what ``consumer`` reads, on ``worker`` if it is the first."""
         async with self._locks.setdefault(part.position, asyncio.Lock()):
-            ref = self.source_of(part.position)
+            ref = self.source_of(part.position, consumer)
             if ref is None:
-                ref = await self._fill_source(part.position, part.tree, worker)
+                ref = await self._fill_source(part, worker)
             return ref
 
-    async def _fill_source(self, position: int, tree: Manifest, worker: WorkerLink) -> Digest:
-        """Run a local op: sync a client's tree to ``worker``; return the source's ref."""
+    async def _fill_source(self, part: Part, worker: WorkerLink) -> Digest:
+        """Run a local op: sync what is needed of a client's tree to ``worker``; return the source."""
+        position = part.position
         vertex = self._graph.vertices[position]
         began = time.monotonic()
         self._client.tell(StepStarted(position, worker.name))
+        needed, reach = by_client(worker, part)
+        if needed is None:
+            tree, key, selector, steps = part.tree, f"context {vertex.name}", None, None
+        else:
+            tree = await in_thread(self._shared.keep, needed.tree)
+            key, selector, steps = f"of context {vertex.name}", needed.selector, needed.steps
         await worker.send_tree(self._shared.nodes, tree.tree)
-        basis = by_paths(worker, tree).basis
-        token = await self._client.serve(tree.tree, worker.address)
+        token = await self._client.serve(part.tree.tree, worker.address, selector)
         try:
             replica = Replica("client", "", token)
-            order = orders.FromPaths(tree.tree, (replica,), f"context {vertex.name}", basis)
+            order = orders.FromPaths(tree.tree, (replica,), key, reach.basis)
             run = orders.Run(vertex.op, (order,), (), vertex.name)
             ran = await worker.call(run, self.forward(position, worker))
         finally:
             await self._client.stop_serving(token)
         if not isinstance(ran, Ran):
             raise OrderFailed(worker.name, "protocol", "answered a run with something else")
-        self.hold(position, worker, ran.ref)
+        self.hold(position, worker, ran.ref, steps)
         brought = Brought(order, vertex.name, ("client",), ran.ref.tar_size)
         uses = tuple(brought.use(report) for report in ran.inputs)
         seconds = time.monotonic() - began

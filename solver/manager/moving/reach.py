@@ -10,6 +10,7 @@ from typing import Final
 from filesync.diff import bytes_to_fetch_at_most
 from filesync.digest import Digest
 from filesync.manifest import Manifest
+from filesync.select import Selector
 from solver.manager.cluster import Cluster
 from solver.manager.records import Records
 from solver.manager.workers import WorkerLink
@@ -18,6 +19,25 @@ from worker.wire.orders import Mode, RefInfo
 
 MAX_BASES: Final = 16
 """Idle sources looked at for a worker; the newest come first in what it announces."""
+SPARED_BYTES: Final = 16 << 20
+SPARED_TIMES: Final = 4
+"""A client's tree goes whole where that is less than this and so many times what is needed: the next
+build finds it there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """What is still to be read of a client's tree.
+
+    Attributes:
+        tree: the subset.
+        selector: leaves it of the whole tree.
+        steps: who read it.
+    """
+
+    tree: Manifest
+    selector: Selector
+    steps: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +50,8 @@ class Part:
         tree: the input's whole tree.
         read: the subset that is read; ``tree`` itself when all is.
         partial: a subset is enough.
+        needed: of a client's tree, what is to be read by all steps whose results are not known;
+            None where that is the whole tree.
     """
 
     position: int
@@ -37,6 +59,7 @@ class Part:
     tree: Manifest
     read: Manifest
     partial: bool
+    needed: Needed | None = None
 
 
 def reaches(part: Part, cluster: Cluster, records: Records) -> Mapping[str, Reach]:
@@ -47,9 +70,9 @@ def reaches(part: Part, cluster: Cluster, records: Records) -> Mapping[str, Reac
         if worker.name in holders:
             found[worker.name] = Reach(Mode.LOCAL)
         elif part.ref is None:
-            # The first worker that needs a client's tree gets all that the build reads of
+            # The first worker that needs a client's tree gets all that is still to be read of
             # it, so that the client sends it once; others then take their part from there.
-            found[worker.name] = by_paths(worker, part.tree)
+            found[worker.name] = by_client(worker, part)[1]
         elif part.partial:
             found[worker.name] = by_paths(worker, part.read)
         else:
@@ -58,13 +81,37 @@ def reaches(part: Part, cluster: Cluster, records: Records) -> Mapping[str, Reac
     return found
 
 
-def by_paths(worker: WorkerLink, target: Manifest) -> Reach:
-    """Return how ``target`` reaches ``worker`` by a sync, from its nearest idle source."""
+def by_client(worker: WorkerLink, part: Part) -> tuple[Needed | None, Reach]:
+    """Return what a client sends to ``worker``, None for its whole tree, and how that gets there.
+
+    The whole tree, which has what is needed, is what the next build starts from. But where the
+    worker lacks most of it, and little is needed, it gets that, and no source is given up for it.
+    """
+    whole = by_paths(worker, part.tree)
+    needed = part.needed
+    if needed is None:
+        return None, whole
+    size = needed.tree.summary.size
+    if whole.bytes_to_move <= max(SPARED_BYTES, SPARED_TIMES * size):
+        return None, whole
+    return needed, by_paths(worker, needed.tree, largest_basis=SPARED_TIMES * size)
+
+
+def by_paths(
+    worker: WorkerLink, target: Manifest, *, largest_basis: int | None = None
+) -> Reach:
+    """Return how ``target`` reaches ``worker`` by a sync, from its nearest idle source.
+
+    That may have ``largest_basis`` bytes: it becomes the target, and what else it has is lost.
+    """
     best = Reach(Mode.PATHS, target.summary.size)
     for source, tree in list(worker.sources.items())[:MAX_BASES]:
         if tree not in target.nodes:
             continue
-        moved = bytes_to_fetch_at_most(Manifest(tree, target.nodes), target)
+        basis = Manifest(tree, target.nodes)
+        if largest_basis is not None and basis.summary.size > largest_basis:
+            continue
+        moved = bytes_to_fetch_at_most(basis, target)
         if moved < best.bytes_to_move or (moved == best.bytes_to_move == 0 and not best.basis):
             best = Reach(Mode.PATHS, moved, source)
     return best

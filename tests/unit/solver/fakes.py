@@ -139,6 +139,7 @@ class FakeClient:
     def __init__(self) -> None:
         self.events: list[Event | Warned] = []
         self.served: list[tuple[Digest, str]] = []
+        self.parts: list[Selector | None] = []
         self.open: set[bytes] = set()
 
     def tell(self, event: Event | Warned) -> None:
@@ -146,6 +147,7 @@ class FakeClient:
 
     async def serve(self, tree: Digest, address: str, part: Selector | None = None) -> bytes:
         self.served.append((tree, address))
+        self.parts.append(part)
         token = b"client" + len(self.served).to_bytes(10, "big")
         self.open.add(token)
         return token

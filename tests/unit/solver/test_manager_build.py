@@ -4,13 +4,15 @@ import asyncio
 
 import pytest
 
+from filesync.manifest import Manifest
 from solver.errors import NoWorker, StepFailed
 from solver.graph import Graph
 from solver.manager import build as build_module
-from solver.manager.moving import offers
+from solver.manager.moving import offers, reach
 from solver.wire import StepDone, StepStarted
 from tests.unit.solver.fakes import FakeWorker, World, plant
 from worker.wire import orders
+from worker.wire.ops import LocalOp
 from worker.wire.orders import Failed, FromLayers, FromLocal, FromPaths, Mode
 
 SAME = {"out": "the same bytes"}
@@ -459,6 +461,87 @@ async def test_context_is_sent_by_the_client_once_though_two_workers_read_it(
     assert len(client.served) == 1
     used = [use for at in (left, right) for use in client.done()[at].inputs]
     assert sorted(use.mode for use in used) == [Mode.LOCAL, Mode.PATHS]
+
+
+def vendored(world: World, source: str, on: str) -> tuple[Graph, int]:
+    """Return a graph that reads much of a context and little of it, and who reads the little."""
+    recipe = world.recipe()
+    context = recipe.local({"vendor": "much " * 100, "src": source})
+    vendor = recipe.run("vendor", reads={context: "/vendor"})
+    src = recipe.run("src", reads={context: "/src"}, needs=(("name", on),))
+    recipe.run("last", reads={vendor: "/", src: "/"}, needs=(("name", on),))
+    return recipe.graph(), src
+
+
+@pytest.fixture
+def sparing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have few bytes count for many."""
+    monkeypatch.setattr(reach, "SPARED_BYTES", 0)
+
+
+@pytest.mark.usefixtures("sparing")
+async def test_of_a_context_no_more_is_sent_than_steps_read_that_are_not_known(
+    world: World,
+) -> None:
+    world.worker("a")
+    graph, _ = vendored(world, "one", on="a")
+    await world.build(graph)
+    other = world.worker("b")
+    client = world.client()
+    graph, src = vendored(world, "two", on="b")
+    await world.build(graph, client)
+    assert [part and [pick.path for pick in part.picks] for part in client.parts] == [["/src"]]
+    (sent, *_) = runs(other)
+    assert isinstance(sent.op, LocalOp)
+    (order,) = sent.inputs
+    assert isinstance(order, FromPaths)
+    assert sorted(one.name for one in Manifest(order.tree, world.nodes).root.entries) == [
+        b"src"
+    ]
+    assert client.done()[src].inputs[0].mode == Mode.LOCAL
+
+
+@pytest.mark.usefixtures("sparing")
+async def test_of_a_context_all_is_sent_where_all_steps_have_to_run(world: World) -> None:
+    world.worker("a")
+    graph, _ = vendored(world, "one", on="a")
+    client = world.client()
+    await world.build(graph, client)
+    assert client.parts == [None]
+
+
+async def test_of_a_context_all_is_sent_where_that_is_little(world: World) -> None:
+    world.worker("a")
+    graph, _ = vendored(world, "one", on="a")
+    await world.build(graph)
+    world.worker("b")
+    client = world.client()
+    graph, _ = vendored(world, "two", on="b")
+    await world.build(graph, client)
+    assert client.parts == [None]
+
+
+@pytest.mark.usefixtures("sparing")
+async def test_what_a_step_reads_that_turns_out_to_be_unknown_is_sent_as_well(
+    world: World,
+) -> None:
+    holder = world.worker("a")
+    graph, _ = vendored(world, "one", on="a")
+    await world.build(graph)
+    world.worker("b")
+    client = world.client()
+    graph, _ = vendored(world, "two", on="b")
+    world.hold("src")
+    building = asyncio.create_task(world.build(graph, client))
+    await world.wait_for("src")
+    world.lose(holder)
+    world.let_go("src")
+    await building
+    first, second = client.parts
+    assert first is not None
+    assert [pick.path for pick in first.picks] == ["/src"]
+    assert second is None, "it is most of it"
+    world.check_idle()
 
 
 async def test_context_read_whole_has_no_layers_and_is_not_looked_for_there(
