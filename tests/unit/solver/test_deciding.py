@@ -2,6 +2,7 @@
 
 import asyncio
 
+from filesync.digest import EMPTY
 from solver.graph import Graph, Vertex
 from solver.manager.deciding import Deciding
 from worker.wire.ops import ExecOp, LocalOp
@@ -9,7 +10,7 @@ from worker.wire.ops import ExecOp, LocalOp
 
 def row(length: int) -> Graph:
     """Return a context and steps that stand on each other, the first on the context."""
-    context = Vertex(LocalOp("context", bytes(32), bytes(32)))
+    context = Vertex(LocalOp("context", EMPTY, EMPTY))
     steps = [Vertex(ExecOp(("true",)), (at,)) for at in range(length)]
     return Graph((context, *steps), length)
 
