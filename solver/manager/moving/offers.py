@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 MAX_HOLDERS: Final = 3
 """Workers that one target takes the same layers from at the same time."""
 SHARED_BYTES: Final = 16 << 20
-"""Layers that are smaller together come from one holder: to ask others takes as long.
-Nor does anybody pass those on."""
+"""Layers that are smaller together come from one holder: to ask others takes as long."""
+PASSED_BYTES: Final = 4 << 20
+"""Layers that are smaller together are not passed on: to ask for that is a round trip."""
 REF_MISSING: Final = "ref-missing"
 """How a worker says that it does not hold what we believed it did."""
 Errands = list[Callable[[], Awaitable[None]]]
@@ -54,10 +55,12 @@ async def open_chain(
     if len(first.layers) != len(lacking):
         detail = f"offered {len(first.layers)} of {len(lacking)} layers"
         raise OrderFailed(holder.name, "protocol", detail)
-    is_large = sum(layer.size for layer in first.layers) >= SHARED_BYTES
+    size = sum(layer.size for layer in first.layers)
     await worker.send_tree(shared.nodes, first.tree)
-    passing = await _join_row(shared, worker, first.tree, errands) if is_large else None
-    if is_large and passing is None:
+    passing = None
+    if size >= PASSED_BYTES:
+        passing = await _join_row(shared, worker, first.tree, errands)
+    if size >= SHARED_BYTES and passing is None:
         # The first has made what was not made; these have only to open it.
         for other in others[: MAX_HOLDERS - 1]:
             with contextlib.suppress(OrderFailed, WorkerLost):

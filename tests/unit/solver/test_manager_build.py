@@ -365,7 +365,7 @@ async def test_whole_tree_moves_as_layers_and_only_those_that_are_lacking(world:
 async def test_large_layers_that_several_want_at_once_are_passed_on_from_one_to_the_next(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offers, "SHARED_BYTES", 100)
+    monkeypatch.setattr(offers, "PASSED_BYTES", 100)
     maker, *takers = (world.worker(name) for name in "abc")
     recipe = world.recipe()
     base = recipe.run("base", needs=(("name", "a"),))
@@ -406,7 +406,7 @@ async def test_small_layers_come_from_who_has_them(world: World) -> None:
 async def test_a_worker_that_does_not_pass_on_what_it_takes_is_nobodys_to_wait_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offers, "SHARED_BYTES", 100)
+    monkeypatch.setattr(offers, "PASSED_BYTES", 100)
     _, *takers = (world.worker(name) for name in "abc")
     for taker in takers:
         taker.passes_on = False
