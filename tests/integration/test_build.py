@@ -56,6 +56,32 @@ def test_a_copy_from_another_worker_moves_only_the_path_that_it_names(
     assert sorted(path.name for path in out.iterdir()) == ["small"]
 
 
+REPLICATED = """\
+FROM scratch AS make
+COPY big small /data/
+FROM make AS copy
+COPY small /another
+FROM scratch AS take
+COPY --from=copy /another /
+COPY --from=make /data/big /big
+"""
+
+
+def test_a_large_path_comes_from_all_workers_that_hold_it(
+    clusters: Callable[..., Cluster], context: ContextMaker, tmp_path: Path
+) -> None:
+    root = context(REPLICATED, big=random.Random(1).randbytes(20_000_000), small="small")
+    places = [
+        f"--place={stage}=name=w{n}" for n, stage in enumerate(("make", "copy", "take"), 1)
+    ]
+    out = tmp_path / "out"
+    built = clusters("three", workers=3).build(root, *places, "-o", f"type=local,dest={out}")
+    use = built.step("COPY --from=make")["inputs"][-1]
+    assert sorted(use["from"]) == ["w1", "w2"]
+    assert 20_000_000 < use["bytes_moved"] < 20_100_000
+    assert (out / "big").read_bytes() == (root / "big").read_bytes()
+
+
 VENDORED = """\
 FROM scratch AS make
 COPY vendor /vendor

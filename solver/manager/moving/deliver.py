@@ -15,7 +15,13 @@ from filesync.select import Selector
 from filesync.transfer.threads import in_thread
 from solver.errors import OrderFailed
 from solver.graph import Graph
-from solver.manager.moving.offers import Errands, open_chain, open_offer, quietly
+from solver.manager.moving.offers import (
+    SHARED_BYTES,
+    Errands,
+    open_chain,
+    open_subset,
+    quietly,
+)
 from solver.manager.moving.reach import Part, by_client, by_paths, lacking_links, layer_bytes
 from solver.manager.shared import Client, Shared
 from solver.manager.workers import OnEvent, WorkerLink
@@ -231,18 +237,21 @@ class Delivery:
         vertex = self._graph.vertices[consumer]
         source = self._graph.vertices[part.position]
         holder = self._shared.cluster.holder(part.ref, part.position)
+        others = self._shared.cluster.holders(part.ref)
         selector = selector_of(vertex.op, index) if part.partial else None
-        offered = await open_offer(
-            self._shared, holder, orders.Offer(part.ref, selector), errands
+        replicas = await open_subset(
+            self._shared,
+            [holder, *others] if reach.bytes_to_move >= SHARED_BYTES else [holder],
+            orders.Offer(part.ref, selector),
+            part.read.tree,
+            errands,
         )
-        if offered.tree != part.read.tree:
-            raise OrderFailed(holder.name, "stale", "selected another subset than the manager")
         read = await in_thread(self._shared.keep, part.read)
         await worker.send_tree(read.nodes, read.tree)
-        replica = Replica(holder.name, holder.address, offered.token)
         key = f"{source.stage}:{source.name}:{vertex.stage}:{vertex.name}"
-        order = orders.FromPaths(offered.tree, (replica,), key, reach.basis)
-        return Brought(order, source.name, (holder.name,), self._whole_bytes(part, worker))
+        order = orders.FromPaths(read.tree, replicas, key, reach.basis)
+        givers = tuple(replica.worker for replica in replicas)
+        return Brought(order, source.name, givers, self._whole_bytes(part, worker))
 
     async def _bring_layers(self, part: Part, worker: WorkerLink, errands: Errands) -> Brought:
         assert part.ref is not None

@@ -19,9 +19,9 @@ from worker.wire.orders import FromLayers, Offered, OfferLayers, PassOn, RefInfo
 log = logging.getLogger(__name__)
 
 MAX_HOLDERS: Final = 3
-"""Workers that one target takes the same layers from at the same time."""
+"""Workers that one target takes the same from at the same time."""
 SHARED_BYTES: Final = 16 << 20
-"""Layers that are smaller together come from one holder: to ask others takes as long."""
+"""What is smaller comes from one holder: to ask others takes as long."""
 PASSED_BYTES: Final = 4 << 20
 """Layers that are smaller together are not passed on: to ask for that is a round trip."""
 REF_MISSING: Final = "ref-missing"
@@ -89,6 +89,37 @@ async def _join_row(
     else:
         place.open(Replica(worker.name, worker.address, offered.token), closing[0])
     return None if place.before is None else await place.before.opened()
+
+
+async def open_subset(
+    shared: Shared,
+    holders: Sequence[WorkerLink],
+    request: orders.Offer,
+    tree: Digest,
+    errands: Errands,
+) -> tuple[Replica, ...]:
+    """Have holders open ``tree``, a subset of what they hold; return where it may be had.
+
+    The first must, up to MAX_HOLDERS others may. What closes it again is in ``errands``.
+
+    Raises:
+        OrderFailed, WorkerLost: the first does not hold it, or is gone.
+    """
+    first, *others = holders
+    replicas = [await _open_one(shared, first, request, tree, errands)]
+    for other in [one for one in others if one is not first][: MAX_HOLDERS - 1]:
+        with contextlib.suppress(OrderFailed, WorkerLost):
+            replicas.append(await _open_one(shared, other, request, tree, errands))
+    return tuple(replicas)
+
+
+async def _open_one(
+    shared: Shared, holder: WorkerLink, request: orders.Offer, tree: Digest, errands: Errands
+) -> Replica:
+    offered = await open_offer(shared, holder, request, errands)
+    if offered.tree != tree:
+        raise OrderFailed(holder.name, "stale", "selected another subset than the manager")
+    return Replica(holder.name, holder.address, offered.token)
 
 
 async def open_offer(

@@ -8,7 +8,8 @@ from filesync.manifest import Manifest
 from solver.errors import NoWorker, StepFailed
 from solver.graph import Graph
 from solver.manager import build as build_module
-from solver.manager.moving import offers, reach
+from solver.manager.moving import deliver, offers, reach
+from solver.manager.moving.offers import MAX_HOLDERS
 from solver.wire import StepDone, StepStarted
 from tests.unit.solver.fakes import FakeWorker, World, plant
 from worker.wire import orders
@@ -342,6 +343,26 @@ async def test_subpath_moves_alone_from_worker_to_worker(world: World) -> None:
         ("a",),
         3,
     )
+
+
+async def test_a_large_subset_comes_from_several_workers_that_hold_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "SHARED_BYTES", 1)
+    makers = [world.worker(name) for name in "abcd"]
+    taker = world.worker("e")
+    recipe = world.recipe()
+    made = recipe.run("make", needs=(("name", "a"),))
+    spread = [recipe.run(f"on {n}", on=made, needs=(("name", n),)) for n in "bcd"]
+    first = recipe.run("first", reads=dict.fromkeys(spread, "/"), needs=(("name", "a"),))
+    recipe.run("take", reads={made: "/make", first: "/"}, needs=(("name", "e"),))
+    client = world.client()
+    await world.build(recipe.graph(), client)
+    order = runs(taker)[0].inputs[0]
+    assert isinstance(order, FromPaths)
+    names = [one.worker for one in order.replicas]
+    assert len(set(names)) == len(names) == MAX_HOLDERS
+    assert not any(worker.tokens for worker in makers)
 
 
 async def test_whole_tree_moves_as_layers_and_only_those_that_are_lacking(world: World) -> None:
