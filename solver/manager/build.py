@@ -21,17 +21,16 @@ from filesync.transfer.threads import in_thread
 from solver.errors import NoWorker, OrderFailed, StepFailed
 from solver.graph import Vertex
 from solver.imageparts import image_parts
-from solver.keys import content_key, definition_keys, part_read, subset
+from solver.keys import content_key, definition_keys, part_read
 from solver.manager.caches.importing import CachedResult, Caches, missed
 from solver.manager.cluster import Cluster
 from solver.manager.deciding import Deciding
 from solver.manager.moving.deliver import Brought, Delivery, from_registry, from_url
 from solver.manager.moving.offers import REF_MISSING, Errands, quietly, run_errands
-from solver.manager.moving.reach import Needed, Part, reaches
+from solver.manager.moving.reach import Part, needed_of, reaches
 from solver.manager.shared import Client, Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.place import Placement, explain, place
-from solver.reads import reads, together
 from solver.wire import Explained, StartBuild, StepDone, StepStarted, Warned
 from worker.wire import orders
 from worker.wire.agents import agents_for
@@ -66,8 +65,7 @@ class Build:
         self._group = asyncio.TaskGroup()
         self._delivery = Delivery(shared, request.graph, client)
         self._image_parts = image_parts(request.graph)
-        self._reads = reads(request.graph)
-        self._deciding = Deciding(request.graph, self._is_solved)
+        self._deciding = Deciding(request.graph, self._solving)
         self.caches = Caches(shared, client, request.caches, request.graph, request.credentials)
 
     async def solve_target(self) -> Solved:
@@ -358,34 +356,10 @@ class Build:
             return part
         source = self._delivery.source_of(part.position, position)
         if source is None:
-            return replace(part, needed=await self._needed(part))
+            still = await self._deciding.still_read(part.position)
+            return replace(part, needed=await in_thread(needed_of, self._graph, part, still))
         # A source has no layers: even one that is read whole comes as paths.
         return replace(part, ref=source, partial=True)
-
-    async def _needed(self, part: Part) -> Needed | None:
-        """Return what steps whose results are not known read of a client's tree; None for all."""
-        readers = [read for read in self._reads[part.position] if read.step in self._solving]
-        await self._deciding.until_known(read.step for read in readers)
-        some = [read for read in readers if not self._is_solved(read.step)]
-        selector = together(self._graph, some)
-        if selector is None:
-            return None
-        try:
-            tree = await in_thread(subset, part.tree, selector)
-        except FilesyncError:
-            return None  # whoever reads what is not there says so
-        if tree.tree == part.tree.tree:
-            return None
-        return Needed(tree, selector, frozenset(read.step for read in some))
-
-    def _is_solved(self, position: int) -> bool:
-        task = self._solving.get(position)
-        return (
-            task is not None
-            and task.done()
-            and not task.cancelled()
-            and task.exception() is None
-        )
 
     async def _place(self, position: int, parts: Sequence[Part]) -> Placement:
         vertex = self._graph.vertices[position]

@@ -1,9 +1,11 @@
-"""Which steps of a build it is not yet known of whether they have to run."""
+"""Which steps of a build it is not known of yet whether they have to run."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 
 from solver.graph import Graph
+from solver.manager.shared import Solved
+from solver.reads import Read, reads
 
 
 class Deciding:
@@ -12,9 +14,11 @@ class Deciding:
     For one event loop.
     """
 
-    def __init__(self, graph: Graph, is_solved: Callable[[int], bool]) -> None:
+    def __init__(self, graph: Graph, solving: Mapping[int, "asyncio.Task[Solved]"]) -> None:
+        """``solving`` has a task for each step that was looked at; it is done once that is solved."""
         self._graph = graph
-        self._is_solved = is_solved
+        self._solving = solving
+        self._reads = reads(graph)
         self._open: set[int] = set()
         self._change = asyncio.Event()
 
@@ -29,14 +33,17 @@ class Deciding:
             self._change.set()
             self._change = asyncio.Event()
 
-    async def until_known(self, steps: Iterable[int]) -> None:
-        """Wait until it is known of ``steps``, but for those that wait for what runs."""
-        steps = list(steps)
-        while any(self._is_known_soon(step) for step in steps):
+    async def still_read(self, position: int) -> tuple[Read, ...]:
+        """Return who is to read a result, of the steps that were looked at.
+
+        Waits for the answer of those for which nothing has to run before.
+        """
+        readers = [read for read in self._reads[position] if read.step in self._solving]
+        while any(self._is_known_soon(read.step) for read in readers):
             await self._change.wait()
+        return tuple(read for read in readers if not self._is_solved(read.step))
 
     def _is_known_soon(self, step: int) -> bool:
-        """Whether nothing has to run before it is known."""
         todo, seen = [step], set[int]()
         while todo:
             at = todo.pop()
@@ -47,3 +54,9 @@ class Deciding:
             seen.add(at)
             todo.extend(self._graph.vertices[at].inputs)
         return bool(seen)
+
+    def _is_solved(self, step: int) -> bool:
+        task = self._solving.get(step)
+        if task is None or not task.done():
+            return False
+        return not task.cancelled() and task.exception() is None

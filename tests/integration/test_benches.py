@@ -36,13 +36,21 @@ LAYERS = ["--files", "60", "--bytes", "3000000", "--rounds", "1"]
 NEEDS = ("root", "ip", "rsync", "zstd", "skopeo", "umoci", "docker-registry")
 
 
+def figures_of(
+    bench: str, tmp_path: Path, *sizes: str, timeout_s: float = 120
+) -> dict[str, Any]:
+    """Run a benchmark; return what it saves."""
+    words = [sys.executable, "-m", f"bench.{bench}", *sizes]
+    env = {**os.environ, "BENCH_RESULTS": str(tmp_path / "results")}
+    subprocess.run(words, check=True, env=env, timeout=timeout_s, stdout=subprocess.DEVNULL)
+    saved: dict[str, Any] = json.loads((tmp_path / f"results/{bench}.json").read_text())
+    return saved
+
+
 @pytest.mark.needs(*NEEDS)
 def test_the_bench_of_layers_runs_verifies_its_output_and_saves_figures(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "bench.layers", *LAYERS, "--where", str(tmp_path)]
-    env = {**os.environ, "BENCH_RESULTS": str(tmp_path / "results")}
-    subprocess.run(words, check=True, env=env, timeout=300, stdout=subprocess.DEVNULL)
-    saved: dict[str, Any] = json.loads((tmp_path / "results" / "layers.json").read_text())
-    (run,) = saved["runs"]
+    where = ("--where", str(tmp_path))
+    (run,) = figures_of("layers", tmp_path, *LAYERS, *where, timeout_s=300)["runs"]
     assert run["blob_bytes"] < run["made"]["data_bytes"] < run["registry"]["wire_bytes"]
     assert run["near"]["data_bytes"] < 0.2 * run["blob_bytes"]
     assert "<rect" in (tmp_path / "results" / "layers.svg").read_text()
@@ -51,11 +59,7 @@ def test_the_bench_of_layers_runs_verifies_its_output_and_saves_figures(tmp_path
 @pytest.mark.needs("root", "ip", "tc")
 def test_a_base_that_two_workers_want_at_once_leaves_its_holder_once(tmp_path: Path) -> None:
     sizes = ["--takers", "2", "--mb", "20", "--mbit", "200"]
-    words = [sys.executable, "-m", "bench.spread", *sizes, "--where", str(tmp_path)]
-    env = {**os.environ, "BENCH_RESULTS": str(tmp_path / "results")}
-    subprocess.run(words, check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
-    saved: dict[str, Any] = json.loads((tmp_path / "results" / "spread.json").read_text())
-    takers = saved["takers"]
+    takers = figures_of("spread", tmp_path, *sizes, "--where", str(tmp_path))["takers"]
     assert 20e6 < takers["1"]["sent_by_first"] < 23e6
     assert 20e6 < takers["2"]["sent_by_first"] < 23e6
 
@@ -63,10 +67,7 @@ def test_a_base_that_two_workers_want_at_once_leaves_its_holder_once(tmp_path: P
 @pytest.mark.needs("root", "ip")
 def test_the_bench_of_distant_builds_runs_and_saves_figures(tmp_path: Path) -> None:
     sizes = ["--files", "10", "--rounds", "1", "--link", "1000,20"]
-    words = [sys.executable, "-m", "bench.distant", *sizes, "--where", str(tmp_path)]
-    env = {**os.environ, "BENCH_RESULTS": str(tmp_path / "results")}
-    subprocess.run(words, check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
-    saved: dict[str, Any] = json.loads((tmp_path / "results" / "distant.json").read_text())
+    saved = figures_of("distant", tmp_path, *sizes, "--where", str(tmp_path))
     assert all(row["far_s"]["median"] > 0.02 for row in saved["edited"].values())
 
 
@@ -75,10 +76,7 @@ def test_a_bench_runs_verifies_its_output_and_saves_figures_and_a_plot(
     name: str, tmp_path: Path
 ) -> None:
     where = [] if name == "diff" else ["--where", str(tmp_path)]
-    words = [sys.executable, "-m", f"bench.{name}", *BENCHES[name], *where]
-    env = {**os.environ, "BENCH_RESULTS": str(tmp_path / "results")}
-    subprocess.run(words, check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
-    saved: dict[str, Any] = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+    saved = figures_of(name, tmp_path, *BENCHES[name], *where)
     assert saved["machine"]["cores"] == os.cpu_count()
     assert "<rect" in (tmp_path / "results" / f"{name}.svg").read_text()
 
@@ -95,11 +93,8 @@ def test_growth_is_not_measured_from_what_it_is_measured_by(
 @pytest.mark.needs("root", "docker-registry", "skopeo")
 def test_importing_a_part_of_an_image_takes_little_more_than_its_chunks(tmp_path: Path) -> None:
     sizes = ["--files", "300", "--bytes", "20000000", "--needed-bytes", "3000000"]
-    words = [sys.executable, "-m", "bench.importing", *sizes, "--repeats", "1"]
-    env = {**os.environ, "BENCH_RESULTS": str(tmp_path / "results")}
-    command = [*words, "--where", str(tmp_path)]
-    subprocess.run(command, check=True, env=env, timeout=120, stdout=subprocess.DEVNULL)
-    saved: dict[str, Any] = json.loads((tmp_path / "results/importing.json").read_text())
+    where = ("--where", str(tmp_path))
+    saved = figures_of("importing", tmp_path, *sizes, "--repeats", "1", *where)
     assert 1 <= saved["over_chunks"]["together"] <= 1.15
     assert saved["runs"]["gzip_together"]["stored_bytes"] < 10_000
     assert "<rect" in (tmp_path / "results/importing.svg").read_text()

@@ -9,12 +9,16 @@ from typing import Final
 
 from filesync.diff import bytes_to_fetch_at_most
 from filesync.digest import Digest
+from filesync.errors import FilesyncError
 from filesync.manifest import Manifest
 from filesync.select import Selector
+from solver.graph import Graph
+from solver.keys import subset
 from solver.manager.cluster import Cluster
 from solver.manager.records import Records
 from solver.manager.workers import WorkerLink
 from solver.place import Reach
+from solver.reads import Read, together
 from worker.wire.orders import Mode, RefInfo
 
 MAX_BASES: Final = 16
@@ -60,6 +64,21 @@ class Part:
     read: Manifest
     partial: bool
     needed: Needed | None = None
+
+
+def needed_of(graph: Graph, part: Part, some: Iterable[Read]) -> Needed | None:
+    """Return what ``some`` read of a client's tree; None where that is all of it. Blocks."""
+    some = tuple(some)
+    selector = together(graph, some)
+    if selector is None:
+        return None
+    try:
+        tree = subset(part.tree, selector)
+    except FilesyncError:
+        return None  # whoever reads what is not there says so
+    if tree.tree == part.tree.tree:
+        return None
+    return Needed(tree, selector, frozenset(read.step for read in some))
 
 
 def reaches(part: Part, cluster: Cluster, records: Records) -> Mapping[str, Reach]:
