@@ -1,16 +1,16 @@
-"""One connected client: its build, and what it was told."""
+"""One connected client, and its build."""
 
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from filesync.digest import Digest
-from filesync.errors import FilesyncError, MalformedMessage, NodeMissing
+from filesync.errors import FilesyncError, NodeMissing
 from filesync.manifest import Nodes, missing_nodes
 from filesync.manifest.pack import pack_nodes
 from filesync.select import Selector
@@ -22,13 +22,13 @@ from solver.manager.caches.pushing import push_cache
 from solver.manager.images import only_pushed, push_order, relay_order
 from solver.manager.moving.blobs import call_with_blobs
 from solver.manager.moving.offers import REF_MISSING, quietly
+from solver.manager.outbox import Outbox
 from solver.manager.results.replicas import Replicas
 from solver.manager.results.transferring import transfer_cache
 from solver.manager.shared import Shared, Solved
 from solver.manager.workers import WorkerLink
 from solver.wire import (
     AgentSaid,
-    AskAgent,
     BuildFailed,
     Built,
     CacheFrom,
@@ -38,37 +38,22 @@ from solver.wire import (
     Event,
     Exported,
     ExportRequest,
-    Lack,
     PushProgress,
     PushRequest,
     Serve,
     StartBuild,
-    StepDone,
-    StepOutput,
-    StepProgress,
     StopServing,
-    ToClient,
     TransferCache,
-    TransferProgress,
     Warned,
 )
 from worker.wire import orders
 from worker.wire.agents import AgentAsked
-from worker.wire.clipping import STDERR, Clipped
 from worker.wire.images import Pushed, PushImage, RelayImage
 from worker.wire.ops import ImageOp, LocalOp
 from worker.wire.orders import Offered
 
 log = logging.getLogger(__name__)
 
-MAX_QUEUED: Final = 20_000
-"""Messages that may wait for a slow client; beyond it what steps print is dropped, and that is said."""
-MAX_WAITING_BYTES: Final = 64 << 20
-"""What they may come to; beyond it the same. At twice as much, of what is asked for, the client is cut off."""
-_BARE_BYTES: Final = 200
-"""What any message takes here."""
-
-Send = Callable[[bytes, ToClient, bytes], Awaitable[None]]
 Traffic = Callable[[], tuple[int, int]]
 """Bytes that the manager has received and sent so far."""
 
@@ -87,20 +72,19 @@ class _Made:
 class ClientLink:
     """A client by its ZeroMQ identity; one build at a time.
 
-    Messages go out in the order in which they are queued, by one task.
+    Attributes:
+        outbox: what it is told.
+        last_s: when it was heard last.
     """
 
     identity: bytes
     shared: Shared
-    send: Send
+    outbox: Outbox
     traffic: Traffic
     last_s: float
-    _queue: asyncio.Queue[tuple[ToClient, bytes]] = field(default_factory=asyncio.Queue)
-    _waiting_bytes: int = 0
     _running: asyncio.Task[None] | None = None
     _asked: set[asyncio.Task[None]] = field(default_factory=set)
     _exports: list[tuple[WorkerLink, bytes]] = field(default_factory=list)
-    _clipped: Clipped = field(default_factory=Clipped)
     _agent_lines: AgentLines = field(default_factory=AgentLines)
     _traffic_before: tuple[int, int] = (0, 0)
 
@@ -110,58 +94,25 @@ class ClientLink:
     # --- what a build needs of its client -----------------------------------------------------
 
     def tell(self, event: Event | Warned) -> None:
-        """Queue an event; never waits."""
-        is_slow = self._queue.qsize() > MAX_QUEUED or self._waiting_bytes > MAX_WAITING_BYTES
-        if is_slow and isinstance(
-            event, StepOutput | StepProgress | PushProgress | TransferProgress
-        ):
-            if isinstance(event, StepOutput):
-                self._clipped.drop(event.position, event.data)
-            return
-        if isinstance(event, StepOutput | StepDone):
-            self._tell_clipped(event.position)
-        self._put(event)
-
-    def _put(self, message: ToClient, payload: bytes = b"") -> None:
-        self._waiting_bytes += _size(message)
-        self._queue.put_nowait((message, payload))
-
-    def _tell_clipped(self, position: int) -> None:
-        if line := self._clipped.take(position):
-            self._put(StepOutput(position, STDERR, line))
+        """Let it know of an event; never waits."""
+        self.outbox.tell(event)
 
     async def serve(self, tree: Digest, address: str, part: Selector | None = None) -> bytes:
         """Have the client serve a tree of its own, or a part, to a data plane; return the token."""
         token = secrets.token_bytes(16)
-        self._put(Serve(tree, address, token, part))
+        self.outbox.answer(Serve(tree, address, token, part))
         return token
 
     async def stop_serving(self, token: bytes) -> None:
         """End that."""
-        self._put(StopServing(token))
+        self.outbox.answer(StopServing(token))
 
     def ask_agent(self, worker: WorkerLink, asked: AgentAsked) -> None:
         """Have an SSH agent of the client's asked; ``agent_said`` has the answer."""
         if (question := self._agent_lines.asked(worker, asked)) is not None:
-            self._put(question)
+            self.outbox.answer(question)
 
     # --- what the server does with it ---------------------------------------------------------
-
-    def check_reading(self) -> None:
-        """Refuse to hear a client for whom more waits than can be, if it reads what it asked for.
-
-        Raises:
-            MalformedMessage: it asks and asks, and reads no answer.
-        """
-        if self._waiting_bytes > 2 * MAX_WAITING_BYTES:
-            raise MalformedMessage("a client that asks and asks, and reads no answer")
-
-    def answer(self, message: ToClient, payload: bytes = b"") -> None:
-        """Queue any message; of a build that has failed, behind what was dropped of its output."""
-        if isinstance(message, BuildFailed):
-            for position in self._clipped.numbers():
-                self._tell_clipped(position)
-        self._put(message, payload)
 
     async def agent_said(self, said: AgentSaid) -> None:
         """Pass on what an agent of the client's has answered."""
@@ -169,21 +120,14 @@ class ClientLink:
             worker, answer = told
             await worker.send(worker.identity, answer, b"")
 
-    async def pump(self) -> None:
-        """Send what is queued, until cancelled."""
-        while True:
-            message, payload = await self._queue.get()
-            self._waiting_bytes -= _size(message)
-            await self.send(self.identity, message, payload)
-
     def start(self, request: StartBuild, group: asyncio.TaskGroup) -> None:
         """Begin a build, unless one runs already."""
         if request.version != orders.VERSION:
             detail = f"client speaks version {request.version}, the manager {orders.VERSION}"
-            self.answer(Denied("version", detail))
+            self.outbox.answer(Denied("version", detail))
             return
         if self._running is not None:
-            self.answer(Denied("busy", "this client has a build that has not ended"))
+            self.outbox.answer(Denied("busy", "this client has a build that has not ended"))
             return
         unknown = [
             vertex.op.name
@@ -198,7 +142,7 @@ class ClientLink:
         if unknown:
             # What a client sends when its connection is cut is lost; it has dialled again since.
             detail = f"the trees of {', '.join(unknown)} have not come; was the connection cut?"
-            self.answer(Denied(NodeMissing.code, detail))
+            self.outbox.answer(Denied(NodeMissing.code, detail))
             return
         self._running = group.create_task(self._run(request))
 
@@ -213,20 +157,20 @@ class ClientLink:
     ) -> None:
         """Begin to move a result, in place of a build; it ends with its client."""
         if self._running is not None:
-            self.answer(Denied("busy", "this client has a build that has not ended"))
+            self.outbox.answer(Denied("busy", "this client has a build that has not ended"))
             return
         self._running = group.create_task(self._transfer(request, replicas))
 
     async def _transfer(self, request: TransferCache, replicas: Replicas) -> None:
         try:
-            self.answer(await transfer_cache(replicas, request, self.tell))
+            self.outbox.answer(await transfer_cache(replicas, request, self.outbox.tell))
         except OrderFailed as exc:
-            self.answer(Denied(exc.reason, str(exc)))
+            self.outbox.answer(Denied(exc.reason, str(exc)))
         except FilesyncError as exc:
-            self.answer(Denied(exc.code, str(exc)))
+            self.outbox.answer(Denied(exc.code, str(exc)))
         except Exception as exc:
             log.exception("transfer ended by a bug")
-            self.answer(Denied("internal", f"internal error: {exc!r}"))
+            self.outbox.answer(Denied("internal", f"internal error: {exc!r}"))
 
     async def end(self) -> None:
         """Stop the build and let go of what it holds. Idempotent."""
@@ -247,10 +191,10 @@ class ClientLink:
                 await self._build(build, request)
             except FilesyncError as exc:
                 log.info("build failed reason=%s", exc)
-                self.answer(_failure(exc))
+                self.outbox.answer(_failure(exc))
             except Exception as exc:
                 log.exception("build ended by a bug")
-                self.answer(BuildFailed("internal", f"internal error: {exc!r}"))
+                self.outbox.answer(BuildFailed("internal", f"internal error: {exc!r}"))
             # The exports stay open until the client has taken them and ends the build.
             await asyncio.Event().wait()
         finally:
@@ -266,7 +210,7 @@ class ClientLink:
             relayed = [
                 await self._relay(build, image, asked, request) for asked in request.pushes
             ]
-            self.answer(Built(None, None, (), self._moved(), tuple(relayed)))
+            self.outbox.answer(Built(None, None, (), self._moved(), tuple(relayed)))
             return
         made = _Made()
         solved = await build.solve_target()
@@ -287,7 +231,7 @@ class ClientLink:
         content = self.shared.nodes.summary(solved.tree).content
         done = (tuple(made.exported), self._moved(), tuple(made.pushed))
         caches = (tuple(made.caches), tuple(made.caches_pushed))
-        self.answer(Built(solved.tree, content, *done, *caches))
+        self.outbox.answer(Built(solved.tree, content, *done, *caches))
 
     async def _make_next(
         self, build: Build, request: StartBuild, solved: Solved, made: "_Made"
@@ -313,7 +257,7 @@ class ClientLink:
                     asked,
                     build.caches,
                     request.credentials,
-                    self.tell,
+                    self.outbox.tell,
                 )
             )
         else:
@@ -401,7 +345,7 @@ class ClientLink:
         """Let the client know what was opened for it, and close that when the build ends."""
         self._exports.append((worker, offered.token))
         for pack in pack_nodes(missing_nodes(self.shared.nodes, offered.tree, _nobody_has)):
-            self.answer(orders.Nodes(), pack)
+            self.outbox.answer(orders.Nodes(), pack)
             await asyncio.sleep(0)  # as in ``WorkerLink.send_tree``
 
     async def _push(
@@ -435,9 +379,9 @@ class ClientLink:
         def progress(event: orders.Event) -> None:
             if isinstance(event, orders.Progress):
                 done = (event.done_bytes, event.total_bytes)
-                self.tell(PushProgress(names, worker.name, *done))
+                self.outbox.tell(PushProgress(names, worker.name, *done))
 
-        self.tell(PushProgress(names, worker.name))
+        self.outbox.tell(PushProgress(names, worker.name))
         chain = self._chain(order.ref) if isinstance(order, PushImage) else []
         pushed = await call_with_blobs(self.shared, worker, chain, order, progress)
         if not isinstance(pushed, Pushed):
@@ -466,14 +410,3 @@ def _failure(exc: FilesyncError) -> BuildFailed:
             return BuildFailed(exc.code, f"{exc}; build again")
         case _:
             return BuildFailed(exc.code, str(exc))
-
-
-def _size(message: ToClient) -> int:
-    """Return about what a message takes while it waits."""
-    match message:
-        case StepOutput(data=data) | AskAgent(said=data):
-            return _BARE_BYTES + len(data)
-        case Lack(trees):
-            return _BARE_BYTES + 80 * len(trees)
-        case _:
-            return _BARE_BYTES

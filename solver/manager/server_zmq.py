@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import assert_never
 
 import zmq
@@ -20,6 +21,7 @@ from solver.manager.clients import ClientLink, lacking
 from solver.manager.cluster import Cluster
 from solver.manager.images import find_image
 from solver.manager.joining import Joining, Peer
+from solver.manager.outbox import Outbox
 from solver.manager.results.pruning import Pruning
 from solver.manager.results.replicas import Replicas
 from solver.manager.sending_zmq import Sending
@@ -258,10 +260,10 @@ class Server:
     ) -> None:
         client = self._client(identity, group)
         client.last_s = time.monotonic()
-        client.check_reading()
+        client.outbox.check_reading()
         match message:
             case Have(trees):
-                client.answer(Lack(lacking(self._shared.nodes, trees)))
+                client.outbox.answer(Lack(lacking(self._shared.nodes, trees)))
             case StartBuild():
                 client.start(message, group)
             case TransferCache():
@@ -269,7 +271,7 @@ class Server:
             case EndBuild():
                 group.create_task(self._end(client))
             case Alive():
-                client.answer(Alive())
+                client.outbox.answer(Alive())
             case AskImage() | AskUrl():
                 client.ask(self._look_up(client, message), group)
             case AgentSaid():
@@ -283,10 +285,9 @@ class Server:
 
     def _client(self, identity: bytes, group: asyncio.TaskGroup) -> ClientLink:
         if identity not in self._clients:
-            client = ClientLink(
-                identity, self._shared, self._sending.send_all, self._traffic, time.monotonic()
-            )
-            self._clients[identity] = (client, group.create_task(client.pump()))
+            outbox = Outbox(partial(self._sending.send_all, identity))
+            client = ClientLink(identity, self._shared, outbox, self._traffic, time.monotonic())
+            self._clients[identity] = (client, group.create_task(client.outbox.pump()))
         return self._clients[identity][0]
 
     async def _end(self, client: ClientLink) -> None:
@@ -299,13 +300,13 @@ class Server:
     async def _look_up(self, client: ClientLink, question: AskImage | AskUrl) -> None:
         try:
             if isinstance(question, AskUrl):
-                client.answer(await find_url(self._shared, question))
+                client.outbox.answer(await find_url(self._shared, question))
             else:
-                client.answer(await find_image(self.cluster, question))
+                client.outbox.answer(await find_image(self.cluster, question))
         except OrderFailed as exc:
-            client.answer(_not_found(question, exc.reason, exc.detail))
+            client.outbox.answer(_not_found(question, exc.reason, exc.detail))
         except FilesyncError as exc:
-            client.answer(_not_found(question, exc.code, str(exc)))
+            client.outbox.answer(_not_found(question, exc.code, str(exc)))
 
     async def _tell_of_workers(
         self, client: ClientLink, question: ListWorkers | AskUsage | AskPrune
@@ -315,11 +316,11 @@ class Server:
                 deadline_s = time.monotonic() + WAIT_FOR_WORKERS_S
                 while len(self.cluster) < at_least and time.monotonic() < deadline_s:
                     await self.cluster.wait_for_join(deadline_s - time.monotonic())
-                client.answer(Workers(tuple(worker.row() for worker in self.cluster)))
+                client.outbox.answer(Workers(tuple(worker.row() for worker in self.cluster)))
             case AskUsage(verbose):
-                client.answer(await self._pruning.usage(verbose=verbose))
+                client.outbox.answer(await self._pruning.usage(verbose=verbose))
             case AskPrune(policy, verbose):
-                client.answer(await self._pruning.prune(policy, verbose=verbose))
+                client.outbox.answer(await self._pruning.prune(policy, verbose=verbose))
 
     # --- both ---------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from solver.manager import cluster, server_zmq
 from solver.manager.clients import ClientLink
 from solver.manager.joining import Peer
 from solver.manager.moving.offers import quietly
+from solver.manager.outbox import Outbox
 from solver.manager.server_zmq import CLIENT_SILENCE_S, Server
 from solver.manager.workers import Sent, WorkerLink
 from tests.unit.solver.fakes import World, plant
@@ -31,12 +32,12 @@ async def _to_client(*_: object) -> None:
 
 def _silent_client(world: World) -> ClientLink:
     since_s = time.monotonic() - CLIENT_SILENCE_S - 1
-    return ClientLink(b"c", world.shared, _to_client, lambda: (0, 0), since_s)
+    return ClientLink(b"c", world.shared, Outbox(_to_client), lambda: (0, 0), since_s)
 
 
 def _server(world: World, client: ClientLink) -> Server:
     server = Server(world.shared, cast(zmq.asyncio.Socket, None), cast(SocketGuard, None))
-    server._clients[client.identity] = (client, asyncio.create_task(client.pump()))
+    server._clients[client.identity] = (client, asyncio.create_task(client.outbox.pump()))
     return server
 
 
