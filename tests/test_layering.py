@@ -79,9 +79,24 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "solver.dockerfile": ("caches", "client", "commands", "manager", "wire"),
     "solver.client": ("commands", "manager", "place"),
     "solver.manager": ("client", "commands", "dockerfile"),
-    "solver.manager.moving": ("manager.build", "manager.clients", "manager.caches"),
-    "solver.manager.caches": ("manager.build", "manager.clients", "manager.results"),
-    "solver.manager.results": ("manager.build", "manager.clients", "manager.caches"),
+    "solver.manager.moving": (
+        "manager.build",
+        "manager.clients",
+        "manager.outputs",
+        "manager.caches",
+    ),
+    "solver.manager.caches": (
+        "manager.build",
+        "manager.clients",
+        "manager.outputs",
+        "manager.results",
+    ),
+    "solver.manager.results": (
+        "manager.build",
+        "manager.clients",
+        "manager.outputs",
+        "manager.caches",
+    ),
 }
 """Rooms, and what in their own package each may not import."""
 IO = {"asyncio", "zmq", "socket", "os", "time", "threading", "subprocess", "random"}
