@@ -65,7 +65,7 @@ MOUNTS: Final = (
     BindMount("/b", 1, "/a"),
     CacheMount("/c", "id"),
     TmpfsMount("/t", 4096),
-    SecretMount("/s", "id"),
+    SecretMount("/s", "id", env="S"),
     SshMount("/agent", "default"),
 )
 GRAPH: Final = Graph(

@@ -1,9 +1,11 @@
 """Ops in real containers, on a root made of one busybox."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -14,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+import msgspec
 import pytest
 
 from filesync.errors import PathMissing, UsageError
 from worker.exec import (
     BadExec,
+    BadSecret,
     CommandNotFound,
     ExecState,
     NoRuntime,
@@ -29,6 +33,8 @@ from worker.exec import (
     execute,
     find_runtime,
 )
+from worker.exec.check import MAX_VARIABLE_BYTES
+from worker.exec.policy import DEFAULT_PATH
 from worker.exec.prepare import Preparation
 from worker.exec.run import TOOLS
 from worker.wire.ops import (
@@ -49,12 +55,15 @@ pytestmark = NEEDS("busybox", "root")
 APPLETS = (
     "sh ls cat id touch sleep env mount ps stat mkdir rm mv ln hostname head dd mknod kill"
 )
+NAP = f"9{os.getpid()}"
+"""How long commands sleep, in words that no other process has."""
 OLD_NS = 1_000_000_000_000_000_000
 
 
 class Fields(TypedDict, total=False):
     """What an op may say beside its command."""
 
+    env: tuple[tuple[str, str], ...]
     cwd: str
     user: str
     mounts: tuple[Mount, ...]
@@ -81,6 +90,7 @@ class Bench:
     root: Path
     source: Path
     state: ExecState
+    secrets: tuple[Secret, ...] = (Secret("s", b"horse"),)
     printed: dict[int, bytearray] = field(
         default_factory=lambda: {1: bytearray(), 2: bytearray()}
     )
@@ -93,7 +103,7 @@ class Bench:
             inputs={1: self.source},
             state=self.state,
             on_output=self.take,
-            secrets=(Secret("s", b"horse"),),
+            secrets=self.secrets,
         )
 
     def take(self, stream: int, data: bytes) -> None:
@@ -459,10 +469,41 @@ def test_a_command_that_reads_its_input_gets_no_secret_from_it(bench: Bench) -> 
     assert "memfd" not in read.stdout
 
 
+def test_a_secret_is_a_variable_before_the_ops_own_and_a_file_where_that_is_asked_for(
+    bench: Bench,
+) -> None:
+    op = shell(
+        'echo "$A $B $C $PATH"; cat /m; ls -a /run',
+        env=(("A", "own"), ("B", "own"), ("C", "own")),
+        mounts=(
+            SecretMount("", "s", env="A"),
+            SecretMount("/m", "s", env="B"),
+            SecretMount("", "none", env="C"),
+        ),
+        cwd="/run",
+    )
+    ran = bench.op(op)
+    assert (ran.status, ran.stdout) == (0, f"horse horse  {DEFAULT_PATH}\nhorse.\n..\n")
+    assert bench.left_behind() == []
+
+
+def test_a_secret_variable_is_any_text_that_linux_passes(bench: Bench) -> None:
+    start = "\u00e4\U0001f40e =\"\\'$\n"
+    room = MAX_VARIABLE_BYTES - len("S=") - len(start.encode())
+    text = start + "x" * room
+    bench.secrets = (Secret("s", text.encode()),)
+    assert bench.sh('printf %s "$S"', SecretMount("", "s", env="S")).stdout == text
+    bench.secrets = (Secret("s", b"x\0"),)
+    with pytest.raises(BadSecret):
+        bench.sh("true", SecretMount("", "s", env="S"))
+    assert bench.left_behind() == []
+
+
 def test_without_a_secret_a_mount_is_left_out_or_the_command_not_run(bench: Bench) -> None:
-    assert bench.sh("ls /m", SecretMount("/m/x", "none")).status != 0
-    with pytest.raises(SecretMissing, match="'none' is required and was not given"):
-        bench.sh("true", SecretMount("/m/x", "none", required=True))
+    assert bench.sh("ls /m", SecretMount("/m/x", "none", env="M")).status != 0
+    for mount in (SecretMount("/m/x", "none"), SecretMount("", "none", env="M")):
+        with pytest.raises(SecretMissing, match="'none' is required and was not given"):
+            bench.sh("true", msgspec.structs.replace(mount, required=True))
     assert bench.left_behind() == []
 
 
@@ -593,11 +634,16 @@ def test_private_and_locked_users_are_alone(
 # --- endings --------------------------------------------------------------------------------
 
 
-def test_cancel_kills_the_container_at_once(bench: Bench) -> None:
+@pytest.fixture(params=["plain", "with a secret variable"])
+def variables(request: pytest.FixtureRequest) -> tuple[Mount, ...]:
+    """Mounts that decide how a container is run and ended."""
+    return () if request.param == "plain" else (SecretMount("", "s", env="S"),)
+
+
+def test_cancel_kills_the_container_at_once(bench: Bench, variables: tuple[Mount, ...]) -> None:
     async def scenario() -> None:
-        op = ExecOp(
-            args=("sh", "-c", "sleep 1000 & echo up; sleep 1000"), mounts=(TmpfsMount("/t"),)
-        )
+        script = "sleep 1000 & echo up; sleep 1000"
+        op = shell(script, mounts=(TmpfsMount("/t"), *variables))
         run = asyncio.create_task(bench.execute(op))
         await bench.wait_for_output(b"up")
         started = time.monotonic()
@@ -613,9 +659,12 @@ def test_cancel_kills_the_container_at_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("delay_s", [0, 0.005, 0.01, 0.02, 0.04])
-def test_cancel_while_the_container_starts_leaves_nothing(bench: Bench, delay_s: float) -> None:
+def test_cancel_while_the_container_starts_leaves_nothing(
+    bench: Bench, variables: tuple[Mount, ...], delay_s: float
+) -> None:
     async def scenario() -> None:
-        op = ExecOp(args=("sleep", "1000"), mounts=(BindMount("/m", 1, writable=True),))
+        shown = (BindMount("/m", 1, writable=True), *variables)
+        op = ExecOp(args=("sleep", NAP), mounts=shown)
         run = asyncio.create_task(bench.execute(op))
         await asyncio.sleep(delay_s)
         run.cancel()
@@ -624,18 +673,70 @@ def test_cancel_while_the_container_starts_leaves_nothing(bench: Bench, delay_s:
 
     asyncio.run(scenario())
     assert bench.left_behind() == []
+    assert processes("sleep", NAP) == []
+
+
+def test_while_a_command_sleeps_a_secret_variable_is_in_its_memory_and_nowhere_else(
+    bench: Bench, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        mounts = (SecretMount("", "s", env="S"), SecretMount("/s", "s", env="T"))
+        op = shell(f"echo up; exec sleep {NAP}", mounts=mounts)
+        run = asyncio.create_task(bench.execute(op))
+        await bench.wait_for_output(b"up")
+        await asyncio.to_thread(check_that_only_the_sleeper_has_it, tmp_path)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+    asyncio.run(scenario())
+    assert processes("sleep", NAP) == []
+    assert bench.left_behind() == []
+
+
+def check_that_only_the_sleeper_has_it(base: Path) -> None:
+    while not (found := processes("sleep", NAP)):
+        time.sleep(0.01)
+    (sleeper,) = found
+    assert {b"S=horse", b"T=horse"} <= set((sleeper / "environ").read_bytes().split(b"\0"))
+    assert (sleeper / "root/s").read_bytes() == b"horse"
+    assert with_horse(base) + with_horse(Path("/run")) == []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            assert b"horse" not in (process / "cmdline").read_bytes()
+            links = [os.readlink(fd) for fd in (process / "fd").iterdir()]
+            assert not [link for link in links if "memfd:secrets" in link]
+
+
+def with_horse(place: Path) -> list[Path]:
+    """Return the files below ``place`` that have the secret in them."""
+    found = (Path(parent) / name for parent, _, names in os.walk(place) for name in names)
+    files = (path for path in found if stat.S_ISREG(path.lstat().st_mode))
+    return [path for path in files if b"horse" in path.read_bytes()]
+
+
+def processes(*words: str) -> list[Path]:
+    """Return the processes of the machine that were begun with ``words``."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cmdline").read_bytes().decode().split("\0")[:-1] == list(words):
+                found.append(process)
+    return found
 
 
 WORKER = """
 import asyncio, sys
 from pathlib import Path
 from worker.exec import ExecState, execute
-from worker.wire.ops import BindMount, ExecOp
+from worker.wire.ops import BindMount, ExecOp, SecretMount
+from worker.wire.secrets import Secret
 
 base = Path(sys.argv[1])
+variables = (SecretMount("", "s", env="S"),) if sys.argv[2:] else ()
 op = ExecOp(
     args=("sh", "-c", "touch /up; while :; do touch /alive; sleep 0.01; done"),
-    mounts=(BindMount("/m", 1, writable=True),),
+    mounts=(BindMount("/m", 1, writable=True), *variables),
 )
 state = ExecState.open(base / "state")
 run = execute(
@@ -644,14 +745,16 @@ run = execute(
     inputs={1: base / "source"},
     state=state,
     on_output=lambda *_: None,
+    secrets=(Secret("s", b"horse"),),
 )
 asyncio.run(run)
 """
 
 
-def kill_in_a_run(bench: Bench, base: Path) -> None:
+def kill_in_a_run(bench: Bench, base: Path, variables: tuple[Mount, ...]) -> None:
     """Start a worker and kill it once its command runs."""
-    with subprocess.Popen([sys.executable, "-c", WORKER, str(base)]) as worker:
+    more = ["with"] if variables else []
+    with subprocess.Popen([sys.executable, "-c", WORKER, str(base), *more]) as worker:
         deadline = time.monotonic() + 20
         while not (bench.root / "up").exists():
             assert worker.poll() is None
@@ -660,8 +763,10 @@ def kill_in_a_run(bench: Bench, base: Path) -> None:
         worker.send_signal(signal.SIGKILL)
 
 
-def test_a_killed_worker_takes_its_container_along(bench: Bench, tmp_path: Path) -> None:
-    kill_in_a_run(bench, tmp_path)
+def test_a_killed_worker_takes_its_container_along(
+    bench: Bench, tmp_path: Path, variables: tuple[Mount, ...]
+) -> None:
+    kill_in_a_run(bench, tmp_path, variables)
     deadline = time.monotonic() + 20
     is_alive = True
     while is_alive and time.monotonic() < deadline:
@@ -670,10 +775,13 @@ def test_a_killed_worker_takes_its_container_along(bench: Bench, tmp_path: Path)
         is_alive = (bench.root / "alive").exists()
     assert not is_alive
     assert inside(bench.root.parent, "runtime") == []
+    assert with_horse(tmp_path) == []
 
 
-def test_recovery_removes_what_a_killed_worker_left(bench: Bench, tmp_path: Path) -> None:
-    kill_in_a_run(bench, tmp_path)
+def test_recovery_removes_what_a_killed_worker_left(
+    bench: Bench, tmp_path: Path, variables: tuple[Mount, ...]
+) -> None:
+    kill_in_a_run(bench, tmp_path, variables)
     assert bench.left_behind() != []
     asyncio.run(bench.state.recover())
     (bench.root / "alive").unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from worker.exec.agents import Agents
 from worker.exec.caches import CacheDirectories, CacheLease
 from worker.exec.errors import (
     BadExec,
+    BadSecret,
     CommandNotFound,
     NoRuntime,
     RuntimeFailed,
@@ -19,6 +20,7 @@ from worker.exec.user import User, read_accounts, resolve_owner, resolve_user
 __all__ = [
     "Agents",
     "BadExec",
+    "BadSecret",
     "CacheDirectories",
     "CacheLease",
     "CommandNotFound",

@@ -37,6 +37,21 @@ class SecretMissing(UsageError):
         )
 
 
+class BadSecret(UsageError):
+    """A secret that can be in no environment. It has the reason, and nothing of the value."""
+
+    code = "bad-secret"
+
+    def __init__(self, id: str, env: str, reason: str) -> None:
+        super().__init__(id, env, reason)
+        self.id = id
+        self.env = env
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the secret {self.id!r} cannot be the variable {self.env}: {self.reason}"
+
+
 class AgentMissing(UsageError):
     """An SSH agent that the op requires and the build was not given."""
 

@@ -12,13 +12,19 @@ The namespace is a slave of the worker's: what the worker unmounts meanwhile goe
 where the machine's mounts are shared ones, and is not kept alive by a run that never used it.
 
 Secrets come on standard input, one after the other, and go into a tmpfs of that namespace: they
-end with it, whatever happens to the worker.
+end with it, whatever happens to the worker. The runtime's configuration goes there too, if it has a
+secret in the environment, and then the runtime's own state, if that has a copy. Nobody else finds
+the container by a state that is there, so it is ended by the death of the program (``mortal``).
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from worker.exec.spec import (
+    CONFIG,
     ROOTFS,
     SECRETS,
     Bind,
@@ -26,12 +32,15 @@ from worker.exec.spec import (
     Identity,
     SecretFile,
     Throwaway,
+    config_of,
     secret_name,
     staged_name,
 )
 
 LOG: Final = "runtime.log"
 """Where, in the bundle, failures to stage and the runtime's own messages go."""
+
+_APART: Final = ("unshare", "--mount", "--propagation", "slave")
 
 _SECRET: Final = "secret"
 """A type of staging: options are the file's mode, the source its size, the identity its owner."""
@@ -64,15 +73,34 @@ exec "$@" </dev/null
 """
 
 
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """A file of the tmpfs: its name in the bundle and its content."""
+
+    name: str
+    data: bytes = field(repr=False)
+    mode: int = 0o400
+    uid: int = 0
+    gid: int = 0
+
+
 def command_line(
     program: Sequence[str], staging: Sequence[str] = (), *, log: str = "/dev/null"
 ) -> list[str]:
     """Return the words that stage the mounts of ``staging`` and run ``program``."""
-    head = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", _SCRIPT, log]
+    head = [*_APART, "sh", "-c", _SCRIPT, log]
     return [*head, *staging, "--", *program]
 
 
-def staging_of(spec: ContainerSpec) -> list[str]:
+def mortal(program: Sequence[str]) -> list[str]:
+    """Return the words that run ``program`` so that nothing it starts outlives them.
+
+    It is the first process of a PID namespace: the kernel ends that with it, and it with them.
+    """
+    return [*_APART, "--pid", "--fork", "--kill-child", "--mount-proc", *program]
+
+
+def staging_of(spec: ContainerSpec, in_memory: Sequence[InMemory] = ()) -> list[str]:
     """Return what to stage, five words each: type, options, source, target, identity."""
     words = ["none", "bind,nodev", str(spec.root), ROOTFS, _text(spec.root_identity)]
     for index, item in enumerate(spec.shown):
@@ -85,22 +113,32 @@ def staging_of(spec: ContainerSpec) -> list[str]:
                 words += overlay_staging(item, index)
             case _:
                 pass
-    return words + _secret_staging(spec)
+    return words + _secret_staging(in_memory)
 
 
-def secrets_of(spec: ContainerSpec) -> list[SecretFile]:
-    """Return the secrets in the order in which standard input has them."""
-    return [item for item in spec.shown if isinstance(item, SecretFile)]
+def in_memory_of(spec: ContainerSpec, bundle: Path) -> list[InMemory]:
+    """Return what is on no disk, in the order in which standard input has it.
+
+    That is the secrets, and the whole configuration if it has one in the environment.
+    """
+    files = [
+        InMemory(secret_name(index), item.data, item.mode, item.uid, item.gid)
+        for index, item in enumerate(spec.shown)
+        if isinstance(item, SecretFile)
+    ]
+    if spec.secret_env:
+        config = json.dumps(config_of(spec, bundle)).encode()
+        files.append(InMemory(f"{SECRETS}/{CONFIG}", config))
+    return files
 
 
-def _secret_staging(spec: ContainerSpec) -> list[str]:
-    if not secrets_of(spec):
+def _secret_staging(in_memory: Sequence[InMemory]) -> list[str]:
+    if not in_memory:
         return []
     words = ["tmpfs", "mode=0700,nosuid,nodev,noexec", "tmpfs", SECRETS, ""]
-    for index, item in enumerate(spec.shown):
-        if isinstance(item, SecretFile):
-            size, owner = len(item.data), f"{item.uid}:{item.gid}"
-            words += [_SECRET, f"{item.mode:o}", str(size), secret_name(index), owner]
+    for file in in_memory:
+        size, owner = len(file.data), f"{file.uid}:{file.gid}"
+        words += [_SECRET, f"{file.mode:o}", str(size), file.name, owner]
     return words
 
 

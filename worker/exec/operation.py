@@ -14,7 +14,7 @@ import msgspec
 from filesync.disk.removing import remove_path
 from filesync.transfer.threads import acquired, in_thread
 from worker.exec.agents import Agents
-from worker.exec.check import check_op, clean_target, environment
+from worker.exec.check import check_op, clean_target, environment, secret_environment
 from worker.exec.errors import AgentMissing, SecretMissing
 from worker.exec.output import OnOutput
 from worker.exec.policy import DEFAULT_PATH, OPEN_FILES
@@ -52,12 +52,13 @@ async def execute(
         inputs: the directories of the other inputs, by number; never written to.
         state: the worker's.
         on_output: takes (1 or 2, bytes) as the command prints them; must not raise.
-        secrets: what its secret mounts show; kept in memory only.
+        secrets: what its secret mounts show, as files or variables; kept in memory only.
         agents: who answers at its ssh mounts; None is nobody.
 
     Raises:
         BadExec: the op asks for what no container may have.
         SecretMissing, AgentMissing: the op requires one that was not given.
+        BadSecret: one cannot be the variable that the op has it be.
         UserUnknown: the op's user is not in the root's account files.
         PathMissing: an input does not have a bind mount's source.
         CommandNotFound: the root has no such command.
@@ -66,6 +67,7 @@ async def execute(
     check_op(op)
     known = {one.id: one.data for one in secrets}
     agents = agents or Agents()
+    secret_env = secret_environment(op, known)
     op = _with_known(op, known, agents)
     async with AsyncExitStack() as stack:
         caches = await _lease_caches(op, state, stack)
@@ -79,7 +81,7 @@ async def execute(
             await _settled(item, scratch, index) for index, item in enumerate(spec.shown)
         ]
         return await run_exec(
-            dataclasses.replace(spec, shown=tuple(settled)),
+            dataclasses.replace(spec, shown=tuple(settled), secret_env=secret_env),
             bundle_dir=scratch / "bundle",
             runtime=state.runtime,
             on_output=on_output,
@@ -98,7 +100,7 @@ def network_files(hostname: str, resolv_conf: bytes) -> dict[str, bytes]:
 
 
 def _with_known(op: ExecOp, secrets: Mapping[str, bytes], agents: Agents) -> ExecOp:
-    """Return ``op`` without the mounts of what was not given and may be missing."""
+    """Return ``op`` with the mounts that have a target, and without those of what may be missing and is."""
     kept: list[Mount] = []
     for mount in op.mounts:
         match mount:
@@ -108,6 +110,8 @@ def _with_known(op: ExecOp, secrets: Mapping[str, bytes], agents: Agents) -> Exe
             case SshMount(id=name) if name not in agents.ids:
                 if mount.required:
                     raise AgentMissing(name)
+            case SecretMount(target=""):
+                pass  # a variable and no file
             case _:
                 kept.append(mount)
     return msgspec.structs.replace(op, mounts=tuple(kept))

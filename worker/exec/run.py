@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -10,7 +11,7 @@ import secrets
 import shlex
 import shutil
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,13 +22,16 @@ from filesync.transfer.threads import in_thread, until_done
 from worker.exec.errors import CommandNotFound, NoRuntime, RuntimeFailed
 from worker.exec.launch import (
     LOG,
+    InMemory,
     command_line,
+    in_memory_of,
+    mortal,
     overlay_directories,
-    secrets_of,
     staging_of,
 )
 from worker.exec.output import OnOutput
 from worker.exec.spec import (
+    CONFIG,
     ROOTFS,
     SECRETS,
     Bind,
@@ -69,6 +73,10 @@ while [ $n -lt 50 ] && kill -0 "$1"; do
     sleep 0.1
 done
 """
+_KILLING: Final = """
+read -r child _ <"/proc/$0/task/$0/children" || child="-$0"
+kill -KILL "$child"
+"""
 _NOT_FOUND: Final = ("executable file", "open executable", "exec: ", "exec format error")
 
 
@@ -78,6 +86,11 @@ class Runtime:
 
     program: Path
     run_root: Path
+
+    @property
+    def copies_config(self) -> bool:
+        """Does a container's state have a copy of its configuration, the environment and all?"""
+        return self.program.name != "runc"
 
     def words(self, *words: str) -> list[str]:
         """Return the command line of one of the runtime's commands."""
@@ -138,7 +151,7 @@ async def sweep(runtime: Runtime) -> None:
     """
     for container in await _containers(runtime):
         log.warning("container left behind, deleting container=%s", container)
-        await _delete(runtime, container)
+        await _call(_deletion(runtime, container))
     left = await _containers(runtime)
     if left:
         raise RuntimeFailed(f"container {left[0]} of an earlier worker cannot be deleted")
@@ -163,7 +176,8 @@ def _write_bundle(spec: ContainerSpec, bundle: Path) -> None:
                 _dress(bundle / overlay_directories(index)[1], item.source)
             case _:
                 pass
-    (bundle / "config.json").write_text(json.dumps(config_of(spec, bundle)))
+    if not spec.secret_env:
+        (bundle / CONFIG).write_text(json.dumps(config_of(spec, bundle)))
 
 
 def _dress(upper: Path, source: Path) -> None:
@@ -184,13 +198,21 @@ async def _run(
     runtime: Runtime,
     on_output: OnOutput,
 ) -> int:
+    # Where the environment is a secret its config.json is in memory, and whatever has a copy.
+    config_dir = bundle / SECRETS if spec.secret_env else bundle
+    is_mortal = bool(spec.secret_env) and runtime.copies_config
+    if is_mortal:
+        runtime = dataclasses.replace(runtime, run_root=bundle / SECRETS / "runtime")
     # The runtime's errors go to a log too: on stderr they are mixed with the command's own.
     log_options = ("--log", str(bundle / LOG), "--log-format", "json")
-    words = runtime.words(*log_options, "run", "--bundle", str(bundle), container)
-    given = _input_of(spec)
+    words = runtime.words(*log_options, "run", "--bundle", str(config_dir), container)
+    if is_mortal:
+        words = mortal(words)
+    in_memory = in_memory_of(spec, bundle)
+    given = _input_of(in_memory)
     try:
         process = await asyncio.create_subprocess_exec(
-            *command_line(words, staging_of(spec), log=LOG),
+            *command_line(words, staging_of(spec, in_memory), log=LOG),
             cwd=bundle,
             stdin=given,
             stdout=asyncio.subprocess.PIPE,
@@ -201,24 +223,26 @@ async def _run(
         )
     except asyncio.CancelledError:
         # asyncio killed the process, which may have got as far as making the container.
-        await until_done(_delete(runtime, container))
+        if not is_mortal:  # else that ends with it
+            await until_done(_call(_deletion(runtime, container)))
         raise
     finally:
         if given != asyncio.subprocess.DEVNULL:
             os.close(given)
+    ending = _killing(process.pid) if is_mortal else _deletion(runtime, container)
     try:
-        async with _guard(process.pid, container, runtime), asyncio.TaskGroup() as group:
+        async with _guard(process.pid, ending), asyncio.TaskGroup() as group:
             group.create_task(_pump(process.stdout, STDOUT, on_output))
             group.create_task(_pump(process.stderr, STDERR, on_output))
         return await process.wait()
     finally:
         if process.returncode is None:
-            await until_done(_kill(container, process, runtime))
+            await until_done(_kill(process, ending))
 
 
-def _input_of(spec: ContainerSpec) -> int:
-    """Return the launcher's standard input: a file in memory with the secrets, the caller's to close."""
-    data = b"".join(item.data for item in secrets_of(spec))
+def _input_of(in_memory: Sequence[InMemory]) -> int:
+    """Return the launcher's standard input: a file in memory with all of them, the caller's to close."""
+    data = b"".join(file.data for file in in_memory)
     if not data:
         return asyncio.subprocess.DEVNULL
     fd = os.memfd_create("secrets")
@@ -233,7 +257,7 @@ def _input_of(spec: ContainerSpec) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _guard(pid: int, container: str, runtime: Runtime) -> AsyncIterator[None]:
+async def _guard(pid: int, ending: Sequence[str]) -> AsyncIterator[None]:
     """Keep a process that ends the container, which ``pid`` runs, if this process is killed.
 
     A container outlives who started it. The guard is told of a death by the end of its input, of
@@ -241,7 +265,7 @@ async def _guard(pid: int, container: str, runtime: Runtime) -> AsyncIterator[No
     to reap where a worker is the first process of its machine.
     """
     guard = await asyncio.create_subprocess_exec(
-        *("sh", "-c", _GUARD, shlex.join(_deletion(runtime, container)), str(pid)),
+        *("sh", "-c", _GUARD, shlex.join(ending), str(pid)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
@@ -262,7 +286,7 @@ async def _pump(reader: asyncio.StreamReader | None, stream: int, on_output: OnO
         on_output(stream, data)
 
 
-async def _kill(container: str, process: asyncio.subprocess.Process, runtime: Runtime) -> None:
+async def _kill(process: asyncio.subprocess.Process, ending: Sequence[str]) -> None:
     # The runtime may not have registered the container yet, or be about to start it: deleting
     # is repeated until the process that runs it has ended, which it does with the container.
     # A process that is stuck is killed at last, and the container deleted without it.
@@ -270,7 +294,7 @@ async def _kill(container: str, process: asyncio.subprocess.Process, runtime: Ru
         if attempt >= KILL_ATTEMPTS:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-        await _delete(runtime, container)
+        await _call(ending)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KILL_RETRY_S):
                 await _drain(process)
@@ -299,12 +323,22 @@ async def _containers(runtime: Runtime) -> list[str]:
 
 
 def _deletion(runtime: Runtime, container: str) -> list[str]:
+    """Return the words that end a container whose state is in the runtime's."""
     return command_line(runtime.words("delete", "--force", container))
 
 
-async def _delete(runtime: Runtime, container: str) -> None:
+def _killing(pid: int) -> list[str]:
+    """Return the words that end what is ``mortal`` and runs as ``pid``.
+
+    Its child is killed, which it then waits for: its end is that of all. Its process group is where
+    the kernel does not tell of children, and where there is none yet.
+    """
+    return ["sh", "-c", _KILLING, str(pid)]
+
+
+async def _call(words: Sequence[str]) -> None:
     process = await asyncio.create_subprocess_exec(
-        *_deletion(runtime, container),
+        *words,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,

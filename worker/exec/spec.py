@@ -31,6 +31,8 @@ ROOTFS: Final = "rootfs"
 SECRETS: Final = "secrets"
 """Where the bundle has a tmpfs with the secrets, in the program's mount namespace only."""
 
+CONFIG: Final = "config.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Bind:
@@ -84,6 +86,7 @@ class ContainerSpec:
 
     Attributes:
         shown: mounted in this order; the targets are resolved.
+        secret_env: like ``env``, and before it. It is in memory, and on no disk.
         max_open_files: the worker's own hard limit, which only some may raise.
         machine: what its kernel runs programs of, as `uname` names it.
     """
@@ -99,6 +102,7 @@ class ContainerSpec:
     shown: tuple[Shown, ...] = ()
     max_open_files: int = OPEN_FILES[1]
     machine: str = ""
+    secret_env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 def config_of(spec: ContainerSpec, bundle: Path) -> Config:
@@ -135,6 +139,7 @@ def secret_name(index: int) -> str:
 
 def _process(spec: ContainerSpec) -> Config:
     capabilities = list(CAPABILITIES)
+    env = dict(spec.env) | dict(spec.secret_env)
     return {
         "terminal": False,
         "user": {
@@ -144,7 +149,7 @@ def _process(spec: ContainerSpec) -> Config:
             "additionalGids": list(spec.user.groups),
         },
         "args": list(spec.args),
-        "env": [f"{name}={value}" for name, value in spec.env],
+        "env": [f"{name}={value}" for name, value in env.items()],
         "cwd": spec.cwd,
         # Not ambient, not inheritable: as with Docker, only root has them after the exec.
         "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),

@@ -152,10 +152,15 @@ class TmpfsMount(_Message, frozen=True, tag="tmpfs"):
 
 
 class SecretMount(_Message, frozen=True, tag="secret"):
-    """Show the build's secret ``id`` as the read-only file ``target``.
+    """Show the build's secret ``id`` as the read-only file ``target``, as a variable, or as both.
 
     Its data is no part of the op. Without the secret the op fails if it is ``required``, and
-    else runs without the file.
+    else runs without the file, and with an empty variable.
+
+    Attributes:
+        target: empty where there is an ``env`` and no file.
+        env: the variable's name, empty where there is none. Of the op's own variables that
+            has the same name is not set, and of secrets the last one counts.
     """
 
     target: PathText
@@ -164,6 +169,7 @@ class SecretMount(_Message, frozen=True, tag="secret"):
     uid: int = 0
     gid: int = 0
     required: bool = False
+    env: PathText = ""
 
 
 class SshMount(_Message, frozen=True, tag="ssh"):

@@ -1,7 +1,14 @@
 import pytest
 
-from worker.exec import BadExec
-from worker.exec.check import check_op, clean_target, environment, is_below
+from worker.exec import BadExec, BadSecret
+from worker.exec.check import (
+    MAX_VARIABLE_BYTES,
+    check_op,
+    clean_target,
+    environment,
+    is_below,
+    secret_environment,
+)
 from worker.wire.ops import BindMount, CacheMount, ExecOp, SecretMount, TmpfsMount
 
 
@@ -16,6 +23,7 @@ def test_ordinary_op_passes() -> None:
                 CacheMount("/root/.cache", "c"),
                 TmpfsMount("/dev/shm"),
                 SecretMount("/run/secrets/s", "s", uid=1000),
+                SecretMount("", "s", env="S"),
             ),
             files=(("EOF", "#!/bin/sh\n"),),
         )
@@ -45,6 +53,11 @@ def test_ordinary_op_passes() -> None:
         ExecOp(args=("a",), mounts=(CacheMount("/c", "c", gid=1 << 32),)),
         ExecOp(args=("a",), mounts=(SecretMount("/s", "s", uid=-1),)),
         ExecOp(args=("a",), mounts=(SecretMount("/s", "s", gid=(1 << 32) - 1),)),
+        ExecOp(args=("a",), mounts=(SecretMount("", "s", env="A=B"),)),
+        ExecOp(args=("a",), mounts=(SecretMount("", "s", env="A\0"),)),
+        ExecOp(args=("a",), mounts=(SecretMount("", "s", env="\ud800"),)),
+        ExecOp(args=("a",), mounts=(SecretMount("/proc/s", "s", env="A"),)),
+        ExecOp(args=("a",), mounts=(SecretMount("", "s", uid=-1, env="A"),)),
         ExecOp(args=("a",), mounts=tuple(TmpfsMount(f"/t{n}") for n in range(257))),
     ],
 )
@@ -92,3 +105,41 @@ def test_environment_adds_what_is_missing_and_overrides_nothing() -> None:
         ("no_proxy", "n"),
         ("PATH", "/bin"),
     )
+
+
+def test_secrets_are_variables_as_the_op_names_them_and_empty_where_they_are_missing() -> None:
+    mounts = (
+        SecretMount("", "a", env="A"),
+        TmpfsMount("/t"),
+        SecretMount("/file", "a"),
+        SecretMount("/b", "b", env="B"),
+        SecretMount("", "none", env="C"),
+    )
+    found = secret_environment(
+        ExecOp(args=("a",), mounts=mounts), {"a": b"1", "b": b"\xc3\xa4 =\n"}
+    )
+    assert found == (("A", "1"), ("B", "\u00e4 =\n"), ("C", ""))
+
+
+LONGEST = b"x" * (MAX_VARIABLE_BYTES - len("A="))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"hor\0se", "NUL character"),
+        (b"horse\xff", "no UTF-8 text"),
+        (LONGEST + b"x", "longer than 128 KiB"),
+    ],
+)
+def test_a_secret_that_no_environment_can_have_is_refused_and_not_shown(
+    data: bytes, reason: str
+) -> None:
+    op = ExecOp(args=("a",), mounts=(SecretMount("", "token", env="A"),))
+    assert secret_environment(op, {"token": LONGEST}) == (("A", LONGEST.decode()),)
+    with pytest.raises(
+        BadSecret, match=f"'token' cannot be the variable A: .*{reason}"
+    ) as caught:
+        secret_environment(op, {"token": data})
+    assert "hor" not in repr(caught.value)
+    assert caught.value.__context__ is None

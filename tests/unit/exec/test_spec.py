@@ -2,7 +2,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from worker.exec.launch import command_line, secrets_of, staging_of
+from worker.exec.launch import command_line, in_memory_of, staging_of
 from worker.exec.operation import network_files
 from worker.exec.output import MAX_TAIL_BYTES, OutputTail
 from worker.exec.spec import (
@@ -144,13 +144,14 @@ def test_a_secret_is_staged_in_memory_and_its_data_is_in_no_words() -> None:
         SecretFile("/b", b"staple"),
     )
     spec = ContainerSpec(args=("a",), root=BUNDLE, root_identity=(0, 0), shown=secrets)
-    words = staging_of(spec)
+    in_memory = in_memory_of(spec, BUNDLE)
+    words = staging_of(spec, in_memory)
     assert [words[n : n + 5] for n in range(5, len(words), 5)] == [
         ["tmpfs", "mode=0700,nosuid,nodev,noexec", "tmpfs", "secrets", ""],
         ["secret", "440", "5", "secrets/0", "7:8"],
         ["secret", "400", "6", "secrets/2", "0:0"],
     ]
-    assert [item.data for item in secrets_of(spec)] == [b"horse", b"staple"]
+    assert [file.data for file in in_memory] == [b"horse", b"staple"]
     config = config_of(spec, BUNDLE)
     assert config["mounts"][-1] == {
         "destination": "/b",
@@ -158,9 +159,26 @@ def test_a_secret_is_staged_in_memory_and_its_data_is_in_no_words() -> None:
         "source": "/b/secrets/2",
         "options": ["bind", "nodev", "nosuid", "noexec", "ro"],
     }
-    text = f"{words} {config} {spec}"
+    text = f"{words} {config} {spec} {in_memory}"
     assert "horse" not in text
     assert "staple" not in text
+
+
+def test_with_a_secret_in_the_environment_the_configuration_is_in_memory_and_in_no_words() -> (
+    None
+):
+    spec = ContainerSpec(
+        args=("a",),
+        root=BUNDLE,
+        root_identity=(0, 0),
+        env=(("A", "a"), ("T", "b")),
+        secret_env=(("T", "horse"), ("U", "")),
+    )
+    (config,) = in_memory = in_memory_of(spec, BUNDLE)
+    assert json.loads(config.data)["process"]["env"] == ["A=a", "T=horse", "U="]
+    words = staging_of(spec, in_memory)
+    assert words[-5:] == ["secret", "400", str(len(config.data)), "secrets/config.json", "0:0"]
+    assert "horse" not in f"{words} {spec} {in_memory}"
 
 
 def test_program_follows_the_staging() -> None:

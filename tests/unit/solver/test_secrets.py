@@ -1,6 +1,7 @@
 """``--secret``, and how far what it names goes."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -139,18 +140,22 @@ async def test_only_the_secrets_that_a_step_names_go_to_its_worker(world: World)
 
 
 @pytest.mark.parametrize(
-    ("mount", "mode"), [(SecretMount("/m", "mine"), 0o440), (SshMount("/m", "mine"), 0o660)]
+    ("mount", "more"),
+    [
+        (SecretMount("/m", "mine"), {"mode": 0o440, "env": "M"}),
+        (SshMount("/m", "mine"), {"mode": 0o660}),
+    ],
 )
 def test_what_is_asked_of_a_secret_or_an_agent_is_part_of_the_op(
-    mount: SecretMount | SshMount, mode: int
+    mount: SecretMount | SshMount, more: dict[str, Any]
 ) -> None:
     changes = {
         "target": "/n",
         "id": "other",
-        "mode": mode,
         "uid": 1,
         "gid": 1,
         "required": True,
+        **more,
     }
     mounts = [msgspec.structs.replace(mount, **{key: value}) for key, value in changes.items()]
     ops = [msgspec.structs.replace(OP, mounts=(one,)) for one in (mount, *mounts)]
