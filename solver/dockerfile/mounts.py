@@ -9,6 +9,7 @@ from typing import Final
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.quantities import parse_size
 from solver.dockerfile.suggestion import did_you_mean
+from solver.dockerfile.variables import check_name
 
 _ALIASES: Final = {
     "src": "source",
@@ -21,7 +22,7 @@ _KEYS: Final = {
     "bind": ("target", "source", "from", "readonly", "readwrite"),
     "cache": ("target", "id", "sharing", "mode", "uid", "gid", "readonly", "readwrite"),
     "tmpfs": ("target", "size"),
-    "secret": ("id", "source", "target", "required", "mode", "uid", "gid"),
+    "secret": ("id", "source", "target", "env", "required", "mode", "uid", "gid"),
     "ssh": ("id", "target", "required", "mode", "uid", "gid"),
 }
 _SECRETS: Final = "/run/secrets"
@@ -88,12 +89,24 @@ class MountWords:
         return posixpath.normpath(self.text("target"))
 
     def secret(self) -> tuple[str, str]:
-        """Return the id of a secret and where it is shown; the one stands for the other."""
+        """Return the id of a secret and where it is shown; the one stands for the other.
+
+        A variable is shown nowhere, unless that is said, too.
+        """
         target = self.text("target")
         name = self.text("source") or self.text("id") or posixpath.basename(target.rstrip("/"))
         if not name:
             raise Invalid("--mount=type=secret needs id= or target=")
-        return name, posixpath.normpath(target or f"{_SECRETS}/{posixpath.basename(name)}")
+        if not target and not self.env:
+            target = f"{_SECRETS}/{posixpath.basename(name)}"
+        return name, posixpath.normpath(target) if target else ""
+
+    @property
+    def env(self) -> str:
+        """The variable that a secret is, '' where it is none."""
+        if "env" in self.values:
+            check_name(self.text("env"))
+        return self.text("env")
 
 
 def parse_mount(text: str) -> MountWords:
@@ -127,12 +140,6 @@ def _check_keys(kind: str, values: dict[str, str]) -> None:
     for key in values:
         if kind == "cache" and key in ("from", "source"):
             raise Invalid(f"RUN --mount=type=cache,{key}= is not supported yet", key)
-        if kind == "secret" and key == "env":
-            raise Invalid(
-                "RUN --mount=type=secret,env= is not supported yet, as a worker would have to write "
-                "the value down; have the command read the file",
-                key,
-            )
         if key not in known:
             guess = did_you_mean(key, known)
             listed = ", ".join(known)

@@ -1,6 +1,7 @@
 """RUN: a command on the stage's tree."""
 
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +27,8 @@ from worker.wire.ops import (
 _PIPES: Final = "/dev/pipes"
 _AGENTS: Final = "/run/buildkit/ssh_agent"
 """Where BuildKit shows an agent's socket, with a dot and its number behind."""
+_MASK: Final = "****"
+"""What a step's name has, as with BuildKit, for a variable that is a secret."""
 _NETWORKS: Final = {"default": Network.HOST, "host": Network.HOST, "none": Network.NONE}
 
 
@@ -61,7 +64,7 @@ def apply_run(state: State, instruction: Instruction) -> None:
         proxy_env=tuple(pair for pair in proxies if pair[0] not in state.variables),
         scratch=scratch,
     )
-    shown = state.around.words.show(_shown(instruction), state.variables)
+    shown = state.around.words.show(_shown(instruction), _masked(state.variables, mounts))
     state.add(op, sources, instruction=instruction, shown=shown)
     state.commit(_created_by(state, command), layer=True)
 
@@ -197,12 +200,13 @@ def _agent(state: State, words: MountWords, number: int) -> SshMount:
 def _secret(state: State, words: MountWords) -> SecretMount:
     name, target = words.secret()
     return SecretMount(
-        target=_absolute(state, target),
+        target=_absolute(state, target) if target else "",
         id=name,
         mode=words.number("mode", default=0o400, base=8),
         uid=words.number("uid", default=0),
         gid=words.number("gid", default=0),
         required=bool(words.is_set("required")),
+        env=words.env,
     )
 
 
@@ -214,6 +218,11 @@ def _sharing(words: MountWords) -> Sharing:
             f"--mount: sharing is shared, private or locked, not {text[:80]!r}{guess}", text
         )
     return Sharing(text)
+
+
+def _masked(variables: Mapping[str, str], mounts: tuple[Mount, ...]) -> Mapping[str, str]:
+    secret = {m.env: _MASK for m in mounts if isinstance(m, SecretMount) and m.env}
+    return {**variables, **secret} if secret else variables
 
 
 def _shown(instruction: Instruction) -> str:

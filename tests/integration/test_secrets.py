@@ -20,7 +20,14 @@ ContextMaker = Callable[..., Path]
 pytestmark = pytest.mark.needs("root", "crun")
 
 SECRET = "correct-horse-battery-staple"
-HALVES = f'echo {SECRET[:12]}; [ $(cat /run/secrets/token) = {SECRET[:12]}"{SECRET[12:]}" ]'
+HALVES = f'{SECRET[:12]}"{SECRET[12:]}"'
+READS = [
+    f"--mount=type=secret,id=token echo {SECRET[:12]}; [ $(cat /run/secrets/token) = {HALVES} ]",
+    f"--mount=type=secret,id=token,env=TOKEN echo {SECRET[:12]}; [ $TOKEN = {HALVES} ]",
+]
+"""What a step does with the secret, as a file or a variable, that the Dockerfile does not have."""
+NAP = f"9{os.getpid()}"
+"""How long a step sleeps, in words that no other process has."""
 STAT = 'stat -c "%a %u:%g %s %F" '
 
 
@@ -89,6 +96,40 @@ def test_a_step_reads_a_secret_as_a_file_of_the_mode_and_owner_that_it_asks_for(
     }
 
 
+def test_a_step_has_a_secret_as_a_variable_before_one_of_the_image_and_as_a_file_if_it_asks(
+    cluster: Cluster, context: ContextMaker, base: str, token: Path, tmp_path: Path
+) -> None:
+    root = context(
+        "FROM base\nENV TOKEN=of-the-image OTHER=of-the-image\nWORKDIR /out\n"
+        "RUN --mount=type=secret,id=token,env=TOKEN --mount=type=secret,id=none,env=OTHER "
+        'echo "${#TOKEN}$OTHER" > variable; ls -d /run/secrets >> variable 2>/dev/null || true\n'
+        "RUN --mount=type=secret,id=token,env=TOKEN,target=/t,mode=0440 "
+        f'echo "${{#TOKEN}}" > both; {STAT} /t >> both\n'
+        'RUN echo "$TOKEN" > after\n'
+        "FROM scratch\nCOPY --from=0 /out /\n"
+    )
+    given = ("--build-context", base, "--secret", f"id=token,src={token}")
+    cluster.build(root, *given, "-o", f"type=local,dest={tmp_path / 'out'}")
+    assert files_of(tmp_path / "out") == {
+        "variable": f"{len(SECRET)}\n",
+        "both": f"{len(SECRET)}\n440 0:0 {len(SECRET)} regular file\n",
+        "after": "of-the-image\n",
+    }
+
+
+def test_a_secret_that_can_be_no_variable_is_a_sentence_without_it(
+    cluster: Cluster, context: ContextMaker, base: str, tmp_path: Path
+) -> None:
+    root = context("FROM base\nRUN --mount=type=secret,id=token,env=TOKEN true\n")
+    (tmp_path / "token").write_bytes(SECRET.encode() + b"\0")
+    given = ("--build-context", base, "--secret", f"id=token,src={tmp_path / 'token'}")
+    failed = cluster.build(root, *given, check=False)
+    assert failed.status == 1
+    said = "the secret 'token' cannot be the variable TOKEN: it has a NUL character in it"
+    assert said in failed.stderr
+    assert SECRET not in failed.stderr
+
+
 def test_secrets_that_are_large_and_not_text_come_as_they_are(
     cluster: Cluster, context: ContextMaker, base: str, tmp_path: Path
 ) -> None:
@@ -108,19 +149,18 @@ def test_secrets_that_are_large_and_not_text_come_as_they_are(
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == made
 
 
+@pytest.mark.parametrize("reads", READS, ids=["file", "variable"])
 def test_the_value_is_in_no_state_output_log_or_image(
-    cluster: Cluster, context: ContextMaker, base: str, token: Path, tmp_path: Path
+    cluster: Cluster, context: ContextMaker, base: str, token: Path, tmp_path: Path, reads: str
 ) -> None:
     root = context(
-        f"FROM base\nRUN --mount=type=secret,id=token {HALVES} && touch /done\n"
-        "RUN --mount=type=secret,id=token false\n",
+        f"FROM base\nRUN {reads} && touch /done\n"
+        "RUN --mount=type=secret,id=token,target=/s,env=S false\n",
     )
     given = ("--build-context", base, "--secret", f"id=token,src={token}")
     failed = cluster.build(root, *given, "--progress", "json", "--explain", check=False)
     assert failed.status == 1
-    context(
-        f"FROM base\nRUN --mount=type=secret,id=token {HALVES} && touch /done\nENV A=b\n",
-    )
+    context(f"FROM base\nRUN {reads} && touch /done\nENV A=b\n")
     image = ("-o", f"type=oci,dest={tmp_path / 'image.tar'}")
     cache = ("--cache-to", f"type=local,dest={tmp_path / 'cache'},mode=max")
     built = cluster.build(root, *given, *image, *cache, "--explain")
@@ -137,7 +177,9 @@ def test_the_value_is_in_no_state_output_log_or_image(
             assert not _has_secret(tmp_path / "member")
 
 
+@pytest.mark.parametrize("reads", READS, ids=["file", "variable"])
 def test_debug_logs_of_all_processes_have_no_secret(
+    reads: str,
     context: ContextMaker,
     base: str,
     token: Path,
@@ -145,7 +187,7 @@ def test_debug_logs_of_all_processes_have_no_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FILESYNC_DEBUG", "1")
-    root = context(f"FROM base\nRUN --mount=type=secret,id=token {HALVES}\n")
+    root = context(f"FROM base\nRUN {reads}\n")
     home = {"XDG_CACHE_HOME": str(tmp_path / "home"), "TOKEN": SECRET}
     words = ("--build-context", base, "--secret", "id=token,env=TOKEN", str(root))
     done = run("-v", "-v", "build", *words, env=home)
@@ -155,7 +197,9 @@ def test_debug_logs_of_all_processes_have_no_secret(
     assert found_in(tmp_path) == []
 
 
+@pytest.mark.parametrize("asked", ["", ",target=/run/secrets/token,env=TOKEN"])
 def test_while_a_step_runs_its_secret_is_on_no_disk_and_a_killed_worker_leaves_none(
+    asked: str,
     context: ContextMaker,
     base: str,
     token: Path,
@@ -165,8 +209,8 @@ def test_while_a_step_runs_its_secret_is_on_no_disk_and_a_killed_worker_leaves_n
     # A second worker would run the step again.
     cluster = clusters("one", workers=1)
     root = context(
-        "FROM base\nRUN --mount=type=secret,id=token --mount=type=cache,target=/c "
-        "touch /c/begun; exec sleep 613\n"
+        f"FROM base\nRUN --mount=type=secret,id=token{asked} --mount=type=cache,target=/c "
+        f"touch /c/begun; exec sleep {NAP}\n"
     )
     given = ("--build-context", base, "--secret", f"id=token,src={token}")
     command = [sys.executable, "-m", "filesync", "build", "--manager", cluster.manager, *given]
@@ -178,8 +222,9 @@ def test_while_a_step_runs_its_secret_is_on_no_disk_and_a_killed_worker_leaves_n
     while not _sleepers():
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
-    shown = Path(f"/proc/{_sleepers()[0]}/root/run/secrets/token")
-    assert shown.read_text() == SECRET
+    sleeper = Path(f"/proc/{_sleepers()[0]}")
+    assert (sleeper / "root/run/secrets/token").read_text() == SECRET
+    assert (SECRET in (sleeper / "environ").read_text()) == bool(asked)
     assert found_in(cluster.root) == []
     cluster.kill("w1")
     while _sleepers():
@@ -198,7 +243,7 @@ def _sleepers() -> list[int]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[:2] == [b"sleep", b"613"]:
+        if words[:2] == [b"sleep", NAP.encode()]:
             found.append(int(path.parent.name))
     return found
 
@@ -206,12 +251,13 @@ def _sleepers() -> list[int]:
 def test_a_secret_that_is_required_and_not_given_fails_the_step_and_says_which(
     cluster: Cluster, context: ContextMaker, base: str, token: Path
 ) -> None:
-    root = context("FROM base\nRUN --mount=type=secret,id=token,required=true true\n")
-    failed = cluster.build(root, "--build-context", base, check=False)
-    assert failed.status == 1
-    assert "the secret 'token' is required and was not given" in failed.stderr
-    assert "--secret id=token,src=FILE" in failed.stderr
-    cluster.build(root, "--build-context", base, "--secret", f"id=token,src={token}")
+    for asked in ("", ",env=TOKEN"):
+        root = context(f"FROM base\nRUN --mount=type=secret,id=token,required{asked} true\n")
+        failed = cluster.build(root, "--build-context", base, check=False)
+        assert failed.status == 1
+        assert "the secret 'token' is required and was not given" in failed.stderr
+        assert "--secret id=token,src=FILE" in failed.stderr
+        cluster.build(root, "--build-context", base, "--secret", f"id=token,src={token}")
 
 
 def test_a_secret_that_is_not_required_and_not_given_is_not_there(

@@ -136,6 +136,12 @@ MOUNTS: list[tuple[str, Mount]] = [
         "type=secret,id=a,target=$T/x,mode=0440,uid=7,gid=8,required=TRUE",
         SecretMount("/t/x", "a", 0o440, 7, 8, required=True),
     ),
+    ("type=secret,id=a,env=A", SecretMount("", "a", env="A")),
+    ("type=secret,id=a,env=A,target=", SecretMount("", "a", env="A")),
+    ("type=secret,source=a,ENV=$T,required", SecretMount("", "a", required=True, env="/t")),
+    ("type=secret,id=a,env=A,dst=b", SecretMount("/w/b", "a", env="A")),
+    ("type=secret,target=/b/c,env=A", SecretMount("/b/c", "c", env="A")),
+    ("type=secret,id=a,env=A,mode=0440,uid=7", SecretMount("", "a", 0o440, 7, env="A")),
 ]
 
 
@@ -143,6 +149,18 @@ MOUNTS: list[tuple[str, Mount]] = [
 def test_mount_is_as_asked(build: Build, flag: str, mount: Mount) -> None:
     text = f"FROM scratch\nARG T=/t\nWORKDIR /w\nRUN --mount='{flag}' x"
     assert last(build(text)).mounts == (mount,)
+
+
+def test_a_secret_variable_is_masked_in_the_name_of_its_step_and_of_no_other(
+    build: Build,
+) -> None:
+    converted = build(
+        "FROM scratch\nENV A=own B=b\n"
+        "RUN --mount=type=secret,id=a,env=A --mount=type=secret,id=c use $A $B ${C}\nRUN use $A"
+    )
+    names = [vertex.name for vertex in converted.graph.vertices]
+    assert names[0].endswith("use **** b ${C}")
+    assert names[1].endswith("use own")
 
 
 def test_mounts_read_each_source_through_one_input(build: Build) -> None:
@@ -178,7 +196,13 @@ def test_an_agent_is_shown_where_buildkit_shows_it_each_with_its_number(build: B
 
 REFUSED = [
     ("--mount=type=secret x", "--mount=type=secret needs id= or target="),
-    ("--mount=type=secret,id=a,env=A x", "RUN --mount=type=secret,env= is not supported yet"),
+    ("--mount=type=secret,env=A x", "--mount=type=secret needs id= or target="),
+    ("--mount=type=secret,id=a,env= x", "the name of a variable cannot be empty"),
+    ("--mount=type=secret,id=a,env x", "'env' is not key=value"),
+    ("--mount=type=secret,id=a,env=A=B x", "the name of a variable cannot have a '='"),
+    ("--mount=type=secret,id=a,env=A,mode=rw x", "'rw' cannot be a mode"),
+    ("--mount=type=secret,id=a,env=A,target=/ x", "the target cannot be '/'"),
+    ("--mount=type=ssh,env=A x", "unknown key of a ssh mount: env"),
     ("--mount=type=secret,id=a,target=/ x", "the target cannot be '/'"),
     ("--mount=type=secret,id=a,required=maybe x", "required is true or false, not 'maybe'"),
     ("--mount=type=secret,id=a,mode=rw x", "'rw' cannot be a mode"),
