@@ -11,7 +11,8 @@ import secrets
 import shlex
 import shutil
 import stat
-from collections.abc import AsyncIterator, Iterator, Sequence
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,11 +74,19 @@ while [ $n -lt 50 ] && kill -0 "$1"; do
     sleep 0.1
 done
 """
+# Its child alone, which it then waits for: the end of both is that of all. There may be none for
+# a moment. Where the kernel does not tell of children, it is the process group.
 _KILLING: Final = """
-read -r child _ <"/proc/$0/task/$0/children" || child="-$0"
+children=/proc/$0/task/$0/children
+child=-$0
+if [ -e "$children" ]; then read -r child _ <"$children"; fi
 kill -KILL "$child"
 """
 _NOT_FOUND: Final = ("executable file", "open executable", "exec: ", "exec format error")
+
+
+Ending = Callable[[int], list[str]]
+"""The words that end a container, by the process that was launched to run it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,21 +207,61 @@ async def _run(
     runtime: Runtime,
     on_output: OnOutput,
 ) -> int:
-    # Where the environment is a secret its config.json is in memory, and whatever has a copy.
-    config_dir = bundle / SECRETS if spec.secret_env else bundle
-    is_mortal = bool(spec.secret_env) and runtime.copies_config
-    if is_mortal:
-        runtime = dataclasses.replace(runtime, run_root=bundle / SECRETS / "runtime")
-    # The runtime's errors go to a log too: on stderr they are mixed with the command's own.
-    log_options = ("--log", str(bundle / LOG), "--log-format", "json")
-    words = runtime.words(*log_options, "run", "--bundle", str(config_dir), container)
-    if is_mortal:
-        words = mortal(words)
     in_memory = in_memory_of(spec, bundle)
+    program, ending = _program(container, bundle, spec, runtime)
+    words = command_line(program, staging_of(spec, in_memory), log=LOG)
+    async with _launched(words, bundle, in_memory, ending) as process:
+        async with _guard(process.pid, ending(process.pid)), asyncio.TaskGroup() as group:
+            group.create_task(_pump(process.stdout, STDOUT, on_output))
+            group.create_task(_pump(process.stderr, STDERR, on_output))
+        return await process.wait()
+
+
+def _program(
+    container: str, bundle: Path, spec: ContainerSpec, runtime: Runtime
+) -> tuple[list[str], Ending]:
+    """Return the words that run a container, and what ends it."""
+
+    def words(runtime: Runtime, config_dir: Path) -> list[str]:
+        # The runtime's errors go to a log too: on stderr they are mixed with the command's own.
+        log_options = ("--log", str(bundle / LOG), "--log-format", "json")
+        return runtime.words(*log_options, "run", "--bundle", str(config_dir), container)
+
+    def deletion(_: int) -> list[str]:
+        return _deletion(runtime, container)
+
+    if not spec.secret_env:
+        return words(runtime, bundle), deletion
+    in_memory = bundle / SECRETS
+    if not runtime.copies_config:
+        return words(runtime, in_memory), deletion
+    hidden = dataclasses.replace(runtime, run_root=in_memory / "runtime")
+    return mortal(words(hidden, in_memory)), _killing
+
+
+@contextlib.asynccontextmanager
+async def _launched(
+    words: Sequence[str], bundle: Path, in_memory: Sequence[InMemory], ending: Ending
+) -> AsyncIterator[Process]:
+    """Begin a process for the block, and end it after that with all that it runs.
+
+    Cancelled while it begins it is ended in the same way: asyncio would kill it alone.
+    """
+    launching = asyncio.ensure_future(_launch(words, bundle, in_memory))
+    try:
+        yield await until_done(launching)
+    finally:
+        if not launching.cancelled() and launching.exception() is None:
+            process = launching.result()
+            if process.returncode is None:
+                await until_done(_kill(process, ending(process.pid)))
+
+
+async def _launch(words: Sequence[str], bundle: Path, in_memory: Sequence[InMemory]) -> Process:
     given = _input_of(in_memory)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command_line(words, staging_of(spec, in_memory), log=LOG),
+        return await asyncio.create_subprocess_exec(
+            *words,
             cwd=bundle,
             stdin=given,
             stdout=asyncio.subprocess.PIPE,
@@ -221,23 +270,9 @@ async def _run(
             start_new_session=True,  # a Ctrl-C in the terminal is the worker's to handle
             limit=READ_BYTES,
         )
-    except asyncio.CancelledError:
-        # asyncio killed the process, which may have got as far as making the container.
-        if not is_mortal:  # else that ends with it
-            await until_done(_call(_deletion(runtime, container)))
-        raise
     finally:
         if given != asyncio.subprocess.DEVNULL:
             os.close(given)
-    ending = _killing(process.pid) if is_mortal else _deletion(runtime, container)
-    try:
-        async with _guard(process.pid, ending), asyncio.TaskGroup() as group:
-            group.create_task(_pump(process.stdout, STDOUT, on_output))
-            group.create_task(_pump(process.stderr, STDERR, on_output))
-        return await process.wait()
-    finally:
-        if process.returncode is None:
-            await until_done(_kill(process, ending))
 
 
 def _input_of(in_memory: Sequence[InMemory]) -> int:
@@ -286,7 +321,7 @@ async def _pump(reader: asyncio.StreamReader | None, stream: int, on_output: OnO
         on_output(stream, data)
 
 
-async def _kill(process: asyncio.subprocess.Process, ending: Sequence[str]) -> None:
+async def _kill(process: Process, ending: Sequence[str]) -> None:
     # The runtime may not have registered the container yet, or be about to start it: deleting
     # is repeated until the process that runs it has ended, which it does with the container.
     # A process that is stuck is killed at last, and the container deleted without it.
@@ -301,7 +336,7 @@ async def _kill(process: asyncio.subprocess.Process, ending: Sequence[str]) -> N
             return
 
 
-async def _drain(process: asyncio.subprocess.Process) -> None:
+async def _drain(process: Process) -> None:
     # asyncio reports the end of a process only when its pipes have ended too, and a paused
     # reader never sees that: what is still in the pipes is read and dropped.
     for reader in (process.stdout, process.stderr):
@@ -328,11 +363,7 @@ def _deletion(runtime: Runtime, container: str) -> list[str]:
 
 
 def _killing(pid: int) -> list[str]:
-    """Return the words that end what is ``mortal`` and runs as ``pid``.
-
-    Its child is killed, which it then waits for: its end is that of all. Its process group is where
-    the kernel does not tell of children, and where there is none yet.
-    """
+    """Return the words that end what is ``mortal`` and runs as ``pid``."""
     return ["sh", "-c", _KILLING, str(pid)]
 
 
