@@ -36,7 +36,7 @@ from worker.exec import (
 from worker.exec.check import MAX_VARIABLE_BYTES
 from worker.exec.policy import DEFAULT_PATH
 from worker.exec.prepare import Preparation
-from worker.exec.run import TOOLS
+from worker.exec.runtime import TOOLS
 from worker.wire.ops import (
     BindMount,
     CacheMount,

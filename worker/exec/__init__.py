@@ -2,6 +2,7 @@
 
 from worker.exec.agents import Agents
 from worker.exec.caches import CacheDirectories, CacheLease
+from worker.exec.ending import sweep
 from worker.exec.errors import (
     BadExec,
     BadSecret,
@@ -13,7 +14,7 @@ from worker.exec.errors import (
 )
 from worker.exec.operation import execute
 from worker.exec.output import OnOutput, OutputTail
-from worker.exec.run import Runtime, find_runtime, sweep
+from worker.exec.runtime import Runtime, find_runtime
 from worker.exec.state import ExecState
 from worker.exec.user import User, read_accounts, resolve_owner, resolve_user
 

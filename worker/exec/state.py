@@ -7,7 +7,8 @@ from typing import Self
 
 from filesync.disk.removing import remove_path
 from worker.exec.caches import CacheDirectories
-from worker.exec.run import Runtime, find_runtime, sweep
+from worker.exec.ending import sweep
+from worker.exec.runtime import Runtime, find_runtime
 
 
 class ExecState:
