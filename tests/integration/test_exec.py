@@ -679,12 +679,15 @@ def test_cancel_while_the_container_starts_leaves_nothing(
 def test_while_a_command_sleeps_a_secret_variable_is_in_its_memory_and_nowhere_else(
     bench: Bench, tmp_path: Path
 ) -> None:
+    value = os.urandom(8).hex().encode()
+    bench.secrets = (Secret("s", value),)
+
     async def scenario() -> None:
         mounts = (SecretMount("", "s", env="S"), SecretMount("/s", "s", env="T"))
         op = shell(f"echo up; exec sleep {NAP}", mounts=mounts)
         run = asyncio.create_task(bench.execute(op))
         await bench.wait_for_output(b"up")
-        await asyncio.to_thread(check_that_only_the_sleeper_has_it, tmp_path)
+        await asyncio.to_thread(check_that_only_the_sleeper_has, value, tmp_path)
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
             await run
@@ -694,25 +697,32 @@ def test_while_a_command_sleeps_a_secret_variable_is_in_its_memory_and_nowhere_e
     assert bench.left_behind() == []
 
 
-def check_that_only_the_sleeper_has_it(base: Path) -> None:
+def check_that_only_the_sleeper_has(value: bytes, base: Path) -> None:
     while not (found := processes("sleep", NAP)):
         time.sleep(0.01)
     (sleeper,) = found
-    assert {b"S=horse", b"T=horse"} <= set((sleeper / "environ").read_bytes().split(b"\0"))
-    assert (sleeper / "root/s").read_bytes() == b"horse"
-    assert with_horse(base) + with_horse(Path("/run")) == []
+    assert {b"S=" + value, b"T=" + value} <= set(
+        (sleeper / "environ").read_bytes().split(b"\0")
+    )
+    assert (sleeper / "root/s").read_bytes() == value
+    assert files_with(value, base) + files_with(value, Path("/run")) == []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
-            assert b"horse" not in (process / "cmdline").read_bytes()
+            command = (process / "cmdline").read_bytes()
+            assert value not in command
             links = [os.readlink(fd) for fd in (process / "fd").iterdir()]
-            assert not [link for link in links if "memfd:secrets" in link]
+            is_of_this_run = str(base).encode() in command
+            assert not (is_of_this_run and [link for link in links if "memfd:secrets" in link])
 
 
-def with_horse(place: Path) -> list[Path]:
-    """Return the files below ``place`` that have the secret in them."""
-    found = (Path(parent) / name for parent, _, names in os.walk(place) for name in names)
-    files = (path for path in found if stat.S_ISREG(path.lstat().st_mode))
-    return [path for path in files if b"horse" in path.read_bytes()]
+def files_with(value: bytes, place: Path) -> list[Path]:
+    """Return the files below ``place`` that have a secret in them."""
+    found = []
+    for path in (Path(parent) / name for parent, _, names in os.walk(place) for name in names):
+        with contextlib.suppress(FileNotFoundError):  # of others, in /run
+            if stat.S_ISREG(path.lstat().st_mode) and value in path.read_bytes():
+                found.append(path)
+    return found
 
 
 def processes(*words: str) -> list[Path]:
@@ -751,8 +761,10 @@ asyncio.run(run)
 """
 
 
-def kill_in_a_run(bench: Bench, base: Path, variables: tuple[Mount, ...]) -> None:
-    """Start a worker and kill it once its command runs."""
+def kill_in_a_run(
+    bench: Bench, base: Path, variables: tuple[Mount, ...], *, unguarded: bool = False
+) -> None:
+    """Start a worker and kill it once its command runs, and what guards that before it."""
     more = ["with"] if variables else []
     with subprocess.Popen([sys.executable, "-c", WORKER, str(base), *more]) as worker:
         deadline = time.monotonic() + 20
@@ -760,7 +772,23 @@ def kill_in_a_run(bench: Bench, base: Path, variables: tuple[Mount, ...]) -> Non
             assert worker.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        if unguarded:
+            (guard,) = guards_below(base)
+            os.kill(guard, signal.SIGKILL)
         worker.send_signal(signal.SIGKILL)
+
+
+def guards_below(base: Path) -> list[int]:
+    """Return the processes that wait for the end of a worker whose state is below ``base``."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if not (process / "cmdline").read_bytes().startswith(b"sh\0-c\0\nread -r _\n"):
+                continue
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            if str(base).encode() in Path(f"/proc/{parent}/cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
 
 
 def test_a_killed_worker_takes_its_container_along(
@@ -775,7 +803,7 @@ def test_a_killed_worker_takes_its_container_along(
         is_alive = (bench.root / "alive").exists()
     assert not is_alive
     assert inside(bench.root.parent, "runtime") == []
-    assert with_horse(tmp_path) == []
+    assert files_with(b"horse", tmp_path) == []
 
 
 def test_recovery_removes_what_a_killed_worker_left(
@@ -785,6 +813,20 @@ def test_recovery_removes_what_a_killed_worker_left(
     assert bench.left_behind() != []
     asyncio.run(bench.state.recover())
     (bench.root / "alive").unlink(missing_ok=True)
+    time.sleep(0.2)
+    assert not (bench.root / "alive").exists()
+    assert bench.left_behind() == []
+
+
+def test_recovery_ends_what_runs_when_a_worker_was_killed_with_what_guards_its_container(
+    bench: Bench, tmp_path: Path, variables: tuple[Mount, ...]
+) -> None:
+    kill_in_a_run(bench, tmp_path, variables, unguarded=True)
+    (bench.root / "alive").unlink()
+    time.sleep(0.2)
+    assert (bench.root / "alive").exists()
+    asyncio.run(bench.state.recover())
+    (bench.root / "alive").unlink()
     time.sleep(0.2)
     assert not (bench.root / "alive").exists()
     assert bench.left_behind() == []

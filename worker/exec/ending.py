@@ -6,7 +6,8 @@ import itertools
 import logging
 import shlex
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from filesync.transfer.threads import until_done
@@ -93,8 +94,10 @@ async def end(process: Process, ending: Sequence[str]) -> None:
             return
 
 
-async def sweep(runtime: Runtime) -> None:
-    """Kill and delete every container in the runtime's state, as a killed worker left them.
+async def sweep(runtime: Runtime, scratch: Path) -> None:
+    """Kill and delete every container that a killed worker left, whose guard was killed as well.
+
+    They are in the runtime's state, or what is ``mortal`` runs them from a bundle in ``scratch``.
 
     Raises:
         RuntimeFailed: a container cannot be deleted.
@@ -105,6 +108,9 @@ async def sweep(runtime: Runtime) -> None:
     left = await _containers(runtime)
     if left:
         raise RuntimeFailed(f"container {left[0]} of an earlier worker cannot be deleted")
+    for pid in _mortals(scratch):
+        log.warning("container left behind, killing pid=%d", pid)
+        await _call(killing(pid))
 
 
 async def _drain(process: Process) -> None:
@@ -126,6 +132,14 @@ async def _containers(runtime: Runtime) -> list[str]:
     )
     output, _ = await process.communicate()
     return output.decode(errors="replace").split()
+
+
+def _mortals(scratch: Path) -> Iterator[int]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            is_below = (process / "cwd").readlink().is_relative_to(scratch)
+            if is_below and (process / "cmdline").read_bytes().startswith(b"unshare\0"):
+                yield int(process.name)
 
 
 async def _call(words: Sequence[str]) -> None:

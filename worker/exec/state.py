@@ -43,7 +43,7 @@ class ExecState:
         Raises:
             RuntimeFailed: a container cannot be deleted.
         """
-        await sweep(self.runtime)
+        await sweep(self.runtime, self._scratch)
         for left in self._scratch.iterdir():
             remove_path(left)
 
