@@ -172,7 +172,7 @@ def test_with_a_secret_in_the_environment_the_configuration_is_in_memory_and_in_
         root=BUNDLE,
         root_identity=(0, 0),
         env=(("A", "a"), ("T", "b")),
-        secret_env=(("T", "horse"), ("U", "")),
+        secret_env=(("T", "first"), ("U", ""), ("T", "horse")),
     )
     (config,) = in_memory = in_memory_of(spec, BUNDLE)
     assert json.loads(config.data)["process"]["env"] == ["A=a", "T=horse", "U="]
