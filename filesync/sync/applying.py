@@ -14,6 +14,7 @@ from filesync.errors import StoreError
 from filesync.manifest import Manifest, Nodes, empty_manifest
 from filesync.manifest.owner import owned_by
 from filesync.manifest.patch import Change, patch
+from filesync.sync.choice import choose
 from filesync.sync.filter import Filter
 from filesync.sync.options import Options
 from filesync.sync.part import Part, Removal
@@ -232,10 +233,13 @@ def plan_part(
     """
     given, removal, stuck = around_shut(found.unreadable, given, removal, nodes)
     stats.note_stuck(stuck, prefix=part.prefix)
+    basis = planned.basis(part, found.manifest)
+    rename = None if target is None else target.rename
+    given, removal = choose(options.choice, basis, given, removal, nodes, rename=rename)
     plan = plan_target(
         target,
         part,
-        planned.basis(part, found.manifest),
+        basis,
         given,
         nodes,
         removal=removal,
@@ -249,7 +253,7 @@ def plan_part(
     if options.dry_run:
         planned.note(part, plan)
     if is_new or not plan.is_done:
-        given_as = part.given_as(None if target is None else target.rename)
+        given_as = part.given_as(rename)
         note_plan(stats, plan, options, prefix=part.prefix, is_new=is_new, given_as=given_as)
     return plan
 

@@ -156,6 +156,25 @@ match within a name, ** across slashes, x/*** a directory and all in it.
 @click.option(
     "--delete-excluded", is_flag=True, help="And what --exclude leaves out; implies --delete."
 )
+@click.option(
+    "--existing",
+    "--ignore-non-existing",
+    "existing",
+    is_flag=True,
+    help="Make no new names in DST: only what is there already is changed.",
+)
+@click.option(
+    "--ignore-existing",
+    is_flag=True,
+    help="Only make new names: what is there already is left alone, though not what is in "
+    "directories.",
+)
+@click.option(
+    "-u",
+    "--update",
+    is_flag=True,
+    help="Leave files in DST alone that are newer than those in SRC.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Change nothing; list what would change.")
 @click.option("-v", "--verbose", count=True, help="List the names that change.")
 @click.option(
@@ -234,7 +253,7 @@ def sync(
     what is in the directory, without it for the directory itself. What is copied is verified by digest. Other names in DST stay,
     unless --delete is given.
     """
-    from filesync.sync.options import Options, Shell
+    from filesync.sync.options import Choice, Options, Shell
     from filesync.sync.rate import parse_rate
     from filesync.sync.run import Listing, run
     from filesync.sync.saying.report import as_json, is_partial, is_unread, notes, summary
@@ -250,6 +269,7 @@ def sync(
         dry_run=flags["dry_run"],
         checksum=flags["checksum"],
         rules=as_rules(excludes),
+        choice=Choice(flags["existing"], flags["ignore_existing"], flags["update"]),
         flow=Flow(Compress("zstd" if flags["zstd"] else compress), parse_rate(bwlimit)),
         caches=default_caches(),
         on_changes=listing.take if is_listed else None,

@@ -20,7 +20,7 @@ from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, scan_place
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import Sources, close_all, find_sources
-from filesync.sync.target import NotMade, Target, find_target
+from filesync.sync.target import NotMade, Target, find_target, would_be_made
 from filesync.transfer.flow import Pace
 from filesync.transfer.stats import Progress
 
@@ -115,6 +115,9 @@ class _Sync:
         if not self._may_grow(at):
             self._scan(at)  # before anything is made that might be in it
         try:
+            if options.choice.only_existing and would_be_made(LocalPlaces(), self._dest, part):
+                self._note_source(at, self._scan(at))
+                return
             target = find_target(
                 LocalPlaces(),
                 self._dest,
@@ -143,6 +146,7 @@ class _Sync:
             stands_alone(self._parts, at, delete=options.delete)
             and not options.dry_run
             and options.on_changes is None
+            and not options.choice.only_existing
             and not options.flow.bytes_per_s  # file by file
             and not leads_into(self._dest, self._sources[at].place.identity)
         )

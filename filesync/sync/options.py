@@ -21,6 +21,24 @@ class Shell(msgspec.Struct, frozen=True):
     program: str = "filesync"
 
 
+class Choice(msgspec.Struct, frozen=True):
+    """Which names of a source come, by what is there; see ``choice``.
+
+    Attributes:
+        only_existing: only those that are there, as whatever they are.
+        only_new: only those that are not there, and what is in directories that are.
+        no_older: no file where there is one whose mtime is later.
+    """
+
+    only_existing: bool = False
+    only_new: bool = False
+    no_older: bool = False
+
+    def __bool__(self) -> bool:
+        """Say whether any may not come."""
+        return self.only_existing or self.only_new or self.no_older
+
+
 OnProgress = Callable[[Progress], None]
 OnChanges = Callable[[Iterator[str]], None]
 """Called for each part of a sync with its changes, a line each; it takes all of them at once."""
@@ -36,6 +54,7 @@ class Options(msgspec.Struct, frozen=True):
         checksum: read all files, whatever the stat caches know.
         rules: what to leave out, and alone (see ``filter``).
         spared: the first of those, which leave alone whatever else is said.
+        choice: which names come.
         flow: how fast, and how coded, bytes go over the wire.
         caches: where stat caches are kept; None for none.
         on_changes: is told what changes.
@@ -49,6 +68,7 @@ class Options(msgspec.Struct, frozen=True):
     checksum: bool = False
     rules: tuple[bytes, ...] = ()
     spared: tuple[bytes, ...] = ()
+    choice: Choice = Choice()
     flow: Flow = msgspec.field(default_factory=Flow)
     caches: Path | None = None
     on_changes: OnChanges | None = None

@@ -54,10 +54,6 @@ grouped: -avnP. Sockets are no part of a tree: they do not come, and --delete le
 DST alone. Files of one SRC that are linked to those of another arrive each for itself.
 """
 _KEEPS: Final = "all metadata is kept as it is in SRC, as far as this user may"
-_REPLACES: Final = (
-    "what differs from SRC is replaced, older or newer, and what is new is made; "
-    "name with --exclude what is to be left alone"
-)
 _WHOLE: Final = "a file is written aside and takes its name when it is whole and proved"
 _DELTA: Final = "what DST has of a file does not travel; on one machine files are copied whole"
 _FILTER: Final = "write --exclude, --include, --exclude-from or --include-from"
@@ -76,7 +72,6 @@ _CODEC: Final = "write --compress auto, none or zstd"
 _SAYS: Final = "-v lists names, -i what changes of them, --stats figures, --json all of it"
 _WHEN: Final = "with --delete, names go before anything comes, and their space is free after it"
 _OF: Final[Mapping[str, str]] = {
-    "-u --update --existing --ignore-non-existing --ignore-existing": _REPLACES,
     "-U --atimes -N --crtimes": "times of access and of creation are not kept",
     "--open-noatime": "times of access are not cared for",
     "-O --omit-dir-times -J --omit-link-times --chmod --chown --usermap --groupmap": _KEEPS,

@@ -84,6 +84,20 @@ def find_target(
         return None
 
 
+def would_be_made(places: Places, path: bytes, part: Part) -> bool:
+    """Say whether a directory is to stand in ``path`` and does not yet.
+
+    Raises:
+        NotMade, StoreError: as ``find_target``.
+    """
+    if not part.inside:
+        return False
+    target = find_target(places, path, part=part, dry_run=True)
+    if target is not None:
+        target.place.close()
+    return target is None
+
+
 def _find_target(
     places: Places, path: bytes, part: Part, *, may_rename: bool, make: bool
 ) -> Target:

@@ -281,3 +281,20 @@ def test_a_served_directory_is_needed_but_for_a_peer_on_the_pipes(machines: Mach
         done = machines.run([*COMMAND, "serve", *words])
         assert done.returncode == 2
         assert says in done.stderr
+
+
+def test_what_is_newer_there_stays_and_what_is_there_alone_is_changed(
+    machines: Machines, src: Path
+) -> None:
+    machines.sync(f"{src}/", "host:trees")
+    (src / "d/7").write_bytes(b"edited here")
+    (src / "new").write_bytes(b"new")
+    (machines.home / "trees/d/8").write_bytes(b"edited there, later")
+    (src / "d/8").write_bytes(b"edited")
+    os.utime(src / "d/8", ns=(0, 0))
+    assert machines.sync("-u", "--existing", "--delete", f"{src}/", "host:trees")["files"] == 1
+    assert (machines.home / "trees/d/7").read_bytes() == b"edited here"
+    assert (machines.home / "trees/d/8").read_bytes() == b"edited there, later"
+    assert not (machines.home / "trees/new").exists()
+    assert machines.sync("--ignore-existing", "host:trees/", f"{src}/")["files"] == 0
+    assert (src / "d/8").read_bytes() == b"edited"

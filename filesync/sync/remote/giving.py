@@ -8,6 +8,8 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from filesync.digest import Digest
 from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage
@@ -167,11 +169,13 @@ class Giving:
             goes_on=True,
             given=None if part.names else self._sources[at].place.identity,
         )
+        if part.inside and options.choice.only_existing and await _is_new(peer, request):
+            await self._give_nothing(at)
+            return
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
         if prepared.refused is not None:
             self.stats.note_refused({part.inside: prepared.refused})
-            self._scan(at).tree.close()
-            self._note_source(at, await self._scan(at).task)
+            await self._give_nothing(at)
             return
         self._owner = prepared.owner
         try:
@@ -182,10 +186,15 @@ class Giving:
                 await ask(peer.channel, wire.Drop(prepared.token), wire.Done)
             raise
 
+    async def _give_nothing(self, at: int) -> None:
+        self._scan(at).tree.close()
+        self._note_source(at, await self._scan(at).task)
+
     async def _fill(self, peer: Peer, path: bytes, at: int, prepared: wire.Prepared) -> None:
         options, scan = self._options, self._scan(at)
         is_alone = stands_alone(self._parts, at, delete=options.delete)
-        if prepared.is_empty and is_alone and options.on_changes is None:
+        may_grow = is_alone and options.on_changes is None and not options.choice.only_existing
+        if prepared.is_empty and may_grow:
             await self._send_growing(peer, at, prepared.token)
             return
         scan.tree.forget()
@@ -197,6 +206,8 @@ class Giving:
         removal = await self._removal(at, top)
         if there.unreadable:
             top, removal = await self._around(at, there, top, removal)
+        if options.choice and there.tree != top.tree:
+            top, removal = await self._chosen(peer, at, prepared, there.tree, top, removal)
         is_done = (
             there.tree == top.tree
             and prepared.rename is None
@@ -229,6 +240,30 @@ class Giving:
         unnamed = there.unnamed if removal is not None else 0
         self.stats.note_stuck(stuck, prefix=prefix, unnamed=unnamed)
         return top, removal
+
+    async def _chosen(
+        self,
+        peer: Peer,
+        at: int,
+        prepared: wire.Prepared,
+        tree: Digest,
+        top: Manifest,
+        removal: Removal | None,
+    ) -> tuple[Manifest, Removal | None]:
+        """Return what comes of ``top``, by the nodes of what the server has."""
+        from filesync.sync.choice import choose
+        from filesync.sync.remote.nodes import fetch_nodes
+
+        await fetch_nodes(peer.channel, prepared.token, tree, self._nodes, basis=top.tree)
+        return await in_thread(
+            choose,
+            self._options.choice,
+            self._planned.basis(self._parts[at], Manifest(tree, self._nodes)),
+            top,
+            removal,
+            self._nodes,
+            rename=prepared.rename,
+        )
 
     async def _note_plan(
         self,
@@ -436,3 +471,12 @@ class Giving:
         stats.content_bytes += given.content_bytes
         stats.copied_bytes += given.copied_bytes
         stats.not_kept.update(given.not_kept)
+
+
+async def _is_new(peer: Peer, request: wire.Prepare) -> bool:
+    """Say whether what is asked to be prepared would be made."""
+    request = replace(request, dry_run=True, scan=False)
+    prepared, _ = await ask(peer.channel, request, wire.Prepared)
+    if prepared.refused is None:
+        await tell(peer.channel, wire.Drop(prepared.token))
+    return prepared.refused is None and prepared.is_new

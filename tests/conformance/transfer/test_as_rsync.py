@@ -123,6 +123,54 @@ def test_any_trees_come_out_as_by_rsync_as_a_dry_run_said_and_once(
     assert ours(tool, stage, [*words, "-i"], sources) == (said[0], "")
 
 
+CHOICES = ("--existing", "--ignore-existing", "-u")
+
+
+@pytest.mark.needs("rsync")
+@claimants(Claim.NAMES_LOSSES)
+@pytest.mark.parametrize("seed", range(24))
+def test_what_comes_by_what_is_there_is_as_by_rsync_as_a_dry_run_said_and_once(
+    tool: Tool, stage: Stage, seed: int
+) -> None:
+    rng = random.Random(seed)
+    words = rng.sample(CHOICES, rng.choice([1, 1, 2])) + rng.choice([[], [], ["--delete"]])
+    sources = rng.choice([["one/"], ["one"], ["one/", "two/"], ["one/a"]])
+    # Of a file of which only some names come, rsync links those to what is there.
+    one, two = any_makes(rng, links=False), any_makes(rng, links=False)
+    old = any_makes(rng, links=False) + [make for make in one if rng.random() < 0.3]
+    theirs = stage.root / "theirs"
+    is_there = sources == ["one"] and rng.random() < 0.8
+    for name, makes in (("one", one), ("two", two), ("dst", old), ("theirs", old)):
+        within = name in ("dst", "theirs") and is_there
+        root = stage.root / name / "one" if within else stage.root / name
+        root.mkdir(parents=True)
+        build(root, makes)
+        adorn(root, random.Random(seed + (name == "one")))
+    rsync = [*RSYNC, *words, *sources, f"{theirs}/"]
+    done = subprocess.run(rsync, cwd=stage.root, check=False, stderr=subprocess.PIPE)
+    # Where a directory does not come rsync goes on to what is in it, through a link, too.
+    goes_on = "--ignore-existing" in words and meets_another_kind(stage, sources)
+    said = ours(tool, stage, [*words, "-n", "-i"], sources)
+    assert ours(tool, stage, [*words, "-i"], sources) == said
+    given = {path for source in sources for path in given_by(stage.root, source)}
+    given = given if done.returncode == 0 else set()
+    assert goes_on or seen(stage.dst, given) == seen(theirs, given)
+    assert ours(tool, stage, [*words, "-i"], sources) == (said[0], "")
+
+
+def meets_another_kind(stage: Stage, sources: Sequence[str]) -> bool:
+    """Say whether something else stands where one of the sources has a directory."""
+    for source in sources:
+        root = stage.root / source
+        dst = stage.dst / source if source == "one" else stage.dst
+        for path, one in look(root).items() if root.is_dir() else ():
+            there = dst / os.fsdecode(path)
+            is_directory = there.is_dir() and not there.is_symlink()
+            if one.kind == "directory" and os.path.lexists(there) and not is_directory:
+                return True
+    return False
+
+
 def given_by(root: Path, source: str) -> set[bytes]:
     """Return what stands at the destination of a source, and of what is in it."""
     name = os.fsencode(source.rpartition("/")[2])

@@ -5,6 +5,8 @@ import re
 import stat
 from pathlib import Path
 
+import pytest
+
 from filesync.sync.remote.wire import MAX_NAMED
 from tests.conformance.transfer.conftest import Stage
 from tests.conformance.transfer.look import differences, look
@@ -553,3 +555,38 @@ def test_a_destination_that_may_not_be_written_is_named_and_stays_as_it_is(
         assert code == 23
         assert "Permission denied; its names were left as they are" in err
         assert look(stage.dst) == before
+
+
+@claimants(Claim.NAMES_LOSSES)
+@pytest.mark.parametrize("words", ["--update", "--ignore-existing", "--existing"])
+def test_what_does_not_come_stays_whoever_owns_the_sources(
+    ordinary: Tool, tool: Tool, stage: Stage, words: str
+) -> None:
+    for root, text in ((stage.src, b"new"), (stage.dst, b"old")):
+        make(root / "d/both", text)
+        make(root / "d/newer", text)
+        make(root / f"d/{text.decode()} only", text)
+        os.utime(root / "d/both", ns=(0, 10**18 + (text == b"new")))
+        os.utime(root / "d/newer", ns=(0, 10**18 + (text == b"old")))
+    give_away(stage.dst)
+    source, dest = f"{stage.src}/", str(stage.dst)
+    if tool.name == "filesync-to-server":
+        dest = f"{ordinary.servers.filesync()}/dst"
+    elif tool.name == "filesync-from-server":
+        source = f"{ordinary.servers.filesync()}/src/"
+    said = []
+    for more in ([], ["--dry-run"], ["--itemize"]):
+        running = filesync_process(
+            ["sync", words, "--delete", *more, source, dest],
+            user=NOBODY,
+            cache=ordinary.servers.cache,
+        )
+        out, err = running.communicate(timeout=TIMEOUT_S)
+        assert running.returncode == 0, err
+        said.append(out)
+    assert said[1:] == ["", ""]  # all was done at once
+    seen = {path.name: path.read_text() for path in (stage.dst / "d").iterdir()}
+    both = "new" if words != "--ignore-existing" else "old"
+    newer = "new" if words == "--existing" else "old"
+    only = {} if words == "--existing" else {"new only": "new"}
+    assert seen == {"both": both, "newer": newer} | only

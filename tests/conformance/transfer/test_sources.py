@@ -34,6 +34,21 @@ WORDS = (
     "missing file dst",
     "missing empty dst",
     "missing/file other/file dst",
+    # What comes goes by what is there.
+    "--existing full/ dst",
+    "--existing full there",
+    "--existing empty full there",
+    "--existing file dst",
+    "--existing file dst/",
+    "--existing file there",
+    "--existing other/file file",
+    "-u other/file file",
+    "--ignore-existing other/file file",
+    "--ignore-existing other/file there",
+    "--ignore-existing full there",
+    "--ignore-existing --delete full/ there",
+    "--existing --delete full/ there",
+    "-n --existing full there",
     # The one name that is given is what the destination is called.
     "empty dst",
     "empty/ dst",
@@ -123,6 +138,12 @@ ON_A_SERVER = (
     "full/./a dst",
     "--delete other/ other/file stands",
     "--delete other/file tree/ stands",
+    "--existing full/ dst",
+    "--existing full there",
+    "-n --existing full there",
+    "--existing other/file file",
+    "--ignore-existing other/file file",
+    "--ignore-existing --delete full/ there",
 )
 """In what the others differ a server has no part."""
 

@@ -68,7 +68,6 @@ def test_a_part_of_archive_alone_is_refused(src: Path, words: str) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("-avu", "what differs from SRC is replaced, older or newer"),
         ("-a --no-perms", "always so"),
         ("-a --no-o", "always so"),
         ("-a --rsync-path=rsync", "--filesync-path"),
