@@ -17,6 +17,7 @@ from filesync.manifest.patch import Change, patch
 from filesync.sync.choice import choose
 from filesync.sync.filter import Filter
 from filesync.sync.options import Options
+from filesync.sync.owner import given_to
 from filesync.sync.part import Part, Removal
 from filesync.sync.places import Place
 from filesync.sync.plan import Plan, make_plan
@@ -233,6 +234,7 @@ def plan_part(
     """
     given, removal, stuck = around_shut(found.unreadable, given, removal, nodes)
     stats.note_stuck(stuck, prefix=part.prefix)
+    given = given_to(options.new_owner, given, nodes)
     basis = planned.basis(part, found.manifest)
     rename = None if target is None else target.rename
     given, removal = choose(options.choice, basis, given, removal, nodes, rename=rename)

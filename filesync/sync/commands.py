@@ -13,6 +13,7 @@ from filesync.keys.options import key_option, listen_keys, listen_options
 from filesync.sync.spelling import ALWAYS_SO, COMPRESS, RsyncCommand, always_so, check_archive
 
 if TYPE_CHECKING:
+    from filesync.sync.options import OwnerNames
     from filesync.sync.remote.server import TreeServer
     from filesync.transfer.plane_zmq import DataPlane
 
@@ -122,6 +123,12 @@ def as_rules(excludes: Sequence[str]) -> tuple[bytes, ...]:
     return tuple(map(os.fsencode, excludes))
 
 
+def _owner_names(text: str) -> "OwnerNames | None":
+    from filesync.sync.owner import parse_owner  # few need it
+
+    return parse_owner(text)
+
+
 @click.command(
     cls=_SyncCommand,
     short_help="Make DST hold what each SRC has.",
@@ -174,6 +181,13 @@ match within a name, ** across slashes, x/*** a directory and all in it.
     "--update",
     is_flag=True,
     help="Leave files in DST alone that are newer than those in SRC.",
+)
+@click.option(
+    "--chown",
+    metavar="USER:GROUP",
+    default="",
+    help="Have all in DST belong to USER and GROUP, names or numbers that the machine of DST knows; "
+    "one may be left out. Only root may do so.",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Change nothing; list what would change.")
 @click.option("-v", "--verbose", count=True, help="List the names that change.")
@@ -238,6 +252,7 @@ def sync(
     excludes: Sequence[str],
     compress: str,
     bwlimit: str,
+    chown: str,
     progress: bool | None,
     rsh: str,
     program: str,
@@ -270,6 +285,7 @@ def sync(
         checksum=flags["checksum"],
         rules=as_rules(excludes),
         choice=Choice(flags["existing"], flags["ignore_existing"], flags["update"]),
+        owner=_owner_names(chown) if chown else None,
         flow=Flow(Compress("zstd" if flags["zstd"] else compress), parse_rate(bwlimit)),
         caches=default_caches(),
         on_changes=listing.take if is_listed else None,

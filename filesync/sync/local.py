@@ -13,6 +13,7 @@ from filesync.sync.applying import Arrival, Update, only_owner, plan_part, scan_
 from filesync.sync.changing import changed, changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
+from filesync.sync.owner import as_known_here
 from filesync.sync.part import Removal
 from filesync.sync.places import LocalPlaces, Place, leads_into
 from filesync.sync.planned import Planned
@@ -47,6 +48,7 @@ def sync_local(
     with ExitStack() as stack:
         sources = find_sources(LocalPlaces(), paths, Filter(options.rules))
         stack.callback(close_all, sources.found)
+        options = as_known_here(options)
         sync = _Sync(sources, dest, options, progress=progress)
         for at in reversed(range(len(sources.found))):
             with changes_of(sources.found[at].part):
@@ -145,8 +147,7 @@ class _Sync:
         return (
             stands_alone(self._parts, at, delete=options.delete)
             and not options.dry_run
-            and options.on_changes is None
-            and not options.choice.only_existing
+            and options.takes_all
             and not options.flow.bytes_per_s  # file by file
             and not leads_into(self._dest, self._sources[at].place.identity)
         )

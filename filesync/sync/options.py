@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -39,6 +40,20 @@ class Choice(msgspec.Struct, frozen=True):
         return self.only_existing or self.only_new or self.no_older
 
 
+class OwnerNames(msgspec.Struct, frozen=True):
+    """A user and a group as somebody wrote them; "" for none."""
+
+    user: str = ""
+    group: str = ""
+
+
+class NewOwner(NamedTuple):
+    """A user and a group by number; None for the one that it is."""
+
+    uid: int | None
+    gid: int | None
+
+
 OnProgress = Callable[[Progress], None]
 OnChanges = Callable[[Iterator[str]], None]
 """Called for each part of a sync with its changes, a line each; it takes all of them at once."""
@@ -55,6 +70,8 @@ class Options(msgspec.Struct, frozen=True):
         rules: what to leave out, and alone (see ``filter``).
         spared: the first of those, which leave alone whatever else is said.
         choice: which names come.
+        owner: whose all is to be, by the names that the destination's machine knows.
+        new_owner: the same by numbers, where they are known on this one.
         flow: how fast, and how coded, bytes go over the wire.
         caches: where stat caches are kept; None for none.
         on_changes: is told what changes.
@@ -69,6 +86,8 @@ class Options(msgspec.Struct, frozen=True):
     rules: tuple[bytes, ...] = ()
     spared: tuple[bytes, ...] = ()
     choice: Choice = Choice()
+    owner: OwnerNames | None = None
+    new_owner: NewOwner | None = None
     flow: Flow = msgspec.field(default_factory=Flow)
     caches: Path | None = None
     on_changes: OnChanges | None = None
@@ -79,6 +98,11 @@ class Options(msgspec.Struct, frozen=True):
     def used_caches(self) -> Path | None:
         """Where the stat caches are that scans may believe."""
         return None if self.checksum else self.caches
+
+    @property
+    def takes_all(self) -> bool:
+        """All of a source comes as it is to where nothing is, and nobody is to see it first."""
+        return self.on_changes is None and not self.choice.only_existing and self.owner is None
 
     @property
     def kept(self) -> tuple[bytes, ...]:

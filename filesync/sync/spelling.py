@@ -74,7 +74,8 @@ _WHEN: Final = "with --delete, names go before anything comes, and their space i
 _OF: Final[Mapping[str, str]] = {
     "-U --atimes -N --crtimes": "times of access and of creation are not kept",
     "--open-noatime": "times of access are not cared for",
-    "-O --omit-dir-times -J --omit-link-times --chmod --chown --usermap --groupmap": _KEEPS,
+    "-O --omit-dir-times -J --omit-link-times --chmod": _KEEPS,
+    "--usermap --groupmap": "write --chown USER:GROUP for all names at once; none is mapped by itself",
     "--super --fake-super --copy-as": _KEEPS,
     "-d --dirs --old-dirs --old-d": "directories come with all in them, but for what --exclude names",
     "-L --copy-links --copy-unsafe-links --safe-links --munge-links -k --copy-dirlinks": _FOLLOW,

@@ -9,6 +9,8 @@ from filesync.errors import MalformedMessage, NodeMissing, PeerError, UsageError
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, accept, put, with_entries
 from filesync.manifest.pack import pack_directories, unpack_directories
 from filesync.sync.filter import Filter
+from filesync.sync.options import NewOwner, OwnerNames
+from filesync.sync.owner import MAX_ID, given_to, look_up
 from filesync.sync.part import Part
 from filesync.sync.remote import wire
 from filesync.sync.remote.edits import pack_edits, unpack_edits
@@ -75,6 +77,7 @@ def seeds() -> list[bytes]:
     requests: list[wire.Request] = [
         wire.Look(PATHS, rules, True),
         wire.Prepare(b"a", (b"x", b"y"), b"in", rules=rules),
+        wire.Prepare(b"a", owner=wire.OwnerNames("12", "34")),
         wire.Scan(TOKEN),
         wire.AskNodes(TOKEN, (NEW.tree, digest_of(b"?"))),
         asked,
@@ -91,6 +94,7 @@ def seeds() -> list[bytes]:
     answers: list[tuple[wire.Answer, bytes]] = [
         (wire.Found((wire.Part(TOKEN, b"b"), wire.Part(TOKEN, b"", (b"d", b"b")))), b""),
         (wire.Prepared(TOKEN, True, b"name"), b""),
+        (wire.Prepared(TOKEN, new_owner=(12, None)), b""),
         (wire.Scanned(NEW.tree, {"socket": 1}), b""),
         (wire.Nodes(), answer_nodes(NEW, (NEW.tree,))),
         (answered, deltas),
@@ -122,6 +126,9 @@ def _answer(request: wire.Request) -> None:
         case wire.Give(edits=wire.Edits() as told):
             for one in unpack_edits(told).values():
                 assert len(edit.apply(one, TEXT)) == one.size <= edit.MAX_BYTES
+        case wire.Prepare(owner=wire.OwnerNames(user, group)):
+            known = look_up(OwnerNames(user, group))
+            assert all(one is None or 0 <= one <= MAX_ID for one in known)
         case wire.Look(paths, rules) | wire.Prepare(names=paths, rules=rules):
             filter = Filter(rules)
             for path in paths:
@@ -132,6 +139,9 @@ def _answer(request: wire.Request) -> None:
 
 def _take(answer: wire.Answer, payload: bytes) -> None:
     match answer:
+        case wire.Prepared(new_owner=(uid, gid)):
+            owned = given_to(NewOwner(uid, gid), NEW, _copy(NEW))
+            accept(MemoryNodes(), owned.nodes.read(owned.tree))
         case wire.Found(parts):
             for part in parts:
                 if is_named(Part(part.inside, frozenset(part.names) or None), PATHS):

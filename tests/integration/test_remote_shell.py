@@ -298,3 +298,19 @@ def test_what_is_newer_there_stays_and_what_is_there_alone_is_changed(
     assert not (machines.home / "trees/new").exists()
     assert machines.sync("--ignore-existing", "host:trees/", f"{src}/")["files"] == 0
     assert (src / "d/8").read_bytes() == b"edited"
+
+
+@pytest.mark.needs("root")
+def test_all_belongs_to_whom_it_is_given_to_there_and_here(
+    machines: Machines, src: Path
+) -> None:
+    machines.sync("--chown=12:34", f"{src}/", "host:trees")
+    machines.sync("--chown=:56", "host:trees/", "back")
+    for root, owner in (
+        (machines.home / "trees", (12, 34)),
+        (machines.root / "back", (12, 56)),
+    ):
+        status = (root / "d/7").stat()
+        assert (status.st_uid, status.st_gid) == owner
+    assert "no user 'nosuch' is known" in machines.fails("--chown=nosuch", f"{src}/", "host:no")
+    assert not (machines.home / "no").exists()

@@ -41,11 +41,12 @@ from filesync.manifest import (
 )
 from filesync.manifest.pack import pack_nodes
 from filesync.sync import unwritable
-from filesync.sync.options import Options
+from filesync.sync.options import NewOwner, Options, OwnerNames
 from filesync.sync.places import ServedPlaces
 from filesync.sync.plan import Plan
 from filesync.sync.remote import asking, gifts, wire
 from filesync.sync.remote import nodes as remote_nodes
+from filesync.sync.remote import server as server_module
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.held import Held
 from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
@@ -709,5 +710,70 @@ def test_a_tree_that_is_not_served_is_not_given(served: Path) -> None:
         dry = await ask(wire.Prepare(b"d1/", scan=True, dry_run=True))
         assert isinstance(dry, wire.Prepared)
         await refused(ask, wire.Give(dry.token, TOKEN, Digest(bytes(32))), UsageError)
+
+    with_server(served, talk)
+
+
+class ServerOfBefore(TreeServer):
+    """One that does not know that anything may be given to others."""
+
+    async def answer(self, channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+        request = wire.decode_request(body)
+        if isinstance(request, wire.Prepare):
+            request = replace(request, owner=None)
+        return await super().answer(channel, wire.encode(request))
+
+
+def gives_away(root: Path, kind: type[TreeServer]) -> None:
+    """Give a file to a server of ``kind`` that is to have it belong to somebody."""
+    (root / "src").mkdir(exist_ok=True)
+    (root / "src/file").write_bytes(b"x")
+    (root / "served").mkdir(exist_ok=True)
+
+    async def main() -> None:
+        server = kind(ServedPlaces(root / "served"), read_only=False, caches=None)
+        async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+            server.use(plane)
+            options = Options(owner=OwnerNames("anna", "staff"))
+            await sync_to([os.fsencode(root / "src/")], Remote(plane.address, b"d"), options)
+
+    asyncio.run(main())
+
+
+def test_a_server_that_does_not_know_whom_to_give_it_to_is_given_nothing(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UsageError, match="does not know --chown"):
+        gives_away(tmp_path, ServerOfBefore)
+    assert names_below(tmp_path / "served") <= {"d", "d/src"}
+
+
+@pytest.mark.needs("root")
+def test_whom_it_is_given_to_is_looked_up_by_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[OwnerNames] = []
+
+    def look_up(names: OwnerNames) -> NewOwner:
+        asked.append(names)
+        return NewOwner(1234, 5678)
+
+    monkeypatch.setattr(server_module, "look_up", look_up)
+    gives_away(tmp_path, TreeServer)
+    status = next((tmp_path / "served").rglob("file")).stat()
+    assert (status.st_uid, status.st_gid) == (1234, 5678)
+    assert asked == [OwnerNames("anna", "staff")]
+
+
+@pytest.mark.parametrize(
+    "name", ["no\nsuch", "nosuch", "-1", "4294967295", "\ud7ff", "9" * 255]
+)
+def test_who_is_asked_for_somebody_that_is_nobody_prepares_nothing(
+    served: Path, name: str
+) -> None:
+    async def talk(ask: Ask) -> None:
+        for names in (wire.OwnerNames(name), wire.OwnerNames("", name)):
+            await refused(ask, wire.Prepare(b"new", is_directory=True, owner=names), UsageError)
+        assert not (served / "new").exists()
 
     with_server(served, talk)

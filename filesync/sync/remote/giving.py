@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from filesync.digest import Digest
 from filesync.entropy import random_bytes
-from filesync.errors import FilesyncError, UnexpectedMessage
+from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
 from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
-from filesync.sync.options import OnProgress, Options
+from filesync.sync.options import NewOwner, OnProgress, Options
 from filesync.sync.part import Removal
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
@@ -153,7 +153,7 @@ class Giving:
                 await self._give(peer, path, at)
 
     async def _give(self, peer: Peer, path: bytes, at: int) -> None:
-        part, options = self._parts[at], self._options
+        part, options, names = self._parts[at], self._options, self._options.owner
         self._scan(at)
         request = wire.Prepare(
             path,
@@ -168,6 +168,7 @@ class Giving:
             scan=True,
             goes_on=True,
             given=None if part.names else self._sources[at].place.identity,
+            owner=None if names is None else wire.OwnerNames(names.user, names.group),
         )
         if part.inside and options.choice.only_existing and await _is_new(peer, request):
             await self._give_nothing(at)
@@ -193,8 +194,11 @@ class Giving:
     async def _fill(self, peer: Peer, path: bytes, at: int, prepared: wire.Prepared) -> None:
         options, scan = self._options, self._scan(at)
         is_alone = stands_alone(self._parts, at, delete=options.delete)
-        may_grow = is_alone and options.on_changes is None and not options.choice.only_existing
-        if prepared.is_empty and may_grow:
+        if options.owner is not None and prepared.new_owner is None:
+            raise UsageError(
+                "the filesync there does not know --chown; it is older than this one"
+            )
+        if prepared.is_empty and is_alone and options.takes_all:
             await self._send_growing(peer, at, prepared.token)
             return
         scan.tree.forget()
@@ -202,7 +206,7 @@ class Giving:
         if there is None:
             there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
         self._note_source(at, await scan.task)
-        top = await self._unshadowed(at)
+        top = await self._coming(at, prepared)
         removal = await self._removal(at, top)
         if there.unreadable:
             top, removal = await self._around(at, there, top, removal)
@@ -331,6 +335,15 @@ class Giving:
             owned = await in_thread(found.owned, self._owner, self._nodes)
             self._owned[at] = owned.manifest
         return self._owned[at]
+
+    async def _coming(self, at: int, prepared: wire.Prepared) -> Manifest:
+        """Return what comes of a source, as whose it is to be."""
+        top = await self._unshadowed(at)
+        if prepared.new_owner is None:
+            return top
+        from filesync.sync.owner import given_to
+
+        return await in_thread(given_to, NewOwner(*prepared.new_owner), top, self._nodes)
 
     async def _unshadowed(self, at: int) -> Manifest:
         tops = {at: await self._top(at)} | await self._shadowing(at)

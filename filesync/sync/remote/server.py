@@ -10,6 +10,8 @@ from filesync.errors import LocalError, UnexpectedMessage, UsageError
 from filesync.manifest import is_name
 from filesync.sync.applying import named_at_target, only_owner
 from filesync.sync.filter import Filter
+from filesync.sync.options import OwnerNames
+from filesync.sync.owner import look_up
 from filesync.sync.part import Part
 from filesync.sync.places import Claimed, Places
 from filesync.sync.remote import wire
@@ -119,6 +121,7 @@ class TreeServer:
         part = Part(_checked(request.inside), frozenset(map(_checked, request.names)) or None)
         # Before anything is open, or is claimed: it may fail.
         filter = Filter(request.rules, root=part.prefix)
+        new_owner = None if request.owner is None else await in_thread(_known, request.owner)
         try:
             target = await self._find_target(channel, request, part)
         except NotMade as exc:
@@ -153,7 +156,9 @@ class TreeServer:
             except BaseException:
                 self._holders.drop(channel, token)  # nobody is told of it
                 raise
-        return wire.Prepared(token, is_new, rename, is_empty, only_owner(), scanned)
+        return wire.Prepared(
+            token, is_new, rename, is_empty, only_owner(), scanned, new_owner=new_owner
+        )
 
     async def _find_target(
         self, channel: Channel, request: wire.Prepare, part: Part
@@ -216,6 +221,10 @@ async def _answer_scanned(
                 return await in_thread(answer_unseen, held.place, held.filter, request), b""
             finally:
                 held.leave(Stage.SCANNED)
+
+
+def _known(names: wire.OwnerNames) -> wire.NewOwner:
+    return look_up(OwnerNames(names.user, names.group))
 
 
 def _checked(name: bytes) -> bytes:

@@ -10,6 +10,7 @@ from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.applying import Update, only_owner, plan_part, scan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
+from filesync.sync.owner import as_known_here
 from filesync.sync.part import Part, Removal
 from filesync.sync.places import LocalPlaces
 from filesync.sync.planned import Planned
@@ -42,7 +43,9 @@ async def take(
         PeerError: the server gives what was not asked for, or is no tree.
         Unavailable: the server is gone, or refuses.
         StoreError: this disk.
+        UsageError: this machine does not know whom all is given to, or may not give it.
     """
+    options = await in_thread(as_known_here, options)
     request = wire.Look(tuple(paths), options.rules, options.checksum, skip_missing=True)
     found, _ = await ask(peer.channel, request, wire.Found)
     taking = _Taking(peer, found, paths, dest, options, progress)

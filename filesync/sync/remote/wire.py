@@ -65,6 +65,9 @@ Errno = Annotated[int, msgspec.Meta(ge=1, le=4095)]
 Reasons = Annotated[dict[Path, Errno], msgspec.Meta(max_length=MAX_NAMED)]
 Id = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 Owner = tuple[Id, Id]
+OwnerName = Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^\0]*\Z")]
+NewId = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFE)]
+NewOwner = tuple[NewId | None, NewId | None]
 Inode = Annotated[int, msgspec.Meta(ge=0)]
 Identity = tuple[Inode, Inode]
 Kinds = Annotated[dict[Kind, Count], msgspec.Meta(max_length=MAX_KINDS)]
@@ -115,6 +118,13 @@ class Found(_Message, frozen=True, tag="found"):
     missing: Annotated[dict[Number, Errno], msgspec.Meta(max_length=MAX_PATHS)] = {}
 
 
+class OwnerNames(msgspec.Struct, frozen=True):
+    """Whose all is to be: names, or numbers in digits, that the server is to look up; "" for none."""
+
+    user: OwnerName = ""
+    group: OwnerName = ""
+
+
 class Prepare(_Message, frozen=True, tag="prepare"):
     """Find, and make, what is to be given to. -> Prepared.
 
@@ -134,6 +144,8 @@ class Prepare(_Message, frozen=True, tag="prepare"):
             else that is an error.
         given: the directory that is given, by device and inode, where it is all of one. A place in it
             is not empty, whatever is there: what comes to it would be given in its turn.
+        owner: say in Prepared who that is; else, or where nothing may be given to them, that is an
+            error.
     """
 
     path: Path
@@ -148,6 +160,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
     scan: bool = False
     goes_on: bool = False
     given: Identity | None = None
+    owner: OwnerNames | None = None
 
 
 class Prepared(_Message, frozen=True, tag="prepared"):
@@ -158,6 +171,8 @@ class Prepared(_Message, frozen=True, tag="prepared"):
         owner: the user and group that all will belong to, where it is not kept.
         scanned: what is there, if that was asked for and it is not empty.
         refused: why it cannot be made; then nothing is prepared. Only to who goes on.
+        new_owner: whom the names that were asked for are here, by number. None from a server that
+            does not know how: what is given to it would belong to others.
     """
 
     token: Token
@@ -167,6 +182,7 @@ class Prepared(_Message, frozen=True, tag="prepared"):
     owner: Owner | None = None
     scanned: "Scanned | None" = None
     refused: Errno | None = None
+    new_owner: NewOwner | None = None
 
 
 class Scan(_Message, frozen=True, tag="scan"):

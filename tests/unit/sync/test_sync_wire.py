@@ -25,10 +25,13 @@ parts = st.lists(st.builds(wire.Part, tokens, names, some_names), max_size=3).ma
 items = st.lists(st.tuples(digests, st.binary(max_size=99)), min_size=1, max_size=3).map(tuple)
 others = st.lists(st.builds(wire.Other, tokens, digests), max_size=3).map(tuple)
 flags = st.booleans()
+owner_names = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=255)
+new_ids = st.none() | st.integers(0, 0xFFFFFFFE)
 
 requests: st.SearchStrategy[wire.Request] = st.one_of(
     st.builds(wire.Look, st.lists(names, min_size=1, max_size=3).map(tuple), rules, flags),
     st.builds(wire.Prepare, names, some_names, names, flags, flags, rules, *(flags,) * 4),
+    st.builds(wire.Prepare, names, owner=st.builds(wire.OwnerNames, owner_names, owner_names)),
     st.builds(wire.Scan, tokens),
     st.builds(wire.AskNodes, tokens, st.lists(digests, min_size=1, max_size=3).map(tuple)),
     st.builds(wire.AskNodeDeltas, tokens, st.integers(0, MAX_INTEGER), items),
@@ -50,6 +53,7 @@ answers: st.SearchStrategy[wire.Answer] = st.one_of(
         st.none(),
         st.none() | st.builds(wire.Scanned, digests, kinds),
     ),
+    st.builds(wire.Prepared, tokens, new_owner=st.none() | st.tuples(new_ids, new_ids)),
     st.builds(wire.Directories, st.none() | digests),
     st.builds(wire.Scanned, digests, kinds),
     st.builds(wire.Nodes),
@@ -126,6 +130,8 @@ def test_a_message_with_a_field_that_is_anything_is_one_or_malformed(
         wire.Look((b"x",), (b"r" * 4097,)),
         wire.Prepare(b"x", (b"n",) * (wire.MAX_NAMES + 1)),
         wire.Prepare(b"x", (b"n" * 256,)),
+        wire.Prepare(b"x", owner=wire.OwnerNames("n" * 256)),
+        wire.Prepare(b"x", owner=wire.OwnerNames(group="n\0")),
         wire.Scan(bytes(15)),
         wire.AskNodes(TOKEN, ()),
         wire.AskNodes(TOKEN, (DIGEST,) * (wire.MAX_ASKED_NODES + 1)),
@@ -155,6 +161,8 @@ def test_a_request_beyond_a_cap_is_refused(message: wire.Request) -> None:
         wire.NodeDeltas((1,), wire.MAX_DELTAS_BYTES + 1),
         wire.NodeDeltas((1,), 0),
         wire.Prepared(TOKEN, rename=b"n" * 256),
+        wire.Prepared(TOKEN, new_owner=(0xFFFFFFFF, None)),
+        wire.Prepared(TOKEN, new_owner=(None, -1)),
     ],
     ids=lambda message: repr(message)[:40],
 )

@@ -1,0 +1,87 @@
+"""Whose all is at the destination that ``--chown`` gives away: names are looked up where it is written."""
+
+import grp
+import os
+import pwd
+from collections.abc import Callable
+from typing import Final
+
+from msgspec.structs import replace
+
+from filesync.disk.handles import shown
+from filesync.errors import UsageError
+from filesync.manifest import Manifest, Nodes
+from filesync.manifest.owner import owned_by, with_owner
+from filesync.sync.options import NewOwner, Options, OwnerNames
+
+MAX_NAME_CHARS: Final = 255
+MAX_ID: Final = 0xFFFFFFFE
+"""One more says to chown(2) that nothing is to change."""
+_DIGITS: Final = frozenset("0123456789")
+
+
+def parse_owner(text: str) -> OwnerNames | None:
+    """Return what ``USER:GROUP``, ``USER`` or ``:GROUP`` names; None for nothing.
+
+    Raises:
+        UsageError: it can be the name of nobody.
+    """
+    user, _, group = text.partition(":")
+    for name in (user, group):
+        if len(name) > MAX_NAME_CHARS or not name.isprintable():
+            raise UsageError("--chown: there is no such user or group; write USER:GROUP")
+    return OwnerNames(user, group) if user or group else None
+
+
+def look_up(names: OwnerNames) -> NewOwner:
+    """Return whom this machine knows by ``names``. Blocks.
+
+    All digits are a number, as in rsync, whoever has it.
+
+    Raises:
+        UsageError: nobody; or this user may not give anything to them.
+    """
+    uid = _id(names.user, "user", lambda name: pwd.getpwnam(name).pw_uid)
+    gid = _id(names.group, "group", lambda name: grp.getgrnam(name).gr_gid)
+    own = os.geteuid()
+    if own and (uid not in (None, own) or gid not in (None, os.getegid())):
+        raise UsageError(
+            f"--chown: only root may give files to others, and who would write them is user {own};"
+            " leave it out: all will belong to that user"
+        )
+    return NewOwner(uid, gid)
+
+
+def _id(name: str, kind: str, find: Callable[[str], int]) -> int | None:
+    if not name:
+        return None
+    if _DIGITS.issuperset(name):
+        if (number := int(name)) > MAX_ID:
+            raise UsageError(f"--chown: {name} is no number of a {kind}")
+        return number
+    try:
+        return find(name)
+    except (KeyError, ValueError, OSError):  # not there, no name, or nobody to ask
+        raise UsageError(
+            f"--chown: no {kind} {shown(name.encode())} is known where the files go"
+        ) from None
+
+
+def as_known_here(options: Options) -> Options:
+    """Return ``options`` with the number of whom all is given to on this machine. Blocks.
+
+    Raises:
+        UsageError: see ``look_up``.
+    """
+    if options.owner is None:
+        return options
+    return replace(options, new_owner=look_up(options.owner))
+
+
+def given_to(owner: NewOwner | None, manifest: Manifest, nodes: Nodes) -> Manifest:
+    """Return ``manifest`` as if all of it belonged to ``owner``, as far as that says."""
+    if owner is None:
+        return manifest
+    if owner.uid is not None and owner.gid is not None:
+        return owned_by(manifest, nodes, owner.uid, owner.gid)
+    return with_owner(manifest, nodes, uid=owner.uid, gid=owner.gid)
