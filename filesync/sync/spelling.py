@@ -105,7 +105,10 @@ _OF: Final[Mapping[str, str]] = {
     "--compress-choice --zc --compress-level --zl --compress-threads --zt": _CODEC,
     "--skip-compress": f"what does not get smaller travels as it is; {_CODEC}",
     "-C --cvs-exclude -f --filter -F -0 --from0": _FILTER,
-    "--files-from": "name each SRC, or choose with --include",
+    "--files-from": (
+        "name each SRC; or write the names to a file for --include-from, each after the directories "
+        "that it is in, and '- *' last: '+ /a/', '+ /a/b', '- *'"
+    ),
     "--info --debug --out-format --log-format --log-file --log-file-format --outbuf": _SAYS,
     "-8 --8-bit-output --stderr --iconv": "names are bytes, and are shown escaped as rsync does",
     "--list-only": "write `filesync manifest show SRC`, or -n for what would change",

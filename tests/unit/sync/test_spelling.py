@@ -176,6 +176,16 @@ def test_patterns_are_read_from_files_in_their_order(src: Path) -> None:
     assert names == ["b.c", "c.h", "d", "link", "other"]
 
 
+def test_names_in_a_file_come_alone_in_the_way_that_is_told_for_files_from(src: Path) -> None:
+    with pytest.raises(click.NoSuchOption, match=r"'\+ /a/', '\+ /a/b', '- \*'"):
+        _run("-a", "--files-from=list", "src/", "ours")
+    (src / "d/not").write_text("no")
+    (src.parent / "list").write_text("+ /d/\n+ /d/file\n- *\n")
+    _run("-a", "--include-from=list", "src/", "ours")
+    found = sorted(str(path.relative_to("ours")) for path in Path("ours").rglob("*"))
+    assert found == ["d", "d/file"]
+
+
 def test_patterns_that_cannot_be_read_are_a_sentence(src: Path) -> None:
     with pytest.raises(UsageError, match="nowhere cannot be read"):
         _run("-a", "--exclude-from", "nowhere", "src/", "dst")
