@@ -90,7 +90,7 @@ async def end(process: Process, ending: Sequence[str]) -> None:
         await _call(ending)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KILL_RETRY_S):
-                await _drain(process)
+                await drain(process)
             return
 
 
@@ -113,7 +113,8 @@ async def sweep(runtime: Runtime, scratch: Path) -> None:
         await _call(killing(pid))
 
 
-async def _drain(process: Process) -> None:
+async def drain(process: Process) -> None:
+    """Wait for the end of a process that was killed."""
     # asyncio reports the end of a process only when its pipes have ended too, and a paused
     # reader never sees that: what is still in the pipes is read and dropped.
     for reader in (process.stdout, process.stderr):
