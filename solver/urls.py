@@ -1,4 +1,4 @@
-"""What a client and a manager say to each other of files behind URLs.
+"""What a client and a manager say to each other of files and git repositories behind URLs.
 
 The messages are part of ``solver.wire``, and the rules for changing them are its.
 """
@@ -6,7 +6,7 @@ The messages are part of ``solver.wire``, and the rules for changing them are it
 import msgspec
 
 from worker.wire.images import Count, Sha256
-from worker.wire.ops import FileName, Text, Url
+from worker.wire.ops import Commit, FileName, GitRef, Text, Url
 from worker.wire.urls import without_secrets
 
 
@@ -41,6 +41,30 @@ class FoundUrl(_Message, frozen=True, tag="found-url"):
     number: Count
     checksum: Sha256
     bytes_moved: Count | None = None
+
+
+class AskGit(_Message, frozen=True, tag="ask-git"):
+    """Which commit is ``ref`` of the repository ``url`` now? A worker asks. -> FoundCommit or NoUrl.
+
+    Attributes:
+        number: the client's own, which the answer has.
+        ref: empty for the repository's HEAD.
+    """
+
+    number: Count
+    url: Url
+    ref: GitRef = ""
+
+    def __repr__(self) -> str:
+        return f"AskGit({self.number}, {without_secrets(self.url)!r}, {self.ref!r})"
+
+
+class FoundCommit(_Message, frozen=True, tag="found-commit"):
+    """The ref is this commit; ``ref`` is its whole name, empty for a HEAD that is no branch."""
+
+    number: Count
+    commit: Commit
+    ref: GitRef = ""
 
 
 class NoUrl(_Message, frozen=True, tag="no-url"):

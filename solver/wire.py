@@ -38,7 +38,9 @@ from solver.events import StepOutput as StepOutput
 from solver.events import StepProgress as StepProgress
 from solver.events import StepStarted as StepStarted
 from solver.graph import Graph
+from solver.urls import AskGit as AskGit
 from solver.urls import AskUrl as AskUrl
+from solver.urls import FoundCommit as FoundCommit
 from solver.urls import FoundUrl as FoundUrl
 from solver.urls import NoUrl as NoUrl
 from worker.wire.agents import AgentIds
@@ -336,6 +338,7 @@ FromClient = (
     | AskPrune
     | AskImage
     | AskUrl
+    | AskGit
     | AgentSaid
     | TransferCache
 )
@@ -346,6 +349,7 @@ ToClient = (
     | FoundImage
     | NoImage
     | FoundUrl
+    | FoundCommit
     | NoUrl
     | Serve
     | StopServing

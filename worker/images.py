@@ -1,17 +1,18 @@
 """What a worker does with registries: looks names up, pulls blobs, pushes results and caches.
 
-Files behind URLs come the same way. Bytes go straight between this worker and the registry. A user's credential is used for the one
+Files and git repositories behind URLs come the same way. Bytes go straight between this worker and the registry. A user's credential is used for the one
 order that brought it, and then forgotten.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filesync.errors import UsageError
-from filesync.transfer.threads import in_thread, while_wanted
+from filesync.transfer.threads import acquired, in_thread, while_wanted
 from worker import exports
 from worker.layers import LayerForm
 from worker.moving import chains
@@ -43,15 +44,18 @@ from worker.wire.images import (
     seekable_annotations,
 )
 from worker.wire.orders import Finished
-from worker.wire.urls import FromUrl, UrlFile
+from worker.wire.urls import FromGit, FromUrl, GitFound, ResolveGit, UrlFile
 
 if TYPE_CHECKING:
+    from worker.git.fetching import Fetched
     from worker.registry.client_http import RegistryClient
     from worker.registry.images_http import Pulls
     from worker.registry.manifest import Descriptor
     from worker.registry.pushes_http import Given, Pushes
 
-RegistryOrder = ResolveImage | PushImage | RelayImage | ReadCache | PushLayers | PushManifest
+RegistryOrder = (
+    ResolveImage | PushImage | RelayImage | ReadCache | PushLayers | PushManifest | ResolveGit
+)
 
 
 class Images:
@@ -68,8 +72,8 @@ class Images:
 
     async def perform(
         self, order: RegistryOrder, on_share: OnShare
-    ) -> Resolved | Pushed | CacheFound | LayersPushed | Finished:
-        """Carry out an order that is about registries alone.
+    ) -> Resolved | Pushed | CacheFound | LayersPushed | Finished | GitFound:
+        """Carry out an order that is about registries and other servers alone.
 
         Raises:
             RegistryError: a registry would not, or could not.
@@ -88,6 +92,8 @@ class Images:
             case PushManifest():
                 await self.push_manifest(order)
                 return Finished()
+            case ResolveGit():
+                return await self.resolve_git(order)
 
     async def resolve(self, order: ResolveImage) -> Resolved:
         """Return what a name means now.
@@ -152,6 +158,32 @@ class Images:
 
         async with self._client() as client:
             return await download(client, order, path, Meter(on_share))
+
+    async def fetch(self, order: FromGit, work: Path) -> "Fetched":
+        """Make the tree of a commit somewhere in ``work``, an empty directory.
+
+        Raises:
+            GitMissing, GitRefMissing, BadRepository, RegistryError: it is not to be had.
+            StoreError: this disk cannot take it.
+        """
+        from worker.git.fetching import fetch_commit
+
+        return await fetch_commit(self._registries, order, work)
+
+    async def resolve_git(self, order: ResolveGit) -> GitFound:
+        """Return which commit a ref of a git repository is now.
+
+        Raises:
+            GitMissing, GitRefMissing, BadRepository, RegistryError: it cannot be known.
+        """
+        from worker.git.fetching import resolve_ref
+
+        store = self._store
+        home = await acquired(partial(store.make_work, "git"), store.drop_work)
+        try:
+            return await resolve_ref(self._registries, order, home)
+        finally:
+            await in_thread(store.drop_work, home)
 
     async def push(self, order: PushImage, on_share: OnShare) -> Pushed:
         """Push a result as an image. Under its names it is there whole, or as it was before.

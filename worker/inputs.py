@@ -7,17 +7,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Self, assert_never
 
 from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.update import TreeUpdate
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put
+from filesync.retime import with_times
 from filesync.sources import SourceLease
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
-from filesync.transfer.threads import acquired, in_thread
+from filesync.transfer.threads import acquired, in_thread, while_wanted
 from worker.images import Images
 from worker.moving.arrivals import Arrivals
 from worker.parts.errors import NotInParts
@@ -27,7 +29,7 @@ from worker.wire import orders
 from worker.wire.caches import FromRepository
 from worker.wire.images import FromRegistry
 from worker.wire.orders import InputOrder, InputReport, Mode, RefInfo
-from worker.wire.urls import FromUrl, UrlFile
+from worker.wire.urls import FromGit, FromUrl, UrlFile
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +131,9 @@ class Inputs:
             case FromUrl():
                 found, from_registry = await self._download(index, order)
                 mode, stats.files = Mode.URL, 1
+            case FromGit():
+                found, from_registry = await self._fetch(order)
+                mode = Mode.URL
             case _:
                 assert_never(order)
         seconds = time.monotonic() - began_s
@@ -217,9 +222,7 @@ class Inputs:
 
     async def _download(self, index: int, order: FromUrl) -> tuple[Input, int]:
         """Have the file that a URL gives, proved if it can be, in a directory of its own."""
-        store = self._store
-        directory = await acquired(partial(store.make_work, "url"), store.drop_work)
-        self._stack.push_async_callback(in_thread, store.drop_work, directory)
+        directory = await self._work("url")
         file = await self._images.download(
             order,
             directory / order.name,
@@ -229,6 +232,23 @@ class Inputs:
         scanned = await in_thread(scan, directory, nodes)
         tree = Manifest(scanned.tree, nodes)
         return Input(TreeView(tree, directory), file=file), tree.summary.size
+
+    async def _fetch(self, order: FromGit) -> tuple[Input, int]:
+        """Have the tree of a commit, all of it from the commit's time, in a directory of its own."""
+        fetched = await self._images.fetch(order, await self._work("git"))
+        nodes = MemoryNodes()
+        scanned = await while_wanted(scan, fetched.path, nodes)
+        tree = with_times(
+            Manifest(scanned.tree, nodes), nodes, mtime_ns=fetched.time_s * 1_000_000_000
+        )
+        return Input(TreeView(tree, fetched.path)), fetched.bytes_moved
+
+    async def _work(self, purpose: str) -> Path:
+        """Return a directory for what is on its way, which is there until the inputs are let go of."""
+        store = self._store
+        directory = await acquired(partial(store.make_work, purpose), store.drop_work)
+        self._stack.push_async_callback(in_thread, store.drop_work, directory)
+        return directory
 
     def _in_store(self) -> Input:
         nothing = Manifest(put(self._store.nodes, EMPTY_DIRECTORY), self._store.nodes)

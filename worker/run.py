@@ -19,7 +19,7 @@ from worker.moving.errors import ImageMalformed
 from worker.store import Store
 from worker.store.results import Hints, keep
 from worker.wire import orders
-from worker.wire.ops import Copy, ExecOp, FileOp, HttpOp, ImageOp, LocalOp
+from worker.wire.ops import Copy, ExecOp, FileOp, GitOp, HttpOp, ImageOp, LocalOp
 from worker.wire.orders import RefInfo
 from worker.wire.secrets import Secret
 
@@ -76,8 +76,8 @@ async def run_op(
             return await while_wanted(
                 imports.import_image, store, op, inputs[0].tree, order.keys
             )
-        case HttpOp():
-            return await _keep_file(op, inputs, store, order.keys)
+        case HttpOp() | GitOp():
+            return await _keep_remote(op, inputs, store, order.keys)
         case FileOp() | ExecOp():
             pass
     base = None if op.scratch else _base(inputs)
@@ -121,25 +121,26 @@ def _do_files(op: FileOp, root: Path, inputs: Sequence[Input], now_ns: int) -> H
     return perform(op, root=root, inputs=trees, now_ns=now_ns).hints
 
 
-async def _keep_file(
-    op: HttpOp, inputs: Sequence[Input], store: Store, keys: Sequence[Digest]
+async def _keep_remote(
+    op: HttpOp | GitOp, inputs: Sequence[Input], store: Store, keys: Sequence[Digest]
 ) -> RefInfo:
-    """Make a file that has just come the op's result, the same one on every worker."""
+    """Make what has just come from a URL the op's result, the same one on every worker."""
     (given,) = inputs
-    if given.file is None:
-        raise LocalError("the input of such an op is always a download")
-    path = f"/{op.name}"
-    copy = FileOp((Copy(0, path, path, mode="0600"),), scratch=True)
-    (entry,) = given.tree.manifest.root.entries
-    if not isinstance(entry, File):
-        raise LocalError("a download is always a file")
-    at_ns = entry.mtime_ns
+    root = given.tree.manifest.root
+    copy, at_ns = Copy(0, "/", "/"), root.mtime_ns
+    if isinstance(op, HttpOp):
+        (entry,) = root.entries
+        if given.file is None or not isinstance(entry, File):
+            raise LocalError("the input of such an op is always a download")
+        path = f"/{op.name}"
+        copy, at_ns = Copy(0, path, path, mode="0600"), entry.mtime_ns
+    made = FileOp((copy,), scratch=True)
 
     async def change(root: Path) -> Hints:
-        return await while_wanted(_do_files, copy, root, inputs, at_ns)
+        return await while_wanted(_do_files, made, root, inputs, at_ns)
 
     info = await _kept(store, None, keys, change)
-    return store.refs.set_file(info.ref, given.file)
+    return info if given.file is None else store.refs.set_file(info.ref, given.file)
 
 
 async def _do_exec(

@@ -66,7 +66,7 @@ from worker.wire.orders import (
     Ran,
     Result,
 )
-from worker.wire.urls import FromUrl, ResolveUrl, UrlUnchanged
+from worker.wire.urls import FromUrl, ResolveGit, ResolveUrl, UrlUnchanged
 
 log = logging.getLogger(__name__)
 
@@ -207,6 +207,7 @@ class Service:
                 | ReadCache()
                 | PushLayers()
                 | PushManifest()
+                | ResolveGit()
             ):
                 return await self.images.perform(body, self._share(number, tell))
             case HoldCached() | Hold() | RenewLeases() | EndLeases() | AskLacking() | PutBlob():

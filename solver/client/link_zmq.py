@@ -20,9 +20,11 @@ from solver.errors import BuildError, CutOff, ManagerLost
 from solver.wire import (
     NOT_KNOWN,
     Alive,
+    AskGit,
     AskImage,
     AskUrl,
     Denied,
+    FoundCommit,
     FoundImage,
     FoundUrl,
     FromClient,
@@ -214,8 +216,8 @@ class ManagerLink:
         return await self._ask_all({one.name: one for one in questions}, answer, IMAGES_AT_ONCE)
 
     async def ask_urls(
-        self, questions: Sequence[AskUrl]
-    ) -> Mapping[int, FoundUrl | BuildError]:
+        self, questions: Sequence[AskUrl | AskGit]
+    ) -> Mapping[int, FoundUrl | FoundCommit | BuildError]:
         """Return by number what URLs give, or why one gives nothing; they may take their time.
 
         Raises:
@@ -223,9 +225,11 @@ class ManagerLink:
             BuildError: it would not look.
         """
 
-        def answer(message: ToClient) -> tuple[int, FoundUrl | BuildError] | None:
+        def answer(
+            message: ToClient,
+        ) -> tuple[int, FoundUrl | FoundCommit | BuildError] | None:
             match message:
-                case FoundUrl(number):
+                case FoundUrl(number) | FoundCommit(number):
                     return number, message
                 case NoUrl(number, code, detail):
                     return number, BuildError(code, detail)

@@ -13,7 +13,7 @@ from solver.dockerfile.options import (
 from solver.dockerfile.platform import Platform
 from solver.dockerfile.stages import IMAGE_SCHEME
 from solver.dockerfile.variables import SOURCE_DATE_EPOCH
-from solver.dockerfile.vertices import reader_of, unknown_files, with_checksums, with_contexts
+from solver.dockerfile.vertices import reader_of, unknown_remotes, with_contexts, with_ops
 
 __all__ = [
     "IMAGE_SCHEME",
@@ -30,7 +30,7 @@ __all__ = [
     "convert",
     "ignore_matcher",
     "reader_of",
-    "unknown_files",
-    "with_checksums",
+    "unknown_remotes",
     "with_contexts",
+    "with_ops",
 ]

@@ -1,10 +1,11 @@
-"""COPY and ADD: files from a context, a stage, a URL or the Dockerfile itself."""
+"""COPY and ADD: files from a context, a stage, a URL, a git repository or the Dockerfile itself."""
 
 import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
 from e2b_dockerfile_utils import PatternMatcher, parse_heredoc
 
 from solver.dockerfile.errors import Invalid
@@ -12,8 +13,11 @@ from solver.dockerfile.flags import Flags, parse_flags
 from solver.dockerfile.modes import check_mode
 from solver.dockerfile.remote import (
     UNNAMED,
+    Remote,
     RemoteFile,
+    RemoteRepository,
     check_checksum,
+    commit_of,
     is_remote,
     parse_remote,
 )
@@ -21,7 +25,7 @@ from solver.dockerfile.state import State
 from solver.dockerfile.syntax import Heredoc, Instruction
 from solver.dockerfile.vertices import UNKNOWN_CHECKSUM
 from solver.graph import Vertex
-from worker.wire.ops import Action, Copy, FileOp, HttpOp, MakeFile
+from worker.wire.ops import Action, Copy, FileOp, GitOp, HttpOp, MakeFile
 from worker.wire.urls import without_secrets
 
 
@@ -29,7 +33,7 @@ from worker.wire.urls import without_secrets
 class _Words:
     """The words of one COPY or ADD, variables put in."""
 
-    paths: tuple[str | RemoteFile, ...]
+    paths: tuple[str | Remote, ...]
     heredocs: tuple[Heredoc, ...]
     dest: str
 
@@ -39,9 +43,9 @@ class _Words:
         return any(isinstance(path, str) for path in self.paths)
 
     @property
-    def remote(self) -> tuple[RemoteFile, ...]:
+    def remote(self) -> tuple[Remote, ...]:
         """The URLs."""
-        return tuple(path for path in self.paths if isinstance(path, RemoteFile))
+        return tuple(path for path in self.paths if not isinstance(path, str))
 
 
 def apply_copy(state: State, instruction: Instruction) -> None:
@@ -51,7 +55,6 @@ def apply_copy(state: State, instruction: Instruction) -> None:
         Invalid: it cannot be done, or not yet.
     """
     flags = parse_flags(instruction)
-    _check_supported(flags, instruction.keyword)
     if flags.switch("link"):
         note = "--link is taken as a plain copy: its result is not re-used on another base"
         state.around.warn(instruction.line, f"{instruction.keyword} {note}")
@@ -63,14 +66,14 @@ def apply_copy(state: State, instruction: Instruction) -> None:
     if len(words.paths) + len(words.heredocs) > 1 and not dest.endswith("/"):
         message = "several sources need a destination that ends in '/'"
         raise Invalid(f"{instruction.keyword}: {message}, not {words.dest[:200]!r}", words.dest)
-    files = _remote_files(state, flags, words)
+    remote = _remote_vertices(state, flags, words)
     sources: list[int] = []
     if words.local:
         origin = flags.text("from")
         sources.append(state.source(origin, asked_by=f"{instruction.keyword} --from="))
     if words.heredocs:
         sources.append(_documents(state, words.heredocs))
-    sources += dict.fromkeys(files.values())
+    sources += dict.fromkeys(remote.values())
     scratch = state.vertex is None
     first_input = 0 if scratch else 1
     model = Copy(
@@ -84,7 +87,7 @@ def apply_copy(state: State, instruction: Instruction) -> None:
         unpack=_unpacks(flags, instruction.keyword),
     )
     inputs = {vertex: number for number, vertex in enumerate(sources, first_input)}
-    numbers = {file: inputs[vertex] for file, vertex in files.items()}
+    numbers = {one: inputs[vertex] for one, vertex in remote.items()}
     actions = _actions(model, words, numbers, flags)
     shown = state.around.words.show(instruction.original, state.variables)
     state.add(
@@ -106,14 +109,6 @@ def _headed(shown: str, keyword: str) -> str:
     return without_secrets(f"{keyword}{space}{rest}")
 
 
-def _check_supported(flags: Flags, keyword: str) -> None:
-    if "keep-git-dir" in flags.values:
-        raise Invalid(
-            f"{keyword} --keep-git-dir is for git repositories, which are not supported yet",
-            "--keep-git-dir",
-        )
-
-
 def _unpacks(flags: Flags, keyword: str) -> bool:
     asked = flags.switch("unpack")
     return keyword == "ADD" if asked is None else asked
@@ -124,7 +119,7 @@ def _read_words(state: State, instruction: Instruction) -> _Words:
         raise Invalid(f"{instruction.keyword} needs at least one source and a destination")
     *given, last = instruction.args
     bodies = {heredoc.name: heredoc for heredoc in instruction.heredocs}
-    paths: list[str | RemoteFile] = []
+    paths: list[str | Remote] = []
     heredocs: list[Heredoc] = []
     for word in given:
         body = bodies.get(_heredoc_name(word)) if bodies else None
@@ -145,7 +140,7 @@ def _heredoc_name(word: str) -> str:
     return heredoc.name if heredoc else ""
 
 
-def _read_path(path: str, keyword: str) -> str | RemoteFile:
+def _read_path(path: str, keyword: str) -> str | Remote:
     if not path:
         raise Invalid(f"{keyword}: a source cannot be empty")
     if is_remote(path):
@@ -155,24 +150,39 @@ def _read_path(path: str, keyword: str) -> str | RemoteFile:
     return path
 
 
-def _remote_files(state: State, flags: Flags, words: _Words) -> dict[RemoteFile, int]:
+def _remote_vertices(state: State, flags: Flags, words: _Words) -> dict[Remote, int]:
     """Return the vertices of the URLs."""
+    if "checksum" in flags.values and (
+        len(words.remote) != 1 or len(words.paths) + len(words.heredocs) != 1
+    ):
+        raise Invalid("ADD --checksum is for one URL, and nothing beside it", "--checksum")
+    if "keep-git-dir" in flags.values and not any(
+        isinstance(one, RemoteRepository) for one in words.remote
+    ):
+        raise Invalid("ADD --keep-git-dir is for git repositories", "--keep-git-dir")
     checksum = state.expand(flags.text("checksum"))
-    if "checksum" in flags.values:
-        if len(words.remote) != 1 or len(words.paths) + len(words.heredocs) != 1:
-            raise Invalid("ADD --checksum is for one URL, and nothing beside it", "--checksum")
-        check_checksum(checksum)
-    found: dict[RemoteFile, int] = {}
-    for file in words.remote:
-        if file.name == UNNAMED and _destination(state, words.dest).endswith("/"):
-            raise Invalid(
-                f"ADD {file.shown[:200]}: this URL has no name for a file; say one in the destination,"
-                f" like {words.dest[:80].rstrip('/')}/NAME",
-                words.dest,
-            )
-        op = HttpOp(file.url, file.name, checksum or UNKNOWN_CHECKSUM)
-        found[file] = state.around.vertices.file(op, constraints=state.constraints)
+    is_given = "checksum" in flags.values
+    found: dict[Remote, int] = {}
+    for one in words.remote:
+        if isinstance(one, RemoteFile):
+            if one.name == UNNAMED and _destination(state, words.dest).endswith("/"):
+                raise Invalid(
+                    f"ADD {one.shown[:200]}: this URL has no name for a file; say one in the"
+                    f" destination, like {words.dest[:80].rstrip('/')}/NAME",
+                    words.dest,
+                )
+            if is_given:
+                check_checksum(checksum)
+            op: HttpOp | GitOp = HttpOp(one.url, one.name, checksum or UNKNOWN_CHECKSUM)
+        else:
+            op = _git_op(one, flags, checksum if is_given else None)
+        found[one] = state.around.vertices.remote(op, constraints=state.constraints)
     return found
+
+
+def _git_op(one: RemoteRepository, flags: Flags, checksum: str | None) -> GitOp:
+    keep_git_dir = bool(flags.switch("keep-git-dir")) and not one.subdir
+    return GitOp(one.url, commit_of(one, checksum), one.subdir, keep_git_dir, one.ref)
 
 
 def check_pattern(pattern: str) -> None:
@@ -199,15 +209,19 @@ def _destination(state: State, dest: str) -> str:
 
 
 def _actions(
-    model: Copy, words: _Words, numbers: Mapping[RemoteFile, int], flags: Flags
+    model: Copy, words: _Words, numbers: Mapping[Remote, int], flags: Flags
 ) -> list[Action]:
-    """Return what is done, in order; ``numbers`` are the inputs that the URLs' files are."""
-    actions: list[Action] = [
-        _copy_file(model, path, numbers[path], flags)
-        if isinstance(path, RemoteFile)
-        else _copy(model, path)
-        for path in words.paths
-    ]
+    """Return what is done, in order; ``numbers`` are the inputs that hold what is behind URLs."""
+    actions: list[Action] = []
+    for path in words.paths:
+        match path:
+            case str():
+                actions.append(_copy(model, path))
+            case RemoteFile():
+                actions.append(_copy_file(model, path, numbers[path], flags))
+            case RemoteRepository():
+                whole = {"input": numbers[path], "source": "/", "unpack": False}
+                actions.append(msgspec.structs.replace(model, **whole))
     document = model.input + int(words.local)
     return actions + [_copy_document(model, heredoc, document) for heredoc in words.heredocs]
 

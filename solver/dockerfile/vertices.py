@@ -14,6 +14,7 @@ from solver.graph import MAX_VERTICES, Graph, Vertex, reachable
 from worker.wire.ops import (
     Copy,
     FileOp,
+    GitOp,
     HttpOp,
     ImageOp,
     LocalOp,
@@ -26,6 +27,8 @@ from worker.wire.urls import without_secrets
 _UNSCANNED: Final = Digest(bytes(DIGEST_BYTES))
 UNKNOWN_CHECKSUM: Final = f"sha256:{'0' * 64}"
 """Of a file from a URL that nobody has asked for yet."""
+UNKNOWN_COMMIT: Final = "0" * 40
+"""Of a ref of a repository that nobody has asked for yet."""
 _MAX_PICKS: Final = 10_000
 _EVERYTHING: Final = Selector((Pick("/"),))
 
@@ -47,7 +50,7 @@ class Vertices:
         self._vertices: list[Vertex] = []
         self._locals: dict[str, int] = {}
         self._images: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
-        self._files: dict[tuple[HttpOp, tuple[tuple[str, str], ...]], int] = {}
+        self._remote: dict[tuple[HttpOp | GitOp, tuple[tuple[str, str], ...]], int] = {}
         self._taken: dict[int, int] = {}
         self._empty: int | None = None
 
@@ -110,13 +113,14 @@ class Vertices:
             self._images[key] = self.add(Vertex(op, inputs, name, stage, constraints))
         return self._images[key]
 
-    def file(self, op: HttpOp, *, constraints: tuple[tuple[str, str], ...]) -> int:
-        """Return the vertex of a file from a URL; who asks for the same reads the same."""
+    def remote(self, op: HttpOp | GitOp, *, constraints: tuple[tuple[str, str], ...]) -> int:
+        """Return the vertex of what is behind a URL; who asks for the same reads the same."""
         key = (op, constraints)
-        if key not in self._files:
-            name = f"[internal] download {without_secrets(op.url)}"
-            self._files[key] = self.add(Vertex(op, name=name, constraints=constraints))
-        return self._files[key]
+        if key not in self._remote:
+            what = "download" if isinstance(op, HttpOp) else "fetch"
+            name = f"[internal] {what} {without_secrets(op.url)}"
+            self._remote[key] = self.add(Vertex(op, name=name, constraints=constraints))
+        return self._remote[key]
 
     def empty(self) -> int:
         """Return the vertex of a tree with nothing in it."""
@@ -156,20 +160,20 @@ def with_contexts(graph: Graph, digests: Mapping[str, tuple[Digest, Digest]]) ->
     return Graph(tuple(vertices), graph.target)
 
 
-def unknown_files(graph: Graph) -> dict[int, HttpOp]:
-    """Return the files from URLs, by position, of which nobody has said the checksum."""
+def unknown_remotes(graph: Graph) -> dict[int, HttpOp | GitOp]:
+    """Return what is behind URLs, by position, of which nobody has said the content."""
     return {
         position: vertex.op
         for position, vertex in enumerate(graph.vertices)
-        if isinstance(vertex.op, HttpOp) and vertex.op.checksum == UNKNOWN_CHECKSUM
+        if (isinstance(vertex.op, HttpOp) and vertex.op.checksum == UNKNOWN_CHECKSUM)
+        or (isinstance(vertex.op, GitOp) and vertex.op.commit == UNKNOWN_COMMIT)
     }
 
 
-def with_checksums(graph: Graph, checksums: Mapping[int, str]) -> Graph:
-    """Return ``graph`` with the checksums of files from URLs put in, by position."""
+def with_ops(graph: Graph, ops: Mapping[int, Op]) -> Graph:
+    """Return ``graph`` with other ops at some positions."""
     vertices = list(graph.vertices)
-    for position, checksum in checksums.items():
-        op = msgspec.structs.replace(vertices[position].op, checksum=checksum)
+    for position, op in ops.items():
         vertices[position] = msgspec.structs.replace(vertices[position], op=op)
     return Graph(tuple(vertices), graph.target)
 

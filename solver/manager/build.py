@@ -35,7 +35,7 @@ from solver.wire import Explained, StartBuild, StepDone, StepStarted, Warned
 from worker.wire import orders
 from worker.wire.agents import agents_for
 from worker.wire.disk import Touch
-from worker.wire.ops import HttpOp, ImageOp, LocalOp, selector_of
+from worker.wire.ops import GitOp, HttpOp, ImageOp, LocalOp, selector_of
 from worker.wire.orders import FromLocal, Ran
 from worker.wire.secrets import secrets_for
 
@@ -144,8 +144,8 @@ class Build:
             self._deciding.end(position)
 
     async def _find_or_run(self, position: int, vertex: Vertex, *, again: bool) -> Solved:
-        # An image or a file is what its digest says: to run it again cannot give anything else.
-        fixed = isinstance(vertex.op, ImageOp | HttpOp)
+        # What comes from elsewhere is what its digest says: it cannot come as anything else.
+        fixed = isinstance(vertex.op, ImageOp | HttpOp | GitOp)
         cacheable = fixed or again or not (self._request.no_cache or vertex.ignore_cache)
         key = self._keys[position]
         if cacheable and (found := self._find(position, key)):
@@ -340,7 +340,7 @@ class Build:
         if isinstance(op, ImageOp) and op.repository:
             asked = self._image_parts.get(position)
             brought.append(from_registry(op, self._request.credentials, asked))
-        if isinstance(op, HttpOp):
+        if isinstance(op, HttpOp | GitOp):
             brought.append(from_url(op))
         for index, (part, reach) in enumerate(
             zip(parts, placement.chosen.reaches, strict=True)

@@ -22,11 +22,11 @@ from worker.wire.images import (
 )
 from worker.wire.ops import ImageOp
 from worker.wire.orders import Result
-from worker.wire.urls import ResolveUrl
+from worker.wire.urls import ResolveGit, ResolveUrl
 
 WAIT_FOR_WORKER_S: Final = 15.0
-ELSEWHERE: Final = frozenset({"registry-unavailable"})
-"""Codes of failures that may be one worker's own: it cannot reach what another can."""
+ELSEWHERE: Final = frozenset({"registry-unavailable", "git-missing"})
+"""Codes of failures that may be one worker's own: it cannot reach, or ask, what another can."""
 T = TypeVar("T", Resolved, CacheFound)
 
 
@@ -108,7 +108,10 @@ async def ask_any(cluster: Cluster, order: ResolveImage | ReadCache, answer: typ
 
 
 async def ask_workers(
-    cluster: Cluster, order: ResolveImage | ReadCache | ResolveUrl, name: str, whom: str
+    cluster: Cluster,
+    order: ResolveImage | ReadCache | ResolveUrl | ResolveGit,
+    name: str,
+    whom: str,
 ) -> tuple[WorkerLink, Result]:
     """Have a worker ask ``whom`` about ``name``; return which one did, and its answer.
 

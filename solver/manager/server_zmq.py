@@ -26,12 +26,13 @@ from solver.manager.results.pruning import Pruning
 from solver.manager.results.replicas import Replicas
 from solver.manager.sending_zmq import Sending
 from solver.manager.shared import Shared
-from solver.manager.urls import find_url
+from solver.manager.urls import find_commit, find_url
 from solver.manager.workers import Sent, WorkerLink
 from solver.wire import (
     NOT_KNOWN,
     AgentSaid,
     Alive,
+    AskGit,
     AskImage,
     AskPrune,
     AskUrl,
@@ -272,7 +273,7 @@ class Server:
                 group.create_task(self._end(client))
             case Alive():
                 client.outbox.answer(Alive())
-            case AskImage() | AskUrl():
+            case AskImage() | AskUrl() | AskGit():
                 client.ask(self._look_up(client, message), group)
             case AgentSaid():
                 client.ask(client.agent_said(message), group)
@@ -297,12 +298,15 @@ class Server:
             await client.end()
             pump.cancel()
 
-    async def _look_up(self, client: ClientLink, question: AskImage | AskUrl) -> None:
+    async def _look_up(self, client: ClientLink, question: AskImage | AskUrl | AskGit) -> None:
         try:
-            if isinstance(question, AskUrl):
-                client.outbox.answer(await find_url(self._shared, question))
-            else:
-                client.outbox.answer(await find_image(self.cluster, question))
+            match question:
+                case AskUrl():
+                    client.outbox.answer(await find_url(self._shared, question))
+                case AskGit():
+                    client.outbox.answer(await find_commit(self.cluster, question))
+                case AskImage():
+                    client.outbox.answer(await find_image(self.cluster, question))
         except OrderFailed as exc:
             client.outbox.answer(_not_found(question, exc.reason, exc.detail))
         except FilesyncError as exc:
@@ -367,7 +371,7 @@ class Server:
         return self._received_bytes, self._sending.sent_bytes
 
 
-def _not_found(question: AskImage | AskUrl, code: str, detail: str) -> NoImage | NoUrl:
-    if isinstance(question, AskUrl):
-        return NoUrl(question.number, code, detail)
-    return NoImage(question.name, code, detail)
+def _not_found(question: AskImage | AskUrl | AskGit, code: str, detail: str) -> NoImage | NoUrl:
+    if isinstance(question, AskImage):
+        return NoImage(question.name, code, detail)
+    return NoUrl(question.number, code, detail)

@@ -1,4 +1,4 @@
-"""Files behind URLs: what one gives now, so that a build can begin with what it reads."""
+"""Files and repositories behind URLs: what one gives now, so that a build can begin with what it reads."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -8,14 +8,22 @@ from filesync.errors import Unavailable
 from solver.errors import OrderFailed
 from solver.graph import Graph, Vertex
 from solver.keys import definition_keys, url_key
+from solver.manager.cluster import Cluster
 from solver.manager.images import ask_workers
 from solver.manager.moving.offers import quietly
 from solver.manager.shared import Shared
-from solver.wire import AskUrl, FoundUrl
+from solver.wire import AskGit, AskUrl, FoundCommit, FoundUrl
 from worker.wire import orders
 from worker.wire.ops import HttpOp
 from worker.wire.orders import Ran, RefInfo
-from worker.wire.urls import MAX_ETAGS, ResolveUrl, UrlUnchanged, without_secrets
+from worker.wire.urls import (
+    MAX_ETAGS,
+    GitFound,
+    ResolveGit,
+    ResolveUrl,
+    UrlUnchanged,
+    without_secrets,
+)
 
 _NOT_NOW: Final = "the worker that had it has just gone"
 
@@ -50,6 +58,21 @@ async def find_url(shared: Shared, question: AskUrl) -> FoundUrl:
         raise OrderFailed(worker.name, "protocol", "does not say what it has downloaded")
     await _remember(shared, info, question)
     return FoundUrl(question.number, info.file.checksum, moved)
+
+
+async def find_commit(cluster: Cluster, question: AskGit) -> FoundCommit:
+    """Have a worker find out which commit a ref is now; none comes before the build needs it.
+
+    Raises:
+        OrderFailed: the server's word, through the last worker that was asked.
+        NoWorker: nobody is there to ask it.
+    """
+    order = ResolveGit(question.url, question.ref)
+    shown = without_secrets(question.url)
+    worker, found = await ask_workers(cluster, order, shown, "its server")
+    if not isinstance(found, GitFound):
+        raise OrderFailed(worker.name, "protocol", "answered with something else")
+    return FoundCommit(question.number, found.commit, found.ref)
 
 
 def _held(shared: Shared, key: Digest) -> Mapping[str, RefInfo]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import filesync.errors
 import filesync.transfer.errors
 import solver.dockerfile.errors
+import worker.git.errors
 import worker.layers.errors
 import worker.registry.errors
 import worker.urls.errors
@@ -38,6 +39,7 @@ def test_every_row_has_an_input_an_answer_and_a_test() -> None:
 def test_every_error_that_is_named_is_there() -> None:
     there = vars(filesync.errors) | vars(filesync.transfer.errors)
     there |= vars(worker.layers.errors) | vars(worker.registry.errors)
-    there |= vars(worker.urls.errors) | vars(solver.dockerfile.errors)
+    there |= vars(worker.urls.errors) | vars(worker.git.errors)
+    there |= vars(solver.dockerfile.errors)
     for _, answer, _ in ROWS:
         assert set(re.findall(r"`([A-Z]\w+)`", answer)) <= there.keys()

@@ -39,6 +39,11 @@ def modified_s(headers: Mapping[str, str]) -> int:
         seconds = int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):
         return 0
+    return kept_time_s(seconds)
+
+
+def kept_time_s(seconds: int) -> int:
+    """Return a time that a stranger has said; 0 where a file system could not keep it."""
     return seconds if 0 <= seconds <= _MAX_TIME_S else 0
 
 

@@ -12,7 +12,7 @@ from worker.wire.caches import FromRepository
 from worker.wire.images import Count, FromRegistry
 from worker.wire.layers import FromLayers, Replica
 from worker.wire.ops import Text
-from worker.wire.urls import FromUrl
+from worker.wire.urls import FromGit, FromUrl
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="m"):
@@ -49,7 +49,9 @@ class FromPaths(_Message, frozen=True, tag="paths"):
     basis: Text = ""
 
 
-InputOrder = FromLocal | FromPaths | FromLayers | FromRegistry | FromRepository | FromUrl
+InputOrder = (
+    FromLocal | FromPaths | FromLayers | FromRegistry | FromRepository | FromUrl | FromGit
+)
 
 
 class InputReport(msgspec.Struct, frozen=True):

@@ -36,6 +36,24 @@ FileName = Annotated[
 ]
 """One component of a path."""
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+Commit = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?\Z")]
+"""The whole id of a git commit."""
+GitRef = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(?![-/])(?!.*(\.\.|//|@\{))[^\x00-\x20\x7f~^:?*\[\\]*\Z",
+        max_length=MAX_NAME_CHARS,
+    ),
+]
+"""A branch, a tag or another ref, short or not; never an option, a pattern or an expression."""
+GitSubdir = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(?![-/])(?!(.*/)?\.{0,2}/)(?!(.*/)?\.{1,2}\Z)[^\x00\n]*\Z",
+        max_length=MAX_PATH_CHARS,
+    ),
+]
+"""A directory below the root of a commit, clean; empty for the root."""
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="op"):
@@ -247,6 +265,30 @@ class HttpOp(_Message, frozen=True, tag="http"):
         return f"HttpOp({self.name!r}, {self.checksum!r})"
 
 
+class GitOp(_Message, frozen=True, tag="git"):
+    """The tree of a commit with its submodules, or of a directory in it; no inputs.
+
+    All in it is root's, and from when the commit says that it is.
+
+    Attributes:
+        url: may have a password in it. Not part of the op's digest: a commit is the same
+            wherever it comes from.
+        commit: must be known before the op has a cache key.
+        keep_git_dir: ``.git`` is there too, with that commit alone; not in a ``subdir``.
+        ref: under which the commit was found; it is asked for where a server gives none by id.
+            Part of the digest only where ``.git`` is kept, which has it.
+    """
+
+    url: Url
+    commit: Commit
+    subdir: GitSubdir = ""
+    keep_git_dir: bool = False
+    ref: GitRef = ""
+
+    def __repr__(self) -> str:
+        return f"GitOp({self.commit!r}, {self.subdir!r})"
+
+
 class FileOp(_Message, frozen=True, tag="file"):
     """Change the tree of input 0 (or an empty one) by ``actions``, in order.
 
@@ -285,7 +327,7 @@ class ExecOp(_Message, frozen=True, tag="exec"):
     hostname: PathText = "buildkitsandbox"
 
 
-Op = LocalOp | ImageOp | HttpOp | FileOp | ExecOp
+Op = LocalOp | ImageOp | HttpOp | GitOp | FileOp | ExecOp
 
 
 def op_digest(op: Op) -> Digest:
@@ -303,6 +345,8 @@ def op_digest(op: Op) -> Digest:
             op = msgspec.structs.replace(op, repository="")
         case HttpOp():
             op = msgspec.structs.replace(op, url="")
+        case GitOp():
+            op = msgspec.structs.replace(op, url="", ref=op.ref if op.keep_git_dir else "")
         case FileOp():
             pass
     return digest_of(msgspec.msgpack.encode(op))
@@ -325,7 +369,7 @@ def selector_of(op: Op, index: int) -> Selector | None:
             return _file_selector(op, index)
         case ExecOp():
             return _exec_selector(op, index)
-        case LocalOp() | ImageOp() | HttpOp():
+        case LocalOp() | ImageOp() | HttpOp() | GitOp():
             return None
 
 

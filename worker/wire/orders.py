@@ -64,9 +64,9 @@ from worker.wire.layers import Token as Token
 from worker.wire.leases import BlobPut, Held, Lacking, LeaseOrder, Pull
 from worker.wire.ops import Op, Text
 from worker.wire.secrets import Secrets
-from worker.wire.urls import ResolveUrl, UrlUnchanged
+from worker.wire.urls import GitFound, ResolveGit, ResolveUrl, UrlUnchanged
 
-VERSION: Final = 12
+VERSION: Final = 13
 ALIVE_S: Final = 10.0
 MAX_KEYS: Final = 20_000
 
@@ -208,6 +208,7 @@ OrderBody = (
     | LeaseOrder
     | Pull
     | ResolveUrl
+    | ResolveGit
 )
 
 
@@ -374,6 +375,7 @@ Result = (
     | Lacking
     | BlobPut
     | UrlUnchanged
+    | GitFound
 )
 
 

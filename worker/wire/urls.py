@@ -1,4 +1,4 @@
-"""Files behind URLs: what a worker can be told of them, and how a URL is shown.
+"""Files and git repositories behind URLs: what a worker can be told of them, and how a URL is shown.
 
 A URL may hold a password or a signature, so that what a person or a log is to see of it goes
 through ``without_secrets``, and what has one in it does not show it with ``repr``.
@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from filesync.digest import WireDigest
-from worker.wire.ops import FileName, Sha256, Url
+from worker.wire.ops import Commit, FileName, GitRef, GitSubdir, Sha256, Url
 
 MAX_ETAGS: Final = 8
 MAX_ETAG_CHARS: Final = 1024
@@ -81,3 +81,33 @@ class UrlUnchanged(_Message, frozen=True, tag="url-unchanged"):
     """It gives what it gave before: the content that the server calls ``etag``."""
 
     etag: ETag
+
+
+class FromGit(_Message, frozen=True, tag="from-git"):
+    """Fetch a commit, whose tree, or a directory of it, is the input. See ``GitOp``."""
+
+    url: Url
+    commit: Commit
+    subdir: GitSubdir = ""
+    keep_git_dir: bool = False
+    ref: GitRef = ""
+
+    def __repr__(self) -> str:
+        return f"FromGit({without_secrets(self.url)!r}, {self.commit!r})"
+
+
+class ResolveGit(_Message, frozen=True, tag="resolve-git"):
+    """Find out which commit a ref of a repository is now; the empty one is its HEAD. -> GitFound."""
+
+    url: Url
+    ref: GitRef = ""
+
+    def __repr__(self) -> str:
+        return f"ResolveGit({without_secrets(self.url)!r}, {self.ref!r})"
+
+
+class GitFound(_Message, frozen=True, tag="git-found"):
+    """What a ref is now, and its whole name; that is empty for a HEAD that is no branch."""
+
+    commit: Commit
+    ref: GitRef = ""

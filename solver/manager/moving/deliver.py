@@ -30,7 +30,7 @@ from solver.wire import InputUse, StepDone, StepOutput, StepProgress, StepStarte
 from worker.wire import orders
 from worker.wire.agents import AgentAsked
 from worker.wire.images import Credential, FromRegistry, credential_for
-from worker.wire.ops import HttpOp, ImageOp, selector_of
+from worker.wire.ops import GitOp, HttpOp, ImageOp, selector_of
 from worker.wire.orders import (
     InputOrder,
     InputReport,
@@ -38,7 +38,7 @@ from worker.wire.orders import (
     Ran,
     Replica,
 )
-from worker.wire.urls import FromUrl, without_secrets
+from worker.wire.urls import FromGit, FromUrl, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,14 @@ def from_registry(
     return Brought(FromRegistry(op.repository, op.manifest, credential, part), op.repository)
 
 
-def from_url(op: HttpOp) -> Brought:
-    """Return how a file comes to whoever runs ``op``: from its web server."""
-    return Brought(FromUrl(op.url, op.name, op.checksum), without_secrets(op.url))
+def from_url(op: HttpOp | GitOp) -> Brought:
+    """Return how a file or a commit comes to whoever runs ``op``: from its web server."""
+    order: FromUrl | FromGit
+    if isinstance(op, HttpOp):
+        order = FromUrl(op.url, op.name, op.checksum)
+    else:
+        order = FromGit(op.url, op.commit, op.subdir, op.keep_git_dir, op.ref)
+    return Brought(order, without_secrets(op.url))
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,9 +148,39 @@ REFUSED = [
     ("COPY a <<b\nb", "a heredoc cannot be the destination"),
     ("COPY <<.. /c/\n..", "'..' cannot name a file"),
     ("COPY $nothing /c", "a source cannot be empty"),
-    ("ADD git@github.com:a/b.git /b", "git repositories are not supported yet; clone it"),
-    ("ADD git://example.org/a /b", "git repositories are not supported yet"),
-    ("ADD https://example.org/a.git#main /b", "git repositories are not supported yet"),
+    ("ADD git@github.com:a/b.git /b", "is added by its https:// address, which ends in .git"),
+    ("ADD git://example.org/a /b", "is added by its https:// address"),
+    ("ADD ssh://git@example.org/a.git#main /b", "a RUN --mount=type=ssh clone it"),
+    ("COPY https://example.org/a.git /b", "use ADD for URLs"),
+    ("ADD https://example.org/a.git?ref=b /b", "takes no '?'; say which branch"),
+    ("ADD https:///a.git /b", "not an address"),
+    *(
+        (f"ADD https://example.org/a.git#{ref} /b", "cannot name a branch or a tag")
+        for ref in (
+            "-u",
+            "--upload-pack=x",
+            "/a",
+            "a..b",
+            "HEAD~1",
+            "a^",
+            "x*",
+            "a@{1}",
+            "a%00",
+        )
+    ),
+    *(
+        (f"ADD https://example.org/a.git#main:{subdir} /b", "is no directory in it")
+        for subdir in ("../a", "a/../../b", "-x", "..", "/..%2f..", "a%0ab")
+    ),
+    (f"ADD --checksum={SUM} https://example.org/a.git /b", "write all 40 small hex digits"),
+    ("ADD --checksum=abcdef https://example.org/a.git /b", "write all 40 small hex digits"),
+    ("ADD --checksum=$none https://example.org/a.git /b", "write all 40 small hex digits"),
+    (f"ADD --checksum={'0' * 40} https://example.org/a.git /b", "no commit has an id of zeros"),
+    (f"ADD https://example.org/a.git#{'0' * 40} /b", "no commit has an id of zeros alone"),
+    (
+        f"ADD --checksum={'1' * 40} https://example.org/a.git#{'2' * 40} /b",
+        f"--checksum={'1' * 40} is another commit",
+    ),
     ("ADD https:///a /b", "not an address"),
     ("ADD https://[::1/a /b", "not an address"),
     ("ADD https://example.org:x/a /b", "not an address"),

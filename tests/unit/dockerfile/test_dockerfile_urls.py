@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from solver.dockerfile import Converted, unknown_files, with_checksums
+from solver.dockerfile import Converted, unknown_remotes, with_ops
 from solver.keys import definition_keys, url_key
 from worker.wire.ops import Copy, FileOp, HttpOp, op_digest
 from worker.wire.urls import FromUrl, ResolveUrl, without_secrets
@@ -62,10 +62,10 @@ def test_a_checksum_is_the_files_own_and_else_it_is_not_known(build: Build) -> N
     text = f"FROM scratch\nARG S={SUM}\nADD --checksum=$S {URL} /a\n"
     known = build(text)
     assert [op.checksum for op in files_of(known)] == [SUM]
-    assert unknown_files(known.graph) == {}
+    assert unknown_remotes(known.graph) == {}
     lacking = build(f"FROM scratch\nADD {URL} /a\n").graph
-    (position,) = unknown_files(lacking)
-    assert unknown_files(with_checksums(lacking, {position: SUM})) == {}
+    (position,) = unknown_remotes(lacking)
+    assert unknown_remotes(with_ops(lacking, {position: files_of(known)[0]})) == {}
 
 
 def test_one_add_reads_a_context_urls_and_a_heredoc(build: Build) -> None:

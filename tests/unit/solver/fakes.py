@@ -53,7 +53,7 @@ from worker.wire.orders import (
     Result,
     ToWorker,
 )
-from worker.wire.urls import FromUrl
+from worker.wire.urls import FromGit, FromUrl
 
 Listing = Mapping[str, str]
 """Paths to the contents of files."""
@@ -271,7 +271,7 @@ class FakeWorker:
                     self.held |= {link.ref.ref: link.ref.tree for link in chain}
                     pulled.extend(link.ref for link in chain)
                     trees.append(chain[-1].ref.tree)
-                case FromRegistry() | FromRepository() | FromUrl():
+                case FromRegistry() | FromRepository() | FromUrl() | FromGit():
                     self.world.registries.append(order)
         if (failure := await self.world.reach(run.name, self)) is not None:
             return failure
@@ -311,7 +311,7 @@ class FakeWorker:
                 )
             case FromRepository():
                 return InputReport(Mode.REGISTRY, 1000)
-            case FromUrl():
+            case FromUrl() | FromGit():
                 return InputReport(Mode.URL, 1000)
 
 
@@ -334,7 +334,7 @@ class World:
         self.gives: dict[str, Listing] = {}
         self.fails: dict[str, list[Failed]] = {}
         self.ran: list[tuple[str, str]] = []
-        self.registries: list[FromRegistry | FromRepository | FromUrl] = []
+        self.registries: list[FromRegistry | FromRepository | FromUrl | FromGit] = []
         self.takes_images_whole = False
         self.numbers = itertools.count(1)
         self._gates: dict[str, asyncio.Event] = {}
@@ -434,5 +434,5 @@ def _base(run: orders.Run) -> Digest | None:
             return ref
         case FromLayers(chain):
             return chain[-1].ref.ref
-        case FromPaths() | FromRegistry() | FromRepository() | FromUrl():
+        case FromPaths() | FromRegistry() | FromRepository() | FromUrl() | FromGit():
             return None
