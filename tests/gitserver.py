@@ -86,7 +86,7 @@ class GitServer:
         answers: status and headers of paths that are answered so instead.
         hangs: requests to fetch are not answered; ``hanging`` is set by the first.
     serves_files: there is no git behind it, but a repository's files.
-    configuration: of the git behind it.
+    is_old: speaks the protocol in which no commit is given by its id alone.
     certificate: a directory with what it proves itself with; None for plain HTTP.
     """
 
@@ -97,9 +97,9 @@ class GitServer:
     answers: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
     hangs: bool = False
     serves_files: bool = False
+    is_old: bool = False
     hanging: threading.Event = field(default_factory=threading.Event)
     closing: threading.Event = field(default_factory=threading.Event)
-    configuration: list[str] = field(default_factory=list)
     certificate: Path | None = None
 
     def __post_init__(self) -> None:
@@ -180,9 +180,8 @@ class _Handler(QuietHandler):
             self._say(200 if is_there else 404, {}, file.read_bytes() if is_there else b"")
             return
         backend = shutil.which("git") or "git"
-        configured = [word for one in self.owner.configuration for word in ("-c", one)]
         done = subprocess.run(
-            [backend, *configured, "http-backend"],
+            [backend, "http-backend"],
             input=body,
             capture_output=True,
             check=False,
@@ -197,7 +196,9 @@ class _Handler(QuietHandler):
                 "CONTENT_TYPE": self.headers.get("Content-Type", ""),
                 "CONTENT_LENGTH": str(len(body)),
                 "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-                "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+                "GIT_PROTOCOL": ""
+                if self.owner.is_old
+                else self.headers.get("Git-Protocol", ""),
                 "REMOTE_ADDR": "127.0.0.1",
             },
         )

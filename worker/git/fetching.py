@@ -5,7 +5,7 @@ Importing this takes httpx, which is slow: do it where it is needed.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,8 @@ from worker.git.listing import (
     parse_modules,
 )
 from worker.git.program import Git, GitFailed
-from worker.git.remote import Remote
-from worker.git.trouble import trouble
+from worker.git.remote import Remote, init_words
+from worker.git.trouble import local_trouble
 from worker.registry.config import Registries
 from worker.registry.errors import RegistryUnavailable
 from worker.urls.download import kept_time_s
@@ -89,10 +89,7 @@ def _naming(url: str) -> Iterator[None]:
     try:
         yield
     except GitFailed as exc:
-        failure = trouble(exc.said, name)
-        raise (
-            failure if isinstance(failure, StoreError) else BadRepository(str(failure))
-        ) from None
+        raise local_trouble(exc.said, name) from None
     except BadRepository as exc:
         if str(exc).startswith(name):
             raise
@@ -149,46 +146,49 @@ class _Fetching:
         listing = Listing(self._budget, subdir)
         words = ("ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit)
         await self.git.run(*words, at=at, take=listing.take)
-        modules = await self._modules(at, listing)
-
-        async def inner(path: bytes, subdir: str) -> Path:
-            module = modules.get(path)
-            if module is None or not module.url:
-                raise BadRepository(f"its .gitmodules has no URL for {os.fsdecode(path)!r}")
-            where = address.of_submodule(module.url)
-            return await self._made(where, listing.submodules[path], subdir, depth=depth + 1)
-
+        inner = _Inner(address, listing.submodules, await self._modules(at, listing), depth + 1)
         if subdir and not listing.has_subdir:
-            for path in listing.submodules:
-                below = f"{subdir}/".removeprefix(f"{os.fsdecode(path)}/")
-                if below != f"{subdir}/":
-                    return await inner(path, below.rstrip("/"))
-            raise BadRepository(f"{subdir!r} is no directory in commit {commit}")
-        await self._check_out(at, commit, tree, subdir)
-        for path in listing.submodules:
-            is_left_out = path in modules and modules[path].is_left_out
-            is_within = not subdir or path.startswith(os.fsencode(f"{subdir}/"))
-            if is_within and not is_left_out:
-                await in_thread(_put, await inner(path, ""), tree, path)
+            return await self._within_submodule(inner, subdir, commit)
+        await self._check_out(at, commit, tree, subdir, is_empty=listing.is_empty)
+        for path in inner.below(subdir):
+            await in_thread(_put, await self._submodule(inner, path, ""), tree, path)
+        await in_thread(_check_directory, tree, subdir)
         return tree / subdir
+
+    async def _submodule(self, inner: "_Inner", path: bytes, subdir: str) -> Path:
+        commit = inner.commits[path]
+        return await self._made(inner.address(path), commit, subdir, depth=inner.depth)
+
+    async def _within_submodule(self, inner: "_Inner", subdir: str, commit: str) -> Path:
+        for path in inner.commits:
+            name = f"{os.fsdecode(path)}/"
+            if f"{subdir}/".startswith(name):
+                return await self._submodule(inner, path, subdir[len(name) :])
+        raise BadRepository(f"{subdir!r} is no directory in commit {commit}")
 
     async def _modules(self, at: Path, listing: Listing) -> dict[bytes, Submodule]:
         if not listing.submodules or not listing.modules:
             return {}
         words = ("config", "--no-includes", "-z", "--blob", listing.modules, "--list")
-        printed = await self.git.run(*words, at=at)
+        try:
+            printed = await self.git.run(*words, at=at)
+        except GitFailed:
+            raise BadRepository("its .gitmodules cannot be understood") from None
         if len(printed) > _MAX_MODULES_BYTES:
             raise BadRepository("its .gitmodules is too long")
         return parse_modules(printed)
 
-    async def _check_out(self, at: Path, commit: str, tree: Path, subdir: str) -> None:
+    async def _check_out(
+        self, at: Path, commit: str, tree: Path, subdir: str, *, is_empty: bool
+    ) -> None:
         """Write the files of a commit, or of a directory in it, to the new directory ``tree``."""
         await in_thread(_make_directory, tree)
+        if is_empty:
+            return
         # All of the commit is in the index, so that attributes from above the directory count.
         await self.git.run("read-tree", commit, at=at, tree=tree)
-        if (at / "index").exists() and await self.git.run("ls-files", "-z", at=at, tree=tree):
-            words = ("checkout", "--force", "--quiet", "--", subdir or ".")
-            await self.git.run(*words, at=at, tree=tree)
+        words = ("checkout", "--force", "--quiet", "--", subdir or ".")
+        await self.git.run(*words, at=at, tree=tree)
 
     async def _keep_git_dir(self, at: Path, order: FromGit, git_dir: Path) -> None:
         """Make a repository with one commit, the same wherever and whenever it is made.
@@ -196,11 +196,9 @@ class _Fetching:
         What servers send is not the same each time, so it is packed anew, and what an index
         knows of files is left out. It does not say where it is from: a commit is the same from anywhere.
         """
-        form = "sha256" if len(order.commit) == 64 else "sha1"
-        options = ("--quiet", "--template=", f"--object-format={form}")
         tree = git_dir.parent
         config = ("init.defaultBranch=master",)
-        await self.git.run("init", *options, at=git_dir, tree=tree, config=config)
+        await self.git.run(*init_words(order.commit), at=git_dir, tree=tree, config=config)
         words = ("rev-list", "--no-walk", "--objects", "--no-object-names", order.commit)
         listed = await self.git.run(*words, at=at)
         pack = str(git_dir / "objects/pack/pack")
@@ -213,20 +211,53 @@ class _Fetching:
         await self.git.run("read-tree", order.commit, at=git_dir, tree=tree)
 
 
+@dataclass(frozen=True, slots=True)
+class _Inner:
+    """The submodules of a repository: their commits by path, and what ``.gitmodules`` says of each."""
+
+    outer: Address
+    commits: Mapping[bytes, str]
+    modules: Mapping[bytes, Submodule]
+    depth: int
+
+    def address(self, path: bytes) -> Address:
+        module = self.modules.get(path)
+        if module is None or not module.url:
+            raise BadRepository(f"its .gitmodules has no URL for {os.fsdecode(path)!r}")
+        return self.outer.of_submodule(module.url)
+
+    def below(self, subdir: str) -> list[bytes]:
+        """Return those that come: below ``subdir``, and not left out by who made them."""
+        prefix = os.fsencode(f"{subdir}/") if subdir else b""
+        left_out = {path for path, one in self.modules.items() if one.is_left_out}
+        return [
+            path for path in self.commits if path.startswith(prefix) and path not in left_out
+        ]
+
+
 def _make_directory(path: Path) -> None:
     path.mkdir()
     path.chmod(0o755)
+
+
+def _check_directory(tree: Path, subdir: str) -> None:
+    """Raise BadRepository unless ``subdir`` is a directory, and no link leads there."""
+    with DirectoryHandles(tree) as handles:
+        try:
+            handles.open(os.fsencode(subdir))
+        except (OSError, StoreError) as exc:
+            raise BadRepository(f"{subdir!r} is no directory in it") from exc
 
 
 def _put(made: Path, tree: Path, path: bytes) -> None:
     """Move the directory ``made`` to where git has left an empty one for it; follow no links.
 
     Raises:
-        StoreError: there is none, or the way there is none.
+        BadRepository: there is none, or no way there.
     """
     above, _, name = path.rpartition(b"/")
     with DirectoryHandles(tree) as handles:
         try:
             os.rename(made, name, dst_dir_fd=handles.open(above))
-        except OSError as exc:
+        except (OSError, StoreError) as exc:
             raise BadRepository(f"no submodule can be at {os.fsdecode(path)!r}") from exc

@@ -72,6 +72,7 @@ class Listing:
         submodules: path and commit of each.
         modules: the id of the file ``.gitmodules``, if there is one.
         has_subdir: whether ``subdir`` is a directory, and not the link to one.
+        is_empty: whether there is nothing in it.
     """
 
     budget: Budget
@@ -79,6 +80,7 @@ class Listing:
     submodules: dict[bytes, str] = field(default_factory=dict)
     modules: str = ""
     has_subdir: bool = False
+    is_empty: bool = True
     _rest: bytes = b""
 
     def take(self, block: bytes) -> None:
@@ -90,6 +92,7 @@ class Listing:
         *lines, self._rest = (self._rest + block).split(b"\0")
         if len(self._rest) > MAX_LINE_BYTES:
             raise BadRepository("a path in it is too long")
+        self.is_empty = self.is_empty and not lines
         for line in lines:
             about, _, path = line.partition(b"\t")
             mode, kind, name, size = about.split()

@@ -18,6 +18,7 @@ from filesync.transfer.threads import until_done
 from worker.exec.ending import drain, guard
 from worker.exec.runtime import environment as bare_environment
 from worker.git.errors import BadRepository, GitMissing
+from worker.git.listing import MAX_BYTES
 
 MAX_PRINTED_BYTES: Final = 64 << 20
 SILENT_S: Final = 60
@@ -88,7 +89,7 @@ class Git:
         environment: Mapping[str, str] | None = None,
         given: bytes = b"",
         take: Callable[[bytes], None] | None = None,
-        max_bytes: int = MAX_PRINTED_BYTES,
+        max_bytes: int = MAX_BYTES,
     ) -> bytes:
         """Run one command to its end and return what it prints, unless ``take`` takes that.
 

@@ -15,7 +15,7 @@ from worker.git.address import Address
 from worker.git.errors import BadRepository, GitRefMissing
 from worker.git.listing import Budget, find_ref
 from worker.git.program import Git, GitFailed
-from worker.git.trouble import is_not_by_id, trouble
+from worker.git.trouble import is_no_way, trouble
 from worker.registry.config import Host, Registries
 from worker.registry.trouble_http import retrying
 from worker.wire.urls import GitFound, without_secrets
@@ -79,9 +79,7 @@ class Remote:
             GitRefMissing: the server does not have it, or not any more.
             RegistryError, BadRepository, StoreError: it cannot be had.
         """
-        form = "sha256" if len(commit) == 64 else "sha1"
-        words = ("init", "--quiet", "--bare", "--template=", f"--object-format={form}")
-        await self.git.run(*words, at=at)
+        await self.git.run(*init_words(commit), "--bare", at=at)
         if not await self._try(at, budget, "--depth=1", commit):
             is_here = ref and await self._try(at, budget, "--depth=1", ref)
             if not is_here or not await self._has(at, commit):
@@ -103,7 +101,7 @@ class Remote:
         words = ("fetch", *fixed, *options, "--", self.address.url, *refs)
         try:
             await self._asked(*words, at=at, max_bytes=budget.bytes)
-        except _NotById:
+        except _NoWay:
             return False
         return True
 
@@ -132,8 +130,8 @@ class Remote:
                     *words, at=at, config=config, environment=environment, max_bytes=max_bytes
                 )
             except GitFailed as exc:
-                if at is not None and is_not_by_id(exc.said):
-                    raise _NotById from None
+                if at is not None and is_no_way(exc.said):
+                    raise _NoWay from None
                 raise trouble(exc.said, self.name) from None
 
         return await retrying(once)
@@ -159,8 +157,14 @@ class Remote:
         return config
 
 
-class _NotById(Exception):
-    """A server gives no commit by its id alone."""
+def init_words(commit: str) -> list[str]:
+    """Return the command that makes a repository for commits with such ids."""
+    form = ["--object-format=sha256"] if len(commit) == 64 else []
+    return ["init", "--quiet", "--template=", *form]
+
+
+class _NoWay(Exception):
+    """A server gives no commits so; see ``is_no_way``."""
 
 
 def _bundle(host: Host, home: Path) -> Path:

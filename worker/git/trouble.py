@@ -1,4 +1,4 @@
-"""What it means that git could not speak with a server.
+"""What it means that git failed.
 
 Importing this takes httpx, which is slow: do it where it is needed.
 """
@@ -33,20 +33,20 @@ _CUT: Final = (
     "Empty reply",
 )
 _NOT_TRUSTED: Final = ("certificate", "SSL", "TLS")
-_NOT_BY_ID: Final = ("unadvertised object", "not our ref", "does not support shallow")
+_NOT_SO: Final = (
+    "unadvertised object",
+    "not our ref",
+    "does not support shallow",
+    "couldn't find remote ref",
+)
 
 
 def trouble(said: str, name: str) -> Trouble | FilesyncError:
-    """Return what the failure of git means, by the end of what it has said; ``name`` is the repository's."""
-    line = _last_line(said)
-    text = f"{name}: {line}"
+    """Return what it means that git could not speak with a server, by the end of what it has said.
+
+    ``name`` is the repository's.
+    """
     status = next((int(a or b) for a, b in _STATUS.findall(said)), 0)
-    if _FULL in said:
-        error = StoreError(text)
-        error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return error
-    if _TOO_LARGE in said:
-        return BadRepository(f"{name}: more than {MAX_BYTES} bytes are not taken")
     if status in (401, 403) or _has(said, _DENIED):
         return RegistryDenied(
             f"{name}: it may not be read, or is not there; have a RUN clone it with a"
@@ -58,24 +58,39 @@ def trouble(said: str, name: str) -> Trouble | FilesyncError:
         return Trouble(Failure.ANSWERED, f"{name}: status {status}", status=status)
     if status:
         return BadRepository(f"{name}: status {status}, which brings no repository")
-    return _unanswered(said, text, name)
+    return _unanswered(said, name)
 
 
-def is_not_by_id(said: str) -> bool:
-    """Say whether a server would not give a commit by its id, or not that one alone."""
-    return _has(said, _NOT_BY_ID)
+def local_trouble(said: str, name: str) -> FilesyncError:
+    """Return what it means that git could not do what it needs no server for."""
+    text = f"{name}: {_last_line(said)}"
+    if _FULL in said:
+        error = StoreError(text)
+        error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return error
+    if _TOO_LARGE in said:
+        return BadRepository(f"{name}: more than {MAX_BYTES} bytes are not taken")
+    return BadRepository(text)
 
 
-def _unanswered(said: str, text: str, name: str) -> Trouble | FilesyncError:
+def is_no_way(said: str) -> bool:
+    """Say whether a server gives no commit by its id, or by that ref, or none alone."""
+    return _has(said, _NOT_SO)
+
+
+def _unanswered(said: str, name: str) -> Trouble | FilesyncError:
+    text = f"{name}: {_last_line(said)}"
+    if _has(said, (_FULL, _TOO_LARGE)):
+        return local_trouble(said, name)
     if _has(said, _UNREACHED):
-        return Trouble(Failure.UNREACHED, f"{name}: cannot be reached: {text}")
+        return Trouble(Failure.UNREACHED, f"{name}: cannot be reached: {_last_line(said)}")
     if _has(said, _STALLED):
         return Trouble(Failure.STALLED, f"{name}: it fell silent")
     if _has(said, _NOT_TRUSTED):
         return RegistryError(f"{text}; configure its `ca`")
     if _has(said, _CUT):
-        return Trouble(Failure.CUT, f"{name}: the connection broke: {text}")
-    return BadRepository(text)
+        return Trouble(Failure.CUT, f"{name}: the connection broke: {_last_line(said)}")
+    return local_trouble(said, name)
 
 
 def _has(said: str, marks: tuple[str, ...]) -> bool:

@@ -134,14 +134,15 @@ def test_one_commit_comes_and_not_those_before_it(server: GitServer, fetcher: Fe
     assert fetcher.fetch(f"{server.url}/a.git", commit).bytes_moved < 10_000
 
 
-@pytest.mark.parametrize("ref", ["refs/heads/main", "main", "", "gone"])
+@pytest.mark.parametrize("ref", ["refs/heads/main", "main", "refs/tags/v1", "", "gone"])
 def test_a_server_that_gives_no_commit_by_its_id_is_asked_for_refs(
     server: GitServer, fetcher: Fetcher, ref: str
 ) -> None:
-    server.configuration = ["protocol.version=0", "uploadpack.allowAnySHA1InWant=false"]
+    server.is_old = True
     repository = server.repository("a")
     earlier = repository.commit(a="1")
     commit = repository.commit(a="2")
+    repository.git("tag", "-a", "-m", "x", "v1")
     url = f"{server.url}/a.git"
     for wanted, text in ((commit, "2"), (earlier, "1")):
         assert tree_of(fetcher.fetch(url, wanted, ref=ref).path) == {"a": text}
@@ -203,6 +204,26 @@ def test_a_time_is_the_commits_or_none(server: GitServer, fetcher: Fetcher, time
     repository.git("update-ref", "refs/heads/main", commit)
     fetched = fetcher.fetch(f"{server.url}/a.git", commit)
     assert fetched.time_s == (int(time) if int(time) < 1 << 33 else 0)
+
+
+def test_a_ref_in_the_old_protocol_is_what_it_is_in_the_new_one(
+    server: GitServer, fetcher: Fetcher
+) -> None:
+    repository = server.repository("a")
+    commit = repository.commit(a="1")
+    repository.git("tag", "-a", "-m", "x", "v1")
+    server.is_old = True
+    url = f"{server.url}/a.git"
+    assert fetcher.resolve(url) == GitFound(commit, "refs/heads/main")
+    assert fetcher.resolve(url, "v1") == GitFound(commit, "refs/tags/v1")
+
+
+def test_a_large_file_comes_whole(server: GitServer, fetcher: Fetcher) -> None:
+    size = 80 << 20
+    commit = server.repository("a").commit(a="x" * size)
+    fetched = fetcher.fetch(f"{server.url}/a.git", commit, keep_git_dir=True)
+    assert (fetched.path / "a").stat().st_size == size
+    assert fetched.bytes_moved < size
 
 
 # --- a directory of it ------------------------------------------------------------------------
@@ -309,7 +330,7 @@ def test_a_git_dir_that_is_kept_is_the_same_each_time_and_says_nothing_of_its_or
     path = fetcher.fetch(url, commit, **fields).path  # type: ignore[arg-type]
     first = bytes_of(path)
     repository.git("repack", "-q", "-a", "-d", "-f", "--depth=1", "--window=1")
-    server.configuration = ["protocol.version=0"]
+    server.is_old = True
     assert bytes_of(fetcher.fetch(url, commit, **fields).path) == first  # type: ignore[arg-type]
     assert not [name for name, data in first.items() if server.host.encode() in data]
     assert not [name for name in first if "hooks" in name or "logs" in name]

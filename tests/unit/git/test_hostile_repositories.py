@@ -37,9 +37,11 @@ def server(tmp_path: Path) -> Iterator[GitServer]:
         yield running
 
 
-def fetch(server: GitServer, commit: str, work: Path, *, url: str = "") -> Path:
+def fetch(
+    server: GitServer, commit: str, work: Path, subdir: str = "", *, url: str = ""
+) -> Path:
     work.mkdir()
-    order = FromGit(url or f"{server.url}/a.git", commit)
+    order = FromGit(url or f"{server.url}/a.git", commit, subdir)
     return asyncio.run(fetch_commit(Registries(), order, work)).path
 
 
@@ -157,6 +159,27 @@ def test_a_submodule_without_a_url_is_refused(server: GitServer, tmp_path: Path)
         fetch(server, commit, tmp_path / "work")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[submodule",
+        "\0\xff",
+        '[include]\npath=/etc/hostname\n[submodule "a"]\npath=sub\n',
+        '[submodule "a"]\nurl\npath\n',
+    ],
+)
+def test_a_gitmodules_that_is_none_is_refused(
+    server: GitServer, tmp_path: Path, text: str
+) -> None:
+    repository = server.repository("a")
+    commit = repository.commit(a="1")
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{commit},sub")
+    (repository.path / "sub").mkdir()
+    commit = repository.commit(**{".gitmodules": text})
+    with pytest.raises(BadRepository, match=r"its .gitmodules (cannot be|has no)"):
+        fetch(server, commit, tmp_path / "work")
+
+
 def test_submodules_in_themselves_end(
     server: GitServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,10 +233,15 @@ def test_nothing_is_written_outside_of_the_tree(
     repository.commit(a="1")
     shutil.copytree(repository.path, server.root / "b", dirs_exist_ok=True)
     commit = raw_commit(repository, way_out(repository, what, outside))
-    with contextlib.suppress(BadRepository):
-        assert not (fetch(server, commit, tmp_path / "work") / ".git").exists()
+    for subdir in ("", "a", "a/sub"):
+        work = tmp_path / f"work{len(subdir)}"
+        with contextlib.suppress(BadRepository):
+            path = fetch(server, commit, work, subdir)
+            assert path.resolve() == path
+            assert not (path / ".git").exists()
     assert [one.name for one in outside.rglob("*")] == ["sub"]
-    assert {one.name for one in tmp_path.iterdir()} == {"outside", "served", "work"}
+    there = {one.name for one in tmp_path.iterdir()}
+    assert there == {"outside", "served", "work0", "work1", "work5"}
 
 
 def raw_commit(repository: Repository, entries: list[str]) -> str:
