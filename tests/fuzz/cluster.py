@@ -1,5 +1,6 @@
 """What clients, managers and workers say to each other, and what comes of it before anything is run."""
 
+import contextlib
 import random
 from types import SimpleNamespace
 from typing import Any, Final, cast
@@ -24,6 +25,8 @@ from tests.fuzz.mutation import Mutate
 from tests.unit.made import file
 from worker.exec.check import check_op, environment
 from worker.exec.errors import BadExec
+from worker.git.address import Address
+from worker.git.errors import BadRepository
 from worker.wire import orders
 from worker.wire.agents import AgentAnswered, AgentAsked
 from worker.wire.inputs import FromLocal
@@ -33,6 +36,7 @@ from worker.wire.ops import (
     Copy,
     ExecOp,
     FileOp,
+    GitOp,
     HttpOp,
     ImageOp,
     LocalOp,
@@ -42,13 +46,14 @@ from worker.wire.ops import (
 )
 from worker.wire.orders import Order, Output, Progress, Register, Run
 from worker.wire.secrets import Secret
-from worker.wire.urls import FromUrl, ResolveUrl, without_secrets
+from worker.wire.urls import FromGit, FromUrl, ResolveGit, ResolveUrl, without_secrets
 
 TO_MANAGER: Final = b"m"
 TO_WORKER: Final = b"w"
 TO_CLIENT: Final = b"c"
 PASSWORD: Final = "hunter2"
 URL: Final = f"https://user:{PASSWORD}@example.org/a?token={PASSWORD}"
+COMMIT: Final = "0" * 40
 SHA256: Final = "sha256:" + "0" * 64
 CONTENT: Final = digest_of(b"content")
 WORKER: Final = cast(WorkerLink, SimpleNamespace(identity=b"worker", name="w1"))
@@ -73,10 +78,14 @@ GRAPH: Final = Graph(
         Vertex(LocalOp("context", CONTENT, TREE.tree)),
         Vertex(ImageOp(SHA256, "registry.example/base")),
         Vertex(HttpOp(URL, "a", SHA256)),
-        Vertex(FileOp((Copy(1, "/*.c", "/d/"), Copy(2, "/a", "/e"))), (1, 0, 2)),
-        Vertex(ExecOp(("make",), env=(("A", "b"),), mounts=MOUNTS), (3, 0), "RUN make"),
+        Vertex(GitOp(URL, COMMIT, "docs", True, "refs/heads/main")),
+        Vertex(
+            FileOp((Copy(1, "/*.c", "/d/"), Copy(2, "/a", "/e"), Copy(3, "/", "/f"))),
+            (1, 0, 2, 3),
+        ),
+        Vertex(ExecOp(("make",), env=(("A", "b"),), mounts=MOUNTS), (4, 0), "RUN make"),
     ),
-    4,
+    5,
 )
 
 
@@ -108,8 +117,8 @@ def mutated(data: bytes, rng: random.Random, mutate: Mutate) -> bytes:
 def seeds() -> list[bytes]:
     """Return one input for most messages."""
     run = Run(
-        GRAPH.vertices[4].op,
-        (FromLocal(CONTENT), FromUrl(URL, "a", SHA256)),
+        GRAPH.vertices[5].op,
+        (FromLocal(CONTENT), FromUrl(URL, "a", SHA256), FromGit(URL, COMMIT, "docs")),
         (CONTENT,),
         "RUN make",
         (Secret("id", b"data"),),
@@ -121,6 +130,7 @@ def seeds() -> list[bytes]:
         ),
         wire.Have((CONTENT,)),
         wire.AskUrl(1, URL, "a"),
+        wire.AskGit(1, URL, "main"),
         wire.AgentSaid(1, b"\x0c"),
         AgentAsked(1, "default", 2, b"\x0b"),
         Output(1, 2, b"line\n"),
@@ -130,6 +140,7 @@ def seeds() -> list[bytes]:
     to_worker = [
         Order(1, run),
         Order(2, ResolveUrl(URL, "a", CONTENT, ("etag",))),
+        Order(4, ResolveGit(URL, "refs/tags/v1")),
         Order(3, orders.Offer(CONTENT, Selector((Pick("/a"),)))),
         AgentAnswered(1, 2, b"\x0c"),
     ]
@@ -160,6 +171,8 @@ def _manage(message: wire.ToManager) -> None:
         case wire.AskUrl(_, url, name):
             url_key(url, name)
             without_secrets(url)
+        case wire.AskGit(_, url, ref):
+            _check_git(url, ref)
         case AgentAsked():
             lines = AgentLines()
             asked = lines.asked(WORKER, message)
@@ -178,10 +191,14 @@ def _read_part(vertex: Vertex, index: int) -> None:
 
 
 def _work(order: orders.ToWorker) -> None:
+    if isinstance(order, Order) and isinstance(order.body, ResolveGit):
+        _check_git(order.body.url, order.body.ref)
     if isinstance(order, Order) and isinstance(order.body, Run):
         for source in order.body.inputs:
-            if isinstance(source, FromUrl) and source.url == URL:
+            if isinstance(source, FromUrl | FromGit) and source.url == URL:
                 assert PASSWORD not in f"{source!r}"
+            if isinstance(source, FromGit):
+                _check_git(source.url, source.ref, source.subdir)
         op = order.body.op
         if isinstance(op, ExecOp):
             try:
@@ -190,6 +207,17 @@ def _work(order: orders.ToWorker) -> None:
                 return
             known = environment(op, home="/root", path="/bin")
             assert len(dict(known)) == len(known)
+
+
+def _check_git(url: str, *words: str) -> None:
+    """Ask that nothing is an option, or leads out of a repository, and that a login is nowhere."""
+    for word in words:
+        assert not word.startswith(("-", "/"))
+        assert ".." not in word.split("/")
+    with contextlib.suppress(BadRepository):
+        address = Address.parse(url)
+        assert address.url.startswith(("http://", "https://"))
+        assert "@" not in address.origin
 
 
 def _show(told: wire.ToClient) -> None:
