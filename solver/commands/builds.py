@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ from solver.client.outputs.outputs import (
     STDOUT,
     Output,
     OutputType,
-    check_outputs,
     parse_output,
     with_epoch,
     with_tags,
 )
 from solver.client.progress import make_progress
+from solver.client.repositories import fetched
 from solver.client.request import BuildRequest
-from solver.commands.settings import Setting, epoch_of, request_of
+from solver.commands.settings import Contexts, Setting, epoch_of
 from solver.commands.spelling import DockerCommand
 from solver.manager.process import run_manager
 from solver.wire import ListWorkers, Workers
@@ -69,16 +70,18 @@ Examples:
       --cache-from registry.example/team/app:cache .
   filesync build --secret id=npmrc,src=$HOME/.npmrc --secret id=TOKEN .
   filesync build --ssh default .
+  filesync build -o type=local,dest=out https://example.org/team/app.git#v1.2:docs
   filesync build --manager tcp://127.0.0.1:7700 --place test=gpu=true .
 """,
 )
-@click.argument("context", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("context", type=click.Path(file_okay=False))
 @click.option(
     "-f",
     "--file",
     "dockerfile",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The Dockerfile; - is standard input.  [default: CONTEXT/Dockerfile]",
+    help="The Dockerfile; - is standard input. With a repository as context, a path in it.  "
+    "[default: CONTEXT/Dockerfile]",
 )
 @click.option(
     "-t",
@@ -99,7 +102,8 @@ Examples:
     "contexts",
     multiple=True,
     metavar="NAME=PATH",
-    help="Another context: a directory, oci-layout://PATH[:TAG] or docker-image://IMAGE.",
+    help="Another context: a directory, https://….git[#REF[:DIRECTORY]], oci-layout://PATH[:TAG] or "
+    "docker-image://IMAGE.",
 )
 @click.option(
     "--secret",
@@ -188,7 +192,7 @@ Examples:
 @manager_option
 @key_option
 def build(
-    context: Path,
+    context: str,
     dockerfile: Path | None,
     outputs: Sequence[str],
     metadata_file: Path | None,
@@ -202,6 +206,8 @@ def build(
 ) -> None:
     """Build a Dockerfile over the workers of a cluster.
 
+    CONTEXT is a directory, or a git repository: https://….git[#REF[:DIRECTORY]].
+
     Without --manager (or FILESYNC_MANAGER) a cluster is started on this machine for the time
     of the build; what it has built is kept for the next one.
     """
@@ -211,13 +217,16 @@ def build(
         parsed.append(Output(OutputType.REGISTRY, ""))
     epoch_s = epoch_of(settings["build_args"])
     parsed = with_epoch(with_tags(parsed, settings["tags"]), epoch_s)
-    request = request_of(context, dockerfile, parsed, settings)
-    check_outputs(parsed, platform=str(request.options.platform))
     if iidfile is not None and not any(output.is_image for output in parsed):
         raise UsageError("--iidfile: no image is written; give -o type=oci,dest=PATH or --push")
     own = key_for(manager, key) if manager is not None else None
     shown = "quiet" if quiet else progress
-    result = run_command(_build(request, manager, own, workers, shown))
+    contexts = Contexts(context, dockerfile, settings)
+    if contexts.repositories:
+        work = _build_fetched(contexts, parsed, manager, own, workers, shown)
+    else:
+        work = _build(contexts.request(parsed), manager, own, workers, shown)
+    result = run_command(work)
     image_id = result.get("containerimage.config.digest", "")
     if metadata_file is not None:
         write_text(metadata_file, json.dumps(result, indent=2) + "\n")
@@ -225,6 +234,28 @@ def build(
         write_text(iidfile, image_id)
     if quiet and image_id and all(output.dest != STDOUT for output in parsed):
         click.echo(image_id)
+
+
+async def _build_fetched(
+    contexts: Contexts,
+    outputs: list[Output],
+    manager: str | None,
+    own: KeyPair | None,
+    workers: int,
+    progress: str,
+) -> dict[str, Any]:
+    """Build what has contexts in repositories, each of which is built first."""
+    async with AsyncExitStack() as stack:
+        if manager is None:
+            cluster = embedded_cluster(default_state(), workers=workers)
+            manager = await stack.enter_async_context(cluster)
+        # The steps that events speak of are those of what was asked for.
+        quiet = "quiet" if progress == "json" else progress
+        build = partial(_build, manager=manager, own=own, workers=workers, progress=quiet)
+        for url in contexts.repositories:
+            made = fetched(url, build, keep_git_dir=contexts.keeps_git_dir)
+            contexts.directories[url] = await stack.enter_async_context(made)
+        return await _build(contexts.request(outputs), manager, own, workers, progress)
 
 
 async def _build(

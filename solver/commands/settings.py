@@ -19,7 +19,8 @@ from solver.client.caches.options import (
 )
 from solver.client.layouts import SCHEME, Layout, parse_layout
 from solver.client.outputs.epoch import parse_epoch
-from solver.client.outputs.outputs import Output, image_names
+from solver.client.outputs.outputs import Output, check_outputs, image_names
+from solver.client.repositories import KEEP_GIT_DIR_ARG, is_repository
 from solver.client.request import BuildRequest, read_dockerfile
 from solver.client.secrets import read_secrets
 from solver.dockerfile import (
@@ -40,7 +41,48 @@ _URL = re.compile(r"(?:https?|git|ssh):/|git@|github\.com/")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
 
 
-def request_of(
+class Contexts:
+    """What a build is asked for, of which some contexts may have to be fetched first.
+
+    Attributes:
+        repositories: the URLs of those.
+        directories: where what they give is, by URL; to be filled before the request is made.
+    """
+
+    def __init__(
+        self, main: str, dockerfile: Path | None, settings: Mapping[str, Setting]
+    ) -> None:
+        self._main = main
+        self._dockerfile = dockerfile
+        self._settings = settings
+        named = (value for _, value in _pairs("--build-context", settings["contexts"]))
+        self.repositories = [*dict.fromkeys(filter(is_repository, (main, *named)))]
+        self.directories: dict[str, Path] = {}
+
+    @property
+    def keeps_git_dir(self) -> bool:
+        """Whether the user wants the repositories' ``.git``."""
+        kept = _build_args(self._settings["build_args"]).get(KEEP_GIT_DIR_ARG, "")
+        return kept not in ("", "0", "false")
+
+    def request(self, outputs: list[Output]) -> BuildRequest:
+        """Return what a build is asked for.
+
+        Raises:
+            UsageError: an option makes no sense, or there is no such file.
+        """
+        found, file = self.directories, self._dockerfile
+        if self._main in found and file is not None and str(file) != _STDIN:
+            file = found[self._main] / file
+        named = _pairs("--build-context", self._settings["contexts"])
+        contexts = [f"{name}={found.get(value, value)}" for name, value in named]
+        main = found.get(self._main) or Path(self._main)
+        request = _request_of(main, file, outputs, {**self._settings, "contexts": contexts})
+        check_outputs(outputs, platform=str(request.options.platform))
+        return request
+
+
+def _request_of(
     context: Path,
     dockerfile: Path | None,
     outputs: list[Output],
@@ -141,7 +183,10 @@ def _of_url(text: str) -> str:
     """Return what to say of a context that is no directory, if it is a URL."""
     if not _URL.match(text):
         return ""
-    return "a context cannot come from a URL yet: clone or unpack it, and give the directory"
+    return (
+        "a context cannot come from this URL: only from a git repository at https://….git; clone"
+        " or unpack it, and give the directory"
+    )
 
 
 def _caches_to(

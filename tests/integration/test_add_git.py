@@ -33,6 +33,12 @@ def repository(server: GitServer) -> Repository:
     return made
 
 
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+
+
 def add(server: GitServer, *flags: str, of: str = "", dest: str = "/to/") -> str:
     return f"FROM scratch\nADD {' '.join(flags)} {server.url}/a.git{of} {dest}\n"
 
@@ -160,6 +166,56 @@ def test_a_cache_has_the_commit_for_a_cluster_that_has_not(
     assert again.totals["steps_run"] == 0
     assert (tmp_path / "out/to/file").read_text() == "one\n"
     assert len(server.asked) == asked
+
+
+# --- contexts ---------------------------------------------------------------------------------
+
+
+def test_a_context_is_a_directory_of_a_repository(
+    cluster: Cluster, server: GitServer, repository: Repository, tmp_path: Path
+) -> None:
+    text = "FROM scratch\nCOPY . /all\nCOPY --from=other page /\n"
+    files = {"Dockerfile": text, "app__Dockerfile": text, "app__.dockerignore": "left*\n"}
+    repository.commit(**files, app__left="1", app__taken="2")
+    url = f"{server.url}/a.git"
+    named = ("--build-context", f"other={url}#main:docs")
+    arguments = (*named, "-o", f"{OUT}{tmp_path / 'out'}")
+    built = build(cluster, f"{url}#main:app", *arguments)
+    assert built.returncode == 0, built.stderr
+    found = sorted(
+        str(path.relative_to(tmp_path / "out")) for path in tmp_path.glob("out/**/*")
+    )
+    assert found == ["all", "all/.dockerignore", "all/Dockerfile", "all/taken", "page"]
+    packs = server.packs
+    again = build(cluster, f"{url}#main:app", *arguments, "-f", "Dockerfile")
+    assert again.returncode == 0, again.stderr
+    assert server.packs == packs, "nothing but refs is asked for"
+    assert not [*Path(os.environ["TMPDIR"]).glob("filesync-context-*")]
+
+
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [
+        ("#gone", "it has no branch or tag 'gone'"),
+        ("#main:gone", "'gone' is no directory in commit"),
+        ("#-gone", "'-gone' cannot name a branch or a tag"),
+    ],
+)
+def test_a_context_that_is_not_there_is_one_sentence_without_the_login(
+    cluster: Cluster, server: GitServer, repository: Repository, of: str, said: str
+) -> None:
+    server.login = "me:hunter2"
+    built = build(cluster, f"http://me:hunter2@{server.host}/a.git{of}", "--progress", "quiet")
+    assert built.returncode in (1, 2)
+    assert said in built.stderr
+    assert "hunter2" not in built.stderr
+    assert built.stderr.count("\n") == 1
+    assert not [*Path(os.environ["TMPDIR"]).glob("filesync-context-*")]
+
+
+def build(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "filesync", "build", "--manager", cluster.manager, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 # --- what goes wrong --------------------------------------------------------------------------

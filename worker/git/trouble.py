@@ -102,4 +102,5 @@ def _last_line(said: str) -> str:
     lines = [line for line in said.splitlines() if not line.startswith("remote:")]
     fatal = [line for line in lines if line.startswith(("fatal:", "error:"))]
     line = (fatal or lines or ["it failed"])[-1]
-    return without_secrets(re.sub(r"^(fatal|error): ", "", line))[:_MAX_SHOWN]
+    line = re.sub(r"^(fatal|error): (unable to access '.*': )?", "", line)
+    return without_secrets(line)[:_MAX_SHOWN]

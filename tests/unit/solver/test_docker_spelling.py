@@ -92,16 +92,45 @@ def test_that_nothing_is_wanted_can_be_said_and_only_alone(asked: list[BuildRequ
 
 @pytest.mark.parametrize(
     "url",
-    ["https://github.com/a/b.git#main", "git@host:a/b.git", "github.com/a/b", "ssh://h/a"],
+    ["https://github.com/a/b", "git@host:a/b.git", "github.com/a/b", "ssh://h/a.git"],
 )
 def test_a_context_from_a_url_is_answered_with_what_to_give(
     asked: list[BuildRequest], url: str
 ) -> None:
-    with pytest.raises(UsageError, match="cannot come from a URL yet: clone or unpack it"):
+    with pytest.raises(UsageError, match=r"only from a git repository at https://….git"):
         _run(url)
-    with pytest.raises(UsageError, match="cannot come from a URL yet: clone or unpack it"):
+    with pytest.raises(UsageError, match=r"only from a git repository at https://….git"):
         _run("--build-context", f"other={url}", ".")
     assert not asked
+
+
+def test_repositories_are_fetched_for_a_build_and_each_once(
+    asked: list[BuildRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, other = "https://me:p$a@example.org/a.git#main", "https://example.org/b.git"
+    monkeypatch.setenv("FILESYNC_MANAGER", "tcp://127.0.0.1:1")
+    where: list[Path] = []
+
+    async def build(request: BuildRequest, *_: object, **__: object) -> dict[str, object]:
+        asked.append(request)
+        if not request.roots:
+            where.append(Path(request.outputs[0].dest))
+            (where[-1] / "docker").mkdir(parents=True)
+            (where[-1] / "docker/File").write_text("FROM scratch\n")
+        return {}
+
+    monkeypatch.setattr(builds, "_build", build)
+    kept = ("--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1")
+    named = ("--build-context", f"x={other}", "--build-context", f"y={url}")
+    _run("-f", "docker/File", *named, *kept, url)
+    first, second, last = asked
+    assert first.text == (
+        'FROM scratch\nADD --keep-git-dir ["https://me:p\\\\$a@example.org/a.git#main", "/"]\n'
+    )
+    assert second.text == f'FROM scratch\nADD --keep-git-dir ["{other}", "/"]\n'
+    assert last.text == "FROM scratch\n"
+    assert last.roots == {"context": where[0], "x": where[1], "y": where[0]}
+    assert not [one for one in where if one.parent.exists()]
 
 
 def test_a_directory_whose_name_is_like_a_url_is_a_directory(
