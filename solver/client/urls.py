@@ -31,7 +31,8 @@ async def with_urls(
         return converted
     questions = _questions(lacking)
     shown = ", ".join(dict.fromkeys(without_secrets(op.url) for op in lacking.values()))
-    with told_if_long(tell, f"asking for {shown}"):
+    brings = any(isinstance(op, HttpOp) for op in lacking.values())
+    with told_if_long(tell, f"{'downloading' if brings else 'asking'} {shown}"):
         found = await link.ask_urls([*questions.values()])
     for number, answer in sorted(found.items()):
         if isinstance(answer, BuildError):

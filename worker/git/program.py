@@ -21,11 +21,15 @@ from worker.git.errors import BadRepository, GitMissing
 from worker.git.listing import MAX_BYTES
 
 MAX_PRINTED_BYTES: Final = 64 << 20
+MAX_MEMORY_BYTES: Final = 4 << 30
+"""Of each process: git keeps in memory what a server says of refs, be it without end."""
 SILENT_S: Final = 60
 """How long a server may send nothing; while it prepares what comes it says so every few seconds."""
 _READ_BYTES: Final = 64 << 10
 _TAIL_BYTES: Final = 8 << 10
-_START: Final = 'umask 022; trap "" XFSZ; ulimit -f "$0" && exec "$@"'
+_START: Final = (
+    'umask 022; trap "" XFSZ; ulimit -v "$1" && ulimit -f "$0" && shift && exec "$@"'
+)
 """A file that grows over its bound is an error of git's, and not its end without a word."""
 _BLOCK_BYTES: Final = 512
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -37,11 +41,14 @@ _CONFIG: Final = (
     "core.fsmonitor=false",
     "core.hooksPath=/dev/null",
     "core.logAllRefUpdates=false",
+    "core.packedGitLimit=1g",
+    "core.packedGitWindowSize=64m",
     "core.symlinks=true",
     "credential.helper=",
     "fetch.recurseSubmodules=false",
     "fetch.unpackLimit=1",  # a pack is one file, whose size is bounded
     "gc.auto=0",
+    "http.emptyAuth=false",
     "http.followRedirects=initial",
     "http.lowSpeedLimit=1",
     f"http.lowSpeedTime={SILENT_S}",
@@ -121,9 +128,9 @@ class Git:
             del said[:-_TAIL_BYTES]
 
         options = [word for one in (*_CONFIG, *config) for word in ("-c", one)]
-        limit = str(max(max_bytes // _BLOCK_BYTES, 1))
+        limits = (str(max(max_bytes // _BLOCK_BYTES, 1)), str(MAX_MEMORY_BYTES >> 10))
         process = await asyncio.create_subprocess_exec(
-            *("sh", "-c", _START, limit, self.program, *options, *words),
+            *("sh", "-c", _START, *limits, self.program, *options, *words),
             cwd=tree or self.home,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -172,6 +179,7 @@ class Git:
             "GIT_NO_REPLACE_OBJECTS": "1",
             "GIT_PROTOCOL_FROM_USER": "0",
             "GIT_TERMINAL_PROMPT": "0",
+            "KRB5CCNAME": f"FILE:{os.devnull}",  # this machine's tickets are not for servers
         }
 
 

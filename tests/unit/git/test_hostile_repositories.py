@@ -12,9 +12,11 @@ import pytest
 
 import worker.git.fetching
 import worker.git.listing
+import worker.git.program
 from filesync.errors import FilesyncError
 from tests.gitserver import GitServer, Repository
 from tests.integration.registries import make_certificate
+from tests.webserver import Page, WebServer
 from worker.git import BadRepository, GitMissing
 from worker.git.fetching import fetch_commit, resolve_ref
 from worker.git.listing import Budget, Listing
@@ -385,6 +387,18 @@ def test_a_status_that_is_no_success_is_one_sentence(
         resolve(f"http://me:hunter2@{server.host}/a.git", tmp_path / "work")
     assert "hunter2" not in str(failed.value)
     assert len(server.asked) == (6 if status == 503 else 1)
+
+
+def test_refs_without_end_do_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.git.program, "MAX_MEMORY_BYTES", 300 << 20)
+    with WebServer() as web:
+        path = "/a.git/info/refs?service=git-upload-pack"
+        web.pages[path] = Page(b"x" * (4 << 20), is_endless=True, length=-1)
+        with pytest.raises(BadRepository, match="memory"):
+            resolve(f"{web.url}/a.git", tmp_path / "work")
+        assert web.sent < 600 << 20
 
 
 def test_what_is_no_repository_is_refused(server: GitServer, tmp_path: Path) -> None:
