@@ -301,7 +301,7 @@ def test_a_fetch_ends_with_the_worker_that_is_killed(
             client.send_signal(signal.SIGKILL)
 
 
-def test_a_worker_without_git_leaves_it_to_others_or_says_what_to_install(
+def test_a_worker_without_git_says_what_to_install(
     tmp_path: Path,
     server: GitServer,
     repository: Repository,

@@ -53,7 +53,7 @@ from worker.wire.orders import (
     Result,
     ToWorker,
 )
-from worker.wire.urls import FromGit, FromUrl
+from worker.wire.urls import FromGit, FromUrl, ResolveGit
 
 Listing = Mapping[str, str]
 """Paths to the contents of files."""
@@ -217,7 +217,7 @@ class FakeWorker:
         match body:
             case orders.Run():
                 return await self._run(body)
-            case ResolveImage():
+            case ResolveImage() | ResolveGit():
                 return self.says.pop(0)
             case orders.Offer() | orders.OfferLayers() | orders.PassOn():
                 return await self._open(body)
