@@ -1,5 +1,6 @@
 """Where repositories are, and who asks. Pure."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
@@ -9,6 +10,8 @@ from worker.wire.ops import MAX_PATH_CHARS
 from worker.wire.urls import without_secrets
 
 _SCHEMES: Final = ("http", "https")
+_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:[0-9]+)?")
+"""It is part of the name of a setting, where '=' would end that and begin its value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +49,9 @@ class Address:
             is_address = bool(parts.hostname) and (parts.port or 0) >= 0
         except ValueError:
             parts, is_address = urlsplit(""), False
-        if not is_address or parts.scheme not in _SCHEMES:
-            raise BadRepository(f"{shown!r} is no address of a repository behind http or https")
         who, _, host = parts.netloc.rpartition("@")
+        if not is_address or parts.scheme not in _SCHEMES or not _HOST.fullmatch(host):
+            raise BadRepository(f"{shown!r} is no address of a repository behind http or https")
         user, _, password = who.partition(":")
         login = Login(unquote(user), unquote(password)) if who else None
         # What tells git of them has a line for each.

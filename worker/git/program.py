@@ -28,9 +28,10 @@ SILENT_S: Final = 60
 _READ_BYTES: Final = 64 << 10
 _TAIL_BYTES: Final = 8 << 10
 _START: Final = (
-    'umask 022; trap "" XFSZ; ulimit -v "$1" && ulimit -f "$0" && shift && exec "$@"'
+    'umask 022; trap "" XFSZ; { ulimit -v "$1"; ulimit -f "$0"; } 2>/dev/null; shift; exec "$@"'
 )
-"""A file that grows over its bound is an error of git's, and not its end without a word."""
+"""A file that grows over its bound is an error of git's, and not its end without a word. A bound that
+cannot be set is above one that is there."""
 _BLOCK_BYTES: Final = 512
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _CONFIG: Final = (

@@ -122,6 +122,7 @@ def test_nothing_of_a_repository_or_of_who_runs_the_worker_is_run(
         "http://",
         "../../../../../a.git",
         "http://me:a%0apassword=b@host/a.git",
+        "https://u:p@x.helper=!id/a.git",
     ],
 )
 def test_a_submodule_that_is_not_behind_http_is_refused(

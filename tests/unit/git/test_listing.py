@@ -82,6 +82,8 @@ def test_an_address_keeps_its_login_apart() -> None:
         ("http://host:1/x.git", "http://host:1/x.git", False),
         ("https://host/x.git", "https://host/x.git", False),
         ("https://host:1.evil.org/x.git", None, False),
+        ("https://u:p@x.helper=!id/x.git", None, False),
+        ("https://[::1]:8080/x.git", "https://[::1]:8080/x.git", False),
         ("../../../evil.org/c.git", None, False),
         ("../../../../evil.org/c.git", None, False),
         ("https://host:1@evil.org/x.git", "https://evil.org/x.git", False),
@@ -108,4 +110,5 @@ def test_any_words_are_understood_or_refused(text: str, data: bytes, ref: str) -
         with contextlib.suppress(BadRepository):
             found = BASE.of_submodule(url)
             assert found.url.startswith(("https://", "http://"))
+            assert not set(found.origin) & set("=@ ?#\n")
             assert found.login != BASE.login or found.origin == BASE.origin
