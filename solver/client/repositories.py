@@ -1,6 +1,7 @@
 """Contexts out of git repositories: what ADD gives of them, brought to this machine for one build."""
 
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -48,6 +49,20 @@ async def fetched(
         yield temporary / "context"
     finally:
         await in_thread(remove_path, temporary)
+
+
+def check_inside(directory: Path, *files: Path) -> None:
+    """See that what a build reads of a repository at once is in it: a link there may lead anywhere.
+
+    Raises:
+        UsageError: a file is not.
+    """
+    root = directory.resolve()
+    for file in files:
+        for one in (file, file.with_name(f"{file.name}.dockerignore")):
+            if not one.resolve().is_relative_to(root):
+                shown = os.path.relpath(one, directory)
+                raise UsageError(f"{shown}: it leads out of the repository")
 
 
 @contextmanager

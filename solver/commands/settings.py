@@ -20,7 +20,7 @@ from solver.client.caches.options import (
 from solver.client.layouts import SCHEME, Layout, parse_layout
 from solver.client.outputs.epoch import parse_epoch
 from solver.client.outputs.outputs import Output, check_outputs, image_names
-from solver.client.repositories import KEEP_GIT_DIR_ARG, is_repository
+from solver.client.repositories import KEEP_GIT_DIR_ARG, check_inside, is_repository
 from solver.client.request import BuildRequest, read_dockerfile
 from solver.client.secrets import read_secrets
 from solver.dockerfile import (
@@ -72,7 +72,10 @@ class Contexts:
             UsageError: an option makes no sense, or there is no such file.
         """
         found, file = self.directories, self._dockerfile
+        for directory in found.values():
+            check_inside(directory, directory / ".dockerignore", directory / "Dockerfile")
         if self._main in found and file is not None and str(file) != _STDIN:
+            check_inside(found[self._main], found[self._main] / file)
             file = found[self._main] / file
         named = _pairs("--build-context", self._settings["contexts"])
         contexts = [f"{name}={found.get(value, value)}" for name, value in named]

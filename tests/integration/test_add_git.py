@@ -213,6 +213,35 @@ def test_a_context_that_is_not_there_is_one_sentence_without_the_login(
     assert not [*Path(os.environ["TMPDIR"]).glob("filesync-context-*")]
 
 
+@pytest.mark.parametrize(
+    "name", ["Dockerfile", ".dockerignore", "Dockerfile.dockerignore", "x"]
+)
+def test_a_context_cannot_have_this_machines_files_read(
+    cluster: Cluster, server: GitServer, repository: Repository, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "secret").write_text("hunter2\n")
+    repository.commit(Dockerfile="FROM scratch\nCOPY . /\n")
+    (repository.path / name).unlink(missing_ok=True)
+    (repository.path / name).symlink_to(tmp_path / "secret")
+    repository.commit()
+    file = ("-f", "x") if name == "x" else ()
+    built = build(cluster, *file, f"{server.url}/a.git", "-o", f"{OUT}{tmp_path / 'out'}")
+    assert built.returncode == 2
+    assert f"{name}: it leads out of the repository" in built.stderr
+    assert "hunter2" not in built.stderr
+
+
+def test_a_dockerfile_is_one_of_the_repositorys(
+    cluster: Cluster, server: GitServer, repository: Repository, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    repository.commit(Dockerfile="FROM scratch\nCOPY . /\n")
+    for file in ("../../Dockerfile", str(tmp_path / "Dockerfile")):
+        built = build(cluster, "-f", file, f"{server.url}/a.git")
+        assert built.returncode == 2
+        assert "it leads out of the repository" in built.stderr
+
+
 def build(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "filesync", "build", "--manager", cluster.manager, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
