@@ -17,7 +17,7 @@ from solver.client.request import BuildRequest
 from solver.dockerfile import DockerfileError, Options
 from solver.errors import BuildError
 
-_REPOSITORY: Final = re.compile(r"https?://[^?#]+\.git(#.*)?", re.IGNORECASE)
+_REPOSITORY: Final = re.compile(r"(?i:https?)://[^?#]+\.git(#.*)?")
 _WORD: Final = re.compile(r"""([\\$"'])""")
 _NAME: Final = "context"
 KEEP_GIT_DIR_ARG: Final = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
@@ -41,14 +41,17 @@ async def fetched(
     Raises:
         FilesyncError: it cannot be had.
     """
-    make = lambda: Path(mkdtemp(prefix="filesync-context-"))  # noqa: E731
-    temporary = await acquired(make, remove_path)
+    temporary = await acquired(_make_directory, remove_path)
     try:
         with _without_line():
             await build(_request(url, temporary / "context", keep_git_dir=keep_git_dir))
         yield temporary / "context"
     finally:
         await in_thread(remove_path, temporary)
+
+
+def _make_directory() -> Path:
+    return Path(mkdtemp(prefix="filesync-context-"))
 
 
 def check_inside(directory: Path, *files: Path) -> None:

@@ -92,7 +92,14 @@ def test_that_nothing_is_wanted_can_be_said_and_only_alone(asked: list[BuildRequ
 
 @pytest.mark.parametrize(
     "url",
-    ["https://github.com/a/b", "git@host:a/b.git", "github.com/a/b", "ssh://h/a.git"],
+    [
+        "https://github.com/a/b",
+        "git@host:a/b.git",
+        "github.com/a/b",
+        "ssh://h/a.git",
+        "https://h/a.GIT",
+        "https://h/a.git?b",
+    ],
 )
 def test_a_context_from_a_url_is_answered_with_what_to_give(
     asked: list[BuildRequest], url: str
