@@ -238,9 +238,8 @@ class Inputs:
         fetched = await self._images.fetch(order, await self._work("git"))
         nodes = MemoryNodes()
         scanned = await while_wanted(scan, fetched.path, nodes)
-        tree = with_times(
-            Manifest(scanned.tree, nodes), nodes, mtime_ns=fetched.time_s * 1_000_000_000
-        )
+        whole, at_ns = Manifest(scanned.tree, nodes), fetched.time_s * 1_000_000_000
+        tree = await in_thread(with_times, whole, nodes, mtime_ns=at_ns)
         return Input(TreeView(tree, fetched.path)), fetched.bytes_moved
 
     async def _work(self, purpose: str) -> Path:

@@ -129,9 +129,11 @@ async def _keep_remote(
     root = given.tree.manifest.root
     copy, at_ns = Copy(0, "/", "/"), root.mtime_ns
     if isinstance(op, HttpOp):
-        (entry,) = root.entries
-        if given.file is None or not isinstance(entry, File):
+        if given.file is None:
             raise LocalError("the input of such an op is always a download")
+        (entry,) = root.entries
+        if not isinstance(entry, File):
+            raise LocalError("a download is always a file")
         path = f"/{op.name}"
         copy, at_ns = Copy(0, path, path, mode="0600"), entry.mtime_ns
     made = FileOp((copy,), scratch=True)
