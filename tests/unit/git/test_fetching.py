@@ -81,6 +81,20 @@ def test_a_commit_is_its_files_and_no_more(server: GitServer, fetcher: Fetcher) 
     assert [path.stat().st_mode & 0o7777 for path in (again, again / "dir")] == [0o755, 0o755]
 
 
+@pytest.mark.parametrize(
+    "name", [b"\xff", b"a\nb", b"-x", b"a\\b", b'"', b"*", b"\xc3\xa9", b" "]
+)
+def test_a_name_is_any_bytes(server: GitServer, fetcher: Fetcher, name: bytes) -> None:
+    repository = server.repository("a")
+    directory = os.path.join(os.fsencode(repository.path), name)
+    os.mkdir(directory)
+    os.symlink(name, os.path.join(directory, name))
+    commit = repository.commit()
+    path = os.fsencode(fetcher.fetch(f"{server.url}/a.git", commit).path)
+    assert os.listdir(path) == [name]
+    assert os.readlink(os.path.join(path, name, name)) == name
+
+
 # --- what a ref is ----------------------------------------------------------------------------
 
 
