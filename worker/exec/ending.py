@@ -1,4 +1,4 @@
-"""How containers end before their time: who runs them has been cancelled, or killed."""
+"""How containers, and other programs, end before their time: who runs them has been cancelled, or killed."""
 
 import asyncio
 import contextlib
@@ -6,9 +6,9 @@ import itertools
 import logging
 import shlex
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filesync.transfer.threads import until_done
 from worker.exec.errors import RuntimeFailed
@@ -78,7 +78,25 @@ async def guard(pid: int, ending: Sequence[str]) -> AsyncIterator[None]:
         await until_done(process.wait())
 
 
-async def end(process: Process, ending: Sequence[str]) -> None:
+@contextlib.asynccontextmanager
+async def launched(
+    launch: Coroutine[Any, Any, Process], ending: Ending
+) -> AsyncIterator[Process]:
+    """Begin a process for the block, and end it after that with all that it runs.
+
+    Cancelled while it begins it is ended in the same way: asyncio would kill it alone.
+    """
+    launching = asyncio.ensure_future(launch)
+    try:
+        yield await until_done(launching)
+    finally:
+        if not launching.cancelled() and launching.exception() is None:
+            process = launching.result()
+            if process.returncode is None:
+                await until_done(_end(process, ending(process.pid)))
+
+
+async def _end(process: Process, ending: Sequence[str]) -> None:
     """Have a container end by the words ``ending``, and the ``process`` that runs it with it."""
     # The runtime may not have registered the container yet, or be about to start it: deleting
     # is repeated until the process that runs it has ended, which it does with the container.
@@ -90,7 +108,7 @@ async def end(process: Process, ending: Sequence[str]) -> None:
         await _call(ending)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KILL_RETRY_S):
-                await drain(process)
+                await _drain(process)
             return
 
 
@@ -113,8 +131,7 @@ async def sweep(runtime: Runtime, scratch: Path) -> None:
         await _call(killing(pid))
 
 
-async def drain(process: Process) -> None:
-    """Wait for the end of a process that was killed."""
+async def _drain(process: Process) -> None:
     # asyncio reports the end of a process only when its pipes have ended too, and a paused
     # reader never sees that: what is still in the pipes is read and dropped.
     for reader in (process.stdout, process.stderr):

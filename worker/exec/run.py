@@ -1,21 +1,20 @@
 """Runs one container in an OCI runtime and streams what it prints."""
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import os
 import secrets
 import stat
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from filesync.disk.removing import remove_path
 from filesync.disk.scanning.readfile import read_xattrs
-from filesync.transfer.threads import in_thread, until_done
-from worker.exec.ending import Ending, deletion, end, guard, killing
+from filesync.transfer.threads import in_thread
+from worker.exec.ending import Ending, deletion, guard, killing, launched
 from worker.exec.errors import CommandNotFound, RuntimeFailed
 from worker.exec.launch import (
     LOG,
@@ -116,7 +115,7 @@ async def _run(
     in_memory = in_memory_of(spec, bundle)
     program, ending = _program(container, bundle, spec, runtime)
     words = command_line(program, staging_of(spec, in_memory), log=LOG)
-    async with _launched(words, bundle, in_memory, ending) as process:
+    async with launched(_launch(words, bundle, in_memory), ending) as process:
         async with guard(process.pid, ending(process.pid)), asyncio.TaskGroup() as group:
             group.create_task(_pump(process.stdout, STDOUT, on_output))
             group.create_task(_pump(process.stderr, STDERR, on_output))
@@ -143,24 +142,6 @@ def _program(
         return words(runtime, in_memory), delete
     hidden = dataclasses.replace(runtime, run_root=in_memory / "runtime")
     return mortal(words(hidden, in_memory)), killing
-
-
-@contextlib.asynccontextmanager
-async def _launched(
-    words: Sequence[str], bundle: Path, in_memory: Sequence[InMemory], ending: Ending
-) -> AsyncIterator[Process]:
-    """Begin a process for the block, and end it after that with all that it runs.
-
-    Cancelled while it begins it is ended in the same way: asyncio would kill it alone.
-    """
-    launching = asyncio.ensure_future(_launch(words, bundle, in_memory))
-    try:
-        yield await until_done(launching)
-    finally:
-        if not launching.cancelled() and launching.exception() is None:
-            process = launching.result()
-            if process.returncode is None:
-                await until_done(end(process, ending(process.pid)))
 
 
 async def _launch(words: Sequence[str], bundle: Path, in_memory: Sequence[InMemory]) -> Process:

@@ -8,14 +8,12 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from filesync.transfer.threads import until_done
-from worker.exec.ending import drain, guard
+from worker.exec.ending import guard, launched
 from worker.exec.runtime import environment as bare_environment
 from worker.git.errors import BadRepository, GitMissing
 from worker.git.listing import MAX_BYTES
@@ -33,6 +31,7 @@ _START: Final = (
 """A file that grows over its bound is an error of git's, and not its end without a word. A bound that
 cannot be set is above one that is there."""
 _BLOCK_BYTES: Final = 512
+_KILLING: Final = 'kill -s KILL -- "-$0"'
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _CONFIG: Final = (
     "advice.detachedHead=false",
@@ -130,7 +129,7 @@ class Git:
 
         options = [word for one in (*_CONFIG, *config) for word in ("-c", one)]
         limits = (str(max(max_bytes // _BLOCK_BYTES, 1)), str(MAX_MEMORY_BYTES >> 10))
-        process = await asyncio.create_subprocess_exec(
+        launch = asyncio.create_subprocess_exec(
             *("sh", "-c", _START, *limits, self.program, *options, *words),
             cwd=tree or self.home,
             stdin=asyncio.subprocess.PIPE,
@@ -140,18 +139,17 @@ class Git:
             start_new_session=True,  # so that its children are found, and no terminal is
         )
         try:
-            async with guard(process.pid, _killing(process.pid)), asyncio.TaskGroup() as group:
-                group.create_task(_feed(process.stdin, given))
-                group.create_task(_pump(process.stdout, take or keep))
-                group.create_task(_pump(process.stderr, keep_end))
-            status = await process.wait()
+            async with launched(launch, _killing) as process:
+                async with (
+                    guard(process.pid, _killing(process.pid)),
+                    asyncio.TaskGroup() as group,
+                ):
+                    group.create_task(_feed(process.stdin, given))
+                    group.create_task(_pump(process.stdout, take or keep))
+                    group.create_task(_pump(process.stderr, keep_end))
+                status = await process.wait()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await until_done(drain(process))
         if status:
             raise GitFailed(status, said.decode(errors="replace"))
         return bytes(printed)
@@ -186,7 +184,7 @@ class Git:
 
 def _killing(pid: int) -> list[str]:
     """Return the words that end the process group ``pid``."""
-    return ["kill", "-s", "KILL", "--", f"-{pid}"]
+    return ["sh", "-c", _KILLING, str(pid)]
 
 
 async def _feed(writer: asyncio.StreamWriter | None, data: bytes) -> None:

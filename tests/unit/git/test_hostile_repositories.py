@@ -468,6 +468,33 @@ def test_a_fetch_that_nobody_waits_for_leaves_no_process(
     assert not [one for one in processes() if server.host in one]
 
 
+def test_git_that_is_cancelled_while_it_begins_leaves_no_process(
+    server: GitServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.hangs = True
+    server.repository("a").commit(a="1")
+    really = asyncio.create_subprocess_exec
+
+    async def slow(*words: str, **rest: object) -> asyncio.subprocess.Process:
+        process = await really(*words, **rest)  # type: ignore[arg-type]
+        await asyncio.to_thread(server.hanging.wait)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
+
+    async def main() -> None:
+        order = ResolveGit(f"{server.url}/a.git")
+        task = asyncio.create_task(resolve_ref(Registries(), order, tmp_path))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert server.hanging.is_set()
+    assert not [one for one in processes() if server.host in one]
+
+
 def test_a_server_that_never_answers_is_given_up(
     server: GitServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
