@@ -237,7 +237,7 @@ def test_the_directories_above_an_edited_file_come_with_the_gift(
     (below / "new").write_bytes(b"new")
     (stats,) = synced(places, Options(caches=places / "caches", delete=True))
     assert (stats.created, stats.deleted, stats.files, asked) == (1, 1, 2, [])
-    assert stats.wire_out < 3000
+    assert stats.wire_out < 5000, "some pieces of 1 KiB, and not 500 entries of 60 bytes"
 
 
 def dry_run(root: Path) -> list[str]:
