@@ -9,10 +9,11 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
 from bench.processes import Machine
 
-HERE: str = "192.0.2.254"
+HERE: Final = "192.0.2.254"
 """This machine's address there; of a network that is for documentation (RFC 5737)."""
 
 
@@ -55,11 +56,14 @@ def _machine(number: int, mbit: float) -> Iterator[Machine]:
             process.kill()
 
 
-def sent_bytes(number: int) -> int:
-    """Return what the machine of that number, from 1 on, has sent into the network."""
-    lines = Path("/proc/net/dev").read_text().splitlines()
-    line = next(line for line in lines if line.strip().startswith(f"port{number}:"))
-    return int(line.partition(":")[2].split()[0])
+def sent_bytes(count: int) -> list[int]:
+    """Return what each of ``count`` machines has sent into the network."""
+    found: dict[str, int] = {}
+    for line in Path("/proc/net/dev").read_text().splitlines():
+        name, colon, counts = line.partition(":")
+        if colon:
+            found[name.strip()] = int(counts.split()[0])
+    return [found[f"port{number}"] for number in range(1, count + 1)]
 
 
 def _run(command: str, *through: str) -> None:

@@ -1,14 +1,16 @@
-"""How long does it take until many workers have one base?
+"""How long does it take until many workers have one base, or one context?
 
-``python -m bench.spread --help``, as root. A worker has built a base of one large file. In one build as
-many steps as there are other workers stand on it, each placed on another, all at once. Each worker
-is a machine of its own in a network whose links have a rate. What it takes one worker is measured with,
-and what a plain download of so many bytes takes that all begin at once, from one web server: so a
-registry would give them. Every result is compared.
+``python -m bench.spread --help``, as root. *base*: a worker has built one, of files of a megabyte, and in
+one build as many steps as there are other workers stand on it. *context*: in one build as many steps
+copy all of a context, which is sent to the first of them. Each step is placed on another worker, all at
+once; each worker is a machine of its own in a network whose links have a rate. What it takes one
+worker is measured with, and what a plain download of so many bytes takes that all begin at once, from
+one web server: so a registry would give them. Every result is compared.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,12 @@ from bench.processes import Cluster, Machine
 from bench.results import save
 
 PORT: Final = 8000
+MB: Final = 1_000_000
+BASE: Final = "FROM scratch AS base\nCOPY --from=large / /all/\n"
+STAGES: Final = {
+    "base": "FROM base AS on-{name}\nCOPY --from=small marker /{name}\n",
+    "context": "FROM scratch AS on-{name}\nCOPY --from=small marker /{name}\nCOPY --from=large / /all/\n",
+}
 DOWNLOAD: Final = """\
 import shutil, sys, urllib.request
 with urllib.request.urlopen(sys.argv[1]) as data, open("/dev/null", "wb") as nowhere:
@@ -32,6 +40,7 @@ with urllib.request.urlopen(sys.argv[1]) as data, open("/dev/null", "wb") as now
 def main(words: Sequence[str]) -> None:
     """Measure, verify and save."""
     parser = argparse.ArgumentParser(prog="python -m bench.spread", description=__doc__)
+    parser.add_argument("--what", action="append", choices=STAGES, help="both without it")
     parser.add_argument("--takers", type=int, default=8)
     parser.add_argument("--mb", type=int, default=100)
     parser.add_argument("--mbit", type=float, default=200)
@@ -41,52 +50,66 @@ def main(words: Sequence[str]) -> None:
     if not options.inside:
         me = [sys.executable, "-m", "bench.spread", "--inside", *words]
         os.execvp("unshare", ["unshare", "--net", *me])
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="bench-spread-", dir=options.where) as name,
         network(1 + options.takers, options.mbit) as machines,
     ):
         context = Path(name) / "context"
-        for part in ("base", "small", "empty"):
-            (context / part).mkdir(parents=True)
-        (context / "base" / "large").write_bytes(os.urandom(options.mb * 1_000_000))
-        (context / "small" / "marker").write_text("here")
-        for takers in (1, options.takers):
-            root = Path(name) / str(takers)
-            found[str(takers)] = built(root, context, machines[: 1 + takers]) | {
-                "downloads_s": downloaded(context / "base", machines[: 1 + takers])
-            }
-    one, all_of_them = found["1"], found[str(options.takers)]
-    found["times_one"] = round(all_of_them["build_s"] / one["build_s"], 2)
-    found["of_downloads"] = round(all_of_them["build_s"] / all_of_them["downloads_s"], 2)
-    save("spread", {"mb": options.mb, "mbit": options.mbit, "takers": found})
+        prepare(context, options.mb)
+        for what in options.what or STAGES:
+            row = found[what] = {}
+            for takers in (1, options.takers):
+                root = Path(name) / f"{what}-{takers}"
+                row[str(takers)] = built(what, root, context, machines[: 1 + takers])
+            one, all_of_them = row["1"], row[str(options.takers)]
+            row["times_one"] = round(all_of_them["build_s"] / one["build_s"], 2)
+        downloads_s = downloaded(context / "download", machines)
+    sizes = {"mb": options.mb, "mbit": options.mbit, "takers": options.takers}
+    save("spread", {**sizes, "downloads_s": downloads_s, **found})
 
 
-def built(root: Path, context: Path, machines: Sequence[Machine]) -> dict[str, float]:
-    """Return what it takes until all but the first machine have a base that this one has."""
+def prepare(context: Path, megabytes: int) -> None:
+    """Write what is built of, and what is downloaded."""
+    for part in ("large", "small", "empty", "download"):
+        (context / part).mkdir(parents=True)
+    (context / "small" / "marker").write_text("here")
+    with (context / "download" / "large").open("wb") as download:
+        for number in range(megabytes):
+            data = os.urandom(MB)
+            (context / "large" / str(number)).write_bytes(data)
+            download.write(data)
+
+
+def built(
+    what: str, root: Path, context: Path, machines: Sequence[Machine]
+) -> dict[str, float]:
+    """Return what it takes until all but the first machine have it, and what any of them sends."""
     names = [f"w{number}" for number in range(1, len(machines) + 1)]
     takers = names[1:]
-    stages = [f"FROM base AS on-{name}\nCOPY --from=small marker /{name}\n" for name in takers]
+    stages = [STAGES[what].format(name=name) for name in takers]
     ends = [f"COPY --from=on-{name} /{name} /\n" for name in takers]
-    text = "FROM scratch AS base\nCOPY --from=large / /\n" + "".join(stages)
-    (context / "Dockerfile").write_text(text + "FROM scratch\n" + "".join(ends))
+    text = BASE + "".join(stages) + "FROM scratch\n" + "".join(ends)
+    (context / "Dockerfile").write_text(text)
     words = [f"--place=on-{name}=name={name}" for name in takers]
     words += ["--place=base=name=w1", "--file", str(context / "Dockerfile")]
-    words += [f"--build-context=large={context / 'base'}"]
-    words += [f"--build-context=small={context / 'small'}"]
+    words += [f"--build-context={part}={context / part}" for part in ("large", "small")]
     where = dict(zip(names, machines, strict=True))
     with Cluster(root, workers=len(machines), host=HERE, machines=where) as cluster:
         cluster.wait_for_workers()
-        cluster.build(context / "empty", *words, "--target", "base")
-        before, began_s = sent_bytes(1), time.monotonic()
+        if what == "base":
+            cluster.build(context / "empty", *words, "--target", "base")
+        before, began_s = sent_bytes(len(machines)), time.monotonic()
         cluster.build(context / "empty", *words)
-        seconds, sent = time.monotonic() - began_s, sent_bytes(1) - before
+        seconds = time.monotonic() - began_s
+        sent = [now - then for now, then in zip(sent_bytes(len(machines)), before, strict=True)]
         for name in takers:
             out = root / f"out-{name}"
             taken = ["--target", f"on-{name}", "-o", f"type=local,dest={out}"]
             cluster.build(context / "empty", *words, *taken)
-            subprocess.run(["cmp", out / "large", context / "base" / "large"], check=True)
-    return {"build_s": round(seconds, 2), "sent_by_first": sent}
+            subprocess.run(["diff", "-r", out / "all", context / "large"], check=True)
+            shutil.rmtree(out)
+    return {"build_s": round(seconds, 2), "most_sent_by_one": max(sent)}
 
 
 def downloaded(directory: Path, machines: Sequence[Machine]) -> float:

@@ -17,11 +17,11 @@ from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put
 from filesync.retime import with_times
 from filesync.sources import SourceLease
 from filesync.transfer.plane_zmq import DataPlane
-from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.threads import acquired, in_thread, while_wanted
 from worker.images import Images
 from worker.moving.arrivals import Arrivals
+from worker.moving.move import replicas_of
 from worker.parts.errors import NotInParts
 from worker.parts.part import ImagePart
 from worker.store import Store, TreeView
@@ -158,11 +158,23 @@ class Inputs:
         try:
             basis = None if filling.tree is None else Manifest(filling.tree, store.nodes)
             update = TreeUpdate(filling.path, basis=basis, target=target)
+            come = self._holds.enter_context(
+                self._arrivals.passing.coming_tree(target.tree, filling.path)
+            )
+            told = self._progress(index, target.summary.size)
+
+            def progress(progress: Progress) -> None:
+                come()
+                told(progress)
+
+            replicas = replicas_of(order.replicas)
+            passing = replicas_of([order.passing]) if order.passing is not None else []
             stats = await self._plane.pull(
                 update,
-                [Replica(one.address or None, one.token) for one in order.replicas],
+                passing or replicas,
                 tree=order.tree,
-                progress=self._progress(index, target.summary.size),
+                standby=replicas if passing else (),
+                progress=progress,
             )
             seal = partial(sources.seal, filling, order.tree)
             lease = await acquired(seal, SourceLease.release)

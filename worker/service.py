@@ -31,6 +31,8 @@ from worker.inputs import Inputs, OnProgress
 from worker.moving import chains, imports, skeletons
 from worker.moving.arrivals import Arrivals
 from worker.moving.given import GivenBlobs
+from worker.moving.passedtree import PassedTree
+from worker.moving.passing import PassedBlobs
 from worker.registry.meter import OnShare
 from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store, TreeView
@@ -342,13 +344,18 @@ class Service:
                 assert_never(body)
 
     def _pass_on(self, body: orders.PassOn) -> Offered:
-        source = self.arrivals.passed(Manifest(body.blobs, self.store.nodes))
-        token = secrets.token_bytes(16)
-        offer = self.plane.offer_coming(body.blobs, source, source.come, token)
+        passing, tree = self.arrivals.passing, Manifest(body.tree, self.store.nodes)
+        source: PassedBlobs | PassedTree
         stack = contextlib.ExitStack()
-        stack.enter_context(self.store.blobs.holding(source.digests))
+        if body.are_blobs:
+            source = PassedBlobs(passing, self.store.blobs, tree)
+            stack.enter_context(self.store.blobs.holding(source.digests))
+        else:
+            source = PassedTree(passing, tree)
+        token = secrets.token_bytes(16)
+        offer = self.plane.offer_coming(tree.tree, source, source.come, token)
         self._open[token] = Open((offer,), stack)
-        return Offered(token, body.blobs)
+        return Offered(token, tree.tree)
 
     async def _offer_layers(self, body: orders.OfferLayers) -> Offered:
         show = partial(self._show_layers, body)

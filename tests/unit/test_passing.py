@@ -12,7 +12,7 @@ import pytest
 
 from filesync.digest import digest_of
 from filesync.errors import Unavailable
-from filesync.manifest import File
+from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, MemoryNodes, put, with_entries
 from filesync.transfer.errors import NotOffered
 from worker.blobs import BlobStore
 from worker.moving.passing import PassedBlobs, PassedFile, Passing
@@ -32,7 +32,9 @@ class Rig:
         self.passing = Passing(begin_s=begin_s)
         name = sha256(DATA).hexdigest().encode()
         entry = File(name, 0o644, 0, 0, 0, len(DATA), CONTENT)
-        self.source = PassedBlobs(self.passing, self.blobs, [entry])
+        nodes = MemoryNodes()
+        tree = Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, [entry])), nodes)
+        self.source = PassedBlobs(self.passing, self.blobs, tree)
 
     @contextmanager
     def coming(self) -> Iterator[tuple[PassedFile, Callable[[int, int], None]]]:

@@ -46,7 +46,7 @@ from worker.moving.coming import ComingFile, ComingUpdate, Told
 from worker.moving.errors import CameOtherwise
 from worker.moving.move import Move, replicas_of
 from worker.moving.nearby import Nearby, find_nearby, wanted_of
-from worker.moving.passing import PassedBlobs, PassedFile, Passing
+from worker.moving.passing import PassedFile, Passing
 from worker.moving.unpacking import (
     adopt,
     apply_coming,
@@ -65,12 +65,16 @@ _SQUEEZED: Final = Flow(Compress.ZSTD)
 
 
 class Arrivals:
-    """Brings chains to one worker's store, and passes on what comes. For one event loop."""
+    """Brings chains to one worker's store. For one event loop.
+
+    Attributes:
+        passing: is told of what comes.
+    """
 
     def __init__(self, store: Store, plane: DataPlane) -> None:
+        self.passing = Passing()
         self._store = store
         self._plane = plane
-        self._passing = Passing()
         self._locks: WeakValueDictionary[Digest, asyncio.Lock] = WeakValueDictionary()
 
     async def pull(
@@ -116,11 +120,6 @@ class Arrivals:
             await self._bring_blobs(lacking, move)
         return move.stats
 
-    def passed(self, tree: Manifest) -> PassedBlobs:
-        """Return what passes on the blobs of a flat tree, those that are still to come as well."""
-        blobs = [one for one in tree.root.entries if isinstance(one, File)]
-        return PassedBlobs(self._passing, self._store.blobs, blobs)
-
     # --- one link -----------------------------------------------------------------------------
 
     async def _bring(
@@ -151,7 +150,7 @@ class Arrivals:
         async with AsyncExitStack() as holds:
             apply = await self._fetch(link, staging, move, holds)
             if apply is None:
-                with self._passing.coming(move.entry(link.layer).digest) as passed:
+                with self.passing.coming(move.entry(link.layer).digest) as passed:
                     return await self._stream(link, staging, below, move, passed)
             if below is not None:
                 await asyncio.shield(below)  # as for steps: a chain may be long

@@ -1,6 +1,6 @@
-"""Blobs that are passed on while they come.
+"""What is passed on while it comes.
 
-Who takes the same layers as this worker, and began later, takes them from here: whoever has them
+Who takes the same blobs, or the same tree, as this worker, and began later, takes them from here: whoever has them
 gives them once, however many workers want them. What is passed on is not verified yet: whoever
 takes it verifies it, as this worker does.
 """
@@ -10,19 +10,20 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from filesync.digest import Digest, short
 from filesync.disk.content import read_piece
 from filesync.errors import Unavailable
-from filesync.manifest import File
+from filesync.manifest import File, Manifest
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.wire import DeltaItem, Range, RecipeItem
 from worker.blobs import BlobMissing, BlobStore
 from worker.moving.prefix import Prefix
 
 BEGIN_S: Final = 2.0
-"""How long a blob may take to be on its way here; whoever waits has others to ask."""
+"""How long it may take until something is on its way here; whoever waits has others to ask."""
 
 
 class PassedFile:
@@ -70,11 +71,12 @@ class PassedFile:
 
 
 class Passing:
-    """Which blobs are on their way here, and who waits for them. For one event loop."""
+    """What is on its way here, and who waits for it. For one event loop."""
 
     def __init__(self, *, begin_s: float = BEGIN_S) -> None:
         self._begin_s = begin_s
         self._files: dict[Digest, PassedFile] = {}
+        self._trees: dict[Digest, Path] = {}
         self._waiting: set[asyncio.Future[None]] = set()
 
     @contextmanager
@@ -95,15 +97,34 @@ class Passing:
             file.close()
             self._wake()
 
+    @contextmanager
+    def coming_tree(self, tree: Digest, directory: Path) -> Iterator[Callable[[], None]]:
+        """Pass a tree on while the block runs, as it comes to ``directory``, and when it is there.
+
+        Gives what is to be called when more has come.
+        """
+        self._trees[tree] = directory
+        self._wake()
+        try:
+            yield self._wake
+        finally:
+            if self._trees.get(tree) == directory:  # it may come twice at once
+                del self._trees[tree]
+            self._wake()
+
     def find(self, content: Digest) -> PassedFile | None:
         """Return a content that is on its way here. For any thread."""
         return self._files.get(content)
 
-    async def until(self, is_here: Callable[[], bool], content: Digest) -> None:
-        """Wait until what is asked of a content ``is_here``.
+    def directory_of(self, tree: Digest) -> Path | None:
+        """Return where a tree is, or comes to. For any thread."""
+        return self._trees.get(tree)
+
+    async def until(self, is_here: Callable[[], bool], what: Digest) -> None:
+        """Wait until as much of a content, or of a tree, as is asked for ``is_here``.
 
         Raises:
-            Unavailable: the content is not on its way.
+            Unavailable: it is not on its way.
         """
         loop = asyncio.get_running_loop()
         begin_by_s = loop.time() + self._begin_s
@@ -114,10 +135,11 @@ class Passing:
             try:
                 if is_here():
                     return
-                async with asyncio.timeout_at(None if content in self._files else begin_by_s):
+                is_coming = what in self._files or what in self._trees
+                async with asyncio.timeout_at(None if is_coming else begin_by_s):
                     await change
             except TimeoutError as exc:
-                raise Unavailable(f"content {short(content)} is not on its way here") from exc
+                raise Unavailable(f"{short(what)} is not on its way here") from exc
             finally:
                 self._waiting.discard(change)
 
@@ -130,11 +152,11 @@ class Passing:
 class PassedBlobs:
     """Blobs that are here or on their way: a ``Source``."""
 
-    def __init__(self, passing: Passing, blobs: BlobStore, entries: Sequence[File]) -> None:
-        """``entries`` are what may be read, each named by the hex of its sha256."""
+    def __init__(self, passing: Passing, blobs: BlobStore, tree: Manifest) -> None:
+        """What may be read are the files of the flat ``tree``, named by the hex of their sha256."""
         self._passing = passing
         self._blobs = blobs
-        self._entries = {one.digest: one for one in entries}
+        self._entries = {one.digest: one for one in tree.root.entries if isinstance(one, File)}
 
     @property
     def digests(self) -> list[str]:

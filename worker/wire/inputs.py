@@ -41,12 +41,15 @@ class FromPaths(_Message, frozen=True, tag="paths"):
     Attributes:
         key: what the source is for, so that the next one like it finds it again.
         basis: id of the idle source that the manager thinks is nearest; empty for none.
+        passing: takes the same tree and began earlier; it comes from there, and from the replicas
+            only if that does not give it.
     """
 
     tree: WireDigest
     replicas: tuple[Replica, ...]
     key: Text = ""
     basis: Text = ""
+    passing: Replica | None = None
 
 
 InputOrder = (

@@ -108,13 +108,14 @@ class OfferLayers(_Message, frozen=True, tag="offer-layers"):
 
 
 class PassOn(_Message, frozen=True, tag="pass-on"):
-    """Open the blobs of a tree as they come here, by an order that is to follow. -> Offered.
+    """Open a tree as it comes here, by an order that is to follow. -> Offered.
 
     Attributes:
-        blobs: as in ``FromLayers``.
+        are_blobs: its files come to be blobs, as those of ``FromLayers``; else it comes as a tree.
     """
 
-    blobs: WireDigest
+    tree: WireDigest
+    are_blobs: bool
 
 
 class PullBlobs(_Message, frozen=True, tag="pull-blobs"):

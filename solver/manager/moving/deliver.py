@@ -16,8 +16,10 @@ from filesync.transfer.threads import in_thread
 from solver.errors import OrderFailed
 from solver.graph import Graph
 from solver.manager.moving.offers import (
+    PASSED_BYTES,
     SHARED_BYTES,
     Errands,
+    join_row,
     open_chain,
     open_subset,
     quietly,
@@ -243,19 +245,23 @@ class Delivery:
         source = self._graph.vertices[part.position]
         holder = self._shared.cluster.holder(part.ref, part.position)
         others = self._shared.cluster.holders(part.ref)
-        selector = selector_of(vertex.op, index) if part.partial else None
-        replicas = await open_subset(
-            self._shared,
-            [holder, *others] if reach.bytes_to_move >= SHARED_BYTES else [holder],
-            orders.Offer(part.ref, selector),
-            part.read.tree,
-            errands,
-        )
         read = await in_thread(self._shared.keep, part.read)
         await worker.send_tree(read.nodes, read.tree)
+        passing = None
+        if reach.bytes_to_move >= PASSED_BYTES:
+            passed = orders.PassOn(read.tree, are_blobs=False)
+            passing = await join_row(self._shared, worker, passed, errands)
+        are_asked = reach.bytes_to_move >= SHARED_BYTES and passing is None
+        replicas = await open_subset(
+            self._shared,
+            [holder, *others] if are_asked else [holder],
+            orders.Offer(part.ref, selector_of(vertex.op, index) if part.partial else None),
+            read.tree,
+            errands,
+        )
         key = f"{source.stage}:{source.name}:{vertex.stage}:{vertex.name}"
-        order = orders.FromPaths(read.tree, replicas, key, reach.basis)
-        givers = tuple(replica.worker for replica in replicas)
+        order = orders.FromPaths(read.tree, replicas, key, reach.basis, passing)
+        givers = tuple(one.worker for one in ((passing,) if passing else replicas))
         return Brought(order, source.name, givers, self._whole_bytes(part, worker))
 
     async def _bring_layers(self, part: Part, worker: WorkerLink, errands: Errands) -> Brought:

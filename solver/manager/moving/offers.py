@@ -23,7 +23,7 @@ MAX_HOLDERS: Final = 3
 SHARED_BYTES: Final = 16 << 20
 """What is smaller comes from one holder: to ask others takes as long."""
 PASSED_BYTES: Final = 4 << 20
-"""Layers that are smaller together are not passed on: to ask for that is a round trip."""
+"""What is smaller is not passed on: to ask for that is a round trip."""
 REF_MISSING: Final = "ref-missing"
 """How a worker says that it does not hold what we believed it did."""
 Errands = list[Callable[[], Awaitable[None]]]
@@ -59,7 +59,8 @@ async def open_chain(
     await worker.send_tree(shared.nodes, first.tree)
     passing = None
     if size >= PASSED_BYTES:
-        passing = await _join_row(shared, worker, first.tree, errands)
+        order = PassOn(first.tree, are_blobs=True)
+        passing = await join_row(shared, worker, order, errands)
     if size >= SHARED_BYTES and passing is None:
         # The first has made what was not made; these have only to open it.
         for other in others[: MAX_HOLDERS - 1]:
@@ -68,22 +69,24 @@ async def open_chain(
     chain = links_of(lacking, offers)
     for link in chain:
         shared.records.add(link.ref)
-    order = FromLayers(chain, first.tree, blob_replicas(offers), passing)
     givers = [one.name for one, _ in offers] if passing is None else [passing.worker]
-    return order, tuple(givers)
+    return FromLayers(chain, first.tree, blob_replicas(offers), passing), tuple(givers)
 
 
-async def _join_row(
-    shared: Shared, worker: WorkerLink, blobs: Digest, errands: Errands
+async def join_row(
+    shared: Shared, worker: WorkerLink, order: PassOn, errands: Errands
 ) -> Replica | None:
-    """Have ``worker`` pass on what it is about to take; return who does so for it, if anybody."""
-    place = shared.passers.join(blobs, worker.name)
+    """Have ``worker`` pass on what it is about to take; return who does so for it, if anybody.
+
+    It has the nodes of that tree. It is passed on to who takes it then until an errand ends that.
+    """
+    place = shared.passers.join(order.tree, worker.name)
     if place is None:
         return None
-    errands.append(partial(shared.passers.leave, blobs, place))
+    errands.append(partial(shared.passers.leave, order.tree, place))
     closing: Errands = []
     try:
-        offered = await open_offer(shared, worker, PassOn(blobs), closing)
+        offered = await open_offer(shared, worker, order, closing)
     except (OrderFailed, WorkerLost):
         await place.close()
     else:

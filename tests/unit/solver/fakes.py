@@ -245,8 +245,8 @@ class FakeWorker:
             case orders.OfferLayers(refs):
                 blobs = plant(self.world.nodes, {ref.hex(): "blob" for ref in refs})
                 return self._offered(blobs.tree, tuple(map(layer_of, refs)))
-            case orders.PassOn(blobs):
-                return self._offered(blobs) if self.passes_on else Failed("store", "no")
+            case orders.PassOn(tree):
+                return self._offered(tree) if self.passes_on else Failed("store", "no")
 
     def _offered(self, tree: Digest, layers: tuple[Layer, ...] = ()) -> Offered:
         token = next(self.world.numbers).to_bytes(16, "big")

@@ -414,6 +414,35 @@ async def test_large_layers_that_several_want_at_once_are_passed_on_from_one_to_
     assert {("a",), (second.passing.worker,)} <= set(used)
 
 
+async def test_a_large_subset_that_several_want_at_once_is_passed_on_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "PASSED_BYTES", 1)
+    maker, *takers = (world.worker(name) for name in "abcd")
+    recipe = world.recipe()
+    made = recipe.run("make", needs=(("name", "a"),))
+    steps = {name: f"take {name}" for name in "bcd"}
+    taken = [
+        recipe.run(step, reads={made: "/make"}, needs=(("name", name),))
+        for name, step in steps.items()
+    ]
+    recipe.run("last", reads=dict.fromkeys(taken, "/"), needs=(("name", "a"),))
+    world.hold(*steps.values())
+    building = asyncio.create_task(world.build(recipe.graph()))
+    for step in steps.values():
+        await world.wait_for(step)
+    given = [order for one in takers for order in runs(one)[0].inputs]
+    passing = [
+        one.passing and one.passing.worker for one in given if isinstance(one, FromPaths)
+    ]
+    assert len(set(passing)) == 3, "nobody gives to two"
+    assert None in passing, "the first takes it from its holder"
+    assert "a" not in passing
+    world.let_go(*steps.values())
+    await building
+    assert not any(worker.tokens for worker in (maker, *takers)), "all is closed"
+
+
 async def test_small_layers_come_from_who_has_them(world: World) -> None:
     _, *takers = (world.worker(name) for name in "abc")
     recipe = world.recipe()

@@ -1,4 +1,4 @@
-"""Layers that several workers take at once: each passes on to the next what comes to it."""
+"""What several workers take at once: each passes on to the next what comes to it."""
 
 import asyncio
 import random
@@ -10,11 +10,14 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from filesync.manifest import Manifest
+from filesync.manifest import LayeredNodes, Manifest, MemoryNodes, missing_nodes
+from filesync.manifest.pack import accept_pack, pack_nodes
+from filesync.select import Pick, Selector, select
 from filesync.transfer.receive import candidates
 from filesync.transfer.stats import Progress, PullStats
 from tests.integration.layer_pair import Side, take
 from worker.wire import orders
+from worker.wire.ops import LocalOp
 from worker.wire.orders import FromLayers, Offered, RefInfo, Replica
 
 BIG = random.Random(1).randbytes(40_000_000)
@@ -60,7 +63,9 @@ async def rigged(root: Path, *layers: bytes, takers: int = 2) -> AsyncIterator[R
 async def passed_by(rig: Rig, taker: Side) -> Replica:
     """Have ``taker`` pass on what it will take, as a manager does."""
     order = await rig.order(taker)
-    offered = await taker.service.perform(1, orders.PassOn(order.blobs), lambda _: None)
+    offered = await taker.service.perform(
+        1, orders.PassOn(order.blobs, are_blobs=True), lambda _: None
+    )
     assert isinstance(offered, Offered), offered
     return Replica("taker", taker.plane.address, offered.token)
 
@@ -96,6 +101,37 @@ async def test_what_came_before_the_row_began_is_passed_on_as_well(tmp_path: Pat
             await asyncio.gather(rig.take(first), rig.take(second, passing))
             assert giver.plane.counters.data_out - before < 20_000_000
             assert first.plane.counters.data_out > 40_000_000
+
+
+async def test_a_row_of_workers_takes_a_subset_from_its_holder_once(tmp_path: Path) -> None:
+    async with rigged(tmp_path, BIG, takers=3) as rig:
+        small = {f"d{n % 9}/f{n}": random.Random(n).randbytes(10_000) for n in range(900)}
+        info = rig.giver.commit(small | {"other/large": BIG})
+        selector = Selector((Pick("/d*", wildcard=True),))
+        nodes = LayeredNodes(MemoryNodes(), rig.giver.store.nodes)
+        subset = select(Manifest(info.tree, nodes), selector, nodes)
+        before: Replica | None = None
+        pulls = []
+        for taker in rig.takers:
+            offer = orders.Offer(info.ref, selector)
+            offered = await rig.giver.service.perform(1, offer, lambda _: None)
+            assert isinstance(offered, Offered), offered
+            for pack in pack_nodes(missing_nodes(nodes, subset.tree, lambda _: False)):
+                accept_pack(taker.store.nodes, pack)
+            passed = orders.PassOn(subset.tree, are_blobs=False)
+            opened = await taker.service.perform(2, passed, lambda _: None)
+            assert isinstance(opened, Offered), opened
+            replica = Replica("giver", rig.giver.plane.address, offered.token)
+            order = orders.FromPaths(subset.tree, (replica,), passing=before)
+            run = orders.Run(LocalOp("trimmed", subset.content, subset.tree), (order,))
+            pulls.append(taker.service.perform(3, run, lambda _: None))
+            before = Replica("taker", taker.plane.address, opened.token)
+        for taker, ran in zip(rig.takers, await asyncio.gather(*pulls), strict=True):
+            assert isinstance(ran, orders.Ran), ran
+            with taker.store.view(ran.ref.ref) as view:
+                read = {name: (view.root / name).read_bytes() for name in small}
+            assert read == small
+        assert rig.giver.plane.counters.data_out < 1.1 * sum(map(len, small.values()))
 
 
 async def test_who_takes_from_one_that_has_it_all_needs_nobody_else(tmp_path: Path) -> None:

@@ -1,0 +1,163 @@
+"""Trees that are passed on while they come: which of their files are waited for."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from filesync.digest import Digest, digest_of
+from filesync.disk.scanning.scan import scan
+from filesync.errors import Unavailable
+from filesync.manifest import Manifest, MemoryNodes
+from filesync.transfer.errors import NotOffered
+from filesync.transfer.wire import Level
+from worker.moving.passedtree import PassedTree
+from worker.moving.passing import Passing
+
+FILES = {"a": b"the first", "d/b": b"the second", "d/e/c": b"the third one"}
+SOON = 5.0
+LONG_AGO = 0.01
+
+
+class Rig:
+    """A tree as it is elsewhere, and a directory here that it comes to."""
+
+    def __init__(self, root: Path, *, begin_s: float = SOON) -> None:
+        self.there, self.here = root / "there", root / "here"
+        for name, data in FILES.items():
+            (self.there / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.there / name).write_bytes(data)
+            os.utime(self.there / name, ns=(1, 1_700_000_000_123_456_789))
+        self.here.mkdir()
+        nodes = MemoryNodes()
+        self.tree = Manifest(scan(self.there, nodes).tree, nodes)
+        self.passing = Passing(begin_s=begin_s)
+        self.source = PassedTree(self.passing, self.tree)
+        self.source.load()
+
+    def put(self, name: str, data: bytes | None = None) -> None:
+        """Have a file come, as an update writes it: it gets its time last."""
+        path = self.here / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(FILES[name] if data is None else data)
+        os.utime(path, ns=(1, 1_700_000_000_123_456_789))
+
+    def asked(self, *names: str) -> "asyncio.Task[bytes]":
+        """Ask for files, as a session does."""
+
+        async def ask() -> bytes:
+            ranges = [(digest_of(FILES[name]), 0, len(FILES[name])) for name in names]
+            await self.source.come(ranges)
+            return bytes(await asyncio.to_thread(self.source.read, ranges))
+
+        return asyncio.create_task(ask())
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+async def waits(task: "asyncio.Task[bytes]") -> bool:
+    await asyncio.sleep(0.02)
+    return not task.done()
+
+
+async def test_files_that_have_come_are_given(rig: Rig) -> None:
+    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+        rig.put("a")
+        rig.put("d/e/c")
+        assert await rig.asked("a", "d/e/c") == FILES["a"] + FILES["d/e/c"]
+
+
+async def test_a_file_that_has_not_come_is_waited_for(rig: Rig) -> None:
+    with rig.passing.coming_tree(rig.tree.tree, rig.here) as come:
+        rig.put("a")
+        asked = rig.asked("a", "d/b")
+        assert await waits(asked)
+        rig.put("d/b")
+        come()
+        assert await asked == FILES["a"] + FILES["d/b"]
+
+
+@pytest.mark.parametrize("data", [b"", b"the secon"], ids=["empty", "cut"])
+async def test_a_file_that_is_not_whole_is_waited_for(rig: Rig, data: bytes) -> None:
+    with rig.passing.coming_tree(rig.tree.tree, rig.here) as come:
+        rig.put("d/b", data)
+        asked = rig.asked("d/b")
+        assert await waits(asked)
+        rig.put("d/b")
+        come()
+        assert await asked == FILES["d/b"]
+
+
+async def test_a_file_that_has_not_got_its_time_is_not_taken_for_whole(rig: Rig) -> None:
+    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+        rig.put("a")
+        os.utime(rig.here / "a")
+        asked = rig.asked("a")
+        assert await waits(asked)
+        asked.cancel()
+
+
+async def test_a_tree_that_is_about_to_come_is_waited_for(rig: Rig) -> None:
+    asked = rig.asked("a")
+    assert await waits(asked)
+    rig.put("a")
+    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+        assert await asked == FILES["a"]
+
+
+async def test_a_tree_that_does_not_come_is_not_waited_for_long(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="not on its way"):
+        await Rig(tmp_path, begin_s=LONG_AGO).asked("a")
+
+
+async def test_a_tree_that_comes_no_more_is_not_waited_for_long(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, begin_s=LONG_AGO)
+    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+        asked = rig.asked("a")
+        await asyncio.sleep(5 * LONG_AGO)
+    with pytest.raises(Unavailable, match="not on its way"):
+        await asked
+
+
+async def test_a_tree_that_comes_anew_is_read_where_it_comes_to_now(rig: Rig) -> None:
+    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+        rig.put("a")
+        assert await rig.asked("a") == FILES["a"]
+    with rig.passing.coming_tree(rig.tree.tree, rig.there):
+        (rig.here / "a").unlink()
+        assert await rig.asked("a", "d/b") == FILES["a"] + FILES["d/b"]
+
+
+async def test_a_tree_may_come_twice_at_once(rig: Rig) -> None:
+    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+        with rig.passing.coming_tree(rig.tree.tree, rig.there):
+            assert await rig.asked("a") == FILES["a"]
+        assert rig.passing.directory_of(rig.tree.tree) is None
+
+
+async def test_nothing_else_is_on_offer(rig: Rig) -> None:
+    with pytest.raises(NotOffered):
+        await rig.source.come([(digest_of(b"another"), 0, 1)])
+
+
+async def test_what_is_not_there_any_more_is_told(rig: Rig) -> None:
+    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+        rig.put("a")
+    with pytest.raises(Unavailable, match="no more"):
+        rig.source.read([(digest_of(FILES["a"]), 0, 1)])
+
+
+async def test_deltas_are_of_files_that_are_whole(rig: Rig) -> None:
+    def recipe(name: str) -> bytes:
+        digest: Digest = digest_of(FILES[name])
+        return rig.source.recipes([(digest, 0, len(FILES[name]), Level.CHUNKS)])
+
+    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+        rig.put("a")
+        assert recipe("a")
+        with pytest.raises(Unavailable):
+            recipe("d/b")

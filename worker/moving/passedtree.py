@@ -1,0 +1,98 @@
+"""Trees that are passed on while they come: a file once it is whole, and has its name."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from filesync.digest import Digest, short
+from filesync.errors import Unavailable
+from filesync.manifest import Manifest
+from filesync.transfer.errors import NotOffered
+from filesync.transfer.send.contents import Contents, directories_of
+from filesync.transfer.send.source_disk import SourceTree
+from filesync.transfer.wire import DeltaItem, Range, RecipeItem
+from worker.moving.passing import Passing
+
+
+class PassedTree:
+    """The files of a tree that is in a source here, or on its way there: a ``Source``.
+
+    What it says of a file is for whoever takes it to prove: another may stand there by now.
+    """
+
+    def __init__(self, passing: Passing, tree: Manifest) -> None:
+        self._passing = passing
+        self._tree = tree
+        self._contents: Contents | None = None
+        self._opened: tuple[Path, SourceTree] | None = None
+
+    async def come(self, ranges: Sequence[Range]) -> None:
+        """Wait until the files that ``ranges`` are of can be read.
+
+        Raises:
+            NotOffered: they are of nothing in the tree.
+            Unavailable: the tree is not on its way here.
+        """
+        for content, _, _ in ranges:
+
+            def is_here(content: Digest = content) -> bool:
+                return self._is_whole(content)
+
+            await self._passing.until(is_here, self._tree.tree)
+
+    def load(self) -> None:
+        """List what there is in the tree."""
+        if self._contents is None:
+            self._contents = Contents(self._tree.nodes, directories_of(self._tree))
+
+    def read(self, ranges: Sequence[Range]) -> bytes | bytearray:
+        """Return the bytes of ``ranges``, whose files have come."""
+        return self._source().read(ranges)
+
+    def recipes(self, items: Sequence[RecipeItem]) -> bytes:
+        """Return the payload that answers for as many of ``items`` as go into one message."""
+        self._check_whole(item[0] for item in items)
+        return self._source().recipes(items)
+
+    def deltas(self, key: int, items: Sequence[DeltaItem], signatures: bytes) -> bytes:
+        """Return the payload that answers for all of ``items``."""
+        self._check_whole(item[0] for item in items)
+        return self._source().deltas(key, items, signatures)
+
+    def close(self) -> None:
+        """Let go of directories. Idempotent."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened[1].close()
+
+    def _check_whole(self, contents: Iterable[Digest]) -> None:
+        if not all(map(self._is_whole, contents)):
+            # It is asked before anything is wanted, which would wait for this.
+            raise Unavailable("what is on its way here is given as it comes, and not as deltas")
+
+    def _is_whole(self, content: Digest) -> bool:
+        assert self._contents is not None
+        place = self._contents.find(content)
+        if place is None:
+            raise NotOffered(f"content {short(content)} is not in the tree on offer")
+        root = self._passing.directory_of(self._tree.tree)
+        if root is None:
+            return False
+        path = os.path.join(os.fsencode(root), place.directory, place.file.name)
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return False
+        # It gets its time last.
+        here = (status.st_size, status.st_mtime_ns)
+        return here == (place.file.size, place.file.mtime_ns)
+
+    def _source(self) -> SourceTree:
+        root = self._passing.directory_of(self._tree.tree)
+        contents = self._contents
+        if root is None or contents is None:
+            raise Unavailable("the tree is here no more")
+        if self._opened is None or self._opened[0] != root:
+            self.close()
+            self._opened = (root, SourceTree(root, lambda: contents))
+        return self._opened[1]
