@@ -15,7 +15,7 @@ from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.update import TreeUpdate
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put
 from filesync.retime import with_times
-from filesync.sources import SourceLease
+from filesync.sources import Filling, SourceLease
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.threads import acquired, in_thread, while_wanted
@@ -149,39 +149,47 @@ class Inputs:
         return Input(tree, ref)
 
     async def _sync(self, index: int, order: orders.FromPaths) -> tuple[Input, PullStats]:
-        """Fill an ephemeral source, starting from the idle one that is nearest."""
-        store = self._store
-        target = Manifest(order.tree, store.nodes)
-        sources = store.sources
+        """Fill an ephemeral source, starting from the idle one that is nearest; pass it on."""
+        sources = self._store.sources
         take = partial(sources.take, order.key, basis=order.basis or None)
         filling = await acquired(take, sources.abandon)
-        try:
-            basis = None if filling.tree is None else Manifest(filling.tree, store.nodes)
-            update = TreeUpdate(filling.path, basis=basis, target=target)
-            come = self._holds.enter_context(
-                self._arrivals.passing.coming_tree(target.tree, filling.path)
-            )
-            told = self._progress(index, target.summary.size)
+        with ExitStack() as passed:
+            coming = self._arrivals.passing.coming_tree(Digest(order.tree), filling.path)
+            come = passed.enter_context(coming)
+            try:
+                stats = await self._fill(index, order, filling, come)
+                seal = partial(sources.seal, filling, order.tree)
+                lease = await acquired(seal, SourceLease.release)
+            except BaseException:
+                await in_thread(sources.abandon, filling)
+                raise
+            tree = TreeView(Manifest(order.tree, self._store.nodes), lease.path)
+            found = self._leased(tree, lease)
+            # Last in, first out: it is passed on until the source is let go of.
+            self._stack.callback(passed.pop_all().close)
+        return found, stats
 
-            def progress(progress: Progress) -> None:
-                come()
-                told(progress)
+    async def _fill(
+        self, index: int, order: orders.FromPaths, filling: Filling, come: Callable[[], None]
+    ) -> PullStats:
+        nodes = self._store.nodes
+        target = Manifest(order.tree, nodes)
+        basis = None if filling.tree is None else Manifest(filling.tree, nodes)
+        told = self._progress(index, target.summary.size)
 
-            replicas = replicas_of(order.replicas)
-            passing = replicas_of([order.passing]) if order.passing is not None else []
-            stats = await self._plane.pull(
-                update,
-                passing or replicas,
-                tree=order.tree,
-                standby=replicas if passing else (),
-                progress=progress,
-            )
-            seal = partial(sources.seal, filling, order.tree)
-            lease = await acquired(seal, SourceLease.release)
-        except BaseException:
-            await in_thread(sources.abandon, filling)
-            raise
-        return self._leased(TreeView(target, lease.path), lease), stats
+        def progress(progress: Progress) -> None:
+            come()
+            told(progress)
+
+        replicas = replicas_of(order.replicas)
+        passing = replicas_of([order.passing]) if order.passing is not None else []
+        return await self._plane.pull(
+            TreeUpdate(filling.path, basis=basis, target=target),
+            passing or replicas,
+            tree=order.tree,
+            standby=replicas if passing else (),
+            progress=progress,
+        )
 
     def _leased(self, tree: TreeView, lease: SourceLease) -> Input:
         found = Input(tree, None, lease)
