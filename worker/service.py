@@ -31,8 +31,8 @@ from worker.inputs import Inputs, OnProgress
 from worker.moving import chains, imports, skeletons
 from worker.moving.arrivals import Arrivals
 from worker.moving.given import GivenBlobs
+from worker.moving.passedblobs import PassedBlobs
 from worker.moving.passedtree import PassedTree
-from worker.moving.passing import PassedBlobs
 from worker.registry.meter import OnShare
 from worker.run import OnOutput, OpFailed, run_op
 from worker.store import Store, TreeView

@@ -15,7 +15,8 @@ from filesync.errors import Unavailable
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, MemoryNodes, put, with_entries
 from filesync.transfer.errors import NotOffered
 from worker.blobs import BlobStore
-from worker.moving.passing import PassedBlobs, PassedFile, Passing
+from worker.moving.passedblobs import PassedBlobs
+from worker.moving.passing import PassedFile, Passing
 
 DATA = random.Random(1).randbytes(50_000)
 CONTENT = digest_of(DATA)

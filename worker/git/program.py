@@ -127,10 +127,8 @@ class Git:
             said.extend(block)
             del said[:-_TAIL_BYTES]
 
-        options = [word for one in (*_CONFIG, *config) for word in ("-c", one)]
-        limits = (str(max(max_bytes // _BLOCK_BYTES, 1)), str(MAX_MEMORY_BYTES >> 10))
         launch = asyncio.create_subprocess_exec(
-            *("sh", "-c", _START, *limits, self.program, *options, *words),
+            *self._bounded(max_bytes, config, words),
             cwd=tree or self.home,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -153,6 +151,14 @@ class Git:
         if status:
             raise GitFailed(status, said.decode(errors="replace"))
         return bytes(printed)
+
+    def _bounded(
+        self, max_bytes: int, config: Sequence[str], words: Sequence[str]
+    ) -> list[str]:
+        """Return the words that run a command that can take no more memory and disk than it may."""
+        options = [word for one in (*_CONFIG, *config) for word in ("-c", one)]
+        limits = (str(max(max_bytes // _BLOCK_BYTES, 1)), str(MAX_MEMORY_BYTES >> 10))
+        return ["sh", "-c", _START, *limits, self.program, *options, *words]
 
     def _environment(self, at: Path | None, tree: Path | None) -> dict[str, str]:
         proxies = {

@@ -186,15 +186,7 @@ class Arrivals:
             await begun.wait()
             if below is not None:
                 await asyncio.shield(below)  # as for steps: a chain may be long
-            try:
-                info = await self._apply_coming(link, coming)
-            except (CameOtherwise, PeerError) as exc:
-                # What was read was not proved yet: if it was wrong it has come anew in the end.
-                await pulling
-                if isinstance(exc, PeerError) and not coming.came_anew:
-                    raise
-                coming.rewind()
-                info = await self._apply_coming(link, coming)
+            info = await self._apply_as_it_comes(link, coming, pulling)
             await pulling
         except PeerError:
             is_refused = not pulling.done() or pulling.exception() is None
@@ -209,6 +201,19 @@ class Arrivals:
                 await in_thread(self._store.drop_arriving, staging)
         await in_thread(take_in, self._store, blob, staging)
         return info
+
+    async def _apply_as_it_comes(
+        self, link: Link, coming: ComingFile, pulling: "asyncio.Future[None]"
+    ) -> RefInfo:
+        try:
+            return await self._apply_coming(link, coming)
+        except (CameOtherwise, PeerError) as exc:
+            # What was read was not proved yet: if it was wrong it has come anew in the end.
+            await pulling
+            if isinstance(exc, PeerError) and not coming.came_anew:
+                raise
+        coming.rewind()
+        return await self._apply_coming(link, coming)
 
     async def _apply_coming(self, link: Link, coming: ComingFile) -> RefInfo:
         # A thread of its own: it waits for a peer, and those that all share must not.

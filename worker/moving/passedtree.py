@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from filesync.digest import Digest, short
@@ -34,11 +35,7 @@ class PassedTree:
             Unavailable: the tree is not on its way here.
         """
         for content, _, _ in ranges:
-
-            def is_here(content: Digest = content) -> bool:
-                return self._is_whole(content)
-
-            await self._passing.until(is_here, self._tree.tree)
+            await self._passing.until(partial(self._is_whole, content), self._tree.tree)
 
     def load(self) -> None:
         """List what there is in the tree."""
