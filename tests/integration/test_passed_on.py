@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from filesync.select import Pick, Selector, select
 from filesync.transfer.receive import candidates
 from filesync.transfer.stats import Progress, PullStats
 from tests.integration.layer_pair import Side, take
+from worker.moving import arrivals
+from worker.moving.passing import Passing
 from worker.wire import orders
 from worker.wire.ops import LocalOp
 from worker.wire.orders import FromLayers, Offered, RefInfo, Replica
@@ -74,6 +77,14 @@ def failures(stats: PullStats) -> Sequence[str | None]:
     return [one.error for one in stats.replicas]
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody give up who waits for another on a busy machine."""
+    monkeypatch.setattr(candidates, "TRIAL_AFTER_S", 1000.0)
+    monkeypatch.setattr(arrivals, "Passing", partial(Passing, begin_s=60.0))
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_row_of_workers_takes_a_layer_from_its_holder_once(tmp_path: Path) -> None:
     async with rigged(tmp_path, BIG, BIG[:9_000_000], b"small", takers=4) as rig:
         passing = [await passed_by(rig, taker) for taker in rig.takers]
@@ -103,6 +114,7 @@ async def test_what_came_before_the_row_began_is_passed_on_as_well(tmp_path: Pat
             assert first.plane.counters.data_out > 40_000_000
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_row_of_workers_takes_a_subset_from_its_holder_once(tmp_path: Path) -> None:
     async with rigged(tmp_path, BIG, takers=3) as rig:
         small = {f"d{n % 9}/f{n}": random.Random(n).randbytes(10_000) for n in range(900)}
