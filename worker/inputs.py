@@ -153,21 +153,17 @@ class Inputs:
         sources = self._store.sources
         take = partial(sources.take, order.key, basis=order.basis or None)
         filling = await acquired(take, sources.abandon)
-        with ExitStack() as passed:
+        try:
             coming = self._arrivals.passing.coming_tree(Digest(order.tree), filling.path)
-            come = passed.enter_context(coming)
-            try:
+            with coming as come:
                 stats = await self._fill(index, order, filling, come)
-                seal = partial(sources.seal, filling, order.tree)
-                lease = await acquired(seal, SourceLease.release)
-            except BaseException:
-                await in_thread(sources.abandon, filling)
-                raise
-            tree = TreeView(Manifest(order.tree, self._store.nodes), lease.path)
-            found = self._leased(tree, lease)
-            # Last in, first out: it is passed on until the source is let go of.
-            self._stack.callback(passed.pop_all().close)
-        return found, stats
+            seal = partial(sources.seal, filling, order.tree)
+            lease = await acquired(seal, SourceLease.release)
+        except BaseException:
+            await in_thread(sources.abandon, filling)
+            raise
+        tree = TreeView(Manifest(order.tree, self._store.nodes), lease.path)
+        return self._leased(tree, lease), stats
 
     async def _fill(
         self, index: int, order: orders.FromPaths, filling: Filling, come: Callable[[], None]

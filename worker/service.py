@@ -352,6 +352,7 @@ class Service:
             stack.enter_context(self.store.blobs.holding(source.digests))
         else:
             source = PassedTree(passing, tree)
+            stack.enter_context(passing.asked_for(tree.tree))
         token = secrets.token_bytes(16)
         offer = self.plane.offer_coming(tree.tree, source, source.come, token)
         self._open[token] = Open((offer,), stack)

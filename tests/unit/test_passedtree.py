@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ class Rig:
         nodes = MemoryNodes()
         self.tree = Manifest(scan(self.there, nodes).tree, nodes)
         self.passing = Passing(begin_s=begin_s)
+        self.asked_for = self.passing.asked_for(self.tree.tree)
+        self.asked_for.__enter__()
         self.source = PassedTree(self.passing, self.tree)
         self.source.load()
 
@@ -114,13 +117,28 @@ async def test_a_tree_that_does_not_come_is_not_waited_for_long(tmp_path: Path) 
         await Rig(tmp_path, begin_s=LONG_AGO).asked("a")
 
 
-async def test_a_tree_that_comes_no_more_is_not_waited_for_long(tmp_path: Path) -> None:
+async def test_a_tree_that_does_not_come_after_all_is_not_waited_for_long(
+    tmp_path: Path,
+) -> None:
     rig = Rig(tmp_path, begin_s=LONG_AGO)
-    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+    with suppress(KeyError), rig.passing.coming_tree(rig.tree.tree, rig.here):
         asked = rig.asked("a")
         await asyncio.sleep(5 * LONG_AGO)
+        raise KeyError
     with pytest.raises(Unavailable, match="not on its way"):
         await asked
+
+
+async def test_who_is_behind_gets_what_has_come_before(rig: Rig) -> None:
+    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+        rig.put("a")
+    assert await rig.asked("a") == FILES["a"]
+
+
+async def test_nobody_is_told_where_a_tree_is_that_nobody_asked_for(rig: Rig) -> None:
+    rig.asked_for.__exit__(None, None, None)
+    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+        assert rig.passing.directory_of(rig.tree.tree) is None
 
 
 async def test_a_tree_that_comes_anew_is_read_where_it_comes_to_now(rig: Rig) -> None:
@@ -132,11 +150,14 @@ async def test_a_tree_that_comes_anew_is_read_where_it_comes_to_now(rig: Rig) ->
         assert await rig.asked("a", "d/b") == FILES["a"] + FILES["d/b"]
 
 
-async def test_a_tree_may_come_twice_at_once(rig: Rig) -> None:
-    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+async def test_a_tree_that_comes_twice_at_once_is_not_lost_with_one_that_fails(
+    rig: Rig,
+) -> None:
+    with suppress(KeyError), rig.passing.coming_tree(rig.tree.tree, rig.here):
         with rig.passing.coming_tree(rig.tree.tree, rig.there):
             assert await rig.asked("a") == FILES["a"]
-        assert rig.passing.directory_of(rig.tree.tree) is None
+        raise KeyError
+    assert rig.passing.directory_of(rig.tree.tree) == rig.there
 
 
 async def test_nothing_else_is_on_offer(rig: Rig) -> None:
@@ -145,8 +166,7 @@ async def test_nothing_else_is_on_offer(rig: Rig) -> None:
 
 
 async def test_what_is_not_there_any_more_is_told(rig: Rig) -> None:
-    with rig.passing.coming_tree(rig.tree.tree, rig.here):
-        rig.put("a")
+    rig.asked_for.__exit__(None, None, None)
     with pytest.raises(Unavailable, match="no more"):
         rig.source.read([(digest_of(FILES["a"]), 0, 1)])
 

@@ -72,7 +72,7 @@ class Passing:
     def __init__(self, *, begin_s: float = BEGIN_S) -> None:
         self._begin_s = begin_s
         self._files: dict[Digest, PassedFile] = {}
-        self._trees: dict[Digest, Path] = {}
+        self._trees: dict[Digest, Path | None] = {}
         self._waiting: set[asyncio.Future[None]] = set()
 
     @contextmanager
@@ -94,18 +94,32 @@ class Passing:
             self._wake()
 
     @contextmanager
-    def coming_tree(self, tree: Digest, directory: Path) -> Iterator[Callable[[], None]]:
-        """Pass a tree on while the block runs, as it comes to ``directory``, and when it is there.
+    def asked_for(self, tree: Digest) -> Iterator[None]:
+        """Pass a tree on while the block runs, from where it comes to meanwhile."""
+        self._trees.setdefault(tree, None)
+        try:
+            yield
+        finally:
+            self._trees.pop(tree, None)
 
-        Gives what is to be called when more has come.
+    @contextmanager
+    def coming_tree(self, tree: Digest, directory: Path) -> Iterator[Callable[[], None]]:
+        """Have a tree come to ``directory``; gives what is to be called when more has come.
+
+        Unless that fails it is read there after the block, too: whoever takes it may be behind.
+        What has become of the directory by then is seen by what is read.
         """
-        self._trees[tree] = directory
-        self._wake()
+        self._set_directory(tree, directory)
         try:
             yield self._wake
-        finally:
+        except BaseException:
             if self._trees.get(tree) == directory:  # it may come twice at once
-                del self._trees[tree]
+                self._set_directory(tree, None)
+            raise
+
+    def _set_directory(self, tree: Digest, directory: Path | None) -> None:
+        if tree in self._trees:
+            self._trees[tree] = directory
             self._wake()
 
     def find(self, content: Digest) -> PassedFile | None:
@@ -131,7 +145,7 @@ class Passing:
             try:
                 if is_here():
                     return
-                is_coming = what in self._files or what in self._trees
+                is_coming = what in self._files or self._trees.get(what) is not None
                 async with asyncio.timeout_at(None if is_coming else begin_by_s):
                     await change
             except TimeoutError as exc:
