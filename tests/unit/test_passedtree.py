@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -169,6 +170,19 @@ async def test_what_is_not_there_any_more_is_told(rig: Rig) -> None:
     rig.asked_for.__exit__(None, None, None)
     with pytest.raises(Unavailable, match="no more"):
         rig.source.read([(digest_of(FILES["a"]), 0, 1)])
+
+
+async def test_threads_that_read_at_once_leave_no_directory_open(rig: Rig) -> None:
+    before = os.listdir("/proc/self/fd")
+    ranges = [(digest_of(FILES["d/b"]), 0, 3)]
+    rig.put("d/b")
+    with rig.passing.coming_tree(rig.tree.tree, rig.here):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: rig.source.read(ranges), range(400)))
+        rig.source.close()
+        with pytest.raises(Unavailable, match="no more"):  # who was about to read
+            rig.source.read(ranges)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 async def test_deltas_are_of_files_that_are_whole(rig: Rig) -> None:

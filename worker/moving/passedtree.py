@@ -1,6 +1,7 @@
 """Trees that are passed on while they come: a file once it is whole, and has its name."""
 
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,9 @@ class PassedTree:
         self._passing = passing
         self._tree = tree
         self._contents: Contents | None = None
+        self._opening = threading.Lock()
         self._opened: tuple[Path, SourceTree] | None = None
+        self._is_closed = False
 
     async def come(self, ranges: Sequence[Range]) -> None:
         """Wait until the files that ``ranges`` are of can be read.
@@ -58,9 +61,9 @@ class PassedTree:
 
     def close(self) -> None:
         """Let go of directories. Idempotent."""
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            opened[1].close()
+        with self._opening:
+            self._is_closed = True
+            self._leave()
 
     def _check_whole(self, contents: Iterable[Digest]) -> None:
         if not all(map(self._is_whole, contents)):
@@ -87,9 +90,16 @@ class PassedTree:
     def _source(self) -> SourceTree:
         root = self._passing.directory_of(self._tree.tree)
         contents = self._contents
-        if root is None or contents is None:
-            raise Unavailable("the tree is here no more")
-        if self._opened is None or self._opened[0] != root:
-            self.close()
-            self._opened = (root, SourceTree(root, lambda: contents))
-        return self._opened[1]
+        # Threads read at the same time, and on for a moment when it is closed.
+        with self._opening:
+            if root is None or contents is None or self._is_closed:
+                raise Unavailable("the tree is here no more")
+            if self._opened is None or self._opened[0] != root:
+                self._leave()
+                self._opened = (root, SourceTree(root, lambda: contents))
+            return self._opened[1]
+
+    def _leave(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened[1].close()
