@@ -21,7 +21,7 @@ from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.threads import acquired, in_thread, while_wanted
 from worker.images import Images
 from worker.moving.arrivals import Arrivals
-from worker.moving.move import replicas_of
+from worker.moving.move import in_turn
 from worker.parts.errors import NotInParts
 from worker.parts.part import ImagePart
 from worker.store import Store, TreeView
@@ -177,13 +177,12 @@ class Inputs:
             come()
             told(progress)
 
-        replicas = replicas_of(order.replicas)
-        passing = replicas_of([order.passing]) if order.passing is not None else []
+        first, standby = in_turn(order.replicas, order.passing)
         return await self._plane.pull(
             TreeUpdate(filling.path, basis=basis, target=target),
-            passing or replicas,
+            first,
             tree=order.tree,
-            standby=replicas if passing else (),
+            standby=standby,
             progress=progress,
         )
 

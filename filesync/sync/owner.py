@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from filesync.disk.handles import shown
 from filesync.errors import UsageError
 from filesync.manifest import Manifest, Nodes
-from filesync.manifest.owner import owned_by, with_owner
+from filesync.manifest.owner import owned_by
 from filesync.sync.options import NewOwner, Options, OwnerNames
 
 MAX_NAME_CHARS: Final = 255
@@ -80,8 +80,4 @@ def as_known_here(options: Options) -> Options:
 
 def given_to(owner: NewOwner | None, manifest: Manifest, nodes: Nodes) -> Manifest:
     """Return ``manifest`` as if all of it belonged to ``owner``, as far as that says."""
-    if owner is None:
-        return manifest
-    if owner.uid is not None and owner.gid is not None:
-        return owned_by(manifest, nodes, owner.uid, owner.gid)
-    return with_owner(manifest, nodes, uid=owner.uid, gid=owner.gid)
+    return manifest if owner is None else owned_by(manifest, nodes, owner.uid, owner.gid)

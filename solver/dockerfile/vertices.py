@@ -11,6 +11,7 @@ from filesync.select import Pick, Selector
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.options import MAIN_CONTEXT, BaseImage
 from solver.graph import MAX_VERTICES, Graph, Vertex, reachable
+from solver.reads import MAX_PICKS
 from worker.wire.ops import (
     Copy,
     FileOp,
@@ -29,7 +30,6 @@ UNKNOWN_CHECKSUM: Final = f"sha256:{'0' * 64}"
 """Of a file from a URL that nobody has asked for yet."""
 UNKNOWN_COMMIT: Final = "0" * 40
 """Of a ref of a repository that nobody has asked for yet."""
-_MAX_PICKS: Final = 10_000
 _EVERYTHING: Final = Selector((Pick("/"),))
 
 
@@ -220,4 +220,4 @@ def _union(picks: tuple[Pick, ...]) -> Selector:
     everything = any(
         p.path.strip("/.") == "" and not p.exclude and not p.wildcard for p in picks
     )
-    return _EVERYTHING if everything or len(picks) > _MAX_PICKS else Selector(picks)
+    return _EVERYTHING if everything or len(picks) > MAX_PICKS else Selector(picks)

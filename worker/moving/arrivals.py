@@ -44,7 +44,7 @@ from worker.layers.rebuild import ContentGone
 from worker.layers.way import Way, is_worth_a_look, way_of
 from worker.moving.coming import ComingFile, ComingUpdate, Told
 from worker.moving.errors import CameOtherwise
-from worker.moving.move import Move, replicas_of
+from worker.moving.move import Move, in_turn, replicas_of
 from worker.moving.nearby import Nearby, find_nearby, wanted_of
 from worker.moving.passing import PassedFile, Passing
 from worker.moving.unpacking import (
@@ -309,16 +309,17 @@ class Arrivals:
         async with move.slots:
             basis = await in_thread(_arrived, staging, nodes)
             update = TreeUpdate(staging, basis=basis, target=target)
-            passing = move.passing if told else []
+            passing = move.passing if told else None
+            first, standby = in_turn(move.order.replicas, passing)
             stats = await self._plane.pull(
                 ComingUpdate(update, told) if told else update,
-                passing or move.replicas,
+                first,
                 tree=move.order.blobs,
-                standby=move.replicas if passing else (),
+                standby=standby,
                 progress=move.progress(),
             )
         move.add(stats)
-        if passing and stats.replicas[0].error:
+        if passing is not None and stats.replicas[0].error:
             move.uses_passing = False
 
     # --- what is decided by -------------------------------------------------------------------

@@ -37,16 +37,11 @@ class Move:
     _under_way: list[Progress] = field(default_factory=list)
 
     @property
-    def replicas(self) -> list[Replica]:
-        """Where the blobs are to be had."""
-        return replicas_of(self.order.replicas)
-
-    @property
-    def passing(self) -> list[Replica]:
-        """Who passes them on, as they come there: none or one."""
-        if isinstance(self.order, orders.FromLayers) and self.uses_passing:
-            return replicas_of([] if self.order.passing is None else [self.order.passing])
-        return []
+    def passing(self) -> orders.Replica | None:
+        """Who passes them on, as they come there."""
+        if isinstance(self.order, orders.PullBlobs) or not self.uses_passing:
+            return None
+        return self.order.passing
 
     def learn(self, store: Store) -> None:
         """Look up which blobs are on offer."""
@@ -93,6 +88,15 @@ class Move:
             self.on_progress(Progress(*map(sum, zip(*self._under_way, strict=True))))
 
         return tell
+
+
+def in_turn(
+    replicas: Sequence[orders.Replica], passing: orders.Replica | None
+) -> tuple[list[Replica], list[Replica]]:
+    """Return whom to ask first, and who stands by: where somebody passes it on, all who hold it."""
+    if passing is None:
+        return replicas_of(replicas), []
+    return replicas_of([passing]), replicas_of(replicas)
 
 
 def replicas_of(replicas: Sequence[orders.Replica]) -> list[Replica]:
