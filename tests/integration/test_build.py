@@ -114,6 +114,35 @@ def test_of_a_context_a_worker_gets_what_steps_read_that_are_not_cached(
     assert (out / "vendor/small").read_text() == "new"
 
 
+AFTER_ANOTHER = """\
+FROM scratch AS take
+COPY src /src
+FROM scratch AS make
+COPY --from=take /src /src
+COPY vendor /vendor
+"""
+
+
+def test_a_context_goes_first_to_the_worker_that_lacks_much_less_of_it(
+    cluster: Cluster, context: ContextMaker, tmp_path: Path
+) -> None:
+    large = random.Random(1).randbytes(20_000_000)
+    root = context(AFTER_ANOTHER, vendor__large=large, src__main="one")
+    cluster.build(root, "--place", "make=name=w1", "--place", "take=name=w1")
+    context(AFTER_ANOTHER, vendor__small="new", src__main="two")
+    out = tmp_path / "out"
+    built = cluster.build(root, *ON_TWO, "-o", f"type=local,dest={out}")
+    sent = built.step("load build context")
+    assert (sent["worker"], sent["inputs"][0]["from"]) == ("w1", ["client"])
+    assert sent["inputs"][0]["bytes_moved"] < 4_000
+    taken = built.step("COPY src")
+    assert (taken["worker"], taken["inputs"][-1]["from"]) == ("w2", ["w1"])
+    assert taken["inputs"][-1]["bytes_moved"] < 2_000
+    assert (out / "src/main").read_text() == "two"
+    assert (out / "vendor/small").read_text() == "new"
+    assert (out / "vendor/large").read_bytes() == large
+
+
 def test_the_manager_moves_no_file_data(cluster: Cluster, context: ContextMaker) -> None:
     rng = random.Random(1)
     root = context(SPREAD, big=rng.randbytes(8_000_000), small=rng.randbytes(100_000))

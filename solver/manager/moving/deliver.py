@@ -5,12 +5,14 @@ it again afterwards. The bytes go from worker to worker; only manifests pass thr
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from filesync.digest import Digest
+from filesync.errors import Unavailable
 from filesync.select import Selector
 from filesync.transfer.threads import in_thread
 from solver.errors import OrderFailed
@@ -24,7 +26,14 @@ from solver.manager.moving.offers import (
     open_subset,
     quietly,
 )
-from solver.manager.moving.reach import Part, by_client, by_paths, lacking_links, layer_bytes
+from solver.manager.moving.reach import (
+    Homes,
+    Part,
+    by_client,
+    by_paths,
+    lacking_links,
+    layer_bytes,
+)
 from solver.manager.shared import Client, Shared
 from solver.manager.workers import OnEvent, WorkerLink
 from solver.place import Reach
@@ -103,9 +112,9 @@ class _Source:
 class Delivery:
     """Brings inputs to workers for one build, and holds the sources that this made.
 
-    What is needed of a client's tree (a context) becomes a source on the first worker that
-    needs it and stays there until the build ends, so that the client sends it once. So does what
-    the build reads of an image, so that it is read once.
+    What is needed of a client's tree (a context) becomes a source on one worker, its home, and
+    stays there until the build ends, so that the client sends it once. So does what the build
+    reads of an image, so that it is read once.
     """
 
     def __init__(self, shared: Shared, graph: Graph, client: Client) -> None:
@@ -169,7 +178,7 @@ class Delivery:
     async def send_contexts(
         self, consumer: int, parts: Sequence[Part], worker: WorkerLink
     ) -> None:
-        """Have the client's trees among ``parts`` on some worker; on ``worker`` if on none yet."""
+        """Have the client's trees among ``parts``, which a step on ``worker`` reads, on some worker."""
         for part in parts:
             if part.ref is None:
                 await self._sent(consumer, part, worker)
@@ -194,12 +203,16 @@ class Delivery:
         return await self._bring_paths(consumer, index, held, reach, worker, errands)
 
     async def _sent(self, consumer: int, part: Part, worker: WorkerLink) -> Digest:
-        """Return a source with what ``consumer`` reads, on ``worker`` if it is the first."""
+        """Return a source with what ``consumer`` reads, made where ``worker`` is served best."""
         async with self._locks.setdefault(part.position, asyncio.Lock()):
             ref = self.source_of(part.position, consumer)
-            if ref is None:
-                ref = await self._fill_source(part, worker)
-            return ref
+            if ref is not None:
+                return ref
+            home = Homes(part, self._shared.cluster).home(worker)
+            if home is not worker:
+                with contextlib.suppress(OrderFailed, Unavailable):
+                    return await self._fill_source(part, home)
+            return await self._fill_source(part, worker)
 
     async def _fill_source(self, part: Part, worker: WorkerLink) -> Digest:
         """Run a local op: sync what is needed of a client's tree to ``worker``; return the source."""

@@ -27,6 +27,8 @@ SPARED_BYTES: Final = 16 << 20
 SPARED_TIMES: Final = 4
 """A client's tree goes whole where that is less than this and so many times what is needed: the next
 build finds it there."""
+DETOUR_BYTES: Final = 1 << 20
+"""What has to be spared where a client's tree goes to another worker than the step's first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +85,56 @@ def needed_of(graph: Graph, part: Part, some: Iterable[Read]) -> Needed | None:
 
 def reaches(part: Part, cluster: Cluster, records: Records) -> Mapping[str, Reach]:
     """Return the best way for ``part`` to reach each worker, by the worker's name."""
-    holders = {w.name for w in cluster.holders(part.ref)} if part.ref is not None else set()
+    if part.ref is None:
+        homes = Homes(part, cluster)
+        return {worker.name: homes.reach(worker) for worker in cluster}
+    holders = {worker.name for worker in cluster.holders(part.ref)}
     found: dict[str, Reach] = {}
     for worker in cluster:
         if worker.name in holders:
             found[worker.name] = Reach(Mode.LOCAL)
-        elif part.ref is None:
-            # The first worker that needs a client's tree gets all that is still to be read of
-            # it, so that the client sends it once; others then take their part from there.
-            found[worker.name] = by_client(worker, part)[1]
         elif part.partial:
             found[worker.name] = by_paths(worker, part.read)
         else:
             lacking = lacking_links(worker, records.chain(part.ref))
             found[worker.name] = Reach(Mode.LAYERS, sum(map(layer_bytes, lacking)))
     return found
+
+
+class Homes:
+    """Where a client's tree goes first, when a step on a worker needs it.
+
+    Its home gets all that is still to be read of it, so that the client sends it once; others
+    then take their part from there. The step's own worker is the home, unless another lacks so
+    much less of the tree that it saves bytes to go that way.
+    """
+
+    def __init__(self, part: Part, cluster: Iterable[WorkerLink]) -> None:
+        self._part = part
+        ways = [(worker, by_client(worker, part)[1]) for worker in cluster]
+        self._straight = {worker.name: reach for worker, reach in ways}
+        self._nearest = min(ways, key=lambda way: way[1].bytes_to_move, default=None)
+
+    def home(self, worker: WorkerLink) -> WorkerLink:
+        """Return where the tree goes for a step on ``worker``."""
+        return self._way(worker)[0]
+
+    def reach(self, worker: WorkerLink) -> Reach:
+        """Return how it gets to ``worker``, with all that moves on the way."""
+        return self._way(worker)[1]
+
+    def _way(self, worker: WorkerLink) -> tuple[WorkerLink, Reach]:
+        straight = self._straight.get(worker.name)
+        if straight is None or self._nearest is None:
+            return worker, by_client(worker, self._part)[1]  # it has left
+        nearest, first = self._nearest
+        spared = straight.bytes_to_move - first.bytes_to_move - DETOUR_BYTES
+        if spared <= 0:
+            return worker, straight
+        on = by_paths(worker, self._part.read)
+        if on.bytes_to_move >= spared:
+            return worker, straight
+        return nearest, Reach(Mode.PATHS, first.bytes_to_move + on.bytes_to_move, on.basis)
 
 
 def by_client(worker: WorkerLink, part: Part) -> tuple[Needed | None, Reach]:
