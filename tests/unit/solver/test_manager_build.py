@@ -11,7 +11,7 @@ from solver.manager import build as build_module
 from solver.manager.moving import deliver, offers, reach
 from solver.manager.moving.offers import MAX_HOLDERS
 from solver.wire import StepDone, StepStarted
-from tests.unit.solver.fakes import FakeWorker, World, plant
+from tests.unit.solver.fakes import FakeClient, FakeWorker, World, plant
 from worker.wire import orders
 from worker.wire.ops import LocalOp
 from worker.wire.orders import Failed, FromLayers, FromLocal, FromPaths, Mode
@@ -591,6 +591,48 @@ async def test_what_a_step_reads_that_turns_out_to_be_unknown_is_sent_as_well(
     assert first is not None
     assert [pick.path for pick in first.picks] == ["/src"]
     assert second is None, "it is most of it"
+    world.check_idle()
+
+
+async def read_by_b_while_a_has_most_of_it(world: World, client: FakeClient) -> None:
+    """Build what reads a little of a context on b, of which a has the rest from before."""
+    before = plant(world.nodes, {"vendor": "much " * 100})
+    world.worker("a").link.sources["idle"] = before.tree
+    world.worker("b")
+    recipe = world.recipe()
+    context = recipe.local({"vendor": "much " * 100, "src": "new"})
+    src = recipe.run("src", reads={context: "/src"}, needs=(("name", "b"),))
+    recipe.run("all", reads={src: "/", context: "/"}, needs=(("name", "a"),))
+    await world.build(recipe.graph(), client)
+
+
+async def test_context_goes_first_to_the_worker_that_lacks_much_less_of_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "DETOUR_BYTES", 0)
+    client = world.client()
+    await read_by_b_while_a_has_most_of_it(world, client)
+    assert [address for _, address in client.served] == ["tcp://a"]
+    (src,) = [one for one in client.done().values() if one.worker == "b"]
+    assert src.inputs[0].mode == Mode.PATHS
+
+
+async def test_context_goes_to_the_worker_that_reads_it_where_a_detour_spares_little(
+    world: World,
+) -> None:
+    client = world.client()
+    await read_by_b_while_a_has_most_of_it(world, client)
+    assert [address for _, address in client.served] == ["tcp://b"]
+
+
+async def test_context_goes_to_the_worker_that_reads_it_where_the_other_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "DETOUR_BYTES", 0)
+    world.fails["context"] = [Failed("store", "no space left")]
+    client = world.client()
+    await read_by_b_while_a_has_most_of_it(world, client)
+    assert [address for _, address in client.served] == ["tcp://a", "tcp://b"]
     world.check_idle()
 
 
