@@ -351,8 +351,9 @@ class Service:
             source = PassedBlobs(passing, self.store.blobs, tree)
             stack.enter_context(self.store.blobs.holding(source.digests))
         else:
-            source = PassedTree(passing, tree)
-            stack.enter_context(passing.asked_for(tree.tree))
+            within = body.within or tree.tree
+            source = PassedTree(passing, tree, within)
+            stack.enter_context(passing.asked_for(within))
         token = secrets.token_bytes(16)
         offer = self.plane.offer_coming(tree.tree, source, source.come, token)
         self._open[token] = Open((offer,), stack)

@@ -25,10 +25,12 @@ from solver.keys import content_key, definition_keys, part_read
 from solver.manager.caches.importing import CachedResult, Caches, missed
 from solver.manager.cluster import Cluster
 from solver.manager.deciding import Deciding
-from solver.manager.moving.deliver import Brought, Delivery, from_registry, from_url
+from solver.manager.moving.brought import Brought, from_registry, from_url
+from solver.manager.moving.deliver import Delivery
 from solver.manager.moving.offers import REF_MISSING, Errands, quietly, run_errands
 from solver.manager.moving.reach import Part, needed_of, reaches
-from solver.manager.shared import Client, Shared, Solved
+from solver.manager.moving.sources import Sources
+from solver.manager.shared import Client, Shared, Solved, forwarding
 from solver.manager.workers import WorkerLink
 from solver.place import Placement, explain, place
 from solver.wire import Explained, StartBuild, StepDone, StepStarted, Warned
@@ -63,7 +65,8 @@ class Build:
         self._keys = definition_keys(request.graph)
         self._solving: dict[int, asyncio.Task[Solved]] = {}
         self._group = asyncio.TaskGroup()
-        self._delivery = Delivery(shared, request.graph, client)
+        self._sources = Sources(shared, request.graph, client)
+        self._delivery = Delivery(shared, request.graph, self._sources)
         self._image_parts = image_parts(request.graph)
         self._deciding = Deciding(request.graph, self._solving)
         self.caches = Caches(shared, client, request.caches, request.graph, request.credentials)
@@ -105,7 +108,7 @@ class Build:
 
     async def release(self) -> None:
         """Let the workers collect this build's sources and what it held. Idempotent."""
-        await self._delivery.release()
+        await self._sources.release()
         held = self._shared.leases.release(self._holder)
         # After the sources: what they were for is worth more than they are.
         for worker in self._shared.cluster:
@@ -220,7 +223,7 @@ class Build:
                 continue
             worker.running += 1
             try:
-                forward = self._delivery.forward(position, worker)
+                forward = forwarding(self._client, position, worker)
                 ran, brought = await self.caches.bring(found, worker, keys, forward)
             except FilesyncError as exc:
                 missed(found, exc)
@@ -308,7 +311,7 @@ class Build:
             agents = agents_for(vertex.op, self._request.agents)
             inputs = tuple(b.order for b in brought)
             run = orders.Run(vertex.op, inputs, keys, vertex.name, shown, agents)
-            ran = await worker.call(run, self._delivery.forward(position, worker))
+            ran = await worker.call(run, forwarding(self._client, position, worker))
             seconds = time.monotonic() - began
         except OrderFailed as exc:
             if exc.worker == worker.name:
@@ -354,7 +357,7 @@ class Build:
         """Return ``part`` with the source that a client's tree has got meanwhile, or is to get."""
         if part.ref is not None:
             return part
-        source = self._delivery.source_of(part.position, position)
+        source = self._sources.find(part.position, position)
         if source is None:
             still = await self._deciding.still_read(part.position)
             return replace(part, needed=await in_thread(needed_of, self._graph, part, still))
@@ -391,7 +394,7 @@ class Build:
         """Note a new result and what came to the worker on the way."""
         shared = self._shared
         if ran.ref.source:
-            self._delivery.hold(position, worker, ran.ref)
+            self._sources.hold(position, worker, ran.ref)
             return
         for info in (*ran.pulled, ran.ref):
             shared.records.add(info)

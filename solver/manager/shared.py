@@ -11,8 +11,9 @@ from solver.manager.cluster import Cluster
 from solver.manager.leases import Leases
 from solver.manager.moving.passers import Passers
 from solver.manager.records import Records
-from solver.manager.workers import WorkerLink
-from solver.wire import Event, Warned
+from solver.manager.workers import OnEvent, WorkerLink
+from solver.wire import Event, StepOutput, StepProgress, Warned
+from worker.wire import orders
 from worker.wire.agents import AgentAsked
 
 
@@ -74,3 +75,18 @@ class Client(Protocol):
 
     def ask_agent(self, worker: WorkerLink, asked: AgentAsked) -> None:
         """Have an SSH agent of the client's asked; the worker is told the answer."""
+
+
+def forwarding(client: Client, position: int, worker: WorkerLink) -> OnEvent:
+    """Return what passes on to a client what a step of its build has to say on ``worker``."""
+
+    def forward(message: orders.Event) -> None:
+        match message:
+            case orders.Output(_, stream, data):
+                client.tell(StepOutput(position, stream, data))
+            case orders.Progress(_, index, done, total):
+                client.tell(StepProgress(position, index, done, total))
+            case AgentAsked():
+                client.ask_agent(worker, message)
+
+    return forward

@@ -146,6 +146,45 @@ async def test_a_row_of_workers_takes_a_subset_from_its_holder_once(tmp_path: Pa
         assert rig.giver.plane.counters.data_out < 1.1 * sum(map(len, small.values()))
 
 
+@pytest.mark.usefixtures("patient")
+async def test_part_of_what_comes_to_a_worker_is_passed_on_from_there(tmp_path: Path) -> None:
+    async with rigged(tmp_path, BIG) as rig:
+        small = {f"d{n % 9}/f{n}": random.Random(n).randbytes(10_000) for n in range(900)}
+        info = rig.giver.commit(small | {"other/large": BIG})
+        nodes = LayeredNodes(MemoryNodes(), rig.giver.store.nodes)
+        whole = Manifest(info.tree, nodes)
+        subset = select(whole, Selector((Pick("/d*", wildcard=True),)), nodes)
+        first, second = rig.takers
+        for taker, trees in ((first, (whole, subset)), (second, (subset,))):
+            for tree in trees:
+                for pack in pack_nodes(missing_nodes(nodes, tree.tree, lambda _: False)):
+                    accept_pack(taker.store.nodes, pack)
+        asked = orders.PassOn(subset.tree, are_blobs=False, within=whole.tree)
+        opened = await first.service.perform(1, asked, lambda _: None)
+        offered = await rig.giver.service.perform(1, orders.Offer(info.ref), lambda _: None)
+        assert isinstance(opened, Offered), opened
+        assert isinstance(offered, Offered), offered
+
+        def taking(tree: Manifest, giver: Side, token: bytes) -> orders.Run:
+            replica = Replica("giver", giver.plane.address, token)
+            order = orders.FromPaths(tree.tree, (replica,))
+            return orders.Run(LocalOp("taken", tree.content, tree.tree), (order,))
+
+        run = taking(subset, first, opened.token)
+        behind = asyncio.create_task(second.service.perform(2, run, lambda _: None))
+        await asyncio.sleep(0.1)
+        run = taking(whole, rig.giver, offered.token)
+        ahead = await first.service.perform(2, run, lambda _: None)
+        assert isinstance(ahead, orders.Ran), ahead
+        ran = await behind
+        assert isinstance(ran, orders.Ran), ran
+        with second.store.view(ran.ref.ref) as view:
+            read = {name: (view.root / name).read_bytes() for name in small}
+            assert [path.name for path in view.root.iterdir() if path.name == "other"] == []
+        assert read == small
+        assert first.plane.counters.data_out < 1.1 * sum(map(len, small.values()))
+
+
 async def test_who_takes_from_one_that_has_it_all_needs_nobody_else(tmp_path: Path) -> None:
     async with rigged(tmp_path, BIG) as rig:
         first, second = rig.takers

@@ -12,6 +12,7 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.scanning.scan import scan
 from filesync.errors import Unavailable
 from filesync.manifest import Manifest, MemoryNodes
+from filesync.select import Pick, Selector, select
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.wire import Level
 from worker.moving.passedtree import PassedTree
@@ -37,7 +38,7 @@ class Rig:
         self.passing = Passing(begin_s=begin_s)
         self.asked_for = self.passing.asked_for(self.tree.tree)
         self.asked_for.__enter__()
-        self.source = PassedTree(self.passing, self.tree)
+        self.source = PassedTree(self.passing, self.tree, self.tree.tree)
         self.source.load()
 
     def put(self, name: str, data: bytes | None = None) -> None:
@@ -136,10 +137,44 @@ async def test_who_is_behind_gets_what_has_come_before(rig: Rig) -> None:
     assert await rig.asked("a") == FILES["a"]
 
 
-async def test_nobody_is_told_where_a_tree_is_that_nobody_asked_for(rig: Rig) -> None:
+async def test_a_tree_can_be_asked_for_once_it_has_begun_to_come(rig: Rig) -> None:
     rig.asked_for.__exit__(None, None, None)
     with rig.passing.coming_tree(rig.tree.tree, rig.here):
-        assert rig.passing.directory_of(rig.tree.tree) is None
+        rig.put("a")
+        with rig.passing.asked_for(rig.tree.tree):
+            assert await rig.asked("a") == FILES["a"]
+
+
+async def test_a_tree_is_passed_on_until_the_last_who_asked_for_it_needs_it_no_more(
+    rig: Rig,
+) -> None:
+    with rig.passing.asked_for(rig.tree.tree):
+        with rig.passing.coming_tree(rig.tree.tree, rig.here):
+            rig.put("a")
+        rig.asked_for.__exit__(None, None, None)
+        assert await rig.asked("a") == FILES["a"]
+    assert rig.passing.directory_of(rig.tree.tree) is None
+
+
+async def test_a_part_of_a_tree_is_given_as_the_whole_comes(rig: Rig) -> None:
+    nodes = MemoryNodes()
+    whole = Manifest(scan(rig.there, nodes).tree, nodes)
+    part = select(whole, Selector((Pick("/d"),)), nodes)
+    source = PassedTree(rig.passing, part, whole.tree)
+    source.load()
+    ranges = [(digest_of(FILES["d/b"]), 0, len(FILES["d/b"]))]
+    coming = asyncio.create_task(source.come(ranges))
+    with rig.passing.coming_tree(whole.tree, rig.here) as come:
+        rig.put("a")
+        come()
+        await asyncio.sleep(0.02)
+        assert not coming.done()
+        rig.put("d/b")
+        come()
+        await coming
+        assert source.read(ranges) == FILES["d/b"]
+        with pytest.raises(NotOffered):
+            await source.come([(digest_of(FILES["a"]), 0, 1)])
 
 
 async def test_a_tree_that_comes_anew_is_read_where_it_comes_to_now(rig: Rig) -> None:

@@ -22,9 +22,11 @@ class PassedTree:
     What it says of a file is for whoever takes it to prove: another may stand there by now.
     """
 
-    def __init__(self, passing: Passing, tree: Manifest) -> None:
+    def __init__(self, passing: Passing, tree: Manifest, within: Digest) -> None:
+        """``within`` is the tree that comes, and has this one at the same paths: it, or more."""
         self._passing = passing
         self._tree = tree
+        self._within = within
         self._contents: Contents | None = None
         self._opening = threading.Lock()
         self._opened: tuple[Path, SourceTree] | None = None
@@ -38,7 +40,7 @@ class PassedTree:
             Unavailable: the tree is not on its way here.
         """
         for content, _, _ in ranges:
-            await self._passing.until(partial(self._is_whole, content), self._tree.tree)
+            await self._passing.until(partial(self._is_whole, content), self._within)
 
     def load(self) -> None:
         """List what there is in the tree."""
@@ -75,7 +77,7 @@ class PassedTree:
         place = self._contents.find(content)
         if place is None:
             raise NotOffered(f"content {short(content)} is not in the tree on offer")
-        root = self._passing.directory_of(self._tree.tree)
+        root = self._passing.directory_of(self._within)
         if root is None:
             return False
         path = os.path.join(os.fsencode(root), place.directory, place.file.name)
@@ -88,7 +90,7 @@ class PassedTree:
         return here == (place.file.size, place.file.mtime_ns)
 
     def _source(self) -> SourceTree:
-        root = self._passing.directory_of(self._tree.tree)
+        root = self._passing.directory_of(self._within)
         contents = self._contents
         # Threads read at the same time, and on for a moment when it is closed.
         with self._opening:

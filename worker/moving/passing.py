@@ -66,13 +66,22 @@ class PassedFile:
             self._fd = -1
 
 
+class _Tree:
+    """Where a tree is, or comes to, as long as any block is about it."""
+
+    def __init__(self) -> None:
+        self.directory: Path | None = None
+        self.blocks = 0
+
+
 class Passing:
     """What is on its way here, and who waits for it. For one event loop."""
 
     def __init__(self, *, begin_s: float = BEGIN_S) -> None:
         self._begin_s = begin_s
         self._files: dict[Digest, PassedFile] = {}
-        self._trees: dict[Digest, Path | None] = {}
+        self._trees: dict[Digest, _Tree] = {}
+        self._counting = threading.Lock()
         self._waiting: set[asyncio.Future[None]] = set()
 
     @contextmanager
@@ -95,12 +104,9 @@ class Passing:
 
     @contextmanager
     def asked_for(self, tree: Digest) -> Iterator[None]:
-        """Pass a tree on while the block runs, from where it comes to meanwhile."""
-        self._trees.setdefault(tree, None)
-        try:
+        """Pass a tree on while the block runs, from where it comes to, or has come to meanwhile."""
+        with self._about(tree):
             yield
-        finally:
-            self._trees.pop(tree, None)
 
     @contextmanager
     def coming_tree(self, tree: Digest, directory: Path) -> Iterator[Callable[[], None]]:
@@ -109,18 +115,30 @@ class Passing:
         Unless that fails it is read there after the block, too: whoever takes it may be behind.
         What has become of the directory by then is seen by what is read.
         """
-        self._set_directory(tree, directory)
-        try:
-            yield self._wake
-        except BaseException:
-            if self._trees.get(tree) == directory:  # it may come twice at once
-                self._set_directory(tree, None)
-            raise
-
-    def _set_directory(self, tree: Digest, directory: Path | None) -> None:
-        if tree in self._trees:
-            self._trees[tree] = directory
+        with self._about(tree) as found:
+            found.directory = directory
             self._wake()
+            try:
+                yield self._wake
+            except BaseException:
+                if found.directory == directory:  # it may come twice at once
+                    found.directory = None
+                    self._wake()
+                raise
+
+    @contextmanager
+    def _about(self, tree: Digest) -> Iterator[_Tree]:
+        # A thread may end what the loop began.
+        with self._counting:
+            found = self._trees.setdefault(tree, _Tree())
+            found.blocks += 1
+        try:
+            yield found
+        finally:
+            with self._counting:
+                found.blocks -= 1
+                if not found.blocks:
+                    del self._trees[tree]
 
     def find(self, content: Digest) -> PassedFile | None:
         """Return a content that is on its way here. For any thread."""
@@ -128,7 +146,8 @@ class Passing:
 
     def directory_of(self, tree: Digest) -> Path | None:
         """Return where a tree is, or comes to. For any thread."""
-        return self._trees.get(tree)
+        found = self._trees.get(tree)
+        return None if found is None else found.directory
 
     async def until(self, is_here: Callable[[], bool], what: Digest) -> None:
         """Wait until as much of a content, or of a tree, as is asked for ``is_here``.
@@ -145,7 +164,7 @@ class Passing:
             try:
                 if is_here():
                     return
-                is_coming = what in self._files or self._trees.get(what) is not None
+                is_coming = what in self._files or self.directory_of(what) is not None
                 async with asyncio.timeout_at(None if is_coming else begin_by_s):
                     await change
             except TimeoutError as exc:

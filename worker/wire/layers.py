@@ -112,10 +112,12 @@ class PassOn(_Message, frozen=True, tag="pass-on"):
 
     Attributes:
         are_blobs: its files come to be blobs, as those of ``FromLayers``; else it comes as a tree.
+        within: the tree that comes here and has it, at the same paths; None where it comes alone.
     """
 
     tree: WireDigest
     are_blobs: bool
+    within: WireDigest | None = None
 
 
 class PullBlobs(_Message, frozen=True, tag="pull-blobs"):

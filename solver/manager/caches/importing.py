@@ -21,7 +21,7 @@ from solver.caches.merge import in_image
 from solver.errors import OrderFailed
 from solver.graph import Graph
 from solver.manager.images import ask_any
-from solver.manager.moving.deliver import Brought
+from solver.manager.moving.brought import Brought
 from solver.manager.moving.reach import by_paths
 from solver.manager.shared import Client, Shared
 from solver.manager.workers import WorkerLink

@@ -8,7 +8,7 @@ from filesync.manifest import Manifest
 from solver.errors import NoWorker, StepFailed
 from solver.graph import Graph
 from solver.manager import build as build_module
-from solver.manager.moving import deliver, offers, reach
+from solver.manager.moving import deliver, offers, reach, sources
 from solver.manager.moving.offers import MAX_HOLDERS
 from solver.wire import StepDone, StepStarted
 from tests.unit.solver.fakes import FakeClient, FakeWorker, World, plant
@@ -634,6 +634,128 @@ async def test_context_goes_to_the_worker_that_reads_it_where_the_other_fails(
     await read_by_b_while_a_has_most_of_it(world, client)
     assert [address for _, address in client.served] == ["tcp://a", "tcp://b"]
     world.check_idle()
+
+
+class Sending:
+    """A context on its way to the first of some workers, whose steps all read of it."""
+
+    def __init__(self, world: World, read: str = "/", names: str = "abc") -> None:
+        self.world = world
+        self.workers = {name: world.worker(name) for name in names}
+        recipe = world.recipe()
+        context = recipe.local({"much/of": "it " * 100, "little": "of it"})
+        self.steps = {name: f"take {name}" for name in names}
+        taken = [
+            recipe.run(step, reads={context: read}, needs=(("name", name),))
+            for name, step in self.steps.items()
+        ]
+        recipe.run("last", reads=dict.fromkeys(taken, "/"), needs=(("name", names[0]),))
+        self.graph = recipe.graph()
+        world.hold("context", *self.steps.values())
+        self.client = world.client()
+
+    async def begin(self) -> FakeWorker:
+        """Begin to build; return the worker that the context is sent to now."""
+        self.building = asyncio.create_task(self.world.build(self.graph, self.client))
+        return await self.world.wait_for("context")
+
+    async def order(self, name: str) -> FromPaths:
+        """Return how the context is to come to a worker's step, which has begun."""
+        await self.world.wait_for(self.steps[name])
+        (order,) = runs(self.workers[name])[-1].inputs
+        assert isinstance(order, FromPaths)
+        return order
+
+    async def end(self, *, is_sent: bool = False) -> None:
+        self.world.let_go(*([] if is_sent else ["context"]), *self.steps.values())
+        await self.building
+        self.world.check_idle()
+        assert not any(worker.tokens for worker in self.workers.values()), "all is closed"
+
+
+@pytest.fixture
+def passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have few bytes be worth to be passed on."""
+    monkeypatch.setattr(sources, "PASSED_BYTES", 1)
+
+
+@pytest.mark.usefixtures("passed_on")
+@pytest.mark.parametrize("read", ["/", "/much"])
+async def test_a_large_context_is_passed_on_by_its_home_while_it_is_sent_there(
+    world: World, read: str
+) -> None:
+    sending = Sending(world, read)
+    home = (await sending.begin()).link.name
+    second, third = [await sending.order(name) for name in sorted({*"abc"} - {home})]
+    assert [one.worker for one in second.replicas + third.replicas] == [home, home]
+    assert second.tree == third.tree
+    passing = [one.passing and one.passing.worker for one in (second, third)]
+    assert passing.count(None) == 1, "only the first of the row takes it from there"
+    (sent,) = [run for run in runs(sending.workers[home]) if run.name == "context"]
+    (order,) = sent.inputs
+    assert isinstance(order, FromPaths)
+    asked = [one for one in sending.workers[home].orders if isinstance(one, orders.PassOn)]
+    assert {(one.tree, one.within) for one in asked} == {(second.tree, order.tree)}
+    await sending.end()
+    assert len(sending.client.served) == 1
+
+
+@pytest.mark.usefixtures("passed_on")
+async def test_who_is_let_down_by_the_home_of_a_context_waits_until_it_is_sent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "PAUSES_S", (0.0, 0.0))
+    sending = Sending(world, names="ab")
+    home = (await sending.begin()).link.name
+    (other,) = {*"ab"} - {home}
+    await sending.order(other)
+    world.fails[sending.steps[other]] = [Failed("unavailable", "gone")]
+    world.let_go(sending.steps[other])
+    await asyncio.sleep(0.01)
+    assert len(runs(sending.workers[other])) == 1
+    await sending.end()
+    assert len(runs(sending.workers[other])) == 2
+    assert len(sending.client.served) == 1
+
+
+@pytest.mark.usefixtures("passed_on")
+async def test_a_context_that_its_home_does_not_pass_on_is_waited_for(world: World) -> None:
+    sending = Sending(world)
+    for worker in sending.workers.values():
+        worker.passes_on = False
+    home = (await sending.begin()).link.name
+    await asyncio.sleep(0.01)
+    assert "PassOn" in kinds(sending.workers[home])
+    assert not any(runs(sending.workers[name]) for name in {*"abc"} - {home})
+    world.let_go("context")
+    for name in {*"abc"} - {home}:
+        (replica,) = (await sending.order(name)).replicas
+        assert replica.worker == home
+    await sending.end(is_sent=True)
+
+
+@pytest.mark.usefixtures("passed_on")
+async def test_who_has_old_files_of_a_context_waits_until_it_is_sent(world: World) -> None:
+    sending = Sending(world, names="ab")
+    old = plant(world.nodes, {"much/of": "it " * 99, "little": "of it"})
+    for worker in sending.workers.values():
+        worker.link.sources["old"] = old.tree
+    home = (await sending.begin()).link.name
+    (other,) = {*"ab"} - {home}
+    await asyncio.sleep(0.01)
+    assert not runs(sending.workers[other])
+    world.let_go("context")
+    assert (await sending.order(other)).basis == "old"
+    await sending.end(is_sent=True)
+
+
+async def test_a_small_context_is_waited_for(world: World) -> None:
+    sending = Sending(world, names="ab")
+    home = (await sending.begin()).link.name
+    await asyncio.sleep(0.01)
+    (other,) = {*"ab"} - {home}
+    assert not runs(sending.workers[other])
+    await sending.end()
 
 
 async def test_context_read_whole_has_no_layers_and_is_not_looked_for_there(
