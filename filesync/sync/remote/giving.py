@@ -6,6 +6,7 @@ when it is needed.
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -15,20 +16,19 @@ from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
 from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
-from filesync.sync.filter import Filter
-from filesync.sync.options import NewOwner, OnProgress, Options
+from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask, tell, with_more
 from filesync.sync.remote.growing import GrowingScan
+from filesync.sync.remote.sourcetrees import SourceTrees
 from filesync.sync.saying.stats import SyncStats
-from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
+from filesync.sync.shadow import shadowing, stands_alone
 from filesync.sync.source import Sources
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.send.offer import TOKEN_BYTES, Offer
-from filesync.transfer.send.recent import RECENT_BYTES
 from filesync.transfer.stats import Progress
 from filesync.transfer.threads import in_thread
 
@@ -55,48 +55,25 @@ class Giving:
         self.stats = SyncStats()
         self.stats.note_unreadable(sources.missing)
         self._sources = sources.found
-        self._missing = sources.missing
         self._parts = [source.part for source in sources.found]
         self._is_directory = sources.are_several
         self._options = options
         self._progress = progress
         self._nodes = MemoryNodes()
-        self._owner: wire.Owner | None = None
-        self._owned: dict[int, Manifest] = {}
-        self._scans: dict[int, GrowingScan] = {}
+        self._trees = SourceTrees(sources, options, self._nodes)
         self._given: dict[bytes, Manifest] = {}
         self._growing: dict[bytes, GrowingScan] = {}
         self._is_asked = asyncio.Event()
         self._planned = Planned(self._nodes)
 
-    # --- scans --------------------------------------------------------------------------------
-
     def begin(self) -> None:
         """Start to scan what is given first, while there is no connection yet."""
         if self._sources:
-            self._scan(len(self._sources) - 1)
+            self._trees.scan(len(self._sources) - 1)
 
     async def stop(self) -> None:
         """Let no scan go on; whoever closes the sources must wait for this."""
-        tasks = [scan.task for scan in self._scans.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _scan(self, at: int) -> GrowingScan:
-        if at not in self._scans:
-            self._scans[at] = GrowingScan(
-                self._sources[at].place,
-                self._nodes,
-                filter=self._filter(at),
-                caches=self._options.used_caches,
-                dry_run=self._options.dry_run,
-                recent_bytes=RECENT_BYTES // len(self._sources),
-            )
-        return self._scans[at]
-
-    def _filter(self, at: int) -> Filter:
-        return Filter(self._options.rules, root=self._parts[at].prefix)
+        await self._trees.stop()
 
     # --- what the server asks for -------------------------------------------------------------
 
@@ -154,7 +131,7 @@ class Giving:
 
     async def _give(self, peer: Peer, path: bytes, at: int) -> None:
         part, options, names = self._parts[at], self._options, self._options.owner
-        self._scan(at)
+        self._trees.scan(at)
         request = wire.Prepare(
             path,
             tuple(sorted(part.names or ())),
@@ -163,7 +140,7 @@ class Giving:
             dry_run=options.dry_run,
             rules=() if options.delete else options.rules,
             checksum=options.checksum,
-            is_bare=self._sources[at].place.is_bare(self._filter(at)),
+            is_bare=self._sources[at].place.is_bare(self._trees.filter(at)),
             delete=options.delete,
             scan=True,
             goes_on=True,
@@ -178,7 +155,7 @@ class Giving:
             self.stats.note_refused({part.inside: prepared.refused})
             await self._give_nothing(at)
             return
-        self._owner = prepared.owner
+        self._trees.owner = prepared.owner
         try:
             await self._fill(peer, path, at, prepared)
         except FilesyncError:
@@ -188,11 +165,12 @@ class Giving:
             raise
 
     async def _give_nothing(self, at: int) -> None:
-        self._scan(at).tree.close()
-        self._note_source(at, await self._scan(at).task)
+        scan = self._trees.scan(at)
+        scan.tree.close()
+        self._note_source(at, await scan.task)
 
     async def _fill(self, peer: Peer, path: bytes, at: int, prepared: wire.Prepared) -> None:
-        options, scan = self._options, self._scan(at)
+        options, scan = self._options, self._trees.scan(at)
         is_alone = stands_alone(self._parts, at, delete=options.delete)
         if options.owner is not None and prepared.new_owner is None:
             raise UsageError(
@@ -206,8 +184,8 @@ class Giving:
         if there is None:
             there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
         self._note_source(at, await scan.task)
-        top = await self._coming(at, prepared)
-        removal = await self._removal(at, top)
+        top = await self._trees.coming(at, prepared.new_owner)
+        removal = await self._trees.removal(at, top)
         if there.unreadable:
             top, removal = await self._around(at, there, top, removal)
         if options.choice and there.tree != top.tree:
@@ -224,12 +202,6 @@ class Giving:
             await tell(peer.channel, wire.Drop(prepared.token))
         else:
             await self._send(peer, at, prepared.token, there.tree, top, removal)
-
-    async def _removal(self, at: int, given: Manifest) -> Removal | None:
-        if not await self._deletes():
-            return None
-        tops = await self._shadowing(at)
-        return removal_of(self._parts, at, given, tops, self._options.kept, self._nodes)
 
     async def _around(
         self, at: int, there: wire.Scanned, top: Manifest, removal: Removal | None
@@ -284,7 +256,6 @@ class Giving:
         from filesync.sync.remote.nodes import fetch_nodes
         from filesync.sync.remote.unseen import UnseenThere
         from filesync.sync.saying.noting import note_plan
-        from filesync.sync.unwritable import around
 
         await fetch_nodes(peer.channel, prepared.token, tree, self._nodes, basis=top.tree)
         part, options = self._parts[at], self._options
@@ -292,24 +263,19 @@ class Giving:
         if prepared.rename is not None:
             names = frozenset((prepared.rename,))
         there = self._planned.basis(part, Manifest(tree, self._nodes))
-        basis = await in_thread(as_owned, there, top, self._owner, self._nodes)
+        basis = await in_thread(as_owned, there, top, self._trees.owner, self._nodes)
         unseen = UnseenThere(peer.channel, prepared.token, unseen_filter(part, options))
-        while True:
-            plan = await in_thread(
-                make_plan,
-                basis,
-                top,
-                self._nodes,
-                names=names,
-                rename=prepared.rename,
-                removal=removal,
-                unseen=unseen,
-            )
-            if await unseen.ask():
-                continue
-            plan, unwritable = await in_thread(around, plan, self._nodes, unseen.why_unwritable)
-            if not await unseen.ask():
-                break
+        make = partial(
+            make_plan,
+            basis,
+            top,
+            self._nodes,
+            names=names,
+            rename=prepared.rename,
+            removal=removal,
+            unseen=unseen,
+        )
+        plan, unwritable = await unseen.plan(make, self._nodes)
         if options.dry_run:  # otherwise the server says it, when it is done
             self.stats.note_left_out(plan.left_out, prefix=part.prefix)
             self.stats.note_unwritable(unwritable, prefix=part.prefix)
@@ -328,43 +294,9 @@ class Giving:
         if options.dry_run:
             self._planned.note(part, plan)
 
-    async def _top(self, at: int) -> Manifest:
-        """Return the tree of a source, as it can be kept there."""
-        if at not in self._owned:
-            found = await self._scan(at).task
-            owned = await in_thread(found.owned, self._owner, self._nodes)
-            self._owned[at] = owned.manifest
-        return self._owned[at]
-
-    async def _coming(self, at: int, prepared: wire.Prepared) -> Manifest:
-        """Return what comes of a source, as whose it is to be."""
-        top = await self._unshadowed(at)
-        if prepared.new_owner is None:
-            return top
-        from filesync.sync.owner import given_to
-
-        return await in_thread(given_to, NewOwner(*prepared.new_owner), top, self._nodes)
-
-    async def _unshadowed(self, at: int) -> Manifest:
-        tops = {at: await self._top(at)} | await self._shadowing(at)
-        return await in_thread(unshadowed, self._parts, at, tops, self._nodes)
-
-    async def _shadowing(self, at: int) -> dict[int, Manifest]:
-        return {number: await self._top(number) for number in shadowing(self._parts, at)}
-
-    async def _deletes(self) -> bool:
-        """Say whether to delete: not if a part could not be read; what seems gone may be there."""
-        if not self._options.delete or self._missing:
-            return False
-        for at in range(len(self._parts)):
-            self._scan(at).tree.forget()
-            if (await self._scan(at).task).unreadable:
-                return False
-        return True
-
     async def _send_growing(self, peer: Peer, at: int, token: bytes) -> None:
         """Give to an empty directory: all will be wanted, so nothing waits for the scan's end."""
-        scan = self._scan(at)
+        scan = self._trees.scan(at)
         served = random_bytes(TOKEN_BYTES)
         root = self._sources[at].place.root
         with peer.plane.offer_growing(
@@ -407,7 +339,7 @@ class Giving:
         self._given |= others
         root = self._sources[at].place.root
         flow = options.flow.to(peer.address)
-        scanned = self._scan(at).tree
+        scanned = self._trees.scan(at).tree
         recent = None if shadowing(self._parts, at) else scanned.recent_to(there)
         offer = peer.plane.offer(top, root, flow=flow, recipes=scanned.recipes, recent=recent)
         with offer:
@@ -452,7 +384,7 @@ class Giving:
         from filesync.sync.remote.nodes import first_nodes
 
         if self._options.flow.is_free:
-            edits = self._scan(at).tree.edits(there)
+            edits = self._trees.scan(at).tree.edits(there)
             request = with_more(request, edits=pack_edits(edits))
             if edits.directories and request.edits is not None:
                 return request

@@ -1,17 +1,19 @@
 """What a scan of a sync's destination on a server does not show: what stands there, and may be written."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from filesync.errors import UsageError
-from filesync.manifest import is_name
+from filesync.manifest import Nodes, is_name
 from filesync.sync.filter import Filter
 from filesync.sync.places import Place
+from filesync.sync.plan import Plan
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import ask
 from filesync.sync.unseen import UnseenOnDisk
-from filesync.sync.unwritable import Unwritable
+from filesync.sync.unwritable import Unwritable, around
 from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.threads import in_thread
 
 _ASKED_BYTES: Final = 128 << 10
 """Of paths in one request: its body has a bound."""
@@ -20,7 +22,7 @@ _ASKED_BYTES: Final = 128 << 10
 class UnseenThere:
     """Says what the server has said, and takes note of what it is still to be asked.
 
-    So plan with it, ``ask``, and plan again while that has told anything new.
+    So whoever plans with it plans again while an answer has told anything new: ``plan``.
 
     Args:
         channel: to the server.
@@ -50,12 +52,24 @@ class UnseenThere:
         """Say why the directory ``path`` cannot be written (errno); 0 as ``is_in``."""
         return self._written.setdefault(path, None) or 0
 
-    async def ask(self) -> bool:
-        """Ask about all that has come up; say whether anything is there, or cannot be written.
+    async def plan(
+        self, make: Callable[[], Plan], nodes: Nodes
+    ) -> tuple[Plan, Mapping[bytes, int]]:
+        """Return the plan that ``make`` comes to with this, and what it may not write; see ``around``.
 
         Raises:
             Unavailable: see ``asking.ask``.
         """
+        while True:
+            plan = await in_thread(make)
+            if await self._ask():
+                continue
+            plan, unwritable = await in_thread(around, plan, nodes, self.why_unwritable)
+            if not await self._ask():
+                return plan, unwritable
+
+    async def _ask(self) -> bool:
+        """Ask about all that has come up; say whether anything is there, or cannot be written."""
         is_any = False
         for within in _batches(self._within):
             request = wire.AskUnseen(self._token, within=within)

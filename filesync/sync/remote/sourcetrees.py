@@ -1,0 +1,99 @@
+"""The trees of what is given to a server: as they are here, and as they are to be there."""
+
+import asyncio
+
+from filesync.manifest.tree import Manifest, Nodes
+from filesync.sync.filter import Filter
+from filesync.sync.options import NewOwner, Options
+from filesync.sync.part import Removal
+from filesync.sync.remote import wire
+from filesync.sync.remote.growing import GrowingScan
+from filesync.sync.shadow import removal_of, shadowing, unshadowed
+from filesync.sync.source import Sources
+from filesync.transfer.send.recent import RECENT_BYTES
+from filesync.transfer.threads import in_thread
+
+
+class SourceTrees:
+    """The trees of ``sources``, by their place among these. Each is scanned once.
+
+    Attributes:
+        owner: whose all is there, where that cannot be given away; set it before trees are asked.
+    """
+
+    def __init__(self, sources: Sources, options: Options, nodes: Nodes) -> None:
+        """``nodes`` gets all that the trees need."""
+        self.owner: wire.Owner | None = None
+        self._sources = sources.found
+        self._missing = sources.missing
+        self._parts = [source.part for source in sources.found]
+        self._options = options
+        self._nodes = nodes
+        self._owned: dict[int, Manifest] = {}
+        self._scans: dict[int, GrowingScan] = {}
+
+    def scan(self, at: int) -> GrowingScan:
+        """Return the scan of a source, begun now if it was not."""
+        if at not in self._scans:
+            self._scans[at] = GrowingScan(
+                self._sources[at].place,
+                self._nodes,
+                filter=self.filter(at),
+                caches=self._options.used_caches,
+                dry_run=self._options.dry_run,
+                recent_bytes=RECENT_BYTES // len(self._sources),
+            )
+        return self._scans[at]
+
+    def filter(self, at: int) -> Filter:
+        """Return what is left out of a source."""
+        return Filter(self._options.rules, root=self._parts[at].prefix)
+
+    async def stop(self) -> None:
+        """Let no scan go on; whoever closes the sources must wait for this."""
+        tasks = [scan.task for scan in self._scans.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def coming(self, at: int, new_owner: wire.NewOwner | None) -> Manifest:
+        """Return what comes of a source: not what another source covers, and as whose it is to be.
+
+        Raises:
+            SourceChanged, StoreError: see ``scan_place``.
+        """
+        tops = {at: await self._top(at)} | await self._shadowing(at)
+        top = await in_thread(unshadowed, self._parts, at, tops, self._nodes)
+        if new_owner is None:
+            return top
+        from filesync.sync.owner import given_to
+
+        return await in_thread(given_to, NewOwner(*new_owner), top, self._nodes)
+
+    async def removal(self, at: int, given: Manifest) -> Removal | None:
+        """Return what is deleted where a source goes, of which ``given`` comes; None for nothing."""
+        if not await self._deletes():
+            return None
+        tops = await self._shadowing(at)
+        return removal_of(self._parts, at, given, tops, self._options.kept, self._nodes)
+
+    async def _top(self, at: int) -> Manifest:
+        """Return the tree of a source, as it can be kept there."""
+        if at not in self._owned:
+            found = await self.scan(at).task
+            owned = await in_thread(found.owned, self.owner, self._nodes)
+            self._owned[at] = owned.manifest
+        return self._owned[at]
+
+    async def _shadowing(self, at: int) -> dict[int, Manifest]:
+        return {number: await self._top(number) for number in shadowing(self._parts, at)}
+
+    async def _deletes(self) -> bool:
+        """Say whether to delete: not if a part could not be read; what seems gone may be there."""
+        if not self._options.delete or self._missing:
+            return False
+        for at in range(len(self._parts)):
+            self.scan(at).tree.forget()
+            if (await self.scan(at).task).unreadable:
+                return False
+        return True
