@@ -85,7 +85,7 @@ class Delivery:
         self, consumer: int, index: int, part: Part, worker: WorkerLink, errands: Errands
     ) -> Brought:
         coming = self._sources.coming(consumer, part, worker)
-        if coming is not None and await coming.begun:
+        if coming is not None and await coming.has_begun():
             self._sources.join(consumer, part)
             with contextlib.suppress(OrderFailed, Unavailable):
                 return await self._bring_coming(consumer, part, coming, worker, errands)

@@ -42,7 +42,7 @@ class Coming:
     Attributes:
         tree: the client's, or what is needed of it.
         steps: those that find in it what they read; None for all.
-        begun: whether the home takes it; known once it is told to.
+        begun: whether anything of it is there; known once it is, or the end came before.
     """
 
     home: WorkerLink
@@ -53,6 +53,15 @@ class Coming:
     def serves(self, step: int) -> bool:
         """Say whether ``step`` finds in it what it reads."""
         return self.steps is None or step in self.steps
+
+    async def has_begun(self) -> bool:
+        """Wait until something of it is there; say whether that is so: its home may be busy."""
+        return await asyncio.shield(self.begun)
+
+    def note(self, begun: bool) -> None:
+        """Note whether it has begun. The first note counts."""
+        if not self.begun.done():
+            self.begun.set_result(begun)
 
 
 class Sources:
@@ -155,8 +164,7 @@ class Sources:
             self.hold(position, worker, ran.ref, steps)
         finally:
             del self._coming[position]
-            if not begun.done():
-                begun.set_result(False)
+            coming.note(begun=False)
         brought = Brought(order, vertex.name, ("client",), ran.ref.tar_size)
         uses = tuple(brought.use(report) for report in ran.inputs)
         seconds = time.monotonic() - began
@@ -177,8 +185,12 @@ class Sources:
             order = orders.FromPaths(coming.tree, (Replica("client", "", token),), key, basis)
             run = orders.Run(vertex.op, (order,), (), vertex.name)
             forward = forwarding(self._client, part.position, worker)
-            coming.begun.set_result(True)
-            ran = await worker.call(run, forward)
+
+            def on_event(event: orders.Event) -> None:
+                coming.note(begun=True)
+                forward(event)
+
+            ran = await worker.call(run, on_event)
         finally:
             await self._client.stop_serving(token)
         if not isinstance(ran, Ran):

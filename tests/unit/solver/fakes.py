@@ -179,6 +179,7 @@ class FakeWorker:
         self.cancelled: list[int] = []
         self.held: dict[Digest, Digest] = {}
         self.passes_on = True
+        self.progresses = True
         self.sources: set[Digest] = set()
         self.tokens: set[bytes] = set()
         self.says: list[Result] = []
@@ -201,6 +202,8 @@ class FakeWorker:
         return Sent.UNDER_WAY
 
     async def _perform(self, number: int, body: OrderBody) -> None:
+        if isinstance(body, orders.Run) and self.progresses:
+            self.link.event(orders.Progress(number, 0, 1, 1))
         try:
             result = await self._result(body)
         except asyncio.CancelledError:

@@ -749,6 +749,18 @@ async def test_who_has_old_files_of_a_context_waits_until_it_is_sent(world: Worl
     await sending.end(is_sent=True)
 
 
+@pytest.mark.usefixtures("passed_on")
+async def test_a_context_of_which_nothing_comes_is_waited_for(world: World) -> None:
+    sending = Sending(world, names="ab")
+    for worker in sending.workers.values():
+        worker.progresses = False
+    home = await sending.begin()
+    (other,) = {*"ab"} - {home.link.name}
+    await asyncio.sleep(0.01)
+    assert not runs(sending.workers[other])
+    await sending.end()
+
+
 async def test_a_small_context_is_waited_for(world: World) -> None:
     sending = Sending(world, names="ab")
     home = (await sending.begin()).link.name
