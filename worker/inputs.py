@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Self, assert_never
 
 from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
-from filesync.disk.updating.update import TreeUpdate
+from filesync.disk.updating.update import TreeUpdate, WantedFile
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put
 from filesync.retime import with_times
 from filesync.sources import Filling, SourceLease
@@ -21,7 +21,9 @@ from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.threads import acquired, in_thread, while_wanted
 from worker.images import Images
 from worker.moving.arrivals import Arrivals
+from worker.moving.coming import ComingUpdate, Told
 from worker.moving.move import in_turn
+from worker.moving.passing import ComingTree
 from worker.parts.errors import NotInParts
 from worker.parts.part import ImagePart
 from worker.store import Store, TreeView
@@ -154,9 +156,9 @@ class Inputs:
         take = partial(sources.take, order.key, basis=order.basis or None)
         filling = await acquired(take, sources.abandon)
         try:
-            coming = self._arrivals.passing.coming_tree(Digest(order.tree), filling.path)
-            with coming as come:
-                stats = await self._fill(index, order, filling, come)
+            passed_on = self._arrivals.passing.coming_tree(Digest(order.tree), filling.path)
+            with passed_on as coming:
+                stats = await self._fill(index, order, filling, coming)
             seal = partial(sources.seal, filling, order.tree)
             lease = await acquired(seal, SourceLease.release)
         except BaseException:
@@ -166,7 +168,7 @@ class Inputs:
         return self._leased(tree, lease), stats
 
     async def _fill(
-        self, index: int, order: orders.FromPaths, filling: Filling, come: Callable[[], None]
+        self, index: int, order: orders.FromPaths, filling: Filling, coming: ComingTree
     ) -> PullStats:
         nodes = self._store.nodes
         target = Manifest(order.tree, nodes)
@@ -174,12 +176,17 @@ class Inputs:
         told = self._progress(index, target.summary.size)
 
         def progress(progress: Progress) -> None:
-            come()
+            coming.on_come()
             told(progress)
+
+        @contextmanager
+        def telling(wanted: WantedFile) -> Iterator[Sequence[Told]]:
+            with coming.coming(wanted.digest) as passed:
+                yield (passed,)
 
         first, standby = in_turn(order.replicas, order.passing)
         return await self._plane.pull(
-            TreeUpdate(filling.path, basis=basis, target=target),
+            ComingUpdate(TreeUpdate(filling.path, basis=basis, target=target), telling),
             first,
             tree=order.tree,
             standby=standby,

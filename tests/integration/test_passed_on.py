@@ -117,8 +117,9 @@ async def test_what_came_before_the_row_began_is_passed_on_as_well(tmp_path: Pat
 @pytest.mark.usefixtures("patient")
 async def test_a_row_of_workers_takes_a_subset_from_its_holder_once(tmp_path: Path) -> None:
     async with rigged(tmp_path, BIG, takers=3) as rig:
-        small = {f"d{n % 9}/f{n}": random.Random(n).randbytes(10_000) for n in range(900)}
-        info = rig.giver.commit(small | {"other/large": BIG})
+        wanted = {f"d{n % 9}/f{n}": random.Random(n).randbytes(10_000) for n in range(900)}
+        wanted["d1/not so small"] = MORE
+        info = rig.giver.commit(wanted | {"other/large": BIG})
         selector = Selector((Pick("/d*", wildcard=True),))
         nodes = LayeredNodes(MemoryNodes(), rig.giver.store.nodes)
         subset = select(Manifest(info.tree, nodes), selector, nodes)
@@ -141,16 +142,17 @@ async def test_a_row_of_workers_takes_a_subset_from_its_holder_once(tmp_path: Pa
         for taker, ran in zip(rig.takers, await asyncio.gather(*pulls), strict=True):
             assert isinstance(ran, orders.Ran), ran
             with taker.store.view(ran.ref.ref) as view:
-                read = {name: (view.root / name).read_bytes() for name in small}
-            assert read == small
-        assert rig.giver.plane.counters.data_out < 1.1 * sum(map(len, small.values()))
+                read = {name: (view.root / name).read_bytes() for name in wanted}
+            assert read == wanted
+        assert rig.giver.plane.counters.data_out < 1.1 * sum(map(len, wanted.values()))
 
 
 @pytest.mark.usefixtures("patient")
 async def test_part_of_what_comes_to_a_worker_is_passed_on_from_there(tmp_path: Path) -> None:
     async with rigged(tmp_path, BIG) as rig:
-        small = {f"d{n % 9}/f{n}": random.Random(n).randbytes(10_000) for n in range(900)}
-        info = rig.giver.commit(small | {"other/large": BIG})
+        wanted = {f"d{n % 9}/f{n}": random.Random(n).randbytes(10_000) for n in range(900)}
+        wanted["d1/not so small"] = MORE
+        info = rig.giver.commit(wanted | {"other/large": BIG})
         nodes = LayeredNodes(MemoryNodes(), rig.giver.store.nodes)
         whole = Manifest(info.tree, nodes)
         subset = select(whole, Selector((Pick("/d*", wildcard=True),)), nodes)
@@ -179,10 +181,10 @@ async def test_part_of_what_comes_to_a_worker_is_passed_on_from_there(tmp_path: 
         ran = await behind
         assert isinstance(ran, orders.Ran), ran
         with second.store.view(ran.ref.ref) as view:
-            read = {name: (view.root / name).read_bytes() for name in small}
+            read = {name: (view.root / name).read_bytes() for name in wanted}
             assert [path.name for path in view.root.iterdir() if path.name == "other"] == []
-        assert read == small
-        assert first.plane.counters.data_out < 1.1 * sum(map(len, small.values()))
+        assert read == wanted
+        assert first.plane.counters.data_out < 1.1 * sum(map(len, wanted.values()))
 
 
 async def test_who_takes_from_one_that_has_it_all_needs_nobody_else(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,9 @@ from filesync.errors import Unavailable
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.select import Pick, Selector, select
 from filesync.transfer.errors import NotOffered
-from filesync.transfer.wire import Level
+from filesync.transfer.wire import Level, Range
 from worker.moving.passedtree import PassedTree
-from worker.moving.passing import Passing
+from worker.moving.passing import PassedFile, Passing
 
 FILES = {"a": b"the first", "d/b": b"the second", "d/e/c": b"the third one"}
 SOON = 5.0
@@ -77,23 +79,23 @@ async def test_files_that_have_come_are_given(rig: Rig) -> None:
 
 
 async def test_a_file_that_has_not_come_is_waited_for(rig: Rig) -> None:
-    with rig.passing.coming_tree(rig.tree.tree, rig.here) as come:
+    with rig.passing.coming_tree(rig.tree.tree, rig.here) as tree:
         rig.put("a")
         asked = rig.asked("a", "d/b")
         assert await waits(asked)
         rig.put("d/b")
-        come()
+        tree.on_come()
         assert await asked == FILES["a"] + FILES["d/b"]
 
 
 @pytest.mark.parametrize("data", [b"", b"the secon"], ids=["empty", "cut"])
 async def test_a_file_that_is_not_whole_is_waited_for(rig: Rig, data: bytes) -> None:
-    with rig.passing.coming_tree(rig.tree.tree, rig.here) as come:
+    with rig.passing.coming_tree(rig.tree.tree, rig.here) as tree:
         rig.put("d/b", data)
         asked = rig.asked("d/b")
         assert await waits(asked)
         rig.put("d/b")
-        come()
+        tree.on_come()
         assert await asked == FILES["d/b"]
 
 
@@ -164,13 +166,13 @@ async def test_a_part_of_a_tree_is_given_as_the_whole_comes(rig: Rig) -> None:
     source.load()
     ranges = [(digest_of(FILES["d/b"]), 0, len(FILES["d/b"]))]
     coming = asyncio.create_task(source.come(ranges))
-    with rig.passing.coming_tree(whole.tree, rig.here) as come:
+    with rig.passing.coming_tree(whole.tree, rig.here) as tree:
         rig.put("a")
-        come()
+        tree.on_come()
         await asyncio.sleep(0.02)
         assert not coming.done()
         rig.put("d/b")
-        come()
+        tree.on_come()
         await coming
         assert source.read(ranges) == FILES["d/b"]
         with pytest.raises(NotOffered):
@@ -194,6 +196,70 @@ async def test_a_tree_that_comes_twice_at_once_is_not_lost_with_one_that_fails(
             assert await rig.asked("a") == FILES["a"]
         raise KeyError
     assert rig.passing.directory_of(rig.tree.tree) == rig.there
+
+
+@contextmanager
+def large(rig: Rig) -> Iterator[tuple[PassedFile, Callable[[int, int], None]]]:
+    """Have the tree come; give a large file of it, and what writes of that from here to there."""
+    content, data = digest_of(FILES["d/e/c"]), FILES["d/e/c"]
+    with (
+        rig.passing.coming_tree(rig.tree.tree, rig.here) as tree,
+        tree.coming(content) as file,
+        tempfile.TemporaryFile() as writing,
+    ):
+        file.begin(writing.fileno())
+
+        def write(start: int, end: int) -> None:
+            os.pwrite(writing.fileno(), data[start:end], start)
+            file.note(start, end - start)
+
+        yield file, write
+
+
+def ranges_of(name: str, start: int, end: int) -> list[Range]:
+    return [(digest_of(FILES[name]), start, end - start)]
+
+
+async def test_a_large_file_is_given_as_it_comes(rig: Rig) -> None:
+    data = FILES["d/e/c"]
+    start, rest = ranges_of("d/e/c", 1, 4), ranges_of("d/e/c", 4, len(data))
+    with large(rig) as (_, write):
+        write(0, 4)
+        await rig.source.come(start)
+        assert rig.source.read(start) == data[1:4]
+        coming = asyncio.create_task(rig.source.come(rest))
+        await asyncio.sleep(0.02)
+        assert not coming.done()
+        await asyncio.to_thread(write, 4, len(data))
+        await coming
+        assert rig.source.read(rest) == data[4:]
+
+
+async def test_a_large_file_that_has_come_is_given_under_its_name(rig: Rig) -> None:
+    with large(rig):
+        asked = rig.asked("d/e/c")
+        assert await waits(asked)
+        rig.put("d/e/c")
+    assert await asked == FILES["d/e/c"]
+
+
+async def test_a_large_file_that_comes_no_more_is_to_be_had_elsewhere(rig: Rig) -> None:
+    ranges = ranges_of("d/e/c", 0, 4)
+    with large(rig) as (file, write):
+        write(0, 4)
+        await rig.source.come(ranges)
+        file.close()
+        with pytest.raises(Unavailable):
+            rig.source.read(ranges)
+
+
+async def test_of_a_large_file_that_comes_for_another_tree_nothing_is_given(rig: Rig) -> None:
+    other = digest_of(b"another")
+    with rig.passing.coming_tree(rig.tree.tree, rig.here) as tree, tree.coming(other):
+        with pytest.raises(NotOffered):
+            await rig.source.come([(other, 0, 1)])
+        with pytest.raises(NotOffered):
+            rig.source.read([(other, 0, 1)])
 
 
 async def test_nothing_else_is_on_offer(rig: Rig) -> None:

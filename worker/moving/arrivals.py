@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
@@ -312,7 +312,7 @@ class Arrivals:
             passing = move.passing if told else None
             first, standby = in_turn(move.order.replicas, passing)
             stats = await self._plane.pull(
-                ComingUpdate(update, told) if told else update,
+                ComingUpdate(update, lambda _: nullcontext(told)) if told else update,
                 first,
                 tree=move.order.blobs,
                 standby=standby,

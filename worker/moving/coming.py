@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -122,11 +123,16 @@ class Told(Protocol):
 
 
 class ComingUpdate:
-    """An update of one file that tells others of what it writes."""
+    """An update that tells others of the large files that it writes."""
 
-    def __init__(self, update: TreeUpdate, told: Sequence[Told]) -> None:
+    def __init__(
+        self,
+        update: TreeUpdate,
+        telling: Callable[[WantedFile], AbstractContextManager[Sequence[Told]]],
+    ) -> None:
+        """``telling`` gives who is told of a file while its block runs, in the thread that writes."""
         self._update = update
-        self._told = told
+        self._telling = telling
         self.prepare = update.prepare
         self.wanted = update.wanted
         self.read_basis = update.read_basis
@@ -136,16 +142,17 @@ class ComingUpdate:
 
     def open_large(self, wanted: WantedFile) -> "_Coming":
         """Return the file, to be written in pieces."""
-        return _Coming(self._update.open_large(wanted), self._told)
+        return _Coming(self._update.open_large(wanted), self._telling(wanted))
 
 
 class _Coming:
-    def __init__(self, large: LargeFile, told: Sequence[Told]) -> None:
+    def __init__(
+        self, large: LargeFile, telling: AbstractContextManager[Sequence[Told]]
+    ) -> None:
         self._large = large
-        self._told = told
-        self.finish = large.finish
-        self.abort = large.abort
-        for one in told:
+        self._stack = ExitStack()
+        self._told = self._stack.enter_context(telling)
+        for one in self._told:
             one.begin(large.fileno())
 
     @property
@@ -159,6 +166,14 @@ class _Coming:
     def copy(self, offset: int, *, basis: int, basis_offset: int, length: int) -> None:
         self._large.copy(offset, basis=basis, basis_offset=basis_offset, length=length)
         self._tell(offset, length)
+
+    def finish(self) -> None:
+        with self._stack:
+            self._large.finish()
+
+    def abort(self) -> None:
+        with self._stack:
+            self._large.abort()
 
     def _tell(self, offset: int, length: int) -> None:
         for one in self._told:

@@ -1,16 +1,17 @@
-"""Trees that are passed on while they come: a file once it is whole, and has its name."""
+"""Trees that are passed on while they come: large files as they come, others once they are whole."""
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from filesync.digest import Digest, short
-from filesync.errors import Unavailable
+from filesync.errors import SourceChanged, Unavailable
 from filesync.manifest import Manifest
 from filesync.transfer.errors import NotOffered
-from filesync.transfer.send.contents import Contents, directories_of
+from filesync.transfer.send.contents import Contents, Place, directories_of
 from filesync.transfer.send.source_disk import SourceTree
 from filesync.transfer.wire import DeltaItem, Range, RecipeItem
 from worker.moving.passing import Passing
@@ -39,8 +40,9 @@ class PassedTree:
             NotOffered: they are of nothing in the tree.
             Unavailable: the tree is not on its way here.
         """
-        for content, _, _ in ranges:
-            await self._passing.until(partial(self._is_whole, content), self._within)
+        for content, offset, length in ranges:
+            is_here = partial(self._has_come, self._find(content), content, offset + length)
+            await self._passing.until(is_here, self._within)
 
     def load(self) -> None:
         """List what there is in the tree."""
@@ -48,18 +50,23 @@ class PassedTree:
             self._contents = Contents(self._tree.nodes, directories_of(self._tree))
 
     def read(self, ranges: Sequence[Range]) -> bytes | bytearray:
-        """Return the bytes of ``ranges``, whose files have come."""
-        return self._source().read(ranges)
+        """Return the bytes of ``ranges``, which have come."""
+        with _still_here():
+            if not any(self._passing.find(content) for content, _, _ in ranges):
+                return self._source().read(ranges)
+            return b"".join([self._read(one) for one in ranges])
 
     def recipes(self, items: Sequence[RecipeItem]) -> bytes:
         """Return the payload that answers for as many of ``items`` as go into one message."""
         self._check_whole(item[0] for item in items)
-        return self._source().recipes(items)
+        with _still_here():
+            return self._source().recipes(items)
 
     def deltas(self, key: int, items: Sequence[DeltaItem], signatures: bytes) -> bytes:
         """Return the payload that answers for all of ``items``."""
         self._check_whole(item[0] for item in items)
-        return self._source().deltas(key, items, signatures)
+        with _still_here():
+            return self._source().deltas(key, items, signatures)
 
     def close(self) -> None:
         """Let go of directories. Idempotent."""
@@ -68,15 +75,30 @@ class PassedTree:
             self._leave()
 
     def _check_whole(self, contents: Iterable[Digest]) -> None:
-        if not all(map(self._is_whole, contents)):
+        if not all(self._is_whole(self._find(content)) for content in contents):
             # It is asked before anything is wanted, which would wait for this.
             raise Unavailable("what is on its way here is given as it comes, and not as deltas")
 
-    def _is_whole(self, content: Digest) -> bool:
+    def _find(self, content: Digest) -> Place:
         assert self._contents is not None
         place = self._contents.find(content)
         if place is None:
             raise NotOffered(f"content {short(content)} is not in the tree on offer")
+        return place
+
+    def _has_come(self, place: Place, content: Digest, end: int) -> bool:
+        file = self._passing.find(content)
+        return (file is not None and file.has(end)) or self._is_whole(place)
+
+    def _read(self, one: Range) -> bytes | bytearray:
+        content, offset, length = one
+        self._find(content)
+        file = self._passing.find(content)
+        data = b"" if file is None else file.read(offset, length)
+        # It may have got its name meanwhile.
+        return data or self._source().read([one])
+
+    def _is_whole(self, place: Place) -> bool:
         root = self._passing.directory_of(self._within)
         if root is None:
             return False
@@ -105,3 +127,12 @@ class PassedTree:
         opened, self._opened = self._opened, None
         if opened is not None:
             opened[1].close()
+
+
+@contextmanager
+def _still_here() -> Iterator[None]:
+    """Have whoever takes it look elsewhere for what was removed, or came to be another."""
+    try:
+        yield
+    except SourceChanged as exc:
+        raise Unavailable("what came here is here no more") from exc

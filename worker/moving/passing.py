@@ -9,7 +9,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,7 @@ BEGIN_S: Final = 2.0
 
 
 class PassedFile:
-    """What has come of one blob. One thread writes it, others read."""
+    """What has come of one content. One thread writes it, others read."""
 
     def __init__(self, on_come: Callable[[], None]) -> None:
         """``on_come`` is called, by the thread that writes, when there is more to read."""
@@ -74,6 +74,19 @@ class _Tree:
         self.blocks = 0
 
 
+class ComingTree:
+    """A tree on its way here, for whoever has it come."""
+
+    def __init__(self, passing: "Passing", on_come: Callable[[], None]) -> None:
+        self._passing = passing
+        self.on_come = on_come
+        """To be called, by any thread, when more of its files are whole."""
+
+    def coming(self, content: Digest) -> AbstractContextManager[PassedFile]:
+        """Pass a file of it on while the block runs, at whose end it has its name. For any thread."""
+        return self._passing.passed(content, self.on_come)
+
+
 class Passing:
     """What is on its way here, and who waits for it. For one event loop."""
 
@@ -81,26 +94,27 @@ class Passing:
         self._begin_s = begin_s
         self._files: dict[Digest, PassedFile] = {}
         self._trees: dict[Digest, _Tree] = {}
-        self._counting = threading.Lock()
+        self._lock = threading.Lock()
         self._waiting: set[asyncio.Future[None]] = set()
 
     @contextmanager
     def coming(self, content: Digest) -> Iterator[PassedFile]:
         """Pass a content on while the block runs, which has it in the blob store at its end."""
-        loop = asyncio.get_running_loop()
+        with self.passed(content, self._waker()) as file:
+            yield file
 
-        def on_come() -> None:
-            if self._waiting:
-                loop.call_soon_threadsafe(self._wake)
-
+    @contextmanager
+    def passed(self, content: Digest, on_come: Callable[[], None]) -> Iterator[PassedFile]:
+        """Pass a content on while the block runs, in any thread; ``on_come`` is for any, too."""
         file = self._files[content] = PassedFile(on_come)
         try:
             yield file
         finally:
-            if self._files.get(content) is file:  # it may come twice at once
-                del self._files[content]
+            with self._lock:
+                if self._files.get(content) is file:  # it may come twice at once
+                    del self._files[content]
             file.close()
-            self._wake()
+            on_come()
 
     @contextmanager
     def asked_for(self, tree: Digest) -> Iterator[None]:
@@ -109,8 +123,8 @@ class Passing:
             yield
 
     @contextmanager
-    def coming_tree(self, tree: Digest, directory: Path) -> Iterator[Callable[[], None]]:
-        """Have a tree come to ``directory``; gives what is to be called when more has come.
+    def coming_tree(self, tree: Digest, directory: Path) -> Iterator[ComingTree]:
+        """Have a tree come to ``directory``.
 
         Unless that fails it is read there after the block, too: whoever takes it may be behind.
         What has become of the directory by then is seen by what is read.
@@ -119,7 +133,7 @@ class Passing:
             found.directory = directory
             self._wake()
             try:
-                yield self._wake
+                yield ComingTree(self, self._waker())
             except BaseException:
                 if found.directory == directory:  # it may come twice at once
                     found.directory = None
@@ -129,13 +143,13 @@ class Passing:
     @contextmanager
     def _about(self, tree: Digest) -> Iterator[_Tree]:
         # A thread may end what the loop began.
-        with self._counting:
+        with self._lock:
             found = self._trees.setdefault(tree, _Tree())
             found.blocks += 1
         try:
             yield found
         finally:
-            with self._counting:
+            with self._lock:
                 found.blocks -= 1
                 if not found.blocks:
                     del self._trees[tree]
@@ -171,6 +185,16 @@ class Passing:
                 raise Unavailable(f"{short(what)} is not on its way here") from exc
             finally:
                 self._waiting.discard(change)
+
+    def _waker(self) -> Callable[[], None]:
+        """Return what wakes whoever waits, for any thread."""
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            if self._waiting:
+                loop.call_soon_threadsafe(self._wake)
+
+        return wake
 
     def _wake(self) -> None:
         for change in self._waiting:
