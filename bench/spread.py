@@ -1,8 +1,9 @@
-"""How long does it take until many workers have one base, or one context?
+"""How long does it take until many workers have one base, one large file, or one context?
 
 ``python -m bench.spread --help``, as root. *base*: a worker has built one, of files of a megabyte, and in
-one build as many steps as there are other workers stand on it. *context*: in one build as many steps
-copy all of a context, which is sent to the first of them. Each step is placed on another worker, all at
+one build as many steps as there are other workers stand on it. *file*: as many steps copy
+one large file out of a stage of that worker's. *context*: in one build as many steps copy all of a
+context, which is sent to the first of them. Each step is placed on another worker, all at
 once; each worker is a machine of its own in a network whose links have a rate. What it takes one
 worker is measured with, and what a plain download of so many bytes takes that all begin at once, from
 one web server: so a registry would give them. Every result is compared.
@@ -25,9 +26,10 @@ from bench.results import save
 
 PORT: Final = 8000
 MB: Final = 1_000_000
-BASE: Final = "FROM scratch AS base\nCOPY --from=large / /all/\n"
+BASE: Final = "FROM scratch AS base\nCOPY --from={source} / /all/\n"
 STAGES: Final = {
     "base": "FROM base AS on-{name}\nCOPY --from=small marker /{name}\n",
+    "file": "FROM scratch AS on-{name}\nCOPY --from=small marker /{name}\nCOPY --from=base /all/large /all/\n",
     "context": "FROM scratch AS on-{name}\nCOPY --from=small marker /{name}\nCOPY --from=large / /all/\n",
 }
 DOWNLOAD: Final = """\
@@ -89,15 +91,16 @@ def built(
     takers = names[1:]
     stages = [STAGES[what].format(name=name) for name in takers]
     ends = [f"COPY --from=on-{name} /{name} /\n" for name in takers]
-    text = BASE + "".join(stages) + "FROM scratch\n" + "".join(ends)
+    source = "download" if what == "file" else "large"
+    text = BASE.format(source=source) + "".join(stages) + "FROM scratch\n" + "".join(ends)
     (context / "Dockerfile").write_text(text)
     words = [f"--place=on-{name}=name={name}" for name in takers]
     words += ["--place=base=name=w1", "--file", str(context / "Dockerfile")]
-    words += [f"--build-context={part}={context / part}" for part in ("large", "small")]
+    words += [f"--build-context={part}={context / part}" for part in (source, "small")]
     where = dict(zip(names, machines, strict=True))
     with Cluster(root, workers=len(machines), host=HERE, machines=where) as cluster:
         cluster.wait_for_workers()
-        if what == "base":
+        if what != "context":
             cluster.build(context / "empty", *words, "--target", "base")
         before, began_s = sent_bytes(len(machines)), time.monotonic()
         cluster.build(context / "empty", *words)
@@ -107,7 +110,7 @@ def built(
             out = root / f"out-{name}"
             taken = ["--target", f"on-{name}", "-o", f"type=local,dest={out}"]
             cluster.build(context / "empty", *words, *taken)
-            subprocess.run(["diff", "-r", out / "all", context / "large"], check=True)
+            subprocess.run(["diff", "-r", out / "all", context / source], check=True)
             shutil.rmtree(out)
     return {"build_s": round(seconds, 2), "most_sent_by_one": max(sent)}
 
