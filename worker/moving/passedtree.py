@@ -34,7 +34,7 @@ class PassedTree:
         self._is_closed = False
 
     async def come(self, ranges: Sequence[Range]) -> None:
-        """Wait until the files that ``ranges`` are of can be read.
+        """Wait until ``ranges`` can be read.
 
         Raises:
             NotOffered: they are of nothing in the tree.
