@@ -360,19 +360,62 @@ def test_names_of_one_file_that_changes_are_itemized_as_rsync_does(
     check_itemized_as_by_rsync(bench, ways, "src/", "dst/")
 
 
+@pytest.mark.needs("rsync")
+@pytest.mark.parametrize("delete", [[], ["--delete"]])
+def test_what_is_replaced_by_another_kind_is_itemized_as_new_as_rsync_does(
+    bench: Bench, ways: tuple[str, str], delete: list[str]
+) -> None:
+    dst = bench.served / "dst"
+    make(bench.root / "src/with/in", b"in")
+    (bench.root / "src/link").symlink_to("elsewhere")
+    make(bench.root / "src/file", b"file")
+    make(bench.root / "src/was-full", b"file")
+    make(dst / "with", b"was a file")
+    make(dst / "link", b"was a file")
+    (dst / "file").mkdir()
+    (dst / "was-full/deeper").mkdir(parents=True)
+    make(dst / "was-full/deeper/name", b"name")
+    make(dst / "was-full/name", b"name")
+    if not delete:
+        shutil.rmtree(dst / "was-full")
+    for path in (bench.root / "src", bench.root / "src/with", dst):
+        os.utime(path, ns=(0, 0))
+    check_itemized_as_by_rsync(bench, ways, "src/", "dst/", *delete)
+
+
+@pytest.mark.needs("rsync")
+def test_checksum_itemizes_content_whatever_shows_it_as_rsync_does(
+    bench: Bench, ways: tuple[str, str]
+) -> None:
+    for name, data, time_ns in (
+        ("same", b"x", 0),
+        ("longer", b"longer", 0),
+        ("later", b"y", 10**18),
+        ("touched", b"x", 10**18),
+        ("hidden", b"y", 0),
+    ):
+        make(bench.root / "src" / name, data)
+        make(bench.served / "dst" / name, b"x")
+        os.utime(bench.root / "src" / name, ns=(0, time_ns))
+        os.utime(bench.served / "dst" / name, ns=(0, 0))
+    for path in (bench.root / "src", bench.served / "dst"):
+        os.utime(path, ns=(0, 0))
+    check_itemized_as_by_rsync(bench, ways, "src/", "dst/", "-c")
+
+
 def check_itemized_as_by_rsync(
-    bench: Bench, ways: tuple[str, str], source: str, dest: str
+    bench: Bench, ways: tuple[str, str], source: str, dest: str, *words: str
 ) -> None:
     """What both say, where rsync's dry run says another thing than rsync does."""
     subprocess.run(["cp", "-a", "served", "theirs"], cwd=bench.root, check=True)
     theirs = subprocess.run(
-        ["rsync", "-aHi", source, f"theirs/{dest}"],
+        ["rsync", "-aHi", *words, source, f"theirs/{dest}"],
         cwd=bench.root,
         capture_output=True,
         text=True,
         check=True,
     )
-    ours = bench.run("sync", "-n", "-i", f"{ways[0]}{source}", f"{ways[1]}{dest}")
+    ours = bench.run("sync", "-n", "-i", *words, f"{ways[0]}{source}", f"{ways[1]}{dest}")
     assert ours.stdout.replace("<", ">") == theirs.stdout
 
 

@@ -3,8 +3,9 @@
 ``YXcstpoguax name``: Y is ``>`` or ``<`` for a file that is received or sent, ``c`` for what is
 made on the spot (a directory, a link, a device), ``h`` for a name that is linked to another, ``.``
 for what only gets other metadata. X is the kind: ``f d L D S``. The rest names what differs:
-content (``c``; of a file, where neither size nor time shows it), size, time, permissions, owner,
-group, ACL, xattrs; or is all ``+`` for what is new. ``*deleting`` comes before what is gone.
+content (``c``; of a file, with --checksum or where neither size nor time shows it), size, time,
+permissions, owner, group, ACL, xattrs; or is all ``+`` for what is new, be it in place of another
+kind. ``*deleting`` comes before what is gone, and what was in a directory that something replaces.
 """
 
 import re
@@ -44,6 +45,7 @@ def itemize(
     is_sent: bool = False,
     is_new: bool = False,
     given_as: bytes | None = None,
+    checksum: bool = False,
 ) -> Iterator[str]:
     """Yield a line for each name that changes, in walk order.
 
@@ -55,15 +57,20 @@ def itemize(
         is_sent: it goes to another machine.
         is_new: the root is made, too.
         given_as: what the one name that is given was called, if it gets another.
+        checksum: of files whose content differs this is said, too, where size or time shows it.
     """
-    lines = _Lines(plan, prefix, ">" if not is_sent else "<", given_as)
+    lines = _Lines(
+        plan, prefix, ">" if not is_sent else "<", given_as=given_as, checksum=checksum
+    )
     if is_new and plan.is_done:  # nothing looks like an empty directory of 1970
         yield _made(prefix)
     for change in diff(plan.basis, plan.target):
         path = change.path + b"/" if change.path else b""
-        replaced = [old for old, new in change.changed if _kind(old) != _kind(new)]
-        for entry in (*change.removed, *replaced):
+        for entry in change.removed:
             yield from lines.deleted(path, entry)
+        for old, new in change.changed:
+            if isinstance(old, Subdirectory) and not isinstance(new, Subdirectory):
+                yield from lines.emptied(path, old)
         if is_new and not path:
             yield _made(prefix)
         elif change.old is not None and (differs := _of_header(change.old, change.new)):
@@ -94,11 +101,14 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 class _Lines:
-    def __init__(self, plan: Plan, prefix: bytes, arrow: str, given_as: bytes | None) -> None:
+    def __init__(
+        self, plan: Plan, prefix: bytes, arrow: str, *, given_as: bytes | None, checksum: bool
+    ) -> None:
         self._plan = plan
         self._prefix = prefix
         self._arrow = arrow
         self._given_as = given_as
+        self._checksum = checksum
         self._first = {group: paths[0] for group, paths in link_groups(plan.target).items()}
 
     def deleted(self, path: bytes, entry: Entry) -> Iterator[str]:
@@ -117,6 +127,11 @@ class _Lines:
                 yield self._gone(path, done)
             if not stack:
                 return
+
+    def emptied(self, path: bytes, directory: Subdirectory) -> Iterator[str]:
+        """Yield lines for all that is in a directory of the basis, which something replaces."""
+        for entry in self._plan.basis.directory(directory.tree).entries:
+            yield from self.deleted(path + directory.name + b"/", entry)
 
     def _gone(self, path: bytes, entry: Entry) -> str:
         slash = b"/" if isinstance(entry, Subdirectory) else b""
@@ -154,7 +169,7 @@ class _Lines:
         "" when only its group's name differs, or when it was linked to the group's first before, and
         has what that gets.
         """
-        differs = _differences(old, new)
+        differs = _differences(old, new, checksum=self._checksum)
         leader, arrow = "", "."
         if isinstance(old, File) and isinstance(new, File):
             leader = self._leader(path, new)
@@ -184,7 +199,7 @@ class _Lines:
         return "" if is_first else f" => {shown_name(self._prefix + first)}"
 
 
-def _differences(old: _Known, new: _Known) -> str:
+def _differences(old: _Known, new: _Known, *, checksum: bool) -> str:
     """Return the nine letters for two entries of one kind."""
     content = size = False
     mode = (0, 0)
@@ -192,7 +207,7 @@ def _differences(old: _Known, new: _Known) -> str:
         case File(), File():
             size = old.size != new.size
             is_shown = size or old.mtime_ns != new.mtime_ns
-            content = old.digest != new.digest and not is_shown
+            content = old.digest != new.digest and (checksum or not is_shown)
             mode = (old.mode, new.mode)
         case Symlink(), Symlink():
             content = old.target != new.target

@@ -23,6 +23,11 @@ def note_plan(
         stats.deleted += counts.deleted
     if options.on_changes is not None:
         changes = itemize(
-            plan, prefix=prefix, is_sent=is_sent, is_new=is_new, given_as=given_as
+            plan,
+            prefix=prefix,
+            is_sent=is_sent,
+            is_new=is_new,
+            given_as=given_as,
+            checksum=options.checksum,
         )
         options.on_changes(changes)
