@@ -21,7 +21,7 @@ from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, scan_place
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import Sources, close_all, find_sources
-from filesync.sync.target import NotMade, Target, find_target, would_be_made
+from filesync.sync.target import NotMade, Target, find_target, is_left_alone
 from filesync.transfer.flow import Pace
 from filesync.transfer.stats import Progress
 
@@ -117,7 +117,7 @@ class _Sync:
         if not self._may_grow(at):
             self._scan(at)  # before anything is made that might be in it
         try:
-            if options.choice.only_existing and would_be_made(LocalPlaces(), self._dest, part):
+            if is_left_alone(LocalPlaces(), self._dest, part, options.choice):
                 self._note_source(at, self._scan(at))
                 return
             target = find_target(

@@ -1,5 +1,6 @@
 """What one sync is to do: what is there, what shall be, what differs."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import msgspec
@@ -156,11 +157,17 @@ def _with_names(basis: Manifest, top: Manifest, nodes: Nodes, stays: Stays) -> D
 
 
 class _At(msgspec.Struct, frozen=True):
-    """A directory of the basis, and what the sources have in its place."""
+    """A directory of the basis, and what the sources have in its place.
+
+    Attributes:
+        tops: the directories of the sources that have one.
+        has_own: the source at hand does: its is the first.
+    """
 
     directory: Directory
     prefix: bytes
     tops: tuple[Manifest, ...]
+    has_own: bool
 
 
 def _without_removed(basis: Manifest, top: Manifest, nodes: Nodes, removal: Removal) -> Digest:
@@ -177,10 +184,12 @@ def _without_removed(basis: Manifest, top: Manifest, nodes: Nodes, removal: Remo
             path = at.prefix + entry.name
             is_directory = isinstance(entry, Subdirectory)
             given = [root.find(entry.name) for root in roots]
+            own = given[0] if at.has_own else None
             if (
                 removal.filter.excludes(path, is_directory)
                 or (not at.prefix and entry.name in removal.spared)
                 or entry in given
+                or (own is None and _is_for_another(entry, given))
             ):
                 entries.append(entry)
             elif isinstance(entry, Subdirectory):
@@ -190,11 +199,30 @@ def _without_removed(basis: Manifest, top: Manifest, nodes: Nodes, removal: Remo
                     if isinstance(one, Subdirectory)
                 )
                 children.append(
-                    (entry.name, _At(basis.directory(entry.tree), path + b"/", below))
+                    (
+                        entry.name,
+                        _At(
+                            basis.directory(entry.tree),
+                            path + b"/",
+                            below,
+                            has_own=isinstance(own, Subdirectory),
+                        ),
+                    )
                 )
             elif any(given):
                 entries.append(entry)
         is_extra = not at.tops and at.prefix[:-1] not in removal.leading
         return Expansion(at.directory, entries, children, drop_if_empty=is_extra)
 
-    return grow(nodes, _At(basis.root, b"", (top, *removal.others)), expand)
+    start = _At(basis.root, b"", (top, *removal.others), has_own=True)
+    return grow(nodes, start, expand)
+
+
+def _is_for_another(entry: Entry, given: Sequence[Entry | None]) -> bool:
+    """Say whether a directory is in the way of what other sources have of its name, all no directory.
+
+    Whether that comes, for which all in the directory has to go, is found when it is their turn.
+    """
+    there = [one for one in given if one is not None]
+    is_met = bool(there) and not any(isinstance(one, Subdirectory) for one in there)
+    return is_met and isinstance(entry, Subdirectory)

@@ -161,7 +161,8 @@ def removal_of(
     spared: set[bytes] = set()
     for number, seen in _seen(parts, at, tops, nodes).items():
         other = parts[number]
-        if part.inside or other == Part():
+        is_met = isinstance(given.root.find(other.inside), Subdirectory)
+        if part.inside or other == Part() or is_met:
             others.append(seen)
         elif other.names is None:
             spared.add(other.inside)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from filesync.disk.handles import DIRECTORY_FLAGS, shown, why_unwritable
 from filesync.disk.updating.refusals import is_single
 from filesync.errors import StoreError
+from filesync.sync.options import Choice
 from filesync.sync.part import Part
 from filesync.sync.places import Place, Places, not_found, split_path
 
@@ -84,18 +85,35 @@ def find_target(
         return None
 
 
-def would_be_made(places: Places, path: bytes, part: Part) -> bool:
-    """Say whether a directory is to stand in ``path`` and does not yet.
+def is_left_alone(places: Places, path: bytes, part: Part, choice: Choice) -> bool:
+    """Say whether a directory is to stand in ``path`` and may not, by what is there now.
 
     Raises:
         NotMade, StoreError: as ``find_target``.
     """
-    if not part.inside:
+    if not (part.inside and (choice.only_existing or choice.only_new)):
         return False
     target = find_target(places, path, part=part, dry_run=True)
     if target is not None:
         target.place.close()
-    return target is None
+        return False
+    return leaves_alone(choice, is_there=_is_there(places, path, part.inside))
+
+
+def leaves_alone(choice: Choice, *, is_there: bool) -> bool:
+    """Say whether no directory may stand where something else is, or nothing."""
+    return choice.only_new if is_there else choice.only_existing
+
+
+def _is_there(places: Places, path: bytes, name: bytes) -> bool:
+    with suppress(OSError):
+        fd = places.open(path)
+        try:
+            os.stat(name, dir_fd=fd, follow_symlinks=False)
+        finally:
+            os.close(fd)
+        return True
+    return False
 
 
 def _find_target(

@@ -9,8 +9,6 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from msgspec.structs import replace
-
 from filesync.digest import Digest
 from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
@@ -147,7 +145,7 @@ class Giving:
             given=None if part.names else self._sources[at].place.identity,
             owner=None if names is None else wire.OwnerNames(names.user, names.group),
         )
-        if part.inside and options.choice.only_existing and await _is_new(peer, request):
+        if part.inside and await self._is_left_alone(peer, request):
             await self._give_nothing(at)
             return
         prepared, _ = await ask(peer.channel, request, wire.Prepared)
@@ -163,6 +161,14 @@ class Giving:
             with suppress(FilesyncError):
                 await ask(peer.channel, wire.Drop(prepared.token), wire.Done)
             raise
+
+    async def _is_left_alone(self, peer: Peer, request: wire.Prepare) -> bool:
+        choice = self._options.choice
+        if not (choice.only_existing or choice.only_new):
+            return False
+        from filesync.sync.remote.standing import is_left_alone
+
+        return await is_left_alone(peer.channel, request, choice, self._nodes)
 
     async def _give_nothing(self, at: int) -> None:
         scan = self._trees.scan(at)
@@ -416,12 +422,3 @@ class Giving:
         stats.content_bytes += given.content_bytes
         stats.copied_bytes += given.copied_bytes
         stats.not_kept.update(given.not_kept)
-
-
-async def _is_new(peer: Peer, request: wire.Prepare) -> bool:
-    """Say whether what is asked to be prepared would be made."""
-    request = replace(request, dry_run=True, scan=False)
-    prepared, _ = await ask(peer.channel, request, wire.Prepared)
-    if prepared.refused is None:
-        await tell(peer.channel, wire.Drop(prepared.token))
-    return prepared.refused is None and prepared.is_new

@@ -22,7 +22,7 @@ from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import are_several, is_named
-from filesync.sync.target import NotMade, Target, find_target, would_be_made
+from filesync.sync.target import NotMade, Target, find_target, is_left_alone
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.replica import Replica
 from filesync.transfer.threads import in_thread
@@ -97,7 +97,7 @@ class _Taking:
         """Take one part."""
         part, options = self.parts[at], self._options
         try:
-            if options.choice.only_existing and would_be_made(LocalPlaces(), self._dest, part):
+            if is_left_alone(LocalPlaces(), self._dest, part, options.choice):
                 self._note_source(at, await self._top(at), await self._scan(at))
                 return
             target = find_target(

@@ -68,9 +68,9 @@ def itemize(
         path = change.path + b"/" if change.path else b""
         for entry in change.removed:
             yield from lines.deleted(path, entry)
-        for old, new in change.changed:
-            if isinstance(old, Subdirectory) and not isinstance(new, Subdirectory):
-                yield from lines.emptied(path, old)
+        for before, after in change.changed:
+            if isinstance(before, Subdirectory) and not isinstance(after, Subdirectory):
+                yield from lines.emptied(path, before)
         if is_new and not path:
             yield _made(prefix)
         elif change.old is not None and (differs := _of_header(change.old, change.new)):

@@ -49,6 +49,17 @@ WORDS = (
     "--ignore-existing --delete full/ there",
     "--existing --delete full/ there",
     "-n --existing full there",
+    # Also where that is no directory, and what comes is.
+    "--existing full filed",
+    "--existing full linked",
+    "--ignore-existing --exclude=a full filed",
+    "--ignore-existing --exclude=a full linked",
+    "-n --existing full filed",
+    # And where that is in the way of another source's name.
+    "--existing --delete other/ empty/ stands",
+    "--ignore-existing --delete other/ empty/ stands",
+    "--ignore-existing --delete empty/ other/ stands",
+    "-u --delete other/ empty/ stands",
     # The one name that is given is what the destination is called.
     "empty dst",
     "empty/ dst",
@@ -91,6 +102,9 @@ WORDS = (
     "--delete other/ other/file stands",
     "--delete tree/ other/file stands",
     "--delete other/file tree/ stands",
+    "--delete tree/file deep/ stood",
+    "--delete deep/ tree/file stood",
+    "--delete --exclude=kept tree/file deep/ stood",
     # It is reached through a link.
     "full to-there",
     "full/ to-there",
@@ -138,6 +152,14 @@ ON_A_SERVER = (
     "full/./a dst",
     "--delete other/ other/file stands",
     "--delete other/file tree/ stands",
+    "--delete tree/file deep/ stood",
+    "--existing --delete other/ empty/ stands",
+    "--ignore-existing --delete other/ empty/ stands",
+    "--existing full filed",
+    "--existing full linked",
+    "-n --existing full filed",
+    "--ignore-existing --exclude=a full filed",
+    "--ignore-existing --exclude=a full linked",
     "--existing full/ dst",
     "--existing full there",
     "-n --existing full there",
@@ -161,6 +183,11 @@ def furnish(root: Path) -> None:
     for name in ("stands/file", "tree/file"):
         (root / name).mkdir(parents=True)
         (root / name / name.partition("/")[0]).write_text("in it")
+    (root / "deep/file").mkdir(parents=True)
+    (root / "deep/file/in").write_text("a file")
+    (root / "stood/file/in").mkdir(parents=True)
+    for name in ("file/in/it", "file/more", "file/kept"):
+        (root / "stood" / name).write_text("old")
     (root / "link").symlink_to("full")
     (root / "to-there").symlink_to("there")
 

@@ -32,8 +32,10 @@ def left(
     filter: Filter,
     spared: frozenset[bytes],
     prefix: bytes = b"",
+    *,
+    own: Shape | None,
 ) -> Shape:
-    """Return what of ``base`` is not removed."""
+    """Return what of ``base`` is not removed; ``own`` is the one of ``tops`` that is given."""
     kept: Shape = {}
     for name, what in base.items():
         path, is_directory = prefix + name, isinstance(what, dict)
@@ -42,7 +44,12 @@ def left(
             kept[name] = what
         elif isinstance(what, dict):
             below = [one for one in given if isinstance(one, dict)]
-            rest = left(what, below, filter, spared, path + b"/")
+            if given and not below and name not in (own or {}):
+                kept[name] = what  # for another source to say
+                continue
+            mine = own.get(name) if own is not None else None
+            mine = mine if isinstance(mine, dict) else None
+            rest = left(what, below, filter, spared, path + b"/", own=mine)
             if rest or below:
                 kept[name] = rest
         elif given:
@@ -55,6 +62,8 @@ def left(
 )
 @example({b"a": {b"b": b"1"}}, {}, [{b"a": {}}], [], set())
 @example({b"a": b"1"}, {}, [{b"a": b"2"}], [], set())
+@example({b"a": {b"b": b"1"}}, {}, [{b"a": b"2"}], [], set())
+@example({b"a": {b"b": {b"c": b"1"}}}, {b"a": {}}, [{b"a": {b"b": b"2"}}], [], set())
 def test_delete_removes_what_no_source_has_and_no_rule_leaves_alone(
     base: Shape, top: Shape, others: list[Shape], lines: list[bytes], spared: set[bytes]
 ) -> None:
@@ -65,7 +74,7 @@ def test_delete_removes_what_no_source_has_and_no_rule_leaves_alone(
     plan = make_plan(
         Manifest(there.tree, nodes), Manifest(given.tree, nodes), nodes, removal=removal
     )
-    kept = left(base, [top, *others], filter, frozenset(spared))
+    kept = left(base, [top, *others], filter, frozenset(spared), own=top)
     without, left_out = fitting(kept, top, is_cleared=bool(lines or others or spared))
     assert plan.target.tree == manifest(united(kept, without)).tree
     assert sorted(plan.left_out) == sorted(left_out)

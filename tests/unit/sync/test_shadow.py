@@ -99,7 +99,10 @@ def test_delete_leaves_in_a_directory_what_another_source_has_in_it() -> None:
     tops |= {2: tops[1], 3: tops[1]}
     (other,) = removal_of(parts, 1, tops[1], tops, (), nodes).others
     assert other.tree == manifest({b"kept": b""}).tree
-    assert removal_of(parts, 0, tops[0], tops, (), nodes).spared == {b"x", b"z", b"n"}
+    removal = removal_of(parts, 0, tops[0], tops, (), nodes)
+    assert removal.spared == {b"z", b"n"}
+    (other,) = removal.others  # in the directory that is of both, what neither has goes
+    assert other.tree == manifest({b"x": {b"own": b""}}).tree
     assert removal_of(parts, 2, tops[2], tops, (), nodes).is_of_all
 
 
