@@ -58,7 +58,9 @@ _WHOLE: Final = "a file is written aside and takes its name when it is whole and
 _DELTA: Final = "what DST has of a file does not travel; on one machine files are copied whole"
 _FILTER: Final = "write --exclude, --include, --exclude-from or --include-from"
 _FOLLOW: Final = "links are copied as links; 'SRC/', with a slash, is what a link SRC leads to"
-_NO_BASES: Final = "there are no backups or bases besides DST"
+_NO_BASES: Final = (
+    "there are no backups or bases besides DST; copy that first, with cp -a --reflink=auto"
+)
 _SIZES: Final = "files are chosen by name only, with --exclude and --include"
 _COMPARES: Final = (
     "whatever differs in size, mtime, ctime or inode since it was last read is read "
@@ -80,7 +82,10 @@ _OF: Final[Mapping[str, str]] = {
     "-d --dirs --old-dirs --old-d": "directories come with all in them, but for what --exclude names",
     "-L --copy-links --copy-unsafe-links --safe-links --munge-links -k --copy-dirlinks": _FOLLOW,
     "-K --keep-dirlinks": "a directory of SRC replaces a link in DST; write 'DST/LINK/' as DST",
-    "-R --relative --no-implied-dirs": "SRC comes to stand in DST under its last name only",
+    "-R --relative --no-implied-dirs": (
+        "SRC comes to stand in DST under its last name only; for a/b write "
+        "--include=/a/ --include='/a/b/***' --exclude='*' ./ DST"
+    ),
     "-b --backup --backup-dir --suffix --compare-dest --copy-dest --link-dest": _NO_BASES,
     "--inplace --append --append-verify --write-devices --copy-devices": _WHOLE,
     "--partial-dir --delay-updates -T --temp-dir --preallocate": _WHOLE,
@@ -100,9 +105,12 @@ _OF: Final[Mapping[str, str]] = {
     "--force": "a directory with anything in it makes way for a file only with --delete",
     "--max-delete": "there is no such bound; -n --delete lists what would go",
     "--max-size --min-size": _SIZES,
-    "-m --prune-empty-dirs": "directories come whether there is anything in them or not",
+    "-m --prune-empty-dirs": (
+        "directories come whether there is anything in them or not; "
+        "`find DST -type d -empty -delete` afterwards removes them"
+    ),
     "--mkpath": "DST is made, but none above it; make that first",
-    "--compress-choice --zc --compress-level --zl --compress-threads --zt": _CODEC,
+    "--no-compress --no-z --compress-choice --zc --compress-level --zl --compress-threads --zt": _CODEC,
     "--skip-compress": f"what does not get smaller travels as it is; {_CODEC}",
     "-C --cvs-exclude -f --filter -F -0 --from0": _FILTER,
     "--files-from": (
@@ -131,10 +139,21 @@ class RsyncCommand(InsteadCommand):
 
         Raises:
             NoSuchOption: one is not there.
+            UsageError: there is only one path, of which rsync would list what is there.
         """
         if args == ["-h"]:
             args = ["--help"]
-        return super().parse_args(ctx, list(_as_ours(args)))
+        words = list(_as_ours(args))
+        try:
+            return super().parse_args(ctx, list(words))
+        except click.MissingParameter as exc:
+            given, _, _ = self.make_parser(ctx).parse_args(words)
+            if not isinstance(given.get("dest"), str):
+                raise
+            message = (
+                "DST is missing; `filesync manifest show SRC` lists a directory of this machine"
+            )
+            raise click.UsageError(message, ctx) from exc
 
     def instead_of(self, word: str) -> str | None:
         """Return what there is instead of the option ``word`` of rsync's."""

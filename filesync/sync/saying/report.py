@@ -14,6 +14,7 @@ _ADVICE: Final = {
     os.strerror(errno.EBUSY): " (unmount it, or leave it out)",
     os.strerror(errno.ENOENT): " (the file system takes no such name)",
 }
+_WILD: Final = frozenset("*?[")
 
 
 def summary(stats: SyncStats) -> str:
@@ -63,7 +64,7 @@ def notes(stats: SyncStats, *, delete: bool) -> list[str]:
         for path in stats.changing
     ]
     lines += [
-        f"{path!r} cannot be read: {why}; it was left out"
+        f"{path!r} cannot be read: {why}{_about_pattern(path, why)}; it was left out"
         for path, why in stats.unreadable.items()
     ]
     if stats.unnamed:
@@ -116,6 +117,13 @@ def is_partial(stats: SyncStats) -> bool:
         or stats.unnamed_refused
         or stats.not_kept.keys() - {"owner"}
     )
+
+
+def _about_pattern(path: str, why: str) -> str:
+    """Return what helps whoever had another machine's names in mind, which no shell here knows."""
+    if why != os.strerror(errno.ENOENT) or _WILD.isdisjoint(path.rpartition("/")[2]):
+        return ""
+    return " (SRC is no pattern: name the directory, with a slash, and use --include)"
 
 
 def _advice(why: str) -> str:

@@ -76,6 +76,9 @@ def test_a_part_of_archive_alone_is_refused(src: Path, words: str) -> None:
         ("-a --delete-after", "write --delete"),
         ("-a --max-delete=3", "there is no such bound"),
         ("-a --backup-dir=x", "there are no backups"),
+        ("-aR", "--include='/a/b/"),
+        ("-am", "-empty -delete"),
+        ("-a --no-compress", "--compress auto, none or zstd"),
         ("-aL", "links are copied as links"),
         ("-a --info=flist2", "--stats"),
         ("-zz --zl=9", "--compress auto, none or zstd"),
@@ -87,6 +90,21 @@ def test_another_meaning_is_refused_with_what_is_done_instead(
     with pytest.raises(click.NoSuchOption, match=sentence):
         _run(*words.split(), "src/", "dst")
     assert not (src.parent / "dst").exists()
+
+
+def test_one_path_alone_is_answered_with_what_lists_it(src: Path) -> None:
+    with pytest.raises(click.UsageError, match="DST is missing; `filesync manifest show SRC`"):
+        _run("-av", "src/")
+    with pytest.raises(click.MissingParameter, match="sources"):
+        _run("-av")
+
+
+def test_a_pattern_that_no_shell_has_expanded_is_answered_with_what_does(src: Path) -> None:
+    done = CliRunner().invoke(sync, ["src/*.c", "nothing", "dst"], standalone_mode=False)
+    assert done.return_value == 23
+    hint = "No such file or directory (SRC is no pattern: name the directory, with a slash"
+    assert f"'src/*.c' cannot be read: {hint}" in done.stderr
+    assert "'nothing' cannot be read: No such file or directory; it was left out" in done.stderr
 
 
 def test_an_option_that_nobody_has_is_no_such_option(src: Path) -> None:
