@@ -15,6 +15,7 @@ from filesync.errors import FilesyncError
 from solver.dockerfile.copying import apply_copy
 from solver.dockerfile.errors import Invalid, NoSuchImage
 from solver.dockerfile.flags import parse_flags
+from solver.dockerfile.frontend import SYNTAX_ARG, check_frontend
 from solver.dockerfile.image import Image, empty_image, fitting_history, read_image
 from solver.dockerfile.metadata import (
     apply_arg,
@@ -119,6 +120,7 @@ class _Conversion:
         self._states: dict[int, State] = {}
         self._asked: set[str] = set()
         with self._source.at(1):
+            check_frontend(options.build_args.get(SYNTAX_ARG, ""), f"--build-arg {SYNTAX_ARG}=")
             self._target = find_target(options.target, self._stages)
             self._places = self._read_places()
         self._around = Surroundings(
@@ -194,7 +196,11 @@ class _Conversion:
     def _warn_of_unused_args(self) -> None:
         for name in sorted(self._options.build_args):
             known = name in self._asked or name in self._around.global_args
-            if not known and not is_predefined(name):
+            if known or is_predefined(name):
+                continue
+            if name.startswith("BUILDKIT_"):
+                self._warnings.append(f"the build argument {name} changes nothing here")
+            else:
                 guess = did_you_mean(name, self._asked)
                 self._warnings.append(f"no ARG asks for the build argument {name}{guess}")
 

@@ -6,7 +6,7 @@ from solver.dockerfile import history
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.flags import parse_flags
 from solver.dockerfile.image import Health
-from solver.dockerfile.ports import parse_ports
+from solver.dockerfile.ports import parse_ports, unpublished
 from solver.dockerfile.quantities import parse_duration
 from solver.dockerfile.signals import check_signal
 from solver.dockerfile.state import State
@@ -107,6 +107,10 @@ def apply_expose(state: State, instruction: Instruction) -> None:
     for arg in instruction.args:
         words += state.around.words.split(arg, state.variables)
     ports = parse_ports(words)
+    for word in words:
+        if (port := unpublished(word)) != word:
+            note = f"EXPOSE {word}: where a port is published is said with docker run -p;"
+            state.around.warn(instruction.line, f"{note} this is EXPOSE {port}")
     state.exposed += len(ports)
     if state.exposed > _MAX_EXPOSED:
         raise Invalid(f"more than {_MAX_EXPOSED} ports are listed")

@@ -17,6 +17,7 @@ from e2b_dockerfile_utils import (
 
 from solver.dockerfile.errors import DockerfileError, Invalid
 from solver.dockerfile.excerpt import Excerpt
+from solver.dockerfile.frontend import asked_frontend, check_frontend
 from solver.dockerfile.suggestion import did_you_mean
 
 MAX_TEXT_CHARS: Final = 1 << 20
@@ -135,6 +136,9 @@ def parse(text: str, filename: str) -> Script:
     for number, line in enumerate(source.lines, 1):
         with source.at(number):
             check_text(line)
+    at, frontend = asked_frontend(source.lines)
+    with source.at(at):
+        check_frontend(frontend)
     ast = _parse(text, source)
     if len(ast.instructions) > MAX_INSTRUCTIONS:
         line_number = ast.instructions[MAX_INSTRUCTIONS].start_line

@@ -7,6 +7,8 @@ from solver.dockerfile.errors import Invalid
 
 _PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 _MAX_VARIABLES: Final = 4096
+_BUILDKIT: Final = ("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "BUILDKIT_INLINE_CACHE", "BUILDKIT_SYNTAX")
+"""The settings of BuildKit's frontend that mean something here."""
 SOURCE_DATE_EPOCH: Final = "SOURCE_DATE_EPOCH"
 
 
@@ -85,6 +87,4 @@ def proxy_pairs(build_args: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 def is_predefined(name: str) -> bool:
     """Whether a build argument needs no ARG to be of use."""
-    if name.upper() in _PROXIES or name == SOURCE_DATE_EPOCH:
-        return True
-    return name.startswith("BUILDKIT_")
+    return name.upper() in _PROXIES or name == SOURCE_DATE_EPOCH or name in _BUILDKIT

@@ -77,6 +77,26 @@ def test_what_instructions_list_is_added_to_what_is_listed(build: Build) -> None
     assert made["OnBuild"] == ["RUN a", "RUN b"]
 
 
+@pytest.mark.parametrize(
+    ("word", "ports"),
+    [
+        ("8080:80", {"80/tcp"}),
+        (":80/udp", {"80/udp"}),
+        ("1-2:3-4", {"3/tcp", "4/tcp"}),
+        ("127.0.0.1:8080:80", {"80/tcp"}),
+        ("[::1]::80", {"80/tcp"}),
+        ("::1:80:80", {"80/tcp"}),
+    ],
+)
+def test_where_a_port_is_published_is_left_out_and_told(
+    build: Build, word: str, ports: set[str]
+) -> None:
+    converted = build(f"FROM scratch\nEXPOSE {word} 9")
+    assert set(config(converted)["ExposedPorts"]) == ports | {"9/tcp"}
+    (warning,) = converted.warnings
+    assert warning.startswith(f"Dockerfile:2: EXPOSE {word}: where a port is published")
+
+
 def test_there_is_always_a_path(build: Build) -> None:
     path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     assert config(build("FROM scratch\nUSER a"))["Env"] == [path]
@@ -204,6 +224,8 @@ REFUSED = [
     ("EXPOSE", "EXPOSE needs at least one argument"),
     ("EXPOSE http", "'http' is not a port"),
     ("EXPOSE 70000", "'70000' is not a port"),
+    ("EXPOSE localhost:1:80", "'localhost:1:80' is not a port"),
+    ("EXPOSE http:80", "'http:80' is not a port"),
     ("EXPOSE 2-1", "'2-1' is not a port"),
     ("EXPOSE " + "1-65535 " * 3, "more than 131072 ports"),
     ("EXPOSE 80/icmp", "'80/icmp' is not a port"),

@@ -169,3 +169,28 @@ def test_onbuild_inside_a_heredoc_is_not_blamed_for_an_unknown_instruction(
 ) -> None:
     with pytest.raises(DockerfileError, match="unknown instruction: NOPE"):
         build("FROM scratch\nRUN <<A\nONBUILD RUN <<B\nA\nNOPE\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# syntax=docker/dockerfile:1",
+        "#syntax = docker/dockerfile:1.7-labs",
+        "# escape=`\n# syntax=docker/dockerfile-upstream:master",
+        "# syntax=mirror.example:5000/hub/docker/dockerfile@sha256:" + "0" * 64,
+        "# a comment\n# syntax=example.org/mine",
+        "# syntax",
+    ],
+)
+def test_dockers_frontend_may_be_named_in_any_version(build: Build, line: str) -> None:
+    assert build(f"{line}\nFROM scratch\n", build_args={"BUILDKIT_SYNTAX": "dockerfile"})
+
+
+@pytest.mark.parametrize("above", ["", "#!/usr/bin/env x\n", "# check=skip=all\n"])
+def test_another_frontend_is_refused_as_it_would_not_be_run(build: Build, above: str) -> None:
+    with pytest.raises(DockerfileError, match="asks for a frontend, and none is run") as caught:
+        build(f"{above}# syntax=example.org/dockerfile-x:1\nFROM scratch\n")
+    assert caught.value.line == above.count("\n") + 1
+    given = {"BUILDKIT_SYNTAX": "example.org/mine"}
+    with pytest.raises(DockerfileError, match="--build-arg BUILDKIT_SYNTAX=example"):
+        build("FROM scratch", build_args=given)

@@ -143,6 +143,19 @@ def test_build_argument_that_nothing_asks_for_is_warned_of(build: Build) -> None
     )
 
 
+def test_setting_of_buildkits_frontend_that_means_nothing_here_is_warned_of(
+    build: Build,
+) -> None:
+    args = {
+        "BUILDKIT_INLINE_CACHE": "1",
+        "BUILDKIT_SANDBOX_HOSTNAME": "h",
+        "BUILDKIT_MINE": "1",
+    }
+    assert build("FROM scratch\nARG BUILDKIT_MINE", build_args=args).warnings == (
+        "the build argument BUILDKIT_SANDBOX_HOSTNAME changes nothing here",
+    )
+
+
 def test_values_that_double_again_and_again_are_refused(build: Build) -> None:
     lines = ["ENV a=" + "x" * 1000, *["ENV a=$a$a"] * 60]
     with pytest.raises(DockerfileError, match="expands to more than"):
