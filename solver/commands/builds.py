@@ -28,6 +28,7 @@ from solver.client.outputs.outputs import (
     Output,
     OutputType,
     parse_output,
+    with_annotations,
     with_epoch,
     with_tags,
 )
@@ -35,7 +36,8 @@ from solver.client.progress import make_progress
 from solver.client.repositories import fetched
 from solver.client.request import BuildRequest
 from solver.commands.settings import Contexts, Setting, epoch_of
-from solver.commands.spelling import DockerCommand
+from solver.commands.spelling import DockerCommand, Progress
+from solver.dockerfile import NETWORKS
 from solver.manager.process import run_manager
 from solver.wire import ListWorkers, Workers
 
@@ -50,7 +52,8 @@ manager_option = click.option(
 )
 progress_option = click.option(
     "--progress",
-    type=click.Choice(["auto", "plain", "json", "quiet"]),
+    type=Progress(["auto", "plain", "json", "quiet"]),
+    envvar="BUILDKIT_PROGRESS",
     default="auto",
     show_default=True,
 )
@@ -97,6 +100,13 @@ Examples:
     "--build-arg", "build_args", multiple=True, metavar="K=V", help="Value of an ARG."
 )
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Label for the image.")
+@click.option(
+    "--annotation",
+    "annotations",
+    multiple=True,
+    metavar="[TYPE:]K=V",
+    help="Annotation for the images that are written, as -o …,annotation.K=V has it for one.",
+)
 @click.option(
     "--build-context",
     "contexts",
@@ -159,6 +169,20 @@ Examples:
 )
 @click.option("--no-cache", is_flag=True, help="Run every step.")
 @click.option(
+    "--no-cache-filter",
+    "no_cache_stages",
+    multiple=True,
+    metavar="STAGE,…",
+    help="Run every step of these stages.",
+)
+@click.option(
+    "--network",
+    type=click.Choice([*NETWORKS]),
+    default="default",
+    help="What RUN without --network has: none, or its worker's network, which default and host "
+    "both mean.",
+)
+@click.option(
     "--pull",
     is_flag=True,
     expose_value=False,
@@ -216,6 +240,7 @@ def build(
     if settings["push"] and all(output.form is not None for output in parsed):
         parsed.append(Output(OutputType.REGISTRY, ""))
     epoch_s = epoch_of(settings["build_args"])
+    parsed = with_annotations(parsed, settings["annotations"])
     parsed = with_epoch(with_tags(parsed, settings["tags"]), epoch_s)
     if iidfile is not None and not any(output.is_image for output in parsed):
         raise UsageError("--iidfile: no image is written; give -o type=oci,dest=PATH or --push")

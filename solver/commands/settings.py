@@ -73,7 +73,7 @@ class Contexts:
         """
         found, file = self.directories, self._dockerfile
         for directory in found.values():
-            check_inside(directory, directory / ".dockerignore", directory / "Dockerfile")
+            check_inside(directory, directory / ".dockerignore", _usual_file(directory))
         if self._main in found and file is not None and str(file) != _STDIN:
             check_inside(found[self._main], found[self._main] / file)
             file = found[self._main] / file
@@ -98,7 +98,7 @@ def _request_of(
     """
     contexts = _contexts(context, settings["contexts"])
     build_args = _build_args(settings["build_args"])
-    file = dockerfile if dockerfile is not None else context / "Dockerfile"
+    file = dockerfile if dockerfile is not None else _usual_file(context)
     named = None if str(file) == _STDIN else file
     options = Options(
         target=settings["target"],
@@ -107,6 +107,8 @@ def _request_of(
         place=_places(settings["places"]),
         platform=_platform(settings["platforms"]),
         no_cache=settings["no_cache"],
+        no_cache_stages=_words(settings["no_cache_stages"]),
+        network=settings["network"],
         labels=dict(_label(text) for text in settings["labels"]),
         epoch_s=epoch_of(settings["build_args"]),
     )
@@ -125,6 +127,12 @@ def _request_of(
         secrets=read_secrets(settings["secrets"]),
         agents=read_agents(settings["agents"]),
     )
+
+
+def _usual_file(context: Path) -> Path:
+    """Return the Dockerfile of a context, which docker finds in small letters, too."""
+    file, small = context / "Dockerfile", context / "dockerfile"
+    return small if not file.exists() and small.is_file() else file
 
 
 def epoch_of(texts: Sequence[str]) -> int | None:
@@ -190,6 +198,11 @@ def _of_url(text: str) -> str:
         "a context cannot come from this URL: only from a git repository at https://….git; clone"
         " or unpack it, and give the directory"
     )
+
+
+def _words(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of lists with commas between them."""
+    return tuple(word for text in texts for word in text.split(",") if word)
 
 
 def _caches_to(

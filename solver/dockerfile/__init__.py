@@ -11,6 +11,7 @@ from solver.dockerfile.options import (
     Options,
 )
 from solver.dockerfile.platform import Platform
+from solver.dockerfile.running import NETWORKS
 from solver.dockerfile.stages import IMAGE_SCHEME
 from solver.dockerfile.variables import SOURCE_DATE_EPOCH
 from solver.dockerfile.vertices import reader_of, unknown_remotes, with_contexts, with_ops
@@ -18,6 +19,7 @@ from solver.dockerfile.vertices import reader_of, unknown_remotes, with_contexts
 __all__ = [
     "IMAGE_SCHEME",
     "MAIN_CONTEXT",
+    "NETWORKS",
     "SOURCE_DATE_EPOCH",
     "BaseImage",
     "Converted",

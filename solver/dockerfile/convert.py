@@ -123,6 +123,9 @@ class _Conversion:
             check_frontend(options.build_args.get(SYNTAX_ARG, ""), f"--build-arg {SYNTAX_ARG}=")
             self._target = find_target(options.target, self._stages)
             self._places = self._read_places()
+            no_cache = frozenset(
+                find_target(name, self._stages).index for name in options.no_cache_stages
+            )
         self._around = Surroundings(
             words=self._words,
             options=options,
@@ -130,6 +133,7 @@ class _Conversion:
             global_args=self._read_global_args(layout.args),
             warn=self._warn,
             is_only_stage=len(self._stages) == 1,
+            no_cache=no_cache,
         )
 
     def run(self) -> Converted:

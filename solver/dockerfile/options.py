@@ -27,6 +27,8 @@ class Options:
             vertices.
         platform: what to build for.
         no_cache: run everything, whatever is known.
+        no_cache_stages: names or numbers of stages of which everything is run.
+        network: what a RUN has that names none, or ``default``; one of NETWORKS.
         labels: for the image, above those of the Dockerfile.
         epoch_s: when the image says that it was made, in seconds since 1970; None is nothing.
     """
@@ -37,6 +39,8 @@ class Options:
     place: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     platform: Platform = field(default_factory=Platform)
     no_cache: bool = False
+    no_cache_stages: tuple[str, ...] = ()
+    network: str = "default"
     labels: Mapping[str, str] = field(default_factory=dict)
     epoch_s: int | None = None
 

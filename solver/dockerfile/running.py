@@ -29,7 +29,7 @@ _AGENTS: Final = "/run/buildkit/ssh_agent"
 """Where BuildKit shows an agent's socket, with a dot and its number behind."""
 _MASK: Final = "****"
 """What a step's name has, as with BuildKit, for a variable that is a secret."""
-_NETWORKS: Final = {"default": Network.HOST, "host": Network.HOST, "none": Network.NONE}
+NETWORKS: Final = {"default": Network.HOST, "host": Network.HOST, "none": Network.NONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,10 @@ def _check_supported(flags: Flags) -> None:
 
 def _network(state: State, flags: Flags) -> Network:
     word = state.expand(flags.text("network")) or "default"
-    if word not in _NETWORKS:
-        guess = did_you_mean(word, _NETWORKS)
+    if word not in NETWORKS:
+        guess = did_you_mean(word, NETWORKS)
         raise Invalid(f"--network is default, host or none, not {word[:80]!r}{guess}", word)
-    return _NETWORKS[word]
+    return NETWORKS[state.around.options.network if word == "default" else word]
 
 
 def _command(state: State, instruction: Instruction) -> _Command:

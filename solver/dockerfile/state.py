@@ -30,6 +30,7 @@ class Surroundings:
         global_args: what an ARG without a value takes.
         warn: takes a line and a sentence.
         is_only_stage: names of vertices then leave the stage out.
+        no_cache: the stages of which every step is run, by number.
     """
 
     words: Words
@@ -38,6 +39,7 @@ class Surroundings:
     global_args: dict[str, str]
     warn: Callable[[int, str], None]
     is_only_stage: bool
+    no_cache: frozenset[int]
 
 
 @dataclass(slots=True)
@@ -121,13 +123,14 @@ class State:
         root = () if self.vertex is None else (self.vertex,)
         if instruction.triggered:
             shown = f"ONBUILD {shown}"
+        is_run = self.around.options.no_cache or self.stage.index in self.around.no_cache
         vertex = Vertex(
             op,
             inputs=root + sources,
             name=self.next_name(shown),
             stage=self.stage.label,
             constraints=self.constraints,
-            ignore_cache=self.around.options.no_cache,
+            ignore_cache=is_run,
         )
         self.vertex = self.around.vertices.add(vertex)
         return self.vertex

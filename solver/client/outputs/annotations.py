@@ -11,6 +11,12 @@ _KEY: Final = re.compile(
 )
 
 
+_OPTION: Final = re.compile(
+    r"(?:(?P<what>[a-z-]+(?:,[a-z-]+)*)(?P<platform>\[[^]]*\])?:)?(?P<name>[^=:]+)=(?P<value>.*)",
+    re.DOTALL,
+)
+
+
 class AnnotationKey(NamedTuple):
     """What an annotation is called and of what it is.
 
@@ -42,3 +48,23 @@ def annotation_key(key: str) -> AnnotationKey | None:
     if found["platform"] == "":
         raise UsageError(f"{key}: name the platform, such as annotation[linux/amd64].{name}")
     return AnnotationKey(name, what == "manifest-descriptor", found["platform"] or "")
+
+
+def parse_annotation(text: str) -> dict[AnnotationKey, str]:
+    """Return what ``--annotation [TYPE,…[PLATFORM]:]NAME=VALUE`` asks for.
+
+    Raises:
+        UsageError: it cannot be understood, or is of what an image here has not.
+    """
+    found = _OPTION.fullmatch(text)
+    if found is None:
+        raise UsageError(f"--annotation {text}: write it as NAME=VALUE, or manifest:NAME=VALUE")
+    keys = {}
+    for what in (found["what"] or "manifest").split(","):
+        key = annotation_key(f"annotation-{what}{found['platform'] or ''}.{found['name']}")
+        if key is None:
+            raise UsageError(
+                f"--annotation {text}: {what!r} is none of manifest, manifest-descriptor"
+            )
+        keys[key] = found["value"]
+    return keys

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from filesync.errors import UsageError
-from solver.client.outputs.annotations import AnnotationKey, annotation_key
+from solver.client.outputs.annotations import AnnotationKey, annotation_key, parse_annotation
 from solver.client.outputs.epoch import parse_epoch
 from solver.client.outputs.files import is_stream
 from worker.wire.images import Compression, Reference, parse_reference
@@ -146,6 +146,17 @@ def _told(
     text: str, fields: Mapping[str, str], annotations: Mapping[AnnotationKey, str]
 ) -> dict[str, Any]:
     """Return the attributes of an output that are the same for every type."""
+    return {
+        **_annotated(annotations),
+        "rewrite": fields.get("rewrite-timestamp", "false") != "false",
+        "epoch_s": parse_epoch(
+            fields.get("source-date-epoch", ""), f"-o {text}: source-date-epoch"
+        ),
+    }
+
+
+def _annotated(annotations: Mapping[AnnotationKey, str]) -> dict[str, Any]:
+    """Return the attributes of an output that are its annotations."""
     # Those for one platform are said last, so they stand.
     ordered = sorted(annotations.items(), key=lambda pair: bool(pair[0].platform))
     return {
@@ -154,10 +165,6 @@ def _told(
             key.name: value for key, value in ordered if key.of_descriptor
         },
         "platforms": frozenset(key.platform for key in annotations if key.platform),
-        "rewrite": fields.get("rewrite-timestamp", "false") != "false",
-        "epoch_s": parse_epoch(
-            fields.get("source-date-epoch", ""), f"-o {text}: source-date-epoch"
-        ),
     }
 
 
@@ -253,6 +260,30 @@ def with_tags(outputs: Sequence[Output], tags: Sequence[str]) -> list[Output]:
             output = replace(output, names=image_names(tags))
         named.append(output)
     return named
+
+
+def with_annotations(outputs: Sequence[Output], texts: Sequence[str]) -> list[Output]:
+    """Return ``outputs``, the images among them with what ``--annotation`` says in ``texts``, too.
+
+    Raises:
+        UsageError: a text cannot be understood, or there is no image.
+    """
+    asked: dict[AnnotationKey, str] = {}
+    for text in texts:
+        asked |= parse_annotation(text)
+    if not asked:
+        return list(outputs)
+    if not any(output.is_image for output in outputs):
+        raise UsageError(
+            "--annotation: no image is written; give -o type=oci,dest=PATH or --push"
+        )
+    told = _annotated(asked)
+    return [
+        replace(output, **{name: getattr(output, name) | more for name, more in told.items()})
+        if output.is_image
+        else output
+        for output in outputs
+    ]
 
 
 def _one_of(choices: type[E], text: str, what: str) -> E:

@@ -105,6 +105,12 @@ def test_network_is_as_asked(build: Build, flag: str, network: Network) -> None:
     assert last(build(f"FROM scratch\nRUN --network={flag} x")).network is network
 
 
+def test_network_of_all_steps_is_what_they_have_that_name_none(build: Build) -> None:
+    lines = ["RUN x", "RUN --network=default x", "RUN --network=host x"]
+    networks = [last(build(f"FROM scratch\n{one}", network="none")).network for one in lines]
+    assert networks == [Network.NONE, Network.NONE, Network.HOST]
+
+
 MOUNTS: list[tuple[str, Mount]] = [
     ("target=/a", BindMount("/a", 1)),
     ("type=bind,dst=a,src=x/../y", BindMount("/w/a", 1, "/y")),

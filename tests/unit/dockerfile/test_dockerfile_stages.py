@@ -185,6 +185,15 @@ def test_no_cache_runs_every_step_anew(build: Build) -> None:
     assert [v.ignore_cache for v in converted.graph.vertices] == [False, True, True]
 
 
+def test_stages_can_be_named_that_run_every_step_anew(build: Build) -> None:
+    text = "FROM scratch AS One\nCOPY a .\nFROM one AS two\nCOPY b .\nFROM two\nCOPY c ."
+    converted = build(text, no_cache_stages=("ONE", "2"))
+    fresh = {v.stage: v.ignore_cache for v in converted.graph.vertices if v.stage}
+    assert fresh == {"one": True, "two": False, "stage-2": True}
+    with pytest.raises(DockerfileError, match="there is no stage 'thre'"):
+        build(text, no_cache_stages=("thre",))
+
+
 def test_triggers_of_a_base_image_run_first(build: Build) -> None:
     image = {"config": {"OnBuild": ["COPY . /src", "RUN make"]}}
     converted = build("FROM alpine\nRUN test", contexts=ALPINE, image=image)

@@ -55,6 +55,99 @@ def test_what_is_always_so_is_taken_as_docker_spells_it(asked: list[BuildRequest
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--rm"],
+        ["--rm=true", "--force-rm=False"],
+        ["--pull=false", "--push=false", "--no-cache=0", "-f", "Dockerfile"],
+        ["--provenance=false", "--sbom=false", "--load=false"],
+        ["--progress=tty", "--network=host"],
+    ],
+)
+def test_a_switch_of_dockers_may_be_said_to_be_what_it_is_anyway(
+    asked: list[BuildRequest], words: list[str]
+) -> None:
+    _run(*words, ".")
+    assert (asked[0].options.no_cache, list(asked[0].outputs)) == (False, [])
+
+
+def test_a_switch_may_be_said_to_be_true(asked: list[BuildRequest]) -> None:
+    _run("--no-cache=true", "--push=1", "-t", "a.example/b", ".")
+    assert asked[0].options.no_cache
+    assert asked[0].outputs[0].names == ("a.example/b:latest",)
+
+
+@pytest.mark.parametrize("word", ["--provenance=mode=max", "--load=true", "--sbom"])
+def test_what_is_never_done_may_be_called_off_and_no_more(
+    asked: list[BuildRequest], word: str
+) -> None:
+    with pytest.raises(click.NoSuchOption, match="is not there"):
+        _run(word, ".")
+    assert not asked
+
+
+def test_how_progress_is_shown_may_come_from_dockers_variable(
+    asked: list[BuildRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILDKIT_PROGRESS", "plain")
+    _run(".")
+    with pytest.raises(click.BadParameter, match="there is no 'rawjson'; 'json' is"):
+        _run("--progress", "rawjson", ".")
+    assert len(asked) == 1
+
+
+def test_a_dockerfile_in_small_letters_is_found_where_there_is_no_other(
+    asked: list[BuildRequest],
+) -> None:
+    Path("dockerfile").write_text("FROM scratch AS small\n")
+    _run(".")
+    Path("Dockerfile").unlink()
+    _run(".")
+    assert [one.text for one in asked] == ["FROM scratch\n", "FROM scratch AS small\n"]
+
+
+def test_stages_without_cache_and_the_network_of_steps_can_be_named(
+    asked: list[BuildRequest],
+) -> None:
+    _run("--no-cache-filter=a,b", "--no-cache-filter", "c", "--network", "none", ".")
+    assert asked[0].options.no_cache_stages == ("a", "b", "c")
+    assert asked[0].options.network == "none"
+    with pytest.raises(click.BadParameter, match="'mine' is not one of"):
+        _run("--network=mine", ".")
+
+
+def test_an_annotation_is_of_each_image_that_is_written(asked: list[BuildRequest]) -> None:
+    words = ["--annotation", "a=1=2", "--annotation", "manifest,manifest-descriptor:b.c=x y"]
+    own = "type=oci,dest=i.tar,annotation.a=0,annotation.d=4"
+    _run(*words, "-o", own, "-o", "out", ".")
+    image, files = asked[0].outputs
+    assert image.annotations == {"a": "1=2", "b.c": "x y", "d": "4"}
+    assert image.descriptor_annotations == {"b.c": "x y"}
+    assert not files.annotations
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["a=1"], "no image is written"),
+        (["a", "-o", "type=oci,dest=i.tar"], "write it as NAME=VALUE"),
+        (["index:a=1", "-o", "type=oci,dest=i.tar"], "has no index of its own"),
+        (["other:a=1", "-o", "type=oci,dest=i.tar"], "'other' is none of"),
+        (
+            ["manifest[linux/s390x]:a=1", "-o", "type=oci,dest=i.tar"],
+            r"annotation\[linux/s390x\]",
+        ),
+    ],
+)
+def test_an_annotation_that_nothing_could_have_is_refused(
+    asked: list[BuildRequest], words: list[str], sentence: str
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        _run("--annotation", *words, ".")
+    assert not asked
+
+
 def test_this_machines_platform_may_be_named(asked: list[BuildRequest]) -> None:
     _run(".")
     own = asked[0].options.platform
