@@ -52,6 +52,18 @@ class Graph(msgspec.Struct, frozen=True):
             raise ValueError(f"target {self.target} is not in a graph of {len(self.vertices)}")
 
 
+def above_ignored(graph: Graph) -> set[int]:
+    """Return the positions of all that reads, at whatever distance, a vertex with ``ignore_cache``.
+
+    What such a one was the last time, it need not be now, though it is defined as it was.
+    """
+    found: set[int] = set()
+    for position, vertex in enumerate(graph.vertices):
+        if any(i in found or graph.vertices[i].ignore_cache for i in vertex.inputs):
+            found.add(position)
+    return found
+
+
 def reachable(graph: Graph) -> set[int]:
     """Return the positions of the target and of all that it needs."""
     found: set[int] = set()

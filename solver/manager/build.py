@@ -19,7 +19,7 @@ from filesync.errors import FilesyncError, Unavailable
 from filesync.manifest import Manifest
 from filesync.transfer.threads import in_thread
 from solver.errors import NoWorker, OrderFailed, StepFailed
-from solver.graph import Vertex
+from solver.graph import Vertex, above_ignored
 from solver.imageparts import image_parts
 from solver.keys import content_key, definition_keys, part_read
 from solver.manager.caches.importing import CachedResult, Caches, missed
@@ -67,6 +67,7 @@ class Build:
         self._group = asyncio.TaskGroup()
         self._sources = Sources(shared, request.graph, client)
         self._delivery = Delivery(shared, request.graph, self._sources)
+        self._above_ignored = above_ignored(request.graph)
         self._image_parts = image_parts(request.graph)
         self._deciding = Deciding(request.graph, self._solving)
         self.caches = Caches(shared, client, request.caches, request.graph, request.credentials)
@@ -151,9 +152,10 @@ class Build:
         fixed = isinstance(vertex.op, ImageOp | HttpOp | GitOp)
         cacheable = fixed or again or not (self._request.no_cache or vertex.ignore_cache)
         key = self._keys[position]
-        if cacheable and (found := self._find(position, key)):
+        by_definition = cacheable and (again or position not in self._above_ignored)
+        if by_definition and (found := self._find(position, key)):
             return self._report_cached(found)
-        if cacheable and (
+        if by_definition and (
             brought := await self._import(position, (key,), self.caches.by_definition(position))
         ):
             return brought

@@ -303,6 +303,19 @@ async def test_ignore_cache_runs_that_step_and_what_it_changes(world: World) -> 
     assert world.ran_steps() == {"two": 1}
 
 
+async def test_ignore_cache_runs_that_step_below_others_that_are_known(world: World) -> None:
+    world.worker("a")
+    recipe = world.recipe()
+    first = recipe.run("one")
+    second = recipe.run("two", on=first, ignore_cache=True)
+    third = recipe.run("three", on=second)
+    recipe.run("four", on=third)
+    await world.build(recipe.graph())
+    world.ran.clear()
+    await world.build(recipe.graph())
+    assert world.ran_steps() == {"two": 1}, "what reads the same as before is known"
+
+
 async def test_record_that_nobody_holds_any_more_is_no_hit(world: World) -> None:
     first = world.worker("a")
     await world.build(chain(world, "one"))
