@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from filesync.errors import UsageError
 from solver.client.caches.options import CacheSource, CacheTo, InlineCache, RegistrySource
@@ -89,15 +89,24 @@ def read_dockerfile(path: Path | None) -> str:
     Raises:
         UsageError: it is not there, not text, or not of a sane size.
     """
-    name = path if path is not None else STDIN_NAME
+    name = STDIN_NAME if path is None else str(path)
     try:
         if path is None:
-            data = sys.stdin.buffer.read(MAX_DOCKERFILE_BYTES + 1)
-        else:
-            with path.open("rb") as file:
-                data = file.read(MAX_DOCKERFILE_BYTES + 1)
+            return dockerfile_text(sys.stdin.buffer)
+        with path.open("rb") as file:
+            return dockerfile_text(file, name=name)
     except OSError as exc:
         raise UsageError(f"{name}: {exc.strerror}; name the Dockerfile with -f") from exc
+
+
+def dockerfile_text(stream: BinaryIO, head: bytes = b"", *, name: str = STDIN_NAME) -> str:
+    """Return the text of a Dockerfile of which ``head`` was read already.
+
+    Raises:
+        UsageError: it is not text, or not of a sane size.
+        OSError: it cannot be read.
+    """
+    data = head + stream.read(MAX_DOCKERFILE_BYTES + 1)
     if len(data) > MAX_DOCKERFILE_BYTES:
         raise UsageError(f"{name}: larger than {MAX_DOCKERFILE_BYTES} bytes")
     try:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from solver.client.outputs.outputs import (
 from solver.client.progress import make_progress
 from solver.client.repositories import fetched
 from solver.client.request import BuildRequest
-from solver.commands.settings import Contexts, Setting, epoch_of
+from solver.client.stdin import Piped, piped, unpacked
+from solver.commands.settings import STDIN, Contexts, Setting, epoch_of
 from solver.commands.spelling import DockerCommand, Progress
 from solver.dockerfile import NETWORKS
 from solver.manager.process import run_manager
@@ -230,7 +231,8 @@ def build(
 ) -> None:
     """Build a Dockerfile over the workers of a cluster.
 
-    CONTEXT is a directory, or a git repository: https://….git[#REF[:DIRECTORY]].
+    CONTEXT is a directory, a git repository, https://….git[#REF[:DIRECTORY]], or -: standard
+    input, which is a Dockerfile, or an archive with the Dockerfile and what it reads.
 
     Without --manager (or FILESYNC_MANAGER) a cluster is started on this machine for the time
     of the build; what it has built is kept for the next one.
@@ -246,12 +248,14 @@ def build(
         raise UsageError("--iidfile: no image is written; give -o type=oci,dest=PATH or --push")
     own = key_for(manager, key) if manager is not None else None
     shown = "quiet" if quiet else progress
-    contexts = Contexts(context, dockerfile, settings)
-    if contexts.repositories:
-        work = _build_fetched(contexts, parsed, manager, own, workers, shown)
-    else:
-        work = _build(contexts.request(parsed), manager, own, workers, shown)
-    result = run_command(work)
+    with ExitStack() as stack:
+        came = stack.enter_context(_piped(dockerfile)) if context == STDIN else None
+        contexts = Contexts(context, dockerfile, settings, came)
+        if contexts.repositories or contexts.archive:
+            work = _build_fetched(contexts, parsed, manager, own, workers, shown)
+        else:
+            work = _build(contexts.request(parsed), manager, own, workers, shown)
+        result = run_command(work)
     image_id = result.get("containerimage.config.digest", "")
     if metadata_file is not None:
         write_text(metadata_file, json.dumps(result, indent=2) + "\n")
@@ -259,6 +263,12 @@ def build(
         write_text(iidfile, image_id)
     if quiet and image_id and all(output.dest != STDOUT for output in parsed):
         click.echo(image_id)
+
+
+def _piped(dockerfile: Path | None) -> AbstractContextManager[Piped]:
+    if str(dockerfile) == STDIN:
+        raise UsageError("-f - and -: both cannot come from standard input")
+    return piped(sys.stdin.buffer)
 
 
 async def _build_fetched(
@@ -269,7 +279,7 @@ async def _build_fetched(
     workers: int,
     progress: str,
 ) -> dict[str, Any]:
-    """Build what has contexts in repositories, each of which is built first."""
+    """Build what has contexts in repositories or in an archive, each of which is built first."""
     async with AsyncExitStack() as stack:
         if manager is None:
             cluster = embedded_cluster(default_state(), workers=workers)
@@ -280,6 +290,9 @@ async def _build_fetched(
         for url in contexts.repositories:
             made = fetched(url, build, keep_git_dir=contexts.keeps_git_dir)
             contexts.directories[url] = await stack.enter_async_context(made)
+        if contexts.archive is not None:
+            opened = unpacked(contexts.archive, partial(build, progress="quiet"))
+            contexts.directories[STDIN] = await stack.enter_async_context(opened)
         return await _build(contexts.request(outputs), manager, own, workers, progress)
 
 

@@ -23,6 +23,7 @@ from solver.client.outputs.outputs import Output, check_outputs, image_names
 from solver.client.repositories import KEEP_GIT_DIR_ARG, check_inside, is_repository
 from solver.client.request import BuildRequest, read_dockerfile
 from solver.client.secrets import read_secrets
+from solver.client.stdin import Piped
 from solver.dockerfile import (
     IMAGE_SCHEME,
     MAIN_CONTEXT,
@@ -35,7 +36,7 @@ from solver.wire import CachePush
 Setting = Any
 """A click option's value; its type is the option's."""
 
-_STDIN = "-"
+STDIN = "-"
 _URL = re.compile(r"(?:https?|git|ssh):/|git@|github\.com/")
 """What docker clones or fetches; of a path, '//' is '/'."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "ppc64le": "ppc64le"}
@@ -47,13 +48,25 @@ class Contexts:
     Attributes:
         repositories: the URLs of those.
         directories: where what they give is, by URL; to be filled before the request is made.
+        archive: the directory with the archive that came as the context, if one did; what is
+            in it goes to ``directories``, too.
     """
 
     def __init__(
-        self, main: str, dockerfile: Path | None, settings: Mapping[str, Setting]
+        self,
+        main: str,
+        dockerfile: Path | None,
+        settings: Mapping[str, Setting],
+        came: Piped | None = None,
     ) -> None:
-        self._main = main
+        if came is not None and came.text is not None and dockerfile is not None:
+            raise UsageError(
+                f"-f {dockerfile}: standard input is a Dockerfile, too; leave -f out"
+            )
+        self._main = main if came is None or came.text is None else str(came.directory)
         self._dockerfile = dockerfile
+        self._text = None if came is None else came.text
+        self.archive = came.directory if came is not None and came.text is None else None
         self._settings = settings
         named = (value for _, value in _pairs("--build-context", settings["contexts"]))
         self.repositories = [*dict.fromkeys(filter(is_repository, (main, *named)))]
@@ -74,13 +87,14 @@ class Contexts:
         found, file = self.directories, self._dockerfile
         for directory in found.values():
             check_inside(directory, directory / ".dockerignore", _usual_file(directory))
-        if self._main in found and file is not None and str(file) != _STDIN:
+        if self._main in found and file is not None and str(file) != STDIN:
             check_inside(found[self._main], found[self._main] / file)
             file = found[self._main] / file
         named = _pairs("--build-context", self._settings["contexts"])
         contexts = [f"{name}={found.get(value, value)}" for name, value in named]
         main = found.get(self._main) or Path(self._main)
-        request = _request_of(main, file, outputs, {**self._settings, "contexts": contexts})
+        settings = {**self._settings, "contexts": contexts, "text": self._text}
+        request = _request_of(main, file, outputs, settings)
         check_outputs(outputs, platform=str(request.options.platform))
         return request
 
@@ -99,7 +113,8 @@ def _request_of(
     contexts = _contexts(context, settings["contexts"])
     build_args = _build_args(settings["build_args"])
     file = dockerfile if dockerfile is not None else _usual_file(context)
-    named = None if str(file) == _STDIN else file
+    text = settings["text"]
+    named = None if str(file) == STDIN or text is not None else file
     options = Options(
         target=settings["target"],
         build_args=build_args,
@@ -114,7 +129,7 @@ def _request_of(
     )
     return BuildRequest(
         dockerfile=named,
-        text=read_dockerfile(named),
+        text=read_dockerfile(named) if text is None else text,
         options=options,
         roots=contexts.roots,
         layouts=contexts.layouts,
@@ -168,11 +183,6 @@ class _Contexts(NamedTuple):
 
 
 def _contexts(main: Path, others: Sequence[str]) -> _Contexts:
-    if str(main) == _STDIN:
-        raise UsageError(
-            "-: a context cannot come from standard input yet: unpack it and give the directory,"
-            " or give a Dockerfile alone with -f - and an empty one"
-        )
     if not main.is_dir():
         other = "no such directory; give the build's context"
         raise UsageError(f"{main}: {_of_url(str(main)) or other}")
