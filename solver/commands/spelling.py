@@ -75,12 +75,19 @@ class DockerCommand(InsteadCommand):
 
 
 def _without_values(args: Sequence[str]) -> Iterator[str]:
-    """Yield ``args``, a switch that is false left out, and one that is true without its value."""
+    """Yield ``args``, a switch that is false left out, and one that is true without its value.
+
+    What docker takes as ``-t=NAME`` are two words.
+    """
     for word in args:
         name, equals, value = word.partition("=")
         value = value.lower()
         if name in _ALWAYS and (not equals or value in (*_TRUE, *_FALSE)):
             continue
         if name in _NEVER | _SWITCHES and value in _FALSE:
+            continue
+        if name in ("-t", "-f", "-o") and equals:
+            yield name
+            yield word[len("-t=") :]
             continue
         yield name if name in _SWITCHES and value in _TRUE else word

@@ -17,7 +17,7 @@ from e2b_dockerfile_utils import (
 
 from solver.dockerfile.errors import DockerfileError, Invalid
 from solver.dockerfile.excerpt import Excerpt
-from solver.dockerfile.frontend import asked_frontend, check_frontend
+from solver.dockerfile.frontend import check_frontend, directives, warning_of_check
 from solver.dockerfile.suggestion import did_you_mean
 
 MAX_TEXT_CHARS: Final = 1 << 20
@@ -136,7 +136,8 @@ def parse(text: str, filename: str) -> Script:
     for number, line in enumerate(source.lines, 1):
         with source.at(number):
             check_text(line)
-    at, frontend = asked_frontend(source.lines)
+    first = directives(source.lines)
+    at, frontend = first.get("syntax", (1, ""))
     with source.at(at):
         check_frontend(frontend)
     ast = _parse(text, source)
@@ -150,6 +151,9 @@ def parse(text: str, filename: str) -> Script:
     warnings = tuple(
         f"{filename}:{w.line}: {w.message.splitlines()[0][:200]}" for w in ast.warnings
     )
+    line_number, check = first.get("check", (1, ""))
+    if note := warning_of_check(check):
+        warnings = (f"{filename}:{line_number}: {note}", *warnings)
     return Script(source, tuple(instructions), ast.escape_token, warnings)
 
 

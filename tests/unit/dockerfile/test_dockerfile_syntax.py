@@ -195,3 +195,11 @@ def test_another_frontend_is_refused_as_it_would_not_be_run(build: Build, above:
     given = {"BUILDKIT_SYNTAX": "example.org/mine"}
     with pytest.raises(DockerfileError, match="--build-arg BUILDKIT_SYNTAX=example"):
         build("FROM scratch", build_args=given)
+
+
+def test_checks_that_are_to_fail_a_build_are_said_not_to_be_made(build: Build) -> None:
+    (warning,) = build(
+        "# syntax=docker/dockerfile:1\n# check=skip=all; error=true\nFROM scratch"
+    ).warnings
+    assert warning.startswith("Dockerfile:2: # check=error=true: BuildKit's build checks")
+    assert build("# check=skip=JSONArgsRecommended\nFROM scratch").warnings == ()

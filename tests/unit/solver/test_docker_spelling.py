@@ -72,6 +72,15 @@ def test_a_switch_of_dockers_may_be_said_to_be_what_it_is_anyway(
     assert (asked[0].options.no_cache, list(asked[0].outputs)) == (False, [])
 
 
+def test_a_short_option_may_have_its_value_behind_an_equals_sign(
+    asked: list[BuildRequest],
+) -> None:
+    Path("Other").write_text("FROM scratch AS other\n")
+    _run("-f=Other", "-t=a.example/b", "-o=type=tar,dest=a.tar", ".")
+    assert asked[0].text == "FROM scratch AS other\n"
+    assert (asked[0].tag, asked[0].outputs[0].dest) == ("a.example/b:latest", "a.tar")
+
+
 def test_a_switch_may_be_said_to_be_true(asked: list[BuildRequest]) -> None:
     _run("--no-cache=true", "--push=1", "-t", "a.example/b", ".")
     assert asked[0].options.no_cache
