@@ -336,6 +336,11 @@ def test_network_none_has_no_interface_but_lo(bench: Bench) -> None:
     assert bench.op(shell(script, network=Network.NONE)).stdout.split() == ["lo"]
 
 
+def test_localhost_has_its_address_without_a_network_too(bench: Bench) -> None:
+    result = bench.op(shell("cat /etc/hosts", network=Network.NONE))
+    assert "127.0.0.1\tlocalhost" in result.stdout
+
+
 def test_network_host_has_the_hosts_resolver_and_a_name(bench: Bench) -> None:
     result = bench.op(
         shell("cat /etc/resolv.conf; hostname; cat /etc/hostname", hostname="box")

@@ -23,7 +23,7 @@ from worker.exec.run import run_exec
 from worker.exec.spec import Bind, ContainerSpec, Shown, Throwaway
 from worker.exec.state import ExecState
 from worker.exec.throwaway import is_overlay_possible, without_overlay
-from worker.wire.ops import CacheMount, ExecOp, Mount, Network, SecretMount, Sharing, SshMount
+from worker.wire.ops import CacheMount, ExecOp, Mount, SecretMount, Sharing, SshMount
 from worker.wire.secrets import Secret
 
 PIPES: Final = "/dev/pipes"
@@ -89,7 +89,10 @@ async def execute(
 
 
 def network_files(hostname: str, resolv_conf: bytes) -> dict[str, bytes]:
-    """Return the files below /etc that a container on the host's network is shown. Pure."""
+    """Return the files below /etc that a container is shown. Pure.
+
+    One without a network has them too: it has a loopback, and looks for ``localhost`` there.
+    """
     names = f"localhost {hostname}"
     hosts = f"127.0.0.1\t{names}\n::1\t{names} ip6-localhost ip6-loopback\n"
     return {
@@ -163,8 +166,7 @@ def _spec(
     shown = [prepared.show(mount, given) for mount in mounts]
     if op.files:
         shown.append(_pipes(op, scratch))
-    if op.network is Network.HOST:
-        shown += _network(op, prepared, scratch)
+    shown += _network(op, prepared, scratch)
     return ContainerSpec(
         args=op.args,
         root=prepared.root,
