@@ -10,6 +10,9 @@ from collections.abc import Callable
 
 from filesync.errors import UsageError
 
+DEEP = "**"
+"""Any number of names, for who gives it that meaning; of one name it matches all, as '*' does."""
+
 _STAR = None
 
 

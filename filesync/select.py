@@ -19,7 +19,7 @@ from e2b_dockerfile_utils import PatternMatcher
 
 from filesync.errors import PathMissing, UsageError
 from filesync.find import Finder, Kept, Place, bytes_of, clean, text_of
-from filesync.glob import compile_name, is_pattern, unescape
+from filesync.glob import DEEP, compile_name, is_pattern, unescape
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Directory,
@@ -55,7 +55,8 @@ class Pick(msgspec.Struct, frozen=True):
         wildcard: ``path`` is a pattern ('*' and '?' stop at '/'); one that matches nothing
             picks nothing. Without it, or without a wildcard in it, a path that is not there
             is an error.
-        parents: the attributes of the directories on the way are read too.
+        parents: the attributes of the directories on the way are read too, and in a pattern
+            the name '**' stands for any number of directories, none too.
     """
 
     path: Annotated[str, msgspec.Meta(max_length=4096)]
@@ -139,7 +140,18 @@ def matched(manifest: Manifest, pick: Pick) -> list[Match]:
 
 
 def pattern_of(pick: Pick) -> tuple[list[bytes], list[str]]:
-    """Return the names that a pick's path begins with, and the parts that match names below them."""
+    """Return the names that a pick's path begins with, and the parts that match names below them.
+
+    Each part is for one level. Where '**' stands for any number of them, all that is there is
+    matched: a pick may name less.
+    """
+    prefix, parts = _pattern_of(pick)
+    if pick.parents and DEEP in parts:
+        parts = [*parts[: parts.index(DEEP)], "*"]
+    return prefix, parts
+
+
+def _pattern_of(pick: Pick) -> tuple[list[bytes], list[str]]:
     names = clean(bytes_of(pick.path))
     if not pick.wildcard:
         return names, []
@@ -238,11 +250,11 @@ def _find(
     finder: Finder, pick: Pick, matcher: PatternMatcher | None
 ) -> list[tuple[tuple[bytes, ...], Place]]:
     """Return (path before its last link, place) of all that ``pick`` names."""
-    prefix, patterns = pattern_of(pick)
+    prefix, patterns = _pattern_of(pick)
     if not patterns:
         return [_follow_literal(finder, prefix)]
     found = []
-    for path, entry in _expand(finder, prefix, patterns):
+    for path, entry in _expand(finder, prefix, patterns, is_deep=pick.parents):
         is_directory = isinstance(entry, Subdirectory)
         if is_directory or matcher is None or not matcher.matches(text_of(path[-1])):
             found.append((path, _follow_match(finder, path)))
@@ -262,11 +274,15 @@ def _follow_match(finder: Finder, path: tuple[bytes, ...]) -> Place:
         return Place(path, None)
 
 
+_Level = list[tuple[tuple[bytes, ...], Directory]]
+"""Directories, each with its path."""
+
+
 def _expand(
-    finder: Finder, prefix: list[bytes], parts: list[str]
+    finder: Finder, prefix: list[bytes], parts: list[str], *, is_deep: bool
 ) -> list[tuple[tuple[bytes, ...], Entry]]:
     """Match ``parts`` one level at a time below ``prefix``, in walk order."""
-    tests = [compile_name(part) for part in parts]
+    tests = [(is_deep and part == DEEP, compile_name(part)) for part in parts]
     try:
         start = finder.follow(prefix)
     except PathMissing:
@@ -274,21 +290,41 @@ def _expand(
     if start.directory is None:
         return []
     finder.kept.at(start.names)
-    level = [(start.names, start.directory)]
+    level: _Level = [(start.names, start.directory)]
     found: list[tuple[tuple[bytes, ...], Entry]] = []
-    for test in tests:
+    for number, (goes_down, test) in enumerate(tests, 1):
+        if goes_down and number < len(tests):
+            level = _all_below(finder, level)
+            continue
         found = [
             ((*names, entry.name), entry)
             for names, directory in level
             for entry in directory.entries
             if test(text_of(entry.name))
         ]
-        level = [
-            (names, finder.directory(entry))
-            for names, entry in found
-            if isinstance(entry, Subdirectory)
-        ]
+        level = _directories(finder, found)
     return found
+
+
+def _directories(finder: Finder, found: Iterable[tuple[tuple[bytes, ...], Entry]]) -> _Level:
+    return [
+        (names, finder.directory(entry))
+        for names, entry in found
+        if isinstance(entry, Subdirectory)
+    ]
+
+
+def _all_below(finder: Finder, level: _Level) -> _Level:
+    """Return ``level`` with all directories below it, in walk order, each once."""
+    known: dict[tuple[bytes, ...], Directory] = {}
+    todo = list(level)
+    while todo:
+        names, directory = todo.pop()
+        if names not in known:
+            known[names] = directory
+            below = [((*names, entry.name), entry) for entry in directory.entries]
+            todo.extend(_directories(finder, below))
+    return [(names, known[names]) for names in sorted(known)]
 
 
 def _matcher(pick: Pick) -> PatternMatcher | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 from e2b_dockerfile_utils import PatternMatcher, parse_heredoc
 
+from filesync.glob import DEEP
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.flags import Flags, parse_flags
 from solver.dockerfile.modes import check_mode
@@ -239,9 +240,9 @@ def _copy_file(model: Copy, file: RemoteFile, number: int, flags: Flags) -> Copy
 
 
 def _copy(model: Copy, path: str) -> Copy:
-    if model.parents and "**" in path:
-        raise Invalid(f"COPY --parents: '**' in {path[:200]!r} is not supported yet")
     source = _source(path, keep_pivot=model.parents)
+    if model.parents:
+        _check_deep(source)
     return Copy(
         input=model.input,
         source=source,
@@ -253,6 +254,17 @@ def _copy(model: Copy, path: str) -> Copy:
         parents=model.parents,
         unpack=model.unpack,
     )
+
+
+def _check_deep(source: str) -> None:
+    above, pivot, _ = source.partition("/./")
+    names = source.split("/")
+    if (pivot and DEEP in above) or any(DEEP in name and name != DEEP for name in names):
+        raise Invalid(
+            f"COPY --parents: '**' in {source[:200]!r} has to be the whole name of a directory, and"
+            " behind the pivot '/./'",
+            DEEP,
+        )
 
 
 def _source(path: str, *, keep_pivot: bool) -> str:

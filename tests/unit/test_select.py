@@ -180,6 +180,20 @@ def test_a_wildcard_enters_directories_but_not_links_to_them() -> None:
     ]
 
 
+def test_two_stars_are_any_number_of_directories_to_a_pick_with_parents() -> None:
+    manifest = plant(BUILD)
+    deep = Pick("**/*.c", wildcard=True, parents=True)
+    assert matches(manifest, deep) == [b"src/a.c", b"src/b.c", b"src/sub/c.c"]
+    assert matches(manifest, replace(deep, path="src/**/**/sub/**")) == [b"src/sub/c.c"]
+    assert matches(manifest, replace(deep, path="nope/**/a")) == []
+    assert matches(manifest, Pick("**/*.c", wildcard=True)) == [b"src/a.c", b"src/b.c"]
+    assert paths(subset(manifest, replace(deep, path="**/c.c"))) == [
+        b"src",
+        b"src/sub",
+        b"src/sub/c.c",
+    ]
+
+
 def test_a_link_that_a_wildcard_matches_is_followed_and_a_dangling_one_stands_for_itself() -> (
     None
 ):
@@ -345,13 +359,14 @@ TREES = st.recursive(
     lambda trees: st.dictionaries(NAMES, st.one_of(LEAVES, trees), max_size=4),
     max_leaves=12,
 )
-PARTS = st.sampled_from(["a", "b", "c", "ab", "*", "?", "a*", "[a-b]", "..", "\udcff"])
+PARTS = st.sampled_from(["a", "b", "c", "ab", "*", "?", "a*", "[a-b]", "..", "\udcff", "**"])
 EXCLUDES = st.sampled_from(["a", "*", "**/b", "!a", "!b/a", "a/b", "!*/c", "?b"])
 PICKS = st.builds(
     Pick,
     st.lists(PARTS, max_size=4).map("/".join),
     st.lists(EXCLUDES, max_size=3).map(tuple),
     st.just(True),
+    st.booleans(),
 )
 
 

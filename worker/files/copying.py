@@ -56,7 +56,8 @@ def copy(tree: Tree, op: Copy, manifest: Manifest, source: DirectoryHandles) -> 
         UsageError: see ``worker.files.errors``; a bad pattern; an unknown owner.
         StoreError: this disk.
     """
-    found = matched(manifest, Pick(op.source, exclude=op.exclude, wildcard=op.wildcard))
+    pick = Pick(op.source, exclude=op.exclude, wildcard=op.wildcard, parents=op.parents)
+    found = matched(manifest, pick)
     if not found:
         return
     # Once, before the copy itself can change the account files.
@@ -106,7 +107,7 @@ def _unpacked(copying: _Copying, source: bytes, dest: bytes) -> bool:
 
 def _copy_with_parents(copying: _Copying, match: Match, dest: bytes) -> None:
     manifest, copier = copying.manifest, copying.copier
-    names, pivot = _written(copying.op, match)
+    names, pivot = _written(manifest, copying.op, match)
     target = _into(copying, dest)
     for end in range(pivot + 1, len(names)):
         real = resolve(manifest, b"/".join(names[:end]))
@@ -131,7 +132,7 @@ def _copy_with_parents(copying: _Copying, match: Match, dest: bytes) -> None:
         copier.copy_contents(reduced, match.path, directory, target)
 
 
-def _written(op: Copy, match: Match) -> tuple[list[bytes], int]:
+def _written(manifest: Manifest, op: Copy, match: Match) -> tuple[list[bytes], int]:
     """Return the names of the source path as they were asked for, and how many the pivot drops.
 
     Names of a pattern are those that it matched.
@@ -140,10 +141,9 @@ def _written(op: Copy, match: Match) -> tuple[list[bytes], int]:
     names = clean(os.fsencode(op.source))
     if op.wildcard:
         first = next((i for i, n in enumerate(names) if is_pattern(os.fsdecode(n))), len(names))
-        real = match.path.split(b"/")
-        names = [os.fsencode(unescape(os.fsdecode(name))) for name in names[:first]] + (
-            real[len(real) - (len(names) - first) :]
-        )
+        names = [os.fsencode(unescape(os.fsdecode(name))) for name in names[:first]]
+        above = clean(resolve(manifest, b"/".join(names)))
+        names += match.path.split(b"/")[len(above) :]
     return names, min(len(clean(os.fsencode(head))), len(names)) if pivot else 0
 
 

@@ -76,7 +76,8 @@ class Copy(_Message, frozen=True, tag="copy"):
         mode: octal (``0644``) or symbolic (``u=rwX,go=rX``) for all that is copied; empty keeps.
         exclude: .dockerignore-like patterns, relative to the source.
         wildcard: ``source`` is a pattern; one that matches nothing copies nothing.
-        parents: keep the directories of the source path below ``dest``.
+        parents: keep the directories of the source path below ``dest``; in a pattern the name
+            '**' stands for any number of directories, none too.
         unpack: a tar archive (plain, gzip, bzip2, xz) is unpacked instead of copied.
     """
 

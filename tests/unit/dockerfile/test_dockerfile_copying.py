@@ -31,6 +31,8 @@ COPIES = [
     ("COPY --chmod=u=rwX,go=rX a /", Copy(0, "/a", "/", mode="u=rwX,go=rX")),
     ("COPY --exclude=*.o --exclude=t a /", Copy(0, "/a", "/", exclude=("*.o", "t"))),
     ("COPY --parents a/b /c/", Copy(0, "/a/b", "/c/", parents=True)),
+    ("COPY --parents ./**/b /c/", Copy(0, "/**/b", "/c/", wildcard=True, parents=True)),
+    ("COPY --parents a/./** /c/", Copy(0, "/a/./**", "/c/", wildcard=True, parents=True)),
     ("COPY --parents a/./b/ /c/", Copy(0, "/a/./b", "/c/", parents=True)),
     ("COPY --parents a/../x/./../b /c/", Copy(0, "/x/./b", "/c/", parents=True)),
     ("COPY --parents /./a/b /c/", Copy(0, "/./a/b", "/c/", parents=True)),
@@ -204,7 +206,8 @@ REFUSED = [
     ("ADD --keep-git-dir a /b", "ADD --keep-git-dir is for git repositories"),
     ("COPY --chmod=9 a /b", "an octal mode is between 0 and 07777"),
     ("COPY --chmod=u~x a /b", "not a mode"),
-    ("COPY --parents a/** /c/", "'**' in 'a/**' is not supported yet"),
+    ("COPY --parents a/b** /c/", "'**' in '/a/b**' has to be the whole name"),
+    ("COPY --parents a/**/./b /c/", "'**' in '/a/**/./b' has to be"),
     ("COPY [a /b/", "syntax error in pattern"),
     ("COPY --exclude=[a a /b/", "syntax error in pattern"),
     (

@@ -159,6 +159,30 @@ CASES: list[tuple[str, Copy, Listing, Listing]] = [
         {"d/x/f": "xf", "d/y/f": "yf"},
     ),
     (
+        "parents of matches at any depth",
+        copy("**/f", "/d/", parents=True, wildcard=True),
+        {},
+        {"d/m/x/f": "xf", "d/m/y/f": "yf"},
+    ),
+    (
+        "no depth is one, and a link on the way keeps its name",
+        copy("link/**/t*", "/d/", "*.log", parents=True, wildcard=True),
+        {},
+        {"d/link/sub/three": "3"},
+    ),
+    (
+        "parents of matches at any depth, from the pivot",
+        copy("dir/./**/t*", "/d/", parents=True, wildcard=True),
+        {},
+        {"d/two.log": "2", "d/sub/three": "3"},
+    ),
+    (
+        "two stars at the end are all that is there",
+        copy("m/**/y/**", "/d/", parents=True, wildcard=True),
+        {},
+        {"d/m/y/f": "yf", "d/m/y/g": "yg"},
+    ),
+    (
         "parents of a directory",
         copy("dir/sub", "/", parents=True),
         {},

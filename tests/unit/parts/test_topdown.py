@@ -234,7 +234,7 @@ LAYERS = st.lists(RAW | RAW.map(tidy), min_size=1, max_size=4) | st.lists(
     RAW.map(tidy), min_size=2, max_size=5
 )
 ASKED = st.lists(
-    st.lists(st.sampled_from(["a", "b", "c", "*", "[ab]"]), max_size=3).map("/".join),
+    st.lists(st.sampled_from(["a", "b", "c", "*", "[ab]", "**"]), max_size=3).map("/".join),
     min_size=1,
     max_size=2,
 )
