@@ -44,13 +44,14 @@ class Kept(msgspec.Struct):
 
     Attributes:
         whole: all that is below it.
-        filters: what any of these does not leave out, below it.
+        filters: what any of these does not leave out, below it; each with what stands before the
+            names that it is asked about.
         is_read: its own attributes, where it is a directory on the way.
     """
 
     below: dict[bytes, "Kept"] = {}
     whole: bool = False
-    filters: list[PatternMatcher] = []
+    filters: list[tuple[PatternMatcher, str]] = []
     is_read: bool = False
 
     def at(self, names: Iterable[bytes], *, read: bool = False) -> "Kept":

@@ -11,7 +11,7 @@ leaves it, a path's own '..' is removed before any link is looked at, and the di
 a pattern's wildcards pass through are real ones, not links to them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -51,7 +51,8 @@ class Pick(msgspec.Struct, frozen=True):
     Attributes:
         path: '/'-separated, relative to the tree's root; a leading '/' changes nothing.
         exclude: .dockerignore-like patterns; what they match is left out. Relative to the
-            directory that ``path`` names; for a file that a wildcard matches, its name.
+            directory that ``path`` names; for a file that a wildcard matches, its name. With
+            ``parents`` to the root, or to what stands before a '/./' in ``path``.
         wildcard: ``path`` is a pattern ('*' and '?' stop at '/'); one that matches nothing
             picks nothing. Without it, or without a wildcard in it, a path that is not there
             is an error.
@@ -135,7 +136,7 @@ def matched(manifest: Manifest, pick: Pick) -> list[Match]:
     """
     return [
         Match(b"/".join(path), b"/".join(place.names))
-        for path, place in _find(Finder(manifest), pick, _matcher(pick))
+        for path, place, _ in _find(Finder(manifest), pick, _matcher(pick))
     ]
 
 
@@ -193,13 +194,13 @@ class _Reduced(msgspec.Struct, frozen=True):
 
 def _keep_pick(finder: "Finder", pick: Pick) -> None:
     matcher = _matcher(pick)
-    for path, place in _find(finder, pick, matcher):
+    for path, place, rest in _find(finder, pick, matcher):
         finder.kept.at(path, read=pick.parents)
         kept = finder.kept.at(place.names, read=pick.parents)
         if not place.is_directory or matcher is None:
             kept.whole = True
         else:
-            kept.filters.append(matcher)
+            kept.filters.append((matcher, "".join(f"{name}/" for name in rest)))
 
 
 def _reduce(finder: "Finder", at: _Reduced) -> Expansion[_Reduced]:
@@ -207,7 +208,7 @@ def _reduce(finder: "Finder", at: _Reduced) -> Expansion[_Reduced]:
     below: dict[bytes, Kept] = {}
     if at.kept is not None:
         below = at.kept.below
-        filters += tuple(_Filter(matcher, "") for matcher in at.kept.filters)
+        filters += tuple(_Filter(*pair) for pair in at.kept.filters)
     is_read = bool(filters) or at.kept is None or at.kept.is_read
     header = at.directory if is_read else EMPTY_DIRECTORY
     expansion: Expansion[_Reduced] = Expansion(header, [], [], drop_if_empty=at.drop_if_empty)
@@ -246,19 +247,37 @@ def _entries(directory: Directory, names: Iterable[bytes]) -> list[Entry]:
 # --- what a pick names ----------------------------------------------------------------------
 
 
-def _find(
-    finder: Finder, pick: Pick, matcher: PatternMatcher | None
-) -> list[tuple[tuple[bytes, ...], Place]]:
-    """Return (path before its last link, place) of all that ``pick`` names."""
+_Found = tuple[tuple[bytes, ...], Place, Sequence[str]]
+"""A path before its last link, where that leads, and the names of it that excludes are asked about."""
+
+
+def _find(finder: Finder, pick: Pick, matcher: PatternMatcher | None) -> list[_Found]:
+    """Return all that ``pick`` names."""
     prefix, patterns = _pattern_of(pick)
+    above = _above_pivot(pick)
     if not patterns:
-        return [_follow_literal(finder, prefix)]
-    found = []
-    for path, entry in _expand(finder, prefix, patterns, is_deep=pick.parents):
+        rest = [text_of(name) for name in prefix[above:]] if pick.parents else []
+        return [(*_follow_literal(finder, prefix), rest)]
+    found: list[_Found] = []
+    for path, entry, depth in _expand(finder, prefix, patterns, is_deep=pick.parents):
         is_directory = isinstance(entry, Subdirectory)
-        if is_directory or matcher is None or not matcher.matches(text_of(path[-1])):
-            found.append((path, _follow_match(finder, path)))
+        rest = [text_of(name) for name in (*prefix, *path[depth:])[above:]]
+        asked = "/".join(rest) if pick.parents else rest[-1]
+        if matcher is None or not _leaves_out(matcher, asked, pick, is_directory=is_directory):
+            found.append((path, _follow_match(finder, path), rest if pick.parents else []))
     return found
+
+
+def _above_pivot(pick: Pick) -> int:
+    head, pivot, _ = pick.path.partition("/./")
+    return len(clean(bytes_of(head))) if pivot and pick.parents else 0
+
+
+def _leaves_out(matcher: PatternMatcher, asked: str, pick: Pick, *, is_directory: bool) -> bool:
+    if not is_directory:
+        return matcher.matches(asked)
+    # Of a directory that is excluded, what lies below may be taken back in.
+    return pick.parents and matcher.matches(asked) and not matcher.may_match_under(asked)
 
 
 def _follow_literal(finder: Finder, names: list[bytes]) -> tuple[tuple[bytes, ...], Place]:
@@ -280,8 +299,11 @@ _Level = list[tuple[tuple[bytes, ...], Directory]]
 
 def _expand(
     finder: Finder, prefix: list[bytes], parts: list[str], *, is_deep: bool
-) -> list[tuple[tuple[bytes, ...], Entry]]:
-    """Match ``parts`` one level at a time below ``prefix``, in walk order."""
+) -> list[tuple[tuple[bytes, ...], Entry, int]]:
+    """Match ``parts`` one level at a time below ``prefix``, in walk order.
+
+    The number is how many names of a path stand for ``prefix``, whose links were followed.
+    """
     tests = [(is_deep and part == DEEP, compile_name(part)) for part in parts]
     try:
         start = finder.follow(prefix)
@@ -303,7 +325,7 @@ def _expand(
             if test(text_of(entry.name))
         ]
         level = _directories(finder, found)
-    return found
+    return [(path, entry, len(start.names)) for path, entry in found]
 
 
 def _directories(finder: Finder, found: Iterable[tuple[tuple[bytes, ...], Entry]]) -> _Level:

@@ -15,6 +15,8 @@
 import os
 from dataclasses import dataclass
 
+import msgspec
+
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.errors import PathMissing
 from filesync.glob import is_pattern, unescape
@@ -125,7 +127,7 @@ def _copy_with_parents(copying: _Copying, match: Match, dest: bytes) -> None:
             copier.copy_entry(match.path, entry, target)
             return
         directory = manifest.directory(entry.tree)
-    reduced, directory = _reduced(copying, match.path, directory)
+    reduced, directory = _reduced(copying, match.path, directory, rest=len(names) - pivot)
     if len(names) > pivot:
         copier.copy_directory(reduced, match.path, directory, target)
     else:
@@ -157,13 +159,20 @@ def _make(copying: _Copying, place: Place) -> bytes:
 
 
 def _reduced(
-    copying: _Copying, path: bytes, directory: Directory
+    copying: _Copying, path: bytes, directory: Directory, *, rest: int = 0
 ) -> tuple[Manifest, Directory]:
-    """Return the manifest, and the directory at ``path`` in it, without what is excluded."""
+    """Return the manifest, and the directory at ``path`` in it, without what is excluded.
+
+    Excludes are relative to ``path`` without its last ``rest`` names.
+    """
     manifest = copying.manifest
     if not copying.op.exclude:
         return manifest, directory
+    names = clean(path)
     pick = Pick(os.fsdecode(path), exclude=copying.op.exclude)
+    if rest:
+        pivoted = b"/".join((b"", *names[:-rest], b".", *names[-rest:]))
+        pick = msgspec.structs.replace(pick, path=os.fsdecode(pivoted), parents=True)
     nodes = LayeredNodes(MemoryNodes(), manifest.nodes)
     reduced = select(manifest, Selector((pick,)), nodes)
     left = _directory(reduced, path)

@@ -166,7 +166,7 @@ CASES: list[tuple[str, Copy, Listing, Listing]] = [
     ),
     (
         "no depth is one, and a link on the way keeps its name",
-        copy("link/**/t*", "/d/", "*.log", parents=True, wildcard=True),
+        copy("link/**/t*", "/d/", "link/*.log", parents=True, wildcard=True),
         {},
         {"d/link/sub/three": "3"},
     ),
@@ -192,10 +192,28 @@ CASES: list[tuple[str, Copy, Listing, Listing]] = [
     ("parents of everything", copy("dir/sub/./", "/d", parents=True), {}, below("d", {"three": "3", "four.log": "4"})),
     ("parents of a link keep it", copy("file-link", "/", parents=True), {}, {"file-link": "-> /dir/sub/three"}),
     (
-        "parents with excludes",
-        copy("dir/sub", "/d", "*.log", parents=True),
+        "parents with excludes, which are then relative to the root",
+        copy("dir/sub", "/d", "*.log", "dir/sub/three", parents=True),
         {},
-        {"d/dir/sub/three": "3"},
+        {"d/dir/sub/four.log": "4"},
+    ),
+    (
+        "or to the pivot",
+        copy("dir/./sub", "/d", "dir/sub/three", "sub/*.log", parents=True),
+        {},
+        {"d/sub/three": "3"},
+    ),
+    (
+        "a match below a directory that is excluded does not count",
+        copy("m/**/[fg]", "/d", "**/x", "m/y/f", parents=True, wildcard=True),
+        {},
+        {"d/m/y/g": "yg"},
+    ),
+    (
+        "nor does a directory that is, but for what is taken back in",
+        copy("m/*", "/d", "**/x", "m/y", "!m/y/g", parents=True, wildcard=True),
+        {},
+        {"d/m/y/g": "yg"},
     ),
 ]  # fmt: skip
 
