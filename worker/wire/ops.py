@@ -74,7 +74,8 @@ class Copy(_Message, frozen=True, tag="copy"):
         owner: ``user[:group]``, names or numbers, looked up in the tree being changed; empty
             keeps the source's owner.
         mode: octal (``0644``) or symbolic (``u=rwX,go=rX``) for all that is copied; empty keeps.
-        exclude: .dockerignore-like patterns, relative to the source.
+        exclude: .dockerignore-like patterns, relative to the source; with ``parents`` to the root, or
+            to what stands before a '/./' in ``source``.
         wildcard: ``source`` is a pattern; one that matches nothing copies nothing.
         parents: keep the directories of the source path below ``dest``; in a pattern the name
             '**' stands for any number of directories, none too.
