@@ -13,16 +13,23 @@ SOURCE_DATE_EPOCH: Final = "SOURCE_DATE_EPOCH"
 
 
 class Variables(Mapping[str, str]):
-    """What a word may refer to, ENV before ARG, each in the order it was set."""
+    """What a word may refer to, ENV before ARG, each in the order it was set.
+
+    Of an ENV and an ARG of one name the later counts, as in BuildKit: so an ARG does over what
+    a base has set. The image only ever has the ENV.
+    """
 
     def __init__(self) -> None:
         self.env: dict[str, str] = {}
         self.args: dict[str, str] = {}
         self.declared: dict[str, None] = {}
         """Names of all ARGs, with a value or not."""
+        self._over: set[str] = set()
+        """Names of the ARGs that came after an ENV of that name."""
 
     def __getitem__(self, name: str) -> str:
-        return self.env[name] if name in self.env else self.args[name]
+        is_env = name in self.env and name not in self._over
+        return self.env[name] if is_env else self.args[name]
 
     def __iter__(self) -> Iterator[str]:
         yield from self.env
@@ -37,12 +44,14 @@ class Variables(Mapping[str, str]):
         other.env = dict(self.env)
         other.args = dict(self.args)
         other.declared = dict(self.declared)
+        other._over = set(self._over)
         return other
 
     def set_env(self, name: str, value: str) -> None:
         """Set a variable of the image."""
         check_name(name)
         self.env[name] = value
+        self._over.discard(name)
         self._check_count()
 
     def declare(self, name: str, value: str | None) -> None:
@@ -51,6 +60,7 @@ class Variables(Mapping[str, str]):
         self.declared[name] = None
         if value is not None:
             self.args[name] = value
+            self._over.add(name)
         self._check_count()
 
     def pairs(self) -> tuple[tuple[str, str], ...]:

@@ -62,7 +62,7 @@ def test_heredocs_of_a_command_are_left_to_the_shell(build: Build) -> None:
 
 def test_argument_with_the_name_of_a_variable_is_not_passed_beside_it(build: Build) -> None:
     op = last(build("FROM scratch\nENV a=env\nARG a=arg\nARG b=1\nRUN x"))
-    assert op.env == (PATH, ("a", "env"), ("b", "1"))
+    assert op.env == (PATH, ("a", "arg"), ("b", "1"))
 
 
 def test_command_runs_where_and_as_whom_the_image_says(build: Build) -> None:

@@ -90,9 +90,32 @@ def test_argument_is_seen_from_its_line_on(build: Build) -> None:
     assert seen(build(text)) == {"early": "", "late": "1", "a": "1"}
 
 
-@pytest.mark.parametrize("order", ["ARG a=arg\nENV a=env", "ENV a=env\nARG a=arg"])
-def test_variable_of_the_image_beats_an_argument(build: Build, order: str) -> None:
-    assert seen(build(f"FROM scratch\n{order}\nRUN x")) == {"a": "env"}
+@pytest.mark.parametrize(
+    ("order", "value"),
+    [
+        ("ARG a=arg\nENV a=env", "env"),
+        ("ENV a=env\nARG a=arg", "arg"),
+        ("ENV a=env\nARG a", "env"),
+        ("ENV a=env\nARG a=arg\nENV a=${a}2", "arg2"),
+        ("ENV a=env\nARG a=arg\nFROM p", "env"),
+        ("ARG a=arg\nENV a=env\nFROM p\nARG a=again", "again"),
+    ],
+)
+def test_of_a_variable_and_an_argument_of_one_name_the_later_counts(
+    build: Build, order: str, value: str
+) -> None:
+    assert seen(build(f"FROM scratch AS p\n{order}\nRUN x")) == {"a": value}
+
+
+def test_an_argument_counts_over_what_the_base_has_set_and_is_not_in_the_image(
+    build: Build,
+) -> None:
+    image = {"config": {"Env": ["V=base"]}}
+    text = "FROM alpine\nARG V\nENV W=$V\nRUN x"
+    converted = build(text, image=image, build_args={"V": "given"})
+    assert {"V": "given", "W": "given"}.items() <= seen(converted).items()
+    assert {"V=base", "W=given"} <= set(converted.config["config"]["Env"])  # type: ignore[index]
+    assert seen(build(text, image=image))["V"] == "base"
 
 
 def test_arguments_end_with_their_stage_but_go_to_stages_on_it(build: Build) -> None:
