@@ -250,7 +250,8 @@ def plan_part(
     if target is not None:
         plan, unwritable = around_unwritable(target.place.root, plan, nodes)
         stats.note_unwritable(unwritable, prefix=part.prefix)
-    stats.note_left_out(plan.left_out, prefix=part.prefix)
+    if not options.choice.only_new:  # else what a directory stands for was not asked for
+        stats.note_left_out(plan.left_out, prefix=part.prefix)
     is_new = (target is None or target.is_new) and not planned.is_made_before(part)
     if options.dry_run:
         planned.note(part, plan)

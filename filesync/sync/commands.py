@@ -180,7 +180,8 @@ match within a name, ** across slashes, x/*** a directory and all in it.
     "-u",
     "--update",
     is_flag=True,
-    help="Leave files in DST alone that are newer than those in SRC.",
+    help="Leave files in DST alone that are newer than those in SRC; what is of another kind is "
+    "replaced, however new.",
 )
 @click.option(
     "--chown",

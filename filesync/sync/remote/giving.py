@@ -283,7 +283,8 @@ class Giving:
         )
         plan, unwritable = await unseen.plan(make, self._nodes)
         if options.dry_run:  # otherwise the server says it, when it is done
-            self.stats.note_left_out(plan.left_out, prefix=part.prefix)
+            if not options.choice.only_new:
+                self.stats.note_left_out(plan.left_out, prefix=part.prefix)
             self.stats.note_unwritable(unwritable, prefix=part.prefix)
         is_new = prepared.is_new and not self._planned.is_made_before(part)
         # Whoever reads the listing may take long; meanwhile the server must hear of this side.
@@ -373,9 +374,10 @@ class Giving:
                 self._given.clear()
                 scanned.close()
         self._note(at, given)
-        self.stats.note_left_out(
-            given.left_out, prefix=self._parts[at].prefix, unnamed=given.unnamed
-        )
+        if not options.choice.only_new:
+            self.stats.note_left_out(
+                given.left_out, prefix=self._parts[at].prefix, unnamed=given.unnamed
+            )
         self.stats.note_unwritable(
             given.unwritable,
             prefix=self._parts[at].prefix,

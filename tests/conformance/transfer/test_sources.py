@@ -60,6 +60,9 @@ WORDS = (
     "--ignore-existing --delete other/ empty/ stands",
     "--ignore-existing --delete empty/ other/ stands",
     "-u --delete other/ empty/ stands",
+    # And where a rule hides that.
+    "--ignore-existing --exclude=*/ other/ stands",
+    "-n --ignore-existing --exclude=*/ other/ stands",
     # The one name that is given is what the destination is called.
     "empty dst",
     "empty/ dst",
@@ -155,6 +158,8 @@ ON_A_SERVER = (
     "--delete tree/file deep/ stood",
     "--existing --delete other/ empty/ stands",
     "--ignore-existing --delete other/ empty/ stands",
+    "--ignore-existing --exclude=*/ other/ stands",
+    "-n --ignore-existing --exclude=*/ other/ stands",
     "--existing full filed",
     "--existing full linked",
     "-n --existing full filed",
