@@ -7,7 +7,7 @@ from typing import Final
 
 from solver.dockerfile.errors import Invalid
 
-_PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/([A-Za-z]+))?")
+_PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/([A-Za-z]*))?")
 _MAX_PORTS: Final = 1 << 17
 """Bound on what one instruction lists, a port that is there twice counted twice."""
 

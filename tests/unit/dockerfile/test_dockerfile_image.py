@@ -29,7 +29,7 @@ SETTINGS = [
     ('ENTRYPOINT ["a"]', "Entrypoint", ["a"]),
     ("USER $PATH", "User", "/p"),
     (
-        "EXPOSE 80 53/UDP 8000-8001/tcp",
+        "EXPOSE 80/ 53/UDP 8000-8001/tcp",
         "ExposedPorts",
         {"80/tcp", "53/udp", "8000/tcp", "8001/tcp"},
     ),
