@@ -84,14 +84,18 @@ def place(
     choices = [
         _choice(view, inputs)
         for view in workers
-        if all(view.labels.get(key) == value for key, value in constraints)
-        and all(view.name in reaches for reaches in inputs)
+        if fits(view, constraints) and all(view.name in reaches for reaches in inputs)
     ]
     if not choices:
         return None
     running = {view.name: view.running for view in workers}
     ranked = sorted(choices, key=lambda c: (c.seconds, -_held(c), running[c.worker], c.worker))
     return Placement(ranked[0], tuple(ranked))
+
+
+def fits(worker: WorkerView, constraints: Sequence[tuple[str, str]]) -> bool:
+    """Say whether a worker has the labels of ``constraints``, with their values."""
+    return all(worker.labels.get(key) == value for key, value in constraints)
 
 
 def seconds(reach: Reach) -> float:

@@ -32,7 +32,7 @@ from solver.manager.moving.reach import Part, needed_of, reaches
 from solver.manager.moving.sources import Sources
 from solver.manager.shared import Client, Shared, Solved, forwarding
 from solver.manager.workers import WorkerLink
-from solver.place import Placement, explain, place
+from solver.place import Placement, explain, fits, place
 from solver.wire import Explained, StartBuild, StepDone, StepStarted, Warned
 from worker.wire import orders
 from worker.wire.agents import agents_for
@@ -169,6 +169,12 @@ class Build:
             known = self.caches.by_content(position, contents)
             if brought := await self._import(position, (key, by_content), known):
                 return brought
+        self._deciding.end(position)
+        had_to_wait = await self._wait_for_worker(vertex)
+        # Who comes now, after a manager was started anew, may have it.
+        if had_to_wait and cacheable and (found := self._find(position, by_content)):
+            await self._add_key(found, key)
+            return self._report_cached(found)
         if position in self._image_parts:
             # Its result is a source of this build's own, and no other build's.
             return await self._run(position, (key, by_content))
@@ -368,21 +374,37 @@ class Build:
 
     async def _place(self, position: int, parts: Sequence[Part]) -> Placement:
         vertex = self._graph.vertices[position]
-        cluster = self._shared.cluster
-        deadline = time.monotonic() + WAIT_FOR_WORKER_S
-        while True:
-            records = self._shared.records
+        cluster, records = self._shared.cluster, self._shared.records
+        placement: Placement | None = None
+        while placement is None:
+            await self._wait_for_worker(vertex)
             options = [reaches(part, cluster, records) for part in parts]
             views = [worker.view() for worker in cluster]
             placement = place(options, views, constraints=vertex.constraints)
-            if placement is not None:
-                break
-            left_s = deadline - time.monotonic()
-            if left_s <= 0 or not await cluster.wait_for_join(left_s):
-                raise NoWorker(_nobody(vertex.name, vertex.constraints, cluster))
         if self._request.explain:
             self._client.tell(Explained(position, explain(placement)))
         return placement
+
+    async def _wait_for_worker(self, vertex: Vertex) -> bool:
+        """Wait until a worker that fits a step has come and told what it holds.
+
+        Returns:
+            Whether there was none.
+
+        Raises:
+            NoWorker: none comes.
+        """
+        cluster, constraints = self._shared.cluster, vertex.constraints
+        deadline_s = time.monotonic() + WAIT_FOR_WORKER_S
+        had_to_wait = False
+        while not any(fits(worker.view(), constraints) for worker in cluster):
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or not await cluster.wait_for_join(left_s):
+                raise NoWorker(_nobody(vertex.name, constraints, cluster))
+            had_to_wait = True
+        if had_to_wait:
+            await cluster.wait_until_learnt()
+        return had_to_wait
 
     def _unlearn(self, worker: WorkerLink, reason: str, brought: Sequence[Brought]) -> None:
         """Believe no longer what a worker's failure shows to be wrong."""

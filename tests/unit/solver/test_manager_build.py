@@ -101,6 +101,29 @@ async def test_step_waits_for_a_worker_that_fits(world: World) -> None:
     assert (await building).worker == "b"
 
 
+async def test_step_does_not_run_again_where_who_it_waits_for_has_its_result(
+    world: World,
+) -> None:
+    holder = world.worker("a")
+    world.worker("b")
+    recipe = world.recipe()
+    recipe.run("one", needs=(("name", "a"),))
+    made = await world.build(recipe.graph())
+    world.ran.clear()
+    assert made.ref is not None
+    (info,) = world.shared.records.chain(made.ref)
+    world.lose(holder)  # as when a manager is started anew
+    building = asyncio.create_task(world.build(recipe.graph()))
+    await asyncio.sleep(0.01)
+    again = world.worker("a")
+    again.link.learnt.clear()
+    await asyncio.sleep(0.01)
+    world.shared.cluster.add_ref(again.link, info)
+    again.link.learnt.set()
+    assert (await building).ref == made.ref
+    assert world.ran_steps() == {}
+
+
 @pytest.mark.parametrize(
     ("there", "sentence"), [((), "no worker is connected"), (("a",), "no worker has gpu=yes")]
 )
