@@ -259,7 +259,8 @@ def _find(finder: Finder, pick: Pick, matcher: PatternMatcher | None) -> list[_F
         rest = [text_of(name) for name in prefix[above:]] if pick.parents else []
         return [(*_follow_literal(finder, prefix), rest)]
     found: list[_Found] = []
-    for path, entry, depth in _expand(finder, prefix, patterns, is_deep=pick.parents):
+    depth, matches = _expand(finder, prefix, patterns, is_deep=pick.parents)
+    for path, entry in matches:
         is_directory = isinstance(entry, Subdirectory)
         rest = [text_of(name) for name in (*prefix, *path[depth:])[above:]]
         asked = "/".join(rest) if pick.parents else rest[-1]
@@ -299,18 +300,18 @@ _Level = list[tuple[tuple[bytes, ...], Directory]]
 
 def _expand(
     finder: Finder, prefix: list[bytes], parts: list[str], *, is_deep: bool
-) -> list[tuple[tuple[bytes, ...], Entry, int]]:
+) -> tuple[int, list[tuple[tuple[bytes, ...], Entry]]]:
     """Match ``parts`` one level at a time below ``prefix``, in walk order.
 
-    The number is how many names of a path stand for ``prefix``, whose links were followed.
+    The number is how many names of each path stand for ``prefix``, whose links were followed.
     """
     tests = [(is_deep and part == DEEP, compile_name(part)) for part in parts]
     try:
         start = finder.follow(prefix)
     except PathMissing:
-        return []
+        return 0, []
     if start.directory is None:
-        return []
+        return 0, []
     finder.kept.at(start.names)
     level: _Level = [(start.names, start.directory)]
     found: list[tuple[tuple[bytes, ...], Entry]] = []
@@ -325,7 +326,7 @@ def _expand(
             if test(text_of(entry.name))
         ]
         level = _directories(finder, found)
-    return [(path, entry, len(start.names)) for path, entry in found]
+    return len(start.names), found
 
 
 def _directories(finder: Finder, found: Iterable[tuple[tuple[bytes, ...], Entry]]) -> _Level:

@@ -31,9 +31,6 @@ class _Source:
     ref: Digest
     steps: frozenset[int] | None
 
-    def serves(self, step: int) -> bool:
-        return self.steps is None or step in self.steps
-
 
 @dataclass(frozen=True, slots=True)
 class Coming:
@@ -49,10 +46,6 @@ class Coming:
     tree: Digest
     steps: frozenset[int] | None
     begun: "asyncio.Future[bool]"
-
-    def serves(self, step: int) -> bool:
-        """Say whether ``step`` finds in it what it reads."""
-        return self.steps is None or step in self.steps
 
     async def has_begun(self) -> bool:
         """Wait until something of it is there; say whether that is so: its home may be busy."""
@@ -84,7 +77,7 @@ class Sources:
     def find(self, position: int, step: int) -> Digest | None:
         """Return a source that has what ``step`` reads of a result, if a worker has one."""
         for source in self._sources.get(position, ()):
-            if source.serves(step) and self._shared.cluster.holders(source.ref):
+            if _serves(source, step) and self._shared.cluster.holders(source.ref):
                 return source.ref
         return None
 
@@ -110,7 +103,7 @@ class Sources:
         is new before all of it has come.
         """
         coming = self._coming.get(part.position)
-        if coming is None or coming.home is worker or not coming.serves(step):
+        if coming is None or coming.home is worker or not _serves(coming, step):
             return None
         if (part.position, step) in self._joined:
             return None  # it was let down
@@ -196,3 +189,8 @@ class Sources:
         if not isinstance(ran, Ran):
             raise OrderFailed(worker.name, "protocol", "answered a run with something else")
         return ran, order
+
+
+def _serves(given: _Source | Coming, step: int) -> bool:
+    """Say whether ``step`` finds in it what it reads."""
+    return given.steps is None or step in given.steps
