@@ -15,8 +15,6 @@
 import os
 from dataclasses import dataclass
 
-import msgspec
-
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.errors import PathMissing
 from filesync.glob import is_pattern, unescape
@@ -127,7 +125,9 @@ def _copy_with_parents(copying: _Copying, match: Match, dest: bytes) -> None:
             copier.copy_entry(match.path, entry, target)
             return
         directory = manifest.directory(entry.tree)
-    reduced, directory = _reduced(copying, match.path, directory, rest=len(names) - pivot)
+    pivoted = b"/".join((b"", *names[:pivot], b".", *names[pivot:]))
+    written = pivoted if len(names) > pivot else b""
+    reduced, directory = _reduced(copying, match.path, directory, written=written)
     if len(names) > pivot:
         copier.copy_directory(reduced, match.path, directory, target)
     else:
@@ -159,20 +159,17 @@ def _make(copying: _Copying, place: Place) -> bytes:
 
 
 def _reduced(
-    copying: _Copying, path: bytes, directory: Directory, *, rest: int = 0
+    copying: _Copying, path: bytes, directory: Directory, *, written: bytes = b""
 ) -> tuple[Manifest, Directory]:
     """Return the manifest, and the directory at ``path`` in it, without what is excluded.
 
-    Excludes are relative to ``path`` without its last ``rest`` names.
+    Excludes are relative to ``path``, or to the pivot of how that was ``written``.
     """
     manifest = copying.manifest
     if not copying.op.exclude:
         return manifest, directory
-    names = clean(path)
-    pick = Pick(os.fsdecode(path), exclude=copying.op.exclude)
-    if rest:
-        pivoted = b"/".join((b"", *names[:-rest], b".", *names[-rest:]))
-        pick = msgspec.structs.replace(pick, path=os.fsdecode(pivoted), parents=True)
+    asked = os.fsdecode(written or path)
+    pick = Pick(asked, exclude=copying.op.exclude, parents=bool(written))
     nodes = LayeredNodes(MemoryNodes(), manifest.nodes)
     reduced = select(manifest, Selector((pick,)), nodes)
     left = _directory(reduced, path)

@@ -198,6 +198,12 @@ CASES: list[tuple[str, Copy, Listing, Listing]] = [
         {"d/dir/sub/four.log": "4"},
     ),
     (
+        "by the names that were written, where a link is on the way",
+        copy("link/sub", "/d", "link/sub/three", "dir/sub/four.log", parents=True),
+        {},
+        {"d/link/sub/four.log": "4"},
+    ),
+    (
         "or to the pivot",
         copy("dir/./sub", "/d", "dir/sub/three", "sub/*.log", parents=True),
         {},
