@@ -37,7 +37,7 @@ class Cluster:
         host: str = "127.0.0.1",
         machines: Mapping[str, Machine] | None = None,
     ) -> None:
-        """``machines`` are where workers run that do not run here."""
+        """``machines`` are where workers, or the manager, run that do not run here."""
         self.root = root
         self.names = [f"w{number}" for number in range(1, workers + 1)]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -64,10 +64,11 @@ class Cluster:
 
     def start_manager(self) -> None:
         """Start the manager, at the address that it had before if it had one."""
-        listen = self.manager or _any_port(self._here)
-        state = str(self.root / "manager")
+        machine = self._machines.get("manager", self._here)
+        listen = self.manager or _any_port(machine)
+        words = ("--listen", listen, "--state", str(self.root / "manager"))
         more = self._arguments.get("manager", ())
-        self.manager = self._start("manager", "--listen", listen, "--state", state, *more)
+        self.manager = self._start("manager", *words, *more, through=machine.through)
 
     def start_worker(self, name: str) -> None:
         """Start a worker on the state that it had before."""

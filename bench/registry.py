@@ -1,4 +1,4 @@
-"""Debian's docker-registry on loopback, and what it says it has sent."""
+"""Debian's docker-registry, and what it says it has sent."""
 
 import json
 import re
@@ -11,6 +11,9 @@ import urllib.request
 from pathlib import Path
 from typing import Final, Self
 
+from bench.processes import Machine
+
+LOOPBACK: Final = Machine("127.0.0.1")
 START_S: Final = 20.0
 _SENT: Final = re.compile(r'"GET /v2/\S+/blobs/\S+ HTTP/1\.1" 20[06] ([0-9]+)')
 
@@ -22,10 +25,12 @@ class Registry:
         host: where it listens.
     """
 
-    def __init__(self, root: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.host = f"127.0.0.1:{probe.getsockname()[1]}"
+    def __init__(
+        self, root: Path, machine: Machine = LOOPBACK, port: int | None = None
+    ) -> None:
+        """Without ``port`` it is any that is free here."""
+        self.host = f"{machine.host}:{port or _free_port()}"
+        self._through = machine.through
         self._root = root
         self._log = root / "log"
         self._config = root / "config.json"
@@ -37,7 +42,7 @@ class Registry:
 
     def __enter__(self) -> Self:
         with self._log.open("ab") as log:
-            command = ["docker-registry", "serve", str(self._config)]
+            command = [*self._through, "docker-registry", "serve", str(self._config)]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_S
         while True:
@@ -63,3 +68,9 @@ class Registry:
         self._process.terminate()
         self._process.wait()
         shutil.rmtree(self._root)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import fcntl
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from filesync.errors import StoreError, UsageError
 from filesync.transfer.connection.unix import remove_sockets, socket_directory
@@ -45,15 +45,18 @@ async def embedded_cluster(
     with _only_user(state), _sockets(state) as sockets:
         async with _Children() as children:
             at = listen or f"ipc://{sockets}/manager"
-            manager = await children.start(
-                ["manager", "--listen", at, "--state", str(state / "manager")]
-            )
+            words = ["--listen", at, "--state", str(state / "manager")]
+            started = [await children.start("manager", *words)]
+            # A socket's address is known before it is there: all come up at the same time.
+            manager = await children.address(started.pop()) if listen else at
             for number in range(1, workers + 1):
                 name = f"w{number}"
                 at = "tcp://127.0.0.1:0" if listen else f"ipc://{sockets}/{name}"
                 where = ["--manager", manager, "--listen", at]
                 place = ["--state", str(state / name), "--name", name]
-                await children.start(["worker", *where, *place])
+                started.append(await children.start("worker", *where, *place))
+            for child in started:
+                await children.address(child)
             await _wait_for_workers(manager, workers)
             yield manager
 
@@ -62,7 +65,7 @@ class _Children:
     """Child processes; each prints its address as its first line once it is ready."""
 
     def __init__(self) -> None:
-        self._children: list[asyncio.subprocess.Process] = []
+        self._children: list[_Child] = []
 
     async def __aenter__(self) -> "_Children":
         return self
@@ -70,15 +73,16 @@ class _Children:
     async def __aexit__(self, *_: object) -> None:
         # Workers first, so that they can say that they leave.
         for child in reversed(self._children):
-            await _stop(child)
+            await _stop(child.process)
 
-    async def start(self, args: Sequence[str]) -> str:
-        """Start ``filesync ARGS`` and return the address that it prints."""
-        child = await asyncio.create_subprocess_exec(
+    async def start(self, command: str, *words: str) -> "_Child":
+        """Start ``filesync COMMAND WORDS``."""
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "filesync",
-            *args,
+            command,
+            *words,
             "--until-eof",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -86,16 +90,28 @@ class _Children:
             # Ctrl-C is for the parent, which then stops its children in order.
             start_new_session=True,
         )
+        child = _Child(command, process)
         self._children.append(child)
-        assert child.stdout is not None
+        return child
+
+    async def address(self, child: "_Child") -> str:
+        """Wait until a child is ready and return the address that it prints, once for each."""
+        assert child.process.stdout is not None
         try:
             async with asyncio.timeout(READY_S):
-                line = await child.stdout.readline()
+                line = await child.process.stdout.readline()
         except TimeoutError:
             line = b""
         if not line.strip():
-            raise UsageError(f"the {args[0]} of the embedded cluster did not start; see above")
+            raise UsageError(
+                f"the {child.command} of the embedded cluster did not start; see above"
+            )
         return line.decode().strip()
+
+
+class _Child(NamedTuple):
+    command: str
+    process: asyncio.subprocess.Process
 
 
 async def _stop(child: asyncio.subprocess.Process) -> None:
