@@ -12,7 +12,7 @@ from solver.client.aside import Aside
 from solver.client.embedded import cluster_built_here
 from solver.client.progress import make_progress
 from solver.client.transfers import run_transfer, transfer_order
-from solver.commands.builds import manager_option, progress_option
+from solver.commands.options import manager_option, progress_option
 from solver.wire import TransferCache
 
 

@@ -13,7 +13,7 @@ from filesync.errors import Unavailable
 from filesync.keys.options import key_option
 from solver.client.asking import ask_manager
 from solver.client.pruning import prune_policy, prune_tables, usage_tables
-from solver.commands.builds import manager_option
+from solver.commands.options import manager_option
 from solver.wire import AskPrune, AskUsage, Usages
 
 _verbose_option = click.option("--verbose", is_flag=True, help="Show thing by thing too.")

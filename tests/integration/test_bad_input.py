@@ -177,7 +177,7 @@ def test_a_database_of_another_version_or_none_is_refused(
 AS_NOBODY = f"""\
 import encodings.ascii, encodings.idna, importlib.metadata, os, sys
 import filesync.cli, filesync.transfer.receive.pull_zmq, filesync.transfer.send.send_zmq
-import solver.commands.builds, worker.commands
+import solver.commands.build, solver.commands.manager, worker.commands
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 filesync.cli.main(sys.argv[1:])
 """

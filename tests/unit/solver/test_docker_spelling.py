@@ -8,8 +8,7 @@ from click.testing import CliRunner
 
 from filesync.errors import UsageError
 from solver.client.request import BuildRequest
-from solver.commands import builds
-from solver.commands.builds import build
+from solver.commands.build import build
 from solver.commands.spelling import INSTEAD
 
 _OURS = {name for param in build.params for name in param.opts}
@@ -24,7 +23,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[BuildRequest]
         asked.append(request)
         return {}
 
-    monkeypatch.setattr(builds, "_build", note)
+    monkeypatch.setattr("solver.commands.build._build", note)
     monkeypatch.chdir(tmp_path)
     Path("Dockerfile").write_text("FROM scratch\n")
     return asked
@@ -228,7 +227,7 @@ def test_repositories_are_fetched_for_a_build_and_each_once(
             (where[-1] / "docker/File").write_text("FROM scratch\n")
         return {}
 
-    monkeypatch.setattr(builds, "_build", build)
+    monkeypatch.setattr("solver.commands.build._build", build)
     kept = ("--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1")
     named = ("--build-context", f"x={other}", "--build-context", f"y={url}")
     _run("-f", "docker/File", *named, *kept, url)

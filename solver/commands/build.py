@@ -1,6 +1,5 @@
-"""The build engine's commands: build, manager, up, workers."""
+"""The build command."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Sequence
@@ -10,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Column, Table
 
 from filesync.errors import UsageError
 from filesync.keys.files import KeyPair, key_for
-from filesync.keys.options import key_option, listen_keys, listen_options
-from filesync.lifetime import run_command, wait_for_end
+from filesync.keys.options import key_option
+from filesync.lifetime import run_command
 from solver.client.again import run_build
 from solver.client.aside import Aside
-from solver.client.asking import ask_manager
 from solver.client.embedded import default_state, embedded_cluster
 from solver.client.outputs.files import write_text
 from solver.client.outputs.outputs import (
@@ -36,28 +32,10 @@ from solver.client.progress import make_progress
 from solver.client.repositories import fetched
 from solver.client.request import BuildRequest
 from solver.client.stdin import Piped, piped, unpacked
+from solver.commands.options import manager_option, progress_option
 from solver.commands.settings import STDIN, Contexts, Setting, epoch_of
-from solver.commands.spelling import DockerCommand, Progress
+from solver.commands.spelling import DockerCommand
 from solver.dockerfile import NETWORKS
-from solver.manager.process import run_manager
-from solver.wire import ListWorkers, Workers
-
-_WIDE = 1000
-
-manager_option = click.option(
-    "--manager",
-    envvar="FILESYNC_MANAGER",
-    metavar="ADDR",
-    help="The manager's address, tcp://[KEY@]host:port, as it prints it. Without it an embedded "
-    "cluster is used.",
-)
-progress_option = click.option(
-    "--progress",
-    type=Progress(["auto", "plain", "json", "quiet"]),
-    envvar="BUILDKIT_PROGRESS",
-    default="auto",
-    show_default=True,
-)
 
 
 @click.command(
@@ -304,92 +282,3 @@ async def _build(
             cluster = embedded_cluster(default_state(), workers=workers)
             manager = await stack.enter_async_context(cluster)
         return await run_build(request, manager, lambda: Aside(make_progress(progress)), own)
-
-
-@click.command(
-    epilog="""
-\b
-Examples:
-  filesync manager --state /var/lib/filesync/manager
-  filesync manager --listen tcp://192.0.2.1:7700 --allow /etc/filesync/allow \\
-      --state /var/lib/filesync/manager
-"""
-)
-@click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
-@click.option("--state", required=True, type=click.Path(path_type=Path), metavar="DIR")
-@listen_options
-@click.option("--until-eof", is_flag=True, hidden=True)
-def manager(
-    listen: str,
-    state: Path,
-    key: Path | None,
-    allow: Path | None,
-    allow_insecure: bool,
-    until_eof: bool,
-) -> None:
-    """Run a manager: it plans builds and knows who holds what.
-
-    Its address is the first line it prints. Whoever it lets in can run commands on its workers;
-    with --allow those are who has one of the keys, and the workers let in the same. Stop it with
-    Ctrl-C; what workers have built is theirs, and a new manager learns it from them.
-    """
-    own, allowed = listen_keys(key, allow)
-    asyncio.run(
-        run_manager(
-            listen,
-            state,
-            own=own,
-            allowed=allowed,
-            allow_insecure=allow_insecure,
-            ready=click.echo,
-            stopped=lambda: wait_for_end(until_eof=until_eof),
-        )
-    )
-
-
-@click.command(short_help="Run a manager and some workers on this machine.")
-@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
-@click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="DIR",
-    help="Where to keep state.  [default: the embedded cluster's]",
-)
-def up(workers: int, listen: str, state: Path | None) -> None:
-    """Run a manager and some workers on this machine, until Ctrl-C."""
-
-    async def run() -> None:
-        where = state if state is not None else default_state()
-        async with embedded_cluster(where, workers=workers, listen=listen) as address:
-            ending = asyncio.create_task(wait_for_end())
-            await asyncio.sleep(0)  # so that Ctrl-C works from the first line on
-            click.echo(address)
-            click.echo(f"export FILESYNC_MANAGER={address}   # Ctrl-C stops all", err=True)
-            await ending
-
-    asyncio.run(run())
-
-
-def _without_key(address: str) -> str:
-    """Return ``address`` as it is read by people: its key has 64 digits, and nobody dials it."""
-    scheme, _, rest = address.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
-
-
-@click.command()
-@manager_option
-@key_option
-def workers(manager: str | None, key: Path | None) -> None:
-    """List the workers that are connected to a manager."""
-    rows = ask_manager(manager, key, ListWorkers(), Workers).rows
-    heads = ("worker", "address", "slots", "running", "results", "snapshots", "labels")
-    table = Table(*(Column(head, overflow="fold") for head in heads))
-    for row in rows:
-        labels = " ".join(f"{key}={value}" for key, value in sorted(row.labels.items()))
-        counts = (str(row.slots), str(row.running), str(row.refs))
-        table.add_row(row.name, _without_key(row.address), *counts, row.snapshotter, labels)
-    # A file has no width: what reads it wants a worker on a line.
-    width = None if sys.stdout.isatty() else _WIDE
-    Console(file=sys.stdout, width=width).print(table)

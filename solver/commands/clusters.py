@@ -1,0 +1,66 @@
+"""The commands for clusters: up, workers."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Column, Table
+
+from filesync.keys.options import key_option
+from filesync.lifetime import wait_for_end
+from solver.client.asking import ask_manager
+from solver.client.embedded import default_state, embedded_cluster
+from solver.commands.options import manager_option
+from solver.wire import ListWorkers, Workers
+
+_WIDE = 1000
+
+
+@click.command(short_help="Run a manager and some workers on this machine.")
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Where to keep state.  [default: the embedded cluster's]",
+)
+def up(workers: int, listen: str, state: Path | None) -> None:
+    """Run a manager and some workers on this machine, until Ctrl-C."""
+
+    async def run() -> None:
+        where = state if state is not None else default_state()
+        async with embedded_cluster(where, workers=workers, listen=listen) as address:
+            ending = asyncio.create_task(wait_for_end())
+            await asyncio.sleep(0)  # so that Ctrl-C works from the first line on
+            click.echo(address)
+            click.echo(f"export FILESYNC_MANAGER={address}   # Ctrl-C stops all", err=True)
+            await ending
+
+    asyncio.run(run())
+
+
+def _without_key(address: str) -> str:
+    """Return ``address`` as it is read by people: its key has 64 digits, and nobody dials it."""
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+@click.command()
+@manager_option
+@key_option
+def workers(manager: str | None, key: Path | None) -> None:
+    """List the workers that are connected to a manager."""
+    rows = ask_manager(manager, key, ListWorkers(), Workers).rows
+    heads = ("worker", "address", "slots", "running", "results", "snapshots", "labels")
+    table = Table(*(Column(head, overflow="fold") for head in heads))
+    for row in rows:
+        labels = " ".join(f"{key}={value}" for key, value in sorted(row.labels.items()))
+        counts = (str(row.slots), str(row.running), str(row.refs))
+        table.add_row(row.name, _without_key(row.address), *counts, row.snapshotter, labels)
+    # A file has no width: what reads it wants a worker on a line.
+    width = None if sys.stdout.isatty() else _WIDE
+    Console(file=sys.stdout, width=width).print(table)

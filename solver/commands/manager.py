@@ -1,0 +1,51 @@
+"""The manager command: a process that many are started of, so it loads nothing of a client."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from filesync.keys.options import listen_keys, listen_options
+from filesync.lifetime import wait_for_end
+from solver.manager.process import run_manager
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  filesync manager --state /var/lib/filesync/manager
+  filesync manager --listen tcp://192.0.2.1:7700 --allow /etc/filesync/allow \\
+      --state /var/lib/filesync/manager
+"""
+)
+@click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
+@click.option("--state", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@listen_options
+@click.option("--until-eof", is_flag=True, hidden=True)
+def manager(
+    listen: str,
+    state: Path,
+    key: Path | None,
+    allow: Path | None,
+    allow_insecure: bool,
+    until_eof: bool,
+) -> None:
+    """Run a manager: it plans builds and knows who holds what.
+
+    Its address is the first line it prints. Whoever it lets in can run commands on its workers;
+    with --allow those are who has one of the keys, and the workers let in the same. Stop it with
+    Ctrl-C; what workers have built is theirs, and a new manager learns it from them.
+    """
+    own, allowed = listen_keys(key, allow)
+    asyncio.run(
+        run_manager(
+            listen,
+            state,
+            own=own,
+            allowed=allowed,
+            allow_insecure=allow_insecure,
+            ready=click.echo,
+            stopped=lambda: wait_for_end(until_eof=until_eof),
+        )
+    )
