@@ -51,14 +51,14 @@ class Docker:
 class Daemon:
     """A dockerd on a machine, without a bridge: its steps have no network, or the machine's."""
 
-    def __init__(self, docker: Docker, machine: Machine, registry: str) -> None:
-        """``registry`` is a host with its port that is spoken to without TLS."""
+    def __init__(self, docker: Docker, machine: Machine, *registries: str) -> None:
+        """``registries`` are hosts with their ports that are spoken to without TLS."""
         self._docker = docker
         self._machine = machine
         self._state = docker.shared / f"dockerd-{machine.host}"
         self._settings = {
             "features": {"containerd-snapshotter": True},  # which exporting a cache takes
-            "insecure-registries": [registry],
+            "insecure-registries": registries,
         }
         self.address = f"{machine.host}:{PORT}"
 

@@ -120,11 +120,11 @@ async def sweep(runtime: Runtime, scratch: Path) -> None:
     Raises:
         RuntimeFailed: a container cannot be deleted.
     """
-    for container in await _containers(runtime):
+    left = await _containers(runtime)
+    for container in left:
         log.warning("container left behind, deleting container=%s", container)
         await _call(deletion(runtime, container))
-    left = await _containers(runtime)
-    if left:
+    if left and (left := await _containers(runtime)):
         raise RuntimeFailed(f"container {left[0]} of an earlier worker cannot be deleted")
     for pid in _mortals(scratch):
         log.warning("container left behind, killing pid=%d", pid)
