@@ -104,7 +104,7 @@ class PushRequest(msgspec.Struct, frozen=True):
     """Where the client wants the result pushed to, and as what.
 
     Attributes:
-        names: references with a tag and nothing left out.
+        names: as of ``PushImage``.
     """
 
     config: Config

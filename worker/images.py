@@ -41,6 +41,7 @@ from worker.wire.images import (
     Resolved,
     ResolveImage,
     parse_reference,
+    parse_target,
     seekable_annotations,
 )
 from worker.wire.orders import Finished
@@ -411,8 +412,8 @@ def _by_repository(names: Sequence[str]) -> list[list[Reference]]:
     """Return the references that ``names`` are, those of one repository together."""
     found: dict[str, list[Reference]] = {}
     for name in names:
-        reference = parse_reference(name)
-        if reference.digest or not reference.tag:
+        reference = parse_target(name)
+        if reference.digest:
             raise UsageError(f"{name}: a digest is not chosen, it is made; push to a tag")
         found.setdefault(reference.repository, []).append(reference)
     return list(found.values())

@@ -42,7 +42,9 @@ pytestmark = pytest.mark.needs(
 
 def inspected(registry: RealRegistry, name: str) -> dict[str, object]:
     where = f"docker://{registry.host}/{name}"
-    found: dict[str, object] = json.loads(skopeo("inspect", "--tls-verify=false", where))
+    found: dict[str, object] = json.loads(
+        skopeo("inspect", "--no-tags", "--tls-verify=false", where)
+    )
     return found
 
 
@@ -73,6 +75,33 @@ def test_what_is_pushed_is_what_a_layout_holds_and_others_unpack_it(
     again = copied(registry, "team/app:1", tmp_path / "again")
     assert content_of(unpacked(again, tmp_path / "bundle")) == content_of(tree)
     assert built.totals["bytes_pushed"] > len(BIG)
+
+
+def test_what_is_pushed_by_digest_has_no_tag_there(
+    registry_cluster: Cluster, registry: RealRegistry, context: ContextMaker
+) -> None:
+    root = context("FROM scratch\nCOPY Dockerfile /etc/\n")
+    name = f"{registry.host}/team/nameless"
+    asked = f"type=image,name={name},push=true,push-by-digest=true,name-canonical=true"
+    built = registry_cluster.build(root, "-o", asked)
+    digest = built.metadata["containerimage.digest"]
+    assert built.metadata["image.name"] == name
+    assert f"pushed {name}@{digest}" in built.stderr
+    with pytest.raises(RuntimeError, match=r"fetching tags list: .* 404"):
+        skopeo("list-tags", "--tls-verify=false", f"docker://{name}")
+    relayed = context(f"FROM {name}@{digest}\n")
+    other = f"{registry.host}/team/other"
+    on = registry_cluster.build(
+        relayed, "-o", f"type=registry,name={other},push-by-digest=true"
+    )
+    layers = [
+        inspected(registry, where)["Layers"]
+        for where in (
+            f"team/nameless@{digest}",
+            f"team/other@{on.metadata['containerimage.digest']}",
+        )
+    ]
+    assert layers[0] == layers[1]
 
 
 def test_what_is_pushed_has_the_annotations_and_times_of_what_is_exported(

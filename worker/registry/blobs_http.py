@@ -298,7 +298,10 @@ async def put_blob(
 
 
 async def put_manifest(place: Repository, tag: str, data: bytes, media_type: str) -> None:
-    """Publish a manifest under a tag. All that it speaks of must be there."""
+    """Publish a manifest under a tag, or under its digest alone if that is empty.
+
+    All that it speaks of must be there.
+    """
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
 
     async def body() -> AsyncGenerator[bytes, None]:
@@ -306,7 +309,7 @@ async def put_manifest(place: Repository, tag: str, data: bytes, media_type: str
 
     async def once() -> None:
         headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
-        where = f"manifests/{tag}"
+        where = f"manifests/{tag or digest}"
         async with place.exchange("PUT", where, headers=headers, body=body) as response:
             check_digest(place, digest, response.headers.get(DIGEST_HEADER, ""))
 

@@ -51,7 +51,7 @@ class Pushes:
 
         Args:
             client: whose credential is shown.
-            names: each with a tag.
+            names: those without a tag are for its digest alone.
             manifest: its bytes.
             digests: its blobs, the configuration's too.
             sources: by digest, another repository of the registry that may have it.

@@ -4,7 +4,7 @@ The messages are part of ``worker.wire.orders``, and the rules for changing them
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -118,6 +118,16 @@ def parse_reference(text: str) -> Reference:
         path = f"library/{path}"
     _check(text, host, path)
     return Reference(host, path, tag or ("" if digest else "latest"), digest)
+
+
+def parse_target(text: str) -> Reference:
+    """Return where ``text`` says that an image goes; one without a tag is named by nothing there.
+
+    Raises:
+        BadReference: as ``parse_reference`` does.
+    """
+    reference = parse_reference(text)
+    return reference if ":" in text.rpartition("/")[2] else replace(reference, tag="")
 
 
 def _check(text: str, host: str, path: str) -> None:
@@ -281,7 +291,7 @@ class PushImage(_Message, frozen=True, tag="push-image"):
 
     Attributes:
         config: the image configuration, JSON, without its ``rootfs``.
-        names: references with a tag and nothing left out.
+        names: references with nothing left out; one without a tag is not named but by its digest.
         compression: of the layers that were made here; an imported layer stays what it is.
         level: of that compression; None is the usual one.
         credentials: for the registries of ``names``.

@@ -1,6 +1,5 @@
 """What becomes of the result: the ``-o`` option and taking the exports."""
 
-import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,26 +8,16 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from filesync.errors import UsageError
-from solver.client.outputs.annotations import AnnotationKey, annotation_key, parse_annotation
+from solver.client.outputs.annotations import AnnotationKey, parse_annotation
 from solver.client.outputs.epoch import parse_epoch
+from solver.client.outputs.fields import parse_fields, switch
 from solver.client.outputs.files import is_stream
-from worker.wire.images import Compression, Reference, parse_reference
+from worker.wire.images import Compression, Reference, parse_reference, parse_target
 from worker.wire.orders import ExportForm
 
 STDOUT: Final = "-"
 CACHE_ONLY: Final = "type=cacheonly"
 """A ``-o`` that asks for nothing but the steps' results in the workers' cache."""
-_FIELDS: Final = (
-    "type",
-    "dest",
-    "tar",
-    "name",
-    "push",
-    "compression",
-    "compression-level",
-    "rewrite-timestamp",
-    "source-date-epoch",
-)
 _LEVELS: Final = {
     Compression.GZIP: range(10),
     Compression.ESTARGZ: range(10),
@@ -59,6 +48,7 @@ class Output:
         compression: of an image's layers; docker's default, which every tool reads.
         level: of that compression; None is the usual one.
         names: of an image, with nothing left out; empty takes those of ``--tag``.
+        by_digest: it is pushed under no name but its digest; ``names`` are repositories.
         annotations: of an image's manifest.
         descriptor_annotations: of the manifest's descriptor in a layout's index.
         platforms: those that annotations name.
@@ -78,6 +68,7 @@ class Output:
     descriptor_annotations: Mapping[str, str] = field(default_factory=dict)
     platforms: frozenset[str] = frozenset()
     epoch_s: int | None = None
+    by_digest: bool = False
 
     @property
     def form(self) -> ExportForm | None:
@@ -121,7 +112,7 @@ def parse_output(text: str) -> Output:
         return Output(OutputType.TAR, STDOUT)
     if "=" not in text:
         return Output(OutputType.LOCAL, text)
-    fields, annotations = _fields(text)
+    fields, annotations = parse_fields(text)
     told = _told(text, fields, annotations)
     if fields.get("type") == "cacheonly":
         raise UsageError(f"-o {text}: {CACHE_ONLY} stands alone, and without other outputs")
@@ -129,7 +120,9 @@ def parse_output(text: str) -> Output:
     compression, level = compression_of(f"-o {text}", fields)
     if kind in (OutputType.IMAGE, OutputType.REGISTRY):
         names = _pushed_names(text, kind, fields)
-        return replace(Output(kind, "", True, compression, level, names), **told)
+        by_digest = switch(text, fields, "push-by-digest")
+        pushed = Output(kind, "", True, compression, level, by_digest=by_digest, **told)
+        return replace(pushed, names=_names(pushed, names))
     if kind in (OutputType.LOCAL, OutputType.TAR) and annotations:
         raise UsageError(f"-o {text}: type={kind} is no image, and takes no annotations")
     _check_fields(text, kind, fields)
@@ -137,9 +130,9 @@ def parse_output(text: str) -> Output:
         raise UsageError(f"-o {text}: say where to: dest=PATH")
     if kind is OutputType.LOCAL and fields["dest"] == STDOUT:
         raise UsageError(f"-o {text}: a directory cannot go to standard output; use type=tar")
-    packed = fields.get("tar", "true") != "false"
-    names = _names(fields)
-    return replace(Output(kind, fields["dest"], packed, compression, level, names), **told)
+    packed = switch(text, fields, "tar", default=True)
+    names = image_names(_split_names(fields))
+    return Output(kind, fields["dest"], packed, compression, level, names, **told)
 
 
 def _told(
@@ -148,7 +141,7 @@ def _told(
     """Return the attributes of an output that are the same for every type."""
     return {
         **_annotated(annotations),
-        "rewrite": fields.get("rewrite-timestamp", "false") != "false",
+        "rewrite": switch(text, fields, "rewrite-timestamp"),
         "epoch_s": parse_epoch(
             fields.get("source-date-epoch", ""), f"-o {text}: source-date-epoch"
         ),
@@ -166,26 +159,6 @@ def _annotated(annotations: Mapping[AnnotationKey, str]) -> dict[str, Any]:
         },
         "platforms": frozenset(key.platform for key in annotations if key.platform),
     }
-
-
-def _fields(text: str) -> tuple[dict[str, str], dict[AnnotationKey, str]]:
-    """Return the fields, and the annotations."""
-    try:
-        (parts,) = csv.reader([text], strict=True)
-    except (csv.Error, ValueError) as exc:
-        raise UsageError(f"-o {text}: {exc}") from exc
-    fields: dict[str, str] = {}
-    annotations: dict[AnnotationKey, str] = {}
-    for part in parts:
-        key, equals, value = part.partition("=")
-        if equals and (annotation := annotation_key(key)):
-            annotations[annotation] = value
-        elif equals and key in _FIELDS:
-            fields[key] = value
-        else:
-            known = f"{', '.join(_FIELDS)}, annotation.NAME"
-            raise UsageError(f"-o {text}: {part!r} is none of {known}")
-    return fields, annotations
 
 
 def compression_of(option: str, fields: Mapping[str, str]) -> tuple[Compression, int | None]:
@@ -209,25 +182,25 @@ def compression_of(option: str, fields: Mapping[str, str]) -> tuple[Compression,
 def _pushed_names(text: str, kind: OutputType, fields: Mapping[str, str]) -> tuple[str, ...]:
     if fields.get("dest") or "tar" in fields:
         raise UsageError(f"-o {text}: type={kind} goes to a registry and has no dest")
-    if kind is OutputType.IMAGE and fields.get("push") != "true":
+    if kind is OutputType.IMAGE and not switch(text, fields, "push"):
         raise UsageError(
             f"-o {text}: an image is kept by the workers anyway; say push=true to push it, or"
             " use type=oci,dest=PATH"
         )
-    return _names(fields)
+    return _split_names(fields)
 
 
 def _check_fields(text: str, kind: OutputType, fields: Mapping[str, str]) -> None:
-    if fields.get("push", "false") != "false":
+    if switch(text, fields, "push") or switch(text, fields, "push-by-digest"):
         raise UsageError(f"-o {text}: type={kind} is not pushed; use type=registry")
     if "name" in fields and kind not in (OutputType.OCI, OutputType.DOCKER):
         raise UsageError(f"-o {text}: type={kind} is no image and has no name")
-    if kind is OutputType.DOCKER and fields.get("tar") == "false":
+    if kind is OutputType.DOCKER and not switch(text, fields, "tar", default=True):
         raise UsageError(f"-o {text}: docker reads one file; type=oci can be a directory")
 
 
-def _names(fields: Mapping[str, str]) -> tuple[str, ...]:
-    return image_names(name for name in fields.get("name", "").split(",") if name)
+def _split_names(fields: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(name for name in fields.get("name", "").split(",") if name)
 
 
 def image_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -236,13 +209,25 @@ def image_names(names: Iterable[str]) -> tuple[str, ...]:
     Raises:
         UsageError: one is no name of an image.
     """
-    return tuple(dict.fromkeys(str(_target(name)) for name in names))
+    return tuple(dict.fromkeys(str(_without_digest(parse_reference(name))) for name in names))
 
 
-def _target(name: str) -> Reference:
-    reference = parse_reference(name)
+def _names(output: Output, names: Iterable[str]) -> tuple[str, ...]:
+    """Return what an image is pushed to: the names that it is given, or repositories."""
+    if not output.by_digest:
+        return image_names(names)
+    targets = dict.fromkeys(_without_digest(parse_target(name)) for name in names)
+    for target in targets:
+        if target.tag:
+            raise UsageError(
+                f"{target}: push-by-digest=true gives no tag; leave out :{target.tag}, or that"
+            )
+    return tuple(map(str, targets))
+
+
+def _without_digest(reference: Reference) -> Reference:
     if reference.digest:
-        raise UsageError(f"{name}: a digest is not chosen, it is made; name a tag")
+        raise UsageError(f"{reference}: a digest is not chosen, it is made; name a tag")
     return reference
 
 
@@ -257,7 +242,7 @@ def with_tags(outputs: Sequence[Output], tags: Sequence[str]) -> list[Output]:
         if output.is_image and not output.names:
             if output.form is None and not tags:
                 raise UsageError("a push needs a name: give -t REGISTRY/NAME:TAG")
-            output = replace(output, names=image_names(tags))
+            output = replace(output, names=_names(output, tags))
         named.append(output)
     return named
 

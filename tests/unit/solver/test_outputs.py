@@ -34,6 +34,13 @@ LOCAL, TAR, OCI, DOCKER, IMAGE, REGISTRY = OutputType
         ("type=oci,dest=out,tar=true", Output(OCI, "out"), ExportForm.OCI),
         ("type=oci,dest=out,tar=false", Output(OCI, "out", packed=False), ExportForm.OCI),
         ("type=docker,dest=out", Output(DOCKER, "out"), ExportForm.OCI),
+        ("type=oci,dest=out,tar=0", Output(OCI, "out", packed=False), ExportForm.OCI),
+        ("type=tar,dest=out,platform-split=false", Output(TAR, "out"), ExportForm.TAR),
+        (
+            "type=oci,dest=out,oci-mediatypes=true,force-compression=F,unpack=true,store=false",
+            Output(OCI, "out"),
+            ExportForm.OCI,
+        ),
     ],
 )
 def test_output_is_what_its_text_asks_for(text: str, output: Output, form: ExportForm) -> None:
@@ -58,6 +65,13 @@ def test_output_is_what_its_text_asks_for(text: str, output: Output, form: Expor
         ("type=oci,dest=x,compression=rar", "the compression is one of "),
         ("type=tar,dest=x,more", "'more' is none of"),
         ("type=local,dest=-", "use type=tar"),
+        ("type=oci,dest=x,tar=no", "tar is true or false"),
+        ("type=oci,dest=x,unpack=maybe", "unpack is true or false"),
+        ("type=oci,dest=x,rewrite-timestamp=yes", "rewrite-timestamp is true or false"),
+        ("type=oci,dest=x,force-compression=true", "force-compression=true: layers of images"),
+        ("type=oci,dest=x,oci-mediatypes=0", "oci-mediatypes=0: images have OCI's types"),
+        ("type=oci,dest=x,push-by-digest=true", "type=oci is not pushed"),
+        ("type=registry,name=a,registry.insecure=true", "registry.insecure=true: write `http"),
     ],
 )
 def test_output_that_cannot_be_is_one_sentence(text: str, sentence: str) -> None:
@@ -147,6 +161,20 @@ def test_an_image_without_names_is_pushed_under_the_tags() -> None:
     assert output.names == ("a.io/b:1", "a.io/b:2")
 
 
+def test_an_image_that_is_pushed_by_digest_has_repositories_for_names() -> None:
+    asked = parse_output(
+        "type=image,push=1,push-by-digest=true,name-canonical=true,name=a.io/b"
+    )
+    assert asked.by_digest
+    assert asked.names == ("a.io/b",)
+    (output,) = with_tags(
+        [parse_output("type=registry,push-by-digest=true")], ["a", "a.io:1/b"]
+    )
+    assert output.names == ("docker.io/library/a", "a.io:1/b")
+    with pytest.raises(UsageError, match="push-by-digest=true gives no tag; leave out :1"):
+        with_tags([replace(output, names=())], ["a.io/b:1"])
+
+
 def test_a_file_that_holds_an_image_has_its_own_names_or_else_the_tags() -> None:
     tags = ["app:1", "b.io/app"]
     named, tagged, tree = with_tags(
@@ -185,7 +213,11 @@ def test_a_layers_compression_may_have_a_level() -> None:
         ("type=registry,compression=zstd,compression-level=0", "of zstd are 1 to 22"),
         ("type=registry,compression=zstd,compression-level=-1", "of zstd are 1 to 22"),
         ("type=oci,dest=a,compression=uncompressed,compression-level=1", "are none at all"),
-        ("type=registry,push-by-digest=true", "is none of type, dest"),
+        ("type=registry,push-by-digest=true,name=a.io/b:1", "gives no tag; leave out :1"),
+        (
+            "type=registry,push-by-digest=true,name=a@sha256:" + "a" * 64,
+            "it is made; name a tag",
+        ),
         ('type=registry,"name=a', "unexpected end of data"),
     ],
 )
