@@ -6,7 +6,8 @@ Two rules live here and they differ on purpose:
   ``/etc/passwd`` gives it (0 if it is a number without an entry) and its supplementary groups.
 * chown (`resolve_owner`), what copied files belong to: a user by name has the group that
   ``/etc/passwd`` gives it, one by number the group of the *same number*, as in BuildKit. Docker's
-  manual says the same number for both. A group alone is root's file of that group.
+  manual says the same number for both. A group alone is root's file of that group, and one that is
+  said to be nothing (``ann:``) is 0. ``root`` is 0 whatever the files say.
 
 All but `read_accounts` is pure and takes the files' bytes.
 """
@@ -98,15 +99,17 @@ def resolve_owner(text: str, passwd: bytes, group: bytes) -> tuple[int, int]:
     Raises:
         UserUnknown: nobody, a name that the files do not have, a number out of range.
     """
-    wanted, _, wanted_group = text.partition(":")
-    if not wanted and not wanted_group:
+    if not text:
         raise UserUnknown(f"{text!r} names nobody")
-    wanted = wanted or "0"
-    uid = gid = _number(wanted)
+    wanted, colon, wanted_group = text.partition(":")
+    uid = gid = _number_of_root(wanted or "0")
     if uid is None or gid is None:
         account = _find_account(wanted, parse_passwd(passwd))
         uid, gid = account.uid, account.gid
-    return uid, _find_gid(wanted_group, parse_group(group)) if wanted_group else gid
+    if not colon:
+        return uid, gid
+    number = _number_of_root(wanted_group or "0")
+    return uid, _find_gid(wanted_group, parse_group(group)) if number is None else number
 
 
 def read_accounts(root_fd: int) -> tuple[bytes, bytes]:
@@ -141,6 +144,10 @@ def _find_gid(wanted: str, groups: list[Group]) -> int:
     if number is None:
         raise UserUnknown(f"group {wanted!r} is not in the root's /etc/group")
     return number
+
+
+def _number_of_root(text: str) -> int | None:
+    return 0 if text == "root" else _number(text)
 
 
 def _lines(data: bytes, *, min_fields: int) -> list[list[str]]:

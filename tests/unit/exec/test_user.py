@@ -64,7 +64,9 @@ def test_user_that_the_files_do_not_name_is_refused(text: str) -> None:
         ("0", (0, 0)),
         ("1000", (1000, 1000)),
         ("ann", (1000, 50)),
-        ("ann:", (1000, 50)),
+        ("ann:", (1000, 0)),
+        ("7:", (7, 0)),
+        (":", (0, 0)),
         ("ann:staff", (1000, 50)),
         ("7:8", (7, 8)),
         ("7:disk", (7, 6)),
@@ -78,10 +80,15 @@ def test_owner_has_its_accounts_group_by_name_and_the_same_number_by_number(
     assert resolve_owner(text, PASSWD, GROUP) == owner
 
 
-@pytest.mark.parametrize("text", ["", ":", ":eve", "eve", "ann:eve", "99999999999"])
+@pytest.mark.parametrize("text", ["", ":eve", "eve", "ann:eve", "99999999999"])
 def test_owner_that_the_files_do_not_name_is_refused(text: str) -> None:
     with pytest.raises(UserUnknown):
         resolve_owner(text, PASSWD, GROUP)
+
+
+@pytest.mark.parametrize("text", ["root", "root:root", ":root", "0:root"])
+def test_root_owns_what_is_copied_to_where_there_are_no_accounts(text: str) -> None:
+    assert resolve_owner(text, b"", b"") == (0, 0)
 
 
 @given(st.binary(max_size=400))
