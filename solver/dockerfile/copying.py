@@ -65,8 +65,11 @@ def apply_copy(state: State, instruction: Instruction) -> None:
         check_mode(mode)
     dest = _destination(state, words.dest)
     if len(words.paths) + len(words.heredocs) > 1 and not dest.endswith("/"):
-        message = "several sources need a destination that ends in '/'"
-        raise Invalid(f"{instruction.keyword}: {message}, not {words.dest[:200]!r}", words.dest)
+        note = (
+            f"several sources go into {words.dest[:200]!r} if it is a directory, else the last"
+            f" file is what it becomes; {words.dest[:200] + '/'!r} is always a directory"
+        )
+        state.around.warn(instruction.line, f"{instruction.keyword}: {note}")
     remote = _remote_vertices(state, flags, words)
     sources: list[int] = []
     if words.local:

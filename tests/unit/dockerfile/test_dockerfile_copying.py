@@ -142,11 +142,26 @@ def test_link_is_a_plain_copy_with_a_warning(build: Build) -> None:
     assert build("FROM scratch\nCOPY --link=false a /").warnings == ()
 
 
+@pytest.mark.parametrize("line", ["COPY a b /c", "COPY <<a <<b /c\na\nb", "ADD a b c"])
+def test_several_sources_and_no_slash_are_copied_one_after_another_with_a_warning(
+    build: Build, line: str
+) -> None:
+    converted = build(f"FROM scratch\n{line}\n")
+    op = last(converted)
+    assert isinstance(op, FileOp)
+    assert [action.dest for action in op.actions if isinstance(action, Copy)] == ["/c", "/c"]
+    (warning,) = converted.warnings
+    keyword, *_, dest = line.split("\n")[0].split()
+    assert warning == (
+        f"Dockerfile:2: {keyword}: several sources go into {dest!r} if it is a directory, else"
+        f" the last file is what it becomes; '{dest}/' is always a directory"
+    )
+    assert build("FROM scratch\nCOPY a b /c/").warnings == ()
+
+
 SUM = "sha256:" + "ab" * 32
 
 REFUSED = [
-    ("COPY a b /c", "COPY: several sources need a destination that ends in '/', not '/c'"),
-    ("COPY <<a <<b /c\na\nb", "several sources need a destination"),
     ("COPY a <<b\nb", "a heredoc cannot be the destination"),
     ("COPY <<.. /c/\n..", "'..' cannot name a file"),
     ("COPY $nothing /c", "a source cannot be empty"),
