@@ -17,7 +17,7 @@ from solver.graph import Graph
 from worker.wire.ops import ImageOp, Op, op_digest, selector_of
 
 _LOGIN: Final = re.compile(r"^(https?://)[^/?#]*@", re.IGNORECASE)
-KEY_VERSION: Final = b"filesync key 3\0"
+KEY_VERSION: Final = b"filesync key 4\0"
 """Raised when a result's meaning changes for equal keys: old records are then never found."""
 
 

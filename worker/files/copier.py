@@ -31,7 +31,10 @@ from worker.files.tree import Owner, Tree, changing, join, split, text_of
 
 
 class Copier:
-    """Copies what one action names. Names of one file in the input become names of one file."""
+    """Copies what one action names, path by path.
+
+    Of each path that is begun, names of one file in the input become names of one file.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,11 @@ class Copier:
         self._change_mode = change_mode
         self._first: dict[bytes, bytes] = {}
         self._groups: dict[bytes, bytes] = {}
+
+    def begin(self) -> None:
+        """Begin another path: what is copied of it is no name of what was copied before."""
+        self._first.clear()
+        self._groups.clear()
 
     def copy_contents(
         self, manifest: Manifest, source: bytes, directory: Directory, target: bytes

@@ -1,10 +1,11 @@
 """Which of an input's paths a Copy names, and where each goes. The rules are BuildKit's.
 
 * A directory gives its contents. The destination directory itself, like all parents that are
-  missing, is made 0755 and belongs to ``owner`` or root; ``mode`` and the source directory's
-  own attributes do not reach it, one that is there is left as it is.
-* A file goes *into* the destination if that ends in '/', is a directory, or if several paths
-  matched; else it becomes the destination.
+  missing, is made 0755, or with an octal ``mode`` as that says, and belongs to ``owner`` or root;
+  the source directory's own attributes do not reach it, one that is there is left as it is.
+* A file goes *into* the destination if that ends in '/' or is a directory; else it becomes the
+  destination. Several matches are copied one after another, each as if it were alone.
+* What is unpacked has the archive's modes, whatever ``mode`` says.
 * Links in the source path are followed inside the input, links below a copied directory are
   copied. Links in the destination path are followed inside the tree; below it none is: a link
   in the way of a file is replaced, in the way of a directory an error, as in BuildKit.
@@ -29,7 +30,7 @@ from filesync.manifest import (
 )
 from filesync.select import Match, Pick, Selector, clean, matched, resolve, select
 from worker.files.copier import Copier
-from worker.files.mode import ChangeMode, parse_mode
+from worker.files.mode import made_mode, parse_mode
 from worker.files.tree import Owner, Place, Tree, join, split, text_of
 from worker.files.unpack import unpack
 from worker.wire.ops import Copy
@@ -45,7 +46,7 @@ class _Copying:
     source: DirectoryHandles
     copier: Copier
     owner: Owner | None
-    change_mode: ChangeMode | None
+    made_mode: int
 
 
 def copy(tree: Tree, op: Copy, manifest: Manifest, source: DirectoryHandles) -> None:
@@ -63,10 +64,11 @@ def copy(tree: Tree, op: Copy, manifest: Manifest, source: DirectoryHandles) -> 
     # Once, before the copy itself can change the account files.
     owner, change_mode = tree.owner_of(op.owner), parse_mode(op.mode)
     copier = Copier(tree, source, owner=owner, change_mode=change_mode)
-    copying = _Copying(op, tree, manifest, source, copier, owner, change_mode)
+    copying = _Copying(op, tree, manifest, source, copier, owner, made_mode(op.mode))
     dest = os.fsencode(op.dest)
-    is_into = len(found) > 1 or dest.rpartition(b"/")[2] in (b"", b".")
+    is_into = dest.rpartition(b"/")[2] in (b"", b".")
     for match in found:
+        copier.begin()
         if op.parents:
             _copy_with_parents(copying, match, dest)
         elif (directory := _directory(manifest, match.real)) is not None:
@@ -99,9 +101,8 @@ def _unpacked(copying: _Copying, source: bytes, dest: bytes) -> bool:
         return unpack(
             file,
             copying.tree,
-            lambda: _into(copying, dest),
+            lambda: copying.tree.make_directories(copying.tree.find(dest), owner=copying.owner),
             owner=copying.owner,
-            change_mode=copying.change_mode,
         )
 
 
@@ -155,7 +156,8 @@ def _into(copying: _Copying, dest: bytes) -> bytes:
 
 
 def _make(copying: _Copying, place: Place) -> bytes:
-    return copying.tree.make_directories(place, owner=copying.owner)
+    mode = copying.made_mode
+    return copying.tree.make_directories(place, owner=copying.owner, mode=mode)
 
 
 def _reduced(

@@ -39,6 +39,14 @@ def parse_mode(text: str) -> ChangeMode | None:
     return lambda mode, is_directory: _apply(changes, mode, is_directory=is_directory)
 
 
+def made_mode(text: str) -> int:
+    """Return the mode of directories that a copy with mode ``text`` makes on its way.
+
+    An octal mode is theirs, too, less what a umask of 022 takes; any other leaves them 0755.
+    """
+    return int(text, 8) & 0o755 if text.isdecimal() else 0o755
+
+
 def _apply(changes: list[tuple[str, str, str]], mode: int, *, is_directory: bool) -> int:
     for who, operator, perms in changes:
         classes = set("ugo" if not who or "a" in who else who)

@@ -84,7 +84,7 @@ def perform(
                 else:
                     _make(tree, action, now_ns)
         with changing(b""):
-            tree.settle_times(now_ns)
+            tree.settle(now_ns)
         return Performed(tree.hints)
 
 

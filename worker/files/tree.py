@@ -53,6 +53,7 @@ class Tree:
         self.root_fd = self.handles.open(b"")
         self.hints: dict[bytes, tuple[int, Digest]] = {}
         self._times: dict[bytes, int | None] = {}
+        self._modes: dict[bytes, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +86,7 @@ class Tree:
     ) -> bytes:
         """Make what is missing of ``place`` and return its path.
 
-        New directories have ``mode`` and, without ``owner``, are root's.
+        New directories have ``mode``, in the end, and, without ``owner``, are root's.
 
         Raises:
             PathInTheWay: it is there and no directory.
@@ -109,7 +110,10 @@ class Tree:
             path = join(path, name)
             fd = self.handles.open(path)
             os.fchown(fd, *(owner or (os.geteuid(), os.getegid())))
-            os.fchmod(fd, mode)
+            # Who is not root must write to it meanwhile.
+            os.fchmod(fd, mode | 0o700)
+            if mode & 0o700 != 0o700:
+                self._modes[path] = mode
             self.touch(path)
         return path
 
@@ -136,7 +140,7 @@ class Tree:
             remove_tree(dirfd, name)
         self.touch(above)
         below = path + b"/"
-        for kept in (self.hints, self._times):
+        for kept in (self.hints, self._times, self._modes):
             for gone in [at for at in kept if at == path or at.startswith(below)]:
                 del kept[gone]
 
@@ -152,13 +156,19 @@ class Tree:
         """Note that the directory ``path`` is finished and has its mtime."""
         self._times.pop(path, None)
 
-    def settle_times(self, now_ns: int | None) -> None:
-        """Set the mtimes of changed directories; those of no source get ``now_ns``, if given."""
+    def settle(self, now_ns: int | None) -> None:
+        """Set the mtimes of changed directories, and modes that would have kept us out of them.
+
+        Those of no source get ``now_ns``, if given.
+        """
         for path, own_ns in self._times.items():
             mtime_ns = now_ns if own_ns is None else own_ns
             if mtime_ns is not None:
                 os.utime(self.handles.open(path), ns=(mtime_ns, mtime_ns))
         self._times.clear()
+        for path in sorted(self._modes, reverse=True):
+            os.fchmod(self.handles.open(path), self._modes[path])
+        self._modes.clear()
 
     def owner_of(self, text: str) -> Owner | None:
         """Return whom ``user[:group]`` names in this tree; None for an empty text.

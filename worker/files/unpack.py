@@ -21,7 +21,6 @@ from filesync.wanted import check_wanted
 from worker.files.archive import Archive, open_archive
 from worker.files.attributes import Attributes, set_open, set_unopened
 from worker.files.errors import ArchiveRefused, PathInTheWay
-from worker.files.mode import ChangeMode
 from worker.files.tree import Owner, Tree, changing, join, located, split, text_of
 
 _XATTR: Final = "SCHILY.xattr."
@@ -41,7 +40,6 @@ def unpack(
     make_target: Callable[[], bytes],
     *,
     owner: Owner | None,
-    change_mode: ChangeMode | None,
 ) -> bool:
     """Unpack ``file`` if its content says that it is an archive; say whether it is.
 
@@ -57,7 +55,7 @@ def unpack(
         return False
     base = make_target()
     with tree.handles.pinned(base) as base_fd:
-        unpacker = _Unpacker(tree, archive, base, base_fd, owner, change_mode)
+        unpacker = _Unpacker(tree, archive, base, base_fd, owner)
         for member in archive.members():
             check_wanted()
             unpacker.put(member)
@@ -72,14 +70,12 @@ class _Unpacker:
         base: bytes,
         base_fd: int,
         owner: Owner | None,
-        change_mode: ChangeMode | None,
     ) -> None:
         self._tree = tree
         self._archive = archive
         self._base = base
         self._base_fd = base_fd
         self._owner = owner
-        self._change_mode = change_mode
         self._parents: dict[bytes, bytes] = {}
 
     def put(self, member: tarfile.TarInfo) -> None:
@@ -207,10 +203,7 @@ class _Unpacker:
         uid, gid = self._owner or (member.uid, member.gid)
         if not (0 <= uid < 0xFFFFFFFF and 0 <= gid < 0xFFFFFFFF):
             raise ArchiveRefused(f"{member.name!r}: nobody has the numbers {uid}:{gid}")
-        mode = member.mode & 0o7777
-        if self._change_mode is not None:
-            mode = self._change_mode(mode, member.isdir())
-        return Attributes(uid, gid, mode, _mtime_ns(member), _xattrs(member))
+        return Attributes(uid, gid, member.mode & 0o7777, _mtime_ns(member), _xattrs(member))
 
 
 def _names(path: str) -> list[bytes]:

@@ -73,7 +73,8 @@ class Copy(_Message, frozen=True, tag="copy"):
         dest: where to; a trailing '/' means "into this directory".
         owner: ``user[:group]``, names or numbers, looked up in the tree being changed; empty
             keeps the source's owner.
-        mode: octal (``0644``) or symbolic (``u=rwX,go=rX``) for all that is copied; empty keeps.
+        mode: octal (``0644``) or symbolic (``u=rwX,go=rX``) for all that is copied; empty keeps. An
+            octal one is for directories that are made on the way, too.
         exclude: .dockerignore-like patterns, relative to the source; with ``parents`` to the root, or
             to what stands before a '/./' in ``source``.
         wildcard: ``source`` is a pattern; one that matches nothing copies nothing.

@@ -133,7 +133,7 @@ def test_a_mode_is_for_all_that_is_copied(lay: Lay, copy_both: CopyBoth) -> None
         "n/s": 0o755,
         "o/plain": 0o750,
         "o/s": 0o750,
-        "o": 0o755,
+        "o": 0o750,
     }
 
 
@@ -183,6 +183,34 @@ def test_what_is_no_mode_is_refused(text: str) -> None:
         parse_mode(text)
 
 
+@pytest.mark.parametrize(
+    ("mode", "made"),
+    [
+        ("700", 0o700),
+        ("0644", 0o644),
+        ("777", 0o755),
+        ("1777", 0o755),
+        ("7", 0o005),
+        ("000", 0),
+        ("u=rwx,go=", 0o755),
+        ("a+w", 0o755),
+    ],
+)
+def test_directories_made_on_the_way_have_an_octal_mode_but_for_what_only_owners_write(
+    lay: Lay, copy_both: CopyBoth, mode: str, made: int
+) -> None:
+    root = copy_both(
+        lay({"f": "f", "d/x/y/z": "z"}),
+        {"there/": "711"},
+        Copy(0, "f", "/a/b/", mode=mode),
+        Copy(0, "d", "/a/b/c", mode=mode),
+        Copy(0, "f", "/there/n/f", mode=mode),
+    )
+
+    assert {mode_of(root / name) for name in ("a", "a/b", "a/b/c", "there/n")} == {made}
+    assert mode_of(root / "there") == 0o711
+
+
 def test_hard_links_inside_a_copy_stay_hard_links(lay: Lay, copy_both: CopyBoth) -> None:
     source = lay({"d/a": "same", "d/z/": "", "e/": ""})
     for name in ("d/b", "d/z/c", "e/d"):
@@ -196,16 +224,16 @@ def test_hard_links_inside_a_copy_stay_hard_links(lay: Lay, copy_both: CopyBoth)
     assert os.stat(root / "alone/c").st_nlink == 1
 
 
-def test_nothing_is_linked_to_a_name_that_was_copied_over(
-    lay: Lay, copy_both: CopyBoth
-) -> None:
-    source = lay({"m/1/a": "first", "m/2/a": "other", "m/3/": ""})
+def test_each_match_is_a_copy_of_its_own(lay: Lay, copy_both: CopyBoth) -> None:
+    source = lay({"m/1/a": "first", "m/2/a": "other", "m/3/": "", "m/same": "same"})
     os.link(source / "m/1/a", source / "m/3/b")
+    os.link(source / "m/same", source / "m/too")
 
     root = copy_both(source, {}, Copy(0, "m/*", "/n/", wildcard=True))
 
     assert (root / "n/a").read_text() == "other"
     assert (root / "n/b").read_text() == "first"
+    assert os.stat(root / "n/same").st_nlink == os.stat(root / "n/too").st_nlink == 1
 
 
 def test_a_file_with_two_names_is_not_written_through(lay: Lay, run: Run) -> None:

@@ -163,13 +163,15 @@ def test_xattrs_of_the_machine_that_packed_it_stay_there(add: Add) -> None:
 
 
 @pytest.mark.needs("root")
-def test_owner_and_mode_are_for_members_too(add: Add) -> None:
-    root = add(PLAIN, action=Copy(0, "a", "/d", unpack=True, owner="4:5", mode="go="))
+@pytest.mark.parametrize("mode", ["go=", "0640"])
+def test_an_owner_is_for_members_too_and_a_mode_is_not(add: Add, mode: str) -> None:
+    root = add(PLAIN, action=Copy(0, "a", "/d", unpack=True, owner="4:5", mode=mode))
 
     for name in ("d", "d/dir", "d/dir/f", "d/l"):
         status = os.lstat(root / name)
         assert (status.st_uid, status.st_gid) == (4, 5)
-    assert stat.S_IMODE(os.stat(root / "d/dir/f").st_mode) == 0o600
+    modes = [stat.S_IMODE(os.stat(root / name).st_mode) for name in ("d", "d/dir", "d/dir/f")]
+    assert modes == [0o755, 0o755, 0o644]
 
 
 def test_what_is_in_the_way_is_replaced(add: Add, read: Read) -> None:
