@@ -146,7 +146,8 @@ def _process(spec: ContainerSpec) -> Config:
             "uid": spec.user.uid,
             "gid": spec.user.gid,
             "umask": 0o022,
-            "additionalGids": list(spec.user.groups),
+            # With its own: else what a file denies to a group, its members may who change theirs.
+            "additionalGids": list(dict.fromkeys((spec.user.gid, *spec.user.groups))),
         },
         "args": list(spec.args),
         "env": [f"{name}={value}" for name, value in env.items()],

@@ -44,7 +44,7 @@ def test_process_is_what_the_spec_says() -> None:
         "uid": 1000,
         "gid": 50,
         "umask": 0o022,
-        "additionalGids": [6, 10],
+        "additionalGids": [50, 6, 10],
     }
     assert process["terminal"] is False
     assert "oomScoreAdj" not in process
