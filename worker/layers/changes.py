@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from filesync.digest import Digest
+from filesync.disk.handles import shown
 from filesync.manifest import (
     Directory,
     Entry,
@@ -159,7 +160,10 @@ class _Walk:
 
 def _check_name(path: bytes, name: bytes) -> None:
     if name.startswith(WHITEOUT):
-        raise NotALayer(f"{path!r}: in a layer the name {name!r} would remove another")
+        raise NotALayer(
+            f"{shown(path)}: in a layer a name that begins with {shown(WHITEOUT)} removes another:"
+            " leave it out or give it another name"
+        )
 
 
 def _above(path: bytes) -> Iterator[bytes]:
