@@ -38,6 +38,7 @@ from solver.dockerfile.options import BaseImage, Converted, ImageResolver, Optio
 from solver.dockerfile.platform import Platform, parse_platform, platform_args
 from solver.dockerfile.running import apply_run, mount_origins
 from solver.dockerfile.stages import (
+    FROM,
     FromContext,
     FromImage,
     FromScratch,
@@ -231,7 +232,7 @@ class _Conversion:
                 raise Invalid(
                     f"FROM {stage.base} names nothing; a variable is not set", stage.base
                 )
-            origin = self._find(base, stage, asked_by="FROM ")
+            origin = self._find(base, stage, asked_by=FROM)
             triggers = self._triggers(origin, stage)
         instructions = triggers + stage.instructions
         needs = {origin.index} if isinstance(origin, FromStage) else set()

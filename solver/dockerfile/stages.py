@@ -15,7 +15,10 @@ MAX_STAGES: Final = 256
 _SHOWN_STAGES: Final = 12
 SCRATCH: Final = "scratch"
 IMAGE_SCHEME: Final = "docker-image://"
+FROM: Final = "FROM "
+"""Who asks for the tree that a stage starts from."""
 
+_ONLY_EARLIER: Final = "a stage can only read an earlier stage"
 _STAGE_NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,255}")
 
 
@@ -166,7 +169,8 @@ def find_origin(
     """Return what ``name`` means to the stage with number ``before``.
 
     The nearest earlier stage of that name, whatever the case of its letters, then a named
-    context, then an earlier stage's number, then an image in a registry.
+    context, then an earlier stage's number, then an image in a registry. For ``FROM`` alone
+    this may have the name of a stage that comes later: ``FROM nginx AS nginx``.
 
     Raises:
         Invalid: none of these; ``asked_by`` (``FROM``, ``COPY --from=``) is in the sentence.
@@ -182,9 +186,13 @@ def find_origin(
     number = _number(name)
     if number is not None and number < before:
         return FromStage(number)
-    if named or (number is not None and number < len(stages)):
-        raise Invalid(f"{asked_by}{name}: a stage can only read an earlier stage", name)
+    if number is not None and number < len(stages):
+        raise Invalid(f"{asked_by}{name}: {_ONLY_EARLIER}", name)
+    if named and asked_by != FROM:
+        raise Invalid(f"{asked_by}{name}: {_ONLY_EARLIER}", name)
     guess = did_you_mean(name, [stage.name for stage in stages[:before]] + list(contexts))
+    if any(index > before for index in named):
+        guess = f"; {_ONLY_EARLIER}"
     return _image(name, asked_by, guess)
 
 

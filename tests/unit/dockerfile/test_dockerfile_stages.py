@@ -308,6 +308,23 @@ def test_base_image_with_a_bad_configuration_or_trigger_is_refused(build: Build)
         assert caught.value.line == 1
 
 
+def test_stage_may_have_the_name_of_the_image_that_it_or_an_earlier_one_is_made_of(
+    build: Build,
+) -> None:
+    text = "FROM nginx\nRUN a\nFROM nginx AS nginx\nCOPY --from=0 /a /b"
+    assert names(build(text, image={}))[1:3] == [
+        "[stage-0 2/2] RUN a",
+        "[nginx 2/2] COPY --from=0 /a /b",
+    ]
+
+
+def test_image_that_is_not_there_may_have_been_meant_for_a_later_stage(build: Build) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        build("FROM nothing\nFROM scratch AS nothing\nFROM 0")
+    assert caught.value.line == 1
+    assert caught.value.message == "it is not there; a stage can only read an earlier stage"
+
+
 DIGEST = "sha256:" + "d" * 64
 
 
