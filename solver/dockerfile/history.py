@@ -1,6 +1,7 @@
 """Values in an image's history as Go prints them, so that histories compare equal."""
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable
 from typing import Final
 
 from filesync.quantities import format_duration
@@ -16,6 +17,8 @@ _ESCAPES: Final = {
     "\\": "\\\\",
     '"': '\\"',
 }
+_QUOTES: Final = {"'": "\\'", '"': '"'}
+"""How a quote is written among single ones."""
 
 
 def quoted_list(items: Iterable[str]) -> str:
@@ -28,14 +31,19 @@ def plain_list(items: Iterable[str]) -> str:
     return f"[{' '.join(items)}]"
 
 
-def health(test: Iterable[str], durations_ns: Mapping[str, int], retries: int) -> str:
-    """Return Go's ``%+v`` of a health check."""
-    times = " ".join(f"{name}:{format_duration(ns)}" for name, ns in durations_ns.items())
-    return f"{{Test:{plain_list(test)} {times} Retries:{retries}}}"
+def health(test: Iterable[str], durations_ns: Iterable[int], retries: int) -> str:
+    """Return Go's ``%q`` of a health check: a number is quoted as the character it is of."""
+    times = " ".join(_quoted(format_duration(ns)) for ns in durations_ns)
+    return f"&{{{quoted_list(test)} {times} {_quoted_number(retries)}}}"
 
 
 def _quoted(text: str) -> str:
     return '"' + "".join(_escaped(char) for char in text) + '"'
+
+
+def _quoted_number(number: int) -> str:
+    char = chr(number) if number <= sys.maxunicode else "\ufffd"
+    return f"'{_QUOTES.get(char) or _escaped(char)}'"
 
 
 def _escaped(char: str) -> str:

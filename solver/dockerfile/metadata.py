@@ -116,7 +116,7 @@ def apply_expose(state: State, instruction: Instruction) -> None:
         raise Invalid(f"more than {_MAX_EXPOSED} ports are listed")
     exposed: dict[str, dict[str, object]] = {port: {} for port in ports}
     state.image.config.exposed_ports = (state.image.config.exposed_ports or {}) | exposed
-    state.commit(f"EXPOSE {history.plain_list(ports)}")
+    state.commit(f"EXPOSE {history.plain_list(sorted(ports))}")
 
 
 def apply_volume(state: State, instruction: Instruction) -> None:
@@ -173,8 +173,8 @@ def apply_healthcheck(state: State, instruction: Instruction) -> None:
     durations_ns = _durations(instruction)
     retries = _retries(parse_flags(instruction).text("retries"))
     match kind.upper():
-        case "NONE" if not command and not instruction.flags:
-            test = ["NONE"]
+        case "NONE" if not command:
+            test, durations_ns, retries = ["NONE"], dict.fromkeys(durations_ns, 0), 0
         case "NONE":
             raise Invalid("HEALTHCHECK NONE takes nothing else")
         case "CMD" if command:
@@ -191,7 +191,7 @@ def apply_healthcheck(state: State, instruction: Instruction) -> None:
         start_interval=durations_ns["StartInterval"],
         retries=retries,
     )
-    state.commit(f"HEALTHCHECK {history.health(test, durations_ns, retries)}")
+    state.commit(f"HEALTHCHECK {history.health(test, durations_ns.values(), retries)}")
 
 
 def _durations(instruction: Instruction) -> dict[str, int]:

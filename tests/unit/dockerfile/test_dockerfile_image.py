@@ -41,6 +41,7 @@ SETTINGS = [
     ('SHELL ["a", "-b"]', "Shell", ["a", "-b"]),
     ("WORKDIR a/../b", "WorkingDir", "/b"),
     ("HEALTHCHECK NONE", "Healthcheck", {"Test": ["NONE"]}),
+    ("HEALTHCHECK --interval=5s NONE", "Healthcheck", {"Test": ["NONE"]}),
     (
         "HEALTHCHECK --interval=1m30s --timeout=500ms --start-period=1.5s --start-interval=0s"
         " --retries=3 CMD curl x",
@@ -165,7 +166,7 @@ def test_stage_does_not_change_the_stage_it_starts_from(build: Build) -> None:
 def test_history_is_what_buildkit_writes(build: Build) -> None:
     converted = build(
         "FROM scratch\nARG V=1\nENV A=b\nWORKDIR /w\nCOPY --chown=1 a b /c/\n"
-        'RUN make "$V"\nEXPOSE 80\nVOLUME /v\nCMD ["a", "b\\n"]\nSHELL ["/bin/sh"]\n'
+        'RUN make "$V"\nEXPOSE 80 443\nVOLUME /v\nCMD ["a", "b\\n"]\nSHELL ["/bin/sh"]\n'
         "HEALTHCHECK --interval=90s --timeout=250ms CMD x\nUSER u\nSTOPSIGNAL 9\nWORKDIR /\n"
         'MAINTAINER A B\nENTRYPOINT ["e"]\nCOPY --parents --chmod=600 a /\n'
     )
@@ -175,12 +176,11 @@ def test_history_is_what_buildkit_writes(build: Build) -> None:
         "WORKDIR /w",
         "COPY --chown=1 a b /c/ # buildkit",
         'RUN |1 V=1 /bin/sh -c make "$V" # buildkit',
-        "EXPOSE [80/tcp]",
+        "EXPOSE [443/tcp 80/tcp]",
         "VOLUME [/v]",
         'CMD ["a" "b\\n"]',
         "SHELL [/bin/sh]",
-        "HEALTHCHECK {Test:[CMD-SHELL x] Interval:1m30s Timeout:250ms StartPeriod:0s "
-        "StartInterval:0s Retries:0}",
+        r"""HEALTHCHECK &{["CMD-SHELL" "x"] "1m30s" "250ms" "0s" "0s" '\x00'}""",
         "USER u",
         "STOPSIGNAL 9",
         "WORKDIR /",
@@ -197,6 +197,25 @@ def test_what_cannot_be_printed_is_in_the_history_as_go_writes_it(build: Build) 
     text = r'CMD ["\u0001\u0007\u007f\u0085\u200b\udb40\udc01"]'
     written = r'CMD ["\x01\a\x7f\u0085\u200b\U000e0001"]'
     assert created_by(build(f"FROM scratch\n{text}"))[0] == written
+
+
+@pytest.mark.parametrize(
+    ("retries", "written"),
+    [
+        (0, r"\x00"),
+        (7, r"\a"),
+        (39, r"\'"),
+        (34, '"'),
+        (65, "A"),
+        (127, r"\x7f"),
+        (1 << 21, "\ufffd"),
+    ],
+)
+def test_number_of_retries_is_in_the_history_as_go_quotes_a_character(
+    build: Build, retries: int, written: str
+) -> None:
+    converted = build(f"FROM scratch\nHEALTHCHECK --retries={retries} CMD x")
+    assert created_by(converted)[0].endswith(f""" "0s" '{written}'}}""")
 
 
 def test_working_directory_is_made_for_the_user_of_the_moment(build: Build) -> None:
