@@ -102,17 +102,16 @@ def read_dockerfile(path: Path | None) -> str:
 def dockerfile_text(stream: BinaryIO, head: bytes = b"", *, name: str = STDIN_NAME) -> str:
     """Return the text of a Dockerfile of which ``head`` was read already.
 
+    Bytes that are not UTF-8 are lone surrogates: an old comment may be in Latin-1.
+
     Raises:
-        UsageError: it is not text, or not of a sane size.
+        UsageError: it is not of a sane size.
         OSError: it cannot be read.
     """
     data = head + stream.read(MAX_DOCKERFILE_BYTES + 1)
     if len(data) > MAX_DOCKERFILE_BYTES:
         raise UsageError(f"{name}: larger than {MAX_DOCKERFILE_BYTES} bytes")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as exc:
-        raise UsageError(f"{name}: not UTF-8 text: {exc}") from exc
+    return data.decode(errors="surrogateescape")
 
 
 def start_order(

@@ -1,5 +1,6 @@
 """Dockerfile text as instructions, each with its line."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from solver.dockerfile.excerpt import Excerpt
 from solver.dockerfile.frontend import check_frontend, directives, warning_of_check
 from solver.dockerfile.suggestion import did_you_mean
 
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 MAX_TEXT_CHARS: Final = 1 << 20
 MAX_INSTRUCTIONS: Final = 4096
 
@@ -126,16 +128,21 @@ class Script:
 def parse(text: str, filename: str) -> Script:
     """Return the instructions of ``text``.
 
+    Bytes that are not UTF-8 are lone surrogates in it, and may be so in comments.
+
     Raises:
         DockerfileError: no Dockerfile, or beyond the bounds of one.
     """
     text = text.removeprefix("\ufeff")
-    source = Source(filename, tuple(line.rstrip("\r") for line in text.split("\n")))
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    source = Source(filename, tuple(_SURROGATE.sub("\ufffd", line) for line in lines))
     if len(text) > MAX_TEXT_CHARS:
         raise source.error(1, f"larger than {MAX_TEXT_CHARS} characters")
-    for number, line in enumerate(source.lines, 1):
+    for number, line in enumerate(lines, 1):
         with source.at(number):
-            check_text(line)
+            # What looks like a comment may be a here-document's; that is checked with it.
+            is_comment = line.lstrip().startswith("#")
+            check_text(source.lines[number - 1] if is_comment else line)
     first = directives(source.lines)
     at, frontend = first.get("syntax", (1, ""))
     with source.at(at):
@@ -247,6 +254,8 @@ def is_heredoc(word: str) -> bool:
 def _instruction(node: DockerfileInstruction) -> Instruction:
     for arg in node.args:
         check_text(arg)  # a JSON string can hold what no text file can
+    for heredoc in node.heredocs:
+        check_text(heredoc.content)
     return Instruction(
         keyword=node.name,
         flags=tuple(node.flags),

@@ -70,7 +70,7 @@ def test_a_dockerfile_alone_has_an_empty_context(cluster: Cluster, tmp_path: Pat
     ("data", "words", "sentence"),
     [
         (b"", [], "standard input:1: the Dockerfile is empty"),
-        (b"\xff\xfe", [], "standard input: not UTF-8 text"),
+        (b"\xff\xfe", [], "standard input:1: the text cannot be written as UTF-8"),
         (b"FROM scratch\n", ["-f", "-"], "-f - and -: both cannot come from"),
         (b"FROM scratch\n", ["-f", "X"], "-f X: standard input is a Dockerfile, too"),
         (archive("w:gz", Dockerfile=TEXT)[:40], [], "standard input: "),

@@ -22,6 +22,23 @@ def test_error_shows_the_line_and_underlines_the_culprit(build: Build) -> None:
     assert caught.value.text == "  RUNN make"
 
 
+def test_comment_may_be_in_any_encoding(build: Build) -> None:
+    latin = b"# \xe9\nFROM scratch\nRUN a \\\n  # \xe9\n  b\n".decode(errors="surrogateescape")
+    converted = build(latin)
+    assert converted.graph.vertices[0].name == "[1/1] RUN a   b"
+    assert converted.excerpts[0].lines == ("RUN a \\", "  # \ufffd", "  b")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("RUN \udce9", 2), ("\udce9", 2), ("RUN <<E\na\n# \udce9\nE", 2)]
+)
+def test_what_is_no_comment_must_be_utf_8(build: Build, text: str, line: int) -> None:
+    with pytest.raises(DockerfileError, match="cannot be written as UTF-8") as caught:
+        build(f"FROM scratch\n{text}")
+    assert caught.value.line == line
+    str(caught.value).encode()
+
+
 def test_each_step_knows_the_lines_that_ask_for_it(build: Build) -> None:
     converted = build(
         "FROM scratch AS base\n\nCOPY a /\nRUN one && \\\n# why\n  two\n"
