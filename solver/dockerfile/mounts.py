@@ -18,12 +18,14 @@ _ALIASES: Final = {
     "ro": "readonly",
     "rw": "readwrite",
 }
+_WRITABLE: Final = ("readonly", "readwrite")
+"""A secret and an agent's socket take these, too, as with BuildKit; they change nothing there."""
 _KEYS: Final = {
     "bind": ("target", "source", "from", "readonly", "readwrite"),
     "cache": ("target", "id", "sharing", "mode", "uid", "gid", "readonly", "readwrite"),
     "tmpfs": ("target", "size"),
-    "secret": ("id", "source", "target", "env", "required", "mode", "uid", "gid"),
-    "ssh": ("id", "target", "required", "mode", "uid", "gid"),
+    "secret": ("id", "source", "target", "env", "required", "mode", "uid", "gid", *_WRITABLE),
+    "ssh": ("id", "target", "required", "mode", "uid", "gid", *_WRITABLE),
 }
 _SECRETS: Final = "/run/secrets"
 _SWITCHES: Final = ("readonly", "readwrite", "required")

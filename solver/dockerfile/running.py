@@ -170,6 +170,7 @@ def _absolute(state: State, path: str) -> str:
 
 
 def _own_mount(state: State, words: MountWords) -> Mount:
+    writable = words.is_writable(by_default=True)
     if words.type == "tmpfs":
         return TmpfsMount(_target(state, words), words.size_bytes())
     if words.type == "secret":
@@ -181,11 +182,12 @@ def _own_mount(state: State, words: MountWords) -> Mount:
         mode=words.number("mode", default=0o755, base=8),
         uid=words.number("uid", default=0),
         gid=words.number("gid", default=0),
-        read_only=not words.is_writable(by_default=True),
+        read_only=not writable,
     )
 
 
 def _agent(state: State, words: MountWords, number: int) -> SshMount:
+    words.is_writable(by_default=True)  # said rightly, whatever it says
     target = words.text("target") or f"{_AGENTS}.{number}"
     return SshMount(
         target=_absolute(state, posixpath.normpath(target)),

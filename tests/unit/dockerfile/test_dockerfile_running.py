@@ -136,6 +136,8 @@ MOUNTS: list[tuple[str, Mount]] = [
     ("type=secret,target=/root/.npmrc", SecretMount("/root/.npmrc", ".npmrc")),
     ("type=secret,src=a,dst=b/../c", SecretMount("/w/c", "a")),
     ("type=secret,id=$T", SecretMount("/run/secrets/t", "/t")),
+    ("type=secret,id=a,ro", SecretMount("/run/secrets/a", "a")),
+    ("type=secret,id=a,readwrite=true", SecretMount("/run/secrets/a", "a")),
     ("type=secret,id=a,required", SecretMount("/run/secrets/a", "a", required=True)),
     ("type=secret,id=a,required=false", SecretMount("/run/secrets/a", "a")),
     (
@@ -213,7 +215,8 @@ REFUSED = [
     ("--mount=type=secret,id=a,required=maybe x", "required is true or false, not 'maybe'"),
     ("--mount=type=secret,id=a,mode=rw x", "'rw' cannot be a mode"),
     ("--mount=type=secret,id=a,reqired x", "'reqired' is not key=value"),
-    ("--mount=type=secret,id=a,ro x", "unknown key of a secret mount: readonly"),
+    ("--mount=type=secret,id=a,ro=x x", "readonly is true or false, not 'x'"),
+    ("--mount=type=ssh,rw=x x", "readwrite is true or false, not 'x'"),
     ("--mount=type=secrets,id=a x", "unknown mount type: secrets (did you mean secret?)"),
     ("--mount=type=ssh,source=a x", "unknown key of a ssh mount: source"),
     ("--mount=type=ssh,target=/ x", "the target cannot be '/'"),
