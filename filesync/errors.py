@@ -117,6 +117,17 @@ class PathMissing(FilesyncError):
         return f"{self.path!r} is not there"
 
 
+class TooManyLinks(UsageError):
+    """A path leads over more links than a path may, in a circle perhaps."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path!r}: too many links on the way, or a circle of them"
+
+
 class Unavailable(FilesyncError):
     """A peer is silent, gone, or no longer has what it offered. Try another replica."""
 

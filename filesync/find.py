@@ -11,7 +11,7 @@ import msgspec
 from e2b_dockerfile_utils import PatternMatcher
 
 from filesync.digest import Digest
-from filesync.errors import PathMissing, UsageError
+from filesync.errors import PathMissing, TooManyLinks
 from filesync.manifest import Directory, Manifest, Subdirectory, Symlink
 
 MAX_LINKS: Final = 255
@@ -93,7 +93,7 @@ def walk(
 
     Raises:
         PathMissing: they lead nowhere.
-        UsageError: more than ``MAX_LINKS`` links.
+        TooManyLinks: more than ``MAX_LINKS`` links.
     """
     asked = list(names)
     todo = asked[::-1]
@@ -117,7 +117,7 @@ def walk(
             kept.at([*real, name])
             links += 1
             if links > MAX_LINKS:
-                raise UsageError(f"{_shown(asked)!r}: more than {MAX_LINKS} links on the way")
+                raise TooManyLinks(_shown(asked))
             if there.target.startswith(b"/"):
                 del real[:], above[1:]
             todo.extend(_parts(there.target)[::-1])

@@ -9,7 +9,7 @@ from pathlib import Path
 from filesync.disk.scanning.scan import scan
 from filesync.disk.scanning.statcache import StatCache
 from filesync.disk.scanning.statcaches import open_cache
-from filesync.errors import PathMissing, UsageError
+from filesync.errors import PathMissing, TooManyLinks, UsageError
 from filesync.glob import compile_name
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.owner import owned_by
@@ -68,7 +68,7 @@ def scan_contexts(
     which are images, do not. For the main one the file beside ``dockerfile`` wins.
 
     Raises:
-        NotInContext: a selector names a path that is not there.
+        NotInContext: a selector names a path that is not there, or leads in a circle.
         StoreError: a directory is not there or not readable.
     """
     found: dict[str, Context] = {}
@@ -81,6 +81,8 @@ def scan_contexts(
             hint = "; .dockerignore may leave it out" if ignore is not None else ""
             sentence = f"{exc.path!r} is not in the context {root}{hint}"
             raise NotInContext(name, exc.path, sentence) from exc
+        except TooManyLinks as exc:
+            raise NotInContext(name, exc.path, f"{exc}, in the context {root}") from exc
     return found
 
 

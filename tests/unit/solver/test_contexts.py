@@ -9,7 +9,7 @@ from filesync.disk.scanning.readfile import Keep, read_small
 from filesync.errors import StoreError, UsageError
 from filesync.manifest import Subdirectory
 from filesync.select import Pick, Selector
-from solver.client.contexts import Context, scan_contexts
+from solver.client.contexts import Context, NotInContext, scan_contexts
 
 ALL = Selector((Pick("/"),))
 
@@ -123,6 +123,16 @@ def test_missing_path_is_one_clear_sentence(root: Path) -> None:
     with pytest.raises(UsageError) as missing:
         scanned(root, Selector((Pick("src/none"),)))
     assert str(missing.value) == f"'src/none' is not in the context {root}"
+
+
+def test_a_circle_of_links_is_one_clear_sentence(root: Path) -> None:
+    (root / "one").symlink_to("two")
+    (root / "two").symlink_to("one")
+    with pytest.raises(NotInContext) as circle:
+        scanned(root, Selector((Pick("one"),)))
+    assert circle.value.path == "one"
+    sentence = f"'one': too many links on the way, or a circle of them, in the context {root}"
+    assert str(circle.value) == sentence
 
 
 def test_missing_path_that_may_be_ignored_says_so(root: Path) -> None:
