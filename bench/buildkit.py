@@ -13,7 +13,6 @@ Every result is compared with what it must be.
 """
 
 import argparse
-import os
 import random
 import shutil
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from bench.dockerd import Daemon, Docker
+from bench.inside import parse_inside
 from bench.network import network, sent_bytes
 from bench.processes import Cluster, Machine
 from bench.registry import Registry
@@ -57,12 +57,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--sources", type=int, default=5_000)
     parser.add_argument("--mbit", type=float, default=200)
     parser.add_argument("--docker-root", type=Path, default="/", help="where dockerd is")
-    parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(words)
-    if not options.inside:
-        me = [sys.executable, "-m", "bench.buildkit", "--inside", *words]
-        os.execvp("unshare", ["unshare", "--net", *me])
+    options = parse_inside(parser, words)
     with (
         tempfile.TemporaryDirectory(prefix="bench-buildkit-", dir=options.where) as name,
         network(4, options.mbit) as machines,

@@ -6,7 +6,6 @@ the manager, by what a round trip takes. Bytes that take time on the link count 
 """
 
 import argparse
-import os
 import random
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from bench.inside import LO_UP, parse_inside
 from bench.link import FAR_HOST, far_away, link_of
 from bench.processes import Cluster
 from bench.results import save, spread
@@ -30,13 +30,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--files", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--link", type=link_of, default=link_of("100,100"), metavar="MBIT,MS")
-    parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(words)
-    if not options.inside:
-        inside = f'ip link set lo up && ip address add {FAR_HOST} dev lo && exec "$0" "$@"'
-        me = [sys.executable, "-m", "bench.distant", "--inside", *words]
-        os.execvp("unshare", ["unshare", "--net", "sh", "-c", inside, *me])
+    options = parse_inside(parser, words, setup=f"{LO_UP} && ip address add {FAR_HOST} dev lo")
     with tempfile.TemporaryDirectory(prefix="bench-distant-", dir=options.where) as name:
         root = Path(name)
         context = root / "context"

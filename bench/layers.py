@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.inside import parse_inside
 from bench.layer_ways import by_pipe, by_registry, layers_of, loopback_bytes
 from bench.processes import Cluster
 from bench.results import plot, save
@@ -189,12 +190,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--bytes", type=int, default=1_500_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-umoci", action="store_true", help="leave out gzip and umoci")
-    parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(words)
-    if not options.inside:
-        inside = 'ip link set lo up && exec "$0" -m bench.layers --inside "$@"'
-        os.execvp("unshare", ["unshare", "--net", "sh", "-c", inside, sys.executable, *words])
+    options = parse_inside(parser, words)
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="bench-layers-", dir=options.where) as directory:
         context = Path(directory) / "context"

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.inside import parse_inside
 from bench.network import HERE, network, sent_bytes
 from bench.processes import Cluster, Machine
 from bench.results import save
@@ -46,12 +47,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--takers", type=int, default=8)
     parser.add_argument("--mb", type=int, default=100)
     parser.add_argument("--mbit", type=float, default=200)
-    parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(words)
-    if not options.inside:
-        me = [sys.executable, "-m", "bench.spread", "--inside", *words]
-        os.execvp("unshare", ["unshare", "--net", *me])
+    options = parse_inside(parser, words)
     found: dict[str, dict[str, Any]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="bench-spread-", dir=options.where) as name,

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from bench.inside import parse_inside
 from bench.link import Link, link_of, relaying
 from bench.results import plot, save
 from bench.sync_rows import Row, rows
@@ -286,17 +287,12 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="large files an eighth as large")
     parser.add_argument("--link", type=link_of, metavar="MBIT,MS", help="rate and round trip")
-    parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args(words)
+    return parse_inside(parser, words)
 
 
 def main(words: Sequence[str]) -> None:
     """Run what ``words`` ask for."""
     options = _parse(words)
-    if not options.inside:
-        inside = 'ip link set lo up && exec "$0" -m bench.sync --inside "$@"'
-        os.execvp("unshare", ["unshare", "--net", "sh", "-c", inside, sys.executable, *words])
     found: dict[str, Figures] = {}
     with tempfile.TemporaryDirectory(prefix="bench-sync-", dir=options.where) as directory:
         root = Path(directory)
