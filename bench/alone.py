@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from bench.dockerd import Daemon, Docker
+from bench.inside import parse_inside
 from bench.processes import Cluster, Machine, run
 from bench.results import plot, save, spread
 
@@ -45,8 +46,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--docker-root", type=Path, default="/", help="where dockerd is")
-    parser.add_argument("--where", default="/dev/shm", help="a directory on tmpfs")
-    options = parser.parse_args(words)
+    options = parse_inside(parser, words)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with (
         tempfile.TemporaryDirectory(prefix="bench-alone-", dir=options.where) as name,
@@ -138,7 +138,8 @@ def embedded(cache: Path) -> Build:
 
     def build(directory: Path, out: Path | None) -> None:
         words = [f"--output=type=local,dest={out}"] if out else []
-        done = run("build", *words, str(directory), env={"XDG_CACHE_HOME": str(cache)})
+        alone = {"XDG_CACHE_HOME": str(cache), "FILESYNC_MANAGER": ""}
+        done = run("build", *words, str(directory), env=alone)
         if done.returncode != 0:
             raise SystemExit(f"the build failed:\n{done.stderr}")
 

@@ -5,6 +5,7 @@ not installed, another root directory can hold them, such as one made by ``deboo
 --include=docker.io,docker-buildx,docker-cli``.
 """
 
+import contextlib
 import json
 import subprocess
 import time
@@ -102,15 +103,12 @@ class Daemon:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_S
-        while True:
-            try:
+        while self._process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(urllib.error.URLError, OSError):
                 self.version()
                 return
-            except (urllib.error.URLError, OSError):
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    said = (self._state / "log").read_text()
-                    raise SystemExit(f"dockerd does not start:\n{said}") from None
-                time.sleep(0.1)
+            time.sleep(0.1)
+        raise SystemExit(f"dockerd does not start:\n{(self._state / 'log').read_text()}")
 
     def _stop(self) -> None:
         self._process.kill()

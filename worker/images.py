@@ -342,7 +342,7 @@ class Images:
         Raises:
             RegistryError: the registry does not take it.
         """
-        (names,) = _by_repository([order.name])
+        (names,) = _by_repository([str(parse_reference(order.name))])
         config = exports.sha256(order.config)
         with self._store.blobs.holding([config]):
             await in_thread(self._store.blobs.ingest, [order.config])

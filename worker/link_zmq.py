@@ -56,6 +56,8 @@ _NOT_CONNECTED: Final = zmq.Event.DISCONNECTED | zmq.Event.CONNECT_RETRIED
 
 HEARTBEAT_S: Final = 1.0
 REDIAL_S: Final = 2.0
+PATIENCE_S: Final = 3.0
+"""A worker and its manager may be started together."""
 LOOK_AT_DISK_S: Final = 5.0
 LOOK_ANYWAY_S: Final = 600.0
 MAX_QUEUED: Final = 20_000
@@ -166,7 +168,12 @@ class ManagerLink:
         self._queue.put_nowait((hello, b""))
 
     async def _watch(self, socket: zmq.asyncio.Socket, monitor: zmq.asyncio.Socket) -> None:
-        """Say once that the manager is not there, and once that it is again."""
+        """Say once that the manager is not there, and once that it is again.
+
+        Both may be on their way up: a while must pass before one that never was there is missed.
+        """
+        loop = asyncio.get_running_loop()
+        patient_s = loop.time() + PATIENCE_S
         while True:
             event = (await recv_monitor_message(monitor))["event"]
             if event & HANDSHAKE_EVENTS:
@@ -177,11 +184,14 @@ class ManagerLink:
                     # ZeroMQ gives up for good; whoever adds the key need not come here for that.
                     await asyncio.sleep(REDIAL_S)
                     self._redial(socket)
+            elif event & _NOT_CONNECTED and loop.time() < patient_s:
+                continue
             elif event & _NOT_CONNECTED and not self._is_missed:
                 log.warning("no manager at %s; trying until one is", self._options.manager)
             elif event & _CONNECTED and self._is_missed:
                 log.warning("the manager at %s is there again", self._options.manager)
             self._is_missed = not event & _CONNECTED
+            patient_s = 0.0
 
     async def _heed(self, socket: zmq.asyncio.Socket) -> None:
         """Dial again when the manager has said nothing for long, as nobody may have told this side.

@@ -71,8 +71,10 @@ class _Children:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # Workers first, so that they can say that they leave.
-        for child in reversed(self._children):
+        # Workers first, so that they can say that they leave; all at once, as each may be coming up.
+        workers = (child for child in self._children if child.command == "worker")
+        await asyncio.gather(*(_stop(child.process) for child in workers))
+        for child in self._children:
             await _stop(child.process)
 
     async def start(self, command: str, *words: str) -> "_Child":

@@ -87,7 +87,7 @@ def read_dockerfile(path: Path | None) -> str:
     """Return the text of a Dockerfile; None is standard input.
 
     Raises:
-        UsageError: it is not there, not text, or not of a sane size.
+        UsageError: it is not there, or not of a sane size.
     """
     name = STDIN_NAME if path is None else str(path)
     try:

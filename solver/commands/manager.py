@@ -1,4 +1,4 @@
-"""The manager command: a process that many are started of, so it loads nothing of a client."""
+"""The manager command. It loads nothing of a client: each embedded build starts one."""
 
 import asyncio
 from pathlib import Path

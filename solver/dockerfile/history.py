@@ -42,7 +42,8 @@ def _quoted(text: str) -> str:
 
 
 def _quoted_number(number: int) -> str:
-    char = chr(number) if number <= sys.maxunicode else "\ufffd"
+    is_char = number <= sys.maxunicode and not 0xD800 <= number < 0xE000
+    char = chr(number) if is_char else "\ufffd"
     return f"'{_QUOTES.get(char) or _escaped(char)}'"
 
 

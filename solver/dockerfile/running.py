@@ -187,7 +187,7 @@ def _own_mount(state: State, words: MountWords) -> Mount:
 
 
 def _agent(state: State, words: MountWords, number: int) -> SshMount:
-    words.is_writable(by_default=True)  # said rightly, whatever it says
+    words.is_writable(by_default=True)  # for what it refuses: a socket is what it is
     target = words.text("target") or f"{_AGENTS}.{number}"
     return SshMount(
         target=_absolute(state, posixpath.normpath(target)),

@@ -252,8 +252,9 @@ def is_heredoc(word: str) -> bool:
 
 
 def _instruction(node: DockerfileInstruction) -> Instruction:
-    for arg in node.args:
-        check_text(arg)  # a JSON string can hold what no text file can
+    # A JSON string can hold what no text file can, and what looked like a comment may be none.
+    for text in (node.original, *node.flags, *node.args):
+        check_text(text)
     for heredoc in node.heredocs:
         check_text(heredoc.content)
     return Instruction(

@@ -393,6 +393,27 @@ def test_a_layer_that_is_not_its_digest_is_refused(
     assert_clean(one)
 
 
+def test_an_embedded_cluster_that_cannot_start_says_why_and_leaves_nobody(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "cache/filesync/cluster").mkdir(parents=True)
+    (tmp_path / "cache/filesync/cluster/manager").write_text("no directory")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    done = run(
+        "build",
+        "--workers",
+        "2",
+        str(tmp_path),
+        env={"XDG_CACHE_HOME": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 2
+    first, last = done.stderr.splitlines()
+    assert str(tmp_path / "cache/filesync/cluster/manager") in first
+    assert (
+        last == "filesync: error: the manager of the embedded cluster did not start; see above"
+    )
+
+
 def test_a_worker_without_its_manager_says_so_once_and_ends_when_asked(tmp_path: Path) -> None:
     command = ["worker", "--manager", NOWHERE, "--state", str(tmp_path / "w"), "--name", "w"]
     with subprocess.Popen(

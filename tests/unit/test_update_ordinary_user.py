@@ -4,8 +4,7 @@ import os
 import shutil
 import stat
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
+from tests.unit.ordinary import NOBODY, as_nobody
 from tests.unit.update_driver import (
     Make,
     MakeDirectory,
@@ -41,7 +41,6 @@ from tests.unit.update_driver import (
 )
 
 pytestmark = pytest.mark.needs("root")
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -51,22 +50,6 @@ def work() -> Iterator[Path]:
     os.chown(path, NOBODY, NOBODY)
     yield path
     shutil.rmtree(path)
-
-
-def as_nobody(check: Callable[[], None]) -> None:
-    """Run ``check`` in a child that is an ordinary user."""
-    child = os.fork()
-    if not child:
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            check()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 READ_ONLY: list[Make] = [

@@ -20,7 +20,7 @@ from filesync.errors import StoreError
 from filesync.select import clean
 from worker.exec.rooted import Location, locate
 from worker.exec.user import read_accounts, resolve_owner
-from worker.files.errors import BadPath, PathInTheWay
+from worker.files.errors import BadMode, BadPath, PathInTheWay
 
 Owner = tuple[int, int]
 
@@ -103,7 +103,16 @@ class Tree:
         owner: Owner | None = None,
         mode: int = 0o755,
     ) -> bytes:
-        """Make the directories ``names``, each in the one before, below ``path``."""
+        """Make the directories ``names``, each in the one before, below ``path``.
+
+        Raises:
+            BadMode: nobody but root could go on in what has ``mode``.
+        """
+        if names and os.geteuid() and mode & 0o500 != 0o500:
+            raise BadMode(
+                f"{text_of(join(path, names[0]))}: a directory that is made on the way would be {mode:04o},"
+                " which only root can enter; make it in a step before, or have a worker that runs as root"
+            )
         for name in names:
             os.mkdir(name, 0o700, dir_fd=self.handles.open(path))
             self.touch(path)
@@ -149,12 +158,14 @@ class Tree:
         self._times.setdefault(path, None)
 
     def set_time_later(self, path: bytes, mtime_ns: int) -> None:
-        """Give the directory ``path`` this mtime at the end, after what is still put into it."""
+        """Give the directory ``path``, which has its mode, this mtime after what is still put into it."""
         self._times[path] = mtime_ns
+        self._modes.pop(path, None)
 
     def has_time(self, path: bytes) -> None:
-        """Note that the directory ``path`` is finished and has its mtime."""
+        """Note that the directory ``path`` is finished and has its mtime, and its mode."""
         self._times.pop(path, None)
+        self._modes.pop(path, None)
 
     def settle(self, now_ns: int | None) -> None:
         """Set the mtimes of changed directories, and modes that would have kept us out of them.

@@ -19,7 +19,7 @@ _FIELDS: Final = (
     "rewrite-timestamp",
     "source-date-epoch",
 )
-_TRUE: Final = ("1", "t", "T", "true", "True", "TRUE")
+_TRUE: Final = ("", "1", "t", "T", "true", "True", "TRUE")
 _FALSE: Final = ("0", "f", "F", "false", "False", "FALSE")
 _SAME: Final = ("name-canonical", "oci-artifact", "store", "unpack")
 """Docker's switches that change nothing of what is made here: it has no store of images."""
@@ -78,7 +78,7 @@ def parse_fields(text: str) -> tuple[dict[str, str], dict[AnnotationKey, str]]:
 
 
 def switch(text: str, fields: Mapping[str, str], key: str, *, default: bool = False) -> bool:
-    """Return whether a field is true, in any way that docker's users write that.
+    """Return whether a field is true, in any way that docker's users write that: ``KEY=``, too.
 
     Raises:
         UsageError: it is neither true nor false; ``text`` is the whole option.

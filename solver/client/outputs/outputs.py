@@ -12,7 +12,7 @@ from solver.client.outputs.annotations import AnnotationKey, parse_annotation
 from solver.client.outputs.epoch import parse_epoch
 from solver.client.outputs.fields import parse_fields, switch
 from solver.client.outputs.files import is_stream
-from worker.wire.images import Compression, Reference, parse_reference, parse_target
+from worker.wire.images import Compression, parse_reference, parse_target
 from worker.wire.orders import ExportForm
 
 STDOUT: Final = "-"
@@ -182,7 +182,8 @@ def compression_of(option: str, fields: Mapping[str, str]) -> tuple[Compression,
 def _pushed_names(text: str, kind: OutputType, fields: Mapping[str, str]) -> tuple[str, ...]:
     if fields.get("dest") or "tar" in fields:
         raise UsageError(f"-o {text}: type={kind} goes to a registry and has no dest")
-    if kind is OutputType.IMAGE and not switch(text, fields, "push"):
+    is_pushed = switch(text, fields, "push", default=kind is OutputType.REGISTRY)
+    if kind is OutputType.IMAGE and not is_pushed:
         raise UsageError(
             f"-o {text}: an image is kept by the workers anyway; say push=true to push it, or"
             " use type=oci,dest=PATH"
@@ -209,26 +210,25 @@ def image_names(names: Iterable[str]) -> tuple[str, ...]:
     Raises:
         UsageError: one is no name of an image.
     """
-    return tuple(dict.fromkeys(str(_without_digest(parse_reference(name))) for name in names))
+    references = dict.fromkeys(map(parse_reference, names))
+    for reference in references:
+        if reference.digest:
+            raise UsageError(f"{reference}: a digest is not chosen, it is made; name a tag")
+    return tuple(map(str, references))
 
 
 def _names(output: Output, names: Iterable[str]) -> tuple[str, ...]:
     """Return what an image is pushed to: the names that it is given, or repositories."""
     if not output.by_digest:
         return image_names(names)
-    targets = dict.fromkeys(_without_digest(parse_target(name)) for name in names)
+    targets = dict.fromkeys(parse_target(name) for name in names)
     for target in targets:
-        if target.tag:
+        if target.tag or target.digest:
+            wrong = f"@{target.digest}" if target.digest else f":{target.tag}"
             raise UsageError(
-                f"{target}: push-by-digest=true gives no tag; leave out :{target.tag}, or that"
+                f"{target}: push-by-digest=true takes a repository alone; leave out {wrong}"
             )
     return tuple(map(str, targets))
-
-
-def _without_digest(reference: Reference) -> Reference:
-    if reference.digest:
-        raise UsageError(f"{reference}: a digest is not chosen, it is made; name a tag")
-    return reference
 
 
 def with_tags(outputs: Sequence[Output], tags: Sequence[str]) -> list[Output]:

@@ -209,6 +209,8 @@ def test_what_cannot_be_printed_is_in_the_history_as_go_writes_it(build: Build) 
         (65, "A"),
         (127, r"\x7f"),
         (1 << 21, "\ufffd"),
+        (0xD800, "\ufffd"),
+        (0xE000, r"\ue000"),
     ],
 )
 def test_number_of_retries_is_in_the_history_as_go_quotes_a_character(

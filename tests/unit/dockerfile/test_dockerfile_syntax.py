@@ -30,7 +30,14 @@ def test_comment_may_be_in_any_encoding(build: Build) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [("RUN \udce9", 2), ("\udce9", 2), ("RUN <<E\na\n# \udce9\nE", 2)]
+    ("text", "line"),
+    [
+        ("RUN \udce9", 2),
+        ("\udce9", 2),
+        ("RUN <<E\na\n# \udce9\nE", 2),
+        ("RUN a\\\n\x1c#\udce9", 2),  # what looks like a comment to Python alone
+        ("COPY --exclude=\\\n\x1c#\udce9 a /c", 2),
+    ],
 )
 def test_what_is_no_comment_must_be_utf_8(build: Build, text: str, line: int) -> None:
     with pytest.raises(DockerfileError, match="cannot be written as UTF-8") as caught:

@@ -302,3 +302,11 @@ def test_several_copies_share_one_subset(lay: Lay, copy_both: CopyBoth, read: Re
     )
 
     assert read(root) == {"t/a.txt": "a", "t/b.txt": "b", "s/three": "2", "t/y/g": "yg"}
+
+
+def test_a_mode_of_the_way_yields_to_that_of_a_directory_copied_there_later(
+    lay: Lay, copy_both: CopyBoth
+) -> None:
+    source = lay({"f": "f", "d/b/": "750"})
+    root = copy_both(source, {}, Copy(0, "f", "/a/b/", mode="500"), copy("d", "/a"))
+    assert [(root / name).stat().st_mode & 0o7777 for name in ("a", "a/b")] == [0o500, 0o750]

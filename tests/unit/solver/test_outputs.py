@@ -37,7 +37,7 @@ LOCAL, TAR, OCI, DOCKER, IMAGE, REGISTRY = OutputType
         ("type=oci,dest=out,tar=0", Output(OCI, "out", packed=False), ExportForm.OCI),
         ("type=tar,dest=out,platform-split=false", Output(TAR, "out"), ExportForm.TAR),
         (
-            "type=oci,dest=out,oci-mediatypes=true,force-compression=F,unpack=true,store=false",
+            "type=oci,dest=out,oci-mediatypes=,force-compression=F,unpack=true,store=false",
             Output(OCI, "out"),
             ExportForm.OCI,
         ),
@@ -171,7 +171,9 @@ def test_an_image_that_is_pushed_by_digest_has_repositories_for_names() -> None:
         [parse_output("type=registry,push-by-digest=true")], ["a", "a.io:1/b"]
     )
     assert output.names == ("docker.io/library/a", "a.io:1/b")
-    with pytest.raises(UsageError, match="push-by-digest=true gives no tag; leave out :1"):
+    with pytest.raises(
+        UsageError, match="push-by-digest=true takes a repository alone; leave out :1"
+    ):
         with_tags([replace(output, names=())], ["a.io/b:1"])
 
 
@@ -213,10 +215,14 @@ def test_a_layers_compression_may_have_a_level() -> None:
         ("type=registry,compression=zstd,compression-level=0", "of zstd are 1 to 22"),
         ("type=registry,compression=zstd,compression-level=-1", "of zstd are 1 to 22"),
         ("type=oci,dest=a,compression=uncompressed,compression-level=1", "are none at all"),
-        ("type=registry,push-by-digest=true,name=a.io/b:1", "gives no tag; leave out :1"),
+        ("type=registry,name=a,push=junk", "push is true or false"),
+        (
+            "type=registry,push-by-digest=true,name=a.io/b:1",
+            "takes a repository alone; leave out :1",
+        ),
         (
             "type=registry,push-by-digest=true,name=a@sha256:" + "a" * 64,
-            "it is made; name a tag",
+            "leave out @sha256:aaa",
         ),
         ('type=registry,"name=a', "unexpected end of data"),
     ],
