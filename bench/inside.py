@@ -4,8 +4,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
-LO_UP = "ip link set lo up"
+LO_UP: Final = "ip link set lo up"
 
 
 def parse_inside(
