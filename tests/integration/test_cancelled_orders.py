@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -25,6 +25,8 @@ from worker.store import Store
 from worker.wire import leases, orders
 from worker.wire.ops import FileOp, LocalOp, MakeFile
 from worker.wire.orders import FromLocal, FromPaths, Offered, OrderBody, RefInfo, Replica
+
+LOOKS: Final = 1000
 
 FILES = {f"d/f{n}": random.Random(n).randbytes(40_000) for n in range(20)}
 MADE = FileOp((MakeFile("/made", b"text"),), scratch=True)
@@ -77,10 +79,14 @@ Hold = Callable[[Any, str], Held[..., Any]]
 
 
 async def cancelled(side: Side, order: OrderBody, held: Held[..., Any]) -> None:
-    """Check that ``order``, cancelled at ``held``, leaves all as it was."""
+    """Check that ``order``, cancelled at ``held``, leaves all as it was, as soon as its threads end."""
     before = kept(side)
     await cancel_during(side.service.perform(1, order, lambda _: None), held)
     assert held.made is not None
+    for _ in range(LOOKS):
+        if kept(side) == before:
+            break
+        await asyncio.sleep(0.01)
     assert kept(side) == before
 
 
