@@ -23,11 +23,11 @@ from bench.dockerd import Daemon, Docker
 from bench.inside import parse_inside
 from bench.processes import Cluster, Machine, run
 from bench.results import plot, save, spread
+from bench.trees import PER_DIRECTORY
 
 HERE: Final = Machine("127.0.0.1")
 STEPS: Final = 30
 FILE_BYTES: Final = 3_000
-PER_DIRECTORY: Final = 100
 BASE: Final = """\
 FROM scratch
 COPY busybox /bin/busybox

@@ -29,10 +29,9 @@ from bench.network import network, sent_bytes
 from bench.processes import Cluster, Machine
 from bench.registry import Registry
 from bench.results import plot, save
-from bench.trees import text
+from bench.trees import PER_DIRECTORY, text
 
 MB: Final = 1_000_000
-PER_DIRECTORY: Final = 100
 SOURCE_BYTES: Final = 4_000
 DOCKERFILE: Final = """\
 FROM scratch AS tools
@@ -84,15 +83,15 @@ class Project:
         """Write it as it is at first: the same bytes each time."""
         shutil.rmtree(self.directory, ignore_errors=True)
         rng = random.Random(1)
-        bin_, lib, large = (
+        programs, libraries, large = (
             self.directory / name for name in ("tools/bin", "tools/lib", "src/a")
         )
-        for directory in (bin_, lib, large):
+        for directory in (programs, libraries, large):
             directory.mkdir(parents=True)
         (self.directory / "Dockerfile").write_text(DOCKERFILE)
-        shutil.copy(shutil.which("busybox") or "/bin/busybox", bin_ / "busybox")
+        shutil.copy(shutil.which("busybox") or "/bin/busybox", programs / "busybox")
         for number in range(self._options.tools_mb):
-            (lib / f"{number}.so").write_bytes(rng.randbytes(MB))
+            (libraries / f"{number}.so").write_bytes(rng.randbytes(MB))
         (large / "large").write_bytes(rng.randbytes(self._options.large_mb * MB))
         for number in range(self._options.sources):
             path = self._source(number)

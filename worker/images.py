@@ -5,7 +5,7 @@ order that brought it, and then forgotten.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -245,7 +245,7 @@ class Images:
         mounted = 0
         with blobs.holding([*layers, config]):
             await in_thread(blobs.ingest, [image.config])
-            for ones in _by_repository(names):
+            for ones in _by_repository(map(parse_target, names)):
                 mounted += await self._pushes().push(
                     client,
                     ones,
@@ -342,7 +342,7 @@ class Images:
         Raises:
             RegistryError: the registry does not take it.
         """
-        (names,) = _by_repository([str(parse_reference(order.name))])
+        (names,) = _by_repository([parse_reference(order.name)])
         config = exports.sha256(order.config)
         with self._store.blobs.holding([config]):
             await in_thread(self._store.blobs.ingest, [order.config])
@@ -408,12 +408,11 @@ def _form(compression: Compression | None, level: int | None) -> LayerForm:
     return LayerForm() if compression is None else LayerForm(compression, level)
 
 
-def _by_repository(names: Sequence[str]) -> list[list[Reference]]:
-    """Return the references that ``names`` are, those of one repository together."""
+def _by_repository(targets: Iterable[Reference]) -> list[list[Reference]]:
+    """Return ``targets``, those of one repository together."""
     found: dict[str, list[Reference]] = {}
-    for name in names:
-        reference = parse_target(name)
+    for reference in targets:
         if reference.digest:
-            raise UsageError(f"{name}: a digest is not chosen, it is made; push to a tag")
+            raise UsageError(f"{reference}: a digest is not chosen, it is made; push to a tag")
         found.setdefault(reference.repository, []).append(reference)
     return list(found.values())

@@ -72,10 +72,9 @@ class _Children:
 
     async def __aexit__(self, *_: object) -> None:
         # Workers first, so that they can say that they leave; all at once, as each may be coming up.
-        workers = (child for child in self._children if child.command == "worker")
-        await asyncio.gather(*(_stop(child.process) for child in workers))
-        for child in self._children:
-            await _stop(child.process)
+        for command in ("worker", "manager"):
+            ending = [child.process for child in self._children if child.command == command]
+            await asyncio.gather(*map(_stop, ending))
 
     async def start(self, command: str, *words: str) -> "_Child":
         """Start ``filesync COMMAND WORDS``."""

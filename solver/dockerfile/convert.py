@@ -38,7 +38,6 @@ from solver.dockerfile.options import BaseImage, Converted, ImageResolver, Optio
 from solver.dockerfile.platform import Platform, parse_platform, platform_args
 from solver.dockerfile.running import apply_run, mount_origins
 from solver.dockerfile.stages import (
-    FROM,
     FromContext,
     FromImage,
     FromScratch,
@@ -232,7 +231,7 @@ class _Conversion:
                 raise Invalid(
                     f"FROM {stage.base} names nothing; a variable is not set", stage.base
                 )
-            origin = self._find(base, stage, asked_by=FROM)
+            origin = self._find(base, stage, asked_by="FROM ", is_base=True)
             triggers = self._triggers(origin, stage)
         instructions = triggers + stage.instructions
         needs = {origin.index} if isinstance(origin, FromStage) else set()
@@ -244,13 +243,14 @@ class _Conversion:
     def _replacement(self, stage: Stage) -> FromContext | FromImage | None:
         return find_context(stage.name, self._options.contexts) if stage.name else None
 
-    def _find(self, name: str, stage: Stage, *, asked_by: str) -> Origin:
+    def _find(self, name: str, stage: Stage, *, asked_by: str, is_base: bool = False) -> Origin:
         return find_origin(
             name,
             before=stage.index,
             stages=self._stages,
             contexts=self._options.contexts,
             asked_by=asked_by,
+            is_base=is_base,
         )
 
     def _needs(self, instruction: Instruction, stage: Stage) -> set[int]:

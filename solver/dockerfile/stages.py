@@ -15,9 +15,6 @@ MAX_STAGES: Final = 256
 _SHOWN_STAGES: Final = 12
 SCRATCH: Final = "scratch"
 IMAGE_SCHEME: Final = "docker-image://"
-FROM: Final = "FROM "
-"""Who asks for the tree that a stage starts from."""
-
 _ONLY_EARLIER: Final = "a stage can only read an earlier stage"
 _STAGE_NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,255}")
 
@@ -165,12 +162,13 @@ def find_origin(
     stages: Sequence[Stage],
     contexts: Mapping[str, str],
     asked_by: str,
+    is_base: bool,
 ) -> Origin:
     """Return what ``name`` means to the stage with number ``before``.
 
     The nearest earlier stage of that name, whatever the case of its letters, then a named
-    context, then an earlier stage's number, then an image in a registry. For ``FROM`` alone
-    this may have the name of a stage that comes later: ``FROM nginx AS nginx``.
+    context, then an earlier stage's number, then an image in a registry. A base alone
+    may be an image that has the name of a stage that comes later: ``FROM nginx AS nginx``.
 
     Raises:
         Invalid: none of these; ``asked_by`` (``FROM``, ``COPY --from=``) is in the sentence.
@@ -188,7 +186,7 @@ def find_origin(
         return FromStage(number)
     if number is not None and number < len(stages):
         raise Invalid(f"{asked_by}{name}: {_ONLY_EARLIER}", name)
-    if named and asked_by != FROM:
+    if named and not is_base:
         raise Invalid(f"{asked_by}{name}: {_ONLY_EARLIER}", name)
     guess = did_you_mean(name, [stage.name for stage in stages[:before]] + list(contexts))
     if any(index > before for index in named):
