@@ -11,6 +11,7 @@ help:  ## show this list
 setup: .venv/.stamp  ## make .venv with all that is needed
 
 .venv/.stamp: pyproject.toml
+	@echo "installing what is needed into .venv, once; it takes some half a minute" >&2
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@

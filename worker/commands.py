@@ -52,7 +52,13 @@ Examples:
     help="Where other workers, and clients, take what this one has: an address of this machine by "
     "which they reach it; port 0 is any free one.",
 )
-@click.option("--state", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--state",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where it keeps what it builds; no other worker's.",
+)
 @click.option("--name", default="", help="Name in the cluster.  [default: the host's name]")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="For --place of a build.")
 @click.option(

@@ -189,7 +189,7 @@ class ManagerLink:
             elif event & _NOT_CONNECTED and not self._is_missed:
                 log.warning("no manager at %s; trying until one is", self._options.manager)
             elif event & _CONNECTED and self._is_missed:
-                log.warning("the manager at %s is there again", self._options.manager)
+                log.warning("the manager at %s is there now", self._options.manager)
             self._is_missed = not event & _CONNECTED
             patient_s = 0.0
 

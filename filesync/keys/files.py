@@ -84,7 +84,8 @@ def make_key(path: Path, *, name: str, replace: bool = False) -> KeyPair:
         _write(public_path(path), line(pair.public, name), mode=0o644, replace=True)
     except FileExistsError:
         raise UsageError(
-            f"{path} is there already; --force makes a new key in its place"
+            f"{path} is there already, and {public_path(path)} has its line for allow files;"
+            " --force makes a new key in its place"
         ) from None
     except OSError as exc:
         raise StoreError(f"{path}: {exc.strerror}") from exc

@@ -4,6 +4,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeVar
 
+import click
+
 from filesync.keys.files import key_for
 from filesync.lifetime import run_command
 from solver.client.embedded import cluster_built_here
@@ -29,7 +31,11 @@ def ask_manager(
             if address is None:
                 address = await stack.enter_async_context(cluster_built_here())
             own = key_for(address, key)
-            link = await stack.enter_async_context(ManagerLink(address, own))
+            link = await stack.enter_async_context(ManagerLink(address, own, _tell))
             return await link.ask(question, kind)
 
     return run_command(run())
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)

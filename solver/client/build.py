@@ -85,7 +85,10 @@ async def run_once(
     images = KnownImages(Layouts(request.layouts, request.options.platform))
     logins = Logins()
     workers = KnownWorkers(cache_home() / "workers", manager)
-    async with ManagerLink(manager, own) as link, DataPlane(own=own) as plane:
+    async with (
+        ManagerLink(manager, own, progress.note) as link,
+        DataPlane(own=own) as plane,
+    ):
         workers.dial(plane)
         if seen:
             await link.ask(ListWorkers(at_least=len(seen)), Workers)

@@ -147,8 +147,8 @@ def _only_user(state: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"another build uses {state}; wait for it, or run `filesync up` once and"
-                " give --manager to every build"
+                f"a build or `filesync up` uses {state}: wait for the build, or give"
+                " --manager the address that `filesync up` prints"
             ) from None
         yield
 

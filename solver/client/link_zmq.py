@@ -12,9 +12,11 @@ import zmq.asyncio
 from filesync.errors import NodeMissing, UsageError
 from filesync.keys.files import KeyPair
 from filesync.manifest import Manifest
+from filesync.transfer.connection.address import without_key
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, wait_for_failure
 from filesync.transfer.connection.link_zmq import unknown_host
+from solver.client.progress import told_if_long
 from solver.client.unknown import Unknown
 from solver.errors import BuildError, CutOff, ManagerLost
 from solver.wire import (
@@ -45,6 +47,8 @@ Found = TypeVar("Found")
 ANSWER_S: Final = 10.0
 """How long the manager may take to answer a question or to say that it is alive."""
 ALIVE_EVERY_S: Final = 2.0
+SILENCE_S: Final = 2.5 * ALIVE_EVERY_S
+"""After which a person is told that the manager is waited for."""
 IMAGES_AT_ONCE: Final = 8
 """Whose registries are asked at a time."""
 URLS_AT_ONCE: Final = 8
@@ -70,8 +74,15 @@ class ManagerLink:
         UnknownHost: nobody knows the name in ``address``.
     """
 
-    def __init__(self, address: str, own: KeyPair | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        own: KeyPair | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        """``tell`` is told of a manager that is waited for."""
         self.address = address
+        self._tell = tell if tell is not None else _tell_nobody
         self._own = own
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -101,7 +112,8 @@ class ManagerLink:
         failing = asyncio.create_task(wait_for_failure(self._monitor, self.address, self._own))
         tasks = (asking, failing)
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            with told_if_long(self._tell, f"waiting for the manager at {self._where}"):
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
                 raise failing.result()
             asking.result()
@@ -129,6 +141,7 @@ class ManagerLink:
         """
         await self._meet()
         heard_s = time.monotonic()
+        is_told = False
         while True:
             left_s = self._said_s + ALIVE_EVERY_S - time.monotonic()
             if left_s <= 0:
@@ -136,14 +149,19 @@ class ManagerLink:
                 continue
             # Not a timeout around the receipt: cancelled, it may have taken a message already.
             if not await self._socket.poll(max(1, int(1000 * left_s))):
-                if time.monotonic() - heard_s > ANSWER_S:
+                silent_s = time.monotonic() - heard_s
+                if silent_s > ANSWER_S:
                     raise self._silent()
+                if silent_s > SILENCE_S and not is_told:
+                    self._tell(f"nothing comes from the manager at {self._where}; waiting")
+                    is_told = True
                 continue
             frames = await self._socket.recv_multipart()
             message, payload = decode_to_client(frames)
             match message:
                 case Alive():
                     heard_s = time.monotonic()
+                    is_told = False
                 case Denied(code, detail) if code in _FORGOTTEN:
                     raise self._forgotten(detail)
                 case _:
@@ -177,20 +195,26 @@ class ManagerLink:
                 raise unknown from None
             raise self._silent() from None
 
+    @property
+    def _where(self) -> str:
+        return without_key(self.address)
+
     def _silent(self) -> ManagerLost | CutOff:
         if self._monitor is not None:
+            allow = "" if self._where == self.address else " --allow FILE"
             return ManagerLost(
-                f"no manager answers at {self.address}; start one with"
-                f" `filesync manager --listen {self.address}`, or leave --manager out"
+                f"no manager answers at {self._where}; start one with"
+                f" `filesync manager --listen {self._where}{allow} --state DIR`,"
+                " or leave --manager out"
             )
         return CutOff(
-            f"the manager at {self.address} does not answer any more",
+            f"the manager at {self._where} does not answer any more",
             "see that it runs and can be reached, and run this again",
         )
 
     def _forgotten(self, detail: str) -> CutOff:
         return CutOff(
-            f"the manager at {self.address} knows nothing of this any more: {detail}",
+            f"the manager at {self._where} knows nothing of this any more: {detail}",
             "run it again",
         )
 
@@ -284,3 +308,7 @@ class ManagerLink:
         self._stop_monitor()
         self._socket.close()
         self._context.term()
+
+
+def _tell_nobody(text: str) -> None:
+    """Say nothing."""

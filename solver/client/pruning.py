@@ -1,12 +1,13 @@
 """What ``prune`` is asked for, in docker's words, and what its tables say. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, Literal
 
 from rich.table import Table
 
 from filesync.errors import UsageError
-from filesync.quantities import parse_duration, parse_size
+from filesync.quantities import BadQuantity, parse_duration, parse_size
 from solver.client.progress import human
 from solver.wire import Usages
 from worker.wire.disk import REMOVABLE, Kind, PrunePolicy
@@ -43,14 +44,32 @@ def prune_policy(
         if name == "type":
             kinds.extend(_kinds(value))
         elif name in ("until", "unused-for"):
-            unused_s = max(unused_s, parse_duration(value) / 1e9)
+            with _named(f"--filter {name}="):
+                unused_s = max(unused_s, parse_duration(value) / 1e9)
         else:
             raise UsageError(f"--filter {text}: write until=TIME, such as 24h, or type=KIND")
-    bounds = [
-        None if text is None else parse_size(text) for text in (reserved, max_used, min_free)
-    ]
     chosen = tuple(dict.fromkeys(kinds)) or (REMOVABLE if everything else _USUAL)
-    return PrunePolicy(chosen, unused_s, *bounds)
+    return PrunePolicy(
+        chosen,
+        unused_s,
+        _bound("--keep-storage", reserved),
+        _bound("--max-used-space", max_used),
+        _bound("--min-free-space", min_free),
+    )
+
+
+def _bound(option: str, text: str | None) -> int | None:
+    with _named(option):
+        return None if text is None else parse_size(text)
+
+
+@contextmanager
+def _named(option: str) -> Iterator[None]:
+    """Say in the error of a bad quantity which option has it."""
+    try:
+        yield
+    except BadQuantity as exc:
+        raise BadQuantity(f"{option}: {exc}") from None
 
 
 def _kinds(text: str) -> tuple[Kind, ...]:
@@ -68,7 +87,7 @@ def _kinds(text: str) -> tuple[Kind, ...]:
 
 def usage_tables(usages: Usages, *, now_s: float, verbose: bool) -> list[Table]:
     """Return what takes how much disk, and what of it could go."""
-    tables = [_things(usages, "now", now_s=now_s)] if verbose else []
+    tables = _things(usages, "now", now_s=now_s) if verbose else []
     columns = ("worker", "what", "count", "size", "reclaimable", "last used")
     table = _table(*columns, right=("count", "size", "reclaimable", "last used"))
     size = reclaimable = 0
@@ -89,7 +108,7 @@ def usage_tables(usages: Usages, *, now_s: float, verbose: bool) -> list[Table]:
 
 def prune_tables(usages: Usages, *, now_s: float, verbose: bool) -> list[Table]:
     """Return what was removed, and what stayed that should have gone."""
-    tables = [_things(usages, "removed", now_s=now_s)] if verbose else []
+    tables = _things(usages, "removed", now_s=now_s) if verbose else []
     table = _table("worker", "what", "count", "size", "became", right=("count", "size"))
     freed = 0
     for name, usage in usages.workers:
@@ -105,7 +124,8 @@ def prune_tables(usages: Usages, *, now_s: float, verbose: bool) -> list[Table]:
     return [*tables, table]
 
 
-def _things(usages: Usages, otherwise: str, *, now_s: float) -> Table:
+def _things(usages: Usages, otherwise: str, *, now_s: float) -> list[Table]:
+    """Return a table of each thing; none where there is nothing."""
     columns = ("worker", "what", "id", "size", "last used", "state")
     table = _table(*columns, right=("size", "last used"))
     state = "reclaimable" if otherwise == "now" else otherwise
@@ -114,7 +134,7 @@ def _things(usages: Usages, otherwise: str, *, now_s: float) -> Table:
             used = _ago(item.used_s, now_s)
             why = item.why or state
             table.add_row(name, item.kind, item.id[:_ID_CHARS], human(item.size), used, why)
-    return table
+    return [table] if table.row_count else []
 
 
 def _table(*columns: str, right: Sequence[str]) -> Table:

@@ -39,7 +39,7 @@ async def run_transfer(
         ManagerLost: nobody answers.
         BuildError: it could not be done; says why.
     """
-    async with ManagerLink(manager, own) as link:
+    async with ManagerLink(manager, own, progress.note) as link:
         progress.begin(None)
         try:
             await link.send(order)

@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from filesync.keys.options import key_option
 from filesync.lifetime import wait_for_end
+from filesync.transfer.connection.address import without_key
 from solver.client.asking import ask_manager
 from solver.client.embedded import default_state, embedded_cluster
 from solver.commands.options import manager_option
@@ -18,9 +19,29 @@ from solver.wire import ListWorkers, Workers
 _WIDE = 1000
 
 
-@click.command(short_help="Run a manager and some workers on this machine.")
-@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
-@click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
+@click.command(
+    short_help="Run a manager and some workers on this machine.",
+    epilog="""
+\b
+Examples:
+  filesync up
+  filesync up --workers 4 --listen tcp://127.0.0.1:7800 --state /var/lib/filesync
+\b
+Then, in another terminal:
+  export FILESYNC_MANAGER=tcp://127.0.0.1:7700    as `up` prints it
+  filesync build -t app:1 -o type=oci,dest=app.tar .
+""",
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="How many."
+)
+@click.option(
+    "--listen",
+    default="tcp://127.0.0.1:7700",
+    show_default=True,
+    metavar="ADDR",
+    help="Where the manager listens, on this machine; port 0 is any free one.",
+)
 @click.option(
     "--state",
     type=click.Path(path_type=Path),
@@ -29,7 +50,11 @@ _WIDE = 1000
     help="Where to keep state.  [default: the embedded cluster's]",
 )
 def up(workers: int, listen: str, state: Path | None) -> None:
-    """Run a manager and some workers on this machine, until Ctrl-C."""
+    """Run a manager and some workers on this machine, until Ctrl-C.
+
+    The manager's address is the first line it prints: builds take it as --manager, or from
+    FILESYNC_MANAGER. What is built is kept, and used by later builds without a manager too.
+    """
 
     async def run() -> None:
         where = state if state is not None else default_state()
@@ -43,13 +68,14 @@ def up(workers: int, listen: str, state: Path | None) -> None:
     asyncio.run(run())
 
 
-def _without_key(address: str) -> str:
-    """Return ``address`` as it is read by people: its key has 64 digits, and nobody dials it."""
-    scheme, _, rest = address.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
-
-
-@click.command()
+@click.command(
+    epilog="""
+\b
+Examples:
+  filesync workers
+  filesync workers --manager tcp://127.0.0.1:7700
+"""
+)
 @manager_option
 @key_option
 def workers(manager: str | None, key: Path | None) -> None:
@@ -60,7 +86,7 @@ def workers(manager: str | None, key: Path | None) -> None:
     for row in rows:
         labels = " ".join(f"{key}={value}" for key, value in sorted(row.labels.items()))
         counts = (str(row.slots), str(row.running), str(row.refs))
-        table.add_row(row.name, _without_key(row.address), *counts, row.snapshotter, labels)
+        table.add_row(row.name, without_key(row.address), *counts, row.snapshotter, labels)
     # A file has no width: what reads it wants a worker on a line.
     width = None if sys.stdout.isatty() else _WIDE
     Console(file=sys.stdout, width=width).print(table)

@@ -19,7 +19,15 @@ from solver.wire import AskPrune, AskUsage, Usages
 _verbose_option = click.option("--verbose", is_flag=True, help="Show thing by thing too.")
 
 
-@click.command(short_help="Show what takes how much disk on each worker.")
+@click.command(
+    short_help="Show what takes how much disk on each worker.",
+    epilog="""
+\b
+Examples:
+  filesync du
+  filesync du --verbose    # each result and blob, too
+""",
+)
 @_verbose_option
 @manager_option
 @key_option
@@ -47,7 +55,8 @@ Examples:
     multiple=True,
     metavar="FILTER",
     help="until=TIME keeps what was used within that time, such as 24h; type=KIND removes that "
-    "kind alone: result, blob, partial-blob, idle-source or cache-mount. May be repeated.",
+    "kind alone: result, blob, partial-blob, idle-source or cache-mount, or docker's regular, "
+    "source.local or exec.cachemount. May be repeated.",
 )
 @click.option(
     "--reserved-space",

@@ -19,8 +19,20 @@ Examples:
       --state /var/lib/filesync/manager
 """
 )
-@click.option("--listen", default="tcp://127.0.0.1:7700", show_default=True, metavar="ADDR")
-@click.option("--state", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--listen",
+    default="tcp://127.0.0.1:7700",
+    show_default=True,
+    metavar="ADDR",
+    help="Where clients and workers find it; port 0 is any free one.",
+)
+@click.option(
+    "--state",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where it keeps the manifests that it knows.",
+)
 @listen_options
 @click.option("--until-eof", is_flag=True, hidden=True)
 def manager(
@@ -35,7 +47,8 @@ def manager(
 
     Its address is the first line it prints. Whoever it lets in can run commands on its workers;
     with --allow those are who has one of the keys, and the workers let in the same. Stop it with
-    Ctrl-C; what workers have built is theirs, and a new manager learns it from them.
+    Ctrl-C; what workers have built is theirs, and a new manager learns it from them. As
+    `filesync -v manager` it says which workers come and go.
     """
     own, allowed = listen_keys(key, allow)
     asyncio.run(

@@ -89,6 +89,7 @@ def convert(text: str, *, filename: str, options: Options, images: ImageResolver
 
     Raises:
         DockerfileError: whatever is wrong with the text or does not fit it; it has a line.
+        UsageError: an option names a stage that is not there.
     """
     return _Conversion(text, filename=filename, options=options, images=images).run()
 
@@ -121,11 +122,12 @@ class _Conversion:
         self._asked: set[str] = set()
         with self._source.at(1):
             check_frontend(options.build_args.get(SYNTAX_ARG, ""), f"--build-arg {SYNTAX_ARG}=")
-            self._target = find_target(options.target, self._stages)
-            self._places = self._read_places()
-            no_cache = frozenset(
-                find_target(name, self._stages).index for name in options.no_cache_stages
-            )
+        self._target = find_target(options.target, self._stages, "--target")
+        self._places = self._read_places()
+        no_cache = frozenset(
+            find_target(name, self._stages, "--no-cache-filter").index
+            for name in options.no_cache_stages
+        )
         self._around = Surroundings(
             words=self._words,
             options=options,
@@ -189,7 +191,7 @@ class _Conversion:
 
     def _read_places(self) -> dict[int, tuple[tuple[str, str], ...]]:
         return {
-            find_target(name, self._stages).index: labels
+            find_target(name, self._stages, "--place").index: labels
             for name, labels in self._options.place.items()
             if name
         }

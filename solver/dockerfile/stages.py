@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from filesync.errors import UsageError
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.flags import parse_flags
 from solver.dockerfile.suggestion import did_you_mean
@@ -120,11 +121,11 @@ def split(script: Script) -> Layout:
     return Layout(tuple(args), tuple(stages))
 
 
-def find_target(target: str, stages: Sequence[Stage]) -> Stage:
-    """Return the stage that a user means; the last for an empty ``target``.
+def find_target(target: str, stages: Sequence[Stage], option: str) -> Stage:
+    """Return the stage that a user means with ``option``; the last for an empty ``target``.
 
     Raises:
-        Invalid: there is none.
+        UsageError: there is none.
     """
     if not target:
         return stages[-1]
@@ -137,7 +138,7 @@ def find_target(target: str, stages: Sequence[Stage]) -> Stage:
     labels = [stage.label for stage in stages]
     guess = did_you_mean(target, labels)
     shown = ", ".join(labels[:_SHOWN_STAGES])
-    raise Invalid(f"there is no stage {target[:80]!r}{guess}; there are {shown}")
+    raise UsageError(f"{option}: there is no stage {target[:80]!r}{guess}; there are {shown}")
 
 
 def find_context(name: str, contexts: Mapping[str, str]) -> FromContext | FromImage | None:

@@ -69,6 +69,7 @@ class Build:
         self._delivery = Delivery(shared, request.graph, self._sources)
         self._above_ignored = above_ignored(request.graph)
         self._image_parts = image_parts(request.graph)
+        self._waited_for: set[tuple[tuple[str, str], ...]] = set()
         self._deciding = Deciding(request.graph, self._solving)
         self.caches = Caches(shared, client, request.caches, request.graph, request.credentials)
 
@@ -398,10 +399,15 @@ class Build:
         deadline_s = time.monotonic() + WAIT_FOR_WORKER_S
         had_to_wait = False
         while not any(fits(worker.view(), constraints) for worker in cluster):
+            if constraints not in self._waited_for:
+                self._waited_for.add(constraints)
+                why = _nobody(constraints, cluster)
+                self._client.tell(Warned(f"{why}; waiting {WAIT_FOR_WORKER_S:.0f} s for one"))
+            had_to_wait = True
             left_s = deadline_s - time.monotonic()
             if left_s <= 0 or not await cluster.wait_for_join(left_s):
-                raise NoWorker(_nobody(vertex.name, constraints, cluster))
-            had_to_wait = True
+                why = _nobody(constraints, cluster)
+                raise NoWorker(f"{vertex.name}: {why}; {_start_one(constraints)}")
         if had_to_wait:
             await cluster.wait_until_learnt()
         return had_to_wait
@@ -427,15 +433,21 @@ class Build:
         shared.records.add_keys(ran.ref.ref, keys)
 
 
-def _nobody(step: str, constraints: Sequence[tuple[str, str]], cluster: Cluster) -> str:
+def _nobody(constraints: Sequence[tuple[str, str]], cluster: Cluster) -> str:
     if not len(cluster):
-        return f"{step}: no worker is connected; start one with `filesync worker --manager …`"
+        return "no worker is connected"
     labels = ", ".join(f"{key}={value}" for key, value in constraints)
     there = "; ".join(
         f"{w.name} ({', '.join(f'{k}={v}' for k, v in sorted(w.view().labels.items()))})"
         for w in cluster
     )
-    return f"{step}: no worker has {labels}; connected are {there}"
+    return f"no worker has {labels}; connected are {there}"
+
+
+def _start_one(constraints: Sequence[tuple[str, str]]) -> str:
+    labels = "".join(f" --label {key}={value}" for key, value in constraints)
+    other = ", or leave --place out" if labels else ""
+    return f"start one with `filesync worker --manager …{labels}`{other}"
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,6 +1,7 @@
 """A client's connection to a manager that is played here, message by message."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,12 +11,14 @@ import zmq
 import zmq.asyncio
 
 from filesync.digest import Digest
+from filesync.keys.files import KeyPair, PublicKey
 from filesync.manifest import MemoryNodes, empty_manifest
 from filesync.transfer.connection import curve_zmq
+from filesync.transfer.connection.address import with_key
 from filesync.transfer.errors import GreetingBroken, UnknownHost
 from solver.client import link_zmq
 from solver.client.link_zmq import IMAGES_AT_ONCE, ManagerLink
-from solver.errors import BuildError, CutOff, OrderFailed
+from solver.errors import BuildError, CutOff, ManagerLost, OrderFailed
 from solver.manager import cluster
 from solver.manager.process import open_manager
 from solver.manager.server_zmq import QUIET_S
@@ -183,6 +186,44 @@ def test_a_manager_that_falls_silent_is_not_said_never_to_have_been_there(
         asyncio.run(run())
 
 
+def test_a_manager_that_is_waited_for_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        told: asyncio.Queue[str] = asyncio.Queue()
+        async with (
+            played(is_mute=True) as manager,
+            ManagerLink(manager.address, tell=told.put_nowait) as link,
+        ):
+            there = f"the manager at {manager.address}"
+            hearing = asyncio.create_task(link.receive())
+            assert await told.get() == f"waiting for {there}"
+            monkeypatch.setattr(link_zmq, "ALIVE_EVERY_S", 0.05)
+            monkeypatch.setattr(link_zmq, "SILENCE_S", 0.1)
+            await manager.say(Alive())
+            assert await told.get() == f"nothing comes from {there}; waiting"
+            await manager.say(StepOutput(0, 1, b"a line"))
+            await hearing
+            assert told.empty()
+
+    asyncio.run(run())
+
+
+def test_what_to_start_is_said_of_a_manager_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_zmq, "ANSWER_S", 0.1)
+    own = KeyPair(PublicKey(bytes(32)), bytes(32))
+    there = "tcp://127.0.0.1:1"
+
+    async def run(address: str) -> None:
+        async with ManagerLink(address, own) as link:
+            await link.ask(ListWorkers(), Workers)
+
+    for address, allow in ((there, ""), (with_key(there, b"k" * 32), " --allow FILE")):
+        command = f"`filesync manager --listen {there}{allow} --state DIR`"
+        with pytest.raises(ManagerLost, match=re.escape(command)):
+            asyncio.run(run(address))
+
+
 def test_a_managers_name_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_zmq, "ANSWER_S", 0.2)
 
@@ -244,7 +285,7 @@ def test_a_greeting_that_is_broken_off_is_tried_again() -> None:
 
 def test_greetings_that_are_broken_off_each_time_may_be_for_want_of_a_key() -> None:
     with pytest.raises(
-        GreetingBroken, match="try again; if it uses keys, dial it with its own"
+        GreetingBroken, match=r"if it uses keys, dial it with its own .*; else try again"
     ):
         asyncio.run(broken_off(1000))
 

@@ -64,7 +64,15 @@ def manifest() -> None:
     """
 
 
-@manifest.command(cls=CommandWithRules)
+@manifest.command(
+    cls=CommandWithRules,
+    epilog="""
+\b
+Examples:
+  filesync manifest write -o site.tree site/
+  filesync manifest write --exclude '*.log' site/    its digest alone
+""",
+)
 @click.argument("path", type=_PATH)
 @click.option("-o", "--output", metavar="FILE", help="Where to; '-' is standard output.")
 @rules_options
@@ -85,7 +93,15 @@ def write(path: Path, output: str | None, excludes: Sequence[str]) -> None:
     click.echo(_sentence(found))
 
 
-@manifest.command(cls=CommandWithRules)
+@manifest.command(
+    cls=CommandWithRules,
+    epilog="""
+\b
+Examples:
+  filesync manifest show site.tree
+  filesync manifest show --json site/
+""",
+)
 @click.argument("path", type=_PATH_OR_INPUT)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @rules_options
@@ -99,7 +115,16 @@ def show(path: Path, as_json: bool, excludes: Sequence[str]) -> None:
         _print((_sentence(found),))
 
 
-@manifest.command(cls=CommandWithRules, short_help="Say what of PATH is not as FILE says.")
+@manifest.command(
+    cls=CommandWithRules,
+    short_help="Say what of PATH is not as FILE says.",
+    epilog="""
+\b
+Examples:
+  filesync manifest verify site.tree /mnt/site
+  ssh near filesync manifest -o - site/ | filesync manifest verify - /srv/site
+""",
+)
 @click.argument(
     "file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
 )
@@ -111,7 +136,15 @@ def verify(file: Path, path: Path, excludes: Sequence[str]) -> int:
     return _compare(_read(file, rules), _scan(path, rules, checksum=True))
 
 
-@manifest.command(cls=CommandWithRules)
+@manifest.command(
+    cls=CommandWithRules,
+    epilog="""
+\b
+Examples:
+  filesync manifest diff monday.tree tuesday.tree
+  filesync manifest diff monday.tree site/
+""",
+)
 @click.argument("old", type=_PATH_OR_INPUT)
 @click.argument("new", type=_PATH_OR_INPUT)
 @rules_options

@@ -89,6 +89,12 @@ def with_key(endpoint: str, key: bytes) -> str:
     return f"tcp://{key.hex()}@{endpoint.removeprefix('tcp://')}"
 
 
+def without_key(address: str) -> str:
+    """Return ``address`` as people read it: its key has 64 digits, and nobody types it."""
+    match = _TCP.fullmatch(address)
+    return f"tcp://{match['where']}" if match else address
+
+
 def check_listen_address(
     address: str, *, allow_insecure: bool = False, has_keys: bool = False
 ) -> str:

@@ -52,8 +52,8 @@ def handshake_failure(
     kind = GreetingBroken if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL else NotLetIn
     if server_key is None or own is None:
         return kind(
-            f"{endpoint} broke off the greeting: try again; if it uses keys, dial it with its own "
-            "before the @, as it prints it when it starts: tcp://KEY@host:port"
+            f"{endpoint} broke off the greeting: if it uses keys, dial it with its own before the "
+            "@, as it prints it when it starts, tcp://KEY@host:port; else try again"
         )
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         return NotLetIn(

@@ -137,7 +137,8 @@ class Listener:
             made.close()
             # Its own ``strerror`` has the address once more.
             why = zmq.strerror(exc.errno or 0)
-            raise UsageError(f"cannot listen on {address}: {why}") from exc
+            other = "; choose another port, 0 for any" if exc.errno == zmq.EADDRINUSE else ""
+            raise UsageError(f"cannot listen on {address}: {why}{other}") from exc
         return made
 
     async def run(self) -> None:

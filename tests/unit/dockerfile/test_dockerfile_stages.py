@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from filesync.errors import LocalError
+from filesync.errors import LocalError, UsageError
 from solver.dockerfile import BaseImage, Converted, DockerfileError, Options, Platform, convert
 from solver.dockerfile.platform import parse_platform
 from solver.graph import Vertex
@@ -190,7 +190,7 @@ def test_stages_can_be_named_that_run_every_step_anew(build: Build) -> None:
     converted = build(text, no_cache_stages=("ONE", "2"))
     fresh = {v.stage: v.ignore_cache for v in converted.graph.vertices if v.stage}
     assert fresh == {"one": True, "two": False, "stage-2": True}
-    with pytest.raises(DockerfileError, match="there is no stage 'thre'"):
+    with pytest.raises(UsageError, match="--no-cache-filter: there is no stage 'thre'"):
         build(text, no_cache_stages=("thre",))
 
 
@@ -282,18 +282,21 @@ def test_stage_that_cannot_be_is_refused_with_its_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "biuld"}, "there is no stage 'biuld' (did you mean build?)"),
-        ({"target": "2"}, "there is no stage '2'"),
-        ({"target": "7"}, "there is no stage '7'"),
-        ({"place": {"tets": (("a", "b"),)}}, "there is no stage 'tets' (did you mean test?)"),
+        ({"target": "biuld"}, "--target: there is no stage 'biuld' (did you mean build?)"),
+        ({"target": "2"}, "--target: there is no stage '2'"),
+        ({"target": "7"}, "--target: there is no stage '7'"),
+        (
+            {"place": {"tets": (("a", "b"),)}},
+            "--place: there is no stage 'tets' (did you mean test?)",
+        ),
     ],
 )
 def test_options_that_name_no_stage_are_refused(
     build: Build, options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(DockerfileError) as caught:
+    with pytest.raises(UsageError) as caught:
         build("FROM scratch AS build\nFROM scratch AS test", **options)
-    assert caught.value.message == f"{message}; there are build, test"
+    assert str(caught.value) == f"{message}; there are build, test"
 
 
 def test_base_image_with_a_bad_configuration_or_trigger_is_refused(build: Build) -> None:

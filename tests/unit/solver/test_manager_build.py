@@ -10,7 +10,7 @@ from solver.graph import Graph
 from solver.manager import build as build_module
 from solver.manager.moving import deliver, offers, reach, sources
 from solver.manager.moving.offers import MAX_HOLDERS
-from solver.wire import StepDone, StepStarted
+from solver.wire import StepDone, StepStarted, Warned
 from tests.unit.solver.fakes import FakeClient, FakeWorker, World, plant
 from worker.wire import orders
 from worker.wire.ops import LocalOp
@@ -135,8 +135,11 @@ async def test_step_that_fits_no_worker_ends_the_build_with_a_reason(
         world.worker(name)
     recipe = world.recipe()
     recipe.run("train", needs=(("gpu", "yes"),))
-    with pytest.raises(NoWorker, match=f"train: {sentence}"):
-        await world.build(recipe.graph())
+    client = FakeClient()
+    with pytest.raises(NoWorker, match=f"train: {sentence}.*--label gpu=yes"):
+        await world.build(recipe.graph(), client=client)
+    told = [event.text for event in client.events if isinstance(event, Warned)]
+    assert [sentence in text for text in told] == [True]
 
 
 # --- long chains --------------------------------------------------------------------------------
