@@ -53,7 +53,7 @@ def up(workers: int, listen: str, state: Path | None) -> None:
     """Run a manager and some workers on this machine, until Ctrl-C.
 
     The manager's address is the first line it prints: builds take it as --manager, or from
-    FILESYNC_MANAGER. What is built is kept, and used by later builds without a manager too.
+    FILESYNC_MANAGER. What is built is kept, by default for builds without a manager too.
     """
 
     async def run() -> None:
