@@ -252,7 +252,7 @@ class StopServing(_Message, frozen=True, tag="stop-serving"):
 
 
 class Warned(_Message, frozen=True, tag="warned"):
-    """Something was left out and the build goes on; a sentence for people."""
+    """Something was left out, or is waited for, and the build goes on; a sentence for people."""
 
     text: Text
 
