@@ -12,7 +12,7 @@ import zmq.asyncio
 from filesync.errors import NodeMissing, UsageError
 from filesync.keys.files import KeyPair
 from filesync.manifest import Manifest
-from filesync.transfer.connection.address import without_key
+from filesync.transfer.connection.address import key_in, without_key
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, wait_for_failure
 from filesync.transfer.connection.link_zmq import unknown_host
@@ -78,11 +78,11 @@ class ManagerLink:
         self,
         address: str,
         own: KeyPair | None = None,
-        tell: Callable[[str], None] | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         """``tell`` is told of a manager that is waited for."""
         self.address = address
-        self._tell = tell if tell is not None else _tell_nobody
+        self._tell = tell
         self._own = own
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -201,7 +201,7 @@ class ManagerLink:
 
     def _silent(self) -> ManagerLost | CutOff:
         if self._monitor is not None:
-            allow = "" if self._where == self.address else " --allow FILE"
+            allow = " --allow FILE" if key_in(self.address) else ""
             return ManagerLost(
                 f"no manager answers at {self._where}; start one with"
                 f" `filesync manager --listen {self._where}{allow} --state DIR`,"
@@ -308,7 +308,3 @@ class ManagerLink:
         self._stop_monitor()
         self._socket.close()
         self._context.term()
-
-
-def _tell_nobody(text: str) -> None:
-    """Say nothing."""
