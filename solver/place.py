@@ -6,8 +6,9 @@ inputs give equal answers: ties go to the worker that holds more, then by name.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from worker.wire.orders import Mode
 
@@ -20,8 +21,7 @@ QUEUED_STEP_S: Final = 2.0
 """Guess of how long a step waits for each one before it that has no slot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(msgspec.Struct, frozen=True):
     """One way in which one input can reach one worker.
 
     Attributes:
@@ -34,8 +34,7 @@ class Reach:
     basis: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerView:
+class WorkerView(msgspec.Struct, frozen=True):
     """What the manager believes of a worker at one instant."""
 
     name: str
@@ -44,8 +43,7 @@ class WorkerView:
     running: int
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """A worker considered for a step, with what it would cost."""
 
     worker: str
@@ -59,8 +57,7 @@ class Choice:
         return self.move_s + self.wait_s
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True):
     """Where a step runs, how its inputs get there, and what else was considered."""
 
     chosen: Choice

@@ -1,13 +1,12 @@
 """What a result is to somebody who would fetch it: layers, and the keys that they answer to. Pure."""
 
-from dataclasses import dataclass
+import msgspec
 
 from filesync.digest import Digest
 from worker.wire.orders import Layer, RefInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Transferable:
+class Transferable(msgspec.Struct, frozen=True):
     """One ref of a chain, which stands on ``parent``.
 
     Attributes:
@@ -35,8 +34,7 @@ class Transferable:
         return tuple(reversed(links))
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
+class Transfer(msgspec.Struct, frozen=True):
     """A result that can be pulled; a value, which holds nothing.
 
     Attributes:

@@ -5,9 +5,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, assert_never
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
@@ -27,8 +28,7 @@ INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
+class Exported(msgspec.Struct, frozen=True):
     """A directory to be taken from this worker; closing ``stack`` lets go of it."""
 
     manifest: Manifest
@@ -38,8 +38,7 @@ class Exported:
     image_config: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """An image; ``config`` and ``manifest`` are the bytes that their digests are of."""
 
     layers: tuple[Layer, ...]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from filesync.errors import UsageError
 from filesync.transfer.threads import acquired, in_thread, while_wanted
 from worker import exports
-from worker.layers import LayerForm
+from worker.layers import USUAL_FORM, LayerForm
 from worker.moving import chains
 from worker.parts.part import ImagePart
 from worker.registry import ImageManifest, Platform, Registries, parse_manifest
@@ -405,7 +405,7 @@ def _layers(image: ImageManifest, diff_ids: Sequence[str]) -> list[Layer]:
 
 
 def _form(compression: Compression | None, level: int | None) -> LayerForm:
-    return LayerForm() if compression is None else LayerForm(compression, level)
+    return USUAL_FORM if compression is None else LayerForm(compression, level)
 
 
 def _by_repository(targets: Iterable[Reference]) -> list[list[Reference]]:

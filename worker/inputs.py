@@ -5,10 +5,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self, assert_never
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
@@ -39,8 +40,7 @@ OnProgress = Callable[[int, int, int], None]
 """Told (input, bytes done, bytes in all) while an input is on its way."""
 
 
-@dataclass(slots=True)
-class Input:
+class Input(msgspec.Struct):
     """An input in place.
 
     Attributes:

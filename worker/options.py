@@ -1,15 +1,15 @@
 """How a worker is run."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from filesync.keys.files import KeyPair
 from worker.registry import Registries
 from worker.wire.disk import PrunePolicy
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
+class WorkerOptions(msgspec.Struct, frozen=True):
     """How to run a worker.
 
     Attributes:
@@ -26,10 +26,10 @@ class WorkerOptions:
     listen: str
     state: Path
     name: str
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
     slots: int = 0
     snapshotter: str | None = None
     own: KeyPair | None = None
     allow_insecure: bool = False
-    registries: Registries = field(default_factory=Registries)
+    registries: Registries = msgspec.field(default_factory=Registries)
     policies: tuple[PrunePolicy, ...] = ()

@@ -8,7 +8,6 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -75,8 +74,7 @@ log = logging.getLogger(__name__)
 Tell = Callable[[orders.Event], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(msgspec.Struct, frozen=True):
     """Offers under one token, and what keeps their files in place while they are open."""
 
     offers: tuple[Offer, ...]
@@ -90,8 +88,7 @@ class Open:
         await in_thread(self.stack.close)
 
 
-@dataclass(frozen=True, slots=True)
-class _Layers:
+class _Layers(msgspec.Struct, frozen=True):
     """Layers in place to be offered, until ``stack`` is closed.
 
     Attributes:
@@ -105,8 +102,7 @@ class _Layers:
     stack: contextlib.ExitStack
 
 
-@dataclass(slots=True)
-class Service:
+class Service(msgspec.Struct):
     """One worker's work. Orders run at the same time; ops at most ``slots`` at once.
 
     Args:
@@ -126,9 +122,9 @@ class Service:
     making: asyncio.Semaphore
     disk: DiskKeeper
     leases: Leases
-    _open: dict[bytes, Open] = field(default_factory=dict)
-    _layering: Turns = field(default_factory=lambda: Turns(os.cpu_count() or 1))
-    _agents: dict[int, Agents] = field(default_factory=dict)
+    _open: dict[bytes, Open] = msgspec.field(default_factory=dict)
+    _layering: Turns = msgspec.field(default_factory=lambda: Turns(os.cpu_count() or 1))
+    _agents: dict[int, Agents] = msgspec.field(default_factory=dict)
     _running: int = 0
 
     async def perform(self, number: int, body: OrderBody, tell: Tell) -> Result:

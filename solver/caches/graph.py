@@ -6,9 +6,10 @@ a content key). Pure.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+
+import msgspec
 
 from filesync.digest import Digest
 from solver.caches.config import (
@@ -28,8 +29,7 @@ from worker.wire.ops import ImageOp, Op, op_digest
 from worker.wire.orders import Layer
 
 
-@dataclass(frozen=True, slots=True)
-class CachedStep:
+class CachedStep(msgspec.Struct, frozen=True):
     """One step, as it goes into a cache.
 
     Attributes:

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
+
+import msgspec
 
 from filesync.errors import UsageError
 from filesync.keys.files import KeyPair
@@ -105,7 +106,9 @@ async def run_once(
             progress.note(f"warning: {warning}")
         contexts = await _scanned(request, converted, progress)
         digests = {n: (c.manifest.content, c.manifest.tree) for n, c in contexts.items()}
-        converted = replace(converted, graph=with_contexts(converted.graph, digests))
+        converted = msgspec.structs.replace(
+            converted, graph=with_contexts(converted.graph, digests)
+        )
         converted = await with_urls(converted, link, progress.note)
         caches = await in_thread(_read_caches, request, progress)
         session = _Session(
@@ -153,8 +156,7 @@ def _read_caches(request: BuildRequest, progress: Progress) -> "_FoundCaches":
     return _FoundCaches(tuple(found), contexts)
 
 
-@dataclass(frozen=True, slots=True)
-class _FoundCaches:
+class _FoundCaches(msgspec.Struct, frozen=True):
     """The caches to be looked into, in their order, and the blobs of those that are here."""
 
     sources: tuple[CacheFrom | CacheInRegistry, ...]

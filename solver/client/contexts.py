@@ -3,8 +3,9 @@
 import os
 from collections.abc import Container, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from filesync.disk.scanning.scan import scan
 from filesync.disk.scanning.statcache import StatCache
@@ -17,8 +18,7 @@ from filesync.select import Selector, select
 from solver.dockerfile import MAIN_CONTEXT, Ignore, ignore_matcher
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """A directory as the build sees it.
 
     Attributes:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -32,8 +31,7 @@ _INDEXES: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """A layout on this machine and which of its images is meant.
 
     Attributes:
@@ -99,7 +97,7 @@ class Layouts:
 
     def _look(self, layout: Layout, entries: list[dict[str, Any]]) -> "_Image":
         """Return the image for the platform, out of an index and the indexes in it."""
-        wanted = PlatformOf(*astuple(self._platform))
+        wanted = PlatformOf(*msgspec.structs.astuple(self._platform))
         there: set[str] = set()
         todo = _nearest_last(entries, wanted, there)
         for _ in range(MAX_LOOKS):

@@ -4,9 +4,10 @@ import json
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+
+import msgspec
 
 from filesync.errors import UsageError
 from solver.client.caches.options import CacheSource, CacheTo, InlineCache, RegistrySource
@@ -32,8 +33,7 @@ MAX_DOCKERFILE_BYTES: Final = 1 << 20
 STDIN_NAME: Final = "standard input"
 
 
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
+class BuildRequest(msgspec.Struct, frozen=True):
     """What the user asks for.
 
     Attributes:
@@ -57,8 +57,8 @@ class BuildRequest:
     explain: bool = False
     cache_only: bool = False
     secrets: Sequence[Secret] = ()
-    agents: Mapping[str, Path] = field(default_factory=dict)
-    build_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    agents: Mapping[str, Path] = msgspec.field(default_factory=dict)
+    build_id: bytes = msgspec.field(default_factory=lambda: secrets.token_bytes(16))
 
     @property
     def leaves_nothing(self) -> bool:

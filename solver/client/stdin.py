@@ -4,11 +4,12 @@ import shutil
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from os import getgid, getuid
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import BinaryIO, Final
+
+import msgspec
 
 from filesync.disk.removing import remove_path
 from filesync.errors import UsageError
@@ -23,8 +24,7 @@ _ARCHIVE: Final = "archive"
 _OPENED: Final = "context"
 
 
-@dataclass(frozen=True, slots=True)
-class Piped:
+class Piped(msgspec.Struct, frozen=True):
     """What came.
 
     Attributes:

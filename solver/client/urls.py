@@ -1,7 +1,6 @@
 """The URLs that a Dockerfile adds without a checksum, as the client learns what they give."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import msgspec
 
@@ -41,7 +40,7 @@ async def with_urls(
             raise BuildError(answer.reason, said) from answer
         _tell(lacking[number], answer, tell)
     ops = {at: _known(op, found[questions[_asked(op)].number]) for at, op in lacking.items()}
-    return replace(converted, graph=with_ops(converted.graph, ops))
+    return msgspec.structs.replace(converted, graph=with_ops(converted.graph, ops))
 
 
 def _asked(op: HttpOp | GitOp) -> tuple[str, ...]:

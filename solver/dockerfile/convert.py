@@ -8,8 +8,9 @@ the target needs -> each of them in order, its instructions applied to a ``State
 import copy
 import posixpath
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, TypeGuard
+
+import msgspec
 
 from filesync.errors import FilesyncError
 from solver.dockerfile.copying import apply_copy
@@ -94,8 +95,7 @@ def convert(text: str, *, filename: str, options: Options, images: ImageResolver
     return _Conversion(text, filename=filename, options=options, images=images).run()
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(msgspec.Struct, frozen=True):
     """A stage that the target needs: what it starts from and all it does."""
 
     stage: Stage

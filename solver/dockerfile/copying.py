@@ -3,7 +3,6 @@
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 from e2b_dockerfile_utils import PatternMatcher, parse_heredoc
@@ -30,8 +29,7 @@ from worker.wire.ops import Action, Copy, FileOp, GitOp, HttpOp, MakeFile
 from worker.wire.urls import without_secrets
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
+class _Words(msgspec.Struct, frozen=True):
     """The words of one COPY or ADD, variables put in."""
 
     paths: tuple[str | Remote, ...]

@@ -1,14 +1,14 @@
 """Lines of a Dockerfile as they are shown to who wrote them."""
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 SHOWN_CHARS: Final = 120
 _SHOWN_LINES: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Excerpt:
+class Excerpt(msgspec.Struct, frozen=True):
     """The lines of one instruction.
 
     Attributes:

@@ -1,8 +1,9 @@
 """The ``--flags`` of an instruction."""
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+
+import msgspec
 
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.suggestion import did_you_mean
@@ -46,8 +47,7 @@ _KNOWN: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(msgspec.Struct, frozen=True):
     """What the flags of one instruction say."""
 
     values: dict[str, tuple[str, ...]]

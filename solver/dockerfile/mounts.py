@@ -3,8 +3,9 @@
 import csv
 import posixpath
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.quantities import parse_size
@@ -34,8 +35,7 @@ _FALSE: Final = ("0", "f", "false")
 _MAX_ID: Final = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class MountWords:
+class MountWords(msgspec.Struct, frozen=True):
     """One ``--mount``: its type and keys, aliases resolved, before variables are put in."""
 
     type: str

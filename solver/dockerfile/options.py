@@ -1,9 +1,10 @@
 """What the user brings to a Dockerfile, and what comes out of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Protocol
+
+import msgspec
 
 from filesync.select import Selector
 from solver.dockerfile.excerpt import Excerpt
@@ -14,8 +15,7 @@ MAIN_CONTEXT: Final = "context"
 """Name of the context that COPY reads when it names none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """How to build.
 
     Attributes:
@@ -34,14 +34,14 @@ class Options:
     """
 
     target: str = ""
-    build_args: Mapping[str, str] = field(default_factory=dict)
-    contexts: Mapping[str, str] = field(default_factory=dict)
-    place: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
-    platform: Platform = field(default_factory=Platform)
+    build_args: Mapping[str, str] = msgspec.field(default_factory=dict)
+    contexts: Mapping[str, str] = msgspec.field(default_factory=dict)
+    place: Mapping[str, tuple[tuple[str, str], ...]] = msgspec.field(default_factory=dict)
+    platform: Platform = msgspec.field(default_factory=Platform)
     no_cache: bool = False
     no_cache_stages: tuple[str, ...] = ()
     network: str = "default"
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     epoch_s: int | None = None
 
     @property
@@ -52,8 +52,7 @@ class Options:
         return datetime.fromtimestamp(self.epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-@dataclass(frozen=True, slots=True)
-class BaseImage:
+class BaseImage(msgspec.Struct, frozen=True):
     """The image behind a named context or a reference.
 
     Attributes:
@@ -88,8 +87,7 @@ class ImageResolver(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Converted:
+class Converted(msgspec.Struct, frozen=True):
     """A Dockerfile as a graph.
 
     Attributes:

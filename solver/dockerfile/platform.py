@@ -1,8 +1,9 @@
 """The platform that an image is built for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from solver.dockerfile.errors import Invalid
 
@@ -18,8 +19,7 @@ _KNOWN_OS: Final = frozenset({"linux", "windows", "darwin", "freebsd"})
 _DEFAULT_VARIANTS: Final = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(msgspec.Struct, frozen=True):
     """Operating system, architecture and variant, in Go's words (``linux/arm64/v8``)."""
 
     os: str = "linux"

@@ -2,7 +2,6 @@
 
 import posixpath
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -21,8 +20,7 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _MAX_SHOWN: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
+class RemoteFile(msgspec.Struct, frozen=True):
     """A file behind a URL.
 
     Attributes:
@@ -35,8 +33,7 @@ class RemoteFile:
     shown: str
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteRepository:
+class RemoteRepository(msgspec.Struct, frozen=True):
     """A commit of a git repository, or a directory in it.
 
     Attributes:

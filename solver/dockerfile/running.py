@@ -2,8 +2,9 @@
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.flags import Flags, parse_flags
@@ -32,8 +33,7 @@ _MASK: Final = "****"
 NETWORKS: Final = {"default": Network.HOST, "host": Network.HOST, "none": Network.NONE}
 
 
-@dataclass(frozen=True, slots=True)
-class _Command:
+class _Command(msgspec.Struct, frozen=True):
     """What is run: its arguments and the scripts it needs."""
 
     args: tuple[str, ...]

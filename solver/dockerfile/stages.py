@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from filesync.errors import UsageError
 from solver.dockerfile.errors import Invalid
@@ -20,8 +21,7 @@ _ONLY_EARLIER: Final = "a stage can only read an earlier stage"
 _STAGE_NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,255}")
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True):
     """One FROM and what follows.
 
     Attributes:
@@ -44,36 +44,31 @@ class Stage:
         return self.name or f"stage-{self.index}"
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """All of a Dockerfile's stages and the ARGs before the first."""
 
     args: tuple[Instruction, ...]
     stages: tuple[Stage, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FromScratch:
+class FromScratch(msgspec.Struct, frozen=True):
     """An empty tree."""
 
 
-@dataclass(frozen=True, slots=True)
-class FromStage:
+class FromStage(msgspec.Struct, frozen=True):
     """The result of an earlier stage."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class FromContext:
+class FromContext(msgspec.Struct, frozen=True):
     """A named context: an image layout or a directory."""
 
     name: str
     is_image: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FromImage:
+class FromImage(msgspec.Struct, frozen=True):
     """An image in a registry.
 
     Attributes:

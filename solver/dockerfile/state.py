@@ -2,8 +2,9 @@
 
 import posixpath
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.image import DEFAULT_PATH, Image
@@ -19,8 +20,7 @@ from worker.wire.ops import Op
 _MAX_NAME_CHARS: Final = 400
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """What all stages share.
 
     Attributes:
@@ -42,8 +42,7 @@ class Surroundings:
     no_cache: frozenset[int]
 
 
-@dataclass(slots=True)
-class State:
+class State(msgspec.Struct):
     """What a stage has become so far.
 
     Attributes:
@@ -67,7 +66,7 @@ class State:
     step: int = 0
     exposed: int = 0
     cmd_is_set: bool = False
-    asked: set[str] = field(default_factory=set)
+    asked: set[str] = msgspec.field(default_factory=set)
 
     def read_env(self) -> None:
         """Take the image's variables; there is always a PATH."""

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from e2b_dockerfile_utils import (
     DockerfileAst,
     DockerfileHeredoc,
@@ -49,8 +49,7 @@ KEYWORDS: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Heredoc:
+class Heredoc(msgspec.Struct, frozen=True):
     """A here-document: ``content`` is ready to use but for its variables.
 
     Attributes:
@@ -65,8 +64,7 @@ class Heredoc:
     expand: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(msgspec.Struct, frozen=True):
     """One instruction, its continuation lines joined.
 
     Attributes:
@@ -90,8 +88,7 @@ class Instruction:
     triggered: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """A file's name and lines, to point at."""
 
     filename: str
@@ -115,8 +112,7 @@ class Source:
             raise self.error(line, error.message, error.mark) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     """A parsed Dockerfile."""
 
     source: Source

@@ -11,8 +11,9 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
@@ -260,7 +261,7 @@ class Build:
                 await self._add_key(landed, keys[0])
                 done = StepDone(position, landed.worker, cached=True, shared=True)
                 self._client.tell(done)
-                return replace(landed, position=position)
+                return msgspec.structs.replace(landed, position=position)
         flight = asyncio.get_running_loop().create_future()
         flights[keys[1]] = flight
         solved: Solved | None = None
@@ -369,9 +370,11 @@ class Build:
         source = self._sources.find(part.position, position)
         if source is None:
             still = await self._deciding.still_read(part.position)
-            return replace(part, needed=await in_thread(needed_of, self._graph, part, still))
+            return msgspec.structs.replace(
+                part, needed=await in_thread(needed_of, self._graph, part, still)
+            )
         # A source has no layers: even one that is read whole comes as paths.
-        return replace(part, ref=source, partial=True)
+        return msgspec.structs.replace(part, ref=source, partial=True)
 
     async def _place(self, position: int, parts: Sequence[Part]) -> Placement:
         vertex = self._graph.vertices[position]

@@ -4,9 +4,9 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from msgspec import structs
 
 from filesync.digest import Digest
@@ -44,8 +44,7 @@ Traffic = Callable[[], tuple[int, int]]
 """Bytes that the manager has received and sent so far."""
 
 
-@dataclass(slots=True)
-class ClientLink:
+class ClientLink(msgspec.Struct):
     """A client by its ZeroMQ identity; one build at a time.
 
     Attributes:
@@ -59,8 +58,8 @@ class ClientLink:
     traffic: Traffic
     last_s: float
     _running: asyncio.Task[None] | None = None
-    _asked: set[asyncio.Task[None]] = field(default_factory=set)
-    _agent_lines: AgentLines = field(default_factory=AgentLines)
+    _asked: set[asyncio.Task[None]] = msgspec.field(default_factory=set)
+    _agent_lines: AgentLines = msgspec.field(default_factory=AgentLines)
     _traffic_before: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:

@@ -1,16 +1,16 @@
 """Which results are held, for whom and for how long: no worker is told to remove those. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from math import inf
+
+import msgspec
 
 from filesync.digest import Digest
 
 
-@dataclass(slots=True)
-class _Lease:
+class _Lease(msgspec.Struct):
     until_s: float
-    refs: set[Digest] = field(default_factory=set)
+    refs: set[Digest] = msgspec.field(default_factory=set)
 
 
 class Leases:

@@ -1,8 +1,9 @@
 """What the parts of the manager hold in common."""
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.manifest import Manifest, Nodes, accept, missing_nodes
@@ -17,8 +18,7 @@ from worker.wire import orders
 from worker.wire.agents import AgentAsked
 
 
-@dataclass(frozen=True, slots=True)
-class Solved:
+class Solved(msgspec.Struct, frozen=True):
     """A step's result.
 
     Attributes:
@@ -33,8 +33,7 @@ class Solved:
     worker: str
 
 
-@dataclass(slots=True)
-class Shared:
+class Shared(msgspec.Struct):
     """What all builds of a manager share.
 
     Attributes:
@@ -47,9 +46,9 @@ class Shared:
     cluster: Cluster
     records: Records
     nodes: Nodes
-    flights: dict[Digest, "asyncio.Future[Solved | None]"] = field(default_factory=dict)
-    leases: Leases = field(default_factory=Leases)
-    passers: Passers = field(default_factory=Passers)
+    flights: dict[Digest, "asyncio.Future[Solved | None]"] = msgspec.field(default_factory=dict)
+    leases: Leases = msgspec.field(default_factory=Leases)
+    passers: Passers = msgspec.field(default_factory=Passers)
 
     def keep(self, tree: Manifest) -> Manifest:
         """Return ``tree``, with its nodes kept here.

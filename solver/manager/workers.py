@@ -3,8 +3,9 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from enum import Enum, auto
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.errors import Unavailable
@@ -36,14 +37,12 @@ Send = Callable[[bytes, orders.ToWorker, bytes], Awaitable[Sent]]
 OnEvent = Callable[[orders.Event], None]
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(msgspec.Struct):
     answer: asyncio.Future[Result]
     on_event: OnEvent | None
 
 
-@dataclass(slots=True)
-class WorkerLink:
+class WorkerLink(msgspec.Struct):
     """One connected worker.
 
     Attributes:
@@ -59,16 +58,16 @@ class WorkerLink:
     hello: Register
     send: Send
     last_s: float
-    refs: set[Digest] = field(default_factory=set)
-    sources: dict[str, Digest] = field(default_factory=dict)
-    known: set[Digest] = field(default_factory=set)
+    refs: set[Digest] = msgspec.field(default_factory=set)
+    sources: dict[str, Digest] = msgspec.field(default_factory=dict)
+    known: set[Digest] = msgspec.field(default_factory=set)
     running: int = 0
     gone: bool = False
-    learnt: asyncio.Event = field(default_factory=asyncio.Event)
-    _calls: dict[int, _Call] = field(default_factory=dict)
+    learnt: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    _calls: dict[int, _Call] = msgspec.field(default_factory=dict)
     # A worker still answers what was asked of it before it registered anew, by this manager or
     # one that was here before: such an answer must not have the number of another order.
-    _last_id: int = field(default_factory=lambda: secrets.randbits(48))
+    _last_id: int = msgspec.field(default_factory=lambda: secrets.randbits(48))
 
     @property
     def name(self) -> str:

@@ -9,23 +9,22 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from filesync.digest import digest_of
 from worker.wire.ops import CacheMount, Sharing
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(msgspec.Struct, frozen=True):
     """Who uses a directory: how many, and whether the one is exclusive."""
 
     users: int
     exclusive: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CacheLease:
+class CacheLease(msgspec.Struct, frozen=True):
     """The right to use ``path`` until the block that gave it is left."""
 
     path: Path

@@ -12,8 +12,9 @@ is never followed. What is no longer empty, or no longer ours, stays.
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from filesync.disk.handles import DIRECTORY_FLAGS, NEW_FLAGS
 from worker.exec.errors import BadExec
@@ -23,8 +24,7 @@ MAX_MADE: Final = 1000
 """Bound on the names that are made for one run: a descriptor of each one's parent is kept meanwhile."""
 
 
-@dataclass(slots=True)
-class _Parent:
+class _Parent(msgspec.Struct):
     """A directory we made names in: its mtime before the first and after the last."""
 
     fd: int
@@ -32,8 +32,7 @@ class _Parent:
     after_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
+class _Made(msgspec.Struct, frozen=True):
     parent: _Parent
     name: str
     status: os.stat_result

@@ -10,9 +10,10 @@ import os
 import stat
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 MAX_LINKS: Final = 255
 MAX_STEPS: Final = 1 << 16
@@ -21,8 +22,7 @@ MAX_STEPS: Final = 1 << 16
 _STEP: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(msgspec.Struct, frozen=True):
     """Where a path leads: ``names`` are there and hold no links, ``missing`` are not there."""
 
     names: tuple[str, ...]

@@ -1,7 +1,6 @@
 """Runs one container in an OCI runtime and streams what it prints."""
 
 import asyncio
-import dataclasses
 import json
 import os
 import secrets
@@ -10,6 +9,8 @@ from asyncio.subprocess import Process
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from filesync.disk.removing import remove_path
 from filesync.disk.scanning.readfile import read_xattrs
@@ -140,7 +141,7 @@ def _program(
     in_memory = bundle / SECRETS
     if not runtime.copies_config:
         return words(runtime, in_memory), delete
-    hidden = dataclasses.replace(runtime, run_root=in_memory / "runtime")
+    hidden = msgspec.structs.replace(runtime, run_root=in_memory / "runtime")
     return mortal(words(hidden, in_memory)), killing
 
 

@@ -2,9 +2,10 @@
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from worker.exec.errors import NoRuntime
 
@@ -23,8 +24,7 @@ TOOLS: Final = (
 """What running a container takes of a machine, beside an OCI runtime."""
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
+class Runtime(msgspec.Struct, frozen=True):
     """An OCI runtime: its program, and the directory where it keeps its containers' state."""
 
     program: Path

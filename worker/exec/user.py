@@ -12,8 +12,9 @@ Two rules live here and they differ on purpose:
 All but `read_accounts` is pure and takes the files' bytes.
 """
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from worker.exec.errors import UserUnknown
 from worker.exec.rooted import read_file
@@ -22,8 +23,7 @@ MAX_ACCOUNT_BYTES: Final = 4 << 20
 MAX_ID: Final = (1 << 31) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(msgspec.Struct, frozen=True):
     """One line of ``/etc/passwd``."""
 
     name: str
@@ -32,8 +32,7 @@ class Account:
     home: str
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """One line of ``/etc/group``."""
 
     name: str
@@ -41,8 +40,7 @@ class Group:
     members: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(msgspec.Struct, frozen=True):
     """Whom a command runs as; ``home`` is '/' where no account says otherwise."""
 
     uid: int

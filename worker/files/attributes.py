@@ -8,15 +8,15 @@ its result would not be the one that its cache key promises.
 
 import os
 import stat
-from dataclasses import dataclass
+
+import msgspec
 
 from filesync.disk.updating.metadata import chmod_unopened
 from filesync.errors import StoreError
 from filesync.manifest import Xattrs
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(msgspec.Struct, frozen=True):
     """All that a name has beside its content; ``mode`` are permission bits."""
 
     uid: int

@@ -14,7 +14,8 @@
 """
 
 import os
-from dataclasses import dataclass
+
+import msgspec
 
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.errors import PathMissing
@@ -36,8 +37,7 @@ from worker.files.unpack import unpack
 from worker.wire.ops import Copy
 
 
-@dataclass(frozen=True, slots=True)
-class _Copying:
+class _Copying(msgspec.Struct, frozen=True):
     """One Copy under way."""
 
     op: Copy

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles
@@ -25,8 +26,7 @@ from worker.wire.ops import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class InputTree:
+class InputTree(msgspec.Struct, frozen=True):
     """A read-only directory that holds an input, or a subset of it, and what it holds.
 
     ``manifest`` lists just what ``root`` has, verified.
@@ -36,8 +36,7 @@ class InputTree:
     manifest: Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Performed:
+class Performed(msgspec.Struct, frozen=True):
     """What an op did.
 
     Attributes:

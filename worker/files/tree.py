@@ -9,9 +9,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles
@@ -25,8 +26,7 @@ from worker.files.errors import BadMode, BadPath, PathInTheWay
 Owner = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where a path leads: ``found`` is there and holds no links, ``missing`` is not there."""
 
     found: bytes

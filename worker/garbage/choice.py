@@ -6,8 +6,9 @@ something needs is used whenever it is, so a parent is never older than its chil
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from worker.wire.disk import Kind, PrunePolicy
 
@@ -19,8 +20,7 @@ class Key(NamedTuple):
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """A thing that takes disk.
 
     Attributes:
@@ -36,8 +36,7 @@ class Item:
     held: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What to remove, in order; and what a policy wants gone and cannot have, with the reason."""
 
     remove: tuple[Item, ...]

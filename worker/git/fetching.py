@@ -7,9 +7,10 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from filesync.disk.handles import DirectoryHandles
 from filesync.errors import StoreError
@@ -38,8 +39,7 @@ MAX_DEPTH: Final = 16
 _MAX_MODULES_BYTES: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """A commit that has come.
 
     Attributes:
@@ -107,14 +107,13 @@ async def _in_time(url: str) -> AsyncIterator[None]:
         ) from None
 
 
-@dataclass(slots=True)
-class _Fetching:
+class _Fetching(msgspec.Struct):
     """One commit, with its submodules, on its way."""
 
     registries: Registries
     git: Git
     work: Path
-    _budget: Budget = field(default_factory=Budget)
+    _budget: Budget = msgspec.field(default_factory=Budget)
     _count: int = 0
     _bytes_moved: int = 0
 
@@ -211,8 +210,7 @@ class _Fetching:
         await self.git.run("read-tree", order.commit, at=git_dir, tree=tree)
 
 
-@dataclass(frozen=True, slots=True)
-class _Inner:
+class _Inner(msgspec.Struct, frozen=True):
     """The submodules of a repository: their commits by path, and what ``.gitmodules`` says of each."""
 
     outer: Address

@@ -1,7 +1,8 @@
 """What git prints of a repository that somebody else has made. Pure."""
 
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from worker.git.errors import BadRepository
 from worker.wire.ops import MAX_NAME_CHARS
@@ -43,8 +44,7 @@ def is_kept(ref: str) -> bool:
     return ref.startswith(("refs/heads/", "refs/tags/"))
 
 
-@dataclass(slots=True)
-class Budget:
+class Budget(msgspec.Struct):
     """What may still come of a repository and its submodules."""
 
     files: int = MAX_FILES
@@ -64,8 +64,7 @@ class Budget:
             raise BadRepository(f"more than {MAX_BYTES} bytes are not taken")
 
 
-@dataclass(slots=True)
-class Listing:
+class Listing(msgspec.Struct):
     """The tree of a commit, while ``git ls-tree -r -t -l -z`` prints it.
 
     Attributes:
@@ -77,7 +76,7 @@ class Listing:
 
     budget: Budget
     subdir: str
-    submodules: dict[bytes, str] = field(default_factory=dict)
+    submodules: dict[bytes, str] = msgspec.field(default_factory=dict)
     modules: str = ""
     has_subdir: bool = False
     is_empty: bool = True
@@ -105,8 +104,7 @@ class Listing:
                 self.modules = name.decode()
 
 
-@dataclass(frozen=True, slots=True)
-class Submodule:
+class Submodule(msgspec.Struct, frozen=True):
     """What ``.gitmodules`` says of one: where it is, and whether nobody wants it."""
 
     url: str

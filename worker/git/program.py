@@ -9,9 +9,10 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
+
+import msgspec
 
 from worker.exec.ending import guard, launched
 from worker.exec.runtime import environment as bare_environment
@@ -68,8 +69,7 @@ class GitFailed(Exception):
         self.said = said
 
 
-@dataclass(frozen=True, slots=True)
-class Git:
+class Git(msgspec.Struct, frozen=True):
     """The program, with a directory of its own that is removed with all that it may leave there."""
 
     program: str

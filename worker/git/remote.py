@@ -4,7 +4,6 @@ Importing this takes httpx, which is slow: do it where it is needed.
 """
 
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,8 +27,7 @@ _EVERYTHING: Final = ("+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/t
 _ALL_HISTORY: Final = f"--depth={(1 << 31) - 1}"
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
+class Remote(msgspec.Struct, frozen=True):
     """A repository behind an address, as one git speaks with it."""
 
     git: Git

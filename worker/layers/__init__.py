@@ -6,6 +6,7 @@ from worker.layers.estargz import OWN_NAMES, own_names
 from worker.layers.hardlinks import Groups
 from worker.layers.make import (
     MEDIA_TYPES,
+    USUAL_FORM,
     LayerForm,
     compress,
     make_layer,
@@ -19,6 +20,7 @@ from worker.layers.source import Stream
 __all__ = [
     "MEDIA_TYPES",
     "OWN_NAMES",
+    "USUAL_FORM",
     "Applied",
     "BadLayer",
     "BadSkeleton",

@@ -8,11 +8,11 @@ import hashlib
 import os
 import zlib
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+import msgspec
 import zstandard
 from blake3 import blake3
 
@@ -44,8 +44,7 @@ _ZSTD_THREADS: Final = 2
 _PIECE_BYTES: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class LayerForm:
+class LayerForm(msgspec.Struct, frozen=True):
     """How the layer of two trees is written; the usual one needs no saying.
 
     Attributes:
@@ -69,12 +68,15 @@ class LayerForm:
         )
 
 
+USUAL_FORM: Final = LayerForm()
+
+
 def make_layer(
     parent: Manifest | None,
     child: Manifest,
     root: Path,
     blobs: BlobStore,
-    form: LayerForm = LayerForm(),
+    form: LayerForm = USUAL_FORM,
     skeleton: SkeletonWriter | None = None,
 ) -> Layer:
     """Make the layer that turns ``parent`` into ``child``, which ``root`` holds. Blocks.

@@ -13,6 +13,7 @@ from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, put, with_entries
 from worker.blobs import Blob, BlobMissing
 from worker.layers import (
     MEDIA_TYPES,
+    USUAL_FORM,
     Applied,
     Groups,
     LayerForm,
@@ -40,7 +41,7 @@ _NO_STRANGERS: Final = Limits()
 
 
 def make_layers(
-    store: Store, refs: Sequence[Digest], form: LayerForm | None = None
+    store: Store, refs: Sequence[Digest], form: LayerForm = USUAL_FORM
 ) -> list[Layer]:
     """Return the layer of each ref, its blob in the store: made now if it never was. Blocks.
 
@@ -51,7 +52,7 @@ def make_layers(
         BlobMissing: a layer came here without its blob, which cannot be made again.
     """
     held = [store.refs.get(ref) for ref in refs]
-    return [layer_as(store, one, form or LayerForm()) for one in held]
+    return [layer_as(store, one, form) for one in held]
 
 
 def layer_of(store: Store, held: HeldRef) -> Layer:
@@ -94,14 +95,14 @@ def movable_layer_of(store: Store, held: HeldRef) -> Layer:
 
 def _make_first(store: Store, held: HeldRef) -> Layer:
     with skeletons.noting(store) as noted:
-        made = _make(store, held, LayerForm(), noted.writer)
+        made = _make(store, held, USUAL_FORM, noted.writer)
         noted.keep(made)
     store.refs.set_layer(held.info.ref, made)
     return made
 
 
 def _remake(store: Store, held: HeldRef, known: Layer) -> None:
-    made = _make(store, held, LayerForm())
+    made = _make(store, held, USUAL_FORM)
     if made.digest != known.digest:
         raise BlobMissing(
             f"the layer {known.digest} of a result is gone from this worker and cannot be made again"
@@ -129,7 +130,7 @@ def layer_as(store: Store, held: HeldRef, form: LayerForm) -> Layer:
     if known is not None and (other := _known_form(store, known, form)) is not None:
         return other
     layer = layer_of(store, held)
-    if not _is_ours(layer) or form == LayerForm():
+    if not _is_ours(layer) or form == USUAL_FORM:
         return layer
     if form.is_other_tar:
         made = _make(store, held, form)
@@ -144,7 +145,7 @@ def _is_ours(layer: Layer) -> bool:
 
 
 def _known_form(store: Store, layer: Layer, form: LayerForm) -> Layer | None:
-    if form == LayerForm() or not _is_ours(layer):
+    if form == USUAL_FORM or not _is_ours(layer):
         return None
     known = store.refs.variant(layer.digest, str(form))
     return known if known is not None and known.digest in store.blobs else None

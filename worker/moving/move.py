@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from filesync.errors import Unavailable
 from filesync.manifest import File, Manifest
@@ -18,8 +19,7 @@ AT_ONCE: Final = 3
 """Layers of one chain that come at the same time: small ones do not wait for each other's round trips."""
 
 
-@dataclass(slots=True)
-class Move:
+class Move(msgspec.Struct):
     """One order: what it is told to do, and how far it is.
 
     Attributes:
@@ -29,12 +29,12 @@ class Move:
 
     order: orders.FromLayers | orders.PullBlobs
     on_progress: Callable[[Progress], None]
-    stats: PullStats = field(default_factory=lambda: PullStats(replicas=[]))
+    stats: PullStats = msgspec.field(default_factory=lambda: PullStats(replicas=[]))
     uses_nearby: bool = True
     uses_passing: bool = True
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
-    _offered: dict[bytes, File] = field(default_factory=dict)
-    _under_way: list[Progress] = field(default_factory=list)
+    slots: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    _offered: dict[bytes, File] = msgspec.field(default_factory=dict)
+    _under_way: list[Progress] = msgspec.field(default_factory=list)
 
     @property
     def passing(self) -> orders.Replica | None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.disk.updating.local import LocalTree
@@ -17,8 +18,7 @@ MAX_CANDIDATES: Final = 32
 """Trees here that are looked into for contents."""
 
 
-@dataclass(frozen=True, slots=True)
-class Nearby:
+class Nearby(msgspec.Struct, frozen=True):
     """Trees here that have some of what is wanted, and the contents that none of them has."""
 
     trees: Sequence[LocalTree]

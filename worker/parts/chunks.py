@@ -7,10 +7,10 @@ here does I/O: bytes go in as they come, and pieces of files come out.
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
 import zstandard
 
 from worker.layers.source import MAX_WINDOW_BYTES
@@ -124,8 +124,7 @@ class _Stream:
                 return
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(msgspec.Struct):
     """A chunk that is not whole yet."""
 
     wanted: Wanted

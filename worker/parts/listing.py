@@ -6,8 +6,9 @@ a lower layer has, ``NotInParts`` says so. Pure.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+import msgspec
 
 from filesync.disk.handles import shown
 from filesync.manifest import EMPTY_DIRECTORY, is_name
@@ -51,8 +52,7 @@ class Lower(NamedTuple):
     path: tuple[bytes, ...]
 
 
-@dataclass(slots=True)
-class Branch:
+class Branch(msgspec.Struct):
     """A directory, as far as the layers say that have been read.
 
     Attributes:
@@ -68,7 +68,7 @@ class Branch:
     is_made: bool = False
     is_closed: bool = False
     is_implied: bool = False
-    below: dict[bytes, "Node | None"] = field(default_factory=dict)
+    below: dict[bytes, "Node | None"] = msgspec.field(default_factory=dict)
 
 
 Node = Branch | Leaf | Lower

@@ -6,9 +6,10 @@ end, since only then it is proved, and nothing of it is kept but what may be ask
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
+
+import msgspec
 
 from filesync.errors import LocalError
 from filesync.select import Selector
@@ -34,8 +35,7 @@ from worker.registry.turns import at_once
 from worker.wire.images import TOC_DIGEST
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
+class _Layer(msgspec.Struct, frozen=True):
     """A layer that has been listed.
 
     Attributes:

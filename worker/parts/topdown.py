@@ -8,7 +8,6 @@ what they say would be said of another place. Links are followed as ``filesync.s
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import msgspec
@@ -49,8 +48,7 @@ from worker.parts.probe import Probe, Unread
 NO_CONTENT: Final = digest_of(b"")
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """All that was asked for.
 
     Attributes:

@@ -12,7 +12,6 @@
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -57,14 +56,13 @@ class _File(msgspec.Struct, frozen=True):
     registry: dict[str, Host] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Registries:
+class Registries(msgspec.Struct, frozen=True):
     """What is configured of all registries.
 
     Others are spoken to over verified TLS; those on this machine in plain HTTP, as docker does.
     """
 
-    hosts: Mapping[str, Host] = field(default_factory=dict)
+    hosts: Mapping[str, Host] = msgspec.field(default_factory=dict)
 
     def of(self, host: str) -> Host:
         """Return how to speak to ``host``, which a user has named; it may have a port."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 import msgspec
@@ -71,16 +70,14 @@ _config_decoder: Final = msgspec.json.Decoder(_Config)
 _platform_decoder: Final = msgspec.json.Decoder(Platform)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageManifest:
+class ImageManifest(msgspec.Struct, frozen=True):
     """What one image is made of; ``layers`` parents first."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(msgspec.Struct, frozen=True):
     """Images of several platforms."""
 
     manifests: tuple[Descriptor, ...]

@@ -3,8 +3,9 @@
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles, shown
@@ -24,8 +25,7 @@ _WHITEOUT: Final = "trusted.overlay.whiteout"
 _BLOCK_BYTES: Final = 512
 
 
-@dataclass(slots=True)
-class Upper:
+class Upper(msgspec.Struct):
     """What an upper directory holds.
 
     Attributes:
@@ -37,16 +37,15 @@ class Upper:
     bytes: int
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(msgspec.Struct):
     """One directory while it is read."""
 
     path: bytes
     fd: int
     xattr_whiteouts: bool
-    entries: list[File | Symlink | Special] = field(default_factory=list)
-    removed: set[bytes] = field(default_factory=set)
-    below: list[bytes] = field(default_factory=list)
+    entries: list[File | Symlink | Special] = msgspec.field(default_factory=list)
+    removed: set[bytes] = msgspec.field(default_factory=set)
+    below: list[bytes] = msgspec.field(default_factory=list)
 
     def at(self, name: bytes) -> bytes:
         return self.path + b"/" + name if self.path else name

@@ -4,7 +4,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from filesync.digest import Digest
 from worker.store.refs import RefMissing
@@ -24,8 +25,7 @@ from worker.wire.leases import (
 from worker.wire.orders import Finished, RefInfo
 
 
-@dataclass(slots=True)
-class _Lease:
+class _Lease(msgspec.Struct):
     ref: Digest
     until_s: float
     tree: contextlib.ExitStack

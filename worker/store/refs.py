@@ -3,7 +3,6 @@
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -52,8 +51,7 @@ def ref_name(parent: Digest | None, tree: Digest, imported: str = "") -> Digest:
     return digest_of(b"ref\0" + (parent or b"") + tree + imported.encode())
 
 
-@dataclass(frozen=True, slots=True)
-class HeldRef:
+class HeldRef(msgspec.Struct, frozen=True):
     """A ref here and the snapshot that holds it."""
 
     info: RefInfo

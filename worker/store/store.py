@@ -11,9 +11,10 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.disk.removing import remove_path
@@ -37,8 +38,7 @@ MAX_SOURCES: Final = 32
 MAX_SOURCE_BYTES: Final = 20 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class TreeView:
+class TreeView(msgspec.Struct, frozen=True):
     """A whole tree, or a selected part of one, as a read-only directory."""
 
     manifest: Manifest

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
+
+import msgspec
 
 from worker.wire.urls import MAX_ETAG_CHARS, UrlFile
 
@@ -14,8 +15,7 @@ _MAX_TIME_S: Final = 1 << 33
 """A file system cannot keep every time that a server can say; this one is in the year 2242."""
 
 
-@dataclass(frozen=True, slots=True)
-class Download:
+class Download(msgspec.Struct, frozen=True):
     """A file that has come.
 
     Attributes:

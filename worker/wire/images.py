@@ -4,7 +4,6 @@ The messages are part of ``worker.wire.orders``, and the rules for changing them
 """
 
 import re
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -66,8 +65,7 @@ class BadReference(UsageError):
     code = "bad-reference"
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True):
     """An image in a registry.
 
     Attributes:
@@ -127,7 +125,11 @@ def parse_target(text: str) -> Reference:
         BadReference: as ``parse_reference`` does.
     """
     reference = parse_reference(text)
-    return reference if ":" in text.rpartition("/")[2] else replace(reference, tag="")
+    return (
+        reference
+        if ":" in text.rpartition("/")[2]
+        else msgspec.structs.replace(reference, tag="")
+    )
 
 
 def _check(text: str, host: str, path: str) -> None:

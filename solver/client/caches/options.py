@@ -3,9 +3,10 @@
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from filesync.errors import UsageError
 from solver.client.outputs.outputs import Output, compression_of
@@ -25,8 +26,7 @@ _TO: Final = {
 _FROM: Final = {"local": ("type", "src", "digest", "tag"), "registry": ("type", "ref")}
 
 
-@dataclass(frozen=True, slots=True)
-class CacheTo:
+class CacheTo(msgspec.Struct, frozen=True):
     """One ``--cache-to type=local``.
 
     Attributes:
@@ -42,13 +42,11 @@ class CacheTo:
     ignore_error: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class InlineCache:
+class InlineCache(msgspec.Struct, frozen=True):
     """``--cache-to type=inline``: the cache goes into the image."""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheSource:
+class CacheSource(msgspec.Struct, frozen=True):
     """One ``--cache-from type=local``; ``digest``, if there is one, decides whatever ``tag`` says."""
 
     src: Path
@@ -56,8 +54,7 @@ class CacheSource:
     tag: str = "latest"
 
 
-@dataclass(frozen=True, slots=True)
-class RegistrySource:
+class RegistrySource(msgspec.Struct, frozen=True):
     """One ``--cache-from type=registry``; ``name`` is a reference with nothing left out."""
 
     name: str

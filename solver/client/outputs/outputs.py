@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
+
+import msgspec
 
 from filesync.errors import UsageError
 from solver.client.outputs.annotations import AnnotationKey, parse_annotation
@@ -37,8 +38,7 @@ class OutputType(StrEnum):
     REGISTRY = "registry"
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True):
     """One ``-o``.
 
     Attributes:
@@ -63,9 +63,9 @@ class Output:
     compression: Compression = Compression.GZIP
     level: int | None = None
     names: tuple[str, ...] = ()
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = msgspec.field(default_factory=dict)
     rewrite: bool = False
-    descriptor_annotations: Mapping[str, str] = field(default_factory=dict)
+    descriptor_annotations: Mapping[str, str] = msgspec.field(default_factory=dict)
     platforms: frozenset[str] = frozenset()
     epoch_s: int | None = None
     by_digest: bool = False
@@ -122,7 +122,7 @@ def parse_output(text: str) -> Output:
         names = _pushed_names(text, kind, fields)
         by_digest = switch(text, fields, "push-by-digest")
         pushed = Output(kind, "", True, compression, level, by_digest=by_digest, **told)
-        return replace(pushed, names=_names(pushed, names))
+        return msgspec.structs.replace(pushed, names=_names(pushed, names))
     if kind in (OutputType.LOCAL, OutputType.TAR) and annotations:
         raise UsageError(f"-o {text}: type={kind} is no image, and takes no annotations")
     _check_fields(text, kind, fields)
@@ -242,7 +242,7 @@ def with_tags(outputs: Sequence[Output], tags: Sequence[str]) -> list[Output]:
         if output.is_image and not output.names:
             if output.form is None and not tags:
                 raise UsageError("a push needs a name: give -t REGISTRY/NAME:TAG")
-            output = replace(output, names=_names(output, tags))
+            output = msgspec.structs.replace(output, names=_names(output, tags))
         named.append(output)
     return named
 
@@ -264,7 +264,9 @@ def with_annotations(outputs: Sequence[Output], texts: Sequence[str]) -> list[Ou
         )
     told = _annotated(asked)
     return [
-        replace(output, **{name: getattr(output, name) | more for name, more in told.items()})
+        msgspec.structs.replace(
+            output, **{name: getattr(output, name) | more for name, more in told.items()}
+        )
         if output.is_image
         else output
         for output in outputs
@@ -285,7 +287,7 @@ def with_epoch(outputs: Sequence[Output], epoch_s: int | None) -> list[Output]:
         UsageError: times are to be rewritten to none.
     """
     timed = [
-        replace(output, epoch_s=epoch_s) if output.epoch_s is None else output
+        msgspec.structs.replace(output, epoch_s=epoch_s) if output.epoch_s is None else output
         for output in outputs
     ]
     if any(output.rewrite and output.epoch_s is None for output in timed):

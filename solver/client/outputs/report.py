@@ -1,9 +1,10 @@
 """What a build did: BuildKit's metadata file, with the key ``filesync`` beside its own."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from solver.graph import Graph
 from solver.keys import definition_keys
@@ -14,8 +15,7 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class InputReport:
+class InputReport(msgspec.Struct, frozen=True):
     """How one input reached its step; see ``solver.wire.InputUse``."""
 
     mode: str
@@ -27,8 +27,7 @@ class InputReport:
     seconds: float
 
 
-@dataclass(slots=True)
-class StepReport:
+class StepReport(msgspec.Struct):
     """One step of the graph, in graph order; ``key`` is its cache key, in hex."""
 
     name: str
@@ -37,7 +36,7 @@ class StepReport:
     worker: str = ""
     cached: bool = False
     seconds: float = 0.0
-    inputs: list[InputReport] = field(default_factory=list)
+    inputs: list[InputReport] = msgspec.field(default_factory=list)
     done: bool = False
 
 
@@ -151,7 +150,7 @@ def _image_json(built: Built, name: str, annotations: Mapping[str, str]) -> Mapp
 
 
 def _step_json(step: StepReport) -> dict[str, Any]:
-    value = asdict(step)
+    value: dict[str, Any] = msgspec.to_builtins(step)
     del value["done"]
     value["seconds"] = round(step.seconds, 6)
     for use in value["inputs"]:

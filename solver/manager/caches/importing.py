@@ -7,8 +7,9 @@ blobs go from where they are to the worker that is told to make a result of them
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Final, Self
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
@@ -40,15 +41,13 @@ _OUT_OF_REACH: Final = frozenset({"registry-unavailable", "registry-busy", "regi
 """Reasons of a failed order that are not about the one result that was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class WithClient:
+class WithClient(msgspec.Struct, frozen=True):
     """Blobs that the build's client has on its disk: the tree of their directory."""
 
     tree: Digest
 
 
-@dataclass(frozen=True, slots=True)
-class InRepository:
+class InRepository(msgspec.Struct, frozen=True):
     """Blobs in a repository of a registry."""
 
     repository: str
@@ -58,16 +57,14 @@ class InRepository:
 Home = WithClient | InRepository
 
 
-@dataclass(frozen=True, slots=True)
-class CachedResult:
+class CachedResult(msgspec.Struct, frozen=True):
     """A result in a cache: its layers, lowest first, and where their blobs are."""
 
     layers: tuple[Layer, ...]
     home: Home
 
 
-@dataclass(frozen=True, slots=True)
-class KeptCache:
+class KeptCache(msgspec.Struct, frozen=True):
     """What one cache has of a build's graph.
 
     Attributes:
@@ -85,11 +82,10 @@ class KeptCache:
         layers = {layer.digest: layer for layer in self.layers}
         config = in_image(self.config, layers, image)
         found = frozenset(place for place in self.records if config.records[place].layers)
-        return replace(self, config=config, records=found)
+        return msgspec.structs.replace(self, config=config, records=found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
+class _Opened(msgspec.Struct, frozen=True):
     home: Home
     match: CacheMatch
     layers: dict[str, Layer]

@@ -3,7 +3,8 @@
 import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
@@ -33,14 +34,13 @@ Chains = Mapping[Digest, tuple[Digest, ...]]
 """For each ref that a cache has, the refs that it stands on and itself, lowest first."""
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(msgspec.Struct):
     """What is known of a graph's steps: all of it was announced, nothing is asked."""
 
-    steps: list[CachedStep] = field(default_factory=list)
-    results: list[RefInfo | None] = field(default_factory=list)
-    trees: list[Manifest | None] = field(default_factory=list)
-    chains: dict[Digest, tuple[Digest, ...]] = field(default_factory=dict)
+    steps: list[CachedStep] = msgspec.field(default_factory=list)
+    results: list[RefInfo | None] = msgspec.field(default_factory=list)
+    trees: list[Manifest | None] = msgspec.field(default_factory=list)
+    chains: dict[Digest, tuple[Digest, ...]] = msgspec.field(default_factory=dict)
 
     def config(self, layers: Mapping[Digest, Layer], kept: Sequence[KeptCache]) -> CacheConfig:
         """Return the config of the steps, and of what the build's own caches have of them."""

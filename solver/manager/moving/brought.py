@@ -1,6 +1,6 @@
 """How an input reaches its step, as its worker is told, and as the client is told afterwards."""
 
-from dataclasses import dataclass
+import msgspec
 
 from filesync.select import Selector
 from solver.wire import InputUse
@@ -10,8 +10,7 @@ from worker.wire.orders import InputOrder, InputReport
 from worker.wire.urls import FromGit, FromUrl, without_secrets
 
 
-@dataclass(frozen=True, slots=True)
-class Brought:
+class Brought(msgspec.Struct, frozen=True):
     """How an input will reach its step; ``use`` adds what it took."""
 
     order: InputOrder

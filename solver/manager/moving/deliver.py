@@ -6,7 +6,8 @@ it again afterwards. The bytes go from worker to worker; only manifests pass thr
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
+
+import msgspec
 
 from filesync.errors import Unavailable
 from filesync.transfer.threads import in_thread
@@ -93,7 +94,7 @@ class Delivery:
         if ref in worker.refs:
             name = self._graph.vertices[part.position].name
             return Brought(orders.FromLocal(ref), name)
-        held = replace(part, ref=ref)
+        held = msgspec.structs.replace(part, ref=ref)
         reach = by_paths(worker, part.read)
         return await self._bring_paths(consumer, index, held, reach, worker, errands)
 

@@ -4,8 +4,9 @@ Pure over manifests, records and the workers' announcements. Nothing is asked of
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from filesync.diff import bytes_to_fetch_at_most
 from filesync.digest import Digest
@@ -31,8 +32,7 @@ DETOUR_BYTES: Final = 1 << 20
 """What has to be spared where a client's tree goes to another worker than the step's first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Needed:
+class Needed(msgspec.Struct, frozen=True):
     """What is still to be read of a client's tree.
 
     Attributes:
@@ -46,8 +46,7 @@ class Needed:
     steps: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """What one step reads of one input.
 
     Attributes:

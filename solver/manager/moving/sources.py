@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.errors import Unavailable
@@ -20,8 +21,7 @@ from worker.wire import orders
 from worker.wire.orders import Ran, Replica
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(msgspec.Struct, frozen=True):
     """What a worker has of a client's tree, or of an image.
 
     Attributes:
@@ -32,8 +32,7 @@ class _Source:
     steps: frozenset[int] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Coming:
+class Coming(msgspec.Struct, frozen=True):
     """What a client sends to a worker, its home, now.
 
     Attributes:

@@ -5,14 +5,14 @@ come out the same if it is made again. So while a result lives, some worker keep
 """
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+
+import msgspec
 
 from filesync.digest import Digest
 from worker.wire.disk import Holdings, Holds
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(msgspec.Struct, frozen=True):
     """One worker: its blobs, and the results that it holds."""
 
     holdings: Holdings

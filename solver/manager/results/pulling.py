@@ -5,8 +5,9 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
@@ -26,8 +27,7 @@ ELSEWHERE: Final = frozenset({"unavailable", "node-missing", "ref-missing", "sta
 """Codes of a taker's failures that another giver may not cause."""
 
 
-@dataclass(slots=True)
-class _Flight:
+class _Flight(msgspec.Struct):
     lease: bytes
     task: "asyncio.Task[InputReport | None]"
     told: list[OnEvent]

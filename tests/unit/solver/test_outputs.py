@@ -1,8 +1,8 @@
 """The ``-o`` option."""
 
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from filesync.errors import UsageError
@@ -150,9 +150,9 @@ def test_annotations_of_a_descriptor_are_apart_and_those_for_the_platform_count_
     output = parse_output(text)
     assert output.annotations == {"x": "special", "z": "m"}
     assert output.descriptor_annotations == {"y": "d"}
-    check_outputs([replace(output, dest="-")], platform="linux/amd64")
+    check_outputs([msgspec.structs.replace(output, dest="-")], platform="linux/amd64")
     with pytest.raises(UsageError, match="the image is for linux/arm64 alone"):
-        check_outputs([replace(output, dest="-")], platform="linux/arm64")
+        check_outputs([msgspec.structs.replace(output, dest="-")], platform="linux/arm64")
 
 
 def test_an_image_without_names_is_pushed_under_the_tags() -> None:
@@ -174,7 +174,7 @@ def test_an_image_that_is_pushed_by_digest_has_repositories_for_names() -> None:
     with pytest.raises(
         UsageError, match="push-by-digest=true takes a repository alone; leave out :1"
     ):
-        with_tags([replace(output, names=())], ["a.io/b:1"])
+        with_tags([msgspec.structs.replace(output, names=())], ["a.io/b:1"])
 
 
 def test_a_file_that_holds_an_image_has_its_own_names_or_else_the_tags() -> None:
