@@ -17,7 +17,7 @@ from typing import Final
 import click
 
 from filesync.descriptors import HOW, are_used_up, make_room
-from filesync.errors import FilesyncError, StoreError, UsageError
+from filesync.errors import Ended, FilesyncError, StoreError, UsageError
 from filesync.output import is_unread, open_output
 
 GROUP: Final = "filesync.commands"
@@ -153,6 +153,9 @@ def run(arguments: list[str] | None = None) -> int:
         return 130
     except KeyboardInterrupt:
         return 130
+    except Ended as exc:
+        signal.raise_signal(exc.number)
+        return 1
     except click.ClickException as exc:
         exc.show()
         return exc.exit_code

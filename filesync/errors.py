@@ -10,6 +10,18 @@ class FilesyncError(Exception):
     """Stable name used on the wire and in metrics; never reused, never renamed."""
 
 
+class Ended(BaseException):
+    """A signal, as KeyboardInterrupt is for SIGINT; when all is put away the process ends by it.
+
+    Attributes:
+        number: of the signal, which does what it does by default by now.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class LocalError(FilesyncError):
     """We broke the contract: a bug in this process. Never retried."""
 

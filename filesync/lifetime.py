@@ -7,6 +7,8 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
+from filesync.errors import Ended
+
 T = TypeVar("T")
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
@@ -18,13 +20,14 @@ def run_command(work: Coroutine[Any, Any, T]) -> T:
     thread takes, does not wake it, and it goes on until something else happens.
 
     SIGTERM and SIGHUP, unless they are ignored, cancel it too: who stops a job, or loses its
-    terminal, is left no temporary files. The process ends by that signal afterwards.
+    terminal, is left no temporary files.
 
     A second signal ends the process at once: what is being cleaned up would be torn otherwise, and
     who has died leaves what the next run can go on from.
 
     Raises:
         KeyboardInterrupt: it was cancelled by SIGINT.
+        Ended: it was cancelled by another.
     """
     numbers = [signal.SIGINT, *(one for one in _ENDING if not _is_ignored(one))]
 
@@ -51,7 +54,7 @@ def run_command(work: Coroutine[Any, Any, T]) -> T:
         if by is None:
             raise
         if by != signal.SIGINT:
-            signal.raise_signal(by)
+            raise Ended(by) from None
         raise KeyboardInterrupt from None
 
 

@@ -1,6 +1,6 @@
 """One question to a manager, from a command that does no more."""
 
-from contextlib import AsyncExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,16 +25,12 @@ def ask_manager(
         FilesyncError: it does not answer.
     """
 
-    async def run() -> T:
-        async with AsyncExitStack() as stack:
-            address = manager
-            if address is None:
-                address = await stack.enter_async_context(cluster_built_here())
-            own = key_for(address, key)
-            link = await stack.enter_async_context(ManagerLink(address, own, _tell))
+    async def run(address: str) -> T:
+        async with ManagerLink(address, key_for(address, key), _tell) as link:
             return await link.ask(question, kind)
 
-    return run_command(run())
+    with nullcontext(manager) if manager is not None else cluster_built_here() as address:
+        return run_command(run(address))
 
 
 def _tell(text: str) -> None:

@@ -1,17 +1,26 @@
 """A manager and its workers as child processes of this one.
 
-The children are started with a pipe as standard input and end when it closes (``--until-eof``), so
-that whatever ends this process, a kill -9 too, ends them. Their state outlives them.
+The children are forks: this process has loaded most of what they need, and started anew they would
+load it for longer than a small build takes. Each has a pipe as standard input and ends when that
+closes (``--until-eof``), so that whatever ends this process, a kill -9 too, ends them. Their state
+outlives them.
 """
 
 import asyncio
 import contextlib
 import fcntl
+import gc
+import io
+import os
+import select
+import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NoReturn
 
+from filesync import cli
 from filesync.errors import StoreError, UsageError
 from filesync.transfer.connection.unix import remove_sockets, socket_directory
 from solver.client.contexts import cache_home
@@ -24,13 +33,12 @@ READY_S: Final = 60.0
 STOP_S: Final = 10.0
 
 
-@contextlib.asynccontextmanager
-async def embedded_cluster(
-    state: Path, *, workers: int, listen: str | None = None
-) -> AsyncIterator[str]:
+@contextlib.contextmanager
+def embedded_cluster(state: Path, *, workers: int, listen: str | None = None) -> Iterator[str]:
     """Run a cluster below ``state`` and give its manager's address once all have joined.
 
-    The workers are called ``w1``, ``w2``, … Leaving stops all of them and waits.
+    The workers are called ``w1``, ``w2``, … Leaving stops all of them and waits. Both block: call it
+    before there is an event loop, or a thread, for none of them comes along into a fork.
 
     Args:
         state: where what they keep is.
@@ -40,90 +48,121 @@ async def embedded_cluster(
 
     Raises:
         UsageError: another process uses ``state``, or a child cannot start; its own
-            sentence is in the error.
+            sentence is on standard error.
     """
-    with _only_user(state), _sockets(state) as sockets:
-        async with _Children() as children:
-            at = listen or f"ipc://{sockets}/manager"
-            words = ["--listen", at, "--state", str(state / "manager")]
-            started = [await children.start("manager", *words)]
-            # A socket's address is known before it is there: all come up at the same time.
-            manager = await children.address(started.pop()) if listen else at
-            for number in range(1, workers + 1):
-                name = f"w{number}"
-                at = "tcp://127.0.0.1:0" if listen else f"ipc://{sockets}/{name}"
-                where = ["--manager", manager, "--listen", at]
-                place = ["--state", str(state / name), "--name", name]
-                started.append(await children.start("worker", *where, *place))
-            for child in started:
-                await children.address(child)
-            await _wait_for_workers(manager, workers)
-            yield manager
+    with _only_user(state), _sockets(state) as sockets, _children() as children:
+
+        def start(command: str, name: str, *words: str) -> _Child:
+            child = _Child(command, name, words, children)
+            children.append(child)
+            return child
+
+        at = listen or f"ipc://{sockets}/manager"
+        first = start("manager", "manager", "--listen", at, "--state", str(state / "manager"))
+        # A socket's address is known before it is there: all come up at the same time.
+        manager = first.address() if listen else at
+        for number in range(1, workers + 1):
+            name = f"w{number}"
+            at = "tcp://127.0.0.1:0" if listen else f"ipc://{sockets}/{name}"
+            where = ["--manager", manager, "--listen", at]
+            start("worker", name, *where, "--state", str(state / name), "--name", name)
+        for child in children[1 if listen else 0 :]:
+            child.address()
+        asyncio.run(_wait_for_workers(manager, workers))
+        yield manager
 
 
-class _Children:
-    """Child processes; each prints its address as its first line once it is ready."""
-
-    def __init__(self) -> None:
-        self._children: list[_Child] = []
-
-    async def __aenter__(self) -> "_Children":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
+@contextlib.contextmanager
+def _children() -> Iterator[list["_Child"]]:
+    """Give a list for children; all that are in it by the end are stopped."""
+    children: list[_Child] = []
+    try:
+        yield children
+    finally:
         # Workers first, so that they can say that they leave; all at once, as each may be coming up.
-        for command in ("worker", "manager"):
-            ending = [child.process for child in self._children if child.command == command]
-            await asyncio.gather(*map(_stop, ending))
+        for is_manager in (False, True):
+            ending = [child for child in children if (child.command == "manager") == is_manager]
+            for child in ending:
+                child.end()
+            for child in ending:
+                child.wait()
 
-    async def start(self, command: str, *words: str) -> "_Child":
-        """Start ``filesync COMMAND WORDS``."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "filesync",
-            command,
-            *words,
-            "--until-eof",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=None,
-            # Ctrl-C is for the parent, which then stops its children in order.
-            start_new_session=True,
-        )
-        child = _Child(command, process)
-        self._children.append(child)
-        return child
 
-    async def address(self, child: "_Child") -> str:
-        """Wait until a child is ready and return the address that it prints, once for each."""
-        assert child.process.stdout is not None
-        try:
-            async with asyncio.timeout(READY_S):
-                line = await child.process.stdout.readline()
-        except TimeoutError:
-            line = b""
-        if not line.strip():
-            raise UsageError(
-                f"the {child.command} of the embedded cluster did not start; see above"
-            )
+class _Child:
+    """A fork of this process that runs ``filesync COMMAND WORDS``.
+
+    It prints its address as its first line once it is ready.
+
+    Attributes:
+        alive: a descriptor; the child ends when no process has it any more.
+    """
+
+    def __init__(
+        self, command: str, name: str, words: Sequence[str], others: Sequence["_Child"]
+    ) -> None:
+        self.command = command
+        stdin, self.alive = os.pipe()
+        self._said, stdout = os.pipe()
+        sys.stdout.flush()
+        gc.freeze()  # or it would write to what both share, to look through it
+        self._pid = os.fork()
+        if not self._pid:
+            for other in others:
+                os.close(other.alive)
+            os.close(self.alive)
+            _become(name, [command, *words, "--until-eof"], stdin, stdout)
+        os.close(stdin)
+        os.close(stdout)
+        self._ended = os.pidfd_open(self._pid)
+
+    def address(self) -> str:
+        """Wait until it is ready and return the address that it prints, once.
+
+        Raises:
+            UsageError: it ended before, or takes for ever.
+        """
+        line, until_s = b"", time.monotonic() + READY_S
+        while not line.endswith(b"\n"):
+            left_s = max(until_s - time.monotonic(), 0)
+            is_heard, _, _ = select.select([self._said], [], [], left_s)
+            if not is_heard or not (more := os.read(self._said, 4096)):
+                raise UsageError(
+                    f"the {self.command} of the embedded cluster did not start; see above"
+                )
+            line += more
         return line.decode().strip()
 
+    def end(self) -> None:
+        """Have it end; what it prints from now on is for nobody."""
+        os.close(self.alive)
 
-class _Child(NamedTuple):
-    command: str
-    process: asyncio.subprocess.Process
+    def wait(self) -> None:
+        """Wait until it has ended, and kill it where that takes too long."""
+        has_ended, _, _ = select.select([self._ended], [], [], STOP_S)
+        if not has_ended:
+            os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        os.close(self._ended)
+        os.close(self._said)
 
 
-async def _stop(child: asyncio.subprocess.Process) -> None:
-    assert child.stdin is not None
-    child.stdin.close()
+def _become(name: str, words: list[str], stdin: int, stdout: int) -> NoReturn:
+    """Run the command line ``words`` in a process that was forked for it, and end."""
+    code: object = 1
     try:
-        async with asyncio.timeout(STOP_S):
-            await child.wait()
-    except TimeoutError:
-        child.kill()
-        await child.wait()
+        os.setsid()  # Ctrl-C is for the parent, which then stops its children in order.
+        Path("/proc/self/comm").write_text(f"filesync {name}")
+        os.dup2(stdin, 0)
+        os.dup2(stdout, 1)
+        os.close(stdin)
+        os.close(stdout)
+        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
+        cli.main(words)
+    except SystemExit as exc:
+        code = exc.code
+    finally:
+        # Not the parent's way out, whose blocks and files are none of its business.
+        os._exit(code if isinstance(code, int) else 1)
 
 
 async def _wait_for_workers(manager: str, count: int) -> None:
@@ -171,8 +210,8 @@ def default_state() -> Path:
     return cache_home() / "cluster"
 
 
-@contextlib.asynccontextmanager
-async def cluster_built_here() -> AsyncIterator[str]:
+@contextlib.contextmanager
+def cluster_built_here() -> Iterator[str]:
     """Start the embedded cluster with all the workers that it ever had; give its address.
 
     Raises:
@@ -182,5 +221,5 @@ async def cluster_built_here() -> AsyncIterator[str]:
     count = sum(1 for path in state.glob("w[0-9]*") if path.is_dir())
     if not count:
         raise UsageError("nothing was built here yet; or give --manager ADDR")
-    async with embedded_cluster(state, workers=count) as address:
+    with embedded_cluster(state, workers=count) as address:
         yield address

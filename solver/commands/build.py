@@ -230,10 +230,13 @@ def build(
         came = stack.enter_context(_piped(dockerfile)) if context == STDIN else None
         contexts = Contexts(context, dockerfile, settings, came)
         if contexts.repositories or contexts.archive:
-            work = _build_fetched(contexts, parsed, manager, own, workers, shown)
+            work = partial(_build_fetched, contexts, parsed)
         else:
-            work = _build(contexts.request(parsed), manager, own, workers, shown)
-        result = run_command(work)
+            work = partial(_build, contexts.request(parsed))
+        if manager is None:
+            cluster = embedded_cluster(default_state(), workers=workers)
+            manager = stack.enter_context(cluster)
+        result = run_command(work(manager, own, shown))
     image_id = result.get("containerimage.config.digest", "")
     if metadata_file is not None:
         write_text(metadata_file, json.dumps(result, indent=2) + "\n")
@@ -250,35 +253,23 @@ def _piped(dockerfile: Path | None) -> AbstractContextManager[Piped]:
 
 
 async def _build_fetched(
-    contexts: Contexts,
-    outputs: list[Output],
-    manager: str | None,
-    own: KeyPair | None,
-    workers: int,
-    progress: str,
+    contexts: Contexts, outputs: list[Output], manager: str, own: KeyPair | None, progress: str
 ) -> dict[str, Any]:
     """Build what has contexts in repositories or in an archive, each of which is built first."""
     async with AsyncExitStack() as stack:
-        if manager is None:
-            cluster = embedded_cluster(default_state(), workers=workers)
-            manager = await stack.enter_async_context(cluster)
         # The steps that events speak of are those of what was asked for.
         quiet = "quiet" if progress == "json" else progress
-        build = partial(_build, manager=manager, own=own, workers=workers, progress=quiet)
+        build = partial(_build, manager=manager, own=own, progress=quiet)
         for url in contexts.repositories:
             made = fetched(url, build, keep_git_dir=contexts.keeps_git_dir)
             contexts.directories[url] = await stack.enter_async_context(made)
         if contexts.archive is not None:
             opened = unpacked(contexts.archive, partial(build, progress="quiet"))
             contexts.directories[STDIN] = await stack.enter_async_context(opened)
-        return await _build(contexts.request(outputs), manager, own, workers, progress)
+        return await _build(contexts.request(outputs), manager, own, progress)
 
 
 async def _build(
-    request: BuildRequest, manager: str | None, own: KeyPair | None, workers: int, progress: str
+    request: BuildRequest, manager: str, own: KeyPair | None, progress: str
 ) -> dict[str, Any]:
-    async with AsyncExitStack() as stack:
-        if manager is None:
-            cluster = embedded_cluster(default_state(), workers=workers)
-            manager = await stack.enter_async_context(cluster)
-        return await run_build(request, manager, lambda: Aside(make_progress(progress)), own)
+    return await run_build(request, manager, lambda: Aside(make_progress(progress)), own)

@@ -1,6 +1,6 @@
 """Commands about cached results: transfer-cache."""
 
-from contextlib import AsyncExitStack
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -13,7 +13,6 @@ from solver.client.embedded import cluster_built_here
 from solver.client.progress import make_progress
 from solver.client.transfers import run_transfer, transfer_order
 from solver.commands.options import manager_option, progress_option
-from solver.wire import TransferCache
 
 
 @click.command(
@@ -49,15 +48,6 @@ def transfer_cache(
     straight from FROM; afterwards TO has the result as if it had built it.
     """
     order = transfer_order(cache_key, source, target, dry_run=dry_run)
-    click.echo(run_command(_transfer(order, manager, key, progress)))
-
-
-async def _transfer(
-    order: TransferCache, manager: str | None, key: Path | None, progress: str
-) -> str:
-    async with AsyncExitStack() as stack:
-        address = manager
-        if address is None:
-            address = await stack.enter_async_context(cluster_built_here())
+    with nullcontext(manager) if manager is not None else cluster_built_here() as address:
         told = Aside(make_progress(progress))
-        return await run_transfer(order, address, key_for(address, key), told)
+        click.echo(run_command(run_transfer(order, address, key_for(address, key), told)))

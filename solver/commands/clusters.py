@@ -56,16 +56,16 @@ def up(workers: int, listen: str, state: Path | None) -> None:
     FILESYNC_MANAGER. What is built is kept, by default for builds without a manager too.
     """
 
-    async def run() -> None:
-        where = state if state is not None else default_state()
-        async with embedded_cluster(where, workers=workers, listen=listen) as address:
-            ending = asyncio.create_task(wait_for_end())
-            await asyncio.sleep(0)  # so that Ctrl-C works from the first line on
-            click.echo(address)
-            click.echo(f"export FILESYNC_MANAGER={address}   # Ctrl-C stops all", err=True)
-            await ending
+    async def run(address: str) -> None:
+        ending = asyncio.create_task(wait_for_end())
+        await asyncio.sleep(0)  # so that Ctrl-C works from the first line on
+        click.echo(address)
+        click.echo(f"export FILESYNC_MANAGER={address}   # Ctrl-C stops all", err=True)
+        await ending
 
-    asyncio.run(run())
+    where = state if state is not None else default_state()
+    with embedded_cluster(where, workers=workers, listen=listen) as address:
+        asyncio.run(run(address))
 
 
 @click.command(

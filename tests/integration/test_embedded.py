@@ -1,7 +1,10 @@
 """The cluster that a build starts for itself, and who can reach it."""
 
 import asyncio
+import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,31 +14,42 @@ from solver.client.link_zmq import ManagerLink
 from solver.wire import ListWorkers, Workers
 
 
-def _listened_at_by_children() -> set[str]:
+def _listened_at_by_children() -> list[str]:
     """Return at which of this machine's TCP addresses, as the kernel writes them, children listen."""
     pids = Path("/proc/thread-self/children").read_text().split()
     held = {str(fd.readlink()) for pid in pids for fd in Path(f"/proc/{pid}/fd").iterdir()}
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in held}
+    return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in held]
+
+
+async def _workers_of(manager: str) -> list[str]:
+    async with ManagerLink(manager) as link:
+        rows = (await link.ask(ListWorkers(2), Workers)).rows
+    return [row.address for row in rows]
+
+
+def show(state: Path, listen: str | None) -> None:
+    """Print what a cluster listens at: as its processes say, as the kernel does; and who may go there."""
+    with embedded_cluster(state, workers=2, listen=listen) as manager:
+        said = [manager, *asyncio.run(_workers_of(manager))]
+        paths = [Path(one.removeprefix("ipc://")) for one in said if one.startswith("ipc:")]
+        modes = [stat.S_IMODE(path.parent.stat().st_mode) for path in paths]
+        sys.stdout.write(json.dumps([said, _listened_at_by_children(), modes]))
 
 
 @pytest.mark.parametrize("listen", [None, "tcp://127.0.0.1:0"])
 def test_nobody_but_its_user_reaches_a_cluster_unless_it_shall_listen(
     tmp_path: Path, listen: str | None
 ) -> None:
-    async def addresses() -> list[str]:
-        others = _listened_at_by_children()  # a cluster of other tests may be there still
-        async with embedded_cluster(tmp_path, workers=2, listen=listen) as manager:
-            async with ManagerLink(manager) as link:
-                rows = (await link.ask(ListWorkers(2), Workers)).rows
-            found = [manager, *(row.address for row in rows)]
-            # A step of a build is on the same network.
-            assert bool(_listened_at_by_children() - others) == bool(listen)
-            for address in found:
-                if listen is None:
-                    directory = Path(address.removeprefix("ipc://")).parent
-                    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-            return found
-
-    scheme = "tcp://" if listen else "ipc:///"
-    assert all(one.startswith(scheme) for one in asyncio.run(addresses()))
+    program = f"from {__name__} import *; show(Path({str(tmp_path)!r}), {listen!r})"
+    # In a process of its own, which has no threads: it forks.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    said, listened, modes = json.loads(done.stdout)
+    assert len(said) == 3
+    if listen:
+        assert all(one.startswith("tcp://127.0.0.1:") for one in said)
+        assert listened
+    else:
+        assert all(one.startswith("ipc:///") for one in said)
+        assert not listened  # a step of a build is on the same network
+        assert modes == [0o700] * 3

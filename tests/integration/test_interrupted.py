@@ -27,14 +27,20 @@ def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 20.0) -> N
 
 
 def processes_of(text: str) -> list[str]:
-    """Return the command lines of the processes that name ``text``, but for this one."""
+    """Return the command lines of the processes to which, or to whose variables, ``text`` was given.
+
+    This one is not among them.
+    """
     found: list[str] = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            line, given = [
+                (process / name).read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                for name in ("cmdline", "environ")
+            ]
         except OSError:
             continue
-        if text in line and path.parent.name != str(os.getpid()):
+        if text in line + given and process.name != str(os.getpid()):
             found.append(line)
     return found
 
@@ -44,13 +50,15 @@ def mounts_below(path: Path) -> list[str]:
     return [line for line in mounts if str(path) in line]
 
 
-def start(*arguments: str, cache: Path) -> subprocess.Popen[str]:
+def start(*arguments: str, cache: Path, **more: str) -> subprocess.Popen[str]:
+    """Start a command; ``more`` are variables of its environment."""
     return subprocess.Popen(
         [sys.executable, "-m", "filesync", *arguments],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        env={**os.environ, "XDG_CACHE_HOME": str(cache), **more},
         # A shell that starts a job in the background has it ignore SIGINT, which is inherited.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
@@ -92,6 +100,24 @@ def test_an_embedded_build_that_is_ended_leaves_no_process_and_no_mount(
     assert sockets.exists() == (number == signal.SIGKILL)
     assert run("workers", env={"XDG_CACHE_HOME": str(cache)}).returncode == 0
     assert not sockets.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_build_of_standard_input_that_is_ended_leaves_no_temporary_file(
+    base: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    arguments = ("build", "--progress", "plain", "--build-context", base, "-")
+    with start(*arguments, cache=tmp_path, TMPDIR=str(scratch)) as build:
+        assert build.stdin is not None
+        build.stdin.write(SLOW)
+        build.stdin.close()
+        read_until(build, " started")
+        assert list(scratch.iterdir())
+        build.send_signal(number)
+        assert build.wait(20) in (130, -signal.SIGTERM)
+    assert list(scratch.iterdir()) == []
 
 
 def test_ctrl_c_of_up_ends_its_children(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ run_command(clean_up())
 """
 CLEANS_UP = """
 import asyncio
+from filesync import cli
 from filesync.lifetime import run_command
 
 async def clean_up():
@@ -52,7 +53,14 @@ async def clean_up():
         await asyncio.sleep(0.01)
         print("cleaned up", flush=True)
 
-run_command(clean_up())
+def command(*_, **__):
+    try:
+        run_command(clean_up())
+    finally:
+        print("left", flush=True)
+
+cli.filesync.main = command
+cli.main([])
 """
 ENDING = """
 import gc, time
@@ -114,7 +122,7 @@ def test_a_command_that_is_ended_cleans_up_and_then_ends_by_that_signal(
         try:
             assert process.stdout.readline() == b"at work\n"
             process.send_signal(number)
-            assert process.communicate(timeout=60) == (b"cleaned up\n", b"")
+            assert process.communicate(timeout=60) == (b"cleaned up\nleft\n", b"")
             assert process.returncode == -number
         finally:
             process.kill()
@@ -128,7 +136,7 @@ def test_a_command_that_nohup_has_started_outlives_its_terminal() -> None:
             assert process.stdout.readline() == b"at work\n"
             process.send_signal(signal.SIGHUP)
             process.send_signal(signal.SIGINT)
-            assert process.communicate(timeout=60)[0] == b"cleaned up\n"
+            assert process.communicate(timeout=60)[0] == b"cleaned up\nleft\n"
             assert process.returncode != -signal.SIGHUP
         finally:
             process.kill()

@@ -77,7 +77,7 @@ async def fetch_commit(registries: Registries, order: FromGit, work: Path) -> Fe
     """
     async with _in_time(order.url):
         await in_thread((work / "home").mkdir)
-        fetching = _Fetching(registries, Git.find(work / "home"), work)
+        fetching = _Fetching(registries, Git.find(work / "home"), work, Budget())
         with _naming(order.url):
             return await fetching.whole(order)
 
@@ -113,7 +113,7 @@ class _Fetching(msgspec.Struct):
     registries: Registries
     git: Git
     work: Path
-    _budget: Budget = msgspec.field(default_factory=Budget)
+    _budget: Budget
     _count: int = 0
     _bytes_moved: int = 0
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -271,7 +272,7 @@ def test_a_tree_that_holds_itself_again_and_again_is_given_up_before_it_is_writt
 ) -> None:
     """Ten trees of ten of the next: some kilobytes, and ten thousand million files, or none."""
     monkeypatch.setattr(worker.git.listing, "MAX_FILES", 10_000)
-    monkeypatch.setattr(Budget, "__init__", lambda self: _budget(self, 10_000, 1 << 40))
+    monkeypatch.setattr(worker.git.fetching, "Budget", partial(Budget, 10_000, 1 << 40))
     repository = server.repository("a")
     repository.commit(a="1")
     for start in (f"100644 blob {repository.blob('x')}\tf\n", ""):
@@ -290,14 +291,10 @@ def test_a_tree_that_holds_itself_again_and_again_is_given_up_before_it_is_writt
     assert not [one for one in processes() if str(tmp_path) in one]
 
 
-def _budget(budget: Budget, files: int, size: int) -> None:
-    budget.files, budget.bytes = files, size
-
-
 def test_files_of_more_than_may_come_are_not_written(
     server: GitServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Budget, "__init__", lambda self: _budget(self, 1000, 10 << 20))
+    monkeypatch.setattr(worker.git.fetching, "Budget", partial(Budget, 1000, 10 << 20))
     commit = server.repository("a").commit(a="x" * (11 << 20))
     work = tmp_path / "work"
     with pytest.raises(BadRepository, match="bytes are not taken"):
@@ -308,7 +305,7 @@ def test_files_of_more_than_may_come_are_not_written(
 def test_a_pack_of_more_than_may_come_is_cut_off(
     server: GitServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Budget, "__init__", lambda self: _budget(self, 1000, 1 << 20))
+    monkeypatch.setattr(worker.git.fetching, "Budget", partial(Budget, 1000, 1 << 20))
     commit = server.repository("a").commit(a=os.urandom(4 << 20).hex())
     work = tmp_path / "work"
     with pytest.raises(BadRepository, match="bytes are not taken"):
