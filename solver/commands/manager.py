@@ -1,4 +1,4 @@
-"""The manager command. It loads nothing of a client: each embedded build starts one."""
+"""The manager command."""
 
 import asyncio
 from pathlib import Path
