@@ -153,6 +153,7 @@ PURE = [
     "solver/caches/wire.py",
     "solver/client/outputs/report.py",
     "solver/client/unknown.py",
+    "solver/client/wording.py",
     "solver/dockerfile/",
     "solver/events.py",
     "solver/graph.py",

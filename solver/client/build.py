@@ -24,11 +24,12 @@ from solver.client.link_zmq import ManagerLink
 from solver.client.outputs.epoch import oci_time
 from solver.client.outputs.outputs import Output, place_of
 from solver.client.outputs.report import BuildReport, metadata
-from solver.client.progress import Progress, printable, told_if_long
+from solver.client.progress import Progress, told_if_long
 from solver.client.request import STDIN_NAME, BuildRequest, start_order
 from solver.client.serving import Serving
 from solver.client.taking import Taking
 from solver.client.urls import with_urls
+from solver.client.wording import printable
 from solver.client.workers import KnownWorkers
 from solver.dockerfile import Converted, reader_of, with_contexts
 from solver.errors import BuildError

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from filesync.errors import UsageError
 from filesync.quantities import BadQuantity, parse_duration, parse_size
-from solver.client.progress import human
+from solver.client.wording import human
 from solver.wire import Usages
 from worker.wire.disk import REMOVABLE, Kind, PrunePolicy
 

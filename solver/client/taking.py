@@ -25,8 +25,9 @@ from solver.client.link_zmq import ManagerLink
 from solver.client.outputs.archive import add_docker_manifest, pack_layout
 from solver.client.outputs.files import beside, put_file
 from solver.client.outputs.outputs import STDOUT, Output, OutputType, place_of
-from solver.client.progress import Progress, human
+from solver.client.progress import Progress
 from solver.client.request import BuildRequest
+from solver.client.wording import human
 from solver.errors import CutOff
 from solver.wire import Built, CacheMade, CachePush, CachePushed, Exported
 from worker.wire.orders import ExportForm

@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from solver.client.progress import WAITS, done_text, human, moving, printable, use_text
+from solver.client.wording import WAITS, done_text, human, moving, printable, use_text
 from solver.graph import Graph
 from solver.wire import (
     Event,

@@ -7,7 +7,8 @@ from filesync.errors import UsageError
 from filesync.keys.files import KeyPair
 from filesync.transfer.threads import in_thread
 from solver.client.link_zmq import ManagerLink
-from solver.client.progress import Progress, human, printable
+from solver.client.progress import Progress
+from solver.client.wording import human, printable
 from solver.errors import BuildError
 from solver.wire import CacheTransferred, Denied, EndBuild, TransferCache, TransferProgress
 

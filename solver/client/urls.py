@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from solver.client.link_zmq import ManagerLink
-from solver.client.progress import human, printable, told_if_long
+from solver.client.progress import told_if_long
+from solver.client.wording import human, printable
 from solver.dockerfile import Converted, unknown_remotes, with_ops
 from solver.errors import BuildError
 from solver.wire import AskGit, AskUrl, FoundCommit, FoundUrl

@@ -14,7 +14,7 @@ from filesync.select import Pick, Selector
 from solver import wire
 from solver.client.agents import is_allowed
 from solver.client.outputlines import OutputLines
-from solver.client.progress import printable
+from solver.client.wording import printable
 from solver.graph import Graph, Vertex
 from solver.imageparts import image_parts
 from solver.keys import content_key, definition_keys, part_read, url_key

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from filesync.digest import digest_of
 from solver.client.outputlines import MAX_LINE_CHARS
-from solver.client.progress import human, make_progress, printable
+from solver.client.progress import make_progress
+from solver.client.wording import human, printable
 from solver.graph import Graph, Vertex
 from solver.wire import (
     Event,
