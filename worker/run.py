@@ -1,5 +1,6 @@
 """Runs one op on a snapshot and keeps the result as a ref."""
 
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,18 +11,22 @@ from filesync.digest import Digest, digest_of
 from filesync.errors import FilesyncError, LocalError
 from filesync.manifest import File
 from filesync.transfer.threads import acquired, in_thread, while_wanted
+from worker.earlier import find_earlier
 from worker.exec import Agents, ExecState, OutputTail, execute
-from worker.files import InputTree, perform
+from worker.files import InputTree, copy_of, perform, perform_again
 from worker.inputs import Input
 from worker.layers import tar_size
 from worker.moving import imports
 from worker.moving.errors import ImageMalformed
 from worker.store import Store
+from worker.store.refs import HeldRef
 from worker.store.results import Hints, keep
 from worker.wire import orders
 from worker.wire.ops import Copy, ExecOp, FileOp, GitOp, HttpOp, ImageOp, LocalOp
 from worker.wire.orders import RefInfo
 from worker.wire.secrets import Secret
+
+log = logging.getLogger(__name__)
 
 OnOutput = Callable[[int, bytes], None]
 
@@ -78,18 +83,61 @@ async def run_op(
             )
         case HttpOp() | GitOp():
             return await _keep_remote(op, inputs, store, order.keys)
-        case FileOp() | ExecOp():
+        case FileOp():
+            return await _run_files(op, inputs, store, order.keys)
+        case ExecOp():
             pass
-    base = None if op.scratch else _base(inputs)
 
     async def change(root: Path) -> Hints:
-        if isinstance(op, FileOp):
-            return await while_wanted(_do_files, op, root, inputs, time.time_ns())
         if exec_state is None:
             raise CannotExec(exec_missing)
         return await _do_exec(op, root, inputs, exec_state, on_output, order.secrets, agents)
 
+    base = None if op.scratch else _base(inputs)
     return await _kept(store, base, order.keys, change)
+
+
+async def _run_files(
+    op: FileOp, inputs: Sequence[Input], store: Store, keys: Sequence[Digest]
+) -> RefInfo:
+    base = None if op.scratch else _base(inputs)
+    if (made := await _copied_again(op, inputs, store, base, keys)) is not None:
+        return made
+
+    async def change(root: Path) -> Hints:
+        return await while_wanted(_do_files, op, root, inputs, time.time_ns())
+
+    return await _kept(store, base, keys, change)
+
+
+async def _copied_again(
+    op: FileOp,
+    inputs: Sequence[Input],
+    store: Store,
+    base: Digest | None,
+    keys: Sequence[Digest],
+) -> RefInfo | None:
+    """Make the result of a copy out of that of an earlier one; None if there is none, or it fails.
+
+    Whatever is wrong is found again, and said, where all is copied.
+    """
+    copy = copy_of(op)
+    if copy is None or copy.input >= len(inputs):
+        return None
+    given = inputs[copy.input].tree
+    try:
+        earlier = await while_wanted(find_earlier, store, base, copy, given.manifest)
+        if earlier is None:
+            return None
+
+        async def change(root: Path) -> Hints:
+            do = partial(perform_again, root=root, source=given.root, now_ns=time.time_ns())
+            return (await while_wanted(do, copy, earlier.plan)).hints
+
+        return await _kept(store, base, keys, change, on=earlier.held)
+    except FilesyncError as exc:
+        log.info("not copied again: dest=%s reason=%s", copy.dest, exc)
+        return None
 
 
 async def _kept(
@@ -97,9 +145,12 @@ async def _kept(
     base: Digest | None,
     keys: Sequence[Digest],
     change: Callable[[Path], Awaitable[Hints]],
+    on: HeldRef | None = None,
 ) -> RefInfo:
-    """Keep what ``change`` makes of the tree of ``base``, or of an empty one."""
-    prepare = partial(store.prepare_on, None if base is None else store.refs.get(base))
+    """Keep what ``change`` makes of the tree of ``base``, or of an empty one; or of that of ``on``."""
+    if on is None and base is not None:
+        on = store.refs.get(base)
+    prepare = partial(store.prepare_on, on)
     active = await acquired(prepare, store.snapshots.discard)
     try:
         hints = await change(active.path)

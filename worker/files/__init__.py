@@ -1,14 +1,22 @@
 """Runs one FileOp on a directory: copies, makes and removes names in a tree nobody trusts."""
 
+from worker.files.again import Again, Basis, copy_of, plan_again
 from worker.files.errors import ArchiveRefused, BadMode, BadPath, PathInTheWay
-from worker.files.perform import InputTree, Performed, perform
+from worker.files.perform import InputTree, Performed, perform, perform_again
+from worker.files.tree import Tree
 
 __all__ = [
+    "Again",
     "ArchiveRefused",
     "BadMode",
     "BadPath",
+    "Basis",
     "InputTree",
     "PathInTheWay",
     "Performed",
+    "Tree",
+    "copy_of",
     "perform",
+    "perform_again",
+    "plan_again",
 ]

@@ -13,7 +13,9 @@ import msgspec
 
 from filesync.disk.updating.metadata import chmod_unopened
 from filesync.errors import StoreError
-from filesync.manifest import Xattrs
+from filesync.manifest import Directory, File, Special, Xattrs
+from worker.files.mode import ChangeMode
+from worker.files.tree import Owner
 
 
 class Attributes(msgspec.Struct, frozen=True):
@@ -24,6 +26,17 @@ class Attributes(msgspec.Struct, frozen=True):
     mode: int
     mtime_ns: int | None
     xattrs: Xattrs = ()
+
+
+def attributes_of(
+    entry: File | Special | Directory, owner: Owner | None, change_mode: ChangeMode | None
+) -> Attributes:
+    """Return what a copy of ``entry`` has, for ``owner`` and with its mode changed, if given."""
+    uid, gid = owner or (entry.uid, entry.gid)
+    mode = stat.S_IMODE(entry.mode)
+    if change_mode is not None:
+        mode = change_mode(mode, isinstance(entry, Directory))
+    return Attributes(uid, gid, mode, entry.mtime_ns, entry.xattrs)
 
 
 def set_open(fd: int, wanted: Attributes) -> None:

@@ -23,7 +23,7 @@ from filesync.manifest import (
     Symlink,
 )
 from filesync.wanted import check_wanted
-from worker.files.attributes import Attributes, set_open, set_unopened
+from worker.files.attributes import Attributes, attributes_of, set_open, set_unopened
 from worker.files.content import copy_content
 from worker.files.errors import PathInTheWay
 from worker.files.mode import ChangeMode
@@ -74,9 +74,7 @@ class Copier:
             source, digest, target = todo.pop()
             directory = manifest.directory(digest)
             self._copy_entries(source, directory, target, todo)
-            with changing(target):
-                set_open(self._tree.handles.open(target), self._attributes(directory))
-            self._tree.has_time(target)
+            self.finish(directory, target)
 
     def copy_directory(
         self, manifest: Manifest, source: bytes, directory: Directory, target: bytes
@@ -84,6 +82,10 @@ class Copier:
         """Copy ``directory`` with its own attributes to the path ``target``."""
         self._make_directory(target)
         self.copy_contents(manifest, source, directory, target)
+        self.finish(directory, target)
+
+    def finish(self, directory: Directory, target: bytes) -> None:
+        """Give the directory ``target``, into which nothing comes any more, ``directory``'s attributes."""
         with changing(target):
             set_open(self._tree.handles.open(target), self._attributes(directory))
         self._tree.has_time(target)
@@ -227,8 +229,4 @@ class Copier:
         return True
 
     def _attributes(self, entry: File | Special | Directory) -> Attributes:
-        uid, gid = self._owner or (entry.uid, entry.gid)
-        mode = stat.S_IMODE(entry.mode)
-        if self._change_mode is not None:
-            mode = self._change_mode(mode, isinstance(entry, Directory))
-        return Attributes(uid, gid, mode, entry.mtime_ns, entry.xattrs)
+        return attributes_of(entry, self._owner, self._change_mode)

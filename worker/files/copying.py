@@ -21,17 +21,15 @@ from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.errors import PathMissing
 from filesync.glob import is_pattern, unescape
 from filesync.manifest import (
-    Directory,
     Entry,
     File,
-    LayeredNodes,
     Manifest,
-    MemoryNodes,
     Subdirectory,
 )
-from filesync.select import Match, Pick, Selector, clean, matched, resolve, select
+from filesync.select import Match, Pick, clean, matched, resolve
 from worker.files.copier import Copier
 from worker.files.mode import made_mode, parse_mode
+from worker.files.named import directory_at, reduced
 from worker.files.tree import Owner, Place, Tree, join, split, text_of
 from worker.files.unpack import unpack
 from worker.wire.ops import Copy
@@ -71,10 +69,10 @@ def copy(tree: Tree, op: Copy, manifest: Manifest, source: DirectoryHandles) -> 
         copier.begin()
         if op.parents:
             _copy_with_parents(copying, match, dest)
-        elif (directory := _directory(manifest, match.real)) is not None:
+        elif (directory := directory_at(manifest, match.real)) is not None:
             target = _into(copying, dest)
-            reduced, directory = _reduced(copying, match.real, directory)
-            copier.copy_contents(reduced, match.real, directory, target)
+            left, directory = reduced(copying.op, manifest, match.real, directory)
+            copier.copy_contents(left, match.real, directory, target)
         else:
             _copy_file(copying, match, dest, is_into=is_into)
 
@@ -112,7 +110,7 @@ def _copy_with_parents(copying: _Copying, match: Match, dest: bytes) -> None:
     target = _into(copying, dest)
     for end in range(pivot + 1, len(names)):
         real = resolve(manifest, b"/".join(names[:end]))
-        header = _directory(manifest, real)
+        header = directory_at(manifest, real)
         if header is None:
             raise PathMissing(text_of(real))
         target = join(target, names[end - 1])
@@ -128,11 +126,11 @@ def _copy_with_parents(copying: _Copying, match: Match, dest: bytes) -> None:
         directory = manifest.directory(entry.tree)
     pivoted = b"/".join((b"", *names[:pivot], b".", *names[pivot:]))
     written = pivoted if len(names) > pivot else b""
-    reduced, directory = _reduced(copying, match.path, directory, written=written)
+    left, directory = reduced(copying.op, manifest, match.path, directory, written=written)
     if len(names) > pivot:
-        copier.copy_directory(reduced, match.path, directory, target)
+        copier.copy_directory(left, match.path, directory, target)
     else:
-        copier.copy_contents(reduced, match.path, directory, target)
+        copier.copy_contents(left, match.path, directory, target)
 
 
 def _written(manifest: Manifest, op: Copy, match: Match) -> tuple[list[bytes], int]:
@@ -158,34 +156,6 @@ def _into(copying: _Copying, dest: bytes) -> bytes:
 def _make(copying: _Copying, place: Place) -> bytes:
     mode = copying.made_mode
     return copying.tree.make_directories(place, owner=copying.owner, mode=mode)
-
-
-def _reduced(
-    copying: _Copying, path: bytes, directory: Directory, *, written: bytes = b""
-) -> tuple[Manifest, Directory]:
-    """Return the manifest, and the directory at ``path`` in it, without what is excluded.
-
-    Excludes are relative to ``path``, or to the pivot of how that was ``written``.
-    """
-    manifest = copying.manifest
-    if not copying.op.exclude:
-        return manifest, directory
-    asked = os.fsdecode(written or path)
-    pick = Pick(asked, exclude=copying.op.exclude, parents=bool(written))
-    nodes = LayeredNodes(MemoryNodes(), manifest.nodes)
-    reduced = select(manifest, Selector((pick,)), nodes)
-    left = _directory(reduced, path)
-    if left is None:
-        raise PathMissing(text_of(path))
-    return reduced, left
-
-
-def _directory(manifest: Manifest, path: bytes) -> Directory | None:
-    """Return the directory at the real path ``path``; None if something else is there."""
-    if not path:
-        return manifest.root
-    entry = manifest.find(path)
-    return manifest.directory(entry.tree) if isinstance(entry, Subdirectory) else None
 
 
 def _entry(manifest: Manifest, path: bytes) -> Entry:

@@ -12,8 +12,11 @@ from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles
 from filesync.errors import LocalError
 from filesync.manifest import Manifest
+from worker.files.again import Again
+from worker.files.copier import Copier
 from worker.files.copying import copy
 from worker.files.making import make_directory, make_file, make_symlink, remove
+from worker.files.mode import parse_mode
 from worker.files.tree import Tree, changing
 from worker.wire.ops import (
     Action,
@@ -82,6 +85,37 @@ def perform(
                     copy(tree, action, manifest, sources[action.input])
                 else:
                     _make(tree, action, now_ns)
+        with changing(b""):
+            tree.settle(now_ns)
+        return Performed(tree.hints)
+
+
+def perform_again(
+    op: Copy, plan: Again, *, root: Path, source: Path, now_ns: int | None
+) -> Performed:
+    """Do what ``plan`` has left of ``op`` in ``root``, which holds the earlier tree. Blocks.
+
+    ``source`` is the input's directory. What ``perform`` says of times and trust, and of errors,
+    is so here as well.
+
+    Raises:
+        StoreError: this disk, or an input that is not what its manifest says.
+    """
+    with ExitStack() as stack:
+        tree = stack.enter_context(Tree(root))
+        handles = stack.enter_context(DirectoryHandles(source))
+        change_mode = parse_mode(op.mode)
+        copier = Copier(tree, handles, owner=plan.owner, change_mode=change_mode)
+        for path in plan.removed:
+            with changing(path):
+                tree.remove(path)
+        for at, digest, target in plan.made:
+            directory = plan.manifest.directory(digest)
+            copier.copy_directory(plan.manifest, at, directory, target)
+        for at, entry, target in plan.copied:
+            copier.copy_entry(at, entry, target)
+        for directory, target in plan.finished:
+            copier.finish(directory, target)
         with changing(b""):
             tree.settle(now_ns)
         return Performed(tree.hints)

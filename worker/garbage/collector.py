@@ -105,7 +105,8 @@ class Collector:
 
     def _results(self, holds: Holds) -> list[Item]:
         store = self._store
-        sizes = {snapshot.id: snapshot.bytes for snapshot in store.snapshots.list()}
+        snapshots = {snapshot.id: snapshot for snapshot in store.snapshots.list()}
+        refs = store.refs.by_snapshot()
         in_use = store.snapshots.in_use()
         leased, copied = set(holds.refs), set(holds.copied)
         variants: dict[str, list[str]] = {}
@@ -118,13 +119,17 @@ class Collector:
             held = store.refs.find(info.ref)
             if held is None:
                 continue
-            needs = [] if info.parent is None else [Key(Kind.RESULT, info.parent.hex())]
+            snapshot = snapshots.get(held.snapshot)
+            # A copy may be made on an earlier one, and not on its parent.
+            made_on = None if snapshot is None else refs.get(snapshot.parent or "")
+            below = {ref for ref in (info.parent, made_on) if ref is not None}
+            needs = [Key(Kind.RESULT, ref.hex()) for ref in sorted(below)]
             if info.layer is not None:
                 own = (info.layer.digest, *variants.get(info.layer.digest, ()))
                 needs.extend(Key(Kind.BLOB, digest) for digest in own)
             why = BY_BUILD if info.ref in leased else ""
             why = why or (BEING_READ if held.snapshot in in_use else "")
-            size, used_s = sizes.get(held.snapshot, 0), store.refs.used_s(info)
+            size, used_s = snapshot.bytes if snapshot else 0, store.refs.used_s(info)
             key = Key(Kind.RESULT, info.ref.hex())
             found.append(Item(key, size, used_s, tuple(needs), why))
         return found

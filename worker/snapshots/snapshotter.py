@@ -189,6 +189,14 @@ class Snapshotter:
         """
         return _committed(self._committed(id))
 
+    def depth(self, id: str) -> int:
+        """Return how many snapshots stand one on the other from a committed one down, it included.
+
+        Raises:
+            SnapshotMissing: it is not here.
+        """
+        return len(self._records.chain(self._committed(id).number))
+
     def list(self) -> list[Committed]:
         """Return all committed snapshots, parents first."""
         rows = self._records.all()

@@ -96,6 +96,10 @@ class RefStore:
         """Return the snapshots that some ref needs."""
         return {held.snapshot for held in self._held.values()}
 
+    def by_snapshot(self) -> dict[str, Digest]:
+        """Return the snapshots that refs need, each with its ref."""
+        return {held.snapshot: held.info.ref for held in [*self._held.values()]}
+
     def find(self, ref: Digest) -> HeldRef | None:
         """Return a ref, or None if it is not here."""
         return self._held.get(ref)
@@ -125,6 +129,11 @@ class RefStore:
             at = held.info.parent
         links.reverse()
         return links
+
+    def on(self, parent: Digest | None) -> list[HeldRef]:
+        """Return the refs on top of ``parent``, the newest first."""
+        found = [held for held in [*self._held.values()] if held.info.parent == parent]
+        return sorted(found, key=lambda held: held.info.created_s, reverse=True)
 
     def find_child(self, parent: Digest | None, layer: Layer) -> RefInfo | None:
         """Return the ref that ``layer`` makes on top of ``parent``, if that was done before."""

@@ -1,0 +1,284 @@
+"""What is left to do of a copy, in a tree to which one like it was made before.
+
+``COPY . /app`` of a context in which a file was edited makes the tree of the last time but for that
+file. It is planned here, on manifests alone, and done on top of that tree, by ``perform_again``:
+what it has already stays, what only the earlier copy has put there goes.
+
+The plan is for a tree that differs from the base only where the copy puts something: whatever else
+has been made of the base, the plan is None. So it is where it would have to be found out what the
+copy does that ``Copier`` knows and manifests do not tell, as with hard links, or with what is of one
+kind in the base and of another in what is copied. Then all is copied, onto the base.
+"""
+
+from typing import Final
+
+import msgspec
+
+from filesync.digest import Digest
+from filesync.find import clean
+from filesync.manifest import (
+    Directory,
+    Entry,
+    File,
+    Manifest,
+    Special,
+    Subdirectory,
+    Symlink,
+)
+from filesync.select import Pick, matched
+from worker.files.attributes import Attributes, attributes_of
+from worker.files.mode import ChangeMode, made_mode, parse_mode
+from worker.files.named import directory_at, reduced
+from worker.files.tree import Owner, join
+from worker.wire.ops import Copy, FileOp
+
+LEAST_KEPT: Final = 64
+"""With fewer names to keep nothing is gained."""
+LEAST_TIMES: Final = 2
+"""So many names are kept for each that is not: a tree that is made on another takes room for both."""
+
+
+class Basis(msgspec.Struct, frozen=True):
+    """What a copy is made onto, and what an earlier one has made of that.
+
+    Attributes:
+        owner: what the copy's ``owner`` names in the base; None to keep the source's.
+        maker: who owns the directories that are made on the way if ``owner`` is None.
+    """
+
+    base: Manifest
+    earlier: Manifest
+    owner: Owner | None
+    maker: Owner
+
+
+class Again(msgspec.Struct, frozen=True):
+    """What is left to do. Paths are relative to the roots of the input and the tree.
+
+    Attributes:
+        manifest: the input, or what is not excluded of it.
+        removed: paths in the tree, of whatever kind.
+        made: (path in the input, digest of its node, path in the tree) of whole directories.
+        copied: (path in the input, entry, path in the tree) of what is no directory.
+        finished: (directory of the input, path in the tree) of those that get its attributes.
+        kept: names that stay.
+        changed: names that come or go, about.
+    """
+
+    manifest: Manifest
+    owner: Owner | None
+    removed: list[bytes] = msgspec.field(default_factory=list)
+    made: list[tuple[bytes, Digest, bytes]] = msgspec.field(default_factory=list)
+    copied: list[tuple[bytes, Entry, bytes]] = msgspec.field(default_factory=list)
+    finished: list[tuple[Directory, bytes]] = msgspec.field(default_factory=list)
+    kept: int = 0
+    changed: int = 0
+
+
+def copy_of(op: FileOp) -> Copy | None:
+    """Return the one Copy that an op is, if it is one that can be done again."""
+    match op.actions:
+        case (Copy(parents=False, unpack=False) as copy,):
+            return copy
+        case _:
+            return None
+
+
+def plan_again(op: Copy, given: Manifest, basis: Basis) -> Again | None:
+    """Return what is left to do of ``op``, from the input ``given``; None: do it all on the base.
+
+    Raises:
+        FilesyncError: as ``perform``.
+    """
+    match matched(given, Pick(op.source, exclude=op.exclude, wildcard=op.wildcard)):
+        case [one]:
+            source = one.real
+        case _:
+            return None
+    if (directory := directory_at(given, source)) is None:
+        return None
+    manifest, directory = reduced(op, given, source, directory)
+    try:
+        planning = _Planning(op, basis, manifest)
+        planning.plan(source, directory)
+    except _Unlike:
+        return None
+    plan = planning.done()
+    is_worth_it = plan.kept >= max(LEAST_KEPT, LEAST_TIMES * plan.changed)
+    return plan if is_worth_it else None
+
+
+class _Unlike(Exception):
+    """The earlier tree is not what this copy would make of the base, but for some names."""
+
+
+class _Pair(msgspec.Struct, frozen=True):
+    """A directory of the base, if it is there, and of the earlier tree, which is there."""
+
+    base: Directory | None
+    earlier: Directory
+
+
+class _Planning:
+    def __init__(self, op: Copy, basis: Basis, manifest: Manifest) -> None:
+        self._dest = clean(op.dest.encode("utf-8", "surrogateescape"))
+        self._made_mode = made_mode(op.mode)
+        self._change_mode: ChangeMode | None = parse_mode(op.mode)
+        self._basis = basis
+        self._manifest = manifest
+        self._is_plain = basis.owner is None and self._change_mode is None
+        self._plan = Again(manifest, basis.owner)
+        self._kept = self._changed = 0
+
+    def done(self) -> Again:
+        plan = self._plan
+        return msgspec.structs.replace(plan, kept=self._kept, changed=self._changed)
+
+    def plan(self, source: bytes, directory: Directory) -> None:
+        if any(isinstance(one, Subdirectory) and one.links for one in directory.entries) or any(
+            isinstance(one, File) and one.link for one in directory.entries
+        ):
+            raise _Unlike
+        todo = [(source, directory, b"/".join(self._dest), self._way())]
+        is_top = True
+        while todo:
+            source, directory, target, pair = todo.pop()
+            is_changed = self._names(source, directory, target, pair, todo)
+            # That to which all is copied is one on the way, and gets no attributes.
+            if not is_top and (not self._is_finished(directory, pair) or is_changed):
+                self._plan.finished.append((directory, target))
+            is_top = False
+
+    def _way(self) -> _Pair:
+        """Follow the destination in both trees, which have nothing else that differs there."""
+        pair = _Pair(self._basis.base.root, self._basis.earlier.root)
+        for name in self._dest:
+            self._check_header(pair)
+            others = [one for one in pair.earlier.entries if one.name != name]
+            in_base = pair.base.entries if pair.base is not None else ()
+            if others != [one for one in in_base if one.name != name]:
+                raise _Unlike
+            here = {one.name: one for one in pair.earlier.entries}
+            there = {one.name: one for one in in_base}
+            pair = self._below(there.get(name), here.get(name))
+        self._check_header(pair)
+        return pair
+
+    def _check_header(self, pair: _Pair) -> None:
+        """Check a directory that a copy leaves as it is, or makes on the way."""
+        if pair.base is None:
+            uid, gid = self._basis.owner or self._basis.maker
+            wanted = Attributes(uid, gid, self._made_mode, None)
+        else:
+            wanted = _attributes(pair.base)
+        if _attributes(pair.earlier) != wanted:
+            raise _Unlike
+
+    def _below(self, in_base: Entry | None, in_earlier: Entry | None) -> _Pair:
+        if not isinstance(in_earlier, Subdirectory):
+            raise _Unlike
+        earlier = self._basis.earlier.directory(in_earlier.tree)
+        if in_base is None:
+            return _Pair(None, earlier)
+        if not isinstance(in_base, Subdirectory):
+            raise _Unlike
+        return _Pair(self._basis.base.directory(in_base.tree), earlier)
+
+    def _names(
+        self,
+        source: bytes,
+        directory: Directory,
+        target: bytes,
+        pair: _Pair,
+        todo: list[tuple[bytes, Directory, bytes, _Pair]],
+    ) -> bool:
+        """Plan one directory's names; say whether any comes or goes. Subdirectories go to ``todo``."""
+        here = {one.name: one for one in pair.earlier.entries}
+        there = {one.name: one for one in pair.base.entries} if pair.base is not None else {}
+        before = self._changed
+        for entry in directory.entries:
+            old, was = here.pop(entry.name, None), there.pop(entry.name, None)
+            if was is not None and not _is_alike(was, entry, old):
+                raise _Unlike
+            if isinstance(entry, Subdirectory):
+                if self._is_descended(entry, old, was):
+                    below = self._manifest.directory(entry.tree)
+                    at = join(source, entry.name), below, join(target, entry.name)
+                    todo.append((*at, self._below(was, old)))
+                else:
+                    self._subdirectory(source, entry, target, old)
+            elif old == self._wanted(entry):
+                self._kept += 1
+            else:
+                self._put(old, target, entry)
+                self._plan.copied.append(
+                    (join(source, entry.name), entry, join(target, entry.name))
+                )
+        self._leave(here, there, target)
+        return self._changed != before
+
+    def _leave(
+        self, here: dict[bytes, Entry], there: dict[bytes, Entry], target: bytes
+    ) -> None:
+        """Plan for the names that are not copied, of the earlier tree and of the base."""
+        for name, old in here.items():
+            if name not in there:
+                self._remove(old, target)
+        if any(here.get(name) != was for name, was in there.items()):
+            raise _Unlike
+
+    def _is_descended(self, entry: Subdirectory, old: Entry | None, was: Entry | None) -> bool:
+        if not isinstance(old, Subdirectory):
+            return False
+        return was is not None or not self._is_plain or old.tree != entry.tree
+
+    def _subdirectory(
+        self, source: bytes, entry: Subdirectory, target: bytes, old: Entry | None
+    ) -> None:
+        if isinstance(old, Subdirectory):
+            self._kept += 1 + entry.entries
+            return
+        self._put(old, target, entry)
+        self._changed += entry.entries
+        self._plan.made.append((join(source, entry.name), entry.tree, join(target, entry.name)))
+
+    def _put(self, old: Entry | None, target: bytes, entry: Entry) -> None:
+        if old is not None and isinstance(old, Subdirectory) != isinstance(entry, Subdirectory):
+            self._remove(old, target)
+        self._changed += 1
+
+    def _remove(self, old: Entry, target: bytes) -> None:
+        self._changed += 1 + (old.entries if isinstance(old, Subdirectory) else 0)
+        self._plan.removed.append(join(target, old.name))
+
+    def _is_finished(self, directory: Directory, pair: _Pair) -> bool:
+        if directory.xattrs or pair.earlier.xattrs:
+            # They are added to those that a directory has, and none is taken away.
+            raise _Unlike
+        have = msgspec.structs.replace(
+            _attributes(pair.earlier), mtime_ns=pair.earlier.mtime_ns
+        )
+        return have == attributes_of(directory, self._basis.owner, self._change_mode)
+
+    def _wanted(self, entry: File | Symlink | Special) -> Entry:
+        """Return what becomes of an entry."""
+        if self._is_plain:
+            return entry
+        uid, gid = self._basis.owner or (entry.uid, entry.gid)
+        if isinstance(entry, Symlink):
+            return msgspec.structs.replace(entry, uid=uid, gid=gid)
+        mode = attributes_of(entry, self._basis.owner, self._change_mode).mode
+        if isinstance(entry, Special):
+            mode |= entry.mode & ~0o7777
+        return msgspec.structs.replace(entry, uid=uid, gid=gid, mode=mode)
+
+
+def _is_alike(was: Entry, entry: Entry, old: Entry | None) -> bool:
+    """Say whether ``entry`` goes over what the base has without a question, then as now."""
+    kinds = {isinstance(one, Subdirectory) for one in (was, entry, old) if one is not None}
+    return old is not None and len(kinds) == 1
+
+
+def _attributes(directory: Directory) -> Attributes:
+    """Return those of a directory that is on the way: its time is nobody's."""
+    return Attributes(directory.uid, directory.gid, directory.mode, None, directory.xattrs)
