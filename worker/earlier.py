@@ -9,7 +9,7 @@ from filesync.digest import Digest
 from filesync.errors import NodeMissing
 from filesync.manifest import Manifest, empty_manifest
 from worker.exec.user import resolve_owner
-from worker.files import Again, Basis, Tree, plan_again
+from worker.files import Again, Basis, Tree, given_to, plan_again
 from worker.snapshots import SnapshotMissing
 from worker.store import Store
 from worker.store.refs import HeldRef, RefMissing
@@ -17,6 +17,8 @@ from worker.wire.ops import Copy
 
 LOOKED_AT: Final = 4
 """Results on the same base that are compared, the last first."""
+ENOUGH_TIMES: Final = 20
+"""If so many names are kept for each that is not, no others are compared."""
 MAX_STACKED: Final = 8
 """Copies that are made one on the other: each looks through all below, and keeps what is in them."""
 
@@ -28,28 +30,30 @@ class Earlier(msgspec.Struct, frozen=True):
     plan: Again
 
 
-def find_earlier(
-    store: Store, base: Digest | None, op: Copy, given: Manifest
-) -> Earlier | None:
-    """Return the result that is most like what ``op`` makes of ``base`` and the input ``given``.
+def find_earlier(store: Store, base: Digest | None, op: Copy, tree: Manifest) -> Earlier | None:
+    """Return a result that is almost what ``op`` makes of ``base`` and the input ``tree``.
 
     None: it had better be made of the base itself. Blocks.
 
     Raises:
         FilesyncError: the op cannot be done.
     """
+    if (given := given_to(op, tree)) is None:
+        return None
     under = None if base is None else store.refs.get(base)
     depth = 0 if under is None else store.snapshots.depth(under.snapshot)
     owner = _owner(store, under, op)
-    tree = empty_manifest(store.nodes) if under is None else _tree(store, under)
+    before = empty_manifest(store.nodes) if under is None else _tree(store, under)
     found: list[Earlier] = []
     for one in store.refs.on(base)[:LOOKED_AT]:
         try:
             if store.snapshots.depth(one.snapshot) - depth > MAX_STACKED:
                 continue
-            basis = Basis(tree, _tree(store, one), owner, (os.geteuid(), os.getegid()))
+            basis = Basis(before, _tree(store, one), owner, (os.geteuid(), os.getegid()))
             if (plan := plan_again(op, given, basis)) is not None:
                 found.append(Earlier(one, plan))
+                if plan.changed * ENOUGH_TIMES <= plan.kept:
+                    break
         except (NodeMissing, RefMissing, SnapshotMissing):
             continue  # it is being removed
     return min(found, key=lambda one: one.plan.changed, default=None)

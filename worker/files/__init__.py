@@ -1,6 +1,6 @@
 """Runs one FileOp on a directory: copies, makes and removes names in a tree nobody trusts."""
 
-from worker.files.again import Again, Basis, copy_of, plan_again
+from worker.files.again import Again, Basis, copy_of, given_to, plan_again
 from worker.files.errors import ArchiveRefused, BadMode, BadPath, PathInTheWay
 from worker.files.perform import InputTree, Performed, perform, perform_again
 from worker.files.tree import Tree
@@ -16,6 +16,7 @@ __all__ = [
     "Performed",
     "Tree",
     "copy_of",
+    "given_to",
     "perform",
     "perform_again",
     "plan_again",

@@ -52,6 +52,19 @@ class Basis(msgspec.Struct, frozen=True):
     maker: Owner
 
 
+class Given(msgspec.Struct, frozen=True):
+    """A directory of an input, what is in which is copied.
+
+    Attributes:
+        manifest: the input, or what is not excluded of it.
+        path: where the directory is.
+    """
+
+    manifest: Manifest
+    path: bytes
+    directory: Directory
+
+
 class Again(msgspec.Struct, frozen=True):
     """What is left to do. Paths are relative to the roots of the input and the tree.
 
@@ -78,29 +91,35 @@ class Again(msgspec.Struct, frozen=True):
 def copy_of(op: FileOp) -> Copy | None:
     """Return the one Copy that an op is, if it is one that can be done again."""
     match op.actions:
-        case (Copy(parents=False, unpack=False) as copy,):
+        case (Copy(parents=False) as copy,):
             return copy
         case _:
             return None
 
 
-def plan_again(op: Copy, given: Manifest, basis: Basis) -> Again | None:
-    """Return what is left to do of ``op``, from the input ``given``; None: do it all on the base.
+def given_to(op: Copy, given: Manifest) -> Given | None:
+    """Return what ``op`` copies of the input ``given``, if that is what is in one directory.
 
     Raises:
         FilesyncError: as ``perform``.
     """
     match matched(given, Pick(op.source, exclude=op.exclude, wildcard=op.wildcard)):
-        case [one]:
-            source = one.real
+        case [one] if (directory := directory_at(given, one.real)) is not None:
+            manifest, directory = reduced(op, given, one.real, directory)
+            return None if _has_links(directory) else Given(manifest, one.real, directory)
         case _:
             return None
-    if (directory := directory_at(given, source)) is None:
-        return None
-    manifest, directory = reduced(op, given, source, directory)
+
+
+def plan_again(op: Copy, given: Given, basis: Basis) -> Again | None:
+    """Return what is left to do of ``op``; None: do it all on the base.
+
+    Raises:
+        FilesyncError: as ``perform``.
+    """
+    planning = _Planning(op, basis, given.manifest)
     try:
-        planning = _Planning(op, basis, manifest)
-        planning.plan(source, directory)
+        planning.plan(given.path, given.directory)
     except _Unlike:
         return None
     plan = planning.done()
@@ -135,13 +154,12 @@ class _Planning:
         return msgspec.structs.replace(plan, kept=self._kept, changed=self._changed)
 
     def plan(self, source: bytes, directory: Directory) -> None:
-        if any(isinstance(one, Subdirectory) and one.links for one in directory.entries) or any(
-            isinstance(one, File) and one.link for one in directory.entries
-        ):
-            raise _Unlike
         todo = [(source, directory, b"/".join(self._dest), self._way())]
         is_top = True
+        most = _count(directory)
         while todo:
+            if self._changed * LEAST_TIMES > most:
+                raise _Unlike  # before all is compared
             source, directory, target, pair = todo.pop()
             is_changed = self._names(source, directory, target, pair, todo)
             # That to which all is copied is one on the way, and gets no attributes.
@@ -271,6 +289,19 @@ class _Planning:
         if isinstance(entry, Special):
             mode |= entry.mode & ~0o7777
         return msgspec.structs.replace(entry, uid=uid, gid=gid, mode=mode)
+
+
+def _count(directory: Directory) -> int:
+    """Return how many names are in a directory and below it."""
+    below = (one.entries for one in directory.entries if isinstance(one, Subdirectory))
+    return len(directory.entries) + sum(below)
+
+
+def _has_links(directory: Directory) -> bool:
+    return any(
+        bool(one.links) if isinstance(one, Subdirectory) else isinstance(one, File) and one.link
+        for one in directory.entries
+    )
 
 
 def _is_alike(was: Entry, entry: Entry, old: Entry | None) -> bool:

@@ -1,0 +1,221 @@
+"""A copy on top of what an earlier one has made: the same tree as on the base, with less to do."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import strategies as st
+
+from filesync.errors import FilesyncError
+from filesync.manifest import Manifest
+from tests.unit.files.conftest import NOW_NS, manifest_of
+from tests.unit.layers.layer_trees import Tree, build, trees
+from worker.files import (
+    Again,
+    Basis,
+    InputTree,
+    given_to,
+    perform,
+    perform_again,
+    plan_again,
+)
+from worker.files import again as planning
+from worker.wire.ops import Copy, FileOp
+
+Listing = Mapping[str, str]
+Lay = Callable[[Listing], Path]
+Read = Callable[[Path], dict[str, str]]
+
+OWNERS: Mapping[str, tuple[int, int] | None] = {"": None, "7:8": (7, 8)}
+
+pytestmark = pytest.mark.needs("root")
+
+copies = st.builds(
+    Copy,
+    input=st.just(0),
+    source=st.just("/"),
+    dest=st.sampled_from(["/", "/a", "/b/c", "/x/y/"]),
+    owner=st.sampled_from([*OWNERS]),
+    mode=st.sampled_from(["", "", "0711", "go-rwx"]),
+    exclude=st.sampled_from([(), (), ("a",), ("**/b",)]),
+)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have little be worth it, too."""
+    monkeypatch.setattr(planning, "LEAST_KEPT", 0)
+    monkeypatch.setattr(planning, "LEAST_TIMES", 0)
+
+
+def merged(tree: Tree, changes: Tree) -> Tree:
+    """Return ``tree`` with ``changes`` over it; a change that is empty removes a name."""
+    result = dict(tree)
+    for name, what in changes.items():
+        old = tree.get(name)
+        if isinstance(what, dict) and isinstance(old, dict):
+            result[name] = merged(old, what)
+        elif what == {}:
+            result.pop(name, None)
+        else:
+            result[name] = what
+    return result
+
+
+def plan_of(op: Copy, given: Manifest, base: Manifest, earlier: Manifest) -> Again | None:
+    basis = Basis(base, earlier, OWNERS[op.owner], (os.geteuid(), os.getegid()))
+    directory = given_to(op, given)
+    return None if directory is None else plan_again(op, directory, basis)
+
+
+def copied(op: Copy, source: Path, root: Path) -> Path:
+    given = InputTree(source, manifest_of(source))
+    perform(FileOp((op,), scratch=True), root=root, inputs={0: given}, now_ns=NOW_NS)
+    return root
+
+
+def copied_again(op: Copy, source: Path, base: Path, root: Path) -> Again | None:
+    """Make in ``root``, where a copy was made, what ``op`` makes of ``base``, if there is a plan."""
+    plan = plan_of(op, manifest_of(source), manifest_of(base), manifest_of(root))
+    if plan is not None:
+        perform_again(op, plan, root=root, source=source, now_ns=NOW_NS)
+    return plan
+
+
+def times_set_on_the_way(root: Path, op: Copy) -> Manifest:
+    """Return what is in ``root``, but for the times of directories to which nothing was copied."""
+    for end in range(len(Path(op.dest).parts)):
+        os.utime(root.joinpath(*Path(op.dest).parts[1 : end + 1]), (0, 0))
+    return manifest_of(root)
+
+
+@pytest.mark.usefixtures("eager")
+@settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    max_examples=300,
+)
+@given(base=trees, tree=trees, changes=trees, op=copies, first=copies, is_same=st.booleans())
+@example(
+    base={b"a": {b"b": ("file", 1, b"x")}},
+    tree={b"b": ("file", 1, b"z"), b"c": {b"d.d": ("fifo", 0, b"")}},
+    changes={b"c": {b"a": ("file", 2, b"new")}},
+    op=Copy(0, "/", "/a"),
+    first=Copy(0, "/", "/a"),
+    is_same=True,
+)
+def test_what_a_copy_makes_of_an_earlier_one_is_what_it_makes_of_the_base(
+    base: Tree, tree: Tree, changes: Tree, op: Copy, first: Copy, is_same: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as made:
+        at = Path(made)
+        bare, root, again = (build(at / name, base) for name in ("bare", "root", "again"))
+        old, new = build(at / "old", tree), build(at / "new", merged(tree, changes))
+        try:
+            copied(op if is_same else first, old, again)
+        except FilesyncError:
+            return
+        try:
+            copied(op, new, root)
+        except FilesyncError:
+            with suppress(FilesyncError):
+                assert copied_again(op, new, bare, again) is None
+            return
+        plan = copied_again(op, new, bare, again)
+        event("planned" if plan is not None else "not planned")
+        if plan is not None:
+            wanted = times_set_on_the_way(root, op)
+            assert times_set_on_the_way(again, op).tree == wanted.tree
+
+
+def many(edited: str = "") -> dict[str, str]:
+    """Return a tree of ten directories of ten files each."""
+    return {f"d{n // 10}/f{n}": edited if n == 42 and edited else f"{n}" for n in range(100)}
+
+
+BASE: Listing = {"etc/passwd": "root", "etc/group": "", "app/kept": "of the base"}
+OP = Copy(0, "/", "/app")
+
+
+@pytest.fixture
+def rest(lay: Lay) -> Lay:
+    """Lay a tree whose times are those of any other."""
+
+    def make(tree: Listing) -> Path:
+        root = lay(tree)
+        for path in [*root.rglob("*"), root]:
+            os.utime(path, ns=(NOW_NS, NOW_NS), follow_symlinks=False)
+        return root
+
+    return make
+
+
+def test_of_an_edited_and_a_new_file_only_these_are_copied(rest: Lay, read: Read) -> None:
+    root = copied(OP, rest({**many(), "d5/gone": "gone"}), rest(BASE))
+    source = rest({**many("edited"), "d4/new": "new"})
+    plan = copied_again(OP, source, rest(BASE), root)
+    assert plan is not None
+    assert [target for _, _, target in plan.copied] == [b"app/d4/f42", b"app/d4/new"]
+    assert plan.removed == [b"app/d5/gone"]
+    assert plan.made == []
+    assert sorted(target for _, target in plan.finished) == [b"app/d4", b"app/d5"]
+    assert read(root) == read(copied(OP, source, rest(BASE)))
+
+
+def test_of_a_tree_that_is_the_same_nothing_is_read(rest: Lay) -> None:
+    source = rest(many())
+    plan = plan_of(
+        OP,
+        manifest_of(source),
+        manifest_of(rest(BASE)),
+        manifest_of(copied(OP, source, rest(BASE))),
+    )
+    assert plan is not None
+    assert plan == Again(plan.manifest, None, kept=110)
+
+
+@pytest.mark.parametrize(
+    ("base", "old", "new", "op"),
+    [
+        (BASE, {}, many(), OP),
+        (BASE, dict(list(many().items())[:60]), many(), OP),
+        (BASE, many(), many(), Copy(0, "/", "/app", owner="7:8")),
+        (BASE, {**many(), "kept": "mine"}, many(), OP),
+        ({"etc/passwd": "root", "app": "-> /etc"}, many(), many(), OP),
+        (BASE, many(), {**many(), "kept/is": "a directory"}, OP),
+        (BASE, many(), many(), Copy(0, "/d1/f10", "/app")),
+    ],
+    ids=[
+        "nothing is there",
+        "too little is there",
+        "all has another owner",
+        "the earlier copy has replaced what is in the base",
+        "a link on the way",
+        "a directory meets a file of the base",
+        "a file is copied",
+    ],
+)
+def test_what_cannot_be_made_of_an_earlier_copy_or_not_for_less_is_made_of_the_base(
+    rest: Lay, base: Listing, old: Listing, new: Listing, op: Copy
+) -> None:
+    root = copied(Copy(0, "/", "/app"), rest(old), rest(base))
+    before = manifest_of(root).tree
+    assert copied_again(op, rest(new), rest(base), root) is None
+    assert manifest_of(root).tree == before
+
+
+def test_a_tree_of_which_more_was_made_is_no_basis(rest: Lay) -> None:
+    source = rest(many())
+    root = copied(OP, source, rest(BASE))
+    (root / "etc/more").write_text("more")
+    assert copied_again(OP, source, rest(BASE), root) is None
+
+
+def test_names_of_one_file_are_copied_anew(rest: Lay) -> None:
+    source = rest(many())
+    os.link(source / "d1/f11", source / "d2/linked")
+    root = copied(OP, source, rest(BASE))
+    assert copied_again(OP, source, rest(BASE), root) is None
