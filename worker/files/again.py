@@ -26,6 +26,7 @@ from filesync.manifest import (
     Symlink,
 )
 from filesync.select import Pick, matched
+from filesync.wanted import check_wanted
 from worker.files.attributes import Attributes, attributes_of
 from worker.files.mode import ChangeMode, made_mode, parse_mode
 from worker.files.named import directory_at, reduced
@@ -158,6 +159,7 @@ class _Planning:
         is_top = True
         most = _count(directory)
         while todo:
+            check_wanted()
             if self._changed * LEAST_TIMES > most:
                 raise _Unlike  # before all is compared
             source, directory, target, pair = todo.pop()
