@@ -221,6 +221,7 @@ class _Session:
             await self._agents.close()
             await self._link.send(EndBuild(self._request.build_id))
             await in_thread(self._progress.close)  # it may have to wait for its reader
+        self._tell_unneeded()
         if self._request.explain:
             self._tell_keys()
         if self._request.leaves_nothing:
@@ -259,6 +260,14 @@ class _Session:
                 if output.form is not None:
                     what = "image" if output.is_image else "files"
                     self._progress.note(f"exporting {what} to {place_of(output)}")
+
+    def _tell_unneeded(self) -> None:
+        """Account for the steps that no event was about."""
+        steps = zip(self._graph.vertices, self._report.steps, strict=True)
+        are_done = [step.done for vertex, step in steps if not isinstance(vertex.op, LocalOp)]
+        if count := are_done.count(False):
+            why = "not looked at, as what is made of them is CACHED"
+            self._progress.note(f"{why}: {count} of {len(are_done)} steps")
 
     def _tell_keys(self) -> None:
         """Say under which key each result can be asked for (``filesync transfer-cache``)."""
