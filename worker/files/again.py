@@ -75,6 +75,8 @@ class Again(msgspec.Struct, frozen=True):
         made: (path in the input, digest of its node, path in the tree) of whole directories.
         copied: (path in the input, entry, path in the tree) of what is no directory.
         finished: (directory of the input, path in the tree) of those that get its attributes.
+        touched: directories that get the time of the copy: the destination, and those on the way in
+            which it makes a name, of the base's tree.
         kept: names that stay.
         changed: names that come or go, about.
     """
@@ -85,6 +87,7 @@ class Again(msgspec.Struct, frozen=True):
     made: list[tuple[bytes, Digest, bytes]] = msgspec.field(default_factory=list)
     copied: list[tuple[bytes, Entry, bytes]] = msgspec.field(default_factory=list)
     finished: list[tuple[Directory, bytes]] = msgspec.field(default_factory=list)
+    touched: list[bytes] = msgspec.field(default_factory=list)
     kept: int = 0
     changed: int = 0
 
@@ -155,7 +158,7 @@ class _Planning:
         return msgspec.structs.replace(plan, kept=self._kept, changed=self._changed)
 
     def plan(self, source: bytes, directory: Directory) -> None:
-        todo = [(source, directory, b"/".join(self._dest), self._way())]
+        todo = [(source, directory, b"/".join(self._dest), self._way(directory))]
         is_top = True
         most = _count(directory)
         while todo:
@@ -169,29 +172,35 @@ class _Planning:
                 self._plan.finished.append((directory, target))
             is_top = False
 
-    def _way(self) -> _Pair:
+    def _way(self, directory: Directory) -> _Pair:
         """Follow the destination in both trees, which have nothing else that differs there."""
         pair = _Pair(self._basis.base.root, self._basis.earlier.root)
-        for name in self._dest:
-            self._check_header(pair)
+        for above, name in enumerate(self._dest):
             others = [one for one in pair.earlier.entries if one.name != name]
             in_base = pair.base.entries if pair.base is not None else ()
             if others != [one for one in in_base if one.name != name]:
                 raise _Unlike
             here = {one.name: one for one in pair.earlier.entries}
             there = {one.name: one for one in in_base}
-            pair = self._below(there.get(name), here.get(name))
-        self._check_header(pair)
+            below = self._below(there.get(name), here.get(name))
+            self._pass(pair, above, is_touched=below.base is None)
+            pair = below
+        self._pass(pair, len(self._dest), is_touched=bool(directory.entries))
         return pair
 
-    def _check_header(self, pair: _Pair) -> None:
-        """Check a directory that a copy leaves as it is, or makes on the way."""
+    def _pass(self, pair: _Pair, depth: int, *, is_touched: bool) -> None:
+        """Check a directory that a copy leaves as it is, makes on the way, or makes a name in."""
+        earlier = pair.earlier
         if pair.base is None:
             uid, gid = self._basis.owner or self._basis.maker
             wanted = Attributes(uid, gid, self._made_mode, None)
         else:
             wanted = _attributes(pair.base)
-        if _attributes(pair.earlier) != wanted:
+        if _attributes(earlier) != wanted:
+            raise _Unlike
+        if is_touched or pair.base is None:
+            self._plan.touched.append(b"/".join(self._dest[:depth]))
+        elif earlier.mtime_ns != pair.base.mtime_ns:
             raise _Unlike
 
     def _below(self, in_base: Entry | None, in_earlier: Entry | None) -> _Pair:
@@ -313,5 +322,5 @@ def _is_alike(was: Entry, entry: Entry, old: Entry | None) -> bool:
 
 
 def _attributes(directory: Directory) -> Attributes:
-    """Return those of a directory that is on the way: its time is nobody's."""
+    """Return those of a directory that is on the way, but for its time."""
     return Attributes(directory.uid, directory.gid, directory.mode, None, directory.xattrs)

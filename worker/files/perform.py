@@ -116,6 +116,8 @@ def perform_again(
             copier.copy_entry(at, entry, target)
         for directory, target in plan.finished:
             copier.finish(directory, target)
+        for path in plan.touched:
+            tree.touch(path)
         with changing(b""):
             tree.settle(now_ns)
         return Performed(tree.hints)
