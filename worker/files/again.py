@@ -145,8 +145,8 @@ class _Pair(msgspec.Struct, frozen=True):
 class _Planning:
     def __init__(self, op: Copy, basis: Basis, manifest: Manifest) -> None:
         self._dest = clean(op.dest.encode("utf-8", "surrogateescape"))
-        self._made_mode = made_mode(op.mode)
         self._change_mode: ChangeMode | None = parse_mode(op.mode)
+        self._made_mode = made_mode(op.mode)
         self._basis = basis
         self._manifest = manifest
         self._is_plain = basis.owner is None and self._change_mode is None
@@ -191,6 +191,8 @@ class _Planning:
     def _pass(self, pair: _Pair, depth: int, *, is_touched: bool) -> None:
         """Check a directory that a copy leaves as it is, makes on the way, or makes a name in."""
         earlier = pair.earlier
+        if earlier.xattrs:
+            raise _Unlike  # what a copy makes there gets a default ACL, whatever the manifest says
         if pair.base is None:
             uid, gid = self._basis.owner or self._basis.maker
             wanted = Attributes(uid, gid, self._made_mode, None)

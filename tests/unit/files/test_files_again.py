@@ -1,6 +1,7 @@
 """A copy on top of what an earlier one has made: the same tree as on the base, with less to do."""
 
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,6 +25,7 @@ from worker.files import (
     plan_again,
 )
 from worker.files import again as planning
+from worker.files.errors import BadMode
 from worker.wire.ops import Copy, FileOp
 
 Listing = Mapping[str, str]
@@ -129,6 +131,10 @@ def many(edited: str = "") -> dict[str, str]:
     return {f"d{n // 10}/f{n}": edited if n == 42 and edited else f"{n}" for n in range(100)}
 
 
+def many_at(above: str) -> dict[str, str]:
+    return {f"{above}/{name}": text for name, text in many().items()}
+
+
 BASE: Listing = {"etc/passwd": "root", "etc/group": "", "app/kept": "of the base"}
 OP = Copy(0, "/", "/app")
 
@@ -207,8 +213,25 @@ def test_a_tree_of_which_more_was_made_is_no_basis(rest: Lay) -> None:
     assert copied_again(OP, source, rest(BASE), root) is None
 
 
+def test_where_what_is_made_gets_an_acl_nothing_is_taken_for_a_copy(rest: Lay) -> None:
+    acl = struct.pack("<I", 2)
+    for tag, of in ((1, -1), (2, 7), (4, -1), (16, -1), (32, -1)):
+        acl += struct.pack("<HHi", tag, 7, of)
+    source, base, root = rest(many()), rest(BASE), rest({**BASE, **many_at("app")})
+    for tree in (base, root):
+        os.setxattr(tree / "app", "system.posix_acl_default", acl)
+    assert copied_again(OP, source, base, root) is None
+
+
 def test_names_of_one_file_are_copied_anew(rest: Lay) -> None:
     source = rest(many())
     os.link(source / "d1/f11", source / "d2/linked")
     root = copied(OP, source, rest(BASE))
     assert copied_again(OP, source, rest(BASE), root) is None
+
+
+def test_what_is_no_mode_is_said_as_of_a_copy(rest: Lay) -> None:
+    source = rest(many())
+    root = copied(OP, source, rest(BASE))
+    with pytest.raises(BadMode):
+        copied_again(Copy(0, "/", "/app", mode="999"), source, rest(BASE), root)
