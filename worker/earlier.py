@@ -21,6 +21,8 @@ ENOUGH_TIMES: Final = 20
 """If so many names are kept for each that is not, no others are compared."""
 MAX_STACKED: Final = 8
 """Copies that are made one on the other: each looks through all below, and keeps what is in them."""
+MAX_DEPTH: Final = 200
+"""No copy is made on a snapshot with so many below it: an overlay ends at 500, by mount(2) at fewer."""
 
 
 class Earlier(msgspec.Struct, frozen=True):
@@ -33,12 +35,13 @@ class Earlier(msgspec.Struct, frozen=True):
 def find_earlier(store: Store, base: Digest | None, op: Copy, tree: Manifest) -> Earlier | None:
     """Return a result that is almost what ``op`` makes of ``base`` and the input ``tree``.
 
-    None: it had better be made of the base itself. Blocks.
+    None: it had better be made of the base itself. So it is where each snapshot is a whole copy:
+    nothing would be spared, and the earlier one could not go as long as the new one is there. Blocks.
 
     Raises:
         FilesyncError: the op cannot be done.
     """
-    if (given := given_to(op, tree)) is None:
+    if store.snapshots.kind == "copy" or (given := given_to(op, tree)) is None:
         return None
     under = None if base is None else store.refs.get(base)
     depth = 0 if under is None else store.snapshots.depth(under.snapshot)
@@ -47,7 +50,8 @@ def find_earlier(store: Store, base: Digest | None, op: Copy, tree: Manifest) ->
     found: list[Earlier] = []
     for one in store.refs.on(base)[:LOOKED_AT]:
         try:
-            if store.snapshots.depth(one.snapshot) - depth > MAX_STACKED:
+            stacked = store.snapshots.depth(one.snapshot)
+            if stacked - depth > MAX_STACKED or stacked >= MAX_DEPTH:
                 continue
             basis = Basis(before, _tree(store, one), owner, (os.geteuid(), os.getegid()))
             if (plan := plan_again(op, given, basis)) is not None:
