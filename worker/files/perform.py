@@ -12,6 +12,7 @@ from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles
 from filesync.errors import LocalError
 from filesync.manifest import Manifest
+from filesync.wanted import check_wanted
 from worker.files.again import Again
 from worker.files.copier import Copier
 from worker.files.copying import copy
@@ -107,14 +108,17 @@ def perform_again(
         change_mode = parse_mode(op.mode)
         copier = Copier(tree, handles, owner=plan.owner, change_mode=change_mode)
         for path in plan.removed:
+            check_wanted()
             with changing(path):
-                tree.remove(path)
+                tree.remove_untouched(path)
         for at, digest, target in plan.made:
             directory = plan.manifest.directory(digest)
             copier.copy_directory(plan.manifest, at, directory, target)
         for at, entry, target in plan.copied:
+            check_wanted()
             copier.copy_entry(at, entry, target)
         for directory, target in plan.finished:
+            check_wanted()
             copier.finish(directory, target)
         for path in plan.touched:
             tree.touch(path)

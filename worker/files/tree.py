@@ -143,15 +143,22 @@ class Tree:
 
     def remove(self, path: bytes) -> None:
         """Remove whatever is at ``path``, with all below it; no link is followed."""
-        above, name = split(path)
-        with self.handles.pinned(above) as dirfd:
-            self.handles.forget(path)
-            remove_tree(dirfd, name)
-        self.touch(above)
+        self.handles.forget(path)
+        self.remove_untouched(path)
         below = path + b"/"
         for kept in (self.hints, self._times, self._modes):
             for gone in [at for at in kept if at == path or at.startswith(below)]:
                 del kept[gone]
+
+    def remove_untouched(self, path: bytes) -> None:
+        """Do that where nothing at ``path``, or below it, was opened or changed here before.
+
+        What is known of the rest is not looked through, so many can go.
+        """
+        above, name = split(path)
+        with self.handles.pinned(above) as dirfd:
+            remove_tree(dirfd, name)
+        self.touch(above)
 
     def touch(self, path: bytes) -> None:
         """Note that names in the directory ``path`` have changed."""

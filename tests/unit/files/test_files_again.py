@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
+from filesync.disk.handles import DirectoryHandles
 from filesync.errors import FilesyncError
 from filesync.manifest import Manifest
+from filesync.wanted import NotWanted, until_given_up
 from tests.unit.files.conftest import NOW_NS, manifest_of
 from tests.unit.layers.layer_trees import Tree, build, trees
 from worker.files import (
@@ -235,3 +237,33 @@ def test_what_is_no_mode_is_said_as_of_a_copy(rest: Lay) -> None:
     root = copied(OP, source, rest(BASE))
     with pytest.raises(BadMode):
         copied_again(Copy(0, "/", "/app", mode="999"), source, rest(BASE), root)
+
+
+def test_of_names_that_go_none_is_looked_for_among_those_that_went(
+    rest: Lay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = copied(OP, rest({**many(), **{f"d{n}/gone": "" for n in range(10)}}), rest(BASE))
+    looked_for: list[bytes] = []
+    forget = DirectoryHandles.forget
+
+    def counted(self: DirectoryHandles, path: bytes) -> None:
+        looked_for.append(path)
+        forget(self, path)
+
+    monkeypatch.setattr(DirectoryHandles, "forget", counted)
+    plan = copied_again(OP, rest(many()), rest(BASE), root)
+    assert plan is not None
+    assert len(plan.removed) == 10
+    assert not any(looked_for)
+
+
+def test_names_that_go_stay_when_nobody_waits_any_more(rest: Lay) -> None:
+    root = copied(OP, rest({**many(), "d5/gone": "gone"}), rest(BASE))
+    source = rest(many())
+    plan = plan_of(OP, manifest_of(source), manifest_of(rest(BASE)), manifest_of(root))
+    assert plan is not None
+    with until_given_up() as given_up:
+        given_up.set()
+        with pytest.raises(NotWanted):
+            perform_again(OP, plan, root=root, source=source, now_ns=NOW_NS)
+    assert (root / "app/d5/gone").exists()
