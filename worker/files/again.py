@@ -36,7 +36,10 @@ from worker.wire.ops import Copy, FileOp
 LEAST_KEPT: Final = 64
 """With fewer names to keep nothing is gained."""
 LEAST_TIMES: Final = 2
-"""So many names are kept for each that is not: a tree that is made on another takes room for both."""
+"""So many names are kept for each that is not, and so many bytes for each that the earlier tree has
+for nothing: it stays as long as what is made on it, of which it is all a part for a prune."""
+_NAME_BYTES: Final = 4096
+"""What a name takes on a disk beside its content, about."""
 
 
 class Basis(msgspec.Struct, frozen=True):
@@ -126,9 +129,7 @@ def plan_again(op: Copy, given: Given, basis: Basis) -> Again | None:
         planning.plan(given.path, given.directory)
     except _Unlike:
         return None
-    plan = planning.done()
-    is_worth_it = plan.kept >= max(LEAST_KEPT, LEAST_TIMES * plan.changed)
-    return plan if is_worth_it else None
+    return planning.done() if planning.is_worth_it() else None
 
 
 class _Unlike(Exception):
@@ -152,6 +153,14 @@ class _Planning:
         self._is_plain = basis.owner is None and self._change_mode is None
         self._plan = Again(manifest, basis.owner)
         self._kept = self._changed = 0
+        self._kept_bytes = self._hidden_bytes = 0
+
+    def is_worth_it(self) -> bool:
+        """Say whether enough of the earlier tree is kept."""
+        return (
+            self._kept >= max(LEAST_KEPT, LEAST_TIMES * self._changed)
+            and self._kept_bytes >= LEAST_TIMES * self._hidden_bytes
+        )
 
     def done(self) -> Again:
         plan = self._plan
@@ -239,7 +248,7 @@ class _Planning:
                 else:
                     self._subdirectory(source, entry, target, old)
             elif old == self._wanted(entry):
-                self._kept += 1
+                self._keep(entry)
             else:
                 self._put(old, target, entry)
                 self._plan.copied.append(
@@ -267,7 +276,7 @@ class _Planning:
         self, source: bytes, entry: Subdirectory, target: bytes, old: Entry | None
     ) -> None:
         if isinstance(old, Subdirectory):
-            self._kept += 1 + entry.entries
+            self._keep(entry)
             return
         self._put(old, target, entry)
         self._changed += entry.entries
@@ -276,10 +285,17 @@ class _Planning:
     def _put(self, old: Entry | None, target: bytes, entry: Entry) -> None:
         if old is not None and isinstance(old, Subdirectory) != isinstance(entry, Subdirectory):
             self._remove(old, target)
+        elif old is not None:
+            self._hidden_bytes += _bytes(old)
         self._changed += 1
 
+    def _keep(self, entry: Entry) -> None:
+        self._kept += _names(entry)
+        self._kept_bytes += _bytes(entry)
+
     def _remove(self, old: Entry, target: bytes) -> None:
-        self._changed += 1 + (old.entries if isinstance(old, Subdirectory) else 0)
+        self._changed += _names(old)
+        self._hidden_bytes += _bytes(old)
         self._plan.removed.append(join(target, old.name))
 
     def _is_finished(self, directory: Directory, pair: _Pair) -> bool:
@@ -308,6 +324,17 @@ def _count(directory: Directory) -> int:
     """Return how many names are in a directory and below it."""
     below = (one.entries for one in directory.entries if isinstance(one, Subdirectory))
     return len(directory.entries) + sum(below)
+
+
+def _names(entry: Entry) -> int:
+    """Return how many names an entry is, with all below it."""
+    return 1 + (entry.entries if isinstance(entry, Subdirectory) else 0)
+
+
+def _bytes(entry: Entry) -> int:
+    """Return what an entry, with all below it, takes on a disk, about."""
+    size = entry.size if isinstance(entry, File | Subdirectory) else 0
+    return size + _names(entry) * _NAME_BYTES
 
 
 def _has_links(directory: Directory) -> bool:

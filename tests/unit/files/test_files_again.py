@@ -208,6 +208,16 @@ def test_what_cannot_be_made_of_an_earlier_copy_or_not_for_less_is_made_of_the_b
     assert manifest_of(root).tree == before
 
 
+@pytest.mark.parametrize("new", [{"big": "edited"}, {}], ids=["edited", "gone"])
+def test_what_would_keep_much_that_is_in_no_tree_any_more_is_made_of_the_base(
+    rest: Lay, new: Listing
+) -> None:
+    big = "1" * 500_000
+    root = copied(OP, rest({**many(), "big": big}), rest(BASE))
+    assert copied_again(OP, rest({**many(), **new}), rest(BASE), root) is None
+    assert copied_again(OP, rest({**many("edited"), "big": big}), rest(BASE), root) is not None
+
+
 def test_a_tree_of_which_more_was_made_is_no_basis(rest: Lay) -> None:
     source = rest(many())
     root = copied(OP, source, rest(BASE))
