@@ -86,7 +86,8 @@ def test_the_embedded_cluster_is_pruned_though_there_are_no_inodes(
         env = {"XDG_CACHE_HOME": str(disk), "COLUMNS": "200"}
         assert run("build", str(root), env=env).returncode == 0
         use_up_inodes(disk)
-        (root / "f0").write_bytes(b"another")
+        for number in range(200):
+            (root / f"f{number}").write_bytes(b"another")
         failed = run("build", str(root), env=env)
         assert failed.returncode == 1
         assert "internal error" not in failed.stderr

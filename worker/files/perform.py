@@ -105,6 +105,7 @@ def perform_again(
     with ExitStack() as stack:
         tree = stack.enter_context(Tree(root))
         handles = stack.enter_context(DirectoryHandles(source))
+        stack.enter_context(changing(os.fsencode(op.dest)))
         change_mode = parse_mode(op.mode)
         copier = Copier(tree, handles, owner=plan.owner, change_mode=change_mode)
         for path in plan.removed:

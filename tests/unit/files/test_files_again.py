@@ -1,5 +1,6 @@
 """A copy on top of what an earlier one has made: the same tree as on the base, with less to do."""
 
+import errno
 import os
 import struct
 import tempfile
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from filesync.disk.handles import DirectoryHandles
-from filesync.errors import FilesyncError
+from filesync.errors import FilesyncError, StoreError
 from filesync.manifest import Manifest
 from filesync.wanted import NotWanted, until_given_up
 from tests.unit.files.conftest import NOW_NS, manifest_of
@@ -277,3 +278,19 @@ def test_names_that_go_stay_when_nobody_waits_any_more(rest: Lay) -> None:
         with pytest.raises(NotWanted):
             perform_again(OP, plan, root=root, source=source, now_ns=NOW_NS)
     assert (root / "app/d5/gone").exists()
+
+
+def test_what_this_machine_refuses_is_said_as_of_a_copy(
+    rest: Lay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, base = copied(OP, rest(many()), rest(BASE)), rest(BASE)
+    source = rest({**many(), "d10/new": "new"})
+    plan = plan_of(OP, manifest_of(source), manifest_of(base), manifest_of(root))
+    assert plan is not None
+
+    def refuse(fd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "dup", refuse)
+    with pytest.raises(StoreError, match="/app"):
+        perform_again(OP, plan, root=root, source=source, now_ns=NOW_NS)
