@@ -5,7 +5,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from filesync.disk.handles import DirectoryHandles
 from filesync.errors import FilesyncError, StoreError
-from filesync.manifest import Manifest
+from filesync.manifest import Manifest, MemoryNodes
 from filesync.wanted import NotWanted, until_given_up
 from tests.unit.files.conftest import NOW_NS, manifest_of
 from tests.unit.layers.layer_trees import Tree, build, trees
@@ -29,6 +29,7 @@ from worker.files import (
 )
 from worker.files import again as planning
 from worker.files.errors import BadMode
+from worker.snapshots import Committed, open_snapshotter
 from worker.wire.ops import Copy, FileOp
 
 Listing = Mapping[str, str]
@@ -127,6 +128,59 @@ def test_what_a_copy_makes_of_an_earlier_one_is_what_it_makes_of_the_base(
         event("planned" if plan is not None else "not planned")
         if plan is not None:
             assert manifest_of(again).tree == manifest_of(root).tree
+
+
+@pytest.mark.usefixtures("eager")
+@settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    max_examples=50,
+    deadline=None,
+)
+@given(base=trees, tree=trees, changes=trees, op=copies)
+def test_on_an_overlay_of_the_earlier_one_the_tree_is_the_same_as_on_one_of_the_base(
+    base: Tree, tree: Tree, changes: Tree, op: Copy
+) -> None:
+    nodes = MemoryNodes()
+    with ExitStack() as stack:
+        at = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        old, new = build(at / "old", tree), build(at / "new", merged(tree, changes))
+        snapshotter = open_snapshotter(at / "snapshots", nodes, kind="overlay")
+        stack.callback(snapshotter.close)
+
+        def made(on: str | None, do: Callable[[Path], object]) -> Committed:
+            active = snapshotter.prepare(on)
+            try:
+                do(active.path)
+            except FilesyncError:
+                snapshotter.discard(active)
+                raise
+            return snapshotter.commit(active)
+
+        bare = made(None, lambda root: build_in(root, base))
+        try:
+            earlier = made(bare.id, lambda root: copied(op, old, root, EARLIER_NS))
+            whole = made(bare.id, lambda root: copied(op, new, root))
+        except FilesyncError:
+            return
+        in_both = Manifest(bare.tree, nodes), Manifest(earlier.tree, nodes)
+        plan = plan_of(op, manifest_of(new), *in_both)
+        event("planned" if plan is not None else "not planned")
+        if plan is not None:
+            again = made(
+                earlier.id,
+                lambda root: perform_again(op, plan, root=root, source=new, now_ns=NOW_NS),
+            )
+            assert again.tree == whole.tree
+            with snapshotter.view(again.id) as view:
+                assert manifest_of(view.path).tree == whole.tree
+
+
+def build_in(root: Path, tree: Tree) -> None:
+    """Make ``tree`` in a directory that is there."""
+    made = build(root / "made", tree)
+    for path in made.iterdir():
+        path.rename(root / path.name)
+    made.rmdir()
 
 
 def many(edited: str = "") -> dict[str, str]:
