@@ -43,12 +43,14 @@ def find_earlier(store: Store, base: Digest | None, op: Copy, tree: Manifest) ->
     """
     if store.snapshots.kind == "copy" or (given := given_to(op, tree)) is None:
         return None
+    if not (candidates := store.refs.on(base)[:LOOKED_AT]):
+        return None
     under = None if base is None else store.refs.get(base)
     depth = 0 if under is None else store.snapshots.depth(under.snapshot)
     owner = _owner(store, under, op)
     before = empty_manifest(store.nodes) if under is None else _tree(store, under)
     found: list[Earlier] = []
-    for one in store.refs.on(base)[:LOOKED_AT]:
+    for one in candidates:
         try:
             stacked = store.snapshots.depth(one.snapshot)
             if stacked - depth > MAX_STACKED or stacked >= MAX_DEPTH:
