@@ -16,6 +16,7 @@ import select
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
@@ -160,6 +161,8 @@ def _become(name: str, words: list[str], stdin: int, stdout: int) -> NoReturn:
         cli.main(words)
     except SystemExit as exc:
         code = exc.code
+    except BaseException:  # the top of a process
+        traceback.print_exc()
     finally:
         # Not the parent's way out, whose blocks and files are none of its business.
         os._exit(code if isinstance(code, int) else 1)

@@ -37,6 +37,16 @@ def show(state: Path, listen: str | None) -> None:
         sys.stdout.write(json.dumps([said, _listened_at_by_children(), modes]))
 
 
+def test_a_child_that_fails_of_a_bug_leaves_its_traceback(tmp_path: Path) -> None:
+    program = (
+        f"from {__name__} import *; from filesync import cli; cli.main = lambda words: 1 / 0;"
+        f"show(Path({str(tmp_path)!r}), None)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ZeroDivisionError" in done.stderr
+    assert "the manager of the embedded cluster did not start" in done.stderr
+
+
 @pytest.mark.parametrize("listen", [None, "tcp://127.0.0.1:0"])
 def test_nobody_but_its_user_reaches_a_cluster_unless_it_shall_listen(
     tmp_path: Path, listen: str | None
