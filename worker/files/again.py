@@ -167,9 +167,9 @@ class _Planning:
         return msgspec.structs.replace(plan, kept=self._kept, changed=self._changed)
 
     def plan(self, source: bytes, directory: Directory) -> None:
-        todo = [(source, directory, b"/".join(self._dest), self._way(directory))]
-        is_top = True
-        most = _count(directory)
+        dest = b"/".join(self._dest)
+        todo = [(source, directory, dest, self._way(directory))]
+        most = sum(map(_names, directory.entries))
         while todo:
             check_wanted()
             if self._changed * LEAST_TIMES > most:
@@ -177,9 +177,8 @@ class _Planning:
             source, directory, target, pair = todo.pop()
             is_changed = self._names(source, directory, target, pair, todo)
             # That to which all is copied is one on the way, and gets no attributes.
-            if not is_top and (not self._is_finished(directory, pair) or is_changed):
+            if target != dest and (not self._is_finished(directory, pair) or is_changed):
                 self._plan.finished.append((directory, target))
-            is_top = False
 
     def _way(self, directory: Directory) -> _Pair:
         """Follow the destination in both trees, which have nothing else that differs there."""
@@ -302,9 +301,7 @@ class _Planning:
         if directory.xattrs or pair.earlier.xattrs:
             # They are added to those that a directory has, and none is taken away.
             raise _Unlike
-        have = msgspec.structs.replace(
-            _attributes(pair.earlier), mtime_ns=pair.earlier.mtime_ns
-        )
+        have = attributes_of(pair.earlier, None, None)
         return have == attributes_of(directory, self._basis.owner, self._change_mode)
 
     def _wanted(self, entry: File | Symlink | Special) -> Entry:
@@ -318,12 +315,6 @@ class _Planning:
         if isinstance(entry, Special):
             mode |= entry.mode & ~0o7777
         return msgspec.structs.replace(entry, uid=uid, gid=gid, mode=mode)
-
-
-def _count(directory: Directory) -> int:
-    """Return how many names are in a directory and below it."""
-    below = (one.entries for one in directory.entries if isinstance(one, Subdirectory))
-    return len(directory.entries) + sum(below)
 
 
 def _names(entry: Entry) -> int:

@@ -94,7 +94,7 @@ class RefStore:
 
     def snapshots(self) -> set[str]:
         """Return the snapshots that some ref needs."""
-        return {held.snapshot for held in self._held.values()}
+        return set(self.by_snapshot())
 
     def by_snapshot(self) -> dict[str, Digest]:
         """Return the snapshots that refs need, each with its ref."""
