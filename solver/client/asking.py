@@ -1,6 +1,5 @@
 """One question to a manager, from a command that does no more."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,7 +7,7 @@ import click
 
 from filesync.keys.files import key_for
 from filesync.lifetime import run_command
-from solver.client.embedded import cluster_built_here
+from solver.client.embedded import given_or_built_here
 from solver.client.link_zmq import ManagerLink
 from solver.wire import FromClient, ToClient
 
@@ -29,7 +28,7 @@ def ask_manager(
         async with ManagerLink(address, key_for(address, key), _tell) as link:
             return await link.ask(question, kind)
 
-    with nullcontext(manager) if manager is not None else cluster_built_here() as address:
+    with given_or_built_here(manager) as address:
         return run_command(run(address))
 
 

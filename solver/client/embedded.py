@@ -214,12 +214,15 @@ def default_state() -> Path:
 
 
 @contextlib.contextmanager
-def cluster_built_here() -> Iterator[str]:
-    """Start the embedded cluster with all the workers that it ever had; give its address.
+def given_or_built_here(manager: str | None) -> Iterator[str]:
+    """Give ``manager``, or start the embedded cluster with all the workers that it ever had; give its.
 
     Raises:
         UsageError: it never had one.
     """
+    if manager is not None:
+        yield manager
+        return
     state = default_state()
     count = sum(1 for path in state.glob("w[0-9]*") if path.is_dir())
     if not count:

@@ -1,6 +1,5 @@
 """Commands about cached results: transfer-cache."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -9,7 +8,7 @@ from filesync.keys.files import key_for
 from filesync.keys.options import key_option
 from filesync.lifetime import run_command
 from solver.client.aside import Aside
-from solver.client.embedded import cluster_built_here
+from solver.client.embedded import given_or_built_here
 from solver.client.progress import make_progress
 from solver.client.transfers import run_transfer, transfer_order
 from solver.commands.options import manager_option, progress_option
@@ -48,6 +47,6 @@ def transfer_cache(
     straight from FROM; afterwards TO has the result as if it had built it.
     """
     order = transfer_order(cache_key, source, target, dry_run=dry_run)
-    with nullcontext(manager) if manager is not None else cluster_built_here() as address:
+    with given_or_built_here(manager) as address:
         told = Aside(make_progress(progress))
         click.echo(run_command(run_transfer(order, address, key_for(address, key), told)))
