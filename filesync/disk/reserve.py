@@ -5,6 +5,7 @@ it. So without some of both in reserve nothing could be removed just when it has
 """
 
 import contextlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -15,16 +16,18 @@ RESERVE_BYTES: Final = 1 << 20
 RESERVE_INODES: Final = 64
 """Those databases take two files each while they are open. A step that is done in this room may leave
 some; what is left has to be enough for the next reserve."""
+_OTHERS: Final = 4
+"""So many may have given up theirs on the same disk just now: a cluster's processes start together."""
 _NAME: Final = "reserve"
 _INODES_NAME: Final = "reserve-inodes"
 
 
 def make_room(directory: Path) -> None:
-    """Give up the reserve of ``directory``, unless there is as much room beside it.
+    """Give up the reserve of ``directory``, unless there is more room than that beside it.
 
     Call it before what needs the room. Where there is plenty, there is a reserve from then on.
     """
-    _keep_bytes(directory, spare=1)
+    _keep_bytes(directory, spare=1, others=_OTHERS)
     _keep_inodes(directory, spare=1)
 
 
@@ -33,17 +36,21 @@ def keep_reserve(directory: Path) -> None:
 
     Call it after what makes room.
     """
-    _keep_bytes(directory, spare=0)
+    _keep_bytes(directory, spare=0, others=0)
     _keep_inodes(directory, spare=0)
 
 
-def _keep_bytes(directory: Path, *, spare: int) -> None:
-    """``spare``: how many times as much has to be free besides."""
+def _keep_bytes(directory: Path, *, spare: int, others: int) -> None:
+    """``spare``: how many times as much has to be free besides; ``others``: and seem to be free."""
     reserve, part = directory / _NAME, directory / f"{_NAME}.part"
-    # What statvfs says knows no quotas.
     try:
         is_there = reserve.exists()
         if wanted := spare + (not is_there):
+            status = os.statvfs(directory)
+            if status.f_bavail * status.f_frsize < (wanted + others) * RESERVE_BYTES:
+                # To try would take for a moment what another has just given up, and now needs.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            # That knows no quotas.
             with part.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, wanted * RESERVE_BYTES)
                 file.truncate(RESERVE_BYTES)

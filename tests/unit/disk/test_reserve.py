@@ -31,7 +31,7 @@ def kept(disk: Path) -> int:
 
 
 def test_inodes_are_kept_once_and_given_up_when_there_are_none_left(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "4m,nr_inodes=400") as disk:
+    with small_disk(tmp_path / "disk", "8m,nr_inodes=400") as disk:
         before = inodes_left(disk)
         for keep in (make_room, make_room, keep_reserve):
             keep(disk)
@@ -57,3 +57,19 @@ def test_bytes_are_not_taken_from_what_needs_them(tmp_path: Path) -> None:
         assert (disk / "reserve").stat().st_blocks * 512 == RESERVE_BYTES
         make_room(disk)
         assert not (disk / "reserve").exists()
+
+
+def test_of_what_another_has_just_given_up_nothing_is_taken_even_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk", f"{RESERVE_BYTES * 4}") as disk:
+        first, second = disk / "first", disk / "second"
+        for one in (first, second):
+            one.mkdir()
+            keep_reserve(one)
+        (disk / "filler").write_bytes(bytes(RESERVE_BYTES * 2 - 8192))
+        make_room(first)
+        assert not (first / "reserve").exists()
+        monkeypatch.setattr(os, "posix_fallocate", lambda *_: pytest.fail("it took room"))
+        make_room(second)
+        assert not (second / "reserve").exists()
