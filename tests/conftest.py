@@ -9,6 +9,8 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
+from tests import forked
+
 settings.register_profile("quick", derandomize=True, deadline=None, max_examples=60)
 settings.register_profile("deep", deadline=None, max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
@@ -30,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # The tests start thousands of processes, each of which compiles all that it imports again,
     # half of its start, unless one before it may have left what it compiled.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if hasattr(config, "workerinput"):  # one of several processes that run tests
+        forked.install()
     config.stash[SKIPPED] = []
     config.pluginmanager.register(SkipKeeper(config.stash[SKIPPED]), "skip-keeper")
 
