@@ -8,7 +8,6 @@ outlives them.
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import io
 import os
@@ -22,10 +21,11 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from filesync import cli
-from filesync.errors import StoreError, UsageError
+from filesync.errors import UsageError
 from filesync.transfer.connection.unix import remove_sockets, socket_directory
 from solver.client.contexts import cache_home
 from solver.client.link_zmq import ManagerLink
+from solver.client.occupant import occupied
 from solver.errors import NoWorker
 from solver.wire import ListWorkers, Workers
 
@@ -36,7 +36,7 @@ STOP_S: Final = 10.0
 
 @contextlib.contextmanager
 def embedded_cluster(state: Path, *, workers: int, listen: str | None = None) -> Iterator[str]:
-    """Run a cluster below ``state`` and give its manager's address once all have joined.
+    """Run a cluster below ``state``, which this process has; give its manager's address once all have joined.
 
     The workers are called ``w1``, ``w2``, … Leaving stops all of them and waits. Both block: call it
     before there is an event loop, or a thread, for none of them comes along into a fork.
@@ -44,14 +44,13 @@ def embedded_cluster(state: Path, *, workers: int, listen: str | None = None) ->
     Args:
         state: where what they keep is.
         workers: how many.
-        listen: where the manager listens, and workers on loopback. None is for this process
-            alone: no other user can reach it, and no step, though that is on the same network.
+        listen: where the manager listens, and workers on loopback. None is a socket that no other
+            user can reach, and no step, though that is on the same network.
 
     Raises:
-        UsageError: another process uses ``state``, or a child cannot start; its own
-            sentence is on standard error.
+        UsageError: a child cannot start; its own sentence is on standard error.
     """
-    with _only_user(state), _sockets(state) as sockets, _children() as children:
+    with _sockets(state) as sockets, _children() as children:
 
         def start(command: str, name: str, *words: str) -> _Child:
             child = _Child(command, name, words, children)
@@ -176,26 +175,6 @@ async def _wait_for_workers(manager: str, count: int) -> None:
 
 
 @contextlib.contextmanager
-def _only_user(state: Path) -> Iterator[None]:
-    try:
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (state / "lock").open("ab")
-    except OSError as exc:
-        raise StoreError(
-            f"cannot keep state in {state}: {exc.strerror}; make it writable, or set XDG_CACHE_HOME"
-        ) from exc
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"a build or `filesync up` uses {state}: wait for the build, or give"
-                " --manager the address that `filesync up` prints"
-            ) from None
-        yield
-
-
-@contextlib.contextmanager
 def _sockets(state: Path) -> Iterator[Path]:
     """Give a directory for the cluster's sockets, and remove the one that a killed build has left."""
     note = state / "sockets"
@@ -214,8 +193,23 @@ def default_state() -> Path:
 
 
 @contextlib.contextmanager
+def cluster_here(*, workers: int) -> Iterator[str]:
+    """Give the manager that builds of this user share, or else start the embedded cluster; give its.
+
+    Blocks while another build has that cluster.
+    """
+    state = default_state()
+    with occupied(state, _tell) as address:
+        if address is not None:
+            yield address
+        else:
+            with embedded_cluster(state, workers=workers) as address:
+                yield address
+
+
+@contextlib.contextmanager
 def given_or_built_here(manager: str | None) -> Iterator[str]:
-    """Give ``manager``, or start the embedded cluster with all the workers that it ever had; give its.
+    """Give ``manager``, or that of the cluster here, with all the workers that it ever had.
 
     Raises:
         UsageError: it never had one.
@@ -223,9 +217,13 @@ def given_or_built_here(manager: str | None) -> Iterator[str]:
     if manager is not None:
         yield manager
         return
-    state = default_state()
-    count = sum(1 for path in state.glob("w[0-9]*") if path.is_dir())
+    count = sum(1 for path in default_state().glob("w[0-9]*") if path.is_dir())
     if not count:
         raise UsageError("nothing was built here yet; or give --manager ADDR")
-    with embedded_cluster(state, workers=count) as address:
+    with cluster_here(workers=count) as address:
         yield address
+
+
+def _tell(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()

@@ -16,7 +16,7 @@ from filesync.keys.options import key_option
 from filesync.lifetime import run_command
 from solver.client.again import run_build
 from solver.client.aside import Aside
-from solver.client.embedded import default_state, embedded_cluster
+from solver.client.embedded import cluster_here
 from solver.client.outputs.files import write_text
 from solver.client.outputs.outputs import (
     CACHE_ONLY,
@@ -190,7 +190,7 @@ Examples:
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Workers of the embedded cluster: w1, w2, …",
+    help="Workers of the cluster that is started: w1, w2, …",
 )
 @manager_option
 @key_option
@@ -212,8 +212,8 @@ def build(
     CONTEXT is a directory, a git repository, https://….git[#REF[:DIRECTORY]], or -: standard
     input, which is a Dockerfile, or an archive with the Dockerfile and what it reads.
 
-    Without --manager (or FILESYNC_MANAGER) a cluster is started on this machine for the time
-    of the build; what it has built is kept for the next one.
+    Without --manager (or FILESYNC_MANAGER) it runs on the cluster of `filesync up`, if that runs. Else a
+    cluster is started on this machine for the time of the build; what it has built is kept for the next one.
     """
     settings["cache_only"] = list(outputs) == [CACHE_ONLY]
     parsed = [] if settings["cache_only"] else [parse_output(text) for text in outputs]
@@ -234,8 +234,7 @@ def build(
         else:
             work = partial(_build, contexts.request(parsed))
         if manager is None:
-            cluster = embedded_cluster(default_state(), workers=workers)
-            manager = stack.enter_context(cluster)
+            manager = stack.enter_context(cluster_here(workers=workers))
         result = run_command(work(manager, own, shown))
     image_id = result.get("containerimage.config.digest", "")
     if metadata_file is not None:

@@ -2,17 +2,20 @@
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Column, Table
 
+from filesync.errors import UsageError
 from filesync.keys.options import key_option
 from filesync.lifetime import wait_for_end
 from filesync.transfer.connection.address import without_key
 from solver.client.asking import ask_manager
 from solver.client.embedded import default_state, embedded_cluster
+from solver.client.occupant import occupied, shared
 from solver.commands.options import manager_option
 from solver.wire import ListWorkers, Workers
 
@@ -25,11 +28,14 @@ _WIDE = 1000
 \b
 Examples:
   filesync up
-  filesync up --workers 4 --listen tcp://127.0.0.1:7800 --state /var/lib/filesync
+  filesync up --workers 4
 \b
 Then, in another terminal:
-  export FILESYNC_MANAGER=tcp://127.0.0.1:7700    as `up` prints it
   filesync build -t app:1 -o type=oci,dest=app.tar .
+\b
+For other users, whom it trusts with all that it may do:
+  filesync up --listen tcp://127.0.0.1:7700 --state /var/lib/filesync
+  FILESYNC_MANAGER=tcp://127.0.0.1:7700 filesync build .    as each of them
 """,
 )
 @click.option(
@@ -37,10 +43,9 @@ Then, in another terminal:
 )
 @click.option(
     "--listen",
-    default="tcp://127.0.0.1:7700",
-    show_default=True,
     metavar="ADDR",
-    help="Where the manager listens, on this machine; port 0 is any free one.",
+    help="Where the manager listens: tcp://127.0.0.1:PORT, 0 for any free one, is reached by all users of this "
+    "machine, and by steps.  [default: a socket that only you can reach]",
 )
 @click.option(
     "--state",
@@ -49,23 +54,35 @@ Then, in another terminal:
     metavar="DIR",
     help="Where to keep state.  [default: the embedded cluster's]",
 )
-def up(workers: int, listen: str, state: Path | None) -> None:
+def up(workers: int, listen: str | None, state: Path | None) -> None:
     """Run a manager and some workers on this machine, until Ctrl-C.
 
-    The manager's address is the first line it prints: builds take it as --manager, or from
-    FILESYNC_MANAGER. What is built is kept, by default for builds without a manager too.
+    Meanwhile your builds, and all commands that take --manager, use it where they are not given
+    another: they start nothing, and run side by side. What is built is kept, for builds after it too.
+
+    The manager's address is the first line it prints. With --state it has to be given, as
+    --manager or FILESYNC_MANAGER.
     """
 
     async def run(address: str) -> None:
         ending = asyncio.create_task(wait_for_end())
         await asyncio.sleep(0)  # so that Ctrl-C works from the first line on
         click.echo(address)
-        click.echo(f"export FILESYNC_MANAGER={address}   # Ctrl-C stops all", err=True)
+        said = f"export FILESYNC_MANAGER={address}" if state else "your builds use it"
+        click.echo(f"{said}   # Ctrl-C stops all", err=True)
         await ending
 
     where = state if state is not None else default_state()
-    with embedded_cluster(where, workers=workers, listen=listen) as address:
-        asyncio.run(run(address))
+    with occupied(where, partial(click.echo, err=True)) as used:
+        if used is not None:
+            raise UsageError(
+                f"`filesync up` runs already: builds use it; its manager is {used}"
+            )
+        with (
+            embedded_cluster(where, workers=workers, listen=listen) as address,
+            shared(where, address),
+        ):
+            asyncio.run(run(address))
 
 
 @click.command(

@@ -8,8 +8,8 @@ manager_option = click.option(
     "--manager",
     envvar="FILESYNC_MANAGER",
     metavar="ADDR",
-    help="The manager's address, tcp://[KEY@]host:port, as it prints it. Without it an embedded "
-    "cluster is used.",
+    help="The manager's address, tcp://[KEY@]host:port, as it prints it. Without it the "
+    "cluster of `filesync up` is used, or one that is started for the time of the command.",
 )
 progress_option = click.option(
     "--progress",
