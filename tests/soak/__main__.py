@@ -1,4 +1,4 @@
-"""``python -m tests.soak [builds|syncs [ROUNDS [SEED]]]``: both without a word; on tmpfs."""
+"""``python -m tests.soak [builds|edits|syncs [ROUNDS [SEED]]]``: all without a word; on tmpfs."""
 
 import sys
 import tempfile
@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.soak import builds, syncs
+from tests.soak import builds, edits, syncs
 
 SOAKS: Final[dict[str, Callable[[Path, int, int], bool]]] = {
     "builds": builds.soak,
+    "edits": edits.soak,
     "syncs": syncs.soak,
 }
 

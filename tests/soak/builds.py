@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from bench.processes import Cluster
 from tests.soak.left import left
@@ -28,11 +28,32 @@ PATIENCE_S: Final = 180.0
 FILESYNC: Final = (sys.executable, "-m", "filesync")
 
 
-def build(project: Project, manager: str, out: Path, end: signal.Signals | None) -> str:
-    """Build, and end the client soon if it is told how; return what is wrong with the result."""
-    words = ("build", "--manager", manager, "-o", f"type=local,dest={out}", str(project.root))
+class Buildable(Protocol):
+    """A context that knows its result.
+
+    Attributes:
+        root: the context.
+    """
+
+    root: Path
+
+    def wrong(self, out: Path) -> str:
+        """Return what is wrong with the result in ``out``, or nothing."""
+
+
+def build(
+    project: Buildable, manager: str, out: Path, end: signal.Signals | None, *more: str
+) -> str:
+    """Build, and end the client soon if it is told how; return what is wrong with the result.
+
+    ``more`` are options of the build.
+    """
+    words = ("build", "--manager", manager, "-o", f"type=local,dest={out}", *more)
     client = subprocess.Popen(
-        [*FILESYNC, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*FILESYNC, *words, str(project.root)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     with client:
         if end is not None:
@@ -49,8 +70,7 @@ def build(project: Project, manager: str, out: Path, end: signal.Signals | None)
         return ""
     if client.returncode:
         return said[-1000:]
-    told = (out / "told").read_text()
-    return "" if told == project.result() else f"{told!r} is not {project.result()!r}"
+    return project.wrong(out)
 
 
 def soak(root: Path, rounds: int, seed: int) -> bool:

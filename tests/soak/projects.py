@@ -58,6 +58,11 @@ class Project:
         big = hashlib.sha256((self.root / "src/deep/big").read_bytes())
         return f"{everything.hexdigest()}  -\n{big.hexdigest()}  -\n{self._shared}\n"
 
+    def wrong(self, out: Path) -> str:
+        """Return what is wrong with the result in ``out``, or nothing."""
+        told = (out / "told").read_text()
+        return "" if told == self.result() else f"{told!r} is not {self.result()!r}"
+
     def _write(self, numbers: "range | list[int]") -> None:
         for number in numbers:
             # Some are the same in several projects.

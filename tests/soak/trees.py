@@ -29,13 +29,34 @@ class Tree:
         history: all that its files have ever held.
     """
 
-    def __init__(self, root: Path, rng: random.Random, *, big_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        rng: random.Random,
+        *,
+        big_bytes: int = 0,
+        files: int = FILES,
+        most_changes: int = 29,
+        may_link: bool = True,
+    ) -> None:
+        """Make the tree.
+
+        Args:
+            rng: says what it is and becomes.
+            big_bytes: how large one file is at least, about.
+            files: how many it begins with; when there are fewer than half, some come.
+            most_changes: at one time, beside those in the largest file.
+            may_link: there may be hard links.
+        """
         self.root = root
         self.history: set[Content] = set()
         self._rng = rng
         self._big_bytes = big_bytes
+        self._fewest = files // 2
+        self._most_changes = most_changes
+        self._may_link = may_link
         self._names = 0
-        for number in range(FILES):
+        for number in range(files):
             path = root / f"d{number % 7}" / f"f{number}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(rng.randbytes(rng.randrange(SMALL_BYTES)))
@@ -45,10 +66,10 @@ class Tree:
 
     def change(self) -> None:
         """Change some of it in any way, while nobody reads it."""
-        for _ in range(self._rng.randrange(1, 30)):
+        for _ in range(self._rng.randint(1, self._most_changes)):
             self._change_one()
         self._edit_big()
-        for _ in range(FILES // 2 - len(self._files())):
+        for _ in range(self._fewest - len(self._files())):
             self._write(self._new_name(self._any_directory()))
         self.note()
 
@@ -87,7 +108,7 @@ class Tree:
                 self._move,
                 self._set_mode,
                 self._set_time,
-                self._link,
+                self._link if self._may_link else self._move,
                 self._become_another_kind,
                 self._move_directory,
                 self._swap,
