@@ -4,6 +4,8 @@ import gc
 import sys
 from typing import Final
 
+from filesync.loading import ended_by_interrupts
+
 YOUNG_OBJECTS: Final = 20_000
 """So many are made before Python looks for garbage among them; by itself, 700."""
 
@@ -14,7 +16,8 @@ def main() -> None:
     # took 9 ms of every start, and 3 % of what a tree of many files costs.
     gc.set_threshold(YOUNG_OBJECTS)
     try:
-        from filesync import cli
+        with ended_by_interrupts():
+            from filesync import cli
 
         cli.main()
     except KeyboardInterrupt:  # before there was a command to interrupt

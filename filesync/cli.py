@@ -18,6 +18,7 @@ import click
 
 from filesync.descriptors import HOW, are_used_up, make_room
 from filesync.errors import Ended, FilesyncError, StoreError, UsageError
+from filesync.loading import ended_by_interrupts
 from filesync.output import is_unread, open_output
 
 GROUP: Final = "filesync.commands"
@@ -57,6 +58,10 @@ class PluginGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load one command."""
+        with ended_by_interrupts():
+            return self._loaded(cmd_name)
+
+    def _loaded(self, cmd_name: str) -> click.Command | None:
         command: object = None
         if module := _OWN.get(cmd_name):
             command = getattr(import_module(module), cmd_name)

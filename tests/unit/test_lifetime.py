@@ -73,6 +73,36 @@ def freeze():
 gc.freeze = freeze
 cli.main(["--version"])
 """
+LOADING = """
+import os, signal, sys, weakref
+from filesync import {module}
+
+class Lock:
+    pass
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "{loaded}":
+            lock = Lock()
+            # As what the import system calls when a module's lock goes: no exception leaves it.
+            forgotten = weakref.ref(lock, lambda _: os.kill(os.getpid(), signal.SIGINT))
+            del lock
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["filesync", "keygen", "--help"]
+{module}.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "loaded"), [("__main__", "filesync.cli"), ("cli", "filesync.keys.commands")]
+)
+def test_an_interrupt_while_modules_are_loaded_is_not_forgotten(
+    module: str, loaded: str
+) -> None:
+    code = LOADING.format(module=module, loaded=loaded)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 @pytest.mark.parametrize(
