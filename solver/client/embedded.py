@@ -105,12 +105,17 @@ class _Child:
         self._said, stdout = os.pipe()
         sys.stdout.flush()
         gc.freeze()  # or it would write to what both share, to look through it
-        self._pid = os.fork()
-        if not self._pid:
-            for other in others:
-                os.close(other.alive)
-            os.close(self.alive)
-            _become(name, [command, *words, "--until-eof"], stdin, stdout)
+        # A child that is interrupted here would unwind what the parent has under way.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._pid = os.fork()
+            if not self._pid:
+                for other in others:
+                    os.close(other.alive)
+                os.close(self.alive)
+                _become(name, [command, *words, "--until-eof"], stdin, stdout, mask)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(stdin)
         os.close(stdout)
         self._ended = os.pidfd_open(self._pid)
@@ -146,11 +151,18 @@ class _Child:
         os.close(self._said)
 
 
-def _become(name: str, words: list[str], stdin: int, stdout: int) -> NoReturn:
-    """Run the command line ``words`` in a process that was forked for it, and end."""
+def _become(
+    name: str, words: list[str], stdin: int, stdout: int, mask: set[int | signal.Signals]
+) -> NoReturn:
+    """Run the command line ``words`` in a process that was forked for it, and end.
+
+    ``mask`` are the signals that it blocks then.
+    """
     code: object = 1
     try:
         os.setsid()  # Ctrl-C is for the parent, which then stops its children in order.
+        _forget_interrupt()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         Path("/proc/self/comm").write_text(f"filesync {name}")
         os.dup2(stdin, 0)
         os.dup2(stdout, 1)
@@ -165,6 +177,11 @@ def _become(name: str, words: list[str], stdin: int, stdout: int) -> NoReturn:
     finally:
         # Not the parent's way out, whose blocks and files are none of its business.
         os._exit(code if isinstance(code, int) else 1)
+
+
+def _forget_interrupt() -> None:
+    """Have an interrupt that is held back never come; others come as before."""
+    signal.signal(signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN))
 
 
 async def _wait_for_workers(manager: str, count: int) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import stat
 import subprocess
 import sys
@@ -37,6 +39,18 @@ def show(state: Path, listen: str | None) -> None:
         sys.stdout.write(json.dumps([said, _listened_at_by_children(), modes]))
 
 
+def interrupted_forks() -> None:
+    """Have each fork be interrupted as soon as it is one, as by a Ctrl-C just then."""
+    fork = os.fork
+
+    def interrupted() -> int:
+        if not (pid := fork()):
+            os.kill(os.getpid(), signal.SIGINT)
+        return pid
+
+    os.fork = interrupted
+
+
 def test_a_child_that_fails_of_a_bug_leaves_its_traceback(tmp_path: Path) -> None:
     program = (
         f"from {__name__} import *; from filesync import cli; cli.main = lambda words: 1 / 0;"
@@ -63,3 +77,14 @@ def test_nobody_but_its_user_reaches_a_cluster_unless_it_shall_listen(
         assert all(one.startswith("ipc:///") for one in said)
         assert not listened  # a step of a build is on the same network
         assert modes == [0o700] * 3
+
+
+def test_an_interrupt_that_children_get_as_well_is_for_their_parent_alone(
+    tmp_path: Path,
+) -> None:
+    program = (
+        f"from {__name__} import *; interrupted_forks(); show(Path({str(tmp_path)!r}), None)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(json.loads(done.stdout)[0]) == 3
