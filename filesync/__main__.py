@@ -4,8 +4,6 @@ import gc
 import sys
 from typing import Final
 
-from filesync.loading import ended_by_interrupts
-
 YOUNG_OBJECTS: Final = 20_000
 """So many are made before Python looks for garbage among them; by itself, 700."""
 
@@ -16,6 +14,8 @@ def main() -> None:
     # took 9 ms of every start, and 3 % of what a tree of many files costs.
     gc.set_threshold(YOUNG_OBJECTS)
     try:
+        from filesync.loading import ended_by_interrupts
+
         with ended_by_interrupts():
             from filesync import cli
 
