@@ -28,6 +28,15 @@ def up(cache: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]
     wait_until(lambda: not processes_of(str(cache)), "the children did not end")
 
 
+@contextmanager
+def building(cache: Path, root: Path, base: str) -> Iterator[subprocess.Popen[str]]:
+    """Build ``root``, whose step says that it has started and takes a while; give who builds it, then."""
+    given = ("build", "--progress", "plain", "--build-context", base, str(root))
+    with start(*given, cache=cache) as process:
+        read_until(process, " started")
+        yield process
+
+
 def build(cache: Path, root: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return run("build", *options, str(root), env={"XDG_CACHE_HOME": str(cache)})
 
@@ -56,9 +65,7 @@ def test_builds_that_share_a_cluster_run_side_by_side(
     quick = tmp_path / "quick"
     quick.mkdir()
     (quick / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
-    given = ("build", "--progress", "plain", "--build-context", base, str(root))
-    with up(cache), start(*given, cache=cache) as slow:
-        read_until(slow, " started")
+    with up(cache), building(cache, root, base) as slow:
         assert build(cache, quick).returncode == 0
         assert slow.poll() is None
         slow.send_signal(signal.SIGINT)
@@ -91,9 +98,7 @@ def test_a_build_waits_for_one_that_has_the_cluster_and_says_so(
 ) -> None:
     cache = tmp_path / "cache"
     root = context(SLOW)
-    given = ("build", "--progress", "plain", "--build-context", base, str(root))
-    with start(*given, cache=cache) as first:
-        read_until(first, " started")
+    with building(cache, root, base) as first:
         done = build(cache, root, "--progress", "plain", "--build-context", base)
         assert done.returncode == 0
         assert f"waiting for another build, which has {cache}" in done.stderr
@@ -106,9 +111,6 @@ def test_who_waits_for_a_build_uses_a_cluster_that_comes_up_meanwhile(
 ) -> None:
     cache = tmp_path / "cache"
     root = context(SLOW)
-    given = ("build", "--progress", "plain", "--build-context", base, str(root))
-    with start(*given, cache=cache) as first:
-        read_until(first, " started")
-        with up(cache):
-            assert first.wait(20) == 0
-            assert build(cache, root, "--build-context", base).returncode == 0
+    with building(cache, root, base) as first, up(cache):
+        assert first.wait(20) == 0
+        assert build(cache, root, "--build-context", base).returncode == 0
