@@ -47,16 +47,22 @@ def install() -> None:
             if not nursery.can(given):
                 super()._execute_child(*args)  # type: ignore[misc]
                 return
-            ends = [
-                (given[name], own)
-                for own, name in enumerate(("p2cread", "c2pwrite", "errwrite"))
-            ]
-            self.pid = nursery.fork(given, [own if end == -1 else end for end, own in ends])
+            ends = [given[name] for name in ("p2cread", "c2pwrite", "errwrite")]
+            # What is not redirected is this process's own.
+            standard = [own if end == -1 else end for own, end in enumerate(ends)]
+            self.pid = nursery.fork(given, standard)
             self._child_created = True
             pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
             self._close_pipe_fds(*(given[name] for name in pipes))  # type: ignore[attr-defined]
 
     subprocess.Popen = Popen  # type: ignore[misc]
+
+
+def load(package: str) -> None:
+    """Import all modules of ``package``, but for programs."""
+    for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
 
 
 class _Nursery:
@@ -190,9 +196,7 @@ def _become(request: Mapping[str, Any]) -> None:
 def main() -> None:
     """Import the program, and fork until the connection of this descriptor is closed."""
     for package in _PACKAGES:
-        for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
-            if not module.name.endswith("__main__"):
-                import_module(module.name)
+        load(package)
     gc.collect()
     gc.freeze()
     assert len(os.listdir("/proc/self/task")) == 1, "a fork has one thread"

@@ -216,7 +216,7 @@ def cluster_here(*, workers: int) -> Iterator[str]:
     Blocks while another build has that cluster.
     """
     state = default_state()
-    with occupied(state, _tell) as address:
+    with occupied(state) as address:
         if address is not None:
             yield address
         else:
@@ -239,8 +239,3 @@ def given_or_built_here(manager: str | None) -> Iterator[str]:
         raise UsageError("nothing was built here yet; or give --manager ADDR")
     with cluster_here(workers=count) as address:
         yield address
-
-
-def _tell(sentence: str) -> None:
-    sys.stderr.write(f"{sentence}\n")
-    sys.stderr.flush()

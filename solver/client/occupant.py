@@ -8,10 +8,12 @@ that process ends this too.
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
+
+import click
 
 from filesync.errors import StoreError
 
@@ -22,10 +24,10 @@ _TELL_AFTER_S: Final = 1.0
 
 
 @contextmanager
-def occupied(state: Path, tell: Callable[[str], None]) -> Iterator[str | None]:
+def occupied(state: Path) -> Iterator[str | None]:
     """Have ``state`` for this process alone; or give the address of the manager that shares it.
 
-    Blocks while another build has it, and tells so once. The children of this process that are made
+    Blocks while another build has it, and says so on standard error, once. The children of this process that are made
     meanwhile have it with it: it is free when the last of them has ended.
 
     Raises:
@@ -38,9 +40,10 @@ def occupied(state: Path, tell: Callable[[str], None]) -> Iterator[str | None]:
                 yield address
                 return
             if not told and time.monotonic() - began_s > _TELL_AFTER_S:
-                tell(
+                click.echo(
                     f"waiting for another build, which has {state}; builds that use `filesync up` "
-                    "need not wait"
+                    "need not wait",
+                    err=True,
                 )
                 told = True
             time.sleep(_LOOK_EACH_S)

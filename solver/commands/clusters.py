@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from functools import partial
 from pathlib import Path
 
 import click
@@ -73,7 +72,7 @@ def up(workers: int, listen: str | None, state: Path | None) -> None:
         await ending
 
     where = state if state is not None else default_state()
-    with occupied(where, partial(click.echo, err=True)) as used:
+    with occupied(where) as used:
         if used is not None:
             raise UsageError(
                 f"`filesync up` runs already: builds use it; its manager is {used}"

@@ -21,15 +21,14 @@ TIMEOUT_S = 60
 
 # The modules are loaded before the user is changed: where they are the new one may not look.
 _AS_USER = """
-import importlib, os, pkgutil, sys
-import filesync
-for module in pkgutil.walk_packages(filesync.__path__, "filesync."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+import os, sys
+from filesync import cli
+from tests.forked import load
+load("filesync")
 os.setgroups([])
 os.setgid(int(sys.argv[1]))
 os.setuid(int(sys.argv[1]))
-filesync.cli.main(sys.argv[2:])
+cli.main(sys.argv[2:])
 """
 
 
