@@ -24,6 +24,7 @@ from bench.results import plot, save, spread
 from bench.small_parts import CASES as SMALL_CASES
 from bench.small_parts import SmallParts, timed
 from bench.throughput import drain
+from filesync.disk.content import read_buffer
 from filesync.transfer.coding import chunking, delta
 
 MIB: Final = 1 << 20
@@ -76,7 +77,7 @@ class Parts:
 
     def read(self) -> None:
         """Read the file from the page cache."""
-        buffer = memoryview(bytearray(MIB))
+        buffer = read_buffer(MIB)
         with self._path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass

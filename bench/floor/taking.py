@@ -21,6 +21,7 @@ from bench.floor.parts import (
     chunks,
     listing,
     packed,
+    read_buffer,
     sum_of,
 )
 
@@ -147,7 +148,7 @@ class Server:
     def take_lacking(self, digest: memoryview, data: memoryview) -> None:
         """Make the new file out of the old one and what it lacked."""
         self._begin()
-        buffer, at = memoryview(bytearray(FRAME_BYTES)), 0
+        buffer, at = read_buffer(FRAME_BYTES), 0
         with (self._at / self._open[0]).open("rb", buffering=0) as old:
             for start, length in _joined(self._parts, self._old):
                 if start is None:

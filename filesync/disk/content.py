@@ -13,6 +13,10 @@ PIECE_BYTES: Final = 1 << 20
 HOLE_BYTES: Final = 8192
 """Files smaller than this are written as they are: a hole in them would save next to nothing."""
 _PAGE: Final = 4096
+_PAST_BYTES: Final = 48
+"""glibc has a large object begin 16 bytes after a page does. To copy there what begins where a page does,
+as all in a page cache, takes some processors four times as long: AMD's Zen 3, whose ``rep movsb`` looks
+at the last 12 bits of both addresses. 256 MiB from tmpfs took 0.18 s, and take 0.04 this far behind."""
 _ZERO_PAGE: Final = bytes(_PAGE)
 
 
@@ -27,6 +31,11 @@ def read_piece(fd: int, offset: int, length: int) -> bytes:
     return data
 
 
+def read_buffer(size: int) -> memoryview:
+    """Return ``size`` bytes of zeros, to read a large file into piece by piece."""
+    return memoryview(bytearray(_PAST_BYTES + size))[_PAST_BYTES:]
+
+
 def reading(fd: int) -> Callable[[int, int], memoryview]:
     """Return what reads (offset, length) of a file; what it returns is good until the next call.
 
@@ -37,7 +46,7 @@ def reading(fd: int) -> Callable[[int, int], memoryview]:
     def read(offset: int, length: int) -> memoryview:
         nonlocal buffer
         if len(buffer) < length:
-            buffer = memoryview(bytearray(length))
+            buffer = read_buffer(length)
         return buffer[: os.preadv(fd, [buffer[:length]], offset)]
 
     return read
@@ -92,7 +101,7 @@ def copy_sparse(
 
     ``on_copied`` is told the bytes of each piece, holes not counted; it may wait.
     """
-    buffer = memoryview(bytearray(PIECE_BYTES))
+    buffer = read_buffer(PIECE_BYTES)
     at = 0
     while at < size:
         try:
@@ -113,7 +122,7 @@ def copy_sparse(
 def hash_file(fd: int, size: int) -> Digest:
     """Return the BLAKE3 of the first ``size`` bytes."""
     hasher = blake3()
-    buffer = memoryview(bytearray(min(PIECE_BYTES, max(size, 1))))
+    buffer = read_buffer(min(PIECE_BYTES, max(size, 1)))
     at = 0
     while at < size and (count := os.preadv(fd, [buffer], at)):
         hasher.update(buffer[: min(count, size - at)])

@@ -11,6 +11,7 @@ from blake3 import blake3
 
 from filesync.descriptors import HOW, are_used_up
 from filesync.digest import EMPTY, Digest, digest_of
+from filesync.disk.content import read_buffer
 from filesync.disk.handles import READ_FLAGS, shown
 from filesync.disk.scanning.listing import CTIME, MTIME, SIZE, Stamp, stamp_of
 from filesync.errors import SourceChanged, StoreError, Unreadable
@@ -243,7 +244,7 @@ def _digest(fd: int, size: int, other: Beside | None) -> tuple[Digest, int]:
 
 def _read_on(fd: int, size: int) -> Iterator[memoryview]:
     """Yield what ``fd`` has, each block until the next one is asked for."""
-    buffer = memoryview(bytearray(READ_BYTES))
+    buffer = read_buffer(READ_BYTES)
     at = 0
     while at <= size and (count := os.preadv(fd, [buffer], at)):
         yield buffer[:count]
@@ -252,7 +253,7 @@ def _read_on(fd: int, size: int) -> Iterator[memoryview]:
 
 def _read_ahead(fd: int, size: int) -> Iterator[memoryview]:
     """As ``_read_on``, the next block read by a thread: reading costs as much as hashing."""
-    this, other = memoryview(bytearray(_AHEAD_BYTES)), memoryview(bytearray(_AHEAD_BYTES))
+    this, other = read_buffer(_AHEAD_BYTES), read_buffer(_AHEAD_BYTES)
     with ThreadPoolExecutor(1) as thread:
         at, reading = 0, thread.submit(os.preadv, fd, [this], 0)
         while count := reading.result():

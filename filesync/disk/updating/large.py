@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest, short
-from filesync.disk.content import PIECE_BYTES, write_all, write_sparse
+from filesync.disk.content import PIECE_BYTES, read_buffer, write_all, write_sparse
 from filesync.disk.handles import shown
 from filesync.disk.updating.trailing import BESIDE_BYTES, TrailingHash
 from filesync.disk.updating.work import storing
@@ -211,7 +211,7 @@ class LargeFile:
     def _read(self, fd: int, offset: int, length: int) -> memoryview:
         if not self._buffer:
             size = min(self._new.entry.size, PIECE_BYTES)  # zeroing more would cost more
-            self._buffer = memoryview(bytearray(size))
+            self._buffer = read_buffer(size)
         return self._buffer[: os.preadv(fd, [self._buffer[:length]], offset)]
 
     def _blank(self, data: memoryview, offset: int) -> None:
