@@ -1,7 +1,7 @@
 """The data plane of one process: everything that sends or receives file data goes through it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from importlib import import_module
@@ -47,13 +47,13 @@ from filesync.transfer.wire import (
 
 if TYPE_CHECKING:
     from filesync.keys.files import Allows, KeyPair
-    from filesync.transfer.coding.edit import Edit
     from filesync.transfer.coding.recipecache import RecipeCache
     from filesync.transfer.connection.link_zmq import Link
     from filesync.transfer.connection.listener_zmq import Listener
     from filesync.transfer.receive.effects import Feed
     from filesync.transfer.receive.incoming_zmq import Incoming
     from filesync.transfer.receive.landing_disk import Update
+    from filesync.transfer.receive.told import Told
     from filesync.transfer.send.growing import GrowingTree
     from filesync.transfer.send.recent import Recent
     from filesync.transfer.send.source import Come, Source
@@ -265,7 +265,7 @@ class DataPlane:
         timeouts: Timeouts = _DEFAULT,
         flow: Flow = _ANY_FLOW,
         feed: "Feed | None" = None,
-        edits: "Mapping[Digest, Edit] | None" = None,
+        told: "Told | None" = None,
     ) -> PullStats:
         """Fetch all that ``update`` wants from ``replicas``, several of them at once.
 
@@ -284,8 +284,8 @@ class DataPlane:
             flow: what the replicas are asked to keep to.
             feed: returns what more is wanted, and whether that is all; without it, what
                 ``update.wanted`` yields.
-            edits: contents by what the update's old files may have of them: where they do,
-                nobody is asked for them. Not with ``feed``.
+            told: of contents, by what the update's old files may have of them: where they do,
+                nobody is asked for that. Not with ``feed``.
 
         Raises:
             Unavailable: no replica could give all of it; the last one's reason.
@@ -301,7 +301,7 @@ class DataPlane:
             timeouts=timeouts,
             flow=flow,
             feed=feed,
-            edits=edits,
+            told=told,
         )
 
     @cached_property

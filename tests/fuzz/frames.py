@@ -15,6 +15,7 @@ from filesync.transfer.flow import Flow
 from filesync.transfer.receive.fetch import Fetch
 from filesync.transfer.receive.receiver import Receiver, Sent
 from filesync.transfer.receive.units import (
+    Based,
     Coded,
     CutBases,
     RebuildGaps,
@@ -200,7 +201,7 @@ def _perform(receiver: Receiver, decoder: StreamDecoder) -> list[Sent]:
             case StorePiece(_, _, data):
                 _plain(data, decoder)
             case CutBases(works):
-                fetch.based([(work, INDEX) for work in works])
+                fetch.based([Based(work, INDEX) for work in works])
             case SignGaps(gaps):
                 signed = [delta.cut(OLD[gap.offset :][: gap.size], 5) for gap in gaps]
                 fetch.signed(gaps, 5, signed)

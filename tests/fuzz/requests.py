@@ -13,10 +13,11 @@ from filesync.sync.options import NewOwner, OwnerNames
 from filesync.sync.owner import MAX_ID, given_to, look_up
 from filesync.sync.part import Part
 from filesync.sync.remote import wire
-from filesync.sync.remote.edits import pack_edits, unpack_edits
+from filesync.sync.remote.edits import pack_edits, pack_remains, unpack_edits, unpack_remains
 from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.source import is_named
 from filesync.transfer.coding import delta, edit
+from filesync.transfer.coding.remains import Remains, Run, copies_of
 from filesync.transfer.send.edits import Edited
 from tests.fuzz import mutation
 from tests.fuzz.mutation import Mutate
@@ -37,6 +38,9 @@ def _manifest(mtime_ns: int) -> Manifest:
 
 TEXT: Final = b"".join(b"line %d\n" % number for number in range(1000))
 EDIT: Final = edit.compare(digest_of(TEXT[9:]), TEXT[9:], edit.mark(TEXT, KEY))[0]
+REMAINS: Final = Remains(
+    digest_of(TEXT[9:]), digest_of(TEXT), (Run(0, 9, 99), Run(100, 200, 300))
+)
 OLD: Final = _manifest(0)
 NEW: Final = _manifest(1)
 
@@ -87,6 +91,7 @@ def seeds() -> list[bytes]:
             TOKEN, TOKEN, NEW.tree, True, rules, (wire.Other(TOKEN, OLD.tree),), (b"x",), True
         ),
         wire.Give(TOKEN, TOKEN, NEW.tree, edits=pack_edits(Edited([EDIT]))),
+        wire.Give(TOKEN, TOKEN, NEW.tree, remains=pack_remains(Edited(remains=[REMAINS]))),
         wire.GiveGrowing(TOKEN, TOKEN, NEW.tree),
         wire.AskDirectories(TOKEN),
         wire.Progressed(1, 2),
@@ -117,15 +122,25 @@ def _copy(manifest: Manifest) -> MemoryNodes:
     return nodes
 
 
+def _take_told(give: wire.Give) -> None:
+    for one in unpack_edits(give.edits).values():
+        assert len(edit.apply(one, TEXT)) == one.size <= edit.MAX_BYTES
+    for remains in unpack_remains(give.remains).values():
+        end = 0
+        for copy in copies_of(remains.runs, len(TEXT), len(TEXT)):
+            assert end <= copy.offset
+            end = copy.offset + copy.length
+            assert max(end, copy.start + copy.length) <= len(TEXT)
+
+
 def _answer(request: wire.Request) -> None:
     match request:
         case wire.AskNodes(_, digests):
             answer_nodes(NEW, digests)
         case wire.AskNodeDeltas():
             answer_deltas(NEW, request)
-        case wire.Give(edits=wire.Edits() as told):
-            for one in unpack_edits(told).values():
-                assert len(edit.apply(one, TEXT)) == one.size <= edit.MAX_BYTES
+        case wire.Give():
+            _take_told(request)
         case wire.Prepare(owner=wire.OwnerNames(user, group)):
             known = look_up(OwnerNames(user, group))
             assert all(one is None or 0 <= one <= MAX_ID for one in known)

@@ -12,7 +12,8 @@ import pytest
 
 from filesync.digest import Digest, digest_of
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
-from filesync.errors import MalformedMessage, Unavailable
+from filesync.disk.updating.large import LargeFile
+from filesync.errors import MalformedMessage, StoreError, Unavailable
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote import edits as messages
@@ -24,10 +25,12 @@ from filesync.sync.remote.server import TreeServer
 from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.coding import edit
 from filesync.transfer.coding.edit import Edit
+from filesync.transfer.coding.remains import Remains, Run
 from filesync.transfer.connection import calls_zmq
 from filesync.transfer.errors import Refused
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.send import contents
 from filesync.transfer.send import edits as sent
@@ -65,7 +68,7 @@ def pulled(
             offer = sender.offer(source, root / "source")
             replicas = [Replica(sender.address, offer.token)] if is_served else []
             update = update_of(root / "dest", source)
-            stats = await receiver.pull(update, replicas, tree=source.tree, edits=edits)
+            stats = await receiver.pull(update, replicas, tree=source.tree, told=Told(edits))
             assert tree_of(root / "dest") == source.tree
             return stats, receiver.counters.wire_in
 
@@ -319,6 +322,110 @@ def test_a_longer_file_comes_with_the_gift_from_its_second_edit_on(
     assert third.wire_out < 8000
 
 
+LARGE = random.Random(3).randbytes(3 << 20)
+
+
+def with_large(root: Path) -> None:
+    """Sync a large file, and edit it, until there is a recipe of what the server has of it."""
+    (root / "src/large").write_bytes(LARGE)
+    synced(root)
+    edit_large(root)
+    synced(root)
+
+
+def edit_large(root: Path) -> None:
+    content = bytearray((root / "src/large").read_bytes())
+    content[1 << 20 : 1 << 20] = b"inserted"
+    content[2 << 20] ^= 1
+    (root / "src/large").write_bytes(content)
+
+
+def test_what_remains_of_a_large_file_comes_with_the_gift_from_its_second_edit_on(
+    places: Path, asked: list[str]
+) -> None:
+    with_large(places)
+    assert "recipes" in asked
+    for _ in range(2):
+        asked.clear()
+        edit_large(places)
+        (stats,) = synced(places)
+        assert "deltas" in asked
+        assert "recipes" not in asked
+        assert stats.content_bytes < 5000
+        assert stats.copied_bytes > 3_000_000
+        assert stats.wire_in + stats.wire_out < 15_000
+
+
+def test_of_a_large_file_that_is_another_at_the_server_the_recipe_is_asked_for(
+    places: Path, asked: list[str]
+) -> None:
+    with_large(places)
+    edit_large(places)
+    (places / "served/x/large").write_bytes(LARGE[1 << 20 :])
+    asked.clear()
+    (stats,) = synced(places)
+    assert "recipes" in asked
+    assert stats.copied_bytes > 1_000_000
+
+
+def test_what_had_come_of_a_large_file_already_is_not_fetched_again(
+    places: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_large(places)
+    edit_large(places)
+
+    def stopped(large: LargeFile) -> NoReturn:
+        large.abort()
+        raise StoreError("it goes no further")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LargeFile, "finish", stopped)
+        with pytest.raises(Unavailable):
+            synced(places)
+    asked.clear()
+    (stats,) = synced(places)
+    assert "recipes" in asked
+    assert stats.content_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [Run(0, 1, 2 << 20)],
+        [Run(0, 0, 1 << 20), Run(1 << 20, 5, 1 << 20)],
+        [Run(0, 0, 1 << 20), Run(1, 1, 1 << 20)],
+        [Run(0, 0, 4 << 20)],
+        [Run(0, 3 << 20, 1)],
+        [Run(3 << 20, 0, 1)],
+        [Run((1 << 64) - 1, 0, (1 << 64) - 1)],
+    ],
+    ids=[
+        "shifted",
+        "partly",
+        "overlapping",
+        "too long",
+        "past the old",
+        "past the new",
+        "huge",
+    ],
+)
+def test_what_is_said_wrongly_of_a_large_file_costs_bytes_and_no_wrong_byte(
+    runs: list[Run], places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_large(places)
+    edit_large(places)
+    before = digest_of((places / "served/x/large").read_bytes())
+    digest = digest_of((places / "src/large").read_bytes())
+    lie = Edited(remains=[Remains(digest, before, tuple(runs))])
+
+    def lied(_: Edited) -> wire.Edits | None:
+        return pack_remains(lie)
+
+    pack_remains = messages.pack_remains
+    monkeypatch.setattr(messages, "pack_remains", lied)
+    synced(places)  # compares
+
+
 def test_a_server_that_has_something_else_gets_what_it_lacks(
     places: Path, asked: list[str]
 ) -> None:
@@ -362,7 +469,8 @@ def test_a_gift_of_nonsense_is_refused_and_the_place_is_free_again(
         ):
             server.use(plane)
             channel = await client.connect(plane.address)
-            for _ in range(2):
+            nonsense = wire.Edits(b"nonsense", 8)
+            for edits, remains in ((nonsense, None), (None, nonsense)):
                 body, _ = await calls_zmq.call(
                     channel, wire.encode(wire.Prepare(b"x/", scan=True))
                 )
@@ -370,8 +478,9 @@ def test_a_gift_of_nonsense_is_refused_and_the_place_is_free_again(
                 assert isinstance(prepared, wire.Prepared)
                 with client.offer(source, places / "src") as offer:
                     await client.announce(channel, offer)
-                    edits = wire.Edits(b"nonsense", 8)
-                    give = wire.Give(prepared.token, offer.token, source.tree, edits=edits)
+                    give = wire.Give(
+                        prepared.token, offer.token, source.tree, edits=edits, remains=remains
+                    )
                     with pytest.raises(Refused) as caught:
                         await calls_zmq.call(channel, wire.encode(give))
                     assert caught.value.reason == "malformed-message"

@@ -1,7 +1,7 @@
-"""Edits in a message, and back within the bounds of what it says."""
+"""Edits in a message, and what remains of large files, and back within the bounds of what it says."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -11,12 +11,17 @@ from filesync.errors import MalformedMessage
 from filesync.sync.remote import wire
 from filesync.transfer.coding import codec
 from filesync.transfer.coding.edit import Edit
+from filesync.transfer.coding.remains import Remains
 from filesync.transfer.send.edits import Edited
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(
+_edits: Final = msgspec.msgpack.Decoder(
     Annotated[list[Edit], msgspec.Meta(max_length=wire.MAX_EDITS)]
 )
+_remains: Final = msgspec.msgpack.Decoder(
+    Annotated[list[Remains], msgspec.Meta(max_length=wire.MAX_EDITS)]
+)
+T = TypeVar("T", Edit, Remains)
 
 
 def pack_edits(edits: Edited) -> wire.Edits | None:
@@ -27,7 +32,12 @@ def pack_edits(edits: Edited) -> wire.Edits | None:
     return _packed([*edits.directories, *edits.files]) or _packed(edits.directories)
 
 
-def _packed(edits: Sequence[Edit]) -> wire.Edits | None:
+def pack_remains(edits: Edited) -> wire.Edits | None:
+    """Return what remains of large files as a message has it; None if there is nothing or too much."""
+    return _packed(edits.remains)
+
+
+def _packed(edits: Sequence[Edit] | Sequence[Remains]) -> wire.Edits | None:
     if not 0 < len(edits) <= wire.MAX_EDITS:
         return None
     raw = _encoder.encode(edits)
@@ -45,10 +55,25 @@ def unpack_edits(edits: wire.Edits | None) -> Mapping[Digest, Edit]:
     Raises:
         MalformedMessage: it holds something else.
     """
+    return _unpacked(edits, _edits)
+
+
+def unpack_remains(remains: wire.Edits | None) -> Mapping[Digest, Remains]:
+    """Return what remains, of what a message may have told, by what has it.
+
+    Raises:
+        MalformedMessage: it holds something else.
+    """
+    return _unpacked(remains, _remains)
+
+
+def _unpacked(
+    edits: wire.Edits | None, decoder: msgspec.msgpack.Decoder[list[T]]
+) -> Mapping[Digest, T]:
     if edits is None:
         return {}
     raw = codec.decompress(edits.codec, edits.payload, edits.raw_bytes)
     try:
-        return {one.digest: one for one in _decoder.decode(raw)}
+        return {one.digest: one for one in decoder.decode(raw)}
     except UNDECODABLE as exc:
         raise MalformedMessage(f"not edits: {exc}") from exc

@@ -21,7 +21,7 @@ from filesync.sync.plan import Plan
 from filesync.sync.remote import wire
 from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import ask
-from filesync.sync.remote.edits import unpack_edits
+from filesync.sync.remote.edits import unpack_edits, unpack_remains
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.holders import Holders
 from filesync.sync.remote.nodes import NodeBudget, fetch_nodes
@@ -32,6 +32,7 @@ from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive.effects import Feed
+from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress
 from filesync.transfer.threads import in_thread
@@ -89,12 +90,13 @@ class Gifts:
         held.use(Stage.SCANNED)
         try:
             edits = unpack_edits(request.edits)
+            told = Told(edits, unpack_remains(request.remains))
             plan = await self._plan(channel, request, held, place, edits)
             plan, unwritable = await in_thread(around_unwritable, place.root, plan, held.nodes)
             given = wire.Given()
             if not plan.is_done:
                 update = Update(place, plan, caches=self._caches, goes_on=request.goes_on)
-                given = await self._fill(channel, request, update, edits=edits)
+                given = await self._fill(channel, request, update, told=told)
             named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]
             named = named[: wire.MAX_NAMED]
             shut = wire.named_of(unwritable)
@@ -158,7 +160,7 @@ class Gifts:
         update: Update | Arrival,
         *,
         feed: Feed | None = None,
-        edits: Mapping[Digest, Edit] | None = None,
+        told: Told | None = None,
     ) -> wire.Given:
         # Waited for to dial again, one who is gone would keep the place from all others.
         replica = Replica(None, request.served, channel)
@@ -170,7 +172,7 @@ class Gifts:
                     tree=request.tree,
                     progress=tell.note,
                     feed=feed,
-                    edits=edits,
+                    told=told,
                 )
         log.info("given: peer=%s files=%d", channel.name, stats.files)
         assert update.done is not None  # it was finished, or there was an error

@@ -24,6 +24,7 @@ from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import are_several, is_named
 from filesync.sync.target import NotMade, Target, find_target, is_left_alone
 from filesync.transfer.coding.edit import Edit
+from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.threads import in_thread
 
@@ -210,7 +211,7 @@ class _Taking:
             tree=tree,
             progress=self._progress,
             flow=self._options.flow,
-            edits=edits,
+            told=Told(edits),
         )
         stats.files += pulled.files
         stats.content_bytes += pulled.content_bytes

@@ -317,7 +317,7 @@ class Other(msgspec.Struct, frozen=True):
 
 
 class Edits(msgspec.Struct, frozen=True):
-    """What has become of contents: a list of ``transfer.coding.edit.Edit``, coded.
+    """What has become of contents: a list of ``transfer.coding.edit.Edit``, or ``Remains``, coded.
 
     Attributes:
         raw_bytes: of the payload, decompressed.
@@ -343,6 +343,7 @@ class Give(_Message, frozen=True, tag="give"):
             error.
         edits: contents of files that have changed lately, by what the place most likely has of
             them: they need not be asked for where that is so.
+        remains: of large files that have changed, what they still have of what the place has: likewise.
     """
 
     token: Token
@@ -356,6 +357,7 @@ class Give(_Message, frozen=True, tag="give"):
     nodes: Annotated[bytes, msgspec.Meta(max_length=MAX_FIRST_NODES_BYTES)] = b""
     goes_on: bool = False
     edits: Edits | None = None
+    remains: Edits | None = None
 
 
 class GiveGrowing(_Message, frozen=True, tag="give-growing"):

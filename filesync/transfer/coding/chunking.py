@@ -18,6 +18,7 @@ from filesync.transfer.coding.recipe import (
     Recipe,
     name_of,
 )
+from filesync.transfer.coding.remains import Run, joined
 from filesync.transfer.wire import Buffer
 
 # Part of the protocol: two ends that cut by other rules share no chunk. Level 2 is that of the
@@ -61,6 +62,7 @@ class Cutter:
 
     Attributes:
         recipe: of what was cut so far.
+        remains: what of it the ``old`` one has, too, ascending.
     """
 
     def __init__(self, start: int = 0, *, old: MarkedRecipe | None = None) -> None:
@@ -76,6 +78,7 @@ class Cutter:
         self._is_marked = old is not None
         self._old, self._key, self._old_marks = old or MarkedRecipe.empty(0)
         self._marks = array("Q")
+        self.remains: list[Run] = []
         # Of the old chunks, the one to try; the one that was not found here, and its length.
         self._next = 0
         self._tried = self._missed = 0
@@ -121,7 +124,9 @@ class Cutter:
                     break
                 name = self._add(view[done : done + piece.length])
                 done += piece.length
-                if (at := self._old.find(name)) is None and piece.length == self._missed:
+                if (at := self._old.find(name)) is not None:
+                    self._note_remains(at, at + 1)
+                elif piece.length == self._missed:
                     at = self._tried  # most likely it was changed, and what follows was not
                 self._missed = 0
                 if at is not None:
@@ -155,7 +160,15 @@ class Cutter:
         if number > first:
             self.recipe.extend(self._old.sliced(first, number))
             self._marks += marks[first:number]
+            self._note_remains(first, number)
         return done - begin
+
+    def _note_remains(self, first: int, last: int) -> None:
+        """Take note that what was added last is the old chunks from ``first`` to before ``last``."""
+        ends = self._old.ends
+        start = ends[first - 1] if first else 0
+        length = ends[last - 1] - start
+        joined(self.remains, Run(self.recipe.end - length, start, length))
 
 
 def cut(read: Read, offset: int, end: int, *, enough: int | None = None) -> Recipe:

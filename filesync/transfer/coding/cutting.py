@@ -1,5 +1,6 @@
 """Cutting a file while a scan hashes it: it is read once, and both cores have something to do."""
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from filesync.digest import Digest
@@ -7,15 +8,26 @@ from filesync.entropy import random_bits
 from filesync.transfer.coding.chunking import Cutter, MarkedRecipe
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.coding.recipes_disk import KEY_BITS, RecipeFiles
+from filesync.transfer.coding.remains import MAX_RUNS, Remains
 
 
 class Cutting:
     """Makes the recipe of one file; a ``filesync.disk.scanning.readfile.Beside``."""
 
     def __init__(
-        self, old: Digest, *, recipes: RecipeCache, files: RecipeFiles | None = None
+        self,
+        old: Digest,
+        *,
+        recipes: RecipeCache,
+        files: RecipeFiles | None = None,
+        on_end: Callable[[Remains], None] = lambda _: None,
     ) -> None:
-        """Let ``recipes``, and ``files``, have it once it is whole; the file was ``old`` before."""
+        """Let ``recipes``, and ``files``, have it once it is whole; the file was ``old`` before.
+
+        ``on_end`` is told then what it has of that, if anything, and if ``files`` knew it.
+        """
+        self._old = old
+        self._on_end = on_end
         self._recipes = recipes
         self._files = files
         known = None
@@ -42,3 +54,5 @@ class Cutting:
             self._recipes.note(digest, self._cutter.recipe)
             if self._files is not None:
                 self._files.save(digest, self._cutter.marked)
+            if 0 < len(self._cutter.remains) <= MAX_RUNS:
+                self._on_end(Remains(digest, self._old, tuple(self._cutter.remains)))

@@ -12,28 +12,39 @@ A file comes in one of four ways:
 * a large one that replaces another is preceded by its recipe, segments first, then the chunks of
   segments that no old file has. What old files have is copied. What is missing between two
   copies has replaced what stood between them there: it is asked for as a delta against that,
-  where that pays, and wanted as it is otherwise.
+  where that pays, and wanted as it is otherwise. Where it was said what remains of the old file
+  (``coding.remains``), and that one is here, no recipe is asked for.
 
 The driver performs ``effects`` and tells of them by the methods that their docstrings name. All
 that is put together is verified by whoever writes it; what turns out wrong is fetched once more
 without the help of old files, for which no peer is to blame.
 """
 
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
+from filesync.digest import Digest
 from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding import matching, recipe
 from filesync.transfer.coding.delta import Pieces
-from filesync.transfer.coding.matching import Index
+from filesync.transfer.coding.matching import Copy, Index
 from filesync.transfer.coding.recipe import Recipe
+from filesync.transfer.coding.remains import Remains, between
 from filesync.transfer.flow import WINDOW_BYTES
-from filesync.transfer.receive.gaps import Old, cut_up, narrowed, replaced
+from filesync.transfer.receive.gaps import (
+    GapPart,
+    Old,
+    cut_evenly,
+    cut_up,
+    narrowed,
+    replaced,
+)
 from filesync.transfer.receive.policy import delta_pays
 from filesync.transfer.receive.units import (
     Ask,
+    Based,
     Batch,
     Coded,
     CopyRanges,
@@ -96,6 +107,7 @@ class Fetch:
     Args:
         window_bytes: see the attribute.
         rate: the fastest link to any replica in bytes per second; 0 while unknown.
+        remains: what was said of large files, by digest.
 
     Attributes:
         effects: what to do now, in order; the driver takes them out.
@@ -104,12 +116,17 @@ class Fetch:
     """
 
     def __init__(
-        self, *, window_bytes: int = WINDOW_BYTES, rate: Callable[[], float] = lambda: 0.0
+        self,
+        *,
+        window_bytes: int = WINDOW_BYTES,
+        rate: Callable[[], float] = lambda: 0.0,
+        remains: Mapping[Digest, Remains] = MappingProxyType({}),
     ) -> None:
         self.effects: deque[Effect] = deque([NeedFiles()])
         self.files_done = 0
         self.window_bytes = window_bytes
         self._rate = rate
+        self._remains = remains
         self._unwritten_bytes = 0
         self._pending = 0
         self._is_last = False
@@ -253,11 +270,15 @@ class Fetch:
         else:
             self._put(unit.work, unit.size)
 
-    def based(self, works: Sequence[tuple[Work, Index | None]]) -> None:
-        """Take note of what the old files have; None when there are none after all."""
+    def based(self, works: Sequence[Based]) -> None:
+        """Take note of what the old files have."""
         self._unbased -= len(works)
-        for work, index in works:
-            work.index = index if index is not None else Index([])
+        for work, has, remaining in works:
+            work.index = has if has is not None else Index([])
+            if remaining:
+                self._take_remaining(work, remaining)
+            elif work.remains is not None:
+                self._ask_recipe(work)
             pages, work.pages = work.pages, []
             for stretch, parts in pages:
                 self._plan(stretch, parts)
@@ -327,7 +348,8 @@ class Fetch:
     # --- files --------------------------------------------------------------------------------
 
     def _add_large(self, file: WantedFile) -> None:
-        work = Work(file, is_delta=bool(file.replaces))
+        remains = self._remains.get(file.digest)
+        work = Work(file, is_delta=bool(file.replaces), remains=remains)
         if work.is_delta:
             self._waiting.append(work)
         else:
@@ -345,8 +367,8 @@ class Fetch:
             work = self._waiting.popleft()
             self._cutting += 1
             self._cutting_bytes += work.file.size
-            level = Level.SEGMENTS if work.file.size > SEGMENTS_BYTES else Level.CHUNKS
-            self._stretches.append(Stretch(work, 0, work.file.size, level))
+            if work.remains is None:
+                self._ask_recipe(work)
             begun.append(work)
             if sum(work.file.size for work in begun) >= CUT_BYTES:
                 self._cut(begun)
@@ -409,6 +431,20 @@ class Fetch:
 
     # --- recipes ------------------------------------------------------------------------------
 
+    def _ask_recipe(self, work: Work) -> None:
+        level = Level.SEGMENTS if work.file.size > SEGMENTS_BYTES else Level.CHUNKS
+        self._stretches.append(Stretch(work, 0, work.file.size, level))
+
+    def _take_remaining(self, work: Work, copies: Sequence[Copy]) -> None:
+        self._copy(work, copies)
+        for offset, size in between(copies, work.file.size):
+            self._add_gap(work, offset, size, cut_evenly(size))
+
+    def _copy(self, work: Work, copies: Sequence[Copy]) -> None:
+        work.note_copies(copies)
+        for some in matching.sliced(copies, COPY_BYTES):
+            self.effects.append(CopyRanges(work, tuple(some)))
+
     def _plan(self, stretch: Stretch, parts: Recipe) -> None:
         work, _, end, level = stretch
         assert work.index is not None
@@ -418,26 +454,23 @@ class Fetch:
         else:
             work.note_taken(found.copies)
         if found.copies:
-            at = bisect_left(work.copies, found.copies[0])
-            work.copies[at:at] = found.copies
-            for some in matching.sliced(found.copies, COPY_BYTES):
-                self.effects.append(CopyRanges(work, tuple(some)))
+            self._copy(work, found.copies)
         if parts.end < end:
             self._stretches.append(Stretch(work, parts.end, end, level))
         for missing in found.misses:
             if level is Level.SEGMENTS:
                 self._stretches.append(Stretch(work, missing.start, missing.end, Level.CHUNKS))
             else:
-                self._add_gap(work, missing)
+                size = missing.end - missing.start
+                self._add_gap(work, missing.start, size, cut_up(missing))
 
-    def _add_gap(self, work: Work, chunks: Recipe) -> None:
+    def _add_gap(self, work: Work, offset: int, size: int, parts: Sequence[GapPart]) -> None:
         assert work.index is not None
-        offset, size = chunks.start, chunks.end - chunks.start
         old = replaced(offset, size, work.copies, work.index.sizes)
         if not delta_pays(size, sum(one.end - one.start for one in old), self._rate()):
             self._units.append(Piece(work, offset, size))
             return
-        for at, length, some in cut_up(chunks):
+        for at, length, some in parts:
             near = tuple([narrowed(one, at, length, size) for one in old])
             self._note_gap(Gap(work.file, work, offset + at, length, some, near))
 

@@ -78,9 +78,18 @@ def narrowed(old: Old, at: int, length: int, size: int) -> Old:
     return Old(old.basis, max(low, old.start), min(high, old.end))
 
 
-def cut_up(chunks: Iterable[Part]) -> list[tuple[int, int, list[Part]]]:
-    """Cut a run of chunks into (offset in it, size, chunks) of at most MAX_DELTA_BYTES each."""
-    found: list[tuple[int, int, list[Part]]] = []
+GapPart = tuple[int, int, list[Part]]
+"""(offset in a gap, size, chunks) of a part of at most MAX_DELTA_BYTES; no chunks if not known."""
+
+
+def cut_evenly(size: int) -> list[GapPart]:
+    """Cut a gap of which no chunks are known."""
+    return [(at, min(MAX_DELTA_BYTES, size - at), []) for at in range(0, size, MAX_DELTA_BYTES)]
+
+
+def cut_up(chunks: Iterable[Part]) -> list[GapPart]:
+    """Cut a run of chunks."""
+    found: list[GapPart] = []
     at = size = 0
     some: list[Part] = []
     for chunk in chunks:

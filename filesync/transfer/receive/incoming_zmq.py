@@ -1,20 +1,20 @@
 """The receiving side of a data plane."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from time import monotonic
 from typing import TypeVar
 
 from filesync.digest import Digest
-from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import ALL_WINDOWS_BYTES, LEAST_WINDOW_BYTES, Flow
 from filesync.transfer.receive.effects import Feed
 from filesync.transfer.receive.landing_disk import Update
 from filesync.transfer.receive.pull_zmq import Pull
+from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.threads import until_done
@@ -53,7 +53,7 @@ class Incoming:
         timeouts: Timeouts,
         flow: Flow,
         feed: Feed | None,
-        edits: Mapping[Digest, Edit] | None,
+        told: Told | None,
     ) -> PullStats:
         """Fetch all that ``update`` wants; see ``DataPlane.pull``."""
         started = monotonic()
@@ -78,7 +78,7 @@ class Incoming:
                 stats=stats,
                 on_progress=note,
                 feed=feed,
-                edits=edits,
+                told=told,
                 recipes=self._landed,
             )
             with self._sharing(pull):

@@ -15,10 +15,11 @@ from filesync.errors import ContentCorrupt, MalformedMessage
 from filesync.transfer.coding import delta, edit
 from filesync.transfer.coding.chunking import cut
 from filesync.transfer.coding.edit import Edit
-from filesync.transfer.coding.matching import Index
+from filesync.transfer.coding.matching import Copy, Index
 from filesync.transfer.coding.recipe import AVG_CHUNK_BYTES, Recipe, name_of
 from filesync.transfer.coding.recipecache import RecipeCache
-from filesync.transfer.receive.units import Batch, CopyRanges, Gap, Piece, Work
+from filesync.transfer.coding.remains import Remains, copies_of
+from filesync.transfer.receive.units import Based, Batch, CopyRanges, Gap, Piece, Work
 from filesync.transfer.threads import CUTTING
 from filesync.transfer.wire import Buffer
 
@@ -90,7 +91,7 @@ class Update(Protocol):
 class Landing:
     """Writes what the sessions of one pull bring.
 
-    All methods block. ``cut_bases`` and ``sign`` may run beside the others, which take turns.
+    All methods block. ``base`` and ``sign`` may run beside the others, which take turns.
     """
 
     def __init__(self, update: Update, recipes: RecipeCache) -> None:
@@ -119,17 +120,22 @@ class Landing:
         for piece, data in pieces:
             self._opened(piece.work).write(piece.offset, data)
 
-    def cut_bases(self, work: Work) -> Index | None:
-        """Open a large file, and return what its old files have; None if it has none.
+    def base(self, work: Work) -> Based:
+        """Open a large file, and return what its old files have.
 
-        One that was put together here lately is not read.
+        One that was put together here lately is not read, nor one of which was said what remains.
 
         Raises:
             StoreError: this disk.
         """
         bases = self._opened(work).bases
         if not bases:
-            return None
+            return Based(work, None)
+        if work.remains is not None and (copies := _remaining(work.remains, work, bases)):
+            return Based(work, Index([(Recipe(0), bases[0].size)]), copies)
+        return Based(work, self._cut_bases(bases))
+
+    def _cut_bases(self, bases: Sequence[Basis]) -> Index:
         found: list[tuple[Recipe, int]] = []
         room = Index.MAX_CHUNKS
         for basis in bases:
@@ -252,6 +258,17 @@ class Landing:
         if large is None:
             large = self._large[work.file.ticket] = self._update.open_large(work.file)
         return large
+
+
+def _remaining(remains: Remains, work: Work, bases: Sequence[Basis]) -> list[Copy]:
+    """Return what is to be copied of the one old file; nothing if that is not what was said.
+
+    Or if there is something of the new one already, of an update that was interrupted.
+    """
+    old, *others = bases
+    if others or old.digest != remains.old:
+        return []
+    return copies_of(remains.runs, work.file.size, old.size)
 
 
 def _is_content(file: WantedFile, data: Buffer) -> bool:

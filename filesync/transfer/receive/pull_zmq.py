@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Final
@@ -10,7 +10,6 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.entropy import random_bits
 from filesync.errors import FilesyncError, LocalError, PeerError, Unavailable
-from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
@@ -20,6 +19,7 @@ from filesync.transfer.receive.fetch import Fetch
 from filesync.transfer.receive.landing_disk import Update
 from filesync.transfer.receive.receiver import Receiver, State
 from filesync.transfer.receive.session_zmq import Event, Incoming, Session
+from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import PullStats, ReplicaStats
 from filesync.transfer.threads import until_done
@@ -52,7 +52,7 @@ class Pull:
         stats: counted into while it runs.
         on_progress: called after each write.
         feed: says what is wanted; without it, ``update`` does.
-        edits: what need not be fetched where old files are what they are told of.
+        told: what need not be asked for where old files are what it is told of.
         recipes: of what was put together here.
     """
 
@@ -71,7 +71,7 @@ class Pull:
         stats: PullStats,
         on_progress: Callable[[], None],
         feed: Feed | None = None,
-        edits: Mapping[Digest, Edit] | None = None,
+        told: Told | None = None,
         recipes: RecipeCache,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -85,7 +85,8 @@ class Pull:
         self._flow = flow
         self._timeouts = timeouts
         self._stats = stats
-        self._fetch = Fetch(window_bytes=window_bytes, rate=self._rate)
+        told = told or Told()
+        self._fetch = Fetch(window_bytes=window_bytes, rate=self._rate, remains=told.remains)
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._effects = Effects(
             self._fetch,
@@ -94,7 +95,7 @@ class Pull:
             pool=pool,
             stats=stats,
             feed=feed,
-            edits=edits or {},
+            edits=told.edits,
             recipes=recipes,
             blame=self._blame,
             on_progress=on_progress,

@@ -4,6 +4,7 @@ A session is handed a ``Unit`` to want or an ``Ask`` to put; an ``Effect`` says 
 ``Fetch`` its outcome is told.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding.delta import Pieces
 from filesync.transfer.coding.matching import Copy, Index
 from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES, Part, Recipe
+from filesync.transfer.coding.remains import Remains
 from filesync.transfer.receive.gaps import Old
 from filesync.transfer.wire import Buffer, Codec, Level
 
@@ -26,6 +28,7 @@ class Work:
         index: what its old files have; None while that is not known.
         pages: parts of its recipe that wait for the index.
         copies: what was found in old files, ascending.
+        remains: what it was said to have of an old file; None where nobody has.
         givers: sessions that gave bytes of it.
         only: the one session that may give more of it; None for any.
     """
@@ -41,19 +44,28 @@ class Work:
         "left",
         "only",
         "pages",
+        "remains",
     )
 
-    def __init__(self, file: WantedFile, *, is_delta: bool) -> None:
+    def __init__(
+        self, file: WantedFile, *, is_delta: bool, remains: Remains | None = None
+    ) -> None:
         self.file = file
         self.is_delta = is_delta
         self.left = file.size
         self.index: Index | None = None
         self.pages: list[tuple[Stretch, Recipe]] = []
         self.copies: list[Copy] = []
+        self.remains = remains
         self.givers = set[int]()
         self.only: int | None = None
         self._chunks: list[Recipe] = []
         self._taken: list[Copy] = []
+
+    def note_copies(self, copies: Sequence[Copy]) -> None:
+        """Take note of neighbours that were found in old files; one at least."""
+        at = bisect_left(self.copies, copies[0])
+        self.copies[at:at] = copies
 
     def note(self, chunks: Recipe) -> None:
         """Take note of some of its chunks."""
@@ -87,6 +99,20 @@ class Stretch(NamedTuple):
     level: Level
 
 
+class Based(NamedTuple):
+    """What was found of the old files of ``work``.
+
+    Attributes:
+        has: what is in them; None when there are none after all.
+        remaining: what is to be copied if what was said of them is so; else nothing, and the recipe
+            is to be asked for.
+    """
+
+    work: Work
+    has: Index | None
+    remaining: Sequence[Copy] = ()
+
+
 class Batch(msgspec.Struct, frozen=True):
     """Small files that are wanted whole, one after another."""
 
@@ -110,7 +136,8 @@ class Gap(msgspec.Struct, eq=False):
 
     Attributes:
         work: of a large file; None for a small one, of which the gap is all.
-        chunks: what the range has to turn out to be; empty for a small file.
+        chunks: what the range has to turn out to be; empty for a small file, and where nobody has
+            said what.
         old: the old bytes that it is signed against.
         pieces: the old bytes, once they are signed.
     """
@@ -182,7 +209,10 @@ class StorePiece(msgspec.Struct, frozen=True):
 
 
 class CutBases(msgspec.Struct, frozen=True):
-    """Open the large files and cut the old files that they may share with; then call ``based``."""
+    """Open the large files, and cut the old files that they may share with; then call ``based``.
+
+    Not those of which all was said that they have in common.
+    """
 
     works: tuple[Work, ...]
 

@@ -11,6 +11,7 @@ from filesync.transfer.coding import edit
 from filesync.transfer.coding.delta import NODE_PIECE_BYTES
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.marks_disk import MarksFile
+from filesync.transfer.coding.remains import Remains
 from filesync.transfer.send.recent import Recent
 from filesync.transfer.wire import Buffer
 
@@ -31,10 +32,14 @@ _KEY_BITS: Final = 64
 
 
 class Edited(NamedTuple):
-    """What has become of small files that had changed, and of the directories above them."""
+    """What has become of small files that had changed, and of the directories above them.
+
+    And what large ones still have.
+    """
 
     files: Sequence[Edit] = ()
     directories: Sequence[Edit] = ()
+    remains: Sequence[Remains] = ()
 
 
 class _AllOrNone:
@@ -56,6 +61,9 @@ class Edits:
     """What became of what a scan finds changed; a ``filesync.disk.scanning.scan.Watcher``.
 
     For the thread of the scan, then for another.
+
+    Attributes:
+        remains: what large files still have of what they were; for any thread.
     """
 
     def __init__(self, marks: Path | None = None, recent: Recent | None = None) -> None:
@@ -65,6 +73,7 @@ class Edits:
             marks: the file in which marks stay from one scan to the next.
             recent: gets the contents of small files, which may be asked for.
         """
+        self.remains: list[Remains] = []
         self._recent = recent
         self._marks = MarksFile(marks) if marks is not None else None
         self._whole = _AllOrNone(MAX_WHOLE_BYTES)
@@ -80,7 +89,7 @@ class Edits:
 
     def told(self, nodes: Nodes, there: Digest | None = None) -> Edited:
         """Return all of it; the arguments are those of ``directories``."""
-        return Edited(self.files, self.directories(nodes, there))
+        return Edited(self.files, self.directories(nodes, there), self.remains)
 
     def are_since(self, there: Digest) -> bool:
         """Say whether ``there`` is the tree that was scanned before."""

@@ -121,7 +121,8 @@ class GrowingTree:
             if self.recipes is None:
                 self.recipes = RecipeCache()
         files = RecipeFiles(self._caches / "recipes") if self._caches is not None else None
-        return Cutting(old, recipes=self.recipes, files=files)
+        note = self._noted_edits().remains.append
+        return Cutting(old, recipes=self.recipes, files=files, on_end=note)
 
     def end(self, tree: Digest) -> None:
         """Take note that all directories are done, and of what the whole is."""

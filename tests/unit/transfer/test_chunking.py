@@ -103,6 +103,11 @@ def test_with_the_recipe_of_an_old_content_the_cuts_are_the_same(
         cutter.cut(new[at : at + block_bytes])
     cutter.end()
     assert list(cutter.recipe) == chunks_of(new)
+    end = 0
+    for offset, start, length in cutter.remains:
+        assert offset >= end
+        assert new[offset : offset + length] == SHORT[start : start + length] != b""
+        end = offset + length
     again = chunking.Cutter(old=cutter.marked)
     again.cut(new)
     again.end()
@@ -162,6 +167,8 @@ def test_of_a_content_that_hardly_changed_little_is_cut_and_named(
     assert sum(looked) < len(LONG) / 16
     assert sum(named) < len(LONG) / 16
     assert list(cutter.recipe) == chunks_of(new)
+    assert sum(run.length for run in cutter.remains) > len(LONG) * 15 // 16
+    assert len(cutter.remains) <= len(LONG) >> 20
 
 
 def test_reading_ends_with_the_block_that_has_enough(monkeypatch: pytest.MonkeyPatch) -> None:

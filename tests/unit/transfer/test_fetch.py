@@ -2,8 +2,9 @@
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from filesync.digest import Digest, digest_of
 from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding import chunking, delta, matching, recipe
+from filesync.transfer.coding.remains import Remains, Run, copies_of
 from filesync.transfer.flow import Flow
 from filesync.transfer.receive.fetch import (
     BATCH_BYTES,
@@ -25,6 +27,7 @@ from filesync.transfer.receive.fetch import (
 )
 from filesync.transfer.receive.receiver import Receiver
 from filesync.transfer.receive.units import (
+    Based,
     Batch,
     CopyRanges,
     CutBases,
@@ -86,6 +89,7 @@ class World:
         window_bytes: int,
         liars: int = 0,
         mortal: int = 0,
+        remains: Mapping[Digest, Remains] = MappingProxyType({}),
     ) -> None:
         self.rng = rng
         self.old = old
@@ -94,7 +98,7 @@ class World:
         self.files = deque(
             wanted(data, at, len(old.get(at, b""))) for at, data in enumerate(contents)
         )
-        self.fetch = Fetch(window_bytes=window_bytes)
+        self.fetch = Fetch(window_bytes=window_bytes, remains=remains)
         self.window_bytes = window_bytes
         self.disk = [bytearray(len(data)) for data in contents]
         self.complete: set[int] = set()
@@ -214,11 +218,18 @@ class World:
 
     def work_beside(self, effect: CutBases | SignGaps) -> None:
         if isinstance(effect, CutBases):
-            self.fetch.based([(work, self.index_of(work)) for work in effect.works])
+            self.fetch.based([self.base(work) for work in effect.works])
             return
         key = self.rng.randrange(1 << 63)
         signed = [delta.cut(self.old_bytes(gap), key) for gap in effect.gaps]
         self.fetch.signed(effect.gaps, key, signed)
+
+    def base(self, work: Work) -> Based:
+        old = self.old[work.file.ticket]
+        if old and (told := work.remains) is not None and told.old == digest_of(old):
+            copies = copies_of(told.runs, work.file.size, len(old))
+            return Based(work, matching.Index([(recipe.Recipe(0), len(old))]), copies)
+        return Based(work, self.index_of(work))
 
     def index_of(self, work: Work) -> matching.Index | None:
         old = self.old[work.file.ticket]
@@ -278,7 +289,9 @@ class World:
         for gap, one in zip(gaps, delta.split(data, len(gaps)), strict=True):
             assert gap.pieces is not None
             made = delta.apply(one, gap.pieces, gap.size)
-            if made == self.contents[gap.file.ticket][gap.offset : gap.offset + gap.size]:
+            is_unproved = gap.work is not None and not gap.chunks  # the whole file is proved
+            right = self.contents[gap.file.ticket][gap.offset : gap.offset + gap.size]
+            if is_unproved or made == right:
                 self.write(gap.file.ticket, gap.offset, made)
                 if gap.work is None:
                     self.complete.add(gap.file.ticket)
@@ -307,7 +320,14 @@ windows = st.sampled_from([1000, SMALL_BYTES, 4 << 20])
 seeded = st.randoms(use_true_random=True)
 
 
-def world(shapes: list[tuple[int, bool]], rng: random.Random, **options: int) -> World:
+def world(
+    shapes: list[tuple[int, bool]],
+    rng: random.Random,
+    *,
+    window_bytes: int,
+    liars: int = 0,
+    mortal: int = 0,
+) -> World:
     """A file of each size, and where it is said so an old one that shares something with it."""
     contents = [rng.randbytes(size) for size, _ in shapes]
     old: dict[int, bytes] = {}
@@ -317,7 +337,94 @@ def world(shapes: list[tuple[int, bool]], rng: random.Random, **options: int) ->
             edited = bytearray(data[third:] + data[:third])
             edited[len(edited) // 2] ^= 1
             old[at] = bytes(edited)
-    return World(contents, old, rng, **options)
+    return World(contents, old, rng, window_bytes=window_bytes, liars=liars, mortal=mortal)
+
+
+def remains_of(old: bytes, new: bytes) -> Remains | None:
+    """Return what whoever has cut both says of ``new``."""
+    before = chunking.Cutter(old=chunking.MarkedRecipe.empty(7))
+    before.cut(old)
+    before.end()
+    cutter = chunking.Cutter(old=before.marked)
+    cutter.cut(new)
+    cutter.end()
+    if not cutter.remains:
+        return None
+    return Remains(digest_of(new), digest_of(old), tuple(cutter.remains))
+
+
+def told_world(
+    shapes: list[tuple[int, bool]], rng: random.Random, *, window_bytes: int
+) -> tuple[World, dict[int, Remains]]:
+    """As ``world``, but of the files that have old ones it is said what remains of those."""
+    plain = world(shapes, rng, window_bytes=window_bytes)
+    told = {
+        at: remains
+        for at, old in plain.old.items()
+        if (remains := remains_of(old, plain.contents[at])) is not None
+    }
+    by_digest = {one.digest: one for one in told.values()}
+    told_of = World(
+        plain.contents, plain.old, rng, window_bytes=window_bytes, remains=by_digest
+    )
+    return told_of, told
+
+
+@given(shapes, windows, seeded)
+def test_with_what_remains_of_old_files_every_wanted_byte_is_written_once(
+    shapes: list[tuple[int, bool]], window_bytes: int, rng: random.Random
+) -> None:
+    one, _ = told_world(shapes, rng, window_bytes=window_bytes)
+    one.run()
+    assert one.is_right_everywhere()
+    assert one.written == sum(map(len, one.contents))
+
+
+@given(shapes, windows, seeded)
+def test_what_was_said_of_other_old_files_does_no_harm(
+    shapes: list[tuple[int, bool]], window_bytes: int, rng: random.Random
+) -> None:
+    one, told = told_world(shapes, rng, window_bytes=window_bytes)
+    for at in told:
+        if rng.random() < 0.5:
+            one.old[at] = one.old[at][1:]
+    one.run()
+    assert one.is_right_everywhere()
+
+
+@given(shapes, windows, seeded)
+def test_wrong_remains_cost_bytes_and_no_wrong_byte(
+    shapes: list[tuple[int, bool]], window_bytes: int, rng: random.Random
+) -> None:
+    one, told = told_world(shapes, rng, window_bytes=window_bytes)
+    wrong = {
+        old.digest: Remains(
+            old.digest,
+            old.old,
+            tuple(Run(at, start // 2, length) for at, start, length in old.runs),
+        )
+        for old in told.values()
+    }
+    one = World(one.contents, one.old, rng, window_bytes=window_bytes, remains=wrong)
+    one.run()
+    assert one.is_right_everywhere()
+
+
+def test_of_a_file_of_which_it_was_said_what_remains_no_recipe_is_asked_for() -> None:
+    rng = random.Random(4)
+    one, told = told_world([(1_500_000, True)], rng, window_bytes=4 << 20)
+    assert told
+    asked: list[object] = []
+    answer = one.answer
+
+    def noting(peer: Peer) -> None:
+        asked.append(type(peer.asks[0][0]))
+        answer(peer)
+
+    one.answer = noting  # type: ignore[method-assign]
+    one.run()
+    assert set(asked) == {AskDeltas}
+    assert one.recipes == {0: None}
 
 
 @given(shapes, windows, seeded)
@@ -473,7 +580,7 @@ def test_no_more_of_a_recipe_is_asked_for_while_much_of_it_waits() -> None:
     size = 1 << 30
     fetch = fed(WantedFile(0, digest_of(b"new"), size, replaces=size))
     (cut,) = [one for one in fetch.effects if isinstance(one, CutBases)]
-    fetch.based([(cut.works[0], matching.Index([(recipe.Recipe(0), size)]))])
+    fetch.based([Based(cut.works[0], matching.Index([(recipe.Recipe(0), size)]))])
     pages = 0
     while isinstance(ask := fetch.take_ask(), RecipeAsk):
         pages += 1
