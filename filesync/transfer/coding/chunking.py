@@ -18,7 +18,7 @@ from filesync.transfer.coding.recipe import (
     Recipe,
     name_of,
 )
-from filesync.transfer.coding.remains import Run, joined
+from filesync.transfer.coding.remains import MAX_RUNS, Run, joined
 from filesync.transfer.wire import Buffer
 
 # Part of the protocol: two ends that cut by other rules share no chunk. Level 2 is that of the
@@ -62,7 +62,8 @@ class Cutter:
 
     Attributes:
         recipe: of what was cut so far.
-        remains: what of it the ``old`` one has, too, ascending.
+        remains: what of it the ``old`` one has, too, ascending; not all where it is more than
+            MAX_RUNS.
     """
 
     def __init__(self, start: int = 0, *, old: MarkedRecipe | None = None) -> None:
@@ -168,7 +169,8 @@ class Cutter:
         ends = self._old.ends
         start = ends[first - 1] if first else 0
         length = ends[last - 1] - start
-        joined(self.remains, Run(self.recipe.end - length, start, length))
+        if len(self.remains) <= MAX_RUNS:
+            joined(self.remains, Run(self.recipe.end - length, start, length))
 
 
 def cut(read: Read, offset: int, end: int, *, enough: int | None = None) -> Recipe:

@@ -14,7 +14,7 @@ from filesync.digest import WireDigest
 from filesync.transfer.coding.matching import Copy
 
 MAX_RUNS: Final = 16_384
-"""Of one content; with more, it is asked for as any other."""
+"""Of one content; where there are more, nothing is told of it."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 

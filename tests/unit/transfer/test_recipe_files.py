@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import digest_of
-from filesync.transfer.coding import chunking, recipes_disk
+from filesync.transfer.coding import chunking, cutting, recipes_disk
 from filesync.transfer.coding.chunking import MarkedRecipe
 from filesync.transfer.coding.cutting import Cutting
 from filesync.transfer.coding.recipe import MAX_CHUNK_BYTES, Part, Recipe
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.coding.recipes_disk import RecipeFiles
+from filesync.transfer.coding.remains import Remains
 from tests.unit.made import reader
 
 RNG = random.Random(1)
@@ -80,11 +81,11 @@ def test_a_cutting_leaves_the_recipe_to_this_process_and_the_next(files: RecipeF
     new = old[: 1 << 20] + b"inserted" + old[1 << 20 :]
     for content, before in ((old, A), (new, digest_of(old))):
         recipes = RecipeCache()
-        cutting = Cutting(before, recipes=recipes, files=files)
+        one = Cutting(before, recipes=recipes, files=files)
         for at in range(0, len(content), 1 << 20):
-            cutting.begin(memoryview(content)[at : at + (1 << 20)])
-            cutting.finish()
-        cutting.end(digest_of(content))
+            one.begin(memoryview(content)[at : at + (1 << 20)])
+            one.finish()
+        one.end(digest_of(content))
         made = list(chunking.cut(reader(content), 0, len(content)))
         noted = recipes.find(digest_of(content), 0, len(content))
         loaded = files.load(digest_of(content))
@@ -93,13 +94,36 @@ def test_a_cutting_leaves_the_recipe_to_this_process_and_the_next(files: RecipeF
         assert list(noted) == list(loaded.recipe) == made
 
 
+def test_a_cutting_tells_what_remains_of_what_it_knew_unless_that_is_too_much(
+    files: RecipeFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = RNG.randbytes(1 << 20)
+    new = bytearray(old)
+    new[1 << 18] ^= 1
+    new[1 << 19] ^= 1
+    told: list[Remains] = []
+    for most in (3, 2):
+        monkeypatch.setattr(chunking, "MAX_RUNS", most)
+        monkeypatch.setattr(cutting, "MAX_RUNS", most)
+        for content, before in ((old, A), (new, digest_of(old))):
+            one = Cutting(before, recipes=RecipeCache(), files=files, on_end=told.append)
+            one.begin(memoryview(content))
+            one.finish()
+            one.end(digest_of(content))
+    (remains,) = told  # of three runs
+    assert (remains.digest, remains.old) == (digest_of(new), digest_of(old))
+    assert len(remains.runs) == 3
+    for offset, start, length in remains.runs:
+        assert new[offset : offset + length] == old[start : start + length]
+
+
 def test_marks_have_a_key_that_nobody_can_know(files: RecipeFiles) -> None:
     keys: set[int] = set()
     for _ in range(100):
-        cutting = Cutting(A, recipes=RecipeCache(), files=files)
-        cutting.begin(memoryview(b"content"))
-        cutting.finish()
-        cutting.end(B)
+        one = Cutting(A, recipes=RecipeCache(), files=files)
+        one.begin(memoryview(b"content"))
+        one.finish()
+        one.end(B)
         loaded = files.load(B)
         assert loaded is not None
         keys.add(loaded.key)
@@ -109,9 +133,9 @@ def test_marks_have_a_key_that_nobody_can_know(files: RecipeFiles) -> None:
 
 def test_what_changed_while_it_was_cut_leaves_no_recipe(files: RecipeFiles) -> None:
     recipes = RecipeCache()
-    cutting = Cutting(A, recipes=recipes, files=files)
-    cutting.begin(memoryview(bytes(1000)))
-    cutting.finish()
-    cutting.end(None)
+    one = Cutting(A, recipes=recipes, files=files)
+    one.begin(memoryview(bytes(1000)))
+    one.finish()
+    one.end(None)
     assert files.load(A) is None
     assert recipes.find(A, 0, 1000) is None
