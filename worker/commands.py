@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import click
@@ -16,6 +17,7 @@ from filesync.keys.options import insecure_option, key_option
 from filesync.lifetime import wait_for_end
 from filesync.quantities import parse_duration, parse_size
 from filesync.transfer.connection.address import is_everywhere, is_here, parse_address
+from filesync.transfer.connection.unix import own_socket
 from worker.garbage.choice import default_policy
 from worker.options import WorkerOptions
 from worker.process import run_worker
@@ -25,12 +27,14 @@ from worker.wire.disk import PrunePolicy
 
 log = logging.getLogger(__name__)
 
+LOOPBACK: Final = "tcp://127.0.0.1:0"
+
 
 @click.command(
     epilog="""
 \b
 Examples:
-  filesync worker --manager tcp://127.0.0.1:7700 --listen tcp://127.0.0.1:0 --state /var/lib/w1
+  filesync worker --manager ipc:///var/lib/filesync/manager/socket --state /var/lib/w1
   filesync worker --manager tcp://127.0.0.1:7700 --state w2 --name w2 --label gpu=true
   filesync worker --manager tcp://127.0.0.1:7700 --state w3 --gc-keep-storage 20GB
   filesync worker --manager tcp://127.0.0.1:7700 --state w4 --gc-min-free 0    # remove nothing
@@ -42,15 +46,14 @@ Examples:
     required=True,
     envvar="FILESYNC_MANAGER",
     metavar="ADDR",
-    help="Whom to work for, tcp://[KEY@]host:port, as it prints it.",
+    help="Whom to work for: tcp://[KEY@]host:port, or ipc://PATH, as it prints it.",
 )
 @click.option(
     "--listen",
-    default="tcp://127.0.0.1:0",
-    show_default=True,
     metavar="ADDR",
     help="Where other workers, and clients, take what this one has: an address of this machine by "
-    "which they reach it; port 0 is any free one.",
+    f"which they reach it; port 0 is any free one.  [default: {LOOPBACK}; a socket in --state where "
+    "the manager has one]",
 )
 @click.option(
     "--state",
@@ -103,7 +106,7 @@ Examples:
 @click.option("--until-eof", is_flag=True, hidden=True)
 def worker(
     manager: str,
-    listen: str,
+    listen: str | None,
     state: Path,
     name: str,
     labels: Sequence[str],
@@ -123,6 +126,8 @@ def worker(
     has built stays in --state and is used again. With the manager's key in its address all is
     encrypted, and this worker lets in whom the manager does.
     """
+    if listen is None:
+        listen = own_socket(state) if manager.startswith("ipc://") else LOOPBACK
     _check_reachable(listen, manager)
     options = WorkerOptions(
         manager=manager,

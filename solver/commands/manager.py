@@ -2,29 +2,33 @@
 
 import asyncio
 from pathlib import Path
+from typing import Final
 
 import click
 
 from filesync.keys.options import listen_keys, listen_options
 from filesync.lifetime import wait_for_end
+from filesync.transfer.connection.unix import own_socket
 from solver.manager.process import run_manager
+
+LOOPBACK: Final = "tcp://127.0.0.1:7700"
 
 
 @click.command(
     epilog="""
 \b
 Examples:
-  filesync manager --state /var/lib/filesync/manager
+  filesync manager --state /var/lib/filesync/manager      for you alone, on this machine
   filesync manager --listen tcp://192.0.2.1:7700 --allow /etc/filesync/allow \\
       --state /var/lib/filesync/manager
 """
 )
 @click.option(
     "--listen",
-    default="tcp://127.0.0.1:7700",
-    show_default=True,
     metavar="ADDR",
-    help="Where clients and workers find it; port 0 is any free one.",
+    help="Where clients and workers find it: tcp://HOST:PORT, 0 for any free one, or ipc://PATH. Without --allow "
+    "all users of this machine, and steps, reach tcp://127.0.0.1.  [default: a socket in --state that "
+    f"only you can open; with --allow {LOOPBACK}]",
 )
 @click.option(
     "--state",
@@ -36,7 +40,7 @@ Examples:
 @listen_options
 @click.option("--until-eof", is_flag=True, hidden=True)
 def manager(
-    listen: str,
+    listen: str | None,
     state: Path,
     key: Path | None,
     allow: Path | None,
@@ -53,7 +57,7 @@ def manager(
     own, allowed = listen_keys(key, allow)
     asyncio.run(
         run_manager(
-            listen,
+            listen or (own_socket(state) if allow is None else LOOPBACK),
             state,
             own=own,
             allowed=allowed,

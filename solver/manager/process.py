@@ -19,6 +19,7 @@ from filesync.transfer.connection.address import check_listen_address, with_key
 from filesync.transfer.connection.curve_zmq import Gate
 from filesync.transfer.connection.guard import Limits
 from filesync.transfer.connection.guard_zmq import SocketGuard
+from filesync.transfer.connection.unix import privately
 from solver.manager.cluster import Cluster
 from solver.manager.records import Records
 from solver.manager.results.replicas import Replicas
@@ -140,10 +141,11 @@ def _bind(socket: zmq.asyncio.Socket, listen: str, guard: SocketGuard) -> str:
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
     guard.start(socket)
     try:
-        socket.bind(listen)
+        with privately(listen):
+            socket.bind(listen)
     except zmq.ZMQError as exc:
         raise UsageError(
             f"cannot listen on {listen}: {exc.strerror or exc}; is a manager running there? "
-            "Give another --listen, or port 0 for any free one"
+            "Give another --listen; port 0 is any free one"
         ) from exc
     return socket.getsockopt_string(zmq.LAST_ENDPOINT)

@@ -29,6 +29,7 @@ from filesync.transfer.connection.curve_zmq import Gate, key_of
 from filesync.transfer.connection.guard import Limits
 from filesync.transfer.connection.guard_zmq import SocketGuard, came_by
 from filesync.transfer.connection.link_zmq import Handle
+from filesync.transfer.connection.unix import privately
 from filesync.transfer.errors import NotLetIn, VersionMismatch
 from filesync.transfer.stats import Counters
 from filesync.transfer.wire import (
@@ -132,7 +133,8 @@ class Listener:
             self._gate.guard(made)
         self.guard.start(made)
         try:
-            made.bind(address)
+            with privately(address):
+                made.bind(address)
         except zmq.ZMQError as exc:
             made.close()
             # Its own ``strerror`` has the address once more.

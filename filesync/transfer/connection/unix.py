@@ -36,6 +36,37 @@ def socket_directory() -> Iterator[Path]:
         remove_sockets(made)
 
 
+def own_socket(state: Path) -> str:
+    """Return the address of the socket in a state directory, for who binds it ``privately``.
+
+    Raises:
+        UsageError: its path is too long for a socket.
+    """
+    path = state.absolute() / "socket"
+    if len(os.fsencode(path)) > _MAX_PATH_BYTES:
+        raise UsageError(
+            f"{path} is too long for a socket: give a shorter --state, or say where to --listen"
+        )
+    return f"ipc://{path}"
+
+
+@contextmanager
+def privately(address: str) -> Iterator[None]:
+    """Have nobody but this user, and the superuser, open what is bound at ``address`` in the block.
+
+    That is for a Unix socket, of which no other thread may make files meanwhile. What can dial any
+    other address can dial it as before.
+    """
+    if not address.startswith("ipc://"):
+        yield
+        return
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def remove_sockets(directory: Path) -> None:
     """Remove what ``socket_directory`` gave, once all are connected who shall be. Idempotent.
 
