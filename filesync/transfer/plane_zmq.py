@@ -233,6 +233,11 @@ class DataPlane:
         """
         return self._outgoing.offer_coming(tree, source, come, token, flow=flow)
 
+    @property
+    def recipes(self) -> "RecipeCache":
+        """The recipes of what was cut for offers that have none of their own."""
+        return self._outgoing.recipes
+
     async def serve_to(self, address: str, offer: Offer) -> None:
         """Dial ``address`` and let it read ``offer`` over that connection, until it is closed.
 

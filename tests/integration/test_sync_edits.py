@@ -334,10 +334,14 @@ def with_large(root: Path) -> None:
 
 
 def edit_large(root: Path) -> None:
-    content = bytearray((root / "src/large").read_bytes())
+    edit_file(root / "src/large")
+
+
+def edit_file(path: Path) -> None:
+    content = bytearray(path.read_bytes())
     content[1 << 20 : 1 << 20] = b"inserted"
     content[2 << 20] ^= 1
-    (root / "src/large").write_bytes(content)
+    path.write_bytes(content)
 
 
 def test_what_remains_of_a_large_file_comes_with_the_gift_from_its_second_edit_on(
@@ -543,6 +547,34 @@ def test_what_has_changed_at_a_server_comes_with_the_answer_to_its_scan(
     stats = taken(tmp_path)
     assert (stats.files, stats.deleted, asked) == (3, 1, [])
     assert stats.wire_in < 6000
+
+
+def test_what_remains_of_a_large_file_at_a_server_comes_with_the_answer_to_its_scan(
+    source: Path, tmp_path: Path, asked: list[str]
+) -> None:
+    (source / "large").write_bytes(LARGE)
+    taken(tmp_path)
+    for number in range(3):
+        asked.clear()
+        edit_file(source / "large")
+        stats = taken(tmp_path)
+        assert "deltas" in asked
+        assert ("recipes" in asked) == (number == 0)
+        assert stats.content_bytes < 5000
+        assert stats.copied_bytes > 3_000_000
+
+
+def test_what_a_server_says_wrongly_of_a_large_file_costs_bytes_and_no_wrong_byte(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "large").write_bytes(LARGE)
+    taken(tmp_path)
+    edit_file(source / "large")
+    digest = digest_of((source / "large").read_bytes())
+    lie = Edited(remains=[Remains(digest, digest_of(LARGE), (Run(0, 9, 1 << 20),))])
+    told = messages.pack_remains(lie)
+    monkeypatch.setattr(remote_server, "pack_remains", lambda _: told)
+    taken(tmp_path)  # compares
 
 
 def test_many_that_have_changed_at_a_server_are_looked_for_in_no_index(

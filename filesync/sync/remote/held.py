@@ -11,7 +11,9 @@ from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Place
 from filesync.sync.scanning import Found, Named, Owner, scan_place
-from filesync.transfer.send.edits import MARKS, Edited, Edits
+from filesync.transfer.coding.recipecache import RecipeCache
+from filesync.transfer.send.cuttings import Cuttings
+from filesync.transfer.send.edits import Edited, Edits
 from filesync.transfer.send.offer import Offer
 from filesync.transfer.send.recent import Recent
 
@@ -103,11 +105,15 @@ class Held:
         """Say whether it is a directory in which there is nothing to scan."""
         return self.place is not None and self.place.is_bare(self.filter)
 
-    def scan(self, owner: Owner | None = None) -> Found:
-        """Scan the place; say that all of it is the ``owner``'s, if there is one. Blocks."""
+    def scan(self, owner: Owner | None = None, recipes: RecipeCache | None = None) -> Found:
+        """Scan the place; say that all of it is the ``owner``'s, if there is one. Blocks.
+
+        Of large files that are to be taken, and have changed, ``recipes`` are made.
+        """
         if self.place is None:
             return Found(self.manifest, {}, {})
-        edits = Edits(self._caches and self._caches / MARKS, self.recent)
+        cuttings = Cuttings(self._caches, recipes)
+        edits = Edits(self._caches, self.recent, cuttings)
         found = scan_place(
             self.place,
             self.nodes,
@@ -123,7 +129,9 @@ class Held:
         self.recent.is_enough = self.recent.has_all
         owned = found.owned(owner, self.nodes)
         is_same = owned.manifest.tree == found.manifest.tree  # else the directories are others
-        self.edits = edits.told(self.nodes) if is_same else Edited(edits.files)
+        self.edits = edits.told(self.nodes)
+        if not is_same:
+            self.edits = self.edits._replace(directories=())
         return owned
 
     def scanned(self) -> Manifest:

@@ -16,7 +16,7 @@ from filesync.sync.part import Part
 from filesync.sync.places import Claimed, Places
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import with_more
-from filesync.sync.remote.edits import pack_edits
+from filesync.sync.remote.edits import pack_edits, pack_remains
 from filesync.sync.remote.gifts import Gifts
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.holders import MAX_HELD, Holders
@@ -74,8 +74,9 @@ class TreeServer:
                 held = self._holders.find(channel, token)
                 result = await self._scan(held, token, owner)
                 if wants_edits:
+                    remains = await in_thread(pack_remains, held.edits)
                     edits = await in_thread(pack_edits, held.edits)
-                    result = with_more(result, edits=edits)
+                    result = with_more(with_more(result, remains=remains), edits=edits)
             case wire.AskNodes() | wire.AskNodeDeltas() | wire.AskUnseen():
                 held = self._holders.find(channel, request.token)
                 result, payload = await _answer_scanned(held, request)
@@ -185,7 +186,7 @@ class TreeServer:
     async def _scan(self, held: Held, token: bytes, owner: wire.Owner | None) -> wire.Scanned:
         held.use(Stage.NEW)
         try:
-            found = await in_thread(held.scan, owner)
+            found = await in_thread(held.scan, owner, self.plane.recipes)
             held.manifest, held.shut = found.manifest, found.unreadable
             if held.is_offered and held.place is not None and held.stage is not Stage.CLOSED:
                 held.offer = self.plane.offer(

@@ -1,7 +1,7 @@
 """Syncs from a ``filesync serve`` to this machine."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 
 from filesync.digest import Digest
@@ -16,14 +16,13 @@ from filesync.sync.places import LocalPlaces
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask, tell
-from filesync.sync.remote.edits import unpack_edits
+from filesync.sync.remote.edits import unpack_edits, unpack_remains
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import are_several, is_named
 from filesync.sync.target import NotMade, Target, find_target, is_left_alone
-from filesync.transfer.coding.edit import Edit
 from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.threads import in_thread
@@ -131,7 +130,7 @@ class _Taking:
     ) -> None:
         """Make ``target``, where ``there`` is, what the server has ``scanned``."""
         part, token = self.parts[at], self._found[at].token
-        edits = unpack_edits(scanned.edits)
+        told = Told(unpack_edits(scanned.edits), unpack_remains(scanned.remains))
         # After the scan: nodes that this side has do not travel.
         await fetch_nodes(
             self._peer.channel,
@@ -139,7 +138,7 @@ class _Taking:
             scanned.tree,
             self._nodes,
             basis=there.manifest.tree,
-            edits=edits,
+            edits=told.edits,
         )
         top = Manifest(scanned.tree, self._nodes)
         self._note_source(at, top, scanned)
@@ -158,7 +157,7 @@ class _Taking:
         )
         if not plan.is_done and target is not None and not self._options.dry_run:
             update = Update(target.place, plan, caches=self._options.used_caches)
-            await self._pull(update, token, scanned.tree, edits)
+            await self._pull(update, token, scanned.tree, told)
             refused = update.refused
             self.stats.note_refused(refused.named, prefix=part.prefix, unnamed=refused.unnamed)
 
@@ -200,9 +199,7 @@ class _Taking:
         found = [await self._scan(number) for number in range(len(self.parts))]
         return not any(one.unreadable or one.unnamed for one in found)
 
-    async def _pull(
-        self, update: Update, token: bytes, tree: Digest, edits: Mapping[Digest, Edit]
-    ) -> None:
+    async def _pull(self, update: Update, token: bytes, tree: Digest, told: Told) -> None:
         peer, stats = self._peer, self.stats
         replica = Replica(peer.address, token)
         pulled = await peer.plane.pull(
@@ -211,7 +208,7 @@ class _Taking:
             tree=tree,
             progress=self._progress,
             flow=self._options.flow,
-            told=Told(edits),
+            told=told,
         )
         stats.files += pulled.files
         stats.content_bytes += pulled.content_bytes

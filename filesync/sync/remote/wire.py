@@ -208,6 +208,7 @@ class Scanned(_Message, frozen=True, tag="scanned"):
             something is to be given, that is directories: see ``around_shut``.
         unnamed: how many more were.
         edits: nodes and contents by what the asker most likely has of them, if he asked for that.
+        remains: what large files that have changed still have of what he most likely has, likewise.
     """
 
     tree: WireDigest
@@ -215,6 +216,7 @@ class Scanned(_Message, frozen=True, tag="scanned"):
     unreadable: Reasons = {}
     unnamed: Count = 0
     edits: "Edits | None" = None
+    remains: "Edits | None" = None
 
 
 def scanned(

@@ -1,8 +1,8 @@
-"""Edits of small files, made while those are scanned: most are wanted where the last ones went."""
+"""Edits of what a scan finds changed, made meanwhile: most are wanted where the last ones went."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.digest import Digest, digest_of
 from filesync.entropy import random_bits
@@ -11,9 +11,14 @@ from filesync.transfer.coding import edit
 from filesync.transfer.coding.delta import NODE_PIECE_BYTES
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.marks_disk import MarksFile
-from filesync.transfer.coding.remains import Remains
+from filesync.transfer.send.cuttings import Cuttings
 from filesync.transfer.send.recent import Recent
 from filesync.transfer.wire import Buffer
+
+if TYPE_CHECKING:
+    from filesync.disk.scanning.readfile import Beside
+    from filesync.transfer.coding.recipecache import RecipeCache
+    from filesync.transfer.coding.remains import Remains
 
 MARKS: Final = "marks"
 """The file for them in a directory of caches."""
@@ -39,7 +44,7 @@ class Edited(NamedTuple):
 
     files: Sequence[Edit] = ()
     directories: Sequence[Edit] = ()
-    remains: Sequence[Remains] = ()
+    remains: "Sequence[Remains]" = ()
 
 
 class _AllOrNone:
@@ -60,25 +65,28 @@ class _AllOrNone:
 class Edits:
     """What became of what a scan finds changed; a ``filesync.disk.scanning.scan.Watcher``.
 
-    For the thread of the scan, then for another.
-
-    Attributes:
-        remains: what large files still have of what they were; for any thread.
+    For the thread of the scan, but for large files; then for another.
     """
 
-    def __init__(self, marks: Path | None = None, recent: Recent | None = None) -> None:
+    def __init__(
+        self,
+        caches: Path | None = None,
+        recent: Recent | None = None,
+        cuttings: Cuttings | None = None,
+    ) -> None:
         """Begin.
 
         Args:
-            marks: the file in which marks stay from one scan to the next.
+            caches: the directory in which marks stay from one scan to the next.
             recent: gets the contents of small files, which may be asked for.
+            cuttings: get large files.
         """
-        self.remains: list[Remains] = []
+        self._cuttings = cuttings or Cuttings(None)
         self._recent = recent
-        self._marks = MarksFile(marks) if marks is not None else None
+        self._marks = MarksFile(caches / MARKS) if caches is not None else None
         self._whole = _AllOrNone(MAX_WHOLE_BYTES)
         self._compared = _AllOrNone(MAX_COMPARED_BYTES)
-        self._marked_room = MAX_MARKED_BYTES if marks is not None else 0
+        self._marked_room = MAX_MARKED_BYTES if caches is not None else 0
         self._changed: list[tuple[bytes, Digest]] = []
         self._before: Digest | None = None
 
@@ -90,6 +98,16 @@ class Edits:
     def told(self, nodes: Nodes, there: Digest | None = None) -> Edited:
         """Return all of it; the arguments are those of ``directories``."""
         return Edited(self.files, self.directories(nodes, there), self.remains)
+
+    @property
+    def remains(self) -> "Sequence[Remains]":
+        """What large files still have of what they were."""
+        return self._cuttings.remains
+
+    @property
+    def recipes(self) -> "RecipeCache | None":
+        """Those of large files."""
+        return self._cuttings.recipes
 
     def are_since(self, there: Digest) -> bool:
         """Say whether ``there`` is the tree that was scanned before."""
@@ -125,13 +143,13 @@ class Edits:
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take no note of a file in a directory that was not there."""
 
-    def beside(self, old: Digest, size: int) -> "Editing | None":
-        """Return who is shown a file that had the ``old`` content, unless it is too large."""
+    def beside(self, old: Digest, size: int) -> "Beside | None":
+        """Return who is shown a file that had the ``old`` content, unless that is of no use."""
         most = edit.MAX_BYTES if self._marked_room > 0 else edit.WHOLE_BYTES
         if size <= most:
             return Editing(self, old)
         self._miss()
-        return None
+        return self._cuttings.beside(old, size)
 
     def note(self, old: Digest, digest: Digest, content: Buffer) -> None:
         """Take note of what became of a content."""

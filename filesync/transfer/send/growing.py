@@ -9,22 +9,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from filesync.digest import EMPTY, Digest
+from filesync.digest import Digest
 from filesync.manifest import Manifest, Nodes
 from filesync.transfer.send.contents import GrowingContents, Listed
 from filesync.transfer.send.recent import RECENT_BYTES, Recent
 
 if TYPE_CHECKING:
     from filesync.disk.scanning.readfile import Beside
-    from filesync.transfer.coding.cutting import Cutting
     from filesync.transfer.coding.recipecache import RecipeCache
     from filesync.transfer.send.edits import Edited, Edits
 
 HANDED_BYTES: Final = 160 << 10
 """Of the nodes that are handed on at once: 2,000 names, some 20 ms of the scan of small files."""
 HANDED_DIRECTORIES: Final = 1000
-CUT_BYTES: Final = 1 << 20
-"""Files from this size on are cut beside their scan: it takes a thread for each."""
 
 
 class Handed(NamedTuple):
@@ -43,7 +40,6 @@ class GrowingTree:
     Attributes:
         contents: of the directories that were handed on.
         recent: what was read of them and of those to come.
-        recipes: of large files that have changed; None as long as there is none.
     """
 
     def __init__(
@@ -64,7 +60,6 @@ class GrowingTree:
         """
         self.contents = GrowingContents(nodes)
         self.recent = Recent(recent_bytes)
-        self.recipes: RecipeCache | None = None
         self._on_done = on_done
         self._caches = caches
         self._edits: Edits | None = None
@@ -96,33 +91,16 @@ class GrowingTree:
 
     def beside(self, old: Digest, size: int) -> "Beside | None":
         """Have made of a file that has changed what will be wanted by who has the ``old`` one."""
-        from filesync.transfer.coding.edit import MAX_BYTES
-        from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
-
-        if size <= MAX_BYTES:
-            return self._noted_edits().beside(old, size)
-        self.recent.has_missed = True
-        is_cut = CUT_BYTES <= size <= MAX_RECIPE_BYTES and old != EMPTY
-        return self._cutting(old) if is_cut else None
+        return self._noted_edits().beside(old, size)
 
     def _noted_edits(self) -> "Edits":
-        from filesync.transfer.send.edits import MARKS, Edits
+        from filesync.transfer.send.cuttings import Cuttings
+        from filesync.transfer.send.edits import Edits
 
-        if self._edits is None:
-            self._edits = Edits(self._caches and self._caches / MARKS, self.recent)
-        return self._edits
-
-    def _cutting(self, old: Digest) -> "Cutting":
-        from filesync.transfer.coding.cutting import Cutting
-        from filesync.transfer.coding.recipecache import RecipeCache
-        from filesync.transfer.coding.recipes_disk import RecipeFiles
-
-        with self._lock:
-            if self.recipes is None:
-                self.recipes = RecipeCache()
-        files = RecipeFiles(self._caches / "recipes") if self._caches is not None else None
-        note = self._noted_edits().remains.append
-        return Cutting(old, recipes=self.recipes, files=files, on_end=note)
+        with self._lock:  # large files are read by threads of their own
+            if self._edits is None:
+                self._edits = Edits(self._caches, self.recent, Cuttings(self._caches))
+            return self._edits
 
     def end(self, tree: Digest) -> None:
         """Take note that all directories are done, and of what the whole is."""
@@ -143,6 +121,11 @@ class GrowingTree:
         is_known = self._noted_edits().are_since(there)
         self.recent.is_enough = is_known and self.recent.has_all
         return self.recent
+
+    @property
+    def recipes(self) -> "RecipeCache | None":
+        """Those of large files that have changed; None as long as there is none."""
+        return None if self._edits is None else self._edits.recipes
 
     @property
     def is_ready(self) -> bool:

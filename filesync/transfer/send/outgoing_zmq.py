@@ -72,7 +72,7 @@ class Outgoing:
                 root,
                 lambda: Contents(manifest.nodes, directories_of(manifest)),
                 recent,
-                self._cut if recipes is None else recipes,
+                self.recipes if recipes is None else recipes,
             )
 
         return self._offer(manifest.tree, open_source, token, flow=flow, on_sent=on_sent)
@@ -121,7 +121,7 @@ class Outgoing:
         return offer
 
     @cached_property
-    def _cut(self) -> "RecipeCache":
+    def recipes(self) -> "RecipeCache":
         """Of what this side has cut itself, to send it."""
         from filesync.transfer.coding.recipecache import RecipeCache
 

@@ -27,7 +27,7 @@ def changed(edits: Edits, old: bytes, new: bytes) -> None:
 
 
 def next_scan(tmp_path: Path, *changes: tuple[bytes, bytes]) -> Edits:
-    edits = Edits(tmp_path / "marks")
+    edits = Edits(tmp_path)
     for old, new in changes:
         changed(edits, old, new)
     edits.end()
@@ -68,7 +68,7 @@ def test_copies_that_are_edited_one_after_the_other_are_both_told(tmp_path: Path
 def test_one_that_is_not_told_need_not_be_read_again(tmp_path: Path) -> None:
     for times, is_kept in enumerate((True, False)):
         recent = Recent()
-        edits = Edits(tmp_path / "marks", recent)
+        edits = Edits(tmp_path, recent)
         new = LONG + b"%d" % times
         changed(edits, LONG + b"%d" % (times - 1), new)
         edits.end()
@@ -86,7 +86,7 @@ def test_of_many_longer_ones_the_first_alone_are_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sent, "MAX_MARKED_BYTES", 2 * len(LONG))
-    edits = Edits(tmp_path / "marks")
+    edits = Edits(tmp_path)
     for number in range(2):
         changed(edits, LONG, LONG + b"%d" % number)
     assert edits.beside(digest_of(LONG), len(LONG)) is None
