@@ -30,7 +30,7 @@ from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding import matching, recipe
 from filesync.transfer.coding.delta import Pieces
 from filesync.transfer.coding.matching import Copy, Index
-from filesync.transfer.coding.recipe import Recipe
+from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES, Recipe
 from filesync.transfer.coding.remains import Remains, between
 from filesync.transfer.flow import WINDOW_BYTES
 from filesync.transfer.receive.gaps import (
@@ -348,7 +348,9 @@ class Fetch:
     # --- files --------------------------------------------------------------------------------
 
     def _add_large(self, file: WantedFile) -> None:
-        remains = self._remains.get(file.digest)
+        # What is to be done follows from it at once; of larger ones nobody honest says it.
+        is_told = file.size <= MAX_RECIPE_BYTES
+        remains = self._remains.get(file.digest) if is_told else None
         work = Work(file, is_delta=bool(file.replaces), remains=remains)
         if work.is_delta:
             self._waiting.append(work)
