@@ -123,11 +123,9 @@ class Cutter:
             for piece in self._fast.cut_buf(view[done:]):
                 if done >= until:
                     break
-                name = self._add(view[done : done + piece.length])
+                at = self._add(view[done : done + piece.length])
                 done += piece.length
-                if (at := self._old.find(name)) is not None:
-                    self._note_remains(at, at + 1)
-                elif piece.length == self._missed:
+                if at is None and piece.length == self._missed:
                     at = self._tried  # most likely it was changed, and what follows was not
                 self._missed = 0
                 if at is not None:
@@ -135,13 +133,15 @@ class Cutter:
                     break
         return done
 
-    def _add(self, chunk: memoryview) -> bytes:
-        """Add the chunk that comes next; return its name."""
+    def _add(self, chunk: memoryview) -> int | None:
+        """Add the chunk that comes next; return the number of the old one that it is."""
         name = name_of(chunk)
         self.recipe.add(len(chunk), name)
         if self._is_marked:
             self._marks.append(mark_of(chunk, self._key))
-        return name
+        if (at := self._old.find(name)) is not None:
+            self._note_remains(at, at + 1)
+        return at
 
     def _follow(self, view: memoryview, until: int) -> int:
         """Find the chunks that are the old ones that are to be tried; return where they end."""

@@ -11,6 +11,7 @@ from xxhash import xxh3_64_intdigest
 
 from filesync.transfer.coding import chunking, recipe
 from filesync.transfer.coding.recipe import name_of
+from filesync.transfer.coding.remains import Run
 from tests.unit.made import reader
 from tests.unit.transfer.chunked import CHUNKS, LONG, chunks_of, random_bytes
 
@@ -113,6 +114,14 @@ def test_with_the_recipe_of_an_old_content_the_cuts_are_the_same(
     again.end()
     assert again.marked.marks == cutter.marked.marks == marks_of(new, SHORT_MARKED.key)
     assert list(again.recipe) == chunks_of(new)
+
+
+def test_what_stands_at_the_end_remains_too() -> None:
+    cutter = chunking.Cutter(old=SHORT_MARKED)
+    first = SHORT_MARKED.recipe.ends[0]
+    cutter.cut(SHORT[first:])
+    cutter.end()
+    assert cutter.remains == [Run(0, first, len(SHORT) - first)]
 
 
 def test_marks_that_fit_nothing_cost_time_and_nothing_else() -> None:
