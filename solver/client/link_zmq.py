@@ -16,6 +16,7 @@ from filesync.transfer.connection.address import key_in, without_key
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, wait_for_failure
 from filesync.transfer.connection.link_zmq import unknown_host
+from filesync.transfer.connection.unix import state_of
 from solver.client.progress import told_if_long
 from solver.client.unknown import Unknown
 from solver.errors import BuildError, CutOff, ManagerLost
@@ -202,10 +203,12 @@ class ManagerLink:
     def _silent(self) -> ManagerLost | CutOff:
         if self._monitor is not None:
             allow = " --allow FILE" if key_in(self.address) else ""
+            options = f"--listen {self._where}{allow} --state DIR"
+            if state := state_of(self.address):
+                options = f"--state {state}"
             return ManagerLost(
                 f"no manager answers at {self._where}; start one with"
-                f" `filesync manager --listen {self._where}{allow} --state DIR`,"
-                " or leave --manager out"
+                f" `filesync manager {options}`, or leave --manager out"
             )
         return CutOff(
             f"the manager at {self._where} does not answer any more",

@@ -117,6 +117,16 @@ def test_no_manager_is_one_sentence(context: ContextMaker) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_of_a_manager_with_a_socket_of_its_own_it_is_said_how_that_is_started(
+    context: ContextMaker,
+) -> None:
+    words = ["build", "--manager", "ipc:///nowhere/manager/socket", str(context(COPY, f="f"))]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, *words], capture_output=True, text=True, check=False
+    )
+    assert "start one with `filesync manager --state /nowhere/manager`" in done.stderr
+
+
 def test_a_port_in_use_and_a_name_taken_are_refused(one: Cluster, tmp_path: Path) -> None:
     state = str(tmp_path / "other")
     refused(

@@ -13,6 +13,7 @@ from filesync.errors import UsageError
 _MAX_PATH_BYTES: Final = 100
 """Of a socket; the kernel takes 107."""
 _MAX_NAME_BYTES: Final = 16
+_OWN_NAME: Final = "socket"
 
 
 @contextmanager
@@ -42,12 +43,18 @@ def own_socket(state: Path) -> str:
     Raises:
         UsageError: its path is too long for a socket.
     """
-    path = state.absolute() / "socket"
+    path = state.absolute() / _OWN_NAME
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
         raise UsageError(
             f"{path} is too long for a socket: give a shorter --state, or say where to --listen"
         )
     return f"ipc://{path}"
+
+
+def state_of(address: str) -> Path | None:
+    """Return the state directory that has ``address`` as its own socket; None if it is none."""
+    path = Path(address.removeprefix("ipc://"))
+    return path.parent if path.is_absolute() and path.name == _OWN_NAME else None
 
 
 @contextmanager

@@ -427,7 +427,9 @@ def test_of_a_file_of_which_it_was_said_what_remains_no_recipe_is_asked_for() ->
     assert one.recipes == {0: None}
 
 
-def test_what_is_said_to_remain_of_a_file_that_is_too_large_for_a_recipe_is_not_believed() -> None:
+def test_what_is_said_to_remain_of_a_file_that_is_too_large_for_a_recipe_is_not_believed() -> (
+    None
+):
     # It could have any size that somebody says, with nothing but holes: nothing may take as much.
     digest, old = digest_of(b"new"), digest_of(b"old")
     remains = Remains(digest, old, (Run(0, 0, 1),))
