@@ -48,6 +48,18 @@ def test_a_manager_by_itself_is_found_by_its_socket_which_nobody_else_can_open(
     assert (out / "file").read_text() == "one"
 
 
+def test_nobody_takes_the_socket_of_another_who_runs(tmp_path: Path) -> None:
+    with running("manager", cache=tmp_path) as (_, address):
+        for what in (("manager",), ("worker", "--manager", address), ("serve", str(tmp_path))):
+            state = (
+                () if what[0] == "serve" else ("--state", str(tmp_path / f"other-{what[0]}"))
+            )
+            done = run(*what, "--listen", address, *state)
+            assert done.returncode == 2
+            assert f"cannot listen on {address}: another process does" in done.stderr
+        assert run("workers", "--manager", address).returncode == 0
+
+
 def test_a_state_directory_with_too_long_a_path_is_said_to_be_so(tmp_path: Path) -> None:
     done = run("manager", "--state", str(tmp_path / ("long" * 30)))
     assert done.returncode == 2

@@ -135,6 +135,9 @@ class Listener:
         try:
             with privately(address):
                 made.bind(address)
+        except UsageError:
+            made.close()
+            raise
         except zmq.ZMQError as exc:
             made.close()
             # Its own ``strerror`` has the address once more.

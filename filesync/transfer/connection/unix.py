@@ -1,6 +1,7 @@
 """Unix sockets that no other user can reach, nor a container on this machine's network."""
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,10 +64,17 @@ def privately(address: str) -> Iterator[None]:
 
     That is for a Unix socket, of which no other thread may make files meanwhile. What can dial any
     other address can dial it as before.
+
+    Raises:
+        UsageError: somebody listens there, whose socket ZeroMQ would remove without a word.
     """
     if not address.startswith("ipc://"):
         yield
         return
+    if _is_listened_at(address.removeprefix("ipc://")):
+        raise UsageError(
+            f"cannot listen on {address}: another process does; give another --listen"
+        )
     before = os.umask(0o077)
     try:
         yield
@@ -80,6 +88,18 @@ def remove_sockets(directory: Path) -> None:
     Who is killed from then on leaves nothing.
     """
     rmtree(directory, ignore_errors=True)
+
+
+def _is_listened_at(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.setblocking(False)
+        try:
+            one.connect(path)
+        except BlockingIOError:  # too many wait to be let in
+            return True
+        except OSError:  # nothing is there, or what somebody who was killed has left
+            return False
+    return True
 
 
 def _short_directory() -> str:
