@@ -107,7 +107,7 @@ class Fetch:
     Args:
         window_bytes: see the attribute.
         rate: the fastest link to any replica in bytes per second; 0 while unknown.
-        remains: what was said of large files, by digest.
+        remains: what was said of large files, by digest; nobody has to of such as have no recipe.
 
     Attributes:
         effects: what to do now, in order; the driver takes them out.
@@ -348,9 +348,7 @@ class Fetch:
     # --- files --------------------------------------------------------------------------------
 
     def _add_large(self, file: WantedFile) -> None:
-        # What is to be done follows from it at once; of larger ones nobody honest says it.
-        is_told = file.size <= MAX_RECIPE_BYTES
-        remains = self._remains.get(file.digest) if is_told else None
+        remains = self._remains.get(file.digest) if file.size <= MAX_RECIPE_BYTES else None
         work = Work(file, is_delta=bool(file.replaces), remains=remains)
         if work.is_delta:
             self._waiting.append(work)
