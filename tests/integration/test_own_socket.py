@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from bench.processes import run
+from filesync.transfer.connection.unix import socket_directory
 from tests.integration.test_interrupted import start, wait_until
 
 ContextMaker = Callable[..., Path]
@@ -22,25 +25,32 @@ def running(*arguments: str, cache: Path) -> Iterator[tuple[subprocess.Popen[str
         process.send_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """Where a socket has room for its path, wherever temporary files are."""
+    with socket_directory() as made:
+        yield made
+
+
 def test_a_manager_by_itself_is_found_by_its_socket_which_nobody_else_can_open(
-    context: ContextMaker, tmp_path: Path
+    context: ContextMaker, short: Path
 ) -> None:
-    state, out = tmp_path / "manager", tmp_path / "out"
+    state, out = short / "manager", short / "out"
     state.mkdir(mode=0o777)
     state.chmod(0o777)
-    with running("manager", cache=tmp_path) as (first, address):
+    with running("manager", cache=short) as (first, address):
         assert address == f"ipc://{state}/socket"
         assert stat.S_IMODE((state / "socket").stat().st_mode) & 0o077 == 0
         given = ("--name", "one", "--manager", address)
-        with running("worker", *given, cache=tmp_path) as (_, worker):
-            assert worker == f"ipc://{tmp_path}/worker/socket"
-            assert stat.S_IMODE((tmp_path / "worker/socket").stat().st_mode) & 0o077 == 0
+        with running("worker", *given, cache=short) as (_, worker):
+            assert worker == f"ipc://{short}/worker/socket"
+            assert stat.S_IMODE((short / "worker/socket").stat().st_mode) & 0o077 == 0
             wait_until(
                 lambda: "one" in run("workers", "--manager", address).stdout, "no worker"
             )
             first.kill()  # it leaves its socket
             first.wait()
-            with running("manager", cache=tmp_path) as (_, again):
+            with running("manager", cache=short) as (_, again):
                 assert again == address
                 root = context("FROM scratch\nCOPY file /file\n", file="one")
                 built = run("build", "--manager", address, "-o", str(out), str(root))
@@ -48,12 +58,10 @@ def test_a_manager_by_itself_is_found_by_its_socket_which_nobody_else_can_open(
     assert (out / "file").read_text() == "one"
 
 
-def test_nobody_takes_the_socket_of_another_who_runs(tmp_path: Path) -> None:
-    with running("manager", cache=tmp_path) as (_, address):
-        for what in (("manager",), ("worker", "--manager", address), ("serve", str(tmp_path))):
-            state = (
-                () if what[0] == "serve" else ("--state", str(tmp_path / f"other-{what[0]}"))
-            )
+def test_nobody_takes_the_socket_of_another_who_runs(short: Path) -> None:
+    with running("manager", cache=short) as (_, address):
+        for what in (("manager",), ("worker", "--manager", address), ("serve", str(short))):
+            state = () if what[0] == "serve" else ("--state", str(short / f"other-{what[0]}"))
             done = run(*what, "--listen", address, *state)
             assert done.returncode == 2
             assert f"cannot listen on {address}: another process does" in done.stderr
