@@ -107,7 +107,7 @@ class Fetch:
     Args:
         window_bytes: see the attribute.
         rate: the fastest link to any replica in bytes per second; 0 while unknown.
-        remains: what was said of large files, by digest; nobody has to of such as have no recipe.
+        remains: what was said of large files, by digest; of such as have no recipe it does not count.
 
     Attributes:
         effects: what to do now, in order; the driver takes them out.
