@@ -309,7 +309,7 @@ class Effects:
 
     async def _cut_bases(self, effect: CutBases) -> Event:
         based = await self._in_thread(
-            lambda: [self._landing.base(work) for work in effect.works]
+            lambda: [self._landing.find_in_bases(work) for work in effect.works]
         )
         return partial(self._fetch.based, based)
 

@@ -91,7 +91,7 @@ class Update(Protocol):
 class Landing:
     """Writes what the sessions of one pull bring.
 
-    All methods block. ``base`` and ``sign`` may run beside the others, which take turns.
+    All methods block. ``find_in_bases`` and ``sign`` may run beside the others, which take turns.
     """
 
     def __init__(self, update: Update, recipes: RecipeCache) -> None:
@@ -120,7 +120,7 @@ class Landing:
         for piece, data in pieces:
             self._opened(piece.work).write(piece.offset, data)
 
-    def base(self, work: Work) -> Based:
+    def find_in_bases(self, work: Work) -> Based:
         """Open a large file, and return what its old files have.
 
         One that was put together here lately is not read, nor one of which was said what remains.
