@@ -573,7 +573,7 @@ def test_what_a_server_says_wrongly_of_a_large_file_costs_bytes_and_no_wrong_byt
     digest = digest_of((source / "large").read_bytes())
     lie = Edited(remains=[Remains(digest, digest_of(LARGE), (Run(0, 9, 1 << 20),))])
     told = messages.pack_remains(lie)
-    monkeypatch.setattr(remote_server, "pack_remains", lambda _: told)
+    monkeypatch.setattr(messages, "pack_remains", lambda _: told)
     taken(tmp_path)  # compares
 
 
@@ -664,11 +664,12 @@ def test_a_server_whose_edits_lie_is_refused_or_asked(
         if is_nonsense:
             return wire.Edits(b"nonsense", 8)
         told = [*edits.directories, *edits.files]
-        return messages.pack_edits(Edited([edit.whole(one.digest, b"a lie") for one in told]))
+        return pack_edits(Edited([edit.whole(one.digest, b"a lie") for one in told]))
 
     taken(tmp_path)
     before = tree_of(tmp_path / "dest")
-    monkeypatch.setattr("filesync.sync.remote.server.pack_edits", lying)
+    pack_edits = messages.pack_edits
+    monkeypatch.setattr(messages, "pack_edits", lying)
     (source / "one/two/7").write_bytes(b"edited")
     asked.clear()
     if is_nonsense:

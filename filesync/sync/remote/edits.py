@@ -9,6 +9,7 @@ from filesync.decoding import UNDECODABLE
 from filesync.digest import Digest
 from filesync.errors import MalformedMessage
 from filesync.sync.remote import wire
+from filesync.sync.remote.asking import with_more
 from filesync.transfer.coding import codec
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.remains import Remains
@@ -22,6 +23,16 @@ _remains: Final = msgspec.msgpack.Decoder(
     Annotated[list[Remains], msgspec.Meta(max_length=wire.MAX_EDITS)]
 )
 T = TypeVar("T", Edit, Remains)
+M = TypeVar("M", wire.Give, wire.Scanned)
+
+
+def with_told(message: M, edits: Edited) -> M:
+    """Return ``message``, a ``Give`` or ``Scanned``, with what of ``edits`` has room in it.
+
+    What remains of large files goes first, for it is few bytes.
+    """
+    message = with_more(message, remains=pack_remains(edits))
+    return with_more(message, edits=pack_edits(edits))
 
 
 def pack_edits(edits: Edited) -> wire.Edits | None:

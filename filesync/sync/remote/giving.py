@@ -388,13 +388,12 @@ class Giving:
         self, request: wire.Give, at: int, there: Digest, top: Manifest
     ) -> wire.Give:
         """Return ``request`` with what need not be asked for then, as far as it has room."""
-        from filesync.sync.remote.edits import pack_edits, pack_remains
+        from filesync.sync.remote.edits import with_told
         from filesync.sync.remote.nodes import first_nodes
 
         if self._options.flow.is_free:
             edits = self._trees.scan(at).tree.edits(there)
-            request = with_more(request, remains=pack_remains(edits))
-            request = with_more(request, edits=pack_edits(edits))
+            request = with_told(request, edits)
             if edits.directories and request.edits is not None:
                 return request
         return with_more(request, nodes=first_nodes(top))

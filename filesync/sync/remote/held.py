@@ -129,9 +129,8 @@ class Held:
         self.recent.is_enough = self.recent.has_all
         owned = found.owned(owner, self.nodes)
         is_same = owned.manifest.tree == found.manifest.tree  # else the directories are others
-        self.edits = edits.told(self.nodes)
-        if not is_same:
-            self.edits = self.edits._replace(directories=())
+        remaining = Edited(edits.files, remains=edits.remains)
+        self.edits = edits.told(self.nodes) if is_same else remaining
         return owned
 
     def scanned(self) -> Manifest:

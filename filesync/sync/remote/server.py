@@ -15,8 +15,7 @@ from filesync.sync.owner import look_up
 from filesync.sync.part import Part
 from filesync.sync.places import Claimed, Places
 from filesync.sync.remote import wire
-from filesync.sync.remote.asking import with_more
-from filesync.sync.remote.edits import pack_edits, pack_remains
+from filesync.sync.remote.edits import with_told
 from filesync.sync.remote.gifts import Gifts
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.holders import MAX_HELD, Holders
@@ -72,11 +71,9 @@ class TreeServer:
                 result = await self._prepare(channel, request)
             case wire.Scan(token, owner, wants_edits):
                 held = self._holders.find(channel, token)
-                result = await self._scan(held, token, owner)
+                result = scanned = await self._scan(held, token, owner)
                 if wants_edits:
-                    remains = await in_thread(pack_remains, held.edits)
-                    edits = await in_thread(pack_edits, held.edits)
-                    result = with_more(with_more(result, remains=remains), edits=edits)
+                    result = await in_thread(with_told, scanned, held.edits)
             case wire.AskNodes() | wire.AskNodeDeltas() | wire.AskUnseen():
                 held = self._holders.find(channel, request.token)
                 result, payload = await _answer_scanned(held, request)
