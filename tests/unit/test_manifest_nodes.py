@@ -40,6 +40,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
+from filesync.manifest.node import pieces
 
 SOME = digest_of(b"some")
 GROUP = b"8 bytes!"
@@ -309,6 +310,16 @@ def test_a_node_above_the_limit_is_not_looked_at() -> None:
 def test_the_subdirectories_of_what_is_no_node_are_not_told(data: bytes) -> None:
     with pytest.raises(MalformedManifest):
         subdirectories(data)
+
+
+@given(directory=DIRECTORIES)
+def test_the_pieces_of_a_node_are_all_of_it_and_one_for_each_entry(
+    directory: Directory,
+) -> None:
+    data = encode(directory)
+    header, *entries = pieces(data)
+    assert b"".join([header, *entries]) == data
+    assert entries == [msgspec.msgpack.encode(entry) for entry in directory.entries]
 
 
 def test_what_nobody_would_accept_is_not_put_either() -> None:

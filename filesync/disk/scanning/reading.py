@@ -27,6 +27,7 @@ from filesync.disk.scanning.listing import (
     Stamp,
     fitting,
     header_of,
+    mark,
     stamp_of,
 )
 from filesync.disk.scanning.readfile import (
@@ -73,6 +74,7 @@ class Listing:
         directories: names of subdirectories.
         stamps: of all else, in the order of the directory.
         seen: what is known of files in it.
+        kept: of those, what is as it was.
         written: what is seen of those that are as they were written.
         sparse: names of large ones that had holes when they were read.
         entries: of all but subdirectories, as far as it is read.
@@ -96,12 +98,24 @@ class Listing:
         self.directories: list[bytes] = []
         self.stamps: dict[bytes, Stamp] = {}
         self.seen: Mapping[bytes, SeenFile] = {}
+        self.kept: Mapping[bytes, SeenFile] = {}
         self.written: dict[bytes, SeenFile] = {}
         self.sparse: set[bytes] = set()
         self.entries: list[Entry] = []
         self.unknown: set[bytes] = set()
         self.large: list[tuple[bytes, Future[Content]]] = []
         self.is_whole = True
+        self._mark = b""
+        self._marked: Mapping[bytes, Stamp] | None = None
+
+    def mark(self) -> bytes:
+        """Return what it comes to now (``listing.mark``); b"" if something was skipped."""
+        if not self.is_whole:
+            return b""  # what was skipped is to be counted anew
+        if self._marked != self.stamps:
+            self._mark = mark(self.header, self.directories, self.stamps)
+            self._marked = dict(self.stamps)
+        return self._mark
 
 
 class _Linked(msgspec.Struct):
@@ -180,27 +194,29 @@ class Reader:
     def read_changed(self, listing: Listing) -> None:
         """Read what is not as it was noted."""
         seen, entries = listing.seen, listing.entries
+        # Most are the entries that they were: they are compared, and taken, all at once.
+        regular, get = stat.S_IFREG, listing.stamps.get
+        kept = listing.kept = {
+            name: old
+            for name, old in seen.items()
+            for e, ctime_ns, inode, device in (old,)
+            if get(name)
+            == (e.size, e.mtime_ns, ctime_ns, inode, device, e.mode | regular, e.uid, e.gid, 1)
+            and not e.link
+        }
+        entries += [old[0] for old in kept.values()]
         place, is_alone = place_of(listing.inode), is_own(listing.header)
-        for name, stamp in list(listing.stamps.items()):
-            if (old := seen.get(name)) is not None:
-                e, ctime_ns, inode, device = old
-                mode = e.mode | stat.S_IFREG
-                # Most are the entries that they were; made anew they would take twice as long.
-                if (
-                    stamp
-                    == (e.size, e.mtime_ns, ctime_ns, inode, device, mode, e.uid, e.gid, 1)
-                    and not e.link
-                ):
-                    entries.append(e)
-                    continue
-                if (
-                    device == place
-                    and is_as_written(old, stamp, is_alone=is_alone)
-                    and (file := self._as_written(listing, name, stamp))
-                ):
-                    entries.append(file)
-                    continue
-            self._read_entry(listing, name)
+        for name, stamp in [one for one in listing.stamps.items() if one[0] not in kept]:
+            old = seen.get(name)
+            if (
+                old is not None
+                and old[3] == place
+                and is_as_written(old, stamp, is_alone=is_alone)
+                and (file := self._as_written(listing, name, stamp))
+            ):
+                entries.append(file)
+            else:
+                self._read_entry(listing, name)
 
     def _as_written(self, listing: Listing, name: bytes, stamp: Stamp) -> File | None:
         """Return a file that seems to be what was written there; None if it is to be looked at."""

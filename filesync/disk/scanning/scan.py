@@ -23,7 +23,6 @@ from filesync.disk.scanning.listing import (
     Found,
     Stamp,
     look,
-    mark,
     names_in,
     recent,
 )
@@ -260,7 +259,7 @@ class _Scan:
             self._reader.read_new(listing, found)
         else:
             listing.directories, listing.stamps = look(found)
-            if seen is not None and seen.mark and seen.mark == _mark(listing):
+            if seen is not None and seen.mark and seen.mark == listing.mark():
                 known = seen.known()
                 made = self._keeps(listing, seen.stamps, seen.mark, seen)
             else:
@@ -296,33 +295,34 @@ class _Scan:
 
     def _notes(self, listing: Listing, seen: Seen | None) -> Callable[[Known], None]:
         """Return what notes ``listing`` for the next scan, when its directory is made."""
-        stamps = listing.stamps
-        maybe = recent(stamps, self._started_ns)
-        racy = {name for name in maybe if self._is_racy(stamps[name])} | listing.unknown
-        lost = self._notes_if_lost(listing, racy)
+        kept = listing.kept
+        fresh = {name: one for name, one in listing.stamps.items() if name not in kept}
+        maybe = recent(fresh, self._started_ns)
+        racy = {name for name in maybe if self._is_racy(fresh[name])} | listing.unknown
+        lost = self._notes_if_lost(listing, fresh, racy)
         numbers: list[int] = []
         listing.entries.sort(key=attrgetter("name"))
-        for entry in listing.entries:
-            if isinstance(entry, File):
-                name = entry.name
-                if name in lost:
-                    numbers += lost[name]
-                else:
-                    numbers += _NOT_NOTED if name in racy else stamps[name][CTIME : CTIME + 3]
-        mark = b"" if racy or lost else _mark(listing)
+        for name in [entry.name for entry in listing.entries if isinstance(entry, File)]:
+            if name in kept:
+                numbers += kept[name][1:]
+            elif name in lost:
+                numbers += lost[name]
+            else:
+                numbers += _NOT_NOTED if name in racy else fresh[name][CTIME : CTIME + 3]
+        mark = b"" if racy or lost else listing.mark()
         return self._keeps(listing, pack_stamps(numbers), mark, seen)
 
     def _notes_if_lost(
-        self, listing: Listing, racy: Set[bytes]
+        self, listing: Listing, fresh: Mapping[bytes, Stamp], racy: Set[bytes]
     ) -> dict[bytes, tuple[int, int, int]]:
-        """Return what is noted, by name, of files that may not be on the disk yet."""
+        """Return what is noted, by name, of ``fresh`` files that may not be on the disk yet."""
         noted: dict[bytes, tuple[int, int, int]] = {}
-        for name in may_be_lost(listing.stamps, started_ns=self._started_ns):
+        for name in may_be_lost(fresh, started_ns=self._started_ns):
             if (old := listing.written.get(name)) is not None:
                 noted[name] = old[1:]
             elif name not in racy and name not in listing.sparse:
                 # Of what has holes nothing would tell that it has lost some more.
-                noted[name] = as_scanned(listing.stamps[name], inode=listing.inode)
+                noted[name] = as_scanned(fresh[name], inode=listing.inode)
         return noted
 
     def _is_racy(self, stamp: Stamp) -> bool:
@@ -367,12 +367,6 @@ def _telling(watcher: Watcher | None) -> Callable[[_At, Digest], None] | None:
         return None
     tell = watcher.directory_done
     return lambda at, tree: tell(at.path, tree)
-
-
-def _mark(listing: Listing) -> bytes:
-    if not listing.is_whole:
-        return b""  # what was skipped is to be counted anew
-    return mark(listing.header, listing.directories, listing.stamps)
 
 
 def _kept(

@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from operator import lt
 from typing import Annotated, Final, NamedTuple, Self
 
@@ -103,6 +104,21 @@ def compare(
     ops = delta.ops_of(memoryview(content), _compared(content, old, new, average))
     ends, ops = _renumbered(ops, old.ends)
     return Edit(digest, len(content), ends, delta.pack(ops)), new
+
+
+def between(digest: Digest, old: Sequence[bytes], new: Sequence[bytes]) -> Edit | None:
+    """Return the edit that makes what the pieces ``new`` hold of what the pieces ``old`` hold.
+
+    None if it takes more of them than an edit can name, or makes more bytes than one can.
+    """
+    content = b"".join(new)
+    numbers = dict(zip(reversed(old), reversed(range(len(old))), strict=True))
+    found = zip(accumulate(map(len, new)), map(numbers.get, new), strict=True)
+    ops = delta.ops_of(memoryview(content), found)
+    ends, ops = _renumbered(ops, list(accumulate(map(len, old))))
+    if len(ends) > _MAX_ENDS or ends[-1:] > (MAX_BYTES,) or len(content) > MAX_BYTES:
+        return None
+    return Edit(digest, len(content), ends, delta.pack(ops))
 
 
 def mark(content: Buffer, key: int, *, average: int = PIECE_BYTES) -> Marks:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from filesync.digest import Digest, digest_of
 from filesync.entropy import random_bits
 from filesync.manifest import Nodes
+from filesync.manifest.node import pieces
 from filesync.transfer.coding import edit
-from filesync.transfer.coding.delta import NODE_PIECE_BYTES
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.marks_disk import MarksFile
 from filesync.transfer.send.cuttings import Cuttings
@@ -29,8 +29,10 @@ MAX_COMPARED_BYTES: Final = 512 << 10
 """Of those that are told by what they were: of a few hundred edits."""
 MAX_MARKED_BYTES: Final = 32 << 20
 """Of contents that are marked in one scan, 33 ms for all: what is told of more has no room."""
-MAX_DIRECTORIES: Final = 64
-"""That are told: with more, the one question for all of them costs less than the telling."""
+MAX_DIRECTORIES: Final = 1024
+"""That are told; with more they hardly go into a message."""
+MAX_DIRECTORIES_BYTES: Final = 16 << 20
+"""Of what those were, which is kept until it is told."""
 _EDIT_BYTES: Final = 128
 """What an edit takes beside its delta."""
 _KEY_BITS: Final = 64
@@ -88,6 +90,7 @@ class Edits:
         self._compared = _AllOrNone(MAX_COMPARED_BYTES)
         self._marked_room = MAX_MARKED_BYTES if caches is not None else 0
         self._changed: list[tuple[bytes, Digest]] = []
+        self._changed_room = MAX_DIRECTORIES_BYTES
         self._before: Digest | None = None
 
     @property
@@ -118,14 +121,16 @@ class Edits:
 
         Nor where it is known what is ``there``, and that is not the tree that was scanned before.
         """
-        if not (there is None or self.are_since(there)) or len(self._changed) > MAX_DIRECTORIES:
+        are_many = len(self._changed) > MAX_DIRECTORIES or self._changed_room < 0
+        if are_many or not (there is None or self.are_since(there)):
             return []
         found: list[Edit] = []
         for old, tree in reversed(self._changed):
             node = nodes.read(tree)
-            if len(node) <= edit.MAX_BYTES:
-                marks = edit.mark(old, random_bits(_KEY_BITS), average=NODE_PIECE_BYTES)
-                found.append(edit.compare(tree, node, marks, average=NODE_PIECE_BYTES)[0])
+            if len(node) <= edit.MAX_BYTES and (
+                one := edit.between(tree, pieces(old), pieces(node))
+            ):
+                found.append(one)
         return found
 
     # --- the scan's side ----------------------------------------------------------------------
@@ -135,8 +140,10 @@ class Edits:
 
     def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
         """Take note of a directory whose node was ``old``, after those below it."""
-        if len(self._changed) <= MAX_DIRECTORIES and len(old) <= edit.MAX_BYTES:
-            self._changed.append((old, tree))
+        if len(old) <= edit.MAX_BYTES:
+            self._changed_room -= len(old)
+            if self._changed_room >= 0 and len(self._changed) <= MAX_DIRECTORIES:
+                self._changed.append((old, tree))
         if not path:
             self._before = digest_of(old)
 

@@ -54,7 +54,8 @@ class GrowingTree:
 
         Args:
             nodes: has the nodes of what is done.
-            on_done: called by the scan's thread when there is more to ``take``.
+            on_done: called by the scan's thread when there is more to ``take``, once until it is
+                taken.
             caches: where recipes and marks stay from one scan to the next.
             recent_bytes: bound on ``recent``.
         """
@@ -68,6 +69,7 @@ class GrowingTree:
         self._done: list[tuple[bytes, Digest]] = []
         self._done_bytes = 0
         self._tree: Digest | None = None
+        self._is_told = False
         self._is_wanted = True
 
     # --- the scan's side ----------------------------------------------------------------------
@@ -78,7 +80,10 @@ class GrowingTree:
             with self._lock:
                 self._done.append((path, tree))
                 self._done_bytes += len(self._nodes.read(tree))
-            if self.is_ready:
+                # Each telling wakes a thread, that then takes turns with this one.
+                tells = self.is_ready and not self._is_told
+                self._is_told |= tells
+            if tells:
                 self._on_done()
 
     def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
@@ -94,13 +99,14 @@ class GrowingTree:
         return self._noted_edits().beside(old, size)
 
     def _noted_edits(self) -> "Edits":
-        from filesync.transfer.send.cuttings import Cuttings
-        from filesync.transfer.send.edits import Edits
+        if self._edits is None:
+            from filesync.transfer.send.cuttings import Cuttings
+            from filesync.transfer.send.edits import Edits
 
-        with self._lock:  # large files are read by threads of their own
-            if self._edits is None:
-                self._edits = Edits(self._caches, self.recent, Cuttings(self._caches))
-            return self._edits
+            with self._lock:  # large files are read by threads of their own
+                if self._edits is None:
+                    self._edits = Edits(self._caches, self.recent, Cuttings(self._caches))
+        return self._edits
 
     def end(self, tree: Digest) -> None:
         """Take note that all directories are done, and of what the whole is."""
@@ -141,6 +147,7 @@ class GrowingTree:
         with self._lock:
             done, self._done = self._done[:HANDED_DIRECTORIES], self._done[HANDED_DIRECTORIES:]
             self._done_bytes = 0
+            self._is_told = False
             tree = self._tree if not self._done else None
         if done:
             self.contents.add(

@@ -43,6 +43,39 @@ def test_pieces_that_moved_and_are_there_twice_are_found() -> None:
     assert len(made.delta) < 12 * edit.PIECE_BYTES
 
 
+Pieces = st.lists(st.binary(min_size=1, max_size=3), min_size=1, max_size=30)
+
+
+@given(old=Pieces, new=Pieces)
+def test_an_edit_between_pieces_makes_the_new_ones_of_the_old(
+    old: list[bytes], new: list[bytes]
+) -> None:
+    content = b"".join(new)
+    made = edit.between(digest_of(content), old, new)
+    assert made is not None
+    assert edit.apply(made, b"".join(old)) == content
+
+
+def test_of_pieces_that_are_as_they_were_nothing_is_told() -> None:
+    old = [b"%04d" % number for number in range(1000)]
+    new = [*old[:500], b"new!", *old[501:]]
+    made = edit.between(digest_of(b"".join(new)), old, new)
+    assert made is not None
+    assert made.delta.count(b"new!") == 1
+    assert len(made.delta) < 30
+
+
+def test_more_pieces_or_bytes_than_an_edit_can_tell_are_not_told() -> None:
+    digest = digest_of(b"")
+    many = [b"%05d" % number for number in range(9000)]
+    assert edit.between(digest, many, many[::2]) is None
+    assert edit.between(digest, many, many[::5]) is not None
+    long = [b"x" * edit.MAX_BYTES]
+    assert edit.between(digest, long, long) is not None
+    for old, new in (([b"old"], [*long, b"y"]), ([b"y", *long], long)):
+        assert edit.between(digest, old, new) is None
+
+
 def test_a_whole_content_is_made_of_any_old_one() -> None:
     made = edit.whole(digest_of(b"new"), b"new")
     assert edit.apply(made, b"") == edit.apply(made, TEXT) == b"new"

@@ -158,6 +158,16 @@ def test_more_than_some_directories_are_not_told() -> None:
     assert noted(nodes, old, new, below=most + 1).directories(nodes, old) == []
 
 
+def test_of_directories_that_held_very_much_none_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = MemoryNodes()
+    old, new = directory(nodes, b"old"), directory(nodes, b"new")
+    monkeypatch.setattr(sent, "MAX_DIRECTORIES_BYTES", 3 * len(nodes.read(old)))
+    assert len(noted(nodes, old, new, below=2).directories(nodes, old)) == 3
+    assert noted(nodes, old, new, below=3).directories(nodes, old) == []
+
+
 def test_a_directory_that_had_or_has_very_many_names_is_not_told() -> None:
     nodes = MemoryNodes()
     contents = [b"%d" % number for number in range(3000)]

@@ -38,6 +38,16 @@ def test_little_waits_for_more_and_the_end_waits_for_nothing() -> None:
     assert grown.tree.take() == ([], digest_of(b"tree"))
 
 
+def test_more_is_told_of_once_until_it_is_taken() -> None:
+    grown = Grown()
+    for name in (b"a", b"b", b"c"):
+        grown.done(name, files=4000)
+    assert grown.told == 1
+    assert len(grown.tree.take().directories) == 3
+    grown.done(b"d", files=4000)
+    assert grown.told == 2
+
+
 def test_the_tree_is_known_with_the_last_directories_only() -> None:
     grown = Grown()
     for n in range(HANDED_DIRECTORIES + 1):
