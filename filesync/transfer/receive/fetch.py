@@ -33,6 +33,7 @@ from filesync.transfer.coding.matching import Copy, Index
 from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES, Recipe
 from filesync.transfer.coding.remains import Remains, between
 from filesync.transfer.flow import WINDOW_BYTES
+from filesync.transfer.receive.deltaasks import DeltaAsks
 from filesync.transfer.receive.gaps import (
     GapPart,
     Old,
@@ -57,15 +58,12 @@ from filesync.transfer.receive.units import (
     Piece,
     RebuildGaps,
     RecipeAsk,
-    SignGaps,
     Stretch,
     Unit,
     Work,
 )
 from filesync.transfer.wire import (
     MAX_ASK_ITEMS,
-    MAX_DELTAS_BYTES,
-    MAX_SIGNATURES,
     MAX_WANT_RANGES,
     Buffer,
     Level,
@@ -87,14 +85,6 @@ CUT_BYTES: Final = 4 << 20
 """Files whose old ones are cut by one turn of a thread: a turn costs as much as 100 kB."""
 COPY_BYTES: Final = 4 << 20
 """Copied at once: what comes meanwhile is written in between."""
-FEW_BYTES: Final = 512 << 10
-"""Gaps of less than this together wait while old files are being cut: each ask has its price."""
-SIGNED_BYTES: Final = 16 << 20
-"""Gaps that are signed ahead of the asks: what they replace is held in memory until it is taken."""
-PLANNED_BYTES: Final = 64 << 20
-"""Gaps that are known ahead, signed or not: with more no recipe is asked for. Each chunk of theirs takes
-some 150 bytes; of a large file that has changed throughout they would take a hundredth of its size,
-and the old bytes, signed at once, all of it."""
 AHEAD_UNITS: Final = 32
 """Files are asked for when fewer units than this are ready."""
 MAX_PENDING_FILES: Final = 16_384
@@ -132,12 +122,9 @@ class Fetch:
         self._is_last = False
         self._is_fed = True
         self._units: deque[Unit] = deque()
-        self._asks: deque[Ask] = deque()
+        self._deltas = DeltaAsks()
         self._stretches: deque[Stretch] = deque()
         self._waiting: deque[Work] = deque()
-        self._gaps: deque[Gap] = deque()
-        self._gap_bytes = 0  # of those
-        self._signed_bytes = 0  # of gaps that are being signed, and of the asks
         self._unbased = 0
         self._cutting = 0
         self._cutting_bytes = 0
@@ -156,20 +143,19 @@ class Fetch:
     @property
     def has_ready(self) -> bool:
         """Something could be handed to a session now."""
-        return bool(self._units or self._asks or self._stretches)
+        return bool(self._units or self._deltas.next or self._stretches)
 
     # --- what sessions take, and give back --------------------------------------------------
 
     def take_ask(self) -> Ask | None:
         """Return what to ask next. What deltas will hold counts as unwritten from now on."""
-        if self._stretches and self._gap_bytes + self._signed_bytes < PLANNED_BYTES:
+        if self._stretches and not self._deltas.is_full:
             count = min(len(self._stretches), MAX_ASK_ITEMS)
             return RecipeAsk(tuple([self._stretches.popleft() for _ in range(count)]))
-        if self._asks and self._has_room(self._asks[0].size):
-            ask = self._asks.popleft()
+        if (ask := self._deltas.next) is not None and self._has_room(ask.size):
             self._unwritten_bytes += ask.size
-            self._signed_bytes -= ask.size
-            self._flush_gaps()
+            self._deltas.take()
+            self._sign_gaps()
             return ask
         return None
 
@@ -194,8 +180,7 @@ class Fetch:
             if isinstance(ask, RecipeAsk):
                 self._stretches.extendleft(reversed(ask.stretches))
             else:
-                self._asks.appendleft(ask)
-                self._signed_bytes += ask.size
+                self._deltas.give_back(ask)
         for unit in reversed(units):
             self._unwritten_bytes -= unit.size
             if isinstance(unit, Piece) and unit.work.only in self._gone:
@@ -223,7 +208,7 @@ class Fetch:
                 stretch.work.pages.append((stretch, parts))
             else:
                 self._plan(stretch, parts)
-        self._flush_gaps()
+        self._sign_gaps()
 
     def take_deltas(self, session: int, ask: DeltaAsk, data: Coded) -> None:
         """Take the answer to an ask."""
@@ -249,7 +234,7 @@ class Fetch:
                 continue
             if file.replaces and delta_pays(file.size, file.replaces, rate):
                 end = min(file.replaces, 2 * DELTA_BYTES)
-                self._note_gap(Gap(file, None, 0, file.size, (), (Old(0, 0, end),)))
+                self._deltas.add(Gap(file, None, 0, file.size, (), (Old(0, 0, end),)))
                 continue
             if batch and (size + file.size > BATCH_BYTES or len(batch) == MAX_WANT_RANGES):
                 self._units.append(Batch(tuple(batch), size))
@@ -258,7 +243,7 @@ class Fetch:
             size += file.size
         if batch:
             self._units.append(Batch(tuple(batch), size))
-        self._flush_gaps()
+        self._sign_gaps()
         self._begin_works()
         self._feed()
 
@@ -282,7 +267,7 @@ class Fetch:
             pages, work.pages = work.pages, []
             for stretch, parts in pages:
                 self._plan(stretch, parts)
-        self._flush_gaps()
+        self._sign_gaps()
 
     def copied(self, work: Work, size: int) -> None:
         """Take note that ``size`` bytes were copied."""
@@ -290,26 +275,9 @@ class Fetch:
 
     def signed(self, gaps: Sequence[Gap], key: int, pieces: Sequence[Pieces | None]) -> None:
         """Take the signatures of what the gaps replace; None where that is not there any more."""
-        batch: list[Gap] = []
-        size = count = 0
-        for gap, signed in zip(gaps, pieces, strict=True):
-            if signed is None or not signed.count:
-                self._signed_bytes -= gap.size
-                self._want_gap(gap)
-                continue
-            gap.pieces = signed
-            is_full = (
-                size + gap.size > MAX_DELTAS_BYTES or count + signed.count > MAX_SIGNATURES
-            )
-            if batch and (is_full or len(batch) == MAX_ASK_ITEMS):
-                self._asks.append(DeltaAsk(key, tuple(batch)))
-                batch, size, count = [], 0, 0
-            batch.append(gap)
-            size += gap.size
-            count += signed.count
-        if batch:
-            self._asks.append(DeltaAsk(key, tuple(batch)))
-        self._flush_gaps()
+        for gap in self._deltas.signed(gaps, key, pieces):
+            self._want_gap(gap)
+        self._sign_gaps()
 
     def rebuilt(self, gaps: Sequence[Gap], wrong: Sequence[Gap]) -> None:
         """Take note that gaps are written, but for those that did not turn out right."""
@@ -397,8 +365,7 @@ class Fetch:
         self._feed()
 
     def _feed(self) -> None:
-        gaps = self._gap_bytes // MAX_DELTAS_BYTES
-        ready = len(self._units) + len(self._asks) + len(self._waiting) + gaps
+        ready = len(self._units) + len(self._deltas) + len(self._waiting)
         is_low = ready < AHEAD_UNITS and self._pending < MAX_PENDING_FILES
         if is_low and not self._is_last and not self._is_fed:
             self._is_fed = True
@@ -472,11 +439,7 @@ class Fetch:
             return
         for at, length, some in parts:
             near = tuple([narrowed(one, at, length, size) for one in old])
-            self._note_gap(Gap(work.file, work, offset + at, length, some, near))
-
-    def _note_gap(self, gap: Gap) -> None:
-        self._gaps.append(gap)
-        self._gap_bytes += gap.size
+            self._deltas.add(Gap(work.file, work, offset + at, length, some, near))
 
     def _want_gap(self, gap: Gap) -> None:
         if gap.work is None:
@@ -484,16 +447,6 @@ class Fetch:
         else:
             self._units.append(Piece(gap.work, gap.offset, gap.size))
 
-    def _flush_gaps(self) -> None:
-        """Have gaps signed, as many at once as fit into one ask; a few wait for more to come."""
-        if self._unbased and self._gap_bytes < FEW_BYTES:
-            return
-        while self._gaps and self._signed_bytes < SIGNED_BYTES:
-            batch = [self._gaps.popleft()]
-            size = batch[0].size
-            while self._gaps and size + self._gaps[0].size <= MAX_DELTAS_BYTES:
-                size += self._gaps[0].size
-                batch.append(self._gaps.popleft())
-            self._gap_bytes -= size
-            self._signed_bytes += size
-            self.effects.append(SignGaps(tuple(batch)))
+    def _sign_gaps(self) -> None:
+        """Have gaps signed; a few wait while there may be more in old files."""
+        self.effects += self._deltas.to_sign(more_come=bool(self._unbased))

@@ -14,6 +14,7 @@ from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding import chunking, delta, matching, recipe
 from filesync.transfer.coding.remains import Remains, Run, copies_of
 from filesync.transfer.flow import Flow
+from filesync.transfer.receive.deltaasks import SIGNED_BYTES
 from filesync.transfer.receive.fetch import (
     BATCH_BYTES,
     DELTA_BYTES,
@@ -21,7 +22,6 @@ from filesync.transfer.receive.fetch import (
     MAX_DELTA_FILES_BYTES,
     MAX_PENDING_FILES,
     PIECE_BYTES,
-    SIGNED_BYTES,
     SMALL_BYTES,
     Fetch,
 )
