@@ -158,12 +158,14 @@ def test_who_watches_is_told_what_directories_and_files_were(
     assert watching.asked == {digest_of(b"a/b 3"): 14, EMPTY: 3}
 
 
-@pytest.mark.parametrize("much", ["nothing", "directories", "bytes"])
+@pytest.mark.parametrize("much", ["nothing", "directories", "nodes", "bytes"])
 def test_what_has_changed_is_found_so_again_where_it_is_spared_and_little(
     tmp_path: Path, cache: StatCache, much: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if much == "directories":
         monkeypatch.setattr(scan_module, "MAX_SPARED", 2)
+    elif much == "nodes":
+        monkeypatch.setattr(scan_module, "MAX_SPARED_NODES_BYTES", 500)
     elif much == "bytes":
         monkeypatch.setattr(scan_module, "MAX_SPARED_BYTES", 5)
     root = tmp_path / "r"

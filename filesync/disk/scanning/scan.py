@@ -44,8 +44,10 @@ from filesync.manifest.store import batched
 
 _THREADS: Final = 2
 _NOT_NOTED: Final = (0, 0, 0)
-MAX_SPARED: Final = 64
+MAX_SPARED: Final = 1024
 """Directories whose rows in the cache stay as they were; of more, none does."""
+MAX_SPARED_NODES_BYTES: Final = 16 << 20
+"""Of the nodes of those, which are kept until it is known whether they stay."""
 MAX_SPARED_BYTES: Final = 32 << 20
 """Content that a scan has read, for them to stay: it is read again, which takes 33 ms."""
 
@@ -223,6 +225,7 @@ class _Scan:
         self._started_ns = time.time_ns()
         self._spares_changed = spare_changed
         self._spared: list[tuple[bytes, Seen, int]] = []
+        self._spared_nodes_bytes = 0
 
     def end(self) -> None:
         """Decide about what was to be spared, now that it is known what it costs."""
@@ -351,7 +354,8 @@ class _Scan:
 
     def _spare(self, path: bytes, seen: Seen, inode: int) -> None:
         self._spared.append((path, seen, inode))
-        if len(self._spared) > MAX_SPARED:
+        self._spared_nodes_bytes += len(seen.node)
+        if len(self._spared) > MAX_SPARED or self._spared_nodes_bytes > MAX_SPARED_NODES_BYTES:
             self._spare_none()
 
     def _spare_none(self) -> None:
