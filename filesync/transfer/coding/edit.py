@@ -11,11 +11,10 @@ whose pieces are taken for others.
 
 from array import array
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import accumulate
 from operator import lt
-from typing import Annotated, Final, NamedTuple, Self
+from typing import Annotated, Final, NamedTuple, Self, TypeVar
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -33,6 +32,7 @@ _MAX_ENDS: Final = 4096
 _KEY_BYTES: Final = 8
 _PIECE_BYTES: Final = 4 + 8
 
+T = TypeVar("T", bound=Hashable)
 End = Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)]
 
 
@@ -65,11 +65,6 @@ class Marks(NamedTuple):
     ends: "array[int]"
     marks: "array[int]"
 
-    @classmethod
-    def empty(cls, key: int) -> Self:
-        """Return those of no content."""
-        return cls(key, array("I"), array("Q"))
-
     def packed(self) -> bytes:
         """Return these as they are kept on this machine."""
         return self.key.to_bytes(_KEY_BYTES) + self.ends.tobytes() + self.marks.tobytes()
@@ -100,9 +95,8 @@ def compare(
     And the marks of ``content`` itself. ``average`` is the length of pieces; it was that of the
     old ones.
     """
-    new = Marks.empty(old.key)
-    ops = delta.ops_of(memoryview(content), _compared(content, old, new, average))
-    ends, ops = _renumbered(ops, old.ends)
+    new = mark(content, old.key, average=average)
+    ends, ops = _renumbered(_ops(memoryview(content), new.ends, new.marks, old.marks), old.ends)
     return Edit(digest, len(content), ends, delta.pack(ops)), new
 
 
@@ -112,9 +106,7 @@ def between(digest: Digest, old: Sequence[bytes], new: Sequence[bytes]) -> Edit 
     None if it takes more of them than an edit can name, or makes more bytes than one can.
     """
     content = b"".join(new)
-    numbers = dict(zip(reversed(old), reversed(range(len(old))), strict=True))
-    found = zip(accumulate(map(len, new)), map(numbers.get, new), strict=True)
-    ops = delta.ops_of(memoryview(content), found)
+    ops = _ops(memoryview(content), accumulate(map(len, new)), new, old)
     ends, ops = _renumbered(ops, list(accumulate(map(len, old))))
     if len(ends) > _MAX_ENDS or ends[-1:] > (MAX_BYTES,) or len(content) > MAX_BYTES:
         return None
@@ -123,9 +115,9 @@ def between(digest: Digest, old: Sequence[bytes], new: Sequence[bytes]) -> Edit 
 
 def mark(content: Buffer, key: int, *, average: int = PIECE_BYTES) -> Marks:
     """Return the marks of ``content``."""
-    new = Marks.empty(key)
-    deque(_compared(content, Marks.empty(key), new, average), maxlen=0)
-    return new
+    ends, pieces = delta.pieces_of(content, average)
+    marks = [xxh3_64_intdigest(piece, key) for piece in pieces]
+    return Marks(key, array("I", ends), array("Q", marks))
 
 
 def apply(edit: Edit, old: bytes) -> bytes:
@@ -137,20 +129,20 @@ def apply(edit: Edit, old: bytes) -> bytes:
     return delta.apply(edit.delta, delta.Pieces(old, list(edit.ends), b""), edit.size)
 
 
-def _compared(
-    content: Buffer, old: Marks, new: Marks, average: int
-) -> Iterator[tuple[int, int | None]]:
-    """Yield where each piece ends and which of the old ones it is; add its mark to ``new``."""
-    key, _, old_marks = old
+def _ops(
+    content: memoryview, ends: Iterable[int], new: Iterable[T], old: Sequence[T]
+) -> list[delta.Op]:
+    """Return what makes ``content`` of what was cut into ``old`` pieces.
+
+    Args:
+        content: the new bytes.
+        ends: where each of its pieces ends.
+        new: what each of these is known by.
+        old: what each of the old ones is known by.
+    """
     # Of equal pieces the first: they are put in from the end.
-    numbers = dict(zip(reversed(old_marks), reversed(range(len(old_marks))), strict=True))
-    end = 0
-    for piece in delta.cutter_of(average).cut_buf(content):
-        end += piece.length
-        one = xxh3_64_intdigest(piece.data, key)
-        new.ends.append(end)
-        new.marks.append(one)
-        yield end, numbers.get(one)
+    numbers = dict(zip(reversed(old), reversed(range(len(old))), strict=True))
+    return delta.ops_of(content, zip(ends, map(numbers.get, new), strict=True))
 
 
 def _renumbered(
