@@ -101,14 +101,14 @@ def compare(
 
 
 def between(digest: Digest, old: Sequence[bytes], new: Sequence[bytes]) -> Edit | None:
-    """Return the edit that makes what the pieces ``new`` hold of what the pieces ``old`` hold.
+    """Return the edit that makes what the pieces ``new`` hold, some bytes, of what ``old`` hold.
 
     None if it takes more of them than an edit can name, or makes more bytes than one can.
     """
     content = b"".join(new)
     ops = _ops(memoryview(content), accumulate(map(len, new)), new, old)
     ends, ops = _renumbered(ops, list(accumulate(map(len, old))))
-    if len(ends) > _MAX_ENDS or ends[-1:] > (MAX_BYTES,) or len(content) > MAX_BYTES:
+    if len(ends) > _MAX_ENDS or max((*ends, len(content))) > MAX_BYTES:
         return None
     return Edit(digest, len(content), ends, delta.pack(ops))
 
