@@ -1135,6 +1135,28 @@ def test_an_interrupt_is_exit_code_130(bench: Bench) -> None:
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_local_sync_that_is_ended_leaves_no_temporary_files(
+    bench: Bench, number: signal.Signals
+) -> None:
+    (bench.root / "src").mkdir()
+    (bench.root / "src/large").write_bytes(random.Random(1).randbytes(4_000_000))
+    (bench.root / "dst").mkdir()
+    # A minute's work.
+    words = ["sync", "--bwlimit", "64", "src/", "dst/"]
+    with subprocess.Popen([*COMMAND, *words], env=bench.env, cwd=bench.root) as ended:
+        try:
+            while not any((bench.root / "dst").iterdir()):
+                assert ended.poll() is None
+                time.sleep(0.01)
+            ended.send_signal(number)
+            code = ended.wait(timeout=30)
+        finally:
+            ended.kill()
+    assert code == (130 if number == signal.SIGINT else -number)
+    assert list((bench.root / "dst").iterdir()) == []
+
+
 def test_a_traceback_is_shown_when_asked_for(bench: Bench) -> None:
     bench.env["FILESYNC_DEBUG"] = "1"
     make(bench.root / "src", b"1")
