@@ -1157,6 +1157,25 @@ def test_a_local_sync_that_is_ended_leaves_no_temporary_files(
     assert list((bench.root / "dst").iterdir()) == []
 
 
+def test_who_loses_its_server_midway_is_told_to_run_again(bench: Bench) -> None:
+    (bench.root / "src").mkdir()
+    (bench.root / "src/large").write_bytes(random.Random(1).randbytes(4_000_000))
+    words = ["sync", "--bwlimit", "64", "src/", f"{bench.serve()}/dst/"]
+    with subprocess.Popen(
+        [*COMMAND, *words], env=bench.env, cwd=bench.root, stderr=subprocess.PIPE, text=True
+    ) as losing:
+        try:
+            while not any(bench.served.glob("dst/.filesync*")):
+                assert losing.poll() is None
+                time.sleep(0.01)
+            bench.kill_server()
+            error = losing.communicate(timeout=30)[1]
+        finally:
+            losing.kill()
+    assert losing.returncode == 1
+    assert "; run again: what has come whole stays" in error
+
+
 def test_a_traceback_is_shown_when_asked_for(bench: Bench) -> None:
     bench.env["FILESYNC_DEBUG"] = "1"
     make(bench.root / "src", b"1")

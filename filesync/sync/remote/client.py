@@ -156,8 +156,12 @@ async def _dialled(plane: DataPlane, remote: Remote, options: Options) -> AsyncI
     try:
         yield peer
     except Unavailable as exc:
-        if type(exc) is not Unavailable or peer.channel.greeting is None:
+        if type(exc) is not Unavailable:
             raise
+        if peer.channel.greeting is None:
+            if peer.channel.lost is None:
+                raise
+            raise Unavailable(f"{exc}; run again: what has come whole stays") from exc
         raise Unavailable(f"{exc}; is a `filesync serve` running there?") from exc
 
 

@@ -106,7 +106,9 @@ class _Remote:
         """Return why the connection is lost."""
         code = self._wait()
         how = f": {self._words[0]} ended with {code}" if code else ""
-        return Unavailable(f"the connection to {self._host} is lost{how}")
+        return Unavailable(
+            f"the connection to {self._host} is lost{how}; run again: what has come whole stays"
+        )
 
     def close(self) -> None:
         """End the server, if it has not ended."""
