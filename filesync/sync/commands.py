@@ -31,7 +31,8 @@ read, which are named (nothing is deleted then), directories at the destination 
 read or written, and names there that cannot be changed, made or removed, which are named and left
 as they are, metadata that could not be kept (an owner is no loss to an ordinary user), or names
 left out for a directory that is not to be removed; 24 done, but for files that changed each time
-they were read, which are named; 130 interrupted.
+they were read, which are named; 130 interrupted. SIGTERM and SIGHUP end it as themselves (143 and
+129 to a shell), when its temporary files are gone.
 """
 
 

@@ -49,9 +49,10 @@ ALWAYS_SO: Final = """
 Always so, and taken as rsync spells it (-aHAXS, -rlptgoD, --numeric-ids, --partial, -y, -h):
 directories with all in them; links as links, hard links among the files of one SRC, devices,
 FIFOs; modes, owners and groups by number, times, ACLs, xattrs, holes; what has come of a large
-file is gone on with; what is renamed is found; numbers are for people. Short options may be
-grouped: -avnP. Sockets are no part of a tree: they do not come, and --delete leaves those in
-DST alone. Files of one SRC that are linked to those of another arrive each for itself.
+file over a connection is gone on with (a copy on one machine begins that file again); what is
+renamed is found; numbers are for people. Short options may be grouped: -avnP. Sockets are no
+part of a tree: they do not come, and --delete leaves those in DST alone. Files of one SRC that
+are linked to those of another arrive each for itself.
 """
 _KEEPS: Final = "all metadata is kept as it is in SRC, as far as this user may"
 _WHOLE: Final = "a file is written aside and takes its name when it is whole and proved"
