@@ -2,14 +2,12 @@
 
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from types import FrameType
+from contextlib import nullcontext
 
-from filesync.errors import ContentCorrupt, Ended, SourceChanged, UsageError
+from filesync.ending import cleaned_up_when_ended
+from filesync.errors import ContentCorrupt, SourceChanged, UsageError
 from filesync.sync.changing import Attempts
 from filesync.sync.options import Options
 from filesync.sync.places import is_remote
@@ -95,35 +93,8 @@ def _local(
     # Not in a thread: an interrupt is to end it at once.
     progress = shown.note if shown.is_shown else None
     paths = [local_path(text) for text in sources]
-    with _cleaned_up_when_ended():
+    with cleaned_up_when_ended():
         return sync_local(paths, local_path(dest), options, progress=progress)
-
-
-@contextmanager
-def _cleaned_up_when_ended() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP, unless they are ignored, raise ``Ended`` while the block runs.
-
-    It is what ``run_command`` does for a loop: who stops a job, or loses its terminal, is left no
-    temporary files. A second one ends the process at once.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ending = (signal.SIGTERM, signal.SIGHUP)
-    taken = [one for one in ending if signal.getsignal(one) == signal.SIG_DFL]
-
-    def end(number: int, _: FrameType | None) -> None:
-        for one in taken:
-            signal.signal(one, signal.SIG_DFL)
-        raise Ended(number)
-
-    for one in taken:
-        signal.signal(one, end)
-    try:
-        yield
-    finally:
-        for one in taken:
-            signal.signal(one, signal.SIG_DFL)
 
 
 def _remote(

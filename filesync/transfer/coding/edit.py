@@ -87,15 +87,12 @@ def whole(digest: Digest, content: Buffer) -> Edit:
     return Edit(digest, len(content), (), delta.pack([delta.Op(0, 0, memoryview(content))]))
 
 
-def compare(
-    digest: Digest, content: Buffer, old: Marks, *, average: int = PIECE_BYTES
-) -> tuple[Edit, Marks]:
+def compare(digest: Digest, content: Buffer, old: Marks) -> tuple[Edit, Marks]:
     """Return the edit that makes ``content``, which is not empty, of what has the marks ``old``.
 
-    And the marks of ``content`` itself. ``average`` is the length of pieces; it was that of the
-    old ones.
+    And the marks of ``content`` itself.
     """
-    new = mark(content, old.key, average=average)
+    new = mark(content, old.key)
     ends, ops = _renumbered(_ops(memoryview(content), new.ends, new.marks, old.marks), old.ends)
     return Edit(digest, len(content), ends, delta.pack(ops)), new
 
@@ -113,9 +110,9 @@ def between(digest: Digest, old: Sequence[bytes], new: Sequence[bytes]) -> Edit 
     return Edit(digest, len(content), ends, delta.pack(ops))
 
 
-def mark(content: Buffer, key: int, *, average: int = PIECE_BYTES) -> Marks:
+def mark(content: Buffer, key: int) -> Marks:
     """Return the marks of ``content``."""
-    ends, pieces = delta.pieces_of(content, average)
+    ends, pieces = delta.pieces_of(content, PIECE_BYTES)
     marks = [xxh3_64_intdigest(piece, key) for piece in pieces]
     return Marks(key, array("I", ends), array("Q", marks))
 

@@ -23,6 +23,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
+from filesync.manifest.node import pieces
 from filesync.manifest.pack import unpack_nodes
 from filesync.sync.remote import wire
 from filesync.sync.remote.nodes import (
@@ -38,7 +39,6 @@ from filesync.transfer.errors import NotOffered
 from tests.unit.made import file
 
 TOKEN = bytes(16)
-KEY = 7
 
 
 def tree_of(nodes: MemoryNodes, shape: dict[int, list[int]]) -> Manifest:
@@ -108,9 +108,9 @@ def edits_of(old: Manifest, new: Manifest) -> dict[Digest, Edit]:
     pairs = [(old.root, new.root, new.tree)]
     made: dict[Digest, Edit] = {}
     for before, after, tree in pairs:
-        marks = edit.mark(encode(before), KEY, average=delta.NODE_PIECE_BYTES)
-        node = encode(after)
-        made[tree], _ = edit.compare(tree, node, marks, average=delta.NODE_PIECE_BYTES)
+        one = edit.between(tree, pieces(encode(before)), pieces(encode(after)))
+        assert one is not None
+        made[tree] = one
         pairs += [
             (old.directory(one.tree), new.directory(other.tree), other.tree)
             for one, other in zip(before.entries, after.entries, strict=False)
