@@ -267,7 +267,8 @@ def sync(
     SRC and DST are local paths; all SRC, or DST, may be [user@]host:path, reached by a remote shell,
     or tcp://host:port/path, below what a `filesync serve` serves; with KEY@ before the host if that
     one uses keys. A local name with a colon is written ./a:b. A SRC that ends in '/' stands for
-    what is in the directory, without it for the directory itself. A pattern in a SRC is for the shell of this machine: of what is
+    what is in the directory, and DST gets the mode, owner and times of that one, be it the home that 'host:' is;
+    without it, for the directory itself. A pattern in a SRC is for the shell of this machine: of what is
     on another, name the directory and use --include. What is copied is verified by digest. Other names in DST stay,
     unless --delete is given.
     """
