@@ -117,16 +117,17 @@ class SourceChanged(FilesyncError):
 
 
 class PathMissing(FilesyncError):
-    """A selector names a path that the tree does not have."""
+    """A selector names a path that the tree does not have; ``advice`` says what to do about it."""
 
     code = "path-missing"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, advice: str = "") -> None:
         super().__init__(path)
         self.path = path
+        self.advice = advice
 
     def __str__(self) -> str:
-        return f"{self.path!r} is not there"
+        return f"{self.path!r} is not there" + (f"; {self.advice}" if self.advice else "")
 
 
 class TooManyLinks(UsageError):

@@ -28,7 +28,7 @@ def parse_owner(text: str) -> OwnerNames | None:
     """
     user, _, group = text.partition(":")
     for name in (user, group):
-        if len(name) > MAX_NAME_CHARS or not name.isprintable():
+        if len(name) > MAX_NAME_CHARS or not name.isprintable() or ":" in name:
             raise UsageError("--chown: there is no such user or group; write USER:GROUP")
     return OwnerNames(user, group) if user or group else None
 

@@ -223,12 +223,15 @@ class ServedPlaces:
         return False
 
 
-def not_found(path: bytes, exc: OSError) -> PathMissing | StoreError:
-    """Return what says why ``path`` could not be opened: that it is not there, or else."""
+def not_found(path: bytes, exc: OSError, advice: str = "") -> PathMissing | StoreError:
+    """Return what says why ``path`` could not be opened: that it is not there, or else.
+
+    ``advice`` is for who has to do something where it is not there.
+    """
     if isinstance(exc, NotADirectoryError) and path.endswith(b"/"):
         return StoreError(f"{shown(path)} is not a directory; name it without the last slash")
     if isinstance(exc, FileNotFoundError | NotADirectoryError):
-        return PathMissing(os.fsdecode(path))
+        return PathMissing(os.fsdecode(path), advice)
     return StoreError(f"{shown(path)} cannot be read: {exc.strerror}")
 
 

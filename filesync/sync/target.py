@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from filesync.disk.handles import DIRECTORY_FLAGS, shown, why_unwritable
 from filesync.disk.updating.refusals import is_single
@@ -12,6 +12,8 @@ from filesync.errors import StoreError
 from filesync.sync.options import Choice
 from filesync.sync.part import Part
 from filesync.sync.places import Place, Places, not_found, split_path
+
+_MAKE_IT: Final = "make it first: DST is made, and nothing above it"
 
 
 class NotMade(StoreError):
@@ -135,7 +137,7 @@ def _find_target(
     try:
         fd = places.open(directory)
     except OSError as exc:
-        raise not_found(directory, exc) from exc
+        raise not_found(directory, exc, _MAKE_IT) from exc
     if rename is not None:
         names = frozenset((rename,))
     place = Place(fd, places.path_of(directory), names=names, label=path)
@@ -201,7 +203,7 @@ def _make(places: Places, path: bytes, *, make: bool) -> bool:
     try:
         parent = places.open(directory)
     except OSError as exc:
-        raise not_found(directory, exc) from exc
+        raise not_found(directory, exc, _MAKE_IT) from exc
     try:
         if _is_link(parent, name):
             raise StoreError(f"{shown(path)} is a link that leads nowhere")

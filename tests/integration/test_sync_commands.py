@@ -1157,6 +1157,18 @@ def test_a_local_sync_that_is_ended_leaves_no_temporary_files(
     assert list((bench.root / "dst").iterdir()) == []
 
 
+@pytest.mark.parametrize("far", [False, True])
+def test_who_names_a_place_whose_parent_is_not_there_is_told_to_make_it(
+    bench: Bench, far: bool
+) -> None:
+    make(bench.root / "src/f", b"1")
+    place = f"{bench.serve()}/no/dst" if far else "no/dst"
+    for source in ("src/", "src", "src/f"):
+        done = bench.run("sync", source, place, check=False)
+        assert done.returncode == 1
+        assert "'no' is not there; make it first" in done.stderr
+
+
 def test_who_loses_its_server_midway_is_told_to_run_again(bench: Bench) -> None:
     (bench.root / "src").mkdir()
     (bench.root / "src/large").write_bytes(random.Random(1).randbytes(4_000_000))

@@ -88,6 +88,7 @@ def test_nobody_is_a_sentence_and_nothing_is_made(tool: Tool, stage: Stage, owne
     code, _, err = ours(tool, stage, f"--chown={owner}")
     assert code in (1, 2)
     assert "--chown: " in err
+    assert ("write USER:GROUP" in err) == (owner == "a:b:c")
     assert "Traceback" not in err
     assert not stage.dst.exists()
 
