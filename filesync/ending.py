@@ -9,7 +9,8 @@ from typing import Final
 
 from filesync.errors import Ended
 
-_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+"""By these a command is ended from outside, and cleans up first."""
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def cleaned_up_when_ended() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = [one for one in _ENDING if signal.getsignal(one) == signal.SIG_DFL]
+    taken = [one for one in ENDING if signal.getsignal(one) == signal.SIG_DFL]
 
     def end(number: int, _: FrameType | None) -> None:
         for one in taken:

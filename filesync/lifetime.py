@@ -5,12 +5,12 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
+from filesync.ending import ENDING
 from filesync.errors import Ended
 
 T = TypeVar("T")
-_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_command(work: Coroutine[Any, Any, T]) -> T:
@@ -29,7 +29,7 @@ def run_command(work: Coroutine[Any, Any, T]) -> T:
         KeyboardInterrupt: it was cancelled by SIGINT.
         Ended: it was cancelled by another.
     """
-    numbers = [signal.SIGINT, *(one for one in _ENDING if not _is_ignored(one))]
+    numbers = [signal.SIGINT, *(one for one in ENDING if not _is_ignored(one))]
 
     async def main() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()

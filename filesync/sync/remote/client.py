@@ -158,11 +158,11 @@ async def _dialled(plane: DataPlane, remote: Remote, options: Options) -> AsyncI
     except Unavailable as exc:
         if type(exc) is not Unavailable:
             raise
-        if peer.channel.greeting is None:
-            if peer.channel.lost is None:
-                raise
-            raise Unavailable(f"{exc}; run again: what has come whole stays") from exc
-        raise Unavailable(f"{exc}; is a `filesync serve` running there?") from exc
+        if peer.channel.greeting is not None:
+            raise Unavailable(f"{exc}; is a `filesync serve` running there?") from exc
+        if peer.channel.lost is None:
+            raise
+        raise Unavailable(f"{exc}; run again: what has come whole stays") from exc
 
 
 def _timed(stats: SyncStats, peer: Peer, started: float) -> SyncStats:

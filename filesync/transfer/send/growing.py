@@ -99,14 +99,13 @@ class GrowingTree:
         return self._noted_edits().beside(old, size)
 
     def _noted_edits(self) -> "Edits":
-        if self._edits is None:
-            from filesync.transfer.send.cuttings import Cuttings
-            from filesync.transfer.send.edits import Edits
+        from filesync.transfer.send.cuttings import Cuttings
+        from filesync.transfer.send.edits import Edits
 
-            with self._lock:  # large files are read by threads of their own
-                if self._edits is None:
-                    self._edits = Edits(self._caches, self.recent, Cuttings(self._caches))
-        return self._edits
+        with self._lock:  # large files are read by threads of their own
+            if self._edits is None:
+                self._edits = Edits(self._caches, self.recent, Cuttings(self._caches))
+            return self._edits
 
     def end(self, tree: Digest) -> None:
         """Take note that all directories are done, and of what the whole is."""
