@@ -2,10 +2,15 @@
 
 import errno
 import resource
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from time import monotonic, sleep
+from typing import Final, ParamSpec, TypeVar
 
-from filesync.errors import StoreError
+from filesync.errors import FilesyncError, StoreError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 NEEDED: Final = 128
 """What every command gets along with, if not at its best. ZeroMQ ends a process that has too few."""
@@ -13,6 +18,10 @@ WANTED: Final = 1 << 16
 """More than anything here opens; what is started from here inherits it."""
 OUT_OF_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """What says nothing of a path, but that this process or machine has no room."""
+PATIENCE_S: Final = 5.0
+"""How long a server waits for descriptors that strangers' connections have taken, until it has cut
+them; a flood on a busy machine has them for tenths of a second."""
+AGAIN_S: Final = 0.02
 HOW: Final = "raise the limit on open files with `ulimit -n`"
 
 
@@ -51,3 +60,19 @@ def are_used_up(exc: BaseException | None) -> bool:
             return True
         exc = exc.__cause__ or exc.__context__
     return False
+
+
+def with_room(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what ``call`` returns; wait for room while no more files may be opened. Blocks.
+
+    For servers: whoever connects takes one of their descriptors before anything can refuse it.
+    ``call`` is called again for ``PATIENCE_S``, so it must leave nothing behind when it fails.
+    """
+    until = monotonic() + PATIENCE_S
+    while True:
+        try:
+            return call(*args, **kwargs)
+        except (OSError, FilesyncError) as exc:
+            if not are_used_up(exc) or monotonic() >= until:
+                raise
+        sleep(AGAIN_S)

@@ -1,12 +1,16 @@
 """``filesync serve``: lets peers take and give trees below one directory."""
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Final, assert_never
 
+from filesync.descriptors import PATIENCE_S, are_used_up, with_room
 from filesync.disk.handles import shown
-from filesync.errors import LocalError, UnexpectedMessage, UsageError
+from filesync.errors import LocalError, StoreError, UnexpectedMessage, UsageError
 from filesync.manifest import is_name
 from filesync.sync.applying import named_at_target, only_owner
 from filesync.sync.filter import Filter
@@ -26,7 +30,7 @@ from filesync.sync.target import NotMade, Target, find_target
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.offer import TOKEN_BYTES
-from filesync.transfer.threads import in_thread
+from filesync.transfer.threads import acquired, in_thread
 
 CLAIM_S: Final = 2.0
 """How long a gift waits for a place that somebody held who is lost."""
@@ -66,7 +70,7 @@ class TreeServer:
         result: wire.Answer = wire.Done()
         match request:
             case wire.Look():
-                result = self._look(channel, request)
+                result = await self._look(channel, request)
             case wire.Prepare():
                 result = await self._prepare(channel, request)
             case wire.Scan(token, owner, wants_edits):
@@ -91,7 +95,22 @@ class TreeServer:
 
     # --- places -------------------------------------------------------------------------------
 
-    def _look(self, channel: Channel, request: wire.Look) -> wire.Found:
+    async def _look(self, channel: Channel, request: wire.Look) -> wire.Found:
+        find = partial(self._find_sources, request)
+        helds, bare, nowhere = await acquired(
+            partial(with_room, find), lambda made: _close(made[0])
+        )
+        tokens = self._holders.hold(channel, *helds)
+        found = [
+            wire.Part(token, held.part.inside, tuple(sorted(held.part.names or ())), is_bare)
+            for token, held, is_bare in zip(tokens, helds, bare, strict=True)
+        ]
+        return wire.Found(tuple(found), nowhere)
+
+    def _find_sources(
+        self, request: wire.Look
+    ) -> tuple[list[Held], list[bool], dict[int, int]]:
+        """Return what is to be taken, which of it is bare, and which paths lead nowhere. Blocks."""
         caches = None if request.checksum else self._caches
         # Before anything is open: it may fail.
         filter = Filter(request.rules)
@@ -102,16 +121,16 @@ class TreeServer:
         for source in sources.found:
             below = Filter(request.rules, root=source.part.prefix)
             helds.append(Held(source.place, source.part, below, caches, is_offered=True))
-        found: list[wire.Part] = []
-        for token, held in zip(self._holders.hold(channel, *helds), helds, strict=True):
-            (inside, names), bare = held.part, held.is_bare()
-            found.append(wire.Part(token, inside, tuple(sorted(names or ())), bare))
+        with ExitStack() as undo:
+            undo.callback(_close, helds)
+            bare = [held.is_bare() for held in helds]
+            undo.pop_all()
         nowhere = {
             at: sources.missing[path]
             for at, path in enumerate(request.paths)
             if path in sources.missing
         }
-        return wire.Found(tuple(found), nowhere)
+        return helds, bare, nowhere
 
     async def _prepare(self, channel: Channel, request: wire.Prepare) -> wire.Prepared:
         if self._read_only and not request.dry_run:
@@ -161,7 +180,7 @@ class TreeServer:
     async def _find_target(
         self, channel: Channel, request: wire.Prepare, part: Part
     ) -> Target | None:
-        """As ``find_target``, but wait for what peers that were killed still hold."""
+        """As ``find_target``, but wait for what peers that were killed still hold, and for room."""
         began = monotonic()
         while True:
             try:
@@ -177,13 +196,16 @@ class TreeServer:
                 patience_s = CLAIM_S if self._holders.is_losing else NOTICE_S
                 if monotonic() - began > patience_s:
                     raise
-            self._holders.rouse(channel)
+                self._holders.rouse(channel)
+            except StoreError as exc:
+                if not are_used_up(exc) or monotonic() - began > PATIENCE_S:
+                    raise
             await asyncio.sleep(CLAIM_AGAIN_S)
 
     async def _scan(self, held: Held, token: bytes, owner: wire.Owner | None) -> wire.Scanned:
         held.use(Stage.NEW)
         try:
-            found = await in_thread(held.scan, owner, self.plane.recipes)
+            found = await in_thread(with_room, held.scan, owner, self.plane.recipes)
             held.manifest, held.shut = found.manifest, found.unreadable
             if held.is_offered and held.place is not None and held.stage is not Stage.CLOSED:
                 held.offer = self.plane.offer(
@@ -219,6 +241,11 @@ async def _answer_scanned(
                 return await in_thread(answer_unseen, held.place, held.filter, request), b""
             finally:
                 held.leave(Stage.SCANNED)
+
+
+def _close(helds: Sequence[Held]) -> None:
+    for held in helds:
+        held.close()
 
 
 def _known(names: wire.OwnerNames) -> wire.NewOwner:

@@ -142,8 +142,9 @@ class SocketGuard:
             self._take_events()
             for _ in range(notes):
                 self._notes.popleft()()
-            self._look(active | self._unread | self._quiet())
+            # At once: who has greeted meanwhile is not to be taken for one who has not.
             self._judge()
+            self._look(active | self._unread | self._quiet())
             # Bytes come in many small events; one look for all of them.
             self._stop.wait(TICK_S)
             is_waiting = self._book.awaits_turn or self._unread

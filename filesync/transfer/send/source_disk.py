@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+from filesync.descriptors import with_room
 from filesync.digest import Digest, short
 from filesync.disk.content import read_piece, reading
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles, shown
@@ -88,7 +89,7 @@ class SourceTree:
                     at += length
                     continue
                 place = self._find(digest, offset, length)
-                fd = _open(handles, place)
+                fd = with_room(_open, handles, place)
                 try:
                     _read_into(fd, view[at : at + length], offset, place)
                 finally:
@@ -101,7 +102,7 @@ class SourceTree:
             return content  # it is not worth an index
         place = self._find(digest, offset, length)
         with self._handles() as handles:
-            fd = _open(handles, place)
+            fd = with_room(_open, handles, place)
             try:
                 data = read_piece(fd, offset, length)
             except OSError as exc:
@@ -179,7 +180,7 @@ class SourceTree:
 
     def _cut(self, place: Place, offset: int, end: int, enough: int) -> Recipe:
         with self._handles() as handles:
-            fd = _open(handles, place)
+            fd = with_room(_open, handles, place)
             try:
                 chunks = chunking.cut(reading(fd), offset, end, enough=enough)
             except OSError as exc:
@@ -197,7 +198,7 @@ class SourceTree:
             handles = self._idle.pop()
         except IndexError:
             try:
-                handles = DirectoryHandles(self.root, limit=_HELD)
+                handles = with_room(DirectoryHandles, self.root, limit=_HELD)
             except StoreError as exc:
                 raise Unavailable(str(exc)) from exc
         try:
