@@ -121,6 +121,19 @@ def test_keygen_and_sync_agree_on_where_the_key_is(
     assert bench.sync(address) == ""
 
 
+@pytest.mark.parametrize(
+    "command", [("sync", "{}/src", "dest"), ("workers", "--manager", "{}")]
+)
+def test_what_is_no_key_is_refused_before_one_s_own_is_looked_for(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    address = f"tcp://{'ab' * 31}@127.0.0.1:1"
+    done = run(*[word.format(address) for word in command])
+    assert done.returncode == 2
+    assert "is not an address" in done.stderr
+
+
 def test_a_server_prints_its_address_with_its_key(bench: Bench) -> None:
     assert bench.serve_with_keys().startswith(f"tcp://{bench.public('server')}@127.0.0.1:")
 

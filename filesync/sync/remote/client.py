@@ -14,6 +14,7 @@ from filesync.sync.places import LocalPlaces, is_remote, local_path
 from filesync.sync.remote.asking import Peer
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.source import close_all, find_sources
+from filesync.transfer.connection.address import check_address
 from filesync.transfer.plane_zmq import DataPlane
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def parse(text: str) -> Remote | bytes:
     """
     name = os.fsencode(text)
     if match := _REMOTE.fullmatch(name):
-        return Remote(os.fsdecode(match[1]), match[2] or b"")
+        return Remote(check_address(os.fsdecode(match[1])), match[2] or b"")
     if is_remote(text) and "://" in text:
         raise UsageError(f"{text}: write it as tcp://host:port/path, or as host:path")
     if match := _BY_SHELL.fullmatch(name):
