@@ -9,10 +9,11 @@ Marks are never sent: their key is the secret of who keeps them, so that nobody 
 whose pieces are taken for others.
 """
 
+import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import accumulate, islice
 from operator import lt
 from typing import Annotated, Final, NamedTuple, Self, TypeVar
 
@@ -28,6 +29,11 @@ MAX_BYTES: Final = 128 << 10
 WHOLE_BYTES: Final = 16 << 10
 """Of a content that is told as it is: marking it would take longer than sending it."""
 PIECE_BYTES: Final = delta.LONG_PIECE_BYTES
+MAX_PLACES: Final = 32
+"""In which a content is told to differ from one of its length."""
+_BLOCK_BYTES: Final = 512
+_DIFFERING: Final = re.compile(rb"[^\0]+(?:\0{1,8}[^\0]+)*")
+"""Bytes that differ, and as few between them as take no more than another operation."""
 _MAX_ENDS: Final = 4096
 _KEY_BYTES: Final = 8
 _PIECE_BYTES: Final = 4 + 8
@@ -110,6 +116,33 @@ def between(digest: Digest, old: Sequence[bytes], new: Sequence[bytes]) -> Edit 
     return Edit(digest, len(content), ends, delta.pack(ops))
 
 
+def in_place(digest: Digest, old: bytes, new: bytes) -> Edit | None:
+    """Return the edit that makes ``new``, some bytes, of ``old``, of which it has the length.
+
+    It tells the bytes that are others, in a sixth of the time that ``between`` takes. None where
+    these are more than a quarter, for then they may have moved; where they are in more than
+    ``MAX_PLACES``; or where all are more than an edit can make.
+    """
+    if len(new) > MAX_BYTES:
+        return None
+    places = list(islice(_differing(old, new), MAX_PLACES + 1))
+    if len(places) > MAX_PLACES or 4 * sum(e - s for s, e in places) > len(new):
+        return None
+    view, at = memoryview(new), 0
+    ends: list[int] = []
+    ops: list[delta.Op] = []
+    for start, end in places:
+        copies = int(start > at)
+        # Of the old pieces each one that is kept is followed by one that is not.
+        ops.append(delta.Op(len(ends) if copies else 0, copies, view[start:end]))
+        ends += (start, end) if copies else (end,)
+        at = end
+    if at < len(new):
+        ops.append(delta.Op(len(ends), 1, view[:0]))
+        ends.append(len(new))
+    return Edit(digest, len(new), tuple(ends), delta.pack(ops))
+
+
 def mark(content: Buffer, key: int) -> Marks:
     """Return the marks of ``content``."""
     ends, pieces = delta.pieces_of(content, PIECE_BYTES)
@@ -124,6 +157,16 @@ def apply(edit: Edit, old: bytes) -> bytes:
         MalformedMessage: it makes another number of bytes, of which ``old`` may be the cause.
     """
     return delta.apply(edit.delta, delta.Pieces(old, list(edit.ends), b""), edit.size)
+
+
+def _differing(old: bytes, new: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where runs of bytes begin and end that are others in ``new`` than in ``old``."""
+    for at in range(0, len(new), _BLOCK_BYTES):
+        before, after = old[at : at + _BLOCK_BYTES], new[at : at + _BLOCK_BYTES]
+        if before != after:
+            bits = int.from_bytes(before) ^ int.from_bytes(after)
+            for run in _DIFFERING.finditer(bits.to_bytes(len(after))):
+                yield at + run.start(), at + run.end()
 
 
 def _ops(

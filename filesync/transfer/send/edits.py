@@ -127,9 +127,7 @@ class Edits:
         found: list[Edit] = []
         for old, tree in reversed(self._changed):
             node = nodes.read(tree)
-            if len(node) <= edit.MAX_BYTES and (
-                one := edit.between(tree, pieces(old), pieces(node))
-            ):
+            if len(node) <= edit.MAX_BYTES and (one := _became(tree, old, node)):
                 found.append(one)
         return found
 
@@ -195,6 +193,13 @@ class Edits:
     def _miss(self) -> None:
         if self._recent is not None:
             self._recent.has_missed = True
+
+
+def _became(tree: Digest, old: bytes, node: bytes) -> Edit | None:
+    """Return the edit that makes ``node`` of the ``old`` one; None if that cannot be told."""
+    # As long as before, most often: names are the same, and digests and times take what they took.
+    one = edit.in_place(tree, old, node) if len(old) == len(node) else None
+    return one or edit.between(tree, pieces(old), pieces(node))
 
 
 class Editing:

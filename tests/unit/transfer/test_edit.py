@@ -1,5 +1,7 @@
 """Edits: what comes of an old content by what is told of a new one."""
 
+from operator import ne
+
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -74,6 +76,42 @@ def test_more_pieces_or_bytes_than_an_edit_can_tell_are_not_told() -> None:
     assert edit.between(digest, long, long) is not None
     for old, new in (([b"old"], [*long, b"y"]), ([b"y", *long], long)):
         assert edit.between(digest, old, new) is None
+
+
+@given(old=st.binary(min_size=1, max_size=2000), data=st.data())
+def test_an_edit_in_place_makes_the_new_bytes_of_as_many_old_ones(
+    old: bytes, data: st.DataObject
+) -> None:
+    new = bytearray(old)
+    for _ in range(data.draw(st.integers(0, 10))):
+        at = data.draw(st.integers(0, len(old) - 1))
+        piece = data.draw(st.binary(max_size=20))[: len(old) - at]
+        new[at : at + len(piece)] = piece
+    made = edit.in_place(digest_of(new), old, bytes(new))
+    differ = sum(map(ne, old, new))
+    assert made is not None or differ > len(old) / 36  # eight equal ones may stand between two
+    if made is not None:
+        assert edit.apply(made, old) == new
+        assert list(made.ends) == sorted(set(made.ends))
+
+
+def test_an_edit_in_place_tells_no_more_than_the_bytes_that_differ() -> None:
+    old = bytes(10_000)
+    new = old[:4090] + b"0123456789" + old[4100:9999] + b"!"
+    made = edit.in_place(digest_of(new), old, new)
+    assert made is not None
+    assert edit.apply(made, old) == new
+    assert len(made.delta) - 11 < 5 * 8  # of five operations
+
+
+def test_bytes_that_have_moved_or_differ_in_many_places_are_not_told_in_place() -> None:
+    names = [b"%08d" % number for number in range(1000)]
+    old, moved = b"".join([b"long", *names]), b"".join([*names, b"long"])
+    many = old.replace(b"2", b"?")
+    for new in (moved, many):
+        assert edit.in_place(digest_of(new), old, new) is None
+    long = bytes(edit.MAX_BYTES + 1)
+    assert edit.in_place(digest_of(long), long, long) is None
 
 
 def test_a_whole_content_is_made_of_any_old_one() -> None:
