@@ -14,13 +14,13 @@ T = TypeVar("T")
 
 
 def run_command(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` as ``asyncio.run`` does, in the main thread, and cancel it on SIGINT.
+    """Run ``work`` as ``asyncio.run`` does, in the main thread; SIGINT, SIGTERM and SIGHUP cancel it.
 
     ``asyncio.run`` alone can be late: a signal just before the loop falls asleep, or one that another
     thread takes, does not wake it, and it goes on until something else happens.
 
-    SIGTERM and SIGHUP, unless they are ignored, cancel it too: who stops a job, or loses its
-    terminal, is left no temporary files.
+    Not one that is ignored, as a script has its background jobs ignore SIGINT. Who stops a job, or
+    loses its terminal, is left no temporary files.
 
     A second signal ends the process at once: what is being cleaned up would be torn otherwise, and
     who has died leaves what the next run can go on from.
@@ -29,7 +29,7 @@ def run_command(work: Coroutine[Any, Any, T]) -> T:
         KeyboardInterrupt: it was cancelled by SIGINT.
         Ended: it was cancelled by another.
     """
-    numbers = [signal.SIGINT, *(one for one in ENDING if not _is_ignored(one))]
+    numbers = [one for one in (signal.SIGINT, *ENDING) if not _is_ignored(one)]
 
     async def main() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()

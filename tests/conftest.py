@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import os
 import shutil
+import signal
 from typing import Final
 
 import pytest
@@ -32,6 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # The tests start thousands of processes, each of which compiles all that it imports again,
     # half of its start, unless one before it may have left what it compiled.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # As a background job of a script it would be ignored, also by what the tests start.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):  # one of several processes that run tests
         forked.install()
     config.stash[SKIPPED] = []

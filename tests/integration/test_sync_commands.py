@@ -1158,6 +1158,25 @@ def test_a_local_sync_that_is_ended_leaves_no_temporary_files(
 
 
 @pytest.mark.parametrize("far", [False, True])
+def test_a_background_job_that_ignores_interrupts_goes_on(bench: Bench, far: bool) -> None:
+    for number in range(10):
+        make(bench.root / f"src/{number}", random.Random(number).randbytes(30_000))
+    address, dest = (bench.serve(), bench.served) if far else ("", bench.root)
+    words = ["--bwlimit", "100", "src/", f"{address}/dst/" if far else "dst/"]
+    with subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *COMMAND, "sync", *words],
+        env=bench.env,
+        cwd=bench.root,
+    ) as job:
+        while not (dest / "dst").exists():
+            assert job.poll() is None
+            time.sleep(0.01)
+        job.send_signal(signal.SIGINT)
+        assert job.wait(timeout=60) == 0
+    assert (dest / "dst/9").read_bytes() == (bench.root / "src/9").read_bytes()
+
+
+@pytest.mark.parametrize("far", [False, True])
 def test_who_names_a_place_whose_parent_is_not_there_is_told_to_make_it(
     bench: Bench, far: bool
 ) -> None:
