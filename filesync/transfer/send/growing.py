@@ -5,6 +5,7 @@ tree away hands the directories on, in that order, and sends contents that need 
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from filesync.transfer.send.edits import Edited, Edits
 
 HANDED_BYTES: Final = 160 << 10
-"""Of the nodes that are handed on at once: 2,000 names, some 20 ms of the scan of small files."""
+"""Of the nodes that it pays to hand on at once: 2,000 names, some 20 ms of the scan of small files."""
 HANDED_DIRECTORIES: Final = 1000
+MOST_HANDED_BYTES: Final = 512 << 10
+"""Of what is handed on at once, but for the last directory: a pack has room for that beside the largest."""
 
 
 class Handed(NamedTuple):
@@ -54,8 +57,8 @@ class GrowingTree:
 
         Args:
             nodes: has the nodes of what is done.
-            on_done: called by the scan's thread when there is more to ``take``, once until it is
-                taken.
+            on_done: called when there is more to ``take``, once until it is taken: by the scan's
+                thread, or by the one that has taken some of it.
             caches: where recipes and marks stay from one scan to the next.
             recent_bytes: bound on ``recent``.
         """
@@ -66,7 +69,7 @@ class GrowingTree:
         self._edits: Edits | None = None
         self._nodes = nodes
         self._lock = threading.Lock()
-        self._done: list[tuple[bytes, Digest]] = []
+        self._done: deque[tuple[bytes, Digest, int]] = deque()
         self._done_bytes = 0
         self._tree: Digest | None = None
         self._is_told = False
@@ -78,8 +81,9 @@ class GrowingTree:
         """Take note of a directory, whose node is in the store."""
         if self._is_wanted:
             with self._lock:
-                self._done.append((path, tree))
-                self._done_bytes += len(self._nodes.read(tree))
+                size = len(path) + len(self._nodes.read(tree))
+                self._done.append((path, tree, size))
+                self._done_bytes += size
                 # Each telling wakes a thread, that then takes turns with this one.
                 tells = self.is_ready and not self._is_told
                 self._is_told |= tells
@@ -142,12 +146,16 @@ class GrowingTree:
         )
 
     def take(self) -> Handed:
-        """Return what was done since the last time; its contents are offered from now on."""
+        """Return what was done since the last time; its contents are offered from now on.
+
+        Not more than goes into a pack, however far the scan is ahead; what is left is told of again.
+        """
         with self._lock:
-            done, self._done = self._done[:HANDED_DIRECTORIES], self._done[HANDED_DIRECTORIES:]
-            self._done_bytes = 0
-            self._is_told = False
+            done = self._next_done()
             tree = self._tree if not self._done else None
+            self._is_told = tells = bool(self._done) and self.is_ready
+        if tells:
+            self._on_done()
         if done:
             self.contents.add(
                 Listed(path, digest, Manifest(digest, self._nodes).root.entries)
@@ -155,11 +163,21 @@ class GrowingTree:
             )
         return Handed([(path, self._nodes.read(digest)) for path, digest in done], tree)
 
+    def _next_done(self) -> list[tuple[bytes, Digest]]:
+        done: list[tuple[bytes, Digest]] = []
+        left_bytes = self._done_bytes - MOST_HANDED_BYTES
+        while self._done and self._done_bytes > left_bytes and len(done) < HANDED_DIRECTORIES:
+            path, digest, size = self._done.popleft()
+            done.append((path, digest))
+            self._done_bytes -= size
+        return done
+
     def forget(self) -> None:
         """Keep no directories any more: nobody will take them."""
         self._is_wanted = False
         with self._lock:
             self._done.clear()
+            self._done_bytes = 0
 
     def close(self) -> None:
         """Keep nothing any more."""

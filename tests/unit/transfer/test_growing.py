@@ -4,8 +4,9 @@ import pytest
 
 from filesync.digest import digest_of
 from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, decode, encode, put, with_entries
+from filesync.manifest.pack import pack_directories, unpack_directories
 from filesync.transfer.coding.edit import MAX_BYTES, WHOLE_BYTES
-from filesync.transfer.send.growing import HANDED_DIRECTORIES, GrowingTree
+from filesync.transfer.send.growing import HANDED_DIRECTORIES, MOST_HANDED_BYTES, GrowingTree
 from filesync.transfer.send.recent import Recent
 from tests.unit.made import file
 
@@ -56,6 +57,24 @@ def test_the_tree_is_known_with_the_last_directories_only() -> None:
     first, last = grown.tree.take(), grown.tree.take()
     assert (len(first.directories), first.tree) == (HANDED_DIRECTORIES, None)
     assert (len(last.directories), last.tree) == (1, digest_of(b"tree"))
+
+
+def test_what_is_handed_on_at_once_goes_into_a_pack_however_far_the_scan_is_ahead() -> None:
+    grown = Grown()
+    names = [b"%d" % n for n in range(12)]
+    for name in names:
+        grown.done(name, files=8000)
+    assert grown.told == 1
+    taken: list[bytes] = []
+    while grown.tree.is_ready:
+        before = grown.told
+        directories = grown.tree.take().directories
+        assert sum(len(node) for _, node in directories) < 2 * MOST_HANDED_BYTES
+        assert unpack_directories(pack_directories(directories)) == directories
+        # What is left nobody might speak of any more.
+        assert grown.told == before + grown.tree.is_ready
+        taken += [path for path, _ in directories]
+    assert taken == names
 
 
 def test_contents_are_offered_once_their_directory_was_handed_on() -> None:
