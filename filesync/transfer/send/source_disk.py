@@ -174,7 +174,9 @@ class SourceTree:
         # A segment that begins within ``size`` is whole: it ends before more is read than that.
         chunks = known or self._cut(place, offset, end, size + MAX_SEGMENT_BYTES)
         found = (chunks if level is Level.CHUNKS else chunks.segments()).beginning(limit, size)
-        if known is None and (told := chunks.between(offset, found.end)) is not None:
+        # Cut only up to where somebody said, the last chunk may end where no other peer cuts.
+        is_sure = known is None and end == place.file.size
+        if is_sure and (told := chunks.between(offset, found.end)) is not None:
             self._recipes.note(place.file.digest, told)
         return found
 

@@ -1,0 +1,57 @@
+"""Files that are sent: what one peer asks for changes nothing of what others are told."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from filesync.digest import digest_of
+from filesync.disk.scanning.scan import scan
+from filesync.manifest import Manifest, MemoryNodes
+from filesync.transfer.coding import recipe
+from filesync.transfer.coding.chunking import cut
+from filesync.transfer.coding.recipecache import RecipeCache
+from filesync.transfer.send.contents import Contents, directories_of
+from filesync.transfer.send.source_disk import SourceTree
+from filesync.transfer.wire import Level
+from tests.unit.made import reader
+
+DATA = random.Random(7).randbytes(1 << 20)
+CONTENT = digest_of(DATA)
+WHOLE = cut(reader(DATA), 0, len(DATA))
+
+
+def source_of(root: Path, recipes: RecipeCache) -> SourceTree:
+    nodes = MemoryNodes()
+    (root / "file").write_bytes(DATA)
+    manifest = Manifest(scan(root, nodes).tree, nodes)
+    return SourceTree(root, lambda: Contents(nodes, directories_of(manifest)), recipes=recipes)
+
+
+def asked(source: SourceTree, offset: int, end: int, level: Level) -> recipe.Recipe:
+    payload = source.recipes([(CONTENT, offset, end, level)])
+    return recipe.unpack(payload, [(offset, end, level)])[0]
+
+
+@pytest.mark.parametrize("level", Level)
+def test_who_asks_for_less_than_a_chunk_does_not_move_the_cuts_of_others(
+    tmp_path: Path, level: Level
+) -> None:
+    source = source_of(tmp_path, RecipeCache())
+    for offset, end in ((0, 100), (100, 20_000), (20_000, len(DATA))):
+        source.recipes([(CONTENT, offset, end, level)])
+    found = asked(source, 0, len(DATA), Level.CHUNKS)
+    assert list(found) == list(WHOLE)
+    source.close()
+
+
+def test_what_was_cut_to_the_end_is_not_cut_again(tmp_path: Path) -> None:
+    recipes = RecipeCache()
+    source = source_of(tmp_path, recipes)
+    first = WHOLE.beginning(9, len(DATA)).end
+    asked(source, 0, len(DATA), Level.SEGMENTS)
+    asked(source, 0, first, Level.CHUNKS)
+    (tmp_path / "file").unlink()
+    assert list(asked(source, 0, first, Level.CHUNKS)) == list(WHOLE)[:9]
+    assert recipes.find(CONTENT, 0, len(DATA)) is not None
+    source.close()
