@@ -1,6 +1,7 @@
 """``filesync sync`` and ``filesync serve`` against peers that ask for, or give, what they should not."""
 
 import asyncio
+import errno
 import os
 import stat
 import sys
@@ -42,7 +43,7 @@ from filesync.manifest import (
 from filesync.manifest.pack import pack_nodes
 from filesync.sync import unwritable
 from filesync.sync.options import NewOwner, Options, OwnerNames
-from filesync.sync.places import ServedPlaces
+from filesync.sync.places import Place, ServedPlaces
 from filesync.sync.plan import Plan
 from filesync.sync.remote import asking, gifts, wire
 from filesync.sync.remote import nodes as remote_nodes
@@ -411,6 +412,30 @@ def test_what_was_found_is_let_go_of_when_a_rule_makes_no_sense(served: Path) ->
     async def talk(ask: Ask) -> None:
         await refused(ask, wire.Look((b"d1", b"d2"), (TOO_MANY_STARS,)), UsageError)
 
+    with_server(served, talk)
+
+
+def test_what_was_prepared_is_let_go_of_when_it_cannot_be_looked_into(
+    served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = [errno.EIO, errno.EMFILE]
+
+    def look(_: Place) -> bool:
+        if fails:
+            raise OSError(why := fails.pop(0), os.strerror(why))
+        return True
+
+    async def talk(ask: Ask) -> None:
+        before = open_descriptors()
+        await refused(ask, wire.Prepare(b"d1/"), StoreError)
+        assert open_descriptors() == before
+        prepared = await ask(wire.Prepare(b"d1/"))
+        assert isinstance(prepared, wire.Prepared)
+        assert (prepared.is_empty, fails) == (True, [])
+        await ask(wire.Drop(prepared.token))
+        assert open_descriptors() == before
+
+    monkeypatch.setattr(Place, "is_empty", property(look))
     with_server(served, talk)
 
 

@@ -140,7 +140,7 @@ class TreeServer:
         filter = Filter(request.rules, root=part.prefix)
         new_owner = None if request.owner is None else await in_thread(_known, request.owner)
         try:
-            target = await self._find_target(channel, request, part)
+            target, is_empty = await self._find_target(channel, request, part)
         except NotMade as exc:
             if not request.goes_on:
                 raise
@@ -158,13 +158,6 @@ class TreeServer:
             named=named_at_target(delete=request.delete),
         )
         is_new = target is None or target.is_new
-        is_empty = (
-            held.is_claimed
-            and place is not None
-            and place.is_free
-            # One that is scanned while it fills would grow for as long as it is.
-            and not (request.given is not None and place.is_in(request.given))
-        )
         (token,) = self._holders.hold(channel, held)
         scanned: wire.Scanned | None = None
         if request.scan and not is_empty:
@@ -179,12 +172,15 @@ class TreeServer:
 
     async def _find_target(
         self, channel: Channel, request: wire.Prepare, part: Part
-    ) -> Target | None:
-        """As ``find_target``, but wait for what peers that were killed still hold, and for room."""
+    ) -> tuple[Target | None, bool]:
+        """As ``find_target``, but wait for what peers that were killed still hold, and for room.
+
+        Say, too, whether it may be given to while it is scanned.
+        """
         began = monotonic()
         while True:
             try:
-                return find_target(
+                target = find_target(
                     self._places,
                     request.path,
                     part=part,
@@ -192,6 +188,7 @@ class TreeServer:
                     is_bare=request.is_bare,
                     dry_run=request.dry_run,
                 )
+                return target, _is_free(target, request)
             except Claimed:
                 patience_s = CLAIM_S if self._holders.is_losing else NOTICE_S
                 if monotonic() - began > patience_s:
@@ -246,6 +243,23 @@ async def _answer_scanned(
 def _close(helds: Sequence[Held]) -> None:
     for held in helds:
         held.close()
+
+
+def _is_free(target: Target | None, request: wire.Prepare) -> bool:
+    """Say whether ``target`` may be given to while it is scanned; close it where that cannot be told.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    if target is None or request.dry_run:
+        return False
+    place, given = target.place, request.given
+    try:
+        # One that is scanned while it fills would grow for as long as it is.
+        return place.is_free and not (given is not None and place.is_in(given))
+    except OSError as exc:
+        place.close()
+        raise StoreError(f"{shown(request.path)} cannot be read: {exc.strerror}") from exc
 
 
 def _known(names: wire.OwnerNames) -> wire.NewOwner:
