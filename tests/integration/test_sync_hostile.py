@@ -439,6 +439,29 @@ def test_what_was_prepared_is_let_go_of_when_it_cannot_be_looked_into(
     with_server(served, talk)
 
 
+def test_what_could_not_be_scanned_is_not_taken_for_scanned(
+    served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (served / "d1/file").write_bytes(b"x")
+
+    def fail(*_: object) -> None:
+        raise StoreError("this disk")
+
+    async def talk(ask: Ask) -> None:
+        prepared = await ask(wire.Prepare(b"d1/"))
+        assert isinstance(prepared, wire.Prepared)
+        with monkeypatch.context() as patch:
+            patch.setattr(Held, "scan", fail)
+            await refused(ask, wire.Scan(prepared.token), StoreError)
+        nothing = digest_of(encode(EMPTY_DIRECTORY))
+        await refused(ask, wire.AskNodes(prepared.token, (nothing,)), UnexpectedMessage)
+        scanned = await ask(wire.Scan(prepared.token))
+        assert isinstance(scanned, wire.Scanned)
+        await ask(wire.AskNodes(prepared.token, (scanned.tree,)))
+
+    with_server(served, talk)
+
+
 def test_what_was_found_is_let_go_of_when_it_is_too_much(served: Path) -> None:
     async def talk(ask: Ask) -> None:
         paths = tuple([b"d%d" % number for number in range(100)])

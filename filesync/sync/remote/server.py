@@ -201,6 +201,7 @@ class TreeServer:
 
     async def _scan(self, held: Held, token: bytes, owner: wire.Owner | None) -> wire.Scanned:
         held.use(Stage.NEW)
+        after = Stage.NEW
         try:
             found = await in_thread(with_room, held.scan, owner, self.plane.recipes)
             held.manifest, held.shut = found.manifest, found.unreadable
@@ -208,8 +209,9 @@ class TreeServer:
                 held.offer = self.plane.offer(
                     held.manifest, held.place.root, token, recent=held.recent
                 )
+            after = Stage.SCANNED
         finally:
-            held.leave(Stage.SCANNED)
+            held.leave(after)
         return wire.scanned(found.manifest.tree, found.skipped, found.unreadable)
 
     def _gifts(self) -> Gifts:
