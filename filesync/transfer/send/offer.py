@@ -1,6 +1,7 @@
 """Offers: which trees a process lets others read, and by which token."""
 
 from collections.abc import Callable
+from threading import Lock
 from typing import TYPE_CHECKING, Final, Self
 
 from filesync.digest import Digest
@@ -44,6 +45,7 @@ class Offer:
         self.on_sent = on_sent
         self.come = come
         self.source: Source | None = None
+        self._opening = Lock()
         self.is_closed = False
         self.on_close: list[Callable[[], None]] = []
         self._forget = on_close
@@ -70,7 +72,8 @@ class Offer:
         self.open().load()
 
     def open(self) -> "Source":
-        """Return what sessions read from; its index is made by the first of them."""
-        if self.source is None:
-            self.source = self._open_source()
-        return self.source
+        """Return what sessions read from; its index is made by the first of them. For any thread."""
+        with self._opening:  # one that is listed is opened in a thread, as a session begins
+            if self.source is None:
+                self.source = self._open_source()
+            return self.source

@@ -1,9 +1,11 @@
 """Sessions that send, from their opening to their end."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import zmq
@@ -14,8 +16,10 @@ from filesync.errors import Unavailable
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
+from filesync.transfer.send.contents import Contents
 from filesync.transfer.send.offer import Offer
 from filesync.transfer.send.outgoing_zmq import Outgoing
+from filesync.transfer.send.source_disk import SourceTree
 from filesync.transfer.stats import Counters
 from filesync.transfer.wire import Close, Open
 
@@ -56,3 +60,24 @@ def test_a_session_that_ends_before_it_has_begun_is_over(tmp_path: Path, end: En
             context.destroy(linger=0)
 
     asyncio.run(main())
+
+
+def test_who_lists_an_offer_and_who_opens_a_session_use_one_source() -> None:
+    made: list[SourceTree] = []
+    both = Barrier(2)
+
+    def open_source() -> SourceTree:
+        time.sleep(0.05)  # as what it takes is imported
+        made.append(SourceTree(Path("none"), lambda: Contents(MemoryNodes(), ())))
+        return made[-1]
+
+    def use(_: int) -> object:
+        both.wait(10)
+        return offer.open()
+
+    offer = Offer(
+        EMPTY, open_source, token=None, flow=Flow(), on_sent=None, on_close=lambda _: None
+    )
+    with ThreadPoolExecutor(2) as pool:
+        used = set(pool.map(use, range(2)))
+    assert used == {*made} == {offer.source}
