@@ -1,5 +1,6 @@
 """Large files that were interrupted, and what the next update makes of what they left."""
 
+import errno
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ from filesync.disk.removing import remove_path
 from filesync.disk.reserved import PARTIAL_NAME
 from filesync.disk.updating.large import LargeFile
 from filesync.disk.updating.update import TreeUpdate
-from filesync.errors import ContentCorrupt
+from filesync.errors import ContentCorrupt, StoreError
 from filesync.manifest import Manifest
 from tests.unit.update_driver import file, scanned, tree_of
 
@@ -84,6 +85,33 @@ def test_what_was_written_is_not_written_again(root: Path) -> None:
     assert (root / "a").read_bytes() == DATA
     assert os.listdir(root) == ["a"]
     assert scanned(root).tree == target_of(DATA).tree
+
+
+def test_what_cannot_be_opened_twice_is_let_go_of(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dup = os.dup
+
+    def no_room(fd: int) -> int:
+        if PARTIAL in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return dup(fd)
+
+    (root / "a").write_bytes(DATA[::-1])
+    interrupted(root, (0, 100_000))
+    one = TreeUpdate(root, basis=scanned(root), target=target_of(DATA))
+    one.prepare()
+    wanted = next(one.wanted())
+    with monkeypatch.context() as patch:
+        before = os.listdir("/proc/self/fd")
+        patch.setattr(os, "dup", no_room)
+        with pytest.raises(StoreError, match="Too many open files"):
+            one.open_large(wanted)
+        assert os.listdir("/proc/self/fd") == before
+    large = one.open_large(wanted)
+    assert [basis.digest is None for basis in large.bases] == [True, False]
+    large.abort()
+    one.abort()
 
 
 def test_a_wanted_file_says_how_much_of_it_is_there(root: Path) -> None:

@@ -62,7 +62,7 @@ class LargeFile:
         place: Callable[[NewFile], None],
         discard: Callable[[NewFile, bool], None],
     ) -> None:
-        """Take ``new`` and the descriptors of ``bases`` over.
+        """Take ``new`` and the descriptors of ``bases`` over, whether this fails or not.
 
         Args:
             new: the file, empty or partly written.
@@ -70,6 +70,9 @@ class LargeFile:
             path: what people know the file by.
             place: puts the file under its name.
             discard: closes it instead; told whether what is in it may be right.
+
+        Raises:
+            StoreError: no more files may be opened.
         """
         self._new = new
         self._path = path
@@ -77,9 +80,16 @@ class LargeFile:
         self._discard = discard
         self._hash = TrailingHash(new.fd, new.entry.size)
         self._buffer = memoryview(b"")
-        own = [BasisFile(os.dup(new.fd), new.extents[-1][1])] if new.extents else []
-        self.bases = (*own, *bases)
         self._solid: dict[int, bool] = {}
+        self.bases = tuple(bases)
+        if new.extents:
+            try:
+                with storing(path):
+                    own = BasisFile(os.dup(new.fd), new.extents[-1][1])
+            except BaseException:
+                self.abort()
+                raise
+            self.bases = (own, *self.bases)
 
     def write(self, offset: int, data: Data) -> None:
         """Write ``data`` at ``offset``; pages of it that are all zero become holes.
