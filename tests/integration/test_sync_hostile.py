@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -63,6 +64,7 @@ from tests.unit.made import file
 
 LOOPBACK = "tcp://127.0.0.1:0"
 TOKEN = bytes(16)
+T = TypeVar("T")
 
 
 def zstd(nodes: list[bytes]) -> bytes:
@@ -711,6 +713,30 @@ def test_who_goes_while_his_gift_is_planned_does_not_keep_the_place_from_others(
     monkeypatch.setattr(gifts, "around_unwritable", take_long)
     asyncio.run(main())
     assert (served / "d1/f").read_text() == "planted"
+
+
+def test_what_a_peer_may_make_long_is_read_beside_the_event_loop(
+    served: Path, evil: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[str, threading.Thread]] = []
+
+    def noting(name: str, call: Callable[..., T]) -> Callable[..., T]:
+        def noted(*args: object, **more: object) -> T:
+            read.append((name, threading.current_thread()))
+            return call(*args, **more)
+
+        return noted
+
+    for module, names in (
+        (server_module, ("Filter",)),
+        (gifts, ("Filter", "unpack_edits", "unpack_remains")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, noting(name, getattr(module, name)))
+    nodes = MemoryNodes()
+    give_together([Manifest(scan(evil, nodes).tree, nodes)], served, evil)
+    assert [name for name, _ in read] == ["Filter", "unpack_edits", "unpack_remains", "Filter"]
+    assert threading.main_thread() not in [thread for _, thread in read]
 
 
 @pytest.mark.parametrize(

@@ -89,9 +89,8 @@ class Gifts:
         held, place = self._find_given(channel, request)
         held.use(Stage.SCANNED)
         try:
-            edits = unpack_edits(request.edits)
-            told = Told(edits, unpack_remains(request.remains))
-            plan = await self._plan(channel, request, held, place, edits)
+            told = await in_thread(_told, request)
+            plan = await self._plan(channel, request, held, place, told.edits)
             plan, unwritable = await in_thread(around_unwritable, place.root, plan, held.nodes)
             given = wire.Given()
             if not plan.is_done:
@@ -134,7 +133,7 @@ class Gifts:
         )
         removal = None
         if request.delete:
-            filter = Filter(request.rules, root=held.part.prefix)
+            filter = await in_thread(Filter, request.rules, root=held.part.prefix)
             others: list[Manifest] = []
             for other in request.others:
                 await fetch_nodes(channel, other.token, other.tree, held.nodes, budget=budget)
@@ -187,6 +186,10 @@ class Gifts:
             refused=refused,
             unnamed_refused=update.refused.count - len(refused),
         )
+
+
+def _told(request: wire.Give) -> Told:
+    return Told(unpack_edits(request.edits), unpack_remains(request.remains))
 
 
 class _Teller:

@@ -137,7 +137,7 @@ class TreeServer:
             raise UsageError("this server is read-only; nothing can be given to it")
         part = Part(_checked(request.inside), frozenset(map(_checked, request.names)) or None)
         # Before anything is open, or is claimed: it may fail.
-        filter = Filter(request.rules, root=part.prefix)
+        filter = await in_thread(Filter, request.rules, root=part.prefix)
         new_owner = None if request.owner is None else await in_thread(_known, request.owner)
         try:
             target, is_empty = await self._find_target(channel, request, part)
