@@ -120,6 +120,18 @@ class DirectoryHandles:
             return fd
         return self._walk(path)
 
+    def dup(self, path: bytes) -> int:
+        """Return a descriptor like ``open``'s that is the caller's to close.
+
+        Raises:
+            StoreError: as ``open``.
+        """
+        fd = self.open(path)
+        try:
+            return os.dup(fd)
+        except OSError as exc:
+            raise StoreError(f"{shown(path or b'.')}: {exc.strerror}") from exc
+
     @contextmanager
     def pinned(self, path: bytes) -> Iterator[int]:
         """Give a descriptor like ``open``'s that is valid until the end of the block.
@@ -127,7 +139,7 @@ class DirectoryHandles:
         Raises:
             StoreError: as ``open``.
         """
-        fd = os.dup(self.open(path))
+        fd = self.dup(path)
         try:
             yield fd
         finally:

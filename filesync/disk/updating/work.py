@@ -4,7 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -28,10 +28,11 @@ class Directories:
         """Return a descriptor of the directory at ``path``, which the caller closes.
 
         Raises:
-            StoreError: it is not there, or is not a directory reached through directories.
+            StoreError: it is not there, or is not a directory reached through directories; or no
+                more files may be opened.
         """
         with self._lock:
-            return os.dup(self._handles.open(path))
+            return self._handles.dup(path)
 
     @contextmanager
     def held(self, path: bytes) -> Iterator[int]:
@@ -99,13 +100,14 @@ class WorkDirectory:
         self._name = WORK_PREFIX + random_name().encode()
         self._numbers = count()
         self.created = Created()
-        try:
+        with ExitStack() as undo:
+            undo.callback(os.close, parent)
             os.mkdir(self._name, 0o700, dir_fd=parent)
+            undo.callback(os.rmdir, self._name, dir_fd=parent)
             self.fd = os.open(self._name, DIRECTORY_FLAGS, dir_fd=parent)
-        except BaseException:
-            os.close(self.parent)
-            raise
-        self.trash = Directories(self.fd)
+            undo.callback(os.close, self.fd)
+            self.trash = Directories(self.fd)
+            undo.pop_all()
 
     def free_name(self) -> bytes:
         """Return a name that was never used in it."""
