@@ -22,7 +22,9 @@ from filesync.manifest import (
 from filesync.manifest.node import MAX_DEPTH
 
 MAX_PATH_BYTES: Final = 256 << 20
-"""Bound on the paths of all directories that arrive: two million of a hundred bytes."""
+"""Bound on the paths of all directories that arrive: two million of a hundred bytes. And on what those
+that an update enters take beyond ``USUAL_PATH_BYTES`` each, for all of them are held at once."""
+USUAL_PATH_BYTES: Final = 256
 MAX_REMEMBERED: Final = 100_000
 """Bound on entries of directories that are kept between two walks: about 35 MB. A larger
 update decodes its directories at each walk."""
@@ -102,12 +104,18 @@ class Visits:
         self._folds_case = True
 
     def common(self) -> Iterator[Visit]:
-        """Yield the directories that both trees have, and the root, parents first."""
+        """Yield the directories that both trees have, and the root, parents first.
+
+        Raises:
+            MalformedManifest: their paths are too long, all together.
+        """
         if self._common is not None:
             yield from self._common
             return
         kept = _Remembered()
+        room = _PathRoom()
         for change in diff(self._basis, self._target):
+            room.take(change.path)
             changes: list[tuple[Entry | None, Entry]] = [(None, new) for new in change.added]
             if change.changed:
                 changes += change.changed
@@ -120,7 +128,11 @@ class Visits:
         self._common = kept.visits
 
     def __iter__(self) -> Iterator[Visit]:
-        """Yield all directories, each before those in it."""
+        """Yield all directories, each before those in it.
+
+        Raises:
+            MalformedManifest: their paths are too long, all together.
+        """
         if self._all is not None:
             yield from self._all
             return
@@ -134,10 +146,21 @@ class Visits:
             if self._all is not None:
                 self._common = None
 
-    def new_below(self, visit: Visit, *, skip: Container[Digest] = ()) -> Iterator[Visit]:
-        """Yield the new directories in one that both trees have, but for the trees ``skip``."""
+    def new_below(
+        self,
+        visit: Visit,
+        *,
+        skip: Container[Digest] = (),
+        room: "_PathRoom | None" = None,
+    ) -> Iterator[Visit]:
+        """Yield the new directories in one that both trees have, but for the trees ``skip``.
+
+        Raises:
+            MalformedManifest: their paths take more than ``room``.
+        """
         if not visit.fresh:
             return
+        room = room or _PathRoom()
         stack = [self._inside(visit, skip)]
         while stack:
             found = next(stack[-1], None)
@@ -145,14 +168,16 @@ class Visits:
                 stack.pop()
                 continue
             path, entry = found
+            room.take(path)
             inner = self._new_visit(path, self._target.directory(entry.tree))
             yield inner
             stack.append(self._inside(inner, skip))
 
     def _walk(self) -> Iterator[Visit]:
+        room = _PathRoom()
         for visit in self.common():
             yield visit
-            yield from self.new_below(visit)
+            yield from self.new_below(visit, room=room)
 
     def _inside(
         self, visit: Visit, skip: Container[Digest]
@@ -294,6 +319,26 @@ class _Remembered:
             self.visits = None
         else:
             self.visits.append(visit)
+
+
+class _PathRoom:
+    """What the paths of the directories that one walk enters may take.
+
+    Of names of 255 bytes, thousands inside each other, a megabyte of nodes makes gigabytes of paths.
+    """
+
+    def __init__(self) -> None:
+        self._left = MAX_PATH_BYTES
+
+    def take(self, path: bytes) -> None:
+        """Make room for another.
+
+        Raises:
+            MalformedManifest: there is none.
+        """
+        self._left += USUAL_PATH_BYTES - len(path)
+        if self._left < 0:
+            raise MalformedManifest("paths of directories are too long, all together")
 
 
 class Counts(NamedTuple):
