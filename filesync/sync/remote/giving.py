@@ -155,7 +155,7 @@ class Giving:
             return
         self._trees.owner = prepared.owner
         try:
-            await self._fill(peer, path, at, prepared)
+            await self._fill(peer, at, prepared)
         except FilesyncError:
             # Nobody else may give to it while this side holds it: the next attempt neither.
             with suppress(FilesyncError):
@@ -175,7 +175,7 @@ class Giving:
         scan.tree.close()
         self._note_source(at, await scan.task)
 
-    async def _fill(self, peer: Peer, path: bytes, at: int, prepared: wire.Prepared) -> None:
+    async def _fill(self, peer: Peer, at: int, prepared: wire.Prepared) -> None:
         options, scan = self._options, self._trees.scan(at)
         is_alone = stands_alone(self._parts, at, delete=options.delete)
         if options.owner is not None and prepared.new_owner is None:

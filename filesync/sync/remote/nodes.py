@@ -31,14 +31,10 @@ CUT_BYTES: Final = 16 << 20
 
 
 class NodeBudget:
-    """What may come of directory nodes in answer to one request, however many trees they are of.
-
-    Attributes:
-        count: how many came.
-    """
+    """What may come of directory nodes in answer to one request, however many trees they are of."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self._count = 0
         self._bytes = 0
 
     def take(self, size: int, *, missing: int = 0) -> None:
@@ -47,9 +43,9 @@ class NodeBudget:
         Raises:
             MalformedManifest: it is too much.
         """
-        self.count += 1
+        self._count += 1
         self._bytes += size
-        if self.count + missing > MAX_NODES or self._bytes > MAX_NODES_BYTES:
+        if self._count + missing > MAX_NODES or self._bytes > MAX_NODES_BYTES:
             raise MalformedManifest("the tree has more directories than this side takes")
 
 
@@ -63,8 +59,8 @@ async def fetch_nodes(
     first: bytes = b"",
     edits: Mapping[Digest, Edit] | None = None,
     budget: NodeBudget | None = None,
-) -> int:
-    """Bring the tree's nodes into ``nodes``; return how many came.
+) -> None:
+    """Bring the tree's nodes into ``nodes``.
 
     Args:
         channel: to who has the tree.
@@ -93,7 +89,6 @@ async def fetch_nodes(
             answer, payload = await ask(channel, request, wire.NodeDeltas)
             await in_thread(fetch.take_deltas, answer, payload)
     await in_thread(fetch.settle)
-    return fetch.count
 
 
 def first_nodes(manifest: Manifest) -> bytes:
@@ -188,12 +183,6 @@ class NodeFetch:
         self._missing: dict[Digest, Digest | None] = {} if tree in nodes else {tree: basis}
         self._signed: list[tuple[Digest, delta.Pieces]] = []
         self._budget = budget or NodeBudget()
-        self._count = 0
-
-    @property
-    def count(self) -> int:
-        """How many nodes came."""
-        return self._count
 
     def next_request(self) -> wire.AskNodes | wire.AskNodeDeltas | None:
         """Return what to ask next; None when all is here."""
@@ -297,7 +286,6 @@ class NodeFetch:
     def _take(self, digest: Digest, node: bytes) -> None:
         basis = self._missing.pop(digest)
         self._found[digest] = node
-        self._count += 1
         known = {} if basis is None else self._subdirectories(self._nodes.read(basis))
         below = self._subdirectories(node)
         self._children[digest] = list(below.values())

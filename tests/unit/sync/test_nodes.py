@@ -300,5 +300,5 @@ def test_what_is_settled_is_not_kept_a_second_time() -> None:
         settled_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert fetching.count == 201
+    assert len(here) == 201
     assert settled_bytes < came_bytes * 1.2
