@@ -561,6 +561,40 @@ def test_who_stands_by_is_tried_and_stays_if_it_is_much_faster(
     asyncio.run(main())
 
 
+def test_while_one_on_trial_does_not_come_nobody_looks_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "TRIAL_AFTER_S", 0.01)
+    source = make_big(tmp_path / "source")
+    looks = 0
+    expire = Pull._expire
+
+    def note(pull: Pull) -> None:
+        nonlocal looks
+        looks += 1
+        expire(pull)
+
+    async def main() -> None:
+        async with (
+            DataPlane(LOOPBACK) as one,
+            DataPlane(LOOPBACK) as two,
+            DataPlane(window_bytes=4 << 20) as taker,
+        ):
+            offers = [
+                one.offer(source, tmp_path / "source", flow=Flow(bytes_per_s=BIG_BYTES)),
+                two.offer(source, tmp_path / "source"),
+            ]
+            given = [
+                Replica(p.address, o.token) for p, o in zip((one, two), offers, strict=True)
+            ]
+            standby = [Replica(None, bytes(16)), given[1]]
+            await pull(taker, tmp_path / "dest", source, given[0], standby=standby)
+
+    monkeypatch.setattr(Pull, "_expire", note)
+    asyncio.run(main())
+    assert looks < 20
+
+
 # --- replicas that fail -------------------------------------------------------------------------
 
 

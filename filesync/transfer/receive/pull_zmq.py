@@ -302,7 +302,11 @@ class Pull:
         ]
         if len(self._sessions) > 1:
             deadlines.append(self._loop.time() + _LOOK_S)
-        elif (try_at_s := self._candidates.try_at_s) is not None and self._sessions:
+        elif (
+            (try_at_s := self._candidates.try_at_s) is not None
+            and self._sessions
+            and not self._opening  # till then nobody is tried, however long it is due
+        ):
             deadlines.append(try_at_s)
         return min(deadlines, default=None)
 
