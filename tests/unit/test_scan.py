@@ -654,3 +654,64 @@ def test_what_a_killed_update_left_at_the_root_is_no_part_of_the_tree(tmp_path: 
     after = Manifest(scan(tmp_path, nodes).tree, nodes)
     assert [entry.name for entry in after.root.entries] == [b"kept"]
     assert after.root.entries == before.root.entries
+
+
+class Meddler:
+    """A watcher that changes the tree when a directory is done."""
+
+    def __init__(self, change: Callable[[], object]) -> None:
+        self._change = change
+
+    def directory_done(self, path: bytes, tree: Digest) -> None:
+        if path == b"a":
+            self._change()
+
+    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
+        pass
+
+    def content_read(self, digest: Digest, content: bytes) -> None:
+        pass
+
+    def beside(self, old: Digest, size: int) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.write_bytes(b"other content"),
+        lambda path: path.chmod(0o751),
+        lambda path: os.utime(path, ns=(0, LONG_AGO)),
+        lambda path: os.setxattr(path, "user.key", b"value"),
+    ],
+    ids=["content", "mode", "time", "xattr"],
+)
+@pytest.mark.parametrize("is_cached", [False, True], ids=["first", "again"])
+def test_a_file_that_changes_after_one_of_its_names_was_met_is_no_two_files(
+    tree: Tree, cache: StatCache, change: Callable[[Path], object], *, is_cached: bool
+) -> None:
+    for name in "ab":
+        (tree.root / name).mkdir()
+    (tree.root / "a/f").write_bytes(b"content")
+    os.link(tree.root / "a/f", tree.root / "b/f")
+    if is_cached:
+        tree.scan(cache=cache)
+    meddler = Meddler(lambda: change(tree.root / "a/f"))
+    with pytest.raises(SourceChanged) as caught:
+        scan(tree.root, tree.nodes, cache=cache, watcher=meddler)
+    assert caught.value.path == b"b/f"
+    tree.scan(cache=cache)
+    by_path = tree.walk()
+    assert by_path[b"a/f"] == by_path[b"b/f"]
+
+
+def test_a_name_that_a_file_gets_while_it_is_scanned_is_one_of_its_names(tree: Tree) -> None:
+    for name in "ab":
+        (tree.root / name).mkdir()
+    (tree.root / "a/f").write_bytes(b"content")
+    os.link(tree.root / "a/f", tree.root / "b/f")
+    meddler = Meddler(lambda: os.link(tree.root / "a/f", tree.root / "b/g"))
+    tree.last = scan(tree.root, tree.nodes, watcher=meddler)
+    found = tree.walk()
+    links = [entry.link for entry in found.values() if isinstance(entry, File)]
+    assert links == [group_name(b"a/f")] * 3

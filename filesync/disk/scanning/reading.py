@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from filesync.descriptors import OUT_OF_ROOM
 from filesync.digest import DIGEST_BYTES, EMPTY, Digest
@@ -119,11 +120,11 @@ class Listing:
 
 
 class _Linked(msgspec.Struct):
-    """A file with several names, some of them met: its group, and how many are to come."""
+    """A file with several names, some of them met: as the first is, and how many were met."""
 
-    group: bytes
+    file: File
     noted: Noted
-    left: int
+    met: int = 1
 
 
 class Reader:
@@ -369,21 +370,31 @@ class Reader:
         self._add(listing, name, stamp, now)
 
     def _add(self, listing: Listing, name: bytes, stamp: Stamp, now: Noted) -> None:
-        """Add a regular file whose ``stamp`` and content ``now`` belong together."""
-        link = b""
+        """Add a regular file whose ``stamp`` and content ``now`` belong together.
+
+        Raises:
+            SourceChanged: another name of it was met when it was not as it is now. As one file
+                they would contradict each other, and what is made of them be none.
+        """
+        entry = self._file(listing, name, stamp, now.digest, now.xattrs)
         if stamp[NLINK] > 1:
-            inode = _inode(stamp)
-            first = self._linked.get(inode)
-            if first is None:
-                link = group_name(listing.prefix + name)
-                self._linked[inode] = _Linked(link, now, stamp[NLINK] - 1)
-            else:
-                link = first.group
-                first.left -= 1
-                if not first.left:  # all its names are met: nobody will ask again
-                    del self._linked[inode]
-        entry = self._file(listing, name, stamp, now.digest, now.xattrs, link)
+            entry = self._linked_as(entry, listing.prefix + name, stamp, now)
         listing.entries.append(entry)
+
+    def _linked_as(self, entry: File, path: bytes, stamp: Stamp, now: Noted) -> File:
+        inode = _inode(stamp)
+        first = self._linked.get(inode)
+        if first is None:
+            entry = replace(entry, link=group_name(path))
+            self._linked[inode] = _Linked(entry, now)
+            return entry
+        entry = replace(entry, link=first.file.link)
+        if replace(entry, name=first.file.name) != first.file:
+            raise changing(path)
+        first.met += 1
+        if first.met >= stamp[NLINK]:  # all its names are met: nobody will ask again
+            del self._linked[inode]
+        return entry
 
     def _file(
         self,
@@ -392,12 +403,11 @@ class Reader:
         stamp: Stamp,
         digest: Digest,
         xattrs: Xattrs,
-        link: bytes = b"",
     ) -> File:
         size, mtime_ns, _, _, _, mode, uid, gid, _ = stamp
         if not -MAX_TIME_NS <= mtime_ns <= MAX_TIME_NS:
             mtime_ns = self._fitting(listing, mtime_ns)
-        return File(name, mode & 0o7777, uid, gid, mtime_ns, size, digest, link, xattrs)
+        return File(name, mode & 0o7777, uid, gid, mtime_ns, size, digest, b"", xattrs)
 
     def _fitting(self, listing: Listing, mtime_ns: int) -> int:
         """Return the time that is nearest to an mtime in a tree, and count it if it is another."""
