@@ -4,6 +4,7 @@ A change is found where a file is read and found to be another than was scanned,
 arrives has not the digest that was scanned. The sync is begun again then: what has arrived is found
 by its scan and does not travel twice, and what has changed is scanned as it is now. A file that
 spoils attempt after attempt is left out, and alone at the destination, so that all others arrive.
+Where many are written to all the while, each costs an attempt, so that the others do arrive.
 """
 
 from collections import Counter
@@ -20,9 +21,11 @@ from filesync.sync.options import Options
 from filesync.sync.part import Part
 from filesync.transfer.errors import Refused
 
-MAX_ATTEMPTS: Final = 12
+MAX_ATTEMPTS: Final = 256
+PATIENT_ATTEMPTS: Final = 12
+"""Later ones are spoilt once by one file: there are many that change."""
 MAX_SPOILT: Final = 2
-"""Attempts that one file may spoil."""
+"""Attempts that one file may spoil, of the patient ones."""
 
 
 class Attempts:
@@ -46,9 +49,10 @@ class Attempts:
         """
         path = error.path if isinstance(error, SourceChanged) else b""
         self._spoilt[path] += 1
-        if self._spoilt.total() >= MAX_ATTEMPTS:
+        count = self._spoilt.total()
+        if count >= MAX_ATTEMPTS:
             raise error
-        if self._spoilt[path] < MAX_SPOILT:
+        if self._spoilt[path] < MAX_SPOILT and (count < PATIENT_ATTEMPTS or not path):
             return
         rule = literal(path) if path else None
         if rule is None:

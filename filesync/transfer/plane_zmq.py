@@ -184,6 +184,7 @@ class DataPlane:
         on_sent: Callable[[int], None] | None = None,
         recipes: "RecipeCache | None" = None,
         recent: "Recent | None" = None,
+        is_live: bool = False,
     ) -> Offer:
         """Let whoever knows the token read ``manifest``'s files below ``root``.
 
@@ -197,6 +198,8 @@ class DataPlane:
             on_sent: told the bytes of content of each frame that goes; must not block.
             recipes: of contents that were cut already; else those of all offers together.
             recent: contents of the tree that need not be read again.
+            is_live: others may write to the files, which have the times that ``manifest`` says: by
+                these a change is found before anything of it is sent, and it is known of which.
         """
         return self._outgoing.offer(
             manifest,
@@ -206,6 +209,7 @@ class DataPlane:
             on_sent=on_sent,
             recipes=recipes,
             recent=recent,
+            is_live=is_live,
         )
 
     def offer_growing(

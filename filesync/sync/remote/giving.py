@@ -348,7 +348,9 @@ class Giving:
         flow = options.flow.to(peer.address)
         scanned = self._trees.scan(at).tree
         recent = None if shadowing(self._parts, at) else scanned.recent_to(there)
-        offer = peer.plane.offer(top, root, flow=flow, recipes=scanned.recipes, recent=recent)
+        offer = peer.plane.offer(
+            top, root, flow=flow, recipes=scanned.recipes, recent=recent, is_live=True
+        )
         with offer:
             self._given[offer.token] = top
             await peer.plane.announce(peer.channel, offer)

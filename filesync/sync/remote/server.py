@@ -207,7 +207,7 @@ class TreeServer:
             held.manifest, held.shut = found.manifest, found.unreadable
             if held.is_offered and held.place is not None and held.stage is not Stage.CLOSED:
                 held.offer = self.plane.offer(
-                    held.manifest, held.place.root, token, recent=held.recent
+                    held.manifest, held.place.root, token, recent=held.recent, is_live=True
                 )
             after = Stage.SCANNED
         finally:

@@ -61,6 +61,7 @@ class Outgoing:
         on_sent: Callable[[int], None] | None = None,
         recipes: "RecipeCache | None" = None,
         recent: "Recent | None" = None,
+        is_live: bool = False,
     ) -> Offer:
         """Offer ``manifest``'s files below ``root``; see ``DataPlane.offer``."""
 
@@ -73,6 +74,7 @@ class Outgoing:
                 lambda: Contents(manifest.nodes, directories_of(manifest)),
                 recent,
                 self.recipes if recipes is None else recipes,
+                is_live=is_live,
             )
 
         return self._offer(manifest.tree, open_source, token, flow=flow, on_sent=on_sent)
@@ -85,7 +87,9 @@ class Outgoing:
         def open_source() -> "SourceTree":
             from filesync.transfer.send.source_disk import SourceTree
 
-            return SourceTree(root, lambda: growing.contents, growing.recent, growing.recipes)
+            return SourceTree(
+                root, lambda: growing.contents, growing.recent, growing.recipes, is_live=True
+            )
 
         made_up = Digest(random_bytes(DIGEST_BYTES))
         return self._offer(made_up, open_source, token, flow=flow, on_sent=None)

@@ -13,6 +13,7 @@ from filesync.descriptors import with_room
 from filesync.digest import Digest, short
 from filesync.disk.content import read_piece, reading
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles, shown
+from filesync.disk.scanning.listing import fitting
 from filesync.errors import SourceChanged, StoreError, Unavailable
 from filesync.transfer.coding import chunking, delta, recipe
 from filesync.transfer.coding.recipe import (
@@ -49,6 +50,8 @@ class SourceTree:
         list_contents: Callable[[], Finds],
         recent: Recent | None = None,
         recipes: RecipeCache | None = None,
+        *,
+        is_live: bool = False,
     ) -> None:
         """Read nothing yet.
 
@@ -57,6 +60,8 @@ class SourceTree:
             list_contents: returns what may be read; called once.
             recent: contents that need not be read again; all of them may be read.
             recipes: of contents that need not be cut again; gets those that were cut.
+            is_live: others may write to the files: one of another time than is listed has changed.
+                A tree of ours may be listed with times that its files do not have.
         """
         self.root = root
         self._list_contents = list_contents
@@ -64,6 +69,7 @@ class SourceTree:
         self._contents: Finds | None = None
         self._loading = threading.Lock()
         self._recipes = RecipeCache() if recipes is None else recipes
+        self._is_live = is_live
         self._idle: list[DirectoryHandles] = []
         self._is_closed = False
 
@@ -89,7 +95,7 @@ class SourceTree:
                     at += length
                     continue
                 place = self._find(digest, offset, length)
-                fd = with_room(_open, handles, place)
+                fd = self._open(handles, place)
                 try:
                     _read_into(fd, view[at : at + length], offset, place)
                 finally:
@@ -102,7 +108,7 @@ class SourceTree:
             return content  # it is not worth an index
         place = self._find(digest, offset, length)
         with self._handles() as handles:
-            fd = with_room(_open, handles, place)
+            fd = self._open(handles, place)
             try:
                 data = read_piece(fd, offset, length)
             except OSError as exc:
@@ -182,7 +188,7 @@ class SourceTree:
 
     def _cut(self, place: Place, offset: int, end: int, enough: int) -> Recipe:
         with self._handles() as handles:
-            fd = with_room(_open, handles, place)
+            fd = self._open(handles, place)
             try:
                 chunks = chunking.cut(reading(fd), offset, end, enough=enough)
             except OSError as exc:
@@ -192,6 +198,13 @@ class SourceTree:
         if not chunks:
             raise _changed(place)
         return chunks
+
+    def _open(self, handles: DirectoryHandles, place: Place) -> int:
+        fd = with_room(_open, handles, place)
+        if self._is_live and fitting(os.fstat(fd).st_mtime_ns) != place.file.mtime_ns:
+            os.close(fd)
+            raise _changed(place)
+        return fd
 
     @contextmanager
     def _handles(self) -> Iterator[DirectoryHandles]:

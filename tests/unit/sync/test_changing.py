@@ -4,7 +4,7 @@ import pytest
 
 from filesync.errors import ContentCorrupt, SourceChanged, Unavailable
 from filesync.sync import local
-from filesync.sync.changing import MAX_ATTEMPTS, Attempts, changes_of
+from filesync.sync.changing import MAX_ATTEMPTS, PATIENT_ATTEMPTS, Attempts, changes_of
 from filesync.sync.filter import Filter, literal
 from filesync.sync.options import Options
 from filesync.sync.part import Part
@@ -56,12 +56,28 @@ def test_what_has_no_name_is_tried_once_more_and_then_raised() -> None:
         attempts.note(ContentCorrupt("not what was scanned"))
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_attempts_end_however_many_files_change(times: int) -> None:
+def test_where_many_files_change_each_is_left_out_at_once_so_that_all_others_arrive() -> None:
+    attempts = Attempts(Options())
+    for number in range(PATIENT_ATTEMPTS + 30):
+        attempts.note(changed(b"%d" % number))
+    assert attempts.left_out == [
+        b"%d" % number for number in range(PATIENT_ATTEMPTS - 1, PATIENT_ATTEMPTS + 30)
+    ]
+
+
+def test_what_has_no_name_is_tried_once_more_after_many_attempts_too() -> None:
+    attempts = Attempts(Options())
+    for number in range(PATIENT_ATTEMPTS):
+        attempts.note(changed(b"%d" % number))
+    attempts.note(ContentCorrupt("not what was scanned"))
+    with pytest.raises(ContentCorrupt):
+        attempts.note(ContentCorrupt("not what was scanned"))
+
+
+def test_attempts_end_however_many_files_change() -> None:
     attempts = Attempts(Options())
     for number in range(MAX_ATTEMPTS - 1):
-        attempts.note(changed(b"%d" % (number // times)))
-    assert len(attempts.left_out) == (MAX_ATTEMPTS // 2 - 1 if times == 2 else 0)
+        attempts.note(changed(b"%d" % number))
     with pytest.raises(SourceChanged):
         attempts.note(changed(b"another"))
 

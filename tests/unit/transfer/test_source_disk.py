@@ -1,0 +1,59 @@
+"""Reading the contents of an offered tree from a disk."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from filesync.digest import digest_of
+from filesync.disk.scanning.scan import scan
+from filesync.errors import SourceChanged
+from filesync.manifest import Manifest, MemoryNodes
+from filesync.transfer.send.contents import Contents, directories_of
+from filesync.transfer.send.source_disk import SourceTree
+from filesync.transfer.wire import Level
+
+CONTENT = b"as it was" * 4000
+Read = Callable[[SourceTree], object]
+
+
+def scanned(root: Path, *, is_live: bool) -> SourceTree:
+    nodes = MemoryNodes()
+    manifest = Manifest(scan(root, nodes).tree, nodes)
+    return SourceTree(root, lambda: Contents(nodes, directories_of(manifest)), is_live=is_live)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "d/f"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda source: source.read([(digest_of(CONTENT), 0, 9)]),
+        lambda source: source.read([(digest_of(CONTENT), at, 9) for at in (0, 9)]),
+        lambda source: source.recipes([(digest_of(CONTENT), 0, len(CONTENT), Level.CHUNKS)]),
+    ],
+    ids=["one range", "ranges", "recipe"],
+)
+def test_a_file_of_the_same_size_and_another_time_has_changed(path: Path, read: Read) -> None:
+    source = scanned(path.parents[1], is_live=True)
+    with path.open("r+b") as file:
+        file.write(b"AS")
+    os.utime(path, ns=(0, 1))
+    with pytest.raises(SourceChanged) as caught:
+        read(source)
+    assert caught.value.path == b"d/f"
+    source.close()
+
+
+def test_what_nobody_else_writes_to_may_be_listed_with_other_times(path: Path) -> None:
+    source = scanned(path.parents[1], is_live=False)
+    os.utime(path, ns=(0, 1))
+    assert source.read([(digest_of(CONTENT), 0, 9)]) == CONTENT[:9]
+    source.close()
