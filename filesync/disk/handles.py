@@ -7,13 +7,14 @@ a link, so that nobody who changes the tree meanwhile can lead a reader or write
 import errno
 import fcntl
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
-from filesync.descriptors import may_open
+from filesync.descriptors import HOW, are_used_up, may_open
 from filesync.errors import LocalError, StoreError
 
 _SAFE: Final = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -78,9 +79,31 @@ def is_append_only(fd: int) -> bool:
     return bool(flags[0] & _APPEND_ONLY)
 
 
+class _Share:
+    """What each ``DirectoryHandles`` of this process may hold, so that all do with half of its descriptors.
+
+    A server has several for each of its clients.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self.each = MAX_HELD
+
+    def change(self, by: int) -> None:
+        """Take note that there are so many more."""
+        with self._lock:
+            self._count += by
+            self.each = may_open() // 2 // max(self._count, 1)
+
+
+_share: Final = _Share()
+
+
 class DirectoryHandles:
     """Descriptors of the directories below one root, a bounded number of them held open.
 
+    They are fewer the more of these there are, and where no more files may be opened.
     Paths are bytes, '/'-separated, relative to the root; b"" is the root. Not for two threads
     at once.
     """
@@ -95,6 +118,7 @@ class DirectoryHandles:
         # Several trees are open at once, and files besides.
         self._limit = max(min(limit, may_open() // 8), 2)
         self._held: OrderedDict[bytes, int] = OrderedDict()
+        _share.change(1)
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +154,7 @@ class DirectoryHandles:
         try:
             return os.dup(fd)
         except OSError as exc:
-            raise StoreError(f"{shown(path or b'.')}: {exc.strerror}") from exc
+            raise _not_opened(path or b".", exc) from exc
 
     @contextmanager
     def pinned(self, path: bytes) -> Iterator[int]:
@@ -157,6 +181,7 @@ class DirectoryHandles:
         if self._root >= 0:
             os.close(self._root)
             self._root = -1
+            _share.change(-1)
 
     def _walk(self, path: bytes) -> int:
         """Open what is missing between the nearest held directory and ``path``."""
@@ -172,14 +197,26 @@ class DirectoryHandles:
         while start <= len(path):
             end = path.find(b"/", start)
             end = len(path) if end < 0 else end
-            fd = _open_below(fd, path[start:end], path[:end])
+            fd = self._open_below(fd, path[start:end], path[:end])
             self._hold(path[:end], fd)
             start = end + 1
         return fd
 
     def _hold(self, path: bytes, fd: int) -> None:
         self._held[path] = fd
-        if len(self._held) > self._limit:
+        self._keep(max(min(self._limit, _share.each), 2))
+
+    def _open_below(self, parent: int, name: bytes, path: bytes) -> int:
+        try:
+            return _open_below(parent, name, path)
+        except StoreError as exc:
+            if not are_used_up(exc) or len(self._held) < 2:
+                raise
+        self._keep(1)  # the parent was asked for last, unless it is the root
+        return _open_below(parent, name, path)
+
+    def _keep(self, count: int) -> None:
+        while len(self._held) > count:
             os.close(self._held.popitem(last=False)[1])
 
 
@@ -191,4 +228,9 @@ def _open_below(parent: int, name: bytes, path: bytes) -> int:
     except OSError as exc:
         if exc.errno in (errno.ENOTDIR, errno.ELOOP):
             raise StoreError(f"{shown(path)} is not a directory") from exc
-        raise StoreError(f"{shown(path)}: {exc.strerror}") from exc
+        raise _not_opened(path, exc) from exc
+
+
+def _not_opened(path: bytes, exc: OSError) -> StoreError:
+    advice = f"; {HOW}" if are_used_up(exc) else ""
+    return StoreError(f"{shown(path)}: {exc.strerror}{advice}")

@@ -14,6 +14,7 @@ from filesync.descriptors import NEEDED
 from filesync.disk.scanning.scan import scan
 from filesync.errors import Unreadable
 from filesync.manifest import MemoryNodes
+from filesync.transfer.receive.fetch import SMALL_BYTES
 from tests.integration.fewdescriptors import few_descriptors
 
 COMMAND = [sys.executable, "-m", "filesync"]
@@ -103,6 +104,24 @@ def test_what_is_enough_is_enough_for_many_directories(
             assert (done.returncode, done.stderr) == (0, "")
     tree = scan(tmp_path / "src", MemoryNodes()).tree
     assert scan(tmp_path / "three", MemoryNodes()).tree == tree
+
+
+def test_what_is_enough_is_enough_for_many_large_files_new_or_edited(tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    src.mkdir()
+    for number in range(400):
+        (src / f"f{number}").write_bytes(os.urandom(SMALL_BYTES + 1))
+    with serving(tmp_path, soft=NEEDED, hard=NEEDED) as address:
+        for _ in range(2):
+            done = run(tmp_path, "sync", "src/", f"{address}/dst", soft=NEEDED, hard=NEEDED)
+            assert (done.returncode, done.stderr) == (0, "")
+            trees = [scan(tmp_path / name, MemoryNodes()).tree for name in ("src", "dst")]
+            assert trees[0] == trees[1]
+            for number in range(100):
+                with (src / f"f{number}").open("r+b") as file:
+                    for at in range(0, SMALL_BYTES, SMALL_BYTES // 8):
+                        file.seek(at)
+                        file.write(b"edited")
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -418,17 +418,20 @@ def test_several_replicas_give_one_file_at_once(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_pulls_at_once_share_the_memory_that_one_may_take(
+def test_pulls_at_once_share_the_memory_and_descriptors_that_one_may_take(
     source: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(incoming_zmq, "ALL_WINDOWS_BYTES", 6 << 20)
     monkeypatch.setattr(incoming_zmq, "LEAST_WINDOW_BYTES", 2 << 20)
+    monkeypatch.setattr(incoming_zmq, "may_open", lambda: 128)
     limits: list[int] = []
+    files: list[int] = []
     limit = Pull.limit
 
-    def noted(pull: Pull, window_bytes: int) -> None:
+    def noted(pull: Pull, window_bytes: int, delta_files: int) -> None:
         limits.append(window_bytes >> 20)
-        limit(pull, window_bytes)
+        files.append(delta_files)
+        limit(pull, window_bytes, delta_files)
 
     monkeypatch.setattr(Pull, "limit", noted)
 
@@ -446,6 +449,7 @@ def test_pulls_at_once_share_the_memory_that_one_may_take(
     coming, going = limits[:10], limits[10:]
     assert coming == [5] + [3] * 2 + [2] * 3 + [2] * 4, "no more than its own, and the least"
     assert going == [2] * 3 + [3] * 2 + [5]
+    assert files[:10] == [16] + [8] * 2 + [5] * 3 + [4] * 4
 
 
 def test_a_replica_that_is_much_slower_is_left_in_the_middle_of_a_file(

@@ -1,8 +1,10 @@
 """Directory descriptors below a root, and removing trees."""
 
 import os
+import resource
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,16 @@ def here(tmp_path: Path) -> Iterator[int]:
     fd = os.open(tmp_path, os.O_DIRECTORY)
     yield fd
     os.close(fd)
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[int]:
+    """Let this process have a few more files open than it has; give its limit."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = max(map(int, os.listdir("/proc/self/fd"))) + 200
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
+    yield limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def open_descriptors() -> int:
@@ -69,6 +81,44 @@ def test_a_path_that_is_not_in_normal_form_is_our_own_bug(tmp_path: Path, path: 
     (tmp_path / "a/b").mkdir(parents=True)
     with DirectoryHandles(tmp_path) as handles, pytest.raises(LocalError):
         handles.open(path)
+
+
+def test_many_hold_no_more_than_half_of_all_descriptors_together(
+    tmp_path: Path, few_descriptors: int
+) -> None:
+    deepest = dig(tmp_path, few_descriptors)
+    before = open_descriptors()
+    with ExitStack() as stack:
+        many = [stack.enter_context(DirectoryHandles(tmp_path)) for _ in range(20)]
+        for _ in range(2):
+            for handles in many:
+                handles.open(deepest)
+        assert open_descriptors() - before <= few_descriptors // 2 + len(many)
+        alone = many.pop()
+        for handles in many:
+            handles.close()
+        before = open_descriptors()
+        alone.forget(b"d")
+        alone.open(deepest)
+        assert open_descriptors() - before > few_descriptors // 2 // 20
+
+
+def test_what_is_held_is_given_back_where_no_more_files_may_be_opened(
+    tmp_path: Path, few_descriptors: int
+) -> None:
+    dig(tmp_path, 60)
+    for name in ("a", "b"):
+        (tmp_path / name / "c").mkdir(parents=True)
+    with DirectoryHandles(tmp_path) as handles, ExitStack() as stack:
+        handles.open(b"/".join([b"d"] * 10))
+        handles.open(b"a")
+        while True:
+            try:
+                stack.callback(os.close, os.dup(0))
+            except OSError:
+                break
+        assert os.fstat(handles.open(b"b/c")).st_ino == (tmp_path / "b/c").stat().st_ino
+        assert os.fstat(handles.open(b"a/c")).st_ino == (tmp_path / "a/c").stat().st_ino
 
 
 def test_a_tree_deeper_than_the_limit_is_walked_with_few_descriptors(

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from filesync.descriptors import HOW, are_used_up
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, shown
 from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import WORK_PREFIX
@@ -218,6 +219,8 @@ def storing(path: bytes, file: bytes | None = None) -> Iterator[None]:
 def _advice(exc: OSError) -> str:
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return "; make room and run again: files that came whole stay"
+    if are_used_up(exc):
+        return f"; {HOW}"
     if exc.errno == errno.EEXIST:
         return "; somebody made it just now, or another name is the same to this file system"
     if exc.errno == errno.EBUSY:

@@ -36,6 +36,8 @@ from filesync.transfer.wire import Buffer
 FILES_AT_ONCE: Final = 4096
 BATCHES_AT_ONCE: Final = 4
 """Written in one turn of the disk, so that credit goes back while there is more to write."""
+LARGE_AT_ONCE: Final = 8
+"""Large files written to in one turn, each of which is open until it is finished."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -227,7 +229,9 @@ class Effects:
         return partial(self._stored, effect)
 
     async def _store_pieces(self) -> Event:
-        batch, self._pieces = self._pieces, []
+        batch = self._take_pieces()
+        if self._pieces:
+            self._disk.put_nowait(self._store_pieces)
         events: list[Event] = []
         stored: list[tuple[Piece, Buffer]] = []
         for effect, plain in batch:
@@ -239,6 +243,18 @@ class Effects:
                 events.append(partial(self._stored, effect))
         await self._in_thread(self._landing.store_pieces, stored)
         return partial(_tell, events)
+
+    def _take_pieces(self) -> "list[tuple[StorePiece, asyncio.Future[Buffer]]]":
+        """Return those that are to be written next: of few files, so that some are finished in between."""
+        files: set[int] = set()
+        end = len(self._pieces)
+        for at, (effect, _) in enumerate(self._pieces):
+            files.add(effect.piece.work.file.ticket)
+            if len(files) > LARGE_AT_ONCE:
+                end = at
+                break
+        taken, self._pieces = self._pieces[:end], self._pieces[end:]
+        return taken
 
     def _stored(self, effect: StoreBatch | StorePiece) -> None:
         unit = effect.batch if isinstance(effect, StoreBatch) else effect.piece

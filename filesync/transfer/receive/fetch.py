@@ -103,6 +103,8 @@ class Fetch:
         effects: what to do now, in order; the driver takes them out.
         files_done: files that are in place.
         window_bytes: wanted and not yet written at most; may be changed.
+        delta_files: large files that are made with the help of old ones at once, at most
+            MAX_DELTA_FILES; may be changed. Each is open, and so are one or two old ones.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Fetch:
         self.effects: deque[Effect] = deque([NeedFiles()])
         self.files_done = 0
         self.window_bytes = window_bytes
+        self.delta_files = MAX_DELTA_FILES
         self._rate = rate
         self._remains = remains
         self._unwritten_bytes = 0
@@ -328,7 +331,7 @@ class Fetch:
         while self._waiting and (
             not self._cutting
             or (
-                self._cutting < MAX_DELTA_FILES
+                self._cutting < self.delta_files
                 and self._cutting_bytes + self._waiting[0].file.size <= MAX_DELTA_FILES_BYTES
             )
         ):

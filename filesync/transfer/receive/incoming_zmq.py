@@ -5,13 +5,15 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from time import monotonic
-from typing import TypeVar
+from typing import Final, TypeVar
 
+from filesync.descriptors import may_open
 from filesync.digest import Digest
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import ALL_WINDOWS_BYTES, LEAST_WINDOW_BYTES, Flow
 from filesync.transfer.receive.effects import Feed
+from filesync.transfer.receive.fetch import MAX_DELTA_FILES
 from filesync.transfer.receive.landing_disk import Update
 from filesync.transfer.receive.pull_zmq import Pull
 from filesync.transfer.receive.told import Told
@@ -21,6 +23,9 @@ from filesync.transfer.threads import until_done
 from filesync.transfer.timeouts import Timeouts
 
 T = TypeVar("T")
+DESCRIPTORS_A_FILE: Final = 8
+"""Of those that this process may have, for each large file that is made with the help of old ones;
+two or three of them are used."""
 Reach = Callable[[Replica, bool, Timeouts], Awaitable[Channel]]
 """As ``pull_zmq.Connect``, with how long to wait."""
 
@@ -92,7 +97,7 @@ class Incoming:
 
     @contextmanager
     def _sharing(self, pull: Pull) -> Iterator[None]:
-        """Have all pulls that are under way share the memory, and this one among them for the block."""
+        """Have all pulls that are under way share what there is, and this one too for the block."""
         self._pulls.add(pull)
         self._share_out()
         try:
@@ -102,9 +107,11 @@ class Incoming:
             self._share_out()
 
     def _share_out(self) -> None:
-        each = max(ALL_WINDOWS_BYTES // max(len(self._pulls), 1), LEAST_WINDOW_BYTES)
+        count = max(len(self._pulls), 1)
+        window = max(ALL_WINDOWS_BYTES // count, LEAST_WINDOW_BYTES)
+        files = may_open() // DESCRIPTORS_A_FILE // count
         for pull in self._pulls:
-            pull.limit(min(each, self._window_bytes))
+            pull.limit(min(window, self._window_bytes), min(files, MAX_DELTA_FILES))
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         # Cancelled, the thread goes on: nobody may abort the update under its hands.

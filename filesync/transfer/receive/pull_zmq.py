@@ -105,9 +105,10 @@ class Pull:
         self._sessions: dict[int, Session] = {}
         self._error: FilesyncError = Unavailable("nobody is known to have this tree")
 
-    def limit(self, window_bytes: int) -> None:
-        """Have no more than this wanted and not written, from now on."""
+    def limit(self, window_bytes: int, delta_files: int) -> None:
+        """Have no more than this wanted and not written, from now on, nor more such files open."""
         self._fetch.window_bytes = window_bytes
+        self._fetch.delta_files = delta_files
 
     async def run(self) -> None:
         """Fetch everything. Nobody is asked for anything when nothing is wanted.

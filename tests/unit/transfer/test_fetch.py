@@ -686,6 +686,21 @@ def test_a_large_file_that_turned_out_wrong_makes_room_for_one_that_waits() -> N
     assert len(cut_at_once(fetch)) == 1
 
 
+def test_fewer_large_files_are_made_of_old_ones_at_once_where_that_is_said() -> None:
+    fetch = Fetch()
+    fetch.effects.clear()
+    fetch.delta_files = 3
+    fetch.add(replaced_files(5, SMALL_BYTES + 1), is_last=True)
+    works = cut_at_once(fetch)
+    assert len(works) == 3
+    fetch.delta_files = 0
+    fetch.finished(works[0])
+    assert cut_at_once(fetch) == []
+    for work in works[1:]:
+        fetch.finished(work)
+    assert len(cut_at_once(fetch)) == 1  # it would never come
+
+
 def test_a_large_file_that_replaces_none_makes_no_room_for_one_that_does() -> None:
     fetch = fed(
         *replaced_files(MAX_DELTA_FILES + 1, SMALL_BYTES + 1),
