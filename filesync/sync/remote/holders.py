@@ -12,7 +12,8 @@ from filesync.transfer.send.offer import TOKEN_BYTES
 from filesync.transfer.wire import Ping
 
 MAX_HELD: Final = 64
-"""Places that one peer may hold at once; each costs a descriptor and its manifest in memory."""
+"""Places that one peer may hold at once; each costs a descriptor, those of directories that were read
+last (``SourceTree``), and its manifest in memory."""
 IDLE_S: Final = 60.0
 """After which a server gives the memory back that it needed: the next client would have it again."""
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from filesync.descriptors import with_room
+from filesync.descriptors import may_open, with_room
 from filesync.digest import Digest, short
 from filesync.disk.content import read_piece, reading
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles, shown
@@ -32,6 +32,9 @@ from filesync.transfer.wire import SIGNATURE_BYTES, DeltaItem, Level, Range, Rec
 _CHANGED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 """What opening a file says if another kind stands there now, or nothing."""
 _HELD: Final = 32
+_IDLE_SHARE: Final = 4
+"""Idle handles of all trees together hold no more than this part of what the process may open: whoever
+may read has many trees offered to him, and keeps each as long as he likes."""
 
 
 class Finds(Protocol):
@@ -39,6 +42,29 @@ class Finds(Protocol):
 
     def find(self, digest: Digest) -> Place | None:
         """Return a file that has this content."""
+
+
+class _Room:
+    """How many handles all trees of this process keep for their next frame."""
+
+    def __init__(self) -> None:
+        self._kept = 0
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Say whether there is room for another."""
+        with self._lock:
+            is_free = self._kept < may_open() // (_IDLE_SHARE * (_HELD + 1))
+            self._kept += is_free
+            return is_free
+
+    def give_back(self) -> None:
+        """One is not kept any more."""
+        with self._lock:
+            self._kept -= 1
+
+
+_ROOM: Final = _Room()
 
 
 class SourceTree:
@@ -151,7 +177,7 @@ class SourceTree:
         self._is_closed = True
         with suppress(IndexError):  # threads take from it and put into it meanwhile
             while True:
-                self._idle.pop().close()
+                self._take_idle().close()
 
     # --- inside ---------------------------------------------------------------------------
 
@@ -210,7 +236,7 @@ class SourceTree:
     def _handles(self) -> Iterator[DirectoryHandles]:
         # One for each thread that reads, kept for the next frame: its neighbours are there.
         try:
-            handles = self._idle.pop()
+            handles = self._take_idle()
         except IndexError:
             try:
                 handles = with_room(DirectoryHandles, self.root, limit=_HELD)
@@ -221,9 +247,17 @@ class SourceTree:
         except BaseException:
             handles.close()
             raise
+        if not _ROOM.take():
+            handles.close()
+            return
         self._idle.append(handles)
         if self._is_closed:
             self.close()
+
+    def _take_idle(self) -> DirectoryHandles:
+        handles = self._idle.pop()
+        _ROOM.give_back()
+        return handles
 
 
 def _open(handles: DirectoryHandles, place: Place) -> int:

@@ -1,5 +1,6 @@
 """Files that are sent: what one peer asks for changes nothing of what others are told."""
 
+import os
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from filesync.manifest import Manifest, MemoryNodes
 from filesync.transfer.coding import recipe
 from filesync.transfer.coding.chunking import cut
 from filesync.transfer.coding.recipecache import RecipeCache
+from filesync.transfer.send import source_disk
 from filesync.transfer.send.contents import Contents, directories_of
 from filesync.transfer.send.source_disk import SourceTree
 from filesync.transfer.wire import Level
@@ -55,3 +57,30 @@ def test_what_was_cut_to_the_end_is_not_cut_again(tmp_path: Path) -> None:
     assert list(asked(source, 0, first, Level.CHUNKS)) == list(WHOLE)[:9]
     assert recipes.find(CONTENT, 0, len(DATA)) is not None
     source.close()
+
+
+def test_trees_that_nobody_reads_any_more_do_not_hold_all_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_disk, "may_open", lambda: 1024, raising=False)
+    for number in range(40):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}/file").write_bytes(b"%d" % number)
+    nodes = MemoryNodes()
+    manifest = Manifest(scan(tmp_path, nodes).tree, nodes)
+    ranges = [(digest_of(b"%d" % n), 0, len(b"%d" % n)) for n in range(40)]
+    before = len(os.listdir("/proc/self/fd"))
+    sources: list[SourceTree] = []
+    for _ in range(30):
+        sources.append(SourceTree(tmp_path, lambda: Contents(nodes, directories_of(manifest))))
+        sources[-1].read(ranges)
+        sources[-1].read(ranges)
+    assert len(os.listdir("/proc/self/fd")) - before <= 256
+    for source in sources:
+        source.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    # Their room is there again.
+    one = SourceTree(tmp_path, lambda: Contents(nodes, directories_of(manifest)))
+    one.read(ranges)
+    assert len(os.listdir("/proc/self/fd")) > before
+    one.close()
