@@ -70,6 +70,12 @@ class StoreError(FilesyncError):
     code = "store"
 
 
+class RoomMade(StoreError):
+    """This disk was full, and what was to go from it has gone since. Begin again, once."""
+
+    code = "room-made"
+
+
 class NodeMissing(StoreError):
     """A manifest refers to a directory node that this store does not hold."""
 

@@ -1,8 +1,8 @@
 """One part of a sync, from what is planned to what is done; the same on all sides."""
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.update import LocalTree, TreeUpdate, UpdateStats
-from filesync.errors import StoreError
+from filesync.disk.updating.work import FULL
+from filesync.errors import RoomMade, StoreError
 from filesync.manifest import Manifest, Nodes, empty_manifest
 from filesync.manifest.owner import owned_by
 from filesync.manifest.patch import Change, patch
@@ -91,6 +92,24 @@ class Update(_Noted):
             root_times=not plan.is_of_names,
             goes_on=goes_on,
         )
+
+
+@contextmanager
+def making_room(update: Update) -> Iterator[None]:
+    """Have who gives up ``update`` within the block for a full disk know that it has made room.
+
+    What is gone is set aside, as something may be made of it, and takes its room until the end.
+
+    Raises:
+        RoomMade: the disk was full; begin again.
+    """
+    try:
+        yield
+    except StoreError as exc:
+        cause = exc.__cause__
+        if isinstance(cause, OSError) and cause.errno in FULL and update.has_removed:
+            raise RoomMade(str(exc)) from exc
+        raise
 
 
 class Arrival(_Noted, ArrivingUpdate):

@@ -15,7 +15,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from filesync.disk.handles import shown
-from filesync.errors import ContentCorrupt, SourceChanged
+from filesync.errors import ContentCorrupt, RoomMade, SourceChanged
 from filesync.sync.filter import literal
 from filesync.sync.options import Options
 from filesync.sync.part import Part
@@ -40,13 +40,19 @@ class Attempts:
         self.options = options
         self.left_out: list[bytes] = []
         self._spoilt: Counter[bytes] = Counter()
+        self._has_made_room = False
 
-    def note(self, error: SourceChanged | ContentCorrupt) -> None:
-        """Take note that a change has spoilt the last one.
+    def note(self, error: SourceChanged | ContentCorrupt | RoomMade) -> None:
+        """Take note that a change, or a disk that was full, has spoilt the last one.
 
         Raises:
-            SourceChanged, ContentCorrupt: ``error``, if another is not worth it.
+            SourceChanged, ContentCorrupt, RoomMade: ``error``, if another is not worth it.
         """
+        if isinstance(error, RoomMade):
+            if self._has_made_room:
+                raise error
+            self._has_made_room = True
+            return
         path = error.path if isinstance(error, SourceChanged) else b""
         self._spoilt[path] += 1
         count = self._spoilt.total()
@@ -78,6 +84,7 @@ def changes_of(part: Part) -> Iterator[None]:
     Raises:
         SourceChanged: something changed.
         ContentCorrupt: what a peer was given has not the digest that it should have.
+        RoomMade: a peer's disk was full, and may have room now.
     """
     try:
         yield
@@ -91,6 +98,8 @@ def changes_of(part: Part) -> Iterator[None]:
             raise SourceChanged(exc.detail, path) from exc
         if exc.reason == ContentCorrupt.code:
             raise ContentCorrupt(exc.detail) from exc
+        if exc.reason == RoomMade.code:
+            raise RoomMade(str(exc)) from exc
         raise
 
 

@@ -9,7 +9,14 @@ from filesync.disk.scanning.scan import Watcher
 from filesync.disk.updating.update import LocalTree, UpdateStats
 from filesync.errors import SourceChanged
 from filesync.manifest import File, Manifest, MemoryNodes
-from filesync.sync.applying import Arrival, Update, only_owner, plan_part, scan_target
+from filesync.sync.applying import (
+    Arrival,
+    Update,
+    making_room,
+    only_owner,
+    plan_part,
+    scan_target,
+)
 from filesync.sync.changing import changed, changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
@@ -180,7 +187,8 @@ class _Sync:
             caches=options.used_caches,
             on_copied=lambda size: self._move(int(not size), size),
         )
-        done = _made(update, top)
+        with making_room(update):
+            done = _made(update, top)
         self._note(at, update, done)
 
     def _copy_growing(self, at: int, place: Place) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 from filesync.ending import cleaned_up_when_ended
-from filesync.errors import ContentCorrupt, SourceChanged, UsageError
+from filesync.errors import ContentCorrupt, RoomMade, SourceChanged, UsageError
 from filesync.sync.changing import Attempts
 from filesync.sync.options import Options
 from filesync.sync.places import is_remote
@@ -76,7 +76,7 @@ def run(
         while True:
             try:
                 stats = attempt(sources, dest, attempts.options, shown)
-            except (SourceChanged, ContentCorrupt) as exc:
+            except (SourceChanged, ContentCorrupt, RoomMade) as exc:
                 attempts.note(exc)
                 log.info("begun again: reason=%s", exc)
             else:

@@ -290,6 +290,11 @@ class TreeUpdate:
                     self._note_end()
         self._root = self._incoming = None
 
+    @property
+    def has_removed(self) -> bool:
+        """Say whether names that were there have gone, or do so when it is finished or aborted."""
+        return self._tally.stats({}).deleted > 0
+
     # --- inside ---------------------------------------------------------------------------
 
     def _note_end(self) -> None:

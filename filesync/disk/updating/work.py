@@ -17,6 +17,9 @@ from filesync.disk.updating.metadata import Created
 from filesync.entropy import random_name
 from filesync.errors import StoreError
 
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""What says that there is no room left, be it for this user alone."""
+
 
 class Directories:
     """The directories below one root, for several threads at once."""
@@ -217,7 +220,7 @@ def storing(path: bytes, file: bytes | None = None) -> Iterator[None]:
 
 
 def _advice(exc: OSError) -> str:
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+    if exc.errno in FULL:
         return "; make room and run again: files that came whole stay"
     if are_used_up(exc):
         return f"; {HOW}"

@@ -12,7 +12,7 @@ import msgspec
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
 from filesync.manifest import Manifest, canonical_links
-from filesync.sync.applying import Arrival, Update, around_shut, plan_target
+from filesync.sync.applying import Arrival, Update, around_shut, making_room, plan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
@@ -95,7 +95,8 @@ class Gifts:
             given = wire.Given()
             if not plan.is_done:
                 update = Update(place, plan, caches=self._caches, goes_on=request.goes_on)
-                given = await self._fill(channel, request, update, told=told)
+                with making_room(update):
+                    given = await self._fill(channel, request, update, told=told)
             named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]
             named = named[: wire.MAX_NAMED]
             shut = wire.named_of(unwritable)

@@ -7,7 +7,7 @@ from contextlib import closing, nullcontext
 from filesync.digest import Digest
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.sync.applying import Update, only_owner, plan_part, scan_target
+from filesync.sync.applying import Update, making_room, only_owner, plan_part, scan_target
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.owner import as_known_here
@@ -202,14 +202,15 @@ class _Taking:
     async def _pull(self, update: Update, token: bytes, tree: Digest, told: Told) -> None:
         peer, stats = self._peer, self.stats
         replica = Replica(peer.address, token)
-        pulled = await peer.plane.pull(
-            update,
-            [replica],
-            tree=tree,
-            progress=self._progress,
-            flow=self._options.flow,
-            told=told,
-        )
+        with making_room(update):
+            pulled = await peer.plane.pull(
+                update,
+                [replica],
+                tree=tree,
+                progress=self._progress,
+                flow=self._options.flow,
+                told=told,
+            )
         stats.files += pulled.files
         stats.content_bytes += pulled.content_bytes
         stats.copied_bytes += pulled.copied_bytes

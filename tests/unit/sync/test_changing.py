@@ -2,7 +2,7 @@
 
 import pytest
 
-from filesync.errors import ContentCorrupt, SourceChanged, Unavailable
+from filesync.errors import ContentCorrupt, RoomMade, SourceChanged, Unavailable
 from filesync.sync import local
 from filesync.sync.changing import MAX_ATTEMPTS, PATIENT_ATTEMPTS, Attempts, changes_of
 from filesync.sync.filter import Filter, literal
@@ -74,6 +74,14 @@ def test_what_has_no_name_is_tried_once_more_after_many_attempts_too() -> None:
         attempts.note(ContentCorrupt("not what was scanned"))
 
 
+def test_a_full_disk_of_which_something_was_removed_is_tried_once_more() -> None:
+    attempts = Attempts(Options())
+    attempts.note(RoomMade("no space left"))
+    assert attempts.left_out == []
+    with pytest.raises(RoomMade):
+        attempts.note(RoomMade("no space left"))
+
+
 def test_attempts_end_however_many_files_change() -> None:
     attempts = Attempts(Options())
     for number in range(MAX_ATTEMPTS - 1):
@@ -128,6 +136,8 @@ def test_a_change_is_named_as_the_transfer_names_it(error: Exception) -> None:
 def test_other_refusals_stay_what_they_are() -> None:
     with pytest.raises(ContentCorrupt), changes_of(Part()):
         raise Refused("content-corrupt", "wrong")
+    with pytest.raises(RoomMade), changes_of(Part()):
+        raise Refused("room-made", "no space left")
     for error in (Refused("store", "no space"), Unavailable("gone")):
         with pytest.raises(Unavailable) as caught, changes_of(Part()):
             raise error
