@@ -6,6 +6,7 @@ import stat
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from filesync.descriptors import are_used_up
 from filesync.disk.handles import DIRECTORY_FLAGS, shown, why_unwritable
 from filesync.disk.updating.refusals import is_single
 from filesync.errors import StoreError
@@ -122,22 +123,26 @@ def _find_target(
     places: Places, path: bytes, part: Part, *, may_rename: bool, make: bool
 ) -> Target:
     rename = None
-    is_new = False
     directory = path
     names = part.names
     if names is not None and may_rename:
         try:
             os.close(places.open(path))
-        except OSError:
+        except OSError as exc:
+            if are_used_up(exc):
+                raise not_found(path, exc) from exc
             directory, rename = split_path(path)
-    if rename is None:
-        is_new = _make(places, path, make=make)
+    fd = _make(places, path, make=make) if rename is None else None
+    is_new = fd is not None
     if part.inside and not (is_new and may_rename):
+        if fd is not None:
+            os.close(fd)
         return _find_inside(places, path, part, make=make)
-    try:
-        fd = places.open(directory)
-    except OSError as exc:
-        raise not_found(directory, exc, _MAKE_IT) from exc
+    if fd is None:
+        try:
+            fd = places.open(directory)
+        except OSError as exc:
+            raise not_found(directory, exc, _MAKE_IT) from exc
     if rename is not None:
         names = frozenset((rename,))
     place = Place(fd, places.path_of(directory), names=names, label=path)
@@ -165,8 +170,9 @@ def _find_inside(places: Places, path: bytes, part: Part, *, make: bool) -> Targ
                 _raise_if(why_unwritable(parent))
                 raise _WouldBeMadeError from exc
             done = "made"
-            is_new = _make_inside(parent, part.inside)
-            fd = os.open(part.inside, DIRECTORY_FLAGS, dir_fd=parent)
+            made = _make_inside(parent, part.inside)
+            is_new = made is not None
+            fd = os.open(part.inside, DIRECTORY_FLAGS, dir_fd=parent) if made is None else made
     except OSError as exc:
         sentence = f"{shown(label)} cannot be {done}: {exc.strerror}"
         if is_single(exc.errno, is_new=done == "made") and exc.errno is not None:
@@ -187,8 +193,8 @@ def _claimed(place: Place) -> Place:
     return place
 
 
-def _make(places: Places, path: bytes, *, make: bool) -> bool:
-    """Make the directory ``path`` unless it is there; say whether it was made."""
+def _make(places: Places, path: bytes, *, make: bool) -> int | None:
+    """Make the directory ``path`` and open it; None if it is there."""
     try:
         os.close(places.open(path))
     except FileNotFoundError:
@@ -198,7 +204,7 @@ def _make(places: Places, path: bytes, *, make: bool) -> bool:
     except OSError as exc:
         raise StoreError(f"{shown(path)} cannot be opened: {exc.strerror}") from exc
     else:
-        return False
+        return None
     directory, name = split_path(path)
     try:
         parent = places.open(directory)
@@ -231,39 +237,47 @@ def _is_link(fd: int, name: bytes) -> bool:
         return False
 
 
-def _make_one(fd: int, name: bytes) -> bool:
-    """Make a directory in ``fd``; False if somebody else made it just now."""
+def _make_one(fd: int, name: bytes) -> int | None:
+    """Make a directory in ``fd`` and open it; None if somebody else made it just now.
+
+    What cannot be opened is not left behind: who tries again would not have made it.
+    """
     try:
         os.mkdir(name, dir_fd=fd)
     except FileExistsError:
-        return False
-    return True
+        return None
+    try:
+        return os.open(name, DIRECTORY_FLAGS, dir_fd=fd)
+    except OSError:
+        with suppress(OSError):
+            os.rmdir(name, dir_fd=fd)
+        raise
 
 
-def _replace_one(fd: int, name: bytes) -> bool:
-    """Make a directory in ``fd``, in place of what is none; False as for ``_make_one``."""
+def _replace_one(fd: int, name: bytes) -> int | None:
+    """Make a directory in ``fd``, in place of what is none; as ``_make_one``."""
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=fd)
     return _make_one(fd, name)
 
 
-def _make_inside(fd: int, name: bytes) -> bool:
+def _make_inside(fd: int, name: bytes) -> int | None:
     """Do so, and leave ``fd``, which may be another source's, with its mode and times.
 
     As far as this user may.
     """
     status = os.fstat(fd)
     try:
-        is_made = _replace_one(fd, name)
+        made = _replace_one(fd, name)
     except PermissionError:
         if status.st_uid != os.geteuid():
             raise
         mode = stat.S_IMODE(status.st_mode)
         os.fchmod(fd, mode | 0o700)
         try:
-            is_made = _replace_one(fd, name)
+            made = _replace_one(fd, name)
         finally:
             os.fchmod(fd, mode)
     with suppress(PermissionError):
         os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
-    return is_made
+    return made
