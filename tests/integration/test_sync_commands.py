@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -597,8 +597,8 @@ def test_what_no_scan_shows_is_in_the_way_in_a_dry_run_as_in_a_run(
         if name != "new":
             (bench.served / name).mkdir(parents=True)
     for name in ("in/socket", "socket"):
-        with socket.socket(socket.AF_UNIX) as one:
-            one.bind(os.path.relpath(bench.served / name / "s"))
+        with socket.socket(socket.AF_UNIX) as one, chdir(bench.served / name):
+            one.bind("s")
     make(bench.served / "in/excluded/z", b"precious")
     make(bench.served / "in/dir/doc", b"precious")
     words = ["-i", "--exclude=z", "--exclude=dir/", f"{ways[0]}src/", ways[1]]
@@ -620,8 +620,8 @@ def test_what_no_scan_shows_makes_way_for_a_directory_as_for_a_file(
         make(bench.root / "src" / name, name.encode())
     for name in ("excluded", "sub/excluded", "left.o"):
         make(bench.served / name, b"old")
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(os.path.relpath(bench.served / "socket"))
+    with socket.socket(socket.AF_UNIX) as one, chdir(bench.served):
+        one.bind("socket")
     words = ["--include=*.c", "--include=*/", "--exclude=*", f"{ways[0]}src/", ways[1]]
     said = bench.run("sync", "-n", "-i", *words)
     done = bench.run("sync", "-i", *words)
@@ -631,8 +631,8 @@ def test_what_no_scan_shows_makes_way_for_a_directory_as_for_a_file(
     assert bench.run("sync", "-i", *words).stdout == ""
     make(bench.root / "src/renamed/a.c", b"renamed")
     shutil.copytree(bench.root / "src/renamed", bench.served / "before")
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(os.path.relpath(bench.served / "renamed"))
+    with socket.socket(socket.AF_UNIX) as one, chdir(bench.served):
+        one.bind("renamed")
     bench.run("sync", "--delete", f"{ways[0]}src/", ways[1])
     assert tree_of(bench.root / "src") == tree_of(bench.served)
 

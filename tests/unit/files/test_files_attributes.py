@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -369,8 +370,8 @@ def test_an_input_that_is_not_what_its_manifest_says_is_an_error(
         case "fifo":
             os.mkfifo(path)
         case "socket":
-            with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(os.path.relpath(path))
+            with socket.socket(socket.AF_UNIX) as listener, chdir(path.parent):
+                listener.bind(path.name)
         case _:
             assert kind == "gone"
 
