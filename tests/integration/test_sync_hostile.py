@@ -441,19 +441,20 @@ def test_what_was_prepared_is_let_go_of_when_it_cannot_be_looked_into(
     with_server(served, talk)
 
 
+def cannot_scan(*_: object) -> None:
+    raise StoreError("this disk")
+
+
 def test_what_could_not_be_scanned_is_not_taken_for_scanned(
     served: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (served / "d1/file").write_bytes(b"x")
 
-    def fail(*_: object) -> None:
-        raise StoreError("this disk")
-
     async def talk(ask: Ask) -> None:
         prepared = await ask(wire.Prepare(b"d1/"))
         assert isinstance(prepared, wire.Prepared)
         with monkeypatch.context() as patch:
-            patch.setattr(Held, "scan", fail)
+            patch.setattr(Held, "scan", cannot_scan)
             await refused(ask, wire.Scan(prepared.token), StoreError)
         nothing = digest_of(encode(EMPTY_DIRECTORY))
         await refused(ask, wire.AskNodes(prepared.token, (nothing,)), UnexpectedMessage)
@@ -520,12 +521,9 @@ def test_what_was_prepared_is_let_go_of_when_it_cannot_be_scanned(
 ) -> None:
     (served / "d1/file").write_bytes(b"x")
 
-    def fail(*_: object) -> None:
-        raise StoreError("this disk")
-
     async def talk(ask: Ask) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(Held, "scan", fail)
+            patch.setattr(Held, "scan", cannot_scan)
             await refused(ask, wire.Prepare(b"d1/", scan=True), StoreError)
         before = open_descriptors()
         prepared = await ask(wire.Prepare(b"d1/", scan=True))

@@ -96,10 +96,8 @@ class TreeServer:
     # --- places -------------------------------------------------------------------------------
 
     async def _look(self, channel: Channel, request: wire.Look) -> wire.Found:
-        find = partial(self._find_sources, request)
-        helds, bare, nowhere = await acquired(
-            partial(with_room, find), lambda made: _close(made[0])
-        )
+        find = partial(with_room, self._find_sources, request)
+        helds, bare, nowhere = await acquired(find, lambda made: _close(made[0]))
         tokens = self._holders.hold(channel, *helds)
         found = [
             wire.Part(token, held.part.inside, tuple(sorted(held.part.names or ())), is_bare)
