@@ -1,9 +1,25 @@
-"""Trees that belong to one user, or group, throughout."""
+"""Whose a tree is: of one user, or group, throughout; or as far as who writes it may say."""
+
+from typing import Final, NamedTuple
 
 from filesync.digest import Digest
-from filesync.manifest.growth import Expansion, grow
+from filesync.manifest.growth import Expansion, Known, grow
 from filesync.manifest.node import Directory, Entry, File, Special, Subdirectory, Symlink
 from filesync.manifest.tree import Manifest, Nodes
+
+Leaf = File | Symlink | Special
+MAX_GROUPS: Final = 4096
+"""Bound on those of one writer; whoever is in more gives files none of the others."""
+OTHERS: Final = 0xFFFFFFFF
+"""Stands for each group of which a writer is no member. It is none: to chown(2) it says that
+nothing is to change."""
+
+
+class Writer(NamedTuple):
+    """A user who may not give files away: what he makes is his, and of a group that he is in."""
+
+    uid: int
+    groups: frozenset[int]
 
 
 def owned_by(manifest: Manifest, nodes: Nodes, uid: int | None, gid: int | None) -> Manifest:
@@ -15,25 +31,94 @@ def owned_by(manifest: Manifest, nodes: Nodes, uid: int | None, gid: int | None)
     def expand(tree: Digest) -> Expansion[Digest]:
         directory = manifest.directory(tree)
         children = [(e.name, e.tree) for e in directory.entries if isinstance(e, Subdirectory)]
-        entries = [
-            _owned(e, uid, gid) for e in directory.entries if not isinstance(e, Subdirectory)
+        entries: list[Entry] = [
+            _with_owner(e, e.uid if uid is None else uid, e.gid if gid is None else gid)
+            for e in directory.entries
+            if not isinstance(e, Subdirectory)
         ]
-        header = Directory(
-            directory.mode,
+        header = _header(
+            directory,
             directory.uid if uid is None else uid,
             directory.gid if gid is None else gid,
-            directory.mtime_ns,
-            directory.xattrs,
-            (),
         )
         return Expansion(header, entries, children)
 
     return Manifest(grow(nodes, manifest.tree, expand), nodes)
 
 
-def _owned(entry: File | Symlink | Special, uid: int | None, gid: int | None) -> Entry:
-    uid = entry.uid if uid is None else uid
-    gid = entry.gid if gid is None else gid
+def as_written_by(writer: Writer, manifest: Manifest, nodes: Nodes) -> Manifest:
+    """Return what ``writer`` is to make of ``manifest``: all is his, groups he is not in ``OTHERS``.
+
+    Its nodes go to ``nodes``.
+    """
+    uid, groups = writer
+
+    def expand(tree: Digest) -> Expansion[Digest]:
+        directory = manifest.directory(tree)
+        children: list[tuple[bytes, Digest]] = []
+        entries: list[Entry] = []
+        is_same = directory.uid == uid and directory.gid in groups
+        for entry in directory.entries:
+            if isinstance(entry, Subdirectory):
+                children.append((entry.name, entry.tree))
+            elif entry.uid == uid and entry.gid in groups:
+                entries.append(entry)
+            else:
+                is_same = False
+                gid = entry.gid if entry.gid in groups else OTHERS
+                entries.append(_with_owner(entry, uid, gid))
+        header = _header(directory, uid, directory.gid if directory.gid in groups else OTHERS)
+        expansion = Expansion(header, entries, children)
+        if is_same:  # most often all is: nothing need be encoded again
+            data, summary = manifest.nodes.read(tree), manifest.nodes.summary(tree)
+            expansion.known = Known(tree, data, summary, tuple(children))
+        return expansion
+
+    return Manifest(grow(nodes, manifest.tree, expand), nodes)
+
+
+def as_left(
+    basis: Manifest, top: Manifest, nodes: Nodes, *, rename: bytes | None = None
+) -> Manifest:
+    """Return ``basis`` as ``top`` has it, as to what a writer leaves as it is of owners.
+
+    That is whose it is, and the group of what is ``OTHERS`` in ``top``. What is not in ``top`` stays
+    as it is. ``nodes`` has both, and gets what is new. The one name in ``top`` is called ``rename``
+    in ``basis``, if that is said.
+    """
+
+    def expand(pair: tuple[Digest, Digest]) -> Expansion[tuple[Digest, Digest]]:
+        directory, wanted = basis.directory(pair[0]), top.directory(pair[1])
+        by_name = {rename or entry.name: entry for entry in wanted.entries}
+        children: list[tuple[bytes, tuple[Digest, Digest]]] = []
+        entries: list[Entry] = []
+        for entry in directory.entries:
+            other = by_name.get(entry.name)
+            if isinstance(entry, Subdirectory):
+                if isinstance(other, Subdirectory) and other.tree != entry.tree:
+                    children.append((entry.name, (entry.tree, other.tree)))
+                else:
+                    entries.append(entry)
+            elif other is None or isinstance(other, Subdirectory):
+                entries.append(entry)
+            else:
+                entries.append(_with_owner(entry, *_left(entry, other)))
+        return Expansion(_header(directory, *_left(directory, wanted)), entries, children)
+
+    if basis.tree == top.tree:
+        return basis
+    return Manifest(grow(nodes, (basis.tree, top.tree), expand), nodes)
+
+
+def _left(has: Leaf | Directory, wanted: Leaf | Directory) -> tuple[int, int]:
+    return wanted.uid, OTHERS if wanted.gid == OTHERS else has.gid
+
+
+def _header(directory: Directory, uid: int, gid: int) -> Directory:
+    return Directory(directory.mode, uid, gid, directory.mtime_ns, directory.xattrs, ())
+
+
+def _with_owner(entry: Leaf, uid: int, gid: int) -> Leaf:
     match entry:
         case File(name, mode, _, _, mtime_ns, size, digest, link, xattrs):
             return File(name, mode, uid, gid, mtime_ns, size, digest, link, xattrs)

@@ -1,6 +1,5 @@
 """One part of a sync, from what is planned to what is done; the same on all sides."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,19 +12,19 @@ from filesync.disk.updating.update import LocalTree, TreeUpdate, UpdateStats
 from filesync.disk.updating.work import FULL
 from filesync.errors import RoomMade, StoreError
 from filesync.manifest import Manifest, Nodes, empty_manifest
-from filesync.manifest.owner import owned_by
+from filesync.manifest.owner import OTHERS, as_left, owned_by
 from filesync.manifest.patch import Change, patch
 from filesync.sync.choice import choose
 from filesync.sync.filter import Filter
 from filesync.sync.options import Options
-from filesync.sync.owner import given_to
+from filesync.sync.owner import given_to, this_writer
 from filesync.sync.part import Part, Removal
 from filesync.sync.places import Place
 from filesync.sync.plan import Plan, make_plan
 from filesync.sync.planned import Planned
 from filesync.sync.saying.noting import note_plan
 from filesync.sync.saying.stats import SyncStats
-from filesync.sync.scanning import Found, Named, Owner, note_proved, scan_place
+from filesync.sync.scanning import Found, Named, note_proved, scan_place
 from filesync.sync.target import Target
 from filesync.sync.unseen import UnseenOnDisk
 from filesync.sync.unwritable import around_unwritable
@@ -33,13 +32,9 @@ from filesync.sync.unwritable import around_unwritable
 _SLASH: Final = ord("/")
 
 
-def only_owner() -> Owner | None:
-    """Return whom all belongs to that this process writes; None if it may give files away.
-
-    What it is given is to be looked at as if it belonged to this one (``Found.owned``): else all
-    would seem to have changed, each time.
-    """
-    return None if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+def _groups() -> frozenset[int] | None:
+    """Return the groups that this process may give files; None for all."""
+    return None if (writer := this_writer()) is None else writer.groups
 
 
 class _Noted(TreeUpdate):
@@ -88,10 +83,19 @@ class Update(_Noted):
             on_copied=on_copied,
             # Others may be using what is there: no name ever holds half a file.
             atomic=True,
-            preserve_owner=only_owner() is None,
+            groups=_groups(),
             root_times=not plan.is_of_names,
             goes_on=goes_on,
         )
+
+
+def as_others(there: Manifest, nodes: Nodes) -> Manifest:
+    """Return what this process made of a tree of ``OTHERS``' if ``there`` is that; a guess.
+
+    Nodes that are so need not be asked for.
+    """
+    writer = this_writer()
+    return there if writer is None else owned_by(there, nodes, writer.uid, OTHERS)
 
 
 @contextmanager
@@ -124,7 +128,7 @@ class Arrival(_Noted, ArrivingUpdate):
             nodes,
             label=_label(place),
             atomic=True,
-            preserve_owner=only_owner() is None,
+            groups=_groups(),
             goes_on=goes_on,
         )
 
@@ -132,16 +136,6 @@ class Arrival(_Noted, ArrivingUpdate):
 def _label(place: Place) -> bytes:
     """Return what a user called the directory: on a server its root is a mere descriptor."""
     return place.label or b"."
-
-
-def as_owned(basis: Manifest, top: Manifest, owner: Owner | None, nodes: Nodes) -> Manifest:
-    """Return ``basis`` as if all of it belonged to ``owner``, if there is one, as ``top`` does.
-
-    What stands in a setgid directory has another group, which its writer will not change.
-    """
-    if owner is None or basis.tree == top.tree:
-        return basis
-    return owned_by(basis, nodes, *owner)
 
 
 def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Options) -> Found:
@@ -294,7 +288,9 @@ def plan_target(
 
     Blocks. ``unseen`` is what the scan of the basis left out.
     """
-    basis = as_owned(basis, top, only_owner(), nodes)
+    rename = None if target is None else target.rename
+    if this_writer() is not None:
+        basis = as_left(basis, top, nodes, rename=rename)
     if target is None:
         return make_plan(basis, top, nodes, names=part.names, removal=removal)
     with UnseenOnDisk(target.place, unseen) as left_out:
@@ -303,7 +299,7 @@ def plan_target(
             top,
             nodes,
             names=target.place.names,
-            rename=target.rename,
+            rename=rename,
             removal=removal,
             unseen=left_out,
         )

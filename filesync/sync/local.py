@@ -13,14 +13,13 @@ from filesync.sync.applying import (
     Arrival,
     Update,
     making_room,
-    only_owner,
     plan_part,
     scan_target,
 )
 from filesync.sync.changing import changed, changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
-from filesync.sync.owner import as_known_here
+from filesync.sync.owner import as_known_here, this_writer
 from filesync.sync.part import Removal
 from filesync.sync.places import LocalPlaces, Place, leads_into
 from filesync.sync.planned import Planned
@@ -90,7 +89,7 @@ class _Sync:
 
     def _scan(self, at: int) -> Found:
         if at not in self._found:
-            self._found[at] = self._scanned(at).owned(only_owner(), self._nodes)
+            self._found[at] = self._scanned(at).written_by(this_writer(), self._nodes)
         return self._found[at]
 
     def _scanned(self, at: int, watcher: Watcher | None = None) -> Found:

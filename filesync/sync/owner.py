@@ -1,4 +1,7 @@
-"""Whose all is at the destination that ``--chown`` gives away: names are looked up where it is written."""
+"""Whose all is at the destination: as far as who writes it may say, and as ``--chown`` does.
+
+Names are looked up where it is written.
+"""
 
 import grp
 import os
@@ -11,13 +14,25 @@ from msgspec.structs import replace
 from filesync.disk.handles import shown
 from filesync.errors import UsageError
 from filesync.manifest import Manifest, Nodes
-from filesync.manifest.owner import owned_by
+from filesync.manifest.owner import MAX_GROUPS, Writer, owned_by
 from filesync.sync.options import NewOwner, Options, OwnerNames
 
 MAX_NAME_CHARS: Final = 255
 MAX_ID: Final = 0xFFFFFFFE
 """One more says to chown(2) that nothing is to change."""
 _DIGITS: Final = frozenset("0123456789")
+
+
+def this_writer() -> Writer | None:
+    """Return who this process writes as; None if it may give files away.
+
+    What it is given is to be looked at as he is to make it (``Found.written_by``): else all would
+    seem to have changed, each time.
+    """
+    if os.geteuid() == 0:
+        return None
+    groups = frozenset([os.getegid(), *os.getgroups()[: MAX_GROUPS - 1]])
+    return Writer(os.geteuid(), groups)
 
 
 def parse_owner(text: str) -> OwnerNames | None:
@@ -43,11 +58,11 @@ def look_up(names: OwnerNames) -> NewOwner:
     """
     uid = _id(names.user, "user", lambda name: pwd.getpwnam(name).pw_uid)
     gid = _id(names.group, "group", lambda name: grp.getgrnam(name).gr_gid)
-    own = os.geteuid()
-    if own and (uid not in (None, own) or gid not in (None, os.getegid())):
+    writer = this_writer()
+    if writer and (uid not in (None, writer.uid) or gid not in (None, *writer.groups)):
         raise UsageError(
-            f"--chown: only root may give files to others, and who would write them is user {own};"
-            " leave it out: all will belong to that user"
+            "--chown: only root may give files to others, and who would write them is user"
+            f" {writer.uid}; leave it out: all will belong to that user"
         )
     return NewOwner(uid, gid)
 

@@ -14,15 +14,13 @@ from filesync.disk.scanning.statcaches import open_cache
 from filesync.disk.scanning.written import written
 from filesync.errors import Unreadable
 from filesync.manifest import Manifest, Nodes
-from filesync.manifest.owner import owned_by
+from filesync.manifest.owner import Writer, as_written_by
 from filesync.sync.filter import Filter
 from filesync.sync.places import Place
 
 if TYPE_CHECKING:
     from filesync.disk.updating.files import Proved
 
-Owner = tuple[int, int]
-"""A user and a group, by number."""
 CACHED_NAMES_BYTES: Final = 1 << 20
 """Names that hold less than this together are read sooner than a cache is opened."""
 NOTED_BYTES: Final = 64 << 10
@@ -53,11 +51,11 @@ class Found(NamedTuple):
     skipped: Mapping[str, int]
     unreadable: Mapping[bytes, int]
 
-    def owned(self, owner: Owner | None, nodes: Nodes) -> "Found":
-        """Return the same as if all of it belonged to ``owner``, if there is one."""
-        if owner is None:
+    def written_by(self, writer: Writer | None, nodes: Nodes) -> "Found":
+        """Return the same as ``writer`` is to make it, if there is one; see ``as_written_by``."""
+        if writer is None:
             return self
-        return self._replace(manifest=owned_by(self.manifest, nodes, *owner))
+        return self._replace(manifest=as_written_by(writer, self.manifest, nodes))
 
 
 def scan_place(

@@ -7,6 +7,7 @@ from filesync.digest import digest_of
 from filesync.disk.updating.visits import ArrivedVisits
 from filesync.errors import MalformedMessage, NodeMissing, PeerError, UsageError
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, accept, put, with_entries
+from filesync.manifest.owner import Writer, as_written_by
 from filesync.manifest.pack import pack_directories, unpack_directories
 from filesync.sync.filter import Filter
 from filesync.sync.options import NewOwner, OwnerNames
@@ -83,6 +84,7 @@ def seeds() -> list[bytes]:
         wire.Prepare(b"a", (b"x", b"y"), b"in", rules=rules),
         wire.Prepare(b"a", owner=wire.OwnerNames("12", "34")),
         wire.Scan(TOKEN),
+        wire.Scan(TOKEN, (12, frozenset([0, 34]))),
         wire.AskNodes(TOKEN, (NEW.tree, digest_of(b"?"))),
         asked,
         wire.AskUnseen(TOKEN, (b"a",), PATHS, (b"", *PATHS)),
@@ -99,6 +101,7 @@ def seeds() -> list[bytes]:
     answers: list[tuple[wire.Answer, bytes]] = [
         (wire.Found((wire.Part(TOKEN, b"b"), wire.Part(TOKEN, b"", (b"d", b"b")))), b""),
         (wire.Prepared(TOKEN, True, b"name"), b""),
+        (wire.Prepared(TOKEN, writer=(12, frozenset([0, 34]))), b""),
         (wire.Prepared(TOKEN, new_owner=(12, None)), b""),
         (wire.Scanned(NEW.tree, {"socket": 1}), b""),
         (wire.Nodes(), answer_nodes(NEW, (NEW.tree,))),
@@ -139,6 +142,8 @@ def _answer(request: wire.Request) -> None:
             answer_nodes(NEW, digests)
         case wire.AskNodeDeltas():
             answer_deltas(NEW, request)
+        case wire.Scan(writer=(uid, groups)):
+            _check_written(Writer(uid, groups))
         case wire.Give():
             _take_told(request)
         case wire.Prepare(owner=wire.OwnerNames(user, group)):
@@ -152,8 +157,15 @@ def _answer(request: wire.Request) -> None:
             pass
 
 
+def _check_written(writer: Writer) -> None:
+    written = as_written_by(writer, NEW, _copy(NEW))
+    accept(MemoryNodes(), written.nodes.read(written.tree))
+
+
 def _take(answer: wire.Answer, payload: bytes) -> None:
     match answer:
+        case wire.Prepared(writer=(uid, groups)):
+            _check_written(Writer(uid, groups))
         case wire.Prepared(new_owner=(uid, gid)):
             owned = given_to(NewOwner(uid, gid), NEW, _copy(NEW))
             accept(MemoryNodes(), owned.nodes.read(owned.tree))

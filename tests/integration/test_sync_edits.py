@@ -14,6 +14,7 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.disk.updating.large import LargeFile
 from filesync.errors import MalformedMessage, StoreError, Unavailable
+from filesync.manifest.owner import Writer
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote import edits as messages
@@ -591,18 +592,18 @@ def test_many_that_have_changed_at_a_server_are_looked_for_in_no_index(
 def test_an_ordinary_user_is_told_of_directories_whose_names_are_all_his(
     source: Path, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owner = (os.geteuid(), os.getegid())
-    monkeypatch.setattr("filesync.sync.remote.taking.only_owner", lambda: owner)
+    writer = Writer(os.geteuid(), frozenset([os.getegid()]))
+    monkeypatch.setattr("filesync.sync.remote.taking.this_writer", lambda: writer)
     taken(tmp_path)
     asked.clear()
     (source / "one/two/7").write_bytes(b"edited")
     assert (taken(tmp_path).files, asked) == (1, [])
 
 
-def test_who_asks_for_another_owner_is_told_of_files_alone(
+def test_who_asks_for_another_writer_is_told_of_files_alone(
     source: Path, tmp_path: Path
 ) -> None:
-    def scanned(owner: wire.Owner | None) -> wire.Scanned:
+    def scanned(writer: wire.Writer | None) -> wire.Scanned:
         async def main() -> wire.Scanned:
             server = TreeServer(
                 ServedPlaces(tmp_path / "served"), read_only=True, caches=tmp_path / "caches"
@@ -614,16 +615,16 @@ def test_who_asks_for_another_owner_is_told_of_files_alone(
                 server.use(plane)
                 channel = await client.connect(plane.address)
                 found, _ = await ask(channel, wire.Look((b"src/",)), wire.Found)
-                request = wire.Scan(found.parts[0].token, owner, edits=True)
+                request = wire.Scan(found.parts[0].token, writer, edits=True)
                 return (await ask(channel, request, wire.Scanned))[0]
 
         time.sleep(1.5e-9 * FINE_SLACK_NS)
         return asyncio.run(main())
 
     scanned(None)
-    for owner, directories in ((None, 3), ((12345, 12345), 0)):
-        (source / "one/two/7").write_bytes(b"edited for %a" % (owner,))
-        edits = scanned(owner).edits
+    for writer, directories in ((None, 3), ((12345, frozenset([12345])), 0)):
+        (source / "one/two/7").write_bytes(b"edited for %a" % (writer,))
+        edits = scanned(writer).edits
         assert edits is not None
         assert len(messages.unpack_edits(edits)) == 1 + directories
 

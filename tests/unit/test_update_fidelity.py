@@ -130,7 +130,7 @@ def test_owners_are_left_alone_on_request(root: Path, source: Path) -> None:
     nodes = MemoryNodes()
     header = msgspec.structs.replace(EMPTY_DIRECTORY, uid=1234)
     target = Manifest(put(nodes, with_entries(header, entries)), nodes)
-    done = update(root, source, basis=None, target=target, preserve_owner=False)
+    done = update(root, source, basis=None, target=target, groups=frozenset())
     assert (root / "f").stat().st_uid == root.stat().st_uid == os.geteuid()
     assert done.stats.not_kept == {}
 

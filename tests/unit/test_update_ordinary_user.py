@@ -145,7 +145,7 @@ def test_what_an_ordinary_user_cannot_keep_is_counted_and_no_error(work: Path) -
         assert list(one.wanted()) == []
         lost = one.finish().not_kept
         assert lost == {"owner": 5, "xattr": 2, "device": 1}, lost
-        one = TreeUpdate(work / "root2", basis=None, target=target, preserve_owner=False)
+        one = TreeUpdate(work / "root2", basis=None, target=target, groups=frozenset())
         one.prepare()
         assert one.finish().not_kept == {"xattr": 2, "device": 1}
         assert stat.S_IMODE((work / "root2/fifo").stat().st_mode) == 0o640

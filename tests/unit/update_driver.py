@@ -161,7 +161,7 @@ def update(
     target: Manifest,
     local: Sequence[LocalTree] = (),
     atomic: bool = False,
-    preserve_owner: bool = True,
+    groups: frozenset[int] | None = None,
     goes_on: bool = False,
 ) -> Updated:
     """Update ``root`` to ``target``, which ``source`` holds."""
@@ -171,7 +171,7 @@ def update(
         target=target,
         local=local,
         atomic=atomic,
-        preserve_owner=preserve_owner,
+        groups=groups,
         goes_on=goes_on,
     )
     try:

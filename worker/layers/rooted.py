@@ -50,7 +50,7 @@ class Rooted:
 
     def __init__(self, root: Path, groups: Groups = NO_GROUPS) -> None:
         """Open ``root``, whose tree has the hard links ``groups``; use it as a context."""
-        self.metadata = Metadata(preserve_owner=True)
+        self.metadata = Metadata()
         self._handles = DirectoryHandles(root)
         self._headers: dict[bytes, Directory | _Before] = {}
         self._created: dict[bytes, Created] = {}

@@ -30,7 +30,7 @@ def clone_tree(manifest: Manifest, source: Path, target: Path, cache: StatCache)
     Raises:
         StoreError: this disk; or ``source`` does not hold the tree.
     """
-    metadata = Metadata(preserve_owner=True)
+    metadata = Metadata()
     with DirectoryHandles(source) as old, DirectoryHandles(target) as new:
         cloning = _Cloning(old, new, metadata)
         cache.begin()

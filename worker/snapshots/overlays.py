@@ -56,7 +56,7 @@ class OverlayDriver:
         fd = open_root(self._path(number, "fs"))
         try:
             # A merged root is the upper one in mode, owner and times.
-            Metadata(preserve_owner=True).sync(fd, parent.root)
+            Metadata().sync(fd, parent.root)
         finally:
             os.close(fd)
         upper, work, merged = f"{number}/fs", f"{number}/work", f"{number}/merged"

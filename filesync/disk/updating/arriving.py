@@ -42,7 +42,7 @@ class ArrivingUpdate(TreeUpdate):
         *,
         label: bytes | None = None,
         atomic: bool = False,
-        preserve_owner: bool = True,
+        groups: frozenset[int] | None = None,
         goes_on: bool = False,
     ) -> None:
         """Touch nothing yet. ``nodes`` must have each directory's node before it is added."""
@@ -54,7 +54,7 @@ class ArrivingUpdate(TreeUpdate):
             label=label,
             visits=self._arrived,
             atomic=atomic,
-            preserve_owner=preserve_owner,
+            groups=groups,
             goes_on=goes_on,
         )
         self._nodes = nodes

@@ -215,7 +215,10 @@ class Layout:
 
     def touch(self, visit: Visit) -> None:
         """Take note that a directory needs its metadata in the end."""
-        self._touched[visit.path] = with_entries(visit.new, ())
+        self._touched[visit.path] = header = with_entries(visit.new, ())
+        # Who can give each file any group has no need of this.
+        if visit.old is None and header.mode & stat.S_ISGID and not self._is_superuser:
+            self._share(visit.path, header)
 
     def discard(self, visits: Iterable[Visit]) -> None:
         """Remove the directories that were set aside, and put back what of them is refused.
@@ -278,6 +281,12 @@ class Layout:
                 if not root_times and not path:
                     with suppress(PermissionError):
                         os.utime(fd, ns=(header.mtime_ns, header.mtime_ns))
+
+    def _share(self, path: bytes, header: Directory) -> None:
+        """Have what is made in a new directory be of its group, as far as this user may."""
+        with self._root.held(path) as fd, storing(path), suppress(PermissionError):
+            os.fchown(fd, -1, header.gid)
+            os.fchmod(fd, _WRITABLE | stat.S_ISGID)
 
     def _open_up(self, path: bytes, header: Directory) -> None:
         # The root was opened up before all else.

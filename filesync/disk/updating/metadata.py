@@ -10,7 +10,7 @@ import stat
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -20,6 +20,8 @@ from filesync.errors import StoreError
 from filesync.manifest import Special, Symlink, Xattrs
 
 T = TypeVar("T")
+Owner = tuple[int, int]
+"""A user and a group, by number."""
 _REFUSED: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 """What an ordinary user, or a file system without the feature, is told."""
 DEFAULT_ACL: Final = b"system.posix_acl_default"
@@ -59,7 +61,7 @@ class Created:
     __slots__ = ("owner",)
 
     def __init__(self) -> None:
-        self.owner: tuple[int, int] | None = None
+        self.owner: Owner | None = None
 
 
 class Metadata:
@@ -67,13 +69,17 @@ class Metadata:
 
     For several threads at once.
 
+    Args:
+        groups: those that files may be given, whose users are left alone; None for all of them, and
+            for users, as far as this user may.
+
     Attributes:
         special_bits: of a mode, those that creating a file with it may not give; all, until
             somebody who knows the umask says otherwise.
     """
 
-    def __init__(self, *, preserve_owner: bool) -> None:
-        self._preserve_owner = preserve_owner
+    def __init__(self, *, groups: frozenset[int] | None = None) -> None:
+        self._groups = groups
         self._lock = threading.Lock()
         self._not_kept = Counter[str]()
         self._chown_refused = False
@@ -100,19 +106,37 @@ class Metadata:
                 raise
             self.lose(kind)
 
-    def set_new(self, fd: int, entry: HasMetadata, created: Created) -> None:
-        """Complete a file that was created with ``entry.mode & 0o777``."""
-        if self._preserve_owner:
-            if (owner := created.owner) is None:
-                status = os.fstat(fd)
-                owner = created.owner = (status.st_uid, status.st_gid)
-            if owner != (entry.uid, entry.gid):
-                self._chown(fd, entry, owner)
+    def set_new(
+        self, fd: int, entry: HasMetadata, created: Created, *, home: int | None = None
+    ) -> None:
+        """Complete a file that was created with ``entry.mode & 0o777``.
+
+        ``home`` is the directory that it is to be moved to, if it was made elsewhere.
+        """
+        if (owner := created.owner) is None:
+            status = os.fstat(fd)
+            owner = created.owner = (status.st_uid, status.st_gid)
+        if home is not None:
+            self.adopt(fd, entry, home)
+        if owner != (wanted := self._owner(entry, owner)):
+            self._chown(fd, wanted, owner)
         if entry.mode & self.special_bits:
             self._chmod(fd, entry.mode)
         for name, value in entry.xattrs:
             self._set_xattr(fd, name, value)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def adopt(self, fd: int, entry: HasMetadata, home: int) -> None:
+        """Give a file that was made elsewhere the group with which the directory ``home`` makes files.
+
+        Not one to which ``entry`` gives a group.
+        """
+        if self._groups is None or entry.gid in self._groups:
+            return
+        status = os.fstat(home)
+        if status.st_mode & stat.S_ISGID:
+            with suppress(PermissionError):
+                os.fchown(fd, -1, status.st_gid)
 
     def sync(self, fd: int, entry: HasMetadata, *, times: bool = True) -> None:
         """Make an existing file's or directory's metadata ``entry``'s; touch only what differs.
@@ -120,10 +144,10 @@ class Metadata:
         Not its times, unless ``times``.
         """
         status = os.fstat(fd)
-        is_owned = (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
-        is_chowned = self._preserve_owner and not is_owned
+        owner = (status.st_uid, status.st_gid)
+        is_chowned = owner != (wanted := self._owner(entry, owner))
         if is_chowned:
-            self._chown(fd, entry, (status.st_uid, status.st_gid))
+            self._chown(fd, wanted, owner)
         if stat.S_IMODE(status.st_mode) != entry.mode or (is_chowned and entry.mode & 0o6000):
             self._chmod(fd, entry.mode)
         self._sync_xattrs(fd, entry.xattrs)
@@ -134,11 +158,11 @@ class Metadata:
     def sync_unopened(self, dirfd: int, name: bytes, entry: Symlink | Special) -> None:
         """Do the same to a link or special file, which is not opened."""
         status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
-        is_owned = (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
-        is_chowned = self._preserve_owner and not is_owned
+        owner = (status.st_uid, status.st_gid)
+        is_chowned = owner != (wanted := self._owner(entry, owner))
         if is_chowned:
-            with self.losing("owner"):
-                os.chown(name, entry.uid, entry.gid, dir_fd=dirfd, follow_symlinks=False)
+            with self.losing(self._lost):
+                os.chown(name, *wanted, dir_fd=dirfd, follow_symlinks=False)
         # A change of owner takes setuid and setgid away, of devices and FIFOs too.
         if isinstance(entry, Special) and (
             status.st_mode != entry.mode or (is_chowned and entry.mode & 0o6000)
@@ -151,10 +175,21 @@ class Metadata:
             times = (entry.mtime_ns, entry.mtime_ns)
             os.utime(name, ns=times, dir_fd=dirfd, follow_symlinks=False)
 
-    def _chown(self, fd: int, entry: HasMetadata, owner: tuple[int, int]) -> None:
+    def _owner(self, entry: HasMetadata | Symlink | Special, has: Owner) -> Owner:
+        """Return whose ``entry`` is to be, where what stands for it is whose ``has`` says."""
+        if self._groups is None:
+            return entry.uid, entry.gid
+        return has[0], entry.gid if entry.gid in self._groups else has[1]
+
+    @property
+    def _lost(self) -> str:
+        """What is lost where an owner cannot be changed: a group, to who changes no user."""
+        return "owner" if self._groups is None else "group"
+
+    def _chown(self, fd: int, wanted: Owner, owner: Owner) -> None:
         """Change what differs; the group alone where the user is refused."""
         uid, gid = (
-            -1 if want == has else want for want, has in zip(_owner(entry), owner, strict=True)
+            -1 if want == has else want for want, has in zip(wanted, owner, strict=True)
         )
         if uid == -1 or not self._chown_refused:
             try:
@@ -165,7 +200,7 @@ class Metadata:
                 self._chown_refused |= uid != -1
             else:
                 return
-        self.lose("owner")
+        self.lose(self._lost)
         if uid != -1 and gid != -1:
             try:
                 os.fchown(fd, -1, gid)
@@ -198,10 +233,6 @@ class Metadata:
         follow = isinstance(file, int)
         with self.losing("xattr"):
             _as_owner(file, partial(os.setxattr, file, name, value, follow_symlinks=follow))
-
-
-def _owner(entry: HasMetadata) -> tuple[int, int]:
-    return entry.uid, entry.gid
 
 
 def _as_owner(file: int | bytes, act: Callable[[], T]) -> T:

@@ -15,7 +15,7 @@ class UpdateStats(msgspec.Struct, frozen=True):
         files_copied: contents that were copied from the old tree, another local tree, or
             within the new one.
         bytes_copied: their bytes.
-        not_kept: how many files lack an "owner", "mode", "mtime", "xattr", "device",
+        not_kept: how many files lack an "owner", "group", "mode", "mtime", "xattr", "device",
             "symbolic link" or "hard link", or are a "differently cased name", because this user
             or file system cannot keep it.
     """

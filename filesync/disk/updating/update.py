@@ -81,7 +81,7 @@ class TreeUpdate:
         local: Sequence[LocalTree] = (),
         on_copied: Callable[[int], None] | None = None,
         atomic: bool = False,
-        preserve_owner: bool = True,
+        groups: frozenset[int] | None = None,
         root_times: bool = True,
         goes_on: bool = False,
     ) -> None:
@@ -102,7 +102,8 @@ class TreeUpdate:
                 new, files are written under their names all the same: it is 0700 until the
                 end, so that only this user and the superuser can look in. A name that changes
                 its kind is missing for a while.
-            preserve_owner: set owners, as far as this user may.
+            groups: those that files may be given, whose users are left alone; None for all of them,
+                and for users, as far as this user may.
             root_times: the root's times are the target's; else they are kept as they are, if
                 this user may do that.
             goes_on: what is refused for one name alone (see ``refusals``) is left as it is, and
@@ -124,7 +125,7 @@ class TreeUpdate:
         self._on_copied = on_copied
         self._is_atomic = atomic
         self._root_times = root_times
-        self._metadata = Metadata(preserve_owner=preserve_owner)
+        self._metadata = Metadata(groups=groups)
         self._tally = Tally()
         self.refused = Refusals(goes_on=goes_on)
         self._visits.refused = self.refused.directories

@@ -90,7 +90,7 @@ class Maker:
                     or entry.xattrs
                     or (entry.uid, entry.gid) != created.owner
                 ):
-                    metadata.set_new(fd, entry, created)
+                    metadata.set_new(fd, entry, created, home=dirfd if beside else None)
                 else:
                     mtime_ns = entry.mtime_ns
                     utime(fd, ns=(mtime_ns, mtime_ns))
@@ -190,6 +190,7 @@ class Maker:
 
     def place(self, new: "NewFile", place: Place, dirfd: int) -> None:
         """Complete a file whose content was verified, and put it under its name."""
+        self._metadata.adopt(new.fd, new.entry, dirfd)
         self._metadata.sync(new.fd, new.entry)
         home = self._partials.fd if new.is_partial else self._work.fd
         self._rename(new.name, home, place, dirfd, new.entry.name)

@@ -12,7 +12,14 @@ import msgspec
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
 from filesync.manifest import Manifest, canonical_links
-from filesync.sync.applying import Arrival, Update, around_shut, making_room, plan_target
+from filesync.sync.applying import (
+    Arrival,
+    Update,
+    around_shut,
+    as_others,
+    making_room,
+    plan_target,
+)
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part, Removal
@@ -120,14 +127,16 @@ class Gifts:
         edits: Mapping[Digest, Edit],
     ) -> Plan:
         # After the scan: nodes that this side has do not travel.
-        basis = held.manifest.tree
+        basis = held.manifest
+        if request.of_others:
+            basis = await in_thread(as_others, basis, held.nodes)
         budget = NodeBudget()
         await fetch_nodes(
             channel,
             request.served,
             request.tree,
             held.nodes,
-            basis=basis,
+            basis=basis.tree,
             first=request.nodes,
             edits=edits,
             budget=budget,

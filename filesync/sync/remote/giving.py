@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from filesync.digest import Digest
 from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
+from filesync.manifest.owner import OTHERS, Writer, as_left
 from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
@@ -153,7 +154,8 @@ class Giving:
             self.stats.note_refused({part.inside: prepared.refused})
             await self._give_nothing(at)
             return
-        self._trees.owner = prepared.owner
+        if prepared.writer is not None:
+            self._trees.writer = Writer(*prepared.writer)
         try:
             await self._fill(peer, at, prepared)
         except FilesyncError:
@@ -257,7 +259,7 @@ class Giving:
         removal: Removal | None,
     ) -> None:
         """Work out what the server will do, from the nodes of what it has."""
-        from filesync.sync.applying import as_owned, unseen_filter
+        from filesync.sync.applying import unseen_filter
         from filesync.sync.plan import make_plan
         from filesync.sync.remote.nodes import fetch_nodes
         from filesync.sync.remote.unseen import UnseenThere
@@ -268,8 +270,9 @@ class Giving:
         names = part.names
         if prepared.rename is not None:
             names = frozenset((prepared.rename,))
-        there = self._planned.basis(part, Manifest(tree, self._nodes))
-        basis = await in_thread(as_owned, there, top, self._trees.owner, self._nodes)
+        basis = self._planned.basis(part, Manifest(tree, self._nodes))
+        if self._trees.writer is not None:
+            basis = await in_thread(as_left, basis, top, self._nodes, rename=prepared.rename)
         unseen = UnseenThere(peer.channel, prepared.token, unseen_filter(part, options))
         make = partial(
             make_plan,
@@ -364,6 +367,7 @@ class Giving:
                 spared=tuple(sorted(removal.spared)) if removal else (),
                 progress=self._progress is not None,
                 goes_on=True,
+                of_others=top.root.gid == OTHERS,
             )
             request = await in_thread(self._with_beginning, request, at, there, top)
             self._is_asked.set()

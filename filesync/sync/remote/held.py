@@ -7,10 +7,11 @@ from typing import Final
 
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes, empty_manifest
+from filesync.manifest.owner import Writer
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Place
-from filesync.sync.scanning import Found, Named, Owner, scan_place
+from filesync.sync.scanning import Found, Named, scan_place
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.send.cuttings import Cuttings
 from filesync.transfer.send.edits import Edited, Edits
@@ -105,8 +106,8 @@ class Held:
         """Say whether it is a directory in which there is nothing to scan."""
         return self.place is not None and self.place.is_bare(self.filter)
 
-    def scan(self, owner: Owner | None = None, recipes: RecipeCache | None = None) -> Found:
-        """Scan the place; say that all of it is the ``owner``'s, if there is one. Blocks.
+    def scan(self, writer: Writer | None = None, recipes: RecipeCache | None = None) -> Found:
+        """Scan the place; return it as ``writer`` is to make it, if there is one. Blocks.
 
         Of large files that are to be taken, and have changed, ``recipes`` are made.
         """
@@ -127,11 +128,13 @@ class Held:
         edits.end()
         # Who takes most often has what was there; who has not waits no longer for the index.
         self.recent.is_enough = self.recent.has_all
-        owned = found.owned(owner, self.nodes)
-        is_same = owned.manifest.tree == found.manifest.tree  # else the directories are others
+        written = found.written_by(writer, self.nodes)
+        is_same = (
+            written.manifest.tree == found.manifest.tree
+        )  # else the directories are others
         remaining = Edited(edits.files, remains=edits.remains)
         self.edits = edits.told(self.nodes) if is_same else remaining
-        return owned
+        return written
 
     def scanned(self) -> Manifest:
         """Return what was found.

@@ -12,10 +12,11 @@ from filesync.descriptors import PATIENCE_S, are_used_up, with_room
 from filesync.disk.handles import shown
 from filesync.errors import LocalError, StoreError, UnexpectedMessage, UsageError
 from filesync.manifest import is_name
-from filesync.sync.applying import named_at_target, only_owner
+from filesync.manifest.owner import Writer
+from filesync.sync.applying import named_at_target
 from filesync.sync.filter import Filter
 from filesync.sync.options import OwnerNames
-from filesync.sync.owner import look_up
+from filesync.sync.owner import look_up, this_writer
 from filesync.sync.part import Part
 from filesync.sync.places import Claimed, Places
 from filesync.sync.remote import wire
@@ -73,9 +74,9 @@ class TreeServer:
                 result = await self._look(channel, request)
             case wire.Prepare():
                 result = await self._prepare(channel, request)
-            case wire.Scan(token, owner, wants_edits):
+            case wire.Scan(token, writer, wants_edits):
                 held = self._holders.find(channel, token)
-                result = scanned = await self._scan(held, token, owner)
+                result = scanned = await self._scan(held, token, writer)
                 if wants_edits:
                     result = await in_thread(with_told, scanned, held.edits)
             case wire.AskNodes() | wire.AskNodeDeltas() | wire.AskUnseen():
@@ -165,7 +166,7 @@ class TreeServer:
                 self._holders.drop(channel, token)  # nobody is told of it
                 raise
         return wire.Prepared(
-            token, is_new, rename, is_empty, only_owner(), scanned, new_owner=new_owner
+            token, is_new, rename, is_empty, this_writer(), scanned, new_owner=new_owner
         )
 
     async def _find_target(
@@ -197,11 +198,13 @@ class TreeServer:
                     raise
             await asyncio.sleep(CLAIM_AGAIN_S)
 
-    async def _scan(self, held: Held, token: bytes, owner: wire.Owner | None) -> wire.Scanned:
+    async def _scan(self, held: Held, token: bytes, writer: wire.Writer | None) -> wire.Scanned:
         held.use(Stage.NEW)
         after = Stage.NEW
         try:
-            found = await in_thread(with_room, held.scan, owner, self.plane.recipes)
+            found = await in_thread(
+                with_room, held.scan, writer and Writer(*writer), self.plane.recipes
+            )
             held.manifest, held.shut = found.manifest, found.unreadable
             if held.is_offered and held.place is not None and held.stage is not Stage.CLOSED:
                 held.offer = self.plane.offer(
@@ -210,7 +213,7 @@ class TreeServer:
             after = Stage.SCANNED
         finally:
             held.leave(after)
-        return wire.scanned(found.manifest.tree, found.skipped, found.unreadable)
+        return wire.scanned(found.manifest, found.skipped, found.unreadable)
 
     def _gifts(self) -> Gifts:
         return Gifts(self.plane, self._holders, self._caches)

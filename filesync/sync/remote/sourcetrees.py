@@ -2,6 +2,7 @@
 
 import asyncio
 
+from filesync.manifest.owner import Writer
 from filesync.manifest.tree import Manifest, Nodes
 from filesync.sync.filter import Filter
 from filesync.sync.options import NewOwner, Options
@@ -18,18 +19,18 @@ class SourceTrees:
     """The trees of ``sources``, by their place among these. Each is scanned once.
 
     Attributes:
-        owner: whose all is there, where that cannot be given away; set it before trees are asked.
+        writer: who writes there, where that user cannot give files away; set it before trees are asked.
     """
 
     def __init__(self, sources: Sources, options: Options, nodes: Nodes) -> None:
         """``nodes`` gets all that the trees need."""
-        self.owner: wire.Owner | None = None
+        self.writer: Writer | None = None
         self._sources = sources.found
         self._missing = sources.missing
         self._parts = [source.part for source in sources.found]
         self._options = options
         self._nodes = nodes
-        self._owned: dict[int, Manifest] = {}
+        self._written: dict[int, Manifest] = {}
         self._scans: dict[int, GrowingScan] = {}
 
     def scan(self, at: int) -> GrowingScan:
@@ -79,11 +80,11 @@ class SourceTrees:
 
     async def _top(self, at: int) -> Manifest:
         """Return the tree of a source, as it can be kept there."""
-        if at not in self._owned:
+        if at not in self._written:
             found = await self.scan(at).task
-            owned = await in_thread(found.owned, self.owner, self._nodes)
-            self._owned[at] = owned.manifest
-        return self._owned[at]
+            written = await in_thread(found.written_by, self.writer, self._nodes)
+            self._written[at] = written.manifest
+        return self._written[at]
 
     async def _shadowing(self, at: int) -> dict[int, Manifest]:
         return {number: await self._top(number) for number in shadowing(self._parts, at)}

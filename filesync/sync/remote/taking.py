@@ -7,10 +7,16 @@ from contextlib import closing, nullcontext
 from filesync.digest import Digest
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.sync.applying import Update, making_room, only_owner, plan_part, scan_target
+from filesync.sync.applying import (
+    Update,
+    as_others,
+    making_room,
+    plan_part,
+    scan_target,
+)
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
-from filesync.sync.owner import as_known_here
+from filesync.sync.owner import as_known_here, this_writer
 from filesync.sync.part import Part, Removal
 from filesync.sync.places import LocalPlaces
 from filesync.sync.planned import Planned
@@ -131,13 +137,16 @@ class _Taking:
         """Make ``target``, where ``there`` is, what the server has ``scanned``."""
         part, token = self.parts[at], self._found[at].token
         told = Told(unpack_edits(scanned.edits), unpack_remains(scanned.remains))
+        basis = there.manifest
+        if scanned.of_others:
+            basis = await in_thread(as_others, basis, self._nodes)
         # After the scan: nodes that this side has do not travel.
         await fetch_nodes(
             self._peer.channel,
             token,
             scanned.tree,
             self._nodes,
-            basis=there.manifest.tree,
+            basis=basis.tree,
             edits=told.edits,
         )
         top = Manifest(scanned.tree, self._nodes)
@@ -171,7 +180,7 @@ class _Taking:
         """Have the server scan a part, unless it has."""
         if at not in self._tops:
             is_free = self._options.flow.is_free
-            request = wire.Scan(self._found[at].token, only_owner(), edits=is_free)
+            request = wire.Scan(self._found[at].token, this_writer(), edits=is_free)
             self._tops[at], _ = await ask(self._peer.channel, request, wire.Scanned)
         return self._tops[at]
 

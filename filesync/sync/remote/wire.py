@@ -27,9 +27,11 @@ from typing import Annotated, Final
 import msgspec
 
 from filesync.decoding import UNDECODABLE
-from filesync.digest import Digest, WireDigest
+from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
+from filesync.manifest import Manifest
 from filesync.manifest.node import MAX_NODE_BYTES
+from filesync.manifest.owner import MAX_GROUPS, OTHERS
 from filesync.sync.filter import MAX_RULE_BYTES
 from filesync.transfer.wire import Codec, Key, Token
 
@@ -64,7 +66,8 @@ Numbers = Annotated[tuple[Number, ...], msgspec.Meta(max_length=MAX_PATHS)]
 Errno = Annotated[int, msgspec.Meta(ge=1, le=4095)]
 Reasons = Annotated[dict[Path, Errno], msgspec.Meta(max_length=MAX_NAMED)]
 Id = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
-Owner = tuple[Id, Id]
+Groups = Annotated[frozenset[Id], msgspec.Meta(max_length=MAX_GROUPS)]
+Writer = tuple[Id, Groups]
 OwnerName = Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^\0]*\Z")]
 NewId = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFE)]
 NewOwner = tuple[NewId | None, NewId | None]
@@ -168,7 +171,7 @@ class Prepared(_Message, frozen=True, tag="prepared"):
 
     Attributes:
         is_empty: it is a directory with nothing in it, and may be given to while it is scanned.
-        owner: the user and group that all will belong to, where it is not kept.
+        writer: who writes there, where that user cannot give files away, and the groups he is in.
         scanned: what is there, if that was asked for and it is not empty.
         refused: why it cannot be made; then nothing is prepared. Only to who goes on.
         new_owner: whom the names that were asked for are here, by number. None from a server that
@@ -179,7 +182,7 @@ class Prepared(_Message, frozen=True, tag="prepared"):
     is_new: bool = False
     rename: Name | None = None
     is_empty: bool = False
-    owner: Owner | None = None
+    writer: Writer | None = None
     scanned: "Scanned | None" = None
     refused: Errno | None = None
     new_owner: NewOwner | None = None
@@ -189,12 +192,13 @@ class Scan(_Message, frozen=True, tag="scan"):
     """Scan what was found or prepared; once. -> Scanned.
 
     Attributes:
-        owner: say of all that was found that it belongs to this user and group.
+        writer: say what this user, who is in these groups, is to make of all that was found: it
+            is his, and of group 2^32 - 1 where it is of none of them.
         edits: say what has become of what was there at the last scan, if that is few bytes.
     """
 
     token: Token
-    owner: Owner | None = None
+    writer: Writer | None = None
     edits: bool = False
 
 
@@ -209,6 +213,7 @@ class Scanned(_Message, frozen=True, tag="scanned"):
         unnamed: how many more were.
         edits: nodes and contents by what the asker most likely has of them, if he asked for that.
         remains: what large files that have changed still have of what he most likely has, likewise.
+        of_others: most of it, it seems, is of no group that the asker is in.
     """
 
     tree: WireDigest
@@ -217,14 +222,17 @@ class Scanned(_Message, frozen=True, tag="scanned"):
     unnamed: Count = 0
     edits: "Edits | None" = None
     remains: "Edits | None" = None
+    of_others: bool = False
 
 
 def scanned(
-    tree: Digest, skipped: Mapping[str, int], unreadable: Mapping[bytes, int]
+    found: Manifest, skipped: Mapping[str, int], unreadable: Mapping[bytes, int]
 ) -> Scanned:
     """Return what says what was found, with as many names as go in."""
     named = named_of(unreadable)
-    return Scanned(tree, dict(skipped), named, len(unreadable) - len(named))
+    unnamed = len(unreadable) - len(named)
+    of_others = found.root.gid == OTHERS
+    return Scanned(found.tree, dict(skipped), named, unnamed, of_others=of_others)
 
 
 def named_of(paths: Mapping[bytes, int]) -> dict[bytes, int]:
@@ -346,6 +354,7 @@ class Give(_Message, frozen=True, tag="give"):
         edits: contents of files that have changed lately, by what the place most likely has of
             them: they need not be asked for where that is so.
         remains: of large files that have changed, what they still have of what the place has: likewise.
+        of_others: most of it, it seems, is of no group that who writes there is in.
     """
 
     token: Token
@@ -360,6 +369,7 @@ class Give(_Message, frozen=True, tag="give"):
     goes_on: bool = False
     edits: Edits | None = None
     remains: Edits | None = None
+    of_others: bool = False
 
 
 class GiveGrowing(_Message, frozen=True, tag="give-growing"):

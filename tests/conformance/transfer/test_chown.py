@@ -11,6 +11,7 @@ from tests.conformance.transfer.look import look
 from tests.conformance.transfer.test_kinds import make
 from tests.conformance.transfer.test_ordinary_user import give_away
 from tests.conformance.transfer.tools import (
+    GROUPS,
     NOBODY,
     TIMEOUT_S,
     Claim,
@@ -104,6 +105,18 @@ def test_an_ordinary_user_is_told_that_only_root_may(
     assert code in (1, 2)
     assert "only root may give files to others" in err
     assert not stage.dst.exists()
+
+
+@our_tools
+def test_an_ordinary_user_may_give_all_to_a_group_that_he_is_in(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "file", b"1")
+    make(stage.src / "d/file", b"2", owner=7)
+    for group in GROUPS:
+        assert ours(ordinary, stage, f"--chown=:{group}")[0] == 0
+        assert {one.owner for one in look(stage.dst).values()} == {(NOBODY, group)}
+        assert ours(ordinary, stage, f"--chown=:{group}") == (0, "", "")
 
 
 @our_tools

@@ -17,6 +17,8 @@ from typing import IO
 import pytest
 
 NOBODY = 65534
+GROUPS = (70001, 70002)
+"""Those that an ordinary user is in besides his own."""
 TIMEOUT_S = 60
 
 # The modules are loaded before the user is changed: where they are the new one may not look.
@@ -25,9 +27,10 @@ import os, sys
 from filesync import cli
 from tests.forked import load
 load("filesync")
-os.setgroups([])
-os.setgid(int(sys.argv[1]))
-os.setuid(int(sys.argv[1]))
+user, *groups = map(int, sys.argv[1].split(","))
+os.setgroups(groups)
+os.setgid(user)
+os.setuid(user)
 cli.main(sys.argv[2:])
 """
 
@@ -345,7 +348,8 @@ def filesync_process(
     """Start the command ``filesync`` as a user."""
     command = [sys.executable, "-m", "filesync", *words]
     if user is not None:
-        command = [sys.executable, "-c", _AS_USER, str(user), *words]
+        ids = ",".join(map(str, (user, *GROUPS)))
+        command = [sys.executable, "-c", _AS_USER, ids, *words]
     return _process(command, cache=cache, umask=umask, stdin=stdin)
 
 
@@ -354,7 +358,8 @@ def as_user(
 ) -> subprocess.Popen[str]:
     """Start an installed program as a user."""
     if user is not None:
-        words = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *words]
+        groups = "--groups=" + ",".join(map(str, GROUPS))
+        words = ["setpriv", f"--reuid={user}", f"--regid={user}", groups, *words]
     return _process(words, cache=None, umask=umask, stdin=subprocess.DEVNULL)
 
 

@@ -1,0 +1,123 @@
+"""Groups, by an ordinary user who is in some besides his own: files have those that he may give."""
+
+import os
+from pathlib import Path
+
+from tests.conformance.transfer.conftest import Stage
+from tests.conformance.transfer.look import differences, look
+from tests.conformance.transfer.test_kinds import make
+from tests.conformance.transfer.test_ordinary_user import give_away
+from tests.conformance.transfer.tools import (
+    GROUPS,
+    NOBODY,
+    Claim,
+    Tool,
+    claimants,
+    every_tool,
+)
+
+FIRST, SECOND = GROUPS
+OTHER = 70003
+
+
+def every_group(root: Path) -> None:
+    """Make a tree of the ordinary user's in which each kind of inode is of one of his groups."""
+    for number in range(3):
+        for path in (f"{number}/plain", f"{number}/large", f"{number}/script", f"d{number}/in"):
+            make(root / path, b"%d" % number * (300_000 if path.endswith("large") else 1))
+        os.link(root / f"{number}/plain", root / f"{number}/second name")
+        (root / f"{number}/link").symlink_to("plain")
+        os.mkfifo(root / f"{number}/fifo")
+    give_away(root)
+    for number, group in enumerate((NOBODY, FIRST, SECOND)):
+        for one in (*(root / f"{number}").iterdir(), root / f"d{number}"):
+            os.chown(one, -1, group, follow_symlinks=False)
+        (root / f"{number}/script").chmod(0o2755)
+        (root / f"d{number}").chmod(0o2775)
+
+
+@every_tool
+def test_groups_that_the_user_is_in_are_kept(ordinary: Tool, tool: Tool, stage: Stage) -> None:
+    every_group(stage.src)
+    ordinary.must_sync(stage.src, stage.dst)
+    assert differences(stage.src, stage.dst) == []
+
+
+@claimants(Claim.NO_LISTS)
+def test_what_has_its_groups_is_not_told_of_again(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    every_group(stage.src)
+    ordinary.must_sync(stage.src, stage.dst)
+    assert ordinary.must_sync(stage.src, stage.dst).moved < 2_500
+
+
+@every_tool
+def test_a_change_of_group_arrives(ordinary: Tool, tool: Tool, stage: Stage) -> None:
+    every_group(stage.src)
+    ordinary.must_sync(stage.src, stage.dst)
+    after = {NOBODY: FIRST, FIRST: SECOND, SECOND: NOBODY}
+    for path in stage.src.rglob("*"):
+        if path.name not in ("plain", "second name"):
+            mode = path.lstat().st_mode
+            os.chown(path, -1, after[path.lstat().st_gid], follow_symlinks=False)
+            if not path.is_symlink():
+                path.chmod(mode & 0o7777)
+    os.chown(stage.src / "1/plain", -1, NOBODY)
+    ordinary.must_sync(stage.src, stage.dst)
+    assert differences(stage.src, stage.dst) == []
+
+
+@every_tool
+def test_of_a_group_that_the_user_is_not_in_comes_what_the_directory_gives(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    names = ("shared/theirs", "shared/large", "plain/theirs")
+    for name in names:
+        make(stage.src / name, bytes(300_000 if "large" in name else 1))
+    give_away(stage.src)
+    os.chown(stage.src / "shared", -1, FIRST)
+    (stage.src / "shared").chmod(0o2775)
+    for data in (b"1", b"new"):  # the second time they replace others
+        for name in names:
+            make(stage.src / name, data * (1 << 20 if "large" in name else 1), owner=OTHER)
+        ordinary.must_sync(stage.src, stage.dst)
+        found = look(stage.dst)
+        assert found[b"shared"].owner == (NOBODY, FIRST)
+        assert found[b"shared/theirs"].owner == (NOBODY, FIRST)
+        assert found[b"shared/large"].owner == (NOBODY, FIRST)
+        assert found[b"plain/theirs"].owner == (NOBODY, NOBODY)
+
+
+@every_tool
+def test_what_is_of_another_group_than_can_be_given_keeps_the_one_it_has(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for name in ("a", "b", "d/c"):
+        make(stage.src / name)
+    (stage.src / "link").symlink_to("a")
+    for path in stage.src.rglob("*"):
+        os.chown(path, OTHER, OTHER, follow_symlinks=False)
+    ordinary.must_sync(stage.src, stage.dst)
+    for name in ("a", "d", "link"):
+        os.chown(stage.dst / name, -1, SECOND, follow_symlinks=False)
+    assert ordinary.must_sync(stage.src, stage.dst).moved < 2_500
+    found = look(stage.dst)
+    assert {found[name].owner[1] for name in (b"a", b"d", b"link")} == {SECOND}
+    assert {found[name].owner[1] for name in (b"b", b"d/c")} == {NOBODY}
+
+
+@every_tool
+def test_a_group_that_cannot_be_given_to_what_is_somebody_elses_is_said(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for root in (stage.src, stage.dst):
+        make(root / "file", b"1")
+        os.utime(root / "file", (1, 1))
+        give_away(root)
+    os.chown(stage.src / "file", -1, FIRST)
+    os.chown(stage.dst / "file", OTHER, OTHER)
+    done = ordinary.sync(stage.src, stage.dst)
+    assert done.code == 23
+    assert "group" in done.err or "chgrp" in done.err
+    assert look(stage.dst)[b"file"].owner == (OTHER, OTHER)
