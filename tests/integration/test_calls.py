@@ -75,6 +75,27 @@ def test_an_answer_without_end_is_ended_by_who_asked(monkeypatch: pytest.MonkeyP
     with_callers(flood, talk)
 
 
+def test_answers_that_come_at_once_have_a_bound_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calls_zmq, "MAX_REPLIES_BYTES", 3 * calls_zmq.PART_BYTES + 100)
+
+    async def begin(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+        part = memoryview(LONG)[: calls_zmq.PART_BYTES]
+        await channel.send(Reply(int(body), b"", more=True), part)
+        await asyncio.sleep(0.5)
+        return b"", b"the end"
+
+    async def talk(channel: Channel) -> None:
+        monkeypatch.setattr(calls_zmq, "_ids", iter(range(1, 6)))
+        calls = [call(channel, b"%d" % number) for number in range(1, 6)]
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert [isinstance(one, tuple) for one in ends] == [True, True, True, False, False]
+        assert all("at once" in str(one) for one in ends[3:])
+
+    with_callers(begin, talk)
+
+
 def test_an_answer_that_trickles_is_given_up() -> None:
     async def trickle(channel: Channel, _: bytes) -> tuple[bytes, bytes]:
         while True:

@@ -159,6 +159,10 @@ def _offered(manifest: Manifest, digest: Digest) -> bytes:
     return manifest.nodes.read(digest)
 
 
+_FEW: Final = "fewer directory nodes came than were asked for"
+"""What is asked for costs time by its number: who answers one at a time would have hours of it."""
+
+
 class NodeFetch:
     """The nodes of one tree on their way. Without I/O; one request at a time.
 
@@ -182,6 +186,7 @@ class NodeFetch:
         # What is still to come, and the older node of each.
         self._missing: dict[Digest, Digest | None] = {} if tree in nodes else {tree: basis}
         self._signed: list[tuple[Digest, delta.Pieces]] = []
+        self._asked = 0
         self._budget = budget or NodeBudget()
 
     def next_request(self) -> wire.AskNodes | wire.AskNodeDeltas | None:
@@ -202,10 +207,12 @@ class NodeFetch:
                 break
         if self._signed:
             items = tuple([(digest, pieces.signatures) for digest, pieces in self._signed])
+            self._asked = len(items)
             return wire.AskNodeDeltas(self._token, key, items)
         if not whole:
             # What is left has more signatures than go into an ask.
             whole = list(self._missing)[:1]
+        self._asked = len(whole)
         return wire.AskNodes(self._token, tuple(whole)) if whole else None
 
     def take_first(self, pack: Buffer) -> None:
@@ -238,8 +245,8 @@ class NodeFetch:
             PeerError: it holds none, or what was not asked for.
         """
         batch = unpack_nodes(payload)
-        if not batch:
-            raise UnexpectedMessage("no node came of those that were asked for")
+        if len(batch) < self._asked and sum(map(len, batch)) < PACK_BYTES:
+            raise UnexpectedMessage(_FEW)
         for node in batch:
             digest = digest_of(node)
             if digest not in self._missing:
@@ -254,6 +261,9 @@ class NodeFetch:
         """
         if len(answer.sizes) > len(self._signed):
             raise UnexpectedMessage("directory nodes came that were not asked for")
+        is_few = len(answer.sizes) < self._asked
+        if is_few and answer.raw_bytes < PACK_BYTES and sum(answer.sizes) < CUT_BYTES:
+            raise UnexpectedMessage(_FEW)
         joined = codec.decompress(answer.codec, payload, answer.raw_bytes)
         deltas = delta.split(joined, len(answer.sizes))
         for (digest, pieces), size, one in zip(

@@ -3,11 +3,11 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from filesync.errors import FilesyncError, LocalError, MalformedMessage, Unavailable, UsageError
-from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.connection.channel_zmq import Channel, Waits
 from filesync.transfer.errors import Refused
 from filesync.transfer.wire import Buffer, Call, Reply, error_path
 
@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 PART_BYTES: Final = 1 << 20
 MAX_REPLY_BYTES: Final = 64 << 20
+MAX_REPLIES_BYTES: Final = 2 * MAX_REPLY_BYTES
+"""Of one peer's replies that have begun to come, together; an honest one's are pages, most of a MiB."""
 STALL_BYTES: Final = 64 << 10
 """What is less is no progress."""
 MAX_ANSWERING: Final = 16
@@ -27,27 +29,35 @@ _ids = itertools.count(1)
 
 
 class PendingCall:
-    """One call that waits for its reply."""
+    """One call that waits for its reply.
 
-    def __init__(self) -> None:
+    Attributes:
+        payload: what has come of it.
+    """
+
+    def __init__(self, calls: Mapping[int, Waits]) -> None:
+        """``calls`` are those that the peer has still to answer."""
         self.reply: asyncio.Future[tuple[bytes, bytes]] = (
             asyncio.get_running_loop().create_future()
         )
-        self._payload = bytearray()
+        self.payload = bytearray()
+        self._calls = calls
 
     def take(self, message: Reply, payload: Buffer) -> None:
         """Take a part of the reply."""
         if self.reply.done():
             return
-        self._payload += payload
-        if len(self._payload) > MAX_REPLY_BYTES:
+        self.payload += payload
+        if len(self.payload) > MAX_REPLY_BYTES:
             self.lose(MalformedMessage("a reply is over the limit"))
+        elif sum(len(one.payload) for one in self._calls.values()) > MAX_REPLIES_BYTES:
+            self.lose(MalformedMessage("replies that come at once are over the limit"))
         elif message.error:
             self.lose(
                 Refused(message.error, message.body.decode(errors="replace"), message.path)
             )
         elif not message.more:
-            self.reply.set_result((message.body, bytes(self._payload)))
+            self.reply.set_result((message.body, bytes(self.payload)))
 
     async def replied(self, stall_s: float | None) -> tuple[bytes, bytes]:
         """Return the reply's body and payload.
@@ -56,17 +66,18 @@ class PendingCall:
             Unavailable: not STALL_BYTES more of it came within ``stall_s``, or the peer is gone.
         """
         while True:
-            seen = len(self._payload)
+            seen = len(self.payload)
             try:
                 async with asyncio.timeout(stall_s):
                     return await asyncio.shield(self.reply)
             except TimeoutError:
-                if len(self._payload) < seen + STALL_BYTES:
+                if len(self.payload) < seen + STALL_BYTES:
                     raise Unavailable("the peer does not answer") from None
 
     def lose(self, error: FilesyncError) -> None:
         """Give up."""
         if not self.reply.done():
+            self.payload = bytearray()
             self.reply.set_exception(error)
             self.reply.exception()  # it may be that nobody waits: the call itself was not sent
 
@@ -86,7 +97,7 @@ async def call(
         Unavailable: the connection is lost, the answer is late, or it is an error (Refused).
     """
     number = next(_ids)
-    waiting = channel.calls[number] = PendingCall()
+    waiting = channel.calls[number] = PendingCall(channel.calls)
     try:
         await channel.send(Call(number, body))
         return await waiting.replied(stall_s)

@@ -90,6 +90,10 @@ class Receives(Protocol):
 class Waits(Protocol):
     """A call that waits for its reply."""
 
+    @property
+    def payload(self) -> bytearray:
+        """What has come of it."""
+
     def take(self, message: Reply, payload: Buffer) -> None:
         """Take a part of the reply."""
 

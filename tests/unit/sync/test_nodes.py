@@ -198,7 +198,6 @@ def test_a_peer_that_lies_now_and_then_gives_that_tree_or_is_found_out(
 
 
 def lied(nodes: list[bytes], other: Manifest, rng: random.Random) -> list[bytes]:
-    nodes = nodes[: rng.randint(1, len(nodes))]
     match rng.randrange(12):
         case 0:
             rng.shuffle(nodes)
@@ -209,7 +208,7 @@ def lied(nodes: list[bytes], other: Manifest, rng: random.Random) -> list[bytes]
         case 3:
             nodes[0] = nodes[0][:-1] + bytes([nodes[0][-1] ^ 1])
         case 4:
-            nodes = nodes[:-1]
+            nodes = nodes[: rng.randint(0, len(nodes) - 1)]
         case _:
             pass
     return nodes
@@ -217,6 +216,47 @@ def lied(nodes: list[bytes], other: Manifest, rng: random.Random) -> list[bytes]
 
 def pack(nodes: list[bytes]) -> bytes:
     return zstandard.ZstdCompressor().compress(msgspec.msgpack.encode(nodes))
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_who_answers_one_at_a_time_is_found_out(is_known: bool) -> None:
+    there = tree_of(MemoryNodes(), {number: [number] for number in range(10)})
+    here = MemoryNodes()
+    before = tree_of(here, {number: [] for number in range(10)})
+    fetching = NodeFetch(TOKEN, there.tree, here, basis=before.tree if is_known else None)
+
+    def take_one() -> None:
+        request = fetching.next_request()
+        if isinstance(request, wire.AskNodeDeltas):
+            one = msgspec.structs.replace(request, items=request.items[:1])
+            fetching.take_deltas(*answer_deltas(there, one))
+        elif request is not None:
+            fetching.take_nodes(answer_nodes(there, request.digests[:1]))
+
+    take_one()  # the root
+    with pytest.raises(UnexpectedMessage, match="fewer"):
+        take_one()
+
+
+def test_as_many_come_at_once_as_fill_a_pack() -> None:
+    rng = random.Random(1)
+    names = [b"%0200d" % number for number in range(1000)]
+    there = MemoryNodes()
+    below: list[Entry] = []
+    for number in range(12):  # 12 nodes of about 250 kB
+        files = [file(name, rng.randbytes(8)) for name in names]
+        tree = put(there, with_entries(EMPTY_DIRECTORY, files))
+        below.append(subdirectory(there, b"%02d" % number, tree))
+    top = Manifest(put(there, with_entries(EMPTY_DIRECTORY, below)), there)
+    here = MemoryNodes()
+    fetching = NodeFetch(TOKEN, top.tree, here)
+    asked = 0
+    while isinstance(request := fetching.next_request(), wire.AskNodes):
+        asked += 1
+        fetching.take_nodes(answer_nodes(top, request.digests))
+    fetching.settle()
+    assert asked > 3
+    assert top.tree in here
 
 
 def test_an_edit_in_each_of_many_directories_costs_a_fraction_of_their_nodes() -> None:
