@@ -8,6 +8,7 @@ whoever needs what is inside can walk it, and who moves it whole need not.
 from collections.abc import Iterator
 from itertools import compress, repeat
 from operator import ne
+from typing import NamedTuple
 
 import msgspec
 
@@ -40,8 +41,11 @@ class DirectoryDiff(msgspec.Struct, frozen=True):
     changed: tuple[tuple[Entry, Entry], ...]
 
 
-class _Pair(msgspec.Struct, frozen=True):
-    path: bytes
+class _Pair(NamedTuple):
+    """A directory that differs: its name, and how long the path above it is, which leads its own."""
+
+    name: bytes
+    above: int
     old: Digest | None
     new: Digest
 
@@ -54,27 +58,30 @@ def diff(old: Manifest | None, new: Manifest) -> Iterator[DirectoryDiff]:
     """
     if old is not None and old.tree == new.tree:
         return
-    stack = [iter((_Pair(b"", old.tree if old is not None else None, new.tree),))]
+    stack = [iter((_Pair(b"", 0, old.tree if old is not None else None, new.tree),))]
+    path = b""
     while stack:
         pair = next(stack[-1], None)
         if pair is None:
             stack.pop()
             continue
+        path = path[: pair.above] + pair.name
         before = None if old is None or pair.old is None else old.directory(pair.old)
-        one, below = _compare(pair, before, new.directory(pair.new))
+        one, below = _compare(path, before, new.directory(pair.new), pair.new)
         yield one
+        path += b"/" if path else b""
         stack.append(iter(below))
 
 
 def _compare(
-    pair: _Pair, old: Directory | None, new: Directory
+    path: bytes, old: Directory | None, new: Directory, tree: Digest
 ) -> tuple[DirectoryDiff, list[_Pair]]:
     olds = old.entries if old is not None else ()
     # Most are equal and in the same place: looking for all of them by name takes twice as long.
     differs = [*map(ne, olds, new.entries)]
     differs += repeat(True, max(len(olds), len(new.entries)) - len(differs))
     before = {entry.name: entry for entry in compress(olds, differs)}
-    prefix = pair.path + b"/" if pair.path else b""
+    above = len(path) + 1 if path else 0
     added: list[Entry] = []
     changed: list[tuple[Entry, Entry]] = []
     below: list[_Pair] = []
@@ -84,11 +91,11 @@ def _compare(
             added.append(entry)
         elif isinstance(was, Subdirectory) and isinstance(entry, Subdirectory):
             if was.tree != entry.tree:
-                below.append(_Pair(prefix + entry.name, was.tree, entry.tree))
+                below.append(_Pair(entry.name, above, was.tree, entry.tree))
         elif was != entry:
             changed.append((was, entry))
     removed = tuple(before.values())
-    diff = DirectoryDiff(pair.path, old, new, pair.new, removed, tuple(added), tuple(changed))
+    diff = DirectoryDiff(path, old, new, tree, removed, tuple(added), tuple(changed))
     return diff, below
 
 

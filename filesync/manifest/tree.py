@@ -240,15 +240,19 @@ class Manifest(msgspec.Struct, frozen=True):
 
         A directory comes before what is in it; names ascend within a directory.
         """
-        stack: list[tuple[bytes, Iterator[Entry]]] = [(b"", iter(self.root.entries))]
+        # Of each directory on the way only how long its path is: all of them may be gigabytes.
+        stack: list[tuple[int, Iterator[Entry]]] = [(0, iter(self.root.entries))]
+        prefix = b""
         while stack:
-            prefix, entries = stack[-1]
+            length, entries = stack[-1]
+            prefix = prefix[:length]
             for entry in entries:
                 path = prefix + entry.name
                 yield path, entry
                 if isinstance(entry, Subdirectory):
                     below = iter(self.directory(entry.tree).entries)
-                    stack.append((path + b"/", below))
+                    prefix = path + b"/"
+                    stack.append((len(prefix), below))
                     break
             else:
                 stack.pop()

@@ -1,5 +1,6 @@
 """Diffs of manifests: what they say, what they cost, and that they can be applied."""
 
+import tracemalloc
 from collections.abc import Iterable
 
 import msgspec
@@ -260,3 +261,28 @@ def test_deep_trees_are_diffed_without_recursion() -> None:
     old, new = deep(b"1"), deep(b"2")
     assert sum(1 for _ in diff(old, new)) == 2001
     assert apply(nodes, old, diff(old, new)) == new.tree
+
+
+def test_a_walk_through_deep_trees_of_long_names_holds_one_path_of_them() -> None:
+    nodes = MemoryNodes()
+    depth, name = 1000, b"n" * 255
+
+    def deep(data: bytes) -> Manifest:
+        digest = put(nodes, with_entries(EMPTY_DIRECTORY, [file(b"f", data)]))
+        for _ in range(depth):
+            entry = subdirectory(nodes, name, digest)
+            digest = put(nodes, with_entries(EMPTY_DIRECTORY, [entry]))
+        return Manifest(digest, nodes)
+
+    old, new = deep(b"1"), deep(b"2")
+    path = b"/".join([name] * depth)
+    tracemalloc.start()
+    try:
+        lengths = [len(change.path) for change in diff(old, new)]
+        walked = [len(one) for one, _ in new.walk()]
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert lengths == [max(0, number * 256 - 1) for number in range(depth + 1)]
+    assert walked == [*lengths[1:], len(path) + 2]
+    assert peak_bytes < 16 * len(path)

@@ -4,6 +4,7 @@ import os
 import socket
 import sqlite3
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.removing import remove_tree
 from filesync.disk.scanning import readfile, reading
 from filesync.disk.scanning import scan as scan_module
-from filesync.disk.scanning.listing import recent
+from filesync.disk.scanning.listing import names_in, recent
 from filesync.disk.scanning.readfile import is_kept
 from filesync.disk.scanning.scan import Excludes, Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS, StatCache, is_racy
@@ -31,6 +32,7 @@ from filesync.manifest import (
     Xattrs,
     group_name,
 )
+from tests.deep import dig
 
 Meddle = Callable[[Callable[[], object]], None]
 
@@ -715,3 +717,23 @@ def test_a_name_that_a_file_gets_while_it_is_scanned_is_one_of_its_names(tree: T
     found = tree.walk()
     links = [entry.link for entry in found.values() if isinstance(entry, File)]
     assert links == [group_name(b"a/f")] * 3
+
+
+@pytest.mark.parametrize(("depth", "name"), [(6000, "d"), (1100, "n" * 255)])
+def test_directories_that_are_too_deep_are_refused_before_all_of_them_are_entered(
+    tmp_path: Path, depth: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.close(dig(tmp_path, depth, name))
+    entered = 0
+
+    def list_names(fd: int) -> Iterator[tuple[bytes, "os.DirEntry[str]"]]:
+        nonlocal entered
+        entered += 1
+        return names_in(fd)
+
+    monkeypatch.setattr(scan_module, "names_in", list_names)
+    with pytest.raises(StoreError, match="inside each other"):
+        scan(tmp_path, MemoryNodes())
+    assert entered < 4001
+    assert entered < depth
+    subprocess.run(["rm", "-rf", tmp_path / name], check=True)

@@ -40,8 +40,11 @@ from filesync.manifest import (
     canonical_links,
     grow,
 )
+from filesync.manifest.node import MAX_DEPTH
 from filesync.manifest.store import batched
 
+MAX_PATHS_BYTES: Final = 128 << 20
+"""Bound on the paths of directories inside each other, together: all of them are held at once."""
 _THREADS: Final = 2
 _NOT_NOTED: Final = (0, 0, 0)
 MAX_SPARED: Final = 1024
@@ -234,6 +237,7 @@ class _Scan:
 
     def expand(self, at: _At) -> Expansion[_At]:
         """Read one directory; its subdirectories are left for later."""
+        _check_depth(at.path)
         try:
             fd = self._handles.open(at.path)
         except StoreError as exc:
@@ -364,6 +368,19 @@ class _Scan:
                 self._cache.keep(path, seen, inode)
         self._spared.clear()
         self._spares_changed = False
+
+
+def _check_depth(path: bytes) -> None:
+    """Refuse a directory that is too deep, before those below it are entered, too.
+
+    Raises:
+        MalformedManifest: it is.
+    """
+    depth = path.count(b"/") + bool(path)
+    if depth >= MAX_DEPTH or depth * len(path) > 2 * MAX_PATHS_BYTES:
+        raise MalformedManifest(
+            f"more than {MAX_DEPTH} directories inside each other, or fewer with long names"
+        )
 
 
 def _telling(watcher: Watcher | None) -> Callable[[_At, Digest], None] | None:
