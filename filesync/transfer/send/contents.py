@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -30,6 +30,20 @@ class Listed(NamedTuple):
     entries: tuple[Entry, ...]
 
 
+Decoded = Callable[[Digest], tuple[Entry, ...]]
+"""The entries of a directory's node."""
+
+
+def decoded_of(nodes: Nodes) -> Decoded:
+    """Return what has the entries of directories in ``nodes``, of a few of them decoded already."""
+
+    @lru_cache(_HOT_DIRECTORIES)
+    def decoded(tree: Digest) -> tuple[Entry, ...]:
+        return Manifest(tree, nodes).root.entries
+
+    return decoded
+
+
 class Contents:
     """The files of some directories by content digest. For several threads at once.
 
@@ -39,17 +53,18 @@ class Contents:
     for one after another.
     """
 
-    def __init__(self, nodes: Nodes, directories: Iterable[Listed]) -> None:
-        """List ``directories``, whose nodes are in ``nodes``.
+    def __init__(
+        self, nodes: Nodes, directories: Iterable[Listed], *, decoded: Decoded | None = None
+    ) -> None:
+        """List ``directories``, whose nodes are in ``nodes``; ``decoded`` may be shared.
 
         Raises:
             MalformedManifest: they have more than 2^32 names.
         """
-        self._nodes = nodes
+        self._decoded = decoded or decoded_of(nodes)
         self._paths: list[bytes] = []
         self._trees: list[Digest] = []
         self._firsts = array("Q")
-        self._entries = lru_cache(_HOT_DIRECTORIES)(self._decode)
         self._keys = _sorted(self._list(directories))
 
     def find(self, digest: Digest) -> Place | None:
@@ -58,7 +73,7 @@ class Contents:
         at = bisect_left(self._keys, prefix)
         while at < len(self._keys) and (ordinal := self._keys[at] - prefix) >> 32 == 0:
             number = bisect_right(self._firsts, ordinal) - 1
-            entry = self._entries(number)[ordinal - self._firsts[number]]
+            entry = self._decoded(self._trees[number])[ordinal - self._firsts[number]]
             if isinstance(entry, File) and entry.digest == digest:
                 return Place(self._paths[number], entry)
             at += 1
@@ -77,9 +92,6 @@ class Contents:
             if ordinal >> _ORDINAL_BITS:
                 raise MalformedManifest("a tree of more names than can be offered")
 
-    def _decode(self, number: int) -> tuple[Entry, ...]:
-        return Manifest(self._trees[number], self._nodes).root.entries
-
 
 class GrowingContents:
     """The contents of directories that come one after another. For several threads at once.
@@ -89,12 +101,14 @@ class GrowingContents:
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
+        # One for all segments: with one each they would hold the whole tree, decoded.
+        self._decoded = decoded_of(nodes)
         self._segments: list[Contents] = []
         self._hint = 0
 
     def add(self, directories: Iterable[Listed]) -> None:
         """Add what came next; many directories at once, since each time costs each search."""
-        self._segments.append(Contents(self._nodes, directories))
+        self._segments.append(Contents(self._nodes, directories, decoded=self._decoded))
 
     def find(self, digest: Digest) -> Place | None:
         """Return a file that has this content, or None if none that came has it."""

@@ -1,3 +1,5 @@
+import tracemalloc
+
 from hypothesis import given
 
 from filesync.digest import Digest, digest_of
@@ -12,7 +14,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.transfer.send.contents import Contents, directories_of
+from filesync.transfer.send.contents import Contents, GrowingContents, Listed, directories_of
 from tests.unit.made import file
 from tests.unit.test_overlay import Shape, manifest, shapes
 
@@ -81,3 +83,23 @@ def test_whatever_is_found_is_there_and_all_that_is_there_is_found(shape: Shape)
             assert tree.find(place.directory + b"/" + place.file.name) == place.file
         assert tree.find(path) == entry
     assert contents.find(digest_of(b"another")) is None
+
+
+def test_of_a_growing_tree_few_directories_are_held_decoded_however_many_are_looked_into() -> (
+    None
+):
+    nodes = MemoryNodes()
+    contents = GrowingContents(nodes)
+    for number in range(400):
+        files = [file(b"%d" % n, b"%d %d" % (number, n)) for n in range(50)]
+        directory = with_entries(EMPTY_DIRECTORY, files)
+        tree = put(nodes, directory)
+        contents.add([Listed(b"%d" % number, tree, directory.entries)])
+    tracemalloc.start()
+    try:
+        for number in range(400):
+            assert contents.find(digest_of(b"%d 7" % number)) is not None
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < 100 * 50 * 300  # entries, of bytes each
