@@ -395,7 +395,9 @@ async def _serve(server: "TreeServer", plane: "DataPlane", until_eof: bool) -> N
     import asyncio
 
     from filesync.lifetime import wait_for_end
+    from filesync.transfer.threads import take_threads_for_many
 
+    take_threads_for_many()
     async with plane:
         server.use(plane)
         ending = asyncio.create_task(wait_for_end(until_eof=until_eof))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Final, ParamSpec, TypeVar
 
@@ -16,6 +17,19 @@ CUTTING: Final = Lock()
 FastCDC lets go of the interpreter's lock for each piece: threads that cut at once would hand it to
 and fro, for five times the CPU time.
 """
+
+
+BUSY_THREADS: Final = 64
+
+
+def take_threads_for_many() -> None:
+    """Have ``in_thread`` of this loop not wait for others' long calls; before its first.
+
+    A loop has four threads more than there are processors: as many scans of large trees that
+    others ask for would have all else wait for their end.
+    """
+    threads = ThreadPoolExecutor(BUSY_THREADS, thread_name_prefix="filesync")
+    asyncio.get_running_loop().set_default_executor(threads)
 
 
 async def until_done(

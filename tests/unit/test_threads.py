@@ -6,7 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from filesync.transfer.threads import acquired, in_thread, until_done, while_wanted
+from filesync.transfer.threads import (
+    acquired,
+    in_thread,
+    take_threads_for_many,
+    until_done,
+    while_wanted,
+)
 from filesync.wanted import check_wanted, until_given_up
 from tests.unit.cancelling import Held, cancel_during
 
@@ -195,3 +201,20 @@ def test_what_nobody_waits_for_does_not_end_what_somebody_does() -> None:
         return await while_wanted(work)
 
     assert asyncio.run(main()) == 7
+
+
+def test_long_calls_of_many_peers_do_not_keep_the_threads_from_others() -> None:
+    go = threading.Event()
+
+    async def main() -> None:
+        take_threads_for_many()
+        long = [asyncio.create_task(in_thread(go.wait)) for _ in range(40)]
+        try:
+            async with asyncio.timeout(10):
+                assert await in_thread(lambda: "short") == "short"
+            assert not any(task.done() for task in long)
+        finally:
+            go.set()
+            await asyncio.gather(*long)
+
+    asyncio.run(main())
