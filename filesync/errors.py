@@ -53,9 +53,17 @@ class UnexpectedMessage(PeerError):
 
 
 class ContentCorrupt(PeerError):
-    """A peer's bytes do not have the digest they were asked for by."""
+    """A peer's bytes do not have the digest they were asked for by.
+
+    Attributes:
+        path: of the file that they are of, from the updated root on; b"" where it is not known.
+    """
 
     code = "content-corrupt"
+
+    def __init__(self, detail: str, path: bytes = b"") -> None:
+        super().__init__(detail)
+        self.path = path
 
 
 class MalformedManifest(PeerError):

@@ -53,14 +53,14 @@ class Attempts:
                 raise error
             self._has_made_room = True
             return
-        path = error.path if isinstance(error, SourceChanged) else b""
+        path = error.path
         self._spoilt[path] += 1
         count = self._spoilt.total()
         if count >= MAX_ATTEMPTS:
             raise error
         if self._spoilt[path] < MAX_SPOILT and (count < PATIENT_ATTEMPTS or not path):
             return
-        rule = literal(path) if path else None
+        rule = literal(path) if path and path not in self.left_out else None
         if rule is None:
             raise error
         self.left_out.append(path)
@@ -88,16 +88,15 @@ def changes_of(part: Part) -> Iterator[None]:
     """
     try:
         yield
-    except SourceChanged as exc:
+    except (SourceChanged, ContentCorrupt) as exc:
         if not exc.path or not part.prefix:
             raise
-        raise SourceChanged(exc.detail, part.prefix + exc.path) from exc
+        raise type(exc)(str(exc), part.prefix + exc.path) from exc
     except Refused as exc:
-        if exc.reason == SourceChanged.code:
-            path = part.prefix + exc.path if exc.path else b""
-            raise SourceChanged(exc.detail, path) from exc
-        if exc.reason == ContentCorrupt.code:
-            raise ContentCorrupt(exc.detail) from exc
+        path = part.prefix + exc.path if exc.path else b""
+        for kind in (SourceChanged, ContentCorrupt):
+            if exc.reason == kind.code:
+                raise kind(exc.detail, path) from exc
         if exc.reason == RoomMade.code:
             raise RoomMade(str(exc)) from exc
         raise

@@ -50,7 +50,7 @@ import msgspec
 
 from filesync.decoding import UNDECODABLE
 from filesync.digest import WireDigest
-from filesync.errors import FilesyncError, MalformedMessage, SourceChanged
+from filesync.errors import ContentCorrupt, FilesyncError, MalformedMessage, SourceChanged
 from filesync.transfer.flow import Compress
 
 VERSION: Final = 4
@@ -247,7 +247,7 @@ class Call(_Message, frozen=True, tag="call"):
 
 def error_path(error: FilesyncError) -> bytes:
     """Return what goes into the ``path`` of a message about ``error``; nothing if it is too long."""
-    path = error.path if isinstance(error, SourceChanged) else b""
+    path = error.path if isinstance(error, SourceChanged | ContentCorrupt) else b""
     return path if len(path) <= MAX_ERROR_PATH_BYTES else b""
 
 
@@ -256,7 +256,7 @@ class Reply(_Message, frozen=True, tag="reply"):
 
     Attributes:
         more: further parts of the payload follow; the last has the body.
-        path: of the file that the error is about: of one that changed as it was read.
+        path: of the file that the error is about: that changed as it was read, or came out wrong.
     """
 
     call: CallId

@@ -521,14 +521,32 @@ def test_a_file_that_changes_once_while_it_is_read_is_read_again(
 def test_a_file_that_never_rests_is_an_error_that_names_it(tree: Tree, meddle: Meddle) -> None:
     path = tree.root / "f"
     path.touch()
+    meddle(lambda: path.write_bytes(os.urandom(8 + path.stat().st_size)))
+    with pytest.raises(SourceChanged, match="'f' changed"):
+        tree.scan()
+
+
+@pytest.mark.parametrize("size", [0, 10, 3 << 20, 17 << 20])
+def test_a_file_that_grows_all_the_while_is_taken_as_it_was_when_it_was_begun(
+    tree: Tree, meddle: Meddle, size: int
+) -> None:
+    path = tree.root / "f"
+    path.write_bytes(b"a" * size)
+    grown: list[int] = []
 
     def grow() -> None:
         with path.open("ab") as file:
-            file.write(b"b")
+            file.write(b"b" * 1000)
+        grown.append(path.stat().st_mtime_ns)
 
     meddle(grow)
-    with pytest.raises(SourceChanged, match="'f' changed"):
-        tree.scan()
+    tree.scan()
+    file = tree.walk()[b"f"]
+    assert isinstance(file, File)
+    times = (file.size - size) // 1000
+    assert file.mtime_ns == grown[times - 1]
+    assert file.digest == digest_of(b"a" * size + b"b" * 1000 * times)
+    assert times < len(grown) <= 3  # it is not read again and again
 
 
 @pytest.mark.parametrize("size", [2 << 20, 17 << 20])

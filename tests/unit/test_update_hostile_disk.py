@@ -76,7 +76,7 @@ def changed(target: int, request: int, source: int) -> int:
     return 0
 
 
-@pytest.mark.parametrize("clone", [nothing, half, longer, changed])
+@pytest.mark.parametrize("clone", [nothing, half, changed])
 def test_a_clone_that_is_not_the_file_is_fetched_instead(
     clone: Clone, trees: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +88,17 @@ def test_a_clone_that_is_not_the_file_is_fetched_instead(
     assert scanned(root).tree == target.tree
     assert [path.read_bytes() for path in sorted(root.iterdir())] == [LARGE, LARGE + b"b"]
     assert len(done.fetched) == 2
+
+
+def test_a_clone_of_what_has_grown_is_cut(
+    trees: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, source, other = trees
+    clones(monkeypatch, longer)
+    target = scanned(source)
+    local = [LocalTree(scanned(other), other)]
+    assert update(root, source, basis=None, target=target, local=local).fetched == []
+    assert scanned(root).tree == target.tree
 
 
 @pytest.mark.needs("root")

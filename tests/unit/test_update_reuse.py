@@ -35,8 +35,8 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def grow(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b" and more")
+def shrink(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
 
 
 def become_a_fifo(path: Path) -> None:
@@ -44,7 +44,7 @@ def become_a_fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.parametrize("change", [grow, become_a_fifo])
+@pytest.mark.parametrize("change", [shrink, become_a_fifo])
 @pytest.mark.parametrize("old", ["old", "gone/old"])
 def test_an_old_file_that_has_changed_since_the_scan_is_not_renamed(
     root: Path, source: Path, old: str, change: Callable[[Path], None]
@@ -55,6 +55,18 @@ def test_an_old_file_that_has_changed_since_the_scan_is_not_renamed(
     change(root / old)
     done = update(root, source, basis=basis, target=target)
     assert [wanted.size for wanted in done.fetched] == [len(b"content")]
+    assert scanned(root).tree == target.tree
+
+
+@pytest.mark.parametrize("old", ["old", "gone/old"])
+def test_of_an_old_file_that_has_grown_since_the_scan_what_it_was_is_copied(
+    root: Path, source: Path, old: str
+) -> None:
+    build(root, [MakeFile(old, b"content")])
+    build(source, [MakeFile("new", b"content")])
+    basis, target = scanned(root), scanned(source)
+    (root / old).write_bytes(b"content and more")
+    assert update(root, source, basis=basis, target=target).fetched == []
     assert scanned(root).tree == target.tree
 
 

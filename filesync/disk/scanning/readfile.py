@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from filesync.descriptors import HOW, are_used_up
 from filesync.digest import EMPTY, Digest, digest_of
-from filesync.disk.content import read_buffer
+from filesync.disk.content import hash_file, read_buffer
 from filesync.disk.handles import READ_FLAGS, shown
 from filesync.disk.scanning.listing import CTIME, MTIME, SIZE, Stamp, stamp_of
 from filesync.errors import SourceChanged, StoreError, Unreadable
@@ -199,7 +199,7 @@ def same_file(a: os.stat_result, b: os.stat_result) -> bool:
 def _read_open(fd: int, path: bytes, beside: Callable[[int], Beside | None] | None) -> Content:
     before = os.fstat(fd)
     bytes_read = 0
-    for _ in range(MAX_TRIES):
+    for number in range(MAX_TRIES):
         if not stat.S_ISREG(before.st_mode):
             raise Gone
         other = beside(before.st_size) if beside is not None else None
@@ -212,6 +212,10 @@ def _read_open(fd: int, path: bytes, beside: Callable[[int], Beside | None] | No
             if size == after.st_size and same_file(before, after):
                 found = digest
                 return Content(after, digest, xattrs, bytes_read)
+            if number and size < after.st_size and hash_file(fd, size) == digest:
+                # It grows all the while, as logs do. What it was when it was begun is still there.
+                found = digest
+                return Content(before, digest, xattrs, bytes_read + size)
             before = after
         finally:
             if other is not None:
@@ -220,12 +224,12 @@ def _read_open(fd: int, path: bytes, beside: Callable[[int], Beside | None] | No
 
 
 def _digest(fd: int, size: int, other: Beside | None) -> tuple[Digest, int]:
-    """Return the digest and length of what ``fd`` has; reads no further than a little past ``size``.
+    """Return the digest and length of the first ``size`` bytes of ``fd``, or of all that it has.
 
-    A file that grows without end must not be read without end. ``other`` is shown each block.
+    ``other`` is shown each block.
     """
     if size < READ_BYTES:
-        data = os.pread(fd, size + 1, 0)
+        data = os.pread(fd, size, 0)
         if other is not None:
             other.begin(memoryview(data))
             other.finish()
@@ -243,10 +247,10 @@ def _digest(fd: int, size: int, other: Beside | None) -> tuple[Digest, int]:
 
 
 def _read_on(fd: int, size: int) -> Iterator[memoryview]:
-    """Yield what ``fd`` has, each block until the next one is asked for."""
+    """Yield ``size`` bytes of ``fd``, or what it has, each block until the next one is asked for."""
     buffer = read_buffer(READ_BYTES)
     at = 0
-    while at <= size and (count := os.preadv(fd, [buffer], at)):
+    while at < size and (count := os.preadv(fd, [buffer[: size - at]], at)):
         yield buffer[:count]
         at += count
 
@@ -255,13 +259,13 @@ def _read_ahead(fd: int, size: int) -> Iterator[memoryview]:
     """As ``_read_on``, the next block read by a thread: reading costs as much as hashing."""
     this, other = read_buffer(_AHEAD_BYTES), read_buffer(_AHEAD_BYTES)
     with ThreadPoolExecutor(1) as thread:
-        at, reading = 0, thread.submit(os.preadv, fd, [this], 0)
+        at, reading = 0, thread.submit(os.preadv, fd, [this[:size]], 0)
         while count := reading.result():
             check_wanted()
             at += count
-            if at <= size:
-                reading = thread.submit(os.preadv, fd, [other], at)
+            if at < size:
+                reading = thread.submit(os.preadv, fd, [other[: size - at]], at)
             yield this[:count]
-            if at > size:
+            if at >= size:
                 return
             this, other = other, this

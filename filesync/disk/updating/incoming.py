@@ -119,10 +119,13 @@ class Incoming:
 
     def write_small(self, batch: Sequence[tuple[WantedFile, Data]]) -> None:
         """Verify and write whole files."""
-        for (_, digest, size, _), data in batch:
+        for wanted, data in batch:
+            _, digest, size, _ = wanted
             if len(data) != size or blake3(data).digest() != digest:
+                place, entry, *_ = self._find_pending(wanted)
                 raise ContentCorrupt(
-                    f"{len(data)} bytes that came for {short(digest)} are not it"
+                    f"{len(data)} bytes that came for {short(digest)} are not it",
+                    below(place.path, entry.name),
                 )
         rest = iter(batch)
         one = next(rest, None)

@@ -150,7 +150,8 @@ class LargeFile:
                 self._close(keep=False)
                 raise ContentCorrupt(
                     f"{shown(self._path)} has the digest {short(actual)}, "
-                    f"not {short(entry.digest)}"
+                    f"not {short(entry.digest)}",
+                    self._path,
                 )
             self._place(self._new)
         finally:

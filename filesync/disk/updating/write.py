@@ -149,8 +149,8 @@ class Maker:
             False, with nothing made, when its content is not ``entry``'s.
         """
         status = os.fstat(source)
-        if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
-            return False
+        if not stat.S_ISREG(status.st_mode) or status.st_size < entry.size:
+            return False  # of what has only grown, what it was is there
         if entry.size <= PIECE_BYTES:
             data = read_piece(source, 0, entry.size)
             if len(data) != entry.size or blake3(data).digest() != entry.digest:
@@ -161,12 +161,12 @@ class Maker:
             return True
         new = self._open_beside(entry)
         try:
-            if not self._clone(source, new.fd):
+            if self._clone(source, new.fd):
+                os.ftruncate(new.fd, entry.size)  # it is as long as the source is by now
+            else:
                 copy_sparse(source, new.fd, entry.size, on_copied=on_copied)
-            # What was written is read again: the source may change while it is copied. A clone
-            # is as long as the source is by then.
-            is_whole = os.fstat(new.fd).st_size == entry.size
-            if not is_whole or hash_file(new.fd, entry.size) != entry.digest:
+            # What was written is read again: the source may change while it is copied.
+            if hash_file(new.fd, entry.size) != entry.digest:
                 self.discard(new, keep=False)
                 return False
             self.place(new, place, dirfd)

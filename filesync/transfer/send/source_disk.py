@@ -15,6 +15,7 @@ from filesync.disk.content import read_piece, reading
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles, shown
 from filesync.disk.scanning.listing import fitting
 from filesync.errors import SourceChanged, StoreError, Unavailable
+from filesync.manifest import File
 from filesync.transfer.coding import chunking, delta, recipe
 from filesync.transfer.coding.recipe import (
     MAX_SEGMENT_BYTES,
@@ -86,7 +87,8 @@ class SourceTree:
             list_contents: returns what may be read; called once.
             recent: contents that need not be read again; all of them may be read.
             recipes: of contents that need not be cut again; gets those that were cut.
-            is_live: others may write to the files: one of another time than is listed has changed.
+            is_live: others may write to the files: one of another time than is listed has changed,
+                unless it has grown.
                 A tree of ours may be listed with times that its files do not have.
         """
         self.root = root
@@ -227,10 +229,19 @@ class SourceTree:
 
     def _open(self, handles: DirectoryHandles, place: Place) -> int:
         fd = with_room(_open, handles, place)
-        if self._is_live and fitting(os.fstat(fd).st_mtime_ns) != place.file.mtime_ns:
+        if not self._is_as_listed(os.fstat(fd), place.file):
             os.close(fd)
             raise _changed(place)
         return fd
+
+    def _is_as_listed(self, status: os.stat_result, file: File) -> bool:
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        if not self._is_live:
+            return status.st_size == file.size
+        # What has only grown, as logs do, is still there as it was; who gets it proves that.
+        is_same = fitting(status.st_mtime_ns) == file.mtime_ns and status.st_size == file.size
+        return is_same or status.st_size > file.size
 
     @contextmanager
     def _handles(self) -> Iterator[DirectoryHandles]:
@@ -263,18 +274,13 @@ class SourceTree:
 def _open(handles: DirectoryHandles, place: Place) -> int:
     directory, file = place
     try:
-        fd = os.open(file.name, READ_FLAGS, dir_fd=handles.open(directory))
+        return os.open(file.name, READ_FLAGS, dir_fd=handles.open(directory))
     except (OSError, StoreError) as exc:
         cause = exc if isinstance(exc, OSError) else exc.__cause__
         if isinstance(cause, OSError) and cause.errno in _CHANGED:
             raise _changed(place) from exc
         why = exc.strerror if isinstance(exc, OSError) else exc
         raise Unavailable(f"{_shown(place)} cannot be read: {why}") from exc
-    status = os.fstat(fd)
-    if status.st_size != file.size or not stat.S_ISREG(status.st_mode):
-        os.close(fd)
-        raise _changed(place)
-    return fd
 
 
 def _read_into(fd: int, view: memoryview, offset: int, place: Place) -> None:

@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
+each_read = pytest.mark.parametrize(
     "read",
     [
         lambda source: source.read([(digest_of(CONTENT), 0, 9)]),
@@ -41,6 +41,9 @@ def path(tmp_path: Path) -> Path:
     ],
     ids=["one range", "ranges", "recipe"],
 )
+
+
+@each_read
 def test_a_file_of_the_same_size_and_another_time_has_changed(path: Path, read: Read) -> None:
     source = scanned(path.parents[1], is_live=True)
     with path.open("r+b") as file:
@@ -56,4 +59,27 @@ def test_what_nobody_else_writes_to_may_be_listed_with_other_times(path: Path) -
     source = scanned(path.parents[1], is_live=False)
     os.utime(path, ns=(0, 1))
     assert source.read([(digest_of(CONTENT), 0, 9)]) == CONTENT[:9]
+    source.close()
+
+
+@each_read
+def test_what_has_grown_is_there_as_it_was(path: Path, read: Read) -> None:
+    source = scanned(path.parents[1], is_live=True)
+    before = read(source)
+    with path.open("ab") as file:
+        file.write(b" and more" * 1000)
+    os.utime(path, ns=(0, 1))
+    assert read(source) == before
+    source.close()
+
+
+@each_read
+@pytest.mark.parametrize(("is_live", "size"), [(True, len(CONTENT) - 1), (False, 1 << 20)])
+def test_what_is_shorter_has_changed_and_what_nobody_else_writes_to_does_not_grow(
+    path: Path, read: Read, is_live: bool, size: int
+) -> None:
+    source = scanned(path.parents[1], is_live=is_live)
+    os.truncate(path, size)
+    with pytest.raises(SourceChanged):
+        read(source)
     source.close()
