@@ -129,9 +129,8 @@ class Held:
         # Who takes most often has what was there; who has not waits no longer for the index.
         self.recent.is_enough = self.recent.has_all
         written = found.written_by(writer, self.nodes)
-        is_same = (
-            written.manifest.tree == found.manifest.tree
-        )  # else the directories are others
+        # Else the directories are others than whoever asks has had.
+        is_same = written.manifest.tree == found.manifest.tree
         remaining = Edited(edits.files, remains=edits.remains)
         self.edits = edits.told(self.nodes) if is_same else remaining
         return written
