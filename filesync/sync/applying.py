@@ -71,6 +71,7 @@ class Update(_Noted):
         caches: Path | None,
         on_copied: Callable[[int], None] | None = None,
         goes_on: bool = True,
+        passes_over: bool = True,
     ) -> None:
         self._place, self._caches = place, caches
         super().__init__(
@@ -86,6 +87,7 @@ class Update(_Noted):
             groups=_groups(),
             root_times=not plan.is_of_names,
             goes_on=goes_on,
+            passes_over=passes_over,
         )
 
 

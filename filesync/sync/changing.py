@@ -1,8 +1,9 @@
 """Sources that change while they are synced: what is tried again, and what is left as it was.
 
 A change is found where a file is read and found to be another than was scanned, or where what
-arrives has not the digest that was scanned. The sync is begun again then: what has arrived is found
-by its scan and does not travel twice, and what has changed is scanned as it is now. A file that
+arrives has not the digest that was scanned. A small file is passed over then, if nothing else is to be
+made of it, and all else is done before the sync is begun again. Of others it is begun again at once.
+What has arrived is found by the next scan and does not travel twice, and what has changed is scanned as it is now. A file that
 spoils attempt after attempt is left out, and alone at the destination, so that all others arrive.
 Where many are written to all the while, each costs an attempt, so that the others do arrive.
 """
@@ -26,6 +27,8 @@ PATIENT_ATTEMPTS: Final = 12
 """Later ones are spoilt once by one file: there are many that change."""
 MAX_SPOILT: Final = 2
 """Attempts that one file may spoil, of the patient ones."""
+MAX_PARTIAL: Final = 3
+"""Attempts that are done but for files that had changed by then."""
 
 
 class Attempts:
@@ -41,6 +44,12 @@ class Attempts:
         self.left_out: list[bytes] = []
         self._spoilt: Counter[bytes] = Counter()
         self._has_made_room = False
+        self._partial = 0
+
+    def is_worth_another(self) -> bool:
+        """Say whether to begin again after an attempt that is done but for files that had changed."""
+        self._partial += 1
+        return self._partial < MAX_PARTIAL
 
     def note(self, error: SourceChanged | ContentCorrupt | RoomMade) -> None:
         """Take note that a change, or a disk that was full, has spoilt the last one.

@@ -189,6 +189,7 @@ class _Sync:
         with making_room(update):
             done = _made(update, top)
         self._note(at, update, done)
+        self.stats.note_changing(update.passed_over, prefix=part.prefix)
 
     def _copy_growing(self, at: int, place: Place) -> None:
         """Copy a source into what is empty, while it is scanned."""
@@ -240,8 +241,9 @@ class _Sync:
 def _made(update: Update, source: Manifest) -> UpdateStats:
     try:
         update.prepare()
-        if (missing := next(update.wanted(), None)) is not None:
-            raise _changed(source, missing.digest)
+        for missing in update.wanted():
+            if not update.pass_over(missing):
+                raise _changed(source, missing.digest)
         return update.finish()
     except BaseException:
         update.abort()

@@ -1,7 +1,6 @@
 """One run of ``filesync sync``: from words to figures."""
 
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -73,15 +72,21 @@ def run(
             )
         attempts = Attempts(options)
         attempt = _remote if any(remote) or is_remote(dest) else _local
+        before = SyncStats()
         while True:
             try:
                 stats = attempt(sources, dest, attempts.options, shown)
             except (SourceChanged, ContentCorrupt, RoomMade) as exc:
                 attempts.note(exc)
                 log.info("begun again: reason=%s", exc)
-            else:
-                stats.changing = [os.fsdecode(path) for path in attempts.left_out]
-                return stats
+                continue
+            stats.add_work(before)
+            if stats.changing and attempts.is_worth_another():
+                log.info("begun again: changed=%d", len(stats.changing))
+                before = stats
+                continue
+            stats.note_changing(attempts.left_out)
+            return stats
 
 
 def _local(

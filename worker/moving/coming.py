@@ -137,6 +137,8 @@ class ComingUpdate:
         self.wanted = update.wanted
         self.read_basis = update.read_basis
         self.write_small = update.write_small
+        self.content_at = update.content_at
+        self.pass_over = update.pass_over
         self.finish = update.finish
         self.abort = update.abort
 

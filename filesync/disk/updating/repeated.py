@@ -103,7 +103,7 @@ class Repeated:
         Raises:
             OSError: this disk.
         """
-        if not self._is_awaited(place, entry):
+        if not self.is_awaited(place, entry):
             return True
         name = self._work.free_name()
         to = Place(b"", is_direct=True)
@@ -154,7 +154,8 @@ class Repeated:
             or is_below(first, self._twins)  # it leads to another file
         )
 
-    def _is_awaited(self, place: Place, entry: File) -> bool:
+    def is_awaited(self, place: Place, entry: File) -> bool:
+        """Say whether others are to be copies of a file, or links to it; if not, none will be."""
         if entry.link:
             return True
         with self._lock:

@@ -21,6 +21,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
+from filesync.digest import Digest
 from filesync.disk.handles import shown
 from filesync.disk.reserved import is_reserved
 from filesync.disk.updating.files import Files, Proved
@@ -39,7 +40,7 @@ from filesync.disk.updating.visits import Needs, Visits, count
 from filesync.disk.updating.work import Directories, WorkDirectory, storing
 from filesync.disk.updating.write import Data, Maker
 from filesync.errors import LocalError, MalformedManifest, StoreError
-from filesync.manifest import Manifest
+from filesync.manifest import File, Manifest
 
 __all__ = [
     "BasisFile",
@@ -84,6 +85,7 @@ class TreeUpdate:
         groups: frozenset[int] | None = None,
         root_times: bool = True,
         goes_on: bool = False,
+        passes_over: bool = False,
     ) -> None:
         """Touch nothing yet.
 
@@ -109,6 +111,7 @@ class TreeUpdate:
             goes_on: what is refused for one name alone (see ``refusals``) is left as it is, and
                 noted in ``refused``, and names that the file system cannot have are counted; else
                 either is an error. The root does not hold the target then.
+            passes_over: nor need it where a content turns out not to be had; see ``pass_over``.
 
         Raises:
             MalformedManifest: the target has one of our temporary names.
@@ -128,6 +131,8 @@ class TreeUpdate:
         self._metadata = Metadata(groups=groups)
         self._tally = Tally()
         self.refused = Refusals(goes_on=goes_on)
+        self.passed_over: list[bytes] = []
+        self._passes_over = passes_over
         self._visits.refused = self.refused.directories
         self.done: UpdateStats | None = None
         self.written_ns = (0, 0)
@@ -222,6 +227,21 @@ class TreeUpdate:
             StoreError: this disk.
         """
         return self._files_to_come.copy(wanted, source, on_copied)
+
+    def content_at(self, path: bytes) -> Digest | None:
+        """Return what the file ``path`` is to hold; None if it is none, or may not be passed over."""
+        entry = self._target.find(path) if self._passes_over else None
+        return entry.digest if isinstance(entry, File) else None
+
+    def pass_over(self, wanted: WantedFile) -> bool:
+        """Leave a file as it is, whose content is not to be had any more; ``passed_over`` has its path.
+
+        False if that may not be, as others are to be made of it. It was not opened, nor written.
+        """
+        path = self._files_to_come.pass_over(wanted) if self._passes_over else None
+        if path is not None:
+            self.passed_over.append(path)
+        return path is not None
 
     def open_large(self, wanted: WantedFile) -> LargeFile:
         """Return a file to be written in pieces, by one thread at a time.

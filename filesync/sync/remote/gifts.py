@@ -101,15 +101,20 @@ class Gifts:
             plan, unwritable = await in_thread(around_unwritable, place.root, plan, held.nodes)
             given = wire.Given()
             if not plan.is_done:
-                update = Update(place, plan, caches=self._caches, goes_on=request.goes_on)
+                update = Update(
+                    place,
+                    plan,
+                    caches=self._caches,
+                    goes_on=request.goes_on,
+                    passes_over=request.passes_over,
+                )
                 with making_room(update):
                     given = await self._fill(channel, request, update, told=told)
-            named = [path for path in plan.left_out if len(path) <= wire.MAX_PATH_BYTES]
-            named = named[: wire.MAX_NAMED]
+            named = wire.some_of(plan.left_out)
             shut = wire.named_of(unwritable)
             return msgspec.structs.replace(
                 given,
-                left_out=tuple(named),
+                left_out=named,
                 unnamed=len(plan.left_out) - len(named),
                 unwritable=shut,
                 unnamed_unwritable=len(unwritable) - len(shut),
@@ -186,6 +191,7 @@ class Gifts:
         log.info("given: peer=%s files=%d", channel.name, stats.files)
         assert update.done is not None  # it was finished, or there was an error
         refused = wire.named_of(update.refused.named)
+        changed = wire.some_of(update.passed_over)
         return wire.Given(
             update.done.created,
             update.done.deleted,
@@ -195,6 +201,8 @@ class Gifts:
             update.done.not_kept,
             refused=refused,
             unnamed_refused=update.refused.count - len(refused),
+            changed=changed,
+            unnamed_changed=len(update.passed_over) - len(changed),
         )
 
 

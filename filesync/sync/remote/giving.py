@@ -368,6 +368,7 @@ class Giving:
                 progress=self._progress is not None,
                 goes_on=True,
                 of_others=top.root.gid == OTHERS,
+                passes_over=True,
             )
             request = await in_thread(self._with_beginning, request, at, there, top)
             self._is_asked.set()
@@ -423,6 +424,9 @@ class Giving:
         stats = self.stats
         stats.note_refused(
             given.refused, prefix=self._parts[at].prefix, unnamed=given.unnamed_refused
+        )
+        stats.note_changing(
+            given.changed, prefix=self._parts[at].prefix, unnamed=given.unnamed_changed
         )
         stats.created += given.created
         stats.deleted += given.deleted

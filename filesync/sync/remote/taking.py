@@ -169,6 +169,7 @@ class _Taking:
             await self._pull(update, token, scanned.tree, told)
             refused = update.refused
             self.stats.note_refused(refused.named, prefix=part.prefix, unnamed=refused.unnamed)
+            self.stats.note_changing(update.passed_over, prefix=part.prefix)
 
     def _note_source(self, at: int, top: Manifest, scanned: wire.Scanned) -> None:
         self.stats.note_source(top, scanned.skipped)

@@ -20,7 +20,7 @@ What a connection has asked for and not dropped is closed when the connection is
 The rules for changing this file are those of ``filesync.transfer.wire``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Final
 
@@ -241,6 +241,11 @@ def named_of(paths: Mapping[bytes, int]) -> dict[bytes, int]:
     return dict(islice(named.items(), MAX_NAMED))
 
 
+def some_of(paths: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return as many of ``paths`` as go into a message."""
+    return tuple([path for path in paths if len(path) <= MAX_PATH_BYTES][:MAX_NAMED])
+
+
 class AskNodes(_Message, frozen=True, tag="ask-nodes"):
     """Send these nodes of a scanned tree. -> Nodes, with as many of them as go in one."""
 
@@ -355,6 +360,8 @@ class Give(_Message, frozen=True, tag="give"):
             them: they need not be asked for where that is so.
         remains: of large files that have changed, what they still have of what the place has: likewise.
         of_others: most of it, it seems, is of no group that who writes there is in.
+        passes_over: leave files as they are that turn out to be gone here, or to have changed, and
+            say which; else that is an error.
     """
 
     token: Token
@@ -370,6 +377,7 @@ class Give(_Message, frozen=True, tag="give"):
     edits: Edits | None = None
     remains: Edits | None = None
     of_others: bool = False
+    passes_over: bool = False
 
 
 class GiveGrowing(_Message, frozen=True, tag="give-growing"):
@@ -417,6 +425,8 @@ class Given(_Message, frozen=True, tag="given"):
             unnamed_unwritable: how many more there are.
         refused: names that stay as they are, as they cannot be changed, made or removed, and why;
             unnamed_refused: how many more there are. None but to who goes on.
+        changed: files that are as they were, as they have changed since they were scanned;
+            unnamed_changed: how many more there are. None but to who passes over them.
     """
 
     created: Count = 0
@@ -431,6 +441,8 @@ class Given(_Message, frozen=True, tag="given"):
     unnamed_unwritable: Count = 0
     refused: Reasons = {}
     unnamed_refused: Count = 0
+    changed: Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_NAMED)] = ()
+    unnamed_changed: Count = 0
 
 
 class Progressed(_Message, frozen=True, tag="progressed"):

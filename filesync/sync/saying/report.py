@@ -63,6 +63,8 @@ def notes(stats: SyncStats, *, delete: bool) -> list[str]:
         f"{path!r} changed each time it was read, and was left out; run again"
         for path in stats.changing
     ]
+    if more := stats.unnamed_changing:
+        lines.append(f"{more:,} more changed each time they were read, and were left out")
     lines += [
         f"{path!r} cannot be read: {why}{_about_pattern(path, why)}; it was left out"
         for path, why in stats.unreadable.items()

@@ -32,7 +32,7 @@ class SyncStats(msgspec.Struct):
         left_out: names of the source that are not at the destination, as a directory stands in
             their place and stays; left_out_paths: the first of them.
         changing: paths in the source that changed each time they were read, and were left as
-            they were at the destination.
+            they were at the destination; unnamed_changing: how many more there are.
         unreadable: paths in the source that could not be read, or sources that are not there, and
             why; they were left as they were at the destination, and nothing was deleted.
         unnamed: how many more could not be read.
@@ -60,6 +60,7 @@ class SyncStats(msgspec.Struct):
     left_out: int = 0
     left_out_paths: list[str] = []
     changing: list[str] = []
+    unnamed_changing: int = 0
     unreadable: dict[str, str] = {}
     unnamed: int = 0
     stuck: dict[str, str] = {}
@@ -82,6 +83,25 @@ class SyncStats(msgspec.Struct):
         self.left_out += len(paths) + unnamed
         named = paths[: max(MAX_NAMED - len(self.left_out_paths), 0)]
         self.left_out_paths += [os.fsdecode(prefix + path) for path in named]
+
+    def note_changing(
+        self, paths: Sequence[bytes], *, prefix: bytes = b"", unnamed: int = 0
+    ) -> None:
+        """Take note of what in a part was left as it is, as it changed in the source."""
+        named = paths[: max(MAX_NAMED - len(self.changing), 0)]
+        self.changing += [os.fsdecode(prefix + path) for path in named]
+        self.unnamed_changing += len(paths) - len(named) + unnamed
+
+    def add_work(self, before: "SyncStats") -> None:
+        """Count what an attempt ``before`` has done already, which this one completes."""
+        self.created += before.created
+        self.deleted += before.deleted
+        self.files += before.files
+        self.content_bytes += before.content_bytes
+        self.copied_bytes += before.copied_bytes
+        self.wire_in += before.wire_in
+        self.wire_out += before.wire_out
+        self.seconds += before.seconds
 
     def note_unreadable(
         self, unreadable: Mapping[bytes, int], *, prefix: bytes = b"", unnamed: int = 0

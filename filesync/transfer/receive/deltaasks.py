@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from filesync.digest import Digest
 from filesync.transfer.coding.delta import Pieces
 from filesync.transfer.receive.units import DeltaAsk, Gap, SignGaps
 from filesync.transfer.wire import MAX_ASK_ITEMS, MAX_DELTAS_BYTES, MAX_SIGNATURES
@@ -40,6 +41,22 @@ class DeltaAsks:
     def __len__(self) -> int:
         """Return how many asks there are, or will be of gaps that are not being signed yet."""
         return len(self._asks) + self._gap_bytes // MAX_DELTAS_BYTES
+
+    def drop(self, digest: Digest) -> list[Gap]:
+        """Return the gaps that are small files of this content; nobody will ask for them."""
+        dropped = [gap for gap in self._gaps if _is_of(gap, digest)]
+        self._gaps = deque(gap for gap in self._gaps if not _is_of(gap, digest))
+        self._gap_bytes -= sum(gap.size for gap in dropped)
+        asks: deque[DeltaAsk] = deque()
+        for ask in self._asks:
+            if gone := [gap for gap in ask.gaps if _is_of(gap, digest)]:
+                self._signed_bytes -= sum(gap.size for gap in gone)
+                dropped += gone
+                ask = DeltaAsk(ask.key, tuple(gap for gap in ask.gaps if gap not in gone))
+            if ask.gaps:
+                asks.append(ask)
+        self._asks = asks
+        return dropped
 
     def add(self, gap: Gap) -> None:
         """Take a gap that is to be asked for."""
@@ -101,3 +118,7 @@ class DeltaAsks:
         """Take back what was asked of one who has not answered; it is the next one."""
         self._asks.appendleft(ask)
         self._signed_bytes += ask.size
+
+
+def _is_of(gap: Gap, digest: Digest) -> bool:
+    return gap.work is None and gap.file.digest == digest

@@ -24,6 +24,7 @@ from filesync.transfer.receive.units import (
     Effect,
     FinishFile,
     NeedFiles,
+    PassOver,
     Piece,
     RebuildGaps,
     SignGaps,
@@ -113,11 +114,8 @@ class Effects:
 
     def _begin(self, effect: Effect) -> None:
         match effect:
-            case NeedFiles() if self._feed_from is not None:
-                # It may have to wait; what came before is written meanwhile.
-                self._run_beside(self._feed_by(self._feed_from), self._feeding)
             case NeedFiles():
-                self._disk.put_nowait(self._feed)
+                self._need_files()
             case StoreBatch():
                 self._queue_batch(effect)
             case StorePiece():
@@ -125,6 +123,8 @@ class Effects:
             case RebuildGaps():
                 one = self._decoded(effect.session, effect.data)
                 self._disk.put_nowait(partial(self._rebuild, effect, one))
+            case PassOver():
+                self._disk.put_nowait(partial(self._pass_over, effect))
             case CopyRanges():
                 self._queue_copies(effect)
             case FinishFile():
@@ -135,6 +135,12 @@ class Effects:
                 self._run_beside(self._sign(effect))
             case _:
                 assert_never(effect)
+
+    def _need_files(self) -> None:
+        if self._feed_from is None:
+            self._disk.put_nowait(self._feed)
+        else:  # it may have to wait; what came before is written meanwhile
+            self._run_beside(self._feed_by(self._feed_from), self._feeding)
 
     def _queue_batch(self, effect: StoreBatch) -> None:
         plain = [self._decoded(effect.session, part) for part in effect.parts]
@@ -322,6 +328,11 @@ class Effects:
         guilty = self._fetch.corrupt(effect.work)
         if guilty is not None:
             self._blame(guilty, error)
+
+    async def _pass_over(self, effect: PassOver) -> Event:
+        if not await self._in_thread(self._landing.pass_over, effect.files):
+            return partial(_fail, effect.error)
+        return partial(self._fetch.passed_over, len(effect.files))
 
     async def _cut_bases(self, effect: CutBases) -> Event:
         based = await self._in_thread(

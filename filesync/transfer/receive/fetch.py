@@ -32,6 +32,7 @@ from filesync.transfer.coding.delta import Pieces
 from filesync.transfer.coding.matching import Copy, Index
 from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES, Recipe
 from filesync.transfer.coding.remains import Remains, between
+from filesync.transfer.errors import Refused
 from filesync.transfer.flow import WINDOW_BYTES
 from filesync.transfer.receive.deltaasks import DeltaAsks
 from filesync.transfer.receive.gaps import (
@@ -55,6 +56,7 @@ from filesync.transfer.receive.units import (
     FinishFile,
     Gap,
     NeedFiles,
+    PassOver,
     Piece,
     RebuildGaps,
     RecipeAsk,
@@ -197,6 +199,25 @@ class Fetch:
             if isinstance(unit, Piece) and unit.work.only == session:
                 unit.work.only = None
 
+    def drop(self, digest: Digest, error: Refused) -> bool:
+        """Have the small files of this content passed over, which nobody has any more.
+
+        ``error`` says so. False if there are none that no session has wanted.
+        """
+        dropped = [gap.file for gap in self._deltas.drop(digest)]
+        units: deque[Unit] = deque()
+        for unit in self._units:
+            if isinstance(unit, Batch) and any(file.digest == digest for file in unit.files):
+                dropped += [file for file in unit.files if file.digest == digest]
+                left = tuple(file for file in unit.files if file.digest != digest)
+                unit = Batch(left, sum(file.size for file in left))
+            if isinstance(unit, Piece) or unit.files:
+                units.append(unit)
+        self._units = units
+        if dropped:
+            self.effects.append(PassOver(tuple(dropped), error))
+        return bool(dropped)
+
     def take_recipes(self, ask: RecipeAsk, payload: Buffer) -> None:
         """Take the answer to an ask.
 
@@ -257,6 +278,11 @@ class Fetch:
             self._settle(len(unit.files))
         else:
             self._put(unit.work, unit.size)
+
+    def passed_over(self, count: int) -> None:
+        """Take note that files are left as they are."""
+        self._pending -= count
+        self._feed()
 
     def based(self, works: Sequence[Based]) -> None:
         """Take note of what the old files have."""

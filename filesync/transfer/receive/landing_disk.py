@@ -81,6 +81,12 @@ class Update(Protocol):
     def open_large(self, wanted: WantedFile) -> LargeFile:
         """Return a file to be written in pieces."""
 
+    def content_at(self, path: bytes) -> Digest | None:
+        """Return what a file is to hold that may be passed over."""
+
+    def pass_over(self, wanted: WantedFile) -> bool:
+        """Leave a file as it is; say whether that may be."""
+
     def finish(self) -> object:
         """Put links, copies and directories' metadata in place."""
 
@@ -219,6 +225,10 @@ class Landing:
                     made.append((file, edit.apply(edits[file.digest], old)))
             done |= self._write_right(made)
         return done
+
+    def pass_over(self, files: Sequence[WantedFile]) -> bool:
+        """Leave files as they are; say whether all of them may be."""
+        return all(self._update.pass_over(file) for file in files)
 
     def finish(self, work: Work) -> None:
         """Verify a large file and put it in place.

@@ -9,9 +9,10 @@ from typing import Final
 
 from filesync.digest import Digest
 from filesync.entropy import random_bits
-from filesync.errors import FilesyncError, LocalError, PeerError, Unavailable
+from filesync.errors import FilesyncError, LocalError, PeerError, SourceChanged, Unavailable
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.errors import Refused
 from filesync.transfer.flow import Flow
 from filesync.transfer.receive.candidates import Candidates
 from filesync.transfer.receive.effects import Effects, Feed
@@ -80,6 +81,7 @@ class Pull:
         )
         self._on_trial: Replica | None = None
         self._is_only = len(self._candidates) == 1
+        self._update = update
         self._tree = tree
         self._connect = connect
         self._flow = flow
@@ -249,7 +251,17 @@ class Pull:
     def _fail_session(self, session: Session, error: FilesyncError) -> None:
         if session.machine.state is not State.CLOSED:
             self._leave(session, error.code, str(error))
-            self._note_failed(session.replica, session.stats, error)
+            if isinstance(error, Refused) and self._passes_over(error):
+                self._candidates.put_back(session.replica)
+            else:
+                self._note_failed(session.replica, session.stats, error)
+
+    def _passes_over(self, error: Refused) -> bool:
+        """Have what has changed where it is given left as it is here, if that may be."""
+        if error.reason != SourceChanged.code or not error.path:
+            return False
+        digest = self._update.content_at(error.path)
+        return digest is not None and self._fetch.drop(digest, error)
 
     def _blame(self, number: int, error: PeerError) -> None:
         self._error = error

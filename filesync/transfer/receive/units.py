@@ -16,6 +16,7 @@ from filesync.transfer.coding.delta import Pieces
 from filesync.transfer.coding.matching import Copy, Index
 from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES, Part, Recipe
 from filesync.transfer.coding.remains import Remains
+from filesync.transfer.errors import Refused
 from filesync.transfer.receive.gaps import Old
 from filesync.transfer.wire import Buffer, Codec, Level
 
@@ -243,6 +244,16 @@ class RebuildGaps(msgspec.Struct, frozen=True):
     data: Coded
 
 
+class PassOver(msgspec.Struct, frozen=True):
+    """Leave small files as they are, whose content is gone; then call ``passed_over``.
+
+    If one cannot be, the pull fails by ``error``.
+    """
+
+    files: tuple[WantedFile, ...]
+    error: Refused
+
+
 class FinishFile(msgspec.Struct, frozen=True):
     """Verify a large file and put it in place; then call ``finished`` or ``corrupt``."""
 
@@ -257,5 +268,6 @@ Effect = (
     | CopyRanges
     | SignGaps
     | RebuildGaps
+    | PassOver
     | FinishFile
 )

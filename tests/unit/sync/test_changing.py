@@ -171,3 +171,8 @@ def test_what_is_begun_again_is_one_change_in_a_document(
     listing = Listing(keep=True)
     run(["src/"], "dst", Options(on_changes=listing.take), listing, progress=False)
     assert list(listing.lines or ()) == [">f+++++++++ a", ">f+++++++++ log"]
+
+
+def test_what_is_done_but_for_files_that_had_changed_is_begun_again_twice() -> None:
+    attempts = Attempts(Options())
+    assert [attempts.is_worth_another() for _ in range(3)] == [True, True, False]

@@ -100,3 +100,23 @@ def test_it_is_full_until_some_of_what_waits_is_asked_for() -> None:
     assert asks.is_full
     asks.take()
     assert not asks.is_full
+
+
+def test_small_files_of_a_content_that_is_gone_are_asked_for_no_more() -> None:
+    gone, other = wanted(b"gone"), wanted(b"other", 1)
+    asks = DeltaAsks()
+    gaps = [
+        Gap(file, None, 0, 1000, (), (Old(0, 0, 9),)) for file in (gone, other, gone, other)
+    ]
+    for one in gaps[:2]:
+        asks.add(one)
+    (sign,) = asks.to_sign(more_come=False)
+    asks.signed(sign.gaps, 7, [SIGNED] * 2)
+    for one in gaps[2:]:
+        asks.add(one)
+    assert asks.drop(gone.digest) == [gaps[2], gaps[0]]
+    assert asks.next == DeltaAsk(7, (gaps[1],))
+    assert asks.take().size == 1000
+    (sign,) = asks.to_sign(more_come=False)
+    assert sign.gaps == (gaps[3],)
+    assert asks.drop(gone.digest) == []

@@ -13,6 +13,7 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding import chunking, delta, matching, recipe
 from filesync.transfer.coding.remains import Remains, Run, copies_of
+from filesync.transfer.errors import Refused
 from filesync.transfer.flow import Flow
 from filesync.transfer.receive.deltaasks import SIGNED_BYTES
 from filesync.transfer.receive.fetch import (
@@ -36,6 +37,7 @@ from filesync.transfer.receive.units import (
     FinishFile,
     Gap,
     NeedFiles,
+    PassOver,
     Piece,
     RebuildGaps,
     RecipeAsk,
@@ -775,3 +777,28 @@ def test_what_proves_unreadable_after_its_only_giver_is_gone_may_come_from_anyon
     fetch.forget(1)
     fetch.give_back([again], [])
     assert fetch.take_unit(2) == again
+
+
+def test_small_files_of_a_content_that_is_gone_are_passed_over() -> None:
+    gone, other = wanted(b"gone"), wanted(b"other", 1)
+    fetch = fed(gone, other, gone._replace(ticket=2))
+    fetch.effects.clear()
+    error = Refused("source-changed", "it changed", b"gone")
+    assert fetch.drop(gone.digest, error)
+    assert list(fetch.effects) == [PassOver((gone, gone._replace(ticket=2)), error)]
+    assert fetch.take_unit(1) == Batch((other,), other.size)
+    fetch.passed_over(2)
+    was_done = fetch.is_done
+    fetch.stored(Batch((other,), other.size))
+    assert (was_done, fetch.is_done, fetch.files_done) == (False, True, 1)
+
+
+def test_what_a_session_wants_and_what_is_large_is_not_passed_over() -> None:
+    small, large = wanted(b"small"), WantedFile(1, digest_of(b"large"), SMALL_BYTES + 1, 0)
+    fetch = fed(small, large)
+    fetch.effects.clear()
+    while fetch.take_unit(1) is not None:
+        pass
+    for file in (small, large):
+        assert not fetch.drop(file.digest, Refused("source-changed", "it changed", b"x"))
+    assert not fetch.effects

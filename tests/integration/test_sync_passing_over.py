@@ -1,0 +1,146 @@
+"""Files that have changed by the time that they are sent: all others arrive, in the same attempt."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import pytest
+
+from filesync.disk.handles import DirectoryHandles
+from filesync.errors import SourceChanged
+from filesync.sync.applying import plan_part
+from filesync.sync.local import sync_local
+from filesync.sync.options import Options
+from filesync.sync.places import ServedPlaces
+from filesync.sync.remote.client import Remote, sync_from, sync_to
+from filesync.sync.remote.server import TreeServer
+from filesync.sync.saying.stats import SyncStats
+from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.send import source_disk
+from filesync.transfer.send.contents import Place
+from filesync.transfer.send.source_disk import SourceTree
+from tests.integration.test_sync_plane import LOOPBACK
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Sync = Callable[[Path, Options], SyncStats]
+NAMES = [f"d{number % 5}/f{number}" for number in range(200)]
+GONE = NAMES[7::10]
+
+
+def write(root: Path, version: str) -> None:
+    for name in NAMES:
+        path = root / "served/src" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"{version} of {name}".encode() * 500)
+
+
+def options_of(root: Path) -> Options:
+    return Options(delete=True, caches=root / "caches")
+
+
+def over_a_server(root: Path, options: Options, *, is_given: bool) -> SyncStats:
+    async def main() -> SyncStats:
+        server = TreeServer(
+            ServedPlaces(root / "served"), read_only=False, caches=root / "server"
+        )
+        async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+            server.use(plane)
+            if is_given:
+                source = os.fsencode(root / "served/src") + b"/"
+                return await sync_to([source], Remote(plane.address, b"dest"), options)
+            dest = os.fsencode(root / "served/dest")
+            return await sync_from([Remote(plane.address, b"src/")], dest, options)
+
+    return asyncio.run(main())
+
+
+def taken(root: Path, options: Options) -> SyncStats:
+    return over_a_server(root, options, is_given=False)
+
+
+def given(root: Path, options: Options) -> SyncStats:
+    return over_a_server(root, options, is_given=True)
+
+
+def copied(root: Path, options: Options) -> SyncStats:
+    source = os.fsencode(root / "served/src") + b"/"
+    return sync_local([source], os.fsencode(root / "served/dest"), options)
+
+
+def followed_by(act: Callable[[], None], call: Callable[P, T]) -> Callable[P, T]:
+    def both(*args: P.args, **kwargs: P.kwargs) -> T:
+        made = call(*args, **kwargs)
+        act()
+        return made
+
+    return both
+
+
+@pytest.fixture
+def lose(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Have GONE vanish from a source that was scanned, before a file is sent or copied."""
+    look = source_disk._open
+
+    def install(src: Path) -> None:
+        def vanish() -> None:
+            for name in GONE:
+                (src / name).unlink(missing_ok=True)
+
+        def vanishing(handles: DirectoryHandles, place: Place) -> int:
+            vanish()
+            return look(handles, place)
+
+        monkeypatch.setattr(source_disk, "_open", vanishing)
+        monkeypatch.setattr("filesync.sync.local.plan_part", followed_by(vanish, plan_part))
+        # What a scan has just read is sent without being opened.
+        monkeypatch.setattr(SourceTree, "_taken", lambda *_: None)
+
+    return install
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("sync", [taken, given, copied])
+def test_files_that_vanish_before_they_are_sent_cost_no_other(
+    tmp_path: Path, lose: Callable[[Path], None], sync: Sync, is_new: bool
+) -> None:
+    src, dest = tmp_path / "served/src", tmp_path / "served/dest"
+    options = options_of(tmp_path)
+    dest.mkdir(parents=True)
+    (dest / "of another time").write_bytes(b"1")
+    if not is_new:
+        write(tmp_path, "first")
+        sync(tmp_path, options)
+    write(tmp_path, "second")
+    over_a_server(tmp_path, Options(dry_run=True, caches=tmp_path / "caches"), is_given=True)
+    over_a_server(tmp_path, Options(dry_run=True), is_given=False)  # none is read again
+    lose(src)
+    stats = sync(tmp_path, options)
+    assert sorted(stats.changing) == sorted(GONE)
+    for name in NAMES:
+        if name not in GONE:
+            assert (dest / name).read_bytes() == f"second of {name}".encode() * 500
+        elif is_new:
+            assert not (dest / name).exists()
+        else:
+            assert (dest / name).read_bytes() == f"first of {name}".encode() * 500
+    assert stats.files == len(NAMES) - len(GONE)
+    assert sync(tmp_path, options).changing == []
+    assert not (dest / GONE[0]).exists()
+
+
+def test_a_file_that_others_are_copies_of_is_not_passed_over(
+    tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    write(tmp_path, "first")
+    src, dest = tmp_path / "served/src", tmp_path / "served/dest"
+    for name in GONE[:2]:
+        (src / name).write_bytes(b"one content" * 10_000)
+    dest.mkdir()
+    (dest / "of another time").write_bytes(b"1")
+    over_a_server(tmp_path, Options(dry_run=True), is_given=False)
+    lose(src)
+    with pytest.raises(SourceChanged):
+        taken(tmp_path, options_of(tmp_path))

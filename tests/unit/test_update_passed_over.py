@@ -1,0 +1,83 @@
+"""Files of an update whose content is not to be had any more."""
+
+from pathlib import Path
+
+import pytest
+
+from filesync.disk.updating.update import TreeUpdate
+from tests.unit.update_driver import Contents, MakeFile, MakeLink, build, hand_in, scanned
+
+COPIED = bytes(range(256)) * 100
+"""Large enough for two files of it to be one that comes, and a copy."""
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> tuple[Path, Path]:
+    return tmp_path / "root", tmp_path / "source"
+
+
+def begun(root: Path, source: Path, *, passes_over: bool = True) -> TreeUpdate:
+    update = TreeUpdate(
+        root, basis=scanned(root), target=scanned(source), passes_over=passes_over
+    )
+    update.prepare()
+    return update
+
+
+def test_what_is_passed_over_stays_as_it_is_and_all_else_is_done(
+    roots: tuple[Path, Path],
+) -> None:
+    root, source = roots
+    build(root, [MakeFile("d/old", b"as it was"), MakeFile("d/kept", b"1")])
+    build(
+        source,
+        [MakeFile(f"d/{name}", b"new " + name.encode()) for name in ("old", "new", "other")],
+    )
+    update = begun(root, source)
+    gone = {update.content_at(b"d/old"), update.content_at(b"d/new")}
+    wanted = list(update.wanted())
+    assert all(update.pass_over(one) for one in wanted if one.digest in gone)
+    hand_in(
+        update,
+        [one for one in wanted if one.digest not in gone],
+        Contents(source, scanned(source)),
+    )
+    stats = update.finish()
+    assert sorted(update.passed_over) == [b"d/new", b"d/old"]
+    assert {path.name: path.read_bytes() for path in (root / "d").iterdir()} == {
+        "old": b"as it was",
+        "other": b"new other",
+    }
+    assert (stats.created, stats.deleted) == (1, 1)
+    after = begun(root, source)
+    hand_in(after, list(after.wanted()), Contents(source, scanned(source)))
+    assert after.finish().created == 1
+    assert scanned(root).tree == scanned(source).tree
+
+
+def test_what_others_are_to_be_made_of_is_not_passed_over(roots: tuple[Path, Path]) -> None:
+    root, source = roots
+    build(root, [])
+    build(
+        source,
+        [MakeFile("a", COPIED), MakeFile("b", COPIED), MakeFile("c", b"1"), MakeLink("d", "c")],
+    )
+    update = begun(root, source)
+    wanted = list(update.wanted())
+    assert len(wanted) == 2
+    assert not any(update.pass_over(one) for one in wanted)
+    assert update.passed_over == []
+    hand_in(update, wanted, Contents(source, scanned(source)))
+    update.finish()
+    assert scanned(root).tree == scanned(source).tree
+
+
+def test_who_has_to_have_all_passes_nothing_over(roots: tuple[Path, Path]) -> None:
+    root, source = roots
+    build(root, [])
+    build(source, [MakeFile("a", b"1")])
+    update = begun(root, source, passes_over=False)
+    (wanted,) = update.wanted()
+    assert update.content_at(b"a") is None
+    assert not update.pass_over(wanted)
+    update.abort()
