@@ -304,7 +304,7 @@ def sync(
         click.echo(as_json(stats, dry_run=options.dry_run, changes=changes))
     elif flags["show_stats"]:
         click.echo(summary(stats))
-    if stats.changing and not is_unread(stats):
+    if stats.is_behind and not is_unread(stats):
         return CHANGED
     return PARTIAL if is_unread(stats) or is_partial(stats) else 0
 

@@ -81,7 +81,7 @@ def run(
                 log.info("begun again: reason=%s", exc)
                 continue
             stats.add_work(before)
-            if stats.changing and attempts.is_worth_another():
+            if stats.is_behind and attempts.is_worth_another():
                 log.info("begun again: changed=%d", len(stats.changing))
                 before = stats
                 continue

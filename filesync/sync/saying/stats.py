@@ -84,6 +84,11 @@ class SyncStats(msgspec.Struct):
         named = paths[: max(MAX_NAMED - len(self.left_out_paths), 0)]
         self.left_out_paths += [os.fsdecode(prefix + path) for path in named]
 
+    @property
+    def is_behind(self) -> bool:
+        """Something changed in the source each time, and was left as it was."""
+        return bool(self.changing or self.unnamed_changing)
+
     def note_changing(
         self, paths: Sequence[bytes], *, prefix: bytes = b"", unnamed: int = 0
     ) -> None:
