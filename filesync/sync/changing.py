@@ -1,9 +1,9 @@
 """Sources that change while they are synced: what is tried again, and what is left as it was.
 
 A change is found where a file is read and found to be another than was scanned, or where what
-arrives has not the digest that was scanned. A small file is passed over then, if nothing else is to be
-made of it, and all else is done before the sync is begun again. Of others it is begun again at once.
-What has arrived is found by the next scan and does not travel twice, and what has changed is scanned as it is now. A file that
+arrives has not the digest that was scanned. Where that can be, the file is passed over, all else is
+done, and the sync is begun again after that; else it is begun again at once. What has arrived is found
+by the next scan and does not travel twice, and what has changed is scanned as it is now. A file that
 spoils attempt after attempt is left out, and alone at the destination, so that all others arrive.
 Where many are written to all the while, each costs an attempt, so that the others do arrive.
 """

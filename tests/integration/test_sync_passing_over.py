@@ -9,7 +9,6 @@ from typing import ParamSpec, TypeVar
 import pytest
 
 from filesync.disk.handles import DirectoryHandles
-from filesync.errors import SourceChanged
 from filesync.sync.applying import plan_part
 from filesync.sync.local import sync_local
 from filesync.sync.options import Options
@@ -25,6 +24,7 @@ from tests.integration.test_sync_plane import LOOPBACK
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Lose = Callable[[Path, Callable[[Path], None]], None]
 Sync = Callable[[Path, Options], SyncStats]
 NAMES = [f"d{number % 5}/f{number}" for number in range(200)]
 GONE = NAMES[7::10]
@@ -79,22 +79,37 @@ def followed_by(act: Callable[[], None], call: Callable[P, T]) -> Callable[P, T]
     return both
 
 
+def vanish(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def be_rewritten(path: Path) -> None:
+    """Change the content, and nothing that a size or a time could show."""
+    status = path.stat()
+    path.write_bytes(b"x" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def be_changed_and_grow(path: Path) -> None:
+    path.write_bytes(b"x" * (path.stat().st_size + 1))
+
+
 @pytest.fixture
-def lose(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Have GONE vanish from a source that was scanned, before a file is sent or copied."""
+def lose(monkeypatch: pytest.MonkeyPatch) -> Lose:
+    """Have what GONE was be lost, in a source that was scanned, before a file is sent or copied."""
     look = source_disk._open
 
-    def install(src: Path) -> None:
-        def vanish() -> None:
+    def install(src: Path, how: Callable[[Path], None]) -> None:
+        def lose_all() -> None:
             for name in GONE:
-                (src / name).unlink(missing_ok=True)
+                how(src / name)
 
-        def vanishing(handles: DirectoryHandles, place: Place) -> int:
-            vanish()
+        def losing(handles: DirectoryHandles, place: Place) -> int:
+            lose_all()
             return look(handles, place)
 
-        monkeypatch.setattr(source_disk, "_open", vanishing)
-        monkeypatch.setattr("filesync.sync.local.plan_part", followed_by(vanish, plan_part))
+        monkeypatch.setattr(source_disk, "_open", losing)
+        monkeypatch.setattr("filesync.sync.local.plan_part", followed_by(lose_all, plan_part))
         # What a scan has just read is sent without being opened.
         monkeypatch.setattr(SourceTree, "_taken", lambda *_: None)
 
@@ -102,9 +117,10 @@ def lose(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("how", [vanish, be_rewritten, be_changed_and_grow])
 @pytest.mark.parametrize("sync", [taken, given, copied])
-def test_files_that_vanish_before_they_are_sent_cost_no_other(
-    tmp_path: Path, lose: Callable[[Path], None], sync: Sync, is_new: bool
+def test_files_that_vanish_or_change_before_they_are_sent_cost_no_other(
+    tmp_path: Path, lose: Lose, sync: Sync, how: Callable[[Path], None], is_new: bool
 ) -> None:
     src, dest = tmp_path / "served/src", tmp_path / "served/dest"
     options = options_of(tmp_path)
@@ -116,7 +132,7 @@ def test_files_that_vanish_before_they_are_sent_cost_no_other(
     write(tmp_path, "second")
     over_a_server(tmp_path, Options(dry_run=True, caches=tmp_path / "caches"), is_given=True)
     over_a_server(tmp_path, Options(dry_run=True), is_given=False)  # none is read again
-    lose(src)
+    lose(src, how)
     stats = sync(tmp_path, options)
     assert sorted(stats.changing) == sorted(GONE)
     for name in NAMES:
@@ -127,20 +143,26 @@ def test_files_that_vanish_before_they_are_sent_cost_no_other(
         else:
             assert (dest / name).read_bytes() == f"first of {name}".encode() * 500
     assert stats.files == len(NAMES) - len(GONE)
-    assert sync(tmp_path, options).changing == []
-    assert not (dest / GONE[0]).exists()
+    if how is vanish:
+        assert sync(tmp_path, options).changing == []
+        assert not (dest / GONE[0]).exists()
 
 
-def test_a_file_that_others_are_copies_of_is_not_passed_over(
-    tmp_path: Path, lose: Callable[[Path], None]
+def test_copies_and_names_of_files_that_vanish_are_passed_over_with_them(
+    tmp_path: Path, lose: Lose
 ) -> None:
     write(tmp_path, "first")
     src, dest = tmp_path / "served/src", tmp_path / "served/dest"
-    for name in GONE[:2]:
+    for name in GONE[:3]:
         (src / name).write_bytes(b"one content" * 10_000)
+    for name in GONE[3:6]:
+        (src / name).unlink()
+        os.link(src / GONE[6], src / name)
     dest.mkdir()
     (dest / "of another time").write_bytes(b"1")
     over_a_server(tmp_path, Options(dry_run=True), is_given=False)
-    lose(src)
-    with pytest.raises(SourceChanged):
-        taken(tmp_path, options_of(tmp_path))
+    lose(src, vanish)
+    stats = taken(tmp_path, options_of(tmp_path))
+    assert sorted(stats.changing) == sorted(GONE)
+    found = {str(path.relative_to(dest)) for path in dest.rglob("*") if path.is_file()}
+    assert found == {*NAMES} - {*GONE}

@@ -55,20 +55,39 @@ def test_what_is_passed_over_stays_as_it_is_and_all_else_is_done(
     assert scanned(root).tree == scanned(source).tree
 
 
-def test_what_others_are_to_be_made_of_is_not_passed_over(roots: tuple[Path, Path]) -> None:
+def test_copies_and_links_of_what_is_passed_over_stay_as_they_are_too(
+    roots: tuple[Path, Path],
+) -> None:
     root, source = roots
-    build(root, [])
+    build(root, [MakeFile("b", b"old b"), MakeFile("f", b"1")])
     build(
         source,
-        [MakeFile("a", COPIED), MakeFile("b", COPIED), MakeFile("c", b"1"), MakeLink("d", "c")],
+        [
+            *(MakeFile(name, COPIED) for name in ("a", "b", "c")),
+            MakeFile("d", b"linked"),
+            MakeLink("e", "d"),
+            MakeLink("f", "d"),
+            MakeFile("other", b"2"),
+        ],
     )
     update = begun(root, source)
-    wanted = list(update.wanted())
-    assert len(wanted) == 2
-    assert not any(update.pass_over(one) for one in wanted)
-    assert update.passed_over == []
-    hand_in(update, wanted, Contents(source, scanned(source)))
-    update.finish()
+    kept = update.content_at(b"other")
+    for wanted in list(update.wanted()):
+        if wanted.digest == kept:
+            hand_in(update, [wanted], Contents(source, scanned(source)))
+        else:
+            assert update.pass_over(wanted)
+    stats = update.finish()
+    assert sorted(update.passed_over) == [b"a", b"b", b"c", b"d", b"e", b"f"]
+    assert {path.name: path.read_bytes() for path in root.iterdir()} == {
+        "b": b"old b",
+        "f": b"1",
+        "other": b"2",
+    }
+    assert stats.created == 1
+    after = begun(root, source)
+    hand_in(after, list(after.wanted()), Contents(source, scanned(source)))
+    after.finish()
     assert scanned(root).tree == scanned(source).tree
 
 

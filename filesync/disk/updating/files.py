@@ -196,6 +196,9 @@ class Files:
             path = run.place.path
             with self._root.held(path) as dirfd:
                 for place, _, old, entry in found:
+                    if self._repeated.is_gone(entry):
+                        self._repeated.pass_over(place, entry, replaces=old is not None)
+                        continue
                     with storing(path, entry.name):
                         try:
                             put(place, dirfd, old, entry)

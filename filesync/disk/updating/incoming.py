@@ -222,14 +222,11 @@ class Incoming:
         self._tally.add(files_copied=1, bytes_copied=entry.size)
         return PROVED
 
-    def pass_over(self, wanted: WantedFile) -> bytes | None:
-        """Leave a file as it is; return its path, or None if others are to be made of it."""
+    def pass_over(self, wanted: WantedFile) -> None:
+        """Leave a file as it is, and those that were to be made of it."""
         place, entry, replaces, _ = self._find_pending(wanted)
-        if self._repeated.is_awaited(place, entry):
-            return None
+        self._repeated.pass_over(place, entry, replaces=replaces)
         self._settled(wanted)
-        self._tally.add(created=-(not replaces))
-        return below(place.path, entry.name)
 
     def _settled(self, wanted: WantedFile, state: State = SETTLED) -> None:
         self._files.states[wanted.ticket] = state

@@ -31,6 +31,7 @@ class Repeated:
 
     Attributes:
         target: the whole tree; looked at when hard links are made.
+        passed_over: paths that are left as they are, as their contents are not to be had.
     """
 
     def __init__(
@@ -61,6 +62,9 @@ class Repeated:
         # hard-link groups for which nothing is.
         self._stand_ins: dict[bytes, bytes] = {}
         self._lost: set[bytes] = set()
+        # Contents that are not to be had, and the names that are left as they are for that.
+        self._gone: set[Digest] = set()
+        self.passed_over: list[bytes] = []
         # By group: the name that the others are linked to.
         self._firsts: dict[bytes, bytes] | None = None
 
@@ -76,6 +80,20 @@ class Repeated:
             if len(self._awaited) < MAX_SOURCES:
                 self._awaited[entry.digest] = (place.path, entry.name)
             return False
+
+    # --- what does not come ---------------------------------------------------------------
+
+    def pass_over(self, place: Place, entry: File, *, replaces: bool) -> None:
+        """Take note that a name stays as it is, as its content is not to be had."""
+        self.passed_over.append(below(place.path, entry.name))
+        self._tally.add(created=-(not replaces))
+        with self._lock:
+            self._gone.add(entry.digest)
+            self._awaited.pop(entry.digest, None)
+
+    def is_gone(self, entry: File) -> bool:
+        """Say whether the content of a file to be copied, or linked to, is not to be had."""
+        return entry.digest in self._gone
 
     # --- what is refused ------------------------------------------------------------------
 
@@ -103,7 +121,7 @@ class Repeated:
         Raises:
             OSError: this disk.
         """
-        if not self.is_awaited(place, entry):
+        if not self._is_awaited(place, entry):
             return True
         name = self._work.free_name()
         to = Place(b"", is_direct=True)
@@ -154,8 +172,7 @@ class Repeated:
             or is_below(first, self._twins)  # it leads to another file
         )
 
-    def is_awaited(self, place: Place, entry: File) -> bool:
-        """Say whether others are to be copies of a file, or links to it; if not, none will be."""
+    def _is_awaited(self, place: Place, entry: File) -> bool:
         if entry.link:
             return True
         with self._lock:

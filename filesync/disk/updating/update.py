@@ -131,7 +131,6 @@ class TreeUpdate:
         self._metadata = Metadata(groups=groups)
         self._tally = Tally()
         self.refused = Refusals(goes_on=goes_on)
-        self.passed_over: list[bytes] = []
         self._passes_over = passes_over
         self._visits.refused = self.refused.directories
         self.done: UpdateStats | None = None
@@ -234,14 +233,14 @@ class TreeUpdate:
         return entry.digest if isinstance(entry, File) else None
 
     def pass_over(self, wanted: WantedFile) -> bool:
-        """Leave a file as it is, whose content is not to be had any more; ``passed_over`` has its path.
+        """Leave a file as it is, whose content is not to be had any more; say whether that may be.
 
-        False if that may not be, as others are to be made of it. It was not opened, nor written.
+        ``passed_over`` has its path, and in the end those of copies of it and links to it. It was not
+        opened, nor written.
         """
-        path = self._files_to_come.pass_over(wanted) if self._passes_over else None
-        if path is not None:
-            self.passed_over.append(path)
-        return path is not None
+        if self._passes_over:
+            self._files_to_come.pass_over(wanted)
+        return self._passes_over
 
     def open_large(self, wanted: WantedFile) -> LargeFile:
         """Return a file to be written in pieces, by one thread at a time.
@@ -310,6 +309,11 @@ class TreeUpdate:
                 if self._incoming is not None:
                     self._note_end()
         self._root = self._incoming = None
+
+    @property
+    def passed_over(self) -> Sequence[bytes]:
+        """The paths of what was left as it is; all of them once it is finished."""
+        return self._repeated.passed_over
 
     @property
     def has_removed(self) -> bool:

@@ -20,19 +20,19 @@ that is put together is verified by whoever writes it; what turns out wrong is f
 without the help of old files, for which no peer is to blame.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 from filesync.digest import Digest
 from filesync.disk.updating.update import WantedFile
+from filesync.errors import FilesyncError
 from filesync.transfer.coding import matching, recipe
 from filesync.transfer.coding.delta import Pieces
 from filesync.transfer.coding.matching import Copy, Index
 from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES, Recipe
 from filesync.transfer.coding.remains import Remains, between
-from filesync.transfer.errors import Refused
 from filesync.transfer.flow import WINDOW_BYTES
 from filesync.transfer.receive.deltaasks import DeltaAsks
 from filesync.transfer.receive.gaps import (
@@ -199,24 +199,38 @@ class Fetch:
             if isinstance(unit, Piece) and unit.work.only == session:
                 unit.work.only = None
 
-    def drop(self, digest: Digest, error: Refused) -> bool:
-        """Have the small files of this content passed over, which nobody has any more.
+    def drop(self, digest: Digest, error: FilesyncError) -> bool:
+        """Have the files of this content passed over, which nobody has any more.
 
-        ``error`` says so. False if there are none that no session has wanted.
+        ``error`` says so. False if there are none of which no session has wanted anything: small
+        ones, and large ones without old ones that may help.
         """
         dropped = [gap.file for gap in self._deltas.drop(digest)]
+        untouched = self._untouched(digest)
         units: deque[Unit] = deque()
         for unit in self._units:
             if isinstance(unit, Batch) and any(file.digest == digest for file in unit.files):
                 dropped += [file for file in unit.files if file.digest == digest]
                 left = tuple(file for file in unit.files if file.digest != digest)
                 unit = Batch(left, sum(file.size for file in left))
-            if isinstance(unit, Piece) or unit.files:
+            is_left = unit.files if isinstance(unit, Batch) else unit.work not in untouched
+            if is_left:
                 units.append(unit)
         self._units = units
+        dropped += [work.file for work in untouched]
         if dropped:
             self.effects.append(PassOver(tuple(dropped), error))
         return bool(dropped)
+
+    def _untouched(self, digest: Digest) -> set[Work]:
+        """Return the large files of this content of which nothing has come, nor will."""
+        found = Counter[Work]()
+        for unit in self._units:
+            if isinstance(unit, Piece) and unit.work.file.digest == digest:
+                found[unit.work] += unit.size
+        return {
+            work for work, size in found.items() if size == work.file.size and not work.is_delta
+        }
 
     def take_recipes(self, ask: RecipeAsk, payload: Buffer) -> None:
         """Take the answer to an ask.

@@ -9,7 +9,14 @@ from typing import Final
 
 from filesync.digest import Digest
 from filesync.entropy import random_bits
-from filesync.errors import FilesyncError, LocalError, PeerError, SourceChanged, Unavailable
+from filesync.errors import (
+    ContentCorrupt,
+    FilesyncError,
+    LocalError,
+    PeerError,
+    SourceChanged,
+    Unavailable,
+)
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import Refused
@@ -251,16 +258,22 @@ class Pull:
     def _fail_session(self, session: Session, error: FilesyncError) -> None:
         if session.machine.state is not State.CLOSED:
             self._leave(session, error.code, str(error))
-            if isinstance(error, Refused) and self._passes_over(error):
+            if self._passes_over(error):
                 self._candidates.put_back(session.replica)
             else:
                 self._note_failed(session.replica, session.stats, error)
 
-    def _passes_over(self, error: Refused) -> bool:
-        """Have what has changed where it is given left as it is here, if that may be."""
-        if error.reason != SourceChanged.code or not error.path:
-            return False
-        digest = self._update.content_at(error.path)
+    def _passes_over(self, error: FilesyncError) -> bool:
+        """Have what has changed where it is given left as it is here, if that may be.
+
+        That shows where it is read, or in what comes of it.
+        """
+        path = b""
+        if isinstance(error, ContentCorrupt) or (
+            isinstance(error, Refused) and error.reason == SourceChanged.code
+        ):
+            path = error.path
+        digest = self._update.content_at(path) if path else None
         return digest is not None and self._fetch.drop(digest, error)
 
     def _blame(self, number: int, error: PeerError) -> None:

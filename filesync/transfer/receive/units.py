@@ -12,11 +12,11 @@ from typing import NamedTuple
 import msgspec
 
 from filesync.disk.updating.update import WantedFile
+from filesync.errors import FilesyncError
 from filesync.transfer.coding.delta import Pieces
 from filesync.transfer.coding.matching import Copy, Index
 from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES, Part, Recipe
 from filesync.transfer.coding.remains import Remains
-from filesync.transfer.errors import Refused
 from filesync.transfer.receive.gaps import Old
 from filesync.transfer.wire import Buffer, Codec, Level
 
@@ -251,7 +251,7 @@ class PassOver(msgspec.Struct, frozen=True):
     """
 
     files: tuple[WantedFile, ...]
-    error: Refused
+    error: FilesyncError
 
 
 class FinishFile(msgspec.Struct, frozen=True):

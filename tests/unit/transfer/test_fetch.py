@@ -793,12 +793,32 @@ def test_small_files_of_a_content_that_is_gone_are_passed_over() -> None:
     assert (was_done, fetch.is_done, fetch.files_done) == (False, True, 1)
 
 
-def test_what_a_session_wants_and_what_is_large_is_not_passed_over() -> None:
-    small, large = wanted(b"small"), WantedFile(1, digest_of(b"large"), SMALL_BYTES + 1, 0)
-    fetch = fed(small, large)
+def test_a_large_file_of_which_nothing_has_come_is_passed_over() -> None:
+    large = WantedFile(1, digest_of(b"large"), 3 * PIECE_BYTES, 0)
+    fetch = fed(large)
     fetch.effects.clear()
+    unit = fetch.take_unit(1)
+    assert unit is not None
+    error = Refused("source-changed", "it changed", b"x")
+    assert not fetch.drop(large.digest, error)  # some of it may come
+    fetch.give_back([unit], [])
+    assert fetch.drop(large.digest, error)
+    assert list(fetch.effects) == [PassOver((large,), error)]
+    assert fetch.take_unit(1) is None
+    fetch.passed_over(1)
+    assert fetch.is_done
+
+
+def test_what_has_begun_to_come_or_is_made_of_old_files_is_not_passed_over() -> None:
+    small, large = wanted(b"small"), WantedFile(1, digest_of(b"large"), 2 * PIECE_BYTES, 0)
+    delta_file = WantedFile(2, digest_of(b"delta"), SMALL_BYTES + 1, SMALL_BYTES)
+    fetch = fed(small, large, delta_file)
+    first = fetch.take_unit(1)
+    assert isinstance(first, Piece)
+    fetch.stored(first)
     while fetch.take_unit(1) is not None:
         pass
-    for file in (small, large):
+    fetch.effects.clear()
+    for file in (small, large, delta_file):
         assert not fetch.drop(file.digest, Refused("source-changed", "it changed", b"x"))
     assert not fetch.effects
