@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -9,6 +11,7 @@ from typing import ParamSpec, TypeVar
 import pytest
 
 from filesync.disk.handles import DirectoryHandles
+from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.sync.applying import plan_part
 from filesync.sync.local import sync_local
 from filesync.sync.options import Options
@@ -35,6 +38,12 @@ def write(root: Path, version: str) -> None:
         path = root / "served/src" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(f"{version} of {name}".encode() * 500)
+    rest()
+
+
+def rest() -> None:
+    """Have no later scan read files again that were written until now: it may tell what they hold."""
+    time.sleep(1.5e-9 * FINE_SLACK_NS)
 
 
 def options_of(root: Path) -> Options:
@@ -80,7 +89,7 @@ def followed_by(act: Callable[[], None], call: Callable[P, T]) -> Callable[P, T]
 
 
 def vanish(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    path.unlink()
 
 
 def be_rewritten(path: Path) -> None:
@@ -100,9 +109,12 @@ def lose(monkeypatch: pytest.MonkeyPatch) -> Lose:
     look = source_disk._open
 
     def install(src: Path, how: Callable[[Path], None]) -> None:
+        left, lock = GONE.copy(), threading.Lock()
+
         def lose_all() -> None:
-            for name in GONE:
-                how(src / name)
+            with lock:  # of several threads that read none is to be earlier
+                while left:
+                    how(src / left.pop())
 
         def losing(handles: DirectoryHandles, place: Place) -> int:
             lose_all()
@@ -158,6 +170,7 @@ def test_copies_and_names_of_files_that_vanish_are_passed_over_with_them(
     for name in GONE[3:6]:
         (src / name).unlink()
         os.link(src / GONE[6], src / name)
+    rest()
     dest.mkdir()
     (dest / "of another time").write_bytes(b"1")
     over_a_server(tmp_path, Options(dry_run=True), is_given=False)
