@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from filesync.disk.updating.arriving import ArrivingUpdate
+from filesync.disk.updating.layout import RootTimes
 from filesync.disk.updating.update import LocalTree, TreeUpdate, UpdateStats
 from filesync.disk.updating.work import FULL
 from filesync.errors import RoomMade, StoreError
@@ -68,6 +69,7 @@ class Update(_Noted):
         place: Place,
         plan: Plan,
         *local: LocalTree,
+        part: Part,
         caches: Path | None,
         on_copied: Callable[[int], None] | None = None,
         goes_on: bool = True,
@@ -85,10 +87,16 @@ class Update(_Noted):
             # Others may be using what is there: no name ever holds half a file.
             atomic=True,
             groups=_groups(),
-            root_times=not plan.is_of_names,
+            root_times=_root_times(plan, part),
             goes_on=goes_on,
             passes_over=passes_over,
         )
+
+
+def _root_times(plan: Plan, part: Part) -> RootTimes:
+    if not plan.is_of_names:
+        return RootTimes.GIVEN
+    return RootTimes.TOUCHED if part.touches else RootTimes.KEPT
 
 
 def as_others(there: Manifest, nodes: Nodes) -> Manifest:

@@ -20,7 +20,7 @@ from filesync.sync.changing import changed, changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.owner import as_known_here, this_writer
-from filesync.sync.part import Removal
+from filesync.sync.part import Removal, in_one_place
 from filesync.sync.places import LocalPlaces, Place, leads_into
 from filesync.sync.planned import Planned
 from filesync.sync.saying.stats import SyncStats
@@ -82,7 +82,7 @@ class _Sync:
         self._dest = dest
         self._options = options
         self._nodes = MemoryNodes()
-        self._parts = [source.part for source in sources.found]
+        self._parts = in_one_place(source.part for source in sources.found)
         self._is_directory = sources.are_several
         self._found: dict[int, Found] = {}
         self._planned = Planned(self._nodes)
@@ -183,6 +183,7 @@ class _Sync:
             target.place,
             plan,
             local,
+            part=part,
             caches=options.used_caches,
             on_copied=lambda size: self._move(int(not size), size),
         )

@@ -1,6 +1,6 @@
 """The parts of a sync: its sources, and what ``--delete`` removes for each of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -47,10 +47,13 @@ class Part(NamedTuple):
         inside: the name under which a directory comes to stand in the destination; b"" when
             what is in it goes there, or when it is names.
         names: what of a directory it is; None for all.
+        touches: no source gives the destination times of its own: they change with what is
+            made in it.
     """
 
     inside: bytes = b""
     names: frozenset[bytes] | None = None
+    touches: bool = False
 
     @property
     def prefix(self) -> bytes:
@@ -60,3 +63,10 @@ class Part(NamedTuple):
     def given_as(self, rename: bytes | None) -> bytes | None:
         """Return what the one name that it is was called, if it is to be called ``rename``."""
         return min(self.names) if rename is not None and self.names else None
+
+
+def in_one_place(parts: Iterable[Part]) -> list[Part]:
+    """Return the parts of one sync, each with what the others make of the destination's times."""
+    found = list(parts)
+    is_given = Part() in found
+    return [part._replace(touches=not is_given) for part in found]

@@ -170,7 +170,7 @@ def _find_inside(places: Places, path: bytes, part: Part, *, make: bool) -> Targ
                 _raise_if(why_unwritable(parent))
                 raise _WouldBeMadeError from exc
             done = "made"
-            made = _make_inside(parent, part.inside)
+            made = _make_inside(parent, part.inside, keep_times=not part.touches)
             is_new = made is not None
             fd = os.open(part.inside, DIRECTORY_FLAGS, dir_fd=parent) if made is None else made
     except OSError as exc:
@@ -261,8 +261,8 @@ def _replace_one(fd: int, name: bytes) -> int | None:
     return _make_one(fd, name)
 
 
-def _make_inside(fd: int, name: bytes) -> int | None:
-    """Do so, and leave ``fd``, which may be another source's, with its mode and times.
+def _make_inside(fd: int, name: bytes, *, keep_times: bool) -> int | None:
+    """Do so, and leave ``fd`` with its mode and, if they are another source's, its times.
 
     As far as this user may.
     """
@@ -278,6 +278,7 @@ def _make_inside(fd: int, name: bytes) -> int | None:
             made = _replace_one(fd, name)
         finally:
             os.fchmod(fd, mode)
-    with suppress(PermissionError):
-        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    if keep_times:
+        with suppress(PermissionError):
+            os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
     return made

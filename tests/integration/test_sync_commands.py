@@ -528,6 +528,26 @@ def test_the_first_of_two_sources_stands_and_a_second_run_changes_nothing(
         make(bench.served / "d/of q", b"changed")
 
 
+@pytest.mark.parametrize(
+    "sources", [["file"], ["dir"], ["file", "dir"], ["file", "all/", "dir"], ["all/", "file"]]
+)
+def test_what_is_made_in_the_destination_changes_its_times_unless_a_source_gives_them(
+    bench: Bench, ways: tuple[str, str], sources: list[str]
+) -> None:
+    for name in ("file", "dir/in", "all/other"):
+        make(bench.root / name, b"new")
+    make(bench.served / "file", b"old")
+    os.utime(bench.root / "all", ns=(0, 10**18))
+    os.utime(bench.served, ns=(0, 0))
+    words = [*(f"{ways[0]}{source}" for source in sources), ways[1]]
+    began_ns = time.time_ns() - 10**9  # the kernel's clock for files is coarser
+    bench.run("sync", *words)
+    made_ns = bench.served.stat().st_mtime_ns
+    assert made_ns == 10**18 if "all/" in sources else made_ns > began_ns
+    assert bench.run("sync", "-i", *words).stdout == ""
+    assert bench.served.stat().st_mtime_ns == made_ns
+
+
 @pytest.mark.parametrize("delete", [[], ["--delete"]])
 @pytest.mark.parametrize(
     "order",

@@ -1,5 +1,6 @@
 """The directories of an update: what is in the way goes, what is missing is made."""
 
+import enum
 import errno
 import os
 import stat
@@ -28,6 +29,14 @@ _NOT_MOVED: Final = (
     errno.EBUSY,
     errno.ENOTDIR,
 )
+
+
+class RootTimes(enum.Enum):
+    """What the times of an update's root are afterwards."""
+
+    GIVEN = "the target's"
+    KEPT = "what they were, if this user may do that"
+    TOUCHED = "those of what was done in it"
 
 
 def sweep(root: int, refusals: Refusals) -> set[bytes]:
@@ -266,10 +275,10 @@ class Layout:
             ):
                 chmod_unopened(dirfd, entry.name, mode, stat.S_IFDIR)
 
-    def seal(self, metadata: Metadata, *, root_times: bool) -> None:
+    def seal(self, metadata: Metadata, *, root_times: RootTimes) -> None:
         """Give all directories that were entered their metadata, the deepest first.
 
-        Without ``root_times`` it is no loss that the root cannot keep its own.
+        It is no loss that the root cannot keep its own times.
 
         Raises:
             StoreError: this disk.
@@ -277,8 +286,9 @@ class Layout:
         for path in sorted(self._touched, key=_depth, reverse=True):
             header = self._touched.pop(path)
             with self._root.held(path) as fd, storing(path):
-                metadata.sync(fd, header, times=root_times or bool(path))
-                if not root_times and not path:
+                is_given = root_times is RootTimes.GIVEN or bool(path)
+                metadata.sync(fd, header, times=is_given)
+                if root_times is RootTimes.KEPT and not path:
                     with suppress(PermissionError):
                         os.utime(fd, ns=(header.mtime_ns, header.mtime_ns))
 

@@ -27,7 +27,7 @@ from filesync.disk.reserved import is_reserved
 from filesync.disk.updating.files import Files, Proved
 from filesync.disk.updating.incoming import Incoming, WantedFile
 from filesync.disk.updating.large import BasisFile, LargeFile
-from filesync.disk.updating.layout import Layout, drop_default_acl, open_up, sweep
+from filesync.disk.updating.layout import Layout, RootTimes, drop_default_acl, open_up, sweep
 from filesync.disk.updating.local import LocalTree, Missing, copy_contents
 from filesync.disk.updating.metadata import Metadata
 from filesync.disk.updating.partial import Partials
@@ -83,7 +83,7 @@ class TreeUpdate:
         on_copied: Callable[[int], None] | None = None,
         atomic: bool = False,
         groups: frozenset[int] | None = None,
-        root_times: bool = True,
+        root_times: RootTimes = RootTimes.GIVEN,
         goes_on: bool = False,
         passes_over: bool = False,
     ) -> None:
@@ -106,8 +106,7 @@ class TreeUpdate:
                 its kind is missing for a while.
             groups: those that files may be given, whose users are left alone; None for all of them,
                 and for users, as far as this user may.
-            root_times: the root's times are the target's; else they are kept as they are, if
-                this user may do that.
+            root_times: what they are to be.
             goes_on: what is refused for one name alone (see ``refusals``) is left as it is, and
                 noted in ``refused``, and names that the file system cannot have are counted; else
                 either is an error. The root does not hold the target then.

@@ -104,6 +104,7 @@ class Gifts:
                 update = Update(
                     place,
                     plan,
+                    part=held.part,
                     caches=self._caches,
                     goes_on=request.goes_on,
                     passes_over=request.passes_over,

@@ -16,7 +16,7 @@ from filesync.manifest.owner import OTHERS, Writer, as_left
 from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
-from filesync.sync.part import Removal
+from filesync.sync.part import Removal, in_one_place
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask, tell, with_more
@@ -54,7 +54,7 @@ class Giving:
         self.stats = SyncStats()
         self.stats.note_unreadable(sources.missing)
         self._sources = sources.found
-        self._parts = [source.part for source in sources.found]
+        self._parts = in_one_place(source.part for source in sources.found)
         self._is_directory = sources.are_several
         self._options = options
         self._progress = progress
@@ -145,6 +145,7 @@ class Giving:
             goes_on=True,
             given=None if part.names else self._sources[at].place.identity,
             owner=None if names is None else wire.OwnerNames(names.user, names.group),
+            touches=part.touches,
         )
         if part.inside and await self._is_left_alone(peer, request):
             await self._give_nothing(at)

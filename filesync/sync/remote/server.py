@@ -134,7 +134,11 @@ class TreeServer:
     async def _prepare(self, channel: Channel, request: wire.Prepare) -> wire.Prepared:
         if self._read_only and not request.dry_run:
             raise UsageError("this server is read-only; nothing can be given to it")
-        part = Part(_checked(request.inside), frozenset(map(_checked, request.names)) or None)
+        part = Part(
+            _checked(request.inside),
+            frozenset(map(_checked, request.names)) or None,
+            request.touches,
+        )
         # Before anything is open, or is claimed: it may fail.
         filter = await in_thread(Filter, request.rules, root=part.prefix)
         new_owner = None if request.owner is None else await in_thread(_known, request.owner)

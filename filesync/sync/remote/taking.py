@@ -17,7 +17,7 @@ from filesync.sync.applying import (
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.owner import as_known_here, this_writer
-from filesync.sync.part import Part, Removal
+from filesync.sync.part import Part, Removal, in_one_place
 from filesync.sync.places import LocalPlaces
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
@@ -79,7 +79,9 @@ class _Taking:
         self.stats = SyncStats()
         self._peer = peer
         self._found = found.parts
-        self.parts = [Part(one.inside, frozenset(one.names) or None) for one in found.parts]
+        self.parts = in_one_place(
+            Part(one.inside, frozenset(one.names) or None) for one in found.parts
+        )
         self._check(found, paths)
         self._is_all_found = not found.missing
         self.stats.note_unreadable({paths[at]: why for at, why in found.missing.items()})
@@ -165,7 +167,7 @@ class _Taking:
             stats=self.stats,
         )
         if not plan.is_done and target is not None and not self._options.dry_run:
-            update = Update(target.place, plan, caches=self._options.used_caches)
+            update = Update(target.place, plan, part=part, caches=self._options.used_caches)
             await self._pull(update, token, scanned.tree, told)
             refused = update.refused
             self.stats.note_refused(refused.named, prefix=part.prefix, unnamed=refused.unnamed)

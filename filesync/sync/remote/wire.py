@@ -149,6 +149,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
             is not empty, whatever is there: what comes to it would be given in its turn.
         owner: say in Prepared who that is; else, or where nothing may be given to them, that is an
             error.
+        touches: no source gives ``path`` times of its own: what is made in it changes them.
     """
 
     path: Path
@@ -164,6 +165,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
     goes_on: bool = False
     given: Identity | None = None
     owner: OwnerNames | None = None
+    touches: bool = False
 
 
 class Prepared(_Message, frozen=True, tag="prepared"):
