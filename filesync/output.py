@@ -26,7 +26,7 @@ class _Output(io.FileIO):
 
 
 def open_output() -> None:
-    """Have ``sys.stdout`` raise errors with the file name NAME.
+    """Have ``sys.stdout`` raise errors with the file name NAME, and say all names as they are.
 
     Where a process was started without one, or without standard error, what it says there goes
     nowhere; else the next file that it opens would be taken for it.
@@ -39,8 +39,9 @@ def open_output() -> None:
         _point_nowhere(1)
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(_Output(1, "wb", closefd=False)),
-        encoding=None if old is None else old.encoding,
-        errors=None if old is None else old.errors,
+        # Names are bytes, and nearly all of them UTF-8: no locale keeps one from being said.
+        encoding="utf-8",
+        errors="surrogateescape",
         line_buffering=old is not None and old.isatty(),
     )
 

@@ -1102,6 +1102,19 @@ def test_without_standard_output_a_sync_is_done_all_the_same(
     assert tree_of(bench.served) == tree_of(bench.root / "src")
 
 
+def test_names_are_listed_as_they_are_where_the_locale_has_not_their_letters(
+    bench: Bench,
+) -> None:
+    make(bench.root / "src/\u65e5\u672c", b"text")
+    env = bench.env | {"PYTHONIOENCODING": "latin-1"}  # what a locale of that charset does
+    for words in (["sync", "-v", "src/", "dst"], ["manifest", "show", "src"]):
+        # A shell starts it: a fork would have been started in another locale.
+        command = ["sh", "-c", 'exec "$@"', "sh", *COMMAND, *words]
+        done = subprocess.run(command, env=env, cwd=bench.root, capture_output=True, check=True)
+        assert "\u65e5\u672c\n".encode() in done.stdout
+    assert tree_of(bench.root / "dst") == tree_of(bench.root / "src")
+
+
 def test_help_shows_the_commands_and_examples(bench: Bench) -> None:
     help = bench.run("--help").stdout
     assert "sync" in help
