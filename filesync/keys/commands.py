@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from filesync.keys.files import default_key, line, make_key, public_path
+from filesync.keys.files import KEY_NAME, default_key, line, make_key, public_path
 
 
 @click.command(
@@ -35,7 +35,7 @@ def keygen(directory: Path | None, name: str | None, force: bool) -> None:
     The secret key goes to DIR/key, which only its owner can read, and the public one to
     DIR/key.pub, as a line for the allow files of others. DIR is ~/.config/filesync without it.
     """
-    path = directory / "key" if directory is not None else default_key()
+    path = directory / KEY_NAME if directory is not None else default_key()
     name = name or socket.gethostname()
     pair = make_key(path, name=name, replace=force)
     click.echo(line(pair.public, name), nl=False)

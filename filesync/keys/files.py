@@ -14,6 +14,7 @@ people; so has the ``.pub`` file that is written beside a secret key, which can 
 import logging
 import os
 import re
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from filesync.errors import StoreError, UsageError
 log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES: Final = 1 << 20
+KEY_NAME: Final = "key"
+"""What the file of a secret key is called."""
 _SECRET_KIND: Final = "filesync-secret-key-1"
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -52,7 +55,7 @@ def default_key() -> Path:
     base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     if base.startswith("~"):
         raise UsageError("this user has no home directory; say where the key is, or set HOME")
-    return Path(base) / "filesync" / "key"
+    return Path(base) / "filesync" / KEY_NAME
 
 
 def _is_default(path: Path) -> bool:
@@ -109,21 +112,40 @@ def read_key(path: Path) -> KeyPair:
     try:
         text = _read(path, never=0o077)
     except FileNotFoundError:
-        hint = "" if _is_default(path) else f" {path.parent}"
-        raise UsageError(
-            f"{path} is not there; make a key with `filesync keygen{hint}`"
-        ) from None
+        raise UsageError(f"{path} is not there; make a key with {_making(path)}") from None
     except _OpenToOthers:
+        _check_not_public(path)
         raise UsageError(
-            f"{path} is a secret that others can read: make a new key with `filesync keygen "
-            "--force`, or, if nobody has read it, `chmod 600` it"
+            f"{path} is a secret that others can read: make a new key with "
+            f"{_making(path, again=True)}, or, if nobody has read it, `chmod 600` it"
         ) from None
     lines = _lines(text)
     kind, _, digits = lines[0][1].partition(" ") if len(lines) == 1 else ("", "", "")
     if kind != _SECRET_KIND or not _HEX.fullmatch(digits):
+        _check_not_public(path)
         raise UsageError(f"{path} is no secret key as `filesync keygen` makes them")
     secret = bytes.fromhex(digits)
     return KeyPair(PublicKey(z85.decode(zmq.curve_public(z85.encode(secret)))), secret)
+
+
+def _making(path: Path, *, again: bool = False) -> str:
+    """Return the command that makes a key in ``path``, or beside it, where it then says so."""
+    if _is_default(path):
+        return f"`filesync keygen{' --force' * again}`"
+    made = path.with_name(KEY_NAME)
+    force = " --force" * (again and path == made)
+    command = f"`filesync keygen{force} {shlex.quote(str(path.parent))}`"
+    return command if path == made else f"{command}, which calls it {made}"
+
+
+def _check_not_public(path: Path) -> None:
+    keys: dict[PublicKey, str] = {}
+    with suppress(UsageError):
+        keys = read_allowed(path)
+    if keys:
+        raise UsageError(
+            f"{path} is no secret key: it has public ones, as allow files do"
+        ) from None
 
 
 def key_for(address: str, path: Path | None) -> KeyPair | None:

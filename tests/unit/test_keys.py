@@ -102,6 +102,29 @@ def test_a_key_that_is_not_there_is_a_hint_how_to_make_it(tmp_path: Path) -> Non
         read_key(tmp_path / "key")
 
 
+def test_what_is_said_to_make_a_key_makes_the_one_that_was_named(tmp_path: Path) -> None:
+    path = tmp_path / "two words" / "key"
+    command = f"filesync keygen '{path.parent}'"
+    with pytest.raises(UsageError, match=f"`{command}`$"):
+        read_key(path)
+    with pytest.raises(UsageError, match=f"`{command}`, which calls it {path}$"):
+        read_key(path.with_name("other"))
+    make_key(path, name="here")
+    path.chmod(0o644)
+    with pytest.raises(UsageError, match=f"`{command.replace('gen', 'gen --force')}`"):
+        read_key(path)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o600])
+def test_a_public_key_is_not_taken_for_a_secret_that_others_can_read(
+    tmp_path: Path, mode: int
+) -> None:
+    make_key(tmp_path / "key", name="here")
+    (tmp_path / "key.pub").chmod(mode)
+    with pytest.raises(UsageError, match="is no secret key: it has public ones"):
+        read_key(tmp_path / "key.pub")
+
+
 def test_without_a_home_directory_the_key_is_nowhere(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
