@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -1113,6 +1114,23 @@ def test_names_are_listed_as_they_are_where_the_locale_has_not_their_letters(
         done = subprocess.run(command, env=env, cwd=bench.root, capture_output=True, check=True)
         assert "\u65e5\u672c\n".encode() in done.stdout
     assert tree_of(bench.root / "dst") == tree_of(bench.root / "src")
+
+
+def test_progress_on_a_terminal_is_what_has_come_and_no_total_that_nobody_knows(
+    bench: Bench,
+) -> None:
+    make(bench.root / "file", bytes(3 << 20))
+    ours, theirs = os.openpty()
+    command = [*COMMAND, "sync", "--progress", "--bwlimit=2M", "file", "dst/"]
+    env = bench.env | {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "80"}
+    process = subprocess.Popen(command, env=env, cwd=bench.root, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError), open(ours, "rb", buffering=0) as terminal:  # EIO is its end
+        while some := terminal.read(1 << 16):
+            shown += some
+    assert process.wait() == 0
+    assert re.search(rb" 0 files 2\.1 MB ", shown)
 
 
 def test_help_shows_the_commands_and_examples(bench: Bench) -> None:

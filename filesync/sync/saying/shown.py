@@ -64,13 +64,13 @@ class ShownProgress:
         if self._over.wait(self._patience_s):
             return
         from rich.console import Console
-        from rich.progress import DownloadColumn, SpinnerColumn, TextColumn, TransferSpeedColumn
+        from rich.progress import FileSizeColumn, SpinnerColumn, TextColumn, TransferSpeedColumn
         from rich.progress import Progress as Bar
 
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            DownloadColumn(),
+            FileSizeColumn(),
             TransferSpeedColumn(),
         )
         bar = Bar(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
