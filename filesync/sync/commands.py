@@ -1,5 +1,6 @@
 """The commands ``sync`` and ``serve``; what they run is imported when it is known what it is."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -78,11 +79,17 @@ def _exclude(pattern: str, *, is_include: bool) -> str:
 def _patterns_in(name: str) -> list[str]:
     """Return the patterns in a file, one a line, as rsync reads it; '-' is standard input."""
     try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        data = _standard_input() if name == "-" else Path(name).read_bytes()
     except OSError as exc:
         raise UsageError(f"the patterns in {name} cannot be read: {exc.strerror}") from None
     lines = os.fsdecode(data.replace(b"\r", b"\n")).split("\n")
     return [line for line in lines if line and line[0] not in ";#"]
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:  # it was started without one
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return sys.stdin.buffer.read()
 
 
 class _SyncCommand(RsyncCommand, CommandWithRules):
@@ -376,6 +383,8 @@ def serve(
     if stdio:
         if allow is not None or allow_insecure:
             raise click.UsageError("--stdio listens nowhere; nobody else can connect")
+        if sys.stdin is None:
+            raise click.UsageError("--stdio without a standard input serves nobody")
         from filesync.sync.shell.stdio import serve_stdio
 
         asyncio.run(serve_stdio(server.answer, server.use))

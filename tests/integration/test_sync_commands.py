@@ -1299,6 +1299,29 @@ def test_a_link_to_a_directory_is_a_link_unless_a_slash_follows(bench: Bench) ->
     assert (bench.root / "inside/file").read_text() == "text"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["sync", "--exclude-from=-", "src/", "to"],
+            "the patterns in - cannot be read: Bad file",
+        ),
+        (["serve", "--stdio"], "--stdio without a standard input serves nobody"),
+    ],
+)
+def test_who_is_to_read_a_standard_input_that_is_not_there_says_so(
+    bench: Bench, words: list[str], said: str
+) -> None:
+    fill(bench.root / "src")
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, *words]
+    done = subprocess.run(
+        command, cwd=bench.root, env=bench.env, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert f"rror: {said}" in done.stderr
+    assert not (bench.root / "to").exists()
+
+
 @pytest.mark.parametrize("descriptor", [0, 1, 2])
 def test_who_is_started_without_a_standard_descriptor_syncs_all_the_same(
     bench: Bench, descriptor: int
