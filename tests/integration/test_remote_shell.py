@@ -179,7 +179,7 @@ def test_links_and_what_lies_outside_are_not_reached_where_a_command_is_forced(
     ("login", "program", "says"),
     [
         ("", "nowhere/filesync", "host has no `nowhere/filesync`; install it there"),
-        ("echo Welcome to host;", "", "host says 'Welcome to host"),
+        ("echo Welcome to host;", "", "host says 'Welcome to host\\n' before `"),
         ("exit 3;", "", "ended with 3 and said nothing"),
         ("exit 255;", "", "ended with 255, as ssh does when it cannot connect or log in"),
     ],

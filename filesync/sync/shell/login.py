@@ -25,6 +25,8 @@ _END_S: Final = 5.0
 _NOT_FOUND: Final = 127
 _NO_LOGIN: Final = 255
 _SHOWN_BYTES: Final = 200
+_BEGINS: Final = b"\xff\0"
+"""What a server says begins so; that is for no reader."""
 _SAYS_S: Final = 0.2
 _HEARD_S: Final = 0.05
 """Within which a signal is heard that others had at the same time."""
@@ -155,8 +157,9 @@ class _Remote:
                 if not more:
                     break
                 said += more
+            noise = said.partition(_BEGINS)[0] or said
             return Unavailable(
-                f"{self._host} says {shown(said[:_SHOWN_BYTES])} before `{self._shell.program}` "
+                f"{self._host} says {shown(noise[:_SHOWN_BYTES])} before `{self._shell.program}` "
                 "is begun; its shell has to say nothing when nobody sits there"
             )
         code = self._wait()
