@@ -1,5 +1,6 @@
 """Updates by a user who may not do everything: read-only directories, owners, devices."""
 
+import errno
 import os
 import shutil
 import stat
@@ -151,6 +152,45 @@ def test_what_an_ordinary_user_cannot_keep_is_counted_and_no_error(work: Path) -
         assert stat.S_IMODE((work / "root2/fifo").stat().st_mode) == 0o640
         assert (work / "root/owned").stat().st_mtime_ns == 5
         assert (work / "root/link").lstat().st_mtime_ns == 5
+
+    as_nobody(check)
+
+
+def test_a_group_that_no_directory_can_be_given_here_is_counted_and_no_error(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The kernel says EINVAL of a group that a container's user namespace does not map.
+    nodes = MemoryNodes()
+    file = File(b"f", 0o644, NOBODY, 1234, 5, 0, EMPTY)
+    inner = put(nodes, Directory(0o2755, NOBODY, 1234, 7, (), (file,)))
+    target = Manifest(
+        put(nodes, with_entries(EMPTY_DIRECTORY, [subdirectory(nodes, b"d", inner)])), nodes
+    )
+
+    def check() -> None:
+        def refuse(fd: int, uid: int, gid: int) -> None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+        monkeypatch.setattr(os, "fchown", refuse)
+        one = TreeUpdate(work / "root", basis=None, target=target, groups=frozenset([1234]))
+        one.prepare()
+        assert one.finish().not_kept == {"group": 2}
+
+    as_nobody(check)
+
+
+def test_a_fifo_that_loses_setgid_is_counted(work: Path) -> None:
+    nodes = MemoryNodes()
+    fifo = Special(b"fifo", stat.S_IFIFO | 0o2640, NOBODY, 1234, 5)
+    target = Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, [fifo])), nodes)
+    os.mkfifo(work / "fifo", 0o640)
+    os.chown(work / "fifo", NOBODY, 1234)
+    basis = scanned(work)
+
+    def check() -> None:
+        one = TreeUpdate(work, basis=basis, target=target, groups=frozenset())
+        one.prepare()
+        assert one.finish().not_kept == {"mode": 1}
 
     as_nobody(check)
 

@@ -77,6 +77,8 @@ class ArrivingUpdate(TreeUpdate):
             moved=self._visits.moved,
             refusals=self.refused,
         )
+        # What the root shall be comes last: until then what is made in it is not of its group.
+        self._layout.share(b"", self._target.root)
         self._make_files(is_made=True)
         self._files.settle()  # of none: each is settled when it comes
 

@@ -11,7 +11,12 @@ from typing import Final
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles
 from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import PARTIAL_NAME, is_reserved, is_work
-from filesync.disk.updating.metadata import DEFAULT_ACL, Metadata, chmod_unopened
+from filesync.disk.updating.metadata import (
+    DEFAULT_ACL,
+    Metadata,
+    chmod_unopened,
+    passing_refusals,
+)
 from filesync.disk.updating.refusals import Refusals, is_gone, is_single
 from filesync.disk.updating.removal import OnRefused, Removal
 from filesync.disk.updating.reuse import Sources
@@ -225,9 +230,24 @@ class Layout:
     def touch(self, visit: Visit) -> None:
         """Take note that a directory needs its metadata in the end."""
         self._touched[visit.path] = header = with_entries(visit.new, ())
-        # Who can give each file any group has no need of this.
-        if visit.old is None and header.mode & stat.S_ISGID and not self._is_superuser:
-            self._share(visit.path, header)
+        if self._may_share_else(visit):
+            self.share(visit.path, header)
+
+    def share(self, path: bytes, header: Directory) -> None:
+        """Have a directory give its group to what is made in it, or not, as far as this user may.
+
+        Raises:
+            StoreError: this disk.
+        """
+        if self._is_superuser:  # who can give each file any group
+            return
+        is_shared = header.mode & stat.S_ISGID
+        with self._root.held(path) as fd, storing(path), passing_refusals():
+            if is_shared:
+                os.fchown(fd, -1, header.gid)
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            if mode & stat.S_ISGID != is_shared:
+                os.fchmod(fd, mode ^ stat.S_ISGID)
 
     def discard(self, visits: Iterable[Visit]) -> None:
         """Remove the directories that were set aside, and put back what of them is refused.
@@ -292,11 +312,15 @@ class Layout:
                     with suppress(PermissionError):
                         os.utime(fd, ns=(header.mtime_ns, header.mtime_ns))
 
-    def _share(self, path: bytes, header: Directory) -> None:
-        """Have what is made in a new directory be of its group, as far as this user may."""
-        with self._root.held(path) as fd, storing(path), suppress(PermissionError):
-            os.fchown(fd, -1, header.gid)
-            os.fchmod(fd, _WRITABLE | stat.S_ISGID)
+    def _may_share_else(self, visit: Visit) -> bool:
+        """Say whether what is made in a directory may get another group than it shall."""
+        old, new = visit.old, visit.new
+        if old is None or not visit.path:
+            # The system has made it as the one above it is. The root's is none of ours.
+            above = self._touched.get(visit.path.rpartition(b"/")[0], new)
+            return not visit.path or bool((new.mode | above.mode) & stat.S_ISGID)
+        is_shared = new.mode & stat.S_ISGID
+        return is_shared != old.mode & stat.S_ISGID or (bool(is_shared) and new.gid != old.gid)
 
     def _open_up(self, path: bytes, header: Directory) -> None:
         # The root was opened up before all else.

@@ -10,7 +10,7 @@ import stat
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -25,6 +25,16 @@ Owner = tuple[int, int]
 _REFUSED: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 """What an ordinary user, or a file system without the feature, is told."""
 DEFAULT_ACL: Final = b"system.posix_acl_default"
+
+
+@contextmanager
+def passing_refusals() -> Iterator[None]:
+    """Let the block go without what cannot be kept here; what else is wrong is raised."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in _REFUSED:
+            raise
 
 
 class HasMetadata(Protocol):
@@ -76,6 +86,7 @@ class Metadata:
     Attributes:
         special_bits: of a mode, those that creating a file with it may not give; all, until
             somebody who knows the umask says otherwise.
+        is_made_shared: what is made elsewhere (see ``adopt``) is, in a directory that gives its group.
     """
 
     def __init__(self, *, groups: frozenset[int] | None = None) -> None:
@@ -84,6 +95,7 @@ class Metadata:
         self._not_kept = Counter[str]()
         self._chown_refused = False
         self.special_bits = 0o7777
+        self.is_made_shared = False
 
     @property
     def not_kept(self) -> dict[str, int]:
@@ -131,12 +143,18 @@ class Metadata:
 
         Not one to which ``entry`` gives a group.
         """
+        if (gid := self._group_of(home, entry)) is not None:
+            with passing_refusals():
+                os.fchown(fd, -1, gid)
+
+    def _group_of(self, home: int, entry: HasMetadata | Symlink | Special) -> int | None:
+        """Return the group that what is made in ``home`` gets, if what is made elsewhere may not."""
         if self._groups is None or entry.gid in self._groups:
-            return
+            return None
         status = os.fstat(home)
         if status.st_mode & stat.S_ISGID:
-            with suppress(PermissionError):
-                os.fchown(fd, -1, status.st_gid)
+            return status.st_gid
+        return os.getegid() if self.is_made_shared else None
 
     def sync(self, fd: int, entry: HasMetadata, *, times: bool = True) -> None:
         """Make an existing file's or directory's metadata ``entry``'s; touch only what differs.
@@ -155,8 +173,16 @@ class Metadata:
             with self.losing("mtime"):
                 os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
-    def sync_unopened(self, dirfd: int, name: bytes, entry: Symlink | Special) -> None:
-        """Do the same to a link or special file, which is not opened."""
+    def sync_unopened(
+        self, dirfd: int, name: bytes, entry: Symlink | Special, *, home: int | None = None
+    ) -> None:
+        """Do the same to a link or special file, which is not opened.
+
+        ``home`` is the directory that it is to be moved to, if it was made elsewhere.
+        """
+        if home is not None and (gid := self._group_of(home, entry)) is not None:
+            with passing_refusals():
+                os.chown(name, -1, gid, dir_fd=dirfd, follow_symlinks=False)
         status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
         owner = (status.st_uid, status.st_gid)
         is_chowned = owner != (wanted := self._owner(entry, owner))
@@ -167,8 +193,7 @@ class Metadata:
         if isinstance(entry, Special) and (
             status.st_mode != entry.mode or (is_chowned and entry.mode & 0o6000)
         ):
-            with self.losing("mode"):
-                chmod_unopened(dirfd, name, stat.S_IMODE(entry.mode), stat.S_IFMT(entry.mode))
+            self._chmod_unopened(dirfd, name, entry.mode)
         # /proc leads to the held directory; the one name after it is not followed.
         self._sync_xattrs(b"/proc/self/fd/%d/%s" % (dirfd, name), entry.xattrs)
         with self.losing("mtime"):
@@ -211,9 +236,18 @@ class Metadata:
     def _chmod(self, fd: int, mode: int) -> None:
         with self.losing("mode"):
             os.fchmod(fd, mode)
-            # The kernel drops setgid silently for a group that the user is not in.
-            if mode & 0o2000 and not os.fstat(fd).st_mode & 0o2000:
-                self.lose("mode")
+            if mode & stat.S_ISGID:
+                self._check_setgid(os.fstat(fd), mode)
+
+    def _chmod_unopened(self, dirfd: int, name: bytes, mode: int) -> None:
+        with self.losing("mode"):
+            chmod_unopened(dirfd, name, stat.S_IMODE(mode), stat.S_IFMT(mode))
+            self._check_setgid(os.stat(name, dir_fd=dirfd, follow_symlinks=False), mode)
+
+    def _check_setgid(self, status: os.stat_result, mode: int) -> None:
+        # The kernel drops it silently for a group that the user is not in.
+        if mode & stat.S_ISGID & ~status.st_mode:
+            self.lose("mode")
 
     def _sync_xattrs(self, file: int | bytes, wanted: Xattrs) -> None:
         has = dict(_as_owner(file, lambda: read_xattrs(file, b"")))

@@ -113,7 +113,8 @@ class Settler:
         is_direct = not is_there and place.is_direct
         fd, name = (dirfd, entry.name) if is_direct else (self._work.fd, self._work.free_name())
         if self._create_other(fd, name, entry):
-            self._metadata.sync_unopened(fd, name, entry)
+            home = None if is_direct else dirfd
+            self._metadata.sync_unopened(fd, name, entry, home=home)
             if not is_direct:
                 self._maker.move(name, place, dirfd, entry.name)
         elif is_there:

@@ -370,6 +370,7 @@ class TreeUpdate:
                 self._visits.fold_case()
             drop_default_acl(self._work.fd)
             self._metadata.special_bits = 0o7000 | self._work.umask()
+            self._metadata.is_made_shared = self._work.is_shared()
             self._partials.look()
 
     def _clear(self) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -143,6 +144,13 @@ class WorkDirectory:
         except OSError:
             return False
         return True
+
+    def is_shared(self) -> bool:
+        """Say whether what is made here is of the group of the directory that this one is in.
+
+        It is then where the user is not in that group, too, and could not give it to anything.
+        """
+        return bool(os.fstat(self.fd).st_mode & stat.S_ISGID)
 
     def umask(self) -> int:
         """Return what creating a file takes away from its mode."""

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.conformance.transfer.conftest import Stage
 from tests.conformance.transfer.look import differences, look
 from tests.conformance.transfer.test_kinds import make
@@ -87,6 +89,82 @@ def test_of_a_group_that_the_user_is_not_in_comes_what_the_directory_gives(
         assert found[b"shared/theirs"].owner == (NOBODY, FIRST)
         assert found[b"shared/large"].owner == (NOBODY, FIRST)
         assert found[b"plain/theirs"].owner == (NOBODY, NOBODY)
+
+
+@every_tool
+def test_links_and_fifos_get_the_group_of_a_directory_that_gives_it(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    (stage.src / "shared").mkdir(parents=True)
+    give_away(stage.src)
+    os.chown(stage.src / "shared", -1, FIRST)
+    (stage.src / "shared").chmod(0o2775)
+    ordinary.must_sync(stage.src, stage.dst)
+    (stage.src / "shared/link").symlink_to("a")
+    os.mkfifo(stage.src / "shared/fifo")
+    for path in (stage.src / "shared").iterdir():
+        os.chown(path, OTHER, OTHER, follow_symlinks=False)
+    ordinary.must_sync(stage.src, stage.dst)
+    found = look(stage.dst)
+    assert found[b"shared/link"].owner == (NOBODY, FIRST)
+    assert found[b"shared/fifo"].owner == (NOBODY, FIRST)
+
+
+@pytest.mark.parametrize("group", [FIRST, OTHER], ids=["his", "another's"])
+@every_tool
+def test_a_directory_that_is_not_to_give_its_group_gives_it_to_nothing(
+    ordinary: Tool, tool: Tool, stage: Stage, group: int
+) -> None:
+    names = ("d/in", "new/in", "new/deeper/in", "in")
+    for number, name in enumerate(names):
+        make(stage.src / name, b"%d" % number * (1 << 20 if "new" in name else 1), owner=OTHER)
+    for directory in ("", "d", "new", "new/deeper"):
+        os.chown(stage.src / directory, OTHER, OTHER)
+    (stage.dst / "d").mkdir(parents=True)
+    give_away(stage.dst)
+    os.chown(stage.dst, -1, group)
+    stage.dst.chmod(0o2775)
+    ordinary.must_sync(stage.src, stage.dst)
+    found = look(stage.dst)
+    assert {found[name.encode()].owner for name in names} == {(NOBODY, NOBODY)}
+    assert found[b"new/deeper"].owner == (NOBODY, NOBODY)
+
+
+@every_tool
+def test_a_new_destination_does_not_pass_on_what_it_got_of_a_shared_directory(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "d/in", owner=OTHER)
+    make(stage.src / "in", owner=OTHER)
+    for directory in (stage.src, stage.src / "d"):
+        os.chown(directory, OTHER, OTHER)
+    stage.dst.mkdir()
+    os.chown(stage.dst, NOBODY, FIRST)
+    stage.dst.chmod(0o2775)
+    ordinary.must_sync(stage.src, stage.dst / "new")
+    found = look(stage.dst / "new")
+    assert found[b""].owner == (NOBODY, FIRST)
+    assert {found[name].owner for name in (b"d", b"d/in", b"in")} == {(NOBODY, NOBODY)}
+
+
+@every_tool
+def test_a_shared_destination_gives_its_group_to_what_is_made_in_it(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "d/in")
+    make(stage.src / "large", bytes(1 << 20))
+    (stage.src / "link").symlink_to("d")
+    for path in (stage.src, *stage.src.rglob("*")):
+        os.chown(path, OTHER, OTHER, follow_symlinks=False)
+    stage.src.chmod(0o2775)
+    make(stage.dst / "there")
+    give_away(stage.dst)
+    os.chown(stage.dst, -1, FIRST)
+    stage.dst.chmod(0o2775)
+    ordinary.must_sync(stage.src, stage.dst)
+    found = look(stage.dst)
+    assert {found[name].owner for name in (b"d", b"large", b"link")} == {(NOBODY, FIRST)}
+    assert found[b"d/in"].owner == (NOBODY, NOBODY)
 
 
 @every_tool
