@@ -4,7 +4,15 @@ from typing import Final, NamedTuple
 
 from filesync.digest import Digest
 from filesync.manifest.growth import Expansion, Known, grow
-from filesync.manifest.node import Directory, Entry, File, Special, Subdirectory, Symlink
+from filesync.manifest.node import (
+    Directory,
+    Entry,
+    File,
+    Special,
+    Subdirectory,
+    Symlink,
+    subdirectories,
+)
 from filesync.manifest.tree import Manifest, Nodes
 
 Leaf = File | Symlink | Special
@@ -13,6 +21,9 @@ MAX_GROUPS: Final = 4096
 OTHERS: Final = 0xFFFFFFFF
 """Stands for each group of which a writer is no member. It is none: to chown(2) it says that
 nothing is to change."""
+
+
+_OTHERS: Final = b"\xce" + OTHERS.to_bytes(4, "big")
 
 
 class Writer(NamedTuple):
@@ -75,6 +86,20 @@ def as_written_by(writer: Writer, manifest: Manifest, nodes: Nodes) -> Manifest:
         return expansion
 
     return Manifest(grow(nodes, manifest.tree, expand), nodes)
+
+
+def seem_others(manifest: Manifest) -> bool:
+    """Say whether something in a tree is of ``OTHERS``; it may be a digest that looks like it."""
+    level = [manifest.tree]
+    while level:
+        below: dict[Digest, None] = {}
+        for tree in level:
+            data = manifest.nodes.read(tree)
+            if _OTHERS in data:
+                return True
+            below.update((entry.tree, None) for entry in subdirectories(data))
+        level = list(below)
+    return False
 
 
 def as_left(

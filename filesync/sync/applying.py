@@ -1,5 +1,6 @@
 """One part of a sync, from what is planned to what is done; the same on all sides."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from filesync.disk.updating.update import LocalTree, TreeUpdate, UpdateStats
 from filesync.disk.updating.work import FULL
 from filesync.errors import RoomMade, StoreError
 from filesync.manifest import Manifest, Nodes, empty_manifest
-from filesync.manifest.owner import OTHERS, as_left, owned_by
+from filesync.manifest.owner import OTHERS, Writer, as_left, as_written_by, owned_by
 from filesync.manifest.patch import Change, patch
 from filesync.sync.choice import choose
 from filesync.sync.filter import Filter
@@ -100,12 +101,17 @@ def _root_times(plan: Plan, part: Part) -> RootTimes:
 
 
 def as_others(there: Manifest, nodes: Nodes) -> Manifest:
-    """Return what this process made of a tree of ``OTHERS``' if ``there`` is that; a guess.
+    """Return what this process made of a tree with something of ``OTHERS`` if ``there`` is that; a guess.
 
-    Nodes that are so need not be asked for.
+    That has this process's own group, most often; or ``there`` has been given another since. ``nodes``
+    gets the tree by either, and what of them is so need not be asked for.
     """
-    writer = this_writer()
-    return there if writer is None else owned_by(there, nodes, writer.uid, OTHERS)
+    if (writer := this_writer()) is None:
+        return there
+    groups = writer.groups - {os.getegid()}
+    if groups:
+        owned_by(there, nodes, writer.uid, OTHERS)
+    return as_written_by(Writer(writer.uid, groups), there, nodes)
 
 
 @contextmanager

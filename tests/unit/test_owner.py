@@ -17,7 +17,14 @@ from filesync.manifest import (
     put,
     subdirectory,
 )
-from filesync.manifest.owner import OTHERS, Writer, as_left, as_written_by, owned_by
+from filesync.manifest.owner import (
+    OTHERS,
+    Writer,
+    as_left,
+    as_written_by,
+    owned_by,
+    seem_others,
+)
 
 WRITER = Writer(1, frozenset([10, 11]))
 ids = st.sampled_from([1, 2])
@@ -86,6 +93,14 @@ def test_what_a_user_writes_is_his_and_of_his_groups_or_of_others(shape: Shape) 
         for path, (kind, _, gid) in owners(given_).items()
     }
     assert owned_by(written, nodes, 0, 0) == owned_by(given_, nodes, 0, 0)  # nothing else
+
+
+@given(shapes)
+def test_a_tree_with_anything_of_others_is_known_for_one(shape: Shape) -> None:
+    nodes = MemoryNodes()
+    written = as_written_by(WRITER, tree_of(shape, nodes), nodes)
+    found = any(gid == OTHERS for _, _, gid in owners(written).values())
+    assert seem_others(written) == found
 
 
 @given(shapes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from filesync.digest import Digest
 from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
-from filesync.manifest.owner import OTHERS, Writer, as_left
+from filesync.manifest.owner import Writer, as_left
 from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
@@ -352,6 +352,7 @@ class Giving:
         flow = options.flow.to(peer.address)
         scanned = self._trees.scan(at).tree
         recent = None if shadowing(self._parts, at) else scanned.recent_to(there)
+        of_others = await in_thread(self._trees.seem_others, at, top)
         offer = peer.plane.offer(
             top, root, flow=flow, recipes=scanned.recipes, recent=recent, is_live=True
         )
@@ -368,7 +369,7 @@ class Giving:
                 spared=tuple(sorted(removal.spared)) if removal else (),
                 progress=self._progress is not None,
                 goes_on=True,
-                of_others=top.root.gid == OTHERS,
+                of_others=of_others,
                 passes_over=True,
             )
             request = await in_thread(self._with_beginning, request, at, there, top)

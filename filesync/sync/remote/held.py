@@ -7,7 +7,7 @@ from typing import Final
 
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes, empty_manifest
-from filesync.manifest.owner import Writer
+from filesync.manifest.owner import Writer, seem_others
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Place
@@ -45,6 +45,7 @@ class Held:
         rename: what the one name that is given is called there.
         is_used: somebody uses the place.
         manifest: what was scanned; until then, nothing.
+        of_others: something of that, it seems, is of no group that who asked for it is in.
         shut: directories that it lacks as they could not be read, and why (errno).
         edits: what became of what was there at the last scan, if it is to be taken from.
         recent: small files that were not there then.
@@ -71,6 +72,7 @@ class Held:
         self.rename = rename
         self.nodes = MemoryNodes()
         self.manifest = empty_manifest(self.nodes)
+        self.of_others = False
         self.shut: Mapping[bytes, int] = {}
         self.edits = Edited()
         self.recent = Recent(_RECENT_BYTES)
@@ -131,6 +133,7 @@ class Held:
         written = found.written_by(writer, self.nodes)
         # Else the directories are others than whoever asks has had.
         is_same = written.manifest.tree == found.manifest.tree
+        self.of_others = not is_same and seem_others(written.manifest)
         remaining = Edited(edits.files, remains=edits.remains)
         self.edits = edits.told(self.nodes) if is_same else remaining
         return written

@@ -217,7 +217,9 @@ class TreeServer:
             after = Stage.SCANNED
         finally:
             held.leave(after)
-        return wire.scanned(found.manifest, found.skipped, found.unreadable)
+        return wire.scanned(
+            found.manifest.tree, found.skipped, found.unreadable, of_others=held.of_others
+        )
 
     def _gifts(self) -> Gifts:
         return Gifts(self.plane, self._holders, self._caches)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from filesync.manifest.owner import Writer
+from filesync.manifest.owner import Writer, seem_others
 from filesync.manifest.tree import Manifest, Nodes
 from filesync.sync.filter import Filter
 from filesync.sync.options import NewOwner, Options
@@ -31,6 +31,7 @@ class SourceTrees:
         self._options = options
         self._nodes = nodes
         self._written: dict[int, Manifest] = {}
+        self._is_changed: dict[int, bool] = {}  # by who writes there
         self._scans: dict[int, GrowingScan] = {}
 
     def scan(self, at: int) -> GrowingScan:
@@ -71,6 +72,10 @@ class SourceTrees:
 
         return await in_thread(given_to, NewOwner(*new_owner), top, self._nodes)
 
+    def seem_others(self, at: int, given: Manifest) -> bool:
+        """Say whether something in ``given``, which comes of a source, is of ``OTHERS``. Blocks."""
+        return self._is_changed[at] and seem_others(given)
+
     async def removal(self, at: int, given: Manifest) -> Removal | None:
         """Return what is deleted where a source goes, of which ``given`` comes; None for nothing."""
         if not await self._deletes():
@@ -84,6 +89,7 @@ class SourceTrees:
             found = await self.scan(at).task
             written = await in_thread(found.written_by, self.writer, self._nodes)
             self._written[at] = written.manifest
+            self._is_changed[at] = written.manifest.tree != found.manifest.tree
         return self._written[at]
 
     async def _shadowing(self, at: int) -> dict[int, Manifest]:

@@ -27,11 +27,10 @@ from typing import Annotated, Final
 import msgspec
 
 from filesync.decoding import UNDECODABLE
-from filesync.digest import WireDigest
+from filesync.digest import Digest, WireDigest
 from filesync.errors import MalformedMessage
-from filesync.manifest import Manifest
 from filesync.manifest.node import MAX_NODE_BYTES
-from filesync.manifest.owner import MAX_GROUPS, OTHERS
+from filesync.manifest.owner import MAX_GROUPS
 from filesync.sync.filter import MAX_RULE_BYTES
 from filesync.transfer.wire import Codec, Key, Token
 
@@ -215,7 +214,7 @@ class Scanned(_Message, frozen=True, tag="scanned"):
         unnamed: how many more were.
         edits: nodes and contents by what the asker most likely has of them, if he asked for that.
         remains: what large files that have changed still have of what he most likely has, likewise.
-        of_others: most of it, it seems, is of no group that the asker is in.
+        of_others: something of it, it seems, is of no group that the asker is in.
     """
 
     tree: WireDigest
@@ -228,13 +227,16 @@ class Scanned(_Message, frozen=True, tag="scanned"):
 
 
 def scanned(
-    found: Manifest, skipped: Mapping[str, int], unreadable: Mapping[bytes, int]
+    tree: Digest,
+    skipped: Mapping[str, int],
+    unreadable: Mapping[bytes, int],
+    *,
+    of_others: bool,
 ) -> Scanned:
     """Return what says what was found, with as many names as go in."""
     named = named_of(unreadable)
     unnamed = len(unreadable) - len(named)
-    of_others = found.root.gid == OTHERS
-    return Scanned(found.tree, dict(skipped), named, unnamed, of_others=of_others)
+    return Scanned(tree, dict(skipped), named, unnamed, of_others=of_others)
 
 
 def named_of(paths: Mapping[bytes, int]) -> dict[bytes, int]:
@@ -361,7 +363,7 @@ class Give(_Message, frozen=True, tag="give"):
         edits: contents of files that have changed lately, by what the place most likely has of
             them: they need not be asked for where that is so.
         remains: of large files that have changed, what they still have of what the place has: likewise.
-        of_others: most of it, it seems, is of no group that who writes there is in.
+        of_others: something of it, it seems, is of no group that who writes there is in.
         passes_over: leave files as they are that turn out to be gone here, or to have changed, and
             say which; else that is an error.
     """

@@ -54,6 +54,22 @@ def test_what_has_its_groups_is_not_told_of_again(
     assert ordinary.must_sync(stage.src, stage.dst).moved < 2_500
 
 
+@pytest.mark.parametrize("group", [FIRST, SECOND, OTHER])
+@claimants(Claim.NO_LISTS)
+def test_what_is_partly_of_other_groups_is_not_told_of_again(
+    ordinary: Tool, tool: Tool, stage: Stage, group: int
+) -> None:
+    for number in range(400):
+        make(stage.src / f"d/{number % 4}/of the other group {number}", owner=OTHER)
+        make(stage.src / f"d/{number % 4}/{number}")
+        os.chown(stage.src / f"d/{number % 4}/{number}", NOBODY, group)
+    for path in (stage.src, *stage.src.rglob("*")):
+        if path.is_dir():
+            os.chown(path, NOBODY, FIRST)
+    ordinary.must_sync(stage.src, stage.dst)
+    assert ordinary.must_sync(stage.src, stage.dst).moved < 4_000
+
+
 @every_tool
 def test_a_change_of_group_arrives(ordinary: Tool, tool: Tool, stage: Stage) -> None:
     every_group(stage.src)
