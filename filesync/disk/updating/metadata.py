@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
+import msgspec
+
 from filesync.disk.handles import READ_FLAGS, shown
 from filesync.disk.scanning.readfile import is_kept, read_xattrs
 from filesync.errors import StoreError
-from filesync.manifest import Special, Symlink, Xattrs
+from filesync.manifest import File, Special, Symlink, Xattrs
 
 T = TypeVar("T")
 Owner = tuple[int, int]
@@ -146,6 +148,12 @@ class Metadata:
         if (gid := self._group_of(home, entry)) is not None:
             with passing_refusals():
                 os.fchown(fd, -1, gid)
+
+    def with_group_of(self, fd: int, entry: File) -> File:
+        """Return ``entry`` with the group that ``fd`` has, where it gives none."""
+        if self._groups is None or entry.gid in self._groups:
+            return entry
+        return msgspec.structs.replace(entry, gid=os.fstat(fd).st_gid)
 
     def _group_of(self, home: int, entry: HasMetadata | Symlink | Special) -> int | None:
         """Return the group that what is made in ``home`` gets, if what is made elsewhere may not."""

@@ -156,8 +156,9 @@ class Settler:
 
     def _replace_by_copy(self, place: Place, dirfd: int, entry: File, fd: int) -> bool:
         """Give a name an inode of its own; False if its content is not ``entry``'s."""
+        made = self._metadata.with_group_of(fd, entry)
         try:
-            if not self._maker.copy(place, dirfd, entry, fd, replaces=True):
+            if not self._maker.copy(place, dirfd, made, fd, replaces=True):
                 return False
         except OSError as exc:
             # It has its content: nobody else need have it, and other names can be linked to it.

@@ -202,6 +202,19 @@ def test_what_is_of_another_group_than_can_be_given_keeps_the_one_it_has(
 
 
 @every_tool
+def test_a_name_that_loses_its_other_names_keeps_the_group_it_has(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "stays", b"1", owner=OTHER)
+    os.link(stage.src / "stays", stage.src / "goes")
+    ordinary.must_sync(stage.src, stage.dst)
+    os.chown(stage.dst / "stays", -1, SECOND)
+    (stage.src / "goes").unlink()
+    ordinary.must_sync(stage.src, stage.dst)
+    assert look(stage.dst)[b"stays"].owner == (NOBODY, SECOND)
+
+
+@every_tool
 def test_a_group_that_cannot_be_given_to_what_is_somebody_elses_is_said(
     ordinary: Tool, tool: Tool, stage: Stage
 ) -> None:
