@@ -6,7 +6,9 @@ Names are looked up where it is written.
 import grp
 import os
 import pwd
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
@@ -31,8 +33,20 @@ def this_writer() -> Writer | None:
     """
     if os.geteuid() == 0:
         return None
-    groups = frozenset([os.getegid(), *os.getgroups()[: MAX_GROUPS - 1]])
-    return Writer(os.geteuid(), groups)
+    groups = [os.getegid(), *os.getgroups()[: MAX_GROUPS - 1]]
+    with suppress(OSError):
+        groups = mapped(groups, Path("/proc/self/gid_map").read_text())
+    return Writer(os.geteuid(), frozenset(groups))
+
+
+def mapped(numbers: Iterable[int], table: str) -> list[int]:
+    """Return those that a user namespace's ``table`` (see user_namespaces(7)) has.
+
+    In a container the kernel says one number for all groups that it does not map, also of those
+    that a user is in: nothing can be given that.
+    """
+    rows = [tuple(map(int, row.split())) for row in table.splitlines()]
+    return [one for one in numbers if any(at <= one < at + count for at, _, count in rows)]
 
 
 def parse_owner(text: str) -> OwnerNames | None:
