@@ -196,7 +196,7 @@ match within a name, ** across slashes, x/*** a directory and all in it.
     metavar="USER:GROUP",
     default="",
     help="Have all in DST belong to USER and GROUP, names or numbers that the machine of DST knows; "
-    "one may be left out. Only root may do so.",
+    "one may be left out. Who is not root may only name a group that he is in.",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Change nothing; list what would change.")
 @click.option("-v", "--verbose", count=True, help="List the names that change.")

@@ -76,7 +76,7 @@ def look_up(names: OwnerNames) -> NewOwner:
     if writer and (uid not in (None, writer.uid) or gid not in (None, *writer.groups)):
         raise UsageError(
             "--chown: only root may give files to others, and who would write them is user"
-            f" {writer.uid}; leave it out: all will belong to that user"
+            f" {writer.uid}, to whom all will belong; leave it out, or name a group of that user's"
         )
     return NewOwner(uid, gid)
 
