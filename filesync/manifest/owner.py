@@ -57,8 +57,10 @@ def owned_by(manifest: Manifest, nodes: Nodes, uid: int | None, gid: int | None)
     return Manifest(grow(nodes, manifest.tree, expand), nodes)
 
 
-def as_written_by(writer: Writer, manifest: Manifest, nodes: Nodes) -> Manifest:
-    """Return what ``writer`` is to make of ``manifest``: all is his, groups he is not in ``OTHERS``.
+def as_written_by(
+    writer: Writer, manifest: Manifest, nodes: Nodes, *, others: int = OTHERS
+) -> Manifest:
+    """Return what ``writer`` is to make of ``manifest``: all is his, groups he is not in ``others``.
 
     Its nodes go to ``nodes``.
     """
@@ -76,9 +78,9 @@ def as_written_by(writer: Writer, manifest: Manifest, nodes: Nodes) -> Manifest:
                 entries.append(entry)
             else:
                 is_same = False
-                gid = entry.gid if entry.gid in groups else OTHERS
+                gid = entry.gid if entry.gid in groups else others
                 entries.append(_with_owner(entry, uid, gid))
-        header = _header(directory, uid, directory.gid if directory.gid in groups else OTHERS)
+        header = _header(directory, uid, directory.gid if directory.gid in groups else others)
         expansion = Expansion(header, entries, children)
         if is_same:  # most often all is: nothing need be encoded again
             data, summary = manifest.nodes.read(tree), manifest.nodes.summary(tree)

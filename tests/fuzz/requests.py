@@ -101,7 +101,7 @@ def seeds() -> list[bytes]:
     answers: list[tuple[wire.Answer, bytes]] = [
         (wire.Found((wire.Part(TOKEN, b"b"), wire.Part(TOKEN, b"", (b"d", b"b")))), b""),
         (wire.Prepared(TOKEN, True, b"name"), b""),
-        (wire.Prepared(TOKEN, writer=(12, frozenset([0, 34]))), b""),
+        (wire.Prepared(TOKEN, writer=(12, frozenset([0, 34])), group=34), b""),
         (wire.Prepared(TOKEN, new_owner=(12, None)), b""),
         (wire.Scanned(NEW.tree, {"socket": 1}), b""),
         (wire.Nodes(), answer_nodes(NEW, (NEW.tree,))),

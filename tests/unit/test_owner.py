@@ -95,6 +95,16 @@ def test_what_a_user_writes_is_his_and_of_his_groups_or_of_others(shape: Shape) 
     assert owned_by(written, nodes, 0, 0) == owned_by(given_, nodes, 0, 0)  # nothing else
 
 
+@given(shapes, st.sampled_from([10, 14]))
+def test_what_is_of_others_can_be_of_one_group_instead(shape: Shape, group: int) -> None:
+    nodes = MemoryNodes()
+    written = as_written_by(WRITER, tree_of(shape, nodes), nodes)
+    assert owners(as_written_by(WRITER, written, nodes, others=group)) == {
+        path: (kind, 1, group if gid == OTHERS else gid)
+        for path, (kind, _, gid) in owners(written).items()
+    }
+
+
 @given(shapes)
 def test_a_tree_with_anything_of_others_is_known_for_one(shape: Shape) -> None:
     nodes = MemoryNodes()

@@ -197,10 +197,11 @@ class Giving:
         removal = await self._trees.removal(at, top)
         if there.unreadable:
             top, removal = await self._around(at, there, top, removal)
+        likely = await in_thread(self._trees.likely_there, at, top, prepared.group)
         if options.choice and there.tree != top.tree:
             top, removal = await self._chosen(peer, at, prepared, there.tree, top, removal)
         is_done = (
-            there.tree == top.tree
+            there.tree in (top.tree, likely.tree)
             and prepared.rename is None
             and not prepared.is_new
             and not self._planned.is_made_before(self._parts[at])

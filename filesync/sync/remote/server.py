@@ -1,6 +1,7 @@
 """``filesync serve``: lets peers take and give trees below one directory."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -169,8 +170,16 @@ class TreeServer:
             except BaseException:
                 self._holders.drop(channel, token)  # nobody is told of it
                 raise
+        writer = this_writer()
         return wire.Prepared(
-            token, is_new, rename, is_empty, this_writer(), scanned, new_owner=new_owner
+            token,
+            is_new,
+            rename,
+            is_empty,
+            writer,
+            scanned,
+            new_owner=new_owner,
+            group=writer and os.getegid(),
         )
 
     async def _find_target(

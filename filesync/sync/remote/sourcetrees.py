@@ -2,7 +2,7 @@
 
 import asyncio
 
-from filesync.manifest.owner import Writer, seem_others
+from filesync.manifest.owner import Writer, as_written_by, seem_others
 from filesync.manifest.tree import Manifest, Nodes
 from filesync.sync.filter import Filter
 from filesync.sync.options import NewOwner, Options
@@ -75,6 +75,12 @@ class SourceTrees:
     def seem_others(self, at: int, given: Manifest) -> bool:
         """Say whether something in ``given``, which comes of a source, is of ``OTHERS``. Blocks."""
         return self._is_changed[at] and seem_others(given)
+
+    def likely_there(self, at: int, given: Manifest, group: int | None) -> Manifest:
+        """Return what there likely is of ``given``, which comes of a source: ``OTHERS`` got a group."""
+        if self.writer is None or group is None or not self.seem_others(at, given):
+            return given
+        return as_written_by(self.writer, given, self._nodes, others=group)
 
     async def removal(self, at: int, given: Manifest) -> Removal | None:
         """Return what is deleted where a source goes, of which ``given`` comes; None for nothing."""

@@ -177,6 +177,7 @@ class Prepared(_Message, frozen=True, tag="prepared"):
         refused: why it cannot be made; then nothing is prepared. Only to who goes on.
         new_owner: whom the names that were asked for are here, by number. None from a server that
             does not know how: what is given to it would belong to others.
+        group: that of most that the ``writer`` has made of what is of none of his groups.
     """
 
     token: Token
@@ -187,6 +188,7 @@ class Prepared(_Message, frozen=True, tag="prepared"):
     scanned: "Scanned | None" = None
     refused: Errno | None = None
     new_owner: NewOwner | None = None
+    group: Id | None = None
 
 
 class Scan(_Message, frozen=True, tag="scan"):

@@ -1,5 +1,6 @@
 """Groups, by an ordinary user who is in some besides his own: files have those that he may give."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.conformance.transfer.conftest import Stage
 from tests.conformance.transfer.look import differences, look
+from tests.conformance.transfer.test_chown import ours
 from tests.conformance.transfer.test_kinds import make
 from tests.conformance.transfer.test_ordinary_user import give_away
 from tests.conformance.transfer.tools import (
@@ -68,6 +70,20 @@ def test_what_is_partly_of_other_groups_is_not_told_of_again(
             os.chown(path, NOBODY, FIRST)
     ordinary.must_sync(stage.src, stage.dst)
     assert ordinary.must_sync(stage.src, stage.dst).moved < 4_000
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_what_would_change_is_known_without_a_list_of_what_is_of_other_groups(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for number in range(200):
+        make(stage.src / f"{number % 4}/of the other group {number}", owner=OTHER)
+    os.chown(stage.src, OTHER, OTHER)
+    ordinary.must_sync(stage.src, stage.dst)
+    code, out, err = ours(ordinary, stage, "--dry-run", "--json")
+    assert (code, err) == (0, "")
+    figures = json.loads(out)
+    assert figures["wire_in"] + figures["wire_out"] < 1_500
 
 
 @every_tool

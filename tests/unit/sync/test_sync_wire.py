@@ -161,6 +161,7 @@ def test_a_request_beyond_a_cap_is_refused(message: wire.Request) -> None:
         wire.NodeDeltas((1,), wire.MAX_DELTAS_BYTES + 1),
         wire.NodeDeltas((1,), 0),
         wire.Prepared(TOKEN, rename=b"n" * 256),
+        wire.Prepared(TOKEN, group=-1),
         wire.Prepared(TOKEN, new_owner=(0xFFFFFFFF, None)),
         wire.Prepared(TOKEN, new_owner=(None, -1)),
     ],
