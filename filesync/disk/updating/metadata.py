@@ -26,6 +26,8 @@ Owner = tuple[int, int]
 """A user and a group, by number."""
 _REFUSED: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 """What an ordinary user, or a file system without the feature, is told."""
+_SAME: Final = -1
+"""To chown(2): this is not to change."""
 DEFAULT_ACL: Final = b"system.posix_acl_default"
 
 
@@ -140,29 +142,26 @@ class Metadata:
             self._set_xattr(fd, name, value)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
-    def adopt(self, fd: int, entry: HasMetadata, home: int) -> None:
+    def adopt(
+        self, fd: int, entry: HasMetadata, home: int, *, made_in: int | None = None
+    ) -> None:
         """Give a file that was made elsewhere the group with which the directory ``home`` makes files.
 
-        Not one to which ``entry`` gives a group.
+        Not one to which ``entry`` gives a group. It was made in the directory ``made_in``, if that
+        is said.
         """
-        if (gid := self._group_of(home, entry)) is not None:
+        if self._gives_group(entry):
+            return
+        is_shared = self.is_made_shared if made_in is None else gives_group(made_in)
+        if (gid := _group_of(home, is_made_shared=is_shared)) != _SAME:
             with passing_refusals():
                 os.fchown(fd, -1, gid)
 
     def with_group_of(self, fd: int, entry: File) -> File:
         """Return ``entry`` with the group that ``fd`` has, where it gives none."""
-        if self._groups is None or entry.gid in self._groups:
+        if self._gives_group(entry):
             return entry
         return msgspec.structs.replace(entry, gid=os.fstat(fd).st_gid)
-
-    def _group_of(self, home: int, entry: HasMetadata | Symlink | Special) -> int | None:
-        """Return the group that what is made in ``home`` gets, if what is made elsewhere may not."""
-        if self._groups is None or entry.gid in self._groups:
-            return None
-        status = os.fstat(home)
-        if status.st_mode & stat.S_ISGID:
-            return status.st_gid
-        return os.getegid() if self.is_made_shared else None
 
     def sync(self, fd: int, entry: HasMetadata, *, times: bool = True) -> None:
         """Make an existing file's or directory's metadata ``entry``'s; touch only what differs.
@@ -188,7 +187,8 @@ class Metadata:
 
         ``home`` is the directory that it is to be moved to, if it was made elsewhere.
         """
-        if home is not None and (gid := self._group_of(home, entry)) is not None:
+        if home is not None and not self._gives_group(entry):
+            gid = _group_of(home, is_made_shared=self.is_made_shared)
             with passing_refusals():
                 os.chown(name, -1, gid, dir_fd=dirfd, follow_symlinks=False)
         status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
@@ -213,6 +213,9 @@ class Metadata:
         if self._groups is None:
             return entry.uid, entry.gid
         return has[0], entry.gid if entry.gid in self._groups else has[1]
+
+    def _gives_group(self, entry: HasMetadata | Symlink | Special) -> bool:
+        return self._groups is None or entry.gid in self._groups
 
     @property
     def _lost(self) -> str:
@@ -275,6 +278,19 @@ class Metadata:
         follow = isinstance(file, int)
         with self.losing("xattr"):
             _as_owner(file, partial(os.setxattr, file, name, value, follow_symlinks=follow))
+
+
+def gives_group(directory: int) -> bool:
+    """Say whether what is made in a directory is of its group."""
+    return bool(os.fstat(directory).st_mode & stat.S_ISGID)
+
+
+def _group_of(home: int, *, is_made_shared: bool) -> int:
+    """Return the group that what is made in ``home`` gets, if what is made elsewhere may not."""
+    status = os.fstat(home)
+    if status.st_mode & stat.S_ISGID:
+        return status.st_gid
+    return os.getegid() if is_made_shared else _SAME
 
 
 def _as_owner(file: int | bytes, act: Callable[[], T]) -> T:

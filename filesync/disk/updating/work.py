@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from filesync.descriptors import HOW, are_used_up
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, shown
 from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import WORK_PREFIX
-from filesync.disk.updating.metadata import Created
+from filesync.disk.updating.metadata import Created, gives_group
 from filesync.entropy import random_name
 from filesync.errors import StoreError
 
@@ -150,7 +149,7 @@ class WorkDirectory:
 
         It is then where the user is not in that group, too, and could not give it to anything.
         """
-        return bool(os.fstat(self.fd).st_mode & stat.S_ISGID)
+        return gives_group(self.fd)
 
     def umask(self) -> int:
         """Return what creating a file takes away from its mode."""

@@ -190,9 +190,9 @@ class Maker:
 
     def place(self, new: "NewFile", place: Place, dirfd: int) -> None:
         """Complete a file whose content was verified, and put it under its name."""
-        self._metadata.adopt(new.fd, new.entry, dirfd)
-        self._metadata.sync(new.fd, new.entry)
         home = self._partials.fd if new.is_partial else self._work.fd
+        self._metadata.adopt(new.fd, new.entry, dirfd, made_in=home)
+        self._metadata.sync(new.fd, new.entry)
         self._rename(new.name, home, place, dirfd, new.entry.name)
         os.close(new.fd)
         new.fd = -1

@@ -200,6 +200,20 @@ def test_a_shared_destination_gives_its_group_to_what_is_made_in_it(
 
 
 @every_tool
+def test_large_files_of_a_new_directory_get_no_group_of_the_one_above_it(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    for number in range(4):
+        make(stage.src / f"d/{number}", b"%d" % number * (1 << 20), owner=OTHER)
+    os.chown(stage.src / "d", OTHER, OTHER)
+    os.chown(stage.src, NOBODY, FIRST)
+    stage.src.chmod(0o2775)
+    ordinary.must_sync(stage.src, stage.dst)
+    found = look(stage.dst)
+    assert {found[b"d/%d" % number].owner for number in range(4)} == {(NOBODY, NOBODY)}
+
+
+@every_tool
 def test_what_is_of_another_group_than_can_be_given_keeps_the_one_it_has(
     ordinary: Tool, tool: Tool, stage: Stage
 ) -> None:
