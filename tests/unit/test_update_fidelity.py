@@ -220,6 +220,16 @@ def test_a_name_that_leaves_its_group_gets_a_private_copy(root: Path, source: Pa
     assert (root / "a").stat().st_ino == (root / "b").stat().st_ino == inode
 
 
+def test_names_that_others_leave_are_not_made_anew(root: Path, source: Path) -> None:
+    build(root, [MakeFile("a", b"data"), *(MakeLink(name, "a") for name in "bcd")])
+    build(source, [MakeFile("a", b"new"), MakeFile("c", b"data"), MakeLink("d", "c")])
+    inode = (root / "c").stat().st_ino
+    done = sync(root, source)
+    assert done.stats.files_copied == 0
+    assert (root / "c").stat().st_ino == (root / "d").stat().st_ino == inode
+    assert inode != (root / "a").stat().st_ino
+
+
 def test_a_group_whose_first_name_did_not_change_is_linked_from_it(
     root: Path, source: Path
 ) -> None:

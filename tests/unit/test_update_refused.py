@@ -331,7 +331,9 @@ def test_a_name_that_cannot_leave_its_group_keeps_its_content_and_nothing_comes_
 ) -> None:
     root, source = roots
     build(root, [MakeFile("a", b"old"), MakeLink("c", "a"), MakeLink("d", "a")])
-    build(source, [MakeFile("a", b"new"), MakeFile("c", b"old"), MakeLink("d", "c")])
+    build(
+        source, [MakeFile("a", b"new"), MakeFile("c", b"old", mode=0o640), MakeLink("d", "c")]
+    )
     refuse(monkeypatch, errno.EPERM, b"c")
     update = going_on(roots)
     update.prepare()

@@ -3,9 +3,11 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal
+
+import msgspec
 
 from filesync.digest import EMPTY
 from filesync.disk.handles import shown
@@ -69,7 +71,7 @@ class Settler:
         self._maker = maker
         self._tally = tally
         self._refusals = refusals
-        self._group_sizes: dict[bytes, int] | None = None
+        self._groups_of_basis: Mapping[bytes, Sequence[bytes]] | None = None
 
     def settle(self, place: Place, dirfd: int, old: Entry | None, entry: File) -> State:
         """Put one file in place if that can be done from what is here; say what is left.
@@ -82,6 +84,8 @@ class Settler:
             return LINK
         was = old if isinstance(old, File) else None
         if was is not None and (was.digest, was.size) == (entry.digest, entry.size):
+            if self._only_loses_names(place, was, entry):
+                return SETTLED
             if self._change_metadata(place, dirfd, was, entry):
                 return SETTLED
         elif entry.size and self._reuse(place, dirfd, was, entry):
@@ -167,16 +171,34 @@ class Settler:
             self._tally.add(files_copied=1, bytes_copied=entry.size)
         return True
 
+    def _only_loses_names(self, place: Place, was: File, entry: File) -> bool:
+        """Say whether a file is as it shall be once other names of its hard-link group are gone.
+
+        Or are other files. Making it anew would cost its content, and what this user cannot give.
+        """
+        if not was.link or was.link == entry.link or not _is_alike(was, entry):
+            return False
+        here = below(place.path, entry.name)
+        for path in self._groups.get(was.link, ()):
+            other = self._repeated.target.find(path)
+            is_linked = isinstance(other, File) and other.link and other.link == entry.link
+            if path != here and not is_linked and _is_alike(other, entry):
+                return False  # one of the two has to be made anew
+        return True
+
+    @property
+    def _groups(self) -> Mapping[bytes, Sequence[bytes]]:
+        if self._groups_of_basis is None:
+            self._groups_of_basis = {} if self._basis is None else link_groups(self._basis)
+        return self._groups_of_basis
+
     def _names_of(self, was: File, entry: File) -> int:
         """Return how many names the inode of ``was`` has if all of them shall change alike."""
         if not was.link:
             return 1
-        if was.link != entry.link or self._basis is None:
+        if was.link != entry.link:
             return 0
-        if self._group_sizes is None:
-            groups = link_groups(self._basis)
-            self._group_sizes = {group: len(paths) for group, paths in groups.items()}
-        return self._group_sizes.get(was.link, 0)
+        return len(self._groups.get(was.link, ()))
 
     # --- from elsewhere in the old tree ---------------------------------------------------
 
@@ -235,6 +257,14 @@ class Settler:
             del self._sources.files[was.digest]
         else:
             self._sources.files[was.digest] = Where(True, b"", name, not was.link)
+
+
+def _is_alike(one: Entry | None, other: File) -> bool:
+    """Say whether two files are the same but for their names and groups."""
+    return (
+        isinstance(one, File)
+        and msgspec.structs.replace(one, name=other.name, link=other.link) == other
+    )
 
 
 def _is_same_but_metadata(old: Entry | None, entry: Symlink | Special) -> bool:

@@ -245,6 +245,25 @@ def test_a_name_that_loses_its_other_names_keeps_the_group_it_has(
 
 
 @every_tool
+def test_what_is_somebody_elses_stays_so_when_a_name_that_it_was_linked_to_is_another_file(
+    ordinary: Tool, tool: Tool, stage: Stage
+) -> None:
+    make(stage.src / "a", b"another")
+    make(stage.src / "b", b"1")
+    make(stage.dst / "b", b"1")
+    os.link(stage.dst / "b", stage.dst / "a")
+    for root in (stage.src, stage.dst):
+        give_away(root)
+        os.chown(root / "b", OTHER, OTHER)
+        os.utime(root / "b", ns=(1, 1))
+    inode = (stage.dst / "b").stat().st_ino
+    ordinary.must_sync(stage.src, stage.dst)
+    assert (stage.dst / "a").read_bytes() == b"another"
+    assert look(stage.dst)[b"b"].owner == (OTHER, OTHER)
+    assert (stage.dst / "b").stat().st_ino == inode
+
+
+@every_tool
 def test_a_group_that_cannot_be_given_to_what_is_somebody_elses_is_said(
     ordinary: Tool, tool: Tool, stage: Stage
 ) -> None:
