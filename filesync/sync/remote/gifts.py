@@ -31,6 +31,7 @@ from filesync.sync.remote.asking import ask
 from filesync.sync.remote.edits import unpack_edits, unpack_remains
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.holders import Holders
+from filesync.sync.remote.named import named_of, some_of
 from filesync.sync.remote.nodes import NodeBudget, fetch_nodes
 from filesync.sync.target import Target
 from filesync.sync.unwritable import around_unwritable
@@ -111,8 +112,8 @@ class Gifts:
                 )
                 with making_room(update):
                     given = await self._fill(channel, request, update, told=told)
-            named = wire.some_of(plan.left_out)
-            shut = wire.named_of(unwritable)
+            named = some_of(plan.left_out)
+            shut = named_of(unwritable)
             return msgspec.structs.replace(
                 given,
                 left_out=named,
@@ -191,8 +192,8 @@ class Gifts:
                 )
         log.info("given: peer=%s files=%d", channel.name, stats.files)
         assert update.done is not None  # it was finished, or there was an error
-        refused = wire.named_of(update.refused.named)
-        changed = wire.some_of(update.passed_over)
+        refused = named_of(update.refused.named)
+        changed = some_of(update.passed_over)
         return wire.Given(
             update.done.created,
             update.done.deleted,

@@ -25,6 +25,7 @@ from filesync.sync.remote.edits import with_told
 from filesync.sync.remote.gifts import Gifts
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.holders import MAX_HELD, Holders
+from filesync.sync.remote.named import scanned_of
 from filesync.sync.remote.nodes import answer_deltas, answer_nodes
 from filesync.sync.remote.unseen import answer_unseen
 from filesync.sync.source import find_sources
@@ -226,7 +227,7 @@ class TreeServer:
             after = Stage.SCANNED
         finally:
             held.leave(after)
-        return wire.scanned(
+        return scanned_of(
             found.manifest.tree, found.skipped, found.unreadable, of_others=held.of_others
         )
 

@@ -20,14 +20,12 @@ What a connection has asked for and not dropped is closed when the connection is
 The rules for changing this file are those of ``filesync.transfer.wire``.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Annotated, Final
 
 import msgspec
 
 from filesync.decoding import UNDECODABLE
-from filesync.digest import Digest, WireDigest
+from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from filesync.manifest.node import MAX_NODE_BYTES
 from filesync.manifest.owner import MAX_GROUPS
@@ -226,30 +224,6 @@ class Scanned(_Message, frozen=True, tag="scanned"):
     edits: "Edits | None" = None
     remains: "Edits | None" = None
     of_others: bool = False
-
-
-def scanned(
-    tree: Digest,
-    skipped: Mapping[str, int],
-    unreadable: Mapping[bytes, int],
-    *,
-    of_others: bool,
-) -> Scanned:
-    """Return what says what was found, with as many names as go in."""
-    named = named_of(unreadable)
-    unnamed = len(unreadable) - len(named)
-    return Scanned(tree, dict(skipped), named, unnamed, of_others=of_others)
-
-
-def named_of(paths: Mapping[bytes, int]) -> dict[bytes, int]:
-    """Return as many of ``paths`` as go into a message."""
-    named = {path: why for path, why in paths.items() if len(path) <= MAX_PATH_BYTES}
-    return dict(islice(named.items(), MAX_NAMED))
-
-
-def some_of(paths: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Return as many of ``paths`` as go into a message."""
-    return tuple([path for path in paths if len(path) <= MAX_PATH_BYTES][:MAX_NAMED])
 
 
 class AskNodes(_Message, frozen=True, tag="ask-nodes"):
