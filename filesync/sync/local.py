@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
 from time import monotonic, sleep
 
-from filesync.digest import Digest
 from filesync.disk.scanning.scan import Watcher
 from filesync.disk.updating.update import LocalTree, UpdateStats
-from filesync.errors import SourceChanged
-from filesync.manifest import File, Manifest, MemoryNodes
+from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.applying import (
     Arrival,
     Update,
@@ -16,7 +14,7 @@ from filesync.sync.applying import (
     plan_part,
     scan_target,
 )
-from filesync.sync.changing import changed, changes_of
+from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.owner import as_known_here, this_writer
@@ -188,7 +186,7 @@ class _Sync:
             on_copied=lambda size: self._move(int(not size), size),
         )
         with making_room(update):
-            done = _made(update, top)
+            done = _made(update)
         self._note(at, update, done)
         self.stats.note_changing(update.passed_over, prefix=part.prefix)
 
@@ -239,20 +237,12 @@ class _Sync:
         )
 
 
-def _made(update: Update, source: Manifest) -> UpdateStats:
+def _made(update: Update) -> UpdateStats:
     try:
         update.prepare()
         for missing in update.wanted():
-            if not update.pass_over(missing):
-                raise _changed(source, missing.digest)
+            update.pass_over(missing)  # it has changed since it was scanned
         return update.finish()
     except BaseException:
         update.abort()
         raise
-
-
-def _changed(source: Manifest, digest: Digest) -> SourceChanged:
-    paths = (
-        p for p, entry in source.walk() if isinstance(entry, File) and entry.digest == digest
-    )
-    return changed(next(paths, b""))

@@ -36,7 +36,9 @@ def test_what_is_passed_over_stays_as_it_is_and_all_else_is_done(
     update = begun(root, source)
     gone = {update.content_at(b"d/old"), update.content_at(b"d/new")}
     wanted = list(update.wanted())
-    assert all(update.pass_over(one) for one in wanted if one.digest in gone)
+    for one in wanted:
+        if one.digest in gone:
+            update.pass_over(one)
     hand_in(
         update,
         [one for one in wanted if one.digest not in gone],
@@ -76,7 +78,7 @@ def test_copies_and_links_of_what_is_passed_over_stay_as_they_are_too(
         if wanted.digest == kept:
             hand_in(update, [wanted], Contents(source, scanned(source)))
         else:
-            assert update.pass_over(wanted)
+            update.pass_over(wanted)
     stats = update.finish()
     assert sorted(update.passed_over) == [b"a", b"b", b"c", b"d", b"e", b"f"]
     assert {path.name: path.read_bytes() for path in root.iterdir()} == {
@@ -91,12 +93,12 @@ def test_copies_and_links_of_what_is_passed_over_stay_as_they_are_too(
     assert scanned(root).tree == scanned(source).tree
 
 
-def test_who_has_to_have_all_passes_nothing_over(roots: tuple[Path, Path]) -> None:
+def test_who_has_to_have_all_is_told_of_nothing_that_may_be_passed_over(
+    roots: tuple[Path, Path],
+) -> None:
     root, source = roots
     build(root, [])
     build(source, [MakeFile("a", b"1")])
     update = begun(root, source, passes_over=False)
-    (wanted,) = update.wanted()
     assert update.content_at(b"a") is None
-    assert not update.pass_over(wanted)
     update.abort()

@@ -110,7 +110,7 @@ class TreeUpdate:
             goes_on: what is refused for one name alone (see ``refusals``) is left as it is, and
                 noted in ``refused``, and names that the file system cannot have are counted; else
                 either is an error. The root does not hold the target then.
-            passes_over: nor need it where a content turns out not to be had; see ``pass_over``.
+            passes_over: nor need it where a content turns out not to be had: see ``pass_over``.
 
         Raises:
             MalformedManifest: the target has one of our temporary names.
@@ -231,15 +231,13 @@ class TreeUpdate:
         entry = self._target.find(path) if self._passes_over else None
         return entry.digest if isinstance(entry, File) else None
 
-    def pass_over(self, wanted: WantedFile) -> bool:
-        """Leave a file as it is, whose content is not to be had any more; say whether that may be.
+    def pass_over(self, wanted: WantedFile) -> None:
+        """Leave a file as it is, whose content is not to be had any more, if this update may do that.
 
-        ``passed_over`` has its path, and in the end those of copies of it and links to it. It was not
-        opened, nor written.
+        ``passed_over`` has its path, and in the end those of copies of it and links to it. It is not
+        open.
         """
-        if self._passes_over:
-            self._files_to_come.pass_over(wanted)
-        return self._passes_over
+        self._files_to_come.pass_over(wanted)
 
     def open_large(self, wanted: WantedFile) -> LargeFile:
         """Return a file to be written in pieces, by one thread at a time.

@@ -330,8 +330,7 @@ class Effects:
             self._blame(guilty, error)
 
     async def _pass_over(self, effect: PassOver) -> Event:
-        if not await self._in_thread(self._landing.pass_over, effect.files):
-            return partial(_fail, effect.error)
+        await self._in_thread(self._landing.pass_over, effect.files)
         return partial(self._fetch.passed_over, len(effect.files))
 
     async def _cut_bases(self, effect: CutBases) -> Event:

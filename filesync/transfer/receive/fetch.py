@@ -27,7 +27,6 @@ from typing import Final
 
 from filesync.digest import Digest
 from filesync.disk.updating.update import WantedFile
-from filesync.errors import FilesyncError
 from filesync.transfer.coding import matching, recipe
 from filesync.transfer.coding.delta import Pieces
 from filesync.transfer.coding.matching import Copy, Index
@@ -199,11 +198,11 @@ class Fetch:
             if isinstance(unit, Piece) and unit.work.only == session:
                 unit.work.only = None
 
-    def drop(self, digest: Digest, error: FilesyncError) -> bool:
+    def drop(self, digest: Digest) -> bool:
         """Have the files of this content passed over, which nobody has any more.
 
-        ``error`` says so. False if there are none of which no session has wanted anything: small
-        ones, and large ones without old ones that may help.
+        False if there are none of which no session has wanted anything: small ones, and large ones
+        without old ones that may help.
         """
         dropped = [gap.file for gap in self._deltas.drop(digest)]
         untouched = self._untouched(digest)
@@ -219,7 +218,7 @@ class Fetch:
         self._units = units
         dropped += [work.file for work in untouched]
         if dropped:
-            self.effects.append(PassOver(tuple(dropped), error))
+            self.effects.append(PassOver(tuple(dropped)))
         return bool(dropped)
 
     def _untouched(self, digest: Digest) -> set[Work]:

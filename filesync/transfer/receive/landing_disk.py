@@ -84,8 +84,8 @@ class Update(Protocol):
     def content_at(self, path: bytes) -> Digest | None:
         """Return what a file is to hold that may be passed over."""
 
-    def pass_over(self, wanted: WantedFile) -> bool:
-        """Leave a file as it is; say whether that may be."""
+    def pass_over(self, wanted: WantedFile) -> None:
+        """Leave a file as it is."""
 
     def finish(self) -> object:
         """Put links, copies and directories' metadata in place."""
@@ -226,9 +226,10 @@ class Landing:
             done |= self._write_right(made)
         return done
 
-    def pass_over(self, files: Sequence[WantedFile]) -> bool:
-        """Leave files as they are; say whether all of them may be."""
-        return all(self._update.pass_over(file) for file in files)
+    def pass_over(self, files: Sequence[WantedFile]) -> None:
+        """Leave files as they are, none of which was opened."""
+        for file in files:
+            self._update.pass_over(file)
 
     def finish(self, work: Work) -> None:
         """Verify a large file and put it in place.

@@ -274,7 +274,7 @@ class Pull:
         ):
             path = error.path
         digest = self._update.content_at(path) if path else None
-        return digest is not None and self._fetch.drop(digest, error)
+        return digest is not None and self._fetch.drop(digest)
 
     def _blame(self, number: int, error: PeerError) -> None:
         self._error = error

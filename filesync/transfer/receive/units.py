@@ -12,7 +12,6 @@ from typing import NamedTuple
 import msgspec
 
 from filesync.disk.updating.update import WantedFile
-from filesync.errors import FilesyncError
 from filesync.transfer.coding.delta import Pieces
 from filesync.transfer.coding.matching import Copy, Index
 from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES, Part, Recipe
@@ -245,13 +244,9 @@ class RebuildGaps(msgspec.Struct, frozen=True):
 
 
 class PassOver(msgspec.Struct, frozen=True):
-    """Leave small files as they are, whose content is gone; then call ``passed_over``.
-
-    If one cannot be, the pull fails by ``error``.
-    """
+    """Leave files as they are, whose content is gone; then call ``passed_over``."""
 
     files: tuple[WantedFile, ...]
-    error: FilesyncError
 
 
 class FinishFile(msgspec.Struct, frozen=True):

@@ -13,7 +13,6 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding import chunking, delta, matching, recipe
 from filesync.transfer.coding.remains import Remains, Run, copies_of
-from filesync.transfer.errors import Refused
 from filesync.transfer.flow import Flow
 from filesync.transfer.receive.deltaasks import SIGNED_BYTES
 from filesync.transfer.receive.fetch import (
@@ -783,9 +782,8 @@ def test_small_files_of_a_content_that_is_gone_are_passed_over() -> None:
     gone, other = wanted(b"gone"), wanted(b"other", 1)
     fetch = fed(gone, other, gone._replace(ticket=2))
     fetch.effects.clear()
-    error = Refused("source-changed", "it changed", b"gone")
-    assert fetch.drop(gone.digest, error)
-    assert list(fetch.effects) == [PassOver((gone, gone._replace(ticket=2)), error)]
+    assert fetch.drop(gone.digest)
+    assert list(fetch.effects) == [PassOver((gone, gone._replace(ticket=2)))]
     assert fetch.take_unit(1) == Batch((other,), other.size)
     fetch.passed_over(2)
     was_done = fetch.is_done
@@ -799,11 +797,10 @@ def test_a_large_file_of_which_nothing_has_come_is_passed_over() -> None:
     fetch.effects.clear()
     unit = fetch.take_unit(1)
     assert unit is not None
-    error = Refused("source-changed", "it changed", b"x")
-    assert not fetch.drop(large.digest, error)  # some of it may come
+    assert not fetch.drop(large.digest)  # some of it may come
     fetch.give_back([unit], [])
-    assert fetch.drop(large.digest, error)
-    assert list(fetch.effects) == [PassOver((large,), error)]
+    assert fetch.drop(large.digest)
+    assert list(fetch.effects) == [PassOver((large,))]
     assert fetch.take_unit(1) is None
     fetch.passed_over(1)
     assert fetch.is_done
@@ -820,5 +817,5 @@ def test_what_has_begun_to_come_or_is_made_of_old_files_is_not_passed_over() -> 
         pass
     fetch.effects.clear()
     for file in (small, large, delta_file):
-        assert not fetch.drop(file.digest, Refused("source-changed", "it changed", b"x"))
+        assert not fetch.drop(file.digest)
     assert not fetch.effects
