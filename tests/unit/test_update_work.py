@@ -1,4 +1,4 @@
-"""Where an update works, when the process may open no more files."""
+"""Where an update works, when the process may open no more files, or is ended."""
 
 import errno
 import os
@@ -9,8 +9,10 @@ import pytest
 
 from filesync.descriptors import are_used_up
 from filesync.disk.handles import DirectoryHandles
+from filesync.disk.updating.update import TreeUpdate
 from filesync.disk.updating.work import Directories, WorkDirectory
 from filesync.errors import StoreError
+from tests.unit.update_driver import scanned
 
 
 def no_room(_: int) -> int:
@@ -51,4 +53,25 @@ def test_a_work_directory_that_cannot_be_made_leaves_nothing_open(
     with pytest.raises(OSError, match="Too many open files"):
         WorkDirectory(parent)
     assert os.listdir("/proc/self/fd") == before
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open", "fstat"])
+def test_an_update_that_is_ended_as_it_makes_its_work_directory_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    made = getattr(os, call)
+
+    def ended(*arguments: object, **keywords: object) -> object:
+        found = made(*arguments, **keywords)
+        if os.listdir(tmp_path):
+            monkeypatch.setattr(os, call, made)
+            raise KeyboardInterrupt
+        return found
+
+    update = TreeUpdate(tmp_path, basis=scanned(tmp_path), target=scanned(tmp_path))
+    monkeypatch.setattr(os, call, ended)
+    with pytest.raises(KeyboardInterrupt):
+        update.prepare()
+    update.abort()
     assert not os.listdir(tmp_path)

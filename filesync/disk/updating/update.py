@@ -361,9 +361,11 @@ class TreeUpdate:
             with self._root.held(b"") as root:
                 open_up(root)
                 self._swept = sweep(root, self.refused)
-                self._work = WorkDirectory(os.dup(root))
+                parent = os.dup(root)
+                # Before there is a work directory: a signal may have this aborted at any time.
+                self._partials = Partials(parent)
+                self._work = WorkDirectory(parent)
                 self._began_ns = os.fstat(root).st_ctime_ns  # the work directory is new in it
-                self._partials = Partials(self._work.parent)
             if self._work.folds_case():
                 self._visits.fold_case()
             drop_default_acl(self._work.fd)

@@ -4,7 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -106,12 +106,16 @@ class WorkDirectory:
         self.created = Created()
         with ExitStack() as undo:
             undo.callback(os.close, parent)
+            undo.callback(self._unmake)  # before it is there: a signal may come in between
             os.mkdir(self._name, 0o700, dir_fd=parent)
-            undo.callback(os.rmdir, self._name, dir_fd=parent)
             self.fd = os.open(self._name, DIRECTORY_FLAGS, dir_fd=parent)
             undo.callback(os.close, self.fd)
             self.trash = Directories(self.fd)
             undo.pop_all()
+
+    def _unmake(self) -> None:
+        with suppress(OSError):  # it was never made; or why it could not be is on its way
+            os.rmdir(self._name, dir_fd=self.parent)
 
     def free_name(self) -> bytes:
         """Return a name that was never used in it."""
