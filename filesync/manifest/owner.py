@@ -1,5 +1,6 @@
 """Whose a tree is: of one user, or group, throughout; or as far as who writes it may say."""
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
@@ -21,9 +22,8 @@ MAX_GROUPS: Final = 4096
 OTHERS: Final = 0xFFFFFFFF
 """Stands for each group of which a writer is no member. It is none: to chown(2) it says that
 nothing is to change."""
-
-
 _OTHERS: Final = b"\xce" + OTHERS.to_bytes(4, "big")
+"""As it is encoded in a node."""
 
 
 class Writer(NamedTuple):
@@ -39,22 +39,10 @@ def owned_by(manifest: Manifest, nodes: Nodes, uid: int | None, gid: int | None)
     None leaves each with its own.
     """
 
-    def expand(tree: Digest) -> Expansion[Digest]:
-        directory = manifest.directory(tree)
-        children = [(e.name, e.tree) for e in directory.entries if isinstance(e, Subdirectory)]
-        entries: list[Entry] = [
-            _with_owner(e, e.uid if uid is None else uid, e.gid if gid is None else gid)
-            for e in directory.entries
-            if not isinstance(e, Subdirectory)
-        ]
-        header = _header(
-            directory,
-            directory.uid if uid is None else uid,
-            directory.gid if gid is None else gid,
-        )
-        return Expansion(header, entries, children)
+    def owner(one: Leaf | Directory) -> tuple[int, int]:
+        return one.uid if uid is None else uid, one.gid if gid is None else gid
 
-    return Manifest(grow(nodes, manifest.tree, expand), nodes)
+    return _with_owners(manifest, nodes, owner)
 
 
 def as_written_by(
@@ -66,22 +54,30 @@ def as_written_by(
     """
     uid, groups = writer
 
+    def owner(one: Leaf | Directory) -> tuple[int, int]:
+        return uid, one.gid if one.gid in groups else others
+
+    return _with_owners(manifest, nodes, owner)
+
+
+def _with_owners(
+    manifest: Manifest, nodes: Nodes, owner: Callable[[Leaf | Directory], tuple[int, int]]
+) -> Manifest:
     def expand(tree: Digest) -> Expansion[Digest]:
         directory = manifest.directory(tree)
         children: list[tuple[bytes, Digest]] = []
         entries: list[Entry] = []
-        is_same = directory.uid == uid and directory.gid in groups
+        uid, gid = owner(directory)
+        is_same = (uid, gid) == (directory.uid, directory.gid)
+        expansion = Expansion(_header(directory, uid, gid), entries, children)
         for entry in directory.entries:
             if isinstance(entry, Subdirectory):
                 children.append((entry.name, entry.tree))
-            elif entry.uid == uid and entry.gid in groups:
-                entries.append(entry)
-            else:
-                is_same = False
-                gid = entry.gid if entry.gid in groups else others
-                entries.append(_with_owner(entry, uid, gid))
-        header = _header(directory, uid, directory.gid if directory.gid in groups else others)
-        expansion = Expansion(header, entries, children)
+                continue
+            uid, gid = owner(entry)
+            if uid != entry.uid or gid != entry.gid:
+                is_same, entry = False, _with_owner(entry, uid, gid)
+            entries.append(entry)
         if is_same:  # most often all is: nothing need be encoded again
             data, summary = manifest.nodes.read(tree), manifest.nodes.summary(tree)
             expansion.known = Known(tree, data, summary, tuple(children))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from filesync.disk.updating.update import TreeUpdate
-from tests.unit.update_driver import Contents, MakeFile, MakeLink, build, hand_in, scanned
+from tests.unit.update_driver import Contents, MakeFile, MakeLink, build, hand_in, scanned, sync
 
 COPIED = bytes(range(256)) * 100
 """Large enough for two files of it to be one that comes, and a copy."""
@@ -51,9 +51,7 @@ def test_what_is_passed_over_stays_as_it_is_and_all_else_is_done(
         "other": b"new other",
     }
     assert (stats.created, stats.deleted) == (1, 1)
-    after = begun(root, source)
-    hand_in(after, list(after.wanted()), Contents(source, scanned(source)))
-    assert after.finish().created == 1
+    assert sync(root, source).stats.created == 1
     assert scanned(root).tree == scanned(source).tree
 
 
@@ -87,9 +85,7 @@ def test_copies_and_links_of_what_is_passed_over_stay_as_they_are_too(
         "other": b"2",
     }
     assert stats.created == 1
-    after = begun(root, source)
-    hand_in(after, list(after.wanted()), Contents(source, scanned(source)))
-    after.finish()
+    sync(root, source)
     assert scanned(root).tree == scanned(source).tree
 
 

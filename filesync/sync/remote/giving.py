@@ -384,15 +384,6 @@ class Giving:
                 self._given.clear()
                 scanned.close()
         self._note(at, given)
-        if not options.choice.only_new:
-            self.stats.note_left_out(
-                given.left_out, prefix=self._parts[at].prefix, unnamed=given.unnamed
-            )
-        self.stats.note_unwritable(
-            given.unwritable,
-            prefix=self._parts[at].prefix,
-            unnamed=given.unnamed_unwritable,
-        )
 
     def _with_beginning(
         self, request: wire.Give, at: int, there: Digest, top: Manifest
@@ -424,13 +415,12 @@ class Giving:
         self.stats.note_unreadable(found.unreadable, prefix=self._parts[at].prefix)
 
     def _note(self, at: int, given: wire.Given) -> None:
-        stats = self.stats
-        stats.note_refused(
-            given.refused, prefix=self._parts[at].prefix, unnamed=given.unnamed_refused
-        )
-        stats.note_changing(
-            given.changed, prefix=self._parts[at].prefix, unnamed=given.unnamed_changed
-        )
+        stats, prefix = self.stats, self._parts[at].prefix
+        if not self._options.choice.only_new:
+            stats.note_left_out(given.left_out, prefix=prefix, unnamed=given.unnamed)
+        stats.note_unwritable(given.unwritable, prefix=prefix, unnamed=given.unnamed_unwritable)
+        stats.note_refused(given.refused, prefix=prefix, unnamed=given.unnamed_refused)
+        stats.note_changing(given.changed, prefix=prefix, unnamed=given.unnamed_changed)
         stats.created += given.created
         stats.deleted += given.deleted
         stats.files += given.files
