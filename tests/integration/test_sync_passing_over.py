@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ Lose = Callable[[Path, Callable[[Path], None]], None]
 Sync = Callable[[Path, Options], SyncStats]
 NAMES = [f"d{number % 5}/f{number}" for number in range(200)]
 GONE = NAMES[7::10]
+LARGE_BYTES = (3_000_000, 400_000, 200_000)
 
 
 def write(root: Path, version: str) -> None:
@@ -158,6 +160,37 @@ def test_files_that_vanish_or_change_before_they_are_sent_cost_no_other(
     if how is vanish:
         assert sync(tmp_path, options).changing == []
         assert not (dest / GONE[0]).exists()
+
+
+@pytest.mark.parametrize("how", [vanish, be_rewritten, be_changed_and_grow])
+@pytest.mark.parametrize("sync", [taken, given])
+def test_large_files_that_change_before_they_are_edited_cost_no_other(
+    tmp_path: Path, lose: Lose, sync: Sync, how: Callable[[Path], None]
+) -> None:
+    src, dest = tmp_path / "served/src", tmp_path / "served/dest"
+    options = options_of(tmp_path)
+    dest.mkdir(parents=True)
+    enlarged = GONE[:5] + NAMES[:5]
+    for edited in (b"", b"of another time"):
+        write(tmp_path, "any time")
+        for number, name in enumerate(enlarged):
+            old = random.Random(name).randbytes(LARGE_BYTES[number % len(LARGE_BYTES)])
+            middle = len(old) // 2
+            (src / name).write_bytes(old[:middle] + edited + old[middle:])
+        rest()
+        if not edited:
+            sync(tmp_path, options)
+    contents = {name: (src / name).read_bytes() for name in enlarged}
+    over_a_server(tmp_path, Options(dry_run=True, caches=tmp_path / "caches"), is_given=True)
+    over_a_server(tmp_path, Options(dry_run=True), is_given=False)
+    lose(src, how)
+    stats = sync(tmp_path, options)
+    assert {*GONE[:5]} <= {*stats.changing} <= {*GONE}
+    for name in NAMES[:5]:
+        assert (dest / name).read_bytes() == contents[name]
+    for name in GONE[:5]:
+        old = contents[name].replace(b"of another time", b"")
+        assert (dest / name).read_bytes() == old
 
 
 def test_copies_and_names_of_files_that_vanish_are_passed_over_with_them(

@@ -43,16 +43,17 @@ class DeltaAsks:
         return len(self._asks) + self._gap_bytes // MAX_DELTAS_BYTES
 
     def drop(self, digest: Digest) -> list[Gap]:
-        """Return the gaps that are small files of this content; nobody will ask for them."""
-        dropped = [gap for gap in self._gaps if _is_of(gap, digest)]
-        self._gaps = deque(gap for gap in self._gaps if not _is_of(gap, digest))
+        """Return the gaps of this content; nobody will ask for them."""
+        dropped = [gap for gap in self._gaps if gap.file.digest == digest]
+        self._gaps = deque(gap for gap in self._gaps if gap.file.digest != digest)
         self._gap_bytes -= sum(gap.size for gap in dropped)
         asks: deque[DeltaAsk] = deque()
         for ask in self._asks:
-            if gone := [gap for gap in ask.gaps if _is_of(gap, digest)]:
+            if gone := [gap for gap in ask.gaps if gap.file.digest == digest]:
                 self._signed_bytes -= sum(gap.size for gap in gone)
                 dropped += gone
-                ask = DeltaAsk(ask.key, tuple(gap for gap in ask.gaps if gap not in gone))
+                left = tuple(gap for gap in ask.gaps if gap.file.digest != digest)
+                ask = DeltaAsk(ask.key, left)
             if ask.gaps:
                 asks.append(ask)
         self._asks = asks
@@ -85,12 +86,15 @@ class DeltaAsks:
     def signed(
         self, gaps: Sequence[Gap], key: int, pieces: Sequence[Pieces | None]
     ) -> list[Gap]:
-        """Take the signatures of what ``gaps`` replace; return those of which nothing is there any more."""
+        """Take the signatures of what ``gaps`` replace; return those that are not to be asked for.
+
+        That are such of which no old bytes are there any more.
+        """
         left: list[Gap] = []
         batch: list[Gap] = []
         size = count = 0
         for gap, signed in zip(gaps, pieces, strict=True):
-            if signed is None or not signed.count:
+            if signed is None or not signed.count or gap.is_passed_over:
                 self._signed_bytes -= gap.size
                 left.append(gap)
                 continue
@@ -116,9 +120,7 @@ class DeltaAsks:
 
     def give_back(self, ask: DeltaAsk) -> None:
         """Take back what was asked of one who has not answered; it is the next one."""
-        self._asks.appendleft(ask)
-        self._signed_bytes += ask.size
-
-
-def _is_of(gap: Gap, digest: Digest) -> bool:
-    return gap.work is None and gap.file.digest == digest
+        if left := tuple(gap for gap in ask.gaps if not gap.is_passed_over):
+            ask = DeltaAsk(ask.key, left)
+            self._asks.appendleft(ask)
+            self._signed_bytes += ask.size

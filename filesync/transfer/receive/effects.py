@@ -242,11 +242,13 @@ class Effects:
         stored: list[tuple[Piece, Buffer]] = []
         for effect, plain in batch:
             try:
-                stored.append((effect.piece, await plain))
+                data = await plain
             except PeerError as exc:
                 events.append(partial(self._refute, effect.session, exc, effect.piece))
-            else:
-                events.append(partial(self._stored, effect))
+                continue
+            events.append(partial(self._stored, effect))
+            if not effect.piece.work.is_passed_over:
+                stored.append((effect.piece, data))
         await self._in_thread(self._landing.store_pieces, stored)
         return partial(_tell, events)
 
@@ -300,8 +302,9 @@ class Effects:
         some = self._copies.take()
         if self._copies:
             self._disk.put_nowait(self._copy_some)
-        await self._in_thread(self._landing.copy, some)
-        return partial(self._copied, some)
+        left = [one for one in some if not one.work.is_passed_over]
+        await self._in_thread(self._landing.copy, left)
+        return partial(self._copied, left)
 
     def _copied(self, effects: Sequence[CopyRanges]) -> None:
         for effect in effects:

@@ -20,7 +20,7 @@ that is put together is verified by whoever writes it; what turns out wrong is f
 without the help of old files, for which no peer is to blame.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
@@ -63,15 +63,10 @@ from filesync.transfer.receive.units import (
     Unit,
     Work,
 )
-from filesync.transfer.wire import (
-    MAX_ASK_ITEMS,
-    MAX_WANT_RANGES,
-    Buffer,
-    Level,
-)
+from filesync.transfer.receive.wants import Wants
+from filesync.transfer.receive.works import Works
+from filesync.transfer.wire import MAX_ASK_ITEMS, Buffer, Level
 
-BATCH_BYTES: Final = 1 << 20
-PIECE_BYTES: Final = 4 << 20
 SMALL_BYTES: Final = 256 << 10
 """Files up to this size are written whole; larger ones piece by piece."""
 DELTA_BYTES: Final = 128 << 10
@@ -79,11 +74,6 @@ DELTA_BYTES: Final = 128 << 10
 signatures, and less than half the work of cutting and naming chunks of it on both sides."""
 SEGMENTS_BYTES: Final = 1 << 20
 """A file up to this size has few chunks: segments would only cost a round trip."""
-MAX_DELTA_FILES: Final = 128
-MAX_DELTA_FILES_BYTES: Final = 256 << 20
-"""Large files whose old ones are cut, or whose recipes are worked off, at once; one at least."""
-CUT_BYTES: Final = 4 << 20
-"""Files whose old ones are cut by one turn of a thread: a turn costs as much as 100 kB."""
 COPY_BYTES: Final = 4 << 20
 """Copied at once: what comes meanwhile is written in between."""
 AHEAD_UNITS: Final = 32
@@ -96,16 +86,13 @@ class Fetch:
     """Decides what a pull fetches next.
 
     Args:
-        window_bytes: see the attribute.
+        window_bytes: wanted and not yet written at most.
         rate: the fastest link to any replica in bytes per second; 0 while unknown.
         remains: what was said of large files, by digest; of such as have no recipe it does not count.
 
     Attributes:
         effects: what to do now, in order; the driver takes them out.
         files_done: files that are in place.
-        window_bytes: wanted and not yet written at most; may be changed.
-        delta_files: large files that are made with the help of old ones at once, at most
-            MAX_DELTA_FILES; may be changed. Each is open, and so are one or two old ones.
     """
 
     def __init__(
@@ -117,22 +104,27 @@ class Fetch:
     ) -> None:
         self.effects: deque[Effect] = deque([NeedFiles()])
         self.files_done = 0
-        self.window_bytes = window_bytes
-        self.delta_files = MAX_DELTA_FILES
+        self._window_bytes = window_bytes
         self._rate = rate
         self._remains = remains
         self._unwritten_bytes = 0
         self._pending = 0
         self._is_last = False
         self._is_fed = True
-        self._units: deque[Unit] = deque()
+        self._wants = Wants()
         self._deltas = DeltaAsks()
         self._stretches: deque[Stretch] = deque()
-        self._waiting: deque[Work] = deque()
+        self._works = Works()
         self._unbased = 0
-        self._cutting = 0
-        self._cutting_bytes = 0
-        self._gone: set[int] = set()
+
+    def limit(self, window_bytes: int, delta_files: int) -> None:
+        """Have no more wanted and not written, from now on, nor more large files made at once.
+
+        That is of those that are made with the help of old ones: each is open, and so are one or two
+        old ones.
+        """
+        self._window_bytes = window_bytes
+        self._works.most = delta_files
 
     @property
     def is_done(self) -> bool:
@@ -147,7 +139,7 @@ class Fetch:
     @property
     def has_ready(self) -> bool:
         """Something could be handed to a session now."""
-        return bool(self._units or self._deltas.next or self._stretches)
+        return bool(self._wants or self._deltas.next or self._stretches)
 
     # --- what sessions take, and give back --------------------------------------------------
 
@@ -165,71 +157,50 @@ class Fetch:
 
     def take_unit(self, session: int) -> Unit | None:
         """Return what ``session`` is to want next; it counts as unwritten from now on."""
-        for _ in range(len(self._units)):
-            unit = self._units[0]
-            if isinstance(unit, Piece) and unit.work.only not in (None, session):
-                self._units.rotate(-1)
-                continue
-            taken = self._cut_off(unit) if isinstance(unit, Piece) else self._take_batch(unit)
-            if taken is not None:
-                self._unwritten_bytes += taken.size
-                self._feed()
-            return taken
-        return None
+        room = max(self._window_bytes - self._unwritten_bytes, 0)
+        unit = self._wants.take(session, room, is_idle=not self._unwritten_bytes)
+        if unit is not None:
+            self._unwritten_bytes += unit.size
+            self._feed()
+        return unit
 
     def give_back(self, units: Sequence[Unit], asks: Sequence[Ask]) -> None:
         """Take back what a session has not brought; another will."""
         for ask in reversed(asks):
             self._unwritten_bytes -= ask.size
             if isinstance(ask, RecipeAsk):
-                self._stretches.extendleft(reversed(ask.stretches))
+                self._ask_again(ask.stretches)
             else:
                 self._deltas.give_back(ask)
-        for unit in reversed(units):
-            self._unwritten_bytes -= unit.size
-            if isinstance(unit, Piece) and unit.work.only in self._gone:
-                unit.work.only = None  # it ended before its last frame proved unreadable
-            self._units.appendleft(unit)
+        self._unwritten_bytes -= sum(unit.size for unit in units)
+        self._wants.give_back(units)
 
     def forget(self, session: int) -> None:
         """Let others give what only ``session`` might: it is gone."""
-        self._gone.add(session)
-        for unit in self._units:
-            if isinstance(unit, Piece) and unit.work.only == session:
-                unit.work.only = None
+        self._wants.forget(session)
 
     def drop(self, digest: Digest) -> bool:
         """Have the files of this content passed over, which nobody has any more.
 
-        False if there are none of which no session has wanted anything: small ones, and large ones
-        without old ones that may help.
+        False if there are none, but for small ones that a session is still to bring and large ones
+        of which all has come.
         """
-        dropped = [gap.file for gap in self._deltas.drop(digest)]
-        untouched = self._untouched(digest)
-        units: deque[Unit] = deque()
-        for unit in self._units:
-            if isinstance(unit, Batch) and any(file.digest == digest for file in unit.files):
-                dropped += [file for file in unit.files if file.digest == digest]
-                left = tuple(file for file in unit.files if file.digest != digest)
-                unit = Batch(left, sum(file.size for file in left))
-            is_left = unit.files if isinstance(unit, Batch) else unit.work not in untouched
-            if is_left:
-                units.append(unit)
-        self._units = units
-        dropped += [work.file for work in untouched]
-        if dropped:
-            self.effects.append(PassOver(tuple(dropped)))
-        return bool(dropped)
+        works = self._works.drop(digest)
+        for work in works:
+            work.is_passed_over = True
+            self._pass_over_idle(work)
+        self._stretches = deque(one for one in self._stretches if not one.work.is_passed_over)
+        gaps = self._deltas.drop(digest)
+        small = self._wants.drop(digest) + [gap.file for gap in gaps if gap.work is None]
+        if small:
+            self.effects.append(PassOver(tuple(small)))
+        self._begin_works()
+        return bool(works or small)
 
-    def _untouched(self, digest: Digest) -> set[Work]:
-        """Return the large files of this content of which nothing has come, nor will."""
-        found = Counter[Work]()
-        for unit in self._units:
-            if isinstance(unit, Piece) and unit.work.file.digest == digest:
-                found[unit.work] += unit.size
-        return {
-            work for work, size in found.items() if size == work.file.size and not work.is_delta
-        }
+    def _pass_over_idle(self, work: Work) -> None:
+        """Have a large file passed over, unless its old ones are being read."""
+        if work.is_passed_over and not work.readers:
+            self.effects.append(PassOver((work.file,)))
 
     def take_recipes(self, ask: RecipeAsk, payload: Buffer) -> None:
         """Take the answer to an ask.
@@ -239,8 +210,10 @@ class Fetch:
         """
         asked = [(stretch.offset, stretch.end, stretch.level) for stretch in ask.stretches]
         found = recipe.unpack(payload, asked)
-        self._stretches.extendleft(reversed(ask.stretches[len(found) :]))
+        self._ask_again(ask.stretches[len(found) :])
         for stretch, parts in zip(ask.stretches, found, strict=False):
+            if stretch.work.is_passed_over:
+                continue
             if stretch.work.index is None:
                 stretch.work.pages.append((stretch, parts))
             else:
@@ -262,24 +235,17 @@ class Fetch:
         self._is_fed = False
         self._is_last = is_last
         self._pending += len(files)
-        batch: list[WantedFile] = []
-        size = 0
+        small: list[WantedFile] = []
         rate = self._rate()
         for file in files:
             if file.size > SMALL_BYTES or (file.replaces and file.size > DELTA_BYTES):
                 self._add_large(file)
-                continue
-            if file.replaces and delta_pays(file.size, file.replaces, rate):
+            elif file.replaces and delta_pays(file.size, file.replaces, rate):
                 end = min(file.replaces, 2 * DELTA_BYTES)
                 self._deltas.add(Gap(file, None, 0, file.size, (), (Old(0, 0, end),)))
-                continue
-            if batch and (size + file.size > BATCH_BYTES or len(batch) == MAX_WANT_RANGES):
-                self._units.append(Batch(tuple(batch), size))
-                batch, size = [], 0
-            batch.append(file)
-            size += file.size
-        if batch:
-            self._units.append(Batch(tuple(batch), size))
+            else:
+                small.append(file)
+        self._wants.add_small(small)
         self._sign_gaps()
         self._begin_works()
         self._feed()
@@ -301,6 +267,10 @@ class Fetch:
         """Take note of what the old files have."""
         self._unbased -= len(works)
         for work, has, remaining in works:
+            work.readers -= 1
+            if work.is_passed_over:
+                self._pass_over_idle(work)
+                continue
             work.index = has if has is not None else Index([])
             if remaining:
                 self._take_remaining(work, remaining)
@@ -319,6 +289,9 @@ class Fetch:
         """Take the signatures of what the gaps replace; None where that is not there any more."""
         for gap in self._deltas.signed(gaps, key, pieces):
             self._want_gap(gap)
+        for work in [gap.work for gap in gaps if gap.work is not None]:
+            work.readers -= 1
+            self._pass_over_idle(work)
         self._sign_gaps()
 
     def rebuilt(self, gaps: Sequence[Gap], wrong: Sequence[Gap]) -> None:
@@ -335,7 +308,8 @@ class Fetch:
 
     def finished(self, work: Work) -> None:
         """Take note that a large file is in place."""
-        self._end(work)
+        self._works.end(work)
+        self._begin_works()
         self._settle(1)
 
     def corrupt(self, work: Work) -> int | None:
@@ -345,14 +319,16 @@ class Fetch:
         session alone, so that it will be known who gives wrong bytes. Returns the session for
         which it is known now; the caller leaves it.
         """
-        self._end(work)
+        self._works.end(work)
+        self._begin_works()
         again = Work(work.file, is_delta=False)
-        self._units.appendleft(Piece(again, 0, work.file.size))
+        self._works.add(again)
+        self._wants.add_first(Piece(again, 0, work.file.size))
         if work.is_delta:
             return None
         if len(work.givers) == 1:
             return min(work.givers)
-        again.only = min(work.givers - self._gone, default=None)
+        again.only = min(work.givers - self._wants.gone, default=None)
         return None
 
     # --- files --------------------------------------------------------------------------------
@@ -360,45 +336,22 @@ class Fetch:
     def _add_large(self, file: WantedFile) -> None:
         remains = self._remains.get(file.digest) if file.size <= MAX_RECIPE_BYTES else None
         work = Work(file, is_delta=bool(file.replaces), remains=remains)
-        if work.is_delta:
-            self._waiting.append(work)
-        else:
-            self._units.append(Piece(work, 0, file.size))
+        self._works.add(work)
+        if not work.is_delta:
+            self._wants.add(Piece(work, 0, file.size))
 
     def _begin_works(self) -> None:
-        begun: list[Work] = []
-        while self._waiting and (
-            not self._cutting
-            or (
-                self._cutting < self.delta_files
-                and self._cutting_bytes + self._waiting[0].file.size <= MAX_DELTA_FILES_BYTES
-            )
-        ):
-            work = self._waiting.popleft()
-            self._cutting += 1
-            self._cutting_bytes += work.file.size
-            if work.remains is None:
-                self._ask_recipe(work)
-            begun.append(work)
-            if sum(work.file.size for work in begun) >= CUT_BYTES:
-                self._cut(begun)
-                begun = []
-        if begun:
-            self._cut(begun)
-
-    def _cut(self, works: Sequence[Work]) -> None:
-        self._unbased += len(works)
-        self.effects.append(CutBases(tuple(works)))
-
-    def _end(self, work: Work) -> None:
-        if work.is_delta:
-            self._cutting -= 1
-            self._cutting_bytes -= work.file.size
-            self._begin_works()
+        for works in self._works.begin():
+            for work in works:
+                work.readers += 1
+                if work.remains is None:
+                    self._ask_recipe(work)
+            self._unbased += len(works)
+            self.effects.append(CutBases(tuple(works)))
 
     def _put(self, work: Work, size: int) -> None:
         work.left -= size
-        if not work.left:
+        if not work.left and not work.is_passed_over:
             self.effects.append(FinishFile(work))
 
     def _settle(self, count: int) -> None:
@@ -407,7 +360,7 @@ class Fetch:
         self._feed()
 
     def _feed(self) -> None:
-        ready = len(self._units) + len(self._deltas) + len(self._waiting)
+        ready = len(self._wants) + len(self._deltas) + self._works.waiting
         is_low = ready < AHEAD_UNITS and self._pending < MAX_PENDING_FILES
         if is_low and not self._is_last and not self._is_fed:
             self._is_fed = True
@@ -417,32 +370,17 @@ class Fetch:
 
     def _has_room(self, size: int) -> bool:
         # An idle link always gets something, or what is larger than the window would never come.
-        return self._unwritten_bytes + size <= self.window_bytes or not self._unwritten_bytes
-
-    def _take_batch(self, batch: Batch) -> Batch | None:
-        if not self._has_room(batch.size):
-            return None
-        self._units.popleft()
-        return batch
-
-    def _cut_off(self, piece: Piece) -> Piece | None:
-        room = max(self.window_bytes - self._unwritten_bytes, 0)
-        size = min(piece.size, PIECE_BYTES, room)
-        is_crumb = size < min(piece.size, PIECE_BYTES) // 4
-        if not size or (is_crumb and self._unwritten_bytes):
-            return None
-        if size == piece.size:
-            self._units.popleft()
-        else:
-            rest = Piece(piece.work, piece.offset + size, piece.size - size)
-            self._units[0] = rest
-        return Piece(piece.work, piece.offset, size)
+        return self._unwritten_bytes + size <= self._window_bytes or not self._unwritten_bytes
 
     # --- recipes ------------------------------------------------------------------------------
 
     def _ask_recipe(self, work: Work) -> None:
         level = Level.SEGMENTS if work.file.size > SEGMENTS_BYTES else Level.CHUNKS
         self._stretches.append(Stretch(work, 0, work.file.size, level))
+
+    def _ask_again(self, stretches: Sequence[Stretch]) -> None:
+        left = [one for one in stretches if not one.work.is_passed_over]
+        self._stretches.extendleft(reversed(left))
 
     def _take_remaining(self, work: Work, copies: Sequence[Copy]) -> None:
         self._copy(work, copies)
@@ -477,7 +415,7 @@ class Fetch:
         assert work.index is not None
         old = replaced(offset, size, work.copies, work.index.sizes)
         if not delta_pays(size, sum(one.end - one.start for one in old), self._rate()):
-            self._units.append(Piece(work, offset, size))
+            self._wants.add(Piece(work, offset, size))
             return
         for at, length, some in parts:
             near = tuple([narrowed(one, at, length, size) for one in old])
@@ -485,10 +423,14 @@ class Fetch:
 
     def _want_gap(self, gap: Gap) -> None:
         if gap.work is None:
-            self._units.append(Batch((gap.file,), gap.size))
-        else:
-            self._units.append(Piece(gap.work, gap.offset, gap.size))
+            self._wants.add(Batch((gap.file,), gap.size))
+        elif not gap.is_passed_over:
+            self._wants.add(Piece(gap.work, gap.offset, gap.size))
 
     def _sign_gaps(self) -> None:
         """Have gaps signed; a few wait while there may be more in old files."""
-        self.effects += self._deltas.to_sign(more_come=bool(self._unbased))
+        for effect in self._deltas.to_sign(more_come=bool(self._unbased)):
+            for gap in effect.gaps:
+                if gap.work is not None:
+                    gap.work.readers += 1
+            self.effects.append(effect)

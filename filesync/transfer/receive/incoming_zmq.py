@@ -13,10 +13,10 @@ from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import ALL_WINDOWS_BYTES, LEAST_WINDOW_BYTES, Flow
 from filesync.transfer.receive.effects import Feed
-from filesync.transfer.receive.fetch import MAX_DELTA_FILES
 from filesync.transfer.receive.landing_disk import Update
 from filesync.transfer.receive.pull_zmq import Pull
 from filesync.transfer.receive.told import Told
+from filesync.transfer.receive.works import MAX_DELTA_FILES
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.threads import until_done

@@ -199,6 +199,8 @@ class Landing:
             made = delta.apply(one, gap.pieces, gap.size)
             if gap.work is None:
                 small.append((gap.file, made))
+            elif gap.is_passed_over:
+                continue
             elif _is_right(gap, made):
                 large.append((gap.work, gap.offset, made))
             else:
@@ -227,8 +229,10 @@ class Landing:
         return done
 
     def pass_over(self, files: Sequence[WantedFile]) -> None:
-        """Leave files as they are, none of which was opened."""
+        """Leave files as they are. What has come of one stays for whoever wants the same content."""
         for file in files:
+            if large := self._large.pop(file.ticket, None):
+                large.abort()
             self._update.pass_over(file)
 
     def finish(self, work: Work) -> None:

@@ -116,8 +116,7 @@ class Pull:
 
     def limit(self, window_bytes: int, delta_files: int) -> None:
         """Have no more than this wanted and not written, from now on, nor more such files open."""
-        self._fetch.window_bytes = window_bytes
-        self._fetch.delta_files = delta_files
+        self._fetch.limit(window_bytes, delta_files)
 
     async def run(self) -> None:
         """Fetch everything. Nobody is asked for anything when nothing is wanted.

@@ -31,6 +31,9 @@ class Work:
         remains: what it was said to have of an old file; None where nobody has.
         givers: sessions that gave bytes of it.
         only: the one session that may give more of it; None for any.
+        readers: effects under way that open it and read its old files beside all others.
+        is_passed_over: nobody has its content any more. What is still under way of it counts for
+            nothing, and nothing more is written.
     """
 
     __slots__ = (
@@ -41,9 +44,11 @@ class Work:
         "givers",
         "index",
         "is_delta",
+        "is_passed_over",
         "left",
         "only",
         "pages",
+        "readers",
         "remains",
     )
 
@@ -59,6 +64,8 @@ class Work:
         self.remains = remains
         self.givers = set[int]()
         self.only: int | None = None
+        self.readers = 0
+        self.is_passed_over = False
         self._chunks: list[Recipe] = []
         self._taken: list[Copy] = []
 
@@ -149,6 +156,11 @@ class Gap(msgspec.Struct, eq=False):
     chunks: Sequence[Part]
     old: tuple[Old, ...]
     pieces: Pieces | None = None
+
+    @property
+    def is_passed_over(self) -> bool:
+        """The large file that it is a range of is passed over."""
+        return self.work is not None and self.work.is_passed_over
 
 
 class RecipeAsk(msgspec.Struct, frozen=True):
@@ -244,7 +256,10 @@ class RebuildGaps(msgspec.Struct, frozen=True):
 
 
 class PassOver(msgspec.Struct, frozen=True):
-    """Leave files as they are, whose content is gone; then call ``passed_over``."""
+    """Leave files as they are, whose content is gone; then call ``passed_over``.
+
+    Of a large one there may be effects left that were begun before: they write nothing of it.
+    """
 
     files: tuple[WantedFile, ...]
 

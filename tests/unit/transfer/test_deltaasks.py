@@ -89,7 +89,7 @@ def test_what_is_given_back_is_asked_for_next() -> None:
         asks.signed(sign.gaps, 7, [SIGNED])
     first = asks.take()
     asks.give_back(first)
-    assert asks.next is first
+    assert asks.next == first
 
 
 def test_it_is_full_until_some_of_what_waits_is_asked_for() -> None:

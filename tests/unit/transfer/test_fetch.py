@@ -13,15 +13,11 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding import chunking, delta, matching, recipe
 from filesync.transfer.coding.remains import Remains, Run, copies_of
-from filesync.transfer.flow import Flow
+from filesync.transfer.flow import WINDOW_BYTES, Flow
 from filesync.transfer.receive.deltaasks import SIGNED_BYTES
 from filesync.transfer.receive.fetch import (
-    BATCH_BYTES,
     DELTA_BYTES,
-    MAX_DELTA_FILES,
-    MAX_DELTA_FILES_BYTES,
     MAX_PENDING_FILES,
-    PIECE_BYTES,
     SMALL_BYTES,
     Fetch,
 )
@@ -45,6 +41,8 @@ from filesync.transfer.receive.units import (
     StorePiece,
     Work,
 )
+from filesync.transfer.receive.wants import BATCH_BYTES, PIECE_BYTES
+from filesync.transfer.receive.works import MAX_DELTA_FILES, MAX_DELTA_FILES_BYTES
 from filesync.transfer.wire import (
     MAX_DELTAS_BYTES,
     MAX_SIGNATURES,
@@ -90,8 +88,10 @@ class World:
         window_bytes: int,
         liars: int = 0,
         mortal: int = 0,
+        mutable: int = 0,
         remains: Mapping[Digest, Remains] = MappingProxyType({}),
     ) -> None:
+        """``mutable``: so many contents change, one after another, and are not to be had any more."""
         self.rng = rng
         self.old = old
         self.contents = contents
@@ -106,16 +106,20 @@ class World:
         self.recipes: dict[int, recipe.Recipe | None] = {}
         self.written = 0
         self.mortal = mortal
+        self.mutable = mutable
+        self.changed: set[Digest] = set()
+        self.passed_over: set[int] = set()
         self.turns: deque[Step] = deque()
         self.beside: list[Step] = []
         self.peers: dict[int, Peer] = {}
         for number in range(1, 2 + liars + mortal):
-            machine = Receiver(
-                self.fetch, number, bytes(16), digest_of(b""), now=0, flow=Flow()
-            )
-            machine.start()
-            machine.receive(Opened(number), b"", 0.0)
-            self.peers[number] = Peer(machine, lies=number <= liars)
+            self.join(number, lies=number <= liars)
+
+    def join(self, number: int, *, lies: bool) -> None:
+        machine = Receiver(self.fetch, number, bytes(16), digest_of(b""), now=0, flow=Flow())
+        machine.start()
+        machine.receive(Opened(number), b"", 0.0)
+        self.peers[number] = Peer(machine, lies=lies)
 
     def run(self) -> None:
         while True:
@@ -134,6 +138,9 @@ class World:
             if self.mortal and self.rng.random() < 0.02:
                 self.mortal -= 1
                 self.drop(max(self.peers))
+            if self.mutable and self.by_digest and self.rng.random() < 0.05:
+                self.mutable -= 1
+                self.changed.add(self.rng.choice(list(self.by_digest)))
         assert not self.fetch.has_ready
         assert all(peer.machine.is_idle for peer in self.peers.values())
 
@@ -161,7 +168,10 @@ class World:
         data = bytearray()
         room = self.rng.choice([1000, 100_000, 1 << 20])
         want = peer.wants[0]
-        while want and room:
+        if want[0][0] in self.changed:
+            self.refuse(peer, want[0][0])
+            return
+        while want and want[0][0] not in self.changed and room:
             digest, offset, length = want.popleft()
             part = min(length, room)
             data += self.by_digest[digest][offset : offset + part]
@@ -176,6 +186,9 @@ class World:
     def answer(self, peer: Peer) -> None:
         ask, signatures = peer.asks.popleft()
         session = peer.machine.session
+        if changed := [item[0] for item in ask.items if item[0] in self.changed]:
+            self.refuse(peer, changed[0])
+            return
         if isinstance(ask, AskRecipes):
             pages = []
             for digest, offset, end, level in ask.items[: self.rng.choice([1, 2, 9])]:
@@ -198,6 +211,14 @@ class World:
 
     def said(self, peer: Peer, data: bytes) -> bytes:
         return flipped(data) if peer.lies and self.rng.random() < 0.5 else data
+
+    def refuse(self, peer: Peer, changed: Digest) -> None:
+        """End the session, as who reads a file does that has changed, and begin another."""
+        number = peer.machine.session
+        self.drop(number)
+        # A small one that another has been asked for is that one's to refuse.
+        assert self.fetch.drop(changed) or self.peers
+        self.join(number + 100, lies=peer.lies)
 
     def drop(self, session: int) -> None:
         if peer := self.peers.pop(session, None):
@@ -255,24 +276,37 @@ class World:
                     session, batch, b"".join(bytes(part.payload) for part in parts)
                 )
             case StorePiece(_, piece, data):
-                self.write(piece.work.file.ticket, piece.offset, bytes(data.payload))
+                if not piece.work.is_passed_over:
+                    self.write(piece.work.file.ticket, piece.offset, bytes(data.payload))
                 self.fetch.stored(piece)
-            case CopyRanges(work, copies):
-                for offset, basis, start, length in copies:
-                    assert basis == 0
-                    old = self.old[work.file.ticket][start : start + length]
-                    self.write(work.file.ticket, offset, old.ljust(length, b"\0"))
-                self.fetch.copied(work, sum(copy.length for copy in copies))
+            case CopyRanges():
+                self.copy(effect)
             case RebuildGaps(_, gaps, data):
                 self.rebuild(gaps, bytes(data.payload))
+            case PassOver(files):
+                assert self.passed_over.isdisjoint(file.ticket for file in files)
+                self.passed_over.update(file.ticket for file in files)
+                self.fetch.passed_over(len(files))
             case FinishFile(work):
-                if self.is_right(work.file.ticket):
-                    self.recipes[work.file.ticket] = work.recipe()
-                    self.fetch.finished(work)
-                elif (guilty := self.fetch.corrupt(work)) is not None:
-                    self.drop(guilty)
+                self.finish(work)
             case _:
                 raise AssertionError(effect)
+
+    def copy(self, effect: CopyRanges) -> None:
+        ticket = effect.work.file.ticket
+        for offset, basis, start, length in effect.copies:
+            assert basis == 0
+            old = self.old[ticket][start : start + length]
+            if not effect.work.is_passed_over:
+                self.write(ticket, offset, old.ljust(length, b"\0"))
+        self.fetch.copied(effect.work, effect.size)
+
+    def finish(self, work: Work) -> None:
+        if self.is_right(work.file.ticket):
+            self.recipes[work.file.ticket] = work.recipe()
+            self.fetch.finished(work)
+        elif (guilty := self.fetch.corrupt(work)) is not None:
+            self.drop(guilty)
 
     def store_batch(self, session: int, batch: Batch, data: bytes) -> None:
         at = 0
@@ -292,6 +326,8 @@ class World:
             made = delta.apply(one, gap.pieces, gap.size)
             is_unproved = gap.work is not None and not gap.chunks  # the whole file is proved
             right = self.contents[gap.file.ticket][gap.offset : gap.offset + gap.size]
+            if gap.is_passed_over:
+                continue
             if is_unproved or made == right:
                 self.write(gap.file.ticket, gap.offset, made)
                 if gap.work is None:
@@ -301,6 +337,7 @@ class World:
         self.fetch.rebuilt(gaps, wrong)
 
     def write(self, ticket: int, offset: int, data: bytes) -> None:
+        assert ticket not in self.passed_over
         self.disk[ticket][offset : offset + len(data)] = data
         self.written += len(data)
 
@@ -328,6 +365,7 @@ def world(
     window_bytes: int,
     liars: int = 0,
     mortal: int = 0,
+    mutable: int = 0,
 ) -> World:
     """A file of each size, and where it is said so an old one that shares something with it."""
     contents = [rng.randbytes(size) for size, _ in shapes]
@@ -338,7 +376,32 @@ def world(
             edited = bytearray(data[third:] + data[:third])
             edited[len(edited) // 2] ^= 1
             old[at] = bytes(edited)
-    return World(contents, old, rng, window_bytes=window_bytes, liars=liars, mortal=mortal)
+    return World(
+        contents,
+        old,
+        rng,
+        window_bytes=window_bytes,
+        liars=liars,
+        mortal=mortal,
+        mutable=mutable,
+    )
+
+
+@given(shapes, windows, st.integers(1, 3), st.integers(0, 2), seeded)
+def test_what_changes_while_it_is_fetched_is_passed_over_and_costs_no_other(
+    shapes: list[tuple[int, bool]],
+    window_bytes: int,
+    mutable: int,
+    mortal: int,
+    rng: random.Random,
+) -> None:
+    one = world(shapes, rng, window_bytes=window_bytes, mutable=mutable, mortal=mortal)
+    one.run()
+    assert not one.complete & one.passed_over
+    assert one.complete | one.passed_over == set(range(len(one.contents)))
+    assert all(digest_of(one.contents[at]) in one.changed for at in one.passed_over)
+    assert all(one.is_right(at) for at in one.complete)
+    assert one.fetch.files_done == len(one.complete)
 
 
 def remains_of(old: bytes, new: bytes) -> Remains | None:
@@ -537,7 +600,7 @@ def test_a_window_that_is_made_smaller_is_kept_to_from_then_on() -> None:
     fetch.add([WantedFile(0, digest_of(b"x"), 9 * PIECE_BYTES, 0)], is_last=True)
     taken = [fetch.take_unit(1) for _ in range(4)]
     assert fetch.take_unit(1) is None
-    fetch.window_bytes = PIECE_BYTES
+    fetch.limit(PIECE_BYTES, MAX_DELTA_FILES)
     for piece in taken:
         assert isinstance(piece, Piece)
         assert fetch.take_unit(1) is None
@@ -690,11 +753,11 @@ def test_a_large_file_that_turned_out_wrong_makes_room_for_one_that_waits() -> N
 def test_fewer_large_files_are_made_of_old_ones_at_once_where_that_is_said() -> None:
     fetch = Fetch()
     fetch.effects.clear()
-    fetch.delta_files = 3
+    fetch.limit(WINDOW_BYTES, 3)
     fetch.add(replaced_files(5, SMALL_BYTES + 1), is_last=True)
     works = cut_at_once(fetch)
     assert len(works) == 3
-    fetch.delta_files = 0
+    fetch.limit(WINDOW_BYTES, 0)
     fetch.finished(works[0])
     assert cut_at_once(fetch) == []
     for work in works[1:]:
@@ -791,31 +854,42 @@ def test_small_files_of_a_content_that_is_gone_are_passed_over() -> None:
     assert (was_done, fetch.is_done, fetch.files_done) == (False, True, 1)
 
 
-def test_a_large_file_of_which_nothing_has_come_is_passed_over() -> None:
+def test_of_a_large_file_that_is_passed_over_nothing_more_is_wanted() -> None:
     large = WantedFile(1, digest_of(b"large"), 3 * PIECE_BYTES, 0)
     fetch = fed(large)
     fetch.effects.clear()
-    unit = fetch.take_unit(1)
+    come, unit = fetch.take_unit(1), fetch.take_unit(1)
+    assert isinstance(come, Piece)
     assert unit is not None
-    assert not fetch.drop(large.digest)  # some of it may come
-    fetch.give_back([unit], [])
     assert fetch.drop(large.digest)
     assert list(fetch.effects) == [PassOver((large,))]
+    fetch.give_back([unit], [])
     assert fetch.take_unit(1) is None
+    fetch.stored(come)
     fetch.passed_over(1)
     assert fetch.is_done
+    assert fetch.files_done == 0
 
 
-def test_what_has_begun_to_come_or_is_made_of_old_files_is_not_passed_over() -> None:
-    small, large = wanted(b"small"), WantedFile(1, digest_of(b"large"), 2 * PIECE_BYTES, 0)
-    delta_file = WantedFile(2, digest_of(b"delta"), SMALL_BYTES + 1, SMALL_BYTES)
-    fetch = fed(small, large, delta_file)
-    first = fetch.take_unit(1)
-    assert isinstance(first, Piece)
-    fetch.stored(first)
-    while fetch.take_unit(1) is not None:
-        pass
+def test_a_file_whose_old_ones_are_being_read_is_passed_over_when_they_have_been() -> None:
+    file = WantedFile(2, digest_of(b"delta"), SMALL_BYTES + 1, SMALL_BYTES)
+    fetch = fed(file)
+    [cut] = [one for one in fetch.effects if isinstance(one, CutBases)]
     fetch.effects.clear()
-    for file in (small, large, delta_file):
+    assert fetch.drop(file.digest)
+    assert not fetch.effects
+    fetch.based([Based(cut.works[0], None)])
+    assert list(fetch.effects) == [PassOver((file,))]
+    assert fetch.take_ask() is None
+
+
+def test_what_has_all_come_or_is_still_to_come_with_others_is_not_passed_over() -> None:
+    small, large = wanted(b"small"), WantedFile(1, digest_of(b"large"), PIECE_BYTES, 0)
+    fetch = fed(small, large)
+    units = [fetch.take_unit(1), fetch.take_unit(1)]
+    [piece] = [unit for unit in units if isinstance(unit, Piece)]
+    fetch.stored(piece)
+    fetch.effects.clear()
+    for file in (small, large):
         assert not fetch.drop(file.digest)
     assert not fetch.effects

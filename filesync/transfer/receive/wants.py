@@ -1,0 +1,117 @@
+"""Units that are to be wanted: from when it is known what has to come until a session wants it. Pure."""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from filesync.digest import Digest
+from filesync.disk.updating.update import WantedFile
+from filesync.transfer.receive.units import Batch, Piece, Unit
+from filesync.transfer.wire import MAX_WANT_RANGES
+
+BATCH_BYTES: Final = 1 << 20
+PIECE_BYTES: Final = 4 << 20
+
+
+class Wants:
+    """Small files in batches, and large ones of which a session is handed one piece after another.
+
+    Attributes:
+        gone: sessions that have ended.
+    """
+
+    def __init__(self) -> None:
+        self.gone: set[int] = set()
+        self._units: deque[Unit] = deque()
+
+    def __len__(self) -> int:
+        """Return how many units there are; a large file is one, before it is cut."""
+        return len(self._units)
+
+    def add(self, unit: Unit) -> None:
+        """Take a unit that is to be wanted after the others."""
+        self._units.append(unit)
+
+    def add_first(self, unit: Unit) -> None:
+        """Take a unit that is to be wanted next."""
+        self._units.appendleft(unit)
+
+    def add_small(self, files: Iterable[WantedFile]) -> None:
+        """Take files that are to be wanted whole, many in a batch."""
+        batch: list[WantedFile] = []
+        size = 0
+        for file in files:
+            if batch and (size + file.size > BATCH_BYTES or len(batch) == MAX_WANT_RANGES):
+                self._units.append(Batch(tuple(batch), size))
+                batch, size = [], 0
+            batch.append(file)
+            size += file.size
+        if batch:
+            self._units.append(Batch(tuple(batch), size))
+
+    def take(self, session: int, room: int, *, is_idle: bool) -> Unit | None:
+        """Return what ``session`` is to want next, if anything is for it that fits.
+
+        Args:
+            session: its number.
+            room: how many bytes may be wanted now.
+            is_idle: nothing else is on its way. Then what is larger than ``room`` may go, or it
+                would never come.
+        """
+        for _ in range(len(self._units)):
+            unit = self._units[0]
+            if isinstance(unit, Batch):
+                if unit.size > room and not is_idle:
+                    return None
+                return self._units.popleft()
+            if unit.work.only in (None, session):
+                return self._cut_off(unit, room, is_idle=is_idle)
+            self._units.rotate(-1)
+        return None
+
+    def give_back(self, units: Sequence[Unit]) -> None:
+        """Take back what a session has not brought; they are the next ones."""
+        for unit in reversed(units):
+            if isinstance(unit, Piece):
+                if unit.work.is_passed_over:
+                    continue
+                if unit.work.only in self.gone:
+                    unit.work.only = None  # it ended before its last frame proved unreadable
+            self._units.appendleft(unit)
+
+    def forget(self, session: int) -> None:
+        """Let others give what only ``session`` might: it is gone."""
+        self.gone.add(session)
+        for unit in self._units:
+            if isinstance(unit, Piece) and unit.work.only == session:
+                unit.work.only = None
+
+    def drop(self, digest: Digest) -> list[WantedFile]:
+        """Want nothing of this content any more; return the small files that have it."""
+        dropped: list[WantedFile] = []
+        units: deque[Unit] = deque()
+        for unit in self._units:
+            if isinstance(unit, Piece):
+                if unit.work.file.digest != digest:
+                    units.append(unit)
+                continue
+            if gone := [file for file in unit.files if file.digest == digest]:
+                dropped += gone
+                left = tuple(file for file in unit.files if file.digest != digest)
+                unit = Batch(left, sum(file.size for file in left))
+            if unit.files:
+                units.append(unit)
+        self._units = units
+        return dropped
+
+    def _cut_off(self, piece: Piece, room: int, *, is_idle: bool) -> Piece | None:
+        size = min(piece.size, PIECE_BYTES, room)
+        is_crumb = size < min(piece.size, PIECE_BYTES) // 4
+        if not size or (is_crumb and not is_idle):
+            return None
+        if size == piece.size:
+            self._units.popleft()
+        else:
+            rest = Piece(piece.work, piece.offset + size, piece.size - size)
+            self._units[0] = rest
+        return Piece(piece.work, piece.offset, size)
