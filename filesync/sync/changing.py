@@ -5,11 +5,13 @@ arrives has not the digest that was scanned. Where that can be, the file is pass
 done, and the sync is begun again after that; else it is begun again at once. What has arrived is found
 by the next scan and does not travel twice, and what has changed is scanned as it is now. A file that
 spoils attempt after attempt is left out, and alone at the destination, so that all others arrive.
-Where many are written to all the while, each costs an attempt, so that the others do arrive.
+What is passed over again and again is synced alone: less time goes by from the scan of a few files
+until they are sent than from that of a whole tree, and a file that is written to every second rests
+for so long. Where many are written to all the while, each costs an attempt, so that the others do arrive.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,7 +19,7 @@ from msgspec.structs import replace
 
 from filesync.disk.handles import shown
 from filesync.errors import ContentCorrupt, RoomMade, SourceChanged
-from filesync.sync.filter import literal
+from filesync.sync.filter import literal, only
 from filesync.sync.options import Options
 from filesync.sync.part import Part
 from filesync.transfer.errors import Refused
@@ -27,8 +29,11 @@ PATIENT_ATTEMPTS: Final = 12
 """Later ones are spoilt once by one file: there are many that change."""
 MAX_SPOILT: Final = 2
 """Attempts that one file may spoil, of the patient ones."""
-MAX_PARTIAL: Final = 3
-"""Attempts that are done but for files that had changed by then."""
+FEW_WHOLE: Final = 2
+"""Attempts at all there is that are done but for files that had changed by then; later ones are at
+these alone, if they can be named."""
+MAX_WHOLE: Final = 3
+MAX_NARROW: Final = 6
 
 
 class Attempts:
@@ -36,20 +41,40 @@ class Attempts:
 
     Attributes:
         options: of the next one.
+        is_narrow: that is at some files alone, whose changes were told of; nothing is deleted.
         left_out: paths, from the transfer's root on, that are left as they were.
     """
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self.is_narrow = False
         self.left_out: list[bytes] = []
         self._spoilt: Counter[bytes] = Counter()
         self._has_made_room = False
         self._partial = 0
 
-    def is_worth_another(self) -> bool:
-        """Say whether to begin again after an attempt that is done but for files that had changed."""
+    def go_on(self, behind: Sequence[bytes]) -> bool:
+        """Begin again after an attempt that is done but for files that had changed, if that is worth it.
+
+        ``behind`` has their paths, from the transfer's root on; nothing if there are too many.
+        """
         self._partial += 1
-        return self._partial < MAX_PARTIAL
+        rules = only(behind) if behind and self._partial >= FEW_WHOLE else None
+        if rules is None:
+            return self._partial < MAX_WHOLE
+        if self._partial >= FEW_WHOLE + MAX_NARROW:
+            return False
+        self.is_narrow = True
+        self.options = replace(
+            self.options,
+            rules=rules,
+            spared=rules,
+            delete=False,
+            delete_excluded=False,
+            afresh=True,
+            on_changes=None,
+        )
+        return True
 
     def note(self, error: SourceChanged | ContentCorrupt | RoomMade) -> None:
         """Take note that a change, or a disk that was full, has spoilt the last one.

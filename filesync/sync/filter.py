@@ -11,13 +11,16 @@ ends in '/' matches directories only, ``dir/***`` a directory and all that is in
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from filesync.errors import UsageError
 
+MAX_RULES: Final = 1000
 MAX_WILDCARDS: Final = 64
 MAX_RULE_BYTES: Final = 4096
+MAX_ONLY_BYTES: Final = 128 << 10
+"""Of the rules that take some paths only: a request has room for them."""
 _WILD: Final = re.compile(rb"[*?\[]")
 _SPECIAL: Final = re.compile(rb"[*?\[\\]")
 _STARS: Final = re.compile(rb"\*+")
@@ -94,6 +97,28 @@ def literal(path: bytes) -> bytes | None:
     if len(_WILD.findall(path)) > MAX_WILDCARDS or len(pattern) + 3 > MAX_RULE_BYTES:
         return None
     return b"- /" + pattern
+
+
+def only(paths: Iterable[bytes]) -> tuple[bytes, ...] | None:
+    """Return rules that leave out all but ``paths``, from the transfer's root on, and what is in them.
+
+    None if there are none that a filter, or a peer, would take.
+    """
+    rules: dict[bytes, None] = {}
+    for path in paths:
+        names = path.split(b"/")
+        above = [b"/".join(names[:depth]) + b"/" for depth in range(1, len(names))]
+        inside = _SPECIAL.sub(rb"\\\g<0>", path) + b"/**"
+        if len(_WILD.findall(inside)) > MAX_WILDCARDS or len(inside) + 3 > MAX_RULE_BYTES:
+            return None
+        for rule in map(literal, (*above, path)):
+            if rule is None:
+                return None
+            rules[b"+" + rule[1:]] = None
+        rules[b"+ /" + inside] = None
+    found = (*rules, b"- *")
+    is_much = len(found) > MAX_RULES or sum(map(len, found)) > MAX_ONLY_BYTES
+    return None if is_much else found
 
 
 class _Rule:

@@ -66,7 +66,8 @@ class Options(msgspec.Struct, frozen=True):
         delete: remove what the source does not have.
         delete_excluded: what ``rules`` leave out, too.
         dry_run: change nothing.
-        checksum: read all files, whatever the stat caches know.
+        checksum: read all files, whatever the stat caches know, and say which differ.
+        afresh: read all that is not left out, likewise, as it is a few files of many.
         rules: what to leave out, and alone (see ``filter``).
         spared: the first of those, which leave alone whatever else is said.
         choice: which names come.
@@ -83,6 +84,7 @@ class Options(msgspec.Struct, frozen=True):
     delete_excluded: bool = False
     dry_run: bool = False
     checksum: bool = False
+    afresh: bool = False
     rules: tuple[bytes, ...] = ()
     spared: tuple[bytes, ...] = ()
     choice: Choice = Choice()
@@ -95,9 +97,14 @@ class Options(msgspec.Struct, frozen=True):
     shell: Shell = msgspec.field(default_factory=Shell)
 
     @property
+    def reads_all(self) -> bool:
+        """No stat cache may be believed, or told of what is seen."""
+        return self.checksum or self.afresh
+
+    @property
     def used_caches(self) -> Path | None:
         """Where the stat caches are that scans may believe."""
-        return None if self.checksum else self.caches
+        return None if self.reads_all else self.caches
 
     @property
     def takes_all(self) -> bool:

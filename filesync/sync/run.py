@@ -72,7 +72,7 @@ def run(
             )
         attempts = Attempts(options)
         attempt = _remote if any(remote) or is_remote(dest) else _local
-        before = SyncStats()
+        done = SyncStats()
         while True:
             try:
                 stats = attempt(sources, dest, attempts.options, shown)
@@ -80,13 +80,12 @@ def run(
                 attempts.note(exc)
                 log.info("begun again: reason=%s", exc)
                 continue
-            stats.add_work(before)
-            if stats.is_behind and attempts.is_worth_another():
-                log.info("begun again: changed=%d", len(stats.changing))
-                before = stats
+            done = done.with_rest(stats) if attempts.is_narrow else stats.with_work(done)
+            if done.is_behind and attempts.go_on(done.behind):
+                log.info("begun again: changed=%d", len(done.changing))
                 continue
-            stats.note_changing(attempts.left_out)
-            return stats
+            done.note_changing(attempts.left_out)
+            return done
 
 
 def _local(

@@ -14,11 +14,13 @@ import pytest
 from filesync.disk.handles import DirectoryHandles
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.sync.applying import plan_part
+from filesync.sync.changing import FEW_WHOLE, MAX_NARROW
 from filesync.sync.local import sync_local
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
+from filesync.sync.run import Listing, run
 from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send import source_disk
@@ -212,3 +214,31 @@ def test_copies_and_names_of_files_that_vanish_are_passed_over_with_them(
     assert sorted(stats.changing) == sorted(GONE)
     found = {str(path.relative_to(dest)) for path in dest.rglob("*") if path.is_file()}
     assert found == {*NAMES} - {*GONE}
+
+
+def test_a_file_that_changes_again_and_again_is_synced_alone_until_it_rests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "first")
+    src, dest = tmp_path / "served/src", tmp_path / "served/dest"
+    attempts: list[int] = []
+
+    def change() -> None:
+        attempts.append(len(attempts) + 1)
+        if len(attempts) < FEW_WHOLE + MAX_NARROW:
+            (src / NAMES[7]).write_bytes(b"%d" % len(attempts) * LARGE_BYTES[0])
+        (dest / "of somebody else").write_bytes(b"1")
+
+    dest.mkdir()
+    (dest / "of another time").write_bytes(b"1")
+    monkeypatch.setattr("filesync.sync.local.plan_part", followed_by(change, plan_part))
+    stats = run(
+        [f"{src}/"], str(dest), options_of(tmp_path), Listing(keep=True), progress=False
+    )
+    assert len(attempts) == FEW_WHOLE + MAX_NARROW
+    assert stats.changing == []
+    assert (stats.names, stats.files) == (len(NAMES) + 5, len(NAMES))
+    for name in NAMES:
+        assert (dest / name).read_bytes() == (src / name).read_bytes()
+    assert (dest / "of somebody else").exists()
+    assert not (dest / "of another time").exists()

@@ -138,7 +138,7 @@ class Giving:
             is_directory=self._is_directory,
             dry_run=options.dry_run,
             rules=() if options.delete else options.rules,
-            checksum=options.checksum,
+            checksum=options.reads_all,
             is_bare=self._sources[at].place.is_bare(self._trees.filter(at)),
             delete=options.delete,
             scan=True,

@@ -29,11 +29,10 @@ from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
 from filesync.manifest.node import MAX_NODE_BYTES
 from filesync.manifest.owner import MAX_GROUPS
-from filesync.sync.filter import MAX_RULE_BYTES
+from filesync.sync.filter import MAX_RULE_BYTES, MAX_RULES
 from filesync.transfer.wire import Codec, Key, Token
 
 MAX_ASKED_NODES: Final = 4096
-MAX_RULES: Final = 1000
 MAX_PATHS: Final = 1000
 MAX_PATH_BYTES: Final = 4096
 MAX_NAMES: Final = 1000

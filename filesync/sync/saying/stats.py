@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from filesync.digest import name_of
 from filesync.manifest.tree import Manifest
@@ -26,7 +27,7 @@ class SyncStats(msgspec.Struct):
         copied_bytes: bytes that an old file had.
         wire_in: bytes received; wire_out: sent.
         seconds: altogether.
-        trees: what was read, by digest, one for each part.
+        trees: what was read, by digest, one for each part; files that changed since are others by now.
         skipped: what cannot be synced, counted by kind.
         not_kept: names that lack something of their metadata, counted by kind.
         left_out: names of the source that are not at the destination, as a directory stands in
@@ -85,6 +86,11 @@ class SyncStats(msgspec.Struct):
         self.left_out_paths += [os.fsdecode(prefix + path) for path in named]
 
     @property
+    def behind(self) -> list[bytes]:
+        """The paths of all that changed in the source each time; nothing if not all are named."""
+        return [] if self.unnamed_changing else list(map(os.fsencode, self.changing))
+
+    @property
     def is_behind(self) -> bool:
         """Something changed in the source each time, and was left as it was."""
         return bool(self.changing or self.unnamed_changing)
@@ -97,16 +103,30 @@ class SyncStats(msgspec.Struct):
         self.changing += [os.fsdecode(prefix + path) for path in named]
         self.unnamed_changing += len(paths) - len(named) + unnamed
 
-    def add_work(self, before: "SyncStats") -> None:
-        """Count what an attempt ``before`` has done already, which this one completes."""
-        self.created += before.created
-        self.deleted += before.deleted
-        self.files += before.files
-        self.content_bytes += before.content_bytes
-        self.copied_bytes += before.copied_bytes
-        self.wire_in += before.wire_in
-        self.wire_out += before.wire_out
-        self.seconds += before.seconds
+    def with_work(self, other: "SyncStats") -> "SyncStats":
+        """Return the same with what another attempt at the same has done counted as well."""
+        return replace(
+            self,
+            created=self.created + other.created,
+            deleted=self.deleted + other.deleted,
+            files=self.files + other.files,
+            content_bytes=self.content_bytes + other.content_bytes,
+            copied_bytes=self.copied_bytes + other.copied_bytes,
+            wire_in=self.wire_in + other.wire_in,
+            wire_out=self.wire_out + other.wire_out,
+            seconds=self.seconds + other.seconds,
+        )
+
+    def with_rest(self, rest: "SyncStats") -> "SyncStats":
+        """Return the same after an attempt at what was ``behind``, and nothing else."""
+        return replace(
+            self.with_work(rest),
+            changing=rest.changing,
+            unnamed_changing=rest.unnamed_changing,
+            unreadable=self.unreadable | rest.unreadable,
+            unwritable=self.unwritable | rest.unwritable,
+            refused=self.refused | rest.refused,
+        )
 
     def note_unreadable(
         self, unreadable: Mapping[bytes, int], *, prefix: bytes = b"", unnamed: int = 0

@@ -4,8 +4,16 @@ import pytest
 
 from filesync.errors import ContentCorrupt, RoomMade, SourceChanged, Unavailable
 from filesync.sync import local
-from filesync.sync.changing import MAX_ATTEMPTS, PATIENT_ATTEMPTS, Attempts, changes_of
-from filesync.sync.filter import Filter, literal
+from filesync.sync.changing import (
+    FEW_WHOLE,
+    MAX_ATTEMPTS,
+    MAX_NARROW,
+    MAX_WHOLE,
+    PATIENT_ATTEMPTS,
+    Attempts,
+    changes_of,
+)
+from filesync.sync.filter import Filter, literal, only
 from filesync.sync.options import Options
 from filesync.sync.part import Part
 from filesync.sync.run import Listing, run
@@ -173,6 +181,52 @@ def test_what_is_begun_again_is_one_change_in_a_document(
     assert list(listing.lines or ()) == [">f+++++++++ a", ">f+++++++++ log"]
 
 
-def test_what_is_done_but_for_files_that_had_changed_is_begun_again_twice() -> None:
+def test_what_is_done_but_for_files_that_had_changed_is_begun_again_and_then_for_them_alone() -> (
+    None
+):
+    attempts = Attempts(Options(rules=(b"- *.o",), delete=True))
+    went_on = []
+    for number in range(FEW_WHOLE + MAX_NARROW):
+        went_on.append(attempts.go_on([b"d/log", b"db"]))
+        assert attempts.is_narrow == (number >= FEW_WHOLE - 1)
+    assert went_on == [True] * (FEW_WHOLE + MAX_NARROW - 1) + [False]
+    filter = Filter(attempts.options.rules)
+    assert not filter.excludes(b"d", True)
+    assert [filter.excludes(name, False) for name in (b"d/log", b"db", b"d/x", b"x")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert not attempts.options.delete
+
+
+@pytest.mark.parametrize("behind", [[], [b"d" * 200 + b"/%d" % n for n in range(1000)]])
+def test_files_that_are_too_many_to_be_named_are_not_synced_alone(behind: list[bytes]) -> None:
     attempts = Attempts(Options())
-    assert [attempts.is_worth_another() for _ in range(3)] == [True, True, False]
+    assert [attempts.go_on(behind) for _ in range(MAX_WHOLE)] == [True, True, False]
+    assert not attempts.is_narrow
+
+
+@pytest.mark.parametrize("path", [b"a", b"d/a b", b"a*b?[c]\\d/**/***", b"back\\slash", b"- x"])
+def test_rules_for_a_path_alone_take_it_what_is_in_it_and_nothing_else(path: bytes) -> None:
+    rules = only([path])
+    assert rules is not None
+    filter = Filter(rules)
+    parts = path.split(b"/")
+    for depth in range(1, len(parts)):
+        assert not filter.excludes(b"/".join(parts[:depth]), True)
+    assert not filter.excludes(path, False)
+    assert not filter.excludes(path, True)
+    assert not filter.excludes(path + b"/x", False)
+    for other in (b"x", b"x/" + path, path + b"x", b"acb" + path[3:]):
+        assert filter.excludes(other, False) or other == path
+
+
+def test_what_is_synced_alone_completes_what_was_synced_before() -> None:
+    whole = SyncStats(names=10, size=100, files=4, changing=["a", "b"], refused={"x": "full"})
+    rest = SyncStats(names=2, size=7, files=1, changing=["b"], refused={"y": "full"})
+    assert whole.behind == [b"a", b"b"]
+    assert whole.with_rest(rest) == SyncStats(
+        names=10, size=100, files=5, changing=["b"], refused={"x": "full", "y": "full"}
+    )

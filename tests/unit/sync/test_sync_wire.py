@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from filesync.digest import Digest
 from filesync.errors import MalformedMessage
 from filesync.manifest import MAX_NODE_BYTES
+from filesync.sync.filter import MAX_RULES
 from filesync.sync.remote import wire
 from filesync.transfer.wire import MAX_INTEGER, Codec
 
@@ -126,7 +127,7 @@ def test_a_message_with_a_field_that_is_anything_is_one_or_malformed(
         wire.Look(()),
         wire.Look((b"x" * 4097,)),
         wire.Look((b"x",) * (wire.MAX_PATHS + 1)),
-        wire.Look((b"x",), (b"r",) * (wire.MAX_RULES + 1)),
+        wire.Look((b"x",), (b"r",) * (MAX_RULES + 1)),
         wire.Look((b"x",), (b"r" * 4097,)),
         wire.Prepare(b"x", (b"n",) * (wire.MAX_NAMES + 1)),
         wire.Prepare(b"x", (b"n" * 256,)),
