@@ -1,11 +1,9 @@
 """The commands for clusters: up, workers."""
 
 import asyncio
-import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Column, Table
 
 from filesync.errors import UsageError
@@ -16,9 +14,8 @@ from solver.client.asking import ask_manager
 from solver.client.embedded import default_state, embedded_cluster
 from solver.client.occupant import occupied, shared
 from solver.commands.options import manager_option
+from solver.commands.tables import print_tables
 from solver.wire import ListWorkers, Workers
-
-_WIDE = 1000
 
 
 @click.command(
@@ -103,6 +100,4 @@ def workers(manager: str | None, key: Path | None) -> None:
         labels = " ".join(f"{key}={value}" for key, value in sorted(row.labels.items()))
         counts = (str(row.slots), str(row.running), str(row.refs))
         table.add_row(row.name, without_key(row.address), *counts, row.snapshotter, labels)
-    # A file has no width: what reads it wants a worker on a line.
-    width = None if sys.stdout.isatty() else _WIDE
-    Console(file=sys.stdout, width=width).print(table)
+    print_tables([table])

@@ -1,19 +1,17 @@
 """The commands about workers' disks: du, prune."""
 
-import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from filesync.errors import Unavailable
 from filesync.keys.options import key_option
 from solver.client.asking import ask_manager
 from solver.client.pruning import prune_policy, prune_tables, usage_tables
 from solver.commands.options import manager_option
+from solver.commands.tables import print_tables
 from solver.wire import AskPrune, AskUsage, Usages
 
 _verbose_option = click.option("--verbose", is_flag=True, help="Show thing by thing too.")
@@ -34,7 +32,7 @@ Examples:
 def du(manager: str | None, key: Path | None, verbose: bool) -> None:
     """Show what takes how much disk on each worker, and what of it could go."""
     usages = ask_manager(manager, key, AskUsage(verbose), Usages)
-    _print(usage_tables(usages, now_s=time.time(), verbose=verbose))
+    print_tables(usage_tables(usages, now_s=time.time(), verbose=verbose))
 
 
 @click.command(
@@ -98,12 +96,6 @@ def prune(
         filters, everything=everything, reserved=reserved, max_used=max_used, min_free=min_free
     )
     usages = ask_manager(manager, key, AskPrune(policy, verbose), Usages)
-    _print(prune_tables(usages, now_s=time.time(), verbose=verbose))
+    print_tables(prune_tables(usages, now_s=time.time(), verbose=verbose))
     if usages.failed:
         raise Unavailable("not every worker has answered")
-
-
-def _print(tables: Iterable[Table]) -> None:
-    console = Console(file=sys.stdout)
-    for table in tables:
-        console.print(table)

@@ -31,7 +31,7 @@ def one(clusters: Callable[..., Cluster]) -> Cluster:
 
 def results_bytes(cluster: Cluster) -> float:
     """Return what all results take, as `du` has it."""
-    done = run("du", "--manager", cluster.manager, env={"COLUMNS": "200"})
+    done = run("du", "--manager", cluster.manager)
     found = re.search(r"│ results +│ +\d+ │ +([\d.]+) ([kMG]?)B", done.stdout)
     assert found is not None, done.stdout
     return float(found[1]) * {"": 1, "k": 1e3, "M": 1e6}[found[2]]

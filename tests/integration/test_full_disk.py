@@ -56,7 +56,7 @@ def clear(disk: Path) -> None:
 def test_the_embedded_cluster_is_looked_at_and_pruned_though_its_disk_is_full(
     context: ContextMaker, disk: Path
 ) -> None:
-    env = {"XDG_CACHE_HOME": str(disk), "COLUMNS": "200"}
+    env = {"XDG_CACHE_HOME": str(disk)}
     root = context("FROM scratch\nCOPY big /\n", big=os.urandom(BIG))
     assert run("build", str(root), env=env).returncode == 0
     fill(disk)
@@ -83,7 +83,7 @@ def test_the_embedded_cluster_is_pruned_though_there_are_no_inodes(
     """A cache of many small files runs out of these first, and the disk seems to have room."""
     root = context("FROM scratch\nCOPY . /\n", **{f"f{number}": b"x" for number in range(200)})
     with small_disk(tmp_path / "disk", "64m,nr_inodes=700") as disk:
-        env = {"XDG_CACHE_HOME": str(disk), "COLUMNS": "200"}
+        env = {"XDG_CACHE_HOME": str(disk)}
         assert run("build", str(root), env=env).returncode == 0
         use_up_inodes(disk)
         for number in range(200):

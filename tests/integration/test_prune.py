@@ -20,7 +20,7 @@ WAIT = "RUN --mount=type=cache,target=/c until [ -e /c/go ]; do sleep 0.02; done
 
 
 def asked(cluster: Cluster, *command: str) -> str:
-    done = run(*command, "--manager", cluster.manager, env={"COLUMNS": "200"})
+    done = run(*command, "--manager", cluster.manager)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -185,6 +185,19 @@ def test_verbose_names_each_thing_and_why_it_stays(
     assert all(cells[2].startswith("sha256:") for cells in blobs)
     gone = rows(asked(cluster, "prune", "--verbose"), "result")
     assert {cells[2] for cells in gone} == {cells[2] for cells in results}
+
+
+def test_who_reads_what_is_listed_gets_each_thing_whole_and_on_a_line(
+    cluster: Cluster, context: ContextMaker
+) -> None:
+    cluster.build(context("FROM scratch\nCOPY Dockerfile /\n"))
+    # A terminal is as wide as that; here is none.
+    env = {"COLUMNS": "20"}
+    for words, became in ((("du",), "reclaimable"), (("prune",), "removed")):
+        done = run(*words, "--verbose", "--manager", cluster.manager, env=env)
+        assert [(len(cells[2]), cells[-1]) for cells in rows(done.stdout, "idle-source")] == [
+            (16, became)
+        ]
 
 
 def test_the_last_copy_of_an_exported_layer_stays_while_its_result_lives_elsewhere(
