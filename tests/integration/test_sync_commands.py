@@ -308,6 +308,40 @@ def test_as_many_patterns_are_given_as_a_request_has_room_for(bench: Bench) -> N
     assert tree_of(bench.served / "dst") == tree_of(bench.root / "src")
 
 
+@pytest.mark.parametrize(
+    ("patterns", "why"),
+    [
+        ([f"{number}" for number in range(1001)], "1,001 patterns: "),
+        (["x" * 5000], "a pattern for another machine has at most 4,096 bytes"),
+    ],
+    ids=["too many", "too long"],
+)
+def test_patterns_that_a_server_does_not_take_are_named_before_anything_is_made(
+    bench: Bench, patterns: list[str], why: str
+) -> None:
+    (bench.root / "patterns").write_text("\n".join(patterns))
+    make(bench.root / "src/f", b"f")
+    make(bench.served / "src/f", b"f")
+    server = bench.serve()
+    words = ("sync", "--delete", "--exclude-from", "patterns")
+    assert why in bench.fails(*words, "src/", f"{server}/dst")
+    assert why in bench.fails(*words, f"{server}/src/", "dst")
+    assert not (bench.served / "dst").exists()
+    assert not (bench.root / "dst").exists()
+    bench.run(*words, "src/", "dst")
+
+
+def test_a_server_is_asked_for_a_thousand_paths_at_most(bench: Bench) -> None:
+    server = bench.serve()
+    many = (f"{server}/f{number}" for number in range(1001))
+    assert "give fewer at once" in bench.fails("sync", *many, "dst")
+    long = f"{server}/{'x/' * 2100}"
+    for words in ((long, "dst"), ("src", long)):
+        assert "a path for another machine has at most 4,096 bytes" in bench.fails(
+            "sync", *words
+        )
+
+
 @pytest.fixture(params=["local", "to a server", "from a server"])
 def ways(bench: Bench, request: pytest.FixtureRequest) -> tuple[str, str]:
     """Return what stands before the paths of the source and of the destination."""

@@ -8,10 +8,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.errors import Unavailable, UsageError
-from filesync.sync.filter import Filter
+from filesync.sync.filter import MAX_RULE_BYTES, Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.places import LocalPlaces, is_remote, local_path
 from filesync.sync.remote.asking import Peer
+from filesync.sync.remote.wire import MAX_PATH_BYTES, MAX_PATHS, MAX_RULES
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.source import close_all, find_sources
 from filesync.transfer.connection.address import check_address
@@ -83,7 +84,7 @@ async def sync_from(
     Trailing slashes mean what they do in ``sync_local``.
 
     Raises:
-        UsageError: the sources are not all on one server.
+        UsageError: the sources are not all on one server, or it is asked for more than a server takes.
         PathMissing: the directory above the destination is not there.
         Unavailable: the server is not there, or refuses.
         StoreError: this disk.
@@ -94,10 +95,13 @@ async def sync_from(
     address = sources[0].address
     if any(source.address != address for source in sources):
         raise UsageError("all sources of one sync must be on one server; sync once for each")
-    async with DataPlane(own=_own_key(sources[0], options)) as plane:
-        paths = [source.path for source in sources]
-        async with _dialled(plane, sources[0], options) as peer:
-            stats = await take(peer, paths, dest, options, progress)
+    paths = [source.path for source in sources]
+    _check_bounds(paths, options.rules)
+    async with (
+        DataPlane(own=_own_key(sources[0], options)) as plane,
+        _dialled(plane, sources[0], options) as peer,
+    ):
+        stats = await take(peer, paths, dest, options, progress)
     return _timed(stats, peer, started)
 
 
@@ -113,12 +117,14 @@ async def sync_to(
     Trailing slashes mean what they do in ``sync_local``.
 
     Raises:
+        UsageError: it is asked for more than a server takes.
         Unavailable: the server is not there, or refuses.
         StoreError: this disk.
     """
     from filesync.sync.remote.giving import Giving
 
     started = monotonic()
+    _check_bounds([dest.path], options.rules)
     found = find_sources(LocalPlaces(), sources, Filter(options.rules))
     giving = Giving(found, options, progress)
     try:
@@ -133,6 +139,25 @@ async def sync_to(
         await giving.stop()
         close_all(found.found)
     return _timed(giving.stats, peer, started)
+
+
+def _check_bounds(paths: Sequence[bytes], rules: Sequence[bytes]) -> None:
+    """Check what a server would refuse, before anything is asked of it.
+
+    Raises:
+        UsageError: there are more than it takes at once, or one is too long.
+    """
+    for what, given, most, longest in (
+        ("path", paths, MAX_PATHS, MAX_PATH_BYTES),
+        ("pattern", rules, MAX_RULES, MAX_RULE_BYTES),
+    ):
+        if len(given) > most:
+            raise UsageError(
+                f"{len(given):,} {what}s: with another machine a sync takes {most:,} at most; "
+                "give fewer at once"
+            )
+        if any(len(one) > longest for one in given):
+            raise UsageError(f"a {what} for another machine has at most {longest:,} bytes")
 
 
 def _own_key(remote: Remote, options: Options) -> "KeyPair | None":
