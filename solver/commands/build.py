@@ -17,7 +17,7 @@ from filesync.lifetime import run_command
 from solver.client.again import run_build
 from solver.client.aside import Aside
 from solver.client.embedded import cluster_here
-from solver.client.outputs.files import write_text
+from solver.client.outputs.files import check_place, write_text
 from solver.client.outputs.outputs import (
     CACHE_ONLY,
     STDOUT,
@@ -224,6 +224,8 @@ def build(
     parsed = with_epoch(with_tags(parsed, settings["tags"]), epoch_s)
     if iidfile is not None and not any(output.is_image for output in parsed):
         raise UsageError("--iidfile: no image is written; give -o type=oci,dest=PATH or --push")
+    for file in filter(None, (metadata_file, iidfile)):
+        check_place(file)
     own = key_for(manager, key) if manager is not None else None
     shown = "quiet" if quiet else progress
     with ExitStack() as stack:

@@ -99,6 +99,19 @@ def test_a_build_that_cannot_be_says_why(
     assert_clean(one)
 
 
+@pytest.mark.parametrize("option", ["--metadata-file", "--iidfile"])
+def test_nothing_is_built_whose_facts_could_not_be_written(
+    one: Cluster, context: ContextMaker, tmp_path: Path, option: str
+) -> None:
+    words = (option, "/no/such/file", "-o", f"type=oci,dest={tmp_path / 'out.tar'}")
+    done = run("build", "--manager", one.manager, *words, str(context(COPY, f="f")))
+    assert (done.returncode, done.stderr) == (
+        2,
+        "filesync: error: /no/such is not a directory\n",
+    )
+    assert not (tmp_path / "out.tar").exists()
+
+
 IMPATIENT = """\
 import filesync.cli, solver.client.link_zmq, sys
 solver.client.link_zmq.ANSWER_S = 1.0

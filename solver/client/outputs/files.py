@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filesync.entropy import random_name
+from filesync.errors import UsageError
 
 
 def is_stream(path: Path) -> bool:
@@ -15,6 +16,21 @@ def is_stream(path: Path) -> bool:
     Root could put a file in the place of ``/dev/null``, and the whole machine would write there.
     """
     return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def check_place(path: Path) -> None:
+    """Refuse a ``path`` where nothing can be put, before what is to be put there is made.
+
+    Raises:
+        UsageError: the directory that it is to be in is not there, or cannot be written.
+    """
+    if is_stream(path):
+        return
+    parent = Path(os.path.realpath(path)).parent
+    if not parent.is_dir():
+        raise UsageError(f"{parent} is not a directory")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"{parent} is not writable")
 
 
 def put_file(made: Path, dest: Path) -> None:

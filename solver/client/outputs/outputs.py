@@ -12,7 +12,7 @@ from filesync.errors import UsageError
 from solver.client.outputs.annotations import AnnotationKey, parse_annotation
 from solver.client.outputs.epoch import parse_epoch
 from solver.client.outputs.fields import parse_fields, switch
-from solver.client.outputs.files import is_stream
+from solver.client.outputs.files import check_place
 from worker.wire.images import Compression, parse_reference, parse_target
 from worker.wire.orders import ExportForm
 
@@ -310,17 +310,10 @@ def check_outputs(outputs: Sequence[Output], *, platform: str = "") -> None:
     for dest in dests:
         if dests.count(dest) > 1:
             raise UsageError(f"two outputs go to {dest}")
-        if dest != STDOUT and not is_stream(Path(dest)):
-            _check_parent(Path(os.path.realpath(dest)).parent)
+        if dest != STDOUT:
+            check_place(Path(dest))
     for output in outputs:
         _check_kind(output)
-
-
-def _check_parent(parent: Path) -> None:
-    if not parent.is_dir():
-        raise UsageError(f"{parent} is not a directory")
-    if not os.access(parent, os.W_OK):
-        raise UsageError(f"{parent} is not writable")
 
 
 def _check_kind(output: Output) -> None:
