@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from filesync.errors import UsageError
 from filesync.keys.options import key_option
 from filesync.lifetime import wait_for_end
-from filesync.transfer.connection.address import without_key
+from filesync.transfer.connection.address import check_address, is_here, without_key
 from solver.client.asking import ask_manager
 from solver.client.embedded import default_state, embedded_cluster
 from solver.client.occupant import occupied, shared
@@ -68,6 +68,11 @@ def up(workers: int, listen: str | None, state: Path | None) -> None:
         click.echo(f"{said}   # Ctrl-C stops all", err=True)
         await ending
 
+    if listen is not None and not is_here(check_address(listen)):
+        raise UsageError(
+            f"--listen {listen}: `filesync up` is reached from this machine only; for others run "
+            "`filesync manager --listen ADDR --allow FILE --state DIR`, and `filesync worker`"
+        )
     where = state if state is not None else default_state()
     with occupied(where) as used:
         if used is not None:

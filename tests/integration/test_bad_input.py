@@ -150,6 +150,12 @@ def test_a_port_in_use_and_a_name_taken_are_refused(one: Cluster, tmp_path: Path
     refused(*worker, "--name", "w1", saying="give another --name")
 
 
+def test_up_names_the_commands_that_other_machines_are_for() -> None:
+    # It has neither --allow nor --allow-insecure.
+    refused("up", "--listen", "tcp://0.0.0.0:0", saying="for others run `filesync manager --li")
+    refused("up", "--listen", "127.0.0.1:7700", saying="is not an address")
+
+
 def test_a_state_directory_that_is_another_s_is_refused(
     one: Cluster, left: Path, tmp_path: Path
 ) -> None:
