@@ -72,6 +72,10 @@ _OWN_PROTOCOL: Final = (
     "tcp://host:port/path"
 )
 _CODEC: Final = "write --compress auto, none or zstd"
+_LISTS: Final = (
+    "`filesync manifest show SRC` lists a directory of this machine, and -nv one of another, "
+    "where DST is a name that is not there"
+)
 _SAYS: Final = "-v lists names, -i what changes of them, --stats figures, --json all of it"
 _WHEN: Final = "with --delete, names go before anything comes, and their space is free after it"
 _OF: Final[Mapping[str, str]] = {
@@ -120,7 +124,7 @@ _OF: Final[Mapping[str, str]] = {
     ),
     "--info --debug --out-format --log-format --log-file --log-file-format --outbuf": _SAYS,
     "-8 --8-bit-output --stderr --iconv": "names are bytes, and are shown escaped as rsync does",
-    "--list-only": "write `filesync manifest show SRC`, or -n for what would change",
+    "--list-only": _LISTS,
     "--write-batch --only-write-batch --read-batch": (
         "there are no batches; `filesync manifest` writes down what a tree holds"
     ),
@@ -151,10 +155,7 @@ class RsyncCommand(InsteadCommand):
             given, _, _ = self.make_parser(ctx).parse_args(words)
             if not isinstance(given.get("dest"), str):
                 raise
-            message = (
-                "DST is missing; `filesync manifest show SRC` lists a directory of this machine"
-            )
-            raise click.UsageError(message, ctx) from exc
+            raise click.UsageError(f"DST is missing; {_LISTS}", ctx) from exc
 
     def instead_of(self, word: str) -> str | None:
         """Return what there is instead of the option ``word`` of rsync's."""

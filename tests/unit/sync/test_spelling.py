@@ -93,8 +93,14 @@ def test_another_meaning_is_refused_with_what_is_done_instead(
 
 
 def test_one_path_alone_is_answered_with_what_lists_it(src: Path) -> None:
-    with pytest.raises(click.UsageError, match="DST is missing; `filesync manifest show SRC`"):
+    # A server, or another machine, is listed by what would come from it.
+    ways = (
+        "`filesync manifest show SRC` lists a directory of this machine, and -nv one of another"
+    )
+    with pytest.raises(click.UsageError, match=f"DST is missing; {ways}"):
         _run("-av", "src/")
+    with pytest.raises(click.NoSuchOption, match=f"--list-only is not there: {ways}"):
+        _run("--list-only", "src/")
     with pytest.raises(click.MissingParameter, match="sources"):
         _run("-av")
 
