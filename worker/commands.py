@@ -18,6 +18,7 @@ from filesync.lifetime import wait_for_end
 from filesync.quantities import parse_duration, parse_size
 from filesync.transfer.connection.address import is_everywhere, is_here, parse_address
 from filesync.transfer.connection.unix import own_socket
+from filesync.transfer.errors import InsecureListen
 from worker.garbage.choice import default_policy
 from worker.options import WorkerOptions
 from worker.process import run_worker
@@ -142,9 +143,18 @@ def worker(
         registries=read_registries(registries),
         policies=_policies(state, gc_keep_storage, gc_min_free, gc_keep_duration),
     )
-    asyncio.run(
-        run_worker(options, ready=click.echo, stopped=lambda: wait_for_end(until_eof=until_eof))
+    running = run_worker(
+        options, ready=click.echo, stopped=lambda: wait_for_end(until_eof=until_eof)
     )
+    try:
+        asyncio.run(running)
+    except InsecureListen as exc:
+        # Whom it lets in, the manager says, to whom it has a key to believe: there is no --allow.
+        raise UsageError(
+            f"{listen} can be reached from other machines, and {manager} has no key: give the "
+            "address that a manager with --allow prints, --manager tcp://KEY@host:port, or say "
+            "--allow-insecure in a network where you trust everyone"
+        ) from exc
 
 
 def _check_reachable(listen: str, manager: str) -> None:

@@ -1,6 +1,7 @@
 """Where a worker listens, and whether others can dial that."""
 
 import logging
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -65,6 +66,18 @@ def test_a_worker_that_can_be_dialled_is_told_nothing(
     _run(manager, listen)
     assert listened == [listen]
     assert not caplog.records
+
+
+def test_a_worker_that_strangers_would_reach_is_told_where_its_manager_s_key_goes(
+    tmp_path: Path,
+) -> None:
+    words = ["--manager", "tcp://127.0.0.1:1", "--listen", "tcp://0.0.0.0:0"]
+    done = CliRunner().invoke(
+        commands.worker, [*words, "--state", str(tmp_path / "w")], standalone_mode=False
+    )
+    assert isinstance(done.exception, UsageError)
+    assert "--manager tcp://KEY@host:port" in str(done.exception)
+    assert "--allow FILE" not in str(done.exception)
 
 
 @pytest.mark.parametrize(
