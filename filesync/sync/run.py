@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from time import monotonic
 
 from filesync.ending import cleaned_up_when_ended
 from filesync.errors import ContentCorrupt, RoomMade, SourceChanged, UsageError
@@ -74,10 +75,12 @@ def run(
         attempt = _remote if any(remote) or is_remote(dest) else _local
         done = SyncStats()
         while True:
+            began_s = monotonic()
             try:
                 stats = attempt(sources, dest, attempts.options, shown)
             except (SourceChanged, ContentCorrupt, RoomMade) as exc:
                 attempts.note(exc)
+                done.seconds += monotonic() - began_s
                 log.info("begun again: reason=%s", exc)
                 continue
             done = done.with_rest(stats) if attempts.is_narrow else stats.with_work(done)

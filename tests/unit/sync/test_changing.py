@@ -181,6 +181,21 @@ def test_what_is_begun_again_is_one_change_in_a_document(
     assert list(listing.lines or ()) == [">f+++++++++ a", ">f+++++++++ log"]
 
 
+def test_what_it_took_is_what_all_attempts_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = iter((0.0, 5.0, 5.0, 7.0, 7.0))
+    monkeypatch.setattr("filesync.sync.run.monotonic", now_s.__next__)
+    tries = iter((changed(b"log"), RoomMade("the disk was full"), None))
+
+    def sync(*_: object, **__: object) -> SyncStats:
+        if (error := next(tries)) is not None:
+            raise error
+        return SyncStats(seconds=1.0)
+
+    monkeypatch.setattr(local, "sync_local", sync)
+    stats = run(["src/"], "dst", Options(), Listing(keep=True), progress=False)
+    assert stats.seconds == 8.0
+
+
 def test_what_is_done_but_for_files_that_had_changed_is_begun_again_and_then_for_them_alone() -> (
     None
 ):
