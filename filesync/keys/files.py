@@ -23,6 +23,7 @@ from typing import Final, NewType
 
 from filesync.entropy import random_name
 from filesync.errors import StoreError, UsageError
+from filesync.home import own_directory
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +53,10 @@ def default_key() -> Path:
     Raises:
         UsageError: there is no such place.
     """
-    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    if base.startswith("~"):
+    base = own_directory("XDG_CONFIG_HOME", ".config")
+    if base is None:
         raise UsageError("this user has no home directory; say where the key is, or set HOME")
-    return Path(base) / "filesync" / KEY_NAME
+    return base / "filesync" / KEY_NAME
 
 
 def _is_default(path: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from filesync.errors import UsageError
+from filesync.home import own_directory
 from filesync.keys.options import key_option, listen_keys, listen_options
 from filesync.sync.spelling import ALWAYS_SO, COMPRESS, RsyncCommand, always_so, check_archive
 
@@ -37,10 +38,10 @@ they were read, which are named; 130 interrupted. SIGTERM and SIGHUP end it as t
 """
 
 
-def default_caches() -> Path:
-    """Return where stat caches are kept: below XDG_CACHE_HOME, or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "filesync"
+def default_caches() -> Path | None:
+    """Return where stat caches are kept: below XDG_CACHE_HOME, or ~/.cache, or else nowhere."""
+    base = own_directory("XDG_CACHE_HOME", ".cache")
+    return None if base is None else base / "filesync"
 
 
 class CommandWithRules(click.Command):

@@ -12,6 +12,7 @@ from filesync.disk.scanning.statcache import StatCache
 from filesync.disk.scanning.statcaches import open_cache
 from filesync.errors import PathMissing, TooManyLinks, UsageError
 from filesync.glob import compile_name
+from filesync.home import own_directory
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.owner import owned_by
 from filesync.select import Selector, select
@@ -31,9 +32,15 @@ class Context(msgspec.Struct, frozen=True):
 
 
 def cache_home() -> Path:
-    """Return the directory for what may be lost without harm."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "filesync"
+    """Return the directory for what may be lost without harm.
+
+    Raises:
+        UsageError: there is no such place.
+    """
+    base = own_directory("XDG_CACHE_HOME", ".cache")
+    if base is None:
+        raise UsageError("this user has no home directory; set XDG_CACHE_HOME, or HOME")
+    return base / "filesync"
 
 
 class NotInContext(UsageError):

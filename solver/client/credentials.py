@@ -7,7 +7,6 @@ worker that speaks to that registry. Nothing keeps or logs them.
 import base64
 import binascii
 import json
-import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from filesync.errors import UsageError
+from filesync.home import own_directory
 from worker.wire.images import DOCKER_HOST, Credential
 
 MAX_FILE_BYTES: Final = 4 << 20
@@ -30,9 +30,11 @@ class Logins:
     """What ``docker login`` has left: ``$DOCKER_CONFIG/config.json``, else ``~/.docker``'s."""
 
     def __init__(self, path: Path | None = None) -> None:
-        directory = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
-        self._path = path or Path(directory) / "config.json"
-        self._config: Mapping[str, Any] | None = None
+        directory = own_directory("DOCKER_CONFIG", ".docker")
+        self._path = path or Path(directory or "", "config.json")
+        # Who has no home directory has no logins.
+        is_known = path is not None or directory is not None
+        self._config: Mapping[str, Any] | None = None if is_known else {}
         self._found: dict[str, Credential | None] = {}
 
     def find(self, host: str) -> Credential | None:
