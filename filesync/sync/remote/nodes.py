@@ -24,6 +24,7 @@ from filesync.transfer.wire import Buffer
 
 MAX_NODES: Final = 1 << 22
 MAX_NODES_BYTES: Final = 1 << 30
+"""Some twelve million files."""
 FIRST_NODES_BYTES: Final = 16 << 10
 """Nodes that are sent before they are asked for: on a slow link they must cost less than asking."""
 CUT_BYTES: Final = 16 << 20
@@ -46,7 +47,10 @@ class NodeBudget:
         self._count += 1
         self._bytes += size
         if self._count + missing > MAX_NODES or self._bytes > MAX_NODES_BYTES:
-            raise MalformedManifest("the tree has more directories than this side takes")
+            raise MalformedManifest(
+                f"what is new of the tree is more than one sync takes: {MAX_NODES:,} directories, or "
+                f"{MAX_NODES_BYTES >> 20:,} MiB of names; sync directories of it one after another"
+            )
 
 
 async def fetch_nodes(

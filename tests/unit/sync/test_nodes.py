@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.digest import Digest, digest_of
-from filesync.errors import MalformedMessage, PeerError, UnexpectedMessage
+from filesync.errors import MalformedManifest, MalformedMessage, PeerError, UnexpectedMessage
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Entry,
@@ -28,6 +28,9 @@ from filesync.manifest.pack import unpack_nodes
 from filesync.sync.remote import wire
 from filesync.sync.remote.nodes import (
     FIRST_NODES_BYTES,
+    MAX_NODES,
+    MAX_NODES_BYTES,
+    NodeBudget,
     NodeFetch,
     answer_deltas,
     answer_nodes,
@@ -342,3 +345,15 @@ def test_what_is_settled_is_not_kept_a_second_time() -> None:
         tracemalloc.stop()
     assert len(here) == 201
     assert settled_bytes < came_bytes * 1.2
+
+
+@pytest.mark.parametrize(("size", "missing"), [(MAX_NODES_BYTES, 0), (1, MAX_NODES)])
+def test_a_tree_that_is_too_much_for_one_sync_is_told_how_it_comes(
+    size: int, missing: int
+) -> None:
+    budget = NodeBudget()
+    budget.take(1)
+    with pytest.raises(
+        MalformedManifest, match=r"1,024 MiB of names; sync directories of it one"
+    ):
+        budget.take(size, missing=missing)
