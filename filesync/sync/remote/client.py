@@ -8,11 +8,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.errors import Unavailable, UsageError
-from filesync.sync.filter import MAX_RULE_BYTES, Filter
+from filesync.sync.filter import MAX_RULE_BYTES, MAX_RULES, Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.places import LocalPlaces, is_remote, local_path
 from filesync.sync.remote.asking import Peer
-from filesync.sync.remote.wire import MAX_PATH_BYTES, MAX_PATHS, MAX_RULES
+from filesync.sync.remote.wire import MAX_PATH_BYTES, MAX_PATHS
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.source import close_all, find_sources
 from filesync.transfer.connection.address import check_address
