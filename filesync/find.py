@@ -160,6 +160,13 @@ class Finder:
         """Resolve ``names`` from the root; see ``walk`` for what that raises."""
         return Place(*walk(self.root, names, self._look, self.kept, follow_last=follow_last))
 
+    def follow_to_directory(self, names: list[bytes]) -> tuple[tuple[bytes, ...], Directory]:
+        """Resolve ``names`` as ``follow`` does; what is no directory is missing, too."""
+        place = self.follow(names)
+        if place.directory is None:
+            raise PathMissing(_shown(names))
+        return place.names, place.directory
+
     def _look(self, at: Directory, name: bytes) -> Directory | End[None] | None:
         entry = at.find(name)
         if isinstance(entry, Subdirectory):

@@ -55,9 +55,10 @@ class Pick(msgspec.Struct, frozen=True):
             ``parents`` to the root, or to what stands before a '/./' in ``path``.
         wildcard: ``path`` is a pattern ('*' and '?' stop at '/'); one that matches nothing
             picks nothing. Without it, or without a wildcard in it, a path that is not there
-            is an error.
+            is an error; so is it where what stands before the first wildcard is no directory.
         parents: the attributes of the directories on the way are read too, and in a pattern
-            the name '**' stands for any number of directories, none too.
+            the name '**' stands for any number of directories, none too. A pattern of which
+            the beginning is not there picks nothing.
     """
 
     path: Annotated[str, msgspec.Meta(max_length=4096)]
@@ -80,7 +81,7 @@ def select(manifest: Manifest, selector: Selector, nodes: Nodes) -> Manifest:
     whole keeps its digest. The root is always there, even with no picks.
 
     Raises:
-        PathMissing: a literal path is not there.
+        PathMissing: a literal path, or what a pattern begins with, is not there.
         UsageError: a pattern is malformed, or a path has too many links.
     """
     finder = Finder(manifest)
@@ -111,7 +112,7 @@ def matches(manifest: Manifest, pick: Pick) -> list[bytes]:
     before their last link is followed.
 
     Raises:
-        PathMissing: a literal path is not there.
+        PathMissing: a literal path, or what a pattern begins with, is not there.
         UsageError: a pattern is malformed, or a path has too many links.
     """
     return list(dict.fromkeys(match.real for match in matched(manifest, pick)))
@@ -131,7 +132,7 @@ def matched(manifest: Manifest, pick: Pick) -> list[Match]:
     """Return what ``pick`` names, as ``matches`` does, with the names that were matched.
 
     Raises:
-        PathMissing: a literal path is not there.
+        PathMissing: a literal path, or what a pattern begins with, is not there.
         UsageError: a pattern is malformed, or a path has too many links.
     """
     return [
@@ -307,13 +308,13 @@ def _expand(
     """
     tests = [(is_deep and part == DEEP, compile_name(part)) for part in parts]
     try:
-        start = finder.follow(prefix)
+        start, directory = finder.follow_to_directory(prefix)
     except PathMissing:
-        return 0, []
-    if start.directory is None:
-        return 0, []
-    finder.kept.at(start.names)
-    level: _Level = [(start.names, start.directory)]
+        if is_deep:
+            return 0, []
+        raise
+    finder.kept.at(start)
+    level: _Level = [(start, directory)]
     found: list[tuple[tuple[bytes, ...], Entry]] = []
     for number, (goes_down, test) in enumerate(tests, 1):
         if goes_down and number < len(tests):
@@ -326,7 +327,7 @@ def _expand(
             if test(text_of(entry.name))
         ]
         level = _directories(finder, found)
-    return len(start.names), found
+    return len(start), found
 
 
 def _directories(finder: Finder, found: Iterable[tuple[tuple[bytes, ...], Entry]]) -> _Level:

@@ -154,9 +154,19 @@ def test_a_wildcard_stops_at_a_slash_and_picks_nothing_when_nothing_matches() ->
     manifest = plant(BUILD)
     assert matches(manifest, Pick("src/*.c", wildcard=True)) == [b"src/a.c", b"src/b.c"]
     assert matches(manifest, Pick("*/*/*.c", wildcard=True)) == [b"src/sub/c.c"]
-    assert matches(manifest, Pick("nope/*.c", wildcard=True)) == []
-    assert matches(manifest, Pick("out/log/*", wildcard=True)) == []
+    assert matches(manifest, Pick("*/nope/*", wildcard=True)) == []
     assert paths(subset(manifest, Pick("*.none", wildcard=True))) == []
+    assert paths(subset(manifest, Pick("src/*.none", wildcard=True))) == [b"src"]
+
+
+@pytest.mark.parametrize("path", ["nope/*.c", "src/nope/*", "src/a.c/*"])
+def test_what_stands_before_a_wildcard_must_be_a_directory_but_with_parents(path: str) -> None:
+    manifest = plant(BUILD)
+    before = path.rpartition("/")[0]
+    for find in (matches, subset):
+        with pytest.raises(PathMissing, match=before):
+            find(manifest, Pick(path, wildcard=True))
+    assert matches(manifest, Pick(path, wildcard=True, parents=True)) == []
 
 
 def test_a_wildcard_that_matches_a_directory_brings_its_subtree() -> None:

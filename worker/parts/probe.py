@@ -40,7 +40,9 @@ class Probe:
         except UsageError:
             return False
         except PathMissing:
-            return bool(patterns)
+            return pick.parents and bool(patterns)
+        if not isinstance(start, Branch):
+            return pick.parents
         level: list[tuple[tuple[bytes, ...], Node]] = [(names, start)]
         for test in tests:
             level = [
