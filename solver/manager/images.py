@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
-from solver.errors import NoWorker, OrderFailed
+from solver.errors import NoWorker, OrderFailed, WorkerLost
 from solver.manager.cluster import Cluster
 from solver.manager.workers import WorkerLink
 from solver.wire import AskImage, FoundImage, PushRequest, StartBuild
@@ -25,6 +25,8 @@ from worker.wire.orders import Result
 from worker.wire.urls import ResolveGit, ResolveUrl
 
 WAIT_FOR_WORKER_S: Final = 15.0
+TRIES: Final = 4
+"""So often all workers are asked, if the last of them is lost as it asks."""
 ELSEWHERE: Final = frozenset({"registry-unavailable", "git-missing"})
 """Codes of failures that may be one worker's own: it cannot reach, or ask, what another can."""
 T = TypeVar("T", Resolved, CacheFound)
@@ -115,12 +117,28 @@ async def ask_workers(
 ) -> tuple[WorkerLink, Result]:
     """Have a worker ask ``whom`` about ``name``; return which one did, and its answer.
 
-    One that cannot reach it is no reason to give up while there are others.
+    One that cannot reach it is no reason to give up while there are others; nor is one that is
+    lost, which may come back.
 
     Raises:
         OrderFailed: the word of who was asked, through the last worker that asked.
         NoWorker: nobody is there to ask.
     """
+    for _ in range(TRIES - 1):
+        try:
+            return await _ask_each(cluster, order, name, whom)
+        except WorkerLost:
+            continue  # it may be back at once, as where there is one only and it restarts
+    return await _ask_each(cluster, order, name, whom)
+
+
+async def _ask_each(
+    cluster: Cluster,
+    order: ResolveImage | ReadCache | ResolveUrl | ResolveGit,
+    name: str,
+    whom: str,
+) -> tuple[WorkerLink, Result]:
+    """Ask the workers in turn, once there are any; raise what the last one failed with."""
     deadline_s = time.monotonic() + WAIT_FOR_WORKER_S
     while not len(cluster):
         if not await cluster.wait_for_join(deadline_s - time.monotonic()):

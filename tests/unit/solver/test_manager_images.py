@@ -1,11 +1,12 @@
 """Images in registries as a manager deals with them: it names them, and never has their bytes."""
 
 import asyncio
+from typing import SupportsIndex
 
 import pytest
 
 from filesync.select import Pick, Selector
-from solver.errors import NoWorker, OrderFailed
+from solver.errors import NoWorker, OrderFailed, WorkerLost
 from solver.graph import Graph, Vertex
 from solver.keys import definition_keys
 from solver.manager import images as images_module
@@ -15,7 +16,7 @@ from solver.wire import AskImage, FoundImage, StartBuild
 from tests.unit.solver.fakes import IMAGE, Recipe, World
 from worker.wire.images import Credential, FromRegistry, Resolved, ResolveImage
 from worker.wire.ops import ExecOp, ImageOp
-from worker.wire.orders import VERSION, Failed, Mode
+from worker.wire.orders import VERSION, Failed, Mode, Result
 
 GRAPH = Graph((Vertex(ImageOp(IMAGE, "a.io/app"), (), "FROM a.io/app"),), 0)
 MINE = Credential("a.io", "me", "correct-horse")
@@ -74,6 +75,33 @@ async def test_a_registry_that_one_worker_cannot_reach_is_asked_through_another(
     first.says.append(Failed("registry-unavailable", "no route"))
     second.says.append(Resolved(IMAGE, b"{}"))
     assert (await find_image(world.shared.cluster, QUESTION)).manifest == IMAGE
+
+
+def lost_as_it_asks(world: World, times: int) -> None:
+    """Have a worker that leaves when it is asked, is back at once, and answers after ``times``."""
+    worker = world.worker("a")
+
+    class Says(list[Result]):
+        def pop(self, index: SupportsIndex = -1) -> Result:
+            if times:
+                world.lose(worker)
+                lost_as_it_asks(world, times - 1)
+            return Resolved(IMAGE, b"{}")
+
+    worker.says = Says()
+
+
+async def test_a_worker_that_is_lost_as_it_asks_is_asked_again_when_it_is_back(
+    world: World,
+) -> None:
+    lost_as_it_asks(world, images_module.TRIES - 1)
+    assert (await find_image(world.shared.cluster, QUESTION)).manifest == IMAGE
+
+
+async def test_whoever_is_lost_each_time_it_asks_is_not_asked_for_ever(world: World) -> None:
+    lost_as_it_asks(world, images_module.TRIES)
+    with pytest.raises(WorkerLost):
+        await find_image(world.shared.cluster, QUESTION)
 
 
 async def test_a_registrys_no_is_final(world: World) -> None:
