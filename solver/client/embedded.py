@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from filesync.transfer.connection.unix import remove_sockets, socket_directory
 from solver.client.contexts import cache_home
 from solver.client.link_zmq import ManagerLink
 from solver.client.occupant import occupied
-from solver.errors import NoWorker
+from solver.errors import ManagerLost, NoWorker
 from solver.wire import ListWorkers, Workers
 
 READY_S: Final = 60.0
@@ -69,7 +70,8 @@ def embedded_cluster(state: Path, *, workers: int, listen: str | None = None) ->
         for child in children[1 if listen else 0 :]:
             child.address()
         asyncio.run(_wait_for_workers(manager, workers))
-        yield manager
+        with _while_lives(first):
+            yield manager
 
 
 @contextlib.contextmanager
@@ -88,6 +90,37 @@ def _children() -> Iterator[list["_Child"]]:
                 child.wait()
 
 
+@contextlib.contextmanager
+def _while_lives(manager: "_Child") -> Iterator[None]:
+    """Have this process end, as by SIGTERM, when the manager does, as where memory runs out.
+
+    A build waits for a manager that is gone, and nobody would start this one again.
+
+    Raises:
+        ManagerLost: it has ended.
+    """
+    over, done = os.pipe()
+
+    def watch() -> None:
+        ready, _, _ = select.select([manager.ended, over], [], [])
+        if over not in ready:
+            os.kill(os.getpid(), signal.SIGTERM)  # a job in the background ignores SIGINT
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        os.close(done)
+        watching.join()
+        os.close(over)
+        if manager.has_ended(0):
+            raise ManagerLost(
+                "the manager of the cluster on this machine has ended, or was killed; "
+                "what was built is kept: start it again"
+            )
+
+
 class _Child:
     """A fork of this process that runs ``filesync COMMAND WORDS``.
 
@@ -95,6 +128,7 @@ class _Child:
 
     Attributes:
         alive: a descriptor; the child ends when no process has it any more.
+        ended: a descriptor; it can be read from when the child has ended.
     """
 
     def __init__(
@@ -118,7 +152,7 @@ class _Child:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(stdin)
         os.close(stdout)
-        self._ended = os.pidfd_open(self._pid)
+        self.ended = os.pidfd_open(self._pid)
 
     def address(self) -> str:
         """Wait until it is ready and return the address that it prints, once.
@@ -141,13 +175,17 @@ class _Child:
         """Have it end; what it prints from now on is for nobody."""
         os.close(self.alive)
 
+    def has_ended(self, timeout_s: float) -> bool:
+        """Wait until it has ended, no longer than that; say whether it has."""
+        ready, _, _ = select.select([self.ended], [], [], timeout_s)
+        return bool(ready)
+
     def wait(self) -> None:
         """Wait until it has ended, and kill it where that takes too long."""
-        has_ended, _, _ = select.select([self._ended], [], [], STOP_S)
-        if not has_ended:
+        if not self.has_ended(STOP_S):
             os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
-        os.close(self._ended)
+        os.close(self.ended)
         os.close(self._said)
 
 

@@ -7,10 +7,12 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from filesync.ending import cleaned_up_when_ended
 from solver.client.embedded import embedded_cluster
 from solver.client.link_zmq import ManagerLink
 from solver.wire import ListWorkers, Workers
@@ -49,6 +51,28 @@ def interrupted_forks() -> None:
         return pid
 
     os.fork = interrupted
+
+
+def outlive_the_manager(state: Path) -> None:
+    """Have the manager killed, and wait for ever."""
+    with cleaned_up_when_ended(), embedded_cluster(state, workers=1):
+        pids = Path("/proc/thread-self/children").read_text().split()
+        (manager,) = (
+            int(pid) for pid in pids if "manage" in Path(f"/proc/{pid}/comm").read_text()
+        )
+        os.kill(manager, signal.SIGKILL)
+        threading.Event().wait()
+
+
+def test_nobody_waits_for_a_manager_that_was_killed_and_comes_back_no_more(
+    tmp_path: Path,
+) -> None:
+    program = f"from {__name__} import *; outlive_the_manager(Path({str(tmp_path)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "the manager of the cluster on this machine has ended" in done.stderr
 
 
 def test_a_child_that_fails_of_a_bug_leaves_its_traceback(tmp_path: Path) -> None:
