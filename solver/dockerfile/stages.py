@@ -182,6 +182,8 @@ def find_origin(
         return FromStage(number)
     if number is not None and number < len(stages):
         raise Invalid(f"{asked_by}{name}: {_ONLY_EARLIER}", name)
+    if number is not None and not is_base:
+        raise Invalid(f"{asked_by}{name}: the last stage is number {len(stages) - 1}", name)
     if named and not is_base:
         raise Invalid(f"{asked_by}{name}: {_ONLY_EARLIER}", name)
     guess = did_you_mean(name, [stage.name for stage in stages[:before]] + list(contexts))

@@ -256,6 +256,7 @@ REFUSED = [
     ("FROM scratch AS a\nCOPY --from=b / /\nFROM scratch AS b\nFROM a", 2, "an earlier stage"),
     ("FROM scratch AS a\nCOPY --from=a / /", 2, "an earlier stage"),
     ("FROM scratch\nCOPY --from=0 / /", 2, "an earlier stage"),
+    ("FROM scratch\nFROM scratch\nCOPY --from=2 / /", 3, "the last stage is number 1"),
     ("FROM scratch\nCOPY --from=$x / /", 2, "a variable cannot be used here"),
     ("FROM --platform=a/b/c/d scratch", 1, "'a/b/c/d' is not a platform"),
     ("FROM --platform=linux//v8 scratch", 1, "'linux//v8' is not a platform"),
