@@ -1,13 +1,14 @@
 """One part of a sync, from what is planned to what is done; the same on all sides."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from filesync.digest import Digest
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.layout import RootTimes
 from filesync.disk.updating.update import LocalTree, TreeUpdate, UpdateStats
@@ -63,7 +64,11 @@ class _Noted(TreeUpdate):
 
 
 class Update(_Noted):
-    """An update of what others may be using, as far as this user may."""
+    """An update of what others may be using, as far as this user may.
+
+    What is passed over has the paths that ``part`` has where it is given: of a single name that is
+    called ``rename`` at the place that is another.
+    """
 
     def __init__(
         self,
@@ -71,12 +76,14 @@ class Update(_Noted):
         plan: Plan,
         *local: LocalTree,
         part: Part,
+        rename: bytes | None,
         caches: Path | None,
         on_copied: Callable[[int], None] | None = None,
         goes_on: bool = True,
         passes_over: bool = True,
     ) -> None:
         self._place, self._caches = place, caches
+        self._rename, self._given_as = rename, part.given_as(rename)
         super().__init__(
             place.root,
             basis=plan.basis,
@@ -92,6 +99,16 @@ class Update(_Noted):
             goes_on=goes_on,
             passes_over=passes_over,
         )
+
+    def content_at(self, path: bytes) -> Digest | None:
+        """Return what the file ``path`` is to hold; None if it is none, or may not be passed over."""
+        return super().content_at((self._rename or path) if path == self._given_as else path)
+
+    @property
+    def passed_over(self) -> Sequence[bytes]:
+        """The paths of what was left as it is; all of them once it is finished."""
+        found = super().passed_over
+        return found if self._given_as is None else [self._given_as for _ in found]
 
 
 def _root_times(plan: Plan, part: Part) -> RootTimes:

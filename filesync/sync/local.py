@@ -182,6 +182,7 @@ class _Sync:
             plan,
             local,
             part=part,
+            rename=target.rename,
             caches=options.used_caches,
             on_copied=lambda size: self._move(int(not size), size),
         )

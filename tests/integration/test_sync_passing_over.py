@@ -242,3 +242,31 @@ def test_a_file_that_changes_again_and_again_is_synced_alone_until_it_rests(
         assert (dest / name).read_bytes() == (src / name).read_bytes()
     assert (dest / "of somebody else").exists()
     assert not (dest / "of another time").exists()
+
+
+@pytest.mark.parametrize("is_given", [True, False, None])
+def test_a_file_that_gets_another_name_is_passed_over_by_the_one_that_it_has(
+    tmp_path: Path, lose: Lose, is_given: bool | None
+) -> None:
+    write(tmp_path, "any time")
+    source, dest = tmp_path / "served/src" / GONE[0], tmp_path / "served/renamed"
+    dest.write_bytes(b"another" * 100_000)
+    lose(tmp_path / "served/src", be_changed_and_grow)
+    options = options_of(tmp_path)
+
+    async def main() -> SyncStats:
+        server = TreeServer(ServedPlaces(tmp_path / "served"), read_only=False, caches=None)
+        async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+            server.use(plane)
+            if is_given:
+                there = Remote(plane.address, b"renamed")
+                return await sync_to([os.fsencode(source)], there, options)
+            there = Remote(plane.address, b"src/" + GONE[0].encode())
+            return await sync_from([there], os.fsencode(dest), options)
+
+    if is_given is None:
+        stats = sync_local([os.fsencode(source)], os.fsencode(dest), options)
+    else:
+        stats = asyncio.run(main())
+    assert stats.changing == [source.name]
+    assert dest.read_bytes() == b"another" * 100_000

@@ -106,6 +106,7 @@ class Gifts:
                     place,
                     plan,
                     part=held.part,
+                    rename=held.rename,
                     caches=self._caches,
                     goes_on=request.goes_on,
                     passes_over=request.passes_over,

@@ -167,7 +167,13 @@ class _Taking:
             stats=self.stats,
         )
         if not plan.is_done and target is not None and not self._options.dry_run:
-            update = Update(target.place, plan, part=part, caches=self._options.used_caches)
+            update = Update(
+                target.place,
+                plan,
+                part=part,
+                rename=target.rename,
+                caches=self._options.used_caches,
+            )
             await self._pull(update, token, scanned.tree, told)
             refused = update.refused
             self.stats.note_refused(refused.named, prefix=part.prefix, unnamed=refused.unnamed)

@@ -197,11 +197,6 @@ class Fetch:
         self._begin_works()
         return bool(works or small)
 
-    def _pass_over_idle(self, work: Work) -> None:
-        """Have a large file passed over, unless its old ones are being read."""
-        if work.is_passed_over and not work.readers:
-            self.effects.append(PassOver((work.file,)))
-
     def take_recipes(self, ask: RecipeAsk, payload: Buffer) -> None:
         """Take the answer to an ask.
 
@@ -348,6 +343,11 @@ class Fetch:
                     self._ask_recipe(work)
             self._unbased += len(works)
             self.effects.append(CutBases(tuple(works)))
+
+    def _pass_over_idle(self, work: Work) -> None:
+        """Have a large file passed over, unless its old ones are being read."""
+        if work.is_passed_over and not work.readers:
+            self.effects.append(PassOver((work.file,)))
 
     def _put(self, work: Work, size: int) -> None:
         work.left -= size

@@ -1,8 +1,11 @@
 """Which attempts of a sync are worth it, and what is left out of the next."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from filesync.errors import ContentCorrupt, RoomMade, SourceChanged, Unavailable
+from filesync.manifest.node import is_name
 from filesync.sync import local
 from filesync.sync.changing import (
     FEW_WHOLE,
@@ -19,6 +22,11 @@ from filesync.sync.part import Part
 from filesync.sync.run import Listing, run
 from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.errors import Refused
+
+names = st.one_of(
+    st.binary(min_size=1, max_size=8),
+    st.text("*?[]\\\\!-+ a", min_size=1, max_size=8).map(str.encode),
+).filter(is_name)
 
 
 def changed(path: bytes) -> SourceChanged:
@@ -236,6 +244,15 @@ def test_rules_for_a_path_alone_take_it_what_is_in_it_and_nothing_else(path: byt
     assert not filter.excludes(path + b"/x", False)
     for other in (b"x", b"x/" + path, path + b"x", b"acb" + path[3:]):
         assert filter.excludes(other, False) or other == path
+
+
+@given(st.lists(names, min_size=1, max_size=4))
+def test_rules_for_a_path_alone_take_any_path(parts: list[bytes]) -> None:
+    rules = only([b"/".join(parts)])
+    assert rules is not None
+    filter = Filter(rules)
+    for depth in range(1, len(parts) + 1):
+        assert not filter.excludes(b"/".join(parts[:depth]), depth < len(parts))
 
 
 def test_what_is_synced_alone_completes_what_was_synced_before() -> None:
