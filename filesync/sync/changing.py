@@ -5,9 +5,9 @@ arrives has not the digest that was scanned. Where that can be, the file is pass
 done, and the sync is begun again after that; else it is begun again at once. What has arrived is found
 by the next scan and does not travel twice, and what has changed is scanned as it is now. A file that
 spoils attempt after attempt is left out, and alone at the destination, so that all others arrive.
-What is passed over again and again is synced alone: less time goes by from the scan of a few files
-until they are sent than from that of a whole tree, and a file that is written to every second rests
-for so long. Where many are written to all the while, each costs an attempt, so that the others do arrive.
+What is passed over again and again is synced alone, and copied as it is scanned: a file that is written
+to ten times a second rests for as long as that takes, but not until it would be sent from where it
+is. Where many are written to all the while, each costs an attempt, so that the others do arrive.
 """
 
 from collections import Counter

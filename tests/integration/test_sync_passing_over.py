@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from filesync.disk.handles import DirectoryHandles
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
@@ -214,6 +215,24 @@ def test_copies_and_names_of_files_that_vanish_are_passed_over_with_them(
     assert sorted(stats.changing) == sorted(GONE)
     found = {str(path.relative_to(dest)) for path in dest.rglob("*") if path.is_file()}
     assert found == {*NAMES} - {*GONE}
+
+
+@pytest.mark.parametrize("how", [vanish, be_rewritten, be_changed_and_grow])
+@pytest.mark.parametrize("sync", [taken, given])
+def test_what_is_synced_alone_arrives_as_it_was_read_though_it_changes_before_it_is_sent(
+    tmp_path: Path, lose: Lose, sync: Sync, how: Callable[[Path], None]
+) -> None:
+    src, dest = tmp_path / "served/src", tmp_path / "served/dest"
+    write(tmp_path, "first")
+    sync(tmp_path, options_of(tmp_path))
+    write(tmp_path, "second")
+    (src / GONE[0]).write_bytes(b"second" * LARGE_BYTES[0])
+    contents = {name: (src / name).read_bytes() for name in NAMES}
+    lose(src, how)
+    stats = sync(tmp_path, replace(options_of(tmp_path), afresh=True))
+    assert stats.changing == []
+    assert {name: (dest / name).read_bytes() for name in NAMES} == contents
+    assert {path.name for path in (tmp_path / "served").iterdir()} == {"src", "dest"}
 
 
 def test_a_file_that_changes_again_and_again_is_synced_alone_until_it_rests(

@@ -13,6 +13,7 @@ from filesync.transfer.threads import in_thread
 
 if TYPE_CHECKING:
     from filesync.sync.scanning import Found
+    from filesync.transfer.send.copies import Copies
 
 PATIENCE_S: Final = 5.0
 """Who asks for directories is told sooner or later that there are none yet, and asks again."""
@@ -35,15 +36,16 @@ class GrowingScan:
         caches: Path | None,
         dry_run: bool,
         recent_bytes: int,
+        copies: "Copies | None" = None,
     ) -> None:
-        """Begin. What a ``dry_run`` finds changed, the next scan is to find so, and to tell."""
+        """Begin. What is read is copied to ``copies``. What a ``dry_run`` finds changed, the next scan is to find so, and to tell."""
         loop = asyncio.get_running_loop()
         self._more = asyncio.Event()
 
         def tell() -> None:
             loop.call_soon_threadsafe(self._more.set)
 
-        self.tree = GrowingTree(nodes, tell, caches, recent_bytes=recent_bytes)
+        self.tree = GrowingTree(nodes, tell, caches, recent_bytes=recent_bytes, copies=copies)
         self.task: asyncio.Task[Found] = asyncio.create_task(
             in_thread(_scan, place, nodes, filter, caches, self.tree, dry_run)
         )

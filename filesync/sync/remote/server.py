@@ -32,6 +32,7 @@ from filesync.sync.source import find_sources
 from filesync.sync.target import NotMade, Target, find_target
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.send.copies import Copies
 from filesync.transfer.send.offer import TOKEN_BYTES
 from filesync.transfer.threads import acquired, in_thread
 
@@ -121,7 +122,10 @@ class TreeServer:
         helds: list[Held] = []
         for source in sources.found:
             below = Filter(request.rules, root=source.part.prefix)
-            helds.append(Held(source.place, source.part, below, caches, is_offered=True))
+            held = Held(source.place, source.part, below, caches, is_offered=True)
+            if request.copies and self._caches is not None:
+                held.recent.copies = Copies(self._caches)
+            helds.append(held)
         with ExitStack() as undo:
             undo.callback(_close, helds)
             bare = [held.is_bare() for held in helds]

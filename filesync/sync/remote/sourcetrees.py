@@ -1,6 +1,7 @@
 """The trees of what is given to a server: as they are here, and as they are to be there."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from filesync.manifest.owner import Writer, as_written_by, seem_others
 from filesync.manifest.tree import Manifest, Nodes
@@ -13,6 +14,9 @@ from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources
 from filesync.transfer.send.recent import RECENT_BYTES
 from filesync.transfer.threads import in_thread
+
+if TYPE_CHECKING:
+    from filesync.transfer.send.copies import Copies
 
 
 class SourceTrees:
@@ -44,8 +48,16 @@ class SourceTrees:
                 caches=self._options.used_caches,
                 dry_run=self._options.dry_run,
                 recent_bytes=RECENT_BYTES // len(self._sources),
+                copies=self._copies(),
             )
         return self._scans[at]
+
+    def _copies(self) -> "Copies | None":
+        if not self._options.afresh or self._options.caches is None:
+            return None
+        from filesync.transfer.send.copies import Copies
+
+        return Copies(self._options.caches)
 
     def filter(self, at: int) -> Filter:
         """Return what is left out of a source."""

@@ -52,7 +52,9 @@ async def take(
         UsageError: this machine does not know whom all is given to, or may not give it.
     """
     options = await in_thread(as_known_here, options)
-    request = wire.Look(tuple(paths), options.rules, options.reads_all, skip_missing=True)
+    request = wire.Look(
+        tuple(paths), options.rules, options.reads_all, skip_missing=True, copies=options.afresh
+    )
     found, _ = await ask(peer.channel, request, wire.Found)
     taking = _Taking(peer, found, paths, dest, options, progress)
     for at in reversed(range(len(found.parts))):

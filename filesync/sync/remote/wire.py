@@ -83,12 +83,14 @@ class Look(_Message, frozen=True, tag="look"):
         rules: what to leave out (see ``filter``).
         checksum: read every file.
         skip_missing: say which are not there, and go on; else that is an error.
+        copies: copy what is read, and send that: it is little, and changes all the while.
     """
 
     paths: Annotated[tuple[Path, ...], msgspec.Meta(min_length=1, max_length=MAX_PATHS)]
     rules: Rules = ()
     checksum: bool = False
     skip_missing: bool = False
+    copies: bool = False
 
 
 class Part(msgspec.Struct, frozen=True):

@@ -146,10 +146,14 @@ class Edits:
             self._before = digest_of(old)
 
     def content_read(self, digest: Digest, content: bytes) -> None:
-        """Take no note of a file in a directory that was not there."""
+        """Copy a file in a directory that was not there, if there are copies; take no other note."""
+        if self._recent is not None and self._recent.copies is not None:
+            self._recent.copies.keep(digest, content)
 
     def beside(self, old: Digest, size: int) -> "Beside | None":
         """Return who is shown a file that had the ``old`` content, unless that is of no use."""
+        if self._recent is not None and self._recent.copies is not None:
+            return self._recent.copies.beside(size)
         most = edit.MAX_BYTES if self._marked_room > 0 else edit.WHOLE_BYTES
         if size <= most:
             return Editing(self, old)

@@ -18,6 +18,7 @@ from filesync.transfer.send.recent import RECENT_BYTES, Recent
 if TYPE_CHECKING:
     from filesync.disk.scanning.readfile import Beside
     from filesync.transfer.coding.recipecache import RecipeCache
+    from filesync.transfer.send.copies import Copies
     from filesync.transfer.send.edits import Edited, Edits
 
 HANDED_BYTES: Final = 160 << 10
@@ -52,6 +53,7 @@ class GrowingTree:
         caches: Path | None = None,
         *,
         recent_bytes: int = RECENT_BYTES,
+        copies: "Copies | None" = None,
     ) -> None:
         """Begin.
 
@@ -61,9 +63,10 @@ class GrowingTree:
                 thread, or by the one that has taken some of it.
             caches: where recipes and marks stay from one scan to the next.
             recent_bytes: bound on ``recent``.
+            copies: what is read is copied to these.
         """
         self.contents = GrowingContents(nodes)
-        self.recent = Recent(recent_bytes)
+        self.recent = Recent(recent_bytes, copies)
         self._on_done = on_done
         self._caches = caches
         self._edits: Edits | None = None
@@ -97,6 +100,8 @@ class GrowingTree:
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of a small file's content."""
         self.recent.keep(digest, content)
+        if self.recent.copies is not None:
+            self.recent.copies.keep(digest, content)
 
     def beside(self, old: Digest, size: int) -> "Beside | None":
         """Have made of a file that has changed what will be wanted by who has the ``old`` one."""

@@ -1,9 +1,12 @@
-"""Contents that need no second reading."""
+"""Contents that need no second reading, or must have none."""
 
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from filesync.digest import Digest
+
+if TYPE_CHECKING:
+    from filesync.transfer.send.copies import Copies
 
 RECENT_BYTES: Final = 32 << 20
 _CONTENT_BYTES: Final = 250
@@ -18,11 +21,13 @@ class Recent:
     Attributes:
         has_missed: something that was read has not been kept.
         is_enough: most likely nothing else will be asked for. For its owner to say.
+        copies: of what may change before it is asked for, if such are made.
     """
 
-    def __init__(self, limit_bytes: int = RECENT_BYTES) -> None:
+    def __init__(self, limit_bytes: int = RECENT_BYTES, copies: "Copies | None" = None) -> None:
         self.has_missed = False
         self.is_enough = False
+        self.copies = copies
         self._room = limit_bytes
         self._lock = threading.Lock()
         self._contents: dict[Digest, bytes] = {}
@@ -59,3 +64,5 @@ class Recent:
         with self._lock:
             self._room = -1
             self._contents.clear()
+        if self.copies is not None:
+            self.copies.close()

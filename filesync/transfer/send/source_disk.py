@@ -228,6 +228,10 @@ class SourceTree:
         return chunks
 
     def _open(self, handles: DirectoryHandles, place: Place) -> int:
+        if self._recent is not None and (copies := self._recent.copies) is not None:
+            copy = with_room(copies.open, place.file.digest)
+            if copy is not None:
+                return copy
         fd = with_room(_open, handles, place)
         if not self._is_as_listed(os.fstat(fd), place.file):
             os.close(fd)
