@@ -234,6 +234,8 @@ class Fetch:
         rate = self._rate()
         for file in files:
             if file.size > SMALL_BYTES or (file.replaces and file.size > DELTA_BYTES):
+                self._wants.add_small(small)  # those that are listed first come first
+                small.clear()
                 self._add_large(file)
             elif file.replaces and delta_pays(file.size, file.replaces, rate):
                 end = min(file.replaces, 2 * DELTA_BYTES)
@@ -241,6 +243,7 @@ class Fetch:
             else:
                 small.append(file)
         self._wants.add_small(small)
+        self._wants.end_batch()
         self._sign_gaps()
         self._begin_works()
         self._feed()

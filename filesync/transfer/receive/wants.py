@@ -23,6 +23,8 @@ class Wants:
     def __init__(self) -> None:
         self.gone: set[int] = set()
         self._units: deque[Unit] = deque()
+        self._batch: list[WantedFile] = []
+        self._batch_bytes = 0
 
     def __len__(self) -> int:
         """Return how many units there are; a large file is one, before it is cut."""
@@ -37,17 +39,22 @@ class Wants:
         self._units.appendleft(unit)
 
     def add_small(self, files: Iterable[WantedFile]) -> None:
-        """Take files that are to be wanted whole, many in a batch."""
-        batch: list[WantedFile] = []
-        size = 0
+        """Take files that are to be wanted whole, many in a batch; then ``end_batch``."""
         for file in files:
-            if batch and (size + file.size > BATCH_BYTES or len(batch) == MAX_WANT_RANGES):
-                self._units.append(Batch(tuple(batch), size))
-                batch, size = [], 0
-            batch.append(file)
-            size += file.size
-        if batch:
-            self._units.append(Batch(tuple(batch), size))
+            is_full = (
+                self._batch_bytes + file.size > BATCH_BYTES
+                or len(self._batch) == MAX_WANT_RANGES
+            )
+            if is_full:
+                self.end_batch()
+            self._batch.append(file)
+            self._batch_bytes += file.size
+
+    def end_batch(self) -> None:
+        """Have what was added be wanted without more of them."""
+        if self._batch:
+            self._units.append(Batch(tuple(self._batch), self._batch_bytes))
+            self._batch, self._batch_bytes = [], 0
 
     def take(self, session: int, room: int, *, is_idle: bool) -> Unit | None:
         """Return what ``session`` is to want next, if anything is for it that fits.

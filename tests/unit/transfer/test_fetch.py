@@ -572,6 +572,16 @@ def test_thousands_of_tiny_files_go_in_few_units() -> None:
     assert fetch.take_unit(1) is None
 
 
+def test_a_large_file_comes_after_the_full_batches_that_are_listed_before_it() -> None:
+    small = [WantedFile(n, digest_of(b"%d" % n), BATCH_BYTES // 8, 0) for n in range(9)]
+    large = WantedFile(9, digest_of(b"large"), PIECE_BYTES, 0)
+    fetch = fed(*small, large)
+    first, second, third = (fetch.take_unit(1) for _ in range(3))
+    assert first == Batch(tuple(small[:8]), BATCH_BYTES)
+    assert isinstance(second, Piece)
+    assert third == Batch((small[8],), small[8].size)
+
+
 def test_no_more_files_are_asked_for_while_very_many_are_not_in_place() -> None:
     fetch = Fetch()
     fetch.effects.clear()
