@@ -88,7 +88,7 @@ class DeltaAsks:
     ) -> list[Gap]:
         """Take the signatures of what ``gaps`` replace; return those that are not to be asked for.
 
-        That are such of which no old bytes are there any more.
+        There are no old bytes for them any more, or they are passed over.
         """
         left: list[Gap] = []
         batch: list[Gap] = []
