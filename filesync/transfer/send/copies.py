@@ -51,7 +51,9 @@ class Copies:
     """Those of one scan, by digest. For several threads at once."""
 
     def __init__(self, directory: Path) -> None:
-        """Keep them on the file system of ``directory``."""
+        """Keep them on the file system of ``directory``, which need not be there yet."""
+        with suppress(OSError):  # then none is made
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
         self._lock = threading.Lock()
         self._made: dict[Digest, Copy] = {}
@@ -63,7 +65,7 @@ class Copies:
             return None
         try:
             fd = os.open(self._directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError:  # not on this file system, no descriptor left, or no such directory
+        except OSError:  # not on this file system, no descriptor left, or no directory
             _ROOM.give_back(size)
             return None
         return Copy(self, fd, size)

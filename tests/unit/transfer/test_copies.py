@@ -14,7 +14,7 @@ from filesync.transfer.send.copies import Copies
 
 @pytest.fixture
 def copies(tmp_path: Path) -> Iterator[Copies]:
-    made = Copies(tmp_path)
+    made = Copies(tmp_path / "not there yet")
     yield made
     made.close()
 
@@ -47,7 +47,7 @@ def test_a_copy_is_what_was_read_whatever_becomes_of_the_file(
     for _ in range(2):
         assert content_of(copies.open(digest_of(content))) == content
     assert copies.open(digest_of(b"another")) is None
-    assert list(tmp_path.iterdir()) == [tmp_path / "f"]
+    assert list((tmp_path / "not there yet").iterdir()) == []
 
 
 def test_a_small_content_that_is_at_hand_is_copied_too(copies: Copies) -> None:
@@ -83,7 +83,8 @@ def test_all_copies_of_a_process_share_their_room(
 
 
 def test_where_nothing_can_be_made_nothing_is_copied(tmp_path: Path) -> None:
-    assert Copies(tmp_path / "not there").beside(1) is None
+    (tmp_path / "f").write_bytes(b"")
+    assert Copies(tmp_path / "f").beside(1) is None
 
 
 def test_a_full_disk_costs_the_copy_and_nothing_else(
