@@ -352,7 +352,7 @@ class Giving:
         root = self._sources[at].place.root
         flow = options.flow.to(peer.address)
         scanned = self._trees.scan(at).tree
-        recent = None if shadowing(self._parts, at) else scanned.recent_to(there)
+        recent = scanned.recent_to(there, comes_whole=not shadowing(self._parts, at))
         of_others = await in_thread(self._trees.seem_others, at, top)
         offer = peer.plane.offer(
             top, root, flow=flow, recipes=scanned.recipes, recent=recent, is_live=True

@@ -130,8 +130,13 @@ class GrowingTree:
         """Return what to tell who has the tree ``there``; ask when the scan has ended."""
         return self._noted_edits().told(self._nodes, there)
 
-    def recent_to(self, there: Digest) -> Recent:
-        """Return what need not be read again for who has the tree ``there``; ask as for ``edits``."""
+    def recent_to(self, there: Digest, *, comes_whole: bool) -> Recent:
+        """Return what need not be read again for who has the tree ``there``; ask as for ``edits``.
+
+        That is what has been copied, and where it ``comes_whole`` what has been read, too.
+        """
+        if not comes_whole:
+            return Recent(0, self.recent.copies)
         is_known = self._noted_edits().are_since(there)
         self.recent.is_enough = is_known and self.recent.has_all
         return self.recent

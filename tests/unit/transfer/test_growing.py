@@ -146,7 +146,8 @@ def edited(*sizes: int, room: int = 1 << 20) -> GrowingTree:
 def test_recent_contents_are_enough_for_who_has_the_tree_before_if_all_were_kept(
     tree: GrowingTree, there: bytes, is_enough: bool
 ) -> None:
-    assert tree.recent_to(digest_of(there)).is_enough is is_enough
+    assert tree.recent_to(digest_of(there), comes_whole=True).is_enough is is_enough
+    assert not tree.recent_to(digest_of(there), comes_whole=False).is_enough
 
 
 def test_a_recent_content_is_given_whole_and_once_and_makes_room() -> None:
