@@ -23,6 +23,7 @@ from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
 from filesync.sync.run import Listing, run
 from filesync.sync.saying.stats import SyncStats
+from filesync.transfer.errors import Refused
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send import source_disk
 from filesync.transfer.send.contents import Place
@@ -289,3 +290,23 @@ def test_a_file_that_gets_another_name_is_passed_over_by_the_one_that_it_has(
         stats = asyncio.run(main())
     assert stats.changing == [source.name]
     assert dest.read_bytes() == b"another" * 100_000
+
+
+def test_a_sync_that_is_refused_keeps_no_copies(tmp_path: Path) -> None:
+    write(tmp_path, "any time")
+    caches = tmp_path / "caches"
+
+    async def main() -> None:
+        server = TreeServer(ServedPlaces(tmp_path / "served"), read_only=True, caches=None)
+        async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+            server.use(plane)
+            source = os.fsencode(tmp_path / "served/src") + b"/"
+            there = Remote(plane.address, b"dest")
+            with pytest.raises(Refused):
+                await sync_to([source], there, Options(caches=caches, afresh=True))
+
+    asyncio.run(main())
+    opened = [Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    links = [os.readlink(fd) for fd in opened if fd.is_symlink()]
+    assert caches.is_dir()
+    assert not [link for link in links if link.startswith(str(caches))]

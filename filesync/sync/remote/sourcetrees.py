@@ -64,11 +64,13 @@ class SourceTrees:
         return Filter(self._options.rules, root=self._parts[at].prefix)
 
     async def stop(self) -> None:
-        """Let no scan go on; whoever closes the sources must wait for this."""
+        """Let no scan go on, nor anything stay that it has read; whoever closes the sources must wait for this."""
         tasks = [scan.task for scan in self._scans.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for scan in self._scans.values():
+            scan.tree.close()
 
     async def coming(self, at: int, new_owner: wire.NewOwner | None) -> Manifest:
         """Return what comes of a source: not what another source covers, and as whose it is to be.
