@@ -118,14 +118,25 @@ class SyncStats(msgspec.Struct):
         )
 
     def with_rest(self, rest: "SyncStats") -> "SyncStats":
-        """Return the same after an attempt at what was ``behind``, and nothing else."""
+        """Return the same after an attempt at what was ``behind``, and nothing else.
+
+        What has no name, as it is only counted, both may have met: there is as much as either says.
+        """
         return replace(
             self.with_work(rest),
+            not_kept=self.not_kept | rest.not_kept,
+            left_out=self.left_out + rest.left_out,
+            left_out_paths=self.left_out_paths + rest.left_out_paths,
             changing=rest.changing,
             unnamed_changing=rest.unnamed_changing,
             unreadable=self.unreadable | rest.unreadable,
+            unnamed=max(self.unnamed, rest.unnamed),
+            stuck=self.stuck | rest.stuck,
+            unnamed_stuck=max(self.unnamed_stuck, rest.unnamed_stuck),
             unwritable=self.unwritable | rest.unwritable,
+            unnamed_unwritable=max(self.unnamed_unwritable, rest.unnamed_unwritable),
             refused=self.refused | rest.refused,
+            unnamed_refused=max(self.unnamed_refused, rest.unnamed_refused),
         )
 
     def note_unreadable(

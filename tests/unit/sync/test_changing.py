@@ -1,8 +1,11 @@
 """Which attempts of a sync are worth it, and what is left out of the next."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from filesync.errors import ContentCorrupt, RoomMade, SourceChanged, Unavailable
 from filesync.manifest.node import is_name
@@ -20,6 +23,7 @@ from filesync.sync.filter import Filter, literal, only
 from filesync.sync.options import Options
 from filesync.sync.part import Part
 from filesync.sync.run import Listing, run
+from filesync.sync.saying.report import is_partial
 from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.errors import Refused
 
@@ -262,3 +266,19 @@ def test_what_is_synced_alone_completes_what_was_synced_before() -> None:
     assert whole.with_rest(rest) == SyncStats(
         names=10, size=100, files=5, changing=["b"], refused={"x": "full", "y": "full"}
     )
+
+
+def test_what_is_synced_alone_and_lacks_something_then_is_told_of() -> None:
+    whole = SyncStats(not_kept=Counter(owner=2, xattr=1), unnamed_refused=3)
+    rest = SyncStats(
+        not_kept=Counter(xattr=2, twin=1),
+        left_out=1,
+        left_out_paths=["a"],
+        stuck={"b": "denied"},
+        unnamed=1,
+        unnamed_unwritable=1,
+        unnamed_refused=1,
+    )
+    told = whole.with_rest(rest)
+    assert told == replace(rest, not_kept=Counter(owner=2, xattr=2, twin=1), unnamed_refused=3)
+    assert is_partial(told)
