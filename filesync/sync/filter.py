@@ -102,16 +102,16 @@ def literal(path: bytes) -> bytes | None:
 def only(paths: Iterable[bytes]) -> tuple[bytes, ...] | None:
     """Return rules that leave out all but ``paths``, from the transfer's root on, and what is in them.
 
-    None if there are none that a filter, or a peer, would take.
+    What stands above one is not left out either, where it is no directory any more. None if there are none that a filter, or a peer, would take.
     """
     rules: dict[bytes, None] = {}
     for path in paths:
         names = path.split(b"/")
-        above = [b"/".join(names[:depth]) + b"/" for depth in range(1, len(names))]
+        down_to_it = [b"/".join(names[: depth + 1]) for depth in range(len(names))]
         inside = _SPECIAL.sub(rb"\\\g<0>", path) + b"/**"
         if len(_WILD.findall(inside)) > MAX_WILDCARDS or len(inside) + 3 > MAX_RULE_BYTES:
             return None
-        for rule in map(literal, (*above, path)):
+        for rule in map(literal, down_to_it):
             if rule is None:
                 return None
             rules[b"+" + rule[1:]] = None

@@ -22,6 +22,7 @@ from filesync.sync.places import ServedPlaces
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
 from filesync.sync.run import Listing, run
+from filesync.sync.saying.report import is_partial
 from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.errors import Refused
 from filesync.transfer.plane_zmq import DataPlane
@@ -262,6 +263,36 @@ def test_a_file_that_changes_again_and_again_is_synced_alone_until_it_rests(
         assert (dest / name).read_bytes() == (src / name).read_bytes()
     assert (dest / "of somebody else").exists()
     assert not (dest / "of another time").exists()
+
+
+@pytest.mark.parametrize("may_go", [True, False])
+def test_a_directory_that_becomes_a_link_before_a_file_in_it_is_synced_alone_does_not_stay_unsaid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_go: bool
+) -> None:
+    src, dest = tmp_path / "served/src", tmp_path / "served/dest"
+    for path in (src / "d/f", dest / "of another time"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(os.fsencode(path))
+    if not may_go:
+        (src / "d/g").write_bytes(b"g")
+    attempts: list[int] = []
+
+    def change() -> None:
+        attempts.append(len(attempts) + 1)
+        if len(attempts) <= FEW_WHOLE:
+            (src / "d/f").write_bytes(b"%d" % len(attempts) * LARGE_BYTES[0])
+        if len(attempts) == FEW_WHOLE:
+            (src / "d").rename(src / "e")
+            (src / "d").symlink_to("e")
+
+    monkeypatch.setattr("filesync.sync.local.plan_part", followed_by(change, plan_part))
+    stats = run([f"{src}/"], str(dest), Options(), Listing(keep=True), progress=False)
+    assert len(attempts) == FEW_WHOLE + 1
+    if may_go:
+        assert (dest / "d").is_symlink()
+    else:
+        assert stats.left_out_paths == ["d"]
+        assert is_partial(stats)
 
 
 @pytest.mark.parametrize("is_given", [True, False, None])

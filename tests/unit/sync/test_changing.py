@@ -243,6 +243,7 @@ def test_rules_for_a_path_alone_take_it_what_is_in_it_and_nothing_else(path: byt
     parts = path.split(b"/")
     for depth in range(1, len(parts)):
         assert not filter.excludes(b"/".join(parts[:depth]), True)
+        assert not filter.excludes(b"/".join(parts[:depth]), False)
     assert not filter.excludes(path, False)
     assert not filter.excludes(path, True)
     assert not filter.excludes(path + b"/x", False)
