@@ -195,6 +195,7 @@ class Fetch:
         if small:
             self.effects.append(PassOver(tuple(small)))
         self._begin_works()
+        self._sign_gaps()  # others may have waited for those that were signed
         return bool(works or small)
 
     def take_recipes(self, ask: RecipeAsk, payload: Buffer) -> None:

@@ -893,6 +893,21 @@ def test_a_file_whose_old_ones_are_being_read_is_passed_over_when_they_have_been
     assert fetch.take_ask() is None
 
 
+def test_what_waited_for_signed_gaps_of_a_content_that_is_gone_is_signed() -> None:
+    old = delta.cut(random.Random(1).randbytes(100_000), 7)
+    count = SIGNED_BYTES // 100_000 + 20
+    gone = [wanted(bytes(100_000), at, replaces=100_000) for at in range(count)]
+    other = wanted(b"x" * 100_000, count, replaces=100_000)
+    fetch = fed(*gone, other)
+    signing = [gap for one in fetch.effects if isinstance(one, SignGaps) for gap in one.gaps]
+    fetch.effects.clear()
+    fetch.signed(signing, 7, [old] * len(signing))
+    assert not fetch.effects
+    assert fetch.drop(gone[0].digest)
+    [sign] = [one for one in fetch.effects if isinstance(one, SignGaps)]
+    assert [gap.file for gap in sign.gaps] == [other]
+
+
 def test_what_has_all_come_or_is_still_to_come_with_others_is_not_passed_over() -> None:
     small, large = wanted(b"small"), WantedFile(1, digest_of(b"large"), PIECE_BYTES, 0)
     fetch = fed(small, large)
