@@ -102,7 +102,8 @@ def literal(path: bytes) -> bytes | None:
 def only(paths: Iterable[bytes]) -> tuple[bytes, ...] | None:
     """Return rules that leave out all but ``paths``, from the transfer's root on, and what is in them.
 
-    What stands above one is not left out either, where it is no directory any more. None if there are none that a filter, or a peer, would take.
+    What stands above one is not left out either, though it be no directory any more. None if there
+    are none that a filter, or a peer, would take.
     """
     rules: dict[bytes, None] = {}
     for path in paths:
