@@ -2,6 +2,7 @@
 
 import errno
 import resource
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic, sleep
@@ -34,6 +35,39 @@ class TooFewDescriptors(StoreError):
 def may_open() -> int:
     """Return how many files this process may have open at once."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+class Quota:
+    """What all of one kind in this process may take together. For all threads.
+
+    Args:
+        share: they are no more than may be open divided by this.
+        max_bytes: what they hold is no more than this; None if that is nothing to count.
+    """
+
+    def __init__(self, share: int, max_bytes: int | None = None) -> None:
+        self._share = share
+        self._max_bytes = max_bytes
+        self._count = 0
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int = 0) -> bool:
+        """Say whether there is room for another, of ``size`` bytes, and take it."""
+        with self._lock:
+            if self._count >= may_open() // self._share:
+                return False
+            if self._max_bytes is not None and self._bytes + size > self._max_bytes:
+                return False
+            self._count += 1
+            self._bytes += size
+            return True
+
+    def give_back(self, size: int = 0) -> None:
+        """One of ``size`` bytes is not there any more."""
+        with self._lock:
+            self._count -= 1
+            self._bytes -= size
 
 
 def make_room() -> None:

@@ -4,6 +4,12 @@ import os
 from pathlib import Path
 
 
+def own_caches() -> Path | None:
+    """Return the directory for what may be lost without harm; None for a user without a home."""
+    base = own_directory("XDG_CACHE_HOME", ".cache")
+    return None if base is None else base / "filesync"
+
+
 def own_directory(variable: str, name: str) -> Path | None:
     """Return the directory that ``variable`` of the environment says, or ``name`` in the user's home.
 

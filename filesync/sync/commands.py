@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from filesync.errors import UsageError
-from filesync.home import own_directory
+from filesync.home import own_caches
 from filesync.keys.options import key_option, listen_keys, listen_options
 from filesync.sync.spelling import ALWAYS_SO, COMPRESS, RsyncCommand, always_so, check_archive
 
@@ -36,12 +36,6 @@ left out for a directory that is not to be removed; 24 done, but for files that 
 they were read, which are named; 130 interrupted. SIGTERM and SIGHUP end it as themselves (143 and
 129 to a shell), when its temporary files are gone.
 """
-
-
-def default_caches() -> Path | None:
-    """Return where stat caches are kept: below XDG_CACHE_HOME, or ~/.cache, or else nowhere."""
-    base = own_directory("XDG_CACHE_HOME", ".cache")
-    return None if base is None else base / "filesync"
 
 
 class CommandWithRules(click.Command):
@@ -299,7 +293,7 @@ def sync(
         choice=Choice(flags["existing"], flags["ignore_existing"], flags["update"]),
         owner=_owner_names(chown) if chown else None,
         flow=Flow(Compress("zstd" if flags["zstd"] else compress), parse_rate(bwlimit)),
-        caches=default_caches(),
+        caches=own_caches(),
         on_changes=listing.take if is_listed else None,
         key=key,
         shell=Shell(rsh, program),
@@ -380,7 +374,7 @@ def serve(
     if root is None and not stdio:
         raise click.UsageError("ROOT is missing; only --stdio can do without")
     places = LocalPlaces() if root is None else ServedPlaces(root)
-    server = TreeServer(places, read_only=read_only, caches=default_caches())
+    server = TreeServer(places, read_only=read_only, caches=own_caches())
     if stdio:
         if allow is not None or allow_insecure:
             raise click.UsageError("--stdio listens nowhere; nobody else can connect")

@@ -12,7 +12,7 @@ from filesync.disk.scanning.statcache import StatCache
 from filesync.disk.scanning.statcaches import open_cache
 from filesync.errors import PathMissing, TooManyLinks, UsageError
 from filesync.glob import compile_name
-from filesync.home import own_directory
+from filesync.home import own_caches
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.owner import owned_by
 from filesync.select import Selector, select
@@ -37,10 +37,9 @@ def cache_home() -> Path:
     Raises:
         UsageError: there is no such place.
     """
-    base = own_directory("XDG_CACHE_HOME", ".cache")
-    if base is None:
+    if (caches := own_caches()) is None:
         raise UsageError("this user has no home directory; set XDG_CACHE_HOME, or HOME")
-    return base / "filesync"
+    return caches
 
 
 class NotInContext(UsageError):

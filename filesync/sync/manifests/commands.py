@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from filesync.errors import UsageError
+from filesync.home import own_caches
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.sync.commands import CommandWithRules, as_rules, default_caches, rules_options
+from filesync.sync.commands import CommandWithRules, as_rules, rules_options
 from filesync.sync.filter import Filter
 from filesync.sync.manifests.file import (
     check_output,
@@ -178,7 +179,7 @@ def _scan(path: Path, rules: Sequence[bytes], *, checksum: bool) -> Manifest:
     sources = find_sources(LocalPlaces(), [name], Filter(()))
     sources.check()
     try:
-        caches = None if checksum else default_caches()
+        caches = None if checksum else own_caches()
         found = scan_place(
             sources.found[0].place, MemoryNodes(), filter=Filter(rules), caches=caches
         )

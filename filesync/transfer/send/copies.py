@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from filesync.descriptors import may_open
+from filesync.descriptors import Quota
 from filesync.digest import Digest
 from filesync.disk.content import write_all
 
@@ -20,31 +20,7 @@ _SHARE: Final = 8
 """All of them take no more than this part of what the process may have open."""
 
 
-class _Room:
-    """What all copies of this process take."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def take(self, size: int) -> bool:
-        """Say whether there is room for another, and take it."""
-        with self._lock:
-            is_free = self._count < may_open() // _SHARE and self._bytes + size <= MAX_BYTES
-            if is_free:
-                self._count += 1
-                self._bytes += size
-            return is_free
-
-    def give_back(self, size: int) -> None:
-        """One is not there any more."""
-        with self._lock:
-            self._count -= 1
-            self._bytes -= size
-
-
-_ROOM: Final = _Room()
+_ROOM: Final = Quota(_SHARE, MAX_BYTES)
 
 
 class Copies:

@@ -146,9 +146,9 @@ class Edits:
             self._before = digest_of(old)
 
     def content_read(self, digest: Digest, content: bytes) -> None:
-        """Copy a file in a directory that was not there, if there are copies; take no other note."""
+        """Keep a file in a directory that was not there, if copies are made; take no other note."""
         if self._recent is not None and self._recent.copies is not None:
-            self._recent.copies.keep(digest, content)
+            self._recent.keep(digest, content)
 
     def beside(self, old: Digest, size: int) -> "Beside | None":
         """Return who is shown a file that had the ``old`` content, unless that is of no use."""

@@ -100,8 +100,6 @@ class GrowingTree:
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of a small file's content."""
         self.recent.keep(digest, content)
-        if self.recent.copies is not None:
-            self.recent.copies.keep(digest, content)
 
     def beside(self, old: Digest, size: int) -> "Beside | None":
         """Have made of a file that has changed what will be wanted by who has the ``old`` one."""

@@ -38,7 +38,9 @@ class Recent:
         return bool(self._contents) and not self.has_missed
 
     def keep(self, digest: Digest, content: bytes) -> None:
-        """Keep a content, if there is room."""
+        """Keep a content, if there is room, and a copy, if such are made."""
+        if self.copies is not None:
+            self.copies.keep(digest, content)
         with self._lock:
             size = len(content) + _CONTENT_BYTES
             if digest in self._contents:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from filesync.descriptors import may_open, with_room
+from filesync.descriptors import Quota, with_room
 from filesync.digest import Digest, short
 from filesync.disk.content import read_piece, reading
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles, shown
@@ -45,27 +45,8 @@ class Finds(Protocol):
         """Return a file that has this content."""
 
 
-class _Room:
-    """How many handles all trees of this process keep for their next frame."""
-
-    def __init__(self) -> None:
-        self._kept = 0
-        self._lock = threading.Lock()
-
-    def take(self) -> bool:
-        """Say whether there is room for another."""
-        with self._lock:
-            is_free = self._kept < may_open() // (_IDLE_SHARE * (_HELD + 1))
-            self._kept += is_free
-            return is_free
-
-    def give_back(self) -> None:
-        """One is not kept any more."""
-        with self._lock:
-            self._kept -= 1
-
-
-_ROOM: Final = _Room()
+_ROOM: Final = Quota(_IDLE_SHARE * (_HELD + 1))
+"""For the handles that all trees of this process keep for their next frame."""
 
 
 class SourceTree:

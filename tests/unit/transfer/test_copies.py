@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from filesync import descriptors
+from filesync.descriptors import Quota
 from filesync.digest import digest_of
 from filesync.disk.scanning.readfile import READ_BYTES, read_file
 from filesync.transfer.send import copies as module
@@ -67,7 +69,7 @@ def test_what_changed_while_it_was_read_is_no_copy(copies: Copies) -> None:
 def test_all_copies_of_a_process_share_their_room(
     copies: Copies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_BYTES", 100)
+    monkeypatch.setattr(module, "_ROOM", Quota(8, 100))
     others = Copies(tmp_path)
     copies.keep(digest_of(b"x" * 60), b"x" * 60)
     assert others.beside(60) is None
@@ -75,7 +77,7 @@ def test_all_copies_of_a_process_share_their_room(
     others.keep(digest_of(b"y" * 60), b"y" * 60)
     assert content_of(others.open(digest_of(b"y" * 60))) == b"y" * 60
     others.close()
-    monkeypatch.setattr(module, "may_open", lambda: 8)
+    monkeypatch.setattr(descriptors, "may_open", lambda: 8)
     first = others.beside(1)
     assert first is not None
     assert others.beside(1) is None

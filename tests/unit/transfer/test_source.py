@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from filesync import descriptors
+from filesync.descriptors import Quota
 from filesync.digest import digest_of
 from filesync.disk.scanning.scan import scan
 from filesync.manifest import Manifest, MemoryNodes
@@ -62,8 +64,9 @@ def test_what_was_cut_to_the_end_is_not_cut_again(tmp_path: Path) -> None:
 def test_trees_that_nobody_reads_any_more_do_not_hold_all_descriptors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_disk, "may_open", lambda: 1024)
-    monkeypatch.setattr(source_disk, "_ROOM", source_disk._Room())
+    monkeypatch.setattr(descriptors, "may_open", lambda: 1024)
+    room = Quota(source_disk._IDLE_SHARE * (source_disk._HELD + 1))
+    monkeypatch.setattr(source_disk, "_ROOM", room)
     for number in range(40):
         (tmp_path / f"{number}").mkdir()
         (tmp_path / f"{number}/file").write_bytes(b"%d" % number)
