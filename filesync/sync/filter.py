@@ -11,36 +11,18 @@ ends in '/' matches directories only, ``dir/***`` a directory and all that is in
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from filesync.errors import UsageError
+from filesync.sync.patterns import MAX_WILDCARDS, WILD, How, Pattern, understand
 
 MAX_RULES: Final = 1000
-MAX_WILDCARDS: Final = 64
 MAX_RULE_BYTES: Final = 4096
 MAX_ONLY_BYTES: Final = 128 << 10
 """Of the rules that take some paths only: a request has room for them."""
-_WILD: Final = re.compile(rb"[*?\[]")
 _SPECIAL: Final = re.compile(rb"[*?\[\\]")
-_STARS: Final = re.compile(rb"\*+")
-_NAMED: Final = re.compile(rb"\[:([^]]*):\]")
-_RANGE: Final = re.compile(rb"-(?!\])\\?(.)", re.DOTALL)
-_CLASSES: Final = {
-    b"alnum": rb"0-9A-Za-z",
-    b"alpha": rb"A-Za-z",
-    b"blank": rb"\t ",
-    b"cntrl": rb"\x00-\x1f\x7f",
-    b"digit": rb"0-9",
-    b"graph": rb"!-~",
-    b"lower": rb"a-z",
-    b"print": rb" -~",
-    b"punct": rb"!-/:-@\[-`{-~",
-    b"space": rb"\t-\r ",
-    b"upper": rb"A-Z",
-    b"xdigit": rb"0-9A-Fa-f",
-}
-Match = Callable[[bytes], object]
+_TOGETHER_BYTES: Final = 16 << 10
+"""Of expressions that become one: ``re`` keeps the last 512, which may be a peer's."""
 
 
 class Filter:
@@ -58,32 +40,29 @@ class Filter:
     """
 
     def __init__(self, rules: Sequence[bytes], *, root: bytes = b"") -> None:
-        self._rules: list[_Rule] = []
-        self._root = root
+        self._includes: list[bool] = []
+        self._root = b"/" + root
+        patterns: list[Pattern | None] = []
         for rule in rules:
             if rule == b"!":
-                self._rules.clear()
+                self._includes.clear()
+                patterns.clear()
                 continue
-            is_include = rule.startswith(b"+ ")
-            pattern = rule[2:] if rule[:2] in (b"+ ", b"- ") else rule
-            self._rules.append(_Rule(pattern, is_include=is_include))
+            is_marked = rule[:2] in (b"+ ", b"- ")
+            patterns.append(understand(rule[2:] if is_marked else rule))
+            self._includes.append(rule.startswith(b"+ "))
+        self._of_directories = _Rules(patterns, are_directories=True)
+        self._of_others = _Rules(patterns, are_directories=False)
 
     def __bool__(self) -> bool:
         """Say whether there is any rule."""
-        return bool(self._rules)
+        return bool(self._includes)
 
     def excludes(self, path: bytes, is_directory: bool) -> bool:
         """Say whether the name at ``path``, whose parent is not left out, is left out."""
-        path = self._root + path
-        name = path[path.rfind(b"/") + 1 :]
-        for rule in self._rules:
-            if is_directory or not rule.only_directories:
-                text = name if rule.by_name else path
-                if is_directory and rule.takes_inside:
-                    text += b"/"
-                if rule.match(text):
-                    return not rule.is_include
-        return False
+        rules = self._of_directories if is_directory else self._of_others
+        first = rules.first(self._root + path)
+        return first is not None and not self._includes[first]
 
 
 def literal(path: bytes) -> bytes | None:
@@ -92,9 +71,9 @@ def literal(path: bytes) -> bytes | None:
     None if there is none that a filter, or a peer, would take.
     """
     pattern = path
-    if _WILD.search(path):
+    if WILD.search(path):
         pattern = _SPECIAL.sub(rb"\\\g<0>", path)
-    if len(_WILD.findall(path)) > MAX_WILDCARDS or len(pattern) + 3 > MAX_RULE_BYTES:
+    if len(WILD.findall(path)) > MAX_WILDCARDS or len(pattern) + 3 > MAX_RULE_BYTES:
         return None
     return b"- /" + pattern
 
@@ -110,7 +89,7 @@ def only(paths: Iterable[bytes]) -> tuple[bytes, ...] | None:
         names = path.split(b"/")
         down_to_it = [b"/".join(names[: depth + 1]) for depth in range(len(names))]
         inside = _SPECIAL.sub(rb"\\\g<0>", path) + b"/**"
-        if len(_WILD.findall(inside)) > MAX_WILDCARDS or len(inside) + 3 > MAX_RULE_BYTES:
+        if len(WILD.findall(inside)) > MAX_WILDCARDS or len(inside) + 3 > MAX_RULE_BYTES:
             return None
         for rule in map(literal, down_to_it):
             if rule is None:
@@ -122,164 +101,88 @@ def only(paths: Iterable[bytes]) -> tuple[bytes, ...] | None:
     return None if is_much else found
 
 
-class _Rule:
-    """One rule.
-
-    Attributes:
-        by_name: ``match`` takes the last part of the path.
-        takes_inside: ``match`` takes a directory's path with a slash after it.
-    """
-
-    def __init__(self, pattern: bytes, *, is_include: bool) -> None:
-        if not pattern:
-            raise UsageError("an empty pattern matches nothing; leave it out")
-        self.is_include = is_include
-        self.only_directories = len(pattern) > 1 and pattern.endswith(b"/")
-        if self.only_directories:
-            pattern = pattern[:-1]
-        self.takes_inside = pattern.endswith(b"***")
-        slashes = pattern.count(b"/")
-        self.by_name = not slashes and b"**" not in pattern
-        self.match = _matcher(pattern, slashes)
+First = Callable[[bytes, int], int]
+"""Takes a text, and a number; returns the place of the first pattern that matches, or the number."""
 
 
-def _matcher(pattern: bytes, slashes: int) -> Match:
-    """Return what says whether a path (or last part) matches, as rsync's exclude.c does."""
-    is_anchored = pattern.startswith(b"/")
-    body = pattern[1:] if is_anchored else pattern
-    if not _WILD.search(pattern):
-        # Without a wildcard a backslash is a backslash.
-        if is_anchored or not slashes:
-            return body.__eq__
-        return re.compile(rb"(?:.*/)?" + re.escape(body), re.DOTALL).fullmatch
-    parts = _tokens(body)
-    if parts is None or len(_WILD.findall(pattern)) > MAX_WILDCARDS:
-        if parts is None:
-            return _never
-        raise UsageError(f"a pattern has more than {MAX_WILDCARDS} wildcards")
-    if b"**" in pattern:
-        # A pattern that starts with ** may begin with the slash before the first name.
-        has_prefix = not is_anchored and not body.startswith(b"**")
-        return _compiled(
-            parts, b"(?:.*?/)??" if has_prefix else b"", slash=pattern[:2] == b"**"
-        )
-    if not is_anchored and slashes:
-        if sum(token == b"/" for token in parts) != slashes:
-            return _never  # one stands in brackets, where nothing matches it
-        return _compiled(parts, b"(?:.*/)?")
-    return _compiled(parts, b"")
+class _Rules:
+    """The rules for directories, or for all else, by what they look at."""
+
+    def __init__(self, patterns: Sequence[Pattern | None], *, are_directories: bool) -> None:
+        self._number = len(patterns)
+        by_text: dict[tuple[bool, bytes], dict[int, Pattern]] = {}
+        for at, pattern in enumerate(patterns):
+            if pattern is not None and (are_directories or not pattern.only_directories):
+                after = b"/" if are_directories and pattern.takes_inside else b""
+                by_text.setdefault((pattern.by_name, after), {})[at] = pattern
+        self._by_text = [(*text, list(_firsts(found))) for text, found in by_text.items()]
+
+    def first(self, path: bytes) -> int | None:
+        """Return the first rule that matches ``path``, which begins with a slash."""
+        first = number = self._number
+        for by_name, after, firsts in self._by_text:
+            text = path[path.rfind(b"/") + 1 :] if by_name else path + after
+            for first_of in firsts:
+                if (at := first_of(text, number)) < first:
+                    first = at
+        return first if first < number else None
 
 
-def _never(_: bytes) -> bool:
-    return False
+def _firsts(patterns: Mapping[int, Pattern]) -> Iterator[First]:
+    """Yield what compares one text with many patterns at once; they are by their places, ascending."""
+    same: dict[bytes, int] = {}
+    ends: dict[bytes, int] = {}
+    expressions: dict[int, bytes] = {}
+    for at, pattern in patterns.items():
+        match pattern.how:
+            case How.IS:
+                same.setdefault(pattern.value, at)
+            case How.ENDS:
+                ends.setdefault(pattern.value, at)
+            case How.MATCHES:
+                expressions[at] = pattern.value
+    if same:
+        yield same.get
+    if ends:
+        yield _first_end(ends)
+    for portion in _portions(expressions):
+        yield _first_match(portion)
 
 
-_ANY: Final = b"**"
-_SOME: Final = b"*"
+def _first_end(ends: Mapping[bytes, int]) -> First:
+    endings = tuple(ends)
+
+    def first(text: bytes, number: int) -> int:
+        if not text.endswith(endings):
+            return number
+        return min(at for end, at in ends.items() if text.endswith(end))
+
+    return first
 
 
-def _compiled(tokens: list[bytes], prefix: bytes, *, slash: bool = False) -> Match:
-    """Return a matcher for whole texts whose time is bounded by the text's length squared.
+def _first_match(expressions: Mapping[int, bytes]) -> First:
+    places = list(expressions)
+    # The group that tells which of them it was stands behind it: most begin with a byte, by which
+    # ``re`` then passes over all others.
+    together = b"|".join(expression + b"()" for expression in expressions.values())
+    match = re.compile(together, re.DOTALL).fullmatch
 
-    All between two ``**`` is matched as early as it can be, and then for good (``(?>``): whatever
-    follows ``**`` can only gain by that. The same holds for what is between two ``*``, as a
-    ``*`` ends at the next slash wherever it began. So nothing is tried again and again, however
-    the pattern was meant to hurt.
-    """
-    blocks: list[list[bytes]] = [[]]
-    for token in tokens:
-        if token == _ANY:
-            blocks.append([])
-        else:
-            blocks[-1].append(token)
-    expression = prefix + _block(blocks[0])
-    if len(blocks) > 1:
-        expression = b"(?>" + expression + b")"
-        for block in blocks[1:-1]:
-            expression += b"(?>.*?" + _block(block) + b")"
-        expression += b".*" + _block(blocks[-1])
-    match = re.compile(expression, re.DOTALL).fullmatch
-    return (lambda text: match(b"/" + text)) if slash else match
+    def first(text: bytes, number: int) -> int:
+        found = match(text)
+        return places[found.lastindex - 1] if found and found.lastindex else number
+
+    return first
 
 
-def _block(tokens: list[bytes]) -> bytes:
-    runs: list[list[bytes]] = [[]]
-    for token in tokens:
-        if token == _SOME:
-            runs.append([])
-        else:
-            runs[-1].append(token)
-    first, *middle = (b"".join(run) for run in runs)
-    if not middle:
-        return first
-    last = middle.pop()
-    return first + b"".join(b"(?>[^/]*?" + run + b")" for run in middle) + b"[^/]*" + last
-
-
-def _tokens(pattern: bytes) -> list[bytes] | None:
-    """Return regular expressions for one byte each, and ``*`` and ``**``; None if none matches."""
-    tokens: list[bytes] = []
-    at = 0
-    while at < len(pattern):
-        char = pattern[at : at + 1]
-        if char == b"*":
-            run = _STARS.match(pattern, at)
-            assert run is not None
-            tokens.append(_SOME if len(run[0]) == 1 else _ANY)
-            at = run.end()
-            continue
-        if char == b"?":
-            tokens.append(b"[^/]")
-        elif char == b"[":
-            found = _class(pattern, at + 1)
-            if found is None:
-                return None
-            token, at = found
-            tokens.append(token)
-            continue
-        elif char == b"\\":
-            at += 1
-            if at == len(pattern):
-                return None
-            tokens.append(re.escape(pattern[at : at + 1]))
-        else:
-            tokens.append(re.escape(char))
-        at += 1
-    return tokens
-
-
-def _class(pattern: bytes, at: int) -> tuple[bytes, int] | None:
-    """Return the expression for the brackets that open before ``at``, and where they end.
-
-    They never match a slash. A ']' right after the opening is one of the characters.
-    """
-    is_negated = pattern[at : at + 1] in (b"!", b"^")
-    at += is_negated
-    allowed = previous = b""
-    start = at
-    while (char := pattern[at : at + 1]) and (char != b"]" or at == start):
-        if named := _NAMED.match(pattern, at):
-            if named[1] not in _CLASSES:
-                return None
-            allowed += _CLASSES[named[1]]
-            previous = b""
-            at = named.end()
-        elif previous and (last := _RANGE.match(pattern, at)):
-            if previous <= last[1]:
-                allowed += _byte(previous) + b"-" + _byte(last[1])
-            previous = b""
-            at = last.end()
-        else:
-            at += char == b"\\"
-            previous = pattern[at : at + 1]
-            allowed += _byte(previous)
-            at += 1
-    if not char:
-        return None
-    if is_negated:
-        return b"[^/" + allowed + b"]", at + 1
-    return (b"(?!/)[" + allowed + b"]" if allowed else b"(?!)"), at + 1
-
-
-def _byte(char: bytes) -> bytes:
-    return b"\\x%02x" % ord(char) if char else b""
+def _portions(expressions: Mapping[int, bytes]) -> Iterator[dict[int, bytes]]:
+    """Yield ``expressions`` in portions that can be one."""
+    portion: dict[int, bytes] = {}
+    size = 0
+    for at, expression in expressions.items():
+        if portion and size + len(expression) > _TOGETHER_BYTES:
+            yield portion
+            portion, size = {}, 0
+        portion[at] = expression
+        size += len(expression)
+    if portion:
+        yield portion

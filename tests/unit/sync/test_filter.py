@@ -118,6 +118,28 @@ def test_a_rule_matches(rules: list[str], path: str, is_directory: bool, is_out:
     assert filter.excludes(os.fsencode(path), is_directory) is is_out
 
 
+@given(st.lists(patterns, min_size=2, max_size=40), st.lists(names, min_size=1, max_size=4))
+def test_of_many_rules_the_first_decides_that_matches_alone(
+    rules: list[str], path: list[str]
+) -> None:
+    at = "/".join(path).encode()
+    for is_directory in (False, True):
+        deciding = next(
+            (r for r in rules if Filter([f"- {r}".encode()]).excludes(at, is_directory)), None
+        )
+        for included in rules:
+            marked = [("+ " if rule == included else "- ") + rule for rule in rules]
+            is_out = Filter([os.fsencode(rule) for rule in marked]).excludes(at, is_directory)
+            assert is_out == (deciding not in (None, included))
+
+
+def test_long_rules_decide_in_their_order_too() -> None:
+    """They do not become one expression."""
+    rules = [b"+ b%d*" % at + b"?" * 60 + b"x" * 3000 for at in range(20)]
+    assert not Filter([*rules, b"- *"]).excludes(b"b7" + b"y" * 60 + b"x" * 3000, False)
+    assert Filter([b"- *", *rules]).excludes(b"b7" + b"y" * 60 + b"x" * 3000, False)
+
+
 def test_no_pattern_takes_long_however_it_was_meant_to_hurt() -> None:
     """Bounded by the pattern's and the path's lengths: backtracking would take years."""
     path = b"/".join([b"a" * 250] * 16)

@@ -1,0 +1,223 @@
+"""Patterns of rsync's rules: at what each looks, and what it matches, as rsync's exclude.c does.
+
+``*`` and ``?`` do not match '/', ``**`` does. Most patterns that people write have no wildcard, or one
+at their beginning: these need no regular expression, and so cost nothing for each name.
+"""
+
+import enum
+import re
+from typing import Final, NamedTuple
+
+from filesync.errors import UsageError
+
+MAX_WILDCARDS: Final = 64
+WILD: Final = re.compile(rb"[*?\[]")
+_STARS: Final = re.compile(rb"\*+")
+_NAMED: Final = re.compile(rb"\[:([^]]*):\]")
+_RANGE: Final = re.compile(rb"-(?!\])\\?(.)", re.DOTALL)
+_CLASSES: Final = {
+    b"alnum": rb"0-9A-Za-z",
+    b"alpha": rb"A-Za-z",
+    b"blank": rb"\t ",
+    b"cntrl": rb"\x00-\x1f\x7f",
+    b"digit": rb"0-9",
+    b"graph": rb"!-~",
+    b"lower": rb"a-z",
+    b"print": rb" -~",
+    b"punct": rb"!-/:-@\[-`{-~",
+    b"space": rb"\t-\r ",
+    b"upper": rb"A-Z",
+    b"xdigit": rb"0-9A-Fa-f",
+}
+
+
+class How(enum.Enum):
+    """How what a pattern looks at is compared with its ``value``."""
+
+    IS = enum.auto()
+    """It is the same."""
+    ENDS = enum.auto()
+    """It ends with it."""
+    MATCHES = enum.auto()
+    """It matches it, a regular expression, from its beginning to its end."""
+
+
+class Pattern(NamedTuple):
+    """A pattern, understood.
+
+    Attributes:
+        by_name: it looks at the last part of a path, else at all of it, after a slash.
+        how: how that is compared.
+        value: with what. Of an expression the time is bounded by the text's length squared.
+        only_directories: it matches nothing else.
+        takes_inside: what it looks at of a directory has a slash after it.
+    """
+
+    by_name: bool
+    how: How
+    value: bytes
+    only_directories: bool
+    takes_inside: bool
+
+
+def understand(pattern: bytes) -> Pattern | None:
+    """Return what ``pattern`` means; None if it matches nothing.
+
+    Raises:
+        UsageError: it is empty or has more wildcards than anybody needs.
+    """
+    if not pattern:
+        raise UsageError("an empty pattern matches nothing; leave it out")
+    only_directories = len(pattern) > 1 and pattern.endswith(b"/")
+    if only_directories:
+        pattern = pattern[:-1]
+    if not WILD.search(pattern):
+        found: tuple[bool, How, bytes] | None = _plain(pattern)
+    else:
+        found = _wild(pattern)
+    return found and Pattern(*found, only_directories, pattern.endswith(b"***"))
+
+
+def _plain(pattern: bytes) -> tuple[bool, How, bytes]:
+    """Understand a pattern without a wildcard, in which a backslash is a backslash."""
+    if b"/" not in pattern:
+        return True, How.IS, pattern
+    if pattern.startswith(b"/"):
+        return False, How.IS, pattern
+    return False, How.ENDS, b"/" + pattern
+
+
+def _wild(pattern: bytes) -> tuple[bool, How, bytes] | None:
+    is_anchored = pattern.startswith(b"/")
+    body = pattern[1:] if is_anchored else pattern
+    slashes = pattern.count(b"/")
+    parts = _tokens(body)
+    if parts is None:
+        return None
+    if len(WILD.findall(pattern)) > MAX_WILDCARDS:
+        raise UsageError(f"a pattern has more than {MAX_WILDCARDS} wildcards")
+    if b"**" in pattern:
+        if pattern.startswith(b"**"):
+            # It may begin with the slash before the first name.
+            return False, How.MATCHES, _expression(parts)
+        prefix = b"/" if is_anchored else b"/(?:.*?/)??"
+        return False, How.MATCHES, _expression(parts, prefix)
+    if not slashes:
+        if parts[0] == _SOME and not WILD.search(body, 1) and b"\\" not in body:
+            return True, How.ENDS, body[1:]
+        return True, How.MATCHES, _expression(parts)
+    if is_anchored:
+        return False, How.MATCHES, _expression(parts, b"/")
+    if sum(token == b"/" for token in parts) != slashes:
+        return None  # one stands in brackets, where nothing matches it
+    return False, How.MATCHES, _expression(parts, b".*/")
+
+
+_ANY: Final = b"**"
+_SOME: Final = b"*"
+
+
+def _expression(tokens: list[bytes], prefix: bytes = b"") -> bytes:
+    """Return a regular expression whose time is bounded by the text's length squared.
+
+    All between two ``**`` is matched as early as it can be, and then for good (``(?>``): whatever
+    follows ``**`` can only gain by that. The same holds for what is between two ``*``, as a
+    ``*`` ends at the next slash wherever it began. So nothing is tried again and again, however
+    the pattern was meant to hurt.
+    """
+    blocks: list[list[bytes]] = [[]]
+    for token in tokens:
+        if token == _ANY:
+            blocks.append([])
+        else:
+            blocks[-1].append(token)
+    expression = prefix + _block(blocks[0])
+    if len(blocks) > 1:
+        expression = b"(?>" + expression + b")"
+        for block in blocks[1:-1]:
+            expression += b"(?>.*?" + _block(block) + b")"
+        expression += b".*" + _block(blocks[-1])
+    return expression
+
+
+def _block(tokens: list[bytes]) -> bytes:
+    runs: list[list[bytes]] = [[]]
+    for token in tokens:
+        if token == _SOME:
+            runs.append([])
+        else:
+            runs[-1].append(token)
+    first, *middle = (b"".join(run) for run in runs)
+    if not middle:
+        return first
+    last = middle.pop()
+    return first + b"".join(b"(?>[^/]*?" + run + b")" for run in middle) + b"[^/]*" + last
+
+
+def _tokens(pattern: bytes) -> list[bytes] | None:
+    """Return regular expressions for one byte each, and ``*`` and ``**``; None if none matches."""
+    tokens: list[bytes] = []
+    at = 0
+    while at < len(pattern):
+        char = pattern[at : at + 1]
+        if char == b"*":
+            run = _STARS.match(pattern, at)
+            assert run is not None
+            tokens.append(_SOME if len(run[0]) == 1 else _ANY)
+            at = run.end()
+            continue
+        if char == b"?":
+            tokens.append(b"[^/]")
+        elif char == b"[":
+            found = _class(pattern, at + 1)
+            if found is None:
+                return None
+            token, at = found
+            tokens.append(token)
+            continue
+        elif char == b"\\":
+            at += 1
+            if at == len(pattern):
+                return None
+            tokens.append(re.escape(pattern[at : at + 1]))
+        else:
+            tokens.append(re.escape(char))
+        at += 1
+    return tokens
+
+
+def _class(pattern: bytes, at: int) -> tuple[bytes, int] | None:
+    """Return the expression for the brackets that open before ``at``, and where they end.
+
+    They never match a slash. A ']' right after the opening is one of the characters.
+    """
+    is_negated = pattern[at : at + 1] in (b"!", b"^")
+    at += is_negated
+    allowed = previous = b""
+    start = at
+    while (char := pattern[at : at + 1]) and (char != b"]" or at == start):
+        if named := _NAMED.match(pattern, at):
+            if named[1] not in _CLASSES:
+                return None
+            allowed += _CLASSES[named[1]]
+            previous = b""
+            at = named.end()
+        elif previous and (last := _RANGE.match(pattern, at)):
+            if previous <= last[1]:
+                allowed += _byte(previous) + b"-" + _byte(last[1])
+            previous = b""
+            at = last.end()
+        else:
+            at += char == b"\\"
+            previous = pattern[at : at + 1]
+            allowed += _byte(previous)
+            at += 1
+    if not char:
+        return None
+    if is_negated:
+        return b"[^/" + allowed + b"]", at + 1
+    return (b"(?!/)[" + allowed + b"]" if allowed else b"(?!)"), at + 1
+
+
+def _byte(char: bytes) -> bytes:
+    return b"\\x%02x" % ord(char) if char else b""
