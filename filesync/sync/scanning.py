@@ -19,7 +19,7 @@ from filesync.sync.filter import Filter
 from filesync.sync.places import Place
 
 if TYPE_CHECKING:
-    from filesync.disk.updating.files import Proved
+    from filesync.disk.updating.files import Proved, WrittenNs
 
 CACHED_NAMES_BYTES: Final = 1 << 20
 """Names that hold less than this together are read sooner than a cache is opened."""
@@ -116,15 +116,16 @@ def note_proved(
     place: Place,
     caches: Path | None,
     proved: Iterable["Proved"],
-    between_ns: tuple[int, int],
+    written_ns: "WrittenNs",
 ) -> None:
     """Have the next scan of ``place`` not read again what an update has proved and written there.
 
-    Blocks. ``proved`` and ``between_ns`` are those of a ``TreeUpdate`` that is finished.
+    Blocks. ``proved`` and ``written_ns`` are those of a ``TreeUpdate`` that is finished.
     """
+    since_ns, shown_ns, until_ns = written_ns
     with ExitStack() as stack:
         cache: StatCache | None = None
-        for path, directory, named in proved:
+        for path, directory, named, is_new in proved:
             files = [file for file in named if not file.link]
             if sum(file.size for file in files) < NOTED_BYTES:
                 continue
@@ -134,7 +135,15 @@ def note_proved(
                 stack.enter_context(cache)
             if inode := _inode(place, path):
                 old = cache.load(path)
-                seen = written(old, directory, files, inode=inode, between_ns=between_ns)
+                is_hidden = is_new and shown_ns > 0
+                seen = written(
+                    old,
+                    directory,
+                    files,
+                    inode=inode,
+                    between_ns=(since_ns, shown_ns if is_hidden else until_ns),
+                    is_hidden=is_hidden,
+                )
                 cache.keep(path, seen, inode)
         if cache is not None:
             cache.end(complete=False)

@@ -391,7 +391,7 @@ def test_what_other_trees_of_this_machine_have_goes_past_refusals_too(
     update.finish()
     assert sorted(os.listdir(root)) == ["b", "c"]
     assert (root / "b").read_bytes() == LARGE
-    assert [one.name for _, _, files in update.proved() for one in files] == [b"c"]
+    assert [one.name for proved in update.proved() for one in proved.files] == [b"c"]
 
 
 def test_what_cannot_be_removed_comes_back_even_when_the_update_fails(

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from filesync.digest import digest_of
 from filesync.disk.scanning.listing import Stamp
 from filesync.disk.scanning.statcache import FINE_SLACK_NS, SeenFile
-from filesync.disk.scanning.written import has_holes, is_as_written, is_own
+from filesync.disk.scanning.written import has_holes, is_as_written, owner_believed
 from filesync.manifest import EMPTY_DIRECTORY, File
 
 S = 1_000_000_000
@@ -35,8 +35,8 @@ def a_note(mtime_ns: int = 500 * S + 1, until_ns: int = UNTIL) -> SeenFile:
 
 
 def test_a_file_that_is_as_it_was_written_is_believed() -> None:
-    assert is_as_written(a_note(), a_stamp(), is_alone=True)
-    assert is_as_written(a_note(), a_stamp(ctime_ns=UNTIL - 1), is_alone=True)
+    assert is_as_written(a_note(), a_stamp(), owner=ME)
+    assert is_as_written(a_note(), a_stamp(ctime_ns=UNTIL - 1), owner=ME)
 
 
 OTHERS = {
@@ -55,24 +55,24 @@ STRANGE = {
 
 @pytest.mark.parametrize("what", [*OTHERS, *STRANGE])
 def test_a_file_that_may_be_another_by_now_is_not_believed(what: str) -> None:
-    assert not is_as_written(a_note(), (OTHERS | STRANGE)[what], is_alone=True)
+    assert not is_as_written(a_note(), (OTHERS | STRANGE)[what], owner=ME)
 
 
 def test_where_others_can_rename_files_none_is_believed() -> None:
-    assert not is_as_written(a_note(), a_stamp(), is_alone=False)
+    assert not is_as_written(a_note(), a_stamp(), owner=None)
 
-    def directory(uid: int, mode: int) -> bool:
-        return is_own(replace(EMPTY_DIRECTORY, mode=mode, uid=uid, gid=0, mtime_ns=0))
+    def believed(uid: int, mode: int) -> int | None:
+        return owner_believed(replace(EMPTY_DIRECTORY, mode=mode, uid=uid, gid=0, mtime_ns=0))
 
-    assert directory(ME, 0o755)
-    assert not directory(ME + 1, 0o755)
-    assert not directory(ME, 0o775)
-    assert not directory(ME, 0o757)
+    assert believed(ME, 0o755) == ME
+    assert believed(ME + 1, 0o755) is None
+    assert believed(ME, 0o775) is None
+    assert believed(ME, 0o757) is None
 
 
 def test_a_file_whose_time_is_of_when_it_was_written_is_not_believed() -> None:
     late = SINCE - FINE_SLACK_NS
-    assert not is_as_written(a_note(late), a_stamp(mtime_ns=late), is_alone=True)
+    assert not is_as_written(a_note(late), a_stamp(mtime_ns=late), owner=ME)
 
 
 @pytest.mark.parametrize("what", [*OTHERS, *STRANGE])
@@ -80,7 +80,7 @@ def test_what_a_scan_has_read_is_believed_whosever_it_is_while_its_stamps_are_th
     what: str,
 ) -> None:
     stamp = (OTHERS | STRANGE)[what]
-    assert is_as_written(a_note(until_ns=SINCE + 1), stamp, is_alone=False) == (what in STRANGE)
+    assert is_as_written(a_note(until_ns=SINCE + 1), stamp, owner=None) == (what in STRANGE)
 
 
 @pytest.mark.parametrize("size", [5000, 200_000])

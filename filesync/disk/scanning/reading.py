@@ -45,10 +45,11 @@ from filesync.disk.scanning.readfile import (
 )
 from filesync.disk.scanning.statcache import Noted, SeenFile, noted
 from filesync.disk.scanning.written import (
+    SIZED_FIRST_BYTES,
     has_holes,
     is_as_written,
-    is_own,
     is_sparse,
+    owner_believed,
     place_of,
 )
 from filesync.errors import StoreError, Unreadable
@@ -206,37 +207,21 @@ class Reader:
             and not e.link
         }
         entries += [old[0] for old in kept.values()]
-        place, is_alone = place_of(listing.inode), is_own(listing.header)
+        owner = owner_believed(listing.header)
+        place = place_of(listing.inode)
+        hidden = place_of(listing.inode, is_hidden=True)
         for name, stamp in [one for one in listing.stamps.items() if one[0] not in kept]:
             old = seen.get(name)
             if (
                 old is not None
-                and old[3] == place
-                and is_as_written(old, stamp, is_alone=is_alone)
-                and (file := self._as_written(listing, name, stamp))
+                and old[3] in (place, hidden)
+                and is_as_written(old, stamp, owner=owner)
+                and (xattrs := _as_written(listing, name, stamp, old[3] == hidden)) is not None
             ):
-                entries.append(file)
+                listing.written[name] = old
+                entries.append(self._file(listing, name, stamp, old[0].digest, xattrs))
             else:
                 self._read_entry(listing, name)
-
-    def _as_written(self, listing: Listing, name: bytes, stamp: Stamp) -> File | None:
-        """Return a file that seems to be what was written there; None if it is to be looked at."""
-        try:
-            # Opened, what it holds besides is told in half the time that it takes by a path.
-            fd = os.open(name, READ_FLAGS, dir_fd=listing.fd)
-        except OSError:
-            return None
-        try:
-            status = os.fstat(fd)
-            if stamp_of(status) != stamp or has_holes(fd, status):
-                return None
-            xattrs = read_xattrs(fd, listing.prefix + name)
-        except (OSError, StoreError):
-            return None
-        finally:
-            os.close(fd)
-        seen = listing.written[name] = listing.seen[name]
-        return self._file(listing, name, stamp, seen[0].digest, xattrs)
 
     def _read_entry(self, listing: Listing, name: bytes) -> None:
         """Read what had the stamp ``listing.stamps[name]`` a moment ago."""
@@ -415,6 +400,27 @@ class Reader:
         if nearest != mtime_ns:
             self._note_skipped(listing, "extreme mtime")
         return nearest
+
+
+def _as_written(listing: Listing, name: bytes, stamp: Stamp, is_hidden: bool) -> Xattrs | None:
+    """Return the attributes of a file that seems to be what was written; None if it is to be read."""
+    try:
+        if is_hidden and stamp[SIZE] < SIZED_FIRST_BYTES:
+            status = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
+            return None if is_sparse(status) else listing.seen[name][0].xattrs
+        # Opened, what it holds besides is told in half the time that it takes by a path.
+        fd = os.open(name, READ_FLAGS, dir_fd=listing.fd)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(fd)
+        if stamp_of(status) != stamp or has_holes(fd, status):
+            return None
+        return read_xattrs(fd, listing.prefix + name)
+    except (OSError, StoreError):
+        return None
+    finally:
+        os.close(fd)
 
 
 def _inode(stamp: Stamp) -> tuple[int, int]:

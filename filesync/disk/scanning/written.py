@@ -14,7 +14,7 @@ from filesync.manifest import Directory, File, encode, with_entries
 
 _BY_OTHERS: Final = 0o022
 _BLOCK_BYTES: Final = 512
-_SIZED_FIRST_BYTES: Final = 64 << 10
+SIZED_FIRST_BYTES: Final = 64 << 10
 """Below this an update gives a file its size with its content, unless it has holes."""
 _FLUSHED_NS: Final = 600_000_000_000
 """Linux begins to write what is 30 seconds old; a slow disk then takes a while."""
@@ -27,6 +27,7 @@ def written(
     *,
     inode: int,
     between_ns: tuple[int, int],
+    is_hidden: bool = False,
 ) -> Seen:
     """Return what is noted of a directory when ``files`` have been written in it.
 
@@ -37,28 +38,31 @@ def written(
         inode: the directory's.
         between_ns: the ctimes between which they were written. What is done later has none before
             the second.
+        is_hidden: until then nobody but this user, and the superuser, could look into it: they
+            have the attributes that they were given, and no others.
     """
     since_ns, until_ns = between_ns
-    place = place_of(inode)
+    place = place_of(inode, is_hidden=is_hidden)
     if seen is not None:
         return seen.with_files((file, until_ns, since_ns, place) for file in files)
     stamps = (until_ns, since_ns, place) * len(files)
     return Seen(encode(with_entries(directory, files)), pack_stamps(stamps))
 
 
-def is_own(directory: Directory) -> bool:
-    """Say whether nobody but this user, and the superuser, can have renamed what is in a directory.
+def owner_believed(directory: Directory) -> int | None:
+    """Return whose files in a directory may be as they were written: this user's; None for nobody's.
 
     Files of one size and time that others gave each other's names while the update went on have
-    ctimes of that time.
+    ctimes of that time. So nobody else, but the superuser, can have renamed what is in it.
     """
-    return directory.uid == os.geteuid() and not directory.mode & _BY_OTHERS
+    user = os.geteuid()
+    return user if directory.uid == user and not directory.mode & _BY_OTHERS else None
 
 
-def is_as_written(seen: SeenFile, stamp: Stamp, *, is_alone: bool) -> bool:
+def is_as_written(seen: SeenFile, stamp: Stamp, *, owner: int | None) -> bool:
     """Say whether what ``seen`` says was written in this directory is still what has the stamp.
 
-    ``is_alone`` says that nobody else can have renamed what is in its directory (``is_own``).
+    ``owner`` is whose file it must be (``owner_believed``).
 
     It has the time of its content, so that writing to it shows, unless that time is of the very
     tick of the clock in which it was written. Its owner could set the time back while the update
@@ -74,10 +78,9 @@ def is_as_written(seen: SeenFile, stamp: Stamp, *, is_alone: bool) -> bool:
         return is_like_it
     return (
         is_like_it
-        and is_alone
-        and not is_racy(file.mtime_ns, file.mtime_ns, started_ns=stamp[CTIME])
-        and stamp[UID] == os.geteuid()
+        and stamp[UID] == owner
         and not stamp[MODE] & _BY_OTHERS
+        and not is_racy(file.mtime_ns, file.mtime_ns, started_ns=stamp[CTIME])
     )
 
 
@@ -92,7 +95,7 @@ def may_be_lost(stamps: Mapping[bytes, Stamp], *, started_ns: int) -> list[bytes
     return [
         name
         for name, one in stamps.items()
-        if one[SIZE] >= _SIZED_FIRST_BYTES and one[CTIME] >= limit
+        if one[SIZE] >= SIZED_FIRST_BYTES and one[CTIME] >= limit
     ]
 
 
@@ -113,7 +116,7 @@ def has_holes(fd: int, status: os.stat_result) -> bool:
     Raises:
         OSError: it cannot be told.
     """
-    is_large = status.st_size >= _SIZED_FIRST_BYTES
+    is_large = status.st_size >= SIZED_FIRST_BYTES
     return is_sparse(status) or (is_large and os.lseek(fd, 0, os.SEEK_HOLE) < status.st_size)
 
 
@@ -122,14 +125,14 @@ def is_sparse(status: os.stat_result) -> bool:
     return status.st_blocks * _BLOCK_BYTES < status.st_size
 
 
-def place_of(inode: int) -> int:
-    """Return what stands for the device of files that were written in a directory; none is negative.
+def place_of(inode: int, *, is_hidden: bool = False) -> int:
+    """Return what stands for the device of files that were written in a directory; all are negative.
 
     What was renamed since has another ctime, but not what is in a directory that was: its inode tells.
     It is another one after each boot: of what was just written a power cut leaves sizes and times,
     but not the contents, and what was noted by then is on the disk sooner than they.
     """
-    return ~(xxh3_64_intdigest(b"%d %s" % (inode, _boot())) >> 1)
+    return ~(xxh3_64_intdigest(b"%d %d %s" % (inode, is_hidden, _boot())) >> 1)
 
 
 @cache

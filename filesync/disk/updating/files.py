@@ -38,6 +38,21 @@ class Run(NamedTuple):
     visit: Visit
 
 
+class WrittenNs(NamedTuple):
+    """When an update wrote, as ctimes of the file system of its root.
+
+    Attributes:
+        since: nothing that it wrote has one before.
+        shown: nor one from here on, if it is in a directory that was new; only then others than
+            this user, and the superuser, could look into that. 0 if it is not to be relied on.
+        until: nor has anything one from here on.
+    """
+
+    since: int
+    shown: int
+    until: int
+
+
 class Proved(NamedTuple):
     """Files of one directory whose contents were proved as they were written.
 
@@ -45,11 +60,13 @@ class Proved(NamedTuple):
         path: the directory's.
         directory: what it shall be.
         files: ascending by name; none may be there any more.
+        is_new: the update has made the directory.
     """
 
     path: bytes
     directory: Directory
     files: list[File]
+    is_new: bool
 
 
 class Files:
@@ -157,7 +174,9 @@ class Files:
                 proved = [
                     one for one, state in zip(files, states, strict=False) if state == PROVED
                 ]
-                yield Proved(visit.path, visit.new, proved)
+                # The root may have been there.
+                is_new = visit.old is None and bool(visit.path)
+                yield Proved(visit.path, visit.new, proved, is_new)
 
     def find(self, state: State) -> Iterator[Missing]:
         """Yield the files in ``state``."""

@@ -24,7 +24,7 @@ from typing import Final, TypeVar
 from filesync.digest import Digest
 from filesync.disk.handles import shown
 from filesync.disk.reserved import is_reserved
-from filesync.disk.updating.files import Files, Proved
+from filesync.disk.updating.files import Files, Proved, WrittenNs
 from filesync.disk.updating.incoming import Incoming, WantedFile
 from filesync.disk.updating.large import BasisFile, LargeFile
 from filesync.disk.updating.layout import Layout, RootTimes, drop_default_acl, open_up, sweep
@@ -50,6 +50,7 @@ __all__ = [
     "TreeUpdate",
     "UpdateStats",
     "WantedFile",
+    "WrittenNs",
 ]
 
 _Part = TypeVar("_Part")
@@ -66,8 +67,7 @@ class TreeUpdate:
 
     Attributes:
         done: what it did, once it is finished.
-        written_ns: the ctimes between which all was written that it wrote, by the clock of the
-            root's file system, once it is finished or aborted.
+        written_ns: when it wrote what it did, once it is finished or aborted.
         refused: what it could not do, if it goes on.
     """
 
@@ -133,7 +133,8 @@ class TreeUpdate:
         self._passes_over = passes_over
         self._visits.refused = self.refused.directories
         self.done: UpdateStats | None = None
-        self.written_ns = (0, 0)
+        self.written_ns = WrittenNs(0, 0, 0)
+        self._began_ns = self._shown_ns = 0
         self._incoming: Incoming | None = None
         self._root: Directories | None = None
         self._work: WorkDirectory | None = None
@@ -253,7 +254,7 @@ class TreeUpdate:
         Once it is finished or aborted; in walk order, by directory. Any may be gone, or be another
         file by now.
         """
-        if self.written_ns[1]:
+        if self.written_ns.until:
             yield from self._files.proved()
 
     def finish(self) -> UpdateStats:
@@ -275,6 +276,7 @@ class TreeUpdate:
         self._layout.discard(self._visits.common())
         work.remove()
         self._work = None
+        self._note_shown()
         self._layout.seal(self._metadata, root_times=self._root_times)
         self._note_end()
         self._directories.close()
@@ -319,10 +321,18 @@ class TreeUpdate:
 
     # --- inside ---------------------------------------------------------------------------
 
+    def _note_shown(self) -> None:
+        """Note when new directories are still this user's, and all else is there."""
+        if not self._metadata.not_kept:  # else what is there is not what was to be
+            self._shown_ns = self._ctime_ns()
+
     def _note_end(self) -> None:
+        self.written_ns = WrittenNs(self._began_ns, self._shown_ns, self._ctime_ns())
+
+    def _ctime_ns(self) -> int:
+        """Return the root's; it is as late as the end of the work directory."""
         with self._directories.held(b"") as root:
-            # It lost the work directory when all else was there.
-            self.written_ns = (self._began_ns, os.fstat(root).st_ctime_ns)
+            return os.fstat(root).st_ctime_ns
 
     def _not_kept(self) -> dict[str, int]:
         twins = len(self._visits.twins)

@@ -1,5 +1,6 @@
 """What an update has proved and written need not be read by the next scan, and what changed is."""
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,11 +11,18 @@ import pytest
 from filesync.digest import digest_of
 from filesync.disk.scanning import reading, written
 from filesync.disk.scanning import scan as scan_module
-from filesync.disk.scanning.readfile import Content, read_file
+from filesync.disk.scanning.readfile import Content, read_file, read_xattrs
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
-from filesync.disk.updating.files import Proved
+from filesync.disk.updating.files import Proved, WrittenNs
 from filesync.disk.updating.update import TreeUpdate
-from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, MemoryNodes, Subdirectory
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    File,
+    Manifest,
+    MemoryNodes,
+    Subdirectory,
+    Xattrs,
+)
 from filesync.sync.places import LocalPlaces, Place
 from filesync.sync.scanning import note_proved, scan_place
 from tests.unit.update_driver import MakeFile, build
@@ -300,7 +308,9 @@ def note(
     assert isinstance(found, Subdirectory)
     directory = target.directory(found.tree)
     files = [entry for entry in directory.entries if isinstance(entry, File)]
-    note_proved(place, caches, [Proved(path, directory, files)], between_ns)
+    since_ns, until_ns = between_ns
+    proved = [Proved(path, directory, files, is_new=False)]
+    note_proved(place, caches, proved, WrittenNs(since_ns, 0, until_ns))
 
 
 def test_what_was_there_before_the_update_is_read_even_if_size_and_time_are_the_same(
@@ -338,6 +348,94 @@ def test_of_a_directory_that_no_scan_has_noted_nothing_is_read(
 
 def test_little_is_read_sooner_than_noted(place: Place, tmp_path: Path) -> None:
     files = [File(b"small", 0o644, 0, 0, 0, 1000, digest_of(b""))]
-    proved = [Proved(b"d", EMPTY_DIRECTORY, files)]
-    note_proved(place, tmp_path / "new", proved, (1, END_NS))
+    proved = [Proved(b"d", EMPTY_DIRECTORY, files, is_new=True)]
+    note_proved(place, tmp_path / "new", proved, WrittenNs(1, END_NS, END_NS))
     assert not (tmp_path / "new").exists()
+
+
+SET = os.setxattr
+TAGGED = "new/tagged"
+NEW_ONES = [
+    MakeFile("new/one", b"1" * 50_000),
+    MakeFile(TAGGED, b"2" * 50_000),
+    MakeFile("new/large", b"3" * 100_000),
+]
+
+
+def add_new(place: Place, tmp_path: Path) -> TreeUpdate:
+    """Make a new directory at ``place``; its files are older than the last tick of the clock."""
+    build(tmp_path / "source", [*makes(OLD), *NEW_ONES])
+    SET(tmp_path / "source" / TAGGED, "user.tag", b"given")
+    nodes = MemoryNodes()
+    basis = scan_place(place, nodes, caches=tmp_path / "caches").manifest
+    source = Place(os.open(tmp_path / "source", os.O_RDONLY), None, names=None, label=b"")
+    target = scan_place(source, nodes, caches=None).manifest
+    source.close()
+    one = TreeUpdate(place.root, basis=basis, target=target, atomic=True)
+    one.prepare()
+    contents = {digest_of(file.data): file.data for file in NEW_ONES}
+    one.write_small([(wanted, contents[wanted.digest]) for wanted in one.wanted()])
+    time.sleep(1.5e-9 * FINE_SLACK_NS)
+    one.finish()
+    note_proved(place, tmp_path / "caches", one.proved(), one.written_ns)
+    return one
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Paths of the files in the new directory whose attributes scans look at."""
+    paths: list[bytes] = []
+
+    def counting(at: int | bytes, path: bytes) -> Xattrs:
+        if path.startswith(b"new/"):
+            paths.append(path)
+        return read_xattrs(at, path)
+
+    monkeypatch.setattr(reading, "read_xattrs", counting)
+    return paths
+
+
+def test_small_files_of_a_new_directory_are_not_even_opened(
+    place: Place, tmp_path: Path, opened: list[bytes]
+) -> None:
+    add_new(place, tmp_path)
+    opened.clear()
+    found = scanned(place, tmp_path)
+    assert opened == [b"new/large"]
+    assert found.tree == scan_place(place, MemoryNodes(), caches=None).manifest.tree
+
+
+def test_an_attribute_that_was_set_in_a_new_directory_afterwards_is_seen(
+    place: Place, tmp_path: Path
+) -> None:
+    add_new(place, tmp_path)
+    os.setxattr(tmp_path / "dest" / TAGGED, "user.tag", b"mine")
+    found = scanned(place, tmp_path).find(os.fsencode(TAGGED))
+    assert isinstance(found, File)
+    assert found.xattrs == ((b"user.tag", b"mine"),)
+
+
+def test_where_not_all_could_be_kept_the_files_of_a_new_directory_are_opened(
+    place: Place, tmp_path: Path, opened: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: object, **__: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no attributes here")
+
+    with monkeypatch.context() as without:
+        without.setattr(os, "setxattr", refusing)
+        assert add_new(place, tmp_path).written_ns.shown == 0
+    opened.clear()
+    found = scanned(place, tmp_path).find(os.fsencode(TAGGED))
+    assert isinstance(found, File)
+    assert not found.xattrs
+    assert sorted(opened) == sorted(os.fsencode(file.path) for file in NEW_ONES)
+
+
+def test_a_small_file_of_a_new_directory_that_has_holes_is_read(
+    place: Place, tmp_path: Path, read: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_new(place, tmp_path)
+    monkeypatch.setattr(reading, "is_sparse", lambda _: True)
+    read.clear()
+    scanned(place, tmp_path)
+    assert {b"one", b"tagged"} <= set(read)
