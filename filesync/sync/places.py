@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -46,6 +47,16 @@ class Place:
         self.root = Path(f"/proc/self/fd/{fd}") if root is None else root
         self.names = names
         self.label = label
+
+    def has_other(self, name: bytes) -> bool:
+        """Say whether the directory has ``name``, and it is none itself."""
+        try:
+            status = (
+                os.stat(name, dir_fd=self._fd, follow_symlinks=False) if is_name(name) else None
+            )
+        except OSError:
+            return False
+        return status is not None and not stat.S_ISDIR(status.st_mode)
 
     @property
     def is_empty(self) -> bool:

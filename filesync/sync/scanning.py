@@ -21,8 +21,9 @@ from filesync.sync.places import Place
 if TYPE_CHECKING:
     from filesync.disk.updating.files import Proved, WrittenNs
 
+CACHED_NAMES: Final = 500
 CACHED_NAMES_BYTES: Final = 1 << 20
-"""Names that hold less than this together are read sooner than a cache is opened."""
+"""Fewer names, that hold less than this together, are read sooner than a cache is opened."""
 NOTED_BYTES: Final = 64 << 10
 """What was written in a directory and is less than this is read sooner than noted."""
 
@@ -97,6 +98,7 @@ def scan_place(
                 place.root,
                 nodes,
                 cache=cache,
+                names=place.names,
                 leave_out=leave_out,
                 watcher=watcher,
                 skip_unreadable=skip_unreadable,
@@ -179,7 +181,8 @@ def _cache(place: Place, caches: Path | None) -> StatCache | None:
         return None
     key = os.fsencode(os.path.realpath(place.root))
     if place.names is not None:
-        if _size(place, place.names) < CACHED_NAMES_BYTES:
+        is_little = len(place.names) < CACHED_NAMES
+        if is_little and _size(place, place.names) < CACHED_NAMES_BYTES:
             return None
         key += b"\0" + b"\0".join(sorted(place.names))
     return open_cache(caches, key)

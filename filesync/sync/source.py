@@ -5,16 +5,13 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from filesync.descriptors import OUT_OF_ROOM
 from filesync.errors import UsageError
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Place, Places, not_found, split_path
-
-MAX_NAMES: Final = 1000
-"""Names of one directory that are synced at once; more are more than one part."""
 
 
 class Source(NamedTuple):
@@ -55,54 +52,88 @@ class Sources(NamedTuple):
 
 
 def find_sources(
-    places: Places, paths: Sequence[bytes], filter: Filter, *, most: int | None = None
+    places: Places,
+    paths: Sequence[bytes],
+    filter: Filter,
+    *,
+    most: int | None = None,
+    most_names: int | None = None,
 ) -> Sources:
     """Return what ``paths`` name, in their order, that ``filter`` lets through.
 
-    Names in one directory are one source. A directory with a slash at its end stands for what is
-    in it. Where two paths have one last name, the first stands for it. The caller closes the
-    places.
+    Names in one directory are one source, or more of ``most_names`` each. A directory with a slash
+    at its end stands for what is in it. Where two paths have one last name, the first stands for it.
+    The caller closes the places.
 
     Raises:
         StoreError: this process has no room for more.
         UsageError: something may not be named, or more than ``most`` directories are.
     """
-    found: list[Source] = []
+    finding = _Finding(places, most_names)
     missing: dict[bytes, int] = {}
-    together: dict[bytes, list[Place]] = {}
-    seen: set[bytes] = set()
     try:
         for path in paths:
-            if most is not None and len(found) == most:
+            if most is not None and len(finding.found) == most:
                 raise UsageError(f"more than {most} directories at once; name fewer")
             try:
-                place = _find(places, path)
+                finding.find(path)
             except OSError as exc:
                 if exc.errno is None or exc.errno in OUT_OF_ROOM:
                     raise not_found(path, exc) from exc
                 missing[path] = exc.errno
-                continue
-            if place.names is None:
-                found.append(Source(place, _inside(path)))
-                continue
-            directory = split_path(path)[0]
-            group = together.setdefault(directory, [])
-            fresh = place.names - seen
-            seen |= place.names
-            if group and len(group[-1].names or ()) < MAX_NAMES:
-                place.close()
-                group[-1].names = (group[-1].names or frozenset()) | fresh
-            elif fresh:
-                group.append(place)
-                found.append(Source(place))
-            else:
-                place.close()
     except BaseException:
-        close_all(found)
+        close_all(finding.found)
         raise
-    kept = _not_excluded(places, found, filter)
+    finding.end()
+    kept = _not_excluded(places, finding.found, filter)
     there = [path for path in paths if path not in missing]
     return Sources(kept, missing, are_several([source.part for source in kept], there))
+
+
+class _Finding:
+    """Sources as they are found.
+
+    Attributes:
+        found: in the order of the paths; which names they are is known at the end.
+    """
+
+    def __init__(self, places: Places, most_names: int | None) -> None:
+        self.found: list[Source] = []
+        self._places = places
+        self._most_names = most_names
+        self._seen: set[bytes] = set()
+        self._groups: list[tuple[Place, list[bytes]]] = []
+        self._last_in: dict[bytes, tuple[Place, list[bytes]]] = {}
+
+    def find(self, path: bytes) -> None:
+        """Add what ``path`` names.
+
+        Raises:
+            OSError: it leads nowhere, or cannot be read.
+        """
+        directory, slash, name = path.rpartition(b"/")
+        group = self._last_in.get(directory or slash)
+        if group is not None and len(group[1]) == self._most_names:
+            group = None
+        if group is None or not group[0].has_other(name):
+            place = _find(self._places, path)
+            if place.names is None:
+                self.found.append(Source(place, _inside(path)))
+                return
+            if group is not None or name in self._seen:
+                place.close()
+            else:
+                group = self._last_in[directory or slash] = place, []
+                self._groups.append(group)
+                self.found.append(Source(place))
+        if group is not None and name not in self._seen:
+            self._seen.add(name)
+            group[1].append(name)
+
+    def end(self) -> None:
+        """Give the sources their names."""
+        for place, names in self._groups:
+            place.names = frozenset(names)
 
 
 def are_several(parts: Sequence[Part], paths: Sequence[bytes]) -> bool:
@@ -110,7 +141,13 @@ def are_several(parts: Sequence[Part], paths: Sequence[bytes]) -> bool:
 
     What they go to is a directory then, as it is to rsync: it counts a path that comes twice too.
     """
-    given = (path for path in paths if any(is_named(part, (path,)) for part in parts))
+    directories = {part.inside for part in parts if part.names is None}
+    alone = {b"".join(part.names) for part in parts if part.names and len(part.names) == 1}
+    given = (
+        path
+        for path in paths
+        if _inside(path) in directories or path.rpartition(b"/")[2] in alone
+    )
     return len(list(islice(given, 2))) == 2
 
 

@@ -16,7 +16,7 @@ from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.removing import remove_tree
 from filesync.disk.scanning import readfile, reading
 from filesync.disk.scanning import scan as scan_module
-from filesync.disk.scanning.listing import names_in, recent
+from filesync.disk.scanning.listing import Item, names_in, recent
 from filesync.disk.scanning.readfile import is_kept
 from filesync.disk.scanning.scan import Excludes, Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS, StatCache, is_racy
@@ -744,7 +744,7 @@ def test_directories_that_are_too_deep_are_refused_before_all_of_them_are_entere
     os.close(dig(tmp_path, depth, name))
     entered = 0
 
-    def list_names(fd: int) -> Iterator[tuple[bytes, "os.DirEntry[str]"]]:
+    def list_names(fd: int) -> Iterator[tuple[bytes, Item]]:
         nonlocal entered
         entered += 1
         return names_in(fd)
@@ -755,3 +755,27 @@ def test_directories_that_are_too_deep_are_refused_before_all_of_them_are_entere
     assert entered < 4001
     assert entered < depth
     subprocess.run(["rm", "-rf", tmp_path / name], check=True)
+
+
+def test_of_names_that_are_given_nothing_else_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tree/sub").mkdir(parents=True)
+    for path in ("one", "other", "sub/one", "../outside"):
+        (tmp_path / "tree" / path).write_text(path)
+    os.symlink("one", tmp_path / "tree/link")
+    listed: list[int] = []
+
+    def list_names(fd: int) -> Iterator[tuple[bytes, Item]]:
+        listed.append(os.fstat(fd).st_ino)
+        return names_in(fd)
+
+    monkeypatch.setattr(scan_module, "names_in", list_names)
+    nodes = MemoryNodes()
+    names = {b"one", b"link", b"sub", b"gone", b"", b".", b"..", b"sub/one", b"../outside"}
+    for _ in range(2):
+        with StatCache(tmp_path / "cache") as cache:
+            found = scan(tmp_path / "tree", nodes, cache=cache, names=names)
+        root = Manifest(found.tree, nodes).root
+        assert [entry.name for entry in root.entries] == [b"link", b"one", b"sub"]
+    assert listed == [(tmp_path / "tree/sub").stat().st_ino] * 2

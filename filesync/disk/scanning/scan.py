@@ -21,10 +21,12 @@ from filesync.disk.scanning.listing import (
     CTIME,
     MTIME,
     Found,
+    Item,
     Stamp,
     look,
     names_in,
     recent,
+    these_in,
 )
 from filesync.disk.scanning.readfile import Beside, unreadable
 from filesync.disk.scanning.reading import Listing, Reader
@@ -117,6 +119,7 @@ def scan(
     nodes: Nodes,
     *,
     cache: StatCache | None = None,
+    names: Set[bytes] | None = None,
     excludes: Excludes | None = None,
     leave_out: LeaveOut | None = None,
     hints: Mapping[bytes, tuple[int, Digest]] | None = None,
@@ -128,7 +131,8 @@ def scan(
 ) -> Scanned:
     """Put the manifest of the directory ``root`` into ``nodes``. Blocks.
 
-    ``root`` may be a link to a directory. What ``leave_out`` says is as if it were not there,
+    ``root`` may be a link to a directory, of which only ``names`` are looked at if they are given;
+    none of them need be there. What ``leave_out`` says is as if it were not there,
     with all below it. ``hints`` gives (size, digest) of files that the
     caller has just written and checked: a file of that size at that path is not read.
     ``watcher`` is told of directories as they are done; if there are hard links across them the
@@ -160,6 +164,7 @@ def scan(
             handles,
             reader,
             cache=cache,
+            names=names,
             excludes=excludes,
             leave_out=leave_out,
             changed=watcher.directory_changed if watcher else None,
@@ -211,6 +216,7 @@ class _Scan:
         reader: Reader,
         *,
         cache: StatCache | None,
+        names: Set[bytes] | None,
         excludes: Excludes | None,
         leave_out: LeaveOut | None,
         changed: Callable[[bytes, bytes, Digest], None] | None,
@@ -221,6 +227,7 @@ class _Scan:
         self._handles = handles
         self._reader = reader
         self._cache = cache
+        self._names = None if names is None else sorted(names)
         self._excludes = excludes
         self._leave_out = leave_out
         self._changed = changed
@@ -258,7 +265,7 @@ class _Scan:
 
     def _read(self, at: _At, listing: Listing) -> Expansion[_At]:
         on_the_way: set[bytes] = set()
-        found = self._wanted(listing, names_in(listing.fd), on_the_way)
+        found = self._wanted(listing, self._found(listing), on_the_way)
         seen = self._cache.load(at.path, listing.inode) if self._cache is not None else None
         known: Known | None = None
         made: Callable[[Known], None] | None = None
@@ -288,6 +295,11 @@ class _Scan:
             known=known,
             made=made,
         )
+
+    def _found(self, listing: Listing) -> Found:
+        if self._names is None or listing.prefix:
+            return names_in(listing.fd)
+        return these_in(listing.fd, self._names)
 
     def _wanted(self, listing: Listing, found: Found, on_the_way: set[bytes]) -> Found:
         """Return what is not left out; note directories that are but are to be entered."""
@@ -390,9 +402,7 @@ def _telling(watcher: Watcher | None) -> Callable[[_At, Digest], None] | None:
     return lambda at, tree: tell(at.path, tree)
 
 
-def _kept(
-    found: Found, leave_out: LeaveOut, prefix: bytes
-) -> Iterator[tuple[bytes, "os.DirEntry[str]"]]:
+def _kept(found: Found, leave_out: LeaveOut, prefix: bytes) -> Iterator[tuple[bytes, Item]]:
     for name, item in found:
         if not leave_out(prefix + name, item.is_dir(follow_symlinks=False)):
             yield name, item
@@ -400,7 +410,7 @@ def _kept(
 
 def _not_excluded(
     found: Found, excludes: Excludes, prefix: bytes, on_the_way: set[bytes]
-) -> Iterator[tuple[bytes, "os.DirEntry[str]"]]:
+) -> Iterator[tuple[bytes, Item]]:
     for name, item in found:
         path = (prefix + name).decode("utf-8", "surrogateescape")
         if not excludes.excludes(path):
