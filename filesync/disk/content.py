@@ -65,8 +65,8 @@ def write_new(fd: int, data: bytes | bytearray | memoryview) -> None:
     """Write all of ``data`` to a new file, pages of it that are all zero as holes."""
     view = memoryview(data)
     if any(
-        not view[at] and view[at : at + _PAGE] == _ZERO_PAGE
-        for at in range(0, len(view), _PAGE)
+        not view[at] and _is_zero(view[at : at + _PAGE])
+        for at in range(0, len(view) - _PAGE + 1, _PAGE)
     ):
         os.ftruncate(fd, len(view))
         write_sparse(fd, view, 0)
@@ -82,16 +82,25 @@ def write_sparse(fd: int, view: memoryview, offset: int) -> None:
     """
     length = len(view)
     at = min(-offset % _PAGE, length)
-    start = at if view[:at] == _ZERO_PAGE[:at] else 0
+    start = at if _is_zero(view[:at]) else 0
     while at + _PAGE <= length:
         # One byte decides for nearly every page: 13 us a MiB.
-        if not view[at] and view[at : at + _PAGE] == _ZERO_PAGE:
-            write_all(fd, view[start:at], offset + start)
+        if not view[at] and _is_zero(view[at : at + _PAGE]):
+            if start < at:
+                write_all(fd, view[start:at], offset + start)
             start = at + _PAGE
         at += _PAGE
-    if start <= at < length and view[at:] == _ZERO_PAGE[: length - at]:
+    if start <= at < length and _is_zero(view[at:]):
         length = at
     write_all(fd, view[start:length], offset + start)
+
+
+def _is_zero(view: memoryview) -> bool:
+    """Say whether a page or less is all zero.
+
+    As a copy: Python 3.11 compares memory views byte by byte, which takes twenty times as long.
+    """
+    return bytes(view) == _ZERO_PAGE[: len(view)]
 
 
 def copy_sparse(
