@@ -53,7 +53,7 @@ from filesync.digest import WireDigest
 from filesync.errors import ContentCorrupt, FilesyncError, MalformedMessage, SourceChanged
 from filesync.transfer.flow import Compress
 
-VERSION: Final = 4
+VERSION: Final = 5
 
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_FRAME_BYTES: Final = 2 << 20
@@ -115,6 +115,8 @@ class Codec(IntEnum):
     """A zstd frame of its own."""
     STREAM = 2
     """A piece of the session's one zstd frame, after all that went before with this codec."""
+    HOLE = 3
+    """A zero, which stands for as many as there are to be."""
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="op"):

@@ -187,6 +187,8 @@ class Sending:
         return [frame]
 
     def _encode(self, job: SendFrame, data: memoryview) -> tuple[Answer, Buffer]:
+        if codec.is_hole(data):
+            return Frame(self._session, job.raw_bytes, Codec.HOLE), codec.HOLE
         if not codec.seems_to_compress(data):
             return Frame(self._session, job.raw_bytes), data
         if self._encoder is None:
@@ -219,10 +221,7 @@ class Sending:
         match job:
             case SendFrame(ranges, raw_bytes):
                 data = self._source.read(ranges)
-                # A hole is a few bytes on any link.
-                is_hole = not self._is_plain and codec.is_hole(data)
-                is_wanted = is_hole or wanted is not Codec.RAW
-                coded, payload = codec.compress(data, wanted=is_wanted)
+                coded, payload = codec.compress(data, wanted=wanted is not Codec.RAW)
                 return Frame(self._session, raw_bytes, coded), payload
             case SendRecipes(ask, items):
                 return Recipes(self._session, ask), self._source.recipes(items)

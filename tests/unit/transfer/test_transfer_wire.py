@@ -212,6 +212,31 @@ def test_text_is_compressed_and_random_bytes_are_not() -> None:
     assert codec.compress(os.urandom(100_000))[0] is Codec.RAW
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("size", [1, 100, wire.MAX_FRAME_BYTES])
+def test_a_frame_of_zeros_is_a_byte_whatever_is_wanted(size: int, wanted: bool) -> None:
+    coded, payload = codec.compress(bytes(size), wanted=wanted)
+    assert (coded, payload) == (Codec.HOLE, codec.HOLE)
+    assert codec.decompress(coded, payload, size) == bytes(size)
+    for other in (
+        bytes(size - 1) + b"1",
+        b"1" + bytes(size - 1),
+        bytes(wire.MAX_FRAME_BYTES + 1),
+    ):
+        assert codec.compress(other, wanted=wanted)[0] is not Codec.HOLE
+
+
+def test_a_hole_that_is_none_is_refused() -> None:
+    for payload, size in (
+        (b"", 5),
+        (b"1", 5),
+        (bytes(5), 5),
+        (b"\0", wire.MAX_FRAME_BYTES + 1),
+    ):
+        with pytest.raises(MalformedMessage):
+            codec.decompress(Codec.HOLE, payload, size)
+
+
 def zstd(data: bytes) -> bytes:
     return zstandard.ZstdCompressor().compress(data)
 
