@@ -137,14 +137,13 @@ def note_proved(
                 stack.enter_context(cache)
             if inode := _inode(place, path):
                 old = cache.load(path)
-                is_hidden = is_new and shown_ns > 0
                 seen = written(
                     old,
                     directory,
                     files,
                     inode=inode,
-                    between_ns=(since_ns, shown_ns if is_hidden else until_ns),
-                    is_hidden=is_hidden,
+                    between_ns=(since_ns, until_ns),
+                    hidden_ns=shown_ns if is_new else 0,
                 )
                 cache.keep(path, seen, inode)
         if cache is not None:

@@ -18,6 +18,7 @@ from filesync.descriptors import OUT_OF_ROOM
 from filesync.digest import DIGEST_BYTES, EMPTY, Digest
 from filesync.disk.handles import READ_FLAGS
 from filesync.disk.scanning.listing import (
+    CTIME,
     DEVICE,
     INODE,
     MAX_TIME_NS,
@@ -77,6 +78,7 @@ class Listing:
         stamps: of all else, in the order of the directory.
         seen: what is known of files in it.
         kept: of those, what is as it was.
+        hidden_ns: see ``Seen``.
         written: what is seen of those that are as they were written.
         sparse: names of large ones that had holes when they were read.
         entries: of all but subdirectories, as far as it is read.
@@ -101,6 +103,7 @@ class Listing:
         self.stamps: dict[bytes, Stamp] = {}
         self.seen: Mapping[bytes, SeenFile] = {}
         self.kept: Mapping[bytes, SeenFile] = {}
+        self.hidden_ns = 0
         self.written: dict[bytes, SeenFile] = {}
         self.sparse: set[bytes] = set()
         self.entries: list[Entry] = []
@@ -209,14 +212,13 @@ class Reader:
         entries += [old[0] for old in kept.values()]
         owner = owner_believed(listing.header)
         place = place_of(listing.inode)
-        hidden = place_of(listing.inode, is_hidden=True)
         for name, stamp in [one for one in listing.stamps.items() if one[0] not in kept]:
             old = seen.get(name)
             if (
                 old is not None
-                and old[3] in (place, hidden)
+                and old[3] == place
                 and is_as_written(old, stamp, owner=owner)
-                and (xattrs := _as_written(listing, name, stamp, old[3] == hidden)) is not None
+                and (xattrs := _as_written(listing, name, stamp)) is not None
             ):
                 listing.written[name] = old
                 entries.append(self._file(listing, name, stamp, old[0].digest, xattrs))
@@ -402,10 +404,10 @@ class Reader:
         return nearest
 
 
-def _as_written(listing: Listing, name: bytes, stamp: Stamp, is_hidden: bool) -> Xattrs | None:
+def _as_written(listing: Listing, name: bytes, stamp: Stamp) -> Xattrs | None:
     """Return the attributes of a file that seems to be what was written; None if it is to be read."""
     try:
-        if is_hidden and stamp[SIZE] < SIZED_FIRST_BYTES:
+        if stamp[CTIME] < listing.hidden_ns and stamp[SIZE] < SIZED_FIRST_BYTES:
             status = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
             return None if is_sparse(status) else listing.seen[name][0].xattrs
         # Opened, what it holds besides is told in half the time that it takes by a path.

@@ -277,7 +277,8 @@ class _Scan:
                 known = seen.known()
                 made = self._keeps(listing, seen.stamps, seen.mark, seen)
             else:
-                listing.seen = seen.files() if seen is not None else {}
+                if seen is not None:
+                    listing.seen, listing.hidden_ns = seen.files(), seen.hidden_ns
                 self._reader.read_changed(listing)
         if known is None:
             self._reader.finish(listing)

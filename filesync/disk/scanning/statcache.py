@@ -84,6 +84,8 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
             come to the same, ``node`` stands for the directory. b"" is never the same.
         summary: belongs to ``node``; not looked at without a mark.
         below: (name, tree digest) of the subdirectories in ``node``.
+        hidden_ns: of files that were written in it and no scan has seen (``written``): who has a ctime
+            before that has the attributes that it was given; until then nobody else could see it.
     """
 
     node: bytes
@@ -91,6 +93,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
     mark: bytes = b""
     summary: Summary = Summary(EMPTY, 0, 0, 0, 1)
     below: tuple[tuple[bytes, WireDigest], ...] = ()
+    hidden_ns: int = 0
 
     def known(self) -> Known:
         """Return the directory as it was made."""

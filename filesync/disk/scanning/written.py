@@ -27,7 +27,7 @@ def written(
     *,
     inode: int,
     between_ns: tuple[int, int],
-    is_hidden: bool = False,
+    hidden_ns: int = 0,
 ) -> Seen:
     """Return what is noted of a directory when ``files`` have been written in it.
 
@@ -38,15 +38,14 @@ def written(
         inode: the directory's.
         between_ns: the ctimes between which they were written. What is done later has none before
             the second.
-        is_hidden: until then nobody but this user, and the superuser, could look into it: they
-            have the attributes that they were given, and no others.
+        hidden_ns: the ctime until which nobody but this user, and the superuser, could look into it.
     """
     since_ns, until_ns = between_ns
-    place = place_of(inode, is_hidden=is_hidden)
+    place = place_of(inode)
     if seen is not None:
         return seen.with_files((file, until_ns, since_ns, place) for file in files)
-    stamps = (until_ns, since_ns, place) * len(files)
-    return Seen(encode(with_entries(directory, files)), pack_stamps(stamps))
+    stamps = pack_stamps((until_ns, since_ns, place) * len(files))
+    return Seen(encode(with_entries(directory, files)), stamps, hidden_ns=hidden_ns)
 
 
 def owner_believed(directory: Directory) -> int | None:
@@ -125,14 +124,14 @@ def is_sparse(status: os.stat_result) -> bool:
     return status.st_blocks * _BLOCK_BYTES < status.st_size
 
 
-def place_of(inode: int, *, is_hidden: bool = False) -> int:
+def place_of(inode: int) -> int:
     """Return what stands for the device of files that were written in a directory; all are negative.
 
     What was renamed since has another ctime, but not what is in a directory that was: its inode tells.
     It is another one after each boot: of what was just written a power cut leaves sizes and times,
     but not the contents, and what was noted by then is on the disk sooner than they.
     """
-    return ~(xxh3_64_intdigest(b"%d %d %s" % (inode, is_hidden, _boot())) >> 1)
+    return ~(xxh3_64_intdigest(b"%d %s" % (inode, _boot())) >> 1)
 
 
 @cache
