@@ -184,6 +184,7 @@ def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Option
         nodes,
         filter=unseen_filter(part, options),
         caches=options.used_caches,
+        spare_little=options.spares_little,
         named=named_at_target(delete=options.delete),
         skip_unreadable=True,
         keep_unreadable=True,

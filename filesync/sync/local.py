@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
+from functools import cached_property
 from time import monotonic, sleep
+from typing import Final
+
+from msgspec.structs import replace
 
 from filesync.disk.scanning.scan import Watcher
 from filesync.disk.updating.update import LocalTree, UpdateStats
@@ -29,6 +33,9 @@ from filesync.sync.target import NotMade, Target, find_target, is_left_alone
 from filesync.transfer.flow import Pace
 from filesync.transfer.stats import Progress
 
+MANY_SOURCES: Final = 4
+"""Of more directories, little ones are read sooner than a stat cache is opened for each."""
+
 
 def sync_local(
     paths: Sequence[bytes],
@@ -52,7 +59,8 @@ def sync_local(
     with ExitStack() as stack:
         sources = find_sources(LocalPlaces(), paths, Filter(options.rules))
         stack.callback(close_all, sources.found)
-        options = as_known_here(options)
+        are_many = len(sources.found) > MANY_SOURCES
+        options = replace(as_known_here(options), spares_little=are_many)
         sync = _Sync(sources, dest, options, progress=progress)
         for at in reversed(range(len(sources.found))):
             with changes_of(sources.found[at].part):
@@ -96,6 +104,7 @@ class _Sync:
             self._nodes,
             filter=self._filter(at),
             caches=self._options.used_caches,
+            spare_little=self._options.spares_little,
             watcher=watcher,
             skip_unreadable=True,
         )
@@ -107,10 +116,14 @@ class _Sync:
         # What could not be read is not gone, nor is what is below it.
         if not self._options.delete or self._missing:
             return None
-        if any(self._scan(number).unreadable for number in range(len(self._parts))):
+        if not self._are_all_read:
             return None
         tops = self._shadowing(at)
         return removal_of(self._parts, at, given, tops, self._options.kept, self._nodes)
+
+    @cached_property
+    def _are_all_read(self) -> bool:
+        return not any(self._scan(at).unreadable for at in range(len(self._parts)))
 
     def _shadowing(self, at: int) -> dict[int, Manifest]:
         return {number: self._scan(number).manifest for number in shadowing(self._parts, at)}

@@ -1,6 +1,7 @@
 """The parts of a sync: its sources, and what ``--delete`` removes for each of them."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
@@ -65,8 +66,26 @@ class Part(NamedTuple):
         return min(self.names) if rename is not None and self.names else None
 
 
-def in_one_place(parts: Iterable[Part]) -> list[Part]:
+class Parts(tuple[Part, ...]):
+    """The parts of one sync, of which there may be thousands."""
+
+    def near(self, at: int) -> Iterable[int]:
+        """Yield, ascending, the parts that may come to stand where the part ``at`` does, and that."""
+        inside = self[at].inside
+        if not inside:
+            return range(len(self))
+        return sorted(self._by_inside[inside] + self._by_inside.get(b"", []))
+
+    @cached_property
+    def _by_inside(self) -> dict[bytes, list[int]]:
+        found: dict[bytes, list[int]] = {}
+        for number, part in enumerate(self):
+            found.setdefault(part.inside, []).append(number)
+        return found
+
+
+def in_one_place(parts: Iterable[Part]) -> Parts:
     """Return the parts of one sync, each with what the others make of the destination's times."""
     found = list(parts)
     is_given = Part() in found
-    return [part._replace(touches=not is_given) for part in found]
+    return Parts(part._replace(touches=not is_given) for part in found)

@@ -65,6 +65,7 @@ def scan_place(
     *,
     filter: Filter | None = None,
     caches: Path | None,
+    spare_little: bool = False,
     watcher: Watcher | None = None,
     named: Named = Named.FILES,
     skip_unreadable: bool = False,
@@ -78,6 +79,7 @@ def scan_place(
         nodes: gets the directory nodes.
         filter: what is left out.
         caches: where the stat caches are; None reads every file.
+        spare_little: start none for what is little (see ``open_cache``).
         watcher: is told what has been done (see ``scan``).
         named: what is seen of a place that is names.
         skip_unreadable: leave out what cannot be read.
@@ -92,7 +94,7 @@ def scan_place(
     leave_out: LeaveOut | None = filter.excludes if filter else None
     if place.names is not None:
         leave_out = _others(place.names, filter, named)
-    with _cache(place, caches) or nullcontext() as cache:
+    with _cache(place, caches, spare_little=spare_little) or nullcontext() as cache:
         try:
             found = scan(
                 place.root,
@@ -174,7 +176,9 @@ def _others(names: frozenset[bytes], filter: Filter | None, named: Named) -> Lea
     return leave_out
 
 
-def _cache(place: Place, caches: Path | None) -> StatCache | None:
+def _cache(
+    place: Place, caches: Path | None, *, spare_little: bool = False
+) -> StatCache | None:
     """Open the stat cache for ``place``, if it pays to have one."""
     if caches is None:
         return None
@@ -184,7 +188,7 @@ def _cache(place: Place, caches: Path | None) -> StatCache | None:
         if is_little and _size(place, place.names) < CACHED_NAMES_BYTES:
             return None
         key += b"\0" + b"\0".join(sorted(place.names))
-    return open_cache(caches, key)
+    return open_cache(caches, key, spare_little=spare_little)
 
 
 def _size(place: Place, names: frozenset[bytes]) -> int:

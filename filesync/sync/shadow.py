@@ -19,19 +19,19 @@ from filesync.manifest import (
     with_entries,
 )
 from filesync.sync.filter import Filter
-from filesync.sync.part import Part, Removal
+from filesync.sync.part import Part, Parts, Removal
 
 
-def shadowing(parts: Sequence[Part], at: int) -> list[int]:
+def shadowing(parts: Parts, at: int) -> list[int]:
     """Return the other parts that may have names that the part ``at`` has, too."""
     return [
         number
-        for number, other in enumerate(parts)
-        if number != at and _may_meet(parts[at], other)
+        for number in parts.near(at)
+        if number != at and _may_meet(parts[at], parts[number])
     ]
 
 
-def stands_alone(parts: Sequence[Part], at: int, *, delete: bool) -> bool:
+def stands_alone(parts: Parts, at: int, *, delete: bool) -> bool:
     """Say whether nobody has to know of a part before it goes to where nothing is.
 
     It is all of a directory, no other part has names in it, and none has to spare what it brings.
@@ -51,7 +51,7 @@ def _may_meet(one: Part, other: Part) -> bool:
 
 
 def _seen(
-    parts: Sequence[Part], at: int, tops: Mapping[int, Manifest], nodes: Nodes
+    parts: Parts, at: int, tops: Mapping[int, Manifest], nodes: Nodes
 ) -> dict[int, Manifest]:
     """Return what is where the part ``at`` goes of those that ``shadowing`` names, by number."""
     found = {
@@ -75,9 +75,7 @@ def _seen_from(part: Part, other: Part, top: Manifest, nodes: Nodes) -> Manifest
     return Manifest(found.tree, nodes) if isinstance(found, Subdirectory) else None
 
 
-def unshadowed(
-    parts: Sequence[Part], at: int, tops: Mapping[int, Manifest], nodes: Nodes
-) -> Manifest:
+def unshadowed(parts: Parts, at: int, tops: Mapping[int, Manifest], nodes: Nodes) -> Manifest:
     """Return the tree of the part ``at`` without what stands behind others.
 
     That would be replaced by theirs at once, in each run anew. As in rsync, a directory stands
@@ -140,7 +138,7 @@ def _directories(entries: Iterable[Entry], nodes: Nodes) -> tuple[Manifest, ...]
 
 
 def removal_of(
-    parts: Sequence[Part],
+    parts: Parts,
     at: int,
     given: Manifest,
     tops: Mapping[int, Manifest],

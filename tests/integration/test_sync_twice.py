@@ -13,7 +13,7 @@ from filesync.disk.scanning.scan import Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.errors import FilesyncError
 from filesync.sync import scanning
-from filesync.sync.local import sync_local
+from filesync.sync.local import MANY_SOURCES, sync_local
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote.client import Remote, sync_from, sync_to
@@ -134,3 +134,24 @@ def test_what_has_changed_since_is_read_and_mended(
     second = asyncio.run(sync(tmp_path, options))
     assert (second.files, sum(read)) == (2, 2)
     assert tree_of(tmp_path / "src") == tree_of(tmp_path / "dest")
+
+
+def test_of_many_directories_the_little_ones_are_read_again_and_the_others_are_not(
+    tmp_path: Path, read: list[int]
+) -> None:
+    make_source(tmp_path)
+    paths = [os.fsencode(tmp_path / "src/d")]
+    for number in range(MANY_SOURCES):
+        (tmp_path / f"src/{number}").mkdir()
+        (tmp_path / f"src/{number}/file").write_bytes(b"%d" % number)
+        paths.append(os.fsencode(tmp_path / f"src/{number}"))
+    options = Options(caches=tmp_path / "caches", delete=True)
+    sync_local(paths, os.fsencode(tmp_path / "dest"), options)
+    caches = list((tmp_path / "caches").glob("*.db"))
+    assert 1 <= len(caches) <= 2  # of d, here and there
+    read.clear()
+    second = sync_local(paths, os.fsencode(tmp_path / "dest"), options)
+    assert (second.files, sum(read)) == (0, 2 * MANY_SOURCES)
+    for path in paths:
+        name = os.fsdecode(path).rpartition("/")[2]
+        assert tree_of(tmp_path / "src" / name) == tree_of(tmp_path / "dest" / name)

@@ -41,6 +41,7 @@ def test_the_caches_that_were_used_last_stay(
     caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statcaches, "MAX_CACHES", 3)
+    monkeypatch.setattr(statcaches, "SLACK", 0)
     for name in (b"/a", b"/b", b"/c"):
         keep(caches, name)
     for age, file in enumerate(
@@ -54,10 +55,42 @@ def test_the_caches_that_were_used_last_stay(
     assert not is_kept(caches, b"/b")
 
 
+def test_the_oldest_go_when_there_are_some_too_many(
+    caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statcaches, "MAX_CACHES", 3)
+    monkeypatch.setattr(statcaches, "SLACK", 2)
+    left = []
+    for number in range(7):
+        keep(caches, b"%d" % number)
+        left.append(len(list(caches.glob("*.db"))))
+    assert left == [1, 2, 3, 4, 5, 3, 4]
+
+
+def test_for_what_is_little_none_is_started_but_one_that_is_there_is_used(caches: Path) -> None:
+    def scan(*, is_little: bool) -> None:
+        with open_cache(caches, b"/a", spare_little=True) or pytest.fail("no cache") as cache:
+            cache.begin()
+            cache.load(b"")
+            cache.store(b"", NOTED)
+            cache.end(complete=True, is_little=is_little)
+
+    scan(is_little=True)
+    assert not list(caches.glob("*.db"))
+    scan(is_little=False)
+    assert is_kept(caches, b"/a")
+    with open_cache(caches, b"/a") or pytest.fail("no cache") as cache:
+        cache.store(b"", {})
+        cache.end(complete=False)
+    scan(is_little=True)
+    assert is_kept(caches, b"/a")
+
+
 def test_what_is_beside_the_caches_is_left_alone(
     caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statcaches, "MAX_CACHES", 1)
+    monkeypatch.setattr(statcaches, "SLACK", 0)
     (caches / "recipes").mkdir(parents=True)
     (caches / "note").write_bytes(b"")
     for name in (b"/a", b"/b"):
@@ -70,6 +103,7 @@ def test_a_cache_that_goes_while_it_is_used_does_no_harm(
     caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statcaches, "MAX_CACHES", 1)
+    monkeypatch.setattr(statcaches, "SLACK", 0)
     with open_cache(caches, b"/a") or pytest.fail("no cache") as cache:
         cache.begin()
         keep(caches, b"/b")

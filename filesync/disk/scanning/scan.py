@@ -47,6 +47,9 @@ from filesync.manifest.store import batched
 
 MAX_PATHS_BYTES: Final = 128 << 20
 """Bound on the paths of directories inside each other, together: all of them are held at once."""
+LITTLE_FILES: Final = 64
+LITTLE_BYTES: Final = 256 << 10
+"""Fewer files, that hold less than this together, are read sooner than a cache is started: 1 ms."""
 _THREADS: Final = 2
 _NOT_NOTED: Final = (0, 0, 0)
 MAX_SPARED: Final = 1024
@@ -185,7 +188,10 @@ def scan(
         finally:
             pool.shutdown(cancel_futures=True)
             if cache is not None:
-                cache.end(complete=complete and prune_cache)
+                is_little = (
+                    reader.files_read < LITTLE_FILES and reader.bytes_read < LITTLE_BYTES
+                )
+                cache.end(complete=complete and prune_cache, is_little=is_little)
     content = nodes.summary(tree).content
     return Scanned(
         tree,

@@ -159,21 +159,22 @@ def is_racy(mtime_ns: int, ctime_ns: int, *, started_ns: int) -> bool:
 class StatCache:
     """What was read before, by directory. One root per cache, one scan at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, spare_little: bool = False) -> None:
         """Open the cache at ``path``, or start one.
+
+        With ``spare_little`` one is only started when there is something that is worth it.
 
         Raises:
             StoreError: no file can be made there.
         """
         self._path = path
+        self._is_spared = spare_little and not path.exists()
         self._queue: list[tuple[bytes, int, bytearray]] = []
         self._queued_bytes = 0
         self._seen = bytearray()
         self._db: sqlite3.Connection | None = None
-        try:
-            self._db = self._open()
-        except sqlite3.DatabaseError as exc:
-            self._fail(exc)
+        if not self._is_spared:
+            self._connect()
 
     def __enter__(self) -> Self:
         return self
@@ -231,8 +232,13 @@ class StatCache:
         node = encode(with_entries(EMPTY_DIRECTORY, files))
         self.keep(directory, Seen(node, pack_stamps(stamps)))
 
-    def end(self, *, complete: bool) -> None:
-        """Write what is queued; after a complete scan also drop directories that are gone."""
+    def end(self, *, complete: bool, is_little: bool = False) -> None:
+        """Write what is queued; after a complete scan also drop directories that are gone.
+
+        What ``is_little`` is read again sooner than a cache is started for it, if that can be spared.
+        """
+        if self._is_spared and is_little:
+            self._queue.clear()
         self._flush()
         if complete and 0 in self._seen:
             gone = ((at + 1,) for at, seen in enumerate(self._seen) if not seen)
@@ -245,7 +251,17 @@ class StatCache:
                 self._db.close()
             self._db = None
 
+    def _connect(self) -> None:
+        try:
+            self._db = self._open()
+        except sqlite3.DatabaseError as exc:
+            self._fail(exc)
+
     def _flush(self) -> None:
+        if self._is_spared and self._queue:
+            self._is_spared = False
+            with suppress(StoreError):  # the scan has begun: it goes on without
+                self._connect()
         self._write(_UPSERT, self._queue)
         self._queue.clear()
         self._queued_bytes = 0

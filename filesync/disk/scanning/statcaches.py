@@ -12,25 +12,29 @@ from filesync.surplus import surplus
 
 MAX_CACHES: Final = 256
 """One of 40,000 files has 6 MB."""
+SLACK: Final = 32
+"""More of them before the oldest go: whose turn it is costs a stat of each."""
 
 
-def open_cache(directory: Path, of: bytes) -> StatCache | None:
+def open_cache(directory: Path, of: bytes, *, spare_little: bool = False) -> StatCache | None:
     """Return the stat cache in ``directory`` for what ``of`` names; close it.
 
-    None where none can be kept: a scan without one is slower, not wrong. When there is a new one
-    the oldest goes, which does no harm to who uses it.
+    None where none can be kept: a scan without one is slower, not wrong. With ``spare_little``
+    none is started for what is little. When there are too many the oldest go, which does no harm to
+    who uses them.
     """
     path = directory / f"{digest_of(of).hex()[:32]}.db"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_new = not path.exists()
-        cache = StatCache(path)
+        cache = StatCache(path, spare_little=spare_little)
     except (OSError, StoreError):
         return None
     with suppress(OSError):  # others do the same
-        os.utime(path)
-        if is_new:
-            for oldest in surplus(directory, MAX_CACHES, suffix=path.suffix):
+        if not is_new:
+            os.utime(path)
+        else:
+            for oldest in surplus(directory, MAX_CACHES, slack=SLACK, suffix=path.suffix):
                 for suffix in ("", "-wal", "-shm"):
                     with suppress(FileNotFoundError):
                         os.unlink(oldest + suffix)

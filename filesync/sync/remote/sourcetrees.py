@@ -7,7 +7,7 @@ from filesync.manifest.owner import Writer, as_written_by, seem_others
 from filesync.manifest.tree import Manifest, Nodes
 from filesync.sync.filter import Filter
 from filesync.sync.options import NewOwner, Options
-from filesync.sync.part import Removal
+from filesync.sync.part import Parts, Removal
 from filesync.sync.remote import wire
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
@@ -31,7 +31,7 @@ class SourceTrees:
         self.writer: Writer | None = None
         self._sources = sources.found
         self._missing = sources.missing
-        self._parts = [source.part for source in sources.found]
+        self._parts = Parts(source.part for source in sources.found)
         self._options = options
         self._nodes = nodes
         self._written: dict[int, Manifest] = {}

@@ -12,7 +12,7 @@ from filesync.manifest import (
     with_entries,
 )
 from filesync.overlay import overlay
-from filesync.sync.part import Part
+from filesync.sync.part import Part, Parts
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from tests.unit.sync.test_plan import together
 from tests.unit.test_overlay import Shape, manifest, shapes
@@ -25,7 +25,7 @@ def test_each_name_is_given_once_by_the_first_that_has_it_or_has_it_as_a_directo
     trees = [manifest(one), manifest(two), manifest(three)]
     nodes = together(*trees)
     tops = {number: Manifest(tree.tree, nodes) for number, tree in enumerate(trees)}
-    first, second, third = (unshadowed([Part()] * 3, at, tops, nodes) for at in range(3))
+    first, second, third = (unshadowed(Parts([Part()] * 3), at, tops, nodes) for at in range(3))
     assert overlay(overlay(third, second), first).tree == manifest(merged(one, two, three)).tree
     given = [path for tree in (first, second, third) for path in files(tree)]
     assert len(given) == len(set(given))
@@ -35,17 +35,41 @@ def test_the_first_ones_modes_stand() -> None:
     trees = [manifest({b"a": b"1"}, mode=0o750), manifest({b"b": b"2"}, mode=0o705)]
     nodes = together(*trees)
     tops = {number: Manifest(tree.tree, nodes) for number, tree in enumerate(trees)}
-    parts = [Part(), Part()]
+    parts = Parts([Part(), Part()])
     assert unshadowed(parts, 1, tops, nodes).root.mode == 0o750
-    of_names = [Part(names=frozenset((b"a",))), Part()]
+    of_names = Parts([Part(names=frozenset((b"a",))), Part()])
     assert unshadowed(of_names, 1, tops, nodes).root.mode == 0o705
 
 
 def test_only_parts_that_may_have_a_name_in_common_shadow_each_other() -> None:
     names = Part(names=frozenset((b"a",)))
-    parts = [names, names, Part(), Part(b"x"), Part(b"y"), Part(b"x"), Part(b"a")]
+    parts = Parts([names, names, Part(), Part(b"x"), Part(b"y"), Part(b"x"), Part(b"a")])
     found = [shadowing(parts, at) for at in range(len(parts))]
     assert found == [[2, 6], [2, 6], [0, 1, 3, 4, 5, 6], [2, 5], [2], [2, 3], [0, 1, 2]]
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                Part(),
+                *(Part(name) for name in (b"a", b"b", b"c")),
+                Part(names=frozenset((b"a", b"n"))),
+            ]
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_parts_that_are_not_near_each_other_have_no_name_in_common(found: list[Part]) -> None:
+    parts = Parts(found)
+    for at, part in enumerate(parts):
+        near = list(parts.near(at))
+        assert near == sorted(near)
+        assert at in near
+        for number in set(range(len(parts))) - set(near):
+            assert part.inside
+            assert parts[number].inside not in (b"", part.inside)
 
 
 def test_a_part_stands_alone_where_it_is_a_directory_of_which_no_other_part_is_to_know() -> (
@@ -53,11 +77,11 @@ def test_a_part_stands_alone_where_it_is_a_directory_of_which_no_other_part_is_t
 ):
     of_names, one, other = Part(names=frozenset((b"f",))), Part(b"a"), Part(b"b")
     for delete in (False, True):
-        assert stands_alone([Part()], 0, delete=delete)
-        assert not stands_alone([of_names], 0, delete=delete)
-        assert not stands_alone([Part(), one], 0, delete=delete)
-    assert stands_alone([one, other], 0, delete=False)
-    assert not stands_alone([one, other], 0, delete=True)
+        assert stands_alone(Parts([Part()]), 0, delete=delete)
+        assert not stands_alone(Parts([of_names]), 0, delete=delete)
+        assert not stands_alone(Parts([Part(), one]), 0, delete=delete)
+    assert stands_alone(Parts([one, other]), 0, delete=False)
+    assert not stands_alone(Parts([one, other]), 0, delete=True)
 
 
 @given(shapes, shapes, shapes, st.permutations(range(3)))
@@ -74,7 +98,7 @@ def test_a_directory_that_comes_to_stand_in_the_destination_is_one_of_the_names_
     trees = [manifest(shape) for _, shape, _ in kinds]
     nodes = together(*trees)
     tops = {number: Manifest(tree.tree, nodes) for number, tree in enumerate(trees)}
-    parts = [part for part, _, _ in kinds]
+    parts = Parts(part for part, _, _ in kinds)
     found: list[Manifest] = []
     for at, part in enumerate(parts):
         top = unshadowed(parts, at, tops, nodes)
@@ -94,7 +118,7 @@ def test_delete_leaves_in_a_directory_what_another_source_has_in_it() -> None:
     whole = manifest({b"x": {b"kept": b""}, b"y": b""})
     inside = manifest({b"own": b""})
     nodes = together(whole, inside)
-    parts = [Part(), Part(b"x"), Part(b"z"), Part(names=frozenset((b"n",)))]
+    parts = Parts([Part(), Part(b"x"), Part(b"z"), Part(names=frozenset((b"n",)))])
     tops = {0: Manifest(whole.tree, nodes), 1: Manifest(inside.tree, nodes)}
     tops |= {2: tops[1], 3: tops[1]}
     (other,) = removal_of(parts, 1, tops[1], tops, (), nodes).others
@@ -110,7 +134,7 @@ def test_delete_clears_the_place_of_a_name_that_stands_before_another_sources() 
     whole = manifest({b"file": b"1", b"directory": {b"in": b"1"}})
     names = manifest({b"file": b"2", b"directory": b"2", b"other": b"2"})
     nodes = together(whole, names)
-    parts = [Part(), Part(names=frozenset((b"file", b"directory", b"other")))]
+    parts = Parts([Part(), Part(names=frozenset((b"file", b"directory", b"other")))])
     tops = {0: Manifest(whole.tree, nodes), 1: Manifest(names.tree, nodes)}
     top = unshadowed(parts, 0, tops, nodes)
     assert removal_of(parts, 0, top, tops, (), nodes).spared == {b"other"}
