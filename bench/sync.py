@@ -145,9 +145,9 @@ def _run(tool: Tool, source: Path, served: Path) -> Run:
     return Run(seconds, _loopback_bytes() - before)
 
 
-def compare(source: Path, dest: Path) -> None:
-    """Compare two trees, contents and all, by rsync."""
-    words = ["rsync", "-anci", "--delete", f"{source}/", f"{dest}/"]
+def compare(source: Path, dest: Path, *options: str) -> None:
+    """Compare two trees, contents and all, by rsync with ``options``."""
+    words = ["rsync", "-anci", "--delete", *options, f"{source}/", f"{dest}/"]
     found = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     if found:
         raise SystemExit(f"{dest.name} is not what the source is:\n{found[:1000]}")

@@ -132,7 +132,8 @@ def _firsts(patterns: Mapping[int, Pattern]) -> Iterator[First]:
     """Yield what compares one text with many patterns at once; they are by their places, ascending."""
     same: dict[bytes, int] = {}
     ends: dict[bytes, int] = {}
-    expressions: dict[int, bytes] = {}
+    plain: dict[int, Pattern] = {}
+    needled: dict[int, Pattern] = {}
     for at, pattern in patterns.items():
         match pattern.how:
             case How.IS:
@@ -140,12 +141,12 @@ def _firsts(patterns: Mapping[int, Pattern]) -> Iterator[First]:
             case How.ENDS:
                 ends.setdefault(pattern.value, at)
             case How.MATCHES:
-                expressions[at] = pattern.value
+                (needled if pattern.needle else plain)[at] = pattern
     if same:
         yield same.get
     if ends:
         yield _first_end(ends)
-    for portion in _portions(expressions):
+    for portion in (*_portions(plain), *_portions(needled)):
         yield _first_match(portion)
 
 
@@ -160,29 +161,32 @@ def _first_end(ends: Mapping[bytes, int]) -> First:
     return first
 
 
-def _first_match(expressions: Mapping[int, bytes]) -> First:
-    places = list(expressions)
+def _first_match(patterns: Mapping[int, Pattern]) -> First:
+    """Return what asks ``patterns``, all of which have a needle, or none."""
+    places = list(patterns)
     # The group that tells which of them it was stands behind it: most begin with a byte, by which
     # ``re`` then passes over all others.
-    together = b"|".join(expression + b"()" for expression in expressions.values())
+    together = b"|".join(pattern.value + b"()" for pattern in patterns.values())
     match = re.compile(together, re.DOTALL).fullmatch
+    # Most texts have none of the needles, which is found out in a tenth of the time.
+    may_match = re.compile(b"|".join({one.needle: None for one in patterns.values()})).search
 
     def first(text: bytes, number: int) -> int:
-        found = match(text)
+        found = match(text) if may_match(text) else None
         return places[found.lastindex - 1] if found and found.lastindex else number
 
     return first
 
 
-def _portions(expressions: Mapping[int, bytes]) -> Iterator[dict[int, bytes]]:
-    """Yield ``expressions`` in portions that can be one."""
-    portion: dict[int, bytes] = {}
+def _portions(patterns: Mapping[int, Pattern]) -> Iterator[dict[int, Pattern]]:
+    """Yield ``patterns`` in portions whose expressions can be one."""
+    portion: dict[int, Pattern] = {}
     size = 0
-    for at, expression in expressions.items():
-        if portion and size + len(expression) > _TOGETHER_BYTES:
+    for at, pattern in patterns.items():
+        if portion and size + len(pattern.value) > _TOGETHER_BYTES:
             yield portion
             portion, size = {}, 0
-        portion[at] = expression
-        size += len(expression)
+        portion[at] = pattern
+        size += len(pattern.value)
     if portion:
         yield portion

@@ -49,6 +49,7 @@ class Pattern(NamedTuple):
         by_name: it looks at the last part of a path, else at all of it, after a slash.
         how: how that is compared.
         value: with what. Of an expression the time is bounded by the text's length squared.
+        needle: an expression for some bytes that are in all that it matches; b"" if there are none.
         only_directories: it matches nothing else.
         takes_inside: what it looks at of a directory has a slash after it.
     """
@@ -56,8 +57,9 @@ class Pattern(NamedTuple):
     by_name: bool
     how: How
     value: bytes
-    only_directories: bool
-    takes_inside: bool
+    needle: bytes = b""
+    only_directories: bool = False
+    takes_inside: bool = False
 
 
 def understand(pattern: bytes) -> Pattern | None:
@@ -71,23 +73,22 @@ def understand(pattern: bytes) -> Pattern | None:
     only_directories = len(pattern) > 1 and pattern.endswith(b"/")
     if only_directories:
         pattern = pattern[:-1]
-    if not WILD.search(pattern):
-        found: tuple[bool, How, bytes] | None = _plain(pattern)
-    else:
-        found = _wild(pattern)
-    return found and Pattern(*found, only_directories, pattern.endswith(b"***"))
+    found = _wild(pattern) if WILD.search(pattern) else _plain(pattern)
+    return found and found._replace(
+        only_directories=only_directories, takes_inside=pattern.endswith(b"***")
+    )
 
 
-def _plain(pattern: bytes) -> tuple[bool, How, bytes]:
+def _plain(pattern: bytes) -> Pattern:
     """Understand a pattern without a wildcard, in which a backslash is a backslash."""
     if b"/" not in pattern:
-        return True, How.IS, pattern
+        return Pattern(True, How.IS, pattern)
     if pattern.startswith(b"/"):
-        return False, How.IS, pattern
-    return False, How.ENDS, b"/" + pattern
+        return Pattern(False, How.IS, pattern)
+    return Pattern(False, How.ENDS, b"/" + pattern)
 
 
-def _wild(pattern: bytes) -> tuple[bool, How, bytes] | None:
+def _wild(pattern: bytes) -> Pattern | None:
     is_anchored = pattern.startswith(b"/")
     body = pattern[1:] if is_anchored else pattern
     slashes = pattern.count(b"/")
@@ -96,21 +97,20 @@ def _wild(pattern: bytes) -> tuple[bool, How, bytes] | None:
         return None
     if len(WILD.findall(pattern)) > MAX_WILDCARDS:
         raise UsageError(f"a pattern has more than {MAX_WILDCARDS} wildcards")
+    by_name = not slashes and b"**" not in pattern
+    if by_name and parts[0] == _SOME and not WILD.search(body, 1) and b"\\" not in body:
+        return Pattern(True, How.ENDS, body[1:])
+    prefix = b"" if by_name else b"/"
     if b"**" in pattern:
         if pattern.startswith(b"**"):
-            # It may begin with the slash before the first name.
-            return False, How.MATCHES, _expression(parts)
-        prefix = b"/" if is_anchored else b"/(?:.*?/)??"
-        return False, How.MATCHES, _expression(parts, prefix)
-    if not slashes:
-        if parts[0] == _SOME and not WILD.search(body, 1) and b"\\" not in body:
-            return True, How.ENDS, body[1:]
-        return True, How.MATCHES, _expression(parts)
-    if is_anchored:
-        return False, How.MATCHES, _expression(parts, b"/")
-    if sum(token == b"/" for token in parts) != slashes:
-        return None  # one stands in brackets, where nothing matches it
-    return False, How.MATCHES, _expression(parts, b".*/")
+            prefix = b""  # it may begin with the slash before the first name
+        elif not is_anchored:
+            prefix = b"/(?:.*?/)??"
+    elif slashes and not is_anchored:
+        if sum(token == b"/" for token in parts) != slashes:
+            return None  # one stands in brackets, where nothing matches it
+        prefix = b".*/"
+    return Pattern(by_name, How.MATCHES, _expression(parts, prefix), _needle(parts))
 
 
 _ANY: Final = b"**"
@@ -152,6 +152,18 @@ def _block(tokens: list[bytes]) -> bytes:
         return first
     last = middle.pop()
     return first + b"".join(b"(?>[^/]*?" + run + b")" for run in middle) + b"[^/]*" + last
+
+
+def _needle(tokens: list[bytes]) -> bytes:
+    """Return the longest run of tokens that match one byte each, and only that."""
+    runs: list[list[bytes]] = [[]]
+    for token in tokens:
+        if token in (_SOME, _ANY) or token.startswith((b"[", b"(")):
+            runs.append([])
+        else:
+            runs[-1].append(token)
+    longest = max(runs, key=len)
+    return b"".join(longest)
 
 
 def _tokens(pattern: bytes) -> list[bytes] | None:
