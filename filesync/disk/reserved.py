@@ -11,7 +11,8 @@ _WORK: Final = re.compile(rb"\.filesync-[0-9a-f]{16}")
 
 def is_reserved(name: bytes) -> bool:
     """Say whether ``name``, at a root, is ours: never part of a tree, and removed when found."""
-    return name == PARTIAL_NAME or is_work(name)
+    # Asked about each name at a root, of which next to none begins so.
+    return name.startswith(WORK_PREFIX) and (name == PARTIAL_NAME or is_work(name))
 
 
 def is_work(name: bytes) -> bool:

@@ -10,7 +10,7 @@ from typing import Final
 
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles
 from filesync.disk.removing import remove_tree
-from filesync.disk.reserved import PARTIAL_NAME, is_reserved, is_work
+from filesync.disk.reserved import WORK_PREFIX, is_reserved, is_work
 from filesync.disk.updating.metadata import (
     DEFAULT_ACL,
     Metadata,
@@ -58,9 +58,9 @@ def sweep(root: int, refusals: Refusals) -> set[bytes]:
     """
     swept: set[bytes] = set()
     with os.scandir(root) as entries:
-        names = [os.fsencode(entry.name) for entry in entries]
-    for name in names:
-        if is_reserved(name) and name != PARTIAL_NAME:
+        names = [one.name for one in entries if one.name.startswith(os.fsdecode(WORK_PREFIX))]
+    for name in map(os.fsencode, names):
+        if is_work(name):
             swept.update(path for path in _notes(root, name) if _unlink_noted(root, path))
             _remove(root, name, refusals, path=name)
     return swept
