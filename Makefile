@@ -40,7 +40,7 @@ fmt: setup  ## format, and fix what can be fixed
 	$(BIN)/ruff format .
 
 bench-sync: setup  ## the transfer engine, also against rsync, cp and tar; as root, on tmpfs
-	set -e; for one in sync throughput running_pair diff growth crowd; do $(BIN)/python -m bench.$$one; done
+	set -e; for one in sync shapes throughput running_pair diff growth crowd; do $(BIN)/python -m bench.$$one; done
 
 bench-import: setup  ## 40 MB out of an image in docker-registry; as root, on tmpfs, with skopeo
 	$(BIN)/python -m bench.importing
