@@ -1,5 +1,6 @@
 """Scanning a directory on disk, with and without a stat cache."""
 
+import errno
 import os
 import socket
 import sqlite3
@@ -20,7 +21,7 @@ from filesync.disk.scanning.listing import Item, names_in, recent
 from filesync.disk.scanning.readfile import is_kept
 from filesync.disk.scanning.scan import Excludes, Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS, StatCache, is_racy
-from filesync.errors import SourceChanged, StoreError
+from filesync.errors import SourceChanged, StoreError, Unreadable
 from filesync.manifest import (
     Entry,
     File,
@@ -779,3 +780,26 @@ def test_of_names_that_are_given_nothing_else_is_looked_at(
         root = Manifest(found.tree, nodes).root
         assert [entry.name for entry in root.entries] == [b"link", b"one", b"sub"]
     assert listed == [(tmp_path / "tree/sub").stat().st_ino] * 2
+
+
+def test_a_name_that_the_file_system_cannot_have_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one").touch()
+    said = {b"long": errno.ENAMETOOLONG, b"bad": errno.EILSEQ, b"odd": errno.EINVAL}
+    really = os.stat
+
+    def stat(
+        path: bytes, *, dir_fd: int | None = None, follow_symlinks: bool = True
+    ) -> os.stat_result:
+        if path in said:
+            raise OSError(said[path], os.strerror(said[path]))
+        return really(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "stat", stat)
+    nodes = MemoryNodes()
+    found = scan(tmp_path, nodes, names={b"one", *said})
+    assert [entry.name for entry in Manifest(found.tree, nodes).root.entries] == [b"one"]
+    said[b"one"] = errno.EACCES
+    with pytest.raises(Unreadable):
+        scan(tmp_path, nodes, names={b"one"})

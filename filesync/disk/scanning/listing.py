@@ -1,9 +1,9 @@
 """Listing a directory: its names, and the stats that show whether anything has changed."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from itertools import islice
 from operator import attrgetter, itemgetter
 from stat import S_ISDIR, S_ISREG
@@ -42,6 +42,8 @@ MAX_TIME_NS: Final = (1 << 63) - 1
 _BATCH_NAMES: Final = 1024
 _ENCODING: Final = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _encoder: Final = msgspec.msgpack.Encoder()
+_NO_SUCH_NAME: Final = (errno.ENOENT, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
+"""What file systems say of a name that is not there, or that they cannot have."""
 
 
 class Item(Protocol):
@@ -83,8 +85,13 @@ def these_in(fd: int, names: Iterable[bytes]) -> Iterator[tuple[bytes, Item]]:
     """
     for name in names:
         if is_name(name):
-            with suppress(FileNotFoundError):
-                yield name, _Looked(os.stat(name, dir_fd=fd, follow_symlinks=False))
+            try:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except OSError as exc:
+                if exc.errno not in _NO_SUCH_NAME:
+                    raise
+            else:
+                yield name, _Looked(status)
 
 
 class _Looked(NamedTuple):
