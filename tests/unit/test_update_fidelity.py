@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from blake3 import blake3
 
-from filesync.disk.updating.update import TreeUpdate
+from filesync.disk.updating.update import LocalTree, TreeUpdate
+from filesync.disk.updating.visits import Visits
 from filesync.disk.updating.work import WorkDirectory
 from filesync.errors import MalformedManifest, StoreError
 from filesync.manifest import (
@@ -419,6 +420,29 @@ def test_of_names_that_are_one_the_first_is_made_and_the_others_are_counted(
         assert done.stats.not_kept == {"differently cased name": 3}
         assert below(root) == FIRSTS
         assert (root / "Case").read_bytes() == b"1"
+
+
+@pytest.mark.usefixtures("folding")
+def test_names_that_are_one_are_counted_though_somebody_has_walked_the_trees_before(
+    root: Path, source: Path
+) -> None:
+    root.mkdir()
+    build(source, TWINS)
+    basis, target = scanned(root), scanned(source)
+    visits = Visits(basis, target)
+    assert list(visits.common())
+    one = TreeUpdate(
+        root,
+        basis=basis,
+        target=target,
+        visits=visits,
+        local=[LocalTree(target, source)],
+        goes_on=True,
+    )
+    one.prepare()
+    assert not list(one.wanted())
+    assert one.finish().not_kept == {"differently cased name": 3}
+    assert below(root) == FIRSTS
 
 
 @pytest.mark.usefixtures("folding")

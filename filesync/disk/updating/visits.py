@@ -97,11 +97,12 @@ class Visits:
         self._all: list[Visit] | None = None
 
     def fold_case(self) -> None:
-        """Leave out new names that differ in case alone from another; call it before any walk.
+        """Leave out new names that differ in case alone from another, from the next walk on.
 
         The second would be written over the first, or not be made at all.
         """
         self._folds_case = True
+        self._common = self._all = None
 
     def common(self) -> Iterator[Visit]:
         """Yield the directories that both trees have, and the root, parents first.
