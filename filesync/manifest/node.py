@@ -263,6 +263,11 @@ def is_name(name: bytes) -> bool:
     )
 
 
+def folded(name: bytes) -> str:
+    """Return what is the same of names that differ in case alone."""
+    return name.decode("utf-8", "surrogateescape").lower()
+
+
 def _check(directory: Directory) -> None:
     # Whole lists at a time: a loop over the names takes six times as long.
     names = [entry.name for entry in directory.entries]

@@ -7,7 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.removing import remove_tree
 from filesync.disk.scanning import readfile, reading
 from filesync.disk.scanning import scan as scan_module
-from filesync.disk.scanning.listing import Item, names_in, recent
+from filesync.disk.scanning.listing import Item, names_in, recent, these_in
 from filesync.disk.scanning.readfile import is_kept
 from filesync.disk.scanning.scan import Excludes, Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS, StatCache, is_racy
@@ -803,3 +803,34 @@ def test_a_name_that_the_file_system_cannot_have_is_not_there(
     said[b"one"] = errno.EACCES
     with pytest.raises(Unreadable):
         scan(tmp_path, nodes, names={b"one"})
+
+
+def test_of_names_that_are_one_the_first_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("case", "other"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "sub").mkdir()
+    really = os.stat
+
+    def stat(
+        path: bytes, *, dir_fd: int | None = None, follow_symlinks: bool = True
+    ) -> os.stat_result:
+        return really(path.lower(), dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
+    names = {b"CASE", b"Case", b"Other", b"case", b"SUB", b"sub"}
+    monkeypatch.setattr(os, "stat", stat)
+    found = [name for name, _ in these_in_directory(tmp_path, names)]
+    assert found == [b"CASE", b"Other", b"SUB"]
+    # Two names of one file are two.
+    monkeypatch.undo()
+    os.link(tmp_path / "case", tmp_path / "CASE")
+    assert len(these_in_directory(tmp_path, {b"CASE", b"case"})) == 2
+
+
+def these_in_directory(path: Path, names: Set[bytes]) -> list[tuple[bytes, Item]]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return list(these_in(fd, sorted(names)))
+    finally:
+        os.close(fd)

@@ -14,7 +14,7 @@ import msgspec
 from filesync.digest import digest_of
 from filesync.disk.scanning.statcache import COARSE_SLACK_NS
 from filesync.manifest import Directory, Xattrs
-from filesync.manifest.node import is_name
+from filesync.manifest.node import folded, is_name
 
 Stamp = tuple[int, int, int, int, int, int, int, int, int]
 """(size, mtime_ns, ctime_ns, inode, device, mode, uid, gid, nlink); it begins as a ``Noted``."""
@@ -81,17 +81,21 @@ def names_in(fd: int) -> Iterator[tuple[bytes, Item]]:
 def these_in(fd: int, names: Iterable[bytes]) -> Iterator[tuple[bytes, Item]]:
     """Yield those of ``names`` that are in the directory ``fd``, as ``names_in`` does.
 
-    What else is in it costs nothing.
+    What else is in it costs nothing. Of names that differ in case alone, where they are one, the
+    first is there: a listing would have no more.
     """
-    for name in names:
-        if is_name(name):
-            try:
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            except OSError as exc:
-                if exc.errno not in _NO_SUCH_NAME:
-                    raise
-            else:
-                yield name, _Looked(status)
+    met: set[tuple[str, int]] = set()
+    for name in filter(is_name, names):
+        try:
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except OSError as exc:
+            if exc.errno not in _NO_SUCH_NAME:
+                raise
+            continue
+        alike = folded(name), status.st_ino
+        if alike not in met or (status.st_nlink > 1 and not S_ISDIR(status.st_mode)):
+            met.add(alike)
+            yield name, _Looked(status)
 
 
 class _Looked(NamedTuple):

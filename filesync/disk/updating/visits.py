@@ -19,7 +19,7 @@ from filesync.manifest import (
     empty_manifest,
     is_name,
 )
-from filesync.manifest.node import MAX_DEPTH
+from filesync.manifest.node import MAX_DEPTH, folded
 
 MAX_PATH_BYTES: Final = 256 << 20
 """Bound on the paths of all directories that arrive: two million of a hundred bytes. And on what those
@@ -202,14 +202,14 @@ class Visits:
             return changes
         is_new = self._is_new
         added = {entry.name for old, entry in changes if is_new(path, old, entry)}
-        taken = {_folded(entry.name) for entry in new.entries if entry.name not in added}
+        taken = {folded(entry.name) for entry in new.entries if entry.name not in added}
         kept: list[tuple[Entry | None, Entry]] = []
         for old, entry in changes:
             if is_new(path, old, entry):
-                if (folded := _folded(entry.name)) in taken:
+                if (alike := folded(entry.name)) in taken:
                     self.twins.add(below(path, entry.name))
                     continue
-                taken.add(folded)
+                taken.add(alike)
             kept.append((old, entry))
         return kept
 
@@ -295,11 +295,6 @@ class ArrivedVisits(Visits):
 
     def _visit(self, path: bytes, tree: Digest) -> Visit:
         return self._new_visit(path, Manifest(tree, self._nodes).root)
-
-
-def _folded(name: bytes) -> str:
-    """Return what is the same of names that differ in case alone."""
-    return name.decode("utf-8", "surrogateescape").lower()
 
 
 class _Remembered:
