@@ -21,8 +21,10 @@ MAX_RULE_BYTES: Final = 4096
 MAX_ONLY_BYTES: Final = 128 << 10
 """Of the rules that take some paths only: a request has room for them."""
 _SPECIAL: Final = re.compile(rb"[*?\[\\]")
-_TOGETHER_BYTES: Final = 16 << 10
+_OF_NAMES_BYTES: Final = 16 << 10
 """Of expressions that become one: ``re`` keeps the last 512, which may be a peer's."""
+_OF_PATHS_BYTES: Final = 512
+"""Of those for whole paths, which may be long: while one is compared no other thread runs."""
 
 
 class Filter:
@@ -115,7 +117,10 @@ class _Rules:
             if pattern is not None and (are_directories or not pattern.only_directories):
                 after = b"/" if are_directories and pattern.takes_inside else b""
                 by_text.setdefault((pattern.by_name, after), {})[at] = pattern
-        self._by_text = [(*text, list(_firsts(found))) for text, found in by_text.items()]
+        self._by_text = [
+            (by_name, after, list(_firsts(found, by_name=by_name)))
+            for (by_name, after), found in by_text.items()
+        ]
 
     def first(self, path: bytes) -> int | None:
         """Return the first rule that matches ``path``, which begins with a slash."""
@@ -128,7 +133,7 @@ class _Rules:
         return first if first < number else None
 
 
-def _firsts(patterns: Mapping[int, Pattern]) -> Iterator[First]:
+def _firsts(patterns: Mapping[int, Pattern], *, by_name: bool) -> Iterator[First]:
     """Yield what compares one text with many patterns at once; they are by their places, ascending."""
     same: dict[bytes, int] = {}
     ends: dict[bytes, int] = {}
@@ -146,8 +151,9 @@ def _firsts(patterns: Mapping[int, Pattern]) -> Iterator[First]:
         yield same.get
     if ends:
         yield _first_end(ends)
-    for portion in (*_portions(plain), *_portions(needled)):
-        yield _first_match(portion)
+    most_bytes = _OF_NAMES_BYTES if by_name else _OF_PATHS_BYTES
+    for some in (plain, needled):
+        yield from map(_first_match, _portions(some, most_bytes))
 
 
 def _first_end(ends: Mapping[bytes, int]) -> First:
@@ -178,12 +184,12 @@ def _first_match(patterns: Mapping[int, Pattern]) -> First:
     return first
 
 
-def _portions(patterns: Mapping[int, Pattern]) -> Iterator[dict[int, Pattern]]:
-    """Yield ``patterns`` in portions whose expressions can be one."""
+def _portions(patterns: Mapping[int, Pattern], most_bytes: int) -> Iterator[dict[int, Pattern]]:
+    """Yield ``patterns`` in portions whose expressions can be one, of at most so many bytes."""
     portion: dict[int, Pattern] = {}
     size = 0
     for at, pattern in patterns.items():
-        if portion and size + len(pattern.value) > _TOGETHER_BYTES:
+        if portion and size + len(pattern.value) > most_bytes:
             yield portion
             portion, size = {}, 0
         portion[at] = pattern

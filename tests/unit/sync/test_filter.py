@@ -3,7 +3,9 @@
 import os
 import subprocess
 import tempfile
+import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -153,6 +155,26 @@ def test_no_pattern_takes_long_however_it_was_meant_to_hurt() -> None:
     ):
         assert not Filter([pattern]).excludes(path, False)
     assert time.process_time() - started < 60
+
+
+def test_others_have_their_turns_while_rules_that_are_meant_to_hurt_are_compared() -> None:
+    path = b"/".join([b"a" * 250] * 16)
+    filter = Filter([b"/**" + b"a" * (10 + at) + b"*/a*a*[b]" for at in range(60)])
+    turns = [time.monotonic()]
+    ended = threading.Event()
+
+    def take_turns() -> None:
+        while not ended.wait(0.001):
+            turns.append(time.monotonic())
+
+    other = threading.Thread(target=take_turns)
+    other.start()
+    assert not filter.excludes(path, False)
+    turns.append(time.monotonic())
+    ended.set()
+    other.join()
+    waited = [after - before for before, after in pairwise(turns)]
+    assert max(waited) < sum(waited) / 2
 
 
 def test_a_pattern_without_end_is_refused() -> None:
