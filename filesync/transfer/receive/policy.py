@@ -19,7 +19,7 @@ _WEIGHT: Final = 0.25
 
 
 class Link(msgspec.Struct):
-    """What has been seen of the way to one peer.
+    """What has been seen of the way to one peer: of its wire, or of the content that comes over it.
 
     Attributes:
         bytes_per_s: how fast bytes came while some were wanted; 0 while unknown.
@@ -29,9 +29,9 @@ class Link(msgspec.Struct):
     _bytes: int = 0
     _seconds: float = 0.0
 
-    def note(self, wire_bytes: int, seconds: float) -> None:
+    def note(self, size: int, seconds: float) -> None:
         """Take note of what came in a time in which the peer always had something to send."""
-        self._bytes += wire_bytes
+        self._bytes += size
         self._seconds += seconds
         if self._seconds < SAMPLE_S:
             return

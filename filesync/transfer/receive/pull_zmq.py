@@ -295,7 +295,7 @@ class Pull:
         """Leave a session that alone keeps the others idle."""
         sessions = self._sessions.values()
         idle = [
-            one.machine.link.bytes_per_s
+            one.machine.coming.bytes_per_s
             for one in sessions
             if one.machine.is_idle and one.machine.state is State.MOVING
         ]

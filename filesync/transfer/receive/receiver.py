@@ -93,7 +93,8 @@ class Receiver:
 
     Attributes:
         deadline: call ``expire`` then; None while it is not the peer's turn.
-        link: what was seen of the way to the peer.
+        link: what was seen of the wire to the peer.
+        coming: of the content that comes over it, which may be much more: of a hole a byte is sent.
         content_bytes: what came, before compression.
     """
 
@@ -115,6 +116,7 @@ class Receiver:
         self.deadline: float | None = now + opening_s if is_greeted else None
         self.session = session
         self.link = Link()
+        self.coming = Link()
         self.content_bytes = 0
         self._fetch = fetch
         self._open = Open(session, token, tree, flow.compress, flow.bytes_per_s)
@@ -158,6 +160,7 @@ class Receiver:
                 self.deadline = None if self.is_idle else now + self._stall_s
             case Frame() if self.state is State.MOVING:
                 self._take_frame(Coded(message.codec, payload, message.raw_bytes))
+                self.coming.note(message.raw_bytes, now - self._seen_at)
                 self._note_progress(message.raw_bytes, len(payload), now)
             case Recipes() if self.state is State.MOVING:
                 ask = self._asked.get(message.ask)
@@ -233,7 +236,7 @@ class Receiver:
     def seconds_left(self, now: float) -> float:
         """Return how long what is on its way will take at the speed seen, or since its last sign."""
         silent_s = now - self._seen_at
-        rate = self.link.bytes_per_s
+        rate = self.coming.bytes_per_s
         return max(silent_s, self._on_wire_bytes / rate if rate else 0.0)
 
     @property
@@ -298,7 +301,7 @@ class Receiver:
         return message, b"".join(signatures)
 
     def _share(self) -> int:
-        wanted = int(self.link.bytes_per_s * WINDOW_S)
+        wanted = int(self.coming.bytes_per_s * WINDOW_S)
         return min(max(wanted, MIN_WINDOW_BYTES), WINDOW_BYTES)
 
     def _note_progress(self, raw_bytes: int, wire_bytes: int, now: float) -> None:

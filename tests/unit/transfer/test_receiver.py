@@ -124,6 +124,14 @@ def test_the_time_since_asking_counts_for_how_fast_the_link_is() -> None:
     assert machine.link.bytes_per_s == 1000
 
 
+def test_a_session_that_brings_holes_is_not_slow() -> None:
+    machine, _, _ = moving(wanted(bytes(4 << 20)))
+    for second in (2.0, 3.0, 4.0):
+        machine.receive(Frame(1, 1 << 20, Codec.HOLE), b"\0", second)
+    assert machine.on_wire_bytes == 1 << 20
+    assert machine.seconds_left(4.0) == 1.0
+
+
 def test_a_small_file_is_wanted_whole_and_stored() -> None:
     machine, fetch, sent = moving(FILE_A)
     assert sent == [Want(1, ((FILE_A.digest, 0, 100),))]
