@@ -113,8 +113,8 @@ class Records:
         return tuple(reversed(links.values()))
 
     def forget(self, refs: Iterable[Digest]) -> None:
-        """Drop refs that nobody holds any more, with their keys."""
-        rows = [(ref,) for ref in refs]
+        """Drop refs that nobody holds any more, with their keys; not what others were made on."""
+        rows = [(ref,) for ref in self._needless(refs)]
         with self._using():
             self._db.executemany("DELETE FROM keys WHERE ref = ?", rows)
             self._db.executemany("DELETE FROM refs WHERE ref = ?", rows)
@@ -123,6 +123,19 @@ class Records:
         """Return the tree digest of every ref that is known."""
         rows = self._db.execute("SELECT info FROM refs")
         return [_decoder.decode(info).tree for (info,) in rows]
+
+    def _needless(self, refs: Iterable[Digest]) -> set[Digest]:
+        """Return those of ``refs`` that are below no other one."""
+        going = set(refs)
+        rows = self._db.execute("SELECT info FROM refs") if going else ()
+        infos = [_decoder.decode(row) for (row,) in rows]
+        parents = {info.ref: info.parent for info in infos}
+        for at in parents.keys() - going:
+            below = parents[at]
+            while below in going:
+                going.remove(below)
+                below = parents.get(below)
+        return going
 
     def _using(self) -> AbstractContextManager[None]:
         return using(self._path, remedy=_REMEDY)

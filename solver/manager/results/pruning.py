@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
 from solver.errors import OrderFailed
 from solver.manager.results.lastcopies import Holder, holds_of
@@ -110,5 +111,11 @@ class Pruning:
         if not isinstance(usage, Usage):
             raise OrderFailed(worker.name, "protocol", "answered with something else")
         if isinstance(order, Prune):
-            self._shared.cluster.forget(worker, usage.refs)
+            self._forget(worker, usage.refs)
         return usage
+
+    def _forget(self, worker: WorkerLink, refs: Sequence[Digest]) -> None:
+        """Note that a worker has removed ``refs``; of what nobody has any more nothing stays known."""
+        cluster = self._shared.cluster
+        cluster.forget(worker, refs)
+        self._shared.records.forget([ref for ref in refs if not cluster.holders(ref)])

@@ -65,6 +65,19 @@ async def test_what_a_worker_has_removed_is_believed_of_it_alone(world: World) -
     assert world.shared.cluster.holders(REF) == [second.link]
 
 
+async def test_a_result_that_nobody_has_any_more_is_forgotten(world: World) -> None:
+    first, second = both(world)
+    world.shared.records.add(INFO)
+    first.says.append(Usage((), refs=(REF,)))
+    second.says.append(Usage(()))
+    await Pruning(world.shared).prune(POLICY, verbose=False)
+    assert world.shared.records.ref(REF) == INFO
+    first.says.append(Usage(()))
+    second.says.append(Usage((), refs=(REF,)))
+    await Pruning(world.shared).prune(POLICY, verbose=False)
+    assert world.shared.records.ref(REF) is None
+
+
 async def test_what_a_build_holds_is_told_and_let_go_with_it(world: World) -> None:
     worker = world.worker("a")
     recipe = world.recipe()

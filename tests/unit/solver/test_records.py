@@ -84,12 +84,22 @@ def test_chain_with_an_unknown_parent_is_an_error(records: Records) -> None:
 
 def test_forgotten_ref_is_not_found_by_any_key(records: Records) -> None:
     records.add(ONE)
-    records.add(TWO)
+    records.add(msgspec.structs.replace(TWO, parent=None))
     records.forget([ONE.ref, digest("never there")])
     assert records.find(digest("key")) == []
     assert records.ref(ONE.ref) is None
     records.add(bare(ONE))
     assert records.find(digest("key")) == [], "its keys went with it"
+
+
+def test_what_others_were_made_on_top_of_is_not_forgotten(records: Records) -> None:
+    three = RefInfo(digest("three"), digest("tree three"), TWO.ref, (), 3.0)
+    for info in (ONE, TWO, three):
+        records.add(info)
+    records.forget([ONE.ref, TWO.ref])
+    assert records.chain(three.ref) == (bare(ONE), bare(TWO), bare(three))
+    records.forget([ONE.ref, TWO.ref, three.ref])
+    assert records.trees() == []
 
 
 def test_records_outlive_the_process(tmp_path: Path) -> None:
