@@ -42,6 +42,7 @@ from worker.wire.orders import (
     Refused,
     Register,
     SourceInfo,
+    Swept,
     ToWorker,
     Unknown,
     Welcome,
@@ -151,7 +152,7 @@ class ManagerLink:
             await socket.send_multipart(encode(Leaving()), flags=zmq.NOBLOCK)
 
     def _register(self) -> None:
-        self._known.clear()
+        self._known = set()
         self._told_sources = self._service.store.idle_sources()
         options = self._options
         hello = Register(
@@ -298,6 +299,9 @@ class ManagerLink:
             case Unknown():
                 # The manager has restarted: what it asked before it no longer waits for.
                 self._meet_again(group)
+            case Swept():
+                # Not cleared: an order that was called off may still note what it has told.
+                self._known = set()
             case orders.Alive():
                 pass
             case Welcome():
@@ -380,9 +384,9 @@ class ManagerLink:
         if isinstance(result, Offered) and not isinstance(body, orders.Offer):
             # What an offer shows is a part of a ref, and the manager has selected it too.
             trees.append(result.tree)
-        nodes = self._service.store.nodes
+        nodes, known = self._service.store.nodes, self._known
         for tree in trees:
-            lacking = missing_nodes(nodes, tree, self._known.__contains__)
+            lacking = missing_nodes(nodes, tree, known.__contains__)
             for pack in await in_thread(list, pack_nodes(lacking)):
                 self._queue.put_nowait((orders.Nodes(), pack))
-            note_tree(self._known, Manifest(tree, nodes))
+            note_tree(known, Manifest(tree, nodes))

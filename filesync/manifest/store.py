@@ -8,8 +8,9 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from filesync.digest import Digest, digest_of, short
 from filesync.errors import NodeMissing, StoreError
 from filesync.manifest.node import MAX_NODE_BYTES, Subdirectory, Summary, decode_trusted
 from filesync.manifest.tree import LayeredNodes, Nodes
+from filesync.wanted import check_wanted
 
 VERSION: Final = 1
 _SCHEMA: Final = """
@@ -166,11 +168,23 @@ class SqliteNodes:
         Raises:
             StoreError: the file is damaged.
         """
+        rest = self.begin_sweep(live)
+        return 0 if rest is None else rest()
+
+    def begin_sweep(self, live: Iterable[Digest]) -> Callable[[], int] | None:
+        """Begin what ``sweep`` does; return the rest, which blocks, to be called in any case.
+
+        For who knows what is live in one thread and sweeps in another: what is asked for in
+        between stays, too. None where nothing can be done now.
+        """
         with self._lock:
             if self._open_transactions or self._vouched is not None:
-                return 0
+                return None
             self._vouched = set()
-            marks = bytearray()
+        return partial(self._sweep, live)
+
+    def _sweep(self, live: Iterable[Digest]) -> int:
+        marks = bytearray()
         try:
             for digest in live:
                 self._mark(digest, marks)
@@ -183,6 +197,7 @@ class SqliteNodes:
         """Mark the rows of all nodes below ``root``; one that is not here has none."""
         stack = [root]
         while stack:
+            check_wanted()
             digest = stack.pop()
             row = self._row("SELECT number, packed, data FROM nodes WHERE digest = ?", digest)
             if row is None:
@@ -209,6 +224,7 @@ class SqliteNodes:
         left = [number for (number,) in rows if not _is_marked(marks, number)]
         removed = 0
         for at in range(0, len(left), SLICE_NODES):
+            check_wanted()
             self._mark_vouched(marks)
             with self._lock:
                 # From here on nobody can ask for a tree that is about to go.

@@ -50,6 +50,7 @@ class ClientLink(msgspec.Struct):
     Attributes:
         outbox: what it is told.
         last_s: when it was heard last.
+        has_begun: it builds or moves something, or has sent trees, or asked which are here.
     """
 
     identity: bytes
@@ -57,6 +58,7 @@ class ClientLink(msgspec.Struct):
     outbox: Outbox
     traffic: Traffic
     last_s: float
+    has_begun: bool = False
     _running: asyncio.Task[None] | None = None
     _asked: set[asyncio.Task[None]] = msgspec.field(default_factory=set)
     _agent_lines: AgentLines = msgspec.field(default_factory=AgentLines)

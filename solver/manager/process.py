@@ -79,7 +79,7 @@ async def open_manager(
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.ROUTER)
         guard = SocketGuard(LIMITS, asyncio.get_running_loop())
-        server = Server(Shared(Cluster(), records, nodes), socket, guard, allowed)
+        server = Server(Shared(Cluster(), records, nodes), nodes, socket, guard, allowed)
         gate = Gate(context, own, server.lets_in) if own is not None else None
         try:
             if gate is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import assert_never
@@ -13,6 +14,7 @@ import zmq.asyncio
 from filesync.errors import FilesyncError, MalformedMessage, PeerError, StoreError
 from filesync.keys.files import AllowFile, PublicKey
 from filesync.manifest.pack import accept_pack
+from filesync.manifest.store import SqliteNodes
 from filesync.transfer.connection.channel_zmq import received, wire_bytes_of
 from filesync.transfer.connection.curve_zmq import key_of
 from filesync.transfer.connection.guard_zmq import SocketGuard, came_by
@@ -24,6 +26,7 @@ from solver.manager.joining import Joining, Peer
 from solver.manager.outbox import Outbox
 from solver.manager.results.pruning import Pruning
 from solver.manager.results.replicas import Replicas
+from solver.manager.results.sweeping import Sweeping
 from solver.manager.sending_zmq import Sending
 from solver.manager.shared import Shared
 from solver.manager.urls import find_commit, find_url
@@ -52,7 +55,7 @@ from solver.wire import (
 )
 from worker.wire import orders
 from worker.wire.agents import AgentAsked
-from worker.wire.disk import Crowded
+from worker.wire.disk import Crowded, PrunePolicy
 from worker.wire.orders import FromWorker
 
 log = logging.getLogger(__name__)
@@ -73,6 +76,7 @@ class Server:
     """Drives the builds of a manager over one bound ROUTER socket.
 
     Args:
+        nodes: those of ``shared``.
         socket: a ROUTER, bound by the time of ``run``; owned and closed by the caller.
         guard: watches the socket.
         allowed: whose keys are let in, here and by the workers; None where none are used.
@@ -84,6 +88,7 @@ class Server:
     def __init__(
         self,
         shared: Shared,
+        nodes: SqliteNodes,
         socket: zmq.asyncio.Socket,
         guard: SocketGuard,
         allowed: AllowFile | None = None,
@@ -95,6 +100,7 @@ class Server:
         self._sending = Sending(socket)
         self._joining = Joining(shared, self._sending, allowed)
         self._pruning = Pruning(shared)
+        self._sweeping = Sweeping(shared, nodes, self._is_idle)
         self.replicas = Replicas(shared)
         self._asked_for = asyncio.Event()
         self._clients: dict[bytes, tuple[ClientLink, asyncio.Task[None]]] = {}
@@ -248,11 +254,21 @@ class Server:
             case orders.Outcome():
                 self._pass_on(worker, message, group)
             case Crowded(policies):
-                group.create_task(self._pruning.relieve(worker, policies))
+                group.create_task(self._relieve(worker, policies))
             case orders.Nodes():
                 pass
             case _:
                 assert_never(message)
+
+    async def _relieve(self, worker: WorkerLink, policies: Sequence[PrunePolicy]) -> None:
+        await self._pruning.relieve(worker, policies)
+        self._sweeping.want()
+
+    def _is_idle(self) -> bool:
+        """Say whether nobody needs a tree that no result is of, nor can be about to."""
+        has_begun = any(client.has_begun for client, _ in self._clients.values())
+        is_busy = has_begun or self.replicas.leases
+        return not is_busy and all(worker.is_idle for worker in self.cluster)
 
     # --- clients ------------------------------------------------------------------------------
 
@@ -262,6 +278,7 @@ class Server:
         client = self._client(identity, group)
         client.last_s = time.monotonic()
         client.outbox.check_reading()
+        client.has_begun |= not isinstance(message, ListWorkers | AskUsage | AskPrune | Alive)
         match message:
             case Have(trees):
                 client.outbox.answer(Lack(lacking(self._shared.nodes, trees)))
@@ -324,7 +341,11 @@ class Server:
             case AskUsage(verbose):
                 client.outbox.answer(await self._pruning.usage(verbose=verbose))
             case AskPrune(policy, verbose):
-                client.outbox.answer(await self._pruning.prune(policy, verbose=verbose))
+                pruned = await self._pruning.prune(policy, verbose=verbose)
+                self._sweeping.want()
+                # Before the answer: with it a cluster may end that was started for this alone.
+                await self._sweeping.sweep()
+                client.outbox.answer(pruned)
 
     # --- both ---------------------------------------------------------------------------------
 
@@ -340,6 +361,7 @@ class Server:
             for worker in self.cluster.silent(now_s):
                 log.warning("worker silent worker=%s", worker.name)
                 self.cluster.leave(worker)
+            group.create_task(self._sweeping.sweep())
             self._joining.forget(now_s)
             dropped = self._dropped
             self._dropped = {i: s for i, s in dropped.items() if now_s - s <= FORGET_S}

@@ -84,6 +84,11 @@ class WorkerLink(msgspec.Struct):
         """The key that its connection and its data plane have; None where none are used."""
         return key_in(self.hello.address)
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is asked of it, and what it held when it registered is known."""
+        return not self._calls and self.learnt.is_set()
+
     def view(self) -> WorkerView:
         """Return what placement needs to know of it."""
         labels = {"name": self.name, **self.hello.labels}

@@ -272,6 +272,17 @@ def test_what_is_made_or_asked_for_during_a_sweep_stays(store: SqliteNodes) -> N
         assert list(Manifest(root, store).walk()) is not None
 
 
+def test_what_is_asked_for_once_a_sweep_has_begun_stays(store: SqliteNodes) -> None:
+    asked, gone = a_tree(store, b"asked"), a_tree(store, b"gone")
+    rest = store.begin_sweep([])
+    assert rest is not None
+    assert asked in store
+    assert store.begin_sweep([]) is None
+    assert rest() == 1
+    assert (asked in store, gone in store) == (True, False)
+    assert store.sweep([]) == 2
+
+
 def test_what_is_asked_for_between_two_slices_of_a_sweep_stays_whole(
     store: SqliteNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,11 @@
 """What workers keep and let go of: du, prune, and bounds that a worker keeps by itself."""
 
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,32 @@ def test_manifests_are_shown_and_go_with_what_they_are_of(
     # The manager finds out that what it had sent is there no more.
     assert cluster.build(root, *place, "--target", "one").totals["steps_run"] == 2
     assert cluster.build(root, *place).status == 0
+
+
+def manifests_of_the_manager(cluster: Cluster) -> int:
+    with closing(sqlite3.connect(cluster.root / "manager/nodes.db")) as db:
+        (count,) = db.execute("SELECT count(*) FROM nodes").fetchone()
+        assert isinstance(count, int)
+        return count
+
+
+def test_what_is_pruned_goes_from_the_manager_too_and_is_built_again(
+    cluster: Cluster, context: ContextMaker, base: str
+) -> None:
+    text = "FROM base\nCOPY src /src\nRUN echo {0} > /src/d1/out\n"
+    options = ("--build-context", base, "--place", "0=name=w1")
+    for number in range(3):
+        many = {f"src__d{n}__f": f"{number}" for n in range(40)}
+        cluster.build(context(text.format(number), **many), *options)
+    asked(cluster, "prune", "--all")
+    assert manifests_of_the_manager(cluster) == 0
+    # The worker sends again what it had sent, and all that the client had is asked for.
+    root = context(text.format(3), **{f"src__d{n}__f": "2" for n in range(40)})
+    assert cluster.build(root, *options).status == 0
+    out = cluster.root / "out"
+    assert cluster.build(root, *options, "-o", f"type=local,dest={out}").status == 0
+    assert (out / "src/d1/out").read_text() == "3\n"
+    assert len(list((out / "src").iterdir())) == 40
 
 
 def test_what_was_used_within_the_time_stays(cluster: Cluster, context: ContextMaker) -> None:

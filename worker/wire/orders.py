@@ -66,7 +66,7 @@ from worker.wire.ops import Op, Text
 from worker.wire.secrets import Secrets
 from worker.wire.urls import GitFound, ResolveGit, ResolveUrl, UrlUnchanged
 
-VERSION: Final = 15
+VERSION: Final = 16
 ALIVE_S: Final = 10.0
 MAX_KEYS: Final = 20_000
 
@@ -255,6 +255,10 @@ class Unknown(_Message, frozen=True, tag="unknown"):
     """Manager -> worker: register again."""
 
 
+class Swept(_Message, frozen=True, tag="swept"):
+    """Manager -> worker: what it was told of nodes before it may have no more. No order is under way."""
+
+
 # --- what a worker says -----------------------------------------------------------------------
 
 
@@ -405,7 +409,9 @@ class Nodes(_Message, frozen=True, tag="nodes"):
     """Either way: a pack of directory nodes, in the payload frame."""
 
 
-ToWorker = Welcome | Refused | Allow | Unknown | Alive | Order | Cancel | AgentAnswered | Nodes
+ToWorker = (
+    Welcome | Refused | Allow | Unknown | Alive | Swept | Order | Cancel | AgentAnswered | Nodes
+)
 Event = Output | Progress | AgentAsked
 """What an order tells of before it is answered."""
 FromWorker = Register | Heartbeat | Leaving | Event | Outcome | Nodes | Crowded

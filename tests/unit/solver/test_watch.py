@@ -9,6 +9,7 @@ import zmq.asyncio
 
 from filesync.manifest import MemoryNodes, missing_nodes
 from filesync.manifest.pack import pack_nodes
+from filesync.manifest.store import SqliteNodes
 from filesync.transfer.connection.guard_zmq import SocketGuard
 from solver.manager import cluster, server_zmq
 from solver.manager.clients import ClientLink
@@ -36,7 +37,8 @@ def _silent_client(world: World) -> ClientLink:
 
 
 def _server(world: World, client: ClientLink) -> Server:
-    server = Server(world.shared, cast(zmq.asyncio.Socket, None), cast(SocketGuard, None))
+    nodes, socket = cast(SqliteNodes, None), cast(zmq.asyncio.Socket, None)
+    server = Server(world.shared, nodes, socket, cast(SocketGuard, None))
     server._clients[client.identity] = (client, asyncio.create_task(client.outbox.pump()))
     return server
 
