@@ -114,6 +114,27 @@ def test_what_is_pruned_goes_from_the_manager_too_and_is_built_again(
     assert len(list((out / "src").iterdir())) == 40
 
 
+def test_manifests_that_a_worker_cannot_remove_while_it_works_go_when_it_has_done_that(
+    clusters: Callable[..., Cluster], context: ContextMaker, base: str
+) -> None:
+    one = clusters("one", workers=1)
+    root = context("FROM scratch\nCOPY src /\n", **{f"src__d{n}__f": str(n) for n in range(40)})
+    one.build(root)
+    root = context(f"FROM base\n{WAIT}\n")
+    building = threading.Thread(target=lambda: one.build(root, "--build-context", base))
+    building.start()
+    until_results(one, 2)
+    pruned = asked(one, "prune", "--all")
+    assert rows(pruned, "manifests") == []
+    assert count(asked(one, "du"), "manifests") > 40
+    let_go(one, "w1")
+    building.join()
+    deadline_s = time.monotonic() + 10
+    while count(asked(one, "du"), "manifests") > 40:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+
+
 def test_what_was_used_within_the_time_stays(cluster: Cluster, context: ContextMaker) -> None:
     cluster.build(context("FROM scratch\nCOPY Dockerfile /\n"))
     assert rows(asked(cluster, "prune", "-a", "--filter", "until=1h"), "results") == []

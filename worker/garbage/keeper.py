@@ -86,6 +86,8 @@ class DiskKeeper:
             swept = await in_thread(self._collector.sweep_nodes)
             rows = (*usage.rows, *([swept] if swept.count else []))
             usage = msgspec.structs.replace(usage, rows=rows)
+        else:
+            usage = msgspec.structs.replace(usage, swept=False)
         _log_removed(usage)
         return usage
 

@@ -150,12 +150,14 @@ class Usage(_Message, frozen=True, tag="disk-usage"):
         kept: of Prune: what stayed that should have gone.
         items: what was asked about or removed, thing by thing, if that was wanted.
         refs: of Prune: the results that are gone.
+        swept: of Prune: the manifests that nothing here needs are gone; not while something runs.
     """
 
     rows: tuple[UsageRow, ...]
     kept: tuple[KeptRow, ...] = ()
     items: Annotated[tuple[UsageItem, ...], msgspec.Meta(max_length=MAX_SHOWN)] = ()
     refs: tuple[WireDigest, ...] = ()
+    swept: bool = True
 
 
 class Holdings(_Message, frozen=True, tag="holdings"):

@@ -35,6 +35,7 @@ class Pruning:
         self._shared = shared
         self._lock = asyncio.Lock()
         self._crowded: set[str] = set()
+        self._unswept: set[str] = set()
 
     async def usage(self, *, verbose: bool) -> Usages:
         """Return what takes how much disk on each worker."""
@@ -59,6 +60,16 @@ class Pruning:
             log.warning("not relieved worker=%s reason=%s", worker.name, exc)
         finally:
             self._crowded.discard(worker.name)
+
+    async def sweep(self) -> None:
+        """Have workers remove the manifests that they could not while something ran there."""
+        async with self._lock:
+            names, self._unswept = sorted(self._unswept), set()
+            for worker in filter(None, map(self._shared.cluster.named, names)):
+                try:
+                    await self._told(worker, Prune((), Holds()))
+                except FilesyncError as exc:
+                    log.warning("not swept worker=%s reason=%s", worker.name, exc)
 
     async def _on_all(
         self, policies: tuple[PrunePolicy, ...] | None, *, verbose: bool
@@ -107,11 +118,15 @@ class Pruning:
         return Holder(holdings, frozenset(worker.refs))
 
     async def _told(self, worker: WorkerLink, order: ReadUsage | Prune) -> Usage:
+        if isinstance(order, Prune):
+            worker.known.clear()  # what is sent meanwhile must not stand on what goes
         usage = await worker.call(order)
         if not isinstance(usage, Usage):
             raise OrderFailed(worker.name, "protocol", "answered with something else")
         if isinstance(order, Prune):
             self._forget(worker, usage.refs)
+            if not usage.swept:
+                self._unswept.add(worker.name)
         return usage
 
     def _forget(self, worker: WorkerLink, refs: Sequence[Digest]) -> None:

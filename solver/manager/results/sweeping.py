@@ -1,7 +1,7 @@
-"""Removes the manifests that a manager has no more need of, while nobody can be about to need one."""
+"""Removes the manifests that nothing needs any more, while nobody can be about to need one."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
@@ -15,17 +15,27 @@ log = logging.getLogger(__name__)
 
 
 class Sweeping:
-    """Sweeps a manager's nodes: what no result and no idle source is made of goes.
+    """Sweeps a manager's nodes, and those of workers that could not themselves.
+
+    What no result and no idle source is made of goes.
 
     Args:
         nodes: those of ``shared``.
+        sweep_workers: has workers sweep theirs.
         is_idle: says that nobody builds or moves anything, nor has sent trees, or asked which are
             here: these come before the order that needs them.
     """
 
-    def __init__(self, shared: Shared, nodes: SqliteNodes, is_idle: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        nodes: SqliteNodes,
+        sweep_workers: Callable[[], Awaitable[None]],
+        is_idle: Callable[[], bool],
+    ) -> None:
         self._shared = shared
         self._nodes = nodes
+        self._sweep_workers = sweep_workers
         self._is_idle = is_idle
         self._is_wanted = False
 
@@ -50,6 +60,7 @@ class Sweeping:
 
     async def _begin(self) -> Callable[[], int] | None:
         """Begin to sweep; None where that cannot be done now."""
+        await self._sweep_workers()
         told = [
             await worker.send(worker.identity, Swept(), b"") for worker in self._shared.cluster
         ]

@@ -78,6 +78,18 @@ async def test_a_result_that_nobody_has_any_more_is_forgotten(world: World) -> N
     assert world.shared.records.ref(REF) is None
 
 
+async def test_who_could_not_sweep_when_it_was_pruned_is_asked_once_more(world: World) -> None:
+    first, second = both(world)
+    first.says.append(Usage((), swept=False))
+    second.says.append(Usage(()))
+    pruning = Pruning(world.shared)
+    await pruning.prune(POLICY, verbose=False)
+    first.says.append(Usage(()))
+    await pruning.sweep()
+    await pruning.sweep()
+    assert [len(told(worker)) for worker in (first, second)] == [2, 1]
+
+
 async def test_what_a_build_holds_is_told_and_let_go_with_it(world: World) -> None:
     worker = world.worker("a")
     recipe = world.recipe()
