@@ -1,4 +1,4 @@
-"""A server that nobody uses any more gives back the memory that it has used."""
+"""A server gives back the memory that it has used for clients that have gone."""
 
 import asyncio
 import os
@@ -12,41 +12,44 @@ from filesync.sync.places import ServedPlaces
 from filesync.sync.remote import holders
 from filesync.sync.remote.client import Remote, sync_to
 from filesync.sync.remote.server import TreeServer
+from filesync.transfer.connection import listener_zmq
 from filesync.transfer.plane_zmq import DataPlane
 from tests.integration.test_sync_plane import LOOPBACK
 
 
-def test_memory_is_given_back_some_time_after_the_last_client_and_not_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def given_back(root: Path, monkeypatch: pytest.MonkeyPatch, used_s: float) -> list[float]:
+    """Return when memory was given back, in seconds after the last client of ``used_s`` came."""
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+    began = came = loop.time()
+    monkeypatch.setattr(listener_zmq, "PING_S", 0.05)
+    monkeypatch.setattr(holders, "GIVE_BACK_S", 0.3)
+    monkeypatch.setattr(memory, "give_back", lambda: times.append(loop.time()))
+    server = TreeServer(ServedPlaces(root), read_only=False, caches=None)
+    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+        server.use(plane)
+        remote = Remote(plane.address, b"dest")
+        is_used = True
+        while is_used:
+            came = loop.time()
+            is_used = came - began < used_s
+            await sync_to([os.fsencode(root / "src") + b"/"], remote, Options())
+        await asyncio.sleep(1.2)
+    return [time - came for time in times]
+
+
+@pytest.mark.parametrize("used_s", [0, 1])
+def test_memory_is_given_back_some_time_after_a_client_has_gone_whoever_comes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used_s: int
 ) -> None:
-    monkeypatch.setattr(holders, "IDLE_S", 0.3)
-    given_back: list[float] = []
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        is_given = asyncio.Event()
-
-        def give_back() -> None:
-            given_back.append(loop.time())
-            loop.call_soon_threadsafe(is_given.set)
-
-        monkeypatch.setattr(memory, "give_back", give_back)
-        server = TreeServer(ServedPlaces(tmp_path), read_only=False, caches=None)
-        async with DataPlane(LOOPBACK, answer=server.answer) as plane:
-            server.use(plane)
-            remote = Remote(plane.address, b"dest")
-            ended = 0.0
-            for _ in range(3):
-                await sync_to([os.fsencode(tmp_path / "src") + b"/"], remote, Options())
-                ended = loop.time()
-            await is_given.wait()
-            assert given_back[0] - ended > 0.2
-            await asyncio.sleep(0.5)
-            assert len(given_back) == 1
-
     (tmp_path / "src").mkdir()
     (tmp_path / "src/file").write_bytes(b"content")
-    asyncio.run(asyncio.wait_for(main(), 20))
+    times = asyncio.run(asyncio.wait_for(given_back(tmp_path, monkeypatch, used_s), 60))
+    meanwhile, after = [t for t in times if t < 0], [t for t in times if t >= 0]
+    assert bool(meanwhile) is bool(used_s)
+    assert after
+    assert after[-1] > 0.2
+    assert len(after) <= 2, "nobody has come since"
 
 
 def test_giving_back_does_no_harm() -> None:

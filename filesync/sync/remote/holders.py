@@ -14,8 +14,9 @@ from filesync.transfer.wire import Ping
 MAX_HELD: Final = 64
 """Places that one peer may hold at once; each costs a descriptor, those of directories that were read
 last (``SourceTree``), and its manifest in memory."""
-IDLE_S: Final = 60.0
-"""After which a server gives the memory back that it needed: the next client would have it again."""
+GIVE_BACK_S: Final = 60.0
+"""So long after a client has gone a server gives the memory back that it needed for it, whoever has come
+meanwhile: some servers are never without a client for so long."""
 
 
 class Holders:
@@ -24,7 +25,8 @@ class Holders:
     def __init__(self) -> None:
         self._helds: dict[Channel, dict[bytes, Held]] = {}
         self._lost: WeakSet[Held] = WeakSet()  # what is being given to by lost peers
-        self._idling: asyncio.TimerHandle | None = None
+        self._ended = 0
+        self._is_giving_back = False
 
     def hold(self, channel: Channel, *helds: Held) -> list[bytes]:
         """Keep ``helds`` for ``channel``, all of them or none; return their tokens.
@@ -38,8 +40,6 @@ class Holders:
                 held.close()
             raise TooMuchWanted(f"more than {MAX_HELD} directories at once; name fewer")
         if channel not in self._helds:
-            if self._idling is not None:
-                self._idling.cancel()
             self._helds[channel] = mine
             channel.on_lost.append(lambda _: self._drop_all(channel))
         tokens = [random_bytes(TOKEN_BYTES) for _ in helds]
@@ -78,12 +78,19 @@ class Holders:
             held.close()
             if held.is_claimed and held.is_used:
                 self._lost.add(held)
-        if not self._helds:
-            self._idling = asyncio.get_running_loop().call_later(IDLE_S, _give_back)
+        self._ended += 1
+        if not self._is_giving_back:
+            self._give_back_later()
 
+    def _give_back_later(self) -> None:
+        self._is_giving_back = True
+        asyncio.get_running_loop().call_later(GIVE_BACK_S, self._give_back, self._ended)
 
-def _give_back() -> None:
-    # A server alone needs this, and whoever starts one must not wait for it.
-    from filesync.memory import give_back
+    def _give_back(self, ended: int) -> None:
+        # A server alone needs this, and whoever starts one must not wait for it.
+        from filesync.memory import give_back
 
-    asyncio.get_running_loop().run_in_executor(None, give_back)
+        asyncio.get_running_loop().run_in_executor(None, give_back)
+        self._is_giving_back = False
+        if self._ended != ended:  # one who has gone just now may not be done with its memory
+            self._give_back_later()
