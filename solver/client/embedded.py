@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -26,13 +26,15 @@ from filesync.errors import UsageError
 from filesync.transfer.connection.unix import remove_sockets, socket_directory
 from solver.client.contexts import cache_home
 from solver.client.link_zmq import ManagerLink
-from solver.client.occupant import occupied
+from solver.client.occupant import occupied, sharer
 from solver.errors import ManagerLost, NoWorker
 from solver.wire import ListWorkers, Workers
 
 READY_S: Final = 60.0
 """A worker that cleans up after a kill may need a while to come up."""
 STOP_S: Final = 10.0
+LOOK_S: Final = 0.2
+AGAIN: Final = "what was built is kept: start it again"
 
 
 @contextlib.contextmanager
@@ -70,7 +72,8 @@ def embedded_cluster(state: Path, *, workers: int, listen: str | None = None) ->
         for child in children[1 if listen else 0 :]:
             child.address()
         asyncio.run(_wait_for_workers(manager, workers))
-        with _while_lives(first):
+        lost = "the manager of the cluster on this machine has ended, or was killed"
+        with _while(lambda: not first.has_ended(0), else_say=f"{lost}; {AGAIN}"):
             yield manager
 
 
@@ -91,34 +94,34 @@ def _children() -> Iterator[list["_Child"]]:
 
 
 @contextlib.contextmanager
-def _while_lives(manager: "_Child") -> Iterator[None]:
-    """Have this process end, as by SIGTERM, when the manager does, as where memory runs out.
+def _while(lives: Callable[[], bool], *, else_say: str) -> Iterator[None]:
+    """Have this process end, as by SIGTERM, when its manager does not live any more.
 
     A build waits for a manager that is gone, and nobody would start this one again.
 
     Raises:
-        ManagerLost: it has ended.
+        ManagerLost: that was in the way; with the sentence ``else_say``.
     """
-    over, done = os.pipe()
+    over = threading.Event()
 
     def watch() -> None:
-        ready, _, _ = select.select([manager.ended, over], [], [])
-        if over not in ready:
-            os.kill(os.getpid(), signal.SIGTERM)  # a job in the background ignores SIGINT
+        while not over.wait(LOOK_S):
+            if not lives():
+                os.kill(os.getpid(), signal.SIGTERM)  # a job in the background ignores SIGINT
+                return
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
     try:
-        yield
-    finally:
-        os.close(done)
-        watching.join()
-        os.close(over)
-        if manager.has_ended(0):
-            raise ManagerLost(
-                "the manager of the cluster on this machine has ended, or was killed; "
-                "what was built is kept: start it again"
-            )
+        try:
+            yield
+        finally:
+            over.set()
+            watching.join()
+    except BaseException as exc:
+        if lives():
+            raise
+        raise ManagerLost(else_say) from exc
 
 
 class _Child:
@@ -256,10 +259,23 @@ def cluster_here(*, workers: int) -> Iterator[str]:
     state = default_state()
     with occupied(state) as address:
         if address is not None:
-            yield address
+            with _while_shared(state, address):
+                yield address
         else:
             with embedded_cluster(state, workers=workers) as address:
                 yield address
+
+
+@contextlib.contextmanager
+def _while_shared(state: Path, address: str) -> Iterator[None]:
+    """Have this process end when ``filesync up`` does, which shares the manager at ``address``."""
+    if not address.startswith("ipc:"):
+        yield  # the next one may be there again
+        return
+    with sharer(state) as lives:
+        lost = "the cluster of `filesync up` has ended"
+        with _while(lives, else_say=f"{lost}; {AGAIN}"):
+            yield
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ that process ends this too.
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
@@ -76,6 +76,18 @@ def shared_at(state: Path) -> str | None:
         if _lock(file, fcntl.LOCK_SH):
             return None
         return os.fsdecode(file.read(_MAX_ADDRESS_BYTES))
+
+
+@contextmanager
+def sharer(state: Path) -> Iterator[Callable[[], bool]]:
+    """Give what says whether the process that shares ``state`` now still does."""
+    try:
+        file = (state / _ADDRESS).open("rb")
+    except OSError:
+        yield lambda: False
+        return
+    with file:  # held open: to look again takes no descriptor
+        yield lambda: not _lock(file, fcntl.LOCK_SH)
 
 
 def _announced(place: Path, address: str) -> IO[bytes]:

@@ -86,6 +86,19 @@ def test_after_a_cluster_that_was_up_a_build_starts_its_own(
         assert build(cache, root).returncode == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_build_ends_with_the_cluster_that_it_shares(
+    context: ContextMaker, base: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    cache = tmp_path / "cache"
+    root = context("FROM base\nRUN echo started; sleep 60\n")
+    with up(cache) as (process, _), building(cache, root, base) as shared:
+        process.send_signal(number)
+        said, _ = shared.communicate(timeout=20)
+    assert shared.returncode == 1
+    assert said.splitlines()[-1].startswith("filesync: error: the cluster of `filesync up` has")
+
+
 def test_a_second_cluster_of_the_same_state_says_where_the_first_one_is(tmp_path: Path) -> None:
     with up(tmp_path) as (_, address):
         done = run("up", env={"XDG_CACHE_HOME": str(tmp_path)})
