@@ -90,6 +90,13 @@ def find_sources(
     return Sources(kept, missing, are_several([source.part for source in kept], there))
 
 
+class _Group(NamedTuple):
+    """Names in one directory, as they are met; in the end they are the place's."""
+
+    place: Place
+    names: list[bytes]
+
+
 class _Finding:
     """Sources as they are found.
 
@@ -102,8 +109,8 @@ class _Finding:
         self._places = places
         self._most_names = most_names
         self._seen: set[bytes] = set()
-        self._groups: list[tuple[Place, list[bytes]]] = []
-        self._last_in: dict[bytes, tuple[Place, list[bytes]]] = {}
+        self._groups: list[_Group] = []
+        self._last_in: dict[bytes, _Group] = {}
 
     def find(self, path: bytes) -> None:
         """Add what ``path`` names.
@@ -113,9 +120,7 @@ class _Finding:
         """
         directory, slash, name = path.rpartition(b"/")
         group = self._last_in.get(directory or slash)
-        if group is not None and len(group[1]) == self._most_names:
-            group = None
-        if group is None or not group[0].has_other(name):
+        if group is None or not group.place.has_other(name):
             place = _find(self._places, path)
             if place.names is None:
                 self.found.append(Source(place, _inside(path)))
@@ -123,17 +128,24 @@ class _Finding:
             if group is not None or name in self._seen:
                 place.close()
             else:
-                group = self._last_in[directory or slash] = place, []
-                self._groups.append(group)
-                self.found.append(Source(place))
+                group = self._begin(directory or slash, place)
         if group is not None and name not in self._seen:
             self._seen.add(name)
-            group[1].append(name)
+            group.names.append(name)
+            if len(group.names) == self._most_names:
+                del self._last_in[directory or slash]
 
     def end(self) -> None:
         """Give the sources their names."""
         for place, names in self._groups:
             place.names = frozenset(names)
+
+    def _begin(self, directory: bytes, place: Place) -> _Group:
+        """Begin a source of names in ``directory``."""
+        group = self._last_in[directory] = _Group(place, [])
+        self._groups.append(group)
+        self.found.append(Source(place))
+        return group
 
 
 def are_several(parts: Sequence[Part], paths: Sequence[bytes]) -> bool:
