@@ -100,7 +100,7 @@ class Server:
         self._sending = Sending(socket)
         self._joining = Joining(shared, self._sending, allowed)
         self._pruning = Pruning(shared)
-        self._sweeping = Sweeping(shared, nodes, self._pruning.sweep, self._is_idle)
+        self._sweeping = Sweeping(shared, nodes, self._pruning, self._is_idle)
         self.replicas = Replicas(shared)
         self._asked_for = asyncio.Event()
         self._clients: dict[bytes, tuple[ClientLink, asyncio.Task[None]]] = {}

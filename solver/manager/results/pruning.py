@@ -36,6 +36,7 @@ class Pruning:
         self._lock = asyncio.Lock()
         self._crowded: set[str] = set()
         self._unswept: set[str] = set()
+        self._removed: set[Digest] = set()
 
     async def usage(self, *, verbose: bool) -> Usages:
         """Return what takes how much disk on each worker."""
@@ -60,6 +61,15 @@ class Pruning:
             log.warning("not relieved worker=%s reason=%s", worker.name, exc)
         finally:
             self._crowded.discard(worker.name)
+
+    def forget(self) -> None:
+        """Forget results that were removed and that nobody has.
+
+        Not while anybody builds: what had found one before has it made again, and asks what it was.
+        """
+        holders = self._shared.cluster.holders
+        self._shared.records.forget([ref for ref in self._removed if not holders(ref)])
+        self._removed.clear()
 
     async def sweep(self) -> None:
         """Have workers remove the manifests that they could not while something ran there."""
@@ -124,13 +134,8 @@ class Pruning:
         if not isinstance(usage, Usage):
             raise OrderFailed(worker.name, "protocol", "answered with something else")
         if isinstance(order, Prune):
-            self._forget(worker, usage.refs)
+            self._shared.cluster.forget(worker, usage.refs)
+            self._removed.update(usage.refs)
             if not usage.swept:
                 self._unswept.add(worker.name)
         return usage
-
-    def _forget(self, worker: WorkerLink, refs: Sequence[Digest]) -> None:
-        """Note that a worker has removed ``refs``; of what nobody has any more nothing stays known."""
-        cluster = self._shared.cluster
-        cluster.forget(worker, refs)
-        self._shared.records.forget([ref for ref in refs if not cluster.holders(ref)])

@@ -1,12 +1,13 @@
 """Removes the manifests that nothing needs any more, while nobody can be about to need one."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest.store import SqliteNodes
 from filesync.transfer.threads import while_wanted
+from solver.manager.results.pruning import Pruning
 from solver.manager.shared import Shared
 from solver.manager.workers import Sent
 from worker.wire.orders import Swept
@@ -21,7 +22,7 @@ class Sweeping:
 
     Args:
         nodes: those of ``shared``.
-        sweep_workers: has workers sweep theirs.
+        pruning: says what of the results was removed, and has workers sweep.
         is_idle: says that nobody builds or moves anything, nor has sent trees, or asked which are
             here: these come before the order that needs them.
     """
@@ -30,12 +31,12 @@ class Sweeping:
         self,
         shared: Shared,
         nodes: SqliteNodes,
-        sweep_workers: Callable[[], Awaitable[None]],
+        pruning: Pruning,
         is_idle: Callable[[], bool],
     ) -> None:
         self._shared = shared
         self._nodes = nodes
-        self._sweep_workers = sweep_workers
+        self._pruning = pruning
         self._is_idle = is_idle
         self._is_wanted = False
 
@@ -60,13 +61,14 @@ class Sweeping:
 
     async def _begin(self) -> Callable[[], int] | None:
         """Begin to sweep; None where that cannot be done now."""
-        await self._sweep_workers()
+        await self._pruning.sweep()
         told = [
             await worker.send(worker.identity, Swept(), b"") for worker in self._shared.cluster
         ]
         # A worker that is not told leaves out what it has told before; and somebody may have come.
         if Sent.NO_ROOM in told or not self._is_idle():
             return None
+        self._pruning.forget()
         return self._nodes.begin_sweep(list(self._live()))
 
     def _live(self) -> Iterator[Digest]:

@@ -7,6 +7,7 @@ import pytest
 
 from filesync.digest import Digest
 from filesync.manifest.store import SqliteNodes
+from solver.manager.results.pruning import Pruning
 from solver.manager.results.sweeping import Sweeping
 from solver.manager.workers import Sent
 from tests.unit.solver.fakes import World, digest, plant
@@ -38,10 +39,6 @@ def hears(world: World, name: str, sent: Sent = Sent.UNDER_WAY) -> list[ToWorker
     return heard
 
 
-async def nothing() -> None:
-    pass
-
-
 async def test_only_what_results_and_idle_sources_are_made_of_stays(
     world: World, nodes: SqliteNodes
 ) -> None:
@@ -49,7 +46,7 @@ async def test_only_what_results_and_idle_sources_are_made_of_stays(
     heard = hears(world, "w1")
     world.workers["w1"].link.sources = {"id": source}
     world.shared.records.add(RefInfo(digest("ref"), result))
-    sweeping = Sweeping(world.shared, nodes, nothing, lambda: True)
+    sweeping = Sweeping(world.shared, nodes, Pruning(world.shared), lambda: True)
     await sweeping.sweep()
     assert gone in nodes, "nobody wanted it"
     sweeping.want()
@@ -65,7 +62,7 @@ async def test_nothing_goes_while_somebody_is_at_work_and_it_is_made_up_for(
 ) -> None:
     gone = tree(nodes, "gone")
     is_idle = False
-    sweeping = Sweeping(world.shared, nodes, nothing, lambda: is_idle)
+    sweeping = Sweeping(world.shared, nodes, Pruning(world.shared), lambda: is_idle)
     sweeping.want()
     await sweeping.sweep()
     assert gone in nodes
@@ -79,7 +76,7 @@ async def test_nothing_goes_of_which_a_worker_is_not_told(
 ) -> None:
     gone = tree(nodes, "gone")
     heard, deaf = hears(world, "w1"), hears(world, "w2", Sent.NO_ROOM)
-    sweeping = Sweeping(world.shared, nodes, nothing, lambda: True)
+    sweeping = Sweeping(world.shared, nodes, Pruning(world.shared), lambda: True)
     sweeping.want()
     await sweeping.sweep()
     assert (heard, deaf) == ([Swept()], [Swept()])
@@ -96,7 +93,7 @@ async def test_who_comes_while_workers_are_told_finds_all_there(
     gone = tree(nodes, "gone")
     hears(world, "w1")
     idle = iter((True, False, True, True))
-    sweeping = Sweeping(world.shared, nodes, nothing, lambda: next(idle))
+    sweeping = Sweeping(world.shared, nodes, Pruning(world.shared), lambda: next(idle))
     sweeping.want()
     await sweeping.sweep()
     assert gone in nodes
