@@ -6,6 +6,7 @@ at their beginning: these need no regular expression, and so cost nothing for ea
 
 import enum
 import re
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from filesync.errors import UsageError
@@ -125,29 +126,16 @@ def _expression(tokens: list[bytes], prefix: bytes = b"") -> bytes:
     ``*`` ends at the next slash wherever it began. So nothing is tried again and again, however
     the pattern was meant to hurt.
     """
-    blocks: list[list[bytes]] = [[]]
-    for token in tokens:
-        if token == _ANY:
-            blocks.append([])
-        else:
-            blocks[-1].append(token)
-    expression = prefix + _block(blocks[0])
-    if len(blocks) > 1:
-        expression = b"(?>" + expression + b")"
-        for block in blocks[1:-1]:
-            expression += b"(?>.*?" + _block(block) + b")"
-        expression += b".*" + _block(blocks[-1])
-    return expression
+    first, *middle = map(_block, _between(tokens, lambda token: token == _ANY))
+    if not middle:
+        return prefix + first
+    last = middle.pop()
+    begin = b"(?>" + prefix + first + b")"
+    return begin + b"".join(b"(?>.*?" + block + b")" for block in middle) + b".*" + last
 
 
 def _block(tokens: list[bytes]) -> bytes:
-    runs: list[list[bytes]] = [[]]
-    for token in tokens:
-        if token == _SOME:
-            runs.append([])
-        else:
-            runs[-1].append(token)
-    first, *middle = (b"".join(run) for run in runs)
+    first, *middle = map(b"".join, _between(tokens, lambda token: token == _SOME))
     if not middle:
         return first
     last = middle.pop()
@@ -156,14 +144,20 @@ def _block(tokens: list[bytes]) -> bytes:
 
 def _needle(tokens: list[bytes]) -> bytes:
     """Return the longest run of tokens that match one byte each, and only that."""
+    runs = _between(tokens, lambda one: one in (_SOME, _ANY) or one.startswith((b"[", b"(")))
+    longest = max(runs, key=len)
+    return b"".join(longest)
+
+
+def _between(tokens: list[bytes], is_border: Callable[[bytes], bool]) -> list[list[bytes]]:
+    """Return the tokens before, between and after borders."""
     runs: list[list[bytes]] = [[]]
     for token in tokens:
-        if token in (_SOME, _ANY) or token.startswith((b"[", b"(")):
+        if is_border(token):
             runs.append([])
         else:
             runs[-1].append(token)
-    longest = max(runs, key=len)
-    return b"".join(longest)
+    return runs
 
 
 def _tokens(pattern: bytes) -> list[bytes] | None:

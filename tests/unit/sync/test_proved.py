@@ -73,9 +73,8 @@ def scanned(place: Place, tmp_path: Path) -> Manifest:
     return scan_place(place, MemoryNodes(), caches=tmp_path / "caches").manifest
 
 
-def update(place: Place, tmp_path: Path, *, noted: bool = True, **kinds: int) -> Manifest:
-    """Bring a new large file; return what is there now."""
-    build(tmp_path / "source", makes(NEW, **kinds))
+def prepared(place: Place, tmp_path: Path) -> tuple[TreeUpdate, Manifest]:
+    """Begin to make ``place`` hold what the source does, the target."""
     nodes = MemoryNodes()
     basis = scan_place(place, nodes, caches=tmp_path / "caches").manifest
     source = Place(os.open(tmp_path / "source", os.O_RDONLY), None, names=None, label=b"")
@@ -83,6 +82,13 @@ def update(place: Place, tmp_path: Path, *, noted: bool = True, **kinds: int) ->
     source.close()
     one = TreeUpdate(place.root, basis=basis, target=target, atomic=True)
     one.prepare()
+    return one, target
+
+
+def update(place: Place, tmp_path: Path, *, noted: bool = True, **kinds: int) -> Manifest:
+    """Bring a new large file; return what is there now."""
+    build(tmp_path / "source", makes(NEW, **kinds))
+    one, target = prepared(place, tmp_path)
     for wanted in one.wanted():
         large = one.open_large(wanted)
         large.write(0, NEW)
@@ -366,13 +372,7 @@ def add_new(place: Place, tmp_path: Path) -> TreeUpdate:
     """Make a new directory at ``place``; its files are older than the last tick of the clock."""
     build(tmp_path / "source", [*makes(OLD), *NEW_ONES])
     SET(tmp_path / "source" / TAGGED, "user.tag", b"given")
-    nodes = MemoryNodes()
-    basis = scan_place(place, nodes, caches=tmp_path / "caches").manifest
-    source = Place(os.open(tmp_path / "source", os.O_RDONLY), None, names=None, label=b"")
-    target = scan_place(source, nodes, caches=None).manifest
-    source.close()
-    one = TreeUpdate(place.root, basis=basis, target=target, atomic=True)
-    one.prepare()
+    one, _ = prepared(place, tmp_path)
     contents = {digest_of(file.data): file.data for file in NEW_ONES}
     one.write_small([(wanted, contents[wanted.digest]) for wanted in one.wanted()])
     time.sleep(1.5e-9 * FINE_SLACK_NS)
