@@ -50,7 +50,6 @@ __all__ = [
     "TreeUpdate",
     "UpdateStats",
     "WantedFile",
-    "WrittenNs",
 ]
 
 _Part = TypeVar("_Part")
