@@ -50,13 +50,13 @@ class Place:
 
     def has_other(self, name: bytes) -> bool:
         """Say whether the directory has ``name``, and it is none itself."""
+        if not is_name(name):
+            return False
         try:
-            status = (
-                os.stat(name, dir_fd=self._fd, follow_symlinks=False) if is_name(name) else None
-            )
+            status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
         except OSError:
             return False
-        return status is not None and not stat.S_ISDIR(status.st_mode)
+        return not stat.S_ISDIR(status.st_mode)
 
     @property
     def is_empty(self) -> bool:

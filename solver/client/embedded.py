@@ -131,7 +131,6 @@ class _Child:
 
     Attributes:
         alive: a descriptor; the child ends when no process has it any more.
-        ended: a descriptor; it can be read from when the child has ended.
     """
 
     def __init__(
@@ -155,7 +154,7 @@ class _Child:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(stdin)
         os.close(stdout)
-        self.ended = os.pidfd_open(self._pid)
+        self._ended = os.pidfd_open(self._pid)
 
     def address(self) -> str:
         """Wait until it is ready and return the address that it prints, once.
@@ -180,7 +179,7 @@ class _Child:
 
     def has_ended(self, timeout_s: float) -> bool:
         """Wait until it has ended, no longer than that; say whether it has."""
-        ready, _, _ = select.select([self.ended], [], [], timeout_s)
+        ready, _, _ = select.select([self._ended], [], [], timeout_s)
         return bool(ready)
 
     def wait(self) -> None:
@@ -188,7 +187,7 @@ class _Child:
         if not self.has_ended(STOP_S):
             os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
-        os.close(self.ended)
+        os.close(self._ended)
         os.close(self._said)
 
 

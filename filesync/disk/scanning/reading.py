@@ -218,7 +218,7 @@ class Reader:
                 old is not None
                 and old[3] == place
                 and is_as_written(old, stamp, owner=owner)
-                and (xattrs := _as_written(listing, name, stamp)) is not None
+                and (xattrs := _as_written(listing, old[0], stamp)) is not None
             ):
                 listing.written[name] = old
                 entries.append(self._file(listing, name, stamp, old[0].digest, xattrs))
@@ -404,21 +404,21 @@ class Reader:
         return nearest
 
 
-def _as_written(listing: Listing, name: bytes, stamp: Stamp) -> Xattrs | None:
-    """Return the attributes of a file that seems to be what was written; None if it is to be read."""
+def _as_written(listing: Listing, file: File, stamp: Stamp) -> Xattrs | None:
+    """Return the attributes of what seems to be ``file`` as written; None if it is to be read."""
     try:
         if stamp[CTIME] < listing.hidden_ns and stamp[SIZE] < SIZED_FIRST_BYTES:
-            status = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
-            return None if is_sparse(status) else listing.seen[name][0].xattrs
+            status = os.stat(file.name, dir_fd=listing.fd, follow_symlinks=False)
+            return None if is_sparse(status) else file.xattrs
         # Opened, what it holds besides is told in half the time that it takes by a path.
-        fd = os.open(name, READ_FLAGS, dir_fd=listing.fd)
+        fd = os.open(file.name, READ_FLAGS, dir_fd=listing.fd)
     except OSError:
         return None
     try:
         status = os.fstat(fd)
         if stamp_of(status) != stamp or has_holes(fd, status):
             return None
-        return read_xattrs(fd, listing.prefix + name)
+        return read_xattrs(fd, listing.prefix + file.name)
     except (OSError, StoreError):
         return None
     finally:

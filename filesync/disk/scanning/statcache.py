@@ -159,16 +159,16 @@ def is_racy(mtime_ns: int, ctime_ns: int, *, started_ns: int) -> bool:
 class StatCache:
     """What was read before, by directory. One root per cache, one scan at a time."""
 
-    def __init__(self, path: Path, *, spare_little: bool = False) -> None:
+    def __init__(self, path: Path, *, is_spared: bool = False) -> None:
         """Open the cache at ``path``, or start one.
 
-        With ``spare_little`` one is only started when there is something that is worth it.
+        One that ``is_spared`` is opened when there is something that is worth it (see ``end``).
 
         Raises:
             StoreError: no file can be made there.
         """
         self._path = path
-        self._is_spared = spare_little and not path.exists()
+        self._is_spared = is_spared
         self._queue: list[tuple[bytes, int, bytearray]] = []
         self._queued_bytes = 0
         self._seen = bytearray()

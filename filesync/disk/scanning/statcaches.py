@@ -27,7 +27,7 @@ def open_cache(directory: Path, of: bytes, *, spare_little: bool = False) -> Sta
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_new = not path.exists()
-        cache = StatCache(path, spare_little=spare_little)
+        cache = StatCache(path, is_spared=spare_little and is_new)
     except (OSError, StoreError):
         return None
     with suppress(OSError):  # others do the same

@@ -38,7 +38,10 @@ class GrowingScan:
         recent_bytes: int,
         copies: "Copies | None" = None,
     ) -> None:
-        """Begin. What is read is copied to ``copies``. What a ``dry_run`` finds changed, the next scan is to find so, and to tell."""
+        """Begin; what is read is copied to ``copies``.
+
+        What a ``dry_run`` finds changed, the next scan is to find so, and to tell.
+        """
         loop = asyncio.get_running_loop()
         self._more = asyncio.Event()
 
