@@ -11,31 +11,47 @@ from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote import holders
 from filesync.sync.remote.client import Remote, sync_to
+from filesync.sync.remote.holders import Holders
 from filesync.sync.remote.server import TreeServer
 from filesync.transfer.connection import listener_zmq
+from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.plane_zmq import DataPlane
 from tests.integration.test_sync_plane import LOOPBACK
 
 
 async def given_back(root: Path, monkeypatch: pytest.MonkeyPatch, used_s: float) -> list[float]:
-    """Return when memory was given back, in seconds after the last client of ``used_s`` came."""
+    """Return when memory was given back, in seconds after the last client of ``used_s`` had gone."""
     loop = asyncio.get_running_loop()
     times: list[float] = []
-    began = came = loop.time()
+    gone: list[float] = []
+    began = loop.time()
+    calls: list[None] = []
+    drop_all, give_back = Holders._drop_all, Holders._give_back
+
+    def dropping(self: Holders, channel: Channel) -> None:
+        gone.append(loop.time())
+        drop_all(self, channel)
+
+    def giving_back(self: Holders, ended: int) -> None:
+        times.append(loop.time())
+        give_back(self, ended)
+
+    monkeypatch.setattr(Holders, "_drop_all", dropping)
+    monkeypatch.setattr(Holders, "_give_back", giving_back)
     monkeypatch.setattr(listener_zmq, "PING_S", 0.05)
     monkeypatch.setattr(holders, "GIVE_BACK_S", 0.3)
-    monkeypatch.setattr(memory, "give_back", lambda: times.append(loop.time()))
+    monkeypatch.setattr(memory, "give_back", lambda: calls.append(None))
     server = TreeServer(ServedPlaces(root), read_only=False, caches=None)
     async with DataPlane(LOOPBACK, answer=server.answer) as plane:
         server.use(plane)
         remote = Remote(plane.address, b"dest")
         is_used = True
         while is_used:
-            came = loop.time()
-            is_used = came - began < used_s
+            is_used = loop.time() - began < used_s
             await sync_to([os.fsencode(root / "src") + b"/"], remote, Options())
         await asyncio.sleep(1.2)
-    return [time - came for time in times]
+    assert len(calls) == len(times)
+    return [time - gone[-1] for time in times]
 
 
 @pytest.mark.parametrize("used_s", [0, 1])
