@@ -184,7 +184,6 @@ def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Option
         nodes,
         filter=unseen_filter(part, options),
         caches=options.used_caches,
-        spare_little=options.spares_little,
         named=named_at_target(delete=options.delete),
         skip_unreadable=True,
         keep_unreadable=True,
@@ -326,13 +325,14 @@ def plan_target(
     if this_writer() is not None:
         basis = as_left(basis, top, nodes, rename=rename)
     if target is None:
-        return make_plan(basis, top, nodes, names=part.names, removal=removal)
+        return make_plan(basis, top, nodes, names=part.names, trees=part.trees, removal=removal)
     with UnseenOnDisk(target.place, unseen) as left_out:
         return make_plan(
             basis,
             top,
             nodes,
             names=target.place.names,
+            trees=part.trees,
             rename=rename,
             removal=removal,
             unseen=left_out,

@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
 from functools import cached_property
 from time import monotonic, sleep
-from typing import Final
-
-from msgspec.structs import replace
 
 from filesync.disk.scanning.scan import Watcher
 from filesync.disk.updating.update import LocalTree, UpdateStats
@@ -33,9 +30,6 @@ from filesync.sync.target import NotMade, Target, find_target, is_left_alone
 from filesync.transfer.flow import Pace
 from filesync.transfer.stats import Progress
 
-MANY_SOURCES: Final = 4
-"""Of more directories, little ones are read sooner than a stat cache is opened for each."""
-
 
 def sync_local(
     paths: Sequence[bytes],
@@ -59,9 +53,7 @@ def sync_local(
     with ExitStack() as stack:
         sources = find_sources(LocalPlaces(), paths, Filter(options.rules))
         stack.callback(close_all, sources.found)
-        are_many = len(sources.found) > MANY_SOURCES
-        options = replace(as_known_here(options), spares_little=are_many)
-        sync = _Sync(sources, dest, options, progress=progress)
+        sync = _Sync(sources, dest, as_known_here(options), progress=progress)
         for at in reversed(range(len(sources.found))):
             with changes_of(sources.found[at].part):
                 sync.part(at)
@@ -104,7 +96,6 @@ class _Sync:
             self._nodes,
             filter=self._filter(at),
             caches=self._options.used_caches,
-            spare_little=self._options.spares_little,
             watcher=watcher,
             skip_unreadable=True,
         )

@@ -75,7 +75,6 @@ class Options(msgspec.Struct, frozen=True):
         new_owner: the same by numbers, where they are known on this one.
         flow: how fast, and how coded, bytes go over the wire.
         caches: where stat caches are kept; None for none.
-        spares_little: there are many sources: of one that is little none is kept.
         on_changes: is told what changes.
         key: file of the secret key to dial with; None for the one that keygen makes.
         shell: what reaches a host where no server runs.
@@ -93,7 +92,6 @@ class Options(msgspec.Struct, frozen=True):
     new_owner: NewOwner | None = None
     flow: Flow = msgspec.field(default_factory=Flow)
     caches: Path | None = None
-    spares_little: bool = False
     on_changes: OnChanges | None = None
     key: Path | None = None
     shell: Shell = msgspec.field(default_factory=Shell)

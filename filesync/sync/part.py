@@ -48,12 +48,14 @@ class Part(NamedTuple):
         inside: the name under which a directory comes to stand in the destination; b"" when
             what is in it goes there, or when it is names.
         names: what of a directory it is; None for all.
+        trees: directories are among the names, and come with all that is in them.
         touches: no source gives the destination times of its own: they change with what is
             made in it.
     """
 
     inside: bytes = b""
     names: frozenset[bytes] | None = None
+    trees: bool = False
     touches: bool = False
 
     @property

@@ -1,5 +1,6 @@
 """Where a sync reads and writes: directories that an operator, or a peer below a root, names."""
 
+import enum
 import fcntl
 import os
 import stat
@@ -20,6 +21,13 @@ Identity = tuple[int, int]
 """A directory's device and inode."""
 
 
+class Kind(enum.Enum):
+    """What a name stands for."""
+
+    DIRECTORY = enum.auto()
+    OTHER = enum.auto()
+
+
 class Claimed(StoreError):
     """Somebody else is giving to the directory. Try again later."""
 
@@ -32,6 +40,7 @@ class Place:
     Attributes:
         root: the directory, as a path that leads to it until this is closed.
         names: what of it; None for all.
+        trees: those of them that are directories are meant with all that is in them.
         label: the path for people.
     """
 
@@ -41,22 +50,24 @@ class Place:
         root: Path | None,
         *,
         names: frozenset[bytes] | None,
+        trees: bool = False,
         label: bytes,
     ) -> None:
         self._fd = fd
         self.root = Path(f"/proc/self/fd/{fd}") if root is None else root
         self.names = names
+        self.trees = trees
         self.label = label
 
-    def has_other(self, name: bytes) -> bool:
-        """Say whether the directory has ``name``, and it is none itself."""
+    def kind_of(self, name: bytes) -> Kind | None:
+        """Return what ``name`` in the directory is; None if it is not there, or cannot be told."""
         if not is_name(name):
-            return False
+            return None
         try:
             status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
         except OSError:
-            return False
-        return not stat.S_ISDIR(status.st_mode)
+            return None
+        return Kind.DIRECTORY if stat.S_ISDIR(status.st_mode) else Kind.OTHER
 
     @property
     def is_empty(self) -> bool:

@@ -20,7 +20,7 @@ from filesync.manifest import (
     put,
     with_entries,
 )
-from filesync.overlay import Stays, overlay
+from filesync.overlay import overlay
 from filesync.sync.part import Removal
 from filesync.sync.unseen import Unseen
 
@@ -60,6 +60,7 @@ def make_plan(
     nodes: Nodes,
     *,
     names: frozenset[bytes] | None = None,
+    trees: bool = False,
     rename: bytes | None = None,
     removal: Removal | None = None,
     unseen: Unseen | None = None,
@@ -75,6 +76,7 @@ def make_plan(
         nodes: holds both, and gets what is new.
         names: what of the place's directory is synced, if it is names; the directory itself
             is not then.
+        trees: directories may be among the names.
         rename: what the one name in ``top`` is called at the place.
         removal: what goes besides; None for nothing.
         unseen: what the place has that ``basis`` does not show; None for nothing.
@@ -84,11 +86,11 @@ def make_plan(
         StoreError: what is unseen cannot be read.
     """
     if names is not None:
-        top = _as_announced(top, nodes, names, rename)
-        if removal is not None:  # nothing but what stands in the way of one of them
-            others = {
-                entry.name for entry in basis.root.entries if not top.root.find(entry.name)
-            }
+        top = _as_announced(top, nodes, names, rename, trees=trees)
+        top = Manifest(put(nodes, with_entries(basis.root, top.root.entries)), nodes)
+        if removal is not None:  # nothing but what is in one of them, or stands in its way
+            given = {entry.name for entry in top.root.entries}
+            others = {entry.name for entry in basis.root.entries} - given
             removal = msgspec.structs.replace(removal, spared=removal.spared | others)
     elif removal is not None and removal.is_of_all:
         return Plan(basis, top)
@@ -97,10 +99,7 @@ def make_plan(
     if removal is not None:
         tree = canonical_links(nodes, _without_removed(basis, top, nodes, removal))
         kept = Manifest(tree, nodes)
-    if names is not None:
-        target = Manifest(_with_names(kept, top, nodes, standing.stays), nodes)
-    else:
-        target = overlay(kept, top, stays=standing.stays, nodes=nodes)
+    target = overlay(kept, top, stays=standing.stays, nodes=nodes)
     return Plan(basis, target, tuple(standing.left_out), is_of_names=names is not None)
 
 
@@ -132,11 +131,11 @@ class _Standing:
 
 
 def _as_announced(
-    top: Manifest, nodes: Nodes, names: frozenset[bytes], rename: bytes | None
+    top: Manifest, nodes: Nodes, names: frozenset[bytes], rename: bytes | None, *, trees: bool
 ) -> Manifest:
     """Return the names that are given, as they are called at the place."""
     given = top.root.entries
-    if any(isinstance(entry, Subdirectory) for entry in given):
+    if not trees and any(isinstance(entry, Subdirectory) for entry in given):
         raise UsageError("what was announced as a file is a directory")
     if rename is not None and given:
         if len(given) != 1:
@@ -146,14 +145,6 @@ def _as_announced(
     if not names.issuperset(entry.name for entry in given):
         raise UsageError("other names are given than were announced")
     return top
-
-
-def _with_names(basis: Manifest, top: Manifest, nodes: Nodes, stays: Stays) -> Digest:
-    entries: dict[bytes, Entry] = {entry.name: entry for entry in basis.root.entries}
-    for one in top.root.entries:
-        if not stays(one.name, entries.get(one.name)):
-            entries[one.name] = one
-    return canonical_links(nodes, put(nodes, with_entries(basis.root, entries.values())))
 
 
 class _At(msgspec.Struct, frozen=True):

@@ -45,10 +45,11 @@ class Planned:
             self._since.clear()
         else:
             # Of directories that stand among names not all may have been seen.
-            entries = (
-                one for one in plan.target.root.entries if not isinstance(one, Subdirectory)
+            self._since.update(
+                (one.name, one)
+                for one in plan.target.root.entries
+                if part.trees or not isinstance(one, Subdirectory)
             )
-            self._since.update((one.name, one) for one in entries)
 
     def is_made_before(self, part: Part) -> bool:
         """Say whether the directory where ``part`` goes would have been made for another."""

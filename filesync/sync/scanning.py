@@ -65,7 +65,6 @@ def scan_place(
     *,
     filter: Filter | None = None,
     caches: Path | None,
-    spare_little: bool = False,
     watcher: Watcher | None = None,
     named: Named = Named.FILES,
     skip_unreadable: bool = False,
@@ -75,13 +74,12 @@ def scan_place(
     """Return what ``place`` names; its nodes go to ``nodes``. Blocks.
 
     Args:
-        place: what is read.
+        place: what is read; of names that have ``trees``, all that is in those.
         nodes: gets the directory nodes.
         filter: what is left out.
         caches: where the stat caches are; None reads every file.
-        spare_little: start none for what is little (see ``open_cache``).
         watcher: is told what has been done (see ``scan``).
-        named: what is seen of a place that is names.
+        named: what is seen of a place that is other names.
         skip_unreadable: leave out what cannot be read.
         keep_unreadable: not files, though (see ``scan``).
         spare_changed: let the next scan find changed what this one does (see ``scan``).
@@ -91,16 +89,19 @@ def scan_place(
         StoreError: something fits no manifest.
         SourceChanged: a file changed at every try.
     """
+    if place.names is None or place.trees:
+        named = Named.TREES
     leave_out: LeaveOut | None = filter.excludes if filter else None
-    if place.names is not None:
-        leave_out = _others(place.names, filter, named)
-    with _cache(place, caches, spare_little=spare_little) or nullcontext() as cache:
+    if named is Named.FILES:
+        leave_out = _directories_and(leave_out)
+    with _cache(place, caches) or nullcontext() as cache:
         try:
             found = scan(
                 place.root,
                 nodes,
                 cache=cache,
                 names=place.names,
+                stays_out=named is Named.DIRECTORIES,
                 leave_out=leave_out,
                 watcher=watcher,
                 skip_unreadable=skip_unreadable,
@@ -163,32 +164,23 @@ def _inode(place: Place, path: bytes) -> int:
         return 0
 
 
-def _others(names: frozenset[bytes], filter: Filter | None, named: Named) -> LeaveOut:
-    """Return what leaves out all but ``names``, and of those what the filter does."""
-
-    def leave_out(path: bytes, is_directory: bool) -> bool:
-        name, slash, _ = path.partition(b"/")
-        is_other = name not in names or (slash and named is not Named.TREES)
-        if is_other or (is_directory and named is Named.FILES):
-            return True
-        return filter is not None and filter.excludes(path, is_directory)
-
-    return leave_out
+def _directories_and(leave_out: LeaveOut | None) -> LeaveOut:
+    """Return what leaves out directories, too."""
+    if leave_out is None:
+        return lambda _, is_directory: is_directory
+    return lambda path, is_directory: is_directory or leave_out(path, False)
 
 
-def _cache(
-    place: Place, caches: Path | None, *, spare_little: bool = False
-) -> StatCache | None:
+def _cache(place: Place, caches: Path | None) -> StatCache | None:
     """Open the stat cache for ``place``, if it pays to have one."""
     if caches is None:
         return None
-    key = os.fsencode(os.path.realpath(place.root))
-    if place.names is not None:
+    if place.names is not None and not place.trees:
         is_little = len(place.names) < CACHED_NAMES
         if is_little and _size(place, place.names) < CACHED_NAMES_BYTES:
             return None
-        key += b"\0" + b"\0".join(sorted(place.names))
-    return open_cache(caches, key, spare_little=spare_little)
+    key = os.fsencode(os.path.realpath(place.root))
+    return open_cache(caches, key, names=place.names)
 
 
 def _size(place: Place, names: frozenset[bytes]) -> int:

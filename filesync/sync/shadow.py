@@ -126,7 +126,9 @@ def unshadowed(parts: Parts, at: int, tops: Mapping[int, Manifest], nodes: Nodes
 
 
 def _has_root(part: Part, here: Part) -> bool:
-    return part.names is None and part.inside in (b"", here.inside)
+    if part.names is not None:
+        return part.trees and here.inside in part.names
+    return part.inside in (b"", here.inside)
 
 
 def _find(directories: Iterable[Directory], name: bytes) -> list[Entry]:
@@ -147,20 +149,20 @@ def removal_of(
 ) -> Removal:
     """Return what ``--delete`` removes for the part ``at``: what none of the parts has.
 
-    Of names that is what is in a directory that is in the way of one. ``given`` is what
+    Of names that is what is in a directory that is one, or in the way of one. ``given`` is what
     ``unshadowed`` returned for the part; for ``tops`` and ``nodes`` see there; ``rules`` say what
     is left alone.
     """
     part = parts[at]
     filter = Filter(rules, root=part.prefix)
-    if part.names is not None:
+    if part.names is not None and not part.trees:
         return Removal(filter)
     others: list[Manifest] = []
     spared: set[bytes] = set()
     for number, seen in _seen(parts, at, tops, nodes).items():
         other = parts[number]
         is_met = isinstance(given.root.find(other.inside), Subdirectory)
-        if part.inside or other == Part() or is_met:
+        if part.inside or other == Part() or other.trees or is_met:
             others.append(seen)
         elif other.names is None:
             spared.add(other.inside)

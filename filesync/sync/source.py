@@ -3,15 +3,21 @@
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from filesync.descriptors import OUT_OF_ROOM
 from filesync.errors import UsageError
+from filesync.manifest.node import MAX_NAME_BYTES
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
-from filesync.sync.places import Place, Places, not_found, split_path
+from filesync.sync.places import Kind, Place, Places, not_found, split_path
+
+_CODED_BYTES: Final = 3
+"""What a name takes in a message beside its own bytes."""
 
 
 class Source(NamedTuple):
@@ -23,7 +29,7 @@ class Source(NamedTuple):
     @property
     def part(self) -> Part:
         """What of the sync it is."""
-        return Part(self.inside, self.place.names)
+        return Part(self.inside, self.place.names, self.place.trees)
 
 
 class Sources(NamedTuple):
@@ -57,44 +63,66 @@ def find_sources(
     filter: Filter,
     *,
     most: int | None = None,
-    most_names: int | None = None,
+    most_names_bytes: int | None = None,
 ) -> Sources:
     """Return what ``paths`` name, in their order, that ``filter`` lets through.
 
-    Names in one directory are one source, or more of ``most_names`` each. A directory with a slash
-    at its end stands for what is in it. Where two paths have one last name, the first stands for it.
-    The caller closes the places.
+    Names in one directory are one source, or more of so many bytes each; a directory is one of
+    them, unless it is the only one. With a slash at its end it stands for what is in it. Where
+    paths have one last name, the first stands for it, or all that are directories, each of which
+    is a source then. The caller closes the places.
 
     Raises:
         StoreError: this process has no room for more.
-        UsageError: something may not be named, or more than ``most`` directories are.
+        UsageError: something may not be named, or there are more than ``most`` sources.
     """
-    finding = _Finding(places, most_names)
+    finding = _Finding(places, filter, most_names_bytes)
     missing: dict[bytes, int] = {}
     try:
         for path in paths:
-            if most is not None and len(finding.found) == most:
-                raise UsageError(f"more than {most} directories at once; name fewer")
             try:
                 finding.find(path)
             except OSError as exc:
                 if exc.errno is None or exc.errno in OUT_OF_ROOM:
                     raise not_found(path, exc) from exc
                 missing[path] = exc.errno
+            if most is not None and len(finding.found) > most:
+                raise UsageError(f"more than {most} directories at once; name fewer")
     except BaseException:
         close_all(finding.found)
         raise
-    finding.end()
-    kept = _not_excluded(places, finding.found, filter)
+    found = finding.end()
     there = [path for path in paths if path not in missing]
-    return Sources(kept, missing, are_several([source.part for source in kept], there))
+    return Sources(found, missing, are_several([source.part for source in found], there))
 
 
-class _Group(NamedTuple):
-    """Names in one directory, as they are met; in the end they are the place's."""
+class _Group:
+    """Names in one directory, as they are met; in the end they are the place's.
 
-    place: Place
-    names: list[bytes]
+    Attributes:
+        place: the directory.
+        names: whether each is a directory itself.
+    """
+
+    def __init__(self, place: Place, most_bytes: int) -> None:
+        self.place = place
+        self.names: dict[bytes, bool] = {}
+        self._room = most_bytes
+
+    def add(self, name: bytes, *, is_directory: bool) -> None:
+        """Add a name that it does not have."""
+        self.names[name] = is_directory
+        self._room -= len(name) + _CODED_BYTES
+
+    @property
+    def is_full(self) -> bool:
+        """There may be no room for another name."""
+        return self._room < MAX_NAME_BYTES + _CODED_BYTES
+
+    def end(self) -> None:
+        """Give the place its names."""
+        self.place.names = frozenset(self.names)
+        self.place.trees = any(self.names.values())
 
 
 class _Finding:
@@ -104,13 +132,16 @@ class _Finding:
         found: in the order of the paths; which names they are is known at the end.
     """
 
-    def __init__(self, places: Places, most_names: int | None) -> None:
+    def __init__(self, places: Places, filter: Filter, most_names_bytes: int | None) -> None:
         self.found: list[Source] = []
         self._places = places
-        self._most_names = most_names
+        self._filter = filter
+        self._most_names_bytes = most_names_bytes or sys.maxsize
         self._seen: set[bytes] = set()
         self._groups: list[_Group] = []
         self._last_in: dict[bytes, _Group] = {}
+        self._alone_in: dict[bytes, int] = {}  # the one directory there: its place in ``found``
+        self._left_out: bytes | None = None
 
     def find(self, path: bytes) -> None:
         """Add what ``path`` names.
@@ -118,34 +149,72 @@ class _Finding:
         Raises:
             OSError: it leads nowhere, or cannot be read.
         """
-        directory, slash, name = path.rpartition(b"/")
-        group = self._last_in.get(directory or slash)
-        if group is None or not group.place.has_other(name):
-            place = _find(self._places, path)
-            if place.names is None:
-                self.found.append(Source(place, _inside(path)))
-                return
-            if group is not None or name in self._seen:
-                place.close()
-            else:
-                group = self._begin(directory or slash, place)
-        if group is not None and name not in self._seen:
-            self._seen.add(name)
-            group.names.append(name)
-            if len(group.names) == self._most_names:
-                del self._last_in[directory or slash]
+        name = _inside(path)
+        if not name:
+            self.found.append(Source(_open(self._places, path)))
+            return
+        group = self._last_in.get(_above(path))
+        kind = None if group is None else group.place.kind_of(name)
+        is_directory = (kind or _kind_of(self._places, path)) is Kind.DIRECTORY
+        if self._filter.excludes(name, is_directory):
+            self._left_out = self._left_out or path
+        elif name not in self._seen:
+            self._add(path, name, is_directory=is_directory)
+        elif is_directory and not self._is_again(path, name):
+            self.found.append(Source(_open(self._places, path), name))
 
-    def end(self) -> None:
-        """Give the sources their names."""
-        for place, names in self._groups:
-            place.names = frozenset(names)
+    def end(self) -> list[Source]:
+        """Return what was found, or what was left out first if that is all."""
+        for group in self._groups:
+            group.end()
+        if not self.found and self._left_out is not None:
+            # Nothing comes of it, but the destination is made, or is none, as for any one name: as
+            # rsync does.
+            with suppress(OSError):
+                self.found.append(Source(_beside(self._places, self._left_out)))
+        return self.found
 
-    def _begin(self, directory: bytes, place: Place) -> _Group:
-        """Begin a source of names in ``directory``."""
-        group = self._last_in[directory] = _Group(place, [])
+    def _add(self, path: bytes, name: bytes, *, is_directory: bool) -> None:
+        """Add a name that no path had before."""
+        above = _above(path)
+        group = self._last_in.get(above)
+        if group is None and (above in self._alone_in or not is_directory):
+            try:
+                group = self._begin(path)
+            except PermissionError:  # what is in it may be open to this user all the same
+                if not is_directory:
+                    raise
+        if group is None:
+            self._alone_in.setdefault(above, len(self.found))
+            self.found.append(Source(_open(self._places, path), name))
+        else:
+            group.add(name, is_directory=is_directory)
+            if group.is_full:
+                del self._last_in[above]
+        self._seen.add(name)
+
+    def _begin(self, path: bytes) -> _Group:
+        """Begin a source of names beside ``path``, with the directory that is alone there so far."""
+        above = _above(path)
+        place = _beside(self._places, path)
+        group = self._last_in[above] = _Group(place, self._most_names_bytes)
         self._groups.append(group)
-        self.found.append(Source(place))
+        at = self._alone_in.pop(above, None)
+        if at is None:
+            self.found.append(Source(place))
+        else:
+            alone = self.found[at]
+            alone.place.close()
+            group.add(alone.inside, is_directory=True)
+            self.found[at] = Source(place)
         return group
+
+    def _is_again(self, path: bytes, name: bytes) -> bool:
+        """Say whether the directory ``path`` is part of what was found beside it."""
+        group = self._last_in.get(_above(path))
+        at = self._alone_in.get(_above(path))
+        is_alone = at is not None and self.found[at].inside == name
+        return is_alone or (group is not None and name in group.names)
 
 
 def are_several(parts: Sequence[Part], paths: Sequence[bytes]) -> bool:
@@ -153,13 +222,9 @@ def are_several(parts: Sequence[Part], paths: Sequence[bytes]) -> bool:
 
     What they go to is a directory then, as it is to rsync: it counts a path that comes twice too.
     """
-    directories = {part.inside for part in parts if part.names is None}
-    alone = {b"".join(part.names) for part in parts if part.names and len(part.names) == 1}
-    given = (
-        path
-        for path in paths
-        if _inside(path) in directories or path.rpartition(b"/")[2] in alone
-    )
+    tops = {part.inside for part in parts if part.names is None}
+    tops.update(*(part.names for part in parts if part.names))
+    given = (path for path in paths if _inside(path) in tops)
     return len(list(islice(given, 2))) == 2
 
 
@@ -174,41 +239,6 @@ def is_named(part: Part, paths: Iterable[bytes]) -> bool:
     return not part.inside and part.names <= last
 
 
-def _not_excluded(places: Places, sources: Sequence[Source], filter: Filter) -> list[Source]:
-    """Return ``sources`` without what ``filter`` leaves out; close what is not needed."""
-    kept: list[Source] = []
-    others: list[Source] = []
-    for source in sources:
-        names = source.place.names or frozenset()
-        through = frozenset(name for name in names if not filter.excludes(name, False))
-        if (source.inside and filter.excludes(source.inside, True)) or (names and not through):
-            others.append(source)
-        else:
-            source.place.names = through or None
-            kept.append(source)
-    try:
-        return kept or [_left_out(places, one) for one in others[:1]]
-    except OSError:
-        return []
-    finally:
-        close_all(others)
-
-
-def _left_out(places: Places, source: Source) -> Source:
-    """Return one name that a filter leaves out, and that ``source`` is, or has.
-
-    Nothing comes of it, but the destination is made, or is none, as for any one name: as rsync does.
-
-    Raises:
-        OSError: the directory that it is in cannot be opened.
-    """
-    names, path = source.place.names, source.place.label
-    directory, name = split_path(path)
-    fd = places.open(directory)
-    names = frozenset((name if names is None else min(names),))
-    return Source(Place(fd, places.path_of(directory), names=names, label=path))
-
-
 def close_all(sources: Iterable[Source]) -> None:
     """Close the places of ``sources``."""
     for source in sources:
@@ -216,33 +246,55 @@ def close_all(sources: Iterable[Source]) -> None:
 
 
 def _inside(path: bytes) -> bytes:
-    """Return the name under which the directory ``path`` comes to stand in the destination."""
+    """Return the name under which what ``path`` names comes to stand in the destination."""
     name = path.rpartition(b"/")[2]
     return b"" if name in (b".", b"..") else name
 
 
-def _find(places: Places, path: bytes) -> Place:
-    """Return the directory that ``path`` names, or the directory of the name that it names.
+def _above(path: bytes) -> bytes:
+    """Return what of ``path`` leads to the directory that its last name is in."""
+    return path[: path.rfind(b"/") + 1]
 
-    A link is a name, unless a slash follows it.
+
+def _kind_of(places: Places, path: bytes) -> Kind:
+    """Return what ``path``, which ends in a name, leads to. A link is no directory.
 
     Raises:
-        OSError: it leads nowhere, or cannot be read.
+        OSError: it leads nowhere, or to a directory that cannot be read.
     """
     try:
-        if _inside(path) and places.is_link(path):
+        if places.is_link(path):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        return Place(places.open(path), places.path_of(path), names=None, label=path)
+        os.close(places.open(path))
+        return Kind.DIRECTORY
     except OSError as exc:
         why = exc
-    if not _inside(path):
-        raise why
     directory, name = split_path(path)
     fd = places.open(directory)
     try:
-        if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-            raise why
-    except OSError:
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    finally:
         os.close(fd)
-        raise
+    if stat.S_ISDIR(status.st_mode):
+        raise why
+    return Kind.OTHER
+
+
+def _open(places: Places, path: bytes) -> Place:
+    """Return the directory ``path``.
+
+    Raises:
+        OSError: it is none, or cannot be read.
+    """
+    return Place(places.open(path), places.path_of(path), names=None, label=path)
+
+
+def _beside(places: Places, path: bytes) -> Place:
+    """Return what ``path`` names as a name in its directory.
+
+    Raises:
+        OSError: that cannot be opened.
+    """
+    directory, name = split_path(path)
+    fd = places.open(directory)
     return Place(fd, places.path_of(directory), names=frozenset((name,)), label=path)

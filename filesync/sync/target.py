@@ -145,7 +145,7 @@ def _find_target(
             raise not_found(directory, exc, _MAKE_IT) from exc
     if rename is not None:
         names = frozenset((rename,))
-    place = Place(fd, places.path_of(directory), names=names, label=path)
+    place = Place(fd, places.path_of(directory), names=names, trees=part.trees, label=path)
     return Target(_claimed(place) if make else place, rename, is_new)
 
 

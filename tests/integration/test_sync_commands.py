@@ -711,6 +711,22 @@ def test_several_sources_go_to_one_destination(bench: Bench) -> None:
     assert tree_of(bench.root / "dst/two") == tree_of(bench.root / "two")
 
 
+def test_a_file_that_has_names_in_several_sources_of_one_directory_is_one_again(
+    bench: Bench, ways: tuple[str, str]
+) -> None:
+    make(bench.root / "a/file", b"of all")
+    for name in ("b/file", "single"):
+        (bench.root / name).parent.mkdir(exist_ok=True)
+        (bench.root / name).hardlink_to(bench.root / "a/file")
+    words = [*(f"{ways[0]}{name}" for name in ("a", "b", "single")), ways[1]]
+    for _ in range(2):
+        bench.run("sync", *words)
+        first = bench.served / "a/file"
+        assert all(first.samefile(bench.served / name) for name in ("b/file", "single"))
+        assert bench.run("sync", "-i", *words).stdout == ""
+        (bench.served / "b/file").unlink()
+
+
 def test_a_checksum_finds_what_no_time_shows(bench: Bench) -> None:
     for root in ("src", "dst"):
         (bench.root / root).mkdir()

@@ -467,7 +467,7 @@ def test_what_could_not_be_scanned_is_not_taken_for_scanned(
 
 def test_what_was_found_is_let_go_of_when_it_is_too_much(served: Path) -> None:
     async def talk(ask: Ask) -> None:
-        paths = tuple([b"d%d" % number for number in range(100)])
+        paths = tuple([b"d%d/" % number for number in range(100)])
         await refused(ask, wire.Look(paths), UsageError)
         half = wire.Look(paths[:40])
         await ask(half)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from filesync.disk.scanning.scan import Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.errors import FilesyncError
 from filesync.sync import scanning
-from filesync.sync.local import MANY_SOURCES, sync_local
+from filesync.sync.local import sync_local
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote.client import Remote, sync_from, sync_to
@@ -27,7 +27,8 @@ from tests.integration.test_sync_plane import LOOPBACK, tree_of
 YEAR_AGO_NS = time.time_ns() - 365 * 86400 * 10**9
 FILES, SMALL_BYTES, LARGE_BYTES = 40, 4000, 3 << 20
 MIDDLING_BYTES = 300_000
-Sync = Callable[[Path, Options], Coroutine[None, None, SyncStats]]
+Sync = Callable[..., Coroutine[None, None, SyncStats]]
+ALL: Sequence[str] = ("",)
 
 
 def make_source(root: Path, *, size: int = SMALL_BYTES) -> None:
@@ -40,27 +41,30 @@ def make_source(root: Path, *, size: int = SMALL_BYTES) -> None:
     time.sleep(1.5e-9 * FINE_SLACK_NS)  # what has just changed is not noted
 
 
-async def local(root: Path, options: Options) -> SyncStats:
+def below(path: str, names: Sequence[str]) -> list[bytes]:
+    """Return the paths of ``names`` below ``path``; of "" that of all that is in it."""
+    return [os.fsencode(f"{path}/{name}") for name in names]
+
+
+async def local(root: Path, options: Options, names: Sequence[str] = ALL) -> SyncStats:
     dest = os.fsencode(root / "dest")
-    return await asyncio.to_thread(
-        sync_local, [os.fsencode(root / "src") + b"/"], dest, options
-    )
+    return await asyncio.to_thread(sync_local, below(f"{root}/src", names), dest, options)
 
 
-async def given(root: Path, options: Options) -> SyncStats:
+async def given(root: Path, options: Options, names: Sequence[str] = ALL) -> SyncStats:
     server = TreeServer(ServedPlaces(root), read_only=False, caches=options.caches)
     async with DataPlane(LOOPBACK, answer=server.answer) as plane:
         server.use(plane)
         remote = Remote(plane.address, b"dest")
-        return await sync_to([os.fsencode(root / "src") + b"/"], remote, options)
+        return await sync_to(below(f"{root}/src", names), remote, options)
 
 
-async def taken(root: Path, options: Options) -> SyncStats:
+async def taken(root: Path, options: Options, names: Sequence[str] = ALL) -> SyncStats:
     server = TreeServer(ServedPlaces(root), read_only=True, caches=options.caches)
     async with DataPlane(LOOPBACK, answer=server.answer) as plane:
         server.use(plane)
-        remote = Remote(plane.address, b"src/")
-        return await sync_from([remote], os.fsencode(root / "dest"), options)
+        remotes = [Remote(plane.address, path) for path in below("src", names)]
+        return await sync_from(remotes, os.fsencode(root / "dest"), options)
 
 
 @pytest.fixture
@@ -136,22 +140,28 @@ def test_what_has_changed_since_is_read_and_mended(
     assert tree_of(tmp_path / "src") == tree_of(tmp_path / "dest")
 
 
-def test_of_many_directories_the_little_ones_are_read_again_and_the_others_are_not(
-    tmp_path: Path, read: list[int]
+@pytest.mark.parametrize("sync", [local, given, taken])
+def test_directories_that_are_named_are_scanned_at_once_and_of_one_more_only_that_is_read(
+    sync: Sync, tmp_path: Path, read: list[int]
 ) -> None:
     make_source(tmp_path)
-    paths = [os.fsencode(tmp_path / "src/d")]
-    for number in range(MANY_SOURCES):
-        (tmp_path / f"src/{number}").mkdir()
-        (tmp_path / f"src/{number}/file").write_bytes(b"%d" % number)
-        paths.append(os.fsencode(tmp_path / f"src/{number}"))
+    names = ["d", "e", "file"]
+    for name in ("e", "f", "others"):
+        (tmp_path / "src" / name).mkdir()
+        (tmp_path / "src" / name / "file").write_bytes(os.urandom(LARGE_BYTES))
+    (tmp_path / "src/file").write_bytes(os.urandom(LARGE_BYTES))
+    time.sleep(1.5e-9 * FINE_SLACK_NS)
     options = Options(caches=tmp_path / "caches", delete=True)
-    sync_local(paths, os.fsencode(tmp_path / "dest"), options)
-    caches = list((tmp_path / "caches").glob("*.db"))
-    assert 1 <= len(caches) <= 2  # of d, here and there
+    first = asyncio.run(sync(tmp_path, options, names))
+    assert len(read) <= 2  # a scan of each side
+    assert first.files == FILES + 3
+    time.sleep(1.5e-9 * FINE_SLACK_NS)
+    asyncio.run(
+        sync(tmp_path, options, names)
+    )  # what was written in the last tick is read again
     read.clear()
-    second = sync_local(paths, os.fsencode(tmp_path / "dest"), options)
-    assert (second.files, sum(read)) == (0, 2 * MANY_SOURCES)
-    for path in paths:
-        name = os.fsdecode(path).rpartition("/")[2]
+    second = asyncio.run(sync(tmp_path, options, [*names, "f"]))
+    assert (second.files, sum(read)) == (1, 1)
+    assert sorted(os.listdir(tmp_path / "dest")) == sorted([*names, "f"])
+    for name in "def":
         assert tree_of(tmp_path / "src" / name) == tree_of(tmp_path / "dest" / name)

@@ -67,25 +67,6 @@ def test_the_oldest_go_when_there_are_some_too_many(
     assert left == [1, 2, 3, 4, 5, 3, 4]
 
 
-def test_for_what_is_little_none_is_started_but_one_that_is_there_is_used(caches: Path) -> None:
-    def scan(*, is_little: bool) -> None:
-        with open_cache(caches, b"/a", spare_little=True) or pytest.fail("no cache") as cache:
-            cache.begin()
-            cache.load(b"")
-            cache.store(b"", NOTED)
-            cache.end(complete=True, is_little=is_little)
-
-    scan(is_little=True)
-    assert not list(caches.glob("*.db"))
-    scan(is_little=False)
-    assert is_kept(caches, b"/a")
-    with open_cache(caches, b"/a") or pytest.fail("no cache") as cache:
-        cache.store(b"", {})
-        cache.end(complete=False)
-    scan(is_little=True)
-    assert is_kept(caches, b"/a")
-
-
 def test_what_is_beside_the_caches_is_left_alone(
     caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

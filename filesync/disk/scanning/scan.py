@@ -30,7 +30,13 @@ from filesync.disk.scanning.listing import (
 )
 from filesync.disk.scanning.readfile import Beside, unreadable
 from filesync.disk.scanning.reading import Listing, Reader
-from filesync.disk.scanning.statcache import Seen, StatCache, is_racy, pack_stamps
+from filesync.disk.scanning.statcache import (
+    NOT_NOTED,
+    Seen,
+    StatCache,
+    is_racy,
+    pack_stamps,
+)
 from filesync.disk.scanning.written import as_scanned, may_be_lost
 from filesync.errors import MalformedManifest, StoreError
 from filesync.manifest import (
@@ -47,11 +53,7 @@ from filesync.manifest.store import batched
 
 MAX_PATHS_BYTES: Final = 128 << 20
 """Bound on the paths of directories inside each other, together: all of them are held at once."""
-LITTLE_FILES: Final = 64
-LITTLE_BYTES: Final = 256 << 10
-"""Fewer files, that hold less than this together, are read sooner than a cache is started: 1 ms."""
 _THREADS: Final = 2
-_NOT_NOTED: Final = (0, 0, 0)
 MAX_SPARED: Final = 1024
 """Directories whose rows in the cache stay as they were; of more, none does."""
 MAX_SPARED_NODES_BYTES: Final = 16 << 20
@@ -123,6 +125,7 @@ def scan(
     *,
     cache: StatCache | None = None,
     names: Set[bytes] | None = None,
+    stays_out: bool = False,
     excludes: Excludes | None = None,
     leave_out: LeaveOut | None = None,
     hints: Mapping[bytes, tuple[int, Digest]] | None = None,
@@ -135,8 +138,8 @@ def scan(
     """Put the manifest of the directory ``root`` into ``nodes``. Blocks.
 
     ``root`` may be a link to a directory, of which only ``names`` are looked at if they are given;
-    none of them need be there. What ``leave_out`` says is as if it were not there,
-    with all below it. ``hints`` gives (size, digest) of files that the
+    none of them need be there. A scan that ``stays_out`` sees directories in it, and nothing that is
+    in those. What ``leave_out`` says is as if it were not there, with all below it. ``hints`` gives (size, digest) of files that the
     caller has just written and checked: a file of that size at that path is not read.
     ``watcher`` is told of directories as they are done; if there are hard links across them the
     tree that is returned may name their groups otherwise.
@@ -168,6 +171,7 @@ def scan(
             reader,
             cache=cache,
             names=names,
+            stays_out=stays_out,
             excludes=excludes,
             leave_out=leave_out,
             changed=watcher.directory_changed if watcher else None,
@@ -188,10 +192,7 @@ def scan(
         finally:
             pool.shutdown(cancel_futures=True)
             if cache is not None:
-                is_little = (
-                    reader.files_read < LITTLE_FILES and reader.bytes_read < LITTLE_BYTES
-                )
-                cache.end(complete=complete and prune_cache, is_little=is_little)
+                cache.end(complete=complete and prune_cache)
     content = nodes.summary(tree).content
     return Scanned(
         tree,
@@ -223,6 +224,7 @@ class _Scan:
         *,
         cache: StatCache | None,
         names: Set[bytes] | None,
+        stays_out: bool,
         excludes: Excludes | None,
         leave_out: LeaveOut | None,
         changed: Callable[[bytes, bytes, Digest], None] | None,
@@ -234,6 +236,7 @@ class _Scan:
         self._reader = reader
         self._cache = cache
         self._names = None if names is None else sorted(names)
+        self._stays_out = stays_out
         self._excludes = excludes
         self._leave_out = leave_out
         self._changed = changed
@@ -270,6 +273,8 @@ class _Scan:
         return Expansion(EMPTY_DIRECTORY, [], [], drop_if_empty=True)
 
     def _read(self, at: _At, listing: Listing) -> Expansion[_At]:
+        if at.path and self._stays_out:
+            return Expansion(listing.header, [], [])
         on_the_way: set[bytes] = set()
         found = self._wanted(listing, self._found(listing), on_the_way)
         seen = self._cache.load(at.path, listing.inode) if self._cache is not None else None
@@ -334,7 +339,7 @@ class _Scan:
             elif name in lost:
                 numbers += lost[name]
             else:
-                numbers += _NOT_NOTED if name in racy else fresh[name][CTIME : CTIME + 3]
+                numbers += NOT_NOTED if name in racy else fresh[name][CTIME : CTIME + 3]
         mark = b"" if racy or lost else listing.mark()
         return self._keeps(listing, pack_stamps(numbers), mark, seen)
 

@@ -13,7 +13,7 @@ is still dirty from before the scan. To write out what may be mapped first would
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -43,6 +43,8 @@ FINE_SLACK_NS: Final = 20_000_000
 """Above the coarsest tick (10 ms) by which kernels stamp files."""
 COARSE_SLACK_NS: Final = 2_100_000_000
 """For stamps in whole seconds; FAT's are two apart."""
+NOT_NOTED: Final = (0, 0, 0)
+"""The stamps of a file of which nothing is known."""
 _BATCH_ROWS: Final = 500
 _BATCH_BYTES: Final = 4 << 20
 _MAX_ROWS: Final = 1 << 26
@@ -86,6 +88,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
         below: (name, tree digest) of the subdirectories in ``node``.
         hidden_ns: of files that were written in it and no scan has seen (``written``): who has a ctime
             before that has the attributes that it was given; until then nobody else could see it.
+        of: which names were looked at (``namescache``); b"" for all.
     """
 
     node: bytes
@@ -94,6 +97,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
     summary: Summary = Summary(EMPTY, 0, 0, 0, 1)
     below: tuple[tuple[bytes, WireDigest], ...] = ()
     hidden_ns: int = 0
+    of: bytes = b""
 
     def known(self) -> Known:
         """Return the directory as it was made."""
@@ -122,6 +126,20 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
         made = with_entries(node, [entries[name] for name in sorted(entries)])
         kept = chain.from_iterable(stamps[e.name] for e in made.entries if isinstance(e, File))
         return Seen(encode(made), pack_stamps(kept))
+
+    def split(self, names: Set[bytes]) -> tuple["Seen", list[SeenFile]]:
+        """Return what of it is about ``names``, and the other files that are noted."""
+        node = decode_trusted(self.node)
+        entries = [entry for entry in node.entries if entry.name in names]
+        if len(entries) == len(node.entries):
+            return self, []
+        files = self.files()
+        of_names = [e for e in entries if isinstance(e, File)]
+        numbers = chain.from_iterable(
+            files[e.name][1:] if e.name in files else NOT_NOTED for e in of_names
+        )
+        some = Seen(encode(with_entries(node, entries)), pack_stamps(numbers))
+        return some, [seen for name, seen in files.items() if name not in names]
 
     def noted(self) -> dict[bytes, Noted]:
         """Return the same as what can be known of another name for the same files."""
@@ -159,22 +177,21 @@ def is_racy(mtime_ns: int, ctime_ns: int, *, started_ns: int) -> bool:
 class StatCache:
     """What was read before, by directory. One root per cache, one scan at a time."""
 
-    def __init__(self, path: Path, *, is_spared: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         """Open the cache at ``path``, or start one.
-
-        One that ``is_spared`` is opened when there is something that is worth it (see ``end``).
 
         Raises:
             StoreError: no file can be made there.
         """
         self._path = path
-        self._is_spared = is_spared
         self._queue: list[tuple[bytes, int, bytearray]] = []
         self._queued_bytes = 0
         self._seen = bytearray()
         self._db: sqlite3.Connection | None = None
-        if not self._is_spared:
-            self._connect()
+        try:
+            self._db = self._open()
+        except sqlite3.DatabaseError as exc:
+            self._fail(exc)
 
     def __enter__(self) -> Self:
         return self
@@ -232,16 +249,11 @@ class StatCache:
         node = encode(with_entries(EMPTY_DIRECTORY, files))
         self.keep(directory, Seen(node, pack_stamps(stamps)))
 
-    def end(self, *, complete: bool, is_little: bool = False) -> None:
-        """Write what is queued; after a complete scan also drop directories that are gone.
-
-        What ``is_little`` is read again sooner than a cache is started for it, if that can be spared.
-        """
-        if self._is_spared and is_little:
-            self._queue.clear()
+    def end(self, *, complete: bool) -> None:
+        """Write what is queued; after a complete scan also drop directories that are gone."""
         self._flush()
         if complete and 0 in self._seen:
-            gone = ((at + 1,) for at, seen in enumerate(self._seen) if not seen)
+            gone = [(row,) for row in self._gone()]
             self._write("DELETE FROM directories WHERE rowid = ?", gone)
 
     def close(self) -> None:
@@ -251,30 +263,32 @@ class StatCache:
                 self._db.close()
             self._db = None
 
-    def _connect(self) -> None:
-        try:
-            self._db = self._open()
-        except sqlite3.DatabaseError as exc:
-            self._fail(exc)
+    def _gone(self) -> Iterable[int]:
+        """Return the rows of directories that are gone after a complete scan."""
+        return [at for at, seen in enumerate(self._seen, 1) if not seen]
+
+    def _some_from(self, first: int, most: int) -> list[tuple[int, bytes]]:
+        """Return up to so many rows and their paths, from a row on."""
+        query = "SELECT rowid, path FROM directories WHERE rowid >= ? ORDER BY rowid LIMIT ?"
+        return self._rows(query, first, most)
 
     def _flush(self) -> None:
-        if self._is_spared and self._queue:
-            self._is_spared = False
-            with suppress(StoreError):  # the scan has begun: it goes on without
-                self._connect()
         self._write(_UPSERT, self._queue)
         self._queue.clear()
         self._queued_bytes = 0
 
     def _row(self, query: str, *arguments: bytes | int) -> tuple[Any, ...] | None:
+        rows = self._rows(query, *arguments)
+        return rows[0] if rows else None
+
+    def _rows(self, query: str, *arguments: bytes | int) -> list[Any]:
         if self._db is None:
-            return None
+            return []
         try:
-            row: tuple[Any, ...] | None = self._db.execute(query, arguments).fetchone()
+            return self._db.execute(query, arguments).fetchall()
         except sqlite3.DatabaseError as exc:
             self._fail(exc)
-            return None
-        return row
+            return []
 
     def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         if self._db is None:

@@ -1,11 +1,14 @@
 """The stat caches of all that a user scans, in one directory: those that were used last stay."""
 
 import os
+from collections.abc import Set
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from filesync.digest import digest_of
+from filesync.disk.scanning.namescache import NamesCache
 from filesync.disk.scanning.statcache import StatCache
 from filesync.errors import StoreError
 from filesync.surplus import surplus
@@ -16,18 +19,19 @@ SLACK: Final = 32
 """More of them before the oldest go: whose turn it is costs a stat of each."""
 
 
-def open_cache(directory: Path, of: bytes, *, spare_little: bool = False) -> StatCache | None:
-    """Return the stat cache in ``directory`` for what ``of`` names; close it.
+def open_cache(
+    directory: Path, of: bytes, *, names: Set[bytes] | None = None
+) -> StatCache | None:
+    """Return the stat cache in ``directory`` for the directory ``of``, or ``names`` in it; close it.
 
-    None where none can be kept: a scan without one is slower, not wrong. With ``spare_little``
-    none is started for what is little. When there are too many the oldest go, which does no harm to
+    None where none can be kept: a scan without one is slower, not wrong. When there are too many the oldest go, which does no harm to
     who uses them.
     """
     path = directory / f"{digest_of(of).hex()[:32]}.db"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_new = not path.exists()
-        cache = StatCache(path, is_spared=spare_little and is_new)
+        cache = StatCache(path) if names is None else NamesCache(path, names, partial(_has, of))
     except (OSError, StoreError):
         return None
     with suppress(OSError):  # others do the same
@@ -39,3 +43,7 @@ def open_cache(directory: Path, of: bytes, *, spare_little: bool = False) -> Sta
                     with suppress(FileNotFoundError):
                         os.unlink(oldest + suffix)
     return cache
+
+
+def _has(directory: bytes, name: bytes) -> bool:
+    return os.path.lexists(os.path.join(directory, name))

@@ -146,6 +146,7 @@ class Giving:
             given=None if part.names else self._sources[at].place.identity,
             owner=None if names is None else wire.OwnerNames(names.user, names.group),
             touches=part.touches,
+            trees=part.trees,
         )
         if part.inside and await self._is_left_alone(peer, request):
             await self._give_nothing(at)
@@ -282,6 +283,7 @@ class Giving:
             top,
             self._nodes,
             names=names,
+            trees=part.trees,
             rename=prepared.rename,
             removal=removal,
             unseen=unseen,

@@ -104,7 +104,13 @@ class TreeServer:
         helds, bare, nowhere = await acquired(find, lambda made: _close(made[0]))
         tokens = self._holders.hold(channel, *helds)
         found = [
-            wire.Part(token, held.part.inside, tuple(sorted(held.part.names or ())), is_bare)
+            wire.Part(
+                token,
+                held.part.inside,
+                tuple(sorted(held.part.names or ())),
+                is_bare,
+                trees=held.part.trees,
+            )
             for token, held, is_bare in zip(tokens, helds, bare, strict=True)
         ]
         return wire.Found(tuple(found), nowhere)
@@ -143,7 +149,8 @@ class TreeServer:
         part = Part(
             _checked(request.inside),
             frozenset(map(_checked, request.names)) or None,
-            request.touches,
+            trees=request.trees,
+            touches=request.touches,
         )
         # Before anything is open, or is claimed: it may fail.
         filter = await in_thread(Filter, request.rules, root=part.prefix)

@@ -82,7 +82,8 @@ class _Taking:
         self._peer = peer
         self._found = found.parts
         self.parts = in_one_place(
-            Part(one.inside, frozenset(one.names) or None) for one in found.parts
+            Part(one.inside, frozenset(one.names) or None, trees=one.trees)
+            for one in found.parts
         )
         self._check(found, paths)
         self._is_all_found = not found.missing

@@ -35,7 +35,9 @@ from filesync.transfer.wire import Codec, Key, Token
 MAX_ASKED_NODES: Final = 4096
 MAX_PATHS: Final = 1000
 MAX_PATH_BYTES: Final = 4096
-MAX_NAMES: Final = 1000
+MAX_NAMES_BYTES: Final = 256 << 10
+"""Of the names in one request, as they are coded: its body has a bound."""
+MAX_NAMES: Final = MAX_NAMES_BYTES // 3
 MAX_OTHERS: Final = 64
 MAX_KINDS: Final = 64
 MAX_NAMED: Final = 100
@@ -100,12 +102,14 @@ class Part(msgspec.Struct, frozen=True):
         inside: the name under which the directory is to stand in the destination, or b"".
         names: what it is of the directory; none for all.
         is_bare: nothing is in the directory.
+        trees: directories are among the names, with all that is in them.
     """
 
     token: Token
     inside: Name = b""
     names: Names = ()
     is_bare: bool = False
+    trees: bool = False
 
 
 class Found(_Message, frozen=True, tag="found"):
@@ -148,6 +152,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
         owner: say in Prepared who that is; else, or where nothing may be given to them, that is an
             error.
         touches: no source gives ``path`` times of its own: what is made in it changes them.
+        trees: directories are among the names, with all that is in them.
     """
 
     path: Path
@@ -164,6 +169,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
     given: Identity | None = None
     owner: OwnerNames | None = None
     touches: bool = False
+    trees: bool = False
 
 
 class Prepared(_Message, frozen=True, tag="prepared"):

@@ -158,13 +158,33 @@ def plan_of(
     top: Shape,
     *,
     names: frozenset[bytes] | None = None,
+    trees: bool = False,
     removal: Removal | None = None,
     unseen: Unseen | None = None,
 ) -> Plan:
     there, given = manifest(base), manifest(top)
     nodes = together(there, given)
     basis, above = Manifest(there.tree, nodes), Manifest(given.tree, nodes)
-    return make_plan(basis, above, nodes, names=names, removal=removal, unseen=unseen)
+    return make_plan(
+        basis, above, nodes, names=names, trees=trees, removal=removal, unseen=unseen
+    )
+
+
+@given(shapes, shapes, names, st.booleans())
+def test_directories_that_are_names_are_united_with_those_that_are_there(
+    base: Shape, top: Shape, announced: frozenset[bytes], delete: bool
+) -> None:
+    top = {name: what for name, what in top.items() if name in announced}
+    removal = Removal(Filter(())) if delete else None
+    plan = plan_of(base, top, names=announced, trees=True, removal=removal)
+    kept = base
+    if delete:
+        spared = frozenset(base.keys() - top.keys())
+        kept = left(base, [top], Filter(()), spared, own=top)
+    without, left_out = fitting(kept, top, is_cleared=delete)
+    assert plan.target.tree == manifest(united(kept, without)).tree
+    assert sorted(plan.left_out) == sorted(left_out)
+    assert plan.is_of_names
 
 
 def test_with_names_delete_removes_only_what_is_in_the_way_of_one_of_them() -> None:

@@ -67,6 +67,19 @@ def test_a_directory_that_was_planned_is_in_the_one_that_it_stands_in() -> None:
     assert planned.basis(WHOLE, now).tree == wanted.tree
 
 
+def test_directories_that_are_names_are_there_as_they_were_planned() -> None:
+    now, given, before = stored(NOW, {b"a": b"new", b"d": {b"more": b"new"}}, {b"in": b"1"})
+    trees = NAMES._replace(trees=True)
+    planned = Planned(now.nodes)
+    planned.note(Part(b"d"), Plan(now, before))
+    assert planned.basis(trees, now).root.find(b"d") == manifest(
+        {b"d": {b"in": b"1"}}
+    ).root.find(b"d")
+    planned.note(trees, Plan(now, given))
+    assert planned.basis(WHOLE, now).tree == given.tree
+    assert planned.basis(Part(b"d"), now).tree == manifest({b"more": b"new"}).tree
+
+
 def test_after_names_it_has_these_and_its_directories() -> None:
     now, given = stored(NOW, {b"a": b"new", b"d": {}})
     planned = Planned(now.nodes)

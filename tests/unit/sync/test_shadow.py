@@ -84,9 +84,9 @@ def test_a_part_stands_alone_where_it_is_a_directory_of_which_no_other_part_is_t
     assert not stands_alone(Parts([one, other]), 0, delete=True)
 
 
-@given(shapes, shapes, shapes, st.permutations(range(3)))
+@given(shapes, shapes, shapes, st.permutations(range(3)), st.booleans())
 def test_a_directory_that_comes_to_stand_in_the_destination_is_one_of_the_names_there(
-    whole: Shape, inside: Shape, names: Shape, order: list[int]
+    whole: Shape, inside: Shape, names: Shape, order: list[int], are_trees: bool
 ) -> None:
     files_only: Shape = {name: what for name, what in names.items() if isinstance(what, bytes)}
     kinds: list[tuple[Part, Shape, Shape]] = [
@@ -94,6 +94,8 @@ def test_a_directory_that_comes_to_stand_in_the_destination_is_one_of_the_names_
         (Part(b"b"), inside, {b"b": inside}),
         (Part(names=frozenset(files_only)), files_only, files_only),
     ]
+    if are_trees:
+        kinds[2] = (Part(names=frozenset(names), trees=True), names, names)
     kinds = [kinds[number] for number in order]
     trees = [manifest(shape) for _, shape, _ in kinds]
     nodes = together(*trees)
@@ -128,6 +130,36 @@ def test_delete_leaves_in_a_directory_what_another_source_has_in_it() -> None:
     (other,) = removal.others  # in the directory that is of both, what neither has goes
     assert other.tree == manifest({b"x": {b"own": b""}}).tree
     assert removal_of(parts, 2, tops[2], tops, (), nodes).is_of_all
+
+
+def test_delete_leaves_in_directories_that_are_names_what_another_source_has_in_them() -> None:
+    whole = manifest({b"x": {b"kept": b""}, b"y": b""})
+    names = manifest({b"x": {b"own": b""}, b"z": {b"in": b""}})
+    inside = manifest({b"too": b""})
+    nodes = together(whole, names, inside)
+    parts = Parts([Part(), Part(names=frozenset((b"x", b"z")), trees=True), Part(b"x")])
+    tops = {at: Manifest(one.tree, nodes) for at, one in enumerate((whole, names, inside))}
+    of_names = removal_of(parts, 1, tops[1], tops, (), nodes)
+    assert [one.tree for one in of_names.others] == [
+        whole.tree,
+        manifest({b"x": {b"too": b""}}).tree,
+    ]
+    of_whole = removal_of(parts, 0, tops[0], tops, (), nodes)
+    assert names.tree in [one.tree for one in of_whole.others]
+    assert not of_whole.spared
+    of_inside = removal_of(parts, 2, tops[2], tops, (), nodes)
+    assert [one.tree for one in of_inside.others] == [
+        manifest({b"kept": b""}).tree,
+        manifest({b"own": b""}).tree,
+    ]
+
+
+def test_the_mode_of_a_directory_that_is_a_name_stands_before_those_of_later_ones() -> None:
+    trees = [manifest({b"x": {b"a": b""}, b"y": {}}, mode=0o750), manifest({}, mode=0o705)]
+    nodes = together(*trees)
+    tops = {number: Manifest(tree.tree, nodes) for number, tree in enumerate(trees)}
+    parts = Parts([Part(names=frozenset((b"x", b"y")), trees=True), Part(b"x")])
+    assert unshadowed(parts, 1, tops, nodes).root.mode == 0o750
 
 
 def test_delete_clears_the_place_of_a_name_that_stands_before_another_sources() -> None:
