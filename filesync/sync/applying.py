@@ -95,7 +95,7 @@ class Update(_Noted):
             # Others may be using what is there: no name ever holds half a file.
             atomic=True,
             groups=_groups(),
-            root_times=_root_times(plan, part),
+            root_times=_root_times(part, is_of_names=plan.is_of_names),
             goes_on=goes_on,
             passes_over=passes_over,
         )
@@ -111,8 +111,8 @@ class Update(_Noted):
         return found if self._given_as is None else [self._given_as for _ in found]
 
 
-def _root_times(plan: Plan, part: Part) -> RootTimes:
-    if not plan.is_of_names:
+def _root_times(part: Part, *, is_of_names: bool) -> RootTimes:
+    if not is_of_names:
         return RootTimes.GIVEN
     return RootTimes.TOUCHED if part.touches else RootTimes.KEPT
 
@@ -153,7 +153,7 @@ class Arrival(_Noted, ArrivingUpdate):
     """The same, of an empty directory to a tree whose directories are still to come."""
 
     def __init__(
-        self, place: Place, nodes: Nodes, *, caches: Path | None, goes_on: bool
+        self, place: Place, nodes: Nodes, *, part: Part, caches: Path | None, goes_on: bool
     ) -> None:
         self._place, self._caches = place, caches
         super().__init__(
@@ -162,6 +162,8 @@ class Arrival(_Noted, ArrivingUpdate):
             label=_label(place),
             atomic=True,
             groups=_groups(),
+            names=place.names,
+            root_times=_root_times(part, is_of_names=place.names is not None),
             goes_on=goes_on,
         )
 

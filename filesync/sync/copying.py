@@ -89,7 +89,7 @@ class Copying:
             SourceChanged, StoreError: as by what the scan tells.
         """
         self._copy()
-        if canonical_links(self._nodes, self._update.made.tree) != tree:
+        if canonical_links(self._nodes, self._update.came) != tree:
             raise LocalError("what was copied is not the tree that was scanned")
 
     # --- inside -------------------------------------------------------------------------------

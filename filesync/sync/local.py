@@ -200,7 +200,13 @@ class _Sync:
         from filesync.sync.copying import Copying
 
         source = self._sources[at].place
-        update = Arrival(place, self._nodes, caches=self._options.used_caches, goes_on=True)
+        update = Arrival(
+            place,
+            self._nodes,
+            part=self._parts[at],
+            caches=self._options.used_caches,
+            goes_on=True,
+        )
         copying = Copying(source.root, self._nodes, update, self._move)
         try:
             update.prepare()

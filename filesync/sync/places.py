@@ -71,8 +71,8 @@ class Place:
 
     @property
     def is_empty(self) -> bool:
-        """It is all of a directory, with nothing in it whatever."""
-        if self.names is not None:
+        """It is a directory with nothing in it whatever, and not only names that are none."""
+        if self.names is not None and not self.trees:
             return False
         with os.scandir(self._fd) as found:
             return next(found, None) is None

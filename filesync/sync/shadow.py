@@ -34,10 +34,10 @@ def shadowing(parts: Parts, at: int) -> list[int]:
 def stands_alone(parts: Parts, at: int, *, delete: bool) -> bool:
     """Say whether nobody has to know of a part before it goes to where nothing is.
 
-    It is all of a directory, no other part has names in it, and none has to spare what it brings.
+    It has all of a directory, no other part has names in that, and none has to spare what it brings.
     """
-    is_whole = parts[at].names is None and not shadowing(parts, at)
-    return is_whole and (len(parts) == 1 or not delete)
+    has_whole = parts[at].names is None or parts[at].trees
+    return has_whole and not shadowing(parts, at) and (len(parts) == 1 or not delete)
 
 
 def _may_meet(one: Part, other: Part) -> bool:

@@ -3,12 +3,13 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from filesync.digest import Digest
+from filesync.sync.local import sync_local
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote.client import Remote, sync_to
@@ -35,11 +36,13 @@ def slow_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growing.GrowingTree, "directory_done", slowly)
 
 
-async def given(root: Path, source: str, dest: bytes) -> SyncStats:
+async def given(
+    root: Path, source: str, dest: bytes, names: Sequence[str] = ("",)
+) -> SyncStats:
     server = TreeServer(ServedPlaces(root), read_only=False, caches=None)
     async with DataPlane(LOOPBACK, answer=server.answer) as plane:
         server.use(plane)
-        paths = [os.fsencode(root / source) + b"/"]
+        paths = [os.fsencode(f"{root}/{source}/{name}") for name in names]
         return await sync_to(paths, Remote(plane.address, dest), Options())
 
 
@@ -60,6 +63,23 @@ def test_a_source_that_contains_its_empty_destination_is_given_once(
         *("big/a/f", "big/b/g"),
         *(f"big/{dest}/a/f", f"big/{dest}/b/g"),
     ]
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_directories_of_which_one_contains_their_empty_destination_are_given_once(
+    tmp_path: Path, is_local: bool
+) -> None:
+    for name in ("a/f", "b/copy/g", "b/h"):
+        (tmp_path / "big" / name).mkdir(parents=True)
+        (tmp_path / "big" / name / "in").write_bytes(b"f")
+    (tmp_path / "big/b/z").mkdir()
+    if is_local:
+        paths = [os.fsencode(tmp_path / "big" / name) for name in "ab"]
+        sync_local(paths, os.fsencode(tmp_path / "big/b/z"), Options())
+    else:
+        asyncio.run(given(tmp_path, "big", b"big/b/z", "ab"))
+    there = ["a/f/in", "b/copy/g/in", "b/h/in"]
+    assert files_below(tmp_path / "big") == sorted([*there, *(f"b/z/{path}" for path in there)])
 
 
 def test_a_source_beside_its_empty_destination_is_given_while_it_is_scanned(

@@ -16,6 +16,7 @@ from filesync.disk.scanning.scan import scan
 from filesync.disk.updating import arriving, visits
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.incoming import WantedFile
+from filesync.disk.updating.layout import RootTimes
 from filesync.disk.updating.work import WorkDirectory
 from filesync.errors import LocalError, MalformedManifest, StoreError
 from filesync.manifest import (
@@ -122,6 +123,43 @@ def test_files_are_in_place_before_the_root_is_known(tmp_path: Path) -> None:
     add_all(update, watcher.done[1:], contents)
     update.finish()
     assert scanned(root).tree == scanned(source).tree
+
+
+@pytest.mark.parametrize("times", [RootTimes.KEPT, RootTimes.TOUCHED])
+def test_where_names_arrive_the_directory_that_they_come_to_stays_as_it_is(
+    tmp_path: Path, times: RootTimes
+) -> None:
+    source, root = tmp_path / "source", tmp_path / "root"
+    build(source, [MakeFile("a/b/deep", b"first"), MakeFile("z", b"last")])
+    source.chmod(0o700)
+    nodes, watcher = watched(source)
+    root.mkdir()
+    root.chmod(0o2750)
+    os.setxattr(root, "user.own", b"value")
+    os.utime(root, ns=(0, 10**18))
+    update = ArrivingUpdate(root, nodes, names=frozenset((b"a", b"z")), root_times=times)
+    update.prepare()
+    add_all(update, watcher.done, Contents(source, scanned(source)))
+    update.finish()
+    assert update.came == scanned(source).tree
+    assert scanned(root).root.entries == scanned(source).root.entries
+    assert root.stat().st_mode & 0o7777 == 0o2750
+    assert os.getxattr(root, "user.own") == b"value"
+    assert (root.stat().st_mtime_ns == 10**18) == (times is RootTimes.KEPT)
+
+
+@pytest.mark.parametrize("name", ["a/b/deep", "z"])
+def test_a_name_that_was_not_announced_is_refused(tmp_path: Path, name: str) -> None:
+    source, root = tmp_path / "source", tmp_path / "root"
+    build(source, [MakeFile("known", b""), MakeFile(name, b"")])
+    nodes, watcher = watched(source)
+    root.mkdir()
+    update = ArrivingUpdate(root, nodes, names=frozenset((b"known",)))
+    update.prepare()
+    with pytest.raises(MalformedManifest, match="which was not announced"):
+        update.add(watcher.done)
+    update.abort()
+    assert list(root.iterdir()) == []
 
 
 def test_of_names_that_are_one_on_this_file_system_the_first_arrives(

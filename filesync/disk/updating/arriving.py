@@ -5,14 +5,17 @@ files can be asked for and written long before the root is known; the root, whic
 proves that all that came before is one tree.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filesync.digest import Digest
-from filesync.disk.handles import shown
+from filesync.disk.handles import open_root, shown
 from filesync.disk.reserved import is_reserved
+from filesync.disk.scanning.listing import header_of
+from filesync.disk.scanning.readfile import read_xattrs
 from filesync.disk.updating.incoming import WantedFile
-from filesync.disk.updating.layout import Layout
+from filesync.disk.updating.layout import Layout, RootTimes
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.update import TreeUpdate, UpdateStats
 from filesync.disk.updating.visits import (
@@ -24,7 +27,15 @@ from filesync.disk.updating.visits import (
 )
 from filesync.disk.updating.work import storing
 from filesync.errors import LocalError, MalformedManifest
-from filesync.manifest import Manifest, Nodes, Subdirectory, empty_manifest
+from filesync.manifest import (
+    Directory,
+    Manifest,
+    Nodes,
+    Subdirectory,
+    empty_manifest,
+    put,
+    with_entries,
+)
 
 
 class ArrivingUpdate(TreeUpdate):
@@ -43,9 +54,17 @@ class ArrivingUpdate(TreeUpdate):
         label: bytes | None = None,
         atomic: bool = False,
         groups: frozenset[int] | None = None,
+        names: frozenset[bytes] | None = None,
+        root_times: RootTimes = RootTimes.GIVEN,
         goes_on: bool = False,
     ) -> None:
-        """Touch nothing yet. ``nodes`` must have each directory's node before it is added."""
+        """Touch nothing yet. ``nodes`` must have each directory's node before it is added.
+
+        With ``names`` nothing else may come to stand in ``root``, which itself stays as it is.
+        """
+        self._came: Digest | None = None
+        self._names = names
+        self._root_now: Directory | None = None
         self._arrived = ArrivedVisits(nodes)
         super().__init__(
             root,
@@ -55,6 +74,7 @@ class ArrivingUpdate(TreeUpdate):
             visits=self._arrived,
             atomic=atomic,
             groups=groups,
+            root_times=root_times,
             goes_on=goes_on,
         )
         self._nodes = nodes
@@ -67,6 +87,8 @@ class ArrivingUpdate(TreeUpdate):
         Raises:
             StoreError: this disk.
         """
+        if self._names is not None:
+            self._root_now = _header(self._path)
         self._open()
         self._sources = Sources(None)
         self._laid = Layout(
@@ -78,7 +100,7 @@ class ArrivingUpdate(TreeUpdate):
             refusals=self.refused,
         )
         # What the root shall be comes last: until then what is made in it is not of its group.
-        self._layout.share(b"", self._target.root)
+        self._layout.share(b"", self._root_now or self._target.root)
         self._make_files(is_made=True)
         self._files.settle()  # of none: each is settled when it comes
 
@@ -97,7 +119,7 @@ class ArrivingUpdate(TreeUpdate):
         """
         wanted: list[WantedFile] = []
         for path, tree in directories:
-            visit = self._arrived.arrive(path, tree)
+            visit = self._arrived.arrive(path, tree if path else self._root_of(tree))
             self._check(visit)
             if not self._make(path):
                 self._arrived.pass_over()
@@ -139,11 +161,32 @@ class ArrivingUpdate(TreeUpdate):
             raise LocalError("a tree is asked for before its root has come")
         return Manifest(self._arrived.tree, self._nodes)
 
+    @property
+    def came(self) -> Digest:
+        """The tree as it came, with a root of its own.
+
+        Raises:
+            LocalError: the root has not come.
+        """
+        if self._came is None:
+            raise LocalError("a tree is asked for before its root has come")
+        return self._came
+
+    def _root_of(self, tree: Digest) -> Digest:
+        """Return what the root that came as ``tree`` shall be."""
+        self._came = tree
+        if self._root_now is None:
+            return tree
+        entries = Manifest(tree, self._nodes).root.entries
+        return put(self._nodes, with_entries(self._root_now, entries))
+
     def _check(self, visit: Visit) -> None:
         top = visit.path.partition(b"/")[0]
-        for name in (top, *([] if top else [entry.name for entry in visit.new.entries])):
+        for name in [top] if top else [entry.name for entry in visit.new.entries]:
             if is_reserved(name):
                 raise MalformedManifest(f"{shown(name)} is a reserved name")
+            if self._names is not None and name not in self._names:
+                raise MalformedManifest(f"{shown(name)} came, which was not announced")
 
     def _make(self, path: bytes) -> bool:
         """Make a directory, and those above it that are not there yet; False if one cannot be."""
@@ -174,3 +217,13 @@ class ArrivingUpdate(TreeUpdate):
     def _is_missing(self, path: bytes) -> bool:
         """Say whether a directory, or one above it, cannot be made."""
         return is_below(path, self.refused.directories) or is_below(path, self._arrived.twins)
+
+
+def _header(root: Path) -> Directory:
+    """Return what a directory is like now."""
+    with storing(b""):
+        fd = open_root(root)
+        try:
+            return header_of(os.fstat(fd), read_xattrs(fd, b""))
+        finally:
+            os.close(fd)

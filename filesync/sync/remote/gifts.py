@@ -81,11 +81,17 @@ class Gifts:
         try:
             if not place.is_empty:
                 raise UsageError("it is not empty any more; try again")
-            update = Arrival(place, held.nodes, caches=self._caches, goes_on=request.goes_on)
+            update = Arrival(
+                place,
+                held.nodes,
+                part=held.part,
+                caches=self._caches,
+                goes_on=request.goes_on,
+            )
             arrivals = Arrivals(channel, request.served, update, held.nodes)
             given = await self._fill(channel, request, update, feed=arrivals.feed)
-            made = await in_thread(canonical_links, held.nodes, update.made.tree)
-            if made != arrivals.tree:
+            came = await in_thread(canonical_links, held.nodes, update.came)
+            if came != arrivals.tree:
                 raise UnexpectedMessage("the tree that came is not the one that was scanned")
             return given
         finally:

@@ -143,7 +143,9 @@ class Giving:
             delete=options.delete,
             scan=True,
             goes_on=True,
-            given=None if part.names else self._sources[at].place.identity,
+            given=self._sources[at].place.identity
+            if part.names is None or part.trees
+            else None,
             owner=None if names is None else wire.OwnerNames(names.user, names.group),
             touches=part.touches,
             trees=part.trees,

@@ -76,8 +76,12 @@ def test_a_part_stands_alone_where_it_is_a_directory_of_which_no_other_part_is_t
     None
 ):
     of_names, one, other = Part(names=frozenset((b"f",))), Part(b"a"), Part(b"b")
+    with_trees = Part(names=frozenset((b"a", b"f")), trees=True)
     for delete in (False, True):
         assert stands_alone(Parts([Part()]), 0, delete=delete)
+        assert stands_alone(Parts([with_trees]), 0, delete=delete)
+        assert not stands_alone(Parts([with_trees, one]), 0, delete=delete)
+        assert stands_alone(Parts([with_trees, other]), 0, delete=delete) != delete
         assert not stands_alone(Parts([of_names]), 0, delete=delete)
         assert not stands_alone(Parts([Part(), one]), 0, delete=delete)
     assert stands_alone(Parts([one, other]), 0, delete=False)
