@@ -70,6 +70,9 @@ class MemoryNodes:
     def __len__(self) -> int:
         return len(self._nodes)
 
+    def __iter__(self) -> Iterator[Digest]:
+        return iter(self._nodes)
+
     def read(self, digest: Digest) -> bytes:
         """Return a node's bytes."""
         return self._find(digest)[_SUMMARY.size :]

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from time import monotonic, sleep
+from typing import NamedTuple
 
 from filesync.disk.scanning.scan import Watcher
 from filesync.disk.updating.update import LocalTree, UpdateStats
+from filesync.errors import FilesyncError
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.applying import (
     Arrival,
@@ -15,6 +17,7 @@ from filesync.sync.applying import (
     plan_part,
     scan_target,
 )
+from filesync.sync.aside import AsideScan
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
@@ -23,7 +26,7 @@ from filesync.sync.part import Removal, in_one_place
 from filesync.sync.places import LocalPlaces, Place, leads_into
 from filesync.sync.planned import Planned
 from filesync.sync.saying.stats import SyncStats
-from filesync.sync.scanning import Found, scan_place
+from filesync.sync.scanning import Found, is_little, scan_place
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import Sources, close_all, find_sources
 from filesync.sync.target import NotMade, Target, find_target, is_left_alone
@@ -59,6 +62,13 @@ def sync_local(
                 sync.part(at)
     sync.stats.seconds = monotonic() - started
     return sync.stats
+
+
+class _Ahead(NamedTuple):
+    """A target that is scanned while its source is."""
+
+    target: Target
+    scan: AsideScan
 
 
 class _Sync:
@@ -122,20 +132,20 @@ class _Sync:
     def part(self, at: int) -> None:
         """Sync one source."""
         part, options = self._parts[at], self._options
+        ahead = self._scan_ahead(at)
+        if ahead is not None:
+            with closing(ahead.target.place), closing(ahead.scan):
+                self._scan(at)
+                there = ahead.scan.found(self._nodes)
+                self._copy(at, ahead.target, there)
+            return
         if not self._may_grow(at):
             self._scan(at)  # before anything is made that might be in it
         try:
             if is_left_alone(LocalPlaces(), self._dest, part, options.choice):
                 self._note_source(at, self._scan(at))
                 return
-            target = find_target(
-                LocalPlaces(),
-                self._dest,
-                part=part,
-                is_directory=self._is_directory,
-                is_bare=self._sources[at].place.is_bare(self._filter(at)),
-                dry_run=options.dry_run,
-            )
+            target = self._find_target(at, dry_run=options.dry_run)
         except NotMade as exc:
             self._note_source(at, self._scan(at))
             self.stats.note_refused({part.inside: exc.errno})
@@ -145,6 +155,40 @@ class _Sync:
                 self._copy_growing(at, target.place)
             else:
                 self._copy(at, target)
+
+    def _find_target(self, at: int, *, dry_run: bool) -> Target | None:
+        return find_target(
+            LocalPlaces(),
+            self._dest,
+            part=self._parts[at],
+            is_directory=self._is_directory,
+            is_bare=self._sources[at].place.is_bare(self._filter(at)),
+            dry_run=dry_run,
+        )
+
+    def _scan_ahead(self, at: int) -> "_Ahead | None":
+        """Begin to scan where a source goes, if that is there, and is worth a process of its own."""
+        options = self._options
+        if at in self._found or (target := self._target_there(at)) is None:
+            return None
+        with ExitStack() as undo:
+            undo.callback(target.place.close)
+            if is_little(target.place, options.used_caches) or target.place.is_empty:
+                return None
+            if not options.dry_run:
+                target.place.claim()
+            try:
+                scan = AsideScan(partial(scan_target, target, self._parts[at], options=options))
+            except OSError:  # there may be no more processes
+                return None
+            undo.pop_all()
+            return _Ahead(target, scan)
+
+    def _target_there(self, at: int) -> Target | None:
+        try:
+            return self._find_target(at, dry_run=True)
+        except FilesyncError:  # it is said when it is its turn
+            return None
 
     def _may_grow(self, at: int) -> bool:
         """Say whether a source may be copied while it is scanned, if there is nothing yet.
@@ -160,8 +204,11 @@ class _Sync:
             and not leads_into(self._dest, self._sources[at].place.identity)
         )
 
-    def _copy(self, at: int, target: Target | None) -> None:
-        """Copy what a target lacks of a source, and remove what is to be removed."""
+    def _copy(self, at: int, target: Target | None, there: Found | None = None) -> None:
+        """Copy what a target lacks of a source, and remove what is to be removed.
+
+        ``there`` is what it has; None where nobody has looked yet.
+        """
         part, options = self._parts[at], self._options
         found = self._scan(at)
         self._note_source(at, found)
@@ -170,7 +217,7 @@ class _Sync:
         plan = plan_part(
             target,
             part,
-            scan_target(target, part, self._nodes, options),
+            there or scan_target(target, part, self._nodes, options),
             given,
             self._nodes,
             removal=self._removal(at, given),

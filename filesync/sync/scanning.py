@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from filesync.disk.handles import shown
 from filesync.disk.scanning.scan import LeaveOut, Watcher, scan
 from filesync.disk.scanning.statcache import StatCache
-from filesync.disk.scanning.statcaches import open_cache
+from filesync.disk.scanning.statcaches import cache_bytes, open_cache
 from filesync.disk.scanning.written import written
 from filesync.errors import Unreadable
 from filesync.manifest import Manifest, Nodes
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CACHED_NAMES: Final = 500
 CACHED_NAMES_BYTES: Final = 1 << 20
 """Fewer names, that hold less than this together, are read sooner than a cache is opened."""
+LITTLE_CACHE_BYTES: Final = 128 << 10
+"""Of the stat cache of about a thousand files, which are scanned in 5 ms."""
 NOTED_BYTES: Final = 64 << 10
 """What was written in a directory and is less than this is read sooner than noted."""
 
@@ -171,6 +173,18 @@ def _directories_and(leave_out: LeaveOut | None) -> LeaveOut:
     return lambda path, is_directory: is_directory or leave_out(path, False)
 
 
+def is_little(place: Place, caches: Path | None) -> bool:
+    """Say whether a scan of ``place`` takes less than to start a process, as far as can be told."""
+    if place.names is not None and not place.trees:
+        return True
+    size = None if caches is None else cache_bytes(caches, _key(place))
+    return size is not None and size < LITTLE_CACHE_BYTES
+
+
+def _key(place: Place) -> bytes:
+    return os.fsencode(os.path.realpath(place.root))
+
+
 def _cache(place: Place, caches: Path | None) -> StatCache | None:
     """Open the stat cache for ``place``, if it pays to have one."""
     if caches is None:
@@ -179,8 +193,7 @@ def _cache(place: Place, caches: Path | None) -> StatCache | None:
         is_little = len(place.names) < CACHED_NAMES
         if is_little and _size(place, place.names) < CACHED_NAMES_BYTES:
             return None
-    key = os.fsencode(os.path.realpath(place.root))
-    return open_cache(caches, key, names=place.names)
+    return open_cache(caches, _key(place), names=place.names)
 
 
 def _size(place: Place, names: frozenset[bytes]) -> int:

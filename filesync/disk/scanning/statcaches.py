@@ -24,10 +24,10 @@ def open_cache(
 ) -> StatCache | None:
     """Return the stat cache in ``directory`` for the directory ``of``, or ``names`` in it; close it.
 
-    None where none can be kept: a scan without one is slower, not wrong. When there are too many the oldest go, which does no harm to
-    who uses them.
+    None where none can be kept: a scan without one is slower, not wrong. When there are too many
+    the oldest go, which does no harm to who uses them.
     """
-    path = directory / f"{digest_of(of).hex()[:32]}.db"
+    path = _path(directory, of)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_new = not path.exists()
@@ -43,6 +43,18 @@ def open_cache(
                     with suppress(FileNotFoundError):
                         os.unlink(oldest + suffix)
     return cache
+
+
+def cache_bytes(directory: Path, of: bytes) -> int | None:
+    """Return how large the stat cache in ``directory`` for ``of`` is; None if there is none."""
+    try:
+        return _path(directory, of).stat().st_size
+    except OSError:
+        return None
+
+
+def _path(directory: Path, of: bytes) -> Path:
+    return directory / f"{digest_of(of).hex()[:32]}.db"
 
 
 def _has(directory: bytes, name: bytes) -> bool:
