@@ -47,6 +47,8 @@ NOT_NOTED: Final = (0, 0, 0)
 """The stamps of a file of which nothing is known."""
 _BATCH_ROWS: Final = 500
 _BATCH_BYTES: Final = 4 << 20
+_AHEAD_ROWS: Final = 128
+_AHEAD_BYTES: Final = 1 << 20
 _MAX_ROWS: Final = 1 << 26
 _CHECK_BYTES: Final = 8
 
@@ -187,6 +189,8 @@ class StatCache:
         self._queue: list[tuple[bytes, int, bytearray]] = []
         self._queued_bytes = 0
         self._seen = bytearray()
+        self._ahead: dict[bytes, tuple[int, bytes]] = {}
+        self._most_ahead = 1
         self._db: sqlite3.Connection | None = None
         try:
             self._db = self._open()
@@ -203,6 +207,7 @@ class StatCache:
         """Start a scan: every directory that it loads is one that is still there."""
         self._queue.clear()
         self._queued_bytes = 0
+        self._ahead.clear()
         # Which rows were loaded, one byte each; rows that are added later are above its end.
         row = self._row("SELECT max(rowid) FROM directories")
         last = row[0] if row is not None else None
@@ -214,7 +219,9 @@ class StatCache:
         ``inode`` is its number, 0 where that is not to be looked for. A number that another
         directory has had before does no harm: what was seen is compared with what is there.
         """
-        row = self._row(f"{_SELECT} WHERE path = ?", directory)
+        if directory not in self._ahead:
+            self._read_ahead(directory)
+        row = self._ahead.pop(directory, None)
         if row is None and inode:
             row = self._row(f"{_SELECT} WHERE inode = ?", _signed(inode))
             if row is not None:
@@ -262,6 +269,23 @@ class StatCache:
             with suppress(sqlite3.DatabaseError):
                 self._db.close()
             self._db = None
+
+    def _read_ahead(self, directory: bytes) -> None:
+        """Read the row of ``directory``, and those behind it, which a scan is likely to load next."""
+        self._ahead.clear()
+        size = 0
+        if self._db is not None:
+            try:
+                for row, data, path in self._db.execute(_AHEAD, (directory, self._most_ahead)):
+                    self._ahead[path] = row, data
+                    size += len(data)
+                    if size > _AHEAD_BYTES:
+                        break
+            except sqlite3.DatabaseError as exc:
+                self._fail(exc)
+        # Where there are none of a new directory there are none of those in it.
+        is_there = directory in self._ahead
+        self._most_ahead = min(2 * self._most_ahead, _AHEAD_ROWS) if is_there else 1
 
     def _gone(self) -> Iterable[int]:
         """Return the rows of directories that are gone after a complete scan."""
@@ -314,6 +338,7 @@ class StatCache:
             return
         log.warning("stat cache started anew path=%s reason=%s", self._path, exc)
         self._seen = bytearray()
+        self._ahead.clear()
         for suffix in ("", "-wal", "-shm"):
             Path(f"{self._path}{suffix}").unlink(missing_ok=True)
         with suppress(sqlite3.DatabaseError):
@@ -369,6 +394,9 @@ _PASSING: Final = (
 """Codes that say nothing against the file itself."""
 
 _SELECT: Final = "SELECT rowid, data FROM directories"
+_AHEAD: Final = (
+    "SELECT rowid, data, path FROM directories WHERE path >= ? ORDER BY path LIMIT ?"
+)
 _UPSERT: Final = """
     INSERT INTO directories (path, inode, data) VALUES (?, ?, ?)
     ON CONFLICT (path) DO UPDATE SET inode = excluded.inode, data = excluded.data
