@@ -139,8 +139,9 @@ def scan(
 
     ``root`` may be a link to a directory, of which only ``names`` are looked at if they are given;
     none of them need be there. A scan that ``stays_out`` sees directories in it, and nothing that is
-    in those. What ``leave_out`` says is as if it were not there, with all below it. ``hints`` gives (size, digest) of files that the
-    caller has just written and checked: a file of that size at that path is not read.
+    in those. What ``leave_out`` says is as if it were not there, with all below it. ``hints`` gives
+    (size, digest) of files that the caller has just written and checked: a file of that size at that
+    path is not read.
     ``watcher`` is told of directories as they are done; if there are hard links across them the
     tree that is returned may name their groups otherwise.
 
