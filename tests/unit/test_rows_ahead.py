@@ -94,3 +94,15 @@ def test_among_new_directories_each_reads_no_more_than_one_row(
             assert is_noted(cache, b"a%02d" % number, None)
             assert len(cache._ahead) <= 1
         assert is_noted(cache, b"z00", 0)
+
+
+def test_a_first_scan_reads_nothing(tmp_path: Path, reads: list[bytes]) -> None:
+    with StatCache(tmp_path / "cache") as cache:
+        cache.begin()
+        for number in range(9):
+            assert is_noted(cache, b"%d" % number, None)
+            cache.store(b"%d" % number, noted(number))
+        cache.end(complete=True)
+        assert reads == []
+        cache.begin()
+        assert all(is_noted(cache, b"%d" % number, number) for number in range(9))

@@ -189,6 +189,7 @@ class StatCache:
         self._queue: list[tuple[bytes, int, bytearray]] = []
         self._queued_bytes = 0
         self._seen = bytearray()
+        self._is_empty = False  # or not known to be
         self._ahead: dict[bytes, tuple[int, bytes]] = {}
         self._most_ahead = 1
         self._db: sqlite3.Connection | None = None
@@ -211,6 +212,7 @@ class StatCache:
         # Which rows were loaded, one byte each; rows that are added later are above its end.
         row = self._row("SELECT max(rowid) FROM directories")
         last = row[0] if row is not None else None
+        self._is_empty = last is None
         self._seen = bytearray(min(last or 0, _MAX_ROWS))
 
     def load(self, directory: bytes, inode: int = 0) -> Seen | None:
@@ -219,6 +221,8 @@ class StatCache:
         ``inode`` is its number, 0 where that is not to be looked for. A number that another
         directory has had before does no harm: what was seen is compared with what is there.
         """
+        if self._is_empty:
+            return None
         if directory not in self._ahead:
             self._read_ahead(directory)
         row = self._ahead.pop(directory, None)
@@ -259,6 +263,7 @@ class StatCache:
     def end(self, *, complete: bool) -> None:
         """Write what is queued; after a complete scan also drop directories that are gone."""
         self._flush()
+        self._is_empty = False
         if complete and 0 in self._seen:
             gone = [(row,) for row in self._gone()]
             self._write("DELETE FROM directories WHERE rowid = ?", gone)
