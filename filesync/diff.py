@@ -25,8 +25,8 @@ class DirectoryDiff(msgspec.Struct, frozen=True):
     Attributes:
         path: '/'-separated, no slash at the ends; ``b""`` is the root.
         old: the directory as it was; None for the root of a tree that starts from nothing.
+        was: the tree digest of ``old``.
         new: the directory as it shall be.
-        tree: the tree digest of ``new``.
         removed: names that are gone, ascending.
         added: names that are new, ascending.
         changed: (old, new) entries of one name, ascending; not two subdirectories.
@@ -34,8 +34,8 @@ class DirectoryDiff(msgspec.Struct, frozen=True):
 
     path: bytes
     old: Directory | None
+    was: Digest | None
     new: Directory
-    tree: Digest
     removed: tuple[Entry, ...]
     added: tuple[Entry, ...]
     changed: tuple[tuple[Entry, Entry], ...]
@@ -67,14 +67,14 @@ def diff(old: Manifest | None, new: Manifest) -> Iterator[DirectoryDiff]:
             continue
         path = path[: pair.above] + pair.name
         before = None if old is None or pair.old is None else old.directory(pair.old)
-        one, below = _compare(path, before, new.directory(pair.new), pair.new)
+        one, below = _compare(path, before, pair.old, new.directory(pair.new))
         yield one
         path += b"/" if path else b""
         stack.append(iter(below))
 
 
 def _compare(
-    path: bytes, old: Directory | None, new: Directory, tree: Digest
+    path: bytes, old: Directory | None, was: Digest | None, new: Directory
 ) -> tuple[DirectoryDiff, list[_Pair]]:
     olds = old.entries if old is not None else ()
     # Most are equal and in the same place: looking for all of them by name takes twice as long.
@@ -86,16 +86,16 @@ def _compare(
     changed: list[tuple[Entry, Entry]] = []
     below: list[_Pair] = []
     for entry in compress(new.entries, differs):
-        was = before.pop(entry.name, None)
-        if was is None:
+        had = before.pop(entry.name, None)
+        if had is None:
             added.append(entry)
-        elif isinstance(was, Subdirectory) and isinstance(entry, Subdirectory):
-            if was.tree != entry.tree:
-                below.append(_Pair(entry.name, above, was.tree, entry.tree))
-        elif was != entry:
-            changed.append((was, entry))
+        elif isinstance(had, Subdirectory) and isinstance(entry, Subdirectory):
+            if had.tree != entry.tree:
+                below.append(_Pair(entry.name, above, had.tree, entry.tree))
+        elif had != entry:
+            changed.append((had, entry))
     removed = tuple(before.values())
-    diff = DirectoryDiff(path, old, new, tree, removed, tuple(added), tuple(changed))
+    diff = DirectoryDiff(path, old, was, new, removed, tuple(added), tuple(changed))
     return diff, below
 
 

@@ -28,6 +28,7 @@ from filesync.manifest.node import (
     decode,
     decode_trusted,
     encode,
+    header,
 )
 
 _SUMMARY: Final = struct.Struct("<32sQQQQ")
@@ -215,6 +216,11 @@ class Manifest(msgspec.Struct, frozen=True):
     def root(self) -> Directory:
         """The root directory."""
         return self.directory(self.tree)
+
+    @property
+    def header(self) -> Directory:
+        """The root directory without its entries."""
+        return header(self.nodes.read(self.tree))
 
     @property
     def summary(self) -> Summary:

@@ -10,14 +10,7 @@ import msgspec
 from filesync.disk.handles import DirectoryHandles, why_no_root, why_unwritable
 from filesync.disk.updating.visits import Visit, below
 from filesync.errors import StoreError
-from filesync.manifest import (
-    Directory,
-    Entry,
-    File,
-    Manifest,
-    Nodes,
-    with_entries,
-)
+from filesync.manifest import Directory, Entry, File, Manifest, Nodes
 from filesync.manifest.patch import Change, patch
 from filesync.sync.plan import Plan
 
@@ -118,7 +111,7 @@ class _Around:
         is_written = not visit.path or _has_to_be_written(visit)  # what comes waits in the root
         if why == errno.EROFS or (why and is_written):
             self.why[visit.path] = why
-            self._headers[visit.path] = with_entries(visit.old, ())
+            self._headers[visit.path] = visit.old
             names = {new.name for _, new in visit.changes}
             self._leave(visit, names | {entry.name for entry in visit.removed})
 
@@ -146,9 +139,7 @@ class _Around:
 
 def _changes(visit: Visit) -> bool:
     """Say whether anything of a directory itself changes, and not only what is further down."""
-    assert visit.old is not None
-    is_same = with_entries(visit.old, ()) == with_entries(visit.new, ())
-    return bool(visit.removed or visit.changes) or not is_same
+    return bool(visit.removed or visit.changes) or visit.old != visit.new
 
 
 def _has_to_be_written(visit: Visit) -> bool:

@@ -40,7 +40,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.manifest.node import pieces
+from filesync.manifest.node import header, pieces
 
 SOME = digest_of(b"some")
 GROUP = b"8 bytes!"
@@ -126,6 +126,11 @@ def test_a_damaged_node_is_another_directory_or_malformed(
         return
     assert found != directory
     assert encode(found) == encoded
+
+
+@given(DIRECTORIES)
+def test_a_header_is_told_without_the_entries(directory: Directory) -> None:
+    assert header(encode(directory)) == directory.header == with_entries(directory, ())
 
 
 @given(DIRECTORIES, NAMES)

@@ -81,8 +81,12 @@ def test_what_a_killed_update_left_is_swept(root: Path, source: Path) -> None:
 
 
 def test_a_target_with_one_of_our_names_is_refused(root: Path) -> None:
+    target = tree_of(file(b".filesync-0123456789abcdef", b""))
+    one = TreeUpdate(root, basis=None, target=target)
     with pytest.raises(MalformedManifest):
-        TreeUpdate(root, basis=None, target=tree_of(file(b".filesync-0123456789abcdef", b"")))
+        one.prepare()
+    one.abort()
+    assert list(root.iterdir()) == []
     nodes = MemoryNodes()
     inner = put(
         nodes, with_entries(EMPTY_DIRECTORY, [file(b".filesync-0123456789abcdef", b"")])

@@ -1,4 +1,4 @@
-"""Which directories an update enters: not those whose paths would fill the memory."""
+"""Which directories an update enters, what it keeps of them, and what would fill the memory."""
 
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
+from tests.unit.counting_nodes import CountingNodes
 from tests.unit.made import file
 
 NAME = b"n" * 250
@@ -54,6 +55,24 @@ def test_nor_are_they_entered_where_they_are_there() -> None:
     with pytest.raises(MalformedManifest, match="paths of directories"):
         list(Visits(basis, target).common())
     assert len(list(Visits(chain(nodes, 20), target).common())) == 21
+
+
+def test_what_is_kept_for_the_next_walk_is_what_differs_however_much_else_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = CountingNodes()
+    many = [file(b"%03d" % n, b"x") for n in range(100)]
+    basis = Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, many)), nodes)
+    more = [*many[1:], file(b"new", b"y"), file(b"old", b"z")]
+    target = Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, more)), nodes)
+    monkeypatch.setattr(visits, "MAX_REMEMBERED", 4)
+    walked = Visits(basis, target)
+    (visit,) = walked.common()
+    assert [entry.name for entry in visit.removed] == [b"000"]
+    assert [entry.name for _, entry in visit.changes] == [b"new", b"old"]
+    before = nodes.reads
+    assert list(walked.common()) == [visit]
+    assert nodes.reads == before
 
 
 def test_of_directories_of_usual_paths_there_may_be_any_number() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from filesync.digest import Digest
 from filesync.disk.handles import open_root, shown
-from filesync.disk.reserved import is_reserved
 from filesync.disk.scanning.listing import header_of
 from filesync.disk.scanning.readfile import read_xattrs
 from filesync.disk.updating.incoming import WantedFile
@@ -21,9 +20,9 @@ from filesync.disk.updating.update import TreeUpdate, UpdateStats
 from filesync.disk.updating.visits import (
     MAX_PATH_BYTES,
     ArrivedVisits,
-    Visit,
     is_below,
     names_of,
+    refuse_reserved,
 )
 from filesync.disk.updating.work import storing
 from filesync.errors import LocalError, MalformedManifest
@@ -100,7 +99,7 @@ class ArrivingUpdate(TreeUpdate):
             refusals=self.refused,
         )
         # What the root shall be comes last: until then what is made in it is not of its group.
-        self._layout.share(b"", self._root_now or self._target.root)
+        self._layout.share(b"", self._root_now or self._target.header)
         self._make_files(is_made=True)
         self._files.settle()  # of none: each is settled when it comes
 
@@ -120,7 +119,7 @@ class ArrivingUpdate(TreeUpdate):
         wanted: list[WantedFile] = []
         for path, tree in directories:
             visit = self._arrived.arrive(path, tree if path else self._root_of(tree))
-            self._check(visit)
+            self._check(path, tree)
             if not self._make(path):
                 self._arrived.pass_over()
                 continue
@@ -180,11 +179,12 @@ class ArrivingUpdate(TreeUpdate):
         entries = Manifest(tree, self._nodes).root.entries
         return put(self._nodes, with_entries(self._root_now, entries))
 
-    def _check(self, visit: Visit) -> None:
-        top = visit.path.partition(b"/")[0]
-        for name in [top] if top else [entry.name for entry in visit.new.entries]:
-            if is_reserved(name):
-                raise MalformedManifest(f"{shown(name)} is a reserved name")
+    def _check(self, path: bytes, tree: Digest) -> None:
+        top = path.partition(b"/")[0]
+        root = None if top else Manifest(tree, self._nodes).root
+        names = [top] if root is None else [entry.name for entry in root.entries]
+        refuse_reserved(names)
+        for name in names:
             if self._names is not None and name not in self._names:
                 raise MalformedManifest(f"{shown(name)} came, which was not announced")
 

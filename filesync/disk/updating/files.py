@@ -58,7 +58,7 @@ class Proved(NamedTuple):
 
     Attributes:
         path: the directory's.
-        directory: what it shall be.
+        directory: what it shall be, without its entries.
         files: ascending by name; none may be there any more.
         is_new: the update has made the directory.
     """

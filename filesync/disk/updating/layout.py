@@ -23,7 +23,7 @@ from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.visits import Needs, Visit, below, gone
 from filesync.disk.updating.work import NOTE_PREFIX, Directories, WorkDirectory, storing
 from filesync.errors import StoreError
-from filesync.manifest import Directory, Entry, Manifest, Subdirectory, is_name, with_entries
+from filesync.manifest import Directory, Entry, Manifest, Subdirectory, is_name
 
 _WRITABLE: Final = 0o700
 _NOT_MOVED: Final = (
@@ -164,7 +164,7 @@ class Layout:
         self._work = work
         self._sources = sources
         # Making the work directory has changed the root's mtime, if nothing else will.
-        self._touched = {b"": with_entries(target.root, ())}
+        self._touched = {b"": target.header}
         self._target = target
         self._is_superuser = os.geteuid() == 0
 
@@ -208,7 +208,7 @@ class Layout:
                     self._moved.add(path)
                     # A rename changes the times of the directories above, not its own.
                     if self._has_opened:
-                        header = with_entries(self._target.directory(entry.tree), ())
+                        header = Manifest(entry.tree, self._target.nodes).header
                         self._touched[path] = header
                 else:
                     self.make_one(dirfd, path, names=1 + entry.entries)
@@ -229,9 +229,9 @@ class Layout:
 
     def touch(self, visit: Visit) -> None:
         """Take note that a directory needs its metadata in the end."""
-        self._touched[visit.path] = header = with_entries(visit.new, ())
+        self._touched[visit.path] = visit.new
         if self._may_share_else(visit):
-            self.share(visit.path, header)
+            self.share(visit.path, visit.new)
 
     def share(self, path: bytes, header: Directory) -> None:
         """Have a directory give its group to what is made in it, or not, as far as this user may.
@@ -378,7 +378,7 @@ class Layout:
 
     def _stay(self, visit: Visit, entry: Entry, left: int) -> None:
         """Take note that ``left`` names of what should go are still there."""
-        if visit.new.find(entry.name) is None:
+        if not visit.gives(entry.name):
             self._refusals.undeleted += left
             return
         self._refusals.block(visit.path, entry.name)

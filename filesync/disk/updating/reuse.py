@@ -95,14 +95,14 @@ class Sources:
         Those that are to be replaced may resemble new ones, too. ``needed`` has the contents
         that it is worth remembering.
         """
-        if visit.old is None:
+        if visit.was is None:
             return
         for old, new in visit.changes:
             if isinstance(old, File) and isinstance(new, File) and old.digest != new.digest:
                 self._similar.note(visit.path, old)
         away = {entry.name for entry in gone(visit)}
         files = self.files
-        for entry in visit.old.entries:
+        for entry in self._directory(visit.was):
             if type(entry) is not File or entry.digest not in needed:
                 continue
             if entry.size and entry.name not in away and len(files) < MAX_SOURCES // 2:

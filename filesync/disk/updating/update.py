@@ -18,12 +18,12 @@ that wants this content. What the next one does not want is removed at its start
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
 from filesync.digest import Digest
 from filesync.disk.handles import shown
-from filesync.disk.reserved import is_reserved
 from filesync.disk.updating.files import Files, Proved, WrittenNs
 from filesync.disk.updating.incoming import Incoming, WantedFile
 from filesync.disk.updating.large import BasisFile, LargeFile
@@ -36,10 +36,10 @@ from filesync.disk.updating.repeated import Repeated
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.settle import COPY, LINK, PROVED, WANTED, Settler
 from filesync.disk.updating.tally import Tally, UpdateStats
-from filesync.disk.updating.visits import Needs, Visits, count
+from filesync.disk.updating.visits import Needs, Visits, count, refuse_reserved
 from filesync.disk.updating.work import Directories, WorkDirectory, storing
 from filesync.disk.updating.write import Data, Maker
-from filesync.errors import LocalError, MalformedManifest, StoreError
+from filesync.errors import LocalError, StoreError
 from filesync.manifest import File, Manifest
 
 __all__ = [
@@ -110,13 +110,7 @@ class TreeUpdate:
                 noted in ``refused``, and names that the file system cannot have are counted; else
                 either is an error. The root does not hold the target then.
             passes_over: nor need it where a content turns out not to be had: see ``pass_over``.
-
-        Raises:
-            MalformedManifest: the target has one of our temporary names.
         """
-        for entry in target.root.entries:
-            if is_reserved(entry.name):
-                raise MalformedManifest(f"{shown(entry.name)} is a reserved name")
         self._path = root
         self._label = os.fsencode(root) if label is None else label
         self._basis = basis
@@ -144,7 +138,7 @@ class TreeUpdate:
         """Do what must be done before any content comes from elsewhere. Blocks; call it once.
 
         Raises:
-            MalformedManifest: the target contradicts itself.
+            MalformedManifest: the target contradicts itself, or has one of our temporary names.
             StoreError: this disk; or the root does not hold the basis.
         """
         self._open()
@@ -386,7 +380,9 @@ class TreeUpdate:
         """Move away what is gone or in the way, and note what of it may be of use."""
         counts = count(self._visits.common())
         self._tally.add(created=counts.created, deleted=counts.deleted)
-        if self._basis is not None and self._basis.root.entries:
+        for visit in islice(self._visits.common(), 1):
+            refuse_reserved(entry.name for _, entry in visit.changes)
+        if self._basis is not None and self._basis.summary.entries:
             needs = Needs(self._visits)
             for visit in self._visits.common():
                 self._layout.clear(visit, needs)

@@ -1,5 +1,6 @@
 """Which directories an update enters, and what it does to the names in each."""
 
+from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator, Set
 from typing import Final, NamedTuple
 
@@ -8,6 +9,7 @@ import msgspec
 from filesync.diff import diff
 from filesync.digest import Digest
 from filesync.disk.handles import shown
+from filesync.disk.reserved import is_reserved
 from filesync.errors import MalformedManifest
 from filesync.manifest import (
     Directory,
@@ -26,7 +28,7 @@ MAX_PATH_BYTES: Final = 256 << 20
 that an update enters take beyond ``USUAL_PATH_BYTES`` each, for all of them are held at once."""
 USUAL_PATH_BYTES: Final = 256
 MAX_REMEMBERED: Final = 100_000
-"""Bound on entries of directories that are kept between two walks: about 35 MB. A larger
+"""Bound on the entries that differ, and are kept between two walks: about 35 MB. A larger
 update decodes its directories at each walk."""
 
 
@@ -35,8 +37,9 @@ class Visit(msgspec.Struct, frozen=True):
 
     Attributes:
         path: where it is; b"" is the root.
-        old: as the basis has it; None when it is new.
-        new: as it shall be.
+        old: as the basis has it, without its entries; None when it is new.
+        was: the tree digest of that.
+        new: as it shall be, without its entries.
         removed: names that are gone.
         changes: (old or None, new) of each name that is new or differs, ascending by name.
             Subdirectories are among them only where there was none before.
@@ -45,10 +48,16 @@ class Visit(msgspec.Struct, frozen=True):
 
     path: bytes
     old: Directory | None
+    was: Digest | None
     new: Directory
     removed: tuple[Entry, ...]
     changes: list[tuple[Entry | None, Entry]]
     fresh: list[Subdirectory]
+
+    def gives(self, name: bytes) -> bool:
+        """Say whether ``name`` is new or differs."""
+        at = bisect_left(self.changes, name, key=_name)
+        return at < len(self.changes) and _name(self.changes[at]) == name
 
 
 def below(path: bytes, name: bytes) -> bytes:
@@ -72,6 +81,17 @@ def gone(visit: Visit) -> Iterator[Entry]:
     for old, new in visit.changes:
         if old is not None and type(old) is not type(new):
             yield old
+
+
+def refuse_reserved(names: Iterable[bytes]) -> None:
+    """Let none of the ``names`` in a root be ours.
+
+    Raises:
+        MalformedManifest: one is.
+    """
+    for name in names:
+        if is_reserved(name):
+            raise MalformedManifest(f"{shown(name)} is a reserved name")
 
 
 class Visits:
@@ -123,7 +143,15 @@ class Visits:
                 changes.sort(key=_name)
             changes = self._without_twins(change.path, change.new, changes)
             fresh = [new for _, new in changes if isinstance(new, Subdirectory)]
-            visit = Visit(change.path, change.old, change.new, change.removed, changes, fresh)
+            visit = Visit(
+                change.path,
+                None if change.old is None else change.old.header,
+                change.was,
+                change.new.header,
+                change.removed,
+                changes,
+                fresh,
+            )
             kept.add(visit)
             yield visit
         self._common = kept.visits
@@ -193,7 +221,7 @@ class Visits:
         changes: list[tuple[Entry | None, Entry]] = [(None, entry) for entry in entries]
         changes = self._without_twins(path, directory, changes)
         fresh = [entry for _, entry in changes if isinstance(entry, Subdirectory)]
-        return Visit(path, None, directory, (), changes, fresh)
+        return Visit(path, None, None, directory.header, (), changes, fresh)
 
     def _without_twins(
         self, path: bytes, new: Directory, changes: list[tuple[Entry | None, Entry]]
@@ -247,9 +275,10 @@ class ArrivedVisits(Visits):
                 root.
         """
         self._check(path)
-        visit = self._visit(path, tree)
+        directory = self._directory(tree)
+        visit = self._new_visit(path, directory)
         came = self._unclaimed.pop(path, {})
-        held = [one for one in visit.new.entries if isinstance(one, Subdirectory)]
+        held = [one for one in directory.entries if isinstance(one, Subdirectory)]
         is_whole = came == {one.name: one.tree for one in held}
         is_orphaned = not path and self._unclaimed
         if not is_whole or is_orphaned or self.tree is not None:
@@ -266,7 +295,7 @@ class ArrivedVisits(Visits):
         """Take the directory that came last for one that cannot be made, nor be entered."""
         path, tree = self._arrived.pop()
         if self._folds_case:  # what is in it is nobody's twin
-            entries = Manifest(tree, self._nodes).root.entries
+            entries = self._directory(tree).entries
             self.twins.difference_update([below(path, entry.name) for entry in entries])
 
     def note_twin(self, path: bytes) -> bool:
@@ -286,15 +315,15 @@ class ArrivedVisits(Visits):
     def __iter__(self) -> Iterator[Visit]:
         """Yield all that have come."""
         for path, tree in self._arrived:
-            yield self._visit(path, tree)
+            yield self._new_visit(path, self._directory(tree))
 
     def _is_new(self, path: bytes, old: Entry | None, entry: Entry) -> bool:
         # A directory was made before the one that it is in came, unless it is a twin.
         is_made = isinstance(entry, Subdirectory) and below(path, entry.name) not in self.twins
         return not is_made and super()._is_new(path, old, entry)
 
-    def _visit(self, path: bytes, tree: Digest) -> Visit:
-        return self._new_visit(path, Manifest(tree, self._nodes).root)
+    def _directory(self, tree: Digest) -> Directory:
+        return Manifest(tree, self._nodes).root
 
 
 class _Remembered:
@@ -308,9 +337,9 @@ class _Remembered:
         """Keep one, unless it or the ``to_come`` entries below it are too many."""
         if self.visits is None:
             return
-        self._entries += len(visit.new.entries) + 1
+        self._entries += len(visit.changes) + len(visit.removed) + 1
         if visit.old is not None:
-            self._entries += len(visit.old.entries)
+            self._entries += sum(old is not None for old, _ in visit.changes)
         if self._entries + to_come > MAX_REMEMBERED:
             self.visits = None
         else:
