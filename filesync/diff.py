@@ -6,14 +6,13 @@ whoever needs what is inside can walk it, and who moves it whole need not.
 """
 
 from collections.abc import Iterator
-from itertools import compress, repeat
-from operator import ne
 from typing import NamedTuple
 
 import msgspec
 
 from filesync.digest import Digest
 from filesync.manifest import Directory, Entry, File, Manifest, Subdirectory
+from filesync.manifest.node import Sketch, differing
 
 
 class DirectoryDiff(msgspec.Struct, frozen=True):
@@ -24,9 +23,11 @@ class DirectoryDiff(msgspec.Struct, frozen=True):
 
     Attributes:
         path: '/'-separated, no slash at the ends; ``b""`` is the root.
-        old: the directory as it was; None for the root of a tree that starts from nothing.
-        was: the tree digest of ``old``.
-        new: the directory as it shall be.
+        old: the directory as it was, without its entries; None for the root of a tree that starts
+            from nothing.
+        was: the tree digest of that.
+        new: the directory as it shall be, without its entries.
+        tree: the tree digest of that.
         removed: names that are gone, ascending.
         added: names that are new, ascending.
         changed: (old, new) entries of one name, ascending; not two subdirectories.
@@ -36,6 +37,7 @@ class DirectoryDiff(msgspec.Struct, frozen=True):
     old: Directory | None
     was: Digest | None
     new: Directory
+    tree: Digest
     removed: tuple[Entry, ...]
     added: tuple[Entry, ...]
     changed: tuple[tuple[Entry, Entry], ...]
@@ -66,26 +68,23 @@ def diff(old: Manifest | None, new: Manifest) -> Iterator[DirectoryDiff]:
             stack.pop()
             continue
         path = path[: pair.above] + pair.name
-        before = None if old is None or pair.old is None else old.directory(pair.old)
-        one, below = _compare(path, before, pair.old, new.directory(pair.new))
+        before = None if old is None or pair.old is None else old.sketch(pair.old)
+        one, below = _compare(path, pair, before, new.sketch(pair.new))
         yield one
         path += b"/" if path else b""
         stack.append(iter(below))
 
 
 def _compare(
-    path: bytes, old: Directory | None, was: Digest | None, new: Directory
+    path: bytes, pair: _Pair, old: Sketch | None, new: Sketch
 ) -> tuple[DirectoryDiff, list[_Pair]]:
-    olds = old.entries if old is not None else ()
-    # Most are equal and in the same place: looking for all of them by name takes twice as long.
-    differs = [*map(ne, olds, new.entries)]
-    differs += repeat(True, max(len(olds), len(new.entries)) - len(differs))
-    before = {entry.name: entry for entry in compress(olds, differs)}
+    gone, come = differing(old.entries if old is not None else (), new.entries)
+    before = {entry.name: entry for entry in gone}
     above = len(path) + 1 if path else 0
     added: list[Entry] = []
     changed: list[tuple[Entry, Entry]] = []
     below: list[_Pair] = []
-    for entry in compress(new.entries, differs):
+    for entry in come:
         had = before.pop(entry.name, None)
         if had is None:
             added.append(entry)
@@ -94,8 +93,16 @@ def _compare(
                 below.append(_Pair(entry.name, above, had.tree, entry.tree))
         elif had != entry:
             changed.append((had, entry))
-    removed = tuple(before.values())
-    diff = DirectoryDiff(path, old, was, new, removed, tuple(added), tuple(changed))
+    diff = DirectoryDiff(
+        path,
+        None if old is None else old.header,
+        pair.old,
+        new.header,
+        pair.new,
+        tuple(before.values()),
+        tuple(added),
+        tuple(changed),
+    )
     return diff, below
 
 
@@ -109,8 +116,9 @@ def bytes_to_fetch_at_most(basis: Manifest | None, target: Manifest) -> int:
     have = set[Digest]()
     wanted: dict[Digest, int] = {}
     for change in diff(basis, target):
-        if change.old is not None:
-            have.update(e.digest for e in change.old.entries if isinstance(e, File))
+        if basis is not None and change.was is not None:
+            entries = basis.directory(change.was).entries
+            have.update(entry.digest for entry in entries if isinstance(entry, File))
         gone = (*change.removed, *(was for was, _ in change.changed))
         have.update(entry.content for entry in gone if isinstance(entry, Subdirectory))
         for entry in (*change.added, *(entry for _, entry in change.changed)):

@@ -9,6 +9,7 @@ from filesync.manifest import (
     Entry,
     Expansion,
     File,
+    Known,
     LayeredNodes,
     Manifest,
     MemoryNodes,
@@ -17,7 +18,7 @@ from filesync.manifest import (
     canonical_links,
     grow,
 )
-from filesync.manifest.node import LINK_GROUP_BYTES
+from filesync.manifest.node import LINK_GROUP_BYTES, differing
 
 Stays = Callable[[bytes, Entry | None], bool]
 """Whether what ``base`` has at a path, or nothing, stays where ``top`` has no directory."""
@@ -53,27 +54,29 @@ class _Both(msgspec.Struct, frozen=True):
 
 
 def _unite(nodes: Nodes, at: _Both, stays: Stays | None) -> Expansion[_Both]:
-    base = Manifest(at.base, nodes).root
-    top = Manifest(at.top, nodes).root
-    entries: dict[bytes, Entry] = {entry.name: entry for entry in base.entries}
-    children: list[tuple[bytes, _Both]] = []
-    for entry in top.entries:
-        below = entries.get(entry.name)
-        if (
-            isinstance(below, Subdirectory)
-            and isinstance(entry, Subdirectory)
-            and below.tree != entry.tree
-        ):
-            del entries[entry.name]
-            prefix = at.prefix + entry.name + b"/"
-            children.append((entry.name, _Both(below.tree, entry.tree, prefix)))
-        elif (
-            stays is None
-            or isinstance(entry, Subdirectory)
-            or not stays(at.prefix + entry.name, below)
-        ):
-            entries[entry.name] = entry
-    return Expansion(top, list(entries.values()), children)
+    base, top = Manifest(at.base, nodes), Manifest(at.top, nodes)
+    sketch = top.sketch(at.top)
+    before, given = differing(base.sketch(at.base).entries, sketch.entries)
+    left = {entry.name: entry for entry in before}
+    both: dict[bytes, _Both] = {}
+    out = set[bytes]()
+    for entry in given:
+        path, below = at.prefix + entry.name, left.get(entry.name)
+        if isinstance(entry, Subdirectory):
+            if isinstance(below, Subdirectory) and below.tree != entry.tree:
+                both[entry.name] = _Both(below.tree, entry.tree, path + b"/")
+        elif stays is not None and stays(path, below):
+            out.add(entry.name)
+            continue
+        left.pop(entry.name, None)
+    expansion = Expansion(sketch.header, [*left.values()], [*both.items()])
+    if left or out:
+        out.update(both)
+        expansion.entries += [one for one in top.root.entries if one.name not in out]
+    else:  # most often all is as the top has it: nothing need be encoded again
+        entered = tuple((name, one.top) for name, one in both.items())
+        expansion.known = Known(at.top, nodes.read(at.top), top.summary, entered)
+    return expansion
 
 
 def with_other_groups(nodes: Nodes, tree: Digest, salt: bytes) -> Digest:

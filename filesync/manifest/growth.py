@@ -29,7 +29,8 @@ class Known(msgspec.Struct, frozen=True):
         tree: digest of ``data``.
         data: its node.
         summary: what belongs to ``data``.
-        below: (name, tree digest) of its subdirectories, ascending by name.
+        below: (name, tree digest) of those of its subdirectories that are expanded, ascending by
+            name.
     """
 
     tree: Digest
@@ -123,7 +124,8 @@ def _finish(nodes: Nodes, level: _Level[T], *, may_drop: bool) -> Digest | None:
                 nodes.write(at.known.tree, at.known.data, at.known.summary)
             return at.known.tree
         header = decode_trusted(at.known.data)
-        entries = [entry for entry in header.entries if not isinstance(entry, Subdirectory)]
+        expanded = {name for name, _ in at.known.below}
+        entries = [entry for entry in header.entries if entry.name not in expanded]
     entries += level.below
     if may_drop and not entries:
         return None

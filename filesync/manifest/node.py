@@ -11,7 +11,9 @@ keys use: two trees of equal content digests give a build step the same bytes an
 """
 
 import stat
-from operator import lt
+from collections.abc import Iterable, Sequence
+from itertools import compress, repeat, takewhile
+from operator import eq, lt, ne
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -196,8 +198,24 @@ class _Header(msgspec.Struct, frozen=True, array_like=True, tag=0):
     mtime_ns: int
     xattrs: Xattrs
 
+    @property
+    def header(self) -> Directory:
+        """The directory without its entries."""
+        return Directory(self.mode, self.uid, self.gid, self.mtime_ns, self.xattrs, ())
+
+
+class Sketch(_Header, frozen=True, array_like=True, tag=0):
+    """A ``Directory`` of which no more is looked at than where its entries are."""
+
+    entries: list[msgspec.Raw]
+
 
 _headers: Final = msgspec.msgpack.Decoder(_Header)
+_sketches: Final = msgspec.msgpack.Decoder(Sketch)
+_entries: Final = msgspec.msgpack.Decoder(Entry)
+_subdirectories: Final = msgspec.msgpack.Decoder(Subdirectory)
+_SUBDIRECTORY: Final = b"\x97\x02"
+"""What the canonical encoding of a ``Subdirectory`` begins with: seven fields, its tag."""
 
 
 def header(data: bytes) -> Directory:
@@ -205,25 +223,38 @@ def header(data: bytes) -> Directory:
 
     Of many entries it costs a tenth of ``decode_trusted``.
     """
-    one = _headers.decode(data)
-    return Directory(one.mode, one.uid, one.gid, one.mtime_ns, one.xattrs, ())
+    return _headers.decode(data).header
 
 
-class _Sketch(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """A ``Directory`` of which no more is looked at than where its entries are."""
-
-    mode: msgspec.Raw
-    uid: msgspec.Raw
-    gid: msgspec.Raw
-    mtime_ns: msgspec.Raw
-    xattrs: msgspec.Raw
-    entries: list[msgspec.Raw]
+def sketch(data: bytes) -> Sketch:
+    """Return what a node of ours holds, its entries as they are encoded."""
+    return _sketches.decode(data)
 
 
-_sketches: Final = msgspec.msgpack.Decoder(_Sketch)
-_subdirectories: Final = msgspec.msgpack.Decoder(Subdirectory)
-_SUBDIRECTORY: Final = b"\x97\x02"
-"""What the canonical encoding of a ``Subdirectory`` begins with: seven fields, its tag."""
+def differing(
+    old: Sequence[msgspec.Raw], new: Sequence[msgspec.Raw]
+) -> tuple[list[Entry], list[Entry]]:
+    """Return the entries that only one of two directories has, in order, and few besides.
+
+    Where few differ, it costs a quarter of what it takes to decode all and to compare them.
+    """
+    end = 0
+    if len(old) != len(new):
+        # Behind a name that comes or goes all stand elsewhere, but as far from the end.
+        end = _alike(reversed(old), reversed(new))
+        old, new = old[: len(old) - end], new[: len(new) - end]
+    differs = [*map(ne, old, new)]
+    differs += repeat(True, max(len(old), len(new)) - len(differs))
+    return _decoded(compress(old, differs)), _decoded(compress(new, differs))
+
+
+def _alike(one: Iterable[msgspec.Raw], other: Iterable[msgspec.Raw]) -> int:
+    """Return how many of two lists' entries are equal before the first that is not."""
+    return sum(1 for _ in takewhile(bool, map(eq, one, other)))
+
+
+def _decoded(entries: Iterable[msgspec.Raw]) -> list[Entry]:
+    return [_entries.decode(entry) for entry in entries]
 
 
 def subdirectories(data: bytes) -> list[Subdirectory]:

@@ -22,6 +22,7 @@ from filesync.manifest.node import (
     Directory,
     Entry,
     File,
+    Sketch,
     Subdirectory,
     Summary,
     content_digest,
@@ -29,6 +30,7 @@ from filesync.manifest.node import (
     decode_trusted,
     encode,
     header,
+    sketch,
 )
 
 _SUMMARY: Final = struct.Struct("<32sQQQQ")
@@ -230,6 +232,10 @@ class Manifest(msgspec.Struct, frozen=True):
     def directory(self, tree: Digest) -> Directory:
         """Return one directory of this tree by its digest."""
         return decode_trusted(self.nodes.read(tree))
+
+    def sketch(self, tree: Digest) -> Sketch:
+        """Return the same with its entries as they are encoded."""
+        return sketch(self.nodes.read(tree))
 
     def find(self, path: bytes) -> Entry | None:
         """Return the entry at ``path`` ('/'-separated, no link followed), or None.

@@ -40,7 +40,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.manifest.node import header, pieces
+from filesync.manifest.node import differing, header, pieces, sketch
 
 SOME = digest_of(b"some")
 GROUP = b"8 bytes!"
@@ -131,6 +131,34 @@ def test_a_damaged_node_is_another_directory_or_malformed(
 @given(DIRECTORIES)
 def test_a_header_is_told_without_the_entries(directory: Directory) -> None:
     assert header(encode(directory)) == directory.header == with_entries(directory, ())
+
+
+@given(DIRECTORIES, DIRECTORIES, st.data())
+def test_what_differs_of_two_directories_is_found_wherever_it_stands(
+    one: Directory, other: Directory, data: st.DataObject
+) -> None:
+    shared = (
+        data.draw(st.lists(st.sampled_from(one.entries), unique=True)) if one.entries else []
+    )
+    names = {entry.name for entry in shared}
+    kept = [entry for entry in other.entries if entry.name not in names]
+    other = with_entries(other, [*shared, *kept])
+    olds, news = differing(sketch(encode(one)).entries, sketch(encode(other)).entries)
+    assert set(one.entries) - set(other.entries) <= set(olds) <= set(one.entries)
+    assert set(other.entries) - set(one.entries) <= set(news) <= set(other.entries)
+
+
+def test_of_two_long_directories_only_what_differs_is_decoded() -> None:
+    many = [a_file(b"%04d" % n) for n in range(1000)]
+    for others in (
+        [*many[:500], a_file(b"0500", size=2), *many[501:]],
+        [*many[:500], a_file(b"0499+"), *many[500:]],
+        [*many[:500], *many[501:]],
+        [*many, a_file(b"1000")],
+    ):
+        one, other = a_directory(*many), a_directory(*others)
+        found = differing(sketch(encode(one)).entries, sketch(encode(other)).entries)
+        assert sum(map(len, found)) <= 2
 
 
 @given(DIRECTORIES, NAMES)

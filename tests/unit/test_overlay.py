@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -15,6 +16,7 @@ from filesync.manifest import (
     empty_manifest,
     group_name,
     grow,
+    growth,
     link_groups,
     put,
     subdirectory,
@@ -77,6 +79,18 @@ def test_a_tree_over_itself_or_over_nothing_is_itself(shape: Shape) -> None:
     one = manifest(shape)
     assert overlay(one, one).tree == one.tree
     assert overlay(empty_manifest(MemoryNodes()), one).tree == one.tree
+
+
+def test_directories_that_are_as_the_top_has_them_are_not_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base: Shape = {b"a": {b"x": b"1"}, b"b": {b"x": b"1"}, b"c": b"1"}
+    top: Shape = {b"a": {b"x": b"2", b"y": b""}, b"b": {b"x": b"1"}, b"c": b"2", b"d": b"3"}
+    trees = manifest(base), manifest(top)
+    made: list[Directory] = []
+    monkeypatch.setattr(growth, "encode", made.append)
+    assert overlay(*trees).tree == trees[1].tree
+    assert made == []
 
 
 def test_a_directorys_own_mode_is_the_tops() -> None:

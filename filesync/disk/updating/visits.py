@@ -141,13 +141,15 @@ class Visits:
             if change.changed:
                 changes += change.changed
                 changes.sort(key=_name)
-            changes = self._without_twins(change.path, change.new, changes)
+            if self._folds_case:
+                new = self._target.directory(change.tree)
+                changes = self._without_twins(change.path, new, changes)
             fresh = [new for _, new in changes if isinstance(new, Subdirectory)]
             visit = Visit(
                 change.path,
-                None if change.old is None else change.old.header,
+                change.old,
                 change.was,
-                change.new.header,
+                change.new,
                 change.removed,
                 changes,
                 fresh,
@@ -219,15 +221,14 @@ class Visits:
         """Return the visit of a directory in which all is new."""
         entries = directory.entries
         changes: list[tuple[Entry | None, Entry]] = [(None, entry) for entry in entries]
-        changes = self._without_twins(path, directory, changes)
+        if self._folds_case:
+            changes = self._without_twins(path, directory, changes)
         fresh = [entry for _, entry in changes if isinstance(entry, Subdirectory)]
         return Visit(path, None, None, directory.header, (), changes, fresh)
 
     def _without_twins(
         self, path: bytes, new: Directory, changes: list[tuple[Entry | None, Entry]]
     ) -> list[tuple[Entry | None, Entry]]:
-        if not self._folds_case:
-            return changes
         is_new = self._is_new
         added = {entry.name for old, entry in changes if is_new(path, old, entry)}
         taken = {folded(entry.name) for entry in new.entries if entry.name not in added}
