@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from filesync.disk.content import PIECE_BYTES
+from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.update import LocalTree, TreeUpdate
+from filesync.manifest import Manifest
+from tests.unit.counting_nodes import CountingNodes
 from tests.unit.update_driver import (
     MakeDirectory,
     MakeFile,
@@ -169,6 +172,27 @@ def test_contents_of_local_trees_are_copied(root: Path, source: Path, tmp_path: 
     assert scanned(root).tree == target.tree
     # A hard link would let whoever writes to the other tree write to this one.
     assert all(path.stat().st_nlink == 1 for path in root.rglob("*") if path.is_file())
+
+
+def test_a_local_tree_is_looked_through_where_something_is_missing_and_no_further(
+    root: Path, source: Path
+) -> None:
+    many = [MakeFile(f"d{n % 10}/e{n}/f", b"%d" % n) for n in range(100)]
+    many += [MakeFile("d5/e15-/f", b"beside")]
+    build(root, many)
+    build(source, [*many, MakeFile("d5/e15/new", b"new"), MakeFile("d6/e16/g", b"other")])
+    nodes = CountingNodes()
+    target = Manifest(scan(source, nodes).tree, nodes)
+    one = TreeUpdate(
+        root, basis=scanned(root), target=target, local=[LocalTree(target, source)]
+    )
+    nodes.reads, differing = 0, 5
+    one.prepare()
+    assert list(one.wanted()) == []
+    assert nodes.reads <= 3 * differing  # by the walk, by the look, and the root's header
+    one.finish()
+    assert (root / "d5/e15/new").read_bytes() == b"new"
+    assert (root / "d6/e16/g").read_bytes() == b"other"
 
 
 @pytest.mark.parametrize("size", [5000, 3_000_000])

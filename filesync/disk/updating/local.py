@@ -1,6 +1,7 @@
 """Contents that other trees on this machine have."""
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,7 @@ from filesync.disk.handles import READ_FLAGS
 from filesync.disk.updating.visits import below
 from filesync.disk.updating.work import CurrentDirectory, Directories, Place, storing
 from filesync.errors import StoreError
-from filesync.manifest import Entry, File, Manifest, Subdirectory
+from filesync.manifest import File, Manifest, Subdirectory
 
 _BATCH: Final = 65_536
 """Contents that are looked for in one walk over the local trees; bounds memory to 40 MB."""
@@ -58,30 +59,33 @@ def copy_contents(
         wanted: dict[Digest, list[Missing]] = {}
         for file in batch:
             wanted.setdefault(file.entry.digest, []).append(file)
+        lacking = sorted({file.place.path + b"/" for file in batch})
         seen = set[Digest]()
         for manifest, path in trees:
+            if not wanted:
+                break
             try:
                 directories = Directories(path)
             except StoreError:
                 continue
             try:
-                _copy_from(manifest, directories, wanted, seen, root=root, copy=copy)
+                files = _files_below(manifest, lacking, seen)
+                _copy_from(files, directories, wanted, root=root, copy=copy)
             finally:
                 directories.close()
 
 
 def _copy_from(
-    manifest: Manifest,
+    files: Iterator[tuple[bytes, File]],
     directories: Directories,
     wanted: dict[Digest, list[Missing]],
-    seen: set[Digest],
     *,
     root: Directories,
     copy: Copy,
 ) -> None:
     source, target = CurrentDirectory(directories), CurrentDirectory(root)
     try:
-        for path, file in _files_below(manifest, seen):
+        for path, file in files:
             if file.digest not in wanted or (fd := _open(source, path, file.name)) is None:
                 continue
             left: list[Missing] = []
@@ -96,6 +100,8 @@ def _copy_from(
                 os.close(fd)
             if left:
                 wanted[file.digest] = left
+            elif not wanted:
+                break
     finally:
         source.close()
         target.close()
@@ -108,17 +114,29 @@ def _open(source: CurrentDirectory, path: bytes, name: bytes) -> int | None:
         return None
 
 
-def _files_below(manifest: Manifest, seen: set[Digest]) -> Iterator[tuple[bytes, File]]:
+def _files_below(
+    manifest: Manifest, lacking: Sequence[bytes], seen: set[Digest]
+) -> Iterator[tuple[bytes, File]]:
     """Yield (directory's path, file) of a tree, leaving out directories seen before.
 
+    Those that have the paths ``lacking``, which end in slashes and ascend, come first, with what
+    leads there: most often a directory has what is missing in the one of its path.
     ``seen`` holds content digests of directories, and what is entered is added to it.
     """
-    stack: list[tuple[bytes, tuple[Entry, ...]]] = [(b"", manifest.root.entries)]
-    while stack:
-        path, entries = stack.pop()
-        for entry in entries:
+    likely, others = [(b"", manifest.tree)], list[tuple[bytes, Digest]]()
+    while stack := likely or others:
+        path, tree = stack.pop()
+        for entry in manifest.directory(tree).entries:
             if isinstance(entry, File):
                 yield path, entry
             elif isinstance(entry, Subdirectory) and entry.content not in seen:
                 seen.add(entry.content)
-                stack.append((below(path, entry.name), manifest.directory(entry.tree).entries))
+                inner = below(path, entry.name)
+                is_likely = _leads(inner + b"/", lacking)
+                (likely if is_likely else others).append((inner, entry.tree))
+
+
+def _leads(path: bytes, to: Sequence[bytes]) -> bool:
+    """Say whether one of the paths ``to``, which ascend, begins with ``path``."""
+    at = bisect_left(to, path)
+    return at < len(to) and to[at].startswith(path)
