@@ -129,6 +129,12 @@ def test_a_damaged_node_is_another_directory_or_malformed(
 
 
 @given(DIRECTORIES)
+def test_the_subdirectories_are_told_without_the_others(directory: Directory) -> None:
+    found = [entry for entry in directory.entries if isinstance(entry, Subdirectory)]
+    assert subdirectories(encode(directory)) == found
+
+
+@given(DIRECTORIES)
 def test_a_header_is_told_without_the_entries(directory: Directory) -> None:
     assert header(encode(directory)) == directory.header == with_entries(directory, ())
 

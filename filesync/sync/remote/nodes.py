@@ -300,14 +300,14 @@ class NodeFetch:
     def _take(self, digest: Digest, node: bytes) -> None:
         basis = self._missing.pop(digest)
         self._found[digest] = node
-        known = {} if basis is None else self._subdirectories(self._nodes.read(basis))
-        below = self._subdirectories(node)
-        self._children[digest] = list(below.values())
-        for name, tree in below.items():
-            if tree not in self._found and tree not in self._nodes:
-                self._missing.setdefault(tree, known.get(name))
+        below = subdirectories(node)
+        self._children[digest] = [entry.tree for entry in below]
+        if lacking := [one for one in below if not self._has(one.tree)]:
+            older = [] if basis is None else subdirectories(self._nodes.read(basis))
+            known = {entry.name: entry.tree for entry in older}
+            for entry in lacking:
+                self._missing.setdefault(entry.tree, known.get(entry.name))
         self._budget.take(len(node), missing=len(self._missing))
 
-    @staticmethod
-    def _subdirectories(node: bytes) -> dict[bytes, Digest]:
-        return {entry.name: entry.tree for entry in subdirectories(node)}
+    def _has(self, tree: Digest) -> bool:
+        return tree in self._found or tree in self._nodes

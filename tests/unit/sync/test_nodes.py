@@ -39,6 +39,7 @@ from filesync.sync.remote.nodes import (
 from filesync.transfer.coding import delta, edit
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.errors import NotOffered
+from tests.unit.counting_nodes import CountingNodes
 from tests.unit.made import file
 
 TOKEN = bytes(16)
@@ -271,6 +272,17 @@ def test_an_edit_in_each_of_many_directories_costs_a_fraction_of_their_nodes() -
     tree_of(other, {number: [] for number in range(100)})
     whole_sent, whole_came = fetch(there, other, None)
     assert (sent + came) * 3 < whole_sent + whole_came
+
+
+def test_an_older_directory_is_read_for_its_pieces_and_for_those_in_it_that_are_lacking() -> (
+    None
+):
+    there = tree_of(MemoryNodes(), {1: [1], 2: [2]})
+    here = CountingNodes()
+    before = tree_of(here, {1: [], 2: []})
+    here.reads = 0
+    fetch(there, here, before.tree)
+    assert here.reads == 2 + 2 * 1
 
 
 def test_what_is_here_is_not_asked_for() -> None:
