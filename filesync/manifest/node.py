@@ -11,9 +11,10 @@ keys use: two trees of equal content digests give a build step the same bytes an
 """
 
 import stat
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import compress, repeat, takewhile
-from operator import eq, lt, ne
+from operator import attrgetter, eq, lt, ne
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -114,6 +115,9 @@ class Special(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
 Entry = File | Subdirectory | Symlink | Special
 
 
+_name: Final = attrgetter("name")
+
+
 class Directory(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """One directory: its own metadata and its entries, ascending by name."""
 
@@ -131,15 +135,9 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, tag=0):
 
     def find(self, name: bytes) -> Entry | None:
         """Return the entry called ``name``."""
-        low, high = 0, len(self.entries)
-        while low < high:
-            middle = (low + high) // 2
-            if self.entries[middle].name < name:
-                low = middle + 1
-            else:
-                high = middle
-        if low < len(self.entries) and self.entries[low].name == name:
-            return self.entries[low]
+        at = bisect_left(self.entries, name, key=_name)
+        if at < len(self.entries) and self.entries[at].name == name:
+            return self.entries[at]
         return None
 
 
