@@ -177,9 +177,9 @@ def _without_removed(basis: Manifest, top: Manifest, nodes: Nodes, removal: Remo
             given = [root.find(entry.name) for root in roots]
             own = given[0] if at.has_own else None
             if (
-                removal.filter.excludes(path, is_directory)
+                entry in given
+                or removal.filter.excludes(path, is_directory)
                 or (not at.prefix and entry.name in removal.spared)
-                or entry in given
                 or (own is None and _is_for_another(entry, given))
             ):
                 entries.append(entry)
