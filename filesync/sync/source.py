@@ -68,7 +68,8 @@ def find_sources(
     """Return what ``paths`` name, in their order, that ``filter`` lets through.
 
     Names in one directory are one source, or more of so many bytes each; a directory is one of
-    them, unless it is the only one. With a slash at its end it stands for what is in it. Where
+    them, unless it is the only one. With a slash at its end it stands for what is in it, which may
+    have any names: those that are named before and after it are not one source. Where
     paths have one last name, the first stands for it, or all that are directories, each of which
     is a source then. The caller closes the places.
 
@@ -138,6 +139,7 @@ class _Finding:
         self._filter = filter
         self._most_names_bytes = most_names_bytes or sys.maxsize
         self._seen: set[bytes] = set()
+        self._directories: set[bytes] = set()
         self._groups: list[_Group] = []
         self._last_in: dict[bytes, _Group] = {}
         self._alone_in: dict[bytes, int] = {}  # the one directory there: its place in ``found``
@@ -152,6 +154,8 @@ class _Finding:
         name = _inside(path)
         if not name:
             self.found.append(Source(_open(self._places, path)))
+            self._last_in.clear()
+            self._alone_in.clear()
             return
         group = self._last_in.get(_above(path))
         kind = None if group is None else group.place.kind_of(name)
@@ -160,8 +164,10 @@ class _Finding:
             self._left_out = self._left_out or path
         elif name not in self._seen:
             self._add(path, name, is_directory=is_directory)
-        elif is_directory and not self._is_again(path, name):
+        elif is_directory and path not in self._directories:
             self.found.append(Source(_open(self._places, path), name))
+        if is_directory:
+            self._directories.add(path)
 
     def end(self) -> list[Source]:
         """Return what was found, or what was left out first if that is all."""
@@ -208,13 +214,6 @@ class _Finding:
             group.add(alone.inside, is_directory=True)
             self.found[at] = Source(place)
         return group
-
-    def _is_again(self, path: bytes, name: bytes) -> bool:
-        """Say whether the directory ``path`` is part of what was found beside it."""
-        group = self._last_in.get(_above(path))
-        at = self._alone_in.get(_above(path))
-        is_alone = at is not None and self.found[at].inside == name
-        return is_alone or (group is not None and name in group.names)
 
 
 def are_several(parts: Sequence[Part], paths: Sequence[bytes]) -> bool:

@@ -152,6 +152,9 @@ WORDS = (
     "--existing full stood filed",
     "--ignore-existing --exclude=a full stood filed",
     "--existing --delete full other stood there",
+    # What is in a directory that is named between them stands before those after it.
+    "full other/ file there",
+    "--delete full other/ file there",
     # The same in other words.
     "./full dst",
     "full/. dst",
@@ -224,6 +227,8 @@ ON_A_SERVER = (
     "--existing full stood filed",
     "--ignore-existing --exclude=a full stood filed",
     "--existing --delete full other stood there",
+    "full other/ file there",
+    "--delete full other/ file there",
 )
 """In what the others differ a server has no part."""
 

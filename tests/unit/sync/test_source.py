@@ -79,6 +79,11 @@ def test_directories_of_one_name_are_each_a_source(find: Find, tmp_path: Path) -
     ]
 
 
+def test_names_before_and_after_what_may_have_any_are_not_one_source(find: Find) -> None:
+    assert names(find("a/one", "b/", "a/two", "a/sub")) == [{b"one"}, b"", {b"two", b"sub"}]
+    assert names(find("a/sub", "b/", "a/one", "a/sub")) == [b"sub", b"", {b"one"}]
+
+
 def test_a_directory_that_is_left_out_is_none_of_the_names(find: Find) -> None:
     assert names(find("a", "b", rules=[b"- /b"])) == [b"a"]
     assert names(find("b", "a", "a", rules=[b"- b"])) == [b"a"]
