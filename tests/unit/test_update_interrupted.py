@@ -1,5 +1,6 @@
 """Updates that were interrupted, and disks that are not what they were said to be."""
 
+import os
 import shutil
 import stat
 import threading
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from filesync.disk.updating.arriving import ArrivingUpdate
+from filesync.disk.updating.layout import RootTimes
 from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import (
     LocalError,
@@ -62,6 +65,32 @@ def test_an_interrupted_update_goes_on_from_a_scan_of_what_it_left(
     one.abort()
     done = sync(root, source)
     assert len(done.fetched) == 4
+
+
+@pytest.mark.parametrize("arrives", [False, True])
+def test_the_directory_of_names_is_what_it_was_after_an_update_that_is_given_up(
+    root: Path, source: Path, arrives: bool
+) -> None:
+    acl = bytes.fromhex("02000000 01000700ffffffff 04000500ffffffff 20000000ffffffff")
+    build(source, [MakeFile("d/new", b"1"), MakeFile("new", b"2")])
+    root.mkdir()
+    root.chmod(0o2750)
+    os.setxattr(root, "system.posix_acl_default", acl)
+    os.utime(root, ns=(0, 10**18))
+    before, target = scanned(root), scanned(source)
+    one: TreeUpdate
+    if arrives:
+        names = frozenset((b"d", b"new"))
+        one = ArrivingUpdate(root, target.nodes, names=names, root_times=RootTimes.KEPT)
+    else:
+        entries = target.root.entries
+        tree = put(target.nodes, with_entries(before.root, entries))
+        target = Manifest(tree, target.nodes)
+        one = TreeUpdate(root, basis=before, target=target, root_times=RootTimes.KEPT)
+    one.prepare()
+    assert "system.posix_acl_default" not in os.listxattr(root)
+    one.abort()
+    assert with_entries(scanned(root).root, ()) == before.root
 
 
 def test_what_a_killed_update_left_is_swept(root: Path, source: Path) -> None:

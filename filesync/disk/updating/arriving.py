@@ -86,20 +86,22 @@ class ArrivingUpdate(TreeUpdate):
         Raises:
             StoreError: this disk.
         """
+        target = self._target
         if self._names is not None:
             self._root_now = _header(self._path)
+            target = Manifest(put(self._nodes, self._root_now), self._nodes)
         self._open()
         self._sources = Sources(None)
         self._laid = Layout(
             self._directories,
             self._workdir,
-            target=self._target,
+            target=target,
             sources=self._sources,
             moved=self._visits.moved,
             refusals=self.refused,
         )
         # What the root shall be comes last: until then what is made in it is not of its group.
-        self._layout.share(b"", self._root_now or self._target.header)
+        self._layout.share(b"", target.header)
         self._make_files(is_made=True)
         self._files.settle()  # of none: each is settled when it comes
 

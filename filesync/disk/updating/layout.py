@@ -304,13 +304,25 @@ class Layout:
             StoreError: this disk.
         """
         for path in sorted(self._touched, key=_depth, reverse=True):
-            header = self._touched.pop(path)
-            with self._root.held(path) as fd, storing(path):
-                is_given = root_times is RootTimes.GIVEN or bool(path)
-                metadata.sync(fd, header, times=is_given)
-                if root_times is RootTimes.KEPT and not path:
-                    with suppress(PermissionError):
-                        os.utime(fd, ns=(header.mtime_ns, header.mtime_ns))
+            self._seal(path, metadata, root_times)
+
+    def seal_root(self, metadata: Metadata, *, root_times: RootTimes) -> None:
+        """Do so for the root alone, unless that is done.
+
+        Raises:
+            StoreError: this disk.
+        """
+        if b"" in self._touched:
+            self._seal(b"", metadata, root_times)
+
+    def _seal(self, path: bytes, metadata: Metadata, root_times: RootTimes) -> None:
+        header = self._touched.pop(path)
+        with self._root.held(path) as fd, storing(path):
+            is_given = root_times is RootTimes.GIVEN or bool(path)
+            metadata.sync(fd, header, times=is_given)
+            if root_times is RootTimes.KEPT and not path:
+                with suppress(PermissionError):
+                    os.utime(fd, ns=(header.mtime_ns, header.mtime_ns))
 
     def _may_share_else(self, visit: Visit) -> bool:
         """Say whether what is made in a directory may get another group than it shall."""

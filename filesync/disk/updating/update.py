@@ -286,7 +286,8 @@ class TreeUpdate:
         """Remove temporary files as far as possible, and close what is open. Idempotent.
 
         Abort the large files first. What was done to the directory stays done, and what has
-        come of large files stays for the next update that wants them.
+        come of large files stays for the next update that wants them. A root that is given no times is
+        no part of the target: it was opened up, and is again what it was.
         """
         if self._work is not None:
             self._partials.close()
@@ -298,6 +299,8 @@ class TreeUpdate:
             self._work = None
         if self._root is not None:
             with suppress(StoreError), closing(self._root):
+                if self._laid is not None and self._root_times is not RootTimes.GIVEN:
+                    self._laid.seal_root(self._metadata, root_times=self._root_times)
                 if self._incoming is not None:
                     self._note_end()
         self._root = self._incoming = None
