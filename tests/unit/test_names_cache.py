@@ -9,6 +9,7 @@ import pytest
 from filesync.disk.scanning import reading
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning.readfile import Content, read_file
+from filesync.disk.scanning.statcache import Seen
 from filesync.disk.scanning.statcaches import open_cache
 from filesync.manifest import MemoryNodes
 from filesync.sync.places import LocalPlaces, Place
@@ -94,13 +95,30 @@ def test_names_whose_order_of_scans_changes_read_nothing(scanned: Scan) -> None:
             assert scanned(*names) == set()
 
 
+def noted(tmp_path: Path, directory: bytes) -> Seen | None:
+    """Return what is noted of a directory."""
+    of = os.fsencode(tmp_path / "tree")
+    with open_cache(tmp_path / "caches", of) or pytest.fail("no cache") as cache:
+        return cache.load(directory)
+
+
 def rows(tmp_path: Path) -> set[bytes]:
     """Return the directories of which something is noted."""
-    with open_cache(tmp_path / "caches", os.fsencode(tmp_path / "tree")) or pytest.fail(
-        "no cache"
-    ) as cache:
-        paths = (b"", b"sub", b"sub/deep", b"other")
-        return {path for path in paths if cache.load(path) is not None}
+    paths = (b"", b"sub", b"sub/deep", b"other")
+    return {path for path in paths if noted(tmp_path, path) is not None}
+
+
+def test_of_names_that_are_as_they_were_nothing_is_noted_anew(
+    scanned: Scan, tmp_path: Path
+) -> None:
+    """What is noted of all names may be much, and a scan of few takes as long as to read few."""
+    scanned()
+    before = noted(tmp_path, b"")
+    assert scanned(b"one", b"sub") == set()
+    assert noted(tmp_path, b"") == before
+    (tmp_path / "tree/one").write_bytes(b"changed" + BIG)
+    scanned(b"one", b"sub")
+    assert noted(tmp_path, b"") != before
 
 
 def test_what_is_noted_of_directories_that_are_gone_goes(scanned: Scan, tmp_path: Path) -> None:
@@ -121,9 +139,6 @@ def test_what_is_noted_of_files_that_are_gone_goes_when_anything_changes(
     os.unlink(tmp_path / "tree/two")
     (tmp_path / "tree/one").write_bytes(b"changed" + BIG)
     scanned(b"one")
-    with open_cache(tmp_path / "caches", os.fsencode(tmp_path / "tree")) or pytest.fail(
-        "no cache"
-    ) as cache:
-        seen = cache.load(b"")
+    seen = noted(tmp_path, b"")
     assert seen is not None
     assert seen.noted().keys() == {b"one", b"three"}

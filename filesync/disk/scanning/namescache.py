@@ -35,7 +35,8 @@ class NamesCache(StatCache):
         self._names = names
         self._of = digest_of(b"/".join(sorted(names)))
         self._is_there = is_there
-        self._others: list[SeenFile] = []
+        self._all: Seen | None = None  # of other names, too
+        self._known: dict[bytes, SeenFile] = {}
 
     def load(self, directory: bytes, inode: int = 0) -> Seen | None:
         """Return what was seen of ``directory``; of the one that has the names, of them."""
@@ -44,15 +45,24 @@ class NamesCache(StatCache):
             return seen
         if seen.of == self._of:
             return replace(seen, of=b"")
-        seen, self._others = seen.split(self._names)
-        return replace(seen, of=b"")
+        some = seen.only(self._names)
+        if some is not seen:
+            self._all, self._known = seen, some.files()
+        return replace(some, of=b"")
 
     def keep(self, directory: bytes, seen: Seen, inode: int = 0) -> None:
         """Keep what was seen of ``directory``, and what was known of other names that are there."""
-        if not directory:
-            others = [one for one in self._others if self._is_there(one[0].name)]
-            seen = seen.with_files(others) if others else replace(seen, of=self._of)
-        super().keep(directory, seen, inode)
+        if directory:
+            super().keep(directory, seen, inode)
+        elif self._all is None:
+            super().keep(directory, replace(seen, of=self._of), inode)
+        elif seen.files() != self._known:  # of all there may be much to write
+            known = self._all.files().values()
+            others = [one for one in known if self._is_other(one[0].name)]
+            super().keep(directory, seen.with_files(others), inode)
+
+    def _is_other(self, name: bytes) -> bool:
+        return name not in self._names and self._is_there(name)
 
     def _gone(self) -> Iterator[int]:
         first = 1 + random.randrange(max(1, len(self._seen) - _TRIED_ROWS + 1))

@@ -129,19 +129,17 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
         kept = chain.from_iterable(stamps[e.name] for e in made.entries if isinstance(e, File))
         return Seen(encode(made), pack_stamps(kept))
 
-    def split(self, names: Set[bytes]) -> tuple["Seen", list[SeenFile]]:
-        """Return what of it is about ``names``, and the other files that are noted."""
+    def only(self, names: Set[bytes]) -> "Seen":
+        """Return what of it is about ``names``; this one if that is all."""
         node = decode_trusted(self.node)
         entries = [entry for entry in node.entries if entry.name in names]
         if len(entries) == len(node.entries):
-            return self, []
-        files = self.files()
-        of_names = [e for e in entries if isinstance(e, File)]
-        numbers = chain.from_iterable(
-            files[e.name][1:] if e.name in files else NOT_NOTED for e in of_names
-        )
-        some = Seen(encode(with_entries(node, entries)), pack_stamps(numbers))
-        return some, [seen for name, seen in files.items() if name not in names]
+            return self
+        numbers = iter(_stamps_decoder.decode(self.stamps))
+        files = (e for e in node.entries if isinstance(e, File))
+        stamps = zip(files, numbers, numbers, numbers, strict=False)
+        kept = chain.from_iterable(one[1:] for one in stamps if one[0].name in names)
+        return Seen(encode(with_entries(node, entries)), pack_stamps(kept))
 
     def noted(self) -> dict[bytes, Noted]:
         """Return the same as what can be known of another name for the same files."""
