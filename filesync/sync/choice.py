@@ -104,9 +104,9 @@ def _coming(
                     children.append((entry.name, _At(given.directory(entry.tree), None)))
                 else:
                     entries.append(entry)
-            elif there.tree == entry.tree:
+            elif there.tree == entry.tree and not (choice.only_new and entry.links):
                 entries.append(entry)
-            else:
+            else:  # what comes of it may be linked to what does not
                 below = _At(given.directory(entry.tree), basis.directory(there.tree))
                 children.append((entry.name, below))
         return Expansion(at.given, entries, children)
@@ -133,7 +133,7 @@ def _staying(
             elif (
                 isinstance(entry, Subdirectory)
                 and isinstance(there, Subdirectory)
-                and there.tree != entry.tree
+                and (there.tree != entry.tree or (choice.only_new and entry.links))
             ):
                 below = _At(given.directory(entry.tree), basis.directory(there.tree))
                 children.append((entry.name, below))

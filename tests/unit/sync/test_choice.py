@@ -12,8 +12,10 @@ from filesync.manifest import (
     Manifest,
     MemoryNodes,
     Symlink,
+    canonical_links,
     link_groups,
     put,
+    subdirectory,
     with_entries,
 )
 from filesync.overlay import overlay
@@ -139,6 +141,22 @@ def test_names_that_come_of_a_linked_file_are_linked_to_each_other_alone() -> No
     (entry,) = chosen.given.root.entries
     assert isinstance(entry, File)
     assert not entry.link
+
+
+@pytest.mark.parametrize("removal", [None, Removal(Filter(()))])
+def test_what_is_there_stays_linked_to_what_is_in_other_directories(
+    removal: Removal | None,
+) -> None:
+    nodes = MemoryNodes()
+    inner, outer = linked(b"a", b"b", content=b"1").root.entries
+    below = put(nodes, with_entries(EMPTY_DIRECTORY, (inner,)))
+    entries = (subdirectory(nodes, b"a", below), outer)
+    tree = canonical_links(nodes, put(nodes, with_entries(EMPTY_DIRECTORY, entries)))
+    basis = Manifest(tree, nodes)
+    given = Manifest(put(nodes, replace(basis.root, mtime_ns=7)), nodes)
+    chosen = choose(NEW, basis, given, removal, nodes)
+    plan = make_plan(basis, chosen.given, nodes, removal=chosen.removal)
+    assert plan.target.tree == given.tree
 
 
 def test_without_a_choice_nothing_is_looked_at() -> None:
