@@ -15,6 +15,8 @@ from filesync.sync.filter import Filter
 
 _ABOVE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_ON_THE_WAY: Final = _ABOVE | os.O_NOFOLLOW
+"""It need not be one that this user may list."""
 
 
 Identity = tuple[int, int]
@@ -223,14 +225,14 @@ class ServedPlaces:
 
     def open(self, path: bytes) -> int:
         """Return a new descriptor of the directory ``path``."""
+        names = [name for name in path.split(b"/") if name not in (b"", b".")]
+        if any(name == b".." or b"\0" in name for name in names):
+            raise UsageError(f"{shown(path)} is not a path below the served directory")
         fd = open_root(self._root)
         try:
-            for name in filter(None, path.split(b"/")):
-                if name == b".":
-                    continue
-                if name == b".." or b"\0" in name:
-                    raise UsageError(f"{shown(path)} is not a path below the served directory")
-                parent, fd = fd, os.open(name, DIRECTORY_FLAGS, dir_fd=fd)
+            for left, name in zip(range(len(names))[::-1], names, strict=True):
+                flags = _ON_THE_WAY if left else DIRECTORY_FLAGS
+                parent, fd = fd, os.open(name, flags, dir_fd=fd)
                 os.close(parent)
         except BaseException:
             os.close(fd)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from filesync.sync.places import (
     split_path,
 )
 from filesync.sync.target import NotMade, find_target
+from tests.unit.ordinary import as_nobody
 
 LONG = b"x" * 256
 
@@ -50,6 +52,29 @@ def test_a_place_whose_name_the_file_system_does_not_take_need_not_keep_others_f
     with pytest.raises(NotMade, match="d:' cannot be made") as caught:
         find_target(places[0], places[1], part=Part(b"d:"), is_directory=True, dry_run=False)
     assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.needs("root")
+def test_a_path_may_lead_through_a_directory_that_this_user_may_not_list() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        root.chmod(0o755)
+        (root / "unlisted/inside").mkdir(parents=True)
+        (root / "unlisted").chmod(0o711)
+        (root / "linked").symlink_to("unlisted")
+
+        def check() -> None:
+            for places, above in (
+                (ServedPlaces(root), b""),
+                (LocalPlaces(), os.fsencode(root) + b"/"),
+            ):
+                os.close(places.open(above + b"unlisted/inside"))
+                with pytest.raises(PermissionError):
+                    places.open(above + b"unlisted")
+            with pytest.raises(NotADirectoryError):
+                ServedPlaces(root).open(b"linked/inside")
+
+        as_nobody(check)
 
 
 def test_a_place_is_in_itself_and_in_all_that_is_above_it(tmp_path: Path) -> None:
