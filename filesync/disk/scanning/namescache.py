@@ -4,7 +4,6 @@ So a pattern that a shell expands to one name more has no other name read again,
 whole directory next reads none of them.
 """
 
-import random
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Final
@@ -13,6 +12,7 @@ from msgspec.structs import replace
 
 from filesync.digest import digest_of
 from filesync.disk.scanning.statcache import Seen, SeenFile, StatCache
+from filesync.entropy import random_bits
 
 _TRIED_ROWS: Final = 256
 """So many are looked at after each scan, from anywhere on: in time, what is gone goes."""
@@ -65,7 +65,7 @@ class NamesCache(StatCache):
         return name not in self._names and self._is_there(name)
 
     def _gone(self) -> Iterator[int]:
-        first = 1 + random.randrange(max(1, len(self._seen) - _TRIED_ROWS + 1))
+        first = 1 + random_bits(63) % max(1, len(self._seen) - _TRIED_ROWS + 1)
         for row, path in self._some_from(first, _TRIED_ROWS):
             top = path.partition(b"/")[0]
             is_met = row > len(self._seen) or self._seen[row - 1]
