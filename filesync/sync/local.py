@@ -134,9 +134,10 @@ class _Sync:
         part, options = self._parts[at], self._options
         ahead = self._scan_ahead(at)
         if ahead is not None:
-            with closing(ahead.target.place), closing(ahead.scan):
-                self._scan(at)
-                there = ahead.scan.found(self._nodes)
+            with closing(ahead.target.place):
+                with closing(ahead.scan):
+                    self._scan(at)
+                    there = ahead.scan.found(self._nodes)
                 self._copy(at, ahead.target, there)
             return
         if not self._may_grow(at):
