@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from filesync.manifest.tree import Manifest
+from filesync.manifest.growth import with_entries
+from filesync.manifest.node import EMPTY_DIRECTORY
+from filesync.manifest.tree import Manifest, Nodes, put
 from filesync.sync.filter import Filter
 
 
@@ -84,6 +86,17 @@ class Parts(tuple[Part, ...]):
         for number, part in enumerate(self):
             found.setdefault(part.inside, []).append(number)
         return found
+
+
+def as_told(part: Part, manifest: Manifest, nodes: Nodes) -> Manifest:
+    """Return the tree of a part as the other side of a sync is told of it; ``nodes`` gets what is new.
+
+    Of names the directory that they are in is no part of it: so what is the same on both sides is
+    told as the same.
+    """
+    if part.names is None:
+        return manifest
+    return Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, manifest.root.entries)), nodes)
 
 
 def in_one_place(parts: Iterable[Part]) -> Parts:

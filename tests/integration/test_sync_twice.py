@@ -16,9 +16,11 @@ from filesync.sync import scanning
 from filesync.sync.local import sync_local
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
+from filesync.sync.remote import wire
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
 from filesync.sync.saying.stats import SyncStats
+from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
 from filesync.transfer.plane_zmq import DataPlane
 from tests.integration.smalldisks import small_disk
@@ -165,3 +167,42 @@ def test_directories_that_are_named_are_scanned_at_once_and_of_one_more_only_tha
     assert sorted(os.listdir(tmp_path / "dest")) == sorted([*names, "f"])
     for name in "def":
         assert tree_of(tmp_path / "src" / name) == tree_of(tmp_path / "dest" / name)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[type[wire.Request]]:
+    """What servers are asked."""
+    requests: list[type[wire.Request]] = []
+    really = TreeServer.answer
+
+    async def answer(server: TreeServer, channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+        requests.append(type(wire.decode_request(body)))
+        return await really(server, channel, body)
+
+    monkeypatch.setattr(TreeServer, "answer", answer)
+    return requests
+
+
+@pytest.mark.parametrize(
+    ("sync", "needed"),
+    [(given, {wire.Prepare, wire.Drop}), (taken, {wire.Look, wire.Scan, wire.Drop})],
+)
+@pytest.mark.parametrize("names", [["d", "file"], ["file", "other"]])
+def test_names_that_are_the_same_on_both_sides_are_known_to_be(
+    tmp_path: Path,
+    sync: Sync,
+    needed: set[type[wire.Request]],
+    names: list[str],
+    asked: list[type[wire.Request]],
+) -> None:
+    make_source(tmp_path)
+    for name in ("file", "other"):
+        (tmp_path / "src" / name).write_bytes(name.encode())
+    (tmp_path / "src").chmod(0o700)  # it is no part of what is synced
+    options = Options(caches=tmp_path / "caches")
+    asyncio.run(sync(tmp_path, options, names))
+    asked.clear()
+    done = asyncio.run(sync(tmp_path, options, names))
+    assert done.files == 0
+    assert set(asked) == needed
+    assert len(asked) == len(needed)

@@ -16,7 +16,7 @@ from filesync.manifest.owner import Writer, as_left
 from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
-from filesync.sync.part import Removal, in_one_place
+from filesync.sync.part import Removal, as_told, in_one_place
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import Peer, ask, tell, with_more
@@ -201,10 +201,10 @@ class Giving:
         if there.unreadable:
             top, removal = await self._around(at, there, top, removal)
         likely = await in_thread(self._trees.likely_there, at, top, prepared.group)
-        if options.choice and there.tree != top.tree:
+        if options.choice and there.tree != self._told(at, top):
             top, removal = await self._chosen(peer, at, prepared, there.tree, top, removal)
         is_done = (
-            there.tree in (top.tree, likely.tree)
+            there.tree in (self._told(at, top), self._told(at, likely))
             and prepared.rename is None
             and not prepared.is_new
             and not self._planned.is_made_before(self._parts[at])
@@ -215,6 +215,10 @@ class Giving:
             await tell(peer.channel, wire.Drop(prepared.token))
         else:
             await self._send(peer, at, prepared.token, there.tree, top, removal)
+
+    def _told(self, at: int, top: Manifest) -> Digest:
+        """Return what a server says of ``top``, the tree of a source, where it has that."""
+        return as_told(self._parts[at], top, self._nodes).tree
 
     async def _around(
         self, at: int, there: wire.Scanned, top: Manifest, removal: Removal | None

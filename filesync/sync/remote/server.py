@@ -18,7 +18,7 @@ from filesync.sync.applying import named_at_target
 from filesync.sync.filter import Filter
 from filesync.sync.options import OwnerNames
 from filesync.sync.owner import look_up, this_writer
-from filesync.sync.part import Part
+from filesync.sync.part import Part, as_told
 from filesync.sync.places import Claimed, Places
 from filesync.sync.remote import wire
 from filesync.sync.remote.edits import with_told
@@ -230,7 +230,9 @@ class TreeServer:
             found = await in_thread(
                 with_room, held.scan, writer and Writer(*writer), self.plane.recipes
             )
-            held.manifest, held.shut = found.manifest, found.unreadable
+            told = await in_thread(as_told, held.part, found.manifest, held.nodes)
+            held.manifest = told if held.is_offered else found.manifest
+            held.shut = found.unreadable
             if held.is_offered and held.place is not None and held.stage is not Stage.CLOSED:
                 held.offer = self.plane.offer(
                     held.manifest, held.place.root, token, recent=held.recent, is_live=True
@@ -238,9 +240,7 @@ class TreeServer:
             after = Stage.SCANNED
         finally:
             held.leave(after)
-        return scanned_of(
-            found.manifest.tree, found.skipped, found.unreadable, of_others=held.of_others
-        )
+        return scanned_of(told.tree, found.skipped, found.unreadable, of_others=held.of_others)
 
     def _gifts(self) -> Gifts:
         return Gifts(self.plane, self._holders, self._caches)

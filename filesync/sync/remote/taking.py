@@ -17,7 +17,7 @@ from filesync.sync.applying import (
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.owner import as_known_here, this_writer
-from filesync.sync.part import Part, Removal, in_one_place
+from filesync.sync.part import Part, Removal, as_told, in_one_place
 from filesync.sync.places import LocalPlaces
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
@@ -145,6 +145,7 @@ class _Taking:
         basis = there.manifest
         if scanned.of_others:
             basis = await in_thread(as_others, basis, self._nodes)
+        basis = await in_thread(as_told, part, basis, self._nodes)
         # After the scan: nodes that this side has do not travel.
         await fetch_nodes(
             self._peer.channel,

@@ -214,7 +214,7 @@ class Scanned(_Message, frozen=True, tag="scanned"):
     """What is there; its nodes may be asked for, and what was found is on offer.
 
     Attributes:
-        tree: of the directory; of names, of a directory that has nothing else.
+        tree: of the directory; of names, of one that has nothing else: mode 0755, of root, of 1970.
         skipped: what cannot be synced, counted by kind.
         unreadable: what was left out as it cannot be read, and why; as much as goes in. Where
             something is to be given, that is directories: see ``around_shut``.
