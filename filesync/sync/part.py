@@ -6,9 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from filesync.manifest.growth import with_entries
-from filesync.manifest.node import EMPTY_DIRECTORY
-from filesync.manifest.tree import Manifest, Nodes, put
+from filesync.manifest import EMPTY_DIRECTORY, Manifest, Nodes, put, with_entries
 from filesync.sync.filter import Filter
 
 
