@@ -201,10 +201,10 @@ class Giving:
         if there.unreadable:
             top, removal = await self._around(at, there, top, removal)
         likely = await in_thread(self._trees.likely_there, at, top, prepared.group)
-        if options.choice and there.tree != self._told(at, top):
+        if options.choice and not await self._is_told(at, there.tree, top):
             top, removal = await self._chosen(peer, at, prepared, there.tree, top, removal)
         is_done = (
-            there.tree in (self._told(at, top), self._told(at, likely))
+            await self._is_told(at, there.tree, top, likely)
             and prepared.rename is None
             and not prepared.is_new
             and not self._planned.is_made_before(self._parts[at])
@@ -216,9 +216,13 @@ class Giving:
         else:
             await self._send(peer, at, prepared.token, there.tree, top, removal)
 
-    def _told(self, at: int, top: Manifest) -> Digest:
-        """Return what a server says of ``top``, the tree of a source, where it has that."""
-        return as_told(self._parts[at], top, self._nodes).tree
+    async def _is_told(self, at: int, tree: Digest, *tops: Manifest) -> bool:
+        """Say whether a server that tells of ``tree`` has one of ``tops``, which come of a source."""
+        part = self._parts[at]
+        if part.names is None:
+            return tree in [top.tree for top in tops]
+        told = [await in_thread(as_told, part, top, self._nodes) for top in dict.fromkeys(tops)]
+        return tree in [one.tree for one in told]
 
     async def _around(
         self, at: int, there: wire.Scanned, top: Manifest, removal: Removal | None
