@@ -63,6 +63,11 @@ class Part(NamedTuple):
         """What its paths begin with, seen from the transfer's root."""
         return self.inside + b"/" if self.inside else b""
 
+    @property
+    def is_of_files(self) -> bool:
+        """It is names, none of which is a directory."""
+        return self.names is not None and not self.trees
+
     def given_as(self, rename: bytes | None) -> bytes | None:
         """Return what the one name that it is was called, if it is to be called ``rename``."""
         return min(self.names) if rename is not None and self.names else None

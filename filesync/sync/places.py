@@ -61,6 +61,11 @@ class Place:
         self.trees = trees
         self.label = label
 
+    @property
+    def is_of_files(self) -> bool:
+        """It is names, of which none is meant with what is in it."""
+        return self.names is not None and not self.trees
+
     def kind_of(self, name: bytes) -> Kind | None:
         """Return what ``name`` in the directory is; None if it is not there, or cannot be told."""
         if not is_name(name):
@@ -74,7 +79,7 @@ class Place:
     @property
     def is_empty(self) -> bool:
         """It is a directory with nothing in it whatever, and not only names that are none."""
-        if self.names is not None and not self.trees:
+        if self.is_of_files:
             return False
         with os.scandir(self._fd) as found:
             return next(found, None) is None

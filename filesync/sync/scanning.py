@@ -91,7 +91,7 @@ def scan_place(
         StoreError: something fits no manifest.
         SourceChanged: a file changed at every try.
     """
-    if place.names is None or place.trees:
+    if not place.is_of_files:
         named = Named.TREES
     leave_out: LeaveOut | None = filter.excludes if filter else None
     if named is Named.FILES:
@@ -175,7 +175,7 @@ def _directories_and(leave_out: LeaveOut | None) -> LeaveOut:
 
 def is_little(place: Place, caches: Path | None) -> bool:
     """Say whether a scan of ``place`` takes less than to start a process, as far as can be told."""
-    if place.names is not None and not place.trees:
+    if place.is_of_files:
         return True
     size = None if caches is None else cache_bytes(caches, _key(place))
     return size is not None and size < LITTLE_CACHE_BYTES

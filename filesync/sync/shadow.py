@@ -36,8 +36,8 @@ def stands_alone(parts: Parts, at: int, *, delete: bool) -> bool:
 
     It has all of a directory, no other part has names in that, and none has to spare what it brings.
     """
-    has_whole = parts[at].names is None or parts[at].trees
-    return has_whole and not shadowing(parts, at) and (len(parts) == 1 or not delete)
+    may_stand = not parts[at].is_of_files and not shadowing(parts, at)
+    return may_stand and (len(parts) == 1 or not delete)
 
 
 def _may_meet(one: Part, other: Part) -> bool:
@@ -155,7 +155,7 @@ def removal_of(
     """
     part = parts[at]
     filter = Filter(rules, root=part.prefix)
-    if part.names is not None and not part.trees:
+    if part.is_of_files:
         return Removal(filter)
     others: list[Manifest] = []
     spared: set[bytes] = set()

@@ -18,7 +18,6 @@ from filesync.manifest import (
     Special,
     Subdirectory,
     Symlink,
-    with_entries,
 )
 from worker.layers.errors import NotALayer
 from worker.layers.hardlinks import link_plan
@@ -124,7 +123,7 @@ class _Walk:
         new = self._child.directory(pair.new)
         inside = self._inside(pair.path, old, new)
         is_direct = any(isinstance(at, _Change) or at.old is None for _, at in inside)
-        if is_direct or old is None or with_entries(old, ()) != with_entries(new, ()):
+        if is_direct or old is None or old.header != new.header:
             yield _Change(pair.path, new)
         for _, found in inside:
             yield found

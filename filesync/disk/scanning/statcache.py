@@ -225,7 +225,7 @@ class StatCache:
             self._read_ahead(directory)
         row = self._ahead.pop(directory, None)
         if row is None and inode:
-            row = self._row(f"{_SELECT} WHERE inode = ?", _signed(inode))
+            row = self._row(_BY_INODE, _signed(inode))
             if row is not None:
                 self._write(
                     "UPDATE directories SET path = ? WHERE rowid = ?", [(directory, row[0])]
@@ -396,7 +396,7 @@ _PASSING: Final = (
 )
 """Codes that say nothing against the file itself."""
 
-_SELECT: Final = "SELECT rowid, data FROM directories"
+_BY_INODE: Final = "SELECT rowid, data FROM directories WHERE inode = ?"
 _AHEAD: Final = (
     "SELECT rowid, data, path FROM directories WHERE path >= ? ORDER BY path LIMIT ?"
 )

@@ -143,9 +143,7 @@ class Giving:
             delete=options.delete,
             scan=True,
             goes_on=True,
-            given=self._sources[at].place.identity
-            if part.names is None or part.trees
-            else None,
+            given=None if part.is_of_files else self._sources[at].place.identity,
             owner=None if names is None else wire.OwnerNames(names.user, names.group),
             touches=part.touches,
             trees=part.trees,
