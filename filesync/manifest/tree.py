@@ -242,13 +242,19 @@ class Manifest(msgspec.Struct, frozen=True):
 
         The root itself has no entry: an empty path gives None.
         """
-        directory: Directory | None = self.root
-        entry: Entry | None = None
+        above, _, name = path.rstrip(b"/").rpartition(b"/")
+        directory = self.find_directory(above)
+        return None if directory is None else directory.find(name)
+
+    def find_directory(self, path: bytes) -> Directory | None:
+        """Return the directory at ``path``, likewise, or None; the root at an empty one."""
+        directory = self.root
         for name in (part for part in path.split(b"/") if part):
-            if directory is None or (entry := directory.find(name)) is None:
+            entry = directory.find(name)
+            if not isinstance(entry, Subdirectory):
                 return None
-            directory = self.directory(entry.tree) if isinstance(entry, Subdirectory) else None
-        return entry
+            directory = self.directory(entry.tree)
+        return directory
 
     def walk(self) -> Iterator[tuple[bytes, Entry]]:
         """Yield (path, entry) of every name but the root's, in walk order.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from filesync.digest import Digest
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.disk.updating.incoming import WantedFile
+from filesync.disk.updating.update import UpdateStats
 from filesync.disk.updating.visits import below
 from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest, Nodes, canonical_links
@@ -35,7 +36,7 @@ class Copying:
     Args:
         root: where the tree is.
         nodes: gets the tree's nodes by the scan; the update's own.
-        update: prepared, of an empty directory; finish it, or abort it.
+        update: prepared, of an empty directory; ``finish`` finishes it, else abort it.
         on_copied: told now and then how many files more are there, and how many bytes; may wait.
 
     Attributes:
@@ -81,8 +82,8 @@ class Copying:
     def beside(self, old: Digest, size: int) -> "Beside | None":
         """Nobody has the file as it was."""
 
-    def end(self, tree: Digest) -> None:
-        """Copy what is left of the tree, whose scan has ended.
+    def finish(self, tree: Digest) -> UpdateStats:
+        """Copy what is left of the tree, whose scan has ended, and finish the update.
 
         Raises:
             LocalError: it is not what was copied.
@@ -91,6 +92,7 @@ class Copying:
         self._copy()
         if canonical_links(self._nodes, self._update.came) != tree:
             raise LocalError("what was copied is not the tree that was scanned")
+        return self._update.finish()
 
     # --- inside -------------------------------------------------------------------------------
 

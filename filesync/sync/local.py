@@ -9,7 +9,7 @@ from typing import NamedTuple
 from filesync.disk.scanning.scan import Watcher
 from filesync.disk.updating.update import LocalTree, UpdateStats
 from filesync.errors import FilesyncError
-from filesync.manifest import Manifest, MemoryNodes
+from filesync.manifest import Manifest, MemoryNodes, Nodes
 from filesync.sync.applying import (
     Arrival,
     Update,
@@ -17,7 +17,8 @@ from filesync.sync.applying import (
     plan_part,
     scan_target,
 )
-from filesync.sync.aside import AsideScan
+from filesync.sync.aside.scan import AsideScan
+from filesync.sync.aside.watched import WatchedScan
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
@@ -97,13 +98,15 @@ class _Sync:
 
     def _scan(self, at: int) -> Found:
         if at not in self._found:
-            self._found[at] = self._scanned(at).written_by(this_writer(), self._nodes)
+            self._found[at] = self._scanned(at, self._nodes).written_by(
+                this_writer(), self._nodes
+            )
         return self._found[at]
 
-    def _scanned(self, at: int, watcher: Watcher | None = None) -> Found:
+    def _scanned(self, at: int, nodes: Nodes, watcher: Watcher | None = None) -> Found:
         return scan_place(
             self._sources[at].place,
-            self._nodes,
+            nodes,
             filter=self._filter(at),
             caches=self._options.used_caches,
             watcher=watcher,
@@ -152,9 +155,8 @@ class _Sync:
             self.stats.note_refused({part.inside: exc.errno})
             return
         with nullcontext() if target is None else closing(target.place):
-            if target is not None and at not in self._found and target.place.is_free:
-                self._copy_growing(at, target.place)
-            else:
+            is_new = target is not None and at not in self._found and target.place.is_free
+            if target is None or not is_new or not self._copy_growing(at, target.place):
                 self._copy(at, target)
 
     def _find_target(self, at: int, *, dry_run: bool) -> Target | None:
@@ -243,11 +245,18 @@ class _Sync:
         self._note(at, update, done)
         self.stats.note_changing(update.passed_over, prefix=part.prefix)
 
-    def _copy_growing(self, at: int, place: Place) -> None:
-        """Copy a source into what is empty, while it is scanned."""
+    def _copy_growing(self, at: int, place: Place) -> bool:
+        """Copy a source into what is empty, while it is scanned.
+
+        False if there is none beside, or it failed: what was copied until then stays, and a scan
+        here says why.
+        """
         from filesync.sync.copying import Copying
 
-        source = self._sources[at].place
+        try:
+            scan = WatchedScan(partial(self._scanned, at))
+        except OSError:  # there may be no more processes
+            return False
         update = Arrival(
             place,
             self._nodes,
@@ -255,21 +264,22 @@ class _Sync:
             caches=self._options.used_caches,
             goes_on=True,
         )
-        copying = Copying(source.root, self._nodes, update, self._move)
-        try:
-            update.prepare()
-            found = self._found[at] = self._scanned(at, copying)
-            copying.end(found.manifest.tree)
-            done = update.finish()
-        except BaseException:
-            update.abort()
-            raise
-        finally:
-            copying.close()
-        self._note_source(at, found)
+        copying = Copying(self._sources[at].place.root, self._nodes, update, self._move)
+        with closing(scan), closing(copying):
+            try:
+                update.prepare()
+                found = scan.found(self._nodes, copying)
+                done = None if found is None else copying.finish(found.manifest.tree)
+            finally:
+                update.abort()  # of what is finished nothing is left to do
         self.stats.files += copying.files
         self.stats.content_bytes += copying.content_bytes
+        if found is None or done is None:
+            return False
+        self._found[at] = found
+        self._note_source(at, found)
         self._note(at, update, done)
+        return True
 
     def _note_source(self, at: int, found: Found) -> None:
         self.stats.note_source(found.manifest, found.skipped)

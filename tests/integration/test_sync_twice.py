@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -69,10 +69,31 @@ async def taken(root: Path, options: Options, names: Sequence[str] = ALL) -> Syn
         return await sync_from(remotes, os.fsencode(root / "dest"), options)
 
 
+class Numbers:
+    """Some numbers, noted by this process and its children."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.clear()
+
+    def __iter__(self) -> Iterator[int]:
+        return map(int, self._path.read_text().split())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def append(self, number: int) -> None:
+        with self._path.open("a") as file:
+            file.write(f"{number}\n")
+
+    def clear(self) -> None:
+        self._path.write_text("")
+
+
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def read(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Numbers:
     """How many files each scan has read."""
-    numbers: list[int] = []
+    numbers = Numbers(tmp_path_factory.mktemp("read") / "numbers")
 
     def counting(*arguments: object, **more: object) -> Scanned:
         real: Callable[..., Scanned] = scan
@@ -87,7 +108,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("there", ["nothing", "something"])
 @pytest.mark.parametrize("sync", [local, given, taken])
 def test_a_second_sync_reads_nothing(
-    sync: Sync, there: str, tmp_path: Path, read: list[int]
+    sync: Sync, there: str, tmp_path: Path, read: Numbers
 ) -> None:
     make_source(tmp_path)
     if there == "something":
@@ -106,7 +127,7 @@ def test_a_second_sync_reads_nothing(
 @pytest.mark.needs("mount")
 @pytest.mark.parametrize("sync", [local, given, taken])
 def test_what_a_sync_wrote_before_it_failed_is_not_read_again(
-    sync: Sync, tmp_path: Path, read: list[int]
+    sync: Sync, tmp_path: Path, read: Numbers
 ) -> None:
     make_source(tmp_path, size=MIDDLING_BYTES)
     # Slowly: what is written in the clock tick in which it fails is read again.
@@ -126,7 +147,7 @@ def test_what_a_sync_wrote_before_it_failed_is_not_read_again(
 
 @pytest.mark.parametrize("sync", [local, given, taken])
 def test_what_has_changed_since_is_read_and_mended(
-    sync: Sync, tmp_path: Path, read: list[int]
+    sync: Sync, tmp_path: Path, read: Numbers
 ) -> None:
     make_source(tmp_path)
     options = Options(caches=tmp_path / "caches", delete=True)
@@ -144,7 +165,7 @@ def test_what_has_changed_since_is_read_and_mended(
 
 @pytest.mark.parametrize("sync", [local, given, taken])
 def test_directories_that_are_named_are_scanned_at_once_and_of_one_more_only_that_is_read(
-    sync: Sync, tmp_path: Path, read: list[int]
+    sync: Sync, tmp_path: Path, read: Numbers
 ) -> None:
     make_source(tmp_path)
     names = ["d", "e", "file"]

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple, Protocol
 
@@ -90,12 +90,17 @@ def read_file(
 
 
 def read_small(
-    dirfd: int, name: bytes, path: bytes, keep: Keep | None = None
+    dirfd: int,
+    name: bytes,
+    path: bytes,
+    keep: Keep | None = None,
+    known: Container[tuple[int, int]] = (),
 ) -> tuple[Stamp, Digest, Xattrs] | None:
-    """Read a small regular file with one name in as few calls as prove what was read.
+    """Read a small regular file in as few calls as prove what was read.
 
-    ``keep`` is given what was read. None where that is not what it is, where it changed meanwhile or cannot be read: then
-    ``read_file`` reads it, or says why not.
+    ``keep`` is given what was read. None where that is not what it is, where it changed meanwhile
+    or cannot be read: then ``read_file`` reads it, or says why not. None, too, of a file with several
+    names that is ``known``, by inode and device, from another one.
 
     Raises:
         StoreError: it has more xattrs than a manifest can hold.
@@ -107,7 +112,10 @@ def read_small(
     try:
         before = os.fstat(fd)
         size = before.st_size
-        if size >= READ_BYTES or before.st_nlink != 1 or not stat.S_ISREG(before.st_mode):
+        if size >= READ_BYTES or not stat.S_ISREG(before.st_mode):
+            return None
+        names = before.st_nlink
+        if not names or (names > 1 and (before.st_ino, before.st_dev) in known):
             return None
         data = os.read(fd, size + 1)
         xattrs = read_xattrs(fd, path)

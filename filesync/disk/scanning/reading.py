@@ -181,11 +181,15 @@ class Reader:
         stamps, entries, keep = listing.stamps, listing.entries, self._keep
         for name, item in found:
             if item.is_file(follow_symlinks=False):
-                small = read_small(fd, name, prefix + name, keep)
+                small = read_small(fd, name, prefix + name, keep, self._linked)
                 if small is not None:
                     stamp, digest, xattrs = small
                     stamps[name] = stamp
-                    entries.append(self._file(listing, name, stamp, digest, xattrs))
+                    entry = self._file(listing, name, stamp, digest, xattrs)
+                    if stamp[NLINK] > 1:
+                        now = Noted(*stamp[:5], digest, xattrs)
+                        entry = self._linked_as(entry, prefix + name, stamp, now)
+                    entries.append(entry)
                     self.files_read += 1
                     self.bytes_read += stamp[SIZE]
                     continue

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -23,6 +24,8 @@ from filesync.manifest import Entry, File, Manifest, group_name, link_groups
 
 Make = Callable[[Place, int, File], bool]
 """Makes a file in a directory; False if it has no content for it any more."""
+_NEAR: Final = 16
+"""Directories whose entries are at hand: of names that are one file, most are near each other."""
 _NOT_LINKED: Final = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -30,7 +33,7 @@ class Repeated:
     """Makes them at the end, and keeps content for them whose own name was refused.
 
     Attributes:
-        target: the whole tree; looked at when hard links are made.
+        target: the whole tree; looked at by ``find`` alone, and when hard links are made.
         passed_over: paths that are left as they are, as their contents are not to be had.
     """
 
@@ -67,6 +70,7 @@ class Repeated:
         self.passed_over: list[bytes] = []
         # By group: the name that the others are linked to.
         self._firsts: dict[bytes, bytes] | None = None
+        self._near = lru_cache(_NEAR)(lambda path: self.target.find_directory(path))
 
     def comes_for_another(self, place: Place, entry: File) -> bool:
         """Say whether a content comes already, so that this file is to be a copy.
@@ -80,6 +84,12 @@ class Repeated:
             if len(self._awaited) < MAX_SOURCES:
                 self._awaited[entry.digest] = (place.path, entry.name)
             return False
+
+    def find(self, path: bytes) -> Entry | None:
+        """Return the target's entry at ``path``; soon where the last ones were near."""
+        above, _, name = path.rpartition(b"/")
+        directory = self._near(above)
+        return None if directory is None else directory.find(name)
 
     # --- what does not come ---------------------------------------------------------------
 
@@ -264,7 +274,7 @@ class Repeated:
                 for group, paths in link_groups(self.target).items()
             }
         first = self._firsts[entry.link]
-        found = self.target.find(first)
+        found = self.find(first)
         is_one = isinstance(found, File) and found == msgspec.structs.replace(
             entry, name=found.name
         )

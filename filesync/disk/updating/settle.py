@@ -180,7 +180,7 @@ class Settler:
             return False
         here = below(place.path, entry.name)
         for path in self._groups.get(was.link, ()):
-            other = self._repeated.target.find(path)
+            other = self._repeated.find(path)
             is_linked = isinstance(other, File) and other.link and other.link == entry.link
             if path != here and not is_linked and _is_alike(other, entry):
                 return False  # one of the two has to be made anew

@@ -1,4 +1,4 @@
-"""A scan in a process of its own: what comes of it, and that nothing of it stays."""
+"""Scans in a process of their own: what comes of them, and that nothing of them stays."""
 
 import os
 import signal
@@ -6,16 +6,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import pytest
 
+from filesync.digest import Digest, digest_of
+from filesync.disk.scanning.scan import Watcher
 from filesync.errors import StoreError
-from filesync.manifest import Manifest, MemoryNodes, Nodes
-from filesync.sync import aside
-from filesync.sync.aside import AsideScan
+from filesync.manifest import Manifest, MemoryNodes, Nodes, Subdirectory
+from filesync.sync.aside import scan as asidescan
+from filesync.sync.aside.scan import AsideScan
+from filesync.sync.aside.watched import MOST_TOLD, TOLD_CONTENT_BYTES, WatchedScan
 from filesync.sync.scanning import Found
 from tests.unit.test_overlay import Shape, manifest
 
+Watched = Callable[[Nodes, Watcher], Found]
 SHAPE: Shape = {b"a": {b"b": {b"c": b"1"}, b"d": b"2"}, b"e": {b"f": b"3"}}
 
 
@@ -54,7 +59,7 @@ def test_what_was_found_is_here_with_its_nodes() -> None:
 
 def test_only_the_nodes_that_are_not_here_come(monkeypatch: pytest.MonkeyPatch) -> None:
     accepted: list[bytes] = []
-    monkeypatch.setattr(aside, "accept", lambda _, node: accepted.append(node))
+    monkeypatch.setattr(asidescan, "accept", lambda _, node: accepted.append(node))
     for here, nodes_to_come in ((SHAPE, 0), ({b"x": SHAPE[b"a"]}, 2), ({}, 4)):
         accepted.clear()
         nodes = MemoryNodes()
@@ -64,44 +69,149 @@ def test_only_the_nodes_that_are_not_here_come(monkeypatch: pytest.MonkeyPatch) 
         assert len(accepted) == nodes_to_come
 
 
-def test_a_scan_that_fails_is_one_to_be_made_here() -> None:
-    def fail(_: Nodes) -> Found:
-        raise StoreError("unreadable")
+class Told:
+    """Watches a scan."""
 
-    with closing(AsideScan(fail)) as scan:
-        assert scan.found(MemoryNodes()) is None
+    def __init__(self, nodes: MemoryNodes) -> None:
+        self.nodes = nodes
+        self.directories: list[bytes] = []
+        self.contents: list[bytes] = []
 
+    def directory_done(self, path: bytes, tree: Digest) -> None:
+        assert tree in self.nodes
+        self.directories.append(path)
 
-def test_a_scan_that_nobody_waits_for_ends(tmp_path: Path) -> None:
-    def note(_: Nodes) -> Found:
-        (tmp_path / "pid").write_text(str(os.getpid()))
-        time.sleep(60)
+    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
         raise AssertionError
 
-    scan = AsideScan(note)
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        time.sleep(0.01)
+    def content_read(self, digest: Digest, content: bytes) -> None:
+        assert digest == digest_of(content)
+        self.contents.append(content)
+
+    def beside(self, old: Digest, size: int) -> None:
+        raise AssertionError
+
+
+def tells(shape: Shape, *, told: int = 1, content: bytes = b"content") -> Watched:
+    """Return what scans a tree of this shape, and tells of it; of ``content`` more than once."""
+
+    def scan(nodes: Nodes, watcher: Watcher) -> Found:
+        found = finds(shape)(nodes)
+        for _ in range(told):
+            watcher.content_read(digest_of(content), content)
+        for path in (b"a/b", b"a", b"e", b""):
+            entry = found.manifest.find(path)
+            tree = entry.tree if isinstance(entry, Subdirectory) else found.manifest.tree
+            watcher.directory_done(path, tree)
+        return found
+
+    return scan
+
+
+def test_who_watches_is_told_here_of_what_was_done_in_that_order() -> None:
+    nodes = MemoryNodes()
+    told = Told(nodes)
+    with closing(WatchedScan(tells(SHAPE))) as scan:
+        found = scan.found(nodes, told)
+    assert found is not None
+    assert list(found.manifest.walk()) == list(manifest(SHAPE).walk())
+    assert (found.skipped, found.unreadable) == ({"socket": 2}, {b"a/\xff": 13})
+    assert told.directories == [b"a/b", b"a", b"e", b""]
+    assert told.contents == [b"content"]
+
+
+def test_a_scan_waits_for_who_does_not_take_what_it_tells(tmp_path: Path) -> None:
+    content = bytes(TOLD_CONTENT_BYTES)
+    count = tmp_path / "count"
+    most = MOST_TOLD + 4  # some are on their way
+
+    def noted(nodes: Nodes, watcher: Watcher) -> Found:
+        real = watcher.content_read
+
+        def content_read(digest: Digest, content: bytes) -> None:
+            with count.open("ab") as file:
+                file.write(b".")
+            real(digest, content)
+
+        watcher.content_read = content_read  # type: ignore[method-assign]
+        return tells(SHAPE, told=3 * most, content=content)(nodes, watcher)
+
+    nodes = MemoryNodes()
+    told = Told(nodes)
+    with closing(WatchedScan(noted)) as scan:
+        while not count.exists() or count.stat().st_size < MOST_TOLD:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert count.stat().st_size <= most
+        assert scan.found(nodes, told) is not None
+    assert len(told.contents) == 3 * most
+
+
+def aside(work: Callable[[], None]) -> AsideScan:
+    """Return a scan that does something else."""
+
+    def scan(_: Nodes) -> Found:
+        work()
+        raise AssertionError
+
+    return AsideScan(scan)
+
+
+def watched(work: Callable[[], None]) -> WatchedScan:
+    """Return a scan that tells of something, and does something else."""
+
+    def scan(nodes: Nodes, watcher: Watcher) -> Found:
+        tells(SHAPE)(nodes, watcher)
+        work()
+        raise AssertionError
+
+    return WatchedScan(scan)
+
+
+def found_by(scan: AsideScan | WatchedScan) -> Found | None:
+    nodes = MemoryNodes()
+    return scan.found(nodes) if isinstance(scan, AsideScan) else scan.found(nodes, Told(nodes))
+
+
+either: Final = pytest.mark.parametrize("begin", [aside, watched])
+Begin = Callable[[Callable[[], None]], AsideScan | WatchedScan]
+
+
+@either
+def test_a_scan_that_fails_is_one_to_be_made_here(begin: Begin) -> None:
+    def fail() -> None:
+        raise StoreError("unreadable")
+
+    with closing(begin(fail)) as scan:
+        assert found_by(scan) is None
+
+
+@either
+def test_so_is_one_whose_process_is_killed(begin: Begin) -> None:
+    with closing(begin(lambda: os.kill(os.getpid(), signal.SIGKILL))) as scan:
+        assert found_by(scan) is None
+
+
+@either
+def test_a_scan_that_nobody_waits_for_ends(begin: Begin, tmp_path: Path) -> None:
+    scan = begin(lambda: note(tmp_path / "pid"))
+    pid = noted(tmp_path / "pid")
     scan.close()
     scan.close()
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+        os.kill(pid, 0)
 
 
-def test_a_scan_ends_with_the_process_that_began_it(tmp_path: Path) -> None:
-    def note(_: Nodes) -> Found:
-        (tmp_path / "pid").write_text(str(os.getpid()))
-        time.sleep(60)
-        raise AssertionError
-
+@either
+def test_a_scan_ends_with_the_process_that_began_it(begin: Begin, tmp_path: Path) -> None:
     parent = os.fork()
     if not parent:
-        with closing(AsideScan(note)):
+        with closing(begin(lambda: note(tmp_path / "pid"))):
             time.sleep(60)
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        time.sleep(0.01)
+    pid = noted(tmp_path / "pid")
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
-    status = Path("/proc", (tmp_path / "pid").read_text(), "stat")
+    status = Path(f"/proc/{pid}/stat")
     for _ in range(1000):
         # Nobody may be there to take note of its end.
         if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
@@ -109,3 +219,15 @@ def test_a_scan_ends_with_the_process_that_began_it(tmp_path: Path) -> None:
         time.sleep(0.01)
     else:
         pytest.fail("it goes on")
+
+
+def note(path: Path) -> None:
+    """Note this process's number, and stay."""
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def noted(path: Path) -> int:
+    while not path.exists() or not path.read_text():
+        time.sleep(0.01)
+    return int(path.read_text())

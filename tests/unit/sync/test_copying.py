@@ -1,13 +1,20 @@
 """What goes to an empty directory of this machine is read once: it is copied while it is scanned."""
 
+import errno
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from filesync.errors import SourceChanged
+from filesync.digest import Digest
+from filesync.disk.scanning import scan
+from filesync.errors import SourceChanged, StoreError
+from filesync.manifest import Directory, Manifest
 from filesync.sync import copying, local
+from filesync.sync.aside import watched
 from filesync.sync.changing import Attempts
 from filesync.sync.local import sync_local
 from filesync.sync.options import Options
@@ -39,7 +46,7 @@ def sync(src: Path, options: Options | None = None, dest: str = "dest") -> SyncS
 
 
 def read_bytes(work: Callable[[], object]) -> int:
-    """Return how many bytes this process reads meanwhile."""
+    """Return how many bytes this process reads meanwhile, and those that it waits for."""
 
     def so_far() -> int:
         return int(Path("/proc/self/io").read_text().split()[1])
@@ -51,8 +58,41 @@ def read_bytes(work: Callable[[], object]) -> int:
 
 def test_each_file_is_read_once(src: Path) -> None:
     content = FILES * SMALL_BYTES
-    assert content <= read_bytes(lambda: sync(src)) < content * 1.1
+    # And once more from the process that has read it.
+    assert content <= read_bytes(lambda: sync(src)) - content < content * 1.1
     assert tree_of(src.parent / "dest") == tree_of(src)
+
+
+def link_all(src: Path) -> None:
+    """Give each file in ``src/d*`` a second name beside it."""
+    for path in list(src.glob("d*/*")):
+        os.link(path, f"{path}-too", follow_symlinks=False)
+
+
+def test_so_is_a_file_that_has_several_names(
+    src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (src / "d2/same").unlink()
+    link_all(src)
+    monkeypatch.setattr(copying.Copying, "_copy_one", None)  # which reads it again
+    sync(src)
+    assert tree_of(src.parent / "dest") == tree_of(src)
+
+
+def test_of_names_that_are_one_file_no_directory_is_decoded_for_each(
+    src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link_all(src)
+    decoded: list[Digest] = []
+    real = Manifest.directory
+
+    def counting(self: Manifest, tree: Digest) -> Directory:
+        decoded.append(tree)
+        return real(self, tree)
+
+    monkeypatch.setattr(Manifest, "directory", counting)
+    sync(src)
+    assert len(decoded) < FILES / 4
 
 
 def test_what_does_not_fit_into_memory_is_read_again(
@@ -120,6 +160,45 @@ def test_a_file_that_changes_before_it_is_copied_is_named_and_the_next_attempt_i
     attempts.note(caught.value)
     sync(src, attempts.options)
     assert tree_of(src.parent / "dest") == tree_of(src)
+
+
+def test_a_scan_that_was_killed_is_made_again_by_who_copies(
+    src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, real = os.getpid(), watched._Teller.directory_done
+
+    def killed(self: watched._Teller, path: bytes, tree: Digest) -> None:
+        real(self, path, tree)
+        self._hand()
+        if path == b"d3":
+            assert os.getpid() != here
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(watched._Teller, "directory_done", killed)
+    stats = sync(src)
+    assert tree_of(src.parent / "dest") == tree_of(src)
+    assert stats.files == FILES + 1
+
+
+def test_where_no_process_can_be_made_one_copies_what_it_has_scanned(
+    src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", full)
+    assert sync(src).files == FILES + 1
+    assert tree_of(src.parent / "dest") == tree_of(src)
+
+
+def test_what_fits_no_manifest_is_named_whoever_scans(
+    src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "MAX_DEPTH", 3)
+    (src / "d5/a/b/c").mkdir(parents=True)
+    with pytest.raises(StoreError, match="/src' fits no manifest: more than 3 directories"):
+        sync(src)
 
 
 def test_where_it_is_known_what_comes_it_is_planned(
