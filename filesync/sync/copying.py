@@ -117,7 +117,7 @@ class Copying:
             self._write(batch)
 
     def _write(self, batch: list[tuple[WantedFile, bytes]]) -> None:
-        self._update.write_small(batch)
+        self._update.write_small(batch, are_proved=True)  # they were hashed as they were read
         files, size = len(batch), sum(len(content) for _, content in batch)
         self.files += files
         self.content_bytes += size

@@ -117,16 +117,12 @@ class Incoming:
                 yield WantedFile(ticket, entry.digest, entry.size, size)
             ticket += 1
 
-    def write_small(self, batch: Sequence[tuple[WantedFile, Data]]) -> None:
+    def write_small(
+        self, batch: Sequence[tuple[WantedFile, Data]], *, are_proved: bool = False
+    ) -> None:
         """Verify and write whole files."""
-        for wanted, data in batch:
-            _, digest, size, _ = wanted
-            if len(data) != size or blake3(data).digest() != digest:
-                place, entry, *_ = self._find_pending(wanted)
-                raise ContentCorrupt(
-                    f"{len(data)} bytes that came for {short(digest)} are not it",
-                    below(place.path, entry.name),
-                )
+        if not are_proved:
+            self._prove(batch)
         rest = iter(batch)
         one = next(rest, None)
         while one is not None:
@@ -138,6 +134,16 @@ class Incoming:
                 except OSError as exc:
                     self._refuse(run, exc)
             one = run.one
+
+    def _prove(self, batch: Sequence[tuple[WantedFile, Data]]) -> None:
+        for wanted, data in batch:
+            _, digest, size, _ = wanted
+            if len(data) != size or blake3(data).digest() != digest:
+                place, entry, *_ = self._find_pending(wanted)
+                raise ContentCorrupt(
+                    f"{len(data)} bytes that came for {short(digest)} are not it",
+                    below(place.path, entry.name),
+                )
 
     def read_basis(self, wanted: WantedFile, limit: int) -> bytes | None:
         """Return the start of the old content that ``wanted`` replaces."""

@@ -181,17 +181,19 @@ class TreeUpdate:
         """
         return self._files_to_come.wanted()
 
-    def write_small(self, batch: Sequence[tuple[WantedFile, Data]]) -> None:
+    def write_small(
+        self, batch: Sequence[tuple[WantedFile, Data]], *, are_proved: bool = False
+    ) -> None:
         """Verify and write whole files. Blocks; several threads may call it at once.
 
-        Does not keep the data.
+        Does not keep the data. ``are_proved`` says that who calls has them from who hashed them.
 
         Raises:
             ContentCorrupt: one does not have its digest. Nothing was written then, and all of
                 the batch is still wanted.
             StoreError: this disk.
         """
-        self._files_to_come.write_small(batch)
+        self._files_to_come.write_small(batch, are_proved=are_proved)
 
     def read_basis(self, wanted: WantedFile, limit: int) -> bytes | None:
         """Return the start of the old content that ``wanted`` replaces, ``limit`` bytes at most.

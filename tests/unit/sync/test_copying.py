@@ -11,6 +11,7 @@ import pytest
 
 from filesync.digest import Digest
 from filesync.disk.scanning import scan
+from filesync.disk.updating import incoming
 from filesync.errors import SourceChanged, StoreError
 from filesync.manifest import Directory, Manifest
 from filesync.sync import copying, local
@@ -60,6 +61,14 @@ def test_each_file_is_read_once(src: Path) -> None:
     content = FILES * SMALL_BYTES
     # And once more from the process that has read it.
     assert content <= read_bytes(lambda: sync(src)) - content < content * 1.1
+    assert tree_of(src.parent / "dest") == tree_of(src)
+
+
+def test_what_was_hashed_as_it_was_read_is_not_hashed_again(
+    src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming, "blake3", None)
+    sync(src)
     assert tree_of(src.parent / "dest") == tree_of(src)
 
 
