@@ -217,7 +217,7 @@ class DataPlane:
     ) -> Offer:
         """Offer what is done of a tree that is still being scanned; else as ``offer``.
 
-        Until it is known which tree it is, a digest that is made up stands for it.
+        Its digest is not known: who pulls it asks for the token's ``stand_in``.
         """
         return self._outgoing.offer_growing(growing, root, token, flow=flow)
 

@@ -53,7 +53,7 @@ from filesync.digest import WireDigest
 from filesync.errors import ContentCorrupt, FilesyncError, MalformedMessage, SourceChanged
 from filesync.transfer.flow import Compress
 
-VERSION: Final = 6
+VERSION: Final = 7
 
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_FRAME_BYTES: Final = 2 << 20

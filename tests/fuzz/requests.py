@@ -94,7 +94,7 @@ def seeds() -> list[bytes]:
         ),
         wire.Give(TOKEN, TOKEN, NEW.tree, edits=pack_edits(Edited([EDIT]))),
         wire.Give(TOKEN, TOKEN, NEW.tree, remains=pack_remains(Edited(remains=[REMAINS]))),
-        wire.GiveGrowing(TOKEN, TOKEN, NEW.tree),
+        wire.GiveGrowing(TOKEN, TOKEN),
         wire.AskDirectories(TOKEN),
         wire.Progressed(1, 2),
     ]

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 import pytest
@@ -41,8 +41,8 @@ from filesync.manifest import (
     encode,
     subdirectory,
 )
-from filesync.manifest.pack import pack_nodes
-from filesync.sync import unwritable
+from filesync.manifest.pack import pack_directories, pack_nodes
+from filesync.sync import scanning, unwritable
 from filesync.sync.options import NewOwner, Options, OwnerNames
 from filesync.sync.places import Place, ServedPlaces
 from filesync.sync.plan import Plan
@@ -59,6 +59,7 @@ from filesync.transfer.connection.calls_zmq import Answer
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, Refused, TooMuchWanted
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.send.growing import GrowingTree
 from filesync.transfer.threads import in_thread
 from tests.unit.made import file
 
@@ -78,8 +79,11 @@ class LyingServer:
         self.root = root
         self.parts = parts
         self.nodes = MemoryNodes()
-        self.manifest = Manifest(scan(root, self.nodes).tree, self.nodes)
+        self.growing = GrowingTree(self.nodes, lambda: None)
+        self.manifest = Manifest(scan(root, self.nodes, watcher=self.growing).tree, self.nodes)
+        self.growing.end(self.manifest.tree)
         self.asked: list[wire.Request] = []
+        self.plane: DataPlane | None = None
 
     async def answer(self, _: Channel, body: bytes) -> tuple[bytes, bytes]:
         request = wire.decode_request(body)
@@ -88,7 +92,16 @@ class LyingServer:
             case wire.Look():
                 return wire.encode(wire.Found(self.parts)), b""
             case wire.Scan():
+                assert self.plane is not None
+                if request.grows:
+                    self.plane.offer_growing(self.growing, self.root, TOKEN)
+                else:
+                    self.plane.offer(self.manifest, self.root, TOKEN)
                 return wire.encode(wire.Scanned(self.manifest.tree)), b""
+            case wire.AskDirectories():
+                handed = self.growing.take()
+                done = wire.Directories(handed.tree)
+                return wire.encode(done), pack_directories(handed.directories)
             case wire.AskNodes(_, digests):
                 return wire.encode(wire.Nodes()), answer_nodes(self.manifest, digests)
             case wire.AskNodeDeltas():
@@ -102,12 +115,12 @@ class LyingServer:
 
         async def main() -> FilesyncError | None:
             async with DataPlane(LOOPBACK, answer=self.answer) as plane:
+                self.plane = plane
                 remotes = [Remote(plane.address, path) for path in paths]
-                with plane.offer(self.manifest, self.root, TOKEN):
-                    try:
-                        await sync_from(remotes, os.fsencode(dest), Options())
-                    except FilesyncError as exc:
-                        return exc
+                try:
+                    await sync_from(remotes, os.fsencode(dest), Options())
+                except FilesyncError as exc:
+                    return exc
             return None
 
         return asyncio.run(main())
@@ -119,6 +132,16 @@ def evil(tmp_path: Path) -> Path:
     root.mkdir()
     (root / "f").write_text("planted")
     return root
+
+
+def occupy(home: Path) -> None:
+    """Have something be in a destination, and in what may be the place in it: that is planned."""
+    for place in (home, home / "a"):
+        place.mkdir(exist_ok=True)
+        (place / "there").touch()
+
+
+either: Final = pytest.mark.parametrize("grows", [True, False], ids=["growing", "planned"])
 
 
 def names_below(root: Path) -> set[str]:
@@ -158,6 +181,7 @@ def test_a_server_gives_no_more_parts_than_were_asked_for(evil: Path, tmp_path: 
     assert type(error) is UnexpectedMessage
 
 
+@either
 @pytest.mark.parametrize(
     ("asked", "part", "lands"),
     [
@@ -169,9 +193,11 @@ def test_a_server_gives_no_more_parts_than_were_asked_for(evil: Path, tmp_path: 
     ids=repr,
 )
 def test_what_was_asked_for_is_taken(
-    asked: list[bytes], part: wire.Part, lands: str, evil: Path, tmp_path: Path
+    asked: list[bytes], part: wire.Part, lands: str, grows: bool, evil: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "home").mkdir()
+    if not grows:
+        occupy(tmp_path / "home")
     assert LyingServer(evil, part).gives(asked, tmp_path / "home") is None
     assert (tmp_path / "home" / lands).read_text() == "planted"
 
@@ -228,9 +254,10 @@ HOSTILE_TREES: dict[str, list[bytes]] = {
 }
 
 
+@either
 @pytest.mark.parametrize("what", HOSTILE_TREES)
 def test_a_tree_that_is_none_is_not_taken(
-    what: str, evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, grows: bool, evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = LyingServer(evil, wire.Part(TOKEN))
     nodes = {digest_of(node): node for node in HOSTILE_TREES[what]}
@@ -238,6 +265,11 @@ def test_a_tree_that_is_none_is_not_taken(
 
     async def lie(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
         match wire.decode_request(body):
+            case wire.AskDirectories():
+                depths = reversed(range(len(nodes)))
+                paths = [b"/".join([b"d"] * depth) for depth in depths]
+                done = list(zip(paths, nodes.values(), strict=True))
+                return wire.encode(wire.Directories(root)), pack_directories(done)
             case wire.Scan():
                 return wire.encode(wire.Scanned(root)), b""
             case wire.AskNodes(_, digests):
@@ -252,10 +284,14 @@ def test_a_tree_that_is_none_is_not_taken(
                 return await LyingServer.answer(server, channel, body)
 
     monkeypatch.setattr(server, "answer", lie)
+    if not grows:
+        occupy(tmp_path / "home")
     before = names_below(tmp_path)
     error = server.gives([b"a/"], tmp_path / "home")
     assert type(error) is MalformedManifest
-    assert names_below(tmp_path) - before <= {"home"}
+    new = names_below(tmp_path) - before
+    # What came before it was seen to be none is made, and nothing else.
+    assert new <= {"home", "home/d"} if grows else not new
 
 
 @pytest.mark.parametrize(
@@ -296,13 +332,17 @@ def test_a_pack_that_is_not_what_was_asked_for_is_refused(
         fetch.take_nodes(pack)
 
 
+@either
 def test_a_server_that_does_not_answer_is_left(
-    evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    grows: bool, evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = LyingServer(evil, wire.Part(TOKEN, b"a"))
+    if not grows:
+        occupy(tmp_path)
+    kinds = wire.AskNodes | wire.AskNodeDeltas | wire.AskDirectories
 
     async def silent(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
-        if isinstance(wire.decode_request(body), wire.AskNodes | wire.AskNodeDeltas):
+        if isinstance(wire.decode_request(body), kinds):
             await asyncio.Event().wait()
         return await LyingServer.answer(server, channel, body)
 
@@ -441,7 +481,7 @@ def test_what_was_prepared_is_let_go_of_when_it_cannot_be_looked_into(
     with_server(served, talk)
 
 
-def cannot_scan(*_: object) -> None:
+def cannot_scan(*_: object, **__: object) -> None:
     raise StoreError("this disk")
 
 
@@ -593,6 +633,56 @@ def test_nobody_looks_outside_of_what_was_prepared(path: bytes, served: Path) ->
         out = (b"out/etc",)
         assert await ask(wire.AskUnseen(token, out, out, out)) == wire.Unseen()
 
+    with_server(served, talk)
+
+
+def test_a_tree_that_came_and_is_not_the_one_that_was_scanned_is_refused(
+    evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = LyingServer(evil, wire.Part(TOKEN))
+
+    async def lie(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+        answer, payload = await LyingServer.answer(server, channel, body)
+        if isinstance(wire.decode_request(body), wire.AskDirectories):
+            answer = wire.encode(wire.Directories(digest_of(b"another")))
+        return answer, payload
+
+    monkeypatch.setattr(server, "answer", lie)
+    assert type(server.gives([b"a/"], tmp_path / "home")) is UnexpectedMessage
+
+
+def test_what_is_scanned_while_it_is_taken_is_asked_for_in_its_turn(served: Path) -> None:
+    async def talk(ask: Ask) -> None:
+        found = await ask(wire.Look((b"d1/", b"d2/")))
+        assert isinstance(found, wire.Found)
+        one, other = (part.token for part in found.parts)
+        await refused(ask, wire.AskDirectories(one), UnexpectedMessage)
+        await ask(wire.Scan(one, grows=True))
+        await refused(ask, wire.Scan(one, grows=True), UnexpectedMessage)
+        await refused(ask, wire.Scan(other, grows=True), UnexpectedMessage)  # one at a time
+        assert isinstance(await ask(wire.AskDirectories(one)), wire.Directories)
+        await ask(wire.Drop(one))
+        await refused(ask, wire.AskDirectories(one), NotOffered)
+        await ask(wire.Scan(other, grows=True))
+        prepared = await ask(wire.Prepare(b"d3"))
+        assert isinstance(prepared, wire.Prepared)
+        await refused(ask, wire.Scan(prepared.token, grows=True), UnexpectedMessage)
+
+    with_server(served, talk)
+
+
+def test_of_a_scan_that_fails_while_it_is_taken_nothing_is_left(
+    served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def talk(ask: Ask) -> None:
+        found = await ask(wire.Look((b"d1/",)))
+        assert isinstance(found, wire.Found)
+        token = found.parts[0].token
+        await refused(ask, wire.Scan(token, grows=True), StoreError)
+        await refused(ask, wire.AskDirectories(token), NotOffered)
+        await refused(ask, wire.Scan(token), NotOffered)
+
+    monkeypatch.setattr(scanning, "scan", cannot_scan)
     with_server(served, talk)
 
 
@@ -777,7 +867,7 @@ def test_a_tree_that_is_not_served_is_not_given(served: Path) -> None:
         prepared = await ask(wire.Prepare(b"d1/", scan=True))
         assert isinstance(prepared, wire.Prepared)
         await refused(ask, wire.Give(prepared.token, TOKEN, Digest(bytes(32))), NotOffered)
-        growing = wire.GiveGrowing(prepared.token, TOKEN, Digest(bytes(32)))
+        growing = wire.GiveGrowing(prepared.token, TOKEN)
         await refused(ask, growing, NotOffered)
         dry = await ask(wire.Prepare(b"d1/", scan=True, dry_run=True))
         assert isinstance(dry, wire.Prepared)

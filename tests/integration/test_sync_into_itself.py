@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from filesync.digest import Digest
 from filesync.sync.local import sync_local
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
-from filesync.sync.remote.client import Remote, sync_to
+from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
 from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.plane_zmq import DataPlane
@@ -46,44 +46,65 @@ async def given(
         return await sync_to(paths, Remote(plane.address, dest), Options())
 
 
+async def taken(
+    root: Path, source: str, dest: bytes, names: Sequence[str] = ("",)
+) -> SyncStats:
+    server = TreeServer(ServedPlaces(root), read_only=True, caches=None)
+    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+        server.use(plane)
+        remotes = [Remote(plane.address, os.fsencode(f"{source}/{name}")) for name in names]
+        return await sync_from(remotes, os.fsencode(root) + b"/" + dest, Options())
+
+
+async def local(
+    root: Path, source: str, dest: bytes, names: Sequence[str] = ("",)
+) -> SyncStats:
+    paths = [os.fsencode(root / source / name) for name in names]
+    return await asyncio.to_thread(
+        sync_local, paths, os.fsencode(root) + b"/" + dest, Options()
+    )
+
+
+Way = Callable[..., Coroutine[None, None, SyncStats]]
+by_a_server = pytest.mark.parametrize("way", [given, taken])
+
+
 def files_below(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
+@by_a_server
 @pytest.mark.parametrize("dest", ["copy", "z/copy"])
 def test_a_source_that_contains_its_empty_destination_is_given_once(
-    dest: str, tmp_path: Path
+    way: Way, dest: str, tmp_path: Path
 ) -> None:
     for name in ("a", "b", dest):
         (tmp_path / "big" / name).mkdir(parents=True)
     (tmp_path / "big/a/f").write_bytes(b"f")
     (tmp_path / "big/b/g").write_bytes(b"g")
-    asyncio.run(given(tmp_path, "big", b"big/" + dest.encode()))
+    asyncio.run(way(tmp_path, "big/", b"big/" + dest.encode()))
     assert files_below(tmp_path) == [
         *("big/a/f", "big/b/g"),
         *(f"big/{dest}/a/f", f"big/{dest}/b/g"),
     ]
 
 
-@pytest.mark.parametrize("is_local", [True, False])
+@pytest.mark.parametrize("way", [given, taken, local])
 def test_directories_of_which_one_contains_their_empty_destination_are_given_once(
-    tmp_path: Path, is_local: bool
+    way: Way, tmp_path: Path
 ) -> None:
     for name in ("a/f", "b/copy/g", "b/h"):
         (tmp_path / "big" / name).mkdir(parents=True)
         (tmp_path / "big" / name / "in").write_bytes(b"f")
     (tmp_path / "big/b/z").mkdir()
-    if is_local:
-        paths = [os.fsencode(tmp_path / "big" / name) for name in "ab"]
-        sync_local(paths, os.fsencode(tmp_path / "big/b/z"), Options())
-    else:
-        asyncio.run(given(tmp_path, "big", b"big/b/z", "ab"))
+    asyncio.run(way(tmp_path, "big", b"big/b/z", "ab"))
     there = ["a/f/in", "b/copy/g/in", "b/h/in"]
     assert files_below(tmp_path / "big") == sorted([*there, *(f"b/z/{path}" for path in there)])
 
 
+@by_a_server
 def test_a_source_beside_its_empty_destination_is_given_while_it_is_scanned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handed: list[growing.Handed] = []
     real = growing.GrowingTree.take
@@ -95,6 +116,6 @@ def test_a_source_beside_its_empty_destination_is_given_while_it_is_scanned(
     monkeypatch.setattr(growing.GrowingTree, "take", take)
     (tmp_path / "big/a").mkdir(parents=True)
     (tmp_path / "big/a/f").write_bytes(b"f")
-    asyncio.run(given(tmp_path, "big", b"bigger"))
+    asyncio.run(way(tmp_path, "big/", b"bigger"))
     assert files_below(tmp_path) == ["big/a/f", "bigger/a/f"]
     assert [len(one.directories) for one in handed if one.directories] == [1, 1]

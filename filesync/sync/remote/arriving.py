@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from filesync.digest import Digest
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.incoming import WantedFile
-from filesync.errors import MalformedManifest
-from filesync.manifest import Nodes, accept
+from filesync.errors import MalformedManifest, UnexpectedMessage
+from filesync.manifest import Nodes, accept, canonical_links
 from filesync.manifest.pack import unpack_directories
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import ask
@@ -27,6 +27,7 @@ class Arrivals:
 
     Attributes:
         tree: the whole tree as the peer's scan had it in the end; None until then.
+        update: of the place where the tree is to be.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Arrivals:
         self.tree: Digest | None = None
         self._channel = channel
         self._token = token
-        self._update = update
+        self.update = update
         self._nodes = nodes
         self._budget = NodeBudget()
 
@@ -52,14 +53,25 @@ class Arrivals:
         request = wire.AskDirectories(self._token)
         answer, payload = await ask(self._channel, request, wire.Directories)
         wanted = await in_thread(self._add, payload)
-        if answer.tree is not None and not self._update.is_whole:
+        if answer.tree is not None and not self.update.is_whole:
             raise MalformedManifest("a tree was named before its root came")
         self.tree = answer.tree
         return wanted, answer.tree is not None
+
+    async def check(self) -> Digest:
+        """Return the whole tree, when all of it is there.
+
+        Raises:
+            UnexpectedMessage: what came is another than was scanned.
+        """
+        came = await in_thread(canonical_links, self._nodes, self.update.came)
+        if came != self.tree:
+            raise UnexpectedMessage("the tree that came is not the one that was scanned")
+        return came
 
     def _add(self, payload: Buffer) -> list[WantedFile]:
         found: list[tuple[bytes, Digest]] = []
         for path, node in unpack_directories(payload) if payload else ():
             self._budget.take(len(node))
             found.append((path, accept(self._nodes, node)))
-        return self._update.add(found)
+        return self.update.add(found)

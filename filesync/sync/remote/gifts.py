@@ -10,8 +10,8 @@ from typing import Final, Self
 import msgspec
 
 from filesync.digest import Digest
-from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
-from filesync.manifest import Manifest, canonical_links
+from filesync.errors import FilesyncError, UsageError
+from filesync.manifest import Manifest
 from filesync.sync.applying import (
     Arrival,
     Update,
@@ -42,6 +42,7 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive.effects import Feed
 from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
+from filesync.transfer.send.offer import stand_in
 from filesync.transfer.stats import Progress
 from filesync.transfer.threads import in_thread
 
@@ -89,10 +90,9 @@ class Gifts:
                 goes_on=request.goes_on,
             )
             arrivals = Arrivals(channel, request.served, update, held.nodes)
-            given = await self._fill(channel, request, update, feed=arrivals.feed)
-            came = await in_thread(canonical_links, held.nodes, update.came)
-            if came != arrivals.tree:
-                raise UnexpectedMessage("the tree that came is not the one that was scanned")
+            tree = stand_in(request.served)
+            given = await self._fill(channel, request, update, tree, feed=arrivals.feed)
+            await arrivals.check()
             return given
         finally:
             held.leave(Stage.SCANNED)
@@ -118,7 +118,7 @@ class Gifts:
                     passes_over=request.passes_over,
                 )
                 with making_room(update):
-                    given = await self._fill(channel, request, update, told=told)
+                    given = await self._fill(channel, request, update, request.tree, told=told)
             named = some_of(plan.left_out)
             shut = named_of(unwritable)
             return msgspec.structs.replace(
@@ -181,6 +181,7 @@ class Gifts:
         channel: Channel,
         request: wire.Give | wire.GiveGrowing,
         update: Update | Arrival,
+        tree: Digest,
         *,
         feed: Feed | None = None,
         told: Told | None = None,
@@ -192,7 +193,7 @@ class Gifts:
                 stats = await self._plane.pull(
                     update,
                     [replica],
-                    tree=request.tree,
+                    tree=tree,
                     progress=tell.note,
                     feed=feed,
                     told=told,

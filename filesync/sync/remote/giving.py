@@ -327,7 +327,7 @@ class Giving:
             self._growing[served] = scan
             await peer.plane.announce(peer.channel, offer)
             request = wire.GiveGrowing(
-                token, served, offer.tree, progress=self._progress is not None, goes_on=True
+                token, served, progress=self._progress is not None, goes_on=True
             )
             asking = asyncio.create_task(ask(peer.channel, request, wire.Given))
             try:

@@ -10,13 +10,14 @@ from filesync.manifest import Manifest, MemoryNodes, empty_manifest
 from filesync.manifest.owner import Writer, seem_others
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
-from filesync.sync.places import Place
+from filesync.sync.places import Identity, Place
+from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.scanning import Found, Named, scan_place
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.send.cuttings import Cuttings
 from filesync.transfer.send.edits import Edited, Edits
 from filesync.transfer.send.offer import Offer
-from filesync.transfer.send.recent import Recent
+from filesync.transfer.send.recent import RECENT_BYTES, Recent
 
 _RECENT_BYTES: Final = 4 << 20
 """Each place of each client has its own."""
@@ -49,7 +50,8 @@ class Held:
         shut: directories that it lacks as they could not be read, and why (errno).
         edits: what became of what was there at the last scan, if it is to be taken from.
         recent: small files that were not there then.
-        offer: under which what was scanned is on offer.
+        growing: the scan, where it is taken from meanwhile.
+        offer: under which what was scanned, or is, is on offer.
         nodes: the manifest's, and those that come for it.
     """
 
@@ -76,6 +78,7 @@ class Held:
         self.shut: Mapping[bytes, int] = {}
         self.edits = Edited()
         self.recent = Recent(_RECENT_BYTES)
+        self.growing: GrowingScan | None = None
         self.offer: Offer | None = None
         self.stage = Stage.NEW
         self.filter = filter
@@ -103,6 +106,12 @@ class Held:
             self._release()
         else:
             self.stage = stage
+
+    def identity(self) -> Identity | None:
+        """Return the directory's, where it is all of one."""
+        if self.place is None or self.place.is_of_files:
+            return None
+        return self.place.identity
 
     def is_bare(self) -> bool:
         """Say whether it is a directory in which there is nothing to scan."""
@@ -138,6 +147,22 @@ class Held:
         self.edits = edits.told(self.nodes) if is_same else remaining
         return written
 
+    def grow(self, place: Place, *, among: int) -> GrowingScan:
+        """Begin to scan ``place``, which is this, for who takes it meanwhile; in the running loop.
+
+        It is one ``among`` so many, which share what is kept of what they read.
+        """
+        self.growing = GrowingScan(
+            place,
+            self.nodes,
+            filter=self.filter,
+            caches=self._caches,
+            dry_run=False,
+            recent_bytes=RECENT_BYTES // among,
+            copies=self.recent.copies,
+        )
+        return self.growing
+
     def scanned(self) -> Manifest:
         """Return what was found.
 
@@ -155,6 +180,8 @@ class Held:
             if self.offer is not None:
                 self.offer.close()
             self.recent.close()
+            if self.growing is not None:
+                self.growing.tree.close()
             if not self.is_used:
                 self._release()
 

@@ -57,6 +57,15 @@ class Holders:
             raise NotOffered("this token is none of yours")
         return held
 
+    def is_growing(self, channel: Channel) -> bool:
+        """Say whether ``channel`` holds what it takes while that is scanned."""
+        return any(held.growing is not None for held in self._helds.get(channel, {}).values())
+
+    @property
+    def growing(self) -> int:
+        """How many places are held that are taken while they are scanned."""
+        return sum(map(self.is_growing, self._helds))
+
     def drop(self, channel: Channel, token: bytes) -> None:
         """Let go of what ``channel`` holds by ``token``, if it does."""
         if held := self._helds.get(channel, {}).pop(token, None):

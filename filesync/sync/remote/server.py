@@ -77,11 +77,10 @@ class TreeServer:
                 result = await self._look(channel, request)
             case wire.Prepare():
                 result = await self._prepare(channel, request)
-            case wire.Scan(token, writer, wants_edits):
-                held = self._holders.find(channel, token)
-                result = scanned = await self._scan(held, token, writer)
-                if wants_edits:
-                    result = await in_thread(with_told, scanned, held.edits)
+            case wire.Scan():
+                result = await self._tell(channel, request)
+            case wire.AskDirectories(token):
+                result, payload = await _directories(self._holders.find(channel, token))
             case wire.AskNodes() | wire.AskNodeDeltas() | wire.AskUnseen():
                 held = self._holders.find(channel, request.token)
                 result, payload = await _answer_scanned(held, request)
@@ -91,11 +90,20 @@ class TreeServer:
                 result = await self._gifts().give(channel, request)
             case wire.GiveGrowing():
                 result = await self._gifts().give_growing(channel, request)
-            case wire.Progressed() | wire.AskDirectories():
+            case wire.Progressed():
                 raise UnexpectedMessage("a server gives nothing away but on demand")
             case _:
                 assert_never(request)
         return wire.encode(result), payload
+
+    async def _tell(self, channel: Channel, request: wire.Scan) -> wire.Scanned:
+        if request.grows:
+            return await self._grow(channel, request.token)
+        held = self._holders.find(channel, request.token)
+        scanned = await self._scan(held, request.token, request.writer)
+        if request.edits:
+            scanned = await in_thread(with_told, scanned, held.edits)
+        return scanned
 
     # --- places -------------------------------------------------------------------------------
 
@@ -110,6 +118,7 @@ class TreeServer:
                 tuple(sorted(held.part.names or ())),
                 is_bare,
                 trees=held.part.trees,
+                identity=held.identity(),
             )
             for token, held, is_bare in zip(tokens, helds, bare, strict=True)
         ]
@@ -242,6 +251,27 @@ class TreeServer:
             held.leave(after)
         return scanned_of(told.tree, found.skipped, found.unreadable, of_others=held.of_others)
 
+    async def _grow(self, channel: Channel, token: bytes) -> wire.Scanned:
+        """Scan what is taken meanwhile."""
+        held = self._holders.find(channel, token)
+        place = held.place
+        if place is None or not held.is_offered:
+            raise UnexpectedMessage("what is given to is not taken from")
+        if self._holders.is_growing(channel):
+            raise UnexpectedMessage("what is taken while it is scanned is taken one by one")
+        held.use(Stage.NEW)
+        try:
+            growing = held.grow(place, among=self._holders.growing + 1)
+            held.offer = self.plane.offer_growing(growing.tree, place.root, token)
+            found = await growing.task
+        except BaseException:
+            self._holders.drop(channel, token)  # some of it may have been taken
+            raise
+        finally:
+            held.leave(Stage.SCANNED)
+        held.manifest = found.manifest
+        return scanned_of(held.manifest.tree, found.skipped, found.unreadable, of_others=False)
+
     def _gifts(self) -> Gifts:
         return Gifts(self.plane, self._holders, self._caches)
 
@@ -251,6 +281,12 @@ class TreeServer:
         if self._plane is None:
             raise LocalError("a tree server answers before it has a data plane")
         return self._plane
+
+
+async def _directories(held: Held) -> tuple[wire.Directories, bytes]:
+    if held.growing is None:
+        raise UnexpectedMessage("directories were asked for of what is not scanned meanwhile")
+    return await held.growing.directories()
 
 
 async def _answer_scanned(

@@ -8,6 +8,7 @@ from filesync.digest import Digest
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.applying import (
+    Arrival,
     Update,
     as_others,
     making_room,
@@ -18,19 +19,22 @@ from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.owner import as_known_here, this_writer
 from filesync.sync.part import Part, Removal, as_told, in_one_place
-from filesync.sync.places import LocalPlaces
+from filesync.sync.places import LocalPlaces, Place
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
+from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import Peer, ask, tell
 from filesync.sync.remote.edits import unpack_edits, unpack_remains
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found
-from filesync.sync.shadow import removal_of, shadowing, unshadowed
+from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import are_several, is_named
 from filesync.sync.target import NotMade, Target, find_target, is_left_alone
+from filesync.transfer.receive.effects import Feed
 from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
+from filesync.transfer.send.offer import stand_in
 from filesync.transfer.threads import in_thread
 
 
@@ -124,6 +128,9 @@ class _Taking:
             self.stats.note_refused({part.inside: exc.errno})
             return
         with nullcontext() if target is None else closing(target.place):
+            if target is not None and self._may_grow(at, target.place):
+                await self._take_growing(at, target.place)
+                return
             # The server scans while this side does.
             scanning = asyncio.ensure_future(
                 in_thread(scan_target, target, part, self._nodes, options)
@@ -135,6 +142,52 @@ class _Taking:
             await self._bring(at, target, there, scanned)
         if not shadowing(self.parts, at):  # nobody else needs to know what it has
             await tell(self._peer.channel, wire.Drop(self._found[at].token))
+
+    def _may_grow(self, at: int, place: Place) -> bool:
+        """Say whether a part may be taken to ``place`` while the server scans it."""
+        given = self._found[at].identity
+        return (
+            not self._options.dry_run
+            and place.is_free
+            and not (given is not None and place.is_in(given))
+            and stands_alone(self.parts, at, delete=self._options.delete)
+            and self._options.takes_all
+        )
+
+    async def _take_growing(self, at: int, place: Place) -> None:
+        """Take a part to an empty directory: all is wanted, so nothing waits for the scan's end."""
+        peer, token = self._peer, self._found[at].token
+        update = Arrival(
+            place,
+            self._nodes,
+            part=self.parts[at],
+            caches=self._options.used_caches,
+            goes_on=True,
+        )
+        arrivals = Arrivals(peer.channel, token, update, self._nodes)
+        request = wire.Scan(token, grows=True)
+        scanning = asyncio.create_task(ask(peer.channel, request, wire.Scanned))
+        pulling = asyncio.create_task(
+            self._pull(update, token, stand_in(token), feed=arrivals.feed)
+        )
+        try:
+            # A scan that fails says better why than what comes of that.
+            await asyncio.wait({scanning, pulling}, return_when=asyncio.FIRST_EXCEPTION)
+            scanned, _ = await scanning
+            await pulling
+            top = Manifest(await arrivals.check(), self._nodes)
+        finally:
+            for task in (scanning, pulling):
+                task.cancel()
+            await asyncio.wait({scanning, pulling})
+            await tell(peer.channel, wire.Drop(token))
+        self._note_source(at, top, scanned)
+        self._note_refused(at, update)
+
+    def _note_refused(self, at: int, update: Update | Arrival) -> None:
+        refused = update.refused
+        prefix = self.parts[at].prefix
+        self.stats.note_refused(refused.named, prefix=prefix, unnamed=refused.unnamed)
 
     async def _bring(
         self, at: int, target: Target | None, there: Found, scanned: wire.Scanned
@@ -178,9 +231,9 @@ class _Taking:
                 rename=target.rename,
                 caches=self._options.used_caches,
             )
-            await self._pull(update, token, scanned.tree, told)
-            refused = update.refused
-            self.stats.note_refused(refused.named, prefix=part.prefix, unnamed=refused.unnamed)
+            with making_room(update):
+                await self._pull(update, token, scanned.tree, told=told)
+            self._note_refused(at, update)
             self.stats.note_changing(update.passed_over, prefix=part.prefix)
 
     def _note_source(self, at: int, top: Manifest, scanned: wire.Scanned) -> None:
@@ -221,18 +274,25 @@ class _Taking:
         found = [await self._scan(number) for number in range(len(self.parts))]
         return not any(one.unreadable or one.unnamed for one in found)
 
-    async def _pull(self, update: Update, token: bytes, tree: Digest, told: Told) -> None:
+    async def _pull(
+        self,
+        update: Update | Arrival,
+        token: bytes,
+        tree: Digest,
+        *,
+        told: Told | None = None,
+        feed: Feed | None = None,
+    ) -> None:
         peer, stats = self._peer, self.stats
-        replica = Replica(peer.address, token)
-        with making_room(update):
-            pulled = await peer.plane.pull(
-                update,
-                [replica],
-                tree=tree,
-                progress=self._progress,
-                flow=self._options.flow,
-                told=told,
-            )
+        pulled = await peer.plane.pull(
+            update,
+            [Replica(peer.address, token)],
+            tree=tree,
+            progress=self._progress,
+            flow=self._options.flow,
+            told=told,
+            feed=feed,
+        )
         stats.files += pulled.files
         stats.content_bytes += pulled.content_bytes
         stats.copied_bytes += pulled.copied_bytes

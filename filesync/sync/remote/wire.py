@@ -3,7 +3,8 @@
 To take: ``Look`` -> ``Found``, which names the parts; for each, ``Scan`` -> ``Scanned``, which
 the server makes while the client scans its own side; ``AskNodes`` and ``AskNodeDeltas`` for the
 directory nodes that the client lacks, from the root down, but for what ``Scanned`` has told; a session of
-the data plane with the token; ``Drop``.
+the data plane with the token; ``Drop``. To what is empty: a ``Scan`` that ``grows``, and until that is
+answered ``AskDirectories`` -> ``Directories`` again and again, while what they list is pulled.
 
 To give: ``Prepare`` -> ``Prepared``; ``Scan`` -> ``Scanned``, of what is there, while the client
 scans what it gives; unless the two are the same, the client serves its tree over the connection
@@ -103,6 +104,8 @@ class Part(msgspec.Struct, frozen=True):
         names: what it is of the directory; none for all.
         is_bare: nothing is in the directory.
         trees: directories are among the names, with all that is in them.
+        identity: the directory's device and inode, where it is all of one. What is taken to a place
+            in it would be found in its turn, if it is scanned meanwhile.
     """
 
     token: Token
@@ -110,6 +113,7 @@ class Part(msgspec.Struct, frozen=True):
     names: Names = ()
     is_bare: bool = False
     trees: bool = False
+    identity: Identity | None = None
 
 
 class Found(_Message, frozen=True, tag="found"):
@@ -203,11 +207,14 @@ class Scan(_Message, frozen=True, tag="scan"):
         writer: say what this user, who is in these groups, is to make of all that was found: it
             is his, and of group 2^32 - 1 where it is of none of them.
         edits: say what has become of what was there at the last scan, if that is few bytes.
+        grows: what was found is on offer while it is scanned, by the ``stand_in`` of ``token``, and its
+            directories may be asked for.
     """
 
     token: Token
     writer: Writer | None = None
     edits: bool = False
+    grows: bool = False
 
 
 class Scanned(_Message, frozen=True, tag="scanned"):
@@ -372,21 +379,19 @@ class GiveGrowing(_Message, frozen=True, tag="give-growing"):
 
     Attributes:
         token: what was prepared; it is dropped when this is answered.
-        served: under which the tree is served.
-        tree: what stands for the tree's digest until that is known.
+        served: under which the tree is served, by the ``stand_in`` of this.
         progress: say Progressed.
         goes_on: as of ``Give``.
     """
 
     token: Token
     served: Token
-    tree: WireDigest
     progress: bool = False
     goes_on: bool = False
 
 
 class AskDirectories(_Message, frozen=True, tag="ask-directories"):
-    """Server -> client: send what is done of a tree that is being scanned. -> Directories."""
+    """Send what is done of a tree that is being scanned, by either side. -> Directories."""
 
     token: Token
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Self
 
-from filesync.digest import Digest
+from filesync.digest import Digest, digest_of
 from filesync.entropy import random_bytes
 from filesync.transfer.flow import Flow
 
@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 TOKEN_BYTES: Final = 16
 
 
+def stand_in(token: bytes) -> Digest:
+    """Return what stands for a tree that is on offer by ``token`` while its digest is not known."""
+    return digest_of(token)
+
+
 class Offer:
     """A tree that whoever knows ``token`` may read, until it is closed.
 
     Close it, or leave the ``with`` block, before the tree's root is changed or removed.
 
     Attributes:
-        tree: its digest, or what stands for it while it is not known.
+        tree: its digest, or its ``stand_in``.
         flow: what sessions keep to at least.
         on_sent: told the bytes of content of each frame that goes.
         on_close: called once, when it is closed.

@@ -7,14 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from filesync.digest import DIGEST_BYTES, Digest, short
-from filesync.entropy import random_bytes
+from filesync.digest import Digest, short
 from filesync.errors import FilesyncError, LocalError, UnexpectedMessage
 from filesync.manifest import Manifest
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.flow import Flow
-from filesync.transfer.send.offer import Offer
+from filesync.transfer.send.offer import Offer, stand_in
 from filesync.transfer.wire import (
     AskDeltas,
     AskRecipes,
@@ -91,8 +90,7 @@ class Outgoing:
                 root, lambda: growing.contents, growing.recent, growing.recipes, is_live=True
             )
 
-        made_up = Digest(random_bytes(DIGEST_BYTES))
-        return self._offer(made_up, open_source, token, flow=flow, on_sent=None)
+        return self._offer(stand_in(token), open_source, token, flow=flow, on_sent=None)
 
     def offer_coming(
         self, tree: Digest, source: "Source", come: "Come", token: bytes, *, flow: Flow

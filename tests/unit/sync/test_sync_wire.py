@@ -39,7 +39,7 @@ requests: st.SearchStrategy[wire.Request] = st.one_of(
     st.builds(wire.AskUnseen, tokens, *(some_names,) * 3),
     st.builds(wire.Drop, tokens),
     st.builds(wire.Give, tokens, tokens, digests, flags, rules, others, some_names, flags),
-    st.builds(wire.GiveGrowing, tokens, tokens, digests, flags),
+    st.builds(wire.GiveGrowing, tokens, tokens, flags),
     st.builds(wire.AskDirectories, tokens),
     st.builds(wire.Progressed, counts, counts),
 )
