@@ -40,6 +40,7 @@ stamp_of: Final = cast(
 
 MAX_TIME_NS: Final = (1 << 63) - 1
 _BATCH_NAMES: Final = 1024
+_BLOCK_BYTES: Final = 512
 _ENCODING: Final = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _encoder: Final = msgspec.msgpack.Encoder()
 _NO_SUCH_NAME: Final = (errno.ENOENT, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
@@ -113,10 +114,12 @@ class _Looked(NamedTuple):
         return self.status
 
 
-def look(found: Found) -> tuple[list[bytes], dict[bytes, Stamp]]:
+def look(
+    found: Found, *, sparse: set[bytes] | None = None
+) -> tuple[list[bytes], dict[bytes, Stamp]]:
     """Return the directories among ``found`` and the stamps of all else, in order.
 
-    What vanished meanwhile is in neither.
+    What vanished meanwhile is in neither. ``sparse`` gets the names of what ``is_sparse``.
     """
     directories: list[bytes] = []
     stamps: dict[bytes, Stamp] = {}
@@ -125,10 +128,18 @@ def look(found: Found) -> tuple[list[bytes], dict[bytes, Stamp]]:
             directories.append(name)
         else:
             try:
-                stamps[name] = stamp_of(item.stat(follow_symlinks=False))
+                status = item.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
+            stamps[name] = stamp_of(status)
+            if sparse is not None and is_sparse(status):
+                sparse.add(name)
     return directories, stamps
+
+
+def is_sparse(status: os.stat_result) -> bool:
+    """Say whether a file has fewer blocks than its size takes."""
+    return status.st_blocks * _BLOCK_BYTES < status.st_size
 
 
 def header_of(st: os.stat_result, xattrs: Xattrs) -> Directory:

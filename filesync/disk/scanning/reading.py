@@ -29,6 +29,7 @@ from filesync.disk.scanning.listing import (
     Stamp,
     fitting,
     header_of,
+    is_sparse,
     mark,
     stamp_of,
 )
@@ -49,7 +50,6 @@ from filesync.disk.scanning.written import (
     SIZED_FIRST_BYTES,
     has_holes,
     is_as_written,
-    is_sparse,
     owner_believed,
     place_of,
 )
@@ -80,7 +80,7 @@ class Listing:
         kept: of those, what is as it was.
         hidden_ns: see ``Seen``.
         written: what is seen of those that are as they were written.
-        sparse: names of large ones that had holes when they were read.
+        sparse: names of files that had holes when they were read, or looked at for them.
         entries: of all but subdirectories, as far as it is read.
         unknown: names among them whose contents could not be read.
         is_whole: nothing was skipped.
@@ -412,8 +412,7 @@ def _as_written(listing: Listing, file: File, stamp: Stamp) -> Xattrs | None:
     """Return the attributes of what seems to be ``file`` as written; None if it is to be read."""
     try:
         if stamp[CTIME] < listing.hidden_ns and stamp[SIZE] < SIZED_FIRST_BYTES:
-            status = os.stat(file.name, dir_fd=listing.fd, follow_symlinks=False)
-            return None if is_sparse(status) else file.xattrs
+            return None if file.name in listing.sparse else file.xattrs
         # Opened, what it holds besides is told in half the time that it takes by a path.
         fd = os.open(file.name, READ_FLAGS, dir_fd=listing.fd)
     except OSError:

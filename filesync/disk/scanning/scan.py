@@ -284,7 +284,9 @@ class _Scan:
         if seen is None and not self._must_look:
             self._reader.read_new(listing, found)
         else:
-            listing.directories, listing.stamps = look(found)
+            # What was written and not scanned is looked at more closely (``is_as_written``).
+            sparse = listing.sparse if seen is not None and seen.hidden_ns else None
+            listing.directories, listing.stamps = look(found, sparse=sparse)
             if seen is not None and seen.mark and seen.mark == listing.mark():
                 known = seen.known()
                 made = self._keeps(listing, seen.stamps, seen.mark, seen)

@@ -7,13 +7,21 @@ from typing import Final
 
 from xxhash import xxh3_64_intdigest
 
-from filesync.disk.scanning.listing import CTIME, MODE, MTIME, NLINK, SIZE, UID, Stamp
+from filesync.disk.scanning.listing import (
+    CTIME,
+    MODE,
+    MTIME,
+    NLINK,
+    SIZE,
+    UID,
+    Stamp,
+    is_sparse,
+)
 from filesync.disk.scanning.statcache import Seen, SeenFile, is_racy, pack_stamps
 from filesync.disk.statedir import boot_id
 from filesync.manifest import Directory, File, encode, with_entries
 
 _BY_OTHERS: Final = 0o022
-_BLOCK_BYTES: Final = 512
 SIZED_FIRST_BYTES: Final = 64 << 10
 """Below this an update gives a file its size with its content, unless it has holes."""
 _FLUSHED_NS: Final = 600_000_000_000
@@ -117,11 +125,6 @@ def has_holes(fd: int, status: os.stat_result) -> bool:
     """
     is_large = status.st_size >= SIZED_FIRST_BYTES
     return is_sparse(status) or (is_large and os.lseek(fd, 0, os.SEEK_HOLE) < status.st_size)
-
-
-def is_sparse(status: os.stat_result) -> bool:
-    """Say whether a file has fewer blocks than its size takes."""
-    return status.st_blocks * _BLOCK_BYTES < status.st_size
 
 
 def place_of(inode: int) -> int:

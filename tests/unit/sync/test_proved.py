@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import digest_of
-from filesync.disk.scanning import reading, written
+from filesync.disk.scanning import listing, reading, written
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning.readfile import Content, read_file, read_xattrs
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
@@ -435,7 +435,7 @@ def test_a_small_file_of_a_new_directory_that_has_holes_is_read(
     place: Place, tmp_path: Path, read: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_new(place, tmp_path)
-    monkeypatch.setattr(reading, "is_sparse", lambda _: True)
+    monkeypatch.setattr(listing, "is_sparse", lambda _: True)
     read.clear()
     scanned(place, tmp_path)
     assert {b"one", b"tagged"} <= set(read)
