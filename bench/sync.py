@@ -122,14 +122,17 @@ def measure(row: Row, root: Path, rounds: int) -> dict[str, list[Run]]:
         _run(tool, source, served)
         time.sleep(REST_S)
     for number in range(rounds):
-        time.sleep(0 if row.is_cold else CHANGE_S)
-        row.change(source, number)
-        for tool in tools:
+        if not row.is_second:
+            time.sleep(0 if row.is_cold else CHANGE_S)
+            row.change(source, number)
+        for turn, tool in enumerate(tools):
             if row.is_cold:
                 shutil.rmtree(served / tool.name, ignore_errors=True)
                 shutil.rmtree(root / "cache", ignore_errors=True)
             if row.is_second:
                 _run(tool, source, served)
+                time.sleep(CHANGE_S)
+                row.change(source, number * len(tools) + turn)
             time.sleep(REST_S)
             runs[tool.name].append(_run(tool, source, served))
             compare(source, served / tool.name)

@@ -22,7 +22,7 @@ class Row:
         is_cold: each round starts with an empty destination and no stat cache.
         bytes_limit: of the ratio of bytes on the wire to rsync's; time_limit: of the time. None
             where nothing is to be reached.
-        is_second: of two runs of such a round the second one is measured.
+        is_second: of two runs of such a round, with the change between them, the second is measured.
     """
 
     title: str
@@ -175,6 +175,9 @@ def rows(*, is_quick: bool) -> dict[str, Row]:
         ),
         "bytes": Row(
             f"{large // MIB} MiB, 1,000 bytes changed", file, change_bytes, False, 0.12, 1.0
+        ),
+        "bytes-first": Row(
+            "the same, for the first time", file, change_bytes, True, None, None, is_second=True
         ),
         "inserted": Row(f"{large // MIB} MiB, 100 insertions", file, insert, False, 0.25, 1.0),
         "moved": Row(

@@ -79,7 +79,7 @@ class Copying:
         """Keep a small content until its directory is done."""
         self._recent.keep(digest, content)
 
-    def beside(self, old: Digest, size: int) -> "Beside | None":
+    def beside(self, path: bytes, old: Digest, size: int) -> "Beside | None":
         """Nobody has the file as it was."""
 
     def finish(self, tree: Digest) -> UpdateStats:

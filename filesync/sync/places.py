@@ -8,7 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from filesync.disk.handles import DIRECTORY_FLAGS, open_root, shown, why_no_root
+from filesync.disk.handles import (
+    DIRECTORY_FLAGS,
+    DirectoryHandles,
+    open_root,
+    shown,
+    why_no_root,
+)
 from filesync.errors import PathMissing, StoreError, UsageError
 from filesync.manifest.node import is_name
 from filesync.sync.filter import Filter
@@ -102,6 +108,10 @@ class Place:
     def is_in(self, directory: Identity) -> bool:
         """Say whether it is below ``directory``, or is that; not where it cannot be told."""
         return _is_in(os.dup(self._fd), directory)
+
+    def handles(self) -> DirectoryHandles:
+        """Return what opens directories in it, for as long as the caller likes."""
+        return DirectoryHandles(self._fd)
 
     def is_bare(self, filter: Filter) -> bool:
         """Say whether it is all of a directory, with nothing in it that ``filter`` lets through."""

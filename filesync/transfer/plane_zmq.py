@@ -313,6 +313,17 @@ class DataPlane:
             told=told,
         )
 
+    async def cut_ahead(self, digest: Digest, opening: Callable[[], int]) -> None:
+        """Cut what ``opening`` opens, which should hold ``digest``, before what became of it is pulled.
+
+        One after another, beside all that is pulled. Who pulls it meanwhile waits for that; a file
+        that holds something else costs bytes.
+
+        Raises:
+            OSError, FilesyncError: by ``opening``, in a thread.
+        """
+        await self._incoming.cut_ahead(digest, opening)
+
     @cached_property
     def _incoming(self) -> "Incoming":
         # Who only sends needs nothing of what receives: 20 ms less to start with.

@@ -85,6 +85,7 @@ def seeds() -> list[bytes]:
         wire.Prepare(b"a", owner=wire.OwnerNames("12", "34")),
         wire.Scan(TOKEN),
         wire.Scan(TOKEN, (12, frozenset([0, 34]))),
+        wire.Scan(TOKEN, grows=True),
         wire.AskNodes(TOKEN, (NEW.tree, digest_of(b"?"))),
         asked,
         wire.AskUnseen(TOKEN, (b"a",), PATHS, (b"", *PATHS)),
@@ -96,6 +97,7 @@ def seeds() -> list[bytes]:
         wire.Give(TOKEN, TOKEN, NEW.tree, remains=pack_remains(Edited(remains=[REMAINS]))),
         wire.GiveGrowing(TOKEN, TOKEN),
         wire.AskDirectories(TOKEN),
+        wire.Changing(TOKEN, b"a/b", digest_of(b"?")),
         wire.Progressed(1, 2),
     ]
     answers: list[tuple[wire.Answer, bytes]] = [

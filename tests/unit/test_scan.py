@@ -693,7 +693,7 @@ class Meddler:
     def content_read(self, digest: Digest, content: bytes) -> None:
         pass
 
-    def beside(self, old: Digest, size: int) -> None:
+    def beside(self, path: bytes, old: Digest, size: int) -> None:
         return None
 
 

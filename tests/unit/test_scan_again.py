@@ -135,7 +135,7 @@ class Watching:
     def content_read(self, digest: Digest, content: bytes) -> None:
         pass
 
-    def beside(self, old: Digest, size: int) -> None:
+    def beside(self, path: bytes, old: Digest, size: int) -> None:
         self.asked[old] = size
 
 

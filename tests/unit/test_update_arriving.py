@@ -60,7 +60,7 @@ class Watched:
     def content_read(self, digest: Digest, content: bytes) -> None:
         self.read[digest] = content
 
-    def beside(self, old: Digest, size: int) -> None:
+    def beside(self, path: bytes, old: Digest, size: int) -> None:
         """Nobody is shown a large file."""
 
 

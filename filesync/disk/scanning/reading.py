@@ -147,14 +147,14 @@ class Reader:
         hints: Mapping[bytes, tuple[int, Digest]],
         *,
         keep: Keep | None = None,
-        beside: Callable[[Digest, int], Beside | None] | None = None,
+        beside: Callable[[bytes, Digest, int], Beside | None] | None = None,
         skip_unreadable: bool = False,
         keep_unreadable: bool = False,
     ) -> None:
         """Read large files on ``pool``, and those in ``hints`` (size, digest) not at all.
 
-        ``keep`` is given what small files hold; ``beside`` is asked, by what was noted of it
-        and by its size, who is shown a file that has changed. What cannot be
+        ``keep`` is given what small files hold; ``beside`` is asked, by path, what was noted of
+        it and its size, who is shown a file that has changed. What cannot be
         read is left out, or an error; with ``keep_unreadable`` files are there all the same.
         """
         self._pool = pool
@@ -270,7 +270,7 @@ class Reader:
             if hint is None or hint[0] != stamp[SIZE]:
                 beside = None
                 if self._beside is not None:
-                    beside = partial(self._beside, seen[0].digest if seen else EMPTY)
+                    beside = partial(self._beside, path, seen[0].digest if seen else EMPTY)
                 if stamp[SIZE] >= LARGE_BYTES:
                     read = partial(read_file, listing.fd, name, path, beside)
                     future = self._pool.submit(copy_context().run, read)

@@ -109,7 +109,7 @@ class _Teller:
         if self._content_bytes >= TOLD_CONTENT_BYTES:
             self._hand()
 
-    def beside(self, old: Digest, size: int) -> "Beside | None":
+    def beside(self, path: bytes, old: Digest, size: int) -> "Beside | None":
         """Nobody has the file as it was."""
 
     def end(self, found: Found) -> None:

@@ -89,6 +89,7 @@ async def sync_from(
         Unavailable: the server is not there, or refuses.
         StoreError: this disk.
     """
+    from filesync.sync.remote.cutting import Ahead
     from filesync.sync.remote.taking import take
 
     started = monotonic()
@@ -97,11 +98,13 @@ async def sync_from(
         raise UsageError("all sources of one sync must be on one server; sync once for each")
     paths = [source.path for source in sources]
     _check_bounds(paths, options.rules)
+    ahead = Ahead()
     async with (
-        DataPlane(own=_own_key(sources[0], options)) as plane,
+        DataPlane(answer=ahead.answer, own=_own_key(sources[0], options)) as plane,
         _dialled(plane, sources[0], options) as peer,
     ):
-        stats = await take(peer, paths, dest, options, progress)
+        ahead.plane = plane
+        stats = await take(peer, paths, dest, options, progress, ahead)
     return _timed(stats, peer, started)
 
 

@@ -193,7 +193,8 @@ class Giving:
         there = prepared.scanned
         if there is None:
             there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
-        self._note_source(at, await scan.task)
+        async with scan.cuts.told(peer.channel, prepared.token):
+            self._note_source(at, await scan.task)
         top = await self._trees.coming(at, prepared.new_owner)
         removal = await self._trees.removal(at, top)
         if there.unreadable:

@@ -8,6 +8,7 @@ from filesync.manifest.tree import Nodes
 from filesync.sync.filter import Filter
 from filesync.sync.places import Place
 from filesync.sync.remote import wire
+from filesync.sync.remote.cutting import Cuts
 from filesync.transfer.send.growing import GrowingTree
 from filesync.transfer.threads import in_thread
 
@@ -25,6 +26,7 @@ class GrowingScan:
     Attributes:
         task: gives what was found; await it, or cancel it and wait for its end.
         tree: what was done so far.
+        cuts: large files that it finds changed.
     """
 
     def __init__(
@@ -44,11 +46,19 @@ class GrowingScan:
         """
         loop = asyncio.get_running_loop()
         self._more = asyncio.Event()
+        self.cuts = Cuts()
 
         def tell() -> None:
             loop.call_soon_threadsafe(self._more.set)
 
-        self.tree = GrowingTree(nodes, tell, caches, recent_bytes=recent_bytes, copies=copies)
+        self.tree = GrowingTree(
+            nodes,
+            tell,
+            caches,
+            recent_bytes=recent_bytes,
+            copies=copies,
+            on_cut=self.cuts.note,
+        )
         self.task: asyncio.Task[Found] = asyncio.create_task(
             in_thread(_scan, place, nodes, filter, caches, self.tree, dry_run)
         )

@@ -14,7 +14,7 @@ from filesync.sync.places import Identity, Place
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.scanning import Found, Named, scan_place
 from filesync.transfer.coding.recipecache import RecipeCache
-from filesync.transfer.send.cuttings import Cuttings
+from filesync.transfer.send.cuttings import Cuttings, OnCut
 from filesync.transfer.send.edits import Edited, Edits
 from filesync.transfer.send.offer import Offer
 from filesync.transfer.send.recent import RECENT_BYTES, Recent
@@ -117,14 +117,19 @@ class Held:
         """Say whether it is a directory in which there is nothing to scan."""
         return self.place is not None and self.place.is_bare(self.filter)
 
-    def scan(self, writer: Writer | None = None, recipes: RecipeCache | None = None) -> Found:
+    def scan(
+        self,
+        writer: Writer | None = None,
+        recipes: RecipeCache | None = None,
+        on_cut: OnCut | None = None,
+    ) -> Found:
         """Scan the place; return it as ``writer`` is to make it, if there is one. Blocks.
 
-        Of large files that are to be taken, and have changed, ``recipes`` are made.
+        Of large files that are to be taken, and have changed, ``recipes`` are made (``Cuttings``).
         """
         if self.place is None:
             return Found(self.manifest, {}, {})
-        cuttings = Cuttings(self._caches, recipes)
+        cuttings = Cuttings(self._caches, recipes, on_cut=on_cut)
         edits = Edits(self._caches, self.recent, cuttings)
         found = scan_place(
             self.place,

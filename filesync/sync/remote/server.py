@@ -21,6 +21,7 @@ from filesync.sync.owner import look_up, this_writer
 from filesync.sync.part import Part, as_told
 from filesync.sync.places import Claimed, Places
 from filesync.sync.remote import wire
+from filesync.sync.remote.cutting import Cuts, cut_ahead
 from filesync.sync.remote.edits import with_told
 from filesync.sync.remote.gifts import Gifts
 from filesync.sync.remote.held import Held, Stage
@@ -79,11 +80,16 @@ class TreeServer:
                 result = await self._prepare(channel, request)
             case wire.Scan():
                 result = await self._tell(channel, request)
-            case wire.AskDirectories(token):
-                result, payload = await _directories(self._holders.find(channel, token))
-            case wire.AskNodes() | wire.AskNodeDeltas() | wire.AskUnseen():
+            case wire.Changing():
+                await self._cut_ahead(channel, request)
+            case (
+                wire.AskDirectories()
+                | wire.AskNodes()
+                | wire.AskNodeDeltas()
+                | wire.AskUnseen()
+            ):
                 held = self._holders.find(channel, request.token)
-                result, payload = await _answer_scanned(held, request)
+                result, payload = await _answer_held(held, request)
             case wire.Drop(token):
                 self._holders.drop(channel, token)
             case wire.Give():
@@ -100,7 +106,7 @@ class TreeServer:
         if request.grows:
             return await self._grow(channel, request.token)
         held = self._holders.find(channel, request.token)
-        scanned = await self._scan(held, request.token, request.writer)
+        scanned = await self._scan(channel, held, request.token, request.writer)
         if request.edits:
             scanned = await in_thread(with_told, scanned, held.edits)
         return scanned
@@ -187,7 +193,7 @@ class TreeServer:
         scanned: wire.Scanned | None = None
         if request.scan and not is_empty:
             try:
-                scanned = await self._scan(held, token, None)
+                scanned = await self._scan(channel, held, token, None)
             except BaseException:
                 self._holders.drop(channel, token)  # nobody is told of it
                 raise
@@ -232,13 +238,16 @@ class TreeServer:
                     raise
             await asyncio.sleep(CLAIM_AGAIN_S)
 
-    async def _scan(self, held: Held, token: bytes, writer: wire.Writer | None) -> wire.Scanned:
+    async def _scan(
+        self, channel: Channel, held: Held, token: bytes, writer: wire.Writer | None
+    ) -> wire.Scanned:
         held.use(Stage.NEW)
         after = Stage.NEW
+        cuts = Cuts()
+        scan = partial(held.scan, writer and Writer(*writer), self.plane.recipes, cuts.note)
         try:
-            found = await in_thread(
-                with_room, held.scan, writer and Writer(*writer), self.plane.recipes
-            )
+            async with cuts.told(channel, token):
+                found = await in_thread(with_room, scan)
             told = await in_thread(as_told, held.part, found.manifest, held.nodes)
             held.manifest = told if held.is_offered else found.manifest
             held.shut = found.unreadable
@@ -272,6 +281,13 @@ class TreeServer:
         held.manifest = found.manifest
         return scanned_of(held.manifest.tree, found.skipped, found.unreadable, of_others=False)
 
+    async def _cut_ahead(self, channel: Channel, request: wire.Changing) -> None:
+        held = self._holders.find(channel, request.token)
+        there = held.scanned()
+        if held.is_claimed and held.place is not None:
+            path = held.rename or request.path
+            await cut_ahead(self.plane, held.place, there, path, request.content)
+
     def _gifts(self) -> Gifts:
         return Gifts(self.plane, self._holders, self._caches)
 
@@ -283,17 +299,16 @@ class TreeServer:
         return self._plane
 
 
-async def _directories(held: Held) -> tuple[wire.Directories, bytes]:
-    if held.growing is None:
-        raise UnexpectedMessage("directories were asked for of what is not scanned meanwhile")
-    return await held.growing.directories()
-
-
-async def _answer_scanned(
-    held: Held, request: wire.AskNodes | wire.AskNodeDeltas | wire.AskUnseen
+async def _answer_held(
+    held: Held,
+    request: wire.AskDirectories | wire.AskNodes | wire.AskNodeDeltas | wire.AskUnseen,
 ) -> tuple[wire.Answer, bytes]:
-    """Answer a question about what was scanned."""
+    """Answer a question about what was scanned, or is."""
     match request:
+        case wire.AskDirectories():
+            if held.growing is None:
+                raise UnexpectedMessage("directories were asked for of what does not grow")
+            return await held.growing.directories()
         case wire.AskNodes():
             return wire.Nodes(), await in_thread(answer_nodes, held.scanned(), request.digests)
         case wire.AskNodeDeltas():

@@ -24,6 +24,7 @@ from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import Peer, ask, tell
+from filesync.sync.remote.cutting import Ahead
 from filesync.sync.remote.edits import unpack_edits, unpack_remains
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.saying.stats import SyncStats
@@ -44,8 +45,9 @@ async def take(
     dest: bytes,
     options: Options,
     progress: OnProgress | None,
+    ahead: Ahead,
 ) -> SyncStats:
-    """Make ``dest`` hold what ``paths`` have on the server ``peer``.
+    """Make ``dest`` hold what ``paths`` have on the server ``peer``, which is answered by ``ahead``.
 
     Raises:
         SourceChanged, ContentCorrupt: see ``changes_of``.
@@ -60,7 +62,7 @@ async def take(
         tuple(paths), options.rules, options.reads_all, skip_missing=True, copies=options.afresh
     )
     found, _ = await ask(peer.channel, request, wire.Found)
-    taking = _Taking(peer, found, paths, dest, options, progress)
+    taking = _Taking(peer, found, paths, dest, options, progress, ahead)
     for at in reversed(range(len(found.parts))):
         with changes_of(taking.parts[at]):
             await taking.take(at)
@@ -76,6 +78,7 @@ class _Taking:
         dest: bytes,
         options: Options,
         progress: OnProgress | None,
+        ahead: Ahead,
     ) -> None:
         """Of ``paths`` the server has ``found``.
 
@@ -97,6 +100,7 @@ class _Taking:
         self._dest = dest
         self._options = options
         self._progress = progress
+        self._ahead = ahead
         self._nodes = MemoryNodes()
         self._tops: dict[int, wire.Scanned] = {}
         self._planned = Planned(self._nodes)
@@ -131,14 +135,7 @@ class _Taking:
             if target is not None and self._may_grow(at, target.place):
                 await self._take_growing(at, target.place)
                 return
-            # The server scans while this side does.
-            scanning = asyncio.ensure_future(
-                in_thread(scan_target, target, part, self._nodes, options)
-            )
-            try:
-                scanned = await self._scan(at)
-            finally:
-                there = await scanning
+            there, scanned = await self._scan_both(at, target)
             await self._bring(at, target, there, scanned)
         if not shadowing(self.parts, at):  # nobody else needs to know what it has
             await tell(self._peer.channel, wire.Drop(self._found[at].token))
@@ -188,6 +185,19 @@ class _Taking:
         refused = update.refused
         prefix = self.parts[at].prefix
         self.stats.note_refused(refused.named, prefix=prefix, unnamed=refused.unnamed)
+
+    async def _scan_both(self, at: int, target: Target | None) -> tuple[Found, wire.Scanned]:
+        """Return what is there, and what the server has, which scans while this side does."""
+        options = self._options
+        scan = in_thread(scan_target, target, self.parts[at], self._nodes, options)
+        scanning = asyncio.ensure_future(scan)
+        changing = None if options.dry_run else target
+        try:
+            with self._ahead.scanning(self._found[at].token, changing, scanning):
+                scanned = await self._scan(at)
+        finally:
+            there = await scanning
+        return there, scanned
 
     async def _bring(
         self, at: int, target: Target | None, there: Found, scanned: wire.Scanned

@@ -9,7 +9,7 @@ answered ``AskDirectories`` -> ``Directories`` again and again, while what they 
 To give: ``Prepare`` -> ``Prepared``; ``Scan`` -> ``Scanned``, of what is there, while the client
 scans what it gives; unless the two are the same, the client serves its tree over the connection
 (``wire.Serve``) and says ``Give``, with what has become of the last tree that it gave, or the first
-nodes of this one. Before it answers ``Given`` the server asks the client for the other nodes that it lacks, pulls, and says ``Progressed`` now
+nodes of this one. Meanwhile either giver may say ``Changing``. Before it answers ``Given`` the server asks the client for the other nodes that it lacks, pulls, and says ``Progressed`` now
 and then if it was asked to. A client that shows what would change asks with ``AskNodes`` for what
 is there, and with ``AskUnseen`` for what of it no scan shows and would be in the way; to change
 nothing it says ``Drop`` instead. To what is empty: ``Prepare`` -> ``Prepared``, then
@@ -437,6 +437,22 @@ class Given(_Message, frozen=True, tag="given"):
     unnamed_changed: Count = 0
 
 
+class Changing(_Message, frozen=True, tag="changing"):
+    """Giver -> who takes: a large file has changed, and will be asked for by its pieces. -> Done.
+
+    It is still being read. Who has it may cut it meanwhile, and need not.
+
+    Attributes:
+        token: what is given to, or taken from.
+        path: in the tree.
+        content: what it held, as far as the giver knows.
+    """
+
+    token: Token
+    path: Path
+    content: WireDigest
+
+
 class Progressed(_Message, frozen=True, tag="progressed"):
     """Server -> client: how far a gift has come. -> Done."""
 
@@ -455,6 +471,7 @@ Request = (
     | Give
     | GiveGrowing
     | AskDirectories
+    | Changing
     | Progressed
 )
 Answer = Found | Prepared | Scanned | Nodes | NodeDeltas | Unseen | Directories | Done | Given

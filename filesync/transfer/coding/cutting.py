@@ -12,7 +12,11 @@ from filesync.transfer.coding.remains import MAX_RUNS, Remains
 
 
 class Cutting:
-    """Makes the recipe of one file; a ``filesync.disk.scanning.readfile.Beside``."""
+    """Makes the recipe of one file; a ``filesync.disk.scanning.readfile.Beside``.
+
+    Attributes:
+        knows_old: it will be known what the file still has of what it held.
+    """
 
     def __init__(
         self,
@@ -30,9 +34,10 @@ class Cutting:
         self._on_end = on_end
         self._recipes = recipes
         self._files = files
-        known = None
-        if files is not None:
-            known = files.load(old) or MarkedRecipe.empty(random_bits(KEY_BITS))
+        known = None if files is None else files.load(old)
+        self.knows_old = known is not None
+        if files is not None and known is None:
+            known = MarkedRecipe.empty(random_bits(KEY_BITS))
         self._cutter = Cutter(old=known)
         self._thread = ThreadPoolExecutor(1)
         self._block: Future[None] | None = None

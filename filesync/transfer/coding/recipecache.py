@@ -6,6 +6,7 @@ recipe that is wrong costs bytes; it is to be forgotten then.
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from filesync.digest import Digest
@@ -21,6 +22,7 @@ class RecipeCache:
     def __init__(self) -> None:
         self._recipes: OrderedDict[Digest, Recipe] = OrderedDict()
         self._chunks = 0
+        self._making: dict[Digest, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def note(self, digest: Digest, recipe: Recipe) -> None:
@@ -41,6 +43,24 @@ class RecipeCache:
                 return None
             self._recipes.move_to_end(digest)
         return recipe.between(offset, end)
+
+    def made(self, digest: Digest, size: int, make: Callable[[], Recipe]) -> Recipe:
+        """Return the recipe of a content of ``size`` bytes; ``make`` makes it, if it is not known.
+
+        Whoever asks for it meanwhile waits.
+        """
+        with self._lock:
+            making = self._making.setdefault(digest, threading.Lock())
+        with making:
+            try:
+                known = self.find(digest, 0, size)
+                if known is None:
+                    known = make()
+                    self.note(digest, known)
+                return known
+            finally:
+                with self._lock:
+                    self._making.pop(digest, None)
 
     def forget(self, digest: Digest) -> None:
         """Keep nothing of a content: what was known of it may be wrong."""

@@ -13,13 +13,13 @@ from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import ALL_WINDOWS_BYTES, LEAST_WINDOW_BYTES, Flow
 from filesync.transfer.receive.effects import Feed
-from filesync.transfer.receive.landing_disk import Update
+from filesync.transfer.receive.landing_disk import Update, cut_ahead
 from filesync.transfer.receive.pull_zmq import Pull
 from filesync.transfer.receive.told import Told
 from filesync.transfer.receive.works import MAX_DELTA_FILES
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import Progress, PullStats
-from filesync.transfer.threads import until_done
+from filesync.transfer.threads import until_done, while_wanted
 from filesync.transfer.timeouts import Timeouts
 
 T = TypeVar("T")
@@ -46,6 +46,7 @@ class Incoming:
         self._pulls: set[Pull] = set()
         # Peers have told them: nobody else is told them again.
         self._landed = RecipeCache()
+        self._ahead = asyncio.Lock()
 
     async def pull(
         self,
@@ -94,6 +95,11 @@ class Incoming:
             raise
         stats.seconds = monotonic() - started
         return stats
+
+    async def cut_ahead(self, digest: Digest, opening: Callable[[], int]) -> None:
+        """Cut an old file that will be put together anew; see ``DataPlane.cut_ahead``."""
+        async with self._ahead:
+            await while_wanted(cut_ahead, self._landed, digest, opening)
 
     @contextmanager
     def _sharing(self, pull: Pull) -> Iterator[None]:

@@ -1,8 +1,9 @@
 """Where a pull's bytes come down: units cut into files, files written to the disk."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, Protocol
 
 from blake3 import blake3
@@ -13,7 +14,7 @@ from filesync.disk.updating.update import WantedFile
 from filesync.entropy import random_bits
 from filesync.errors import ContentCorrupt, MalformedMessage
 from filesync.transfer.coding import delta, edit
-from filesync.transfer.coding.chunking import cut
+from filesync.transfer.coding.chunking import Read, cut
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.matching import Copy, Index
 from filesync.transfer.coding.recipe import AVG_CHUNK_BYTES, Recipe, name_of
@@ -22,6 +23,7 @@ from filesync.transfer.coding.remains import Remains, copies_of
 from filesync.transfer.receive.units import Based, Batch, CopyRanges, Gap, Piece, Work
 from filesync.transfer.threads import CUTTING
 from filesync.transfer.wire import Buffer
+from filesync.wanted import check_wanted
 
 EDITED_AT_ONCE: Final = 16
 """Files that are held in memory, of at most 128 KiB each, and their old contents."""
@@ -151,11 +153,10 @@ class Landing:
 
     def _chunks_of(self, basis: Basis, room: int) -> Recipe:
         """Return the chunks of an old file; no more are read than ``room`` takes on average."""
-        if basis.digest is not None:
-            known = self._recipes.find(basis.digest, 0, basis.size)
-            if known is not None:
-                return known
-        return cut(reading(basis.fd), 0, basis.size, enough=room * AVG_CHUNK_BYTES)
+        make = partial(_cut, reading(basis.fd), basis.size, room)
+        if basis.digest is None:
+            return make()
+        return self._recipes.made(basis.digest, basis.size, make)
 
     def copy(self, effects: Sequence[CopyRanges]) -> None:
         """Copy from the old files. One that became shorter leaves zeros, which will show."""
@@ -288,6 +289,29 @@ def _remaining(remains: Remains, work: Work, bases: Sequence[Basis]) -> list[Cop
 
 def _is_content(file: WantedFile, data: Buffer) -> bool:
     return len(data) == file.size and blake3(data).digest() == file.digest
+
+
+def cut_ahead(recipes: RecipeCache, digest: Digest, opening: Callable[[], int]) -> None:
+    """Have ``recipes`` have that of what ``opening`` opens, which should hold ``digest``.
+
+    Blocks, as long as anybody wants it.
+    """
+    fd = opening()
+    read = reading(fd)
+
+    def read_wanted(offset: int, length: int) -> memoryview:
+        check_wanted()
+        return read(offset, length)
+
+    try:
+        size = os.fstat(fd).st_size
+        recipes.made(digest, size, lambda: _cut(read_wanted, size, Index.MAX_CHUNKS))
+    finally:
+        os.close(fd)
+
+
+def _cut(read: Read, size: int, room: int) -> Recipe:
+    return cut(read, 0, size, enough=room * AVG_CHUNK_BYTES)
 
 
 def _is_right(gap: Gap, made: bytes) -> bool:

@@ -150,7 +150,7 @@ class Edits:
         if self._recent is not None and self._recent.copies is not None:
             self._recent.keep(digest, content)
 
-    def beside(self, old: Digest, size: int) -> "Beside | None":
+    def beside(self, path: bytes, old: Digest, size: int) -> "Beside | None":
         """Return who is shown a file that had the ``old`` content, unless that is of no use."""
         if self._recent is not None and self._recent.copies is not None:
             return self._recent.copies.beside(size)
@@ -158,7 +158,7 @@ class Edits:
         if size <= most:
             return Editing(self, old)
         self._miss()
-        return self._cuttings.beside(old, size)
+        return self._cuttings.beside(path, old, size)
 
     def note(self, old: Digest, digest: Digest, content: Buffer) -> None:
         """Take note of what became of a content."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from filesync.disk.scanning.readfile import Beside
     from filesync.transfer.coding.recipecache import RecipeCache
     from filesync.transfer.send.copies import Copies
+    from filesync.transfer.send.cuttings import OnCut
     from filesync.transfer.send.edits import Edited, Edits
 
 HANDED_BYTES: Final = 160 << 10
@@ -54,6 +55,7 @@ class GrowingTree:
         *,
         recent_bytes: int = RECENT_BYTES,
         copies: "Copies | None" = None,
+        on_cut: "OnCut | None" = None,
     ) -> None:
         """Begin.
 
@@ -64,11 +66,13 @@ class GrowingTree:
             caches: where recipes and marks stay from one scan to the next.
             recent_bytes: bound on ``recent``.
             copies: what is read is copied to these.
+            on_cut: see ``Cuttings``.
         """
         self.contents = GrowingContents(nodes)
         self.recent = Recent(recent_bytes, copies)
         self._on_done = on_done
         self._caches = caches
+        self._on_cut = on_cut
         self._edits: Edits | None = None
         self._nodes = nodes
         self._lock = threading.Lock()
@@ -101,9 +105,9 @@ class GrowingTree:
         """Take note of a small file's content."""
         self.recent.keep(digest, content)
 
-    def beside(self, old: Digest, size: int) -> "Beside | None":
+    def beside(self, path: bytes, old: Digest, size: int) -> "Beside | None":
         """Have made of a file that has changed what will be wanted by who has the ``old`` one."""
-        return self._noted_edits().beside(old, size)
+        return self._noted_edits().beside(path, old, size)
 
     def _noted_edits(self) -> "Edits":
         from filesync.transfer.send.cuttings import Cuttings
@@ -111,7 +115,8 @@ class GrowingTree:
 
         with self._lock:  # large files are read by threads of their own
             if self._edits is None:
-                self._edits = Edits(self._caches, self.recent, Cuttings(self._caches))
+                cuttings = Cuttings(self._caches, on_cut=self._on_cut)
+                self._edits = Edits(self._caches, self.recent, cuttings)
             return self._edits
 
     def end(self, tree: Digest) -> None:

@@ -88,7 +88,7 @@ class Told:
         assert digest == digest_of(content)
         self.contents.append(content)
 
-    def beside(self, old: Digest, size: int) -> None:
+    def beside(self, path: bytes, old: Digest, size: int) -> None:
         raise AssertionError
 
 

@@ -33,7 +33,7 @@ requests: st.SearchStrategy[wire.Request] = st.one_of(
     st.builds(wire.Look, st.lists(names, min_size=1, max_size=3).map(tuple), rules, flags),
     st.builds(wire.Prepare, names, some_names, names, flags, flags, rules, *(flags,) * 4),
     st.builds(wire.Prepare, names, owner=st.builds(wire.OwnerNames, owner_names, owner_names)),
-    st.builds(wire.Scan, tokens),
+    st.builds(wire.Scan, tokens, grows=flags),
     st.builds(wire.AskNodes, tokens, st.lists(digests, min_size=1, max_size=3).map(tuple)),
     st.builds(wire.AskNodeDeltas, tokens, st.integers(0, MAX_INTEGER), items),
     st.builds(wire.AskUnseen, tokens, *(some_names,) * 3),
@@ -41,6 +41,7 @@ requests: st.SearchStrategy[wire.Request] = st.one_of(
     st.builds(wire.Give, tokens, tokens, digests, flags, rules, others, some_names, flags),
     st.builds(wire.GiveGrowing, tokens, tokens, flags),
     st.builds(wire.AskDirectories, tokens),
+    st.builds(wire.Changing, tokens, names, digests),
     st.builds(wire.Progressed, counts, counts),
 )
 answers: st.SearchStrategy[wire.Answer] = st.one_of(

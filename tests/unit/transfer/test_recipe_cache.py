@@ -1,7 +1,12 @@
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 
+import pytest
+
 from filesync.digest import Digest, digest_of
+from filesync.errors import StoreError
 from filesync.transfer.coding.recipe import Part, Recipe
 from filesync.transfer.coding.recipecache import RecipeCache
 
@@ -70,3 +75,37 @@ def test_what_is_forgotten_is_gone() -> None:
     cache.forget(A)
     cache.forget(B)
     assert cache.find(A, 0, ENDS[-1]) is None
+
+
+def test_what_one_makes_others_wait_for() -> None:
+    cache = RecipeCache()
+    begun, go_on = threading.Event(), threading.Event()
+    made: list[str] = []
+
+    def make() -> Recipe:
+        made.append(threading.current_thread().name)
+        begun.set()
+        assert go_on.wait(10)
+        return Recipe(0, PARTS)
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(cache.made, A, ENDS[-1], make)
+        assert begun.wait(10)
+        others = [pool.submit(cache.made, A, ENDS[-1], make) for _ in range(3)]
+        assert list(cache.made(B, ENDS[9], lambda: Recipe(0, PARTS[:10]))) == PARTS[:10]
+        go_on.set()
+        for one in (first, *others):
+            assert list(one.result(10)) == PARTS
+    assert len(made) == 1
+
+
+def test_what_could_not_be_made_is_made_by_the_next_who_asks() -> None:
+    cache = RecipeCache()
+
+    def fail() -> Recipe:
+        raise StoreError("no disk")
+
+    with pytest.raises(StoreError):
+        cache.made(A, ENDS[-1], fail)
+    assert list(cache.made(A, ENDS[-1], lambda: Recipe(0, PARTS))) == PARTS
+    assert found_in(cache, 0, ENDS[-1]) == PARTS
