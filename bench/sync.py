@@ -6,7 +6,7 @@ where even that misses a limit, the limit cannot be met.
 Every round runs all tools one after another on the same change of the same source, each with a
 destination of its own; each result is compared with the source by ``rsync -nc``. Bytes are what
 crossed the loopback of a network namespace that holds nothing else, both ways, TCP included.
-With ``--link`` all goes over a link of that rate and delay (``bench.link``), and each byte crosses
+With ``--pull`` the servers have the source; then there is no floor. With ``--link`` all goes over a link of that rate and delay (``bench.link``), and each byte crosses
 the loopback twice, before and behind it.
 """
 
@@ -51,12 +51,12 @@ class Tool:
 
     Attributes:
         command: given source and destination, what to run.
-        is_counted: it uses the network.
+        is_named: its destination has a name at a server, and else a path.
     """
 
     name: str
     command: Callable[[str, str], list[str]]
-    is_counted: bool = True
+    is_named: bool = True
 
 
 def _ours(*options: str) -> Callable[[str, str], list[str]]:
@@ -67,6 +67,10 @@ def _ours(*options: str) -> Callable[[str, str], list[str]]:
 def _rsync(*options: str) -> Callable[[str, str], list[str]]:
     url = f"rsync://127.0.0.1:{RSYNC_PORT}/t/"
     return lambda src, name: ["rsync", "-a", "--delete", *options, f"{src}/", f"{url}{name}/"]
+
+
+def _pulled(url: str, *words: str) -> Callable[[str, str], list[str]]:
+    return lambda src, dest: [*words, f"{url}/{Path(src).name}/", f"{dest}/"]
 
 
 def _local(*words: str) -> Callable[[str, str], list[str]]:
@@ -87,16 +91,24 @@ OURS: Final = Tool("ours", _ours())
 RSYNC: Final = Tool("rsync", _rsync())
 WARM: Final = (OURS, RSYNC, Tool("floor", _floor))
 LOCAL: Final = (
-    Tool("ours-local", _local(*FILESYNC, "sync", "--delete"), is_counted=False),
-    Tool("rsync-local", _local("rsync", "-a", "--delete"), is_counted=False),
+    Tool("ours-local", _local(*FILESYNC, "sync", "--delete"), is_named=False),
+    Tool("rsync-local", _local("rsync", "-a", "--delete"), is_named=False),
 )
 SECOND: Final = (*WARM, *LOCAL)
+PULLED: Final = tuple(
+    Tool(name, _pulled(url, *words, "--delete"), is_named=False)
+    for name, url, words in (
+        ("ours", f"tcp://127.0.0.1:{SERVE_PORT}", (*FILESYNC, "sync")),
+        ("ours-z", f"tcp://127.0.0.1:{SERVE_PORT}", (*FILESYNC, "sync", "-z")),
+        ("rsync", f"rsync://127.0.0.1:{RSYNC_PORT}/t", ("rsync", "-a")),
+    )
+)
 COLD: Final = (
     *SECOND,
     Tool("ours-z", _ours("-z")),
     Tool("rsync-z", _rsync("-z", "--zc=zstd")),
-    Tool("cp", lambda src, name: ["cp", "-a", f"{src}/.", name], is_counted=False),
-    Tool("tar", _tar, is_counted=False),
+    Tool("cp", lambda src, name: ["cp", "-a", f"{src}/.", name], is_named=False),
+    Tool("tar", _tar, is_named=False),
 )
 
 
@@ -108,18 +120,20 @@ class Run:
     wire_bytes: int
 
 
-def measure(row: Row, root: Path, rounds: int) -> dict[str, list[Run]]:
+def measure(row: Row, root: Path, rounds: int, *, pulls: bool = False) -> dict[str, list[Run]]:
     """Return the runs of every tool for one case."""
-    source, served = root / "src", root / "served"
-    for path in (source, served):
+    served = root / "served"
+    source, dests = (served / "src", root / "taken") if pulls else (root / "src", served)
+    for path in (served, source, dests):
         shutil.rmtree(path, ignore_errors=True)
-        path.mkdir()
+        path.mkdir(exist_ok=True)
     row.start(source)
-    tools = WARM if not row.is_cold else SECOND if row.is_second else COLD
+    warm = PULLED if pulls else WARM
+    tools = warm if pulls or not row.is_cold else SECOND if row.is_second else COLD
     runs: dict[str, list[Run]] = {tool.name: [] for tool in tools}
     # Twice: the first sync fills the destination, the second finds it in the stat caches.
-    for tool in () if row.is_cold else (*WARM, *WARM):
-        _run(tool, source, served)
+    for tool in () if row.is_cold else (*warm, *warm):
+        _run(tool, source, dests)
         time.sleep(REST_S)
     for number in range(rounds):
         if not row.is_second:
@@ -127,20 +141,20 @@ def measure(row: Row, root: Path, rounds: int) -> dict[str, list[Run]]:
             row.change(source, number)
         for turn, tool in enumerate(tools):
             if row.is_cold:
-                shutil.rmtree(served / tool.name, ignore_errors=True)
+                shutil.rmtree(dests / tool.name, ignore_errors=True)
                 shutil.rmtree(root / "cache", ignore_errors=True)
             if row.is_second:
-                _run(tool, source, served)
+                _run(tool, source, dests)
                 time.sleep(CHANGE_S)
                 row.change(source, number * len(tools) + turn)
             time.sleep(REST_S)
-            runs[tool.name].append(_run(tool, source, served))
-            compare(source, served / tool.name)
+            runs[tool.name].append(_run(tool, source, dests))
+            compare(source, dests / tool.name)
     return runs
 
 
-def _run(tool: Tool, source: Path, served: Path) -> Run:
-    target = tool.name if tool.is_counted else str(served / tool.name)
+def _run(tool: Tool, source: Path, dests: Path) -> Run:
+    target = tool.name if tool.is_named else str(dests / tool.name)
     before = _loopback_bytes()
     started = time.monotonic()
     subprocess.run(tool.command(str(source), target), check=True)
@@ -289,6 +303,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--row", action="append", choices=rows(is_quick=True), help="only this")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="large files an eighth as large")
+    parser.add_argument("--pull", action="store_true", help="take from the servers")
     parser.add_argument("--link", type=link_of, metavar="MBIT,MS", help="rate and round trip")
     return parse_inside(parser, words)
 
@@ -304,12 +319,13 @@ def main(words: Sequence[str]) -> None:
                 if options.row and name not in options.row:
                     continue
                 try:
-                    found[name] = figures(row, measure(row, root, options.rounds))
+                    runs = measure(row, root, options.rounds, pulls=options.pull)
+                    found[name] = figures(row, runs)
                 except (subprocess.CalledProcessError, SystemExit) as exc:
                     print(f"{name:14}  FAILED: {exc}", flush=True)
                     continue
                 print(_line(name, found[name]), flush=True)
-    if not options.row and not options.link:
+    if not (options.row or options.link or options.pull):
         rounds = {"rounds": options.rounds}
         save("sync", rounds | {"rows": {name: asdict(one) for name, one in found.items()}})
         _draw(found)
