@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from filesync.transfer.send.copies import Copies
 
 RECENT_BYTES: Final = 32 << 20
+REPEATED_BYTES: Final = 16 << 10
+"""Of a larger content that several files have one is asked for, and copied to the others there."""
 _CONTENT_BYTES: Final = 250
 """What a content takes besides its bytes: of very small files more than they are."""
 
@@ -16,7 +18,8 @@ _CONTENT_BYTES: Final = 250
 class Recent:
     """Small contents that were read a moment ago, until they are asked for. For all threads.
 
-    When it is full the oldest stay: they are asked for first.
+    When it is full the oldest stay: they are asked for first. One that several files have is asked for
+    as often as it was read.
 
     Attributes:
         has_missed: something that was read has not been kept.
@@ -31,6 +34,7 @@ class Recent:
         self._room = limit_bytes
         self._lock = threading.Lock()
         self._contents: dict[Digest, bytes] = {}
+        self._repeated: dict[Digest, int] = {}  # how often it is asked for besides
 
     @property
     def has_all(self) -> bool:
@@ -44,6 +48,8 @@ class Recent:
         with self._lock:
             size = len(content) + _CONTENT_BYTES
             if digest in self._contents:
+                if len(content) <= REPEATED_BYTES:
+                    self._repeated[digest] = self._repeated.get(digest, 0) + 1
                 return
             if size <= self._room:
                 self._room -= size
@@ -52,11 +58,15 @@ class Recent:
                 self.has_missed = True
 
     def take(self, digest: Digest, offset: int, length: int) -> bytes | None:
-        """Return a content, once, if it is here and all of it is asked for."""
+        """Return a content, as often as it was read, if it is here and all of it is asked for."""
         with self._lock:
             content = self._contents.get(digest)
             if content is None or offset or length != len(content):
                 return None
+            if digest in self._repeated:
+                if left := self._repeated.pop(digest) - 1:
+                    self._repeated[digest] = left
+                return content
             del self._contents[digest]
             self._room += length + _CONTENT_BYTES
             return content
@@ -66,5 +76,6 @@ class Recent:
         with self._lock:
             self._room = -1
             self._contents.clear()
+            self._repeated.clear()
         if self.copies is not None:
             self.copies.close()

@@ -139,7 +139,7 @@ def test_progress_ends_with_all_of_it(src: Path) -> None:
     dest = os.fsencode(src.parent / "dest")
     stats = sync_local([os.fsencode(src) + b"/"], dest, Options(), progress=told.append)
     assert told[-1] == Progress(stats.files, stats.content_bytes, 0)
-    assert len(told) > 3
+    assert len(told) > 1
 
 
 def test_a_destination_in_the_source_is_made_of_what_was_there_before(src: Path) -> None:

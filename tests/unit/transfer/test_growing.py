@@ -3,11 +3,12 @@
 import pytest
 
 from filesync.digest import digest_of
+from filesync.disk.updating.settle import COPIED_BYTES
 from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, decode, encode, put, with_entries
 from filesync.manifest.pack import pack_directories, unpack_directories
 from filesync.transfer.coding.edit import MAX_BYTES, WHOLE_BYTES
 from filesync.transfer.send.growing import HANDED_DIRECTORIES, MOST_HANDED_BYTES, GrowingTree
-from filesync.transfer.send.recent import Recent
+from filesync.transfer.send.recent import REPEATED_BYTES, Recent
 from tests.unit.made import file
 
 
@@ -148,6 +149,17 @@ def test_recent_contents_are_enough_for_who_has_the_tree_before_if_all_were_kept
 ) -> None:
     assert tree.recent_to(digest_of(there), comes_whole=True).is_enough is is_enough
     assert not tree.recent_to(digest_of(there), comes_whole=False).is_enough
+
+
+def test_a_recent_content_that_several_files_have_is_given_as_often_as_it_was_read() -> None:
+    assert REPEATED_BYTES == COPIED_BYTES
+    for size, times in ((REPEATED_BYTES, 3), (REPEATED_BYTES + 1, 1)):
+        recent, content = Recent(), bytes(size)
+        for _ in range(3):
+            recent.keep(digest_of(content), content)
+        for _ in range(times):
+            assert recent.take(digest_of(content), 0, size) == content
+        assert recent.take(digest_of(content), 0, size) is None
 
 
 def test_a_recent_content_is_given_whole_and_once_and_makes_room() -> None:
