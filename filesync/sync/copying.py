@@ -18,7 +18,7 @@ from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest, Nodes, canonical_links
 from filesync.sync.applying import Arrival
 from filesync.sync.changing import changed
-from filesync.transfer.send.contents import GrowingContents, Listed
+from filesync.transfer.send.contents import GrowingContents, Listed, Place
 from filesync.transfer.send.growing import HANDED_BYTES
 from filesync.transfer.send.recent import Recent
 
@@ -55,6 +55,7 @@ class Copying:
         self._on_copied = on_copied
         self._recent = Recent()
         self._contents = GrowingContents(nodes)
+        self._unlisted: list[tuple[bytes, Digest]] = []
         self._done: list[tuple[bytes, Digest]] = []
         self._done_bytes = 0
 
@@ -98,9 +99,7 @@ class Copying:
 
     def _copy(self) -> None:
         done, self._done, self._done_bytes = self._done, [], 0
-        self._contents.add(
-            Listed(path, tree, Manifest(tree, self._nodes).root.entries) for path, tree in done
-        )
+        self._unlisted += done
         batch: list[tuple[WantedFile, bytes]] = []
         batch_bytes = 0
         for wanted in self._update.add(done):
@@ -123,8 +122,18 @@ class Copying:
         self.content_bytes += size
         self._on_copied(files, size)
 
+    def _find(self, digest: Digest) -> Place | None:
+        """Return a file that has a content: where all is small, and has room, nobody asks."""
+        unlisted, self._unlisted = self._unlisted, []
+        if unlisted:
+            self._contents.add(
+                Listed(path, tree, Manifest(tree, self._nodes).root.entries)
+                for path, tree in unlisted
+            )
+        return self._contents.find(digest)
+
     def _copy_one(self, wanted: WantedFile) -> None:
-        found = self._contents.find(wanted.digest)
+        found = self._find(wanted.digest)
         if found is None:
             raise LocalError("a file is wanted that no directory has")
         path = below(found.directory, found.file.name)
