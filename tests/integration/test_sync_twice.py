@@ -20,6 +20,7 @@ from filesync.sync.remote import wire
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
 from filesync.sync.saying.stats import SyncStats
+from filesync.sync.scanning import NOTED_FILES
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
 from filesync.transfer.plane_zmq import DataPlane
@@ -121,6 +122,26 @@ def test_a_second_sync_reads_nothing(
     read.clear()
     second = asyncio.run(sync(tmp_path, options))
     assert (second.files, sum(read)) == (0, 0)
+    assert tree_of(tmp_path / "src") == tree_of(tmp_path / "dest")
+
+
+@pytest.mark.parametrize(("files", "are_read"), [(NOTED_FILES, False), (NOTED_FILES - 1, True)])
+@pytest.mark.parametrize("sync", [local, given, taken])
+def test_nor_does_it_read_the_small_files_of_a_new_directory_that_has_some(
+    sync: Sync, files: int, are_read: bool, tmp_path: Path, read: Numbers
+) -> None:
+    for directory in range(10):
+        (tmp_path / f"src/{directory}").mkdir(parents=True)
+        for name in range(files):
+            path = tmp_path / f"src/{directory}/{name}"
+            path.write_bytes(b"%d" % (directory * files + name))
+            os.utime(path, ns=(YEAR_AGO_NS, YEAR_AGO_NS))
+    time.sleep(1.5e-9 * FINE_SLACK_NS)
+    options = Options(caches=tmp_path / "caches")
+    asyncio.run(sync(tmp_path, options))
+    read.clear()
+    second = asyncio.run(sync(tmp_path, options))
+    assert (second.files, sum(read)) == (0, 10 * files if are_read else 0)
     assert tree_of(tmp_path / "src") == tree_of(tmp_path / "dest")
 
 
