@@ -134,7 +134,6 @@ class StartBuild(_Message, frozen=True, tag="start-build"):
     """
 
     version: int
-    build: Token
     graph: Graph
     exports: tuple[ExportRequest, ...] = ()
     no_cache: bool = False
@@ -169,9 +168,7 @@ class AskImage(_Message, frozen=True, tag="ask-image"):
 
 
 class EndBuild(_Message, frozen=True, tag="end-build"):
-    """Stop the build if it runs, and let go of what is held for it."""
-
-    build: Token
+    """Stop the client's build if it runs, and let go of what is held for it."""
 
 
 class Alive(_Message, frozen=True, tag="alive"):
@@ -318,7 +315,7 @@ class Usages(_Message, frozen=True, tag="disk-usages"):
 
 
 class Denied(_Message, frozen=True, tag="denied"):
-    """The manager will not do that: wrong version, unknown build, malformed message."""
+    """The manager will not do that: wrong version, malformed message."""
 
     code: Text
     detail: Text

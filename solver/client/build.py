@@ -219,7 +219,7 @@ class _Session:
         finally:
             await self._serving.stop_all()
             await self._agents.close()
-            await self._link.send(EndBuild(self._request.build_id))
+            await self._link.send(EndBuild())
             await in_thread(self._progress.close)  # it may have to wait for its reader
         self._tell_unneeded()
         if self._request.explain:

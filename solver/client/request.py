@@ -1,7 +1,6 @@
 """What a user asks of a build, and how a manager is told of it."""
 
 import json
-import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,7 +57,6 @@ class BuildRequest(msgspec.Struct, frozen=True):
     cache_only: bool = False
     secrets: Sequence[Secret] = ()
     agents: Mapping[str, Path] = msgspec.field(default_factory=dict)
-    build_id: bytes = msgspec.field(default_factory=lambda: secrets.token_bytes(16))
 
     @property
     def leaves_nothing(self) -> bool:
@@ -124,7 +122,6 @@ def start_order(
     """Return the order that starts a build; ``config`` is the result's image configuration."""
     return StartBuild(
         orders.VERSION,
-        request.build_id,
         graph,
         tuple(
             _exported(output, form, _config(request, output, config))

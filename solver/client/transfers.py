@@ -1,7 +1,6 @@
 """A cached result moved from one worker to another, as its user asks for it."""
 
 import re
-import secrets
 
 from filesync.errors import UsageError
 from filesync.keys.files import KeyPair
@@ -53,7 +52,7 @@ async def run_transfer(
                 if isinstance(message, Denied):
                     raise BuildError(message.code, printable(message.detail))
         finally:
-            await link.send(EndBuild(secrets.token_bytes(16)))
+            await link.send(EndBuild())
             await in_thread(progress.close)
 
 

@@ -125,9 +125,7 @@ def seeds() -> list[bytes]:
         ("default",),
     )
     to_manager: list[Any] = [
-        wire.StartBuild(
-            orders.VERSION, bytes(16), GRAPH, secrets=run.secrets, agents=run.agents
-        ),
+        wire.StartBuild(orders.VERSION, GRAPH, secrets=run.secrets, agents=run.agents),
         wire.Have((CONTENT,)),
         wire.AskUrl(1, URL, "a"),
         wire.AskGit(1, URL, "main"),

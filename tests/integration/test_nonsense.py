@@ -29,7 +29,7 @@ SAID = [
             Outcome(1, orders.Ran(HELD)),
             Outcome(2, orders.Failed("unavailable", "")),
             Leaving(),
-            EndBuild(bytes(16)),
+            EndBuild(),
         ),
     ),
 ]

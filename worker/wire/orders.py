@@ -66,7 +66,7 @@ from worker.wire.ops import Op, Text
 from worker.wire.secrets import Secrets
 from worker.wire.urls import GitFound, ResolveGit, ResolveUrl, UrlUnchanged
 
-VERSION: Final = 16
+VERSION: Final = 17
 ALIVE_S: Final = 10.0
 MAX_KEYS: Final = 20_000
 

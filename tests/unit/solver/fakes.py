@@ -366,7 +366,7 @@ class World:
         self, graph: Graph, client: FakeClient | None = None, *, no_cache: bool = False
     ) -> Solved:
         """Build as a client's task does: whatever happens, let go at the end."""
-        request = StartBuild(VERSION, bytes(16), graph, no_cache=no_cache)
+        request = StartBuild(VERSION, graph, no_cache=no_cache)
         build = Build(self.shared, request, client or self.client())
         try:
             return await build.solve_target()

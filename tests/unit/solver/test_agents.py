@@ -127,7 +127,7 @@ def test_what_a_manager_says_beyond_a_cap_is_malformed() -> None:
     with pytest.raises(MalformedMessage):
         orders.decode_to_worker(orders.encode(Order(1, Run(OP, (), agents=many))))
     with pytest.raises(MalformedMessage):
-        wire.decode_to_manager(wire.encode(StartBuild(VERSION, bytes(16), GRAPH, agents=many)))
+        wire.decode_to_manager(wire.encode(StartBuild(VERSION, GRAPH, agents=many)))
 
 
 def test_no_text_about_a_message_has_what_is_said() -> None:
@@ -145,7 +145,7 @@ async def test_only_the_agents_that_a_step_names_are_given_to_its_worker(world: 
     worker = world.worker("a")
     plain = Vertex(ExecOp(("y",)), (0,), "RUN y")
     graph = Graph((*GRAPH.vertices, plain), 1)
-    request = StartBuild(VERSION, bytes(16), graph, agents=("other", "mine"))
+    request = StartBuild(VERSION, graph, agents=("other", "mine"))
     build = Build(world.shared, request, world.client())
     await build.solve_target()
     await build.release()

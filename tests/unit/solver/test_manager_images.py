@@ -35,7 +35,7 @@ async def test_an_image_is_pulled_by_the_worker_that_runs_its_step(world: World)
 
 async def test_only_the_registrys_own_credential_goes_to_the_worker(world: World) -> None:
     worker = world.worker("a")
-    request = StartBuild(VERSION, bytes(16), GRAPH, credentials=(OTHER, MINE))
+    request = StartBuild(VERSION, GRAPH, credentials=(OTHER, MINE))
     build = Build(world.shared, request, world.client())
     await build.solve_target()
     await build.release()

@@ -114,15 +114,13 @@ def test_a_secret_has_an_end_and_so_have_all_together() -> None:
 )
 def test_secrets_beyond_a_cap_are_malformed(secrets: tuple[Secret, ...]) -> None:
     with pytest.raises(MalformedMessage):
-        wire.decode_to_manager(
-            wire.encode(StartBuild(VERSION, bytes(16), GRAPH, secrets=secrets))
-        )
+        wire.decode_to_manager(wire.encode(StartBuild(VERSION, GRAPH, secrets=secrets)))
     with pytest.raises(MalformedMessage):
         orders.decode_to_worker(orders.encode(Order(1, Run(OP, (), secrets=secrets))))
 
 
 def test_no_text_about_a_message_has_the_data() -> None:
-    start = StartBuild(VERSION, bytes(16), GRAPH, secrets=(MINE,))
+    start = StartBuild(VERSION, GRAPH, secrets=(MINE,))
     assert "horse" not in f"{start} {Order(1, Run(OP, (), secrets=(MINE,)))!r}"
     assert "Secret('mine')" in repr(start)
 
@@ -131,7 +129,7 @@ async def test_only_the_secrets_that_a_step_names_go_to_its_worker(world: World)
     worker = world.worker("a")
     plain = Vertex(ExecOp(("y",)), (0,), "RUN y")
     graph = Graph((*GRAPH.vertices, plain), 1)
-    request = StartBuild(VERSION, bytes(16), graph, secrets=(OTHER, MINE))
+    request = StartBuild(VERSION, graph, secrets=(OTHER, MINE))
     build = Build(world.shared, request, world.client())
     await build.solve_target()
     await build.release()
