@@ -315,10 +315,8 @@ class Images:
                     sources |= dict.fromkeys(lacking, path)
             holds.enter_context(store.blobs.holding(digests))
             async with self._client(order.credential) as client:
-                mounted = await self._pushes().push_blobs(
-                    client, home, digests, sources, meter.add
-                )
-        return LayersPushed(tuple(layers), meter.done, mounted)
+                await self._pushes().push_blobs(client, home, digests, sources, meter.add)
+        return LayersPushed(tuple(layers), meter.done)
 
     async def _carry(
         self,

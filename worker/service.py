@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -266,14 +265,13 @@ class Service(msgspec.Struct):
         try:
             async with self._inputs(progress) as inputs, self.slots:
                 trees = await inputs.bring_all(body.inputs)
-                began_s = time.monotonic()
                 info = await run_op(
                     body, trees, self.store, self.exec_state, self.exec_missing, output, agents
                 )
                 pulled = inputs.pulled
                 if isinstance(body.op, ImageOp) and not info.source:
                     pulled = tuple(held.info for held in self.store.refs.chain(info.ref)[:-1])
-                ran = Ran(info, pulled, inputs.reports, time.monotonic() - began_s)
+                ran = Ran(info, pulled, inputs.reports)
             return ran
         except BaseException:
             # It may be cancelled while it lets go of its inputs.
@@ -286,7 +284,6 @@ class Service(msgspec.Struct):
 
     async def _import_chain(self, body: orders.ImportChain, progress: OnProgress) -> Ran:
         store = self.store
-        began_s = time.monotonic()
         async with self._inputs(progress) as inputs, self.slots:
             (source,) = await inputs.bring_all([body.input])
             with store.blobs.holding([layer.digest for layer in body.layers]):
@@ -298,7 +295,7 @@ class Service(msgspec.Struct):
                     body.keys,
                 )
             below = tuple(held.info for held in store.refs.chain(info.ref)[:-1])
-            return Ran(info, below, inputs.reports, time.monotonic() - began_s)
+            return Ran(info, below, inputs.reports)
 
     async def _pull(self, body: Pull, progress: OnProgress) -> Ran:
         store = self.store

@@ -76,10 +76,10 @@ class Pushes:
         digests: Iterable[str],
         sources: Mapping[str, str],
         on_bytes: OnBytes,
-    ) -> int:
+    ) -> None:
         """Push blobs of the store, and nothing that names them; see ``push``."""
         place = _writable(client, home, sources.values())
-        return await self._push_blobs(place, digests, sources, on_bytes, NOTHING)
+        await self._push_blobs(place, digests, sources, on_bytes, NOTHING)
 
     async def lacking(
         self, client: RegistryClient, home: Reference, digests: Iterable[str]

@@ -281,12 +281,10 @@ class LayersPushed(_Message, frozen=True, tag="layers-pushed"):
     Attributes:
         layers: of each of the refs, in their order.
         bytes_sent: of blobs; those that the registry had already are not among them.
-        mounted: those that it took from another repository of its own.
     """
 
     layers: Layers
     bytes_sent: Count = 0
-    mounted: Count = 0
 
 
 class PushManifest(_Message, frozen=True, tag="push-manifest"):

@@ -228,8 +228,6 @@ class Cancel(_Message, frozen=True, tag="cancel"):
 class Welcome(_Message, frozen=True, tag="welcome"):
     """Manager -> worker: registered."""
 
-    manager: Text = ""
-
 
 class Refused(_Message, frozen=True, tag="refused"):
     """Manager -> worker: not registered, and why. The worker ends."""
@@ -317,13 +315,11 @@ class Ran(_Message, frozen=True, tag="ran"):
         ref: the result, new on this worker.
         pulled: refs that came here as layers on the way.
         inputs: a report for each input, in order.
-        seconds: of the op alone.
     """
 
     ref: RefInfo
     pulled: tuple[RefInfo, ...] = ()
     inputs: tuple[InputReport, ...] = ()
-    seconds: float = 0.0
 
 
 class Offered(_Message, frozen=True, tag="offered"):
