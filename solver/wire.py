@@ -258,14 +258,13 @@ class Built(_Message, frozen=True, tag="built"):
     """The target is built; exports are in the order in which they were asked for.
 
     Attributes:
-        tree: with ``content``, None for an image that was pushed from registry to registry.
+        content: the result's digest; None for an image that was pushed from registry to registry.
         pushed: what came of each push, in the order in which they were asked for.
         caches: one for each of ``cache_modes``, in their order.
         caches_pushed: one for each of ``cache_pushes``, in their order.
         manager_bytes: bytes that the manager has received and sent since this build began.
     """
 
-    tree: WireDigest | None
     content: WireDigest | None
     exports: tuple[Exported, ...] = ()
     manager_bytes: tuple[Count, Count] = (0, 0)

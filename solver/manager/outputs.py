@@ -61,7 +61,7 @@ class Outputs:
         if image is not None and not build.is_known(self._request.graph.target):
             pushes = self._request.pushes
             relayed = [await self._relay(build, image, asked) for asked in pushes]
-            return Built(None, None, pushed=tuple(relayed))
+            return Built(None, pushed=tuple(relayed))
         solved = await build.solve_target()
         misses = 0
         while True:
@@ -116,7 +116,6 @@ class Outputs:
 
     def _built(self, solved: Solved) -> Built:
         return Built(
-            solved.tree,
             self._shared.nodes.summary(solved.tree).content,
             exports=tuple(self._exported),
             pushed=tuple(self._pushed),

@@ -40,7 +40,7 @@ async def take(
         nodes = tree.nodes
         assert isinstance(nodes, MemoryNodes)
         taking_all = Taking(request, link, plane, nodes, progress, [])
-        await taking_all.take(Built(tree.tree, tree.tree, (exported,)))
+        await taking_all.take(Built(tree.tree, (exported,)))
 
 
 def test_a_result_whose_connection_is_cut_on_the_way_is_taken_all_the_same(

@@ -67,7 +67,7 @@ def test_step_that_runs_again_is_counted_once() -> None:
 
 
 def test_metadata_without_an_image_is_ours_alone() -> None:
-    found = metadata(reported(), Built(digest("t"), digest("c")), name="", seconds=2.00049)
+    found = metadata(reported(), Built(digest("c")), name="", seconds=2.00049)
     assert list(found) == ["filesync"]
     assert found["filesync"]["content"] == f"blake3:{digest('c').hex()}"
     assert found["filesync"]["totals"]["seconds"] == 2.0
@@ -75,7 +75,7 @@ def test_metadata_without_an_image_is_ours_alone() -> None:
 
 def test_metadata_of_an_image_has_buildkits_keys() -> None:
     image = Exported("a", "tcp://a", bytes(16), digest("t"), (IMAGE, 123), "sha256:" + "c" * 64)
-    built = Built(digest("t"), digest("c"), (image,), (10, 20))
+    built = Built(digest("c"), (image,), (10, 20))
     found = metadata(reported(), built, name="app:1", seconds=1)
     ours = found.pop("filesync")
     assert ours["totals"]["manager_bytes_received"] == 10
