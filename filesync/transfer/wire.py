@@ -218,11 +218,9 @@ class Deltas(_Message, frozen=True, tag="deltas"):
 
 
 class Close(_Message, frozen=True, tag="close"):
-    """Receiver -> sender: the session is over; an empty ``code`` means that all went well."""
+    """Receiver -> sender: the session is over."""
 
     session: SessionId
-    code: Code = ""
-    detail: Detail = ""
 
 
 class Refuse(_Message, frozen=True, tag="refuse"):

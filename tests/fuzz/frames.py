@@ -132,7 +132,7 @@ def _sent() -> list[Said]:
         (wire.Recipes(SESSION, 1), parts),
         (ask, cut.signatures),
         (wire.Deltas(SESSION, 1, len(made)), made),
-        (wire.Close(SESSION, "store", "why"), b""),
+        (wire.Close(SESSION), b""),
         (wire.Refuse(SESSION, "unavailable", "why"), b""),
         (wire.Call(1, b"body"), b""),
         (wire.Reply(1, b"body", "", True), b"part"),

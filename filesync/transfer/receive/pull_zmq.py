@@ -12,7 +12,6 @@ from filesync.entropy import random_bits
 from filesync.errors import (
     ContentCorrupt,
     FilesyncError,
-    LocalError,
     PeerError,
     SourceChanged,
     Unavailable,
@@ -130,13 +129,9 @@ class Pull:
             self._effects.perform()
             while not self._fetch.is_done:
                 await self._step()
+        finally:
             for session in list(self._sessions.values()):
                 self._leave(session)
-        except BaseException as exc:
-            for session in list(self._sessions.values()):
-                self._leave(session, *_reason(exc))
-            raise
-        finally:
             await until_done(self._stop())
 
     async def _step(self) -> None:
@@ -256,7 +251,7 @@ class Pull:
 
     def _fail_session(self, session: Session, error: FilesyncError) -> None:
         if session.machine.state is not State.CLOSED:
-            self._leave(session, error.code, str(error))
+            self._leave(session)
             if self._passes_over(error):
                 self._candidates.put_back(session.replica)
             else:
@@ -287,8 +282,8 @@ class Pull:
             where = replica.address or "a peer that dials us"
             log.warning("replica failed: replica=%s reason=%s", where, error)
 
-    def _leave(self, session: Session, code: str = "", detail: str = "") -> None:
-        session.end(session.machine.end(code, detail))
+    def _leave(self, session: Session) -> None:
+        session.end(session.machine.end())
         del self._sessions[session.machine.session]
 
     def _leave_laggards(self) -> None:
@@ -350,17 +345,6 @@ class Pull:
 
 def _on_wire_bytes(session: Session) -> int:
     return session.machine.on_wire_bytes
-
-
-def _reason(error: BaseException) -> tuple[str, str]:
-    """Return what a sender is told of why its session ends: a code and a sentence."""
-    match error:
-        case FilesyncError():
-            return error.code, str(error)
-        case asyncio.CancelledError():
-            return "cancelled", "no longer wanted"
-        case _:
-            return LocalError.code, "internal error"
 
 
 def _fail(error: Exception) -> None:

@@ -244,7 +244,7 @@ class Receiver:
         """Bytes of content that are on their way."""
         return self._on_wire_bytes
 
-    def end(self, code: str = "", detail: str = "") -> Sent:
+    def end(self) -> Close:
         """End the session and give back what it has not brought; return what to send."""
         self.state = State.CLOSED
         self.deadline = None
@@ -260,7 +260,7 @@ class Receiver:
         self._wanted.clear()
         self._asked.clear()
         self._on_wire_bytes = 0
-        return Close(self.session, code, detail[:1000]), b""
+        return Close(self.session)
 
     # --- inside -------------------------------------------------------------------------------
 

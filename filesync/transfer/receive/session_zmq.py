@@ -13,6 +13,7 @@ from filesync.transfer.stats import ReplicaStats
 from filesync.transfer.wire import (
     MAX_OUTSTANDING_BYTES,
     Buffer,
+    Close,
     Deltas,
     Frame,
     Opened,
@@ -81,11 +82,11 @@ class Session:
         for message in messages:
             self._outbox.put_nowait(message)
 
-    def end(self, last: Sent) -> None:
+    def end(self, last: Close) -> None:
         """Send ``last`` before all that waits, and hand on nothing any more."""
         self._sender.cancel()
         # Dropped, it would leave the session open, and the sender has room for so many.
-        self._channel.send_soon(last[0])
+        self._channel.send_soon(last)
         del self._channel.receives[self.machine.session]
         self.note()
 

@@ -34,7 +34,7 @@ without_payload: st.SearchStrategy[wire.Message] = st.one_of(
     st.builds(
         wire.AskRecipes, ids, ids, st.lists(stretches, min_size=1, max_size=9).map(tuple)
     ),
-    st.builds(wire.Close, ids, st.text(max_size=64), st.text(max_size=99)),
+    st.builds(wire.Close, ids),
     st.builds(wire.Refuse, st.integers(0, 9), st.text(max_size=64), st.text(max_size=99)),
     st.builds(wire.Call, ids, st.binary()),
 )
