@@ -181,7 +181,6 @@ class DataPlane:
         token: bytes | None = None,
         *,
         flow: Flow = _ANY_FLOW,
-        on_sent: Callable[[int], None] | None = None,
         recipes: "RecipeCache | None" = None,
         recent: "Recent | None" = None,
         is_live: bool = False,
@@ -195,7 +194,6 @@ class DataPlane:
             root: where it stands.
             token: what names the offer; picked at random without it.
             flow: what each session keeps to at least.
-            on_sent: told the bytes of content of each frame that goes; must not block.
             recipes: of contents that were cut already; else those of all offers together.
             recent: contents of the tree that need not be read again.
             is_live: others may write to the files, which have the times that ``manifest`` says: by
@@ -206,7 +204,6 @@ class DataPlane:
             root,
             token,
             flow=flow,
-            on_sent=on_sent,
             recipes=recipes,
             recent=recent,
             is_live=is_live,
@@ -221,21 +218,13 @@ class DataPlane:
         """
         return self._outgoing.offer_growing(growing, root, token, flow=flow)
 
-    def offer_coming(
-        self,
-        tree: Digest,
-        source: "Source",
-        come: "Come",
-        token: bytes,
-        *,
-        flow: Flow = _ANY_FLOW,
-    ) -> Offer:
+    def offer_coming(self, tree: Digest, source: "Source", come: "Come", token: bytes) -> Offer:
         """Offer contents of ``tree`` that may still be on their way here; else as ``offer``.
 
         A session waits for ``come`` before it reads what it is asked for. ``source`` is closed
         with the offer.
         """
-        return self._outgoing.offer_coming(tree, source, come, token, flow=flow)
+        return self._outgoing.offer_coming(tree, source, come, token, flow=_ANY_FLOW)
 
     @property
     def recipes(self) -> "RecipeCache":

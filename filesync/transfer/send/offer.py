@@ -27,7 +27,6 @@ class Offer:
     Attributes:
         tree: its digest, or its ``stand_in``.
         flow: what sessions keep to at least.
-        on_sent: told the bytes of content of each frame that goes.
         on_close: called once, when it is closed.
         come: awaited before anything is read, where it may not be there yet.
     """
@@ -39,7 +38,6 @@ class Offer:
         *,
         token: bytes | None,
         flow: Flow,
-        on_sent: Callable[[int], None] | None,
         on_close: Callable[["Offer"], None],
         come: "Come | None" = None,
     ) -> None:
@@ -47,7 +45,6 @@ class Offer:
         self.tree = tree
         self._open_source = open_source
         self.flow = flow
-        self.on_sent = on_sent
         self.come = come
         self.source: Source | None = None
         self._opening = Lock()

@@ -57,7 +57,6 @@ class Outgoing:
         token: bytes | None,
         *,
         flow: Flow,
-        on_sent: Callable[[int], None] | None = None,
         recipes: "RecipeCache | None" = None,
         recent: "Recent | None" = None,
         is_live: bool = False,
@@ -76,7 +75,7 @@ class Outgoing:
                 is_live=is_live,
             )
 
-        return self._offer(manifest.tree, open_source, token, flow=flow, on_sent=on_sent)
+        return self._offer(manifest.tree, open_source, token, flow=flow)
 
     def offer_growing(
         self, growing: "GrowingTree", root: Path, token: bytes, *, flow: Flow
@@ -90,13 +89,13 @@ class Outgoing:
                 root, lambda: growing.contents, growing.recent, growing.recipes, is_live=True
             )
 
-        return self._offer(stand_in(token), open_source, token, flow=flow, on_sent=None)
+        return self._offer(stand_in(token), open_source, token, flow=flow)
 
     def offer_coming(
         self, tree: Digest, source: "Source", come: "Come", token: bytes, *, flow: Flow
     ) -> Offer:
         """Offer what ``source`` has, as it comes; see ``DataPlane.offer_coming``."""
-        return self._offer(tree, lambda: source, token, flow=flow, on_sent=None, come=come)
+        return self._offer(tree, lambda: source, token, flow=flow, come=come)
 
     def _offer(
         self,
@@ -105,7 +104,6 @@ class Outgoing:
         token: bytes | None,
         *,
         flow: Flow,
-        on_sent: Callable[[int], None] | None,
         come: "Come | None" = None,
     ) -> Offer:
         offer = Offer(
@@ -113,7 +111,6 @@ class Outgoing:
             open_source,
             token=token,
             flow=flow,
-            on_sent=on_sent,
             on_close=self._forget,
             come=come,
         )
@@ -186,7 +183,6 @@ class Outgoing:
                 offer.open(),
                 flow=offer.flow.stricter(asked),
                 pool=self._pool,
-                on_sent=offer.on_sent,
                 come=offer.come,
                 may_stream=self._sessions < MAX_STREAMS,
             )

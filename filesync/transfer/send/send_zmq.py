@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Final
 
@@ -50,7 +50,6 @@ class Sending:
 
     Args:
         flow: what this side and the receiver ask of it together.
-        on_sent: told the raw bytes of each answer, once it is on its way.
         come: awaited before a frame is read, where it may not be there yet.
         may_stream: whether its frames may be coded as one stream, which takes memory.
     """
@@ -63,7 +62,6 @@ class Sending:
         *,
         flow: Flow,
         pool: Executor,
-        on_sent: Callable[[int], None] | None,
         come: Come | None,
         may_stream: bool,
     ) -> None:
@@ -72,7 +70,6 @@ class Sending:
         self._source = source
         self._come = come
         self._pool = pool
-        self._on_sent = on_sent
         self._sender = Sender()
         self._is_plain = flow.compress is Compress.NONE
         self._coding = Coding(flow.compress, may_stream=may_stream)
@@ -211,8 +208,6 @@ class Sending:
         if isinstance(message, Frame):
             waited_s = delay_s + loop.time() - started
             self._coding.note(len(payload), waited_s)
-        if not isinstance(message, Recipes) and self._on_sent is not None:
-            self._on_sent(message.raw_bytes)
 
     def _perform_all(self, jobs: Sequence[Job], coded: Codec) -> list[tuple[Answer, Buffer]]:
         return [self._perform(job, coded) for job in jobs]
