@@ -2,7 +2,7 @@
 
 A subset has all that an operation needs to find what it reads, by the same path, as if the
 whole tree were there: every directory and link on the way, what links lead to, and all below a
-directory that is named. For every pick, ``matches`` gives the same on a tree and on its subset.
+directory that is named. For every pick, ``matched`` gives the same on a tree and on its subset.
 Of a directory that is only on the way nobody reads the attributes, so a subset has it as a
 neutral one: its digests depend on what is read and on nothing else.
 
@@ -38,7 +38,6 @@ __all__ = [
     "Selector",
     "clean",
     "matched",
-    "matches",
     "pattern_of",
     "resolve",
     "select",
@@ -104,20 +103,6 @@ def resolve(manifest: Manifest, path: bytes) -> bytes:
     return b"/".join(Finder(manifest).follow(clean(path)).names)
 
 
-def matches(manifest: Manifest, pick: Pick) -> list[bytes]:
-    """Return the real paths that ``pick`` names, in walk order of the names it matches.
-
-    A directory stands for all below it; ``pick.exclude`` is applied to matched files, but what
-    it leaves out below a directory is the caller's to leave out. See ``matched`` for the names
-    before their last link is followed.
-
-    Raises:
-        PathMissing: a literal path, or what a pattern begins with, is not there.
-        UsageError: a pattern is malformed, or a path has too many links.
-    """
-    return list(dict.fromkeys(match.real for match in matched(manifest, pick)))
-
-
 class Match(msgspec.Struct, frozen=True):
     """A path that a pick names, before (``path``) and after (``real``) its last link.
 
@@ -129,7 +114,10 @@ class Match(msgspec.Struct, frozen=True):
 
 
 def matched(manifest: Manifest, pick: Pick) -> list[Match]:
-    """Return what ``pick`` names, as ``matches`` does, with the names that were matched.
+    """Return what ``pick`` names, in walk order of the names it matches.
+
+    A directory stands for all below it; ``pick.exclude`` is applied to matched files, but what
+    it leaves out below a directory is the caller's to leave out.
 
     Raises:
         PathMissing: a literal path, or what a pattern begins with, is not there.

@@ -27,7 +27,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.select import Match, Pick, Selector, matched, matches, resolve, select
+from filesync.select import Match, Pick, Selector, matched, resolve, select
 
 Tree = Mapping[bytes, "Tree | bytes | str | tuple[bytes, bytes]"]
 """Names to directories, contents of files, targets of links, (content, link group)."""
@@ -54,6 +54,10 @@ def plant(tree: Tree) -> Manifest:
 
 def subset(manifest: Manifest, *picks: Pick) -> Manifest:
     return select(manifest, Selector(picks), LayeredNodes(MemoryNodes(), manifest.nodes))
+
+
+def matches(manifest: Manifest, pick: Pick) -> list[bytes]:
+    return list(dict.fromkeys(match.real for match in matched(manifest, pick)))
 
 
 def paths(manifest: Manifest) -> list[bytes]:
