@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any, Final, Self
 
-from bench.processes import peak_bytes
 from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
 from filesync.errors import UnexpectedMessage
@@ -52,11 +51,6 @@ class Giver:
 
     def __exit__(self, *_: object) -> None:
         self._process.communicate(timeout=STOP_S)
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most memory that it has had resident."""
-        return peak_bytes(self._process.pid)
 
 
 async def _give(root: Path) -> None:

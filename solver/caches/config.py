@@ -9,7 +9,7 @@ together. What is read comes from anybody: it is bounded, every index is checked
 parents or of inputs runs in a circle. Fields that are not known are ignored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
@@ -243,9 +243,7 @@ def _canonical_records(
     equal: dict[str, list[CacheRecord]] = {}
     for place, record in enumerate(config.records):
         equal.setdefault(identity[place], []).append(record)
-    order = sorted(
-        equal, key=lambda name: _record_order(config, equal[name][0], name, identity)
-    )
+    order = sorted(equal, key=lambda name: _record_order(config, equal[name][0], name))
     placed = {name: place for place, name in enumerate(order)}
     found: list[CacheRecord] = []
     for name in order:
@@ -293,9 +291,7 @@ def _age(created_at: _Time | None) -> float:
     return 0.0 if created_at is None else -(created_at.timestamp() + (1 << 37))
 
 
-def _record_order(
-    config: CacheConfig, record: CacheRecord, name: str, identity: Mapping[int, str]
-) -> tuple[object, ...]:
+def _record_order(config: CacheConfig, record: CacheRecord, name: str) -> tuple[object, ...]:
     inputs = [
         sorted({(one.selector, config.records[one.link].digest) for one in alternatives})
         for alternatives in record.inputs

@@ -63,9 +63,8 @@ _CONFIG: Final = (
 class GitFailed(Exception):
     """It ended with another status than 0; ``said`` is the end of what it said. Never leaves this package."""
 
-    def __init__(self, status: int, said: str) -> None:
-        super().__init__(status, said)
-        self.status = status
+    def __init__(self, said: str) -> None:
+        super().__init__(said)
         self.said = said
 
 
@@ -149,7 +148,7 @@ class Git(msgspec.Struct, frozen=True):
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         if status:
-            raise GitFailed(status, said.decode(errors="replace"))
+            raise GitFailed(said.decode(errors="replace"))
         return bytes(printed)
 
     def _bounded(

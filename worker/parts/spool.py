@@ -45,10 +45,6 @@ class Spool:
         finally:
             os.close(fd)
 
-    def drop(self, leaf: Leaf) -> None:
-        """Forget a content; one that is not there is fine."""
-        self._file(leaf).unlink(missing_ok=True)
-
     def clear(self, layer: int) -> None:
         """Forget all that came of one layer."""
         for path in self._path.glob(f"{layer}-*"):
