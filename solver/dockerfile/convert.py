@@ -160,8 +160,6 @@ class _Conversion:
             config=target.image.as_config(self._options.created),
             selectors=context_selectors(graph, paths),
             warnings=tuple(self._warnings),
-            stages=tuple(stage.label for stage in self._stages),
-            target=self._target.label,
             excerpts=tuple(self._source.excerpt(*span) for span in spans),
         )
 

@@ -96,8 +96,6 @@ class Converted(msgspec.Struct, frozen=True):
         config: the OCI image configuration of the result, without ``rootfs``.
         selectors: for each context that is read, the union of what is read of it.
         warnings: sentences, each with file and line where it has one.
-        stages: name of each stage of the Dockerfile, ``stage-N`` where it has none.
-        target: the name of the stage that was built.
         excerpts: of each step, by its position in the graph, the lines that ask for it.
     """
 
@@ -105,8 +103,6 @@ class Converted(msgspec.Struct, frozen=True):
     config: dict[str, object]
     selectors: dict[str, Selector]
     warnings: tuple[str, ...]
-    stages: tuple[str, ...]
-    target: str
     excerpts: tuple[Excerpt, ...]
 
     def placed(self, sentence: str, position: int | None) -> str:

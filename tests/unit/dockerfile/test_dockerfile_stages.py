@@ -38,8 +38,6 @@ def test_every_vertex_is_named_as_buildkit_prints_it(build: Build) -> None:
         "[stage-1 1/1] COPY --from=build /out/app /app",
     ]
     assert [v.stage for v in converted.graph.vertices[4:]] == ["build", "build", "stage-1"]
-    assert converted.stages == ("build", "stage-1")
-    assert converted.target == "stage-1"
 
 
 def test_only_stage_is_not_named_in_its_vertices(build: Build) -> None:
