@@ -50,7 +50,6 @@ class Record(NamedTuple):
     tree: Digest | None
     bytes: int
     boot: str
-    created_s: float
 
 
 _SCHEMA: Final = """
@@ -68,7 +67,7 @@ CREATE INDEX children ON snapshots (parent);
 CREATE TABLE about (kind TEXT NOT NULL) STRICT;
 """
 _SELECT: Final = """
-SELECT s.number, s.id, s.parent, p.id, s.state, s.tree, s.bytes, s.boot, s.created_s
+SELECT s.number, s.id, s.parent, p.id, s.state, s.tree, s.bytes, s.boot
 FROM snapshots AS s LEFT JOIN snapshots AS p ON p.number = s.parent
 """
 

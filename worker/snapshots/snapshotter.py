@@ -56,14 +56,12 @@ class Committed(NamedTuple):
         parent: id of the snapshot that it was made on.
         tree: digest of its manifest.
         bytes: what it takes on disk beside its parent, about.
-        created_s: when it was prepared, seconds since the epoch.
     """
 
     id: str
     parent: str | None
     tree: Digest
     bytes: int
-    created_s: float
 
 
 class View:
@@ -174,12 +172,6 @@ class Snapshotter:
                 self._busy.discard(active.id)
 
     # --- using ----------------------------------------------------------------------------
-
-    def find(self, id: str) -> Committed | None:
-        """Return the committed snapshot ``id``, or None."""
-        with suppress(SnapshotMissing):
-            return self.get(id)
-        return None
 
     def get(self, id: str) -> Committed:
         """Return the committed snapshot ``id``.
@@ -347,4 +339,4 @@ class Snapshotter:
 def _committed(record: Record) -> Committed:
     if record.tree is None:
         raise LocalError(f"snapshot {record.id} is committed and has no manifest")
-    return Committed(record.id, record.parent_id, record.tree, record.bytes, record.created_s)
+    return Committed(record.id, record.parent_id, record.tree, record.bytes)
