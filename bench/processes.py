@@ -149,7 +149,7 @@ class Cluster:
         command: str,
         *arguments: str,
         name: str = "manager",
-        through: Sequence[str] = (),
+        through: Sequence[str],
     ) -> str:
         with (self.root / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(

@@ -121,7 +121,7 @@ class SourceChanged(FilesyncError):
 
     code = "source-changed"
 
-    def __init__(self, detail: str, path: bytes = b"") -> None:
+    def __init__(self, detail: str, path: bytes) -> None:
         super().__init__(detail, path)
         self.detail = detail
         self.path = path

@@ -84,7 +84,7 @@ def walk(
     look: Callable[[D, bytes], D | End[L] | None],
     kept: Kept,
     *,
-    follow_last: bool = True,
+    follow_last: bool,
 ) -> tuple[tuple[bytes, ...], D | L]:
     """Resolve ``names`` from ``root`` as the kernel would in a chroot: the real path, what is there.
 

@@ -118,7 +118,7 @@ _ANY: Final = b"**"
 _SOME: Final = b"*"
 
 
-def _expression(tokens: list[bytes], prefix: bytes = b"") -> bytes:
+def _expression(tokens: list[bytes], prefix: bytes) -> bytes:
     """Return a regular expression whose time is bounded by the text's length squared.
 
     All between two ``**`` is matched as early as it can be, and then for good (``(?>``): whatever

@@ -57,7 +57,7 @@ class Contexts:
         main: str,
         dockerfile: Path | None,
         settings: Mapping[str, Setting],
-        came: Piped | None = None,
+        came: Piped | None,
     ) -> None:
         if came is not None and came.text is not None and dockerfile is not None:
             raise UsageError(

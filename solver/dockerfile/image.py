@@ -65,9 +65,7 @@ class Image(msgspec.Struct, omit_defaults=True):
     config: RunConfig = msgspec.field(default_factory=RunConfig)
     history: list[HistoryEntry] | None = None
 
-    def commit(
-        self, created_by: str, *, layer: bool = False, created: str | None = None
-    ) -> None:
+    def commit(self, created_by: str, *, layer: bool, created: str | None) -> None:
         """Add an instruction to the history."""
         text = created_by[:_MAX_CREATED_BY_CHARS]
         entry = HistoryEntry(created, text, comment=_COMMENT, empty_layer=not layer)
@@ -83,7 +81,7 @@ class Image(msgspec.Struct, omit_defaults=True):
         """Absolute."""
         return self.config.working_dir or "/"
 
-    def as_config(self, created: str | None = None) -> dict[str, object]:
+    def as_config(self, created: str | None) -> dict[str, object]:
         """Return the JSON object of an image that was made at a time, or that tells none."""
         plain: dict[str, object] = msgspec.to_builtins(self)
         if created is not None:

@@ -73,7 +73,7 @@ class ClientLink(msgspec.Struct):
         """Let it know of an event; never waits."""
         self.outbox.tell(event)
 
-    async def serve(self, tree: Digest, address: str, part: Selector | None = None) -> bytes:
+    async def serve(self, tree: Digest, address: str, part: Selector | None) -> bytes:
         """Have the client serve a tree of its own, or a part, to a data plane; return the token."""
         token = secrets.token_bytes(16)
         self.outbox.answer(Serve(tree, address, token, part))

@@ -108,9 +108,9 @@ async def run_manager(
     listen: str,
     state: Path,
     *,
-    own: KeyPair | None = None,
-    allowed: AllowFile | None = None,
-    allow_insecure: bool = False,
+    own: KeyPair | None,
+    allowed: AllowFile | None,
+    allow_insecure: bool,
     ready: Callable[[str], None],
     stopped: Callable[[], Awaitable[None]],
 ) -> None:

@@ -66,7 +66,7 @@ class Client(Protocol):
     def tell(self, event: Event | Warned) -> None:
         """Send an event, in order; never waits."""
 
-    async def serve(self, tree: Digest, address: str, part: Selector | None = None) -> bytes:
+    async def serve(self, tree: Digest, address: str, part: Selector | None) -> bytes:
         """Have the client serve a tree of its own, or a part, to a data plane; return the token."""
 
     async def stop_serving(self, token: bytes) -> None:

@@ -50,7 +50,7 @@ class Budget(msgspec.Struct):
     files: int = MAX_FILES
     bytes: int = MAX_BYTES
 
-    def take(self, *, files: int = 0, size: int = 0) -> None:
+    def take(self, *, files: int = 0, size: int) -> None:
         """Take of it.
 
         Raises:

@@ -89,7 +89,7 @@ class Git(msgspec.Struct, frozen=True):
     async def run(
         self,
         *words: str,
-        at: Path | None = None,
+        at: Path | None,
         tree: Path | None = None,
         config: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,

@@ -21,7 +21,7 @@ from filesync.disk.updating.metadata import DEFAULT_ACL, Created, Metadata
 from filesync.errors import StoreError
 from filesync.manifest import MAX_DEPTH, Directory, Special, Symlink
 from worker.layers.errors import BadLayer
-from worker.layers.hardlinks import NO_GROUPS, Groups
+from worker.layers.hardlinks import Groups
 from worker.layers.member import BLOCK, CHARACTER, DIRECTORY, FIFO, Member
 
 MAX_LINKS: Final = 255
@@ -48,7 +48,7 @@ class Rooted:
         metadata: sets modes, owners and times; counts what cannot be kept.
     """
 
-    def __init__(self, root: Path, groups: Groups = NO_GROUPS) -> None:
+    def __init__(self, root: Path, groups: Groups) -> None:
         """Open ``root``, whose tree has the hard links ``groups``; use it as a context."""
         self.metadata = Metadata()
         self._handles = DirectoryHandles(root)

@@ -176,7 +176,7 @@ def apply(
     keys: Sequence[Digest],
     unpack: Callable[[Path, Groups], Applied],
     *,
-    known: RefInfo | None = None,
+    known: RefInfo | None,
 ) -> RefInfo:
     """Make the ref that ``layer`` gives on top of ``parent``, and record its layer. Blocks.
 

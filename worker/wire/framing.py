@@ -16,7 +16,7 @@ Frames = Sequence[bytes | memoryview]
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
-def framed(message: msgspec.Struct, payload: bytes = b"") -> list[bytes]:
+def framed(message: msgspec.Struct, payload: bytes) -> list[bytes]:
     """Return the frames of ``message``; an empty payload has none."""
     header = _encoder.encode(message)
     return [header, payload] if payload else [header]

@@ -93,7 +93,7 @@ def read_small(
     dirfd: int,
     name: bytes,
     path: bytes,
-    keep: Keep | None = None,
+    keep: Keep | None,
     known: Container[tuple[int, int]] = (),
 ) -> tuple[Stamp, Digest, Xattrs] | None:
     """Read a small regular file in as few calls as prove what was read.

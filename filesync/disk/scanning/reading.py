@@ -146,10 +146,10 @@ class Reader:
         pool: ThreadPoolExecutor,
         hints: Mapping[bytes, tuple[int, Digest]],
         *,
-        keep: Keep | None = None,
-        beside: Callable[[bytes, Digest, int], Beside | None] | None = None,
-        skip_unreadable: bool = False,
-        keep_unreadable: bool = False,
+        keep: Keep | None,
+        beside: Callable[[bytes, Digest, int], Beside | None] | None,
+        skip_unreadable: bool,
+        keep_unreadable: bool,
     ) -> None:
         """Read large files on ``pool``, and those in ``hints`` (size, digest) not at all.
 

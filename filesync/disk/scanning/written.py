@@ -35,7 +35,7 @@ def written(
     *,
     inode: int,
     between_ns: tuple[int, int],
-    hidden_ns: int = 0,
+    hidden_ns: int,
 ) -> Seen:
     """Return what is noted of a directory when ``files`` have been written in it.
 

@@ -38,7 +38,7 @@ class GrowingScan:
         caches: Path | None,
         dry_run: bool,
         recent_bytes: int,
-        copies: "Copies | None" = None,
+        copies: "Copies | None",
     ) -> None:
         """Begin; what is read is copied to ``copies``.
 

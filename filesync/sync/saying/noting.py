@@ -13,8 +13,8 @@ def note_plan(
     *,
     prefix: bytes,
     is_sent: bool = False,
-    is_new: bool = False,
-    given_as: bytes | None = None,
+    is_new: bool,
+    given_as: bytes | None,
 ) -> None:
     """Tell whoever wants to see it what will change, and count it if it is not to be done."""
     if options.dry_run:

@@ -23,7 +23,7 @@ class Cutting:
         old: Digest,
         *,
         recipes: RecipeCache,
-        files: RecipeFiles | None = None,
+        files: RecipeFiles | None,
         on_end: Callable[[Remains], None] = lambda _: None,
     ) -> None:
         """Let ``recipes``, and ``files``, have it once it is whole; the file was ``old`` before.

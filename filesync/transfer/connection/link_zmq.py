@@ -56,7 +56,7 @@ class Link:
         handle: Handle,
         counters: Counters,
         *,
-        own: "KeyPair | None" = None,
+        own: "KeyPair | None",
     ) -> None:
         self._handle = handle
         self._address = address

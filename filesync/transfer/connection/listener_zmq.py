@@ -100,8 +100,8 @@ class Listener:
         handle: Handle,
         counters: Counters,
         *,
-        own: "KeyPair | None" = None,
-        allows: "Allows | None" = None,
+        own: "KeyPair | None",
+        allows: "Allows | None",
     ) -> None:
         self._handle = handle
         self._counters = counters

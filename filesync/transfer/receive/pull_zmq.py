@@ -77,8 +77,8 @@ class Pull:
         pool: Executor,
         stats: PullStats,
         on_progress: Callable[[], None],
-        feed: Feed | None = None,
-        told: Told | None = None,
+        feed: Feed | None,
+        told: Told | None,
         recipes: RecipeCache,
     ) -> None:
         self._loop = asyncio.get_running_loop()

@@ -105,7 +105,7 @@ class Caches:
         client: Client,
         sources: Sequence[CacheFrom | CacheInRegistry],
         graph: Graph,
-        credentials: tuple[Credential, ...] = (),
+        credentials: tuple[Credential, ...],
     ) -> None:
         self._shared = shared
         self._client = client

@@ -32,7 +32,7 @@ class Brought(msgspec.Struct, frozen=True):
 
 
 def from_registry(
-    op: ImageOp, credentials: tuple[Credential, ...], part: Selector | None = None
+    op: ImageOp, credentials: tuple[Credential, ...], part: Selector | None
 ) -> Brought:
     """Return how an image, or a part of it, comes to whoever runs ``op``: from its registry."""
     credential = credential_for(op.repository.partition("/")[0], credentials)

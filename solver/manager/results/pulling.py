@@ -43,7 +43,7 @@ class Pulls:
 
     @contextlib.asynccontextmanager
     async def pulled(
-        self, link: WorkerLink, transfer: Transfer, tell: OnEvent = lambda _: None
+        self, link: WorkerLink, transfer: Transfer, tell: OnEvent
     ) -> AsyncIterator[InputReport | None]:
         """Have a result be on a worker, where it stays while the block runs.
 
