@@ -78,7 +78,7 @@ class KeptCache(msgspec.Struct, frozen=True):
     home: Home
 
     def in_image(self, image: Sequence[tuple[str, str]]) -> Self:
-        """Return just the results that are an image's layers; see ``cachemerge.in_image``."""
+        """Return just the results that are an image's layers; see ``caches.merge.in_image``."""
         layers = {layer.digest: layer for layer in self.layers}
         config = in_image(self.config, layers, image)
         found = frozenset(place for place in self.records if config.records[place].layers)
