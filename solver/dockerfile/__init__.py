@@ -7,7 +7,6 @@ from solver.dockerfile.options import (
     MAIN_CONTEXT,
     BaseImage,
     Converted,
-    ImageResolver,
     Options,
 )
 from solver.dockerfile.platform import Platform
@@ -25,7 +24,6 @@ __all__ = [
     "Converted",
     "DockerfileError",
     "Ignore",
-    "ImageResolver",
     "NoSuchImage",
     "Options",
     "Platform",

@@ -1,7 +1,7 @@
 """Blobs on this worker's disk, as an OCI image layout."""
 
 from worker.blobs.blob import BLOCK_BYTES, Blob, BlobMissing
-from worker.blobs.store import KEEP_PARTIAL_S, BlobStore, Partial
+from worker.blobs.store import KEEP_PARTIAL_S, BlobStore
 from worker.blobs.writer import BlobWriter
 
 __all__ = [
@@ -11,5 +11,4 @@ __all__ = [
     "BlobMissing",
     "BlobStore",
     "BlobWriter",
-    "Partial",
 ]

@@ -1,8 +1,7 @@
 """Runs one operation's command in a container."""
 
 from worker.exec.agents import Agents
-from worker.exec.caches import CacheDirectories, CacheLease
-from worker.exec.ending import sweep
+from worker.exec.caches import CacheDirectories
 from worker.exec.errors import (
     BadExec,
     BadSecret,
@@ -13,8 +12,8 @@ from worker.exec.errors import (
     UserUnknown,
 )
 from worker.exec.operation import execute
-from worker.exec.output import OnOutput, OutputTail
-from worker.exec.runtime import Runtime, find_runtime
+from worker.exec.output import OutputTail
+from worker.exec.runtime import find_runtime
 from worker.exec.state import ExecState
 from worker.exec.user import User, read_accounts, resolve_owner, resolve_user
 
@@ -23,13 +22,10 @@ __all__ = [
     "BadExec",
     "BadSecret",
     "CacheDirectories",
-    "CacheLease",
     "CommandNotFound",
     "ExecState",
     "NoRuntime",
-    "OnOutput",
     "OutputTail",
-    "Runtime",
     "RuntimeFailed",
     "SecretMissing",
     "User",
@@ -39,5 +35,4 @@ __all__ = [
     "read_accounts",
     "resolve_owner",
     "resolve_user",
-    "sweep",
 ]

@@ -2,7 +2,7 @@
 
 from worker.files.again import Again, Basis, copy_of, given_to, plan_again
 from worker.files.errors import ArchiveRefused, BadMode, BadPath, PathInTheWay
-from worker.files.perform import InputTree, Performed, perform, perform_again
+from worker.files.perform import InputTree, perform, perform_again
 from worker.files.tree import Tree
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "Basis",
     "InputTree",
     "PathInTheWay",
-    "Performed",
     "Tree",
     "copy_of",
     "given_to",
