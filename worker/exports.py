@@ -15,7 +15,7 @@ from filesync.disk.scanning.scan import scan
 from filesync.errors import LocalError
 from filesync.manifest import Manifest
 from filesync.retime import with_times
-from worker.layers import LayerForm, write_tar
+from worker.layers import LayerForm, tar_blocks
 from worker.moving import chains
 from worker.store import Store
 from worker.wire import orders
@@ -58,7 +58,8 @@ def export(store: Store, order: orders.Export) -> Exported:
         match order.form:
             case ExportForm.TAR:
                 with store.view(order.ref) as tree, (root / "tree.tar").open("wb") as file:
-                    write_tar(None, timed(store, tree.manifest, order), tree.root, file)
+                    dated = timed(store, tree.manifest, order)
+                    file.writelines(tar_blocks(None, dated, tree.root))
                 scanned = scan(root, store.nodes)
                 return Exported(Manifest(scanned.tree, store.nodes), root, stack.pop_all())
             case ExportForm.OCI:

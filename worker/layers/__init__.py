@@ -13,7 +13,6 @@ from worker.layers.make import (
     recompress,
     tar_blocks,
     tar_size,
-    write_tar,
 )
 from worker.layers.source import Stream
 
@@ -39,5 +38,4 @@ __all__ = [
     "recompress",
     "tar_blocks",
     "tar_size",
-    "write_tar",
 ]

@@ -129,19 +129,8 @@ def recompress(
     return Layer(MEDIA_TYPES[compression], blob.digest, blob.size, layer.diff_id)
 
 
-def write_tar(parent: Manifest | None, child: Manifest, root: Path, file: BinaryIO) -> None:
-    """Write the uncompressed tar of the same layer to ``file``. Blocks.
-
-    Raises:
-        StoreError: ``root`` does not hold ``child``.
-        NotALayer: the tree has what no layer can say.
-    """
-    for block in tar_blocks(parent, child, root):
-        file.write(block)
-
-
 def tar_size(parent: Manifest | None, child: Manifest) -> int:
-    """Return the size of that tar, from the manifests alone.
+    """Return the size of a layer's uncompressed tar, from the manifests alone.
 
     Raises:
         NotALayer: the tree has what no layer can say.
