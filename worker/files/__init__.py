@@ -1,4 +1,4 @@
-"""Runs one FileOp on a directory: copies, makes and removes names in a tree nobody trusts."""
+"""Runs one FileOp on a directory: copies and makes names in a tree nobody trusts."""
 
 from worker.files.again import Again, Basis, copy_of, given_to, plan_again
 from worker.files.errors import ArchiveRefused, BadMode, BadPath, PathInTheWay

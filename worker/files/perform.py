@@ -16,18 +16,10 @@ from filesync.wanted import check_wanted
 from worker.files.again import Again
 from worker.files.copier import Copier
 from worker.files.copying import copy
-from worker.files.making import make_directory, make_file, make_symlink, remove
+from worker.files.making import make_directory, make_file
 from worker.files.mode import parse_mode
 from worker.files.tree import Tree, changing
-from worker.wire.ops import (
-    Action,
-    Copy,
-    FileOp,
-    MakeDirectory,
-    MakeFile,
-    MakeSymlink,
-    Remove,
-)
+from worker.wire.ops import Action, Copy, FileOp, MakeDirectory, MakeFile
 
 
 class InputTree(msgspec.Struct, frozen=True):
@@ -128,18 +120,12 @@ def perform_again(
         return Performed(tree.hints)
 
 
-def _make(
-    tree: Tree, action: MakeDirectory | MakeFile | MakeSymlink | Remove, now_ns: int | None
-) -> None:
+def _make(tree: Tree, action: MakeDirectory | MakeFile, now_ns: int | None) -> None:
     match action:
         case MakeDirectory():
             make_directory(tree, action)
         case MakeFile():
             make_file(tree, action, now_ns=now_ns)
-        case MakeSymlink():
-            make_symlink(tree, action, now_ns=now_ns)
-        case Remove():
-            remove(tree, action)
         case _:
             assert_never(action)
 

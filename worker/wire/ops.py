@@ -111,23 +111,7 @@ class MakeFile(_Message, frozen=True, tag="mkfile"):
     owner: PathText = ""
 
 
-class MakeSymlink(_Message, frozen=True, tag="symlink"):
-    """Make a link at ``path`` whose text is ``target``, replacing what is there."""
-
-    path: PathText
-    target: PathText
-    owner: PathText = ""
-
-
-class Remove(_Message, frozen=True, tag="rm"):
-    """Remove ``path`` with all below it; with ``wildcard`` all that match the pattern."""
-
-    path: PathText
-    wildcard: bool = False
-    missing_ok: bool = False
-
-
-Action = Copy | MakeDirectory | MakeFile | MakeSymlink | Remove
+Action = Copy | MakeDirectory | MakeFile
 
 
 # --- exec mounts ----------------------------------------------------------------------------
