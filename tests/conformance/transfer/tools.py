@@ -84,10 +84,6 @@ class Servers:
         """Return the address of an rsync daemon's module for ``root``."""
         return self._address("rsync", self._start_rsync)
 
-    def process(self) -> subprocess.Popen[str]:
-        """Return the server that was started last."""
-        return self._running[-1]
-
     def close(self) -> None:
         for process in self._running:
             if process in self._daemons:
