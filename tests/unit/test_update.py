@@ -18,19 +18,6 @@ from tests.unit.update_driver import (
     update,
 )
 
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "root"
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "source"
-    path.mkdir()
-    return path
-
-
 # --- work that is not done ---------------------------------------------------------------
 
 

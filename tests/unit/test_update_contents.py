@@ -26,18 +26,6 @@ from tests.unit.update_driver import (
 )
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "root"
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "source"
-    path.mkdir()
-    return path
-
-
 def test_small_contents_are_verified_before_any_is_written(root: Path) -> None:
     one = TreeUpdate(root, basis=None, target=tree_of(file(b"a", b"1"), file(b"b", b"2")))
     one.prepare()

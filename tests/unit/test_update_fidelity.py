@@ -38,18 +38,6 @@ from tests.unit.update_driver import (
 )
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "root"
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "source"
-    path.mkdir()
-    return path
-
-
 def refusing(code: int) -> Callable[..., None]:
     """Return a system call that a file system refuses, as ``os`` tells of it."""
 

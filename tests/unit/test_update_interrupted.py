@@ -39,18 +39,6 @@ from tests.unit.update_driver import (
 )
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "root"
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "source"
-    path.mkdir()
-    return path
-
-
 def test_an_interrupted_update_goes_on_from_a_scan_of_what_it_left(
     root: Path, source: Path
 ) -> None:

@@ -25,16 +25,6 @@ from tests.unit.update_driver import (
 )
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "root"
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tmp_path / "source"
-
-
 def shrink(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 

@@ -120,16 +120,6 @@ TEXT = random.Random(1).randbytes(3000)
 EDITED = TEXT[:1000] + b"edited" + TEXT[1000:]
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "root"
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tmp_path / "source"
-
-
 def basis_of(root: Path, source: Path) -> tuple[bytes | None, int]:
     """Return what the one file that must come can be made of, and what ``replaces`` says."""
     one = TreeUpdate(root, basis=scanned(root), target=scanned(source))
