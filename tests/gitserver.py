@@ -7,11 +7,9 @@ import ssl
 import subprocess
 import threading
 from dataclasses import dataclass, field
-from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Self
 
-from tests.webserver import QuietHandler
+from tests.webserver import LoopbackServer, QuietHandler
 
 NOBODY = {
     "GIT_AUTHOR_NAME": "a",
@@ -76,18 +74,18 @@ class Repository:
 
 
 @dataclass
-class GitServer:
+class GitServer(LoopbackServer):
     """Serves the repositories of a directory as ``/NAME.git``.
 
     Attributes:
         asked: the method and path of each request, and who asked.
-    packs: how many answers had commits, and not just what refs are.
+        packs: how many answers had commits, and not just what refs are.
         login: who has to ask; empty for anybody.
         answers: status and headers of paths that are answered so instead.
         hangs: requests to fetch are not answered; ``hanging`` is set by the first.
-    serves_files: there is no git behind it, but a repository's files.
-    is_old: speaks the protocol in which no commit is given by its id alone.
-    certificate: a directory with what it proves itself with; None for plain HTTP.
+        serves_files: there is no git behind it, but a repository's files.
+        is_old: speaks the protocol in which no commit is given by its id alone.
+        certificate: a directory with what it proves itself with; None for plain HTTP.
     """
 
     root: Path
@@ -99,26 +97,15 @@ class GitServer:
     serves_files: bool = False
     is_old: bool = False
     hanging: threading.Event = field(default_factory=threading.Event)
-    closing: threading.Event = field(default_factory=threading.Event)
     certificate: Path | None = None
 
     def __post_init__(self) -> None:
-        server = self
-
-        class Handler(_Handler):
-            owner = server
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        super().__init__(_Handler)
         if self.certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             chain = (self.certificate / "server.pem", self.certificate / "server.key")
             context.load_cert_chain(*chain)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self._server.server_address[1]}"
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
 
     @property
     def url(self) -> str:
@@ -126,16 +113,6 @@ class GitServer:
 
     def repository(self, name: str) -> Repository:
         return Repository(self.root / name)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 class _Handler(QuietHandler):

@@ -43,25 +43,44 @@ class Asked:
     sent: int = 0
 
 
-class WebServer:
-    """Serves ``pages`` by path."""
+class LoopbackServer:
+    """Has ``handler`` answer, whose ``owner`` it is, for as long as the block lasts.
 
-    def __init__(self) -> None:
-        self.pages: dict[str, Page] = {}
-        self.asked: list[Asked] = []
+    Attributes:
+        closing: set at its end.
+        server: the one that listens.
+    """
+
+    def __init__(self, handler: type["QuietHandler"]) -> None:
         self.closing = threading.Event()
-        server = self
-
-        class Handler(_Handler):
-            owner = server
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = False
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self.server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (handler,), {"owner": self})
+        )
+        self._thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
 
     @property
     def host(self) -> str:
-        return f"127.0.0.1:{self._server.server_address[1]}"
+        return f"127.0.0.1:{self.server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self.server.shutdown()
+        self._thread.join()
+        self.server.server_close()
+
+
+class WebServer(LoopbackServer):
+    """Serves ``pages`` by path."""
+
+    def __init__(self) -> None:
+        super().__init__(_Handler)
+        self.pages: dict[str, Page] = {}
+        self.asked: list[Asked] = []
+        self.server.daemon_threads = False
 
     @property
     def url(self) -> str:
@@ -71,16 +90,6 @@ class WebServer:
     def sent(self) -> int:
         """All bytes of bodies that were sent."""
         return sum(one.sent for one in self.asked)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 class QuietHandler(BaseHTTPRequestHandler):

@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
-from http.server import ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
-from tests.webserver import QuietHandler
+from tests.webserver import LoopbackServer, QuietHandler
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -59,7 +57,7 @@ class Request:
     body: bytes = b""
 
 
-class FaultyRegistry:
+class FaultyRegistry(LoopbackServer):
     """Serves ``blobs`` and ``manifests`` (by tag and digest) of any repository.
 
     ``faults[path]`` are answered first, one a request, in order, None as it should be; a path has no ``/v2/`` and may
@@ -67,6 +65,7 @@ class FaultyRegistry:
     """
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, tuple[bytes, str]] = {}
         self.faults: dict[str, list[Fault | None]] = defaultdict(list)
@@ -76,29 +75,7 @@ class FaultyRegistry:
         self.forgets_cut_uploads = False
         self.max_body: int | None = None
         self.location = "{path}session?state={state}"
-        self.closing = threading.Event()
-        registry = self
-
-        class Handler(_Handler):
-            owner = registry
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = False
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self.server.daemon_threads = False
 
     def add_blob(self, data: bytes) -> dict[str, Any]:
         self.blobs[sha256(data)] = data
