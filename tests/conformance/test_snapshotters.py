@@ -456,7 +456,7 @@ def test_two_children_do_not_see_each_other(
 
 @kinds
 def test_many_threads_may_prepare_and_commit_at_once(
-    open_kind: Callable[[str], Snapshotter], nodes: MemoryNodes, kind: str
+    open_kind: Callable[[str], Snapshotter], kind: str
 ) -> None:
     snapshotter = open_kind(kind)
     make(snapshotter, None, base, id="base")
@@ -715,7 +715,7 @@ def test_after_a_crash_of_the_machine_only_what_was_flushed_is_believed(
 
 @kinds
 def test_a_snapshot_whose_manifest_or_tree_is_gone_is_dropped_with_its_children(
-    open_kind: Callable[[str], Snapshotter], state: Path, nodes: MemoryNodes, kind: str
+    open_kind: Callable[[str], Snapshotter], state: Path, kind: str
 ) -> None:
     snapshotter = open_kind(kind)
     make(snapshotter, None, base, id="base")

@@ -101,7 +101,7 @@ def test_a_cache_from_another_worker_holds_no_second_copy_of_a_blob(
 
 
 def test_a_result_that_moved_is_no_miss_in_the_next_run(
-    shared: tuple[Cluster, Path], registry: RealRegistry, tmp_path: Path
+    shared: tuple[Cluster, Path], registry: RealRegistry
 ) -> None:
     cluster, root = shared
     built = without_the_builder(cluster, root)

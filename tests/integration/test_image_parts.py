@@ -264,7 +264,6 @@ def test_an_estargz_image_is_read_by_others_and_says_where_its_tables_are(
 def test_of_an_image_in_a_registry_comes_what_is_read(
     compression: str,
     seekable: Callable[[str], str],
-    clusters: Callable[..., Cluster],
     registry: RealRegistry,
     context: ContextMaker,
     tmp_path: Path,

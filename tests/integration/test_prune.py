@@ -173,7 +173,7 @@ def test_the_space_that_is_kept_holds_what_was_used_last(
 
 
 def test_what_a_running_build_holds_is_kept_and_told(
-    clusters: Callable[..., Cluster], context: ContextMaker, base: str, tmp_path: Path
+    clusters: Callable[..., Cluster], context: ContextMaker, base: str
 ) -> None:
     one = clusters("one", workers=1)
     text = f"FROM base AS done\nRUN echo a > /a\nFROM base\n{WAIT}\nCOPY --from=done /a /a\n"

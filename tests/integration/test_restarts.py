@@ -38,7 +38,7 @@ def until(what: Callable[[], object], patience_s: float = 30.0) -> None:
 
 
 def test_what_a_manager_that_is_gone_had_open_is_let_go_of(
-    cluster: Cluster, context: ContextMaker, base: str, tmp_path: Path
+    cluster: Cluster, context: ContextMaker, base: str
 ) -> None:
     root = context(WAITS, **{"in": "in\n"})
     command = [sys.executable, "-m", "filesync", "build", "--manager", cluster.manager]

@@ -203,7 +203,6 @@ def test_while_a_step_runs_its_secret_is_on_no_disk_and_a_killed_worker_leaves_n
     context: ContextMaker,
     base: str,
     token: Path,
-    tmp_path: Path,
     clusters: Callable[..., Cluster],
 ) -> None:
     # A second worker would run the step again.

@@ -178,9 +178,7 @@ def test_leased_sources_are_not_counted_and_not_removed(
     assert directories(tmp_path) == {lease.path.name for lease in leases[1:]}
 
 
-def test_a_source_whose_manifest_is_gone_is_not_kept(
-    pool: SourcePool, nodes: MemoryNodes
-) -> None:
+def test_a_source_whose_manifest_is_gone_is_not_kept(pool: SourcePool) -> None:
     lease = pool.seal(pool.take("key"), digest_of(b"no manifest"))
     lease.release()
     assert pool.idle() == []

@@ -104,7 +104,7 @@ def test_a_link_planted_by_one_action_does_not_lead_the_next_out(
     assert (root / str(outside)[1:] / "dir/file").read_text() == "new"
 
 
-def test_names_of_any_bytes_are_copied(lay: Lay, tmp_path: Path) -> None:
+def test_names_of_any_bytes_are_copied(lay: Lay) -> None:
     source = lay({})
     names = [b"\xff\xfe", b"new\nline", b"\x1b[0m", b"...", b"..x", b"-rf", b"*", "é".encode()]
     for name in names:

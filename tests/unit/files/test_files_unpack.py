@@ -117,7 +117,7 @@ def test_an_archive_that_is_not_to_be_unpacked_is_copied_as_it_is(add: Add) -> N
     assert (root / "d/a").read_bytes() == PLAIN
 
 
-def test_the_target_of_an_archive_is_a_directory_slash_or_not(add: Add, read: Read) -> None:
+def test_the_target_of_an_archive_is_a_directory_slash_or_not(add: Add) -> None:
     root = add(PLAIN, action=Copy(0, "a", "/new", unpack=True))
 
     assert (root / "new/dir/f").read_text() == "f"
@@ -311,7 +311,7 @@ def test_the_number_of_members_is_bounded(add: Add, monkeypatch: pytest.MonkeyPa
         add(PLAIN)
 
 
-def test_sparse_members_have_their_holes(add: Add, tmp_path: Path) -> None:
+def test_sparse_members_have_their_holes(add: Add) -> None:
     member = info("disk", tarfile.GNUTYPE_SPARSE, size=4)
     header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
     header[386:410] = b"%011o\0%011o\0" % (1 << 20, 4)

@@ -154,7 +154,7 @@ def test_holes_count_for_the_limit_of_a_layer(tmp_path: Path) -> None:
         apply(whole + whole + END, tmp_path / "two", limits)
 
 
-def test_a_time_that_no_file_system_keeps_is_that_of_1970(tmp_path: Path) -> None:
+def test_a_time_that_no_file_system_keeps_is_that_of_1970() -> None:
     info = tarfile.TarInfo("f")
     info.mtime = -62135596800
     for data in (info.tobuf(tarfile.GNU_FORMAT), info.tobuf(tarfile.PAX_FORMAT)):

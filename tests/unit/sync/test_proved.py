@@ -180,7 +180,7 @@ def test_what_takes_its_place_within_the_tick_in_which_the_update_ended_is_read(
 
 
 def test_directories_that_change_places_afterwards_are_read(
-    place: Place, tmp_path: Path, read: list[bytes]
+    place: Place, tmp_path: Path
 ) -> None:
     # Their files are as they were, ctimes and all; and so are sizes and mtimes of a/x and b/x.
     update(place, tmp_path)
