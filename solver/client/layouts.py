@@ -10,10 +10,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from filesync.errors import UsageError
-from solver.dockerfile import BaseImage, Platform
+from solver.dockerfile import BaseImage
 from worker.wire.images import CONFIG_TYPES
-from worker.wire.platforms import Platform as PlatformOf
-from worker.wire.platforms import nearest, steps_to
+from worker.wire.platforms import Platform, nearest, steps_to
 
 SCHEME: Final = "oci-layout://"
 MAX_JSON_BYTES: Final = 4 << 20
@@ -97,7 +96,7 @@ class Layouts:
 
     def _look(self, layout: Layout, entries: list[dict[str, Any]]) -> "_Image":
         """Return the image for the platform, out of an index and the indexes in it."""
-        wanted = PlatformOf(*msgspec.structs.astuple(self._platform))
+        wanted = self._platform
         there: set[str] = set()
         todo = _nearest_last(entries, wanted, there)
         for _ in range(MAX_LOOKS):
@@ -146,7 +145,7 @@ def _media_type(value: object) -> str:
 
 
 def _nearest_last(
-    entries: list[dict[str, Any]], wanted: PlatformOf, there: set[str]
+    entries: list[dict[str, Any]], wanted: Platform, there: set[str]
 ) -> list[dict[str, Any]]:
     """Return what of an index may be for a platform; note in ``there`` for what all is."""
     offered = [(_platform(entry), entry) for entry in entries]
@@ -154,24 +153,24 @@ def _nearest_last(
     return list(nearest(offered, wanted))[::-1]
 
 
-def _platform(entry: Mapping[str, Any]) -> PlatformOf | None:
+def _platform(entry: Mapping[str, Any]) -> Platform | None:
     said = entry.get("platform")
     return None if said is None else _read_platform(said)
 
 
-def _platform_of(layout: Layout, manifest: dict[str, Any]) -> PlatformOf:
+def _platform_of(layout: Layout, manifest: dict[str, Any]) -> Platform:
     """Return for what an image is by its configuration; what is no image is for nothing."""
     kind = _media_type(manifest.get("config"))
     if kind and kind not in CONFIG_TYPES:
-        return PlatformOf()
+        return Platform()
     return _read_platform(_read_blob(layout, _digest(layout, manifest.get("config"))))
 
 
-def _read_platform(said: object) -> PlatformOf:
+def _read_platform(said: object) -> Platform:
     try:
-        return msgspec.convert(said, PlatformOf)
+        return msgspec.convert(said, Platform)
     except msgspec.ValidationError:
-        return PlatformOf()
+        return Platform()
 
 
 def _named(layout: Layout) -> list[dict[str, Any]]:

@@ -9,11 +9,11 @@ from solver.dockerfile.options import (
     Converted,
     Options,
 )
-from solver.dockerfile.platform import Platform
 from solver.dockerfile.running import NETWORKS
 from solver.dockerfile.stages import IMAGE_SCHEME
 from solver.dockerfile.variables import SOURCE_DATE_EPOCH
 from solver.dockerfile.vertices import reader_of, unknown_remotes, with_contexts, with_ops
+from worker.wire.platforms import Platform
 
 __all__ = [
     "IMAGE_SCHEME",

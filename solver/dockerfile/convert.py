@@ -36,7 +36,7 @@ from solver.dockerfile.metadata import (
     trigger_of,
 )
 from solver.dockerfile.options import BaseImage, Converted, ImageResolver, Options
-from solver.dockerfile.platform import Platform, parse_platform, platform_args
+from solver.dockerfile.platform import parse_platform, platform_args
 from solver.dockerfile.running import apply_run, mount_origins
 from solver.dockerfile.stages import (
     FromContext,
@@ -56,6 +56,7 @@ from solver.dockerfile.syntax import Instruction, parse, parse_trigger
 from solver.dockerfile.variables import Variables, check_name, is_predefined
 from solver.dockerfile.vertices import Vertices, context_selectors
 from solver.dockerfile.words import Words
+from worker.wire.platforms import Platform
 
 _APPLY: Final[Mapping[str, Callable[[State, Instruction], None]]] = {
     "ADD": apply_copy,

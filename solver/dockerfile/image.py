@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from solver.dockerfile.errors import Invalid
-from solver.dockerfile.platform import Platform
+from worker.wire.platforms import Platform
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL: Final = ("/bin/sh", "-c")

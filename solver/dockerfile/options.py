@@ -8,8 +8,8 @@ import msgspec
 
 from filesync.select import Selector
 from solver.dockerfile.excerpt import Excerpt
-from solver.dockerfile.platform import Platform
 from solver.graph import Graph
+from worker.wire.platforms import Platform
 
 MAIN_CONTEXT: Final = "context"
 """Name of the context that COPY reads when it names none."""
@@ -37,7 +37,7 @@ class Options(msgspec.Struct, frozen=True):
     build_args: Mapping[str, str] = msgspec.field(default_factory=dict)
     contexts: Mapping[str, str] = msgspec.field(default_factory=dict)
     place: Mapping[str, tuple[tuple[str, str], ...]] = msgspec.field(default_factory=dict)
-    platform: Platform = msgspec.field(default_factory=Platform)
+    platform: Platform = Platform("linux", "amd64")
     no_cache: bool = False
     no_cache_stages: tuple[str, ...] = ()
     network: str = "default"

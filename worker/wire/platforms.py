@@ -6,6 +6,14 @@ from typing import Final, TypeVar
 
 import msgspec
 
+_ARCHITECTURES: Final = {
+    "x86_64": "amd64",
+    "x86-64": "amd64",
+    "aarch64": "arm64",
+    "i386": "386",
+    "armhf": "arm",
+    "armel": "arm",
+}
 _USUAL_VARIANTS: Final = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
 """The variant that is meant where none is said."""
 
@@ -15,7 +23,7 @@ T = TypeVar("T")
 
 
 class Platform(msgspec.Struct, frozen=True):
-    """What an image is for, in Go's words."""
+    """Operating system, architecture and variant, in Go's words (``linux/arm64/v8``)."""
 
     os: str = ""
     architecture: str = ""
@@ -23,6 +31,10 @@ class Platform(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+    def is_same(self, other: "Platform") -> bool:
+        """Whether both name one platform, a variant left out being the usual one."""
+        return _normal(self) == _normal(other)
 
 
 def nearest(offered: Iterable[tuple[Platform | None, T]], wanted: Platform) -> Iterator[T]:
@@ -55,3 +67,9 @@ def steps_to(there: Platform, wanted: Platform) -> int | None:
     # A processor runs what was made for an earlier variant of it: arm/v6 on v7.
     step = int(want[1:]) - int(have[1:])
     return step if step > 0 else None
+
+
+def _normal(platform: Platform) -> tuple[str, str, str]:
+    architecture = _ARCHITECTURES.get(platform.architecture, platform.architecture)
+    variant = platform.variant or _USUAL_VARIANTS.get(architecture, "")
+    return platform.os, architecture, variant
