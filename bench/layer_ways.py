@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.link import loopback_bytes
 from bench.registry import Registry
 from worker.layers import apply_layer
 
@@ -29,15 +30,6 @@ def measured(work: Callable[[], object]) -> Took:
     before, began = loopback_bytes(), time.monotonic()
     work()
     return Took(time.monotonic() - began, loopback_bytes() - before)
-
-
-def loopback_bytes() -> int:
-    """Return what was received on lo; on a loopback this is what was sent."""
-    for line in Path("/proc/self/net/dev").read_text().splitlines():
-        name, _, counts = line.partition(":")
-        if name.strip() == "lo":
-            return int(counts.split()[0])
-    raise SystemExit("this network namespace has no loopback")
 
 
 def by_registry(layout: Path, root: Path, into: Path, *, umoci: bool) -> dict[str, Took]:

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.inside import parse_inside
-from bench.layer_ways import by_pipe, by_registry, layers_of, loopback_bytes
+from bench.layer_ways import by_pipe, by_registry, layers_of
+from bench.link import loopback_bytes
 from bench.processes import Cluster
 from bench.results import plot, save
 from bench.trees import write_tree

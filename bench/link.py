@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Final, NamedTuple
 
 FAR_HOST: Final = "192.0.2.1"
@@ -161,3 +162,12 @@ def relaying(ports: Sequence[tuple[int, int]], link: Link) -> Iterator[None]:
     finally:
         process.terminate()
         process.join()
+
+
+def loopback_bytes() -> int:
+    """Return what was received on lo; on a loopback this is what was sent."""
+    for line in Path("/proc/self/net/dev").read_text().splitlines():
+        name, _, counts = line.partition(":")
+        if name.strip() == "lo":
+            return int(counts.split()[0])
+    raise SystemExit("this network namespace has no loopback")

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.inside import parse_inside
-from bench.link import Link, link_of, relaying
+from bench.link import Link, link_of, loopback_bytes, relaying
 from bench.results import plot, save
 from bench.sync_rows import Row, rows
 
@@ -155,11 +155,11 @@ def measure(row: Row, root: Path, rounds: int, *, pulls: bool = False) -> dict[s
 
 def _run(tool: Tool, source: Path, dests: Path) -> Run:
     target = tool.name if tool.is_named else str(dests / tool.name)
-    before = _loopback_bytes()
+    before = loopback_bytes()
     started = time.monotonic()
     subprocess.run(tool.command(str(source), target), check=True)
     seconds = time.monotonic() - started
-    return Run(seconds, _loopback_bytes() - before)
+    return Run(seconds, loopback_bytes() - before)
 
 
 def compare(source: Path, dest: Path, *options: str) -> None:
@@ -168,15 +168,6 @@ def compare(source: Path, dest: Path, *options: str) -> None:
     found = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     if found:
         raise SystemExit(f"{dest.name} is not what the source is:\n{found[:1000]}")
-
-
-def _loopback_bytes() -> int:
-    """Return what was received on lo; on a loopback this is what was sent."""
-    for line in Path("/proc/self/net/dev").read_text().splitlines():
-        name, _, counts = line.partition(":")
-        if name.strip() == "lo":
-            return int(counts.split()[0])
-    raise SystemExit("this network namespace has no loopback")
 
 
 # --- servers --------------------------------------------------------------------------------------
