@@ -12,23 +12,22 @@ from filesync.errors import FilesyncError, LocalError
 from filesync.manifest import File
 from filesync.transfer.threads import acquired, in_thread, while_wanted
 from worker.earlier import find_earlier
-from worker.exec import Agents, ExecState, OutputTail, execute
+from worker.exec import Agents, ExecState, OnOutput, OutputTail, execute
 from worker.files import InputTree, copy_of, perform, perform_again
 from worker.inputs import Input
 from worker.layers import tar_size
 from worker.moving import imports
 from worker.moving.errors import ImageMalformed
+from worker.snapshots import Hints
 from worker.store import Store
 from worker.store.refs import HeldRef
-from worker.store.results import Hints, keep
+from worker.store.results import keep
 from worker.wire import orders
 from worker.wire.ops import Copy, ExecOp, FileOp, GitOp, HttpOp, ImageOp, LocalOp
 from worker.wire.orders import RefInfo
 from worker.wire.secrets import Secret
 
 log = logging.getLogger(__name__)
-
-OnOutput = Callable[[int, bytes], None]
 
 
 class OpFailed(FilesyncError):

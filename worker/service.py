@@ -22,7 +22,7 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.offer import Offer
 from filesync.transfer.threads import acquired, in_thread, until_done, while_wanted
 from worker import exports
-from worker.exec import Agents, ExecState
+from worker.exec import Agents, ExecState, OnOutput
 from worker.garbage.keeper import DiskKeeper
 from worker.images import Images
 from worker.inputs import Inputs, OnProgress
@@ -32,7 +32,7 @@ from worker.moving.given import GivenBlobs
 from worker.moving.passedblobs import PassedBlobs
 from worker.moving.passedtree import PassedTree
 from worker.registry.meter import OnShare
-from worker.run import OnOutput, OpFailed, run_op
+from worker.run import OpFailed, run_op
 from worker.store import Store, TreeView
 from worker.store.leases import Leases
 from worker.turns import Turns

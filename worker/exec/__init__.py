@@ -12,7 +12,7 @@ from worker.exec.errors import (
     UserUnknown,
 )
 from worker.exec.operation import execute
-from worker.exec.output import OutputTail
+from worker.exec.output import OnOutput, OutputTail
 from worker.exec.runtime import find_runtime
 from worker.exec.state import ExecState
 from worker.exec.user import User, read_accounts, resolve_owner, resolve_user
@@ -25,6 +25,7 @@ __all__ = [
     "CommandNotFound",
     "ExecState",
     "NoRuntime",
+    "OnOutput",
     "OutputTail",
     "RuntimeFailed",
     "SecretMissing",

@@ -1,18 +1,15 @@
 """Keeping what an op or a layer made: a committed snapshot, known as a ref."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from filesync.digest import Digest
 from filesync.manifest import Manifest
 from worker.layers import tar_size
-from worker.snapshots import Active
+from worker.snapshots import Active, Hints
 from worker.store.refs import ref_name
 from worker.store.store import Store
 from worker.wire.orders import RefInfo
-
-Hints = Mapping[bytes, tuple[int, Digest]]
-"""Path -> size and content digest of files whose content is known for certain."""
 
 
 def keep(
