@@ -19,6 +19,7 @@ from worker.layers import LayerForm, tar_blocks
 from worker.moving import chains
 from worker.store import Store
 from worker.wire import orders
+from worker.wire.caches import dump
 from worker.wire.images import PushImage
 from worker.wire.orders import ExportForm, Layer
 
@@ -106,7 +107,7 @@ def write_layout(
     index = image_index(
         *manifest, order.name, image.config, annotations=order.descriptor_annotations
     )
-    (root / "index.json").write_bytes(_dump(index))
+    (root / "index.json").write_bytes(dump(index))
     return manifest, sha256(image.config), hints
 
 
@@ -125,9 +126,9 @@ def assemble(store: Store, order: orders.Export | PushImage) -> Image:
 
 def image_of(layers: Sequence[Layer], config: bytes, annotations: Mapping[str, str]) -> Image:
     """Return the image of ``layers``, lowest first; ``config`` is without its ``rootfs``."""
-    full = _dump(image_config(config, layers))
+    full = dump(image_config(config, layers))
     manifest = image_manifest(sha256(full), len(full), layers, annotations=annotations)
-    return Image(tuple(layers), full, _dump(manifest))
+    return Image(tuple(layers), full, dump(manifest))
 
 
 def image_config(config: bytes, layers: Sequence[Layer]) -> dict[str, Any]:
@@ -183,7 +184,3 @@ def _called(name: str) -> dict[str, str]:
 def sha256(data: bytes) -> str:
     """Return the digest by which OCI names ``data``."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def _dump(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

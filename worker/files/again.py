@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from filesync.digest import Digest
+from filesync.disk.updating.visits import names_of
 from filesync.find import clean
 from filesync.manifest import (
     Directory,
@@ -169,7 +170,7 @@ class _Planning:
     def plan(self, source: bytes, directory: Directory) -> None:
         dest = b"/".join(self._dest)
         todo = [(source, directory, dest, self._way(directory))]
-        most = sum(map(_names, directory.entries))
+        most = sum(map(names_of, directory.entries))
         while todo:
             check_wanted()
             if self._changed * LEAST_TIMES > most:
@@ -289,11 +290,11 @@ class _Planning:
         self._changed += 1
 
     def _keep(self, entry: Entry) -> None:
-        self._kept += _names(entry)
+        self._kept += names_of(entry)
         self._kept_bytes += _bytes(entry)
 
     def _remove(self, old: Entry, target: bytes) -> None:
-        self._changed += _names(old)
+        self._changed += names_of(old)
         self._hidden_bytes += _bytes(old)
         self._plan.removed.append(join(target, old.name))
 
@@ -317,15 +318,10 @@ class _Planning:
         return msgspec.structs.replace(entry, uid=uid, gid=gid, mode=mode)
 
 
-def _names(entry: Entry) -> int:
-    """Return how many names an entry is, with all below it."""
-    return 1 + (entry.entries if isinstance(entry, Subdirectory) else 0)
-
-
 def _bytes(entry: Entry) -> int:
     """Return what an entry, with all below it, takes on a disk, about."""
     size = entry.size if isinstance(entry, File | Subdirectory) else 0
-    return size + _names(entry) * _NAME_BYTES
+    return size + names_of(entry) * _NAME_BYTES
 
 
 def _has_links(directory: Directory) -> bool:

@@ -18,6 +18,7 @@ from filesync.disk.handles import NEW_FLAGS, DirectoryHandles, shown
 from filesync.disk.removing import remove_tree
 from filesync.disk.scanning.readfile import is_kept
 from filesync.disk.updating.metadata import DEFAULT_ACL, Created, Metadata
+from filesync.disk.updating.visits import below
 from filesync.errors import StoreError
 from filesync.manifest import MAX_DEPTH, Directory, Special, Symlink
 from worker.layers.errors import BadLayer
@@ -94,7 +95,7 @@ class Rooted:
     def make_directory(self, directory: bytes, name: bytes, member: Member) -> None:
         """Make a directory, or keep the one that is there and give it this metadata."""
         fd = self._open_to_change(directory)
-        path = _join(directory, name)
+        path = below(directory, name)
         if not self._is_directory(fd, name):
             self._clear(fd, directory, name)
             self._make_directory(fd, path, name)
@@ -120,7 +121,7 @@ class Rooted:
             self.metadata.set_new(new, _kept(member), created)
         finally:
             os.close(new)
-        self._note(_join(directory, name))
+        self._note(below(directory, name))
 
     def make_link(self, directory: bytes, name: bytes, target: bytes) -> None:
         """Give the file at ``target`` one more name."""
@@ -132,11 +133,11 @@ class Rooted:
                 # Python's link follows a link at its source as soon as it has a dir_fd.
                 os.link(last, name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
             except (FileNotFoundError, StoreError, PermissionError) as exc:
-                path = shown(_join(directory, name))
+                path = shown(below(directory, name))
                 raise BadLayer(f"{path} cannot be a link to {shown(target)}") from exc
         if target not in self._own and target not in self._joined:
             self._join_others(target)
-        self._note(_join(directory, name))
+        self._note(below(directory, name))
 
     def make_symlink(self, directory: bytes, name: bytes, member: Member) -> None:
         """Make a symlink; its text is kept to the letter."""
@@ -148,7 +149,7 @@ class Rooted:
             name, member.uid, member.gid, member.mtime_ns, member.link, _kept(member).xattrs
         )
         self.metadata.sync_unopened(fd, name, entry)
-        self._note(_join(directory, name))
+        self._note(below(directory, name))
 
     def make_special(self, directory: bytes, name: bytes, member: Member) -> None:
         """Make a FIFO or a device node."""
@@ -168,13 +169,13 @@ class Rooted:
         device = os.makedev(member.major, member.minor)
         os.mknod(name, entry.mode, 0 if member.kind == FIFO else device, dir_fd=fd)
         self.metadata.sync_unopened(fd, name, entry)
-        self._note(_join(directory, name))
+        self._note(below(directory, name))
 
     # --- removing -------------------------------------------------------------------------
 
     def remove_old(self, directory: bytes, name: bytes) -> None:
         """Remove what ``name`` was before this layer; what the layer made stays."""
-        path = _join(directory, name)
+        path = below(directory, name)
         if path not in self._own:
             self._clear(self._open_to_change(directory), directory, name)
         elif self._is_directory(self._handles.open(directory), name):
@@ -187,10 +188,10 @@ class Rooted:
             at = todo.pop()
             for text in os.listdir(self._handles.open(at)):
                 name = os.fsencode(text)
-                if _join(at, name) not in self._own:
+                if below(at, name) not in self._own:
                     self._clear(self._open_to_change(at), at, name)
                 elif self._is_directory(self._handles.open(at), name):
-                    todo.append(_join(at, name))
+                    todo.append(below(at, name))
 
     def finish(self) -> None:
         """Give all directories their metadata, the deepest first."""
@@ -260,7 +261,7 @@ class Rooted:
         except OSError as exc:
             if exc.errno != errno.EINVAL:
                 raise
-            raise BadLayer(f"{shown(_join(directory, name))} is not a directory") from exc
+            raise BadLayer(f"{shown(below(directory, name))} is not a directory") from exc
 
     def _join_others(self, target: bytes) -> None:
         """Give the other names of a file that was there before to the file that it is now.
@@ -292,7 +293,7 @@ class Rooted:
     def _make_on_the_way(self, directory: bytes, name: bytes, depth: int) -> None:
         if depth >= MAX_DEPTH:
             raise BadLayer(f"more than {MAX_DEPTH} directories inside each other")
-        path = _join(directory, name)
+        path = below(directory, name)
         self._make_directory(self._open_to_change(directory), path, name)
         self._headers[path] = _MADE_ON_THE_WAY
         self._note(path)
@@ -335,7 +336,7 @@ class Rooted:
         except OSError as exc:
             if exc.errno not in (errno.EISDIR, errno.EPERM):
                 raise
-            self._handles.forget(_join(directory, name))
+            self._handles.forget(below(directory, name))
             remove_tree(fd, name)
         self._resolved.clear()
         return fd
@@ -372,10 +373,6 @@ def _kept(member: Member) -> Member:
     if not member.xattrs:
         return member
     return member._replace(xattrs=tuple(x for x in member.xattrs if is_kept(x[0])))
-
-
-def _join(directory: bytes, name: bytes) -> bytes:
-    return directory + b"/" + name if directory else name
 
 
 def _code(exc: StoreError) -> int | None:
