@@ -80,8 +80,8 @@ class Shape:
     options: tuple[str, ...] = ()
 
 
-def files_in(directories: int, files: int, *, size: int = 1000) -> Callable[[Path], None]:
-    """Return what writes so many directories of so many files each."""
+def files_in(directories: int, files: int) -> Callable[[Path], None]:
+    """Return what writes so many directories of so many files each, of 1,000 bytes."""
 
     def make(root: Path) -> None:
         rng = random.Random(7)
@@ -89,7 +89,7 @@ def files_in(directories: int, files: int, *, size: int = 1000) -> Callable[[Pat
             path = root / f"d{directory}"
             path.mkdir()
             for number in range(files):
-                (path / f"f{number}.txt").write_bytes(rng.randbytes(size))
+                (path / f"f{number}.txt").write_bytes(rng.randbytes(1000))
 
     return make
 

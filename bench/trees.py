@@ -61,15 +61,13 @@ def content(rng: random.Random, size: int, *, is_text: bool) -> bytes:
     return bytes(out[:size])
 
 
-def write_tree(
-    root: Path, *, files: int, total: int, seed: int, per_directory: int = 100
-) -> None:
+def write_tree(root: Path, *, files: int, total: int, seed: int) -> None:
     """Write ``files`` files of about ``total`` bytes in all below ``root``, half of them text."""
     rng = random.Random(seed)
     mean = total // files
     for number in range(files):
-        directory = root / f"d{number // per_directory:05d}"
-        if number % per_directory == 0:
+        directory = root / f"d{number // PER_DIRECTORY:05d}"
+        if number % PER_DIRECTORY == 0:
             directory.mkdir(parents=True)
         size = rng.randrange(mean // 2, mean * 3 // 2)
         (directory / f"f{number:06d}").write_bytes(content(rng, size, is_text=number % 2 == 0))
