@@ -24,13 +24,6 @@ class Use(msgspec.Struct, frozen=True):
     exclusive: bool
 
 
-class CacheLease(msgspec.Struct, frozen=True):
-    """The right to use ``path`` until the block that gave it is left."""
-
-    path: Path
-    number: int
-
-
 def choose(uses: Mapping[int, Use], sharing: Sharing) -> int | None:
     """Return the number of the directory that a new user gets, or None: wait. Pure.
 
@@ -56,7 +49,7 @@ class CacheDirectories:
         self._changed = asyncio.Event()
 
     @asynccontextmanager
-    async def acquire(self, mount: CacheMount) -> AsyncIterator[CacheLease]:
+    async def acquire(self, mount: CacheMount) -> AsyncIterator[Path]:
         """Wait for a directory of the cache and lend it for the length of the block.
 
         Mode and owner are those of the mount that made the directory. Who needs several
@@ -69,7 +62,7 @@ class CacheDirectories:
             path = self._root / name / str(number)
             _make(path, mount)
             os.utime(path.parent)  # when it was last used
-            yield CacheLease(path, number)
+            yield path
         finally:
             with suppress(FileNotFoundError):
                 os.utime(self._root / name)

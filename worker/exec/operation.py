@@ -130,8 +130,7 @@ async def _lease_caches(op: ExecOp, state: ExecState, stack: AsyncExitStack) -> 
             wanted[mount.id] = msgspec.structs.replace(known, sharing=sharing)
     leased = {}
     for name, mount in sorted(wanted.items()):
-        lease = await stack.enter_async_context(state.caches.acquire(mount))
-        leased[name] = lease.path
+        leased[name] = await stack.enter_async_context(state.caches.acquire(mount))
     return leased
 
 

@@ -40,12 +40,12 @@ def mount(sharing: Sharing, *, id: str = "c", mode: int = 0o755) -> CacheMount:
 def test_directory_is_made_with_mode_once_and_kept(tmp_path: Path) -> None:
     async def scenario() -> None:
         caches = CacheDirectories(tmp_path)
-        async with caches.acquire(mount(Sharing.SHARED, mode=0o1770)) as lease:
-            assert lease.path.stat().st_mode & 0o7777 == 0o1770
-            (lease.path / "kept").touch()
-        async with caches.acquire(mount(Sharing.SHARED, mode=0o700)) as lease:
-            assert lease.path.stat().st_mode & 0o7777 == 0o1770
-            assert (lease.path / "kept").exists()
+        async with caches.acquire(mount(Sharing.SHARED, mode=0o1770)) as path:
+            assert path.stat().st_mode & 0o7777 == 0o1770
+            (path / "kept").touch()
+        async with caches.acquire(mount(Sharing.SHARED, mode=0o700)) as path:
+            assert path.stat().st_mode & 0o7777 == 0o1770
+            assert (path / "kept").exists()
 
     asyncio.run(scenario())
 
@@ -57,8 +57,8 @@ def test_id_names_a_directory_and_no_path(tmp_path: Path) -> None:
             caches.acquire(mount(Sharing.LOCKED, id="../../x")) as one,
             caches.acquire(mount(Sharing.LOCKED, id="/etc")) as two,
         ):
-            assert one.path != two.path
-            assert one.path.parent.parent == two.path.parent.parent == tmp_path / "caches"
+            assert one != two
+            assert one.parent.parent == two.parent.parent == tmp_path / "caches"
 
     asyncio.run(scenario())
 
@@ -88,9 +88,9 @@ def test_private_users_have_a_directory_each_and_use_it_again(tmp_path: Path) ->
         caches = CacheDirectories(tmp_path)
         private = mount(Sharing.PRIVATE)
         async with caches.acquire(private) as one, caches.acquire(private) as two:
-            assert (one.number, two.number) == (0, 1)
+            assert (one.name, two.name) == ("0", "1")
         async with caches.acquire(private) as again:
-            assert again.number == 0
+            assert again.name == "0"
 
     asyncio.run(scenario())
 
@@ -116,17 +116,17 @@ def test_cancelled_wait_takes_nothing(tmp_path: Path) -> None:
 def test_directory_that_is_in_use_is_not_detached(tmp_path: Path) -> None:
     async def scenario() -> None:
         caches = CacheDirectories(tmp_path / "caches")
-        async with caches.acquire(mount(Sharing.SHARED)) as lease:
+        async with caches.acquire(mount(Sharing.SHARED)) as path:
             (name,) = caches.in_use()
-            assert lease.path.parent.name == name
+            assert path.parent.name == name
             assert not caches.detach(name, tmp_path / "aside")
-            (lease.path / "kept").touch()
+            (path / "kept").touch()
         assert caches.in_use() == frozenset()
         assert caches.detach(name, tmp_path / "aside")
         assert (tmp_path / "aside/0/kept").exists()
         assert caches.detach(name, tmp_path / "again"), "one that is gone is out of the way"
-        async with caches.acquire(mount(Sharing.SHARED)) as lease:
-            assert not (lease.path / "kept").exists()
+        async with caches.acquire(mount(Sharing.SHARED)) as path:
+            assert not (path / "kept").exists()
 
     asyncio.run(scenario())
 
@@ -134,8 +134,8 @@ def test_directory_that_is_in_use_is_not_detached(tmp_path: Path) -> None:
 def test_use_of_a_cache_is_the_time_of_its_directory(tmp_path: Path) -> None:
     async def scenario() -> None:
         caches = CacheDirectories(tmp_path)
-        async with caches.acquire(mount(Sharing.SHARED)) as lease:
-            os.utime(lease.path.parent, (50, 50))
-        assert lease.path.parent.stat().st_mtime > 50
+        async with caches.acquire(mount(Sharing.SHARED)) as path:
+            os.utime(path.parent, (50, 50))
+        assert path.parent.stat().st_mtime > 50
 
     asyncio.run(scenario())
