@@ -16,10 +16,6 @@ class Ignore:
     def __init__(self, patterns: PatternMatcher) -> None:
         self._patterns = patterns
 
-    def __call__(self, path: str) -> bool:
-        """The same as ``excludes``, for where a function is wanted."""
-        return self.excludes(path)
-
     def excludes(self, path: str) -> bool:
         """Whether ``path`` is kept out of the context."""
         path = path.strip("/")

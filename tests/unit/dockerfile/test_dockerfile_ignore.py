@@ -36,7 +36,7 @@ docs/**
 def test_last_pattern_that_matches_decides(path: str, excluded: bool) -> None:
     ignore = ignore_matcher(TEXT)
     assert ignore.excludes(path) is excluded
-    assert ignore(path) is excluded
+    assert ignore.excludes(path) is excluded
 
 
 def test_directory_is_pruned_only_where_nothing_can_come_back() -> None:
