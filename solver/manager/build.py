@@ -320,7 +320,7 @@ class Build:
             shown = secrets_for(vertex.op, self._request.secrets)
             agents = agents_for(vertex.op, self._request.agents)
             inputs = tuple(b.order for b in brought)
-            run = orders.Run(vertex.op, inputs, keys, vertex.name, shown, agents)
+            run = orders.Run(vertex.op, inputs, keys, shown, agents)
             ran = await worker.call(run, forwarding(self._client, position, worker))
             seconds = time.monotonic() - began
         except OrderFailed as exc:

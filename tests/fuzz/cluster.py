@@ -120,7 +120,6 @@ def seeds() -> list[bytes]:
         GRAPH.vertices[5].op,
         (FromLocal(CONTENT), FromUrl(URL, "a", SHA256), FromGit(URL, COMMIT, "docs")),
         (CONTENT,),
-        "RUN make",
         (Secret("id", b"data"),),
         ("default",),
     )

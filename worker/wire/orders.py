@@ -103,7 +103,6 @@ class Run(_Message, frozen=True, tag="run"):
     op: Op
     inputs: tuple[InputOrder, ...]
     keys: tuple[WireDigest, ...] = ()
-    name: Text = ""
     secrets: Secrets = ()
     agents: AgentIds = ()
 

@@ -175,7 +175,7 @@ class Sources:
         token = await self._client.serve(part.tree.tree, worker.address, selector)
         try:
             order = orders.FromPaths(coming.tree, (Replica("client", "", token),), key, basis)
-            run = orders.Run(vertex.op, (order,), (), vertex.name)
+            run = orders.Run(vertex.op, (order,))
             forward = forwarding(self._client, part.position, worker)
 
             def on_event(event: orders.Event) -> None:

@@ -216,7 +216,7 @@ class Replicas:
             replica = Replica(link.name, link.address, offered.token)
             source = orders.FromPaths(part.tree, (replica,), "trimmed")
             op = LocalOp("trimmed", part.content, part.tree)
-            ran = await self._asked(link, orders.Run(op, (source,), (), "trimmed"), Ran)
+            ran = await self._asked(link, orders.Run(op, (source,)), Ran)
             lease = await self._hold_source(link, ran.ref.ref)
         finally:
             await run_errands(errands)

@@ -31,7 +31,7 @@ from worker.wire.agents import AgentAsked
 from worker.wire.caches import FromRepository
 from worker.wire.disk import Holdings, Prune, ReadHoldings, ReadUsage, Touch
 from worker.wire.images import FromRegistry, ResolveImage
-from worker.wire.ops import BindMount, ExecOp, ImageOp, LocalOp
+from worker.wire.ops import BindMount, ExecOp, ImageOp, LocalOp, Op
 from worker.wire.orders import (
     VERSION,
     Cancel,
@@ -257,7 +257,7 @@ class FakeWorker:
         return Offered(token, tree, layers)
 
     async def _run(self, run: orders.Run) -> Result:
-        self.world.ran.append((run.name, self.link.name))
+        self.world.ran.append((self.world.name_of(run.op), self.link.name))
         pulled: list[RefInfo] = []
         trees: list[Digest] = []
         for order in run.inputs:
@@ -276,7 +276,7 @@ class FakeWorker:
                     trees.append(chain[-1].ref.tree)
                 case FromRegistry() | FromRepository() | FromUrl() | FromGit():
                     self.world.registries.append(order)
-        if (failure := await self.world.reach(run.name, self)) is not None:
+        if (failure := await self.world.reach(self.world.name_of(run.op), self)) is not None:
             return failure
         reports = tuple(map(self._report, run.inputs))
         return Ran(self._keep(run, trees), tuple(pulled), reports)
@@ -284,7 +284,9 @@ class FakeWorker:
     def _keep(self, run: orders.Run, trees: list[Digest]) -> RefInfo:
         asked = [one.selector for one in run.inputs if isinstance(one, FromRegistry)]
         if asked and asked[0] is not None and not self.world.takes_images_whole:
-            whole = Manifest(self.world.outcome(run.name, trees), self.world.nodes)
+            whole = Manifest(
+                self.world.outcome(self.world.name_of(run.op), trees), self.world.nodes
+            )
             trees = [select(whole, asked[0], self.world.nodes).tree]
         elif asked:
             asked = []
@@ -293,7 +295,7 @@ class FakeWorker:
             self.sources.add(ref)
             info = RefInfo(ref, trees[0], source=True, tar_size=10)
         else:
-            tree = self.world.outcome(run.name, trees)
+            tree = self.world.outcome(self.world.name_of(run.op), trees)
             parent = _base(run)
             ref = digest_of(b"ref\0" + (parent or b"") + tree)
             info = RefInfo(ref, tree, parent, run.keys, 1.0, tar_size=10)
@@ -339,6 +341,7 @@ class World:
         self.ran: list[tuple[str, str]] = []
         self.registries: list[FromRegistry | FromRepository | FromUrl | FromGit] = []
         self.takes_images_whole = False
+        self._names: dict[Op, str] = {}
         self.numbers = itertools.count(1)
         self._gates: dict[str, asyncio.Event] = {}
         self._reached: dict[str, asyncio.Queue[FakeWorker]] = {}
@@ -366,6 +369,7 @@ class World:
         self, graph: Graph, client: FakeClient | None = None, *, no_cache: bool = False
     ) -> Solved:
         """Build as a client's task does: whatever happens, let go at the end."""
+        self._names |= {vertex.op: vertex.name for vertex in graph.vertices}
         request = StartBuild(VERSION, graph, no_cache=no_cache)
         build = Build(self.shared, request, client or self.client())
         try:
@@ -404,6 +408,10 @@ class World:
             self._reached[step].put_nowait(worker)
             await self._gates[step].wait()
         return self.fails[step].pop(0) if self.fails.get(step) else None
+
+    def name_of(self, op: Op) -> str:
+        """Return what the step is called in what was built; workers are not told."""
+        return self._names.get(op, "step")
 
     def outcome(self, step: str, trees: list[Digest]) -> Digest:
         """Return the tree that a step makes: always the same for the same inputs."""

@@ -149,8 +149,8 @@ async def test_only_the_agents_that_a_step_names_are_given_to_its_worker(world: 
     build = Build(world.shared, request, world.client())
     await build.solve_target()
     await build.release()
-    runs = {one.name: one.agents for one in worker.orders if isinstance(one, Run)}
-    assert runs == {"RUN x": ("mine",), "RUN y": ()}
+    runs = {one.op: one.agents for one in worker.orders if isinstance(one, Run)}
+    assert runs == {OP: ("mine",), plain.op: ()}
 
 
 def test_an_answer_goes_to_the_process_that_waits_for_it(world: World) -> None:

@@ -730,7 +730,7 @@ async def test_a_large_context_is_passed_on_by_its_home_while_it_is_sent_there(
     assert second.tree == third.tree
     passing = [one.passing and one.passing.worker for one in (second, third)]
     assert passing.count(None) == 1, "only the first of the row takes it from there"
-    (sent,) = [run for run in runs(sending.workers[home]) if run.name == "context"]
+    (sent,) = [run for run in runs(sending.workers[home]) if isinstance(run.op, LocalOp)]
     (order,) = sent.inputs
     assert isinstance(order, FromPaths)
     asked = [one for one in sending.workers[home].orders if isinstance(one, orders.PassOn)]

@@ -133,8 +133,8 @@ async def test_only_the_secrets_that_a_step_names_go_to_its_worker(world: World)
     build = Build(world.shared, request, world.client())
     await build.solve_target()
     await build.release()
-    runs = {one.name: one.secrets for one in worker.orders if isinstance(one, Run)}
-    assert runs == {"RUN x": (MINE,), "RUN y": ()}
+    runs = {one.op: one.secrets for one in worker.orders if isinstance(one, Run)}
+    assert runs == {OP: (MINE,), plain.op: ()}
 
 
 @pytest.mark.parametrize(
