@@ -18,7 +18,7 @@ from filesync.manifest.owner import Writer
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote import edits as messages
-from filesync.sync.remote import nodes, wire
+from filesync.sync.remote import fields, nodes, wire
 from filesync.sync.remote import server as remote_server
 from filesync.sync.remote.asking import ask
 from filesync.sync.remote.client import Remote, sync_from, sync_to
@@ -603,7 +603,7 @@ def test_an_ordinary_user_is_told_of_directories_whose_names_are_all_his(
 def test_who_asks_for_another_writer_is_told_of_files_alone(
     source: Path, tmp_path: Path
 ) -> None:
-    def scanned(writer: wire.Writer | None) -> wire.Scanned:
+    def scanned(writer: fields.Writer | None) -> wire.Scanned:
         async def main() -> wire.Scanned:
             server = TreeServer(
                 ServedPlaces(tmp_path / "served"), read_only=True, caches=tmp_path / "caches"

@@ -12,7 +12,7 @@ from filesync.sync.filter import MAX_RULE_BYTES, MAX_RULES, Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.places import LocalPlaces, is_remote, local_path
 from filesync.sync.remote.asking import Peer
-from filesync.sync.remote.wire import MAX_NAMES_BYTES, MAX_PATH_BYTES, MAX_PATHS
+from filesync.sync.remote.fields import MAX_NAMES_BYTES, MAX_PATH_BYTES, MAX_PATHS
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.source import close_all, find_sources
 from filesync.transfer.connection.address import check_address

@@ -16,7 +16,7 @@ from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.errors import FilesyncError, UnexpectedMessage
 from filesync.manifest import File, Manifest
 from filesync.sync.places import Place
-from filesync.sync.remote import wire
+from filesync.sync.remote import fields, wire
 from filesync.sync.remote.asking import tell
 from filesync.sync.scanning import Found
 from filesync.sync.target import Target
@@ -54,7 +54,7 @@ class Cuts:
         with suppress(FilesyncError):  # what is asked next shows what is wrong
             for _ in range(MOST_TOLD):
                 path, old = await self._found.get()
-                if len(path) <= wire.MAX_PATH_BYTES:
+                if len(path) <= fields.MAX_PATH_BYTES:
                     await tell(channel, wire.Changing(token, path, old))
 
 

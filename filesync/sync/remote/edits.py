@@ -8,7 +8,7 @@ import msgspec
 from filesync.decoding import UNDECODABLE
 from filesync.digest import Digest
 from filesync.errors import MalformedMessage
-from filesync.sync.remote import wire
+from filesync.sync.remote import fields, wire
 from filesync.sync.remote.asking import with_more
 from filesync.transfer.coding import codec
 from filesync.transfer.coding.edit import Edit
@@ -17,10 +17,10 @@ from filesync.transfer.send.edits import Edited
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _edits: Final = msgspec.msgpack.Decoder(
-    Annotated[list[Edit], msgspec.Meta(max_length=wire.MAX_EDITS)]
+    Annotated[list[Edit], msgspec.Meta(max_length=fields.MAX_EDITS)]
 )
 _remains: Final = msgspec.msgpack.Decoder(
-    Annotated[list[Remains], msgspec.Meta(max_length=wire.MAX_EDITS)]
+    Annotated[list[Remains], msgspec.Meta(max_length=fields.MAX_EDITS)]
 )
 T = TypeVar("T", Edit, Remains)
 M = TypeVar("M", wire.Give, wire.Scanned)
@@ -49,13 +49,13 @@ def pack_remains(edits: Edited) -> wire.Edits | None:
 
 
 def _packed(edits: Sequence[Edit] | Sequence[Remains]) -> wire.Edits | None:
-    if not 0 < len(edits) <= wire.MAX_EDITS:
+    if not 0 < len(edits) <= fields.MAX_EDITS:
         return None
     raw = _encoder.encode(edits)
-    if len(raw) > wire.MAX_EDITS_BYTES:
+    if len(raw) > fields.MAX_EDITS_BYTES:
         return None
     coding, payload = codec.compress(raw)
-    if len(payload) > wire.MAX_EDITS_PAYLOAD_BYTES:
+    if len(payload) > fields.MAX_EDITS_PAYLOAD_BYTES:
         return None
     return wire.Edits(bytes(payload), len(raw), coding)
 

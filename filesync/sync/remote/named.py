@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from filesync.digest import Digest
-from filesync.sync.remote.wire import MAX_NAMED, MAX_PATH_BYTES, Scanned
+from filesync.sync.remote.fields import MAX_NAMED, MAX_PATH_BYTES
+from filesync.sync.remote.wire import Scanned
 
 
 def scanned_of(

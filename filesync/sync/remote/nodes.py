@@ -13,7 +13,7 @@ from filesync.entropy import random_bits
 from filesync.errors import MalformedManifest, MalformedMessage, UnexpectedMessage
 from filesync.manifest import Manifest, Nodes, accept, subdirectories
 from filesync.manifest.pack import PACK_BYTES, pack_nodes, unpack_nodes
-from filesync.sync.remote import wire
+from filesync.sync.remote import fields, wire
 from filesync.sync.remote.asking import ask
 from filesync.transfer.coding import codec, delta, edit
 from filesync.transfer.coding.edit import Edit
@@ -204,10 +204,10 @@ class NodeFetch:
             elif not whole:
                 pieces = delta.cut(self._nodes.read(basis), key, average=delta.NODE_PIECE_BYTES)
                 size += len(pieces.signatures)
-                if size > wire.MAX_SIGNATURES_BYTES:
+                if size > fields.MAX_SIGNATURES_BYTES:
                     break
                 self._signed.append((digest, pieces))
-            if len(whole) + len(self._signed) == wire.MAX_ASKED_NODES:
+            if len(whole) + len(self._signed) == fields.MAX_ASKED_NODES:
                 break
         if self._signed:
             items = tuple([(digest, pieces.signatures) for digest, pieces in self._signed])

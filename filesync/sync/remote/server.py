@@ -20,7 +20,7 @@ from filesync.sync.options import OwnerNames
 from filesync.sync.owner import look_up, this_writer
 from filesync.sync.part import Part, as_told
 from filesync.sync.places import Claimed, Places
-from filesync.sync.remote import wire
+from filesync.sync.remote import fields, wire
 from filesync.sync.remote.cutting import Cuts, cut_ahead
 from filesync.sync.remote.edits import with_told
 from filesync.sync.remote.gifts import Gifts
@@ -239,7 +239,7 @@ class TreeServer:
             await asyncio.sleep(CLAIM_AGAIN_S)
 
     async def _scan(
-        self, channel: Channel, held: Held, token: bytes, writer: wire.Writer | None
+        self, channel: Channel, held: Held, token: bytes, writer: fields.Writer | None
     ) -> wire.Scanned:
         held.use(Stage.NEW)
         after = Stage.NEW
@@ -343,7 +343,7 @@ def _is_free(target: Target | None, request: wire.Prepare) -> bool:
         raise StoreError(f"{shown(request.path)} cannot be read: {exc.strerror}") from exc
 
 
-def _known(names: wire.OwnerNames) -> wire.NewOwner:
+def _known(names: wire.OwnerNames) -> fields.NewOwner:
     return look_up(OwnerNames(names.user, names.group))
 
 

@@ -8,7 +8,7 @@ from filesync.manifest.tree import Manifest, Nodes
 from filesync.sync.filter import Filter
 from filesync.sync.options import NewOwner, Options
 from filesync.sync.part import Parts, Removal
-from filesync.sync.remote import wire
+from filesync.sync.remote import fields
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources
@@ -72,7 +72,7 @@ class SourceTrees:
         for scan in self._scans.values():
             scan.tree.close()
 
-    async def coming(self, at: int, new_owner: wire.NewOwner | None) -> Manifest:
+    async def coming(self, at: int, new_owner: fields.NewOwner | None) -> Manifest:
         """Return what comes of a source: not what another source covers, and as whose it is to be.
 
         Raises:

@@ -8,7 +8,7 @@ from filesync.manifest import Nodes, is_name
 from filesync.sync.filter import Filter
 from filesync.sync.places import Place
 from filesync.sync.plan import Plan
-from filesync.sync.remote import wire
+from filesync.sync.remote import fields, wire
 from filesync.sync.remote.asking import ask
 from filesync.sync.unseen import UnseenOnDisk
 from filesync.sync.unwritable import Unwritable, around
@@ -92,10 +92,10 @@ def _batches(asked: Mapping[bytes, int | None]) -> Iterator[tuple[bytes, ...]]:
     """Yield the paths that nothing is known of, as many at once as go into a request."""
     batch: list[bytes] = []
     for path in [path for path, known in asked.items() if known is None]:
-        if len(path) > wire.MAX_PATH_BYTES:
+        if len(path) > fields.MAX_PATH_BYTES:
             continue
         batch.append(path)
-        if len(batch) == wire.MAX_PATHS or sum(map(len, batch)) > _ASKED_BYTES:
+        if len(batch) == fields.MAX_PATHS or sum(map(len, batch)) > _ASKED_BYTES:
             yield tuple(batch)
             batch = []
     if batch:

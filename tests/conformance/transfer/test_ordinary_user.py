@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from filesync.sync.remote.wire import MAX_NAMED
+from filesync.sync.remote.fields import MAX_NAMED
 from tests.conformance.transfer.conftest import Stage
 from tests.conformance.transfer.look import differences, look
 from tests.conformance.transfer.test_kinds import CAP_NET_RAW, make

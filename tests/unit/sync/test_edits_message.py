@@ -8,14 +8,14 @@ import zstandard
 
 from filesync.digest import digest_of
 from filesync.errors import MalformedMessage
-from filesync.sync.remote import wire
+from filesync.sync.remote import fields, wire
 from filesync.sync.remote.edits import pack_edits, unpack_edits
 from filesync.transfer.coding import edit
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.send.edits import Edited
 from filesync.transfer.wire import Codec
 
-NOISE = random.Random(1).randbytes(wire.MAX_EDITS_BYTES)
+NOISE = random.Random(1).randbytes(fields.MAX_EDITS_BYTES)
 TEXT = b"some text that is not short " * 400
 EDITS = [edit.whole(digest_of(content), content) for content in (TEXT, b"x", NOISE[:5000])]
 
@@ -29,17 +29,17 @@ def test_what_was_packed_is_what_comes_out() -> None:
 
 def test_no_edits_and_more_than_go_in_are_not_packed() -> None:
     assert pack_edits(Edited()) is None
-    assert pack_edits(Edited(EDITS * (wire.MAX_EDITS // 3 + 1))) is None
+    assert pack_edits(Edited(EDITS * (fields.MAX_EDITS // 3 + 1))) is None
     size = edit.WHOLE_BYTES
     pieces = [NOISE[at : at + size] for at in range(0, len(NOISE), size)]
     many = [edit.whole(digest_of(piece), piece) for piece in pieces]
     assert pack_edits(Edited(many)) is None
-    assert pack_edits(Edited(many[: wire.MAX_EDITS_PAYLOAD_BYTES // size])) is None
-    assert pack_edits(Edited(many[: wire.MAX_EDITS_PAYLOAD_BYTES // size - 1])) is not None
+    assert pack_edits(Edited(many[: fields.MAX_EDITS_PAYLOAD_BYTES // size])) is None
+    assert pack_edits(Edited(many[: fields.MAX_EDITS_PAYLOAD_BYTES // size - 1])) is not None
 
 
 def test_where_those_of_files_have_no_room_those_of_directories_go_alone() -> None:
-    files = EDITS * (wire.MAX_EDITS // 3)
+    files = EDITS * (fields.MAX_EDITS // 3)
     packed = pack_edits(Edited(files, EDITS[:2]))
     assert packed is not None
     assert list(unpack_edits(packed).values()) == EDITS[:2]
@@ -62,7 +62,7 @@ def coded(edits: object) -> wire.Edits:
         coded([[bytes(32), 1, [edit.MAX_BYTES + 1], b""]]),
         coded([[bytes(32), 1, [0] * 4097, b""]]),
         coded([[bytes(32), 1, [], bytes(2 * edit.MAX_BYTES + 1)]]),
-        coded([[bytes(32), 1, [], b""]] * (wire.MAX_EDITS + 1)),
+        coded([[bytes(32), 1, [], b""]] * (fields.MAX_EDITS + 1)),
         wire.Edits(b"\xc1", 1),
         wire.Edits(b"\x90", 2),
         wire.Edits(b"no frame", 100, Codec.ZSTD),
@@ -79,8 +79,8 @@ def test_what_are_no_edits_is_refused(said: wire.Edits) -> None:
 @pytest.mark.parametrize(
     "edits",
     [
-        {"payload": bytes(wire.MAX_EDITS_PAYLOAD_BYTES + 1), "raw_bytes": 1},
-        {"payload": b"", "raw_bytes": wire.MAX_EDITS_BYTES + 1},
+        {"payload": bytes(fields.MAX_EDITS_PAYLOAD_BYTES + 1), "raw_bytes": 1},
+        {"payload": b"", "raw_bytes": fields.MAX_EDITS_BYTES + 1},
         {"payload": b"", "raw_bytes": 0},
     ],
     ids=["payload", "raw", "none"],

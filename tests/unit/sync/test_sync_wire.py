@@ -9,7 +9,7 @@ from filesync.digest import Digest
 from filesync.errors import MalformedMessage
 from filesync.manifest import MAX_NODE_BYTES
 from filesync.sync.filter import MAX_RULES
-from filesync.sync.remote import wire
+from filesync.sync.remote import fields, wire
 from filesync.transfer.wire import MAX_INTEGER, Codec
 
 DIGEST = Digest(bytes(32))
@@ -60,7 +60,7 @@ answers: st.SearchStrategy[wire.Answer] = st.one_of(
     st.builds(wire.Scanned, digests, kinds),
     st.builds(wire.Nodes),
     st.builds(
-        wire.NodeDeltas, sizes, st.integers(1, wire.MAX_DELTAS_BYTES), st.sampled_from(Codec)
+        wire.NodeDeltas, sizes, st.integers(1, fields.MAX_DELTAS_BYTES), st.sampled_from(Codec)
     ),
     st.builds(wire.Unseen, st.just((0, 3)), st.just((1,)), st.just({2: 13})),
     st.builds(wire.Done),
@@ -127,19 +127,19 @@ def test_a_message_with_a_field_that_is_anything_is_one_or_malformed(
     [
         wire.Look(()),
         wire.Look((b"x" * 4097,)),
-        wire.Look((b"x",) * (wire.MAX_PATHS + 1)),
+        wire.Look((b"x",) * (fields.MAX_PATHS + 1)),
         wire.Look((b"x",), (b"r",) * (MAX_RULES + 1)),
         wire.Look((b"x",), (b"r" * 4097,)),
-        wire.Prepare(b"x", (b"n",) * (wire.MAX_NAMES + 1)),
+        wire.Prepare(b"x", (b"n",) * (fields.MAX_NAMES + 1)),
         wire.Prepare(b"x", (b"n" * 256,)),
         wire.Prepare(b"x", owner=wire.OwnerNames("n" * 256)),
         wire.Prepare(b"x", owner=wire.OwnerNames(group="n\0")),
         wire.Scan(bytes(15)),
         wire.AskNodes(TOKEN, ()),
-        wire.AskNodes(TOKEN, (DIGEST,) * (wire.MAX_ASKED_NODES + 1)),
+        wire.AskNodes(TOKEN, (DIGEST,) * (fields.MAX_ASKED_NODES + 1)),
         wire.AskNodes(TOKEN, (Digest(bytes(31)),)),
         wire.AskNodeDeltas(TOKEN, -1, ((DIGEST, b""),)),
-        wire.AskNodeDeltas(TOKEN, 1, ((DIGEST, bytes(wire.MAX_SIGNATURES_BYTES + 1)),)),
+        wire.AskNodeDeltas(TOKEN, 1, ((DIGEST, bytes(fields.MAX_SIGNATURES_BYTES + 1)),)),
         wire.Give(TOKEN, TOKEN, DIGEST, others=(wire.Other(TOKEN, DIGEST),) * 65),
         wire.Progressed(-1),
     ],
@@ -153,14 +153,14 @@ def test_a_request_beyond_a_cap_is_refused(message: wire.Request) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        wire.Scanned(DIGEST, {str(n): 1 for n in range(wire.MAX_KINDS + 1)}),
+        wire.Scanned(DIGEST, {str(n): 1 for n in range(fields.MAX_KINDS + 1)}),
         wire.Scanned(DIGEST, {"k" * 65: 1}),
         wire.Scanned(DIGEST, {"a\nline": 1}),
         wire.Scanned(DIGEST, {"k": -1}),
         wire.NodeDeltas((), 1),
         wire.NodeDeltas((0,), 1),
         wire.NodeDeltas((MAX_NODE_BYTES + 1,), 1),
-        wire.NodeDeltas((1,), wire.MAX_DELTAS_BYTES + 1),
+        wire.NodeDeltas((1,), fields.MAX_DELTAS_BYTES + 1),
         wire.NodeDeltas((1,), 0),
         wire.Prepared(TOKEN, rename=b"n" * 256),
         wire.Prepared(TOKEN, group=-1),
