@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 THREADS: Final = 64
 """For what blocks: a step that waits for its disk, or a layer, must not keep the next one from a thread."""
 
+FLUSH_S: Final = 30.0
+"""Linux begins to write what is so old by itself."""
+
 
 async def run_worker(
     options: WorkerOptions,
@@ -78,12 +81,22 @@ async def run_worker(
                     options, state.instance, slots, service, plane.address, allowed
                 )
                 ready(plane.address)
+                flushing = asyncio.create_task(_keep_flushed(store))
                 try:
                     await link.run(stopped)
                 finally:
+                    flushing.cancel()
+                    await asyncio.wait({flushing})
                     await until_done(service.close())
         finally:
             await in_thread(store.close)
+
+
+async def _keep_flushed(store: Store) -> None:
+    """Now and then have what is finished outlive a crash of the machine."""
+    while True:
+        await asyncio.sleep(FLUSH_S)
+        await in_thread(store.flush)
 
 
 async def _open_exec(path: Path) -> tuple[ExecState | None, str]:

@@ -151,12 +151,19 @@ class Records:
                 [(State.REMOVING, number) for number in numbers],
             )
 
-    def flushed(self, boot: str) -> None:
-        """Note that all that was committed in this run of the machine, until now, is on disk.
+    def unflushed(self, boot: str) -> list[int]:
+        """Return the numbers of what was committed in this run of the machine, and may not be on disk."""
+        with self._lock, self._using():
+            rows = self._db.execute("SELECT number FROM snapshots WHERE boot = ?", (boot,))
+            return [number for (number,) in rows]
 
-        Call it only with nothing committed since the flush began.
-        """
-        self._change("UPDATE snapshots SET boot = '' WHERE boot = ?", (boot,))
+    def flushed(self, numbers: Iterable[int]) -> None:
+        """Note that snapshots that were committed are on disk."""
+        with self._lock, self._using(), self._db as db:
+            db.executemany(
+                "UPDATE snapshots SET boot = '' WHERE number = ?",
+                [(number,) for number in numbers],
+            )
 
     def delete(self, number: int) -> None:
         """Forget a snapshot whose directory is gone."""

@@ -12,8 +12,9 @@ there is of it. The order of writes, and what a kill leaves after each:
 
 Opening unmounts everything, finishes removals and discards what was active; committed snapshots
 are untouched by all of this. A crash of the machine is different, since nothing is flushed file
-by file: ``sync`` flushes all at once and notes it, and opening in a later run of the machine
-drops committed snapshots of which that was not noted, with their children.
+by file: ``sync`` flushes all at once and notes it, as a worker does now and then and when it ends,
+and opening in a later run of the machine drops committed snapshots of which that was not noted,
+with their children.
 """
 
 import logging
@@ -248,17 +249,19 @@ class Snapshotter:
     # --- start and end --------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Flush to disk all that was committed, so that it outlives a crash of the machine.
+        """Flush to disk all that was committed, so that it outlives the end of the machine.
+
+        Blocks, but nobody else: what is committed meanwhile is for the next time.
 
         Raises:
             StoreError: the disk fails.
         """
-        with self._lock:  # nothing is committed meanwhile
+        if numbers := self._records.unflushed(self._boot):
             try:
                 flush(self.directory)
             except OSError as exc:
                 raise StoreError(f"{self.directory} cannot be flushed: {exc}") from exc
-            self._records.flushed(self._boot)
+            self._records.flushed(numbers)
 
     def close(self) -> None:
         """End all views and close the state. Active snapshots go at the next start."""

@@ -7,6 +7,7 @@ scratch of commands), ``arriving/`` (what has come of layers that are not whole 
 """
 
 import contextlib
+import logging
 import secrets
 import threading
 import time
@@ -33,6 +34,8 @@ from worker.snapshots import (
 )
 from worker.store.refs import HeldRef, RefMissing, RefStore
 from worker.wire.orders import SourceInfo
+
+log = logging.getLogger(__name__)
 
 MAX_SOURCES: Final = 32
 MAX_SOURCE_BYTES: Final = 20 << 30
@@ -62,6 +65,7 @@ class Store:
         self._arriving_now: set[Path] = set()
         self._held: dict[Digest, tuple[SourceLease, Manifest]] = {}
         self._lock = threading.Lock()
+        self._is_closed = False
 
     @classmethod
     def open(cls, state: Path, *, snapshotter: str | None = None) -> Self:
@@ -90,8 +94,21 @@ class Store:
             if time.time() - left.stat().st_mtime > KEEP_PARTIAL_S:
                 remove_path(left)
 
+    def flush(self) -> None:
+        """Have all results that are finished outlive the end of the machine. Blocks.
+
+        What it cannot is said in the log: all of it is here as long as the machine runs.
+        """
+        try:
+            self.snapshots.sync()
+        except StoreError as exc:
+            log.warning("results may not outlive the machine reason=%s", exc)
+
     def close(self) -> None:
-        """Close every file. Idempotent."""
+        """Flush, and close every file. Idempotent."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.flush()
         self.sources.close()
         self.refs.close()
         self.snapshots.close()
