@@ -651,6 +651,26 @@ def test_a_tree_that_came_and_is_not_the_one_that_was_scanned_is_refused(
     assert type(server.gives([b"a/"], tmp_path / "home")) is UnexpectedMessage
 
 
+def test_what_is_wrong_with_what_came_is_said_while_the_scan_goes_on(
+    evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = LyingServer(evil, wire.Part(TOKEN))
+
+    async def lie(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+        match wire.decode_request(body):
+            case wire.Scan():
+                await asyncio.sleep(30)
+                raise UsageError("nobody was to wait for this")
+            case wire.AskDirectories():
+                done = wire.Directories(digest_of(b"no node"))
+                return wire.encode(done), pack_directories([(b"", b"no node")])
+            case _:
+                return await LyingServer.answer(server, channel, body)
+
+    monkeypatch.setattr(server, "answer", lie)
+    assert type(server.gives([b"a/"], tmp_path / "home")) is MalformedManifest
+
+
 def test_what_is_scanned_while_it_is_taken_is_asked_for_in_its_turn(served: Path) -> None:
     async def talk(ask: Ask) -> None:
         found = await ask(wire.Look((b"d1/", b"d2/")))

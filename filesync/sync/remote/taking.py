@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 
 from filesync.digest import Digest
-from filesync.errors import UnexpectedMessage
+from filesync.errors import FilesyncError, UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.applying import (
     Arrival,
@@ -170,14 +170,17 @@ class _Taking:
         try:
             # A scan that fails says better why than what comes of that.
             await asyncio.wait({scanning, pulling}, return_when=asyncio.FIRST_EXCEPTION)
-            scanned, _ = await scanning
+            if scanning.done():
+                scanning.result()
             await pulling
+            scanned, _ = await scanning
             top = Manifest(await arrivals.check(), self._nodes)
         finally:
             for task in (scanning, pulling):
                 task.cancel()
             await asyncio.wait({scanning, pulling})
-            await tell(peer.channel, wire.Drop(token))
+            with suppress(FilesyncError):  # it is let go of with the connection, too
+                await tell(peer.channel, wire.Drop(token))
         self._note_source(at, top, scanned)
         self._note_refused(at, update)
 
