@@ -13,9 +13,9 @@ from filesync.disk.scanning.scan import scan
 from filesync.errors import ContentCorrupt
 from filesync.manifest import File, Manifest
 from tests.unit.layers.test_layer_apply import Part, directory, file, link, tar
-from worker.layers import BadLayer
+from worker.layers import Applied, BadLayer, Groups
 from worker.layers.member import END, FILE, Member
-from worker.moving import imports
+from worker.moving import chains, imports
 from worker.moving.errors import ImageMalformed
 from worker.moving.given import GivenBlobs
 from worker.store import Store, TreeView
@@ -161,3 +161,16 @@ def test_a_blob_may_be_a_link_inside_what_was_given(tmp_path: Path) -> None:
     (state := tmp_path / "state").mkdir()
     with closing(Store.open(state, snapshotter="copy")) as store:
         assert imports.import_layers(store, [layer], given(store, blobs), ()).layer == layer
+
+
+def test_what_a_worker_cannot_keep_of_a_layer_is_said_by_kind_and_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = Layer(TAR, sha256(b"tar"), 3, sha256(b"tar"), True)
+
+    def unpack(root: Path, groups: Groups) -> Applied:
+        return Applied(layer.diff_id, layer.size, {}, {"xattr": 1, "owner": 4})
+
+    with closing(Store.open(tmp_path, snapshotter="copy")) as store:
+        chains.apply(store, layer, None, (), unpack, known=None)
+    assert f"layer={layer.digest} lacking=owner:4,xattr:1" in caplog.text

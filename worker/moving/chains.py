@@ -4,6 +4,7 @@ A ref's layer is written once, by the worker that built it, and recorded; it is 
 worker that the ref comes to (``arrivals``), so each exports the same image.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,8 @@ from worker.store.refs import HeldRef, ref_name
 from worker.store.results import keep
 from worker.wire.images import Compression
 from worker.wire.orders import Layer, RefInfo
+
+log = logging.getLogger(__name__)
 
 _NO_STRANGERS: Final = Limits()
 
@@ -229,6 +232,13 @@ def _unpacked(
     except BaseException:
         store.snapshots.discard(active)
         raise
+    if applied.not_kept:
+        lacking = ",".join(
+            f"{kind}:{count}" for kind, count in sorted(applied.not_kept.items())
+        )
+        log.warning(
+            "not all of a layer can be kept here layer=%s lacking=%s", layer.digest, lacking
+        )
     return active, applied
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
+from typing import TYPE_CHECKING
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, UnexpectedMessage
@@ -32,11 +33,13 @@ from filesync.sync.scanning import Found
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import are_several, is_named
 from filesync.sync.target import NotMade, Target, find_target, is_left_alone
-from filesync.transfer.receive.effects import Feed
 from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import stand_in
 from filesync.transfer.threads import in_thread
+
+if TYPE_CHECKING:
+    from filesync.transfer.receive.effects import Feed
 
 
 async def take(
@@ -294,7 +297,7 @@ class _Taking:
         tree: Digest,
         *,
         told: Told | None = None,
-        feed: Feed | None = None,
+        feed: "Feed | None" = None,
     ) -> None:
         peer, stats = self._peer, self.stats
         pulled = await peer.plane.pull(
