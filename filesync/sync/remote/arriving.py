@@ -27,7 +27,6 @@ class Arrivals:
 
     Attributes:
         tree: the whole tree as the peer's scan had it in the end; None until then.
-        update: of the place where the tree is to be.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class Arrivals:
         self.tree: Digest | None = None
         self._channel = channel
         self._token = token
-        self.update = update
+        self._update = update
         self._nodes = nodes
         self._budget = NodeBudget()
 
@@ -53,7 +52,7 @@ class Arrivals:
         request = wire.AskDirectories(self._token)
         answer, payload = await ask(self._channel, request, wire.Directories)
         wanted = await in_thread(self._add, payload)
-        if answer.tree is not None and not self.update.is_whole:
+        if answer.tree is not None and not self._update.is_whole:
             raise MalformedManifest("a tree was named before its root came")
         self.tree = answer.tree
         return wanted, answer.tree is not None
@@ -64,7 +63,7 @@ class Arrivals:
         Raises:
             UnexpectedMessage: what came is another than was scanned.
         """
-        came = await in_thread(canonical_links, self._nodes, self.update.came)
+        came = await in_thread(canonical_links, self._nodes, self._update.came)
         if came != self.tree:
             raise UnexpectedMessage("the tree that came is not the one that was scanned")
         return came
@@ -74,4 +73,4 @@ class Arrivals:
         for path, node in unpack_directories(payload) if payload else ():
             self._budget.take(len(node))
             found.append((path, accept(self._nodes, node)))
-        return self.update.add(found)
+        return self._update.add(found)

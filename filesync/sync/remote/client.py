@@ -89,7 +89,7 @@ async def sync_from(
         Unavailable: the server is not there, or refuses.
         StoreError: this disk.
     """
-    from filesync.sync.remote.cutting import Ahead
+    from filesync.sync.remote.ahead import Ahead
     from filesync.sync.remote.taking import take
 
     started = monotonic()

@@ -8,7 +8,7 @@ from filesync.manifest.tree import Nodes
 from filesync.sync.filter import Filter
 from filesync.sync.places import Place
 from filesync.sync.remote import wire
-from filesync.sync.remote.cutting import Cuts
+from filesync.sync.remote.cuts import Cuts
 from filesync.transfer.send.growing import GrowingTree
 from filesync.transfer.threads import in_thread
 

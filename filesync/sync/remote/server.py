@@ -21,7 +21,8 @@ from filesync.sync.owner import look_up, this_writer
 from filesync.sync.part import Part, as_told
 from filesync.sync.places import Claimed, Places
 from filesync.sync.remote import fields, wire
-from filesync.sync.remote.cutting import Cuts, cut_ahead
+from filesync.sync.remote.ahead import cut_ahead
+from filesync.sync.remote.cuts import Cuts
 from filesync.sync.remote.edits import with_told
 from filesync.sync.remote.gifts import Gifts
 from filesync.sync.remote.held import Held, Stage
@@ -103,6 +104,7 @@ class TreeServer:
         return wire.encode(result), payload
 
     async def _tell(self, channel: Channel, request: wire.Scan) -> wire.Scanned:
+        """Scan what is held, and say as much of it as is asked for."""
         if request.grows:
             return await self._grow(channel, request.token)
         held = self._holders.find(channel, request.token)

@@ -23,9 +23,9 @@ from filesync.sync.part import Part, Removal, as_told, in_one_place
 from filesync.sync.places import LocalPlaces, Place
 from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
+from filesync.sync.remote.ahead import Ahead
 from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import Peer, ask, tell
-from filesync.sync.remote.cutting import Ahead
 from filesync.sync.remote.edits import unpack_edits, unpack_remains
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.saying.stats import SyncStats

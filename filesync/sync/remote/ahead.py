@@ -1,61 +1,23 @@
-"""Large files that have changed: who takes them is told at once, and cuts what it has of them.
-
-Who gives one reads and cuts all of it first, if it does not know how it was cut before. Who takes it
-would have nothing to do meanwhile, and then do as much.
-"""
+"""What is there of large files that are still being read where they have changed: it is cut ahead."""
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Final
 
 from filesync.digest import Digest
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.errors import FilesyncError, UnexpectedMessage
 from filesync.manifest import File, Manifest
 from filesync.sync.places import Place
-from filesync.sync.remote import fields, wire
-from filesync.sync.remote.asking import tell
+from filesync.sync.remote import wire
 from filesync.sync.scanning import Found
 from filesync.sync.target import Target
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.threads import in_thread
-
-MOST_TOLD: Final = 16
-"""Files of one scan that are told of. Of more, who takes them has not cut the first when it needs them."""
-
-
-class Cuts:
-    """Files that a scan finds changed, for who takes them; for the loop that it was made in."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._found: asyncio.Queue[tuple[bytes, Digest]] = asyncio.Queue()
-
-    def note(self, path: bytes, old: Digest) -> None:
-        """Take note of a file, which held ``old``. For any thread."""
-        self._loop.call_soon_threadsafe(self._found.put_nowait, (path, old))
-
-    @asynccontextmanager
-    async def told(self, channel: Channel, token: bytes) -> AsyncIterator[None]:
-        """Tell of them, as long as the block lasts."""
-        telling = asyncio.create_task(self._tell(channel, token))
-        try:
-            yield
-        finally:
-            telling.cancel()
-            await asyncio.wait({telling})
-
-    async def _tell(self, channel: Channel, token: bytes) -> None:
-        with suppress(FilesyncError):  # what is asked next shows what is wrong
-            for _ in range(MOST_TOLD):
-                path, old = await self._found.get()
-                if len(path) <= fields.MAX_PATH_BYTES:
-                    await tell(channel, wire.Changing(token, path, old))
 
 
 class Ahead:
