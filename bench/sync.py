@@ -6,8 +6,9 @@ where even that misses a limit, the limit cannot be met.
 Every round runs all tools one after another on the same change of the same source, each with a
 destination of its own; each result is compared with the source by ``rsync -nc``. Bytes are what
 crossed the loopback of a network namespace that holds nothing else, both ways, TCP included.
-With ``--pull`` the servers have the source; then there is no floor. With ``--link`` all goes over a link of that rate and delay (``bench.link``), and each byte crosses
-the loopback twice, before and behind it.
+With ``--pull`` the servers have the source; then there is no floor. With ``--link`` all goes over a
+link of that rate and delay (``bench.link``), and each byte crosses the loopback twice, before and
+behind it.
 """
 
 import argparse

@@ -155,8 +155,7 @@ class _Sync:
             self.stats.note_refused({part.inside: exc.errno})
             return
         with nullcontext() if target is None else closing(target.place):
-            is_new = target is not None and at not in self._found and target.place.is_free
-            if target is None or not is_new or not self._copy_growing(at, target.place):
+            if target is None or not self._copy_growing(at, target.place):
                 self._copy(at, target)
 
     def _find_target(self, at: int, *, dry_run: bool) -> Target | None:
@@ -248,9 +247,11 @@ class _Sync:
     def _copy_growing(self, at: int, place: Place) -> bool:
         """Copy a source into what is empty, while it is scanned.
 
-        False if there is none beside, or it failed: what was copied until then stays, and a scan
-        here says why.
+        False if it is not, or was scanned before; or if no process can scan it, or one has failed:
+        what was copied until then stays, and a scan here says why.
         """
+        if at in self._found or not place.is_free:
+            return False
         from filesync.sync.copying import Copying
 
         try:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import ask
-from filesync.sync.remote.client import Remote, sync_from, sync_to
+from filesync.sync.remote.client import Remote, sync_from
 from filesync.sync.remote.server import TreeServer
 from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.coding import chunking
@@ -27,34 +26,18 @@ from filesync.transfer.errors import Refused
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive import landing_disk
 from tests.integration.test_sync_plane import LOOPBACK, tree_of
+from tests.integration.ways import Way, given, taken
 
 SIZE = 6 << 20
 PATIENCE_S = 20.0
-Way = Callable[..., Coroutine[None, None, SyncStats]]
 
 
-async def given(
-    root: Path, name: str = "", to: str = "dest", *, dry: bool = False
+def run(
+    way: Way, root: Path, name: str = "", to: str = "dest", *, dry: bool = False
 ) -> SyncStats:
-    """Give ``src/name`` to ``to``."""
-    server = TreeServer(ServedPlaces(root), read_only=False, caches=root / "server")
+    """Sync ``src/name`` to ``to``; each side has caches of its own."""
     options = Options(caches=root / "client", dry_run=dry)
-    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
-        server.use(plane)
-        path = os.fsencode(f"{root}/src/{name}")
-        return await sync_to([path], Remote(plane.address, to.encode()), options)
-
-
-async def taken(
-    root: Path, name: str = "", to: str = "dest", *, dry: bool = False
-) -> SyncStats:
-    """Take it."""
-    server = TreeServer(ServedPlaces(root), read_only=True, caches=root / "server")
-    options = Options(caches=root / "client", dry_run=dry)
-    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
-        server.use(plane)
-        remote = Remote(plane.address, f"src/{name}".encode())
-        return await sync_from([remote], os.fsencode(root / to), options)
+    return asyncio.run(way(root, options, (name,), to=to, caches=root / "server"))
 
 
 either = pytest.mark.parametrize("way", [given, taken])
@@ -120,10 +103,10 @@ def patient(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
 @either
 @pytest.mark.usefixtures("patient")
 def test_an_old_file_is_cut_while_the_new_one_is_read(way: Way, root: Path, cut: Cut) -> None:
-    asyncio.run(way(root))
+    run(way, root)
     for name in ("f", "d/g"):
         change(root / "src" / name, 1)
-    stats = asyncio.run(way(root))
+    stats = run(way, root)
     assert cut.sizes == [SIZE, SIZE]  # and nothing again when it was needed
     assert tree_of(root / "dest") == tree_of(root / "src")
     assert stats.wire_in + stats.wire_out < SIZE / 10
@@ -132,9 +115,9 @@ def test_an_old_file_is_cut_while_the_new_one_is_read(way: Way, root: Path, cut:
 @either
 @pytest.mark.usefixtures("patient")
 def test_so_is_one_that_has_another_name_there(way: Way, root: Path, cut: Cut) -> None:
-    asyncio.run(way(root, "f", "other"))
+    run(way, root, "f", "other")
     change(root / "src/f", 1)
-    asyncio.run(way(root, "f", "other"))
+    run(way, root, "f", "other")
     assert cut.sizes == [SIZE]
     assert (root / "other").read_bytes() == (root / "src/f").read_bytes()
 
@@ -143,10 +126,10 @@ def test_so_is_one_that_has_another_name_there(way: Way, root: Path, cut: Cut) -
 def test_of_one_that_changes_again_it_is_known_what_remains(
     way: Way, root: Path, cut: Cut
 ) -> None:
-    asyncio.run(way(root))
+    run(way, root)
     for number in (1, 2, 3):
         change(root / "src/f", number)
-        asyncio.run(way(root))
+        run(way, root)
     assert cut.sizes == [SIZE]
     assert tree_of(root / "dest") == tree_of(root / "src")
 
@@ -155,9 +138,9 @@ def test_of_one_that_changes_again_it_is_known_what_remains(
 def test_nothing_is_cut_for_who_only_looks_what_would_be_done(
     way: Way, root: Path, cut: Cut
 ) -> None:
-    asyncio.run(way(root))
+    run(way, root)
     change(root / "src/f", 1)
-    asyncio.run(way(root, dry=True))
+    run(way, root, dry=True)
     assert not cut.sizes
 
 
@@ -165,10 +148,10 @@ def test_nothing_is_cut_for_who_only_looks_what_would_be_done(
 def test_what_is_there_and_something_else_is_not_cut_ahead(
     way: Way, root: Path, cut: Cut
 ) -> None:
-    asyncio.run(way(root))
+    run(way, root)
     (root / "dest/f").write_bytes(os.urandom(SIZE))
     change(root / "src/f", 1)
-    asyncio.run(way(root))
+    run(way, root)
     assert not cut.come.acquire(blocking=False)
     assert tree_of(root / "dest") == tree_of(root / "src")
 
@@ -192,7 +175,7 @@ async def told(root: Path, request: wire.Changing, *, scan: bool = True) -> wire
 def test_who_is_told_of_what_is_not_there_cuts_nothing(
     path: bytes, root: Path, cut: Cut
 ) -> None:
-    asyncio.run(given(root))
+    run(given, root)
     (root / "dest/link").symlink_to("../src/d")
     os.mkfifo(root / "dest/fifo")
     content = digest_of((root / "src/f").read_bytes())
@@ -201,7 +184,7 @@ def test_who_is_told_of_what_is_not_there_cuts_nothing(
 
 
 def test_who_is_told_before_it_has_looked_refuses(root: Path, cut: Cut) -> None:
-    asyncio.run(given(root))
+    run(given, root)
     content = digest_of((root / "src/f").read_bytes())
     with pytest.raises(Refused, match="before anything was scanned"):
         asyncio.run(told(root, wire.Changing(bytes(16), b"f", content), scan=False))

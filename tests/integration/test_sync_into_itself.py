@@ -1,23 +1,15 @@
 """A source that contains its destination is given once, through a server as on one machine."""
 
 import asyncio
-import os
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from filesync.digest import Digest
-from filesync.sync.local import sync_local
-from filesync.sync.options import Options
-from filesync.sync.places import ServedPlaces
-from filesync.sync.remote.client import Remote, sync_from, sync_to
-from filesync.sync.remote.server import TreeServer
-from filesync.sync.saying.stats import SyncStats
-from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send import growing
-from tests.integration.test_sync_plane import LOOPBACK
+from tests.integration.ways import Way, given, local, taken
 
 SCAN_S = 0.2
 
@@ -36,36 +28,6 @@ def slow_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growing.GrowingTree, "directory_done", slowly)
 
 
-async def given(
-    root: Path, source: str, dest: bytes, names: Sequence[str] = ("",)
-) -> SyncStats:
-    server = TreeServer(ServedPlaces(root), read_only=False, caches=None)
-    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
-        server.use(plane)
-        paths = [os.fsencode(f"{root}/{source}/{name}") for name in names]
-        return await sync_to(paths, Remote(plane.address, dest), Options())
-
-
-async def taken(
-    root: Path, source: str, dest: bytes, names: Sequence[str] = ("",)
-) -> SyncStats:
-    server = TreeServer(ServedPlaces(root), read_only=True, caches=None)
-    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
-        server.use(plane)
-        remotes = [Remote(plane.address, os.fsencode(f"{source}/{name}")) for name in names]
-        return await sync_from(remotes, os.fsencode(root) + b"/" + dest, Options())
-
-
-async def local(
-    root: Path, source: str, dest: bytes, names: Sequence[str] = ("",)
-) -> SyncStats:
-    paths = [os.fsencode(root / source / name) for name in names]
-    return await asyncio.to_thread(
-        sync_local, paths, os.fsencode(root) + b"/" + dest, Options()
-    )
-
-
-Way = Callable[..., Coroutine[None, None, SyncStats]]
 by_a_server = pytest.mark.parametrize("way", [given, taken])
 
 
@@ -82,7 +44,7 @@ def test_a_source_that_contains_its_empty_destination_is_given_once(
         (tmp_path / "big" / name).mkdir(parents=True)
     (tmp_path / "big/a/f").write_bytes(b"f")
     (tmp_path / "big/b/g").write_bytes(b"g")
-    asyncio.run(way(tmp_path, "big/", b"big/" + dest.encode()))
+    asyncio.run(way(tmp_path, source="big", to=f"big/{dest}"))
     assert files_below(tmp_path) == [
         *("big/a/f", "big/b/g"),
         *(f"big/{dest}/a/f", f"big/{dest}/b/g"),
@@ -97,7 +59,7 @@ def test_directories_of_which_one_contains_their_empty_destination_are_given_onc
         (tmp_path / "big" / name).mkdir(parents=True)
         (tmp_path / "big" / name / "in").write_bytes(b"f")
     (tmp_path / "big/b/z").mkdir()
-    asyncio.run(way(tmp_path, "big", b"big/b/z", "ab"))
+    asyncio.run(way(tmp_path, names="ab", source="big", to="big/b/z"))
     there = ["a/f/in", "b/copy/g/in", "b/h/in"]
     assert files_below(tmp_path / "big") == sorted([*there, *(f"b/z/{path}" for path in there)])
 
@@ -116,6 +78,6 @@ def test_a_source_beside_its_empty_destination_is_given_while_it_is_scanned(
     monkeypatch.setattr(growing.GrowingTree, "take", take)
     (tmp_path / "big/a").mkdir(parents=True)
     (tmp_path / "big/a/f").write_bytes(b"f")
-    asyncio.run(way(tmp_path, "big/", b"bigger"))
+    asyncio.run(way(tmp_path, source="big", to="bigger"))
     assert files_below(tmp_path) == ["big/a/f", "bigger/a/f"]
     assert [len(one.directories) for one in handed if one.directories] == [1, 1]

@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,25 +13,19 @@ from filesync.disk.scanning.scan import Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.errors import FilesyncError
 from filesync.sync import scanning
-from filesync.sync.local import sync_local
 from filesync.sync.options import Options
-from filesync.sync.places import ServedPlaces
 from filesync.sync.remote import wire
-from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
-from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import NOTED_FILES
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
-from filesync.transfer.plane_zmq import DataPlane
 from tests.integration.smalldisks import small_disk
-from tests.integration.test_sync_plane import LOOPBACK, tree_of
+from tests.integration.test_sync_plane import tree_of
+from tests.integration.ways import Way, given, local, taken
 
 YEAR_AGO_NS = time.time_ns() - 365 * 86400 * 10**9
 FILES, SMALL_BYTES, LARGE_BYTES = 40, 4000, 3 << 20
 MIDDLING_BYTES = 300_000
-Sync = Callable[..., Coroutine[None, None, SyncStats]]
-ALL: Sequence[str] = ("",)
 
 
 def make_source(root: Path, *, size: int = SMALL_BYTES) -> None:
@@ -42,32 +36,6 @@ def make_source(root: Path, *, size: int = SMALL_BYTES) -> None:
     for path in (root / "src").rglob("*"):
         os.utime(path, ns=(YEAR_AGO_NS, YEAR_AGO_NS))
     time.sleep(1.5e-9 * FINE_SLACK_NS)  # what has just changed is not noted
-
-
-def below(path: str, names: Sequence[str]) -> list[bytes]:
-    """Return the paths of ``names`` below ``path``; of "" that of all that is in it."""
-    return [os.fsencode(f"{path}/{name}") for name in names]
-
-
-async def local(root: Path, options: Options, names: Sequence[str] = ALL) -> SyncStats:
-    dest = os.fsencode(root / "dest")
-    return await asyncio.to_thread(sync_local, below(f"{root}/src", names), dest, options)
-
-
-async def given(root: Path, options: Options, names: Sequence[str] = ALL) -> SyncStats:
-    server = TreeServer(ServedPlaces(root), read_only=False, caches=options.caches)
-    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
-        server.use(plane)
-        remote = Remote(plane.address, b"dest")
-        return await sync_to(below(f"{root}/src", names), remote, options)
-
-
-async def taken(root: Path, options: Options, names: Sequence[str] = ALL) -> SyncStats:
-    server = TreeServer(ServedPlaces(root), read_only=True, caches=options.caches)
-    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
-        server.use(plane)
-        remotes = [Remote(plane.address, path) for path in below("src", names)]
-        return await sync_from(remotes, os.fsencode(root / "dest"), options)
 
 
 class Numbers:
@@ -109,7 +77,7 @@ def read(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("there", ["nothing", "something"])
 @pytest.mark.parametrize("sync", [local, given, taken])
 def test_a_second_sync_reads_nothing(
-    sync: Sync, there: str, tmp_path: Path, read: Numbers
+    sync: Way, there: str, tmp_path: Path, read: Numbers
 ) -> None:
     make_source(tmp_path)
     if there == "something":
@@ -128,7 +96,7 @@ def test_a_second_sync_reads_nothing(
 @pytest.mark.parametrize(("files", "are_read"), [(NOTED_FILES, False), (NOTED_FILES - 1, True)])
 @pytest.mark.parametrize("sync", [local, given, taken])
 def test_nor_does_it_read_the_small_files_of_a_new_directory_that_has_some(
-    sync: Sync, files: int, are_read: bool, tmp_path: Path, read: Numbers
+    sync: Way, files: int, are_read: bool, tmp_path: Path, read: Numbers
 ) -> None:
     for directory in range(10):
         (tmp_path / f"src/{directory}").mkdir(parents=True)
@@ -148,7 +116,7 @@ def test_nor_does_it_read_the_small_files_of_a_new_directory_that_has_some(
 @pytest.mark.needs("mount")
 @pytest.mark.parametrize("sync", [local, given, taken])
 def test_what_a_sync_wrote_before_it_failed_is_not_read_again(
-    sync: Sync, tmp_path: Path, read: Numbers
+    sync: Way, tmp_path: Path, read: Numbers
 ) -> None:
     make_source(tmp_path, size=MIDDLING_BYTES)
     # Slowly: what is written in the clock tick in which it fails is read again.
@@ -168,7 +136,7 @@ def test_what_a_sync_wrote_before_it_failed_is_not_read_again(
 
 @pytest.mark.parametrize("sync", [local, given, taken])
 def test_what_has_changed_since_is_read_and_mended(
-    sync: Sync, tmp_path: Path, read: Numbers
+    sync: Way, tmp_path: Path, read: Numbers
 ) -> None:
     make_source(tmp_path)
     options = Options(caches=tmp_path / "caches", delete=True)
@@ -186,7 +154,7 @@ def test_what_has_changed_since_is_read_and_mended(
 
 @pytest.mark.parametrize("sync", [local, given, taken])
 def test_directories_that_are_named_are_scanned_at_once_and_of_one_more_only_that_is_read(
-    sync: Sync, tmp_path: Path, read: Numbers
+    sync: Way, tmp_path: Path, read: Numbers
 ) -> None:
     make_source(tmp_path)
     names = ["d", "e", "file"]
@@ -232,7 +200,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[type[wire.Request]]:
 @pytest.mark.parametrize("names", [["d", "file"], ["file", "other"]])
 def test_names_that_are_the_same_on_both_sides_are_known_to_be(
     tmp_path: Path,
-    sync: Sync,
+    sync: Way,
     needed: list[type[wire.Request]],
     names: list[str],
     asked: list[type[wire.Request]],

@@ -35,7 +35,7 @@ _said: Final = msgspec.msgpack.Decoder(Said)
 _digests: Final = msgspec.msgpack.Decoder(list[WireDigest])
 
 
-class AsideScan:
+class AsideScan(Process):
     """One scan that goes on beside this process. Close it, which ends the scan.
 
     Args:
@@ -48,15 +48,14 @@ class AsideScan:
         Raises:
             OSError: this machine has no room for another process.
         """
-        self._process = Process(partial(_tell, scan))
-        self.close = self._process.close
+        super().__init__(partial(_tell, scan))
 
     def found(self, nodes: MemoryNodes) -> Found | None:
         """Wait for what was found, once; of its nodes ``nodes`` gets what it lacks.
 
         None if nothing was: scan here, which says why.
         """
-        line = self._process.line
+        line = self.line
         try:
             said = _said.decode(line.receive())
             if said.tree not in nodes:

@@ -14,13 +14,13 @@ from filesync.manifest import MemoryNodes, Nodes, accept
 from filesync.sync.aside.process import Line, Process
 from filesync.sync.aside.scan import Said
 from filesync.sync.scanning import Found
+from filesync.transfer.send.growing import HANDED_BYTES
 
 if TYPE_CHECKING:
     from filesync.disk.scanning.readfile import Beside
 
-TOLD_NODES_BYTES: Final = 160 << 10
 TOLD_CONTENT_BYTES: Final = 1 << 20
-"""What is told of at once, about."""
+"""What is told of at once, about, but for nodes."""
 MOST_TOLD: Final = 16
 """Of what has been told and not taken: more, and the scan waits."""
 
@@ -37,7 +37,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _told: Final = msgspec.msgpack.Decoder(_Told)
 
 
-class WatchedScan:
+class WatchedScan(Process):
     """One scan that goes on beside this process, which is told of it. Close it, which ends the scan.
 
     Args:
@@ -51,8 +51,7 @@ class WatchedScan:
         Raises:
             OSError: this machine has no room for another process.
         """
-        self._process = Process(partial(_tell, scan))
-        self.close = self._process.close
+        super().__init__(partial(_tell, scan))
 
     def found(self, nodes: MemoryNodes, watcher: Watcher) -> Found | None:
         """Wait for what was found, once, and have ``watcher`` told meanwhile, by this thread.
@@ -62,7 +61,7 @@ class WatchedScan:
         """
         while True:
             try:
-                told = _told.decode(self._process.line.receive())
+                told = _told.decode(self.line.receive())
             except (EOFError, OSError):
                 return None
             for digest, content in told.contents:
@@ -97,7 +96,7 @@ class _Teller:
         node = self._nodes.read(tree)
         self._directories.append((path, node))
         self._nodes_bytes += len(path) + len(node)
-        if self._nodes_bytes >= TOLD_NODES_BYTES:
+        if self._nodes_bytes >= HANDED_BYTES:
             self._hand()
 
     def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:

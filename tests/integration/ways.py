@@ -1,0 +1,70 @@
+"""The ways that a sync can go: on one machine, to a server, and from one."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Final
+
+from filesync.sync.local import sync_local
+from filesync.sync.options import Options
+from filesync.sync.places import ServedPlaces
+from filesync.sync.remote.client import Remote, sync_from, sync_to
+from filesync.sync.remote.server import TreeServer
+from filesync.sync.saying.stats import SyncStats
+from filesync.transfer.plane_zmq import DataPlane
+from tests.integration.test_sync_plane import LOOPBACK
+
+Way = Callable[..., Coroutine[None, None, SyncStats]]
+"""Syncs ``names`` in ``root/source`` to ``root/to``; the server's caches are the client's, if none are given."""
+ALL: Final[Sequence[str]] = ("",)
+PLAIN: Final = Options()
+
+
+async def local(
+    root: Path,
+    options: Options = PLAIN,
+    names: Sequence[str] = ALL,
+    *,
+    source: str = "src",
+    to: str = "dest",
+) -> SyncStats:
+    paths = _below(f"{root}/{source}", names)
+    return await asyncio.to_thread(sync_local, paths, os.fsencode(root / to), options)
+
+
+async def given(
+    root: Path,
+    options: Options = PLAIN,
+    names: Sequence[str] = ALL,
+    *,
+    source: str = "src",
+    to: str = "dest",
+    caches: Path | None = None,
+) -> SyncStats:
+    server = TreeServer(ServedPlaces(root), read_only=False, caches=caches or options.caches)
+    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+        server.use(plane)
+        remote = Remote(plane.address, to.encode())
+        return await sync_to(_below(f"{root}/{source}", names), remote, options)
+
+
+async def taken(
+    root: Path,
+    options: Options = PLAIN,
+    names: Sequence[str] = ALL,
+    *,
+    source: str = "src",
+    to: str = "dest",
+    caches: Path | None = None,
+) -> SyncStats:
+    server = TreeServer(ServedPlaces(root), read_only=True, caches=caches or options.caches)
+    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+        server.use(plane)
+        remotes = [Remote(plane.address, path) for path in _below(source, names)]
+        return await sync_from(remotes, os.fsencode(root / to), options)
+
+
+def _below(path: str, names: Sequence[str]) -> list[bytes]:
+    """Return the paths of ``names`` below ``path``; of "" that of all that is in it."""
+    return [os.fsencode(f"{path}/{name}") for name in names]
