@@ -7,10 +7,11 @@ twice from the disk.
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from filesync.digest import Digest
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles
+from filesync.disk.scanning.watcher import Watcher
 from filesync.disk.updating.incoming import WantedFile
 from filesync.disk.updating.update import UpdateStats
 from filesync.disk.updating.visits import below
@@ -22,13 +23,10 @@ from filesync.transfer.send.contents import GrowingContents, Listed, Place
 from filesync.transfer.send.growing import HANDED_BYTES
 from filesync.transfer.send.recent import Recent
 
-if TYPE_CHECKING:
-    from filesync.disk.scanning.readfile import Beside
-
 _BATCH_BYTES: Final = 4 << 20
 
 
-class Copying:
+class Copying(Watcher):
     """Watches the scan of a tree, and has an update make what was done of it.
 
     Small contents are written as they were read; others are copied when their directory is done.
@@ -73,15 +71,9 @@ class Copying:
         if self._done_bytes >= HANDED_BYTES:
             self._copy()
 
-    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
-        """Nobody has the directory as it was."""
-
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Keep a small content until its directory is done."""
         self._recent.keep(digest, content)
-
-    def beside(self, path: bytes, old: Digest, size: int) -> "Beside | None":
-        """Nobody has the file as it was."""
 
     def finish(self, tree: Digest) -> UpdateStats:
         """Copy what is left of the tree, whose scan has ended, and finish the update.

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from time import monotonic, sleep
 from typing import NamedTuple
 
-from filesync.disk.scanning.scan import Watcher
+from filesync.disk.scanning.watcher import Watcher
 from filesync.disk.updating.update import LocalTree, UpdateStats
 from filesync.errors import FilesyncError
 from filesync.manifest import Manifest, MemoryNodes, Nodes

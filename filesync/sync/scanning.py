@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.disk.handles import shown
-from filesync.disk.scanning.scan import LeaveOut, Watcher, scan
+from filesync.disk.scanning.scan import LeaveOut, scan
 from filesync.disk.scanning.statcache import StatCache
 from filesync.disk.scanning.statcaches import cache_bytes, open_cache
+from filesync.disk.scanning.watcher import Watcher
 from filesync.disk.scanning.written import written
 from filesync.errors import Unreadable
 from filesync.manifest import Manifest, Nodes

@@ -21,6 +21,7 @@ from filesync.disk.scanning.listing import Item, names_in, recent, these_in
 from filesync.disk.scanning.readfile import is_kept
 from filesync.disk.scanning.scan import Excludes, Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS, StatCache, is_racy
+from filesync.disk.scanning.watcher import Watcher
 from filesync.errors import SourceChanged, StoreError, Unreadable
 from filesync.manifest import (
     Entry,
@@ -677,7 +678,7 @@ def test_what_a_killed_update_left_at_the_root_is_no_part_of_the_tree(tmp_path: 
     assert after.root.entries == before.root.entries
 
 
-class Meddler:
+class Meddler(Watcher):
     """A watcher that changes the tree when a directory is done."""
 
     def __init__(self, change: Callable[[], object]) -> None:
@@ -686,15 +687,6 @@ class Meddler:
     def directory_done(self, path: bytes, tree: Digest) -> None:
         if path == b"a":
             self._change()
-
-    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
-        pass
-
-    def content_read(self, digest: Digest, content: bytes) -> None:
-        pass
-
-    def beside(self, path: bytes, old: Digest, size: int) -> None:
-        return None
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from filesync.disk.scanning import statcache as statcache_module
 from filesync.disk.scanning.listing import Stamp, mark
 from filesync.disk.scanning.scan import Excludes, Scanned, scan
 from filesync.disk.scanning.statcache import Noted, Seen, StatCache, pack_stamps
+from filesync.disk.scanning.watcher import Watcher
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     File,
@@ -119,21 +120,15 @@ def test_a_changed_file_costs_its_directory_and_those_above_it(
     assert not any(counts.calls.values()), counts.calls
 
 
-class Watching:
+class Watching(Watcher):
     """Is told of directories that have changed, and of who is shown files."""
 
     def __init__(self) -> None:
         self.changed: list[tuple[bytes, bytes, Digest]] = []
         self.asked: dict[Digest, int] = {}
 
-    def directory_done(self, path: bytes, tree: Digest) -> None:
-        pass
-
     def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
         self.changed.append((path, old, tree))
-
-    def content_read(self, digest: Digest, content: bytes) -> None:
-        pass
 
     def beside(self, path: bytes, old: Digest, size: int) -> None:
         self.asked[old] = size

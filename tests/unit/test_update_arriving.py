@@ -13,6 +13,7 @@ from hypothesis import given
 from filesync.digest import Digest
 from filesync.disk.removing import remove_path
 from filesync.disk.scanning.scan import scan
+from filesync.disk.scanning.watcher import Watcher
 from filesync.disk.updating import arriving, visits
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.incoming import WantedFile
@@ -44,7 +45,7 @@ from tests.unit.update_driver import (
 Done = tuple[bytes, Digest]
 
 
-class Watched:
+class Watched(Watcher):
     """What a scan says while it goes on."""
 
     def __init__(self) -> None:
@@ -59,9 +60,6 @@ class Watched:
 
     def content_read(self, digest: Digest, content: bytes) -> None:
         self.read[digest] = content
-
-    def beside(self, path: bytes, old: Digest, size: int) -> None:
-        """Nobody is shown a large file."""
 
 
 def watched(root: Path) -> tuple[MemoryNodes, Watched]:

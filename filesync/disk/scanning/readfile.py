@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from blake3 import blake3
 
@@ -14,6 +14,7 @@ from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.content import hash_file, read_buffer
 from filesync.disk.handles import READ_FLAGS, shown
 from filesync.disk.scanning.listing import CTIME, MTIME, SIZE, Stamp, stamp_of
+from filesync.disk.scanning.watcher import Beside
 from filesync.errors import SourceChanged, StoreError, Unreadable
 from filesync.manifest import Xattrs
 from filesync.wanted import check_wanted
@@ -30,22 +31,6 @@ _MAX_XATTR_BYTES: Final = 256 << 10
 
 Keep = Callable[[Digest, bytes], None]
 """Takes a content and its digest; must not block."""
-
-
-class Beside(Protocol):
-    """Makes something else of a file, block by block, while it is hashed.
-
-    One of less than READ_BYTES comes in one block, which stays as it is afterwards.
-    """
-
-    def begin(self, block: memoryview) -> None:
-        """Start on ``block``, which comes next; return at once."""
-
-    def finish(self) -> None:
-        """Return when the block is not needed any more."""
-
-    def end(self, digest: Digest | None) -> None:
-        """Take note that all has come, and what it was; None if it changed meanwhile, or failed."""
 
 
 class Gone(Exception):

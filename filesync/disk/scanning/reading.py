@@ -36,7 +36,6 @@ from filesync.disk.scanning.listing import (
 from filesync.disk.scanning.readfile import (
     MAX_TRIES,
     READ_BYTES,
-    Beside,
     Content,
     Gone,
     Keep,
@@ -46,6 +45,7 @@ from filesync.disk.scanning.readfile import (
     read_xattrs,
 )
 from filesync.disk.scanning.statcache import Noted, SeenFile, noted
+from filesync.disk.scanning.watcher import Beside
 from filesync.disk.scanning.written import (
     SIZED_FIRST_BYTES,
     has_holes,

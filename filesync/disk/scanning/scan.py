@@ -28,7 +28,7 @@ from filesync.disk.scanning.listing import (
     recent,
     these_in,
 )
-from filesync.disk.scanning.readfile import Beside, unreadable
+from filesync.disk.scanning.readfile import unreadable
 from filesync.disk.scanning.reading import Listing, Reader
 from filesync.disk.scanning.statcache import (
     NOT_NOTED,
@@ -37,6 +37,7 @@ from filesync.disk.scanning.statcache import (
     is_racy,
     pack_stamps,
 )
+from filesync.disk.scanning.watcher import Watcher
 from filesync.disk.scanning.written import as_scanned, may_be_lost
 from filesync.errors import MalformedManifest, StoreError
 from filesync.manifest import (
@@ -74,29 +75,6 @@ class Excludes(Protocol):
 
 LeaveOut = Callable[[bytes, bool], bool]
 """(path from the root, is it a directory) -> it is left out, and a directory not entered."""
-
-
-class Watcher(Protocol):
-    """Is told what a scan has done, while it goes on."""
-
-    def directory_done(self, path: bytes, tree: Digest) -> None:
-        """Take note that a directory is in the store, with all that is in it."""
-
-    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
-        """Take note that the node of a directory was ``old`` when it was scanned last.
-
-        It is in the store as ``tree``. All that have changed are told of before those above them.
-        """
-
-    def content_read(self, digest: Digest, content: bytes) -> None:
-        """Take note of the whole content of a small file that was read."""
-
-    def beside(self, path: bytes, old: Digest, size: int) -> Beside | None:
-        """Return who is shown a file while it is hashed, if anybody.
-
-        It has ``size`` bytes now, and had the ``old`` content when it was noted; EMPTY for one
-        that was not there. Not asked where nothing is known of its directory.
-        """
 
 
 class Scanned(NamedTuple):

@@ -4,20 +4,17 @@ import queue
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from filesync.digest import Digest, WireDigest
-from filesync.disk.scanning.scan import Watcher
+from filesync.disk.scanning.watcher import Watcher
 from filesync.manifest import MemoryNodes, Nodes, accept
 from filesync.sync.aside.process import Line, Process
 from filesync.sync.aside.scan import Said
 from filesync.sync.scanning import Found
 from filesync.transfer.send.growing import HANDED_BYTES
-
-if TYPE_CHECKING:
-    from filesync.disk.scanning.readfile import Beside
 
 TOLD_CONTENT_BYTES: Final = 1 << 20
 """What is told of at once, about, but for nodes."""
@@ -78,7 +75,7 @@ def _tell(scan: Callable[[Nodes, Watcher], Found], line: Line) -> None:
     teller.end(scan(nodes, teller))
 
 
-class _Teller:
+class _Teller(Watcher):
     """Watches a scan, and tells the other side of it, by a thread of its own."""
 
     def __init__(self, line: Line, nodes: Nodes) -> None:
@@ -99,17 +96,11 @@ class _Teller:
         if self._nodes_bytes >= HANDED_BYTES:
             self._hand()
 
-    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
-        """Nobody has the directory as it was."""
-
     def content_read(self, digest: Digest, content: bytes) -> None:
         self._contents.append((digest, content))
         self._content_bytes += len(content)
         if self._content_bytes >= TOLD_CONTENT_BYTES:
             self._hand()
-
-    def beside(self, path: bytes, old: Digest, size: int) -> "Beside | None":
-        """Nobody has the file as it was."""
 
     def end(self, found: Found) -> None:
         """Tell of the rest, and wait until all is told."""

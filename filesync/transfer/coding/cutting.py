@@ -12,7 +12,7 @@ from filesync.transfer.coding.remains import MAX_RUNS, Remains
 
 
 class Cutting:
-    """Makes the recipe of one file; a ``filesync.disk.scanning.readfile.Beside``.
+    """Makes the recipe of one file; a ``filesync.disk.scanning.watcher.Beside``.
 
     Attributes:
         knows_old: it will be known what the file still has of what it held.

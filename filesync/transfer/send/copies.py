@@ -83,7 +83,7 @@ class Copies:
 
 
 class Copy:
-    """One that is being made; a ``filesync.disk.scanning.readfile.Beside``.
+    """One that is being made; a ``filesync.disk.scanning.watcher.Beside``.
 
     Attributes:
         fd: its file.

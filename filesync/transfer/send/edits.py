@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.digest import Digest, digest_of
+from filesync.disk.scanning.watcher import Beside, Watcher
 from filesync.entropy import random_bits
 from filesync.manifest import Nodes
 from filesync.manifest.node import pieces
@@ -16,7 +17,6 @@ from filesync.transfer.send.recent import Recent
 from filesync.transfer.wire import Buffer
 
 if TYPE_CHECKING:
-    from filesync.disk.scanning.readfile import Beside
     from filesync.transfer.coding.recipecache import RecipeCache
     from filesync.transfer.coding.remains import Remains
 
@@ -64,8 +64,8 @@ class _AllOrNone:
         return self._room >= 0
 
 
-class Edits:
-    """What became of what a scan finds changed; a ``filesync.disk.scanning.scan.Watcher``.
+class Edits(Watcher):
+    """What became of what a scan finds changed.
 
     For the thread of the scan, but for large files; then for another.
     """
@@ -133,9 +133,6 @@ class Edits:
 
     # --- the scan's side ----------------------------------------------------------------------
 
-    def directory_done(self, path: bytes, tree: Digest) -> None:
-        """Take no note of a directory that may be as it was."""
-
     def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
         """Take note of a directory whose node was ``old``, after those below it."""
         if len(old) <= edit.MAX_BYTES:
@@ -150,7 +147,7 @@ class Edits:
         if self._recent is not None and self._recent.copies is not None:
             self._recent.keep(digest, content)
 
-    def beside(self, path: bytes, old: Digest, size: int) -> "Beside | None":
+    def beside(self, path: bytes, old: Digest, size: int) -> Beside | None:
         """Return who is shown a file that had the ``old`` content, unless that is of no use."""
         if self._recent is not None and self._recent.copies is not None:
             return self._recent.copies.beside(size)
@@ -207,7 +204,7 @@ def _became(tree: Digest, old: bytes, node: bytes) -> Edit | None:
 
 
 class Editing:
-    """One file that comes in one block; a ``filesync.disk.scanning.readfile.Beside``."""
+    """One file that comes in one block; a ``filesync.disk.scanning.watcher.Beside``."""
 
     def __init__(self, edits: Edits, old: Digest) -> None:
         self._edits = edits

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.digest import Digest
+from filesync.disk.scanning.watcher import Beside, Watcher
 from filesync.manifest import Manifest, Nodes
 from filesync.transfer.send.contents import GrowingContents, Listed
 from filesync.transfer.send.recent import RECENT_BYTES, Recent
 
 if TYPE_CHECKING:
-    from filesync.disk.scanning.readfile import Beside
     from filesync.transfer.coding.recipecache import RecipeCache
     from filesync.transfer.send.copies import Copies
     from filesync.transfer.send.cuttings import OnCut
@@ -39,7 +39,7 @@ class Handed(NamedTuple):
     tree: Digest | None
 
 
-class GrowingTree:
+class GrowingTree(Watcher):
     """What a scan has done so far.
 
     Attributes:
@@ -105,7 +105,7 @@ class GrowingTree:
         """Take note of a small file's content."""
         self.recent.keep(digest, content)
 
-    def beside(self, path: bytes, old: Digest, size: int) -> "Beside | None":
+    def beside(self, path: bytes, old: Digest, size: int) -> Beside | None:
         """Have made of a file that has changed what will be wanted by who has the ``old`` one."""
         return self._noted_edits().beside(path, old, size)
 

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from filesync.digest import Digest, digest_of
-from filesync.disk.scanning.scan import Watcher
+from filesync.disk.scanning.watcher import Watcher
 from filesync.errors import StoreError
 from filesync.manifest import Manifest, MemoryNodes, Nodes, Subdirectory
 from filesync.sync.aside import scan as asidescan
@@ -69,7 +69,7 @@ def test_only_the_nodes_that_are_not_here_come(monkeypatch: pytest.MonkeyPatch) 
         assert len(accepted) == nodes_to_come
 
 
-class Told:
+class Told(Watcher):
     """Watches a scan."""
 
     def __init__(self, nodes: MemoryNodes) -> None:
