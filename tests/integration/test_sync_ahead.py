@@ -56,10 +56,10 @@ def settle() -> None:
     time.sleep(1.5e-9 * FINE_SLACK_NS)  # what has just changed is not noted
 
 
-def change(path: Path, seed: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(SIZE // 2 + seed)
-        file.write(b"changed %d" % seed)
+def move(path: Path, seed: int) -> None:
+    """Have a file that has to be cut: nothing of it stands in the order that it had."""
+    data = path.read_bytes()
+    path.write_bytes(data[SIZE // 3 :] + b"%d" % seed + data[: SIZE // 3])
     settle()
 
 
@@ -105,7 +105,7 @@ def patient(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_old_file_is_cut_while_the_new_one_is_read(way: Way, root: Path, cut: Cut) -> None:
     run(way, root)
     for name in ("f", "d/g"):
-        change(root / "src" / name, 1)
+        move(root / "src" / name, 1)
     stats = run(way, root)
     assert cut.sizes == [SIZE, SIZE]  # and nothing again when it was needed
     assert tree_of(root / "dest") == tree_of(root / "src")
@@ -116,7 +116,7 @@ def test_an_old_file_is_cut_while_the_new_one_is_read(way: Way, root: Path, cut:
 @pytest.mark.usefixtures("patient")
 def test_so_is_one_that_has_another_name_there(way: Way, root: Path, cut: Cut) -> None:
     run(way, root, "f", "other")
-    change(root / "src/f", 1)
+    move(root / "src/f", 1)
     run(way, root, "f", "other")
     assert cut.sizes == [SIZE]
     assert (root / "other").read_bytes() == (root / "src/f").read_bytes()
@@ -128,7 +128,7 @@ def test_of_one_that_changes_again_it_is_known_what_remains(
 ) -> None:
     run(way, root)
     for number in (1, 2, 3):
-        change(root / "src/f", number)
+        move(root / "src/f", number)
         run(way, root)
     assert cut.sizes == [SIZE]
     assert tree_of(root / "dest") == tree_of(root / "src")
@@ -139,7 +139,7 @@ def test_nothing_is_cut_for_who_only_looks_what_would_be_done(
     way: Way, root: Path, cut: Cut
 ) -> None:
     run(way, root)
-    change(root / "src/f", 1)
+    move(root / "src/f", 1)
     run(way, root, dry=True)
     assert not cut.sizes
 
@@ -150,7 +150,7 @@ def test_what_is_there_and_something_else_is_not_cut_ahead(
 ) -> None:
     run(way, root)
     (root / "dest/f").write_bytes(os.urandom(SIZE))
-    change(root / "src/f", 1)
+    move(root / "src/f", 1)
     run(way, root)
     assert not cut.come.acquire(blocking=False)
     assert tree_of(root / "dest") == tree_of(root / "src")

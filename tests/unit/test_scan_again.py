@@ -130,7 +130,7 @@ class Watching(Watcher):
     def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
         self.changed.append((path, old, tree))
 
-    def beside(self, path: bytes, old: Digest, size: int) -> None:
+    def beside(self, path: bytes, old: Digest, fd: int, size: int) -> None:
         self.asked[old] = size
 
 

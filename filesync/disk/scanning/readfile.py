@@ -47,11 +47,14 @@ class Content(NamedTuple):
 
 
 def read_file(
-    dirfd: int, name: bytes, path: bytes, beside: Callable[[int], Beside | None] | None = None
+    dirfd: int,
+    name: bytes,
+    path: bytes,
+    beside: Callable[[int, int], Beside | None] | None = None,
 ) -> Content:
     """Read the regular file ``name`` in the directory ``dirfd``; ``path`` is for messages.
 
-    ``beside`` is told its size, and returns who is shown it, at each try.
+    ``beside`` is told its descriptor and size, and returns who is shown it, at each try.
 
     Raises:
         Gone: it vanished or became something else.
@@ -189,13 +192,15 @@ def same_file(a: os.stat_result, b: os.stat_result) -> bool:
     )
 
 
-def _read_open(fd: int, path: bytes, beside: Callable[[int], Beside | None] | None) -> Content:
+def _read_open(
+    fd: int, path: bytes, beside: Callable[[int, int], Beside | None] | None
+) -> Content:
     before = os.fstat(fd)
     bytes_read = 0
     for number in range(MAX_TRIES):
         if not stat.S_ISREG(before.st_mode):
             raise Gone
-        other = beside(before.st_size) if beside is not None else None
+        other = beside(fd, before.st_size) if beside is not None else None
         found: Digest | None = None
         try:
             digest, size = _digest(fd, before.st_size, other)

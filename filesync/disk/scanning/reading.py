@@ -147,14 +147,14 @@ class Reader:
         hints: Mapping[bytes, tuple[int, Digest]],
         *,
         keep: Keep | None,
-        beside: Callable[[bytes, Digest, int], Beside | None] | None,
+        beside: Callable[[bytes, Digest, int, int], Beside | None] | None,
         skip_unreadable: bool,
         keep_unreadable: bool,
     ) -> None:
         """Read large files on ``pool``, and those in ``hints`` (size, digest) not at all.
 
         ``keep`` is given what small files hold; ``beside`` is asked, by path, what was noted of
-        it and its size, who is shown a file that has changed. What cannot be
+        it, its descriptor and its size, who is shown a file that has changed. What cannot be
         read is left out, or an error; with ``keep_unreadable`` files are there all the same.
         """
         self._pool = pool

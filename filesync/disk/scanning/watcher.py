@@ -36,10 +36,10 @@ class Watcher:
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of the whole content of a small file that was read."""
 
-    def beside(self, path: bytes, old: Digest, size: int) -> Beside | None:
+    def beside(self, path: bytes, old: Digest, fd: int, size: int) -> Beside | None:
         """Return who is shown a file while it is hashed, if anybody.
 
-        It has ``size`` bytes now, and had the ``old`` content when it was noted; EMPTY for one
-        that was not there. Not asked where nothing is known of its directory.
+        It is open as ``fd``, has ``size`` bytes now, and had the ``old`` content when it was noted;
+        EMPTY for one that was not there. Not asked where nothing is known of its directory.
         """
         return None

@@ -14,7 +14,7 @@ from filesync.sync.places import Identity, Place
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.scanning import Found, Named, scan_place
 from filesync.transfer.coding.recipecache import RecipeCache
-from filesync.transfer.send.cuttings import Cuttings, OnCut
+from filesync.transfer.send.comparisons import Comparisons, OnCut
 from filesync.transfer.send.edits import Edited, Edits
 from filesync.transfer.send.offer import Offer
 from filesync.transfer.send.recent import RECENT_BYTES, Recent
@@ -125,12 +125,12 @@ class Held:
     ) -> Found:
         """Scan the place; return it as ``writer`` is to make it, if there is one. Blocks.
 
-        Of large files that are to be taken, and have changed, ``recipes`` are made (``Cuttings``).
+        Of large files that are to be taken, and have changed, ``recipes`` are made (``Comparisons``).
         """
         if self.place is None:
             return Found(self.manifest, {}, {})
-        cuttings = Cuttings(self._caches, recipes, on_cut=on_cut)
-        edits = Edits(self._caches, self.recent, cuttings)
+        comparisons = Comparisons(self._caches, recipes, on_cut=on_cut)
+        edits = Edits(self._caches, self.recent, comparisons)
         found = scan_place(
             self.place,
             self.nodes,

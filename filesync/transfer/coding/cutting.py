@@ -1,7 +1,6 @@
-"""Cutting a file while a scan hashes it: it is read once, and both cores have something to do."""
+"""Cutting a file while a scan hashes it."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from filesync.digest import Digest
 from filesync.entropy import random_bits
@@ -9,10 +8,11 @@ from filesync.transfer.coding.chunking import Cutter, MarkedRecipe
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.coding.recipes_disk import KEY_BITS, RecipeFiles
 from filesync.transfer.coding.remains import MAX_RUNS, Remains
+from filesync.transfer.coding.threaded import Threaded
 
 
-class Cutting:
-    """Makes the recipe of one file; a ``filesync.disk.scanning.watcher.Beside``.
+class Cutting(Threaded):
+    """Makes the recipe of one file.
 
     Attributes:
         knows_old: it will be known what the file still has of what it held.
@@ -30,6 +30,7 @@ class Cutting:
 
         ``on_end`` is told then what it has of that, if anything, and if ``files`` knew it.
         """
+        super().__init__()
         self._old = old
         self._on_end = on_end
         self._recipes = recipes
@@ -39,25 +40,16 @@ class Cutting:
         if files is not None and known is None:
             known = MarkedRecipe.empty(random_bits(KEY_BITS))
         self._cutter = Cutter(old=known)
-        self._thread = ThreadPoolExecutor(1)
-        self._block: Future[None] | None = None
 
-    def begin(self, block: memoryview) -> None:
-        """Cut ``block``, which comes next, beside what the caller does."""
-        self._block = self._thread.submit(self._cutter.cut, block)
+    def look_at(self, block: memoryview) -> None:
+        """Cut what comes next."""
+        self._cutter.cut(block)
 
-    def finish(self) -> None:
-        """Return when the block is not needed any more."""
-        assert self._block is not None
-        self._block.result()
-
-    def end(self, digest: Digest | None) -> None:
-        """Keep what it came to, as the recipe of ``digest``; None if it is worth nothing."""
-        self._thread.shutdown()
-        if digest is not None:
-            self._cutter.end()
-            self._recipes.note(digest, self._cutter.recipe)
-            if self._files is not None:
-                self._files.save(digest, self._cutter.marked)
-            if 0 < len(self._cutter.remains) <= MAX_RUNS:
-                self._on_end(Remains(digest, self._old, tuple(self._cutter.remains)))
+    def keep(self, digest: Digest) -> None:
+        """Keep the recipe, and tell what remains."""
+        self._cutter.end()
+        self._recipes.note(digest, self._cutter.recipe)
+        if self._files is not None:
+            self._files.save(digest, self._cutter.marked)
+        if 0 < len(self._cutter.remains) <= MAX_RUNS:
+            self._on_end(Remains(digest, self._old, tuple(self._cutter.remains)))

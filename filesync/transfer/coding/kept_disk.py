@@ -4,15 +4,20 @@ They are not synced, and are checked against damage alone: whoever reads one mus
 what is not so.
 """
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from xxhash import xxh3_64_digest
 
+from filesync.digest import Digest
 from filesync.entropy import random_name
+from filesync.surplus import surplus
 
 _CHECK_BYTES: Final = 8
+MAX_FILES: Final = 64
+"""Of one format. Of a content of 2 GiB it is 4 to 6 MB, so all of them have 400 MB at most, and 50 MB of 256 MiB each."""
 
 
 def save(path: Path, form: bytes, body: bytes) -> None:
@@ -42,3 +47,29 @@ def load(path: Path, form: bytes, most: int) -> memoryview | None:
     body = memoryview(data)[start:]
     is_whole = data.startswith(form + xxh3_64_digest(body)) and len(body) <= most
     return body if is_whole else None
+
+
+class KeptFiles:
+    """Files below a directory, by digest, of one format and of up to ``most_bytes`` each.
+
+    The directory is made when there is one. For several processes at once.
+    """
+
+    def __init__(self, root: Path, form: bytes, most_bytes: int) -> None:
+        self._root = root
+        self._form = form
+        self._most_bytes = most_bytes
+
+    def load(self, digest: Digest) -> memoryview | None:
+        """Return the body that is kept of a content; None as ``load`` does."""
+        return load(self._path(digest), self._form, self._most_bytes)
+
+    def save(self, digest: Digest, body: bytes) -> None:
+        """Keep a body, and of the others those that were kept last. One that fails is not kept."""
+        save(self._path(digest), self._form, body)
+        with suppress(OSError):
+            for path in surplus(self._root, MAX_FILES):
+                os.unlink(path)
+
+    def _path(self, digest: Digest) -> Path:
+        return self._root / digest.hex()

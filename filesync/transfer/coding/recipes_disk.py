@@ -4,16 +4,13 @@ What is wrong in them costs time or bytes, and nothing else: whatever is put tog
 proved as a whole.
 """
 
-import os
 from array import array
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from filesync.digest import Digest
-from filesync.surplus import surplus
-from filesync.transfer.coding import kept_disk
 from filesync.transfer.coding.chunking import MarkedRecipe
+from filesync.transfer.coding.kept_disk import KeptFiles
 from filesync.transfer.coding.recipe import (
     MAX_RECIPE_BYTES,
     MIN_CHUNK_BYTES,
@@ -21,8 +18,6 @@ from filesync.transfer.coding.recipe import (
     Recipe,
 )
 
-MAX_FILES: Final = 64
-"""Of a recipe of 2 GiB it is 4 MB, so all of them have 270 MB at most, and 32 MB of 256 MiB each."""
 _FORMAT: Final = b"filesync recipe2"
 KEY_BITS: Final = 64
 """Of the key of the marks."""
@@ -36,11 +31,11 @@ class RecipeFiles:
     """Recipes below ``root``, which is made when there is one. For several processes at once."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._files = KeptFiles(root, _FORMAT, _MAX_BYTES)
 
     def load(self, digest: Digest) -> MarkedRecipe | None:
         """Return the recipe of a content, if it is here."""
-        body = kept_disk.load(self._path(digest), _FORMAT, _MAX_BYTES)
+        body = self._files.load(digest)
         if body is None or len(body) % _CHUNK_BYTES != _KEY_BYTES:
             return None
         count = len(body) // _CHUNK_BYTES
@@ -52,11 +47,4 @@ class RecipeFiles:
     def save(self, digest: Digest, marked: MarkedRecipe) -> None:
         """Keep a recipe, and of the others those that were kept last. One that fails is not kept."""
         recipe, key, marks = marked
-        body = key.to_bytes(_KEY_BYTES) + marks.tobytes() + recipe.packed()
-        kept_disk.save(self._path(digest), _FORMAT, body)
-        with suppress(OSError):
-            for path in surplus(self._root, MAX_FILES):
-                os.unlink(path)
-
-    def _path(self, digest: Digest) -> Path:
-        return self._root / digest.hex()
+        self._files.save(digest, key.to_bytes(_KEY_BYTES) + marks.tobytes() + recipe.packed())

@@ -12,7 +12,7 @@ from filesync.manifest.node import pieces
 from filesync.transfer.coding import edit
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.marks_disk import MarksFile
-from filesync.transfer.send.cuttings import Cuttings
+from filesync.transfer.send.comparisons import Comparisons
 from filesync.transfer.send.recent import Recent
 from filesync.transfer.wire import Buffer
 
@@ -74,16 +74,16 @@ class Edits(Watcher):
         self,
         caches: Path | None = None,
         recent: Recent | None = None,
-        cuttings: Cuttings | None = None,
+        comparisons: Comparisons | None = None,
     ) -> None:
         """Begin.
 
         Args:
             caches: the directory in which marks stay from one scan to the next.
             recent: gets the contents of small files, which may be asked for.
-            cuttings: get large files.
+            comparisons: get large files.
         """
-        self._cuttings = cuttings or Cuttings(None)
+        self._comparisons = comparisons or Comparisons(None)
         self._recent = recent
         self._marks = MarksFile(caches / MARKS) if caches is not None else None
         self._whole = _AllOrNone(MAX_WHOLE_BYTES)
@@ -105,12 +105,12 @@ class Edits(Watcher):
     @property
     def remains(self) -> "Sequence[Remains]":
         """What large files still have of what they were."""
-        return self._cuttings.remains
+        return self._comparisons.remains
 
     @property
     def recipes(self) -> "RecipeCache | None":
         """Those of large files."""
-        return self._cuttings.recipes
+        return self._comparisons.recipes
 
     def are_since(self, there: Digest) -> bool:
         """Say whether ``there`` is the tree that was scanned before."""
@@ -147,7 +147,7 @@ class Edits(Watcher):
         if self._recent is not None and self._recent.copies is not None:
             self._recent.keep(digest, content)
 
-    def beside(self, path: bytes, old: Digest, size: int) -> Beside | None:
+    def beside(self, path: bytes, old: Digest, fd: int, size: int) -> Beside | None:
         """Return who is shown a file that had the ``old`` content, unless that is of no use."""
         if self._recent is not None and self._recent.copies is not None:
             return self._recent.copies.beside(size)
@@ -155,7 +155,7 @@ class Edits(Watcher):
         if size <= most:
             return Editing(self, old)
         self._miss()
-        return self._cuttings.beside(path, old, size)
+        return self._comparisons.beside(path, old, fd, size)
 
     def note(self, old: Digest, digest: Digest, content: Buffer) -> None:
         """Take note of what became of a content."""

@@ -18,8 +18,8 @@ from filesync.transfer.send.recent import RECENT_BYTES, Recent
 
 if TYPE_CHECKING:
     from filesync.transfer.coding.recipecache import RecipeCache
+    from filesync.transfer.send.comparisons import OnCut
     from filesync.transfer.send.copies import Copies
-    from filesync.transfer.send.cuttings import OnCut
     from filesync.transfer.send.edits import Edited, Edits
 
 HANDED_BYTES: Final = 160 << 10
@@ -66,7 +66,7 @@ class GrowingTree(Watcher):
             caches: where recipes and marks stay from one scan to the next.
             recent_bytes: bound on ``recent``.
             copies: what is read is copied to these.
-            on_cut: see ``Cuttings``.
+            on_cut: see ``Comparisons``.
         """
         self.contents = GrowingContents(nodes)
         self.recent = Recent(recent_bytes, copies)
@@ -105,18 +105,18 @@ class GrowingTree(Watcher):
         """Take note of a small file's content."""
         self.recent.keep(digest, content)
 
-    def beside(self, path: bytes, old: Digest, size: int) -> Beside | None:
+    def beside(self, path: bytes, old: Digest, fd: int, size: int) -> Beside | None:
         """Have made of a file that has changed what will be wanted by who has the ``old`` one."""
-        return self._noted_edits().beside(path, old, size)
+        return self._noted_edits().beside(path, old, fd, size)
 
     def _noted_edits(self) -> "Edits":
-        from filesync.transfer.send.cuttings import Cuttings
+        from filesync.transfer.send.comparisons import Comparisons
         from filesync.transfer.send.edits import Edits
 
         with self._lock:  # large files are read by threads of their own
             if self._edits is None:
-                cuttings = Cuttings(self._caches, on_cut=self._on_cut)
-                self._edits = Edits(self._caches, self.recent, cuttings)
+                comparisons = Comparisons(self._caches, on_cut=self._on_cut)
+                self._edits = Edits(self._caches, self.recent, comparisons)
             return self._edits
 
     def end(self, tree: Digest) -> None:

@@ -88,7 +88,7 @@ class Told(Watcher):
         assert digest == digest_of(content)
         self.contents.append(content)
 
-    def beside(self, path: bytes, old: Digest, size: int) -> None:
+    def beside(self, path: bytes, old: Digest, fd: int, size: int) -> None:
         raise AssertionError
 
 

@@ -33,7 +33,9 @@ def scanned(copies: Copies, path: Path) -> bytes:
     """Read a file as a scan does, and return the digest that it found."""
     dirfd = os.open(path.parent, os.O_RDONLY)
     try:
-        return read_file(dirfd, os.fsencode(path.name), b"f", copies.beside).digest
+        return read_file(
+            dirfd, os.fsencode(path.name), b"f", lambda _, size: copies.beside(size)
+        ).digest
     finally:
         os.close(dirfd)
 

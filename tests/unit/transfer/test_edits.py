@@ -19,7 +19,7 @@ SHORT, LONG = NOISE[:1000], NOISE[: 4 * edit.WHOLE_BYTES]
 
 def changed(edits: Edits, old: bytes, new: bytes) -> None:
     """Show ``edits`` a file as a scan does."""
-    beside = edits.beside(b"f", digest_of(old), len(new))
+    beside = edits.beside(b"f", digest_of(old), -1, len(new))
     assert beside is not None
     beside.begin(memoryview(new))
     beside.finish()
@@ -78,8 +78,8 @@ def test_one_that_is_not_told_need_not_be_read_again(tmp_path: Path) -> None:
 
 
 def test_without_a_place_for_marks_longer_ones_are_never_told() -> None:
-    assert Edits().beside(b"f", digest_of(LONG), len(LONG)) is None
-    assert Edits().beside(b"f", digest_of(LONG), edit.WHOLE_BYTES) is not None
+    assert Edits().beside(b"f", digest_of(LONG), -1, len(LONG)) is None
+    assert Edits().beside(b"f", digest_of(LONG), -1, edit.WHOLE_BYTES) is not None
 
 
 def test_of_many_longer_ones_the_first_alone_are_marked(
@@ -89,7 +89,7 @@ def test_of_many_longer_ones_the_first_alone_are_marked(
     edits = Edits(tmp_path)
     for number in range(2):
         changed(edits, LONG, LONG + b"%d" % number)
-    assert edits.beside(b"f", digest_of(LONG), len(LONG)) is None
+    assert edits.beside(b"f", digest_of(LONG), -1, len(LONG)) is None
     changed(edits, LONG, SHORT)
     assert [one.digest for one in edits.files] == [digest_of(SHORT)]
 
@@ -106,7 +106,7 @@ def test_more_edits_than_go_into_a_message_are_not_told(tmp_path: Path) -> None:
 
 def test_a_file_that_changed_while_it_was_read_is_not_told() -> None:
     edits = Edits()
-    beside = edits.beside(b"f", digest_of(b""), len(SHORT))
+    beside = edits.beside(b"f", digest_of(b""), -1, len(SHORT))
     assert beside is not None
     beside.begin(memoryview(SHORT))
     beside.finish()

@@ -124,7 +124,7 @@ def edited(*sizes: int, room: int = 1 << 20) -> GrowingTree:
     tree = GrowingTree(MemoryNodes(), lambda: None, recent_bytes=room)
     for number, size in enumerate(sizes):
         content = bytes([number]) * size
-        beside = tree.beside(b"f", digest_of(b"old"), size)
+        beside = tree.beside(b"f", digest_of(b"old"), -1, size)
         if beside is not None:
             beside.begin(memoryview(content))
             beside.finish()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import digest_of
-from filesync.transfer.coding import chunking, cutting, recipes_disk
+from filesync.transfer.coding import chunking, cutting, kept_disk
 from filesync.transfer.coding.chunking import MarkedRecipe
 from filesync.transfer.coding.cutting import Cutting
 from filesync.transfer.coding.recipe import MAX_CHUNK_BYTES, Part, Recipe
@@ -60,7 +60,7 @@ def test_a_recipe_of_chunks_that_cannot_be_is_none(files: RecipeFiles, length: i
 def test_those_that_were_kept_last_stay(
     files: RecipeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipes_disk, "MAX_FILES", 3)
+    monkeypatch.setattr(kept_disk, "MAX_FILES", 3)
     digests = [digest_of(bytes([n])) for n in range(6)]
     for age, digest in enumerate(digests):
         files.save(digest, MADE)

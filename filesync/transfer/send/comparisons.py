@@ -1,28 +1,37 @@
-"""Large files that a scan finds changed: cut while they are hashed, for who has them as they were."""
+"""Large files that a scan reads: looked at while they are hashed, for who has them as they were.
 
+Of one that is new the blocks are marked. One that has changed is compared with what it was by these,
+or else cut.
+"""
+
+import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from filesync.digest import EMPTY, Digest
 
 if TYPE_CHECKING:
+    from filesync.disk.scanning.watcher import Beside
+    from filesync.transfer.coding.comparing import Comparing
     from filesync.transfer.coding.cutting import Cutting
     from filesync.transfer.coding.recipecache import RecipeCache
     from filesync.transfer.coding.remains import Remains
 
+BLOCKS: Final = "blocks"
 RECIPES: Final = "recipes"
-"""The directory for them in one of caches."""
+"""The directories for them in one of caches."""
 CUT_BYTES: Final = 1 << 20
-"""Files from this size on are cut beside their scan: it takes a thread for each."""
+"""Files from this size on are looked at: to cut one takes a thread."""
 
 
 OnCut = Callable[[bytes, Digest], None]
 """Told of a file, by path and what it held, while it is being cut: who has that does well to begin, too."""
 
 
-class Cuttings:
+class Comparisons:
     """Those of one scan. For several threads at once.
 
     Attributes:
@@ -45,14 +54,45 @@ class Cuttings:
         self.remains: list[Remains] = []
         self._caches = caches
         self._on_cut = on_cut
+        self._marked = 0
         self._lock = threading.Lock()
 
-    def beside(self, path: bytes, old: Digest, size: int) -> "Cutting | None":
+    def beside(self, path: bytes, old: Digest, fd: int, size: int) -> "Beside | None":
         """Return who is shown a file that had the ``old`` content, unless that is of no use."""
         from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
 
-        if not CUT_BYTES <= size <= MAX_RECIPE_BYTES or old == EMPTY:
+        if not CUT_BYTES <= size <= MAX_RECIPE_BYTES:
             return None
+        if (comparing := self._comparing(old, fd, size)) is not None or old == EMPTY:
+            return comparing
+        return self._cutting(path, old)
+
+    def _comparing(self, old: Digest, fd: int, size: int) -> "Comparing | None":
+        """Return who compares a file with what it was, where that is known and of use.
+
+        One that is new is only marked, unless so many are that the first would not be kept.
+        """
+        from filesync.transfer.coding.blocks import seems_in_order
+        from filesync.transfer.coding.blocks_disk import BlockFiles
+        from filesync.transfer.coding.comparing import Comparing
+        from filesync.transfer.coding.kept_disk import MAX_FILES
+
+        if self._caches is None:
+            return None
+        files = BlockFiles(self._caches / BLOCKS)
+        known = None
+        if old == EMPTY:
+            with self._lock:
+                self._marked += 1
+                if self._marked > MAX_FILES:
+                    return None
+        else:
+            known = files.load(old)
+            if known is None or not seems_in_order(known, size, partial(_pread, fd)):
+                return None
+        return Comparing(files, old, known, self.remains.append)
+
+    def _cutting(self, path: bytes, old: Digest) -> "Cutting":
         from filesync.transfer.coding.cutting import Cutting
         from filesync.transfer.coding.recipecache import RecipeCache
         from filesync.transfer.coding.recipes_disk import RecipeFiles
@@ -65,3 +105,7 @@ class Cuttings:
         if self._on_cut is not None and not cutting.knows_old:
             self._on_cut(path, old)
         return cutting
+
+
+def _pread(fd: int, offset: int, length: int) -> bytes:
+    return os.pread(fd, length, offset)

@@ -1,0 +1,48 @@
+"""Blocks of large files from one run of a command to the next, in a directory of their own.
+
+What is wrong in them costs bytes, and nothing else, as with recipes. Of 2 GiB they are 6 MB.
+"""
+
+from array import array
+from pathlib import Path
+from typing import Final
+
+from filesync.digest import Digest
+from filesync.transfer.coding.blocks import BLOCK_BYTES, NEEDLE_BYTES, Blocks
+from filesync.transfer.coding.kept_disk import KeptFiles
+from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
+
+KEY_BITS: Final = 64
+"""Of the key of the marks."""
+_FORMAT: Final = b"filesync blocks1"
+_NUMBER_BYTES: Final = 8
+_HEAD_BYTES: Final = 2 * _NUMBER_BYTES
+_MAX_BYTES: Final = _HEAD_BYTES + MAX_RECIPE_BYTES // BLOCK_BYTES * (
+    _NUMBER_BYTES + NEEDLE_BYTES
+)
+
+
+class BlockFiles:
+    """Blocks below ``root``, which is made when there are some. For several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self._files = KeptFiles(root, _FORMAT, _MAX_BYTES)
+
+    def load(self, digest: Digest) -> Blocks | None:
+        """Return the blocks of a content, if they are here."""
+        body = self._files.load(digest)
+        if body is None or len(body) < _HEAD_BYTES:
+            return None
+        key, size = (int.from_bytes(body[at : at + _NUMBER_BYTES]) for at in (0, _NUMBER_BYTES))
+        count = -(-size // BLOCK_BYTES)
+        if len(body) != _HEAD_BYTES + count * (_NUMBER_BYTES + NEEDLE_BYTES):
+            return None
+        needles = _HEAD_BYTES + count * _NUMBER_BYTES
+        marks = array("Q", bytes(body[_HEAD_BYTES:needles]))
+        return Blocks(key, size, marks, bytes(body[needles:]))
+
+    def save(self, digest: Digest, blocks: Blocks) -> None:
+        """Keep blocks, and of the others those that were kept last. What fails is not kept."""
+        key, size, marks, needles = blocks
+        head = key.to_bytes(_NUMBER_BYTES) + size.to_bytes(_NUMBER_BYTES)
+        self._files.save(digest, head + marks.tobytes() + needles)

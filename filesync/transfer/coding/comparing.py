@@ -1,0 +1,45 @@
+"""Comparing a file with what it was while a scan hashes it, and marking it for the next time."""
+
+from collections.abc import Callable
+
+from filesync.digest import Digest
+from filesync.entropy import random_bits
+from filesync.transfer.coding.blocks import Blocking, Blocks, Follower
+from filesync.transfer.coding.blocks_disk import KEY_BITS, BlockFiles
+from filesync.transfer.coding.remains import Remains
+from filesync.transfer.coding.threaded import Threaded
+
+
+class Comparing(Threaded):
+    """Marks one file, and finds what it has of what it held."""
+
+    def __init__(
+        self,
+        files: BlockFiles,
+        old: Digest,
+        known: Blocks | None,
+        on_end: Callable[[Remains], None],
+    ) -> None:
+        """Let ``files`` have its blocks once it is whole.
+
+        The file was ``old`` before. Where the blocks of that are ``known`` ``on_end`` is told what
+        the file has of it.
+        """
+        super().__init__()
+        self._files = files
+        self._old = old
+        self._on_end = on_end
+        self._blocking = Blocking(random_bits(KEY_BITS))
+        self._follower = None if known is None else Follower(known)
+
+    def look_at(self, block: memoryview) -> None:
+        """Mark and compare what comes next."""
+        self._blocking.add(block)
+        if self._follower is not None:
+            self._follower.add(block)
+
+    def keep(self, digest: Digest) -> None:
+        """Keep the blocks, and tell what was found."""
+        self._files.save(digest, self._blocking.end())
+        if self._follower is not None and (runs := self._follower.end()):
+            self._on_end(Remains(digest, self._old, tuple(runs)))
