@@ -21,22 +21,32 @@ from xxhash import xxh3_64_intdigest as _mark
 from filesync.transfer.coding.remains import MAX_RUNS, Run, joined
 from filesync.transfer.wire import Buffer
 
-BLOCK_BYTES: Final = 8 << 10
+LEAST_BLOCK_BYTES: Final = 8 << 10
+MOST_BLOCKS: Final = 1 << 18
+"""Of one content: 6 MB are kept of it."""
 NEEDLE_BYTES: Final = 16
 """Of the beginning of each block: no other place in 64 KiB of random bytes begins like it."""
-WINDOW_BYTES: Final = 8 * BLOCK_BYTES
+WINDOW_BLOCKS: Final = 8
 """In which blocks are looked for at once; what is inserted or removed may be longer."""
 _AHEAD: Final = (0, *sorted({round(1.5**power) for power in range(21)}))
 """How many blocks further on those are that are looked for: the ones before may have been removed."""
 _TRIES: Final = 50_000
 """Of places where something begins as a block does, for one content: each takes 1 us."""
 _TRIES_AT_ONCE: Final = 200
-_TRIES_OF_A_WINDOW: Final = 10
-"""What it takes to find such places in a window."""
+_TRIED_BYTES: Final = 8 << 10
+"""Of a window that are gone through for such places in the time of a try."""
 _PROBES: Final = 4
 _LEAST_AT_ONCE: Final = 2
 _MOST_AT_ONCE: Final = 512
 _MOVED_PART: Final = 16
+
+
+def block_bytes_of(size: int) -> int:
+    """Return how long the blocks of a content of ``size`` bytes are: of a larger one, longer."""
+    block = LEAST_BLOCK_BYTES
+    while size > MOST_BLOCKS * block:
+        block *= 2
+    return block
 
 
 class Blocks(NamedTuple):
@@ -54,6 +64,16 @@ class Blocks(NamedTuple):
     marks: "array[int]"
     needles: bytes
 
+    @property
+    def block_bytes(self) -> int:
+        """How long each block is."""
+        return block_bytes_of(self.size)
+
+    @property
+    def window_bytes(self) -> int:
+        """In how much blocks are looked for at once."""
+        return WINDOW_BLOCKS * self.block_bytes
+
     def is_block(self, number: int, data: Buffer) -> bool:
         """Say whether ``data`` is what a block was."""
         return _mark(data, self.key) == self.marks[number]
@@ -69,25 +89,27 @@ def seems_in_order(old: Blocks, size: int, read: Callable[[int, int], Buffer]) -
     Then the last blocks are where they were, or at the end. ``read(offset, length)`` returns what
     the content has there.
     """
-    number = old.size // BLOCK_BYTES
-    last = range(max(number - _PROBES, 0), number)
-    if any(old.is_block(number, read(number * BLOCK_BYTES, BLOCK_BYTES)) for number in last):
+    block = old.block_bytes
+    whole = old.size // block
+    last = range(max(whole - _PROBES, 0), whole)
+    if any(old.is_block(number, read(number * block, block)) for number in last):
         return True
-    start = max(size - WINDOW_BYTES, 0)
-    window = bytes(read(start, WINDOW_BYTES))
+    start = max(size - old.window_bytes, 0)
+    window = bytes(read(start, old.window_bytes))
     moved = size - old.size - start
     return any(
-        old.is_block(number, window[place : place + BLOCK_BYTES])
+        old.is_block(number, window[place : place + block])
         for number in last
-        for place in _places(old.needle(number), window, number * BLOCK_BYTES + moved)
+        for place in _places(old.needle(number), window, number * block + moved)
     )
 
 
 class Blocking:
-    """Marks the blocks of a content that comes piece by piece, with a ``key``."""
+    """Marks the blocks of a content of ``size`` bytes that comes piece by piece, with a ``key``."""
 
-    def __init__(self, key: int) -> None:
+    def __init__(self, key: int, size: int) -> None:
         self._key = key
+        self._block = block_bytes_of(size)
         self._size = 0
         self._marks = array("Q")
         self._needles = bytearray()
@@ -97,7 +119,7 @@ class Blocking:
         """Mark what comes next. Does not keep ``piece``."""
         if self._tail:
             piece = memoryview(self._tail + piece)
-        whole = len(piece) - len(piece) % BLOCK_BYTES
+        whole = len(piece) - len(piece) % self._block
         self._mark(piece[:whole])
         self._tail = bytes(piece[whole:])
 
@@ -108,8 +130,8 @@ class Blocking:
 
     def _mark(self, data: memoryview) -> None:
         self._size += len(data)
-        self._marks.extend(_marks(data, self._key))
-        starts = range(0, len(data), BLOCK_BYTES)
+        self._marks.extend(_marks(data, self._key, self._block))
+        starts = range(0, len(data), self._block)
         self._needles += b"".join([data[at : at + NEEDLE_BYTES] for at in starts])
         self._needles += bytes(-len(self._needles) % NEEDLE_BYTES)
 
@@ -123,6 +145,7 @@ class Follower:
 
     def __init__(self, old: Blocks) -> None:
         self._old = old
+        self._block = old.block_bytes
         self._next = 0  # old block
         self._at = 0  # where that should be in the content
         self._at_once = _MOST_AT_ONCE
@@ -134,9 +157,9 @@ class Follower:
     def add(self, piece: memoryview) -> None:
         """Follow what comes next. Does not keep ``piece``."""
         if self._tail:
-            missing = BLOCK_BYTES - len(self._tail)
+            missing = self._block - len(self._tail)
             self._tail += piece[:missing]
-            if len(self._tail) < BLOCK_BYTES:
+            if len(self._tail) < self._block:
                 return
             self._follow(memoryview(self._tail))
             piece = piece[missing:]
@@ -148,16 +171,17 @@ class Follower:
         Nothing where much may be in another order, and where there are more than MAX_RUNS.
         """
         old, tail = self._old, self._tail
-        is_last = self._next * BLOCK_BYTES + len(tail) == old.size
+        is_last = self._next * self._block + len(tail) == old.size
         if tail and is_last and old.is_block(self._next, tail):
             self._note(0, len(tail))
         size = self._at + len(tail)
-        is_little = _moved(self._runs, old.size, size) * _MOVED_PART <= min(old.size, size)
+        moved = _moved(self._runs, old.size, size, least=old.window_bytes)
+        is_little = moved * _MOVED_PART <= min(old.size, size)
         return self._runs if is_little and len(self._runs) <= MAX_RUNS else []
 
     def _follow(self, data: memoryview) -> memoryview:
         """Follow ``data``; return what is left of it, which is less than a block."""
-        while len(data) >= BLOCK_BYTES:
+        while len(data) >= self._block:
             done = self._compare(data)
             if not done:
                 done = self._search(data)
@@ -170,25 +194,25 @@ class Follower:
 
         Return how many bytes they are.
         """
-        first = self._next
-        number = min(len(data) // BLOCK_BYTES, len(self._old.marks) - first, self._at_once)
+        first, block = self._next, self._block
+        number = min(len(data) // block, len(self._old.marks) - first, self._at_once)
         if number <= 0:
             return 0
-        marks = _marks(data[: number * BLOCK_BYTES], self._old.key)
+        marks = _marks(data[: number * block], self._old.key, block)
         differ = compress(count(), map(ne, marks, self._old.marks[first : first + number]))
         begin = 0
         for differs, after in pairwise((*differ, number + 1)):
             if begin < differs:
-                self._note(begin * BLOCK_BYTES, (differs - begin) * BLOCK_BYTES)
+                self._note(begin * block, (differs - begin) * block)
             begin = differs + 1
             if after == begin:
                 number = differs
                 break
         if begin < number:
-            self._note(begin * BLOCK_BYTES, (number - begin) * BLOCK_BYTES)
+            self._note(begin * block, (number - begin) * block)
         self._next += number
         self._at_once = min(2 * self._at_once, _MOST_AT_ONCE)
-        return number * BLOCK_BYTES
+        return number * block
 
     def _search(self, data: memoryview) -> int:
         """Look for old blocks in what comes next; return how many bytes are before one.
@@ -198,44 +222,47 @@ class Follower:
         self._at_once = _LEAST_AT_ONCE
         if self._lost is None:
             self._lost = self._next
-        window = bytes(data[: WINDOW_BYTES + BLOCK_BYTES])
+        window = bytes(data[: self._old.window_bytes + self._block])
         for number in (self._lost + ahead for ahead in _AHEAD):
             if number >= len(self._old.marks) or self._tries <= 0:
                 break
             if (place := self._find(number, window)) is not None:
                 self._next = number
                 return place
-        passed = min(len(window), WINDOW_BYTES) // BLOCK_BYTES
+        passed = min(len(window) // self._block, WINDOW_BLOCKS)
         self._next += passed
-        return passed * BLOCK_BYTES
+        return passed * self._block
 
     def _find(self, number: int, window: bytes) -> int | None:
         """Return where an old block is in ``window``; first, places near to where it should be."""
-        self._tries -= _TRIES_OF_A_WINDOW
-        start = (number - self._next) * BLOCK_BYTES
+        self._tries -= len(window) // _TRIED_BYTES
+        start = (number - self._next) * self._block
         for place in _places(self._old.needle(number), window, start):
             self._tries -= 1
-            if self._old.is_block(number, window[place : place + BLOCK_BYTES]):
+            if self._old.is_block(number, window[place : place + self._block]):
                 return place
         return None
 
     def _note(self, begin: int, length: int) -> None:
         """Note a run, which begins so far after where the next block should be."""
         self._lost = None
-        run = Run(self._at + begin, self._next * BLOCK_BYTES + begin, length)
+        run = Run(self._at + begin, self._next * self._block + begin, length)
         if len(self._runs) <= MAX_RUNS:
             joined(self._runs, run)
 
 
-def _moved(runs: Sequence[Run], old_size: int, size: int) -> int:
-    """Return how much may have moved: it is missing in one place, and new in another."""
+def _moved(runs: Sequence[Run], old_size: int, size: int, *, least: int) -> int:
+    """Return how much may have moved: it is missing in one place, and new in another.
+
+    Pieces of up to ``least`` bytes do not count.
+    """
     whole = (Run(0, 0, 0), *runs, Run(size, old_size, 0))
     gaps = [
         (run.start - before.start - before.length, run.offset - before.offset - before.length)
         for before, run in pairwise(whole)
     ]
-    missing = sum(old for old, _ in gaps if old > WINDOW_BYTES)
-    new = sum(new for _, new in gaps if new > WINDOW_BYTES)
+    missing = sum(old for old, _ in gaps if old > least)
+    new = sum(new for _, new in gaps if new > least)
     return min(missing, new)
 
 
@@ -255,6 +282,5 @@ def _places(needle: bytes, window: bytes, start: int) -> Iterator[int]:
             back = window.rfind(needle, 0, back + len(needle) - 1)
 
 
-def _marks(data: memoryview, key: int) -> list[int]:
-    starts = range(0, len(data), BLOCK_BYTES)
-    return [_mark(data[at : at + BLOCK_BYTES], key) for at in starts]
+def _marks(data: memoryview, key: int, block: int) -> list[int]:
+    return [_mark(data[at : at + block], key) for at in range(0, len(data), block)]

@@ -1,6 +1,6 @@
 """Blocks of large files from one run of a command to the next, in a directory of their own.
 
-What is wrong in them costs bytes, and nothing else, as with recipes. Of 2 GiB they are 6 MB.
+What is wrong in them costs bytes, and nothing else, as with recipes. They are 6 MB at most.
 """
 
 from array import array
@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Final
 
 from filesync.digest import Digest
-from filesync.transfer.coding.blocks import BLOCK_BYTES, NEEDLE_BYTES, Blocks
+from filesync.transfer.coding.blocks import MOST_BLOCKS, NEEDLE_BYTES, Blocks, block_bytes_of
 from filesync.transfer.coding.kept_disk import KeptFiles
-from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
 
 KEY_BITS: Final = 64
 """Of the key of the marks."""
 _FORMAT: Final = b"filesync blocks1"
 _NUMBER_BYTES: Final = 8
 _HEAD_BYTES: Final = 2 * _NUMBER_BYTES
-_MAX_BYTES: Final = _HEAD_BYTES + MAX_RECIPE_BYTES // BLOCK_BYTES * (
-    _NUMBER_BYTES + NEEDLE_BYTES
-)
+_MAX_BYTES: Final = _HEAD_BYTES + MOST_BLOCKS * (_NUMBER_BYTES + NEEDLE_BYTES)
 
 
 class BlockFiles:
@@ -34,7 +31,7 @@ class BlockFiles:
         if body is None or len(body) < _HEAD_BYTES:
             return None
         key, size = (int.from_bytes(body[at : at + _NUMBER_BYTES]) for at in (0, _NUMBER_BYTES))
-        count = -(-size // BLOCK_BYTES)
+        count = -(-size // block_bytes_of(size))
         if len(body) != _HEAD_BYTES + count * (_NUMBER_BYTES + NEEDLE_BYTES):
             return None
         needles = _HEAD_BYTES + count * _NUMBER_BYTES

@@ -18,18 +18,19 @@ class Comparing(Threaded):
         files: BlockFiles,
         old: Digest,
         known: Blocks | None,
+        size: int,
         on_end: Callable[[Remains], None],
     ) -> None:
         """Let ``files`` have its blocks once it is whole.
 
-        The file was ``old`` before. Where the blocks of that are ``known`` ``on_end`` is told what
+        The file was ``old`` before, and has ``size`` bytes now. Where the blocks of that are ``known`` ``on_end`` is told what
         the file has of it.
         """
         super().__init__()
         self._files = files
         self._old = old
         self._on_end = on_end
-        self._blocking = Blocking(random_bits(KEY_BITS))
+        self._blocking = Blocking(random_bits(KEY_BITS), size)
         self._follower = None if known is None else Follower(known)
 
     def look_at(self, block: memoryview) -> None:

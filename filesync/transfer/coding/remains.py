@@ -15,6 +15,10 @@ from filesync.transfer.coding.matching import Copy
 
 MAX_RUNS: Final = 16_384
 """Of one content; where there are more, nothing is told of it."""
+MAX_BYTES: Final = 64 << 30
+"""Of a content of which anything is told: what is to be copied is listed, 8 MiB at a time."""
+MAX_REST_BYTES: Final = 2 << 30
+"""Of what it does not have of the older one: that is listed in smaller pieces."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -39,6 +43,11 @@ class Remains(msgspec.Struct, frozen=True, array_like=True):
     digest: WireDigest
     old: WireDigest
     runs: Annotated[tuple[Run, ...], msgspec.Meta(min_length=1, max_length=MAX_RUNS)]
+
+    def may_be_of(self, size: int) -> bool:
+        """Say whether a content of ``size`` bytes is such that it can be made of these."""
+        rest = size - sum(run.length for run in self.runs)
+        return size <= MAX_BYTES and rest <= MAX_REST_BYTES
 
 
 def joined(runs: list[Run], run: Run) -> None:

@@ -30,7 +30,7 @@ from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding import matching, recipe
 from filesync.transfer.coding.delta import Pieces
 from filesync.transfer.coding.matching import Copy, Index
-from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES, Recipe
+from filesync.transfer.coding.recipe import Recipe
 from filesync.transfer.coding.remains import Remains, between
 from filesync.transfer.flow import WINDOW_BYTES
 from filesync.transfer.receive.deltaasks import DeltaAsks
@@ -88,7 +88,7 @@ class Fetch:
     Args:
         window_bytes: wanted and not yet written at most.
         rate: the fastest link to any replica in bytes per second; 0 while unknown.
-        remains: what was said of large files, by digest; of such as have no recipe it does not count.
+        remains: what was said of large files, by digest; of such as are too large it does not count.
 
     Attributes:
         effects: what to do now, in order; the driver takes them out.
@@ -333,7 +333,9 @@ class Fetch:
     # --- files --------------------------------------------------------------------------------
 
     def _add_large(self, file: WantedFile) -> None:
-        remains = self._remains.get(file.digest) if file.size <= MAX_RECIPE_BYTES else None
+        remains = self._remains.get(file.digest)
+        if remains is not None and not remains.may_be_of(file.size):
+            remains = None
         work = Work(file, is_delta=bool(file.replaces), remains=remains)
         self._works.add(work)
         if not work.is_delta:

@@ -60,12 +60,12 @@ class Comparisons:
     def beside(self, path: bytes, old: Digest, fd: int, size: int) -> "Beside | None":
         """Return who is shown a file that had the ``old`` content, unless that is of no use."""
         from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
+        from filesync.transfer.coding.remains import MAX_BYTES
 
-        if not CUT_BYTES <= size <= MAX_RECIPE_BYTES:
-            return None
-        if (comparing := self._comparing(old, fd, size)) is not None or old == EMPTY:
-            return comparing
-        return self._cutting(path, old)
+        comparing = self._comparing(old, fd, size) if CUT_BYTES <= size <= MAX_BYTES else None
+        if comparing is None and old != EMPTY and CUT_BYTES <= size <= MAX_RECIPE_BYTES:
+            return self._cutting(path, old)
+        return comparing
 
     def _comparing(self, old: Digest, fd: int, size: int) -> "Comparing | None":
         """Return who compares a file with what it was, where that is known and of use.
@@ -90,7 +90,7 @@ class Comparisons:
             known = files.load(old)
             if known is None or not seems_in_order(known, size, partial(_pread, fd)):
                 return None
-        return Comparing(files, old, known, self.remains.append)
+        return Comparing(files, old, known, size, self.remains.append)
 
     def _cutting(self, path: bytes, old: Digest) -> "Cutting":
         from filesync.transfer.coding.cutting import Cutting

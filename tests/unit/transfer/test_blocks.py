@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from filesync.digest import digest_of
 from filesync.transfer.coding import blocks
 from filesync.transfer.coding.blocks import (
-    BLOCK_BYTES,
+    LEAST_BLOCK_BYTES,
+    MOST_BLOCKS,
     NEEDLE_BYTES,
-    WINDOW_BYTES,
+    WINDOW_BLOCKS,
     Blocking,
     Blocks,
     Follower,
+    block_bytes_of,
     seems_in_order,
 )
 from filesync.transfer.coding.blocks_disk import BlockFiles
@@ -24,6 +26,8 @@ from filesync.transfer.coding.remains import Run
 from tests.unit.made import reader
 
 KEY = 7
+BLOCK_BYTES = LEAST_BLOCK_BYTES
+WINDOW_BYTES = WINDOW_BLOCKS * BLOCK_BYTES
 RNG = random.Random(1)
 OLD = RNG.randbytes(500 * BLOCK_BYTES + 1000)
 LINES = b"".join(b"%07d GET /index.html took %d ms\n" % (n, n % 9) for n in range(120_000))
@@ -34,7 +38,7 @@ def pieces(content: bytes, size: int) -> Sequence[memoryview]:
 
 
 def marked(content: bytes, *, size: int = 1 << 20, key: int = KEY) -> Blocks:
-    blocking = Blocking(key)
+    blocking = Blocking(key, len(content))
     for piece in pieces(content, size):
         blocking.add(piece)
     return blocking.end()
@@ -173,6 +177,22 @@ def test_more_runs_than_can_be_told_are_none(monkeypatch: pytest.MonkeyPatch) ->
     for most, kept in ((number, number), (number - 1, 0)):
         monkeypatch.setattr(blocks, "MAX_RUNS", most)
         assert len(followed(OLD, new)) == kept
+
+
+def test_of_a_large_content_the_blocks_are_longer_and_not_more() -> None:
+    assert block_bytes_of(MOST_BLOCKS * BLOCK_BYTES) == BLOCK_BYTES
+    assert block_bytes_of(MOST_BLOCKS * BLOCK_BYTES + 1) == 2 * BLOCK_BYTES
+    assert block_bytes_of(64 << 30) * MOST_BLOCKS == 64 << 30
+
+
+@pytest.mark.parametrize("edit", [pytest.param(e[1], id=e[0]) for e in EDITS])
+def test_it_is_followed_by_longer_blocks_too(
+    edit: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "MOST_BLOCKS", 130)  # of 32 KiB
+    new = edit(OLD)
+    assert found(OLD, new) >= 0.6
+    assert in_order(OLD, new)
 
 
 Edit = tuple[int, int, int]

@@ -6,8 +6,8 @@ import pytest
 
 from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.scanning.readfile import read_file
-from filesync.transfer.coding import kept_disk
-from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
+from filesync.transfer.coding import kept_disk, recipe
+from filesync.transfer.coding.remains import MAX_BYTES
 from filesync.transfer.send.comparisons import BLOCKS, CUT_BYTES, RECIPES, Comparisons
 
 LARGE = random.Random(5).randbytes(3 << 20)
@@ -92,12 +92,22 @@ def test_of_many_new_files_no_more_are_marked_than_are_kept(
             one.end(None)
 
 
-@pytest.mark.parametrize("size", [CUT_BYTES - 1, MAX_RECIPE_BYTES + 1])
+@pytest.mark.parametrize("size", [CUT_BYTES - 1, MAX_BYTES + 1])
 def test_files_that_are_too_small_or_too_large_are_not_looked_at(
     tmp_path: Path, size: int
 ) -> None:
     for old in (EMPTY, digest_of(LARGE)):
         assert Comparisons(tmp_path).beside(b"f", old, -1, size) is None
+
+
+def test_one_that_is_too_large_for_a_recipe_is_compared_if_its_blocks_are_known(
+    scans: Scans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "MAX_RECIPE_BYTES", len(LARGE))
+    scans.scan(LARGE)
+    assert scans.scan(LARGE[:9] + b"inserted" + LARGE[9:]).remains
+    assert not scans.scan(b"moved" + MOVED).remains
+    assert not scans.cut
 
 
 def test_where_nothing_is_kept_new_files_are_not_marked_and_others_are_cut(

@@ -6,13 +6,20 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.digest import Digest, digest_of
 from filesync.disk.updating.update import WantedFile
 from filesync.transfer.coding import chunking, delta, matching, recipe
-from filesync.transfer.coding.remains import Remains, Run, copies_of
+from filesync.transfer.coding.remains import (
+    MAX_BYTES,
+    MAX_REST_BYTES,
+    Remains,
+    Run,
+    copies_of,
+)
 from filesync.transfer.flow import WINDOW_BYTES, Flow
 from filesync.transfer.receive.deltaasks import SIGNED_BYTES
 from filesync.transfer.receive.fetch import (
@@ -491,20 +498,28 @@ def test_of_a_file_of_which_it_was_said_what_remains_no_recipe_is_asked_for() ->
     assert one.recipes == {0: None}
 
 
-def test_what_is_said_to_remain_of_a_file_that_is_too_large_for_a_recipe_is_not_believed() -> (
-    None
-):
+@pytest.mark.parametrize(
+    ("size", "length", "is_believed"),
+    [
+        (recipe.MAX_RECIPE_BYTES + 1, 1, True),
+        (MAX_BYTES, MAX_BYTES - MAX_REST_BYTES, True),
+        (MAX_BYTES, MAX_BYTES - MAX_REST_BYTES - 1, False),
+        (MAX_BYTES + 1, MAX_BYTES, False),
+    ],
+)
+def test_what_remains_of_a_file_is_not_believed_where_there_may_be_too_much_to_list(
+    size: int, length: int, is_believed: bool
+) -> None:
     # It could have any size that somebody says, with nothing but holes: nothing may take as much.
     digest, old = digest_of(b"new"), digest_of(b"old")
-    remains = Remains(digest, old, (Run(0, 0, 1),))
-    fetch = Fetch(remains={digest: remains})
+    said = Remains(digest, old, (Run(0, 0, length),))
+    fetch = Fetch(remains={digest: said})
     fetch.effects.clear()
-    size = recipe.MAX_RECIPE_BYTES + 1
     fetch.add([WantedFile(0, digest, size, 1 << 20)], is_last=True)
     (cut,) = fetch.effects
     assert isinstance(cut, CutBases)
-    assert cut.works[0].remains is None
-    assert isinstance(fetch.take_ask(), RecipeAsk)
+    assert cut.works[0].remains is (said if is_believed else None)
+    assert isinstance(fetch.take_ask(), RecipeAsk) != is_believed
 
 
 @given(shapes, windows, seeded)
