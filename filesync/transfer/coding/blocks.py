@@ -36,9 +36,12 @@ _TRIES_AT_ONCE: Final = 200
 _TRIED_BYTES: Final = 8 << 10
 """Of a window that are gone through for such places in the time of a try."""
 _PROBES: Final = 4
+"""Of the last blocks, one of which should be found."""
 _LEAST_AT_ONCE: Final = 2
 _MOST_AT_ONCE: Final = 512
+"""Blocks that are compared at once: fewer after a place at which what follows had to be looked for."""
 _MOVED_PART: Final = 16
+"""Where more than a sixteenth of a content may be in another order, it pays to cut all of it."""
 
 
 def block_bytes_of(size: int) -> int:
@@ -120,15 +123,15 @@ class Blocking:
         if self._tail:
             piece = memoryview(self._tail + piece)
         whole = len(piece) - len(piece) % self._block
-        self._mark(piece[:whole])
+        self._take(piece[:whole])
         self._tail = bytes(piece[whole:])
 
     def end(self) -> Blocks:
         """Return the blocks of all that has come."""
-        self._mark(memoryview(self._tail))
+        self._take(memoryview(self._tail))
         return Blocks(self._key, self._size, self._marks, bytes(self._needles))
 
-    def _mark(self, data: memoryview) -> None:
+    def _take(self, data: memoryview) -> None:
         self._size += len(data)
         self._marks.extend(_marks(data, self._key, self._block))
         starts = range(0, len(data), self._block)
