@@ -147,23 +147,22 @@ class Sending:
     def _read_ahead(self, ahead: deque[Work]) -> None:
         limit = READ_AHEAD if len(self._channel.sends) <= FEW_SESSIONS else 1
         while len(ahead) < limit and (job := self._sender.next_job()):
-            coded = self._coding.codec
-            work: Work
-            if coded is Codec.STREAM and isinstance(job, SendFrame):
-                work = self._last_piece = asyncio.create_task(
-                    self._stream(job, self._last_piece)
-                )
-            elif self._come is not None and isinstance(job, SendFrame):
-                work = asyncio.create_task(self._once_come(job, self._come, coded))
-            else:
-                jobs = [job]
-                # A hop to a thread costs 50 us, so it reads two frames that are not coded.
-                if coded is Codec.RAW and (another := self._sender.next_job()):
-                    jobs.append(another)
-                work = asyncio.get_running_loop().run_in_executor(
-                    self._pool, self._perform_all, jobs, coded
-                )
-            ahead.append(work)
+            ahead.append(self._begin(job))
+
+    def _begin(self, job: Job) -> Work:
+        coded = self._coding.codec
+        if coded is Codec.STREAM and isinstance(job, SendFrame):
+            self._last_piece = asyncio.create_task(self._stream(job, self._last_piece))
+            return self._last_piece
+        if self._come is not None and isinstance(job, SendFrame):
+            return asyncio.create_task(self._once_come(job, self._come, coded))
+        jobs = [job]
+        # A hop to a thread costs 50 us, so it reads two frames that are not coded. Of those that may
+        # not be there yet each is waited for by itself.
+        if coded is Codec.RAW and self._come is None and (another := self._sender.next_job()):
+            jobs.append(another)
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._pool, self._perform_all, jobs, coded)
 
     async def _once_come(
         self, job: SendFrame, come: Come, coded: Codec

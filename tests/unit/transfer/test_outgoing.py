@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -15,13 +15,24 @@ from filesync.digest import EMPTY
 from filesync.errors import Unavailable
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.transfer.connection.channel_zmq import Channel
-from filesync.transfer.flow import Flow
+from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.send.contents import Contents
 from filesync.transfer.send.offer import Offer
 from filesync.transfer.send.outgoing_zmq import Outgoing
 from filesync.transfer.send.source_disk import SourceTree
 from filesync.transfer.stats import Counters
-from filesync.transfer.wire import Close, Open
+from filesync.transfer.wire import (
+    AskRecipes,
+    Close,
+    DeltaItem,
+    Frame,
+    Level,
+    Open,
+    Range,
+    RecipeItem,
+    Want,
+    decode,
+)
 
 End = Callable[[Outgoing, Channel, Offer], None]
 
@@ -79,3 +90,61 @@ def test_who_lists_an_offer_and_who_opens_a_session_use_one_source() -> None:
     with ThreadPoolExecutor(2) as pool:
         used = set(pool.map(use, range(2)))
     assert used == {*made} == {offer.source}
+
+
+class _Coming:
+    """A source that takes note of what is read, and of what was waited for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def come(self, ranges: Sequence[Range]) -> None:
+        self.asked.append("come")
+
+    def load(self) -> None:
+        pass
+
+    def read(self, ranges: Sequence[Range]) -> bytes:
+        self.asked.append("read")
+        return b"x"
+
+    def recipes(self, items: Sequence[RecipeItem]) -> bytes:
+        return b"parts"
+
+    def deltas(self, key: int, items: Sequence[DeltaItem], signatures: bytes) -> bytes:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_frame_that_is_wanted_after_an_ask_waits_for_its_bytes_as_any_other() -> None:
+    source = _Coming()
+
+    async def main() -> None:
+        context = zmq.asyncio.Context()
+        peer, own = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+        try:
+            peer.bind("inproc://peer")
+            own.connect("inproc://peer")
+            with ThreadPoolExecutor(1) as pool:
+                channel = Channel(own, (), Counters(), name="peer")
+                tasks: list[asyncio.Task[None]] = []
+                outgoing = Outgoing(pool, lambda work: tasks.append(asyncio.create_task(work)))
+                token = bytes(16)
+                outgoing.offer_coming(EMPTY, source, source.come, token, flow=Flow())
+                outgoing.take(channel, Open(7, token, EMPTY, Compress.NONE), b"")
+                items = ((EMPTY, 0, 1, Level.CHUNKS),)
+                outgoing.take(channel, AskRecipes(7, 1, items), b"")
+                outgoing.take(channel, Want(7, ((EMPTY, 0, 1),)), b"")
+                while True:
+                    message, _ = decode(await asyncio.wait_for(peer.recv_multipart(), 10))
+                    if isinstance(message, Frame):
+                        break
+                outgoing.take(channel, Close(7), b"")
+                await asyncio.wait(tasks, timeout=10)
+        finally:
+            context.destroy(linger=0)
+
+    asyncio.run(main())
+    assert source.asked == ["come", "read"]
