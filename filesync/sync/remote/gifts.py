@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -65,21 +65,25 @@ class Gifts:
         self._holders = holders
         self._caches = caches
 
-    def _find_given(
-        self, channel: Channel, request: wire.Give | wire.GiveGrowing
-    ) -> tuple[Held, Place]:
+    @contextmanager
+    def _given_to(
+        self, channel: Channel, request: wire.Give | wire.GiveGrowing, stage: Stage
+    ) -> Iterator[tuple[Held, Place]]:
+        """Use what was prepared, which is at ``stage``, for the block; let go of it at its end."""
         held = self._holders.find(channel, request.token)
         if held.place is None or not held.is_claimed:
             raise UsageError("what was prepared for a dry run is not written")
         if request.served not in channel.served:
             raise NotOffered("the tree to be given is not served over this connection")
-        return held, held.place
+        with held.used(stage):
+            try:
+                yield held, held.place
+            finally:
+                self._holders.drop(channel, request.token)
 
     async def give_growing(self, channel: Channel, request: wire.GiveGrowing) -> wire.Given:
         """Take a tree that is scanned while it comes, into what is empty."""
-        held, place = self._find_given(channel, request)
-        held.use(Stage.NEW)
-        try:
+        with self._given_to(channel, request, Stage.NEW) as (held, place):
             if not place.is_empty:
                 raise UsageError("it is not empty any more; try again")
             update = Arrival(
@@ -94,15 +98,10 @@ class Gifts:
             given = await self._fill(channel, request, update, tree, feed=arrivals.feed)
             await arrivals.check()
             return given
-        finally:
-            held.leave(Stage.SCANNED)
-            self._holders.drop(channel, request.token)
 
     async def give(self, channel: Channel, request: wire.Give) -> wire.Given:
         """Take what a prepared place lacks of a tree, and remove what is to be removed."""
-        held, place = self._find_given(channel, request)
-        held.use(Stage.SCANNED)
-        try:
+        with self._given_to(channel, request, Stage.SCANNED) as (held, place):
             told = await in_thread(_told, request)
             plan = await self._plan(channel, request, held, place, told.edits)
             plan, unwritable = await in_thread(around_unwritable, place.root, plan, held.nodes)
@@ -128,9 +127,6 @@ class Gifts:
                 unwritable=shut,
                 unnamed_unwritable=len(unwritable) - len(shut),
             )
-        finally:
-            held.leave(Stage.SCANNED)
-            self._holders.drop(channel, request.token)
 
     async def _plan(
         self,

@@ -1,7 +1,8 @@
 """What one connection to a server of trees has found, or prepared, and not dropped."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -86,26 +87,30 @@ class Held:
         self._named = named
         self.is_used = False
 
-    def use(self, stage: Stage) -> None:
-        """Go from ``stage`` to ``BUSY``.
+    @contextmanager
+    def used(self, stage: Stage) -> Iterator[None]:
+        """Use the place for the block: from ``stage`` to ``BUSY``, and on to ``SCANNED`` at its end.
+
+        Where the block fails, it is at ``stage`` again. Closed meanwhile, it stays closed.
 
         Raises:
-            UnexpectedMessage: it is at another.
+            UnexpectedMessage: it is at another stage.
         """
         if self.stage is not stage:
             raise UnexpectedMessage(
                 f"this is {self.stage.name.lower()}, not {stage.name.lower()}"
             )
-        self.stage = Stage.BUSY
+        self.stage, after = Stage.BUSY, stage
         self.is_used = True
-
-    def leave(self, stage: Stage) -> None:
-        """Go on from ``BUSY``, unless it was closed meanwhile."""
-        self.is_used = False
-        if self.stage is Stage.CLOSED:
-            self._release()
-        else:
-            self.stage = stage
+        try:
+            yield
+            after = Stage.SCANNED
+        finally:
+            self.is_used = False
+            if self.stage is Stage.CLOSED:
+                self._release()
+            else:
+                self.stage = after
 
     def identity(self) -> Identity | None:
         """Return the directory's, where it is all of one."""

@@ -243,11 +243,9 @@ class TreeServer:
     async def _scan(
         self, channel: Channel, held: Held, token: bytes, writer: fields.Writer | None
     ) -> wire.Scanned:
-        held.use(Stage.NEW)
-        after = Stage.NEW
         cuts = Cuts()
         scan = partial(held.scan, writer and Writer(*writer), self.plane.recipes, cuts.note)
-        try:
+        with held.used(Stage.NEW):
             async with cuts.told(channel, token):
                 found = await in_thread(with_room, scan)
             told = await in_thread(as_told, held.part, found.manifest, held.nodes)
@@ -257,9 +255,6 @@ class TreeServer:
                 held.offer = self.plane.offer(
                     held.manifest, held.place.root, token, recent=held.recent, is_live=True
                 )
-            after = Stage.SCANNED
-        finally:
-            held.leave(after)
         return scanned_of(told.tree, found.skipped, found.unreadable, of_others=held.of_others)
 
     async def _grow(self, channel: Channel, token: bytes) -> wire.Scanned:
@@ -270,16 +265,14 @@ class TreeServer:
             raise UnexpectedMessage("what is given to is not taken from")
         if self._holders.is_growing(channel):
             raise UnexpectedMessage("what is taken while it is scanned is taken one by one")
-        held.use(Stage.NEW)
-        try:
-            growing = held.grow(place, among=self._holders.growing + 1)
-            held.offer = self.plane.offer_growing(growing.tree, place.root, token)
-            found = await growing.task
-        except BaseException:
-            self._holders.drop(channel, token)  # some of it may have been taken
-            raise
-        finally:
-            held.leave(Stage.SCANNED)
+        with held.used(Stage.NEW):
+            try:
+                growing = held.grow(place, among=self._holders.growing + 1)
+                held.offer = self.plane.offer_growing(growing.tree, place.root, token)
+                found = await growing.task
+            except BaseException:
+                self._holders.drop(channel, token)  # some of it may have been taken
+                raise
         held.manifest = found.manifest
         return scanned_of(held.manifest.tree, found.skipped, found.unreadable, of_others=False)
 
@@ -316,11 +309,8 @@ async def _answer_held(
         case wire.AskNodeDeltas():
             return await in_thread(answer_deltas, held.scanned(), request)
         case wire.AskUnseen():
-            held.use(Stage.SCANNED)
-            try:
+            with held.used(Stage.SCANNED):
                 return await in_thread(answer_unseen, held.place, held.filter, request), b""
-            finally:
-                held.leave(Stage.SCANNED)
 
 
 def _close(helds: Sequence[Held]) -> None:

@@ -37,18 +37,22 @@ class HeldMachine(RuleBasedStateMachine):
 
     @rule(stage=st.sampled_from([Stage.NEW, Stage.SCANNED]))
     def use(self, stage: Stage) -> None:
+        use = self.held.used(stage)
         if self.held.stage is stage:
-            self.held.use(stage)
+            use.__enter__()
+            self.using, self.stage_before = use, stage
             self.is_used = True
         else:
             with pytest.raises(UnexpectedMessage):
-                self.held.use(stage)
+                use.__enter__()
 
     @precondition(lambda self: self.is_used)
-    @rule()
-    def leave(self) -> None:
-        self.held.leave(Stage.SCANNED)
+    @rule(error=st.sampled_from([None, StoreError("the disk")]))
+    def leave(self, error: StoreError | None) -> None:
+        self.using.__exit__(type(error) if error else None, error, None)
         self.is_used = False
+        if not self.is_closed:
+            assert self.held.stage is (self.stage_before if error else Stage.SCANNED)
 
     @rule()
     def close(self) -> None:
