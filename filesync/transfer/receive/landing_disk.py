@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from filesync.digest import Digest
 from filesync.disk.content import reading
-from filesync.disk.updating.update import WantedFile
+from filesync.disk.updating.update import BasisFile, WantedFile
 from filesync.entropy import random_bits
 from filesync.errors import ContentCorrupt, MalformedMessage
 from filesync.transfer.coding import delta, edit
@@ -29,27 +29,11 @@ EDITED_AT_ONCE: Final = 16
 """Files that are held in memory, of at most 128 KiB each, and their old contents."""
 
 
-class Basis(Protocol):
-    """An old file, open for reading (``filesync.disk.updating.large.BasisFile``)."""
-
-    @property
-    def fd(self) -> int:
-        """Its descriptor."""
-
-    @property
-    def size(self) -> int:
-        """Its bytes of content."""
-
-    @property
-    def digest(self) -> Digest | None:
-        """Of what it should hold."""
-
-
 class LargeFile(Protocol):
     """One file whose content arrives in pieces (``filesync.disk.updating.large.LargeFile``)."""
 
     @property
-    def bases(self) -> Sequence[Basis]:
+    def bases(self) -> Sequence[BasisFile]:
         """Old files that may share something with it."""
 
     def write(self, offset: int, data: Buffer) -> None:
@@ -143,7 +127,7 @@ class Landing:
             return Based(work, Index([(Recipe(0), bases[0].size)]), copies)
         return Based(work, self._cut_bases(bases))
 
-    def _cut_bases(self, bases: Sequence[Basis]) -> Index:
+    def _cut_bases(self, bases: Sequence[BasisFile]) -> Index:
         found: list[tuple[Recipe, int]] = []
         room = Index.MAX_CHUNKS
         for basis in bases:
@@ -151,7 +135,7 @@ class Landing:
             room = max(room - len(found[-1][0]), 0)
         return Index(found)
 
-    def _chunks_of(self, basis: Basis, room: int) -> Recipe:
+    def _chunks_of(self, basis: BasisFile, room: int) -> Recipe:
         """Return the chunks of an old file; no more are read than ``room`` takes on average."""
         make = partial(_cut, reading(basis.fd), basis.size, room)
         if basis.digest is None:
@@ -276,7 +260,7 @@ class Landing:
         return large
 
 
-def _remaining(remains: Remains, work: Work, bases: Sequence[Basis]) -> list[Copy]:
+def _remaining(remains: Remains, work: Work, bases: Sequence[BasisFile]) -> list[Copy]:
     """Return what is to be copied of the one old file; nothing if that is not what was said.
 
     Or if there is something of the new one already, of an update that was interrupted.
