@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from filesync.digest import digest_of
 from filesync.disk.removing import open_up
 from filesync.disk.updating.refusals import MAX_NAMED, Refusals, is_single
-from filesync.disk.updating.removal import Removal
+from filesync.disk.updating.removal import Remover
 from filesync.disk.updating.update import LocalTree, TreeUpdate
 from filesync.disk.updating.visits import is_below
 from filesync.errors import StoreError
@@ -504,7 +504,7 @@ def test_all_is_removed_but_what_is_refused_and_the_way_there(
     refuse(monkeypatch, errno.EPERM, b"stays")
     fd = os.open(tmp_path / "root", os.O_RDONLY)
     try:
-        with Removal(fd) as one:
+        with Remover(fd) as one:
             assert one.remove(b"t", note) == 4
             assert one.remove(b"u", note) == 0
             assert one.remove(b"not there", note) == 0
@@ -530,7 +530,7 @@ def test_a_very_deep_tree_is_removed_past_what_is_refused(
     refuse(monkeypatch, errno.EPERM, b"stays")
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        with Removal(fd) as one:
+        with Remover(fd) as one:
             assert one.remove(b"t", lambda *_: None) == depth + 2
     finally:
         os.close(fd)
@@ -543,7 +543,7 @@ def removed(root: Path) -> tuple[int, list[bytes]]:
     told: list[bytes] = []
     fd = os.open(root, os.O_RDONLY)
     try:
-        with Removal(fd) as one:
+        with Remover(fd) as one:
             return one.remove(b"t", lambda path, _: told.append(path)), told
     finally:
         os.close(fd)

@@ -18,7 +18,7 @@ from filesync.disk.updating.metadata import (
     passing_refusals,
 )
 from filesync.disk.updating.refusals import Refusals, is_gone, is_single
-from filesync.disk.updating.removal import OnRefused, Removal
+from filesync.disk.updating.removal import OnRefused, Remover
 from filesync.disk.updating.reuse import Sources
 from filesync.disk.updating.visits import Needs, Visit, below, gone
 from filesync.disk.updating.work import NOTE_PREFIX, Directories, WorkDirectory, storing
@@ -71,8 +71,8 @@ def _remove(dirfd: int, name: bytes, refusals: Refusals, *, path: bytes) -> int:
     if not refusals.goes_on:
         remove_tree(dirfd, name)
         return 0
-    with Removal(dirfd) as removal:
-        return removal.remove(name, _refused_in(path, name, refusals))
+    with Remover(dirfd) as remover:
+        return remover.remove(name, _refused_in(path, name, refusals))
 
 
 def _refused_in(path: bytes, name: bytes, refusals: Refusals) -> OnRefused:
@@ -260,11 +260,11 @@ class Layout:
         """
         if not self._refusals.goes_on or not self._first_aside:
             return
-        with Removal(self._work.fd) as removal:
+        with Remover(self._work.fd) as remover:
             for visit, entry, name in self._asides(visits):
                 path = below(visit.path, entry.name)
                 with storing(path):
-                    if left := removal.remove(name, _refused_in(path, name, self._refusals)):
+                    if left := remover.remove(name, _refused_in(path, name, self._refusals)):
                         self._put_back(visit, entry, name)
                         self._stay(visit, entry, left)
 

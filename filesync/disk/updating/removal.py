@@ -23,7 +23,7 @@ class _Level(NamedTuple):
     todo: list[bytes]
 
 
-class Removal:
+class Remover:
     """Removes names in one directory with all below them, but for what is refused.
 
     As ``remove_tree`` it follows no link and leaves alone what is mounted. That one moves what is
