@@ -266,23 +266,12 @@ class Reply(_Message, frozen=True, tag="reply"):
     path: ErrorPath = b""
 
 
-Message = (
-    Hello
-    | Ping
-    | Serve
-    | Open
-    | Opened
-    | Want
-    | Frame
-    | AskRecipes
-    | Recipes
-    | AskDeltas
-    | Deltas
-    | Close
-    | Refuse
-    | Call
-    | Reply
-)
+Request = Want | AskRecipes | AskDeltas
+FromReceiver = Open | Request | Close
+"""What the receiver of a session says in it."""
+FromSender = Opened | Frame | Recipes | Deltas | Refuse
+"""What its sender says."""
+Message = Hello | Ping | Serve | FromReceiver | FromSender | Call | Reply
 Buffer = bytes | memoryview
 
 _NEEDS_PAYLOAD: Final = (Frame, Recipes, AskDeltas, Deltas)

@@ -16,19 +16,14 @@ from filesync.transfer.stats import Counters
 from filesync.transfer.wire import (
     MAX_HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
-    AskDeltas,
-    AskRecipes,
     Buffer,
-    Close,
     Deltas,
     Frame,
+    FromReceiver,
+    FromSender,
     Message,
-    Open,
-    Opened,
-    Recipes,
-    Refuse,
     Reply,
-    Want,
+    Request,
     encode,
 )
 
@@ -60,7 +55,7 @@ _MAX_LATE: Final = 256
 class Sends(Protocol):
     """A session in which this side sends."""
 
-    def take(self, message: Want | AskRecipes | AskDeltas, payload: Buffer) -> None:
+    def take(self, message: Request, payload: Buffer) -> None:
         """Take a request. Must not block."""
 
     def end(self) -> None:
@@ -78,9 +73,7 @@ class Receives(Protocol):
     wire_in: int
     wire_out: int
 
-    def take(
-        self, message: Opened | Frame | Recipes | Deltas | Refuse, payload: Buffer
-    ) -> None:
+    def take(self, message: FromSender, payload: Buffer) -> None:
         """Take a message. Must not block."""
 
     def lose(self, error: FilesyncError) -> None:
@@ -208,7 +201,7 @@ class Channel:
         self.wire_in += wire_bytes
         self._counters.wire_in += wire_bytes
         # Sessions share connections, so what one took cannot be told from the sum.
-        if isinstance(message, Opened | Frame | Recipes | Deltas | Refuse) and (
+        if isinstance(message, FromSender) and (
             receiving := self.receives.get(message.session)
         ):
             receiving.wire_in += wire_bytes
@@ -249,7 +242,7 @@ class Channel:
         wire_bytes = sum(map(len, frames))
         self.wire_out += wire_bytes
         self._counters.wire_out += wire_bytes
-        if isinstance(message, Open | Want | AskRecipes | AskDeltas | Close) and (
+        if isinstance(message, FromReceiver) and (
             receiving := self.receives.get(message.session)
         ):
             receiving.wire_out += wire_bytes

@@ -25,13 +25,13 @@ from filesync.transfer.receive.effects import Effects, Feed
 from filesync.transfer.receive.fetch import Fetch
 from filesync.transfer.receive.landing_disk import Update
 from filesync.transfer.receive.receiver import Receiver, State
-from filesync.transfer.receive.session_zmq import Event, Incoming, Session
+from filesync.transfer.receive.session_zmq import Event, Session
 from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import PullStats, ReplicaStats
 from filesync.transfer.threads import until_done
 from filesync.transfer.timeouts import Timeouts
-from filesync.transfer.wire import Buffer
+from filesync.transfer.wire import Buffer, FromSender
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +239,7 @@ class Pull:
     def _note_greeted(self, machine: Receiver) -> None:
         machine.greeted(self._loop.time())
 
-    def _on_message(self, session: Session, message: Incoming, payload: Buffer) -> None:
+    def _on_message(self, session: Session, message: FromSender, payload: Buffer) -> None:
         session.inbox_bytes -= len(payload)
         if session.machine.state is State.CLOSED:
             return

@@ -36,6 +36,8 @@ from filesync.transfer.wire import (
     Close,
     Deltas,
     Frame,
+    FromReceiver,
+    FromSender,
     Open,
     Opened,
     Recipes,
@@ -54,7 +56,7 @@ MAX_RANGES: Final = MAX_OUTSTANDING_RANGES // 2
 PROGRESS_BYTES: Final = 64 << 10
 """What must come within ``stall_s``, unless less is wanted; a byte a second is no progress."""
 
-Sent = tuple[Open | Want | AskRecipes | AskDeltas | Close, Buffer]
+Sent = tuple[FromReceiver, Buffer]
 """A message and its payload."""
 
 
@@ -142,9 +144,7 @@ class Receiver:
         if self.state is State.OPENING:
             self.deadline = now + self._opening_s
 
-    def receive(
-        self, message: Opened | Frame | Recipes | Deltas | Refuse, payload: Buffer, now: float
-    ) -> None:
+    def receive(self, message: FromSender, payload: Buffer, now: float) -> None:
         """Take one message. The fetch has new effects then.
 
         Raises:

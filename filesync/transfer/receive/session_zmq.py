@@ -10,22 +10,12 @@ from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.receive.receiver import Receiver, Sent
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import ReplicaStats
-from filesync.transfer.wire import (
-    MAX_OUTSTANDING_BYTES,
-    Buffer,
-    Close,
-    Deltas,
-    Frame,
-    Opened,
-    Recipes,
-    Refuse,
-)
+from filesync.transfer.wire import MAX_OUTSTANDING_BYTES, Buffer, Close, FromSender
 
 _MAX_INBOX: Final = 65_536
 
 Event = Callable[[], None]
 """What has happened, to be told to the machines."""
-Incoming = Opened | Frame | Recipes | Deltas | Refuse
 
 
 class Session:
@@ -44,7 +34,7 @@ class Session:
         replica: Replica,
         stats: ReplicaStats,
         inbox: asyncio.Queue[Event],
-        on_message: "Callable[[Session, Incoming, Buffer], None]",
+        on_message: "Callable[[Session, FromSender, Buffer], None]",
         on_lost: "Callable[[Session, FilesyncError], None]",
     ) -> None:
         self.wire_in = 0
@@ -62,7 +52,7 @@ class Session:
         channel.receives[machine.session] = self
         self._sender = asyncio.create_task(self._send_all())
 
-    def take(self, message: Incoming, payload: Buffer) -> None:
+    def take(self, message: FromSender, payload: Buffer) -> None:
         """Take a message of this session."""
         self.inbox_bytes += len(payload)
         # No honest peer sends what was not wanted. This bounds what comes before it is judged.

@@ -19,6 +19,7 @@ from filesync.transfer.wire import (
     AskRecipes,
     Buffer,
     Close,
+    FromReceiver,
     Open,
     Refuse,
     Serve,
@@ -131,12 +132,7 @@ class Outgoing:
         for offer in list(self._offers.values()):
             offer.close()
 
-    def take(
-        self,
-        channel: Channel,
-        message: Open | Want | AskRecipes | AskDeltas | Close,
-        payload: Buffer,
-    ) -> None:
+    def take(self, channel: Channel, message: FromReceiver, payload: Buffer) -> None:
         """Take a receiver's message.
 
         Raises:

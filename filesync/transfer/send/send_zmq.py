@@ -18,8 +18,6 @@ from filesync.transfer.send.sender import Job, SendDeltas, Sender, SendFrame, Se
 from filesync.transfer.send.source import Come, Source
 from filesync.transfer.wire import (
     MAX_OUTSTANDING_RANGES,
-    AskDeltas,
-    AskRecipes,
     Buffer,
     Codec,
     Deltas,
@@ -27,6 +25,7 @@ from filesync.transfer.wire import (
     Opened,
     Recipes,
     Refuse,
+    Request,
     Want,
     error_path,
 )
@@ -40,7 +39,6 @@ FEW_SESSIONS: Final = 8
 _BYTES_A_RANGE: Final = 192
 """Bytes of a payload that weigh as much as a range: 20 of the largest asks are too much."""
 
-Request = Want | AskRecipes | AskDeltas
 Answer = Frame | Recipes | Deltas
 Work = asyncio.Future[list[tuple[Answer, Buffer]]]
 

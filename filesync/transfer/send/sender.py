@@ -25,6 +25,7 @@ from filesync.transfer.wire import (
     DeltaItem,
     Range,
     RecipeItem,
+    Request,
     Want,
 )
 
@@ -75,7 +76,7 @@ class Sender:
         self._asks: deque[SendRecipes | SendDeltas] = deque()
         self._signatures = 0
 
-    def receive(self, message: Want | AskRecipes | AskDeltas, payload: Buffer) -> None:
+    def receive(self, message: Request, payload: Buffer) -> None:
         """Take one request.
 
         Raises:
