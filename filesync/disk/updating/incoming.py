@@ -1,6 +1,7 @@
 """Contents that come from elsewhere: asked for one by one, verified, written where they belong."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -48,20 +49,8 @@ _Pending = tuple[Place, File, bool, _Basis | None]
 its basis. A plain tuple: there is one for each file."""
 
 
-class _Run:
-    """What is left of a batch, from its next file on."""
-
-    __slots__ = ("one", "place", "rest")
-
-    def __init__(
-        self,
-        place: Place,
-        one: tuple[WantedFile, Data],
-        rest: Iterator[tuple[WantedFile, Data]],
-    ) -> None:
-        self.place = place
-        self.one: tuple[WantedFile, Data] | None = one
-        self.rest = rest
+_Left = deque[tuple[WantedFile, Data]]
+"""What is left of a batch: a file is taken from it when it is in place, or was refused."""
 
 
 class Incoming:
@@ -123,17 +112,14 @@ class Incoming:
         """Verify and write whole files."""
         if not are_proved:
             self._prove(batch)
-        rest = iter(batch)
-        one = next(rest, None)
-        while one is not None:
-            place = self._find_pending(one[0])[0]
-            run = _Run(place, one, rest)
+        left = deque(batch)
+        while left:
+            place = self._find_pending(left[0][0])[0]
             with self._root.held(place.path) as dirfd, storing(place.path):
                 try:
-                    self._maker.put(place, dirfd, self._settling(run))
+                    self._maker.put(place, dirfd, self._settling(place, left))
                 except OSError as exc:
-                    self._refuse(run, exc)
-            one = run.one
+                    self._refuse(left, exc)
 
     def _prove(self, batch: Sequence[tuple[WantedFile, Data]]) -> None:
         for wanted, data in batch:
@@ -238,15 +224,14 @@ class Incoming:
         self._files.states[wanted.ticket] = state
         self._pending.pop(wanted.ticket, None)
 
-    def _refuse(self, run: _Run, error: OSError) -> None:
-        """Take note that the next file of a run cannot be put in place."""
-        assert run.one is not None  # what failed is noted as done when the next is asked for
-        wanted, data = run.one
+    def _refuse(self, left: _Left, error: OSError) -> None:
+        """Take note that the next file of a batch cannot be put in place."""
+        wanted, data = left[0]
         place, entry, replaces, _ = self._pending[wanted.ticket]
         self._repeated.refuse(place, entry, error, replaces=replaces)
         self._repeated.stand_in_of(place, entry, data)
         self._settled(wanted)
-        run.one = next(run.rest, None)
+        left.popleft()
 
     def _refuse_large(self, wanted: WantedFile, new: NewFile, error: OSError) -> None:
         place, entry, replaces, _ = self._pending[wanted.ticket]
@@ -261,14 +246,14 @@ class Incoming:
         self._maker.discard(new, keep=False)
         self._settled(wanted)
 
-    def _settling(self, run: _Run) -> Iterator[tuple[File, Data, bool]]:
+    def _settling(self, place: Place, left: _Left) -> Iterator[tuple[File, Data, bool]]:
         """Yield what ``Maker.put`` takes, and note each as done when the next is asked for.
 
-        Ends at the first file of another directory, which is left in ``run``.
+        Ends at the first file of another directory than ``place``.
         """
-        pending, states, place = self._pending, self._files.states, run.place
-        while (one := run.one) is not None:
-            wanted, data = one
+        pending, states = self._pending, self._files.states
+        while left:
+            wanted, data = left[0]
             ticket = wanted[0]
             if ticket not in pending:
                 self._find_pending(wanted)
@@ -278,7 +263,7 @@ class Incoming:
             yield entry, data, replaces
             states[ticket] = PROVED
             del pending[ticket]
-            run.one = next(run.rest, None)
+            left.popleft()
 
     def _find_basis(
         self, place: Place, old: Entry | None, entry: File
