@@ -1,4 +1,4 @@
-"""What is there of large files that are still being read where they have changed: it is cut ahead."""
+"""Cutting ahead: who takes a large file cuts what it has of it while the giver still reads the new one."""
 
 import asyncio
 import os
@@ -21,9 +21,9 @@ from filesync.transfer.threads import in_thread
 
 
 class Ahead:
-    """What this side takes, and what it has: of what it is told of, it cuts that.
+    """Answers a server that says which large files are changing, and cuts those that are here.
 
-    Its ``answer`` is that of ``plane``, once that is there.
+    Its ``answer`` is that of ``plane``, which is to be set once it is there.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,10 @@ class Ahead:
     def scanning(
         self, token: bytes, target: Target | None, there: asyncio.Future[Found]
     ) -> Iterator[None]:
-        """Take what is told of for the block: what is taken by ``token`` goes to ``target``."""
+        """Listen, for the block, to what is said of files that are taken by ``token``.
+
+        They go to ``target``, whose scan is ``there``.
+        """
         if target is not None:
             self._scans[token] = target, there
         try:

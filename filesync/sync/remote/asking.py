@@ -53,7 +53,7 @@ async def tell(channel: Channel, request: wire.Request) -> None:
 
 
 def with_more(message: M, **more: object) -> M:
-    """Return ``message`` with other fields, unless it would be too long to be sent."""
+    """Return ``message`` with ``more`` in it; as it is where it would then be too long to be sent."""
     longer = msgspec.structs.replace(message, **more)
     return longer if len(wire.encode(longer)) <= MAX_BODY_BYTES else message
 

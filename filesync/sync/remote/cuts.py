@@ -16,11 +16,11 @@ from filesync.sync.remote.asking import tell
 from filesync.transfer.connection.channel_zmq import Channel
 
 MOST_TOLD: Final = 16
-"""Files of one scan that are told of. Of more, who takes them has not cut the first when it needs them."""
+"""Files of one scan that are told of: who takes them cuts one after another, and more not in time."""
 
 
 class Cuts:
-    """Files that a scan finds changed, for who takes them; for the loop that it was made in."""
+    """Tells who takes them of the files that a scan finds changed; in the loop that it was made in."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -42,7 +42,7 @@ class GrowingScan:
     ) -> None:
         """Begin; what is read is copied to ``copies``.
 
-        What a ``dry_run`` finds changed, the next scan is to find so, and to tell.
+        After a ``dry_run`` the next scan finds the same changes, so that it can tell of them.
         """
         loop = asyncio.get_running_loop()
         self._more = asyncio.Event()

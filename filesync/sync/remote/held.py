@@ -47,12 +47,12 @@ class Held:
         rename: what the one name that is given is called there.
         is_used: somebody uses the place.
         manifest: what was scanned; until then, nothing.
-        of_others: something of that, it seems, is of no group that who asked for it is in.
-        shut: directories that it lacks as they could not be read, and why (errno).
+        of_others: some of that seems to be of a group that who asked for it is not in.
+        shut: directories that the manifest lacks as they could not be read, and why (errno).
         edits: what became of what was there at the last scan, if it is to be taken from.
         recent: small files that were not there then.
-        growing: the scan, where it is taken from meanwhile.
-        offer: under which what was scanned, or is, is on offer.
+        growing: the scan, while what it has found so far is being taken.
+        offer: of what was scanned, or is being scanned; None before that.
         nodes: the manifest's, and those that come for it.
     """
 
@@ -147,7 +147,8 @@ class Held:
             keep_unreadable=not self.is_offered,
         )
         edits.end()
-        # Who takes most often has what was there; who has not waits no longer for the index.
+        # Who takes has most often what was there at the last scan, and asks for nothing else; who has
+        # not waits for the index when it first asks, no longer than before.
         self.recent.is_enough = self.recent.has_all
         written = found.written_by(writer, self.nodes)
         # Else the directories are others than whoever asks has had.

@@ -15,7 +15,7 @@ def scanned_of(
     *,
     of_others: bool,
 ) -> Scanned:
-    """Return what says what was found."""
+    """Return the answer that tells what a scan found."""
     named = named_of(unreadable)
     unnamed = len(unreadable) - len(named)
     return Scanned(tree, dict(skipped), named, unnamed, of_others=of_others)

@@ -80,7 +80,7 @@ class TreeServer:
             case wire.Prepare():
                 result = await self._prepare(channel, request)
             case wire.Scan():
-                result = await self._tell(channel, request)
+                result = await self._answer_scan(channel, request)
             case wire.Changing():
                 await self._cut_ahead(channel, request)
             case (
@@ -103,8 +103,7 @@ class TreeServer:
                 assert_never(request)
         return wire.encode(result), payload
 
-    async def _tell(self, channel: Channel, request: wire.Scan) -> wire.Scanned:
-        """Scan what is held, and say as much of it as is asked for."""
+    async def _answer_scan(self, channel: Channel, request: wire.Scan) -> wire.Scanned:
         if request.grows:
             return await self._grow(channel, request.token)
         held = self._holders.find(channel, request.token)
@@ -258,7 +257,7 @@ class TreeServer:
         return scanned_of(told.tree, found.skipped, found.unreadable, of_others=held.of_others)
 
     async def _grow(self, channel: Channel, token: bytes) -> wire.Scanned:
-        """Scan what is taken meanwhile."""
+        """Scan what is held, and offer what the scan has found so far, to be taken meanwhile."""
         held = self._holders.find(channel, token)
         place = held.place
         if place is None or not held.is_offered:

@@ -35,7 +35,7 @@ class SourceTrees:
         self._options = options
         self._nodes = nodes
         self._written: dict[int, Manifest] = {}
-        self._is_changed: dict[int, bool] = {}  # by who writes there
+        self._is_changed: dict[int, bool] = {}  # it is another tree as ``writer`` makes it
         self._scans: dict[int, GrowingScan] = {}
 
     def scan(self, at: int) -> GrowingScan:
@@ -91,7 +91,10 @@ class SourceTrees:
         return self._is_changed[at] and seem_others(given)
 
     def likely_there(self, at: int, given: Manifest, group: int | None) -> Manifest:
-        """Return what there likely is of ``given``, which comes of a source: ``OTHERS`` got a group."""
+        """Return the tree that is there if ``given``, which comes of a source, was given before.
+
+        What is of ``OTHERS`` in it most likely got ``group`` there.
+        """
         if self.writer is None or group is None or not self.seem_others(at, given):
             return given
         return as_written_by(self.writer, given, self._nodes, others=group)

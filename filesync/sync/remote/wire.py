@@ -137,8 +137,8 @@ class Prepare(_Message, frozen=True, tag="prepare"):
             else that is an error.
         given: the directory that is given, by device and inode, where it is all of one. A place in it
             is not empty, whatever is there: what comes to it would be given in its turn.
-        owner: say in Prepared who that is; else, or where nothing may be given to them, that is an
-            error.
+        owner: whose all is to be: Prepared says their numbers. It is an error if they are not known
+            there, or nothing may be given to them.
         touches: no source gives ``path`` times of its own: what is made in it changes them.
         trees: directories are among the names, with all that is in them.
     """
@@ -170,7 +170,7 @@ class Prepared(_Message, frozen=True, tag="prepared"):
         refused: why it cannot be made; then nothing is prepared. Only to who goes on.
         new_owner: whom the names that were asked for are here, by number. None from a server that
             does not know how: what is given to it would belong to others.
-        group: that of most that the ``writer`` has made of what is of none of his groups.
+        group: what is given of a group that the ``writer`` is not in has mostly got this one.
     """
 
     token: Token
@@ -205,14 +205,16 @@ class Scanned(_Message, frozen=True, tag="scanned"):
     """What is there; its nodes may be asked for, and what was found is on offer.
 
     Attributes:
-        tree: of the directory; of names, of one that has nothing else: mode 0755, of root, of 1970.
+        tree: of the directory. If names were found, of a directory (mode 0755, of root, of 1970)
+            that has them and nothing else.
         skipped: what cannot be synced, counted by kind.
         unreadable: what was left out as it cannot be read, and why; as much as goes in. Where
             something is to be given, that is directories: see ``around_shut``.
         unnamed: how many more were.
-        edits: nodes and contents by what the asker most likely has of them, if he asked for that.
-        remains: what large files that have changed still have of what he most likely has, likewise.
-        of_others: something of it, it seems, is of no group that the asker is in.
+        edits: of directory nodes and small files: what makes them out of those that the asker most
+            likely has; if he asked for that.
+        remains: of large files: what they still have of those that he most likely has; likewise.
+        of_others: some of it seems to be of a group that the asker is not in.
     """
 
     tree: WireDigest
@@ -303,7 +305,7 @@ class Done(_Message, frozen=True, tag="done"):
 
 
 class Other(msgspec.Struct, frozen=True):
-    """Another tree that is given to the same place; its nodes may be asked for."""
+    """A tree that another source gives to the same place; its nodes may be asked for."""
 
     token: Token
     tree: WireDigest
@@ -334,10 +336,9 @@ class Give(_Message, frozen=True, tag="give"):
             of what is there already, too. Empty if there is none.
         goes_on: leave what is refused for one name alone as it is, and say so; else that is an
             error.
-        edits: contents of files that have changed lately, by what the place most likely has of
-            them: they need not be asked for where that is so.
-        remains: of large files that have changed, what they still have of what the place has: likewise.
-        of_others: something of it, it seems, is of no group that who writes there is in.
+        edits: as of ``Scanned``, for what the place most likely has: what they make need not be asked for.
+        remains: likewise.
+        of_others: some of it seems to be of a group that who writes there is not in.
         passes_over: leave files as they are that turn out to be gone here, or to have changed, and
             say which; else that is an error.
     """
