@@ -277,13 +277,13 @@ class DataPlane:
             tree: what the replicas' offers must be: the tree whose contents are wanted.
             standby: replicas that are asked when none of the others is left, or if they turn out
                 to be much faster.
-            progress: called in this task after each frame; must not block.
+            progress: called in this task after each write; must not block.
             timeouts: how long to wait for each replica.
             flow: what the replicas are asked to keep to.
             feed: returns what more is wanted, and whether that is all; without it, what
-                ``update.wanted`` yields.
-            told: of contents, by what the update's old files may have of them: where they do,
-                nobody is asked for that. Not with ``feed``.
+                ``update.wanted`` yields is wanted.
+            told: how to make contents out of the update's old files; what comes out right is not
+                asked for. Not with ``feed``.
 
         Raises:
             Unavailable: no replica could give all of it; the last one's reason.
@@ -305,8 +305,8 @@ class DataPlane:
     async def cut_ahead(self, digest: Digest, opening: Callable[[], int]) -> None:
         """Cut what ``opening`` opens, which should hold ``digest``, before what became of it is pulled.
 
-        One after another, beside all that is pulled. Who pulls it meanwhile waits for that; a file
-        that holds something else costs bytes.
+        Files are cut one after another, beside all that is pulled; a pull that needs one meanwhile
+        waits for it. A file that holds something else costs bytes.
 
         Raises:
             OSError, FilesyncError: by ``opening``, in a thread.

@@ -8,9 +8,10 @@ from filesync.transfer.replica import Replica
 TRIAL_AFTER_S: Final = 3.0
 """So long at least the replicas that are asked first give alone."""
 SPREAD_TIMES: Final = 3.0
-"""Those who began at one time try over a time that is so much longer: all ask the same one."""
+"""Pulls that began together have their first trials spread over so many times that wait: they all
+would ask the same replica at once."""
 LATER_TIMES: Final = 4.0
-"""Each trial that shows nothing has the next wait so much longer."""
+"""After each trial the next one waits so many times longer."""
 TRIAL_BYTES: Final = 2 << 20
 TRIAL_S: Final = 2.0
 """What a trial takes at most."""

@@ -54,7 +54,7 @@ class Effects:
 
     Args:
         feed: says what is wanted; without it, ``update`` does.
-        edits: what ``update`` wants may be told by these.
+        edits: make some of what ``update`` wants out of old contents, so that nobody is asked for it.
         recipes: of what was put together here.
         blame: called when it turns out that a session brought something wrong.
         on_progress: called after each write.

@@ -88,7 +88,7 @@ class Fetch:
     Args:
         window_bytes: wanted and not yet written at most.
         rate: the fastest link to any replica in bytes per second; 0 while unknown.
-        remains: what was said of large files, by digest; of such as are too large it does not count.
+        remains: what was said of large files, by digest; not used of those that are too large.
 
     Attributes:
         effects: what to do now, in order; the driver takes them out.
@@ -110,7 +110,7 @@ class Fetch:
         self._unwritten_bytes = 0
         self._pending = 0
         self._is_last = False
-        self._is_fed = True
+        self._is_feeding = True
         self._wants = Wants()
         self._deltas = DeltaAsks()
         self._stretches: deque[Stretch] = deque()
@@ -118,10 +118,10 @@ class Fetch:
         self._unbased = 0
 
     def limit(self, window_bytes: int, delta_files: int) -> None:
-        """Have no more wanted and not written, from now on, nor more large files made at once.
+        """From now on have at most ``window_bytes`` wanted and not written.
 
-        That is of those that are made with the help of old ones: each is open, and so are one or two
-        old ones.
+        And have at most ``delta_files`` large files made at once with the help of old ones: each of
+        these has itself and one or two old files open.
         """
         self._window_bytes = window_bytes
         self._works.most = delta_files
@@ -180,10 +180,10 @@ class Fetch:
         self._wants.forget(session)
 
     def drop(self, digest: Digest) -> bool:
-        """Have the files of this content passed over, which nobody has any more.
+        """Have the files of this content passed over, which nobody has any more; say if there were any.
 
-        False if there are none, but for small ones that a session is still to bring and large ones
-        of which all has come.
+        Small files that a session is to bring already, and large ones of which all has come, are left
+        to come to their end, and not counted.
         """
         works = self._works.drop(digest)
         for work in works:
@@ -228,7 +228,7 @@ class Fetch:
         ``done`` others are in place already.
         """
         self.files_done += done
-        self._is_fed = False
+        self._is_feeding = False
         self._is_last = is_last
         self._pending += len(files)
         small: list[WantedFile] = []
@@ -368,8 +368,8 @@ class Fetch:
     def _feed(self) -> None:
         ready = len(self._wants) + len(self._deltas) + self._works.waiting
         is_low = ready < AHEAD_UNITS and self._pending < MAX_PENDING_FILES
-        if is_low and not self._is_last and not self._is_fed:
-            self._is_fed = True
+        if is_low and not self._is_last and not self._is_feeding:
+            self._is_feeding = True
             self.effects.append(NeedFiles())
 
     # --- room ---------------------------------------------------------------------------------

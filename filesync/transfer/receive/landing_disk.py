@@ -115,7 +115,7 @@ class Landing:
     def find_in_bases(self, work: Work) -> Based:
         """Open a large file, and return what its old files have.
 
-        One that was put together here lately is not read, nor one of which was said what remains.
+        An old file is not read if it was put together here lately, or if it was said what remains of it.
 
         Raises:
             StoreError: this disk.
@@ -261,9 +261,9 @@ class Landing:
 
 
 def _remaining(remains: Remains, work: Work, bases: Sequence[BasisFile]) -> list[Copy]:
-    """Return what is to be copied of the one old file; nothing if that is not what was said.
+    """Return what is to be copied of the one old file; nothing if it is not the one that was told of.
 
-    Or if there is something of the new one already, of an update that was interrupted.
+    Nor if an update that was interrupted has left some of the new file, which is a basis, too.
     """
     old, *others = bases
     if others or old.digest != remains.old:
@@ -276,7 +276,7 @@ def _is_content(file: WantedFile, data: Buffer) -> bool:
 
 
 def cut_ahead(recipes: RecipeCache, digest: Digest, opening: Callable[[], int]) -> None:
-    """Have ``recipes`` have that of what ``opening`` opens, which should hold ``digest``.
+    """Put the recipe of what ``opening`` opens, which should hold ``digest``, into ``recipes``.
 
     Blocks, as long as anybody wants it.
     """

@@ -59,7 +59,7 @@ class Pull:
         stats: counted into while it runs.
         on_progress: called after each write.
         feed: says what is wanted; without it, ``update`` does.
-        told: what need not be asked for where old files are what it is told of.
+        told: how to make contents out of old files that are here: they need not be asked for.
         recipes: of what was put together here.
     """
 
@@ -114,7 +114,7 @@ class Pull:
         self._error: FilesyncError = Unavailable("nobody is known to have this tree")
 
     def limit(self, window_bytes: int, delta_files: int) -> None:
-        """Have no more than this wanted and not written, from now on, nor more such files open."""
+        """Bound what is under way from now on; see ``Fetch.limit``."""
         self._fetch.limit(window_bytes, delta_files)
 
     async def run(self) -> None:

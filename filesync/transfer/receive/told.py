@@ -10,11 +10,11 @@ from filesync.transfer.coding.remains import Remains
 
 
 class Told(NamedTuple):
-    """By what old files may have of them; what is told of other old files is of no use.
+    """How to make contents out of old ones that are most likely here; of no use where they are not.
 
     Attributes:
-        edits: of small files, by digest.
-        remains: of large ones.
+        edits: for small files, by the digest of what they make.
+        remains: for large ones, likewise.
     """
 
     edits: Mapping[Digest, Edit] = MappingProxyType({})

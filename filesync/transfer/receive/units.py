@@ -223,7 +223,7 @@ class StorePiece(msgspec.Struct, frozen=True):
 class CutBases(msgspec.Struct, frozen=True):
     """Open the large files, and cut the old files that they may share with; then call ``based``.
 
-    Not those of which all was said that they have in common.
+    An old file is not cut where ``Work.remains`` says what the new one has of it.
     """
 
     works: tuple[Work, ...]
