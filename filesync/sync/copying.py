@@ -14,12 +14,11 @@ from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.disk.scanning.watcher import Watcher
 from filesync.disk.updating.incoming import WantedFile
 from filesync.disk.updating.update import UpdateStats
-from filesync.disk.updating.visits import below
 from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest, Nodes, canonical_links
 from filesync.sync.applying import Arrival
 from filesync.sync.changing import changed
-from filesync.transfer.send.contents import GrowingContents, Listed, Place
+from filesync.transfer.send.contents import GrowingContents, Listed, ListedFile
 from filesync.transfer.send.growing import HANDED_BYTES
 from filesync.transfer.send.recent import Recent
 
@@ -114,7 +113,7 @@ class Copying(Watcher):
         self.content_bytes += size
         self._on_copied(files, size)
 
-    def _find(self, digest: Digest) -> Place | None:
+    def _find(self, digest: Digest) -> ListedFile | None:
         """Return a file that has a content: where all is small, and has room, nobody asks."""
         unlisted, self._unlisted = self._unlisted, []
         if unlisted:
@@ -128,17 +127,16 @@ class Copying(Watcher):
         found = self._find(wanted.digest)
         if found is None:
             raise LocalError("a file is wanted that no directory has")
-        path = below(found.directory, found.file.name)
         try:
             dirfd = self._source.open(found.directory)
             fd = os.open(found.file.name, READ_FLAGS, dir_fd=dirfd)
         except (OSError, StoreError) as exc:
-            raise changed(path) from exc
+            raise changed(found.path) from exc
         try:
             if not self._update.copy(
                 wanted, fd, on_copied=lambda size: self._on_copied(0, size)
             ):
-                raise changed(path)
+                raise changed(found.path)
         finally:
             os.close(fd)
         self._on_copied(1, 0)

@@ -27,7 +27,7 @@ from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.errors import Refused
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send import source_disk
-from filesync.transfer.send.contents import Place
+from filesync.transfer.send.contents import ListedFile
 from filesync.transfer.send.source_disk import SourceTree
 from tests.integration.test_sync_plane import LOOPBACK
 
@@ -123,7 +123,7 @@ def lose(monkeypatch: pytest.MonkeyPatch) -> Lose:
                 while left:
                     how(src / left.pop())
 
-        def losing(handles: DirectoryHandles, place: Place) -> int:
+        def losing(handles: DirectoryHandles, place: ListedFile) -> int:
             lose_all()
             return look(handles, place)
 

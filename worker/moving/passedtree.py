@@ -11,7 +11,7 @@ from filesync.digest import Digest, short
 from filesync.errors import SourceChanged, Unavailable
 from filesync.manifest import Manifest
 from filesync.transfer.errors import NotOffered
-from filesync.transfer.send.contents import Contents, Place, directories_of
+from filesync.transfer.send.contents import Contents, ListedFile, directories_of
 from filesync.transfer.send.source_disk import SourceTree
 from filesync.transfer.wire import DeltaItem, Range, RecipeItem
 from worker.moving.passing import Passing
@@ -79,16 +79,16 @@ class PassedTree:
             # It is asked before anything is wanted, which would wait for this.
             raise Unavailable("what is on its way here is given as it comes, and not as deltas")
 
-    def _find(self, content: Digest) -> Place:
+    def _find(self, content: Digest) -> ListedFile:
         assert self._contents is not None
-        place = self._contents.find(content)
-        if place is None:
+        listed = self._contents.find(content)
+        if listed is None:
             raise NotOffered(f"content {short(content)} is not in the tree on offer")
-        return place
+        return listed
 
-    def _has_come(self, place: Place, content: Digest, end: int) -> bool:
+    def _has_come(self, listed: ListedFile, content: Digest, end: int) -> bool:
         file = self._passing.find(content)
-        return (file is not None and file.has(end)) or self._is_whole(place)
+        return (file is not None and file.has(end)) or self._is_whole(listed)
 
     def _read(self, one: Range) -> bytes | bytearray:
         content, offset, length = one
@@ -98,18 +98,18 @@ class PassedTree:
         # It may have got its name meanwhile.
         return data or self._source().read([one])
 
-    def _is_whole(self, place: Place) -> bool:
+    def _is_whole(self, listed: ListedFile) -> bool:
         root = self._passing.directory_of(self._within)
         if root is None:
             return False
-        path = os.path.join(os.fsencode(root), place.directory, place.file.name)
+        path = os.path.join(os.fsencode(root), listed.path)
         try:
             status = os.lstat(path)
         except OSError:
             return False
         # It gets its time last.
         here = (status.st_size, status.st_mtime_ns)
-        return here == (place.file.size, place.file.mtime_ns)
+        return here == (listed.file.size, listed.file.mtime_ns)
 
     def _source(self) -> SourceTree:
         root = self._passing.directory_of(self._within)

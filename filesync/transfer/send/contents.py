@@ -15,11 +15,16 @@ _ORDINAL_BITS: Final = 32
 _PART_BITS: Final = 6
 
 
-class Place(NamedTuple):
+class ListedFile(NamedTuple):
     """A file that has a content: its directory's path, and its entry there."""
 
     directory: bytes
     file: File
+
+    @property
+    def path(self) -> bytes:
+        """Its own."""
+        return self.directory + b"/" + self.file.name if self.directory else self.file.name
 
 
 class Listed(NamedTuple):
@@ -67,7 +72,7 @@ class Contents:
         self._firsts = array("Q")
         self._keys = _sorted(self._list(directories))
 
-    def find(self, digest: Digest) -> Place | None:
+    def find(self, digest: Digest) -> ListedFile | None:
         """Return a file that has this content, or None if none of the directories lists any."""
         prefix = int.from_bytes(digest[:4], "big") << _ORDINAL_BITS
         at = bisect_left(self._keys, prefix)
@@ -75,7 +80,7 @@ class Contents:
             number = bisect_right(self._firsts, ordinal) - 1
             entry = self._decoded(self._trees[number])[ordinal - self._firsts[number]]
             if isinstance(entry, File) and entry.digest == digest:
-                return Place(self._paths[number], entry)
+                return ListedFile(self._paths[number], entry)
             at += 1
         return None
 
@@ -110,14 +115,14 @@ class GrowingContents:
         """Add what came next; many directories at once, since each time costs each search."""
         self._segments.append(Contents(self._nodes, directories, decoded=self._decoded))
 
-    def find(self, digest: Digest) -> Place | None:
+    def find(self, digest: Digest) -> ListedFile | None:
         """Return a file that has this content, or None if none that came has it."""
         count = len(self._segments)
         for step in range(count):
             at = (self._hint + step) % count
-            if (place := self._segments[at].find(digest)) is not None:
+            if (found := self._segments[at].find(digest)) is not None:
                 self._hint = at
-                return place
+                return found
         return None
 
 

@@ -25,7 +25,7 @@ from filesync.transfer.coding.recipe import (
 )
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.errors import NotOffered
-from filesync.transfer.send.contents import Place
+from filesync.transfer.send.contents import ListedFile
 from filesync.transfer.send.recent import Recent
 from filesync.transfer.threads import CUTTING
 from filesync.transfer.wire import SIGNATURE_BYTES, DeltaItem, Level, Range, RecipeItem
@@ -41,7 +41,7 @@ may read has many trees offered to him, and keeps each as long as he likes."""
 class Finds(Protocol):
     """Knows which contents there are (``Contents``, ``GrowingContents``)."""
 
-    def find(self, digest: Digest) -> Place | None:
+    def find(self, digest: Digest) -> ListedFile | None:
         """Return a file that has this content."""
 
 
@@ -103,10 +103,10 @@ class SourceTree:
                     view[at : at + length] = content
                     at += length
                     continue
-                place = self._find(digest, offset, length)
-                fd = self._open(handles, place)
+                listed = self._find(digest, offset, length)
+                fd = self._open(handles, listed)
                 try:
-                    _read_into(fd, view[at : at + length], offset, place)
+                    _read_into(fd, view[at : at + length], offset, listed)
                 finally:
                     os.close(fd)
                 at += length
@@ -115,17 +115,17 @@ class SourceTree:
     def _read_one(self, digest: Digest, offset: int, length: int) -> bytes:
         if self._contents is None and (content := self._taken(digest, offset, length)):
             return content  # it is not worth an index
-        place = self._find(digest, offset, length)
+        listed = self._find(digest, offset, length)
         with self._handles() as handles:
-            fd = self._open(handles, place)
+            fd = self._open(handles, listed)
             try:
                 data = read_piece(fd, offset, length)
             except OSError as exc:
-                raise Unavailable(f"{_shown(place)} cannot be read: {exc.strerror}") from exc
+                raise _unreadable(listed, exc.strerror) from exc
             finally:
                 os.close(fd)
         if len(data) != length:
-            raise _changed(place)
+            raise _changed(listed)
         return data
 
     def recipes(self, items: Sequence[RecipeItem]) -> bytes:
@@ -133,8 +133,8 @@ class SourceTree:
         pages: list[bytes] = []
         parts, size = PAGE_PARTS, PAGE_BYTES
         for digest, offset, end, level in items:
-            place = self._find(digest, offset, max(end - offset, 1))
-            found = self._page(place, offset, end, level, parts, size)
+            listed = self._find(digest, offset, max(end - offset, 1))
+            found = self._page(listed, offset, end, level, parts, size)
             pages.append(recipe.pack(found))
             parts -= len(found)
             size -= found.end - found.start
@@ -173,50 +173,50 @@ class SourceTree:
                 self._contents = self._list_contents()
             return self._contents
 
-    def _find(self, digest: Digest, offset: int, length: int) -> Place:
-        place = (self._contents or self._listed()).find(digest)
-        if place is None:
+    def _find(self, digest: Digest, offset: int, length: int) -> ListedFile:
+        listed = (self._contents or self._listed()).find(digest)
+        if listed is None:
             raise NotOffered(f"content {short(digest)} is not in the tree on offer")
-        if offset + length > place.file.size:
+        if offset + length > listed.file.size:
             raise NotOffered(f"content {short(digest)} ends before {offset + length}")
-        return place
+        return listed
 
     def _page(
-        self, place: Place, offset: int, end: int, level: Level, limit: int, size: int
+        self, listed: ListedFile, offset: int, end: int, level: Level, limit: int, size: int
     ) -> Recipe:
         """Return the parts from ``offset`` on, at least one and at most ``limit``."""
-        known = self._recipes.find(place.file.digest, offset, end)
+        known = self._recipes.find(listed.file.digest, offset, end)
         # A segment that begins within ``size`` is whole: it ends before more is read than that.
-        chunks = known or self._cut(place, offset, end, size + MAX_SEGMENT_BYTES)
+        chunks = known or self._cut(listed, offset, end, size + MAX_SEGMENT_BYTES)
         found = (chunks if level is Level.CHUNKS else chunks.segments()).beginning(limit, size)
         # Cut only up to where somebody said, the last chunk may end where no other peer cuts.
-        is_sure = known is None and end == place.file.size
+        is_sure = known is None and end == listed.file.size
         if is_sure and (told := chunks.between(offset, found.end)) is not None:
-            self._recipes.note(place.file.digest, told)
+            self._recipes.note(listed.file.digest, told)
         return found
 
-    def _cut(self, place: Place, offset: int, end: int, enough: int) -> Recipe:
+    def _cut(self, listed: ListedFile, offset: int, end: int, enough: int) -> Recipe:
         with self._handles() as handles:
-            fd = self._open(handles, place)
+            fd = self._open(handles, listed)
             try:
                 chunks = chunking.cut(reading(fd), offset, end, enough=enough)
             except OSError as exc:
-                raise Unavailable(f"{_shown(place)} cannot be read: {exc.strerror}") from exc
+                raise _unreadable(listed, exc.strerror) from exc
             finally:
                 os.close(fd)
         if not chunks:
-            raise _changed(place)
+            raise _changed(listed)
         return chunks
 
-    def _open(self, handles: DirectoryHandles, place: Place) -> int:
+    def _open(self, handles: DirectoryHandles, listed: ListedFile) -> int:
         if self._recent is not None and (copies := self._recent.copies) is not None:
-            copy = with_room(copies.open, place.file.digest)
+            copy = with_room(copies.open, listed.file.digest)
             if copy is not None:
                 return copy
-        fd = with_room(_open, handles, place)
-        if not self._is_as_listed(os.fstat(fd), place.file):
+        fd = with_room(_open, handles, listed)
+        if not self._is_as_listed(os.fstat(fd), listed.file):
             os.close(fd)
-            raise _changed(place)
+            raise _changed(listed)
         return fd
 
     def _is_as_listed(self, status: os.stat_result, file: File) -> bool:
@@ -256,42 +256,36 @@ class SourceTree:
         return handles
 
 
-def _open(handles: DirectoryHandles, place: Place) -> int:
-    directory, file = place
+def _open(handles: DirectoryHandles, listed: ListedFile) -> int:
     try:
-        return os.open(file.name, READ_FLAGS, dir_fd=handles.open(directory))
+        return os.open(listed.file.name, READ_FLAGS, dir_fd=handles.open(listed.directory))
     except (OSError, StoreError) as exc:
         cause = exc if isinstance(exc, OSError) else exc.__cause__
         if isinstance(cause, OSError) and cause.errno in _CHANGED:
-            raise _changed(place) from exc
+            raise _changed(listed) from exc
         why = exc.strerror if isinstance(exc, OSError) else exc
-        raise Unavailable(f"{_shown(place)} cannot be read: {why}") from exc
+        raise _unreadable(listed, why) from exc
 
 
-def _read_into(fd: int, view: memoryview, offset: int, place: Place) -> None:
+def _read_into(fd: int, view: memoryview, offset: int, listed: ListedFile) -> None:
     while len(view):
         try:
             count = os.preadv(fd, [view], offset)
         except OSError as exc:
-            raise Unavailable(f"{_shown(place)} cannot be read: {exc.strerror}") from exc
+            raise _unreadable(listed, exc.strerror) from exc
         if not count:
-            raise _changed(place)
+            raise _changed(listed)
         if count == len(view):
             return
         view = view[count:]
         offset += count
 
 
-def _changed(place: Place) -> SourceChanged:
+def _changed(listed: ListedFile) -> SourceChanged:
     return SourceChanged(
-        f"{_shown(place)} changed after it was scanned; run again", _path(place)
+        f"{shown(listed.path)} changed after it was scanned; run again", listed.path
     )
 
 
-def _shown(place: Place) -> str:
-    return shown(_path(place))
-
-
-def _path(place: Place) -> bytes:
-    directory, file = place
-    return directory + b"/" + file.name if directory else file.name
+def _unreadable(listed: ListedFile, why: object) -> Unavailable:
+    return Unavailable(f"{shown(listed.path)} cannot be read: {why}")
