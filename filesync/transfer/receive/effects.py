@@ -16,7 +16,7 @@ from filesync.transfer.receive.copying import Copying
 from filesync.transfer.receive.decoding import Decoding
 from filesync.transfer.receive.fetch import Fetch
 from filesync.transfer.receive.landing_disk import Landing, Update
-from filesync.transfer.receive.session_zmq import Event
+from filesync.transfer.receive.session_zmq import Event, fail
 from filesync.transfer.receive.units import (
     Batch,
     CopyRanges,
@@ -168,7 +168,7 @@ class Effects:
             try:
                 event = await turn()
             except Exception as exc:  # the top of a task: the driver ends with it
-                event = partial(_fail, exc)
+                event = partial(fail, exc)
             self._inbox.put_nowait(event)
 
     def _run_beside(
@@ -178,9 +178,9 @@ class Effects:
             try:
                 event = await work
             except OSError as exc:
-                event = partial(_fail, StoreError(f"an old file: {exc.strerror}"))
+                event = partial(fail, StoreError(f"an old file: {exc.strerror}"))
             except Exception as exc:  # the top of a task: the driver ends with it
-                event = partial(_fail, exc)
+                event = partial(fail, exc)
             self._inbox.put_nowait(event)
 
         tasks = self._beside if tasks is None else tasks
@@ -359,7 +359,3 @@ class Effects:
 def _tell(events: Sequence[Event]) -> None:
     for event in events:
         event()
-
-
-def _fail(error: Exception) -> None:
-    raise error

@@ -25,7 +25,7 @@ from filesync.transfer.receive.effects import Effects, Feed
 from filesync.transfer.receive.fetch import Fetch
 from filesync.transfer.receive.landing_disk import Update
 from filesync.transfer.receive.receiver import Receiver, State
-from filesync.transfer.receive.session_zmq import Event, Session
+from filesync.transfer.receive.session_zmq import Event, Session, fail
 from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.stats import PullStats, ReplicaStats
@@ -205,7 +205,7 @@ class Pull:
         except (Unavailable, PeerError) as exc:
             self._inbox.put_nowait(partial(self._miss, replica, stats, exc))
         except Exception as exc:  # the top of a task: the driver ends with it
-            self._inbox.put_nowait(partial(_fail, exc))
+            self._inbox.put_nowait(partial(fail, exc))
         else:
             self._inbox.put_nowait(partial(self._join, replica, stats, channel))
 
@@ -345,7 +345,3 @@ class Pull:
 
 def _on_wire_bytes(session: Session) -> int:
     return session.machine.on_wire_bytes
-
-
-def _fail(error: Exception) -> None:
-    raise error

@@ -18,6 +18,11 @@ Event = Callable[[], None]
 """What has happened, to be told to the machines."""
 
 
+def fail(error: Exception) -> None:
+    """Raise ``error``: the event of a task that failed, with which the driver ends."""
+    raise error
+
+
 class Session:
     """One Receiver at its channel: sends what it says, and hands on what comes for it.
 

@@ -148,26 +148,26 @@ class Sending:
             ahead.append(self._begin(job))
 
     def _begin(self, job: Job) -> Work:
-        coded = self._coding.codec
-        if coded is Codec.STREAM and isinstance(job, SendFrame):
+        wanted = self._coding.codec
+        if wanted is Codec.STREAM and isinstance(job, SendFrame):
             self._last_piece = asyncio.create_task(self._stream(job, self._last_piece))
             return self._last_piece
         if self._come is not None and isinstance(job, SendFrame):
-            return asyncio.create_task(self._once_come(job, self._come, coded))
+            return asyncio.create_task(self._once_come(job, self._come, wanted))
         jobs = [job]
         # A hop to a thread costs 50 us, so it reads two frames that are not coded. Of those that may
         # not be there yet each is waited for by itself.
-        if coded is Codec.RAW and self._come is None and (another := self._sender.next_job()):
+        if wanted is Codec.RAW and self._come is None and (another := self._sender.next_job()):
             jobs.append(another)
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._pool, self._perform_all, jobs, coded)
+        return loop.run_in_executor(self._pool, self._perform_all, jobs, wanted)
 
     async def _once_come(
-        self, job: SendFrame, come: Come, coded: Codec
+        self, job: SendFrame, come: Come, wanted: Codec
     ) -> list[tuple[Answer, Buffer]]:
         await come(job.ranges)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._perform_all, [job], coded)
+        return await loop.run_in_executor(self._pool, self._perform_all, [job], wanted)
 
     async def _stream(self, job: SendFrame, before: Work | None) -> list[tuple[Answer, Buffer]]:
         """Read a frame, and code it once the one before it is."""
@@ -206,8 +206,8 @@ class Sending:
             waited_s = delay_s + loop.time() - started
             self._coding.note(len(payload), waited_s)
 
-    def _perform_all(self, jobs: Sequence[Job], coded: Codec) -> list[tuple[Answer, Buffer]]:
-        return [self._perform(job, coded) for job in jobs]
+    def _perform_all(self, jobs: Sequence[Job], wanted: Codec) -> list[tuple[Answer, Buffer]]:
+        return [self._perform(job, wanted) for job in jobs]
 
     def _perform(self, job: Job, wanted: Codec) -> tuple[Answer, Buffer]:
         match job:
