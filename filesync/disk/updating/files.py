@@ -42,10 +42,10 @@ class WrittenNs(NamedTuple):
     """When an update wrote, as ctimes of the file system of its root.
 
     Attributes:
-        since: nothing that it wrote has one before.
-        shown: nor one from here on, if it is in a directory that was new; only then others than
-            this user, and the superuser, could look into that. 0 if it is not to be relied on.
-        until: nor has anything one from here on.
+        since: all that it wrote has this one, or a later one.
+        shown: what it wrote in directories that were new has an earlier one: from then on others than
+            this user, and the superuser, could look into them. 0 if it is not to be relied on.
+        until: all that it wrote has an earlier one.
     """
 
     since: int
@@ -59,7 +59,7 @@ class Proved(NamedTuple):
     Attributes:
         path: the directory's.
         directory: what it shall be, without its entries.
-        files: ascending by name; none may be there any more.
+        files: ascending by name; any of them may be gone by now.
         is_new: the update has made the directory.
     """
 

@@ -47,11 +47,11 @@ class RootTimes(enum.Enum):
 def sweep(root: int, refusals: Refusals) -> set[bytes]:
     """Remove the work directories that killed updates left in ``root``.
 
-    And the files of theirs elsewhere below it that they have noted (see ``WorkDirectory.noted``),
-    but not the partial files, which may be wanted.
+    And the files that they have noted elsewhere below it (see ``WorkDirectory.noted``), but not the
+    partial files, which may be wanted.
 
     Returns:
-        The paths of those.
+        The paths of the noted files that were removed.
 
     Raises:
         StoreError, OSError: one cannot be removed, and that is no refusal.
@@ -76,7 +76,7 @@ def _remove(dirfd: int, name: bytes, refusals: Refusals, *, path: bytes) -> int:
 
 
 def _refused_in(path: bytes, name: bytes, refusals: Refusals) -> OnRefused:
-    """Return what notes refusals in the tree ``name`` as such below ``path``."""
+    """Return what notes the refusals in a tree that was ``path`` and is called ``name`` now."""
 
     def refused(inner: bytes, error: OSError) -> None:
         refusals.note(path + inner[len(name) :], error)
@@ -157,9 +157,11 @@ class Layout:
         self._swept = swept
         self._refusals = refusals
         self._moved = moved
-        self._has_opened = False  # for a move; has its mode at the end
-        self._keeps_files = False  # aside as well, as something may be made of them
-        self._first_aside = b""  # the next have the numbers that follow
+        self._has_opened = (
+            False  # directories, so that they could be moved; their modes come last
+        )
+        self._keeps_files = False  # set aside as directories are: something may be made of them
+        self._first_aside = b""  # the name of the first; the next have the numbers that follow
         self._root = root
         self._work = work
         self._sources = sources

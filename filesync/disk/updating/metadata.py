@@ -90,7 +90,8 @@ class Metadata:
     Attributes:
         special_bits: of a mode, those that creating a file with it may not give; all, until
             somebody who knows the umask says otherwise.
-        is_made_shared: what is made elsewhere (see ``adopt``) is, in a directory that gives its group.
+        is_made_shared: the directory in which files are made that are moved later (see ``adopt``)
+            gives them its group.
     """
 
     def __init__(self, *, groups: frozenset[int] | None = None) -> None:
@@ -145,10 +146,10 @@ class Metadata:
     def adopt(
         self, fd: int, entry: HasMetadata, home: int, *, made_in: int | None = None
     ) -> None:
-        """Give a file that was made elsewhere the group with which the directory ``home`` makes files.
+        """Give a file that was made elsewhere the group that files made in the directory ``home`` get.
 
-        Not one to which ``entry`` gives a group. It was made in the directory ``made_in``, if that
-        is said.
+        But not where ``entry`` gives it a group. ``made_in`` is the directory in which it was made,
+        if that is not the usual one (see ``is_made_shared``).
         """
         if self._gives_group(entry):
             return
@@ -286,7 +287,7 @@ def gives_group(directory: int) -> bool:
 
 
 def _group_of(home: int, *, is_made_shared: bool) -> int:
-    """Return the group that what is made in ``home`` gets, if what is made elsewhere may not."""
+    """Return the group that files made in ``home`` get; ``_SAME`` if those made elsewhere get it, too."""
     status = os.fstat(home)
     if status.st_mode & stat.S_ISGID:
         return status.st_gid

@@ -174,7 +174,8 @@ class Settler:
     def _only_loses_names(self, place: Place, was: File, entry: File) -> bool:
         """Say whether a file is as it shall be once other names of its hard-link group are gone.
 
-        Or are other files. Making it anew would cost its content, and what this user cannot give.
+        Or have become other files. To make it anew would cost its content, and lose what this user
+        cannot give to a file.
         """
         if not was.link or was.link == entry.link or not _is_alike(was, entry):
             return False

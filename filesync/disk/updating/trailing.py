@@ -52,9 +52,9 @@ class TrailingHash:
         self._follow()
 
     def copied(self, offset: int, data: memoryview) -> None:
-        """As ``write``, where more comes at once: a thread reads it again beside that.
+        """As ``write``, of ``data`` that was copied here, as more will be at once.
 
-        To read and hash takes half as long as to write.
+        A thread reads it again meanwhile: to read and hash it takes half as long as to write it.
         """
         if self._size < BESIDE_BYTES:
             self.write(offset, data)

@@ -109,7 +109,8 @@ class TreeUpdate:
             goes_on: what is refused for one name alone (see ``refusals``) is left as it is, and
                 noted in ``refused``, and names that the file system cannot have are counted; else
                 either is an error. The root does not hold the target then.
-            passes_over: nor need it where a content turns out not to be had: see ``pass_over``.
+            passes_over: files whose contents turn out not to be had may be left as they are (see
+                ``pass_over``); then, too, the root does not hold the target.
         """
         self._path = root
         self._label = os.fsencode(root) if label is None else label
@@ -228,10 +229,10 @@ class TreeUpdate:
         return entry.digest if isinstance(entry, File) else None
 
     def pass_over(self, wanted: WantedFile) -> None:
-        """Leave a file as it is, whose content is not to be had any more, if this update may do that.
+        """Leave a file as it is whose content is not to be had any more, if this update may do that.
 
-        ``passed_over`` has its path, and in the end those of copies of it and links to it. It is not
-        open.
+        It must not be open (``open_large``). ``passed_over`` has its path, and in the end those of
+        copies of it and links to it.
         """
         self._files_to_come.pass_over(wanted)
 

@@ -123,7 +123,7 @@ class WorkDirectory:
 
     @contextmanager
     def noted(self, path: bytes) -> Iterator[None]:
-        """Have who clears this directory away remove the file ``path``, too, until the block ends.
+        """For the block, have whoever clears this directory away remove the file ``path``, too.
 
         That is the next update, should this process be killed meanwhile (see ``layout.sweep``).
         """
@@ -149,9 +149,9 @@ class WorkDirectory:
         return True
 
     def is_shared(self) -> bool:
-        """Say whether what is made here is of the group of the directory that this one is in.
+        """Say whether what is made here gets the group of the directory that this one is in.
 
-        It is then where the user is not in that group, too, and could not give it to anything.
+        That may be a group that the user is not in, and could not give to anything.
         """
         return gives_group(self.fd)
 
