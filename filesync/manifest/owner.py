@@ -48,7 +48,7 @@ def owned_by(manifest: Manifest, nodes: Nodes, uid: int | None, gid: int | None)
 def as_written_by(
     writer: Writer, manifest: Manifest, nodes: Nodes, *, others: int = OTHERS
 ) -> Manifest:
-    """Return what ``writer`` is to make of ``manifest``: all is his, groups he is not in ``others``.
+    """Return what ``writer`` is to make of ``manifest``: all is his, and of ``others`` what is of no group of his.
 
     Its nodes go to ``nodes``.
     """
@@ -103,11 +103,11 @@ def seem_others(manifest: Manifest) -> bool:
 def as_left(
     basis: Manifest, top: Manifest, nodes: Nodes, *, rename: bytes | None = None
 ) -> Manifest:
-    """Return ``basis`` as ``top`` has it, as to what a writer leaves as it is of owners.
+    """Return ``basis`` with those owners that ``top`` has and a writer will not set: those differ no more.
 
-    That is whose it is, and the group of what is ``OTHERS`` in ``top``. What is not in ``top`` stays
-    as it is. ``nodes`` has both, and gets what is new. The one name in ``top`` is called ``rename``
-    in ``basis``, if that is said.
+    These are the users, and the groups of what is of ``OTHERS`` in ``top``. What is not in ``top``
+    stays as it is. ``nodes`` has both, and gets what is new. The one name in ``top`` is called
+    ``rename`` in ``basis``, if that is said.
     """
 
     def expand(pair: tuple[Digest, Digest]) -> Expansion[tuple[Digest, Digest]]:

@@ -118,10 +118,11 @@ def _root_times(part: Part, *, is_of_names: bool) -> RootTimes:
 
 
 def as_others(there: Manifest, nodes: Nodes) -> Manifest:
-    """Return what this process made of a tree with something of ``OTHERS`` if ``there`` is that; a guess.
+    """Return the tree that ``there`` was most likely made of, if some of that was of ``OTHERS``; a guess.
 
-    That has this process's own group, most often; or ``there`` has been given another since. ``nodes``
-    gets the tree by either, and what of them is so need not be asked for.
+    Most often that got this process's own group; or it got another of its groups, as from a directory
+    that gives one: ``nodes`` gets the nodes by that guess, too. What is guessed right need not be
+    asked for.
     """
     if (writer := this_writer()) is None:
         return there

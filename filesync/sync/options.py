@@ -67,9 +67,9 @@ class Options(msgspec.Struct, frozen=True):
         delete_excluded: what ``rules`` leave out, too.
         dry_run: change nothing.
         checksum: read all files, whatever the stat caches know, and say which differ.
-        afresh: read all that is not left out, likewise, as it is a few files of many.
+        afresh: likewise, as only a few files of many are not left out.
         rules: what to leave out, and alone (see ``filter``).
-        spared: the first of those, which leave alone whatever else is said.
+        spared: those of the rules that hold even with ``delete_excluded``.
         choice: which names come.
         owner: whose all is to be, by the names that the destination's machine knows.
         new_owner: the same by numbers, where they are known on this one.

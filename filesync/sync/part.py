@@ -47,7 +47,7 @@ class Part(NamedTuple):
     Attributes:
         inside: the name under which a directory comes to stand in the destination; b"" when
             what is in it goes there, or when it is names.
-        names: what of a directory it is; None for all.
+        names: which names in a directory it is; None for all of the directory.
         trees: directories are among the names, and come with all that is in them.
         touches: no source gives the destination times of its own: they change with what is
             made in it.
@@ -94,8 +94,8 @@ class Parts(tuple[Part, ...]):
 def as_told(part: Part, manifest: Manifest, nodes: Nodes) -> Manifest:
     """Return the tree of a part as the other side of a sync is told of it; ``nodes`` gets what is new.
 
-    Of names the directory that they are in is no part of it: so what is the same on both sides is
-    told as the same.
+    A part that is names is told without the metadata of the directory that they are in, so that what
+    is the same on both sides has the same digest.
     """
     if part.names is None:
         return manifest
@@ -103,7 +103,7 @@ def as_told(part: Part, manifest: Manifest, nodes: Nodes) -> Manifest:
 
 
 def in_one_place(parts: Iterable[Part]) -> Parts:
-    """Return the parts of one sync, each with what the others make of the destination's times."""
+    """Return the parts of one sync, each of which knows by ``touches`` whether any gives times."""
     found = list(parts)
     is_given = Part() in found
     return Parts(part._replace(touches=not is_given) for part in found)

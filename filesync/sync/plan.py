@@ -210,9 +210,9 @@ def _without_removed(basis: Manifest, top: Manifest, nodes: Nodes, removal: Remo
 
 
 def _is_for_another(entry: Entry, given: Sequence[Entry | None]) -> bool:
-    """Say whether a directory is in the way of what other sources have of its name, all no directory.
+    """Say whether a directory is in the way of what other sources have by its name: no directories.
 
-    Whether that comes, for which all in the directory has to go, is found when it is their turn.
+    Whether that comes, for which all in the directory has to go, shows when it is their turn.
     """
     there = [one for one in given if one is not None]
     is_met = bool(there) and not any(isinstance(one, Subdirectory) for one in there)

@@ -56,7 +56,7 @@ class Planned:
         return self._is_any if not part.inside else self._inside(part.inside) is not None
 
     def basis(self, part: Part, there: Manifest) -> Manifest:
-        """Return what would be where ``part`` goes, and is to be seen for it; ``there`` is now."""
+        """Return what a run would have left where ``part`` goes, where ``there`` is now."""
         if not self._is_any:
             return there  # whatever a single name is called there
         if part.inside:

@@ -53,7 +53,7 @@ def _may_meet(one: Part, other: Part) -> bool:
 def _seen(
     parts: Parts, at: int, tops: Mapping[int, Manifest], nodes: Nodes
 ) -> dict[int, Manifest]:
-    """Return what is where the part ``at`` goes of those that ``shadowing`` names, by number."""
+    """Return, of the parts that ``shadowing`` names, what comes to stand where the part ``at`` does."""
     found = {
         number: _seen_from(parts[at], parts[number], tops[number], nodes)
         for number in shadowing(parts, at)

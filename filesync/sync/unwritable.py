@@ -15,7 +15,7 @@ from filesync.manifest.patch import Change, patch
 from filesync.sync.plan import Plan
 
 Look = Callable[[bytes], int]
-"""Why a directory at the destination cannot be written (errno); 0 if it can."""
+"""Returns why a directory at the destination cannot be written (errno); 0 if it can be."""
 
 
 class Unwritable:
