@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -58,8 +59,8 @@ def _in_order(args: Sequence[str]) -> list[str]:
         if word == "--":
             return [*ordered, word, *rest]
         name, equals, value = word.partition("=")
-        if name in _RULES and (equals or (value := next(rest, ""))):
-            patterns = _patterns_in(value) if name.endswith("-from") else (value,)
+        if name in _RULES and (given := [value] if equals else [*islice(rest, 1)]):
+            patterns = _patterns_in(given[0]) if name.endswith("-from") else given
             ordered += [_exclude(one, is_include="include" in name) for one in patterns]
         else:
             ordered.append(word)

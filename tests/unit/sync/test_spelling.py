@@ -215,6 +215,18 @@ def test_patterns_that_cannot_be_read_are_a_sentence(src: Path) -> None:
         _run("-a", "--exclude-from", "nowhere", "src/", "dst")
 
 
+@pytest.mark.parametrize(
+    "option", ["--exclude", "--include", "--exclude-from", "--include-from"]
+)
+def test_an_option_without_anything_to_it_takes_no_source_in_its_place(
+    src: Path, option: str
+) -> None:
+    with pytest.raises(UsageError, match=r"empty pattern|cannot be read"):
+        _run("-a", option, "", "src", "src/", "dst")
+    with pytest.raises(click.BadOptionUsage, match="requires an argument"):
+        _run("-a", "src", "dst", option)
+
+
 @pytest.mark.parametrize("path", ["host::module/x", "rsync://h/m", ":path"])
 def test_a_path_on_another_machine_as_rsync_has_it_is_told_how_to_write_it(
     src: Path, path: str
