@@ -246,7 +246,7 @@ class Giving:
         top: Manifest,
         removal: Removal | None,
     ) -> tuple[Manifest, Removal | None]:
-        """Return what comes of ``top``, by the nodes of what the server has."""
+        """Return what comes of ``top`` by the user's choice, and what goes, where the server has ``tree``."""
         from filesync.sync.choice import choose
         from filesync.sync.remote.nodes import fetch_nodes
 
@@ -270,7 +270,7 @@ class Giving:
         top: Manifest,
         removal: Removal | None,
     ) -> None:
-        """Work out what the server will do, from the nodes of what it has."""
+        """Work out what the server will do, from the nodes of ``tree``, which it has; tell of that."""
         from filesync.sync.applying import unseen_filter
         from filesync.sync.plan import make_plan
         from filesync.sync.remote.nodes import fetch_nodes
@@ -353,17 +353,18 @@ class Giving:
         peer: Peer,
         at: int,
         token: bytes,
-        there: Digest,
+        tree: Digest,
         top: Manifest,
         removal: Removal | None,
     ) -> None:
+        """Give ``top`` to a place that holds ``tree``."""
         options = self._options
         others = {random_bytes(TOKEN_BYTES): one for one in removal.others} if removal else {}
         self._given |= others
         root = self._sources[at].place.root
         flow = options.flow.to(peer.address)
         scanned = self._trees.scan(at).tree
-        recent = scanned.recent_to(there, comes_whole=not shadowing(self._parts, at))
+        recent = scanned.recent_to(tree, comes_whole=not shadowing(self._parts, at))
         of_others = await in_thread(self._trees.seem_others, at, top)
         offer = peer.plane.offer(
             top, root, flow=flow, recipes=scanned.recipes, recent=recent, is_live=True
@@ -384,7 +385,7 @@ class Giving:
                 of_others=of_others,
                 passes_over=True,
             )
-            request = await in_thread(self._with_beginning, request, at, there, top)
+            request = await in_thread(self._with_beginning, request, at, tree, top)
             self._is_asked.set()
             listing = asyncio.create_task(self._list(offer))
             try:
@@ -397,14 +398,14 @@ class Giving:
         self._note(at, given)
 
     def _with_beginning(
-        self, request: wire.Give, at: int, there: Digest, top: Manifest
+        self, request: wire.Give, at: int, tree: Digest, top: Manifest
     ) -> wire.Give:
-        """Return ``request`` with what need not be asked for then, as far as it has room."""
+        """Return ``request`` with what a server that has ``tree`` need not ask for, as far as it has room."""
         from filesync.sync.remote.edits import with_told
         from filesync.sync.remote.nodes import first_nodes
 
         if self._options.flow.is_free:
-            edits = self._trees.scan(at).tree.edits(there)
+            edits = self._trees.scan(at).tree.edits(tree)
             request = with_told(request, edits)
             if edits.directories and request.edits is not None:
                 return request
