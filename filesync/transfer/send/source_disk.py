@@ -113,8 +113,8 @@ class SourceTree:
         return data
 
     def _read_one(self, digest: Digest, offset: int, length: int) -> bytes:
-        if self._contents is None and (content := self._taken(digest, offset, length)):
-            return content  # it is not worth an index
+        if content := self._taken(digest, offset, length):
+            return content  # without an index, if there is none
         listed = self._find(digest, offset, length)
         with self._handles() as handles:
             fd = self._open(handles, listed)

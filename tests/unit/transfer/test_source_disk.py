@@ -11,6 +11,7 @@ from filesync.disk.scanning.scan import scan
 from filesync.errors import SourceChanged
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.transfer.send.contents import Contents, directories_of
+from filesync.transfer.send.recent import Recent
 from filesync.transfer.send.source_disk import SourceTree
 from filesync.transfer.wire import Level
 
@@ -18,10 +19,12 @@ CONTENT = b"as it was" * 4000
 Read = Callable[[SourceTree], object]
 
 
-def scanned(root: Path, *, is_live: bool) -> SourceTree:
+def scanned(root: Path, *, is_live: bool, recent: Recent | None = None) -> SourceTree:
     nodes = MemoryNodes()
     manifest = Manifest(scan(root, nodes).tree, nodes)
-    return SourceTree(root, lambda: Contents(nodes, directories_of(manifest)), is_live=is_live)
+    return SourceTree(
+        root, lambda: Contents(nodes, directories_of(manifest)), recent, is_live=is_live
+    )
 
 
 @pytest.fixture
@@ -52,6 +55,21 @@ def test_a_file_of_the_same_size_and_another_time_has_changed(path: Path, read: 
     with pytest.raises(SourceChanged) as caught:
         read(source)
     assert caught.value.path == b"d/f"
+    source.close()
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_a_content_that_was_just_read_is_not_read_again_though_it_has_a_frame_of_its_own(
+    path: Path, is_listed: bool
+) -> None:
+    recent = Recent()
+    recent.keep(digest_of(CONTENT), CONTENT)
+    source = scanned(path.parents[1], is_live=True, recent=recent)
+    if is_listed:
+        source.load()
+    path.unlink()
+    assert source.read([(digest_of(CONTENT), 0, len(CONTENT))]) == CONTENT
+    assert not recent.has_all  # and what was kept has given its room back
     source.close()
 
 
