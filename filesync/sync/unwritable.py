@@ -8,7 +8,7 @@ from typing import Self
 import msgspec
 
 from filesync.disk.handles import DirectoryHandles, why_no_root, why_unwritable
-from filesync.disk.updating.visits import Visit, below
+from filesync.disk.updating.visits import Visit, below, depth_of
 from filesync.errors import StoreError
 from filesync.manifest import Directory, Entry, File, Manifest, Nodes
 from filesync.manifest.patch import Change, patch
@@ -119,7 +119,7 @@ class _Around:
         """Return the change that takes out of one of the trees what is left as it is."""
         made: dict[bytes, Change] = {}
         # Those in a directory before it: they may be thousands deep.
-        for path in sorted({*self._names, *self._leading}, key=_depth, reverse=True):
+        for path in sorted({*self._names, *self._leading}, key=depth_of, reverse=True):
             inside = self._leading.get(path, ())
             made[path] = Change(
                 self._headers.get(path) if keep_headers else None,
@@ -149,7 +149,3 @@ def _has_to_be_written(visit: Visit) -> bool:
 
 def _is_metadata(old: Entry | None, new: Entry) -> bool:
     return isinstance(old, File) and isinstance(new, File) and old.digest == new.digest
-
-
-def _depth(path: bytes) -> int:
-    return path.count(b"/") + 1 if path else 0

@@ -20,7 +20,7 @@ from filesync.disk.updating.metadata import (
 from filesync.disk.updating.refusals import Refusals, is_gone, is_single
 from filesync.disk.updating.removal import OnRefused, Remover
 from filesync.disk.updating.reuse import Sources
-from filesync.disk.updating.visits import Needs, Visit, below, gone
+from filesync.disk.updating.visits import Needs, Visit, below, depth_of, gone
 from filesync.disk.updating.work import NOTE_PREFIX, Directories, WorkDirectory, storing
 from filesync.errors import StoreError
 from filesync.manifest import Directory, Entry, Manifest, Subdirectory, is_name
@@ -305,7 +305,7 @@ class Layout:
         Raises:
             StoreError: this disk.
         """
-        for path in sorted(self._touched, key=_depth, reverse=True):
+        for path in sorted(self._touched, key=depth_of, reverse=True):
             self._seal(path, metadata, root_times)
 
     def seal_root(self, metadata: Metadata, *, root_times: RootTimes) -> None:
@@ -414,10 +414,6 @@ class Layout:
                 return False
             raise
         return True
-
-
-def _depth(path: bytes) -> int:
-    return path.count(b"/") + 1 if path else 0
 
 
 def _make_directory(dirfd: int, name: bytes) -> None:

@@ -65,6 +65,11 @@ def below(path: bytes, name: bytes) -> bytes:
     return path + b"/" + name if path else name
 
 
+def depth_of(path: bytes) -> int:
+    """Return how deep ``path`` is: 0 for the root."""
+    return path.count(b"/") + 1 if path else 0
+
+
 def is_below(path: bytes, tops: Set[bytes]) -> bool:
     """Say whether ``path`` is, or is below, one of ``tops``."""
     end = len(path) if tops else -1
