@@ -10,7 +10,7 @@ import pytest
 from filesync.digest import digest_of
 from filesync.disk.scanning.scan import scan
 from filesync.disk.updating import reuse, visits
-from filesync.disk.updating.reuse import Sources
+from filesync.disk.updating.reuse import Reusable
 from filesync.disk.updating.visits import Visits
 from filesync.manifest import Manifest, Subdirectory
 from tests.unit.counting_nodes import CountingNodes
@@ -107,17 +107,17 @@ def test_a_content_that_moved_with_its_directory_is_found_elsewhere(
 def test_no_more_of_the_old_tree_is_remembered_than_there_is_room_for(
     monkeypatch: pytest.MonkeyPatch, root: Path
 ) -> None:
-    monkeypatch.setattr(reuse, "MAX_SOURCES", 2)
+    monkeypatch.setattr(reuse, "MAX_REUSABLE", 2)
     build(root, [MakeFile(f"{d}/{f}", f"{d}{f}".encode()) for d in "abcde" for f in "fgh"])
     old = scanned(root)
-    sources = Sources(old)
+    reusable = Reusable(old)
     for entry in old.root.entries:
-        sources.note_aside(b"", entry, entry.name)
-    assert sources.file(digest_of(b"af")) is not None
-    assert sources.file(digest_of(b"ef")) is None
-    assert len(sources.files) == 2
+        reusable.note_aside(b"", entry, entry.name)
+    assert reusable.file(digest_of(b"af")) is not None
+    assert reusable.file(digest_of(b"ef")) is None
+    assert len(reusable.files) == 2
     trees = [entry.tree for entry in old.root.entries if isinstance(entry, Subdirectory)]
-    assert [sources.take_tree(tree) is not None for tree in trees] == [True] * 2 + [False] * 3
+    assert [reusable.take_tree(tree) is not None for tree in trees] == [True] * 2 + [False] * 3
 
 
 def test_a_link_gets_its_new_time_in_place_unless_another_name_has_the_old_one(

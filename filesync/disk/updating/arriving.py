@@ -15,7 +15,7 @@ from filesync.disk.scanning.listing import header_of
 from filesync.disk.scanning.readfile import read_xattrs
 from filesync.disk.updating.incoming import WantedFile
 from filesync.disk.updating.layout import Layout, RootTimes
-from filesync.disk.updating.reuse import Sources
+from filesync.disk.updating.reuse import Reusable
 from filesync.disk.updating.update import TreeUpdate, UpdateStats
 from filesync.disk.updating.visits import (
     MAX_PATH_BYTES,
@@ -91,12 +91,12 @@ class ArrivingUpdate(TreeUpdate):
             self._root_now = _header(self._path)
             target = Manifest(put(self._nodes, self._root_now), self._nodes)
         self._open()
-        self._sources = Sources(None)
+        self._reusable = Reusable(None)
         self._laid = Layout(
             self._directories,
             self._workdir,
             target=target,
-            sources=self._sources,
+            reusable=self._reusable,
             moved=self._visits.moved,
             refusals=self.refused,
         )

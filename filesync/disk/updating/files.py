@@ -7,7 +7,7 @@ from filesync.disk.updating.layout import Layout
 from filesync.disk.updating.local import Missing
 from filesync.disk.updating.refusals import Refusals
 from filesync.disk.updating.repeated import Repeated
-from filesync.disk.updating.reuse import Sources
+from filesync.disk.updating.reuse import Reusable
 from filesync.disk.updating.settle import (
     COPIED_BYTES,
     LINK,
@@ -84,7 +84,7 @@ class Files:
         layout: Layout,
         settler: Settler,
         repeated: Repeated,
-        sources: Sources,
+        reusable: Reusable,
         refusals: Refusals,
         is_made: bool,
         is_atomic: bool,
@@ -97,7 +97,7 @@ class Files:
             layout: makes the new ones.
             settler: puts in place what needs no fetching.
             repeated: what is made of other files of the target.
-            sources: what the old tree has.
+            reusable: what the old tree has.
             refusals: gets what cannot be put in place.
             is_made: the new directories are there already.
             is_atomic: others use the tree meanwhile.
@@ -108,7 +108,7 @@ class Files:
         self._layout = layout
         self._settler = settler
         self._repeated = repeated
-        self._sources = sources
+        self._reusable = reusable
         self._refusals = refusals
         self._is_made = is_made
         self._is_atomic = is_atomic
@@ -232,7 +232,7 @@ class Files:
 
     def _settle(self, place: Place, dirfd: int, changes: list[Change]) -> None:
         add = self.states.append
-        has_nothing = not self._sources.has_any
+        has_nothing = not self._reusable.has_any
         blocked = self._refusals.blocked(place.path)
         entry: Entry | None = None
         try:

@@ -15,7 +15,7 @@ from filesync.disk.updating.large import BasisFile, LargeFile
 from filesync.disk.updating.metadata import open_existing
 from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.repeated import Repeated
-from filesync.disk.updating.reuse import Sources, Where
+from filesync.disk.updating.reuse import Reusable, Where
 from filesync.disk.updating.settle import PROVED, SETTLED, WANTED, State
 from filesync.disk.updating.tally import Tally
 from filesync.disk.updating.visits import below
@@ -63,7 +63,7 @@ class Incoming:
         *,
         files: Files,
         repeated: Repeated,
-        sources: Sources,
+        reusable: Reusable,
         partials: Partials,
         maker: Maker,
         tally: Tally,
@@ -72,7 +72,7 @@ class Incoming:
         self._work = work
         self._files = files
         self._repeated = repeated
-        self._sources = sources
+        self._reusable = reusable
         self._partials = partials
         self._maker = maker
         self._tally = tally
@@ -93,7 +93,7 @@ class Incoming:
     def wanted_of(self, run: Run) -> Iterator[WantedFile]:
         """Yield what must be fetched of one directory."""
         pending, states = self._pending, self._files.states
-        has_bases = self._sources.has_similar or self._partials.found
+        has_bases = self._reusable.has_similar or self._partials.found
         place, ticket, visit = run
         for old, entry in visit.changes:
             if type(entry) is not File:
@@ -277,7 +277,7 @@ class Incoming:
         if type(old) is File:
             where = Where(False, place.path, entry.name, is_free=False)
             basis, size = (where, old.digest), old.size
-        elif found := self._sources.find_similar(place.path, entry):
+        elif found := self._reusable.find_similar(place.path, entry):
             where, size, digest = found
             basis = (where, digest)
         return basis, size + self._partials.found.get(entry.digest, 0)

@@ -19,7 +19,7 @@ from filesync.disk.updating.metadata import (
 )
 from filesync.disk.updating.refusals import Refusals, is_gone, is_single
 from filesync.disk.updating.removal import OnRefused, Remover
-from filesync.disk.updating.reuse import Sources
+from filesync.disk.updating.reuse import Reusable
 from filesync.disk.updating.visits import Needs, Visit, below, depth_of, gone
 from filesync.disk.updating.work import NOTE_PREFIX, Directories, WorkDirectory, storing
 from filesync.errors import StoreError
@@ -138,7 +138,7 @@ class Layout:
         work: WorkDirectory,
         *,
         target: Manifest,
-        sources: Sources,
+        reusable: Reusable,
         moved: set[bytes],
         refusals: Refusals,
         swept: Container[bytes] = (),
@@ -149,7 +149,7 @@ class Layout:
             root: the tree's directories.
             work: where to set aside.
             target: the tree that shall be.
-            sources: what the old tree has.
+            reusable: what the old tree has.
             moved: gets the paths of new directories that are old ones, moved as a whole.
             refusals: gets what cannot be done.
             swept: what the old tree had and ``sweep`` removed.
@@ -164,7 +164,7 @@ class Layout:
         self._first_aside = b""  # the name of the first; the next have the numbers that follow
         self._root = root
         self._work = work
-        self._sources = sources
+        self._reusable = reusable
         # Making the work directory has changed the root's mtime, if nothing else will.
         self._touched = {b"": target.header}
         self._target = target
@@ -188,7 +188,7 @@ class Layout:
             for entry in self._going(visit):
                 self._take_away(visit, dirfd, entry)
         if needs.is_any:
-            self._sources.note_stays(visit, needed=needs.digests)
+            self._reusable.note_stays(visit, needed=needs.digests)
 
     def make(self, visit: Visit) -> None:
         """Make the new directories in one, or move them there; all are 0700 until ``seal``.
@@ -292,7 +292,7 @@ class Layout:
             # Moving it may have opened it up; another's it cannot have, nor may it be changed.
             if (
                 self._has_opened
-                and (mode := self._sources.mode_of(entry)) is not None
+                and (mode := self._reusable.mode_of(entry)) is not None
                 and mode != _mode(dirfd, entry.name)
             ):
                 chmod_unopened(dirfd, entry.name, mode, stat.S_IFDIR)
@@ -372,7 +372,7 @@ class Layout:
             self._take_there(visit, dirfd, entry, exc)
             return
         if self._keeps_files:
-            self._sources.note_aside(visit.path, entry, name)
+            self._reusable.note_aside(visit.path, entry, name)
 
     def _take_there(self, visit: Visit, dirfd: int, entry: Entry, error: OSError) -> None:
         """Remove what could not be set aside where it is, as far as it goes."""
@@ -401,7 +401,7 @@ class Layout:
             self._refusals.note(path, OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)))
 
     def _move(self, dirfd: int, entry: Subdirectory) -> bool:
-        where = self._sources.take_tree(entry.tree)
+        where = self._reusable.take_tree(entry.tree)
         if where is None:
             return False
         try:

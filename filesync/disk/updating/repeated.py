@@ -14,7 +14,7 @@ from filesync.digest import Digest
 from filesync.disk.handles import shown
 from filesync.disk.updating.metadata import Metadata, open_existing
 from filesync.disk.updating.refusals import Refusals, is_gone
-from filesync.disk.updating.reuse import MAX_SOURCES
+from filesync.disk.updating.reuse import MAX_REUSABLE
 from filesync.disk.updating.tally import Tally
 from filesync.disk.updating.visits import below, is_below
 from filesync.disk.updating.work import Directories, Place, WorkDirectory
@@ -75,13 +75,13 @@ class Repeated:
     def comes_for_another(self, place: Place, entry: File) -> bool:
         """Say whether a content comes already, so that this file is to be a copy.
 
-        Else it comes for this file, if no more than MAX_SOURCES are remembered.
+        Else it comes for this file, if no more than MAX_REUSABLE are remembered.
         """
         with self._lock:
             if entry.digest in self._awaited:
                 self._copied.add(entry.digest)
                 return True
-            if len(self._awaited) < MAX_SOURCES:
+            if len(self._awaited) < MAX_REUSABLE:
                 self._awaited[entry.digest] = (place.path, entry.name)
             return False
 

@@ -9,7 +9,7 @@ from filesync.disk.updating.similar import Similar
 from filesync.disk.updating.visits import Visit, below, gone
 from filesync.manifest import Entry, File, Manifest, Subdirectory
 
-MAX_SOURCES: Final = 65_536
+MAX_REUSABLE: Final = 65_536
 """Bound on files, and on directories, that are remembered: about 20 MB each."""
 
 
@@ -37,7 +37,7 @@ class _Aside(NamedTuple):
     was: bytes
 
 
-class Sources:
+class Reusable:
     """What the basis has that the target may need, by digest; bounded, so not all of it.
 
     Removed directories are looked into only when something was not found without: one that is
@@ -84,7 +84,7 @@ class Sources:
         if isinstance(entry, File):
             self._note_file(entry, Where(True, b"", name, not entry.link))
             self._similar.note(path, entry)
-        elif isinstance(entry, Subdirectory) and len(self._tops) < MAX_SOURCES:
+        elif isinstance(entry, Subdirectory) and len(self._tops) < MAX_REUSABLE:
             aside = _Aside(entry.tree, name, below(path, entry.name))
             self._tops.append(aside)
             self._note_tree(aside, Where(True, b"", name, is_free=True))
@@ -105,7 +105,7 @@ class Sources:
         for entry in self._directory(visit.was):
             if type(entry) is not File or entry.digest not in needed:
                 continue
-            if entry.size and entry.name not in away and len(files) < MAX_SOURCES // 2:
+            if entry.size and entry.name not in away and len(files) < MAX_REUSABLE // 2:
                 where = Where(False, visit.path, entry.name, is_free=False)
                 files.setdefault(entry.digest, where)
 
@@ -156,7 +156,7 @@ class Sources:
         return False
 
     def _note_tree(self, aside: _Aside, where: Where) -> None:
-        if aside.tree not in self._trees and len(self._trees) < MAX_SOURCES:
+        if aside.tree not in self._trees and len(self._trees) < MAX_REUSABLE:
             self._trees[aside.tree] = where
             self._unentered.append(aside)
 
@@ -172,7 +172,7 @@ class Sources:
         self._are_files_noted = True
         seen = set[Digest]()
         stack = [*reversed(self._tops)]
-        while stack and len(self.files) < MAX_SOURCES and len(seen) < MAX_SOURCES:
+        while stack and len(self.files) < MAX_REUSABLE and len(seen) < MAX_REUSABLE:
             aside = stack.pop()
             if aside.tree in seen or self._is_taken(aside.path):
                 continue
@@ -192,7 +192,7 @@ class Sources:
         has = self.files.get(entry.digest)
         if not entry.size or (has is not None and has.is_free):
             return
-        if has is not None or len(self.files) < MAX_SOURCES:
+        if has is not None or len(self.files) < MAX_REUSABLE:
             self.files[entry.digest] = where
 
 

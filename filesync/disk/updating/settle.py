@@ -14,7 +14,7 @@ from filesync.disk.handles import shown
 from filesync.disk.updating.metadata import Metadata, open_existing
 from filesync.disk.updating.refusals import Refusals
 from filesync.disk.updating.repeated import Repeated
-from filesync.disk.updating.reuse import Sources, Where
+from filesync.disk.updating.reuse import Reusable, Where
 from filesync.disk.updating.tally import Tally
 from filesync.disk.updating.visits import below
 from filesync.disk.updating.work import Directories, Place, WorkDirectory
@@ -55,7 +55,7 @@ class Settler:
         work: WorkDirectory,
         *,
         basis: Manifest | None,
-        sources: Sources,
+        reusable: Reusable,
         repeated: Repeated,
         metadata: Metadata,
         maker: Maker,
@@ -65,7 +65,7 @@ class Settler:
         self._root = root
         self._work = work
         self._basis = basis
-        self._sources = sources
+        self._reusable = reusable
         self._repeated = repeated
         self._metadata = metadata
         self._maker = maker
@@ -204,7 +204,7 @@ class Settler:
     # --- from elsewhere in the old tree ---------------------------------------------------
 
     def _reuse(self, place: Place, dirfd: int, was: File | None, entry: File) -> bool:
-        where = self._sources.file(entry.digest)
+        where = self._reusable.file(entry.digest)
         if where is None:
             return False
         holder = self._work.trash if where.in_trash else self._root
@@ -216,7 +216,7 @@ class Settler:
                 if where.is_free and self._is_movable(fd, entry):
                     self._take(where, source_dir, fd, dirfd, entry)
                     at = Where(False, place.path, entry.name, is_free=False)
-                    self._sources.files[entry.digest] = at
+                    self._reusable.files[entry.digest] = at
                 elif self._maker.copy(place, dirfd, entry, fd, replaces=was is not None):
                     self._tally.add(files_copied=1, bytes_copied=entry.size)
                 else:
@@ -243,7 +243,7 @@ class Settler:
     def _keep(self, place: Place, dirfd: int, was: File) -> None:
         """Keep the content of a file that is about to be replaced, if it may be needed."""
         here = Where(False, place.path, was.name, is_free=False)
-        if self._sources.files.get(was.digest) != here:
+        if self._reusable.files.get(was.digest) != here:
             return
         name = self._work.free_name()
         try:
@@ -255,9 +255,9 @@ class Settler:
                 follow_symlinks=False,
             )
         except OSError:
-            del self._sources.files[was.digest]
+            del self._reusable.files[was.digest]
         else:
-            self._sources.files[was.digest] = Where(True, b"", name, not was.link)
+            self._reusable.files[was.digest] = Where(True, b"", name, not was.link)
 
 
 def _is_alike(one: Entry | None, other: File) -> bool:

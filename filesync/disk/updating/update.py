@@ -33,7 +33,7 @@ from filesync.disk.updating.metadata import Metadata
 from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.refusals import Refusals
 from filesync.disk.updating.repeated import Repeated
-from filesync.disk.updating.reuse import Sources
+from filesync.disk.updating.reuse import Reusable
 from filesync.disk.updating.settle import COPY, LINK, PROVED, WANTED, Settler
 from filesync.disk.updating.tally import Tally, UpdateStats
 from filesync.disk.updating.visits import Needs, Visits, count, refuse_reserved
@@ -143,25 +143,25 @@ class TreeUpdate:
             StoreError: this disk; or the root does not hold the basis.
         """
         self._open()
-        sources = self._sources = Sources(self._basis)
+        reusable = self._reusable = Reusable(self._basis)
         self._laid = Layout(
             self._directories,
             self._workdir,
             target=self._target,
-            sources=sources,
+            reusable=reusable,
             moved=self._visits.moved,
             refusals=self.refused,
             swept=self._swept,
         )
         self._clear()
-        is_made = sources.has_trees
+        is_made = reusable.has_trees
         if is_made:
             # Directories move whole before any file is taken out of them.
             for visit in self._visits:
                 self._layout.make(visit)
         self._visits.is_settled = True
         self._make_files(is_made=is_made)
-        if sources.has_any or self._local:
+        if reusable.has_any or self._local:
             # What comes must not replace what something else can still be made of.
             self._files.settle()
             self._copy_local()
@@ -411,7 +411,7 @@ class TreeUpdate:
             layout=self._layout,
             settler=self._new_settler(),
             repeated=self._repeated,
-            sources=self._sources,
+            reusable=self._reusable,
             refusals=self.refused,
             is_made=is_made,
             is_atomic=self._is_atomic,
@@ -421,7 +421,7 @@ class TreeUpdate:
             self._workdir,
             files=self._files,
             repeated=self._repeated,
-            sources=self._sources,
+            reusable=self._reusable,
             partials=self._partials,
             maker=self._maker,
             tally=self._tally,
@@ -432,7 +432,7 @@ class TreeUpdate:
             self._directories,
             self._workdir,
             basis=self._basis,
-            sources=self._sources,
+            reusable=self._reusable,
             repeated=self._repeated,
             metadata=self._metadata,
             maker=self._maker,
