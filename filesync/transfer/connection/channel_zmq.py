@@ -106,6 +106,7 @@ class Channel:
         served: tokens that the peer has said ``Serve`` for, the latest last.
         greeting: done when the peer has greeted or is gone; None once it has greeted.
         lost: why the peer is gone; None while it is there.
+        on_lost: are told why, once, when the peer is gone.
         wire_in: bytes that came over this connection.
         wire_out: bytes sent over it.
     """

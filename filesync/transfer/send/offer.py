@@ -38,7 +38,7 @@ class Offer:
         *,
         token: bytes | None,
         flow: Flow,
-        on_close: Callable[["Offer"], None],
+        forget: Callable[["Offer"], None],
         come: "Come | None" = None,
     ) -> None:
         self.token = random_bytes(TOKEN_BYTES) if token is None else token
@@ -50,7 +50,7 @@ class Offer:
         self._opening = Lock()
         self.is_closed = False
         self.on_close: list[Callable[[], None]] = []
-        self._forget = on_close
+        self._forget = forget
 
     def __enter__(self) -> Self:
         return self

@@ -112,7 +112,7 @@ class Outgoing:
             open_source,
             token=token,
             flow=flow,
-            on_close=self._forget,
+            forget=self._forget,
             come=come,
         )
         if offer.token in self._offers:

@@ -86,7 +86,7 @@ def test_who_lists_an_offer_and_who_opens_a_session_use_one_source() -> None:
         both.wait(10)
         return offer.open()
 
-    offer = Offer(EMPTY, open_source, token=None, flow=Flow(), on_close=lambda _: None)
+    offer = Offer(EMPTY, open_source, token=None, flow=Flow(), forget=lambda _: None)
     with ThreadPoolExecutor(2) as pool:
         used = set(pool.map(use, range(2)))
     assert used == {*made} == {offer.source}
