@@ -88,8 +88,8 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
             come to the same, ``node`` stands for the directory. b"" is never the same.
         summary: belongs to ``node``; not looked at without a mark.
         below: (name, tree digest) of the subdirectories in ``node``.
-        hidden_ns: of files that were written in it and no scan has seen (``written``): who has a ctime
-            before that has the attributes that it was given; until then nobody else could see it.
+        hidden_ns: for files that were written in it and no scan has seen (``written``): one with an
+            earlier ctime has the attributes that it was given, as nobody else could see it by then.
         of: which names were looked at (``namescache``); b"" for all.
     """
 

@@ -57,10 +57,10 @@ def written(
 
 
 def owner_believed(directory: Directory) -> int | None:
-    """Return whose files in a directory may be as they were written: this user's; None for nobody's.
+    """Return this user, if his files in the directory may be believed to be as they were written.
 
-    Files of one size and time that others gave each other's names while the update went on have
-    ctimes of that time. So nobody else, but the superuser, can have renamed what is in it.
+    None if others, but for the superuser, may write to the directory: while the update went on they
+    could have exchanged the names of two files of one size and time, and no ctime would show it.
     """
     user = os.geteuid()
     return user if directory.uid == user and not directory.mode & _BY_OTHERS else None
@@ -71,9 +71,9 @@ def is_as_written(seen: SeenFile, stamp: Stamp, *, owner: int | None) -> bool:
 
     ``owner`` is whose file it must be (``owner_believed``).
 
-    It has the time of its content, so that writing to it shows, unless that time is of the very
-    tick of the clock in which it was written. Its owner could set the time back while the update
-    went on, after which the ctime tells: who is not this user is not believed.
+    Its mtime is not when it was written here, so that writing to it again shows, unless both are in
+    the same tick of the clock. Who owns it could set the mtime back while the update went on (later,
+    the ctime would tell): nobody but this user is believed.
     """
     file, until_ns, since_ns, _ = seen
     is_like_it = (
@@ -94,9 +94,9 @@ def is_as_written(seen: SeenFile, stamp: Stamp, *, owner: int | None) -> bool:
 def may_be_lost(stamps: Mapping[bytes, Stamp], *, started_ns: int) -> list[bytes]:
     """Return the names whose content may not be on the disk yet, for a scan that began then.
 
-    Their own stamps would go on saying that it is there when the disk was pulled out, or the
-    power was cut. A small file is written before it has its size, and so it is brought to the
-    disk: it would be shorter. To look at 40,000 of them takes 0.25 s.
+    If the disk is pulled out now, or the power is cut, their stamps will still say that it is there.
+    Those of small files will not: these get their size with their content, and would be shorter. To
+    look at 40,000 of them would take 0.25 s.
     """
     limit = started_ns - _FLUSHED_NS
     return [
@@ -107,9 +107,9 @@ def may_be_lost(stamps: Mapping[bytes, Stamp], *, started_ns: int) -> list[bytes
 
 
 def as_scanned(stamp: Stamp, *, inode: int) -> tuple[int, int, int]:
-    """Return what is noted of a file that may be lost, of the directory ``inode``: as if written.
+    """Return what a scan notes of a file that may be lost, in the directory ``inode``: as if written.
 
-    That is (until_ns, since_ns, place), as in ``written``; the scan knows its very ctime.
+    That is (until_ns, since_ns, place), as in ``written``, with nothing but its ctime in between.
     """
     return stamp[CTIME] + 1, stamp[CTIME], place_of(inode)
 
@@ -128,11 +128,11 @@ def has_holes(fd: int, status: os.stat_result) -> bool:
 
 
 def place_of(inode: int) -> int:
-    """Return what stands for the device of files that were written in a directory; all are negative.
+    """Return what is noted as the device of files that were written in a directory; it is negative.
 
-    What was renamed since has another ctime, but not what is in a directory that was: its inode tells.
-    It is another one after each boot: of what was just written a power cut leaves sizes and times,
-    but not the contents, and what was noted by then is on the disk sooner than they.
+    It depends on the directory's inode: a file that is renamed gets another ctime, but the files in a
+    directory that is renamed do not. And on the boot: a power cut may leave the sizes and times of
+    what was just written without the contents, and what was noted of them is on the disk sooner.
     """
     return ~(xxh3_64_intdigest(b"%d %s" % (inode, _boot())) >> 1)
 

@@ -62,7 +62,7 @@ class Holders:
         return any(held.growing is not None for held in self._helds.get(channel, {}).values())
 
     @property
-    def growing(self) -> int:
+    def growing_count(self) -> int:
         """How many places are held that are taken while they are scanned."""
         return sum(map(self.is_growing, self._helds))
 

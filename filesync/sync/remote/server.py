@@ -266,7 +266,7 @@ class TreeServer:
             raise UnexpectedMessage("what is taken while it is scanned is taken one by one")
         with held.used(Stage.NEW):
             try:
-                growing = held.grow(place, among=self._holders.growing + 1)
+                growing = held.grow(place, among=self._holders.growing_count + 1)
                 held.offer = self.plane.offer_growing(growing.tree, place.root, token)
                 found = await growing.task
             except BaseException:
