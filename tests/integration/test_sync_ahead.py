@@ -15,16 +15,19 @@ from filesync.sync.places import ServedPlaces
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import ask
 from filesync.sync.remote.client import Remote, sync_from
+from filesync.sync.remote.gifts import Gifts
 from filesync.sync.remote.server import TreeServer
 from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.coding import chunking
 from filesync.transfer.coding.chunking import Read
 from filesync.transfer.coding.cutting import Cutting
 from filesync.transfer.coding.recipe import Recipe
+from filesync.transfer.connection.calls_zmq import MAX_ANSWERING
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import Refused
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive import landing_disk
+from filesync.transfer.send.comparisons import CUT_BYTES
 from tests.integration.test_sync_plane import LOOPBACK, tree_of
 from tests.integration.ways import Way, given, taken
 
@@ -153,6 +156,33 @@ def test_what_is_there_and_something_else_is_not_cut_ahead(
     move(root / "src/f", 1)
     run(way, root)
     assert not cut.come.acquire(blocking=False)
+    assert tree_of(root / "dest") == tree_of(root / "src")
+
+
+def test_who_cuts_slowly_is_asked_for_all_else_meanwhile(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [root / f"src/{number}" for number in range(MAX_ANSWERING + 1)]
+    for attempt in range(2):
+        for file in files:
+            file.write_bytes(os.urandom(2 * CUT_BYTES))
+        settle()
+        if not attempt:
+            run(given, root)
+    is_given = threading.Event()
+    cut, give = landing_disk.cut_ahead, Gifts.give
+
+    def cutting(*arguments: object) -> None:
+        assert is_given.wait(PATIENCE_S)
+        cut(*arguments)  # type: ignore[arg-type]
+
+    async def giving(self: Gifts, channel: Channel, request: wire.Give) -> wire.Given:
+        is_given.set()
+        return await give(self, channel, request)
+
+    monkeypatch.setattr("filesync.transfer.receive.incoming_zmq.cut_ahead", cutting)
+    monkeypatch.setattr(Gifts, "give", giving)
+    run(given, root)
     assert tree_of(root / "dest") == tree_of(root / "src")
 
 

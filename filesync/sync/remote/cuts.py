@@ -1,4 +1,4 @@
-"""Large files that a scan finds changed: who takes them is told at once.
+"""Large files that a scan finds changed: who takes them is told of them while it goes on.
 
 Who gives one reads and cuts all of it first, if it does not know how it was cut before. Who takes it
 would have nothing to do meanwhile, and then do as much (``ahead``).
@@ -12,7 +12,7 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.sync.remote import fields, wire
-from filesync.sync.remote.asking import tell
+from filesync.sync.remote.asking import ask
 from filesync.transfer.connection.channel_zmq import Channel
 
 MOST_TOLD: Final = 16
@@ -45,4 +45,5 @@ class Cuts:
             for _ in range(MOST_TOLD):
                 path, old = await self._found.get()
                 if len(path) <= fields.MAX_PATH_BYTES:
-                    await tell(channel, wire.Changing(token, path, old))
+                    # One after another: all at once they would be as many requests as a peer takes.
+                    await ask(channel, wire.Changing(token, path, old), wire.Done)
