@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from filesync.transfer.send.source import Come, Source
 
 THREADS: Final = 4
+"""For all that is sent, and as many for all that is received."""
 
 _CLOSED: Final = "this process has closed its data plane"
 _DEFAULT: Final = Timeouts()
@@ -111,8 +112,10 @@ class DataPlane:
 
     async def __aenter__(self) -> Self:
         self._context = zmq.asyncio.Context()
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="filesync")
-        self._outgoing = Outgoing(self._pool, self._spawn)
+        # Updates may keep a disk busy for minutes: who is sent to would think that this side is gone.
+        self._sending = ThreadPoolExecutor(THREADS, thread_name_prefix="filesync-send")
+        self._receiving = ThreadPoolExecutor(THREADS, thread_name_prefix="filesync-receive")
+        self._outgoing = Outgoing(self._sending, self._spawn)
         if self._listen is not None:
             try:
                 self._listener = self._listening(self._listen)
@@ -158,7 +161,8 @@ class DataPlane:
         self._links.close()
         if self._listener is not None:
             self._listener.close(Unavailable(_CLOSED))
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._sending.shutdown(wait=True, cancel_futures=True)
+        self._receiving.shutdown(wait=True, cancel_futures=True)
         self._context.term()
 
     @property
@@ -318,7 +322,7 @@ class DataPlane:
         # Who only sends needs nothing of what receives: 20 ms less to start with.
         from filesync.transfer.receive.incoming_zmq import Incoming
 
-        return Incoming(self._pool, self._reach, window_bytes=self._window_bytes)
+        return Incoming(self._receiving, self._reach, window_bytes=self._window_bytes)
 
     async def _reach(self, replica: Replica, is_only: bool, timeouts: Timeouts) -> Channel:
         if replica.channel is not None:

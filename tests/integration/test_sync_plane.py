@@ -6,6 +6,7 @@ import random
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ import zstandard
 
 from filesync.digest import Digest, digest_of
 from filesync.disk.scanning.scan import scan
-from filesync.disk.updating.update import TreeUpdate, WantedFile
+from filesync.disk.updating.update import TreeUpdate, UpdateStats, WantedFile
 from filesync.errors import (
     ContentCorrupt,
     FilesyncError,
@@ -39,7 +40,7 @@ from filesync.transfer.errors import (
     VersionMismatch,
 )
 from filesync.transfer.flow import Compress, Flow
-from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.plane_zmq import THREADS, DataPlane
 from filesync.transfer.receive import candidates, incoming_zmq, landing_disk, pull_zmq
 from filesync.transfer.receive.pull_zmq import Pull
 from filesync.transfer.replica import Replica
@@ -456,6 +457,40 @@ def test_pulls_at_once_share_the_memory_and_descriptors_that_one_may_take(
     assert coming == [5] + [3] * 2 + [2] * 3 + [2] * 4, "no more than its own, and the least"
     assert going == [2] * 3 + [3] * 2 + [5]
     assert files[:10] == [16] + [8] * 2 + [5] * 3 + [4] * 4
+
+
+def test_who_takes_is_sent_to_while_all_that_is_given_waits_for_the_disk(
+    source: Manifest, tmp_path: Path
+) -> None:
+    waiting, is_taken = threading.Semaphore(0), threading.Event()
+
+    class Slow(TreeUpdate):
+        def finish(self) -> UpdateStats:
+            waiting.release()  # as where a million names are to be removed, which takes a disk minutes
+            assert is_taken.wait(20)
+            return super().finish()
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as server, DataPlane(LOOPBACK) as client:
+            taken, given = (
+                Replica(plane.address, plane.offer(source, tmp_path / "source").token)
+                for plane in (server, client)
+            )
+            async with asyncio.TaskGroup() as gifts:
+                for number in range(THREADS):
+                    update = Slow(tmp_path / f"{number}", basis=None, target=source)
+                    gifts.create_task(server.pull(update, [given], tree=source.tree))
+                for _ in range(THREADS):
+                    await asyncio.to_thread(waiting.acquire)
+                try:
+                    await pull(
+                        client, tmp_path / "taken", source, taken, timeouts=Timeouts(stall_s=2)
+                    )
+                finally:
+                    is_taken.set()
+        assert tree_of(tmp_path / "taken") == tree_of(tmp_path / "0") == source.tree
+
+    asyncio.run(main())
 
 
 def test_a_replica_that_is_much_slower_is_left_in_the_middle_of_a_file(
