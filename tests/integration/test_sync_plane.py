@@ -44,7 +44,7 @@ from filesync.transfer.plane_zmq import THREADS, DataPlane
 from filesync.transfer.receive import candidates, incoming_zmq, landing_disk, pull_zmq
 from filesync.transfer.receive.pull_zmq import Pull
 from filesync.transfer.replica import Replica
-from filesync.transfer.send import outgoing_zmq
+from filesync.transfer.send import outgoing_zmq, send_zmq
 from filesync.transfer.send.offer import Offer
 from filesync.transfer.send.outgoing_zmq import MAX_SESSIONS
 from filesync.transfer.stats import Progress, PullStats
@@ -524,6 +524,24 @@ def test_a_replica_that_is_much_slower_is_left_in_the_middle_of_a_file(
 
 
 # --- replicas that stand by ---------------------------------------------------------------------
+
+
+def test_a_rate_that_no_large_frame_keeps_to_in_time_is_kept_to_by_small_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send_zmq, "FRAME_S", 0.2)
+    (tmp_path / "source").mkdir()
+    source = make_tree(tmp_path / "source", {"f": random.Random(5).randbytes(5 << 18)})
+
+    async def main() -> None:
+        async with DataPlane(LOOPBACK) as sender, DataPlane() as receiver:
+            offer = sender.offer(source, tmp_path / "source", flow=Flow(bytes_per_s=5 << 16))
+            given = Replica(sender.address, offer.token)
+            timeouts = Timeouts(stall_s=1.5)
+            await pull(receiver, tmp_path / "dest", source, given, timeouts=timeouts)
+
+    asyncio.run(main())
+    assert tree_of(tmp_path / "dest") == source.tree
 
 
 def test_who_stands_by_is_not_asked_while_another_gives(tmp_path: Path) -> None:

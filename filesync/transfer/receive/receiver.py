@@ -53,7 +53,7 @@ all at once."""
 MAX_ASKS: Final = 16
 MAX_RANGES: Final = MAX_OUTSTANDING_RANGES // 2
 """Wanted and not come: 16 MiB of very small files are more than a sender takes at once."""
-PROGRESS_BYTES: Final = 64 << 10
+PROGRESS_BYTES: Final = 32 << 10
 """What must come within ``stall_s``, unless less is wanted; a byte a second is no progress."""
 
 Sent = tuple[FromReceiver, Buffer]

@@ -14,7 +14,14 @@ from filesync.transfer.coding.stream import StreamEncoder
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.flow import Compress, Flow, Pace
-from filesync.transfer.send.sender import Job, SendDeltas, Sender, SendFrame, SendRecipes
+from filesync.transfer.send.sender import (
+    FRAME_BYTES,
+    Job,
+    SendDeltas,
+    Sender,
+    SendFrame,
+    SendRecipes,
+)
 from filesync.transfer.send.source import Come, Source
 from filesync.transfer.wire import (
     MAX_OUTSTANDING_RANGES,
@@ -36,6 +43,9 @@ READ_AHEAD: Final = 2
 """Jobs, or pairs of them, of a session that are being read or wait to be sent; one, where a peer has
 many sessions: a connection is no faster for more, and each peer may leave its frames unread."""
 FEW_SESSIONS: Final = 8
+FRAME_S: Final = 10.0
+"""A frame takes no longer where the rate is bounded: the receiver counts whole ones, and does not wait
+a minute for one."""
 _BYTES_A_RANGE: Final = 192
 """Bytes of a payload that weigh as much as a range: 20 of the largest asks are too much."""
 
@@ -68,7 +78,7 @@ class Sending:
         self._source = source
         self._come = come
         self._pool = pool
-        self._sender = Sender()
+        self._sender = Sender(frame_bytes=_frame_bytes(flow.bytes_per_s))
         self._is_plain = flow.compress is Compress.NONE
         self._coding = Coding(flow.compress, may_stream=may_stream)
         self._encoder: StreamEncoder | None = None
@@ -222,3 +232,8 @@ class Sending:
                 # Few bytes: worth the try on any link.
                 coded, payload = codec.compress(made, wanted=not self._is_plain)
                 return Deltas(self._session, ask, len(made), coded), payload
+
+
+def _frame_bytes(bytes_per_s: int) -> int:
+    """Return how much content a frame holds at a rate; 0 is any."""
+    return min(FRAME_BYTES, int(bytes_per_s * FRAME_S)) if bytes_per_s else FRAME_BYTES

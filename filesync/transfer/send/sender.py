@@ -65,11 +65,13 @@ class Sender:
     """Decides what one session sends next.
 
     Args:
-        frame_bytes: content in a frame; a single range may make it larger by WHOLE_BYTES.
+        frame_bytes: content in a frame; a single range may make it larger by WHOLE_BYTES, and at most
+            by as much again.
     """
 
     def __init__(self, *, frame_bytes: int = FRAME_BYTES) -> None:
         self._frame_bytes = frame_bytes
+        self._whole_bytes = min(WHOLE_BYTES, frame_bytes)
         self._wants: deque[deque[Range]] = deque()
         self._ranges = 0
         self._wanted_bytes = 0
@@ -107,9 +109,9 @@ class Sender:
         room = self._frame_bytes
         while want and room > 0:
             digest, offset, length = want[0]
-            if length > room and length <= WHOLE_BYTES and ranges:
+            if length > room and length <= self._whole_bytes and ranges:
                 break
-            part = length if length <= max(room, WHOLE_BYTES) else room
+            part = length if length <= max(room, self._whole_bytes) else room
             ranges.append((digest, offset, part))
             room -= part
             if part == length:
