@@ -54,7 +54,7 @@ from filesync.sync.remote.held import Held
 from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.remote.server import TreeServer
 from filesync.transfer.coding import delta
-from filesync.transfer.connection import calls_zmq, listener_zmq
+from filesync.transfer.connection import calls_zmq, links_zmq, listener_zmq
 from filesync.transfer.connection.calls_zmq import Answer
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, Refused, TooMuchWanted
@@ -478,6 +478,7 @@ def test_what_was_prepared_is_let_go_of_when_it_cannot_be_looked_into(
         assert open_descriptors() == before
 
     monkeypatch.setattr(Place, "is_empty", property(look))
+    monkeypatch.setattr(links_zmq, "GUARD_AFTER_S", 60.0)  # its descriptors would be counted
     with_server(served, talk)
 
 
