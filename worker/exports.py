@@ -15,6 +15,7 @@ from filesync.disk.scanning.scan import scan
 from filesync.errors import LocalError
 from filesync.manifest import Manifest
 from filesync.retime import with_times
+from worker.history import fitting
 from worker.layers import LayerForm, tar_blocks
 from worker.moving import chains
 from worker.store import Store
@@ -132,8 +133,10 @@ def image_of(layers: Sequence[Layer], config: bytes, annotations: Mapping[str, s
 
 
 def image_config(config: bytes, layers: Sequence[Layer]) -> dict[str, Any]:
-    """Return the image configuration with the root filesystem of ``layers``."""
+    """Return the image configuration with the root filesystem of ``layers``, which its history fits."""
     value: dict[str, Any] = json.loads(config)
+    if history := value.get("history"):
+        value["history"] = fitting(history, layers)
     value["rootfs"] = {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]}
     return value
 

@@ -186,6 +186,21 @@ def test_history_and_layers_of_an_image_agree(
     assert len(layers) == len(config["rootfs"]["diff_ids"])
 
 
+def test_history_and_layers_agree_where_a_step_was_made_on_other_layers(
+    cluster: Cluster, context: Callable[..., Path], base: str, tmp_path: Path
+) -> None:
+    arguments = ("--build-context", base)
+    cluster.build(context("FROM base\nRUN echo y > /y\n"), *arguments)
+    layout = tmp_path / "layout"
+    root = context("FROM base\nRUN true\nRUN echo y > /y\nCOPY Dockerfile /d\n")
+    to = f"type=oci,tar=false,dest={layout}"
+    metadata = cluster.build(root, *arguments, "-o", to).metadata
+    config = image_config(layout, metadata["containerimage.config.digest"])
+    layers = [entry for entry in config["history"] if not entry.get("empty_layer")]
+    assert len(layers) == len(config["rootfs"]["diff_ids"])
+    assert config["history"][-1]["created_by"].startswith("COPY")
+
+
 def image_config(layout: Path, digest: str) -> dict[str, Any]:
     path = layout / "blobs" / digest.replace(":", "/")
     value: dict[str, Any] = json.loads(path.read_bytes())
