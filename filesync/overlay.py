@@ -79,6 +79,18 @@ def _unite(nodes: Nodes, at: _Both, stays: Stays | None) -> Expansion[_Both]:
     return expansion
 
 
+def with_root_of(tree: Manifest, other: Manifest) -> Manifest:
+    """Return ``tree`` with a root that has the mode, owner and xattrs of ``other``'s.
+
+    The new node is kept in memory, above ``tree``'s.
+    """
+    nodes = LayeredNodes(MemoryNodes(), tree.nodes)
+    root = tree.root
+    header = msgspec.structs.replace(other.root, mtime_ns=root.mtime_ns, entries=())
+    alone: Expansion[Digest] = Expansion(header, [*root.entries], [])
+    return Manifest(grow(nodes, tree.tree, lambda _: alone), nodes)
+
+
 def with_other_groups(nodes: Nodes, tree: Digest, salt: bytes) -> Digest:
     """Return ``tree`` with hard-link groups of other names, which depend on ``salt``.
 

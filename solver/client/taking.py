@@ -1,7 +1,6 @@
 """What a build made, taken to where its user wants it."""
 
 import asyncio
-import contextlib
 import os
 import shutil
 import sys
@@ -14,7 +13,7 @@ from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import FilesyncError, StoreError, Unavailable
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.overlay import overlay
+from filesync.overlay import overlay, with_root_of
 from filesync.transfer.errors import NotLetIn, Refused, UnknownHost, VersionMismatch
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
@@ -172,14 +171,18 @@ class Taking:
     async def _pull(self, exported: Exported, dest: Path) -> None:
         """Bring an export into ``dest``; other names that are there stay.
 
+        So do the owner and the mode of ``dest`` itself if that was there: it may be a home, or ``/tmp``.
         A connection that breaks is made again, and goes on with what has come: the build may have
         taken hours.
         """
-        with contextlib.suppress(FileExistsError):
+        is_new = True
+        try:
             os.mkdir(dest)
+        except FileExistsError:
+            is_new = False
         for pause_s in (*PAUSES_S, None):
             try:
-                await self._pull_once(exported, dest)
+                await self._pull_once(exported, dest, is_new=is_new)
                 return
             except (NotLetIn, UnknownHost, VersionMismatch):
                 raise
@@ -192,11 +195,13 @@ class Taking:
                 )
                 await asyncio.sleep(pause_s)
 
-    async def _pull_once(self, exported: Exported, dest: Path) -> None:
+    async def _pull_once(self, exported: Exported, dest: Path, *, is_new: bool) -> None:
         top = Manifest(exported.tree, self._nodes)
         there = await in_thread(scan, dest, self._nodes)
         basis = Manifest(there.tree, self._nodes)
         target = overlay(basis, top)
+        if not is_new:
+            target = with_root_of(target, basis)
         update = TreeUpdate(dest, basis=basis, target=target, atomic=True)
         replica = Replica(exported.address, exported.token)
         await self._plane.pull(update, [replica], tree=exported.tree)

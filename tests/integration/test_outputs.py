@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import tarfile
@@ -98,6 +99,21 @@ def test_a_build_says_what_it_writes_and_that_it_has_written_nothing(
     nothing = cluster.build(root, "-t", "app:1").stderr.splitlines()[-1]
     assert nothing.startswith("warning: nothing was written, as no -o or --push says where to")
     assert "nothing" not in cluster.build(root, "-o", "type=cacheonly").stderr
+
+
+def test_the_directory_that_a_result_goes_to_stays_as_open_as_it_was(
+    cluster: Cluster, context: ContextMaker, tmp_path: Path
+) -> None:
+    root = context(TEXT, one="1", two="2")
+    there = tmp_path / "there"
+    there.mkdir()
+    there.chmod(0o1770)
+    (there / "mine").touch()
+    for _ in range(2):
+        cluster.build(root, "-o", str(there))
+        assert stat.S_IMODE(there.stat().st_mode) == 0o1770
+    assert "mine" in os.listdir(there)
+    assert len(os.listdir(there)) > 1
 
 
 def layout_of(

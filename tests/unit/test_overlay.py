@@ -22,7 +22,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.overlay import overlay
+from filesync.overlay import overlay, with_root_of
 from tests.unit.made import file
 
 Shape = dict[bytes, "Shape | bytes"]
@@ -143,3 +143,14 @@ def test_files_that_are_linked_to_none_stay_so_beside_groups_of_both() -> None:
     both = overlay(base, below(b"y", linked(b"a", b"b", content=b"2")))
     assert [both.root.find(one.name) for one in alone] == alone
     assert sorted(link_groups(both).values()) == [[b"x/a", b"x/b"], [b"y/a", b"y/b"]]
+
+
+def test_a_tree_with_the_root_of_another_keeps_its_time_and_all_below() -> None:
+    tree = manifest({b"a": b"1", b"d": {b"b": b"2"}}, mode=0o755)
+    other = manifest({b"c": b"3"}, mode=0o1777)
+    other_root = replace(other.root, uid=5, mtime_ns=7)
+    other = Manifest(put(other.nodes, other_root), other.nodes)
+    made = with_root_of(tree, other)
+    assert made.root == replace(tree.root, mode=other_root.mode, uid=5)
+    assert made.root.entries == tree.root.entries
+    assert made.find(b"d/b") == tree.find(b"d/b")
