@@ -164,7 +164,7 @@ class Finder:
         """Resolve ``names`` as ``follow`` does; what is no directory is missing, too."""
         place = self.follow(names)
         if place.directory is None:
-            raise PathMissing(_shown(names))
+            raise PathMissing(f"{_shown(names)}/")
         return place.names, place.directory
 
     def _look(self, at: Directory, name: bytes) -> Directory | End[None] | None:

@@ -1,12 +1,14 @@
 """The graph while it grows, and the contexts in it."""
 
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Final
 
 import msgspec
 
 from filesync.digest import DIGEST_BYTES, Digest
 from filesync.errors import LocalError
+from filesync.glob import is_pattern, unescape
 from filesync.select import Pick, Selector
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.options import MAIN_CONTEXT, BaseImage
@@ -203,7 +205,7 @@ def context_selectors(
 
 
 def reader_of(graph: Graph, context: str, path: str) -> int | None:
-    """Return the first step that reads ``path`` of a context by this name for it."""
+    """Return the first step that reads ``path`` of a context by this name, or looks for names in it."""
     for position, vertex in enumerate(graph.vertices):
         for number, source in enumerate(vertex.inputs):
             op = graph.vertices[source].op
@@ -211,9 +213,17 @@ def reader_of(graph: Graph, context: str, path: str) -> int | None:
                 continue
             selector = selector_of(vertex.op, number)
             picks = () if selector is None else selector.picks
-            if any(pick.path.strip("/") == path.strip("/") for pick in picks):
+            if any(_asked_for(pick) == path.strip("/") for pick in picks):
                 return position
     return None
+
+
+def _asked_for(pick: Pick) -> str:
+    """Return the path that has to be there: of a pattern, the directory before its first wildcard."""
+    names = pick.path.strip("/").split("/")
+    if pick.wildcard:
+        names = [unescape(name) for name in takewhile(lambda name: not is_pattern(name), names)]
+    return "/".join(names)
 
 
 def _union(picks: tuple[Pick, ...]) -> Selector:

@@ -70,6 +70,8 @@ def test_a_command_that_is_not_there_is_answered_with_the_nearest() -> None:
         ("FROM scratch\nCOPPY f /\n", (), "did you mean COPY?"),
         ("FROM scratch\nCOPY nof /\n", (), "Dockerfile:2: 'nof' is not in the context"),
         ("FROM scratch\nCOPY nof /\n", (), "\n   2 | COPY nof /\n"),
+        ("FROM scratch\nCOPY nof/* /\n", (), "Dockerfile:2: 'nof' is not in the context"),
+        ("FROM scratch\nCOPY f/* /\n", (), "Dockerfile:2: 'f/' is not in the context"),
         (f"{COPY}FROM scratch\nCOPY --from=0 /nof /\n", (), "'nof' is not there"),
         (
             f"{COPY}FROM scratch\nCOPY --from=0 \\\n  /nof /\n",

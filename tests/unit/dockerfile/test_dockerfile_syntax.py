@@ -80,6 +80,14 @@ def test_the_first_step_that_reads_a_path_of_a_context_is_found(build: Build) ->
     assert lines == {"a": 2, "b": 3, "c": 3}
 
 
+def test_the_step_whose_pattern_is_for_names_in_a_directory_is_found(build: Build) -> None:
+    converted = build("FROM scratch\nCOPY *.js /\nCOPY dist/\\\\[a]/*/*.js /\n")
+    found = reader_of(converted.graph, MAIN_CONTEXT, "dist/[a]")
+    assert found is not None
+    assert converted.excerpts[found].line == 3
+    assert reader_of(converted.graph, MAIN_CONTEXT, "dist") is None
+
+
 def test_error_without_a_culprit_underlines_the_line(build: Build) -> None:
     with pytest.raises(DockerfileError) as caught:
         build("FROM scratch\nUSER")
