@@ -122,7 +122,7 @@ def apply_expose(state: State, instruction: Instruction) -> None:
 def apply_volume(state: State, instruction: Instruction) -> None:
     """Apply VOLUME."""
     _require(instruction)
-    volumes = state.expand_all(instruction.args)
+    volumes = state.expand_all(tuple(arg.strip() for arg in instruction.args))
     if not all(volumes):
         raise Invalid("a VOLUME cannot be empty")
     added: dict[str, dict[str, object]] = {volume: {} for volume in volumes}
