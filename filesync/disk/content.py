@@ -18,6 +18,9 @@ _PAST_BYTES: Final = 48
 as all in a page cache, takes some processors four times as long: AMD's Zen 3, whose ``rep movsb`` looks
 at the last 12 bits of both addresses. 256 MiB from tmpfs took 0.18 s, and take 0.04 this far behind."""
 _ZERO_PAGE: Final = bytes(_PAGE)
+_RUN: Final = 16 * _PAGE
+"""Behind a page of zeros this much is looked at at once."""
+_ZEROS: Final = bytes(_RUN)
 
 
 def read_piece(fd: int, offset: int, length: int) -> bytes:
@@ -89,7 +92,11 @@ def write_sparse(fd: int, view: memoryview, offset: int) -> None:
             if start < at:
                 write_all(fd, view[start:at], offset + start)
             start = at + _PAGE
-        at += _PAGE
+            while start + _RUN <= length and _ZEROS.startswith(view[start : start + _RUN]):
+                start += _RUN
+            at = start
+        else:
+            at += _PAGE
     if start <= at < length and _is_zero(view[at:]):
         length = at
     write_all(fd, view[start:length], offset + start)
