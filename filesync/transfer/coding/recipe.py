@@ -98,11 +98,24 @@ class Recipe:
         """Yield the name of each chunk."""
         return chain.from_iterable(_NAME.iter_unpack(self.names))
 
-    def find(self, name: bytes) -> int | None:
-        """Return the number of a chunk of this name. Do not add any after it."""
+    def is_at(self, offset: int, name: bytes) -> bool:
+        """Say whether a chunk of this name begins at ``offset``."""
+        number = self._border(offset)
+        return number is not None and self.names.startswith(name, number * NAME_BYTES)
+
+    def find(self, name: bytes, likely: int) -> int | None:
+        """Return the number of a chunk of this name, of several of the one at ``likely``.
+
+        Do not add any after it.
+        """
         if self._numbers is None:
-            self._numbers = dict(zip(self.each_name(), range(len(self)), strict=True))
-        return self._numbers.get(name)
+            # The first of several, as of a run of zeros: the others follow it.
+            names = [*self.each_name()]
+            self._numbers = dict(zip(reversed(names), reversed(range(len(self))), strict=True))
+        number = self._numbers.get(name)
+        return (
+            number if number is None or not self.is_at(likely, name) else self._border(likely)
+        )
 
     def add(self, length: int, name: bytes) -> None:
         """Add the chunk that comes next."""

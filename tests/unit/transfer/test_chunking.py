@@ -134,9 +134,8 @@ def test_marks_that_fit_nothing_cost_time_and_nothing_else() -> None:
     assert list(cutter.recipe) == chunks_of(SHORT)
 
 
-def test_of_a_content_that_hardly_changed_little_is_cut_and_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def counted(monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:
+    """Return the lengths of what is cut from now on, and of what is named."""
     looked: list[int] = []
 
     class Counting:
@@ -155,7 +154,6 @@ def test_of_a_content_that_hardly_changed_little_is_cut_and_named(
                 looked.append(piece.length)
                 yield piece
 
-    old = marked(LONG)
     monkeypatch.setattr(chunking, "FastCDC", Counting)
     named: list[int] = []
 
@@ -164,6 +162,14 @@ def test_of_a_content_that_hardly_changed_little_is_cut_and_named(
         return name_of(data)
 
     monkeypatch.setattr(chunking, "name_of", counting)
+    return looked, named
+
+
+def test_of_a_content_that_hardly_changed_little_is_cut_and_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = marked(LONG)
+    looked, named = counted(monkeypatch)
     edited = bytearray(LONG)
     for at in range(1 << 20, len(edited), 1 << 20):
         edited[at] ^= 1
@@ -178,6 +184,29 @@ def test_of_a_content_that_hardly_changed_little_is_cut_and_named(
     assert list(cutter.recipe) == chunks_of(new)
     assert sum(run.length for run in cutter.remains) > len(LONG) * 15 // 16
     assert len(cutter.remains) <= len(LONG) >> 20
+
+
+def test_zeros_are_neither_cut_nor_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    sparse = SHORT + bytes(8 << 20) + SHORT + bytes((8 << 20) + 5)
+    fast = FastCDC(16 << 10, min_size=4 << 10, max_size=64 << 10, normalized_chunking=2)
+    pieces = [memoryview(piece.data) for piece in fast.cut_buf(sparse)]
+    looked, named = counted(monkeypatch)
+    cutter = chunking.Cutter()
+    for at in range(0, len(sparse), 3 << 20):
+        cutter.cut(sparse[at : at + (3 << 20)])
+    cutter.end()
+    assert list(cutter.recipe) == [(len(piece), name_of(piece)) for piece in pieces]
+    assert max(sum(looked), sum(named)) < 3 * len(SHORT)
+
+
+def test_of_a_run_of_zeros_all_remains_in_few_runs() -> None:
+    old = SHORT + bytes(4 << 20) + SHORT[::-1] + bytes(4 << 20)
+    new = bytearray(old)
+    new[3 << 20 : (3 << 20) + 100_000] = LONG[-100_000:]  # zeros are cut elsewhere behind it
+    cutter = chunking.Cutter(old=marked(old))
+    cutter.cut(bytes(new))
+    cutter.end()
+    assert len(cutter.remains) < 5
 
 
 def test_reading_ends_with_the_block_that_has_enough(monkeypatch: pytest.MonkeyPatch) -> None:
