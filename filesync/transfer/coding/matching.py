@@ -22,6 +22,10 @@ class Index:
     """Which chunks and segments some old files have, and where.
 
     Bounded: about 8 GiB of content and 80 MB of memory; what lies beyond is not looked for.
+
+    Attributes:
+        sizes: of the files.
+        repeated: the names of those that were found more than once.
     """
 
     MAX_CHUNKS: Final = 1 << 19
@@ -30,16 +34,18 @@ class Index:
         """Note ``bases``, each given by its chunks and its size."""
         self.sizes = [size for _, size in bases]
         self._recipes: list[Recipe] = []
+        self.repeated: set[bytes] = set()
         room = self.MAX_CHUNKS
         for chunks, _ in bases:
             self._recipes.append(chunks if len(chunks) <= room else chunks.sliced(0, room))
             room -= len(self._recipes[-1])
-        self._segments = _places([chunks.segments() for chunks in self._recipes])
+        self._segmented = [chunks.segments() for chunks in self._recipes]
+        self._segments = _places(self._segmented, self.repeated)
 
     @cached_property
     def _chunks(self) -> dict[bytes, tuple[int, int]]:
         # Of a content that is there in whole segments no chunk is ever looked for.
-        return _places(self._recipes)
+        return _places(self._recipes, self.repeated)
 
     def chunks(self, copy: Copy) -> Recipe | None:
         """Return the chunks of what ``copy`` takes, if they are known."""
@@ -49,13 +55,20 @@ class Index:
         """Return, by the name of each chunk or segment, (number, offset) of a basis that has it."""
         return self._chunks if level is Level.CHUNKS else self._segments
 
+    def has(self, level: Level, name: bytes, basis: int, offset: int) -> bool:
+        """Say whether the basis has a chunk or segment of this name at ``offset``."""
+        recipes = self._recipes if level is Level.CHUNKS else self._segmented
+        return recipes[basis].is_at(offset, name)
 
-def _places(recipes: Sequence[Recipe]) -> dict[bytes, tuple[int, int]]:
+
+def _places(recipes: Sequence[Recipe], repeated: set[bytes]) -> dict[bytes, tuple[int, int]]:
     found: dict[bytes, tuple[int, int]] = {}
     for number, recipe in enumerate(recipes):
         starts = chain((recipe.start,), recipe.ends)
         for name, start in zip(recipe.each_name(), starts, strict=False):
-            found.setdefault(name, (number, start))
+            place = number, start
+            if found.setdefault(name, place) is not place:
+                repeated.add(name)
     return found
 
 
@@ -72,15 +85,23 @@ class Match(NamedTuple):
 
 
 def match(parts: Recipe, level: Level, index: Index) -> Match:
-    """Return what of ``parts`` is in ``index``."""
+    """Return what of ``parts`` is in ``index``.
+
+    What the bases have more than once, as zeros, is taken from as far behind the last copy as it
+    is here, if it is there: so a run of it is one copy, and a gap replaces what is beside it.
+    """
     found = Match([], [])
     missing = 0  # how many parts before this one are
     offset = parts.start
     # What is being copied: where it belongs, and where in which basis it begins and ends so far.
     to = basis = start = 0
     stop = -1  # nothing yet
-    places = map(index.places(level).get, parts.each_name())
-    for number, (place, end) in enumerate(zip(places, parts.ends, strict=True)):
+    places = index.places(level)
+    for number, (name, end) in enumerate(zip(parts.each_name(), parts.ends, strict=True)):
+        place = places.get(name)
+        if place is not None and place[0] == basis and name in index.repeated:
+            likely = start + offset - to
+            place = (basis, likely) if index.has(level, name, basis, likely) else place
         if place is None:
             missing += 1
         elif not missing and place[1] == stop and place[0] == basis:

@@ -68,6 +68,16 @@ def test_neighbours_are_joined_where_they_are_neighbours_in_one_basis() -> None:
     assert list(missing) == [unknown, unknown]
 
 
+def test_what_the_old_file_repeats_is_copied_from_where_it_is_in_the_new_one() -> None:
+    old = LONG[: 1 << 20] + bytes(20 << 20) + LONG[1 << 20 : 2 << 20] + bytes(20 << 20)
+    new = bytearray(old)
+    new[30 << 20] = 1  # within the second run of zeros
+    match = matching.match(recipe_of(bytes(new)), Level.CHUNKS, index_of(old))
+    assert len(match.copies) == 2
+    assert all(offset == start for offset, _, start, _ in match.copies)
+    assert put_together(match, [old], bytes(new)) == new
+
+
 def test_neighbours_between_which_something_new_stands_are_copied_apart() -> None:
     a, b = CHUNKS[:2]
     new = Part(6000, b"?" * 16)
