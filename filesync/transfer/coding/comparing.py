@@ -6,6 +6,7 @@ from filesync.digest import Digest
 from filesync.entropy import random_bits
 from filesync.transfer.coding.blocks import Blocking, Blocks, Follower
 from filesync.transfer.coding.blocks_disk import KEY_BITS, BlockFiles
+from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
 from filesync.transfer.coding.remains import Remains
 from filesync.transfer.coding.threaded import Threaded
 
@@ -40,7 +41,14 @@ class Comparing(Threaded):
             self._follower.add(block)
 
     def keep(self, digest: Digest) -> None:
-        """Keep the blocks, and tell what was found."""
-        self._files.save(digest, self._blocking.end())
-        if self._follower is not None and (runs := self._follower.end()):
+        """Keep the blocks, and tell what was found.
+
+        Of a file in which nothing was found none are kept, if it can be cut: so it is the next time, and
+        is known by its recipe from then on.
+        """
+        blocks = self._blocking.end()
+        runs = self._follower.end() if self._follower is not None else []
+        if self._follower is None or runs or blocks.size > MAX_RECIPE_BYTES:
+            self._files.save(digest, blocks)
+        if runs:
             self._on_end(Remains(digest, self._old, tuple(runs)))

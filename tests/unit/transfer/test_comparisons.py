@@ -72,6 +72,20 @@ def test_one_whose_parts_were_moved_is_cut_and_who_has_it_is_told_the_first_time
     assert len(scans.cut) == 1
 
 
+def test_one_in_which_nothing_was_found_is_cut_from_the_next_time_on(scans: Scans) -> None:
+    scans.scan(LARGE)
+    end = LARGE[-100_000:]  # as it was: so it seems to be in its order
+    contents = [MOVED[at:] + MOVED[:at] + end for at in (0, 500_000, 900_000, 1_700_000)]
+    assert not scans.scan(contents[0]).remains
+    assert not scans.cut
+    assert not scans.scan(contents[1]).remains
+    assert scans.cut == [digest_of(contents[0])]
+    for content in contents[2:]:
+        (remains,) = scans.scan(content).remains
+        assert sum(run.length for run in remains.runs) > 0.8 * len(LARGE)
+    assert len(scans.cut) == 1
+
+
 def test_one_of_which_nothing_is_known_is_cut(scans: Scans) -> None:
     scans.scan(LARGE)
     for path in (scans.caches / BLOCKS).iterdir():
