@@ -389,6 +389,18 @@ def test_of_a_large_file_that_is_another_at_the_server_the_recipe_is_asked_for(
     assert stats.copied_bytes > 1_000_000
 
 
+def test_blocks_are_kept_unless_the_recipe_was_asked_for(places: Path) -> None:
+    with_large(places)
+    for is_another in (False, True):
+        edit_large(places)
+        if is_another:
+            (places / "served/x/large").write_bytes(LARGE[1 << 20 :])
+        synced(places)
+        digest = digest_of((places / "src/large").read_bytes())
+        kept = [path.name for path in (places / "caches/blocks").iterdir()]
+        assert (digest.hex() in kept) != is_another
+
+
 def test_what_had_come_of_a_large_file_already_is_not_fetched_again(
     places: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

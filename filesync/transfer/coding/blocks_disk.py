@@ -43,3 +43,7 @@ class BlockFiles:
         key, size, marks, needles = blocks
         head = key.to_bytes(_NUMBER_BYTES) + size.to_bytes(_NUMBER_BYTES)
         self._files.save(digest, head + marks.tobytes() + needles)
+
+    def forget(self, digest: Digest) -> None:
+        """Keep no blocks of a content."""
+        self._files.forget(digest)

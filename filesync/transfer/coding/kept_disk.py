@@ -71,5 +71,10 @@ class KeptFiles:
             for path in surplus(self._root, MAX_FILES):
                 os.unlink(path)
 
+    def forget(self, digest: Digest) -> None:
+        """Keep nothing of a content."""
+        with suppress(OSError):
+            self._path(digest).unlink()
+
     def _path(self, digest: Digest) -> Path:
         return self._root / digest.hex()

@@ -35,6 +35,11 @@ class RecipeCache:
             while self._chunks > self.MAX_CHUNKS:
                 self._drop(next(iter(self._recipes)))
 
+    def has(self, digest: Digest) -> bool:
+        """Say whether some of a content was cut, or put together, lately."""
+        with self._lock:
+            return digest in self._recipes
+
     def find(self, digest: Digest, offset: int, end: int) -> Recipe | None:
         """Return the chunks of a content from ``offset`` to ``end``, if all of them are known."""
         with self._lock:

@@ -35,7 +35,7 @@ class Comparisons:
     """Those of one scan. For several threads at once.
 
     Attributes:
-        recipes: of what was cut; None as long as nothing was and nobody gave a place for them.
+        recipes: of what was cut; None as long as no file has changed and nobody gave a place for them.
         remains: what is left in it of what was there before, where that is known.
     """
 
@@ -67,6 +67,20 @@ class Comparisons:
             return self._cutting(path, old)
         return comparing
 
+    def close(self) -> None:
+        """Keep no blocks of what had to be cut nevertheless; nobody takes any more.
+
+        Who takes it had something else than was scanned before, as one of two that are given to in
+        turns has: the next time it is cut while it is hashed.
+        """
+        from filesync.transfer.coding.blocks_disk import BlockFiles
+
+        if self._caches is None or self.recipes is None:
+            return
+        files = BlockFiles(self._caches / BLOCKS)
+        for digest in [one.digest for one in self.remains if self.recipes.has(one.digest)]:
+            files.forget(digest)
+
     def _comparing(self, old: Digest, fd: int, size: int) -> "Comparing | None":
         """Return who compares a file with what it was, where that is known and of use.
 
@@ -90,21 +104,27 @@ class Comparisons:
             known = files.load(old)
             if known is None or not seems_in_order(known, size, partial(_pread, fd)):
                 return None
+            self._made_recipes()
         return Comparing(files, old, known, size, self.remains.append)
 
     def _cutting(self, path: bytes, old: Digest) -> "Cutting":
         from filesync.transfer.coding.cutting import Cutting
-        from filesync.transfer.coding.recipecache import RecipeCache
         from filesync.transfer.coding.recipes_disk import RecipeFiles
+
+        recipes = self._made_recipes()
+        files = RecipeFiles(self._caches / RECIPES) if self._caches is not None else None
+        cutting = Cutting(old, recipes=recipes, files=files, on_end=self.remains.append)
+        if self._on_cut is not None and not cutting.knows_old:
+            self._on_cut(path, old)
+        return cutting
+
+    def _made_recipes(self) -> "RecipeCache":
+        from filesync.transfer.coding.recipecache import RecipeCache
 
         with self._lock:
             if self.recipes is None:
                 self.recipes = RecipeCache()
-        files = RecipeFiles(self._caches / RECIPES) if self._caches is not None else None
-        cutting = Cutting(old, recipes=self.recipes, files=files, on_end=self.remains.append)
-        if self._on_cut is not None and not cutting.knows_old:
-            self._on_cut(path, old)
-        return cutting
+            return self.recipes
 
 
 def _pread(fd: int, offset: int, length: int) -> bytes:

@@ -173,6 +173,10 @@ class Edits(Watcher):
         if self._marks is not None:
             self._marks.save()
 
+    def close(self) -> None:
+        """Take note that nobody takes any more of large files."""
+        self._comparisons.close()
+
     def _compare(self, files: MarksFile, old: Digest, digest: Digest, content: Buffer) -> None:
         self._marked_room -= len(content)
         known = files.find(old)

@@ -196,3 +196,5 @@ class GrowingTree(Watcher):
         """Keep nothing any more."""
         self.forget()
         self.recent.close()
+        if self._edits is not None:
+            self._edits.close()

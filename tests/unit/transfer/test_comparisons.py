@@ -7,6 +7,7 @@ import pytest
 from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.scanning.readfile import read_file
 from filesync.transfer.coding import kept_disk, recipe
+from filesync.transfer.coding.recipe import Recipe
 from filesync.transfer.coding.remains import MAX_BYTES
 from filesync.transfer.send.comparisons import BLOCKS, CUT_BYTES, RECIPES, Comparisons
 
@@ -54,7 +55,8 @@ def test_what_remains_of_a_file_is_known_when_it_has_changed_for_the_first_time(
         (remains,) = found.remains
         assert (remains.digest, remains.old) == (digest_of(new), digest_of(old))
         assert sum(run.length for run in remains.runs) > len(old) - 50_000
-        assert found.recipes is None
+        assert found.recipes is not None
+        assert not found.recipes.has(digest_of(new))
         old = new
     assert not scans.cut
 
@@ -83,6 +85,19 @@ def test_one_in_which_nothing_was_found_is_cut_from_the_next_time_on(scans: Scan
     for content in contents[2:]:
         (remains,) = scans.scan(content).remains
         assert sum(run.length for run in remains.runs) > 0.8 * len(LARGE)
+    assert len(scans.cut) == 1
+
+
+def test_one_whose_recipe_was_asked_for_is_cut_from_the_next_time_on(scans: Scans) -> None:
+    scans.scan(LARGE)
+    found = scans.scan(LARGE + b"more")
+    assert found.remains
+    assert found.recipes is not None
+    found.recipes.note(digest_of(LARGE + b"more"), Recipe(0))
+    found.close()
+    scans.scan(LARGE + b"and more")
+    assert scans.cut == [digest_of(LARGE + b"more")]
+    assert scans.scan(LARGE + b"and even more").remains
     assert len(scans.cut) == 1
 
 
