@@ -11,7 +11,7 @@ whose blocks are taken for others. What is made of them is proved as a whole all
 """
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress, count, pairwise
 from operator import ne
 from typing import Final, NamedTuple
@@ -156,6 +156,7 @@ class Follower:
         self._tries = _TRIES
         self._tail = b""
         self._runs: list[Run] = []
+        self._zeros = _mark(bytes(self._block), old.key)
 
     def add(self, piece: memoryview) -> None:
         """Follow what comes next. Does not keep ``piece``."""
@@ -240,7 +241,11 @@ class Follower:
         """Return where an old block is in ``window``; first, places near to where it should be."""
         self._tries -= len(window) // _TRIED_BYTES
         start = (number - self._next) * self._block
-        for place in _places(self._old.needle(number), window, start):
+        places: Iterable[int] = _places(self._old.needle(number), window, start)
+        if self._old.marks[number] == self._zeros:
+            # They are all over a window: elsewhere than they should be they say nothing of the rest.
+            places = (start,) if start >= 0 else ()
+        for place in places:
             self._tries -= 1
             if self._old.is_block(number, window[place : place + self._block]):
                 return place

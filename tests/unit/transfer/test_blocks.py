@@ -147,6 +147,22 @@ def test_zeros_are_followed_and_what_stands_between_them() -> None:
     assert found(zeros + OLD, zeros + b"1" + OLD) >= 0.99
 
 
+def test_writes_to_what_is_mostly_zeros_leave_the_rest_where_it_is() -> None:
+    rng = random.Random(2)
+
+    def written(content: bytes) -> bytes:
+        new = bytearray(content)
+        for _ in range(60):
+            at = rng.randrange(len(new) - 30_000)
+            new[at : at + 30_000] = rng.randbytes(30_000)
+        return bytes(new)
+
+    old = written(bytes(40 << 20))
+    runs = followed(old, written(old))
+    assert sum(run.length for run in runs) >= 0.93 * len(old)
+    assert all(run.offset == run.start for run in runs)
+
+
 def test_what_was_moved_is_not_said_to_be_gone() -> None:
     middle = len(OLD) // 2
     moved = OLD[middle:] + OLD[:middle]
