@@ -10,6 +10,7 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.transfer.coding.blocks import MOST_BLOCKS, NEEDLE_BYTES, Blocks, block_bytes_of
 from filesync.transfer.coding.kept_disk import KeptFiles
+from filesync.transfer.coding.remains import MAX_BYTES
 
 KEY_BITS: Final = 64
 """Of the key of the marks."""
@@ -32,7 +33,9 @@ class BlockFiles:
             return None
         key, size = (int.from_bytes(body[at : at + _NUMBER_BYTES]) for at in (0, _NUMBER_BYTES))
         count = -(-size // block_bytes_of(size))
-        if len(body) != _HEAD_BYTES + count * (_NUMBER_BYTES + NEEDLE_BYTES):
+        if size > MAX_BYTES or len(body) != _HEAD_BYTES + count * (
+            _NUMBER_BYTES + NEEDLE_BYTES
+        ):
             return None
         needles = _HEAD_BYTES + count * _NUMBER_BYTES
         marks = array("Q", bytes(body[_HEAD_BYTES:needles]))

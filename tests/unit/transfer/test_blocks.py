@@ -22,7 +22,7 @@ from filesync.transfer.coding.blocks import (
     seems_in_order,
 )
 from filesync.transfer.coding.blocks_disk import BlockFiles
-from filesync.transfer.coding.remains import Run
+from filesync.transfer.coding.remains import MAX_BYTES, Run
 from tests.unit.made import reader
 
 KEY = 7
@@ -260,3 +260,11 @@ def test_blocks_that_cannot_be_of_their_size_are_none(tmp_path: Path, size: int)
     files, digest = BlockFiles(tmp_path), digest_of(OLD)
     files.save(digest, marked(OLD)._replace(size=size))
     assert files.load(digest) is None
+
+
+def test_blocks_of_more_than_is_compared_are_none(tmp_path: Path) -> None:
+    files, digest, number = BlockFiles(tmp_path), digest_of(OLD), MOST_BLOCKS
+    made = Blocks(KEY, MAX_BYTES, array("Q", bytes(8 * number)), bytes(NEEDLE_BYTES * number))
+    for size, known in ((MAX_BYTES, True), (2 * MAX_BYTES, False), (1 << 62, False)):
+        files.save(digest, made._replace(size=size))
+        assert (files.load(digest) is not None) == known
