@@ -68,44 +68,48 @@ class Comparisons:
         return comparing
 
     def close(self) -> None:
-        """Keep no blocks of what had to be cut nevertheless; nobody takes any more.
+        """Keep no blocks of what had to be cut nevertheless, and can be; nobody takes any more.
 
         Who takes it had something else than was scanned before, as one of two that are given to in
         turns has: the next time it is cut while it is hashed.
         """
         from filesync.transfer.coding.blocks_disk import BlockFiles
+        from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
 
         if self._caches is None or self.recipes is None:
             return
         files = BlockFiles(self._caches / BLOCKS)
         for digest in [one.digest for one in self.remains if self.recipes.has(one.digest)]:
-            files.forget(digest)
+            blocks = files.load(digest)
+            if blocks is not None and blocks.size <= MAX_RECIPE_BYTES:
+                files.forget(digest)
 
     def _comparing(self, old: Digest, fd: int, size: int) -> "Comparing | None":
         """Return who compares a file with what it was, where that is known and of use.
 
-        One that is new is only marked, unless so many are that the first would not be kept.
+        One that is new is only marked, and so is one that is too large to be cut; unless so many are that
+        the first would not be kept.
         """
         from filesync.transfer.coding.blocks import seems_in_order
         from filesync.transfer.coding.blocks_disk import BlockFiles
         from filesync.transfer.coding.comparing import Comparing
         from filesync.transfer.coding.kept_disk import MAX_FILES
+        from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
 
         if self._caches is None:
             return None
         files = BlockFiles(self._caches / BLOCKS)
-        known = None
-        if old == EMPTY:
-            with self._lock:
-                self._marked += 1
-                if self._marked > MAX_FILES:
-                    return None
-        else:
-            known = files.load(old)
-            if known is None or not seems_in_order(known, size, partial(_pread, fd)):
-                return None
+        known = None if old == EMPTY else files.load(old)
+        if known is not None and seems_in_order(known, size, partial(_pread, fd)):
             self._made_recipes()
-        return Comparing(files, old, known, size, self.remains.append)
+            return Comparing(files, old, known, size, self.remains.append)
+        if old != EMPTY and size <= MAX_RECIPE_BYTES:
+            return None
+        with self._lock:
+            self._marked += 1
+            if self._marked > MAX_FILES:
+                return None
+        return Comparing(files, old, None, size, self.remains.append)
 
     def _cutting(self, path: bytes, old: Digest) -> "Cutting":
         from filesync.transfer.coding.cutting import Cutting

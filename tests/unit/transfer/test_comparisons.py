@@ -6,7 +6,7 @@ import pytest
 
 from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.scanning.readfile import read_file
-from filesync.transfer.coding import kept_disk, recipe
+from filesync.transfer.coding import comparing, kept_disk, recipe
 from filesync.transfer.coding.recipe import Recipe
 from filesync.transfer.coding.remains import MAX_BYTES
 from filesync.transfer.send.comparisons import BLOCKS, CUT_BYTES, RECIPES, Comparisons
@@ -136,6 +136,25 @@ def test_one_that_is_too_large_for_a_recipe_is_compared_if_its_blocks_are_known(
     scans.scan(LARGE)
     assert scans.scan(LARGE[:9] + b"inserted" + LARGE[9:]).remains
     assert not scans.scan(b"moved" + MOVED).remains
+    assert not scans.cut
+
+
+def test_one_that_is_too_large_for_a_recipe_is_marked_again_whatever_is_known_of_it(
+    scans: Scans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans.scan(LARGE)
+    for module in (recipe, comparing):
+        monkeypatch.setattr(module, "MAX_RECIPE_BYTES", CUT_BYTES)
+    for path in (scans.caches / BLOCKS).iterdir():
+        path.unlink()
+    for content in (LARGE, MOVED):
+        assert not scans.scan(content + b"more").remains
+        found = scans.scan(content + b"and more")
+        assert found.remains
+        assert found.recipes is not None
+        found.recipes.note(digest_of(content + b"and more"), Recipe(0))
+        found.close()
+        assert scans.scan(content + b"and even more").remains
     assert not scans.cut
 
 
