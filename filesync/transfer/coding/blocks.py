@@ -42,6 +42,9 @@ _MOST_AT_ONCE: Final = 512
 """Blocks that are compared at once: fewer after a place at which what follows had to be looked for."""
 _MOVED_PART: Final = 16
 """Where more than a sixteenth of a content may be in another order, it pays to cut all of it."""
+_DISPLACED_PART: Final = 128
+"""As where more may have been taken out of one place and put in at another: what is written to in
+place is most often new, and that is most often not."""
 
 
 def block_bytes_of(size: int) -> int:
@@ -179,8 +182,9 @@ class Follower:
         if tail and is_last and old.is_block(self._next, tail):
             self._note(0, len(tail))
         size = self._at + len(tail)
-        moved = _moved(self._runs, old.size, size, least=old.window_bytes)
-        is_little = moved * _MOVED_PART <= min(old.size, size)
+        moved, displaced = _moved(self._runs, old.size, size, least=old.window_bytes)
+        most = max(moved * _MOVED_PART, displaced * _DISPLACED_PART)
+        is_little = most <= min(old.size, size)
         return self._runs if is_little and len(self._runs) <= MAX_RUNS else []
 
     def _follow(self, data: memoryview) -> memoryview:
@@ -259,10 +263,11 @@ class Follower:
             joined(self._runs, run)
 
 
-def _moved(runs: Sequence[Run], old_size: int, size: int, *, least: int) -> int:
+def _moved(runs: Sequence[Run], old_size: int, size: int, *, least: int) -> tuple[int, int]:
     """Return how much may have moved: it is missing in one place, and new in another.
 
-    Pieces of up to ``least`` bytes do not count.
+    And how much of that has made one place shorter, and another longer. Pieces of up to ``least`` bytes
+    do not count.
     """
     whole = (Run(0, 0, 0), *runs, Run(size, old_size, 0))
     gaps = [
@@ -271,7 +276,9 @@ def _moved(runs: Sequence[Run], old_size: int, size: int, *, least: int) -> int:
     ]
     missing = sum(old for old, _ in gaps if old > least)
     new = sum(new for _, new in gaps if new > least)
-    return min(missing, new)
+    removed = sum(old - new for old, new in gaps if old - new > least)
+    inserted = sum(new - old for old, new in gaps if new - old > least)
+    return min(missing, new), min(removed, inserted)
 
 
 def _places(needle: bytes, window: bytes, start: int) -> Iterator[int]:

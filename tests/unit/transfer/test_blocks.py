@@ -170,6 +170,14 @@ def test_what_was_moved_is_not_said_to_be_gone() -> None:
     assert not followed(OLD, moved)
 
 
+def test_a_part_that_was_moved_is_not_said_to_be_gone_and_one_written_in_place_is() -> None:
+    first, end = 400_000, 400_000 + 3 * WINDOW_BYTES  # less than a sixteenth of it
+    moved = OLD[:first] + OLD[end:3_000_000] + OLD[first:end] + OLD[3_000_000:]
+    assert in_order(OLD, moved)
+    assert not followed(OLD, moved)
+    assert found(OLD, OLD[:first] + RNG.randbytes(end - first) + OLD[end:]) >= 0.94
+
+
 def test_what_is_something_else_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
     real = Blocks.is_block
