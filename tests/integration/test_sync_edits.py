@@ -597,6 +597,20 @@ def test_what_remains_of_a_large_file_at_a_server_comes_with_the_answer_to_its_s
         assert stats.copied_bytes > 3_000_000
 
 
+def test_blocks_are_kept_at_a_server_unless_the_recipe_was_asked_for(
+    source: Path, tmp_path: Path
+) -> None:
+    (source / "large").write_bytes(LARGE)
+    taken(tmp_path)
+    taken(tmp_path, "other")
+    for dest, is_another in (("dest", False), ("other", True)):
+        edit_file(source / "large")
+        taken(tmp_path, dest)
+        digest = digest_of((source / "large").read_bytes())
+        kept = [path.name for path in (tmp_path / "caches/blocks").iterdir()]
+        assert (digest.hex() in kept) != is_another
+
+
 def test_what_a_server_says_wrongly_of_a_large_file_costs_bytes_and_no_wrong_byte(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

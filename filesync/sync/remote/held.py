@@ -84,6 +84,7 @@ class Held:
         self.stage = Stage.NEW
         self.filter = filter
         self._caches = caches
+        self._comparisons: Comparisons | None = None
         self._named = named
         self.is_used = False
 
@@ -134,7 +135,7 @@ class Held:
         """
         if self.place is None:
             return Found(self.manifest, {}, {})
-        comparisons = Comparisons(self._caches, recipes, on_cut=on_cut)
+        self._comparisons = comparisons = Comparisons(self._caches, recipes, on_cut=on_cut)
         edits = Edits(self._caches, self.recent, comparisons)
         found = scan_place(
             self.place,
@@ -191,6 +192,8 @@ class Held:
             if self.offer is not None:
                 self.offer.close()
             self.recent.close()
+            if self._comparisons is not None:
+                self._comparisons.close()
             if self.growing is not None:
                 self.growing.tree.close()
             if not self.is_used:

@@ -52,6 +52,7 @@ class Comparisons:
         """
         self.recipes = recipes
         self.remains: list[Remains] = []
+        self._compared: list[Digest] = []  # those of remains that can be cut, and were not
         self._caches = caches
         self._on_cut = on_cut
         self._marked = 0
@@ -74,15 +75,12 @@ class Comparisons:
         turns has: the next time it is cut while it is hashed.
         """
         from filesync.transfer.coding.blocks_disk import BlockFiles
-        from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
 
         if self._caches is None or self.recipes is None:
             return
         files = BlockFiles(self._caches / BLOCKS)
-        for digest in [one.digest for one in self.remains if self.recipes.has(one.digest)]:
-            blocks = files.load(digest)
-            if blocks is not None and blocks.size <= MAX_RECIPE_BYTES:
-                files.forget(digest)
+        for digest in filter(self.recipes.has, self._compared):
+            files.forget(digest)
 
     def _comparing(self, old: Digest, fd: int, size: int) -> "Comparing | None":
         """Return who compares a file with what it was, where that is known and of use.
@@ -102,7 +100,8 @@ class Comparisons:
         known = None if old == EMPTY else files.load(old)
         if known is not None and seems_in_order(known, size, partial(_pread, fd)):
             self._made_recipes()
-            return Comparing(files, old, known, size, self.remains.append)
+            on_end = self._note_compared if size <= MAX_RECIPE_BYTES else self.remains.append
+            return Comparing(files, old, known, size, on_end)
         if old != EMPTY and size <= MAX_RECIPE_BYTES:
             return None
         with self._lock:
@@ -110,6 +109,10 @@ class Comparisons:
             if self._marked > MAX_FILES:
                 return None
         return Comparing(files, old, None, size, self.remains.append)
+
+    def _note_compared(self, remains: "Remains") -> None:
+        self.remains.append(remains)
+        self._compared.append(remains.digest)
 
     def _cutting(self, path: bytes, old: Digest) -> "Cutting":
         from filesync.transfer.coding.cutting import Cutting
