@@ -230,6 +230,18 @@ def created(config: dict[str, object]) -> set[object]:
     return {config.get("created"), *(entry.get("created") for entry in history)}
 
 
+def test_a_directory_that_is_copied_anew_makes_the_same_layer(
+    cluster: Cluster, context: ContextMaker, tmp_path: Path
+) -> None:
+    root = context("FROM scratch\nWORKDIR /app\nCOPY src .\n", src__f="f")
+    last = []
+    for name in ("first", "second"):
+        layers = layout_of(cluster, root, tmp_path / name, "--no-cache")["manifest"]["layers"]
+        assert isinstance(layers, list)
+        last.append(layers[-1]["digest"])
+    assert last[0] == last[1]
+
+
 def test_rewritten_times_make_one_image_of_files_that_differ_in_newer_times_alone(
     cluster: Cluster, context: ContextMaker, tmp_path: Path
 ) -> None:

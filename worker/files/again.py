@@ -75,11 +75,12 @@ class Again(msgspec.Struct, frozen=True):
 
     Attributes:
         manifest: the input, or what is not excluded of it.
+        dest: the destination, which gets the time ``mtime_ns``.
         removed: paths in the tree, of whatever kind.
         made: (path in the input, digest of its node, path in the tree) of whole directories.
         copied: (path in the input, entry, path in the tree) of what is no directory.
         finished: (directory of the input, path in the tree) of those that get its attributes.
-        touched: directories that get the time of the copy: the destination, and those on the way in
+        touched: directories that get the time of the copy: those on the way that it makes, or in
             which it makes a name, of the base's tree.
         kept: names that stay.
         changed: names that come or go, about.
@@ -87,6 +88,8 @@ class Again(msgspec.Struct, frozen=True):
 
     manifest: Manifest
     owner: Owner | None
+    dest: bytes
+    mtime_ns: int
     removed: list[bytes] = msgspec.field(default_factory=list)
     made: list[tuple[bytes, Digest, bytes]] = msgspec.field(default_factory=list)
     copied: list[tuple[bytes, Entry, bytes]] = msgspec.field(default_factory=list)
@@ -125,7 +128,7 @@ def plan_again(op: Copy, given: Given, basis: Basis) -> Again | None:
     Raises:
         FilesyncError: as ``perform``.
     """
-    planning = _Planning(op, basis, given.manifest)
+    planning = _Planning(op, basis, given)
     try:
         planning.plan(given.path, given.directory)
     except _Unlike:
@@ -145,14 +148,15 @@ class _Pair(msgspec.Struct, frozen=True):
 
 
 class _Planning:
-    def __init__(self, op: Copy, basis: Basis, manifest: Manifest) -> None:
+    def __init__(self, op: Copy, basis: Basis, given: Given) -> None:
         self._dest = clean(op.dest.encode("utf-8", "surrogateescape"))
         self._change_mode: ChangeMode | None = parse_mode(op.mode)
         self._made_mode = made_mode(op.mode)
         self._basis = basis
-        self._manifest = manifest
+        self._manifest = given.manifest
         self._is_plain = basis.owner is None and self._change_mode is None
-        self._plan = Again(manifest, basis.owner)
+        dest, mtime_ns = b"/".join(self._dest), given.directory.mtime_ns
+        self._plan = Again(given.manifest, basis.owner, dest, mtime_ns)
         self._kept = self._changed = 0
         self._kept_bytes = self._hidden_bytes = 0
 
@@ -168,8 +172,8 @@ class _Planning:
         return msgspec.structs.replace(plan, kept=self._kept, changed=self._changed)
 
     def plan(self, source: bytes, directory: Directory) -> None:
-        dest = b"/".join(self._dest)
-        todo = [(source, directory, dest, self._way(directory))]
+        dest = self._plan.dest
+        todo = [(source, directory, dest, self._way())]
         most = sum(map(names_of, directory.entries))
         while todo:
             check_wanted()
@@ -181,7 +185,7 @@ class _Planning:
             if target != dest and (not self._is_finished(directory, pair) or is_changed):
                 self._plan.finished.append((directory, target))
 
-    def _way(self, directory: Directory) -> _Pair:
+    def _way(self) -> _Pair:
         """Follow the destination in both trees, which have nothing else that differs there."""
         pair = _Pair(self._basis.base.root, self._basis.earlier.root)
         for above, name in enumerate(self._dest):
@@ -194,11 +198,19 @@ class _Planning:
             below = self._below(there.get(name), here.get(name))
             self._pass(pair, above, is_touched=below.base is None)
             pair = below
-        self._pass(pair, len(self._dest), is_touched=bool(directory.entries))
+        self._check(pair)
         return pair
 
     def _pass(self, pair: _Pair, depth: int, *, is_touched: bool) -> None:
-        """Check a directory that a copy leaves as it is, makes on the way, or makes a name in."""
+        """Check a directory on the way, which a copy leaves as it is, makes, or makes a name in."""
+        self._check(pair)
+        if is_touched or pair.base is None:
+            self._plan.touched.append(b"/".join(self._dest[:depth]))
+        elif pair.earlier.mtime_ns != pair.base.mtime_ns:
+            raise _Unlike
+
+    def _check(self, pair: _Pair) -> None:
+        """Check a directory that keeps its attributes, but for its time, or has those of one on the way."""
         earlier = pair.earlier
         if earlier.xattrs:
             raise _Unlike  # what a copy makes there gets a default ACL, whatever the manifest says
@@ -208,10 +220,6 @@ class _Planning:
         else:
             wanted = _attributes(pair.base)
         if _attributes(earlier) != wanted:
-            raise _Unlike
-        if is_touched or pair.base is None:
-            self._plan.touched.append(b"/".join(self._dest[:depth]))
-        elif earlier.mtime_ns != pair.base.mtime_ns:
             raise _Unlike
 
     def _below(self, in_base: Entry | None, in_earlier: Entry | None) -> _Pair:

@@ -2,7 +2,8 @@
 
 * A directory gives its contents. The destination directory itself, like all parents that are
   missing, is made 0755, or with an octal ``mode`` as that says, and belongs to ``owner`` or root;
-  the source directory's own attributes do not reach it, one that is there is left as it is.
+  the source directory's own attributes do not reach it, one that is there is left as it is. Only
+  its time is the source directory's, until more comes into it. Without ``parents``, that is.
 * A file goes *into* the destination if that ends in '/' or is a directory; else it becomes the
   destination. Several matches are copied one after another, each as if it were alone.
 * What is unpacked has the archive's modes, whatever ``mode`` says.
@@ -73,6 +74,7 @@ def copy(tree: Tree, op: Copy, manifest: Manifest, source: DirectoryHandles) -> 
             target = _into(copying, dest)
             left, directory = reduced(copying.op, manifest, match.real, directory)
             copier.copy_contents(left, match.real, directory, target)
+            tree.set_time(target, directory.mtime_ns)
         else:
             _copy_file(copying, match, dest, is_into=is_into)
 

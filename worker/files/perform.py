@@ -54,8 +54,9 @@ def perform(
     input and of the subset that the op's selector leaves.
 
     With ``now_ns`` new files and links that are not copies, and directories whose names
-    changed, get that mtime, so that equal ops leave equal trees; a directory that is a copy keeps
-    its source's. Without it those times are the clock's.
+    changed, get that mtime, so that equal ops leave equal trees; a directory that is a copy, or
+    into which the contents of one came last, has its source's. Without it those times are the
+    clock's.
 
     After any error the tree is neither the old nor the new one: throw it away.
 
@@ -115,6 +116,7 @@ def perform_again(
             copier.finish(directory, target)
         for path in plan.touched:
             tree.touch(path)
+        tree.set_time(plan.dest, plan.mtime_ns)
         with changing(b""):
             tree.settle(now_ns)
         return Performed(tree.hints)

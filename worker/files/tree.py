@@ -169,6 +169,11 @@ class Tree:
         self._times[path] = mtime_ns
         self._modes.pop(path, None)
 
+    def set_time(self, path: bytes, mtime_ns: int) -> None:
+        """Give the directory ``path`` this mtime, until more is put into it."""
+        os.utime(self.handles.open(path), ns=(mtime_ns, mtime_ns))
+        self._times.pop(path, None)
+
     def has_time(self, path: bytes) -> None:
         """Note that the directory ``path`` is finished and has its mtime, and its mode."""
         self._times.pop(path, None)

@@ -230,7 +230,7 @@ def test_of_a_tree_that_is_the_same_nothing_is_read(rest: Lay) -> None:
         manifest_of(copied(OP, source, rest(BASE))),
     )
     assert plan is not None
-    assert plan == Again(plan.manifest, None, touched=[b"app"], kept=110)
+    assert plan == Again(plan.manifest, None, b"app", NOW_NS, kept=110)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """COPY cases as Docker documents them; each from the whole input and from its subset."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from filesync.errors import PathMissing, UsageError
+from tests.unit.files.conftest import NOW_NS
 from worker.files import BadPath, PathInTheWay
 from worker.wire.ops import Copy
 
@@ -310,3 +312,43 @@ def test_a_mode_of_the_way_yields_to_that_of_a_directory_copied_there_later(
     source = lay({"f": "f", "d/b/": "750"})
     root = copy_both(source, {}, Copy(0, "f", "/a/b/", mode="500"), copy("d", "/a"))
     assert [(root / name).stat().st_mode & 0o7777 for name in ("a", "a/b")] == [0o500, 0o750]
+
+
+DIRECTORY_NS, OTHER_NS = 10**15, 2 * 10**15
+TIMED: Listing = {"dir/f": "f", "dir/sub/g": "g", "other/h": "h", "empty/": "", "file": "file"}
+
+
+def times(root: Path, *names: str) -> list[int]:
+    return [(root / name).stat().st_mtime_ns for name in names]
+
+
+@pytest.mark.parametrize(
+    ("actions", "wanted"),
+    [
+        ([copy("dir", "/x")], {"x": DIRECTORY_NS, "": NOW_NS}),
+        ([copy("dir", "/x/y/z/")], {"x": NOW_NS, "x/y": NOW_NS, "x/y/z": DIRECTORY_NS}),
+        ([copy("dir", "/there")], {"there": DIRECTORY_NS}),
+        ([copy("empty", "/x")], {"x": OTHER_NS}),
+        ([copy("dir", "/x", "*")], {"x": DIRECTORY_NS}),
+        ([copy("dir", "/x"), copy("other", "/x")], {"x": OTHER_NS}),
+        ([copy("*r", "/x", wildcard=True)], {"x": OTHER_NS}),
+        ([copy("file", "/x/"), copy("dir", "/x")], {"x": DIRECTORY_NS}),
+        ([copy("dir", "/x"), copy("file", "/x/")], {"x": NOW_NS}),
+        (
+            [copy("dir/sub", "/x/sub"), copy("dir", "/x")],
+            {"x": DIRECTORY_NS, "x/sub": OTHER_NS},
+        ),
+        ([copy("dir", "/x"), copy("other", "/x/sub/in")], {"x": DIRECTORY_NS, "x/sub": NOW_NS}),
+        ([copy("/", "/x")], {"x": OTHER_NS, "x/dir": DIRECTORY_NS}),
+        ([Copy(0, "dir", "/x/y", mode="0500")], {"x": NOW_NS, "x/y": DIRECTORY_NS}),
+    ],
+)
+def test_where_a_directory_is_copied_to_has_its_time_until_a_file_comes_there(
+    lay: Lay, copy_both: CopyBoth, actions: list[Copy], wanted: Mapping[str, int]
+) -> None:
+    source = lay(TIMED)
+    for name in ("", "dir/sub", "empty", "other"):
+        os.utime(source / name, ns=(OTHER_NS, OTHER_NS))
+    os.utime(source / "dir", ns=(DIRECTORY_NS, DIRECTORY_NS))
+    root = copy_both(source, {"there/f": "old"}, *actions)
+    assert times(root, *wanted) == [*wanted.values()]
