@@ -482,7 +482,8 @@ def test_a_move_shows_how_far_it_has_come(cluster: Cluster, context: ContextMake
     come = [event["done_bytes"] for event in events]
     assert come == sorted(come)
     assert 0 < come[-1] <= events[-1]["total_bytes"]
-    assert 30_000_000 <= events[-1]["total_bytes"] <= first["total_bytes"]
+    # What is expected is the tar: compressed, what cannot be has 3 bytes more for each 128 KiB.
+    assert 30_000_000 <= events[-1]["total_bytes"] <= first["total_bytes"] + 1000
 
 
 def test_a_move_says_on_no_terminal_just_what_it_is_about_to_do(

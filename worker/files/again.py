@@ -30,7 +30,7 @@ from filesync.select import Pick, matched
 from filesync.wanted import check_wanted
 from worker.files.attributes import Attributes, attributes_of
 from worker.files.mode import ChangeMode, made_mode, parse_mode
-from worker.files.named import directory_at, reduced
+from worker.files.named import directory_at, has_own_time, reduced
 from worker.files.tree import Owner, join
 from worker.wire.ops import Copy, FileOp
 
@@ -117,7 +117,9 @@ def given_to(op: Copy, given: Manifest) -> Given | None:
     match matched(given, Pick(op.source, exclude=op.exclude, wildcard=op.wildcard)):
         case [one] if (directory := directory_at(given, one.real)) is not None:
             manifest, directory = reduced(op, given, one.real, directory)
-            return None if _has_links(directory) else Given(manifest, one.real, directory)
+            if _has_links(directory) or not has_own_time(one.real, directory):
+                return None
+            return Given(manifest, one.real, directory)
         case _:
             return None
 
@@ -196,7 +198,8 @@ class _Planning:
             here = {one.name: one for one in pair.earlier.entries}
             there = {one.name: one for one in in_base}
             below = self._below(there.get(name), here.get(name))
-            self._pass(pair, above, is_touched=below.base is None)
+            # The root keeps its time, whatever is made in it.
+            self._pass(pair, above, is_touched=above > 0 and below.base is None)
             pair = below
         self._check(pair)
         return pair

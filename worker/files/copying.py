@@ -30,7 +30,7 @@ from filesync.manifest import (
 from filesync.select import Match, Pick, clean, matched, resolve
 from worker.files.copier import Copier
 from worker.files.mode import made_mode, parse_mode
-from worker.files.named import directory_at, reduced
+from worker.files.named import directory_at, has_own_time, reduced
 from worker.files.tree import Owner, Place, Tree, join, split, text_of
 from worker.files.unpack import unpack
 from worker.wire.ops import Copy
@@ -74,7 +74,8 @@ def copy(tree: Tree, op: Copy, manifest: Manifest, source: DirectoryHandles) -> 
             target = _into(copying, dest)
             left, directory = reduced(copying.op, manifest, match.real, directory)
             copier.copy_contents(left, match.real, directory, target)
-            tree.set_time(target, directory.mtime_ns)
+            if has_own_time(match.real, directory):
+                tree.set_time(target, directory.mtime_ns)
         else:
             _copy_file(copying, match, dest, is_into=is_into)
 

@@ -17,6 +17,11 @@ def directory_at(manifest: Manifest, path: bytes) -> Directory | None:
     return manifest.directory(entry.tree) if isinstance(entry, Subdirectory) else None
 
 
+def has_own_time(path: bytes, directory: Directory) -> bool:
+    """Say whether the directory at ``path`` has a time: a root of which no layer says one has none."""
+    return bool(path or directory.mtime_ns)
+
+
 def reduced(
     op: Copy, manifest: Manifest, path: bytes, directory: Directory, *, written: bytes = b""
 ) -> tuple[Manifest, Directory]:

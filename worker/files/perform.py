@@ -55,8 +55,8 @@ def perform(
 
     With ``now_ns`` new files and links that are not copies, and directories whose names
     changed, get that mtime, so that equal ops leave equal trees; a directory that is a copy, or
-    into which the contents of one came last, has its source's. Without it those times are the
-    clock's.
+    into which the contents of one came last, has its source's, and the root keeps its own. Without
+    it those times are the clock's.
 
     After any error the tree is neither the old nor the new one: throw it away.
 

@@ -51,6 +51,7 @@ class Tree:
     def __init__(self, root: Path) -> None:
         self.handles = DirectoryHandles(root)
         self.root_fd = self.handles.open(b"")
+        self._root_ns = os.fstat(self.root_fd).st_mtime_ns
         self.hints: dict[bytes, tuple[int, Digest]] = {}
         self._times: dict[bytes, int | None] = {}
         self._modes: dict[bytes, int] = {}
@@ -182,10 +183,13 @@ class Tree:
     def settle(self, now_ns: int | None) -> None:
         """Set the mtimes of changed directories, and modes that would have kept us out of them.
 
-        Those of no source get ``now_ns``, if given.
+        Those of no source get ``now_ns``, if given. Only the root keeps the time that it had: a layer
+        in which it has another one says so, and ``COPY f /`` would never make the same layer twice.
         """
         for path, own_ns in self._times.items():
-            mtime_ns = now_ns if own_ns is None else own_ns
+            mtime_ns = own_ns
+            if mtime_ns is None:
+                mtime_ns = now_ns if path else self._root_ns
             if mtime_ns is not None:
                 os.utime(self.handles.open(path), ns=(mtime_ns, mtime_ns))
         self._times.clear()

@@ -280,6 +280,21 @@ def test_a_tree_of_which_more_was_made_is_no_basis(rest: Lay) -> None:
     assert copied_again(OP, source, rest(BASE), root) is None
 
 
+def test_a_tree_whose_root_has_another_time_is_no_basis(rest: Lay) -> None:
+    source, base = manifest_of(rest(many())), rest({"etc/passwd": "root"})
+    earlier = copied(OP, rest(many()), base)
+    bare = manifest_of(rest({"etc/passwd": "root"}))
+    assert plan_of(OP, source, bare, manifest_of(earlier)) is not None
+    os.utime(earlier, ns=(EARLIER_NS, EARLIER_NS))
+    assert plan_of(OP, source, bare, manifest_of(earlier)) is None
+
+
+def test_of_a_root_of_no_time_all_is_copied(rest: Lay) -> None:
+    source = rest(many())
+    os.utime(source, ns=(0, 0))
+    assert given_to(OP, manifest_of(source)) is None
+
+
 def test_where_what_is_made_gets_an_acl_nothing_is_taken_for_a_copy(rest: Lay) -> None:
     acl = struct.pack("<I", 2)
     for tag, of in ((1, -1), (2, 7), (4, -1), (16, -1), (32, -1)):

@@ -328,7 +328,9 @@ def test_equal_ops_leave_equal_trees_when_a_time_is_given(lay: Lay) -> None:
     trees = set()
     for _ in range(2):
         root = lay({})
+        os.utime(root, ns=(TIME_NS, TIME_NS))
         perform(FileOp(actions, scratch=True), root=root, inputs={0: given}, now_ns=NOW_NS)
+        assert os.stat(root).st_mtime_ns == TIME_NS
         trees.add(scan(root, nodes).tree)
 
     assert len(trees) == 1

@@ -352,3 +352,9 @@ def test_where_a_directory_is_copied_to_has_its_time_until_a_file_comes_there(
     os.utime(source / "dir", ns=(DIRECTORY_NS, DIRECTORY_NS))
     root = copy_both(source, {"there/f": "old"}, *actions)
     assert times(root, *wanted) == [*wanted.values()]
+
+
+def test_a_root_of_which_nobody_says_a_time_gives_none(lay: Lay, copy_both: CopyBoth) -> None:
+    source = lay(TIMED)
+    os.utime(source, ns=(0, 0))
+    assert times(copy_both(source, {}, copy("/", "/x")), "x") == [NOW_NS]
