@@ -82,11 +82,11 @@ CHANGES = [
 
 
 def fill(root: Path, *lasts: str) -> None:
-    """Make a tree that takes a while; ``lasts`` are read last."""
+    """Make a tree that takes a while; ``lasts`` are read last, and too large to be sent from memory."""
     for number in range(FILES):
         make(root / f"d{number % 4}/f{number}", os.urandom(FILE_BYTES))
     for name in lasts:
-        make(root / name / "file", os.urandom(1024) * 400)
+        make(root / name / "file", os.urandom(1024) * 1100)
 
 
 def has_begun(dst: Path) -> bool:
