@@ -86,7 +86,7 @@ def with_root_of(tree: Manifest, other: Manifest) -> Manifest:
     """
     nodes = LayeredNodes(MemoryNodes(), tree.nodes)
     root = tree.root
-    header = msgspec.structs.replace(other.root, mtime_ns=root.mtime_ns, entries=())
+    header = msgspec.structs.replace(other.header, mtime_ns=root.mtime_ns)
     alone: Expansion[Digest] = Expansion(header, [*root.entries], [])
     return Manifest(grow(nodes, tree.tree, lambda _: alone), nodes)
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -42,10 +43,8 @@ async def given(
     to: str = "dest",
     caches: Path | None = None,
 ) -> SyncStats:
-    server = TreeServer(ServedPlaces(root), read_only=False, caches=caches or options.caches)
-    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
-        server.use(plane)
-        remote = Remote(plane.address, to.encode())
+    async with _served(root, read_only=False, caches=caches or options.caches) as address:
+        remote = Remote(address, to.encode())
         return await sync_to(_below(f"{root}/{source}", names), remote, options)
 
 
@@ -58,11 +57,18 @@ async def taken(
     to: str = "dest",
     caches: Path | None = None,
 ) -> SyncStats:
-    server = TreeServer(ServedPlaces(root), read_only=True, caches=caches or options.caches)
+    async with _served(root, read_only=True, caches=caches or options.caches) as address:
+        remotes = [Remote(address, path) for path in _below(source, names)]
+        return await sync_from(remotes, os.fsencode(root / to), options)
+
+
+@asynccontextmanager
+async def _served(root: Path, *, read_only: bool, caches: Path | None) -> AsyncIterator[str]:
+    """Serve ``root`` at the address."""
+    server = TreeServer(ServedPlaces(root), read_only=read_only, caches=caches)
     async with DataPlane(LOOPBACK, answer=server.answer) as plane:
         server.use(plane)
-        remotes = [Remote(plane.address, path) for path in _below(source, names)]
-        return await sync_from(remotes, os.fsencode(root / to), options)
+        yield plane.address
 
 
 def _below(path: str, names: Sequence[str]) -> list[bytes]:

@@ -12,8 +12,6 @@ from filesync.transfer.coding.blocks import MOST_BLOCKS, NEEDLE_BYTES, Blocks, b
 from filesync.transfer.coding.kept_disk import KeptFiles
 from filesync.transfer.coding.remains import MAX_BYTES
 
-KEY_BITS: Final = 64
-"""Of the key of the marks."""
 _FORMAT: Final = b"filesync blocks1"
 _NUMBER_BYTES: Final = 8
 _HEAD_BYTES: Final = 2 * _NUMBER_BYTES

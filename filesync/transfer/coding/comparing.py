@@ -5,7 +5,8 @@ from collections.abc import Callable
 from filesync.digest import Digest
 from filesync.entropy import random_bits
 from filesync.transfer.coding.blocks import Blocking, Blocks, Follower
-from filesync.transfer.coding.blocks_disk import KEY_BITS, BlockFiles
+from filesync.transfer.coding.blocks_disk import BlockFiles
+from filesync.transfer.coding.kept_disk import KEY_BITS
 from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
 from filesync.transfer.coding.remains import Remains
 from filesync.transfer.coding.threaded import Threaded
@@ -24,8 +25,8 @@ class Comparing(Threaded):
     ) -> None:
         """Let ``files`` have its blocks once it is whole.
 
-        The file was ``old`` before, and has ``size`` bytes now. Where the blocks of that are ``known`` ``on_end`` is told what
-        the file has of it.
+        The file was ``old`` before, and has ``size`` bytes now. Where the blocks that it had are
+        ``known``, ``on_end`` is told what it still has of them.
         """
         super().__init__()
         self._files = files

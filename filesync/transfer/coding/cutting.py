@@ -5,8 +5,9 @@ from collections.abc import Callable
 from filesync.digest import Digest
 from filesync.entropy import random_bits
 from filesync.transfer.coding.chunking import Cutter, MarkedRecipe
+from filesync.transfer.coding.kept_disk import KEY_BITS
 from filesync.transfer.coding.recipecache import RecipeCache
-from filesync.transfer.coding.recipes_disk import KEY_BITS, RecipeFiles
+from filesync.transfer.coding.recipes_disk import RecipeFiles
 from filesync.transfer.coding.remains import MAX_RUNS, Remains
 from filesync.transfer.coding.threaded import Threaded
 

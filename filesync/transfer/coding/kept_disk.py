@@ -15,6 +15,8 @@ from filesync.digest import Digest
 from filesync.entropy import random_name
 from filesync.surplus import surplus
 
+KEY_BITS: Final = 64
+"""Of the key of marks, which is kept with them."""
 _CHECK_BYTES: Final = 8
 MAX_FILES: Final = 64
 """Of one format. Of a content of 2 GiB it is 4 to 6 MB, so all of them have 400 MB at most, and 50 MB of 256 MiB each."""

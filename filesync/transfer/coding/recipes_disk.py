@@ -10,7 +10,7 @@ from typing import Final
 
 from filesync.digest import Digest
 from filesync.transfer.coding.chunking import MarkedRecipe
-from filesync.transfer.coding.kept_disk import KeptFiles
+from filesync.transfer.coding.kept_disk import KEY_BITS, KeptFiles
 from filesync.transfer.coding.recipe import (
     MAX_RECIPE_BYTES,
     MIN_CHUNK_BYTES,
@@ -19,8 +19,6 @@ from filesync.transfer.coding.recipe import (
 )
 
 _FORMAT: Final = b"filesync recipe2"
-KEY_BITS: Final = 64
-"""Of the key of the marks."""
 _KEY_BYTES: Final = KEY_BITS // 8
 _MARK_BYTES: Final = 8
 _CHUNK_BYTES: Final = 8 + NAME_BYTES + _MARK_BYTES

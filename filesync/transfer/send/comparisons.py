@@ -1,7 +1,7 @@
 """Large files that a scan reads: looked at while they are hashed, for who has them as they were.
 
-Of one that is new the blocks are marked. One that has changed is compared with what it was by these,
-or else cut.
+Of one that is new, or too large to be cut, the blocks are marked. One that has changed is compared with
+what it was by these, or else cut.
 """
 
 import os
@@ -60,13 +60,15 @@ class Comparisons:
 
     def beside(self, path: bytes, old: Digest, fd: int, size: int) -> "Beside | None":
         """Return who is shown a file that had the ``old`` content, unless that is of no use."""
+        if size < CUT_BYTES:
+            return None
         from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
-        from filesync.transfer.coding.remains import MAX_BYTES
 
-        comparing = self._comparing(old, fd, size) if CUT_BYTES <= size <= MAX_BYTES else None
-        if comparing is None and old != EMPTY and CUT_BYTES <= size <= MAX_RECIPE_BYTES:
-            return self._cutting(path, old)
-        return comparing
+        if (following := self._following(old, fd, size)) is not None:
+            return following
+        if old == EMPTY or size > MAX_RECIPE_BYTES:
+            return self._marking(old, size)
+        return self._cutting(path, old)
 
     def close(self) -> None:
         """Keep no blocks of what had to be cut nevertheless, and can be; nobody takes any more.
@@ -82,32 +84,38 @@ class Comparisons:
         for digest in filter(self.recipes.has, self._compared):
             files.forget(digest)
 
-    def _comparing(self, old: Digest, fd: int, size: int) -> "Comparing | None":
-        """Return who compares a file with what it was, where that is known and of use.
-
-        One that is new is only marked, and so is one that is too large to be cut; unless so many are that
-        the first would not be kept.
-        """
+    def _following(self, old: Digest, fd: int, size: int) -> "Comparing | None":
+        """Return who compares a file with the blocks that it had, where they are known and of use."""
+        if self._caches is None or old == EMPTY:
+            return None
         from filesync.transfer.coding.blocks import seems_in_order
         from filesync.transfer.coding.blocks_disk import BlockFiles
         from filesync.transfer.coding.comparing import Comparing
-        from filesync.transfer.coding.kept_disk import MAX_FILES
         from filesync.transfer.coding.recipe import MAX_RECIPE_BYTES
+        from filesync.transfer.coding.remains import MAX_BYTES
 
-        if self._caches is None:
-            return None
         files = BlockFiles(self._caches / BLOCKS)
-        known = None if old == EMPTY else files.load(old)
-        if known is not None and seems_in_order(known, size, partial(_pread, fd)):
-            self._made_recipes()
-            on_end = self._note_compared if size <= MAX_RECIPE_BYTES else self.remains.append
-            return Comparing(files, old, known, size, on_end)
-        if old != EMPTY and size <= MAX_RECIPE_BYTES:
+        known = files.load(old) if size <= MAX_BYTES else None
+        if known is None or not seems_in_order(known, size, partial(_pread, fd)):
+            return None
+        self._made_recipes()
+        on_end = self._note_compared if size <= MAX_RECIPE_BYTES else self.remains.append
+        return Comparing(files, old, known, size, on_end)
+
+    def _marking(self, old: Digest, size: int) -> "Comparing | None":
+        """Return who marks the blocks of a file, unless so many are that the first would not be kept."""
+        from filesync.transfer.coding.blocks_disk import BlockFiles
+        from filesync.transfer.coding.comparing import Comparing
+        from filesync.transfer.coding.kept_disk import MAX_FILES
+        from filesync.transfer.coding.remains import MAX_BYTES
+
+        if self._caches is None or size > MAX_BYTES:
             return None
         with self._lock:
             self._marked += 1
             if self._marked > MAX_FILES:
                 return None
+        files = BlockFiles(self._caches / BLOCKS)
         return Comparing(files, old, None, size, self.remains.append)
 
     def _note_compared(self, remains: "Remains") -> None:

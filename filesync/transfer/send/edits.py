@@ -11,6 +11,7 @@ from filesync.manifest import Nodes
 from filesync.manifest.node import pieces
 from filesync.transfer.coding import edit
 from filesync.transfer.coding.edit import Edit
+from filesync.transfer.coding.kept_disk import KEY_BITS
 from filesync.transfer.coding.marks_disk import MarksFile
 from filesync.transfer.send.comparisons import Comparisons
 from filesync.transfer.send.recent import Recent
@@ -35,7 +36,6 @@ MAX_DIRECTORIES_BYTES: Final = 16 << 20
 """Of what those were, which is kept until it is told."""
 _EDIT_BYTES: Final = 128
 """What an edit takes beside its delta."""
-_KEY_BITS: Final = 64
 
 
 class Edited(NamedTuple):
@@ -181,7 +181,7 @@ class Edits(Watcher):
         self._marked_room -= len(content)
         known = files.find(old)
         if known is None:
-            marks = edit.mark(content, random_bits(_KEY_BITS))
+            marks = edit.mark(content, random_bits(KEY_BITS))
             self._keep(digest, content)
         else:
             one, marks = edit.compare(digest, content, known)
