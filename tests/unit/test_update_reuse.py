@@ -77,6 +77,39 @@ def test_nothing_is_kept_of_a_replaced_file_that_nobody_needs(
     assert linked == []
 
 
+def test_what_an_untouched_directory_has_is_copied_wherever_it_is(
+    root: Path, source: Path
+) -> None:
+    old = [
+        MakeFile("a/b/c/f", b"1" * 1000),
+        MakeFile("a/b/g", b"2" * 1000),
+        MakeFile("z/h", b"h"),
+    ]
+    build(root, old)
+    build(source, [*old, MakeFile("n/f", b"1" * 1000), MakeFile("z/g", b"2" * 1000)])
+    inode = (root / "a/b/g").stat().st_ino
+    assert sync(root, source).fetched == []
+    assert (root / "a/b/g").stat().st_ino == inode
+
+
+def test_what_an_untouched_directory_had_when_it_was_scanned_is_verified(
+    root: Path, source: Path
+) -> None:
+    build(root, [MakeFile("a/f", b"1" * 1000)])
+    build(source, [MakeFile("a/f", b"1" * 1000), MakeFile("n/f", b"1" * 1000)])
+    basis, target = scanned(root), scanned(source)
+    (root / "a/f").write_bytes(b"2" * 1000)
+    assert len(update(root, source, basis=basis, target=target).fetched) == 1
+    assert (root / "n/f").read_bytes() == b"1" * 1000
+
+
+def test_a_large_tree_is_not_looked_through_for_a_few_bytes(root: Path, source: Path) -> None:
+    old = [MakeFile(f"a/{number}", b"1" if number else b"2" * 100) for number in range(10)]
+    build(root, old)
+    build(source, [*old, MakeFile("n", b"2" * 100)])
+    assert len(sync(root, source).fetched) == 1
+
+
 def test_what_stays_is_used_however_much_is_needed(
     root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,8 +88,8 @@ class Settler:
                 return SETTLED
             if self._change_metadata(place, dirfd, was, entry):
                 return SETTLED
-        elif entry.size and self._reuse(place, dirfd, was, entry):
-            return SETTLED
+        elif entry.size and (state := self._reuse(place, dirfd, was, entry)):
+            return state
         if not entry.size:
             self._make_empty(place, dirfd, was, entry)
             return SETTLED
@@ -203,10 +203,11 @@ class Settler:
 
     # --- from elsewhere in the old tree ---------------------------------------------------
 
-    def _reuse(self, place: Place, dirfd: int, was: File | None, entry: File) -> bool:
+    def _reuse(self, place: Place, dirfd: int, was: File | None, entry: File) -> State:
         where = self._reusable.file(entry.digest)
         if where is None:
-            return False
+            return WANTED
+        state: State = SETTLED
         holder = self._work.trash if where.in_trash else self._root
         with _passing_over() as passed, holder.held(where.path) as source_dir:
             fd = open_existing(source_dir, where.name)
@@ -219,11 +220,12 @@ class Settler:
                     self._reusable.files[entry.digest] = at
                 elif self._maker.copy(place, dirfd, entry, fd, replaces=was is not None):
                     self._tally.add(files_copied=1, bytes_copied=entry.size)
+                    state = PROVED
                 else:
-                    return False
+                    return WANTED
             finally:
                 os.close(fd)
-        return not passed
+        return WANTED if passed else state
 
     def _take(self, where: Where, source_dir: int, fd: int, dirfd: int, entry: File) -> None:
         """Move an old file to its new name, with its new metadata."""

@@ -1,8 +1,8 @@
 """Turning a directory that holds one tree into one that holds another.
 
 What the two trees have in common is not touched. What is gone is moved aside, and what the
-target needs of it is moved back from there; what only other local trees have is copied; the rest
-is wanted from elsewhere, and handed in file by file.
+target needs of it is moved back from there; what it needs once more of what stays, or of other
+local trees, is copied; the rest is wanted from elsewhere, and handed in file by file.
 
 Directories are reached through descriptors, one name at a time, so that nobody who changes the
 tree meanwhile can have us write outside of it. New ones are 0700 from their making to the end,
@@ -33,7 +33,7 @@ from filesync.disk.updating.metadata import Metadata
 from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.refusals import Refusals
 from filesync.disk.updating.repeated import Repeated
-from filesync.disk.updating.reuse import Reusable
+from filesync.disk.updating.reuse import WORTH_BYTES, Reusable
 from filesync.disk.updating.settle import COPY, LINK, PROVED, WANTED, Settler
 from filesync.disk.updating.tally import Tally, UpdateStats
 from filesync.disk.updating.visits import Needs, Visits, count, refuse_reserved
@@ -392,6 +392,8 @@ class TreeUpdate:
             needs = Needs(self._visits)
             for visit in self._visits.common():
                 self._layout.clear(visit, needs)
+            if needs.content_bytes >= WORTH_BYTES * self._basis.summary.entries:
+                self._reusable.note_elsewhere(self._visits.common(), needed=needs.digests)
 
     def _make_files(self, *, is_made: bool) -> None:
         self._maker = Maker(self._workdir, self._partials, self._metadata)

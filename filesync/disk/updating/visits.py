@@ -399,10 +399,12 @@ class Needs:
     Attributes:
         is_any: there are contents or whole directories to look for in the old tree.
         digests: of the contents; what is in a directory that will be moved is left out.
+        content_bytes: of the contents, however often one is needed.
     """
 
     def __init__(self, visits: Visits) -> None:
         self.is_any = False
+        self.content_bytes = 0
         self.digests: set[Digest] | _Everything = set()
         removed = {
             entry.tree
@@ -421,6 +423,7 @@ class Needs:
                 has_it = isinstance(old, File) and old.digest == entry.digest and not old.link
                 if entry.size and not has_it:
                     self.is_any = True
+                    self.content_bytes += entry.size
                     if isinstance(self.digests, set):
                         self.digests.add(entry.digest)
             elif isinstance(entry, Subdirectory):
