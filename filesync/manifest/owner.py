@@ -1,7 +1,10 @@
 """Whose a tree is: of one user, or group, throughout; or as far as who writes it may say."""
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
+
+from msgspec.structs import replace
 
 from filesync.digest import Digest
 from filesync.manifest.growth import Expansion, Known, grow
@@ -17,6 +20,7 @@ from filesync.manifest.node import (
 from filesync.manifest.tree import Manifest, Nodes
 
 Leaf = File | Symlink | Special
+One = TypeVar("One", bound=Leaf | Directory)
 MAX_GROUPS: Final = 4096
 """Bound on those of one writer; whoever is in more gives files none of the others."""
 OTHERS: Final = 0xFFFFFFFF
@@ -31,6 +35,15 @@ class Writer(NamedTuple):
 
     uid: int
     groups: frozenset[int]
+
+    def owner(self, one: Leaf | Directory, *, others: int = OTHERS) -> tuple[int, int]:
+        """Return whose ``one`` is as he makes it: his, and of ``others`` if it is of no group of his."""
+        return self.uid, one.gid if one.gid in self.groups else others
+
+    def written(self, one: One) -> One:
+        """Return ``one`` as he makes it."""
+        uid, gid = self.owner(one)
+        return replace(one, uid=uid, gid=gid)
 
 
 def owned_by(manifest: Manifest, nodes: Nodes, uid: int | None, gid: int | None) -> Manifest:
@@ -52,12 +65,7 @@ def as_written_by(
 
     Its nodes go to ``nodes``.
     """
-    uid, groups = writer
-
-    def owner(one: Leaf | Directory) -> tuple[int, int]:
-        return uid, one.gid if one.gid in groups else others
-
-    return _with_owners(manifest, nodes, owner)
+    return _with_owners(manifest, nodes, partial(writer.owner, others=others))
 
 
 def _with_owners(

@@ -111,6 +111,48 @@ class Update(_Noted):
         return found if self._given_as is None else [self._given_as for _ in found]
 
 
+class Addition(NamedTuple):
+    """What adds to a place.
+
+    Attributes:
+        update: has it added; not finished yet.
+        top: what the place holds then, if all of that can be made.
+        is_all: as far as is known, it can.
+    """
+
+    update: Update
+    top: Manifest
+    is_all: bool
+
+    @property
+    def is_made(self) -> bool:
+        """Say, when the update is finished, whether the place holds ``top``."""
+        done = self.update.done
+        return (
+            self.is_all
+            and done is not None
+            and not (done.not_kept or self.update.refused.count)
+        )
+
+
+def add_to(
+    place: Place,
+    part: Part,
+    basis: Manifest,
+    top: Manifest,
+    nodes: Nodes,
+    *,
+    unseen: Filter,
+    caches: Path | None,
+) -> Addition:
+    """Return what makes ``top``, which adds to ``basis``, of a place that holds that. Blocks."""
+    target = Target(place, None)
+    plan = plan_target(target, part, basis, top, nodes, removal=None, unseen=unseen)
+    plan, unwritable = around_unwritable(place.root, plan, nodes)
+    update = Update(place, plan, part=part, rename=None, caches=caches, passes_over=False)
+    return Addition(update, plan.target, not (plan.left_out or unwritable))
+
+
 def _root_times(part: Part, *, is_of_names: bool) -> RootTimes:
     if not is_of_names:
         return RootTimes.GIVEN

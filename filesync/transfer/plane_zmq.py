@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from filesync.transfer.receive.incoming_zmq import Incoming
     from filesync.transfer.receive.landing_disk import Update
     from filesync.transfer.receive.told import Told
+    from filesync.transfer.send.fresh import Fresh
     from filesync.transfer.send.growing import GrowingTree
     from filesync.transfer.send.recent import Recent
     from filesync.transfer.send.source import Come, Source
@@ -214,7 +215,12 @@ class DataPlane:
         )
 
     def offer_growing(
-        self, growing: "GrowingTree", root: Path, token: bytes, *, flow: Flow = _ANY_FLOW
+        self,
+        growing: "GrowingTree | Fresh",
+        root: Path,
+        token: bytes,
+        *,
+        flow: Flow = _ANY_FLOW,
     ) -> Offer:
         """Offer what is done of a tree that is still being scanned; else as ``offer``.
 

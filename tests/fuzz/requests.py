@@ -13,7 +13,7 @@ from filesync.sync.filter import Filter
 from filesync.sync.options import NewOwner, OwnerNames
 from filesync.sync.owner import MAX_ID, given_to, look_up
 from filesync.sync.part import Part
-from filesync.sync.remote import wire
+from filesync.sync.remote import fields, wire
 from filesync.sync.remote.edits import pack_edits, pack_remains, unpack_edits, unpack_remains
 from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.source import is_named
@@ -91,17 +91,18 @@ def seeds() -> list[bytes]:
         wire.AskUnseen(TOKEN, (b"a",), PATHS, (b"", *PATHS)),
         wire.Drop(TOKEN),
         wire.Give(
-            TOKEN, TOKEN, NEW.tree, True, rules, (wire.Other(TOKEN, OLD.tree),), (b"x",), True
+            TOKEN, TOKEN, NEW.tree, True, rules, (fields.Other(TOKEN, OLD.tree),), (b"x",), True
         ),
         wire.Give(TOKEN, TOKEN, NEW.tree, edits=pack_edits(Edited([EDIT]))),
         wire.Give(TOKEN, TOKEN, NEW.tree, remains=pack_remains(Edited(remains=[REMAINS]))),
         wire.GiveGrowing(TOKEN, TOKEN),
+        wire.Add(TOKEN, TOKEN),
         wire.AskDirectories(TOKEN),
         wire.Changing(TOKEN, b"a/b", digest_of(b"?")),
         wire.Progressed(1, 2),
     ]
     answers: list[tuple[wire.Answer, bytes]] = [
-        (wire.Found((wire.Part(TOKEN, b"b"), wire.Part(TOKEN, b"", (b"d", b"b")))), b""),
+        (wire.Found((fields.Part(TOKEN, b"b"), fields.Part(TOKEN, b"", (b"d", b"b")))), b""),
         (wire.Prepared(TOKEN, True, b"name"), b""),
         (wire.Prepared(TOKEN, writer=(12, frozenset([0, 34])), group=34), b""),
         (wire.Prepared(TOKEN, new_owner=(12, None)), b""),

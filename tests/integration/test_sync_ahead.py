@@ -170,18 +170,18 @@ def test_who_cuts_slowly_is_asked_for_all_else_meanwhile(
         if not attempt:
             run(given, root)
     is_given = threading.Event()
-    cut, give = landing_disk.cut_ahead, Gifts.give
+    cut, take = landing_disk.cut_ahead, Gifts.take
 
     def cutting(*arguments: object) -> None:
         assert is_given.wait(PATIENCE_S)
         cut(*arguments)  # type: ignore[arg-type]
 
-    async def giving(self: Gifts, channel: Channel, request: wire.Give) -> wire.Given:
+    async def taking(self: Gifts, channel: Channel, request: wire.Give) -> wire.Given:
         is_given.set()
-        return await give(self, channel, request)
+        return await take(self, channel, request)
 
     monkeypatch.setattr("filesync.transfer.receive.incoming_zmq.cut_ahead", cutting)
-    monkeypatch.setattr(Gifts, "give", giving)
+    monkeypatch.setattr(Gifts, "take", taking)
     run(given, root)
     assert tree_of(root / "dest") == tree_of(root / "src")
 

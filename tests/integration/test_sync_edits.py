@@ -451,7 +451,7 @@ def test_what_is_said_wrongly_of_a_large_file_costs_bytes_and_no_wrong_byte(
     digest = digest_of((places / "src/large").read_bytes())
     lie = Edited(remains=[Remains(digest, before, tuple(runs))])
 
-    def lied(_: Edited) -> wire.Edits | None:
+    def lied(_: Edited) -> fields.Edits | None:
         return pack_remains(lie)
 
     pack_remains = messages.pack_remains
@@ -502,7 +502,7 @@ def test_a_gift_of_nonsense_is_refused_and_the_place_is_free_again(
         ):
             server.use(plane)
             channel = await client.connect(plane.address)
-            nonsense = wire.Edits(b"nonsense", 8)
+            nonsense = fields.Edits(b"nonsense", 8)
             for edits, remains in ((nonsense, None), (None, nonsense)):
                 body, _ = await calls_zmq.call(
                     channel, wire.encode(wire.Prepare(b"x/", scan=True))
@@ -707,9 +707,9 @@ def test_a_server_whose_edits_lie_is_refused_or_asked(
     asked: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def lying(edits: Edited) -> wire.Edits | None:
+    def lying(edits: Edited) -> fields.Edits | None:
         if is_nonsense:
-            return wire.Edits(b"nonsense", 8)
+            return fields.Edits(b"nonsense", 8)
         told = [*edits.directories, *edits.files]
         return pack_edits(Edited([edit.whole(one.digest, b"a lie") for one in told]))
 

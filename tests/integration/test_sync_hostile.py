@@ -46,7 +46,7 @@ from filesync.sync import scanning, unwritable
 from filesync.sync.options import NewOwner, Options, OwnerNames
 from filesync.sync.places import Place, ServedPlaces
 from filesync.sync.plan import Plan
-from filesync.sync.remote import asking, gifts, wire
+from filesync.sync.remote import asking, fields, gifts, wire
 from filesync.sync.remote import nodes as remote_nodes
 from filesync.sync.remote import server as server_module
 from filesync.sync.remote.client import Remote, sync_from, sync_to
@@ -75,7 +75,7 @@ def zstd(nodes: list[bytes]) -> bytes:
 class LyingServer:
     """Serves one tree, and says what it likes of where that is to go."""
 
-    def __init__(self, root: Path, *parts: wire.Part) -> None:
+    def __init__(self, root: Path, *parts: fields.Part) -> None:
         self.root = root
         self.parts = parts
         self.nodes = MemoryNodes()
@@ -151,22 +151,22 @@ def names_below(root: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("asked", "part"),
     [
-        ([b"a"], wire.Part(TOKEN, b"..")),
-        ([b"a"], wire.Part(TOKEN, b"../out")),
-        ([b"a"], wire.Part(TOKEN, b"a/../../out")),
-        ([b"a"], wire.Part(TOKEN, b".ssh")),
-        ([b"a"], wire.Part(TOKEN, b"")),
-        ([b"a"], wire.Part(TOKEN, b"", (b"f",))),
-        ([b"a"], wire.Part(TOKEN, b"a", (b"a",))),
-        ([b"a/"], wire.Part(TOKEN, b"a")),
-        ([b"a/"], wire.Part(TOKEN, b"", (b"f",))),
-        ([b"x/f", b"y/g"], wire.Part(TOKEN, b"", (b"f", b"h"))),
-        ([b"x/f", b"y/g"], wire.Part(TOKEN, b"", (b"../f",))),
+        ([b"a"], fields.Part(TOKEN, b"..")),
+        ([b"a"], fields.Part(TOKEN, b"../out")),
+        ([b"a"], fields.Part(TOKEN, b"a/../../out")),
+        ([b"a"], fields.Part(TOKEN, b".ssh")),
+        ([b"a"], fields.Part(TOKEN, b"")),
+        ([b"a"], fields.Part(TOKEN, b"", (b"f",))),
+        ([b"a"], fields.Part(TOKEN, b"a", (b"a",))),
+        ([b"a/"], fields.Part(TOKEN, b"a")),
+        ([b"a/"], fields.Part(TOKEN, b"", (b"f",))),
+        ([b"x/f", b"y/g"], fields.Part(TOKEN, b"", (b"f", b"h"))),
+        ([b"x/f", b"y/g"], fields.Part(TOKEN, b"", (b"../f",))),
     ],
     ids=repr,
 )
 def test_a_server_decides_nothing_of_where_things_go(
-    asked: list[bytes], part: wire.Part, evil: Path, tmp_path: Path
+    asked: list[bytes], part: fields.Part, evil: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "home").mkdir()
     before = names_below(tmp_path)
@@ -176,7 +176,7 @@ def test_a_server_decides_nothing_of_where_things_go(
 
 
 def test_a_server_gives_no_more_parts_than_were_asked_for(evil: Path, tmp_path: Path) -> None:
-    part = wire.Part(TOKEN, b"a")
+    part = fields.Part(TOKEN, b"a")
     error = LyingServer(evil, part, part).gives([b"a"], tmp_path / "home")
     assert type(error) is UnexpectedMessage
 
@@ -185,15 +185,15 @@ def test_a_server_gives_no_more_parts_than_were_asked_for(evil: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("asked", "part", "lands"),
     [
-        ([b"x/a"], wire.Part(TOKEN, b"a"), "a/f"),
-        ([b"x/a/"], wire.Part(TOKEN), "f"),
-        ([b""], wire.Part(TOKEN), "f"),
-        ([b"x/f", b"y/g"], wire.Part(TOKEN, b"", (b"f",)), "f"),
+        ([b"x/a"], fields.Part(TOKEN, b"a"), "a/f"),
+        ([b"x/a/"], fields.Part(TOKEN), "f"),
+        ([b""], fields.Part(TOKEN), "f"),
+        ([b"x/f", b"y/g"], fields.Part(TOKEN, b"", (b"f",)), "f"),
     ],
     ids=repr,
 )
 def test_what_was_asked_for_is_taken(
-    asked: list[bytes], part: wire.Part, lands: str, grows: bool, evil: Path, tmp_path: Path
+    asked: list[bytes], part: fields.Part, lands: str, grows: bool, evil: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "home").mkdir()
     if not grows:
@@ -259,7 +259,7 @@ HOSTILE_TREES: dict[str, list[bytes]] = {
 def test_a_tree_that_is_none_is_not_taken(
     what: str, grows: bool, evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = LyingServer(evil, wire.Part(TOKEN))
+    server = LyingServer(evil, fields.Part(TOKEN))
     nodes = {digest_of(node): node for node in HOSTILE_TREES[what]}
     root = list(nodes)[-1]
 
@@ -336,7 +336,7 @@ def test_a_pack_that_is_not_what_was_asked_for_is_refused(
 def test_a_server_that_does_not_answer_is_left(
     grows: bool, evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = LyingServer(evil, wire.Part(TOKEN, b"a"))
+    server = LyingServer(evil, fields.Part(TOKEN, b"a"))
     if not grows:
         occupy(tmp_path)
     kinds = wire.AskNodes | wire.AskNodeDeltas | wire.AskDirectories
@@ -381,7 +381,7 @@ def test_what_a_server_says_cannot_steer_the_terminal(tmp_path: Path) -> None:
 
 
 def test_what_a_server_skipped_is_told_in_plain_words(evil: Path, tmp_path: Path) -> None:
-    server = LyingServer(evil, wire.Part(TOKEN, b"a"))
+    server = LyingServer(evil, fields.Part(TOKEN, b"a"))
     scanned = wire.Scanned(server.manifest.tree, {"\x1b[2J": 1})
 
     async def answer(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
@@ -640,7 +640,7 @@ def test_nobody_looks_outside_of_what_was_prepared(path: bytes, served: Path) ->
 def test_a_tree_that_came_and_is_not_the_one_that_was_scanned_is_refused(
     evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = LyingServer(evil, wire.Part(TOKEN))
+    server = LyingServer(evil, fields.Part(TOKEN))
 
     async def lie(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
         answer, payload = await LyingServer.answer(server, channel, body)
@@ -655,7 +655,7 @@ def test_a_tree_that_came_and_is_not_the_one_that_was_scanned_is_refused(
 def test_what_is_wrong_with_what_came_is_said_while_the_scan_goes_on(
     evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = LyingServer(evil, wire.Part(TOKEN))
+    server = LyingServer(evil, fields.Part(TOKEN))
 
     async def lie(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
         match wire.decode_request(body):
@@ -769,7 +769,7 @@ def give_together(trees: list[Manifest], served: Path, root: Path) -> None:
             await calls_zmq.call(channel, wire.encode(wire.Scan(token)))
             with client.offer(trees[0], root) as offer:
                 await client.announce(channel, offer)
-                others = tuple([wire.Other(TOKEN, other.tree) for other in trees[1:]])
+                others = tuple([fields.Other(TOKEN, other.tree) for other in trees[1:]])
                 give = wire.Give(token, offer.token, trees[0].tree, delete=True, others=others)
                 await calls_zmq.call(channel, wire.encode(give))
 
@@ -890,9 +890,11 @@ def test_a_tree_that_is_not_served_is_not_given(served: Path) -> None:
         await refused(ask, wire.Give(prepared.token, TOKEN, Digest(bytes(32))), NotOffered)
         growing = wire.GiveGrowing(prepared.token, TOKEN)
         await refused(ask, growing, NotOffered)
+        await refused(ask, wire.Add(prepared.token, TOKEN), NotOffered)
         dry = await ask(wire.Prepare(b"d1/", scan=True, dry_run=True))
         assert isinstance(dry, wire.Prepared)
         await refused(ask, wire.Give(dry.token, TOKEN, Digest(bytes(32))), UsageError)
+        await refused(ask, wire.Add(dry.token, TOKEN), UsageError)
 
     with_server(served, talk)
 

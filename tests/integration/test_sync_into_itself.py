@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import Digest
+from filesync.sync.options import Options
 from filesync.transfer.send import growing
 from tests.integration.ways import Way, given, local, taken
 
@@ -49,6 +50,23 @@ def test_a_source_that_contains_its_empty_destination_is_given_once(
         *("big/a/f", "big/b/g"),
         *(f"big/{dest}/a/f", f"big/{dest}/b/g"),
     ]
+
+
+@by_a_server
+@pytest.mark.parametrize("dest", ["copy", "z/copy"])
+def test_nothing_is_added_before_the_end_to_a_destination_that_its_source_contains(
+    way: Way, dest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("giving", "taking"):
+        monkeypatch.setattr(f"filesync.sync.remote.{module}.ADD_AFTER_S", 0.001)
+    for name in ("a", "b", dest):
+        (tmp_path / "big" / name).mkdir(parents=True)
+        (tmp_path / "big" / name / "f").write_text(name)
+    options = Options(caches=tmp_path / "caches")
+    asyncio.run(way(tmp_path, options, source="big", to=f"big/{dest}"))
+    given_files = {"a/f", "b/f", f"{dest}/f"}
+    here = {f"{dest}/{name}" for name in given_files} | given_files
+    assert files_below(tmp_path / "big") == sorted(here)
 
 
 @pytest.mark.parametrize("way", [given, taken, local])

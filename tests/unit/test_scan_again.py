@@ -125,10 +125,14 @@ class Watching(Watcher):
 
     def __init__(self) -> None:
         self.changed: list[tuple[bytes, bytes, Digest]] = []
+        self.fresh: list[tuple[bytes, Digest]] = []
         self.asked: dict[Digest, int] = {}
 
-    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
-        self.changed.append((path, old, tree))
+    def directory_changed(self, path: bytes, old: bytes | None, tree: Digest) -> None:
+        if old is None:
+            self.fresh.append((path, tree))
+        else:
+            self.changed.append((path, old, tree))
 
     def beside(self, path: bytes, old: Digest, fd: int, size: int) -> None:
         self.asked[old] = size

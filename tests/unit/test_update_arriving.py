@@ -52,7 +52,7 @@ class Watched(Watcher):
         self.done: list[Done] = []
         self.read: dict[Digest, bytes] = {}
 
-    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
+    def directory_changed(self, path: bytes, old: bytes | None, tree: Digest) -> None:
         raise AssertionError("nothing was scanned before")
 
     def directory_done(self, path: bytes, tree: Digest) -> None:

@@ -206,7 +206,7 @@ class _Scan:
         stays_out: bool,
         excludes: Excludes | None,
         leave_out: LeaveOut | None,
-        changed: Callable[[bytes, bytes, Digest], None] | None,
+        changed: Callable[[bytes, bytes | None, Digest], None] | None,
         must_look: bool,
         spare_changed: bool,
     ) -> None:
@@ -356,8 +356,8 @@ class _Scan:
                 self._spare(path, seen, inode)
             elif self._cache is not None and seen != old:
                 self._cache.keep(path, seen, inode)
-            if changed is not None and old is not None and is_changed:
-                changed(path, old.node, known.tree)
+            if changed is not None and (old is None or is_changed):
+                changed(path, None if old is None else old.node, known.tree)
 
         return keep
 

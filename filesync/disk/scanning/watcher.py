@@ -27,8 +27,8 @@ class Watcher:
     def directory_done(self, path: bytes, tree: Digest) -> None:
         """Take note that a directory is in the store, with all that is in it."""
 
-    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
-        """Take note that the node of a directory was ``old`` when it was scanned last.
+    def directory_changed(self, path: bytes, old: bytes | None, tree: Digest) -> None:
+        """Take note that the node of a directory was ``old`` when it was scanned last, or None was noted.
 
         It is in the store as ``tree``. All that have changed are told of before those above them.
         """

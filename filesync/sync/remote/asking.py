@@ -12,7 +12,7 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.wire import MAX_BODY_BYTES
 
 STALL_S: Final = 60.0
-_LONG: Final = (wire.Scan, wire.Give, wire.GiveGrowing, wire.Changing)
+_LONG: Final = (wire.Scan, wire.Give, wire.GiveGrowing, wire.Add, wire.Changing)
 A = TypeVar("A", bound=wire.Answer)
 M = TypeVar("M", bound=wire.Request | wire.Answer)
 

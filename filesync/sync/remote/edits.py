@@ -35,7 +35,7 @@ def with_told(message: M, edits: Edited) -> M:
     return with_more(message, edits=pack_edits(edits))
 
 
-def pack_edits(edits: Edited) -> wire.Edits | None:
+def pack_edits(edits: Edited) -> fields.Edits | None:
     """Return ``edits`` as a message has them; those of files only where all have room.
 
     None if there are none, or those of directories are too much already.
@@ -43,12 +43,12 @@ def pack_edits(edits: Edited) -> wire.Edits | None:
     return _packed([*edits.directories, *edits.files]) or _packed(edits.directories)
 
 
-def pack_remains(edits: Edited) -> wire.Edits | None:
+def pack_remains(edits: Edited) -> fields.Edits | None:
     """Return what remains of large files as a message has it; None if there is nothing or too much."""
     return _packed(edits.remains)
 
 
-def _packed(edits: Sequence[Edit] | Sequence[Remains]) -> wire.Edits | None:
+def _packed(edits: Sequence[Edit] | Sequence[Remains]) -> fields.Edits | None:
     if not 0 < len(edits) <= fields.MAX_EDITS:
         return None
     raw = _encoder.encode(edits)
@@ -57,10 +57,10 @@ def _packed(edits: Sequence[Edit] | Sequence[Remains]) -> wire.Edits | None:
     coding, payload = codec.compress(raw)
     if len(payload) > fields.MAX_EDITS_PAYLOAD_BYTES:
         return None
-    return wire.Edits(bytes(payload), len(raw), coding)
+    return fields.Edits(bytes(payload), len(raw), coding)
 
 
-def unpack_edits(edits: wire.Edits | None) -> Mapping[Digest, Edit]:
+def unpack_edits(edits: fields.Edits | None) -> Mapping[Digest, Edit]:
     """Return the edits in a message, which may have none, by what comes of them.
 
     Raises:
@@ -69,7 +69,7 @@ def unpack_edits(edits: wire.Edits | None) -> Mapping[Digest, Edit]:
     return _unpacked(edits, _edits)
 
 
-def unpack_remains(remains: wire.Edits | None) -> Mapping[Digest, Remains]:
+def unpack_remains(remains: fields.Edits | None) -> Mapping[Digest, Remains]:
     """Return what remains, of what a message may have told, by what has it.
 
     Raises:
@@ -79,7 +79,7 @@ def unpack_remains(remains: wire.Edits | None) -> Mapping[Digest, Remains]:
 
 
 def _unpacked(
-    edits: wire.Edits | None, decoder: msgspec.msgpack.Decoder[list[T]]
+    edits: fields.Edits | None, decoder: msgspec.msgpack.Decoder[list[T]]
 ) -> Mapping[Digest, T]:
     if edits is None:
         return {}

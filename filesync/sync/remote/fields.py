@@ -4,9 +4,11 @@ from typing import Annotated, Final
 
 import msgspec
 
+from filesync.digest import WireDigest
 from filesync.manifest.node import MAX_NODE_BYTES
 from filesync.manifest.owner import MAX_GROUPS
 from filesync.sync.filter import MAX_RULE_BYTES, MAX_RULES
+from filesync.transfer.wire import Codec, Token
 
 MAX_ASKED_NODES: Final = 4096
 MAX_PATHS: Final = 1000
@@ -22,6 +24,7 @@ MAX_SIGNATURES_BYTES: Final = 128 << 10
 """Of one ask: its body has a bound."""
 MAX_DELTAS_BYTES: Final = 2 * MAX_NODE_BYTES
 MAX_FIRST_NODES_BYTES: Final = 64 << 10
+MAX_FRESH: Final = 1000
 MAX_EDITS: Final = 4096
 MAX_EDITS_BYTES: Final = 1 << 20
 MAX_EDITS_PAYLOAD_BYTES: Final = 256 << 10
@@ -48,3 +51,42 @@ NewOwner = tuple[NewId | None, NewId | None]
 Inode = Annotated[int, msgspec.Meta(ge=0)]
 Identity = tuple[Inode, Inode]
 Kinds = Annotated[dict[Kind, Count], msgspec.Meta(max_length=MAX_KINDS)]
+
+
+class Other(msgspec.Struct, frozen=True):
+    """A tree that another source gives to the same place; its nodes may be asked for."""
+
+    token: Token
+    tree: WireDigest
+
+
+class Edits(msgspec.Struct, frozen=True):
+    """What has become of contents: a list of ``transfer.coding.edit.Edit``, or ``Remains``, coded.
+
+    Attributes:
+        raw_bytes: of the payload, decompressed.
+    """
+
+    payload: Annotated[bytes, msgspec.Meta(max_length=MAX_EDITS_PAYLOAD_BYTES)]
+    raw_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_EDITS_BYTES)]
+    codec: Codec = Codec.RAW
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One directory, or names in one.
+
+    Attributes:
+        inside: the name under which the directory is to stand in the destination, or b"".
+        names: what it is of the directory; none for all.
+        is_bare: nothing is in the directory.
+        trees: directories are among the names, with all that is in them.
+        identity: the directory's device and inode, where it is all of one. What is taken to a place
+            in it would be found in its turn, if it is scanned meanwhile.
+    """
+
+    token: Token
+    inside: Name = b""
+    names: Names = ()
+    is_bare: bool = False
+    trees: bool = False
+    identity: Identity | None = None

@@ -9,12 +9,15 @@ from typing import Final, Self
 
 import msgspec
 
+from filesync.descriptors import with_room
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, UsageError
 from filesync.manifest import Manifest
+from filesync.sync.additions import Additions
 from filesync.sync.applying import (
     Arrival,
     Update,
+    add_to,
     around_shut,
     as_others,
     making_room,
@@ -22,10 +25,12 @@ from filesync.sync.applying import (
 )
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
+from filesync.sync.owner import this_writer
 from filesync.sync.part import Part, Removal
 from filesync.sync.places import Place
 from filesync.sync.plan import Plan
 from filesync.sync.remote import wire
+from filesync.sync.remote.adding import Adding
 from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import ask
 from filesync.sync.remote.edits import unpack_edits, unpack_remains
@@ -49,6 +54,8 @@ from filesync.transfer.threads import in_thread
 log = logging.getLogger(__name__)
 
 TELL_S: Final = 0.2
+Gift = wire.Give | wire.GiveGrowing | wire.Add
+_NOTHING: Final = wire.Given()
 
 
 class Gifts:
@@ -65,23 +72,86 @@ class Gifts:
         self._holders = holders
         self._caches = caches
 
+    async def take(self, channel: Channel, request: Gift) -> wire.Given:
+        """Do what is asked for."""
+        match request:
+            case wire.Give():
+                return await self._give(channel, request)
+            case wire.GiveGrowing():
+                return await self._give_growing(channel, request)
+            case wire.Add():
+                return await self._add(channel, request)
+
     @contextmanager
     def _given_to(
         self, channel: Channel, request: wire.Give | wire.GiveGrowing, stage: Stage
     ) -> Iterator[tuple[Held, Place]]:
         """Use what was prepared, which is at ``stage``, for the block; let go of it at its end."""
+        held, place = self._find(channel, request)
+        with held.used(stage):
+            try:
+                yield held, place
+            finally:
+                self._holders.drop(channel, request.token)
+
+    def _find(self, channel: Channel, request: Gift) -> tuple[Held, Place]:
         held = self._holders.find(channel, request.token)
         if held.place is None or not held.is_claimed:
             raise UsageError("what was prepared for a dry run is not written")
         if request.served not in channel.served:
             raise NotOffered("the tree to be given is not served over this connection")
-        with held.used(stage):
-            try:
-                yield held, held.place
-            finally:
-                self._holders.drop(channel, request.token)
+        return held, held.place
 
-    async def give_growing(self, channel: Channel, request: wire.GiveGrowing) -> wire.Given:
+    async def _add(self, channel: Channel, request: wire.Add) -> wire.Given:
+        """Take what is new of a tree that is still being scanned, into what was scanned.
+
+        Of what cannot be added nothing is said: it is tried again when all is given.
+        """
+        held, place = self._find(channel, request)
+        if not held.takes_additions:
+            raise UsageError("nothing is added to this before all is given")
+        total = wire.Given()
+
+        async def bring(there: Manifest, top: Manifest) -> Manifest:
+            nonlocal total
+            addition = await in_thread(
+                add_to,
+                place,
+                held.part,
+                there,
+                top,
+                held.nodes,
+                unseen=held.filter,
+                caches=self._caches,
+            )
+            tree = stand_in(request.served)
+            total = await self._fill(channel, request, addition.update, tree, since=total)
+            if addition.is_made:
+                return addition.top
+            await in_thread(with_room, held.scan_again)
+            return held.manifest
+
+        with held.used(Stage.SCANNED, during=Stage.OPEN):
+            additions = Additions(
+                held.manifest,
+                held.nodes,
+                writer=this_writer(),
+                deletes=request.delete,
+                shut=held.shut.keys(),
+            )
+            adding = Adding(channel, request.served, held.nodes, additions)
+            try:
+                held.manifest = await adding.run(held.manifest, bring)
+            except FilesyncError as exc:
+                if channel.lost is not None:
+                    raise
+                log.info("no more is added: peer=%s why=%s", channel.name, exc)
+                await in_thread(with_room, held.scan_again)
+        return wire.Given(
+            total.created, total.deleted, total.files, total.content_bytes, total.copied_bytes
+        )
+
+    async def _give_growing(self, channel: Channel, request: wire.GiveGrowing) -> wire.Given:
         """Take a tree that is scanned while it comes, into what is empty."""
         with self._given_to(channel, request, Stage.NEW) as (held, place):
             if not place.is_empty:
@@ -99,7 +169,7 @@ class Gifts:
             await arrivals.check()
             return given
 
-    async def give(self, channel: Channel, request: wire.Give) -> wire.Given:
+    async def _give(self, channel: Channel, request: wire.Give) -> wire.Given:
         """Take what a prepared place lacks of a tree, and remove what is to be removed."""
         with self._given_to(channel, request, Stage.SCANNED) as (held, place):
             told = await in_thread(_told, request)
@@ -175,16 +245,18 @@ class Gifts:
     async def _fill(
         self,
         channel: Channel,
-        request: wire.Give | wire.GiveGrowing,
+        request: Gift,
         update: Update | Arrival,
         tree: Digest,
         *,
         feed: Feed | None = None,
         told: Told | None = None,
+        since: wire.Given = _NOTHING,
     ) -> wire.Given:
+        """Pull what ``update`` wants; return what that took, besides what was taken ``since``."""
         # Waited for to dial again, one who is gone would keep the place from all others.
         replica = Replica(None, request.served, channel)
-        async with _Teller(channel, is_wanted=request.progress) as tell:
+        async with _Teller(channel, since, is_wanted=request.progress) as tell:
             with changes_of(Part()):  # what the giver says has changed, the giver is told
                 stats = await self._plane.pull(
                     update,
@@ -199,11 +271,11 @@ class Gifts:
         refused = named_of(update.refused.named)
         changed = some_of(update.passed_over)
         return wire.Given(
-            update.done.created,
-            update.done.deleted,
-            stats.files,
-            stats.content_bytes,
-            stats.copied_bytes,
+            since.created + update.done.created,
+            since.deleted + update.done.deleted,
+            since.files + stats.files,
+            since.content_bytes + stats.content_bytes,
+            since.copied_bytes + stats.copied_bytes,
             update.done.not_kept,
             refused=refused,
             unnamed_refused=update.refused.count - len(refused),
@@ -219,8 +291,9 @@ def _told(request: wire.Give) -> Told:
 class _Teller:
     """Tells a peer now and then how far a gift has come, for as long as the block lasts."""
 
-    def __init__(self, channel: Channel, *, is_wanted: bool) -> None:
+    def __init__(self, channel: Channel, since: wire.Given, *, is_wanted: bool) -> None:
         self._channel = channel
+        self._since = since
         self._latest = Progress(0, 0, 0)
         self._task = asyncio.create_task(self._tell()) if is_wanted else None
 
@@ -243,5 +316,8 @@ class _Teller:
                 await asyncio.sleep(TELL_S)
                 if self._latest is not told:
                     told = self._latest
-                    request = wire.Progressed(told.files, told.content_bytes)
+                    since = self._since
+                    request = wire.Progressed(
+                        since.files + told.files, since.content_bytes + told.content_bytes
+                    )
                     await ask(self._channel, request, wire.Done)

@@ -18,10 +18,11 @@ from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal, as_told, in_one_place
 from filesync.sync.planned import Planned
-from filesync.sync.remote import wire
+from filesync.sync.remote import fields, wire
 from filesync.sync.remote.asking import Peer, ask, tell, with_more
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.remote.sourcetrees import SourceTrees
+from filesync.sync.remote.telling import ADD_AFTER_S
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.shadow import shadowing, stands_alone
 from filesync.sync.source import Sources
@@ -85,14 +86,19 @@ class Giving:
         match wire.decode_request(body):
             case wire.AskNodes() | wire.AskNodeDeltas() as asked:
                 return await self._answer_nodes(asked)
-            case wire.AskDirectories(token):
+            case wire.AskDirectories(token, fresh):
                 if (scan := self._growing.get(token)) is None:
                     raise NotOffered("directories were asked for of a tree that is not given")
+                if fresh:
+                    return wire.encode(await scan.telling.directories()), b""
                 done, payload = await scan.directories()
                 return wire.encode(done), payload
             case wire.Progressed(files, content_bytes):
                 if self._progress is not None:
-                    self._progress(Progress(files, content_bytes, 0))
+                    before = self.stats
+                    self._progress(
+                        Progress(before.files + files, before.content_bytes + content_bytes, 0)
+                    )
                 return wire.encode(wire.Done()), b""
             case _:
                 raise UnexpectedMessage("a client that gives answers no such request")
@@ -194,6 +200,8 @@ class Giving:
         if there is None:
             there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
         async with scan.cuts.told(peer.channel, prepared.token):
+            if prepared.takes_additions and is_alone and self._may_add:
+                await self._add(peer, at, prepared.token)
             self._note_source(at, await scan.task)
         top = await self._trees.coming(at, prepared.new_owner)
         removal = await self._trees.removal(at, top)
@@ -214,6 +222,39 @@ class Giving:
             await tell(peer.channel, wire.Drop(prepared.token))
         else:
             await self._send(peer, at, prepared.token, there.tree, top, removal)
+
+    @property
+    def _may_add(self) -> bool:
+        options = self._options
+        return options.takes_all and not options.choice and options.used_caches is not None
+
+    async def _add(self, peer: Peer, at: int, token: bytes) -> None:
+        """Give what is new while the scan goes on, where that takes long: until then nothing else moves."""
+        scan, is_early = self._trees.scan(at), True
+        while is_early or not scan.tree.fresh:
+            is_early = False
+            await asyncio.wait({scan.task}, timeout=ADD_AFTER_S)
+            if scan.task.done():
+                return
+        served = random_bytes(TOKEN_BYTES)
+        root = self._sources[at].place.root
+        with peer.plane.offer_growing(
+            scan.tree, root, served, flow=self._options.flow.to(peer.address)
+        ) as offer:
+            self._growing[served] = scan
+            self._given[served] = Manifest(offer.tree, self._nodes)
+            try:
+                await peer.plane.announce(peer.channel, offer)
+                request = wire.Add(
+                    token,
+                    served,
+                    progress=self._progress is not None,
+                    delete=self._options.delete,
+                )
+                given, _ = await ask(peer.channel, request, wire.Given)
+            finally:
+                del self._growing[served], self._given[served]
+        self._note(at, given)
 
     async def _is_told(self, at: int, tree: Digest, *tops: Manifest) -> bool:
         """Say whether a server that tells of ``tree`` has one of ``tops``, which come of a source."""
@@ -378,7 +419,7 @@ class Giving:
                 top.tree,
                 delete=removal is not None,
                 rules=options.kept,
-                others=tuple([wire.Other(other, one.tree) for other, one in others.items()]),
+                others=tuple([fields.Other(other, one.tree) for other, one in others.items()]),
                 spared=tuple(sorted(removal.spared)) if removal else (),
                 progress=self._progress is not None,
                 goes_on=True,

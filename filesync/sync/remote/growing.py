@@ -9,6 +9,7 @@ from filesync.sync.filter import Filter
 from filesync.sync.places import Place
 from filesync.sync.remote import wire
 from filesync.sync.remote.cuts import Cuts
+from filesync.sync.remote.telling import Telling
 from filesync.transfer.send.growing import GrowingTree
 from filesync.transfer.threads import in_thread
 
@@ -27,6 +28,7 @@ class GrowingScan:
         task: gives what was found; await it, or cancel it and wait for its end.
         tree: what was done so far.
         cuts: large files that it finds changed.
+        telling: of what it finds new.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class GrowingScan:
         self.task: asyncio.Task[Found] = asyncio.create_task(
             in_thread(_scan, place, nodes, filter, caches, self.tree, dry_run)
         )
+        self.telling = Telling(self.tree.fresh, self.task)
 
     async def directories(self) -> tuple[wire.Directories, bytes]:
         """Return what was done since the last time, if need be a while later.

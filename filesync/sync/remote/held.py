@@ -13,10 +13,12 @@ from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Identity, Place
 from filesync.sync.remote.growing import GrowingScan
+from filesync.sync.remote.telling import Telling
 from filesync.sync.scanning import Found, Named, scan_place
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.send.comparisons import Comparisons, OnCut
 from filesync.transfer.send.edits import Edited, Edits
+from filesync.transfer.send.fresh import Fresh
 from filesync.transfer.send.offer import Offer
 from filesync.transfer.send.recent import RECENT_BYTES, Recent
 
@@ -30,13 +32,15 @@ class Stage(enum.Enum):
     NEW = enum.auto()
     BUSY = enum.auto()
     SCANNED = enum.auto()
+    OPEN = enum.auto()
     CLOSED = enum.auto()
 
 
 class Held:
     """A place, from the request that found it to the one that drops it.
 
-    While it is ``BUSY`` somebody uses the place: closed meanwhile, it is let go of after that.
+    While it is ``BUSY`` somebody uses the place: closed meanwhile, it is let go of after that. So it
+    is while it is ``OPEN``, but what is known of it may be asked for meanwhile.
 
     Attributes:
         filter: what the scan leaves out.
@@ -45,6 +49,7 @@ class Held:
         is_offered: it is to be taken from.
         is_claimed: it is to be given to, and nobody else gives to it.
         rename: what the one name that is given is called there.
+        takes_additions: it may be added to before it is known what is given.
         is_used: somebody uses the place.
         manifest: what was scanned; until then, nothing.
         of_others: some of that seems to be of a group that who asked for it is not in.
@@ -52,7 +57,9 @@ class Held:
         edits: what became of what was there at the last scan, if it is to be taken from.
         recent: small files that were not there then.
         growing: the scan, while what it has found so far is being taken.
+        telling: of what is being scanned, if that was asked for.
         offer: of what was scanned, or is being scanned; None before that.
+        fresh_offer: of what is new in what is being scanned.
         nodes: the manifest's, and those that come for it.
     """
 
@@ -80,17 +87,20 @@ class Held:
         self.edits = Edited()
         self.recent = Recent(_RECENT_BYTES)
         self.growing: GrowingScan | None = None
+        self.telling: Telling | None = None
         self.offer: Offer | None = None
+        self.fresh_offer: Offer | None = None
         self.stage = Stage.NEW
         self.filter = filter
         self._caches = caches
         self._comparisons: Comparisons | None = None
         self._named = named
+        self.takes_additions = False
         self.is_used = False
 
     @contextmanager
-    def used(self, stage: Stage) -> Iterator[None]:
-        """Use the place for the block: from ``stage`` to ``BUSY``, and on to ``SCANNED`` at its end.
+    def used(self, stage: Stage, *, during: Stage = Stage.BUSY) -> Iterator[None]:
+        """Use the place for the block: it is at ``stage``, then ``during``, and ``SCANNED`` at the end.
 
         Where the block fails, it is at ``stage`` again. Closed meanwhile, it stays closed.
 
@@ -101,7 +111,7 @@ class Held:
             raise UnexpectedMessage(
                 f"this is {self.stage.name.lower()}, not {stage.name.lower()}"
             )
-        self.stage, after = Stage.BUSY, stage
+        self.stage, after = during, stage
         self.is_used = True
         try:
             yield
@@ -128,15 +138,17 @@ class Held:
         writer: Writer | None = None,
         recipes: RecipeCache | None = None,
         on_cut: OnCut | None = None,
+        fresh: Fresh | None = None,
     ) -> Found:
         """Scan the place; return it as ``writer`` is to make it, if there is one. Blocks.
 
-        Of large files that are to be taken, and have changed, ``recipes`` are made (``Comparisons``).
+        Of large files that are to be taken, and have changed, ``recipes`` are made (``Comparisons``);
+        directories that are new are noted as ``fresh``.
         """
         if self.place is None:
             return Found(self.manifest, {}, {})
         self._comparisons = comparisons = Comparisons(self._caches, recipes, on_cut=on_cut)
-        edits = Edits(self._caches, self.recent, comparisons)
+        edits = Edits(self._caches, self.recent, comparisons, fresh)
         found = scan_place(
             self.place,
             self.nodes,
@@ -158,6 +170,13 @@ class Held:
         remaining = Edited(edits.files, remains=edits.remains)
         self.edits = edits.told(self.nodes) if is_same else remaining
         return written
+
+    def scan_again(self) -> None:
+        """Scan what is given to once more, as it may not be what it was to be. Blocks."""
+        if self._comparisons is not None:
+            self._comparisons.close()
+        found = self.scan()
+        self.manifest, self.shut = found.manifest, found.unreadable
 
     def grow(self, place: Place, *, among: int) -> GrowingScan:
         """Begin to scan ``place``, which is this, for who takes it meanwhile; in the running loop.
@@ -181,7 +200,7 @@ class Held:
         Raises:
             UnexpectedMessage: nothing was yet.
         """
-        if self.stage is not Stage.SCANNED:
+        if self.stage not in (Stage.SCANNED, Stage.OPEN):
             raise UnexpectedMessage("nodes were asked for before anything was scanned")
         return self.manifest
 
@@ -189,8 +208,9 @@ class Held:
         """Let go of it, as soon as nobody uses it. Idempotent."""
         if self.stage is not Stage.CLOSED:
             self.stage = Stage.CLOSED
-            if self.offer is not None:
-                self.offer.close()
+            for offer in (self.offer, self.fresh_offer):
+                if offer is not None:
+                    offer.close()
             self.recent.close()
             if self._comparisons is not None:
                 self._comparisons.close()

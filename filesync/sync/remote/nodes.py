@@ -163,7 +163,7 @@ def _offered(manifest: Manifest, digest: Digest) -> bytes:
     return manifest.nodes.read(digest)
 
 
-_FEW: Final = "fewer directory nodes came than were asked for"
+FEW: Final = "fewer directory nodes came than were asked for"
 """What is asked for costs time by its number: who answers one at a time would have hours of it."""
 
 
@@ -250,7 +250,7 @@ class NodeFetch:
         """
         batch = unpack_nodes(payload)
         if len(batch) < self._asked and sum(map(len, batch)) < PACK_BYTES:
-            raise UnexpectedMessage(_FEW)
+            raise UnexpectedMessage(FEW)
         for node in batch:
             digest = digest_of(node)
             if digest not in self._missing:
@@ -267,7 +267,7 @@ class NodeFetch:
             raise UnexpectedMessage("directory nodes came that were not asked for")
         is_few = len(answer.sizes) < self._asked
         if is_few and answer.raw_bytes < PACK_BYTES and sum(answer.sizes) < CUT_BYTES:
-            raise UnexpectedMessage(_FEW)
+            raise UnexpectedMessage(FEW)
         joined = codec.decompress(answer.codec, payload, answer.raw_bytes)
         deltas = delta.split(joined, len(answer.sizes))
         for (digest, pieces), size, one in zip(

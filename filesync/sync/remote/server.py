@@ -29,12 +29,14 @@ from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.holders import MAX_HELD, Holders
 from filesync.sync.remote.named import scanned_of
 from filesync.sync.remote.nodes import answer_deltas, answer_nodes
+from filesync.sync.remote.telling import Telling
 from filesync.sync.remote.unseen import answer_unseen
 from filesync.sync.source import find_sources
 from filesync.sync.target import NotMade, Target, find_target
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.copies import Copies
+from filesync.transfer.send.fresh import Fresh
 from filesync.transfer.send.offer import TOKEN_BYTES
 from filesync.transfer.threads import acquired, in_thread
 
@@ -93,10 +95,9 @@ class TreeServer:
                 result, payload = await _answer_held(held, request)
             case wire.Drop(token):
                 self._holders.drop(channel, token)
-            case wire.Give():
-                result = await self._gifts().give(channel, request)
-            case wire.GiveGrowing():
-                result = await self._gifts().give_growing(channel, request)
+            case wire.Give() | wire.GiveGrowing() | wire.Add():
+                gifts = Gifts(self.plane, self._holders, self._caches)
+                result = await gifts.take(channel, request)
             case wire.Progressed():
                 raise UnexpectedMessage("a server gives nothing away but on demand")
             case _:
@@ -107,7 +108,7 @@ class TreeServer:
         if request.grows:
             return await self._grow(channel, request.token)
         held = self._holders.find(channel, request.token)
-        scanned = await self._scan(channel, held, request.token, request.writer)
+        scanned = await self._scan(channel, held, request.token, request.writer, request.fresh)
         if request.edits:
             scanned = await in_thread(with_told, scanned, held.edits)
         return scanned
@@ -119,7 +120,7 @@ class TreeServer:
         helds, bare, nowhere = await acquired(find, lambda made: _close(made[0]))
         tokens = self._holders.hold(channel, *helds)
         found = [
-            wire.Part(
+            fields.Part(
                 token,
                 held.part.inside,
                 tuple(sorted(held.part.names or ())),
@@ -189,6 +190,7 @@ class TreeServer:
             is_claimed=not request.dry_run,
             named=named_at_target(delete=request.delete),
         )
+        held.takes_additions = not is_empty and _takes_additions(target, request)
         is_new = target is None or target.is_new
         (token,) = self._holders.hold(channel, held)
         scanned: wire.Scanned | None = None
@@ -208,6 +210,7 @@ class TreeServer:
             scanned,
             new_owner=new_owner,
             group=writer and os.getegid(),
+            takes_additions=held.takes_additions,
         )
 
     async def _find_target(
@@ -240,13 +243,22 @@ class TreeServer:
             await asyncio.sleep(CLAIM_AGAIN_S)
 
     async def _scan(
-        self, channel: Channel, held: Held, token: bytes, writer: fields.Writer | None
+        self,
+        channel: Channel,
+        held: Held,
+        token: bytes,
+        writer: fields.Writer | None,
+        fresh_token: bytes | None = None,
     ) -> wire.Scanned:
         cuts = Cuts()
         scan = partial(held.scan, writer and Writer(*writer), self.plane.recipes, cuts.note)
-        with held.used(Stage.NEW):
+        with held.used(Stage.NEW, during=Stage.OPEN if fresh_token else Stage.BUSY):
+            fresh = self._offer_fresh(held, fresh_token)
+            scanning = asyncio.ensure_future(in_thread(with_room, partial(scan, fresh=fresh)))
+            if fresh is not None:
+                held.telling = Telling(fresh, scanning)
             async with cuts.told(channel, token):
-                found = await in_thread(with_room, scan)
+                found = await scanning
             told = await in_thread(as_told, held.part, found.manifest, held.nodes)
             held.manifest = told if held.is_offered else found.manifest
             held.shut = found.unreadable
@@ -255,6 +267,14 @@ class TreeServer:
                     held.manifest, held.place.root, token, recent=held.recent, is_live=True
                 )
         return scanned_of(told.tree, found.skipped, found.unreadable, of_others=held.of_others)
+
+    def _offer_fresh(self, held: Held, token: bytes | None) -> Fresh | None:
+        """Offer by ``token`` what a scan of what is to be taken will find new, if that is asked for."""
+        if token is None or held.place is None or not held.is_offered:
+            return None
+        fresh = Fresh(held.nodes, held.recent)
+        held.fresh_offer = self.plane.offer_growing(fresh, held.place.root, token)
+        return fresh
 
     async def _grow(self, channel: Channel, token: bytes) -> wire.Scanned:
         """Scan what is held, and offer what the scan has found so far, to be taken meanwhile."""
@@ -282,9 +302,6 @@ class TreeServer:
             path = held.rename or request.path
             await cut_ahead(self.plane, held.place, there, path, request.content)
 
-    def _gifts(self) -> Gifts:
-        return Gifts(self.plane, self._holders, self._caches)
-
     @property
     def plane(self) -> DataPlane:
         """The data plane that this server uses."""
@@ -299,8 +316,10 @@ async def _answer_held(
 ) -> tuple[wire.Answer, bytes]:
     """Answer a question about what was scanned, or is."""
     match request:
-        case wire.AskDirectories():
-            if held.growing is None:
+        case wire.AskDirectories(_, fresh):
+            if fresh and held.telling is not None:
+                return await held.telling.directories(), b""
+            if fresh or held.growing is None:
                 raise UnexpectedMessage("directories were asked for of what does not grow")
             return await held.growing.directories()
         case wire.AskNodes():
@@ -332,6 +351,17 @@ def _is_free(target: Target | None, request: wire.Prepare) -> bool:
     except OSError as exc:
         place.close()
         raise StoreError(f"{shown(request.path)} cannot be read: {exc.strerror}") from exc
+
+
+def _takes_additions(target: Target | None, request: wire.Prepare) -> bool:
+    """Say whether ``target`` may be added to while what is given is scanned.
+
+    One that is in that would be found by that scan, and what was added to it.
+    """
+    if target is None or request.dry_run or target.rename is not None:
+        return False
+    place = target.place
+    return not place.is_of_files and not (request.given and place.is_in(request.given))
 
 
 def _known(names: wire.OwnerNames) -> fields.NewOwner:

@@ -3,18 +3,22 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from filesync.digest import Digest
+from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.applying import (
     Arrival,
     Update,
+    add_to,
     as_others,
     making_room,
     plan_part,
     scan_target,
+    unseen_filter,
 )
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
@@ -28,6 +32,7 @@ from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import Peer, ask, tell
 from filesync.sync.remote.edits import unpack_edits, unpack_remains
 from filesync.sync.remote.nodes import fetch_nodes
+from filesync.sync.remote.telling import ADD_AFTER_S
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
@@ -35,7 +40,7 @@ from filesync.sync.source import are_several, is_named
 from filesync.sync.target import NotMade, Target, find_target, is_left_alone
 from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
-from filesync.transfer.send.offer import stand_in
+from filesync.transfer.send.offer import TOKEN_BYTES, stand_in
 from filesync.transfer.threads import in_thread
 
 if TYPE_CHECKING:
@@ -145,10 +150,12 @@ class _Taking:
 
     def _may_grow(self, at: int, place: Place) -> bool:
         """Say whether a part may be taken to ``place`` while the server scans it."""
+        return place.is_free and self._may_come_early(at, place)
+
+    def _may_come_early(self, at: int, place: Place) -> bool:
         given = self._found[at].identity
         return (
             not self._options.dry_run
-            and place.is_free
             and not (given is not None and place.is_in(given))
             and stands_alone(self.parts, at, delete=self._options.delete)
             and self._options.takes_all
@@ -185,9 +192,11 @@ class _Taking:
             with suppress(FilesyncError):  # it is let go of with the connection, too
                 await tell(peer.channel, wire.Drop(token))
         self._note_source(at, top, scanned)
-        self._note_refused(at, update)
+        self._note_update(at, update)
 
-    def _note_refused(self, at: int, update: Update | Arrival) -> None:
+    def _note_update(self, at: int, update: Update | Arrival) -> None:
+        if update.done is not None:
+            self.stats.not_kept.update(update.done.not_kept)
         refused = update.refused
         prefix = self.parts[at].prefix
         self.stats.note_refused(refused.named, prefix=prefix, unnamed=refused.unnamed)
@@ -198,12 +207,81 @@ class _Taking:
         scan = in_thread(scan_target, target, self.parts[at], self._nodes, options)
         scanning = asyncio.ensure_future(scan)
         changing = None if options.dry_run else target
+        fresh = random_bytes(TOKEN_BYTES) if self._may_add(at, target) else None
+        asked = asyncio.ensure_future(self._scan(at, fresh))
         try:
             with self._ahead.scanning(self._found[at].token, changing, scanning):
-                scanned = await self._scan(at)
+                await asyncio.wait({scanning})
+                there = scanning.result()
+                if target is not None and fresh is not None:
+                    there = await self._add(at, target, there, fresh, asked)
+                return there, await asked
         finally:
-            there = await scanning
-        return there, scanned
+            asked.cancel()
+            await asyncio.wait({asked, scanning})
+
+    def _may_add(self, at: int, target: Target | None) -> bool:
+        """Say whether something of a part may be taken to ``target`` before it is known what all of it is."""
+        options = self._options
+        return (
+            target is not None
+            and target.rename is None
+            and not target.place.is_of_files
+            and not options.choice
+            and options.used_caches is not None
+            and self._may_come_early(at, target.place)
+        )
+
+    async def _add(
+        self,
+        at: int,
+        target: Target,
+        there: Found,
+        fresh: bytes,
+        asked: "asyncio.Future[wire.Scanned]",
+    ) -> Found:
+        """Take what is new while the server's scan goes on, where that takes long; return what is there then."""
+        await asyncio.wait({asked}, timeout=ADD_AFTER_S)
+        if asked.done():
+            return there
+        from filesync.sync.additions import Additions
+        from filesync.sync.remote.adding import Adding
+
+        part, options, channel = self.parts[at], self._options, self._peer.channel
+        look = partial(scan_target, target, part, self._nodes, options)
+
+        async def bring(basis: Manifest, top: Manifest) -> Manifest:
+            nonlocal there
+            addition = await in_thread(
+                add_to,
+                target.place,
+                part,
+                basis,
+                top,
+                self._nodes,
+                unseen=unseen_filter(part, options),
+                caches=options.used_caches,
+            )
+            await self._pull(addition.update, fresh, stand_in(fresh))
+            is_made = addition.is_made
+            there = there._replace(manifest=addition.top) if is_made else await in_thread(look)
+            return there.manifest
+
+        additions = Additions(
+            there.manifest,
+            self._nodes,
+            writer=this_writer(),
+            deletes=options.delete,
+            shut=there.unreadable.keys(),
+        )
+        adding = Adding(channel, self._found[at].token, self._nodes, additions)
+        try:
+            await adding.run(there.manifest, bring)
+        except FilesyncError:
+            if channel.lost is not None:
+                raise
+            there = await in_thread(look)  # what is wrong shows when all is taken
+        return there
 
     async def _bring(
         self, at: int, target: Target | None, there: Found, scanned: wire.Scanned
@@ -249,7 +327,7 @@ class _Taking:
             )
             with making_room(update):
                 await self._pull(update, token, scanned.tree, told=told)
-            self._note_refused(at, update)
+            self._note_update(at, update)
             self.stats.note_changing(update.passed_over, prefix=part.prefix)
 
     def _note_source(self, at: int, top: Manifest, scanned: wire.Scanned) -> None:
@@ -258,11 +336,13 @@ class _Taking:
             scanned.unreadable, prefix=self.parts[at].prefix, unnamed=scanned.unnamed
         )
 
-    async def _scan(self, at: int) -> wire.Scanned:
-        """Have the server scan a part, unless it has."""
+    async def _scan(self, at: int, fresh: bytes | None = None) -> wire.Scanned:
+        """Have the server scan a part, unless it has, and offer what is new in it by ``fresh``."""
         if at not in self._tops:
             is_free = self._options.flow.is_free
-            request = wire.Scan(self._found[at].token, this_writer(), edits=is_free)
+            request = wire.Scan(
+                self._found[at].token, this_writer(), edits=is_free, fresh=fresh
+            )
             self._tops[at], _ = await ask(self._peer.channel, request, wire.Scanned)
         return self._tops[at]
 
@@ -315,4 +395,3 @@ class _Taking:
         if update.done is not None:
             stats.created += update.done.created
             stats.deleted += update.done.deleted
-            stats.not_kept.update(update.done.not_kept)

@@ -4,7 +4,8 @@ To take: ``Look`` -> ``Found``, which names the parts; for each, ``Scan`` -> ``S
 the server makes while the client scans its own side; ``AskNodes`` and ``AskNodeDeltas`` for the
 directory nodes that the client lacks, from the root down, but for what ``Scanned`` has told; a session of
 the data plane with the token; ``Drop``. To what is empty: a ``Scan`` that ``grows``, and until that is
-answered ``AskDirectories`` -> ``Directories`` again and again, while what they list is pulled.
+answered ``AskDirectories`` -> ``Directories`` again and again, while what they list is pulled. To another a
+client may ask likewise for what is ``fresh``, where the scan takes long, and pull what of that is new to it.
 
 To give: ``Prepare`` -> ``Prepared``; ``Scan`` -> ``Scanned``, of what is there, while the client
 scans what it gives; unless the two are the same, the client serves its tree over the connection
@@ -14,7 +15,8 @@ and then if it was asked to. A client that shows what would change asks with ``A
 is there, and with ``AskUnseen`` for what of it no scan shows and would be in the way; to change
 nothing it says ``Drop`` instead. To what is empty: ``Prepare`` -> ``Prepared``, then
 ``GiveGrowing`` while the client scans; the server says ``AskDirectories`` -> ``Directories`` again
-and again, and pulls what they list meanwhile.
+and again, and pulls what they list meanwhile. A client whose scan takes long may say ``Add`` before
+``Give``: the server asks likewise, for what is ``fresh``, and pulls what of that is new to it.
 
 What a connection has asked for and not dropped is closed when the connection is lost.
 
@@ -32,13 +34,13 @@ from filesync.manifest.node import MAX_NODE_BYTES
 from filesync.sync.remote.fields import (
     MAX_ASKED_NODES,
     MAX_DELTAS_BYTES,
-    MAX_EDITS_BYTES,
-    MAX_EDITS_PAYLOAD_BYTES,
     MAX_FIRST_NODES_BYTES,
+    MAX_FRESH,
     MAX_NAMED,
     MAX_OTHERS,
     MAX_PATHS,
     Count,
+    Edits,
     Errno,
     Id,
     Identity,
@@ -48,7 +50,9 @@ from filesync.sync.remote.fields import (
     NewOwner,
     Number,
     Numbers,
+    Other,
     OwnerName,
+    Part,
     Path,
     Paths,
     Reasons,
@@ -78,26 +82,6 @@ class Look(_Message, frozen=True, tag="look"):
     checksum: bool = False
     skip_missing: bool = False
     copies: bool = False
-
-
-class Part(msgspec.Struct, frozen=True):
-    """One directory, or names in one.
-
-    Attributes:
-        inside: the name under which the directory is to stand in the destination, or b"".
-        names: what it is of the directory; none for all.
-        is_bare: nothing is in the directory.
-        trees: directories are among the names, with all that is in them.
-        identity: the directory's device and inode, where it is all of one. What is taken to a place
-            in it would be found in its turn, if it is scanned meanwhile.
-    """
-
-    token: Token
-    inside: Name = b""
-    names: Names = ()
-    is_bare: bool = False
-    trees: bool = False
-    identity: Identity | None = None
 
 
 class Found(_Message, frozen=True, tag="found"):
@@ -171,6 +155,7 @@ class Prepared(_Message, frozen=True, tag="prepared"):
         new_owner: whom the names that were asked for are here, by number. None from a server that
             does not know how: what is given to it would belong to others.
         group: what is given of a group that the ``writer`` is not in has mostly got this one.
+        takes_additions: ``Add`` may be said, as something is there.
     """
 
     token: Token
@@ -182,6 +167,7 @@ class Prepared(_Message, frozen=True, tag="prepared"):
     refused: Errno | None = None
     new_owner: NewOwner | None = None
     group: Id | None = None
+    takes_additions: bool = False
 
 
 class Scan(_Message, frozen=True, tag="scan"):
@@ -193,12 +179,15 @@ class Scan(_Message, frozen=True, tag="scan"):
         edits: say what has become of what was there at the last scan, if that is few bytes.
         grows: what was found is on offer while it is scanned, by the ``stand_in`` of ``token``, and its
             directories may be asked for.
+        fresh: until this is answered, it may be asked which directories are ``fresh``, and what is in these is on
+            offer by this token and its ``stand_in``.
     """
 
     token: Token
     writer: Writer | None = None
     edits: bool = False
     grows: bool = False
+    fresh: Token | None = None
 
 
 class Scanned(_Message, frozen=True, tag="scanned"):
@@ -221,8 +210,8 @@ class Scanned(_Message, frozen=True, tag="scanned"):
     skipped: Kinds = {}
     unreadable: Reasons = {}
     unnamed: Count = 0
-    edits: "Edits | None" = None
-    remains: "Edits | None" = None
+    edits: Edits | None = None
+    remains: Edits | None = None
     of_others: bool = False
 
 
@@ -304,25 +293,6 @@ class Done(_Message, frozen=True, tag="done"):
     """It is done."""
 
 
-class Other(msgspec.Struct, frozen=True):
-    """A tree that another source gives to the same place; its nodes may be asked for."""
-
-    token: Token
-    tree: WireDigest
-
-
-class Edits(msgspec.Struct, frozen=True):
-    """What has become of contents: a list of ``transfer.coding.edit.Edit``, or ``Remains``, coded.
-
-    Attributes:
-        raw_bytes: of the payload, decompressed.
-    """
-
-    payload: Annotated[bytes, msgspec.Meta(max_length=MAX_EDITS_PAYLOAD_BYTES)]
-    raw_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_EDITS_BYTES)]
-    codec: Codec = Codec.RAW
-
-
 class Give(_Message, frozen=True, tag="give"):
     """Make what was prepared and scanned hold the tree that is served. -> Given.
 
@@ -375,10 +345,31 @@ class GiveGrowing(_Message, frozen=True, tag="give-growing"):
     goes_on: bool = False
 
 
-class AskDirectories(_Message, frozen=True, tag="ask-directories"):
-    """Send what is done of a tree that is being scanned, by either side. -> Directories."""
+class Add(_Message, frozen=True, tag="add"):
+    """Add to what was prepared and scanned what is new of a tree that is still being scanned. -> Given.
+
+    To be followed by ``Give``, of all of that tree. It may be answered before the scan ends.
+
+    Attributes:
+        token, served, progress: as of ``GiveGrowing``; what was prepared is kept, though.
+        delete: as ``Give`` will say.
+    """
 
     token: Token
+    served: Token
+    progress: bool = False
+    delete: bool = False
+
+
+class AskDirectories(_Message, frozen=True, tag="ask-directories"):
+    """Send what is done of a tree that is being scanned, by either side. -> Directories.
+
+    Attributes:
+        fresh: just say which directories were not there, or had fewer names, at the last scan of the tree.
+    """
+
+    token: Token
+    fresh: bool = False
 
 
 class Directories(_Message, frozen=True, tag="directories"):
@@ -387,9 +378,14 @@ class Directories(_Message, frozen=True, tag="directories"):
     Attributes:
         tree: of the whole, with the last of them, which is the root: what comes of what was
             sent when its hard-link groups are named by the rule (``manifest.links``).
+        fresh: paths and trees, if that was asked for; the payload is empty then. Their nodes, and the
+            contents of the files in them, may be asked for. None comes with ``tree``.
     """
 
     tree: WireDigest | None = None
+    fresh: Annotated[
+        tuple[tuple[Path, WireDigest], ...], msgspec.Meta(max_length=MAX_FRESH)
+    ] = ()
 
 
 class Given(_Message, frozen=True, tag="given"):
@@ -455,6 +451,7 @@ Request = (
     | Drop
     | Give
     | GiveGrowing
+    | Add
     | AskDirectories
     | Changing
     | Progressed

@@ -20,6 +20,7 @@ from filesync.transfer.wire import Buffer
 if TYPE_CHECKING:
     from filesync.transfer.coding.recipecache import RecipeCache
     from filesync.transfer.coding.remains import Remains
+    from filesync.transfer.send.fresh import Fresh
 
 MARKS: Final = "marks"
 """The file for them in a directory of caches."""
@@ -75,6 +76,7 @@ class Edits(Watcher):
         caches: Path | None = None,
         recent: Recent | None = None,
         comparisons: Comparisons | None = None,
+        fresh: "Fresh | None" = None,
     ) -> None:
         """Begin.
 
@@ -82,9 +84,11 @@ class Edits(Watcher):
             caches: the directory in which marks stay from one scan to the next.
             recent: gets the contents of small files, which may be asked for.
             comparisons: get large files.
+            fresh: gets directories that are new.
         """
         self._comparisons = comparisons or Comparisons(None)
         self._recent = recent
+        self._fresh = fresh
         self._marks = MarksFile(caches / MARKS) if caches is not None else None
         self._whole = _AllOrNone(MAX_WHOLE_BYTES)
         self._compared = _AllOrNone(MAX_COMPARED_BYTES)
@@ -133,8 +137,12 @@ class Edits(Watcher):
 
     # --- the scan's side ----------------------------------------------------------------------
 
-    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
+    def directory_changed(self, path: bytes, old: bytes | None, tree: Digest) -> None:
         """Take note of a directory whose node was ``old``, after those below it."""
+        if self._fresh is not None:
+            self._fresh.note(path, old, tree)
+        if old is None:
+            return
         if len(old) <= edit.MAX_BYTES:
             self._changed_room -= len(old)
             if self._changed_room >= 0 and len(self._changed) <= MAX_DIRECTORIES:

@@ -14,6 +14,7 @@ from filesync.digest import Digest
 from filesync.disk.scanning.watcher import Beside, Watcher
 from filesync.manifest import Manifest, Nodes
 from filesync.transfer.send.contents import GrowingContents, Listed
+from filesync.transfer.send.fresh import Fresh
 from filesync.transfer.send.recent import RECENT_BYTES, Recent
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class GrowingTree(Watcher):
     """What a scan has done so far.
 
     Attributes:
-        contents: of the directories that were handed on.
+        contents: of the directories that were handed on, or taken as fresh.
+        fresh: directories that are new since the last scan.
         recent: what was read of them and of those to come.
     """
 
@@ -70,6 +72,7 @@ class GrowingTree(Watcher):
         """
         self.contents = GrowingContents(nodes)
         self.recent = Recent(recent_bytes, copies)
+        self.fresh = Fresh(nodes, self.recent, self.contents)
         self._on_done = on_done
         self._caches = caches
         self._on_cut = on_cut
@@ -97,9 +100,11 @@ class GrowingTree(Watcher):
             if tells:
                 self._on_done()
 
-    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
-        """Take note of a directory that the other side may have as it was."""
-        self._noted_edits().directory_changed(path, old, tree)
+    def directory_changed(self, path: bytes, old: bytes | None, tree: Digest) -> None:
+        """Take note of a directory that the other side may have as it was, or not at all."""
+        if old is not None:
+            self._noted_edits().directory_changed(path, old, tree)
+        self.fresh.note(path, old, tree)
 
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of a small file's content."""

@@ -28,6 +28,7 @@ from filesync.transfer.wire import (
 
 if TYPE_CHECKING:
     from filesync.transfer.coding.recipecache import RecipeCache
+    from filesync.transfer.send.fresh import Fresh
     from filesync.transfer.send.growing import GrowingTree
     from filesync.transfer.send.recent import Recent
     from filesync.transfer.send.send_zmq import Sending
@@ -79,7 +80,7 @@ class Outgoing:
         return self._offer(manifest.tree, open_source, token, flow=flow)
 
     def offer_growing(
-        self, growing: "GrowingTree", root: Path, token: bytes, *, flow: Flow
+        self, growing: "GrowingTree | Fresh", root: Path, token: bytes, *, flow: Flow
     ) -> Offer:
         """Offer what is done of a tree; see ``DataPlane.offer_growing``."""
 

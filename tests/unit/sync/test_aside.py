@@ -81,7 +81,7 @@ class Told(Watcher):
         assert tree in self.nodes
         self.directories.append(path)
 
-    def directory_changed(self, path: bytes, old: bytes, tree: Digest) -> None:
+    def directory_changed(self, path: bytes, old: bytes | None, tree: Digest) -> None:
         raise AssertionError
 
     def content_read(self, digest: Digest, content: bytes) -> None:

@@ -45,9 +45,9 @@ def test_where_those_of_files_have_no_room_those_of_directories_go_alone() -> No
     assert list(unpack_edits(packed).values()) == EDITS[:2]
 
 
-def coded(edits: object) -> wire.Edits:
+def coded(edits: object) -> fields.Edits:
     raw = msgspec.msgpack.encode(edits)
-    return wire.Edits(raw, len(raw))
+    return fields.Edits(raw, len(raw))
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,15 @@ def coded(edits: object) -> wire.Edits:
         coded([[bytes(32), 1, [0] * 4097, b""]]),
         coded([[bytes(32), 1, [], bytes(2 * edit.MAX_BYTES + 1)]]),
         coded([[bytes(32), 1, [], b""]] * (fields.MAX_EDITS + 1)),
-        wire.Edits(b"\xc1", 1),
-        wire.Edits(b"\x90", 2),
-        wire.Edits(b"no frame", 100, Codec.ZSTD),
-        wire.Edits(zstandard.compress(bytes(1 << 27)), 1000, Codec.ZSTD),
-        wire.Edits(b"\x90", 1, Codec.STREAM),
+        fields.Edits(b"\xc1", 1),
+        fields.Edits(b"\x90", 2),
+        fields.Edits(b"no frame", 100, Codec.ZSTD),
+        fields.Edits(zstandard.compress(bytes(1 << 27)), 1000, Codec.ZSTD),
+        fields.Edits(b"\x90", 1, Codec.STREAM),
     ],
     ids=str,
 )
-def test_what_are_no_edits_is_refused(said: wire.Edits) -> None:
+def test_what_are_no_edits_is_refused(said: fields.Edits) -> None:
     with pytest.raises(MalformedMessage):
         unpack_edits(said)
 

@@ -22,9 +22,9 @@ rules = st.lists(st.binary(max_size=99), max_size=3).map(tuple)
 counts = st.integers(0, (1 << 64) - 1)
 kinds = st.dictionaries(st.sampled_from(["owner", "socket", "a kind"]), counts)
 sizes = st.lists(st.integers(1, MAX_NODE_BYTES), min_size=1, max_size=3).map(tuple)
-parts = st.lists(st.builds(wire.Part, tokens, names, some_names), max_size=3).map(tuple)
+parts = st.lists(st.builds(fields.Part, tokens, names, some_names), max_size=3).map(tuple)
 items = st.lists(st.tuples(digests, st.binary(max_size=99)), min_size=1, max_size=3).map(tuple)
-others = st.lists(st.builds(wire.Other, tokens, digests), max_size=3).map(tuple)
+others = st.lists(st.builds(fields.Other, tokens, digests), max_size=3).map(tuple)
 flags = st.booleans()
 owner_names = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=255)
 new_ids = st.none() | st.integers(0, 0xFFFFFFFE)
@@ -40,6 +40,7 @@ requests: st.SearchStrategy[wire.Request] = st.one_of(
     st.builds(wire.Drop, tokens),
     st.builds(wire.Give, tokens, tokens, digests, flags, rules, others, some_names, flags),
     st.builds(wire.GiveGrowing, tokens, tokens, flags),
+    st.builds(wire.Add, tokens, tokens, flags, flags),
     st.builds(wire.AskDirectories, tokens),
     st.builds(wire.Changing, tokens, names, digests),
     st.builds(wire.Progressed, counts, counts),
@@ -140,7 +141,7 @@ def test_a_message_with_a_field_that_is_anything_is_one_or_malformed(
         wire.AskNodes(TOKEN, (Digest(bytes(31)),)),
         wire.AskNodeDeltas(TOKEN, -1, ((DIGEST, b""),)),
         wire.AskNodeDeltas(TOKEN, 1, ((DIGEST, bytes(fields.MAX_SIGNATURES_BYTES + 1)),)),
-        wire.Give(TOKEN, TOKEN, DIGEST, others=(wire.Other(TOKEN, DIGEST),) * 65),
+        wire.Give(TOKEN, TOKEN, DIGEST, others=(fields.Other(TOKEN, DIGEST),) * 65),
         wire.Progressed(-1),
     ],
     ids=lambda message: repr(message)[:40],

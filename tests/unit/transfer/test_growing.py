@@ -121,7 +121,8 @@ OLD = encode(EMPTY_DIRECTORY)
 
 def edited(*sizes: int, room: int = 1 << 20) -> GrowingTree:
     """Return what a scan leaves that found files changed, of which the root was ``OLD``."""
-    tree = GrowingTree(MemoryNodes(), lambda: None, recent_bytes=room)
+    nodes = MemoryNodes()
+    tree = GrowingTree(nodes, lambda: None, recent_bytes=room)
     for number, size in enumerate(sizes):
         content = bytes([number]) * size
         beside = tree.beside(b"f", digest_of(b"old"), -1, size)
@@ -129,7 +130,7 @@ def edited(*sizes: int, room: int = 1 << 20) -> GrowingTree:
             beside.begin(memoryview(content))
             beside.finish()
             beside.end(digest_of(content))
-    tree.directory_changed(b"", OLD, digest_of(b"new"))
+    tree.directory_changed(b"", OLD, put(nodes, EMPTY_DIRECTORY))
     return tree
 
 
