@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 HANDED_BYTES: Final = 160 << 10
 """Of the nodes that it pays to hand on at once: 2,000 names, some 20 ms of the scan of small files."""
 HANDED_DIRECTORIES: Final = 1000
+HANDED_CONTENT_BYTES: Final = 32 << 20
+"""Of what is in them: half a second of the scan of large files, from a slow disk."""
 MOST_HANDED_BYTES: Final = 512 << 10
 """Of what is handed on at once, but for the last directory: a pack has room for that beside the largest."""
 
@@ -81,6 +83,7 @@ class GrowingTree(Watcher):
         self._lock = threading.Lock()
         self._done: deque[tuple[bytes, Digest, int]] = deque()
         self._done_bytes = 0
+        self._done_content_bytes = 0  # of directories with what is below them
         self._tree: Digest | None = None
         self._is_told = False
         self._is_wanted = True
@@ -94,6 +97,7 @@ class GrowingTree(Watcher):
                 size = len(path) + len(self._nodes.read(tree))
                 self._done.append((path, tree, size))
                 self._done_bytes += size
+                self._done_content_bytes += self._nodes.summary(tree).size
                 # Each telling wakes a thread, that then takes turns with this one.
                 tells = self.is_ready and not self._is_told
                 self._is_told |= tells
@@ -160,6 +164,7 @@ class GrowingTree(Watcher):
         return (
             self._done_bytes >= HANDED_BYTES
             or len(self._done) >= HANDED_DIRECTORIES
+            or self._done_content_bytes >= HANDED_CONTENT_BYTES
             or self._tree is not None
         )
 
@@ -170,6 +175,7 @@ class GrowingTree(Watcher):
         """
         with self._lock:
             done = self._next_done()
+            self._done_content_bytes = 0
             tree = self._tree if not self._done else None
             self._is_told = tells = bool(self._done) and self.is_ready
         if tells:
@@ -195,7 +201,7 @@ class GrowingTree(Watcher):
         self._is_wanted = False
         with self._lock:
             self._done.clear()
-            self._done_bytes = 0
+            self._done_bytes = self._done_content_bytes = 0
 
     def close(self) -> None:
         """Keep nothing any more."""

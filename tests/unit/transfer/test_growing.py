@@ -7,6 +7,7 @@ from filesync.disk.updating.settle import COPIED_BYTES
 from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, decode, encode, put, with_entries
 from filesync.manifest.pack import pack_directories, unpack_directories
 from filesync.transfer.coding.edit import MAX_BYTES, WHOLE_BYTES
+from filesync.transfer.send import growing
 from filesync.transfer.send.growing import HANDED_DIRECTORIES, MOST_HANDED_BYTES, GrowingTree
 from filesync.transfer.send.recent import REPEATED_BYTES, Recent
 from tests.unit.made import file
@@ -38,6 +39,17 @@ def test_little_waits_for_more_and_the_end_waits_for_nothing() -> None:
     grown.tree.end(digest_of(b"tree"))
     assert (grown.told, grown.tree.is_ready) == (2, True)
     assert grown.tree.take() == ([], digest_of(b"tree"))
+
+
+def test_few_files_of_many_bytes_do_not_wait_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing, "HANDED_CONTENT_BYTES", 10)
+    grown = Grown()
+    for told, name in ((0, b"a"), (0, b"1234"), (1, b"bc")):  # their files have a byte more
+        grown.done(name)
+        assert (grown.told, grown.tree.is_ready) == (told, bool(told)), name
+    assert len(grown.tree.take().directories) == 3
+    grown.done(b"c")
+    assert (grown.told, grown.tree.is_ready) == (1, False)
 
 
 def test_more_is_told_of_once_until_it_is_taken() -> None:
