@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.disk.updating.similar import MAX_NOTED, Similar
+from filesync.disk.updating.similar import (
+    GUESSED_BYTES,
+    MAX_NOTED,
+    MOST_TRIED,
+    Guesses,
+    Similar,
+)
 from filesync.disk.updating.update import TreeUpdate, WantedFile
 from filesync.manifest import EMPTY_DIRECTORY as EMPTY
 from filesync.manifest import File, Manifest, put, subdirectory, with_entries
@@ -239,3 +245,77 @@ def test_directories_that_swap_their_names_want_nothing(root: Path, source: Path
         build(path, [MakeFile(f"{one}/{n}", b"1%d" % n) for n in range(30)])
         build(path, [MakeFile(f"{other}/{n}", b"2%d" % n) for n in range(30)])
     assert sync(root, source).fetched == []
+
+
+# --- what stays -------------------------------------------------------------------------------
+
+DUMP = random.Random(2).randbytes(GUESSED_BYTES + 1)
+LATER = DUMP + b"one more"
+
+
+@pytest.mark.parametrize(
+    ("stays", "comes"),
+    [
+        ("dumps/db-01.sql", "dumps/db-02.sql"),
+        ("day-01/db.sql", "day-02/db.sql"),
+        ("still/a/lib.so", "new/a/lib.so"),
+    ],
+)
+def test_a_large_new_file_has_one_that_stays_as_basis(
+    root: Path, source: Path, stays: str, comes: str
+) -> None:
+    build(root, [MakeFile(stays, DUMP)])
+    build(source, [MakeFile(stays, DUMP), MakeFile(comes, LATER)])
+    assert basis_of(root, source) == (DUMP, len(DUMP))
+    sync(root, source)
+
+
+@pytest.mark.parametrize("size", [3000, GUESSED_BYTES])
+def test_a_small_one_has_none(root: Path, source: Path, size: int) -> None:
+    build(root, [MakeFile("db-01.sql", DUMP)])
+    build(source, [MakeFile("db-01.sql", DUMP), MakeFile("db-02.sql", LATER[-size:])])
+    assert basis_of(root, source) == (None, 0)
+
+
+def test_what_stays_is_tried_no_more_where_it_was_of_no_use(root: Path, source: Path) -> None:
+    stays = MakeFile("album/img-0.jpg", DUMP + b"0")
+    build(root, [stays])
+    count = 3 * MOST_TRIED
+    new = [
+        MakeFile(f"album/img-{n}.jpg", random.Random(n).randbytes(len(DUMP) + n))
+        for n in range(1, count + 1)
+    ]
+    build(source, [stays, *new])
+    assert sum(bool(wanted.replaces) for wanted in sync(root, source).fetched) == MOST_TRIED
+
+
+def test_where_it_was_it_is_tried_again() -> None:
+    guesses = Guesses()
+    assert [guesses.begin(b"d") for _ in range(MOST_TRIED + 1)] == [True] * MOST_TRIED + [False]
+    assert guesses.begin(b"elsewhere")
+    guesses.end(b"d", 800, 99)
+    assert not guesses.begin(b"d")
+    guesses.end(b"d", 800, 100)
+    assert [guesses.begin(b"d") for _ in range(MOST_TRIED + 1)] == [True] * MOST_TRIED + [False]
+
+
+def test_it_is_known_what_a_guess_was_good_for(root: Path, source: Path) -> None:
+    stays = MakeFile("dumps/db-0.sql", DUMP + b"0")
+    build(root, [stays])
+    count = MOST_TRIED + 2
+    new = [MakeFile(f"dumps/db-{n}.sql", DUMP + b"%d" % n) for n in range(1, count + 1)]
+    build(source, [stays, *new])
+    one = TreeUpdate(root, basis=scanned(root), target=scanned(source))
+    one.prepare()
+    replaces: list[int] = []
+    for wanted, made in zip(one.wanted(), new, strict=True):
+        replaces.append(wanted.replaces)
+        large = one.open_large(wanted)
+        if large.bases:
+            large.copy(0, basis=0, basis_offset=0, length=len(DUMP))
+            large.write(len(DUMP), made.data[len(DUMP) :])
+        else:
+            large.write(0, made.data)
+        large.finish()
+    one.finish()
+    assert replaces == [len(stays.data)] * count

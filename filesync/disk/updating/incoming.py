@@ -42,8 +42,8 @@ class WantedFile(NamedTuple):
     replaces: int
 
 
-_Basis = tuple[Where, Digest]
-"""Where an old file is, and what it should hold."""
+_Basis = tuple[Where, Digest, bool]
+"""Where an old file is, what it should hold, and whether it is a guess (see ``Reusable.guesses``)."""
 _Pending = tuple[Place, File, bool, _Basis | None]
 """A file that was asked for: its directory, its entry, whether it replaces a file there, and
 its basis. A plain tuple: there is one for each file."""
@@ -146,8 +146,9 @@ class Incoming:
         """Return a file to be written in pieces."""
         place, entry, _, basis = self._find_pending(wanted)
         bases: list[BasisFile] = []
+        is_guess = False
         if basis is not None:
-            where, digest = basis
+            where, digest, is_guess = basis
             with suppress(OSError, StoreError), self._opened_basis(where) as fd:
                 bases.append(BasisFile(os.dup(fd), os.fstat(fd).st_size, digest))
         try:
@@ -166,13 +167,16 @@ class Incoming:
                     self._refuse_large(wanted, new, exc)
                     return
             self._settled(wanted, PROVED)
+            if is_guess:
+                self._reusable.guesses.end(place.path, entry.size, large.copied)
 
         def discard(new: NewFile, keep: bool) -> None:
             with storing(place.path, entry.name):
                 self._maker.discard(new, keep=keep)
 
         path = below(place.path, entry.name)
-        return LargeFile(new, bases, path=path, place=put_in_place, discard=discard)
+        large = LargeFile(new, bases, path=path, place=put_in_place, discard=discard)
+        return large
 
     def copy(
         self, wanted: WantedFile, source: int, on_copied: Callable[[int], None] | None
@@ -276,10 +280,10 @@ class Incoming:
         size = 0
         if type(old) is File:
             where = Where(False, place.path, entry.name, is_free=False)
-            basis, size = (where, old.digest), old.size
+            basis, size = (where, old.digest, False), old.size
         elif found := self._reusable.find_similar(place.path, entry):
-            where, size, digest = found
-            basis = (where, digest)
+            where, size, digest, is_guess = found
+            basis = (where, digest, is_guess)
         return basis, size + self._partials.found.get(entry.digest, 0)
 
     def _find_pending(self, wanted: WantedFile) -> _Pending:

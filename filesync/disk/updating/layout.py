@@ -188,7 +188,7 @@ class Layout:
             for entry in self._going(visit):
                 self._take_away(visit, dirfd, entry)
         if needs.is_any:
-            self._reusable.note_stays(visit, needed=needs.digests)
+            self._reusable.note_stays(visit, needs)
 
     def make(self, visit: Visit) -> None:
         """Make the new directories in one, or move them there; all are 0700 until ``seal``.

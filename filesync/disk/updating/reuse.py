@@ -1,12 +1,12 @@
 """Where contents and directories that a target needs may stand already."""
 
 from collections import deque
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
-from filesync.disk.updating.similar import Similar
-from filesync.disk.updating.visits import Visit, below, gone
+from filesync.disk.updating.similar import GUESSED_BYTES, Guesses, Similar
+from filesync.disk.updating.visits import Needs, Visit, below, gone
 from filesync.manifest import Entry, File, Manifest, Subdirectory
 
 MAX_REUSABLE: Final = 65_536
@@ -39,6 +39,21 @@ class _Aside(NamedTuple):
     was: bytes
 
 
+class Resembling(NamedTuple):
+    """An old file that a new one may be an edit of.
+
+    Attributes:
+        where: it is.
+        size, digest: its own.
+        is_guess: it stays; see ``Reusable.guesses``.
+    """
+
+    where: Where
+    size: int
+    digest: Digest
+    is_guess: bool
+
+
 class Reusable:
     """What the basis has that the target may need, by digest; bounded, so not all of it.
 
@@ -47,6 +62,7 @@ class Reusable:
 
     Attributes:
         files: contents that are known of so far.
+        guesses: what files that stay were good for as what new ones may be an edit of.
     """
 
     def __init__(self, basis: Manifest | None) -> None:
@@ -59,6 +75,8 @@ class Reusable:
         self._taken = set[bytes]()
         self._broken = set[bytes]()
         self._similar = Similar()
+        self._staying = Similar()
+        self.guesses = Guesses()
 
     @property
     def has_any(self) -> bool:
@@ -73,7 +91,7 @@ class Reusable:
     @property
     def has_similar(self) -> bool:
         """Say whether there are old files that a new one may be an edit of."""
-        return self._similar.has_any
+        return self._similar.has_any or self._staying.has_any
 
     def mode_of(self, entry: Subdirectory) -> int | None:
         """Return the mode of a directory of the old tree."""
@@ -91,11 +109,10 @@ class Reusable:
             self._tops.append(aside)
             self._note_tree(aside, Where(True, b"", name, is_free=True))
 
-    def note_stays(self, visit: Visit, *, needed: Container[Digest]) -> None:
-        """Note the files that stay where they are, for now at least: they can be copied.
+    def note_stays(self, visit: Visit, needs: Needs) -> None:
+        """Note the files that stay where they are, for now at least, and can be copied if ``needs`` say so.
 
-        Those that are to be replaced may resemble new ones, too. ``needed`` has the contents
-        that it is worth remembering.
+        They, and those that are to be replaced, may resemble new ones, too.
         """
         if visit.was is None:
             return
@@ -103,18 +120,20 @@ class Reusable:
             if isinstance(old, File) and isinstance(new, File) and old.digest != new.digest:
                 self._similar.note(visit.path, old)
         away = {entry.name for entry in gone(visit)}
-        files = self.files
         for entry in self._directory(visit.was):
-            if type(entry) is not File or entry.digest not in needed:
-                continue
-            if entry.size and entry.name not in away and len(files) < MAX_REUSABLE // 2:
-                where = Where(False, visit.path, entry.name, is_free=False)
-                files.setdefault(entry.digest, where)
+            if type(entry) is File and entry.name not in away:
+                self._note_staying(visit.path, entry, needs)
 
-    def note_elsewhere(self, visits: Iterable[Visit], *, needed: Container[Digest]) -> None:
-        """Note the files in directories that both trees have alike: they can be copied, too.
+    def _note_staying(self, path: bytes, entry: File, needs: Needs) -> None:
+        if entry.size > GUESSED_BYTES and needs.largest_bytes > GUESSED_BYTES:
+            self._staying.note(path, entry)
+        if entry.size and entry.digest in needs.digests and len(self.files) < MAX_REUSABLE // 2:
+            self.files.setdefault(entry.digest, Where(False, path, entry.name, is_free=False))
 
-        After all ``visits`` of directories that both have; ``needed`` is as for ``note_stays``.
+    def note_elsewhere(self, visits: Iterable[Visit], needs: Needs) -> None:
+        """Note those in directories that both trees have alike, likewise.
+
+        After all ``visits`` of directories that both have.
         """
         entered = {
             visit.path: (visit.was, {entry.name for entry in gone(visit)})
@@ -129,17 +148,15 @@ class Reusable:
             and inner.name not in away
             and (path := below(above, inner.name)) not in entered
         ]
-        files, seen = self.files, set[Digest]()
-        while stack and len(files) < MAX_REUSABLE // 2:
+        seen = set[Digest]()
+        while stack:
             path, directory = stack.pop()
             if directory.content in seen:
                 continue
             seen.add(directory.content)
             for entry in self._directory(directory.tree):
-                if type(entry) is File and entry.size and entry.digest in needed:
-                    files.setdefault(
-                        entry.digest, Where(False, path, entry.name, is_free=False)
-                    )
+                if type(entry) is File:
+                    self._note_staying(path, entry, needs)
                 elif isinstance(entry, Subdirectory) and entry.size:
                     stack.append((below(path, entry.name), entry))
 
@@ -151,17 +168,19 @@ class Reusable:
             self._note_files()
         return self.files.get(digest)
 
-    def find_similar(self, path: bytes, entry: File) -> tuple[Where, int, Digest] | None:
-        """Return where an old file is that ``entry`` may be an edit of, its size and content.
+    def find_similar(self, path: bytes, entry: File) -> Resembling | None:
+        """Return an old file that ``entry`` may be an edit of.
 
         ``entry`` is new in the directory ``path``, and its content was looked for by ``file``,
         which notes what is in removed directories. What was replaced since has other content.
         """
-        old = self._similar.find(path, entry)
-        if old is None:
+        old, is_guess = self._similar.find(path, entry), False
+        if old is None and entry.size > GUESSED_BYTES:
+            old, is_guess = self._staying.find(path, entry), True
+        if old is None or (is_guess and not self.guesses.begin(path)):
             return None
         where = self.files.get(old.digest) or Where(False, old.path, old.name, is_free=False)
-        return where, old.size, old.digest
+        return Resembling(where, old.size, old.digest, is_guess)
 
     def take_tree(self, tree: Digest) -> Where | None:
         """Return where a whole directory is, which the caller moves away from there."""

@@ -1,7 +1,6 @@
 """Old files that a new one may be an edit of, found by name and size.
 
-Only files that are gone or replaced count: what stays is rarely what a new name came from, and
-trying a wrong one costs its reading and signatures on the wire. The rule, first match first:
+The rule, first match first:
 
 1. the same name in a directory of the same name, elsewhere;
 2. the same name elsewhere;
@@ -10,9 +9,15 @@ trying a wrong one costs its reading and signatures on the wire. The rule, first
 
 A size more than eight times another is never like it; of several that match, the nearest in
 size is taken.
+
+Files that are gone or replaced come first. What stays is rarely what a new name came from (a dump of
+the day is, of the last one beside it; a photo is not), and a wrong try costs the old file's reading and the
+recipe of the new one. So it is tried for large files alone, and goes by what it was good for
+(``Guesses``).
 """
 
 from bisect import bisect_left
+from threading import Lock
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
@@ -20,6 +25,12 @@ from filesync.manifest import File
 
 MAX_NOTED: Final = 32_768
 """Bound on files that are remembered: about 15 MB."""
+GUESSED_BYTES: Final = 256 << 10
+"""No smaller new file is compared with one that stays."""
+MOST_TRIED: Final = 4
+"""Guesses in a directory before one of them was good, and for each that was."""
+_GOOD: Final = 8
+"""An eighth of a new file that was in the old one is worth the trouble."""
 _MAX_OF_A_NAME: Final = 8
 _MAX_RATIO: Final = 8
 _NEIGHBOURS: Final = 4
@@ -126,3 +137,26 @@ def _shared(one: bytes, other: bytes) -> int:
     while end < most - start and one[-1 - end] == other[-1 - end]:
         end += 1
     return start + end
+
+
+class Guesses:
+    """How good old files that stay were for new ones, by the directory of these. For all threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._tried: dict[bytes, int] = {}
+        self._good: dict[bytes, int] = {}
+
+    def begin(self, path: bytes) -> bool:
+        """Say whether to try one for a new file in the directory ``path``; ``end`` says how that went."""
+        with self._lock:
+            tried = self._tried.get(path, 0)
+            is_worth = tried < MOST_TRIED * (1 + self._good.get(path, 0))
+            if is_worth:
+                self._tried[path] = tried + 1
+            return is_worth
+
+    def end(self, path: bytes, size: int, shared: int) -> None:
+        """Take note that of a new file's ``size`` bytes ``shared`` were in the one that was tried."""
+        with self._lock:
+            self._good[path] = self._good.get(path, 0) + (shared * _GOOD >= size)

@@ -393,7 +393,7 @@ class TreeUpdate:
             for visit in self._visits.common():
                 self._layout.clear(visit, needs)
             if needs.content_bytes >= WORTH_BYTES * self._basis.summary.entries:
-                self._reusable.note_elsewhere(self._visits.common(), needed=needs.digests)
+                self._reusable.note_elsewhere(self._visits.common(), needs)
 
     def _make_files(self, *, is_made: bool) -> None:
         self._maker = Maker(self._workdir, self._partials, self._metadata)

@@ -400,11 +400,12 @@ class Needs:
         is_any: there are contents or whole directories to look for in the old tree.
         digests: of the contents; what is in a directory that will be moved is left out.
         content_bytes: of the contents, however often one is needed.
+        largest_bytes: of what has a new name.
     """
 
     def __init__(self, visits: Visits) -> None:
         self.is_any = False
-        self.content_bytes = 0
+        self.content_bytes = self.largest_bytes = 0
         self.digests: set[Digest] | _Everything = set()
         removed = {
             entry.tree
@@ -424,6 +425,8 @@ class Needs:
                 if entry.size and not has_it:
                     self.is_any = True
                     self.content_bytes += entry.size
+                    if old is None:
+                        self.largest_bytes = max(self.largest_bytes, entry.size)
                     if isinstance(self.digests, set):
                         self.digests.add(entry.digest)
             elif isinstance(entry, Subdirectory):
