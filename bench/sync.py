@@ -90,7 +90,8 @@ def _tar(src: str, name: str) -> list[str]:
 
 OURS: Final = Tool("ours", _ours())
 RSYNC: Final = Tool("rsync", _rsync())
-WARM: Final = (OURS, RSYNC, Tool("floor", _floor))
+FLOOR: Final = Tool("floor", _floor)
+WARM: Final = (OURS, RSYNC, FLOOR)
 LOCAL: Final = (
     Tool("ours-local", _local(*FILESYNC, "sync", "--delete"), is_named=False),
     Tool("rsync-local", _local("rsync", "-a", "--delete"), is_named=False),
@@ -131,6 +132,8 @@ def measure(row: Row, root: Path, rounds: int, *, pulls: bool = False) -> dict[s
     row.start(source)
     warm = PULLED if pulls else WARM
     tools = warm if pulls or not row.is_cold else SECOND if row.is_second else COLD
+    if row.peer and not pulls:
+        warm = tools = (OURS, Tool("rsync", _rsync(*row.peer)), FLOOR)
     runs: dict[str, list[Run]] = {tool.name: [] for tool in tools}
     # Twice: the first sync fills the destination, the second finds it in the stat caches.
     for tool in () if row.is_cold else (*warm, *warm):

@@ -1,6 +1,7 @@
 """The cases of ``bench.sync``: trees, how they change from round to round, and the limits."""
 
 import random
+import shutil
 import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class Row:
         bytes_limit: of the ratio of bytes on the wire to rsync's; time_limit: of the time. None
             where nothing is to be reached.
         is_second: of two runs of such a round, with the change between them, the second is measured.
+        peer: what rsync is told besides, where it gives to a server.
     """
 
     title: str
@@ -32,6 +34,7 @@ class Row:
     bytes_limit: float | None
     time_limit: float | None
     is_second: bool = False
+    peer: tuple[str, ...] = ()
 
 
 def unchanged(root: Path, number: int) -> None:
@@ -77,11 +80,27 @@ def edit(files: int) -> Callable[[Path, int], None]:
 
 def one_directory(root: Path) -> None:
     """Write a directory of 10,000 files."""
-    rng, text = random.Random(6), source_text()
-    (root / "name0").mkdir()
-    for number in range(10_000):
+    write_directory(root / "name0", 10_000, seed=6)
+
+
+def write_directory(root: Path, files: int, *, seed: int) -> None:
+    """Write a directory of files of 5,000 bytes."""
+    rng, text = random.Random(seed), source_text()
+    root.mkdir()
+    for number in range(files):
         at = rng.randrange(len(text) - 5000)
-        (root / "name0" / f"f{number:05}.py").write_bytes(text[at : at + 5000])
+        (root / f"f{number:05}.py").write_bytes(text[at : at + 5000])
+
+
+def add_directories(root: Path, number: int) -> None:
+    """Add ten directories of 500 files."""
+    for directory in range(10):
+        write_directory(root / f"new{number}-{directory}", 500, seed=10 * number + directory)
+
+
+def copy_directory(root: Path, number: int) -> None:
+    """Copy the directory, with other times."""
+    shutil.copytree(root / "name0", root / f"copy{number}", copy_function=shutil.copyfile)
 
 
 def rename_directory(root: Path, number: int) -> None:
@@ -114,11 +133,21 @@ def change_bytes(root: Path, number: int) -> None:
 
 def insert(root: Path, number: int) -> None:
     """Insert 1,000 bytes at 100 places."""
-    rng = random.Random(number)
-    data = (root / "file").read_bytes()
+    (root / "file").write_bytes(with_insertions((root / "file").read_bytes(), number))
+
+
+def add_dump(root: Path, number: int) -> None:
+    """Add a file that is the last one with 1,000 bytes inserted at 100 places."""
+    last = max(root.iterdir()).read_bytes()
+    (root / f"file-{number:03}").write_bytes(with_insertions(last, number))
+
+
+def with_insertions(data: bytes, seed: int) -> bytes:
+    """Return ``data`` with 1,000 bytes more at 100 places."""
+    rng = random.Random(seed)
     places = [0, *sorted(rng.sample(range(len(data)), 100)), len(data)]
     parts = [data[a:b] for a, b in pairwise(places)]
-    (root / "file").write_bytes(b"".join([part + rng.randbytes(1000) for part in parts]))
+    return b"".join([part + rng.randbytes(1000) for part in parts])
 
 
 def move_quarter(root: Path, number: int) -> None:
@@ -184,6 +213,22 @@ def rows(*, is_quick: bool) -> dict[str, Row]:
             f"{large // MIB} MiB, a quarter moved", file, move_quarter, False, 0.2, 1.0
         ),
         "appended": Row(f"{large // MIB} MiB, 1 % appended", file, append, False, 0.95, 0.5),
+        # What else is at the destination is of use.
+        "added": Row(
+            "5,000 files added to 10,000", one_directory, add_directories, False, None, None
+        ),
+        "copied": Row(
+            "10,000 files' directory copied", one_directory, copy_directory, False, None, None
+        ),
+        "dump": Row(
+            f"a file of {large // 4 // MIB} MiB beside the last one, 100 insertions (rsync -y)",
+            random_file(large // 4),
+            add_dump,
+            is_cold=False,
+            bytes_limit=None,
+            time_limit=None,
+            peer=("-y",),
+        ),
         "lines": Row(
             "200 files, a line edited in each", documents, edit_lines, False, 0.8, 1.0
         ),
