@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from filesync.sync.local import sync_local
-from filesync.sync.options import Options
+from filesync.sync.options import OnProgress, Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
@@ -42,10 +42,13 @@ async def given(
     source: str = "src",
     to: str = "dest",
     caches: Path | None = None,
+    progress: OnProgress | None = None,
 ) -> SyncStats:
     async with _served(root, read_only=False, caches=caches or options.caches) as address:
         remote = Remote(address, to.encode())
-        return await sync_to(_below(f"{root}/{source}", names), remote, options)
+        return await sync_to(
+            _below(f"{root}/{source}", names), remote, options, progress=progress
+        )
 
 
 async def taken(
@@ -56,10 +59,11 @@ async def taken(
     source: str = "src",
     to: str = "dest",
     caches: Path | None = None,
+    progress: OnProgress | None = None,
 ) -> SyncStats:
     async with _served(root, read_only=True, caches=caches or options.caches) as address:
         remotes = [Remote(address, path) for path in _below(source, names)]
-        return await sync_from(remotes, os.fsencode(root / to), options)
+        return await sync_from(remotes, os.fsencode(root / to), options, progress=progress)
 
 
 @asynccontextmanager

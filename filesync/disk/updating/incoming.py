@@ -199,7 +199,7 @@ class Incoming:
         source: int,
         *,
         replaces: bool,
-        on_copied: Callable[[int], None] | None,
+        on_copied: Callable[[int], None] | None = None,
     ) -> State | None:
         """Make ``entry`` of an open file; return its state then, or None if that has other content."""
         try:

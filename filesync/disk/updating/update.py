@@ -34,7 +34,7 @@ from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.refusals import Refusals
 from filesync.disk.updating.repeated import Repeated
 from filesync.disk.updating.reuse import WORTH_BYTES, Reusable
-from filesync.disk.updating.settle import COPY, LINK, PROVED, WANTED, Settler
+from filesync.disk.updating.settle import COPY, LINK, WANTED, Settler
 from filesync.disk.updating.tally import Tally, UpdateStats
 from filesync.disk.updating.visits import Needs, Visits, count, refuse_reserved
 from filesync.disk.updating.work import Directories, WorkDirectory, storing
@@ -65,6 +65,8 @@ class TreeUpdate:
     ``open_large``, from any thread and in any order; then ``finish``. Or ``abort`` at any point.
 
     Attributes:
+        on_copied: told the bytes of each piece that was copied from other files of this machine, and zero
+            after each file, by the thread that does it; may wait. To be set before ``prepare``.
         done: what it did, once it is finished.
         written_ns: when it wrote what it did, once it is finished or aborted.
         refused: what it could not do, if it goes on.
@@ -96,8 +98,7 @@ class TreeUpdate:
             visits: of these two, where somebody has walked them already; this update's from now on.
             local: trees to copy contents from. What is not there any more, or has rotted, is
                 wanted instead.
-            on_copied: told the bytes of each piece that was copied from ``local``, and zero
-                after each file; may wait.
+            on_copied: see the attribute.
             atomic: nobody else sees half a file under any name, and no replaced file is
                 missing, because others use the directory meanwhile. In a directory that is
                 new, files are written under their names all the same: it is 0700 until the
@@ -118,7 +119,7 @@ class TreeUpdate:
         self._target = target
         self._visits = visits or Visits(basis, target)
         self._local = local
-        self._on_copied = on_copied
+        self.on_copied = on_copied
         self._is_atomic = atomic
         self._root_times = root_times
         self._metadata = Metadata(groups=groups)
@@ -396,7 +397,7 @@ class TreeUpdate:
                 self._reusable.note_elsewhere(self._visits.common(), needs)
 
     def _make_files(self, *, is_made: bool) -> None:
-        self._maker = Maker(self._workdir, self._partials, self._metadata)
+        self._maker = Maker(self._workdir, self._partials, self._metadata, self.on_copied)
         self._repeated = Repeated(
             self._directories,
             self._workdir,
@@ -453,13 +454,10 @@ class TreeUpdate:
                 entry,
                 source,
                 replaces=old is not None,
-                on_copied=self._on_copied,
             )
             if state is None:
                 return False
             states[ticket] = state
-            if self._on_copied is not None and state == PROVED:
-                self._on_copied(0)
             return True
 
         if self._local:

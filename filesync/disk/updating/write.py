@@ -49,7 +49,15 @@ class Maker:
     and a link afterwards take 18.
     """
 
-    def __init__(self, work: WorkDirectory, partials: Partials, metadata: Metadata) -> None:
+    def __init__(
+        self,
+        work: WorkDirectory,
+        partials: Partials,
+        metadata: Metadata,
+        on_copied: Callable[[int], None] | None = None,
+    ) -> None:
+        """``on_copied`` is told of what ``copy`` makes, where that is not given another."""
+        self._on_copied = on_copied
         self._work = work
         self._partials = partials
         self._metadata = metadata
@@ -143,11 +151,12 @@ class Maker:
     ) -> bool:
         """Make ``entry`` of the content of the open file ``source``, if that is still right.
 
-        ``on_copied`` is told the bytes of each piece that is written; it may wait.
+        ``on_copied`` is told the bytes of each piece that is written, and zero at the end; it may wait.
 
         Returns:
             False, with nothing made, when its content is not ``entry``'s.
         """
+        told = on_copied or self._on_copied
         status = os.fstat(source)
         if not stat.S_ISREG(status.st_mode) or status.st_size < entry.size:
             return False  # of what has only grown, what it was is there
@@ -156,15 +165,16 @@ class Maker:
             if len(data) != entry.size or blake3(data).digest() != entry.digest:
                 return False
             self.put(place, dirfd, ((entry, data, replaces),))
-            if on_copied is not None:
-                on_copied(entry.size)
+            if told is not None:
+                told(entry.size)
+                told(0)
             return True
         new = self._open_beside(entry)
         try:
             if self._clone(source, new.fd):
                 os.ftruncate(new.fd, entry.size)  # it is as long as the source is by now
             else:
-                copy_sparse(source, new.fd, entry.size, on_copied=on_copied)
+                copy_sparse(source, new.fd, entry.size, on_copied=told)
             # What was written is read again: the source may change while it is copied.
             if hash_file(new.fd, entry.size) != entry.digest:
                 self.discard(new, keep=False)
@@ -173,6 +183,8 @@ class Maker:
         except BaseException:
             self.discard(new, keep=False)
             raise
+        if told is not None:
+            told(0)
         return True
 
     # --- files that come in pieces ----------------------------------------------------------

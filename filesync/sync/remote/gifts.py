@@ -1,11 +1,11 @@
 """What a server of trees is given: planned, pulled from the giver, and put in its place."""
 
-import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 
@@ -36,6 +36,7 @@ from filesync.sync.remote.asking import ask
 from filesync.sync.remote.edits import unpack_edits, unpack_remains
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.holders import Holders
+from filesync.sync.remote.moving import Moving
 from filesync.sync.remote.named import named_of, some_of
 from filesync.sync.remote.nodes import NodeBudget, fetch_nodes
 from filesync.sync.target import Target
@@ -53,7 +54,6 @@ from filesync.transfer.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-TELL_S: Final = 0.2
 Gift = wire.Give | wire.GiveGrowing | wire.Add
 _NOTHING: Final = wire.Given()
 
@@ -256,13 +256,16 @@ class Gifts:
         """Pull what ``update`` wants; return what that took, besides what was taken ``since``."""
         # Waited for to dial again, one who is gone would keep the place from all others.
         replica = Replica(None, request.served, channel)
-        async with _Teller(channel, since, is_wanted=request.progress) as tell:
+        moving = Moving(since.files, since.content_bytes)
+        update.on_copied = moving.copied
+        tell = partial(_tell, channel) if request.progress else None
+        async with moving.told(tell):
             with changes_of(Part()):  # what the giver says has changed, the giver is told
                 stats = await self._plane.pull(
                     update,
                     [replica],
                     tree=tree,
-                    progress=tell.note,
+                    progress=moving.note,
                     feed=feed,
                     told=told,
                 )
@@ -288,36 +291,7 @@ def _told(request: wire.Give) -> Told:
     return Told(unpack_edits(request.edits), unpack_remains(request.remains))
 
 
-class _Teller:
-    """Tells a peer now and then how far a gift has come, for as long as the block lasts."""
-
-    def __init__(self, channel: Channel, since: wire.Given, *, is_wanted: bool) -> None:
-        self._channel = channel
-        self._since = since
-        self._latest = Progress(0, 0, 0)
-        self._task = asyncio.create_task(self._tell()) if is_wanted else None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-
-    def note(self, progress: Progress) -> None:
-        """Take note of how far it is."""
-        self._latest = progress
-
-    async def _tell(self) -> None:
-        told = self._latest
-        with suppress(FilesyncError):  # the gift itself shows what is wrong
-            while True:
-                await asyncio.sleep(TELL_S)
-                if self._latest is not told:
-                    told = self._latest
-                    since = self._since
-                    request = wire.Progressed(
-                        since.files + told.files, since.content_bytes + told.content_bytes
-                    )
-                    await ask(self._channel, request, wire.Done)
+async def _tell(channel: Channel, progress: Progress) -> None:
+    request = wire.Progressed(progress.files, progress.content_bytes)
+    with suppress(FilesyncError):  # the gift itself shows what is wrong
+        await ask(channel, request, wire.Done)

@@ -31,6 +31,7 @@ from filesync.sync.remote.ahead import Ahead
 from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import Peer, ask, tell
 from filesync.sync.remote.edits import unpack_edits, unpack_remains
+from filesync.sync.remote.moving import Moving
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.remote.telling import ADD_AFTER_S
 from filesync.sync.saying.stats import SyncStats
@@ -41,6 +42,7 @@ from filesync.sync.target import NotMade, Target, find_target, is_left_alone
 from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import TOKEN_BYTES, stand_in
+from filesync.transfer.stats import Progress
 from filesync.transfer.threads import in_thread
 
 if TYPE_CHECKING:
@@ -379,16 +381,28 @@ class _Taking:
         told: Told | None = None,
         feed: "Feed | None" = None,
     ) -> None:
-        peer, stats = self._peer, self.stats
-        pulled = await peer.plane.pull(
-            update,
-            [Replica(peer.address, token)],
-            tree=tree,
-            progress=self._progress,
-            flow=self._options.flow,
-            told=told,
-            feed=feed,
-        )
+        peer, stats, show = self._peer, self.stats, self._progress
+        moving = Moving(stats.files, stats.content_bytes)
+        update.on_copied = moving.copied
+
+        def note(progress: Progress) -> None:
+            moving.note(progress)
+            if show is not None:
+                show(moving.progress)
+
+        async def tell(_: Progress) -> None:
+            note(moving.pulled)
+
+        async with moving.told(None if show is None else tell):
+            pulled = await peer.plane.pull(
+                update,
+                [Replica(peer.address, token)],
+                tree=tree,
+                progress=note,
+                flow=self._options.flow,
+                told=told,
+                feed=feed,
+            )
         stats.files += pulled.files
         stats.content_bytes += pulled.content_bytes
         stats.copied_bytes += pulled.copied_bytes
