@@ -13,6 +13,7 @@ from filesync.disk.updating.similar import (
     GUESSED_BYTES,
     MAX_NOTED,
     MOST_TRIED,
+    MOST_TRIED_BYTES,
     Guesses,
     Similar,
 )
@@ -289,14 +290,26 @@ def test_what_stays_is_tried_no_more_where_it_was_of_no_use(root: Path, source: 
     assert sum(bool(wanted.replaces) for wanted in sync(root, source).fetched) == MOST_TRIED
 
 
+def tries(guesses: Guesses, count: int, size: int = 1) -> list[bool]:
+    return [guesses.begin(b"d", size) for _ in range(count)]
+
+
 def test_where_it_was_it_is_tried_again() -> None:
     guesses = Guesses()
-    assert [guesses.begin(b"d") for _ in range(MOST_TRIED + 1)] == [True] * MOST_TRIED + [False]
-    assert guesses.begin(b"elsewhere")
+    assert tries(guesses, MOST_TRIED + 1) == [True] * MOST_TRIED + [False]
+    assert guesses.begin(b"elsewhere", 1)
     guesses.end(b"d", 800, 99)
-    assert not guesses.begin(b"d")
+    assert tries(guesses, 1) == [False]
     guesses.end(b"d", 800, 100)
-    assert [guesses.begin(b"d") for _ in range(MOST_TRIED + 1)] == [True] * MOST_TRIED + [False]
+    assert tries(guesses, MOST_TRIED + 1) == [True] * MOST_TRIED + [False]
+
+
+def test_no_more_is_tried_than_can_be_read_soon() -> None:
+    guesses = Guesses()
+    assert tries(guesses, 3, size=MOST_TRIED_BYTES // 2) == [True, True, False]
+    assert not guesses.begin(b"elsewhere", 1)
+    guesses.end(b"d", MOST_TRIED_BYTES // 2, shared=MOST_TRIED_BYTES // 4)
+    assert tries(guesses, 2, size=MOST_TRIED_BYTES // 2) == [True, False]
 
 
 def test_it_is_known_what_a_guess_was_good_for(root: Path, source: Path) -> None:

@@ -177,7 +177,7 @@ class Reusable:
         old, is_guess = self._similar.find(path, entry), False
         if old is None and entry.size > GUESSED_BYTES:
             old, is_guess = self._staying.find(path, entry), True
-        if old is None or (is_guess and not self.guesses.begin(path)):
+        if old is None or (is_guess and not self.guesses.begin(path, entry.size)):
             return None
         where = self.files.get(old.digest) or Where(False, old.path, old.name, is_free=False)
         return Resembling(where, old.size, old.digest, is_guess)

@@ -29,6 +29,9 @@ GUESSED_BYTES: Final = 256 << 10
 """No smaller new file is compared with one that stays."""
 MOST_TRIED: Final = 4
 """Guesses in a directory before one of them was good, and for each that was."""
+MOST_TRIED_BYTES: Final = 4 << 30
+"""Of new files that are compared with one that stays and was of no use, or nobody knows yet: half a
+minute for each side to read them, from a slow disk."""
 _GOOD: Final = 8
 """An eighth of a new file that was in the old one is worth the trouble."""
 _MAX_OF_A_NAME: Final = 8
@@ -146,17 +149,24 @@ class Guesses:
         self._lock = Lock()
         self._tried: dict[bytes, int] = {}
         self._good: dict[bytes, int] = {}
+        self._room = MOST_TRIED_BYTES
 
-    def begin(self, path: bytes) -> bool:
-        """Say whether to try one for a new file in the directory ``path``; ``end`` says how that went."""
+    def begin(self, path: bytes, size: int) -> bool:
+        """Say whether to try one for a new file of ``size`` bytes in the directory ``path``.
+
+        ``end`` says how that went.
+        """
         with self._lock:
             tried = self._tried.get(path, 0)
-            is_worth = tried < MOST_TRIED * (1 + self._good.get(path, 0))
+            is_worth = tried < MOST_TRIED * (1 + self._good.get(path, 0)) and size <= self._room
             if is_worth:
                 self._tried[path] = tried + 1
+                self._room -= size
             return is_worth
 
     def end(self, path: bytes, size: int, shared: int) -> None:
-        """Take note that of a new file's ``size`` bytes ``shared`` were in the one that was tried."""
+        """Take note that of the new file's ``size`` bytes ``shared`` were in the one that was tried."""
         with self._lock:
-            self._good[path] = self._good.get(path, 0) + (shared * _GOOD >= size)
+            if shared * _GOOD >= size:
+                self._good[path] = self._good.get(path, 0) + 1
+                self._room += size
