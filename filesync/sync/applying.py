@@ -140,8 +140,8 @@ def add_to(
     part: Part,
     basis: Manifest,
     top: Manifest,
-    nodes: Nodes,
     *,
+    nodes: Nodes,
     unseen: Filter,
     caches: Path | None,
 ) -> Addition:

@@ -13,11 +13,9 @@ from filesync.descriptors import with_room
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, UsageError
 from filesync.manifest import Manifest
-from filesync.sync.additions import Additions
 from filesync.sync.applying import (
     Arrival,
     Update,
-    add_to,
     around_shut,
     as_others,
     making_room,
@@ -25,7 +23,6 @@ from filesync.sync.applying import (
 )
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
-from filesync.sync.owner import this_writer
 from filesync.sync.part import Part, Removal
 from filesync.sync.places import Place
 from filesync.sync.plan import Plan
@@ -39,6 +36,7 @@ from filesync.sync.remote.holders import Holders
 from filesync.sync.remote.moving import Moving
 from filesync.sync.remote.named import named_of, some_of
 from filesync.sync.remote.nodes import NodeBudget, fetch_nodes
+from filesync.sync.scanning import Found
 from filesync.sync.target import Target
 from filesync.sync.unwritable import around_unwritable
 from filesync.transfer.coding.edit import Edit
@@ -110,43 +108,26 @@ class Gifts:
         held, place = self._find(channel, request)
         if not held.takes_additions:
             raise UsageError("nothing is added to this before all is given")
-        total = wire.Given()
+        tree, total = stand_in(request.served), wire.Given()
 
-        async def bring(there: Manifest, top: Manifest) -> Manifest:
+        async def pull(update: Update) -> None:
             nonlocal total
-            addition = await in_thread(
-                add_to,
+            total = await self._fill(channel, request, update, tree, since=total)
+
+        with held.used(Stage.SCANNED, during=Stage.OPEN):
+            adding = Adding(
+                channel,
+                request.served,
                 place,
                 held.part,
-                there,
-                top,
+                Found(held.manifest, {}, held.shut),
                 held.nodes,
                 unseen=held.filter,
                 caches=self._caches,
-            )
-            tree = stand_in(request.served)
-            total = await self._fill(channel, request, addition.update, tree, since=total)
-            if addition.is_made:
-                return addition.top
-            await in_thread(with_room, held.scan_again)
-            return held.manifest
-
-        with held.used(Stage.SCANNED, during=Stage.OPEN):
-            additions = Additions(
-                held.manifest,
-                held.nodes,
-                writer=this_writer(),
                 deletes=request.delete,
-                shut=held.shut.keys(),
             )
-            adding = Adding(channel, request.served, held.nodes, additions)
-            try:
-                held.manifest = await adding.run(held.manifest, bring)
-            except FilesyncError as exc:
-                if channel.lost is not None:
-                    raise
-                log.info("no more is added: peer=%s why=%s", channel.name, exc)
-                await in_thread(with_room, held.scan_again)
+            found = await adding.run(pull, partial(with_room, held.scan_again))
+            held.manifest, held.shut = found.manifest, found.unreadable
         return wire.Given(
             total.created, total.deleted, total.files, total.content_bytes, total.copied_bytes
         )

@@ -230,12 +230,12 @@ class Giving:
 
     async def _add(self, peer: Peer, at: int, token: bytes) -> None:
         """Give what is new while the scan goes on, where that takes long: until then nothing else moves."""
-        scan, is_early = self._trees.scan(at), True
-        while is_early or not scan.tree.fresh:
-            is_early = False
+        scan = self._trees.scan(at)
+        await asyncio.wait({scan.task}, timeout=ADD_AFTER_S)
+        while not (scan.tree.fresh or scan.task.done()):
             await asyncio.wait({scan.task}, timeout=ADD_AFTER_S)
-            if scan.task.done():
-                return
+        if scan.task.done():
+            return
         served = random_bytes(TOKEN_BYTES)
         root = self._sources[at].place.root
         with peer.plane.offer_growing(

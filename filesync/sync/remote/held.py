@@ -171,12 +171,11 @@ class Held:
         self.edits = edits.told(self.nodes) if is_same else remaining
         return written
 
-    def scan_again(self) -> None:
-        """Scan what is given to once more, as it may not be what it was to be. Blocks."""
+    def scan_again(self) -> Found:
+        """Scan once more what is given to, as it may not be what it was to be. Blocks."""
         if self._comparisons is not None:
             self._comparisons.close()
-        found = self.scan()
-        self.manifest, self.shut = found.manifest, found.unreadable
+        return self.scan()
 
     def grow(self, place: Place, *, among: int) -> GrowingScan:
         """Begin to scan ``place``, which is this, for who takes it meanwhile; in the running loop.

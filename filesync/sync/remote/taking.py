@@ -13,7 +13,6 @@ from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.applying import (
     Arrival,
     Update,
-    add_to,
     as_others,
     making_room,
     plan_part,
@@ -246,44 +245,24 @@ class _Taking:
         await asyncio.wait({asked}, timeout=ADD_AFTER_S)
         if asked.done():
             return there
-        from filesync.sync.additions import Additions
         from filesync.sync.remote.adding import Adding
 
-        part, options, channel = self.parts[at], self._options, self._peer.channel
-        look = partial(scan_target, target, part, self._nodes, options)
-
-        async def bring(basis: Manifest, top: Manifest) -> Manifest:
-            nonlocal there
-            addition = await in_thread(
-                add_to,
-                target.place,
-                part,
-                basis,
-                top,
-                self._nodes,
-                unseen=unseen_filter(part, options),
-                caches=options.used_caches,
-            )
-            await self._pull(addition.update, fresh, stand_in(fresh))
-            is_made = addition.is_made
-            there = there._replace(manifest=addition.top) if is_made else await in_thread(look)
-            return there.manifest
-
-        additions = Additions(
-            there.manifest,
+        part, options = self.parts[at], self._options
+        adding = Adding(
+            self._peer.channel,
+            self._found[at].token,
+            target.place,
+            part,
+            there,
             self._nodes,
-            writer=this_writer(),
+            unseen=unseen_filter(part, options),
+            caches=options.used_caches,
             deletes=options.delete,
-            shut=there.unreadable.keys(),
         )
-        adding = Adding(channel, self._found[at].token, self._nodes, additions)
-        try:
-            await adding.run(there.manifest, bring)
-        except FilesyncError:
-            if channel.lost is not None:
-                raise
-            there = await in_thread(look)  # what is wrong shows when all is taken
-        return there
+        return await adding.run(
+            lambda update: self._pull(update, fresh, stand_in(fresh)),
+            partial(scan_target, target, part, self._nodes, options),
+        )
 
     async def _bring(
         self, at: int, target: Target | None, there: Found, scanned: wire.Scanned

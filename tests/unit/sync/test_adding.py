@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -11,10 +12,14 @@ from filesync.errors import FilesyncError, MalformedManifest, UnexpectedMessage
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, empty_manifest, encode
 from filesync.manifest.node import Directory
 from filesync.manifest.pack import pack_nodes
-from filesync.sync.additions import Additions
+from filesync.sync.applying import Update
+from filesync.sync.filter import Filter
+from filesync.sync.part import Part
+from filesync.sync.places import Place
 from filesync.sync.remote import nodes as remote_nodes
 from filesync.sync.remote import wire
 from filesync.sync.remote.adding import Adding
+from filesync.sync.scanning import Found
 from filesync.transfer.connection.channel_zmq import Channel
 from tests.unit.made import file
 
@@ -29,7 +34,9 @@ class Peer:
         self.answers = [wire.Directories(fresh=fresh), wire.Directories(TREE)]
         self.nodes = nodes
         self.asked: list[Digest] = []
-        self.there = empty_manifest(MemoryNodes())
+        self.here = MemoryNodes()
+        self.added: list[bytes] = []
+        self.looked = 0
 
     async def ask(
         self, _: Channel, request: wire.Request, __: type[wire.Answer]
@@ -39,49 +46,60 @@ class Peer:
             return wire.Nodes(), next(pack_nodes(self.nodes), b"")
         return self.answers.pop(0), b""
 
-    def adds(self, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-        """Return the paths that are added."""
+    def adding(self, monkeypatch: pytest.MonkeyPatch, *, is_made: bool = True) -> Adding:
+        """Return what adds what it says, by updates that do all or nothing."""
         monkeypatch.setattr("filesync.sync.remote.adding.ask", self.ask)
-        nodes = cast(MemoryNodes, self.there.nodes)
-        additions = Additions(self.there, nodes, writer=None, deletes=False)
-        adding = Adding(cast(Channel, None), bytes(16), nodes, additions)
-        found: list[bytes] = []
 
-        async def bring(_: Manifest, top: Manifest) -> Manifest:
-            found.extend(path for path, _ in top.walk())
-            return top
+        def add(_: object, __: object, ___: object, top: Manifest, **____: object) -> object:
+            self.added = [path for path, _ in top.walk()]
+            return SimpleNamespace(update=None, top=top, is_made=is_made)
 
-        asyncio.run(adding.run(self.there, bring))
-        return found
+        monkeypatch.setattr("filesync.sync.remote.adding.add_to", add)
+        return Adding(
+            cast(Channel, SimpleNamespace(lost=None, name="peer")),
+            bytes(16),
+            cast(Place, None),
+            Part(),
+            Found(empty_manifest(self.here), {}, {}),
+            self.here,
+            unseen=Filter(()),
+            caches=None,
+            deletes=False,
+        )
+
+    def run(self, adding: Adding) -> None:
+        """Add until it ends."""
+
+        async def pull(_: Update) -> None:
+            pass
+
+        def look() -> Found:
+            self.looked += 1
+            return Found(empty_manifest(self.here), {}, {})
+
+        asyncio.run(adding.run(pull, look))
 
 
 def test_what_is_new_is_asked_for_and_added(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = Peer((b"a", TREE), (b"b/c", TREE), nodes=[NODE])
-    assert peer.adds(monkeypatch) == [b"a", b"a/f", b"b", b"b/c", b"b/c/f"]
-    assert peer.asked == [TREE]
+    peer.run(peer.adding(monkeypatch))
+    assert peer.added == [b"a", b"a/f", b"b", b"b/c", b"b/c/f"]
+    assert (peer.asked, peer.looked) == ([TREE], 0)
 
 
 def test_a_directory_that_is_known_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = Peer((b"a", digest_of(encode(EMPTY_DIRECTORY))), nodes=[])
-    assert peer.adds(monkeypatch) == []
-    assert peer.asked == []
+    peer.run(peer.adding(monkeypatch))
+    assert (peer.added, peer.asked) == ([], [])
 
 
 def test_when_not_all_could_be_made_nothing_more_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     peer = Peer((b"a", TREE), nodes=[NODE])
-    peer.answers.insert(1, peer.answers[0])
-    monkeypatch.setattr("filesync.sync.remote.adding.ask", peer.ask)
-    nodes = cast(MemoryNodes, peer.there.nodes)
-    additions = Additions(peer.there, nodes, writer=None, deletes=False)
-    adding = Adding(cast(Channel, None), bytes(16), nodes, additions)
-
-    async def refuse(there: Manifest, _: Manifest) -> Manifest:
-        return there
-
-    assert asyncio.run(adding.run(peer.there, refuse)) == peer.there
-    assert len(peer.answers) == 2
+    peer.run(peer.adding(monkeypatch, is_made=False))
+    assert peer.added == [b"a", b"a/f"]
+    assert (peer.looked, len(peer.answers)) == (1, 1)
 
 
 OTHER = encode(Directory(0o700, 0, 0, 0, (), ()))
@@ -103,11 +121,15 @@ def test_what_is_no_directory_of_the_peer_is_refused(
     peer: Callable[[], Peer], error: type[FilesyncError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(error):
-        peer().adds(monkeypatch)
+        asyncio.run(peer().adding(monkeypatch)._next())
+    one = peer()
+    one.run(one.adding(monkeypatch))  # what is wrong shows when all is given
+    assert (one.added, one.looked) == ([], 1)
 
 
 def test_no_more_paths_come_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_nodes, "MAX_NODES_BYTES", 1000)
     paths = [b"d%d/" % number + b"n" * 250 for number in range(4)]
+    peer = Peer(*[(path, TREE) for path in paths], nodes=[NODE])
     with pytest.raises(MalformedManifest):
-        Peer(*[(path, TREE) for path in paths], nodes=[NODE]).adds(monkeypatch)
+        asyncio.run(peer.adding(monkeypatch)._next())
