@@ -81,6 +81,7 @@ class Update(_Noted):
         on_copied: Callable[[int], None] | None = None,
         goes_on: bool = True,
         passes_over: bool = True,
+        is_last: bool = True,
     ) -> None:
         self._place, self._caches = place, caches
         self._rename, self._given_as = rename, part.given_as(rename)
@@ -98,6 +99,7 @@ class Update(_Noted):
             root_times=_root_times(part, is_of_names=plan.is_of_names),
             goes_on=goes_on,
             passes_over=passes_over,
+            is_last=is_last,
         )
 
     def content_at(self, path: bytes) -> Digest | None:
@@ -149,7 +151,15 @@ def add_to(
     target = Target(place, None)
     plan = plan_target(target, part, basis, top, nodes, removal=None, unseen=unseen)
     plan, unwritable = around_unwritable(place.root, plan, nodes)
-    update = Update(place, plan, part=part, rename=None, caches=caches, passes_over=False)
+    update = Update(
+        place,
+        plan,
+        part=part,
+        rename=None,
+        caches=caches,
+        passes_over=False,
+        is_last=False,
+    )
     return Addition(update, plan.target, not (plan.left_out or unwritable))
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from filesync.digest import Digest
+from filesync.digest import Digest, digest_of
+from filesync.disk.reserved import PARTIAL_NAME
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.sync.options import Options
 from filesync.sync.saying.stats import SyncStats
@@ -149,6 +150,31 @@ def test_what_changes_before_it_has_come_comes_in_the_end(
     noted(lambda _: None)
     run(way, root)
     assert tree_of(root / "dest") == tree_of(root / "src")
+
+
+@either
+def test_what_an_earlier_sync_has_left_of_a_large_file_outlives_what_is_added(
+    way: Way, root: Path, noted: Watch
+) -> None:
+    large = os.urandom(LARGE)
+    write(root / "src", {"a/f": b"f", "old/large": large, "z/f": b"z"})
+    partials = root / "dest" / PARTIAL_NAME.decode()
+    partials.mkdir(mode=0o700)
+    left = partials / digest_of(large).hex()
+    left.write_bytes(large[: LARGE - 1000])
+    os.truncate(left, LARGE)
+    left.chmod(0o600)
+
+    def wait(path: bytes) -> None:
+        if path == b"z":
+            await_file(root / "dest/a/f", b"f")
+            time.sleep(0.1)
+
+    noted(wait)
+    write(root / "dest", {"old/large": b"was another"})  # so that it is not added early itself
+    stats = run(way, root)
+    assert tree_of(root / "dest") == tree_of(root / "src")
+    assert stats.wire_in + stats.wire_out < LARGE / 10
 
 
 @either

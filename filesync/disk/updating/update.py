@@ -87,6 +87,7 @@ class TreeUpdate:
         root_times: RootTimes = RootTimes.GIVEN,
         goes_on: bool = False,
         passes_over: bool = False,
+        is_last: bool = True,
     ) -> None:
         """Touch nothing yet.
 
@@ -112,6 +113,7 @@ class TreeUpdate:
                 either is an error. The root does not hold the target then.
             passes_over: files whose contents turn out not to be had may be left as they are (see
                 ``pass_over``); then, too, the root does not hold the target.
+            is_last: no other update follows that brings the rest; else all partial files stay for that.
         """
         self._path = root
         self._label = os.fsencode(root) if label is None else label
@@ -126,6 +128,7 @@ class TreeUpdate:
         self._tally = Tally()
         self.refused = Refusals(goes_on=goes_on)
         self._passes_over = passes_over
+        self._is_last = is_last
         self._visits.refused = self.refused.directories
         self.done: UpdateStats | None = None
         self.written_ns = WrittenNs(0, 0, 0)
@@ -166,7 +169,7 @@ class TreeUpdate:
             # What comes must not replace what something else can still be made of.
             self._files.settle()
             self._copy_local()
-        if found := self._partials.found:
+        if self._is_last and (found := self._partials.found):
             self._partials.keep_only(
                 {one.entry.digest for one in self._files.find(WANTED)} & found.keys()
             )
@@ -268,7 +271,8 @@ class TreeUpdate:
             raise LocalError(f"{left} files of the target are not written")
         self._files.put_later(COPY, self._repeated.copy)
         self._files.put_later(LINK, self._repeated.link)
-        self._partials.keep_only(())  # what was wanted may have come another way
+        if self._is_last:
+            self._partials.keep_only(())  # what was wanted may have come another way
         self._partials.close()
         self._layout.discard(self._visits.common())
         work.remove()
