@@ -97,7 +97,7 @@ def seeds() -> list[bytes]:
         wire.Give(TOKEN, TOKEN, NEW.tree, remains=pack_remains(Edited(remains=[REMAINS]))),
         wire.GiveGrowing(TOKEN, TOKEN),
         wire.Add(TOKEN, TOKEN),
-        wire.AskDirectories(TOKEN),
+        wire.AskDirectories(TOKEN, fresh=True),
         wire.Changing(TOKEN, b"a/b", digest_of(b"?")),
         wire.Progressed(1, 2),
     ]
@@ -110,6 +110,7 @@ def seeds() -> list[bytes]:
         (wire.Nodes(), answer_nodes(NEW, (NEW.tree,))),
         (answered, deltas),
         (wire.Directories(NEW.tree), pack_directories([(b"a/b", node), (b"", node)])),
+        (wire.Directories(fresh=((b"a/b", NEW.tree),), begun=((b"f", 1 << 30, 5),)), b""),
         (wire.Unseen((0,), (1, 2), {0: 13}), b""),
         (wire.Done(), b""),
         (wire.Given(1, 2, 3, 4, 5, {"owner": 1}), b""),
@@ -184,7 +185,7 @@ def _take(answer: wire.Answer, payload: bytes) -> None:
         case wire.Directories():
             nodes = MemoryNodes()
             arrived = ArrivedVisits(nodes)
-            for path, node in unpack_directories(payload):
+            for path, node in unpack_directories(payload) if payload else ():
                 visit = arrived.arrive(path, accept(nodes, node))
                 assert not {b".", b".."} & set(visit.path.split(b"/"))
         case wire.NodeDeltas():

@@ -10,8 +10,10 @@ import pytest
 from filesync.digest import digest_of
 from filesync.disk.reserved import PARTIAL_NAME
 from filesync.disk.updating.partial import Partial, Partials
+from filesync.manifest import File
 
 DIGEST = digest_of(b"large")
+FILE = File(b"f", 0o600, 0, 0, 0, 1 << 20, DIGEST)
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def looked(parent: int) -> Partials:
 
 def being_written(parent: int) -> tuple[Partials, Partial]:
     partials = looked(parent)
-    partial = partials.take(DIGEST, 1 << 20)
+    partial = partials.take(FILE)
     assert partial is not None
     os.pwrite(partial.fd, bytes(4096), 0)
     return partials, partial
@@ -99,7 +101,7 @@ def test_a_disk_that_fails_says_so(parent: int, monkeypatch: pytest.MonkeyPatch)
     partials = looked(parent)
     monkeypatch.setattr(os, "ftruncate", fail)
     with pytest.raises(OSError, match="ill"):
-        partials.take(DIGEST, 1 << 20)
+        partials.take(FILE)
     partials.close()
 
 
@@ -116,7 +118,7 @@ def left(parent: int) -> None:
 def test_what_another_update_began_since_is_not_written_to(parent: int) -> None:
     second = looked(parent)
     first, partial = being_written(parent)
-    assert second.take(DIGEST, 1 << 20) is None
+    assert second.take(FILE) is None
     second.close()
     first.release(partial.fd, DIGEST, keep=False)
     first.close()
@@ -128,7 +130,7 @@ def test_what_another_update_removed_since_is_begun_anew(parent: int) -> None:
     assert second.found
     third = looked(parent)
     third.keep_only(())
-    partial = second.take(DIGEST, 1 << 20)
+    partial = second.take(FILE)
     assert partial is not None
     assert partial.extents == []
     second.release(partial.fd, DIGEST, keep=False)
@@ -143,7 +145,7 @@ def test_where_another_update_removed_their_directory_since_none_is_begun(parent
     third = looked(parent)
     third.keep_only(())
     third.close()
-    assert second.take(DIGEST, 1 << 20) is None
+    assert second.take(FILE) is None
     second.close()
 
 
@@ -159,7 +161,7 @@ def test_what_leads_elsewhere_since_is_not_written_to(
     (place,) = (tmp_path / PARTIAL_NAME.decode()).iterdir()
     place.unlink()
     link(secret, place)
-    partial = second.take(DIGEST, 1 << 20)
+    partial = second.take(FILE)
     assert secret.read_bytes() == b"precious"
     assert partial is None or os.fstat(partial.fd).st_ino != secret.stat().st_ino
     if partial is not None:
@@ -178,7 +180,7 @@ def test_a_partial_file_of_too_many_pieces_is_begun_anew(
         partials.release(partial.fd, DIGEST, keep=True)
         partials.close()
         second = looked(parent)
-        again = second.take(DIGEST, 1 << 20)
+        again = second.take(FILE)
         assert again is not None
         assert len(again.extents) == kept
         assert bool(os.fstat(again.fd).st_blocks) == bool(kept)  # a hole reads as zeros

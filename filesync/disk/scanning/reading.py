@@ -23,6 +23,7 @@ from filesync.disk.scanning.listing import (
     INODE,
     MAX_TIME_NS,
     MODE,
+    MTIME,
     NLINK,
     SIZE,
     Found,
@@ -148,18 +149,21 @@ class Reader:
         *,
         keep: Keep | None,
         beside: Callable[[bytes, Digest, int, int], Beside | None] | None,
+        begun: Callable[[bytes, int, int], None] | None,
         skip_unreadable: bool,
         keep_unreadable: bool,
     ) -> None:
         """Read large files on ``pool``, and those in ``hints`` (size, digest) not at all.
 
         ``keep`` is given what small files hold; ``beside`` is asked, by path, what was noted of
-        it, its descriptor and its size, who is shown a file that has changed. What cannot be
+        it, its descriptor and its size, who is shown a file that has changed; ``begun`` is told path, size
+        and mtime of each large file of which nothing was noted, before it is read. What cannot be
         read is left out, or an error; with ``keep_unreadable`` files are there all the same.
         """
         self._pool = pool
         self._keep = keep
         self._beside = beside
+        self._begun = begun
         self._hints = hints
         self._linked: dict[tuple[int, int], _Linked] = {}
         self._skip_unreadable = skip_unreadable
@@ -272,6 +276,8 @@ class Reader:
                 if self._beside is not None:
                     beside = partial(self._beside, path, seen[0].digest if seen else EMPTY)
                 if stamp[SIZE] >= LARGE_BYTES:
+                    if seen is None and stamp[NLINK] == 1 and self._begun is not None:
+                        self._begun(path, stamp[SIZE], fitting(stamp[MTIME]))
                     read = partial(read_file, listing.fd, name, path, beside)
                     future = self._pool.submit(copy_context().run, read)
                     listing.large.append((name, future))

@@ -142,6 +142,7 @@ def scan(
             hints or {},
             keep=watcher.content_read if watcher else None,
             beside=watcher.beside if watcher else None,
+            begun=watcher.file_begun if watcher else None,
             skip_unreadable=skip_unreadable,
             keep_unreadable=keep_unreadable,
         )

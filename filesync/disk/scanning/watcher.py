@@ -36,6 +36,9 @@ class Watcher:
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of the whole content of a small file that was read."""
 
+    def file_begun(self, path: bytes, size: int, mtime_ns: int) -> None:
+        """Take note that a large file is being read of which nothing is noted."""
+
     def beside(self, path: bytes, old: Digest, fd: int, size: int) -> Beside | None:
         """Return who is shown a file while it is hashed, if anybody.
 

@@ -284,7 +284,8 @@ class Incoming:
         elif found := self._reusable.find_similar(place.path, entry):
             where, size, digest, is_guess = found
             basis = (where, digest, is_guess)
-        return basis, size + self._partials.found.get(entry.digest, 0)
+        left = self._partials.left_of(entry)
+        return basis, size + (0 if left is None else self._partials.found[left])
 
     def _find_pending(self, wanted: WantedFile) -> _Pending:
         try:

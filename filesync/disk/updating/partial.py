@@ -1,7 +1,8 @@
 """Partial files: large contents on their way, which outlive an update that does not finish.
 
-Each is a file named by its content's digest, in one directory beside the work directory. What is
-written in it stands where it belongs; the rest is a hole. Nothing in it is trusted: who goes on
+Each is a file named by its content's digest, or by what stands for that (``filesync.early``), in one
+directory beside the work directory. What is written in it stands where it belongs; the rest is a
+hole. Nothing in it is trusted: who goes on
 from it proves it piece by piece, and the whole is hashed before it gets its name.
 """
 
@@ -18,6 +19,8 @@ from filesync.digest import Digest
 from filesync.disk.handles import DIRECTORY_FLAGS, READ_FLAGS
 from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import PARTIAL_NAME
+from filesync.early import EARLY_BYTES, stand_in_of
+from filesync.manifest import File
 
 _DIGEST_BYTES: Final = 32
 _FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -47,6 +50,7 @@ class Partials:
     Attributes:
         fd: their directory; -1 as long as there is none.
         found: the bytes that each held when it was last let go of, by digest.
+        ready: descriptors of those that came whole before anybody knew their digests, locked, by digest.
     """
 
     def __init__(self, parent: int) -> None:
@@ -55,6 +59,7 @@ class Partials:
         self._lock = threading.Lock()
         self.fd = -1
         self.found: dict[Digest, int] = {}
+        self.ready: dict[Digest, int] = {}
 
     def look(self) -> None:
         """Find what is there; call it once.
@@ -75,14 +80,23 @@ class Partials:
 
     def keep_only(self, wanted: Container[Digest]) -> None:
         """Remove those that are not wanted any more, here or by another update."""
+        for digest in [digest for digest in self.ready if digest not in wanted]:
+            self.release(self.ready.pop(digest), digest, keep=False)
         for digest in [digest for digest in self.found if digest not in wanted]:
             del self.found[digest]
-            self._remove(_name_of(digest))
+            self._remove(partial_name(digest))
 
-    def take(self, digest: Digest, size: int) -> Partial | None:
-        """Open the partial file of a content of ``size`` bytes, or make one.
+    def left_of(self, file: File) -> Digest | None:
+        """Return what the partial file of ``file`` is called that was found; None if none was."""
+        if not self.found:
+            return None
+        if file.digest in self.found:
+            return file.digest
+        early = stand_in_of(file.size, file.mtime_ns) if file.size >= EARLY_BYTES else None
+        return early if early in self.found else None
 
-        None if another update is writing it, or has removed their directory.
+    def open(self) -> None:
+        """Open their directory, made if need be. Idempotent.
 
         Raises:
             OSError: this disk.
@@ -92,14 +106,28 @@ class Partials:
                 with suppress(FileExistsError):
                     os.mkdir(PARTIAL_NAME, 0o700, dir_fd=self._parent)
                 self.fd = os.open(PARTIAL_NAME, DIRECTORY_FLAGS, dir_fd=self._parent)
-        name = _name_of(digest)
-        fd = self._open_old(name) if digest in self.found else -1
+
+    def take(self, file: File) -> Partial | None:
+        """Open the partial file of ``file``, or make one.
+
+        None if another update is writing it, or has removed their directory.
+
+        Raises:
+            OSError: this disk.
+        """
+        self.open()
+        name, fd = partial_name(file.digest), -1
         try:
+            if (left := self.left_of(file)) is not None:
+                if left != file.digest:
+                    os.rename(partial_name(left), name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+                    self.found[file.digest] = self.found.pop(left)
+                fd = self._open_old(name)
             if fd < 0:
                 fd = os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd)
             if _lock(fd, name, self.fd):
-                os.ftruncate(fd, size)
-                return Partial(fd, name, _extents(fd, size))
+                os.ftruncate(fd, file.size)
+                return Partial(fd, name, _extents(fd, file.size))
         except (FileExistsError, FileNotFoundError):
             pass
         except BaseException:
@@ -109,6 +137,16 @@ class Partials:
         if fd >= 0:
             os.close(fd)
         return None
+
+    def set_ready(self, partial: Partial, digest: Digest) -> None:
+        """Have what came whole, and turned out to have ``digest``, be found by that; its descriptor is ours now.
+
+        Raises:
+            OSError: this disk.
+        """
+        name = partial_name(digest)
+        os.rename(partial.name, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        self.ready[digest] = partial.fd
 
     def release(self, fd: int, digest: Digest, *, keep: bool) -> None:
         """Close one that is not put in place.
@@ -122,12 +160,14 @@ class Partials:
                 return
             self.found.pop(digest, None)
             with suppress(FileNotFoundError):
-                os.unlink(_name_of(digest), dir_fd=self.fd)
+                os.unlink(partial_name(digest), dir_fd=self.fd)
         finally:
             os.close(fd)
 
     def close(self) -> None:
         """Let go of the directory; it stays if something is in it. Idempotent."""
+        while self.ready:
+            os.close(self.ready.popitem()[1])
         with self._lock:
             if self.fd >= 0:
                 os.close(self.fd)
@@ -221,7 +261,8 @@ def _extents(fd: int, size: int) -> list[tuple[int, int]]:
     return found
 
 
-def _name_of(digest: Digest) -> bytes:
+def partial_name(digest: Digest) -> bytes:
+    """Return what the partial file of a content is called."""
     return digest.hex().encode()
 
 

@@ -204,6 +204,8 @@ class Settler:
     # --- from elsewhere in the old tree ---------------------------------------------------
 
     def _reuse(self, place: Place, dirfd: int, was: File | None, entry: File) -> State:
+        if self._maker.take(place, dirfd, entry):
+            return PROVED
         where = self._reusable.file(entry.digest)
         if where is None:
             return WANTED

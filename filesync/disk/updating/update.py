@@ -67,6 +67,7 @@ class TreeUpdate:
     Attributes:
         on_copied: told the bytes of each piece that was copied from other files of this machine, and zero
             after each file, by the thread that does it; may wait. To be set before ``prepare``.
+        maker: makes its files, once it is prepared.
         done: what it did, once it is finished.
         written_ns: when it wrote what it did, once it is finished or aborted.
         refused: what it could not do, if it goes on.
@@ -169,10 +170,9 @@ class TreeUpdate:
             # What comes must not replace what something else can still be made of.
             self._files.settle()
             self._copy_local()
-        if self._is_last and (found := self._partials.found):
-            self._partials.keep_only(
-                {one.entry.digest for one in self._files.find(WANTED)} & found.keys()
-            )
+        if self._is_last and self._partials.found:
+            found = map(self._partials.left_of, (one.entry for one in self._files.find(WANTED)))
+            self._partials.keep_only(set(filter(None, found)))
 
     def wanted(self) -> Iterator[WantedFile]:
         """Yield what must be fetched, directory by directory in walk order, as it is asked for.
@@ -401,13 +401,18 @@ class TreeUpdate:
                 self._reusable.note_elsewhere(self._visits.common(), needs)
 
     def _make_files(self, *, is_made: bool) -> None:
-        self._maker = Maker(self._workdir, self._partials, self._metadata, self.on_copied)
+        self.maker = Maker(
+            self._workdir,
+            self._partials,
+            self._metadata,
+            on_copied=self.on_copied,
+        )
         self._repeated = Repeated(
             self._directories,
             self._workdir,
             target=self._target,
             metadata=self._metadata,
-            maker=self._maker,
+            maker=self.maker,
             tally=self._tally,
             twins=self._visits.twins,
             refusals=self.refused,
@@ -430,7 +435,7 @@ class TreeUpdate:
             repeated=self._repeated,
             reusable=self._reusable,
             partials=self._partials,
-            maker=self._maker,
+            maker=self.maker,
             tally=self._tally,
         )
 
@@ -442,7 +447,7 @@ class TreeUpdate:
             reusable=self._reusable,
             repeated=self._repeated,
             metadata=self._metadata,
-            maker=self._maker,
+            maker=self.maker,
             tally=self._tally,
             refusals=self.refused,
         )

@@ -16,6 +16,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from filesync.digest import Digest
 from filesync.disk.content import (
     HOLE_BYTES,
     PIECE_BYTES,
@@ -28,7 +29,7 @@ from filesync.disk.content import (
 from filesync.disk.handles import NEW_FLAGS
 from filesync.disk.updating.crossing import rename
 from filesync.disk.updating.metadata import Metadata
-from filesync.disk.updating.partial import Partials
+from filesync.disk.updating.partial import Partial, Partials, partial_name
 from filesync.disk.updating.work import Place, WorkDirectory
 from filesync.manifest import File
 
@@ -54,6 +55,7 @@ class Maker:
         work: WorkDirectory,
         partials: Partials,
         metadata: Metadata,
+        *,
         on_copied: Callable[[int], None] | None = None,
     ) -> None:
         """``on_copied`` is told of what ``copy`` makes, where that is not given another."""
@@ -194,11 +196,46 @@ class Maker:
 
         Until then nobody but its owner can read it.
         """
-        partial = self._partials.take(entry.digest, entry.size)
+        partial = self._partials.take(entry)
         if partial is None:
             return self._open_beside(entry)
         fd, name, extents = partial
         return NewFile(fd, name, entry, extents, is_partial=True)
+
+    def open_early(self, entry: File) -> "NewFile | None":
+        """Open a partial file whose digest nobody knows yet; None if somebody writes it, or has."""
+        partial = self._partials.take(entry)
+        if partial is None:
+            return None
+        fd, name, extents = partial
+        if not extents:
+            return NewFile(fd, name, entry, [], is_partial=True)
+        self._partials.release(fd, entry.digest, keep=True)
+        return None
+
+    def set_ready(self, new: "NewFile", digest: Digest) -> None:
+        """Have a file that was opened early, and has turned out to hold this, be there for ``take``."""
+        self._partials.set_ready(Partial(new.fd, new.name, []), digest)
+        new.fd = -1
+
+    def take(self, place: Place, dirfd: int, entry: File) -> bool:
+        """Put a partial file that came whole before its digest was known under the name of ``entry``.
+
+        False if there is none.
+        """
+        fd = self._partials.ready.get(entry.digest, -1)
+        if (
+            fd < 0 or os.fstat(fd).st_size != entry.size
+        ):  # a tree that lies is found out elsewhere
+            return False
+        del self._partials.ready[entry.digest]
+        new = NewFile(fd, partial_name(entry.digest), entry, [], is_partial=True)
+        try:
+            self.place(new, place, dirfd)
+        except BaseException:
+            self.discard(new, keep=True)
+            raise
+        return True
 
     def place(self, new: "NewFile", place: Place, dirfd: int) -> None:
         """Complete a file whose content was verified, and put it under its name."""

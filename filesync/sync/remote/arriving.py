@@ -10,6 +10,7 @@ from filesync.manifest import Nodes, accept, canonical_links
 from filesync.manifest.pack import unpack_directories
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import ask
+from filesync.sync.remote.earlies import Earlies
 from filesync.sync.remote.nodes import NodeBudget
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.threads import in_thread
@@ -24,19 +25,26 @@ class Arrivals:
         token: what the peer knows its tree by.
         update: of the place where the tree is to be.
         nodes: gets the directory nodes; the update's own.
+        earlies: brings large files that the peer has begun to read.
 
     Attributes:
         tree: the whole tree as the peer's scan had it in the end; None until then.
     """
 
     def __init__(
-        self, channel: Channel, token: bytes, update: ArrivingUpdate, nodes: Nodes
+        self,
+        channel: Channel,
+        token: bytes,
+        update: ArrivingUpdate,
+        nodes: Nodes,
+        earlies: Earlies,
     ) -> None:
         self.tree: Digest | None = None
         self._channel = channel
         self._token = token
         self._update = update
         self._nodes = nodes
+        self._earlies = earlies
         self._budget = NodeBudget()
 
     async def feed(self) -> tuple[Sequence[WantedFile], bool]:
@@ -51,7 +59,12 @@ class Arrivals:
         """
         request = wire.AskDirectories(self._token)
         answer, payload = await ask(self._channel, request, wire.Directories)
-        wanted = await in_thread(self._add, payload)
+        self._earlies.begin(answer.begun)
+        directories = await in_thread(self._accepted, payload)
+        await self._earlies.come({path for path, _ in directories})
+        if answer.tree is not None:
+            await self._earlies.stop()
+        wanted = await in_thread(self._update.add, directories)
         if answer.tree is not None and not self._update.is_whole:
             raise MalformedManifest("a tree was named before its root came")
         self.tree = answer.tree
@@ -68,9 +81,9 @@ class Arrivals:
             raise UnexpectedMessage("the tree that came is not the one that was scanned")
         return came
 
-    def _add(self, payload: Buffer) -> list[WantedFile]:
+    def _accepted(self, payload: Buffer) -> list[tuple[bytes, Digest]]:
         found: list[tuple[bytes, Digest]] = []
         for path, node in unpack_directories(payload) if payload else ():
             self._budget.take(len(node))
             found.append((path, accept(self._nodes, node)))
-        return self._update.add(found)
+        return found

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import msgspec
 
 from filesync.digest import WireDigest
-from filesync.manifest.node import MAX_NODE_BYTES
+from filesync.manifest.node import MAX_NODE_BYTES, Size, TimeNs
 from filesync.manifest.owner import MAX_GROUPS
 from filesync.sync.filter import MAX_RULE_BYTES, MAX_RULES
 from filesync.transfer.wire import Codec, Token
@@ -25,6 +25,7 @@ MAX_SIGNATURES_BYTES: Final = 128 << 10
 MAX_DELTAS_BYTES: Final = 2 * MAX_NODE_BYTES
 MAX_FIRST_NODES_BYTES: Final = 64 << 10
 MAX_FRESH: Final = 1000
+MAX_BEGUN: Final = 64
 MAX_EDITS: Final = 4096
 MAX_EDITS_BYTES: Final = 1 << 20
 MAX_EDITS_PAYLOAD_BYTES: Final = 256 << 10
@@ -40,6 +41,7 @@ Kind = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[A-Za-z ]*\Z")]
 Number = Annotated[int, msgspec.Meta(ge=0, lt=MAX_PATHS)]
 Paths = Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_PATHS)]
 Numbers = Annotated[tuple[Number, ...], msgspec.Meta(max_length=MAX_PATHS)]
+Begun = tuple[Path, Size, TimeNs]
 Errno = Annotated[int, msgspec.Meta(ge=1, le=4095)]
 Reasons = Annotated[dict[Path, Errno], msgspec.Meta(max_length=MAX_NAMED)]
 Id = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]

@@ -11,6 +11,7 @@ import msgspec
 
 from filesync.descriptors import with_room
 from filesync.digest import Digest
+from filesync.disk.updating.early import EarlyFile
 from filesync.errors import FilesyncError, UsageError
 from filesync.manifest import Manifest
 from filesync.sync.applying import (
@@ -30,6 +31,7 @@ from filesync.sync.remote import wire
 from filesync.sync.remote.adding import Adding
 from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import ask
+from filesync.sync.remote.earlies import Earlies
 from filesync.sync.remote.edits import unpack_edits, unpack_remains
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.holders import Holders
@@ -47,7 +49,7 @@ from filesync.transfer.receive.effects import Feed
 from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import stand_in
-from filesync.transfer.stats import Progress
+from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -144,11 +146,29 @@ class Gifts:
                 caches=self._caches,
                 goes_on=request.goes_on,
             )
-            arrivals = Arrivals(channel, request.served, update, held.nodes)
-            tree = stand_in(request.served)
-            given = await self._fill(channel, request, update, tree, feed=arrivals.feed)
+            tree, moving = stand_in(request.served), Moving()
+
+            async def pull(file: EarlyFile) -> PullStats:
+                replica = Replica(None, request.served, channel)
+                return await self._plane.pull(
+                    file, [replica], tree=tree, progress=moving.pull()
+                )
+
+            earlies = Earlies(update, pull)
+            arrivals = Arrivals(channel, request.served, update, held.nodes, earlies)
+            try:
+                given = await self._fill(
+                    channel, request, update, tree, feed=arrivals.feed, moving=moving
+                )
+            finally:
+                await earlies.stop()
             await arrivals.check()
-            return given
+            return msgspec.structs.replace(
+                given,
+                files=given.files + sum(one.files for one in earlies.pulled),
+                content_bytes=given.content_bytes
+                + sum(one.content_bytes for one in earlies.pulled),
+            )
 
     async def _give(self, channel: Channel, request: wire.Give) -> wire.Given:
         """Take what a prepared place lacks of a tree, and remove what is to be removed."""
@@ -233,11 +253,12 @@ class Gifts:
         feed: Feed | None = None,
         told: Told | None = None,
         since: wire.Given = _NOTHING,
+        moving: Moving | None = None,
     ) -> wire.Given:
         """Pull what ``update`` wants; return what that took, besides what was taken ``since``."""
         # Waited for to dial again, one who is gone would keep the place from all others.
         replica = Replica(None, request.served, channel)
-        moving = Moving(since.files, since.content_bytes)
+        moving = moving or Moving(since.files, since.content_bytes)
         update.on_copied = moving.copied
         tell = partial(_tell, channel) if request.progress else None
         async with moving.told(tell):
@@ -246,7 +267,7 @@ class Gifts:
                     update,
                     [replica],
                     tree=tree,
-                    progress=moving.note,
+                    progress=moving.pull(),
                     feed=feed,
                     told=told,
                 )

@@ -9,6 +9,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from filesync.digest import Digest
 from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
@@ -92,6 +94,10 @@ class Giving:
                 if fresh:
                     return wire.encode(await scan.telling.directories()), b""
                 done, payload = await scan.directories()
+                if (
+                    not self._options.flow.is_free
+                ):  # two sessions at once would take twice as much
+                    done = replace(done, begun=())
                 return wire.encode(done), payload
             case wire.Progressed(files, content_bytes):
                 if self._progress is not None:

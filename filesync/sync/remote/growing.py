@@ -116,4 +116,4 @@ def _hand_on(growing: GrowingTree) -> tuple[wire.Directories, bytes]:
 
     handed = growing.take()
     payload = pack_directories(handed.directories) if handed.directories else b""
-    return wire.Directories(handed.tree), payload
+    return wire.Directories(handed.tree, begun=tuple(growing.fresh.take_begun())), payload

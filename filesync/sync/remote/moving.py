@@ -11,31 +11,35 @@ TELL_S: Final = 0.2
 
 
 class Moving:
-    """What has come, by one pull and one update, after the files and bytes before them.
-
-    Attributes:
-        pulled: how far the pull is.
-    """
+    """What has come, by some pulls and updates, after the files and bytes before them."""
 
     def __init__(self, files: int = 0, content_bytes: int = 0) -> None:
-        self.pulled = Progress(0, 0, 0)
-        self._files = files
-        self._bytes = content_bytes
+        self._pulled: list[Progress] = []
+        self._copied = files, content_bytes
 
-    def note(self, pulled: Progress) -> None:
-        """Take note of how far the pull is."""
-        self.pulled = pulled
+    def pull(self) -> Callable[[Progress], None]:
+        """Return what takes note of how far another pull is."""
+        at = len(self._pulled)
+        self._pulled.append(Progress(0, 0, 0))
+
+        def note(progress: Progress) -> None:
+            self._pulled[at] = progress
+
+        return note
 
     def copied(self, size: int) -> None:
-        """Take note of what the update copies (see ``TreeUpdate.on_copied``); in its thread."""
-        self._bytes += size
-        self._files += not size
+        """Take note of what an update copies (see ``TreeUpdate.on_copied``); in its thread."""
+        files, content_bytes = self._copied
+        self._copied = files + (not size), content_bytes + size
 
     @property
     def progress(self) -> Progress:
         """All of it."""
-        files, content_bytes, wire_bytes = self.pulled
-        return Progress(self._files + files, self._bytes + content_bytes, wire_bytes)
+        files, content_bytes = self._copied
+        for one in self._pulled:
+            files += one.files
+            content_bytes += one.content_bytes
+        return Progress(files, content_bytes, 0)
 
     @asynccontextmanager
     async def told(

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from filesync.digest import Digest
+from filesync.disk.updating.early import EarlyFile
 from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
@@ -29,6 +30,7 @@ from filesync.sync.remote import wire
 from filesync.sync.remote.ahead import Ahead
 from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import Peer, ask, tell
+from filesync.sync.remote.earlies import MOST_AT_ONCE, Earlies
 from filesync.sync.remote.edits import unpack_edits, unpack_remains
 from filesync.sync.remote.moving import Moving
 from filesync.sync.remote.nodes import fetch_nodes
@@ -41,7 +43,7 @@ from filesync.sync.target import NotMade, Target, find_target, is_left_alone
 from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import TOKEN_BYTES, stand_in
-from filesync.transfer.stats import Progress
+from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.threads import in_thread
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ class _Taking:
         self._ahead = ahead
         self._nodes = MemoryNodes()
         self._tops: dict[int, wire.Scanned] = {}
+        self._moving = Moving()
         self._planned = Planned(self._nodes)
 
     def _check(self, found: wire.Found, paths: Sequence[bytes]) -> None:
@@ -172,7 +175,13 @@ class _Taking:
             caches=self._options.used_caches,
             goes_on=True,
         )
-        arrivals = Arrivals(peer.channel, token, update, self._nodes)
+
+        async def pull(file: EarlyFile) -> PullStats:
+            return await self._pull(file, token, stand_in(token))
+
+        # Of two sessions at once each would take all that may be taken.
+        earlies = Earlies(update, pull, most=MOST_AT_ONCE if self._options.flow.is_free else 0)
+        arrivals = Arrivals(peer.channel, token, update, self._nodes, earlies)
         request = wire.Scan(token, grows=True)
         scanning = asyncio.create_task(ask(peer.channel, request, wire.Scanned))
         pulling = asyncio.create_task(
@@ -190,6 +199,7 @@ class _Taking:
             for task in (scanning, pulling):
                 task.cancel()
             await asyncio.wait({scanning, pulling})
+            await earlies.stop()
             with suppress(FilesyncError):  # it is let go of with the connection, too
                 await tell(peer.channel, wire.Drop(token))
         self._note_source(at, top, scanned)
@@ -259,8 +269,12 @@ class _Taking:
             caches=options.used_caches,
             deletes=options.delete,
         )
+
+        async def bring(update: Update) -> None:
+            await self._pull(update, fresh, stand_in(fresh))
+
         return await adding.run(
-            lambda update: self._pull(update, fresh, stand_in(fresh)),
+            bring,
             partial(scan_target, target, part, self._nodes, options),
         )
 
@@ -353,25 +367,27 @@ class _Taking:
 
     async def _pull(
         self,
-        update: Update | Arrival,
+        update: Update | Arrival | EarlyFile,
         token: bytes,
         tree: Digest,
         *,
         told: Told | None = None,
         feed: "Feed | None" = None,
-    ) -> None:
-        peer, stats, show = self._peer, self.stats, self._progress
-        moving = Moving(stats.files, stats.content_bytes)
-        update.on_copied = moving.copied
+    ) -> PullStats:
+        peer, stats, show, moving = self._peer, self.stats, self._progress, self._moving
+        take_note = moving.pull()
 
         def note(progress: Progress) -> None:
-            moving.note(progress)
+            take_note(progress)
             if show is not None:
                 show(moving.progress)
 
-        async def tell(_: Progress) -> None:
-            note(moving.pulled)
+        async def tell(progress: Progress) -> None:
+            if show is not None:
+                show(progress)
 
+        if not isinstance(update, EarlyFile):
+            update.on_copied = moving.copied
         async with moving.told(None if show is None else tell):
             pulled = await peer.plane.pull(
                 update,
@@ -385,6 +401,7 @@ class _Taking:
         stats.files += pulled.files
         stats.content_bytes += pulled.content_bytes
         stats.copied_bytes += pulled.copied_bytes
-        if update.done is not None:
+        if not isinstance(update, EarlyFile) and update.done is not None:
             stats.created += update.done.created
             stats.deleted += update.done.deleted
+        return pulled

@@ -33,12 +33,14 @@ from filesync.errors import MalformedMessage
 from filesync.manifest.node import MAX_NODE_BYTES
 from filesync.sync.remote.fields import (
     MAX_ASKED_NODES,
+    MAX_BEGUN,
     MAX_DELTAS_BYTES,
     MAX_FIRST_NODES_BYTES,
     MAX_FRESH,
     MAX_NAMED,
     MAX_OTHERS,
     MAX_PATHS,
+    Begun,
     Count,
     Edits,
     Errno,
@@ -380,12 +382,15 @@ class Directories(_Message, frozen=True, tag="directories"):
             sent when its hard-link groups are named by the rule (``manifest.links``).
         fresh: paths and trees, if that was asked for; the payload is empty then. Their nodes, and the
             contents of the files in them, may be asked for. None comes with ``tree``.
+        begun: large files that are being read: path, size and mtime. What they hold may be asked for by
+            what stands for it (``filesync.early``). None where ``fresh`` was asked for.
     """
 
     tree: WireDigest | None = None
     fresh: Annotated[
         tuple[tuple[Path, WireDigest], ...], msgspec.Meta(max_length=MAX_FRESH)
     ] = ()
+    begun: Annotated[tuple[Begun, ...], msgspec.Meta(max_length=MAX_BEGUN)] = ()
 
 
 class Given(_Message, frozen=True, tag="given"):

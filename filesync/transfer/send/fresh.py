@@ -1,23 +1,36 @@
-"""Directories that a scan finds new, for who wants what is in them before the scan is over."""
+"""What a scan finds new, for who wants it before the scan is over: directories, and large files."""
 
 import threading
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 from filesync.digest import Digest
-from filesync.manifest import Manifest, Nodes
+from filesync.early import EARLY_BYTES, stand_in_of
+from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, Nodes, put, with_entries
 from filesync.transfer.send.contents import GrowingContents, Listed
 from filesync.transfer.send.recent import Recent
 
 MOST_WAITING: Final = 8192
 """Those that are found while so many wait are not told of."""
 MOST_PATH_BYTES: Final = 256
+MOST_BEGUN: Final = 16
+"""Files of which nobody has been told; the first of them are read by then."""
 NAMED_BYTES: Final = 48
 """A directory that has not grown by as much has no new file, or one in place of another."""
 
 
+class Begun(NamedTuple):
+    """A large file that is being read."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+
+
 class Fresh:
-    """Those that were not noted at the last scan, or have more names. For all threads.
+    """Directories that were not noted at the last scan, or have more names, and files that are read.
+
+    For all threads.
 
     Attributes:
         contents: of the files in what was taken.
@@ -35,9 +48,10 @@ class Fresh:
         self._nodes = nodes
         self._lock = threading.Lock()
         self._waiting: deque[tuple[bytes, Digest]] = deque()
+        self._begun: deque[Begun] = deque(maxlen=MOST_BEGUN)
 
     def __bool__(self) -> bool:
-        """Say whether there is something to take."""
+        """Say whether there are directories to take."""
         return bool(self._waiting)
 
     def note(self, path: bytes, old: bytes | None, tree: Digest) -> None:
@@ -59,3 +73,25 @@ class Fresh:
                 for path, tree in found
             )
         return found
+
+    def begin(self, path: bytes, size: int, mtime_ns: int) -> bool:
+        """Take note of a file that is being read; False if it is not worth it."""
+        is_worth = size >= EARLY_BYTES and len(path) <= MOST_PATH_BYTES
+        if is_worth:
+            with self._lock:
+                self._begun.append(Begun(path, size, mtime_ns))
+        return is_worth
+
+    def take_begun(self) -> list[Begun]:
+        """Return the files that were begun since the last time; they are offered by their stand-in from now on."""
+        with self._lock:
+            begun = list(self._begun)
+            self._begun.clear()
+        for path, size, mtime_ns in begun:
+            above, _, name = path.rpartition(b"/")
+            digest = stand_in_of(size, mtime_ns)
+            listed = with_entries(
+                EMPTY_DIRECTORY, [File(name, 0o600, 0, 0, mtime_ns, size, digest)]
+            )
+            self.contents.add([Listed(above, put(self._nodes, listed), listed.entries)])
+        return begun

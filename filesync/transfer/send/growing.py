@@ -110,6 +110,11 @@ class GrowingTree(Watcher):
             self._noted_edits().directory_changed(path, old, tree)
         self.fresh.note(path, old, tree)
 
+    def file_begun(self, path: bytes, size: int, mtime_ns: int) -> None:
+        """Take note of a large file that is being read."""
+        if self.fresh.begin(path, size, mtime_ns):
+            self._on_done()
+
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of a small file's content."""
         self.recent.keep(digest, content)

@@ -26,6 +26,8 @@ parts = st.lists(st.builds(fields.Part, tokens, names, some_names), max_size=3).
 items = st.lists(st.tuples(digests, st.binary(max_size=99)), min_size=1, max_size=3).map(tuple)
 others = st.lists(st.builds(fields.Other, tokens, digests), max_size=3).map(tuple)
 flags = st.booleans()
+sizes_of_files = st.integers(0, (1 << 63) - 1)
+times_ns = st.integers(-(1 << 63), (1 << 63) - 1)
 owner_names = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=255)
 new_ids = st.none() | st.integers(0, 0xFFFFFFFE)
 
@@ -33,7 +35,7 @@ requests: st.SearchStrategy[wire.Request] = st.one_of(
     st.builds(wire.Look, st.lists(names, min_size=1, max_size=3).map(tuple), rules, flags),
     st.builds(wire.Prepare, names, some_names, names, flags, flags, rules, *(flags,) * 4),
     st.builds(wire.Prepare, names, owner=st.builds(wire.OwnerNames, owner_names, owner_names)),
-    st.builds(wire.Scan, tokens, grows=flags),
+    st.builds(wire.Scan, tokens, grows=flags, fresh=st.none() | tokens),
     st.builds(wire.AskNodes, tokens, st.lists(digests, min_size=1, max_size=3).map(tuple)),
     st.builds(wire.AskNodeDeltas, tokens, st.integers(0, MAX_INTEGER), items),
     st.builds(wire.AskUnseen, tokens, *(some_names,) * 3),
@@ -41,7 +43,7 @@ requests: st.SearchStrategy[wire.Request] = st.one_of(
     st.builds(wire.Give, tokens, tokens, digests, flags, rules, others, some_names, flags),
     st.builds(wire.GiveGrowing, tokens, tokens, flags),
     st.builds(wire.Add, tokens, tokens, flags, flags),
-    st.builds(wire.AskDirectories, tokens),
+    st.builds(wire.AskDirectories, tokens, flags),
     st.builds(wire.Changing, tokens, names, digests),
     st.builds(wire.Progressed, counts, counts),
 )
@@ -57,7 +59,12 @@ answers: st.SearchStrategy[wire.Answer] = st.one_of(
         st.none() | st.builds(wire.Scanned, digests, kinds),
     ),
     st.builds(wire.Prepared, tokens, new_owner=st.none() | st.tuples(new_ids, new_ids)),
-    st.builds(wire.Directories, st.none() | digests),
+    st.builds(
+        wire.Directories,
+        st.none() | digests,
+        st.lists(st.tuples(names, digests), max_size=3).map(tuple),
+        st.lists(st.tuples(names, sizes_of_files, times_ns), max_size=3).map(tuple),
+    ),
     st.builds(wire.Scanned, digests, kinds),
     st.builds(wire.Nodes),
     st.builds(

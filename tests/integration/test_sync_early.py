@@ -1,0 +1,218 @@
+"""A large file comes while it is still being read, before anybody knows its digest."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from filesync.digest import digest_of
+from filesync.disk.reserved import PARTIAL_NAME
+from filesync.disk.scanning import reading
+from filesync.disk.scanning.readfile import Content
+from filesync.disk.scanning.statcache import FINE_SLACK_NS
+from filesync.early import stand_in_of
+from filesync.errors import StoreError, Unavailable
+from filesync.sync.options import Options
+from filesync.sync.saying.stats import SyncStats
+from filesync.transfer.flow import Flow
+from tests.integration.test_sync_plane import tree_of
+from tests.integration.ways import Way, given, taken
+
+PATIENCE_S = 20.0
+SIZE = 3 << 20
+ANY_FLOW = Flow()
+either = pytest.mark.parametrize("way", [given, taken])
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is too small."""
+    for module in (
+        "disk.updating.partial",
+        "sync.remote.earlies",
+        "transfer.send.fresh",
+    ):
+        monkeypatch.setattr(f"filesync.{module}.EARLY_BYTES", SIZE)
+
+
+Reading = Callable[[Callable[[bytes], None]], None]
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reading:
+    """Returns what has a function called before a file of the source is read, by the first scan."""
+    real: Callable[..., Content] = vars(reading)["read_file"]
+    seen: set[bytes] = set()
+
+    def watch(call: Callable[[bytes], None]) -> None:
+        def read(fd: int, name: bytes, path: bytes, beside: object) -> Content:
+            if path not in seen and "/src" in os.readlink(f"/proc/self/fd/{fd}"):
+                seen.add(path)
+                call(path)
+            return real(fd, name, path, beside)
+
+        monkeypatch.setattr(reading, "read_file", read)
+
+    return watch
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def rest() -> None:
+    time.sleep(1.5e-9 * FINE_SLACK_NS)  # what has just changed is not noted
+
+
+def run(way: Way, root: Path, flow: Flow = ANY_FLOW) -> SyncStats:
+    options = Options(caches=root / "client", delete=True, flow=flow)
+    return asyncio.run(way(root, options, caches=root / "server"))
+
+
+def partials(root: Path) -> list[Path]:
+    found = root / "dest" / PARTIAL_NAME.decode()
+    return list(found.iterdir()) if found.exists() else []
+
+
+def await_partial(root: Path, content: bytes) -> None:
+    name = digest_of(content).hex()
+    until = time.monotonic() + PATIENCE_S
+    while name not in [path.name for path in partials(root)]:
+        assert time.monotonic() < until, "it has not come"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write(tmp_path / "src/d/small", b"small")
+    rest()
+    return tmp_path
+
+
+@either
+def test_a_large_file_has_come_before_it_was_read(way: Way, root: Path, reads: Reading) -> None:
+    content = os.urandom(SIZE)
+    write(root / "src/d/large", content)
+    rest()
+    reads(lambda path: await_partial(root, content) if path == b"d/large" else None)
+    stats = run(way, root)
+    assert tree_of(root / "dest") == tree_of(root / "src")
+    assert stats.wire_in + stats.wire_out < 1.5 * SIZE  # it came once
+    assert stats.content_bytes >= SIZE
+    assert not partials(root)
+    again = run(way, root)
+    assert (again.files, again.created) == (0, 0)
+
+
+@either
+def test_one_that_changes_while_it_is_read_comes_as_it_is_in_the_end(
+    way: Way, root: Path, reads: Reading
+) -> None:
+    before, after = os.urandom(SIZE), os.urandom(SIZE)
+    write(root / "src/d/large", before)
+    rest()
+
+    def change(path: bytes) -> None:
+        if path == b"d/large":
+            await_partial(root, before)
+            (root / "src/d/large").write_bytes(after)
+
+    reads(change)
+    run(way, root)
+    assert tree_of(root / "dest") == tree_of(root / "src")
+    assert not partials(root)
+
+
+@either
+def test_of_two_of_one_size_and_time_each_comes(way: Way, root: Path, reads: Reading) -> None:
+    for name in ("one", "other"):
+        write(root / "src/d" / name, os.urandom(SIZE))
+        os.utime(root / "src/d" / name, ns=(5, 5))
+    rest()
+    reads(lambda _: time.sleep(0.2))
+    run(way, root)
+    assert tree_of(root / "dest") == tree_of(root / "src")
+    assert not partials(root)
+
+
+@either
+def test_more_come_than_come_at_once(way: Way, root: Path, reads: Reading) -> None:
+    for number in range(5):
+        write(root / f"src/d/{number}", os.urandom(SIZE + number))
+    rest()
+    reads(lambda _: time.sleep(0.1))
+    stats = run(way, root)
+    assert tree_of(root / "dest") == tree_of(root / "src")
+    assert stats.wire_in + stats.wire_out < 6 * SIZE
+    assert (stats.files, stats.created) == (6, 7)
+    assert not partials(root)
+
+
+@either
+@pytest.mark.parametrize("is_read", [True, False])
+def test_what_has_come_of_one_before_a_cut_is_gone_on_with(
+    way: Way, root: Path, reads: Reading, is_read: bool
+) -> None:
+    content = os.urandom(SIZE)
+    write(root / "src/d/large", content)
+    mtime_ns = (root / "src/d/large").stat().st_mtime_ns
+    rest()
+    if is_read:  # its digest is known by now
+        run(way, root)
+        shutil.rmtree(root / "dest")
+    left = root / "dest" / PARTIAL_NAME.decode() / stand_in_of(SIZE, mtime_ns).hex()
+    write(left, content[: SIZE - 10_000])
+    os.truncate(left, SIZE)
+    left.chmod(0o600)
+    left.parent.chmod(0o700)
+    reads(lambda _: time.sleep(0.05))
+    stats = run(way, root)
+    assert tree_of(root / "dest") == tree_of(root / "src")
+    assert stats.wire_in + stats.wire_out < SIZE / 5
+    assert not partials(root)
+
+
+@either
+def test_what_had_come_when_a_sync_ended_is_gone_on_with(
+    way: Way, root: Path, reads: Reading
+) -> None:
+    content = os.urandom(SIZE)
+    write(root / "src/d/large", content)
+    (root / "src/d/large").touch()
+    rest()
+
+    def give_up(_: bytes) -> None:
+        await_partial(root, content)
+        raise StoreError("the disk is gone")
+
+    reads(give_up)
+    with pytest.raises((StoreError, Unavailable)):
+        run(way, root)
+    stats = run(way, root)
+    assert tree_of(root / "dest") == tree_of(root / "src")
+    assert stats.wire_in + stats.wire_out < SIZE / 5
+    assert not partials(root)
+
+
+@either
+def test_where_a_rate_is_to_be_kept_a_file_waits_for_its_digest(
+    way: Way, root: Path, reads: Reading
+) -> None:
+    content = os.urandom(SIZE)
+    write(root / "src/d/large", content)
+    rest()
+    seen: list[Path] = []
+
+    def look(_: bytes) -> None:
+        time.sleep(0.1)
+        seen.extend(partials(root))
+
+    reads(look)
+    run(way, root, flow=Flow(bytes_per_s=100 * SIZE))
+    assert seen == []
+    assert tree_of(root / "dest") == tree_of(root / "src")

@@ -1,0 +1,107 @@
+"""Which large files come while the peer still reads them, and who waits for them."""
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from filesync.disk.updating.early import EarlyFile
+from filesync.disk.updating.update import TreeUpdate
+from filesync.early import EARLY_BYTES
+from filesync.errors import Unavailable
+from filesync.sync.remote import earlies as earlies_module
+from filesync.sync.remote.earlies import MOST_AT_ONCE, Earlies
+from filesync.sync.remote.fields import Begun
+from filesync.transfer.stats import PullStats
+
+
+class Pulls:
+    """Pulls that end when they are told to."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ends = asyncio.Event()
+        self.fails = False
+        self.earlies = Earlies(cast(TreeUpdate, None), self.pull)
+
+    async def pull(self, _: EarlyFile) -> PullStats:
+        self.begun += 1
+        await self.ends.wait()
+        if self.fails:
+            raise Unavailable("gone")
+        return PullStats(files=1)
+
+    async def begin(self, *begun: Begun) -> int:
+        """Begin these; return how many pulls were begun by then."""
+        self.earlies.begin(begun)
+        await asyncio.sleep(0)
+        return self.begun
+
+
+def large(name: bytes) -> Begun:
+    return name, EARLY_BYTES, 0
+
+
+def test_a_few_come_at_once_and_the_next_when_there_is_room() -> None:
+    async def main() -> None:
+        pulls = Pulls()
+        files = [large(b"d/%d" % number) for number in range(MOST_AT_ONCE + 2)]
+        assert await pulls.begin(*files) == MOST_AT_ONCE
+        pulls.ends.set()
+        await pulls.earlies.come({b"d"})
+        assert await pulls.begin(files[0]) == MOST_AT_ONCE  # it has come
+        assert await pulls.begin(files[-1]) == MOST_AT_ONCE + 1
+        await pulls.earlies.stop()
+
+    asyncio.run(main())
+
+
+def test_a_small_one_waits_for_its_digest() -> None:
+    async def main() -> None:
+        assert await Pulls().begin((b"f", EARLY_BYTES - 1, 0)) == 0
+
+    asyncio.run(main())
+
+
+def test_no_more_come_to_one_place_than_may_be_held_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(earlies_module, "MOST", 3)
+
+    async def main() -> None:
+        pulls = Pulls()
+        pulls.ends.set()
+        for number in range(5):
+            await pulls.begin(large(b"%d" % number))
+            await pulls.earlies.come({b""})
+        assert pulls.begun == 3
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_directory_waits_for_those_in_it_whatever_becomes_of_them(fails: bool) -> None:
+    async def main() -> None:
+        pulls = Pulls()
+        pulls.fails = fails
+        await pulls.begin(large(b"d/f"))
+        await pulls.earlies.come({b"e", b"d/f"})  # others do not
+        waiting = asyncio.create_task(pulls.earlies.come({b"d"}))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        pulls.ends.set()
+        await waiting
+        assert len(pulls.earlies.pulled) == (not fails)
+
+    asyncio.run(main())
+
+
+def test_those_that_have_not_come_in_the_end_do_not() -> None:
+    async def main() -> None:
+        pulls = Pulls()
+        await pulls.begin(large(b"d/f"))
+        await pulls.earlies.stop()
+        await pulls.earlies.stop()
+        assert pulls.earlies.pulled == []
+
+    asyncio.run(main())
