@@ -3,7 +3,8 @@
 A step is solved in this order: its definition key; then its inputs; then its content key; only
 then does it run. Independent steps are solved at the same time, and two steps of equal content
 keys, in one build or in two, run once. A step whose worker is lost runs on another, and an input
-whose last holder is lost is solved again.
+whose last holder is lost is solved again: what it is then may be something else, so whatever comes
+after the inputs is done anew at each try.
 """
 
 import asyncio
@@ -53,6 +54,9 @@ WAIT_FOR_WORKER_S: Final = 15.0
 RETRIED: Final = frozenset({"unavailable", "node-missing", "ref-missing", "stale", "cancelled"})
 """Codes of failures that are not the op's own: place the step again."""
 
+Keys = tuple[Digest, Digest]
+"""A step's definition key, and its content key."""
+
 
 class Build:
     """Solves one client's graph."""
@@ -65,6 +69,8 @@ class Build:
         self._holder = secrets.token_bytes(16)
         self._keys = definition_keys(request.graph)
         self._solving: dict[int, asyncio.Task[Solved]] = {}
+        # Of each step what this build has had of it: that is asked for first where it is asked again.
+        self._results: dict[int, Solved] = {}
         self._group = asyncio.TaskGroup()
         self._sources = Sources(shared, request.graph, client)
         self._delivery = Delivery(shared, request.graph, self._sources)
@@ -122,8 +128,8 @@ class Build:
 
     async def _solved(self, position: int, *, again: bool = False) -> Solved:
         task = self._solving.get(position)
-        if task is None or again:
-            task = self._group.create_task(self._solve(position, again=again))
+        if task is None or (again and task.done()):
+            task = self._group.create_task(self._solve(position))
             self._solving[position] = task
         # Shielded: a cancellation would go from step to step down the whole graph, and asyncio does
         # that by recursion, which ends in the middle of a chain of 330. The group cancels each.
@@ -139,48 +145,73 @@ class Build:
             solved = await self._solved(position, again=True)
         return solved
 
-    async def _solve(self, position: int, *, again: bool) -> Solved:
+    async def _solve(self, position: int) -> Solved:
         vertex = self._graph.vertices[position]
         if isinstance(vertex.op, LocalOp):
             return Solved(position, vertex.op.tree, None, "")
+        before = self._results.get(position)
+        if before is not None and before.ref and self._shared.cluster.holders(before.ref):
+            return before
         self._deciding.begin(position)
         try:
-            return await self._find_or_run(position, vertex, again=again)
+            solved = await self._find_or_run(position, vertex)
         finally:
             self._deciding.end(position)
+        self._results[position] = solved
+        return solved
 
-    async def _find_or_run(self, position: int, vertex: Vertex, *, again: bool) -> Solved:
+    async def _find_or_run(self, position: int, vertex: Vertex) -> Solved:
         # What comes from elsewhere is what its digest says: it cannot come as anything else.
         fixed = isinstance(vertex.op, ImageOp | HttpOp | GitOp)
-        cacheable = fixed or again or not (self._request.no_cache or vertex.ignore_cache)
+        cacheable = fixed or not (self._request.no_cache or vertex.ignore_cache)
         key = self._keys[position]
-        by_definition = cacheable and (again or position not in self._above_ignored)
-        if by_definition and (found := self._find(position, key)):
-            return self._report_cached(found)
-        if by_definition and (
-            brought := await self._import(position, (key,), self.caches.by_definition(position))
-        ):
-            return brought
+        if cacheable and position not in self._above_ignored:
+            if found := self._find(position, key):
+                return self._report_cached(found)
+            known = self.caches.by_definition(position)
+            if brought := await self._import(position, (key,), known):
+                return brought
+        failure: FilesyncError | None = None
+        for pause_s in PAUSES_S:
+            if failure is not None:
+                if isinstance(failure, OrderFailed) and failure.reason == Unavailable.code:
+                    await asyncio.sleep(pause_s)
+                log.warning("step runs again step=%s reason=%s", vertex.name, failure)
+                self._client.tell(Warned(f"{vertex.name} runs again: {failure}"))
+            try:
+                return await self._try(position, cacheable=cacheable)
+            except OrderFailed as exc:
+                self._doubt(exc)
+                if exc.reason not in RETRIED:
+                    raise StepFailed(
+                        position, vertex.name, exc.detail, exc.exit_status, exc.tail, exc.reason
+                    ) from exc
+                failure = exc
+            except Unavailable as exc:
+                failure = exc
+        raise StepFailed(position, vertex.name, f"gave up after {ATTEMPTS} tries: {failure}")
+
+    async def _try(self, position: int, *, cacheable: bool) -> Solved:
+        """Find a step's result by what it reads now, or run it."""
+        vertex = self._graph.vertices[position]
         parts = await self._parts(position)
-        by_content = content_key(vertex.op, [part.read.content for part in parts])
-        if cacheable and (found := self._find(position, by_content)):
-            await self._add_key(found, key)
-            return self._report_cached(found)
+        contents = [part.read.content for part in parts]
+        keys = (self._keys[position], content_key(vertex.op, contents))
         if cacheable:
-            contents = [part.read.content for part in parts]
+            if found := await self._find_by_content(position, keys):
+                return found
             known = self.caches.by_content(position, contents)
-            if brought := await self._import(position, (key, by_content), known):
+            if brought := await self._import(position, keys, known):
                 return brought
         self._deciding.end(position)
         had_to_wait = await self._wait_for_worker(vertex)
         # Who comes now, after a manager was started anew, may have it.
-        if had_to_wait and cacheable and (found := self._find(position, by_content)):
-            await self._add_key(found, key)
-            return self._report_cached(found)
+        if had_to_wait and cacheable and (found := await self._find_by_content(position, keys)):
+            return found
         if position in self._image_parts:
             # Its result is a source of this build's own, and no other build's.
-            return await self._run(position, (key, by_content))
-        return await self._fly(position, (key, by_content))
+            return await self._run(position, parts, keys)
+        return await self._fly(position, parts, keys)
 
     async def _parts(self, position: int) -> list[Part]:
         """Solve a step's inputs and return what the step reads of each."""
@@ -208,6 +239,12 @@ class Build:
         for info in shared.records.find(key):
             if info.tree in shared.nodes and (held := shared.cluster.holders(info.ref)):
                 return Solved(position, info.tree, info.ref, held[0].name)
+        return None
+
+    async def _find_by_content(self, position: int, keys: Keys) -> Solved | None:
+        if found := self._find(position, keys[1]):
+            await self._add_key(found, keys[0])
+            return self._report_cached(found)
         return None
 
     def _report_cached(self, found: Solved) -> Solved:
@@ -249,10 +286,12 @@ class Build:
 
     # --- running ------------------------------------------------------------------------------
 
-    async def _fly(self, position: int, keys: tuple[Digest, Digest]) -> Solved:
-        """Run a step, or wait for an equal one that runs already."""
+    async def _fly(self, position: int, parts: Sequence[Part], keys: Keys) -> Solved:
+        """Run a step, or wait for an equal one that runs already.
+
+        All that it reads is solved by then: an input may be an equal step, which would wait for it.
+        """
         flights = self._shared.flights
-        self._deciding.end(position)
         while (flight := flights.get(keys[1])) is not None:
             # For long, where that build's client was killed: it is missed after a while.
             self._client.tell(StepStarted(position, "", shared=True))
@@ -266,34 +305,11 @@ class Build:
         flights[keys[1]] = flight
         solved: Solved | None = None
         try:
-            solved = await self._run(position, keys)
+            solved = await self._run(position, parts, keys)
         finally:
             del flights[keys[1]]
             flight.set_result(solved)
         return solved
-
-    async def _run(self, position: int, keys: tuple[Digest, ...]) -> Solved:
-        vertex = self._graph.vertices[position]
-        self._deciding.end(position)
-        failure: FilesyncError | None = None
-        for pause_s in PAUSES_S:
-            if failure is not None:
-                if isinstance(failure, OrderFailed) and failure.reason == Unavailable.code:
-                    await asyncio.sleep(pause_s)
-                log.warning("step runs again step=%s reason=%s", vertex.name, failure)
-                self._client.tell(Warned(f"{vertex.name} runs again: {failure}"))
-            try:
-                return await self._run_once(position, keys)
-            except OrderFailed as exc:
-                self._doubt(exc)
-                if exc.reason not in RETRIED:
-                    raise StepFailed(
-                        position, vertex.name, exc.detail, exc.exit_status, exc.tail, exc.reason
-                    ) from exc
-                failure = exc
-            except Unavailable as exc:
-                failure = exc
-        raise StepFailed(position, vertex.name, f"gave up after {ATTEMPTS} tries: {failure}")
 
     def _doubt(self, failure: OrderFailed) -> None:
         """Believe nothing of what a worker was thought to know, when it did not."""
@@ -301,9 +317,10 @@ class Build:
         if worker is not None and failure.reason == "node-missing":
             worker.known.clear()
 
-    async def _run_once(self, position: int, keys: tuple[Digest, ...]) -> Solved:
+    async def _run(self, position: int, parts: Sequence[Part], keys: Keys) -> Solved:
+        """Run a step on ``parts``, which it reads, and whose content keys[1] is of."""
         vertex = self._graph.vertices[position]
-        parts = [await self._where_now(position, part) for part in await self._parts(position)]
+        parts = [await self._where_now(position, part) for part in parts]
         placement = await self._place(position, parts)
         worker = self._shared.cluster.named(placement.chosen.worker)
         if worker is None:
@@ -321,8 +338,11 @@ class Build:
             agents = agents_for(vertex.op, self._request.agents)
             inputs = tuple(b.order for b in brought)
             run = orders.Run(vertex.op, inputs, keys, shown, agents)
-            ran = await worker.call(run, forwarding(self._client, position, worker))
+            answer = await worker.call(run, forwarding(self._client, position, worker))
             seconds = time.monotonic() - began
+            ran = _checked(answer, worker, len(inputs))
+            # Before the errands: whoever is cancelled during these has it all the same.
+            self._keep(position, worker, ran, keys)
         except OrderFailed as exc:
             if exc.worker == worker.name:
                 self._unlearn(worker, exc.reason, brought)
@@ -330,12 +350,6 @@ class Build:
         finally:
             worker.running -= 1
             await run_errands(errands)
-        if not isinstance(ran, Ran):
-            raise OrderFailed(worker.name, "protocol", "answered a run with something else")
-        if len(ran.inputs) != len(brought):
-            detail = f"reports on {len(ran.inputs)} of {len(brought)} inputs"
-            raise OrderFailed(worker.name, "protocol", detail)
-        self._keep(position, worker, ran, keys)
         uses = tuple(b.use(report) for b, report in zip(brought, ran.inputs, strict=True))
         self._client.tell(StepDone(position, worker.name, False, seconds, uses))
         return Solved(position, ran.ref.tree, ran.ref.ref, worker.name)
@@ -434,6 +448,20 @@ class Build:
             shared.cluster.add_ref(worker, info)
             worker.learn_tree(shared.nodes, info.tree)
         shared.records.add_keys(ran.ref.ref, keys)
+
+
+def _checked(answer: orders.Result, worker: WorkerLink, inputs: int) -> Ran:
+    """Return what a worker says of a step that has so many inputs.
+
+    Raises:
+        OrderFailed: it is not about that.
+    """
+    if not isinstance(answer, Ran):
+        raise OrderFailed(worker.name, "protocol", "answered a run with something else")
+    if len(answer.inputs) != inputs:
+        detail = f"reports on {len(answer.inputs)} of {inputs} inputs"
+        raise OrderFailed(worker.name, "protocol", detail)
+    return answer
 
 
 def _nobody(constraints: Sequence[tuple[str, str]], cluster: Cluster) -> str:
