@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from filesync.digest import Digest
+from filesync.errors import Unavailable
 from filesync.manifest import missing_nodes
 from filesync.manifest.pack import pack_nodes
 from solver.errors import NoWorker, OrderFailed, WorkerLost
@@ -68,7 +69,7 @@ class Outputs:
             try:
                 if not await self._make_next(build, solved):
                     return self._built(solved)
-            except (OrderFailed, WorkerLost) as exc:
+            except (OrderFailed, Unavailable) as exc:
                 misses += 1
                 if solved.ref is None or misses == ATTEMPTS:
                     raise

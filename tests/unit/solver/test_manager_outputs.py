@@ -1,0 +1,42 @@
+"""What a build's client asked to be made of the result, where workers are lost meanwhile."""
+
+import pytest
+
+from filesync.manifest import Manifest
+from solver.keys import part_read
+from solver.manager.build import Build
+from solver.manager.caches import making
+from solver.manager.outbox import Outbox
+from solver.manager.outputs import Outputs
+from solver.wire import CacheMode, StartBuild, ToClient
+from tests.unit.solver.fakes import World
+from worker.wire.ops import Op
+from worker.wire.orders import VERSION
+
+
+async def unread(_: ToClient, __: bytes) -> None:
+    """Send nothing."""
+
+
+async def test_cache_of_a_result_whose_holder_is_lost_is_made_once_it_is_built_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = world.worker("a")
+    recipe = world.recipe()
+    recipe.run("two", on=recipe.run("one"))
+    request = StartBuild(VERSION, recipe.graph(), cache_modes=(CacheMode.MAX,))
+
+    def losing(op: Op, index: int, tree: Manifest) -> Manifest:
+        if "b" not in world.workers:
+            world.worker("b")
+            world.lose(first)
+        return part_read(op, index, tree)
+
+    monkeypatch.setattr(making, "part_read", losing)
+    build = Build(world.shared, request, world.client())
+    outputs = Outputs(world.shared, request, Outbox(unread))
+    built = await outputs.make(build)
+    assert [blobs.worker for blobs in built.caches[0].blobs] == ["b"]
+    await build.release()
+    await outputs.release()
+    world.check_idle()
