@@ -1,5 +1,6 @@
 """Which ref is which snapshot: what a worker knows again when it starts."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from filesync.digest import Digest, digest_of
 from filesync.errors import StoreError
-from worker.store.refs import USE_STEP_S, RefMissing, RefStore
+from worker.store.refs import USE_STEP_S, HeldRef, RefMissing, RefStore
 from worker.wire.images import Layer
 from worker.wire.orders import RefInfo
 
@@ -97,6 +98,55 @@ def test_what_a_layer_made_is_found_by_its_parent_and_all_of_the_layer(opened: O
     assert store.find_child(base.ref, OTHER) == top
     assert store.find_child(None, LAYER) == base
     assert store.find_child(None, OTHER) is store.find_child(base.ref, LAYER) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store, ref: store.add_keys(ref, (LATER,)),
+        lambda store, ref: store.set_layer(ref, LAYER),
+    ],
+)
+def test_a_ref_that_is_removed_as_it_changes_stays_removed(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, change: Callable[[RefStore, Digest], None]
+) -> None:
+    """Its snapshot goes next: a ref without one could never be made again."""
+    store, one = opened(), info("a")
+    store.add(one, "1")
+    removing = threading.Thread(target=store.remove, args=(one.ref,))
+    get = store.get
+
+    def slow(ref: Digest) -> HeldRef:
+        held = get(ref)
+        removing.start()
+        removing.join(0.2)
+        return held
+
+    monkeypatch.setattr(store, "get", slow)
+    change(store, one.ref)
+    removing.join()
+    assert store.find(one.ref) is None
+    assert opened().infos() == ()
+
+
+def test_refs_come_and_go_while_one_is_looked_for(opened: Opened) -> None:
+    store, stop = opened(), threading.Event()
+    for number in range(200):
+        store.add(info(str(number)), str(number))
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            store.add(info("other"), "other")
+            store.remove(info("other").ref)
+
+    changing = threading.Thread(target=come_and_go)
+    changing.start()
+    try:
+        for _ in range(2000):
+            assert store.find_child(None, LAYER) is None
+    finally:
+        stop.set()
+        changing.join()
 
 
 def test_a_use_is_written_down_once_in_a_while_only(opened: Opened) -> None:

@@ -137,24 +137,12 @@ class RefStore:
 
     def find_child(self, parent: Digest | None, layer: Layer) -> RefInfo | None:
         """Return the ref that ``layer`` makes on top of ``parent``, if that was done before."""
-        for held in self._held.values():
-            if held.info.parent == parent and held.info.layer == layer:
-                return held.info
-        return None
+        return next((held.info for held in self.on(parent) if held.info.layer == layer), None)
 
     def add(self, info: RefInfo, snapshot: str) -> HeldRef:
         """Keep a ref. One that is here already keeps its snapshot and gains the keys."""
         with self._lock:
-            known = self._held.get(info.ref)
-            if known is not None:
-                keys = tuple(dict.fromkeys((*known.info.keys, *info.keys)))
-                layer = known.info.layer or info.layer
-                file = info.file or known.info.file
-                info = msgspec.structs.replace(known.info, keys=keys, layer=layer, file=file)
-                snapshot = known.snapshot
-            held = HeldRef(info, snapshot)
-            self._write(held)
-            return held
+            return self._joined(info, snapshot)
 
     def add_keys(self, ref: Digest, keys: Iterable[Digest]) -> None:
         """Remember that ``keys`` have the result ``ref``.
@@ -162,18 +150,23 @@ class RefStore:
         Raises:
             RefMissing: it is not here.
         """
-        held = self.get(ref)
-        self.add(msgspec.structs.replace(held.info, keys=tuple(keys)), held.snapshot)
+        self._change(ref, keys=tuple(keys))
 
     def set_layer(self, ref: Digest, layer: Layer) -> None:
-        """Record the one layer blob of a ref. Once recorded it is never replaced."""
-        held = self.get(ref)
-        self.add(msgspec.structs.replace(held.info, layer=layer), held.snapshot)
+        """Record the one layer blob of a ref. Once recorded it is never replaced.
+
+        Raises:
+            RefMissing: it is not here.
+        """
+        self._change(ref, layer=layer)
 
     def set_file(self, ref: Digest, file: UrlFile) -> RefInfo:
-        """Record what is known now of the file from a URL that a ref is."""
-        held = self.get(ref)
-        return self.add(msgspec.structs.replace(held.info, file=file), held.snapshot).info
+        """Record what is known now of the file from a URL that a ref is.
+
+        Raises:
+            RefMissing: it is not here.
+        """
+        return self._change(ref, file=file).info
 
     def variant(self, digest: str, form: str) -> Layer | None:
         """Return what is known of a layer's blob ``digest`` in another compression.
@@ -226,6 +219,24 @@ class RefStore:
             self._held.pop(ref, None)
             self._used_s.pop(ref, None)
             self._written_s.pop(ref, None)
+
+    def _change(self, ref: Digest, **changes: object) -> HeldRef:
+        # One that is removed meanwhile must not come back: its snapshot goes next.
+        with self._lock:
+            held = self.get(ref)
+            return self._joined(msgspec.structs.replace(held.info, **changes), held.snapshot)
+
+    def _joined(self, info: RefInfo, snapshot: str) -> HeldRef:
+        known = self._held.get(info.ref)
+        if known is not None:
+            keys = tuple(dict.fromkeys((*known.info.keys, *info.keys)))
+            layer = known.info.layer or info.layer
+            file = info.file or known.info.file
+            info = msgspec.structs.replace(known.info, keys=keys, layer=layer, file=file)
+            snapshot = known.snapshot
+        held = HeldRef(info, snapshot)
+        self._write(held)
+        return held
 
     def _write(self, held: HeldRef) -> None:
         with self._using():
