@@ -5,14 +5,16 @@ import logging
 import time
 from typing import Final, NamedTuple
 
+from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.keys.files import AllowFile, PublicKey
 from filesync.transfer.connection.address import key_in
+from solver.errors import OrderFailed
 from solver.manager.sending_zmq import Sending
 from solver.manager.shared import Shared
 from solver.manager.workers import WorkerLink
 from worker.wire import orders
-from worker.wire.orders import VERSION
+from worker.wire.orders import VERSION, RefInfo
 
 log = logging.getLogger(__name__)
 
@@ -108,16 +110,29 @@ class Joining:
 
     async def _learn(self, worker: WorkerLink) -> None:
         """Take up what a worker holds; ask for the trees that are not known here."""
+        lacking: set[Digest] = set()
         try:
             for info in worker.hello.refs:
-                if info.tree not in self._shared.nodes:
-                    await worker.call(orders.ReadTree(info.tree))
+                # Of what is removed meanwhile, or damaged there, no chain may be thought to be here.
+                if info.parent in lacking or not await self._is_known(worker, info):
+                    lacking.add(info.ref)
+                    continue
                 self._shared.records.add(info)
                 self._cluster.add_ref(worker, info)
         except FilesyncError as exc:
             log.warning("not all learnt worker=%s reason=%s", worker.name, exc)
         finally:
             worker.learnt.set()
+
+    async def _is_known(self, worker: WorkerLink, info: RefInfo) -> bool:
+        """Have a ref's tree be here; False if the worker does not give it."""
+        if info.tree not in self._shared.nodes:
+            try:
+                await worker.call(orders.ReadTree(info.tree))
+            except OrderFailed as exc:
+                log.warning("not learnt worker=%s reason=%s", worker.name, exc)
+                return False
+        return True
 
 
 def _refusal(peer: Peer, hello: orders.Register) -> orders.Refused | None:
