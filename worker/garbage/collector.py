@@ -209,6 +209,7 @@ class Collector:
                 needed.update(item.needs)
             else:
                 gone.append(item)
+        self._store.refs.forget_variants(self._store.blobs.__contains__)
         rows = tuple(
             UsageRow(kind, len(own), sum(item.size for item in own))
             for kind in Kind

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -195,6 +195,19 @@ class RefStore:
             rows = self._db.execute(query).fetchall()
             decode = msgspec.msgpack.Decoder(Layer).decode
             return [(digest, form, decode(layer).digest) for digest, form, layer in rows]
+
+    def forget_variants(self, is_blob_here: Callable[[str], bool]) -> None:
+        """Forget other forms of layers that no ref here has, and whose blobs are not here either."""
+        layers = {held.info.layer.digest for held in [*self._held.values()] if held.info.layer}
+        gone = [
+            (layer, form)
+            for layer, form, blob in self.variants()
+            if layer not in layers and not is_blob_here(blob)
+        ]
+        with self._lock, self._using():
+            self._db.executemany(
+                "DELETE FROM variants WHERE digest = ? AND compression = ?", gone
+            )
 
     def used_s(self, info: RefInfo) -> float:
         """Return when a ref was last used, or made, in seconds since the epoch."""

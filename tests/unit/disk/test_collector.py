@@ -167,6 +167,20 @@ def test_a_skeleton_is_no_published_blob_and_goes_with_its_result_alone(
     assert skeleton.digest not in store.blobs
 
 
+def test_what_is_known_of_a_layers_other_forms_goes_with_the_layer_and_the_last_of_them(
+    store: Store, make: Callable[..., RefInfo]
+) -> None:
+    held = store.refs.get(make("one").ref)
+    pushed = layer_as(store, held, LayerForm(Compression.GZIP))
+    assert len(store.refs.variants()) == 2, "the skeleton too"
+    pruned(store, policy=PrunePolicy(kinds=(Kind.BLOB,)))
+    assert len(store.refs.variants()) == 2, "the layer's result is here"
+    pruned(store, Holds(last_copies=(pushed.digest,)))
+    assert [blob for *_, blob in store.refs.variants()] == [pushed.digest]
+    pruned(store)
+    assert store.refs.variants() == []
+
+
 def test_what_has_arrived_of_a_layer_is_counted_and_goes_unless_somebody_goes_on_with_it(
     store: Store,
 ) -> None:
