@@ -45,7 +45,7 @@ T = TypeVar("T", bound=ToClient)
 Found = TypeVar("Found")
 
 ANSWER_S: Final = 10.0
-"""How long the manager may take to answer a question or to say that it is alive."""
+"""How long the manager may take to say that it is alive, or what it has."""
 ALIVE_EVERY_S: Final = 2.0
 SILENCE_S: Final = 2.5 * ALIVE_EVERY_S
 """After which a person is told that the manager is waited for."""
@@ -104,7 +104,7 @@ class ManagerLink:
             raise
         return self
 
-    async def _meet(self) -> None:
+    async def meet(self) -> None:
         """Hear from the manager once, or why it does not let this client in."""
         if self._monitor is None:
             return
@@ -139,7 +139,7 @@ class ManagerLink:
         Raises:
             CutOff: the manager has been silent for too long, or has forgotten this client.
         """
-        await self._meet()
+        await self.meet()
         heard_s = time.monotonic()
         is_told = False
         while True:
@@ -170,16 +170,23 @@ class ManagerLink:
     async def ask(self, question: FromClient, kind: type[T]) -> T:
         """Send a question and return its answer, the next message of type ``kind``.
 
+        That may take as long as the manager says that it is there: to prune takes minutes.
+
         Raises:
             ManagerLost: nobody answers.
             CutOff: the manager has been silent for too long, or has forgotten this client.
             UsageError: the manager denied it.
         """
         await self.send(question)
-        await self._meet()
-        return await self._answer(kind)
+        while True:
+            message, _ = await self.receive()
+            if isinstance(message, kind):
+                return message
+            if isinstance(message, Denied):
+                raise _refused(message)
 
     async def _answer(self, kind: type[T]) -> T:
+        """Return what a manager has to say at once."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 while True:
@@ -189,7 +196,7 @@ class ManagerLink:
                     if isinstance(message, Denied):
                         if message.code in _FORGOTTEN:
                             raise self._forgotten(message.detail)
-                        raise UsageError(f"the manager refused: {message.detail}")
+                        raise _refused(message)
         except TimeoutError:
             if self._monitor is not None and (unknown := await unknown_host(self.address)):
                 raise unknown from None
@@ -295,7 +302,7 @@ class ManagerLink:
         while asking := [(tree, some) for tree in trees if (some := tree.question())]:
             for _, some in asking:
                 await self.send(Have(some))
-            await self._meet()
+            await self.meet()
             for tree, _ in asking:
                 tree.answered((await self._answer(Lack)).trees)
         for tree in trees:
@@ -312,3 +319,7 @@ class ManagerLink:
         self._stop_monitor()
         self._socket.close()
         self._context.term()
+
+
+def _refused(denied: Denied) -> UsageError:
+    return UsageError(f"the manager refused: {denied.detail}")

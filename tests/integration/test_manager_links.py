@@ -26,6 +26,7 @@ from solver.manager.workers import Sent
 from solver.wire import (
     Alive,
     AskImage,
+    AskPrune,
     Denied,
     FoundImage,
     Have,
@@ -34,6 +35,7 @@ from solver.wire import (
     NoImage,
     StepOutput,
     ToClient,
+    Usages,
     Workers,
     decode_to_client,
     decode_to_manager,
@@ -48,11 +50,12 @@ class Played:
 
     Attributes:
         heard: what came, in its order.
+        is_mute: it does not even say that it is alive.
     """
 
     def __init__(self, socket: zmq.asyncio.Socket, *, is_mute: bool) -> None:
         self._socket = socket
-        self._is_mute = is_mute
+        self.is_mute = is_mute
         self._client = b""
         self._hears = asyncio.Event()
         self.heard: list[object] = []
@@ -65,7 +68,7 @@ class Played:
             message, _ = decode_to_manager(frames)
             self.heard.append(message)
             self._hears.set()
-            if isinstance(message, Alive) and not self._is_mute:
+            if isinstance(message, Alive) and not self.is_mute:
                 await self.say(Alive())
 
     async def hear(self, count: int) -> None:
@@ -100,7 +103,7 @@ def test_a_client_that_hears_without_a_pause_says_that_it_is_there(
 
     async def run() -> list[object]:
         async with played() as manager, ManagerLink(manager.address) as link:
-            await link.ask(Alive(), Alive)
+            await link.meet()
             for _ in range(50):
                 await manager.say(StepOutput(0, 1, b"a line\n"))
                 await link.receive()
@@ -178,12 +181,30 @@ def test_a_manager_that_falls_silent_is_not_said_never_to_have_been_there(
 ) -> None:
     async def run() -> None:
         async with played() as manager, ManagerLink(manager.address) as link:
-            await link.ask(Alive(), Alive)
+            await link.meet()
             monkeypatch.setattr(link_zmq, "ANSWER_S", 0.2)
+            monkeypatch.setattr(link_zmq, "ALIVE_EVERY_S", 0.05)
+            manager.is_mute = True
             await link.ask(ListWorkers(), Workers)
 
     with pytest.raises(CutOff, match=r"does not answer any more; .*run this again"):
         asyncio.run(run())
+
+
+def test_an_answer_that_takes_long_is_waited_for_while_the_manager_is_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_zmq, "ANSWER_S", 0.2)
+    monkeypatch.setattr(link_zmq, "ALIVE_EVERY_S", 0.05)
+
+    async def run() -> Usages:
+        async with played() as manager, ManagerLink(manager.address) as link:
+            asking = asyncio.create_task(link.ask(AskPrune(), Usages))
+            await asyncio.sleep(0.6)
+            await manager.say(Usages(()))
+            return await asking
+
+    assert asyncio.run(run()) == Usages(())
 
 
 def test_a_manager_that_is_waited_for_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +261,7 @@ def test_what_was_lost_on_the_way_to_the_manager_is_to_be_sent_again_by_a_new_ru
 
     async def run() -> None:
         async with played() as manager, ManagerLink(manager.address) as link:
-            await link.ask(Alive(), Alive)
+            await link.meet()
             await manager.say(denied)
             await link.ask(ListWorkers(), Workers)
 
@@ -256,7 +277,7 @@ def test_no_message_is_lost_when_it_comes_just_as_a_client_says_that_it_is_there
 
     async def run() -> list[object]:
         async with played() as manager, ManagerLink(manager.address) as link:
-            await link.ask(Alive(), Alive)
+            await link.meet()
 
             async def say() -> None:
                 for message in said:
@@ -275,7 +296,7 @@ async def broken_off(greetings: int) -> int:
     async with played() as manager, gateway(manager.address) as link:
         link.bad_connections = greetings
         async with ManagerLink(link.address) as client:
-            await client.ask(Alive(), Alive)
+            await client.meet()
             return link.bad_connections
 
 
