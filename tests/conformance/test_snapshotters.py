@@ -576,6 +576,24 @@ def test_where_overlay_does_not_work_snapshots_are_copies(
 
 # --- crashes ----------------------------------------------------------------------------------
 
+
+@root
+def test_who_is_killed_as_it_looks_for_overlays_leaves_no_mount(
+    tmp_path: Path, nodes: MemoryNodes
+) -> None:
+    killed = os.fork()
+    if not killed:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "unlink", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+            open_snapshotter(tmp_path, nodes)
+        os._exit(1)
+    assert os.waitpid(killed, 0)[1] == signal.SIGKILL
+    assert len(mounts_below(tmp_path)) == 1
+    open_snapshotter(tmp_path, nodes).close()
+    assert mounts_below(tmp_path) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"snapshots.db", "trees"}
+
+
 KILL_POINTS = [
     ("worker.snapshots.records.Records", "add"),
     ("worker.snapshots.records.Records", "commit"),

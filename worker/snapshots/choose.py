@@ -2,10 +2,10 @@
 
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
+from filesync.disk.removing import remove_path
 from filesync.errors import StoreError, UsageError
 from filesync.manifest import Nodes
 from worker.snapshots.copies import CopyDriver
@@ -67,19 +67,21 @@ def overlay_fails(directory: Path) -> str:
     """Return why no overlay can be mounted with its layers in ``directory``; empty if one can."""
     if os.geteuid() != 0:
         return "only root can mount"
-    with tempfile.TemporaryDirectory(prefix="probe-", dir=directory) as name:
-        probe = Path(name)
-        for part in ("lower", "upper", "work", "merged"):
-            (probe / part).mkdir()
-        (probe / "lower" / "file").touch()
-        try:
-            mount_overlay(probe, Overlay(["lower"], "merged", "upper", "work"))
-        except OSError as exc:
-            return str(exc)
-        try:
-            (probe / "merged" / "file").unlink()
-            return "" if (probe / "upper" / "file").is_char_device() else "no whiteouts"
-        except OSError as exc:
-            return str(exc)
-        finally:
-            unmount(probe / "merged", force=True)
+    probe = directory / "probe"
+    _remove(probe)  # what a process has left that was killed as it looked
+    for part in ("lower", "upper", "work", "merged"):
+        (probe / part).mkdir(parents=True)
+    (probe / "lower" / "file").touch()
+    try:
+        mount_overlay(probe, Overlay(["lower"], "merged", "upper", "work"))
+        (probe / "merged" / "file").unlink()
+        return "" if (probe / "upper" / "file").is_char_device() else "no whiteouts"
+    except OSError as exc:
+        return str(exc)
+    finally:
+        _remove(probe)
+
+
+def _remove(probe: Path) -> None:
+    unmount(probe / "merged", force=True)
+    remove_path(probe)
