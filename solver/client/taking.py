@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -22,7 +21,7 @@ from solver.client.caches.local import copy_known, write_cache
 from solver.client.caches.options import CacheTo
 from solver.client.link_zmq import ManagerLink
 from solver.client.outputs.archive import add_docker_manifest, pack_layout
-from solver.client.outputs.files import beside, put_file
+from solver.client.outputs.files import making_beside, put_file
 from solver.client.outputs.outputs import STDOUT, Output, OutputType, place_of
 from solver.client.progress import Progress
 from solver.client.request import BuildRequest
@@ -151,11 +150,10 @@ class Taking:
     async def _take_file(self, output: Output, exported: Exported) -> None:
         """Pull into a directory beside the destination, then put one file in place."""
         to_stdout = output.dest == STDOUT
-        parent = None if to_stdout else beside(Path(output.dest))
-        with tempfile.TemporaryDirectory(prefix=".filesync-", dir=parent) as name:
-            await self._pull(exported, Path(name) / "tree")
-            tree = Path(name) / "tree"
-            result = Path(name) / "result.tar"
+        with making_beside(None if to_stdout else Path(output.dest)) as directory:
+            tree = directory / "tree"
+            result = directory / "result.tar"
+            await self._pull(exported, tree)
             if output.type is OutputType.DOCKER:
                 await in_thread(add_docker_manifest, tree)
             if output.form is ExportForm.OCI:

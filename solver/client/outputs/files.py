@@ -1,13 +1,20 @@
 """Files that the user named: there as a whole or not at all, and what is no file stays what it is."""
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Final
 
+from filesync.disk.handles import DIRECTORY_FLAGS
+from filesync.disk.removing import remove_path
 from filesync.entropy import random_name
-from filesync.errors import UsageError
+from filesync.errors import StoreError, UsageError
+
+_MADE: Final = ".filesync-output-"
 
 
 def is_stream(path: Path) -> bool:
@@ -36,7 +43,7 @@ def check_place(path: Path) -> None:
 def put_file(made: Path, dest: Path) -> None:
     """Put the file ``made`` at ``dest``, where a link is followed; it may be gone afterwards.
 
-    It has to be in the directory that `beside` says, or its copy would be seen in part.
+    It has to be in a directory of `making_beside`, or its copy would be seen in part.
     """
     if is_stream(dest):
         with made.open("rb") as file, dest.open("wb") as stream:
@@ -45,9 +52,56 @@ def put_file(made: Path, dest: Path) -> None:
         made.replace(os.path.realpath(dest))
 
 
-def beside(dest: Path) -> str | None:
-    """Return where to make what is to be put at ``dest``; None where any directory will do."""
-    return None if is_stream(dest) else os.path.dirname(os.path.realpath(dest))
+@contextmanager
+def making_beside(dest: Path | None) -> Iterator[Path]:
+    """Give a directory in which to make what `put_file` then puts at ``dest``; it is removed in the end.
+
+    It is locked for as long as this process lives: what one that was killed has left there, which may
+    be gigabytes under a name that nobody sees, goes now. None is for what is put nowhere.
+    """
+    if dest is None or is_stream(dest):
+        with TemporaryDirectory(prefix="filesync-") as name:
+            yield Path(name)
+        return
+    parent = Path(os.path.realpath(dest)).parent
+    _remove_left(parent)
+    with ExitStack() as stack:
+        made = _new_in(parent, stack)
+        try:
+            yield made
+        finally:
+            remove_path(made)
+
+
+def _remove_left(parent: Path) -> None:
+    for left in parent.glob(f"{_MADE}*"):
+        with suppress(OSError, StoreError), _locked(left):  # else somebody is at work there
+            if left.lstat().st_uid == os.geteuid():
+                remove_path(left)
+
+
+def _new_in(parent: Path, stack: ExitStack) -> Path:
+    while True:
+        made = Path(mkdtemp(prefix=_MADE, dir=parent))
+        try:
+            stack.enter_context(_locked(made))
+        except (FileNotFoundError, BlockingIOError):
+            continue  # another build has just taken it for one that was left
+        except OSError:
+            pass  # a file system without locks, where none is ever taken for left
+        return made
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    fd = os.open(directory, DIRECTORY_FLAGS)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not directory.exists():
+            raise FileNotFoundError(directory)
+        yield
+    finally:
+        os.close(fd)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,13 +1,15 @@
 """Files that the user named, and what is there already."""
 
+import fcntl
 import os
+import signal
 import stat
 import threading
 from pathlib import Path
 
 import pytest
 
-from solver.client.outputs.files import beside, put_file, write_text
+from solver.client.outputs.files import making_beside, put_file, write_text
 from solver.client.outputs.outputs import check_outputs, parse_output
 
 
@@ -23,7 +25,8 @@ def test_a_device_is_written_to_and_stays_one(tmp_path: Path) -> None:
     write_text(device, "an ID")
     put_file(made, device)
     assert device.is_char_device()
-    assert beside(device) is None
+    with making_beside(device) as directory:
+        assert directory.parent != device.parent
 
 
 def test_who_reads_a_pipe_gets_what_was_made(tmp_path: Path) -> None:
@@ -47,7 +50,8 @@ def test_a_link_is_followed_and_stays_one(tmp_path: Path) -> None:
     made.write_text("an image")
     put_file(made, link)
     assert (link.is_symlink(), file.read_text()) == (True, "an image")
-    assert beside(link) == str(file.parent)
+    with making_beside(link) as directory:
+        assert directory.parent == file.parent
 
 
 def test_a_link_that_others_put_beside_a_file_to_come_is_not_written_through(
@@ -66,3 +70,36 @@ def test_a_device_may_be_where_nothing_could_be_made(
     device = node(tmp_path / "null")
     monkeypatch.setattr(os, "access", lambda *_: False)
     check_outputs([parse_output(f"type=tar,dest={device}")])
+
+
+def test_what_a_build_leaves_that_is_killed_as_it_makes_a_file_goes_with_the_next(
+    tmp_path: Path,
+) -> None:
+    dest, others = tmp_path / "app.tar", tmp_path / ".filesync-others"
+    others.mkdir()
+    killed = os.fork()
+    if not killed:
+        with making_beside(dest) as made:
+            (made / "half").write_text("of an image")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    (left,) = set(tmp_path.iterdir()) - {others}
+    with making_beside(dest) as made, making_beside(dest) as at_the_same_time:
+        assert set(tmp_path.iterdir()) == {others, made, at_the_same_time}
+        assert left not in (made, at_the_same_time)
+    assert set(tmp_path.iterdir()) == {others}
+
+
+def test_what_is_taken_for_left_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        with making_beside(tmp_path / "another.tar"):
+            lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with making_beside(tmp_path / "app.tar") as made:
+        assert list(tmp_path.iterdir()) == [made]
