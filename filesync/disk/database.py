@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filesync.decoding import UNDECODABLE
 from filesync.errors import StoreError
 
 
@@ -35,10 +36,13 @@ def open_database(path: Path, *, schema: str, version: int) -> sqlite3.Connectio
 
 @contextmanager
 def using(path: Path, *, remedy: str) -> Iterator[None]:
-    """Turn what SQLite says of the database ``path`` into a ``StoreError`` that ends with ``remedy``."""
+    """Turn what SQLite says of the database ``path`` into a ``StoreError`` that ends with ``remedy``.
+
+    And what is said of a row whose bytes are damaged.
+    """
     try:
         yield
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, *UNDECODABLE) as exc:
         raise StoreError(
             f"{path} cannot be used: {exc}; free space if the disk is full, else {remedy}"
         ) from exc

@@ -28,7 +28,7 @@ _decoder: Final = msgspec.msgpack.Decoder(RefInfo)
 
 
 class Records:
-    """The store of cache records. Used from one thread."""
+    """The store of cache records. Used from one thread; all raise ``StoreError`` for this disk."""
 
     def __init__(self, path: Path) -> None:
         """Open the file, made if missing.
@@ -68,31 +68,31 @@ class Records:
 
     def find(self, key: Digest) -> list[RefInfo]:
         """Return the refs that ``key`` has, newest first; somebody may or may not hold them."""
-        rows = self._db.execute(
+        return self._infos(
             "SELECT info FROM refs JOIN keys USING (ref) WHERE key = ?"
             " ORDER BY created_s DESC, ref",
-            (key,),
+            key,
         )
-        return [_decoder.decode(info) for (info,) in rows]
 
     def keys(self, ref: Digest) -> tuple[Digest, ...]:
         """Return the keys that have the result ``ref``, in order."""
-        rows = self._db.execute("SELECT key FROM keys WHERE ref = ? ORDER BY key", (ref,))
-        return tuple(key for (key,) in rows)
+        rows = self._column("SELECT key FROM keys WHERE ref = ? ORDER BY key", ref)
+        return tuple(map(Digest, rows))
 
     def keys_like(self, prefix: str) -> list[Digest]:
         """Return the keys whose hex begins with ``prefix``, in order; a few if there are many."""
         low, high = prefix.ljust(64, "0"), prefix.ljust(64, "f")
-        rows = self._db.execute(
+        rows = self._column(
             "SELECT DISTINCT key FROM keys WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 10",
-            (bytes.fromhex(low), bytes.fromhex(high)),
+            bytes.fromhex(low),
+            bytes.fromhex(high),
         )
-        return [key for (key,) in rows]
+        return list(map(Digest, rows))
 
     def ref(self, ref: Digest) -> RefInfo | None:
         """Return what is known of ``ref``, without its keys."""
-        row = self._db.execute("SELECT info FROM refs WHERE ref = ?", (ref,)).fetchone()
-        return None if row is None else _decoder.decode(row[0])
+        found = self._infos("SELECT info FROM refs WHERE ref = ?", ref)
+        return found[0] if found else None
 
     def chain(self, ref: Digest) -> tuple[RefInfo, ...]:
         """Return ``ref`` and what it was made on top of, parents first.
@@ -121,14 +121,12 @@ class Records:
 
     def trees(self) -> list[Digest]:
         """Return the tree digest of every ref that is known."""
-        rows = self._db.execute("SELECT info FROM refs")
-        return [_decoder.decode(info).tree for (info,) in rows]
+        return [info.tree for info in self._infos("SELECT info FROM refs")]
 
     def _needless(self, refs: Iterable[Digest]) -> set[Digest]:
         """Return those of ``refs`` that are below no other one."""
         going = set(refs)
-        rows = self._db.execute("SELECT info FROM refs") if going else ()
-        infos = [_decoder.decode(row) for (row,) in rows]
+        infos = self._infos("SELECT info FROM refs") if going else ()
         parents = {info.ref: info.parent for info in infos}
         for at in parents.keys() - going:
             below = parents[at]
@@ -136,6 +134,14 @@ class Records:
                 going.remove(below)
                 below = parents.get(below)
         return going
+
+    def _infos(self, query: str, *arguments: bytes) -> list[RefInfo]:
+        with self._using():
+            return [_decoder.decode(info) for info in self._column(query, *arguments)]
+
+    def _column(self, query: str, *arguments: bytes) -> list[bytes]:
+        with self._using():
+            return [value for (value,) in self._db.execute(query, arguments)]
 
     def _using(self) -> AbstractContextManager[None]:
         return using(self._path, remedy=_REMEDY)

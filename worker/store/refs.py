@@ -1,14 +1,13 @@
 """The refs that a worker holds, and which snapshot holds each: its part of the cluster's memory."""
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from filesync.decoding import UNDECODABLE
 from filesync.digest import Digest, digest_of
 from filesync.disk.database import open_database, using
 from filesync.errors import StoreError
@@ -259,11 +258,5 @@ class RefStore:
             )
         self._held[held.info.ref] = held
 
-    @contextlib.contextmanager
-    def _using(self) -> Iterator[None]:
-        """Turn what SQLite or a damaged row says into a ``StoreError``."""
-        try:
-            with using(self._path, remedy=_REMEDY):
-                yield
-        except UNDECODABLE as exc:
-            raise StoreError(f"{self._path} cannot be used: {exc}; {_REMEDY}") from exc
+    def _using(self) -> AbstractContextManager[None]:
+        return using(self._path, remedy=_REMEDY)

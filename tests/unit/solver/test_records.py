@@ -120,6 +120,28 @@ def test_records_of_another_version_say_what_to_do(tmp_path: Path) -> None:
         Records(path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    ["UPDATE refs SET info = x'c1'", "DROP TABLE refs"],
+    ids=["a row", "all of it"],
+)
+def test_damaged_records_say_what_to_do(tmp_path: Path, records: Records, damage: str) -> None:
+    records.add(ONE)
+    with sqlite3.connect(tmp_path / "records.db") as other:
+        other.execute(damage)
+    other.close()
+    asked = (
+        lambda: records.find(digest("key")),
+        lambda: records.ref(ONE.ref),
+        lambda: records.add(ONE),
+        lambda: records.forget([ONE.ref]),
+        records.trees,
+    )
+    for ask in asked:
+        with pytest.raises(StoreError, match="remove the manager's --state directory"):
+            ask()
+
+
 def test_a_copy_that_came_later_does_not_make_a_result_younger(records: Records) -> None:
     records.add(ONE)
     records.add(msgspec.structs.replace(ONE, created_s=9.0))
