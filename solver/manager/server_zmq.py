@@ -155,7 +155,7 @@ class Server:
             self._guard.greeted(peer.fd)
             match message:
                 case orders.Nodes():
-                    self._take_nodes(peer, payload)
+                    await self._take_nodes(peer, payload)
                     await asyncio.sleep(0)  # a large tree comes in many, each some work
                 case (
                     orders.Register()
@@ -184,9 +184,16 @@ class Server:
             log.warning("message not taken reason=%s", exc)
             await self._sending.send(identity, Denied(exc.code, str(exc)))
 
-    def _take_nodes(self, peer: Peer, payload: bytes | memoryview) -> None:
-        taken = accept_pack(self._shared.nodes, payload)
+    async def _take_nodes(self, peer: Peer, payload: bytes | memoryview) -> None:
         worker = self._worker(peer)
+        try:
+            taken = accept_pack(self._shared.nodes, payload)
+        except (PeerError, StoreError) as exc:
+            if worker is not None:
+                worker.unkept = worker.unkept or exc
+                # Else it would count on what it has told for as long as it is connected.
+                await self._sending.send(peer.identity, orders.Swept())
+            raise
         if worker is not None:
             worker.known.update(taken)
             worker.last_s = time.monotonic()

@@ -8,7 +8,7 @@ from enum import Enum, auto
 import msgspec
 
 from filesync.digest import Digest
-from filesync.errors import Unavailable
+from filesync.errors import FilesyncError, Unavailable
 from filesync.manifest import Manifest, Nodes, missing_nodes, note_tree
 from filesync.manifest.pack import pack_nodes
 from filesync.transfer.connection.address import key_in
@@ -52,6 +52,7 @@ class WorkerLink(msgspec.Struct):
         running: steps that were given to it and are not answered.
         last_s: when it last said something, by the manager's monotonic clock.
         learnt: set once what it held when it registered is known.
+        unkept: why trees that it has sent are not here; the answer behind them fails for that.
     """
 
     identity: bytes
@@ -64,6 +65,7 @@ class WorkerLink(msgspec.Struct):
     running: int = 0
     gone: bool = False
     learnt: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    unkept: FilesyncError | None = None
     _calls: dict[int, _Call] = msgspec.field(default_factory=dict)
     # A worker still answers what was asked of it before it registered anew, by this manager or
     # one that was here before: such an answer must not have the number of another order.
@@ -115,6 +117,7 @@ class WorkerLink(msgspec.Struct):
         Raises:
             OrderFailed: the worker said so, or has no room for the order.
             WorkerLost: it went away before it answered.
+            StoreError, PeerError: what it answers of cannot be kept here.
         """
         if self.gone:
             raise WorkerLost(self.name)
@@ -152,9 +155,13 @@ class WorkerLink(msgspec.Struct):
         note_tree(self.known, Manifest(tree, nodes))
 
     def answer(self, number: int, result: Result) -> bool:
-        """Pass an outcome to whoever gave the order; False if nobody waits: ``release`` it."""
+        """Pass an outcome to whoever gave the order; False if nobody has use for it: ``release`` it."""
+        unkept, self.unkept = self.unkept, None
         call = self._calls.get(number)
         if call is None or call.answer.done():
+            return False
+        if unkept is not None and not isinstance(result, Failed):
+            call.answer.set_exception(unkept)
             return False
         call.answer.set_result(result)
         return True
@@ -169,10 +176,10 @@ class WorkerLink(msgspec.Struct):
     async def _call_off(self, number: int, call: _Call) -> None:
         if self.gone:
             return
-        if call.answer.done() and not call.answer.cancelled():
-            await self.release(call.answer.result())
-        else:
+        if not call.answer.done() or call.answer.cancelled():
             await self.send(self.identity, orders.Cancel(number), b"")
+        elif call.answer.exception() is None:
+            await self.release(call.answer.result())
 
     def event(self, message: orders.Event) -> None:
         """Pass what an order tells of to whoever gave it."""

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -144,3 +145,27 @@ def test_a_manager_and_a_worker_start_though_their_disk_is_full(
         cluster.wait_for_workers()
         assert cluster.build(root).totals["steps_run"] <= 1  # what was finished is kept
         assert run("prune", "--manager", cluster.manager).returncode == 0
+
+
+def test_a_manager_whose_disk_was_full_is_told_again_what_it_could_not_keep(
+    context: ContextMaker, tmp_path: Path
+) -> None:
+    root = context("FROM scratch\nADD many.tar /\n")
+    with tarfile.open(root / "many.tar", "w") as tar:
+        for number in range(10_000):
+            member = tarfile.TarInfo(f"d{number}-{secrets.token_hex(64)}")
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(member)
+            member = tarfile.TarInfo(f"{member.name}/{secrets.token_hex(64)}")
+            tar.addfile(member)
+    with small_disk(tmp_path / "disk", "24m") as disk:
+        more = {"manager": ("--state", str(disk / "manager"))}
+        with Cluster(tmp_path / "cluster", workers=1, arguments=more) as cluster:
+            fill(disk)
+            # Room for the context's own tree.
+            os.truncate(disk / "filler-0", (disk / "filler-0").stat().st_size - 300_000)
+            failed = cluster.build(root, check=False)
+            assert "ADD many.tar / on w1" in failed.stderr
+            assert "free space if the disk is full" in failed.stderr
+            clear(disk)
+            cluster.build(root)

@@ -253,7 +253,10 @@ class Unknown(_Message, frozen=True, tag="unknown"):
 
 
 class Swept(_Message, frozen=True, tag="swept"):
-    """Manager -> worker: what it was told of nodes before it may have no more. No order is under way."""
+    """Manager -> worker: what it was told of nodes before it may have no more.
+
+    It has swept them, and no order is under way, or could not keep some that came just now.
+    """
 
 
 # --- what a worker says -----------------------------------------------------------------------

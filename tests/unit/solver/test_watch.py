@@ -77,5 +77,5 @@ async def test_a_client_that_sends_a_tree_is_not_silent(world: World) -> None:
     server = _server(world, client)
     tree = plant(MemoryNodes(), {"file": "text"})
     (pack,) = pack_nodes(missing_nodes(tree.nodes, tree.tree, lambda _: False))
-    server._take_nodes(Peer(client.identity, None, -1), pack)
+    await server._take_nodes(Peer(client.identity, None, -1), pack)
     assert time.monotonic() - client.last_s < CLIENT_SILENCE_S

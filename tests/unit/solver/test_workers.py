@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from filesync.digest import Digest
+from filesync.errors import StoreError
 from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, put, subdirectory, with_entries
 from solver.errors import OrderFailed, WorkerLost
 from solver.manager.build import RETRIED
@@ -99,6 +100,32 @@ async def test_what_is_answered_to_somebody_who_is_cancelled_just_then_is_releas
     await asyncio.wait([asking])
     assert asking.cancelled()
     assert worker.told[1:] == [Order(worker.number + 1, Release(tokens=(OFFERED.token,)))]
+
+
+async def test_an_answer_of_trees_that_cannot_be_kept_fails_for_that_and_is_let_go_of(
+    worker: Worker,
+) -> None:
+    asking = await worker.asked()
+    worker.link.unkept = StoreError("the disk is full")
+    assert not worker.link.answer(worker.number, OFFERED), "nobody has use for it"
+    with pytest.raises(StoreError, match="the disk is full"):
+        await asking
+    worker.told.clear()
+    asking = await worker.asked()
+    assert worker.link.answer(worker.number, OFFERED)
+    assert await asking == OFFERED
+
+
+async def test_who_is_cancelled_as_an_answer_cannot_be_kept_is_cancelled(
+    worker: Worker,
+) -> None:
+    asking = await worker.asked()
+    worker.link.unkept = StoreError("the disk is full")
+    assert not worker.link.answer(worker.number, OFFERED)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    assert len(worker.told) == 1
 
 
 async def test_an_answer_that_keeps_nothing_is_just_dropped(worker: Worker) -> None:
