@@ -53,6 +53,10 @@ WAIT_FOR_WORKER_S: Final = 15.0
 """How long a step waits for a worker that fits before it says that there is none."""
 RETRIED: Final = frozenset({"unavailable", "node-missing", "ref-missing", "stale", "cancelled"})
 """Codes of failures that are not the op's own: place the step again."""
+ELSEWHERE: Final = frozenset(
+    {"store", "no-runtime", "runtime-failed", "git-missing", "registry-unavailable"}
+)
+"""Codes of failures that may be one worker's own, as a full disk is: others try the step, if there are any."""
 
 Keys = tuple[Digest, Digest]
 """A step's definition key, and its content key."""
@@ -76,6 +80,8 @@ class Build:
         self._delivery = Delivery(shared, request.graph, self._sources)
         self._above_ignored = above_ignored(request.graph)
         self._image_parts = image_parts(request.graph)
+        self._unable: dict[int, set[str]] = {}
+        """By step, the workers that could not do it for a reason that may be theirs alone."""
         self._waited_for: set[tuple[tuple[str, str], ...]] = set()
         self._deciding = Deciding(request.graph, self._solving)
         self.caches = Caches(shared, client, request.caches, request.graph, request.credentials)
@@ -182,7 +188,7 @@ class Build:
                 return await self._try(position, cacheable=cacheable)
             except OrderFailed as exc:
                 self._doubt(exc)
-                if exc.reason not in RETRIED:
+                if exc.reason not in RETRIED and not self._may_try_elsewhere(position, exc):
                     raise StepFailed(
                         position, vertex.name, exc.detail, exc.exit_status, exc.tail, exc.reason
                     ) from exc
@@ -311,6 +317,15 @@ class Build:
             flight.set_result(solved)
         return solved
 
+    def _may_try_elsewhere(self, position: int, failure: OrderFailed) -> bool:
+        """Say whether what a worker could not do may be done by one that has not tried."""
+        unable = self._unable.get(position, set())
+        constraints = self._graph.vertices[position].constraints
+        return failure.worker in unable and any(
+            fits(worker.view(), constraints) and worker.name not in unable
+            for worker in self._shared.cluster
+        )
+
     def _doubt(self, failure: OrderFailed) -> None:
         """Believe nothing of what a worker was thought to know, when it did not."""
         worker = self._shared.cluster.named(failure.worker)
@@ -346,6 +361,8 @@ class Build:
         except OrderFailed as exc:
             if exc.worker == worker.name:
                 self._unlearn(worker, exc.reason, brought)
+                if exc.reason in ELSEWHERE:
+                    self._unable.setdefault(position, set()).add(worker.name)
             raise
         finally:
             worker.running -= 1
@@ -397,8 +414,12 @@ class Build:
         while placement is None:
             await self._wait_for_worker(vertex)
             options = [reaches(part, cluster, records) for part in parts]
+            unable = self._unable.get(position, ())
             views = [worker.view() for worker in cluster]
-            placement = place(options, views, constraints=vertex.constraints)
+            able = [view for view in views if view.name not in unable]
+            placement = place(options, able, constraints=vertex.constraints) or place(
+                options, views, constraints=vertex.constraints
+            )
         if self._request.explain:
             self._client.tell(Explained(position, explain(placement)))
         return placement

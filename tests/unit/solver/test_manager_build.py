@@ -885,6 +885,34 @@ async def test_failed_step_ends_the_build_and_is_named(world: World) -> None:
     assert world.ran_steps() == {"one": 1, "two": 1}, "and is not tried again"
 
 
+FULL = Failed("store", "the disk is full")
+
+
+async def test_step_that_one_worker_cannot_do_is_done_by_another(world: World) -> None:
+    world.worker("a")
+    world.worker("b")
+    world.fails["make"] = [FULL]
+    client = world.client()
+    assert (await world.build(chain(world, "make"), client)).worker == "b"
+    assert world.ran == [("make", "a"), ("make", "b")]
+    warned = [event.text for event in client.events if isinstance(event, Warned)]
+    assert warned == ["make runs again: worker a: the disk is full"]
+
+
+async def test_step_that_no_worker_can_do_ends_the_build_once_each_has_tried(
+    world: World,
+) -> None:
+    for name in "abc":
+        world.worker(name, labels={"gpu": ""} if name != "b" else {})
+    world.fails["make"] = [FULL] * 3
+    recipe = world.recipe()
+    recipe.run("make", needs=(("gpu", ""),))
+    with pytest.raises(StepFailed, match="make: the disk is full") as failed:
+        await world.build(recipe.graph())
+    assert failed.value.reason == "store"
+    assert world.ran == [("make", "a"), ("make", "c")]
+
+
 async def test_failed_step_cancels_what_runs_beside_it(world: World) -> None:
     worker = world.worker("a")
     recipe = world.recipe()
