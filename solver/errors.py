@@ -1,6 +1,13 @@
 """What can go wrong in a build, by what the caller does about it."""
 
+from typing import Final
+
 from filesync.errors import FilesyncError, Unavailable
+
+WORKERS_OWN: Final = frozenset(
+    {"store", "no-runtime", "runtime-failed", "git-missing", "registry-unavailable"}
+)
+"""Codes of failures that may be one worker's own, as a full disk is: another may do what it could not."""
 
 
 class StepFailed(FilesyncError):

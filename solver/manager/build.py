@@ -20,7 +20,7 @@ from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
 from filesync.manifest import Manifest
 from filesync.transfer.threads import in_thread
-from solver.errors import NoWorker, OrderFailed, StepFailed
+from solver.errors import WORKERS_OWN, NoWorker, OrderFailed, StepFailed
 from solver.graph import Vertex, above_ignored
 from solver.imageparts import image_parts
 from solver.keys import content_key, definition_keys, part_read
@@ -53,10 +53,6 @@ WAIT_FOR_WORKER_S: Final = 15.0
 """How long a step waits for a worker that fits before it says that there is none."""
 RETRIED: Final = frozenset({"unavailable", "node-missing", "ref-missing", "stale", "cancelled"})
 """Codes of failures that are not the op's own: place the step again."""
-ELSEWHERE: Final = frozenset(
-    {"store", "no-runtime", "runtime-failed", "git-missing", "registry-unavailable"}
-)
-"""Codes of failures that may be one worker's own, as a full disk is: others try the step, if there are any."""
 
 Keys = tuple[Digest, Digest]
 """A step's definition key, and its content key."""
@@ -361,7 +357,7 @@ class Build:
         except OrderFailed as exc:
             if exc.worker == worker.name:
                 self._unlearn(worker, exc.reason, brought)
-                if exc.reason in ELSEWHERE:
+                if exc.reason in WORKERS_OWN:
                     self._unable.setdefault(position, set()).add(worker.name)
             raise
         finally:

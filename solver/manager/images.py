@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
-from solver.errors import NoWorker, OrderFailed, WorkerLost
+from solver.errors import WORKERS_OWN, NoWorker, OrderFailed, WorkerLost
 from solver.manager.cluster import Cluster
 from solver.manager.workers import WorkerLink
 from solver.wire import AskImage, FoundImage, PushRequest, StartBuild
@@ -27,8 +27,6 @@ from worker.wire.urls import ResolveGit, ResolveUrl
 WAIT_FOR_WORKER_S: Final = 15.0
 TRIES: Final = 4
 """So often all workers are asked, if the last of them is lost as it asks."""
-ELSEWHERE: Final = frozenset({"registry-unavailable", "git-missing"})
-"""Codes of failures that may be one worker's own: it cannot reach, or ask, what another can."""
 T = TypeVar("T", Resolved, CacheFound)
 
 
@@ -117,8 +115,8 @@ async def ask_workers(
 ) -> tuple[WorkerLink, Result]:
     """Have a worker ask ``whom`` about ``name``; return which one did, and its answer.
 
-    One that cannot reach it is no reason to give up while there are others; nor is one that is
-    lost, which may come back.
+    One that cannot reach it, or has no room for what it gives, is no reason to give up while
+    there are others; nor is one that is lost, which may come back.
 
     Raises:
         OrderFailed: the word of who was asked, through the last worker that asked.
@@ -151,7 +149,7 @@ async def _ask_each(
         try:
             return worker, await worker.call(order)
         except OrderFailed as exc:
-            if exc.reason not in ELSEWHERE:
+            if exc.reason not in WORKERS_OWN:
                 raise
             failure = exc
         except Unavailable as exc:

@@ -25,7 +25,7 @@ async def test_a_ref_is_asked_for_by_a_worker(world: World) -> None:
     assert worker.orders == [ResolveGit(URL, "main")]
 
 
-@pytest.mark.parametrize("code", ["git-missing", "registry-unavailable"])
+@pytest.mark.parametrize("code", ["git-missing", "registry-unavailable", "store"])
 async def test_a_ref_that_one_worker_cannot_ask_for_is_asked_for_by_another(
     world: World, code: str
 ) -> None:
