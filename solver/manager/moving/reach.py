@@ -18,7 +18,7 @@ from solver.keys import subset
 from solver.manager.cluster import Cluster
 from solver.manager.records import Records
 from solver.manager.workers import WorkerLink
-from solver.place import Reach
+from solver.place import Reach, seconds
 from solver.reads import Read, together
 from worker.wire.orders import Mode, RefInfo
 
@@ -29,7 +29,8 @@ SPARED_TIMES: Final = 4
 """A client's tree goes whole where that is less than this and so many times what is needed: the next
 build finds it there."""
 DETOUR_BYTES: Final = 1 << 20
-"""What has to be spared where a client's tree goes to another worker than the step's first."""
+"""What has to be spared where a client's tree goes to another worker than the step's first, and where layers
+come in place of what is read."""
 
 
 class Needed(msgspec.Struct, frozen=True):
@@ -90,14 +91,27 @@ def reaches(part: Part, cluster: Cluster, records: Records) -> Mapping[str, Reac
     holders = {worker.name for worker in cluster.holders(part.ref)}
     found: dict[str, Reach] = {}
     for worker in cluster:
-        if worker.name in holders:
-            found[worker.name] = Reach(Mode.LOCAL)
-        elif part.partial:
-            found[worker.name] = by_paths(worker, part.read)
-        else:
-            lacking = lacking_links(worker, records.chain(part.ref))
-            found[worker.name] = Reach(Mode.LAYERS, sum(map(layer_bytes, lacking)))
+        is_held = worker.name in holders
+        found[worker.name] = Reach(Mode.LOCAL) if is_held else _moved(part, worker, records)
     return found
+
+
+def _moved(part: Part, worker: WorkerLink, records: Records) -> Reach:
+    """Return how what a worker has reaches one that has not."""
+    assert part.ref is not None
+    if not part.partial:
+        return _by_layers(worker, part.ref, records)
+    paths = by_paths(worker, part.read)
+    if records.ref(part.ref) is None:
+        return paths  # it is a source, which has no layers
+    layers = _by_layers(worker, part.ref, records)
+    spares = paths.bytes_to_move - layers.bytes_to_move > DETOUR_BYTES
+    return layers if spares and seconds(layers) < seconds(paths) else paths
+
+
+def _by_layers(worker: WorkerLink, ref: Digest, records: Records) -> Reach:
+    lacking = lacking_links(worker, records.chain(ref))
+    return Reach(Mode.LAYERS, sum(map(layer_bytes, lacking)))
 
 
 class Homes:

@@ -416,6 +416,24 @@ async def test_subpath_moves_alone_from_worker_to_worker(world: World) -> None:
     )
 
 
+async def test_what_is_read_of_a_result_comes_as_layers_where_these_are_less(
+    world: World,
+) -> None:
+    world.worker("a")
+    taker = world.worker("b")
+    world.gives["tools"] = {"tool": "x" * 10_000_000}
+    world.gives["more"] = {**world.gives["tools"], "more": "little"}
+    recipe = world.recipe()
+    tools = recipe.run("tools", needs=(("name", "a"),))
+    more = recipe.run("more", on=tools, needs=(("name", "a"),))
+    there = recipe.run("there", on=tools, needs=(("name", "b"),))
+    recipe.run("mount", on=there, reads={more: "/"}, needs=(("name", "b"),))
+    await world.build(recipe.graph())
+    read = runs(taker)[1].inputs[1]
+    assert isinstance(read, FromLayers)
+    assert len(read.chain) == 1
+
+
 async def test_a_large_subset_comes_from_several_workers_that_hold_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
