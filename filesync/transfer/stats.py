@@ -21,6 +21,18 @@ class Counters(msgspec.Struct):
     wire_out: int = 0
 
 
+class Moved(NamedTuple):
+    """Bytes that a connection has carried, be the messages whole or not.
+
+    Attributes:
+        came: that came here.
+        gone: that arrived at its other end.
+    """
+
+    came: int = 0
+    gone: int = 0
+
+
 class Progress(NamedTuple):
     """How far a pull is.
 

@@ -1,6 +1,12 @@
 """How long peers are waited for."""
 
+from typing import Final
+
 import msgspec
+
+LEAST_BYTES: Final = 16 << 10
+"""What moves less while a peer is waited for is as good as silent: a byte a second is no progress. Bytes
+count, not messages, of which a slow link takes minutes for one."""
 
 
 class Timeouts(msgspec.Struct, frozen=True):

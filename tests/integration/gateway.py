@@ -15,6 +15,7 @@ class Gateway:
         cut_after_bytes: so many are passed on, then all connections are cut, once; None for never.
         cuts: how often that was done.
         bad_connections: so many, from the first on, are cut at their first byte.
+        bytes_per_s: so many are passed on each way of a connection; None for any.
         refuses_s: from the first connection on, all that come are cut for so long.
     """
 
@@ -26,6 +27,7 @@ class Gateway:
         self.cut_after_bytes: int | None = None
         self.cuts = 0
         self.bad_connections = 0
+        self.bytes_per_s: int | None = None
         self.refuses_s = 0.0
         self._open_s: float | None = None
         self.address = ""
@@ -87,6 +89,10 @@ class Gateway:
         self.cuts += 1
         return True
 
+    @property
+    def _piece_bytes(self) -> int:
+        return self.bytes_per_s // 50 if self.bytes_per_s else 65_536
+
     async def _carry(
         self,
         reader: asyncio.StreamReader,
@@ -94,7 +100,9 @@ class Gateway:
         forgotten: asyncio.Event,
     ) -> None:
         with suppress(ConnectionError):
-            while piece := await reader.read(65_536):
+            while piece := await reader.read(self._piece_bytes):
+                if self.bytes_per_s:
+                    await asyncio.sleep(len(piece) / self.bytes_per_s)
                 if self._is_cut_by(len(piece)):
                     self.cut()
                 elif not forgotten.is_set():

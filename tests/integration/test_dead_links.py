@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import os
+import random
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,13 @@ import pytest
 from filesync.errors import Unavailable
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
-from filesync.sync.remote.client import Remote, sync_to
+from filesync.sync.remote import asking
+from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
-from filesync.transfer.connection import guard_zmq, links_zmq, listener_zmq
+from filesync.transfer.connection import channel_zmq, guard_zmq, links_zmq, listener_zmq
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.receive import pull_zmq
+from filesync.transfer.receive.receiver import Receiver
 from filesync.transfer.wire import Ping, encode
 from solver.manager import process as manager_process
 from solver.manager.process import open_manager
@@ -155,9 +160,51 @@ def test_who_waits_for_a_reader_of_its_listing_is_still_heard(
     assert (tmp_path / "served/dest/new").read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("is_given", [True, False], ids=["given", "taken"])
+def test_what_takes_a_slow_link_longer_than_a_peer_may_be_silent_arrives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_given: bool
+) -> None:
+    """A frame takes seconds, and so do an answer, and what waits for room behind both."""
+    monkeypatch.setattr(guard_zmq, "LOOK_S", 0.1)
+    monkeypatch.setattr(channel_zmq, "STUCK_S", 0.5)
+    monkeypatch.setattr(asking, "STALL_S", 0.5)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    content = random.Random(1).randbytes(900_000)
+    (tmp_path / "a/file").write_bytes(content)
+    for number in range(1000):
+        (tmp_path / f"a/{number:0100}").touch()
+
+    async def run() -> None:
+        served = "b" if is_given else "a"
+        server = TreeServer(ServedPlaces(tmp_path / served), read_only=False, caches=None)
+        async with (
+            asyncio.timeout(30),
+            DataPlane(LOOPBACK, answer=server.answer) as plane,
+            gateway(plane.address) as between,
+        ):
+            server.use(plane)
+            between.bytes_per_s = 400_000
+            there = Remote(between.address, b"")
+            if is_given:
+                await sync_to([os.fsencode(tmp_path / "a") + b"/"], there, Options())
+            else:
+                await sync_from([there], os.fsencode(tmp_path / "b"), Options())
+
+    monkeypatch.setattr(pull_zmq, "Receiver", partial(in_haste, Receiver))
+    asyncio.run(run())
+    assert (tmp_path / "b/file").read_bytes() == content
+
+
+def in_haste(make: Callable[..., Receiver], *args: object, **options: object) -> Receiver:
+    return make(*args, **options | {"stall_s": 0.5})
+
+
 SUSPENDED = """
 import asyncio, sys, time
 from filesync.transfer.plane_zmq import DataPlane
+from filesync.transfer.receive import pull_zmq
+from filesync.transfer.receive.receiver import Receiver
 
 async def main():
     async with DataPlane() as plane:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,55 @@ def test_what_is_no_remote_shell_or_no_host_is_wrong_usage(
         done = machines.run([*COMMAND, "sync", *words])
         assert done.returncode == 2, done
         assert says in done.stderr
+
+
+SLOW = """
+import os, subprocess, sys, threading, time
+
+def carry(source, sink):
+    while data := os.read(source, 4096):
+        time.sleep(len(data) / 100_000)
+        os.write(sink, data)
+    os.close(sink)
+
+process = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+there = threading.Thread(target=carry, args=(0, os.dup(process.stdin.fileno())), daemon=True)
+process.stdin.close()
+there.start()
+carry(process.stdout.fileno(), 1)
+"""
+"""A remote shell over a link of 100 kB a second."""
+IN_HASTE = """
+import filesync.transfer.connection.channel_zmq as channel
+import filesync.transfer.receive.pull_zmq as pull
+from functools import partial
+from filesync.__main__ import main
+
+channel.STUCK_S = 0.8
+make = pull.Receiver
+pull.Receiver = lambda *args, **options: make(*args, **options | {"stall_s": 0.8})
+main()
+"""
+"""Who gives up what does not move for less than a second."""
+
+
+@pytest.mark.parametrize("is_given", [True, False], ids=["given", "taken"])
+def test_over_a_slow_shell_a_message_may_take_longer_than_a_peer_may_be_silent(
+    machines: Machines, *, is_given: bool
+) -> None:
+    (machines.root / "one").mkdir()
+    (machines.root / "one/file").write_bytes(random.Random(3).randbytes(400_000))
+    shutil.copytree(machines.root / "one", machines.home / "one")
+    program = shlex.join([sys.executable, "-c", IN_HASTE])
+    slow = shlex.join([sys.executable, "-c", SLOW])
+    words = machines.words(
+        *(("one/", "host:new") if is_given else ("host:one/", "new")),
+        login=f"exec {slow}",
+        program=program,
+    )
+    done = machines.run([sys.executable, "-c", IN_HASTE, *words[3:]])
+    assert done.returncode == 0, done.stderr
+    assert same(machines.root / "one", (machines.home if is_given else machines.root) / "new")
 
 
 def test_a_server_that_dies_ends_the_sync_and_the_next_one_goes_on(

@@ -179,8 +179,10 @@ async def _dialled(plane: DataPlane, remote: Remote, options: Options) -> AsyncI
     if remote.is_by_shell:
         from filesync.sync.shell.login import reached
 
-        async with reached(remote.address, options.shell) as address:
-            yield Peer(plane, plane.dial(address), address)
+        async with reached(remote.address, options.shell) as (address, moved):
+            channel = plane.dial(address)
+            channel.moved = moved
+            yield Peer(plane, channel, address)
         return
     peer = Peer(plane, plane.dial(remote.address), remote.address)
     try:

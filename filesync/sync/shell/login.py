@@ -6,7 +6,7 @@ import select
 import shlex
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -20,6 +20,7 @@ from filesync.transfer.connection.address import carried
 from filesync.transfer.connection.unix import remove_sockets, socket_directory
 from filesync.transfer.connection.zmtp import SIGNATURE_BYTES, is_signature
 from filesync.transfer.errors import GreetingBroken, NotLetIn
+from filesync.transfer.stats import Moved
 
 _END_S: Final = 5.0
 _NOT_FOUND: Final = 127
@@ -33,8 +34,10 @@ _HEARD_S: Final = 0.05
 
 
 @asynccontextmanager
-async def reached(host: str, shell: Shell) -> AsyncIterator[str]:
+async def reached(host: str, shell: Shell) -> AsyncIterator[tuple[str, Callable[[], Moved]]]:
     """Run a server on ``host`` as long as the block lasts; give the address at which to dial it.
+
+    And what tells how much the connection to it has carried.
 
     What the remote shell has to say or to ask goes to the terminal, past this.
 
@@ -47,7 +50,7 @@ async def reached(host: str, shell: Shell) -> AsyncIterator[str]:
         async with _interrupts_first():
             address = await remote.dialable()
             try:
-                yield address
+                yield address, remote.moved
             except Unavailable as exc:
                 # Nobody asks for keys here: what was no greeting is no server.
                 if type(exc) not in (Unavailable, GreetingBroken, NotLetIn):
@@ -103,6 +106,10 @@ class _Remote:
         self._stack.callback(carrying.join)
         self._stack.callback(listener.shutdown, socket.SHUT_RDWR)
         return carried(path)
+
+    def moved(self) -> Moved:
+        """Return how much was carried, once somebody has dialled."""
+        return Moved() if self._relay is None else self._relay.moved
 
     def lost(self) -> Unavailable:
         """Return why the connection is lost."""

@@ -10,6 +10,7 @@ from contextlib import suppress
 from filesync.lifetime import wait_for_end
 from filesync.sync.shell.relay import Relay
 from filesync.transfer.connection.calls_zmq import Answer
+from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.connection.unix import remove_sockets, socket_directory
 from filesync.transfer.plane_zmq import DataPlane
 
@@ -25,13 +26,17 @@ async def serve_stdio(answer: Answer, use: Callable[[DataPlane], object]) -> Non
     loop = asyncio.get_running_loop()
     is_over = asyncio.Event()
 
+    async def answered(channel: Channel, body: bytes) -> tuple[bytes, bytes]:
+        channel.moved = lambda: relay.moved  # nobody else can tell
+        return await answer(channel, body)
+
     def end() -> None:
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(is_over.set)
 
     with socket_directory() as directory:
         path = directory / "socket"
-        async with DataPlane(f"ipc://{path}", answer=answer) as plane:
+        async with DataPlane(f"ipc://{path}", answer=answered) as plane:
             use(plane)
             own = socket.socket(socket.AF_UNIX)
             own.connect(os.fsencode(path))

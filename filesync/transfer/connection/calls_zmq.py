@@ -3,12 +3,13 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from filesync.errors import FilesyncError, LocalError, MalformedMessage, Unavailable, UsageError
-from filesync.transfer.connection.channel_zmq import Channel, Waits
+from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import Refused
+from filesync.transfer.timeouts import LEAST_BYTES
 from filesync.transfer.wire import Buffer, Call, Reply, error_path
 
 log = logging.getLogger(__name__)
@@ -17,8 +18,6 @@ PART_BYTES: Final = 1 << 20
 MAX_REPLY_BYTES: Final = 64 << 20
 MAX_REPLIES_BYTES: Final = 2 * MAX_REPLY_BYTES
 """Of one peer's replies that have begun to come, together; an honest one's are pages, most of a MiB."""
-STALL_BYTES: Final = 64 << 10
-"""What is less is no progress."""
 MAX_ANSWERING: Final = 16
 """Calls of one peer that are worked on at once; no honest one has more than a few."""
 
@@ -35,13 +34,13 @@ class PendingCall:
         payload: what has come of it.
     """
 
-    def __init__(self, calls: Mapping[int, Waits]) -> None:
-        """``calls`` are those that the peer has still to answer."""
+    def __init__(self, channel: Channel) -> None:
+        """``channel`` is the peer's."""
         self.reply: asyncio.Future[tuple[bytes, bytes]] = (
             asyncio.get_running_loop().create_future()
         )
         self.payload = bytearray()
-        self._calls = calls
+        self._channel = channel
 
     def take(self, message: Reply, payload: Buffer) -> None:
         """Take a part of the reply."""
@@ -50,7 +49,7 @@ class PendingCall:
         self.payload += payload
         if len(self.payload) > MAX_REPLY_BYTES:
             self.lose(MalformedMessage("a reply is over the limit"))
-        elif sum(len(one.payload) for one in self._calls.values()) > MAX_REPLIES_BYTES:
+        elif sum(len(one.payload) for one in self._channel.calls.values()) > MAX_REPLIES_BYTES:
             self.lose(MalformedMessage("replies that come at once are over the limit"))
         elif message.error:
             self.lose(
@@ -63,16 +62,20 @@ class PendingCall:
         """Return the reply's body and payload.
 
         Raises:
-            Unavailable: not STALL_BYTES more of it came within ``stall_s``, or the peer is gone.
+            Unavailable: next to nothing moved for ``stall_s``, or the peer is gone.
         """
         while True:
-            seen = len(self.payload)
+            seen = self._moved_bytes()
             try:
                 async with asyncio.timeout(stall_s):
                     return await asyncio.shield(self.reply)
             except TimeoutError:
-                if len(self.payload) < seen + STALL_BYTES:
+                # Whatever moves: the question or its answer may stand behind all that.
+                if self._moved_bytes() - seen < LEAST_BYTES:
                     raise Unavailable("the peer does not answer") from None
+
+    def _moved_bytes(self) -> int:
+        return max(len(self.payload), sum(self._channel.moved()))
 
     def lose(self, error: FilesyncError) -> None:
         """Give up."""
@@ -90,14 +93,14 @@ async def call(
     Args:
         channel: to whom.
         body: the request.
-        stall_s: within this time the next part of the answer must come; None if what is asked
-            for may take its time: then it is waited for as long as the connection stands.
+        stall_s: in which something must come, or arrive there; None if what is asked for may take
+            its time: then it is waited for as long as the connection stands.
 
     Raises:
         Unavailable: the connection is lost, the answer is late, or it is an error (Refused).
     """
     number = next(_ids)
-    waiting = channel.calls[number] = PendingCall(channel.calls)
+    waiting = channel.calls[number] = PendingCall(channel)
     try:
         await channel.send(Call(number, body))
         return await waiting.replied(stall_s)

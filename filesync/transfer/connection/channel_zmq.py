@@ -12,7 +12,8 @@ import zmq
 import zmq.asyncio
 
 from filesync.errors import FilesyncError, Unavailable
-from filesync.transfer.stats import Counters
+from filesync.transfer.stats import Counters, Moved
+from filesync.transfer.timeouts import LEAST_BYTES
 from filesync.transfer.wire import (
     MAX_HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -109,6 +110,7 @@ class Channel:
         on_lost: are told why, once, when the peer is gone.
         wire_in: bytes that came over this connection.
         wire_out: bytes sent over it.
+        moved: what it has carried, of messages that are on their way, too, as far as that is known.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Channel:
         self.on_lost: list[Callable[[FilesyncError], None]] = []
         self.wire_in = 0
         self.wire_out = 0
+        self.moved: Callable[[], Moved] = Moved
         self._socket = socket
         self._route = route
         self._counters = counters
@@ -144,20 +147,23 @@ class Channel:
         Cancelled, it has sent all of the message or nothing.
 
         Raises:
-            FilesyncError: the peer is gone, which is ``lost``, or has not read for STUCK_S.
+            FilesyncError: the peer is gone, which is ``lost``, or has read next to nothing for STUCK_S.
         """
         frames = encode(message, payload)
         async with self._turn:
             if self.greeting and self.wire_out + sum(map(len, frames)) > EARLY_BYTES:
                 await asyncio.shield(self.greeting)
-            pause, waited = 0.0005, 0.0
+            pause, waited, gone = 0.0005, 0.0, self.moved().gone
             while not self._send(frames):
                 # ROUTER sockets do not say when one peer of many can be written to again.
                 await asyncio.sleep(pause)
                 waited += pause
                 pause = min(pause * 2, _LAST_PAUSE_S)
                 if waited > STUCK_S:
-                    self.lose(Unavailable(f"{self.name} has stopped reading"))
+                    before, gone = gone, self.moved().gone
+                    if gone - before < LEAST_BYTES:
+                        self.lose(Unavailable(f"{self.name} has stopped reading"))
+                    waited = 0.0
         self._count(message, frames)
 
     async def send_last(self, message: Message) -> None:

@@ -30,6 +30,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from filesync.descriptors import may_open
 from filesync.transfer.connection.guard import Connections, Limits
+from filesync.transfer.stats import Moved
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,11 @@ class SocketGuard:
         self._epoll.close()
         os.close(self._hold)
         os.close(self._wake)
+
+    def moved(self, fd: int) -> Moved:
+        """Return what a connection had carried at the last look, some seconds ago at most."""
+        line = self._lines.get(fd)
+        return Moved() if line is None else Moved(line.came, line.acked)
 
     # --- what is told -----------------------------------------------------------------------
 

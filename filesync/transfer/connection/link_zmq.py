@@ -20,7 +20,7 @@ from filesync.transfer.connection.channel_zmq import (
     wire_bytes_of,
 )
 from filesync.transfer.errors import Refused, UnknownHost, VersionMismatch
-from filesync.transfer.stats import Counters
+from filesync.transfer.stats import Counters, Moved
 from filesync.transfer.wire import VERSION, Buffer, Hello, Message, Ping, Refuse, decode
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class Link:
         """Have ``guard`` cut the connection if it takes too much, from now on."""
         if self.channel.lost is None:
             self._guard = guard
+            if self.channel.moved is Moved:  # nobody knows it yet
+                self.channel.moved = lambda: guard.moved(self._fd)
             self._tell_guard(guard)
 
     def _tell_guard(self, guard: "SocketGuard") -> None:

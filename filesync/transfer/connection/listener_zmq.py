@@ -233,6 +233,7 @@ class Listener:
             channel = Channel(
                 self._socket, (identity,), self._counters, name=f"in:{identity.hex()}"
             )
+            channel.moved = lambda: self.guard.moved(fd)
             channel.send_nowait(Hello(VERSION))
             # Lost already, what is at this descriptor now is another connection.
             if channel.lost is None:

@@ -226,6 +226,7 @@ class Pull:
             is_greeted=channel.greeting is None,
             opening_s=self._timeouts.opening_s,
             stall_s=self._timeouts.stall_s,
+            moved=lambda: sum(channel.moved()),
         )
         session = Session(
             machine, channel, replica, stats, self._inbox, self._on_message, self._fail_session

@@ -6,6 +6,7 @@ it ends goes back to the fetch, for another session.
 """
 
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -28,6 +29,7 @@ from filesync.transfer.receive.units import (
     StorePiece,
     Unit,
 )
+from filesync.transfer.timeouts import LEAST_BYTES
 from filesync.transfer.wire import (
     MAX_OUTSTANDING_RANGES,
     AskDeltas,
@@ -53,8 +55,6 @@ all at once."""
 MAX_ASKS: Final = 16
 MAX_RANGES: Final = MAX_OUTSTANDING_RANGES // 2
 """Wanted and not come: 16 MiB of very small files are more than a sender takes at once."""
-PROGRESS_BYTES: Final = 32 << 10
-"""What must come within ``stall_s``, unless less is wanted; a byte a second is no progress."""
 
 Sent = tuple[FromReceiver, Buffer]
 """A message and its payload."""
@@ -90,7 +90,9 @@ class Receiver:
         is_greeted: the peer has greeted. Else say ``greeted`` when it has: until then its
             connection is what runs out of time.
         opening_s: the peer must answer the opening within this time.
-        stall_s: PROGRESS_BYTES must come within this time, while anything is wanted.
+        stall_s: LEAST_BYTES must come within this time, while anything is wanted, unless less is.
+        moved: returns how many bytes the peer's connection has carried. While it carries LEAST_BYTES
+            neither time is over: what is waited for stands behind others, or takes the link longer.
         now: seconds on any monotonic clock; every later ``now`` uses the same one.
 
     Attributes:
@@ -113,9 +115,10 @@ class Receiver:
         is_greeted: bool = True,
         opening_s: float = 10.0,
         stall_s: float = 60.0,
+        moved: Callable[[], int] = lambda: 0,
     ) -> None:
         self.state = State.OPENING
-        self.deadline: float | None = now + opening_s if is_greeted else None
+        self.deadline: float | None = None
         self.session = session
         self.link = Link()
         self.coming = Link()
@@ -125,6 +128,9 @@ class Receiver:
         self._is_only = is_only
         self._opening_s = opening_s
         self._stall_s = stall_s
+        self._moved = moved
+        self._wait_s = 0.0
+        self._moved_bytes = 0
         self._wanted: deque[_Wanted] = deque()
         self._asked: dict[int, Ask] = {}
         self._last_ask = 0
@@ -132,6 +138,8 @@ class Receiver:
         self._on_wire_ranges = 0
         self._progress_bytes = 0
         self._seen_at = now
+        if is_greeted:
+            self._wait(now, opening_s)
 
     # --- what comes ---------------------------------------------------------------------------
 
@@ -142,7 +150,7 @@ class Receiver:
     def greeted(self, now: float) -> None:
         """Take note that the peer has greeted: its time to answer the opening begins."""
         if self.state is State.OPENING:
-            self.deadline = now + self._opening_s
+            self._wait(now, self._opening_s)
 
     def receive(self, message: FromSender, payload: Buffer, now: float) -> None:
         """Take one message. The fetch has new effects then.
@@ -157,7 +165,7 @@ class Receiver:
                 raise Refused(message.code, message.detail, message.path)
             case Opened() if self.state is State.OPENING:
                 self.state = State.MOVING
-                self.deadline = None if self.is_idle else now + self._stall_s
+                self._wait_unless_idle(now)
             case Frame() if self.state is State.MOVING:
                 self._take_frame(Coded(message.codec, payload, message.raw_bytes))
                 self.coming.note(message.raw_bytes, now - self._seen_at)
@@ -168,7 +176,7 @@ class Receiver:
                     raise UnexpectedMessage("recipes came that were not asked for")
                 self._fetch.take_recipes(ask, payload)
                 del self._asked[message.ask]
-                self._note_progress(PROGRESS_BYTES, len(payload), now)
+                self._note_progress(LEAST_BYTES, len(payload), now)
             case Deltas() if self.state is State.MOVING:
                 ask = self._asked.get(message.ask)
                 if not isinstance(ask, DeltaAsk):
@@ -177,7 +185,7 @@ class Receiver:
                 self.content_bytes += message.raw_bytes
                 coded = Coded(message.codec, payload, message.raw_bytes)
                 self._fetch.take_deltas(self.session, ask, coded)
-                self._note_progress(PROGRESS_BYTES, len(payload), now)
+                self._note_progress(LEAST_BYTES, len(payload), now)
             case _:
                 raise UnexpectedMessage(
                     f"{type(message).__name__} is not allowed while {self.state.value}"
@@ -189,8 +197,11 @@ class Receiver:
         Raises:
             Unavailable: the peer has had its time.
         """
-        if self.deadline is not None and now >= self.deadline:
+        if self.deadline is None or now < self.deadline:
+            return
+        if self._moved() - self._moved_bytes < LEAST_BYTES:
             raise Unavailable(f"the peer fell silent while {self.state.value}")
+        self._wait(now, self._wait_s)
 
     # --- what goes ----------------------------------------------------------------------------
 
@@ -225,7 +236,7 @@ class Receiver:
             self._seen_at = now
             self._progress_bytes = 0
         if not is_opening and (was_idle or self.is_idle):
-            self.deadline = None if self.is_idle else now + self._stall_s
+            self._wait_unless_idle(now)
         return sent
 
     @property
@@ -308,9 +319,21 @@ class Receiver:
         self.link.note(wire_bytes, now - self._seen_at)
         self._seen_at = now
         self._progress_bytes += raw_bytes
-        if self._progress_bytes >= PROGRESS_BYTES or self.is_idle:
+        if self._progress_bytes >= LEAST_BYTES or self.is_idle:
             self._progress_bytes = 0
-            self.deadline = now + self._stall_s
+            self._wait(now, self._stall_s)
+
+    def _wait_unless_idle(self, now: float) -> None:
+        if self.is_idle:
+            self.deadline = None
+        else:
+            self._wait(now, self._stall_s)
+
+    def _wait(self, now: float, wait_s: float) -> None:
+        """Give the peer so long from now on."""
+        self.deadline = now + wait_s
+        self._wait_s = wait_s
+        self._moved_bytes = self._moved()
 
 
 def _ranges(unit: Unit) -> tuple[tuple[Digest, int, int], ...]:

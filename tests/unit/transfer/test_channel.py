@@ -9,9 +9,11 @@ import zmq
 import zmq.asyncio
 
 from filesync.errors import FilesyncError, MalformedMessage, Unavailable
+from filesync.transfer.connection import channel_zmq
 from filesync.transfer.connection.calls_zmq import MAX_ANSWERING, answer, call
 from filesync.transfer.connection.channel_zmq import Channel
-from filesync.transfer.stats import Counters
+from filesync.transfer.stats import Counters, Moved
+from filesync.transfer.timeouts import LEAST_BYTES
 from filesync.transfer.wire import Call, Close, Ping
 
 
@@ -86,3 +88,18 @@ def test_a_call_that_finds_its_peer_gone_is_one_error_and_no_other_is_logged() -
     asyncio.run(main())
     gc.collect()
     assert not unhandled
+
+
+def test_a_peer_that_reads_slowly_is_sent_to_as_long_as_something_arrives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channel_zmq, "STUCK_S", 0.05)
+    looks = iter(range(5))
+
+    async def talk(channel: Channel) -> None:
+        channel.moved = lambda: Moved(gone=next(looks, 4) * LEAST_BYTES)
+        with pytest.raises(Unavailable, match="stopped reading"):
+            await channel.send(Ping())
+        assert next(looks, None) is None
+
+    with_unread_channel(talk)

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 
 from filesync.digest import digest_of
@@ -7,9 +9,10 @@ from filesync.transfer.coding import recipe
 from filesync.transfer.errors import Refused
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.receive.fetch import SMALL_BYTES, Fetch
-from filesync.transfer.receive.receiver import PROGRESS_BYTES, Receiver, State
+from filesync.transfer.receive.receiver import Receiver, State
 from filesync.transfer.receive.units import Batch, Coded, CutBases, StoreBatch, StorePiece
 from filesync.transfer.send.sender import Sender, SendFrame
+from filesync.transfer.timeouts import LEAST_BYTES
 from filesync.transfer.wire import (
     MAX_OUTSTANDING_RANGES,
     AskRecipes,
@@ -30,7 +33,11 @@ TREE = digest_of(b"tree")
 
 
 def opening(
-    flow: Flow | None = None, *, is_only: bool = False, is_greeted: bool = True
+    flow: Flow | None = None,
+    *,
+    is_only: bool = False,
+    is_greeted: bool = True,
+    moved: Callable[[], int] = lambda: 0,
 ) -> tuple[Receiver, Fetch]:
     fetch = Fetch(window_bytes=4 << 20)
     machine = Receiver(
@@ -44,6 +51,7 @@ def opening(
         is_greeted=is_greeted,
         opening_s=10.0,
         stall_s=60.0,
+        moved=moved,
     )
     return machine, fetch
 
@@ -265,8 +273,26 @@ def test_a_byte_at_a_time_is_no_progress() -> None:
     for second in range(50):
         machine.receive(Frame(1, 1), b"x", float(second))
     assert machine.deadline == 61.0
-    machine.receive(Frame(1, PROGRESS_BYTES), b"", 55.0)
+    machine.receive(Frame(1, LEAST_BYTES), b"", 55.0)
     assert machine.deadline == 115.0
+
+
+def test_a_message_that_is_still_coming_is_waited_for_as_long_as_it_comes() -> None:
+    moved = 0
+    machine, fetch = opening(moved=lambda: moved)
+    fetch.add([BIG], is_last=True)
+    moved += LEAST_BYTES  # others of the same connection, before the answer to the opening
+    machine.expire(10.0)
+    assert machine.deadline == 20.0
+    machine.receive(Opened(1), b"", 11.0)
+    machine.advance(11.0, is_alone=True)
+    for end_s in (71.0, 131.0):
+        assert machine.deadline == end_s
+        moved += LEAST_BYTES
+        machine.expire(end_s)
+    moved += LEAST_BYTES - 1
+    with pytest.raises(Unavailable):
+        machine.expire(191.0)
 
 
 def test_there_is_no_deadline_while_the_disk_is_what_is_waited_for() -> None:
