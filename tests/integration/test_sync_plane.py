@@ -1450,7 +1450,7 @@ PIECE = random.Random(3).randbytes(300_000)
 def test_a_piece_of_a_large_file_that_is_no_frame_ends_the_session(
     codec: Codec, tmp_path: Path
 ) -> None:
-    answer = politely(lambda w: [(frame(w, len(PIECE), codec), PIECE)])
+    answer = politely(lambda w: [(frame(w, w.ranges[0][2], codec), PIECE)])
     raised = asyncio.run(hostile_sender(answer, tmp_path / "dest", tmp_path, data=PIECE))
     assert type(raised) is MalformedMessage
 

@@ -10,7 +10,7 @@ class Coding:
     """Decides, frame by frame, how hard compressing pays.
 
     A link is known to be slow only when it makes the sender wait, so the first frames are
-    compressed as well as can be. Once FAST_FRAMES in a row did not wait as they would on a link that
+    compressed as well as can be. Once FAST_BYTES in a row did not wait as they would on a link that
     one stream can fill, frames stand alone, so that threads share the work; once as many more did not
     wait as they would on one that this fills, they go plain, until the link makes the sender wait
     again.
@@ -20,7 +20,7 @@ class Coding:
         may_stream: whether frames may take ``Codec.STREAM``.
     """
 
-    FAST_FRAMES: Final = 4
+    FAST_BYTES: Final = 4 << 20
     STREAM_BYTES_PER_S: Final = 60e6
     """What one stream makes at least, at 280 MB/s and a ratio of about four."""
     ZSTD_BYTES_PER_S: Final = 250e6
@@ -42,14 +42,14 @@ class Coding:
             return self._best
         if self._compress is Compress.LITTLE:
             return Codec.RAW if self._frames else Codec.ZSTD
-        if self._since_slow < self.FAST_FRAMES:
+        if self._since_slow < self.FAST_BYTES:
             return self._best
-        return Codec.ZSTD if self._since_medium < 2 * self.FAST_FRAMES else Codec.RAW
+        return Codec.ZSTD if self._since_medium < 2 * self.FAST_BYTES else Codec.RAW
 
-    def note(self, wire_bytes: int, waited_s: float) -> None:
-        """Take note that a frame of ``wire_bytes`` had to wait this long for the link."""
+    def note(self, raw_bytes: int, wire_bytes: int, waited_s: float) -> None:
+        """Take note that a frame, coded as ``wire_bytes``, had to wait this long for the link."""
         self._frames += 1
         is_slow = waited_s > wire_bytes / self.STREAM_BYTES_PER_S
         is_medium = waited_s > wire_bytes / self.ZSTD_BYTES_PER_S
-        self._since_slow = 0 if is_slow else self._since_slow + 1
-        self._since_medium = 0 if is_medium else self._since_medium + 1
+        self._since_slow = 0 if is_slow else self._since_slow + raw_bytes
+        self._since_medium = 0 if is_medium else self._since_medium + raw_bytes

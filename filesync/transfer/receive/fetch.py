@@ -63,7 +63,7 @@ from filesync.transfer.receive.units import (
     Unit,
     Work,
 )
-from filesync.transfer.receive.wants import Wants
+from filesync.transfer.receive.wants import PIECE_BYTES, Wants
 from filesync.transfer.receive.works import Works
 from filesync.transfer.wire import MAX_ASK_ITEMS, Buffer, Level
 
@@ -155,10 +155,14 @@ class Fetch:
             return ask
         return None
 
-    def take_unit(self, session: int) -> Unit | None:
-        """Return what ``session`` is to want next; it counts as unwritten from now on."""
+    def take_unit(self, session: int, most: int = PIECE_BYTES) -> Unit | None:
+        """Return what ``session`` is to want next, of some ``most`` bytes at most.
+
+        It counts as unwritten from now on.
+        """
         room = max(self._window_bytes - self._unwritten_bytes, 0)
-        unit = self._wants.take(session, room, is_idle=not self._unwritten_bytes)
+        is_idle = not self._unwritten_bytes
+        unit = self._wants.take(session, room, most=most, is_idle=is_idle)
         if unit is not None:
             self._unwritten_bytes += unit.size
             self._feed()

@@ -48,10 +48,22 @@ from filesync.transfer.wire import (
 )
 
 WINDOW_BYTES: Final = 16 << 20
-MIN_WINDOW_BYTES: Final = 1 << 20
-WINDOW_S: Final = 0.25
-"""Beside others, a session wants no more than comes within this time, so that the end comes for
-all at once."""
+FIRST_WINDOW_BYTES: Final = 128 << 10
+"""Wanted before anything has come, and more by what has: a new TCP connection takes a few round trips to
+bring that much. What a slow link has to carry before it is known to be slow, all else waits for."""
+GROWTH: Final = 4
+"""On loopback 16 MiB are on their way after some ten messages."""
+LEAST_WINDOW_BYTES: Final = 64 << 10
+WINDOW_S: Final = 8.0
+"""A session wants no more than comes within this time, or the answer to whatever is asked comes late."""
+MIN_SHARE_BYTES: Final = 1 << 20
+SHARE_S: Final = 0.25
+"""Beside others, within this time, so that the end comes for all at once."""
+PAGES_BYTES: Final = 32 << 10
+"""Pieces of a file begin at multiples of this, which are what is written fastest."""
+UNITS: Final = 2
+"""Into so many wants a window is divided: what of one has come when a link is cut is lost, of small files,
+and of a large one what is in its last frame."""
 MAX_ASKS: Final = 16
 MAX_RANGES: Final = MAX_OUTSTANDING_RANGES // 2
 """Wanted and not come: 16 MiB of very small files are more than a sender takes at once."""
@@ -221,11 +233,12 @@ class Receiver:
             self._last_ask += 1
             self._asked[self._last_ask] = ask
             sent.append(self._ask(self._last_ask, ask))
-        window = WINDOW_BYTES if is_alone else self._share()
+        window = self._window(is_alone=is_alone)
+        unit_bytes = window // UNITS // PAGES_BYTES * PAGES_BYTES
         while (
             self._on_wire_bytes < window
             and self._on_wire_ranges < MAX_RANGES
-            and (unit := self._fetch.take_unit(self.session))
+            and (unit := self._fetch.take_unit(self.session, unit_bytes))
         ):
             ranges = _ranges(unit)
             self._wanted.append(_Wanted(unit, unit.size, []))
@@ -311,9 +324,14 @@ class Receiver:
         message = AskDeltas(self.session, number, ask.key, tuple(items))
         return message, b"".join(signatures)
 
-    def _share(self) -> int:
-        wanted = int(self.coming.bytes_per_s * WINDOW_S)
-        return min(max(wanted, MIN_WINDOW_BYTES), WINDOW_BYTES)
+    def _window(self, *, is_alone: bool) -> int:
+        """Return how many bytes may be on their way."""
+        window = min(FIRST_WINDOW_BYTES + GROWTH * self.content_bytes, WINDOW_BYTES)
+        if rate := self.coming.bytes_per_s:
+            window = min(window, max(int(rate * WINDOW_S), LEAST_WINDOW_BYTES))
+            if not is_alone:
+                window = min(window, max(int(rate * SHARE_S), MIN_SHARE_BYTES))
+        return window
 
     def _note_progress(self, raw_bytes: int, wire_bytes: int, now: float) -> None:
         self.link.note(wire_bytes, now - self._seen_at)

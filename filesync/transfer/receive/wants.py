@@ -56,23 +56,30 @@ class Wants:
             self._units.append(Batch(tuple(self._batch), self._batch_bytes))
             self._batch, self._batch_bytes = [], 0
 
-    def take(self, session: int, room: int, *, is_idle: bool) -> Unit | None:
+    def take(
+        self, session: int, room: int, *, most: int = PIECE_BYTES, is_idle: bool
+    ) -> Unit | None:
         """Return what ``session`` is to want next, if anything is for it that fits.
 
         Args:
             session: its number.
             room: how many bytes may be wanted now.
+            most: how many bytes the unit is to have, at most unless a small file has more.
             is_idle: nothing else is on its way. Then what is larger than ``room`` may go, or it
                 would never come.
         """
         for _ in range(len(self._units)):
             unit = self._units[0]
             if isinstance(unit, Batch):
-                if unit.size > room and not is_idle:
+                batch, rest = _split(unit, most)
+                if batch.size > room and not is_idle:
                     return None
-                return self._units.popleft()
+                self._units.popleft()
+                if rest is not None:
+                    self._units.appendleft(rest)
+                return batch
             if unit.work.only in (None, session):
-                return self._cut_off(unit, room, is_idle=is_idle)
+                return self._cut_off(unit, room, most=most, is_idle=is_idle)
             self._units.rotate(-1)
         return None
 
@@ -111,9 +118,10 @@ class Wants:
         self._units = units
         return dropped
 
-    def _cut_off(self, piece: Piece, room: int, *, is_idle: bool) -> Piece | None:
-        size = min(piece.size, PIECE_BYTES, room)
-        is_crumb = size < min(piece.size, PIECE_BYTES) // 4
+    def _cut_off(self, piece: Piece, room: int, *, most: int, is_idle: bool) -> Piece | None:
+        whole = min(piece.size, most, PIECE_BYTES)
+        size = min(whole, room)
+        is_crumb = size < whole // 4
         if not size or (is_crumb and not is_idle):
             return None
         if size == piece.size:
@@ -122,3 +130,15 @@ class Wants:
             rest = Piece(piece.work, piece.offset + size, piece.size - size)
             self._units[0] = rest
         return Piece(piece.work, piece.offset, size)
+
+
+def _split(batch: Batch, most: int) -> tuple[Batch, Batch | None]:
+    """Return the first files of a batch, of ``most`` bytes or one at least, and the rest of it."""
+    if batch.size <= most or len(batch.files) == 1:
+        return batch, None
+    size = batch.files[0].size
+    count = 1
+    while size + batch.files[count].size <= most:
+        size += batch.files[count].size
+        count += 1
+    return Batch(batch.files[:count], size), Batch(batch.files[count:], batch.size - size)

@@ -214,7 +214,7 @@ class Sending:
         await self._channel.send(message, payload)
         if isinstance(message, Frame):
             waited_s = delay_s + loop.time() - started
-            self._coding.note(len(payload), waited_s)
+            self._coding.note(message.raw_bytes, len(payload), waited_s)
 
     def _perform_all(self, jobs: Sequence[Job], wanted: Codec) -> list[tuple[Answer, Buffer]]:
         return [self._perform(job, wanted) for job in jobs]

@@ -7,6 +7,7 @@ from filesync.transfer.flow import Compress
 from filesync.transfer.wire import Codec
 
 MIB = 1 << 20
+FEW = Coding.FAST_BYTES // MIB
 
 
 def on_link(bytes_per_s: float, frames: int = 30) -> list[Codec]:
@@ -15,7 +16,7 @@ def on_link(bytes_per_s: float, frames: int = 30) -> list[Codec]:
     taken = []
     for _ in range(frames):
         taken.append(coding.codec)
-        coding.note(MIB, MIB / bytes_per_s)
+        coding.note(MIB, MIB, MIB / bytes_per_s)
     return taken
 
 
@@ -25,8 +26,8 @@ def test_frames_are_a_stream_on_a_slow_link() -> None:
 
 def test_frames_stand_alone_on_a_link_that_a_stream_does_not_fill() -> None:
     taken = on_link(120e6)
-    assert taken[: Coding.FAST_FRAMES] == [Codec.STREAM] * Coding.FAST_FRAMES
-    assert set(taken[Coding.FAST_FRAMES :]) == {Codec.ZSTD}
+    assert taken[:FEW] == [Codec.STREAM] * FEW
+    assert set(taken[FEW:]) == {Codec.ZSTD}
 
 
 def test_frames_go_plain_on_a_link_that_makes_none_wait_and_are_coded_again_when_it_does() -> (
@@ -34,12 +35,11 @@ def test_frames_go_plain_on_a_link_that_makes_none_wait_and_are_coded_again_when
 ):
     coding = Coding(Compress.AUTO, may_stream=True)
     taken = []
-    for _ in range(3 * Coding.FAST_FRAMES):
+    for _ in range(3 * FEW):
         taken.append(coding.codec)
-        coding.note(MIB, 0.0)
-    few = Coding.FAST_FRAMES
-    assert taken == [Codec.STREAM] * few + [Codec.ZSTD] * few + [Codec.RAW] * few
-    coding.note(MIB, 1.0)
+        coding.note(MIB, MIB, 0.0)
+    assert taken == [Codec.STREAM] * FEW + [Codec.ZSTD] * FEW + [Codec.RAW] * FEW
+    coding.note(MIB, MIB, 1.0)
     assert coding.codec is Codec.STREAM
 
 
@@ -51,7 +51,7 @@ def test_what_was_asked_for_is_what_is_done_on_any_link(
 ) -> None:
     coding = Coding(compress, may_stream=True)
     for waited_s in [0.0] * 20 + [9.0]:
-        coding.note(MIB, waited_s)
+        coding.note(MIB, MIB, waited_s)
         assert coding.codec is codec
 
 
@@ -65,5 +65,5 @@ def test_of_little_the_first_frame_is_compressed_whatever_the_link() -> None:
     taken = []
     for waited_s in (10.0, 10.0):
         taken.append(coding.codec)
-        coding.note(MIB, waited_s)
+        coding.note(MIB, MIB, waited_s)
     assert taken == [Codec.ZSTD, Codec.RAW]

@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -9,9 +10,15 @@ from filesync.transfer.coding import recipe
 from filesync.transfer.errors import Refused
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.receive.fetch import SMALL_BYTES, Fetch
-from filesync.transfer.receive.receiver import Receiver, State
+from filesync.transfer.receive.receiver import (
+    FIRST_WINDOW_BYTES,
+    UNITS,
+    WINDOW_S,
+    Receiver,
+    State,
+)
 from filesync.transfer.receive.units import Batch, Coded, CutBases, StoreBatch, StorePiece
-from filesync.transfer.send.sender import Sender, SendFrame
+from filesync.transfer.send.sender import FRAME_BYTES, Sender, SendFrame
 from filesync.transfer.timeouts import LEAST_BYTES
 from filesync.transfer.wire import (
     MAX_OUTSTANDING_RANGES,
@@ -134,10 +141,56 @@ def test_the_time_since_asking_counts_for_how_fast_the_link_is() -> None:
 
 def test_a_session_that_brings_holes_is_not_slow() -> None:
     machine, _, _ = moving(wanted(bytes(4 << 20)))
-    for second in (2.0, 3.0, 4.0):
-        machine.receive(Frame(1, 1 << 20, Codec.HOLE), b"\0", second)
-    assert machine.on_wire_bytes == 1 << 20
-    assert machine.seconds_left(4.0) == 1.0
+    unit = FIRST_WINDOW_BYTES // UNITS
+    machine.receive(Frame(1, unit, Codec.HOLE), b"\0", 2.0)
+    assert machine.on_wire_bytes == FIRST_WINDOW_BYTES - unit
+    assert machine.seconds_left(2.0) == 1.0
+
+
+def wanted_over(bytes_per_s: int, files: Sequence[WantedFile], come: int) -> list[int]:
+    """Return the sizes of what a session has wanted and not got after ``come`` wants came."""
+    machine, fetch, sent = moving(*files)
+    left: deque[int] = deque()
+    now = 1.0
+    for _ in range(come):
+        left += map(bytes_of, sent)
+        now += left[0] / bytes_per_s
+        fetch.effects.clear()
+        machine.receive(Frame(1, left.popleft()), b"x", now)
+        match fetch.effects.popleft():
+            case StoreBatch(_, unit) | StorePiece(_, unit):
+                fetch.stored(unit)
+            case _:
+                pytest.fail("something else was to be done")
+        sent = [message for message, _ in machine.advance(now, is_alone=True)]
+    return [*left, *map(bytes_of, sent)]
+
+
+def bytes_of(want: object) -> int:
+    assert isinstance(want, Want)
+    return sum(length for _, _, length in want.ranges)
+
+
+def test_little_is_wanted_before_anything_has_come_and_much_after_a_few_messages() -> None:
+    files = [wanted_of(1 << 30)]
+    assert sum(wanted_over(10**9, files, 0)) == FIRST_WINDOW_BYTES
+    soon = wanted_over(10**9, files, 10)
+    assert sum(soon) == 4 << 20  # all that the pull has room for
+    assert max(soon) >= FRAME_BYTES
+
+
+@pytest.mark.parametrize("is_large", [True, False], ids=["large", "small"])
+def test_over_a_slow_link_no_more_is_wanted_than_comes_within_seconds(
+    *, is_large: bool
+) -> None:
+    files = [wanted_of(4 << 20)] if is_large else [wanted_of(1 << 10)] * 4096
+    left = wanted_over(10_000, files, 30)
+    assert sum(left) <= WINDOW_S * 10_000 + max(left)
+    assert max(left) <= WINDOW_S * 10_000 / UNITS
+
+
+def wanted_of(size: int) -> WantedFile:
+    return WantedFile(0, digest_of(b""), size, 0)
 
 
 def test_a_small_file_is_wanted_whole_and_stored() -> None:
