@@ -221,31 +221,48 @@ def test_what_is_no_remote_shell_or_no_host_is_wrong_usage(
 SLOW = """
 import os, subprocess, sys, threading, time
 
+left = int(sys.argv[1])
+
 def carry(source, sink):
+    global left
     while data := os.read(source, 4096):
         time.sleep(len(data) / 100_000)
-        os.write(sink, data)
+        left -= len(data)
+        if left > 0:
+            os.write(sink, data)
     os.close(sink)
 
-process = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+process = subprocess.Popen(sys.argv[3:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 there = threading.Thread(target=carry, args=(0, os.dup(process.stdin.fileno())), daemon=True)
 process.stdin.close()
 there.start()
 carry(process.stdout.fileno(), 1)
 """
-"""A remote shell over a link of 100 kB a second."""
+"""A remote shell over a link of 100 kB a second, which is dead after so many bytes."""
 IN_HASTE = """
 import filesync.transfer.connection.channel_zmq as channel
+import filesync.sync.shell.relay as relay
+import filesync.transfer.connection.listener_zmq as listener
 import filesync.transfer.receive.pull_zmq as pull
-from functools import partial
 from filesync.__main__ import main
 
 channel.STUCK_S = 0.8
+relay.SILENT_S, relay.LOOK_S, listener.PING_S = 2, 0.1, 0.1
 make = pull.Receiver
 pull.Receiver = lambda *args, **options: make(*args, **options | {"stall_s": 0.8})
 main()
 """
-"""Who gives up what does not move for less than a second."""
+"""Who gives up what does not move for less than a second, and what says nothing for two."""
+
+
+def over_slow_shell(
+    machines: Machines, *words: str, most_bytes: int
+) -> subprocess.CompletedProcess[str]:
+    """Sync over a slow link, where both sides are in haste."""
+    program = shlex.join([sys.executable, "-c", IN_HASTE])
+    slow = shlex.join([sys.executable, "-c", SLOW, str(most_bytes)])
+    command = machines.words(*words, login=f"exec {slow}", program=program)
+    return machines.run([sys.executable, "-c", IN_HASTE, *command[len(COMMAND) :]])
 
 
 @pytest.mark.parametrize("is_given", [True, False], ids=["given", "taken"])
@@ -255,16 +272,20 @@ def test_over_a_slow_shell_a_message_may_take_longer_than_a_peer_may_be_silent(
     (machines.root / "one").mkdir()
     (machines.root / "one/file").write_bytes(random.Random(3).randbytes(400_000))
     shutil.copytree(machines.root / "one", machines.home / "one")
-    program = shlex.join([sys.executable, "-c", IN_HASTE])
-    slow = shlex.join([sys.executable, "-c", SLOW])
-    words = machines.words(
-        *(("one/", "host:new") if is_given else ("host:one/", "new")),
-        login=f"exec {slow}",
-        program=program,
-    )
-    done = machines.run([sys.executable, "-c", IN_HASTE, *words[3:]])
+    words = ("one/", "host:new") if is_given else ("host:one/", "new")
+    done = over_slow_shell(machines, *words, most_bytes=1 << 20)
     assert done.returncode == 0, done.stderr
     assert same(machines.root / "one", (machines.home if is_given else machines.root) / "new")
+
+
+def test_a_shell_whose_connection_is_dead_is_given_up(machines: Machines) -> None:
+    (machines.root / "one").mkdir()
+    (machines.root / "one/file").write_bytes(random.Random(3).randbytes(400_000))
+    done = over_slow_shell(machines, "one/", "host:new", most_bytes=100_000)
+    assert done.returncode == 1
+    assert "run again" in done.stderr
+    machines.sync("one/", "host:new")
+    assert same(machines.root / "one", machines.home / "new")
 
 
 def test_a_server_that_dies_ends_the_sync_and_the_next_one_goes_on(
