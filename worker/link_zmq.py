@@ -22,6 +22,7 @@ from filesync.transfer.connection.address import parse_address
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, handshake_failure
 from filesync.transfer.connection.guard import SILENT_S
+from filesync.transfer.connection.guard_zmq import moved_by
 from filesync.transfer.threads import in_thread
 from worker.options import WorkerOptions
 from worker.service import Service
@@ -95,6 +96,7 @@ class ManagerLink:
         self._queue: asyncio.Queue[tuple[FromWorker, bytes]] = asyncio.Queue()
         self._clipped = Clipped()
         self._heard = 0
+        self._fd = -1
         self._is_missed = False
 
     async def run(self, stopped: Callable[[], Awaitable[None]]) -> None:
@@ -107,7 +109,9 @@ class ManagerLink:
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.MAXMSGSIZE, framing.MAX_PAYLOAD_BYTES)
-        monitor = socket.get_monitor_socket(_CONNECTED | _NOT_CONNECTED | HANDSHAKE_EVENTS)
+        monitor = socket.get_monitor_socket(
+            zmq.Event.CONNECTED | _CONNECTED | _NOT_CONNECTED | HANDSHAKE_EVENTS
+        )
         try:
             self._dial(socket)
             await self._work(socket, monitor, stopped)
@@ -176,7 +180,10 @@ class ManagerLink:
         loop = asyncio.get_running_loop()
         patient_s = loop.time() + PATIENCE_S
         while True:
-            event = (await recv_monitor_message(monitor))["event"]
+            told = await recv_monitor_message(monitor)
+            if (event := told["event"]) == zmq.Event.CONNECTED:
+                self._fd = told["value"]
+                continue
             if event & HANDSHAKE_EVENTS:
                 if not self._is_missed:
                     address, own = self._options.manager, self._options.own
@@ -201,9 +208,10 @@ class ManagerLink:
         """
         silent_s = 0.0
         while True:
-            heard = self._heard
+            heard = self._heard, moved_by(self._fd).came
             await asyncio.sleep(orders.ALIVE_S)
-            is_silent = self._heard == heard and not self._is_missed
+            # Bytes, too: a large tree is one message, which may take a slow link longer than that.
+            is_silent = heard == (self._heard, moved_by(self._fd).came) and not self._is_missed
             silent_s = silent_s + orders.ALIVE_S if is_silent else 0.0
             if silent_s >= SILENT_S:
                 silent_s = 0.0

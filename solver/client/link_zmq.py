@@ -46,6 +46,9 @@ Found = TypeVar("Found")
 
 ANSWER_S: Final = 10.0
 """How long the manager may take to say that it is alive, or what it has."""
+MOVES_BYTES: Final = 2 << 10
+"""Which must move in that time where it does not answer: more than both say to be heard. Over a slow link
+an answer takes longer, and so does what it is the answer to."""
 ALIVE_EVERY_S: Final = 2.0
 SILENCE_S: Final = 2.5 * ALIVE_EVERY_S
 """After which a person is told that the manager is waited for."""
@@ -88,12 +91,16 @@ class ManagerLink:
         self._socket = self._context.socket(zmq.DEALER)
         self._monitor: zmq.asyncio.Socket | None = None
         self._said_s = 0.0
+        self._fd = -1
+        self._moved_bytes = 0
 
     async def __aenter__(self) -> Self:
         self._socket.linger = 500
         self._socket.setsockopt(zmq.MAXMSGSIZE, framing.MAX_PAYLOAD_BYTES)
         try:
-            self._monitor = self._socket.get_monitor_socket(HANDSHAKE_EVENTS)
+            self._monitor = self._socket.get_monitor_socket(
+                HANDSHAKE_EVENTS | zmq.EVENT_CONNECTED
+            )
             dial(self._socket, self.address, self._own)
             await self.send(Alive())
         except zmq.ZMQError as exc:
@@ -109,7 +116,9 @@ class ManagerLink:
         if self._monitor is None:
             return
         asking = asyncio.create_task(self._answer(Alive))
-        failing = asyncio.create_task(wait_for_failure(self._monitor, self.address, self._own))
+        failing = asyncio.create_task(
+            wait_for_failure(self._monitor, self.address, self._own, self._note_connected)
+        )
         tasks = (asking, failing)
         try:
             with told_if_long(self._tell, f"waiting for the manager at {self._where}"):
@@ -150,9 +159,11 @@ class ManagerLink:
             # Not a timeout around the receipt: cancelled, it may have taken a message already.
             if not await self._socket.poll(max(1, int(1000 * left_s))):
                 silent_s = time.monotonic() - heard_s
-                if silent_s > ANSWER_S:
+                if silent_s > SILENCE_S and self._moves():
+                    heard_s = time.monotonic()
+                elif silent_s > ANSWER_S:
                     raise self._silent()
-                if silent_s > SILENCE_S and not is_told:
+                elif silent_s > SILENCE_S and not is_told:
                     self._tell(f"nothing comes from the manager at {self._where}; waiting")
                     is_told = True
                 continue
@@ -187,20 +198,36 @@ class ManagerLink:
 
     async def _answer(self, kind: type[T]) -> T:
         """Return what a manager has to say at once."""
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                while True:
-                    message, _ = decode_to_client(await self._socket.recv_multipart())
-                    if isinstance(message, kind):
-                        return message
-                    if isinstance(message, Denied):
-                        if message.code in _FORGOTTEN:
-                            raise self._forgotten(message.detail)
-                        raise _refused(message)
-        except TimeoutError:
-            if self._monitor is not None and (unknown := await unknown_host(self.address)):
-                raise unknown from None
-            raise self._silent() from None
+        until_s = time.monotonic() + ANSWER_S
+        while (left_s := until_s - time.monotonic()) > 0 or self._moves():
+            if left_s <= 0:
+                until_s = time.monotonic() + ANSWER_S
+                continue
+            if not await self._socket.poll(1 + int(1000 * left_s)):
+                continue
+            message, _ = decode_to_client(await self._socket.recv_multipart())
+            if isinstance(message, kind):
+                return message
+            if isinstance(message, Denied):
+                if message.code in _FORGOTTEN:
+                    raise self._forgotten(message.detail)
+                raise _refused(message)
+        if self._monitor is not None and (unknown := await unknown_host(self.address)):
+            raise unknown
+        raise self._silent()
+
+    def _note_connected(self, fd: int) -> None:
+        self._fd, self._moved_bytes = fd, 0
+
+    def _moves(self) -> bool:
+        """Say whether the connection has carried something since the last time that this was so."""
+        from filesync.transfer.connection.guard_zmq import moved_by  # only where it is slow
+
+        moved_bytes = sum(moved_by(self._fd))
+        if moved_bytes - self._moved_bytes < MOVES_BYTES:
+            return False
+        self._moved_bytes = moved_bytes
+        return True
 
     @property
     def _where(self) -> str:

@@ -106,6 +106,8 @@ class Server:
         self._clients: dict[bytes, tuple[ClientLink, asyncio.Task[None]]] = {}
         # Whose connections are about to be cut, for what they have said.
         self._dropped: dict[bytes, float] = {}
+        # By whom messages came: where, and how much there had at the last look.
+        self._lines: dict[bytes, tuple[int, int]] = {}
         self._received_bytes = 0
 
     @property
@@ -153,6 +155,7 @@ class Server:
         try:
             message, payload = decode_to_manager(frames)
             self._guard.greeted(peer.fd)
+            self._lines.setdefault(identity, (peer.fd, 0))
             match message:
                 case orders.Nodes():
                     await self._take_nodes(peer, payload)
@@ -361,6 +364,7 @@ class Server:
         while True:
             await asyncio.sleep(LOOK_S)
             now_s = time.monotonic()
+            self._hear(now_s)
             for worker in list(self.cluster):
                 if await self._is_gone(worker, orders.Alive()):
                     log.warning("worker gone worker=%s", worker.name)
@@ -378,6 +382,20 @@ class Server:
                     log.info("client gone or silent; its build is ended")
                     # In a task: workers answer to that, and may be the next to be missed.
                     group.create_task(self._end(client))
+
+    def _hear(self, now_s: float) -> None:
+        """Take note of whose messages are still coming: one may take a slow link for minutes."""
+        lines: dict[bytes, tuple[int, int]] = {}
+        for peer in (*self.cluster, *[client for client, _ in self._clients.values()]):
+            if (line := self._lines.get(peer.identity)) is None:
+                continue
+            fd, before = line
+            came = self._guard.moved(fd).came
+            # Who is not quiet was heard by messages, and may have died since.
+            if came != before and now_s - peer.last_s > QUIET_S:
+                peer.last_s = now_s
+            lines[peer.identity] = fd, came
+        self._lines = lines
 
     async def _is_gone(
         self, peer: WorkerLink | ClientLink, alive: orders.Alive | Alive

@@ -1,6 +1,7 @@
 """A relay between two ends of a connection, which does what bad links do."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -19,7 +20,7 @@ class Gateway:
         refuses_s: from the first connection on, all that come are cut for so long.
     """
 
-    def __init__(self, behind: str) -> None:
+    def __init__(self, behind: str, bytes_per_s: int | None = None) -> None:
         self._port = int(behind.rpartition(":")[2])
         self._forgotten: list[asyncio.Event] = []
         self._passing = 0
@@ -27,7 +28,7 @@ class Gateway:
         self.cut_after_bytes: int | None = None
         self.cuts = 0
         self.bad_connections = 0
-        self.bytes_per_s: int | None = None
+        self.bytes_per_s = bytes_per_s
         self.refuses_s = 0.0
         self._open_s: float | None = None
         self.address = ""
@@ -90,7 +91,7 @@ class Gateway:
         return True
 
     @property
-    def _piece_bytes(self) -> int:
+    def piece_bytes(self) -> int:
         return self.bytes_per_s // 50 if self.bytes_per_s else 65_536
 
     async def _carry(
@@ -100,7 +101,7 @@ class Gateway:
         forgotten: asyncio.Event,
     ) -> None:
         with suppress(ConnectionError):
-            while piece := await reader.read(self._piece_bytes):
+            while piece := await reader.read(self.piece_bytes):
                 if self.bytes_per_s:
                     await asyncio.sleep(len(piece) / self.bytes_per_s)
                 if self._is_cut_by(len(piece)):
@@ -114,10 +115,14 @@ class Gateway:
 
 
 @asynccontextmanager
-async def gateway(behind: str) -> AsyncIterator[Gateway]:
-    one = Gateway(behind)
-    server = await asyncio.start_server(one.take, "127.0.0.1", 0)
-    one.address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+async def gateway(behind: str, bytes_per_s: int | None = None) -> AsyncIterator[Gateway]:
+    one = Gateway(behind, bytes_per_s)
+    own = socket.socket()
+    if bytes_per_s:  # or it would take in at once what it passes on in seconds
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    own.bind(("127.0.0.1", 0))
+    server = await asyncio.start_server(one.take, sock=own, limit=one.piece_bytes)
+    one.address = f"tcp://127.0.0.1:{own.getsockname()[1]}"
     try:
         yield one
     finally:

@@ -14,8 +14,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import zmq
+import zmq.asyncio
 
 from filesync.errors import Unavailable
+from filesync.manifest import MemoryNodes
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote import asking
@@ -26,12 +29,16 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive import pull_zmq
 from filesync.transfer.receive.receiver import Receiver
 from filesync.transfer.wire import Ping, encode
+from solver.client import link_zmq as client_link
 from solver.manager import process as manager_process
+from solver.manager import server_zmq
 from solver.manager.process import open_manager
+from solver.wire import Have, Lack
 from tests.integration.gateway import gateway
 from tests.integration.test_hostile_sockets import frame, greeting, hello, read, ready
 from tests.integration.test_restarts import until
 from tests.integration.test_sync_plane import LOOPBACK
+from tests.unit.solver.fakes import plant
 from worker import link_zmq
 from worker.options import WorkerOptions
 from worker.process import run_worker
@@ -181,10 +188,9 @@ def test_what_takes_a_slow_link_longer_than_a_peer_may_be_silent_arrives(
         async with (
             asyncio.timeout(30),
             DataPlane(LOOPBACK, answer=server.answer) as plane,
-            gateway(plane.address) as between,
+            gateway(plane.address, bytes_per_s=400_000) as between,
         ):
             server.use(plane)
-            between.bytes_per_s = 400_000
             there = Remote(between.address, b"")
             if is_given:
                 await sync_to([os.fsencode(tmp_path / "a") + b"/"], there, Options())
@@ -194,6 +200,66 @@ def test_what_takes_a_slow_link_longer_than_a_peer_may_be_silent_arrives(
     monkeypatch.setattr(pull_zmq, "Receiver", partial(in_haste, Receiver))
     asyncio.run(run())
     assert (tmp_path / "b/file").read_bytes() == content
+
+
+def test_a_tree_that_takes_longer_to_a_manager_than_it_may_take_for_an_answer_arrives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, limit_s in (("LOOK_S", 0.05), ("QUIET_S", 0.1), ("CLIENT_SILENCE_S", 0.5)):
+        monkeypatch.setattr(server_zmq, name, limit_s)
+    monkeypatch.setattr(client_link, "ANSWER_S", 1.0)
+    nodes = MemoryNodes()
+    tree = plant(nodes, {f"{number}": f"{number}" for number in range(6000)})
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(20),
+            open_manager("tcp://127.0.0.1:0", tmp_path) as manager,
+            gateway(manager.address, bytes_per_s=100_000) as between,
+            client_link.ManagerLink(between.address) as link,
+        ):
+            began_s = time.monotonic()
+            await link.send_trees([tree])
+            await link.ask(Have((tree.tree,)), Lack)
+            assert time.monotonic() - began_s > 2.0
+
+    asyncio.run(run())
+
+
+def test_a_worker_bears_with_a_manager_of_whom_a_long_message_is_still_coming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(orders, "ALIVE_S", 0.1)
+    monkeypatch.setattr(link_zmq, "SILENT_S", 0.3)
+
+    async def run() -> None:
+        over = asyncio.Event()
+
+        async def stopped() -> None:
+            await over.wait()
+
+        with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as manager:
+            manager.linger = 0
+            port = manager.bind_to_random_port("tcp://127.0.0.1")
+            async with (
+                asyncio.timeout(20),
+                gateway(f"tcp://127.0.0.1:{port}", bytes_per_s=50_000) as between,
+                asyncio.TaskGroup() as group,
+            ):
+                options = WorkerOptions(
+                    between.address, "tcp://127.0.0.1:0", tmp_path, "w1", snapshotter="copy"
+                )
+                group.create_task(run_worker(options, ready=lambda _: None, stopped=stopped))
+                worker, *_ = await manager.recv_multipart()
+                pack = bytes(150_000)
+                await manager.send_multipart([worker, *orders.encode(orders.Nodes(), pack)])
+                await asyncio.sleep(1.0)
+                assert "fallen silent" not in caplog.text
+                between.forget()
+                await asyncio.to_thread(until, lambda: "fallen silent" in caplog.text)
+                over.set()
+
+    asyncio.run(run())
 
 
 def in_haste(make: Callable[..., Receiver], *args: object, **options: object) -> Receiver:

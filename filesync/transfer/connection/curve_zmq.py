@@ -4,6 +4,7 @@ Works on any socket, the control plane's too.
 """
 
 import logging
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -137,14 +138,22 @@ def _from_z85(key: bytes) -> "PublicKey":
 
 
 async def wait_for_failure(
-    monitor: zmq.asyncio.Socket, address: str, own: "KeyPair | None"
+    monitor: zmq.asyncio.Socket,
+    address: str,
+    own: "KeyPair | None",
+    on_connected: Callable[[int], None],
 ) -> NotLetIn | GreetingBroken:
-    """Return why no handshake succeeds, by what comes from ``monitor``; ZeroMQ dials again by itself."""
+    """Return why no handshake succeeds, by what comes from ``monitor``; ZeroMQ dials again by itself.
+
+    ``on_connected`` is told the descriptor of each connection.
+    """
     from zmq.utils.monitor import recv_monitor_message
 
     broken = 0
     while True:
-        event = (await recv_monitor_message(monitor))["event"]
+        told = await recv_monitor_message(monitor)
+        if (event := told["event"]) == zmq.EVENT_CONNECTED:
+            on_connected(told["value"])
         if not event & HANDSHAKE_EVENTS:
             continue
         failure = handshake_failure(event, address, own)

@@ -263,6 +263,16 @@ class SocketGuard:
         self._book.turned()
 
 
+def moved_by(fd: int) -> Moved:
+    """Return what a connection has carried that nobody guards; nothing where ``fd`` is none over TCP."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as own:
+            came, gone = _moved_bytes(own)
+    except OSError:
+        return Moved()
+    return Moved(came, gone)
+
+
 def came_by(frame: zmq.Frame) -> int:
     """Return the descriptor of the connection that brought ``frame``; -1 if that is not known."""
     try:

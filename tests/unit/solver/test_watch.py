@@ -11,12 +11,13 @@ from filesync.manifest import MemoryNodes, missing_nodes
 from filesync.manifest.pack import pack_nodes
 from filesync.manifest.store import SqliteNodes
 from filesync.transfer.connection.guard_zmq import SocketGuard
+from filesync.transfer.stats import Moved
 from solver.manager import cluster, server_zmq
 from solver.manager.clients import ClientLink
 from solver.manager.joining import Peer
 from solver.manager.moving.offers import quietly
 from solver.manager.outbox import Outbox
-from solver.manager.server_zmq import CLIENT_SILENCE_S, Server
+from solver.manager.server_zmq import CLIENT_SILENCE_S, QUIET_S, Server
 from solver.manager.workers import Sent, WorkerLink
 from tests.unit.solver.fakes import World, plant
 from worker.wire import orders
@@ -79,3 +80,29 @@ async def test_a_client_that_sends_a_tree_is_not_silent(world: World) -> None:
     (pack,) = pack_nodes(missing_nodes(tree.nodes, tree.tree, lambda _: False))
     await server._take_nodes(Peer(client.identity, None, -1), pack)
     assert time.monotonic() - client.last_s < CLIENT_SILENCE_S
+
+
+class _Guard:
+    """Of connections over which so much has come."""
+
+    came = 0
+
+    def moved(self, _: int) -> Moved:
+        return Moved(came=self.came)
+
+
+async def test_a_worker_of_whom_a_long_message_is_still_coming_is_not_silent(
+    world: World,
+) -> None:
+    hello = orders.Register(VERSION, "w1", "", {}, 1, "tcp://127.0.0.1:1", "copy", (), ())
+    worker = WorkerLink(b"w", hello, _to_worker, last_s=0.0)
+    world.shared.cluster.join(worker)
+    server = _server(world, _silent_client(world))
+    guard = _Guard()
+    server._guard = cast(SocketGuard, guard)
+    server._lines[worker.identity] = (7, 0)
+    for now_s, came in ((QUIET_S, 10), (QUIET_S + 1, 20), (100.0, 30), (200.0, 30)):
+        guard.came = came
+        server._hear(now_s)
+        heard_s = {QUIET_S: 0.0, QUIET_S + 1: QUIET_S + 1}.get(now_s, 100.0)
+        assert worker.last_s == heard_s
