@@ -329,8 +329,8 @@ class Receiver:
         window = min(FIRST_WINDOW_BYTES + GROWTH * self.content_bytes, WINDOW_BYTES)
         if rate := self.coming.bytes_per_s:
             window = min(window, max(int(rate * WINDOW_S), LEAST_WINDOW_BYTES))
-            if not is_alone:
-                window = min(window, max(int(rate * SHARE_S), MIN_SHARE_BYTES))
+        if not is_alone:
+            window = min(window, max(int(rate * SHARE_S), MIN_SHARE_BYTES))
         return window
 
     def _note_progress(self, raw_bytes: int, wire_bytes: int, now: float) -> None:

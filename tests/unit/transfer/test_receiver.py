@@ -12,6 +12,7 @@ from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.receive.fetch import SMALL_BYTES, Fetch
 from filesync.transfer.receive.receiver import (
     FIRST_WINDOW_BYTES,
+    MIN_SHARE_BYTES,
     UNITS,
     WINDOW_S,
     Receiver,
@@ -147,7 +148,9 @@ def test_a_session_that_brings_holes_is_not_slow() -> None:
     assert machine.seconds_left(2.0) == 1.0
 
 
-def wanted_over(bytes_per_s: int, files: Sequence[WantedFile], come: int) -> list[int]:
+def wanted_over(
+    bytes_per_s: int, files: Sequence[WantedFile], come: int, *, is_alone: bool = True
+) -> list[int]:
     """Return the sizes of what a session has wanted and not got after ``come`` wants came."""
     machine, fetch, sent = moving(*files)
     left: deque[int] = deque()
@@ -162,7 +165,7 @@ def wanted_over(bytes_per_s: int, files: Sequence[WantedFile], come: int) -> lis
                 fetch.stored(unit)
             case _:
                 pytest.fail("something else was to be done")
-        sent = [message for message, _ in machine.advance(now, is_alone=True)]
+        sent = [message for message, _ in machine.advance(now, is_alone=is_alone)]
     return [*left, *map(bytes_of, sent)]
 
 
@@ -177,6 +180,11 @@ def test_little_is_wanted_before_anything_has_come_and_much_after_a_few_messages
     soon = wanted_over(10**9, files, 10)
     assert sum(soon) == 4 << 20  # all that the pull has room for
     assert max(soon) >= FRAME_BYTES
+
+
+def test_beside_others_little_is_wanted_until_it_is_known_how_fast_it_comes() -> None:
+    soon = wanted_over(10**9, [wanted_of(1 << 30)], 10, is_alone=False)
+    assert sum(soon) < MIN_SHARE_BYTES + max(soon)
 
 
 @pytest.mark.parametrize("is_large", [True, False], ids=["large", "small"])
