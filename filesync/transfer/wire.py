@@ -7,7 +7,7 @@ returned; what only a session can judge (is this digest on offer?) is judged in 
 
 A connection. The side that dials says ``Hello`` and is answered ``Hello``; a side that speaks
 another VERSION answers ``Refuse`` with session 0. ``Ping`` may be sent at any time: sending it is
-how a listener notices that a peer is gone. The side that dialled says it back. Whoever has trees to give to
+how a listener notices that a peer is gone. The side that dialled says it back, and by itself. Whoever has trees to give to
 the listener that it dialled says ``Serve`` for each token. Which side dialled and which side
 sends are independent from here on.
 

@@ -25,6 +25,7 @@ from filesync.sync.remote import asking
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
 from filesync.transfer.connection import channel_zmq, guard_zmq, links_zmq, listener_zmq
+from filesync.transfer.connection import link_zmq as data_link
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive import pull_zmq
 from filesync.transfer.receive.receiver import Receiver
@@ -113,6 +114,25 @@ def test_who_has_dialled_a_listener_that_falls_silent_notices(
             between.forget()
             await lost.wait()
             assert isinstance(channel.lost, Unavailable)
+
+    asyncio.run(run())
+
+
+def test_who_has_dialled_is_heard_though_what_the_listener_says_is_long_on_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(data_link, "PING_S", 0.05)
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(4.5),  # by then the listener has said nothing
+            DataPlane("tcp://127.0.0.1:0") as listener,
+            DataPlane() as dialler,
+        ):
+            await dialler.connect(listener.address)
+            heard = listener.counters.wire_in
+            await asyncio.sleep(1.0)
+            assert listener.counters.wire_in >= heard + 5 * len(encode(Ping())[0])
 
     asyncio.run(run())
 

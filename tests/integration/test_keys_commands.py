@@ -16,8 +16,8 @@ import zmq.asyncio
 from bench.processes import Cluster, run
 from filesync.keys.files import KeyPair, public_path, read_key
 from filesync.transfer.connection.address import with_key
+from filesync.transfer.connection.channel_zmq import PING_S
 from filesync.transfer.connection.curve_zmq import dial
-from filesync.transfer.connection.listener_zmq import PING_S
 from filesync.transfer.errors import NotLetIn
 from filesync.transfer.plane_zmq import DataPlane
 from worker.wire import orders

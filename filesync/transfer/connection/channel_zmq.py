@@ -35,6 +35,8 @@ QUEUED_MESSAGES: Final = 6
 _TURN_MESSAGES: Final = 32
 """Messages that a listener takes before other tasks have their turn. ZeroMQ hands out what waits
 without a look at the event loop: two hundred peers that sent without end kept it for minutes."""
+PING_S: Final = 5.0
+"""How often both sides say something, so that they are heard."""
 STUCK_S: Final = 60.0
 """A peer that reads nothing for this long is given up."""
 HANDSHAKE_EVENTS: Final = (

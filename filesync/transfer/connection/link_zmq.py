@@ -15,6 +15,7 @@ from filesync.errors import FilesyncError, PeerError, Unavailable, UsageError
 from filesync.transfer.connection.address import name_in, parse_address
 from filesync.transfer.connection.channel_zmq import (
     HANDSHAKE_EVENTS,
+    PING_S,
     Channel,
     bound,
     wire_bytes_of,
@@ -131,7 +132,7 @@ class Link:
         """Take messages until the connection is lost or this is cancelled; then close it."""
         tasks = [
             asyncio.create_task(work)
-            for work in (self._receive(), self._watch(), self._wait_lost())
+            for work in (self._receive(), self._watch(), self._wait_lost(), self._ping())
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -185,6 +186,13 @@ class Link:
         from filesync.transfer.connection.curve_zmq import handshake_failure
 
         self.channel.lose(handshake_failure(event, self._address, self._own))
+
+    async def _ping(self) -> None:
+        """Say something even where what the peer says, and this side would answer, is long on its way."""
+        await asyncio.shield(self._greeted)
+        while True:
+            await asyncio.sleep(PING_S)
+            self.channel.send_nowait(Ping())
 
     async def _wait_lost(self) -> None:
         await self._lost.wait()

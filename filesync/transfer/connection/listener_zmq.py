@@ -18,6 +18,7 @@ from filesync.errors import (
 )
 from filesync.transfer.connection.address import with_key
 from filesync.transfer.connection.channel_zmq import (
+    PING_S,
     QUEUED_MESSAGES,
     Channel,
     bound,
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CHANNELS: Final = 1024
-PING_S: Final = 5.0
 _MESSAGE_BYTES: Final = MAX_HEADER_BYTES + MAX_PAYLOAD_BYTES + (64 << 10)
 LIMITS: Final = Limits(
     connections=MAX_CHANNELS + 256,
@@ -159,7 +159,7 @@ class Listener:
     async def ping(self) -> None:
         """Find out which peers are gone, or are not let in any more, until cancelled.
 
-        Who has dialled says a ping back: the guard ends connections on which nothing comes.
+        Who has dialled says a ping back, and pings by itself: the guard ends connections on which nothing comes.
         """
         while True:
             await asyncio.sleep(PING_S)
