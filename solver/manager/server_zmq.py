@@ -106,8 +106,8 @@ class Server:
         self._clients: dict[bytes, tuple[ClientLink, asyncio.Task[None]]] = {}
         # Whose connections are about to be cut, for what they have said.
         self._dropped: dict[bytes, float] = {}
-        # By whom messages came: where, and how much there had at the last look.
-        self._lines: dict[bytes, tuple[int, int]] = {}
+        # By descriptor, which may be another's later: who spoke there last, and how much had come when.
+        self._lines: dict[int, tuple[bytes, int]] = {}
         self._received_bytes = 0
 
     @property
@@ -155,7 +155,8 @@ class Server:
         try:
             message, payload = decode_to_manager(frames)
             self._guard.greeted(peer.fd)
-            self._lines.setdefault(identity, (peer.fd, 0))
+            if self._lines.get(peer.fd, (b"", 0))[0] != identity:
+                self._lines[peer.fd] = identity, 0
             match message:
                 case orders.Nodes():
                     await self._take_nodes(peer, payload)
@@ -385,16 +386,18 @@ class Server:
 
     def _hear(self, now_s: float) -> None:
         """Take note of whose messages are still coming: one may take a slow link for minutes."""
-        lines: dict[bytes, tuple[int, int]] = {}
-        for peer in (*self.cluster, *[client for client, _ in self._clients.values()]):
-            if (line := self._lines.get(peer.identity)) is None:
+        peers: dict[bytes, WorkerLink | ClientLink] = {}
+        peers |= {worker.identity: worker for worker in self.cluster}
+        peers |= {identity: client for identity, (client, _) in self._clients.items()}
+        lines: dict[int, tuple[bytes, int]] = {}
+        for fd, (identity, before) in self._lines.items():
+            if (peer := peers.get(identity)) is None:
                 continue
-            fd, before = line
             came = self._guard.moved(fd).came
             # Who is not quiet was heard by messages, and may have died since.
-            if came != before and now_s - peer.last_s > QUIET_S:
+            if came > before and now_s - peer.last_s > QUIET_S:
                 peer.last_s = now_s
-            lines[peer.identity] = fd, came
+            lines[fd] = identity, came
         self._lines = lines
 
     async def _is_gone(

@@ -19,6 +19,7 @@ from solver.manager.moving.offers import quietly
 from solver.manager.outbox import Outbox
 from solver.manager.server_zmq import CLIENT_SILENCE_S, QUIET_S, Server
 from solver.manager.workers import Sent, WorkerLink
+from solver.wire import Alive, encode
 from tests.unit.solver.fakes import World, plant
 from worker.wire import orders
 from worker.wire.orders import VERSION
@@ -90,6 +91,9 @@ class _Guard:
     def moved(self, _: int) -> Moved:
         return Moved(came=self.came)
 
+    def greeted(self, _: int) -> None:
+        pass
+
 
 async def test_a_worker_of_whom_a_long_message_is_still_coming_is_not_silent(
     world: World,
@@ -100,9 +104,28 @@ async def test_a_worker_of_whom_a_long_message_is_still_coming_is_not_silent(
     server = _server(world, _silent_client(world))
     guard = _Guard()
     server._guard = cast(SocketGuard, guard)
-    server._lines[worker.identity] = (7, 0)
+    server._lines[7] = worker.identity, 0
     for now_s, came in ((QUIET_S, 10), (QUIET_S + 1, 20), (100.0, 30), (200.0, 30)):
         guard.came = came
         server._hear(now_s)
         heard_s = {QUIET_S: 0.0, QUIET_S + 1: QUIET_S + 1}.get(now_s, 100.0)
         assert worker.last_s == heard_s
+
+
+async def test_who_speaks_where_a_worker_was_connected_is_not_taken_for_that_worker(
+    world: World,
+) -> None:
+    hello = orders.Register(VERSION, "w1", "", {}, 1, "tcp://127.0.0.1:1", "copy", (), ())
+    worker = WorkerLink(b"w", hello, _to_worker, last_s=0.0)
+    world.shared.cluster.join(worker)
+    client = _silent_client(world)
+    server = _server(world, client)
+    guard = _Guard()
+    server._guard = cast(SocketGuard, guard)
+    server._lines[7] = worker.identity, 0
+    async with asyncio.TaskGroup() as group:
+        frames = [bytes(one) for one in encode(Alive())]
+        await server._receive(Peer(client.identity, None, 7), frames, group)
+    guard.came = 100
+    server._hear(100.0)
+    assert worker.last_s == 0.0
