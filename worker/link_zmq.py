@@ -22,7 +22,7 @@ from filesync.transfer.connection.address import parse_address
 from filesync.transfer.connection.channel_zmq import HANDSHAKE_EVENTS
 from filesync.transfer.connection.curve_zmq import dial, handshake_failure
 from filesync.transfer.connection.guard import SILENT_S
-from filesync.transfer.connection.guard_zmq import moved_by
+from filesync.transfer.connection.guard_zmq import Unguarded
 from filesync.transfer.threads import in_thread
 from worker.options import WorkerOptions
 from worker.service import Service
@@ -96,7 +96,7 @@ class ManagerLink:
         self._queue: asyncio.Queue[tuple[FromWorker, bytes]] = asyncio.Queue()
         self._clipped = Clipped()
         self._heard = 0
-        self._fd = -1
+        self._connection = Unguarded()
         self._is_missed = False
 
     async def run(self, stopped: Callable[[], Awaitable[None]]) -> None:
@@ -182,7 +182,7 @@ class ManagerLink:
         while True:
             told = await recv_monitor_message(monitor)
             if (event := told["event"]) == zmq.Event.CONNECTED:
-                self._fd = told["value"]
+                self._connection = Unguarded(told["value"])
                 continue
             if event & HANDSHAKE_EVENTS:
                 if not self._is_missed:
@@ -208,10 +208,11 @@ class ManagerLink:
         """
         silent_s = 0.0
         while True:
-            heard = self._heard, moved_by(self._fd).came
+            heard = self._heard, self._connection.moved().came
             await asyncio.sleep(orders.ALIVE_S)
             # Bytes, too: a large tree is one message, which may take a slow link longer than that.
-            is_silent = heard == (self._heard, moved_by(self._fd).came) and not self._is_missed
+            is_silent = heard == (self._heard, self._connection.moved().came)
+            is_silent &= not self._is_missed
             silent_s = silent_s + orders.ALIVE_S if is_silent else 0.0
             if silent_s >= SILENT_S:
                 silent_s = 0.0

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import zmq
 import zmq.asyncio
@@ -39,6 +39,9 @@ from solver.wire import (
     encode,
 )
 from worker.wire import framing, orders
+
+if TYPE_CHECKING:
+    from filesync.transfer.connection.guard_zmq import Unguarded
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T", bound=ToClient)
@@ -91,7 +94,7 @@ class ManagerLink:
         self._socket = self._context.socket(zmq.DEALER)
         self._monitor: zmq.asyncio.Socket | None = None
         self._said_s = 0.0
-        self._fd = -1
+        self._connection: Unguarded | None = None
         self._moved_bytes = 0
 
     async def __aenter__(self) -> Self:
@@ -217,13 +220,15 @@ class ManagerLink:
         raise self._silent()
 
     def _note_connected(self, fd: int) -> None:
-        self._fd, self._moved_bytes = fd, 0
+        if not self.address.startswith("tcp://"):
+            return
+        from filesync.transfer.connection.guard_zmq import Unguarded  # others need none of it
+
+        self._connection, self._moved_bytes = Unguarded(fd), 0
 
     def _moves(self) -> bool:
         """Say whether the connection has carried something since the last time that this was so."""
-        from filesync.transfer.connection.guard_zmq import moved_by  # only where it is slow
-
-        moved_bytes = sum(moved_by(self._fd))
+        moved_bytes = 0 if self._connection is None else sum(self._connection.moved())
         if moved_bytes - self._moved_bytes < MOVES_BYTES:
             return False
         self._moved_bytes = moved_bytes

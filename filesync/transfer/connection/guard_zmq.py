@@ -263,14 +263,38 @@ class SocketGuard:
         self._book.turned()
 
 
-def moved_by(fd: int) -> Moved:
-    """Return what a connection has carried that nobody guards; nothing where ``fd`` is none over TCP."""
-    try:
-        with socket.socket(fileno=os.dup(fd)) as own:
-            came, gone = _moved_bytes(own)
-    except OSError:
+class Unguarded:
+    """A connection that nobody guards, by its descriptor ``fd``, which may be another's later."""
+
+    def __init__(self, fd: int = -1) -> None:
+        self._fd = fd
+        self._ends: Ends | None = None
+        with suppress(OSError), _copy_of(fd) as own:
+            self._ends = _ends(own)
+
+    def moved(self) -> Moved:
+        """Return what it has carried; nothing once it has ended, or if it is none over TCP."""
+        with suppress(OSError), _copy_of(self._fd) as own:
+            if _ends(own) == self._ends:
+                return Moved(*_moved_bytes(own))
         return Moved()
-    return Moved(came, gone)
+
+
+@contextmanager
+def _copy_of(fd: int) -> Iterator[socket.socket]:
+    """Hold on to what ``fd`` is now, for the block.
+
+    Raises:
+        OSError: it is no socket, or not any more.
+    """
+    copy = os.dup(fd)
+    try:
+        own = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
+    with own:
+        yield own
 
 
 def came_by(frame: zmq.Frame) -> int:
