@@ -10,15 +10,31 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from filesync.digest import Digest
 from filesync.disk.updating.visits import depth_of, is_below
-from filesync.manifest import Directory, Entry, File, Manifest, Nodes, Subdirectory
+from filesync.manifest import (
+    Directory,
+    Entry,
+    File,
+    LayeredNodes,
+    Manifest,
+    MemoryNodes,
+    Nodes,
+    Subdirectory,
+    Summary,
+    subdirectories,
+)
 from filesync.manifest.owner import Leaf, One, Writer
 from filesync.manifest.patch import Change, patch
 from filesync.transfer.send.contents import Contents, Listed, directories_of
 
 MOST_NAMES: Final = 1 << 20
 """To a tree of more nothing is added: its contents, and names, would take 100 MB."""
+MOST_LINKS: Final = 8192
+"""Nor to one with more names of hard-link groups: each turn looks at all of them, for 0.1 s."""
 MOST_DEEP: Final = 64
+MADE_BYTES: Final = 32 << 20
+"""Of nodes that were made turn by turn: beyond that, and twice those that still count, the others go."""
 _NEAR: Final = 64
 """Directories that are at hand: most that come are near each other."""
 _PRIVATE: Final = Directory(0o700, 0, 0, 0, (), ())
@@ -32,11 +48,24 @@ class _Added(NamedTuple):
     entries: Sequence[Leaf]
 
 
+class _MadeNodes(MemoryNodes):
+    """Nodes that were made, of ``made_bytes`` together."""
+
+    made_bytes = 0
+
+    def write(self, digest: Digest, data: bytes, summary: Summary) -> None:
+        """Keep a node that has been checked."""
+        if digest not in self:
+            self.made_bytes += len(data)
+        super().write(digest, data, summary)
+
+
 class Additions:
     """Adds to ``basis`` what directories that are done have.
 
     Attributes:
         top: what is there with all that was added.
+        nodes: has its nodes; what was made of those that it no longer has is let go of.
     """
 
     def __init__(
@@ -52,18 +81,20 @@ class Additions:
 
         Args:
             basis: what is there.
-            nodes: has its nodes, and gets what is new.
+            nodes: has its nodes; it gets what is new when that is ``kept``.
             writer: who makes what is added, where that user cannot give files away.
             deletes: what the tree that is scanned has not goes in the end.
             shut: directories of which nobody knows what is in them.
         """
         self.top = basis
         self._basis = basis
-        self._nodes = nodes
+        self._made_nodes = _MadeNodes()
+        self.nodes = LayeredNodes(self._made_nodes, nodes)
         self._writer = writer
         self._deletes = deletes
         self._shut = shut
         self._made: set[bytes] = set()
+        self._most_made_bytes = MADE_BYTES
         self._known: Contents | None = None
         self._names: set[int] = set()
         self._at = lru_cache(_NEAR)(self._find)
@@ -73,7 +104,8 @@ class Additions:
 
         Blocks. Of the root nothing is added.
         """
-        if self._basis.summary.entries > MOST_NAMES:
+        there = self._basis.summary
+        if there.entries > MOST_NAMES or there.links > MOST_LINKS:
             return self.top
         added: dict[bytes, _Added] = {}
         making: set[bytes] = set()
@@ -84,9 +116,46 @@ class Additions:
                 making.update(self._missing(path))
         if added:
             change = self._change(added)
-            self.top = Manifest(patch(self._nodes, self.top.tree, change), self._nodes)
+            self.top = Manifest(patch(self.nodes, self.top.tree, change), self.nodes)
             self._made |= making
+            if self._made_nodes.made_bytes > self._most_made_bytes:
+                self._let_go()
         return self.top
+
+    def kept(self, there: Manifest) -> Manifest:
+        """Return ``there``, which is ``top`` or was it, with its nodes where those of the basis are. Blocks."""
+        lower = self.nodes.lower
+        for tree in self._made_below(there.tree, set()):
+            lower.write(tree, self.nodes.read(tree), self.nodes.summary(tree))
+        return Manifest(there.tree, lower)
+
+    def _let_go(self) -> None:
+        """Let go of the nodes that were made, and that ``top`` has no more.
+
+        A directory of 50,000 others to which something is added each turn is 5 MB each.
+        """
+        still = _MadeNodes()
+        for tree in self._made_below(self.top.tree, set()):
+            still.write(tree, self.nodes.read(tree), self.nodes.summary(tree))
+        self._made_nodes = self.nodes.upper = still
+        self._most_made_bytes = 2 * still.made_bytes + MADE_BYTES
+
+    def _made_below(self, tree: Digest, seen: set[Digest]) -> Iterator[Digest]:
+        """Yield those that were made of ``tree`` and the directories in it, which come before it."""
+        if tree in self._made_nodes and tree not in seen:
+            seen.add(tree)
+            for entry in subdirectories(self.nodes.read(tree)):  # no deeper than MOST_DEEP
+                yield from self._made_below(entry.tree, seen)
+            yield tree
+
+    def older(self, path: bytes) -> Digest | None:
+        """Return the tree of the directory that the basis has at ``path``; None if it has none there."""
+        if not path:
+            return self._basis.tree
+        above, _, name = path.rpartition(b"/")
+        directory = self._at(above)
+        entry = None if directory is None else directory.find(name)
+        return entry.tree if isinstance(entry, Subdirectory) else None
 
     def _missing(self, path: bytes) -> Iterator[bytes]:
         """Yield ``path`` and what leads there, as far as the basis does not have it."""
@@ -157,7 +226,7 @@ class Additions:
         if not isinstance(one, File) or not one.size:
             return not (isinstance(one, File) and one.link)
         if self._known is None:
-            self._known = Contents(self._nodes, self._listed())
+            self._known = Contents(self.nodes, self._listed())
         is_named = self._deletes and hash(one.name) in self._names
         return not (one.link or is_named or self._known.find(one.digest))
 
@@ -178,9 +247,5 @@ class Additions:
 
     def _find(self, path: bytes) -> Directory | None:
         """Return the directory that the basis has at ``path``."""
-        if not path:
-            return self._basis.root
-        above, _, name = path.rpartition(b"/")
-        directory = self._at(above)
-        entry = None if directory is None else directory.find(name)
-        return self._basis.directory(entry.tree) if isinstance(entry, Subdirectory) else None
+        tree = self.older(path)
+        return None if tree is None else self._basis.directory(tree)

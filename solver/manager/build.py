@@ -25,7 +25,6 @@ from solver.graph import Vertex, above_ignored
 from solver.imageparts import image_parts
 from solver.keys import content_key, definition_keys, part_read
 from solver.manager.caches.importing import CachedResult, Caches, missed
-from solver.manager.cluster import Cluster
 from solver.manager.deciding import Deciding
 from solver.manager.moving.brought import Brought, from_registry, from_url
 from solver.manager.moving.deliver import Delivery
@@ -435,12 +434,12 @@ class Build:
         while not any(fits(worker.view(), constraints) for worker in cluster):
             if constraints not in self._waited_for:
                 self._waited_for.add(constraints)
-                why = _nobody(constraints, cluster)
+                why = cluster.lacks(constraints)
                 self._client.tell(Warned(f"{why}; waiting {WAIT_FOR_WORKER_S:.0f} s for one"))
             had_to_wait = True
             left_s = deadline_s - time.monotonic()
             if left_s <= 0 or not await cluster.wait_for_join(left_s):
-                why = _nobody(constraints, cluster)
+                why = cluster.lacks(constraints)
                 raise NoWorker(f"{vertex.name}: {why}; {_start_one(constraints)}")
         if had_to_wait:
             await cluster.wait_until_learnt()
@@ -479,17 +478,6 @@ def _checked(answer: orders.Result, worker: WorkerLink, inputs: int) -> Ran:
         detail = f"reports on {len(answer.inputs)} of {inputs} inputs"
         raise OrderFailed(worker.name, "protocol", detail)
     return answer
-
-
-def _nobody(constraints: Sequence[tuple[str, str]], cluster: Cluster) -> str:
-    if not len(cluster):
-        return "no worker is connected"
-    labels = ", ".join(f"{key}={value}" for key, value in constraints)
-    there = "; ".join(
-        f"{w.name} ({', '.join(f'{k}={v}' for k, v in sorted(w.view().labels.items()))})"
-        for w in cluster
-    )
-    return f"no worker has {labels}; connected are {there}"
 
 
 def _start_one(constraints: Sequence[tuple[str, str]]) -> str:

@@ -4,7 +4,7 @@ What is here was announced by the workers and may be stale: a wrong entry costs 
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from filesync.digest import Digest
@@ -24,6 +24,17 @@ class Cluster:
         self._by_identity: dict[bytes, WorkerLink] = {}
         self._holders: dict[Digest, set[str]] = {}
         self._joined = asyncio.Event()
+
+    def lacks(self, constraints: Sequence[tuple[str, str]]) -> str:
+        """Return for people that no worker has the labels ``constraints``, and who is there."""
+        if not self._by_name:
+            return "no worker is connected"
+        labels = ", ".join(f"{key}={value}" for key, value in constraints)
+        there = "; ".join(
+            f"{w.name} ({', '.join(f'{k}={v}' for k, v in sorted(w.view().labels.items()))})"
+            for w in self
+        )
+        return f"no worker has {labels}; connected are {there}"
 
     def __iter__(self) -> Iterator[WorkerLink]:
         return iter(sorted(self._by_name.values(), key=lambda worker: worker.name))

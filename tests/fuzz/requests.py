@@ -178,7 +178,7 @@ def _take(answer: wire.Answer, payload: bytes) -> None:
                 if is_named(Part(part.inside, frozenset(part.names) or None), PATHS):
                     assert {part.inside, *part.names} <= {b"", b"b", b"d"}
         case wire.Nodes():
-            fetch = NodeFetch(TOKEN, NEW.tree, MemoryNodes())
+            fetch = NodeFetch(TOKEN, {NEW.tree: None}, MemoryNodes())
             fetch.next_request()
             fetch.take_nodes(payload)
             fetch.settle()
@@ -189,7 +189,7 @@ def _take(answer: wire.Answer, payload: bytes) -> None:
                 visit = arrived.arrive(path, accept(nodes, node))
                 assert not {b".", b".."} & set(visit.path.split(b"/"))
         case wire.NodeDeltas():
-            fetch = NodeFetch(TOKEN, NEW.tree, _copy(OLD), basis=OLD.tree)
+            fetch = NodeFetch(TOKEN, {NEW.tree: OLD.tree}, _copy(OLD))
             fetch.next_request()
             fetch.take_deltas(answer, payload)
         case _:

@@ -12,7 +12,9 @@ import pytest
 from filesync.digest import Digest, digest_of
 from filesync.disk.reserved import PARTIAL_NAME
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
+from filesync.manifest import Manifest
 from filesync.sync.options import Options
+from filesync.sync.remote import nodes
 from filesync.sync.saying.stats import SyncStats
 from filesync.transfer.send.fresh import Fresh
 from tests.integration.test_sync_plane import tree_of
@@ -175,6 +177,28 @@ def test_what_an_earlier_sync_has_left_of_a_large_file_outlives_what_is_added(
     stats = run(way, root)
     assert tree_of(root / "dest") == tree_of(root / "src")
     assert stats.wire_in + stats.wire_out < LARGE / 10
+
+
+@either
+def test_no_directory_node_travels_twice(
+    way: Way, root: Path, noted: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tree, content in (("src", b"now"), ("dest", b"was")):
+        write(root / tree, {"m/edited": content, "m/n/edited": content, "z/edited": content})
+    write(root / "src", {"a/new": b"new"})
+    sent: list[Digest] = []
+    offered = nodes._offered
+
+    def note(manifest: Manifest, digest: Digest) -> bytes:
+        sent.append(digest)
+        return offered(manifest, digest)
+
+    monkeypatch.setattr(nodes, "_offered", note)
+    # Of what is below "z", too: by then those before it have been told of.
+    noted(lambda path: time.sleep(0.2) if path == b"z" else None)
+    run(way, root)
+    assert len(sent) >= 4
+    assert len(sent) == len(set(sent))
 
 
 @either

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import pytest
@@ -60,6 +60,7 @@ from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, Refused, TooMuchWanted
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.growing import GrowingTree
+from filesync.transfer.send.offer import TOKEN_BYTES, Offer
 from filesync.transfer.threads import in_thread
 from tests.unit.made import file
 
@@ -326,7 +327,7 @@ def test_a_tree_that_is_none_is_not_taken(
 def test_a_pack_that_is_not_what_was_asked_for_is_refused(
     pack: bytes, reason: type[FilesyncError]
 ) -> None:
-    fetch = NodeFetch(TOKEN, digest_of(LEAF), MemoryNodes())
+    fetch = NodeFetch(TOKEN, {digest_of(LEAF): None}, MemoryNodes())
     assert fetch.next_request() == wire.AskNodes(TOKEN, (digest_of(LEAF),))
     with pytest.raises(reason):
         fetch.take_nodes(pack)
@@ -503,6 +504,30 @@ def test_what_could_not_be_scanned_is_not_taken_for_scanned(
         assert isinstance(scanned, wire.Scanned)
         await ask(wire.AskNodes(prepared.token, (scanned.tree,)))
 
+    with_server(served, talk)
+
+
+def test_of_what_cannot_be_scanned_nothing_stays_on_offer(
+    served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offers: list[Offer] = []
+    real = DataPlane.offer_growing
+
+    def offer(*args: Any, **more: Any) -> Offer:  # noqa: ANN401
+        offers.append(real(*args, **more))
+        return offers[-1]
+
+    async def talk(ask: Ask) -> None:
+        found = await ask(wire.Look((b"d1/",)))
+        assert isinstance(found, wire.Found)
+        for number in range(3):
+            request = wire.Scan(found.parts[0].token, fresh=bytes([number]) * TOKEN_BYTES)
+            await refused(ask, request, StoreError)
+        await ask(wire.Drop(found.parts[0].token))
+        assert [one.is_closed for one in offers] == [True] * 3
+
+    monkeypatch.setattr(DataPlane, "offer_growing", offer)
+    monkeypatch.setattr(Held, "scan", cannot_scan)
     with_server(served, talk)
 
 

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from filesync.digest import Digest, digest_of
+from filesync.digest import Digest
 from filesync.disk.handles import shown
-from filesync.errors import FilesyncError, MalformedManifest, UnexpectedMessage
-from filesync.manifest import Directory, Manifest, Nodes, is_name
-from filesync.manifest.node import decode
-from filesync.manifest.pack import PACK_BYTES, unpack_nodes
+from filesync.disk.updating.visits import depth_of
+from filesync.errors import FilesyncError, MalformedManifest
+from filesync.manifest import Manifest, Nodes, is_name
 from filesync.sync.additions import Additions
 from filesync.sync.applying import Update, add_to
 from filesync.sync.filter import Filter
@@ -19,12 +19,20 @@ from filesync.sync.part import Part
 from filesync.sync.places import Place
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import ask
-from filesync.sync.remote.nodes import FEW, NodeBudget
+from filesync.sync.remote.nodes import NodeBudget, fetch_trees
 from filesync.sync.scanning import Found
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.threads import in_thread
 
 log = logging.getLogger(__name__)
+
+
+class _Lacking(NamedTuple):
+    """A directory that is not here: its path, its tree, and that of what stands there."""
+
+    path: bytes
+    tree: Digest
+    older: Digest | None
 
 
 class Adding:
@@ -36,7 +44,7 @@ class Adding:
         place: is not empty.
         part: what of a sync goes there.
         there: what the place holds.
-        nodes: has the nodes of that, and gets what is new.
+        nodes: has the nodes of that, and gets those that come.
         unseen: what the scan of the place left out.
         caches: where stat caches are kept.
         deletes: what the peer's tree has not goes in the end.
@@ -66,7 +74,9 @@ class Adding:
             deletes=deletes,
             shut=there.unreadable.keys(),
         )
-        self._add_to = partial(add_to, place, part, nodes=nodes, unseen=unseen, caches=caches)
+        self._add_to = partial(
+            add_to, place, part, nodes=self._additions.nodes, unseen=unseen, caches=caches
+        )
         self._budget = NodeBudget()
 
     async def run(
@@ -95,7 +105,8 @@ class Adding:
                 raise
             log.info("no more is added: peer=%s why=%s", self._channel.name, exc)
             return await in_thread(look)
-        return self._there
+        manifest = await in_thread(self._additions.kept, self._there.manifest)
+        return self._there._replace(manifest=manifest)
 
     async def _next(self) -> Manifest | None:
         """Return what is to be here with what was found since the last time; None when that is all."""
@@ -103,34 +114,25 @@ class Adding:
         answer, _ = await ask(self._channel, request, wire.Directories)
         if answer.tree is not None:
             return None
-        fresh = [(path, tree) for path, tree in answer.fresh if tree not in self._nodes]
-        for path, _ in fresh:
-            self._check(path)
-        found = await self._fetch([tree for _, tree in fresh])
-        directories = [(path, found[tree]) for path, tree in fresh]
-        return await in_thread(self._additions.add, directories)
+        lacking = await in_thread(self._lacking, answer.fresh)
+        trees = {tree: older for _, tree, older in lacking}
+        # With what is below them: asked for now, no node travels again when all is given.
+        await fetch_trees(self._channel, self._token, trees, self._nodes, budget=self._budget)
+        return await in_thread(self._add, lacking)
 
-    def _check(self, path: bytes) -> None:
-        if path and not all(map(is_name, path.split(b"/"))):
-            raise MalformedManifest(f"{shown(path)} is no path of a directory")
-        self._budget.take(len(path))
-
-    async def _fetch(self, trees: Sequence[Digest]) -> dict[Digest, Directory]:
-        found: dict[Digest, Directory] = {}
-        while missing := [tree for tree in dict.fromkeys(trees) if tree not in found]:
-            request = wire.AskNodes(self._token, tuple(missing))
-            _, payload = await ask(self._channel, request, wire.Nodes)
-            found.update(await in_thread(self._decoded, payload, missing))
+    def _lacking(self, fresh: Sequence[tuple[bytes, Digest]]) -> list[_Lacking]:
+        """Return those of ``fresh`` directories that are not here; not the root, which gets nothing yet."""
+        found: list[_Lacking] = []
+        for path, tree in fresh:
+            if path and tree not in self._nodes:
+                if not all(map(is_name, path.split(b"/"))):
+                    raise MalformedManifest(f"{shown(path)} is no path of a directory")
+                # Each on the way there may have to be made, with a path of its own.
+                self._budget.take(len(path) * depth_of(path))
+                found.append(_Lacking(path, tree, self._additions.older(path)))
         return found
 
-    def _decoded(self, pack: bytes, asked: Sequence[Digest]) -> dict[Digest, Directory]:
-        batch = unpack_nodes(pack)
-        if len(batch) < len(asked) and sum(map(len, batch)) < PACK_BYTES:
-            raise UnexpectedMessage(FEW)
-        found: dict[Digest, Directory] = {}
-        for node in batch:
-            self._budget.take(len(node))
-            found[digest_of(node)] = decode(node)
-        if not found.keys() <= set(asked):
-            raise UnexpectedMessage("a directory node came that was not asked for")
-        return found
+    def _add(self, lacking: Sequence[_Lacking]) -> Manifest:
+        return self._additions.add(
+            (path, Manifest(tree, self._nodes).root) for path, tree, _ in lacking
+        )

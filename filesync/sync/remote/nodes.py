@@ -80,11 +80,30 @@ async def fetch_nodes(
         PeerError: what came are not the nodes asked for, or is no tree, or is too large.
         Unavailable: the peer is gone, or refused.
     """
-    fetch = NodeFetch(token, tree, nodes, basis=basis, budget=budget)
+    fetch = NodeFetch(token, {tree: basis}, nodes, budget=budget)
     if edits:
         await in_thread(fetch.take_edits, edits)
     if first:
         await in_thread(fetch.take_first, first)
+    await _ask_for(channel, fetch)
+
+
+async def fetch_trees(
+    channel: Channel,
+    token: bytes,
+    trees: Mapping[Digest, Digest | None],
+    nodes: Nodes,
+    *,
+    budget: NodeBudget,
+) -> None:
+    """Bring the nodes of all ``trees`` into ``nodes``, each by the one that is most likely much like it.
+
+    Else as ``fetch_nodes``.
+    """
+    await _ask_for(channel, NodeFetch(token, trees, nodes, budget=budget))
+
+
+async def _ask_for(channel: Channel, fetch: "NodeFetch") -> None:
     while request := await in_thread(fetch.next_request):
         if isinstance(request, wire.AskNodes):
             _, payload = await ask(channel, request, wire.Nodes)
@@ -163,32 +182,31 @@ def _offered(manifest: Manifest, digest: Digest) -> bytes:
     return manifest.nodes.read(digest)
 
 
-FEW: Final = "fewer directory nodes came than were asked for"
+_FEW: Final = "fewer directory nodes came than were asked for"
 """What is asked for costs time by its number: who answers one at a time would have hours of it."""
 
 
 class NodeFetch:
-    """The nodes of one tree on their way. Without I/O; one request at a time.
+    """The nodes of trees on their way. Without I/O; one request at a time.
 
-    Memory is bounded by the budget. The arguments are those of ``fetch_nodes``.
+    Memory is bounded by the budget. The arguments are those of ``fetch_trees``.
     """
 
     def __init__(
         self,
         token: bytes,
-        tree: Digest,
+        trees: Mapping[Digest, Digest | None],
         nodes: Nodes,
         *,
-        basis: Digest | None = None,
         budget: NodeBudget | None = None,
     ) -> None:
         self._token = token
-        self._tree = tree
+        self._trees = trees
         self._nodes = nodes
         self._found: dict[Digest, bytes] = {}
         self._children: dict[Digest, list[Digest]] = {}
         # What is still to come, and the older node of each.
-        self._missing: dict[Digest, Digest | None] = {} if tree in nodes else {tree: basis}
+        self._missing = {tree: basis for tree, basis in trees.items() if tree not in nodes}
         self._signed: list[tuple[Digest, delta.Pieces]] = []
         self._asked = 0
         self._budget = budget or NodeBudget()
@@ -250,7 +268,7 @@ class NodeFetch:
         """
         batch = unpack_nodes(payload)
         if len(batch) < self._asked and sum(map(len, batch)) < PACK_BYTES:
-            raise UnexpectedMessage(FEW)
+            raise UnexpectedMessage(_FEW)
         for node in batch:
             digest = digest_of(node)
             if digest not in self._missing:
@@ -267,7 +285,7 @@ class NodeFetch:
             raise UnexpectedMessage("directory nodes came that were not asked for")
         is_few = len(answer.sizes) < self._asked
         if is_few and answer.raw_bytes < PACK_BYTES and sum(answer.sizes) < CUT_BYTES:
-            raise UnexpectedMessage(FEW)
+            raise UnexpectedMessage(_FEW)
         joined = codec.decompress(answer.codec, payload, answer.raw_bytes)
         deltas = delta.split(joined, len(answer.sizes))
         for (digest, pieces), size, one in zip(
@@ -283,9 +301,9 @@ class NodeFetch:
         """Accept what was found, children before parents, and let go of it.
 
         Raises:
-            MalformedManifest: it is no tree.
+            MalformedManifest: one is no tree.
         """
-        stack = [self._tree] if self._found else []
+        stack = list(self._trees) if self._found else []
         while stack:
             digest = stack[-1]
             below = [c for c in self._children.pop(digest, []) if c not in self._nodes]

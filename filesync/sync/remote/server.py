@@ -272,6 +272,8 @@ class TreeServer:
         """Offer by ``token`` what a scan of what is to be taken will find new, if that is asked for."""
         if token is None or held.place is None or not held.is_offered:
             return None
+        if held.fresh_offer is not None:  # of a scan that has failed
+            held.fresh_offer.close()
         fresh = Fresh(held.nodes, held.recent)
         held.fresh_offer = self.plane.offer_growing(fresh, held.place.root, token)
         return fresh

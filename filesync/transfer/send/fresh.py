@@ -32,6 +32,8 @@ class Fresh:
 
     For all threads.
 
+    None that has, or leads to, one of several names of a file.
+
     Attributes:
         contents: of the files in what was taken.
         recent: what was read of them.
@@ -58,6 +60,8 @@ class Fresh:
         """Take note of a directory, of which the node was ``old``, after those in it."""
         if old is not None and len(self._nodes.read(tree)) < len(old) + NAMED_BYTES:
             return
+        if self._nodes.summary(tree).links:
+            return  # its node is another once all names of its files are known
         with self._lock:
             if len(self._waiting) < MOST_WAITING and len(path) <= MOST_PATH_BYTES:
                 self._waiting.append((path, tree))

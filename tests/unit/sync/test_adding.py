@@ -48,7 +48,8 @@ class Peer:
 
     def adding(self, monkeypatch: pytest.MonkeyPatch, *, is_made: bool = True) -> Adding:
         """Return what adds what it says, by updates that do all or nothing."""
-        monkeypatch.setattr("filesync.sync.remote.adding.ask", self.ask)
+        for module in ("adding", "nodes"):
+            monkeypatch.setattr(f"filesync.sync.remote.{module}.ask", self.ask)
 
         def add(_: object, __: object, ___: object, top: Manifest, **____: object) -> object:
             self.added = [path for path, _ in top.walk()]
@@ -133,3 +134,11 @@ def test_no_more_paths_come_than_there_is_room_for(monkeypatch: pytest.MonkeyPat
     peer = Peer(*[(path, TREE) for path in paths], nodes=[NODE])
     with pytest.raises(MalformedManifest):
         asyncio.run(peer.adding(monkeypatch)._next())
+
+
+def test_what_leads_to_a_deep_directory_takes_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_nodes, "MAX_NODES_BYTES", 2000)
+    flat, deep = b"n" * 200, b"n/" * 99 + b"n"
+    assert asyncio.run(Peer((flat, TREE), nodes=[NODE]).adding(monkeypatch)._next())
+    with pytest.raises(MalformedManifest):
+        asyncio.run(Peer((deep, TREE), nodes=[NODE]).adding(monkeypatch)._next())

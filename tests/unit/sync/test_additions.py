@@ -16,6 +16,7 @@ from filesync.manifest import (
     Subdirectory,
     Symlink,
     put,
+    with_entries,
 )
 from filesync.manifest.owner import OTHERS, Writer
 from filesync.manifest.tree import subdirectory
@@ -185,10 +186,39 @@ def test_to_a_tree_of_too_many_names_nothing_is_added(monkeypatch: pytest.Monkey
     assert adding.add({"d": {"f": "3"}}).tree == adding.there.tree
 
 
+def test_to_a_tree_with_too_many_names_of_one_file_nothing_is_added(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(additions, "MOST_LINKS", 1)
+    adding = Adding({})
+    names = [file(name, "1", link=b"12345678") for name in ("a", "b")]
+    there = Manifest(put(adding.nodes, with_entries(HEADER, names)), adding.nodes)
+    adding.additions = Additions(there, adding.nodes, writer=None, deletes=False)
+    assert adding.add({"d": {"f": "3"}}).tree == there.tree
+
+
 def test_what_lies_too_deep_is_left_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(additions, "MOST_DEEP", 2)
     top = Adding({}).add({"a": {"b": {"c": {"f": "1"}, "f": "2"}}})
     assert names(top) == ["a", "a/b", "a/b/f"]
+
+
+def test_nodes_of_what_was_there_in_between_do_not_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(additions, "MADE_BYTES", 10_000)
+    adding = Adding({f"old{number}": {"f": "1"} for number in range(100)})
+    given: Tree = {f"new{number}": {"f": f"f{number}"} for number in range(50)}
+    before = len(adding.nodes)
+    top = [adding.add(given, name) for name in given][-1]
+    made = adding.additions.nodes.upper
+    assert isinstance(made, MemoryNodes)
+    assert sum(len(made.read(tree)) for tree in made) < 50_000  # the root's alone has 10,000
+    kept = adding.additions.kept(top)
+    assert kept.nodes is adding.nodes
+    assert kept.tree == top.tree
+    assert len(list(kept.walk())) == 300
+    assert len(adding.nodes) <= before + 2 * 50 + 1
 
 
 NAMES = st.sampled_from("abcd")

@@ -64,7 +64,7 @@ def fetch(
 ) -> tuple[int, int]:
     """Bring ``there`` into ``here``; return the bytes that went and that came."""
     sent, came = 0, len(first)
-    fetching = NodeFetch(TOKEN, there.tree, here, basis=basis)
+    fetching = NodeFetch(TOKEN, {there.tree: basis}, here)
     if edits:
         fetching.take_edits(edits)
     if first:
@@ -168,7 +168,7 @@ def test_first_nodes_that_are_not_of_the_tree_are_not_kept() -> None:
 
 
 def test_first_nodes_that_are_no_pack_are_refused() -> None:
-    fetching = NodeFetch(TOKEN, digest_of(b"tree"), MemoryNodes())
+    fetching = NodeFetch(TOKEN, {digest_of(b"tree"): None}, MemoryNodes())
     with pytest.raises(PeerError):
         fetching.take_first(b"no pack")
 
@@ -180,7 +180,7 @@ def test_a_peer_that_lies_now_and_then_gives_that_tree_or_is_found_out(
     """It may leave out, put in another order, repeat, damage, and put in what is of elsewhere."""
     here, there = MemoryNodes(), tree_of(MemoryNodes(), new)
     other = tree_of(MemoryNodes(), {77: [7]})
-    fetching = NodeFetch(TOKEN, there.tree, here, basis=tree_of(here, old).tree)
+    fetching = NodeFetch(TOKEN, {there.tree: tree_of(here, old).tree}, here)
     before = len(here)
     try:
         while request := fetching.next_request():
@@ -227,7 +227,7 @@ def test_who_answers_one_at_a_time_is_found_out(is_known: bool) -> None:
     there = tree_of(MemoryNodes(), {number: [number] for number in range(10)})
     here = MemoryNodes()
     before = tree_of(here, {number: [] for number in range(10)})
-    fetching = NodeFetch(TOKEN, there.tree, here, basis=before.tree if is_known else None)
+    fetching = NodeFetch(TOKEN, {there.tree: before.tree if is_known else None}, here)
 
     def take_one() -> None:
         request = fetching.next_request()
@@ -253,7 +253,7 @@ def test_as_many_come_at_once_as_fill_a_pack() -> None:
         below.append(subdirectory(there, b"%02d" % number, tree))
     top = Manifest(put(there, with_entries(EMPTY_DIRECTORY, below)), there)
     here = MemoryNodes()
-    fetching = NodeFetch(TOKEN, top.tree, here)
+    fetching = NodeFetch(TOKEN, {top.tree: None}, here)
     asked = 0
     while isinstance(request := fetching.next_request(), wire.AskNodes):
         asked += 1
@@ -288,14 +288,14 @@ def test_an_older_directory_is_read_for_its_pieces_and_for_those_in_it_that_are_
 def test_what_is_here_is_not_asked_for() -> None:
     here = MemoryNodes()
     there = tree_of(here, {1: []})
-    assert NodeFetch(TOKEN, there.tree, here).next_request() is None
+    assert NodeFetch(TOKEN, {there.tree: None}, here).next_request() is None
 
 
 def test_a_delta_that_comes_out_wrong_has_the_node_sent_whole() -> None:
     there = tree_of(MemoryNodes(), {1: [1]})
     here = MemoryNodes()
     before = tree_of(here, {1: []})
-    fetching = NodeFetch(TOKEN, there.tree, here, basis=before.tree)
+    fetching = NodeFetch(TOKEN, {there.tree: before.tree}, here)
     request = fetching.next_request()
     assert isinstance(request, wire.AskNodeDeltas)
     lie = delta.join([delta.encode(b"x" * 50, b"", request.key)])
@@ -308,7 +308,7 @@ def test_what_was_not_asked_for_is_refused() -> None:
     there = tree_of(MemoryNodes(), {1: [1]})
     here = MemoryNodes()
     before = tree_of(here, {1: []})
-    fetching = NodeFetch(TOKEN, there.tree, here, basis=before.tree)
+    fetching = NodeFetch(TOKEN, {there.tree: before.tree}, here)
     request = fetching.next_request()
     assert isinstance(request, wire.AskNodeDeltas)
     one = delta.encode(b"x", b"", request.key)
@@ -345,7 +345,7 @@ def test_a_node_of_another_tree_is_not_on_offer() -> None:
 def test_what_is_settled_is_not_kept_a_second_time() -> None:
     there = tree_of(MemoryNodes(), {number: [] for number in range(200)})
     here = MemoryNodes()
-    fetching = NodeFetch(TOKEN, there.tree, here)
+    fetching = NodeFetch(TOKEN, {there.tree: None}, here)
     tracemalloc.start()
     try:
         while isinstance(request := fetching.next_request(), wire.AskNodes):
