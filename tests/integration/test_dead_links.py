@@ -227,7 +227,8 @@ def test_a_tree_that_takes_longer_to_a_manager_than_it_may_take_for_an_answer_ar
 ) -> None:
     for name, limit_s in (("LOOK_S", 0.05), ("QUIET_S", 0.1), ("CLIENT_SILENCE_S", 0.5)):
         monkeypatch.setattr(server_zmq, name, limit_s)
-    monkeypatch.setattr(client_link, "ANSWER_S", 1.0)
+    for name, limit_s in (("ALIVE_EVERY_S", 0.2), ("SILENCE_S", 0.5), ("ANSWER_S", 1.0)):
+        monkeypatch.setattr(client_link, name, limit_s)
     nodes = MemoryNodes()
     tree = plant(nodes, {f"{number}": f"{number}" for number in range(6000)})
 
