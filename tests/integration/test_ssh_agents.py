@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -35,13 +36,20 @@ def agent(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     with subprocess.Popen(["ssh-agent", "-D", "-a", at], stdout=subprocess.DEVNULL) as process:
         try:
-            while not at.exists():
+            while not answers(at):
                 assert process.poll() is None
+                time.sleep(0.01)
             add = ["ssh-add", "-q", str(key)]
             subprocess.run(add, check=True, env={**os.environ, "SSH_AUTH_SOCK": str(at)})
             yield at
         finally:
             process.terminate()
+
+
+def answers(at: Path) -> bool:
+    """Say whether somebody listens at a socket, which is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as one:
+        return one.connect_ex(str(at)) == 0
 
 
 def keys_of(agent: Path) -> str:
