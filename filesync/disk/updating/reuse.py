@@ -1,7 +1,8 @@
 """Where contents and directories that a target needs may stand already."""
 
+import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
@@ -120,15 +121,28 @@ class Reusable:
             if isinstance(old, File) and isinstance(new, File) and old.digest != new.digest:
                 self._similar.note(visit.path, old)
         away = {entry.name for entry in gone(visit)}
-        for entry in self._directory(visit.was):
-            if type(entry) is File and entry.name not in away:
-                self._note_staying(visit.path, entry, needs)
+        self._note_staying(visit.path, self._directory(visit.was), needs, away=away)
 
-    def _note_staying(self, path: bytes, entry: File, needs: Needs) -> None:
-        if entry.size > GUESSED_BYTES and needs.largest_bytes > GUESSED_BYTES:
-            self._staying.note(path, entry)
-        if entry.size and entry.digest in needs.digests and len(self.files) < MAX_REUSABLE // 2:
-            self.files.setdefault(entry.digest, Where(False, path, entry.name, is_free=False))
+    def _note_staying(
+        self,
+        path: bytes,
+        entries: Iterable[Entry],
+        needs: Needs,
+        *,
+        away: Container[bytes] = (),
+    ) -> None:
+        files, digests = self.files, needs.digests
+        least_bytes = GUESSED_BYTES if needs.largest_bytes > GUESSED_BYTES else sys.maxsize
+        for entry in entries:
+            if type(entry) is not File or not entry.size:
+                continue
+            is_like, is_needed = entry.size > least_bytes, entry.digest in digests
+            if not (is_like or is_needed) or entry.name in away:
+                continue
+            if is_like:
+                self._staying.note(path, entry)
+            if is_needed and len(files) < MAX_REUSABLE // 2:
+                files.setdefault(entry.digest, Where(False, path, entry.name, is_free=False))
 
     def note_elsewhere(self, visits: Iterable[Visit], needs: Needs) -> None:
         """Note those in directories that both trees have alike, likewise.
@@ -154,11 +168,13 @@ class Reusable:
             if directory.content in seen:
                 continue
             seen.add(directory.content)
-            for entry in self._directory(directory.tree):
-                if type(entry) is File:
-                    self._note_staying(path, entry, needs)
-                elif isinstance(entry, Subdirectory) and entry.size:
-                    stack.append((below(path, entry.name), entry))
+            entries = self._directory(directory.tree)
+            self._note_staying(path, entries, needs)
+            stack += [
+                (below(path, entry.name), entry)
+                for entry in entries
+                if isinstance(entry, Subdirectory) and entry.size
+            ]
 
     # --- finding ----------------------------------------------------------------------------
 

@@ -224,9 +224,8 @@ class Maker:
         False if there is none.
         """
         fd = self._partials.ready.get(entry.digest, -1)
-        if (
-            fd < 0 or os.fstat(fd).st_size != entry.size
-        ):  # a tree that lies is found out elsewhere
+        # A tree that lies about the size is found out as if nothing had come.
+        if fd < 0 or os.fstat(fd).st_size != entry.size:
             return False
         del self._partials.ready[entry.digest]
         new = NewFile(fd, partial_name(entry.digest), entry, [], is_partial=True)

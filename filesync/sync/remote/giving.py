@@ -5,7 +5,8 @@ when it is needed.
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -242,25 +243,32 @@ class Giving:
             await asyncio.wait({scan.task}, timeout=ADD_AFTER_S)
         if scan.task.done():
             return
-        served = random_bytes(TOKEN_BYTES)
-        root = self._sources[at].place.root
-        with peer.plane.offer_growing(
-            scan.tree, root, served, flow=self._options.flow.to(peer.address)
-        ) as offer:
-            self._growing[served] = scan
-            self._given[served] = Manifest(offer.tree, self._nodes)
+        async with self._offered(peer, at) as offer:
+            self._given[offer.token] = Manifest(offer.tree, self._nodes)
             try:
-                await peer.plane.announce(peer.channel, offer)
                 request = wire.Add(
                     token,
-                    served,
+                    offer.token,
                     progress=self._progress is not None,
                     delete=self._options.delete,
                 )
                 given, _ = await ask(peer.channel, request, wire.Given)
             finally:
-                del self._growing[served], self._given[served]
+                del self._given[offer.token]
         self._note(at, given)
+
+    @asynccontextmanager
+    async def _offered(self, peer: Peer, at: int) -> AsyncIterator[Offer]:
+        """Offer what the scan of a source has done so far, for the block."""
+        scan, served = self._trees.scan(at), random_bytes(TOKEN_BYTES)
+        root, flow = self._sources[at].place.root, self._options.flow.to(peer.address)
+        with peer.plane.offer_growing(scan.tree, root, served, flow=flow) as offer:
+            self._growing[served] = scan
+            try:
+                await peer.plane.announce(peer.channel, offer)
+                yield offer
+            finally:
+                del self._growing[served]
 
     async def _is_told(self, at: int, tree: Digest, *tops: Manifest) -> bool:
         """Say whether a server that tells of ``tree`` has one of ``tops``, which come of a source."""
@@ -367,15 +375,9 @@ class Giving:
     async def _send_growing(self, peer: Peer, at: int, token: bytes) -> None:
         """Give to an empty directory: all will be wanted, so nothing waits for the scan's end."""
         scan = self._trees.scan(at)
-        served = random_bytes(TOKEN_BYTES)
-        root = self._sources[at].place.root
-        with peer.plane.offer_growing(
-            scan.tree, root, served, flow=self._options.flow.to(peer.address)
-        ) as offer:
-            self._growing[served] = scan
-            await peer.plane.announce(peer.channel, offer)
+        async with self._offered(peer, at) as offer:
             request = wire.GiveGrowing(
-                token, served, progress=self._progress is not None, goes_on=True
+                token, offer.token, progress=self._progress is not None, goes_on=True
             )
             asking = asyncio.create_task(ask(peer.channel, request, wire.Given))
             try:
@@ -390,7 +392,6 @@ class Giving:
             finally:
                 asking.cancel()
                 await asyncio.wait({asking})
-                self._growing.clear()
                 scan.tree.close()
         self._note_source(at, found)
         self._note(at, given)
