@@ -14,6 +14,7 @@ from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.flow import Flow
 from filesync.transfer.send.offer import Offer, stand_in
+from filesync.transfer.send.unsent import Unsent
 from filesync.transfer.wire import (
     AskDeltas,
     AskRecipes,
@@ -51,6 +52,7 @@ class Outgoing:
         self._spawn = spawn
         self._offers: dict[bytes, Offer] = {}
         self._sessions = 0
+        self._unsent = Unsent()
 
     def offer(
         self,
@@ -182,6 +184,7 @@ class Outgoing:
                 pool=self._pool,
                 come=offer.come,
                 may_stream=self._sessions < MAX_STREAMS,
+                share=self._unsent.share(),
             )
             channel.sends[message.session] = sending
             self._sessions += 1

@@ -23,6 +23,7 @@ from filesync.transfer.send.sender import (
     SendRecipes,
 )
 from filesync.transfer.send.source import Come, Source
+from filesync.transfer.send.unsent import Share
 from filesync.transfer.wire import (
     MAX_OUTSTANDING_RANGES,
     Buffer,
@@ -40,9 +41,7 @@ from filesync.transfer.wire import (
 log = logging.getLogger(__name__)
 
 READ_AHEAD: Final = 2
-"""Jobs, or pairs of them, of a session that are being read or wait to be sent; one, where a peer has
-many sessions: a connection is no faster for more, and each peer may leave its frames unread."""
-FEW_SESSIONS: Final = 8
+"""Jobs, or pairs of them, of a session that are being read or wait to be sent."""
 FRAME_S: Final = 10.0
 """A frame takes no longer where the rate is bounded: the receiver counts whole ones, and does not wait
 a minute for one."""
@@ -60,6 +59,7 @@ class Sending:
         flow: what this side and the receiver ask of it together.
         come: awaited before a frame is read, where it may not be there yet.
         may_stream: whether its frames may be coded as one stream, which takes memory.
+        share: of the memory that all sessions of the process have for their frames.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Sending:
         pool: Executor,
         come: Come | None,
         may_stream: bool,
+        share: Share,
     ) -> None:
         self._session = session
         self._channel = channel
@@ -84,6 +85,7 @@ class Sending:
         self._encoder: StreamEncoder | None = None
         self._last_piece: Work | None = None
         self._pace = Pace(flow.bytes_per_s)
+        self._share = share
         self._inbox: deque[tuple[Request, Buffer]] = deque()
         self._inbox_size = 0
         self._wake = asyncio.Event()
@@ -140,10 +142,9 @@ class Sending:
                 self._judge()
                 self._read_ahead(ahead)
                 if ahead:
-                    answers = await ahead[0]
-                    ahead.popleft()
-                    for message, payload in answers:
-                        await self._send(message, payload)
+                    await self._send_first(ahead)
+                elif self._sender.is_asked:
+                    await self._share.room()
                 else:
                     await self._wake.wait()
                     self._wake.clear()
@@ -151,11 +152,24 @@ class Sending:
             for work in ahead:
                 if not work.cancel() and not work.cancelled():
                     work.exception()  # the first that failed has said why
+            self._share.close()
 
     def _read_ahead(self, ahead: deque[Work]) -> None:
-        limit = READ_AHEAD if len(self._channel.sends) <= FEW_SESSIONS else 1
-        while len(ahead) < limit and (job := self._sender.next_job()):
+        while len(ahead) < READ_AHEAD and (job := self._next_job()):
             ahead.append(self._begin(job))
+
+    def _next_job(self) -> Job | None:
+        if not self._share.may_read() or not (job := self._sender.next_job()):
+            return None
+        self._share.begin()
+        return job
+
+    async def _send_first(self, ahead: deque[Work]) -> None:
+        """Send what was begun first, once it is read. Nothing of it stays in memory."""
+        answers = await ahead[0]
+        ahead.popleft()
+        for message, payload in answers:
+            await self._send(message, payload)
 
     def _begin(self, job: Job) -> Work:
         wanted = self._coding.codec
@@ -167,7 +181,7 @@ class Sending:
         jobs = [job]
         # A hop to a thread costs 50 us, so it reads two frames that are not coded. Of those that may
         # not be there yet each is waited for by itself.
-        if wanted is Codec.RAW and self._come is None and (another := self._sender.next_job()):
+        if wanted is Codec.RAW and self._come is None and (another := self._next_job()):
             jobs.append(another)
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._pool, self._perform_all, jobs, wanted)
@@ -211,7 +225,7 @@ class Sending:
         if delay_s := self._pace.delay(len(payload), loop.time()):
             await asyncio.sleep(delay_s)
         started = loop.time()
-        await self._channel.send(message, payload)
+        await self._channel.send(message, self._share.sent(payload))
         if isinstance(message, Frame):
             waited_s = delay_s + loop.time() - started
             self._coding.note(message.raw_bytes, len(payload), waited_s)

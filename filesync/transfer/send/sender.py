@@ -94,6 +94,11 @@ class Sender:
             case _:
                 assert_never(message)
 
+    @property
+    def is_asked(self) -> bool:
+        """There is something to read and send."""
+        return bool(self._asks or self._wants)
+
     def next_job(self) -> Job | None:
         """Return what to read and send now, or None when nothing is asked for.
 
