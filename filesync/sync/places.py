@@ -37,9 +37,17 @@ class Kind(enum.Enum):
 
 
 class Claimed(StoreError):
-    """Somebody else is giving to the directory. Try again later."""
+    """Somebody else is giving to the directory. Try again later.
+
+    Attributes:
+        directory: that one.
+    """
 
     code = "claimed"
+
+    def __init__(self, message: str, directory: Identity) -> None:
+        super().__init__(message)
+        self.directory = directory
 
 
 class Place:
@@ -133,7 +141,8 @@ class Place:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Claimed(
-                f"someone else is giving to {shown(self.label)}; try again later"
+                f"someone else is giving to {shown(self.label)}; try again later",
+                self.identity,
             ) from None
         except OSError:
             return  # a file system without locks

@@ -20,16 +20,23 @@ import zmq.asyncio
 from filesync.errors import Unavailable
 from filesync.manifest import MemoryNodes
 from filesync.sync.options import Options
-from filesync.sync.places import ServedPlaces
-from filesync.sync.remote import asking
+from filesync.sync.places import Claimed, ServedPlaces
+from filesync.sync.remote import asking, waiting, wire
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.server import TreeServer
-from filesync.transfer.connection import channel_zmq, guard_zmq, links_zmq, listener_zmq
+from filesync.transfer.connection import (
+    calls_zmq,
+    channel_zmq,
+    guard_zmq,
+    links_zmq,
+    listener_zmq,
+)
 from filesync.transfer.connection import link_zmq as data_link
+from filesync.transfer.errors import Refused
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive import pull_zmq
 from filesync.transfer.receive.receiver import Receiver
-from filesync.transfer.wire import Ping, encode
+from filesync.transfer.wire import Frame, Ping, encode
 from solver.client import link_zmq as client_link
 from solver.manager import process as manager_process
 from solver.manager import server_zmq
@@ -289,6 +296,7 @@ def in_haste(make: Callable[..., Receiver], *args: object, **options: object) ->
 
 SUSPENDED = """
 import asyncio, sys, time
+from filesync.transfer.errors import Refused
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive import pull_zmq
 from filesync.transfer.receive.receiver import Receiver
@@ -328,3 +336,68 @@ def test_who_takes_nothing_while_its_peer_goes_away_lives_on_and_notices() -> No
             said, _ = dialler.communicate(timeout=30)
             assert dialler.returncode == 0
             assert "closed the connection" in said
+
+
+async def prepare(plane: DataPlane, address: str) -> str:
+    """Have ``dest`` be claimed over a connection of one's own that stays; return how that is refused, if it is."""
+    channel = await plane.connect(address)
+    try:
+        await calls_zmq.call(channel, wire.encode(wire.Prepare(b"dest/")))
+    except Refused as exc:
+        return exc.reason
+    return ""
+
+
+def test_who_is_silent_does_not_keep_a_place_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a machine was put to sleep: it takes a minute until its connection is cut."""
+    monkeypatch.setattr(guard_zmq, "LOOK_S", 0.1)
+    monkeypatch.setattr(waiting, "KNOWN_S", 0.3)
+    monkeypatch.setattr(waiting, "SILENT_S", 1.0)
+    (tmp_path / "served").mkdir()
+
+    async def run() -> None:
+        server = TreeServer(ServedPlaces(tmp_path / "served"), read_only=False, caches=None)
+        async with (
+            asyncio.timeout(20),
+            DataPlane(LOOPBACK, answer=server.answer) as plane,
+            gateway(plane.address) as between,
+            DataPlane() as asleep,
+            DataPlane() as other,
+        ):
+            server.use(plane)
+            assert await prepare(asleep, between.address) == ""
+            between.forget()
+            assert await prepare(other, plane.address) == ""
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("is_slow", [False, True], ids=["at once", "over a slow link"])
+def test_who_is_there_keeps_a_place_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_slow: bool
+) -> None:
+    """Over a slow link an answer stands behind what is under way, and only the kernel knows of that."""
+    monkeypatch.setattr(guard_zmq, "LOOK_S", 0.1)
+    monkeypatch.setattr(waiting, "KNOWN_S", 0.3)
+    monkeypatch.setattr(waiting, "SILENT_S", 2.0)
+    (tmp_path / "served").mkdir()
+
+    async def run() -> None:
+        server = TreeServer(ServedPlaces(tmp_path / "served"), read_only=False, caches=None)
+        async with (
+            asyncio.timeout(20),
+            DataPlane(LOOPBACK, answer=server.answer) as plane,
+            gateway(plane.address, bytes_per_s=200_000) as between,
+            DataPlane() as giver,
+            DataPlane() as other,
+        ):
+            server.use(plane)
+            assert await prepare(giver, between.address) == ""
+            if is_slow:
+                channel = await giver.connect(between.address)
+                await channel.send(Frame(1, 1_000_000), random.Random(1).randbytes(1_000_000))
+            assert await prepare(other, plane.address) == Claimed.code
+
+    asyncio.run(run())

@@ -129,6 +129,11 @@ class Held:
             return None
         return self.place.identity
 
+    @property
+    def directory(self) -> Identity | None:
+        """The one that is claimed, or of which it is names; None where there is none."""
+        return None if self.place is None else self.place.identity
+
     def is_bare(self) -> bool:
         """Say whether it is a directory in which there is nothing to scan."""
         return self.place is not None and self.place.is_bare(self.filter)

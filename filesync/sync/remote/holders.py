@@ -5,11 +5,11 @@ from typing import Final
 from weakref import WeakSet
 
 from filesync.entropy import random_bytes
+from filesync.sync.places import Identity
 from filesync.sync.remote.held import Held
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import NotOffered, TooMuchWanted
 from filesync.transfer.send.offer import TOKEN_BYTES
-from filesync.transfer.wire import Ping
 
 MAX_HELD: Final = 64
 """Places that one peer may hold at once; each costs a descriptor, those of directories that were read
@@ -76,11 +76,12 @@ class Holders:
         """A peer is gone, and the place that it gave to is still being used."""
         return any(held.is_used for held in self._lost)
 
-    def rouse(self, channel: Channel) -> None:
-        """Send something to all but ``channel`` that give: who is lost shows by that."""
-        for other, helds in list(self._helds.items()):
-            if other is not channel and any(held.is_claimed for held in helds.values()):
-                other.send_nowait(Ping())
+    def giver(self, directory: Identity) -> Channel | None:
+        """Return who gives to ``directory``; None where it is no peer of this."""
+        for channel, helds in self._helds.items():
+            if any(held.is_claimed and held.directory == directory for held in helds.values()):
+                return channel
+        return None
 
     def _drop_all(self, channel: Channel) -> None:
         for held in self._helds.pop(channel, {}).values():

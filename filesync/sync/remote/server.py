@@ -31,6 +31,7 @@ from filesync.sync.remote.named import scanned_of
 from filesync.sync.remote.nodes import answer_deltas, answer_nodes
 from filesync.sync.remote.telling import Telling
 from filesync.sync.remote.unseen import answer_unseen
+from filesync.sync.remote.waiting import Waiting
 from filesync.sync.source import find_sources
 from filesync.sync.target import NotMade, Target, find_target
 from filesync.transfer.connection.channel_zmq import Channel
@@ -40,10 +41,6 @@ from filesync.transfer.send.fresh import Fresh
 from filesync.transfer.send.offer import TOKEN_BYTES
 from filesync.transfer.threads import acquired, in_thread
 
-CLAIM_S: Final = 2.0
-"""How long a gift waits for a place that somebody held who is lost."""
-NOTICE_S: Final = 0.2
-"""How long it takes to see that somebody is lost: all that he has sent is read before that."""
 CLAIM_AGAIN_S: Final = 0.05
 
 
@@ -216,11 +213,12 @@ class TreeServer:
     async def _find_target(
         self, channel: Channel, request: wire.Prepare, part: Part
     ) -> tuple[Target | None, bool]:
-        """As ``find_target``, but wait for what peers that were killed still hold, and for room.
+        """As ``find_target``, but wait for what peers that are gone still hold, and for room.
 
         Say, too, whether it may be given to while it is scanned.
         """
         began = monotonic()
+        waiting = Waiting(self._holders, channel)
         while True:
             try:
                 target = find_target(
@@ -232,11 +230,9 @@ class TreeServer:
                     dry_run=request.dry_run,
                 )
                 return target, _is_free(target, request)
-            except Claimed:
-                patience_s = CLAIM_S if self._holders.is_losing else NOTICE_S
-                if monotonic() - began > patience_s:
+            except Claimed as exc:
+                if not waiting.goes_on(exc.directory):
                     raise
-                self._holders.rouse(channel)
             except StoreError as exc:
                 if not are_used_up(exc) or monotonic() - began > PATIENCE_S:
                     raise
