@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from filesync.transfer.connection import (
     listener_zmq,
 )
 from filesync.transfer.connection import link_zmq as data_link
+from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import Refused
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.receive import pull_zmq
@@ -42,7 +43,7 @@ from solver.manager import process as manager_process
 from solver.manager import server_zmq
 from solver.manager.process import open_manager
 from solver.wire import Have, Lack
-from tests.integration.gateway import gateway
+from tests.integration.gateway import Gateway, gateway
 from tests.integration.test_hostile_sockets import frame, greeting, hello, read, ready
 from tests.integration.test_restarts import until
 from tests.integration.test_sync_plane import LOOPBACK
@@ -339,7 +340,7 @@ def test_who_takes_nothing_while_its_peer_goes_away_lives_on_and_notices() -> No
 
 
 async def prepare(plane: DataPlane, address: str) -> str:
-    """Have ``dest`` be claimed over a connection of one's own that stays; return how that is refused, if it is."""
+    """Have ``dest`` be claimed over a connection that stays; return how that is refused, if it is."""
     channel = await plane.connect(address)
     try:
         await calls_zmq.call(channel, wire.encode(wire.Prepare(b"dest/")))
@@ -348,44 +349,11 @@ async def prepare(plane: DataPlane, address: str) -> str:
     return ""
 
 
-def test_who_is_silent_does_not_keep_a_place_from_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where a machine was put to sleep: it takes a minute until its connection is cut."""
-    monkeypatch.setattr(guard_zmq, "LOOK_S", 0.1)
-    monkeypatch.setattr(waiting, "KNOWN_S", 0.3)
-    monkeypatch.setattr(waiting, "SILENT_S", 1.0)
-    (tmp_path / "served").mkdir()
+def contend(root: Path, behave: Callable[[Channel, Gateway], Awaitable[None]]) -> str:
+    """Have somebody claim a place of a server, and ``behave``; return how the next one is refused, if he is."""
 
-    async def run() -> None:
-        server = TreeServer(ServedPlaces(tmp_path / "served"), read_only=False, caches=None)
-        async with (
-            asyncio.timeout(20),
-            DataPlane(LOOPBACK, answer=server.answer) as plane,
-            gateway(plane.address) as between,
-            DataPlane() as asleep,
-            DataPlane() as other,
-        ):
-            server.use(plane)
-            assert await prepare(asleep, between.address) == ""
-            between.forget()
-            assert await prepare(other, plane.address) == ""
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("is_slow", [False, True], ids=["at once", "over a slow link"])
-def test_who_is_there_keeps_a_place_from_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_slow: bool
-) -> None:
-    """Over a slow link an answer stands behind what is under way, and only the kernel knows of that."""
-    monkeypatch.setattr(guard_zmq, "LOOK_S", 0.1)
-    monkeypatch.setattr(waiting, "KNOWN_S", 0.3)
-    monkeypatch.setattr(waiting, "SILENT_S", 2.0)
-    (tmp_path / "served").mkdir()
-
-    async def run() -> None:
-        server = TreeServer(ServedPlaces(tmp_path / "served"), read_only=False, caches=None)
+    async def run() -> str:
+        server = TreeServer(ServedPlaces(root), read_only=False, caches=None)
         async with (
             asyncio.timeout(20),
             DataPlane(LOOPBACK, answer=server.answer) as plane,
@@ -395,9 +363,42 @@ def test_who_is_there_keeps_a_place_from_others(
         ):
             server.use(plane)
             assert await prepare(giver, between.address) == ""
-            if is_slow:
-                channel = await giver.connect(between.address)
-                await channel.send(Frame(1, 1_000_000), random.Random(1).randbytes(1_000_000))
-            assert await prepare(other, plane.address) == Claimed.code
+            await behave(await giver.connect(between.address), between)
+            return await prepare(other, plane.address)
 
-    asyncio.run(run())
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def _soon_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_zmq, "LOOK_S", 0.1)
+    monkeypatch.setattr(waiting, "KNOWN_S", 0.3)
+    monkeypatch.setattr(waiting, "SILENT_S", 1.5)
+
+
+@pytest.mark.usefixtures("_soon_silent")
+def test_who_is_silent_does_not_keep_a_place_from_others(tmp_path: Path) -> None:
+    """As where a machine was put to sleep: it takes a minute until its connection is cut."""
+
+    async def sleep(_: Channel, between: Gateway) -> None:
+        between.forget()
+
+    assert contend(tmp_path, sleep) == ""
+
+
+@pytest.mark.usefixtures("_soon_silent")
+def test_who_is_there_keeps_a_place_from_others(tmp_path: Path) -> None:
+    async def do_nothing(_: Channel, __: Gateway) -> None:
+        pass
+
+    assert contend(tmp_path, do_nothing) == Claimed.code
+
+
+@pytest.mark.usefixtures("_soon_silent")
+def test_who_answers_over_a_slow_link_keeps_a_place_from_others(tmp_path: Path) -> None:
+    """What it answers stands behind what is under way, and only the kernel knows of that."""
+
+    async def send(channel: Channel, _: Gateway) -> None:
+        await channel.send(Frame(1, 1_000_000), random.Random(1).randbytes(1_000_000))
+
+    assert contend(tmp_path, send) == Claimed.code
