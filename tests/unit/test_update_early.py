@@ -29,9 +29,11 @@ def update(root: Path) -> ArrivingUpdate:
     return one
 
 
-def early(update: ArrivingUpdate, data: bytes = DATA, *, cut: int = 0) -> EarlyFile:
+def early(
+    update: ArrivingUpdate, data: bytes = DATA, *, cut: int = 0, time_ns: int = TIME_NS
+) -> EarlyFile:
     """Have ``data`` come to an update, but for the last ``cut`` bytes."""
-    file = EarlyFile(update, b"file", len(data), TIME_NS)
+    file = EarlyFile(update, b"file", len(data), time_ns)
     file.prepare()
     for wanted in file.wanted():
         large = file.open_large(wanted)
@@ -137,6 +139,17 @@ def test_what_comes_when_the_update_is_gone_is_let_go_of(
     file.abort()
     with pytest.raises(LocalError):
         file.open_large(wanted)
+
+
+def test_of_several_that_are_alike_none_comes_again(update: ArrivingUpdate, root: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for time_ns in (TIME_NS, TIME_NS + 1):
+        early(update, time_ns=time_ns)
+    assert len(os.listdir("/proc/self/fd")) == before + 2  # theirs, and their directory's
+    assert arrive(update, entry(b"a"), entry(b"b"), entry(b"c")) == []
+    update.finish()
+    assert sorted(os.listdir(root)) == ["a", "b", "c"]
+    assert {(root / name).read_bytes() for name in "abc"} == {DATA}
 
 
 def test_of_two_that_cannot_be_told_apart_one_comes(update: ArrivingUpdate) -> None:

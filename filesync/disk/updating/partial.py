@@ -141,12 +141,18 @@ class Partials:
     def set_ready(self, partial: Partial, digest: Digest) -> None:
         """Have what came whole, and turned out to have ``digest``, be found by that; its descriptor is ours now.
 
+        Of several that turn out to be alike one stays, of which the others can be copies.
+
         Raises:
             OSError: this disk.
         """
         name = partial_name(digest)
-        os.rename(partial.name, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        self.ready[digest] = partial.fd
+        with self._lock:
+            os.rename(partial.name, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            before = self.ready.pop(digest, -1)
+            self.ready[digest] = partial.fd
+        if before >= 0:
+            os.close(before)
 
     def release(self, fd: int, digest: Digest, *, keep: bool) -> None:
         """Close one that is not put in place.

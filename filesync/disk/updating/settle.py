@@ -205,6 +205,7 @@ class Settler:
 
     def _reuse(self, place: Place, dirfd: int, was: File | None, entry: File) -> State:
         if self._maker.take(place, dirfd, entry):
+            self._repeated.comes_for_another(place, entry)  # others like it are copies of it
             return PROVED
         where = self._reusable.file(entry.digest)
         if where is None:
