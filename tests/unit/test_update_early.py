@@ -13,7 +13,7 @@ from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.early import EarlyFile
 from filesync.disk.updating.incoming import WantedFile
 from filesync.early import stand_in_of
-from filesync.errors import LocalError
+from filesync.errors import LocalError, StoreError
 from filesync.manifest import EMPTY_DIRECTORY, File, MemoryNodes, put, with_entries
 
 DATA = bytes(range(256)) * 100
@@ -150,6 +150,23 @@ def test_of_several_that_are_alike_none_comes_again(update: ArrivingUpdate, root
     update.finish()
     assert sorted(os.listdir(root)) == ["a", "b", "c"]
     assert {(root / name).read_bytes() for name in "abc"} == {DATA}
+
+
+def test_once_the_update_is_gone_none_is_made_wherever_its_descriptor_leads(
+    update: ArrivingUpdate, root: Path, tmp_path: Path
+) -> None:
+    file = EarlyFile(update, b"file", len(DATA), TIME_NS)
+    parent = update._partials._parent
+    update.abort()
+    other = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(other, parent)
+    try:
+        with pytest.raises(StoreError):
+            file.prepare()
+    finally:
+        os.close(parent)
+        os.close(other)
+    assert os.listdir(tmp_path) == [root.name]
 
 
 def test_of_two_that_cannot_be_told_apart_one_comes(update: ArrivingUpdate) -> None:

@@ -99,7 +99,7 @@ class Partials:
         """Open their directory, made if need be. Idempotent.
 
         Raises:
-            OSError: this disk.
+            OSError: this disk; or they are closed.
         """
         with self._lock:
             if self.fd < 0:
@@ -144,10 +144,10 @@ class Partials:
         Of several that turn out to be alike one stays, of which the others can be copies.
 
         Raises:
-            OSError: this disk.
+            OSError: this disk; or they are closed.
         """
         name = partial_name(digest)
-        with self._lock:
+        with self._lock:  # closed meanwhile, they would never let go of it
             os.rename(partial.name, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
             before = self.ready.pop(digest, -1)
             self.ready[digest] = partial.fd
@@ -171,15 +171,16 @@ class Partials:
             os.close(fd)
 
     def close(self) -> None:
-        """Let go of the directory; it stays if something is in it. Idempotent."""
-        while self.ready:
-            os.close(self.ready.popitem()[1])
+        """Let go of the directory, for good; it stays if something is in it. Idempotent."""
         with self._lock:
+            while self.ready:
+                os.close(self.ready.popitem()[1])
             if self.fd >= 0:
                 os.close(self.fd)
                 self.fd = -1
                 with suppress(OSError):
                     os.rmdir(PARTIAL_NAME, dir_fd=self._parent)
+            self._parent = -1  # its number may be another's soon
 
     def _remove(self, name: bytes) -> None:
         """Remove what has ``name``, unless another update is writing it, or puts it in place."""
