@@ -141,11 +141,19 @@ def test_of_two_of_one_size_and_time_each_comes(way: Way, root: Path, reads: Rea
 
 
 @either
-def test_more_come_than_come_at_once(way: Way, root: Path, reads: Reading) -> None:
+def test_all_of_a_directory_come_before_they_were_read(
+    way: Way, root: Path, reads: Reading
+) -> None:
     for number in range(5):
         write(root / f"src/d/{number}", os.urandom(SIZE + number))
     rest()
-    reads(lambda _: time.sleep(0.1))
+    contents = [(root / f"src/d/{number}").read_bytes() for number in range(5)]
+
+    def wait(_: bytes) -> None:
+        for content in contents:
+            await_partial(root, content)
+
+    reads(wait)
     stats = run(way, root)
     assert tree_of(root / "dest") == tree_of(root / "src")
     assert stats.wire_in + stats.wire_out < 6 * SIZE

@@ -8,7 +8,7 @@ import pytest
 
 from filesync.digest import digest_of
 from filesync.disk.reserved import PARTIAL_NAME
-from filesync.disk.updating import partial
+from filesync.disk.updating import partial, write
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.early import EarlyFile
 from filesync.disk.updating.incoming import WantedFile
@@ -167,6 +167,18 @@ def test_once_the_update_is_gone_none_is_made_wherever_its_descriptor_leads(
         os.close(parent)
         os.close(other)
     assert os.listdir(tmp_path) == [root.name]
+
+
+def test_no_more_are_held_open_than_may_be(
+    update: ArrivingUpdate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "MOST_READY", 2)
+    for number in range(2):
+        early(update, b"%d" % number * 20_000, time_ns=number)
+    file = EarlyFile(update, b"file", len(DATA), TIME_NS)
+    file.prepare()
+    assert list(file.wanted()) == []
+    update.abort()
 
 
 def test_of_two_that_cannot_be_told_apart_one_comes(update: ArrivingUpdate) -> None:

@@ -27,6 +27,8 @@ _FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_EXTENTS: Final = 65_536
 _ROOM_BYTES: Final = 4 << 20
 """With less than this left on its disk no partial file is kept: others need the room more."""
+MOST_READY: Final = 64
+"""They are held open until they are put in place."""
 _NOT_THERE: Final = (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES)
 
 

@@ -29,7 +29,7 @@ from filesync.disk.content import (
 from filesync.disk.handles import NEW_FLAGS
 from filesync.disk.updating.crossing import rename
 from filesync.disk.updating.metadata import Metadata
-from filesync.disk.updating.partial import Partial, Partials, partial_name
+from filesync.disk.updating.partial import MOST_READY, Partial, Partials, partial_name
 from filesync.disk.updating.work import Place, WorkDirectory
 from filesync.manifest import File
 
@@ -203,7 +203,12 @@ class Maker:
         return NewFile(fd, name, entry, extents, is_partial=True)
 
     def open_early(self, entry: File) -> "NewFile | None":
-        """Open a partial file whose digest nobody knows yet; None if somebody writes it, or has."""
+        """Open a partial file whose digest nobody knows yet; None if somebody writes it, or has.
+
+        Or if as many are ready as may be.
+        """
+        if len(self._partials.ready) >= MOST_READY:
+            return None
         partial = self._partials.take(entry)
         if partial is None:
             return None

@@ -3,18 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Container, Iterable
+from functools import partial
 from typing import Final
 
+from filesync.digest import Digest
 from filesync.disk.updating.early import EarlyFile
 from filesync.disk.updating.update import TreeUpdate
-from filesync.early import EARLY_BYTES
+from filesync.early import EARLY_BYTES, stand_in_of
 from filesync.errors import FilesyncError
-from filesync.sync.remote.fields import Begun
+from filesync.sync.remote.fields import MAX_BEGUN, Begun
 from filesync.transfer.stats import PullStats
 
 MOST_AT_ONCE: Final = 2
-MOST: Final = 64
-"""Of one place: those that are whole are held open until they are put in place."""
+MOST_WAITING: Final = MAX_BEGUN
+"""Those that are told of while so many wait come with all others."""
 log = logging.getLogger(__name__)
 
 
@@ -43,40 +45,63 @@ class Earlies:
         self._update = update
         self._pull = pull
         self._most = most
-        self._coming: dict[bytes, asyncio.Task[None]] = {}
+        # By what stands for the digest: of those that have that in common the peer gives but one.
+        self._waiting: dict[Digest, Begun] = {}
+        self._coming: dict[Digest, tuple[bytes, asyncio.Task[None]]] = {}
 
     def begin(self, begun: Iterable[Begun]) -> None:
-        """Have files come, unless as many as come at once do so already."""
-        for path, size, mtime_ns in begun:
-            running = sum(not task.done() for task in self._coming.values())
-            has_room = running < self._most and len(self._coming) < MOST
-            if has_room and size >= EARLY_BYTES and path not in self._coming:
-                file = EarlyFile(self._update, path, size, mtime_ns)
-                self._coming[path] = asyncio.create_task(self._bring(file, path))
+        """Have files come in this order, as many at once as may."""
+        for one in begun:
+            _, size, mtime_ns = one
+            digest = stand_in_of(size, mtime_ns)
+            has_room = len(self._waiting) < MOST_WAITING
+            if has_room and size >= EARLY_BYTES and digest not in self._coming:
+                self._waiting.setdefault(digest, one)
+        self._begin_next()
 
     async def come(self, directories: Container[bytes]) -> None:
-        """Return when those that are in ``directories`` have come, or will not."""
-        await self._end(
-            [
-                task
-                for path, task in self._coming.items()
-                if path.rpartition(b"/")[0] in directories
-            ]
+        """Return when none that are in ``directories`` come any more; those that wait will not."""
+        self._waiting = {
+            digest: one
+            for digest, one in self._waiting.items()
+            if _above(one[0]) not in directories
+        }
+        await _end(
+            [task for path, task in self._coming.values() if _above(path) in directories]
         )
 
     async def stop(self) -> None:
         """Let no more come; nobody writes to the place any more then. Idempotent."""
-        for task in self._coming.values():
+        self._waiting.clear()
+        tasks = [task for _, task in self._coming.values()]
+        for task in tasks:
             task.cancel()
-        await self._end(self._coming.values())
+        await _end(tasks)
 
-    @staticmethod
-    async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
-        if tasks:
-            await asyncio.wait(tasks)
+    def _begin_next(self) -> None:
+        while self._waiting and len(self._coming) < self._most:
+            digest = next(iter(self._waiting))
+            path, size, mtime_ns = self._waiting.pop(digest)
+            file = EarlyFile(self._update, path, size, mtime_ns)
+            task = asyncio.create_task(self._bring(file, path))
+            self._coming[digest] = path, task
+            task.add_done_callback(partial(self._note_ended, digest))
+
+    def _note_ended(self, digest: Digest, _: asyncio.Task[None]) -> None:
+        del self._coming[digest]
+        self._begin_next()
 
     async def _bring(self, file: EarlyFile, path: bytes) -> None:
         try:
             self.pulled.append(await self._pull(file))
         except FilesyncError as exc:
             log.info("a file comes with all others: path=%r why=%s", path, exc)
+
+
+def _above(path: bytes) -> bytes:
+    return path.rpartition(b"/")[0]
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)

@@ -13,8 +13,9 @@ from filesync.transfer.send.recent import Recent
 MOST_WAITING: Final = 8192
 """Those that are found while so many wait are not told of."""
 MOST_PATH_BYTES: Final = 256
-MOST_BEGUN: Final = 16
-"""Files of which nobody has been told; the first of them are read by then."""
+MOST_BEGUN: Final = 64
+"""Large files of which nobody has been told: those of a directory are all begun at once, and read one after
+another."""
 NAMED_BYTES: Final = 48
 """A directory that has not grown by as much has no new file, or one in place of another."""
 
@@ -50,7 +51,7 @@ class Fresh:
         self._nodes = nodes
         self._lock = threading.Lock()
         self._waiting: deque[tuple[bytes, Digest]] = deque()
-        self._begun: deque[Begun] = deque(maxlen=MOST_BEGUN)
+        self._begun: list[Begun] = []
 
     def __bool__(self) -> bool:
         """Say whether there are directories to take."""
@@ -79,23 +80,29 @@ class Fresh:
         return found
 
     def begin(self, path: bytes, size: int, mtime_ns: int) -> bool:
-        """Take note of a file that is being read; False if it is not worth it."""
-        is_worth = size >= EARLY_BYTES and len(path) <= MOST_PATH_BYTES
-        if is_worth:
-            with self._lock:
+        """Take note of a file that is to be read; False if it is not worth it."""
+        with self._lock:
+            is_worth = (
+                size >= EARLY_BYTES
+                and len(path) <= MOST_PATH_BYTES
+                and len(self._begun) < MOST_BEGUN
+            )
+            if is_worth:
                 self._begun.append(Begun(path, size, mtime_ns))
-        return is_worth
+            return is_worth
 
     def take_begun(self) -> list[Begun]:
         """Return the files that were begun since the last time; they are offered by their stand-in from now on."""
         with self._lock:
-            begun = list(self._begun)
-            self._begun.clear()
-        for path, size, mtime_ns in begun:
-            above, _, name = path.rpartition(b"/")
-            digest = stand_in_of(size, mtime_ns)
-            listed = with_entries(
-                EMPTY_DIRECTORY, [File(name, 0o600, 0, 0, mtime_ns, size, digest)]
-            )
-            self.contents.add([Listed(above, put(self._nodes, listed), listed.entries)])
+            begun, self._begun = self._begun, []
+        if begun:
+            self.contents.add(map(self._listed, begun))
         return begun
+
+    def _listed(self, one: Begun) -> Listed:
+        """List a file by its stand-in, in a directory of its own."""
+        path, size, mtime_ns = one
+        above, _, name = path.rpartition(b"/")
+        file = File(name, 0o600, 0, 0, mtime_ns, size, stand_in_of(size, mtime_ns))
+        listed = with_entries(EMPTY_DIRECTORY, [file])
+        return Listed(above, put(self._nodes, listed), listed.entries)

@@ -9,8 +9,7 @@ from filesync.disk.updating.early import EarlyFile
 from filesync.disk.updating.update import TreeUpdate
 from filesync.early import EARLY_BYTES
 from filesync.errors import Unavailable
-from filesync.sync.remote import earlies as earlies_module
-from filesync.sync.remote.earlies import MOST_AT_ONCE, Earlies
+from filesync.sync.remote.earlies import MOST_AT_ONCE, MOST_WAITING, Earlies
 from filesync.sync.remote.fields import Begun
 from filesync.transfer.stats import PullStats
 
@@ -38,20 +37,21 @@ class Pulls:
         return self.begun
 
 
-def large(name: bytes) -> Begun:
-    return name, EARLY_BYTES, 0
+def large(name: bytes, number: int = 0) -> Begun:
+    return name, EARLY_BYTES, number
 
 
 def test_a_few_come_at_once_and_the_next_when_there_is_room() -> None:
     async def main() -> None:
         pulls = Pulls()
-        files = [large(b"d/%d" % number) for number in range(MOST_AT_ONCE + 2)]
+        files = [large(b"%d/f" % number, number) for number in range(MOST_AT_ONCE + 2)]
         assert await pulls.begin(*files) == MOST_AT_ONCE
+        assert await pulls.begin(*files) == MOST_AT_ONCE  # they are known already
         pulls.ends.set()
-        await pulls.earlies.come({b"d"})
-        assert await pulls.begin(files[0]) == MOST_AT_ONCE  # it has come
-        assert await pulls.begin(files[-1]) == MOST_AT_ONCE + 1
+        await pulls.earlies.come({b"0"})
+        assert await pulls.begin() == MOST_AT_ONCE + 2
         await pulls.earlies.stop()
+        assert len(pulls.earlies.pulled) == MOST_AT_ONCE + 2
 
     asyncio.run(main())
 
@@ -63,18 +63,40 @@ def test_a_small_one_waits_for_its_digest() -> None:
     asyncio.run(main())
 
 
-def test_no_more_come_to_one_place_than_may_be_held_open(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(earlies_module, "MOST", 3)
-
+def test_those_that_wait_do_not_come_once_their_directory_is_done_or_all_is() -> None:
     async def main() -> None:
         pulls = Pulls()
+        await pulls.begin(*[large(b"d/%d" % number, number) for number in range(9)])
+        await pulls.begin(large(b"e/f", 9))
         pulls.ends.set()
-        for number in range(5):
-            await pulls.begin(large(b"%d" % number))
-            await pulls.earlies.come({b""})
-        assert pulls.begun == 3
+        await pulls.earlies.come({b"d"})
+        assert await pulls.begin() == MOST_AT_ONCE + 1
+        await pulls.begin(*[large(b"g/%d" % number, number) for number in range(9)])
+        begun = pulls.begun
+        await pulls.earlies.stop()
+        assert await pulls.begin() == begun
+
+    asyncio.run(main())
+
+
+def test_of_those_that_cannot_be_told_apart_one_comes() -> None:
+    async def main() -> None:
+        pulls = Pulls()
+        assert await pulls.begin(*[large(b"%d" % number) for number in range(9)]) == 1
+        await pulls.earlies.stop()
+
+    asyncio.run(main())
+
+
+def test_no_more_wait_than_may() -> None:
+    async def main() -> None:
+        pulls = Pulls()
+        for number in range(2 * MOST_WAITING):
+            await pulls.begin(large(b"%d/f" % number, number))
+        pulls.ends.set()
+        for number in range(2 * MOST_WAITING):
+            await pulls.earlies.come({b"%d" % number})
+        assert pulls.begun == MOST_AT_ONCE + MOST_WAITING
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 from filesync.digest import Digest, digest_of
 from filesync.early import EARLY_BYTES, stand_in_of
 from filesync.manifest import EMPTY_DIRECTORY, MemoryNodes, encode, put, with_entries
+from filesync.sync.remote.fields import MAX_BEGUN
 from filesync.transfer.send.fresh import MOST_BEGUN, MOST_PATH_BYTES, MOST_WAITING, Fresh
 from filesync.transfer.send.recent import Recent
 from tests.unit.made import file
@@ -75,10 +76,14 @@ def test_a_large_file_that_is_read_is_offered_by_what_stands_for_its_digest() ->
     assert scanned.fresh.take_begun() == []
 
 
-def test_of_many_large_ones_the_last_are_told_of() -> None:
+def test_of_many_large_ones_the_first_are_told_of_as_they_are_read_first() -> None:
     scanned = Scanned()
     for number in range(MOST_BEGUN + 1):
         scanned.fresh.begin(b"%d" % number, EARLY_BYTES, number)
     assert [one.path for one in scanned.fresh.take_begun()] == [
-        b"%d" % number for number in range(1, MOST_BEGUN + 1)
+        b"%d" % number for number in range(MOST_BEGUN)
     ]
+
+
+def test_as_many_large_ones_are_told_of_at_once_as_a_message_takes() -> None:
+    assert MOST_BEGUN <= MAX_BEGUN
