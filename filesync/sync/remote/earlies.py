@@ -10,7 +10,7 @@ from filesync.digest import Digest
 from filesync.disk.updating.early import EarlyFile
 from filesync.disk.updating.update import TreeUpdate
 from filesync.early import EARLY_BYTES, stand_in_of
-from filesync.errors import FilesyncError
+from filesync.errors import FilesyncError, StoreError
 from filesync.sync.remote.fields import MAX_BEGUN, Begun
 from filesync.transfer.stats import PullStats
 
@@ -96,6 +96,8 @@ class Earlies:
             self.pulled.append(await self._pull(file))
         except FilesyncError as exc:
             log.info("a file comes with all others: path=%r why=%s", path, exc)
+            if isinstance(exc, StoreError):
+                self._most = 0  # most likely the disk is full: no more is sent in vain
 
 
 def _above(path: bytes) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 from filesync.disk.updating.early import EarlyFile
 from filesync.disk.updating.update import TreeUpdate
 from filesync.early import EARLY_BYTES
-from filesync.errors import Unavailable
+from filesync.errors import FilesyncError, StoreError, Unavailable
 from filesync.sync.remote.earlies import MOST_AT_ONCE, MOST_WAITING, Earlies
 from filesync.sync.remote.fields import Begun
 from filesync.transfer.stats import PullStats
@@ -20,14 +20,14 @@ class Pulls:
     def __init__(self) -> None:
         self.begun = 0
         self.ends = asyncio.Event()
-        self.fails = False
+        self.error: FilesyncError | None = None
         self.earlies = Earlies(cast(TreeUpdate, None), self.pull)
 
     async def pull(self, _: EarlyFile) -> PullStats:
         self.begun += 1
         await self.ends.wait()
-        if self.fails:
-            raise Unavailable("gone")
+        if self.error is not None:
+            raise self.error
         return PullStats(files=1)
 
     async def begin(self, *begun: Begun) -> int:
@@ -105,7 +105,7 @@ def test_no_more_wait_than_may() -> None:
 def test_a_directory_waits_for_those_in_it_whatever_becomes_of_them(fails: bool) -> None:
     async def main() -> None:
         pulls = Pulls()
-        pulls.fails = fails
+        pulls.error = Unavailable("gone") if fails else None
         await pulls.begin(large(b"d/f"))
         await pulls.earlies.come({b"e", b"d/f"})  # others do not
         waiting = asyncio.create_task(pulls.earlies.come({b"d"}))
@@ -114,6 +114,27 @@ def test_a_directory_waits_for_those_in_it_whatever_becomes_of_them(fails: bool)
         pulls.ends.set()
         await waiting
         assert len(pulls.earlies.pulled) == (not fails)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "others"),
+    [(Unavailable("it has changed"), 2), (StoreError("the disk is full"), 0)],
+)
+def test_where_one_cannot_be_written_no_others_are_sent(
+    error: FilesyncError, others: int
+) -> None:
+    async def main() -> None:
+        pulls = Pulls()
+        pulls.error = error
+        await pulls.begin(
+            *[large(b"%d/f" % number, number) for number in range(MOST_AT_ONCE + 2)]
+        )
+        pulls.ends.set()
+        await pulls.earlies.come({b"0", b"1"})
+        assert await pulls.begin() == MOST_AT_ONCE + others
+        await pulls.earlies.stop()
 
     asyncio.run(main())
 
